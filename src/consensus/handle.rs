@@ -1,0 +1,195 @@
+//! The door: how http and the transport reach the loop.
+//!
+//! Why: everything above the loop is async and many-threaded, the loop is neither. A [`Handle`] turns a call into one
+//! [`Input`] and its reply into a future.
+//!
+//! Laws: the client queue is bounded, and a full one refuses at once; what peers and the loop's own errands deliver has
+//! a queue of its own, so clients cannot starve heartbeats.
+//!
+//! Not here: what happens to an input (`consensus::driver`).
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::input::{Consistency, Fetched, Input, Millis};
+use crate::model::{Adopt, Adopted, Answer, Code, Command, Refusal, Request, Status, WhoAmI};
+
+/// How many inputs of peers and errands wait at most; beyond that the sender waits.
+const PEER_QUEUE: usize = 4096;
+
+/// The process's monotonic clock, in milliseconds since it was made.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that starts at 0 now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The present time.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.at(Instant::now())
+    }
+
+    /// A moment on this clock; 0 for one before it began.
+    #[must_use]
+    pub fn at(&self, moment: Instant) -> Millis {
+        u64::try_from(moment.saturating_duration_since(self.0).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The loop's ends of its two queues.
+pub struct Inbox {
+    /// What clients want.
+    pub clients: mpsc::Receiver<Input>,
+    /// What peers and errands deliver.
+    pub peers: mpsc::Receiver<Input>,
+    /// The clock that deadlines are given in.
+    pub clock: Clock,
+}
+
+/// The way to the loop; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    clients: mpsc::Sender<Input>,
+    peers: mpsc::Sender<Input>,
+    clock: Clock,
+}
+
+/// Makes the two queues; `pending_requests` bounds the one of clients.
+#[must_use]
+pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
+    let (clients, clients_end) = mpsc::channel(pending_requests);
+    let (peers, peers_end) = mpsc::channel(PEER_QUEUE);
+    let clock = Clock::start();
+    (Handle { clients, peers, clock }, Inbox { clients: clients_end, peers: peers_end, clock })
+}
+
+fn stopping() -> Refusal {
+    Refusal::not_applied(Code::Stopping, "this node is shutting down; ask another one")
+}
+
+impl Handle {
+    /// The clock that this handle's deadlines are turned into.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Has `command` committed and applied, on this node if it leads and through the leader if not. On return it is
+    /// durable on a majority.
+    ///
+    /// # Errors
+    /// [`Refusal`], which says whether the command may still take effect.
+    pub async fn write(&self, command: Command, timeout: Duration) -> Result<Answer, Refusal> {
+        self.request(Request::Write(command), timeout).await
+    }
+
+    /// Has the leader carry out `request`.
+    ///
+    /// # Errors
+    /// [`Refusal`], which says whether the request may still take effect.
+    pub async fn request(&self, request: Request, timeout: Duration) -> Result<Answer, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.client(Input::Request {
+            request,
+            deadline: self.deadline(timeout),
+            forwarded: false,
+            reply: Box::new(|result| drop(reply.send(result))),
+        })?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Refusal::unknown(Code::Stopping, "the node stopped before it could answer")))
+    }
+
+    /// Reads one key.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the read cannot be confirmed in time or the node belongs to no cluster.
+    pub async fn read(&self, key: Vec<u8>, consistency: Consistency, timeout: Duration) -> Result<Fetched, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.client(Input::Read {
+            key,
+            consistency,
+            deadline: self.deadline(timeout),
+            reply: Box::new(|result| drop(reply.send(result))),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Takes a durable cut of the machine now.
+    ///
+    /// # Errors
+    /// [`Refusal`] where that takes too long.
+    pub async fn snapshot(&self, timeout: Duration) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = self.deadline(timeout);
+        self.client(Input::Snapshot { deadline, reply: Box::new(|result| drop(reply.send(result))) })?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// How the node is, between two turns.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the node is stopping.
+    pub async fn status(&self) -> Result<Status, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.deliver(Input::Status { reply: Box::new(|status| drop(reply.send(status))) }).await;
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// Who the node is, for a stranger at the peer port.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the node is stopping.
+    pub async fn who_am_i(&self) -> Result<WhoAmI, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.deliver(Input::WhoAmI { reply: Box::new(|me| drop(reply.send(me))) }).await;
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// Hands a leader's wish to adopt this node to the loop.
+    ///
+    /// # Errors
+    /// [`Refusal`] with the reason why the node stays what it is.
+    pub async fn adopt(&self, adopt: Adopt) -> Result<Adopted, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.deliver(Input::Adopt { adopt, reply: Box::new(|result| drop(reply.send(result))) }).await;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Hands the loop something that a peer or an errand brought, waiting while its queue is full. After the loop's end
+    /// it is dropped.
+    pub async fn deliver(&self, input: Input) {
+        drop(self.peers.send(input).await);
+    }
+
+    /// As [`Handle::deliver`], from a thread that may block.
+    pub fn deliver_blocking(&self, input: Input) {
+        drop(self.peers.blocking_send(input));
+    }
+
+    /// As [`Handle::deliver`], but false, and dropped, where the queue is full: for messages that raft repeats.
+    #[must_use]
+    pub fn offer(&self, input: Input) -> bool {
+        self.peers.try_send(input).is_ok()
+    }
+
+    fn client(&self, input: Input) -> Result<(), Refusal> {
+        self.clients.try_send(input).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refusal::not_applied(
+                Code::Overloaded,
+                "too many requests wait on this node (limits.pending_requests); try again in a moment",
+            ),
+            mpsc::error::TrySendError::Closed(_) => stopping(),
+        })
+    }
+
+    fn deadline(&self, timeout: Duration) -> Millis {
+        self.clock.at(Instant::now() + timeout)
+    }
+}

@@ -1,0 +1,171 @@
+//! Everything that can happen to the loop, as one type.
+//!
+//! Why: the loop has one inbox, so the order of events is the order of this queue, in a simulator as in life.
+//!
+//! Laws: a request carries its own reply; nothing in here holds a handle to anything above.
+//!
+//! Not here: raft's own messages, which travel inside [`Input::Step`].
+
+use raft::eraftpb::{Message, SnapshotMetadata};
+
+use crate::model::{Adopt, Adopted, Answer, Refusal, Request, Status, WhoAmI};
+use crate::storage::{Received, SnapshotWriter, Versioned};
+
+/// Milliseconds of the process's monotonic clock ([`crate::consensus::Clock`]).
+pub type Millis = u64;
+
+/// How an answer goes back up: called once, from the loop's thread, so it must not block.
+pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
+
+/// How fresh a read has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// As of some moment between request and answer (ReadIndex, Raft thesis 6.4).
+    Linearizable,
+    /// As of what this node has applied.
+    Stale,
+}
+
+/// What a read found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The value, or None where there is no such key.
+    pub value: Option<Versioned>,
+    /// The applied index that it was read at.
+    pub index: u64,
+    /// This node's term then.
+    pub term: u64,
+}
+
+/// Why a received copy was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallError(
+    /// What to tell the sender.
+    pub String,
+);
+
+/// One thing that happens to the loop.
+pub enum Input {
+    /// A client, or a peer on behalf of one, wants something done.
+    Request {
+        /// What.
+        request: Request,
+        /// Until when.
+        deadline: Millis,
+        /// Whether a peer sent it on to this node as the leader; it is not sent on again then.
+        forwarded: bool,
+        /// Where the answer goes.
+        reply: Reply<Result<Answer, Refusal>>,
+    },
+    /// A client wants to read.
+    Read {
+        /// Which key.
+        key: Vec<u8>,
+        /// How fresh.
+        consistency: Consistency,
+        /// Until when.
+        deadline: Millis,
+        /// Where the answer goes.
+        reply: Reply<Result<Fetched, Refusal>>,
+    },
+    /// An operator wants a durable cut now; answered when it is there.
+    Snapshot {
+        /// Until when.
+        deadline: Millis,
+        /// Where the answer goes.
+        reply: Reply<Result<(), Refusal>>,
+    },
+    /// Somebody wants to know how the node is.
+    Status {
+        /// Where the answer goes.
+        reply: Reply<Status>,
+    },
+    /// The process is to end: hand leadership over, finish or answer what is pending, then stop.
+    Stop {
+        /// Until when; what is pending then is answered as it stands.
+        deadline: Millis,
+    },
+    /// A node that waits to form a cluster is the one to begin it.
+    Begin,
+    /// A message of a peer, which the transport has checked: its cluster, `from` and `to` are right.
+    Step(Box<Message>),
+    /// The connection to this member is up.
+    PeerUp(u64),
+    /// The connection to this member is lost, or a message to it was dropped.
+    PeerDown(u64),
+    /// A request that [`crate::consensus::Outbox::forward`] sent on has come to an end.
+    Forwarded {
+        /// The token given with it.
+        token: u64,
+        /// The leader's answer. A refusal of [`crate::model::Fate::NotApplied`] may be tried again.
+        result: Result<Answer, Refusal>,
+    },
+    /// The answer to [`crate::consensus::Outbox::identify`].
+    Identified {
+        /// The token given with it.
+        token: u64,
+        /// Who answered, or why nobody did.
+        result: Result<WhoAmI, Refusal>,
+    },
+    /// The answer to [`crate::consensus::Outbox::adopt`].
+    AdoptAnswered {
+        /// The token given with it.
+        token: u64,
+        /// The joiner's word.
+        result: Result<Adopted, Refusal>,
+    },
+    /// A stranger asks who this is.
+    WhoAmI {
+        /// Where the answer goes.
+        reply: Reply<WhoAmI>,
+    },
+    /// A leader wants this node in its cluster.
+    Adopt {
+        /// Its words.
+        adopt: Adopt,
+        /// Where the answer goes.
+        reply: Reply<Result<Adopted, Refusal>>,
+    },
+    /// A member of this cluster says that this raft id was removed.
+    Removed {
+        /// The cluster that says so.
+        cluster_id: u64,
+        /// The raft id that was removed.
+        raft_id: u64,
+    },
+    /// A peer begins to send a copy of the machine; answered with what to write it into.
+    Receive {
+        /// The member that sends it.
+        from: u64,
+        /// Where the answer goes.
+        reply: Reply<Result<SnapshotWriter, InstallError>>,
+    },
+    /// A copy has arrived completely and is durable.
+    Install {
+        /// The leader's MsgSnapshot with the final metadata.
+        message: Box<Message>,
+        /// The generation.
+        received: Received,
+        /// Where the answer goes: once the flip is durable.
+        reply: Reply<Result<(), InstallError>>,
+    },
+    /// The stream of a copy to a member has come to an end.
+    StreamEnded {
+        /// Whose.
+        to: u64,
+        /// What was taken there, or why it was not.
+        result: Result<SnapshotMetadata, String>,
+    },
+    /// A sync of the machine that the loop had asked for is done.
+    Synced {
+        /// The applied (index, term) that is durable now.
+        mark: (u64, u64),
+        /// How it went.
+        result: Result<(), crate::storage::Error>,
+    },
+    /// The scan of a cut has reached the end of the tree, or failed.
+    Scanned {
+        /// How it went.
+        result: Result<(), crate::storage::Error>,
+    },
+}

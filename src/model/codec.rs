@@ -1,0 +1,103 @@
+//! Versioned bytes: the one place that turns values of the model into bytes and back.
+//!
+//! Why: these bytes lie on disks and cross between versions of huskv, so each begins with a version and is bounded
+//! before anything is allocated. It is also the only file that names the serializer.
+//!
+//! Laws: a newer version is an error that says so, never a guess; every byte must be used up; what a length field
+//! promises is not allocated before the bytes are there.
+//!
+//! Not here: checksums and framing; those belong to the journal and to the wire.
+
+use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+/// The version that the first byte of every encoding names.
+pub const VERSION: u8 = 1;
+
+/// The most bytes that one encoded value may claim, 64 MiB; far above any limit that a client can reach.
+pub const MAX_BYTES: usize = 64 << 20;
+
+/// Why bytes are not a value.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CodecError {
+    /// There is no byte at all, not even the version.
+    #[error("empty encoding")]
+    Empty,
+    /// Written by another version of huskv.
+    #[error("encoding version {0}, this huskv reads version {VERSION}")]
+    Version(u8),
+    /// The bytes do not hold what was expected.
+    #[error("malformed encoding: {0}")]
+    Malformed(String),
+}
+
+fn configuration() -> Configuration<LittleEndian, Fixint, Limit<MAX_BYTES>> {
+    config::legacy().with_limit::<MAX_BYTES>()
+}
+
+/// Encodes `value` behind the version byte.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    bincode::serde::encode_into_std_write(value, &mut bytes, configuration())
+        .expect("writing to memory cannot fail, and no value of the model is of unknown length or over the bound");
+    bytes
+}
+
+/// Decodes what [`encode`] made.
+///
+/// # Errors
+/// [`CodecError`] for another version, for anything malformed, and for bytes left over.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (&version, rest) = bytes.split_first().ok_or(CodecError::Empty)?;
+    if version != VERSION {
+        return Err(CodecError::Version(version));
+    }
+    let (value, used) = bincode::serde::decode_from_slice(rest, configuration())
+        .map_err(|error| CodecError::Malformed(error.to_string()))?;
+    if used != rest.len() {
+        return Err(CodecError::Malformed(format!("{} bytes left over", rest.len() - used)));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Command, Member, MemberChange, Role};
+
+    #[test]
+    fn golden_bytes_of_a_put() {
+        let bytes = encode(&Command::Put { key: "k".into(), value: "\"v\"".into() });
+        let golden = b"\x01\x00\x00\x00\x00\x01\0\0\0\0\0\0\0k\x03\0\0\0\0\0\0\0\"v\"";
+        assert_eq!(bytes, golden);
+        assert_eq!(decode(golden), Ok(Command::Put { key: "k".into(), value: "\"v\"".into() }));
+    }
+
+    #[test]
+    fn golden_bytes_of_a_member_change() {
+        let change = MemberChange::Set(Member {
+            name: "a".into(),
+            raft_id: 0x0102,
+            raft_address: "r".into(),
+            http_address: "h".into(),
+            role: Role::Learner,
+        });
+        let golden =
+            b"\x01\0\0\0\0\x01\0\0\0\0\0\0\0a\x02\x01\0\0\0\0\0\0\x01\0\0\0\0\0\0\0r\x01\0\0\0\0\0\0\0h\x01\0\0\0";
+        assert_eq!(encode(&change), golden);
+        assert_eq!(decode(golden), Ok(change));
+    }
+
+    #[test]
+    fn other_versions_leftovers_and_lies_about_length_are_refused() {
+        let mut bytes = encode(&Command::Delete { key: "k".into() });
+        bytes.push(0);
+        assert!(matches!(decode::<Command>(&bytes), Err(CodecError::Malformed(_))));
+        bytes[0] = 2;
+        assert_eq!(decode::<Command>(&bytes), Err(CodecError::Version(2)));
+        assert_eq!(decode::<Command>(&[]), Err(CodecError::Empty));
+        let huge = [&[VERSION, 1, 0, 0, 0][..], &u64::MAX.to_le_bytes(), b"k"].concat();
+        assert!(matches!(decode::<Command>(&huge), Err(CodecError::Malformed(_))));
+    }
+}

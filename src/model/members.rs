@@ -1,0 +1,156 @@
+//! The member table: who belongs to the cluster, under which name, and where it is dialled.
+//!
+//! Why: raft knows members only as numbers. Names and addresses are data, replicated like any other, and change by log
+//! entries only, so every node that has applied the same index has the same table.
+//!
+//! Laws: a raft id that was removed is a tombstone and never comes back (Raft thesis 4.4: a server that returns without
+//! its disk is another server). A name belongs to one member at a time.
+//!
+//! Not here: who is alive (`consensus::membership`), and the votes (`raft::eraftpb::ConfState`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// What a member may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Counts for the quorum.
+    Voter,
+    /// Receives everything and counts for nothing; what a joiner is until it has caught up (Raft thesis 4.2.1).
+    Learner,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name, unique among the members.
+    pub name: String,
+    /// The raft id of its present incarnation, non-zero and below 2^53.
+    pub raft_id: u64,
+    /// Where its peers dial it, `host:port`.
+    pub raft_address: String,
+    /// Where its clients find it, `host:port`.
+    pub http_address: String,
+    /// Voter or learner.
+    pub role: Role,
+}
+
+/// What a committed configuration entry does to the table; it travels in the entry's context.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberChange {
+    /// The member joins the table, or, already there as a learner, becomes a voter: the row is replaced.
+    Set(Member),
+    /// The member leaves the table and its id becomes a tombstone.
+    Remove {
+        /// Whose.
+        raft_id: u64,
+    },
+}
+
+/// The table itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    members: BTreeMap<u64, Member>,
+    tombstones: BTreeSet<u64>,
+}
+
+impl Members {
+    /// Applies one committed change.
+    pub fn apply(&mut self, change: &MemberChange) {
+        match change {
+            MemberChange::Set(member) => {
+                self.members.insert(member.raft_id, member.clone());
+            }
+            MemberChange::Remove { raft_id } => {
+                self.members.remove(raft_id);
+                self.tombstones.insert(*raft_id);
+            }
+        }
+    }
+
+    /// Replaces the addresses of a member; false where the id is no member.
+    pub fn relocate(&mut self, raft_id: u64, raft_address: &str, http_address: &str) -> bool {
+        let Some(member) = self.members.get_mut(&raft_id) else { return false };
+        raft_address.clone_into(&mut member.raft_address);
+        http_address.clone_into(&mut member.http_address);
+        true
+    }
+
+    /// The member with this raft id.
+    #[must_use]
+    pub fn get(&self, raft_id: u64) -> Option<&Member> {
+        self.members.get(&raft_id)
+    }
+
+    /// The member with this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Member> {
+        self.members.values().find(|member| member.name == name)
+    }
+
+    /// All members, in the order of their raft ids.
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// How many members there are, learners included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there is no member at all, as on a joiner before its first snapshot.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Whether this raft id was removed once.
+    #[must_use]
+    pub fn is_tombstone(&self, raft_id: u64) -> bool {
+        self.tombstones.contains(&raft_id)
+    }
+
+    /// Every raft id that was removed once, in order.
+    pub fn tombstones(&self) -> impl Iterator<Item = u64> {
+        self.tombstones.iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, raft_id: u64) -> Member {
+        Member {
+            name: name.into(),
+            raft_id,
+            raft_address: format!("{name}:1111"),
+            http_address: format!("{name}:2221"),
+            role: Role::Learner,
+        }
+    }
+
+    #[test]
+    fn a_removed_id_is_a_tombstone_and_its_name_is_free() {
+        let mut members = Members::default();
+        members.apply(&MemberChange::Set(member("a", 5)));
+        members.apply(&MemberChange::Remove { raft_id: 5 });
+        assert!(members.is_tombstone(5) && members.named("a").is_none() && members.is_empty());
+        members.apply(&MemberChange::Set(member("a", 6)));
+        assert_eq!(members.named("a").map(|m| m.raft_id), Some(6));
+        assert!(members.is_tombstone(5));
+    }
+
+    #[test]
+    fn a_move_changes_addresses_only_and_only_of_a_member() {
+        let mut members = Members::default();
+        members.apply(&MemberChange::Set(member("a", 5)));
+        assert!(members.relocate(5, "x:1", "x:2"));
+        assert!(!members.relocate(6, "x:1", "x:2"));
+        assert_eq!(members.get(5).map(|m| (m.name.as_str(), m.raft_address.as_str())), Some(("a", "x:1")));
+        assert_eq!(members.len(), 1);
+    }
+}

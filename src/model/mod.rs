@@ -1,0 +1,22 @@
+//! The ground floor: what huskv talks about, as plain values.
+//!
+//! Why: every room above agrees on these words, so they may depend on nothing: no disk, no socket, no clock, no
+//! randomness, no async. What is decided here is decided the same way on every node.
+//!
+//! Laws: the rule from [`Command`] to [`Outcome`] is a pure function; bytes that leave a process go through [`codec`]
+//! and carry a version.
+//!
+//! Not here: raft's own messages (they stay in `raft::eraftpb`), and how any of this is stored or sent.
+
+pub mod codec;
+mod command;
+mod members;
+mod peer;
+mod refusal;
+mod status;
+
+pub use command::{Change, Command, Outcome, View, decide};
+pub use members::{Member, MemberChange, Members, Role};
+pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI};
+pub use refusal::{Code, Fate, Leader, Refusal};
+pub use status::{MemberStatus, State, Status};

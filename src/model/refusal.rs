@@ -1,0 +1,138 @@
+//! Why a request was not done, in words that programs can rely on.
+//!
+//! Why: the person who gets an error must learn what happened, whether the write may still take effect, and what to do.
+//! A refusal travels from the leader through the node that was asked to the client unchanged, so it is a value.
+//!
+//! Laws: a [`Code`] is stable; [`Fate::NotApplied`] is said only where it is certain.
+//!
+//! Not here: HTTP statuses (`http::errors`), and broken disks, which end the process.
+
+use serde::{Deserialize, Serialize};
+
+/// What became of a write that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It has no effect and never will.
+    NotApplied,
+    /// It may have taken effect, or may yet.
+    Unknown,
+}
+
+/// Who leads, as clients are told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    /// Its name.
+    pub node_id: String,
+    /// Where its clients find it, `host:port`.
+    pub http_address: String,
+}
+
+/// The stable word for a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// No leader took the request before its deadline.
+    NoLeader,
+    /// A linearizable read could not be confirmed before its deadline.
+    NoQuorum,
+    /// Proposed, or sent on to a leader, and not decided before the deadline.
+    Timeout,
+    /// Too many requests wait already.
+    Overloaded,
+    /// The node is shutting down.
+    Stopping,
+    /// The node belongs to no cluster yet.
+    Joining,
+    /// The node was removed from its cluster.
+    Removed,
+    /// Another live member has this name.
+    NameInUse,
+    /// The address is that of a member with another name.
+    AddressInUse,
+    /// The node to be joined holds data of its own.
+    HasData,
+    /// The node to be joined belongs to another cluster.
+    OtherCluster,
+    /// The node to be joined is joining somewhere, or leads a join itself.
+    JoinInProgress,
+    /// The node to be joined speaks another version of the wire.
+    VersionMismatch,
+    /// The join went on past its deadline; the same request resumes it.
+    JoinUnfinished,
+    /// What was to be joined is the leader itself under another address.
+    JoinSelf,
+    /// Nothing that speaks huskv answers at the address.
+    Unreachable,
+    /// The joiner cannot reach the leader at the address that the leader advertises.
+    LeaderUnreachable,
+    /// The change would leave too few live voters to commit anything.
+    QuorumLoss,
+    /// The last voter cannot be removed.
+    LastVoter,
+    /// No member has this name.
+    UnknownMember,
+    /// The member named is not a live voter, so it cannot lead.
+    NotAVoter,
+    /// Leadership did not move in time.
+    TransferFailed,
+    /// The request as such cannot be done; the detail says why.
+    BadRequest,
+}
+
+impl Code {
+    /// The word itself, as in `"code": "no_leader"`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoLeader => "no_leader",
+            Self::NoQuorum => "no_quorum",
+            Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
+            Self::Stopping => "stopping",
+            Self::Joining => "joining",
+            Self::Removed => "removed",
+            Self::NameInUse => "name_in_use",
+            Self::AddressInUse => "address_in_use",
+            Self::HasData => "has_data",
+            Self::OtherCluster => "other_cluster",
+            Self::JoinInProgress => "join_in_progress",
+            Self::VersionMismatch => "version_mismatch",
+            Self::JoinUnfinished => "join_unfinished",
+            Self::JoinSelf => "join_self",
+            Self::Unreachable => "unreachable",
+            Self::LeaderUnreachable => "leader_unreachable",
+            Self::QuorumLoss => "quorum_loss",
+            Self::LastVoter => "last_voter",
+            Self::UnknownMember => "unknown_member",
+            Self::NotAVoter => "not_a_voter",
+            Self::TransferFailed => "transfer_failed",
+            Self::BadRequest => "bad_request",
+        }
+    }
+}
+
+/// A request that was not done, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The stable word.
+    pub code: Code,
+    /// What happened and what to do, for a person.
+    pub detail: String,
+    /// Whether the change may take effect all the same; meaningless for a read.
+    pub fate: Fate,
+    /// Who leads, where that is known.
+    pub leader: Option<Leader>,
+}
+
+impl Refusal {
+    /// A refusal of something that has had no effect and never will.
+    pub fn not_applied(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), fate: Fate::NotApplied, leader: None }
+    }
+
+    /// A failure after which the change may still take effect.
+    pub fn unknown(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), fate: Fate::Unknown, leader: None }
+    }
+}

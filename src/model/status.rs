@@ -1,0 +1,97 @@
+//! What a node says about itself when an operator asks.
+//!
+//! Why: /raft/stats, /health, the demo and the tests all look at one value, taken between two turns of the loop, so its
+//! fields belong together.
+//!
+//! Not here: how it is written out as hashicorp/raft's strings (`http::stats`).
+
+use super::{Leader, Role};
+
+/// The role that raft plays on this node, in hashicorp/raft's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It leads.
+    Leader,
+    /// It follows, or would.
+    Follower,
+    /// It asks for votes, or whether it would get them.
+    Candidate,
+}
+
+impl State {
+    /// The word as in `"state": "Leader"`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "Leader",
+            Self::Follower => "Follower",
+            Self::Candidate => "Candidate",
+        }
+    }
+}
+
+/// One row of the member table with what the leader knows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its name.
+    pub node_id: String,
+    /// Its raft id.
+    pub raft_id: u64,
+    /// Its peer address, `host:port`.
+    pub raft_address: String,
+    /// Its client address, `host:port`.
+    pub http_address: String,
+    /// Voter or learner.
+    pub role: Role,
+    /// On the leader: the last index known to be durable there.
+    pub match_index: Option<u64>,
+    /// On the leader: milliseconds since it was last heard; 0 for the leader itself, None if never.
+    pub last_contact_ms: Option<u64>,
+}
+
+/// One consistent look at a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// This node's name.
+    pub node_id: String,
+    /// The raft id of its present incarnation.
+    pub raft_id: u64,
+    /// Its cluster.
+    pub cluster_id: u64,
+    /// Its role.
+    pub state: State,
+    /// Who leads, where known.
+    pub leader: Option<Leader>,
+    /// The present term.
+    pub term: u64,
+    /// The last index of the log.
+    pub last_log_index: u64,
+    /// Its term.
+    pub last_log_term: u64,
+    /// What is known to be committed.
+    pub commit_index: u64,
+    /// What the machine has applied.
+    pub applied_index: u64,
+    /// The term of the entry applied last.
+    pub applied_term: u64,
+    /// Committed entries that wait for the machine.
+    pub fsm_pending: u64,
+    /// The applied index of the last durable cut.
+    pub last_snapshot_index: u64,
+    /// Its term.
+    pub last_snapshot_term: u64,
+    /// The index of the last membership change that was applied.
+    pub configuration_index: u64,
+    /// Milliseconds since the leader was last heard; 0 on the leader, None if never.
+    pub last_contact_ms: Option<u64>,
+    /// How many keys the store has.
+    pub keys: u64,
+    /// The member table.
+    pub members: Vec<MemberStatus>,
+    /// Whether this node was removed from its cluster.
+    pub removed: bool,
+    /// Whether this node belongs to no cluster yet (its data routes answer 503).
+    pub joining: bool,
+    /// Whether this node waits, pristine, for a cluster of its `HUSKV_JOIN` list to take it or to begin.
+    pub forming: bool,
+}

@@ -1,0 +1,80 @@
+//! The seam: what huskv asks of a storage engine.
+
+use std::sync::Arc;
+
+use super::Error;
+
+/// A set of absolute changes that take effect together or, after a crash, not at all.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Keys with their new values, or None for a removal; a later change of the same key wins.
+    pub changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+/// One ordered key-value database. Writes are visible at once and durable after [`Db::sync`].
+pub trait Db: Send + Sync {
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// [`Error`] where the engine cannot read or finds damage.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+    /// Sets `key`.
+    ///
+    /// # Errors
+    /// [`Error`] as for any failed write: the database is poisoned.
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error>;
+    /// Applies `batch` atomically as far as crashes are concerned; readers may see it half done.
+    ///
+    /// # Errors
+    /// [`Error`] as for any failed write: the database is poisoned.
+    fn write(&self, batch: Batch) -> Result<(), Error>;
+    /// Up to `limit` pairs with `from <= key`, and `key < to` where given, in byte order.
+    ///
+    /// # Errors
+    /// [`Error`] where the engine cannot read or finds damage.
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error>;
+    /// Makes every write that returned before this call durable.
+    ///
+    /// # Errors
+    /// [`Error`] where that failed: the database is poisoned.
+    fn sync(&self) -> Result<(), Error>;
+}
+
+/// Where databases and small files live: one node's directory.
+pub trait Engine: Send + Sync {
+    /// Opens the database of this relative name; `create` makes a new one, otherwise a missing one is damage.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be opened or is damaged.
+    fn open(&self, name: &str, create: bool, cache_bytes: u64) -> Result<Arc<dyn Db>, Error>;
+    /// Removes a database or folder of this relative name with everything in it; one that is not there is fine.
+    ///
+    /// # Errors
+    /// [`Error`] where the system refuses.
+    fn remove(&self, name: &str) -> Result<(), Error>;
+    /// The names in a relative folder ("" is the root); none where it does not exist.
+    ///
+    /// # Errors
+    /// [`Error`] where the system refuses.
+    fn list(&self, folder: &str) -> Result<Vec<String>, Error>;
+    /// A small file's content, or None where there is none.
+    ///
+    /// # Errors
+    /// [`Error`] where the system refuses.
+    fn read_file(&self, name: &str) -> Result<Option<Vec<u8>>, Error>;
+    /// Replaces a small file atomically; durable on return.
+    ///
+    /// # Errors
+    /// [`Error`] where the system refuses; the old content is still there then.
+    fn replace_file(&self, name: &str, content: &[u8]) -> Result<(), Error>;
+    /// An empty, unnamed scratch file that is gone with the process.
+    ///
+    /// # Errors
+    /// [`Error`] where the system refuses.
+    fn scratch(&self) -> Result<std::fs::File, Error>;
+    /// The directory as people know it, for messages.
+    fn path(&self) -> String;
+}
+
+/// The real thing: one sled database a name, under one directory.
+pub struct SledEngine;

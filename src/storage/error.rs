@@ -1,0 +1,76 @@
+//! What the disk can do to a node, said so that an operator knows what to do.
+
+use thiserror::Error;
+
+/// Why the storage cannot go on. All of these end the process; none leaves anything half changed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{what} in {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Where.
+        path: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// No space is left.
+    #[error(
+        "disk full: {path} has {free_bytes} bytes free; free some space and start again, nothing acknowledged is lost"
+    )]
+    Full {
+        /// The directory of the node.
+        path: String,
+        /// What is left there.
+        free_bytes: u64,
+    },
+    /// What lies on the disk is not what was written.
+    #[error(
+        "{what} is damaged: {detail}. Nothing was changed. To rejoin: move the directory {path} away, start the node empty and POST /raft/join for it on a healthy member"
+    )]
+    Damaged {
+        /// What is damaged.
+        what: String,
+        /// What was found.
+        detail: String,
+        /// The directory of the node.
+        path: String,
+    },
+    /// Written by a newer huskv.
+    #[error("{what} has format version {found}, this huskv reads up to {known}; start the newer huskv again")]
+    Newer {
+        /// What has it.
+        what: String,
+        /// The version found.
+        found: u32,
+        /// The newest version known here.
+        known: u32,
+    },
+    /// Another process uses the directory.
+    #[error("{path} is in use by another huskv process; one directory, one process")]
+    Busy {
+        /// The directory.
+        path: String,
+    },
+    /// The directory was made under another name.
+    #[error(
+        "{path} belongs to node {found:?}, but RAFT_NODE_ID says {asked:?}; start it under its own name, or use another RAFT_VOL_DIR"
+    )]
+    OtherName {
+        /// The directory.
+        path: String,
+        /// The name in its identity.
+        found: String,
+        /// The name asked for now.
+        asked: String,
+    },
+    /// The proof that a flush reaches the disk failed.
+    #[error(
+        "the storage engine's flush does not reach the disk in this build ({detail}); refusing to promise durability"
+    )]
+    NotDurable {
+        /// What was seen.
+        detail: String,
+    },
+}

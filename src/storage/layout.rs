@@ -1,0 +1,1 @@
+//! todo: names, key bytes, versions

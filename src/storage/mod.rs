@@ -1,0 +1,27 @@
+//! The disk: everything a node keeps, and the only room that knows the storage engine.
+//!
+//! Why: what an acknowledgement is worth is decided here. Raft's log and hard state live in the [`Journal`], the
+//! key-value state in the [`Machine`], who the node is in the [`Identity`]; a [`Volume`] is the directory that holds them.
+//!
+//! Laws: nothing is durable before a sync says so; after one failed write or sync nothing is believed any more (the
+//! caller ends the process); nothing read from the disk is trusted before it was checked.
+//!
+//! Not here: when to write what (`consensus::ready`), and snapshots on the wire (`transport::snapshot`).
+
+mod durable;
+pub mod engine;
+mod error;
+mod identity;
+mod journal;
+mod layout;
+mod machine;
+mod snapshot;
+mod volume;
+
+pub use engine::{Batch, Db, Engine, SledEngine};
+pub use error::Error;
+pub use identity::Identity;
+pub use journal::Journal;
+pub use machine::{Applied, Machine, Operation, Versioned};
+pub use snapshot::{Cut, Frame, Received, SnapshotReader, SnapshotWriter};
+pub use volume::{Boot, Incarnation, Mint, Volume};
