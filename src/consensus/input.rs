@@ -165,6 +165,8 @@ pub enum Input {
     },
     /// The scan of a cut has reached the end of the tree, or failed.
     Scanned {
+        /// The token given with it.
+        token: u64,
         /// How it went.
         result: Result<(), crate::storage::Error>,
     },

@@ -1,12 +1,40 @@
 //! The loop around raft: the only room that holds a `RawNode`.
+//!
+//! Why: one thread owns raft, the journal, the machine and whoever waits for them, so the order of everything that
+//! matters is the order of one function ([`Driver::turn`]). The rest of the process reaches it through a [`Handle`] and
+//! is reached through the replies that requests carry.
+//!
+//! A request's way: `handle` -> `requests` (propose, forward or park) -> `ready` (journal, sync, send, apply) ->
+//! `pending` -> reply. A read's way: `handle` -> `reads` -> raft's ReadIndex -> reply. Membership: `membership` with the
+//! steps in `join` and `transfer`; the joiner's side is `adoption`.
+//!
+//! Not here: sockets (`transport`), and what is on the disk (`storage`).
 
+mod adoption;
+mod chores;
+mod driver;
 mod handle;
 mod input;
+mod join;
+mod judge;
+mod log;
+mod membership;
 mod outbox;
+mod pending;
+mod reads;
+mod ready;
+mod requests;
+mod snapshots;
+mod status;
+mod task;
+mod transfer;
 
+pub use chores::Chores;
+pub use driver::Driver;
 pub use handle::{Clock, Handle, Inbox, channel};
 pub use input::{Consistency, Fetched, Input, InstallError, Millis, Reply};
 pub use outbox::Outbox;
+pub use task::{Running, Start, spawn};
 
 /// What the loop is configured with.
 #[derive(Debug, Clone)]
@@ -33,23 +61,6 @@ pub struct Options {
     pub http_address: String,
     /// Whether a pristine node waits to be taken, or told to begin, instead of leading itself (HUSKV_JOIN).
     pub forming: bool,
-}
-
-/// The running loop.
-pub struct Running {
-    /// Resolves when the loop has ended: Ok after [`Input::Stop`], Err where the disk or the log broke.
-    pub ended: tokio::sync::oneshot::Receiver<Result<(), crate::storage::Error>>,
-}
-
-/// Starts the loop on a thread of its own.
-pub fn spawn(
-    _inbox: Inbox,
-    _handle: Handle,
-    _volume: crate::storage::Volume,
-    _incarnation: crate::storage::Incarnation,
-    _outbox: Box<dyn Outbox>,
-    _options: Options,
-    _log: slog::Logger,
-) -> Running {
-    todo!()
+    /// A random number that no other life of this process has: it makes the contexts of reads unique.
+    pub nonce: u64,
 }

@@ -73,3 +73,11 @@ pub struct Received {
     /// The machine in it.
     pub machine: Machine,
 }
+
+impl Received {
+    /// Takes the generation into use: it is not removed any more.
+    #[must_use]
+    pub fn take(self) -> (u64, Machine) {
+        (self.generation, self.machine)
+    }
+}

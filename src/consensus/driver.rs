@@ -1,0 +1,395 @@
+//! The driver: raft, journal, machine and whoever waits, as one synchronous object.
+//!
+//! Why: consensus is right or wrong by the order of a few steps. Here that order is plain code on one thread: inputs are
+//! handled one by one, then [`Driver::turn`] makes everything they caused durable, sends it, applies it and answers.
+//!
+//! Laws: the driver reads no clock, opens no socket and knows no tokio; its ways out are the storage, the
+//! [`Outbox`], the [`Chores`] and the replies that inputs carry. Nothing is stepped or proposed between `ready()` and
+//! its advance. `applied <= commit <= last` before and after each turn.
+//!
+//! Not here: the order within a turn (`ready`), requests (`requests`), reads (`reads`), membership (`membership`,
+//! `adoption`), copies and compaction (`snapshots`), the thread (`task`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use raft::eraftpb::Message;
+use raft::{RawNode, ReadOnlyOption, StateRole};
+use slog::{Logger, info, warn};
+
+use super::adoption::Adoption;
+use super::chores::Chores;
+use super::input::{Input, InstallError, Millis, Reply};
+use super::log::Log;
+use super::membership::Membership;
+use super::reads::Reads;
+use super::requests::Requests;
+use super::snapshots::Snapshots;
+use super::{Options, Outbox};
+use crate::model::{Leader, PeerTable};
+use crate::storage::{Error, Incarnation, Machine, Received, Volume};
+
+/// What the node is busy being.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Pristine, and waiting to be taken by a cluster or told to begin one.
+    Forming,
+    /// Taken by a cluster from which nothing has arrived yet.
+    Joining,
+    /// A member of its cluster, be it the only one.
+    Member,
+    /// Removed from its cluster.
+    Removed,
+}
+
+/// One node's consensus.
+pub struct Driver {
+    pub(super) raw: RawNode<Log>,
+    pub(super) machine: Machine,
+    pub(super) volume: Volume,
+    pub(super) outbox: Box<dyn Outbox>,
+    pub(super) chores: Box<dyn Chores>,
+    pub(super) options: Options,
+    pub(super) log: Logger,
+    raft_log: Logger,
+    pub(super) now: Millis,
+    pub(super) phase: Phase,
+    /// Set by [`Input::Stop`]: when to stop at the latest.
+    pub(super) stop_by: Option<Millis>,
+    pub(super) requests: Requests,
+    pub(super) reads: Reads,
+    pub(super) membership: Membership,
+    pub(super) adoption: Adoption,
+    pub(super) snapshots: Snapshots,
+    /// When each peer was last heard.
+    pub(super) contact: HashMap<u64, Millis>,
+    /// A copy that has arrived, between the step of its message and the turn that takes it.
+    pub(super) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
+    /// What the last turn saw, to tell changes from.
+    pub(super) seen: Seen,
+    next_token: u64,
+}
+
+/// Role, leader and term as they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub role: StateRole,
+    pub leader: u64,
+    pub term: u64,
+}
+
+impl Driver {
+    /// A driver for an opened volume; nothing is sent or written before the first turn.
+    ///
+    /// # Errors
+    /// [`Error`] where raft refuses what lies on the disk.
+    pub fn new(
+        volume: Volume,
+        incarnation: Incarnation,
+        outbox: Box<dyn Outbox>,
+        chores: Box<dyn Chores>,
+        options: Options,
+        log: Logger,
+        raft_log: Logger,
+    ) -> Result<Self, Error> {
+        let raft_id = volume.identity().raft_id;
+        let (raw, machine) = raw_node(raft_id, incarnation, &options, &log, &raft_log)?;
+        let nonce = (raft_id, options.nonce);
+        let mut driver = Self {
+            seen: Seen { role: StateRole::Follower, leader: 0, term: raw.raft.term },
+            raw,
+            machine,
+            volume,
+            outbox,
+            chores,
+            options,
+            log,
+            raft_log,
+            now: 0,
+            phase: Phase::Member,
+            stop_by: None,
+            requests: Requests::default(),
+            reads: Reads::new(nonce),
+            membership: Membership::default(),
+            adoption: Adoption::default(),
+            snapshots: Snapshots::default(),
+            contact: HashMap::new(),
+            installing: None,
+            next_token: 0,
+        };
+        driver.phase = if driver.volume.identity().removed {
+            Phase::Removed
+        } else if driver.machine.applied().0 == 0 {
+            Phase::Joining
+        } else if driver.options.forming && !driver.volume.identity().formed && driver.is_pristine() {
+            Phase::Forming
+        } else {
+            Phase::Member
+        };
+        Ok(driver)
+    }
+
+    /// What comes before the first input: peers become known, garbage goes, what was left of the last life is finished,
+    /// and a lone voter campaigns at once, so that a restart costs no election timeout.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn start(&mut self, now: Millis) -> Result<(), Error> {
+        self.now = now;
+        self.raw.mut_store().now = now;
+        self.publish();
+        self.discard_garbage()?;
+        self.turn(now)?;
+        self.campaign_if_alone();
+        self.turn(now)
+    }
+
+    /// Lets a lone voter lead without waiting for a timeout that nobody else could end.
+    pub(super) fn campaign_if_alone(&mut self) {
+        if self.phase == Phase::Member
+            && self.raw.raft.state == StateRole::Follower
+            && self.conf_voters() == [self.raft_id()]
+            && let Err(error) = self.raw.campaign()
+        {
+            warn!(self.log, "cannot campaign"; "error" => %error);
+        }
+    }
+
+    /// Lets one tick of raft's clock pass, and ends what has waited too long.
+    pub fn tick(&mut self, now: Millis) {
+        self.now = now;
+        self.raw.mut_store().now = now;
+        if self.phase == Phase::Member {
+            self.raw.tick();
+        }
+        self.expire_requests();
+        self.expire_reads();
+        self.expire_membership();
+        self.announce_addresses();
+    }
+
+    /// Takes one input in; its consequences are drawn by the next [`Driver::turn`].
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn handle(&mut self, input: Input) -> Result<(), Error> {
+        match input {
+            Input::Request { request, deadline, forwarded, reply } => {
+                self.request(super::requests::Waiting { request, deadline, forwarded, reply });
+            }
+            Input::Read { key, consistency, deadline, reply } => self.read(key, consistency, deadline, reply)?,
+            Input::Snapshot { deadline, reply } => self.snapshot_now(deadline, reply),
+            Input::Status { reply } => reply(self.status()),
+            Input::WhoAmI { reply } => reply(self.who_am_i()),
+            Input::Stop { deadline } => self.stop(deadline),
+            Input::Begin => self.begin()?,
+            Input::Step(message) => self.step(*message),
+            Input::PeerUp(_) => {}
+            Input::PeerDown(raft_id) => {
+                if self.raw.raft.state == StateRole::Leader {
+                    self.raw.report_unreachable(raft_id);
+                }
+            }
+            Input::Forwarded { token, result } => self.forward_ended(token, result),
+            Input::Identified { token, result } => self.identified(token, result)?,
+            Input::AdoptAnswered { token, result } => self.adopt_answered(token, result),
+            Input::Adopt { adopt, reply } => self.adopt(adopt, reply),
+            Input::Removed { cluster_id, raft_id } => self.told_removed(cluster_id, raft_id)?,
+            Input::Receive { from, reply } => self.receive(from, reply),
+            Input::Install { message, received, reply } => self.install(*message, received, reply)?,
+            Input::StreamEnded { to, result } => self.stream_ended(to, result),
+            Input::Synced { mark, result } => self.machine_synced(mark, result)?,
+            Input::Scanned { token, result } => self.scanned(token, result),
+        }
+        Ok(())
+    }
+
+    /// Whether the loop may end: it was told to stop, and nothing is left to wait for.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.stop_by.is_some_and(|until| {
+            let leads_others = self.leads() && self.successor().is_some() && self.phase == Phase::Member;
+            self.now >= until || !(leads_others || self.requests.any_undecided())
+        })
+    }
+
+    /// Answers whoever still waits and makes everything durable.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        self.refuse_everything(super::requests::stopping);
+        self.machine.abort_cut();
+        self.raw.mut_store().journal.sync()?;
+        self.machine.db().sync()
+    }
+
+    fn stop(&mut self, deadline: Millis) {
+        self.stop_by = Some(deadline);
+        self.refuse_undispatched(super::requests::stopping);
+        if self.leads()
+            && let Some(successor) = self.successor()
+        {
+            info!(self.log, "handing leadership over before stopping"; "to" => self.name_of(successor));
+            self.raw.transfer_leader(successor);
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        if self.phase == Phase::Forming {
+            self.volume.update(|identity| identity.formed = true)?;
+            self.phase = Phase::Member;
+            info!(self.log, "beginning a cluster"; "cluster_id" => self.volume.identity().cluster_id);
+            self.campaign_if_alone();
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, message: Message) {
+        if !matches!(self.phase, Phase::Member | Phase::Joining) {
+            return;
+        }
+        let from = message.from;
+        if self.machine.members().is_tombstone(from) {
+            self.outbox.tell_removed(from);
+            return;
+        }
+        self.contact.insert(from, self.now);
+        if let Err(error) = self.raw.step(message) {
+            slog::debug!(self.log, "raft did not take a message"; "from" => from, "error" => %error);
+        }
+    }
+
+    /// Replaces raft and the machine by those of another incarnation; everything that belonged to the old one must have
+    /// been answered.
+    pub(super) fn swap(&mut self, incarnation: Incarnation) -> Result<(), Error> {
+        let raft_id = self.volume.identity().raft_id;
+        let (raw, machine) = raw_node(raft_id, incarnation, &self.options, &self.log, &self.raft_log)?;
+        self.raw = raw;
+        self.machine = machine;
+        self.raw.mut_store().now = self.now;
+        self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.raw.raft.term };
+        self.reads.renew((raft_id, self.options.nonce));
+        self.snapshots = Snapshots::default();
+        self.contact.clear();
+        self.phase = Phase::Joining;
+        self.publish();
+        self.discard_garbage()
+    }
+
+    pub(super) fn discard_garbage(&mut self) -> Result<(), Error> {
+        let generation = self.raw.store().journal.generation();
+        let garbage = self.volume.garbage(generation)?;
+        if !garbage.is_empty() {
+            self.chores.discard(self.volume.engine(), garbage);
+        }
+        Ok(())
+    }
+
+    /// Tells the transport who this node is and who its peers are.
+    pub(super) fn publish(&mut self) {
+        let me = self.raft_id();
+        let members = self.machine.members();
+        self.outbox.publish(PeerTable {
+            node_id: self.my_name(),
+            raft_id: me,
+            cluster_id: self.volume.identity().cluster_id,
+            raft_address: self.options.raft_address.clone(),
+            peers: members
+                .iter()
+                .filter(|member| member.raft_id != me)
+                .map(|member| (member.raft_id, member.name.clone(), member.raft_address.clone()))
+                .collect(),
+            tombstones: members.tombstones().collect(),
+            removed: self.phase == Phase::Removed,
+        });
+    }
+
+    pub(super) fn raft_id(&self) -> u64 {
+        self.raw.raft.id
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    pub(super) fn conf_voters(&self) -> &[u64] {
+        self.raw.store().conf_state.get_voters()
+    }
+
+    pub(super) fn my_name(&self) -> String {
+        self.machine
+            .members()
+            .get(self.raft_id())
+            .map_or_else(|| self.volume.identity().started_as.clone(), |member| member.name.clone())
+    }
+
+    /// A member's name for messages; its number where it has none.
+    pub(super) fn name_of(&self, raft_id: u64) -> String {
+        self.machine.members().get(raft_id).map_or_else(|| raft_id.to_string(), |member| member.name.clone())
+    }
+
+    pub(super) fn leader(&self) -> Option<Leader> {
+        let member = self.machine.members().get(self.raw.raft.leader_id)?;
+        Some(Leader { node_id: member.name.clone(), http_address: member.http_address.clone() })
+    }
+
+    /// Follows a change of role, term or leader up.
+    pub(super) fn role_changed(&mut self) {
+        self.repeat_read_index();
+        self.unpark();
+    }
+
+    /// How long an election timeout is at least.
+    pub(super) fn election_timeout(&self) -> Millis {
+        self.options.tick_ms * self.options.election_ticks as u64
+    }
+
+    pub(super) fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+}
+
+/// Builds raft over an incarnation, with the settings that the design gives reasons for.
+fn raw_node(
+    raft_id: u64,
+    incarnation: Incarnation,
+    options: &Options,
+    log: &Logger,
+    raft_log: &Logger,
+) -> Result<(RawNode<Log>, Machine), Error> {
+    let Incarnation { journal, machine } = incarnation;
+    let config = raft::Config {
+        id: raft_id,
+        election_tick: options.election_ticks,
+        heartbeat_tick: options.heartbeat_ticks,
+        applied: machine.applied().0,
+        max_size_per_msg: 512 << 10,
+        max_inflight_msgs: 128,
+        check_quorum: true,
+        pre_vote: true,
+        batch_append: true,
+        max_uncommitted_size: 64 << 20,
+        max_committed_size_per_ready: 8 << 20,
+        read_only_option: ReadOnlyOption::Safe,
+        ..raft::Config::default()
+    };
+    let store = Log {
+        hard_state: journal.hard_state(),
+        journal,
+        conf_state: machine.conf_state().clone(),
+        applied: machine.applied(),
+        streaming: Cell::new(false),
+        not_before: HashMap::new(),
+        now: 0,
+        broken: RefCell::new(None),
+        log: log.clone(),
+    };
+    let raw = RawNode::new(&config, store, raft_log).map_err(|error| Error::Damaged {
+        what: "the log".into(),
+        detail: format!("raft cannot start from it: {error}"),
+        path: String::from("of this node"),
+    })?;
+    Ok((raw, machine))
+}

@@ -1,0 +1,349 @@
+//! The steps of a join, a removal and a move, each of which may be the last before a crash.
+//!
+//! Why: whoever answers at an address decides what a join means: a member that is there already, one that has moved, a
+//! new node, or a stranger. So the leader asks first, and writes nothing before the joiner has given up what it was.
+//!
+//! Laws: an error before the AddLearner entry leaves the cluster as it was. A name that is alive is not taken over; one
+//! whose node is gone is freed first, with the checks of a removal. The address in the table is the one that was dialled.
+//!
+//! Not here: when a step may be taken and how it is proposed (`membership`).
+
+use raft::eraftpb::ConfChangeType;
+use slog::info;
+
+use super::driver::Driver;
+use super::input::Millis;
+use super::membership::{Operation, Step};
+use crate::model::{
+    Adopt, Adopted, Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, Standing, WhoAmI,
+};
+use crate::storage::Error;
+
+/// Where a membership request stands.
+pub(super) enum Stage {
+    /// Nothing has been done.
+    Start,
+    /// The address was asked who it is; the token of the question.
+    Identify(u64),
+    /// The name belongs to a member that may be gone: its silence is waited for.
+    Silence { old: u64, until: Millis },
+    /// The old bearer of the name is being removed; `done` once that is applied.
+    Retire { old: u64, done: bool },
+    /// The node is known to be free to join and is to be asked now.
+    Ask,
+    /// The node was asked to be adopted; the token of the question.
+    Adopt(u64),
+    /// The learner is being added.
+    Add { member: Member, done: bool },
+    /// The learner is catching up; any leader promotes it.
+    Promote { raft_id: u64, since: Millis },
+    /// A member's addresses are being replaced.
+    Relocate { raft_id: u64, raft_address: String, http_address: String, done: bool },
+    /// A member is being removed.
+    Remove { raft_id: u64, done: bool },
+    /// The member to be removed leads: leadership moves first.
+    Lead { successor: u64 },
+}
+
+impl Stage {
+    /// Whether the entry it waits for is a membership entry.
+    pub fn proposes_change(&self) -> bool {
+        !matches!(self, Self::Relocate { .. })
+    }
+
+    /// Notes that the entry it waits for was applied as what it is.
+    pub fn entry_applied(&mut self) {
+        match self {
+            Self::Retire { done, .. }
+            | Self::Add { done, .. }
+            | Self::Relocate { done, .. }
+            | Self::Remove { done, .. } => {
+                *done = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Driver {
+    /// One step of an operation.
+    pub(super) fn advance_stage(&mut self, operation: &mut Operation) -> Step {
+        match &operation.stage {
+            Stage::Start => self.start_operation(&operation.waiting.request.clone()),
+            Stage::Identify(_) | Stage::Adopt(_) | Stage::Lead { .. } => Step::Keep,
+            Stage::Silence { old, until } => {
+                if !self.is_live(*old) {
+                    Step::Next(Stage::Retire { old: *old, done: false })
+                } else if self.now >= *until {
+                    let name = self.name_of(*old);
+                    Step::Done(Err(Refusal::not_applied(
+                        Code::NameInUse,
+                        format!(
+                            "a live member has the name {name}; give this node another one, or remove {name} first"
+                        ),
+                    )))
+                } else {
+                    Step::Keep
+                }
+            }
+            Stage::Retire { done: true, .. } => Step::Next(Stage::Ask),
+            Stage::Retire { old, done: false } => {
+                let old = *old;
+                self.propose_removal(operation, old)
+            }
+            Stage::Ask => self.ask_joiner(&operation.waiting.request.clone()),
+            Stage::Add { member, done: true } => {
+                Step::Next(Stage::Promote { raft_id: member.raft_id, since: self.now })
+            }
+            Stage::Add { member, done: false } => {
+                let member = member.clone();
+                self.add_learner(operation, &member)
+            }
+            Stage::Promote { raft_id, .. } => self.promoted(operation, *raft_id),
+            Stage::Relocate { raft_id, done: true, .. } => {
+                let raft_id = *raft_id;
+                let learner = self.machine.members().get(raft_id).is_some_and(|member| member.role == Role::Learner);
+                if learner && matches!(operation.waiting.request, Request::Join { .. }) {
+                    return Step::Next(Stage::Promote { raft_id, since: self.now });
+                }
+                Step::Done(Ok(self.members_answer(operation, true)))
+            }
+            Stage::Relocate { raft_id, raft_address, http_address, done: false } => {
+                if operation.proposed.is_none() {
+                    let command = Command::Move {
+                        raft_id: *raft_id,
+                        raft_address: raft_address.clone(),
+                        http_address: http_address.clone(),
+                    };
+                    operation.proposed = self.propose_command(&command);
+                }
+                Step::Keep
+            }
+            Stage::Remove { done: true, .. } => Step::Done(Ok(self.members_answer(operation, true))),
+            Stage::Remove { raft_id, done: false } => {
+                let raft_id = *raft_id;
+                self.propose_removal(operation, raft_id)
+            }
+        }
+    }
+
+    fn start_operation(&mut self, request: &Request) -> Step {
+        match request {
+            Request::Join { raft_address, .. } => {
+                let token = self.token();
+                self.outbox.identify(token, raft_address);
+                Step::Next(Stage::Identify(token))
+            }
+            Request::Remove { node_id } => self.start_removal(node_id),
+            Request::Move { raft_id, raft_address, http_address } => {
+                self.start_move(*raft_id, raft_address, http_address)
+            }
+            Request::Transfer { node_id } => self.start_transfer(node_id.as_deref()),
+            Request::Write(_) => {
+                Step::Done(Err(Refusal::not_applied(Code::BadRequest, "a write is no membership change")))
+            }
+        }
+    }
+
+    fn start_removal(&self, node_id: &str) -> Step {
+        let Some(member) = self.machine.members().named(node_id) else {
+            return Step::Done(Ok(self.unchanged()));
+        };
+        if member.raft_id != self.raft_id() {
+            return Step::Next(Stage::Remove { raft_id: member.raft_id, done: false });
+        }
+        if self.conf_voters().len() == 1 {
+            return Step::Done(Err(Refusal::not_applied(
+                Code::LastVoter,
+                format!("{node_id} is the last voter; without it there is no cluster and no data"),
+            )));
+        }
+        let rest: Vec<u64> = self.conf_voters().iter().copied().filter(|id| *id != member.raft_id).collect();
+        if let Err(refusal) = self.check_quorum(&rest) {
+            return Step::Done(Err(refusal));
+        }
+        match self.successor() {
+            Some(successor) => Step::Next(Stage::Lead { successor }),
+            None => Step::Done(Err(Refusal::not_applied(
+                Code::TransferFailed,
+                format!("{node_id} leads, and no other voter is ready to lead in its place; try again in a moment"),
+            ))),
+        }
+    }
+
+    fn start_move(&mut self, raft_id: u64, raft_address: &str, http_address: &str) -> Step {
+        let Some(member) = self.machine.members().get(raft_id) else {
+            return Step::Done(Err(Refusal::not_applied(Code::UnknownMember, "no member has this raft id")));
+        };
+        if member.raft_address == raft_address && member.http_address == http_address {
+            Step::Done(Ok(self.unchanged()))
+        } else if raft_id == self.raft_id() {
+            Step::Next(Stage::Relocate {
+                raft_id,
+                raft_address: raft_address.to_owned(),
+                http_address: http_address.to_owned(),
+                done: false,
+            })
+        } else {
+            let token = self.token();
+            self.outbox.identify(token, raft_address);
+            Step::Next(Stage::Identify(token))
+        }
+    }
+
+    /// Whoever answers at the address has said who it is.
+    pub(super) fn identified(&mut self, token: u64, result: Result<WhoAmI, Refusal>) -> Result<(), Error> {
+        let asked = |operation: &Operation| matches!(operation.stage, Stage::Identify(t) if t == token);
+        if self.membership.current.as_ref().is_some_and(asked) {
+            if let Some(mut operation) = self.membership.current.take() {
+                let request = operation.waiting.request.clone();
+                let step = match (result, &request) {
+                    (Err(refusal), _) => Step::Done(Err(refusal)),
+                    (Ok(who), Request::Join { node_id, raft_address, force }) => {
+                        self.judge(who, node_id, raft_address, *force)
+                    }
+                    (Ok(who), Request::Move { raft_id, raft_address, .. }) => {
+                        self.judge_move(who, *raft_id, raft_address)
+                    }
+                    (Ok(_), _) => Step::Keep,
+                };
+                match step {
+                    Step::Keep => self.membership.current = Some(operation),
+                    Step::Next(stage) => {
+                        operation.stage = stage;
+                        self.membership.current = Some(operation);
+                    }
+                    Step::Done(Ok(answer)) => self.answer_when_visible(operation.waiting, answer),
+                    Step::Done(Err(refusal)) => self.refuse(operation.waiting, refusal),
+                }
+            }
+            return Ok(());
+        }
+        self.leader_identified(token, result)
+    }
+
+    fn ask_joiner(&mut self, request: &Request) -> Step {
+        let Request::Join { node_id, raft_address, force } = request else { return Step::Keep };
+        if !self.can_change() {
+            return Step::Keep;
+        }
+        if let Err(refusal) = self.check_quorum(self.conf_voters()) {
+            return Step::Done(Err(refusal));
+        }
+        let adopt = Adopt {
+            cluster_id: self.volume.identity().cluster_id,
+            leader_id: self.raft_id(),
+            leader_name: self.my_name(),
+            leader_address: self.options.raft_address.clone(),
+            node_id: node_id.clone(),
+            raft_address: raft_address.clone(),
+            force: *force,
+            tombstones: self.machine.members().tombstones().collect(),
+        };
+        let token = self.token();
+        self.outbox.adopt(token, raft_address, adopt);
+        Step::Next(Stage::Adopt(token))
+    }
+
+    /// The joiner has become ours, durably, or has said why not.
+    pub(super) fn adopt_answered(&mut self, token: u64, result: Result<Adopted, Refusal>) {
+        let asked = |operation: &Operation| matches!(operation.stage, Stage::Adopt(t) if t == token);
+        if !self.membership.current.as_ref().is_some_and(asked) {
+            return;
+        }
+        let Some(mut operation) = self.membership.current.take() else { return };
+        let Request::Join { node_id, raft_address, .. } = &operation.waiting.request else { return };
+        let refusal = match result {
+            Err(refusal) => refusal,
+            Ok(adopted) if adopted.raft_id == 0 || self.machine.members().is_tombstone(adopted.raft_id) => {
+                Refusal::not_applied(
+                    Code::BadRequest,
+                    format!("{raft_address} answered with a raft id that cannot be used"),
+                )
+            }
+            Ok(adopted) => {
+                info!(self.log, "a node was adopted"; "node" => node_id, "at" => raft_address, "raft_id" => adopted.raft_id);
+                if adopted.started_as != *node_id {
+                    operation.warning = Some(format!(
+                        "the process at {raft_address} was started as {}; as a member its name is {node_id}",
+                        adopted.started_as
+                    ));
+                }
+                operation.dropped = adopted.dropped;
+                let member = Member {
+                    name: node_id.clone(),
+                    raft_id: adopted.raft_id,
+                    raft_address: raft_address.clone(),
+                    http_address: adopted.http_address,
+                    role: Role::Learner,
+                };
+                operation.stage = Stage::Add { member, done: false };
+                self.membership.current = Some(operation);
+                return;
+            }
+        };
+        self.refuse(operation.waiting, refusal);
+    }
+
+    fn add_learner(&mut self, operation: &mut Operation, member: &Member) -> Step {
+        if operation.proposed.is_some() || !self.can_change() {
+            return Step::Keep;
+        }
+        if self.machine.members().get(member.raft_id).is_some() {
+            return Step::Next(Stage::Promote { raft_id: member.raft_id, since: self.now });
+        }
+        let change = MemberChange::Set(member.clone());
+        match self.propose_change(ConfChangeType::AddLearnerNode, member.raft_id, &change) {
+            Ok(proposed) => {
+                operation.proposed = proposed;
+                Step::Keep
+            }
+            Err(refusal) => Step::Done(Err(refusal)),
+        }
+    }
+
+    fn propose_removal(&mut self, operation: &mut Operation, raft_id: u64) -> Step {
+        if operation.proposed.is_some() || !self.can_change() {
+            return Step::Keep;
+        }
+        if self.machine.members().get(raft_id).is_none() {
+            operation.stage.entry_applied();
+            return Step::Keep;
+        }
+        let rest: Vec<u64> = self.conf_voters().iter().copied().filter(|id| *id != raft_id).collect();
+        if let Err(refusal) = self.check_quorum(&rest) {
+            return Step::Done(Err(refusal));
+        }
+        match self.propose_change(ConfChangeType::RemoveNode, raft_id, &MemberChange::Remove { raft_id }) {
+            Ok(proposed) => {
+                operation.proposed = proposed;
+                Step::Keep
+            }
+            Err(refusal) => Step::Done(Err(refusal)),
+        }
+    }
+
+    fn promoted(&self, operation: &Operation, raft_id: u64) -> Step {
+        match self.machine.members().get(raft_id).map(|member| member.role) {
+            Some(Role::Voter) => Step::Done(Ok(self.members_answer(operation, true))),
+            Some(Role::Learner) => Step::Keep,
+            None => super::judge::refuse(
+                Code::UnknownMember,
+                "the node was removed again before its join was finished".to_owned(),
+            ),
+        }
+    }
+
+    fn members_answer(&self, operation: &Operation, changed: bool) -> Answer {
+        Answer::Members {
+            index: self.machine.applied().0,
+            changed,
+            warning: operation.warning.clone(),
+            dropped: operation.dropped.clone(),
+        }
+    }
+
+    fn unchanged(&self) -> Answer {
+        Answer::Members { index: self.machine.applied().0, changed: false, warning: None, dropped: None }
+    }
+}

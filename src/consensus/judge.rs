@@ -1,0 +1,104 @@
+//! What a join or a move means, given who answered at the address.
+//!
+//! Why: the same POST can mean nothing to do, a moved member, a new node, a wiped one under its old name, or a mistake.
+//! Who answers at the address tells them apart, before anything is written.
+//!
+//! Laws: a member is known by its raft id, never by its name or address. A name or an address that belongs to a live
+//! member is not taken over. Data that was not handed over is not given up without `force`, and a member's never.
+//!
+//! Not here: the steps that follow (`join`), and the joiner's own checks (`adoption`).
+
+use super::driver::Driver;
+use super::input::Millis;
+use super::join::Stage;
+use super::membership::Step;
+use crate::model::{Code, Refusal, Role, Standing, WhoAmI};
+
+/// How long a join waits for the old bearer of its name to turn out silent.
+const NAME_WAIT: Millis = 2000;
+
+impl Driver {
+    pub(super) fn judge_move(&self, who: WhoAmI, raft_id: u64, raft_address: &str) -> Step {
+        if who.raft_id != raft_id || who.cluster_id != self.volume.identity().cluster_id {
+            return Step::Done(Err(Refusal::not_applied(
+                Code::Unreachable,
+                format!("{raft_address} is answered by another node ({}); the table stays as it is", who.node_id),
+            )));
+        }
+        let raft_address = raft_address.to_owned();
+        Step::Next(Stage::Relocate { raft_id, raft_address, http_address: who.http_address, done: false })
+    }
+
+    /// What a join means, given who answered.
+    pub(super) fn judge(&mut self, who: WhoAmI, node_id: &str, raft_address: &str, force: bool) -> Step {
+        let ours = who.cluster_id == self.volume.identity().cluster_id;
+        let members = self.machine.members();
+        if ours && let Some(member) = members.get(who.raft_id) {
+            if member.name != node_id {
+                return refuse(
+                    Code::AddressInUse,
+                    format!("{raft_address} is the address of member {}, not of {node_id}", member.name),
+                );
+            }
+            if member.raft_address != raft_address || member.http_address != who.http_address {
+                return Step::Next(Stage::Relocate {
+                    raft_id: who.raft_id,
+                    raft_address: raft_address.to_owned(),
+                    http_address: who.http_address,
+                    done: false,
+                });
+            }
+            return match member.role {
+                Role::Voter => Step::Done(Ok(self.unchanged())),
+                Role::Learner => Step::Next(Stage::Promote { raft_id: who.raft_id, since: self.now }),
+            };
+        }
+        let removed_here = members.is_tombstone(who.raft_id);
+        match who.standing {
+            Standing::Standalone if !force => {
+                return refuse(
+                    Code::HasData,
+                    format!(
+                        "{} at {raft_address} holds data of its own, which a join would give up; \"force\": true does that",
+                        who.node_id
+                    ),
+                );
+            }
+            Standing::Member if !removed_here => {
+                return refuse(
+                    Code::OtherCluster,
+                    format!("{} at {raft_address} is a member of another cluster; remove it there first", who.node_id),
+                );
+            }
+            _ => {}
+        }
+        self.judge_name(node_id, raft_address)
+    }
+
+    fn judge_name(&self, node_id: &str, raft_address: &str) -> Step {
+        let members = self.machine.members();
+        match members.named(node_id) {
+            Some(old) if old.raft_id == self.raft_id() => {
+                refuse(Code::NameInUse, format!("{node_id} is the name of the leader; give this node another one"))
+            }
+            Some(old) if old.raft_address == raft_address => {
+                Step::Next(Stage::Retire { old: old.raft_id, done: false })
+            }
+            Some(old) => Step::Next(Stage::Silence { old: old.raft_id, until: self.now + NAME_WAIT }),
+            None => match members.iter().find(|member| member.raft_address == raft_address) {
+                Some(member) => refuse(
+                    Code::AddressInUse,
+                    format!(
+                        "{raft_address} is the address of member {}; remove it first, or join under its name",
+                        member.name
+                    ),
+                ),
+                None => Step::Next(Stage::Ask),
+            },
+        }
+    }
+}
+
+pub(super) fn refuse(code: Code, detail: String) -> Step {
+    Step::Done(Err(Refusal::not_applied(code, detail)))
+}

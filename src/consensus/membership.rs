@@ -1,0 +1,378 @@
+//! The leader's side of membership: join, remove, move, and who may be promoted.
+//!
+//! Why: a membership change that is only almost right stops a cluster for good. Each goes through the same small steps,
+//! any of which may be the last before a crash, and the next leader finds all it needs in the replicated table.
+//!
+//! Laws: one change at a time (Raft thesis 4.1), proposed only when the leader has applied its whole log and nothing is
+//! pending, since raft silently turns others into empty entries; simulated with raft's own `Changer` first; answered by
+//! the type of the entry that was applied at its (term, index). The live voters must be a quorum before and after. A
+//! joiner is a learner until it has caught up (thesis 4.2.1), and any leader promotes any learner that has. A leader
+//! never proposes its own removal.
+//!
+//! Not here: the joiner's side (`adoption`), transfers (`transfer`).
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, Entry, Message, MessageType};
+use raft::{Changer, ProgressState};
+use slog::{info, warn};
+
+use super::driver::{Driver, Phase};
+use super::input::Millis;
+use super::join::Stage;
+use super::requests::Waiting;
+use super::transfer::Transfer;
+use crate::model::{Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, codec};
+use crate::storage::Error;
+
+/// How many membership requests wait at most.
+const QUEUE: usize = 64;
+
+/// How far behind a learner may be when it is promoted, in entries.
+const CAUGHT_UP_WITHIN: u64 = 1000;
+
+/// How long a learner may be silent before its join no longer holds up the next one.
+const SILENT_AFTER: Millis = 3000;
+
+/// How often a member that moved asks the leader to note it.
+const ANNOUNCE_EVERY: Millis = 2000;
+
+/// One membership request under way on the leader.
+pub(super) struct Operation {
+    pub waiting: Waiting,
+    pub stage: Stage,
+    pub warning: Option<String>,
+    pub dropped: Option<String>,
+    /// The (term, index) of the entry that the stage waits for.
+    pub proposed: Option<(u64, u64)>,
+}
+
+/// All membership requests on this node.
+#[derive(Default)]
+pub(super) struct Membership {
+    queue: VecDeque<Waiting>,
+    pub(super) current: Option<Operation>,
+    /// Joins whose learner is silent: they end by themselves, but hold up nobody.
+    aside: Vec<Operation>,
+    pub(super) transfer: Option<Transfer>,
+    announced: Option<Millis>,
+}
+
+impl Membership {
+    /// Lets a request wait for its turn; gives it back where too many wait.
+    pub fn enqueue(&mut self, waiting: Waiting) -> Result<(), Waiting> {
+        if self.queue.len() >= QUEUE {
+            return Err(waiting);
+        }
+        self.queue.push_back(waiting);
+        Ok(())
+    }
+
+    pub fn take_queue(&mut self) -> VecDeque<Waiting> {
+        std::mem::take(&mut self.queue)
+    }
+
+    /// Whether this node leads a join that may be talking to a joiner.
+    pub fn join_in_progress(&self) -> bool {
+        let joins = |waiting: &Waiting| matches!(waiting.request, Request::Join { .. });
+        self.current.as_ref().is_some_and(|operation| joins(&operation.waiting)) || self.queue.iter().any(joins)
+    }
+}
+
+/// What a step of an operation came to.
+pub(super) enum Step {
+    /// It goes on in a later turn.
+    Keep,
+    /// It has a new stage, which may go on at once.
+    Next(Stage),
+    /// It has ended.
+    Done(Result<Answer, Refusal>),
+}
+
+impl Driver {
+    /// Moves every membership request on as far as it goes now.
+    pub(super) fn drive_membership(&mut self) {
+        self.drive_transfer();
+        if !self.leads() {
+            return self.give_back();
+        }
+        self.promote_learners();
+        self.set_silent_join_aside();
+        for operation in std::mem::take(&mut self.membership.aside) {
+            if let Some(operation) = self.advance(operation) {
+                self.membership.aside.push(operation);
+            }
+        }
+        while let Some(operation) = self.next_operation() {
+            self.membership.current = self.advance(operation);
+            if self.membership.current.is_some() || self.membership.transfer.is_some() {
+                break;
+            }
+        }
+    }
+
+    fn next_operation(&mut self) -> Option<Operation> {
+        if let Some(operation) = self.membership.current.take() {
+            return Some(operation);
+        }
+        if self.membership.transfer.is_some() {
+            return None;
+        }
+        let waiting = self.membership.queue.pop_front()?;
+        Some(Operation { waiting, stage: Stage::Start, warning: None, dropped: None, proposed: None })
+    }
+
+    /// Moves one operation on; None once it has been answered.
+    fn advance(&mut self, mut operation: Operation) -> Option<Operation> {
+        if operation.proposed.is_some_and(|(term, _)| term != self.raw.raft.term) {
+            operation.proposed = None;
+        }
+        loop {
+            match self.advance_stage(&mut operation) {
+                Step::Keep => return Some(operation),
+                Step::Next(stage) => {
+                    operation.stage = stage;
+                    operation.proposed = None;
+                }
+                Step::Done(Ok(answer)) => {
+                    self.answer_when_visible(operation.waiting, answer);
+                    return None;
+                }
+                Step::Done(Err(refusal)) => {
+                    info!(self.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
+                    self.refuse(operation.waiting, refusal);
+                    return None;
+                }
+            }
+            if matches!(operation.stage, Stage::Lead { .. }) {
+                return self.begin_transfer(operation);
+            }
+        }
+    }
+
+    /// Another node leads: requests go there, where they begin again; each finds in the table what was done.
+    fn give_back(&mut self) {
+        let mut operations = std::mem::take(&mut self.membership.aside);
+        operations.extend(self.membership.current.take());
+        let waiting = operations.into_iter().map(|operation| operation.waiting);
+        for one in waiting.chain(self.membership.take_queue()).collect::<Vec<_>>() {
+            self.retry_later(one);
+        }
+    }
+
+    fn set_silent_join_aside(&mut self) {
+        let silent = self.membership.current.as_ref().is_some_and(|operation| match operation.stage {
+            Stage::Promote { raft_id, since } => {
+                self.now > since + SILENT_AFTER
+                    && self.contact.get(&raft_id).is_none_or(|heard| self.now > heard + SILENT_AFTER)
+            }
+            _ => false,
+        });
+        if silent && let Some(operation) = self.membership.current.take() {
+            self.membership.aside.push(operation);
+        }
+    }
+
+    /// An entry was applied that an operation may wait for.
+    pub(super) fn membership_applied(&mut self, term: u64, index: u64, is_change: bool) {
+        let Some(operation) = self.membership.current.as_mut() else { return };
+        if operation.proposed == Some((term, index)) {
+            operation.proposed = None;
+            if is_change == operation.stage.proposes_change() {
+                operation.stage.entry_applied();
+            }
+        }
+    }
+
+    /// The table has changed by applied entries; `removed` are ids that left it.
+    pub(super) fn members_changed(&mut self, removed: &[u64]) -> Result<(), Error> {
+        let table = self.machine.members();
+        let members =
+            table.iter().map(|m| format!("{} {:?} at {}", m.name, m.role, m.raft_address)).collect::<Vec<_>>();
+        info!(self.log, "members"; "index" => self.machine.applied().0, "are" => members.join(", "));
+        for raft_id in removed {
+            if *raft_id == self.raft_id() {
+                return self.become_removed();
+            }
+            self.contact.remove(raft_id);
+            self.outbox.tell_removed(*raft_id);
+        }
+        self.publish();
+        let now_at =
+            self.machine.members().get(self.raft_id()).map(|m| (m.raft_address.clone(), m.http_address.clone()));
+        let advertised = (self.options.raft_address.clone(), self.options.http_address.clone());
+        if now_at.as_ref() == Some(&advertised) && self.address_differs() {
+            self.volume.update(|identity| (identity.raft_address, identity.http_address) = advertised)?;
+        }
+        Ok(())
+    }
+
+    fn address_differs(&self) -> bool {
+        let identity = self.volume.identity();
+        identity.raft_address != self.options.raft_address || identity.http_address != self.options.http_address
+    }
+
+    /// A member that was started on other addresses than it last advertised asks the leader to note it.
+    pub(super) fn announce_addresses(&mut self) {
+        let due = self.membership.announced.is_none_or(|at| self.now >= at + ANNOUNCE_EVERY);
+        let member = self.machine.members().get(self.raft_id()).is_some();
+        if self.phase != Phase::Member || !member || !due || self.raw.raft.leader_id == 0 || !self.address_differs() {
+            return;
+        }
+        self.membership.announced = Some(self.now);
+        let log = self.log.clone();
+        let request = Request::Move {
+            raft_id: self.raft_id(),
+            raft_address: self.options.raft_address.clone(),
+            http_address: self.options.http_address.clone(),
+        };
+        self.request(Waiting {
+            request,
+            deadline: self.now + 4 * ANNOUNCE_EVERY,
+            forwarded: false,
+            reply: Box::new(move |result| {
+                if let Err(refusal) = result {
+                    warn!(log, "the cluster has not noted this node's new addresses yet"; "detail" => refusal.detail);
+                }
+            }),
+        });
+    }
+
+    /// Any leader promotes any learner that has caught up: that is what lets a join survive its leader.
+    fn promote_learners(&mut self) {
+        if !self.can_change() {
+            return;
+        }
+        let ready = self.machine.members().iter().find(|member| {
+            member.role == Role::Learner && self.is_live(member.raft_id) && self.has_caught_up(member.raft_id)
+        });
+        let Some(learner) = ready.cloned() else { return };
+        let voters: Vec<u64> = self.conf_voters().iter().copied().chain([learner.raft_id]).collect();
+        if self.check_quorum(&voters).is_ok() {
+            let change = MemberChange::Set(Member { role: Role::Voter, ..learner.clone() });
+            if let Err(refusal) = self.propose_change(ConfChangeType::AddNode, learner.raft_id, &change) {
+                warn!(self.log, "cannot promote a learner"; "node" => learner.name, "detail" => refusal.detail);
+            }
+        }
+    }
+
+    fn has_caught_up(&self, raft_id: u64) -> bool {
+        let last = self.raw.raft.raft_log.last_index();
+        self.raw.raft.prs().get(raft_id).is_some_and(|progress| {
+            progress.state == ProgressState::Replicate && progress.matched + CAUGHT_UP_WITHIN >= last
+        })
+    }
+
+    /// Whether raft would take a membership change as one: this node leads, has applied its whole log, and nothing is
+    /// pending.
+    pub(super) fn can_change(&self) -> bool {
+        let raft = &self.raw.raft;
+        self.leads()
+            && raft.apply_to_current_term()
+            && !raft.has_pending_conf()
+            && raft.lead_transferee.is_none()
+            && self.stop_by.is_none()
+    }
+
+    /// Whether a member was heard within an election timeout.
+    pub(super) fn is_live(&self, raft_id: u64) -> bool {
+        raft_id == self.raft_id()
+            || self.contact.get(&raft_id).is_some_and(|heard| self.now < heard + self.election_timeout())
+    }
+
+    /// Refuses a configuration in which the live voters are no quorum, before or after the change.
+    pub(super) fn check_quorum(&self, after: &[u64]) -> Result<(), Refusal> {
+        for voters in [self.conf_voters(), after] {
+            let (live, dead): (Vec<u64>, Vec<u64>) = voters.iter().partition(|id| self.is_live(**id));
+            let quorum = voters.len() / 2 + 1;
+            if live.len() < quorum {
+                let dead = dead.into_iter().map(|id| self.name_of(id)).collect::<Vec<_>>().join(", ");
+                return Err(Refusal::not_applied(
+                    Code::QuorumLoss,
+                    format!(
+                        "of {} voters {quorum} must be alive, and {} would be: {dead} cannot be heard. Start it again first",
+                        voters.len(),
+                        live.len()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Proposes one membership entry; the (term, index) it has if it survives.
+    ///
+    /// # Errors
+    /// A refusal where the change is impossible as such; nothing was proposed.
+    pub(super) fn propose_change(
+        &mut self,
+        kind: ConfChangeType,
+        raft_id: u64,
+        change: &MemberChange,
+    ) -> Result<Option<(u64, u64)>, Refusal> {
+        let mut single = ConfChangeSingle::default();
+        single.set_change_type(kind);
+        single.node_id = raft_id;
+        Changer::new(self.raw.raft.prs()).simple(&[single]).map_err(|error| {
+            Refusal::not_applied(Code::BadRequest, format!("raft would refuse this membership change: {error}"))
+        })?;
+        let mut conf_change = ConfChange::default();
+        conf_change.set_change_type(kind);
+        conf_change.node_id = raft_id;
+        match self.raw.propose_conf_change(codec::encode(change), conf_change) {
+            Ok(()) => Ok(Some((self.raw.raft.term, self.raw.raft.raft_log.last_index()))),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Proposes one command of the node's own.
+    pub(super) fn propose_command(&mut self, command: &Command) -> Option<(u64, u64)> {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.raft_id();
+        message.set_entries(vec![Entry { data: codec::encode(command).into(), ..Entry::default() }].into());
+        self.raw.raft.step(message).ok()?;
+        Some((self.raw.raft.term, self.raw.raft.raft_log.last_index()))
+    }
+
+    pub(super) fn expire_membership(&mut self) {
+        self.expire_transfer();
+        let now = self.now;
+        let mut late = self.membership.aside.extract_if(.., |one| one.waiting.deadline <= now).collect::<Vec<_>>();
+        if self.membership.current.as_ref().is_some_and(|one| one.waiting.deadline <= now) {
+            late.extend(self.membership.current.take());
+        }
+        let mut ended = late.into_iter().map(|one| (one.waiting, one.proposed.is_some())).collect::<Vec<_>>();
+        let (over, waits): (VecDeque<_>, VecDeque<_>) =
+            self.membership.take_queue().into_iter().partition(|waiting| waiting.deadline <= now);
+        self.membership.queue = waits;
+        ended.extend(over.into_iter().map(|waiting| (waiting, false)));
+        for (waiting, proposed) in ended {
+            let refusal = unfinished(&waiting.request, proposed);
+            self.refuse(waiting, refusal);
+        }
+    }
+
+    pub(super) fn refuse_membership(&mut self, why: fn() -> Refusal) {
+        let mut operations = std::mem::take(&mut self.membership.aside);
+        operations.extend(self.membership.current.take());
+        for operation in operations {
+            let refusal = why();
+            self.refuse(operation.waiting, Refusal::unknown(refusal.code, refusal.detail));
+        }
+        if let Some(transfer) = self.membership.transfer.take() {
+            self.refuse(transfer.waiting, why());
+        }
+    }
+}
+
+fn unfinished(request: &Request, proposed: bool) -> Refusal {
+    if matches!(request, Request::Join { .. }) {
+        return Refusal::unknown(
+            Code::JoinUnfinished,
+            "the join was not finished before its deadline; it may still complete, and the same POST resumes it",
+        );
+    }
+    let detail = "the membership change was not finished before its deadline; GET /raft/stats shows the members";
+    if proposed { Refusal::unknown(Code::Timeout, detail) } else { Refusal::not_applied(Code::Timeout, detail) }
+}

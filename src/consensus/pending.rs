@@ -1,0 +1,123 @@
+//! Who waits for which entry.
+//!
+//! Why: a proposal has no name but its place in the log. An index alone does not identify it: after a change of leaders
+//! another entry may stand there. (term, index) does.
+//!
+//! Laws: losing leadership fails nobody. The same (term, index) applied is the result; an entry of a higher term applied
+//! at or below the index proves that the proposal is lost (terms never fall along a log, Raft thesis 3.5); anything else
+//! ends with the deadline, as unknown.
+//!
+//! Not here: what is done with the answer (`consensus::requests`).
+
+use std::collections::BTreeMap;
+
+use super::Millis;
+
+/// Waiters by the index of their entry.
+pub(super) struct Pending<W> {
+    waiters: BTreeMap<u64, Vec<(u64, Millis, W)>>,
+    count: usize,
+}
+
+impl<W> Default for Pending<W> {
+    fn default() -> Self {
+        Self { waiters: BTreeMap::new(), count: 0 }
+    }
+}
+
+impl<W> Pending<W> {
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Lets `waiter` wait for the entry at (term, index) until `deadline`.
+    pub fn insert(&mut self, term: u64, index: u64, deadline: Millis, waiter: W) {
+        self.waiters.entry(index).or_default().push((term, deadline, waiter));
+        self.count += 1;
+    }
+
+    /// Takes whoever waits for exactly this entry, which was applied.
+    pub fn applied(&mut self, term: u64, index: u64) -> Option<W> {
+        let here = self.waiters.get_mut(&index)?;
+        let at = here.iter().position(|(t, _, _)| *t == term)?;
+        let (_, _, waiter) = here.swap_remove(at);
+        if here.is_empty() {
+            self.waiters.remove(&index);
+        }
+        self.count -= 1;
+        Some(waiter)
+    }
+
+    /// Takes all whose entry is proven lost by an entry of `term` applied at `index`.
+    pub fn lost(&mut self, term: u64, index: u64) -> Vec<W> {
+        self.take(|i, t, _| i >= index && t < term)
+    }
+
+    /// Takes all whose fate a snapshot up to `index` hides.
+    pub fn hidden(&mut self, index: u64) -> Vec<W> {
+        self.take(|i, _, _| i <= index)
+    }
+
+    /// Takes all whose deadline has come.
+    pub fn expired(&mut self, now: Millis) -> Vec<W> {
+        self.take(|_, _, deadline| deadline <= now)
+    }
+
+    /// Takes everybody.
+    pub fn drain(&mut self) -> Vec<W> {
+        self.take(|_, _, _| true)
+    }
+
+    fn take(&mut self, mut chosen: impl FnMut(u64, u64, Millis) -> bool) -> Vec<W> {
+        let mut taken = Vec::new();
+        self.waiters.retain(|index, here| {
+            taken.extend(
+                here.extract_if(.., |(term, deadline, _)| chosen(*index, *term, *deadline))
+                    .map(|(_, _, waiter)| waiter),
+            );
+            !here.is_empty()
+        });
+        self.count -= taken.len();
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_term_and_index_is_the_result() {
+        let mut pending = Pending::default();
+        pending.insert(2, 10, 100, "a");
+        assert_eq!(pending.applied(3, 10), None);
+        assert_eq!(pending.applied(2, 11), None);
+        assert_eq!(pending.applied(2, 10), Some("a"));
+        assert_eq!(pending.len(), 0);
+    }
+
+    #[test]
+    fn a_higher_term_at_or_below_proves_the_loss_and_a_lower_index_proves_nothing() {
+        let mut pending = Pending::default();
+        pending.insert(2, 10, 100, "at");
+        pending.insert(2, 12, 100, "above");
+        pending.insert(2, 8, 100, "below");
+        pending.insert(3, 12, 100, "newer");
+        let mut lost = pending.lost(3, 10);
+        lost.sort_unstable();
+        assert_eq!(lost, ["above", "at"]);
+        assert_eq!(pending.applied(3, 12), Some("newer"));
+        assert_eq!(pending.len(), 1);
+    }
+
+    #[test]
+    fn deadlines_and_snapshots_take_exactly_theirs() {
+        let mut pending = Pending::default();
+        pending.insert(1, 5, 50, "early");
+        pending.insert(1, 6, 70, "late");
+        assert_eq!(pending.expired(50), ["early"]);
+        assert!(pending.hidden(5).is_empty());
+        assert_eq!(pending.hidden(6), ["late"]);
+    }
+}

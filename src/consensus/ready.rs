@@ -1,0 +1,283 @@
+//! One turn of the loop: what raft wants done, in the only order that is safe.
+//!
+//! Why: a crash can come between any two lines of this file, and what was promised before it must hold after it.
+//!
+//! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or vote:
+//! with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its sync. There
+//! is exactly one sync for a Ready with `must_sync` and none otherwise. Only what was really applied is reported as
+//! applied. The type of an entry is looked at before its data.
+//!
+//! Not here: where the inputs of a turn come from (`task`).
+
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType};
+use raft::{Ready, StateRole};
+use slog::{error, info, warn};
+
+use super::Millis;
+use super::driver::{Driver, Phase, Seen};
+use super::input::InstallError;
+use crate::model::{Answer, Command, MemberChange, Outcome, codec};
+use crate::storage::{Applied, Error, Operation};
+
+/// A sync that takes longer than this is worth a line in the log.
+const SLOW_SYNC: Millis = 500;
+
+/// How many Readys one turn handles at most; more wait for the next, so that inputs are never shut out.
+const READIES_PER_TURN: usize = 16;
+
+impl Driver {
+    /// Draws the consequences of all inputs since the last turn. On return everything that was acknowledged is durable.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned; nothing that was not durable has been acknowledged.
+    pub fn turn(&mut self, now: Millis) -> Result<(), Error> {
+        self.now = now;
+        self.raw.mut_store().now = now;
+        self.propose_writes();
+        self.drive_membership();
+        self.issue_read_index();
+        for _ in 0..READIES_PER_TURN {
+            if !self.raw.has_ready() {
+                break;
+            }
+            let ready = self.raw.ready();
+            self.process(ready)?;
+            self.propose_writes();
+            self.drive_membership();
+            self.issue_read_index();
+        }
+        self.release_reads()?;
+        self.answer_visible();
+        self.tend_snapshots()?;
+        match self.raw.store().broken.borrow_mut().take() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    fn process(&mut self, mut ready: Ready) -> Result<(), Error> {
+        let before = self.raw.store().hard_state.clone();
+        let hard_state = ready.hs().cloned().unwrap_or_else(|| before.clone());
+        let promises = hard_state.term != before.term || hard_state.vote != before.vote;
+        self.note_role();
+        let early = ready.take_messages();
+        let held = if promises {
+            early
+        } else {
+            self.dispatch(early);
+            Vec::new()
+        };
+        self.raw.mut_store().hard_state = hard_state.clone();
+        if !ready.snapshot().is_empty() {
+            let metadata = ready.snapshot().get_metadata().clone();
+            self.take_snapshot(metadata.index, metadata.term, &hard_state)?;
+        }
+        let recorded = !ready.snapshot().is_empty() && ready.entries().is_empty();
+        if ready.must_sync() && !recorded {
+            self.persist(ready.entries(), &hard_state)?;
+        }
+        self.dispatch(held);
+        let persisted = ready.take_persisted_messages();
+        self.dispatch(persisted);
+        self.read_states(ready.take_read_states());
+        let committed = ready.take_committed_entries();
+        self.apply(committed)?;
+        let mut light = self.raw.advance_append(ready);
+        if let Some(commit) = light.commit_index() {
+            self.raw.mut_store().hard_state.commit = commit;
+        }
+        self.dispatch(light.take_messages());
+        self.apply(light.take_committed_entries())?;
+        self.raw.advance_apply_to(self.machine.applied().0);
+        Ok(())
+    }
+
+    /// One record, one sync.
+    fn persist(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        let journal = &mut self.raw.mut_store().journal;
+        journal.append(entries, hard_state)?;
+        let began = self.chores.now();
+        self.raw.mut_store().journal.sync()?;
+        let took = self.chores.now().saturating_sub(began);
+        if took > SLOW_SYNC {
+            warn!(self.log, "the disk is slow: a sync stalled the loop"; "ms" => took);
+        }
+        Ok(())
+    }
+
+    /// Hands messages to the transport; the offer of a snapshot becomes a stream.
+    fn dispatch(&mut self, messages: Vec<Message>) {
+        let (copies, plain): (Vec<_>, Vec<_>) =
+            messages.into_iter().partition(|message| message.get_msg_type() == MessageType::MsgSnapshot);
+        if !plain.is_empty() {
+            self.outbox.send(plain);
+        }
+        for message in copies {
+            self.begin_stream(message);
+        }
+    }
+
+    /// The flip of an install: journal first, then the machine in memory.
+    fn take_snapshot(&mut self, index: u64, term: u64, hard_state: &HardState) -> Result<(), Error> {
+        let Some((received, reply)) = self.installing.take() else {
+            return Err(Error::Damaged {
+                what: "the raft log".into(),
+                detail: format!("a snapshot at {index} was to be installed, but no copy of it has arrived"),
+                path: self.volume.engine().path(),
+            });
+        };
+        let mut hard_state = hard_state.clone();
+        hard_state.commit = hard_state.commit.max(index);
+        self.machine.abort_cut();
+        let (generation, machine) = received.take();
+        let log = self.raw.mut_store();
+        log.journal.install(index, term, generation, &hard_state)?;
+        log.hard_state = hard_state;
+        log.conf_state = machine.conf_state().clone();
+        log.applied = machine.applied();
+        self.machine = machine;
+        self.snapshots.installed();
+        self.requests_hidden(index, term);
+        if self.phase == Phase::Joining {
+            self.phase = Phase::Member;
+        }
+        if !self.volume.identity().formed {
+            self.volume.update(|identity| identity.formed = true)?;
+        }
+        info!(self.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.machine.keys());
+        reply(Ok::<(), InstallError>(()));
+        self.publish();
+        self.discard_garbage()
+    }
+
+    /// Applies committed entries in one batch and wakes whoever waits for them.
+    fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Vec::with_capacity(entries.len());
+        let mut removed = Vec::new();
+        let mut table_changed = false;
+        for entry in &entries {
+            let operation = self.operation(entry)?;
+            match &operation {
+                Operation::Membership { change, .. } => {
+                    table_changed = true;
+                    if let Some(MemberChange::Remove { raft_id }) = change {
+                        removed.push(*raft_id);
+                    }
+                }
+                Operation::Command(Command::Move { .. }) => table_changed = true,
+                Operation::Command(_) | Operation::Nothing => {}
+            }
+            batch.push(Applied { index: entry.index, term: entry.term, operation });
+        }
+        let last_term = self.machine.applied().1;
+        let outcomes = self.machine.apply(batch)?;
+        let log = self.raw.mut_store();
+        log.applied = self.machine.applied();
+        if table_changed {
+            log.conf_state = self.machine.conf_state().clone();
+        }
+        self.wake(&entries, outcomes, last_term);
+        if table_changed {
+            self.members_changed(&removed)?;
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, entries: &[Entry], outcomes: Vec<Outcome>, mut last_term: u64) {
+        for (entry, outcome) in entries.iter().zip(outcomes) {
+            if entry.term > last_term {
+                last_term = entry.term;
+                self.requests_lost(entry.term, entry.index);
+            }
+            let answer = Answer::Written { index: entry.index, term: entry.term, outcome };
+            self.request_applied(entry.term, entry.index, answer);
+            let is_change = entry.get_entry_type() != EntryType::EntryNormal;
+            self.membership_applied(entry.term, entry.index, is_change);
+        }
+    }
+
+    fn operation(&mut self, entry: &Entry) -> Result<Operation, Error> {
+        match entry.get_entry_type() {
+            EntryType::EntryNormal if entry.data.is_empty() => Ok(Operation::Nothing),
+            EntryType::EntryNormal => codec::decode(&entry.data).map(Operation::Command).map_err(|failure| {
+                error!(self.log, "a committed entry cannot be read"; "index" => entry.index, "error" => %failure);
+                self.unreadable(entry, &failure.to_string())
+            }),
+            EntryType::EntryConfChange => {
+                let change =
+                    ConfChange::parse_from_bytes(&entry.data).map_err(|e| self.unreadable(entry, &e.to_string()))?;
+                let applied = self.raw.apply_conf_change(&change);
+                self.membership_operation(entry, applied)
+            }
+            EntryType::EntryConfChangeV2 => {
+                let change =
+                    ConfChangeV2::parse_from_bytes(&entry.data).map_err(|e| self.unreadable(entry, &e.to_string()))?;
+                let applied = self.raw.apply_conf_change(&change);
+                self.membership_operation(entry, applied)
+            }
+        }
+    }
+
+    /// A change that raft refuses is refused on every node alike: the entry then changes nothing.
+    fn membership_operation(&self, entry: &Entry, applied: raft::Result<ConfState>) -> Result<Operation, Error> {
+        match applied {
+            Ok(conf_state) => {
+                let change = codec::decode(&entry.context).map_err(|e| self.unreadable(entry, &e.to_string()))?;
+                Ok(Operation::Membership { change: Some(change), conf_state })
+            }
+            Err(refused) => {
+                warn!(self.log, "raft refused a membership entry"; "index" => entry.index, "error" => %refused);
+                Ok(Operation::Nothing)
+            }
+        }
+    }
+
+    fn unreadable(&self, entry: &Entry, detail: &str) -> Error {
+        Error::Damaged {
+            what: format!("the committed entry at index {}", entry.index),
+            detail: detail.to_owned(),
+            path: self.volume.engine().path(),
+        }
+    }
+
+    /// Says and follows up a change of role, term or leader.
+    fn note_role(&mut self) {
+        let is = Seen { role: self.raw.raft.state, leader: self.raw.raft.leader_id, term: self.raw.raft.term };
+        if is == self.seen {
+            return;
+        }
+        let was = std::mem::replace(&mut self.seen, is);
+        let reason = reason(was, is, self.raft_id(), self.conf_voters().len());
+        let leader = self.machine.members().get(is.leader);
+        info!(self.log, "role";
+            "state" => super::status::state(is.role).as_str(),
+            "term" => is.term,
+            "leader" => leader.map_or("none", |member| member.name.as_str()),
+            "at" => leader.map_or("-", |member| member.raft_address.as_str()),
+            "reason" => reason);
+        if was.role == StateRole::Leader && is.role != StateRole::Leader {
+            self.machine.abort_cut();
+        }
+        self.role_changed();
+    }
+}
+
+/// Why the role is another one, as far as raft lets one see.
+fn reason(was: Seen, is: Seen, me: u64, voters: usize) -> &'static str {
+    match (was.role, is.role) {
+        (_, StateRole::Leader) if voters == 1 => "the only voter",
+        (_, StateRole::Leader) => "won the election",
+        (StateRole::Leader, StateRole::Follower) if is.term == was.term => "no contact with a majority",
+        (StateRole::Leader, _) => "another node has a higher term",
+        (StateRole::Follower, StateRole::Candidate | StateRole::PreCandidate) if was.leader == 0 => "no leader in time",
+        (StateRole::Follower, StateRole::Candidate | StateRole::PreCandidate) => "lost contact with the leader",
+        (_, StateRole::Candidate | StateRole::PreCandidate) => "the election goes on",
+        (_, StateRole::Follower) if is.leader == 0 => "another node asks for votes",
+        (_, StateRole::Follower) if is.leader == me => "stepped back",
+        (_, StateRole::Follower) => "heard the leader",
+    }
+}

@@ -1,0 +1,339 @@
+//! Clients' requests: proposed here, sent on to the leader, or parked until there is one.
+//!
+//! Why: any node takes any request, and whoever asked must learn exactly what is known of its fate.
+//!
+//! Laws: `propose` is only ever called on the leader. A write is proposed at most once after which its fate is unknown;
+//! only one that certainly was not applied is tried again, until its deadline. A forwarded request is not forwarded again.
+//! One entry holds one command. Everything that waits counts against one bound.
+//!
+//! Not here: waiters by (term, index) (`pending`), and what membership requests do (`membership`).
+
+use std::collections::HashMap;
+
+use raft::eraftpb::{Entry, Message, MessageType};
+use slog::warn;
+
+use super::driver::{Driver, Phase};
+use super::input::{Millis, Reply};
+use super::pending::Pending;
+use crate::model::{Answer, Code, Fate, Refusal, Request, codec};
+
+/// The most entries that one proposal carries.
+const ENTRIES_PER_PROPOSAL: usize = 1024;
+
+/// The most bytes of commands that one proposal carries, unless a single one is larger.
+const BYTES_PER_PROPOSAL: usize = 4 << 20;
+
+/// A request and where its answer goes.
+pub(super) struct Waiting {
+    pub request: Request,
+    pub deadline: Millis,
+    pub forwarded: bool,
+    pub reply: Reply<Result<Answer, Refusal>>,
+}
+
+/// What has to be true here before a membership answer is given.
+enum Until {
+    Applied(u64),
+    LeaderIs(String),
+}
+
+/// All requests on this node.
+#[derive(Default)]
+pub(super) struct Requests {
+    /// Writes to be proposed in the next turn.
+    batch: Vec<Waiting>,
+    /// Writes that were proposed.
+    pending: Pending<Waiting>,
+    /// Requests that wait for a leader.
+    parked: Vec<Waiting>,
+    /// Requests that were sent on, by token.
+    forwarded: HashMap<u64, Waiting>,
+    /// Requests that are done, but not yet visible on this node.
+    almost: Vec<(Until, Waiting, Answer)>,
+    /// When a refusal for lack of room was logged last.
+    full_logged: Option<Millis>,
+}
+
+impl Requests {
+    fn len(&self) -> usize {
+        self.batch.len() + self.pending.len() + self.parked.len() + self.forwarded.len() + self.almost.len()
+    }
+
+    /// Whether a request is under way whose fate will be known.
+    pub fn any_undecided(&self) -> bool {
+        !self.batch.is_empty() || self.pending.len() > 0 || !self.forwarded.is_empty() || !self.almost.is_empty()
+    }
+
+    /// Whether a write is on its way into the log.
+    pub fn any_write(&self) -> bool {
+        !self.batch.is_empty() || self.pending.len() > 0
+    }
+}
+
+/// The refusal of a node that is shutting down.
+pub(super) fn stopping() -> Refusal {
+    Refusal::not_applied(Code::Stopping, "this node is shutting down; ask another one")
+}
+
+/// The refusal of a node that was removed.
+pub(super) fn removed() -> Refusal {
+    Refusal::not_applied(
+        Code::Removed,
+        "this node was removed from its cluster; ask a member, or POST /raft/join for it there to bring it back",
+    )
+}
+
+/// The refusal of a node that is in no cluster yet.
+pub(super) fn joining() -> Refusal {
+    Refusal::not_applied(Code::Joining, "this node is not part of a cluster yet; ask another one, or wait for its join")
+}
+
+fn no_leader() -> Refusal {
+    Refusal::not_applied(
+        Code::NoLeader,
+        "no leader took the request before its deadline: a majority of the voters is down or cannot reach each other",
+    )
+}
+
+fn undecided() -> Refusal {
+    Refusal::unknown(
+        Code::Timeout,
+        "the request was proposed but not decided before its deadline; it may still take effect, so read before you repeat it",
+    )
+}
+
+impl Driver {
+    /// Why this node answers no data requests now, if it does not.
+    pub(super) fn unavailable(&self) -> Option<Refusal> {
+        if self.stop_by.is_some() {
+            return Some(stopping());
+        }
+        match self.phase {
+            Phase::Member => None,
+            Phase::Removed => Some(removed()),
+            Phase::Forming | Phase::Joining => Some(joining()),
+        }
+    }
+
+    /// Takes a request in.
+    pub(super) fn request(&mut self, waiting: Waiting) {
+        if let Some(refusal) = self.unavailable() {
+            return self.refuse(waiting, refusal);
+        }
+        if self.requests.len() >= self.options.pending_requests {
+            let logged = self.requests.full_logged;
+            if logged.is_none_or(|at| self.now >= at + 1000) {
+                self.requests.full_logged = Some(self.now);
+                warn!(self.log, "too many requests wait; refusing more"; "limits.pending_requests" => self.options.pending_requests);
+            }
+            let full = Refusal::not_applied(
+                Code::Overloaded,
+                "too many requests wait on this node (limits.pending_requests); try again in a moment",
+            );
+            return self.refuse(waiting, full);
+        }
+        self.route(waiting);
+    }
+
+    /// Sends a request where it can be carried out.
+    fn route(&mut self, waiting: Waiting) {
+        let leader = self.raw.raft.leader_id;
+        if self.leads() {
+            if matches!(waiting.request, Request::Write(_)) {
+                self.requests.batch.push(waiting);
+            } else if let Err(waiting) = self.membership.enqueue(waiting) {
+                let full = "too many membership changes wait; try again later";
+                self.refuse(waiting, Refusal::not_applied(Code::Overloaded, full));
+            }
+        } else if waiting.forwarded {
+            self.refuse(waiting, no_leader());
+        } else if leader != 0 && leader != self.raft_id() {
+            let token = self.token();
+            let left = waiting.deadline.saturating_sub(self.now).max(1);
+            self.outbox.forward(token, leader, waiting.request.clone(), left);
+            self.requests.forwarded.insert(token, waiting);
+        } else {
+            self.requests.parked.push(waiting);
+        }
+    }
+
+    /// Tries again what certainly was not applied; a peer's request goes back to where it came from for that.
+    pub(super) fn retry_later(&mut self, waiting: Waiting) {
+        if waiting.forwarded || waiting.deadline <= self.now {
+            self.refuse(waiting, no_leader());
+        } else {
+            self.requests.parked.push(waiting);
+        }
+    }
+
+    pub(super) fn refuse(&self, waiting: Waiting, mut refusal: Refusal) {
+        if refusal.leader.is_none() {
+            refusal.leader = self.leader();
+        }
+        (waiting.reply)(Err(refusal));
+    }
+
+    /// Proposes the writes that have come in, one entry each, in as few messages as the bounds allow.
+    pub(super) fn propose_writes(&mut self) {
+        if self.requests.batch.is_empty() {
+            return;
+        }
+        let mut batch = std::mem::take(&mut self.requests.batch).into_iter().peekable();
+        while batch.peek().is_some() {
+            let (mut group, mut entries, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while entries.len() < ENTRIES_PER_PROPOSAL
+                && bytes < BYTES_PER_PROPOSAL
+                && let Some(waiting) = batch.next()
+            {
+                let Request::Write(command) = &waiting.request else { continue };
+                let data = codec::encode(command);
+                bytes += data.len();
+                entries.push(Entry { data: data.into(), ..Entry::default() });
+                group.push(waiting);
+            }
+            self.propose(group, entries);
+        }
+    }
+
+    fn propose(&mut self, group: Vec<Waiting>, entries: Vec<Entry>) {
+        let transferring = self.raw.raft.lead_transferee.is_some();
+        if !self.leads() || transferring {
+            group.into_iter().for_each(|waiting| self.retry_later(waiting));
+            return;
+        }
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.raft_id();
+        message.set_entries(entries.into());
+        if self.raw.raft.step(message).is_err() {
+            let full = Refusal::not_applied(
+                Code::Overloaded,
+                "the leader holds too many bytes that are not committed yet; try again in a moment",
+            );
+            group.into_iter().for_each(|waiting| self.refuse(waiting, full.clone()));
+            return;
+        }
+        let (term, last) = (self.raw.raft.term, self.raw.raft.raft_log.last_index());
+        let first = last + 1 - group.len() as u64;
+        for (index, waiting) in (first..).zip(group) {
+            self.requests.pending.insert(term, index, waiting.deadline, waiting);
+        }
+    }
+
+    pub(super) fn request_applied(&mut self, term: u64, index: u64, answer: Answer) {
+        if let Some(waiting) = self.requests.pending.applied(term, index) {
+            (waiting.reply)(Ok(answer));
+        }
+    }
+
+    pub(super) fn requests_lost(&mut self, term: u64, index: u64) {
+        for waiting in self.requests.pending.lost(term, index) {
+            self.retry_later(waiting);
+        }
+    }
+
+    pub(super) fn requests_hidden(&mut self, index: u64, term: u64) {
+        for waiting in self.requests.pending.hidden(index) {
+            self.refuse(waiting, undecided());
+        }
+        self.requests_lost(term, index);
+    }
+
+    /// The leader, or the connection to it, has answered a request that was sent on.
+    pub(super) fn forward_ended(&mut self, token: u64, result: Result<Answer, Refusal>) {
+        let Some(waiting) = self.requests.forwarded.remove(&token) else { return };
+        match result {
+            Ok(answer) => self.answer_when_visible(waiting, answer),
+            Err(refusal) => {
+                let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. });
+                let again = match refusal.fate {
+                    Fate::NotApplied => matches!(refusal.code, Code::NoLeader | Code::Stopping),
+                    Fate::Unknown => repeatable && refusal.code == Code::Timeout,
+                };
+                if again && waiting.deadline > self.now {
+                    self.requests.parked.push(waiting);
+                } else {
+                    self.refuse(waiting, refusal);
+                }
+            }
+        }
+    }
+
+    /// Gives an answer once this node shows what it says.
+    pub(super) fn answer_when_visible(&mut self, waiting: Waiting, answer: Answer) {
+        let until = match &answer {
+            Answer::Written { .. } => return (waiting.reply)(Ok(answer)),
+            Answer::Members { index, .. } => Until::Applied(*index),
+            Answer::Transferred { node_id } => Until::LeaderIs(node_id.clone()),
+        };
+        self.requests.almost.push((until, waiting, answer));
+        self.answer_visible();
+    }
+
+    pub(super) fn answer_visible(&mut self) {
+        if self.requests.almost.is_empty() {
+            return;
+        }
+        let applied = self.machine.applied().0;
+        let leader = self.leader().map(|leader| leader.node_id);
+        let done = self.requests.almost.extract_if(.., |(until, _, _)| match until {
+            Until::Applied(index) => applied >= *index,
+            Until::LeaderIs(name) => leader.as_ref() == Some(name),
+        });
+        for (_, waiting, answer) in done.collect::<Vec<_>>() {
+            (waiting.reply)(Ok(answer));
+        }
+    }
+
+    /// Sends parked requests to a leader where there is one now.
+    pub(super) fn unpark(&mut self) {
+        let known = self.raw.raft.leader_id != 0 && self.raw.raft.lead_transferee.is_none();
+        if known && self.phase == Phase::Member {
+            for waiting in std::mem::take(&mut self.requests.parked) {
+                self.route(waiting);
+            }
+        }
+    }
+
+    pub(super) fn expire_requests(&mut self) {
+        self.answer_visible();
+        self.unpark();
+        let now = self.now;
+        for waiting in self.requests.pending.expired(now) {
+            self.refuse(waiting, undecided());
+        }
+        let parked = self.requests.parked.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>();
+        for waiting in parked {
+            self.refuse(waiting, no_leader());
+        }
+        let late = self.requests.almost.extract_if(.., |(_, waiting, _)| waiting.deadline <= now).collect::<Vec<_>>();
+        for (_, waiting, _) in late {
+            let detail =
+                "the leader has done it, but this node has not seen that yet; GET /raft/stats shows when it has";
+            self.refuse(waiting, Refusal::unknown(Code::Timeout, detail));
+        }
+    }
+
+    /// Refuses what has not reached the log or another node yet.
+    pub(super) fn refuse_undispatched(&mut self, why: fn() -> Refusal) {
+        let mut waiting = std::mem::take(&mut self.requests.batch);
+        waiting.append(&mut self.requests.parked);
+        waiting.extend(self.membership.take_queue());
+        waiting.into_iter().for_each(|one| self.refuse(one, why()));
+    }
+
+    /// Refuses everything that waits: as unknown where it was proposed or sent on.
+    pub(super) fn refuse_everything(&mut self, why: fn() -> Refusal) {
+        self.refuse_undispatched(why);
+        let mut proposed = self.requests.pending.drain();
+        proposed.extend(self.requests.forwarded.drain().map(|(_, waiting)| waiting));
+        proposed.extend(std::mem::take(&mut self.requests.almost).into_iter().map(|(_, waiting, _)| waiting));
+        for waiting in proposed {
+            let refusal = why();
+            self.refuse(waiting, Refusal::unknown(refusal.code, refusal.detail));
+        }
+        self.refuse_reads(why);
+        self.refuse_membership(why);
+    }
+}

@@ -1,0 +1,236 @@
+//! Durable cuts, compaction, and copies for those whom the log no longer reaches.
+//!
+//! Why: the tree on disk is the snapshot (Raft thesis 5.2); a cut only makes it durable up to a known index, off the
+//! loop, so that the log behind it can go. A second copy is made only for a follower or joiner that needs one.
+//!
+//! Laws: the log is never compacted beyond what the machine has synced, and the cut is recorded durably first. A copy
+//! begins and ends between two batches of the loop. One copy is under way at a time, and each ends in a report to raft,
+//! or its follower is stuck for ever. Failed copies to one node are spaced 1 s, doubling to 60 s. Compaction waits for a
+//! copy under way, within a bound.
+//!
+//! Not here: the scan (`storage::snapshot`) and the stream (`transport::snapshot`).
+
+use std::collections::HashMap;
+
+use raft::SnapshotStatus;
+use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
+use slog::{info, warn};
+
+use super::driver::{Driver, Phase};
+use super::input::{InstallError, Millis, Reply};
+use crate::model::{Code, Refusal};
+use crate::storage::{Error, Received, SnapshotWriter};
+
+/// How many journal records one turn removes at most.
+const RECORDS_PER_TURN: usize = 256;
+
+/// How many bytes of log a copy under way may keep from being compacted.
+const PIN_BYTES: u64 = 1 << 30;
+
+/// How long after a copy the log behind it is still kept, for the follower to go on from there.
+const PIN_AFTER: Millis = 10_000;
+
+/// The first and the longest pause after a failed copy.
+const PAUSES: (Millis, Millis) = (1000, 60_000);
+
+/// A copy under way.
+struct Stream {
+    /// Tells its scan from that of an earlier one.
+    token: u64,
+    to: u64,
+    /// The applied index when it began.
+    index: u64,
+    began: Millis,
+}
+
+/// Cuts and copies of this node.
+#[derive(Default)]
+pub(super) struct Snapshots {
+    /// The mark of the sync under way, and when it began.
+    syncing: Option<((u64, u64), Millis)>,
+    /// Who waits for a cut.
+    waiting: Vec<(Millis, Reply<Result<(), Refusal>>)>,
+    /// Up to where the log can go.
+    compact_to: u64,
+    /// The copy under way.
+    stream: Option<Stream>,
+    /// The index that a copy just sent still needs, and until when it is kept.
+    pinned: Option<(u64, Millis)>,
+    /// Failures in a row, by follower.
+    failures: HashMap<u64, u32>,
+}
+
+impl Snapshots {
+    /// A copy was installed: what was to be compacted belongs to the old log.
+    pub fn installed(&mut self) {
+        self.compact_to = 0;
+    }
+}
+
+impl Driver {
+    /// An operator wants a cut.
+    pub(super) fn snapshot_now(&mut self, deadline: Millis, reply: Reply<Result<(), Refusal>>) {
+        if let Some(refusal) = self.unavailable() {
+            return reply(Err(refusal));
+        }
+        self.snapshots.waiting.push((deadline, reply));
+        if self.snapshots.syncing.is_none() {
+            self.begin_cut();
+        }
+    }
+
+    fn begin_cut(&mut self) {
+        let mark = self.machine.applied();
+        info!(self.log, "snapshot begun"; "index" => mark.0);
+        self.snapshots.syncing = Some((mark, self.now));
+        self.chores.sync(self.machine.db(), mark);
+    }
+
+    /// The machine is durable up to `mark`: this is recorded, and the log behind it may go.
+    pub(super) fn machine_synced(&mut self, mark: (u64, u64), result: Result<(), Error>) -> Result<(), Error> {
+        let Some((_, began)) = self.snapshots.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
+        result?;
+        self.snapshots.syncing = None;
+        let keep = self.options.snapshot_keep_entries;
+        let log = self.raw.mut_store();
+        let hard_state = log.hard_state.clone();
+        log.journal.note_snapshot(mark.0, mark.1);
+        log.journal.append(&[], &hard_state)?;
+        log.journal.sync()?;
+        self.snapshots.compact_to = self.snapshots.compact_to.max(mark.0.saturating_sub(keep));
+        info!(self.log, "snapshot ended"; "index" => mark.0, "term" => mark.1, "ms" => self.now.saturating_sub(began));
+        for (_, reply) in std::mem::take(&mut self.snapshots.waiting) {
+            reply(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Begins a cut where one is due, and compacts a little.
+    pub(super) fn tend_snapshots(&mut self) -> Result<(), Error> {
+        let (mark, _) = self.raw.store().journal.snapshot();
+        let entries = self.machine.applied().0.saturating_sub(mark);
+        let due = entries >= self.options.snapshot_every_entries
+            || (entries > 0 && self.raw.store().journal.bytes_after(mark) >= self.options.snapshot_every_bytes);
+        if due && self.snapshots.syncing.is_none() && self.phase == Phase::Member {
+            self.begin_cut();
+        }
+        let now = self.now;
+        for (_, reply) in self.snapshots.waiting.extract_if(.., |(deadline, _)| *deadline <= now) {
+            reply(Err(Refusal::unknown(Code::Timeout, "the snapshot was not taken before the deadline; it goes on")));
+        }
+        if self.snapshots.pinned.is_some_and(|(_, until)| now >= until) {
+            self.snapshots.pinned = None;
+        }
+        self.compact()
+    }
+
+    fn compact(&mut self) -> Result<(), Error> {
+        let mut target = self.snapshots.compact_to;
+        let copy = self.snapshots.stream.as_ref().map(|stream| stream.index);
+        let after = self.snapshots.pinned.map(|(index, _)| index);
+        for pin in [copy, after].into_iter().flatten() {
+            if self.raw.store().journal.bytes_after(pin) < PIN_BYTES {
+                target = target.min(pin);
+            }
+        }
+        if target >= self.raw.store().journal.first_index() {
+            self.raw.mut_store().journal.compact(target, RECORDS_PER_TURN)?;
+        }
+        Ok(())
+    }
+
+    /// Raft has offered a follower a snapshot: the copy begins.
+    pub(super) fn begin_stream(&mut self, message: Message) {
+        let to = message.to;
+        let bound = self.options.snapshot_spool_bytes;
+        let (token, index) = (self.token(), self.machine.applied().0);
+        self.snapshots.stream = Some(Stream { token, to, index, began: self.now });
+        let begun = self.volume.engine().scratch().and_then(|scratch| self.machine.begin_cut(scratch, bound));
+        match begun {
+            Ok((cut, reader)) => {
+                info!(self.log, "copy for a follower begun"; "to" => self.name_of(to), "index" => index);
+                self.chores.scan(token, cut);
+                self.outbox.stream(to, message, reader);
+            }
+            Err(failure) => self.stream_ended(to, Err(failure.to_string())),
+        }
+    }
+
+    /// The scan of the tree is through: the copy ends at the state that is applied now.
+    pub(super) fn scanned(&mut self, token: u64, result: Result<(), Error>) {
+        if self.snapshots.stream.as_ref().is_none_or(|stream| stream.token != token) {
+            return;
+        }
+        match result {
+            Ok(()) => self.machine.end_cut(),
+            Err(failure) => {
+                warn!(self.log, "a copy for a follower failed"; "error" => %failure);
+                self.machine.abort_cut();
+            }
+        }
+    }
+
+    /// The stream of a copy has ended, well or not.
+    pub(super) fn stream_ended(&mut self, to: u64, result: Result<SnapshotMetadata, String>) {
+        let Some(Stream { began, .. }) = self.snapshots.stream.take_if(|stream| stream.to == to) else { return };
+        self.machine.abort_cut();
+        self.raw.mut_store().streaming.set(false);
+        let (name, ms) = (self.name_of(to), self.now.saturating_sub(began));
+        match result {
+            Ok(metadata) => {
+                info!(self.log, "copy for a follower ended"; "to" => name, "index" => metadata.index, "ms" => ms);
+                self.snapshots.failures.remove(&to);
+                self.raw.mut_store().not_before.remove(&to);
+                self.snapshots.pinned = Some((metadata.index, self.now + PIN_AFTER));
+                self.raw.report_snapshot(to, SnapshotStatus::Finish);
+            }
+            Err(reason) => {
+                let failures = self.snapshots.failures.entry(to).or_default();
+                let pause = (PAUSES.0 << (*failures).min(6)).min(PAUSES.1);
+                *failures += 1;
+                warn!(self.log, "copy for a follower failed"; "to" => name, "reason" => reason, "ms" => ms, "next_in_ms" => pause);
+                let until = self.now + pause;
+                self.raw.mut_store().not_before.insert(to, until);
+                self.raw.report_snapshot(to, SnapshotStatus::Failure);
+            }
+        }
+    }
+
+    /// A peer wants to send a copy.
+    pub(super) fn receive(&mut self, from: u64, reply: Reply<Result<SnapshotWriter, InstallError>>) {
+        if !matches!(self.phase, Phase::Member | Phase::Joining) || self.stop_by.is_some() {
+            return reply(Err(InstallError("this node takes no copy now".into())));
+        }
+        info!(self.log, "receiving a copy"; "from" => self.name_of(from));
+        reply(self.volume.receive().map_err(|failure| {
+            warn!(self.log, "a copy cannot be received"; "error" => %failure);
+            InstallError(failure.to_string())
+        }));
+    }
+
+    /// A copy has arrived: raft decides in the turn that follows whether it is taken.
+    pub(super) fn install(
+        &mut self,
+        message: Message,
+        received: Received,
+        reply: Reply<Result<(), InstallError>>,
+    ) -> Result<(), Error> {
+        let fits = message.get_msg_type() == MessageType::MsgSnapshot && message.to == self.raft_id();
+        if !fits || !matches!(self.phase, Phase::Member | Phase::Joining) || self.stop_by.is_some() {
+            reply(Err(InstallError("this node takes no copy now".into())));
+            return Ok(());
+        }
+        self.turn(self.now)?;
+        self.contact.insert(message.from, self.now);
+        let metadata = message.get_snapshot().get_metadata().clone();
+        self.installing = Some((received, reply));
+        let stepped = self.raw.step(message);
+        let offered = self.raw.snap().is_some_and(|snapshot| snapshot.get_metadata() == &metadata);
+        if !offered && let Some((_, reply)) = self.installing.take() {
+            let behind = self.machine.applied().0 < metadata.index && self.raw.raft.raft_log.committed < metadata.index;
+            let detail = format!("raft did not take the copy at {}: {stepped:?}", metadata.index);
+            reply(if behind { Err(InstallError(detail)) } else { Ok(()) });
+        }
+        self.turn(self.now)
+    }
+}

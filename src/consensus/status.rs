@@ -1,0 +1,67 @@
+//! One consistent look at the node, between two turns.
+//!
+//! Not here: how it is written out (`http::stats`).
+
+use raft::StateRole;
+
+use super::driver::{Driver, Phase};
+use crate::model::{MemberStatus, State, Status};
+
+/// Raft's role in hashicorp/raft's words.
+pub(super) fn state(role: StateRole) -> State {
+    match role {
+        StateRole::Leader => State::Leader,
+        StateRole::Follower => State::Follower,
+        StateRole::Candidate | StateRole::PreCandidate => State::Candidate,
+    }
+}
+
+impl Driver {
+    pub(super) fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let journal = &self.raw.store().journal;
+        let (applied_index, applied_term) = self.machine.applied();
+        let (last_snapshot_index, last_snapshot_term) = journal.snapshot();
+        let last_log_index = raft.raft_log.last_index();
+        let in_cluster = self.phase == Phase::Member;
+        let since = |id: u64| self.contact.get(&id).map(|heard| self.now.saturating_sub(*heard));
+        Status {
+            node_id: self.my_name(),
+            raft_id: self.raft_id(),
+            cluster_id: self.volume.identity().cluster_id,
+            state: if in_cluster { state(raft.state) } else { State::Follower },
+            leader: if in_cluster { self.leader() } else { None },
+            term: raft.term,
+            last_log_index,
+            last_log_term: raft.raft_log.term(last_log_index).unwrap_or(0),
+            commit_index: raft.raft_log.committed,
+            applied_index,
+            applied_term,
+            fsm_pending: raft.raft_log.committed.saturating_sub(applied_index),
+            last_snapshot_index,
+            last_snapshot_term,
+            configuration_index: self.machine.configuration_index(),
+            last_contact_ms: if self.leads() { Some(0) } else { since(raft.leader_id) },
+            keys: self.machine.keys(),
+            members: self.machine.members().iter().map(|member| self.member_status(member)).collect(),
+            removed: self.phase == Phase::Removed,
+            joining: self.phase == Phase::Joining,
+            forming: self.phase == Phase::Forming,
+        }
+    }
+
+    fn member_status(&self, member: &crate::model::Member) -> MemberStatus {
+        let me = member.raft_id == self.raft_id();
+        let heard = self.contact.get(&member.raft_id).map(|heard| self.now.saturating_sub(*heard));
+        let matched = self.raw.raft.prs().get(member.raft_id).map(|progress| progress.matched);
+        MemberStatus {
+            node_id: member.name.clone(),
+            raft_id: member.raft_id,
+            raft_address: member.raft_address.clone(),
+            http_address: member.http_address.clone(),
+            role: member.role,
+            match_index: matched.filter(|_| self.leads()),
+            last_contact_ms: if me { Some(0) } else { heard }.filter(|_| self.leads()),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The thread that the driver lives on.
+//!
+//! Why: raft, journal and machine belong to one thread, and their disk writes must never run on http's workers. The
+//! thread has a small tokio runtime of its own, only to wait for a tick, an input, whichever comes first.
+//!
+//! Laws: inputs of peers come before those of clients, and a turn takes a bounded number of both; while a turn syncs, the
+//! next batch gathers. Ticks that were missed are not made up for, or a stall of seconds would start an election by
+//! itself.
+//!
+//! Not here: what a turn does (`ready`).
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use slog::{Logger, error, info, warn};
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::chores::Chores;
+use super::driver::Driver;
+use super::input::{Input, Millis};
+use super::{Clock, Handle, Inbox, Options, Outbox};
+use crate::storage::{Cut, Db, Engine, Error, Incarnation, Volume};
+
+/// How many inputs of each queue one turn takes at most.
+const INPUTS_PER_TURN: usize = 1024;
+
+/// The running loop.
+pub struct Running {
+    /// Resolves when the loop has ended: Ok after [`Input::Stop`], Err where the disk or the log broke. A receive error
+    /// means that the thread died.
+    pub ended: oneshot::Receiver<Result<(), Error>>,
+}
+
+/// What a loop is started with.
+pub struct Start {
+    /// The opened directory.
+    pub volume: Volume,
+    /// The log and state in use.
+    pub incarnation: Incarnation,
+    /// The way out to peers.
+    pub outbox: Box<dyn Outbox>,
+    /// Settings.
+    pub options: Options,
+    /// Where the loop logs.
+    pub log: Logger,
+    /// Where raft-rs logs; its info lines are many.
+    pub raft_log: Logger,
+}
+
+/// Starts the loop on a thread of its own. `handle` is how its errands report back.
+///
+/// # Errors
+/// Where the system gives no thread.
+pub fn spawn(inbox: Inbox, handle: Handle, start: Start) -> std::io::Result<Running> {
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new().name("consensus".into()).spawn(move || drop(end.send(run(inbox, handle, start))))?;
+    Ok(Running { ended })
+}
+
+fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
+    let Start { volume, incarnation, outbox, options, log, raft_log } = start;
+    let clock = inbox.clock;
+    let tick = Duration::from_millis(options.tick_ms);
+    let chores = Threads { handle, clock, log: log.clone() };
+    let mut driver = Driver::new(volume, incarnation, outbox, Box::new(chores), options, log.clone(), raft_log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
+        what: "cannot start the consensus thread".into(),
+        path: "the process".into(),
+        source,
+    })?;
+    let result = runtime.block_on(async {
+        driver.start(clock.now())?;
+        let mut ticks = interval(tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !driver.stopped() {
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => driver.tick(clock.now()),
+                Some(input) = inbox.peers.recv() => driver.handle(input)?,
+                Some(input) = inbox.clients.recv() => driver.handle(input)?,
+            }
+            drain(&mut driver, &mut inbox, &log)?;
+            driver.turn(clock.now())?;
+        }
+        driver.finish()
+    });
+    match &result {
+        Ok(()) => info!(log, "consensus has ended"),
+        Err(failure) => error!(log, "huskv stops: the storage cannot be trusted any more"; "error" => %failure),
+    }
+    result
+}
+
+fn drain(driver: &mut Driver, inbox: &mut Inbox, log: &Logger) -> Result<(), Error> {
+    for _ in 0..INPUTS_PER_TURN {
+        let Ok(input) = inbox.peers.try_recv() else { break };
+        driver.handle(input)?;
+    }
+    if inbox.clients.len() == inbox.clients.max_capacity() {
+        warn!(log, "the client queue is full; new requests are refused"; "limits.pending_requests" => inbox.clients.max_capacity());
+    }
+    for _ in 0..INPUTS_PER_TURN {
+        let Ok(input) = inbox.clients.try_recv() else { break };
+        driver.handle(input)?;
+    }
+    Ok(())
+}
+
+/// Errands on threads of their own.
+struct Threads {
+    handle: Handle,
+    clock: Clock,
+    log: Logger,
+}
+
+impl Threads {
+    fn run(&self, name: &str, errand: impl FnOnce() + Send + 'static) {
+        if let Err(failure) = thread::Builder::new().name(name.into()).spawn(errand) {
+            error!(self.log, "the system gives no thread"; "for" => name, "error" => %failure);
+        }
+    }
+}
+
+impl Chores for Threads {
+    fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
+        let handle = self.handle.clone();
+        self.run("sync", move || handle.deliver_blocking(Input::Synced { mark, result: db.sync() }));
+    }
+
+    fn scan(&mut self, token: u64, mut cut: Cut) {
+        let handle = self.handle.clone();
+        let log = self.log.clone();
+        self.run("scan", move || {
+            let scanned = loop {
+                match cut.next_chunk() {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(()),
+                    Err(failure) => break Err(failure),
+                }
+            };
+            let whole = scanned.is_ok();
+            handle.deliver_blocking(Input::Scanned { token, result: scanned });
+            if whole && let Err(failure) = cut.finish() {
+                warn!(log, "a copy was not finished"; "error" => %failure);
+            }
+        });
+    }
+
+    fn discard(&mut self, engine: Arc<dyn Engine>, names: Vec<String>) {
+        let log = self.log.clone();
+        self.run("discard", move || {
+            for name in names {
+                if let Err(failure) = engine.remove(&name) {
+                    warn!(log, "an unused folder cannot be removed; the next start tries again"; "folder" => name, "error" => %failure);
+                }
+            }
+        });
+    }
+
+    fn now(&self) -> Millis {
+        self.clock.now()
+    }
+}
