@@ -14,9 +14,7 @@ use slog::info;
 use super::driver::Driver;
 use super::input::Millis;
 use super::membership::{Operation, Step};
-use crate::model::{
-    Adopt, Adopted, Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, Standing, WhoAmI,
-};
+use crate::model::{Adopt, Adopted, Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, WhoAmI};
 use crate::storage::Error;
 
 /// Where a membership request stands.
@@ -343,7 +341,7 @@ impl Driver {
         }
     }
 
-    fn unchanged(&self) -> Answer {
+    pub(super) fn unchanged(&self) -> Answer {
         Answer::Members { index: self.machine.applied().0, changed: false, warning: None, dropped: None }
     }
 }
