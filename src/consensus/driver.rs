@@ -11,7 +11,7 @@
 //! `adoption`), copies and compaction (`snapshots`), the thread (`task`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use raft::eraftpb::Message;
 use raft::{RawNode, ReadOnlyOption, StateRole};
@@ -62,7 +62,7 @@ pub struct Driver {
     pub(super) adoption: Adoption,
     pub(super) snapshots: Snapshots,
     /// When each peer was last heard.
-    pub(super) contact: HashMap<u64, Millis>,
+    pub(super) contact: BTreeMap<u64, Millis>,
     /// A copy that has arrived, between the step of its message and the turn that takes it.
     pub(super) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
@@ -113,7 +113,7 @@ impl Driver {
             membership: Membership::default(),
             adoption: Adoption::default(),
             snapshots: Snapshots::default(),
-            contact: HashMap::new(),
+            contact: BTreeMap::new(),
             installing: None,
             next_token: 0,
         };
@@ -364,6 +364,8 @@ fn raw_node(
         id: raft_id,
         election_tick: options.election_ticks,
         heartbeat_tick: options.heartbeat_ticks,
+        min_election_tick: options.election_range.map_or(0, |(from, _)| from),
+        max_election_tick: options.election_range.map_or(0, |(_, to)| to),
         applied: machine.applied().0,
         max_size_per_msg: 512 << 10,
         max_inflight_msgs: 128,
@@ -381,7 +383,7 @@ fn raw_node(
         conf_state: machine.conf_state().clone(),
         applied: machine.applied(),
         streaming: Cell::new(false),
-        not_before: HashMap::new(),
+        not_before: BTreeMap::new(),
         now: 0,
         broken: RefCell::new(None),
         log: log.clone(),

@@ -10,7 +10,7 @@
 //! Not here: the stream of a copy (`consensus::snapshots`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, StorageError};
@@ -32,7 +32,7 @@ pub(super) struct Log {
     /// Whether a copy is on its way to somebody, or was just offered.
     pub streaming: Cell<bool>,
     /// Before when a follower whose last copy failed is not offered another.
-    pub not_before: HashMap<u64, Millis>,
+    pub not_before: BTreeMap<u64, Millis>,
     /// The present time.
     pub now: Millis,
     /// What the journal failed with while raft was asking; the turn ends with it.

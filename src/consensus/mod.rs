@@ -45,6 +45,9 @@ pub struct Options {
     pub heartbeat_ticks: usize,
     /// Ticks without a leader until a follower campaigns.
     pub election_ticks: usize,
+    /// The range that raft draws the election timeout of each wait from, in ticks, end exclusive; None for
+    /// `election_ticks` to twice that. A simulator pins it.
+    pub election_range: Option<(usize, usize)>,
     /// Entries between two durable cuts of the machine.
     pub snapshot_every_entries: u64,
     /// Bytes of log between two durable cuts of the machine.

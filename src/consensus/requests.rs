@@ -8,7 +8,7 @@
 //!
 //! Not here: waiters by (term, index) (`pending`), and what membership requests do (`membership`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use raft::eraftpb::{Entry, Message, MessageType};
 use slog::warn;
@@ -48,7 +48,7 @@ pub(super) struct Requests {
     /// Requests that wait for a leader.
     parked: Vec<Waiting>,
     /// Requests that were sent on, by token.
-    forwarded: HashMap<u64, Waiting>,
+    forwarded: BTreeMap<u64, Waiting>,
     /// Requests that are done, but not yet visible on this node.
     almost: Vec<(Until, Waiting, Answer)>,
     /// When a refusal for lack of room was logged last.
@@ -327,7 +327,7 @@ impl Driver {
     pub(super) fn refuse_everything(&mut self, why: fn() -> Refusal) {
         self.refuse_undispatched(why);
         let mut proposed = self.requests.pending.drain();
-        proposed.extend(self.requests.forwarded.drain().map(|(_, waiting)| waiting));
+        proposed.extend(std::mem::take(&mut self.requests.forwarded).into_values());
         proposed.extend(std::mem::take(&mut self.requests.almost).into_iter().map(|(_, waiting, _)| waiting));
         for waiting in proposed {
             let refusal = why();

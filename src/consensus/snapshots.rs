@@ -10,7 +10,7 @@
 //!
 //! Not here: the scan (`storage::snapshot`) and the stream (`transport::snapshot`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use raft::SnapshotStatus;
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
@@ -57,7 +57,7 @@ pub(super) struct Snapshots {
     /// The index that a copy just sent still needs, and until when it is kept.
     pinned: Option<(u64, Millis)>,
     /// Failures in a row, by follower.
-    failures: HashMap<u64, u32>,
+    failures: BTreeMap<u64, u32>,
 }
 
 impl Snapshots {
