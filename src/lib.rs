@@ -1,4 +1,66 @@
-//! huskv
+//! huskv: a replicated key-value node. One binary, four environment variables, a Raft cluster you can curl.
+//!
+//! This is the architecture page. It says what the node promises, which room does what, and which way a request takes
+//! through the house.
+//!
+//! # Promises
+//!
+//! 1. A 2xx answer to a write means: synced to the disks of a majority, applied, and never lost again, whatever is killed
+//!    or unplugged next. An error says whether the write was `not_applied` or is `unknown`.
+//! 2. A read is linearizable on any node unless the caller asks for `stale`.
+//! 3. A membership change cannot lose the quorum by accident, cannot destroy data that was not handed over, and never
+//!    deposes a healthy leader.
+//! 4. No manual upkeep: no defragmentation, no alarm to disarm, no disk that only grows.
+//! 5. A node that cannot keep these promises (disk error, corrupted file, impossible log) stops with a clear message and
+//!    a non-zero exit code.
+//!
+//! # Floor plan
+//!
+//! | room | what it is | may use |
+//! |---|---|---|
+//! | [`model`] | values and the pure rule from command to outcome | nothing |
+//! | [`storage`] | the disk: journal, machine, identity; the only sled | model |
+//! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage |
+//! | [`transport`] | peers: frames, connections, streams | model, storage's snapshot ends, consensus's door |
+//! | [`http`] | clients: routes, errors; the only warp | model, consensus's door |
+//! | [`client`] | a Rust client of the HTTP face | model |
+//! | [`node`] | puts the rooms together, stops them in reverse | all of these |
+//! | [`config`], [`logging`], [`cli`] | settings, the log, the command line | config, logging, node, client |
+//!
+//! `tests/tidy.rs` holds the table. Nothing below holds a handle to anything above: a request carries its own reply.
+//!
+//! # The life of one PUT
+//!
+//! 1. `http::store` reads the body up to its limit, checks key and value, and calls [`consensus::Handle::write`]. The
+//!    queue behind it is bounded; a full one is a 503 at once.
+//! 2. The loop (`consensus::task`) drains its inbox and steps all writes of the turn as one proposal, one log entry each
+//!    (`consensus::requests`). So the raft index of the entry is the version of the key.
+//! 3. `consensus::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
+//!    once. Followers do the same and acknowledge only then.
+//! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it.
+//! 5. `consensus::pending` wakes whoever waits for exactly this (term, index), and http answers.
+//!
+//! On a follower, step 2 is [`consensus::Outbox::forward`]: one hop over the peer connection to the leader's loop, and
+//! the answer comes back the same way. A request is never forwarded twice, and never proposed again once its outcome is
+//! unknown.
+//!
+//! # Laws
+//!
+//! * One thread owns raft, journal, machine and waiters. Nothing is stepped between `ready()` and its advance.
+//! * No follower's answer leaves before its sync; nor does a leader's message that rests on a new term or vote.
+//! * `applied <= commit <= last`. Effects and the applied index are one batch.
+//! * sled's flush is made a real fdatasync (`storage::durable`), and a node that cannot prove it does not start. Values
+//!   are stored in pieces of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
+//! * The log is compacted only behind what the machine has synced.
+//! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. Joining means a new
+//!   incarnation, made before any log entry names it.
+//! * Poison: after a failed write or sync nothing is believed any more, and the process ends.
+//!
+//! # What is left out
+//!
+//! gRPC, other storage engines, and asynchronous replication: each would double what has to be proven. Leases for reads:
+//! a transfer of leadership breaks them. Asynchronous appends: no gain at up to 64 clients, and two more ways to diverge.
+//! TLS and logins: the ports bind loopback unless asked otherwise; put a proxy in front.
 
 pub mod client;
 pub mod consensus;
