@@ -8,6 +8,8 @@ pub use handle::{Clock, Handle, Inbox, channel};
 pub use input::{Consistency, Fetched, Input, InstallError, Millis, Reply};
 pub use outbox::Outbox;
 
+pub use crate::storage::Versioned;
+
 /// What the loop is configured with.
 #[derive(Debug, Clone)]
 pub struct Options {
