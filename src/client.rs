@@ -3,7 +3,7 @@
 //! Why: forming a cluster, the demo and the tests all talk to nodes as any client does.
 //!
 //! Laws: a request is sent once. Its timeout covers everything: looking the name up, dialling, sending, and the whole
-//! answer. An answer is bounded by [`ANSWER_BYTES`].
+//! answer. An answer has at most 64 MiB.
 //!
 //! Not here: which node to ask; the caller names one.
 

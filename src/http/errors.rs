@@ -34,9 +34,12 @@ use crate::model::{Code, Fate, Leader, Refusal};
 /// The seconds after which a client may try again, as every 503 says.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
-/// A request that failed, ready to be written out.
+/// A request that failed, ready to be written out. Boxed, so that the results which may hold one stay small.
 #[derive(Debug, Clone)]
-pub(super) struct Problem {
+pub(super) struct Problem(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
@@ -66,7 +69,7 @@ struct Body<'a> {
 impl Problem {
     /// A refusal by this room, before the loop was asked: nothing was applied.
     fn local(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             code,
             title,
@@ -76,7 +79,20 @@ impl Problem {
             allow: None,
             close: false,
             local: true,
-        }
+        }))
+    }
+
+    /// A failure that only the loop could tell, so it is not this room's own refusal.
+    fn of_the_loop(mut self, fate: Fate) -> Self {
+        self.0.fate = fate;
+        self.0.local = false;
+        self
+    }
+
+    /// The connection closes behind the answer, since some of the body was not read.
+    fn closing(mut self) -> Self {
+        self.0.close = true;
+        self
     }
 
     /// The query cannot be read as the route's parameters.
@@ -107,20 +123,22 @@ impl Problem {
     /// There is no such key.
     pub(super) fn no_key(key: &str) -> Self {
         let detail = format!("there is no key `{key}`");
-        Self { local: false, ..Self::local(StatusCode::NOT_FOUND, "key_not_found", "Key not found", detail) }
+        Self::local(StatusCode::NOT_FOUND, "key_not_found", "Key not found", detail).of_the_loop(Fate::NotApplied)
     }
 
     /// The route has other methods: those that `allow` lists.
     pub(super) fn method(method: &Method, allow: &'static str) -> Self {
         let detail = format!("this route does not take {}, but {allow}", clip(method.as_str()));
-        let title = "Method not allowed";
-        Self { allow: Some(allow), ..Self::local(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", title, detail) }
+        let mut problem =
+            Self::local(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail);
+        problem.0.allow = Some(allow);
+        problem
     }
 
     /// The body did not arrive in time.
     pub(super) fn body_timeout() -> Self {
         let detail = "the request's body had not arrived by its deadline";
-        Self { close: true, ..Self::local(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body too slow", detail) }
+        Self::local(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body too slow", detail).closing()
     }
 
     /// The value is over its limit; the body was read.
@@ -130,7 +148,7 @@ impl Problem {
 
     /// The body is over its limit; the rest of it was not read.
     pub(super) fn body_too_large(limit: usize) -> Self {
-        Self { close: true, ..Self::value_too_large(format!("the body is over limits.body_bytes ({limit} bytes)")) }
+        Self::value_too_large(format!("the body is over limits.body_bytes ({limit} bytes)")).closing()
     }
 
     /// The bodies of the requests under way fill the memory they may take.
@@ -139,52 +157,51 @@ impl Problem {
             Code::Overloaded,
             "the requests under way hold as much memory as they may; try again in a moment",
         );
-        Self { close: true, ..Self::from(refusal) }
+        Self::from(refusal).closing()
     }
 
     /// The loop did not say how the node is.
     pub(super) fn stalled() -> Self {
         let detail = "the node's loop has not answered in time; its disk is slow or its machine overloaded";
-        let local = Self::local(StatusCode::SERVICE_UNAVAILABLE, "stalled", "Stalled", detail);
-        Self { fate: Fate::Unknown, local: false, ..local }
+        Self::local(StatusCode::SERVICE_UNAVAILABLE, "stalled", "Stalled", detail).of_the_loop(Fate::Unknown)
     }
 
     /// The loop gave an answer of the wrong kind.
     pub(super) fn internal() -> Self {
         let detail = "the node answered something else than was asked; this is a bug";
-        let local = Self::local(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail);
-        Self { fate: Fate::Unknown, local: false, ..local }
+        Self::local(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail).of_the_loop(Fate::Unknown)
     }
 
     /// Whether this room refused before the loop was asked.
     pub(super) fn is_local(&self) -> bool {
-        self.local
+        self.0.local
     }
 
     /// Writes the failure out as the answer to a request with this method.
     pub(super) fn respond(&self, method: &Method) -> Response {
+        let parts = &*self.0;
         let could_change = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         let body = serde_json::to_vec(&Body {
-            title: self.title,
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            code: self.code,
-            error: &self.detail,
-            outcome: could_change.then_some(self.fate),
-            leader: self.leader.as_ref(),
+            title: parts.title,
+            status: parts.status.as_u16(),
+            detail: &parts.detail,
+            code: parts.code,
+            error: &parts.detail,
+            outcome: could_change.then_some(parts.fate),
+            leader: parts.leader.as_ref(),
         })
         .expect("strings and numbers always have a JSON form");
         let mut response = Response::new(body.into());
-        *response.status_mut() = self.status;
+        *response.status_mut() = parts.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(allow) = self.allow {
+        if let Some(allow) = parts.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if parts.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);
         }
-        if self.close {
+        if parts.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -194,7 +211,7 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let (status, title) = of_loop(refusal.code);
-        Self {
+        Self(Box::new(Parts {
             status,
             code: refusal.code.as_str(),
             title,
@@ -204,7 +221,7 @@ impl From<Refusal> for Problem {
             allow: None,
             close: false,
             local: false,
-        }
+        }))
     }
 }
 

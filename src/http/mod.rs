@@ -4,7 +4,7 @@
 //! into JSON.
 //!
 //! Laws: it imports the ground floor and the loop's door, nothing else of huskv. It is the only room that knows warp.
-//! Every failure is written by one page, [`errors`]; every route stands on one page, [`routes`].
+//! Every failure is written by one page, `errors`; every route stands on one page, `routes`.
 //!
 //! Not here: the Rust client (`client`).
 
