@@ -34,6 +34,13 @@ pub(super) struct Body {
     _share: Option<OwnedSemaphorePermit>,
 }
 
+impl Body {
+    /// Whether it holds nothing but white space.
+    pub(super) fn is_blank(&self) -> bool {
+        self.bytes.iter().all(u8::is_ascii_whitespace)
+    }
+}
+
 /// Makes one type of the stream that warp hands out.
 pub(super) fn boxed<B: Buf>(stream: impl Stream<Item = Result<B, warp::Error>> + Send + Sync + 'static) -> Unread {
     Box::pin(stream.map(|chunk| chunk.map(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))))

@@ -86,10 +86,7 @@ pub(super) async fn transfer(mut call: Call) -> Result<Response, Problem> {
     call.takes(&Method::POST, "POST")?;
     let deadline = deadline(&call, CHANGE_TIMEOUT)?;
     let body = call.body(deadline).await?;
-    let node_id = match &body.bytes[..] {
-        [] => None,
-        bytes => body::members(bytes, ["node_id"])?[0],
-    };
+    let [node_id] = if body.is_blank() { [None] } else { body::members(&body.bytes, ["node_id"])? };
     let node_id = node_id.map(|text| checked_name(body::string(Some(text), "node_id")?)).transpose()?;
     match call.door.request(Request::Transfer { node_id }, deadline).await? {
         Answer::Transferred { node_id } => {
@@ -104,7 +101,7 @@ pub(super) async fn snapshot(mut call: Call) -> Result<Response, Problem> {
     call.takes(&Method::POST, "POST")?;
     let deadline = deadline(&call, call.door.options.request_timeout)?;
     let body = call.body(deadline).await?;
-    if !body.bytes.is_empty() {
+    if !body.is_blank() {
         body::members(&body.bytes, [])?;
     }
     call.door.snapshot(deadline).await?;

@@ -38,6 +38,8 @@ pub(super) const CONNECTIONS: usize = 4096;
 const RESERVED_FILES: usize = 256;
 /// How long the head of a request may take, and how long a connection may be idle before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The bytes of a request's head that a connection buffers; a head that is still not complete then is 431.
+const HEAD_BYTES: usize = 64 * 1024;
 /// How long a connection that we end is still read from, so that the last answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long accepting pauses after an error, most likely no file left to open.
@@ -165,6 +167,7 @@ where
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         ended = &mut connection => ended,

@@ -74,7 +74,7 @@ async fn a_transfer_and_a_snapshot_need_no_body() {
         }
         _ => panic!("a transfer"),
     });
-    for (body, name) in [("", "node3"), ("{}", "node3"), (r#"{"node_id":"node2"}"#, "node2")] {
+    for (body, name) in [("", "node3"), ("\n", "node3"), ("{}", "node3"), (r#"{"node_id":"node2"}"#, "node2")] {
         let answer = node.ask("POST", "/raft/transfer", body).await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.json()["message"], format!("leadership moved to node {name}"));

@@ -83,6 +83,14 @@ async fn a_body_over_the_limit_is_413_however_it_is_sent() {
 }
 
 #[tokio::test]
+async fn a_head_is_bounded() {
+    let node = Node::working();
+    let header = |bytes| format!("X-Long: {}\r\n", "x".repeat(bytes));
+    assert_eq!(node.ask_with("GET", "/health", &header(300_000), "").await.status, 431);
+    assert_eq!(node.ask_with("GET", "/health", &header(30_000), "").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_body_that_never_ends_is_given_up_at_the_deadline() {
     let node = Node::working();
     let answer = node.raw("POST /store?timeout=20ms HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").await;
