@@ -59,9 +59,10 @@ impl Door {
     pub(super) fn new(handle: Handle, options: Options) -> Self {
         Self {
             origins: Origins::new(&options),
+            // However large a body may be, one of them always fits.
+            bodies: Arc::new(Semaphore::new(BODIES_BYTES.max(options.body_bytes))),
             options,
             handle,
-            bodies: Arc::new(Semaphore::new(BODIES_BYTES)),
             status_turns: Semaphore::new(STATUS_TURNS),
         }
     }
