@@ -152,3 +152,58 @@ fn explain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// Answers one request with these bytes; the address, and what was asked.
+    fn answering(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let asked = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 4096];
+            let mut length = 0;
+            let end = |asked: &[u8]| if asked.starts_with(b"POST") { &b"}"[..] } else { b"\r\n\r\n" };
+            while !asked[..length].ends_with(end(&asked[..length])) || length == 0 {
+                length += stream.read(&mut asked[length..]).unwrap();
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8_lossy(&asked[..length]).into_owned()
+        });
+        (address, asked)
+    }
+
+    #[tokio::test]
+    async fn any_status_is_an_answer() {
+        let client = Client::new(Duration::from_secs(30));
+        let (address, asked) = answering("HTTP/1.1 503 X\r\nContent-Length: 16\r\n\r\n{\"code\":\"joining\"");
+        // A broken body is no answer, whatever its status.
+        assert!(matches!(client.get(&address, "/health").await, Err(ClientError::Unreachable { .. })));
+        assert!(asked.join().unwrap().starts_with("GET /health HTTP/1.1\r\n"));
+        let (address, asked) = answering("HTTP/1.1 404 X\r\nContent-Length: 12\r\n\r\n{\"keys\":[1]}");
+        let answer = client.post(&address, "/store", &serde_json::json!({"key": "k"})).await.unwrap();
+        assert_eq!((answer.status, answer.body), (404, serde_json::json!({"keys": [1]})));
+        let asked = asked.join().unwrap();
+        assert!(asked.contains("content-type: application/json") && asked.ends_with("{\"key\":\"k\"}"), "{asked}");
+        let (address, asked) = answering("HTTP/1.1 431 X\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(client.delete(&address, "/store/k").await.unwrap().body, Value::Null);
+        assert!(asked.join().unwrap().starts_with("DELETE /store/k HTTP/1.1\r\n"));
+    }
+
+    #[tokio::test]
+    async fn silence_and_what_is_no_node_are_told_apart() {
+        let client = Client::new(Duration::from_secs(30));
+        assert!(matches!(client.get("not an address", "/").await, Err(ClientError::Unreachable { .. })));
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let refused = client.get(&closed, "/health").await.unwrap_err().to_string();
+        assert!(refused.contains("refused"), "the cause is told: {refused}");
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let impatient = Client::new(Duration::from_millis(20));
+        let silence = impatient.get(&silent.local_addr().unwrap().to_string(), "/health").await;
+        assert!(matches!(silence, Err(ClientError::Timeout { .. })));
+    }
+}
