@@ -1,9 +1,36 @@
 //! Clients: the HTTP face.
+//!
+//! Why: everything huskv does can be had with curl. This room turns requests into calls of the loop's door and answers
+//! into JSON.
+//!
+//! Laws: it imports the ground floor and the loop's door, nothing else of huskv. It is the only room that knows warp.
+//! Every failure is written by one page, `errors`; every route stands on one page, `routes`.
+//!
+//! Not here: the Rust client (`client`).
+
+mod answers;
+mod body;
+mod door;
+mod errors;
+mod health;
+mod origins;
+mod query;
+mod raft;
+mod routes;
+mod server;
+mod stats;
+mod store;
+#[cfg(test)]
+mod tests;
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::consensus::Handle;
+
+use door::Door;
+pub use server::Server;
 
 /// What the HTTP server is configured with.
 #[derive(Debug, Clone)]
@@ -29,25 +56,10 @@ pub struct Options {
     pub join_list: Vec<String>,
 }
 
-/// A running server.
-pub struct Server;
-
 /// Serves HTTP on `listener`. Tasks run on the calling tokio runtime.
 ///
 /// # Errors
 /// Where the listener cannot be used.
-pub fn start(
-    _listener: TcpListener,
-    _handle: Handle,
-    _options: Options,
-    _log: slog::Logger,
-) -> std::io::Result<Server> {
-    todo!()
-}
-
-impl Server {
-    /// Stops accepting, lets requests under way finish for at most `drain`, then closes every connection.
-    pub async fn stop(self, _drain: Duration) {
-        todo!()
-    }
+pub fn start(listener: TcpListener, handle: Handle, options: Options, log: slog::Logger) -> std::io::Result<Server> {
+    server::start(listener, Arc::new(Door::new(handle, options)), log)
 }

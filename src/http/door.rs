@@ -1,0 +1,147 @@
+//! What every handler has: the way to the loop, the limits, and the request it answers.
+//!
+//! Why: the loop answers at a request's deadline itself, but a loop whose disk stalls answers nothing at all. The client
+//! gets its answer all the same, shortly after the deadline, and it says what is known then.
+//!
+//! Laws: this room never asks the loop twice for one request. Requests for the node's status take few places of the
+//! queue that peers use, however many clients ask.
+//!
+//! Not here: routes ([`super::routes`]) and how an answer looks ([`super::answers`]).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use warp::http::Method;
+use warp::http::header::{CONTENT_LENGTH, HeaderMap};
+
+use super::Options;
+use super::body::{self, BODIES_BYTES, Body, Unread};
+use super::errors::Problem;
+use super::origins::Origins;
+use super::query::Deadline;
+use crate::consensus::{Consistency, Fetched, Handle};
+use crate::model::{Answer, Code, Refusal, Request, Status};
+
+/// How much later than its deadline a request is given up where the loop says nothing.
+const GRACE: Duration = Duration::from_millis(250);
+/// How many requests for the status may be with the loop at once; others wait for their turn here.
+const STATUS_TURNS: usize = 64;
+
+/// What the handlers share.
+pub(super) struct Door {
+    /// The limits and names that the server was started with.
+    pub(super) options: Options,
+    /// Which pages may use the node.
+    pub(super) origins: Origins,
+    handle: Handle,
+    bodies: Arc<Semaphore>,
+    status_turns: Semaphore,
+}
+
+/// One request, its body not read yet.
+pub(super) struct Call {
+    /// What the handlers share.
+    pub(super) door: Arc<Door>,
+    /// The method.
+    pub(super) method: Method,
+    /// The raw query, empty where there is none.
+    pub(super) query: String,
+    /// When the head had arrived.
+    pub(super) arrived: Instant,
+    headers: HeaderMap,
+    body: Unread,
+}
+
+impl Door {
+    /// What handlers of a server with these options share.
+    pub(super) fn new(handle: Handle, options: Options) -> Self {
+        Self {
+            origins: Origins::new(&options),
+            // However large a body may be, one of them always fits.
+            bodies: Arc::new(Semaphore::new(BODIES_BYTES.max(options.body_bytes))),
+            options,
+            handle,
+            status_turns: Semaphore::new(STATUS_TURNS),
+        }
+    }
+
+    /// Has the loop, or the leader, carry out `request`.
+    pub(super) async fn request(&self, request: Request, deadline: Deadline) -> Result<Answer, Problem> {
+        let code = if matches!(request, Request::Join { .. }) { Code::JoinUnfinished } else { Code::Timeout };
+        let left = deadline.left();
+        let answer = timeout(left + GRACE, self.handle.request(request, left)).await;
+        let silent = |_| Refusal::unknown(code, "the node's loop did not answer by the deadline; its disk may be slow");
+        Ok(answer.map_err(silent)??)
+    }
+
+    /// Reads one key.
+    pub(super) async fn read(
+        &self,
+        key: Vec<u8>,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Fetched, Problem> {
+        let left = deadline.left();
+        match timeout(left + GRACE, self.handle.read(key, consistency, left)).await {
+            Ok(fetched) => Ok(fetched?),
+            Err(_) if consistency == Consistency::Stale => Err(Problem::stalled()),
+            Err(_) => Err(Refusal::not_applied(Code::NoQuorum, "the read was not confirmed by the deadline").into()),
+        }
+    }
+
+    /// Takes a durable cut of the machine.
+    pub(super) async fn snapshot(&self, deadline: Deadline) -> Result<(), Problem> {
+        let left = deadline.left();
+        match timeout(left + GRACE, self.handle.snapshot(left)).await {
+            Ok(taken) => Ok(taken?),
+            Err(_) => Err(Problem::stalled()),
+        }
+    }
+
+    /// How the node is, by the deadline.
+    pub(super) async fn status(&self, deadline: Deadline) -> Result<Status, Problem> {
+        let asked = async {
+            let _turn = self.status_turns.acquire().await;
+            self.handle.status().await
+        };
+        match timeout(deadline.left() + GRACE, asked).await {
+            Ok(status) => Ok(status?),
+            Err(_) => Err(Problem::stalled()),
+        }
+    }
+
+    /// The failure that the client is to see for `problem`: a node that belongs to no cluster yet says that first,
+    /// whatever else is wrong with a request.
+    pub(super) async fn seen(&self, problem: Problem) -> Problem {
+        if !problem.is_local() {
+            return problem;
+        }
+        match self.status(Deadline(Instant::now() + self.options.request_timeout)).await {
+            Ok(status) if status.joining || status.forming => {
+                Refusal::not_applied(Code::Joining, "this node belongs to no cluster yet and waits to join one").into()
+            }
+            _ => problem,
+        }
+    }
+}
+
+impl Call {
+    /// A request whose head has just arrived.
+    pub(super) fn new(door: Arc<Door>, method: Method, headers: HeaderMap, query: String, body: Unread) -> Self {
+        Self { door, method, query, arrived: Instant::now(), headers, body }
+    }
+
+    /// Whether the request has the one method that the route takes.
+    pub(super) fn takes(&self, method: &Method, allow: &'static str) -> Result<(), Problem> {
+        if self.method == method { Ok(()) } else { Err(Problem::method(&self.method, allow)) }
+    }
+
+    /// Reads the body, up to the limit and the deadline.
+    pub(super) async fn body(&mut self, deadline: Deadline) -> Result<Body, Problem> {
+        let announced = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let stream = std::mem::replace(&mut self.body, Box::pin(futures_util::stream::empty()));
+        body::read(stream, announced, self.door.options.body_bytes, &self.door.bodies, deadline).await
+    }
+}

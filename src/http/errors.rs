@@ -1,0 +1,286 @@
+//! The one page of failures: every code that HTTP answers, its status, its title, and how it is written out.
+//!
+//! Why: a client program relies on the status and on the word in `code`, a person on `detail`. Both sides find the
+//! whole list here, and every failure leaves through [`Problem::respond`], so none can look different.
+//!
+//! | code | status | meaning |
+//! |---|---|---|
+//! | the words of [`Code`] | see `of_loop` | what the loop, or the leader, refused |
+//! | `bad_query` | 400 | a query parameter is unknown, repeated or has a wrong value |
+//! | `bad_body` | 400 | the body is no JSON object of the members that the route knows |
+//! | `bad_key` | 400 | the key is empty, too long, or not percent-encoded UTF-8 |
+//! | `cross_origin` | 403 | a web page of another origin asks |
+//! | `not_found` | 404 | there is no such route |
+//! | `key_not_found` | 404 | the store has no such key |
+//! | `method_not_allowed` | 405 | the route has other methods; `Allow` names them |
+//! | `body_timeout` | 408 | the body had not arrived by the deadline |
+//! | `too_large` | 413 | the body or the value is over its limit |
+//! | `internal` | 500 | the loop gave an answer of the wrong kind, a bug |
+//! | `stalled` | 503 | the loop has not answered in time, most likely because its disk is slow |
+//!
+//! Laws: `outcome` is written on every failure of a request that could have changed something, and says `not_applied`
+//! only where that is certain. A 503 always carries `Retry-After`. An answer that leaves a body unread closes the
+//! connection.
+//!
+//! Not here: what hyper answers to bytes that are no HTTP request (400, 414 or 431 without a body).
+
+use serde::Serialize;
+use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use crate::model::{Code, Fate, Leader, Refusal};
+
+/// The seconds after which a client may try again, as every 503 says.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// A request that failed, ready to be written out. Boxed, so that the results which may hold one stay small.
+#[derive(Debug, Clone)]
+pub(super) struct Problem(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: String,
+    fate: Fate,
+    leader: Option<Leader>,
+    allow: Option<&'static str>,
+    close: bool,
+    /// Whether this room refused before the loop was asked.
+    local: bool,
+}
+
+/// The content of a failure, in the order in which it is written.
+#[derive(Serialize)]
+struct Body<'a> {
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<Fate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<&'a Leader>,
+}
+
+impl Problem {
+    /// A refusal by this room, before the loop was asked: nothing was applied.
+    fn local(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self(Box::new(Parts {
+            status,
+            code,
+            title,
+            detail: detail.into(),
+            fate: Fate::NotApplied,
+            leader: None,
+            allow: None,
+            close: false,
+            local: true,
+        }))
+    }
+
+    /// A failure that only the loop could tell, so it is not this room's own refusal.
+    fn of_the_loop(mut self, fate: Fate) -> Self {
+        self.0.fate = fate;
+        self.0.local = false;
+        self
+    }
+
+    /// The connection closes behind the answer, since some of the body was not read.
+    fn closing(mut self) -> Self {
+        self.0.close = true;
+        self
+    }
+
+    /// The query cannot be read as the route's parameters.
+    pub(super) fn query(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::BAD_REQUEST, "bad_query", "Bad query", detail)
+    }
+
+    /// The body cannot be read as the route's members.
+    pub(super) fn body(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::BAD_REQUEST, "bad_body", "Bad body", detail)
+    }
+
+    /// The key is not one.
+    pub(super) fn key(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::BAD_REQUEST, "bad_key", "Bad key", detail)
+    }
+
+    /// A page of another origin asks.
+    pub(super) fn cross_origin(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::FORBIDDEN, "cross_origin", "Cross-origin request refused", detail)
+    }
+
+    /// There is no such route.
+    pub(super) fn no_route(path: &str) -> Self {
+        Self::local(StatusCode::NOT_FOUND, "not_found", "Not found", format!("there is no route {}", clip(path)))
+    }
+
+    /// There is no such key.
+    pub(super) fn no_key(key: &str) -> Self {
+        let detail = format!("there is no key `{key}`");
+        Self::local(StatusCode::NOT_FOUND, "key_not_found", "Key not found", detail).of_the_loop(Fate::NotApplied)
+    }
+
+    /// The route has other methods: those that `allow` lists.
+    pub(super) fn method(method: &Method, allow: &'static str) -> Self {
+        let detail = format!("this route does not take {}, but {allow}", clip(method.as_str()));
+        let mut problem =
+            Self::local(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail);
+        problem.0.allow = Some(allow);
+        problem
+    }
+
+    /// The body did not arrive in time.
+    pub(super) fn body_timeout() -> Self {
+        let detail = "the request's body had not arrived by its deadline";
+        Self::local(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body too slow", detail).closing()
+    }
+
+    /// The value is over its limit; the body was read.
+    pub(super) fn value_too_large(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Too large", detail)
+    }
+
+    /// The body is over its limit; the rest of it was not read.
+    pub(super) fn body_too_large(limit: usize) -> Self {
+        Self::value_too_large(format!("the body is over limits.body_bytes ({limit} bytes)")).closing()
+    }
+
+    /// The bodies of the requests under way fill the memory they may take.
+    pub(super) fn bodies_full() -> Self {
+        let refusal = Refusal::not_applied(
+            Code::Overloaded,
+            "the requests under way hold as much memory as they may; try again in a moment",
+        );
+        Self::from(refusal).closing()
+    }
+
+    /// The loop did not say how the node is.
+    pub(super) fn stalled() -> Self {
+        let detail = "the node's loop has not answered in time; its disk is slow or its machine overloaded";
+        Self::local(StatusCode::SERVICE_UNAVAILABLE, "stalled", "Stalled", detail).of_the_loop(Fate::Unknown)
+    }
+
+    /// The loop gave an answer of the wrong kind.
+    pub(super) fn internal() -> Self {
+        let detail = "the node answered something else than was asked; this is a bug";
+        Self::local(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail).of_the_loop(Fate::Unknown)
+    }
+
+    /// Whether this room refused before the loop was asked.
+    pub(super) fn is_local(&self) -> bool {
+        self.0.local
+    }
+
+    /// Writes the failure out as the answer to a request with this method.
+    pub(super) fn respond(&self, method: &Method) -> Response {
+        let parts = &*self.0;
+        let could_change = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let body = serde_json::to_vec(&Body {
+            title: parts.title,
+            status: parts.status.as_u16(),
+            detail: &parts.detail,
+            code: parts.code,
+            error: &parts.detail,
+            outcome: could_change.then_some(parts.fate),
+            leader: parts.leader.as_ref(),
+        })
+        .expect("strings and numbers always have a JSON form");
+        let mut response = Response::new(body.into());
+        *response.status_mut() = parts.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(allow) = parts.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if parts.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        if parts.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let (status, title) = of_loop(refusal.code);
+        Self(Box::new(Parts {
+            status,
+            code: refusal.code.as_str(),
+            title,
+            detail: refusal.detail,
+            fate: refusal.fate,
+            leader: refusal.leader,
+            allow: None,
+            close: false,
+            local: false,
+        }))
+    }
+}
+
+/// The status and title of each code that the loop answers.
+fn of_loop(code: Code) -> (StatusCode, &'static str) {
+    use StatusCode as S;
+    match code {
+        Code::BadRequest => (S::BAD_REQUEST, "Bad request"),
+        Code::UnknownMember => (S::NOT_FOUND, "No such member"),
+        Code::NameInUse => (S::CONFLICT, "Name in use"),
+        Code::AddressInUse => (S::CONFLICT, "Address in use"),
+        Code::HasData => (S::CONFLICT, "The node holds data of its own"),
+        Code::OtherCluster => (S::CONFLICT, "The node belongs to another cluster"),
+        Code::JoinInProgress => (S::CONFLICT, "The node is in another join"),
+        Code::VersionMismatch => (S::CONFLICT, "Another wire version"),
+        Code::JoinSelf => (S::CONFLICT, "The leader cannot join itself"),
+        Code::LeaderUnreachable => (S::CONFLICT, "The joiner cannot reach the leader"),
+        Code::QuorumLoss => (S::CONFLICT, "The quorum would be lost"),
+        Code::LastVoter => (S::CONFLICT, "The last voter stays"),
+        Code::NotAVoter => (S::CONFLICT, "Not a live voter"),
+        Code::Removed => (S::GONE, "The node was removed"),
+        Code::Unreachable => (S::BAD_GATEWAY, "The node cannot be reached"),
+        Code::NoLeader => (S::SERVICE_UNAVAILABLE, "No leader"),
+        Code::NoQuorum => (S::SERVICE_UNAVAILABLE, "No quorum"),
+        Code::Overloaded => (S::SERVICE_UNAVAILABLE, "Overloaded"),
+        Code::Stopping => (S::SERVICE_UNAVAILABLE, "Shutting down"),
+        Code::Joining => (S::SERVICE_UNAVAILABLE, "No member of a cluster yet"),
+        Code::TransferFailed => (S::SERVICE_UNAVAILABLE, "Leadership did not move"),
+        Code::Timeout => (S::GATEWAY_TIMEOUT, "Not decided in time"),
+        Code::JoinUnfinished => (S::GATEWAY_TIMEOUT, "The join goes on"),
+    }
+}
+
+/// What a client sent, cut to a length that is fit for a message.
+pub(super) fn clip(text: &str) -> String {
+    const SHOWN: usize = 64;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_503_says_when_to_try_again_and_no_other_status_does() {
+        for code in [Code::NoLeader, Code::NoQuorum, Code::Overloaded, Code::Stopping, Code::Joining] {
+            let response = Problem::from(Refusal::not_applied(code, "x")).respond(&Method::GET);
+            assert_eq!((response.status().as_u16(), response.headers().contains_key(RETRY_AFTER)), (503, true));
+        }
+        let response = Problem::from(Refusal::unknown(Code::Timeout, "x")).respond(&Method::POST);
+        assert_eq!((response.status().as_u16(), response.headers().contains_key(RETRY_AFTER)), (504, false));
+    }
+
+    #[test]
+    fn a_message_shows_the_beginning_of_what_is_long() {
+        assert_eq!(clip("short"), "short");
+        assert_eq!(clip(&"é".repeat(65)), format!("{}...", "é".repeat(64)));
+    }
+}

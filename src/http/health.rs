@@ -1,0 +1,43 @@
+//! `/health`: flat, for load balancers and for people who only want to know whether the node lives.
+//!
+//! Why: it answers 200 while the process lives and its disk is sound; a node whose disk breaks ends.
+//!
+//! Laws: it never waits for another node.
+//!
+//! Not here: whether the cluster has a leader; `leader` says so, the status does not.
+
+use serde::Serialize;
+use warp::http::Method;
+use warp::reply::Response;
+
+use super::answers;
+use super::door::Call;
+use super::errors::Problem;
+use super::query::{self, TIMEOUT};
+use crate::model::Leader;
+
+#[derive(Serialize)]
+struct Health<'a> {
+    status: &'static str,
+    keys: String,
+    node_id: &'a str,
+    state: &'static str,
+    leader: Option<&'a Leader>,
+    applied_index: u64,
+}
+
+/// `GET /health`.
+pub(super) async fn health(call: Call) -> Result<Response, Problem> {
+    call.takes(&Method::GET, "GET")?;
+    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
+    let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
+    let status = call.door.status(deadline).await?;
+    Ok(answers::json(&Health {
+        status: "healthy",
+        keys: status.keys.to_string(),
+        node_id: &status.node_id,
+        state: status.state.as_str(),
+        leader: status.leader.as_ref(),
+        applied_index: status.applied_index,
+    }))
+}

@@ -1,0 +1,209 @@
+//! The cluster routes: `/raft/join`, `/raft/remove`, `/raft/transfer`, `/raft/snapshot`, `/raft/stats`.
+//!
+//! Why: an operator, or the tutorial, shapes the cluster with curl from any node.
+//!
+//! Laws: a success tells how the node that was asked is afterwards. A change that was made is never answered as a
+//! failure, even where the status cannot be had any more.
+//!
+//! Not here: what may be changed and when (`consensus::membership`).
+
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use warp::http::Method;
+use warp::reply::Response;
+
+use super::answers;
+use super::body;
+use super::door::Call;
+use super::errors::{Problem, clip};
+use super::query::{self, Deadline, TIMEOUT};
+use super::stats::Stats;
+use crate::model::{Answer, Request};
+
+/// How long a join may take where the request does not say.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a removal or a transfer may take where the request does not say; both may wait for an election.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the status may take after a change that was made, whatever is left of the deadline.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest name of a node, in bytes.
+const NAME_BYTES: usize = 64;
+/// The longest address, in bytes: a DNS name of 253 and a port.
+const ADDRESS_BYTES: usize = 259;
+
+/// What a change answers.
+#[derive(Serialize)]
+struct Changed<'a> {
+    /// None only where the node stopped before it could tell.
+    data: Option<Stats<'a>>,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dropped: Option<String>,
+}
+
+/// `POST /raft/join`.
+pub(super) async fn join(mut call: Call) -> Result<Response, Problem> {
+    call.takes(&Method::POST, "POST")?;
+    let deadline = deadline(&call, JOIN_TIMEOUT)?;
+    let body = call.body(deadline).await?;
+    let [node_id, raft_address, force] = body::members(&body.bytes, ["node_id", "raft_address", "force"])?;
+    let node_id = checked_name(body::string(node_id, "node_id")?)?;
+    let raft_address = checked_address(body::string(raft_address, "raft_address")?)?;
+    let force = body::flag(force, "force")?;
+    let message = format!("node {node_id} at {raft_address} joined successfully");
+    match call.door.request(Request::Join { node_id, raft_address, force }, deadline).await? {
+        Answer::Members { warning, dropped, .. } => Ok(changed(&call, deadline, message, warning, dropped).await),
+        _ => Err(Problem::internal()),
+    }
+}
+
+/// `POST /raft/remove`.
+pub(super) async fn remove(mut call: Call) -> Result<Response, Problem> {
+    call.takes(&Method::POST, "POST")?;
+    let deadline = deadline(&call, CHANGE_TIMEOUT)?;
+    let body = call.body(deadline).await?;
+    let [node_id] = body::members(&body.bytes, ["node_id"])?;
+    let node_id = checked_name(body::string(node_id, "node_id")?)?;
+    match call.door.request(Request::Remove { node_id: node_id.clone() }, deadline).await? {
+        Answer::Members { changed: true, warning, dropped, .. } => {
+            let message = format!("node {node_id} removed successfully");
+            Ok(changed(&call, deadline, message, warning, dropped).await)
+        }
+        Answer::Members { changed: false, warning, dropped, .. } => {
+            let message = format!("there is no member {node_id}, nothing changed");
+            Ok(changed(&call, deadline, message, warning, dropped).await)
+        }
+        _ => Err(Problem::internal()),
+    }
+}
+
+/// `POST /raft/transfer`.
+pub(super) async fn transfer(mut call: Call) -> Result<Response, Problem> {
+    call.takes(&Method::POST, "POST")?;
+    let deadline = deadline(&call, CHANGE_TIMEOUT)?;
+    let body = call.body(deadline).await?;
+    let [node_id] = if body.is_blank() { [None] } else { body::members(&body.bytes, ["node_id"])? };
+    let node_id = node_id.map(|text| checked_name(body::string(Some(text), "node_id")?)).transpose()?;
+    match call.door.request(Request::Transfer { node_id }, deadline).await? {
+        Answer::Transferred { node_id } => {
+            Ok(changed(&call, deadline, format!("leadership moved to node {node_id}"), None, None).await)
+        }
+        _ => Err(Problem::internal()),
+    }
+}
+
+/// `POST /raft/snapshot`.
+pub(super) async fn snapshot(mut call: Call) -> Result<Response, Problem> {
+    call.takes(&Method::POST, "POST")?;
+    let deadline = deadline(&call, call.door.options.request_timeout)?;
+    let body = call.body(deadline).await?;
+    if !body.is_blank() {
+        body::members(&body.bytes, [])?;
+    }
+    call.door.snapshot(deadline).await?;
+    Ok(changed(&call, deadline, "snapshot taken".to_owned(), None, None).await)
+}
+
+/// `GET /raft/stats`.
+pub(super) async fn stats(call: Call) -> Result<Response, Problem> {
+    call.takes(&Method::GET, "GET")?;
+    let deadline = deadline(&call, call.door.options.request_timeout)?;
+    let status = call.door.status(deadline).await?;
+    Ok(answers::json(&Changed {
+        data: Some(Stats::new(&status, &call.door.options.join_list)),
+        message: "Here is the raft status".to_owned(),
+        warning: None,
+        dropped: None,
+    }))
+}
+
+fn deadline(call: &Call, default: Duration) -> Result<Deadline, Problem> {
+    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
+    query::deadline(timeout.as_deref(), default, call.arrived)
+}
+
+async fn changed(
+    call: &Call,
+    deadline: Deadline,
+    message: String,
+    warning: Option<String>,
+    dropped: Option<String>,
+) -> Response {
+    let deadline = Deadline(deadline.0.max(Instant::now() + STATUS_TIMEOUT));
+    let status = call.door.status(deadline).await.ok();
+    let data = status.as_ref().map(|status| Stats::new(status, &call.door.options.join_list));
+    answers::json(&Changed { data, message, warning, dropped })
+}
+
+fn checked_name(name: String) -> Result<String, Problem> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=NAME_BYTES).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(name);
+    }
+    let detail = format!("member `node_id` must be 1 to {NAME_BYTES} of A-Z a-z 0-9 . _ -, not `{}`", clip(&name));
+    Err(Problem::body(detail))
+}
+
+fn checked_address(address: String) -> Result<String, Problem> {
+    if is_address(&address) {
+        return Ok(address);
+    }
+    let scheme = if address.contains("://") { " without a scheme" } else { "" };
+    Err(Problem::body(format!(
+        "member `raft_address` must be host:port{scheme}, such as localhost:1112 or [::1]:1112, not `{}`",
+        clip(&address)
+    )))
+}
+
+/// Whether this is `host:port`: a name (underscores are common in container networks), an IPv4 address, or an IPv6
+/// address in brackets, and a port that can be dialled.
+fn is_address(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let port_fits = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);
+    let host_fits = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)),
+    };
+    port_fits && host_fits && address.len() <= ADDRESS_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_host_and_port_and_nothing_else() {
+        for good in ["localhost:1112", "node_2.internal:65535", "127.0.0.1:1", "[::1]:1112", "[fd00::2]:1112"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost",
+            ":1112",
+            "localhost:",
+            "localhost:0",
+            "localhost:65536",
+            "localhost:+1",
+            "http://localhost:1112",
+            "localhost:1112/",
+            "::1:1112",
+            "[localhost]:1112",
+            "a b:1112",
+            "user@host:1112",
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_short_and_plain() {
+        assert!(checked_name("a".repeat(64)).is_ok());
+        for bad in [String::new(), "a".repeat(65), "node 1".into(), "é".into(), "a/b".into()] {
+            assert!(checked_name(bad).is_err());
+        }
+    }
+}

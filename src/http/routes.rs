@@ -1,0 +1,103 @@
+//! The one page of routes.
+//!
+//! Why: whoever wants to know what huskv answers reads this page. Each line hands method, headers, raw query and unread
+//! body to the handler of its topic, which checks them.
+//!
+//! Laws: warp tries the lines in their order, so the hot ones come first. No line rejects once its path fits, so a
+//! failure is never warp's plain text. A slash at the end is the same route.
+//!
+//! Not here: connections ([`super::server`]).
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::Method;
+use warp::path::{FullPath, Tail};
+use warp::reply::Response;
+
+use super::answers::uncached;
+use super::body::boxed;
+use super::door::{Call, Door};
+use super::errors::Problem;
+use super::{health, raft, store};
+
+/// Every route.
+pub(super) fn routes(
+    door: &Arc<Door>,
+) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let call = call(Arc::clone(door));
+    let raft = warp::path("raft");
+    let at = |name: &'static str| raft.and(warp::path(name)).and(warp::path::end()).and(call.clone());
+
+    let data = warp::path("store").and(warp::path::tail()).and(call.clone()).then(data);
+    let health =
+        warp::path("health").and(warp::path::end()).and(call.clone()).then(|call| always(call, health::health));
+    let stats = at("stats").then(|call| always(call, raft::stats));
+    let join = at("join").then(|call| unless_joining(call, raft::join));
+    let remove = at("remove").then(|call| unless_joining(call, raft::remove));
+    let transfer = at("transfer").then(|call| unless_joining(call, raft::transfer));
+    let snapshot = at("snapshot").then(|call| unless_joining(call, raft::snapshot));
+    let unknown = unknown(Arc::clone(door));
+
+    data.or(health)
+        .unify()
+        .or(stats)
+        .unify()
+        .or(join)
+        .unify()
+        .or(remove)
+        .unify()
+        .or(transfer)
+        .unify()
+        .or(snapshot)
+        .unify()
+        .or(unknown)
+        .unify()
+}
+
+async fn data(tail: Tail, call: Call) -> Response {
+    uncached(unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await)
+}
+
+/// Answers on any node.
+async fn always<F>(call: Call, handler: impl FnOnce(Call) -> F) -> Response
+where
+    F: Future<Output = Result<Response, Problem>>,
+{
+    let method = call.method.clone();
+    handler(call).await.unwrap_or_else(|problem| problem.respond(&method))
+}
+
+/// Answers on a node that belongs to a cluster; on another one any failure is 503 `joining`. (The loop itself refuses
+/// what reaches it.)
+async fn unless_joining<F>(call: Call, handler: impl FnOnce(Call) -> F) -> Response
+where
+    F: Future<Output = Result<Response, Problem>>,
+{
+    let method = call.method.clone();
+    let door = Arc::clone(&call.door);
+    match handler(call).await {
+        Ok(response) => response,
+        Err(problem) => door.seen(problem).await.respond(&method),
+    }
+}
+
+/// Takes the request apart.
+fn call(door: Arc<Door>) -> BoxedFilter<(Call,)> {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    warp::method()
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::body::stream())
+        .map(move |method, headers, query, body| Call::new(Arc::clone(&door), method, headers, query, boxed(body)))
+        .boxed()
+}
+
+fn unknown(door: Arc<Door>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    warp::method().and(warp::path::full()).then(move |method: Method, path: FullPath| {
+        let door = Arc::clone(&door);
+        async move { door.seen(Problem::no_route(path.as_str())).await.respond(&method) }
+    })
+}

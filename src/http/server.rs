@@ -1,0 +1,236 @@
+//! The accept loop and its connections.
+//!
+//! Why: warp's own server panics where it cannot bind, waits for ever for a request's head, and takes any number of
+//! connections. Ours bounds all three, and ends in a bounded time.
+//!
+//! Laws: at most [`CONNECTIONS`] connections, and never so many that files for the disk and the peers run out; beyond
+//! that, clients wait in the kernel's queue. A head arrives within [`HEAD_TIMEOUT`], which is also how long a
+//! connection may be idle. After a stop nothing is accepted, a request under way is answered, and each connection
+//! closes behind its answer.
+//!
+//! Not here: what is answered ([`super::routes`]).
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use slog::{Logger, debug, info, warn};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use warp::reply::Response;
+
+use super::door::Door;
+use super::origins::{self, Verdict};
+use super::routes::routes;
+
+/// The most connections at once.
+pub(super) const CONNECTIONS: usize = 4096;
+/// The open files that are left to the disk and the peers where the process may have few.
+const RESERVED_FILES: usize = 256;
+/// How long the head of a request may take, and how long a connection may be idle before it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The bytes of a request's head that a connection buffers; a head that is still not complete then is 431.
+const HEAD_BYTES: usize = 64 * 1024;
+/// How long a connection that we end is still read from, so that the last answer is not lost to a reset.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long accepting pauses after an error, most likely no file left to open.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the same trouble is logged at most.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// A running server. Dropping it closes every connection at once.
+pub struct Server {
+    stop: oneshot::Sender<Duration>,
+    acceptor: JoinHandle<()>,
+}
+
+/// Begins to serve; must be called within a tokio runtime.
+pub(super) fn start(listener: std::net::TcpListener, door: Arc<Door>, log: Logger) -> io::Result<Server> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let connections = connections_allowed();
+    info!(log, "serving http"; "address" => listener.local_addr()?, "connections_max" => connections);
+    let (stop, stopped) = oneshot::channel();
+    let slots = Arc::new(Semaphore::new(connections));
+    let acceptor = tokio::spawn(accept(listener, slots, door, stopped, log));
+    Ok(Server { stop, acceptor })
+}
+
+impl Server {
+    /// Stops accepting, lets requests under way finish for at most `drain`, then closes every connection.
+    pub async fn stop(self, drain: Duration) {
+        // Both fail only where the acceptor has ended already, and then there is nothing left to stop.
+        let _ = self.stop.send(drain);
+        drop(self.acceptor.await);
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    slots: Arc<Semaphore>,
+    door: Arc<Door>,
+    mut stopped: oneshot::Receiver<Duration>,
+    log: Logger,
+) {
+    let (closing, closed) = watch::channel(false);
+    let app = TowerToHyperService::new(warp::service(routes(&door)));
+    let service = service_fn(move |request| guarded(Arc::clone(&door), app.clone(), request));
+    let mut connections = JoinSet::new();
+    let mut quiet_until = Instant::now();
+    let drain = loop {
+        tokio::select! {
+            drain = &mut stopped => break drain.unwrap_or_default(),
+            Some(_) = connections.join_next() => {}
+            accepted = next(&listener, &slots, &mut quiet_until, &log) => match accepted {
+                Ok((stream, slot)) => {
+                    let (service, closed, log) = (service.clone(), closed.clone(), log.clone());
+                    connections.spawn(async move {
+                        serve(stream, service, closed, log).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    complain(&mut quiet_until, || warn!(log, "cannot accept a connection"; "error" => %error));
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    };
+    drop(listener);
+    closing.send_replace(true);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if timeout(drain, all).await.is_err() {
+        warn!(log, "closing http connections whose requests are still under way"; "connections" => connections.len());
+    }
+    connections.shutdown().await;
+}
+
+/// Waits for a free slot and then for a connection.
+async fn next(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    quiet_until: &mut Instant,
+    log: &Logger,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    if slots.available_permits() == 0 {
+        complain(quiet_until, || warn!(log, "the most http connections are open; new ones wait"));
+    }
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}
+
+fn complain(quiet_until: &mut Instant, say: impl FnOnce()) {
+    let now = Instant::now();
+    if now >= *quiet_until {
+        *quiet_until = now + LOG_EVERY;
+        say();
+    }
+}
+
+/// Judges the origin, and asks the routes where it may.
+async fn guarded<S>(door: Arc<Door>, app: S, request: hyper::Request<Incoming>) -> Result<Response, Infallible>
+where
+    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    match door.origins.judge(request.headers()) {
+        Verdict::Absent => app.call(request).await,
+        Verdict::Refused(problem) => Ok(problem.respond(request.method())),
+        Verdict::Allowed(origin) => {
+            let mut response = if origins::is_preflight(request.method(), request.headers()) {
+                origins::preflight(request.headers())
+            } else {
+                app.call(request).await?
+            };
+            origins::open(&mut response, origin);
+            Ok(response)
+        }
+    }
+}
+
+async fn serve<S>(stream: TcpStream, service: S, mut closed: watch::Receiver<bool>, log: Logger)
+where
+    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(log, "an http connection keeps its delay"; "error" => %error);
+    }
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = told(&mut closed) => {
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(log, "an http connection broke"; "error" => %error);
+    }
+    let stream = connection.into_parts().io.into_inner();
+    tokio::select! {
+        () = linger(stream) => {}
+        () = told(&mut closed) => {}
+    }
+}
+
+/// Returns once the server is to stop.
+async fn told(closed: &mut watch::Receiver<bool>) {
+    // An error means that the acceptor is gone, which is a stop too.
+    drop(closed.wait_for(|closed| *closed).await);
+}
+
+/// Reads and throws away what a client still sends after our last answer. Closing a socket with unread bytes resets the
+/// connection, and the client could lose an answer such as 413 before it has read it.
+async fn linger(mut stream: TcpStream) {
+    let mut scrap = vec![0; 16 * 1024];
+    let drained = async {
+        if stream.shutdown().await.is_ok() {
+            while matches!(stream.read(&mut scrap).await, Ok(1..)) {}
+        }
+    };
+    // At the end of the time the client has had its chance.
+    drop(timeout(LINGER, drained).await);
+}
+
+/// How many connections the limit of open files leaves room for.
+fn connections_allowed() -> usize {
+    // Only Linux tells without a system call of our own; elsewhere the limit of connections stands alone.
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    match open_files(&limits) {
+        Some(files) => CONNECTIONS.min(files.saturating_sub(RESERVED_FILES).max(files / 2)),
+        None => CONNECTIONS,
+    }
+}
+
+/// The soft limit of open files as `/proc/self/limits` tells it.
+fn open_files(limits: &str) -> Option<usize> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_found() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max open files            1024                 524288               files     \n";
+        assert_eq!(open_files(limits), Some(1024));
+        assert_eq!(open_files(&limits.replace("1024  ", "unlimited")), None);
+        assert_eq!(open_files(""), None);
+    }
+}

@@ -1,0 +1,255 @@
+//! The status of a node as the 18 strings of hashicorp/raft's `Stats()`, and what huskv adds.
+//!
+//! Why: tutorial clients and dashboards read these names and strings; ours stand beside them as proper JSON.
+//!
+//! Laws: the 18 are always there and always strings. The order of the fields is the order in which they are written.
+//!
+//! Not here: where the figures come from ([`crate::model::Status`]).
+
+use serde::Serialize;
+
+use crate::model::{Leader, MemberStatus, Role, State, Status};
+
+/// What `/raft/stats` shows.
+#[derive(Serialize)]
+pub(super) struct Stats<'a> {
+    state: &'static str,
+    term: String,
+    last_log_index: String,
+    last_log_term: String,
+    commit_index: String,
+    applied_index: String,
+    fsm_pending: String,
+    last_snapshot_index: String,
+    last_snapshot_term: String,
+    protocol_version: &'static str,
+    protocol_version_min: &'static str,
+    protocol_version_max: &'static str,
+    snapshot_version_min: &'static str,
+    snapshot_version_max: &'static str,
+    latest_configuration: String,
+    latest_configuration_index: String,
+    num_peers: String,
+    last_contact: String,
+    cluster_id: u64,
+    node_id: &'a str,
+    raft_id: u64,
+    leader: Option<&'a Leader>,
+    members: Vec<Row<'a>>,
+    #[serde(skip_serializing_if = "is_false")]
+    removed: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    joining: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forming: Option<&'a [String]>,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    node_id: &'a str,
+    raft_id: u64,
+    raft_address: &'a str,
+    http_address: &'a str,
+    role: Role,
+    #[serde(flatten)]
+    progress: Option<Progress>,
+}
+
+/// What only the leader knows of a member.
+#[derive(Serialize)]
+struct Progress {
+    match_index: Option<u64>,
+    last_contact_ms: Option<u64>,
+}
+
+impl<'a> Stats<'a> {
+    /// The status written out; `join_list` is shown where the node waits to form a cluster.
+    pub(super) fn new(status: &'a Status, join_list: &'a [String]) -> Self {
+        let leads = status.state == State::Leader;
+        Self {
+            state: status.state.as_str(),
+            term: status.term.to_string(),
+            last_log_index: status.last_log_index.to_string(),
+            last_log_term: status.last_log_term.to_string(),
+            commit_index: status.commit_index.to_string(),
+            applied_index: status.applied_index.to_string(),
+            fsm_pending: status.fsm_pending.to_string(),
+            last_snapshot_index: status.last_snapshot_index.to_string(),
+            last_snapshot_term: status.last_snapshot_term.to_string(),
+            protocol_version: "3",
+            protocol_version_min: "0",
+            protocol_version_max: "3",
+            snapshot_version_min: "0",
+            snapshot_version_max: "1",
+            latest_configuration: configuration(&status.members),
+            latest_configuration_index: status.configuration_index.to_string(),
+            num_peers: peers(status).to_string(),
+            last_contact: match status.last_contact_ms {
+                _ if leads => "0".to_owned(),
+                None => "never".to_owned(),
+                Some(ms) => go_duration(ms),
+            },
+            cluster_id: status.cluster_id,
+            node_id: &status.node_id,
+            raft_id: status.raft_id,
+            leader: status.leader.as_ref(),
+            members: status.members.iter().map(|member| row(member, leads)).collect(),
+            removed: status.removed,
+            joining: status.joining,
+            forming: status.forming.then_some(join_list),
+        }
+    }
+}
+
+fn row(member: &MemberStatus, leads: bool) -> Row<'_> {
+    Row {
+        node_id: &member.node_id,
+        raft_id: member.raft_id,
+        raft_address: &member.raft_address,
+        http_address: &member.http_address,
+        role: member.role,
+        progress: leads
+            .then_some(Progress { match_index: member.match_index, last_contact_ms: member.last_contact_ms }),
+    }
+}
+
+/// The voters besides this node.
+fn peers(status: &Status) -> usize {
+    let voters = || status.members.iter().filter(|member| member.role == Role::Voter);
+    voters().filter(|member| member.raft_id != status.raft_id).count()
+}
+
+/// The members as Go prints hashicorp/raft's list of servers.
+fn configuration(members: &[MemberStatus]) -> String {
+    let server = |member: &MemberStatus| {
+        let suffrage = match member.role {
+            Role::Voter => "Voter",
+            Role::Learner => "Nonvoter",
+        };
+        format!("{{Suffrage:{suffrage} ID:{} Address:{}}}", member.node_id, member.raft_address)
+    };
+    format!("[{}]", members.iter().map(server).collect::<Vec<_>>().join(" "))
+}
+
+/// Milliseconds as Go prints a `time.Duration`.
+fn go_duration(ms: u64) -> String {
+    if ms == 0 {
+        return "0s".to_owned();
+    }
+    if ms < 1000 {
+        return format!("{ms}ms");
+    }
+    let (hours, minutes) = (ms / 3_600_000, ms / 60_000 % 60);
+    let thousandths = format!("{:03}", ms % 1000);
+    let fraction = thousandths.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    let seconds = format!("{}{point}{fraction}s", ms / 1000 % 60);
+    match (hours, minutes) {
+        (0, 0) => seconds,
+        (0, _) => format!("{minutes}m{seconds}"),
+        _ => format!("{hours}h{minutes}m{seconds}"),
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::status;
+    use serde_json::{Value, json};
+
+    fn shown(status: &Status) -> Value {
+        serde_json::to_value(Stats::new(status, &["a:1".to_owned(), "b:2".to_owned()])).unwrap()
+    }
+
+    #[test]
+    fn the_eighteen_keys_are_strings_in_hashicorps_form() {
+        let stats = shown(&status());
+        for (key, value) in [
+            ("state", "Leader"),
+            ("term", "3"),
+            ("last_log_index", "44"),
+            ("last_log_term", "3"),
+            ("commit_index", "43"),
+            ("applied_index", "42"),
+            ("fsm_pending", "1"),
+            ("last_snapshot_index", "20"),
+            ("last_snapshot_term", "2"),
+            ("protocol_version", "3"),
+            ("protocol_version_min", "0"),
+            ("protocol_version_max", "3"),
+            ("snapshot_version_min", "0"),
+            ("snapshot_version_max", "1"),
+            (
+                "latest_configuration",
+                "[{Suffrage:Voter ID:node1 Address:127.0.0.1:1111} \
+                 {Suffrage:Nonvoter ID:node2 Address:localhost:1112}]",
+            ),
+            ("latest_configuration_index", "9"),
+            ("num_peers", "0"),
+            ("last_contact", "0"),
+        ] {
+            assert_eq!(stats[key], json!(value), "{key}");
+        }
+    }
+
+    #[test]
+    fn ours_are_json_and_the_leader_tells_what_it_knows_of_members() {
+        let mut status = status();
+        let stats = shown(&status);
+        assert_eq!(stats["cluster_id"], json!(77));
+        assert_eq!(stats["leader"], json!({"node_id": "node1", "http_address": "127.0.0.1:2221"}));
+        assert_eq!(
+            stats["members"][1],
+            json!({
+                "node_id": "node2", "raft_id": 12, "raft_address": "localhost:1112", "http_address": "127.0.0.1:2222",
+                "role": "learner", "match_index": 40, "last_contact_ms": null
+            })
+        );
+        for absent in ["removed", "joining", "forming"] {
+            assert!(stats.get(absent).is_none(), "{absent}");
+        }
+        status.state = State::Follower;
+        status.leader = None;
+        status.removed = true;
+        status.joining = true;
+        status.forming = true;
+        status.last_contact_ms = Some(12);
+        let stats = shown(&status);
+        assert_eq!(stats["leader"], Value::Null);
+        assert!(stats["members"][1].get("match_index").is_none());
+        assert_eq!(stats["last_contact"], json!("12ms"));
+        assert_eq!(stats["forming"], json!(["a:1", "b:2"]));
+        assert_eq!((&stats["removed"], &stats["joining"]), (&json!(true), &json!(true)));
+        status.last_contact_ms = None;
+        assert_eq!(shown(&status)["last_contact"], json!("never"));
+    }
+
+    #[test]
+    fn peers_are_the_other_voters_for_a_voter_and_all_of_them_for_a_learner() {
+        let mut status = status();
+        status.members[1].role = Role::Voter;
+        assert_eq!(shown(&status)["num_peers"], json!("1"));
+        status.raft_id = 99;
+        assert_eq!(shown(&status)["num_peers"], json!("2"));
+    }
+
+    #[test]
+    fn durations_look_as_in_go() {
+        for (ms, text) in [
+            (0, "0s"),
+            (12, "12ms"),
+            (999, "999ms"),
+            (1000, "1s"),
+            (1500, "1.5s"),
+            (61_001, "1m1.001s"),
+            (3_600_000, "1h0m0s"),
+        ] {
+            assert_eq!(go_duration(ms), text);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The cluster routes and health.
+//!
+//! Why: the tutorial and operators read these messages, and scripts match them.
+//!
+//! Not here: whether a change is wise (`consensus::membership`).
+
+use super::*;
+use serde_json::json;
+
+fn members(changed: bool) -> Result<Answer, Refusal> {
+    Ok(Answer::Members { index: 42, changed, warning: None, dropped: None })
+}
+
+#[tokio::test]
+async fn joining_says_who_is_where_now() {
+    let node = Node::answering(|request| {
+        let Request::Join { node_id, raft_address, force } = request else { panic!("a join") };
+        assert_eq!((node_id.as_str(), raft_address.as_str()), ("node2", "localhost:1112"));
+        Ok(Answer::Members {
+            index: 42,
+            changed: !force,
+            warning: force.then(|| "started as node_2".to_owned()),
+            dropped: force.then(|| "7 keys".to_owned()),
+        })
+    });
+    let body = r#"{"node_id": "node2", "raft_address": "localhost:1112"}"#;
+    let answer = node.ask("POST", "/raft/join", body).await;
+    assert_eq!(answer.status, 200);
+    let answer = answer.json();
+    assert_eq!(answer["message"], "node node2 at localhost:1112 joined successfully");
+    assert_eq!(answer["data"]["state"], "Leader");
+    assert!(answer.get("warning").is_none() && answer.get("dropped").is_none());
+    let body = r#"{"node_id": "node2", "raft_address": "localhost:1112", "force": true}"#;
+    let forced = node.ask("POST", "/raft/join/", body).await.json();
+    assert_eq!((&forced["warning"], &forced["dropped"]), (&json!("started as node_2"), &json!("7 keys")));
+    assert_eq!(forced["message"], "node node2 at localhost:1112 joined successfully");
+}
+
+#[tokio::test]
+async fn a_bad_join_never_reaches_the_loop() {
+    let node = Node::answering(|_| panic!("the loop was asked"));
+    for (body, named) in [
+        (r#"{"raft_address": "localhost:1112"}"#, "`node_id`"),
+        (r#"{"node_id": "node2"}"#, "`raft_address`"),
+        (r#"{"node_id": "node 2", "raft_address": "localhost:1112"}"#, "`node_id`"),
+        (r#"{"node_id": 2, "raft_address": "localhost:1112"}"#, "`node_id`"),
+        (r#"{"node_id": "node2", "raft_address": "http://localhost:1112"}"#, "without a scheme"),
+        (r#"{"node_id": "node2", "raft_address": "localhost"}"#, "`raft_address`"),
+        (r#"{"node_id": "node2", "raft_address": "localhost:1112", "force": "yes"}"#, "`force`"),
+        (r#"{"node_id": "node2", "raft_address": "localhost:1112", "voter": true}"#, "`voter`"),
+    ] {
+        let problem = node.ask("POST", "/raft/join", body).await.is_problem(400, "bad_body");
+        assert!(problem["detail"].as_str().unwrap().contains(named), "{body}: {problem}");
+        assert_eq!(problem["outcome"], "not_applied");
+    }
+}
+
+#[tokio::test]
+async fn removing_says_whether_there_was_somebody_to_remove() {
+    let node = Node::answering(|request| members(request == Request::Remove { node_id: "node3".into() }));
+    let answer = node.ask("POST", "/raft/remove", r#"{"node_id": "node3"}"#).await.json();
+    assert_eq!(answer["message"], "node node3 removed successfully");
+    assert_eq!(answer["data"]["node_id"], "node1");
+    let unknown = node.ask("POST", "/raft/remove", r#"{"node_id": "node9"}"#).await;
+    assert_eq!(unknown.status, 200);
+    assert_eq!(unknown.json()["message"], "there is no member node9, nothing changed");
+}
+
+#[tokio::test]
+async fn a_transfer_and_a_snapshot_need_no_body() {
+    let node = Node::answering(|request| match request {
+        Request::Transfer { node_id } => {
+            Ok(Answer::Transferred { node_id: node_id.unwrap_or_else(|| "node3".to_owned()) })
+        }
+        _ => panic!("a transfer"),
+    });
+    for (body, name) in [("", "node3"), ("\n", "node3"), ("{}", "node3"), (r#"{"node_id":"node2"}"#, "node2")] {
+        let answer = node.ask("POST", "/raft/transfer", body).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.json()["message"], format!("leadership moved to node {name}"));
+        assert_eq!(answer.json()["data"]["term"], "3");
+    }
+    for body in ["", "{}"] {
+        let answer = node.ask("POST", "/raft/snapshot", body).await;
+        assert_eq!((answer.status, answer.json()["data"]["last_snapshot_index"].clone()), (200, json!("20")));
+    }
+    node.ask("POST", "/raft/snapshot", r#"{"now":true}"#).await.is_problem(400, "bad_body");
+    node.ask("POST", "/raft/transfer", r#"{"node_id":""}"#).await.is_problem(400, "bad_body");
+}
+
+#[tokio::test]
+async fn stats_and_health_show_the_status() {
+    let node = Node::working();
+    let stats = node.ask("GET", "/raft/stats", "").await;
+    assert_eq!(stats.header("content-type"), Some("application/json"));
+    assert_eq!(stats.json()["message"], "Here is the raft status");
+    assert_eq!(stats.json()["data"]["num_peers"], "0");
+    let health = node.ask("GET", "/health/", "").await;
+    assert_eq!(
+        health.body,
+        concat!(
+            r#"{"status":"healthy","keys":"5","node_id":"node1","state":"Leader","#,
+            r#""leader":{"node_id":"node1","http_address":"127.0.0.1:2221"},"applied_index":42}"#
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_forms_answers_nothing_but_health_and_stats() {
+    let node = Node::start(options(), |input| match input {
+        Input::Request { reply, .. } => reply(Err(Refusal::not_applied(Code::Joining, "joining"))),
+        Input::Read { reply, .. } => reply(Err(Refusal::not_applied(Code::Joining, "joining"))),
+        Input::Snapshot { reply, .. } => reply(Err(Refusal::not_applied(Code::Joining, "joining"))),
+        Input::Status { reply } => reply(Status { joining: true, forming: true, leader: None, ..status() }),
+        _ => {}
+    });
+    for (method, target, body) in [
+        ("POST", "/store", r#"{"key":"k","value":1}"#),
+        ("POST", "/store", ""),
+        ("GET", "/store/k", ""),
+        ("POST", "/raft/join", r#"{"node_id": "node2", "raft_address": "localhost:1112"}"#),
+        ("POST", "/raft/remove", r#"{"node_id": "node2"}"#),
+        ("POST", "/raft/transfer", ""),
+        ("POST", "/raft/snapshot", ""),
+        ("GET", "/raft/join", ""),
+        ("GET", "/nowhere", ""),
+    ] {
+        let answer = node.ask(method, target, body).await;
+        answer.is_problem(503, "joining");
+        assert!(answer.header("retry-after").is_some());
+    }
+    assert_eq!(node.ask("GET", "/health", "").await.json()["leader"], Value::Null);
+    let stats = node.ask("GET", "/raft/stats", "").await.json();
+    assert_eq!((&stats["data"]["forming"], &stats["data"]["joining"]), (&json!(["a:1", "b:2"]), &json!(true)));
+}
+
+#[tokio::test]
+async fn unknown_paths_and_wrong_methods_are_told_as_problems() {
+    let node = Node::working();
+    for path in ["/", "/stor", "/stores", "//store", "/health/x", "/raft", "/raft/join/x", "/raft//stats", "/%73tore"] {
+        let problem = node.ask("GET", path, "").await.is_problem(404, "not_found");
+        assert!(problem["detail"].as_str().unwrap().contains(path), "{path}: {problem}");
+    }
+    for (method, path, allow) in [
+        ("GET", "/store", "POST"),
+        ("DELETE", "/store/", "POST"),
+        ("POST", "/store/k", "GET, DELETE"),
+        ("PUT", "/store/k", "GET, DELETE"),
+        ("PATCH", "/store/k/", "GET, DELETE"),
+        ("OPTIONS", "/store/k", "GET, DELETE"),
+        ("POST", "/health", "GET"),
+        ("POST", "/raft/stats", "GET"),
+        ("GET", "/raft/join", "POST"),
+        ("GET", "/raft/remove", "POST"),
+        ("GET", "/raft/transfer", "POST"),
+        ("GET", "/raft/snapshot", "POST"),
+    ] {
+        let answer = node.ask(method, path, "").await;
+        answer.is_problem(405, "method_not_allowed");
+        assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
+    }
+    let head = node.ask("HEAD", "/raft/join", "").await;
+    assert_eq!((head.status, head.header("allow"), head.body.as_str()), (405, Some("POST"), ""));
+}
+
+#[tokio::test]
+async fn a_change_that_was_made_is_a_success_even_without_the_status() {
+    let node = Node::start(options(), |input| match input {
+        Input::Request { reply, .. } => reply(members(true)),
+        // Dropped, as by a node that stops.
+        input => drop(input),
+    });
+    let answer = node.ask("POST", "/raft/remove", r#"{"node_id": "node3"}"#).await;
+    assert_eq!((answer.status, &answer.json()["data"]), (200, &Value::Null));
+    node.ask("GET", "/raft/stats", "").await.is_problem(503, "stopping");
+}

@@ -1,0 +1,234 @@
+//! A node with a played loop, and a client that shows the bytes.
+//!
+//! Why: what http promises is what is on the wire, so these tests go through a socket; the loop behind it says what
+//! each test wants.
+//!
+//! Laws: port 0, loopback, no sleeps.
+//!
+//! Not here: what the real loop answers (`tests/cluster`).
+
+mod cluster;
+mod data;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Options, Server, start};
+use crate::consensus::{Consistency, Fetched, Handle, Input, Reply, Versioned, channel};
+use crate::model::{Answer, Code, Command, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
+
+/// Small limits, so that going beyond them is cheap.
+pub(super) fn options() -> Options {
+    Options {
+        key_bytes: 16,
+        value_bytes: 64,
+        body_bytes: 256,
+        request_timeout: Duration::from_secs(5),
+        allowed_origins: vec!["https://ui.example.org".into()],
+        own_hosts: vec!["127.0.0.1".into()],
+        loopback: true,
+        port: 2221,
+        join_list: vec!["a:1".into(), "b:2".into()],
+    }
+}
+
+/// A leader of two.
+pub(super) fn status() -> Status {
+    let member = |node_id: &str, raft_id, raft: &str, http: &str, role, match_index, contact| MemberStatus {
+        node_id: node_id.into(),
+        raft_id,
+        raft_address: raft.into(),
+        http_address: http.into(),
+        role,
+        match_index: Some(match_index),
+        last_contact_ms: contact,
+    };
+    Status {
+        node_id: "node1".into(),
+        raft_id: 11,
+        cluster_id: 77,
+        state: State::Leader,
+        leader: Some(leader()),
+        term: 3,
+        last_log_index: 44,
+        last_log_term: 3,
+        commit_index: 43,
+        applied_index: 42,
+        applied_term: 3,
+        fsm_pending: 1,
+        last_snapshot_index: 20,
+        last_snapshot_term: 2,
+        configuration_index: 9,
+        last_contact_ms: Some(0),
+        keys: 5,
+        members: vec![
+            member("node1", 11, "127.0.0.1:1111", "127.0.0.1:2221", Role::Voter, 44, Some(0)),
+            member("node2", 12, "localhost:1112", "127.0.0.1:2222", Role::Learner, 40, None),
+        ],
+        removed: false,
+        joining: false,
+        forming: false,
+    }
+}
+
+fn leader() -> Leader {
+    Leader { node_id: "node1".into(), http_address: "127.0.0.1:2221".into() }
+}
+
+/// What a test's loop does with what http asks of it.
+type Script = Box<dyn FnMut(Input) + Send>;
+
+/// A server in front of a played loop.
+struct Node {
+    address: SocketAddr,
+    server: Server,
+}
+
+impl Node {
+    fn start(options: Options, script: impl FnMut(Input) + Send + 'static) -> Self {
+        let (handle, mut inbox) = channel(16);
+        let mut script: Script = Box::new(script);
+        tokio::spawn(async move {
+            loop {
+                let input = tokio::select! {
+                    Some(input) = inbox.clients.recv() => input,
+                    Some(input) = inbox.peers.recv() => input,
+                    else => break,
+                };
+                script(input);
+            }
+        });
+        Self::in_front_of(handle, options)
+    }
+
+    fn in_front_of(handle: Handle, options: Options) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        Self { address, server: start(listener, handle, options, log).unwrap() }
+    }
+
+    /// One that works: a map behind a loop that leads.
+    fn working() -> Self {
+        Self::start(options(), store())
+    }
+
+    /// One whose loop refuses everything but its status.
+    fn refusing(refusal: Refusal) -> Self {
+        Self::start(options(), move |input| match input {
+            Input::Request { reply, .. } => reply(Err(refusal.clone())),
+            Input::Read { reply, .. } => reply(Err(refusal.clone())),
+            Input::Snapshot { reply, .. } => reply(Err(refusal.clone())),
+            Input::Status { reply } => reply(status()),
+            _ => {}
+        })
+    }
+
+    /// One whose loop answers each request with what `answer` says.
+    fn answering(answer: impl Fn(Request) -> Result<Answer, Refusal> + Send + 'static) -> Self {
+        Self::start(options(), move |input| match input {
+            Input::Request { request, reply, .. } => reply(answer(request)),
+            Input::Snapshot { reply, .. } => reply(Ok(())),
+            Input::Status { reply } => reply(status()),
+            _ => {}
+        })
+    }
+
+    /// Sends a request on a connection of its own.
+    async fn ask(&self, method: &str, target: &str, body: &str) -> Seen {
+        self.ask_with(method, target, "", body).await
+    }
+
+    /// As [`Node::ask`], with more header lines, each ending in CRLF.
+    async fn ask_with(&self, method: &str, target: &str, headers: &str, body: &str) -> Seen {
+        let length = body.len();
+        self.raw(&format!(
+            "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        ))
+        .await
+    }
+
+    /// Sends these bytes and reads all that comes back.
+    async fn raw(&self, bytes: &str) -> Seen {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        Seen::parse(&answer)
+    }
+}
+
+/// The script of a loop that stores.
+fn store() -> impl FnMut(Input) + Send + 'static {
+    let mut map: BTreeMap<Vec<u8>, Versioned> = BTreeMap::new();
+    let mut index = 100;
+    move |input| match input {
+        Input::Request { request: Request::Write(command), reply, .. } => {
+            index += 1;
+            let outcome = match command {
+                Command::Put { key, value } => {
+                    map.insert(key.to_vec(), Versioned { value, version: index });
+                    Outcome::Put
+                }
+                Command::Delete { key } => Outcome::Deleted { existed: map.remove(&key[..]).is_some() },
+                Command::Move { .. } => Outcome::Moved,
+            };
+            reply(Ok(Answer::Written { index, term: 3, outcome }));
+        }
+        Input::Read { key, reply, .. } => {
+            reply(Ok(Fetched { value: map.get(&key).cloned(), index, term: 3 }));
+        }
+        Input::Status { reply } => reply(status()),
+        _ => panic!("nothing else is asked of a store"),
+    }
+}
+
+/// An answer as it came over the wire.
+#[derive(Debug)]
+struct Seen {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Seen {
+    fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {text:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (found, value) = line.split_once(": ")?;
+            found.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Asserts that this is a failure in the documented form.
+    #[track_caller]
+    fn is_problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let body = self.json();
+        assert_eq!((&body["code"], &body["status"]), (&code.into(), &status.into()), "{body}");
+        assert_eq!(body["detail"], body["error"]);
+        assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
+        body
+    }
+}
+
+/// Keeps a reply for later.
+type Kept<T> = Arc<Mutex<Option<Reply<T>>>>;

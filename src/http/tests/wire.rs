@@ -1,0 +1,258 @@
+//! Connections: origins, bodies over the limit, deadlines, keep-alive, and the end.
+//!
+//! Why: this is where a server hangs, or loses an answer that was already written.
+//!
+//! Not here: what the routes answer.
+
+use super::*;
+use tokio::sync::oneshot;
+
+const PUT: &str = r#"{"key":"k","value":1}"#;
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused_on_every_route_before_anything_else() {
+    let node = Node::answering(|_| panic!("the loop was asked"));
+    for origin in ["http://evil.example", "null", "http://localhost:2222"] {
+        let headers = format!("Origin: {origin}\r\n");
+        for (method, target) in [
+            ("POST", "/store"),
+            ("GET", "/health"),
+            ("POST", "/raft/remove"),
+            ("GET", "/nowhere"),
+            ("OPTIONS", "/store"),
+        ] {
+            let answer = node.ask_with(method, target, &headers, PUT).await;
+            answer.is_problem(403, "cross_origin");
+            assert_eq!(answer.header("access-control-allow-origin"), None);
+        }
+    }
+    // A page of a name that was rebound to this node sends a Host header to match.
+    let rebound = "GET /health HTTP/1.1\r\nHost: evil:2221\r\nOrigin: http://evil:2221\r\nConnection: close\r\n\r\n";
+    node.raw(rebound).await.is_problem(403, "cross_origin");
+}
+
+#[tokio::test]
+async fn listed_and_own_pages_may_read_the_answers_and_ask_beforehand() {
+    let node = Node::working();
+    for origin in ["https://ui.example.org", "http://localhost:2221", "http://[::1]:2221"] {
+        let headers = format!("Origin: {origin}\r\n");
+        for (target, status) in [("/store", 200), ("/nowhere", 404)] {
+            let answer = node.ask_with("POST", target, &headers, PUT).await;
+            assert_eq!((answer.status, answer.header("access-control-allow-origin")), (status, Some(origin)));
+            assert_eq!(answer.header("vary"), Some("Origin"));
+            assert!(answer.header("access-control-expose-headers").unwrap().contains("X-Raft-Index"));
+        }
+        let headers = format!(
+            "{headers}Access-Control-Request-Method: DELETE\r\nAccess-Control-Request-Headers: content-type\r\n"
+        );
+        let preflight = node.ask_with("OPTIONS", "/store/k", &headers, "").await;
+        assert_eq!((preflight.status, preflight.body.as_str()), (204, ""));
+        assert_eq!(preflight.header("access-control-allow-origin"), Some(origin));
+        assert_eq!(preflight.header("access-control-allow-methods"), Some("GET, POST, DELETE"));
+        assert_eq!(preflight.header("access-control-allow-headers"), Some("content-type"));
+    }
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413_however_it_is_sent() {
+    let node = Node::working();
+    // Announced: refused before any of it is read, and without asking for it.
+    let announced = "POST /store HTTP/1.1\r\nHost: x\r\nContent-Length: 257\r\nExpect: 100-continue\r\n\r\n";
+    let answer = node.raw(announced).await;
+    answer.is_problem(413, "too_large");
+    assert_eq!(answer.header("connection"), Some("close"));
+    // Chunked, and far more of it than the sockets hold: the client still reads its answer.
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    stream.write_all(b"POST /store HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
+    for _ in 0..64 {
+        stream.write_all(chunk.as_bytes()).await.expect("the node reads on for a while, so that no reset comes first");
+    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    Seen::parse(&answer).is_problem(413, "too_large");
+    // Chunked and within it.
+    let fits = format!(
+        "POST /store HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+                        a\r\n{}\r\nb\r\n{}\r\n0\r\n\r\n",
+        &PUT[..10],
+        &PUT[10..]
+    );
+    assert_eq!(node.raw(&fits).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_head_is_bounded() {
+    let node = Node::working();
+    let header = |bytes| format!("X-Long: {}\r\n", "x".repeat(bytes));
+    assert_eq!(node.ask_with("GET", "/health", &header(300_000), "").await.status, 431);
+    assert_eq!(node.ask_with("GET", "/health", &header(30_000), "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_given_up_at_the_deadline() {
+    let node = Node::working();
+    let answer = node.raw("POST /store?timeout=20ms HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").await;
+    assert_eq!(answer.is_problem(408, "body_timeout")["outcome"], "not_applied");
+}
+
+#[tokio::test]
+async fn a_loop_that_says_nothing_is_given_up_after_the_deadline() {
+    let node = Node::start(options(), {
+        let mut kept = Vec::new();
+        move |input| kept.push(input)
+    });
+    let join = r#"{"node_id":"node2","raft_address":"localhost:1112"}"#;
+    for (method, target, body, status, code, outcome) in [
+        ("POST", "/store?timeout=1ms", PUT, 504, "timeout", Some("unknown")),
+        ("DELETE", "/store/k?timeout=1ms", "", 504, "timeout", Some("unknown")),
+        ("POST", "/raft/join?timeout=1ms", join, 504, "join_unfinished", Some("unknown")),
+        ("GET", "/store/k?timeout=1ms", "", 503, "no_quorum", None),
+        ("GET", "/store/k?timeout=1ms&consistency=stale", "", 503, "stalled", None),
+        ("GET", "/health?timeout=1ms", "", 503, "stalled", None),
+        ("GET", "/raft/stats?timeout=1ms", "", 503, "stalled", None),
+        ("POST", "/raft/snapshot?timeout=1ms", "", 503, "stalled", Some("unknown")),
+    ] {
+        let problem = node.ask(method, target, body).await.is_problem(status, code);
+        assert_eq!(problem.get("outcome").and_then(Value::as_str), outcome, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn timeouts_reach_the_loop_as_deadlines() {
+    let left = Arc::new(Mutex::new(Vec::new()));
+    let (handle, mut inbox) = channel(16);
+    let clock = inbox.clock;
+    let seen = Arc::clone(&left);
+    tokio::spawn(async move {
+        while let Some(Input::Request { deadline, reply, .. }) = inbox.clients.recv().await {
+            seen.lock().unwrap().push(deadline.saturating_sub(clock.now()));
+            reply(Err(Refusal::not_applied(Code::NoLeader, "none")));
+        }
+    });
+    let node = Node::in_front_of(handle, options());
+    let join = r#"{"node_id":"node2","raft_address":"localhost:1112"}"#;
+    for (target, body) in [
+        ("/store", PUT),
+        ("/store?timeout=30s", PUT),
+        ("/raft/join", join),
+        ("/raft/remove", r#"{"node_id":"n"}"#),
+        ("/raft/transfer", ""),
+    ] {
+        node.ask("POST", target, body).await.is_problem(503, "no_leader");
+    }
+    let left = left.lock().unwrap();
+    for (left, full) in left.iter().zip([5000, 30_000, 60_000, 10_000, 10_000]) {
+        assert!((full - 3000..=full).contains(left), "{left} of {full}");
+    }
+    assert_eq!(left.len(), 5);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_503_at_once() {
+    let (handle, _inbox) = channel(1);
+    let node = Node::in_front_of(handle, options());
+    let mut first = TcpStream::connect(node.address).await.unwrap();
+    first.write_all(b"GET /store/a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    // Nobody takes the first one out, so from the moment it is in, everybody else is refused.
+    loop {
+        let answer = node.ask("GET", "/store/b?timeout=1ms", "").await;
+        let problem = answer.json();
+        if problem["code"] == "overloaded" {
+            answer.is_problem(503, "overloaded");
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_requests_also_sent_ahead() {
+    let node = Node::working();
+    let length = PUT.len();
+    let put = format!("POST /store HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{PUT}");
+    let wrong = "GET /raft/join HTTP/1.1\r\nHost: x\r\n\r\n";
+    let get = "GET /store/k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    stream.write_all(format!("{put}{put}{wrong}{get}").as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    let statuses: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
+    assert_eq!(statuses, ["200", "200", "405", "200"]);
+    assert!(answers.ends_with(r#"{"data":{"key":"k","value":1,"version":102},"message":"success fetching data"}"#));
+}
+
+/// A node whose loop keeps the reply to a write for later; also a signal for when it has it.
+fn slow() -> (Node, Kept<Result<Answer, Refusal>>, oneshot::Receiver<()>) {
+    let kept: Kept<_> = Arc::new(Mutex::new(None));
+    let (arrived, signal) = oneshot::channel();
+    let (keep, mut arrived) = (Arc::clone(&kept), Some(arrived));
+    let node = Node::start(options(), move |input| {
+        if let Input::Request { reply, .. } = input {
+            *keep.lock().unwrap() = Some(reply);
+            arrived.take().unwrap().send(()).unwrap();
+        }
+    });
+    (node, kept, signal)
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
+    let (node, kept, arrived) = slow();
+    let mut idle = TcpStream::connect(node.address).await.unwrap();
+    let mut busy = TcpStream::connect(node.address).await.unwrap();
+    let put = format!("POST /store HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
+    busy.write_all(put.as_bytes()).await.unwrap();
+    arrived.await.unwrap();
+    let address = node.address;
+    let stop = tokio::spawn(node.server.stop(Duration::from_secs(60)));
+    // An idle connection is closed at once.
+    assert_eq!(idle.read(&mut [0; 16]).await.unwrap(), 0);
+    assert!(TcpStream::connect(address).await.is_err());
+    assert!(!stop.is_finished());
+    let reply = kept.lock().unwrap().take().unwrap();
+    reply(Ok(Answer::Written { index: 7, term: 1, outcome: Outcome::Put }));
+    let mut answer = Vec::new();
+    busy.read_to_end(&mut answer).await.unwrap();
+    let answer = Seen::parse(&answer);
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    stop.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_closes_what_does_not_finish_in_time() {
+    let (node, kept, arrived) = slow();
+    let mut busy = TcpStream::connect(node.address).await.unwrap();
+    let put = format!("POST /store HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
+    busy.write_all(put.as_bytes()).await.unwrap();
+    arrived.await.unwrap();
+    node.server.stop(Duration::from_millis(10)).await;
+    let mut answer = Vec::new();
+    // Whether it ends or breaks, there is no answer.
+    drop(busy.read_to_end(&mut answer).await);
+    assert!(answer.is_empty());
+    assert!(kept.lock().unwrap().is_some(), "it was never answered");
+}
+
+#[tokio::test]
+async fn a_request_whose_client_goes_away_is_given_up() {
+    let (gone, signal) = oneshot::channel();
+    let mut gone = Some(gone);
+    let (handle, mut inbox) = channel(16);
+    tokio::spawn(async move {
+        let Some(Input::Request { reply, .. }) = inbox.clients.recv().await else { panic!("a request") };
+        gone.take().unwrap().send(()).unwrap();
+        // The reply is never used: what ends the handler must be the client.
+        std::mem::forget(reply);
+        std::future::pending::<()>().await;
+    });
+    let node = Node::in_front_of(handle, options());
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    let head = format!("POST /store?timeout=60s HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    signal.await.unwrap();
+    drop(stream);
+    // The connection ends by itself, so there is nothing to wait for; the drain would last a minute otherwise.
+    let stopped = tokio::time::timeout(Duration::from_secs(30), node.server.stop(Duration::from_secs(60))).await;
+    assert!(stopped.is_ok());
+}
