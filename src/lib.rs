@@ -63,6 +63,7 @@
 //! TLS and logins: the ports bind loopback unless asked otherwise; put a proxy in front.
 
 pub mod client;
+pub mod config;
 pub mod consensus;
 pub mod http;
 pub mod model;
