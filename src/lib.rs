@@ -66,6 +66,7 @@ pub mod client;
 pub mod config;
 pub mod consensus;
 pub mod http;
+pub mod logging;
 pub mod model;
 pub mod storage;
 pub mod transport;
