@@ -64,16 +64,15 @@ impl Guard {
         // The guard's end waits for stderr without a bound, so it is waited for from here with one.
         let ending = std::thread::Builder::new().name("log-flush".into()).spawn(move || {
             drop(inner);
-            drop(done.send(()));
+            done.send(()).ok();
         });
         if ending.is_ok() {
-            drop(wait.recv_timeout(FLUSH_LIMIT));
+            wait.recv_timeout(FLUSH_LIMIT).ok();
         }
     }
 }
 
 /// Starts the log on stderr: lines of `level` and worse.
-#[must_use]
 pub fn start(level: Level, format: Format) -> (Logger, Guard) {
     match format {
         Format::Terminal if io::stderr().is_terminal() => {
@@ -90,7 +89,6 @@ pub fn start(level: Level, format: Format) -> (Logger, Guard) {
 
 /// The logger for raft-rs, which has info lines for steps that only its developers care for: warnings and worse, unless
 /// `level`, the one of the whole log, is debug or trace.
-#[must_use]
 pub fn for_raft(log: &Logger, level: Level) -> Logger {
     let passes = if level.as_usize() >= Level::Debug.as_usize() { level } else { Level::Warning };
     Logger::root(LevelFilter::new(log.clone(), passes).ignore_res(), o!("from" => "raft"))
@@ -167,8 +165,7 @@ mod tests {
         write(&log);
         guard.flush();
         guard.flush();
-        let lines = kept.lock().unwrap().clone();
-        lines
+        std::mem::take(&mut *kept.lock().unwrap())
     }
 
     #[test]

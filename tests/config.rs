@@ -109,7 +109,8 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
 #[test]
 fn mistakes_name_the_setting_and_its_source() {
     let variable = |name: &str| Source::Variable(name.into());
-    let table: &[(&[(&str, &str)], &str, Source, &str)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, Source, &'a str);
+    let table: &[Case<'_>] = &[
         (&[("SERVER_PORT", "x")], "server.port", variable("SERVER_PORT"), "whole number from 0 to 65535"),
         (&[("SERVER_PORT", "65536")], "server.port", variable("SERVER_PORT"), "65536"),
         (&[("SERVER_PORT", "")], "server.port", variable("SERVER_PORT"), "empty"),
