@@ -76,15 +76,15 @@ impl Guard {
 pub fn start(level: Level, format: Format) -> (Logger, Guard) {
     match format {
         Format::Terminal if io::stderr().is_terminal() => {
-            let decorator = slog_term::TermDecorator::new().stderr().build();
-            root(slog_term::FullFormat::new(decorator).use_custom_timestamp(utc).build(), level)
+            root(lines(slog_term::TermDecorator::new().stderr().build()), level)
         }
-        Format::Terminal => {
-            let decorator = slog_term::PlainDecorator::new(Whole::default());
-            root(slog_term::FullFormat::new(decorator).use_custom_timestamp(utc).build(), level)
-        }
+        Format::Terminal => root(lines(slog_term::PlainDecorator::new(Whole::default())), level),
         Format::Json => root(slog_json::Json::new(Whole::default()).add_default_keys().set_flush(true).build(), level),
     }
+}
+
+fn lines<D: slog_term::Decorator>(decorator: D) -> slog_term::FullFormat<D> {
+    slog_term::FullFormat::new(decorator).use_custom_timestamp(utc).use_original_order().build()
 }
 
 /// The logger for raft-rs, which has info lines for steps that only its developers care for: warnings and worse, unless

@@ -143,10 +143,11 @@ pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static
     let raft = &config.raft;
     let wrong = |key, other, why: String| Some((key, other, why));
     if config.server.port != 0 && config.server.port == raft.port {
-        return wrong("server.port", Some("raft.port"), format!("server.port and raft.port are both {}", raft.port));
+        return wrong("server.port", Some("raft.port"), format!("SERVER_PORT and RAFT_PORT are both {}", raft.port));
     }
     if config.advertise_host.is_empty() && is_unspecified(&config.host) {
-        let why = format!("with host {} advertise_host is required: say what other nodes shall dial", config.host);
+        let why =
+            format!("with host {} HUSKV_ADVERTISE_HOST is required: say what other nodes shall dial", config.host);
         return wrong("advertise_host", Some("host"), why);
     }
     if config.join.len() > JOIN_ENTRIES {
