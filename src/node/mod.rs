@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::consensus::{self, Handle, Input};
 use crate::http;
-use crate::logging::Guard;
+use crate::logging::{self, Guard};
 use crate::storage::{self, Boot, Identity, Incarnation, SledEngine, Volume};
 use crate::transport;
 
@@ -166,7 +166,7 @@ impl Node {
         let directory = config.raft.vol_dir.clone();
         info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
             "directory" => directory.display().to_string());
-        getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
+        let nonce = getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
         let seen = blocking({
             let directory = directory.clone();
             move || storage::peek(&directory)
@@ -176,20 +176,21 @@ impl Node {
         let boot = options::boot(config, &ports);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let (volume, incarnation) = blocking(move || open(&directory, boot, &addresses)).await?;
-        Self::compose(config, ports, volume, incarnation, log)
+        Self::compose(config, ports, nonce, volume, incarnation, log)
     }
 
     /// Starts the rooms, from the ground up.
     fn compose(
         config: &Config,
         ports: Ports,
+        nonce: u64,
         volume: Volume,
         incarnation: Incarnation,
         log: &Logger,
     ) -> Result<Self, Error> {
         let forms = may_form(config, volume.identity());
         let serves = options::http(config, &ports);
-        let loops = options::consensus(config, &ports, forms);
+        let loops = options::consensus(config, &ports, nonce, forms);
         let advertised = loops.raft_address.clone();
         info!(log, "huskv listens"; "http" => &ports.http.address, "raft" => &ports.raft.address,
             "advertised" => &advertised);
@@ -198,7 +199,10 @@ impl Node {
         let (transport, outbox) =
             transport::start(ports.raft.listener, handle.clone(), options::transport(), log.clone())
                 .map_err(system("cannot serve the peer port"))?;
-        let running = consensus::spawn(inbox, handle.clone(), volume, incarnation, outbox, loops, log.clone());
+        let raft_log = logging::for_raft(log, logging::level_named(&config.log.level));
+        let start = consensus::Start { volume, incarnation, outbox, options: loops, log: log.clone(), raft_log };
+        let running =
+            consensus::spawn(inbox, handle.clone(), start).map_err(system("cannot start the consensus thread"))?;
         let server = http::start(ports.http.listener, handle.clone(), serves, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
         let forming = forms.then(|| {

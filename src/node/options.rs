@@ -36,11 +36,12 @@ pub(super) fn boot(config: &Config, ports: &Ports) -> Boot {
 }
 
 /// What the loop is configured with.
-pub(super) fn consensus(config: &Config, ports: &Ports, forming: bool) -> consensus::Options {
+pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: bool) -> consensus::Options {
     consensus::Options {
         tick_ms: config.raft.tick_ms,
         heartbeat_ticks: size(config.raft.heartbeat_ticks),
         election_ticks: size(config.raft.election_ticks),
+        election_range: None,
         snapshot_every_entries: config.snapshot.every_entries,
         snapshot_every_bytes: config.snapshot.every_bytes,
         snapshot_keep_entries: config.snapshot.keep_entries,
@@ -49,6 +50,7 @@ pub(super) fn consensus(config: &Config, ports: &Ports, forming: bool) -> consen
         raft_address: config.advertised(ports.raft.port),
         http_address: config.advertised(ports.http.port),
         forming,
+        nonce,
     }
 }
 
