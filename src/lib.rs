@@ -62,9 +62,13 @@
 //! a transfer of leadership breaks them. Asynchronous appends: no gain at up to 64 clients, and two more ways to diverge.
 //! TLS and logins: the ports bind loopback unless asked otherwise; put a proxy in front.
 
+pub mod cli;
 pub mod client;
+pub mod config;
 pub mod consensus;
 pub mod http;
+pub mod logging;
 pub mod model;
+pub mod node;
 pub mod storage;
 pub mod transport;

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: format, lints, docs, all tests.
+# It never writes to the tree: builds go to target/ (or CARGO_TARGET_DIR), and Cargo.lock is taken as it is.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() {
+    printf '\n== %s\n' "$*"
+    "$@"
+}
+
+step cargo fmt --all --check
+step cargo clippy --locked --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps
+if cargo nextest --version >/dev/null 2>&1; then
+    step cargo nextest run --locked
+else
+    step cargo test --locked --all-targets
+fi
+step cargo test --locked --doc
+
+printf '\ncheck.sh: all checks passed\n'

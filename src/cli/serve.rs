@@ -1,0 +1,77 @@
+//! `huskv serve`: settings, log, node.
+//!
+//! Not here: what the settings mean ([`crate::config`]) and what a node is ([`crate::node`]).
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::{USAGE, complain};
+use crate::config::keys::{KEYS, Key, Kind};
+use crate::config::{CONFIG_FLAG, CONFIG_VARIABLE, Given, load};
+use crate::logging::{self, Format};
+use crate::node::{self, Stop};
+
+/// The flag by which the demo ties its nodes to its own life.
+pub(super) const WITH_STDIN: &str = "stop-with-stdin";
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    Command::new("serve").about("Run one node (the default)").args(arguments())
+}
+
+/// The flags of a node: one for each setting, and the file.
+pub(super) fn arguments() -> Vec<Arg> {
+    let mut arguments = vec![
+        Arg::new(CONFIG_FLAG)
+            .long(CONFIG_FLAG)
+            .value_name("FILE")
+            .help(format!("A TOML file with settings [variable {CONFIG_VARIABLE}, default none]")),
+        Arg::new(WITH_STDIN).long(WITH_STDIN).hide(true).action(ArgAction::SetTrue),
+    ];
+    arguments.extend(KEYS.iter().map(argument));
+    arguments
+}
+
+fn argument(key: &'static Key) -> Arg {
+    let name = match key.kind {
+        Kind::Number { .. } => "NUMBER",
+        Kind::Port(_) => "PORT",
+        Kind::Text { .. } => "TEXT",
+        Kind::List { .. } => "LIST",
+    };
+    let default = if key.default.is_empty() { "none" } else { key.default };
+    Arg::new(key.path)
+        .long(key.flag())
+        .visible_aliases(key.aliases)
+        .value_name(name)
+        // So that a negative number is told what is wrong with it, instead of being taken for a flag.
+        .allow_negative_numbers(true)
+        .help(format!("{} [variable {}, default {default}]", key.help, key.known_as()))
+}
+
+/// What was given: flags, and the environment of the process.
+pub(super) fn given(matches: &ArgMatches) -> Given {
+    let text = |id: &str| matches.get_one::<String>(id).cloned();
+    Given {
+        flags: KEYS.iter().filter_map(|key| Some((key.path, text(key.path)?))).collect(),
+        config: text(CONFIG_FLAG),
+        variables: std::env::vars_os().collect(),
+    }
+}
+
+/// Runs a node until it is stopped; the exit code.
+pub(super) fn run(matches: &ArgMatches) -> u8 {
+    let config = match load(&given(matches)) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(error);
+            return USAGE;
+        }
+    };
+    let stop = if matches.get_flag(WITH_STDIN) { Stop::SignalsAndStdin } else { Stop::Signals };
+    let level = logging::level_named(&config.log.level);
+    let (log, guard) = logging::start(level, Format::named(&config.log.format));
+    node::panics::install(log.clone(), guard.clone());
+    let code = node::run(&config, stop, &log, &guard);
+    guard.flush();
+    code
+}

@@ -1,0 +1,116 @@
+//! What the demo makes of its nodes' stats: who belongs together, who leads, through whom to join the others.
+//!
+//! Why: on a second run the data decides, not the numbers of the nodes: any of them may lead, and one whose directory was
+//! wiped must not take the others into a new cluster.
+//!
+//! Not here: asking (`demo`).
+
+use serde_json::{Value, json};
+
+/// What a node's stats say, as far as the demo cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct View {
+    state: String,
+    /// Its term, as text.
+    pub term: String,
+    raft_id: String,
+    cluster_id: String,
+    /// The raft ids of the voters in its member table; a learner's join is still to be finished.
+    pub members: Vec<String>,
+    /// Who leads, where it knows.
+    pub leader: Option<String>,
+    removed: bool,
+    joining: bool,
+}
+
+impl View {
+    /// Reads the `data` of a stats answer; what is missing there is empty here.
+    pub(super) fn of(data: &Value) -> Self {
+        // Ids are compared as they are written, be it as numbers or as texts.
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let members = data["members"].as_array().map_or(&[][..], Vec::as_slice);
+        Self {
+            state: text(&data["state"]),
+            term: text(&data["term"]),
+            raft_id: text(&data["raft_id"]),
+            cluster_id: text(&data["cluster_id"]),
+            members: members
+                .iter()
+                .filter(|member| member["role"] == "voter")
+                .map(|member| text(&member["raft_id"]))
+                .collect(),
+            leader: data["leader"]["node_id"].as_str().map(str::to_owned),
+            removed: data["removed"] == json!(true),
+            joining: data["joining"] == json!(true),
+        }
+    }
+
+    /// Whether `other` belongs to the cluster of this node.
+    pub(super) fn counts(&self, other: &Self) -> bool {
+        let member = self.cluster_id == other.cluster_id && self.members.contains(&other.raft_id);
+        member && !other.removed && !other.joining
+    }
+}
+
+/// What a node does, in a word or two; None stands for no answer.
+pub(super) fn role(view: Option<&View>) -> &'static str {
+    let Some(view) = view else { return "does not answer" };
+    match view.state.as_str() {
+        _ if view.removed => "is removed",
+        _ if view.joining => "joins",
+        "Leader" => "leads",
+        "Follower" => "follows",
+        _ => "campaigns",
+    }
+}
+
+/// The node that knows the largest cluster: of a first run the first node, of a later one any that was joined.
+pub(super) fn base(views: &[Option<View>]) -> Option<(usize, &View)> {
+    let mut best: Option<(usize, &View)> = None;
+    for (number, view) in views.iter().enumerate() {
+        let Some(view) = view.as_ref().filter(|view| !view.removed && !view.joining) else { continue };
+        if best.is_none_or(|(_, best)| view.members.len() > best.members.len()) {
+            best = Some((number, view));
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(raft_id: u64, cluster_id: &str, members: &[u64]) -> View {
+        let members: Vec<Value> = members.iter().map(|id| json!({ "raft_id": id, "role": "voter" })).collect();
+        View::of(&json!({
+            "state": "Leader", "term": "2", "raft_id": raft_id, "cluster_id": cluster_id, "members": members,
+            "leader": { "node_id": "node1", "http_address": "127.0.0.1:2221" },
+        }))
+    }
+
+    #[test]
+    fn on_a_first_run_the_first_node_takes_the_others() {
+        let views = [Some(view(1, "a", &[1])), Some(view(2, "b", &[2]))];
+        let (number, base) = base(&views).unwrap();
+        assert_eq!(number, 0);
+        assert!(!base.counts(views[1].as_ref().unwrap()));
+        assert_eq!((base.leader.as_deref(), role(Some(base))), (Some("node1"), "leads"));
+    }
+
+    #[test]
+    fn a_wiped_first_node_does_not_take_the_others() {
+        let views = [Some(view(9, "x", &[9])), Some(view(2, "a", &[1, 2, 3])), Some(view(3, "a", &[1, 2, 3]))];
+        let (number, base) = base(&views).unwrap();
+        assert_eq!(number, 1);
+        assert!(base.counts(views[2].as_ref().unwrap()) && !base.counts(views[0].as_ref().unwrap()));
+    }
+
+    #[test]
+    fn a_removed_node_is_no_member_and_no_base() {
+        let mut removed = view(2, "a", &[1, 2]);
+        removed.removed = true;
+        assert!(!view(1, "a", &[1, 2]).counts(&removed));
+        assert_eq!(role(Some(&removed)), "is removed");
+        assert!(base(&[Some(removed), None]).is_none());
+    }
+}

@@ -1,0 +1,255 @@
+//! The composition root: the only place that knows all rooms, builds them from the ground up and stops them in reverse.
+//!
+//! Why: no room below knows the settings or another room's life; each gets its small `Options` and its neighbour's door.
+//!
+//! Laws: both ports are bound before anything is created, so a refused start leaves nothing behind. A stop is bounded:
+//! after [`STOP_LIMIT`] the process ends whatever hangs, and since every acknowledgement was durable, nothing is lost.
+//! When the loop ends by itself the process ends at once: no HTTP server outlives the node behind it.
+//!
+//! Not here: what a signal or an exit code is to a shell (`cli`).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use slog::{Logger, crit, info};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::consensus::{self, Handle, Input};
+use crate::http;
+use crate::logging::{self, Guard};
+use crate::storage::{self, Boot, Identity, Incarnation, SledEngine, Volume};
+use crate::transport;
+
+mod forming;
+mod listen;
+mod options;
+pub mod panics;
+mod signals;
+
+use listen::Ports;
+pub use signals::Stop;
+
+/// How long the loop has to hand leadership over and to finish or answer what is pending.
+const LOOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long HTTP connections are drained; a little longer than the loop takes, so that its last answers get out.
+const DRAIN_LIMIT: Duration = Duration::from_millis(3_500);
+
+/// How long a stop may take altogether.
+const STOP_LIMIT: Duration = Duration::from_millis(4_500);
+
+/// The file in the node's directory that says where the node listens.
+const ADDRESSES: &str = "addresses.json";
+
+/// The exit code of a node that could not start, or whose disk or log broke.
+const FAILED: u8 = 1;
+
+/// Why a node does not run. The process ends with one line that says it.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A port cannot be bound.
+    #[error(transparent)]
+    Listen(#[from] listen::ListenError),
+    /// The disk.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// The system refuses something that every process needs.
+    #[error("{what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The system has no random numbers, without which no node id is safe.
+    #[error("no random numbers: {0}")]
+    Randomness(String),
+    /// The loop is gone and left no reason.
+    #[error("the loop ended without saying why")]
+    LoopLost,
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// Runs one node until `stop` or its own end, and returns the exit code: 0 after a stop, 1 where it could not start or
+/// broke. The reason is in the log, in one line.
+#[must_use]
+pub fn run(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("async").build() {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            crit!(log, "huskv cannot start: {}", system("cannot start threads")(source));
+            return FAILED;
+        }
+    };
+    let code = runtime.block_on(Box::pin(live(config, stop, log, guard)));
+    // Whatever still runs in the background has answered nobody and holds nothing that is not on disk.
+    runtime.shutdown_background();
+    code
+}
+
+async fn live(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
+    let mut stop = match stop.listen() {
+        Ok(stop) => stop,
+        Err(source) => {
+            crit!(log, "huskv cannot start: {}", system("cannot listen for signals")(source));
+            return FAILED;
+        }
+    };
+    let mut node = tokio::select! {
+        started = Node::start(config, log) => match started {
+            Ok(node) => node,
+            Err(error) => {
+                crit!(log, "huskv cannot start: {}", error);
+                return FAILED;
+            }
+        },
+        why = stop.wait() => {
+            info!(log, "huskv stops while it starts"; "reason" => why);
+            return 0;
+        }
+    };
+    let why = tokio::select! {
+        ended = &mut node.ended => {
+            crit!(log, "huskv stops: {}", reason(ended).err().unwrap_or(Error::LoopLost));
+            return FAILED;
+        }
+        why = stop.wait() => why,
+    };
+    info!(log, "huskv stops"; "reason" => why);
+    bound_the_stop(log.clone(), guard.clone());
+    match node.stop().await {
+        Ok(()) => {
+            info!(log, "huskv has stopped");
+            0
+        }
+        Err(error) => {
+            crit!(log, "huskv stops: {}", error);
+            FAILED
+        }
+    }
+}
+
+fn reason(ended: Result<Result<(), storage::Error>, oneshot::error::RecvError>) -> Result<(), Error> {
+    Ok(ended.map_err(|_| Error::LoopLost)??)
+}
+
+/// Ends the process at [`STOP_LIMIT`], from a thread of its own: whatever hangs must not be able to hold this up too.
+fn bound_the_stop(log: Logger, guard: Guard) {
+    let watch = move || {
+        std::thread::sleep(STOP_LIMIT);
+        crit!(log, "huskv stops without waiting any longer; what was acknowledged is on disk");
+        guard.flush();
+        std::process::exit(i32::from(FAILED));
+    };
+    // Without a thread the stop is only not bounded.
+    drop(std::thread::Builder::new().name("stop-limit".into()).spawn(watch));
+}
+
+/// A running node.
+struct Node {
+    server: http::Server,
+    transport: transport::Transport,
+    handle: Handle,
+    forming: Option<tokio::task::JoinHandle<()>>,
+    ended: oneshot::Receiver<Result<(), storage::Error>>,
+}
+
+impl Node {
+    async fn start(config: &Config, log: &Logger) -> Result<Self, Error> {
+        let directory = config.raft.vol_dir.clone();
+        info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
+            "directory" => directory.display().to_string());
+        let nonce = getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
+        let seen = blocking({
+            let directory = directory.clone();
+            move || storage::peek(&directory)
+        })
+        .await?;
+        let ports = listen::bind(config, seen.as_ref())?;
+        let boot = options::boot(config, &ports);
+        let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
+        let (volume, incarnation) = blocking(move || open(&directory, boot, &addresses)).await?;
+        Self::compose(config, ports, nonce, volume, incarnation, log)
+    }
+
+    /// Starts the rooms, from the ground up.
+    fn compose(
+        config: &Config,
+        ports: Ports,
+        nonce: u64,
+        volume: Volume,
+        incarnation: Incarnation,
+        log: &Logger,
+    ) -> Result<Self, Error> {
+        let forms = may_form(config, volume.identity());
+        let serves = options::http(config, &ports);
+        let loops = options::consensus(config, &ports, nonce, forms);
+        let advertised = loops.raft_address.clone();
+        info!(log, "huskv listens"; "http" => &ports.http.address, "raft" => &ports.raft.address,
+            "advertised" => &advertised);
+
+        let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
+        let (transport, outbox) =
+            transport::start(ports.raft.listener, handle.clone(), options::transport(), log.clone())
+                .map_err(system("cannot serve the peer port"))?;
+        let raft_log = logging::for_raft(log, logging::level_named(&config.log.level));
+        let start = consensus::Start { volume, incarnation, outbox, options: loops, log: log.clone(), raft_log };
+        let running =
+            consensus::spawn(inbox, handle.clone(), start).map_err(system("cannot start the consensus thread"))?;
+        let server = http::start(ports.http.listener, handle.clone(), serves, log.clone())
+            .map_err(system("cannot serve the HTTP port"))?;
+        let forming = forms.then(|| {
+            let list = forming::List::new(&config.join, &config.raft.node_id, &advertised);
+            tokio::spawn(forming::form(list, handle.clone(), log.clone()))
+        });
+        Ok(Self { server, transport, handle, forming, ended: running.ended })
+    }
+
+    /// Stops the rooms, from the top down: no new clients, then the loop answers the ones that wait, then no peers.
+    async fn stop(self) -> Result<(), Error> {
+        if let Some(forming) = self.forming {
+            forming.abort();
+        }
+        let (handle, ended) = (self.handle, self.ended);
+        let end = async {
+            let limit = u64::try_from(LOOP_LIMIT.as_millis()).unwrap_or(u64::MAX);
+            handle.deliver(Input::Stop { deadline: handle.clock().now() + limit }).await;
+            reason(ended.await)
+        };
+        // Both at once: connections that wait for the loop's last answers are drained while the loop gives them.
+        let ((), ended) = tokio::join!(self.server.stop(DRAIN_LIMIT), end);
+        self.transport.stop().await;
+        ended
+    }
+}
+
+/// Whether the join list is for this node: a member or a removed node ignores it.
+fn may_form(config: &Config, identity: &Identity) -> bool {
+    !config.join.is_empty() && !identity.formed && !identity.removed
+}
+
+/// Opens the directory and writes down where the node listens.
+fn open(directory: &Path, boot: Boot, addresses: &serde_json::Value) -> Result<(Volume, Incarnation), storage::Error> {
+    let engine = Arc::new(SledEngine::new(directory)?);
+    let (volume, incarnation) = Volume::open(engine, boot)?;
+    volume.engine().replace_file(ADDRESSES, format!("{addresses}\n").as_bytes())?;
+    Ok((volume, incarnation))
+}
+
+/// Runs what waits for the disk off the async threads, so that a signal is heard meanwhile.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, storage::Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        // A panic has ended the process already; see `panics`.
+        Err(_) => Err(Error::LoopLost),
+    }
+}

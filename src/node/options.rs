@@ -1,0 +1,79 @@
+//! From the settings to what each room wants to know.
+//!
+//! Why: no room below knows [`Config`]; here is the only place where a setting turns into a room's own `Options`.
+//!
+//! Not here: checks; [`crate::config`] has made them.
+
+use std::time::Duration;
+
+use super::listen::Ports;
+use crate::config::Config;
+use crate::storage::Boot;
+use crate::{consensus, http, transport};
+
+/// The most connections of strangers and peers; a member holds two or three.
+const MAX_INBOUND: usize = 256;
+
+/// One MiB in bytes.
+const MIB: u64 = 1 << 20;
+
+/// A checked setting as a size in memory.
+pub(super) fn size(setting: u64) -> usize {
+    usize::try_from(setting).unwrap_or(usize::MAX)
+}
+
+/// What the directory is opened with.
+pub(super) fn boot(config: &Config, ports: &Ports) -> Boot {
+    Boot {
+        name: config.raft.node_id.clone(),
+        raft_address: config.advertised(ports.raft.port),
+        http_address: config.advertised(ports.http.port),
+        cache_bytes: config.storage.cache_mb * MIB,
+        picked_http_port: ports.http.picked,
+        picked_raft_port: ports.raft.picked,
+        mint: Box::new(|| getrandom::u64().expect("the start has drawn one, and a system does not lose the ability")),
+    }
+}
+
+/// What the loop is configured with.
+pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: bool) -> consensus::Options {
+    consensus::Options {
+        tick_ms: config.raft.tick_ms,
+        heartbeat_ticks: size(config.raft.heartbeat_ticks),
+        election_ticks: size(config.raft.election_ticks),
+        election_range: None,
+        snapshot_every_entries: config.snapshot.every_entries,
+        snapshot_every_bytes: config.snapshot.every_bytes,
+        snapshot_keep_entries: config.snapshot.keep_entries,
+        snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
+        pending_requests: size(config.limits.pending_requests),
+        raft_address: config.advertised(ports.raft.port),
+        http_address: config.advertised(ports.http.port),
+        forming,
+        nonce,
+    }
+}
+
+/// What the HTTP server is configured with.
+pub(super) fn http(config: &Config, ports: &Ports) -> http::Options {
+    let mut own_hosts = vec![config.host.clone()];
+    if config.advertise_host != config.host {
+        own_hosts.push(config.advertise_host.clone());
+    }
+    http::Options {
+        key_bytes: size(config.limits.key_bytes),
+        value_bytes: size(config.limits.value_bytes),
+        body_bytes: size(config.limits.body_bytes),
+        request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
+        allowed_origins: config.http.allowed_origins.clone(),
+        own_hosts,
+        loopback: ports.http.loopback,
+        port: ports.http.port,
+        join_list: config.join.clone(),
+    }
+}
+
+/// What the transport is configured with.
+pub(super) fn transport() -> transport::Options {
+    transport::Options { max_inbound: MAX_INBOUND }
+}

@@ -1,0 +1,189 @@
+//! The settings from outside: the documented file, the order of the sources, and what a mistake is told.
+//!
+//! Not here: exit codes and that nothing is created (`launch.rs`).
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+
+use huskv::config::{self, Config, ConfigError, Given, Source, keys::KEYS};
+
+const DOCUMENTED: &str = include_str!("../config/huskv.toml");
+
+fn given(variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Given {
+    Given {
+        flags: flags.iter().map(|(path, value)| (*path, (*value).to_owned())).collect(),
+        config: None,
+        variables: variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect(),
+    }
+}
+
+fn load(variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config, ConfigError> {
+    config::load(&given(variables, flags))
+}
+
+#[test]
+fn the_documented_file_holds_every_key_at_its_default() {
+    let defaults = load(&[], &[]).expect("the defaults are good");
+    assert_eq!(config::parse_file("huskv.toml", DOCUMENTED), Ok(defaults));
+    let table: toml::Table = toml::from_str(DOCUMENTED).expect("the file is TOML");
+    let mut found = BTreeSet::new();
+    for (name, value) in &table {
+        match value.as_table() {
+            Some(section) => found.extend(section.keys().map(|key| format!("{name}.{key}"))),
+            None => drop(found.insert(name.clone())),
+        }
+    }
+    let known: BTreeSet<String> = KEYS.iter().map(|key| key.path.to_owned()).collect();
+    assert_eq!(found, known);
+}
+
+#[test]
+fn the_documented_file_explains_every_key_and_names_its_short_variable() {
+    let mut comment = String::new();
+    for line in DOCUMENTED.lines() {
+        if line.starts_with('#') {
+            comment.push_str(line);
+        } else if let Some((name, _)) = line.split_once(" = ") {
+            assert!(comment.len() > 40, "{name} is not explained");
+            comment.push_str(" <- ");
+            comment.push_str(name);
+        } else if line.is_empty() {
+            comment.clear();
+        }
+    }
+    for short in KEYS.iter().filter_map(|key| key.short) {
+        assert!(DOCUMENTED.contains(short), "{short} is not named");
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_tutorial() {
+    let config = load(&[("PATH", "/bin"), ("RAFT_SOMETHING_ELSE", "x")], &[]).expect("no setting of ours");
+    assert_eq!((config.server.port, config.raft.port), (2221, 1111));
+    assert_eq!((config.host.as_str(), config.advertise_host.as_str()), ("127.0.0.1", "127.0.0.1"));
+    assert_eq!(config.raft.vol_dir.to_str(), Some("data/node1"));
+    assert_eq!(config.advertised(1111), "127.0.0.1:1111");
+}
+
+#[test]
+fn later_sources_win() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("huskv.toml");
+    std::fs::write(&file, "join = [\"a:1\"]\n[raft]\ntick_ms = 10\nport = 7\nnode_id = \"file\"\n").expect("writable");
+    let path = file.to_str().expect("UTF-8");
+    let variables = [("HUSKV_CONFIG", path), ("HUSKV_RAFT_TICK_MS", "20"), ("RAFT_PORT", "8")];
+    let config = load(&variables, &[("raft.port", "9")]).expect("all good");
+    assert_eq!((config.raft.node_id.as_str(), config.raft.tick_ms, config.raft.port), ("file", 20, 9));
+    assert_eq!(config.raft.vol_dir.to_str(), Some("data/file"));
+    assert_eq!(config.join, ["a:1"]);
+    let config = load(&[variables[0], ("HUSKV_JOIN", "")], &[]).expect("an empty list is a list");
+    assert!(config.join.is_empty());
+}
+
+#[test]
+fn every_key_has_a_variable_and_a_flag_that_reach_it() {
+    let defaults = load(&[], &[]).expect("the defaults are good");
+    for key in KEYS {
+        let other = match key.path {
+            "host" | "advertise_host" => "10.1.1.1",
+            "join" => "b:2,a:1",
+            "http.allowed_origins" => "https://a.b",
+            "log.level" => "debug",
+            "log.format" => "json",
+            "raft.node_id" | "raft.vol_dir" => "other",
+            "raft.heartbeat_ticks" => "3",
+            "snapshot.every_bytes" => "5000",
+            "limits.body_bytes" => "3000000",
+            "limits.key_bytes" | "limits.value_bytes" => "77",
+            _ => "40",
+        };
+        let names = [Some(key.variable()), key.short.map(str::to_owned)];
+        for name in names.into_iter().flatten() {
+            let config = load(&[(&name, other)], &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_ne!(config, defaults, "{name} changed nothing");
+        }
+        assert_ne!(load(&[], &[(key.path, other)]).expect(key.path), defaults, "--{} changed nothing", key.flag());
+    }
+}
+
+#[test]
+fn mistakes_name_the_setting_and_its_source() {
+    let variable = |name: &str| Source::Variable(name.into());
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, Source, &'a str);
+    let table: &[Case<'_>] = &[
+        (&[("SERVER_PORT", "x")], "server.port", variable("SERVER_PORT"), "whole number from 0 to 65535"),
+        (&[("SERVER_PORT", "65536")], "server.port", variable("SERVER_PORT"), "65536"),
+        (&[("SERVER_PORT", "")], "server.port", variable("SERVER_PORT"), "empty"),
+        (&[("SERVER_PORT", "1111")], "server.port", variable("SERVER_PORT"), "RAFT_PORT"),
+        (&[("RAFT_PORT", "2221")], "raft.port", variable("RAFT_PORT"), "SERVER_PORT"),
+        (&[("RAFT_PORT", "7"), ("HUSKV_RAFT_PORT", "7")], "raft.port", variable("HUSKV_RAFT_PORT"), "RAFT_PORT"),
+        (&[("RAFT_NODE_ID", "a b")], "raft.node_id", variable("RAFT_NODE_ID"), "a b"),
+        (&[("RAFT_NODE_ID", "..")], "raft.node_id", variable("RAFT_NODE_ID"), ".."),
+        (&[("RAFT_VOL_DIR", "")], "raft.vol_dir", variable("RAFT_VOL_DIR"), "empty"),
+        (&[("HUSKV_HOST", "http://a")], "host", variable("HUSKV_HOST"), "scheme"),
+        (&[("HUSKV_HOST", "0.0.0.0")], "host", variable("HUSKV_HOST"), "HUSKV_ADVERTISE_HOST is required"),
+        (&[("HUSKV_HOST", "[::]")], "host", variable("HUSKV_HOST"), "HUSKV_ADVERTISE_HOST is required"),
+        (&[("HUSKV_ADVERTISE_HOST", "a:1")], "advertise_host", variable("HUSKV_ADVERTISE_HOST"), "port"),
+        (&[("HUSKV_JOIN", "a:1,http://b:1")], "join", variable("HUSKV_JOIN"), "scheme"),
+        (&[("HUSKV_JOIN", "a")], "join", variable("HUSKV_JOIN"), "port"),
+        (&[("HUSKV_JOIN", "a:1,")], "join", variable("HUSKV_JOIN"), "empty"),
+        (&[("HUSKV_JION", "a:1")], "HUSKV_JION", variable("HUSKV_JION"), "unknown"),
+        (&[("HUSKV_LOG", "loud")], "log.level", variable("HUSKV_LOG"), "loud"),
+        (&[("HUSKV_LOG_FORMAT", "xml")], "log.format", variable("HUSKV_LOG_FORMAT"), "json"),
+        (&[("HUSKV_RAFT_TICK_MS", "0")], "raft.tick_ms", variable("HUSKV_RAFT_TICK_MS"), "from 1"),
+        (&[("HUSKV_RAFT_TICK_MS", "-1")], "raft.tick_ms", variable("HUSKV_RAFT_TICK_MS"), "-1"),
+        (&[("HUSKV_CONFIG", "/no/such/file")], "config", variable("HUSKV_CONFIG"), "/no/such/file"),
+        (
+            &[("HUSKV_RAFT_ELECTION_TICKS", "3")],
+            "raft.election_ticks",
+            variable("HUSKV_RAFT_ELECTION_TICKS"),
+            "heartbeat",
+        ),
+        (
+            &[("HUSKV_LIMITS_BODY_BYTES", "1048576")],
+            "limits.body_bytes",
+            variable("HUSKV_LIMITS_BODY_BYTES"),
+            "longest key and value",
+        ),
+    ];
+    for (variables, setting, origin, words) in table {
+        let error = load(variables, &[]).expect_err(setting);
+        assert_eq!((error.setting.as_str(), &error.origin), (*setting, origin), "{variables:?}");
+        assert!(error.problem.contains(words), "{error}");
+        assert!(!error.to_string().contains('\n'), "{error}");
+    }
+    let error = load(&[], &[("raft.port", "x")]).expect_err("not a port");
+    assert_eq!(error.origin, Source::Flag("raft-port".into()));
+}
+
+#[test]
+fn mistakes_in_a_file_name_it() {
+    let table = [
+        ("colour = 1", "colour", "unknown"),
+        ("[raft]\ntik_ms = 1", "raft.tik_ms", "unknown"),
+        ("[colours]", "colours", "unknown section"),
+        ("[raft]\ntick_ms = \"50\"", "raft.tick_ms", "a number"),
+        ("[raft]\ntick_ms = 0.5", "raft.tick_ms", "a number"),
+        ("[raft]\nport = 70000", "raft.port", "65535"),
+        ("host = 5", "host", "a text"),
+        ("join = \"a:1\"", "join", "a list"),
+        ("join = [1]", "join", "a list"),
+        ("raft = 3", "raft", "unknown"),
+        ("host = \"a\"\nhost = \"b\"", "config", "line 2"),
+        ("[raft\n", "config", "line 1"),
+    ];
+    for (text, setting, words) in table {
+        let error = config::parse_file("x.toml", text).expect_err(text);
+        assert_eq!((error.setting.as_str(), &error.origin), (setting, &Source::File("x.toml".into())), "{text}");
+        assert!(error.problem.contains(words), "{error}");
+        assert!(!error.to_string().contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn an_ipv6_host_is_advertised_in_brackets() {
+    let config = load(&[("HUSKV_HOST", "::1")], &[]).expect("an address");
+    assert_eq!((config.host.as_str(), config.advertised(5).as_str()), ("::1", "[::1]:5"));
+    let config = load(&[("HUSKV_HOST", "::"), ("HUSKV_ADVERTISE_HOST", "kv_1")], &[]).expect("a name");
+    assert_eq!((config.host.as_str(), config.advertised(5).as_str()), ("::", "kv_1:5"));
+}
