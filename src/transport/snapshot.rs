@@ -103,7 +103,7 @@ fn read_copy(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>, p
 }
 
 /// The sender's end of a stream.
-async fn stream_out(
+pub async fn stream_out(
     stream: TcpStream,
     message: Message,
     pieces: mpsc::Receiver<Piece>,
