@@ -1,18 +1,59 @@
 //! Peers: how nodes reach each other.
+//!
+//! Why: raft wants messages carried between members, clients want their requests carried to the leader, and joins want
+//! strangers asked; all of it crosses networks that break, and meets ports where anybody can knock.
+//!
+//! One ordered TCP connection leads from each member to each other; it carries raft's messages and the requests handed
+//! on to a leader, and back come only the answers to those. Copies of the machine, and questions to strangers, have
+//! connections of their own.
+//!
+//! Laws: nobody is heard before its handshake fits the [`PeerTable`](crate::model::PeerTable) last published. Every
+//! queue, frame and wait is bounded. A broken connection hurts nothing but what was on it: messages, which raft repeats,
+//! and requests, which are answered as unknown.
+//!
+//! Not here: what any message means (`consensus`); encryption and login, which this wire does not have.
+
+mod admission;
+mod dial;
+mod errand;
+mod forwards;
+mod framing;
+mod greeting;
+mod inbound;
+mod incoming;
+mod outbox;
+mod outgoing;
+mod parcel;
+mod peer;
+mod shared;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::Shared;
+use tokio::time::timeout;
 
 use crate::consensus::{Handle, Outbox};
+
+/// How long the connections may take to end when the transport stops.
+const STOP_LIMIT: Duration = Duration::from_millis(450);
 
 /// What the transport is configured with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The most connections that strangers and peers may hold open at once.
+    /// The most connections that strangers and peers may hold open at once; strangers get half of them at most.
     pub max_inbound: usize,
 }
 
 /// A started transport; dropped, its connections close.
-pub struct Transport;
+pub struct Transport {
+    shared: Arc<Shared>,
+}
 
 /// Accepts peers on `listener` and makes the outbox that dials them. Tasks run on the calling tokio runtime. Nobody is
 /// dialled, and peers are refused, until the loop publishes who is who.
@@ -20,17 +61,30 @@ pub struct Transport;
 /// # Errors
 /// Where the listener cannot be used.
 pub fn start(
-    _listener: TcpListener,
-    _handle: Handle,
-    _options: Options,
-    _log: slog::Logger,
+    listener: TcpListener,
+    handle: Handle,
+    options: Options,
+    log: slog::Logger,
 ) -> std::io::Result<(Transport, Box<dyn Outbox>)> {
-    todo!()
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let shared = Arc::new(Shared::new(handle, log));
+    shared.spawn(inbound::accept(listener, Arc::clone(&shared), options.max_inbound));
+    let outbox = outbox::Post::new(Arc::clone(&shared));
+    Ok((Transport { shared }, Box::new(outbox)))
 }
 
 impl Transport {
-    /// Stops accepting and closes every connection.
+    /// Stops accepting, sends what is queued as far as that is quick, and closes every connection; at most half a second.
     pub async fn stop(self) {
-        todo!()
+        self.shared.stop();
+        // What is left then ends with the runtime.
+        drop(timeout(STOP_LIMIT, self.shared.finished()).await);
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.shared.stop();
     }
 }

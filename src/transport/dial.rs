@@ -1,0 +1,246 @@
+//! Dialling: from an address to a connection on which both ends have introduced themselves.
+//!
+//! Why: members, streams and strangers are all reached the same way, and what goes wrong on the way has to be told to a
+//! person who typed the address.
+//!
+//! Laws: the name is resolved at every dial and every address it stands for is tried, handshake included (`localhost`
+//! may be `::1`, where somebody else listens). Every wait is bounded.
+//!
+//! Not here: when to dial again (`peer`).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::framing::{Opening, read_frame, read_opening};
+use super::greeting::{Denial, Hello, WIRE_VERSION, Welcome, preamble};
+use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
+
+/// How long one address may take to connect.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long the other end may take to introduce itself.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+/// The most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+/// The longest address, a host name of 255 bytes and a port.
+const MAX_ADDRESS_BYTES: usize = 261;
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DialError {
+    /// The address is none.
+    #[error("it is not of the form host:port ({0})")]
+    Address(&'static str),
+    /// The name stands for nothing.
+    #[error("the host name cannot be resolved: {0}")]
+    Unresolved(String),
+    /// Nothing listens, or nothing answers.
+    #[error("{0}")]
+    Unreached(String),
+    /// Something listens that does not speak huskv.
+    #[error("something answered, but not as a huskv peer port (an HTTP port?): {0}")]
+    Foreign(String),
+    /// The connection broke during the handshake.
+    #[error("the handshake failed: {0}")]
+    Broken(String),
+    /// It does not want this dialler.
+    #[error("refused: {0}")]
+    Denied(Denial),
+    /// It speaks another version.
+    #[error("it speaks wire version {0}, this node speaks {WIRE_VERSION}")]
+    Version(u16),
+}
+
+impl DialError {
+    /// How much an error tells; of several addresses the most telling is reported.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Unresolved(_) => 0,
+            Self::Unreached(_) => 1,
+            Self::Address(_) => 2,
+            Self::Foreign(_) => 3,
+            Self::Broken(_) => 4,
+            Self::Version(_) => 5,
+            Self::Denied(Denial::Removed { .. }) => 7,
+            Self::Denied(_) => 6,
+        }
+    }
+}
+
+/// Where a member may be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// What the member table says.
+    table: String,
+    /// What the member itself said last, in a handshake.
+    own_word: Option<String>,
+    /// Whether its own word is newer than the table's.
+    own_word_first: bool,
+}
+
+impl Whereabouts {
+    /// Where the table says the member is.
+    pub fn new(table: &str) -> Self {
+        Self { table: table.into(), own_word: None, own_word_first: false }
+    }
+
+    /// The member has said where it is.
+    pub fn heard(&mut self, address: &str) {
+        if check_address(address).is_ok() {
+            self.own_word_first = address != self.table;
+            self.own_word = Some(address.into());
+        }
+    }
+
+    /// The table was published; true where it says something new.
+    pub fn listed(&mut self, address: &str) -> bool {
+        let changed = address != self.table;
+        if changed {
+            address.clone_into(&mut self.table);
+            self.own_word_first = false;
+        }
+        changed
+    }
+
+    /// What to dial at the given attempt: the newer word, and in turn the other one.
+    pub fn address(&self, attempt: usize) -> &str {
+        match self.own_word.as_deref() {
+            Some(own_word) if self.own_word_first == attempt.is_multiple_of(2) => own_word,
+            _ => &self.table,
+        }
+    }
+}
+
+/// Whether `address` has the form `host:port`.
+///
+/// # Errors
+/// [`DialError::Address`], which says what is wrong.
+pub fn check_address(address: &str) -> Result<(), DialError> {
+    let wrong = |detail| Err(DialError::Address(detail));
+    if address.len() > MAX_ADDRESS_BYTES {
+        return wrong("it is too long");
+    }
+    if address.contains("://") {
+        return wrong("leave the scheme away");
+    }
+    if address.contains(|c: char| c.is_whitespace() || c.is_control() || "/?#@".contains(c)) {
+        return wrong("it has characters that neither host nor port can have");
+    }
+    let Some((host, port)) = address.rsplit_once(':') else { return wrong("the port is missing") };
+    if host.is_empty() {
+        return wrong("the host is missing");
+    }
+    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return wrong("an IPv6 address goes in brackets, as in [::1]:1111");
+    }
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(()),
+        _ => wrong("the port is no number from 1 to 65535"),
+    }
+}
+
+/// Dials `address` and introduces this node with `hello`, all within `limit`.
+///
+/// # Errors
+/// [`DialError`]; of several addresses, what tells most.
+pub async fn dial(address: &str, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
+    check_address(address)?;
+    let deadline = Instant::now() + limit;
+    let sockets = timeout_at(deadline, resolve(address)).await;
+    let sockets = sockets.map_err(|_| DialError::Unresolved("no answer in time".into()))??;
+    let mut worst = DialError::Unresolved("it has no address".into());
+    for (tried, socket) in sockets.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(sockets.len() - tried).unwrap_or(1);
+        match meet(*socket, hello, share.max(left.min(HANDSHAKE_LIMIT / 6))).await {
+            Ok(met) => return Ok(met),
+            Err(error) if error.weight() >= worst.weight() => worst = error,
+            Err(_) => {}
+        }
+    }
+    Err(worst)
+}
+
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
+    let sockets = tokio::net::lookup_host(address).await;
+    Ok(sockets.map_err(|error| DialError::Unresolved(error.to_string()))?.take(MAX_ADDRESSES).collect())
+}
+
+/// Connects to one address and shakes hands.
+async fn meet(socket: SocketAddr, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
+    let deadline = Instant::now() + limit;
+    let connected = timeout(limit.min(CONNECT_LIMIT), TcpStream::connect(socket)).await;
+    let mut stream = connected
+        .map_err(|_| DialError::Unreached(format!("{socket} does not answer")))?
+        .map_err(|error| DialError::Unreached(format!("{socket}: {error}")))?;
+    // A free local port can be picked as the source of a connection to itself; nobody listens there.
+    if stream.local_addr().ok() == stream.peer_addr().ok() {
+        return Err(DialError::Unreached(format!("{socket}: nothing listens there")));
+    }
+    drop(stream.set_nodelay(true));
+    let limit = deadline.saturating_duration_since(Instant::now()).min(HANDSHAKE_LIMIT);
+    let welcome = timeout(limit, shake_hands(&mut stream, hello)).await;
+    let welcome = welcome.map_err(|_| {
+        DialError::Foreign(format!("{socket} takes the connection and says nothing that huskv would"))
+    })??;
+    Ok((stream, welcome))
+}
+
+async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, DialError> {
+    use tokio::io::AsyncWriteExt;
+    let broken = |error: WireError| DialError::Broken(error.to_string());
+    let mut bytes = preamble(WIRE_VERSION).to_vec();
+    bytes.extend(Frame::Hello(hello.clone()).encode().map_err(broken)?);
+    // Whoever refuses may do so, and close, before it has read everything: what it said is read all the same.
+    let written = stream.write_all(&bytes).await;
+    match read_opening(stream).await {
+        Ok(Opening::Huskv(WIRE_VERSION)) => {}
+        Ok(Opening::Huskv(version)) => return Err(DialError::Version(version)),
+        Ok(Opening::Foreign(bytes)) => {
+            return Err(DialError::Foreign(format!("it begins with {:?}", String::from_utf8_lossy(&bytes))));
+        }
+        Ok(Opening::Nothing) => return Err(DialError::Foreign("it closed the connection without a word".into())),
+        Err(error) => return Err(DialError::Foreign(error.to_string())),
+    }
+    written.map_err(|error| DialError::Broken(error.to_string()))?;
+    match read_frame(stream, HANDSHAKE_BYTES).await.map_err(broken)? {
+        Frame::Verdict(Ok(welcome)) => Ok(welcome),
+        Frame::Verdict(Err(denial)) => Err(DialError::Denied(denial)),
+        other => Err(broken(WireError::Unexpected(other.kind().1))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_host_and_port() {
+        for good in ["localhost:1111", "10.0.0.1:1", "[::1]:1111", "node_2.example:65535"] {
+            assert_eq!(check_address(good), Ok(()), "{good}");
+        }
+        let long = format!("{}:1", "h".repeat(300));
+        for bad in ["", "h", ":1", "h:", "h:0", "h:65536", "http://h:1", "h:1/", "::1:80", "a b:1", "h:x", &long] {
+            assert!(check_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_newer_word_is_dialled_first_and_the_other_in_turn() {
+        let mut whereabouts = Whereabouts::new("old:1");
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["old:1", "old:1"]);
+        whereabouts.heard("moved:1");
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["moved:1", "old:1"]);
+        assert!(!whereabouts.listed("old:1"));
+        assert_eq!(whereabouts.address(0), "moved:1");
+        assert!(whereabouts.listed("new:1"));
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "moved:1"]);
+        whereabouts.heard("not an address");
+        assert_eq!(whereabouts.address(0), "new:1");
+        whereabouts.heard("new:1");
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "new:1"]);
+    }
+}

@@ -1,0 +1,124 @@
+//! Conversations of one question: who are you, and will you be one of us. Both ends of them.
+//!
+//! Why: they go to addresses that a person typed, before anybody there is a member, so they have connections of their
+//! own and answers that a person can use.
+//!
+//! Laws: each ends within its limit. Once an offer to adopt was sent, no answer means unknown: the joiner may have taken
+//! it.
+//!
+//! Not here: what is asked when (`consensus::membership`).
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::dial::{DialError, dial};
+use super::framing::{part, read_frame_within, write_frame_within};
+use super::greeting::{Purpose, WIRE_VERSION};
+use super::shared::Shared;
+use super::wire::{FRAME_BYTES, Frame, HANDSHAKE_BYTES, WireError};
+use crate::model::{Adopt, Adopted, Code, Refusal, WhoAmI};
+
+/// How long finding out who answers may take; the loop was promised 3 s.
+const IDENTIFY_LIMIT: Duration = Duration::from_millis(2_900);
+/// How long an adoption may take; the loop was promised 6 s.
+const ADOPT_LIMIT: Duration = Duration::from_millis(5_900);
+/// How long the dialler of an adoption may take to make its offer, and either end to take an answer.
+const OFFER_LIMIT: Duration = Duration::from_secs(3);
+/// How long the loop of the joiner may think about an offer; the asker has given up long before.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long the end of a conversation may take.
+const PARTING: Duration = Duration::from_millis(500);
+
+/// Asks whoever answers at `address` who it is.
+///
+/// # Errors
+/// [`Refusal`] naming the address and what happened there.
+pub async fn identify(shared: &Shared, address: &str) -> Result<WhoAmI, Refusal> {
+    let deadline = Instant::now() + IDENTIFY_LIMIT;
+    let hello = shared.hello(Purpose::Identify, 0);
+    let mut stream = match dial(address, &hello, IDENTIFY_LIMIT).await {
+        Ok((stream, _)) => stream,
+        Err(error) => return Err(explain(address, &error)),
+    };
+    let patience = deadline.saturating_duration_since(Instant::now());
+    match read_frame_within(&mut stream, HANDSHAKE_BYTES, patience).await {
+        Ok(Frame::Who(result)) => result,
+        Ok(other) => Err(no_answer(address, &WireError::Unexpected(other.kind().1))),
+        Err(error) => Err(no_answer(address, &error)),
+    }
+}
+
+/// Asks the node at `address` to be adopted.
+///
+/// # Errors
+/// [`Refusal`]: the joiner's own, or what happened on the way; unknown where the offer had been sent by then.
+pub async fn adopt(shared: &Shared, address: &str, adopt: Adopt) -> Result<Adopted, Refusal> {
+    let deadline = Instant::now() + ADOPT_LIMIT;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let hello = shared.hello(Purpose::Adopt, 0);
+    let mut stream = match dial(address, &hello, ADOPT_LIMIT).await {
+        Ok((stream, _)) => stream,
+        Err(error) => return Err(explain(address, &error)),
+    };
+    let offer = Frame::Adopt(adopt);
+    let answered = async {
+        write_frame_within(&mut stream, &offer, left()).await?;
+        match read_frame_within(&mut stream, HANDSHAKE_BYTES, left()).await? {
+            Frame::Adopted(result) => Ok(result),
+            other => Err(WireError::Unexpected(other.kind().1)),
+        }
+    };
+    answered.await.unwrap_or_else(|error| {
+        let code = if matches!(error, WireError::Silent(_)) { Code::Timeout } else { Code::Unreachable };
+        let detail = format!(
+            "{address} was asked to join, and then there was no answer ({error}); it may have joined: try the same again"
+        );
+        Err(Refusal::unknown(code, detail))
+    })
+}
+
+/// Tells a stranger who this node is.
+pub async fn answer_identify(shared: &Shared, mut stream: TcpStream) {
+    let Ok(answer) = timeout(ANSWER_LIMIT, shared.handle.who_am_i()).await else { return };
+    finish(&mut stream, &Frame::Who(answer)).await;
+}
+
+/// Hands a stranger's offer to the loop, and takes back what it says.
+pub async fn answer_adopt(shared: &Shared, who: &str, mut stream: TcpStream) {
+    let adopt = match read_frame_within(&mut stream, FRAME_BYTES, OFFER_LIMIT).await {
+        Ok(Frame::Adopt(adopt)) => adopt,
+        Ok(other) => return shared.complain("no offer to adopt", who, other.kind().1),
+        Err(error) => return shared.complain("no offer to adopt", who, &error.to_string()),
+    };
+    let Ok(answer) = timeout(ANSWER_LIMIT, shared.handle.adopt(adopt)).await else { return };
+    finish(&mut stream, &Frame::Adopted(answer)).await;
+}
+
+async fn finish(stream: &mut TcpStream, answer: &Frame) {
+    // Whether the asker still listens is its own affair.
+    if write_frame_within(stream, answer, OFFER_LIMIT).await.is_ok() {
+        part(stream, HANDSHAKE_BYTES, PARTING).await;
+    }
+}
+
+/// What a failed dial means to the person who gave the address.
+fn explain(address: &str, error: &DialError) -> Refusal {
+    match error {
+        DialError::Version(version) => Refusal::not_applied(
+            Code::VersionMismatch,
+            format!(
+                "the node at {address} speaks wire version {version}, this one speaks {WIRE_VERSION}; \
+                 run the same huskv on both"
+            ),
+        ),
+        error => {
+            Refusal::not_applied(Code::Unreachable, format!("{address} cannot be used as a peer address: {error}"))
+        }
+    }
+}
+
+fn no_answer(address: &str, error: &WireError) -> Refusal {
+    Refusal::not_applied(Code::Unreachable, format!("the node at {address} did not say who it is: {error}"))
+}

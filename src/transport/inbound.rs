@@ -1,0 +1,183 @@
+//! The peer port: who comes in, and what for.
+//!
+//! Why: anything can connect here: members, joiners, a browser, a port scan. All are strangers until their handshake is
+//! done.
+//!
+//! Laws: strangers may take up half of the connections at most, each for [`HANDSHAKE_LIMIT`] at most, so they cannot
+//! keep members out for long. What is not huskv is dropped at its first wrong byte, with at most one log line a second.
+//! Another version is answered with this one's preamble, which every version can read.
+//!
+//! Not here: what is said after the handshake (`incoming`, `snapshot`, `errand`), and who is let in (`admission`).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use super::admission::admit;
+use super::framing::{Opening, part, read_frame, read_opening};
+use super::greeting::{Hello, Purpose, WIRE_VERSION, Welcome, preamble};
+use super::outgoing::FAREWELL;
+use super::shared::Shared;
+use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
+use super::{errand, incoming, snapshot};
+
+/// How long a stranger may take to introduce itself.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+/// How long one may take that is shown out.
+const PARTING: Duration = Duration::from_millis(500);
+/// How long nobody is let in after the system refused a connection, as where it is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Lets in at most `max_inbound` connections at once, until the transport stops.
+pub async fn accept(listener: TcpListener, shared: Arc<Shared>, max_inbound: usize) {
+    let max = max_inbound.clamp(2, Semaphore::MAX_PERMITS);
+    let (all, strangers) = (Arc::new(Semaphore::new(max)), Arc::new(Semaphore::new(max / 2)));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stopped() => return,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                shared.complain("a connection to the peer port cannot be accepted", "", &error.to_string());
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let seats = Arc::clone(&strangers).try_acquire_owned().and_then(|stranger| {
+            let seat = Arc::clone(&all).try_acquire_owned()?;
+            Ok((stranger, seat))
+        });
+        match seats {
+            Ok((stranger, seat)) => {
+                let guest = Guest { shared: Arc::clone(&shared), from, stranger };
+                shared.spawn(async move {
+                    Box::pin(guest.receive(stream)).await;
+                    drop(seat);
+                });
+            }
+            Err(_) => shared.complain("the peer port has no connection left", &from.to_string(), "dropped"),
+        }
+    }
+}
+
+/// Somebody who has connected.
+struct Guest {
+    shared: Arc<Shared>,
+    from: SocketAddr,
+    stranger: OwnedSemaphorePermit,
+}
+
+impl Guest {
+    async fn receive(self, mut stream: TcpStream) {
+        drop(stream.set_nodelay(true));
+        let shared = Arc::clone(&self.shared);
+        let visit = async move {
+            match timeout(HANDSHAKE_LIMIT, self.greet(&mut stream)).await {
+                Ok(Some((hello, welcome))) => self.converse(stream, hello, welcome).await,
+                Ok(None) => {}
+                Err(_) => self.complain("not huskv", "it did not introduce itself in time"),
+            }
+        };
+        tokio::select! {
+            () = visit => {}
+            // Members are given a moment to be told what is due.
+            () = async { shared.stopped().await; sleep(FAREWELL).await } => {}
+        }
+    }
+
+    /// The acceptor's side of the handshake; None where the guest was shown out.
+    async fn greet(&self, stream: &mut TcpStream) -> Option<(Hello, Welcome)> {
+        match read_opening(stream).await {
+            Ok(Opening::Huskv(WIRE_VERSION)) => {}
+            Ok(Opening::Huskv(version)) => {
+                let detail = format!("it speaks {version}, this node speaks {WIRE_VERSION}");
+                self.complain("another wire version", &detail);
+                self.show_out(stream, &preamble(WIRE_VERSION)).await;
+                return None;
+            }
+            Ok(Opening::Foreign(bytes)) => {
+                self.complain("not huskv", &format!("it begins with {:?}", String::from_utf8_lossy(&bytes)));
+                return None;
+            }
+            Ok(Opening::Nothing) => {
+                self.complain("not huskv", "it closed the connection without a word");
+                return None;
+            }
+            Err(error) => {
+                self.complain("not huskv", &error.to_string());
+                return None;
+            }
+        }
+        let hello = match read_frame(stream, HANDSHAKE_BYTES).await {
+            Ok(Frame::Hello(hello)) => hello,
+            Ok(other) => return self.garbled(&WireError::Unexpected(other.kind().1)),
+            Err(error) => return self.garbled(&error),
+        };
+        let table = self.shared.table();
+        let verdict = match hello.purpose {
+            Purpose::Peer | Purpose::Snapshot => admit(table.as_deref(), &hello),
+            Purpose::Identify | Purpose::Adopt => Ok(Welcome {
+                cluster_id: table.as_deref().map_or(0, |table| table.cluster_id),
+                raft_id: table.as_deref().map_or(0, |table| table.raft_id),
+            }),
+        };
+        let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(verdict.clone()).encode().ok()?].concat();
+        match verdict {
+            Ok(welcome) => {
+                stream.write_all(&bytes).await.ok()?;
+                Some((hello, welcome))
+            }
+            Err(denial) => {
+                self.shared.complain("a peer is refused", &self.who(&hello), &format!("it was answered: {denial}"));
+                self.show_out(stream, &bytes).await;
+                None
+            }
+        }
+    }
+
+    /// What the connection was opened for.
+    async fn converse(self, stream: TcpStream, hello: Hello, welcome: Welcome) {
+        let who = self.who(&hello);
+        let Self { shared, stranger, .. } = self;
+        match hello.purpose {
+            Purpose::Identify => errand::answer_identify(&shared, stream).await,
+            Purpose::Adopt => errand::answer_adopt(&shared, &who, stream).await,
+            Purpose::Peer => {
+                drop(stranger);
+                shared.heard(hello.from, &hello.raft_address);
+                incoming::serve(&shared, stream, &hello, welcome, &who).await;
+            }
+            Purpose::Snapshot => {
+                drop(stranger);
+                snapshot::receive(&shared, stream, &hello, welcome, &who).await;
+            }
+        }
+    }
+
+    /// The guest for the log: its name is its own word, so it is cut and escaped.
+    fn who(&self, hello: &Hello) -> String {
+        format!("{:?} ({})", hello.node_id.chars().take(64).collect::<String>(), self.from)
+    }
+
+    async fn show_out(&self, stream: &mut TcpStream, last_word: &[u8]) {
+        if stream.write_all(last_word).await.is_ok() {
+            part(stream, HANDSHAKE_BYTES, PARTING).await;
+        }
+    }
+
+    fn complain(&self, reason: &'static str, detail: &str) {
+        self.shared.complain(reason, &self.from.to_string(), detail);
+    }
+
+    fn garbled(&self, error: &WireError) -> Option<(Hello, Welcome)> {
+        self.complain("a handshake cannot be understood", &error.to_string());
+        None
+    }
+}

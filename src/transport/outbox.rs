@@ -1,0 +1,234 @@
+//! The loop's way out, as sockets: the implementation of [`Outbox`].
+//!
+//! Why: the loop calls from its own thread and must not wait; here its wishes become parcels in bounded queues, and
+//! tasks on the transport's runtime.
+//!
+//! Laws: nothing here blocks. What does not fit into a queue is dropped and reported (messages) or given back at once
+//! (requests).
+//!
+//! Not here: what the tasks do (`peer`, `errand`, `snapshot`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use raft::eraftpb::{Message, MessageType};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use super::dial::Whereabouts;
+use super::errand;
+use super::forwards::Forwards;
+use super::greeting::Purpose;
+use super::parcel::{Load, Parcel, QUEUE_PARCELS};
+use super::peer::{Life, Peer};
+use super::shared::Shared;
+use super::snapshot;
+use crate::consensus::{Input, Outbox};
+use crate::model::{Adopt, Code, PeerTable, Refusal, Request};
+use crate::storage::SnapshotReader;
+
+/// The most questions to strangers that are under way at once.
+const MAX_ERRANDS: usize = 64;
+/// What a parcel takes up beside its data, roughly.
+const PARCEL_BYTES: usize = 256;
+/// What an entry takes up beside its data, roughly.
+const ENTRY_BYTES: usize = 64;
+/// The longest a request may wait; longer ones are cut to it.
+const MAX_WAIT_MS: u64 = 3_600_000;
+
+/// The transport as the loop sees it.
+pub struct Post {
+    shared: Arc<Shared>,
+    links: HashMap<u64, Link>,
+    introduced_as: Option<(String, u64, u64, String)>,
+    errands: Arc<Semaphore>,
+}
+
+/// The near end of a member's queue.
+struct Link {
+    queue: mpsc::Sender<Parcel>,
+    bytes: Arc<AtomicUsize>,
+    forwards: Arc<Forwards>,
+    name: String,
+    full: bool,
+}
+
+impl Link {
+    fn put(&self, bytes: usize, parcel: impl FnOnce(Load) -> Parcel) -> bool {
+        Load::take(&self.bytes, bytes).is_some_and(|load| self.queue.try_send(parcel(load)).is_ok())
+    }
+}
+
+impl Post {
+    /// An outbox that knows nobody yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let errands = Arc::new(Semaphore::new(MAX_ERRANDS));
+        Self { shared, links: HashMap::new(), introduced_as: None, errands }
+    }
+
+    /// Delivers from a task of its own: the loop must not wait for its own queue.
+    fn deliver(&self, input: Input) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.spawn(async move { shared.handle.deliver(input).await });
+    }
+
+    fn link(&mut self, raft_id: u64, name: &str, address: &str) -> Link {
+        let (queue, queue_end) = mpsc::channel(QUEUE_PARCELS);
+        let (sender, whereabouts) = watch::channel(Whereabouts::new(address));
+        self.shared.roster().insert(raft_id, sender);
+        let forwards = Arc::new(Forwards::new(self.shared.handle.clone(), name));
+        let peer = Peer {
+            raft_id,
+            name: name.into(),
+            hello: self.shared.hello(Purpose::Peer, raft_id),
+            shared: Arc::clone(&self.shared),
+            queue: queue_end,
+            forwards: Arc::clone(&forwards),
+            whereabouts,
+            life: Life::new(),
+        };
+        self.shared.spawn(peer.run());
+        Link { queue, bytes: Arc::default(), forwards, name: name.into(), full: false }
+    }
+
+    fn errand<F>(&self, answer: impl FnOnce(Option<Refusal>) -> F)
+    where
+        F: Future<Output = Input> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.errands).try_acquire_owned().ok();
+        let refusal = permit.is_none().then(|| {
+            Refusal::not_applied(Code::Overloaded, format!("{MAX_ERRANDS} conversations with strangers are under way"))
+        });
+        let (shared, answer) = (Arc::clone(&self.shared), answer(refusal));
+        self.shared.spawn(async move {
+            let input = answer.await;
+            drop(permit);
+            shared.handle.deliver(input).await;
+        });
+    }
+}
+
+impl Outbox for Post {
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let to = message.to;
+            let Some(link) = self.links.get_mut(&to) else { continue };
+            if message.msg_type == MessageType::MsgSnapshot {
+                // A copy is streamed; without it the message would promise what never comes.
+                self.shared.complain("a snapshot cannot be sent as a message", &link.name, "dropped");
+                continue;
+            }
+            let entries = message.entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES);
+            let bytes = PARCEL_BYTES + message.context.len() + entries.sum::<usize>();
+            let queued = link.put(bytes, |load| Parcel::Step(Box::new(message), load));
+            let begins = !queued && !link.full;
+            link.full = !queued;
+            if begins && !link.queue.is_closed() {
+                self.shared.complain("the queue to a peer is full", &link.name, "raft messages are dropped");
+                self.deliver(Input::PeerDown(to));
+            }
+        }
+    }
+
+    fn forward(&mut self, token: u64, to: u64, request: Request, timeout_ms: u64) {
+        let deadline = Instant::now() + Duration::from_millis(timeout_ms.min(MAX_WAIT_MS));
+        let refusal = match self.links.get(&to) {
+            None => Refusal::not_applied(
+                Code::NoLeader,
+                format!("the leader (raft id {to}) is not in the member table here"),
+            ),
+            Some(link) => {
+                let bytes = PARCEL_BYTES + request_bytes(&request);
+                let open = link.forwards.open(token, deadline);
+                if open && link.put(bytes, |load| Parcel::Forward(token, request, load)) {
+                    return;
+                }
+                if open && !link.forwards.withdraw(token) {
+                    // The member's task ended meanwhile and has answered it.
+                    return;
+                }
+                if link.queue.is_closed() {
+                    Refusal::not_applied(Code::NoLeader, format!("the connection to {} was given up", link.name))
+                } else {
+                    Refusal::not_applied(Code::Overloaded, format!("too many requests wait for {} already", link.name))
+                }
+            }
+        };
+        self.deliver(Input::Forwarded { token, result: Err(refusal) });
+    }
+
+    fn identify(&mut self, token: u64, address: &str) {
+        let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
+        self.errand(|refusal| async move {
+            let result = match refusal {
+                Some(refusal) => Err(refusal),
+                None => errand::identify(&shared, &address).await,
+            };
+            Input::Identified { token, result }
+        });
+    }
+
+    fn adopt(&mut self, token: u64, address: &str, adopt: Adopt) {
+        let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
+        self.errand(|refusal| async move {
+            let result = match refusal {
+                Some(refusal) => Err(refusal),
+                None => errand::adopt(&shared, &address, adopt).await,
+            };
+            Input::AdoptAnswered { token, result }
+        });
+    }
+
+    fn tell_removed(&mut self, raft_id: u64) {
+        if let Some(link) = self.links.get(&raft_id) {
+            // Where it is full or closed, the member hears it at its next handshake.
+            drop(link.queue.try_send(Parcel::Removed));
+        }
+    }
+
+    fn stream(&mut self, to: u64, message: Message, reader: SnapshotReader) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.spawn(async move {
+            let result = snapshot::send(&shared, to, message, reader).await;
+            shared.handle.deliver(Input::StreamEnded { to, result }).await;
+        });
+    }
+
+    fn publish(&mut self, table: PeerTable) {
+        let table = Arc::new(table);
+        self.shared.table.send_replace(Some(Arc::clone(&table)));
+        let introduced_as = Some((table.node_id.clone(), table.raft_id, table.cluster_id, table.raft_address.clone()));
+        if table.removed || self.introduced_as != introduced_as {
+            // Every connection was opened under another name than the present one.
+            self.introduced_as = introduced_as;
+            self.links.clear();
+            self.shared.roster().clear();
+        }
+        let listed: &[_] = if table.removed { &[] } else { &table.peers };
+        self.shared.roster().retain(|raft_id, _| listed.iter().any(|(listed, ..)| listed == raft_id));
+        for (raft_id, name, address) in listed.iter().filter(|(raft_id, ..)| *raft_id != table.raft_id) {
+            let known = {
+                let roster = self.shared.roster();
+                let whereabouts = roster.get(raft_id);
+                whereabouts.map(|it| it.send_if_modified(|whereabouts| whereabouts.listed(address))).is_some()
+            };
+            if !known {
+                let link = self.link(*raft_id, name, address);
+                self.links.insert(*raft_id, link);
+            }
+        }
+        self.links.retain(|_, link| !link.queue.is_closed());
+    }
+}
+
+/// About how many bytes a request takes up.
+fn request_bytes(request: &Request) -> usize {
+    use crate::model::Command;
+    match request {
+        Request::Write(Command::Put { key, value }) => key.len() + value.len(),
+        Request::Write(Command::Delete { key }) => key.len(),
+        _ => PARCEL_BYTES,
+    }
+}

@@ -1,0 +1,179 @@
+//! The dialler's end of an established connection to a member.
+//!
+//! Why: raft's messages and clients' requests leave here in the order in which the loop gave them, and the answers to
+//! the requests come back on the same socket, so a broken connection tells exactly which of them are unknown.
+//!
+//! Laws: what is queued is coalesced, and flushed as soon as the queue is empty, never by a timer. The dialler pings
+//! every second, so either end finds a connection that is only half there within [`SILENCE`].
+//!
+//! Not here: dialling again (`peer`), and the other end (`incoming`).
+
+use std::time::Duration;
+
+use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::dial::Whereabouts;
+use super::forwards::Forwards;
+use super::framing::read_frame_within;
+use super::greeting::Hello;
+use super::parcel::Parcel;
+use super::shared::Shared;
+use super::wire::{FRAME_BYTES, Frame, WireError};
+use crate::consensus::Input;
+use crate::model::{Code, Refusal};
+
+/// How long nothing may come in before the connection counts as dead, at either end.
+pub const SILENCE: Duration = Duration::from_secs(10);
+/// How much is gathered before it is written.
+pub const BUFFER_BYTES: usize = 64 << 10;
+/// How long a connection that is not wanted any more may take to send what is queued.
+pub const FAREWELL: Duration = Duration::from_millis(150);
+/// How often the dialler says that it is still here.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// How long a member that left the table is still told what is queued for it.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// How a connection ended.
+pub enum End {
+    /// It failed; the reason is for the log.
+    Broken(String),
+    /// It was closed from here, for good.
+    Over,
+}
+
+/// One connection and what it belongs to.
+pub struct Outgoing<'a> {
+    /// The member's raft id.
+    pub peer: u64,
+    /// How this node introduced itself.
+    pub hello: &'a Hello,
+    /// What all share.
+    pub shared: &'a Shared,
+    /// The member's requests.
+    pub forwards: &'a Forwards,
+}
+
+impl Outgoing<'_> {
+    /// Uses `stream` to its end: first for what was `held`, then for the `queue`.
+    pub async fn run(
+        &self,
+        stream: TcpStream,
+        held: Vec<Parcel>,
+        queue: &mut mpsc::Receiver<Parcel>,
+        whereabouts: &mut watch::Receiver<Whereabouts>,
+    ) -> End {
+        let (reader, writer) = stream.into_split();
+        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
+        let listening = self.listen(reader);
+        tokio::pin!(listening);
+        let end = tokio::select! {
+            reason = &mut listening => End::Broken(reason),
+            end = self.speak(&mut writer, held, queue, whereabouts) => end.unwrap_or_else(|e| End::Broken(e.to_string())),
+            // The other end may have stopped taking anything.
+            () = async { self.shared.stopped().await; sleep(FAREWELL).await } => End::Over,
+        };
+        if matches!(end, End::Over) {
+            // What was said last is read there only if what comes from there is read here.
+            let parting = async {
+                if writer.shutdown().await.is_ok() {
+                    listening.await;
+                }
+            };
+            drop(timeout(FAREWELL, parting).await);
+        }
+        end
+    }
+
+    /// Takes what comes back, until the connection fails.
+    async fn listen(&self, reader: OwnedReadHalf) -> String {
+        let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
+        loop {
+            match read_frame_within(&mut reader, FRAME_BYTES, SILENCE).await {
+                Ok(Frame::Reply { token, result }) => self.forwards.answer(token, result).await,
+                Ok(Frame::Pong) => {}
+                Ok(Frame::Removed { cluster_id, raft_id }) => {
+                    if (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from) {
+                        self.shared.handle.deliver(Input::Removed { cluster_id, raft_id }).await;
+                    }
+                }
+                Ok(other) => return WireError::Unexpected(other.kind().1).to_string(),
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+
+    /// Writes what is queued, until the connection is not wanted any more or fails.
+    async fn speak(
+        &self,
+        writer: &mut BufWriter<OwnedWriteHalf>,
+        held: Vec<Parcel>,
+        queue: &mut mpsc::Receiver<Parcel>,
+        whereabouts: &mut watch::Receiver<Whereabouts>,
+    ) -> Result<End, WireError> {
+        let mut ping = interval(PING_EVERY);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let retired = async {
+            while whereabouts.changed().await.is_ok() {}
+            sleep(LINGER).await;
+        };
+        tokio::pin!(retired);
+        let stopped = self.shared.stopped();
+        tokio::pin!(stopped);
+        for parcel in held {
+            self.write(writer, parcel).await?;
+        }
+        loop {
+            if queue.is_empty() {
+                writer.flush().await?;
+            }
+            tokio::select! {
+                biased;
+                () = &mut stopped => break,
+                () = &mut retired => break,
+                _ = ping.tick() => writer.write_all(&Frame::Ping.encode()?).await?,
+                parcel = queue.recv() => match parcel {
+                    Some(parcel) => self.write(writer, parcel).await?,
+                    None => break,
+                },
+            }
+        }
+        while let Ok(parcel) = queue.try_recv() {
+            self.write(writer, parcel).await?;
+        }
+        writer.flush().await?;
+        Ok(End::Over)
+    }
+
+    async fn write(&self, writer: &mut BufWriter<OwnedWriteHalf>, parcel: Parcel) -> Result<(), WireError> {
+        let bytes = match parcel {
+            Parcel::Step(message, _load) => match Frame::Step(message).encode() {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    self.shared.complain("a raft message cannot be sent", &self.hello.node_id, &error.to_string());
+                    self.shared.handle.deliver(Input::PeerDown(self.peer)).await;
+                    return Ok(());
+                }
+            },
+            Parcel::Forward(token, request, _load) => {
+                // Answered already: its time ran out in the queue.
+                let Some(left) = self.forwards.sending(token) else { return Ok(()) };
+                let remaining_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                match (Frame::Forward { token, remaining_ms, request }).encode() {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        let refusal = Refusal::not_applied(Code::BadRequest, format!("it cannot be sent on: {error}"));
+                        self.forwards.answer(token, Err(refusal)).await;
+                        return Ok(());
+                    }
+                }
+            }
+            Parcel::Removed => Frame::Removed { cluster_id: self.hello.cluster_id, raft_id: self.peer }.encode()?,
+        };
+        writer.write_all(&bytes).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,304 @@
+//! One member, from this side: dialled again and again, for as long as the table lists it.
+//!
+//! Why: raft wants a channel to each member that may lose messages but never mixes up their order; this is the life of
+//! that channel between its connections.
+//!
+//! Laws: nothing queues up for a member that cannot be reached: raft's messages are dropped (raft repeats them) and
+//! requests are given back at once. The loop is told [`Input::PeerDown`] once for each spell of dropping. Between two
+//! dials lies a backoff with jitter, whatever happens.
+//!
+//! Not here: what is said on an established connection (`outgoing`).
+
+use std::mem::{Discriminant, discriminant};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slog::{Logger, info, warn};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::dial::{DialError, Whereabouts, dial};
+use super::forwards::Forwards;
+use super::greeting::{Denial, Hello, Welcome};
+use super::outgoing::{End, Outgoing};
+use super::parcel::Parcel;
+use super::shared::Shared;
+use crate::consensus::Input;
+use crate::model::{Code, Refusal};
+
+/// The most parcels kept for the connection that is being dialled.
+const HELD_PARCELS: usize = 128;
+/// The shortest time between two dials.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// The longest time between two dials.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A connection that lived this long was a good one: the backoff begins anew.
+const GOOD_CONNECTION: Duration = Duration::from_secs(1);
+/// How long one dial may take, all addresses of the name together.
+const DIAL_LIMIT: Duration = Duration::from_secs(6);
+/// How often the log says what is dialled in vain.
+const REMINDER_EVERY: Duration = Duration::from_secs(10);
+
+/// A member and what belongs to it.
+pub struct Peer {
+    /// Its raft id.
+    pub raft_id: u64,
+    /// Its name, for messages.
+    pub name: String,
+    /// How this node introduces itself.
+    pub hello: Hello,
+    /// What all share.
+    pub shared: Arc<Shared>,
+    /// What is to be sent; its end retires the member at once.
+    pub queue: mpsc::Receiver<Parcel>,
+    /// The requests on their way.
+    pub forwards: Arc<Forwards>,
+    /// Where it may be found; its end retires the member after a moment.
+    pub whereabouts: watch::Receiver<Whereabouts>,
+    /// What is remembered between two connections.
+    pub life: Life,
+}
+
+/// What is remembered of a member between two connections.
+pub struct Life {
+    attempt: usize,
+    backoff: Duration,
+    away_since: Instant,
+    reminded: Instant,
+    /// What the attempts count from: a newer word begins them anew.
+    known: Option<Whereabouts>,
+    /// The kinds of refusal that the log has told already.
+    told: Vec<Discriminant<DialError>>,
+    ever_up: bool,
+    told_down: bool,
+}
+
+impl Life {
+    /// The life of a member begins with its first dial.
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            attempt: 0,
+            backoff: BACKOFF_MIN,
+            away_since: now,
+            reminded: now,
+            known: None,
+            told: Vec::new(),
+            ever_up: false,
+            told_down: false,
+        }
+    }
+}
+
+/// How a dial ended.
+enum Dialled {
+    Up(TcpStream, String, Vec<Parcel>),
+    Failed(String, DialError),
+    Over,
+}
+
+impl Peer {
+    /// Lives until the member is retired or the transport stops.
+    pub async fn run(mut self) {
+        let forwards = Arc::clone(&self.forwards);
+        tokio::select! {
+            () = self.live() => {}
+            () = forwards.expire() => {}
+        }
+        forwards.close(Code::NoLeader, "the connection to it was given up").await;
+    }
+
+    async fn live(&mut self) {
+        loop {
+            self.life.told_down = false;
+            match self.dial().await {
+                Dialled::Over => return,
+                Dialled::Failed(address, error) => self.note(&address, error).await,
+                Dialled::Up(stream, address, held) => {
+                    if self.converse(stream, &address, held).await {
+                        return;
+                    }
+                }
+            }
+            if !self.pause().await {
+                return;
+            }
+        }
+    }
+
+    /// Dials once. Raft's messages are held for the connection meanwhile, requests are given back.
+    async fn dial(&mut self) -> Dialled {
+        let whereabouts = self.whereabouts.borrow_and_update().clone();
+        if self.life.known.as_ref() != Some(&whereabouts) {
+            self.life.attempt = 0;
+        }
+        let address = whereabouts.address(self.life.attempt).to_owned();
+        self.life.known = Some(whereabouts);
+        self.life.attempt += 1;
+        let (target, hello) = (address.clone(), self.hello.clone());
+        let expected = Welcome { cluster_id: hello.cluster_id, raft_id: self.raft_id };
+        let dialling = dial(&target, &hello, DIAL_LIMIT);
+        tokio::pin!(dialling);
+        let shared = Arc::clone(&self.shared);
+        let stopped = shared.stopped();
+        tokio::pin!(stopped);
+        let mut held = Vec::new();
+        let result = loop {
+            let parcel = tokio::select! {
+                result = &mut dialling => break result,
+                parcel = self.queue.recv() => parcel,
+                () = &mut stopped => None,
+            };
+            match parcel {
+                None => return Dialled::Over,
+                Some(Parcel::Forward(..)) => self.discard(parcel).await,
+                Some(parcel) if held.len() < HELD_PARCELS => held.push(parcel),
+                Some(_) => self.discard(parcel).await,
+            }
+        };
+        let error = match result {
+            Ok((stream, welcome)) if welcome == expected => return Dialled::Up(stream, address, held),
+            Ok((_, welcome)) => DialError::Denied(Denial::SomebodyElse { raft_id: welcome.raft_id }),
+            Err(error) => error,
+        };
+        for parcel in held {
+            self.discard(Some(parcel)).await;
+        }
+        Dialled::Failed(address, error)
+    }
+
+    /// Uses a connection to its end; true where nothing is to be dialled any more.
+    async fn converse(&mut self, stream: TcpStream, address: &str, held: Vec<Parcel>) -> bool {
+        let away = self.life.away_since.elapsed();
+        info!(self.shared.log, "peer found"; "peer" => &self.name, "raft_id" => self.raft_id, "address" => address,
+            "away_ms" => ms(away));
+        let began = Instant::now();
+        self.life.ever_up = true;
+        self.life.told.clear();
+        self.shared.handle.deliver(Input::PeerUp(self.raft_id)).await;
+        let outgoing =
+            Outgoing { peer: self.raft_id, hello: &self.hello, shared: &self.shared, forwards: &self.forwards };
+        let end = Box::pin(outgoing.run(stream, held, &mut self.queue, &mut self.whereabouts)).await;
+        let (event, reason) = match &end {
+            End::Broken(reason) => ("peer lost", reason.as_str()),
+            End::Over => ("peer let go", "the connection is not wanted any more"),
+        };
+        info!(self.shared.log, "{}", event; "peer" => &self.name, "raft_id" => self.raft_id, "address" => address,
+            "reason" => reason, "up_ms" => ms(began.elapsed()));
+        self.forwards.broken(reason).await;
+        self.down().await;
+        let now = Instant::now();
+        (self.life.away_since, self.life.reminded) = (now, now);
+        // What was good once is tried first again.
+        self.life.attempt -= 1;
+        if now.duration_since(began) >= GOOD_CONNECTION {
+            self.life.backoff = BACKOFF_MIN;
+        }
+        matches!(end, End::Over)
+    }
+
+    /// Waits before the next dial; false where there is to be none.
+    async fn pause(&mut self) -> bool {
+        let mut until = Instant::now() + jitter(self.life.backoff);
+        self.life.backoff = (self.life.backoff * 2).min(BACKOFF_MAX);
+        let shared = Arc::clone(&self.shared);
+        let stopped = shared.stopped();
+        tokio::pin!(stopped);
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return true,
+                parcel = self.queue.recv() => match parcel {
+                    None => return false,
+                    parcel => self.discard(parcel).await,
+                },
+                changed = self.whereabouts.changed() => {
+                    if changed.is_err() {
+                        return false;
+                    }
+                    // It moved, or has just dialled this node: it is worth a try.
+                    self.life.backoff = BACKOFF_MIN;
+                    until = until.min(Instant::now() + jitter(BACKOFF_MIN));
+                }
+                () = &mut stopped => return false,
+            }
+        }
+    }
+
+    /// Gives up a parcel because there is no connection.
+    async fn discard(&mut self, parcel: Option<Parcel>) {
+        match parcel {
+            Some(Parcel::Forward(token, ..)) => {
+                let refusal = Refusal::not_applied(
+                    Code::NoLeader,
+                    format!("{} leads, but there is no connection to it at the moment", self.name),
+                );
+                self.forwards.answer(token, Err(refusal)).await;
+            }
+            Some(Parcel::Step(..)) => self.down().await,
+            Some(Parcel::Removed) | None => {}
+        }
+    }
+
+    async fn down(&mut self) {
+        if !self.life.told_down {
+            self.life.told_down = true;
+            self.shared.handle.deliver(Input::PeerDown(self.raft_id)).await;
+        }
+    }
+
+    /// Draws the consequences of a failed dial, and logs it where that is due.
+    async fn note(&mut self, address: &str, error: DialError) {
+        if let DialError::Denied(Denial::Removed { cluster_id, raft_id }) = error
+            && (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from)
+        {
+            self.shared.handle.deliver(Input::Removed { cluster_id, raft_id }).await;
+        }
+        let log = &self.shared.log;
+        let kind = discriminant(&error);
+        let answered = matches!(error, DialError::Version(_) | DialError::Denied(_) | DialError::Foreign(_));
+        if answered && !self.life.told.contains(&kind) {
+            warn!(log, "peer will not talk"; "peer" => &self.name, "address" => address, "reason" => %error);
+            self.life.told.push(kind);
+        } else if self.life.reminded.elapsed() >= REMINDER_EVERY {
+            self.life.reminded = Instant::now();
+            self.remind(log, &error);
+        }
+    }
+
+    fn remind(&self, log: &Logger, error: &DialError) {
+        let addresses = {
+            let whereabouts = self.whereabouts.borrow();
+            let (first, second) = (whereabouts.address(0), whereabouts.address(1));
+            if first == second { first.to_owned() } else { format!("{first}, {second}") }
+        };
+        warn!(log, "peer cannot be reached; it is dialled at the address given, and where nodes advertise host names \
+             (HUSKV_ADVERTISE_HOST) instead of numbers they are found again after a move";
+            "peer" => &self.name, "address" => addresses, "reason" => %error,
+            "away_ms" => ms(self.life.away_since.elapsed()), "ever_up" => self.life.ever_up);
+    }
+}
+
+/// Somewhere between half of `backoff` and all of it, so that nodes do not dial in step.
+fn jitter(backoff: Duration) -> Duration {
+    // Without randomness the longest wait is right too.
+    let part = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
+    backoff.mul_f64(0.5 + part / 2.0)
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_jitter_stays_between_half_and_all() {
+        for _ in 0..100 {
+            let wait = jitter(BACKOFF_MAX);
+            assert!(wait >= BACKOFF_MAX / 2 && wait <= BACKOFF_MAX);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What all tasks of the transport share: the loop's door, the table last published, where members are, the end.
+//!
+//! Why: connections live in tasks of their own and meet only here.
+//!
+//! Laws: no lock is held over an await. Every task is counted, so the end can be waited for.
+//!
+//! Not here: anything about bytes or sockets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use slog::{Logger, warn};
+use tokio::sync::watch;
+
+use super::dial::Whereabouts;
+use super::greeting::{Hello, Purpose};
+use crate::consensus::Handle;
+use crate::model::PeerTable;
+
+/// The shortest time between two log lines of the same reason; it doubles while the reason goes on.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
+/// The longest time between two log lines of a reason that goes on.
+const COMPLAINT_AT_LEAST_EVERY: Duration = Duration::from_secs(16);
+
+/// The middle of the transport.
+pub struct Shared {
+    /// The way to the loop.
+    pub handle: Handle,
+    /// The log.
+    pub log: Logger,
+    /// What the loop published last; None before the first time.
+    pub table: watch::Sender<Option<Arc<PeerTable>>>,
+    /// Where the members are that are dialled now; a sender that is dropped retires its peer.
+    roster: Mutex<BTreeMap<u64, watch::Sender<Whereabouts>>>,
+    runtime: tokio::runtime::Handle,
+    complaints: Mutex<HashMap<&'static str, Complaint>>,
+    stopping: watch::Sender<bool>,
+    tasks: watch::Sender<usize>,
+}
+
+/// One reason to complain.
+struct Complaint {
+    /// When it was last said.
+    said: Instant,
+    /// How long it is not said again.
+    pause: Duration,
+    /// How often it came up since.
+    unsaid: u64,
+}
+
+/// Counts a task while it exists, also where it is dropped by the end of the runtime.
+struct Counted(Arc<Shared>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.tasks.send_modify(|tasks| *tasks -= 1);
+    }
+}
+
+impl Shared {
+    /// Begins without a table, on the calling runtime.
+    pub fn new(handle: Handle, log: Logger) -> Self {
+        Self {
+            handle,
+            log,
+            table: watch::Sender::new(None),
+            roster: Mutex::default(),
+            runtime: tokio::runtime::Handle::current(),
+            complaints: Mutex::default(),
+            stopping: watch::Sender::new(false),
+            tasks: watch::Sender::new(0),
+        }
+    }
+
+    /// Runs `task` on the transport's runtime, from any thread.
+    pub fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.send_modify(|tasks| *tasks += 1);
+        let counted = Counted(Arc::clone(self));
+        self.runtime.spawn(async move {
+            let _counted = counted;
+            task.await;
+        });
+    }
+
+    /// Tells every task to end.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Returns once [`Shared::stop`] was called.
+    pub async fn stopped(&self) {
+        // The sender lives as long as `self`, so this cannot fail.
+        drop(self.stopping.subscribe().wait_for(|stopping| *stopping).await);
+    }
+
+    /// Returns once no task is left.
+    pub async fn finished(&self) {
+        drop(self.tasks.subscribe().wait_for(|tasks| *tasks == 0).await);
+    }
+
+    /// The table published last.
+    pub fn table(&self) -> Option<Arc<PeerTable>> {
+        self.table.borrow().clone()
+    }
+
+    /// How this node introduces itself to the node with raft id `to`, 0 for a stranger.
+    pub fn hello(&self, purpose: Purpose, to: u64) -> Hello {
+        let table = self.table();
+        let of = |field: fn(&PeerTable) -> u64| table.as_deref().map_or(0, field);
+        let text = |field: fn(&PeerTable) -> &String| table.as_deref().map_or_else(String::new, |it| field(it).clone());
+        Hello {
+            purpose,
+            cluster_id: of(|table| table.cluster_id),
+            from: of(|table| table.raft_id),
+            to,
+            node_id: text(|table| &table.node_id),
+            raft_address: text(|table| &table.raft_address),
+        }
+    }
+
+    /// The members that are dialled, with where they are.
+    pub fn roster(&self) -> MutexGuard<'_, BTreeMap<u64, watch::Sender<Whereabouts>>> {
+        self.roster.lock().expect("nothing panics while it holds the roster")
+    }
+
+    /// Remembers where the member said it is, and that it is alive.
+    pub fn heard(&self, raft_id: u64, raft_address: &str) {
+        if let Some(whereabouts) = self.roster().get(&raft_id) {
+            whereabouts.send_modify(|whereabouts| whereabouts.heard(raft_address));
+        }
+    }
+
+    /// Logs what a stranger or a peer did wrong: at most one line a second for each `reason`, and fewer while it goes on.
+    pub fn complain(&self, reason: &'static str, who: &str, detail: &str) {
+        let mut complaints = self.complaints.lock().expect("nothing panics while it holds the complaints");
+        let now = Instant::now();
+        let (unsaid, pause) = match complaints.get_mut(reason) {
+            Some(complaint) if now.duration_since(complaint.said) < complaint.pause => {
+                complaint.unsaid += 1;
+                return;
+            }
+            Some(complaint) if now.duration_since(complaint.said) < complaint.pause * 2 => {
+                (complaint.unsaid, (complaint.pause * 2).min(COMPLAINT_AT_LEAST_EVERY))
+            }
+            Some(complaint) => (complaint.unsaid, COMPLAINT_EVERY),
+            None => (0, COMPLAINT_EVERY),
+        };
+        complaints.insert(reason, Complaint { said: now, pause, unsaid: 0 });
+        drop(complaints);
+        warn!(self.log, "{}", reason; "peer" => who, "detail" => detail, "more_like_this" => unsaid);
+    }
+}

@@ -1,0 +1,169 @@
+//! Whole transports in one process, on loopback and picked ports, each against a loop that the test plays by hand.
+//!
+//! Why: what matters here shows only between two ends: order, refusals, broken connections, who is told what.
+//!
+//! Laws: tests wait for conditions, never for time; a wait that lasts [`PATIENCE`] is a failure.
+//!
+//! Not here: what one file can show of itself.
+
+mod copies;
+mod links;
+mod requests;
+mod strangers;
+
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use raft::eraftpb::{Entry, Message, MessageType};
+use tokio::time::timeout;
+
+use super::{Options, Transport, start};
+use crate::consensus::{Inbox, Input, Outbox, channel};
+use crate::model::{PeerTable, Standing, WhoAmI};
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The cluster of all nodes that a test says nothing else about.
+const CLUSTER: u64 = 7;
+
+/// Keeps what was logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl slog::Drain for Lines {
+    type Ok = ();
+    type Err = slog::Never;
+    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        self.0.lock().unwrap().push(record.msg().to_string());
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn count(&self, line: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|it| *it == line).count()
+    }
+
+    async fn wait(&self, line: &str) {
+        let seen = async {
+            while self.count(line) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("never logged: {line}; {:?}", self.0.lock().unwrap()));
+    }
+}
+
+/// A transport, and the loop's ends of it.
+struct Node {
+    raft_id: u64,
+    address: String,
+    inbox: Inbox,
+    post: Box<dyn Outbox>,
+    transport: Option<Transport>,
+    lines: Lines,
+}
+
+impl Node {
+    fn start(raft_id: u64) -> Self {
+        Self::start_at(raft_id, "127.0.0.1:0")
+    }
+
+    fn start_at(raft_id: u64, address: &str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (handle, inbox) = channel(64);
+        let lines = Lines::default();
+        let log = slog::Logger::root(lines.clone(), slog::o!());
+        let (transport, post) = start(listener, handle, Options { max_inbound: 64 }, log).unwrap();
+        Self { raft_id, address, inbox, post, transport: Some(transport), lines }
+    }
+
+    /// What this node publishes where the others are its peers.
+    fn table(&self, others: &[(u64, &str)]) -> PeerTable {
+        PeerTable {
+            node_id: format!("node{}", self.raft_id),
+            raft_id: self.raft_id,
+            cluster_id: CLUSTER,
+            raft_address: self.address.clone(),
+            peers: others.iter().map(|(id, address)| (*id, format!("node{id}"), (*address).to_owned())).collect(),
+            ..PeerTable::default()
+        }
+    }
+
+    fn publish(&mut self, others: &[(u64, &str)]) {
+        self.post.publish(self.table(others));
+    }
+
+    /// Waits for the first input that `want` takes, and answers who asks for the node meanwhile.
+    async fn wait<T>(&mut self, mut want: impl FnMut(Input) -> Option<T>) -> T {
+        let found = async {
+            loop {
+                match self.inbox.peers.recv().await.expect("the handle lives in the transport") {
+                    Input::WhoAmI { reply } => reply(who(self.raft_id)),
+                    input => {
+                        if let Some(found) = want(input) {
+                            return found;
+                        }
+                    }
+                }
+            }
+        };
+        timeout(PATIENCE, found).await.expect("the input that the test waits for")
+    }
+
+    async fn up(&mut self, peer: u64) {
+        self.wait(|input| matches!(input, Input::PeerUp(id) if id == peer).then_some(())).await;
+    }
+
+    async fn down(&mut self, peer: u64) {
+        self.wait(|input| matches!(input, Input::PeerDown(id) if id == peer).then_some(())).await;
+    }
+
+    /// The next raft message.
+    async fn message(&mut self) -> Message {
+        self.wait(|input| if let Input::Step(message) = input { Some(*message) } else { None }).await
+    }
+
+    /// The (cluster, raft id) of the next word that this node was removed.
+    async fn removed(&mut self) -> (u64, u64) {
+        self.wait(|input| match input {
+            Input::Removed { cluster_id, raft_id } => Some((cluster_id, raft_id)),
+            _ => None,
+        })
+        .await
+    }
+}
+
+fn who(raft_id: u64) -> WhoAmI {
+    WhoAmI {
+        node_id: format!("node{raft_id}"),
+        raft_id,
+        cluster_id: CLUSTER,
+        http_address: "h:1".into(),
+        standing: Standing::Member,
+    }
+}
+
+/// Two nodes that know each other, both ways up.
+async fn pair() -> (Node, Node) {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    a.publish(&[(2, &b.address.clone())]);
+    b.publish(&[(1, &a.address.clone())]);
+    tokio::join!(a.up(2), b.up(1));
+    (a, b)
+}
+
+/// An append of one entry of `bytes` bytes.
+fn append(from: u64, to: u64, index: u64, bytes: usize) -> Message {
+    let entry = Entry { index, term: 1, data: vec![0; bytes].into(), ..Entry::default() };
+    let msg_type = MessageType::MsgAppend;
+    let index = index - 1;
+    Message { msg_type, from, to, term: 1, log_term: 1, index, entries: vec![entry].into(), ..Message::default() }
+}
+
+/// An address at which nobody listens.
+fn nowhere() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}

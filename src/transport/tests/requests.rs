@@ -1,0 +1,123 @@
+//! Requests handed on to the leader: each is answered once, and with the truth.
+
+use super::*;
+use crate::consensus::Reply;
+use crate::model::{Answer, Code, Command, Fate, Outcome, Refusal, Request};
+
+type Result = std::result::Result<Answer, Refusal>;
+
+fn put() -> Request {
+    Request::Write(Command::Put { key: "k".into(), value: "1".into() })
+}
+
+fn written() -> Answer {
+    Answer::Written { index: 9, term: 2, outcome: Outcome::Put }
+}
+
+async fn ended(node: &mut Node) -> (u64, Result) {
+    node.wait(|input| match input {
+        Input::Forwarded { token, result } => Some((token, result)),
+        _ => None,
+    })
+    .await
+}
+
+async fn asked(node: &mut Node) -> (Request, u64, Reply<Result>) {
+    node.wait(|input| match input {
+        Input::Request { request, deadline, forwarded, reply } => {
+            assert!(forwarded);
+            Some((request, deadline, reply))
+        }
+        _ => None,
+    })
+    .await
+}
+
+fn fate(result: Result) -> (Code, Fate) {
+    let refusal = result.unwrap_err();
+    assert!(!refusal.detail.is_empty());
+    (refusal.code, refusal.fate)
+}
+
+#[tokio::test]
+async fn answers_come_back_to_their_tokens() {
+    let (mut a, mut b) = pair().await;
+    a.post.forward(11, 2, put(), 60_000);
+    a.post.forward(12, 2, Request::Remove { node_id: "x".into() }, 60_000);
+    let (request, deadline, first) = asked(&mut b).await;
+    assert_eq!(request, put());
+    let now = b.inbox.clock.now();
+    assert!(deadline > now + 30_000 && deadline <= now + 60_000);
+    let (request, _, second) = asked(&mut b).await;
+    assert_eq!(request, Request::Remove { node_id: "x".into() });
+    second(Err(Refusal::not_applied(Code::LastVoter, "no")));
+    first(Ok(written()));
+    assert_eq!(ended(&mut a).await, (12, Err(Refusal::not_applied(Code::LastVoter, "no"))));
+    assert_eq!(ended(&mut a).await, (11, Ok(written())));
+}
+
+#[tokio::test]
+async fn a_request_on_a_broken_connection_is_unknown() {
+    let (mut a, mut b) = pair().await;
+    a.post.forward(11, 2, put(), 60_000);
+    let (_, _, reply) = asked(&mut b).await;
+    drop(b.transport.take());
+    let (token, result) = ended(&mut a).await;
+    assert_eq!((token, fate(result)), (11, (Code::Timeout, Fate::Unknown)));
+    reply(Ok(written()));
+    a.down(2).await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_answered_in_time_is_unknown() {
+    let (mut a, mut b) = pair().await;
+    a.post.forward(11, 2, put(), 150);
+    let (_, _, reply) = asked(&mut b).await;
+    let (token, result) = ended(&mut a).await;
+    assert_eq!((token, fate(result)), (11, (Code::Timeout, Fate::Unknown)));
+    // Late, and nobody waits; the next one is not confused with it.
+    reply(Ok(written()));
+    a.post.forward(12, 2, put(), 60_000);
+    asked(&mut b).await.2(Ok(written()));
+    assert_eq!(ended(&mut a).await, (12, Ok(written())));
+}
+
+#[tokio::test]
+async fn a_leader_that_drops_a_request_leaves_it_unknown() {
+    let (mut a, mut b) = pair().await;
+    a.post.forward(11, 2, put(), 60_000);
+    drop(asked(&mut b).await);
+    assert_eq!(fate(ended(&mut a).await.1), (Code::Stopping, Fate::Unknown));
+}
+
+#[tokio::test]
+async fn a_request_that_never_left_is_not_applied() {
+    let mut a = Node::start(1);
+    a.publish(&[(2, &nowhere())]);
+    a.post.forward(11, 2, put(), 60_000);
+    let (token, result) = ended(&mut a).await;
+    assert!(result.clone().unwrap_err().detail.contains("node2"));
+    assert_eq!((token, fate(result)), (11, (Code::NoLeader, Fate::NotApplied)));
+    a.post.forward(12, 3, put(), 60_000);
+    let (token, result) = ended(&mut a).await;
+    assert_eq!((token, fate(result)), (12, (Code::NoLeader, Fate::NotApplied)));
+}
+
+#[tokio::test]
+async fn every_request_of_a_member_that_leaves_the_table_is_answered_once() {
+    let (mut a, mut b) = pair().await;
+    for token in 0..50 {
+        a.post.forward(token, 2, put(), 60_000);
+    }
+    let (_, _, reply) = asked(&mut b).await;
+    reply(Ok(written()));
+    a.post.publish(PeerTable { raft_id: 6, ..a.table(&[]) });
+    let mut tokens = Vec::new();
+    while tokens.len() < 50 {
+        let (token, result) = ended(&mut a).await;
+        assert!(token == 0 || result.unwrap_err().code != Code::Overloaded);
+        tokens.push(token);
+    }
+    tokens.sort_unstable();
+    assert_eq!(tokens, (0..50).collect::<Vec<_>>());
+}

@@ -1,0 +1,176 @@
+//! Strangers: questions to addresses that somebody typed, and whatever knocks at the peer port.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::model::{Adopt, Adopted, Code, Fate, Refusal};
+use crate::transport::framing::{read_frame, read_opening};
+use crate::transport::greeting::{WIRE_VERSION, Welcome, preamble};
+use crate::transport::wire::{FRAME_BYTES, Frame};
+
+async fn identify(node: &mut Node, address: &str) -> Result<WhoAmI, Refusal> {
+    node.post.identify(5, address);
+    node.wait(|input| match input {
+        Input::Identified { token, result } => {
+            assert_eq!(token, 5);
+            Some(result)
+        }
+        _ => None,
+    })
+    .await
+}
+
+async fn refused(node: &mut Node, address: &str, code: Code, says: &str) {
+    let refusal = identify(node, address).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.fate), (code, Fate::NotApplied), "{refusal:?}");
+    assert!(refusal.detail.contains(says) && refusal.detail.contains(address), "{refusal:?}");
+}
+
+/// Listens for one connection and answers it with `bytes`, whatever it says.
+async fn listener_that_says(bytes: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        // Open until the other end has enough.
+        drop(stream.read_to_end(&mut Vec::new()).await);
+    });
+    address
+}
+
+#[tokio::test]
+async fn who_answers_at_an_address_is_told() {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    let address = b.address.clone();
+    let (answer, ()) = tokio::join!(identify(&mut a, &address), async {
+        let asked = b.inbox.peers.recv().await.unwrap();
+        let Input::WhoAmI { reply } = asked else { panic!("something else was asked") };
+        reply(who(2));
+    });
+    assert_eq!(answer, Ok(who(2)));
+    let own = a.address.clone();
+    assert_eq!(identify(&mut a, &own).await, Ok(who(1)));
+    let name = own.replace("127.0.0.1", "localhost");
+    assert_eq!(identify(&mut a, &name).await, Ok(who(1)));
+}
+
+#[tokio::test]
+async fn nothing_and_nonsense_at_an_address_are_told_apart() {
+    let mut a = Node::start(1);
+    refused(&mut a, &nowhere(), Code::Unreachable, "refused").await;
+    let http = listener_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()).await;
+    refused(&mut a, &http, Code::Unreachable, "an HTTP port?").await;
+    let curt = listener_that_says(preamble(WIRE_VERSION)[..4].to_vec()).await;
+    refused(&mut a, &curt, Code::Unreachable, "huskv").await;
+    refused(&mut a, "http://127.0.0.1:1", Code::Unreachable, "scheme").await;
+    refused(&mut a, "no-port", Code::Unreachable, "port is missing").await;
+    refused(&mut a, "no.such.host.invalid:1", Code::Unreachable, "resolved").await;
+}
+
+#[tokio::test]
+async fn another_wire_version_is_named_on_both_sides() {
+    let mut a = Node::start(1);
+    let newer = listener_that_says(preamble(9).to_vec()).await;
+    refused(&mut a, &newer, Code::VersionMismatch, "wire version 9, this one speaks 1").await;
+
+    let mut stream = TcpStream::connect(&a.address).await.unwrap();
+    stream.write_all(&[&preamble(9)[..], &[0; 5_000]].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, preamble(WIRE_VERSION));
+    assert_eq!(a.lines.count("another wire version"), 1);
+}
+
+#[tokio::test]
+async fn garbage_is_dropped_with_few_words_and_hurts_nobody() {
+    let (mut a, mut b) = pair().await;
+    let lie = [&preamble(WIRE_VERSION)[..], &[0xff, 0xff, 0xff, 0xff, 1]].concat();
+    let broken = [&preamble(WIRE_VERSION)[..], &[3, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7]].concat();
+    for _ in 0..30 {
+        for garbage in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0x89, b'x'], &[0; 4_000], &lie, &broken] {
+            let mut stream = TcpStream::connect(&b.address).await.unwrap();
+            drop(stream.write_all(garbage).await);
+            let mut answer = Vec::new();
+            // It is closed, with a reset where it was still being talked to.
+            drop(timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap());
+            assert!(answer.is_empty(), "{answer:?}");
+        }
+        drop(TcpStream::connect(&b.address).await.unwrap());
+    }
+    assert!((1..=10).contains(&b.lines.count("not huskv")), "{}", b.lines.count("not huskv"));
+    a.post.send(vec![append(1, 2, 5, 1)]);
+    assert_eq!(b.message().await.index, 4);
+    assert_eq!(a.lines.count("peer lost"), 0);
+}
+
+#[tokio::test]
+async fn strangers_that_say_nothing_leave_room_for_members() {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    b.publish(&[]);
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(&b.address).await.unwrap());
+    }
+    b.lines.wait("the peer port has no connection left").await;
+    a.publish(&[(2, &b.address)]);
+    // The silent ones are dropped in time, and the member comes in.
+    a.up(2).await;
+    drop(silent);
+}
+
+fn offer() -> Adopt {
+    Adopt {
+        cluster_id: CLUSTER,
+        leader_id: 1,
+        leader_name: "node1".into(),
+        leader_address: "h:1".into(),
+        node_id: "node2".into(),
+        raft_address: "h:2".into(),
+        force: false,
+        tombstones: vec![3, 4],
+    }
+}
+
+async fn adopted(node: &mut Node) -> Result<Adopted, Refusal> {
+    node.wait(|input| if let Input::AdoptAnswered { token: 6, result } = input { Some(result) } else { None }).await
+}
+
+#[tokio::test]
+async fn an_offer_is_answered_by_the_joiners_loop() {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    let yes = Adopted { raft_id: 5, started_as: "n".into(), http_address: "h:1".into(), dropped: None };
+    for answer in [Ok(yes), Err(Refusal::not_applied(Code::HasData, "it has data"))] {
+        a.post.adopt(6, &b.address, offer());
+        let reply = b.wait(|input| match input {
+            Input::Adopt { adopt, reply } => {
+                assert_eq!(adopt, offer());
+                Some(reply)
+            }
+            _ => None,
+        });
+        reply.await(answer.clone());
+        assert_eq!(adopted(&mut a).await, answer);
+    }
+    a.post.adopt(6, &nowhere(), offer());
+    let refusal = adopted(&mut a).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Fate::NotApplied));
+}
+
+#[tokio::test]
+async fn an_offer_without_an_answer_is_unknown() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut a = Node::start(1);
+    a.post.adopt(6, &listener.local_addr().unwrap().to_string(), offer());
+    let (mut joiner, _) = listener.accept().await.unwrap();
+    read_opening(&mut joiner).await.unwrap();
+    read_frame(&mut joiner, FRAME_BYTES).await.unwrap();
+    joiner.write_all(&preamble(WIRE_VERSION)).await.unwrap();
+    let welcome = Frame::Verdict(Ok(Welcome { cluster_id: 9, raft_id: 2 }));
+    joiner.write_all(&welcome.encode().unwrap()).await.unwrap();
+    assert_eq!(read_frame(&mut joiner, FRAME_BYTES).await.unwrap(), Frame::Adopt(offer()));
+    drop(joiner);
+    let refusal = adopted(&mut a).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Fate::Unknown));
+}

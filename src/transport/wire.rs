@@ -1,0 +1,300 @@
+//! The wire: what two nodes can say to each other, and its bytes.
+//!
+//! Why: one page tells what crosses the network, so that a change of it is seen as one, and bumps the wire version.
+//!
+//! A frame is: u32 LE length of the payload, u8 kind, payload, u32 LE crc32 of all before it.
+//!
+//! Laws: nothing that arrives is believed before its length and its checksum are checked; no bytes can make the
+//! decoding panic.
+//!
+//! Not here: how a connection begins (`greeting`), sockets and timeouts (`framing`), and whether what was said is
+//! acceptable (`admission`).
+
+use protobuf::Message as _;
+use raft::eraftpb::Message;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use super::greeting::{Denial, Hello, Welcome};
+use crate::model::{Adopt, Adopted, Answer, Refusal, Request, WhoAmI, codec};
+
+/// The most payload that a frame may claim before the handshake is done, 64 KiB.
+pub const HANDSHAKE_BYTES: usize = 64 << 10;
+/// The most payload that any frame may claim, 32 MiB; the largest that is sent holds one batch of entries.
+pub const FRAME_BYTES: usize = 32 << 20;
+/// Length and kind.
+pub const HEAD_BYTES: usize = 5;
+/// The checksum behind the payload.
+pub const CHECKSUM_BYTES: usize = 4;
+
+/// Everything that can be said after the preamble.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frame {
+    /// Dialler, first: who dials, and what for.
+    Hello(Hello),
+    /// Acceptor, first: come in, or not.
+    Verdict(Result<Welcome, Denial>),
+    /// Peer, dialler: a raft message.
+    Step(Box<Message>),
+    /// Peer, dialler: a client's request for the leader.
+    Forward {
+        /// The dialler's number for it.
+        token: u64,
+        /// How long the client still waits, in milliseconds.
+        remaining_ms: u64,
+        /// The request.
+        request: Request,
+    },
+    /// Peer, acceptor: what came of a forwarded request.
+    Reply {
+        /// The number it came with.
+        token: u64,
+        /// The answer.
+        result: Result<Answer, Refusal>,
+    },
+    /// Both: still here.
+    Ping,
+    /// Peer, acceptor: the answer to a ping.
+    Pong,
+    /// Peer, both: the receiver was removed from the cluster.
+    Removed {
+        /// Which cluster says so.
+        cluster_id: u64,
+        /// The receiver's raft id.
+        raft_id: u64,
+    },
+    /// Identify, acceptor: who it is.
+    Who(Result<WhoAmI, Refusal>),
+    /// Adopt, dialler: the offer.
+    Adopt(Adopt),
+    /// Adopt, acceptor: its answer.
+    Adopted(Result<Adopted, Refusal>),
+    /// Snapshot, dialler: a piece of the copy, at most 1 MiB and one change.
+    Changes(Vec<u8>),
+    /// Snapshot, dialler: the copy is complete; the MsgSnapshot with the final metadata.
+    End(Box<Message>),
+    /// Snapshot, acceptor: the copy is in use there, or why not.
+    Taken(Result<(), String>),
+}
+
+/// Why bytes are not a frame, or a frame cannot be had.
+#[derive(Debug, Error)]
+pub enum WireError {
+    /// The other end closed the connection.
+    #[error("the connection was closed")]
+    Closed,
+    /// The connection failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Nothing came, or nothing was taken, for too long.
+    #[error("nothing moved for {0} s")]
+    Silent(u64),
+    /// The length is over the bound; nothing of it was read or allocated.
+    #[error("a frame of {0} bytes is over the bound of {1}")]
+    TooLong(usize, usize),
+    /// The checksum does not fit the bytes.
+    #[error("a frame with a wrong checksum")]
+    Checksum,
+    /// The frame is sound but cannot be understood.
+    #[error("malformed frame: {0}")]
+    Malformed(String),
+    /// The frame does not belong into this conversation.
+    #[error("unexpected frame: {0}")]
+    Unexpected(&'static str),
+}
+
+impl Frame {
+    /// What kind of frame this is: its byte on the wire, and its word in messages.
+    #[must_use]
+    pub fn kind(&self) -> (u8, &'static str) {
+        match self {
+            Self::Hello(_) => (1, "hello"),
+            Self::Verdict(_) => (2, "verdict"),
+            Self::Step(_) => (3, "step"),
+            Self::Forward { .. } => (4, "forward"),
+            Self::Reply { .. } => (5, "reply"),
+            Self::Ping => (6, "ping"),
+            Self::Pong => (7, "pong"),
+            Self::Removed { .. } => (8, "removed"),
+            Self::Who(_) => (9, "who"),
+            Self::Adopt(_) => (10, "adopt"),
+            Self::Adopted(_) => (11, "adopted"),
+            Self::Changes(_) => (12, "changes"),
+            Self::End(_) => (13, "end"),
+            Self::Taken(_) => (14, "taken"),
+        }
+    }
+
+    /// The whole frame, from its length to its checksum.
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`] for a payload over [`FRAME_BYTES`], which no receiver would take.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        let mut bytes = vec![0; HEAD_BYTES];
+        match self {
+            Self::Hello(hello) => bytes.extend(codec::encode(hello)),
+            Self::Verdict(verdict) => bytes.extend(codec::encode(verdict)),
+            Self::Step(message) | Self::End(message) => {
+                message.write_to_vec(&mut bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
+            }
+            Self::Forward { token, remaining_ms, request } => {
+                bytes.extend(codec::encode(&(token, remaining_ms, request)));
+            }
+            Self::Reply { token, result } => bytes.extend(codec::encode(&(token, result))),
+            Self::Ping | Self::Pong => {}
+            Self::Removed { cluster_id, raft_id } => bytes.extend(codec::encode(&(cluster_id, raft_id))),
+            Self::Who(result) => bytes.extend(codec::encode(result)),
+            Self::Adopt(adopt) => bytes.extend(codec::encode(adopt)),
+            Self::Adopted(result) => bytes.extend(codec::encode(result)),
+            Self::Changes(changes) => bytes.extend_from_slice(changes),
+            Self::Taken(result) => bytes.extend(codec::encode(result)),
+        }
+        let length = bytes.len() - HEAD_BYTES;
+        let field = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES);
+        let field = field.ok_or(WireError::TooLong(length, FRAME_BYTES))?;
+        bytes[..4].copy_from_slice(&field.to_le_bytes());
+        bytes[4] = self.kind().0;
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend(checksum.to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// Understands the payload and checksum that follow `head`.
+    ///
+    /// # Errors
+    /// [`WireError::Checksum`] and [`WireError::Malformed`].
+    pub fn decode(head: [u8; HEAD_BYTES], mut body: Vec<u8>) -> Result<Self, WireError> {
+        let split = body.len().checked_sub(CHECKSUM_BYTES).ok_or(WireError::Checksum)?;
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&head);
+        hasher.update(&body[..split]);
+        if body[split..] != hasher.finalize().to_le_bytes() {
+            return Err(WireError::Checksum);
+        }
+        body.truncate(split);
+        Ok(match head[4] {
+            1 => Self::Hello(value(&body)?),
+            2 => Self::Verdict(value(&body)?),
+            3 => Self::Step(message(&body)?),
+            4 => {
+                let (token, remaining_ms, request) = value(&body)?;
+                Self::Forward { token, remaining_ms, request }
+            }
+            5 => {
+                let (token, result) = value(&body)?;
+                Self::Reply { token, result }
+            }
+            6 if body.is_empty() => Self::Ping,
+            7 if body.is_empty() => Self::Pong,
+            8 => {
+                let (cluster_id, raft_id) = value(&body)?;
+                Self::Removed { cluster_id, raft_id }
+            }
+            9 => Self::Who(value(&body)?),
+            10 => Self::Adopt(value(&body)?),
+            11 => Self::Adopted(value(&body)?),
+            12 => Self::Changes(body),
+            13 => Self::End(message(&body)?),
+            14 => Self::Taken(value(&body)?),
+            kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
+        })
+    }
+}
+
+fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    codec::decode(bytes).map_err(|error| WireError::Malformed(error.to_string()))
+}
+
+fn message(bytes: &[u8]) -> Result<Box<Message>, WireError> {
+    let message = Message::parse_from_bytes(bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
+    Ok(Box::new(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Code, Command};
+    use crate::transport::greeting::Purpose;
+    use proptest::prelude::*;
+
+    fn decode(bytes: &[u8]) -> Result<Frame, WireError> {
+        let (head, body) = bytes.split_at(HEAD_BYTES);
+        Frame::decode(head.try_into().unwrap(), body.to_vec())
+    }
+
+    fn samples() -> Vec<Frame> {
+        let hello = Hello {
+            purpose: Purpose::Peer,
+            cluster_id: 7,
+            from: 1,
+            to: 2,
+            node_id: "a".into(),
+            raft_address: "h:1".into(),
+        };
+        let mut append = Message { from: 1, term: 3, ..Message::default() };
+        append.entries.push(raft::eraftpb::Entry { index: 4, ..Default::default() });
+        let put = Command::Put { key: "k".into(), value: "1".into() };
+        vec![
+            Frame::Hello(hello),
+            Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2 })),
+            Frame::Verdict(Err(Denial::Removed { cluster_id: 7, raft_id: 1 })),
+            Frame::Step(Box::new(append.clone())),
+            Frame::Forward { token: 9, remaining_ms: 500, request: Request::Write(put) },
+            Frame::Reply { token: 9, result: Err(Refusal::unknown(Code::Timeout, "late")) },
+            Frame::Ping,
+            Frame::Pong,
+            Frame::Removed { cluster_id: 7, raft_id: 2 },
+            Frame::Who(Err(Refusal::not_applied(Code::Stopping, "bye"))),
+            Frame::Changes(vec![0, 1, 2]),
+            Frame::End(Box::new(append)),
+            Frame::Taken(Err("full".into())),
+        ]
+    }
+
+    #[test]
+    fn a_frame_has_these_bytes() {
+        let removed = Frame::Removed { cluster_id: 7, raft_id: 2 }.encode().unwrap();
+        let sealed = b"\x11\0\0\0\x08\x01\x07\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0";
+        assert_eq!(removed, [&sealed[..], &crc32fast::hash(sealed).to_le_bytes()].concat());
+    }
+
+    #[test]
+    fn what_is_said_is_what_is_heard() {
+        for frame in samples() {
+            assert_eq!(decode(&frame.encode().unwrap()).unwrap(), frame);
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed() {
+        for frame in samples() {
+            let bytes = frame.encode().unwrap();
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(decode(&flipped).is_err(), "{frame:?}, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_over_the_bound_is_not_sent() {
+        let result = Frame::Changes(vec![0; FRAME_BYTES + 1]).encode();
+        assert!(matches!(result, Err(WireError::TooLong(_, FRAME_BYTES))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoding_panic(kind in 0u8..16, payload in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut head = [0; HEAD_BYTES];
+            head[..4].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+            head[4] = kind;
+            for version in [None, Some(codec::VERSION)] {
+                let payload = version.into_iter().chain(payload.iter().copied()).collect::<Vec<_>>();
+                let checksum = crc32fast::hash(&[&head[..], &payload].concat()).to_le_bytes();
+                drop(Frame::decode(head, [&payload[..], &checksum].concat()));
+            }
+            drop(Frame::decode(head, payload));
+        }
+    }
+}
