@@ -93,6 +93,18 @@ impl Post {
         Link { queue, bytes: Arc::default(), forwards, name: name.into(), full: false }
     }
 
+    /// Opens a link to a node that has called, where the table does not list it.
+    fn link_to_caller(&mut self, raft_id: u64) {
+        if self.links.contains_key(&raft_id) {
+            return;
+        }
+        let caller = self.shared.callers().get(&raft_id).cloned();
+        if let Some((name, address)) = caller {
+            let link = self.link(raft_id, &name, &address);
+            self.links.insert(raft_id, link);
+        }
+    }
+
     fn errand<F>(&self, answer: impl FnOnce(Option<Refusal>) -> F)
     where
         F: Future<Output = Input> + Send + 'static,
@@ -114,6 +126,7 @@ impl Outbox for Post {
     fn send(&mut self, messages: Vec<Message>) {
         for message in messages {
             let to = message.to;
+            self.link_to_caller(to);
             let Some(link) = self.links.get_mut(&to) else { continue };
             if message.msg_type == MessageType::MsgSnapshot {
                 // A copy is streamed; without it the message would promise what never comes.
@@ -205,7 +218,9 @@ impl Outbox for Post {
             self.introduced_as = introduced_as;
             self.links.clear();
             self.shared.roster().clear();
+            self.shared.callers().clear();
         }
+        self.shared.callers().retain(|raft_id, _| !table.tombstones.contains(raft_id));
         let listed: &[_] = if table.removed { &[] } else { &table.peers };
         self.shared.roster().retain(|raft_id, _| listed.iter().any(|(listed, ..)| listed == raft_id));
         for (raft_id, name, address) in listed.iter().filter(|(raft_id, ..)| *raft_id != table.raft_id) {

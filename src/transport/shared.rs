@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use slog::{Logger, warn};
 use tokio::sync::watch;
 
-use super::dial::Whereabouts;
+use super::dial::{Whereabouts, check_address};
 use super::greeting::{Hello, Purpose};
 use crate::consensus::Handle;
 use crate::model::PeerTable;
@@ -23,6 +23,9 @@ use crate::model::PeerTable;
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 /// The longest time between two log lines of a reason that goes on.
 const COMPLAINT_AT_LEAST_EVERY: Duration = Duration::from_secs(16);
+
+/// The most nodes outside the table that are remembered.
+const MAX_CALLERS: usize = 64;
 
 /// The middle of the transport.
 pub struct Shared {
@@ -34,6 +37,9 @@ pub struct Shared {
     pub table: watch::Sender<Option<Arc<PeerTable>>>,
     /// Where the members are that are dialled now; a sender that is dropped retires its peer.
     roster: Mutex<BTreeMap<u64, watch::Sender<Whereabouts>>>,
+    /// Nodes of this cluster that have called but are not in the table here (yet): name and address, by raft id. A
+    /// joiner has no table at all, and must answer its leader all the same.
+    callers: Mutex<BTreeMap<u64, (String, String)>>,
     runtime: tokio::runtime::Handle,
     complaints: Mutex<HashMap<&'static str, Complaint>>,
     stopping: watch::Sender<bool>,
@@ -67,6 +73,7 @@ impl Shared {
             log,
             table: watch::Sender::new(None),
             roster: Mutex::default(),
+            callers: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             complaints: Mutex::default(),
             stopping: watch::Sender::new(false),
@@ -125,11 +132,23 @@ impl Shared {
         self.roster.lock().expect("nothing panics while it holds the roster")
     }
 
-    /// Remembers where the member said it is, and that it is alive.
-    pub fn heard(&self, raft_id: u64, raft_address: &str) {
-        if let Some(whereabouts) = self.roster().get(&raft_id) {
-            whereabouts.send_modify(|whereabouts| whereabouts.heard(raft_address));
+    /// Remembers where a node of this cluster said it is, and that it is alive.
+    pub fn heard(&self, hello: &Hello) {
+        if let Some(whereabouts) = self.roster().get(&hello.from) {
+            whereabouts.send_modify(|whereabouts| whereabouts.heard(&hello.raft_address));
+            return;
         }
+        let mut callers = self.callers();
+        if check_address(&hello.raft_address).is_ok()
+            && (callers.len() < MAX_CALLERS || callers.contains_key(&hello.from))
+        {
+            callers.insert(hello.from, (hello.node_id.clone(), hello.raft_address.clone()));
+        }
+    }
+
+    /// The nodes that have called without being in the table.
+    pub fn callers(&self) -> MutexGuard<'_, BTreeMap<u64, (String, String)>> {
+        self.callers.lock().expect("nothing panics while it holds the callers")
     }
 
     /// Logs what a stranger or a peer did wrong: at most one line a second for each `reason`, and fewer while it goes on.
