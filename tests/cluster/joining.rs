@@ -181,7 +181,8 @@ fn joins_run_one_at_a_time_and_both_succeed() {
     let joiners = [Setup::named("node3").start(), Setup::named("node4").start(), Setup::named("node5").start()];
     thread::scope(|scope| {
         let (cluster, joiners) = (&cluster, &joiners);
-        let joins: Vec<_> = (0..3).map(|place| scope.spawn(move || cluster.nodes[place % 2].join(&joiners[place]))).collect();
+        let joins: Vec<_> =
+            (0..3).map(|place| scope.spawn(move || cluster.nodes[place % 2].join(&joiners[place]))).collect();
         for join in joins {
             join.join().expect("a join").expect(200, "one of three joins at once");
         }
@@ -201,7 +202,9 @@ fn fill(node: &Node) {
     thread::scope(|scope| {
         for client in 0..4 {
             let value = &value;
-            scope.spawn(move || (0..30).for_each(|number| _ = node.put(&format!("big-{client}-{number}"), value.as_str())));
+            scope.spawn(move || {
+                (0..30).for_each(|number| _ = node.put(&format!("big-{client}-{number}"), value.as_str()))
+            });
         }
     });
 }
@@ -289,9 +292,8 @@ fn a_leader_killed_at_any_moment_of_a_join_leaves_a_cluster_that_works() {
 }
 
 fn a_learner_that_never_comes_back_stands_in_nobodys_way() {
-    let mut cluster = Cluster::with(3, |setup| {
-        setup.set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 50).set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 10)
-    });
+    let mut cluster =
+        Cluster::with(3, |setup| setup.set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 50).set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 10));
     fill(&cluster.nodes[0]);
     let mut lost = None;
     for attempt in 0..5 {

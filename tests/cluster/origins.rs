@@ -36,7 +36,8 @@ fn a_foreign_origin_is_403_and_changes_nothing() {
     for origin in &foreign {
         let refused = from(&node, origin, "steered").problem(403, origin).code("cross_origin", origin);
         assert!(refused.header("access-control-allow-origin").is_none(), "{origin}");
-        for (method, path) in [("GET", "/health"), ("GET", "/store/x"), ("DELETE", "/store/x"), ("POST", "/raft/snapshot")]
+        for (method, path) in
+            [("GET", "/health"), ("GET", "/store/x"), ("DELETE", "/store/x"), ("POST", "/raft/snapshot")]
         {
             let answer = node.request(Request::new(method, path).header("Origin", origin));
             answer.problem(403, &format!("{method} {path} from {origin}")).code("cross_origin", origin);

@@ -95,9 +95,7 @@ fn a_lost_peer_and_its_return_are_logged() {
     let leader = cluster.agreed();
     let place = cluster.followers()[0];
     let name = cluster.nodes[place].name().to_owned();
-    let mentions = |cluster: &Cluster| {
-        cluster.nodes[leader].log().lines().filter(|line| line.contains(&name)).count()
-    };
+    let mentions = |cluster: &Cluster| cluster.nodes[leader].log().lines().filter(|line| line.contains(&name)).count();
     let before = mentions(&cluster);
     cluster.nodes[place].kill9();
     eventually(secs(15), format!("the leader logs that {name} is lost"), || {

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Node, Setup, blocks, check, eventually, secs};
 
-crate::harness::cases![overwrites_do_not_make_the_directory_grow.alone(), a_restart_is_no_replay_from_the_beginning.alone()];
+crate::harness::cases![
+    overwrites_do_not_make_the_directory_grow.alone(),
+    a_restart_is_no_replay_from_the_beginning.alone()
+];
 
 /// How much the full test of the promise would be scaled; 1 is what `cargo test` runs.
 fn scale() -> u64 {

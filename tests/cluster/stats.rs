@@ -51,7 +51,8 @@ fn stats_are_the_18_keys_as_strings_and_ours() {
         for key in KEYS {
             assert!(stats[key].is_string(), "{key} is no string in {stats}");
         }
-        let numbers = KEYS.iter().filter(|key| key.contains("index") || key.contains("term") || key.contains("version"));
+        let numbers =
+            KEYS.iter().filter(|key| key.contains("index") || key.contains("term") || key.contains("version"));
         for key in numbers {
             number(&stats, key);
         }
