@@ -92,7 +92,7 @@ fn a_removed_node_says_so_and_serves_no_data() {
     // It does not campaign: leader and term stay for longer than any election timeout.
     crate::harness::throughout(secs(4), "leader and term", || {
         let stats = cluster.nodes[asked].try_stats()?;
-        check(stats["term"] == reign.1.to_string() && stats["state"] == "Leader", stats)
+        check(crate::harness::number(&stats, "term") == reign.1 && stats["state"] == "Leader", stats)
     });
     cluster.nodes[asked].join(gone).expect(200, "joining it again, the first time");
     assert_eq!(gone.value("foo"), "bar");

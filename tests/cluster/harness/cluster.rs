@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::node::{Node, Setup, number};
+use super::node::{Node, number};
+use super::setup::Setup;
 use super::wait::{check, eventually, secs};
 
 /// How long a healthy majority may take to have a leader, on a busy machine.

@@ -113,10 +113,10 @@ impl Client {
                     if let Some(marks) = record.counters.get_mut(&counter) {
                         marks.1 = turn;
                     }
-                    if self.write(address, &counter, turn, &mut record) {
-                        if let Some(marks) = record.counters.get_mut(&counter) {
-                            marks.0 = turn;
-                        }
+                    if self.write(address, &counter, turn, &mut record)
+                        && let Some(marks) = record.counters.get_mut(&counter)
+                    {
+                        marks.0 = turn;
                     }
                 }
             }

@@ -8,6 +8,7 @@ mod load;
 mod needs;
 mod node;
 mod ports;
+mod setup;
 mod wait;
 
 pub use case::Case;
@@ -17,6 +18,7 @@ pub use files::{blobs, blocks, content, copy, walk};
 pub use http::{Answer, Request};
 pub use load::Load;
 pub use needs::Need;
-pub use node::{Node, START, Setup, binary, number};
+pub use node::{Node, START, number};
 pub use ports::free_port;
+pub use setup::Setup;
 pub use wait::{Seen, check, eventually, millis, secs, throughout};

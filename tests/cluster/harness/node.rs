@@ -5,7 +5,6 @@
 //! Laws: ports are picked by the node (port 0); a node is up when this start has written addresses.json and /health
 //! answers 200; a process never outlives its `Node`; when a test fails, the tail of each node's log is printed.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http::{Answer, Request};
+use super::setup::Setup;
 use super::wait::{eventually, secs};
 
 /// How long a start may take on a busy machine, in a debug build.
@@ -28,94 +28,6 @@ const TAIL_LINES: usize = 60;
 /// The binary under test; `HUSKV_TEST_BINARY` names another build of it, such as a release one.
 pub fn binary() -> PathBuf {
     std::env::var_os("HUSKV_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_huskv").into(), PathBuf::from)
-}
-
-/// How a node is to be started.
-#[derive(Clone)]
-pub struct Setup {
-    name: String,
-    directory: Option<PathBuf>,
-    variables: BTreeMap<String, String>,
-    arguments: Vec<String>,
-    wrapper: Vec<String>,
-}
-
-impl Setup {
-    /// A node with this RAFT_NODE_ID, port 0 for both ports, and a directory of its own.
-    pub fn named(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            directory: None,
-            variables: BTreeMap::new(),
-            arguments: Vec::new(),
-            wrapper: Vec::new(),
-        }
-        .set("RAFT_NODE_ID", name)
-        .set("SERVER_PORT", "0")
-        .set("RAFT_PORT", "0")
-    }
-
-    /// Sets a variable.
-    pub fn set(mut self, variable: &str, value: impl ToString) -> Self {
-        self.variables.insert(variable.to_owned(), value.to_string());
-        self
-    }
-
-    /// Takes a variable away.
-    pub fn unset(mut self, variable: &str) -> Self {
-        self.variables.remove(variable);
-        self
-    }
-
-    /// Uses this directory as RAFT_VOL_DIR.
-    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.directory = Some(directory.into());
-        self
-    }
-
-    /// Adds a command line argument.
-    pub fn argument(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.to_owned());
-        self
-    }
-
-    /// Runs the node under this command.
-    pub fn wrapped(mut self, command: &[&str]) -> Self {
-        self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
-        self
-    }
-
-    /// Starts it and waits until it is up.
-    #[track_caller]
-    pub fn start(self) -> Node {
-        let mut node = self.prepare();
-        node.start();
-        node
-    }
-
-    /// Starts it and does not wait.
-    pub fn spawn(self) -> Node {
-        let mut node = self.prepare();
-        node.spawn();
-        node
-    }
-
-    /// Makes the node without starting it. Where neither a directory nor RAFT_VOL_DIR is given, the variable is set to
-    /// a fresh directory, unless the node is a bare one.
-    pub fn prepare(self) -> Node {
-        let home = tempfile::Builder::new().prefix("huskv-").tempdir().expect("a directory for the node");
-        let mut setup = self;
-        let directory = setup.directory.clone().unwrap_or_else(|| home.path().join("volume"));
-        setup.variables.insert("RAFT_VOL_DIR".to_owned(), directory.display().to_string());
-        Node::at(setup, home, directory)
-    }
-
-    /// Makes the node with no variables but the two ports, so that its directory is the default one.
-    pub fn bare() -> Node {
-        let home = tempfile::Builder::new().prefix("huskv-").tempdir().expect("a directory for the node");
-        let directory = home.path().join("data/node1");
-        Node::at(Self::named("node1").unset("RAFT_NODE_ID"), home, directory)
-    }
 }
 
 /// A node: its directory, its settings and, while it runs, its process.
@@ -133,7 +45,8 @@ pub struct Node {
 }
 
 impl Node {
-    fn at(setup: Setup, home: TempDir, directory: PathBuf) -> Self {
+    /// A node that is not started yet.
+    pub fn at(setup: Setup, home: TempDir, directory: PathBuf) -> Self {
         Self {
             setup,
             home,
@@ -275,11 +188,6 @@ impl Node {
     pub fn sigterm(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.await_exit(secs(15))
-    }
-
-    /// SIGTERM without waiting.
-    pub fn send_sigterm(&self) {
-        self.signal(Signal::TERM);
     }
 
     /// SIGINT, and waits for the exit.
