@@ -147,6 +147,7 @@ fn the_name_of_a_live_member_is_in_use() {
     let stranger = Setup::named("node3").start();
     let answer = cluster.nodes[0].join(&stranger).problem(409, "the name of a live member");
     assert_eq!(answer.word("code"), "name_in_use");
+    assert_eq!(answer.json()["leader"]["node_id"], reign.0, "who leads is known, so it is said: {answer}");
     assert_eq!(cluster.reign(), reign);
     stranger.put("mine", "it is left alone");
     cluster.nodes[2].put("still", "a member");

@@ -42,7 +42,9 @@ impl Case {
     /// For the test runner.
     pub fn trial(self) -> Trial {
         let Self { name, run, need, alone } = self;
+        let told = name.clone();
         let trial = Trial::test(name, move || {
+            let _name = Told(told);
             let _turn = turn(alone);
             run();
             Ok(())
@@ -50,6 +52,17 @@ impl Case {
         match need.and_then(Need::missing) {
             Some(missing) => trial.with_ignored_flag(true).with_kind(missing),
             None => trial,
+        }
+    }
+}
+
+/// Says at the end of a failed test's output whose it was: tests that run at once write to one stderr.
+struct Told(String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the test that failed above: {}", self.0);
         }
     }
 }
