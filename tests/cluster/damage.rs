@@ -145,7 +145,7 @@ fn refusal(node: &mut Node, what: &str) -> Option<String> {
     })?;
     let log = node.log();
     assert!(status.code().is_some_and(|code| code != 0), "{what}: {status}: {log}");
-    for word in ["panicked", "RUST_BACKTRACE", "stack backtrace", "src/"] {
+    for word in ["panicked", "RUST_BACKTRACE", "stack backtrace", "internal error", "src/"] {
         assert!(!log.contains(word), "{what}: {word:?} on stderr: {log}");
     }
     Some(log)
