@@ -1,0 +1,64 @@
+//! Any node takes any request (issue, section 3).
+
+use serde_json::json;
+
+use crate::harness::{Cluster, Load, Setup, check, eventually, names, secs};
+
+crate::harness::cases![
+    a_follower_does_everything_that_the_leader_does,
+    reads_on_every_node_see_every_write_at_once,
+    versions_are_never_shared_whoever_is_asked,
+];
+
+fn a_follower_does_everything_that_the_leader_does() {
+    let cluster = Cluster::of(3);
+    let reign = cluster.reign();
+    let follower = &cluster.nodes[cluster.followers()[0]];
+    let put = follower.post("/store", &json!({"key": "foo", "value": 1.5})).expect(200, "POST on a follower");
+    assert_eq!(put.word("message"), "success persisting data");
+    assert!(put.header("x-raft-index").is_some() && put.header("x-raft-term").is_some(), "{put}");
+    assert_eq!(follower.get("/store/foo").expect(200, "GET").data(), put.data());
+    let gone = follower.delete("/store/foo").expect(200, "DELETE on a follower");
+    assert_eq!(gone.data()["deleted"], true);
+    let again = follower.delete("/store/foo").expect(200, "DELETE of nothing");
+    assert_eq!(again.data()["deleted"], false);
+    let fourth = Setup::named("node4").start();
+    let joined = follower.join(&fourth).expect(200, "join on a follower");
+    // The node asked answers with its own stats, once it has applied the change itself.
+    assert_eq!(joined.data()["node_id"], follower.name());
+    assert_eq!(names(&joined.data(), "voter").len(), 4, "{joined}");
+    let removed = follower.remove("node4").expect(200, "remove on a follower");
+    assert_eq!(removed.data()["node_id"], follower.name());
+    assert_eq!(names(&removed.data(), "voter").len(), 3, "{removed}");
+    assert_eq!(cluster.reign(), reign, "nothing of this moves leadership or term");
+    follower.post("/raft/transfer", &json!({"node_id": follower.name()})).expect(200, "transfer on a follower");
+    assert_eq!(cluster.reign().0, follower.name());
+    let missing = follower.post("/store", &json!({"key": "x"})).problem(400, "a bad write on a follower");
+    missing.outcome("not_applied", "a bad write on a follower");
+}
+
+fn reads_on_every_node_see_every_write_at_once() {
+    let cluster = Cluster::of(3);
+    for round in 0..60 {
+        let writer = &cluster.nodes[round % 3];
+        let version = writer.put("turns", round);
+        for node in &cluster.nodes {
+            let read = node.get("/store/turns").expect(200, "GET");
+            assert_eq!(read.data()["value"], round, "on {} after a write on {}", node.name(), writer.name());
+            assert_eq!(read.data()["version"], version);
+            let index = read.header("x-raft-index").and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
+            assert!(index >= version, "X-Raft-Index {index} below the version {version} that was read");
+        }
+    }
+}
+
+fn versions_are_never_shared_whoever_is_asked() {
+    let cluster = Cluster::of(3);
+    let load = Load::start(&cluster.addresses(), 8, "versions");
+    eventually(secs(60), "some hundred writes", || check(load.acked() >= 400, load.acked()));
+    let record = load.finish();
+    assert_eq!(record.failures, 0, "a healthy cluster refuses nothing");
+    for node in &cluster.nodes {
+        record.verify(node);
+    }
+}

@@ -1,0 +1,24 @@
+//! What the tests are written with: real processes, a plain HTTP client, waits on conditions.
+
+mod case;
+mod cluster;
+mod files;
+mod http;
+mod load;
+mod needs;
+mod node;
+mod ports;
+mod setup;
+mod wait;
+
+pub use case::Case;
+pub(crate) use case::cases;
+pub use cluster::{Cluster, ELECTION, member, names};
+pub use files::{blobs, blocks, content, copy, walk};
+pub use http::{Answer, Request};
+pub use load::Load;
+pub use needs::Need;
+pub use node::{Node, START, number};
+pub use ports::free_port;
+pub use setup::Setup;
+pub use wait::{Seen, check, eventually, millis, secs, throughout};

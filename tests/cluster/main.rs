@@ -1,0 +1,63 @@
+//! The black-box tests: the real binary, over HTTP and signals.
+//!
+//! Why: what huskv promises is promised to people who start processes, curl them, kill them and look at their disks. So
+//! nothing here knows a type of the program.
+//!
+//! Laws: ports are picked by the nodes; a test waits on conditions and never sleeps for luck; everything is bounded in
+//! time; a test whose machine lacks a tool is counted as ignored, with the reason before its name.
+//!
+//! One test: `cargo test --test cluster -- launch::a_bare_node`, or `cargo nextest run --test cluster a_bare_node`.
+//! `HUSKV_TEST_BINARY` names another build of the binary to be tested.
+
+// clippy knows tests by their attribute, and tests with a main of their own have none.
+#![allow(clippy::unwrap_used)]
+
+use std::process::ExitCode;
+
+mod damage;
+mod durability;
+mod faults;
+mod forming;
+mod forwarding;
+mod full;
+mod harness;
+mod http;
+mod joining;
+mod launch;
+mod leaving;
+mod moving;
+mod origins;
+mod peers;
+mod quorum;
+mod settings;
+mod snapshots;
+mod space;
+mod stats;
+mod tutorial;
+
+fn main() -> ExitCode {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let cases = [
+        settings::cases(),
+        launch::cases(),
+        stats::cases(),
+        http::cases(),
+        origins::cases(),
+        tutorial::cases(),
+        forwarding::cases(),
+        quorum::cases(),
+        forming::cases(),
+        joining::cases(),
+        leaving::cases(),
+        moving::cases(),
+        peers::cases(),
+        snapshots::cases(),
+        damage::cases(),
+        full::cases(),
+        durability::cases(),
+        space::cases(),
+        faults::cases(),
+    ];
+    let trials = cases.into_iter().flatten().map(harness::Case::trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

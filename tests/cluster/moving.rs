@@ -1,0 +1,114 @@
+//! Members whose addresses change (issue, sections 4 and 6).
+
+use serde_json::json;
+
+use crate::harness::{Cluster, Seen, check, eventually, free_port, member, secs};
+
+crate::harness::cases![
+    a_member_restarted_on_other_ports_gets_itself_updated,
+    joining_a_member_at_another_address_updates_the_table,
+    a_majority_that_moved_heals_by_itself_while_one_did_not_move,
+    where_all_moved_at_once_the_log_says_what_is_dialled,
+];
+
+/// Whether every running node's table has `node` where it is now.
+fn known_where_it_is(cluster: &Cluster, place: usize) -> Seen<()> {
+    let moved = &cluster.nodes[place];
+    for node in cluster.nodes.iter().filter(|node| node.runs()) {
+        let stats = node.try_stats()?;
+        let row = member(&stats, moved.name()).ok_or("no row")?;
+        let right = row["raft_address"] == moved.raft && row["http_address"] == moved.http;
+        check(right, format!("{} on {}", row, node.name()))?;
+    }
+    Ok(())
+}
+
+fn move_to_other_ports(cluster: &mut Cluster, place: usize) {
+    cluster.nodes[place].set("SERVER_PORT", free_port());
+    cluster.nodes[place].set("RAFT_PORT", free_port());
+}
+
+fn a_member_restarted_on_other_ports_gets_itself_updated() {
+    let mut cluster = Cluster::of(3);
+    let reign = cluster.reign();
+    let place = cluster.followers()[0];
+    let before = cluster.nodes[place].raft.clone();
+    assert!(cluster.nodes[place].sigterm().success());
+    move_to_other_ports(&mut cluster, place);
+    cluster.nodes[place].start();
+    assert_ne!(cluster.nodes[place].raft, before);
+    eventually(secs(20), "the table follows", || known_where_it_is(&cluster, place));
+    cluster.nodes[place].put("moved", "and well");
+    assert_eq!(cluster.reign(), reign, "leader and term");
+    // Only what the table says is left after this.
+    cluster.nodes.iter_mut().for_each(|node| node.kill9());
+    cluster.nodes.iter_mut().for_each(|node| node.spawn());
+    cluster.nodes.iter_mut().for_each(|node| node.await_up());
+    cluster.agreed();
+    assert_eq!(cluster.nodes[place].value("moved"), "and well");
+}
+
+fn joining_a_member_at_another_address_updates_the_table() {
+    let cluster = Cluster::of(3);
+    let reign = cluster.reign();
+    let leader = cluster.agreed();
+    let place = cluster.followers()[0];
+    let node = &cluster.nodes[place];
+    let id = member(&cluster.nodes[leader].stats(), node.name()).map(|row| row["raft_id"].clone());
+    let elsewhere = node.raft.replace("127.0.0.1", "localhost");
+    let body = json!({"node_id": node.name(), "raft_address": elsewhere});
+    cluster.nodes[leader].post("/raft/join", &body).expect(200, "the same node at another address");
+    let stats = cluster.nodes[leader].stats();
+    let row = member(&stats, node.name()).expect("it is still a member");
+    assert_eq!(row["raft_address"], elsewhere);
+    assert_eq!(Some(row["raft_id"].clone()), id, "the same node");
+    assert_eq!(cluster.reign(), reign, "leader and term");
+    node.put("still", "a member");
+}
+
+fn a_majority_that_moved_heals_by_itself_while_one_did_not_move() {
+    let mut cluster = Cluster::of(3);
+    cluster.nodes[0].put("foo", "bar");
+    cluster.nodes.iter_mut().for_each(|node| node.kill9());
+    for place in [1, 2] {
+        move_to_other_ports(&mut cluster, place);
+    }
+    cluster.nodes.iter_mut().for_each(|node| node.spawn());
+    cluster.nodes.iter_mut().for_each(|node| node.await_up());
+    eventually(secs(40), "a leader that all agree on", || cluster.leader_now());
+    for place in [1, 2] {
+        eventually(secs(20), "the table follows", || known_where_it_is(&cluster, place));
+        assert_eq!(cluster.nodes[place].value("foo"), "bar");
+    }
+    cluster.nodes[2].put("healed", true);
+}
+
+fn where_all_moved_at_once_the_log_says_what_is_dialled() {
+    let mut cluster = Cluster::of(3);
+    cluster.nodes[0].put("foo", "bar");
+    let old: Vec<_> = cluster.nodes.iter().map(|node| (node.http.clone(), node.raft.clone())).collect();
+    cluster.nodes.iter_mut().for_each(|node| node.kill9());
+    for place in 0..3 {
+        move_to_other_ports(&mut cluster, place);
+    }
+    cluster.nodes.iter_mut().for_each(|node| node.start());
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        let others = old.iter().enumerate().filter(|(other, _)| *other != place);
+        for (_, (_, raft)) in others {
+            eventually(secs(30), format!("{} says again and again that it dials {raft}", node.name()), || {
+                let log = node.log();
+                check(log.lines().filter(|line| line.contains(raft)).count() >= 2, log)
+            });
+        }
+    }
+    // Back where they were, they are a cluster again, and nothing is lost.
+    cluster.nodes.iter_mut().for_each(|node| node.kill9());
+    for (node, (http, raft)) in cluster.nodes.iter_mut().zip(&old) {
+        node.set("SERVER_PORT", http.rsplit(':').next().unwrap_or(""));
+        node.set("RAFT_PORT", raft.rsplit(':').next().unwrap_or(""));
+    }
+    cluster.nodes.iter_mut().for_each(|node| node.spawn());
+    cluster.nodes.iter_mut().for_each(|node| node.await_up());
+    cluster.agreed();
+    assert_eq!(cluster.nodes[2].value("foo"), "bar");
+}

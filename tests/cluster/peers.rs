@@ -1,0 +1,109 @@
+//! The peer port against everything that is no peer (issue, section 6).
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::harness::{Cluster, Node, Setup, check, eventually, secs, throughout};
+
+crate::harness::cases![
+    garbage_http_and_scans_make_one_log_line_each_and_hurt_nobody,
+    idle_and_flooding_connections_do_not_keep_peers_out,
+    a_lost_peer_and_its_return_are_logged,
+];
+
+/// What a stranger sends; nothing for a port scan.
+fn strangers() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("an HTTP request", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
+        ("zeros", vec![0; 4096]),
+        ("ones", vec![0xff; 4096]),
+        ("noise", (0..10_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()),
+        ("a TLS greeting", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+        ("a scan", Vec::new()),
+    ]
+}
+
+/// Sends `bytes` and waits until the node closes the connection, which it must.
+fn send(node: &Node, bytes: &[u8]) {
+    let mut stream = TcpStream::connect(&node.raft).expect("the peer port takes connections");
+    stream.set_read_timeout(Some(secs(20))).expect("a timeout");
+    // The node may close before it has read everything.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut sink = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut sink) {
+        let kind = error.kind();
+        let late = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut].contains(&kind);
+        assert!(!late, "the node keeps a stranger's connection");
+    }
+}
+
+fn garbage_http_and_scans_make_one_log_line_each_and_hurt_nobody() {
+    let lone = Setup::named("node1").start();
+    lone.put("foo", "bar");
+    for (what, bytes) in strangers() {
+        let before = lone.log().lines().count();
+        send(&lone, &bytes);
+        eventually(secs(10), format!("{what} makes a log line"), || {
+            let log = lone.log();
+            check(log.lines().count() > before, &log)
+        });
+        throughout(Duration::from_millis(300), format!("{what} makes one log line"), || {
+            let log = lone.log();
+            check(log.lines().count() == before + 1, &log)
+        });
+    }
+    assert_eq!(lone.value("foo"), "bar");
+    let cluster = Cluster::of(3);
+    let reign = cluster.reign();
+    for (_, bytes) in strangers() {
+        cluster.nodes.iter().for_each(|node| send(node, &bytes));
+        cluster.nodes[1].put("still", "well");
+    }
+    assert_eq!(cluster.reign(), reign, "leader and term");
+    for node in &cluster.nodes {
+        assert!(!node.log().contains("panicked"), "{}", node.log());
+    }
+}
+
+fn idle_and_flooding_connections_do_not_keep_peers_out() {
+    let mut cluster = Cluster::of(3);
+    let mut held = Vec::new();
+    for node in &cluster.nodes {
+        for _ in 0..100 {
+            held.push(TcpStream::connect(&node.raft).expect("a connection"));
+        }
+    }
+    // A length that promises more than any frame may have.
+    for stream in &mut held {
+        let _ = stream.write_all(&[0xff; 64]);
+    }
+    let place = cluster.followers()[0];
+    cluster.nodes[place].kill9();
+    let leader = cluster.agreed();
+    cluster.nodes[leader].put("meanwhile", 1);
+    cluster.nodes[place].start();
+    assert_eq!(cluster.nodes[place].value("meanwhile"), 1, "its peers found it again");
+    let fourth = Setup::named("node4").start();
+    cluster.nodes[leader].join(&fourth).expect(200, "a join meanwhile");
+    drop(held);
+}
+
+fn a_lost_peer_and_its_return_are_logged() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.agreed();
+    let place = cluster.followers()[0];
+    let name = cluster.nodes[place].name().to_owned();
+    let mentions = |cluster: &Cluster| cluster.nodes[leader].log().lines().filter(|line| line.contains(&name)).count();
+    let before = mentions(&cluster);
+    cluster.nodes[place].kill9();
+    eventually(secs(15), format!("the leader logs that {name} is lost"), || {
+        check(mentions(&cluster) > before, mentions(&cluster))
+    });
+    let lost = mentions(&cluster);
+    cluster.nodes[place].start();
+    eventually(secs(15), format!("the leader logs that {name} is back"), || {
+        check(mentions(&cluster) > lost, mentions(&cluster))
+    });
+}
