@@ -1,4 +1,12 @@
 //! The seam: what huskv asks of a storage engine.
+//!
+//! Why: journal, machine and volume are written against these two traits, so that a simulator can run them over an
+//! engine that loses what was not synced, and so that the vendor's name stays on one page ([`super::SledEngine`]).
+//!
+//! Laws: a failed write or sync poisons a database: it answers nothing but errors from then on. Names are relative and
+//! use `/`.
+//!
+//! Not here: what is stored ([`super::layout`]).
 
 use std::sync::Arc;
 
@@ -38,6 +46,10 @@ pub trait Db: Send + Sync {
     /// # Errors
     /// [`Error`] where that failed: the database is poisoned.
     fn sync(&self) -> Result<(), Error>;
+    /// The relative name it was opened under, for messages.
+    fn name(&self) -> &str;
+    /// The node's directory as people know it, for messages.
+    fn directory(&self) -> &str;
 }
 
 /// Where databases and small files live: one node's directory.
@@ -75,6 +87,3 @@ pub trait Engine: Send + Sync {
     /// The directory as people know it, for messages.
     fn path(&self) -> String;
 }
-
-/// The real thing: one sled database a name, under one directory.
-pub struct SledEngine;

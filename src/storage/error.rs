@@ -1,8 +1,14 @@
 //! What the disk can do to a node, said so that an operator knows what to do.
+//!
+//! Why: a node that cannot keep its promises stops, and the one line it leaves behind is all that its operator has.
+//!
+//! Laws: every message names the place and the way out. All but [`Error::Copy`] end the process.
+//!
+//! Not here: what to answer clients then (`consensus`).
 
 use thiserror::Error;
 
-/// Why the storage cannot go on. All of these end the process; none leaves anything half changed.
+/// Why the storage cannot go on. All but [`Error::Copy`] end the process; none leaves anything half changed.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The operating system refused.
@@ -73,4 +79,22 @@ pub enum Error {
         /// What was seen.
         detail: String,
     },
+    /// A copy of the machine was given up: aborted, over a bound, or malformed. Only the copy is lost; the node goes on.
+    #[error("the copy of the state was given up: {detail}")]
+    Copy {
+        /// Why.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// Damage in the database `db`.
+    pub(super) fn damaged(db: &dyn super::Db, detail: impl Into<String>) -> Self {
+        Self::Damaged { what: db.name().into(), detail: detail.into(), path: db.directory().into() }
+    }
+
+    /// A copy that is given up.
+    pub(super) fn copy(detail: impl Into<String>) -> Self {
+        Self::Copy { detail: detail.into() }
+    }
 }

@@ -1,6 +1,22 @@
 //! Who the node is, in one small checksummed file.
+//!
+//! Why: the raft id decides which folder is the node's log and state, so this file is the flip of an adoption: the
+//! rename that replaces it is the moment at which a node is another one.
+//!
+//! Laws: replaced as a whole (write, fsync, rename, fsync of the directory), never edited; checked before anything else
+//! in the directory is opened.
+//!
+//! Not here: the folders it names ([`super::Volume`]).
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::layout::{IDENTITY, IDENTITY_VERSION};
+
+/// The first word of the file.
+const MAGIC: &str = "huskv-identity";
 
 /// The content of the `identity` file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,4 +41,107 @@ pub struct Identity {
     pub picked_http_port: Option<u16>,
     /// The raft port picked at the first start with port 0.
     pub picked_raft_port: Option<u16>,
+}
+
+/// Reads who the node in the directory `dir` is, without creating, locking or changing anything; None where there is no
+/// node yet.
+///
+/// # Errors
+/// [`Error`] where the file is damaged, newer, or cannot be read.
+pub fn peek(dir: &Path) -> Result<Option<Identity>, Error> {
+    let directory = dir.display().to_string();
+    match std::fs::read(dir.join(IDENTITY)) {
+        Ok(bytes) => decode(&bytes, &directory).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { what: "reading the identity".into(), path: directory, source }),
+    }
+}
+
+/// The bytes of the file: one line with the format's version and the checksum of the rest, then JSON.
+pub(super) fn encode(identity: &Identity) -> Vec<u8> {
+    let mut json = serde_json::to_string_pretty(identity).expect("numbers, booleans and strings are always JSON");
+    json.push('\n');
+    format!("{MAGIC} {IDENTITY_VERSION} {:08x}\n{json}", crc32fast::hash(json.as_bytes())).into_bytes()
+}
+
+/// What [`encode`] wrote.
+///
+/// # Errors
+/// [`Error::Newer`] and [`Error::Damaged`], both naming `directory`.
+pub(super) fn decode(bytes: &[u8], directory: &str) -> Result<Identity, Error> {
+    let damaged =
+        |detail: &str| Error::Damaged { what: IDENTITY.into(), detail: detail.into(), path: directory.into() };
+    let (line, json) = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .and_then(|end| Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..])))
+        .ok_or_else(|| damaged("its first line is missing"))?;
+    let words: Vec<&str> = line.split(' ').collect();
+    let &[MAGIC, version, checksum] = words.as_slice() else { return Err(damaged("its first line is not ours")) };
+    let version: u32 = version.parse().map_err(|_| damaged("its first line is not ours"))?;
+    if version > IDENTITY_VERSION {
+        return Err(Error::Newer { what: IDENTITY.into(), found: version, known: IDENTITY_VERSION });
+    }
+    if version < IDENTITY_VERSION {
+        return Err(damaged("its first line is not ours"));
+    }
+    if checksum != format!("{:08x}", crc32fast::hash(json)) {
+        return Err(damaged("its checksum does not fit"));
+    }
+    serde_json::from_slice(json).map_err(|error| damaged(&format!("it cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            started_as: "node1".into(),
+            cluster_id: 3,
+            raft_id: 5,
+            ready: true,
+            formed: false,
+            removed: false,
+            raft_address: "a:1".into(),
+            http_address: "a:2".into(),
+            picked_http_port: None,
+            picked_raft_port: Some(7),
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let golden = "huskv-identity 1 954e9c00\n{\n  \"started_as\": \"node1\",\n  \"cluster_id\": 3,\n  \"raft_id\": 5,\n  \
+                      \"ready\": true,\n  \"formed\": false,\n  \"removed\": false,\n  \"raft_address\": \"a:1\",\n  \
+                      \"http_address\": \"a:2\",\n  \"picked_http_port\": null,\n  \"picked_raft_port\": 7\n}\n";
+        assert_eq!(String::from_utf8(encode(&identity())).unwrap(), golden);
+        assert_eq!(decode(golden.as_bytes(), "d").unwrap(), identity());
+    }
+
+    #[test]
+    fn any_flipped_or_missing_byte_is_found() {
+        let bytes = encode(&identity());
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            assert!(decode(&flipped, "d").is_err(), "flipped byte {at}");
+            assert!(matches!(decode(&bytes[..at], "d"), Err(Error::Damaged { .. })), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_named() {
+        let bytes = String::from_utf8(encode(&identity())).unwrap().replacen(" 1 ", " 2 ", 1);
+        assert!(matches!(decode(bytes.as_bytes(), "d"), Err(Error::Newer { found: 2, known: 1, .. })));
+    }
+
+    #[test]
+    fn peeking_creates_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(peek(&dir.path().join("none")).unwrap().is_none());
+        assert!(!dir.path().join("none").exists());
+        std::fs::write(dir.path().join(IDENTITY), encode(&identity())).unwrap();
+        assert_eq!(peek(dir.path()).unwrap(), Some(identity()));
+    }
 }

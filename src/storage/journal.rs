@@ -1,82 +1,388 @@
 //! Raft's log and hard state.
+//!
+//! Why: one turn of the loop is one record and one sync, whatever it holds. Records are only ever appended: one whose
+//! entries begin at an index overrides all earlier entries from there on, so nothing is changed in place and a crash
+//! leaves a prefix.
+//!
+//! Laws: the pieces of a record are put one by one, in order, not as a batch (a batch costs a second sync); length and
+//! checksum tell a torn one. Compaction removes whole records, oldest first, in one batch, and never the last, so term,
+//! vote and `term(first_index - 1)` are always in what is left, and nothing overridden comes back.
+//!
+//! Not here: reading it at a start ([`super::recovery`]), the bytes of a record ([`super::record`]).
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use protobuf::Message;
 use raft::eraftpb::{Entry, HardState};
 
-use super::Error;
+use super::layout::{self, PIECE_BYTES, record_key};
+use super::record::{self, Head, Point, Promise};
+use super::tail::Tail;
+use super::{Batch, Db, Error};
+
+/// What an entry takes besides its data and its context.
+const ENTRY_BYTES: usize = 17;
+
+/// Where an entry lies.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Its record.
+    seq: u64,
+    /// Where in the record's payload it begins.
+    offset: u32,
+    /// Bytes of all entries up to its end, since the log was opened.
+    end: u64,
+}
+
+/// One record on the disk.
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    seq: u64,
+    pieces: u32,
+    /// The index before its first entry.
+    before: u64,
+    /// Its last entry that no later record overrides; 0 where it has none.
+    live_to: u64,
+}
 
 /// The log of one incarnation.
-pub struct Journal;
+pub struct Journal {
+    db: Arc<dyn Db>,
+    hard_state: HardState,
+    generation: u64,
+    snapshot: Point,
+    base: Point,
+    /// Oldest first.
+    records: VecDeque<Stored>,
+    /// One an entry, from `base.0 + 1` on.
+    places: VecDeque<Place>,
+    /// First index and term of each run of entries of one term.
+    terms: VecDeque<Point>,
+    tail: Tail,
+    /// Bytes of all entries since the log was opened, and of those up to `base`.
+    bytes: u64,
+    base_bytes: u64,
+    /// The number of the last record that voided all before it.
+    reset: u64,
+    next_seq: u64,
+    /// A torn last record, to be removed before the next is written under its number.
+    pub(super) torn: Option<(u64, u32)>,
+    /// The payload of the record read last.
+    memo: Mutex<Option<(u64, Bytes)>>,
+}
 
 impl Journal {
+    /// A log with nothing in it yet, not even on the disk.
+    pub(super) fn blank(db: Arc<dyn Db>) -> Self {
+        Self {
+            db,
+            hard_state: HardState::default(),
+            generation: 0,
+            snapshot: (0, 0),
+            base: (0, 0),
+            records: VecDeque::new(),
+            places: VecDeque::new(),
+            terms: VecDeque::new(),
+            tail: Tail::default(),
+            bytes: 0,
+            base_bytes: 0,
+            reset: 0,
+            next_seq: 1,
+            torn: None,
+            memo: Mutex::new(None),
+        }
+    }
+
+    /// Makes the log of a new incarnation in an empty database: its first entry will be `base_index + 1`. Durable on
+    /// return.
+    ///
+    /// # Errors
+    /// [`Error`] for a failed write.
+    pub fn create(
+        db: Arc<dyn Db>,
+        base_index: u64,
+        base_term: u64,
+        hard_state: &HardState,
+        generation: u64,
+    ) -> Result<Self, Error> {
+        let mut journal = Self::blank(db);
+        journal.install(base_index, base_term, generation, hard_state)?;
+        Ok(journal)
+    }
+
     /// The hard state as recorded last.
     pub fn hard_state(&self) -> HardState {
-        todo!()
+        self.hard_state.clone()
     }
+
     /// The index of the first entry that the log holds; one more than [`Journal::last_index`] where it holds none.
     pub fn first_index(&self) -> u64 {
-        todo!()
+        self.base.0 + 1
     }
+
     /// The index of the last entry.
     pub fn last_index(&self) -> u64 {
-        todo!()
+        self.base.0 + self.places.len() as u64
     }
+
     /// The term of the entry at `index`; known from `first_index() - 1` to `last_index()`, else None.
-    pub fn term(&self, _index: u64) -> Option<u64> {
-        todo!()
+    pub fn term(&self, index: u64) -> Option<u64> {
+        if index == self.base.0 {
+            return Some(self.base.1);
+        }
+        if index < self.base.0 || index > self.last_index() {
+            return None;
+        }
+        let run = self.terms.partition_point(|(first, _)| *first <= index);
+        self.terms.get(run.checked_sub(1)?).map(|(_, term)| *term)
     }
+
     /// Entries from `low` to before `high`, at least one, then as many as fit `max_bytes`. The range must be within
     /// `first_index()..=last_index() + 1`.
     ///
     /// # Errors
-    /// [`Error`] for damage.
-    pub fn entries(&self, _low: u64, _high: u64, _max_bytes: u64) -> Result<Vec<Entry>, Error> {
-        todo!()
+    /// [`Error`] for damage, and for a range that is not within the log.
+    pub fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, Error> {
+        if low < self.first_index() || high > self.last_index() + 1 {
+            let (first, last) = (self.first_index(), self.last_index());
+            return Err(self.damaged(format!("it has entries {first} to {last}, asked for {low} to before {high}")));
+        }
+        let mut found = Vec::new();
+        let mut size = 0;
+        for index in low..high {
+            let entry = match self.tail.get(index) {
+                Some(entry) => entry.clone(),
+                None => self.fetch(index)?,
+            };
+            size += u64::from(entry.compute_size());
+            if size > max_bytes && !found.is_empty() {
+                break;
+            }
+            found.push(entry);
+        }
+        Ok(found)
     }
+
     /// Writes one record: these entries, overriding all from the first one's index on, and the hard state. Not durable
     /// before [`Journal::sync`].
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn append(&mut self, _entries: &[Entry], _hard_state: &HardState) -> Result<(), Error> {
-        todo!()
+    pub fn append(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        let before = entries.first().map_or(self.last_index(), |entry| entry.index.saturating_sub(1));
+        let in_order = entries.iter().zip(before + 1..).all(|(entry, index)| entry.index == index);
+        let Some(term) = self.term(before).filter(|_| in_order) else {
+            return Err(self.damaged(format!("raft appended entries that do not follow its entry {before}")));
+        };
+        self.write((before, term), false, entries, hard_state)
     }
+
     /// Makes all appended records durable.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn sync(&mut self) -> Result<(), Error> {
-        todo!()
+        self.db.sync()
     }
+
     /// Replaces the whole log by a snapshot that ends at (index, term), names the machine generation that holds it, and
     /// takes over the hard state, whose commit is at least index. One record, durable on return: the flip of an install.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn install(&mut self, _index: u64, _term: u64, _generation: u64, _hard_state: &HardState) -> Result<(), Error> {
-        todo!()
+    pub fn install(&mut self, index: u64, term: u64, generation: u64, hard_state: &HardState) -> Result<(), Error> {
+        self.generation = generation;
+        self.snapshot = (index, term);
+        self.write((index, term), true, &[], hard_state)?;
+        self.sync()
     }
+
     /// Notes a durable cut of the machine at (index, term); recorded with the next record.
-    pub fn note_snapshot(&mut self, _index: u64, _term: u64) {
-        todo!()
+    pub fn note_snapshot(&mut self, index: u64, term: u64) {
+        self.snapshot = (index, term);
     }
+
     /// The last durable cut, (0, 0) if none.
     pub fn snapshot(&self) -> (u64, u64) {
-        todo!()
+        self.snapshot
     }
+
     /// The machine generation that belongs to this log.
     pub fn generation(&self) -> u64 {
-        todo!()
+        self.generation
     }
+
     /// Removes up to `max_records` of the oldest records whose live entries are all at or below `index`, never the last
-    /// record. True where more could be removed.
+    /// record. True where more could be removed. A few more go where the first one left would otherwise be one whose
+    /// place in the log only those before it explain.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn compact(&mut self, _index: u64, _max_records: usize) -> Result<bool, Error> {
-        todo!()
+    pub fn compact(&mut self, index: u64, max_records: usize) -> Result<bool, Error> {
+        let removable = |records: &VecDeque<Stored>, at: usize| at + 1 < records.len() && records[at].live_to <= index;
+        let mut count = 0;
+        while removable(&self.records, count) {
+            let can_begin = self.records[count].live_to > 0 || self.records[count].seq < self.reset;
+            if count >= max_records && can_begin {
+                break;
+            }
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(false);
+        }
+        let mut batch = Batch::default();
+        for record in self.records.iter().take(count) {
+            batch.changes.extend((0..record.pieces).map(|piece| (record_key(record.seq, piece).to_vec(), None)));
+        }
+        self.db.write(batch)?;
+        self.records.drain(..count);
+        if self.records[0].seq >= self.reset {
+            self.begin_after(self.records[0].before);
+        }
+        Ok(removable(&self.records, 0))
     }
+
     /// Bytes of the entries after `index`, about.
-    pub fn bytes_after(&self, _index: u64) -> u64 {
-        todo!()
+    pub fn bytes_after(&self, index: u64) -> u64 {
+        self.bytes - self.bytes_to(index)
+    }
+
+    /// Raises the recorded commit to what the machine has applied: it may be ahead, and raft panics otherwise (m).
+    pub(super) fn raise_commit(&mut self, applied: u64) {
+        self.hard_state.commit = self.hard_state.commit.max(applied);
+    }
+
+    /// Bytes of all entries up to `index`, since the log was opened.
+    fn bytes_to(&self, index: u64) -> u64 {
+        match usize::try_from(index.saturating_sub(self.base.0)) {
+            Ok(0) => self.base_bytes,
+            Ok(count) => self.places.get(count - 1).map_or(self.bytes, |place| place.end),
+            Err(_) => self.bytes,
+        }
+    }
+
+    fn write(&mut self, prev: Point, reset: bool, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        if let Some((seq, pieces)) = self.torn.take() {
+            let changes = (0..pieces).map(|piece| (record_key(seq, piece).to_vec(), None)).collect();
+            self.db.write(Batch { changes })?;
+        }
+        let head = Head {
+            hard_state: (hard_state.term, hard_state.vote, hard_state.commit),
+            generation: self.generation,
+            snapshot: self.snapshot,
+            base: if reset { prev } else { self.base },
+            reset,
+            prev,
+            entries: u32::try_from(entries.len()).expect("raft bounds a Ready to far below 4 G entries"),
+        };
+        let seq = self.next_seq;
+        let (bytes, offsets) = record::encode(seq, &head, entries);
+        let mut pieces = 0;
+        for piece in bytes.chunks(PIECE_BYTES) {
+            self.db.put(&record_key(seq, pieces), piece)?;
+            pieces += 1;
+        }
+        self.admit(seq, pieces, &head, &offsets, entries.to_vec());
+        Ok(())
+    }
+
+    /// Lets an empty log begin behind what the first record on the disk follows.
+    pub(super) fn begin(&mut self, base: Point) {
+        self.base = base;
+    }
+
+    /// Takes a record that is on the disk, and known to follow, into the index.
+    pub(super) fn admit(&mut self, seq: u64, pieces: u32, head: &Head, offsets: &[u32], entries: Vec<Entry>) {
+        self.hard_state = head.hard_state();
+        self.generation = head.generation;
+        self.snapshot = head.snapshot;
+        self.next_seq = seq + 1;
+        let mut live_to = 0;
+        if head.reset {
+            self.reset = seq;
+            self.override_from(0);
+            self.base = head.prev;
+        } else if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            self.override_from(first.index);
+            live_to = last.index;
+        }
+        self.records.push_back(Stored { seq, pieces, before: head.prev.0, live_to });
+        for (entry, &offset) in entries.into_iter().zip(offsets) {
+            if self.terms.back().is_none_or(|(_, term)| *term != entry.term) {
+                self.terms.push_back((entry.index, entry.term));
+            }
+            self.bytes += (entry.data.len() + entry.context.len() + ENTRY_BYTES) as u64;
+            self.places.push_back(Place { seq, offset, end: self.bytes });
+            self.tail.push(entry);
+        }
+    }
+
+    /// Forgets the entries from `index` on; 0 is all of them.
+    fn override_from(&mut self, index: u64) {
+        self.bytes = self.bytes_to(index.saturating_sub(1));
+        self.places.truncate(usize::try_from(index.saturating_sub(self.base.0 + 1)).unwrap_or(usize::MAX));
+        while self.terms.back().is_some_and(|(first, _)| *first >= index) {
+            self.terms.pop_back();
+        }
+        self.tail.truncate(index);
+        for record in self.records.iter_mut().rev() {
+            if record.live_to >= index {
+                record.live_to = if record.before + 1 < index { index - 1 } else { 0 };
+            } else if record.live_to > 0 {
+                break;
+            }
+        }
+    }
+
+    /// Lets the log begin after `index`, which is within it.
+    fn begin_after(&mut self, index: u64) {
+        let Some(term) = self.term(index) else { return };
+        self.base_bytes = self.bytes_to(index);
+        self.places.drain(..usize::try_from(index - self.base.0).unwrap_or(usize::MAX).min(self.places.len()));
+        self.base = (index, term);
+        while self.terms.get(1).is_some_and(|(first, _)| *first <= index + 1) {
+            self.terms.pop_front();
+        }
+        if self.places.is_empty() {
+            self.terms.clear();
+        }
+        self.tail.begin_after(index);
+    }
+
+    /// Reads an entry that is not in memory.
+    fn fetch(&self, index: u64) -> Result<Entry, Error> {
+        let place = usize::try_from(index - self.base.0 - 1).ok().and_then(|at| self.places.get(at));
+        let place = place.ok_or_else(|| self.damaged(format!("entry {index} lies nowhere")))?;
+        let payload = self.payload(place.seq)?;
+        payload
+            .get(place.offset as usize..)
+            .and_then(|bytes| record::decode_entry(&mut layout::Bytes(bytes), index))
+            .filter(|entry| Some(entry.term) == self.term(index))
+            .ok_or_else(|| self.damaged(format!("record {} does not hold entry {index}", place.seq)))
+    }
+
+    /// The payload of a record, checked.
+    fn payload(&self, seq: u64) -> Result<Bytes, Error> {
+        let mut memo = self.memo.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, payload)) = memo.as_ref().filter(|(held, _)| *held == seq) {
+            return Ok(payload.clone());
+        }
+        let mut record = Vec::new();
+        for (_, piece) in self.db.scan(&record_key(seq, 0), Some(&record_key(seq + 1, 0)), usize::MAX)? {
+            record.extend_from_slice(&piece);
+        }
+        let payload = Promise::read(&record)
+            .and_then(|promise| promise.payload(seq, &record))
+            .ok_or_else(|| self.damaged(format!("the checksum of record {seq} does not fit")))?;
+        let payload = Bytes::copy_from_slice(payload);
+        *memo = Some((seq, payload.clone()));
+        Ok(payload)
+    }
+
+    fn damaged(&self, detail: impl Into<String>) -> Error {
+        Error::damaged(&*self.db, detail)
     }
 }

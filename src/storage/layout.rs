@@ -1,1 +1,217 @@
-//! todo: names, key bytes, versions
+//! The format page: every name, key byte and version of what a node keeps on its disk.
+//!
+//! Why: two versions of huskv meet on one directory, so what bytes mean is decided in one place and held by golden-byte
+//! tests: a changed byte is a changed format.
+//!
+//! Laws: a newer version is refused by name, never guessed. Keys keep byte order, and all pieces of a value lie beside
+//! each other. No stored value is longer than [`PIECE_BYTES`]: sled would put a larger page into a blob file, which it
+//! never syncs.
+//!
+//! Not here: what the records and values hold ([`super::record`], [`super::cells`], [`super::identity`]).
+
+/// The file that says who the node is.
+pub(super) const IDENTITY: &str = "identity";
+/// The file that one process holds locked.
+pub(super) const LOCK: &str = "LOCK";
+/// The name that a scratch file has for the moment between its creation and its removal.
+pub(super) const SPOOL: &str = "spool";
+
+/// The format of the identity file.
+pub(super) const IDENTITY_VERSION: u32 = 1;
+/// The format of a journal record, in its first byte.
+pub(super) const RECORD_VERSION: u8 = 1;
+/// The format of a value of the machine, in the first byte of its first piece.
+pub(super) const CELL_VERSION: u8 = 1;
+/// The format of the machine's own state.
+pub(super) const STATE_VERSION: u8 = 1;
+/// The format of the changes in a copy, in the first byte of each frame.
+pub(super) const CHANGES_VERSION: u8 = 1;
+
+/// The most bytes of one stored value. A leaf of sled holds about 16 values and must stay below 128 KiB (m: no blob up
+/// to 7 KiB in any order, blobs from 8 KiB in random order).
+pub(super) const PIECE_BYTES: usize = 4096;
+
+/// The key that the proof of durability writes; it sorts before every other key, and no reader looks at it.
+pub(super) const PROOF_KEY: [u8; 1] = [0];
+
+/// What a key of the machine holds, its first byte. Gaps are left for kinds that a later version may put between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// The applied index and all that is counted; one value, under the empty key.
+    State = 0x01,
+    /// The member table with its tombstones; one value, under the empty key.
+    Members = 0x02,
+    /// A client's key.
+    Data = 0x10,
+}
+
+impl Kind {
+    /// The smallest key that any kind may have.
+    pub(super) const FIRST: [u8; 1] = [Self::State as u8];
+
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::State, Self::Members, Self::Data].into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// The folder of the log of `raft_id`.
+pub(super) fn journal(raft_id: u64) -> String {
+    format!("{raft_id}/journal")
+}
+
+/// The folder of a generation of the machine of `raft_id`.
+pub(super) fn machine(raft_id: u64, generation: u64) -> String {
+    format!("{raft_id}/machine-{generation}")
+}
+
+/// The raft id whose folder has exactly this name.
+pub(super) fn raft_id_of(name: &str) -> Option<u64> {
+    name.parse().ok().filter(|id: &u64| *id != 0 && id.to_string() == name)
+}
+
+/// The generation whose folder has exactly this name.
+pub(super) fn generation_of(name: &str) -> Option<u64> {
+    raft_id_of(name.strip_prefix("machine-")?)
+}
+
+/// The key of one piece of a journal record.
+pub(super) fn record_key(seq: u64, piece: u32) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&seq.to_be_bytes());
+    key[8..].copy_from_slice(&piece.to_be_bytes());
+    key
+}
+
+/// What [`record_key`] was made of.
+pub(super) fn parse_record_key(key: &[u8]) -> Option<(u64, u32)> {
+    let mut bytes = Bytes(key);
+    let seq = u64::from_be_bytes(bytes.take(8)?.try_into().ok()?);
+    let piece = u32::from_be_bytes(bytes.take(4)?.try_into().ok()?);
+    bytes.is_empty().then_some((seq, piece))
+}
+
+/// The key of one piece of a value: kind, the key with 0x00 written as 0x00 0xFF and ended by 0x00 0x01, piece.
+pub(super) fn cell_key(kind: Kind, key: &[u8], piece: u16) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(key.len() + 5);
+    bytes.push(kind as u8);
+    for &byte in key {
+        bytes.push(byte);
+        if byte == 0 {
+            bytes.push(0xFF);
+        }
+    }
+    bytes.extend_from_slice(&[0, 1]);
+    bytes.extend_from_slice(&piece.to_be_bytes());
+    bytes
+}
+
+/// What [`cell_key`] was made of.
+pub(super) fn parse_cell_key(bytes: &[u8]) -> Option<(Kind, Vec<u8>, u16)> {
+    let (&kind, mut rest) = bytes.split_first()?;
+    let kind = Kind::from_byte(kind)?;
+    let mut key = Vec::with_capacity(rest.len());
+    loop {
+        match *rest {
+            [0, 0xFF, ref more @ ..] => {
+                key.push(0);
+                rest = more;
+            }
+            [0, 1, high, low] => return Some((kind, key, u16::from_be_bytes([high, low]))),
+            [0, ..] | [] => return None,
+            [byte, ref more @ ..] => {
+                key.push(byte);
+                rest = more;
+            }
+        }
+    }
+}
+
+/// Reads little-endian fields off the front of untrusted bytes; None wherever they end too early.
+pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
+
+impl<'a> Bytes<'a> {
+    /// The next `count` bytes.
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+    /// One byte.
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+    /// Four bytes.
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.take(4)?.try_into().ok().map(u32::from_le_bytes)
+    }
+    /// Eight bytes.
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
+    }
+    /// Two times eight bytes.
+    pub(super) fn pair(&mut self) -> Option<(u64, u64)> {
+        Some((self.u64()?, self.u64()?))
+    }
+    /// A four-byte length and that many bytes.
+    pub(super) fn run(&mut self) -> Option<&'a [u8]> {
+        let length = self.u32()?;
+        self.take(usize::try_from(length).ok()?)
+    }
+    /// Whether everything is used up.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Writes what [`Bytes::run`] reads.
+pub(super) fn push_run(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&length(bytes).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// The length of `bytes` as it is stored.
+pub(super) fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("raft and the codec bound everything stored to far below 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn golden_keys() {
+        assert_eq!(record_key(0x0102, 3), [0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 3]);
+        assert_eq!(cell_key(Kind::Data, b"a\0b", 258), [0x10, b'a', 0, 0xFF, b'b', 0, 1, 1, 2]);
+        assert_eq!(cell_key(Kind::State, b"", 0), [1, 0, 1, 0, 0]);
+        assert_eq!(cell_key(Kind::Members, b"", 0), [2, 0, 1, 0, 0]);
+        assert_eq!((journal(7), machine(7, 2)), ("7/journal".into(), "7/machine-2".into()));
+    }
+
+    #[test]
+    fn only_the_exact_form_is_a_folder_of_ours() {
+        assert_eq!(raft_id_of("42"), Some(42));
+        assert_eq!(generation_of("machine-3"), Some(3));
+        for name in ["", "0", "042", "+4", "4x", "-1", "identity", "99999999999999999999"] {
+            assert_eq!(raft_id_of(name), None, "{name}");
+            assert_eq!(generation_of(&format!("machine-{name}")), None, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn keys_come_back_and_keep_their_order(a: Vec<u8>, b: Vec<u8>, p: u16, q: u16) {
+            let (x, y) = (cell_key(Kind::Data, &a, p), cell_key(Kind::Data, &b, q));
+            prop_assert_eq!(parse_cell_key(&x), Some((Kind::Data, a.clone(), p)));
+            prop_assert_eq!((&a, p).cmp(&(&b, q)), x.cmp(&y));
+        }
+
+        #[test]
+        fn no_bytes_break_the_parser(bytes: Vec<u8>) {
+            if let Some((kind, key, piece)) = parse_cell_key(&bytes) {
+                prop_assert_eq!(cell_key(kind, &key, piece), bytes);
+            }
+        }
+    }
+}

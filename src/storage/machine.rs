@@ -1,13 +1,27 @@
 //! The key-value tree with everything replicated beside it.
+//!
+//! Why: it is what the log is for: committed entries become absolute changes here, in order, once.
+//!
+//! Laws: effects, counts and the applied index go into one atomic batch, or a crash would apply twice. Applying reads no
+//! clock, no randomness and no local setting, so all nodes come to the same bytes. Reads are answered between two
+//! batches, by the thread that applies: sled inserts a batch key by key.
+//!
+//! Not here: the rule from command to effect ([`crate::model::decide`]), when to sync (the loop), copies for others
+//! (`snapshot`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft::eraftpb::ConfState;
+use raft::eraftpb::{ConfState, SnapshotMetadata};
 
-use crate::model::{Command, MemberChange, Members, Outcome};
+use crate::model::{Change, Command, MemberChange, Members, Outcome, View, codec, decide};
 
-use super::{Cut, Db, Error, SnapshotReader};
+use super::cells::{self, Header};
+use super::layout::{Kind, STATE_VERSION};
+use super::spool::{Line, Spool};
+use super::state::{State, Unreadable};
+use super::{Batch, Cut, Db, Error, SnapshotReader};
 
 /// A value with the version of its last change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,64 +60,268 @@ pub struct Applied {
 }
 
 /// The state machine of one incarnation.
-pub struct Machine;
+pub struct Machine {
+    db: Arc<dyn Db>,
+    state: State,
+    members: Members,
+    /// What the stored table and the stored state are overwritten as.
+    members_header: Header,
+    state_header: Header,
+    /// The copy being made, if any.
+    cut: Option<Line>,
+}
 
 impl Machine {
+    /// Makes the machine of a new incarnation in an empty database: this table and these votes, as of (index, term).
+    /// Durable on return.
+    pub(super) fn create(
+        db: Arc<dyn Db>,
+        (index, term): (u64, u64),
+        members: Members,
+        conf_state: ConfState,
+    ) -> Result<Self, Error> {
+        let mut batch = Batch::default();
+        let members_header = cells::put(&mut batch, Kind::Members, b"", index, &codec::encode(&members), None);
+        let mut state = State { index, term, configuration_index: index, conf_state, ..State::default() };
+        state.tally.digest = members_header.digest();
+        let state_header = cells::put(&mut batch, Kind::State, b"", index, &state.encode(), None);
+        db.write(batch)?;
+        db.sync()?;
+        Ok(Self { db, state, members, members_header, state_header, cut: None })
+    }
+
+    /// Opens a machine and checks all of it: every value against its checksum, and their sum against the state.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] and [`Error::Newer`], and whatever reading fails with.
+    pub(super) fn open(db: Arc<dyn Db>) -> Result<Self, Error> {
+        let Some((state_header, bytes)) = cells::read(&*db, Kind::State, b"")? else {
+            return Err(Error::damaged(&*db, "it does not say what it has applied"));
+        };
+        let state = State::decode(&bytes).map_err(|error| match error {
+            Unreadable::Newer(found) => {
+                Error::Newer { what: db.name().into(), found: found.into(), known: STATE_VERSION.into() }
+            }
+            Unreadable::Malformed => Error::damaged(&*db, "what it says of itself cannot be read"),
+        })?;
+        let Some((members_header, bytes)) = cells::read(&*db, Kind::Members, b"")? else {
+            return Err(Error::damaged(&*db, "the member table is missing"));
+        };
+        let members = codec::decode(&bytes).map_err(|error| match error {
+            codec::CodecError::Version(found) if found > codec::VERSION => {
+                Error::Newer { what: db.name().into(), found: found.into(), known: codec::VERSION.into() }
+            }
+            error => Error::damaged(&*db, format!("the member table cannot be read: {error}")),
+        })?;
+        let found = cells::audit(&*db)?;
+        if found != state.tally {
+            let (keys, counted) = (found.keys, state.tally.keys);
+            let detail = format!("its values do not add up ({keys} keys found, {counted} written)");
+            return Err(Error::damaged(&*db, detail));
+        }
+        Ok(Self { db, state, members, members_header, state_header, cut: None })
+    }
+
     /// The (index, term) of the entry applied last.
     pub fn applied(&self) -> (u64, u64) {
-        todo!()
+        (self.state.index, self.state.term)
     }
+
     /// The configuration at the applied index.
     pub fn conf_state(&self) -> &ConfState {
-        todo!()
+        &self.state.conf_state
     }
+
     /// The index of the last membership change.
     pub fn configuration_index(&self) -> u64 {
-        todo!()
+        self.state.configuration_index
     }
+
     /// The member table at the applied index.
     pub fn members(&self) -> &Members {
-        todo!()
+        &self.members
     }
+
     /// How many keys there are.
     pub fn keys(&self) -> u64 {
-        todo!()
+        self.state.tally.keys
     }
-    /// Whether any client command was ever applied.
+
+    /// A sum over all keys, values and versions and the member table: equal on all nodes at the same applied index.
+    pub fn digest(&self) -> u64 {
+        self.state.tally.digest
+    }
+
+    /// Whether any client command was ever applied; a moved address is none.
     pub fn was_written(&self) -> bool {
-        todo!()
+        self.state.was_written
     }
+
     /// The value of `key`.
     ///
     /// # Errors
     /// [`Error`] for damage.
-    pub fn get(&self, _key: &[u8]) -> Result<Option<Versioned>, Error> {
-        todo!()
+    pub fn get(&self, key: &[u8]) -> Result<Option<Versioned>, Error> {
+        let found = cells::read(&*self.db, Kind::Data, key)?;
+        Ok(found.map(|(header, value)| Versioned { value: value.into(), version: header.version }))
     }
+
     /// Applies committed entries in order, in one atomic batch with the applied index; one outcome an entry.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn apply(&mut self, _entries: Vec<Applied>) -> Result<Vec<Outcome>, Error> {
-        todo!()
+    pub fn apply(&mut self, entries: Vec<Applied>) -> Result<Vec<Outcome>, Error> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut state = self.state.clone();
+        let mut members = None;
+        let mut overlay = Overlay { db: &*self.db, touched: BTreeMap::new() };
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if entry.index != state.index + 1 || entry.term < state.term {
+                let detail = format!("entry {} was to be applied after entry {}", entry.index, state.index);
+                return Err(Error::damaged(&*self.db, detail));
+            }
+            (state.index, state.term) = (entry.index, entry.term);
+            outcomes.push(match entry.operation {
+                Operation::Nothing => Outcome::Nothing,
+                Operation::Membership { change, conf_state } => {
+                    if let Some(change) = change {
+                        members.get_or_insert_with(|| self.members.clone()).apply(&change);
+                    }
+                    state.conf_state = conf_state;
+                    state.configuration_index = entry.index;
+                    Outcome::Nothing
+                }
+                Operation::Command(command) => {
+                    state.was_written |= !matches!(command, Command::Move { .. });
+                    let (outcome, change) = decide(command, entry.index, &overlay)?;
+                    match change {
+                        Some(Change::Move { raft_id, raft_address, http_address }) => {
+                            let table = members.get_or_insert_with(|| self.members.clone());
+                            table.relocate(raft_id, &raft_address, &http_address);
+                        }
+                        Some(change) => overlay.take(change)?,
+                        None => {}
+                    }
+                    outcome
+                }
+            });
+        }
+        let touched = overlay.touched;
+        self.commit(state, members.filter(|members| *members != self.members), touched)?;
+        Ok(outcomes)
     }
+
+    fn commit(&mut self, mut state: State, members: Option<Members>, touched: Touched) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        let tally = &mut state.tally;
+        for (key, Slot { before, now }) in touched {
+            if let Some(before) = before {
+                tally.keys -= 1;
+                tally.digest = tally.digest.wrapping_sub(before.digest());
+            }
+            match (now, before) {
+                (Some((version, value)), _) => {
+                    let header = cells::put(&mut batch, Kind::Data, &key, version, &value, before);
+                    tally.keys += 1;
+                    tally.digest = tally.digest.wrapping_add(header.digest());
+                }
+                (None, Some(before)) => cells::delete(&mut batch, Kind::Data, &key, before),
+                (None, None) => {}
+            }
+        }
+        if let Some(members) = members {
+            let (bytes, old) = (codec::encode(&members), self.members_header);
+            let header = cells::put(&mut batch, Kind::Members, b"", state.index, &bytes, Some(old));
+            tally.digest = tally.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
+            (self.members, self.members_header) = (members, header);
+        }
+        self.state_header =
+            cells::put(&mut batch, Kind::State, b"", state.index, &state.encode(), Some(self.state_header));
+        self.state = state;
+        let effects = self.cut.as_ref().map(|_| batch.clone());
+        self.db.write(batch)?;
+        // Only now, when all of them can be read from the tree: the copy is exact because of this order.
+        if let (Some(cut), Some(effects)) = (&self.cut, effects) {
+            cut.push(effects);
+        }
+        Ok(())
+    }
+
     /// The database, so that another thread can sync it.
     pub fn db(&self) -> Arc<dyn Db> {
-        todo!()
+        self.db.clone()
     }
+
     /// Begins a copy of the state; at most one at a time, an earlier one is aborted.
     ///
     /// # Errors
     /// [`Error`] where the scratch file cannot be made.
-    pub fn begin_cut(&mut self, _scratch: std::fs::File, _max_bytes: u64) -> Result<(Cut, SnapshotReader), Error> {
-        todo!()
+    pub fn begin_cut(&mut self, scratch: std::fs::File, max_bytes: u64) -> Result<(Cut, SnapshotReader), Error> {
+        self.abort_cut();
+        let spool = Arc::new(Spool::new(scratch, max_bytes));
+        self.cut = Some(Line::new(spool.clone()));
+        Ok((Cut::new(self.db.clone(), spool.clone()), SnapshotReader::new(spool)))
     }
+
     /// Ends the running cut at the present applied index: the copy is then exactly this state.
     pub fn end_cut(&mut self) {
-        todo!()
+        if let Some(cut) = self.cut.take() {
+            let mut metadata =
+                SnapshotMetadata { index: self.state.index, term: self.state.term, ..Default::default() };
+            metadata.set_conf_state(self.state.conf_state.clone());
+            cut.end(metadata);
+        }
     }
+
     /// Gives the running cut up, if any.
     pub fn abort_cut(&mut self) {
-        todo!()
+        self.cut = None;
+    }
+}
+
+/// What one batch makes of a key.
+struct Slot {
+    /// What is stored, before the batch.
+    before: Option<Header>,
+    /// The version and value it ends with, None where it ends deleted.
+    now: Option<(u64, Bytes)>,
+}
+
+type Touched = BTreeMap<Bytes, Slot>;
+
+/// The tree under the effects of a batch that is not written yet: several of its entries may touch one key.
+struct Overlay<'a> {
+    db: &'a dyn Db,
+    touched: Touched,
+}
+
+impl View for Overlay<'_> {
+    type Error = Error;
+
+    fn version(&self, key: &[u8]) -> Result<Option<u64>, Error> {
+        match self.touched.get(key) {
+            Some(slot) => Ok(slot.now.as_ref().map(|(version, _)| *version)),
+            None => Ok(cells::header(self.db, Kind::Data, key)?.map(|header| header.version)),
+        }
+    }
+}
+
+impl Overlay<'_> {
+    fn take(&mut self, change: Change) -> Result<(), Error> {
+        let (key, now) = match change {
+            Change::Put { key, value, version } => (key, Some((version, value))),
+            Change::Delete { key } => (key, None),
+            Change::Move { .. } => return Ok(()),
+        };
+        if let Some(slot) = self.touched.get_mut(&key) {
+            slot.now = now;
+        } else {
+            let before = cells::header(self.db, Kind::Data, &key)?;
+            self.touched.insert(key, Slot { before, now });
+        }
+        Ok(())
     }
 }

@@ -8,20 +8,30 @@
 //!
 //! Not here: when to write what (`consensus::ready`), and snapshots on the wire (`transport::snapshot`).
 
+mod cells;
 mod durable;
 pub mod engine;
 mod error;
+mod guard;
 mod identity;
 mod journal;
 mod layout;
 mod machine;
+mod record;
+mod recovery;
+mod sled_engine;
 mod snapshot;
+mod spool;
+mod state;
+mod tail;
 mod volume;
 
-pub use engine::{Batch, Db, Engine, SledEngine};
+pub use engine::{Batch, Db, Engine};
 pub use error::Error;
-pub use identity::Identity;
+pub use guard::opening;
+pub use identity::{Identity, peek};
 pub use journal::Journal;
 pub use machine::{Applied, Machine, Operation, Versioned};
+pub use sled_engine::SledEngine;
 pub use snapshot::{Cut, Frame, Received, SnapshotReader, SnapshotWriter};
 pub use volume::{Boot, Incarnation, Mint, Volume};

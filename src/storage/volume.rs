@@ -1,8 +1,32 @@
 //! The directory of a node: started, checked, adopted.
+//!
+//! Why: which log and which state belong together, and to whom, is decided once, here, before anything of it is used.
+//!
+//! Laws: the rename of `identity` is the only flip: a folder is complete and durable before the identity names it, and
+//! what nothing names is garbage. A raft id is minted anew for each incarnation and never reused. Log and state must fit
+//! each other, or the node does not start.
+//!
+//! Not here: what the log and the state hold, and when to adopt (`consensus::membership`).
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use raft::eraftpb::{ConfState, HardState};
+
+use crate::model::{Member, MemberChange, Members, Role};
+
+use super::identity::{decode, encode};
+use super::layout::{self, IDENTITY};
 use super::{Engine, Error, Identity, Journal, Machine, SnapshotWriter};
+
+/// The journal's cache; its reads are rare and in order.
+const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
+
+/// The first machine generation of an incarnation.
+const FIRST_GENERATION: u64 = 1;
+
+/// Ids are below 2^53: readers of JSON round larger numbers.
+const ID_MASK: u64 = (1 << 53) - 1;
 
 /// Where random numbers come from; the simulator seeds it.
 pub type Mint = Box<dyn FnMut() -> u64 + Send>;
@@ -34,52 +58,292 @@ pub struct Incarnation {
 }
 
 /// An opened directory.
-pub struct Volume;
+pub struct Volume {
+    engine: Arc<dyn Engine>,
+    identity: Identity,
+    cache_bytes: u64,
+    mint: Mint,
+    reservations: Arc<Reservations>,
+    /// The last generation handed out for the incarnation in use, so that no number is used twice by one process.
+    last_generation: u64,
+}
 
 impl Volume {
     /// Opens the directory, or makes a fresh one-voter cluster in an empty one, as if a snapshot existed at (1, 1).
     ///
     /// # Errors
     /// [`Error`] for damage, another name, a newer format; nothing was changed then.
-    pub fn open(_engine: Arc<dyn Engine>, _boot: Boot) -> Result<(Self, Incarnation), Error> {
-        todo!()
+    pub fn open(engine: Arc<dyn Engine>, mut boot: Boot) -> Result<(Self, Incarnation), Error> {
+        let found = match engine.read_file(IDENTITY)? {
+            Some(bytes) => decode(&bytes, &engine.path())?,
+            None => begin(&*engine, &mut boot)?,
+        };
+        if found.started_as != boot.name {
+            return Err(Error::OtherName { path: engine.path(), found: found.started_as, asked: boot.name });
+        }
+        let mut volume = Self {
+            engine,
+            identity: found,
+            cache_bytes: boot.cache_bytes,
+            mint: boot.mint,
+            reservations: Arc::default(),
+            last_generation: FIRST_GENERATION,
+        };
+        let raft_id = volume.identity.raft_id;
+        let incarnation = if volume.identity.ready {
+            volume.open_incarnation(raft_id)?
+        } else {
+            volume.engine.remove(&raft_id.to_string())?;
+            let incarnation = volume.bootstrap(raft_id, &boot.raft_address, &boot.http_address)?;
+            volume.update(|identity| {
+                identity.ready = true;
+                (identity.raft_address, identity.http_address) = (boot.raft_address, boot.http_address);
+            })?;
+            incarnation
+        };
+        let (http, raft) = (boot.picked_http_port, boot.picked_raft_port);
+        let picked = (http.or(volume.identity.picked_http_port), raft.or(volume.identity.picked_raft_port));
+        if picked != (volume.identity.picked_http_port, volume.identity.picked_raft_port) {
+            volume.update(|identity| (identity.picked_http_port, identity.picked_raft_port) = picked)?;
+        }
+        Ok((volume, incarnation))
     }
+
     /// Who the node is.
     pub fn identity(&self) -> &Identity {
-        todo!()
+        &self.identity
     }
+
     /// Changes and replaces the identity; durable on return.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn update(&mut self, _change: impl FnOnce(&mut Identity)) -> Result<(), Error> {
-        todo!()
+    pub fn update(&mut self, change: impl FnOnce(&mut Identity)) -> Result<(), Error> {
+        let mut identity = self.identity.clone();
+        change(&mut identity);
+        self.engine.replace_file(IDENTITY, &encode(&identity))?;
+        self.identity = identity;
+        Ok(())
     }
+
     /// Makes a new, empty incarnation in `cluster_id` under a fresh raft id and flips the identity to it; durable on
     /// return. The old incarnation's folder is left to [`Volume::garbage`].
     ///
     /// # Errors
     /// [`Error`]: before the flip the old incarnation is still the one.
-    pub fn adopt(&mut self, _cluster_id: u64, _raft_address: &str, _http_address: &str) -> Result<Incarnation, Error> {
-        todo!()
+    pub fn adopt(&mut self, cluster_id: u64, raft_address: &str, http_address: &str) -> Result<Incarnation, Error> {
+        let names = self.engine.list("")?;
+        let raft_id = loop {
+            let id = mint_id(&mut self.mint);
+            if id != self.identity.raft_id && !names.contains(&id.to_string()) {
+                break id;
+            }
+        };
+        let nothing = (0, 0);
+        let incarnation =
+            self.make(raft_id, nothing, &HardState::default(), Members::default(), ConfState::default())?;
+        self.update(|identity| {
+            (identity.cluster_id, identity.raft_id) = (cluster_id, raft_id);
+            (identity.formed, identity.removed) = (true, false);
+            (identity.raft_address, identity.http_address) = (raft_address.into(), http_address.into());
+        })?;
+        self.last_generation = FIRST_GENERATION;
+        Ok(incarnation)
     }
+
     /// A new machine generation for a copy to be received into.
     ///
     /// # Errors
     /// [`Error`] where it cannot be made.
     pub fn receive(&mut self) -> Result<SnapshotWriter, Error> {
-        todo!()
+        let raft_id = self.identity.raft_id;
+        let names = self.engine.list(&raft_id.to_string())?;
+        let highest = names.iter().filter_map(|name| layout::generation_of(name)).max().unwrap_or_default();
+        let generation = highest.max(self.last_generation) + 1;
+        self.last_generation = generation;
+        let name = layout::machine(raft_id, generation);
+        let reserved =
+            Reserved::new(self.engine.clone(), self.reservations.clone(), Reservation { raft_id, generation });
+        let db = self.engine.open(&name, true, self.cache_bytes)?;
+        Ok(SnapshotWriter::new(db, reserved))
     }
+
     /// Folders of incarnations and generations that nothing names: they can be removed, off the loop. `generation` is
     /// the one in use.
     ///
     /// # Errors
     /// [`Error`] where the directory cannot be listed.
-    pub fn garbage(&self, _generation: u64) -> Result<Vec<String>, Error> {
-        todo!()
+    pub fn garbage(&self, generation: u64) -> Result<Vec<String>, Error> {
+        let own = self.identity.raft_id;
+        let reserved = self.reservations.lock();
+        let mut garbage = Vec::new();
+        for name in self.engine.list("")? {
+            match layout::raft_id_of(&name) {
+                Some(id) if id != own && !reserved.iter().any(|(held, taken)| held.raft_id == id && !taken) => {
+                    garbage.push(name);
+                }
+                _ => {}
+            }
+        }
+        for name in self.engine.list(&own.to_string())? {
+            if let Some(found) = layout::generation_of(&name) {
+                // A reserved one may be taken into use next; one below the generation in use was passed over.
+                let held =
+                    found > generation && reserved.contains_key(&Reservation { raft_id: own, generation: found });
+                if found != generation && !held {
+                    garbage.push(layout::machine(own, found));
+                }
+            }
+        }
+        Ok(garbage)
     }
+
     /// The engine, for removing garbage on another thread and for scratch files.
     pub fn engine(&self) -> Arc<dyn Engine> {
-        todo!()
+        self.engine.clone()
+    }
+
+    /// A one-voter cluster as if a snapshot existed at index 1: an off-log configuration at index 0 breaks joiners (m).
+    fn bootstrap(&self, raft_id: u64, raft_address: &str, http_address: &str) -> Result<Incarnation, Error> {
+        let mut members = Members::default();
+        members.apply(&MemberChange::Set(Member {
+            name: self.identity.started_as.clone(),
+            raft_id,
+            raft_address: raft_address.into(),
+            http_address: http_address.into(),
+            role: Role::Voter,
+        }));
+        let hard_state = HardState { term: 1, commit: 1, ..HardState::default() };
+        let conf_state = ConfState { voters: vec![raft_id], ..ConfState::default() };
+        self.make(raft_id, (1, 1), &hard_state, members, conf_state)
+    }
+
+    fn make(
+        &self,
+        raft_id: u64,
+        base: (u64, u64),
+        hard_state: &HardState,
+        members: Members,
+        conf_state: ConfState,
+    ) -> Result<Incarnation, Error> {
+        let db = self.engine.open(&layout::machine(raft_id, FIRST_GENERATION), true, self.cache_bytes)?;
+        let machine = Machine::create(db, base, members, conf_state)?;
+        let db = self.engine.open(&layout::journal(raft_id), true, JOURNAL_CACHE_BYTES)?;
+        let journal = Journal::create(db, base.0, base.1, hard_state, FIRST_GENERATION)?;
+        Ok(Incarnation { journal, machine })
+    }
+
+    fn open_incarnation(&mut self, raft_id: u64) -> Result<Incarnation, Error> {
+        let folder = raft_id.to_string();
+        let names = self.engine.list(&folder)?;
+        let damaged = |what: String, detail: String| Err(Error::Damaged { what, detail, path: self.engine.path() });
+        if !names.iter().any(|name| layout::generation_of(name).is_some()) {
+            return damaged(folder, "it holds no state of the machine".into());
+        }
+        let log = layout::journal(raft_id);
+        let mut journal = Journal::open(self.engine.open(&log, false, JOURNAL_CACHE_BYTES)?)?;
+        let machine = layout::machine(raft_id, journal.generation());
+        let machine = Machine::open(self.engine.open(&machine, false, self.cache_bytes)?)?;
+        let ((applied, term), first, last) = (machine.applied(), journal.first_index(), journal.last_index());
+        if applied + 1 < first {
+            return damaged(log, format!("it begins with entry {first}, after what the state has applied ({applied})"));
+        }
+        if applied > last {
+            return damaged(log, format!("log lost: it ends with entry {last}, but the state has applied {applied}"));
+        }
+        if journal.term(applied) != Some(term) {
+            return damaged(log, format!("log lost: entry {applied} is not the one of term {term} that was applied"));
+        }
+        journal.raise_commit(applied);
+        let commit = journal.hard_state().commit;
+        if commit > last {
+            return damaged(log, format!("log lost: it ends with entry {last}, but entry {commit} was committed"));
+        }
+        self.last_generation = journal.generation();
+        Ok(Incarnation { journal, machine })
+    }
+}
+
+/// Writes the first identity of an empty directory.
+fn begin(engine: &dyn Engine, boot: &mut Boot) -> Result<Identity, Error> {
+    if let Some(folder) = engine.list("")?.into_iter().find(|name| layout::raft_id_of(name).is_some()) {
+        let detail = format!("identity is missing, but the folder {folder} of a node is there");
+        return Err(Error::Damaged { what: IDENTITY.into(), detail, path: engine.path() });
+    }
+    let identity = Identity {
+        started_as: boot.name.clone(),
+        cluster_id: mint_id(&mut boot.mint),
+        raft_id: mint_id(&mut boot.mint),
+        ready: false,
+        formed: false,
+        removed: false,
+        raft_address: boot.raft_address.clone(),
+        http_address: boot.http_address.clone(),
+        picked_http_port: boot.picked_http_port,
+        picked_raft_port: boot.picked_raft_port,
+    };
+    engine.replace_file(IDENTITY, &encode(&identity))?;
+    Ok(identity)
+}
+
+fn mint_id(mint: &mut Mint) -> u64 {
+    loop {
+        let id = mint() & ID_MASK;
+        if id != 0 {
+            return id;
+        }
+    }
+}
+
+/// A generation that is being received, or was received and may be taken into use next.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Reservation {
+    raft_id: u64,
+    generation: u64,
+}
+
+/// All of them, with whether they were taken.
+#[derive(Default)]
+struct Reservations(Mutex<BTreeMap<Reservation, bool>>);
+
+impl Reservations {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Reservation, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Holds a folder for a copy: kept out of the garbage, and removed again where nothing came of it.
+pub(super) struct Reserved {
+    engine: Arc<dyn Engine>,
+    all: Arc<Reservations>,
+    this: Reservation,
+    kept: bool,
+}
+
+impl Reserved {
+    fn new(engine: Arc<dyn Engine>, all: Arc<Reservations>, this: Reservation) -> Self {
+        all.lock().insert(this.clone(), false);
+        Self { engine, all, this, kept: false }
+    }
+
+    /// The generation.
+    pub(super) fn generation(&self) -> u64 {
+        self.this.generation
+    }
+
+    /// The folder stays.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+        self.all.lock().insert(self.this.clone(), true);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed now is garbage, and is removed at the next start.
+            drop(self.engine.remove(&layout::machine(self.this.raft_id, self.this.generation)));
+            self.all.lock().remove(&self.this);
+        }
     }
 }

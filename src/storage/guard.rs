@@ -1,0 +1,137 @@
+//! What keeps the storage engine's bad manners in its room: panics, silence, and answers after a failure.
+//!
+//! Why: sled 0.34 panics on some damaged files and can wait for ever after a failed write. A node owes its operator one
+//! clear line and an exit instead.
+//!
+//! Laws: a panic inside [`guarded`] is an error, and the process's panic hook stays quiet about it ([`opening`]).
+//! A database that failed once is poisoned for good.
+//!
+//! Not here: the hook itself (the node room installs it), and the words for sled's ordinary errors.
+
+use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use super::sled_engine::SledDb;
+use super::{Error, durable};
+
+/// How long a sync may run before somebody asks whether it will ever end.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often [`Watch`] looks.
+const ROUND: Duration = Duration::from_millis(500);
+
+thread_local! {
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
+}
+static OPENING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a panic on the calling thread is one that the storage catches and reports as an [`Error`]; the process's
+/// panic hook asks this first, and neither prints nor aborts then.
+#[must_use]
+pub fn opening() -> bool {
+    INSIDE.with(Cell::get) > 0
+        || (OPENING.load(Ordering::SeqCst) > 0
+            && std::thread::current().name().is_some_and(|name| name.starts_with("sled-io")))
+}
+
+/// That the engine panicked.
+pub(super) struct Panicked {
+    full: bool,
+}
+
+impl Panicked {
+    /// As an error about the database `name` of the node in `dir`.
+    pub(super) fn into_error(self, name: &str, dir: &Path) -> Error {
+        let path = dir.display().to_string();
+        if self.full {
+            return Error::Full { path, free_bytes: durable::free_bytes(dir) };
+        }
+        Error::Damaged { what: name.into(), detail: "the storage engine cannot make sense of its files".into(), path }
+    }
+}
+
+/// Calls into the engine; `opening` says that its own threads may panic too.
+pub(super) fn guarded<T>(opening: bool, call: impl FnOnce() -> T) -> Result<T, Panicked> {
+    let count = usize::from(opening);
+    OPENING.fetch_add(count, Ordering::SeqCst);
+    INSIDE.with(|depth| depth.set(depth.get() + 1));
+    let answer = std::panic::catch_unwind(AssertUnwindSafe(call));
+    INSIDE.with(|depth| depth.set(depth.get() - 1));
+    OPENING.fetch_sub(count, Ordering::SeqCst);
+    answer.map_err(|payload| {
+        let text = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or_default();
+        Panicked { full: text.contains("StorageFull") || text.contains("No space left") }
+    })
+}
+
+/// Whether a database still answers.
+#[derive(Default)]
+pub(super) struct Poison {
+    failed: AtomicBool,
+    panicked: AtomicBool,
+}
+
+impl Poison {
+    pub(super) fn set(&self, panicked: bool) {
+        self.panicked.fetch_or(panicked, Ordering::SeqCst);
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn panicked(&self) -> bool {
+        self.panicked.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn check(&self, directory: &str) -> Result<(), Error> {
+        if self.failed.load(Ordering::SeqCst) { Err(self.error(directory)) } else { Ok(()) }
+    }
+
+    #[allow(clippy::unused_self, reason = "only a poisoned database answers so")]
+    pub(super) fn error(&self, directory: &str) -> Error {
+        let source = std::io::Error::other("an earlier write or sync failed, so nothing here is believed any more");
+        Error::Io { what: "using the database".into(), path: directory.into(), source }
+    }
+}
+
+/// Looks after syncs that never end: one thread for all databases of an engine, which ends with it.
+pub(super) struct Watch {
+    databases: Mutex<Vec<Weak<SledDb>>>,
+}
+
+impl Watch {
+    /// Starts the thread. Where the system gives none, syncs go unwatched.
+    pub(super) fn start() -> Arc<Self> {
+        let watch = Arc::new(Self { databases: Mutex::default() });
+        let weak = Arc::downgrade(&watch);
+        drop(std::thread::Builder::new().name("storage-watch".into()).spawn(move || {
+            while let Some(watch) = weak.upgrade() {
+                watch.look();
+                drop(watch);
+                std::thread::sleep(ROUND);
+            }
+        }));
+        watch
+    }
+
+    /// Looks after `db` too, as long as it is open.
+    pub(super) fn add(&self, db: &Arc<SledDb>) {
+        self.databases.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(db));
+    }
+
+    fn look(&self) {
+        let databases: Vec<_> = {
+            let mut all = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|db| db.strong_count() > 0);
+            all.iter().filter_map(Weak::upgrade).collect()
+        };
+        for db in databases {
+            db.rouse(PATIENCE);
+        }
+    }
+}

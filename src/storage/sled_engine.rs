@@ -1,0 +1,379 @@
+//! The real engine: one directory, one sled database a name; the only page that names the vendor.
+//!
+//! Why: sled 0.34 has habits that a node must not inherit, and each is met here. A flush that reaches no disk is proven
+//! to be replaced ([`super::durable`]); its panics on damaged files become [`Error::Damaged`]; a file in `blobs/` is
+//! refused; a half-written `snap.*.generating`, which a kill or a full disk leaves behind and which would make the next
+//! start fail as corrupt although it was never in force, is removed; one of its two write paths stores an error without
+//! waking who waits for it, so a sync that takes seconds is looked after by [`Watch`].
+//!
+//! Laws: the directory belongs to one process (`LOCK`). After one failed write or sync a database answers nothing but
+//! errors. What can be checked is checked before sled opens anything, because opening writes.
+//!
+//! Not here: what is stored (journal, machine), and ending the process (the loop).
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::guard::{Poison, Watch, guarded};
+use super::layout::{LOCK, PROOF_KEY, SPOOL};
+use super::{Batch, Db, Engine, Error, durable};
+
+/// What sled 0.34 writes into `conf` for the settings used here, before the checksum.
+const CONF: &[u8] = b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n";
+
+/// How long an open waits for sled's threads of an earlier handle of the same database to let go of its file.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// The real thing: one sled database a name, under one directory.
+pub struct SledEngine {
+    dir: PathBuf,
+    shown: String,
+    spool: Mutex<()>,
+    watch: Arc<Watch>,
+    lock: Arc<File>,
+}
+
+impl SledEngine {
+    /// Takes the directory for this process, and creates it durably where it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where another process has it, [`Error::Full`] and [`Error::Io`] where the system refuses.
+    pub fn new(dir: impl Into<PathBuf>) -> Result<Self, Error> {
+        let dir = dir.into();
+        let shown = dir.display().to_string();
+        make_dir(&dir).map_err(|error| system("creating the directory", &dir, error))?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK));
+        let lock = lock.map_err(|error| system("opening LOCK", &dir, error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: shown }),
+            Err(TryLockError::Error(error)) => return Err(system("locking LOCK", &dir, error)),
+        }
+        match std::fs::remove_file(dir.join(SPOOL)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(system("removing the spool", &dir, error)),
+            _ => {}
+        }
+        Ok(Self { dir, shown, spool: Mutex::new(()), watch: Watch::start(), lock: Arc::new(lock) })
+    }
+
+    fn system(&self, what: impl Into<String>, error: std::io::Error) -> Error {
+        system(what, &self.dir, error)
+    }
+
+    fn damaged(&self, what: &str, detail: impl Into<String>) -> Error {
+        Error::Damaged { what: what.into(), detail: detail.into(), path: self.shown.clone() }
+    }
+
+    /// Looks at the files of a database without opening it.
+    fn inspect(&self, name: &str) -> Result<(), Error> {
+        let folder = self.dir.join(name);
+        let reading = |error| self.system(format!("reading {name}"), error);
+        if !folder.is_dir() {
+            return Err(self.damaged(name, "the folder is missing"));
+        }
+        let conf = match std::fs::read(folder.join("conf")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(self.damaged(name, "the file conf is missing"));
+            }
+            other => other.map_err(reading)?,
+        };
+        if conf != [CONF, &crc32fast::hash(CONF).to_le_bytes()].concat() {
+            return Err(self.damaged(name, "the file conf is not as it was written"));
+        }
+        match std::fs::metadata(folder.join("db")) {
+            Ok(db) if db.len() == 0 => return Err(self.damaged(name, "the file db is empty")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(self.damaged(name, "the file db is missing"));
+            }
+            other => other.map_err(reading)?,
+        };
+        if let Some(blob) = self.list(&format!("{name}/blobs"))?.first() {
+            return Err(self.damaged(name, format!("blobs/{blob} exists, and nothing huskv stores may be in a blob")));
+        }
+        for file in self.list(name)? {
+            if file.starts_with("snap.") && file.ends_with(".generating") {
+                std::fs::remove_file(folder.join(&file)).map_err(|error| self.system("removing", error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, name: &str, cache_bytes: u64) -> Result<sled::Db, Error> {
+        let config = sled::Config::new().path(self.dir.join(name)).cache_capacity(cache_bytes).flush_every_ms(None);
+        let begun = Instant::now();
+        loop {
+            match guarded(true, || config.open()) {
+                Ok(Ok(db)) => return Ok(db),
+                Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
+                    if begun.elapsed() > HANDOVER {
+                        return Err(Error::Busy { path: self.shown.clone() });
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Ok(Err(error)) => return Err(translate(error, "opening", name, &self.dir)),
+                Err(panicked) => return Err(panicked.into_error(name, &self.dir)),
+            }
+        }
+    }
+
+    /// Makes sure once a process that sled's flush ends in our sync.
+    fn prove(db: &SledDb) -> Result<(), Error> {
+        static PROVEN: OnceLock<()> = OnceLock::new();
+        if cfg!(not(target_os = "linux")) || PROVEN.get().is_some() {
+            return Ok(());
+        }
+        let before = durable::calls();
+        db.put(&PROOF_KEY, b"synced")?;
+        db.sync()?;
+        if durable::calls() == before {
+            return Err(Error::NotDurable { detail: "a flush ended without fdatasync".into() });
+        }
+        PROVEN.get_or_init(|| ());
+        Ok(())
+    }
+}
+
+impl Engine for SledEngine {
+    fn open(&self, name: &str, create: bool, cache_bytes: u64) -> Result<Arc<dyn Db>, Error> {
+        let folder = self.dir.join(name);
+        if create {
+            let making = |error| self.system(format!("creating {name}"), error);
+            if let Some(parent) = folder.parent() {
+                make_dir(parent).map_err(making)?;
+            }
+            std::fs::create_dir(&folder).map_err(making)?;
+        } else {
+            self.inspect(name)?;
+        }
+        let db = Arc::new(SledDb {
+            db: Some(self.start(name, cache_bytes)?),
+            name: name.into(),
+            dir: self.dir.clone(),
+            shown: self.shown.clone(),
+            poison: Poison::default(),
+            syncing: Mutex::default(),
+            _lock: self.lock.clone(),
+        });
+        Self::prove(&db)?;
+        db.sync()?;
+        let durably = || {
+            File::open(folder.join("conf"))?.sync_all()?;
+            sync_dir(&folder)?;
+            if create { folder.parent().map_or(Ok(()), sync_dir) } else { Ok(()) }
+        };
+        durably().map_err(|error| self.system(format!("syncing {name}"), error))?;
+        self.watch.add(&db);
+        Ok(db)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        match std::fs::remove_dir_all(self.dir.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.system(format!("removing {name}"), error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let listing = |error| self.system(format!("listing {folder:?}"), error);
+        let entries = match std::fs::read_dir(self.dir.join(folder)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(listing)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry.map_err(listing)?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn read_file(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        match std::fs::read(self.dir.join(name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.system(format!("reading {name}"), error)),
+            Ok(bytes) => Ok(Some(bytes)),
+        }
+    }
+
+    fn replace_file(&self, name: &str, content: &[u8]) -> Result<(), Error> {
+        let path = self.dir.join(name);
+        let fresh = path.with_extension("tmp");
+        let replace = || {
+            std::fs::write(&fresh, content)?;
+            File::open(&fresh)?.sync_all()?;
+            std::fs::rename(&fresh, &path)?;
+            path.parent().map_or(Ok(()), sync_dir)
+        };
+        replace().map_err(|error| {
+            let error = self.system(format!("replacing {name}"), error);
+            drop(std::fs::remove_file(&fresh));
+            error
+        })
+    }
+
+    fn scratch(&self) -> Result<File, Error> {
+        let _one = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.dir.join(SPOOL);
+        let make = || {
+            let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        };
+        make().map_err(|error| self.system("creating the spool", error))
+    }
+
+    fn path(&self) -> String {
+        self.shown.clone()
+    }
+}
+
+/// One sled database.
+pub(super) struct SledDb {
+    /// None only while it is dropped.
+    db: Option<sled::Db>,
+    name: String,
+    dir: PathBuf,
+    shown: String,
+    poison: Poison,
+    syncing: Mutex<Vec<Instant>>,
+    /// The directory is this process's as long as any of its databases is open.
+    _lock: Arc<File>,
+}
+
+impl SledDb {
+    fn run<T>(&self, what: &str, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
+        self.poison.check(&self.shown)?;
+        let Some(db) = &self.db else { return Err(self.poison.error(&self.shown)) };
+        match guarded(false, || call(db)) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                self.poison.set(false);
+                Err(translate(error, what, &self.name, &self.dir))
+            }
+            Err(panicked) => {
+                self.poison.set(true);
+                Err(panicked.into_error(&self.name, &self.dir))
+            }
+        }
+    }
+
+    /// Called from [`Watch`]: where a sync has run for `patience` and sled has stored an error meanwhile, a second flush
+    /// answers at once with that error, and wakes the first one, which then answers with it too.
+    pub(super) fn rouse(&self, patience: Duration) {
+        let oldest = self.syncing.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
+        let Some(db) = &self.db else { return };
+        if oldest.is_some_and(|begun| begun.elapsed() >= patience) && db.context.global_error().is_err() {
+            drop(db.flush());
+        }
+    }
+}
+
+impl Db for SledDb {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.run("reading", |db| Ok(db.get(key)?.map(|value| value.to_vec())))
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.run("writing", |db| db.insert(key, value).map(drop))
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), Error> {
+        let mut changes = sled::Batch::default();
+        for (key, value) in batch.changes {
+            match value {
+                Some(value) => changes.insert(key, value),
+                None => changes.remove(key),
+            }
+        }
+        self.run("writing", |db| db.apply_batch(changes))
+    }
+
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        self.run("reading", |db| {
+            let range = db.range::<&[u8], _>((Included(from), to.map_or(Unbounded, Excluded)));
+            range.take(limit).map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+        })
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        let begun = Instant::now();
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner).push(begun);
+        let answer = self.run("syncing", |db| db.flush().map(drop));
+        let mut syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = syncing.iter().position(|other| *other == begun) {
+            syncing.swap_remove(at);
+        }
+        answer
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn directory(&self) -> &str {
+        &self.shown
+    }
+}
+
+impl Drop for SledDb {
+    fn drop(&mut self) {
+        let Some(db) = self.db.take() else { return };
+        if self.poison.panicked() {
+            // Dropping it would flush, and what has panicked once may hang or panic again.
+            std::mem::forget(db);
+        } else {
+            drop(guarded(false, || drop(db)));
+        }
+    }
+}
+
+/// sled's error in our words.
+fn translate(error: sled::Error, what: &str, name: &str, dir: &Path) -> Error {
+    let path = dir.display().to_string();
+    match error {
+        sled::Error::Io(source) if matches!(source.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
+            Error::Damaged { what: name.into(), detail: "a file ends too early or cannot be read".into(), path }
+        }
+        sled::Error::Io(source) => system(format!("{what} {name}"), dir, source),
+        sled::Error::Corruption { .. } => {
+            Error::Damaged { what: name.into(), detail: "a checksum of the storage engine does not fit".into(), path }
+        }
+        sled::Error::Unsupported(detail) => Error::Damaged { what: name.into(), detail, path },
+        sled::Error::CollectionNotFound(_) | sled::Error::ReportableBug(_) => {
+            Error::Damaged { what: name.into(), detail: "the storage engine finds it inconsistent".into(), path }
+        }
+    }
+}
+
+/// The system's error in our words: a full disk is told from all others, and says what is left.
+pub(super) fn system(what: impl Into<String>, dir: &Path, source: std::io::Error) -> Error {
+    let path = dir.display().to_string();
+    if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        return Error::Full { path, free_bytes: durable::free_bytes(dir) };
+    }
+    Error::Io { what: what.into(), path, source }
+}
+
+/// Creates a folder and what is missing above it, each durable in its parent.
+fn make_dir(path: &Path) -> std::io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_dir(parent)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+        other => other?,
+    }
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+fn sync_dir(path: &Path) -> std::io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path)?.sync_all()
+}
