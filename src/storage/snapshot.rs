@@ -225,11 +225,3 @@ impl Received {
         (self.generation, self.machine)
     }
 }
-
-impl Received {
-    /// Takes the generation into use: it is not removed any more.
-    #[must_use]
-    pub fn take(self) -> (u64, Machine) {
-        (self.generation, self.machine)
-    }
-}

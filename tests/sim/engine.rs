@@ -68,6 +68,14 @@ impl SimDb {
 }
 
 impl Db for SimDb {
+    fn name(&self) -> &str {
+        "a simulated database"
+    }
+
+    fn directory(&self) -> &str {
+        "the simulated directory"
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.content().now.get(key).cloned())
     }
