@@ -28,6 +28,15 @@ pub(super) const NAME: &str = "demo";
 /// The most nodes; their ports must not run into each other's.
 const MOST_NODES: i64 = 32;
 
+/// The flag of the first HTTP port.
+const HTTP_FROM: &str = "http-from";
+
+/// The flag of the first raft port.
+const RAFT_FROM: &str = "raft-from";
+
+/// The greatest port to count upwards from.
+const LAST_FIRST_PORT: i64 = 65_500;
+
 /// How long nodes may take to start, and a cluster to have a leader.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -85,7 +94,13 @@ pub(super) fn command() -> Command {
         .value_name("NUMBER")
         .value_parser(value_parser!(u16).range(1..=MOST_NODES))
         .default_value("3")
-        .help("How many nodes; HTTP from port 2221, raft from 1111 upwards");
+        .help("How many nodes");
+    let port = |name: &'static str, default: &'static str, help: &'static str| {
+        let parser = value_parser!(u16).range(1..=LAST_FIRST_PORT);
+        Arg::new(name).long(name).value_name("PORT").value_parser(parser).default_value(default).help(help)
+    };
+    let http = port(HTTP_FROM, "2221", "HTTP port of the first node; the others count upwards");
+    let raft = port(RAFT_FROM, "1111", "Raft port of the first node; the others count upwards");
     let fresh = Arg::new("fresh")
         .long("fresh")
         .action(ArgAction::SetTrue)
@@ -96,20 +111,23 @@ pub(super) fn command() -> Command {
         .value_parser(value_parser!(PathBuf))
         .default_value("data")
         .help("Where the nodes' directories node1, node2, ... and their logs are");
-    Command::new(NAME).about("Run a cluster of real nodes on this machine until Ctrl-C").args([nodes, fresh, directory])
+    Command::new(NAME)
+        .about("Run a cluster of real nodes on this machine until Ctrl-C")
+        .args([nodes, fresh, directory, http, raft])
 }
 
 /// Runs the demo; the exit code.
 pub(super) fn run(matches: &ArgMatches) -> u8 {
-    let count = matches.get_one::<u16>("nodes").copied().unwrap_or(3);
-    let directory = matches.get_one::<PathBuf>("dir").cloned().unwrap_or_else(|| "data".into());
+    let number = |name: &str| matches.get_one::<u16>(name).copied().expect("clap has a default for it");
+    let directory = matches.get_one::<PathBuf>("dir").expect("clap has a default for it");
+    let plan = fleet::plan(number("nodes"), [number(HTTP_FROM), number(RAFT_FROM)], directory);
     let fresh = matches.get_flag("fresh");
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .map_err(DemoError::from)
-        .and_then(|runtime| runtime.block_on(Box::pin(demonstrate(count, &directory, fresh))));
+        .and_then(|runtime| runtime.block_on(Box::pin(demonstrate(plan, directory, fresh))));
     match result {
         Ok(()) => 0,
         Err(error) => {
@@ -119,11 +137,10 @@ pub(super) fn run(matches: &ArgMatches) -> u8 {
     }
 }
 
-async fn demonstrate(count: u16, directory: &Path, fresh: bool) -> Result<(), DemoError> {
+async fn demonstrate(plan: Vec<Plan>, directory: &Path, fresh: bool) -> Result<(), DemoError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let plan = fleet::plan(count, directory);
     fleet::check_ports(&plan)?;
     if fresh {
         for path in fleet::clear(directory)? {
@@ -183,15 +200,21 @@ fn report_end(plan: &Plan, how: &str) -> io::Result<()> {
     lines[lines.len().saturating_sub(TAIL_LINES)..].iter().try_for_each(|line| say(format_args!("  {line}")))
 }
 
+/// While the demo begins, the end of any node is the end of the demo.
+fn none_ended(fleet: &mut Fleet) -> Result<(), DemoError> {
+    let ended = fleet.newly_ended();
+    for node in &ended {
+        report_end(&node.plan, node.ended.as_deref().unwrap_or_default())?;
+    }
+    ended.first().map_or(Ok(()), |node| Err(DemoError::NodeEnded(node.plan.name.clone())))
+}
+
 async fn wait_until_healthy(fleet: &mut Fleet) -> Result<(), DemoError> {
     let client = Client::new(LOOK_LIMIT);
     let deadline = Instant::now() + START_LIMIT;
     for plan in fleet.nodes.iter().map(|node| node.plan.clone()).collect::<Vec<_>>() {
         while !client.get(&plan.http(), "/health").await.is_ok_and(|answer| answer.status == 200) {
-            if let Some(node) = fleet.newly_ended().first() {
-                report_end(&node.plan, node.ended.as_deref().unwrap_or_default())?;
-                return Err(DemoError::NodeEnded(node.plan.name.clone()));
-            }
+            none_ended(fleet)?;
             if Instant::now() >= deadline {
                 let log = plan.log.display().to_string();
                 return Err(DemoError::Silent { address: plan.http(), name: plan.name, log });
@@ -214,9 +237,10 @@ async fn look(fleet: &Fleet, client: &Client) -> Vec<Option<View>> {
 }
 
 /// Waits for a leader and joins every node that is not a member yet; the leader's name.
-async fn join_all(fleet: &Fleet, looks: &Client) -> Result<String, DemoError> {
+async fn join_all(fleet: &mut Fleet, looks: &Client) -> Result<String, DemoError> {
     let deadline = Instant::now() + START_LIMIT;
     let (through, views, leader) = loop {
+        none_ended(fleet)?;
         let views = look(fleet, looks).await;
         let found = base(&views).and_then(|(through, view)| Some((through, view.leader.clone()?)));
         if let Some((through, leader)) = found.filter(|_| views.iter().all(Option::is_some)) {

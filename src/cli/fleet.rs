@@ -23,12 +23,6 @@ use tokio::time::{Instant, timeout_at};
 use super::serve::WITH_STDIN;
 use crate::config::{CONFIG_VARIABLE, keys};
 
-/// The HTTP port of the first node; the others count upwards.
-const FIRST_HTTP_PORT: u16 = 2221;
-
-/// The raft port of the first node; the others count upwards.
-const FIRST_RAFT_PORT: u16 = 1111;
-
 /// How long children may take to stop; a node stops within 5 s.
 const STOP_LIMIT: Duration = Duration::from_secs(6);
 
@@ -101,13 +95,13 @@ impl Plan {
     }
 }
 
-/// The plan for `count` nodes under `directory`.
-pub(super) fn plan(count: u16, directory: &Path) -> Vec<Plan> {
+/// The plan for `count` nodes under `directory`, with HTTP and raft ports from these two upwards.
+pub(super) fn plan(count: u16, [http, raft]: [u16; 2], directory: &Path) -> Vec<Plan> {
     let node = |number: u16| {
         let name = format!("node{}", number + 1);
         Plan {
-            http_port: FIRST_HTTP_PORT + number,
-            raft_port: FIRST_RAFT_PORT + number,
+            http_port: http.saturating_add(number),
+            raft_port: raft.saturating_add(number),
             directory: directory.join(&name),
             log: directory.join(format!("{name}.log")),
             name,
@@ -256,7 +250,7 @@ mod tests {
 
     #[test]
     fn ports_and_directories_count_upwards() {
-        let plan = plan(3, Path::new("x"));
+        let plan = plan(3, [2221, 1111], Path::new("x"));
         assert_eq!((plan[2].http().as_str(), plan[2].raft().as_str()), ("127.0.0.1:2223", "127.0.0.1:1113"));
         assert_eq!(plan[1].directory, Path::new("x/node2"));
         assert_eq!(plan[1].log, Path::new("x/node2.log"));
@@ -265,7 +259,7 @@ mod tests {
     #[test]
     fn a_taken_port_is_named() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let mut plan = plan(1, Path::new("x"));
+        let mut plan = plan(1, [2221, 1111], Path::new("x"));
         plan[0].http_port = 0;
         plan[0].raft_port = taken.local_addr().unwrap().port();
         let message = check_ports(&plan).unwrap_err().to_string();

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use slog::{Logger, info, warn};
+use slog::{Logger, debug, info, warn};
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, Response};
@@ -120,7 +120,10 @@ async fn look(client: &Client, list: &List) -> Vec<(String, Seen)> {
     let looks = list.addresses.iter().map(|address| async move {
         let seen = match client.get(address, "/raft/stats").await {
             Ok(response) => read(&response),
-            Err(error) => Seen::Silent(error.to_string()),
+            Err(error) => {
+                let why = error.to_string();
+                Seen::Silent(why.trim_start_matches(&format!("{address}: ")).to_owned())
+            }
         };
         (address.clone(), seen)
     });
@@ -133,7 +136,7 @@ async fn ask(client: &Client, list: &List, addresses: &[String], log: &Logger) -
     for address in addresses {
         match client.post(address, JOIN_PATH, &list.join).await {
             Ok(response) if response.status == 200 => {
-                info!(log, "taken by a cluster"; "through" => address);
+                debug!(log, "a join was answered"; "through" => address);
                 return Vec::new();
             }
             Ok(response) => {

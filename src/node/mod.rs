@@ -3,7 +3,7 @@
 //! Why: no room below knows the settings or another room's life; each gets its small `Options` and its neighbour's door.
 //!
 //! Laws: both ports are bound before anything is created, so a refused start leaves nothing behind. A stop is bounded:
-//! after [`STOP_LIMIT`] the process ends whatever hangs, and since every acknowledgement was durable, nothing is lost.
+//! after `STOP_LIMIT` the process ends whatever hangs, and since every acknowledgement was durable, nothing is lost.
 //! When the loop ends by itself the process ends at once: no HTTP server outlives the node behind it.
 //!
 //! Not here: what a signal or an exit code is to a shell (`cli`).
@@ -164,8 +164,6 @@ struct Node {
 impl Node {
     async fn start(config: &Config, log: &Logger) -> Result<Self, Error> {
         let directory = config.raft.vol_dir.clone();
-        info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
-            "directory" => directory.display().to_string());
         let nonce = getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
         let seen = blocking({
             let directory = directory.clone();
@@ -173,6 +171,9 @@ impl Node {
         })
         .await?;
         let ports = listen::bind(config, seen.as_ref())?;
+        info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
+            "directory" => directory.display().to_string(), "http" => &ports.http.address,
+            "raft" => &ports.raft.address, "advertised" => config.advertised(ports.raft.port));
         let boot = options::boot(config, &ports);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let (volume, incarnation) = blocking(move || open(&directory, boot, &addresses)).await?;
@@ -192,8 +193,6 @@ impl Node {
         let serves = options::http(config, &ports);
         let loops = options::consensus(config, &ports, nonce, forms);
         let advertised = loops.raft_address.clone();
-        info!(log, "huskv listens"; "http" => &ports.http.address, "raft" => &ports.raft.address,
-            "advertised" => &advertised);
 
         let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
         let (transport, outbox) =
