@@ -13,7 +13,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, StateRole};
 use slog::{Logger, info, warn};
 
@@ -255,6 +255,11 @@ impl Driver {
             return;
         }
         self.contact.insert(from, self.now);
+        let for_leaders = matches!(message.get_msg_type(), MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
+        if for_leaders && !self.leads() {
+            // Raft would pass it on under the sender's id, which no peer believes; the sender asks again by itself.
+            return;
+        }
         if let Err(error) = self.raw.step(message) {
             slog::debug!(self.log, "raft did not take a message"; "from" => from, "error" => %error);
         }

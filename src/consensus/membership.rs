@@ -259,7 +259,9 @@ impl Driver {
     fn has_caught_up(&self, raft_id: u64) -> bool {
         let last = self.raw.raft.raft_log.last_index();
         self.raw.raft.prs().get(raft_id).is_some_and(|progress| {
-            progress.state == ProgressState::Replicate && progress.matched + CAUGHT_UP_WITHIN >= last
+            progress.state != ProgressState::Snapshot
+                && progress.matched > 0
+                && progress.matched + CAUGHT_UP_WITHIN >= last
         })
     }
 

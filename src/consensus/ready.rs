@@ -146,6 +146,8 @@ impl Driver {
             self.volume.update(|identity| identity.formed = true)?;
         }
         info!(self.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.machine.keys());
+        // The table has come with the copy: the leader has a name now, and the log is to say it.
+        self.seen.leader = 0;
         reply(Ok::<(), InstallError>(()));
         self.publish();
         self.discard_garbage()

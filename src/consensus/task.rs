@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use slog::{Logger, error, info, warn};
+use slog::{Logger, error, warn};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -70,7 +70,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         path: "the process".into(),
         source,
     })?;
-    let result = runtime.block_on(async {
+    runtime.block_on(async {
         driver.start(clock.now())?;
         let mut ticks = interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,12 +85,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
             driver.turn(clock.now())?;
         }
         driver.finish()
-    });
-    match &result {
-        Ok(()) => info!(log, "consensus has ended"),
-        Err(failure) => error!(log, "huskv stops: the storage cannot be trusted any more"; "error" => %failure),
-    }
-    result
+    })
 }
 
 fn drain(driver: &mut Driver, inbox: &mut Inbox, log: &Logger) -> Result<(), Error> {

@@ -337,6 +337,10 @@ impl World {
         let life = node.life;
         match driver {
             Ok(driver) => self.nodes[at].driver = Some(driver),
+            Err(_) if self.nodes[at].engine.crashed_by_fuse() => {
+                self.crash(at);
+                return self.after(500, Event::Restart(at));
+            }
             Err(failure) => return self.fail(format!("n{at} does not start: {failure}")),
         }
         self.say(|| format!("n{at} starts, life {life}"));
