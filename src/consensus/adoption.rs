@@ -67,7 +67,8 @@ impl Driver {
 
     /// A leader wants this node.
     pub(super) fn adopt(&mut self, adopt: Adopt, reply: Reply<Result<Adopted, Refusal>>) {
-        if self.phase == Phase::Joining && adopt.cluster_id == self.volume.identity().cluster_id {
+        let again = self.phase == Phase::Joining && adopt.cluster_id == self.volume.identity().cluster_id;
+        if again && !adopt.tombstones.contains(&self.raft_id()) {
             return reply(Ok(self.adopted(None)));
         }
         if let Err(refusal) = self.may_be_adopted(&adopt) {
@@ -178,6 +179,7 @@ impl Driver {
         self.volume.update(|identity| identity.removed = true)?;
         self.phase = Phase::Removed;
         self.machine.abort_cut();
+        self.answer_own_removal();
         self.refuse_everything(requests::removed);
         warn!(self.log, "this node was removed from its cluster; POST /raft/join for it on a member brings it back");
         self.publish();

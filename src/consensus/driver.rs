@@ -61,6 +61,8 @@ pub struct Driver {
     pub(super) membership: Membership,
     pub(super) adoption: Adoption,
     pub(super) snapshots: Snapshots,
+    /// Since when this node leads.
+    pub(super) led_since: Option<Millis>,
     /// When each peer was last heard.
     pub(super) contact: BTreeMap<u64, Millis>,
     /// A copy that has arrived, between the step of its message and the turn that takes it.
@@ -113,6 +115,7 @@ impl Driver {
             membership: Membership::default(),
             adoption: Adoption::default(),
             snapshots: Snapshots::default(),
+            led_since: None,
             contact: BTreeMap::new(),
             installing: None,
             next_token: 0,
@@ -156,7 +159,10 @@ impl Driver {
     }
 
     /// Lets one tick of raft's clock pass, and ends what has waited too long.
-    pub fn tick(&mut self, now: Millis) {
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn tick(&mut self, now: Millis) -> Result<(), Error> {
         self.now = now;
         self.raw.mut_store().now = now;
         if self.phase == Phase::Member {
@@ -165,7 +171,13 @@ impl Driver {
         self.expire_requests();
         self.expire_reads();
         self.expire_membership();
-        self.announce_addresses();
+        self.announce_addresses()
+    }
+
+    /// Whether another turn has something to do even if nothing comes in.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.raw.has_ready() || self.requests.any_unproposed()
     }
 
     /// Takes one input in; its consequences are drawn by the next [`Driver::turn`].
@@ -175,7 +187,7 @@ impl Driver {
     pub fn handle(&mut self, input: Input) -> Result<(), Error> {
         match input {
             Input::Request { request, deadline, forwarded, reply } => {
-                self.request(super::requests::Waiting { request, deadline, forwarded, reply });
+                self.request(super::requests::Waiting { request, deadline, forwarded, doubt: false, reply });
             }
             Input::Read { key, consistency, deadline, reply } => self.read(key, consistency, deadline, reply)?,
             Input::Snapshot { deadline, reply } => self.snapshot_now(deadline, reply),
@@ -247,6 +259,10 @@ impl Driver {
 
     fn step(&mut self, message: Message) {
         if !matches!(self.phase, Phase::Member | Phase::Joining) {
+            return;
+        }
+        if message.to != self.raft_id() {
+            // It was meant for an incarnation that this node has given up meanwhile.
             return;
         }
         let from = message.from;
@@ -341,6 +357,7 @@ impl Driver {
 
     /// Follows a change of role, term or leader up.
     pub(super) fn role_changed(&mut self) {
+        self.led_since = if self.leads() { self.led_since.or(Some(self.now)) } else { None };
         self.repeat_read_index();
         self.unpark();
     }
@@ -378,7 +395,7 @@ fn raw_node(
         pre_vote: true,
         batch_append: true,
         max_uncommitted_size: 64 << 20,
-        max_committed_size_per_ready: 8 << 20,
+        max_committed_size_per_ready: 1 << 20,
         read_only_option: ReadOnlyOption::Safe,
         ..raft::Config::default()
     };

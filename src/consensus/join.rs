@@ -39,6 +39,9 @@ pub(super) enum Stage {
     Relocate { raft_id: u64, raft_address: String, http_address: String, done: bool },
     /// A member is being removed.
     Remove { raft_id: u64, done: bool },
+    /// The table already is as asked. An entry that changes nothing proves that this node still leads, and so that its
+    /// table is the cluster's.
+    Confirm { done: bool },
     /// The member to be removed leads: leadership moves first.
     Lead { successor: u64 },
 }
@@ -46,13 +49,22 @@ pub(super) enum Stage {
 impl Stage {
     /// Whether the entry it waits for is a membership entry.
     pub fn proposes_change(&self) -> bool {
-        !matches!(self, Self::Relocate { .. })
+        !matches!(self, Self::Relocate { .. } | Self::Confirm { .. })
+    }
+
+    /// Whether the operation may have had an effect, here or on a joiner, when this stage is reached.
+    pub fn has_effects(&self) -> bool {
+        !matches!(
+            self,
+            Self::Start | Self::Identify(_) | Self::Silence { .. } | Self::Confirm { .. } | Self::Lead { .. }
+        )
     }
 
     /// Notes that the entry it waits for was applied as what it is.
     pub fn entry_applied(&mut self) {
         match self {
-            Self::Retire { done, .. }
+            Self::Confirm { done }
+            | Self::Retire { done, .. }
             | Self::Add { done, .. }
             | Self::Relocate { done, .. }
             | Self::Remove { done, .. } => {
@@ -67,10 +79,11 @@ impl Driver {
     /// One step of an operation.
     pub(super) fn advance_stage(&mut self, operation: &mut Operation) -> Step {
         match &operation.stage {
+            Stage::Start if !self.raw.raft.apply_to_current_term() => Step::Keep,
             Stage::Start => self.start_operation(&operation.waiting.request.clone()),
             Stage::Identify(_) | Stage::Adopt(_) | Stage::Lead { .. } => Step::Keep,
             Stage::Silence { old, until } => {
-                if !self.is_live(*old) {
+                if !self.is_live(*old) && !self.is_settling() {
                     Step::Next(Stage::Retire { old: *old, done: false })
                 } else if self.now >= *until {
                     let name = self.name_of(*old);
@@ -107,16 +120,16 @@ impl Driver {
                 Step::Done(Ok(self.members_answer(operation, true)))
             }
             Stage::Relocate { raft_id, raft_address, http_address, done: false } => {
-                if operation.proposed.is_none() {
-                    let command = Command::Move {
-                        raft_id: *raft_id,
-                        raft_address: raft_address.clone(),
-                        http_address: http_address.clone(),
-                    };
-                    operation.proposed = self.propose_command(&command);
-                }
-                Step::Keep
+                let (raft_id, raft_address, http_address) = (*raft_id, raft_address.clone(), http_address.clone());
+                self.propose_move(operation, Command::Move { raft_id, raft_address, http_address })
             }
+            Stage::Confirm { done: true } => Step::Done(Ok(self.members_answer(operation, false))),
+            Stage::Confirm { done: false } => match self.machine.members().get(self.raft_id()).cloned() {
+                Some(Member { raft_id, raft_address, http_address, .. }) => {
+                    self.propose_move(operation, Command::Move { raft_id, raft_address, http_address })
+                }
+                None => Step::Keep,
+            },
             Stage::Remove { done: true, .. } => Step::Done(Ok(self.members_answer(operation, true))),
             Stage::Remove { raft_id, done: false } => {
                 let raft_id = *raft_id;
@@ -143,9 +156,16 @@ impl Driver {
         }
     }
 
+    fn propose_move(&mut self, operation: &mut Operation, command: Command) -> Step {
+        if operation.proposed.is_none() && self.raw.raft.lead_transferee.is_none() {
+            operation.proposed = self.propose_command(&command);
+        }
+        Step::Keep
+    }
+
     fn start_removal(&self, node_id: &str) -> Step {
         let Some(member) = self.machine.members().named(node_id) else {
-            return Step::Done(Ok(self.unchanged()));
+            return Step::Next(Stage::Confirm { done: false });
         };
         if member.raft_id != self.raft_id() {
             return Step::Next(Stage::Remove { raft_id: member.raft_id, done: false });
@@ -158,14 +178,14 @@ impl Driver {
         }
         let rest: Vec<u64> = self.conf_voters().iter().copied().filter(|id| *id != member.raft_id).collect();
         if let Err(refusal) = self.check_quorum(&rest) {
-            return Step::Done(Err(refusal));
+            return self.refuse_once_settled(refusal);
         }
         match self.successor() {
             Some(successor) => Step::Next(Stage::Lead { successor }),
-            None => Step::Done(Err(Refusal::not_applied(
+            None => self.refuse_once_settled(Refusal::not_applied(
                 Code::TransferFailed,
                 format!("{node_id} leads, and no other voter is ready to lead in its place; try again in a moment"),
-            ))),
+            )),
         }
     }
 
@@ -174,7 +194,7 @@ impl Driver {
             return Step::Done(Err(Refusal::not_applied(Code::UnknownMember, "no member has this raft id")));
         };
         if member.raft_address == raft_address && member.http_address == http_address {
-            Step::Done(Ok(self.unchanged()))
+            Step::Next(Stage::Confirm { done: false })
         } else if raft_id == self.raft_id() {
             Step::Next(Stage::Relocate {
                 raft_id,
@@ -226,7 +246,7 @@ impl Driver {
             return Step::Keep;
         }
         if let Err(refusal) = self.check_quorum(self.conf_voters()) {
-            return Step::Done(Err(refusal));
+            return self.refuse_once_settled(refusal);
         }
         let adopt = Adopt {
             cluster_id: self.volume.identity().cluster_id,
@@ -239,12 +259,14 @@ impl Driver {
             tombstones: self.machine.members().tombstones().collect(),
         };
         let token = self.token();
+        self.membership.asked.insert(token);
         self.outbox.adopt(token, raft_address, adopt);
         Step::Next(Stage::Adopt(token))
     }
 
     /// The joiner has become ours, durably, or has said why not.
     pub(super) fn adopt_answered(&mut self, token: u64, result: Result<Adopted, Refusal>) {
+        self.membership.asked.remove(&token);
         let asked = |operation: &Operation| matches!(operation.stage, Stage::Adopt(t) if t == token);
         if !self.membership.current.as_ref().is_some_and(asked) {
             return;
@@ -310,7 +332,7 @@ impl Driver {
         }
         let rest: Vec<u64> = self.conf_voters().iter().copied().filter(|id| *id != raft_id).collect();
         if let Err(refusal) = self.check_quorum(&rest) {
-            return Step::Done(Err(refusal));
+            return self.refuse_once_settled(refusal);
         }
         match self.propose_change(ConfChangeType::RemoveNode, raft_id, &MemberChange::Remove { raft_id }) {
             Ok(proposed) => {
@@ -339,9 +361,5 @@ impl Driver {
             warning: operation.warning.clone(),
             dropped: operation.dropped.clone(),
         }
-    }
-
-    pub(super) fn unchanged(&self) -> Answer {
-        Answer::Members { index: self.machine.applied().0, changed: false, warning: None, dropped: None }
     }
 }

@@ -49,7 +49,7 @@ impl Driver {
                 });
             }
             return match member.role {
-                Role::Voter => Step::Done(Ok(self.unchanged())),
+                Role::Voter => Step::Next(Stage::Confirm { done: false }),
                 Role::Learner => Step::Next(Stage::Promote { raft_id: who.raft_id, since: self.now }),
             };
         }

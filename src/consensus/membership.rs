@@ -11,7 +11,7 @@
 //!
 //! Not here: the joiner's side (`adoption`), transfers (`transfer`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, Entry, Message, MessageType};
 use raft::{Changer, ProgressState};
@@ -52,8 +52,10 @@ pub(super) struct Operation {
 pub(super) struct Membership {
     queue: VecDeque<Waiting>,
     pub(super) current: Option<Operation>,
-    /// Joins whose learner is silent: they end by themselves, but hold up nobody.
+    /// Joins that only wait for their learner, while something else wants to go on: they end by themselves.
     aside: Vec<Operation>,
+    /// Questions to joiners that are not answered yet; a join may be over before its joiner has decided.
+    pub(super) asked: BTreeSet<u64>,
     pub(super) transfer: Option<Transfer>,
     announced: Option<Millis>,
 }
@@ -75,7 +77,8 @@ impl Membership {
     /// Whether this node leads a join that may be talking to a joiner.
     pub fn join_in_progress(&self) -> bool {
         let joins = |waiting: &Waiting| matches!(waiting.request, Request::Join { .. });
-        self.current.as_ref().is_some_and(|operation| joins(&operation.waiting)) || self.queue.iter().any(joins)
+        let current = self.current.as_ref().is_some_and(|operation| joins(&operation.waiting));
+        current || self.queue.iter().any(joins) || !self.asked.is_empty()
     }
 }
 
@@ -97,7 +100,7 @@ impl Driver {
             return self.give_back();
         }
         self.promote_learners();
-        self.set_silent_join_aside();
+        self.set_waiting_join_aside();
         for operation in std::mem::take(&mut self.membership.aside) {
             if let Some(operation) = self.advance(operation) {
                 self.membership.aside.push(operation);
@@ -154,21 +157,24 @@ impl Driver {
     fn give_back(&mut self) {
         let mut operations = std::mem::take(&mut self.membership.aside);
         operations.extend(self.membership.current.take());
-        let waiting = operations.into_iter().map(|operation| operation.waiting);
+        let waiting = operations.into_iter().map(|operation| {
+            let doubt = operation.waiting.doubt || operation.proposed.is_some() || operation.stage.has_effects();
+            Waiting { doubt, ..operation.waiting }
+        });
         for one in waiting.chain(self.membership.take_queue()).collect::<Vec<_>>() {
             self.retry_later(one);
         }
     }
 
-    fn set_silent_join_aside(&mut self) {
-        let silent = self.membership.current.as_ref().is_some_and(|operation| match operation.stage {
-            Stage::Promote { raft_id, since } => {
-                self.now > since + SILENT_AFTER
-                    && self.contact.get(&raft_id).is_none_or(|heard| self.now > heard + SILENT_AFTER)
-            }
-            _ => false,
-        });
-        if silent && let Some(operation) = self.membership.current.take() {
+    /// A join that waits for its learner makes way for other changes, and for other joins where the learner is silent.
+    fn set_waiting_join_aside(&mut self) {
+        let Some(Operation { stage: Stage::Promote { raft_id, since }, .. }) = self.membership.current else { return };
+        let silent = self.now > since + SILENT_AFTER
+            && self.contact.get(&raft_id).is_none_or(|heard| self.now > heard + SILENT_AFTER);
+        let next = self.membership.queue.front();
+        if (silent || next.is_some_and(|waiting| !matches!(waiting.request, Request::Join { .. })))
+            && let Some(operation) = self.membership.current.take()
+        {
             self.membership.aside.push(operation);
         }
     }
@@ -198,12 +204,6 @@ impl Driver {
             self.outbox.tell_removed(*raft_id);
         }
         self.publish();
-        let now_at =
-            self.machine.members().get(self.raft_id()).map(|m| (m.raft_address.clone(), m.http_address.clone()));
-        let advertised = (self.options.raft_address.clone(), self.options.http_address.clone());
-        if now_at.as_ref() == Some(&advertised) && self.address_differs() {
-            self.volume.update(|identity| (identity.raft_address, identity.http_address) = advertised)?;
-        }
         Ok(())
     }
 
@@ -212,30 +212,39 @@ impl Driver {
         identity.raft_address != self.options.raft_address || identity.http_address != self.options.http_address
     }
 
-    /// A member that was started on other addresses than it last advertised asks the leader to note it.
-    pub(super) fn announce_addresses(&mut self) {
+    /// A member that was started on other addresses than it last advertised asks the leader to note it, until the table
+    /// says so.
+    pub(super) fn announce_addresses(&mut self) -> Result<(), Error> {
+        let Some(row) = self.machine.members().get(self.raft_id()) else { return Ok(()) };
+        if self.phase != Phase::Member || !self.address_differs() {
+            return Ok(());
+        }
+        let (raft_address, http_address) = (self.options.raft_address.clone(), self.options.http_address.clone());
+        if (&row.raft_address, &row.http_address) == (&raft_address, &http_address) {
+            return self.volume.update(|identity| {
+                identity.raft_address = raft_address;
+                identity.http_address = http_address;
+            });
+        }
         let due = self.membership.announced.is_none_or(|at| self.now >= at + ANNOUNCE_EVERY);
-        let member = self.machine.members().get(self.raft_id()).is_some();
-        if self.phase != Phase::Member || !member || !due || self.raw.raft.leader_id == 0 || !self.address_differs() {
-            return;
+        if !due || self.raw.raft.leader_id == 0 {
+            return Ok(());
         }
         self.membership.announced = Some(self.now);
         let log = self.log.clone();
-        let request = Request::Move {
-            raft_id: self.raft_id(),
-            raft_address: self.options.raft_address.clone(),
-            http_address: self.options.http_address.clone(),
-        };
+        let request = Request::Move { raft_id: self.raft_id(), raft_address, http_address };
         self.request(Waiting {
             request,
             deadline: self.now + 4 * ANNOUNCE_EVERY,
             forwarded: false,
+            doubt: false,
             reply: Box::new(move |result| {
                 if let Err(refusal) = result {
                     warn!(log, "the cluster has not noted this node's new addresses yet"; "detail" => refusal.detail);
                 }
             }),
         });
+        Ok(())
     }
 
     /// Any leader promotes any learner that has caught up: that is what lets a join survive its leader.
@@ -274,6 +283,16 @@ impl Driver {
             && !raft.has_pending_conf()
             && raft.lead_transferee.is_none()
             && self.stop_by.is_none()
+    }
+
+    /// Whether this node leads so shortly that live members may not have been heard yet.
+    pub(super) fn is_settling(&self) -> bool {
+        self.led_since.is_some_and(|since| self.now < since + self.election_timeout())
+    }
+
+    /// Ends with `refusal`, unless that only looks so because the members have not been heard yet.
+    pub(super) fn refuse_once_settled(&self, refusal: Refusal) -> Step {
+        if self.is_settling() { Step::Keep } else { Step::Done(Err(refusal)) }
     }
 
     /// Whether a member was heard within an election timeout.

@@ -23,8 +23,12 @@ use crate::storage::{Applied, Error, Operation};
 /// A sync that takes longer than this is worth a line in the log.
 const SLOW_SYNC: Millis = 500;
 
-/// How many Readys one turn handles at most; more wait for the next, so that inputs are never shut out.
-const READIES_PER_TURN: usize = 16;
+/// How many Readys one turn handles at most, each of at most 2 MiB of committed entries; more wait for the next turn, so
+/// that ticks, heartbeats and other inputs are never shut out for long.
+const READIES_PER_TURN: usize = 4;
+
+/// After how many applied entries a turn takes no further Ready.
+const ENTRIES_PER_TURN: u64 = 4096;
 
 impl Driver {
     /// Draws the consequences of all inputs since the last turn. On return everything that was acknowledged is durable.
@@ -37,13 +41,11 @@ impl Driver {
         self.propose_writes();
         self.drive_membership();
         self.issue_read_index();
-        for _ in 0..READIES_PER_TURN {
-            if !self.raw.has_ready() {
-                break;
-            }
+        let (began_at, mut left) = (self.machine.applied().0, READIES_PER_TURN);
+        while left > 0 && self.raw.has_ready() && self.machine.applied().0 < began_at + ENTRIES_PER_TURN {
+            left -= 1;
             let ready = self.raw.ready();
             self.process(ready)?;
-            self.propose_writes();
             self.drive_membership();
             self.issue_read_index();
         }
@@ -176,6 +178,7 @@ impl Driver {
             batch.push(Applied { index: entry.index, term: entry.term, operation });
         }
         let last_term = self.machine.applied().1;
+        let before = table_changed.then(|| self.machine.members().clone());
         let outcomes = self.machine.apply(batch)?;
         let log = self.raw.mut_store();
         log.applied = self.machine.applied();
@@ -183,7 +186,7 @@ impl Driver {
             log.conf_state = self.machine.conf_state().clone();
         }
         self.wake(&entries, outcomes, last_term);
-        if table_changed {
+        if before.is_some_and(|before| before != *self.machine.members()) {
             self.members_changed(&removed)?;
         }
         Ok(())

@@ -8,7 +8,7 @@
 //!
 //! Not here: waiters by (term, index) (`pending`), and what membership requests do (`membership`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::{Entry, Message, MessageType};
 use slog::warn;
@@ -29,6 +29,8 @@ pub(super) struct Waiting {
     pub request: Request,
     pub deadline: Millis,
     pub forwarded: bool,
+    /// Whether an earlier try may have had an effect: then no refusal may say that there was none.
+    pub doubt: bool,
     pub reply: Reply<Result<Answer, Refusal>>,
 }
 
@@ -42,7 +44,7 @@ enum Until {
 #[derive(Default)]
 pub(super) struct Requests {
     /// Writes to be proposed in the next turn.
-    batch: Vec<Waiting>,
+    batch: VecDeque<Waiting>,
     /// Writes that were proposed.
     pending: Pending<Waiting>,
     /// Requests that wait for a leader.
@@ -63,6 +65,11 @@ impl Requests {
     /// Whether a request is under way whose fate will be known.
     pub fn any_undecided(&self) -> bool {
         !self.batch.is_empty() || self.pending.len() > 0 || !self.forwarded.is_empty() || !self.almost.is_empty()
+    }
+
+    /// Whether writes wait for their proposal.
+    pub fn any_unproposed(&self) -> bool {
+        !self.batch.is_empty()
     }
 
     /// Whether a write is on its way into the log.
@@ -141,7 +148,7 @@ impl Driver {
         let leader = self.raw.raft.leader_id;
         if self.leads() {
             if matches!(waiting.request, Request::Write(_)) {
-                self.requests.batch.push(waiting);
+                self.requests.batch.push_back(waiting);
             } else if let Err(waiting) = self.membership.enqueue(waiting) {
                 let full = "too many membership changes wait; try again later";
                 self.refuse(waiting, Refusal::not_applied(Code::Overloaded, full));
@@ -171,27 +178,29 @@ impl Driver {
         if refusal.leader.is_none() {
             refusal.leader = self.leader();
         }
+        if waiting.doubt && refusal.fate == Fate::NotApplied {
+            refusal.fate = Fate::Unknown;
+            let join = matches!(waiting.request, Request::Join { .. });
+            refusal.code = if join { Code::JoinUnfinished } else { Code::Timeout };
+        }
         (waiting.reply)(Err(refusal));
     }
 
-    /// Proposes the writes that have come in, one entry each, in as few messages as the bounds allow.
+    /// Proposes writes that have come in, one entry each, in one message of bounded size; the rest waits for the next
+    /// turn.
     pub(super) fn propose_writes(&mut self) {
-        if self.requests.batch.is_empty() {
-            return;
-        }
-        let mut batch = std::mem::take(&mut self.requests.batch).into_iter().peekable();
-        while batch.peek().is_some() {
-            let (mut group, mut entries, mut bytes) = (Vec::new(), Vec::new(), 0);
-            while entries.len() < ENTRIES_PER_PROPOSAL
-                && bytes < BYTES_PER_PROPOSAL
-                && let Some(waiting) = batch.next()
-            {
-                let Request::Write(command) = &waiting.request else { continue };
-                let data = codec::encode(command);
-                bytes += data.len();
-                entries.push(Entry { data: data.into(), ..Entry::default() });
-                group.push(waiting);
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for waiting in &self.requests.batch {
+            if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {
+                break;
             }
+            let Request::Write(command) = &waiting.request else { continue };
+            let data = codec::encode(command);
+            bytes += data.len();
+            entries.push(Entry { data: data.into(), ..Entry::default() });
+        }
+        if !entries.is_empty() {
+            let group = self.requests.batch.drain(..entries.len()).collect();
             self.propose(group, entries);
         }
     }
@@ -248,11 +257,14 @@ impl Driver {
             Err(refusal) => {
                 let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. });
                 let again = match refusal.fate {
-                    Fate::NotApplied => matches!(refusal.code, Code::NoLeader | Code::Stopping),
-                    Fate::Unknown => repeatable && refusal.code == Code::Timeout,
+                    Fate::NotApplied => {
+                        matches!(refusal.code, Code::NoLeader | Code::Stopping | Code::Removed | Code::Joining)
+                    }
+                    Fate::Unknown => repeatable && matches!(refusal.code, Code::Timeout | Code::JoinUnfinished),
                 };
                 if again && waiting.deadline > self.now {
-                    self.requests.parked.push(waiting);
+                    let doubt = waiting.doubt || refusal.fate == Fate::Unknown;
+                    self.requests.parked.push(Waiting { doubt, ..waiting });
                 } else {
                     self.refuse(waiting, refusal);
                 }
@@ -283,6 +295,22 @@ impl Driver {
         });
         for (_, waiting, answer) in done.collect::<Vec<_>>() {
             (waiting.reply)(Ok(answer));
+        }
+    }
+
+    /// This node was removed, which some requests wait for: they are done.
+    pub(super) fn answer_own_removal(&mut self) {
+        let (me, index) = (self.my_name(), self.machine.applied().0);
+        let members = self.machine.members();
+        let own = |waiting: &Waiting| match &waiting.request {
+            Request::Remove { node_id } => *node_id == me || members.named(node_id).is_none(),
+            _ => false,
+        };
+        let mut done = self.requests.parked.extract_if(.., |waiting| own(waiting)).collect::<Vec<_>>();
+        done.extend(self.requests.forwarded.extract_if(.., |_, waiting| own(waiting)).map(|(_, waiting)| waiting));
+        done.extend(self.requests.almost.extract_if(.., |(_, waiting, _)| own(waiting)).map(|(_, waiting, _)| waiting));
+        for waiting in done {
+            (waiting.reply)(Ok(Answer::Members { index, changed: true, warning: None, dropped: None }));
         }
     }
 
@@ -317,7 +345,7 @@ impl Driver {
 
     /// Refuses what has not reached the log or another node yet.
     pub(super) fn refuse_undispatched(&mut self, why: fn() -> Refusal) {
-        let mut waiting = std::mem::take(&mut self.requests.batch);
+        let mut waiting = Vec::from(std::mem::take(&mut self.requests.batch));
         waiting.append(&mut self.requests.parked);
         waiting.extend(self.membership.take_queue());
         waiting.into_iter().for_each(|one| self.refuse(one, why()));

@@ -56,6 +56,8 @@ pub(super) struct Snapshots {
     stream: Option<Stream>,
     /// The index that a copy just sent still needs, and until when it is kept.
     pinned: Option<(u64, Millis)>,
+    /// A copy that could not even begin: to whom, and why. Raft is told after the turn's Ready.
+    stillborn: Option<(u64, String)>,
     /// Failures in a row, by follower.
     failures: BTreeMap<u64, u32>,
 }
@@ -63,6 +65,7 @@ pub(super) struct Snapshots {
 impl Snapshots {
     /// A copy was installed: what was to be compacted belongs to the old log.
     pub fn installed(&mut self) {
+        self.syncing = None;
         self.compact_to = 0;
     }
 }
@@ -74,9 +77,6 @@ impl Driver {
             return reply(Err(refusal));
         }
         self.snapshots.waiting.push((deadline, reply));
-        if self.snapshots.syncing.is_none() {
-            self.begin_cut();
-        }
     }
 
     fn begin_cut(&mut self) {
@@ -107,11 +107,15 @@ impl Driver {
 
     /// Begins a cut where one is due, and compacts a little.
     pub(super) fn tend_snapshots(&mut self) -> Result<(), Error> {
+        if let Some((to, reason)) = self.snapshots.stillborn.take() {
+            self.stream_ended(to, Err(reason));
+        }
         let (mark, _) = self.raw.store().journal.snapshot();
         let entries = self.machine.applied().0.saturating_sub(mark);
         let due = entries >= self.options.snapshot_every_entries
             || (entries > 0 && self.raw.store().journal.bytes_after(mark) >= self.options.snapshot_every_bytes);
-        if due && self.snapshots.syncing.is_none() && self.phase == Phase::Member {
+        let wanted = due || !self.snapshots.waiting.is_empty();
+        if wanted && self.snapshots.syncing.is_none() && self.phase == Phase::Member {
             self.begin_cut();
         }
         let now = self.now;
@@ -152,7 +156,7 @@ impl Driver {
                 self.chores.scan(token, cut);
                 self.outbox.stream(to, message, reader);
             }
-            Err(failure) => self.stream_ended(to, Err(failure.to_string())),
+            Err(failure) => self.snapshots.stillborn = Some((to, failure.to_string())),
         }
     }
 

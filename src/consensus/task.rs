@@ -77,9 +77,10 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         while !driver.stopped() {
             tokio::select! {
                 biased;
-                _ = ticks.tick() => driver.tick(clock.now()),
+                _ = ticks.tick() => driver.tick(clock.now())?,
                 Some(input) = inbox.peers.recv() => driver.handle(input)?,
                 Some(input) = inbox.clients.recv() => driver.handle(input)?,
+                () = std::future::ready(()), if driver.has_work() => {}
             }
             drain(&mut driver, &mut inbox, &log)?;
             driver.turn(clock.now())?;
@@ -111,9 +112,16 @@ struct Threads {
 }
 
 impl Threads {
-    fn run(&self, name: &str, errand: impl FnOnce() + Send + 'static) {
-        if let Err(failure) = thread::Builder::new().name(name.into()).spawn(errand) {
-            error!(self.log, "the system gives no thread"; "for" => name, "error" => %failure);
+    /// Runs an errand. Where the system gives no thread, the loop hears what it would have heard at its end.
+    fn run(&self, name: &str, errand: impl FnOnce() + Send + 'static, instead: impl FnOnce(Error) -> Option<Input>) {
+        if let Err(source) = thread::Builder::new().name(name.into()).spawn(errand) {
+            error!(self.log, "the system gives no thread"; "for" => name, "error" => %source);
+            let failure = Error::Io { what: format!("no thread for {name}"), path: "the process".into(), source };
+            if let Some(input) = instead(failure)
+                && !self.handle.offer(input)
+            {
+                error!(self.log, "the loop's queue is full; an errand is lost"; "for" => name);
+            }
         }
     }
 }
@@ -121,13 +129,14 @@ impl Threads {
 impl Chores for Threads {
     fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
         let handle = self.handle.clone();
-        self.run("sync", move || handle.deliver_blocking(Input::Synced { mark, result: db.sync() }));
+        let errand = move || handle.deliver_blocking(Input::Synced { mark, result: db.sync() });
+        self.run("sync", errand, |failure| Some(Input::Synced { mark, result: Err(failure) }));
     }
 
     fn scan(&mut self, token: u64, mut cut: Cut) {
         let handle = self.handle.clone();
         let log = self.log.clone();
-        self.run("scan", move || {
+        let errand = move || {
             let scanned = loop {
                 match cut.next_chunk() {
                     Ok(true) => {}
@@ -140,18 +149,20 @@ impl Chores for Threads {
             if whole && let Err(failure) = cut.finish() {
                 warn!(log, "a copy was not finished"; "error" => %failure);
             }
-        });
+        };
+        self.run("scan", errand, |failure| Some(Input::Scanned { token, result: Err(failure) }));
     }
 
     fn discard(&mut self, engine: Arc<dyn Engine>, names: Vec<String>) {
         let log = self.log.clone();
-        self.run("discard", move || {
+        let errand = move || {
             for name in names {
                 if let Err(failure) = engine.remove(&name) {
                     warn!(log, "an unused folder cannot be removed; the next start tries again"; "folder" => name, "error" => %failure);
                 }
             }
-        });
+        };
+        self.run("discard", errand, |_| None);
     }
 
     fn now(&self) -> Millis {

@@ -46,13 +46,13 @@ impl Driver {
         match target {
             Some(target) if target == self.raft_id() => Step::Done(Ok(Answer::Transferred { node_id: self.my_name() })),
             Some(successor) => Step::Next(Stage::Lead { successor }),
-            None => Step::Done(Err(Refusal::not_applied(
+            None => self.refuse_once_settled(Refusal::not_applied(
                 Code::NotAVoter,
                 format!(
                     "{} is not a voter that can be heard now, so it cannot lead",
                     node_id.unwrap_or("no other member")
                 ),
-            ))),
+            )),
         }
     }
 

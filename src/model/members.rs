@@ -40,7 +40,7 @@ pub struct Member {
 /// What a committed configuration entry does to the table; it travels in the entry's context.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberChange {
-    /// The member joins the table, or, already there as a learner, becomes a voter: the row is replaced.
+    /// The member joins the table, or, already there, has this role from now on.
     Set(Member),
     /// The member leaves the table and its id becomes a tombstone.
     Remove {
@@ -57,11 +57,13 @@ pub struct Members {
 }
 
 impl Members {
-    /// Applies one committed change.
+    /// Applies one committed change. Of a member that is in the table already a `Set` changes the role only: its addresses
+    /// may have moved since the change was proposed.
     pub fn apply(&mut self, change: &MemberChange) {
         match change {
             MemberChange::Set(member) => {
-                self.members.insert(member.raft_id, member.clone());
+                let row = self.members.entry(member.raft_id).or_insert_with(|| member.clone());
+                row.role = member.role;
             }
             MemberChange::Remove { raft_id } => {
                 self.members.remove(raft_id);
@@ -142,6 +144,16 @@ mod tests {
         members.apply(&MemberChange::Set(member("a", 6)));
         assert_eq!(members.named("a").map(|m| m.raft_id), Some(6));
         assert!(members.is_tombstone(5));
+    }
+
+    #[test]
+    fn a_promotion_keeps_the_addresses_of_a_move_before_it() {
+        let mut members = Members::default();
+        members.apply(&MemberChange::Set(member("a", 5)));
+        members.relocate(5, "x:1", "x:2");
+        members.apply(&MemberChange::Set(Member { role: Role::Voter, ..member("a", 5) }));
+        let row = members.get(5).map(|m| (m.raft_address.as_str(), m.role));
+        assert_eq!(row, Some(("x:1", Role::Voter)));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The operator: forms the cluster, and keeps every node in it, one request at a time.
 
 use huskv::consensus::Input;
-use huskv::model::{Answer, Refusal, Request};
+use huskv::model::{Answer, Refusal, Request, Role};
 
+use crate::checks;
 use crate::world::{Event, Said, World};
 
 /// What the operator is doing.
@@ -28,7 +29,7 @@ pub fn act(world: &mut World) {
         let member = *at == leader || table.contains(&node.table.raft_id);
         node.driver.is_some() && !(member && node.table.cluster_id == world.cluster && !node.table.removed)
     });
-    world.admin.complete = missing.is_none() && table.len() + 1 == world.nodes.len();
+    world.admin.complete = missing.is_none() && all_agree(world);
     let request = match missing {
         Some(at) => Request::Join { node_id: format!("n{at}"), raft_address: format!("n{at}:1"), force: false },
         None => match world.admin.wish.take() {
@@ -45,6 +46,16 @@ pub fn act(world: &mut World) {
     let reply = world.port(at).reply(|result| Said::Admin { result });
     let deadline = world.now + 10_000;
     world.input(at, Input::Request { request, deadline, forwarded: false, reply });
+}
+
+/// Whether every node is up and sees every node as a voter.
+fn all_agree(world: &mut World) -> bool {
+    let count = world.nodes.len();
+    (0..count).all(|at| {
+        checks::status(world, at).is_some_and(|status| {
+            status.members.len() == count && status.members.iter().all(|member| member.role == Role::Voter)
+        })
+    })
 }
 
 /// The operator's request was answered.

@@ -8,6 +8,7 @@ mod checks;
 mod clients;
 mod engine;
 mod linear;
+mod narrator;
 mod nemesis;
 mod rng;
 mod world;

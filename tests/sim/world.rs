@@ -11,7 +11,6 @@ use huskv::consensus::{Chores, Driver, Fetched, Input, InstallError, Millis, Opt
 use huskv::model::{Adopt, Adopted, Answer, Code, PeerTable, Refusal, Request, WhoAmI};
 use huskv::storage::{Boot, Cut, Db, Engine, Frame, SnapshotReader, SnapshotWriter, Volume};
 use raft::eraftpb::{Message, SnapshotMetadata};
-use slog::{Discard, Logger, o};
 
 use crate::clients::Clients;
 use crate::engine::SimEngine;
@@ -153,6 +152,7 @@ pub struct World {
     pub cut: BTreeSet<(usize, usize)>,
     pub faults: bool,
     pub trace: bool,
+    raft_trace: bool,
     /// Who led which term of the cluster.
     pub leaders: BTreeMap<u64, u64>,
     /// What the store looked like at an applied index, on whichever node got there first.
@@ -183,6 +183,7 @@ impl World {
             cut: BTreeSet::new(),
             faults: false,
             trace,
+            raft_trace: trace && std::env::var_os("SIM_RAFT").is_some(),
             leaders: BTreeMap::new(),
             states: BTreeMap::new(),
             failure: None,
@@ -241,6 +242,13 @@ impl World {
         if let Some(event) = self.queue.remove(&(at, born)) {
             self.happen(event);
         }
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].driver.is_some() && self.nodes[at].engine.crashed_by_fuse() {
+                self.crash(at);
+                let delay = 100 + self.rng.below(5000);
+                self.after(delay, Event::Restart(at));
+            }
+        }
         true
     }
 
@@ -256,10 +264,7 @@ impl World {
                     self.after(paused - self.now, Event::Tick(life));
                     return;
                 }
-                self.drive(life.0, |driver, now| {
-                    driver.tick(now);
-                    Ok(())
-                });
+                self.drive(life.0, Driver::tick);
                 if self.alive(life) {
                     self.after(TICK, Event::Tick(life));
                 }
@@ -329,10 +334,11 @@ impl World {
             picked_raft_port: None,
             mint: Box::new(move || ids.next()),
         };
-        let log = Logger::root(Discard, o!());
+        let log = crate::narrator::logger(at, self.clock.clone(), self.trace);
+        let quiet = crate::narrator::logger(at, self.clock.clone(), self.raft_trace);
         let port = node.port.clone();
         let driver = Volume::open(Arc::new(node.engine.clone()), boot).and_then(|(volume, incarnation)| {
-            Driver::new(volume, incarnation, Box::new(port.clone()), Box::new(port), options, log.clone(), log)
+            Driver::new(volume, incarnation, Box::new(port.clone()), Box::new(port), options, log, quiet)
         });
         let life = node.life;
         match driver {
@@ -375,11 +381,7 @@ impl World {
         }
         match result {
             Ok(()) => crate::checks::after_turn(self, at),
-            Err(_) if self.nodes[at].engine.crashed_by_fuse() => {
-                self.crash(at);
-                let delay = 100 + self.rng.below(5000);
-                self.after(delay, Event::Restart(at));
-            }
+            Err(_) if self.nodes[at].engine.crashed_by_fuse() => {}
             Err(failure) => self.fail(format!("n{at} stops: {failure}")),
         }
     }

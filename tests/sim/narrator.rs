@@ -1,0 +1,38 @@
+//! The drivers' own log lines, for the trace of one seed: message and values, without any wall clock.
+
+use std::fmt::Arguments;
+use std::sync::{Arc, Mutex};
+
+use slog::{Discard, Drain, KV, Key, Logger, Never, OwnedKVList, Record, Serializer, o};
+
+/// A logger that prints lines of `node` with the virtual time.
+pub fn logger(node: usize, clock: Arc<Mutex<u64>>, trace: bool) -> Logger {
+    if trace { Logger::root(Narrator { node, clock }.fuse(), o!()) } else { Logger::root(Discard, o!()) }
+}
+
+struct Narrator {
+    node: usize,
+    clock: Arc<Mutex<u64>>,
+}
+
+struct Values(String);
+
+impl Serializer for Values {
+    fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
+        self.0 = format!(", {key}: {value}{}", self.0);
+        Ok(())
+    }
+}
+
+impl Drain for Narrator {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
+        let mut values = Values(String::new());
+        drop(record.kv().serialize(record, &mut values));
+        let now = *self.clock.lock().expect("one thread");
+        println!("{now:>8} n{} {}{}", self.node, record.msg(), values.0);
+        Ok(())
+    }
+}
