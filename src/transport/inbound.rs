@@ -151,7 +151,7 @@ impl Guest {
             Purpose::Adopt => errand::answer_adopt(&shared, &who, stream).await,
             Purpose::Peer => {
                 drop(stranger);
-                shared.heard(hello.from, &hello.raft_address);
+                shared.heard(&hello);
                 incoming::serve(&shared, stream, &hello, welcome, &who).await;
             }
             Purpose::Snapshot => {

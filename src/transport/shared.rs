@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 use slog::{Logger, warn};
 use tokio::sync::watch;
 
-use super::dial::Whereabouts;
+use super::dial::{Whereabouts, check_address};
 use super::greeting::{Hello, Purpose};
 use crate::consensus::Handle;
 use crate::model::PeerTable;
 
+/// The most peers that are remembered without being in the table.
+const MAX_CALLERS: usize = 64;
 /// The shortest time between two log lines of the same reason; it doubles while the reason goes on.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 /// The longest time between two log lines of a reason that goes on.
@@ -34,6 +36,9 @@ pub struct Shared {
     pub table: watch::Sender<Option<Arc<PeerTable>>>,
     /// Where the members are that are dialled now; a sender that is dropped retires its peer.
     roster: Mutex<BTreeMap<u64, watch::Sender<Whereabouts>>>,
+    /// Who has been let in and is not in the table, with name and address: a node whose table is old or empty (every
+    /// joiner's is) must answer the leader all the same.
+    callers: Mutex<BTreeMap<u64, (String, String)>>,
     runtime: tokio::runtime::Handle,
     complaints: Mutex<HashMap<&'static str, Complaint>>,
     stopping: watch::Sender<bool>,
@@ -67,6 +72,7 @@ impl Shared {
             log,
             table: watch::Sender::new(None),
             roster: Mutex::default(),
+            callers: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             complaints: Mutex::default(),
             stopping: watch::Sender::new(false),
@@ -125,10 +131,20 @@ impl Shared {
         self.roster.lock().expect("nothing panics while it holds the roster")
     }
 
-    /// Remembers where the member said it is, and that it is alive.
-    pub fn heard(&self, raft_id: u64, raft_address: &str) {
-        if let Some(whereabouts) = self.roster().get(&raft_id) {
-            whereabouts.send_modify(|whereabouts| whereabouts.heard(raft_address));
+    /// Who has been let in without being in the table: name and address.
+    pub fn callers(&self) -> MutexGuard<'_, BTreeMap<u64, (String, String)>> {
+        self.callers.lock().expect("nothing panics while it holds the callers")
+    }
+
+    /// Remembers where a peer that was let in said it is, and that it is alive.
+    pub fn heard(&self, hello: &Hello) {
+        if let Some(whereabouts) = self.roster().get(&hello.from) {
+            whereabouts.send_modify(|whereabouts| whereabouts.heard(&hello.raft_address));
+        } else if check_address(&hello.raft_address).is_ok() {
+            let mut callers = self.callers();
+            if callers.len() < MAX_CALLERS || callers.contains_key(&hello.from) {
+                callers.insert(hello.from, (hello.node_id.clone(), hello.raft_address.clone()));
+            }
         }
     }
 

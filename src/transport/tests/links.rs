@@ -162,6 +162,26 @@ async fn a_table_that_names_another_address_is_followed() {
 }
 
 #[tokio::test]
+async fn a_node_whose_table_is_empty_answers_who_was_let_in() {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    b.publish(&[]);
+    a.publish(&[(2, &b.address)]);
+    a.post.send(vec![append(1, 2, 6, 1)]);
+    assert_eq!(b.message().await.index, 5);
+    b.post.send(vec![append(2, 1, 7, 1)]);
+    assert_eq!(a.message().await.index, 6);
+    // The table arrives and has it: the connection stays.
+    b.publish(&[(1, &a.address)]);
+    b.post.send(vec![append(2, 1, 8, 1)]);
+    assert_eq!(a.message().await.index, 7);
+    assert_eq!(b.lines.count("peer lost") + b.lines.count("peer let go"), 0);
+    // It is removed: nobody is there to answer any more.
+    b.post.publish(PeerTable { tombstones: vec![1], ..b.table(&[]) });
+    assert_eq!(a.removed().await, (CLUSTER, 1));
+    b.lines.wait("peer let go").await;
+}
+
+#[tokio::test]
 async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut a = Node::start(1);

@@ -70,6 +70,16 @@ async fn nothing_and_nonsense_at_an_address_are_told_apart() {
 }
 
 #[tokio::test]
+async fn silence_at_an_address_is_an_answer_in_time() {
+    let mut a = Node::start(1);
+    let silent = listener_that_says(Vec::new()).await;
+    let began = std::time::Instant::now();
+    refused(&mut a, &silent, Code::Unreachable, "does not answer as a huskv peer port").await;
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(2) && took < Duration::from_millis(3_900), "promised 3 s: {took:?}");
+}
+
+#[tokio::test]
 async fn another_wire_version_is_named_on_both_sides() {
     let mut a = Node::start(1);
     let newer = listener_that_says(preamble(9).to_vec()).await;
