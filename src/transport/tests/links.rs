@@ -94,6 +94,10 @@ async fn tell_removed_arrives_whether_the_table_comes_before_or_after() {
         // Without tombstones in the table only the frame can tell.
         if table_first {
             a.publish(&[]);
+            for _ in 0..100 {
+                // The connection learns that it is not wanted any more.
+                tokio::task::yield_now().await;
+            }
             a.post.tell_removed(2);
         } else {
             a.post.tell_removed(2);
