@@ -43,6 +43,11 @@ pub enum DialError {
     /// Something listens that does not speak huskv.
     #[error("something answered, but not as a huskv peer port (an HTTP port?): {0}")]
     Foreign(String),
+    /// Something listens and says nothing.
+    #[error(
+        "{0} takes the connection, but does not answer as a huskv peer port (an HTTP port, or a process that hangs?)"
+    )]
+    Mute(SocketAddr),
     /// The connection broke during the handshake.
     #[error("the handshake failed: {0}")]
     Broken(String),
@@ -61,7 +66,7 @@ impl DialError {
             Self::Unresolved(_) => 0,
             Self::Unreached(_) => 1,
             Self::Address(_) => 2,
-            Self::Foreign(_) => 3,
+            Self::Foreign(_) | Self::Mute(_) => 3,
             Self::Broken(_) => 4,
             Self::Version(_) => 5,
             Self::Denied(Denial::Removed { .. }) => 7,
@@ -183,10 +188,7 @@ async fn meet(socket: SocketAddr, hello: &Hello, limit: Duration) -> Result<(Tcp
     drop(stream.set_nodelay(true));
     let limit = deadline.saturating_duration_since(Instant::now()).min(HANDSHAKE_LIMIT);
     let welcome = timeout(limit, shake_hands(&mut stream, hello)).await;
-    let welcome = welcome.map_err(|_| {
-        DialError::Foreign(format!("{socket} takes the connection and says nothing that huskv would"))
-    })??;
-    Ok((stream, welcome))
+    Ok((stream, welcome.map_err(|_| DialError::Mute(socket))??))
 }
 
 async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, DialError> {

@@ -17,7 +17,7 @@ use super::dial::{DialError, dial};
 use super::framing::{part, read_frame_within, write_frame_within};
 use super::greeting::{Purpose, WIRE_VERSION};
 use super::shared::Shared;
-use super::wire::{FRAME_BYTES, Frame, HANDSHAKE_BYTES, WireError};
+use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use crate::model::{Adopt, Adopted, Code, Refusal, WhoAmI};
 
 /// How long finding out who answers may take; the loop was promised 3 s.
@@ -28,6 +28,8 @@ const ADOPT_LIMIT: Duration = Duration::from_millis(5_900);
 const OFFER_LIMIT: Duration = Duration::from_secs(3);
 /// How long the loop of the joiner may think about an offer; the asker has given up long before.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// The most bytes of an offer to adopt, 1 MiB: room for 100 000 removed raft ids.
+const OFFER_BYTES: usize = 1 << 20;
 /// How long the end of a conversation may take.
 const PARTING: Duration = Duration::from_millis(500);
 
@@ -87,7 +89,7 @@ pub async fn answer_identify(shared: &Shared, mut stream: TcpStream) {
 
 /// Hands a stranger's offer to the loop, and takes back what it says.
 pub async fn answer_adopt(shared: &Shared, who: &str, mut stream: TcpStream) {
-    let adopt = match read_frame_within(&mut stream, FRAME_BYTES, OFFER_LIMIT).await {
+    let adopt = match read_frame_within(&mut stream, OFFER_BYTES, OFFER_LIMIT).await {
         Ok(Frame::Adopt(adopt)) => adopt,
         Ok(other) => return shared.complain("no offer to adopt", who, other.kind().1),
         Err(error) => return shared.complain("no offer to adopt", who, &error.to_string()),

@@ -3,19 +3,20 @@
 //! Why: anything can connect here: members, joiners, a browser, a port scan. All are strangers until their handshake is
 //! done.
 //!
-//! Laws: strangers may take up half of the connections at most, each for [`HANDSHAKE_LIMIT`] at most, so they cannot
-//! keep members out for long. What is not huskv is dropped at its first wrong byte, with at most one log line a second.
+//! Laws: strangers may take up half of the connections at most, each for [`HANDSHAKE_LIMIT`] at most, and where there is
+//! no place left the one that came first makes room: a crowd that says nothing cannot keep members out. What is not huskv is dropped at its first wrong byte, with at most one log line a second.
 //! Another version is answered with this one's preamble, which every version can read.
 //!
 //! Not here: what is said after the handshake (`incoming`, `snapshot`, `errand`), and who is let in (`admission`).
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::admission::admit;
@@ -36,7 +37,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Lets in at most `max_inbound` connections at once, until the transport stops.
 pub async fn accept(listener: TcpListener, shared: Arc<Shared>, max_inbound: usize) {
     let max = max_inbound.clamp(2, Semaphore::MAX_PERMITS);
-    let (all, strangers) = (Arc::new(Semaphore::new(max)), Arc::new(Semaphore::new(max / 2)));
+    let seats = Arc::new(Semaphore::new(max));
+    // Those that have not become members yet, in the order in which they came.
+    let mut strangers = VecDeque::<oneshot::Sender<()>>::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -50,20 +53,26 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>, max_inbound: usi
                 continue;
             }
         };
-        let seats = Arc::clone(&strangers).try_acquire_owned().and_then(|stranger| {
-            let seat = Arc::clone(&all).try_acquire_owned()?;
-            Ok((stranger, seat))
-        });
-        match seats {
-            Ok((stranger, seat)) => {
-                let guest = Guest { shared: Arc::clone(&shared), from, stranger };
-                shared.spawn(async move {
-                    Box::pin(guest.receive(stream)).await;
-                    drop(seat);
-                });
-            }
-            Err(_) => shared.complain("the peer port has no connection left", &from.to_string(), "dropped"),
+        strangers.retain(|stranger| !stranger.is_closed());
+        if strangers.len() >= max / 2 {
+            strangers.pop_front();
+            shared.complain("the peer port is crowded", &from.to_string(), "whoever came first has to make room");
         }
+        let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
+            shared.complain("the peer port has no connection left", &from.to_string(), "dropped");
+            continue;
+        };
+        let (stranger, unseated) = oneshot::channel();
+        strangers.push_back(stranger);
+        let guest = Guest { shared: Arc::clone(&shared), from };
+        shared.spawn(async move {
+            tokio::select! {
+                () = Box::pin(guest.receive(stream, unseated)) => {}
+                // Members are given a moment to be told what is due.
+                () = async { guest.shared.stopped().await; sleep(FAREWELL).await } => {}
+            }
+            drop(seat);
+        });
     }
 }
 
@@ -71,24 +80,40 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>, max_inbound: usi
 struct Guest {
     shared: Arc<Shared>,
     from: SocketAddr,
-    stranger: OwnedSemaphorePermit,
 }
 
 impl Guest {
-    async fn receive(self, mut stream: TcpStream) {
+    /// Serves the connection to its end. As a stranger the guest leaves when it is `unseated`.
+    async fn receive(&self, mut stream: TcpStream, mut unseated: oneshot::Receiver<()>) {
         drop(stream.set_nodelay(true));
-        let shared = Arc::clone(&self.shared);
-        let visit = async move {
-            match timeout(HANDSHAKE_LIMIT, self.greet(&mut stream)).await {
-                Ok(Some((hello, welcome))) => self.converse(stream, hello, welcome).await,
-                Ok(None) => {}
-                Err(_) => self.complain("not huskv", "it did not introduce itself in time"),
-            }
+        let greeted = tokio::select! {
+            greeted = timeout(HANDSHAKE_LIMIT, self.greet(&mut stream)) => greeted,
+            _ = &mut unseated => return,
         };
-        tokio::select! {
-            () = visit => {}
-            // Members are given a moment to be told what is due.
-            () = async { shared.stopped().await; sleep(FAREWELL).await } => {}
+        let (hello, welcome) = match greeted {
+            Ok(Some(greeted)) => greeted,
+            Ok(None) => return,
+            Err(_) => return self.complain("not huskv", "it did not introduce itself in time"),
+        };
+        let (shared, who) = (&self.shared, self.who(&hello));
+        match hello.purpose {
+            Purpose::Peer => {
+                drop(unseated);
+                shared.heard(&hello);
+                incoming::serve(shared, stream, &hello, welcome, &who).await;
+            }
+            Purpose::Snapshot => {
+                drop(unseated);
+                snapshot::receive(shared, stream, &hello, welcome, &who).await;
+            }
+            Purpose::Identify => tokio::select! {
+                () = errand::answer_identify(shared, stream) => {}
+                _ = unseated => {}
+            },
+            Purpose::Adopt => tokio::select! {
+                () = errand::answer_adopt(shared, &who, stream) => {}
+                _ = unseated => {}
+            },
         }
     }
 
@@ -138,25 +163,6 @@ impl Guest {
                 self.shared.complain("a peer is refused", &self.who(&hello), &format!("it was answered: {denial}"));
                 self.show_out(stream, &bytes).await;
                 None
-            }
-        }
-    }
-
-    /// What the connection was opened for.
-    async fn converse(self, stream: TcpStream, hello: Hello, welcome: Welcome) {
-        let who = self.who(&hello);
-        let Self { shared, stranger, .. } = self;
-        match hello.purpose {
-            Purpose::Identify => errand::answer_identify(&shared, stream).await,
-            Purpose::Adopt => errand::answer_adopt(&shared, &who, stream).await,
-            Purpose::Peer => {
-                drop(stranger);
-                shared.heard(&hello);
-                incoming::serve(&shared, stream, &hello, welcome, &who).await;
-            }
-            Purpose::Snapshot => {
-                drop(stranger);
-                snapshot::receive(&shared, stream, &hello, welcome, &who).await;
             }
         }
     }

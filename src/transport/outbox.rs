@@ -74,7 +74,16 @@ impl Post {
         self.shared.spawn(async move { shared.handle.deliver(input).await });
     }
 
-    fn link(&mut self, raft_id: u64, name: &str, address: &str) -> Link {
+    /// The link to a member, or to a peer that was let in before this node's table has it.
+    fn link(&mut self, raft_id: u64) -> Option<&mut Link> {
+        if !self.links.contains_key(&raft_id) {
+            let (name, address) = self.shared.callers().get(&raft_id).cloned()?;
+            self.begin(raft_id, &name, &address);
+        }
+        self.links.get_mut(&raft_id)
+    }
+
+    fn begin(&mut self, raft_id: u64, name: &str, address: &str) {
         let (queue, queue_end) = mpsc::channel(QUEUE_PARCELS);
         let (sender, whereabouts) = watch::channel(Whereabouts::new(address));
         self.shared.roster().insert(raft_id, sender);
@@ -90,19 +99,7 @@ impl Post {
             life: Life::new(),
         };
         self.shared.spawn(peer.run());
-        Link { queue, bytes: Arc::default(), forwards, name: name.into(), full: false }
-    }
-
-    /// Opens a link to a node that has called, where the table does not list it.
-    fn link_to_caller(&mut self, raft_id: u64) {
-        if self.links.contains_key(&raft_id) {
-            return;
-        }
-        let caller = self.shared.callers().get(&raft_id).cloned();
-        if let Some((name, address)) = caller {
-            let link = self.link(raft_id, &name, &address);
-            self.links.insert(raft_id, link);
-        }
+        self.links.insert(raft_id, Link { queue, bytes: Arc::default(), forwards, name: name.into(), full: false });
     }
 
     fn errand<F>(&self, answer: impl FnOnce(Option<Refusal>) -> F)
@@ -126,11 +123,11 @@ impl Outbox for Post {
     fn send(&mut self, messages: Vec<Message>) {
         for message in messages {
             let to = message.to;
-            self.link_to_caller(to);
-            let Some(link) = self.links.get_mut(&to) else { continue };
+            let shared = Arc::clone(&self.shared);
+            let Some(link) = self.link(to) else { continue };
             if message.msg_type == MessageType::MsgSnapshot {
                 // A copy is streamed; without it the message would promise what never comes.
-                self.shared.complain("a snapshot cannot be sent as a message", &link.name, "dropped");
+                shared.complain("a snapshot cannot be sent as a message", &link.name, "dropped");
                 continue;
             }
             let entries = message.entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES);
@@ -139,7 +136,7 @@ impl Outbox for Post {
             let begins = !queued && !link.full;
             link.full = !queued;
             if begins && !link.queue.is_closed() {
-                self.shared.complain("the queue to a peer is full", &link.name, "raft messages are dropped");
+                shared.complain("the queue to a peer is full", &link.name, "raft messages are dropped");
                 self.deliver(Input::PeerDown(to));
             }
         }
@@ -147,7 +144,7 @@ impl Outbox for Post {
 
     fn forward(&mut self, token: u64, to: u64, request: Request, timeout_ms: u64) {
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.min(MAX_WAIT_MS));
-        let refusal = match self.links.get(&to) {
+        let refusal = match self.link(to) {
             None => Refusal::not_applied(
                 Code::NoLeader,
                 format!("the leader (raft id {to}) is not in the member table here"),
@@ -220,9 +217,13 @@ impl Outbox for Post {
             self.shared.roster().clear();
             self.shared.callers().clear();
         }
-        self.shared.callers().retain(|raft_id, _| !table.tombstones.contains(raft_id));
         let listed: &[_] = if table.removed { &[] } else { &table.peers };
-        self.shared.roster().retain(|raft_id, _| listed.iter().any(|(listed, ..)| listed == raft_id));
+        let is_listed = |raft_id: &u64| listed.iter().any(|(listed, ..)| listed == raft_id);
+        {
+            let mut callers = self.shared.callers();
+            callers.retain(|raft_id, _| !is_listed(raft_id) && !table.tombstones.contains(raft_id));
+            self.shared.roster().retain(|raft_id, _| is_listed(raft_id) || callers.contains_key(raft_id));
+        }
         for (raft_id, name, address) in listed.iter().filter(|(raft_id, ..)| *raft_id != table.raft_id) {
             let known = {
                 let roster = self.shared.roster();
@@ -230,8 +231,7 @@ impl Outbox for Post {
                 whereabouts.map(|it| it.send_if_modified(|whereabouts| whereabouts.listed(address))).is_some()
             };
             if !known {
-                let link = self.link(*raft_id, name, address);
-                self.links.insert(*raft_id, link);
+                self.begin(*raft_id, name, address);
             }
         }
         self.links.retain(|_, link| !link.queue.is_closed());

@@ -22,7 +22,7 @@ pub const QUEUE_BYTES: usize = 64 << 20;
 pub enum Parcel {
     /// A raft message.
     Step(Box<Message>, Load),
-    /// A client's request; its token is in the member's [`Forwards`].
+    /// A client's request; its token is in the member's [`Forwards`](super::forwards::Forwards).
     Forward(u64, Request, Load),
     /// The member's raft id was removed.
     Removed,

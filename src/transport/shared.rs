@@ -19,13 +19,12 @@ use super::greeting::{Hello, Purpose};
 use crate::consensus::Handle;
 use crate::model::PeerTable;
 
+/// The most peers that are remembered without being in the table.
+const MAX_CALLERS: usize = 64;
 /// The shortest time between two log lines of the same reason; it doubles while the reason goes on.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 /// The longest time between two log lines of a reason that goes on.
 const COMPLAINT_AT_LEAST_EVERY: Duration = Duration::from_secs(16);
-
-/// The most nodes outside the table that are remembered.
-const MAX_CALLERS: usize = 64;
 
 /// The middle of the transport.
 pub struct Shared {
@@ -37,8 +36,8 @@ pub struct Shared {
     pub table: watch::Sender<Option<Arc<PeerTable>>>,
     /// Where the members are that are dialled now; a sender that is dropped retires its peer.
     roster: Mutex<BTreeMap<u64, watch::Sender<Whereabouts>>>,
-    /// Nodes of this cluster that have called but are not in the table here (yet): name and address, by raft id. A
-    /// joiner has no table at all, and must answer its leader all the same.
+    /// Who has been let in and is not in the table, with name and address: a node whose table is old or empty (every
+    /// joiner's is) must answer the leader all the same.
     callers: Mutex<BTreeMap<u64, (String, String)>>,
     runtime: tokio::runtime::Handle,
     complaints: Mutex<HashMap<&'static str, Complaint>>,
@@ -132,23 +131,21 @@ impl Shared {
         self.roster.lock().expect("nothing panics while it holds the roster")
     }
 
-    /// Remembers where a node of this cluster said it is, and that it is alive.
+    /// Who has been let in without being in the table: name and address.
+    pub fn callers(&self) -> MutexGuard<'_, BTreeMap<u64, (String, String)>> {
+        self.callers.lock().expect("nothing panics while it holds the callers")
+    }
+
+    /// Remembers where a peer that was let in said it is, and that it is alive.
     pub fn heard(&self, hello: &Hello) {
         if let Some(whereabouts) = self.roster().get(&hello.from) {
             whereabouts.send_modify(|whereabouts| whereabouts.heard(&hello.raft_address));
-            return;
+        } else if check_address(&hello.raft_address).is_ok() {
+            let mut callers = self.callers();
+            if callers.len() < MAX_CALLERS || callers.contains_key(&hello.from) {
+                callers.insert(hello.from, (hello.node_id.clone(), hello.raft_address.clone()));
+            }
         }
-        let mut callers = self.callers();
-        if check_address(&hello.raft_address).is_ok()
-            && (callers.len() < MAX_CALLERS || callers.contains_key(&hello.from))
-        {
-            callers.insert(hello.from, (hello.node_id.clone(), hello.raft_address.clone()));
-        }
-    }
-
-    /// The nodes that have called without being in the table.
-    pub fn callers(&self) -> MutexGuard<'_, BTreeMap<u64, (String, String)>> {
-        self.callers.lock().expect("nothing panics while it holds the callers")
     }
 
     /// Logs what a stranger or a peer did wrong: at most one line a second for each `reason`, and fewer while it goes on.

@@ -94,6 +94,10 @@ async fn tell_removed_arrives_whether_the_table_comes_before_or_after() {
         // Without tombstones in the table only the frame can tell.
         if table_first {
             a.publish(&[]);
+            for _ in 0..100 {
+                // The connection learns that it is not wanted any more.
+                tokio::task::yield_now().await;
+            }
             a.post.tell_removed(2);
         } else {
             a.post.tell_removed(2);
@@ -159,6 +163,26 @@ async fn a_table_that_names_another_address_is_followed() {
     a.down(2).await;
     a.publish(&[(2, &b.address)]);
     a.up(2).await;
+}
+
+#[tokio::test]
+async fn a_node_whose_table_is_empty_answers_who_was_let_in() {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    b.publish(&[]);
+    a.publish(&[(2, &b.address)]);
+    a.post.send(vec![append(1, 2, 6, 1)]);
+    assert_eq!(b.message().await.index, 5);
+    b.post.send(vec![append(2, 1, 7, 1)]);
+    assert_eq!(a.message().await.index, 6);
+    // The table arrives and has it: the connection stays.
+    b.publish(&[(1, &a.address)]);
+    b.post.send(vec![append(2, 1, 8, 1)]);
+    assert_eq!(a.message().await.index, 7);
+    assert_eq!(b.lines.count("peer lost") + b.lines.count("peer let go"), 0);
+    // It is removed: nobody is there to answer any more.
+    b.post.publish(PeerTable { tombstones: vec![1], ..b.table(&[]) });
+    assert_eq!(a.removed().await, (CLUSTER, 1));
+    b.lines.wait("peer let go").await;
 }
 
 #[tokio::test]
