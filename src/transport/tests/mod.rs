@@ -7,6 +7,7 @@
 //! Not here: what one file can show of itself.
 
 mod copies;
+mod disk;
 mod links;
 mod requests;
 mod strangers;

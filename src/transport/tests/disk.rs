@@ -1,0 +1,165 @@
+//! Copies from disk to disk: what one node's machine holds is what the other's does, or the stream has failed.
+
+use std::path::Path;
+
+use raft::eraftpb::SnapshotMetadata;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::consensus::{InstallError, Reply};
+use crate::model::Command;
+use crate::storage::{Applied, Boot, Incarnation, Machine, Operation, Received, SledEngine, Volume};
+
+type Scanned = oneshot::Receiver<()>;
+
+/// How many keys of 1 KiB a test's machine has.
+const KEYS: u64 = 3_000;
+/// What a copy may take on disk.
+const SPOOL_BYTES: u64 = 64 << 20;
+
+fn volume(dir: &Path, name: &str) -> (Volume, Incarnation) {
+    let mut next = name.len() as u64;
+    let mint = move || {
+        next += 1;
+        next
+    };
+    let boot = Boot {
+        name: name.into(),
+        raft_address: "127.0.0.1:1".into(),
+        http_address: "127.0.0.1:2".into(),
+        cache_bytes: 8 << 20,
+        picked_http_port: None,
+        picked_raft_port: None,
+        mint: Box::new(mint),
+    };
+    Volume::open(Arc::new(SledEngine::new(dir).unwrap()), boot).unwrap()
+}
+
+fn key(number: u64) -> Vec<u8> {
+    format!("key{number:05}").into_bytes()
+}
+
+fn fill(machine: &mut Machine, keys: std::ops::Range<u64>) {
+    let mut index = machine.applied().0;
+    let entries = keys.map(|number| {
+        index += 1;
+        let put = Command::Put { key: key(number).into(), value: vec![b'0' + (number % 10) as u8; 1_000].into() };
+        Applied { index, term: 1, operation: Operation::Command(put) }
+    });
+    machine.apply(entries.collect()).unwrap();
+}
+
+/// Begins to stream a copy of `machine` from `a` to node 2. It is made on a thread, which tells when the scan is at its
+/// end: only then may the machine end the copy.
+fn stream(a: &mut Node, volume: &Volume, machine: &mut Machine) -> (std::thread::JoinHandle<()>, Scanned) {
+    let (scanned, scan_end) = oneshot::channel();
+    let scratch = volume.engine().scratch().unwrap();
+    let (mut cut, reader) = machine.begin_cut(scratch, SPOOL_BYTES).unwrap();
+    let mut message = Message { msg_type: MessageType::MsgSnapshot, from: 1, to: 2, term: 1, ..Message::default() };
+    // What raft asked for is older than what is sent in the end.
+    message.mut_snapshot().set_metadata(SnapshotMetadata { index: 1, term: 1, ..Default::default() });
+    a.post.stream(2, message, reader);
+    let making = std::thread::spawn(move || {
+        while cut.next_chunk().is_ok_and(|more| more) {}
+        drop(scanned.send(()));
+        // An error is what the aborted ones end in.
+        drop(cut.finish());
+    });
+    (making, scan_end)
+}
+
+/// Takes the next stream into `volume`.
+async fn accept(b: &mut Node, volume: &mut Volume) {
+    let reply = b.wait(|input| if let Input::Receive { from: 1, reply } = input { Some(reply) } else { None }).await;
+    reply(volume.receive().map_err(|error| InstallError(error.to_string())));
+}
+
+async fn install(b: &mut Node) -> (Box<Message>, Received, Reply<Result<(), InstallError>>) {
+    b.wait(|input| match input {
+        Input::Install { message, received, reply } => Some((message, received, reply)),
+        _ => None,
+    })
+    .await
+}
+
+async fn ended(a: &mut Node) -> Result<SnapshotMetadata, String> {
+    a.wait(|input| if let Input::StreamEnded { to: 2, result } = input { Some(result) } else { None }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_arrives_as_it_was_at_its_end() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (volume_a, mut from) = volume(ours.path(), "a");
+    let (mut volume_b, _to) = volume(theirs.path(), "b");
+    let (mut a, mut b) = pair().await;
+    fill(&mut from.machine, 0..KEYS);
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    accept(&mut b, &mut volume_b).await;
+    // Written while the copy is made.
+    fill(&mut from.machine, KEYS..KEYS + 100);
+    scanned.await.unwrap();
+    from.machine.end_cut();
+    let end = from.machine.applied();
+    fill(&mut from.machine, KEYS + 100..KEYS + 200);
+    let (message, received, reply) = install(&mut b).await;
+    let metadata = message.get_snapshot().get_metadata();
+    assert_eq!((metadata.index, metadata.term), end);
+    assert_eq!((message.from, message.to, message.term), (1, 2, 1));
+    let machine = received.machine();
+    assert_eq!((machine.applied(), machine.keys()), (end, KEYS + 100));
+    for number in [0, 7, KEYS - 1, KEYS, KEYS + 99] {
+        let value = machine.get(&key(number)).unwrap().unwrap().value;
+        assert_eq!(value, vec![b'0' + (number % 10) as u8; 1_000]);
+    }
+    assert!(a.inbox.peers.try_recv().is_err(), "not ended before it is in use there");
+    reply(Ok(()));
+    assert_eq!(ended(&mut a).await.unwrap().index, end.0);
+    making.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (volume_a, mut from) = volume(ours.path(), "a");
+    let (mut volume_b, _to) = volume(theirs.path(), "b");
+    let (mut a, mut b) = pair().await;
+    fill(&mut from.machine, 0..KEYS);
+    // The sender gives the copy up.
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    accept(&mut b, &mut volume_b).await;
+    from.machine.abort_cut();
+    drop(scanned);
+    making.join().unwrap();
+    assert!(ended(&mut a).await.is_err());
+    // The receiver will not have it in the end.
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    accept(&mut b, &mut volume_b).await;
+    scanned.await.unwrap();
+    from.machine.end_cut();
+    let (_, received, reply) = install(&mut b).await;
+    drop(received);
+    reply(Err(InstallError("too old".into())));
+    assert_eq!(ended(&mut a).await.unwrap_err(), "too old");
+    making.join().unwrap();
+    // It works in the end.
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    accept(&mut b, &mut volume_b).await;
+    scanned.await.unwrap();
+    from.machine.end_cut();
+    let (_, received, reply) = install(&mut b).await;
+    assert_eq!(received.machine().keys(), KEYS);
+    reply(Ok(()));
+    assert!(ended(&mut a).await.is_ok());
+    making.join().unwrap();
+    // The receiver goes away in the middle.
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    accept(&mut b, &mut volume_b).await;
+    drop(b.transport.take());
+    drop(scanned);
+    assert!(ended(&mut a).await.is_err());
+    from.machine.abort_cut();
+    making.join().unwrap();
+    while let Ok(input) = a.inbox.peers.try_recv() {
+        assert!(!matches!(input, Input::StreamEnded { .. }), "told once");
+    }
+}
