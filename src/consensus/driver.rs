@@ -195,7 +195,7 @@ impl Driver {
             Input::WhoAmI { reply } => reply(self.who_am_i()),
             Input::Stop { deadline } => self.stop(deadline),
             Input::Begin => self.begin()?,
-            Input::Step(message) => self.step(*message),
+            Input::Step(message) => self.step(*message)?,
             Input::PeerUp(_) => {}
             Input::PeerDown(raft_id) => {
                 if self.raw.raft.state == StateRole::Leader {
@@ -257,28 +257,49 @@ impl Driver {
         Ok(())
     }
 
-    fn step(&mut self, message: Message) {
+    fn step(&mut self, message: Message) -> Result<(), Error> {
         if !matches!(self.phase, Phase::Member | Phase::Joining) {
-            return;
+            return Ok(());
         }
         if message.to != self.raft_id() {
             // It was meant for an incarnation that this node has given up meanwhile.
-            return;
+            return Ok(());
         }
         let from = message.from;
         if self.machine.members().is_tombstone(from) {
             self.outbox.tell_removed(from);
-            return;
+            return Ok(());
         }
+        self.check_log_kept(&message)?;
         self.contact.insert(from, self.now);
         let for_leaders = matches!(message.get_msg_type(), MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
         if for_leaders && !self.leads() {
             // Raft would pass it on under the sender's id, which no peer believes; the sender asks again by itself.
-            return;
+            return Ok(());
         }
         if let Err(error) = self.raw.step(message) {
             slog::debug!(self.log, "raft did not take a message"; "from" => from, "error" => %error);
         }
+        Ok(())
+    }
+
+    /// A heartbeat's commit is at most what this node has acknowledged to that leader. A log that ends before it has lost
+    /// what was synced, which no crash explains.
+    fn check_log_kept(&self, message: &Message) -> Result<(), Error> {
+        let last = self.raw.raft.raft_log.last_index();
+        let acknowledged = message.get_msg_type() == MessageType::MsgHeartbeat && message.term >= self.raw.raft.term;
+        if !acknowledged || message.commit <= last {
+            return Ok(());
+        }
+        Err(Error::Damaged {
+            what: "the log".into(),
+            detail: format!(
+                "log lost: the leader {} has index {} acknowledged by this node, but its log ends at {last}",
+                self.name_of(message.from),
+                message.commit
+            ),
+            path: self.volume.engine().path(),
+        })
     }
 
     /// Replaces raft and the machine by those of another incarnation; everything that belonged to the old one must have

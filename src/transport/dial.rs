@@ -84,12 +84,14 @@ pub struct Whereabouts {
     own_word: Option<String>,
     /// Whether its own word is newer than the table's.
     own_word_first: bool,
+    /// What another member says it has said.
+    hearsay: Option<String>,
 }
 
 impl Whereabouts {
     /// Where the table says the member is.
     pub fn new(table: &str) -> Self {
-        Self { table: table.into(), own_word: None, own_word_first: false }
+        Self { table: table.into(), own_word: None, own_word_first: false, hearsay: None }
     }
 
     /// The member has said where it is.
@@ -110,12 +112,31 @@ impl Whereabouts {
         changed
     }
 
-    /// What to dial at the given attempt: the newer word, and in turn the other one.
-    pub fn address(&self, attempt: usize) -> &str {
-        match self.own_word.as_deref() {
-            Some(own_word) if self.own_word_first == attempt.is_multiple_of(2) => own_word,
-            _ => &self.table,
+    /// Another member has passed on where this one is; true where that is new.
+    pub fn heard_of(&mut self, address: &str) -> bool {
+        let new = check_address(address).is_ok() && self.hearsay.as_deref() != Some(address);
+        if new {
+            self.hearsay = Some(address.into());
         }
+        new
+    }
+
+    /// What the member itself has said, where the table does not say so.
+    pub fn own_word(&self) -> Option<&str> {
+        self.own_word.as_deref().filter(|address| *address != self.table)
+    }
+
+    /// What to dial at the given attempt: the newer word, and in turn the others.
+    pub fn address(&self, attempt: usize) -> &str {
+        let (table, own_word) = (Some(self.table.as_str()), self.own_word.as_deref());
+        let words = if self.own_word_first { [own_word, table] } else { [table, own_word] };
+        let mut known: Vec<&str> = Vec::new();
+        for word in words.into_iter().chain([self.hearsay.as_deref()]).flatten() {
+            if !known.contains(&word) {
+                known.push(word);
+            }
+        }
+        known[attempt % known.len()]
     }
 }
 
@@ -244,5 +265,7 @@ mod tests {
         assert_eq!(whereabouts.address(0), "new:1");
         whereabouts.heard("new:1");
         assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "new:1"]);
+        assert!(whereabouts.heard_of("third:1") && !whereabouts.heard_of("third:1"));
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "third:1"]);
     }
 }

@@ -121,6 +121,7 @@ impl Ears<'_> {
                 }
                 // Where it does not fit, what is there already tells as much.
                 Frame::Ping => drop(self.notices.try_send(Frame::Pong)),
+                Frame::Whereabouts(known) => self.shared.heard_of(&known),
                 Frame::Removed { cluster_id, raft_id } => {
                     if (cluster_id, raft_id) == (self.welcome.cluster_id, self.welcome.raft_id) {
                         self.shared.handle.deliver(Input::Removed { cluster_id, raft_id }).await;

@@ -134,7 +134,13 @@ impl Outgoing<'_> {
                 biased;
                 () = &mut stopped => break,
                 () = &mut retired => break,
-                _ = ping.tick() => writer.write_all(&Frame::Ping.encode()?).await?,
+                _ = ping.tick() => {
+                    let known = self.shared.own_words(self.peer);
+                    if !known.is_empty() {
+                        writer.write_all(&Frame::Whereabouts(known).encode()?).await?;
+                    }
+                    writer.write_all(&Frame::Ping.encode()?).await?;
+                }
                 parcel = queue.recv() => match parcel {
                     Some(parcel) => self.write(writer, parcel).await?,
                     None => break,

@@ -21,7 +21,9 @@ use crate::model::PeerTable;
 
 /// The most peers that are remembered without being in the table.
 const MAX_CALLERS: usize = 64;
-/// The shortest time between two log lines of the same reason; it doubles while the reason goes on.
+/// How many lines of one reason are logged one after the other before they are thinned out.
+const COMPLAINTS_AT_ONCE: u32 = 8;
+/// The shortest time between two log lines of the same reason after that; it doubles while the reason goes on.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 /// The longest time between two log lines of a reason that goes on.
 const COMPLAINT_AT_LEAST_EVERY: Duration = Duration::from_secs(16);
@@ -53,6 +55,8 @@ struct Complaint {
     pause: Duration,
     /// How often it came up since.
     unsaid: u64,
+    /// How many more may be said at once.
+    at_once: u32,
 }
 
 /// Counts a task while it exists, also where it is dropped by the end of the runtime.
@@ -148,23 +152,51 @@ impl Shared {
         }
     }
 
-    /// Logs what a stranger or a peer did wrong: at most one line a second for each `reason`, and fewer while it goes on.
+    /// Where members other than `except` have said they are, where that is not what the table says. Passed on, it lets two
+    /// members that have both moved find each other through a third.
+    pub fn own_words(&self, except: u64) -> Vec<(u64, String)> {
+        let roster = self.roster();
+        let others = roster.iter().filter(|(raft_id, _)| **raft_id != except);
+        others.filter_map(|(raft_id, it)| Some((*raft_id, it.borrow().own_word()?.to_owned()))).collect()
+    }
+
+    /// A member has passed on where others told it that they are.
+    pub fn heard_of(&self, known: &[(u64, String)]) {
+        let roster = self.roster();
+        for (raft_id, address) in known {
+            if let Some(whereabouts) = roster.get(raft_id) {
+                whereabouts.send_if_modified(|whereabouts| whereabouts.heard_of(address));
+            }
+        }
+    }
+
+    /// Logs what a stranger or a peer did wrong: a few lines for each `reason` at once, then at most one a second, and fewer
+    /// while it goes on.
     pub fn complain(&self, reason: &'static str, who: &str, detail: &str) {
-        let mut complaints = self.complaints.lock().expect("nothing panics while it holds the complaints");
         let now = Instant::now();
-        let (unsaid, pause) = match complaints.get_mut(reason) {
-            Some(complaint) if now.duration_since(complaint.said) < complaint.pause => {
+        let unsaid = {
+            let mut complaints = self.complaints.lock().expect("nothing panics while it holds the complaints");
+            let complaint = complaints.entry(reason).or_insert(Complaint {
+                said: now,
+                pause: COMPLAINT_EVERY,
+                unsaid: 0,
+                at_once: COMPLAINTS_AT_ONCE,
+            });
+            let quiet_for = now.duration_since(complaint.said);
+            if quiet_for >= complaint.pause * 2 {
+                (complaint.at_once, complaint.pause) = (COMPLAINTS_AT_ONCE, COMPLAINT_EVERY);
+            }
+            if complaint.at_once > 0 {
+                complaint.at_once -= 1;
+            } else if quiet_for < complaint.pause {
                 complaint.unsaid += 1;
                 return;
+            } else {
+                complaint.pause = (complaint.pause * 2).min(COMPLAINT_AT_LEAST_EVERY);
             }
-            Some(complaint) if now.duration_since(complaint.said) < complaint.pause * 2 => {
-                (complaint.unsaid, (complaint.pause * 2).min(COMPLAINT_AT_LEAST_EVERY))
-            }
-            Some(complaint) => (complaint.unsaid, COMPLAINT_EVERY),
-            None => (0, COMPLAINT_EVERY),
+            complaint.said = now;
+            std::mem::take(&mut complaint.unsaid)
         };
-        complaints.insert(reason, Complaint { said: now, pause, unsaid: 0 });
-        drop(complaints);
         warn!(self.log, "{}", reason; "peer" => who, "detail" => detail, "more_like_this" => unsaid);
     }
 }

@@ -54,6 +54,8 @@ pub enum Frame {
     },
     /// Both: still here.
     Ping,
+    /// Peer, dialler: where other members have told it that they are now: raft id and address.
+    Whereabouts(Vec<(u64, String)>),
     /// Peer, acceptor: the answer to a ping.
     Pong,
     /// Peer, both: the receiver was removed from the cluster.
@@ -122,6 +124,7 @@ impl Frame {
             Self::Changes(_) => (12, "changes"),
             Self::End(_) => (13, "end"),
             Self::Taken(_) => (14, "taken"),
+            Self::Whereabouts(_) => (15, "whereabouts"),
         }
     }
 
@@ -148,6 +151,7 @@ impl Frame {
             Self::Adopted(result) => bytes.extend(codec::encode(result)),
             Self::Changes(changes) => bytes.extend_from_slice(changes),
             Self::Taken(result) => bytes.extend(codec::encode(result)),
+            Self::Whereabouts(known) => bytes.extend(codec::encode(known)),
         }
         let length = bytes.len() - HEAD_BYTES;
         let field = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES);
@@ -196,6 +200,7 @@ impl Frame {
             12 => Self::Changes(body),
             13 => Self::End(message(&body)?),
             14 => Self::Taken(value(&body)?),
+            15 => Self::Whereabouts(value(&body)?),
             kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
         })
     }
