@@ -48,11 +48,20 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
         let length = if dice.below(2) == 0 { 1 << 20 } else { 1 + dice.below(20_000) };
         let value = vec![u8::try_from(index).unwrap(); usize::try_from(length).unwrap()];
         machine.apply(vec![put(index, &key(number), value)]).unwrap();
-        for small in 0..20 {
-            let key = cell_key(Kind::Data, &key(100 + dice.below(1000)), small);
-            machine.db().put(&key, &[small.to_le_bytes()[0]; 4096]).unwrap();
-            machine.db().write(super::Batch { changes: vec![(key, None)] }).unwrap();
-        }
+    }
+    // Enough of them that inner pages are full.
+    let mut order: Vec<u64> = (0..6000).collect();
+    for at in (1..order.len()).rev() {
+        order.swap(at, usize::try_from(dice.below(at as u64 + 1)).unwrap());
+    }
+    for number in &order {
+        machine.db().put(&cell_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
+    }
+    for number in &order {
+        machine
+            .db()
+            .write(super::Batch { changes: vec![(cell_key(Kind::Data, &key(100 + number), 0), None)] })
+            .unwrap();
     }
     machine.db().sync().unwrap();
     assert_eq!(engine.list("m/blobs").unwrap(), [""; 0]);
