@@ -27,9 +27,12 @@ pub(super) const STATE_VERSION: u8 = 1;
 /// The format of the changes in a copy, in the first byte of each frame.
 pub(super) const CHANGES_VERSION: u8 = 1;
 
-/// The most bytes of one stored value. A leaf of sled holds about 16 values and must stay below 128 KiB (m: no blob up
-/// to 7 KiB in any order, blobs from 8 KiB in random order).
+/// The most bytes of one stored value: a leaf of sled holds about 16 values, and a page must stay below a quarter of a
+/// segment.
 pub(super) const PIECE_BYTES: usize = 4096;
+
+/// The longest client key that the storage can hold without ever making a blob; limits must not go beyond it.
+pub const MAX_KEY_BYTES: usize = 1024;
 
 /// The key that the proof of durability writes; it sorts before every other key, and no reader looks at it.
 pub(super) const PROOF_KEY: [u8; 1] = [0];

@@ -26,11 +26,15 @@ mod state;
 mod tail;
 mod volume;
 
+#[cfg(test)]
+mod tests;
+
 pub use engine::{Batch, Db, Engine};
 pub use error::Error;
 pub use guard::opening;
 pub use identity::{Identity, peek};
 pub use journal::Journal;
+pub use layout::MAX_KEY_BYTES;
 pub use machine::{Applied, Machine, Operation, Versioned};
 pub use sled_engine::SledEngine;
 pub use snapshot::{Cut, Frame, Received, SnapshotReader, SnapshotWriter};

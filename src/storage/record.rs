@@ -12,8 +12,9 @@ use raft::eraftpb::{Entry, EntryType, HardState};
 
 use super::layout::{Bytes, PIECE_BYTES, RECORD_VERSION, length, push_run};
 
-/// Format, length and checksum, in front of the first piece.
-pub(super) const HEADER_BYTES: usize = 1 + 4 + 4;
+/// Format, length, checksum, and a checksum over these three, in front of the first piece: a record must not look torn
+/// because its length is wrong.
+pub(super) const HEADER_BYTES: usize = 1 + 4 + 4 + 4;
 
 /// An index with its term.
 pub(super) type Point = (u64, u64);
@@ -66,7 +67,9 @@ pub(super) fn encode(seq: u64, head: &Head, entries: &[Entry]) -> (Vec<u8>, Vec<
     let (header, payload) = bytes.split_at_mut(HEADER_BYTES);
     header[0] = RECORD_VERSION;
     header[1..5].copy_from_slice(&length(payload).to_le_bytes());
-    header[5..].copy_from_slice(&checksum(seq, payload).to_le_bytes());
+    header[5..9].copy_from_slice(&checksum(seq, payload).to_le_bytes());
+    let own = crc32fast::hash(&header[..9]);
+    header[9..].copy_from_slice(&own.to_le_bytes());
     (bytes, offsets)
 }
 
@@ -88,10 +91,13 @@ pub(super) struct Promise {
 }
 
 impl Promise {
-    /// Reads it off the first piece.
+    /// Reads it off the first piece, if it is what was written.
     pub(super) fn read(piece: &[u8]) -> Option<Self> {
         let mut bytes = Bytes(piece);
         let (version, length, checksum) = (bytes.u8()?, bytes.u32()?, bytes.u32()?);
+        if crc32fast::hash(&piece[..9]) != bytes.u32()? {
+            return None;
+        }
         Some(Self { version, total: HEADER_BYTES + length as usize, checksum })
     }
 
@@ -170,7 +176,7 @@ mod tests {
     fn golden_bytes() {
         let (head, entries) = sample();
         let (bytes, offsets) = encode(11, &head, &entries);
-        let mut golden = b"\x01\x69\0\0\0jw=@\0".to_vec();
+        let mut golden = b"\x01\x69\0\0\0jw=@\xe1\xdb\xc7\x27\0".to_vec();
         for number in [9_u8, 5, 6, 2, 4, 3, 1, 1, 7, 8] {
             golden.extend_from_slice(&[number, 0, 0, 0, 0, 0, 0, 0]);
         }
@@ -189,10 +195,11 @@ mod tests {
         assert_eq!(decode_entry(&mut payload, 8), Some(entries[0].clone()));
         assert!(payload.is_empty());
         assert!(promise.payload(12, &bytes).is_none(), "a record under another number");
-        for at in 1..bytes.len() {
+        for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 4;
-            assert!(Promise::read(&flipped).unwrap().payload(11, &flipped).is_none(), "flipped byte {at}");
+            let found = Promise::read(&flipped).is_none_or(|promise| promise.payload(11, &flipped).is_none());
+            assert!(found, "flipped byte {at}");
         }
     }
 }

@@ -69,7 +69,8 @@ impl Recovery {
             if self.last_seq.is_some_and(|last| seq != last + 1) || seq == 0 {
                 return Err(self.damaged(format!("records before record {seq} are missing")));
             }
-            let promise = Promise::read(piece).ok_or_else(|| self.damaged(format!("record {seq} is too short")))?;
+            let promise =
+                Promise::read(piece).ok_or_else(|| self.damaged(format!("record {seq} does not begin as one")))?;
             if promise.version > RECORD_VERSION {
                 let (found, known) = (promise.version.into(), RECORD_VERSION.into());
                 return Err(Error::Newer { what: self.db.name().into(), found, known });

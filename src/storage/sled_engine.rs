@@ -21,8 +21,14 @@ use super::guard::{Poison, Watch, guarded};
 use super::layout::{LOCK, PROOF_KEY, SPOOL};
 use super::{Batch, Db, Engine, Error, durable};
 
+/// The size of sled's segments. A page record over a quarter of it becomes a blob, and the largest page is an inner one:
+/// up to 256 children and some, each under a key that may be 2 KiB long once it is escaped. With sled's own 512 KiB, keys
+/// of 1 KiB with a long common beginning make blobs (m); with 4 MiB there is room, at the same speed and for about 30 MB
+/// more disk (m).
+const SEGMENT_BYTES: usize = 4 << 20;
+
 /// What sled 0.34 writes into `conf` for the settings used here, before the checksum.
-const CONF: &[u8] = b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n";
+const CONF: &[u8] = b"segment_size: 4194304\nuse_compression: false\nversion: 0.34\n";
 
 /// How long an open waits for sled's threads of an earlier handle of the same database to let go of its file.
 const HANDOVER: Duration = Duration::from_secs(5);
@@ -102,7 +108,11 @@ impl SledEngine {
     }
 
     fn start(&self, name: &str, cache_bytes: u64) -> Result<sled::Db, Error> {
-        let config = sled::Config::new().path(self.dir.join(name)).cache_capacity(cache_bytes).flush_every_ms(None);
+        let config = sled::Config::new()
+            .path(self.dir.join(name))
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(cache_bytes)
+            .flush_every_ms(None);
         let begun = Instant::now();
         loop {
             match guarded(true, || config.open()) {

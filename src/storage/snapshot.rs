@@ -101,7 +101,7 @@ impl Drop for Cut {
 }
 
 /// What [`Cut::append`] wrote.
-fn decode(changes: &[u8]) -> Option<Batch> {
+pub(super) fn decode(changes: &[u8]) -> Option<Batch> {
     let mut bytes = Bytes(changes);
     if bytes.u8()? != CHANGES_VERSION {
         return None;

@@ -1,0 +1,210 @@
+//! Truncated files and flipped bytes under a real node's directory.
+//!
+//! Why in processes of their own: sled's pool of threads is the process's, so a panic in it would stay; and a start that
+//! hangs must not hang the tests.
+//!
+//! Laws: a start on a damaged directory ends, without a word of a panic, either in an error or in a node whose log is a
+//! prefix of what was written and whose state is exactly that of some index, never in anything else.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use raft::eraftpb::{Entry, HardState};
+
+use super::super::{Incarnation, Volume, opening};
+use super::{Dice, boot, put, sled};
+
+/// Entries that the node was given; enough for several segments of sled in both databases.
+const ENTRIES: u64 = 1500;
+/// The variable that makes this test binary the damaged node.
+const CHILD: &str = "HUSKV_TEST_DAMAGED";
+
+fn key(index: u64) -> Vec<u8> {
+    (index * index % 83).to_be_bytes().to_vec()
+}
+
+fn value(index: u64) -> Vec<u8> {
+    let mut dice = Dice(index);
+    let length = 500 + dice.below(12_000);
+    (0..length / 8).flat_map(|_| dice.next().to_be_bytes()).collect()
+}
+
+fn entry(index: u64) -> Entry {
+    Entry { index, term: 1, data: value(index).into(), ..Entry::default() }
+}
+
+fn hard_state(commit: u64) -> HardState {
+    HardState { term: 1, vote: 5, commit, ..HardState::default() }
+}
+
+/// Makes a node that was started twice and has compacted its log.
+fn build(dir: &Path) {
+    for part in 0..3 {
+        let (volume, Incarnation { mut journal, mut machine }) = Volume::open(sled(dir), boot("n")).unwrap();
+        for index in 2 + part * ENTRIES / 3..2 + (part + 1) * ENTRIES / 3 {
+            journal.append(&[entry(index)], &hard_state(index - 1)).unwrap();
+            machine.apply(vec![put(index, &key(index), value(index))]).unwrap();
+            if index % 100 == 0 {
+                journal.sync().unwrap();
+                machine.db().sync().unwrap();
+                journal.compact(index.saturating_sub(300), 1000).unwrap();
+            }
+        }
+        drop((journal, machine, volume));
+    }
+}
+
+/// The damaged node: says how its start ended.
+fn child(dir: &Path) {
+    std::panic::set_hook(Box::new(|info| {
+        if !opening() {
+            println!("PANIC {info}");
+        }
+    }));
+    let (_volume, Incarnation { mut journal, mut machine }) = match Volume::open(sled(dir), boot("n")) {
+        Ok(opened) => opened,
+        Err(error) => return println!("REFUSED {error}"),
+    };
+    let last = journal.last_index();
+    for index in journal.first_index()..=last {
+        if journal.entries(index, index + 1, u64::MAX).unwrap() != [entry(index)] {
+            return println!("WRONG entry {index}");
+        }
+    }
+    let applied = machine.applied().0;
+    let model: BTreeMap<_, _> = (2..=applied).map(|index| (key(index), index)).collect();
+    if machine.keys() != model.len() as u64 {
+        return println!("WRONG number of keys");
+    }
+    for (key, index) in model {
+        let found = machine.get(&key).unwrap();
+        if found.is_none_or(|found| found.version != index || found.value != value(index)) {
+            return println!("WRONG value at {index}");
+        }
+    }
+    journal.append(&[entry(last + 1)], &hard_state(last)).unwrap();
+    journal.sync().unwrap();
+    for index in applied + 1..=last + 1 {
+        machine.apply(vec![put(index, &key(index), value(index))]).unwrap();
+    }
+    machine.db().sync().unwrap();
+    println!("RUNS from {} to {last}, applied {applied}", journal.first_index());
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if fs::metadata(&path).unwrap().len() > 0 {
+            found.push(path);
+        }
+    }
+    found.sort();
+}
+
+/// Does something to one file, and says what.
+fn spoil(dir: &Path, dice: &mut Dice) -> String {
+    let mut all = Vec::new();
+    files(dir, &mut all);
+    let mut pick = |dice: &mut Dice| all.swap_remove(usize::try_from(dice.below(all.len() as u64)).unwrap());
+    // Most of what there is lies in the two files named db.
+    let mut path = pick(dice);
+    if dice.below(3) > 0 && !path.ends_with("db") {
+        path = pick(dice);
+    }
+    let mut bytes = fs::read(&path).unwrap();
+    let at = usize::try_from(dice.below(bytes.len() as u64)).unwrap();
+    let what = match dice.below(5) {
+        0 => {
+            bytes.truncate(at);
+            "cut at"
+        }
+        1 => {
+            let end = bytes.len().min(at + usize::try_from(dice.below(20_000)).unwrap());
+            bytes[at..end].fill(0);
+            "zeros at"
+        }
+        2 => {
+            fs::remove_file(&path).unwrap();
+            return format!("removed {}", path.display());
+        }
+        _ => {
+            bytes[at] ^= 1 << dice.below(8);
+            "flipped at"
+        }
+    };
+    fs::write(&path, bytes).unwrap();
+    format!("{what} {at} of {}", path.display())
+}
+
+/// Starts the node in a process of its own; everything it says.
+fn start(dir: &Path) -> String {
+    let output = dir.with_extension("out");
+    let log = fs::File::create(&output).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["storage::tests::damage::a_damaged_directory", "--nocapture", "--test-threads=1"])
+        .env(CHILD, dir)
+        .stdout(Stdio::from(log.try_clone().unwrap()))
+        .stderr(Stdio::from(log))
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    let ended = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status.to_string();
+        }
+        if begun.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break "HANGS".into();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    format!("{}{ended}", fs::read_to_string(&output).unwrap())
+}
+
+#[test]
+fn a_damaged_directory_is_refused_or_served_as_it_was_and_never_panics_or_hangs() {
+    if let Some(dir) = std::env::var_os(CHILD) {
+        return child(Path::new(&dir));
+    }
+    let root = tempfile::tempdir().unwrap();
+    let whole = root.path().join("whole");
+    build(&whole);
+    let cases = std::env::var("HUSKV_TEST_DAMAGE_CASES").map_or(16, |cases| cases.parse().unwrap());
+    let (mut refused, mut runs) = (0, 0);
+    for case in 0..=cases {
+        let dir = root.path().join("damaged");
+        copy(&whole, &dir);
+        let what = if case == 0 { "nothing".into() } else { spoil(&dir, &mut Dice(case)) };
+        let said = start(&dir);
+        let word = |word: &str| said.contains(word);
+        assert!(!word("PANIC") && !word("panicked") && !word("WRONG") && !word("HANGS"), "case {case}, {what}: {said}");
+        assert!(word("REFUSED") != word("RUNS"), "case {case}, {what}: {said}");
+        assert!(case > 0 || word("RUNS"), "undamaged: {said}");
+        refused += u32::from(word("REFUSED"));
+        runs += u32::from(word("RUNS"));
+        if cases > 16 {
+            let line = said.lines().find(|line| line.contains("REFUSED") || line.contains("RUNS"));
+            println!("{case}: {what}: {}", line.unwrap_or_default());
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    assert!(refused > 0 && runs > 0, "{refused} refused, {runs} ran");
+}

@@ -1,0 +1,144 @@
+//! sled behind the seam: what is refused, what is never made, what cannot hang.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::super::layout::cell_key;
+use super::super::{Error, Machine, durable, layout::Kind};
+use super::{Dice, put, sled};
+use crate::model::Members;
+use raft::eraftpb::ConfState;
+
+#[test]
+fn a_flush_reaches_the_disk_through_our_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = sled(dir.path()).open("x", true, 1 << 20).unwrap();
+    let before = durable::calls();
+    db.put(b"k", b"v").unwrap();
+    db.sync().unwrap();
+    assert!(durable::calls() > before);
+}
+
+#[test]
+fn a_scan_is_ordered_and_bounded_on_both_sides_and_in_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = sled(dir.path()).open("x", true, 1 << 20).unwrap();
+    for key in [b"b", b"d", b"a", b"c"] {
+        db.put(key, key).unwrap();
+    }
+    let keys = |from: &[u8], to: Option<&[u8]>, limit| -> Vec<u8> {
+        db.scan(from, to, limit).unwrap().into_iter().map(|(key, _)| key[0]).collect()
+    };
+    assert_eq!(keys(b"a", Some(b"d"), 9), b"abc");
+    assert_eq!(keys(b"b", None, 2), b"bc");
+    assert_eq!(keys(b"d0", None, 2), b"");
+}
+
+#[test]
+fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    let db = engine.open("m", true, 4 << 20).unwrap();
+    let mut machine = Machine::create(db, (1, 1), Members::default(), ConfState::default()).unwrap();
+    let mut dice = Dice(7);
+    // Long keys full of zeros are the longest there are once they are escaped.
+    let key = |number: u64| [&vec![0; 1016][..], &Dice(number).next().to_be_bytes()].concat();
+    for index in 2..26 {
+        let number = dice.below(12);
+        let length = if dice.below(2) == 0 { 1 << 20 } else { 1 + dice.below(20_000) };
+        let value = vec![u8::try_from(index).unwrap(); usize::try_from(length).unwrap()];
+        machine.apply(vec![put(index, &key(number), value)]).unwrap();
+    }
+    // Enough of them that inner pages are full.
+    let mut order: Vec<u64> = (0..6000).collect();
+    for at in (1..order.len()).rev() {
+        order.swap(at, usize::try_from(dice.below(at as u64 + 1)).unwrap());
+    }
+    for number in &order {
+        machine.db().put(&cell_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
+    }
+    for number in &order {
+        machine
+            .db()
+            .write(super::Batch { changes: vec![(cell_key(Kind::Data, &key(100 + number), 0), None)] })
+            .unwrap();
+    }
+    machine.db().sync().unwrap();
+    assert_eq!(engine.list("m/blobs").unwrap(), [""; 0]);
+    let (digest, keys) = (machine.digest(), machine.keys());
+    drop(machine);
+    let machine = Machine::open(engine.open("m", false, 4 << 20).unwrap()).unwrap();
+    assert_eq!((machine.digest(), machine.keys()), (digest, keys));
+}
+
+#[test]
+fn missing_and_foreign_files_are_refused_before_anything_is_opened() {
+    let spoil: [(&str, fn(&std::path::Path)); 6] = [
+        ("db is missing", |dir| fs::remove_file(dir.join("db")).unwrap()),
+        ("db is empty", |dir| fs::write(dir.join("db"), b"").unwrap()),
+        ("conf is missing", |dir| fs::remove_file(dir.join("conf")).unwrap()),
+        ("conf is not", |dir| fs::write(dir.join("conf"), b"segment_size: 512\n").unwrap()),
+        ("in a blob", |dir| fs::write(dir.join("blobs/9"), b"x").unwrap()),
+        ("folder is missing", |dir| fs::remove_dir_all(dir).unwrap()),
+    ];
+    for (expected, spoil) in spoil {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = sled(dir.path());
+        drop(engine.open("x", true, 1 << 20).unwrap());
+        spoil(&dir.path().join("x"));
+        let error = engine.open("x", false, 1 << 20).err().unwrap();
+        assert!(matches!(error, Error::Damaged { .. }) && error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_half_written_snapshot_of_sled_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    let db = engine.open("x", true, 1 << 20).unwrap();
+    db.put(b"k", b"v").unwrap();
+    drop(db);
+    fs::write(dir.path().join("x/snap.7FFFFFFFFFFFFFFF.generating"), b"half").unwrap();
+    let db = engine.open("x", false, 1 << 20).unwrap();
+    assert_eq!(db.get(b"k").unwrap(), Some(b"v".to_vec()));
+}
+
+#[test]
+fn small_files_are_replaced_and_the_scratch_file_has_no_name() {
+    use std::io::{Read, Seek, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    assert_eq!(engine.read_file("f.json").unwrap(), None);
+    engine.replace_file("f.json", b"one").unwrap();
+    engine.replace_file("f.json", b"two").unwrap();
+    assert_eq!(engine.read_file("f.json").unwrap(), Some(b"two".to_vec()));
+    let mut scratch = engine.scratch().unwrap();
+    scratch.write_all(b"abc").unwrap();
+    scratch.rewind().unwrap();
+    let mut back = String::new();
+    scratch.read_to_string(&mut back).unwrap();
+    assert_eq!(back, "abc");
+    assert_eq!(engine.list("").unwrap(), ["LOCK", "f.json"]);
+    engine.remove("not-there").unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_failing_sync_ends_in_an_error_and_poisons_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    let db = engine.open("x", true, 1 << 20).unwrap();
+    durable::faults::fail(&fs::canonicalize(dir.path().join("x/db")).unwrap());
+    let begun = Instant::now();
+    let mut failed = None;
+    for round in 0..2000_u32 {
+        let written = db.put(&round.to_be_bytes(), &[7; 4000]).and_then(|()| db.sync());
+        if let Err(error) = written {
+            failed = Some(error);
+            break;
+        }
+    }
+    assert!(failed.is_some(), "acknowledged what no sync had reached");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(db.put(b"k", b"v").is_err() && db.get(b"k").is_err() && db.sync().is_err());
+}

@@ -1,0 +1,122 @@
+//! Tests of the room as a whole, and what they share.
+//!
+//! Why: the promises of this room are about several of its files at once: what a log is worth after a crash, what a
+//! copy is worth while writes go on.
+//!
+//! Laws: a database in memory where only logic is tested, a real directory where sled's behaviour matters.
+//!
+//! Not here: golden bytes and parsers, which are tested beside their code.
+
+mod copy;
+mod damage;
+mod engine;
+mod journal;
+mod machine;
+mod volume;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use super::{Applied, Batch, Boot, Db, Engine, Error, Operation, SledEngine};
+use crate::model::Command;
+
+/// A database in memory, whose content a test can look at and change.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) pairs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+impl Db for Memory {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.pairs.lock().unwrap().get(key).cloned())
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.pairs.lock().unwrap().insert(key.to_vec(), value.to_vec());
+        Ok(())
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), Error> {
+        for (key, value) in batch.changes {
+            // Key by key, as sled does: a reader sees a batch half done.
+            let mut pairs = self.pairs.lock().unwrap();
+            match value {
+                Some(value) => pairs.insert(key, value),
+                None => pairs.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let mut pairs = Vec::new();
+        let mut from = std::ops::Bound::Included(from.to_vec());
+        // One lock a pair, as sled does: batches go on between two of them.
+        while pairs.len() < limit {
+            let held = self.pairs.lock().unwrap();
+            let Some((key, value)) = held.range::<Vec<u8>, _>((from, std::ops::Bound::Unbounded)).next() else { break };
+            if to.is_some_and(|to| key.as_slice() >= to) {
+                break;
+            }
+            pairs.push((key.clone(), value.clone()));
+            from = std::ops::Bound::Excluded(key.clone());
+        }
+        Ok(pairs)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn directory(&self) -> &'static str {
+        "nowhere"
+    }
+}
+
+/// Numbers that look random and are the same in every run.
+pub(super) struct Dice(pub(super) u64);
+
+impl Dice {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^ (x >> 31)
+    }
+
+    /// From 0 to before `bound`.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+pub(super) fn sled(dir: &std::path::Path) -> Arc<dyn Engine> {
+    Arc::new(SledEngine::new(dir).unwrap())
+}
+
+pub(super) fn boot(name: &str) -> Boot {
+    let mut dice = Dice(name.len() as u64);
+    Boot {
+        name: name.into(),
+        raft_address: "127.0.0.1:1".into(),
+        http_address: "127.0.0.1:2".into(),
+        cache_bytes: 8 << 20,
+        picked_http_port: None,
+        picked_raft_port: None,
+        mint: Box::new(move || dice.next()),
+    }
+}
+
+pub(super) fn put(index: u64, key: &[u8], value: Vec<u8>) -> Applied {
+    let (key, value) = (key.to_vec().into(), value.into());
+    Applied { index, term: 1, operation: Operation::Command(Command::Put { key, value }) }
+}
+
+pub(super) fn delete(index: u64, key: &[u8]) -> Applied {
+    Applied { index, term: 1, operation: Operation::Command(Command::Delete { key: key.to_vec().into() }) }
+}
