@@ -91,18 +91,31 @@ impl Driver {
         let Some((_, began)) = self.snapshots.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         result?;
         self.snapshots.syncing = None;
-        let keep = self.options.snapshot_keep_entries;
+        let behind = self.keep_from(mark.0);
         let log = self.raw.mut_store();
         let hard_state = log.hard_state.clone();
         log.journal.note_snapshot(mark.0, mark.1);
         log.journal.append(&[], &hard_state)?;
         log.journal.sync()?;
-        self.snapshots.compact_to = self.snapshots.compact_to.max(mark.0.saturating_sub(keep));
+        self.snapshots.compact_to = self.snapshots.compact_to.max(behind);
         info!(self.log, "snapshot ended"; "index" => mark.0, "term" => mark.1, "ms" => self.now.saturating_sub(began));
         for (_, reply) in std::mem::take(&mut self.snapshots.waiting) {
             reply(Ok(()));
         }
         Ok(())
+    }
+
+    /// Up to where the log behind a cut at `mark` can go: a tail is kept for slow followers, bounded by entries and, so that
+    /// large values do not fill the disk, by half the bytes between two cuts.
+    fn keep_from(&self, mark: u64) -> u64 {
+        let journal = &self.raw.store().journal;
+        let bound = journal.bytes_after(mark) + self.options.snapshot_every_bytes / 2;
+        let (mut low, mut high) = (mark.saturating_sub(self.options.snapshot_keep_entries), mark);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if journal.bytes_after(middle) > bound { low = middle + 1 } else { high = middle }
+        }
+        low
     }
 
     /// Begins a cut where one is due, and compacts a little.

@@ -61,7 +61,7 @@ fn stream(a: &mut Node, volume: &Volume, machine: &mut Machine) -> (std::thread:
     a.post.stream(2, message, reader);
     let making = std::thread::spawn(move || {
         while cut.next_chunk().is_ok_and(|more| more) {}
-        drop(scanned.send(()));
+        _ = scanned.send(());
         // An error is what the aborted ones end in.
         drop(cut.finish());
     });
