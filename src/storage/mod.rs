@@ -29,7 +29,7 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Batch, Db, Engine};
+pub use engine::{Batch, Db, Engine, Pair};
 pub use error::Error;
 pub use guard::opening;
 pub use identity::{Identity, peek};

@@ -4,7 +4,7 @@
 //! to be replaced ([`super::durable`]); its panics on damaged files become [`Error::Damaged`]; a file in `blobs/` is
 //! refused; a half-written `snap.*.generating`, which a kill or a full disk leaves behind and which would make the next
 //! start fail as corrupt although it was never in force, is removed; one of its two write paths stores an error without
-//! waking who waits for it, so a sync that takes seconds is looked after by [`Watch`].
+//! waking who waits for it, so a call that takes seconds is looked after by [`Watch`].
 //!
 //! Laws: the directory belongs to one process (`LOCK`). After one failed write or sync a database answers nothing but
 //! errors. What can be checked is checked before sled opens anything, because opening writes.
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::guard::{Poison, Watch, guarded};
 use super::layout::{LOCK, PROOF_KEY, SPOOL};
-use super::{Batch, Db, Engine, Error, durable};
+use super::{Batch, Db, Engine, Error, Pair, durable};
 
 /// The size of sled's segments. A page record over a quarter of it becomes a blob, and the largest page is an inner one:
 /// up to 256 children and some, each under a key that may be 2 KiB long once it is escaped. With sled's own 512 KiB, keys
@@ -164,7 +164,7 @@ impl Engine for SledEngine {
             dir: self.dir.clone(),
             shown: self.shown.clone(),
             poison: Poison::default(),
-            syncing: Mutex::default(),
+            running: Mutex::default(),
             _lock: self.lock.clone(),
         });
         Self::prove(&db)?;
@@ -248,7 +248,8 @@ pub(super) struct SledDb {
     dir: PathBuf,
     shown: String,
     poison: Poison,
-    syncing: Mutex<Vec<Instant>>,
+    /// When the calls began that sled has not answered yet.
+    running: Mutex<Vec<Instant>>,
     /// The directory is this process's as long as any of its databases is open.
     _lock: Arc<File>,
 }
@@ -257,7 +258,15 @@ impl SledDb {
     fn run<T>(&self, what: &str, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
         self.poison.check(&self.shown)?;
         let Some(db) = &self.db else { return Err(self.poison.error(&self.shown)) };
-        match guarded(false, || call(db)) {
+        let begun = Instant::now();
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push(begun);
+        let answer = guarded(false, || call(db));
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = running.iter().position(|other| *other == begun) {
+            running.swap_remove(at);
+        }
+        drop(running);
+        match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 self.poison.set(false);
@@ -270,10 +279,10 @@ impl SledDb {
         }
     }
 
-    /// Called from [`Watch`]: where a sync has run for `patience` and sled has stored an error meanwhile, a second flush
-    /// answers at once with that error, and wakes the first one, which then answers with it too.
+    /// Called from [`Watch`]: where a call has run for `patience` and sled has stored an error meanwhile, a second flush
+    /// answers at once with that error, and wakes the first call, which then answers with it too.
     pub(super) fn rouse(&self, patience: Duration) {
-        let oldest = self.syncing.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
+        let oldest = self.running.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
         let Some(db) = &self.db else { return };
         if oldest.is_some_and(|begun| begun.elapsed() >= patience) && db.context.global_error().is_err() {
             drop(db.flush());
@@ -301,7 +310,7 @@ impl Db for SledDb {
         self.run("writing", |db| db.apply_batch(changes))
     }
 
-    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         self.run("reading", |db| {
             let range = db.range::<&[u8], _>((Included(from), to.map_or(Unbounded, Excluded)));
@@ -310,14 +319,7 @@ impl Db for SledDb {
     }
 
     fn sync(&self) -> Result<(), Error> {
-        let begun = Instant::now();
-        self.syncing.lock().unwrap_or_else(PoisonError::into_inner).push(begun);
-        let answer = self.run("syncing", |db| db.flush().map(drop));
-        let mut syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = syncing.iter().position(|other| *other == begun) {
-            syncing.swap_remove(at);
-        }
-        answer
+        self.run("syncing", |db| db.flush().map(drop))
     }
 
     fn name(&self) -> &str {

@@ -6,7 +6,7 @@ use raft::eraftpb::{Entry, EntryType, HardState};
 
 use super::super::layout::{PIECE_BYTES, parse_record_key, record_key};
 use super::super::{Error, Journal};
-use super::{Dice, Memory};
+use super::{Dice, Memory, Pairs};
 
 fn entry(index: u64, term: u64, bytes: usize) -> Entry {
     let fill = u8::try_from((index * 31 + term) % 251).unwrap();
@@ -174,7 +174,7 @@ fn holes_and_flipped_bytes_are_damage() {
         journal.append(&[entry(index, 1, PIECE_BYTES)], &hard_state(1, 7, index - 1)).unwrap();
     }
     let whole = db.pairs.lock().unwrap().clone();
-    let opened = |change: &dyn Fn(&mut std::collections::BTreeMap<Vec<u8>, Vec<u8>>)| {
+    let opened = |change: &dyn Fn(&mut Pairs)| {
         let mut pairs = whole.clone();
         change(&mut pairs);
         Journal::open(Arc::new(Memory { pairs: pairs.into() }))

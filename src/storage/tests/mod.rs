@@ -17,13 +17,16 @@ mod volume;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::{Applied, Batch, Boot, Db, Engine, Error, Operation, SledEngine};
+use super::{Applied, Batch, Boot, Db, Engine, Error, Operation, Pair, SledEngine};
 use crate::model::Command;
+
+/// What a database in memory holds.
+pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A database in memory, whose content a test can look at and change.
 #[derive(Default)]
 pub(super) struct Memory {
-    pub(super) pairs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    pub(super) pairs: Mutex<Pairs>,
 }
 
 impl Db for Memory {
@@ -48,7 +51,7 @@ impl Db for Memory {
         Ok(())
     }
 
-    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
         let mut pairs = Vec::new();
         let mut from = std::ops::Bound::Included(from.to_vec());
         // One lock a pair, as sled does: batches go on between two of them.
