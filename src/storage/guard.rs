@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::sled_engine::SledDb;
+use super::sled_db::SledDb;
 use super::{Error, durable};
 
 /// How long a call, most likely a sync, may run before somebody asks whether it will ever end.

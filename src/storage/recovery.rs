@@ -114,7 +114,7 @@ impl Recovery {
         }
         if self.last_seq.is_none() && !head.reset {
             // What was before it is compacted away: the log begins here.
-            self.journal.begin(head.prev);
+            self.journal.index.begin(head.prev);
         }
         self.last_seq = Some(seq);
         if head.reset {
