@@ -68,7 +68,7 @@ impl SledDb {
         }
     }
 
-    /// Called from [`Watch`]: where a call has run for `patience` and sled has stored an error meanwhile, a second flush
+    /// Called from [`super::guard::Watch`]: where a call has run for `patience` and sled has stored an error meanwhile, a second flush
     /// answers at once with that error, and wakes the first call, which then answers with it too.
     pub(super) fn rouse(&self, patience: Duration) {
         let oldest = self.running.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
