@@ -142,7 +142,7 @@ fn any_change_of_what_is_stored_is_found_at_the_next_start() {
     let opened = |change: &dyn Fn(&mut Pairs)| {
         let mut pairs = whole.clone();
         change(&mut pairs);
-        Machine::open(Arc::new(Memory { pairs: pairs.into() })).map(drop)
+        Machine::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() })).map(drop)
     };
     opened(&|_| {}).unwrap();
     for key in whole.keys() {
@@ -168,7 +168,7 @@ fn a_newer_format_is_named() {
     for key in keys {
         let mut pairs = db.pairs.lock().unwrap().clone();
         pairs.get_mut(&key).unwrap()[0] = 2;
-        let opened = Machine::open(Arc::new(Memory { pairs: pairs.into() }) as Arc<dyn Db>);
+        let opened = Machine::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() }) as Arc<dyn Db>);
         assert!(matches!(opened, Err(Error::Newer { found: 2, known: 1, .. })));
     }
 }
