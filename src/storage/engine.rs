@@ -6,7 +6,7 @@
 //! Laws: a failed write or sync poisons a database: it answers nothing but errors from then on. Names are relative and
 //! use `/`.
 //!
-//! Not here: what is stored ([`super::layout`]).
+//! Not here: what is stored (`layout`).
 
 use std::sync::Arc;
 
@@ -18,6 +18,9 @@ pub struct Batch {
     /// Keys with their new values, or None for a removal; a later change of the same key wins.
     pub changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
+
+/// A key with its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
 
 /// One ordered key-value database. Writes are visible at once and durable after [`Db::sync`].
 pub trait Db: Send + Sync {
@@ -40,7 +43,7 @@ pub trait Db: Send + Sync {
     ///
     /// # Errors
     /// [`Error`] where the engine cannot read or finds damage.
-    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error>;
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error>;
     /// Makes every write that returned before this call durable.
     ///
     /// # Errors

@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::sled_engine::SledDb;
+use super::sled_db::SledDb;
 use super::{Error, durable};
 
-/// How long a sync may run before somebody asks whether it will ever end.
+/// How long a call, most likely a sync, may run before somebody asks whether it will ever end.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often [`Watch`] looks.
 const ROUND: Duration = Duration::from_millis(500);
@@ -99,13 +99,13 @@ impl Poison {
     }
 }
 
-/// Looks after syncs that never end: one thread for all databases of an engine, which ends with it.
+/// Looks after calls that never end: one thread for all databases of an engine, which ends with it.
 pub(super) struct Watch {
     databases: Mutex<Vec<Weak<SledDb>>>,
 }
 
 impl Watch {
-    /// Starts the thread. Where the system gives none, syncs go unwatched.
+    /// Starts the thread. Where the system gives none, they go unwatched.
     pub(super) fn start() -> Arc<Self> {
         let watch = Arc::new(Self { databases: Mutex::default() });
         let weak = Arc::downgrade(&watch);

@@ -10,42 +10,16 @@
 //!
 //! Not here: reading it at a start ([`super::recovery`]), the bytes of a record ([`super::record`]).
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use protobuf::Message;
 use raft::eraftpb::{Entry, HardState};
 
+use super::index::Index;
 use super::layout::{self, PIECE_BYTES, record_key};
 use super::record::{self, Head, Point, Promise};
-use super::tail::Tail;
 use super::{Batch, Db, Error};
-
-/// What an entry takes besides its data and its context.
-const ENTRY_BYTES: usize = 17;
-
-/// Where an entry lies.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    /// Its record.
-    seq: u64,
-    /// Where in the record's payload it begins.
-    offset: u32,
-    /// Bytes of all entries up to its end, since the log was opened.
-    end: u64,
-}
-
-/// One record on the disk.
-#[derive(Debug, Clone, Copy)]
-struct Stored {
-    seq: u64,
-    pieces: u32,
-    /// The index before its first entry.
-    before: u64,
-    /// Its last entry that no later record overrides; 0 where it has none.
-    live_to: u64,
-}
 
 /// The log of one incarnation.
 pub struct Journal {
@@ -53,19 +27,8 @@ pub struct Journal {
     hard_state: HardState,
     generation: u64,
     snapshot: Point,
-    base: Point,
-    /// Oldest first.
-    records: VecDeque<Stored>,
-    /// One an entry, from `base.0 + 1` on.
-    places: VecDeque<Place>,
-    /// First index and term of each run of entries of one term.
-    terms: VecDeque<Point>,
-    tail: Tail,
-    /// Bytes of all entries since the log was opened, and of those up to `base`.
-    bytes: u64,
-    base_bytes: u64,
-    /// The number of the last record that voided all before it.
-    reset: u64,
+    /// What lies where.
+    pub(super) index: Index,
     next_seq: u64,
     /// A torn last record, to be removed before the next is written under its number.
     pub(super) torn: Option<(u64, u32)>,
@@ -81,14 +44,7 @@ impl Journal {
             hard_state: HardState::default(),
             generation: 0,
             snapshot: (0, 0),
-            base: (0, 0),
-            records: VecDeque::new(),
-            places: VecDeque::new(),
-            terms: VecDeque::new(),
-            tail: Tail::default(),
-            bytes: 0,
-            base_bytes: 0,
-            reset: 0,
+            index: Index::default(),
             next_seq: 1,
             torn: None,
             memo: Mutex::new(None),
@@ -119,24 +75,17 @@ impl Journal {
 
     /// The index of the first entry that the log holds; one more than [`Journal::last_index`] where it holds none.
     pub fn first_index(&self) -> u64 {
-        self.base.0 + 1
+        self.index.base().0 + 1
     }
 
     /// The index of the last entry.
     pub fn last_index(&self) -> u64 {
-        self.base.0 + self.places.len() as u64
+        self.index.last()
     }
 
     /// The term of the entry at `index`; known from `first_index() - 1` to `last_index()`, else None.
     pub fn term(&self, index: u64) -> Option<u64> {
-        if index == self.base.0 {
-            return Some(self.base.1);
-        }
-        if index < self.base.0 || index > self.last_index() {
-            return None;
-        }
-        let run = self.terms.partition_point(|(first, _)| *first <= index);
-        self.terms.get(run.checked_sub(1)?).map(|(_, term)| *term)
+        self.index.term(index)
     }
 
     /// Entries from `low` to before `high`, at least one, then as many as fit `max_bytes`. The range must be within
@@ -152,7 +101,7 @@ impl Journal {
         let mut found = Vec::new();
         let mut size = 0;
         for index in low..high {
-            let entry = match self.tail.get(index) {
+            let entry = match self.index.held(index) {
                 Some(entry) => entry.clone(),
                 None => self.fetch(index)?,
             };
@@ -215,53 +164,32 @@ impl Journal {
     }
 
     /// Removes up to `max_records` of the oldest records whose live entries are all at or below `index`, never the last
-    /// record. True where more could be removed. A few more go where the first one left would otherwise be one whose
-    /// place in the log only those before it explain.
+    /// record, and a few more where the log could not begin with what follows. True where more could be removed.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn compact(&mut self, index: u64, max_records: usize) -> Result<bool, Error> {
-        let removable = |records: &VecDeque<Stored>, at: usize| at + 1 < records.len() && records[at].live_to <= index;
+        let mut batch = Batch::default();
         let mut count = 0;
-        while removable(&self.records, count) {
-            let can_begin = self.records[count].live_to > 0 || self.records[count].seq < self.reset;
-            if count >= max_records && can_begin {
-                break;
-            }
+        for record in self.index.removable(index, max_records) {
+            batch.changes.extend((0..record.pieces).map(|piece| (record_key(record.seq, piece).to_vec(), None)));
             count += 1;
         }
         if count == 0 {
             return Ok(false);
         }
-        let mut batch = Batch::default();
-        for record in self.records.iter().take(count) {
-            batch.changes.extend((0..record.pieces).map(|piece| (record_key(record.seq, piece).to_vec(), None)));
-        }
         self.db.write(batch)?;
-        self.records.drain(..count);
-        if self.records[0].seq >= self.reset {
-            self.begin_after(self.records[0].before);
-        }
-        Ok(removable(&self.records, 0))
+        Ok(self.index.remove(count, index))
     }
 
     /// Bytes of the entries after `index`, about.
     pub fn bytes_after(&self, index: u64) -> u64 {
-        self.bytes - self.bytes_to(index)
+        self.index.bytes_after(index)
     }
 
     /// Raises the recorded commit to what the machine has applied: it may be ahead, and raft panics otherwise (m).
     pub(super) fn raise_commit(&mut self, applied: u64) {
         self.hard_state.commit = self.hard_state.commit.max(applied);
-    }
-
-    /// Bytes of all entries up to `index`, since the log was opened.
-    fn bytes_to(&self, index: u64) -> u64 {
-        match usize::try_from(index.saturating_sub(self.base.0)) {
-            Ok(0) => self.base_bytes,
-            Ok(count) => self.places.get(count - 1).map_or(self.bytes, |place| place.end),
-            Err(_) => self.bytes,
-        }
     }
 
     fn write(&mut self, prev: Point, reset: bool, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
@@ -273,7 +201,7 @@ impl Journal {
             hard_state: (hard_state.term, hard_state.vote, hard_state.commit),
             generation: self.generation,
             snapshot: self.snapshot,
-            base: if reset { prev } else { self.base },
+            base: if reset { prev } else { self.index.base() },
             reset,
             prev,
             entries: u32::try_from(entries.len()).expect("raft bounds a Ready to far below 4 G entries"),
@@ -289,73 +217,18 @@ impl Journal {
         Ok(())
     }
 
-    /// Lets an empty log begin behind what the first record on the disk follows.
-    pub(super) fn begin(&mut self, base: Point) {
-        self.base = base;
-    }
-
     /// Takes a record that is on the disk, and known to follow, into the index.
     pub(super) fn admit(&mut self, seq: u64, pieces: u32, head: &Head, offsets: &[u32], entries: Vec<Entry>) {
         self.hard_state = head.hard_state();
         self.generation = head.generation;
         self.snapshot = head.snapshot;
         self.next_seq = seq + 1;
-        let mut live_to = 0;
-        if head.reset {
-            self.reset = seq;
-            self.override_from(0);
-            self.base = head.prev;
-        } else if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
-            self.override_from(first.index);
-            live_to = last.index;
-        }
-        self.records.push_back(Stored { seq, pieces, before: head.prev.0, live_to });
-        for (entry, &offset) in entries.into_iter().zip(offsets) {
-            if self.terms.back().is_none_or(|(_, term)| *term != entry.term) {
-                self.terms.push_back((entry.index, entry.term));
-            }
-            self.bytes += (entry.data.len() + entry.context.len() + ENTRY_BYTES) as u64;
-            self.places.push_back(Place { seq, offset, end: self.bytes });
-            self.tail.push(entry);
-        }
-    }
-
-    /// Forgets the entries from `index` on; 0 is all of them.
-    fn override_from(&mut self, index: u64) {
-        self.bytes = self.bytes_to(index.saturating_sub(1));
-        self.places.truncate(usize::try_from(index.saturating_sub(self.base.0 + 1)).unwrap_or(usize::MAX));
-        while self.terms.back().is_some_and(|(first, _)| *first >= index) {
-            self.terms.pop_back();
-        }
-        self.tail.truncate(index);
-        for record in self.records.iter_mut().rev() {
-            if record.live_to >= index {
-                record.live_to = if record.before + 1 < index { index - 1 } else { 0 };
-            } else if record.live_to > 0 {
-                break;
-            }
-        }
-    }
-
-    /// Lets the log begin after `index`, which is within it.
-    fn begin_after(&mut self, index: u64) {
-        let Some(term) = self.term(index) else { return };
-        self.base_bytes = self.bytes_to(index);
-        self.places.drain(..usize::try_from(index - self.base.0).unwrap_or(usize::MAX).min(self.places.len()));
-        self.base = (index, term);
-        while self.terms.get(1).is_some_and(|(first, _)| *first <= index + 1) {
-            self.terms.pop_front();
-        }
-        if self.places.is_empty() {
-            self.terms.clear();
-        }
-        self.tail.begin_after(index);
+        self.index.admit(seq, pieces, head, offsets, entries);
     }
 
     /// Reads an entry that is not in memory.
     fn fetch(&self, index: u64) -> Result<Entry, Error> {
-        let place = usize::try_from(index - self.base.0 - 1).ok().and_then(|at| self.places.get(at));
-        let place = place.ok_or_else(|| self.damaged(format!("entry {index} lies nowhere")))?;
+        let place = self.index.place(index).ok_or_else(|| self.damaged(format!("entry {index} lies nowhere")))?;
         let payload = self.payload(place.seq)?;
         payload
             .get(place.offset as usize..)

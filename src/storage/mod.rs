@@ -14,11 +14,13 @@ pub mod engine;
 mod error;
 mod guard;
 mod identity;
+mod index;
 mod journal;
 mod layout;
 mod machine;
 mod record;
 mod recovery;
+mod sled_db;
 mod sled_engine;
 mod snapshot;
 mod spool;
@@ -29,7 +31,7 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Batch, Db, Engine};
+pub use engine::{Batch, Db, Engine, Pair};
 pub use error::Error;
 pub use guard::opening;
 pub use identity::{Identity, peek};

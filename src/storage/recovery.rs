@@ -85,12 +85,8 @@ impl Recovery {
         };
         partial.bytes.extend_from_slice(piece);
         partial.pieces += 1;
-        if partial.pieces as usize >= partial.promise.pieces() {
-            if let Some(whole) = self.partial.take() {
-                self.record(&whole)?;
-            }
-        }
-        Ok(())
+        let complete = partial.pieces as usize >= partial.promise.pieces();
+        self.partial.take_if(|_| complete).map_or(Ok(()), |whole| self.record(&whole))
     }
 
     fn record(&mut self, whole: &Partial) -> Result<(), Error> {
@@ -118,7 +114,7 @@ impl Recovery {
         }
         if self.last_seq.is_none() && !head.reset {
             // What was before it is compacted away: the log begins here.
-            self.journal.begin(head.prev);
+            self.journal.index.begin(head.prev);
         }
         self.last_seq = Some(seq);
         if head.reset {

@@ -4,7 +4,7 @@
 //! to be replaced ([`super::durable`]); its panics on damaged files become [`Error::Damaged`]; a file in `blobs/` is
 //! refused; a half-written `snap.*.generating`, which a kill or a full disk leaves behind and which would make the next
 //! start fail as corrupt although it was never in force, is removed; one of its two write paths stores an error without
-//! waking who waits for it, so a sync that takes seconds is looked after by [`Watch`].
+//! waking who waits for it, so a call that takes seconds is looked after by [`Watch`].
 //!
 //! Laws: the directory belongs to one process (`LOCK`). After one failed write or sync a database answers nothing but
 //! errors. What can be checked is checked before sled opens anything, because opening writes.
@@ -17,9 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::guard::{Poison, Watch, guarded};
+use super::guard::{Watch, guarded};
 use super::layout::{LOCK, PROOF_KEY, SPOOL};
-use super::{Batch, Db, Engine, Error, durable};
+use super::sled_db::{SledDb, system, translate};
+use super::{Db, Engine, Error, durable};
 
 /// The size of sled's segments. A page record over a quarter of it becomes a blob, and the largest page is an inner one:
 /// up to 256 children and some, each under a key that may be 2 KiB long once it is escaped. With sled's own 512 KiB, keys
@@ -160,15 +161,8 @@ impl Engine for SledEngine {
         } else {
             self.inspect(name)?;
         }
-        let db = Arc::new(SledDb {
-            db: Some(self.start(name, cache_bytes)?),
-            name: name.into(),
-            dir: self.dir.clone(),
-            shown: self.shown.clone(),
-            poison: Poison::default(),
-            syncing: Mutex::default(),
-            _lock: self.lock.clone(),
-        });
+        let db = SledDb::new(self.start(name, cache_bytes)?, name, &self.dir, self.lock.clone());
+        let db = Arc::new(db);
         Self::prove(&db)?;
         db.sync()?;
         let durably = || {
@@ -240,134 +234,6 @@ impl Engine for SledEngine {
     fn path(&self) -> String {
         self.shown.clone()
     }
-}
-
-/// One sled database.
-pub(super) struct SledDb {
-    /// None only while it is dropped.
-    db: Option<sled::Db>,
-    name: String,
-    dir: PathBuf,
-    shown: String,
-    poison: Poison,
-    syncing: Mutex<Vec<Instant>>,
-    /// The directory is this process's as long as any of its databases is open.
-    _lock: Arc<File>,
-}
-
-impl SledDb {
-    fn run<T>(&self, what: &str, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
-        self.poison.check(&self.shown)?;
-        let Some(db) = &self.db else { return Err(self.poison.error(&self.shown)) };
-        match guarded(false, || call(db)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                self.poison.set(false);
-                Err(translate(error, what, &self.name, &self.dir))
-            }
-            Err(panicked) => {
-                self.poison.set(true);
-                Err(panicked.into_error(&self.name, &self.dir))
-            }
-        }
-    }
-
-    /// Called from [`Watch`]: where a sync has run for `patience` and sled has stored an error meanwhile, a second flush
-    /// answers at once with that error, and wakes the first one, which then answers with it too.
-    pub(super) fn rouse(&self, patience: Duration) {
-        let oldest = self.syncing.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
-        let Some(db) = &self.db else { return };
-        if oldest.is_some_and(|begun| begun.elapsed() >= patience) && db.context.global_error().is_err() {
-            drop(db.flush());
-        }
-    }
-}
-
-impl Db for SledDb {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.run("reading", |db| Ok(db.get(key)?.map(|value| value.to_vec())))
-    }
-
-    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.run("writing", |db| db.insert(key, value).map(drop))
-    }
-
-    fn write(&self, batch: Batch) -> Result<(), Error> {
-        let mut changes = sled::Batch::default();
-        for (key, value) in batch.changes {
-            match value {
-                Some(value) => changes.insert(key, value),
-                None => changes.remove(key),
-            }
-        }
-        self.run("writing", |db| db.apply_batch(changes))
-    }
-
-    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        self.run("reading", |db| {
-            let range = db.range::<&[u8], _>((Included(from), to.map_or(Unbounded, Excluded)));
-            range.take(limit).map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
-        })
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        let begun = Instant::now();
-        self.syncing.lock().unwrap_or_else(PoisonError::into_inner).push(begun);
-        let answer = self.run("syncing", |db| db.flush().map(drop));
-        let mut syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = syncing.iter().position(|other| *other == begun) {
-            syncing.swap_remove(at);
-        }
-        answer
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn directory(&self) -> &str {
-        &self.shown
-    }
-}
-
-impl Drop for SledDb {
-    fn drop(&mut self) {
-        let Some(db) = self.db.take() else { return };
-        if self.poison.panicked() {
-            // Dropping it would flush, and what has panicked once may hang or panic again.
-            std::mem::forget(db);
-        } else {
-            drop(guarded(false, || drop(db)));
-        }
-    }
-}
-
-/// sled's error in our words.
-fn translate(error: sled::Error, what: &str, name: &str, dir: &Path) -> Error {
-    let path = dir.display().to_string();
-    match error {
-        sled::Error::Io(source) if matches!(source.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
-            Error::Damaged { what: name.into(), detail: "a file ends too early or cannot be read".into(), path }
-        }
-        sled::Error::Io(source) => system(format!("{what} {name}"), dir, source),
-        sled::Error::Corruption { .. } => {
-            Error::Damaged { what: name.into(), detail: "a checksum of the storage engine does not fit".into(), path }
-        }
-        sled::Error::Unsupported(detail) => Error::Damaged { what: name.into(), detail, path },
-        sled::Error::CollectionNotFound(_) | sled::Error::ReportableBug(_) => {
-            Error::Damaged { what: name.into(), detail: "the storage engine finds it inconsistent".into(), path }
-        }
-    }
-}
-
-/// The system's error in our words: a full disk is told from all others, and says what is left.
-pub(super) fn system(what: impl Into<String>, dir: &Path, source: std::io::Error) -> Error {
-    let path = dir.display().to_string();
-    if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
-        return Error::Full { path, free_bytes: durable::free_bytes(dir) };
-    }
-    Error::Io { what: what.into(), path, source }
 }
 
 /// Creates a folder and what is missing above it, each durable in its parent.

@@ -85,6 +85,27 @@ fn stepwise_interleavings_are_exact_too() {
 }
 
 #[test]
+fn chunks_in_the_middle_of_a_batch_are_exact_too() {
+    for seed in 0..20 {
+        let mut dice = Dice(seed);
+        let (db, mut machine) = fresh();
+        for _ in 0..400 {
+            machine.apply(batch(&mut dice, machine.applied().0, 3000)).unwrap();
+        }
+        let (cut, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
+        *db.cut.lock().unwrap() = Some(cut);
+        for _ in 0..6 {
+            machine.apply(batch(&mut dice, machine.applied().0, 3000)).unwrap();
+        }
+        machine.end_cut();
+        let cut = db.cut.lock().unwrap().take().unwrap();
+        cut.finish().unwrap();
+        let (copy, _) = receive(reader).unwrap();
+        assert!(*copy.pairs.lock().unwrap() == *db.pairs.lock().unwrap(), "seed {seed}");
+    }
+}
+
+#[test]
 fn whoever_goes_away_nobody_waits_for_ever() {
     let begin = || {
         let (_, mut machine) = fresh();

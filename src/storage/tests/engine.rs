@@ -73,7 +73,8 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
 
 #[test]
 fn missing_and_foreign_files_are_refused_before_anything_is_opened() {
-    let spoil: [(&str, fn(&std::path::Path)); 6] = [
+    type Spoil = fn(&std::path::Path);
+    let spoil: [(&str, Spoil); 6] = [
         ("db is missing", |dir| fs::remove_file(dir.join("db")).unwrap()),
         ("db is empty", |dir| fs::write(dir.join("db"), b"").unwrap()),
         ("conf is missing", |dir| fs::remove_file(dir.join("conf")).unwrap()),

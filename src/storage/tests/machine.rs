@@ -7,7 +7,7 @@ use raft::eraftpb::ConfState;
 
 use super::super::layout::PIECE_BYTES;
 use super::super::{Applied, Db, Error, Machine, Operation, Versioned};
-use super::{Dice, Memory, delete, put};
+use super::{Dice, Memory, Pairs, delete, put};
 use crate::model::{Command, Member, MemberChange, Members, Outcome, Role};
 
 pub(super) fn fresh() -> (Arc<Memory>, Machine) {
@@ -139,10 +139,10 @@ fn any_change_of_what_is_stored_is_found_at_the_next_start() {
     let earlier = db.pairs.lock().unwrap().clone();
     machine.apply(vec![put(4, b"old", vec![8; 9000]), delete(5, b"k"), put(6, b"n", vec![3])]).unwrap();
     let whole = db.pairs.lock().unwrap().clone();
-    let opened = |change: &dyn Fn(&mut BTreeMap<Vec<u8>, Vec<u8>>)| {
+    let opened = |change: &dyn Fn(&mut Pairs)| {
         let mut pairs = whole.clone();
         change(&mut pairs);
-        Machine::open(Arc::new(Memory { pairs: pairs.into() })).map(drop)
+        Machine::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() })).map(drop)
     };
     opened(&|_| {}).unwrap();
     for key in whole.keys() {
@@ -168,7 +168,7 @@ fn a_newer_format_is_named() {
     for key in keys {
         let mut pairs = db.pairs.lock().unwrap().clone();
         pairs.get_mut(&key).unwrap()[0] = 2;
-        let opened = Machine::open(Arc::new(Memory { pairs: pairs.into() }) as Arc<dyn Db>);
+        let opened = Machine::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() }) as Arc<dyn Db>);
         assert!(matches!(opened, Err(Error::Newer { found: 2, known: 1, .. })));
     }
 }

@@ -17,13 +17,26 @@ mod volume;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::{Applied, Batch, Boot, Db, Engine, Error, Operation, SledEngine};
+use super::{Applied, Batch, Boot, Cut, Db, Engine, Error, Operation, Pair, SledEngine};
 use crate::model::Command;
+
+/// What a database in memory holds.
+pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A database in memory, whose content a test can look at and change.
 #[derive(Default)]
 pub(super) struct Memory {
-    pub(super) pairs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    pub(super) pairs: Mutex<Pairs>,
+    /// A copy of which a chunk is made before and after each change that a batch brings.
+    pub(super) cut: Mutex<Option<Cut>>,
+}
+
+impl Memory {
+    fn chunk(&self) {
+        if let Some(cut) = self.cut.lock().unwrap().as_mut() {
+            cut.next_chunk().unwrap();
+        }
+    }
 }
 
 impl Db for Memory {
@@ -37,6 +50,7 @@ impl Db for Memory {
     }
 
     fn write(&self, batch: Batch) -> Result<(), Error> {
+        self.chunk();
         for (key, value) in batch.changes {
             // Key by key, as sled does: a reader sees a batch half done.
             let mut pairs = self.pairs.lock().unwrap();
@@ -44,11 +58,13 @@ impl Db for Memory {
                 Some(value) => pairs.insert(key, value),
                 None => pairs.remove(&key),
             };
+            drop(pairs);
+            self.chunk();
         }
         Ok(())
     }
 
-    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
         let mut pairs = Vec::new();
         let mut from = std::ops::Bound::Included(from.to_vec());
         // One lock a pair, as sled does: batches go on between two of them.
