@@ -144,7 +144,7 @@ impl Volume {
             self.make(raft_id, nothing, &HardState::default(), Members::default(), ConfState::default())?;
         self.update(|identity| {
             (identity.cluster_id, identity.raft_id) = (cluster_id, raft_id);
-            (identity.formed, identity.removed) = (true, false);
+            (identity.formed, identity.removed) = (false, false);
             (identity.raft_address, identity.http_address) = (raft_address.into(), http_address.into());
         })?;
         self.last_generation = FIRST_GENERATION;

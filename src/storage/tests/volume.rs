@@ -126,7 +126,7 @@ fn adoption_is_flipped_by_the_identity_and_the_old_incarnation_is_garbage() {
     assert!(machine.members().is_empty() && machine.conf_state() == &ConfState::default());
     assert_eq!(volume.garbage(1).unwrap(), [old_id.to_string()]);
     let identity = volume.identity().clone();
-    assert!(identity.cluster_id == 77 && identity.raft_id != old_id && identity.formed);
+    assert!(identity.cluster_id == 77 && identity.raft_id != old_id && !identity.formed);
     drop((volume, old, journal, machine));
     let (volume, incarnation) = start(dir.path(), "n1").unwrap();
     assert_eq!(volume.identity(), &identity);
