@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -31,7 +31,7 @@ impl Node {
             .stderr(Stdio::null())
             .spawn()
             .expect("huskv can be started");
-        let mut node = Self { child, http: String::new(), raft: String::new(), home: home };
+        let mut node = Self { child, http: String::new(), raft: String::new(), home };
         let begun = Instant::now();
         while node.http.is_empty() {
             assert!(begun.elapsed() < LONG, "the node does not start");
