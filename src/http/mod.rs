@@ -14,6 +14,7 @@ mod door;
 mod errors;
 mod health;
 mod origins;
+mod patient;
 mod query;
 mod raft;
 mod routes;
