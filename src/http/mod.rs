@@ -12,6 +12,8 @@ mod answers;
 mod body;
 mod door;
 mod errors;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod health;
 mod origins;
 mod patient;
