@@ -67,6 +67,9 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod consensus;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod logging;
 pub mod model;

@@ -13,6 +13,8 @@ mod cells;
 mod durable;
 pub mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod guard;
 mod identity;
 mod index;
