@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -24,6 +24,15 @@ const KEYS: u64 = 4;
 
 /// How long a key is in use, in milliseconds.
 const SPAN: u64 = 1_500;
+
+/// The number of who reads everything at the end, in a timeline.
+const LAST: usize = 100;
+
+/// The number of who waits for a node that sleeps.
+const PROBE: usize = 101;
+
+/// How many reads wait for a node that sleeps.
+const PROBES: u64 = 24;
 
 /// One call and its answer.
 #[derive(Debug, Clone)]
@@ -103,9 +112,43 @@ impl Clients {
         self.shared
     }
 
+    /// What the clients have in common.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
     /// How many writes have been acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.shared.history().acknowledged
+    }
+}
+
+/// Reads that lie in the sockets of a node that sleeps.
+pub struct Probes(Vec<Probe>);
+
+/// When it was called, its key, and how to wait for the answer.
+type Probe = (u64, String, Box<dyn FnOnce(Duration) -> std::io::Result<Answer>>);
+
+impl Shared {
+    /// Calls reads of the keys in use at a node that sleeps: whatever it takes itself for, they are what it sees first
+    /// when it wakes. The clients themselves would all hang on it long before another node leads.
+    pub fn probe(&self, place: usize) -> Probes {
+        let one = |number: u64| -> Option<Probe> {
+            let called = self.now();
+            let key = format!("e{}-{}", called / 1_000 / SPAN, number % KEYS);
+            let path = format!("/store/{key}?timeout=2s&consistency={}", self.consistency);
+            let pending = Request::new("GET", path).within(secs(2)).open(&self.addresses[place]).ok()?;
+            Some((called, key, Box::new(move |patience| pending.answer(patience))))
+        };
+        Probes((0..PROBES).filter_map(one).collect())
+    }
+
+    /// Hears what came of them.
+    pub fn hear(&self, probes: Probes) {
+        for (called, key, pending) in probes.0 {
+            let answer = pending(secs(4));
+            _ = self.heard(PROBE, &key, called, answer);
+        }
     }
 }
 
@@ -114,7 +157,7 @@ pub fn read_all(shared: &Shared) -> Result<History, String> {
     let keys: Vec<String> = shared.history().events.keys().cloned().collect();
     for (at, key) in keys.iter().enumerate() {
         let address = &shared.addresses[at % shared.addresses.len()];
-        let answered = (0..5).any(|_| read(shared, usize::MAX, address, key));
+        let answered = (0..5).any(|_| read(shared, LAST, address, key, secs(5)));
         if !answered {
             return Err(format!("{key} cannot be read at {address} from a cluster that is whole"));
         }
@@ -126,6 +169,8 @@ fn run(shared: &Shared, client: usize, mut rng: Rng) {
     while !shared.stop.load(Ordering::SeqCst) {
         let address = rng.pick(&shared.addresses).clone();
         let key = format!("e{}-{}", shared.now() / 1_000 / SPAN, rng.below(KEYS));
+        // Some give up early, so that not all of them hang on a node that sleeps.
+        let patience = millis(300 + rng.below(2_200));
         match rng.below(10) {
             0..5 => {
                 let value = shared.next.fetch_add(1, Ordering::SeqCst);
@@ -139,14 +184,14 @@ fn run(shared: &Shared, client: usize, mut rng: Rng) {
                     &address,
                     &key,
                     Seen::Put(value),
-                    Request::new("POST", "/store?timeout=1s").body(body),
+                    Request::new("POST", "/store?timeout=1s").body(body).within(patience),
                 );
             }
             5 => {
-                let request = Request::new("DELETE", format!("/store/{key}?timeout=1s"));
+                let request = Request::new("DELETE", format!("/store/{key}?timeout=1s")).within(patience);
                 write(shared, client, &address, &key, Seen::Delete(None), request);
             }
-            _ => _ = read(shared, client, &address, &key),
+            _ => _ = read(shared, client, &address, &key, patience),
         }
         sleep(millis(2 + rng.below(20)));
     }
@@ -154,7 +199,7 @@ fn run(shared: &Shared, client: usize, mut rng: Rng) {
 
 fn write(shared: &Shared, client: usize, address: &str, key: &str, seen: Seen, request: Request) {
     let called = shared.now();
-    let answer = request.within(millis(2_500)).send(address);
+    let answer = request.send(address);
     let now = shared.now();
     let (returned, seen, version) = match answer {
         Ok(answer) if answer.status == 200 => match acknowledged(&seen, &answer) {
@@ -188,30 +233,38 @@ fn acknowledged(seen: &Seen, answer: &Answer) -> Option<(Seen, Option<u64>)> {
 }
 
 /// Whether it was answered.
-fn read(shared: &Shared, client: usize, address: &str, key: &str) -> bool {
+fn read(shared: &Shared, client: usize, address: &str, key: &str, patience: Duration) -> bool {
     let called = shared.now();
     let path = format!("/store/{key}?timeout=1s&consistency={}", shared.consistency);
-    let answer = Request::new("GET", path).within(secs(3)).send(address);
-    let returned = Some(shared.now());
-    let (value, version) = match answer {
-        Ok(answer) if answer.status == 200 => match found(&answer.data()) {
-            Some((value, version)) => (Some(value), Some(version)),
-            None => {
-                shared.history().wrong.push(format!("{address} on get of {key}: {answer}"));
-                return false;
-            }
-        },
-        Ok(answer) if answer.status == 404 && answer.word("code") == "key_not_found" => (None, None),
-        _ => {
-            sleep(millis(20));
-            return false;
-        }
-    };
-    let operation = Operation { client, called, returned, seen: Seen::Get(value) };
-    let mut history = shared.history();
-    history.reads += 1;
-    history.events.entry(key.to_owned()).or_default().push(Event { operation, version });
-    true
+    let answer = Request::new("GET", path).within(patience).send(address);
+    let heard = shared.heard(client, key, called, answer);
+    if !heard {
+        sleep(millis(20));
+    }
+    heard
+}
+
+impl Shared {
+    /// Takes the answer to a read in; false where there is none.
+    fn heard(&self, client: usize, key: &str, called: u64, answer: std::io::Result<Answer>) -> bool {
+        let returned = Some(self.now());
+        let (value, version) = match answer {
+            Ok(answer) if answer.status == 200 => match found(&answer.data()) {
+                Some((value, version)) => (Some(value), Some(version)),
+                None => {
+                    self.history().wrong.push(format!("a get of {key}: {answer}"));
+                    return false;
+                }
+            },
+            Ok(answer) if answer.status == 404 && answer.word("code") == "key_not_found" => (None, None),
+            _ => return false,
+        };
+        let operation = Operation { client, called, returned, seen: Seen::Get(value) };
+        let mut history = self.history();
+        history.reads += 1;
+        history.events.entry(key.to_owned()).or_default().push(Event { operation, version });
+        true
+    }
 }
 
 fn found(data: &Value) -> Option<(u64, u64)> {

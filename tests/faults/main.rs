@@ -49,6 +49,7 @@ fn round(seed: u64, story: &Story) -> String {
     let mut world = World::new(seed, story.clone());
     let addresses = world.cluster.addresses();
     let clients = Clients::start(&addresses, addresses.len() + 3, "linearizable", &mut world.rng.fork());
+    world.clients = Some(clients.shared());
     eventually(secs(20), "the clients write", || check(clients.acknowledged() > 20, clients.acknowledged()));
     nemesis::haunt(&mut world, Instant::now() + Duration::from_secs(seconds));
     world.heal();

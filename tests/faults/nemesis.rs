@@ -75,8 +75,12 @@ fn stop(world: &mut World) {
     world.story.say(format!("SIGSTOP of {}{}", world.names(&[victim]), leader.map_or("", |_| ", the leader")));
     world.cluster.nodes[victim].sigstop();
     pause(world, 1_500, 2_500);
+    let probes = world.clients.as_ref().map(|clients| clients.probe(victim));
     world.cluster.nodes[victim].sigcont();
     world.story.say(format!("SIGCONT of {}", world.names(&[victim])));
+    if let (Some(clients), Some(probes)) = (&world.clients, probes) {
+        clients.hear(probes);
+    }
 }
 
 /// Links fail; in half of the cases something else happens meanwhile.
@@ -166,9 +170,16 @@ fn snapshot(world: &mut World) {
     _ = world.ask(through, "/raft/snapshot", &json!({}), 3);
 }
 
+/// Any node but this one.
+fn another(world: &mut World, than: usize) -> usize {
+    let step = 1 + world.rng.below(world.count() as u64 - 1);
+    (than + usize::try_from(step).expect("small")) % world.count()
+}
+
 /// A node is removed and joined again; sometimes it is killed between.
 fn churn(world: &mut World) {
-    let (through, victim) = (world.any(), world.any());
+    let victim = world.any();
+    let through = another(world, victim);
     let body = json!({"node_id": world.cluster.nodes[victim].name()});
     _ = world.ask(through, "/raft/remove", &body, 8);
     pause(world, 0, 1_000);
@@ -178,7 +189,7 @@ fn churn(world: &mut World) {
         world.start(victim);
     }
     for _ in 0..2 {
-        let through = world.any();
+        let through = another(world, victim);
         if world.join(through, victim, 8) == Ok(200) {
             return;
         }

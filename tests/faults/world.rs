@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::clients::Shared;
 use crate::disk::{DiskFault, SmallDisk, shim};
 use crate::harness::{Cluster, Need, Node, Request, Setup, check, eventually, free_port, names, secs};
 use crate::links::{self, Links};
@@ -60,6 +61,8 @@ pub struct World {
     pub story: Story,
     /// The disk of the first node, where it has one of its own.
     pub small: Option<SmallDisk>,
+    /// What the clients have in common, once they run.
+    pub clients: Option<Arc<Shared>>,
     /// Nodes whose disk has failed and that may not have noticed yet.
     pub suspects: BTreeSet<usize>,
     raft_ports: Vec<u16>,
@@ -107,6 +110,7 @@ impl World {
             rng,
             story,
             small,
+            clients: None,
             suspects: BTreeSet::new(),
             raft_ports,
             triggers,
