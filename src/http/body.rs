@@ -63,7 +63,8 @@ pub(super) async fn read(
     }
 }
 
-async fn collect(mut stream: Unread, limit: usize, budget: &Arc<Semaphore>) -> Result<Body, Problem> {
+/// Reads a body to its end, or until it is over `limit`.
+pub(super) async fn collect(mut stream: Unread, limit: usize, budget: &Arc<Semaphore>) -> Result<Body, Problem> {
     let mut share: Option<OwnedSemaphorePermit> = None;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
