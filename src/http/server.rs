@@ -5,8 +5,8 @@
 //!
 //! Laws: at most [`CONNECTIONS`] connections, and never so many that files for the disk and the peers run out; beyond
 //! that, clients wait in the kernel's queue. A head arrives within [`HEAD_TIMEOUT`], which is also how long a
-//! connection may be idle. After a stop nothing is accepted, a request under way is answered, and each connection
-//! closes behind its answer.
+//! connection may be idle; a client that takes nothing of its answer for [`TAKING_TIMEOUT`] loses it. After a stop
+//! nothing is accepted, a request under way is answered, and each connection closes behind its answer.
 //!
 //! Not here: what is answered ([`super::routes`]).
 
@@ -29,7 +29,9 @@ use tokio::time::{sleep, timeout};
 use warp::reply::Response;
 
 use super::door::Door;
+use super::errors::Problem;
 use super::origins::{self, Verdict};
+use super::patient::Patient;
 use super::routes::routes;
 
 /// The most connections at once.
@@ -38,6 +40,8 @@ pub(super) const CONNECTIONS: usize = 4096;
 const RESERVED_FILES: usize = 256;
 /// How long the head of a request may take, and how long a connection may be idle before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of an answer.
+const TAKING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The bytes of a request's head that a connection buffers; a head that is still not complete then is 431.
 const HEAD_BYTES: usize = 64 * 1024;
 /// How long a connection that we end is still read from, so that the last answer is not lost to a reset.
@@ -143,17 +147,29 @@ where
     S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
 {
     match door.origins.judge(request.headers()) {
-        Verdict::Absent => app.call(request).await,
+        Verdict::Absent => routed(app, request).await,
         Verdict::Refused(problem) => Ok(problem.respond(request.method())),
         Verdict::Allowed(origin) => {
             let mut response = if origins::is_preflight(request.method(), request.headers()) {
                 origins::preflight(request.headers())
             } else {
-                app.call(request).await?
+                routed(app, request).await?
             };
             origins::open(&mut response, origin);
             Ok(response)
         }
+    }
+}
+
+/// Asks the routes. A target without a path (`CONNECT host:port`, `OPTIONS *`) is kept from warp, which panics at one.
+async fn routed<S>(app: S, request: hyper::Request<Incoming>) -> Result<Response, Infallible>
+where
+    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    if request.uri().path().starts_with('/') {
+        app.call(request).await
+    } else {
+        Ok(Problem::no_route(&request.uri().to_string()).respond(request.method()))
     }
 }
 
@@ -168,7 +184,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, TAKING_TIMEOUT)), service);
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = told(&mut closed) => {
@@ -179,7 +195,7 @@ where
     if let Err(error) = ended {
         debug!(log, "an http connection broke"; "error" => %error);
     }
-    let stream = connection.into_parts().io.into_inner();
+    let stream = connection.into_parts().io.into_inner().into_inner();
     tokio::select! {
         () = linger(stream) => {}
         () = told(&mut closed) => {}
