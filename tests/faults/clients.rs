@@ -25,6 +25,9 @@ const KEYS: u64 = 4;
 /// How long a key is in use, in milliseconds.
 const SPAN: u64 = 1_500;
 
+/// How long a value is that stays.
+const BALLAST_BYTES: usize = 200_000;
+
 /// The number of who reads everything at the end, in a timeline.
 const LAST: usize = 100;
 
@@ -130,6 +133,19 @@ pub struct Probes(Vec<Probe>);
 type Probe = (u64, String, Box<dyn FnOnce(Duration) -> std::io::Result<Answer>>);
 
 impl Shared {
+    /// Writes large values that stay, so that a copy of the tree takes a while and faults fall into it.
+    pub fn ballast(&self, count: usize) {
+        for number in 0..count {
+            let value = self.next.fetch_add(1, Ordering::SeqCst);
+            let key = format!("ballast-{number}");
+            let text = format!("{value}:{}", "b".repeat(BALLAST_BYTES));
+            let body = json!({"key": key, "value": text}).to_string();
+            let address = &self.addresses[number % self.addresses.len()];
+            let request = Request::new("POST", "/store?timeout=5s").body(body).within(secs(10));
+            write(self, LAST, address, &key, Seen::Put(value), request);
+        }
+    }
+
     /// Calls reads of the keys in use at a node that sleeps: whatever it takes itself for, they are what it sees first
     /// when it wakes. The clients themselves would all hang on it long before another node leads.
     pub fn probe(&self, place: usize) -> Probes {

@@ -43,6 +43,9 @@ use world::{Story, World};
 /// How long faults last in a round, in seconds.
 const SECONDS: u64 = 30;
 
+/// How many large values lie in half of the rounds: 8 MB.
+const BALLAST: usize = 40;
+
 /// One round; what it comes to, in a line.
 fn round(seed: u64, story: &Story) -> String {
     let seconds = number("FAULTS_SECONDS").unwrap_or(SECONDS);
@@ -50,6 +53,10 @@ fn round(seed: u64, story: &Story) -> String {
     let addresses = world.cluster.addresses();
     let clients = Clients::start(&addresses, addresses.len() + 3, "linearizable", &mut world.rng.fork());
     world.clients = Some(clients.shared());
+    if world.rng.chance(50) {
+        clients.shared().ballast(BALLAST);
+        story.say("with ballast");
+    }
     eventually(secs(20), "the clients write", || check(clients.acknowledged() > 20, clients.acknowledged()));
     nemesis::haunt(&mut world, Instant::now() + Duration::from_secs(seconds));
     world.heal();

@@ -67,12 +67,19 @@ fn kill(world: &mut World) {
     world.story.say(format!("{} run again", world.names(&victims)));
 }
 
-/// SIGSTOP for longer than an election, most often of the leader.
+/// SIGSTOP for longer than an election, most often of the leader; sometimes it hears of nothing for a while after it has
+/// woken, so that it goes on as what it was.
 fn stop(world: &mut World) {
     let any = world.any();
     let leader = world.leader().filter(|_| world.rng.chance(70));
     let victim = leader.unwrap_or(any);
-    world.story.say(format!("SIGSTOP of {}{}", world.names(&[victim]), leader.map_or("", |_| ", the leader")));
+    let alone = world.rng.chance(50);
+    let what = format!("{}{}", leader.map_or("", |_| ", the leader"), if alone { ", cut off" } else { "" });
+    world.story.say(format!("SIGSTOP of {}{what}", world.names(&[victim])));
+    for other in (0..world.count()).filter(|&other| alone && other != victim) {
+        world.links.set(other, victim, State::Hole);
+        world.links.set(victim, other, State::Hole);
+    }
     world.cluster.nodes[victim].sigstop();
     pause(world, 1_500, 2_500);
     let probes = world.clients.as_ref().map(|clients| clients.probe(victim));
@@ -80,6 +87,9 @@ fn stop(world: &mut World) {
     world.story.say(format!("SIGCONT of {}", world.names(&[victim])));
     if let (Some(clients), Some(probes)) = (&world.clients, probes) {
         clients.hear(probes);
+    }
+    if alone {
+        world.links.open();
     }
 }
 
