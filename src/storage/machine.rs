@@ -16,6 +16,7 @@ use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
 use crate::model::{Change, Command, MemberChange, Members, Outcome, View, codec, decide};
+use crate::plant::{self, Plant};
 
 use super::cells::{self, Header};
 use super::layout::{Kind, STATE_VERSION};
@@ -238,13 +239,20 @@ impl Machine {
             tally.digest = tally.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
             (self.members, self.members_header) = (members, header);
         }
+        let effects_end = batch.changes.len();
         self.state_header =
             cells::put(&mut batch, Kind::State, b"", state.index, &state.encode(), Some(self.state_header));
         self.state = state;
         let effects = self.cut.as_ref().map(|_| batch.clone());
+        if plant::is(Plant::AppliedApart) {
+            let state = batch.changes.split_off(effects_end);
+            self.db.write(std::mem::replace(&mut batch, Batch { changes: state }))?;
+        }
         self.db.write(batch)?;
         // Only now, when all of them can be read from the tree: the copy is exact because of this order.
-        if let (Some(cut), Some(effects)) = (&self.cut, effects) {
+        if let (Some(cut), Some(effects)) = (&self.cut, effects)
+            && !plant::is(Plant::CopyWithoutEffects)
+        {
             cut.push(effects);
         }
         Ok(())
