@@ -25,6 +25,7 @@
 //! | [`http`] | clients: routes, errors; the only warp | model, consensus's door |
 //! | [`client`] | a Rust client of the HTTP face | model |
 //! | [`node`] | puts the rooms together, stops them in reverse | all of these |
+//! | [`plant`] | bugs that a test build can let in; not in a release | nothing |
 //! | [`config`], [`logging`], [`cli`] | settings, the log, the command line | config, logging, node, client |
 //!
 //! `tests/tidy.rs` holds the table. Nothing below holds a handle to anything above: a request carries its own reply.
@@ -74,5 +75,6 @@ pub mod http;
 pub mod logging;
 pub mod model;
 pub mod node;
+pub mod plant;
 pub mod storage;
 pub mod transport;

@@ -25,8 +25,9 @@ const MOST_TEST_LINES: usize = 700;
 /// Which rooms of `src` a room may import, itself aside.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("storage", &["model"]),
-    ("consensus", &["model", "storage"]),
+    ("plant", &[]),
+    ("storage", &["model", "plant"]),
+    ("consensus", &["model", "storage", "plant"]),
     ("transport", &["model", "storage", "consensus"]),
     ("http", &["model", "consensus"]),
     ("client", &["model"]),

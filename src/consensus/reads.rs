@@ -16,6 +16,7 @@ use raft::ReadState;
 use super::driver::Driver;
 use super::input::{Consistency, Fetched, Millis, Reply};
 use crate::model::{Code, Refusal};
+use crate::plant::{self, Plant};
 use crate::storage::Error;
 
 /// After how long an unanswered round is begun again.
@@ -88,7 +89,7 @@ impl Driver {
         if let Some(mut refusal) = self.unavailable() {
             refusal.leader = self.leader();
             reply(Err(refusal));
-        } else if consistency == Consistency::Stale {
+        } else if consistency == Consistency::Stale || plant::is(Plant::ReadWithoutIndex) {
             self.answer_read(Reader { key, deadline, reply })?;
         } else if self.reads.len() >= self.options.pending_requests {
             reply(Err(Refusal::not_applied(
@@ -148,7 +149,11 @@ impl Driver {
             return Ok(());
         }
         let applied = self.machine.applied().0;
-        let ready = self.reads.confirmed.extract_if(.., |(index, _)| *index <= applied).collect::<Vec<_>>();
+        let ready = self
+            .reads
+            .confirmed
+            .extract_if(.., |(index, _)| *index <= applied || plant::is(Plant::ReadBeforeApplied))
+            .collect::<Vec<_>>();
         for (_, readers) in ready {
             for reader in readers {
                 self.answer_read(reader)?;

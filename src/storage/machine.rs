@@ -16,6 +16,7 @@ use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
 use crate::model::{Change, Command, MemberChange, Members, Outcome, View, codec, decide};
+use crate::plant::{self, Plant};
 
 use super::behind::Behind;
 use super::cells::{self, Header};
@@ -239,13 +240,20 @@ impl Machine {
             tally.digest = tally.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
             (self.members, self.members_header) = (members, header);
         }
+        let effects_end = batch.changes.len();
         self.state_header =
             cells::put(&mut batch, Kind::State, b"", state.index, &state.encode(), Some(self.state_header));
         self.state = state;
+        if plant::is(Plant::AppliedApart) {
+            let state = batch.changes.split_off(effects_end);
+            self.db.write_through(std::mem::replace(&mut batch, Batch { changes: state }))?;
+        }
         let Some(cut) = &self.cut else { return self.db.write(batch) };
         self.db.write_through(batch.clone())?;
         // Only now, when all of them can be read from the tree: the copy is exact because of this order.
-        cut.push(batch);
+        if !plant::is(Plant::CopyWithoutEffects) {
+            cut.push(batch);
+        }
         Ok(())
     }
 
