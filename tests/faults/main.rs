@@ -84,10 +84,10 @@ fn round(seed: u64, story: &Story) -> String {
 /// One round that prints its seed and, where it fails, what was done.
 fn tell(seed: u64) -> bool {
     let story = Story::new();
-    eprintln!("seed {seed}");
+    println!("seed {seed}");
     let outcome = catch_unwind(AssertUnwindSafe(|| round(seed, &story)));
     match &outcome {
-        Ok(line) => eprintln!("{line}"),
+        Ok(line) => println!("{line}"),
         Err(_) => eprintln!("--- what was done\n{}\n---\nseed {seed} fails", story.text()),
     }
     outcome.is_ok()
