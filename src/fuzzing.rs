@@ -31,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("journal_records", storage::fuzz::journal_records),
     ("changes", storage::fuzz::changes),
     ("spool", storage::fuzz::spool),
+    ("request", http::fuzz::request),
     ("body", http::fuzz::body),
     ("query", http::fuzz::query),
     ("path_key", http::fuzz::path_key),
@@ -181,7 +182,8 @@ mod tests {
     fn lengths_that_lie_are_not_believed() {
         let lies = [u32::MAX, 0x7FFF_FFFF, (32 << 20) + 1, 32 << 20].map(u32::to_le_bytes);
         let huge = [u64::MAX, 1 << 62, u64::from(u32::MAX), 64 << 20].map(u64::to_le_bytes);
-        for &(name, target) in TARGETS {
+        // What a request says of its length is hyper's to read, and many of them take long.
+        for &(name, target) in TARGETS.iter().filter(|(name, _)| *name != "request") {
             for bytes in corpus(name).into_iter().filter(|bytes| bytes.len() < 1024) {
                 for at in 0..=bytes.len() {
                     let lies = lies.iter().map(|lie| &lie[..]).chain(huge.iter().map(|lie| &lie[..]));

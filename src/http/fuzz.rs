@@ -1,27 +1,57 @@
 //! What a client can write into a request, for fuzzers.
 //!
-//! Why: hyper takes the request apart, and everything behind that is parsed here, on a port without a login.
+//! Why: a request passes hyper, warp and our own parsers, on a port without a login, and a panic in any of them ends the
+//! node.
 //!
 //! Laws: whatever the bytes are, these functions return; what is accepted is within its limits.
 //!
-//! Not here: hyper's own parsing.
+//! Not here: a loop that answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use warp::http::Method;
 use warp::http::header::{HeaderMap, HeaderValue, ORIGIN};
 
 use super::Options;
+use super::door::Door;
 use super::errors::Problem;
 use super::origins::{Origins, Verdict};
+use super::server::serve_once;
 use super::{body, query, raft, store};
+use crate::consensus::channel;
 
 /// The limits that the targets are run with, small so that short inputs reach them.
 const LIMIT: usize = 64;
+
+/// Whole requests, as they come over the connection. There is no loop behind them: what is sound is answered 503.
+pub fn request(bytes: &[u8]) {
+    thread_local! {
+        static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    }
+    let (handle, inbox) = channel(8);
+    drop(inbox);
+    let door = Arc::new(Door::new(handle, options()));
+    let (server, mut client) = tokio::io::duplex(bytes.len().max(64 << 10));
+    let (read, asked) = (Arc::new(Mutex::new(Vec::new())), bytes.to_vec());
+    let answers = Arc::clone(&read);
+    let client = async move {
+        client.write_all(&asked).await.expect("there is room for all of it");
+        client.shutdown().await.expect("memory can be closed");
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.expect("memory can be read");
+        *answers.lock().expect("nobody panics with it") = answer;
+    };
+    RUNTIME.with(|runtime| runtime.block_on(async { tokio::join!(Box::pin(serve_once(server, door)), client) }));
+    let answers = read.lock().expect("nobody panics with it");
+    assert!(answers.is_empty() || answers.starts_with(b"HTTP/1."), "what comes back is HTTP");
+    assert!(!answers.starts_with(b"HTTP/1.1 500"), "the request is to blame, not the node");
+}
 
 /// A body, by way of a stream of pieces whose size the first byte says, as each route reads it.
 pub fn body(bytes: &[u8]) {
@@ -70,17 +100,7 @@ pub fn path_key(bytes: &[u8]) {
 /// An `Origin`.
 pub fn origin(bytes: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
-    let options = Options {
-        key_bytes: LIMIT,
-        value_bytes: LIMIT,
-        body_bytes: LIMIT,
-        request_timeout: Duration::from_secs(5),
-        allowed_origins: vec!["https://ui.example.org".into()],
-        own_hosts: vec!["127.0.0.1".into()],
-        loopback: true,
-        port: 2221,
-        join_list: Vec::new(),
-    };
+    let options = options();
     let known = ["https://ui.example.org", "http://localhost:2221", "http://127.0.0.1:2221", "http://[::1]:2221"];
     let ours = known.iter().any(|known| value.as_bytes().eq_ignore_ascii_case(known.as_bytes()));
     let headers = HeaderMap::from_iter([(ORIGIN, value)]);
@@ -91,6 +111,20 @@ pub fn origin(bytes: &[u8]) {
             assert!(!ours, "no origin of ours is refused");
             refused(Err(problem));
         }
+    }
+}
+
+fn options() -> Options {
+    Options {
+        key_bytes: LIMIT,
+        value_bytes: LIMIT,
+        body_bytes: 4 * LIMIT,
+        request_timeout: Duration::from_secs(5),
+        allowed_origins: vec!["https://ui.example.org".into()],
+        own_hosts: vec!["127.0.0.1".into()],
+        loopback: true,
+        port: 2221,
+        join_list: Vec::new(),
     }
 }
 

@@ -56,7 +56,7 @@ async fn listed_and_own_pages_may_read_the_answers_and_ask_beforehand() {
 #[tokio::test]
 async fn a_target_without_a_path_is_no_route_and_harms_nobody() {
     let node = Node::working();
-    for line in ["CONNECT a:1", "CONNECT [::1]:2221", "OPTIONS *"] {
+    for line in ["CONNECT a:1", "CONNECT [::1]:2221", "GET a:1", "POST store", "OPTIONS *"] {
         for origin in ["", "Origin: http://localhost:2221\r\n"] {
             let request = format!("{line} HTTP/1.1\r\nHost: x\r\n{origin}Connection: close\r\n\r\n");
             node.raw(&request).await.is_problem(404, "not_found");
