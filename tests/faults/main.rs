@@ -27,6 +27,7 @@ mod disk;
 #[allow(dead_code, unused_imports)]
 #[path = "../cluster/harness/mod.rs"]
 mod harness;
+mod itself;
 mod judge;
 #[path = "../support/linear.rs"]
 mod linear;
@@ -83,10 +84,10 @@ fn round(seed: u64, story: &Story) -> String {
 /// One round that prints its seed and, where it fails, what was done.
 fn tell(seed: u64) -> bool {
     let story = Story::new();
-    eprintln!("seed {seed}");
+    println!("seed {seed}");
     let outcome = catch_unwind(AssertUnwindSafe(|| round(seed, &story)));
     match &outcome {
-        Ok(line) => eprintln!("{line}"),
+        Ok(line) => println!("{line}"),
         Err(_) => eprintln!("--- what was done\n{}\n---\nseed {seed} fails", story.text()),
     }
     outcome.is_ok()
@@ -119,31 +120,7 @@ fn for_minutes(minutes: u64) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-harness::cases![
-    stale_reads_are_caught,
-    a_round_of_seed_1,
-    a_round_of_seed_2,
-    a_round_of_seed_3,
-    a_round_of_seed_4,
-    a_round_of_a_fresh_seed,
-];
-
-/// The suite itself: reads that may be stale, while the links are slow, must make a round fail.
-fn stale_reads_are_caught() {
-    let mut world = World::new(1, Story::new());
-    let addresses = world.cluster.addresses();
-    let clients = Clients::start(&addresses, addresses.len() + 3, "stale", &mut world.rng.fork());
-    for from in 0..world.count() {
-        (0..world.count()).filter(|&to| to != from).for_each(|to| world.links.set(from, to, links::State::Slow(60)));
-    }
-    eventually(secs(60), "the clients write", || check(clients.acknowledged() > 60, clients.acknowledged()));
-    let shared = clients.finish();
-    world.heal();
-    let history = read_all(&shared).unwrap_or_else(|why| panic!("{why}"));
-    let why = judge::history(&history).expect_err("a history with stale reads");
-    assert!(why.contains("no order explains"), "{why}");
-    println!("caught: {why}");
-}
+harness::cases![a_round_of_seed_1, a_round_of_seed_2, a_round_of_seed_3, a_round_of_seed_4, a_round_of_a_fresh_seed,];
 
 fn a_round_of_seed_1() {
     must(1);
@@ -173,5 +150,5 @@ fn main() -> ExitCode {
         return for_minutes(minutes);
     }
     let arguments = libtest_mimic::Arguments::from_args();
-    libtest_mimic::run(&arguments, cases().into_iter().map(Case::trial).collect()).exit_code()
+    libtest_mimic::run(&arguments, itself::cases().into_iter().chain(cases()).map(Case::trial).collect()).exit_code()
 }
