@@ -14,7 +14,7 @@ mod clients;
 mod command;
 mod engine;
 mod journal;
-#[allow(dead_code, unused_imports, reason = "its own tests are compiled here and not run")]
+#[allow(unused_imports, reason = "its own tests are compiled here and not run")]
 #[path = "../support/linear.rs"]
 mod linear;
 mod narrator;
