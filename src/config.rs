@@ -19,8 +19,10 @@ use thiserror::Error;
 
 mod check;
 pub mod keys;
+mod nearly;
 
 use keys::{KEYS, Key, Kind};
+pub use nearly::near_misses;
 
 /// The variable that names the file.
 pub const CONFIG_VARIABLE: &str = "HUSKV_CONFIG";

@@ -20,7 +20,7 @@ const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
 
 /// A 200 with this content as it is.
 pub(super) fn json(content: &impl Serialize) -> Response {
-    text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form").into())
+    text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form"), None)
 }
 
 /// The answer to a write or a read of one value, which is JSON text. It keeps its `share` of the memory of answers until
@@ -39,7 +39,7 @@ pub(super) fn value(
     body.extend_from_slice(br#","value":"#);
     body.extend_from_slice(value);
     body.extend_from_slice(format!(r#","version":{version}}},"message":"{message}"}}"#).as_bytes());
-    text(Bytes::from_owner(Held { body, _share: share }))
+    text(body, share)
 }
 
 /// An answer and what it takes of the budget.
@@ -67,7 +67,11 @@ pub(super) fn uncached(mut response: Response) -> Response {
     response
 }
 
-fn text(body: Bytes) -> Response {
+fn text(body: Vec<u8>, share: Option<OwnedSemaphorePermit>) -> Response {
+    let mut held = Held { body, _share: share };
+    // People look at it with curl, and their prompt comes next.
+    held.body.push(b'\n');
+    let body = Bytes::from_owner(held);
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -87,7 +91,7 @@ mod tests {
         let response = value("m", "k", b"[1]", 7, Some(share));
         assert_eq!(all.available_permits(), 60);
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(bytes, r#"{"data":{"key":"k","value":[1],"version":7},"message":"m"}"#);
+        assert_eq!(bytes, "{\"data\":{\"key\":\"k\",\"value\":[1],\"version\":7},\"message\":\"m\"}\n");
         assert_eq!(all.available_permits(), 60, "the bytes are still there");
         drop(bytes);
         assert_eq!(all.available_permits(), 100);

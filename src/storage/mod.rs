@@ -8,6 +8,7 @@
 //!
 //! Not here: when to write what (`consensus::ready`), and snapshots on the wire (`transport::snapshot`).
 
+mod behind;
 mod cells;
 mod durable;
 pub mod engine;

@@ -7,6 +7,7 @@ mod admin;
 mod checks;
 mod clients;
 mod engine;
+#[path = "../support/linear.rs"]
 mod linear;
 mod narrator;
 mod nemesis;
