@@ -177,7 +177,7 @@ impl Driver {
     /// Whether another turn has something to do even if nothing comes in.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.raw.has_ready() || self.requests.any_unproposed()
+        self.raw.has_ready() || self.requests.any_unproposed() || self.any_read_ready()
     }
 
     /// Takes one input in; its consequences are drawn by the next [`Driver::turn`].
@@ -233,7 +233,7 @@ impl Driver {
         self.refuse_everything(super::requests::stopping);
         self.machine.abort_cut();
         self.raw.mut_store().journal.sync()?;
-        self.machine.db().sync()
+        self.machine.db()?.sync()
     }
 
     fn stop(&mut self, deadline: Millis) {
