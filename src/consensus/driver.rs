@@ -177,7 +177,7 @@ impl Driver {
     /// Whether another turn has something to do even if nothing comes in.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.raw.has_ready() || self.requests.any_unproposed()
+        self.raw.has_ready() || self.requests.any_unproposed() || self.any_read_ready()
     }
 
     /// Takes one input in; its consequences are drawn by the next [`Driver::turn`].

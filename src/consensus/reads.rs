@@ -22,6 +22,16 @@ use crate::storage::Error;
 /// After how long an unanswered round is begun again.
 const REPEAT_AFTER: Millis = 300;
 
+/// The bytes of values after which a turn answers no further read. The rest is for the next turn, so that no number of
+/// large reads at once holds up heartbeats.
+const READ_BYTES_PER_TURN: usize = 4 << 20;
+
+/// What a read counts besides its value.
+const READ_COST: usize = 1 << 10;
+
+/// The index of stale reads, which wait for none.
+const STALE: u64 = 0;
+
 /// How many contexts of a round are remembered.
 const CONTEXTS: usize = 8;
 
@@ -63,6 +73,13 @@ impl Reads {
         [self.nonce.0, self.nonce.1, self.counter].iter().flat_map(|part| part.to_be_bytes()).collect()
     }
 
+    fn take_stale(&mut self, reader: Reader) {
+        match self.confirmed.last_mut() {
+            Some((STALE, readers)) => readers.push(reader),
+            _ => self.confirmed.push((STALE, vec![reader])),
+        }
+    }
+
     fn len(&self) -> usize {
         self.queue.len()
             + self.round.as_ref().map_or(0, |round| round.readers.len())
@@ -78,7 +95,7 @@ fn no_quorum() -> Refusal {
 }
 
 impl Driver {
-    /// Takes a read in; a stale one is answered at once.
+    /// Takes a read in; a stale one is answered by the next turn.
     pub(super) fn read(
         &mut self,
         key: Vec<u8>,
@@ -89,13 +106,15 @@ impl Driver {
         if let Some(mut refusal) = self.unavailable() {
             refusal.leader = self.leader();
             reply(Err(refusal));
-        } else if consistency == Consistency::Stale || plant::is(Plant::ReadWithoutIndex) {
+        } else if plant::is(Plant::ReadWithoutIndex) {
             self.answer_read(Reader { key, deadline, reply })?;
         } else if self.reads.len() >= self.options.pending_requests {
             reply(Err(Refusal::not_applied(
                 Code::Overloaded,
                 "too many reads wait on this node (limits.pending_requests); try again in a moment",
             )));
+        } else if consistency == Consistency::Stale {
+            self.reads.take_stale(Reader { key, deadline, reply });
         } else {
             self.reads.queue.push(Reader { key, deadline, reply });
         }
@@ -154,19 +173,35 @@ impl Driver {
             .confirmed
             .extract_if(.., |(index, _)| *index <= applied || plant::is(Plant::ReadBeforeApplied))
             .collect::<Vec<_>>();
-        for (_, readers) in ready {
-            for reader in readers {
-                self.answer_read(reader)?;
+        let (mut left, mut later) = (READ_BYTES_PER_TURN, Vec::new());
+        for (index, readers) in ready {
+            let mut readers = readers.into_iter();
+            while left > 0
+                && let Some(reader) = readers.next()
+            {
+                left = left.saturating_sub(self.answer_read(reader)? + READ_COST);
+            }
+            if readers.len() > 0 {
+                later.push((index, readers.collect()));
             }
         }
+        self.reads.confirmed.splice(0..0, later);
         Ok(())
     }
 
-    fn answer_read(&self, reader: Reader) -> Result<(), Error> {
+    /// Whether a turn would answer reads that the last one left.
+    pub(super) fn any_read_ready(&self) -> bool {
+        let applied = self.machine.applied().0;
+        self.reads.confirmed.iter().any(|(index, _)| *index <= applied)
+    }
+
+    /// Answers a read; the bytes of the value.
+    fn answer_read(&self, reader: Reader) -> Result<usize, Error> {
         let value = self.machine.get(&reader.key)?;
+        let bytes = value.as_ref().map_or(0, |found| found.value.len());
         let (index, _) = self.machine.applied();
         (reader.reply)(Ok(Fetched { value, index, term: self.raw.raft.term }));
-        Ok(())
+        Ok(bytes)
     }
 
     pub(super) fn expire_reads(&mut self) {
@@ -179,7 +214,8 @@ impl Driver {
                 self.reads.round = None;
             }
         }
-        for (_, readers) in &mut self.reads.confirmed {
+        // A stale read needs no majority, so its client is told no such thing.
+        for (_, readers) in self.reads.confirmed.iter_mut().filter(|(index, _)| *index != STALE) {
             expired.extend(readers.extract_if(.., late));
         }
         self.reads.confirmed.retain(|(_, readers)| !readers.is_empty());

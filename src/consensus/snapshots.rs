@@ -90,8 +90,9 @@ impl Driver {
 
     /// The machine is durable up to `mark`: this is recorded, and the log behind it may go.
     pub(super) fn machine_synced(&mut self, mark: (u64, u64), result: Result<(), Error>) -> Result<(), Error> {
-        let Some((_, began)) = self.snapshots.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
+        // A disk that fails is believed no more, whichever generation the sync was for.
         result?;
+        let Some((_, began)) = self.snapshots.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         self.snapshots.syncing = None;
         let behind = self.keep_from(mark.0);
         let log = self.raw.mut_store();

@@ -31,10 +31,15 @@ pub(super) type Unread = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> +
 pub(super) struct Body {
     /// Its bytes.
     pub(super) bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    share: Option<OwnedSemaphorePermit>,
 }
 
 impl Body {
+    /// What it takes of the budget, for an answer that repeats it.
+    pub(super) fn into_share(self) -> Option<OwnedSemaphorePermit> {
+        self.share
+    }
+
     /// Whether it holds nothing but white space.
     pub(super) fn is_blank(&self) -> bool {
         self.bytes.iter().all(u8::is_ascii_whitespace)
@@ -97,7 +102,7 @@ pub(super) async fn collect(mut stream: Unread, limit: usize, budget: &Arc<Semap
         whole.extend_from_slice(&rest);
         whole.freeze()
     };
-    Ok(Body { bytes, _share: share })
+    Ok(Body { bytes, share })
 }
 
 /// Takes a body apart as one JSON object that may hold the members `names`, each at most once: their texts, in the

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use warp::http::Method;
 use warp::http::header::{CONTENT_LENGTH, HeaderMap};
@@ -26,6 +26,9 @@ use crate::model::{Answer, Code, Refusal, Request, Status};
 
 /// How much later than its deadline a request is given up where the loop says nothing.
 const GRACE: Duration = Duration::from_millis(250);
+/// How many bytes the values hold together at most that clients have asked for and not taken yet; a read that goes beyond
+/// is refused at once.
+pub(super) const ANSWERS_BYTES: usize = 256 << 20;
 /// How many requests for the status may be with the loop at once; others wait for their turn here.
 const STATUS_TURNS: usize = 64;
 
@@ -37,6 +40,7 @@ pub(super) struct Door {
     pub(super) origins: Origins,
     handle: Handle,
     bodies: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
     status_turns: Semaphore,
 }
 
@@ -61,6 +65,7 @@ impl Door {
             origins: Origins::new(&options),
             // However large a body may be, one of them always fits.
             bodies: Arc::new(Semaphore::new(BODIES_BYTES.max(options.body_bytes))),
+            answers: Arc::new(Semaphore::new(ANSWERS_BYTES.max(options.value_bytes))),
             options,
             handle,
             status_turns: Semaphore::new(STATUS_TURNS),
@@ -89,6 +94,12 @@ impl Door {
             Err(_) if consistency == Consistency::Stale => Err(Problem::stalled()),
             Err(_) => Err(Refusal::not_applied(Code::NoQuorum, "the read was not confirmed by the deadline").into()),
         }
+    }
+
+    /// Takes what an answer of so many bytes needs of the memory that all of them share.
+    pub(super) fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let bytes = u32::try_from(bytes).map_err(|_| Problem::answers_full())?;
+        Arc::clone(&self.answers).try_acquire_many_owned(bytes).map_err(|_| Problem::answers_full())
     }
 
     /// Takes a durable cut of the machine.

@@ -160,6 +160,13 @@ impl Problem {
         Self::from(refusal).closing()
     }
 
+    /// The values that clients have asked for and not taken fill the memory they may take.
+    pub(super) fn answers_full() -> Self {
+        let detail =
+            "the answers that clients have not taken yet hold as much memory as they may; try again in a moment";
+        Refusal::not_applied(Code::Overloaded, detail).into()
+    }
+
     /// The loop did not say how the node is.
     pub(super) fn stalled() -> Self {
         let detail = "the node's loop has not answered in time; its disk is slow or its machine overloaded";

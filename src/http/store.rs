@@ -60,7 +60,7 @@ async fn put(mut call: Call) -> Result<Response, Problem> {
     else {
         return Err(Problem::internal());
     };
-    let mut response = answers::value("success persisting data", &key, &value, index);
+    let mut response = answers::value("success persisting data", &key, &value, index, body.into_share());
     answers::mark(&mut response, index, term);
     Ok(response)
 }
@@ -72,7 +72,10 @@ async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
     let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
     let fetched = call.door.read(key.clone().into_bytes(), consistency, deadline).await?;
     let mut response = match fetched.value {
-        Some(found) => answers::value("success fetching data", &key, &found.value, found.version),
+        Some(found) => {
+            let share = call.door.share(found.value.len())?;
+            answers::value("success fetching data", &key, &found.value, found.version, Some(share))
+        }
         None => Problem::no_key(&key).respond(&call.method),
     };
     answers::mark(&mut response, fetched.index, fetched.term);
