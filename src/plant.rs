@@ -81,7 +81,7 @@ pub use chosen::{choose, is};
 mod chosen {
     use std::cell::Cell;
 
-    use super::Plant;
+    use crate::plant::Plant;
 
     thread_local! {
         static CHOSEN: Cell<Option<Plant>> =
