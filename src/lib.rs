@@ -38,7 +38,8 @@
 //!    (`consensus::requests`). So the raft index of the entry is the version of the key.
 //! 3. `consensus::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
 //!    once. Followers do the same and acknowledge only then.
-//! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it.
+//! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it. Batches gather
+//!    in memory and go into the tree many as one (`storage::behind`): the journal is the durability.
 //! 5. `consensus::pending` wakes whoever waits for exactly this (term, index), and http answers.
 //!
 //! On a follower, step 2 is [`consensus::Outbox::forward`]: one hop over the peer connection to the leader's loop, and
@@ -67,6 +68,9 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod consensus;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod logging;
 pub mod model;

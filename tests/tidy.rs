@@ -35,6 +35,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("logging", &[]),
     ("node", &["model", "storage", "consensus", "transport", "http", "client", "config", "logging"]),
     ("cli", &["config", "logging", "node", "client"]),
+    ("fuzzing", &["model", "storage", "transport", "http", "config"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];

@@ -79,11 +79,13 @@ impl Driver {
         self.snapshots.waiting.push((deadline, reply));
     }
 
-    fn begin_cut(&mut self) {
+    fn begin_cut(&mut self) -> Result<(), Error> {
         let mark = self.machine.applied();
         info!(self.log, "snapshot begun"; "index" => mark.0);
         self.snapshots.syncing = Some((mark, self.now));
-        self.chores.sync(self.machine.db(), mark);
+        let db = self.machine.db()?;
+        self.chores.sync(db, mark);
+        Ok(())
     }
 
     /// The machine is durable up to `mark`: this is recorded, and the log behind it may go.
@@ -106,10 +108,10 @@ impl Driver {
     }
 
     /// Up to where the log behind a cut at `mark` can go: a tail is kept for slow followers, bounded by entries and, so that
-    /// large values do not fill the disk, by half the bytes between two cuts.
+    /// large values do not fill the disk, by the bytes between two cuts.
     fn keep_from(&self, mark: u64) -> u64 {
         let journal = &self.raw.store().journal;
-        let bound = journal.bytes_after(mark) + self.options.snapshot_every_bytes / 2;
+        let bound = journal.bytes_after(mark) + self.options.snapshot_every_bytes;
         let (mut low, mut high) = (mark.saturating_sub(self.options.snapshot_keep_entries), mark);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -129,7 +131,7 @@ impl Driver {
             || (entries > 0 && self.raw.store().journal.bytes_after(mark) >= self.options.snapshot_every_bytes);
         let wanted = due || !self.snapshots.waiting.is_empty();
         if wanted && self.snapshots.syncing.is_none() && self.phase == Phase::Member {
-            self.begin_cut();
+            self.begin_cut()?;
         }
         let now = self.now;
         for (_, reply) in self.snapshots.waiting.extract_if(.., |(deadline, _)| *deadline <= now) {

@@ -46,7 +46,9 @@ pub(super) fn uncached(mut response: Response) -> Response {
     response
 }
 
-fn text(body: Vec<u8>) -> Response {
+fn text(mut body: Vec<u8>) -> Response {
+    // People look at it with curl, and their prompt comes next.
+    body.push(b'\n');
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

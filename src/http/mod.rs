@@ -12,8 +12,11 @@ mod answers;
 mod body;
 mod door;
 mod errors;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod health;
 mod origins;
+mod patient;
 mod query;
 mod raft;
 mod routes;

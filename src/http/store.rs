@@ -53,10 +53,7 @@ async fn put(mut call: Call) -> Result<Response, Problem> {
     let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let body = call.body(deadline).await?;
-    let [key, value] = body::members(&body.bytes, ["key", "value"])?;
-    let key = body::string(key, "key")?;
-    query::check_key(&key, call.door.options.key_bytes)?;
-    let value = checked_value(body::required(value, "value")?, call.door.options.value_bytes)?;
+    let (key, value) = parsed(&body.bytes, call.door.options.key_bytes, call.door.options.value_bytes)?;
     let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: value.clone() };
     let Answer::Written { index, term, outcome: Outcome::Put } =
         call.door.request(Request::Write(command), deadline).await?
@@ -96,6 +93,14 @@ async fn delete(call: &Call, raw_key: &str) -> Result<Response, Problem> {
     let mut response = answers::json(&Deletion { data, message: "success removing data" });
     answers::mark(&mut response, index, term);
     Ok(response)
+}
+
+/// The key and the value in the body of a POST.
+pub(super) fn parsed(body: &[u8], key_bytes: usize, value_bytes: usize) -> Result<(String, Bytes), Problem> {
+    let [key, value] = body::members(body, ["key", "value"])?;
+    let key = body::string(key, "key")?;
+    query::check_key(&key, key_bytes)?;
+    Ok((key, checked_value(body::required(value, "value")?, value_bytes)?))
 }
 
 fn checked_value(value: &RawValue, limit: usize) -> Result<Bytes, Problem> {

@@ -118,7 +118,7 @@ pub fn act(world: &mut World, client: usize) {
     let input = match seen {
         Seen::Put(value) => write(Command::Put { key, value: Bytes::from(value.to_string()) }),
         Seen::Delete(_) => write(Command::Delete { key }),
-        Seen::Get(_) => Input::Read {
+        Seen::Get(_) | Seen::Cas { .. } => Input::Read {
             key: key.to_vec(),
             consistency: Consistency::Linearizable,
             deadline,

@@ -15,6 +15,7 @@ mod command;
 mod engine;
 mod journal;
 #[allow(dead_code, unused_imports, reason = "its own tests are compiled here and not run")]
+#[path = "../support/linear.rs"]
 mod linear;
 mod narrator;
 mod nemesis;
