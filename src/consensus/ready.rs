@@ -68,7 +68,7 @@ impl Driver {
         let held = if promises && !plant::is(Plant::SendBeforeTerm) {
             early
         } else {
-            self.dispatch(early);
+            self.dispatch(early)?;
             Vec::new()
         };
         self.raw.mut_store().hard_state = hard_state.clone();
@@ -79,14 +79,14 @@ impl Driver {
         let recorded = !ready.snapshot().is_empty() && ready.entries().is_empty();
         if plant::is(Plant::AnswerBeforeSync) && !self.leads() {
             let answers = ready.take_persisted_messages();
-            self.dispatch(answers);
+            self.dispatch(answers)?;
         }
         if ready.must_sync() && !recorded {
             self.persist(ready.entries(), &hard_state)?;
         }
-        self.dispatch(held);
+        self.dispatch(held)?;
         let persisted = ready.take_persisted_messages();
-        self.dispatch(persisted);
+        self.dispatch(persisted)?;
         self.read_states(ready.take_read_states());
         let committed = ready.take_committed_entries();
         self.apply(committed)?;
@@ -94,7 +94,7 @@ impl Driver {
         if let Some(commit) = light.commit_index() {
             self.raw.mut_store().hard_state.commit = commit;
         }
-        self.dispatch(light.take_messages());
+        self.dispatch(light.take_messages())?;
         self.apply(light.take_committed_entries())?;
         self.raw.advance_apply_to(self.machine.applied().0);
         Ok(())
@@ -118,15 +118,13 @@ impl Driver {
     }
 
     /// Hands messages to the transport; the offer of a snapshot becomes a stream.
-    fn dispatch(&mut self, messages: Vec<Message>) {
+    fn dispatch(&mut self, messages: Vec<Message>) -> Result<(), Error> {
         let (copies, plain): (Vec<_>, Vec<_>) =
             messages.into_iter().partition(|message| message.get_msg_type() == MessageType::MsgSnapshot);
         if !plain.is_empty() {
             self.outbox.send(plain);
         }
-        for message in copies {
-            self.begin_stream(message);
-        }
+        copies.into_iter().try_for_each(|message| self.begin_stream(message))
     }
 
     /// The flip of an install: journal first, then the machine in memory.

@@ -160,20 +160,21 @@ impl Driver {
     }
 
     /// Raft has offered a follower a snapshot: the copy begins.
-    pub(super) fn begin_stream(&mut self, message: Message) {
+    pub(super) fn begin_stream(&mut self, message: Message) -> Result<(), Error> {
         let to = message.to;
-        let bound = self.options.snapshot_spool_bytes;
         let (token, index) = (self.token(), self.machine.applied().0);
         self.snapshots.stream = Some(Stream { token, to, index, began: self.now });
-        let begun = self.volume.engine().scratch().and_then(|scratch| self.machine.begin_cut(scratch, bound));
-        match begun {
-            Ok((cut, reader)) => {
+        match self.volume.engine().scratch() {
+            Ok(scratch) => {
+                // What fails here is a write to the tree, not the copy: it poisons like any other.
+                let (cut, reader) = self.machine.begin_cut(scratch, self.options.snapshot_spool_bytes)?;
                 info!(self.log, "copy for a follower begun"; "to" => self.name_of(to), "index" => index);
                 self.chores.scan(token, cut);
                 self.outbox.stream(to, message, reader);
             }
             Err(failure) => self.snapshots.stillborn = Some((to, failure.to_string())),
         }
+        Ok(())
     }
 
     /// The scan of the tree is through: the copy ends at the state that is applied now.
