@@ -196,11 +196,25 @@ impl Driver {
         if table_changed {
             log.conf_state = self.machine.conf_state().clone();
         }
+        if table_changed {
+            self.keep_commit()?;
+        }
         self.wake(&entries, outcomes, last_term);
         if before.is_some_and(|before| before != *self.machine.members()) {
             self.members_changed(&removed)?;
         }
         Ok(())
+    }
+
+    /// Makes it durable that a membership entry is committed, before anybody hears of it. A node that was told of its removal
+    /// votes no more; of two voters the one that stays could otherwise forget at a crash that the entry was committed, and
+    /// would need the vote of the other for ever.
+    fn keep_commit(&mut self) -> Result<(), Error> {
+        let log = self.raw.mut_store();
+        log.hard_state.commit = log.hard_state.commit.max(log.applied.0);
+        let hard_state = log.hard_state.clone();
+        log.journal.append(&[], &hard_state)?;
+        log.journal.sync()
     }
 
     fn wake(&mut self, entries: &[Entry], outcomes: Vec<Outcome>, mut last_term: u64) {
