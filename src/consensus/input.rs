@@ -8,8 +8,8 @@
 
 use raft::eraftpb::{Message, SnapshotMetadata};
 
-use crate::model::{Adopt, Adopted, Answer, Refusal, Request, Status, WhoAmI};
-use crate::storage::{Received, SnapshotWriter, Versioned};
+use crate::model::{Adopt, Adopted, Answer, Item, Refusal, Request, Status, WhoAmI};
+use crate::storage::{Received, SnapshotWriter};
 
 /// Milliseconds of the process's monotonic clock ([`crate::consensus::Clock`]).
 pub type Millis = u64;
@@ -30,7 +30,7 @@ pub enum Consistency {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The value, or None where there is no such key.
-    pub value: Option<Versioned>,
+    pub value: Option<Item>,
     /// The applied index that it was read at.
     pub index: u64,
     /// This node's term then.

@@ -36,8 +36,6 @@ pub use input::{Consistency, Fetched, Input, InstallError, Millis, Reply};
 pub use outbox::Outbox;
 pub use task::{Running, Start, spawn};
 
-pub use crate::storage::Versioned;
-
 /// What the loop is configured with.
 #[derive(Debug, Clone)]
 pub struct Options {

@@ -1,15 +1,18 @@
 //! How a success looks: 200, `{"data": ..., "message": "..."}`.
 //!
-//! Why: a stored value is JSON text and goes out as it came in. It is copied, never parsed and written anew, so numbers
-//! keep every digit and a large value costs a copy.
+//! Why: every success has one form and the same headers, whichever route it comes from.
 //!
-//! Laws: what is given as JSON here was checked when it was stored.
+//! Laws: the entity tag is the version and nothing else, so it can be sent back as a condition.
 //!
-//! Not here: failures ([`super::errors`]).
+//! Not here: failures ([`super::errors`]), and how an item looks ([`super::envelope`]).
 
 use serde::Serialize;
-use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use warp::http::StatusCode;
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use warp::reply::Response;
+
+use super::envelope;
+use crate::model::Item;
 
 /// The header with the raft index that an answer of a data route is about.
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
@@ -21,16 +24,29 @@ pub(super) fn json(content: &impl Serialize) -> Response {
     text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form"))
 }
 
-/// The answer to a write or a read of one value, which is JSON text.
-pub(super) fn value(message: &str, key: &str, value: &[u8], version: u64) -> Response {
-    const AROUND: usize = 96;
-    let mut body = Vec::with_capacity(value.len() + key.len() + message.len() + AROUND);
-    body.extend_from_slice(br#"{"data":{"key":"#);
-    serde_json::to_writer(&mut body, key).expect("writing to memory does not fail");
-    body.extend_from_slice(br#","value":"#);
-    body.extend_from_slice(value);
-    body.extend_from_slice(format!(r#","version":{version}}},"message":"{message}"}}"#).as_bytes());
+/// The answer to a write or a read of one item.
+pub(super) fn item(message: &str, key: &str, item: &Item) -> Response {
+    let mut body = br#"{"data":"#.to_vec();
+    envelope::item(&mut body, key, item);
+    body.extend_from_slice(format!(r#","message":"{message}"}}"#).as_bytes());
     text(body)
+}
+
+/// An answer without a body.
+pub(super) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = status;
+    response
+}
+
+/// Says which version of the key the answer is about.
+pub(super) fn tag(response: &mut Response, version: u64) {
+    response.headers_mut().insert(ETAG, etag(version));
+}
+
+/// The entity tag of a version.
+pub(super) fn etag(version: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).expect("digits in quotes are a header")
 }
 
 /// Says which raft index and term the answer is about.

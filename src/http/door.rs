@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use warp::http::Method;
-use warp::http::header::{CONTENT_LENGTH, HeaderMap};
+use warp::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 
 use super::Options;
 use super::body::{self, BODIES_BYTES, Body, Unread};
@@ -136,6 +136,17 @@ impl Call {
     /// Whether the request has the one method that the route takes.
     pub(super) fn takes(&self, method: &Method, allow: &'static str) -> Result<(), Problem> {
         if self.method == method { Ok(()) } else { Err(Problem::method(&self.method, allow)) }
+    }
+
+    /// The header of this name, without surrounding white space; it may stand there once.
+    pub(super) fn header(&self, name: &HeaderName) -> Result<Option<&str>, Problem> {
+        let mut values = self.headers.get_all(name).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Problem::header(format!("header `{name}` is given more than once")));
+        }
+        let text = value.to_str().map_err(|_| Problem::header(format!("header `{name}` must be ASCII")))?;
+        Ok(Some(text.trim()))
     }
 
     /// Reads the body, up to the limit and the deadline.

@@ -10,7 +10,9 @@
 
 mod answers;
 mod body;
+mod conditions;
 mod door;
+mod envelope;
 mod errors;
 mod health;
 mod origins;
@@ -22,6 +24,7 @@ mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::net::TcpListener;
 use std::sync::Arc;

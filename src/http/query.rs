@@ -83,6 +83,18 @@ pub(super) fn consistency(text: Option<&str>) -> Result<Consistency, Problem> {
     }
 }
 
+/// Whether a flag is set: `?x` or `?x=true`.
+pub(super) fn flag(text: Option<&str>, name: &str) -> Result<bool, Problem> {
+    match text {
+        None => Ok(false),
+        Some("" | "true") => Ok(true),
+        Some(other) => Err(Problem::query(format!(
+            "query parameter `{name}` is a flag, written `?{name}` or `?{name}=true`, not `{}`",
+            clip(other)
+        ))),
+    }
+}
+
 /// The key that a path names, of at most `limit` bytes.
 pub(super) fn key_in_path(raw: &str, limit: usize) -> Result<String, Problem> {
     let key = decoded(raw).map_err(|why| Problem::key(format!("the key in the path {why}")))?;

@@ -14,9 +14,11 @@ mod members;
 mod peer;
 mod refusal;
 mod status;
+mod value;
 
 pub use command::{Change, Command, Outcome, View, decide};
 pub use members::{Member, MemberChange, Members, Role};
 pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI};
 pub use refusal::{Code, Fate, Leader, Refusal};
 pub use status::{MemberStatus, State, Status};
+pub use value::{Condition, Item, Stamp, Value};

@@ -117,10 +117,10 @@ fn remove_pieces(batch: &mut Batch, kind: Kind, key: &[u8], from: usize, old: Op
     }
 }
 
-/// The header of the value of `key`; the value itself is not checked.
-pub(super) fn header(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<Header>, Error> {
+/// The header of the value of `key` and the beginning of it; nothing of it is checked.
+pub(super) fn first(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header, Vec<u8>)>, Error> {
     let Some(piece) = db.get(&cell_key(kind, key, 0))? else { return Ok(None) };
-    Header::decode(&piece, db).map(|(header, _)| Some(header))
+    Header::decode(&piece, db).map(|(header, first)| Some((header, first.to_vec())))
 }
 
 /// The value of `key`, checked.

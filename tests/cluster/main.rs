@@ -34,6 +34,7 @@ mod snapshots;
 mod space;
 mod stats;
 mod tutorial;
+mod values;
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         stats::cases(),
         http::cases(),
         origins::cases(),
+        values::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),

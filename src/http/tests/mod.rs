@@ -9,20 +9,26 @@
 
 mod cluster;
 mod data;
+mod values;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Options, Server, start};
-use crate::consensus::{Consistency, Fetched, Handle, Input, Reply, Versioned, channel};
-use crate::model::{Answer, Code, Command, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
+use crate::consensus::{Consistency, Fetched, Handle, Input, Reply, channel};
+use crate::model::{
+    Answer, Change, Code, Item, Leader, MemberStatus, Outcome, Refusal, Request, Role, Stamp, State, Status, View,
+    decide,
+};
 
 /// Small limits, so that going beyond them is cheap.
 pub(super) fn options() -> Options {
@@ -165,25 +171,41 @@ impl Node {
     }
 }
 
+/// A store in memory.
+#[derive(Default)]
+struct Map(BTreeMap<Bytes, Item>);
+
+impl View for Map {
+    type Error = Infallible;
+
+    fn stamp(&self, key: &Bytes) -> Result<Option<Stamp>, Infallible> {
+        Ok(self.0.get(key).map(Item::stamp))
+    }
+}
+
+impl Map {
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Put { key, item } => drop(self.0.insert(key, item)),
+            Change::Delete { key } => drop(self.0.remove(&key)),
+            Change::Move { .. } => {}
+        }
+    }
+}
+
 /// The script of a loop that stores.
 fn store() -> impl FnMut(Input) + Send + 'static {
-    let mut map: BTreeMap<Vec<u8>, Versioned> = BTreeMap::new();
+    let mut map = Map::default();
     let mut index = 100;
     move |input| match input {
         Input::Request { request: Request::Write(command), reply, .. } => {
             index += 1;
-            let outcome = match command {
-                Command::Put { key, value } => {
-                    map.insert(key.to_vec(), Versioned { value, version: index });
-                    Outcome::Put
-                }
-                Command::Delete { key } => Outcome::Deleted { existed: map.remove(&key[..]).is_some() },
-                Command::Move { .. } => Outcome::Moved,
-            };
+            let Ok((outcome, changes)) = decide(command, index, &map);
+            changes.into_iter().for_each(|change| map.take(change));
             reply(Ok(Answer::Written { index, term: 3, outcome }));
         }
         Input::Read { key, reply, .. } => {
-            reply(Ok(Fetched { value: map.get(&key).cloned(), index, term: 3 }));
+            reply(Ok(Fetched { value: map.0.get(&key[..]).cloned(), index, term: 3 }));
         }
         Input::Status { reply } => reply(status()),
         _ => panic!("nothing else is asked of a store"),

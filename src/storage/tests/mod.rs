@@ -128,11 +128,10 @@ pub(super) fn boot(name: &str) -> Boot {
     }
 }
 
-pub(super) fn put(index: u64, key: &[u8], value: Vec<u8>) -> Applied {
-    let (key, value) = (key.to_vec().into(), value.into());
-    Applied { index, term: 1, operation: Operation::Command(Command::Put { key, value }) }
+pub(super) fn put(index: u64, key: &[u8], bytes: Vec<u8>) -> Applied {
+    Applied { index, term: 1, operation: Operation::Command(Command::put(key.to_vec(), bytes)) }
 }
 
 pub(super) fn delete(index: u64, key: &[u8]) -> Applied {
-    Applied { index, term: 1, operation: Operation::Command(Command::Delete { key: key.to_vec().into() }) }
+    Applied { index, term: 1, operation: Operation::Command(Command::delete(key.to_vec())) }
 }
