@@ -179,7 +179,7 @@ pub static KEYS: &[Key] = &[
     ),
     number(
         "snapshot.every_bytes",
-        "67108864",
+        "16777216",
         (4_096, 1 << 40),
         |c, v| c.snapshot.every_bytes = v,
         "Bytes of log between two durable cuts of the tree",

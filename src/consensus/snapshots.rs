@@ -106,10 +106,10 @@ impl Driver {
     }
 
     /// Up to where the log behind a cut at `mark` can go: a tail is kept for slow followers, bounded by entries and, so that
-    /// large values do not fill the disk, by half the bytes between two cuts.
+    /// large values do not fill the disk, by the bytes between two cuts.
     fn keep_from(&self, mark: u64) -> u64 {
         let journal = &self.raw.store().journal;
-        let bound = journal.bytes_after(mark) + self.options.snapshot_every_bytes / 2;
+        let bound = journal.bytes_after(mark) + self.options.snapshot_every_bytes;
         let (mut low, mut high) = (mark.saturating_sub(self.options.snapshot_keep_entries), mark);
         while low < high {
             let middle = low + (high - low) / 2;
