@@ -44,7 +44,7 @@ const DOORS: &[(&str, &str, &[&str])] = &[
     (
         "http",
         "consensus",
-        &["Clock", "Consistency", "Fetched", "Handle", "Inbox", "Input", "InstallError", "Millis", "channel"],
+        &["Clock", "Consistency", "Fetched", "Handle", "Inbox", "Input", "InstallError", "Listed", "Millis", "channel"],
     ),
 ];
 

@@ -22,7 +22,7 @@ use super::chores::Chores;
 use super::input::{Input, InstallError, Millis, Reply};
 use super::log::Log;
 use super::membership::Membership;
-use super::reads::Reads;
+use super::reads::{Reader, Reads, Wanted};
 use super::requests::Requests;
 use super::snapshots::Snapshots;
 use super::{Options, Outbox};
@@ -177,7 +177,7 @@ impl Driver {
     /// Whether another turn has something to do even if nothing comes in.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.raw.has_ready() || self.requests.any_unproposed()
+        self.raw.has_ready() || self.requests.any_unproposed() || self.reads.any_ready()
     }
 
     /// Takes one input in; its consequences are drawn by the next [`Driver::turn`].
@@ -189,7 +189,12 @@ impl Driver {
             Input::Request { request, deadline, forwarded, reply } => {
                 self.request(super::requests::Waiting { request, deadline, forwarded, doubt: false, reply });
             }
-            Input::Read { key, consistency, deadline, reply } => self.read(key, consistency, deadline, reply)?,
+            Input::Read { key, consistency, deadline, reply } => {
+                self.read(Reader { wanted: Wanted::Key { key, reply }, deadline }, consistency)?;
+            }
+            Input::List { list, consistency, deadline, reply } => {
+                self.read(Reader { wanted: Wanted::Page { list, reply }, deadline }, consistency)?;
+            }
             Input::Snapshot { deadline, reply } => self.snapshot_now(deadline, reply),
             Input::Status { reply } => reply(self.status()),
             Input::WhoAmI { reply } => reply(self.who_am_i()),

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::input::{Consistency, Fetched, Input, Millis};
-use crate::model::{Adopt, Adopted, Answer, Code, Command, Refusal, Request, Status, WhoAmI};
+use super::input::{Consistency, Fetched, Input, Listed, Millis};
+use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Refusal, Request, Status, WhoAmI};
 
 /// How many inputs of peers and errands wait at most; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
@@ -114,6 +114,21 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.client(Input::Read {
             key,
+            consistency,
+            deadline: self.deadline(timeout),
+            reply: Box::new(|result| drop(reply.send(result))),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Reads a page of keys.
+    ///
+    /// # Errors
+    /// As [`Handle::read`].
+    pub async fn list(&self, list: List, consistency: Consistency, timeout: Duration) -> Result<Listed, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.client(Input::List {
+            list,
             consistency,
             deadline: self.deadline(timeout),
             reply: Box::new(|result| drop(reply.send(result))),

@@ -8,7 +8,7 @@
 
 use raft::eraftpb::{Message, SnapshotMetadata};
 
-use crate::model::{Adopt, Adopted, Answer, Item, Refusal, Request, Status, WhoAmI};
+use crate::model::{Adopt, Adopted, Answer, Item, List, Page, Refusal, Request, Status, WhoAmI};
 use crate::storage::{Received, SnapshotWriter};
 
 /// Milliseconds of the process's monotonic clock ([`crate::consensus::Clock`]).
@@ -32,6 +32,17 @@ pub struct Fetched {
     /// The value, or None where there is no such key.
     pub value: Option<Item>,
     /// The applied index that it was read at.
+    pub index: u64,
+    /// This node's term then.
+    pub term: u64,
+}
+
+/// What a list found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The page, which is one state.
+    pub page: Page,
+    /// The applied index of that state.
     pub index: u64,
     /// This node's term then.
     pub term: u64,
@@ -67,6 +78,17 @@ pub enum Input {
         deadline: Millis,
         /// Where the answer goes.
         reply: Reply<Result<Fetched, Refusal>>,
+    },
+    /// A client wants to see many keys.
+    List {
+        /// Which.
+        list: List,
+        /// How fresh.
+        consistency: Consistency,
+        /// Until when.
+        deadline: Millis,
+        /// Where the answer goes.
+        reply: Reply<Result<Listed, Refusal>>,
     },
     /// An operator wants a durable cut now; answered when it is there.
     Snapshot {

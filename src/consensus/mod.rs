@@ -32,7 +32,7 @@ mod transfer;
 pub use chores::Chores;
 pub use driver::Driver;
 pub use handle::{Clock, Handle, Inbox, channel};
-pub use input::{Consistency, Fetched, Input, InstallError, Millis, Reply};
+pub use input::{Consistency, Fetched, Input, InstallError, Listed, Millis, Reply};
 pub use outbox::Outbox;
 pub use task::{Running, Start, spawn};
 

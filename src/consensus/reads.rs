@@ -7,15 +7,17 @@
 //! applied the index that its round confirmed. Raft drops a ReadIndex silently when there is no leader, before the
 //! leader's first commit of its term and at any change of roles, so a round is repeated with a new context until the
 //! deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases are not
-//! used: a transfer of leadership breaks them.
+//! used: a transfer of leadership breaks them. A turn answers a bounded number of pages; the others wait for the next.
 //!
 //! Not here: raft's own bookkeeping of acknowledgements.
+
+use std::collections::VecDeque;
 
 use raft::ReadState;
 
 use super::driver::Driver;
-use super::input::{Consistency, Fetched, Millis, Reply};
-use crate::model::{Code, Refusal};
+use super::input::{Consistency, Fetched, Listed, Millis, Reply};
+use crate::model::{Code, List, Refusal};
 use crate::storage::Error;
 
 /// After how long an unanswered round is begun again.
@@ -24,10 +26,28 @@ const REPEAT_AFTER: Millis = 300;
 /// How many contexts of a round are remembered.
 const CONTEXTS: usize = 8;
 
-struct Reader {
-    key: Vec<u8>,
-    deadline: Millis,
-    reply: Reply<Result<Fetched, Refusal>>,
+/// How many pages a turn answers, each of at most a thousand keys and about 1 MiB.
+const PAGES_PER_TURN: usize = 4;
+
+/// A client that reads.
+pub(super) struct Reader {
+    pub wanted: Wanted,
+    pub deadline: Millis,
+}
+
+/// What a client wants to read, and where that goes.
+pub(super) enum Wanted {
+    Key { key: Vec<u8>, reply: Reply<Result<Fetched, Refusal>> },
+    Page { list: List, reply: Reply<Result<Listed, Refusal>> },
+}
+
+impl Reader {
+    fn refuse(self, refusal: Refusal) {
+        match self.wanted {
+            Wanted::Key { reply, .. } => reply(Err(refusal)),
+            Wanted::Page { reply, .. } => reply(Err(refusal)),
+        }
+    }
 }
 
 struct Round {
@@ -45,11 +65,13 @@ pub(super) struct Reads {
     round: Option<Round>,
     /// Confirmed reads with the index they wait for.
     confirmed: Vec<(u64, Vec<Reader>)>,
+    /// Pages that may be read now.
+    pages: VecDeque<Reader>,
 }
 
 impl Reads {
     pub fn new(nonce: (u64, u64)) -> Self {
-        Self { nonce, counter: 0, queue: Vec::new(), round: None, confirmed: Vec::new() }
+        Self { nonce, counter: 0, queue: Vec::new(), round: None, confirmed: Vec::new(), pages: VecDeque::new() }
     }
 
     /// Goes on under another raft id; the counter goes on, so no context is used twice.
@@ -66,6 +88,12 @@ impl Reads {
         self.queue.len()
             + self.round.as_ref().map_or(0, |round| round.readers.len())
             + self.confirmed.iter().map(|(_, readers)| readers.len()).sum::<usize>()
+            + self.pages.len()
+    }
+
+    /// Whether pages wait only for their turn.
+    pub fn any_ready(&self) -> bool {
+        !self.pages.is_empty()
     }
 }
 
@@ -77,26 +105,23 @@ fn no_quorum() -> Refusal {
 }
 
 impl Driver {
-    /// Takes a read in; a stale one is answered at once.
-    pub(super) fn read(
-        &mut self,
-        key: Vec<u8>,
-        consistency: Consistency,
-        deadline: Millis,
-        reply: Reply<Result<Fetched, Refusal>>,
-    ) -> Result<(), Error> {
+    /// Takes a read in; a stale one of a key is answered at once.
+    pub(super) fn read(&mut self, reader: Reader, consistency: Consistency) -> Result<(), Error> {
+        let stale = consistency == Consistency::Stale;
         if let Some(mut refusal) = self.unavailable() {
             refusal.leader = self.leader();
-            reply(Err(refusal));
-        } else if consistency == Consistency::Stale {
-            self.answer_read(Reader { key, deadline, reply })?;
+            reader.refuse(refusal);
+        } else if stale && matches!(reader.wanted, Wanted::Key { .. }) {
+            self.answer_read(reader)?;
         } else if self.reads.len() >= self.options.pending_requests {
-            reply(Err(Refusal::not_applied(
+            reader.refuse(Refusal::not_applied(
                 Code::Overloaded,
                 "too many reads wait on this node (limits.pending_requests); try again in a moment",
-            )));
+            ));
+        } else if stale {
+            self.reads.pages.push_back(reader);
         } else {
-            self.reads.queue.push(Reader { key, deadline, reply });
+            self.reads.queue.push(reader);
         }
         Ok(())
     }
@@ -144,23 +169,33 @@ impl Driver {
 
     /// Answers confirmed reads whose index is applied.
     pub(super) fn release_reads(&mut self) -> Result<(), Error> {
-        if self.reads.confirmed.is_empty() {
-            return Ok(());
-        }
         let applied = self.machine.applied().0;
         let ready = self.reads.confirmed.extract_if(.., |(index, _)| *index <= applied).collect::<Vec<_>>();
-        for (_, readers) in ready {
-            for reader in readers {
-                self.answer_read(reader)?;
+        for reader in ready.into_iter().flat_map(|(_, readers)| readers) {
+            match reader.wanted {
+                Wanted::Key { .. } => self.answer_read(reader)?,
+                Wanted::Page { .. } => self.reads.pages.push_back(reader),
             }
+        }
+        for _ in 0..PAGES_PER_TURN {
+            let Some(reader) = self.reads.pages.pop_front() else { break };
+            self.answer_read(reader)?;
         }
         Ok(())
     }
 
     fn answer_read(&self, reader: Reader) -> Result<(), Error> {
-        let value = self.machine.get(&reader.key)?;
-        let (index, _) = self.machine.applied();
-        (reader.reply)(Ok(Fetched { value, index, term: self.raw.raft.term }));
+        let (index, term) = (self.machine.applied().0, self.raw.raft.term);
+        match reader.wanted {
+            Wanted::Key { key, reply } => {
+                let value = self.machine.get(&key)?;
+                reply(Ok(Fetched { value, index, term }));
+            }
+            Wanted::Page { list, reply } => {
+                let page = self.machine.list(&list)?;
+                reply(Ok(Listed { page, index, term }));
+            }
+        }
         Ok(())
     }
 
@@ -178,6 +213,10 @@ impl Driver {
             expired.extend(readers.extract_if(.., late));
         }
         self.reads.confirmed.retain(|(_, readers)| !readers.is_empty());
+        let (late, waiting) =
+            std::mem::take(&mut self.reads.pages).into_iter().partition(|reader| reader.deadline <= now);
+        self.reads.pages = waiting;
+        expired.extend::<VecDeque<_>>(late);
         self.fail_reads(expired, no_quorum);
     }
 
@@ -185,6 +224,7 @@ impl Driver {
         let mut readers = std::mem::take(&mut self.reads.queue);
         readers.extend(self.reads.round.take().into_iter().flat_map(|round| round.readers));
         readers.extend(std::mem::take(&mut self.reads.confirmed).into_iter().flat_map(|(_, readers)| readers));
+        readers.extend(std::mem::take(&mut self.reads.pages));
         self.fail_reads(readers, why);
     }
 
@@ -192,7 +232,7 @@ impl Driver {
         for reader in readers {
             let mut refusal = why();
             refusal.leader = self.leader();
-            (reader.reply)(Err(refusal));
+            reader.refuse(refusal);
         }
     }
 }

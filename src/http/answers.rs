@@ -21,7 +21,7 @@ const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
 
 /// A 200 with this content as it is.
 pub(super) fn json(content: &impl Serialize) -> Response {
-    text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form"))
+    json_text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form"))
 }
 
 /// The answer to a write or a read of one item.
@@ -29,7 +29,7 @@ pub(super) fn item(message: &str, key: &str, item: &Item) -> Response {
     let mut body = br#"{"data":"#.to_vec();
     envelope::item(&mut body, key, item);
     body.extend_from_slice(format!(r#","message":"{message}"}}"#).as_bytes());
-    text(body)
+    json_text(body)
 }
 
 /// An answer without a body.
@@ -62,7 +62,8 @@ pub(super) fn uncached(mut response: Response) -> Response {
     response
 }
 
-fn text(body: Vec<u8>) -> Response {
+/// A 200 with this JSON text.
+pub(super) fn json_text(body: Vec<u8>) -> Response {
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

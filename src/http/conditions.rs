@@ -50,17 +50,17 @@ pub(super) fn of_write_or_body(call: &Call, if_version: Option<&RawValue>) -> Re
         Some(_) if of_headers != Condition::Always => {
             Err(Problem::header("member `if_version` and a condition in the headers exclude each other"))
         }
-        Some(member) => if_version_of(member),
+        Some(member) => version_of(member, "if_version"),
     }
 }
 
-/// The condition that a member `if_version` names: 0 is a key that must not exist.
-pub(super) fn if_version_of(member: &RawValue) -> Result<Condition, Problem> {
+/// The condition that a member with a version names: 0 is a key that must not exist.
+pub(super) fn version_of(member: &RawValue, name: &str) -> Result<Condition, Problem> {
     let text = member.get();
     match text.parse::<u64>() {
         Ok(0) => Ok(Condition::Absent),
         Ok(version) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Condition::Version(version)),
-        _ => Err(Problem::body(format!("member `if_version` must be a whole number from 0 on, not {}", clip(text)))),
+        _ => Err(Problem::body(format!("member `{name}` must be a whole number from 0 on, not {}", clip(text)))),
     }
 }
 

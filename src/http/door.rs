@@ -21,8 +21,8 @@ use super::body::{self, BODIES_BYTES, Body, Unread};
 use super::errors::Problem;
 use super::origins::Origins;
 use super::query::Deadline;
-use crate::consensus::{Consistency, Fetched, Handle};
-use crate::model::{Answer, Code, Refusal, Request, Status};
+use crate::consensus::{Consistency, Fetched, Handle, Listed};
+use crate::model::{Answer, Code, List, Refusal, Request, Status};
 
 /// How much later than its deadline a request is given up where the loop says nothing.
 const GRACE: Duration = Duration::from_millis(250);
@@ -84,11 +84,20 @@ impl Door {
         deadline: Deadline,
     ) -> Result<Fetched, Problem> {
         let left = deadline.left();
-        match timeout(left + GRACE, self.handle.read(key, consistency, left)).await {
-            Ok(fetched) => Ok(fetched?),
-            Err(_) if consistency == Consistency::Stale => Err(Problem::stalled()),
-            Err(_) => Err(Refusal::not_applied(Code::NoQuorum, "the read was not confirmed by the deadline").into()),
-        }
+        let fetched = timeout(left + GRACE, self.handle.read(key, consistency, left)).await;
+        fetched.map_or_else(|_| Err(silent_read(consistency)), |fetched| Ok(fetched?))
+    }
+
+    /// Reads a page of keys.
+    pub(super) async fn list(
+        &self,
+        list: List,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Listed, Problem> {
+        let left = deadline.left();
+        let listed = timeout(left + GRACE, self.handle.list(list, consistency, left)).await;
+        listed.map_or_else(|_| Err(silent_read(consistency)), |listed| Ok(listed?))
     }
 
     /// Takes a durable cut of the machine.
@@ -123,6 +132,16 @@ impl Door {
                 Refusal::not_applied(Code::Joining, "this node belongs to no cluster yet and waits to join one").into()
             }
             _ => problem,
+        }
+    }
+}
+
+/// The failure of a read to which the loop said nothing.
+fn silent_read(consistency: Consistency) -> Problem {
+    match consistency {
+        Consistency::Stale => Problem::stalled(),
+        Consistency::Linearizable => {
+            Refusal::not_applied(Code::NoQuorum, "the read was not confirmed by the deadline").into()
         }
     }
 }

@@ -97,6 +97,12 @@ impl Problem {
         self
     }
 
+    /// The same, of a part of what was sent.
+    pub(super) fn within(mut self, place: &str) -> Self {
+        self.0.detail = format!("{place}: {}", self.0.detail);
+        self
+    }
+
     /// The connection closes behind the answer, since some of the body was not read.
     fn closing(mut self) -> Self {
         self.0.close = true;

@@ -15,6 +15,7 @@ mod door;
 mod envelope;
 mod errors;
 mod health;
+mod listing;
 mod origins;
 mod query;
 mod raft;
@@ -24,6 +25,7 @@ mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
+mod txn;
 mod values;
 
 use std::net::TcpListener;

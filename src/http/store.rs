@@ -1,4 +1,4 @@
-//! The routes of one key: `/store` and `/store/KEY`.
+//! The routes of one key, and the way to those of many: `/store` and `/store/KEY`.
 //!
 //! Why: setting, reading and removing a key is what people come for.
 //!
@@ -19,6 +19,7 @@ use super::body;
 use super::conditions;
 use super::door::Call;
 use super::errors::Problem;
+use super::listing;
 use super::query::{self, Deadline, TIMEOUT};
 use super::values;
 use crate::model::{Answer, Command, Condition, Item, Outcome, Request, Value};
@@ -68,8 +69,12 @@ pub(super) struct Written {
 pub(super) async fn handle(call: Call, tail: &str) -> Result<Response, Problem> {
     let key = tail.strip_suffix('/').unwrap_or(tail);
     if key.is_empty() {
-        call.takes(&Method::POST, "POST")?;
-        return post(call).await;
+        return match call.method {
+            Method::POST => post(call).await,
+            Method::GET | Method::HEAD => listing::list(&call).await,
+            Method::DELETE => listing::sweep(&call).await,
+            _ => Err(Problem::method(&call.method, "GET, HEAD, POST, DELETE")),
+        };
     }
     match call.method {
         Method::GET | Method::HEAD => get(&call, key).await,

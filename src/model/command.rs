@@ -12,6 +12,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::txn::{self, Done, Txn};
 use super::{Condition, Item, Stamp, Value};
 
 /// One change that a client asks for; the content of one log entry.
@@ -42,6 +43,13 @@ pub enum Command {
         /// Where its clients find it, `host:port`.
         http_address: String,
     },
+    /// Removes keys with this prefix, from the smallest on, as many as one command may.
+    Sweep {
+        /// The prefix.
+        prefix: Bytes,
+    },
+    /// Changes several keys at once, or reads them.
+    Txn(Txn),
 }
 
 impl Command {
@@ -62,6 +70,8 @@ impl Command {
             Self::Put { key, value, .. } => key.len() + value.content_type.len() + value.bytes.len(),
             Self::Delete { key, .. } => key.len(),
             Self::Move { raft_address, http_address, .. } => raft_address.len() + http_address.len(),
+            Self::Sweep { prefix } => prefix.len(),
+            Self::Txn(txn) => txn.size(),
         }
     }
 }
@@ -85,6 +95,22 @@ pub enum Outcome {
         /// The version that the key has instead, 0 where there is no such key.
         version: u64,
     },
+    /// Keys with the prefix are gone.
+    Swept {
+        /// How many were removed.
+        deleted: u64,
+        /// Whether there are others, which the next such command removes.
+        more: bool,
+    },
+    /// The transaction was done.
+    Txn {
+        /// Whether all checks held.
+        succeeded: bool,
+        /// What came of the operations that were run, in their order.
+        results: Vec<Done>,
+    },
+    /// The transaction would have read, replaced or removed more than [`super::TXN_BYTES`]; nothing was changed.
+    TooLarge,
     /// The member table was changed, or already said the same.
     Moved,
     /// Nothing was asked (a leader's first entry of its term).
@@ -95,11 +121,23 @@ pub enum Outcome {
 pub trait View {
     /// What reading the state can fail with.
     type Error;
-    /// The indexes of `key`, or None where there is no such key.
+    /// What is known of `key`, or None where there is no such key.
     ///
     /// # Errors
     /// Whatever the store fails with; nothing has been changed then.
     fn stamp(&self, key: &Bytes) -> Result<Option<Stamp>, Self::Error>;
+
+    /// What there is under `key`.
+    ///
+    /// # Errors
+    /// As above.
+    fn item(&self, key: &Bytes) -> Result<Option<Item>, Self::Error>;
+
+    /// The smallest key from `from` on, and smaller than `to` where given.
+    ///
+    /// # Errors
+    /// As above.
+    fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, Stamp)>, Self::Error>;
 }
 
 /// One absolute effect on the state.
@@ -156,25 +194,19 @@ pub fn decide<V: View>(command: Command, index: u64, view: &V) -> Result<(Outcom
         Command::Move { raft_id, raft_address, http_address } => {
             (Outcome::Moved, vec![Change::Move { raft_id, raft_address, http_address }])
         }
+        Command::Sweep { prefix } => txn::sweep(&prefix, view)?,
+        Command::Txn(txn) => txn.decide(index, view)?,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
-    use std::convert::Infallible;
-
-    struct Map(BTreeMap<Bytes, Stamp>);
-    impl View for Map {
-        type Error = Infallible;
-        fn stamp(&self, key: &Bytes) -> Result<Option<Stamp>, Infallible> {
-            Ok(self.0.get(key).copied())
-        }
-    }
+    use crate::model::samples::Map;
 
     fn map() -> Map {
-        Map(BTreeMap::from([("a".into(), Stamp { version: 5, create_version: 3 })]))
+        let value = Value::binary("12345");
+        Map::from_iter([("a", Item { value, version: 5, create_version: 3 })])
     }
 
     fn value() -> Value {

@@ -27,13 +27,15 @@ impl Value {
     }
 }
 
-/// The two indexes that every key carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What is known of a key without reading its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// The raft index of the last change.
     pub version: u64,
     /// The raft index of the change that made the key.
     pub create_version: u64,
+    /// The length of the value.
+    pub bytes: usize,
 }
 
 /// What the store has under a key.
@@ -48,10 +50,10 @@ pub struct Item {
 }
 
 impl Item {
-    /// Its two indexes.
+    /// What is known of it without its value.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
-        Stamp { version: self.version, create_version: self.create_version }
+        Stamp { version: self.version, create_version: self.create_version, bytes: self.value.bytes.len() }
     }
 }
 

@@ -26,13 +26,23 @@ pub(super) fn read(db: &dyn Db, key: &[u8]) -> Result<Option<Item>, Error> {
     decode(db, header, bytes).map(Some)
 }
 
-/// The indexes of an item of which `first` is the beginning.
+/// What is known of an item of which `first` is the beginning.
 ///
 /// # Errors
 /// [`Error`] for damage.
 pub(super) fn stamp(db: &dyn Db, header: Header, first: &[u8]) -> Result<Stamp, Error> {
     let create_version = Bytes(first).u64().ok_or_else(|| damaged(db))?;
-    Ok(Stamp { version: header.version, create_version })
+    Ok(Stamp { version: header.version, create_version, bytes: length(db, header, first)? })
+}
+
+/// The length of the value of an item of which `first` is the beginning.
+///
+/// # Errors
+/// [`Error`] for damage.
+pub(super) fn length(db: &dyn Db, header: Header, first: &[u8]) -> Result<usize, Error> {
+    let mut bytes = Bytes(first);
+    let before = bytes.u64().and_then(|_| bytes.run()).map(|content_type| 8 + 4 + content_type.len());
+    before.and_then(|before| header.length().checked_sub(before)).ok_or_else(|| damaged(db))
 }
 
 /// The item that a whole value holds.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
-use crate::model::{Change, Command, Item, MemberChange, Members, Outcome, codec, decide};
+use crate::model::{Change, Command, Item, List, MemberChange, Members, Outcome, Page, codec, decide};
 
 use super::cells::{self, Header};
 use super::item;
@@ -21,6 +21,7 @@ use super::layout::{Kind, STATE_VERSION};
 use super::overlay::{Now, Overlay, Slot, Touched};
 use super::spool::{Line, Spool};
 use super::state::{State, Unreadable};
+use super::walk;
 use super::{Batch, Cut, Db, Error, SnapshotReader};
 
 /// What one committed entry asks of the machine.
@@ -156,24 +157,43 @@ impl Machine {
         item::read(&*self.db, key)
     }
 
-    /// Applies committed entries in order, in one atomic batch with the applied index; one outcome an entry.
+    /// A page of keys.
+    ///
+    /// # Errors
+    /// [`Error`] for damage.
+    pub fn list(&self, list: &List) -> Result<Page, Error> {
+        walk::page(&*self.db, list)
+    }
+
+    /// Applies committed entries in order, each batch of them atomically with its applied index; one outcome an entry. A
+    /// batch ends with a command that removes many keys, or commands after it would step over the same ones again.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn apply(&mut self, entries: Vec<Applied>) -> Result<Vec<Outcome>, Error> {
-        if entries.is_empty() {
-            return Ok(Vec::new());
+        let mut outcomes = Vec::with_capacity(entries.len());
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            self.apply_batch(&mut entries, &mut outcomes)?;
         }
+        Ok(outcomes)
+    }
+
+    fn apply_batch(
+        &mut self,
+        entries: &mut impl Iterator<Item = Applied>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), Error> {
         let mut state = self.state.clone();
         let mut members = None;
         let overlay = Overlay::new(&*self.db);
-        let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
             if entry.index != state.index + 1 || entry.term < state.term {
                 let detail = format!("entry {} was to be applied after entry {}", entry.index, state.index);
                 return Err(Error::damaged(&*self.db, detail));
             }
             (state.index, state.term) = (entry.index, entry.term);
+            let is_last = matches!(entry.operation, Operation::Command(Command::Sweep { .. }));
             outcomes.push(match entry.operation {
                 Operation::Nothing => Outcome::Nothing,
                 Operation::Membership { change, conf_state } => {
@@ -200,10 +220,12 @@ impl Machine {
                     outcome
                 }
             });
+            if is_last {
+                break;
+            }
         }
         let touched = overlay.into_touched();
-        self.commit(state, members.filter(|members| *members != self.members), touched)?;
-        Ok(outcomes)
+        self.commit(state, members.filter(|members| *members != self.members), touched)
     }
 
     fn commit(&mut self, mut state: State, members: Option<Members>, touched: Touched) -> Result<(), Error> {

@@ -29,6 +29,7 @@ mod spool;
 mod state;
 mod tail;
 mod volume;
+mod walk;
 
 #[cfg(test)]
 mod tests;

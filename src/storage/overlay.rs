@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use super::cells::{self, Header};
 use super::layout::Kind;
-use super::{Db, Error, item};
-use crate::model::{Item, Stamp, View};
+use super::{Db, Error, item, walk};
+use crate::model::{Item, Stamp, View, after};
 
 /// What a batch has made of a key so far.
 #[derive(Debug)]
@@ -89,5 +89,35 @@ impl View for Overlay<'_> {
         let before = self.stored(key)?;
         self.touched.borrow_mut().insert(key.clone(), Slot { before, now: Now::Unchanged });
         Ok(before.map(|(_, stamp)| stamp))
+    }
+
+    fn item(&self, key: &Bytes) -> Result<Option<Item>, Error> {
+        match self.touched.borrow().get(key).map(|slot| &slot.now) {
+            Some(Now::Holds(item)) => Ok(Some(item.clone())),
+            Some(Now::Gone) => Ok(None),
+            Some(Now::Unchanged) | None => item::read(self.db, key),
+        }
+    }
+
+    fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, Stamp)>, Error> {
+        let touched = self.touched.borrow();
+        let mut held = touched.range(Bytes::copy_from_slice(from)..).filter_map(|(key, slot)| match &slot.now {
+            Now::Holds(item) => Some((key, item.stamp())),
+            Now::Unchanged | Now::Gone => None,
+        });
+        let held = held.next().filter(|(key, _)| to.is_none_or(|to| &key[..] < to));
+        let mut from = from.to_vec();
+        while let Some((key, header, first)) = walk::next(self.db, &from, to)? {
+            if held.as_ref().is_some_and(|(held, _)| **held <= key) {
+                break;
+            }
+            // A key that holds something new is among those that are held, so only one that is gone is left to skip.
+            if !matches!(touched.get(&key), Some(Slot { now: Now::Gone, .. })) {
+                let stamp = item::stamp(self.db, header, &first)?;
+                return Ok(Some((key, stamp)));
+            }
+            from = after(&key);
+        }
+        Ok(held.map(|(key, stamp)| (key.clone(), stamp)))
     }
 }

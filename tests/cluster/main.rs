@@ -25,6 +25,7 @@ mod http;
 mod joining;
 mod launch;
 mod leaving;
+mod many;
 mod moving;
 mod origins;
 mod peers;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         http::cases(),
         origins::cases(),
         values::cases(),
+        many::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),

@@ -142,8 +142,9 @@ async fn unknown_paths_and_wrong_methods_are_told_as_problems() {
         assert!(problem["detail"].as_str().unwrap().contains(path), "{path}: {problem}");
     }
     for (method, path, allow) in [
-        ("GET", "/store", "POST"),
-        ("DELETE", "/store/", "POST"),
+        ("PUT", "/store", "GET, HEAD, POST, DELETE"),
+        ("PATCH", "/store/", "GET, HEAD, POST, DELETE"),
+        ("GET", "/txn", "POST"),
         ("POST", "/store/k", "GET, HEAD, PUT, DELETE"),
         ("PATCH", "/store/k", "GET, HEAD, PUT, DELETE"),
         ("PATCH", "/store/k/", "GET, HEAD, PUT, DELETE"),

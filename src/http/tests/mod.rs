@@ -9,26 +9,22 @@
 
 mod cluster;
 mod data;
+mod many;
 mod values;
 mod wire;
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Options, Server, start};
-use crate::consensus::{Consistency, Fetched, Handle, Input, Reply, channel};
-use crate::model::{
-    Answer, Change, Code, Item, Leader, MemberStatus, Outcome, Refusal, Request, Role, Stamp, State, Status, View,
-    decide,
-};
+use crate::consensus::{Consistency, Fetched, Handle, Input, Listed, Reply, channel};
+use crate::model::samples::Map;
+use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
 
 /// Small limits, so that going beyond them is cheap.
 pub(super) fn options() -> Options {
@@ -171,28 +167,6 @@ impl Node {
     }
 }
 
-/// A store in memory.
-#[derive(Default)]
-struct Map(BTreeMap<Bytes, Item>);
-
-impl View for Map {
-    type Error = Infallible;
-
-    fn stamp(&self, key: &Bytes) -> Result<Option<Stamp>, Infallible> {
-        Ok(self.0.get(key).map(Item::stamp))
-    }
-}
-
-impl Map {
-    fn take(&mut self, change: Change) {
-        match change {
-            Change::Put { key, item } => drop(self.0.insert(key, item)),
-            Change::Delete { key } => drop(self.0.remove(&key)),
-            Change::Move { .. } => {}
-        }
-    }
-}
-
 /// The script of a loop that stores.
 fn store() -> impl FnMut(Input) + Send + 'static {
     let mut map = Map::default();
@@ -200,13 +174,13 @@ fn store() -> impl FnMut(Input) + Send + 'static {
     move |input| match input {
         Input::Request { request: Request::Write(command), reply, .. } => {
             index += 1;
-            let Ok((outcome, changes)) = decide(command, index, &map);
-            changes.into_iter().for_each(|change| map.take(change));
+            let outcome = map.apply(command, index);
             reply(Ok(Answer::Written { index, term: 3, outcome }));
         }
         Input::Read { key, reply, .. } => {
             reply(Ok(Fetched { value: map.0.get(&key[..]).cloned(), index, term: 3 }));
         }
+        Input::List { list, reply, .. } => reply(Ok(Listed { page: map.list(&list), index, term: 3 })),
         Input::Status { reply } => reply(status()),
         _ => panic!("nothing else is asked of a store"),
     }

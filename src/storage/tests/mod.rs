@@ -13,6 +13,7 @@ mod engine;
 mod journal;
 mod machine;
 mod volume;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -78,6 +79,12 @@ impl Db for Memory {
             from = std::ops::Bound::Excluded(key.clone());
         }
         Ok(pairs)
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
+        let held = self.pairs.lock().unwrap();
+        let found = held.range(from.to_vec()..to.to_vec()).next_back();
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())))
     }
 
     fn sync(&self) -> Result<(), Error> {
