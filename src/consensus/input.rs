@@ -26,6 +26,15 @@ pub enum Consistency {
     Stale,
 }
 
+/// What a client asks of the state that it is to be shown, beside [`Consistency`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// The state has this index or a later one.
+    pub min_index: u64,
+    /// How long ago the last contact with a leader, or leading, may be: of stale reads.
+    pub max_stale_ms: Option<Millis>,
+}
+
 /// What a read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
@@ -74,6 +83,8 @@ pub enum Input {
         key: Vec<u8>,
         /// How fresh.
         consistency: Consistency,
+        /// What else it must be.
+        bounds: Bounds,
         /// Until when.
         deadline: Millis,
         /// Where the answer goes.
@@ -85,6 +96,8 @@ pub enum Input {
         list: List,
         /// How fresh.
         consistency: Consistency,
+        /// What else it must be.
+        bounds: Bounds,
         /// Until when.
         deadline: Millis,
         /// Where the answer goes.

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use raft::ReadState;
 
 use super::driver::Driver;
-use super::input::{Consistency, Fetched, Listed, Millis, Reply};
+use super::input::{Bounds, Consistency, Fetched, Listed, Millis, Reply};
 use crate::model::{Code, List, Refusal};
 use crate::storage::Error;
 
@@ -32,6 +32,7 @@ const PAGES_PER_TURN: usize = 4;
 /// A client that reads.
 pub(super) struct Reader {
     pub wanted: Wanted,
+    pub bounds: Bounds,
     pub deadline: Millis,
 }
 
@@ -104,20 +105,30 @@ fn no_quorum() -> Refusal {
     )
 }
 
+fn not_reached() -> Refusal {
+    Refusal::not_applied(
+        Code::Timeout,
+        "this node has not applied min_index by the deadline; ask again, or another node",
+    )
+}
+
 impl Driver {
     /// Takes a read in; a stale one of a key is answered at once.
     pub(super) fn read(&mut self, reader: Reader, consistency: Consistency) -> Result<(), Error> {
         let stale = consistency == Consistency::Stale;
+        let behind = reader.bounds.min_index > self.machine.applied().0;
         if let Some(mut refusal) = self.unavailable() {
             refusal.leader = self.leader();
             reader.refuse(refusal);
-        } else if stale && matches!(reader.wanted, Wanted::Key { .. }) {
+        } else if stale && !behind && matches!(reader.wanted, Wanted::Key { .. }) {
             self.answer_read(reader)?;
         } else if self.reads.len() >= self.options.pending_requests {
             reader.refuse(Refusal::not_applied(
                 Code::Overloaded,
                 "too many reads wait on this node (limits.pending_requests); try again in a moment",
             ));
+        } else if stale && behind {
+            self.reads.confirmed.push((reader.bounds.min_index, vec![reader]));
         } else if stale {
             self.reads.pages.push_back(reader);
         } else {
@@ -162,7 +173,10 @@ impl Driver {
         for state in states {
             let ours = self.reads.round.as_ref().is_some_and(|round| round.contexts.contains(&state.request_ctx));
             if ours && let Some(round) = self.reads.round.take() {
-                self.reads.confirmed.push((state.index, round.readers));
+                let (later, now): (Vec<_>, Vec<_>) =
+                    round.readers.into_iter().partition(|reader| reader.bounds.min_index > state.index);
+                self.reads.confirmed.push((state.index, now));
+                self.reads.confirmed.extend(later.into_iter().map(|reader| (reader.bounds.min_index, vec![reader])));
             }
         }
     }
@@ -186,6 +200,12 @@ impl Driver {
 
     fn answer_read(&self, reader: Reader) -> Result<(), Error> {
         let (index, term) = (self.machine.applied().0, self.raw.raft.term);
+        if let Some(most) = reader.bounds.max_stale_ms
+            && self.since_leader().is_none_or(|since| since > most)
+        {
+            reader.refuse(self.too_stale());
+            return Ok(());
+        }
         match reader.wanted {
             Wanted::Key { key, reply } => {
                 let value = self.machine.get(&key)?;
@@ -197,6 +217,20 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// How long ago a leader was last heard, or this node last led.
+    fn since_leader(&self) -> Option<Millis> {
+        if self.leads() { Some(0) } else { self.leader_seen.map(|seen| self.now.saturating_sub(seen)) }
+    }
+
+    fn too_stale(&self) -> Refusal {
+        let since = match self.since_leader() {
+            Some(since) => format!("this node has heard no leader for {since} ms"),
+            None => "this node has heard no leader since it started".to_owned(),
+        };
+        let refusal = Refusal::not_applied(Code::TooStale, format!("{since}, more than max_stale; ask another one"));
+        Refusal { leader: self.leader(), ..refusal }
     }
 
     pub(super) fn expire_reads(&mut self) {
@@ -217,7 +251,10 @@ impl Driver {
             std::mem::take(&mut self.reads.pages).into_iter().partition(|reader| reader.deadline <= now);
         self.reads.pages = waiting;
         expired.extend::<VecDeque<_>>(late);
-        self.fail_reads(expired, no_quorum);
+        let applied = self.machine.applied().0;
+        let (behind, unconfirmed) = expired.into_iter().partition(|reader| reader.bounds.min_index > applied);
+        self.fail_reads(behind, not_reached);
+        self.fail_reads(unconfirmed, no_quorum);
     }
 
     pub(super) fn refuse_reads(&mut self, why: fn() -> Refusal) {

@@ -14,16 +14,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use warp::http::Method;
-use warp::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
+use warp::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use warp::reply::Response;
 
 use super::Options;
 use super::body::{self, BODIES_BYTES, Body, Unread};
 use super::errors::Problem;
 use super::origins::Origins;
 use super::query::Deadline;
-use crate::consensus::{Consistency, Fetched, Handle, Listed};
+use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed};
 use crate::model::{Answer, Code, List, Refusal, Request, Status};
 
+/// The header with the name of the node that answers.
+const X_HUSKV_NODE: HeaderName = HeaderName::from_static("x-huskv-node");
+/// The header with the name of the leader, where one is known.
+const X_HUSKV_LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
 /// How much later than its deadline a request is given up where the loop says nothing.
 const GRACE: Duration = Duration::from_millis(250);
 /// How many requests for the status may be with the loop at once; others wait for their turn here.
@@ -76,28 +81,40 @@ impl Door {
         Ok(answer.map_err(silent)??)
     }
 
+    /// Says in the answer which node gives it, and who leads as far as it knows.
+    pub(super) fn signed(&self, mut response: Response) -> Response {
+        let names = self.handle.names();
+        for (header, name) in [(X_HUSKV_NODE, Some(names.node)), (X_HUSKV_LEADER, names.leader)] {
+            let name = name.filter(|name| !name.is_empty()).and_then(|name| HeaderValue::from_str(&name).ok());
+            if let Some(name) = name {
+                response.headers_mut().insert(header, name);
+            }
+        }
+        response
+    }
+
     /// Reads one key.
     pub(super) async fn read(
         &self,
         key: Vec<u8>,
-        consistency: Consistency,
+        fresh: (Consistency, Bounds),
         deadline: Deadline,
     ) -> Result<Fetched, Problem> {
         let left = deadline.left();
-        let fetched = timeout(left + GRACE, self.handle.read(key, consistency, left)).await;
-        fetched.map_or_else(|_| Err(silent_read(consistency)), |fetched| Ok(fetched?))
+        let fetched = timeout(left + GRACE, self.handle.read(key, fresh, left)).await;
+        fetched.map_or_else(|_| Err(silent_read(fresh.0)), |fetched| Ok(fetched?))
     }
 
     /// Reads a page of keys.
     pub(super) async fn list(
         &self,
         list: List,
-        consistency: Consistency,
+        fresh: (Consistency, Bounds),
         deadline: Deadline,
     ) -> Result<Listed, Problem> {
         let left = deadline.left();
-        let listed = timeout(left + GRACE, self.handle.list(list, consistency, left)).await;
-        listed.map_or_else(|_| Err(silent_read(consistency)), |listed| Ok(listed?))
+        let listed = timeout(left + GRACE, self.handle.list(list, fresh, left)).await;
+        listed.map_or_else(|_| Err(silent_read(fresh.0)), |listed| Ok(listed?))
     }
 
     /// Takes a durable cut of the machine.

@@ -287,6 +287,7 @@ fn of_loop(code: Code) -> (StatusCode, &'static str) {
         Code::Stopping => (S::SERVICE_UNAVAILABLE, "Shutting down"),
         Code::Joining => (S::SERVICE_UNAVAILABLE, "No member of a cluster yet"),
         Code::TransferFailed => (S::SERVICE_UNAVAILABLE, "Leadership did not move"),
+        Code::TooStale => (S::SERVICE_UNAVAILABLE, "Too stale"),
         Code::Timeout => (S::GATEWAY_TIMEOUT, "Not decided in time"),
         Code::JoinUnfinished => (S::GATEWAY_TIMEOUT, "The join goes on"),
     }

@@ -19,7 +19,7 @@ use super::conditions;
 use super::door::Call;
 use super::envelope;
 use super::errors::{Problem, clip};
-use super::query::{self, TIMEOUT};
+use super::query::{self, FRESH, TIMEOUT};
 use super::store;
 use crate::consensus::Listed;
 use crate::model::{Command, Condition, List, Outcome, after, after_prefix};
@@ -49,11 +49,12 @@ struct Swept {
 
 /// Answers `GET /store`.
 pub(super) async fn list(call: &Call) -> Result<Response, Problem> {
-    let names = [TIMEOUT, "consistency", "prefix", "start", "end", "limit", "cursor", "reverse", "keys"];
-    let [timeout, consistency, prefix, start, end, limit, cursor, reverse, keys] =
+    let [one, two, three] = FRESH;
+    let names = [TIMEOUT, one, two, three, "prefix", "start", "end", "limit", "cursor", "reverse", "keys"];
+    let [timeout, one, two, three, prefix, start, end, limit, cursor, reverse, keys] =
         query::parameters(&call.query, names)?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
-    let consistency = query::consistency(consistency.as_deref())?;
+    let fresh = query::freshness([one, two, three])?;
     for (name, text) in [("prefix", &prefix), ("start", &start), ("end", &end)] {
         let bytes = text.as_ref().map_or(0, String::len);
         if bytes > call.door.options.key_bytes {
@@ -73,7 +74,7 @@ pub(super) async fn list(call: &Call) -> Result<Response, Problem> {
         go_on(&mut list, &cursor)?;
     }
     let (reverse, keys_only) = (list.reverse, list.keys_only);
-    let listed = call.door.list(list, consistency, deadline).await?;
+    let listed = call.door.list(list, fresh, deadline).await?;
     let mut response = answers::json_text(shown(&listed, reverse, keys_only)?);
     answers::mark(&mut response, listed.index, listed.term);
     Ok(response)

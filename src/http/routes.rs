@@ -61,11 +61,14 @@ pub(super) fn routes(
 }
 
 async fn data(tail: Tail, call: Call) -> Response {
-    uncached(unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await)
+    let door = Arc::clone(&call.door);
+    let answer = unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await;
+    door.signed(uncached(answer))
 }
 
 async fn transaction(call: Call) -> Response {
-    uncached(unless_joining(call, txn::handle).await)
+    let door = Arc::clone(&call.door);
+    door.signed(uncached(unless_joining(call, txn::handle).await))
 }
 
 /// Answers on any node.

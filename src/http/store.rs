@@ -20,7 +20,7 @@ use super::conditions;
 use super::door::Call;
 use super::errors::Problem;
 use super::listing;
-use super::query::{self, Deadline, TIMEOUT};
+use super::query::{self, Deadline, FRESH, TIMEOUT};
 use super::values;
 use crate::model::{Answer, Command, Condition, Item, Outcome, Request, Value};
 
@@ -154,13 +154,15 @@ fn failed(call: &Call, key: &str, written: &Written) -> Response {
 }
 
 async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
-    let [timeout, consistency, raw] = query::parameters(&call.query, [TIMEOUT, "consistency", "raw"])?;
+    let [consistency, max_stale, min_index] = FRESH;
+    let names = [TIMEOUT, consistency, max_stale, min_index, "raw"];
+    let [timeout, consistency, max_stale, min_index, raw] = query::parameters(&call.query, names)?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
-    let consistency = query::consistency(consistency.as_deref())?;
+    let fresh = query::freshness([consistency, max_stale, min_index])?;
     let raw = query::flag(raw.as_deref(), "raw")?;
     let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
     conditions::is_known(call, 0)?;
-    let fetched = call.door.read(key.clone().into_bytes(), consistency, deadline).await?;
+    let fetched = call.door.read(key.clone().into_bytes(), fresh, deadline).await?;
     let mut response = match &fetched.value {
         Some(found) => {
             let mut response = if conditions::is_known(call, found.version)? {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use huskv::consensus::{Consistency, Fetched, Input};
+use huskv::consensus::{Bounds, Consistency, Fetched, Input};
 use huskv::model::{Answer, Command, Fate, Outcome, Refusal, Request};
 
 use crate::linear::{Operation, Seen};
@@ -99,6 +99,7 @@ pub fn act(world: &mut World, client: usize) {
         Seen::Get(_) => Input::Read {
             key: key.to_vec(),
             consistency: Consistency::Linearizable,
+            bounds: Bounds::default(),
             deadline,
             reply: port.reply(move |result| Said::Read { operation: id, result }),
         },

@@ -153,6 +153,11 @@ async fn bad_keys_and_parameters_are_refused_by_name() {
         ("DELETE", "/store/k?consistency=stale", "bad_query", "`consistency`"),
         ("POST", "/store?ttl=3", "bad_query", "`ttl`"),
         ("POST", "/store?timeout=0ms", "bad_query", "`timeout`"),
+        ("GET", "/store/k?consistency=stale&max_stale=5", "bad_query", "`max_stale`"),
+        ("GET", "/store/k?max_stale=5s", "bad_query", "`max_stale`"),
+        ("GET", "/store?max_stale=5s", "bad_query", "`max_stale`"),
+        ("GET", "/store/k?min_index=-1", "bad_query", "`min_index`"),
+        ("GET", "/store?min_index=18446744073709551616", "bad_query", "`min_index`"),
         ("GET", "/store/k?timeout=61s", "bad_query", "`timeout`"),
         ("GET", "/store/k?raw=yes", "bad_query", "`raw`"),
         ("PUT", "/store/k?raw", "bad_query", "`raw`"),
@@ -170,15 +175,21 @@ async fn a_read_is_linearizable_unless_it_is_asked_to_be_stale() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked);
     let node = Node::start(options(), move |input| {
-        if let Input::Read { consistency, reply, .. } = input {
-            seen.lock().unwrap().push(consistency);
+        if let Input::Read { consistency, bounds, reply, .. } = input {
+            seen.lock().unwrap().push((consistency, bounds));
             reply(Ok(Fetched { value: None, index: 1, term: 1 }));
         }
     });
-    for target in ["/store/k", "/store/k?consistency=linearizable", "/store/k?consistency=stale"] {
-        node.ask("GET", target, "").await.is_problem(404, "key_not_found");
+    let bounds = |min_index, max_stale_ms| Bounds { min_index, max_stale_ms };
+    for (query, expected) in [
+        ("", (Consistency::Linearizable, Bounds::default())),
+        ("?consistency=linearizable&min_index=7", (Consistency::Linearizable, bounds(7, None))),
+        ("?consistency=stale", (Consistency::Stale, Bounds::default())),
+        ("?consistency=stale&max_stale=500ms&min_index=0", (Consistency::Stale, bounds(0, Some(500)))),
+    ] {
+        node.ask("GET", &format!("/store/k{query}"), "").await.is_problem(404, "key_not_found");
+        assert_eq!(asked.lock().unwrap().pop(), Some(expected), "{query}");
     }
-    assert_eq!(*asked.lock().unwrap(), [Consistency::Linearizable, Consistency::Linearizable, Consistency::Stale]);
 }
 
 #[tokio::test]
@@ -206,6 +217,7 @@ async fn every_refusal_of_the_loop_has_its_status() {
         (Code::UnknownMember, 404),
         (Code::NotAVoter, 409),
         (Code::TransferFailed, 503),
+        (Code::TooStale, 503),
         (Code::BadRequest, 400),
     ] {
         let node = Node::refusing(Refusal { leader: Some(leader()), ..Refusal::unknown(code, "why") });

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Options, Server, start};
-use crate::consensus::{Consistency, Fetched, Handle, Input, Listed, Reply, channel};
+use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Reply, channel};
 use crate::model::samples::Map;
 use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
 
