@@ -18,5 +18,7 @@ else
     step cargo test --locked --all-targets
 fi
 step cargo test --locked --doc
+# Built once more with planted bugs let in: the simulator must catch each.
+step cargo test --locked --features plant --test sim planted
 
 printf '\ncheck.sh: all checks passed\n'

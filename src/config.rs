@@ -19,8 +19,10 @@ use thiserror::Error;
 
 mod check;
 pub mod keys;
+mod nearly;
 
 use keys::{KEYS, Key, Kind};
+pub use nearly::near_misses;
 
 /// The variable that names the file.
 pub const CONFIG_VARIABLE: &str = "HUSKV_CONFIG";
@@ -159,7 +161,7 @@ impl fmt::Display for Source {
 
 /// What is wrong with the settings, in one line that names the setting and its source.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{setting}: {problem} (from {origin})")]
+#[error("{}", plain(&format!("{setting}: {problem} (from {origin})")))]
 pub struct ConfigError {
     /// The key, or what was taken for one.
     pub setting: String,
@@ -167,6 +169,12 @@ pub struct ConfigError {
     pub origin: Source,
     /// What is wrong.
     pub problem: String,
+}
+
+/// `line` without what would end it or steer a terminal: a file can hold any character.
+fn plain(line: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    line.chars().map(shown).collect()
 }
 
 fn error(setting: &str, origin: Source, problem: impl Into<String>) -> ConfigError {

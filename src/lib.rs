@@ -25,6 +25,7 @@
 //! | [`http`] | clients: routes, errors; the only warp | model, consensus's door |
 //! | [`client`] | a Rust client of the HTTP face | model |
 //! | [`node`] | puts the rooms together, stops them in reverse | all of these |
+//! | [`plant`] | bugs that a test build can let in; not in a release | nothing |
 //! | [`config`], [`logging`], [`cli`] | settings, the log, the command line | config, logging, node, client |
 //!
 //! `tests/tidy.rs` holds the table. Nothing below holds a handle to anything above: a request carries its own reply.
@@ -37,7 +38,8 @@
 //!    (`consensus::requests`). So the raft index of the entry is the version of the key.
 //! 3. `consensus::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
 //!    once. Followers do the same and acknowledge only then.
-//! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it.
+//! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it. Batches gather
+//!    in memory and go into the tree many as one (`storage::behind`): the journal is the durability.
 //! 5. `consensus::pending` wakes whoever waits for exactly this (term, index), and http answers.
 //!
 //! On a follower, step 2 is [`consensus::Outbox::forward`]: one hop over the peer connection to the leader's loop, and
@@ -66,9 +68,13 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod consensus;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod logging;
 pub mod model;
 pub mod node;
+pub mod plant;
 pub mod storage;
 pub mod transport;

@@ -187,3 +187,13 @@ fn an_ipv6_host_is_advertised_in_brackets() {
     let config = load(&[("HUSKV_HOST", "::"), ("HUSKV_ADVERTISE_HOST", "kv_1")], &[]).expect("a name");
     assert_eq!((config.host.as_str(), config.advertised(5).as_str()), ("::", "kv_1:5"));
 }
+
+#[test]
+fn the_readme_names_every_setting() {
+    let readme = include_str!("../README.md");
+    for key in KEYS {
+        let named = [format!("| `{}` |", key.known_as()), format!("`{}`", key.path)];
+        let found = named.iter().any(|name| readme.contains(name));
+        assert!(found && (key.short.is_none() || readme.contains(&named[0])), "{} is not in the README", key.path);
+    }
+}

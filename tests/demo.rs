@@ -137,6 +137,31 @@ fn a_demo_joins_its_nodes_is_found_again_and_leaves_nothing_running() {
 }
 
 #[test]
+fn more_nodes_are_joined_and_fewer_are_told_of_the_others() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let ports = free_ranges();
+    let mut one = Demo::start(folder.path(), ports, &["--nodes", "2"]);
+    one.until("Ctrl-C");
+    one.interrupt();
+    assert!(one.child.wait().expect("ends").success());
+    let mut three = Demo::start(folder.path(), ports, &["--nodes", "3"]);
+    let said = three.until("Ctrl-C");
+    assert_eq!(said.matches(" joined").count(), 1, "only the third is new: {said}");
+    assert_eq!(get(&three.http(2), "/raft/stats").body["data"]["num_peers"], "2", "{said}");
+    three.interrupt();
+    assert!(three.child.wait().expect("ends").success());
+    let mut two = Demo::start(folder.path(), ports, &["--nodes", "2"]);
+    let said = two.until("Ctrl-C");
+    assert!(said.contains("has 3 members") && said.contains("--nodes 3"), "the third is not told of: {said}");
+    two.interrupt();
+    let mut rest = String::new();
+    two.output.read_to_string(&mut rest).expect("UTF-8");
+    assert!(rest.contains("2 nodes stopped"), "{rest}");
+    assert!(two.child.wait().expect("ends").success());
+    nothing_listens(ports, Duration::ZERO);
+}
+
+#[test]
 fn a_taken_port_is_named_before_anything_is_started() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let [http, raft] = free_ranges();

@@ -97,6 +97,17 @@ fn a_port_in_use_is_named_and_nothing_is_created() {
 }
 
 #[test]
+fn a_misspelt_short_variable_is_warned_of() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let variables = [("SERVER_PORT", "0"), ("RAFT_PORT", &port), ("RAFT_NODEID", "node2"), ("RAFT_X", "1")];
+    let output = huskv(folder().path(), &variables, &[]);
+    let warnings: Vec<&str> = text(&output.stderr).lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("RAFT_NODEID") && warnings[0].contains("mean RAFT_NODE_ID"), "{warnings:?}");
+}
+
+#[test]
 fn the_log_is_json_where_asked() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port().to_string();

@@ -25,8 +25,9 @@ const MOST_TEST_LINES: usize = 700;
 /// Which rooms of `src` a room may import, itself aside.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("storage", &["model"]),
-    ("consensus", &["model", "storage"]),
+    ("plant", &[]),
+    ("storage", &["model", "plant"]),
+    ("consensus", &["model", "storage", "plant"]),
     ("transport", &["model", "storage", "consensus"]),
     ("http", &["model", "consensus"]),
     ("client", &["model"]),
@@ -34,6 +35,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("logging", &[]),
     ("node", &["model", "storage", "consensus", "transport", "http", "client", "config", "logging"]),
     ("cli", &["config", "logging", "node", "client"]),
+    ("fuzzing", &["model", "storage", "transport", "http", "config"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];

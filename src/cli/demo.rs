@@ -173,8 +173,8 @@ fn say(line: std::fmt::Arguments<'_>) -> io::Result<()> {
 async fn drive(fleet: &mut Fleet) -> Result<(), DemoError> {
     wait_until_healthy(fleet).await?;
     let looks = Client::new(LOOK_LIMIT);
-    let leader = join_all(fleet, &looks).await?;
-    introduce(fleet, &leader)?;
+    let (leader, members) = join_all(fleet, &looks).await?;
+    introduce(fleet, &leader, members)?;
     let mut last = String::new();
     loop {
         for node in fleet.newly_ended() {
@@ -236,8 +236,9 @@ async fn look(fleet: &Fleet, client: &Client) -> Vec<Option<View>> {
     futures_util::future::join_all(looks).await
 }
 
-/// Waits for a leader and joins every node that is not a member yet; the leader's name.
-async fn join_all(fleet: &mut Fleet, looks: &Client) -> Result<String, DemoError> {
+/// Waits for a leader and joins every node that is not a member yet; the leader's name, and how many voters there were
+/// before.
+async fn join_all(fleet: &mut Fleet, looks: &Client) -> Result<(String, usize), DemoError> {
     let deadline = Instant::now() + START_LIMIT;
     let (through, views, leader) = loop {
         none_ended(fleet)?;
@@ -272,14 +273,18 @@ async fn join_all(fleet: &mut Fleet, looks: &Client) -> Result<String, DemoError
             Err(error) => say(format_args!("{} could not be joined: {error}", node.plan.name))?,
         }
     }
-    Ok(leader)
+    let members = views[through].as_ref().map_or(0, |view| view.members.len());
+    Ok((leader, members))
 }
 
-fn introduce(fleet: &Fleet, leader: &str) -> io::Result<()> {
+fn introduce(fleet: &Fleet, leader: &str, members: usize) -> io::Result<()> {
     say(format_args!("\n{} nodes run:", fleet.nodes.len()))?;
     for Plan { name, directory, log, http_port, raft_port } in fleet.nodes.iter().map(|node| &node.plan) {
         let (directory, log) = (directory.display(), log.display());
         say(format_args!("  {name}  http://127.0.0.1:{http_port}  raft 127.0.0.1:{raft_port}  {directory}  {log}"))?;
+    }
+    if members > fleet.nodes.len() {
+        say(format_args!("The cluster has {members} members, demo --nodes {members} starts them all."))?;
     }
     let first = fleet.nodes.first().map(|node| node.plan.http()).unwrap_or_default();
     let last = fleet.nodes.last().map(|node| node.plan.http()).unwrap_or_default();

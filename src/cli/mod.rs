@@ -1,4 +1,4 @@
-//! The command line: `huskv` runs a node, `huskv demo` runs three.
+//! The command line: `huskv` runs a node, `huskv demo` runs three, `huskv bench` measures them.
 //!
 //! Why: one binary is all there is to install. The flags of a node are made from the table of settings, so there is no
 //! second list of them here.
@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 
+mod bench;
 mod demo;
 mod fleet;
 mod serve;
@@ -48,6 +49,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn dispatch(matches: &ArgMatches) -> u8 {
     match matches.subcommand() {
         Some((demo::NAME, matches)) => demo::run(matches),
+        Some((bench::NAME, matches)) => bench::run(matches),
         Some((_, matches)) => serve::run(matches),
         None => serve::run(matches),
     }
@@ -64,6 +66,7 @@ fn command() -> Command {
         .args(serve::arguments())
         .subcommand(serve::command())
         .subcommand(demo::command())
+        .subcommand(bench::command())
         .args_conflicts_with_subcommands(true)
 }
 

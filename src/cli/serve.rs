@@ -3,10 +3,11 @@
 //! Not here: what the settings mean ([`crate::config`]) and what a node is ([`crate::node`]).
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use slog::warn;
 
 use super::{USAGE, complain};
 use crate::config::keys::{KEYS, Key, Kind};
-use crate::config::{CONFIG_FLAG, CONFIG_VARIABLE, Given, load};
+use crate::config::{CONFIG_FLAG, CONFIG_VARIABLE, Given, load, near_misses};
 use crate::logging::{self, Format};
 use crate::node::{self, Stop};
 
@@ -60,7 +61,8 @@ pub(super) fn given(matches: &ArgMatches) -> Given {
 
 /// Runs a node until it is stopped; the exit code.
 pub(super) fn run(matches: &ArgMatches) -> u8 {
-    let config = match load(&given(matches)) {
+    let given = given(matches);
+    let config = match load(&given) {
         Ok(config) => config,
         Err(error) => {
             complain(error);
@@ -70,6 +72,9 @@ pub(super) fn run(matches: &ArgMatches) -> u8 {
     let stop = if matches.get_flag(WITH_STDIN) { Stop::SignalsAndStdin } else { Stop::Signals };
     let level = logging::level_named(&config.log.level);
     let (log, guard) = logging::start(level, Format::named(&config.log.format));
+    for (name, meant) in near_misses(&given.variables) {
+        warn!(log, "the variable {} is no setting and is ignored; did you mean {}?", name, meant);
+    }
     node::panics::install(log.clone(), guard.clone());
     let code = node::run(&config, stop, &log, &guard);
     guard.flush();

@@ -241,7 +241,7 @@ impl Driver {
         self.refuse_everything(super::requests::stopping);
         self.machine.abort_cut();
         self.raw.mut_store().journal.sync()?;
-        self.machine.db().sync()
+        self.machine.db()?.sync()
     }
 
     fn stop(&mut self, deadline: Millis) {

@@ -15,6 +15,7 @@ use super::driver::Driver;
 use super::input::Millis;
 use super::membership::{Operation, Step};
 use crate::model::{Adopt, Adopted, Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, WhoAmI};
+use crate::plant::{self, Plant};
 use crate::storage::Error;
 
 /// Where a membership request stands.
@@ -79,7 +80,9 @@ impl Driver {
     /// One step of an operation.
     pub(super) fn advance_stage(&mut self, operation: &mut Operation) -> Step {
         match &operation.stage {
-            Stage::Start if !self.raw.raft.apply_to_current_term() => Step::Keep,
+            Stage::Start if !self.raw.raft.apply_to_current_term() && !plant::is(Plant::DroppedChangeApplied) => {
+                Step::Keep
+            }
             Stage::Start => self.start_operation(&operation.waiting.request.clone()),
             Stage::Identify(_) | Stage::Adopt(_) | Stage::Lead { .. } => Step::Keep,
             Stage::Silence { old, until } => {

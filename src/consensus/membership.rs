@@ -23,6 +23,7 @@ use super::join::Stage;
 use super::requests::Waiting;
 use super::transfer::Transfer;
 use crate::model::{Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, codec};
+use crate::plant::{self, Plant};
 use crate::storage::Error;
 
 /// How many membership requests wait at most.
@@ -184,7 +185,7 @@ impl Driver {
         let Some(operation) = self.membership.current.as_mut() else { return };
         if operation.proposed == Some((term, index)) {
             operation.proposed = None;
-            if is_change == operation.stage.proposes_change() {
+            if is_change == operation.stage.proposes_change() || plant::is(Plant::DroppedChangeApplied) {
                 operation.stage.entry_applied();
             }
         }
@@ -279,8 +280,7 @@ impl Driver {
     pub(super) fn can_change(&self) -> bool {
         let raft = &self.raw.raft;
         self.leads()
-            && raft.apply_to_current_term()
-            && !raft.has_pending_conf()
+            && (plant::is(Plant::DroppedChangeApplied) || (raft.apply_to_current_term() && !raft.has_pending_conf()))
             && raft.lead_transferee.is_none()
             && self.stop_by.is_none()
     }

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use super::Millis;
+use crate::plant::{self, Plant};
 
 /// Waiters by the index of their entry.
 pub(super) struct Pending<W> {
@@ -40,7 +41,7 @@ impl<W> Pending<W> {
     /// Takes whoever waits for exactly this entry, which was applied.
     pub fn applied(&mut self, term: u64, index: u64) -> Option<W> {
         let here = self.waiters.get_mut(&index)?;
-        let at = here.iter().position(|(t, _, _)| *t == term)?;
+        let at = here.iter().position(|(t, _, _)| *t == term || plant::is(Plant::WokenByIndex))?;
         let (_, _, waiter) = here.swap_remove(at);
         if here.is_empty() {
             self.waiters.remove(&index);
@@ -51,7 +52,7 @@ impl<W> Pending<W> {
 
     /// Takes all whose entry is proven lost by an entry of `term` applied at `index`.
     pub fn lost(&mut self, term: u64, index: u64) -> Vec<W> {
-        self.take(|i, t, _| i >= index && t < term)
+        self.take(|i, t, _| i >= index && t < term && !plant::is(Plant::WokenByIndex))
     }
 
     /// Takes all whose fate a snapshot up to `index` hides.

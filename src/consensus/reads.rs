@@ -18,6 +18,7 @@ use raft::ReadState;
 use super::driver::Driver;
 use super::input::{Bounds, Consistency, Fetched, Listed, Millis, Reply};
 use crate::model::{Code, List, Refusal};
+use crate::plant::{self, Plant};
 use crate::storage::Error;
 
 /// After how long an unanswered round is begun again.
@@ -115,7 +116,7 @@ fn not_reached() -> Refusal {
 impl Driver {
     /// Takes a read in; a stale one of a key is answered at once.
     pub(super) fn read(&mut self, reader: Reader, consistency: Consistency) -> Result<(), Error> {
-        let stale = consistency == Consistency::Stale;
+        let stale = consistency == Consistency::Stale || plant::is(Plant::ReadWithoutIndex);
         let behind = reader.bounds.min_index > self.machine.applied().0;
         if let Some(mut refusal) = self.unavailable() {
             refusal.leader = self.leader();
@@ -184,7 +185,11 @@ impl Driver {
     /// Answers confirmed reads whose index is applied.
     pub(super) fn release_reads(&mut self) -> Result<(), Error> {
         let applied = self.machine.applied().0;
-        let ready = self.reads.confirmed.extract_if(.., |(index, _)| *index <= applied).collect::<Vec<_>>();
+        let ready = self
+            .reads
+            .confirmed
+            .extract_if(.., |(index, _)| *index <= applied || plant::is(Plant::ReadBeforeApplied))
+            .collect::<Vec<_>>();
         for reader in ready.into_iter().flat_map(|(_, readers)| readers) {
             match reader.wanted {
                 Wanted::Key { .. } => self.answer_read(reader)?,

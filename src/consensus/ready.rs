@@ -18,6 +18,7 @@ use super::Millis;
 use super::driver::{Driver, Phase, Seen};
 use super::input::InstallError;
 use crate::model::{Answer, Command, MemberChange, Outcome, codec};
+use crate::plant::{self, Plant};
 use crate::storage::{Applied, Error, Operation};
 
 /// A sync that takes longer than this is worth a line in the log.
@@ -64,7 +65,7 @@ impl Driver {
         let promises = hard_state.term != before.term || hard_state.vote != before.vote;
         self.note_role();
         let early = ready.take_messages();
-        let held = if promises {
+        let held = if promises && !plant::is(Plant::SendBeforeTerm) {
             early
         } else {
             self.dispatch(early);
@@ -76,6 +77,10 @@ impl Driver {
             self.take_snapshot(metadata.index, metadata.term, &hard_state)?;
         }
         let recorded = !ready.snapshot().is_empty() && ready.entries().is_empty();
+        if plant::is(Plant::AnswerBeforeSync) && !self.leads() {
+            let answers = ready.take_persisted_messages();
+            self.dispatch(answers);
+        }
         if ready.must_sync() && !recorded {
             self.persist(ready.entries(), &hard_state)?;
         }
@@ -98,7 +103,11 @@ impl Driver {
     /// One record, one sync.
     fn persist(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
         let journal = &mut self.raw.mut_store().journal;
+        let known = journal.hard_state().term == hard_state.term;
         journal.append(entries, hard_state)?;
+        if plant::is(Plant::AckBeforeSync) && self.leads() && known {
+            return Ok(());
+        }
         let began = self.chores.now();
         self.raw.mut_store().journal.sync()?;
         let took = self.chores.now().saturating_sub(began);
@@ -130,7 +139,11 @@ impl Driver {
             });
         };
         let mut hard_state = hard_state.clone();
-        hard_state.commit = hard_state.commit.max(index);
+        hard_state.commit = if plant::is(Plant::CommitNotRaised) {
+            self.raw.store().journal.hard_state().commit
+        } else {
+            hard_state.commit.max(index)
+        };
         self.machine.abort_cut();
         let (generation, machine) = received.take();
         let log = self.raw.mut_store();

@@ -17,6 +17,7 @@ use super::driver::{Driver, Phase};
 use super::input::{Millis, Reply};
 use super::pending::Pending;
 use crate::model::{Answer, Code, Fate, Refusal, Request, codec};
+use crate::plant::{self, Plant};
 
 /// The most entries that one proposal carries.
 const ENTRIES_PER_PROPOSAL: usize = 1024;
@@ -255,7 +256,8 @@ impl Driver {
         match result {
             Ok(answer) => self.answer_when_visible(waiting, answer),
             Err(refusal) => {
-                let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. });
+                let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. })
+                    || plant::is(Plant::ForwardRetried);
                 let again = match refusal.fate {
                     Fate::NotApplied => {
                         matches!(refusal.code, Code::NoLeader | Code::Stopping | Code::Removed | Code::Joining)

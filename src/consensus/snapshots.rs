@@ -79,11 +79,13 @@ impl Driver {
         self.snapshots.waiting.push((deadline, reply));
     }
 
-    fn begin_cut(&mut self) {
+    fn begin_cut(&mut self) -> Result<(), Error> {
         let mark = self.machine.applied();
         info!(self.log, "snapshot begun"; "index" => mark.0);
         self.snapshots.syncing = Some((mark, self.now));
-        self.chores.sync(self.machine.db(), mark);
+        let db = self.machine.db()?;
+        self.chores.sync(db, mark);
+        Ok(())
     }
 
     /// The machine is durable up to `mark`: this is recorded, and the log behind it may go.
@@ -129,7 +131,7 @@ impl Driver {
             || (entries > 0 && self.raw.store().journal.bytes_after(mark) >= self.options.snapshot_every_bytes);
         let wanted = due || !self.snapshots.waiting.is_empty();
         if wanted && self.snapshots.syncing.is_none() && self.phase == Phase::Member {
-            self.begin_cut();
+            self.begin_cut()?;
         }
         let now = self.now;
         for (_, reply) in self.snapshots.waiting.extract_if(.., |(deadline, _)| *deadline <= now) {

@@ -48,10 +48,10 @@ impl Driver {
             Some(successor) => Step::Next(Stage::Lead { successor }),
             None => self.refuse_once_settled(Refusal::not_applied(
                 Code::NotAVoter,
-                format!(
-                    "{} is not a voter that can be heard now, so it cannot lead",
-                    node_id.unwrap_or("no other member")
-                ),
+                match node_id {
+                    Some(node_id) => format!("{node_id} is not a voter that can be heard now, so it cannot lead"),
+                    None => "no other member is a voter that can be heard now, so none can lead".into(),
+                },
             )),
         }
     }

@@ -63,7 +63,9 @@ pub(super) fn uncached(mut response: Response) -> Response {
 }
 
 /// A 200 with this JSON text.
-pub(super) fn json_text(body: Vec<u8>) -> Response {
+pub(super) fn json_text(mut body: Vec<u8>) -> Response {
+    // People look at it with curl, and their prompt comes next.
+    body.push(b'\n');
     let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -63,7 +63,8 @@ pub(super) async fn read(
     }
 }
 
-async fn collect(mut stream: Unread, limit: usize, budget: &Arc<Semaphore>) -> Result<Body, Problem> {
+/// Reads a body to its end, or until it is over `limit`.
+pub(super) async fn collect(mut stream: Unread, limit: usize, budget: &Arc<Semaphore>) -> Result<Body, Problem> {
     let mut share: Option<OwnedSemaphorePermit> = None;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -110,10 +111,10 @@ pub(super) fn members<'a, const N: usize>(
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let object = Object { names };
-    object
-        .deserialize(&mut json)
-        .and_then(|members| json.end().map(|()| members))
-        .map_err(|error| Problem::body(format!("the body cannot be used: {error}")))
+    object.deserialize(&mut json).and_then(|members| json.end().map(|()| members)).map_err(|error| {
+        let what = if error.is_data() { "cannot be used" } else { "is not JSON" };
+        Problem::body(format!("the body {what}: {error}"))
+    })
 }
 
 /// The text of a member that must be there.

@@ -213,7 +213,7 @@ impl Problem {
     pub(super) fn respond(&self, method: &Method) -> Response {
         let parts = &*self.0;
         let could_change = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        let body = serde_json::to_vec(&Body {
+        let mut body = serde_json::to_vec(&Body {
             title: parts.title,
             status: parts.status.as_u16(),
             detail: &parts.detail,
@@ -224,6 +224,7 @@ impl Problem {
             version: parts.version,
         })
         .expect("strings and numbers always have a JSON form");
+        body.push(b'\n');
         let mut response = Response::new(body.into());
         *response.status_mut() = parts.status;
         let headers = response.headers_mut();

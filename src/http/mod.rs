@@ -14,9 +14,12 @@ mod conditions;
 mod door;
 mod envelope;
 mod errors;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod health;
 mod listing;
 mod origins;
+mod patient;
 mod query;
 mod raft;
 mod routes;

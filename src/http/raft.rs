@@ -50,15 +50,20 @@ pub(super) async fn join(mut call: Call) -> Result<Response, Problem> {
     call.takes(&Method::POST, "POST")?;
     let deadline = deadline(&call, JOIN_TIMEOUT)?;
     let body = call.body(deadline).await?;
-    let [node_id, raft_address, force] = body::members(&body.bytes, ["node_id", "raft_address", "force"])?;
-    let node_id = checked_name(body::string(node_id, "node_id")?)?;
-    let raft_address = checked_address(body::string(raft_address, "raft_address")?)?;
-    let force = body::flag(force, "force")?;
+    let (node_id, raft_address, force) = joining(&body.bytes)?;
     let message = format!("node {node_id} at {raft_address} joined successfully");
     match call.door.request(Request::Join { node_id, raft_address, force }, deadline).await? {
         Answer::Members { warning, dropped, .. } => Ok(changed(&call, deadline, message, warning, dropped).await),
         _ => Err(Problem::internal()),
     }
+}
+
+/// Who is to join, where it is, and whether it may lose its data.
+pub(super) fn joining(body: &[u8]) -> Result<(String, String, bool), Problem> {
+    let [node_id, raft_address, force] = body::members(body, ["node_id", "raft_address", "force"])?;
+    let node_id = checked_name(body::string(node_id, "node_id")?)?;
+    let raft_address = checked_address(body::string(raft_address, "raft_address")?)?;
+    Ok((node_id, raft_address, body::flag(force, "force")?))
 }
 
 /// `POST /raft/remove`.

@@ -26,7 +26,7 @@ use super::{health, raft, store, txn};
 /// Every route.
 pub(super) fn routes(
     door: &Arc<Door>,
-) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> + 'static {
     let call = call(Arc::clone(door));
     let raft = warp::path("raft");
     let at = |name: &'static str| raft.and(warp::path(name)).and(warp::path::end()).and(call.clone());

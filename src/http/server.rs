@@ -5,8 +5,8 @@
 //!
 //! Laws: at most [`CONNECTIONS`] connections, and never so many that files for the disk and the peers run out; beyond
 //! that, clients wait in the kernel's queue. A head arrives within [`HEAD_TIMEOUT`], which is also how long a
-//! connection may be idle. After a stop nothing is accepted, a request under way is answered, and each connection
-//! closes behind its answer.
+//! connection may be idle; a client that takes nothing of its answer for [`TAKING_TIMEOUT`] loses it. After a stop
+//! nothing is accepted, a request under way is answered, and each connection closes behind its answer.
 //!
 //! Not here: what is answered ([`super::routes`]).
 
@@ -21,7 +21,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use slog::{Logger, debug, info, warn};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -29,15 +29,20 @@ use tokio::time::{sleep, timeout};
 use warp::reply::Response;
 
 use super::door::Door;
+use super::errors::Problem;
 use super::origins::{self, Verdict};
+use super::patient::Patient;
 use super::routes::routes;
 
 /// The most connections at once.
 pub(super) const CONNECTIONS: usize = 4096;
-/// The open files that are left to the disk and the peers where the process may have few.
-const RESERVED_FILES: usize = 256;
+/// The open files that are left to the disk and the peers where the process may have few: the peer port alone takes up
+/// to 256.
+const RESERVED_FILES: usize = 384;
 /// How long the head of a request may take, and how long a connection may be idle before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of an answer.
+const TAKING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The bytes of a request's head that a connection buffers; a head that is still not complete then is 431.
 const HEAD_BYTES: usize = 64 * 1024;
 /// How long a connection that we end is still read from, so that the last answer is not lost to a reset.
@@ -82,8 +87,7 @@ async fn accept(
     log: Logger,
 ) {
     let (closing, closed) = watch::channel(false);
-    let app = TowerToHyperService::new(warp::service(routes(&door)));
-    let service = service_fn(move |request| guarded(Arc::clone(&door), app.clone(), request));
+    let service = service(door);
     let mut connections = JoinSet::new();
     let mut quiet_until = Instant::now();
     let drain = loop {
@@ -93,6 +97,9 @@ async fn accept(
             accepted = next(&listener, &slots, &mut quiet_until, &log) => match accepted {
                 Ok((stream, slot)) => {
                     let (service, closed, log) = (service.clone(), closed.clone(), log.clone());
+                    if let Err(error) = stream.set_nodelay(true) {
+                        debug!(log, "an http connection keeps its delay"; "error" => %error);
+                    }
                     connections.spawn(async move {
                         serve(stream, service, closed, log).await;
                         drop(slot);
@@ -112,6 +119,25 @@ async fn accept(
         warn!(log, "closing http connections whose requests are still under way"; "connections" => connections.len());
     }
     connections.shutdown().await;
+}
+
+/// What answers the requests of a connection.
+fn service(
+    door: Arc<Door>,
+) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+    let app = TowerToHyperService::new(warp::service(routes(&door)));
+    service_fn(move |request| guarded(Arc::clone(&door), app.clone(), request))
+}
+
+/// Serves what a client sends at once, and ends where that ends.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) async fn serve_once<I>(stream: I, door: Arc<Door>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (_closing, closed) = watch::channel(false);
+    serve(stream, service(door), closed, Logger::root(slog::Discard, slog::o!())).await;
 }
 
 /// Waits for a free slot and then for a connection.
@@ -143,13 +169,13 @@ where
     S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
 {
     match door.origins.judge(request.headers()) {
-        Verdict::Absent => app.call(request).await,
+        Verdict::Absent => routed(app, request).await,
         Verdict::Refused(problem) => Ok(problem.respond(request.method())),
         Verdict::Allowed(origin) => {
             let mut response = if origins::is_preflight(request.method(), request.headers()) {
                 origins::preflight(request.headers())
             } else {
-                app.call(request).await?
+                routed(app, request).await?
             };
             origins::open(&mut response, origin);
             Ok(response)
@@ -157,18 +183,28 @@ where
     }
 }
 
-async fn serve<S>(stream: TcpStream, service: S, mut closed: watch::Receiver<bool>, log: Logger)
+/// Asks the routes. A target without a path (`CONNECT host:port`, `OPTIONS *`) is kept from warp, which panics at one.
+async fn routed<S>(app: S, request: hyper::Request<Incoming>) -> Result<Response, Infallible>
 where
     S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(log, "an http connection keeps its delay"; "error" => %error);
+    if request.uri().path().starts_with('/') {
+        app.call(request).await
+    } else {
+        Ok(Problem::no_route(&request.uri().to_string()).respond(request.method()))
     }
+}
+
+async fn serve<I, S>(stream: I, service: S, mut closed: watch::Receiver<bool>, log: Logger)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
+{
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, TAKING_TIMEOUT)), service);
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = told(&mut closed) => {
@@ -179,7 +215,7 @@ where
     if let Err(error) = ended {
         debug!(log, "an http connection broke"; "error" => %error);
     }
-    let stream = connection.into_parts().io.into_inner();
+    let stream = connection.into_parts().io.into_inner().into_inner();
     tokio::select! {
         () = linger(stream) => {}
         () = told(&mut closed) => {}
@@ -194,7 +230,7 @@ async fn told(closed: &mut watch::Receiver<bool>) {
 
 /// Reads and throws away what a client still sends after our last answer. Closing a socket with unread bytes resets the
 /// connection, and the client could lose an answer such as 413 before it has read it.
-async fn linger(mut stream: TcpStream) {
+async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I) {
     let mut scrap = vec![0; 16 * 1024];
     let drained = async {
         if stream.shutdown().await.is_ok() {
@@ -210,7 +246,7 @@ fn connections_allowed() -> usize {
     // Only Linux tells without a system call of our own; elsewhere the limit of connections stands alone.
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     match open_files(&limits) {
-        Some(files) => CONNECTIONS.min(files.saturating_sub(RESERVED_FILES).max(files / 2)),
+        Some(files) => CONNECTIONS.min(files.saturating_sub(RESERVED_FILES).max(files / 4)),
         None => CONNECTIONS,
     }
 }

@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use warp::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
@@ -88,11 +89,8 @@ async fn post(mut call: Call) -> Result<Response, Problem> {
     let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let body = call.body(deadline).await?;
-    let names = ["key", "value", "value_base64", "content_type", "if_version"];
-    let [key, value, value_base64, content_type, if_version] = body::members(&body.bytes, names)?;
-    let key = body::string(key, "key")?;
-    query::check_key(&key, call.door.options.key_bytes)?;
-    let value = values::from_members(value, value_base64, content_type, call.door.options.value_bytes)?;
+    let options = &call.door.options;
+    let (key, value, if_version) = parsed(&body.bytes, options.key_bytes, options.value_bytes)?;
     let condition = conditions::of_write_or_body(&call, if_version)?;
     let (written, item) = persist(&call, &key, value, condition, deadline).await?;
     let Some(item) = item else { return Ok(failed(&call, &key, &written)) };
@@ -208,4 +206,18 @@ async fn delete(call: &Call, raw_key: &str) -> Result<Response, Problem> {
     let mut response = answers::json(&Deletion { data, message: "success removing data" });
     answers::mark(&mut response, written.index, written.term);
     Ok(response)
+}
+
+/// The key, the value and the member `if_version` in the body of a POST.
+pub(super) fn parsed(
+    body: &[u8],
+    key_bytes: usize,
+    value_bytes: usize,
+) -> Result<(String, Value, Option<&RawValue>), Problem> {
+    let names = ["key", "value", "value_base64", "content_type", "if_version"];
+    let [key, value, value_base64, content_type, if_version] = body::members(body, names)?;
+    let key = body::string(key, "key")?;
+    query::check_key(&key, key_bytes)?;
+    let value = values::from_members(value, value_base64, content_type, value_bytes)?;
+    Ok((key, value, if_version))
 }

@@ -4,11 +4,12 @@
 //! before anything is allocated. It is also the only file that names the serializer.
 //!
 //! Laws: a newer version is an error that says so, never a guess; every byte must be used up; what a length field
-//! promises is not allocated before the bytes are there.
+//! promises is not allocated before the bytes are there, but for a small multiple of what is.
 //!
 //! Not here: checksums and framing; those belong to the journal and to the wire.
 
 use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
+use bincode::error::DecodeError;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
@@ -32,14 +33,20 @@ pub enum CodecError {
     Malformed(String),
 }
 
-fn configuration() -> Configuration<LittleEndian, Fixint, Limit<MAX_BYTES>> {
-    config::legacy().with_limit::<MAX_BYTES>()
+fn configuration<const LIMIT: usize>() -> Configuration<LittleEndian, Fixint, Limit<LIMIT>> {
+    config::legacy().with_limit::<LIMIT>()
+}
+
+/// Decodes within a bound. The serializer allocates whatever a length field promises below it, so the bound has to be
+/// near what is really there.
+fn within<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    bincode::serde::decode_from_slice(bytes, configuration::<LIMIT>())
 }
 
 /// Encodes `value` behind the version byte.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = vec![VERSION];
-    bincode::serde::encode_into_std_write(value, &mut bytes, configuration())
+    bincode::serde::encode_into_std_write(value, &mut bytes, configuration::<MAX_BYTES>())
         .expect("writing to memory cannot fail, and no value of the model is of unknown length or over the bound");
     bytes
 }
@@ -53,8 +60,14 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if version != VERSION {
         return Err(CodecError::Version(version));
     }
-    let (value, used) = bincode::serde::decode_from_slice(rest, configuration())
-        .map_err(|error| CodecError::Malformed(error.to_string()))?;
+    // A value takes no more of a bound than its encoding has bytes.
+    let decoded = match rest.len() {
+        0..=0x1000 => within::<T, 0x1000>(rest),
+        0x1001..=0x1_0000 => within::<T, 0x1_0000>(rest),
+        0x1_0001..=0x10_0000 => within::<T, 0x10_0000>(rest),
+        _ => within::<T, MAX_BYTES>(rest),
+    };
+    let (value, used) = decoded.map_err(|error| CodecError::Malformed(error.to_string()))?;
     if used != rest.len() {
         return Err(CodecError::Malformed(format!("{} bytes left over", rest.len() - used)));
     }
@@ -102,7 +115,22 @@ mod tests {
         bytes[0] = 2;
         assert_eq!(decode::<Command>(&bytes), Err(CodecError::Version(2)));
         assert_eq!(decode::<Command>(&[]), Err(CodecError::Empty));
-        let huge = [&[VERSION, 1, 0, 0, 0][..], &u64::MAX.to_le_bytes(), b"k"].concat();
-        assert!(matches!(decode::<Command>(&huge), Err(CodecError::Malformed(_))));
+        for length in [u64::MAX, u64::from(u32::MAX), MAX_BYTES as u64 - 100] {
+            let huge = [&[VERSION, 1, 0, 0, 0][..], &length.to_le_bytes(), b"k"].concat();
+            let taken = allocation_counter::measure(|| {
+                assert!(matches!(decode::<Command>(&huge), Err(CodecError::Malformed(_))));
+            });
+            assert!(taken.bytes_max < 0x2000, "{} bytes for a length of {length}", taken.bytes_max);
+        }
+    }
+
+    #[test]
+    fn values_of_every_size_come_back() {
+        for bound in [0x1000_usize, 0x1_0000, 0x10_0000] {
+            for size in bound - 40..bound + 8 {
+                let put = Command::put("k", vec![7; size]);
+                assert_eq!(decode(&encode(&put)), Ok(put), "{size}");
+            }
+        }
     }
 }

@@ -62,7 +62,8 @@ pub trait Db: Send + Sync {
 
 /// Where databases and small files live: one node's directory.
 pub trait Engine: Send + Sync {
-    /// Opens the database of this relative name; `create` makes a new one, otherwise a missing one is damage.
+    /// Opens the database of this relative name; `create` makes a new one, otherwise a missing one is damage. What it
+    /// holds is durable on return, also what a process wrote that was killed before its sync: whoever reads it, promises it.
     ///
     /// # Errors
     /// [`Error`] where it cannot be opened or is damaged.

@@ -16,6 +16,8 @@ use bytes::Bytes;
 use protobuf::Message;
 use raft::eraftpb::{Entry, HardState};
 
+use crate::plant::{self, Plant};
+
 use super::index::Index;
 use super::layout::{self, PIECE_BYTES, record_key};
 use super::record::{self, Head, Point, Promise};
@@ -189,7 +191,9 @@ impl Journal {
 
     /// Raises the recorded commit to what the machine has applied: it may be ahead, and raft panics otherwise (m).
     pub(super) fn raise_commit(&mut self, applied: u64) {
-        self.hard_state.commit = self.hard_state.commit.max(applied);
+        if !plant::is(Plant::CommitNotRaised) {
+            self.hard_state.commit = self.hard_state.commit.max(applied);
+        }
     }
 
     fn write(&mut self, prev: Point, reset: bool, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
@@ -198,7 +202,7 @@ impl Journal {
             self.db.write(Batch { changes })?;
         }
         let head = Head {
-            hard_state: (hard_state.term, hard_state.vote, hard_state.commit),
+            hard_state: self.said(hard_state, reset),
             generation: self.generation,
             snapshot: self.snapshot,
             base: if reset { prev } else { self.index.base() },
@@ -217,9 +221,20 @@ impl Journal {
         Ok(())
     }
 
+    /// What a record says of the hard state: all of it.
+    fn said(&self, hard_state: &HardState, reset: bool) -> (u64, u64, u64) {
+        let known = (hard_state.term, hard_state.vote) == (self.hard_state.term, self.hard_state.vote);
+        if plant::is(Plant::HardStateLeftOut) && known && !reset {
+            return (0, 0, 0);
+        }
+        (hard_state.term, hard_state.vote, hard_state.commit)
+    }
+
     /// Takes a record that is on the disk, and known to follow, into the index.
     pub(super) fn admit(&mut self, seq: u64, pieces: u32, head: &Head, offsets: &[u32], entries: Vec<Entry>) {
-        self.hard_state = head.hard_state();
+        if !(plant::is(Plant::HardStateLeftOut) && head.hard_state.0 == 0) {
+            self.hard_state = head.hard_state();
+        }
         self.generation = head.generation;
         self.snapshot = head.snapshot;
         self.next_seq = seq + 1;

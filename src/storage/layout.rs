@@ -31,6 +31,10 @@ pub(super) const CHANGES_VERSION: u8 = 1;
 /// segment.
 pub(super) const PIECE_BYTES: usize = 4096;
 
+/// The largest index, term or record number that is believed. No node ever counts that far, and nothing that is at or
+/// below it overflows where it is added to.
+pub(super) const MOST_COUNT: u64 = 1 << 62;
+
 /// The longest client key that the storage can hold without ever making a blob; limits must not go beyond it.
 pub const MAX_KEY_BYTES: usize = 1024;
 

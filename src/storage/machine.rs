@@ -14,7 +14,9 @@ use std::sync::Arc;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
 use crate::model::{Change, Command, Item, List, MemberChange, Members, Outcome, Page, codec, decide};
+use crate::plant::{self, Plant};
 
+use super::behind::Behind;
 use super::cells::{self, Header};
 use super::item;
 use super::layout::{Kind, STATE_VERSION};
@@ -53,7 +55,7 @@ pub struct Applied {
 
 /// The state machine of one incarnation.
 pub struct Machine {
-    db: Arc<dyn Db>,
+    db: Behind,
     state: State,
     members: Members,
     /// What the stored table and the stored state are overwritten as.
@@ -79,7 +81,7 @@ impl Machine {
         let state_header = cells::put(&mut batch, Kind::State, b"", index, &state.encode(), None);
         db.write(batch)?;
         db.sync()?;
-        Ok(Self { db, state, members, members_header, state_header, cut: None })
+        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, cut: None })
     }
 
     /// Opens a machine and checks all of it: every value against its checksum, and their sum against the state.
@@ -111,7 +113,7 @@ impl Machine {
             let detail = format!("its values do not add up ({keys} keys found, {counted} written)");
             return Err(Error::damaged(&*db, detail));
         }
-        Ok(Self { db, state, members, members_header, state_header, cut: None })
+        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, cut: None })
     }
 
     /// The (index, term) of the entry applied last.
@@ -154,7 +156,7 @@ impl Machine {
     /// # Errors
     /// [`Error`] for damage.
     pub fn get(&self, key: &[u8]) -> Result<Option<Item>, Error> {
-        item::read(&*self.db, key)
+        item::read(&self.db, key)
     }
 
     /// A page of keys.
@@ -162,7 +164,7 @@ impl Machine {
     /// # Errors
     /// [`Error`] for damage.
     pub fn list(&self, list: &List) -> Result<Page, Error> {
-        walk::page(&*self.db, list)
+        walk::page(&self.db, list)
     }
 
     /// Applies committed entries in order, each batch of them atomically with its applied index; one outcome an entry. A
@@ -186,11 +188,11 @@ impl Machine {
     ) -> Result<(), Error> {
         let mut state = self.state.clone();
         let mut members = None;
-        let overlay = Overlay::new(&*self.db);
+        let overlay = Overlay::new(&self.db);
         for entry in entries {
             if entry.index != state.index + 1 || entry.term < state.term {
                 let detail = format!("entry {} was to be applied after entry {}", entry.index, state.index);
-                return Err(Error::damaged(&*self.db, detail));
+                return Err(Error::damaged(&self.db, detail));
             }
             (state.index, state.term) = (entry.index, entry.term);
             let is_last = matches!(entry.operation, Operation::Command(Command::Sweep { .. }));
@@ -253,32 +255,40 @@ impl Machine {
             tally.digest = tally.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
             (self.members, self.members_header) = (members, header);
         }
+        let effects_end = batch.changes.len();
         self.state_header =
             cells::put(&mut batch, Kind::State, b"", state.index, &state.encode(), Some(self.state_header));
         self.state = state;
-        let effects = self.cut.as_ref().map(|_| batch.clone());
-        self.db.write(batch)?;
+        if plant::is(Plant::AppliedApart) {
+            let state = batch.changes.split_off(effects_end);
+            self.db.write_through(std::mem::replace(&mut batch, Batch { changes: state }))?;
+        }
+        let Some(cut) = &self.cut else { return self.db.write(batch) };
+        self.db.write_through(batch.clone())?;
         // Only now, when all of them can be read from the tree: the copy is exact because of this order.
-        if let (Some(cut), Some(effects)) = (&self.cut, effects) {
-            cut.push(effects);
+        if !plant::is(Plant::CopyWithoutEffects) {
+            cut.push(batch);
         }
         Ok(())
     }
 
-    /// The database, so that another thread can sync it.
-    pub fn db(&self) -> Arc<dyn Db> {
-        self.db.clone()
+    /// The database, with everything applied written to it: a sync of it, on whatever thread, makes that durable.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn db(&self) -> Result<Arc<dyn Db>, Error> {
+        self.db.written()
     }
 
     /// Begins a copy of the state; at most one at a time, an earlier one is aborted.
     ///
     /// # Errors
-    /// [`Error`] where the scratch file cannot be made.
+    /// [`Error`]: poisoned.
     pub fn begin_cut(&mut self, scratch: std::fs::File, max_bytes: u64) -> Result<(Cut, SnapshotReader), Error> {
         self.abort_cut();
         let spool = Arc::new(Spool::new(scratch, max_bytes));
         self.cut = Some(Line::new(spool.clone()));
-        Ok((Cut::new(self.db.clone(), spool.clone()), SnapshotReader::new(spool)))
+        Ok((Cut::new(self.db.written()?, spool.clone()), SnapshotReader::new(spool)))
     }
 
     /// Ends the running cut at the present applied index: the copy is then exactly this state.

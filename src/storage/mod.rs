@@ -8,10 +8,13 @@
 //!
 //! Not here: when to write what (`consensus::ready`), and snapshots on the wire (`transport::snapshot`).
 
+mod behind;
 mod cells;
 mod durable;
 pub mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod guard;
 mod identity;
 mod index;

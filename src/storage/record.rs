@@ -10,7 +10,7 @@
 
 use raft::eraftpb::{Entry, EntryType, HardState};
 
-use super::layout::{Bytes, PIECE_BYTES, RECORD_VERSION, length, push_run};
+use super::layout::{Bytes, MOST_COUNT, PIECE_BYTES, RECORD_VERSION, length, push_run};
 
 /// Format, length, checksum, and a checksum over these three, in front of the first piece: a record must not look torn
 /// because its length is wrong.
@@ -39,6 +39,14 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// Whether a node can have counted that far.
+    pub(super) fn is_possible(&self) -> bool {
+        let (term, _, commit) = self.hard_state;
+        let points = [self.snapshot, self.base, self.prev];
+        let counts = points.iter().flat_map(|(index, term)| [*index, *term]).chain([term, commit, self.generation]);
+        counts.into_iter().all(|count| count <= MOST_COUNT)
+    }
+
     /// The hard state in raft's type.
     pub(super) fn hard_state(&self) -> HardState {
         let (term, vote, commit) = self.hard_state;
@@ -64,13 +72,26 @@ pub(super) fn encode(seq: u64, head: &Head, entries: &[Entry]) -> (Vec<u8>, Vec<
         push_run(&mut bytes, &entry.data);
         push_run(&mut bytes, &entry.context);
     }
-    let (header, payload) = bytes.split_at_mut(HEADER_BYTES);
+    seal(seq, &mut bytes);
+    (bytes, offsets)
+}
+
+/// Writes the header of a record whose payload is there.
+fn seal(seq: u64, record: &mut [u8]) {
+    let (header, payload) = record.split_at_mut(HEADER_BYTES);
     header[0] = RECORD_VERSION;
     header[1..5].copy_from_slice(&length(payload).to_le_bytes());
     header[5..9].copy_from_slice(&checksum(seq, payload).to_le_bytes());
     let own = crc32fast::hash(&header[..9]);
     header[9..].copy_from_slice(&own.to_le_bytes());
-    (bytes, offsets)
+}
+
+/// A record with right checksums around any payload.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn sealed(seq: u64, payload: &[u8]) -> Vec<u8> {
+    let mut record = [&[0; HEADER_BYTES], payload].concat();
+    seal(seq, &mut record);
+    record
 }
 
 fn checksum(seq: u64, payload: &[u8]) -> u32 {

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::journal::Journal;
-use super::layout::{Bytes, RECORD_VERSION, parse_record_key, record_key};
+use super::layout::{Bytes, MOST_COUNT, RECORD_VERSION, parse_record_key, record_key};
 use super::record::{self, Promise};
 use super::{Db, Error};
 
@@ -66,7 +66,7 @@ impl Recovery {
             if let Some(torn) = &self.partial {
                 return Err(self.damaged(format!("record {} is incomplete, and another follows", torn.seq)));
             }
-            if self.last_seq.is_some_and(|last| seq != last + 1) || seq == 0 {
+            if self.last_seq.is_some_and(|last| seq != last + 1) || seq == 0 || seq > MOST_COUNT {
                 return Err(self.damaged(format!("records before record {seq} are missing")));
             }
             let promise =
@@ -97,11 +97,11 @@ impl Recovery {
             .ok_or_else(|| self.damaged(format!("the checksum of record {seq} does not fit")))?;
         let mut bytes = Bytes(payload);
         let unreadable = || self.damaged(format!("record {seq} cannot be read"));
-        let mut head = record::decode_head(&mut bytes).ok_or_else(unreadable)?;
+        let mut head = record::decode_head(&mut bytes).filter(record::Head::is_possible).ok_or_else(unreadable)?;
         let (mut entries, mut offsets) = (Vec::new(), Vec::new());
         for nth in 0..u64::from(head.entries) {
             let offset = payload.len() - bytes.0.len();
-            let index = head.prev.0.checked_add(nth + 1).ok_or_else(unreadable)?;
+            let index = head.prev.0 + nth + 1;
             offsets.push(u32::try_from(offset).map_err(|_| unreadable())?);
             entries.push(record::decode_entry(&mut bytes, index).ok_or_else(unreadable)?);
         }

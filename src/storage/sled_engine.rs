@@ -166,6 +166,8 @@ impl Engine for SledEngine {
         Self::prove(&db)?;
         db.sync()?;
         let durably = || {
+            // The process before may have been killed between a write and its sync, and sled has nothing to flush now.
+            File::open(folder.join("db"))?.sync_all()?;
             File::open(folder.join("conf"))?.sync_all()?;
             sync_dir(&folder)?;
             if create { folder.parent().map_or(Ok(()), sync_dir) } else { Ok(()) }

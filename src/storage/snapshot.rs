@@ -199,7 +199,7 @@ impl SnapshotWriter {
                 metadata.index, metadata.term
             )));
         }
-        Ok(Received { generation: self.reserved.generation(), machine, reserved: self.reserved })
+        Ok(Received { generation: self.reserved.generation(), machine: Box::new(machine), reserved: self.reserved })
     }
 }
 
@@ -207,8 +207,9 @@ impl SnapshotWriter {
 pub struct Received {
     /// The generation.
     pub generation: u64,
-    // Before the reservation, so that the database is closed when its folder goes.
-    machine: Machine,
+    // Before the reservation, so that the database is closed when its folder goes. Boxed, since it travels in the loop's
+    // inbox, whose every place is as large as the largest input.
+    machine: Box<Machine>,
     reserved: Reserved,
 }
 
@@ -222,6 +223,6 @@ impl Received {
     /// another generation than this.
     pub fn take(self) -> (u64, Machine) {
         self.reserved.keep();
-        (self.generation, self.machine)
+        (self.generation, *self.machine)
     }
 }

@@ -58,6 +58,17 @@ impl Spool {
         Self { file, capacity: capacity.max(1), progress: Mutex::default(), changed: Condvar::new() }
     }
 
+    /// A spool of which the first `written` bytes of this file are the frames.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn holding(file: File, written: u64) -> Self {
+        let spool = Self::new(file, written);
+        {
+            let mut progress = spool.lock();
+            (progress.written, progress.sealed, progress.ended) = (written, true, Some(SnapshotMetadata::default()));
+        }
+        spool
+    }
+
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }

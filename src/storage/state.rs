@@ -11,7 +11,7 @@ use protobuf::Message;
 use raft::eraftpb::ConfState;
 
 use super::cells::Tally;
-use super::layout::{Bytes, STATE_VERSION, push_run};
+use super::layout::{Bytes, MOST_COUNT, STATE_VERSION, push_run};
 
 /// The state record.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -66,7 +66,8 @@ impl State {
             let tally = Tally { keys, digest };
             Some(Self { index, term, configuration_index, tally, was_written, conf_state })
         };
-        read().filter(|_| bytes.is_empty()).ok_or(Unreadable::Malformed)
+        let possible = |state: &Self| state.index <= MOST_COUNT && state.term <= MOST_COUNT;
+        read().filter(|state| bytes.is_empty() && possible(state)).ok_or(Unreadable::Malformed)
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use raft::eraftpb::{ConfState, HardState};
 
 use crate::model::{Member, MemberChange, Members, Role};
+use crate::plant::{self, Plant};
 
 use super::identity::{decode, encode};
 use super::layout::{self, IDENTITY};
@@ -134,7 +135,11 @@ impl Volume {
     pub fn adopt(&mut self, cluster_id: u64, raft_address: &str, http_address: &str) -> Result<Incarnation, Error> {
         let names = self.engine.list("")?;
         let raft_id = loop {
-            let id = mint_id(&mut self.mint);
+            let mut id = mint_id(&mut self.mint);
+            let known = u64::from(crc32fast::hash(self.identity.started_as.as_bytes()));
+            if plant::is(Plant::RaftIdReused) && !names.contains(&known.to_string()) {
+                id = known;
+            }
             if id != self.identity.raft_id && !names.contains(&id.to_string()) {
                 break id;
             }

@@ -11,6 +11,10 @@ use raft::eraftpb::{Message, MessageType};
 use super::greeting::{Denial, Hello, Welcome};
 use crate::model::PeerTable;
 
+/// The largest term or index that is believed. No cluster ever counts that far, raft adds to both without a check, and a
+/// node that once recorded such a term could never start again.
+const MOST_COUNT: u64 = 1 << 62;
+
 /// Whether a peer that introduces itself so may come in, for as long as `table` is the one.
 ///
 /// # Errors
@@ -44,6 +48,11 @@ pub fn check_message(message: &Message, from: u64, to: u64) -> Result<(), String
         return Err(format!("a message from {} to {}, between {from} and {to}", message.from, message.to));
     }
     let kind = message.msg_type;
+    let points = [message.index, message.commit, message.reject_hint, message.request_snapshot];
+    let terms = [message.term, message.log_term, message.commit_term];
+    if points.iter().chain(&terms).any(|count| *count > MOST_COUNT) {
+        return Err(format!("{kind:?} with a term or an index that no cluster reaches"));
+    }
     match kind {
         MessageType::MsgAppend => check_entries(message)?,
         MessageType::MsgAppendResponse
@@ -84,7 +93,8 @@ pub fn check_snapshot(message: &Message, from: u64, to: u64) -> Result<(), Strin
         && message.term != 0
         && metadata.index != 0
         && metadata.term != 0
-        && metadata.term <= message.term;
+        && metadata.term <= message.term
+        && message.term.max(metadata.index) <= MOST_COUNT;
     if sound { Ok(()) } else { Err("the stream ended in a message that is no snapshot for this node".into()) }
 }
 
@@ -176,6 +186,27 @@ mod tests {
         assert!(!check(append(4, 2, 3, &[(5, 1)])));
         assert!(!check(append(4, 2, 3, &[(5, 4)])));
         assert!(!check(append(u64::MAX, 2, 3, &[(0, 3)])));
+    }
+
+    #[test]
+    fn terms_and_indexes_that_raft_could_not_count_on_from_are_refused() {
+        for msg_type in [MessageType::MsgAppend, MessageType::MsgRequestVote, MessageType::MsgHeartbeat] {
+            let sound = Message { msg_type, from: 1, to: 2, term: MOST_COUNT, ..Message::default() };
+            assert_eq!(check_message(&sound, 1, 2), Ok(()));
+            for wrong in [
+                Message { term: MOST_COUNT + 1, ..sound.clone() },
+                Message { log_term: u64::MAX, ..sound.clone() },
+                Message { index: u64::MAX, ..sound.clone() },
+                Message { commit: u64::MAX, ..sound.clone() },
+                Message { commit_term: u64::MAX, ..sound.clone() },
+                Message { reject_hint: u64::MAX, ..sound.clone() },
+            ] {
+                assert!(check_message(&wrong, 1, 2).is_err(), "{wrong:?}");
+            }
+        }
+        let mut message = Message { msg_type: MessageType::MsgSnapshot, from: 1, to: 2, term: 3, ..Message::default() };
+        (message.mut_snapshot().mut_metadata().term, message.mut_snapshot().mut_metadata().index) = (3, u64::MAX);
+        assert!(check_snapshot(&message, 1, 2).is_err());
     }
 
     #[test]

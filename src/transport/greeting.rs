@@ -67,13 +67,13 @@ pub enum Denial {
     #[error("the node there was removed from its cluster")]
     Retired,
     /// The acceptor belongs to another cluster.
-    #[error("the node there belongs to another cluster ({cluster_id:016x})")]
+    #[error("the node there belongs to another cluster ({cluster_id})")]
     OtherCluster {
         /// Which.
         cluster_id: u64,
     },
     /// The dialler was removed from the cluster.
-    #[error("raft id {raft_id} was removed from the cluster {cluster_id:016x}")]
+    #[error("raft id {raft_id} was removed from the cluster {cluster_id}")]
     Removed {
         /// Which cluster says so.
         cluster_id: u64,

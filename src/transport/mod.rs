@@ -18,6 +18,8 @@ mod dial;
 mod errand;
 mod forwards;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod greeting;
 mod inbound;
 mod incoming;

@@ -1,8 +1,11 @@
 //! The peer port against everything that is no peer (issue, section 6).
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
+
+use serde_json::json;
 
 use crate::harness::{Cluster, Node, Setup, check, eventually, secs, throughout};
 
@@ -10,7 +13,13 @@ crate::harness::cases![
     garbage_http_and_scans_make_one_log_line_each_and_hurt_nobody,
     idle_and_flooding_connections_do_not_keep_peers_out,
     a_lost_peer_and_its_return_are_logged,
+    another_wire_version_is_refused_naming_both,
 ];
+
+/// What a huskv of another wire version says first: the part of the protocol that stays for ever.
+fn preamble(version: u16) -> Vec<u8> {
+    [&b"\x89HUSKV\r\n"[..], &version.to_le_bytes()].concat()
+}
 
 /// What a stranger sends; nothing for a port scan.
 fn strangers() -> Vec<(&'static str, Vec<u8>)> {
@@ -106,4 +115,39 @@ fn a_lost_peer_and_its_return_are_logged() {
     eventually(secs(15), format!("the leader logs that {name} is back"), || {
         check(mentions(&cluster) > lost, mentions(&cluster))
     });
+}
+
+fn another_wire_version_is_refused_naming_both() {
+    const OTHER: u16 = 4711;
+    let cluster = Cluster::of(3);
+    let reign = cluster.reign();
+    let leader = &cluster.nodes[cluster.agreed()];
+    let newer = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = newer.local_addr().expect("bound").to_string();
+    thread::spawn(move || {
+        for stream in newer.incoming() {
+            let mut stream = stream.expect("a connection");
+            stream.write_all(&preamble(OTHER)).expect("a preamble fits");
+            // Open until the other end has enough.
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    for asked in &cluster.nodes {
+        let body = json!({"node_id": "newer", "raft_address": address});
+        let answer = asked.post("/raft/join", &body).problem(409, "a join of another wire version");
+        let answer = answer.code("version_mismatch", "its code").outcome("not_applied", "nothing was changed");
+        let detail = answer.word("detail");
+        assert!(detail.contains("version 4711") && detail.contains("speaks 1"), "both versions: {detail}");
+        assert!(detail.contains(&address), "who it is: {detail}");
+    }
+    // And the other way round: the newer one dials.
+    send(leader, &[&preamble(OTHER)[..], &[0; 500]].concat());
+    let lines = || leader.log().lines().filter(|line| line.contains("4711")).count();
+    eventually(secs(10), "the refusal is logged", || check(lines() > 0, leader.log()));
+    throughout(Duration::from_millis(300), "in one line", || check(lines() == 1, leader.log()));
+    let log = leader.log();
+    let line = log.lines().find(|line| line.contains("4711")).unwrap_or_default();
+    assert!(line.contains("wire version") && line.contains(" 1"), "both versions: {line}");
+    cluster.nodes[1].put("still", "well");
+    assert_eq!(cluster.reign(), reign, "leader and term");
 }

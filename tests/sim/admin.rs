@@ -1,28 +1,39 @@
-//! The operator: forms the cluster, and keeps every node in it, one request at a time.
+//! Operators: one forms the cluster and keeps every node in it, another meddles.
+//!
+//! Laws: a disk is wiped only while every node is a member and nothing is being changed: a second loss beside it would
+//! be the loss of a majority, which no store survives.
+
+use std::collections::BTreeMap;
 
 use huskv::consensus::Input;
 use huskv::model::{Answer, Refusal, Request, Role};
 
 use crate::checks;
-use crate::world::{Event, Said, World};
+use crate::port::Said;
+use crate::world::{Event, World};
 
-/// What the operator is doing.
+/// How long after its question a request may still take effect.
+const LINGERS: u64 = 12_000;
+
+/// What the operators are doing.
 #[derive(Default)]
 pub struct Admin {
     busy_until: u64,
     /// Whether all nodes were members at the last look.
     pub complete: bool,
-    /// A removal or transfer that chance asked for.
-    pub wish: Option<Request>,
+    /// The node whose disk was wiped, until it is a member again.
+    pub wiped: Option<usize>,
+    next: u64,
+    /// Requests that may still take effect, and until when.
+    open: BTreeMap<u64, (Request, u64)>,
 }
 
 /// Looks at the cluster, and asks for what is missing.
 pub fn act(world: &mut World) {
     let pause = 300 + world.rng.below(300);
     world.after(pause, Event::Admin);
-    if world.now < world.admin.busy_until {
-        return;
-    }
+    let now = world.now;
+    world.admin.open.retain(|_, (_, until)| *until > now);
     let Some((leader, table)) = leading(world) else { return };
     let missing = (0..world.nodes.len()).find(|at| {
         let node = &world.nodes[*at];
@@ -30,43 +41,104 @@ pub fn act(world: &mut World) {
         node.driver.is_some() && !(member && node.table.cluster_id == world.cluster && !node.table.removed)
     });
     world.admin.complete = missing.is_none() && all_agree(world);
-    let request = match missing {
-        Some(at) => Request::Join { node_id: format!("n{at}"), raft_address: format!("n{at}:1"), force: false },
-        None => match world.admin.wish.take() {
-            Some(wish) => wish,
-            None => return,
-        },
-    };
+    if world.admin.complete {
+        world.admin.wiped = None;
+    }
+    if let Some(at) = missing.filter(|_| world.now >= world.admin.busy_until) {
+        world.admin.busy_until = world.now + 12_000;
+        let raft_address = world.nodes[at].table.raft_address.clone();
+        ask(world, Request::Join { node_id: format!("n{at}"), raft_address, force: false });
+        // While one change is under way, another is asked for.
+        if world.faults && world.rng.chance(40) {
+            let (soon, other) = (world.rng.below(700), world.rng.below(world.nodes.len() as u64));
+            world.after(soon, Event::Meddle(usize::try_from(other).expect("small")));
+        }
+    }
+}
+
+/// Asks some member for a change of membership.
+fn ask(world: &mut World, request: Request) {
     let members: Vec<usize> = (0..world.nodes.len())
         .filter(|at| world.nodes[*at].driver.is_some() && world.nodes[*at].table.cluster_id == world.cluster)
         .collect();
+    if members.is_empty() {
+        return;
+    }
     let at = *world.rng.pick(&members);
+    world.admin.next += 1;
+    let asked = world.admin.next;
     world.say(|| format!("operator asks n{at}: {request:?}"));
-    world.admin.busy_until = world.now + 12_000;
-    let reply = world.port(at).reply(|result| Said::Admin { result });
-    let deadline = world.now + 10_000;
+    world.admin.open.insert(asked, (request.clone(), world.now + LINGERS));
+    let reply = world.port(at).reply(move |result| Said::Admin { asked, result });
+    let deadline = world.now + world.nodes[at].ahead + 10_000;
     world.input(at, Input::Request { request, deadline, forwarded: false, reply });
 }
 
-/// Whether every node is up and sees every node as a voter.
+/// Removes a member or moves leadership, whatever else goes on.
+pub fn meddle(world: &mut World, at: usize) {
+    if world.admin.wiped.is_none() {
+        let node_id = format!("n{at}");
+        let remove = world.rng.chance(50);
+        ask(world, if remove { Request::Remove { node_id } } else { Request::Transfer { node_id: Some(node_id) } });
+    }
+}
+
+/// Whether a disk may be lost now.
+pub fn settled(world: &mut World) -> bool {
+    let quiet = world.cut.is_empty() && world.nodes.iter().all(|node| node.paused_until <= world.now);
+    quiet && world.admin.open.is_empty() && world.admin.wiped.is_none() && all_agree(world)
+}
+
+/// Whether every node is up and sees every node as a voter, at its present address.
 fn all_agree(world: &mut World) -> bool {
     let count = world.nodes.len();
     (0..count).all(|at| {
         checks::status(world, at).is_some_and(|status| {
-            status.members.len() == count && status.members.iter().all(|member| member.role == Role::Voter)
+            let current = |id: u64, address: &str| {
+                world.nodes.iter().any(|node| node.table.raft_id == id && node.table.raft_address == address)
+            };
+            status.members.len() == count
+                && status.members.iter().all(|m| m.role == Role::Voter && current(m.raft_id, &m.raft_address))
         })
     })
 }
 
-/// The operator's request was answered.
-pub fn answered(world: &mut World, result: Result<Answer, Refusal>) {
+/// The operator's request was answered: what it says must be so on the node that was asked.
+pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer, Refusal>) {
     world.say(|| format!("operator hears {result:?}"));
-    world.admin.busy_until = world.now + 200;
+    let joins = |request: &Request| matches!(request, Request::Join { .. });
+    let Some((request, _)) = world.admin.open.get(&asked).cloned() else { return };
+    if joins(&request) {
+        world.admin.busy_until = world.now + 200;
+    }
+    if result.is_err() {
+        // A refusal may come after an effect, and a change that was given up may still be in the log.
+        return;
+    }
+    world.admin.open.remove(&asked);
+    // A node that hears of its own removal need not have seen the entry.
+    let Some(status) = checks::status(world, at).filter(|status| !status.removed) else { return };
+    let role = |name: &str| status.members.iter().find(|member| member.node_id == name).map(|member| member.role);
+    let other = |name: &str, join: bool| {
+        world.admin.open.values().any(|(request, _)| match request {
+            Request::Join { node_id, .. } => join && node_id == name,
+            Request::Remove { node_id } => !join && node_id == name,
+            _ => false,
+        })
+    };
+    let wrong = match &request {
+        Request::Join { node_id, .. } => role(node_id) != Some(Role::Voter) && !other(node_id, false),
+        Request::Remove { node_id } => role(node_id).is_some() && !other(node_id, true),
+        _ => false,
+    };
+    if wrong {
+        world.fail(format!("n{at} answers {request:?} with success, and its table does not say so"));
+    }
 }
 
 /// Who leads the cluster at the highest term, and the raft ids of its peers.
 pub fn leading(world: &World) -> Option<(usize, Vec<u64>)> {
-    let best = world.leaders.last_key_value()?.1;
+    let best = world.book.leaders.last_key_value()?.1;
     let at = world.nodes.iter().position(|node| node.driver.is_some() && node.table.raft_id == *best)?;
     Some((at, world.nodes[at].table.peers.iter().map(|(id, _, _)| *id).collect()))
 }

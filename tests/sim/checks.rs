@@ -1,15 +1,58 @@
-//! What must be true after every turn, and at the end.
+//! What must be true after every turn, at every answer, and at the end.
+//!
+//! Not here: what may not leave before which sync (`port`), and that term, vote and commit never move back on a disk
+//! (`journal`).
 
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Bounds, Consistency, Input};
-use huskv::model::{State, Status};
+use huskv::model::{Answer, PeerTable, Role, State, Status};
 
 use crate::clients;
+use crate::engine::SimEngine;
+use crate::journal::Entry;
 use crate::linear;
+use crate::port::Said;
 use crate::world::World;
+
+/// What one node was at, at least.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Seen {
+    raft_id: u64,
+    term: u64,
+    commit: u64,
+    applied: u64,
+}
+
+impl Seen {
+    /// After a crash only what was synced binds the node.
+    pub fn crashed(&mut self, engine: &SimEngine, durable: (u64, u64)) {
+        if let Some(synced) = engine.journal(self.raft_id, |journal| journal.synced) {
+            (self.term, self.commit) = (synced.term, synced.commit);
+        }
+        self.applied = if durable.0 == self.raft_id { durable.1 } else { 0 };
+    }
+}
+
+/// What is known of the whole cluster.
+#[derive(Default)]
+pub struct Book {
+    /// Who led which term.
+    pub leaders: BTreeMap<u64, u64>,
+    /// What the store looked like at an applied index, on whichever node got there first.
+    states: BTreeMap<u64, u64>,
+    /// The entry that was applied at an index, and the hash of it and of all before it that are known.
+    applied: BTreeMap<u64, Entry>,
+    /// Where a client's write was applied, and when first.
+    operations: BTreeMap<u64, (u64, u64)>,
+    /// Writes whose clients were told that they were not applied.
+    refused: BTreeSet<u64>,
+    /// All raft ids that any node ever had.
+    ids: BTreeSet<u64>,
+}
 
 fn ask(world: &mut World, at: usize, make: impl FnOnce(Arc<Mutex<Vec<Status>>>) -> Input) -> Option<Status> {
     let heard = Arc::new(Mutex::new(Vec::new()));
@@ -25,7 +68,7 @@ pub fn status(world: &mut World, at: usize) -> Option<Status> {
     })
 }
 
-/// One leader a term; nothing moves back; equal state at equal index.
+/// One leader a term; nothing moves back; equal entries and equal state at equal index.
 pub fn after_turn(world: &mut World, at: usize) {
     let Some(status) = status(world, at) else { return };
     if status.applied_index > status.commit_index || status.commit_index > status.last_log_index {
@@ -34,36 +77,119 @@ pub fn after_turn(world: &mut World, at: usize) {
             status.applied_index, status.commit_index, status.last_log_index
         ));
     }
-    if status.cluster_id != world.cluster || status.removed || status.joining {
-        world.nodes[at].seen = (0, 0);
-        return;
+    let raft_id = status.raft_id;
+    if let Some(Some(broken)) = world.nodes[at].engine.journal(raft_id, |journal| journal.broken.clone()) {
+        world.fail(format!("n{at}: on its disk {broken}"));
+    }
+    if world.nodes[at].seen.raft_id != raft_id {
+        world.nodes[at].seen = Seen { raft_id, ..Seen::default() };
     }
     let seen = world.nodes[at].seen;
-    if status.term < seen.0 || status.applied_index < seen.1 {
-        world.fail(format!("n{at} moves back: term {} applied {}, before {seen:?}", status.term, status.applied_index));
+    let is = Seen { raft_id, term: status.term, commit: status.commit_index, applied: status.applied_index };
+    if is.term < seen.term || is.commit < seen.commit || is.applied < seen.applied {
+        world.fail(format!("n{at} moves back: {is:?}, before {seen:?}"));
     }
-    world.nodes[at].seen = (status.term, status.applied_index);
+    world.nodes[at].seen = is;
+    world.nodes[at].voters = voters(&status);
+    if status.cluster_id != world.cluster || status.removed || status.joining {
+        return;
+    }
     if status.state == State::Leader {
-        let first = *world.leaders.entry(status.term).or_insert(status.raft_id);
-        if first != status.raft_id {
-            world.fail(format!("term {} is led by {first} and by {}", status.term, status.raft_id));
+        let first = *world.book.leaders.entry(status.term).or_insert(raft_id);
+        if first != raft_id {
+            world.fail(format!("term {} is led by {first} and by {raft_id}", status.term));
         }
     }
-    if status.applied_index != seen.1 {
+    if is.applied != seen.applied {
+        entries(world, at, seen, is);
         let state = fingerprint(world, at, &status);
-        let known = *world.states.entry(status.applied_index).or_insert(state);
+        let known = *world.book.states.entry(is.applied).or_insert(state);
         if known != state {
-            world.fail(format!("n{at} differs from another node at applied index {}", status.applied_index));
+            world.fail(format!("n{at} differs from another node at applied index {}", is.applied));
         }
+    }
+}
+
+/// The entries that a node has just applied are those that every other node applied there. Equal at each index, they
+/// make equal sequences.
+fn entries(world: &mut World, at: usize, from: Seen, to: Seen) {
+    let applied = world.nodes[at].engine.journal(to.raft_id, |journal| {
+        let range = journal.entries.range(from.applied + 1..=to.applied);
+        range.map(|(index, entry)| (*index, *entry)).collect::<Vec<_>>()
+    });
+    for (index, entry) in applied.unwrap_or_default() {
+        let known = world.book.applied.get(&index).copied();
+        match known {
+            Some(known) if known != entry => {
+                world.fail(format!("n{at} applies {entry:?} at {index}, another node applied {known:?} there"));
+            }
+            Some(_) => {}
+            None => {
+                world.book.applied.insert(index, entry);
+                if let Some(id) = entry.operation
+                    && let Some((other, _)) = world.book.operations.insert(id, (index, world.now))
+                {
+                    world.fail(format!("op{id} is applied at {other} and again at {index}"));
+                }
+            }
+        }
+    }
+}
+
+/// A raft id belongs to one incarnation of one directory, for ever.
+pub fn identity(world: &mut World, at: usize, table: &PeerTable) {
+    if world.nodes[at].table.raft_id != table.raft_id && !world.book.ids.insert(table.raft_id) {
+        world.fail(format!("n{at} comes under raft id {}, which was used before", table.raft_id));
+    }
+}
+
+/// A write that a leader acknowledges is on the synced disks of a majority of the voters.
+pub fn acknowledged(world: &mut World, at: usize, said: &Said) {
+    let (Said::Client { result: Ok(answer), .. } | Said::Forwarded { result: Ok(answer), .. }) = said else { return };
+    let Answer::Written { index, term, .. } = *answer else { return };
+    let Some(status) = status(world, at) else { return };
+    if status.state != State::Leader || status.term != term || world.admin.wiped.is_some() {
+        return;
+    }
+    let synced = |voters: &[u64]| {
+        let has = |raft_id: &&u64| {
+            let on = |engine: &SimEngine| engine.journal(**raft_id, |journal| journal.synced.last >= index);
+            world.nodes.iter().any(|node| on(&node.engine) == Some(true))
+        };
+        voters.iter().filter(has).count()
+    };
+    // An entry is committed by the voters that are in force then, which an entry of the same turn may have changed.
+    let (now, before) = (voters(&status), &world.nodes[at].voters);
+    if ![&now, before].iter().any(|voters| synced(voters) > voters.len() / 2) {
+        let (has, all) = (synced(&now), now.len());
+        world.fail(format!("n{at} acknowledges entry {index} of term {term}, which {has} of {all} voters have synced"));
+    }
+}
+
+fn voters(status: &Status) -> Vec<u64> {
+    status.members.iter().filter(|member| member.role == Role::Voter).map(|member| member.raft_id).collect()
+}
+
+/// What a client was told of its write agrees with what the nodes have applied.
+pub fn told(world: &mut World, id: u64, version: Option<u64>) {
+    match version {
+        Some(version) => {
+            let there = world.book.applied.get(&version).map(|entry| entry.operation);
+            if there.is_some_and(|there| there != Some(id)) {
+                world.fail(format!("op{id} is acknowledged at {version}, where op {there:?} was applied"));
+            }
+        }
+        None => drop(world.book.refused.insert(id)),
     }
 }
 
 /// Everything that has to be equal at an equal index.
 fn fingerprint(world: &mut World, at: usize, status: &Status) -> u64 {
     let mut hasher = DefaultHasher::new();
-    status.keys.hash(&mut hasher);
+    (status.keys, status.applied_term, status.configuration_index).hash(&mut hasher);
     for member in &status.members {
-        (&member.node_id, member.raft_id, &member.raft_address, format!("{:?}", member.role)).hash(&mut hasher);
+        let voter = member.role == Role::Voter;
+        (&member.node_id, member.raft_id, &member.raft_address, &member.http_address, voter).hash(&mut hasher);
     }
     let found = Arc::new(Mutex::new(Vec::new()));
     let Some(driver) = world.nodes[at].driver.as_mut() else { return 0 };
@@ -88,9 +214,17 @@ fn fingerprint(world: &mut World, at: usize, status: &Status) -> u64 {
     hasher.finish()
 }
 
-/// Every key's history has an order that explains it.
-pub fn linearizable(world: &mut World) {
-    for (key, history) in world.clients.histories() {
+/// At the end: every key's history has an order that explains it, and what was refused never happened.
+pub fn history(world: &mut World) {
+    let both = world.book.refused.iter().find_map(|id| Some((*id, world.book.operations.get(id)?.0)));
+    if let Some((id, index)) = both {
+        world.fail(format!("op{id} was refused as not applied, and is applied at {index}"));
+    }
+    if world.failure.is_some() {
+        return;
+    }
+    let applied = |id: u64| world.book.operations.get(&id).map(|(_, at)| *at);
+    for (key, history) in world.clients.histories(applied) {
         if let Err(timeline) = linear::check(&history) {
             world.fail(format!("key k{key} is not linearizable: {timeline}"));
         }

@@ -6,16 +6,23 @@ use bytes::Bytes;
 use huskv::consensus::{Bounds, Consistency, Fetched, Input};
 use huskv::model::{Answer, Command, Fate, Outcome, Refusal, Request};
 
+use crate::checks;
 use crate::linear::{Operation, Seen};
+use crate::port::Said;
 use crate::rng::Rng;
-use crate::world::{Event, Said, World};
+use crate::world::{Event, World};
 
 const KEYS: u64 = 4;
-const DEADLINE: u64 = 3000;
+/// How long a request may take, at least and beyond that at most. Long enough to outlive its leader, often.
+const DEADLINE: (u64, u64) = (1500, 8000);
+
+/// How long a client waits for an answer before it does something else.
+const PATIENCE: u64 = 750;
 
 /// An operation under way.
 struct Open {
     client: usize,
+    at: usize,
     key: u64,
     called: u64,
     seen: Seen,
@@ -31,6 +38,8 @@ pub struct Clients {
     /// Every version that was acknowledged, with the operation.
     versions: BTreeMap<u64, u64>,
     pub acknowledged: u64,
+    /// Writes acknowledged by each node since its count was taken to 0.
+    pub by_node: BTreeMap<usize, u64>,
 }
 
 impl Clients {
@@ -42,17 +51,29 @@ impl Clients {
             history: BTreeMap::new(),
             versions: BTreeMap::new(),
             acknowledged: 0,
+            by_node: BTreeMap::new(),
         }
     }
 
-    /// The whole history: what is still open is of unknown fate.
-    pub fn histories(&self) -> BTreeMap<u64, Vec<Operation>> {
+    /// The whole history: what is still open is of unknown fate. Of a put the nodes know more: it took effect by the time
+    /// that the first of them applied it, or, if none has, no client can have read it. Without that the search for an
+    /// order would have no end.
+    pub fn histories(&self, applied: impl Fn(u64) -> Option<u64>) -> BTreeMap<u64, Vec<Operation>> {
         let mut all = self.history.clone();
         for open in self.open.values() {
             if !matches!(open.seen, Seen::Get(_)) {
                 let (client, called, seen) = (open.client, open.called, open.seen.clone());
                 all.entry(open.key).or_default().push(Operation { client, called, returned: None, seen });
             }
+        }
+        for history in all.values_mut() {
+            history.retain_mut(|operation| match operation.seen {
+                Seen::Put(id) if operation.returned.is_none() => {
+                    operation.returned = applied(id);
+                    operation.returned.is_some()
+                }
+                _ => true,
+            });
         }
         all
     }
@@ -85,8 +106,9 @@ pub fn act(world: &mut World, client: usize) {
         _ => Seen::Get(None),
     };
     let called = world.now;
-    world.clients.open.insert(id, Open { client, key: which, called, seen: seen.clone() });
-    let (port, deadline) = (world.port(at), world.now + DEADLINE);
+    world.clients.open.insert(id, Open { client, at, key: which, called, seen: seen.clone() });
+    let port = world.port(at);
+    let deadline = world.now + world.nodes[at].ahead + DEADLINE.0 + world.clients.rng.below(DEADLINE.1);
     let write = |command| Input::Request {
         request: Request::Write(command),
         deadline,
@@ -96,7 +118,7 @@ pub fn act(world: &mut World, client: usize) {
     let input = match seen {
         Seen::Put(value) => write(Command::put(key, value.to_string())),
         Seen::Delete(_) => write(Command::delete(key)),
-        Seen::Get(_) => Input::Read {
+        Seen::Get(_) | Seen::Cas { .. } => Input::Read {
             key: key.to_vec(),
             consistency: Consistency::Linearizable,
             bounds: Bounds::default(),
@@ -106,7 +128,7 @@ pub fn act(world: &mut World, client: usize) {
     };
     world.say(|| format!("c{client} op{id} {seen:?} k{which} on n{at}"));
     world.input(at, input);
-    let patience = DEADLINE / 4 + pause;
+    let patience = PATIENCE + pause;
     world.after(if world.clients.open.contains_key(&id) { patience } else { pause }, Event::Client(client));
 }
 
@@ -118,8 +140,12 @@ pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Ref
     let returned = match result {
         Ok(Answer::Written { index, outcome, .. }) => {
             world.clients.acknowledged += 1;
+            *world.clients.by_node.entry(open.at).or_default() += 1;
             if let Some(other) = world.clients.versions.insert(index, id) {
                 world.fail(format!("op{other} and op{id} were both given version {index}"));
+            }
+            if matches!(open.seen, Seen::Put(_)) {
+                checks::told(world, id, Some(index));
             }
             if let (Seen::Delete(existed), Outcome::Deleted { existed: was }) = (&mut open.seen, outcome) {
                 *existed = Some(was);
@@ -127,7 +153,7 @@ pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Ref
             Some(now)
         }
         Ok(answer) => return world.fail(format!("op{id} was answered by {answer:?}")),
-        Err(refusal) if refusal.fate == Fate::NotApplied => return,
+        Err(refusal) if refusal.fate == Fate::NotApplied => return checks::told(world, id, None),
         Err(_) => None,
     };
     let operation = Operation { client: open.client, called: open.called, returned, seen: open.seen };

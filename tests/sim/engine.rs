@@ -1,8 +1,10 @@
 //! A disk in memory that keeps at a crash what was synced, and any prefix of what was not.
 //!
-//! Laws: a prefix is what the real engine can lose down to, since it writes and syncs its buffers in order. A batch is
-//! one step of that order. Small files are replaced durably, as the seam promises. A lit fuse lets a number of writes and
-//! syncs pass and fails every one after that: a process that crashes between two effects.
+//! Laws: a crash is a loss of power, or of the process alone, which loses nothing yet. A prefix is what the real engine
+//! can lose down to, since it writes and syncs its buffers in order. A batch is one step of that order. Small files are
+//! replaced durably, as the seam promises. A lit fuse lets a number of effects (writes, syncs, sends, answers) pass and
+//! none after that: a process that crashes between two of them. A disk that is to fail lets a number of writes and syncs
+//! pass, and fails every one after that.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,27 +12,52 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use huskv::storage::{Batch, Db, Engine, Error};
 
+use crate::journal::Journal;
 use crate::rng::Rng;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// How many more writes and syncs pass; None for all.
-type Fuse = Arc<Mutex<Option<u64>>>;
+/// What is to happen to the effects of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fate {
+    /// All pass.
+    #[default]
+    Whole,
+    /// So many more pass, then the process is gone.
+    Crash(u64),
+    /// So many more writes and syncs pass, then the disk fails them.
+    Fail(u64),
+    /// The disk has failed one, and fails all.
+    Failed,
+}
 
+type Fuse = Arc<Mutex<Fate>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this lock")
+}
+
+/// Lets one write or sync happen, or not.
 fn burn(fuse: &Fuse) -> Result<(), Error> {
-    let mut left = fuse.lock().expect("no test panics while it holds this lock");
-    match left.as_mut() {
-        Some(0) => Err(Error::Io {
-            what: "the simulated process crashed".into(),
-            path: "the simulated directory".into(),
-            source: std::io::Error::other("crash"),
-        }),
-        Some(left) => {
-            *left -= 1;
-            Ok(())
+    let mut fate = lock(fuse);
+    let what = match *fate {
+        Fate::Whole => return Ok(()),
+        Fate::Crash(0) => "the simulated process crashed",
+        Fate::Crash(left) => {
+            *fate = Fate::Crash(left - 1);
+            return Ok(());
         }
-        None => Ok(()),
-    }
+        Fate::Fail(left) if left > 0 => {
+            *fate = Fate::Fail(left - 1);
+            return Ok(());
+        }
+        Fate::Fail(_) | Fate::Failed => {
+            *fate = Fate::Failed;
+            "no space left on the simulated disk"
+        }
+    };
+    let path = "the simulated directory".into();
+    Err(Error::Io { what: what.into(), path, source: std::io::Error::other("simulated") })
 }
 
 #[derive(Default)]
@@ -39,12 +66,37 @@ struct Content {
     synced: Map,
     /// What was written since, in order.
     unsynced: Vec<Batch>,
+    journal: Option<Journal>,
 }
 
 impl Content {
     fn write(&mut self, batch: Batch) {
+        if let Some(journal) = &mut self.journal {
+            for (key, value) in &batch.changes {
+                if let Some(value) = value {
+                    journal.piece(key, value);
+                }
+            }
+        }
         apply(&mut self.now, &batch);
         self.unsynced.push(batch);
+    }
+
+    /// The process is gone, and all it wrote is there, synced or not.
+    fn killed(&self) -> Self {
+        let (now, synced) = (self.now.clone(), self.synced.clone());
+        Self { now, synced, unsynced: self.unsynced.clone(), journal: self.journal.clone() }
+    }
+
+    /// The power is gone, and any prefix of what was not synced is there.
+    fn cut(&self, rng: &mut Rng) -> Self {
+        let mut kept = self.synced.clone();
+        let survives = rng.below(self.unsynced.len() as u64 + 1);
+        for batch in self.unsynced.iter().take(usize::try_from(survives).expect("a length fits")) {
+            apply(&mut kept, batch);
+        }
+        let journal = self.journal.as_ref().map(|journal| journal.reread(kept.iter()));
+        Self { now: kept.clone(), synced: kept, unsynced: Vec::new(), journal }
     }
 }
 
@@ -58,14 +110,8 @@ fn apply(map: &mut Map, batch: &Batch) {
 }
 
 /// One simulated database.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct SimDb(Arc<Mutex<Content>>, Fuse);
-
-impl SimDb {
-    fn content(&self) -> MutexGuard<'_, Content> {
-        self.0.lock().expect("no test panics while it holds this lock")
-    }
-}
 
 impl Db for SimDb {
     fn name(&self) -> &str {
@@ -77,39 +123,40 @@ impl Db for SimDb {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.content().now.get(key).cloned())
+        Ok(lock(&self.0).now.get(key).cloned())
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        burn(&self.1)?;
-        self.content().write(Batch { changes: vec![(key.to_vec(), Some(value.to_vec()))] });
-        Ok(())
+        self.write(Batch { changes: vec![(key.to_vec(), Some(value.to_vec()))] })
     }
 
     fn write(&self, batch: Batch) -> Result<(), Error> {
         burn(&self.1)?;
-        self.content().write(batch);
+        lock(&self.0).write(batch);
         Ok(())
     }
 
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
-        let content = self.content();
+        let content = lock(&self.0);
         let below = |key: &Vec<u8>| to.is_none_or(|to| key.as_slice() < to);
         let found = content.now.range(from.to_vec()..).take_while(|(key, _)| below(key)).take(limit);
         Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
-        let content = self.content();
+        let content = lock(&self.0);
         let found = content.now.range(from.to_vec()..to.to_vec()).next_back();
         Ok(found.map(|(key, value)| (key.clone(), value.clone())))
     }
 
     fn sync(&self) -> Result<(), Error> {
         burn(&self.1)?;
-        let mut content = self.content();
+        let mut content = lock(&self.0);
         for batch in std::mem::take(&mut content.unsynced) {
             apply(&mut content.synced, &batch);
+        }
+        if let Some(journal) = &mut content.journal {
+            journal.sync();
         }
         Ok(())
     }
@@ -127,50 +174,60 @@ struct Disk {
 pub struct SimEngine(Arc<Mutex<Disk>>);
 
 impl SimEngine {
-    fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().expect("no test panics while it holds this lock")
-    }
-
     /// The directory as a crash leaves it: a new one, since the old process may still hold handles to what was.
     pub fn crashed(&self, rng: &mut Rng) -> Self {
-        let disk = self.disk();
+        let disk = lock(&self.0);
         let fuse = Fuse::default();
-        let databases = disk.databases.iter().map(|(name, db)| {
-            let content = db.content();
-            let mut kept = content.synced.clone();
-            let survives = rng.below(content.unsynced.len() as u64 + 1);
-            for batch in content.unsynced.iter().take(usize::try_from(survives).expect("a length fits")) {
-                apply(&mut kept, batch);
+        let power = rng.chance(70);
+        let crashed = |db: &SimDb| {
+            let content = lock(&db.0);
+            let left = if power { content.cut(rng) } else { content.killed() };
+            SimDb(Arc::new(Mutex::new(left)), fuse.clone())
+        };
+        let names = disk.databases.keys().cloned();
+        let databases = names.zip(disk.databases.values().map(crashed)).collect();
+        Self(Arc::new(Mutex::new(Disk { databases, files: disk.files.clone(), fuse: fuse.clone() })))
+    }
+
+    /// What becomes of the effects from now on.
+    pub fn set_fate(&self, fate: Fate) {
+        *lock(&lock(&self.0).fuse) = fate;
+    }
+
+    /// What is to become of the effects.
+    pub fn fate(&self) -> Fate {
+        *lock(&lock(&self.0).fuse)
+    }
+
+    /// Whether the process is gone at this point of its effects.
+    pub fn gone(&self) -> bool {
+        self.fate() == Fate::Crash(0)
+    }
+
+    /// One effect that is no write: false where the process is gone before it.
+    pub fn effect(&self) -> bool {
+        match self.fate() {
+            Fate::Crash(0) => false,
+            Fate::Crash(left) => {
+                self.set_fate(Fate::Crash(left - 1));
+                true
             }
-            (
-                name.clone(),
-                SimDb(
-                    Arc::new(Mutex::new(Content { now: kept.clone(), synced: kept, unsynced: Vec::new() })),
-                    fuse.clone(),
-                ),
-            )
-        });
-        Self(Arc::new(Mutex::new(Disk {
-            databases: databases.collect(),
-            files: disk.files.clone(),
-            fuse: fuse.clone(),
-        })))
+            _ => true,
+        }
     }
 
-    /// Lets `effects` more writes and syncs pass, then none.
-    pub fn light_fuse(&self, effects: u64) {
-        *self.disk().fuse.lock().expect("no test panics while it holds this lock") = Some(effects);
-    }
-
-    /// Whether the fuse has burnt down.
-    pub fn crashed_by_fuse(&self) -> bool {
-        *self.disk().fuse.lock().expect("no test panics while it holds this lock") == Some(0)
+    /// What the journal of a raft id says, if it is here.
+    pub fn journal<T>(&self, raft_id: u64, look: impl FnOnce(&Journal) -> T) -> Option<T> {
+        let disk = lock(&self.0);
+        let db = disk.databases.get(&format!("{raft_id}/journal"))?;
+        let content = lock(&db.0);
+        content.journal.as_ref().map(look)
     }
 }
 
 impl Engine for SimEngine {
     fn open(&self, name: &str, create: bool, _cache_bytes: u64) -> Result<Arc<dyn Db>, Error> {
-        let mut disk = self.disk();
+        let mut disk = lock(&self.0);
         if !create && !disk.databases.contains_key(name) {
             return Err(Error::Damaged {
                 what: name.to_owned(),
@@ -179,19 +236,25 @@ impl Engine for SimEngine {
             });
         }
         let fuse = disk.fuse.clone();
-        let db = disk.databases.entry(name.to_owned()).or_insert_with(|| SimDb(Arc::default(), fuse));
-        Ok(Arc::new(db.clone()))
+        let journal = name.ends_with("/journal").then(Journal::default);
+        let fresh = || SimDb(Arc::new(Mutex::new(Content { journal, ..Content::default() })), fuse);
+        let db = disk.databases.entry(name.to_owned()).or_insert_with(fresh).clone();
+        drop(disk);
+        if !create {
+            db.sync()?;
+        }
+        Ok(Arc::new(db))
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
         let below = format!("{name}/");
-        self.disk().databases.retain(|known, _| known != name && !known.starts_with(&below));
+        lock(&self.0).databases.retain(|known, _| known != name && !known.starts_with(&below));
         Ok(())
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        let disk = self.disk();
+        let disk = lock(&self.0);
         let names = disk.databases.keys().chain(disk.files.keys());
         let mut found: Vec<String> =
             names.filter_map(|name| name.strip_prefix(&prefix)?.split('/').next().map(str::to_owned)).collect();
@@ -201,12 +264,12 @@ impl Engine for SimEngine {
     }
 
     fn read_file(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.disk().files.get(name).cloned())
+        Ok(lock(&self.0).files.get(name).cloned())
     }
 
     fn replace_file(&self, name: &str, content: &[u8]) -> Result<(), Error> {
-        burn(&self.disk().fuse)?;
-        self.disk().files.insert(name.to_owned(), content.to_vec());
+        burn(&lock(&self.0).fuse)?;
+        lock(&self.0).files.insert(name.to_owned(), content.to_vec());
         Ok(())
     }
 

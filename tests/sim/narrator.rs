@@ -5,12 +5,38 @@ use std::sync::{Arc, Mutex};
 
 use slog::{Discard, Drain, KV, Key, Logger, Never, OwnedKVList, Record, Serializer, o};
 
+/// Where the lines go.
+#[derive(Clone)]
+pub enum Trace {
+    Off,
+    Out,
+    Kept(Arc<Mutex<String>>),
+}
+
+impl Trace {
+    pub fn line(&self, line: &str) {
+        match self {
+            Self::Off => {}
+            Self::Out => println!("{line}"),
+            Self::Kept(lines) => {
+                let mut lines = lines.lock().expect("one thread");
+                lines.push_str(line);
+                lines.push('\n');
+            }
+        }
+    }
+}
+
 /// A logger that prints lines of `node` with the virtual time.
-pub fn logger(node: usize, clock: Arc<Mutex<u64>>, trace: bool) -> Logger {
-    if trace { Logger::root(Narrator { node, clock }.fuse(), o!()) } else { Logger::root(Discard, o!()) }
+pub fn logger(node: usize, clock: Arc<Mutex<u64>>, trace: Trace) -> Logger {
+    match trace {
+        Trace::Off => Logger::root(Discard, o!()),
+        trace => Logger::root(Narrator { trace, node, clock }.fuse(), o!()),
+    }
 }
 
 struct Narrator {
+    trace: Trace,
     node: usize,
     clock: Arc<Mutex<u64>>,
 }
@@ -32,7 +58,7 @@ impl Drain for Narrator {
         let mut values = Values(String::new());
         drop(record.kv().serialize(record, &mut values));
         let now = *self.clock.lock().expect("one thread");
-        println!("{now:>8} n{} {}{}", self.node, record.msg(), values.0);
+        self.trace.line(&format!("{now:>8} n{} {}{}", self.node, record.msg(), values.0));
         Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! What goes wrong, drawn from the seed.
 
-use huskv::model::Request;
+use huskv::model::PeerTable;
 
-use crate::engine::SimEngine;
+use crate::admin;
+use crate::checks::Seen;
+use crate::engine::{Fate, SimEngine};
 use crate::world::{Event, World};
 
 /// One fault, or the end of one.
@@ -10,72 +12,92 @@ pub fn act(world: &mut World) {
     if !world.faults {
         return;
     }
-    let pause = 200 + world.rng.below(2500);
+    let pause = 200 + world.rng.below(2200);
     world.after(pause, Event::Nemesis);
     let count = world.nodes.len();
     let at = usize::try_from(world.rng.below(count as u64)).expect("small");
-    match world.rng.below(13) {
-        0 | 1 if world.nodes[at].driver.is_some() => {
-            world.crash(at);
-            let down = 100 + world.rng.below(8000);
-            world.after(down, Event::Restart(at));
-        }
-        2..=4 => {
-            let effects = world.rng.below(12);
+    match world.rng.below(16) {
+        0 if world.nodes[at].driver.is_some() => down(world, at, 8000),
+        1..=4 => {
+            let effects = world.rng.below(40);
             world.say(|| format!("n{at} will crash after {effects} effects"));
-            world.nodes[at].engine.light_fuse(effects);
+            world.nodes[at].engine.set_fate(Fate::Crash(effects));
         }
-        5 => crash_all(world),
-        6 => {
+        5 => (0..count).for_each(|at| down(world, at, 2000)),
+        6 | 7 => {
             let until = world.now + 200 + world.rng.below(4000);
             world.say(|| format!("n{at} is paused until {until}"));
             world.nodes[at].paused_until = until;
         }
-        7 | 8 => {
-            for other in 0..count {
-                let both = world.rng.chance(70);
-                if other != at {
-                    world.cut.insert((at, other));
-                    if both {
-                        world.cut.insert((other, at));
-                    }
-                }
-            }
-            world.say(|| format!("n{at} is cut off"));
+        8 | 9 => cut_off(world, at),
+        10 | 11 => mend(world),
+        12 => {
+            let effects = world.rng.below(40);
+            let full = world.rng.below(4000);
+            world.say(|| format!("the disk of n{at} fails after {effects} writes, for {full} ms"));
+            world.nodes[at].engine.set_fate(Fate::Fail(effects));
+            world.nodes[at].full_until = world.now + full;
         }
-        9 | 10 => {
-            world.say(|| "all links are whole".into());
-            world.cut.clear();
+        13 => {
+            // Where the members find it is found out when it is back.
+            world.nodes[at].place += 1;
+            world.say(|| format!("n{at} moves"));
+            down(world, at, 3000);
         }
-        11 if world.admin.complete => {
-            let name = format!("n{at}");
-            world.admin.wish = Some(if world.rng.chance(50) {
-                Request::Remove { node_id: name }
-            } else {
-                Request::Transfer { node_id: Some(name) }
-            });
-        }
-        12 if world.admin.complete && world.nodes.iter().all(|node| node.driver.is_some()) => wipe(world, at),
+        14 => admin::meddle(world, at),
+        15 if admin::settled(world) => wipe(world, at),
         _ => {}
     }
 }
 
-fn crash_all(world: &mut World) {
-    for at in 0..world.nodes.len() {
-        if world.nodes[at].driver.is_some() {
-            world.crash(at);
-            let down = 100 + world.rng.below(2000);
-            world.after(down, Event::Restart(at));
-        }
+/// A node goes down for a while.
+fn down(world: &mut World, at: usize, at_most: u64) {
+    if world.nodes[at].driver.is_some() {
+        world.crash(at);
+        let down = 100 + world.rng.below(at_most);
+        world.after(down, Event::Restart(at));
     }
 }
 
-/// A node loses its disk. Only while every node is a member: losing a second one would lose a majority for good.
+/// All links are whole.
+pub fn mend(world: &mut World) {
+    world.say(|| "all links are whole".into());
+    world.cut.clear();
+}
+
+/// A node hears nobody, is not heard, or both, to some of the others.
+fn cut_off(world: &mut World, at: usize) {
+    let (out, back) = (world.rng.chance(70), world.rng.chance(70));
+    for other in 0..world.nodes.len() {
+        if other != at && world.rng.chance(85) {
+            if out || !back {
+                world.cut.insert((at, other));
+            }
+            if back {
+                world.cut.insert((other, at));
+            }
+        }
+    }
+    // Often so short that the log still reaches whoever was away.
+    if world.rng.chance(60) {
+        let short = 800 + world.rng.below(3000);
+        world.after(short, Event::Mend);
+    }
+    world.say(|| format!("n{at} is cut off, outwards {}, inwards {back}", out || !back));
+}
+
+/// A node loses its disk, and may come back elsewhere.
 fn wipe(world: &mut World, at: usize) {
     world.say(|| format!("n{at} loses its disk"));
+    world.admin.wiped = Some(at);
     world.admin.complete = false;
-    world.nodes[at].driver = None;
-    world.nodes[at].engine = SimEngine::default();
+    let moves = world.rng.chance(30);
+    let node = &mut world.nodes[at];
+    node.driver = None;
+    node.engine = SimEngine::default();
+    node.table = PeerTable::default();
+    node.seen = Seen::default();
+    node.place += u64::from(moves);
     let down = 100 + world.rng.below(2000);
     world.after(down, Event::Restart(at));
 }

@@ -199,7 +199,10 @@ impl Seen {
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {text:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Self { status, head: head.to_owned(), body: body.to_owned() }
+        // Whatever has a body ends its line, for the sake of the prompt that comes after curl.
+        let line = body.strip_suffix('\n').unwrap_or(body);
+        assert!(line.len() < body.len() || !body.starts_with('{'), "no newline at the end of {body:?}");
+        Self { status, head: head.to_owned(), body: line.to_owned() }
     }
 
     fn header(&self, name: &str) -> Option<&str> {

@@ -49,10 +49,11 @@ fn build(dir: &Path) {
             machine.apply(vec![put(index, &key(index), value(index))]).unwrap();
             if index % 100 == 0 {
                 journal.sync().unwrap();
-                machine.db().sync().unwrap();
+                machine.db().unwrap().sync().unwrap();
                 journal.compact(index.saturating_sub(300), 1000).unwrap();
             }
         }
+        machine.db().unwrap().sync().unwrap();
         drop((journal, machine, volume));
     }
 }
@@ -90,7 +91,7 @@ fn child(dir: &Path) {
     for index in applied + 1..=last + 1 {
         machine.apply(vec![put(index, &key(index), value(index))]).unwrap();
     }
-    machine.db().sync().unwrap();
+    machine.db().unwrap().sync().unwrap();
     println!("RUNS from {} to {last}, applied {applied}", journal.first_index());
 }
 

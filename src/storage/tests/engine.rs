@@ -55,15 +55,16 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
         order.swap(at, usize::try_from(dice.below(at as u64 + 1)).unwrap());
     }
     for number in &order {
-        machine.db().put(&cell_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
+        machine.db().unwrap().put(&cell_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
     }
     for number in &order {
         machine
             .db()
+            .unwrap()
             .write(super::Batch { changes: vec![(cell_key(Kind::Data, &key(100 + number), 0), None)] })
             .unwrap();
     }
-    machine.db().sync().unwrap();
+    machine.db().unwrap().sync().unwrap();
     assert_eq!(engine.list("m/blobs").unwrap(), [""; 0]);
     let (digest, keys) = (machine.digest(), machine.keys());
     drop(machine);

@@ -65,6 +65,7 @@ fn it_does_what_a_model_does_and_survives_a_reopen() {
             }
             if dice.below(5) == 0 {
                 let digest = machine.digest();
+                drop(machine.db().unwrap());
                 machine = Machine::open(db.clone()).unwrap();
                 assert_eq!(machine.digest(), digest);
             }
@@ -145,6 +146,7 @@ fn members_and_votes_change_in_the_same_batch_and_come_back() {
     ];
     let outcomes = machine.apply(entries).unwrap();
     assert_eq!(outcomes, [Outcome::Nothing, Outcome::Nothing, Outcome::Moved]);
+    drop(machine.db().unwrap());
     for machine in [&machine, &Machine::open(db.clone()).unwrap()] {
         assert_eq!((machine.applied(), machine.configuration_index()), ((4, 2), 2));
         assert_eq!(machine.conf_state(), &conf_state);
@@ -154,6 +156,7 @@ fn members_and_votes_change_in_the_same_batch_and_come_back() {
     let change = Some(MemberChange::Remove { raft_id: 6 });
     let remove = Operation::Membership { change, conf_state: ConfState { voters: vec![5], ..ConfState::default() } };
     machine.apply(vec![Applied { index: 5, term: 2, operation: remove }]).unwrap();
+    drop(machine.db().unwrap());
     assert!(Machine::open(db).unwrap().members().is_tombstone(6));
 }
 

@@ -44,7 +44,7 @@ fn everything_synced_is_there_after_a_restart_and_the_commit_covers_what_was_app
     journal.append(&[entry(2, 1), entry(3, 1)], &hard_state(1, 9, 1)).unwrap();
     journal.sync().unwrap();
     machine.apply(vec![put(2, b"k", vec![5; 70_000]), put(3, b"l", vec![6])]).unwrap();
-    machine.db().sync().unwrap();
+    machine.db().unwrap().sync().unwrap();
     let identity = volume.identity().clone();
     drop((volume, journal, machine));
     let (volume, Incarnation { journal, machine }) = start(dir.path(), "n1").unwrap();
@@ -66,6 +66,7 @@ fn a_log_that_does_not_reach_the_state_is_lost() {
         let (volume, Incarnation { mut journal, mut machine }) = start(dir.path(), "n1").unwrap();
         journal.append(&entries, &hard).unwrap();
         machine.apply((2..=applied).map(|index| put(index, b"k", vec![1])).collect()).unwrap();
+        machine.db().unwrap().sync().unwrap();
         drop((volume, journal, machine));
         let error = start(dir.path(), "n1").err().unwrap();
         assert!(error.to_string().contains("log lost") && error.to_string().contains("/raft/join"), "{error}");

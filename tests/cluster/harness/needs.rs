@@ -13,15 +13,20 @@ pub enum Need {
     Strace,
     /// The right to mount a tmpfs.
     Tmpfs,
+    /// A C compiler, which only the fault suite needs.
+    #[allow(dead_code)]
+    Cc,
 }
 
 impl Need {
     /// What is missing, in words; `None` where it is there.
     pub fn missing(self) -> Option<&'static str> {
         static STRACE: OnceLock<bool> = OnceLock::new();
+        static CC: OnceLock<bool> = OnceLock::new();
         static TMPFS: OnceLock<bool> = OnceLock::new();
         match self {
             Self::Strace => (!*STRACE.get_or_init(can_trace)).then_some("needs strace"),
+            Self::Cc => (!*CC.get_or_init(|| succeeds(Command::new("cc").arg("--version")))).then_some("needs cc"),
             Self::Tmpfs => (!*TMPFS.get_or_init(can_mount)).then_some("needs the right to mount a tmpfs"),
         }
     }

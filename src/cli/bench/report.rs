@@ -1,0 +1,155 @@
+//! The result of a run, as a table for people and as one JSON object for programs.
+//!
+//! Laws: both are made from the same numbers. What was not measured is left out.
+//!
+//! Not here: measuring.
+
+use std::fmt::{self, Display};
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+use super::load::Shape;
+use super::plan::Plan;
+use super::record::Record;
+use super::system::Disk;
+
+/// Above this share of its threads the generator is what is measured.
+const GENERATOR_BUSY: f64 = 0.9;
+
+/// Everything that is known at the end.
+pub(super) struct Report<'a> {
+    /// What was to be done.
+    pub plan: &'a Plan,
+    /// Whom the clients asked.
+    pub addresses: &'a [String],
+    /// What was seen.
+    pub record: Record,
+    /// How long was measured, in seconds.
+    pub seconds: f64,
+    /// The longest time without any success, in microseconds.
+    pub gap: u64,
+    /// CPU time of this process in the window, in microseconds, where the system tells.
+    pub own_cpu: Option<u64>,
+    /// CPU time of all servers, where they were named.
+    pub server_cpu: Option<u64>,
+    /// What the disk is worth.
+    pub disk: Option<&'a Disk>,
+}
+
+/// Latencies that are shown: name and quantile.
+const QUANTILES: [(&str, f64); 5] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+
+fn millis(micros: f64) -> f64 {
+    micros / 1_000.0
+}
+
+/// To a thousandth: more is noise.
+fn rounded(number: f64) -> f64 {
+    (number * 1_000.0).round() / 1_000.0
+}
+
+fn latencies(of: &Histogram<u64>) -> Value {
+    let mut object = Map::new();
+    object.insert("count".into(), json!(of.len()));
+    object.insert("mean_ms".into(), json!(rounded(millis(of.mean()))));
+    for (name, quantile) in QUANTILES {
+        let value = millis(of.value_at_quantile(quantile) as f64);
+        object.insert(format!("{}_ms", name.replace('.', "_")), json!(rounded(value)));
+    }
+    Value::Object(object)
+}
+
+impl Report<'_> {
+    fn rate(&self) -> f64 {
+        self.record.done as f64 / self.seconds
+    }
+
+    /// CPU of the servers for one operation, in microseconds.
+    fn server_us(&self) -> Option<f64> {
+        let operations = self.record.done + self.record.failed();
+        self.server_cpu.filter(|_| operations > 0).map(|cpu| cpu as f64 / operations as f64)
+    }
+
+    /// Cores that the generator used.
+    fn own_cores(&self) -> Option<f64> {
+        self.own_cpu.map(|cpu| cpu as f64 / 1e6 / self.seconds)
+    }
+
+    fn generator_is_busy(&self) -> bool {
+        self.own_cores().is_some_and(|cores| cores > GENERATOR_BUSY * self.plan.threads as f64)
+    }
+
+    fn kinds(&self) -> impl Iterator<Item = (&'static str, &Histogram<u64>)> {
+        [("put", &self.record.puts), ("get", &self.record.gets)].into_iter().filter(|(_, seen)| !seen.is_empty())
+    }
+
+    /// The result as JSON.
+    pub(super) fn json(&self) -> Value {
+        let plan = self.plan;
+        let offered = if let Shape::Open(rate) = plan.shape { Some(rate) } else { None };
+        let mut object = json!({
+            "addresses": self.addresses, "clients": plan.clients, "threads": plan.threads, "reads_percent": plan.reads,
+            "stale": plan.stale, "open_loop_rate": offered, "keys": plan.key_count, "distribution": plan.distribution,
+            "value_bytes": plan.value_bytes, "seconds": self.seconds, "ops_per_second": rounded(self.rate()),
+            "done": self.record.done, "missing": self.record.missing, "failed": self.record.failed(),
+            "failures": self.record.failures, "longest_gap_ms": rounded(millis(self.gap as f64)),
+            "generator_busy": self.generator_is_busy(),
+        });
+        for (kind, seen) in self.kinds() {
+            object[kind] = latencies(seen);
+        }
+        if let Some(cores) = self.own_cores() {
+            object["generator_cores"] = json!(rounded(cores));
+        }
+        if let Some(us) = self.server_us() {
+            object["server_cpu_us_per_op"] = json!(rounded(us));
+        }
+        if let Some(disk) = self.disk {
+            object["disk"] = json!({
+                "directory": disk.directory, "syncs_per_second": rounded(disk.syncs_per_second),
+                "latency": latencies(&disk.latency), "verdict": disk.verdict(),
+            });
+        }
+        object
+    }
+}
+
+impl Display for Report<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = &self.record;
+        writeln!(out, "{}, asking {}", self.plan.describe(), self.addresses.join(", "))?;
+        let (done, failed) = (record.done, record.failed());
+        writeln!(out, "  {:.0} op/s over {:.1} s: {done} done, {failed} failed", self.rate(), self.seconds)?;
+        write!(out, "  {:>6}{:>10}{:>10}", "ms", "count", "mean")?;
+        QUANTILES.iter().try_for_each(|(name, _)| write!(out, "{name:>10}"))?;
+        for (kind, seen) in self.kinds() {
+            write!(out, "\n  {kind:>6}{:>10}{:>10.3}", seen.len(), millis(seen.mean()))?;
+            for (_, quantile) in QUANTILES {
+                write!(out, "{:>10.3}", millis(seen.value_at_quantile(quantile) as f64))?;
+            }
+        }
+        writeln!(out)?;
+        for (why, times) in &record.failures {
+            writeln!(out, "  failed {times} times: {why}")?;
+        }
+        if record.missing > 0 {
+            writeln!(out, "  {} reads found nothing", record.missing)?;
+        }
+        writeln!(out, "  longest time without any success: {:.1} ms", millis(self.gap as f64))?;
+        if let Some(us) = self.server_us() {
+            writeln!(out, "  CPU of {} servers: {us:.1} us an operation", self.plan.processes.len())?;
+        }
+        if let Some(cores) = self.own_cores() {
+            let busy = if self.generator_is_busy() { "; it is the bottleneck, give it more --threads" } else { "" };
+            writeln!(out, "  CPU of the generator: {cores:.2} cores of {} threads{busy}", self.plan.threads)?;
+        }
+        if let Some(disk) = self.disk {
+            let p99 = millis(disk.latency.value_at_quantile(0.99) as f64);
+            let Disk { directory, syncs_per_second, .. } = disk;
+            let verdict = disk.verdict();
+            writeln!(out, "  disk of {directory}: {syncs_per_second:.0} syncs/s of 4 KiB, p99 {p99:.2} ms: {verdict}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Planted bugs, of which each can be let into a test build to see that the tests catch it.
+//!
+//! Why: a harness that has never caught anything proves nothing.
+//!
+//! Laws: without the feature `plant` the question is constant and nothing of a bug is compiled; with it, a build without
+//! debug assertions is refused. One bug at a time: that of `HUSKV_PLANT`, or the one that a test has chosen for its
+//! thread.
+//!
+//! Not here: the bugs themselves. Each stands where its like would be made.
+
+#[cfg(all(feature = "plant", not(debug_assertions)))]
+compile_error!("the feature `plant` lets bugs in and is for test builds only");
+
+/// A bug that can be let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plant {
+    /// A leader acknowledges writes before its journal is synced.
+    AckBeforeSync,
+    /// A follower's answers leave before its journal is synced.
+    AnswerBeforeSync,
+    /// A leader's messages leave before its own new term is durable: seen with one voter and a learner.
+    SendBeforeTerm,
+    /// A linearizable read is served without ReadIndex.
+    ReadWithoutIndex,
+    /// A read is answered before the machine has applied the index that its round confirmed.
+    ReadBeforeApplied,
+    /// The applied index is written apart from the effects.
+    AppliedApart,
+    /// A copy misses the effects that are applied during its scan.
+    CopyWithoutEffects,
+    /// The commit is not raised when a copy is installed, nor at the next start.
+    CommitNotRaised,
+    /// A node that lost its disk comes back under the raft id that it had.
+    RaftIdReused,
+    /// A waiter is woken by the index of its entry alone, whatever the term.
+    WokenByIndex,
+    /// A record whose hard state is that of the record before says nothing of it.
+    HardStateLeftOut,
+    /// A forwarded write whose outcome is unknown is tried again.
+    ForwardRetried,
+    /// A membership change that raft dropped is taken as applied.
+    DroppedChangeApplied,
+}
+
+impl Plant {
+    /// All of them, by the name that `HUSKV_PLANT` takes.
+    pub const NAMES: [(&'static str, Self); 13] = [
+        ("ack-before-sync", Self::AckBeforeSync),
+        ("answer-before-sync", Self::AnswerBeforeSync),
+        ("send-before-term", Self::SendBeforeTerm),
+        ("read-without-index", Self::ReadWithoutIndex),
+        ("read-before-applied", Self::ReadBeforeApplied),
+        ("applied-apart", Self::AppliedApart),
+        ("copy-without-effects", Self::CopyWithoutEffects),
+        ("commit-not-raised", Self::CommitNotRaised),
+        ("raft-id-reused", Self::RaftIdReused),
+        ("woken-by-index", Self::WokenByIndex),
+        ("hard-state-left-out", Self::HardStateLeftOut),
+        ("forward-retried", Self::ForwardRetried),
+        ("dropped-change-applied", Self::DroppedChangeApplied),
+    ];
+
+    /// The bug with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, plant)| *plant)
+    }
+}
+
+/// Whether this bug is in.
+#[cfg(not(feature = "plant"))]
+#[must_use]
+pub const fn is(_: Plant) -> bool {
+    false
+}
+
+#[cfg(feature = "plant")]
+pub use chosen::{choose, is};
+
+#[cfg(feature = "plant")]
+mod chosen {
+    use std::cell::Cell;
+
+    use super::Plant;
+
+    thread_local! {
+        static CHOSEN: Cell<Option<Plant>> =
+            Cell::new(std::env::var("HUSKV_PLANT").ok().and_then(|name| Plant::named(&name)));
+    }
+
+    /// Whether this bug is in.
+    #[must_use]
+    pub fn is(plant: Plant) -> bool {
+        CHOSEN.get() == Some(plant)
+    }
+
+    /// Lets one bug, or none, into what this thread runs.
+    pub fn choose(plant: Option<Plant>) {
+        CHOSEN.set(plant);
+    }
+}

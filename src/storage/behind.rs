@@ -1,0 +1,197 @@
+//! The tree with its latest changes in memory: written behind, many batches as one.
+//!
+//! Why: sled writes and syncs two of its buffers for every batch, whatever it holds; a batch for every turn of the loop
+//! would cost two more syncs than the journal's one. The journal is the durability: after a crash it repeats what was only
+//! here, so nothing is lost but the repetition's milliseconds.
+//!
+//! Laws: what is kept back is bounded, and is read before the tree is. It goes into the tree whole and in one batch, so
+//! the tree is always the state at some applied index. Nothing is kept back while the tree is being copied, or a copy
+//! could miss it.
+//!
+//! Not here: what a batch means (`storage::machine`).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Range;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::engine::Pair;
+use super::{Batch, Db, Error};
+
+/// The most bytes that are kept back.
+const KEPT_BYTES: usize = 512 << 10;
+
+/// The most changes that are kept back; writing them must not hold the loop up for long.
+const KEPT_CHANGES: usize = 512;
+
+/// A database whose batches are gathered.
+pub(super) struct Behind {
+    db: Arc<dyn Db>,
+    kept: Mutex<Kept>,
+}
+
+/// What is not in the tree yet: keys with their new values, or None for a removal.
+#[derive(Default)]
+struct Kept {
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn take(&mut self, batch: Batch) {
+        for (key, value) in batch.changes {
+            self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            self.changes.insert(key, value);
+        }
+    }
+
+    fn range(&self, from: &[u8], to: Option<&[u8]>) -> Range<'_, Vec<u8>, Option<Vec<u8>>> {
+        let end = to.map_or(Bound::Unbounded, Bound::Excluded);
+        self.changes.range::<[u8], _>((Bound::Included(from), end))
+    }
+}
+
+impl Behind {
+    /// Gathers what is written to `db`; nothing is kept back yet.
+    pub fn new(db: Arc<dyn Db>) -> Self {
+        Self { db, kept: Mutex::default() }
+    }
+
+    /// The database itself, after everything kept back was written to it.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn written(&self) -> Result<Arc<dyn Db>, Error> {
+        self.write_out(&mut self.kept())?;
+        Ok(self.db.clone())
+    }
+
+    /// Takes `batch` in and writes it to the tree with all that was kept back.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn write_through(&self, batch: Batch) -> Result<(), Error> {
+        let mut kept = self.kept();
+        kept.take(batch);
+        self.write_out(&mut kept)
+    }
+
+    fn write_out(&self, kept: &mut Kept) -> Result<(), Error> {
+        if kept.changes.is_empty() {
+            return Ok(());
+        }
+        kept.bytes = 0;
+        self.db.write(Batch { changes: std::mem::take(&mut kept.changes).into_iter().collect() })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("nothing panics while it holds what is kept back")
+    }
+}
+
+impl Db for Behind {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        match self.kept().changes.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => self.db.get(key),
+        }
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.write(Batch { changes: vec![(key.to_vec(), Some(value.to_vec()))] })
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), Error> {
+        let mut kept = self.kept();
+        kept.take(batch);
+        if kept.bytes < KEPT_BYTES && kept.changes.len() < KEPT_CHANGES {
+            return Ok(());
+        }
+        self.write_out(&mut kept)
+    }
+
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
+        let kept = self.kept();
+        let removed = kept.range(from, to).filter(|(_, value)| value.is_none()).count();
+        let below = self.db.scan(from, to, limit.saturating_add(removed))?;
+        let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
+            below.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        merged.extend(kept.range(from, to).map(|(key, value)| (key.clone(), value.clone())));
+        Ok(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
+        let kept = self.kept();
+        let mut end = to.to_vec();
+        loop {
+            let below = self.db.last(from, &end)?;
+            let Some((key, value)) = kept.range(from, Some(&end)).next_back() else { return Ok(below) };
+            if below.as_ref().is_some_and(|(below, _)| below > key) {
+                return Ok(below);
+            }
+            match value {
+                Some(value) => return Ok(Some((key.clone(), value.clone()))),
+                None => end.clone_from(key),
+            }
+        }
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.written()?.sync()
+    }
+
+    fn name(&self) -> &str {
+        self.db.name()
+    }
+
+    fn directory(&self) -> &str {
+        self.db.directory()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::Memory;
+
+    fn put(key: &str, value: &str) -> (Vec<u8>, Option<Vec<u8>>) {
+        (key.into(), Some(value.into()))
+    }
+
+    fn pair(key: &str, value: &str) -> Pair {
+        (key.into(), value.into())
+    }
+
+    #[test]
+    fn what_is_kept_back_is_read_before_the_tree_and_scanned_with_it() {
+        let tree = Arc::new(Memory::default());
+        tree.write(Batch { changes: vec![put("a", "1"), put("b", "1"), put("c", "1"), put("d", "1")] }).unwrap();
+        let behind = Behind::new(tree.clone());
+        behind.write(Batch { changes: vec![put("b", "2"), (b"c".to_vec(), None), put("e", "2")] }).unwrap();
+        assert_eq!(tree.get(b"b").unwrap(), Some(b"1".to_vec()));
+        assert_eq!(behind.get(b"b").unwrap(), Some(b"2".to_vec()));
+        assert_eq!(behind.get(b"c").unwrap(), None);
+        let all = [pair("a", "1"), pair("b", "2"), pair("d", "1"), pair("e", "2")];
+        assert_eq!(behind.scan(b"a", None, 10).unwrap(), all);
+        assert_eq!(behind.scan(b"b", Some(b"e"), 2).unwrap(), all[1..3]);
+        let written = behind.written().unwrap();
+        assert_eq!(written.scan(b"a", None, 10).unwrap(), all);
+    }
+
+    #[test]
+    fn the_bound_and_a_copy_write_everything_to_the_tree() {
+        let tree = Arc::new(Memory::default());
+        let behind = Behind::new(tree.clone());
+        for number in 0..KEPT_CHANGES - 1 {
+            behind.put(format!("{number:04}").as_bytes(), b"x").unwrap();
+        }
+        assert_eq!(tree.get(b"0000").unwrap(), None);
+        behind.put(b"last", b"x").unwrap();
+        assert_eq!(tree.scan(b"", None, usize::MAX).unwrap().len(), KEPT_CHANGES);
+        behind.put(b"large", &vec![7; KEPT_BYTES]).unwrap();
+        assert!(tree.get(b"large").unwrap().is_some());
+        behind.put(b"one", b"1").unwrap();
+        behind.write_through(Batch { changes: vec![put("two", "2")] }).unwrap();
+        assert!(tree.get(b"one").unwrap().is_some() && tree.get(b"two").unwrap().is_some());
+    }
+}

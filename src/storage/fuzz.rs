@@ -1,0 +1,244 @@
+//! What a spoiled disk or a stranger's copy can hold, for fuzzers.
+//!
+//! Why: a damaged directory must end in one clear line, never in a panic, whichever bytes of it changed.
+//!
+//! Laws: whatever the bytes are, these functions return. Targets that begin behind a checksum put a right one there, so
+//! they test what a checksum does not catch: another program's bytes, or a liar's.
+//!
+//! Not here: the storage engine's own files.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use raft::eraftpb::{Entry, HardState};
+
+use super::layout::{Bytes, Kind, PIECE_BYTES, record_key};
+use super::record;
+use super::spool::Spool;
+use super::state::State;
+use super::{Applied, Batch, Db, Error, Journal, Machine, Operation, Pair, cells, identity, snapshot};
+use crate::model::{Command, codec};
+
+/// A database in memory.
+#[derive(Default)]
+struct Memory(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>);
+
+impl Memory {
+    fn pairs(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pairs as the fuzzer wrote them: a byte for the key's length, the key, two for the value's, the value.
+    fn of(bytes: &[u8]) -> Arc<Self> {
+        let db = Self::default();
+        let mut bytes = Bytes(bytes);
+        while let Some((key, value)) = pair(&mut bytes) {
+            db.pairs().insert(key.to_vec(), value.to_vec());
+        }
+        Arc::new(db)
+    }
+}
+
+fn pair<'a>(bytes: &mut Bytes<'a>) -> Option<(&'a [u8], &'a [u8])> {
+    let key = bytes.u8()?;
+    Some((bytes.take(usize::from(key))?, short_run(bytes)?))
+}
+
+fn short_run<'a>(bytes: &mut Bytes<'a>) -> Option<&'a [u8]> {
+    let length = u16::from_le_bytes([bytes.u8()?, bytes.u8()?]);
+    bytes.take(usize::from(length))
+}
+
+impl Db for Memory {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.pairs().get(key).cloned())
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.pairs().insert(key.to_vec(), value.to_vec());
+        Ok(())
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), Error> {
+        let mut pairs = self.pairs();
+        for (key, value) in batch.changes {
+            match value {
+                Some(value) => pairs.insert(key, value),
+                None => pairs.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
+        let pairs = self.pairs();
+        let found = pairs.range(from.to_vec()..to.to_vec()).next_back();
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())))
+    }
+
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
+        let pairs = self.pairs();
+        let from = pairs.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded));
+        let found = from.take_while(|(key, _)| to.is_none_or(|to| key.as_slice() < to)).take(limit);
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn directory(&self) -> &'static str {
+        "nowhere"
+    }
+}
+
+/// The identity file, as it is and behind a right first line.
+pub fn identity(bytes: &[u8]) {
+    let sealed = [format!("huskv-identity 1 {:08x}\n", crc32fast::hash(bytes)).as_bytes(), bytes].concat();
+    for bytes in [bytes, &sealed] {
+        match identity::decode(bytes, "nowhere") {
+            Ok(identity) => {
+                let again = identity::decode(&identity::encode(&identity), "nowhere");
+                assert_eq!(again.ok(), Some(identity), "an identity is the same after a second trip");
+            }
+            Err(error) => assert!(!error.to_string().contains('\n'), "one line: {error}"),
+        }
+    }
+}
+
+/// What the machine keeps of itself.
+pub fn state(bytes: &[u8]) {
+    if let Ok(state) = State::decode(bytes) {
+        assert!(matches!(State::decode(&state.encode()), Ok(again) if again == state));
+    }
+}
+
+/// A machine of any pairs.
+pub fn machine_pairs(bytes: &[u8]) {
+    use_machine(Memory::of(bytes));
+}
+
+/// A machine of sound values that add up, whatever they hold: the state's bytes, the table's, then keys and values.
+pub fn machine_values(bytes: &[u8]) {
+    let mut bytes = Bytes(bytes);
+    let (Some(mut state), Some(table)) = (short_run(&mut bytes).map(<[u8]>::to_vec), short_run(&mut bytes)) else {
+        return;
+    };
+    let table = [&[codec::VERSION], table].concat();
+    let mut batch = Batch::default();
+    let mut digest = cells::put(&mut batch, Kind::Members, b"", 1, &table, None).digest();
+    let mut values = BTreeMap::new();
+    while let Some((key, value)) = pair(&mut bytes) {
+        values.insert(key, value);
+    }
+    for (key, value) in &values {
+        let header = cells::put(&mut batch, Kind::Data, key, value.len() as u64, value, None);
+        digest = digest.wrapping_add(header.digest());
+    }
+    if let Ok(mut read) = State::decode(&state) {
+        read.tally = cells::Tally { keys: values.len() as u64, digest };
+        state = read.encode();
+    }
+    cells::put(&mut batch, Kind::State, b"", 1, &state, None);
+    let db = Memory::default();
+    db.write(batch).expect("memory takes everything");
+    use_machine(Arc::new(db));
+}
+
+/// A journal of any pairs.
+pub fn journal_pairs(bytes: &[u8]) {
+    use_journal(Memory::of(bytes));
+}
+
+/// A journal of sound records, whatever they hold: the number of the first one, then their payloads.
+pub fn journal_records(bytes: &[u8]) {
+    let mut bytes = Bytes(bytes);
+    let Some(first) = bytes.u64() else { return };
+    let db = Memory::default();
+    let mut seq = first;
+    while let Some(payload) = short_run(&mut bytes) {
+        let record = record::sealed(seq, payload);
+        for (piece, number) in record.chunks(PIECE_BYTES).zip(0..) {
+            db.pairs().insert(record_key(seq, number).to_vec(), piece.to_vec());
+        }
+        seq = seq.wrapping_add(1);
+    }
+    use_journal(Arc::new(db));
+}
+
+/// The changes of a copy, and the machine that they make.
+pub fn changes(bytes: &[u8]) {
+    let db = Memory::default();
+    let Some(batch) = snapshot::decode(bytes) else { return };
+    assert!(batch.changes.iter().all(|(_, value)| value.as_ref().is_none_or(|value| value.len() <= PIECE_BYTES)));
+    db.write(batch).expect("memory takes everything");
+    use_machine(Arc::new(db));
+}
+
+/// The scratch file of a copy, spoiled.
+pub fn spool(bytes: &[u8]) {
+    thread_local! {
+        static SCRATCH: RefCell<Option<File>> = const { RefCell::new(None) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let file = scratch.get_or_insert_with(|| {
+            let (process, thread) = (std::process::id(), std::thread::current().id());
+            let path = std::env::temp_dir().join(format!("huskv-fuzz-{process}-{thread:?}"));
+            let file = File::options().read(true).write(true).create_new(true).open(&path).expect("a scratch file");
+            std::fs::remove_file(&path).expect("it was just made");
+            file
+        });
+        file.set_len(0).and_then(|()| file.write_all_at(bytes, 0)).expect("a small scratch file can be written");
+        let spool = Spool::holding(file.try_clone().expect("a second handle"), bytes.len() as u64);
+        while let Ok(Ok(frame)) = spool.next() {
+            drop(snapshot::decode(&frame));
+        }
+    });
+}
+
+fn use_machine(db: Arc<Memory>) {
+    let data: Vec<_> = db.pairs().keys().filter_map(|key| super::layout::parse_cell_key(key)).collect();
+    let mut machine = match Machine::open(db) {
+        Ok(machine) => machine,
+        Err(error) => return assert!(!error.to_string().contains('\n'), "one line: {error}"),
+    };
+    for (kind, key, _) in &data {
+        assert!(
+            *kind != Kind::Data || machine.get(key).is_ok_and(|found| found.is_some()),
+            "what was counted is there"
+        );
+    }
+    let (index, term) = machine.applied();
+    let key = data.last().map_or(&b"k"[..], |(_, key, _)| key).to_vec();
+    let command = Command::put(key.clone(), "1");
+    let applied = machine.apply(vec![Applied { index: index + 1, term, operation: Operation::Command(command) }]);
+    assert!(
+        applied.is_ok() && machine.get(&key).is_ok_and(|found| found.is_some_and(|value| value.version == index + 1))
+    );
+}
+
+fn use_journal(db: Arc<Memory>) {
+    let mut journal = match Journal::open(db.clone()) {
+        Ok(journal) => journal,
+        Err(error) => return assert!(!error.to_string().contains('\n'), "one line: {error}"),
+    };
+    let (first, last) = (journal.first_index(), journal.last_index());
+    assert!(journal.term(first - 1).is_some() && journal.term(last).is_some());
+    for index in first..=last {
+        let entries = journal.entries(index, last + 1, 1).expect("a log that opens has its entries");
+        assert_eq!(entries.first().map(|entry| (entry.index, Some(entry.term))), Some((index, journal.term(index))));
+    }
+    let hard_state = journal.hard_state();
+    let entry = Entry { index: last + 1, term: journal.term(last).unwrap_or_default(), ..Entry::default() };
+    journal.append(&[entry], &HardState { commit: last, ..hard_state }).expect("the next entry can be appended");
+    drop(journal.compact(last, usize::MAX));
+    let again = Journal::open(db).expect("what was appended and compacted opens again");
+    assert_eq!((again.last_index(), again.first_index()), (last + 1, journal.first_index()));
+}

@@ -1,0 +1,84 @@
+//! What a stranger can send to the peer port, for fuzzers.
+//!
+//! Why: everything on the peer port is parsed before anybody knows who sent it.
+//!
+//! Laws: whatever the bytes are, these functions return; what was understood has bytes that mean the same.
+//!
+//! Not here: the corpus and the bounds of memory (`fuzzing`).
+
+use futures_util::FutureExt;
+
+use super::admission::{admit, check_message, check_snapshot};
+use super::dial::{Whereabouts, check_address};
+use super::framing::{Opening, read_frame, read_opening};
+use super::greeting::{Hello, WIRE_VERSION};
+use super::wire::{FRAME_BYTES, Frame, HANDSHAKE_BYTES, HEAD_BYTES};
+use crate::model::{PeerTable, codec};
+
+/// A whole connection as it comes: preamble, handshake, frames.
+pub fn stream(mut bytes: &[u8]) {
+    let opening = read_opening(&mut bytes).now_or_never().expect("bytes in memory are never waited for");
+    if !matches!(opening, Ok(Opening::Huskv(WIRE_VERSION))) {
+        return;
+    }
+    let mut limit = HANDSHAKE_BYTES;
+    while let Some(Ok(frame)) = read_frame(&mut bytes, limit).now_or_never() {
+        understood(&frame);
+        limit = FRAME_BYTES;
+    }
+}
+
+/// One frame whose length and checksum are right: kind, then payload. The version byte of our own encodings is put in
+/// front of it, so that chance need not find it.
+pub fn frame(bytes: &[u8]) {
+    let Some((&kind, payload)) = bytes.split_first() else { return };
+    for version in [None, Some(codec::VERSION)] {
+        let payload: Vec<u8> = version.into_iter().chain(payload.iter().copied()).collect();
+        let Ok(length) = u32::try_from(payload.len()) else { return };
+        let mut head = [0; HEAD_BYTES];
+        head[..4].copy_from_slice(&length.to_le_bytes());
+        head[4] = kind;
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&head);
+        sum.update(&payload);
+        let body = [&payload[..], &sum.finalize().to_le_bytes()].concat();
+        if let Ok(frame) = Frame::decode(head, body) {
+            understood(&frame);
+        }
+    }
+}
+
+/// An address that a stranger calls its own.
+pub fn address(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let sound = check_address(text).is_ok();
+    let mut whereabouts = Whereabouts::new("table:1");
+    whereabouts.heard(text);
+    whereabouts.heard_of(text);
+    let taken = (0..3).any(|attempt| whereabouts.address(attempt) == text);
+    assert!(taken == sound || text == "table:1", "what is no address is not dialled");
+}
+
+fn understood(frame: &Frame) {
+    let bytes = frame.encode().expect("what came in one frame fits into one");
+    let (head, body) = bytes.split_at(HEAD_BYTES);
+    let again = Frame::decode(head.try_into().expect("a head is that long"), body.to_vec());
+    assert_eq!(again.ok().as_ref(), Some(frame), "a frame means the same after a second trip");
+    match frame {
+        Frame::Hello(hello) => asked(hello),
+        Frame::Step(message) => drop(check_message(message, message.from, message.to)),
+        Frame::End(message) => drop(check_snapshot(message, message.from, message.to)),
+        Frame::Whereabouts(known) => {
+            known.iter().for_each(|(_, text)| address(text.as_bytes()));
+        }
+        _ => {}
+    }
+}
+
+fn asked(hello: &Hello) {
+    let table =
+        PeerTable { raft_id: hello.to, cluster_id: hello.cluster_id, tombstones: vec![9], ..Default::default() };
+    let admitted = admit(Some(&table), hello);
+    assert_eq!(admitted.is_ok(), ![9, 0, hello.to].contains(&hello.from));
+    address(hello.raft_address.as_bytes());
+}

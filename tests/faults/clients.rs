@@ -1,0 +1,289 @@
+//! Clients on all nodes, and the history of what they saw.
+//!
+//! Why: only who remembers every call, every answer and both their times can say that an order explains them.
+//!
+//! Laws: every value is written once. A write is left out of the history only where it certainly had no effect: the
+//! node says `not_applied`, or the connection was refused. A key lives for a short while, so that no history of one key
+//! is long. Reads through a node that fails say nothing.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Request, millis, secs};
+use crate::linear::{Operation, Seen};
+use crate::rng::Rng;
+
+/// How many keys are in use at one time.
+const KEYS: u64 = 4;
+
+/// How long a key is in use, in milliseconds.
+const SPAN: u64 = 1_500;
+
+/// How long a value is that stays.
+const BALLAST_BYTES: usize = 200_000;
+
+/// The number of who reads everything at the end, in a timeline.
+const LAST: usize = 100;
+
+/// The number of who waits for a node that sleeps.
+const PROBE: usize = 101;
+
+/// How many reads wait for a node that sleeps.
+const PROBES: u64 = 24;
+
+/// One call and its answer.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// What was called.
+    pub operation: Operation,
+    /// The version of the write, or of what was read.
+    pub version: Option<u64>,
+}
+
+/// What all clients saw, by key.
+#[derive(Debug, Default)]
+pub struct History {
+    /// The calls that count.
+    pub events: BTreeMap<String, Vec<Event>>,
+    /// Answers that no node may give.
+    pub wrong: Vec<String>,
+    /// How many writes were acknowledged.
+    pub acknowledged: u64,
+    /// How many writes are of unknown fate.
+    pub unknown: u64,
+    /// How many reads were answered.
+    pub reads: u64,
+}
+
+/// What all clients have in common.
+pub struct Shared {
+    addresses: Vec<String>,
+    consistency: &'static str,
+    begun: Instant,
+    stop: AtomicBool,
+    next: AtomicU64,
+    history: Mutex<History>,
+}
+
+impl Shared {
+    /// Microseconds since the clients began.
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros()).expect("a round is shorter than half a million years")
+    }
+
+    fn history(&self) -> std::sync::MutexGuard<'_, History> {
+        self.history.lock().expect("no client panics")
+    }
+}
+
+/// Running clients.
+pub struct Clients {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Clients {
+    /// Starts `count` clients, each of which goes to any of the addresses and reads with this consistency.
+    pub fn start(addresses: &[String], count: usize, consistency: &'static str, rng: &mut Rng) -> Self {
+        let shared = Arc::new(Shared {
+            addresses: addresses.to_vec(),
+            consistency,
+            begun: Instant::now(),
+            stop: AtomicBool::new(false),
+            next: AtomicU64::new(1),
+            history: Mutex::default(),
+        });
+        let threads = (0..count).map(|client| {
+            let (shared, rng) = (shared.clone(), rng.fork());
+            std::thread::spawn(move || run(&shared, client, rng))
+        });
+        Self { threads: threads.collect(), shared }
+    }
+
+    /// Ends the clients; `Shared` is for the last reads.
+    pub fn finish(self) -> Arc<Shared> {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().expect("no client panics");
+        }
+        self.shared
+    }
+
+    /// What the clients have in common.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// How many writes have been acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.history().acknowledged
+    }
+}
+
+/// Reads that lie in the sockets of a node that sleeps.
+pub struct Probes(Vec<Probe>);
+
+/// When it was called, its key, and how to wait for the answer.
+type Probe = (u64, String, Box<dyn FnOnce(Duration) -> std::io::Result<Answer>>);
+
+impl Shared {
+    /// Writes large values that stay, so that a copy of the tree takes a while and faults fall into it.
+    pub fn ballast(&self, count: usize) {
+        for number in 0..count {
+            let value = self.next.fetch_add(1, Ordering::SeqCst);
+            let key = format!("ballast-{number}");
+            let text = format!("{value}:{}", "b".repeat(BALLAST_BYTES));
+            let body = json!({"key": key, "value": text}).to_string();
+            let address = &self.addresses[number % self.addresses.len()];
+            let request = Request::new("POST", "/store?timeout=5s").body(body).within(secs(10));
+            write(self, LAST, address, &key, Seen::Put(value), request);
+        }
+    }
+
+    /// Calls reads of the keys in use at a node that sleeps: whatever it takes itself for, they are what it sees first
+    /// when it wakes. The clients themselves would all hang on it long before another node leads.
+    pub fn probe(&self, place: usize) -> Probes {
+        let one = |number: u64| -> Option<Probe> {
+            let called = self.now();
+            let key = format!("e{}-{}", called / 1_000 / SPAN, number % KEYS);
+            let path = format!("/store/{key}?timeout=2s&consistency={}", self.consistency);
+            let pending = Request::new("GET", path).within(secs(2)).open(&self.addresses[place]).ok()?;
+            Some((called, key, Box::new(move |patience| pending.answer(patience))))
+        };
+        Probes((0..PROBES).filter_map(one).collect())
+    }
+
+    /// Hears what came of them.
+    pub fn hear(&self, probes: Probes) {
+        for (called, key, pending) in probes.0 {
+            let answer = pending(secs(4));
+            _ = self.heard(PROBE, &key, called, answer);
+        }
+    }
+}
+
+/// Reads every key once more through the nodes in turn, and hands out the history.
+pub fn read_all(shared: &Shared) -> Result<History, String> {
+    let keys: Vec<String> = shared.history().events.keys().cloned().collect();
+    for (at, key) in keys.iter().enumerate() {
+        let address = &shared.addresses[at % shared.addresses.len()];
+        let answered = (0..5).any(|_| read(shared, LAST, address, key, secs(5)));
+        if !answered {
+            return Err(format!("{key} cannot be read at {address} from a cluster that is whole"));
+        }
+    }
+    Ok(std::mem::take(&mut *shared.history()))
+}
+
+fn run(shared: &Shared, client: usize, mut rng: Rng) {
+    while !shared.stop.load(Ordering::SeqCst) {
+        let address = rng.pick(&shared.addresses).clone();
+        let key = format!("e{}-{}", shared.now() / 1_000 / SPAN, rng.below(KEYS));
+        // Some give up early, so that not all of them hang on a node that sleeps.
+        let patience = millis(300 + rng.below(2_200));
+        match rng.below(10) {
+            0..5 => {
+                let value = shared.next.fetch_add(1, Ordering::SeqCst);
+                // Now and then a large one, so that records and copies are of several pieces.
+                let padding = if rng.chance(4) { 40_000 } else { 0 };
+                let value_text = format!("{value}:{}", "p".repeat(padding));
+                let body = json!({"key": key, "value": value_text}).to_string();
+                write(
+                    shared,
+                    client,
+                    &address,
+                    &key,
+                    Seen::Put(value),
+                    Request::new("POST", "/store?timeout=1s").body(body).within(patience),
+                );
+            }
+            5 => {
+                let request = Request::new("DELETE", format!("/store/{key}?timeout=1s")).within(patience);
+                write(shared, client, &address, &key, Seen::Delete(None), request);
+            }
+            _ => _ = read(shared, client, &address, &key, patience),
+        }
+        sleep(millis(2 + rng.below(20)));
+    }
+}
+
+fn write(shared: &Shared, client: usize, address: &str, key: &str, seen: Seen, request: Request) {
+    let called = shared.now();
+    let answer = request.send(address);
+    let now = shared.now();
+    let (returned, seen, version) = match answer {
+        Ok(answer) if answer.status == 200 => match acknowledged(&seen, &answer) {
+            Some((seen, version)) => (Some(now), seen, version),
+            None => return shared.history().wrong.push(format!("{address} on {seen:?} of {key}: {answer}")),
+        },
+        Ok(answer) => match answer.word("outcome").as_str() {
+            "not_applied" => return,
+            "unknown" => (None, seen, None),
+            _ => return shared.history().wrong.push(format!("{address} on {seen:?} of {key}, no outcome: {answer}")),
+        },
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return sleep(millis(20)),
+        Err(_) => (None, seen, None),
+    };
+    let mut history = shared.history();
+    match returned {
+        Some(_) => history.acknowledged += 1,
+        None => history.unknown += 1,
+    }
+    let operation = Operation { client, called, returned, seen };
+    history.events.entry(key.to_owned()).or_default().push(Event { operation, version });
+}
+
+/// What a 200 says about the write, and its version where it names one.
+fn acknowledged(seen: &Seen, answer: &Answer) -> Option<(Seen, Option<u64>)> {
+    let data = answer.data();
+    match seen {
+        Seen::Delete(_) => Some((Seen::Delete(Some(data["deleted"].as_bool()?)), None)),
+        other => Some((other.clone(), Some(data["version"].as_u64()?))),
+    }
+}
+
+/// Whether it was answered.
+fn read(shared: &Shared, client: usize, address: &str, key: &str, patience: Duration) -> bool {
+    let called = shared.now();
+    let path = format!("/store/{key}?timeout=1s&consistency={}", shared.consistency);
+    let answer = Request::new("GET", path).within(patience).send(address);
+    let heard = shared.heard(client, key, called, answer);
+    if !heard {
+        sleep(millis(20));
+    }
+    heard
+}
+
+impl Shared {
+    /// Takes the answer to a read in; false where there is none.
+    fn heard(&self, client: usize, key: &str, called: u64, answer: std::io::Result<Answer>) -> bool {
+        let returned = Some(self.now());
+        let (value, version) = match answer {
+            Ok(answer) if answer.status == 200 => match found(&answer.data()) {
+                Some((value, version)) => (Some(value), Some(version)),
+                None => {
+                    self.history().wrong.push(format!("a get of {key}: {answer}"));
+                    return false;
+                }
+            },
+            Ok(answer) if answer.status == 404 && answer.word("code") == "key_not_found" => (None, None),
+            _ => return false,
+        };
+        let operation = Operation { client, called, returned, seen: Seen::Get(value) };
+        let mut history = self.history();
+        history.reads += 1;
+        history.events.entry(key.to_owned()).or_default().push(Event { operation, version });
+        true
+    }
+}
+
+fn found(data: &Value) -> Option<(u64, u64)> {
+    let value = data["value"].as_str()?.split(':').next()?.parse().ok()?;
+    Some((value, data["version"].as_u64()?))
+}

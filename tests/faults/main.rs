@@ -1,0 +1,154 @@
+//! The fault suite: real processes, clients that remember, and everything that goes wrong at once.
+//!
+//! A round is drawn from a seed: three to five nodes form a cluster, clients write, read and delete through all of them,
+//! and for a while faults come: kill -9 of any of them or all, SIGSTOP, links that are cut, one-way, stuck, slow, reset
+//! or flapping, members that leave and come back, leadership that is moved, disks that fail, fill up, or lose what they
+//! had. Then all faults end, and the cluster must become whole, every node must hold the same, and an order must explain
+//! everything that the clients saw.
+//!
+//! Laws: as those of the black-box tests, whose harness this is; nothing here knows a type of the program. The seed fixes
+//! what is done, not what comes of it: a failure is printed with its seed and what was done when.
+//!
+//! `scripts/faults.sh` runs rounds for as long as it is told. `FAULTS_SEED=N` is one round, `FAULTS_SECONDS` the length
+//! of the faults in a round, `FAULTS_TRACE=1` prints what is done as it is done.
+
+// clippy knows tests by their attribute, and tests with a main of their own have none.
+#![allow(clippy::unwrap_used)]
+
+use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+mod clients;
+mod damage;
+mod disk;
+// Only a part of it is of use here.
+#[allow(dead_code, unused_imports)]
+#[path = "../cluster/harness/mod.rs"]
+mod harness;
+mod itself;
+mod judge;
+#[path = "../support/linear.rs"]
+mod linear;
+mod links;
+mod nemesis;
+#[path = "../sim/rng.rs"]
+mod rng;
+mod world;
+
+use clients::{Clients, read_all};
+use harness::{Case, check, eventually, secs};
+use world::{Story, World};
+
+/// How long faults last in a round, in seconds.
+const SECONDS: u64 = 30;
+
+/// How many large values lie in half of the rounds: 8 MB.
+const BALLAST: usize = 40;
+
+/// One round; what it comes to, in a line.
+fn round(seed: u64, story: &Story) -> String {
+    let seconds = number("FAULTS_SECONDS").unwrap_or(SECONDS);
+    let mut world = World::new(seed, story.clone());
+    let addresses = world.cluster.addresses();
+    let clients = Clients::start(&addresses, addresses.len() + 3, "linearizable", &mut world.rng.fork());
+    world.clients = Some(clients.shared());
+    if world.rng.chance(50) {
+        clients.shared().ballast(BALLAST);
+        story.say("with ballast");
+    }
+    eventually(secs(20), "the clients write", || check(clients.acknowledged() > 20, clients.acknowledged()));
+    nemesis::haunt(&mut world, Instant::now() + Duration::from_secs(seconds));
+    world.heal();
+    let goal = clients.acknowledged() + 20;
+    eventually(secs(20), "writes go on", || check(clients.acknowledged() > goal, clients.acknowledged()));
+    let shared = clients.finish();
+    world.heal();
+    let history = read_all(&shared).unwrap_or_else(|why| panic!("{why}"));
+    world.cluster.caught_up(world::HEALING);
+    judge::logs(&world.cluster.nodes).unwrap_or_else(|why| panic!("{why}"));
+    judge::history(&history).unwrap_or_else(|why| panic!("{why}"));
+    let keys = judge::equal(&world.cluster.nodes, &history).unwrap_or_else(|why| panic!("{why}"));
+    let line = format!(
+        "seed {seed} holds: {} nodes, {} writes acknowledged, {} unknown, {} reads, {keys} keys on each node",
+        world.count(),
+        history.acknowledged,
+        history.unknown,
+        history.reads
+    );
+    story.say(&line);
+    line
+}
+
+/// One round that prints its seed and, where it fails, what was done.
+fn tell(seed: u64) -> bool {
+    let story = Story::new();
+    println!("seed {seed}");
+    let outcome = catch_unwind(AssertUnwindSafe(|| round(seed, &story)));
+    match &outcome {
+        Ok(line) => println!("{line}"),
+        Err(_) => eprintln!("--- what was done\n{}\n---\nseed {seed} fails", story.text()),
+    }
+    outcome.is_ok()
+}
+
+fn must(seed: u64) {
+    assert!(tell(seed), "seed {seed} fails: FAULTS_SEED={seed} scripts/faults.sh runs it again");
+}
+
+fn fresh() -> u64 {
+    RandomState::new().hash_one(0) % 1_000_000_000
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}")))
+}
+
+/// Rounds of fresh seeds until the time is up or one fails.
+fn for_minutes(minutes: u64) -> ExitCode {
+    let begun = Instant::now();
+    let mut rounds = 0;
+    while begun.elapsed() < Duration::from_secs(minutes * 60) {
+        rounds += 1;
+        if !tell(fresh()) {
+            println!("{rounds} rounds, the last one failed, {:.1} min", begun.elapsed().as_secs_f64() / 60.0);
+            return ExitCode::FAILURE;
+        }
+    }
+    println!("{rounds} rounds, {:.1} min", begun.elapsed().as_secs_f64() / 60.0);
+    ExitCode::SUCCESS
+}
+
+harness::cases![a_round_of_seed_1, a_round_of_seed_2, a_round_of_seed_3, a_round_of_seed_4, a_round_of_a_fresh_seed,];
+
+fn a_round_of_seed_1() {
+    must(1);
+}
+
+fn a_round_of_seed_2() {
+    must(2);
+}
+
+fn a_round_of_seed_3() {
+    must(3);
+}
+
+fn a_round_of_seed_4() {
+    must(4);
+}
+
+fn a_round_of_a_fresh_seed() {
+    must(fresh());
+}
+
+fn main() -> ExitCode {
+    if let Some(seed) = number("FAULTS_SEED") {
+        return if tell(seed) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Some(minutes) = number("FAULTS_MINUTES") {
+        return for_minutes(minutes);
+    }
+    let arguments = libtest_mimic::Arguments::from_args();
+    libtest_mimic::run(&arguments, itself::cases().into_iter().chain(cases()).map(Case::trial).collect()).exit_code()
+}

@@ -1,0 +1,275 @@
+//! What goes wrong, drawn from the seed.
+//!
+//! Laws: the seed fixes which faults come in which order, on which nodes and for how long; what the cluster does
+//! meanwhile it does in real time. A fault that takes a disk away, as a wipe does, is only drawn while all others have
+//! everything that was acknowledged: no store survives more.
+//!
+//! Not here: damage to directories (`damage`).
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::damage;
+use crate::disk::{DiskFault, shim};
+use crate::harness::{millis, secs};
+use crate::links::State;
+use crate::world::World;
+
+/// Faults until `end`; each ends before the next begins, unless one is drawn inside another.
+pub fn haunt(world: &mut World, end: Instant) {
+    while Instant::now() < end {
+        pause(world, 100, 900);
+        world.attend();
+        match world.rng.below(24) {
+            0..4 => kill(world),
+            4..6 => stop(world),
+            6..10 => during(world),
+            10 => flap(world),
+            11 => reset(world),
+            12 | 13 => transfer(world),
+            14 | 15 => churn(world),
+            16..19 => disk(world),
+            19 => fill(world),
+            20 => snapshot(world),
+            21 | 22 => damage::lone(world),
+            _ => damage::mistake(world),
+        }
+    }
+}
+
+/// Sleeps for a drawn time, in milliseconds.
+pub fn pause(world: &mut World, least: u64, more: u64) {
+    sleep(millis(least + world.rng.below(more)));
+}
+
+/// kill -9 of some nodes, often of all.
+fn kill(world: &mut World) {
+    let victims = if world.rng.chance(25) { (0..world.count()).collect() } else { world.some() };
+    world.attend();
+    world.story.say(format!("kill -9 of {}", world.names(&victims)));
+    for &victim in &victims {
+        world.cluster.nodes[victim].kill9();
+    }
+    pause(world, 0, 2_500);
+    for &victim in &victims {
+        world.cluster.nodes[victim].spawn();
+        // Some are killed again while they start.
+        if world.rng.chance(20) {
+            pause(world, 0, 300);
+            world.story.say(format!("kill -9 of {} while it starts", world.names(&[victim])));
+            world.cluster.nodes[victim].kill9();
+            world.cluster.nodes[victim].spawn();
+        }
+    }
+    victims.iter().for_each(|&victim| world.cluster.nodes[victim].await_up());
+    world.story.say(format!("{} run again", world.names(&victims)));
+}
+
+/// SIGSTOP for longer than an election, most often of the leader; sometimes it hears of nothing for a while after it has
+/// woken, so that it goes on as what it was.
+fn stop(world: &mut World) {
+    let any = world.any();
+    let leader = world.leader().filter(|_| world.rng.chance(70));
+    let victim = leader.unwrap_or(any);
+    let alone = world.rng.chance(50);
+    let what = format!("{}{}", leader.map_or("", |_| ", the leader"), if alone { ", cut off" } else { "" });
+    world.story.say(format!("SIGSTOP of {}{what}", world.names(&[victim])));
+    for other in (0..world.count()).filter(|&other| alone && other != victim) {
+        world.links.set(other, victim, State::Hole);
+        world.links.set(victim, other, State::Hole);
+    }
+    world.cluster.nodes[victim].sigstop();
+    pause(world, 1_500, 2_500);
+    let probes = world.clients.as_ref().map(|clients| clients.probe(victim));
+    world.cluster.nodes[victim].sigcont();
+    world.story.say(format!("SIGCONT of {}", world.names(&[victim])));
+    if let (Some(clients), Some(probes)) = (&world.clients, probes) {
+        clients.hear(probes);
+    }
+    if alone {
+        world.links.open();
+    }
+}
+
+/// Links fail; in half of the cases something else happens meanwhile.
+fn during(world: &mut World) {
+    fail_links(world);
+    pause(world, 300, 2_500);
+    match world.rng.below(10) {
+        0 => kill(world),
+        1 => stop(world),
+        2 => transfer(world),
+        3 => churn(world),
+        4 => disk(world),
+        _ => {}
+    }
+    pause(world, 0, 1_500);
+    world.links.open();
+    world.story.say("all links are open");
+}
+
+/// Changes some links.
+fn fail_links(world: &mut World) {
+    let state = match world.rng.below(3) {
+        0 => State::Cut,
+        1 => State::Hole,
+        _ => State::Slow(20 + world.rng.below(400)),
+    };
+    let (count, one) = (world.count(), world.any());
+    let pattern = world.rng.below(5);
+    let half = world.some();
+    let mut links = Vec::new();
+    for from in 0..count {
+        for to in (0..count).filter(|&to| to != from) {
+            let fails = match pattern {
+                0 => from == one || to == one,
+                1 => from == one,
+                2 => to == one,
+                3 => half.contains(&from) != half.contains(&to),
+                _ => world.rng.chance(40),
+            };
+            if fails {
+                world.links.set(from, to, state);
+                links.push(format!("{}>{}", from + 1, to + 1));
+            }
+        }
+    }
+    world.story.say(format!("links {state:?}: {}", links.join(" ")));
+}
+
+/// The links of one node come and go.
+fn flap(world: &mut World) {
+    let (one, count) = (world.any(), world.count());
+    let times = 4 + world.rng.below(12);
+    world.story.say(format!("the links of {} flap {times} times", world.names(&[one])));
+    for time in 0..times {
+        let state = if time % 2 == 0 { State::Cut } else { State::Open };
+        for other in (0..count).filter(|&other| other != one) {
+            world.links.set(one, other, state);
+            world.links.set(other, one, state);
+        }
+        pause(world, 50, 400);
+    }
+    world.links.open();
+}
+
+/// Connections are reset in bursts.
+fn reset(world: &mut World) {
+    world.story.say("resets");
+    for _ in 0..5 + world.rng.below(20) {
+        let (from, to) = (world.any(), world.any());
+        if from != to {
+            world.links.reset(from, to);
+        }
+        pause(world, 0, 150);
+    }
+}
+
+/// Leadership is to move; any answer will do.
+fn transfer(world: &mut World) {
+    let (through, to) = (world.any(), world.any());
+    let body = json!({"node_id": world.cluster.nodes[to].name()});
+    _ = world.ask(through, "/raft/transfer", &body, 3);
+}
+
+/// A snapshot is asked for.
+fn snapshot(world: &mut World) {
+    let through = world.any();
+    _ = world.ask(through, "/raft/snapshot", &json!({}), 3);
+}
+
+/// Any node but this one.
+fn another(world: &mut World, than: usize) -> usize {
+    let step = 1 + world.rng.below(world.count() as u64 - 1);
+    (than + usize::try_from(step).expect("small")) % world.count()
+}
+
+/// A node is removed and joined again; sometimes it is killed between.
+fn churn(world: &mut World) {
+    let victim = world.any();
+    let through = another(world, victim);
+    let body = json!({"node_id": world.cluster.nodes[victim].name()});
+    _ = world.ask(through, "/raft/remove", &body, 8);
+    pause(world, 0, 1_000);
+    if world.rng.chance(30) {
+        world.story.say(format!("kill -9 of {}", world.names(&[victim])));
+        world.cluster.nodes[victim].kill9();
+        world.start(victim);
+    }
+    for _ in 0..2 {
+        let through = another(world, victim);
+        if world.join(through, victim, 8) == Ok(200) {
+            return;
+        }
+    }
+}
+
+/// A disk fails, and the node must end by itself, with a word; or its syncs take long.
+fn disk(world: &mut World) {
+    if shim().is_none() {
+        return;
+    }
+    let victim = world.any();
+    let name = world.names(&[victim]);
+    let trigger = world.trigger(victim);
+    if world.rng.chance(25) {
+        world.story.say(format!("syncs of {name} take 1.5 s each"));
+        DiskFault::Slow.begin(&trigger);
+        pause(world, 1_000, 4_000);
+        DiskFault::end(&trigger);
+        return;
+    }
+    let fault = *world.rng.pick(&DiskFault::DEADLY);
+    world.story.say(format!("the disk of {name} fails: {fault:?}"));
+    fault.begin(&trigger);
+    let begun = Instant::now();
+    // A node that no write reaches does not meet its disk.
+    while begun.elapsed() < secs(5) && world.cluster.nodes[victim].exited().is_none() {
+        sleep(millis(20));
+    }
+    let ended = world.cluster.nodes[victim].exited().is_some();
+    if ended {
+        let again = world.rng.chance(40) && fault == DiskFault::Full;
+        world.gave_up(victim);
+        if again {
+            world.story.say(format!("{name} is started while its disk fails"));
+            world.cluster.nodes[victim].spawn();
+            world.gave_up(victim);
+        }
+    }
+    DiskFault::end(&trigger);
+    if ended {
+        world.start(victim);
+        world.story.say(format!("{name} runs again"));
+    } else {
+        // A background write may have failed, which the node then learns at its next sync.
+        world.suspects.insert(victim);
+        world.story.say(format!("{name} may not have met the fault"));
+    }
+}
+
+/// The small disk becomes full, and gets its space back.
+fn fill(world: &mut World) {
+    let Some(disk) = &world.small else { return };
+    world.story.say("the disk of node1 is full");
+    disk.fill();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(8) && world.cluster.nodes[0].exited().is_none() {
+        sleep(millis(20));
+    }
+    let ended = world.cluster.nodes[0].exited().is_some();
+    if ended {
+        let log = world.gave_up(0);
+        assert!(log.to_lowercase().contains("free"), "the bytes free are not named: {log}");
+    }
+    world.small.as_ref().expect("it was there").give_back();
+    if ended {
+        world.start(0);
+        world.story.say("node1 has space and runs again");
+    } else {
+        world.suspects.insert(0);
+        world.story.say("node1 needed no space");
+    }
+}

@@ -1,0 +1,181 @@
+//! The network between nodes: raft's messages, questions, forwarded requests.
+//!
+//! Laws: a message reaches only the incarnation that it was meant for, as the real transport promises, and nothing more is
+//! promised: it is delayed, lost, repeated and reordered.
+
+use huskv::consensus::Input;
+use huskv::model::{Adopt, Code, Refusal, Request};
+use raft::eraftpb::Message;
+
+use crate::port::{Life, Out, Said};
+use crate::world::{Event, Node, World};
+use crate::{admin, checks, clients};
+
+impl World {
+    pub fn incarnation(&self, raft_id: u64, cluster: u64) -> Option<usize> {
+        let is =
+            |node: &Node| node.driver.is_some() && node.table.raft_id == raft_id && node.table.cluster_id == cluster;
+        self.nodes.iter().position(|node| is(node) && !node.table.removed)
+    }
+
+    fn addressed(&self, address: &str) -> Option<usize> {
+        let up = |node: &Node| node.driver.is_some() && node.table.raft_address == address;
+        self.nodes.iter().position(up)
+    }
+
+    pub fn connected(&self, from: usize, to: usize) -> bool {
+        from == to || !self.cut.contains(&(from, to))
+    }
+
+    fn delay(&mut self) -> u64 {
+        if self.faults && self.rng.chance(5) { 1 + self.rng.below(800) } else { 1 + self.rng.below(8) }
+    }
+
+    pub fn let_out(&mut self, life: Life, out: Out) {
+        match out {
+            Out::Send(message) => self.send(life, *message),
+            Out::Wrong(what) => self.fail(format!("n{}: {what}", life.0)),
+            Out::Forward { token, to, request, timeout } => self.forward(life, token, to, request, timeout),
+            Out::Identify { token, address } => self.identify(life, token, &address),
+            Out::Adopt { token, address, adopt } => self.adopt(life, token, &address, *adopt),
+            Out::TellRemoved(raft_id) => {
+                let cluster_id = self.nodes[life.0].table.cluster_id;
+                if let Some(to) = self.incarnation(raft_id, cluster_id)
+                    && self.connected(life.0, to)
+                    && !(self.faults && self.rng.chance(30))
+                {
+                    let life = (to, self.nodes[to].life);
+                    self.after(2, Event::Input(life, Box::new(Input::Removed { cluster_id, raft_id })));
+                }
+            }
+            Out::Stream { to, message, reader } => self.begin_stream(life, to, message, reader),
+            Out::Publish(table) => {
+                checks::identity(self, life.0, &table);
+                self.nodes[life.0].table = table;
+            }
+            Out::Sync { db, mark } => {
+                let delay = 1 + self.rng.below(100);
+                self.after(delay, Event::Sync(life, db, mark));
+            }
+            Out::Scan { token, cut } => {
+                let delay = 1 + self.rng.below(60);
+                self.after(delay, Event::Scan(life, token, cut));
+            }
+            Out::Discard { engine, names } => names.iter().for_each(|name| drop(engine.remove(name))),
+            Out::Said(said) => {
+                checks::acknowledged(self, life.0, &said);
+                self.hear(life.0, said);
+            }
+        }
+    }
+
+    fn send(&mut self, life: Life, message: Message) {
+        let table = &self.nodes[life.0].table;
+        let (to, cluster) = (message.to, table.cluster_id);
+        if message.from != table.raft_id {
+            return self.fail(format!("n{} sends a message of {}", life.0, message.from));
+        }
+        let Some(at) = self.incarnation(to, cluster) else { return };
+        if self.nodes[at].table.tombstones.contains(&message.from) {
+            let removed = Input::Removed { cluster_id: cluster, raft_id: message.from };
+            return self.after(2, Event::Input(life, Box::new(removed)));
+        }
+        if !self.connected(life.0, at) || (self.faults && self.rng.chance(2)) {
+            return;
+        }
+        let delay = self.delay();
+        if self.faults && self.rng.chance(2) {
+            let again = delay + self.rng.below(3000);
+            self.after(again, Event::ToIncarnation { to, cluster, message: Box::new(message.clone()) });
+        }
+        self.after(delay, Event::ToIncarnation { to, cluster, message: Box::new(message) });
+    }
+
+    /// Notes an errand that must end in exactly one input: `late` where nothing else ends it within `timeout`.
+    fn errand(&mut self, origin: Life, token: u64, timeout: u64, late: Input) {
+        self.errands.insert((origin, token));
+        self.after(timeout, Event::ErrandTimeout { origin, token, late: Box::new(late) });
+    }
+
+    pub fn errand_ends(&mut self, origin: Life, token: u64, input: Input) {
+        if self.errands.remove(&(origin, token)) {
+            self.after(1, Event::Input(origin, Box::new(input)));
+        }
+    }
+
+    fn forward(&mut self, life: Life, token: u64, to: u64, request: Request, timeout: u64) {
+        let late = Err(Refusal::unknown(Code::Timeout, "no answer from the leader in time"));
+        self.errand(life, token, timeout, Input::Forwarded { token, result: late });
+        let cluster = self.nodes[life.0].table.cluster_id;
+        let target = self.incarnation(to, cluster).filter(|at| self.connected(life.0, *at));
+        let Some(at) = target else {
+            let unsent = Err(Refusal::not_applied(Code::NoLeader, "not connected"));
+            return self.errand_ends(life, token, Input::Forwarded { token, result: unsent });
+        };
+        if self.faults && self.rng.chance(3) {
+            return;
+        }
+        let reply = self.nodes[at].port.reply(move |result| Said::Forwarded { origin: life, token, result });
+        let input =
+            Input::Request { request, deadline: self.now + self.nodes[at].ahead + timeout, forwarded: true, reply };
+        let (delay, life) = (self.delay(), (at, self.nodes[at].life));
+        self.after(delay, Event::Input(life, Box::new(input)));
+    }
+
+    /// Whoever can be dialled at an address now.
+    fn dial(&self, from: usize, address: &str) -> Option<usize> {
+        self.addressed(address).filter(|at| self.connected(from, *at) && self.connected(*at, from))
+    }
+
+    fn identify(&mut self, life: Life, token: u64, address: &str) {
+        let nobody = Err(Refusal::not_applied(Code::Unreachable, format!("nothing answers at {address}")));
+        self.errand(life, token, 3000, Input::Identified { token, result: nobody });
+        if let Some(at) = self.dial(life.0, address) {
+            let reply = self.nodes[at].port.reply(move |me| Said::WhoAmI { origin: life, token, me });
+            let to = (at, self.nodes[at].life);
+            self.after(2, Event::Input(to, Box::new(Input::WhoAmI { reply })));
+        }
+    }
+
+    fn adopt(&mut self, life: Life, token: u64, address: &str, adopt: Adopt) {
+        let broken = Err(Refusal::unknown(Code::Unreachable, "the connection broke"));
+        self.errand(life, token, 6000, Input::AdoptAnswered { token, result: broken });
+        if let Some(at) = self.dial(life.0, address) {
+            let reply = self.nodes[at].port.reply(move |result| Said::Adopted { origin: life, token, result });
+            let to = (at, self.nodes[at].life);
+            self.after(2, Event::Input(to, Box::new(Input::Adopt { adopt, reply })));
+        }
+    }
+
+    fn hear(&mut self, at: usize, said: Said) {
+        match said {
+            Said::Client { operation, result } => {
+                let now = self.now;
+                clients::answered(self, operation, now, result);
+            }
+            Said::Read { operation, result } => {
+                let now = self.now;
+                clients::read(self, operation, now, result);
+            }
+            Said::Admin { asked, result } => admin::answered(self, at, asked, result),
+            Said::Forwarded { origin, token, result } => {
+                if !(self.faults && self.rng.chance(3)) {
+                    self.errand_ends(origin, token, Input::Forwarded { token, result });
+                }
+            }
+            Said::WhoAmI { origin, token, me } => {
+                self.errand_ends(origin, token, Input::Identified { token, result: Ok(me) });
+            }
+            Said::Adopted { origin, token, result } => {
+                if !(self.faults && self.rng.chance(10)) {
+                    self.errand_ends(origin, token, Input::AdoptAnswered { token, result });
+                }
+            }
+            Said::Receive { stream, writer } => self.receive(stream, *writer),
+            Said::Installed { stream, metadata, result } => {
+                let ended = result.map(|()| metadata).map_err(|error| error.0);
+                self.end_stream(stream, ended);
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Planted bugs: a harness that has never caught anything proves nothing.
+//!
+//! Laws: without the feature `plant` there is none to choose. Each is caught by the simulator.
+
+use huskv::plant::Plant;
+use libtest_mimic::Trial;
+
+/// Lets the code of this thread have one planted bug, or none; false where there is none of that name in this build.
+pub fn choose(name: Option<&str>) -> bool {
+    let plant = name.and_then(Plant::named);
+    #[cfg(feature = "plant")]
+    huskv::plant::choose(plant);
+    name.is_none() || (cfg!(feature = "plant") && plant.is_some())
+}
+
+/// Prints the names, one a line, each with what catches it.
+pub fn list() {
+    for (name, _) in Plant::NAMES {
+        println!("{name} sim");
+    }
+}
+
+/// The tests that each is caught, within seeds that are few enough for every change to run against.
+#[cfg(feature = "plant")]
+pub fn trials() -> Vec<Trial> {
+    let trial = |(name, _): (&'static str, Plant)| {
+        let run = move || match crate::command::run_all(1..SEEDS, Some(name)).failed {
+            Some(_) => Ok(()),
+            None => Err(format!("{name} is not caught by seeds 1 to {SEEDS}").into()),
+        };
+        Trial::test(format!("planted_{name}_is_caught"), run)
+    };
+    Plant::NAMES.into_iter().map(trial).collect()
+}
+
+#[cfg(feature = "plant")]
+const SEEDS: u64 = 300;
+
+/// None in a build without them.
+#[cfg(not(feature = "plant"))]
+pub fn trials() -> Vec<Trial> {
+    Vec::new()
+}

@@ -1,0 +1,186 @@
+//! The ways out of one life of one node: everything a driver lets out waits here until its turn is over.
+
+use std::sync::{Arc, Mutex};
+
+use huskv::consensus::{Chores, Fetched, InstallError, Millis, Outbox};
+use huskv::model::{Adopt, Adopted, Answer, PeerTable, Refusal, Request, WhoAmI};
+use huskv::storage::{Cut, Db, Engine, SnapshotReader, SnapshotWriter};
+use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
+
+use crate::engine::{Fate, SimEngine};
+use crate::journal::Promise;
+
+/// A node's place in the world and which of its lives is meant.
+pub type Life = (usize, u64);
+
+/// What a driver let out.
+pub enum Out {
+    Send(Box<Message>),
+    Forward {
+        token: u64,
+        to: u64,
+        request: Request,
+        timeout: u64,
+    },
+    Identify {
+        token: u64,
+        address: String,
+    },
+    Adopt {
+        token: u64,
+        address: String,
+        adopt: Box<Adopt>,
+    },
+    TellRemoved(u64),
+    Stream {
+        to: u64,
+        message: Box<Message>,
+        reader: Box<SnapshotReader>,
+    },
+    Publish(PeerTable),
+    Sync {
+        db: Arc<dyn Db>,
+        mark: (u64, u64),
+    },
+    Scan {
+        token: u64,
+        cut: Box<Cut>,
+    },
+    Discard {
+        engine: Arc<dyn Engine>,
+        names: Vec<String>,
+    },
+    Said(Said),
+    /// A law was broken on the way out.
+    Wrong(String),
+}
+
+impl Out {
+    /// Whether somebody will rely on it.
+    fn promises(&self) -> bool {
+        match self {
+            Self::Send(_) => true,
+            Self::Said(Said::Client { result, .. } | Said::Admin { result, .. } | Said::Forwarded { result, .. }) => {
+                result.is_ok()
+            }
+            Self::Said(Said::Adopted { result, .. }) => result.is_ok(),
+            Self::Said(Said::Installed { result, .. }) => result.is_ok(),
+            _ => false,
+        }
+    }
+}
+
+/// What a reply that an input carried brought.
+pub enum Said {
+    Client { operation: u64, result: Result<Answer, Refusal> },
+    Read { operation: u64, result: Result<Fetched, Refusal> },
+    Admin { asked: u64, result: Result<Answer, Refusal> },
+    Forwarded { origin: Life, token: u64, result: Result<Answer, Refusal> },
+    WhoAmI { origin: Life, token: u64, me: WhoAmI },
+    Adopted { origin: Life, token: u64, result: Result<Adopted, Refusal> },
+    Receive { stream: u64, writer: Box<Result<SnapshotWriter, InstallError>> },
+    Installed { stream: u64, metadata: SnapshotMetadata, result: Result<(), InstallError> },
+}
+
+/// The ways out of one life of one node.
+#[derive(Clone)]
+pub struct Port {
+    outs: Arc<Mutex<Vec<Out>>>,
+    clock: Arc<Mutex<Millis>>,
+    engine: SimEngine,
+}
+
+impl Port {
+    pub fn new(clock: Arc<Mutex<Millis>>, engine: SimEngine) -> Self {
+        Self { outs: Arc::default(), clock, engine }
+    }
+
+    /// Everything that was let out since.
+    pub fn take(&self) -> Vec<Out> {
+        std::mem::take(&mut *self.outs.lock().expect("one thread"))
+    }
+
+    pub fn push(&self, out: Out) {
+        let passes = self.engine.effect();
+        let mut outs = self.outs.lock().expect("one thread");
+        if self.engine.fate() == Fate::Failed && out.promises() {
+            outs.push(Out::Wrong("lets a promise out after its disk has failed".into()));
+        }
+        if passes {
+            outs.push(out);
+        }
+    }
+
+    /// A reply that reports through this port.
+    pub fn reply<T: 'static>(&self, said: impl FnOnce(T) -> Said + Send + 'static) -> Box<dyn FnOnce(T) + Send> {
+        let port = self.clone();
+        Box::new(move |value| port.push(Out::Said(said(value))))
+    }
+}
+
+impl Outbox for Port {
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in &messages {
+            let kept = self.engine.journal(message.from, |journal| unkept(message, journal.synced));
+            if let Some(Some(wrong)) = kept {
+                self.push(Out::Wrong(wrong));
+            }
+        }
+        for message in messages {
+            self.push(Out::Send(Box::new(message)));
+        }
+    }
+    fn forward(&mut self, token: u64, to: u64, request: Request, timeout: u64) {
+        self.push(Out::Forward { token, to, request, timeout });
+    }
+    fn identify(&mut self, token: u64, address: &str) {
+        self.push(Out::Identify { token, address: address.to_owned() });
+    }
+    fn adopt(&mut self, token: u64, address: &str, adopt: Adopt) {
+        self.push(Out::Adopt { token, address: address.to_owned(), adopt: Box::new(adopt) });
+    }
+    fn tell_removed(&mut self, raft_id: u64) {
+        self.push(Out::TellRemoved(raft_id));
+    }
+    fn stream(&mut self, to: u64, message: Message, reader: SnapshotReader) {
+        self.push(Out::Stream { to, message: Box::new(message), reader: Box::new(reader) });
+    }
+    fn publish(&mut self, table: PeerTable) {
+        self.push(Out::Publish(table));
+    }
+}
+
+impl Chores for Port {
+    fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
+        self.push(Out::Sync { db, mark });
+    }
+    fn scan(&mut self, token: u64, cut: Cut) {
+        self.push(Out::Scan { token, cut: Box::new(cut) });
+    }
+    fn discard(&mut self, engine: Arc<dyn Engine>, names: Vec<String>) {
+        self.push(Out::Discard { engine, names });
+    }
+    fn now(&self) -> Millis {
+        *self.clock.lock().expect("one thread")
+    }
+}
+
+/// What a message promises that the sender's disk does not hold.
+fn unkept(message: &Message, synced: Promise) -> Option<String> {
+    let kind = message.get_msg_type();
+    let term = match kind {
+        // Asks, or answers, about a term that nobody is in yet.
+        MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse => return None,
+        _ => message.term <= synced.term,
+    };
+    let rest = match kind {
+        MessageType::MsgRequestVote => synced.vote == message.from,
+        MessageType::MsgRequestVoteResponse => message.reject || synced.vote == message.to,
+        MessageType::MsgAppendResponse => message.reject || message.index <= synced.last,
+        _ => true,
+    };
+    (!term || !rest).then(|| {
+        let (to, term, index) = (message.to, message.term, message.index);
+        format!("{kind:?} to {to} at term {term}, index {index} leaves before the sync it promises ({synced:?})")
+    })
+}

@@ -1,0 +1,125 @@
+//! One seed: a time of faults, then a time of healing in which the cluster must become whole again.
+//!
+//! Laws: the healing phase is bounded in virtual time. In it the cluster must elect, finish what is pending of
+//! membership, and acknowledge a new write on every node.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use huskv::model::State;
+
+use crate::checks;
+use crate::narrator::Trace;
+use crate::world::{Event, World};
+
+/// How long faults happen, in virtual milliseconds.
+const FAULTS: u64 = 20_000;
+
+/// How long the cluster then has to become whole.
+const HEALING: u64 = 150_000;
+
+/// How many writes it must take then.
+const NEW_WRITES: u64 = 20;
+
+/// What came of a seed.
+pub struct Ended {
+    /// Of everything that clients saw, or what went wrong.
+    pub result: Result<u64, String>,
+    /// Virtual milliseconds.
+    pub simulated: u64,
+}
+
+/// Runs one seed to its end; a panic of the code under test is a failure of the seed.
+pub fn run(seed: u64, trace: &Trace) -> Ended {
+    let mut simulated = 0;
+    let result = catch_unwind(AssertUnwindSafe(|| phases(seed, trace, &mut simulated))).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
+        Err(format!("a node panics: {}", said.unwrap_or_default()))
+    });
+    Ended { result, simulated }
+}
+
+fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> {
+    let nodes = 3 + usize::try_from(seed % 2 * 2).expect("small");
+    let mut world = World::new(seed, nodes, trace.clone());
+    world.after(10, Event::Admin);
+    // In a quarter of the runs the cluster forms under faults too.
+    world.faults = seed % 8 >= 6;
+    if world.faults {
+        world.after(100, Event::Nemesis);
+    } else {
+        while world.step(20_000) && !world.admin.complete {}
+        if !world.admin.complete {
+            return Err(world.failure.unwrap_or_else(|| "the cluster does not form".into()));
+        }
+        world.faults = true;
+        world.after(100, Event::Nemesis);
+    }
+    for client in 0..4 {
+        world.after(client, Event::Client(usize::try_from(client).expect("small")));
+    }
+    let end = world.now + FAULTS;
+    while world.step(end) {
+        *simulated = world.now;
+    }
+    heal(&mut world);
+    let end = world.now + HEALING;
+    while world.step(end) && !whole(&mut world) {
+        *simulated = world.now;
+    }
+    checks::history(&mut world);
+    match world.failure.take() {
+        Some(failure) => Err(failure),
+        None if !whole(&mut world) => {
+            Err(format!("not whole {HEALING} ms after the last fault: {}", describe(&mut world)))
+        }
+        None => Ok(world.digest),
+    }
+}
+
+/// No more faults: links are whole, disks are sound, and every node is up.
+fn heal(world: &mut World) {
+    world.say(|| "faults end".into());
+    world.faults = false;
+    world.cut.clear();
+    for at in 0..world.nodes.len() {
+        world.nodes[at].paused_until = 0;
+        world.nodes[at].full_until = 0;
+        if world.nodes[at].driver.is_none() {
+            world.after(1, Event::Restart(at));
+        } else {
+            world.nodes[at].engine.set_fate(crate::engine::Fate::Whole);
+        }
+    }
+    world.admin.complete = false;
+    world.clients.by_node.clear();
+}
+
+/// Whether every node is a member that follows one leader, and has acknowledged new writes.
+fn whole(world: &mut World) -> bool {
+    let count = world.nodes.len();
+    let by_node = &world.clients.by_node;
+    if !world.admin.complete || by_node.len() < count || by_node.values().sum::<u64>() < NEW_WRITES {
+        return false;
+    }
+    let all: Vec<_> = (0..count).filter_map(|at| checks::status(world, at)).collect();
+    all.len() == count
+        && all.iter().filter(|status| status.state == State::Leader).count() == 1
+        && all
+            .iter()
+            .all(|status| status.members.len() == count && status.leader == all[0].leader && status.leader.is_some())
+}
+
+fn describe(world: &mut World) -> String {
+    let nodes = (0..world.nodes.len()).map(|at| {
+        checks::status(world, at).map_or_else(
+            || format!("n{at} down"),
+            |s| {
+                let (applied, last, members) = (s.applied_index, s.last_log_index, s.members.len());
+                format!("n{at} {:?} term {} applied {applied}/{last} members {members}", s.state, s.term)
+            },
+        )
+    });
+    let nodes: Vec<String> = nodes.collect();
+    format!("complete {}, acknowledged {:?}; {}", world.admin.complete, world.clients.by_node, nodes.join("; "))
+}

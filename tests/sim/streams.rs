@@ -1,0 +1,139 @@
+//! Copies of the machine on their way from one node to another.
+
+use std::collections::BTreeMap;
+
+use huskv::consensus::{Input, InstallError};
+use huskv::storage::{Cut, Frame, SnapshotReader, SnapshotWriter};
+use raft::eraftpb::{Message, SnapshotMetadata};
+
+use crate::engine::Fate;
+use crate::port::{Life, Said};
+use crate::world::{Event, World};
+
+/// All of them.
+pub type Streams = BTreeMap<u64, Stream>;
+
+/// A copy on its way.
+pub struct Stream {
+    from: Life,
+    to: u64,
+    message: Box<Message>,
+    reader: Option<Box<SnapshotReader>>,
+    frames: Vec<Vec<u8>>,
+    metadata: SnapshotMetadata,
+}
+
+impl World {
+    pub fn begin_stream(&mut self, from: Life, to: u64, message: Box<Message>, reader: Box<SnapshotReader>) {
+        self.born += 1;
+        let (id, reader, metadata) = (self.born, Some(reader), SnapshotMetadata::default());
+        self.streams.insert(id, Stream { from, to, message, reader, frames: Vec::new(), metadata });
+        self.after(30_000, Event::StreamTimeout(id));
+    }
+
+    pub fn scan(&mut self, life: Life, token: u64, mut cut: Box<Cut>) {
+        let result = match cut.next_chunk() {
+            Ok(true) => {
+                let delay = 1 + self.rng.below(60);
+                return self.after(delay, Event::Scan(life, token, cut));
+            }
+            Ok(false) => {
+                self.nodes[life.0].scanned = Some(cut);
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        };
+        let failed = result.is_err();
+        self.happen(Event::Input(life, Box::new(Input::Scanned { token, result })));
+        if failed {
+            self.fail_streams_of(life, "the scan failed");
+        }
+    }
+
+    pub fn finish_cut(&mut self, at: usize, cut: Cut) {
+        let life = (at, self.nodes[at].life);
+        let whole = cut.finish().is_ok();
+        let Some((&stream, _)) = self.streams.iter().rfind(|(_, stream)| stream.from == life) else { return };
+        if !whole {
+            return self.fail_streams_of(life, "the cut was given up");
+        }
+        if let Some(entry) = self.streams.get_mut(&stream)
+            && let Some(mut reader) = entry.reader.take()
+        {
+            loop {
+                match reader.next() {
+                    Ok(Frame::Changes(changes)) => entry.frames.push(changes),
+                    Ok(Frame::End(metadata)) => {
+                        entry.metadata = metadata;
+                        break;
+                    }
+                    Err(failure) => return self.fail(format!("a whole copy cannot be read: {failure}")),
+                }
+            }
+        }
+        let delay = 5 + self.rng.below(200);
+        self.after(delay, Event::StreamArrives(stream));
+    }
+
+    pub fn fail_streams_of(&mut self, life: Life, why: &str) {
+        let theirs: Vec<u64> = self.streams.iter().filter(|(_, s)| s.from == life).map(|(id, _)| *id).collect();
+        for stream in theirs {
+            self.end_stream(stream, Err(why.to_owned()));
+        }
+    }
+
+    pub fn end_stream(&mut self, stream: u64, result: Result<SnapshotMetadata, String>) {
+        if let Some(Stream { from, to, .. }) = self.streams.remove(&stream) {
+            self.after(1, Event::Input(from, Box::new(Input::StreamEnded { to, result })));
+        }
+    }
+
+    pub fn stream_arrives(&mut self, id: u64) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let (from, to) = (stream.from, stream.to);
+        let cluster = self.nodes[from.0].table.cluster_id;
+        let target = self.incarnation(to, cluster).filter(|at| self.connected(from.0, *at));
+        let Some(at) = target.filter(|_| !(self.faults && self.rng.chance(20))) else {
+            return self.end_stream(id, Err("the connection broke".into()));
+        };
+        let sender = self.streams[&id].message.from;
+        let reply = self.nodes[at].port.reply(move |writer| Said::Receive { stream: id, writer: Box::new(writer) });
+        let life = (at, self.nodes[at].life);
+        self.happen(Event::Input(life, Box::new(Input::Receive { from: sender, reply })));
+    }
+
+    pub fn receive(&mut self, id: u64, writer: Result<SnapshotWriter, InstallError>) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let (to, from) = (stream.to, stream.from);
+        let mut writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => return self.end_stream(id, Err(error.0)),
+        };
+        let metadata = stream.metadata.clone();
+        let Some(at) = self.incarnation(to, self.nodes[from.0].table.cluster_id) else {
+            return self.end_stream(id, Err("the receiver is gone".into()));
+        };
+        // A disk that fails here fails the copy and not the node; that is not what this simulator looks at.
+        let engine = self.nodes[at].engine.clone();
+        let fate = engine.fate();
+        if matches!(fate, Fate::Fail(_)) {
+            engine.set_fate(Fate::Whole);
+        }
+        let written = stream.frames.iter().try_for_each(|frame| writer.write(frame));
+        let received = written.and_then(|()| writer.finish(&metadata));
+        if matches!(fate, Fate::Fail(_)) {
+            engine.set_fate(fate);
+        }
+        let received = match received {
+            Ok(received) => received,
+            Err(failure) if engine.gone() => return self.end_stream(id, Err(failure.to_string())),
+            Err(failure) => return self.fail(format!("n{at} refuses a copy that was made whole: {failure}")),
+        };
+        let mut message = self.streams[&id].message.clone();
+        message.mut_snapshot().set_metadata(metadata.clone());
+        let reply = self.nodes[at].port.reply(move |result| Said::Installed { stream: id, metadata, result });
+        let life = (at, self.nodes[at].life);
+        let delay = 1 + self.rng.below(50);
+        self.after(delay, Event::Input(life, Box::new(Input::Install { message, received, reply })));
+    }
+}
