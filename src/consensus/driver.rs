@@ -177,7 +177,9 @@ impl Driver {
     /// Whether another turn has something to do even if nothing comes in.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.raw.has_ready() || self.requests.any_unproposed() || self.any_read_ready()
+        (self.phase != Phase::Removed && self.raw.has_ready())
+            || self.requests.any_unproposed()
+            || self.any_read_ready()
     }
 
     /// Takes one input in; its consequences are drawn by the next [`Driver::turn`].
@@ -352,7 +354,7 @@ impl Driver {
     }
 
     pub(super) fn leads(&self) -> bool {
-        self.raw.raft.state == StateRole::Leader
+        self.phase != Phase::Removed && self.raw.raft.state == StateRole::Leader
     }
 
     pub(super) fn conf_voters(&self) -> &[u64] {

@@ -43,7 +43,11 @@ impl Driver {
         self.drive_membership();
         self.issue_read_index();
         let (began_at, mut left) = (self.machine.applied().0, READIES_PER_TURN);
-        while left > 0 && self.raw.has_ready() && self.machine.applied().0 < began_at + ENTRIES_PER_TURN {
+        while left > 0
+            && self.phase != Phase::Removed
+            && self.raw.has_ready()
+            && self.machine.applied().0 < began_at + ENTRIES_PER_TURN
+        {
             left -= 1;
             let ready = self.raw.ready();
             self.process(ready)?;
@@ -90,12 +94,20 @@ impl Driver {
         self.read_states(ready.take_read_states());
         let committed = ready.take_committed_entries();
         self.apply(committed)?;
+        if self.phase == Phase::Removed {
+            // A leader may inherit its own removal. Raft has no place for a leader outside the configuration; it is not
+            // asked anything any more.
+            return Ok(());
+        }
         let mut light = self.raw.advance_append(ready);
         if let Some(commit) = light.commit_index() {
             self.raw.mut_store().hard_state.commit = commit;
         }
         self.dispatch(light.take_messages())?;
         self.apply(light.take_committed_entries())?;
+        if self.phase == Phase::Removed {
+            return Ok(());
+        }
         self.raw.advance_apply_to(self.machine.applied().0);
         Ok(())
     }
