@@ -23,7 +23,7 @@ use super::forwards::Forwards;
 use super::greeting::Purpose;
 use super::parcel::{Load, Parcel, QUEUE_PARCELS};
 use super::peer::{Life, Peer};
-use super::shared::Shared;
+use super::shared::{Directory, Shared};
 use super::snapshot;
 use crate::consensus::{Input, Outbox};
 use crate::model::{Adopt, Code, PeerTable, Refusal, Request};
@@ -77,16 +77,18 @@ impl Post {
     /// The link to a member, or to a peer that was let in before this node's table has it.
     fn link(&mut self, raft_id: u64) -> Option<&mut Link> {
         if !self.links.contains_key(&raft_id) {
-            let (name, address) = self.shared.callers().get(&raft_id).cloned()?;
-            self.begin(raft_id, &name, &address);
+            let shared = Arc::clone(&self.shared);
+            let mut directory = shared.directory();
+            let (name, address) = directory.callers.get(&raft_id).cloned()?;
+            self.begin(&mut directory, raft_id, &name, Whereabouts::new(&address));
         }
         self.links.get_mut(&raft_id)
     }
 
-    fn begin(&mut self, raft_id: u64, name: &str, address: &str) {
+    fn begin(&mut self, directory: &mut Directory, raft_id: u64, name: &str, whereabouts: Whereabouts) {
         let (queue, queue_end) = mpsc::channel(QUEUE_PARCELS);
-        let (sender, whereabouts) = watch::channel(Whereabouts::new(address));
-        self.shared.roster().insert(raft_id, sender);
+        let (sender, whereabouts) = watch::channel(whereabouts);
+        directory.roster.insert(raft_id, sender);
         let forwards = Arc::new(Forwards::new(self.shared.handle.clone(), name));
         let peer = Peer {
             raft_id,
@@ -208,32 +210,34 @@ impl Outbox for Post {
 
     fn publish(&mut self, table: PeerTable) {
         let table = Arc::new(table);
-        self.shared.table.send_replace(Some(Arc::clone(&table)));
+        let shared = Arc::clone(&self.shared);
+        // From before the table lets anybody in until its members are dialled: who comes in by it is in it.
+        let mut directory = shared.directory();
+        shared.table.send_replace(Some(Arc::clone(&table)));
         let introduced_as = Some((table.node_id.clone(), table.raft_id, table.cluster_id, table.raft_address.clone()));
         if table.removed || self.introduced_as != introduced_as {
             // Every connection was opened under another name than the present one.
             self.introduced_as = introduced_as;
             self.links.clear();
-            self.shared.roster().clear();
-            self.shared.callers().clear();
+            *directory = Directory::default();
         }
         let listed: &[_] = if table.removed { &[] } else { &table.peers };
-        let is_listed = |raft_id: &u64| listed.iter().any(|(listed, ..)| listed == raft_id);
-        {
-            let mut callers = self.shared.callers();
-            callers.retain(|raft_id, _| !is_listed(raft_id) && !table.tombstones.contains(raft_id));
-            self.shared.roster().retain(|raft_id, _| is_listed(raft_id) || callers.contains_key(raft_id));
-        }
         for (raft_id, name, address) in listed.iter().filter(|(raft_id, ..)| *raft_id != table.raft_id) {
-            let known = {
-                let roster = self.shared.roster();
-                let whereabouts = roster.get(raft_id);
-                whereabouts.map(|it| it.send_if_modified(|whereabouts| whereabouts.listed(address))).is_some()
-            };
-            if !known {
-                self.begin(*raft_id, name, address);
+            let caller = directory.callers.remove(raft_id);
+            if let Some(whereabouts) = directory.roster.get(raft_id) {
+                whereabouts.send_if_modified(|whereabouts| whereabouts.listed(address));
+            } else {
+                let mut whereabouts = Whereabouts::new(address);
+                if let Some((_, said)) = caller {
+                    whereabouts.heard(&said);
+                }
+                self.begin(&mut directory, *raft_id, name, whereabouts);
             }
         }
+        let is_listed = |raft_id: &u64| listed.iter().any(|(listed, ..)| listed == raft_id);
+        let Directory { roster, callers } = &mut *directory;
+        callers.retain(|raft_id, _| !table.tombstones.contains(raft_id));
+        roster.retain(|raft_id, _| is_listed(raft_id) || callers.contains_key(raft_id));
         self.links.retain(|_, link| !link.queue.is_closed());
     }
 }

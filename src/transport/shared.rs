@@ -36,15 +36,22 @@ pub struct Shared {
     pub log: Logger,
     /// What the loop published last; None before the first time.
     pub table: watch::Sender<Option<Arc<PeerTable>>>,
-    /// Where the members are that are dialled now; a sender that is dropped retires its peer.
-    roster: Mutex<BTreeMap<u64, watch::Sender<Whereabouts>>>,
-    /// Who has been let in and is not in the table, with name and address: a node whose table is old or empty (every
-    /// joiner's is) must answer the leader all the same.
-    callers: Mutex<BTreeMap<u64, (String, String)>>,
+    directory: Mutex<Directory>,
     runtime: tokio::runtime::Handle,
     complaints: Mutex<HashMap<&'static str, Complaint>>,
     stopping: watch::Sender<bool>,
     tasks: watch::Sender<usize>,
+}
+
+/// Who is dialled, and who might have to be; under one lock, so that no member's word is lost on its way from one to the
+/// other.
+#[derive(Default)]
+pub struct Directory {
+    /// Where the members are that are dialled now; a sender that is dropped retires its peer.
+    pub roster: BTreeMap<u64, watch::Sender<Whereabouts>>,
+    /// Who has been let in and is not in the table, with name and address: a node whose table is old or empty (every
+    /// joiner's is) must answer the leader all the same.
+    pub callers: BTreeMap<u64, (String, String)>,
 }
 
 /// One reason to complain.
@@ -75,8 +82,7 @@ impl Shared {
             handle,
             log,
             table: watch::Sender::new(None),
-            roster: Mutex::default(),
-            callers: Mutex::default(),
+            directory: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             complaints: Mutex::default(),
             stopping: watch::Sender::new(false),
@@ -130,22 +136,18 @@ impl Shared {
         }
     }
 
-    /// The members that are dialled, with where they are.
-    pub fn roster(&self) -> MutexGuard<'_, BTreeMap<u64, watch::Sender<Whereabouts>>> {
-        self.roster.lock().expect("nothing panics while it holds the roster")
-    }
-
-    /// Who has been let in without being in the table: name and address.
-    pub fn callers(&self) -> MutexGuard<'_, BTreeMap<u64, (String, String)>> {
-        self.callers.lock().expect("nothing panics while it holds the callers")
+    /// Who is dialled, and who might have to be.
+    pub fn directory(&self) -> MutexGuard<'_, Directory> {
+        self.directory.lock().expect("nothing panics while it holds the directory")
     }
 
     /// Remembers where a peer that was let in said it is, and that it is alive.
     pub fn heard(&self, hello: &Hello) {
-        if let Some(whereabouts) = self.roster().get(&hello.from) {
+        let mut directory = self.directory();
+        if let Some(whereabouts) = directory.roster.get(&hello.from) {
             whereabouts.send_modify(|whereabouts| whereabouts.heard(&hello.raft_address));
         } else if check_address(&hello.raft_address).is_ok() {
-            let mut callers = self.callers();
+            let callers = &mut directory.callers;
             if callers.len() < MAX_CALLERS || callers.contains_key(&hello.from) {
                 callers.insert(hello.from, (hello.node_id.clone(), hello.raft_address.clone()));
             }
@@ -155,16 +157,16 @@ impl Shared {
     /// Where members other than `except` have said they are, where that is not what the table says. Passed on, it lets two
     /// members that have both moved find each other through a third.
     pub fn own_words(&self, except: u64) -> Vec<(u64, String)> {
-        let roster = self.roster();
-        let others = roster.iter().filter(|(raft_id, _)| **raft_id != except);
+        let directory = self.directory();
+        let others = directory.roster.iter().filter(|(raft_id, _)| **raft_id != except);
         others.filter_map(|(raft_id, it)| Some((*raft_id, it.borrow().own_word()?.to_owned()))).collect()
     }
 
     /// A member has passed on where others told it that they are.
     pub fn heard_of(&self, known: &[(u64, String)]) {
-        let roster = self.roster();
+        let directory = self.directory();
         for (raft_id, address) in known {
-            if let Some(whereabouts) = roster.get(raft_id) {
+            if let Some(whereabouts) = directory.roster.get(raft_id) {
                 whereabouts.send_if_modified(|whereabouts| whereabouts.heard_of(address));
             }
         }

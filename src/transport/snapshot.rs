@@ -73,8 +73,8 @@ pub async fn send(
 
 async fn dial_member(shared: &Shared, to: u64) -> Result<(TcpStream, String), String> {
     let addresses = {
-        let roster = shared.roster();
-        let whereabouts = roster.get(&to).ok_or("it is not in the member table")?.borrow();
+        let directory = shared.directory();
+        let whereabouts = directory.roster.get(&to).ok_or("it is not in the member table")?.borrow();
         let mut addresses = vec![whereabouts.address(0).to_owned(), whereabouts.address(1).to_owned()];
         addresses.dedup();
         addresses

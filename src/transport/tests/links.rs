@@ -166,6 +166,19 @@ async fn a_table_that_names_another_address_is_followed() {
 }
 
 #[tokio::test]
+async fn what_a_member_said_before_the_table_had_it_is_not_forgotten() {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    a.publish(&[]);
+    b.publish(&[(1, &a.address)]);
+    b.up(1).await;
+    b.post.send(vec![append(2, 1, 6, 1)]);
+    assert_eq!(a.message().await.index, 5);
+    // The table has an address that the member has left; it dials nobody anew meanwhile.
+    a.publish(&[(2, &nowhere())]);
+    a.up(2).await;
+}
+
+#[tokio::test]
 async fn a_node_whose_table_is_empty_answers_who_was_let_in() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     b.publish(&[]);
