@@ -22,11 +22,11 @@ use super::chores::Chores;
 use super::input::{Input, InstallError, Millis, Reply};
 use super::log::Log;
 use super::membership::Membership;
-use super::reads::Reads;
+use super::reads::{Reader, Reads, Wanted};
 use super::requests::Requests;
 use super::snapshots::Snapshots;
 use super::{Options, Outbox};
-use crate::model::{Leader, PeerTable};
+use crate::model::PeerTable;
 use crate::storage::{Error, Incarnation, Machine, Received, Volume};
 
 /// What the node is busy being.
@@ -63,6 +63,8 @@ pub struct Driver {
     pub(super) snapshots: Snapshots,
     /// Since when this node leads.
     pub(super) led_since: Option<Millis>,
+    /// When a leader was last heard, or this node last led.
+    pub(super) leader_seen: Option<Millis>,
     /// When each peer was last heard.
     pub(super) contact: BTreeMap<u64, Millis>,
     /// A copy that has arrived, between the step of its message and the turn that takes it.
@@ -116,6 +118,7 @@ impl Driver {
             adoption: Adoption::default(),
             snapshots: Snapshots::default(),
             led_since: None,
+            leader_seen: None,
             contact: BTreeMap::new(),
             installing: None,
             next_token: 0,
@@ -191,7 +194,12 @@ impl Driver {
             Input::Request { request, deadline, forwarded, reply } => {
                 self.request(super::requests::Waiting { request, deadline, forwarded, doubt: false, reply });
             }
-            Input::Read { key, consistency, deadline, reply } => self.read(key, consistency, deadline, reply)?,
+            Input::Read { key, consistency, bounds, deadline, reply } => {
+                self.read(Reader { wanted: Wanted::Key { key, reply }, bounds, deadline }, consistency)?;
+            }
+            Input::List { list, consistency, bounds, deadline, reply } => {
+                self.read(Reader { wanted: Wanted::Page { list, reply }, bounds, deadline }, consistency)?;
+            }
             Input::Snapshot { deadline, reply } => self.snapshot_now(deadline, reply),
             Input::Status { reply } => reply(self.status()),
             Input::WhoAmI { reply } => reply(self.who_am_i()),
@@ -282,6 +290,9 @@ impl Driver {
         if let Err(error) = self.raw.step(message) {
             slog::debug!(self.log, "raft did not take a message"; "from" => from, "error" => %error);
         }
+        if self.raw.raft.leader_id == from {
+            self.leader_seen = Some(self.now);
+        }
         Ok(())
     }
 
@@ -316,6 +327,7 @@ impl Driver {
         self.reads.renew((raft_id, self.options.nonce));
         self.snapshots = Snapshots::default();
         self.contact.clear();
+        self.leader_seen = None;
         self.phase = Phase::Joining;
         self.publish();
         self.discard_garbage()
@@ -371,11 +383,6 @@ impl Driver {
     /// A member's name for messages; its number where it has none.
     pub(super) fn name_of(&self, raft_id: u64) -> String {
         self.machine.members().get(raft_id).map_or_else(|| raft_id.to_string(), |member| member.name.clone())
-    }
-
-    pub(super) fn leader(&self) -> Option<Leader> {
-        let member = self.machine.members().get(self.raw.raft.leader_id)?;
-        Some(Leader { node_id: member.name.clone(), http_address: member.http_address.clone() })
     }
 
     /// Follows a change of role, term or leader up.

@@ -31,12 +31,10 @@ mod transfer;
 
 pub use chores::Chores;
 pub use driver::Driver;
-pub use handle::{Clock, Handle, Inbox, channel};
-pub use input::{Consistency, Fetched, Input, InstallError, Millis, Reply};
+pub use handle::{Clock, Handle, Inbox, Names, channel};
+pub use input::{Bounds, Consistency, Fetched, Input, InstallError, Listed, Millis, Reply};
 pub use outbox::Outbox;
 pub use task::{Running, Start, spawn};
-
-pub use crate::storage::Versioned;
 
 /// What the loop is configured with.
 #[derive(Debug, Clone)]

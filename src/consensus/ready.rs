@@ -302,6 +302,7 @@ impl Driver {
             "at" => leader.map_or("-", |member| member.raft_address.as_str()),
             "reason" => reason);
         if was.role == StateRole::Leader && is.role != StateRole::Leader {
+            self.leader_seen = Some(self.now);
             self.machine.abort_cut();
         }
         self.role_changed();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Consistency, Input};
+use huskv::consensus::{Bounds, Consistency, Input};
 use huskv::model::{Answer, PeerTable, Role, State, Status};
 
 use crate::clients;
@@ -199,7 +199,13 @@ fn fingerprint(world: &mut World, at: usize, status: &Status) -> u64 {
             let value = fetched.ok().and_then(|fetched| fetched.value);
             found.lock().expect("one thread").push(value.map(|value| (value.value, value.version)));
         });
-        let read = Input::Read { key: key.to_vec(), consistency: Consistency::Stale, deadline: u64::MAX, reply };
+        let read = Input::Read {
+            key: key.to_vec(),
+            consistency: Consistency::Stale,
+            bounds: Bounds::default(),
+            deadline: u64::MAX,
+            reply,
+        };
         if driver.handle(read).is_err() {
             return 0;
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use huskv::consensus::{Consistency, Fetched, Input};
+use huskv::consensus::{Bounds, Consistency, Fetched, Input};
 use huskv::model::{Answer, Command, Fate, Outcome, Refusal, Request};
 
 use crate::checks;
@@ -116,11 +116,12 @@ pub fn act(world: &mut World, client: usize) {
         reply: port.reply(move |result| Said::Client { operation: id, result }),
     };
     let input = match seen {
-        Seen::Put(value) => write(Command::Put { key, value: Bytes::from(value.to_string()) }),
-        Seen::Delete(_) => write(Command::Delete { key }),
+        Seen::Put(value) => write(Command::put(key, value.to_string())),
+        Seen::Delete(_) => write(Command::delete(key)),
         Seen::Get(_) | Seen::Cas { .. } => Input::Read {
             key: key.to_vec(),
             consistency: Consistency::Linearizable,
+            bounds: Bounds::default(),
             deadline,
             reply: port.reply(move |result| Said::Read { operation: id, result }),
         },
@@ -164,7 +165,7 @@ pub fn read(world: &mut World, id: u64, now: u64, result: Result<Fetched, Refusa
     let Some(open) = world.clients.open.remove(&id) else { return };
     world.say(|| format!("op{id} {result:?}"));
     let Ok(fetched) = result else { return };
-    let value = fetched.value.map(|versioned| String::from_utf8_lossy(&versioned.value).parse().unwrap_or(u64::MAX));
+    let value = fetched.value.map(|item| String::from_utf8_lossy(&item.value.bytes).parse().unwrap_or(u64::MAX));
     world.digest = world.digest.rotate_left(5) ^ now ^ (id << 20) ^ value.unwrap_or(7);
     let seen = Seen::Get(value);
     let operation = Operation { client: open.client, called: open.called, returned: Some(now), seen };

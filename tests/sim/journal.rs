@@ -125,7 +125,7 @@ impl Journal {
 /// Every value that a client writes is the number of its operation.
 fn operation(data: &[u8]) -> Option<u64> {
     match codec::decode(data) {
-        Ok(Command::Put { value, .. }) => std::str::from_utf8(&value).ok()?.parse().ok(),
+        Ok(Command::Put { value, .. }) => std::str::from_utf8(&value.bytes).ok()?.parse().ok(),
         _ => None,
     }
 }

@@ -82,7 +82,7 @@ fn child(dir: &Path) {
     }
     for (key, index) in model {
         let found = machine.get(&key).unwrap();
-        if found.is_none_or(|found| found.version != index || found.value != value(index)) {
+        if found.is_none_or(|found| found.version != index || found.value.bytes != value(index)) {
             return println!("WRONG value at {index}");
         }
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use raft::eraftpb::ConfState;
 
 use super::super::layout::PIECE_BYTES;
-use super::super::{Applied, Db, Error, Machine, Operation, Versioned};
+use super::super::{Applied, Db, Error, Machine, Operation};
 use super::{Dice, Memory, Pairs, delete, put};
-use crate::model::{Command, Member, MemberChange, Members, Outcome, Role};
+use crate::model::{Command, Condition, Item, Member, MemberChange, Members, Outcome, Role, Value};
 
 pub(super) fn fresh() -> (Arc<Memory>, Machine) {
     let db = Arc::new(Memory::default());
@@ -45,17 +45,18 @@ fn it_does_what_a_model_does_and_survives_a_reopen() {
     for seed in 0..40 {
         let mut dice = Dice(seed);
         let (db, mut machine) = fresh();
-        let mut model: BTreeMap<Vec<u8>, Versioned> = BTreeMap::new();
+        let mut model: BTreeMap<Vec<u8>, Item> = BTreeMap::new();
         for _ in 0..30 {
             let entries = batch(&mut dice, machine.applied().0, 20);
             let outcomes = machine.apply(entries.clone()).unwrap();
             for (entry, outcome) in entries.into_iter().zip(outcomes) {
                 let expected = match entry.operation {
-                    Operation::Command(Command::Put { key, value }) => {
-                        model.insert(key.to_vec(), Versioned { value, version: entry.index });
-                        Outcome::Put
+                    Operation::Command(Command::Put { key, value, .. }) => {
+                        let create_version = model.get(&key[..]).map_or(entry.index, |item| item.create_version);
+                        model.insert(key.to_vec(), Item { value, version: entry.index, create_version });
+                        Outcome::Put { create_version }
                     }
-                    Operation::Command(Command::Delete { key }) => {
+                    Operation::Command(Command::Delete { key, .. }) => {
                         Outcome::Deleted { existed: model.remove(&key[..]).is_some() }
                     }
                     _ => Outcome::Nothing,
@@ -79,16 +80,51 @@ fn it_does_what_a_model_does_and_survives_a_reopen() {
 }
 
 #[test]
+fn a_condition_sees_what_earlier_entries_of_its_batch_did() {
+    let (db, mut machine) = fresh();
+    let when = |index, condition| {
+        let command = Command::Put { key: "k".into(), value: Value::binary(vec![1]), condition };
+        Applied { index, term: 1, operation: Operation::Command(command) }
+    };
+    let outcomes = machine.apply(vec![
+        when(2, Condition::Exists),
+        when(3, Condition::Absent),
+        when(4, Condition::Absent),
+        when(5, Condition::Version(3)),
+        delete(6, b"k"),
+        when(7, Condition::Version(5)),
+        when(8, Condition::Absent),
+    ]);
+    let expected = [
+        Outcome::Failed { version: 0 },
+        Outcome::Put { create_version: 3 },
+        Outcome::Failed { version: 3 },
+        Outcome::Put { create_version: 3 },
+        Outcome::Deleted { existed: true },
+        Outcome::Failed { version: 0 },
+        Outcome::Put { create_version: 8 },
+    ];
+    assert_eq!(outcomes.unwrap(), expected);
+    assert_eq!(machine.apply(vec![when(9, Condition::Version(7))]).unwrap(), [Outcome::Failed { version: 8 }]);
+    machine.db().unwrap();
+    let stored = db.pairs.lock().unwrap().keys().filter(|key| key[0] == 0x10).count();
+    assert_eq!((machine.keys(), machine.applied().0, stored), (1, 9, 1));
+    let item = Machine::open(db).unwrap().get(b"k").unwrap().unwrap();
+    assert_eq!((item.version, item.create_version), (8, 8));
+}
+
+#[test]
 fn the_digest_says_whether_two_states_are_equal_whatever_came_before() {
     let (_, mut a) = fresh();
     let (_, mut b) = fresh();
-    a.apply(vec![put(2, b"x", vec![1; 9000]), put(3, b"y", vec![2]), put(4, b"x", vec![3])]).unwrap();
-    b.apply(vec![put(2, b"z", vec![1]), put(3, b"y", vec![2])]).unwrap();
-    b.apply(vec![put(4, b"x", vec![3])]).unwrap();
+    a.apply(vec![put(2, b"x", vec![1; 9000]), delete(3, b"x"), put(4, b"x", vec![3])]).unwrap();
+    b.apply(vec![put(2, b"z", vec![1])]).unwrap();
     assert_ne!(a.digest(), b.digest());
-    a.apply(vec![put(5, b"z", vec![4])]).unwrap();
-    b.apply(vec![put(5, b"z", vec![4])]).unwrap();
-    assert_eq!((a.digest(), a.keys()), (b.digest(), 3));
+    b.apply(vec![delete(3, b"z"), put(4, b"x", vec![3])]).unwrap();
+    assert_eq!((a.digest(), a.keys()), (b.digest(), 1));
+    a.apply(vec![put(5, b"x", vec![3])]).unwrap();
+    b.apply(vec![delete(5, b"x"), put(6, b"x", vec![3])]).unwrap();
+    assert_ne!(a.digest(), b.digest(), "the index that made the key counts too");
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn everything_synced_is_there_after_a_restart_and_the_commit_covers_what_was_app
     assert_eq!(volume.identity(), &identity);
     assert_eq!(journal.hard_state(), hard_state(1, 9, 3));
     assert_eq!(journal.entries(2, 4, u64::MAX).unwrap(), [entry(2, 1), entry(3, 1)]);
-    assert_eq!(machine.get(b"k").unwrap().unwrap().value, vec![5; 70_000]);
+    assert_eq!(machine.get(b"k").unwrap().unwrap().value.bytes, vec![5; 70_000]);
     assert_eq!((machine.applied(), machine.keys()), ((3, 1), 2));
 }
 
