@@ -11,7 +11,7 @@
 use std::ffi::OsString;
 
 use crate::config::{Config, ConfigError, Given, keys::KEYS, load, parse_file};
-use crate::model::{Command, MemberChange, Members, codec};
+use crate::model::{MemberChange, Members, Proposal, codec};
 use crate::{http, storage, transport};
 
 /// A function that takes any bytes.
@@ -62,8 +62,8 @@ pub fn most_memory(bytes: usize) -> u64 {
 fn entry(bytes: &[u8]) {
     let sealed = [&[codec::VERSION], bytes].concat();
     for bytes in [bytes, &sealed] {
-        if let Ok(command) = codec::decode::<Command>(bytes) {
-            assert_eq!(codec::encode(&command), bytes);
+        if let Ok(proposal) = codec::decode::<Proposal>(bytes) {
+            assert_eq!(codec::encode(&proposal), bytes);
         }
         if let Ok(change) = codec::decode::<MemberChange>(bytes) {
             let mut members = Members::default();

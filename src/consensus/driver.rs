@@ -8,7 +8,7 @@
 //! its advance. `applied <= commit <= last` before and after each turn.
 //!
 //! Not here: the order within a turn (`ready`), requests (`requests`), reads (`reads`), membership (`membership`,
-//! `adoption`), copies and compaction (`snapshots`), the thread (`task`).
+//! `adoption`), copies and compaction (`snapshots`), the cluster's time (`time`), the thread (`task`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,6 +25,7 @@ use super::membership::Membership;
 use super::reads::{Reader, Reads, Wanted};
 use super::requests::Requests;
 use super::snapshots::Snapshots;
+use super::time::Time;
 use super::{Options, Outbox};
 use crate::model::PeerTable;
 use crate::storage::{Error, Incarnation, Machine, Received, Volume};
@@ -61,6 +62,7 @@ pub struct Driver {
     pub(super) membership: Membership,
     pub(super) adoption: Adoption,
     pub(super) snapshots: Snapshots,
+    pub(super) time: Time,
     /// Since when this node leads.
     pub(super) led_since: Option<Millis>,
     /// When a leader was last heard, or this node last led.
@@ -117,6 +119,7 @@ impl Driver {
             membership: Membership::default(),
             adoption: Adoption::default(),
             snapshots: Snapshots::default(),
+            time: Time::default(),
             led_since: None,
             leader_seen: None,
             contact: BTreeMap::new(),
@@ -326,6 +329,7 @@ impl Driver {
         self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.raw.raft.term };
         self.reads.renew((raft_id, self.options.nonce));
         self.snapshots = Snapshots::default();
+        self.time = Time::default();
         self.contact.clear();
         self.leader_seen = None;
         self.phase = Phase::Joining;

@@ -44,6 +44,8 @@ pub struct Fetched {
     pub index: u64,
     /// This node's term then.
     pub term: u64,
+    /// The cluster's time then, in milliseconds, as far as this node knew it.
+    pub clock: u64,
 }
 
 /// What a list found.
@@ -55,6 +57,8 @@ pub struct Listed {
     pub index: u64,
     /// This node's term then.
     pub term: u64,
+    /// The cluster's time then, in milliseconds, as far as this node knew it.
+    pub clock: u64,
 }
 
 /// Why a received copy was not taken.

@@ -348,10 +348,11 @@ impl Driver {
 
     /// Proposes one command of the node's own.
     pub(super) fn propose_command(&mut self, command: &Command) -> Option<(u64, u64)> {
+        let data = Proposal::encode(self.stamp(), command);
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.raft_id();
-        message.set_entries(vec![Entry { data: codec::encode(command).into(), ..Entry::default() }].into());
+        message.set_entries(vec![Entry { data: data.into(), ..Entry::default() }].into());
         self.raw.raft.step(message).ok()?;
         Some((self.raw.raft.term, self.raw.raft.raft_log.last_index()))
     }

@@ -27,6 +27,7 @@ mod requests;
 mod snapshots;
 mod status;
 mod task;
+mod time;
 mod transfer;
 
 pub use chores::Chores;

@@ -210,7 +210,7 @@ impl Driver {
 
     /// Answers a read; what it cost, as [`READ_BYTES_PER_TURN`] counts.
     fn answer_read(&self, reader: Reader) -> Result<usize, Error> {
-        let (index, term) = (self.machine.applied().0, self.raw.raft.term);
+        let (index, term, clock) = (self.machine.applied().0, self.raw.raft.term, self.cluster_time());
         if let Some(most) = reader.bounds.max_stale_ms
             && self.since_leader().is_none_or(|since| since > most)
         {
@@ -221,14 +221,14 @@ impl Driver {
             Wanted::Key { key, reply } => {
                 let value = self.machine.get(&key)?;
                 let cost = value.as_ref().map_or(0, |item| item.value.bytes.len());
-                reply(Ok(Fetched { value, index, term }));
+                reply(Ok(Fetched { value, index, term, clock }));
                 cost
             }
             Wanted::Page { list, reply } => {
                 let page = self.machine.list(&list)?;
                 let bytes = |item: &Option<Item>| item.as_ref().map_or(0, |item| item.value.bytes.len());
                 let cost = page.items.iter().map(|(_, item)| READ_COST + bytes(item)).sum();
-                reply(Ok(Listed { page, index, term }));
+                reply(Ok(Listed { page, index, term, clock }));
                 cost
             }
         })

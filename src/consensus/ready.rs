@@ -17,7 +17,7 @@ use slog::{error, info, warn};
 use super::Millis;
 use super::driver::{Driver, Phase, Seen};
 use super::input::InstallError;
-use crate::model::{Answer, Command, MemberChange, Outcome, codec};
+use crate::model::{Answer, Command, MemberChange, Written, codec};
 use crate::plant::{self, Plant};
 use crate::storage::{Applied, Error, Operation};
 
@@ -41,6 +41,7 @@ impl Driver {
         self.raw.mut_store().now = now;
         self.propose_writes();
         self.drive_membership();
+        self.tend_time()?;
         self.issue_read_index();
         let (began_at, mut left) = (self.machine.applied().0, READIES_PER_TURN);
         while left > 0
@@ -52,6 +53,7 @@ impl Driver {
             let ready = self.raw.ready();
             self.process(ready)?;
             self.drive_membership();
+            self.tend_time()?;
             self.issue_read_index();
         }
         self.release_reads()?;
@@ -195,14 +197,16 @@ impl Driver {
                         removed.push(*raft_id);
                     }
                 }
-                Operation::Command(Command::Move { .. }) => table_changed = true,
+                Operation::Command(proposal) if matches!(proposal.command, Command::Move { .. }) => {
+                    table_changed = true;
+                }
                 Operation::Command(_) | Operation::Nothing => {}
             }
             batch.push(Applied { index: entry.index, term: entry.term, operation });
         }
         let last_term = self.machine.applied().1;
         let before = table_changed.then(|| self.machine.members().clone());
-        let outcomes = self.machine.apply(batch)?;
+        let written = self.machine.apply(batch)?;
         let log = self.raw.mut_store();
         log.applied = self.machine.applied();
         if table_changed {
@@ -211,7 +215,7 @@ impl Driver {
         if table_changed {
             self.keep_commit()?;
         }
-        self.wake(&entries, outcomes, last_term);
+        self.wake(&entries, written, last_term);
         if before.is_some_and(|before| before != *self.machine.members()) {
             self.members_changed(&removed)?;
         }
@@ -229,14 +233,13 @@ impl Driver {
         log.journal.sync()
     }
 
-    fn wake(&mut self, entries: &[Entry], outcomes: Vec<Outcome>, mut last_term: u64) {
-        for (entry, outcome) in entries.iter().zip(outcomes) {
+    fn wake(&mut self, entries: &[Entry], written: Vec<Written>, mut last_term: u64) {
+        for (entry, written) in entries.iter().zip(written) {
             if entry.term > last_term {
                 last_term = entry.term;
                 self.requests_lost(entry.term, entry.index);
             }
-            let answer = Answer::Written { index: entry.index, term: entry.term, outcome };
-            self.request_applied(entry.term, entry.index, answer);
+            self.request_applied(entry.term, entry.index, Answer::Written(written));
             let is_change = entry.get_entry_type() != EntryType::EntryNormal;
             self.membership_applied(entry.term, entry.index, is_change);
         }

@@ -16,7 +16,7 @@ use slog::warn;
 use super::driver::{Driver, Phase};
 use super::input::{Millis, Reply};
 use super::pending::Pending;
-use crate::model::{Answer, Code, Fate, Refusal, Request, codec};
+use crate::model::{Answer, Code, Fate, Proposal, Refusal, Request};
 use crate::plant::{self, Plant};
 
 /// The most entries that one proposal carries.
@@ -190,13 +190,16 @@ impl Driver {
     /// Proposes writes that have come in, one entry each, in one message of bounded size; the rest waits for the next
     /// turn.
     pub(super) fn propose_writes(&mut self) {
-        let (mut entries, mut bytes) = (Vec::new(), 0);
+        if self.requests.batch.is_empty() {
+            return;
+        }
+        let (mut entries, mut bytes, stamp) = (Vec::new(), 0, self.stamp());
         for waiting in &self.requests.batch {
             if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {
                 break;
             }
             let Request::Write(command) = &waiting.request else { continue };
-            let data = codec::encode(command);
+            let data = Proposal::encode(stamp, command);
             bytes += data.len();
             entries.push(Entry { data: data.into(), ..Entry::default() });
         }
@@ -277,7 +280,7 @@ impl Driver {
     /// Gives an answer once this node shows what it says.
     pub(super) fn answer_when_visible(&mut self, waiting: Waiting, answer: Answer) {
         let until = match &answer {
-            Answer::Written { .. } => return (waiting.reply)(Ok(answer)),
+            Answer::Written(_) => return (waiting.reply)(Ok(answer)),
             Answer::Members { index, .. } => Until::Applied(*index),
             Answer::Transferred { node_id } => Until::LeaderIs(node_id.clone()),
         };

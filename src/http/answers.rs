@@ -26,10 +26,10 @@ pub(super) fn json(content: &impl Serialize) -> Response {
     json_text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form"), None)
 }
 
-/// The answer to a write or a read of one item.
-pub(super) fn item(message: &str, key: &str, item: &Item) -> Vec<u8> {
+/// The answer to a write or a read of one item, as it is at `clock`.
+pub(super) fn item(message: &str, key: &str, item: &Item, clock: u64) -> Vec<u8> {
     let mut body = br#"{"data":"#.to_vec();
-    envelope::item(&mut body, key, item);
+    envelope::item(&mut body, key, item, clock);
     body.extend_from_slice(format!(r#","message":"{message}"}}"#).as_bytes());
     body
 }

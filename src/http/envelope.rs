@@ -1,4 +1,5 @@
-//! How an item looks inside JSON: `{"key", "value", "version", "create_version", "content_type"}`.
+//! How an item looks inside JSON: `{"key", "value", "version", "create_version", "content_type"}`, and `"ttl"` where it
+//! expires.
 //!
 //! Why: one form in every answer that shows an item, whichever route it comes from.
 //!
@@ -13,8 +14,8 @@ use crate::model::{Item, Value};
 /// Room for the names of the members and for numbers.
 const AROUND: usize = 160;
 
-/// Writes the item of `key` behind what `out` holds.
-pub(super) fn item(out: &mut Vec<u8>, key: &str, item: &Item) {
+/// Writes the item of `key` behind what `out` holds, as it is at `clock`.
+pub(super) fn item(out: &mut Vec<u8>, key: &str, item: &Item, clock: u64) {
     out.reserve(AROUND + key.len() + item.value.bytes.len());
     out.extend_from_slice(br#"{"key":"#);
     string(out, key);
@@ -24,7 +25,15 @@ pub(super) fn item(out: &mut Vec<u8>, key: &str, item: &Item) {
         format!(r#","version":{},"create_version":{},"content_type":"#, item.version, item.create_version).as_bytes(),
     );
     string(out, &item.value.content_type);
+    if let Some(expires) = item.expires {
+        out.extend_from_slice(format!(r#","ttl":{}"#, seconds_left(expires, clock)).as_bytes());
+    }
     out.push(b'}');
+}
+
+/// The seconds until then, rounded up. A key is there until it is removed, so while it is there it has some left.
+fn seconds_left(expires: u64, clock: u64) -> u64 {
+    expires.saturating_sub(clock).div_ceil(1000).max(1)
 }
 
 /// Writes a value, and where it is neither JSON nor text the member `value_base64` after it.
@@ -56,6 +65,13 @@ mod tests {
         let mut out = Vec::new();
         value(&mut out, &Value { content_type: content_type.into(), bytes: bytes.into() });
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn seconds_are_rounded_up_and_never_none() {
+        for (expires, left) in [(1, 1), (1000, 1), (5000, 1), (5001, 1), (6000, 1), (6001, 2), (35_000, 30)] {
+            assert_eq!(seconds_left(expires, 5000), left, "{expires}");
+        }
     }
 
     #[test]

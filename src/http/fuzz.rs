@@ -24,7 +24,7 @@ use super::errors::Problem;
 use super::origins::{Origins, Verdict};
 use super::server::serve_once;
 use super::txn::Limits;
-use super::{body, listing, query, raft, store, txn};
+use super::{body, listing, query, raft, store, touch, ttl, txn};
 use crate::consensus::channel;
 
 /// The limits that the targets are run with, small so that short inputs reach them.
@@ -68,6 +68,7 @@ pub fn body(bytes: &[u8]) {
     assert_eq!(&whole.bytes[..], rest, "a body is what was sent");
     refused(store::parsed(&whole.bytes, LIMIT, LIMIT).map(drop));
     refused(txn::parsed(&whole.bytes, Limits { key_bytes: LIMIT, value_bytes: LIMIT }).map(drop));
+    refused(touch::parsed(&whole.bytes).map(drop));
     refused(raft::joining(&whole.bytes).map(drop));
     refused(body::members(&whole.bytes, []).map(drop));
 }
@@ -78,6 +79,9 @@ pub fn query(bytes: &[u8]) {
     match listing::asked(text, LIMIT) {
         Ok(asked) => assert!((1..=1000).contains(&asked.list.limit), "a page is bounded"),
         Err(problem) => refused(Err(problem)),
+    }
+    if let Ok([value]) = query::parameters(text, ["ttl"]) {
+        refused(ttl::of_query(value.as_deref()).map(drop));
     }
     let [one, two, three] = query::FRESH;
     match query::parameters(text, [query::TIMEOUT, one, two, three]) {

@@ -181,7 +181,7 @@ fn shown(listed: &Listed, reverse: bool, keys_only: bool) -> Result<Vec<u8>, Pro
             out.push(b',');
         }
         match item {
-            Some(item) if !keys_only => envelope::item(&mut out, text, item),
+            Some(item) if !keys_only => envelope::item(&mut out, text, item, listed.clock),
             _ => envelope::string(&mut out, text),
         }
         if last.is_some() && out.len() > PAGE_BYTES {

@@ -26,6 +26,8 @@ mod routes;
 mod server;
 mod stats;
 mod store;
+mod touch;
+mod ttl;
 #[cfg(test)]
 mod tests;
 mod txn;

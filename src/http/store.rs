@@ -23,8 +23,9 @@ use super::door::Call;
 use super::errors::Problem;
 use super::listing;
 use super::query::{self, Deadline, FRESH, TIMEOUT};
+use super::ttl;
 use super::values;
-use crate::model::{Answer, Command, Condition, Item, Outcome, Request, Value};
+use crate::model::{Answer, Command, Condition, Item, Outcome, Request, Ttl, Value, Written};
 
 const PERSISTED: &str = "success persisting data";
 const FETCHED: &str = "success fetching data";
@@ -57,16 +58,6 @@ struct Persisted<'a> {
     version: u64,
 }
 
-/// A write that was applied.
-pub(super) struct Written {
-    /// The index of its entry.
-    pub(super) index: u64,
-    /// Its term.
-    pub(super) term: u64,
-    /// What it came to.
-    pub(super) outcome: Outcome,
-}
-
 /// Answers `/store` (an empty tail) and `/store/KEY`.
 pub(super) async fn handle(call: Call, tail: &str) -> Result<Response, Problem> {
     let key = tail.strip_suffix('/').unwrap_or(tail);
@@ -91,25 +82,26 @@ async fn post(mut call: Call) -> Result<Response, Problem> {
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let body = call.body(deadline).await?;
     let options = &call.door.options;
-    let (key, value, if_version) = parsed(&body.bytes, options.key_bytes, options.value_bytes)?;
+    let Posted { key, value, if_version, ttl } = parsed(&body.bytes, options.key_bytes, options.value_bytes)?;
     let condition = conditions::of_write_or_body(&call, if_version)?;
-    let (written, item) = persist(&call, &key, value, condition, deadline).await?;
+    let (written, item) = persist(&call, &key, Put { value, condition, ttl }, deadline).await?;
     let Some(item) = item else { return Ok(failed(&call, &key, &written)) };
-    let mut response = answers::json_text(answers::item(PERSISTED, &key, &item), body.into_share());
+    let mut response = answers::json_text(answers::item(PERSISTED, &key, &item, written.clock), body.into_share());
     answers::tag(&mut response, item.version);
     answers::mark(&mut response, written.index, written.term);
     Ok(response)
 }
 
 async fn put(mut call: Call, raw_key: &str) -> Result<Response, Problem> {
-    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
+    let [timeout, ttl] = query::parameters(&call.query, [TIMEOUT, "ttl"])?;
+    let ttl = ttl::of_query(ttl.as_deref())?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
     let condition = conditions::of_write(&call)?;
     let announced = call.header(&CONTENT_TYPE)?.map(str::to_owned);
     let body = call.body(deadline).await?;
     let value = values::from_body(body.bytes.clone(), announced.as_deref(), call.door.options.value_bytes)?;
-    let (written, item) = persist(&call, &key, value, condition, deadline).await?;
+    let (written, item) = persist(&call, &key, Put { value, condition, ttl }, deadline).await?;
     let Some(item) = item else { return Ok(failed(&call, &key, &written)) };
     let data = Persisted { key: &key, version: item.version };
     let mut response = answers::json(&Persistence { data, message: PERSISTED });
@@ -118,18 +110,28 @@ async fn put(mut call: Call, raw_key: &str) -> Result<Response, Problem> {
     Ok(response)
 }
 
+/// What a key is to hold.
+struct Put {
+    value: Value,
+    condition: Condition,
+    ttl: Option<Ttl>,
+}
+
 /// Has the value persisted; no item where the condition was not true.
 async fn persist(
     call: &Call,
     key: &str,
-    value: Value,
-    condition: Condition,
+    put: Put,
     deadline: Deadline,
 ) -> Result<(Written, Option<Item>), Problem> {
-    let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: value.clone(), condition };
+    let Put { value, condition, ttl } = put;
+    let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: value.clone(), condition, ttl };
     let written = write(call, command, deadline).await?;
     let item = match written.outcome {
-        Outcome::Put { create_version } => Some(Item { value, version: written.index, create_version }),
+        Outcome::Put { create_version } => {
+            let expires = ttl.map(|ttl| ttl.from(written.clock));
+            Some(Item { value, version: written.index, create_version, expires })
+        }
         Outcome::Failed { .. } => None,
         _ => return Err(Problem::internal()),
     };
@@ -139,13 +141,13 @@ async fn persist(
 /// Has a command applied.
 pub(super) async fn write(call: &Call, command: Command, deadline: Deadline) -> Result<Written, Problem> {
     match call.door.request(Request::Write(command), deadline).await? {
-        Answer::Written { index, term, outcome } => Ok(Written { index, term, outcome }),
+        Answer::Written(written) => Ok(written),
         _ => Err(Problem::internal()),
     }
 }
 
 /// The answer to a write whose condition was not true.
-fn failed(call: &Call, key: &str, written: &Written) -> Response {
+pub(super) fn failed(call: &Call, key: &str, written: &Written) -> Response {
     let version = if let Outcome::Failed { version } = written.outcome { version } else { 0 };
     let mut response = Problem::condition(key, version).respond(&call.method);
     answers::mark(&mut response, written.index, written.term);
@@ -170,7 +172,7 @@ async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
                 let share = call.door.share(found.value.bytes.len())?;
                 as_it_came(&found.value, share)
             } else {
-                let body = answers::item(FETCHED, &key, found);
+                let body = answers::item(FETCHED, &key, found, fetched.clock);
                 let share = call.door.share(body.len())?;
                 answers::json_text(body, Some(share))
             };
@@ -212,16 +214,20 @@ async fn delete(call: &Call, raw_key: &str) -> Result<Response, Problem> {
     Ok(response)
 }
 
-/// The key, the value and the member `if_version` in the body of a POST.
-pub(super) fn parsed(
-    body: &[u8],
-    key_bytes: usize,
-    value_bytes: usize,
-) -> Result<(String, Value, Option<&RawValue>), Problem> {
-    let names = ["key", "value", "value_base64", "content_type", "if_version"];
-    let [key, value, value_base64, content_type, if_version] = body::members(body, names)?;
+/// The body of a POST.
+pub(super) struct Posted<'a> {
+    key: String,
+    value: Value,
+    if_version: Option<&'a RawValue>,
+    ttl: Option<Ttl>,
+}
+
+/// What the body of a POST says.
+pub(super) fn parsed(body: &[u8], key_bytes: usize, value_bytes: usize) -> Result<Posted<'_>, Problem> {
+    let names = ["key", "value", "value_base64", "content_type", "if_version", "ttl"];
+    let [key, value, value_base64, content_type, if_version, ttl] = body::members(body, names)?;
     let key = body::string(key, "key")?;
     query::check_key(&key, key_bytes)?;
     let value = values::from_members(value, value_base64, content_type, value_bytes)?;
-    Ok((key, value, if_version))
+    Ok(Posted { key, value, if_version, ttl: ttl::of_member(ttl)? })
 }

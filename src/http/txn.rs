@@ -22,8 +22,9 @@ use super::envelope;
 use super::errors::{Problem, clip};
 use super::query::{self, TIMEOUT};
 use super::store;
+use super::ttl;
 use super::values;
-use crate::model::{Check, Command, Condition, Done, Operation, Outcome, TXN_BYTES, Test, Txn};
+use crate::model::{Check, Command, Condition, Done, Operation, Outcome, TXN_BYTES, Test, Txn, Written};
 
 /// The most conditions, and the most operations of a branch.
 const MOST: usize = 128;
@@ -57,7 +58,7 @@ pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
             let keys = &keys[usize::from(!succeeded)];
             let got = |done: &Done| if let Done::Got(Some(item)) = done { item.value.bytes.len() } else { 0 };
             let share = call.door.share_of_a_write(results.iter().map(got).sum(), deadline).await?;
-            answers::json_text(shown(*succeeded, keys, results, written.index)?, Some(share))
+            answers::json_text(shown(*succeeded, keys, results, &written)?, Some(share))
         }
         Outcome::TooLarge => {
             let detail =
@@ -130,15 +131,18 @@ fn check(text: &RawValue, limits: Limits) -> Result<Check, Problem> {
 }
 
 fn operation(text: &RawValue, limits: Limits) -> Result<Operation, Problem> {
-    let names = ["op", "key", "value", "value_base64", "content_type"];
-    let [op, key, value, value_base64, content_type] = body::members(text.get().as_bytes(), names)?;
+    let names = ["op", "key", "value", "value_base64", "content_type", "ttl"];
+    let [op, key, value, value_base64, content_type, ttl] = body::members(text.get().as_bytes(), names)?;
     let op = body::string(op, "op")?;
     let key = key_of(key, limits)?;
     if op == "put" {
         let value = values::from_members(value, value_base64, content_type, limits.value_bytes)?;
-        return Ok(Operation::Put { key, value });
+        let ttl = ttl::of_member(ttl)?;
+        return Ok(Operation::Put { key, value, ttl });
     }
-    for (name, member) in [("value", value), ("value_base64", value_base64), ("content_type", content_type)] {
+    for (name, member) in
+        [("value", value), ("value_base64", value_base64), ("content_type", content_type), ("ttl", ttl)]
+    {
         if member.is_some() {
             return Err(Problem::body(format!("member `{name}` goes with op `put` only")));
         }
@@ -156,7 +160,8 @@ fn key_of(member: Option<&RawValue>, limits: Limits) -> Result<Bytes, Problem> {
     Ok(key.into())
 }
 
-fn shown(succeeded: bool, keys: &[Bytes], results: &[Done], index: u64) -> Result<Vec<u8>, Problem> {
+fn shown(succeeded: bool, keys: &[Bytes], results: &[Done], written: &Written) -> Result<Vec<u8>, Problem> {
+    let index = written.index;
     if keys.len() != results.len() {
         return Err(Problem::internal());
     }
@@ -168,7 +173,7 @@ fn shown(succeeded: bool, keys: &[Bytes], results: &[Done], index: u64) -> Resul
         }
         let rest = match done {
             Done::Got(Some(item)) => {
-                envelope::item(&mut out, key, item);
+                envelope::item(&mut out, key, item, written.clock);
                 continue;
             }
             Done::Got(None) => r#""value":null,"version":0"#.to_owned(),

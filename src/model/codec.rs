@@ -77,7 +77,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Command, Condition, Member, MemberChange, Role, Value};
+    use crate::model::{Command, Condition, Member, MemberChange, Role, Ttl, Value};
 
     #[test]
     fn golden_bytes_of_a_put() {
@@ -85,9 +85,10 @@ mod tests {
             key: "k".into(),
             value: Value { content_type: "t".into(), bytes: "v".into() },
             condition: Condition::Version(5),
+            ttl: Some(Ttl(7)),
         };
         let golden =
-            b"\x01\0\0\0\0\x01\0\0\0\0\0\0\0k\x01\0\0\0\0\0\0\0t\x01\0\0\0\0\0\0\0v\x03\0\0\0\x05\0\0\0\0\0\0\0";
+            b"\x01\0\0\0\0\x01\0\0\0\0\0\0\0k\x01\0\0\0\0\0\0\0t\x01\0\0\0\0\0\0\0v\x03\0\0\0\x05\0\0\0\0\0\0\0\x01\x07\0\0\0";
         assert_eq!(encode(&put), golden);
         assert_eq!(decode(golden), Ok(put));
     }

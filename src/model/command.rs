@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::txn::{self, Done, Txn};
-use super::{Condition, Item, Stamp, Value};
+use super::{Condition, Item, Stamp, Ttl, Value};
 
 /// One change that a client asks for; the content of one log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub enum Command {
         value: Value,
         /// What has to be true of the key.
         condition: Condition,
+        /// How long it is kept; for ever without one.
+        ttl: Option<Ttl>,
     },
     /// Removes `key`; a key that is not there stays away.
     Delete {
@@ -50,12 +52,28 @@ pub enum Command {
     },
     /// Changes several keys at once, or reads them.
     Txn(Txn),
+    /// Keeps `key` for so long from now on and changes nothing else of it.
+    Touch {
+        /// The key, 1 to `limits.key_bytes` bytes.
+        key: Bytes,
+        /// How long it is kept.
+        ttl: Ttl,
+        /// What has to be true of the key.
+        condition: Condition,
+    },
+    /// Removes those of these keys whose time is over.
+    Expire {
+        /// The keys, each with the version that it had when this was proposed.
+        keys: Vec<(Bytes, u64)>,
+    },
+    /// Changes nothing but the cluster's clock, by the stamp of its entry.
+    Tick,
 }
 
 impl Command {
     /// Sets `key` to these bytes whatever is there.
     pub fn put(key: impl Into<Bytes>, bytes: impl Into<Bytes>) -> Self {
-        Self::Put { key: key.into(), value: Value::binary(bytes), condition: Condition::Always }
+        Self::Put { key: key.into(), value: Value::binary(bytes), condition: Condition::Always, ttl: None }
     }
 
     /// Removes `key` whatever is there.
@@ -68,11 +86,25 @@ impl Command {
     pub fn size(&self) -> usize {
         match self {
             Self::Put { key, value, .. } => key.len() + value.content_type.len() + value.bytes.len(),
-            Self::Delete { key, .. } => key.len(),
+            Self::Delete { key, .. } | Self::Touch { key, .. } => key.len(),
             Self::Move { raft_address, http_address, .. } => raft_address.len() + http_address.len(),
             Self::Sweep { prefix } => prefix.len(),
             Self::Txn(txn) => txn.size(),
+            Self::Expire { keys } => keys.iter().map(|(key, _)| key.len() + 8).sum(),
+            Self::Tick => 0,
         }
+    }
+
+    /// Whether it may remove so many keys that others are better applied in another batch.
+    #[must_use]
+    pub fn removes_many(&self) -> bool {
+        matches!(self, Self::Sweep { .. })
+    }
+
+    /// Whether a client asks for it; the others are the cluster's own upkeep.
+    #[must_use]
+    pub fn is_of_client(&self) -> bool {
+        !matches!(self, Self::Move { .. } | Self::Expire { .. } | Self::Tick)
     }
 }
 
@@ -111,6 +143,10 @@ pub enum Outcome {
     },
     /// The transaction would have read, replaced or removed more than [`super::TXN_BYTES`]; nothing was changed.
     TooLarge,
+    /// The key is kept for longer, or for shorter; this is what it holds.
+    Touched(Item),
+    /// There is no such key to touch.
+    NoKey,
     /// The member table was changed, or already said the same.
     Moved,
     /// Nothing was asked (a leader's first entry of its term).
@@ -140,6 +176,15 @@ pub trait View {
     fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, Stamp)>, Self::Error>;
 }
 
+/// Where in the log, and when by the cluster's clock, something is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    /// The raft index of the entry.
+    pub index: u64,
+    /// The cluster's time in milliseconds, the entry's own stamp taken in.
+    pub clock: u64,
+}
+
 /// One absolute effect on the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -155,6 +200,18 @@ pub enum Change {
         /// The key.
         key: Bytes,
     },
+    /// The key is kept until another time and is otherwise what it was.
+    Touch {
+        /// The key.
+        key: Bytes,
+        /// All of it.
+        item: Item,
+    },
+    /// The key is gone, for its time was over.
+    Expire {
+        /// The key.
+        key: Bytes,
+    },
     /// The member's addresses are these.
     Move {
         /// Which member.
@@ -166,18 +223,19 @@ pub enum Change {
     },
 }
 
-/// Decides `command` at `index` against `view`: the answer for whoever waits, and the effects on the state, in order.
+/// Decides `command` at `at` against `view`: the answer for whoever waits, and the effects on the state, in order.
 ///
 /// # Errors
 /// Only what `view` fails with.
-pub fn decide<V: View>(command: Command, index: u64, view: &V) -> Result<(Outcome, Vec<Change>), V::Error> {
+pub fn decide<V: View>(command: Command, at: At, view: &V) -> Result<(Outcome, Vec<Change>), V::Error> {
     Ok(match command {
-        Command::Put { key, value, condition } => {
+        Command::Put { key, value, condition, ttl } => {
             let stamp = view.stamp(&key)?;
             let version = stamp.map_or(0, |stamp| stamp.version);
             if condition.holds(version) {
-                let create_version = stamp.map_or(index, |stamp| stamp.create_version);
-                let item = Item { value, version: index, create_version };
+                let create_version = stamp.map_or(at.index, |stamp| stamp.create_version);
+                let expires = ttl.map(|ttl| ttl.from(at.clock));
+                let item = Item { value, version: at.index, create_version, expires };
                 (Outcome::Put { create_version }, vec![Change::Put { key, item }])
             } else {
                 (Outcome::Failed { version }, Vec::new())
@@ -195,8 +253,41 @@ pub fn decide<V: View>(command: Command, index: u64, view: &V) -> Result<(Outcom
             (Outcome::Moved, vec![Change::Move { raft_id, raft_address, http_address }])
         }
         Command::Sweep { prefix } => txn::sweep(&prefix, view)?,
-        Command::Txn(txn) => txn.decide(index, view)?,
+        Command::Txn(txn) => txn.decide(at, view)?,
+        Command::Touch { key, ttl, condition } => touch(key, ttl, condition, at, view)?,
+        Command::Expire { keys } => (Outcome::Nothing, expire(keys, at, view)?),
+        Command::Tick => (Outcome::Nothing, Vec::new()),
     })
+}
+
+/// A key that is not there is said to be missing whatever the condition: a condition is about what would succeed without
+/// it (RFC 9110, 13.2.1).
+fn touch<V: View>(
+    key: Bytes,
+    ttl: Ttl,
+    condition: Condition,
+    at: At,
+    view: &V,
+) -> Result<(Outcome, Vec<Change>), V::Error> {
+    let Some(version) = view.stamp(&key)?.map(|stamp| stamp.version) else { return Ok((Outcome::NoKey, Vec::new())) };
+    if !condition.holds(version) {
+        return Ok((Outcome::Failed { version }, Vec::new()));
+    }
+    let Some(item) = view.item(&key)? else { return Ok((Outcome::NoKey, Vec::new())) };
+    let item = Item { expires: Some(ttl.from(at.clock)), ..item };
+    Ok((Outcome::Touched(item.clone()), vec![Change::Touch { key, item }]))
+}
+
+/// Whoever proposed it looked at a state that may be past: a key that was changed or touched since stays.
+fn expire<V: View>(keys: Vec<(Bytes, u64)>, at: At, view: &V) -> Result<Vec<Change>, V::Error> {
+    let mut changes = Vec::new();
+    for (key, version) in keys {
+        let due = |stamp: Stamp| stamp.version == version && stamp.expires.is_some_and(|expires| expires <= at.clock);
+        if view.stamp(&key)?.is_some_and(due) {
+            changes.push(Change::Expire { key });
+        }
+    }
+    Ok(changes)
 }
 
 #[cfg(test)]
@@ -204,9 +295,11 @@ mod tests {
     use super::*;
     use crate::model::samples::Map;
 
+    const AT: At = At { index: 7, clock: 10_000 };
+
     fn map() -> Map {
         let value = Value::binary("12345");
-        Map::from_iter([("a", Item { value, version: 5, create_version: 3 })])
+        Map::from_iter([("a", Item { value, version: 5, create_version: 3, expires: None })])
     }
 
     fn value() -> Value {
@@ -214,14 +307,14 @@ mod tests {
     }
 
     fn put(key: &'static str, condition: Condition) -> (Outcome, Vec<Change>) {
-        let Ok(decided) = decide(Command::Put { key: key.into(), value: value(), condition }, 7, &map());
+        let Ok(decided) = decide(Command::Put { key: key.into(), value: value(), condition, ttl: None }, AT, &map());
         decided
     }
 
     #[test]
     fn a_put_takes_the_index_as_its_version_and_keeps_when_the_key_was_made() {
         for (key, create_version) in [("a", 3), ("b", 7)] {
-            let item = Item { value: value(), version: 7, create_version };
+            let item = Item { value: value(), version: 7, create_version, expires: None };
             let changes = vec![Change::Put { key: key.into(), item }];
             assert_eq!(put(key, Condition::Always), (Outcome::Put { create_version }, changes));
         }
@@ -230,9 +323,9 @@ mod tests {
     #[test]
     fn a_delete_says_whether_the_key_was_there_and_changes_nothing_if_not() {
         let condition = Condition::Always;
-        let Ok(gone) = decide(Command::Delete { key: "a".into(), condition }, 7, &map());
+        let Ok(gone) = decide(Command::Delete { key: "a".into(), condition }, AT, &map());
         assert_eq!(gone, (Outcome::Deleted { existed: true }, vec![Change::Delete { key: "a".into() }]));
-        let Ok(missing) = decide(Command::Delete { key: "b".into(), condition }, 7, &map());
+        let Ok(missing) = decide(Command::Delete { key: "b".into(), condition }, AT, &map());
         assert_eq!(missing, (Outcome::Deleted { existed: false }, vec![]));
     }
 
@@ -246,7 +339,7 @@ mod tests {
         ] {
             let failed = (Outcome::Failed { version }, vec![]);
             assert_eq!(put(key, condition), failed, "{condition:?}");
-            let Ok(delete) = decide(Command::Delete { key: key.into(), condition }, 7, &map());
+            let Ok(delete) = decide(Command::Delete { key: key.into(), condition }, AT, &map());
             assert_eq!(delete, failed, "{condition:?}");
         }
         assert_eq!(put("a", Condition::Version(5)).0, Outcome::Put { create_version: 3 });

@@ -13,6 +13,7 @@ mod command;
 mod list;
 mod members;
 mod peer;
+mod proposal;
 mod refusal;
 #[cfg(test)]
 pub mod samples;
@@ -20,11 +21,12 @@ mod status;
 mod txn;
 mod value;
 
-pub use command::{Change, Command, Outcome, View, decide};
+pub use command::{At, Change, Command, Outcome, View, decide};
 pub use list::{List, Page, after, after_prefix};
 pub use members::{Member, MemberChange, Members, Role};
-pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI};
+pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI, Written};
+pub use proposal::Proposal;
 pub use refusal::{Code, Fate, Leader, Refusal};
 pub use status::{MemberStatus, State, Status};
 pub use txn::{Check, Done, Operation, SWEEP_BYTES, SWEEP_KEYS, TXN_BYTES, Test, Txn};
-pub use value::{Condition, Item, Stamp, Value};
+pub use value::{Condition, Item, Stamp, Ttl, Value};

@@ -46,18 +46,24 @@ pub enum Request {
     },
 }
 
+/// A command that was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The index of its entry, which is the version of what it changed.
+    pub index: u64,
+    /// The term of its entry.
+    pub term: u64,
+    /// The cluster's time then, in milliseconds.
+    pub clock: u64,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
 /// What came of a [`Request`] that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The command was applied.
-    Written {
-        /// The index of its entry, which is the version of what it changed.
-        index: u64,
-        /// The term of its entry.
-        term: u64,
-        /// What it came to.
-        outcome: Outcome,
-    },
+    Written(Written),
     /// The member table is as asked.
     Members {
         /// The index at which that was so; the node that was asked answers once it has applied this much.

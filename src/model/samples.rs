@@ -9,7 +9,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 
-use super::{Change, Command, Item, List, Outcome, Page, Stamp, View, decide};
+use super::{At, Change, Command, Item, List, Outcome, Page, Stamp, View, decide};
 
 /// Keys and what they hold.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -40,13 +40,18 @@ impl View for Map {
 }
 
 impl Map {
-    /// Decides a command and takes its effects.
+    /// Decides a command at the beginning of time and takes its effects.
     pub fn apply(&mut self, command: Command, index: u64) -> Outcome {
-        let Ok((outcome, changes)) = decide(command, index, self);
+        self.apply_at(command, At { index, clock: 0 })
+    }
+
+    /// Decides a command and takes its effects.
+    pub fn apply_at(&mut self, command: Command, at: At) -> Outcome {
+        let Ok((outcome, changes)) = decide(command, at, self);
         for change in changes {
             match change {
-                Change::Put { key, item } => drop(self.0.insert(key, item)),
-                Change::Delete { key } => drop(self.0.remove(&key)),
+                Change::Put { key, item } | Change::Touch { key, item } => drop(self.0.insert(key, item)),
+                Change::Delete { key } | Change::Expire { key } => drop(self.0.remove(&key)),
                 Change::Move { .. } => {}
             }
         }

@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Change, Outcome, View};
+use super::command::{At, Change, Outcome, View};
 use super::list::{after, after_prefix};
-use super::{Condition, Item, Stamp, Value};
+use super::{Condition, Item, Stamp, Ttl, Value};
 
 /// The most bytes of stored values that a transaction reads, replaces or removes.
 pub const TXN_BYTES: usize = 16 << 20;
@@ -62,6 +62,8 @@ pub enum Operation {
         key: Bytes,
         /// Its new value.
         value: Value,
+        /// How long it is kept; for ever without one.
+        ttl: Option<Ttl>,
     },
     /// Removes the key.
     Delete {
@@ -114,13 +116,13 @@ impl Txn {
         self.checks.iter().map(check).sum::<usize>() + operations.map(Operation::size).sum::<usize>()
     }
 
-    /// Decides it at `index`, as [`super::decide`] does.
-    pub(super) fn decide<V: View>(self, index: u64, view: &V) -> Result<(Outcome, Vec<Change>), V::Error> {
+    /// Decides it at `at`, as [`super::decide`] does.
+    pub(super) fn decide<V: View>(self, at: At, view: &V) -> Result<(Outcome, Vec<Change>), V::Error> {
         let mut succeeded = true;
         for check in &self.checks {
             succeeded = succeeded && check.holds(view)?;
         }
-        let mut branch = Branch { index, view, written: BTreeMap::new(), bytes: 0 };
+        let mut branch = Branch { at, view, written: BTreeMap::new(), bytes: 0 };
         let (mut results, mut changes) = (Vec::new(), Vec::new());
         for operation in if succeeded { self.then } else { self.otherwise } {
             let (done, change) = branch.run(operation)?;
@@ -150,7 +152,7 @@ impl Check {
 
 /// A list of operations while it is run.
 struct Branch<'a, V> {
-    index: u64,
+    at: At,
     view: &'a V,
     /// What the operations so far have made of the keys.
     written: BTreeMap<Bytes, Option<Item>>,
@@ -169,9 +171,10 @@ impl<V: View> Branch<'_, V> {
             return Ok((Done::Put, None));
         }
         Ok(match operation {
-            Operation::Put { key, value } => {
-                let create_version = stamp.map_or(self.index, |stamp: Stamp| stamp.create_version);
-                let item = Item { value, version: self.index, create_version };
+            Operation::Put { key, value, ttl } => {
+                let create_version = stamp.map_or(self.at.index, |stamp: Stamp| stamp.create_version);
+                let expires = ttl.map(|ttl| ttl.from(self.at.clock));
+                let item = Item { value, version: self.at.index, create_version, expires };
                 self.written.insert(key.clone(), Some(item.clone()));
                 (Done::Put, Some(Change::Put { key, item }))
             }
@@ -209,11 +212,11 @@ mod tests {
     use crate::model::samples::Map;
 
     fn item(bytes: impl Into<Bytes>, version: u64) -> Item {
-        Item { value: Value::binary(bytes), version, create_version: version }
+        Item { value: Value::binary(bytes), version, create_version: version, expires: None }
     }
 
     fn put(key: &'static str, bytes: impl Into<Bytes>) -> Operation {
-        Operation::Put { key: key.into(), value: Value::binary(bytes) }
+        Operation::Put { key: key.into(), value: Value::binary(bytes), ttl: None }
     }
 
     fn get(key: &'static str) -> Operation {
@@ -240,7 +243,7 @@ mod tests {
         let mut map = Map::from_iter([("a", item("1", 3)), ("b", item("2", 4))]);
         let then = vec![get("a"), put("a", "x"), get("a"), delete("b"), get("b"), delete("c"), put("d", "y")];
         let (succeeded, results) = run(&mut map, vec![], then, vec![]);
-        let now = Item { value: Value::binary("x"), version: 9, create_version: 3 };
+        let now = Item { value: Value::binary("x"), version: 9, create_version: 3, expires: None };
         let expected = vec![
             Done::Got(Some(item("1", 3))),
             Done::Put,

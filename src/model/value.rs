@@ -36,6 +36,8 @@ pub struct Stamp {
     pub create_version: u64,
     /// The length of the value.
     pub bytes: usize,
+    /// The cluster's time, in milliseconds, from which on it may be removed, where it is not kept for ever.
+    pub expires: Option<u64>,
 }
 
 /// What the store has under a key.
@@ -47,13 +49,34 @@ pub struct Item {
     pub version: u64,
     /// The raft index of the change that made the key.
     pub create_version: u64,
+    /// The cluster's time, in milliseconds, from which on it may be removed, where it is not kept for ever.
+    pub expires: Option<u64>,
 }
 
 impl Item {
     /// What is known of it without its value.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
-        Stamp { version: self.version, create_version: self.create_version, bytes: self.value.bytes.len() }
+        let (version, create_version, expires) = (self.version, self.create_version, self.expires);
+        Stamp { version, create_version, bytes: self.value.bytes.len(), expires }
+    }
+}
+
+/// How long a key is kept after its last put or touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ttl(
+    /// Seconds, from 1 to [`Ttl::MOST_SECONDS`].
+    pub u32,
+);
+
+impl Ttl {
+    /// The longest, ten years of 365 days.
+    pub const MOST_SECONDS: u32 = 315_360_000;
+
+    /// When a key that is set or touched at `clock` may be removed.
+    #[must_use]
+    pub fn from(self, clock: u64) -> u64 {
+        clock.saturating_add(u64::from(self.0) * 1000)
     }
 }
 

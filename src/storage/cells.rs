@@ -10,7 +10,7 @@
 //! Not here: which values there are (`machine`), and the bytes of keys (`layout`).
 
 use super::layout::{Bytes, CELL_VERSION, Kind, PIECE_BYTES, cell_key, length, parse_cell_key};
-use super::{Batch, Db, Error, item};
+use super::{Batch, Db, Error, expiries, item};
 use crate::model::codec::MAX_BYTES;
 
 /// Bytes of the header in front of the first piece: format, version, length, checksum.
@@ -26,7 +26,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    fn of(kind: Kind, key: &[u8], version: u64, value: &[u8]) -> Self {
+    /// That of `value` under `key`.
+    pub(super) fn of(kind: Kind, key: &[u8], version: u64, value: &[u8]) -> Self {
         let mut sum = crc32fast::Hasher::new();
         sum.update(&[kind as u8]);
         sum.update(&length(key).to_le_bytes());
@@ -159,6 +160,7 @@ fn shown(kind: Kind, key: &[u8]) -> String {
     match kind {
         Kind::State => "the applied state".into(),
         Kind::Members => "the member table".into(),
+        Kind::Expiry => "an expiry".into(),
         Kind::Data => format!("key {:?}", String::from_utf8_lossy(key)),
     }
 }
@@ -172,12 +174,32 @@ pub(super) struct Tally {
     pub(super) digest: u64,
 }
 
+impl Tally {
+    /// Counts a value in.
+    pub(super) fn add(&mut self, header: Header) {
+        self.digest = self.digest.wrapping_add(header.digest());
+    }
+
+    /// Counts a value out.
+    pub(super) fn remove(&mut self, header: Header) {
+        self.digest = self.digest.wrapping_sub(header.digest());
+    }
+}
+
 /// The most pairs that one step of a walk reads, up to 1 MiB.
 const STEP: usize = 256;
 
-/// Reads and checks every value there is.
+/// What an audit has found so far.
+#[derive(Default)]
+struct Found {
+    tally: Tally,
+    /// The digests of all expiries that the items ask for, less those of all that there are.
+    expiries: u64,
+}
+
+/// Reads and checks every value there is, and that every expiry belongs to an item and every item has its own.
 pub(super) fn audit(db: &dyn Db) -> Result<Tally, Error> {
-    let mut tally = Tally::default();
+    let mut found = Found::default();
     let mut from = Kind::FIRST.to_vec();
     let mut value: Option<Partial> = None;
     loop {
@@ -189,7 +211,7 @@ pub(super) fn audit(db: &dyn Db) -> Result<Tally, Error> {
             let (kind, key, number) =
                 parse_cell_key(stored).ok_or_else(|| Error::damaged(db, "it holds a key that huskv does not write"))?;
             if number == 0 {
-                finish(value.take(), &mut tally, db)?;
+                finish(value.take(), &mut found, db)?;
                 let (header, first) = Header::decode(piece, db)?;
                 value = Some(Partial { kind, key, header, bytes: first.to_vec(), pieces: 1 });
                 continue;
@@ -203,8 +225,11 @@ pub(super) fn audit(db: &dyn Db) -> Result<Tally, Error> {
             }
         }
     }
-    finish(value, &mut tally, db)?;
-    Ok(tally)
+    finish(value, &mut found, db)?;
+    if found.expiries != 0 {
+        return Err(Error::damaged(db, "the times at which its keys expire do not fit the keys"));
+    }
+    Ok(found.tally)
 }
 
 struct Partial {
@@ -215,17 +240,24 @@ struct Partial {
     pieces: usize,
 }
 
-fn finish(value: Option<Partial>, tally: &mut Tally, db: &dyn Db) -> Result<(), Error> {
+fn finish(value: Option<Partial>, found: &mut Found, db: &dyn Db) -> Result<(), Error> {
     let Some(Partial { kind, key, header, bytes, pieces }) = value else { return Ok(()) };
     if pieces != header.pieces() || Header::of(kind, &key, header.version, &bytes) != header {
         return Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", shown(kind, &key))));
     }
-    if kind == Kind::Data {
-        item::check(db, header, &bytes)?;
+    match kind {
+        Kind::Data => {
+            if let Some(expires) = item::check(db, header, &bytes)? {
+                let digest = expiries::header(&key, header.version, expires).digest();
+                found.expiries = found.expiries.wrapping_add(digest);
+            }
+        }
+        Kind::Expiry => found.expiries = found.expiries.wrapping_sub(header.digest()),
+        Kind::State | Kind::Members => {}
     }
     if kind != Kind::State {
-        tally.digest = tally.digest.wrapping_add(header.digest());
-        tally.keys += u64::from(kind == Kind::Data);
+        found.tally.add(header);
+        found.tally.keys += u64::from(kind == Kind::Data);
     }
     Ok(())
 }

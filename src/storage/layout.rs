@@ -49,6 +49,8 @@ pub(super) enum Kind {
     State = 0x01,
     /// The member table with its tombstones; one value, under the empty key.
     Members = 0x02,
+    /// When a key may be removed: the cluster's time as eight bytes, big-endian, and the key; no value.
+    Expiry = 0x04,
     /// A client's key.
     Data = 0x10,
 }
@@ -58,7 +60,7 @@ impl Kind {
     pub(super) const FIRST: [u8; 1] = [Self::State as u8];
 
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::State, Self::Members, Self::Data].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::State, Self::Members, Self::Expiry, Self::Data].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -193,6 +195,7 @@ mod tests {
         assert_eq!(cell_key(Kind::Data, b"a\0b", 258), [0x10, b'a', 0, 0xFF, b'b', 0, 1, 1, 2]);
         assert_eq!(cell_key(Kind::State, b"", 0), [1, 0, 1, 0, 0]);
         assert_eq!(cell_key(Kind::Members, b"", 0), [2, 0, 1, 0, 0]);
+        assert_eq!(cell_key(Kind::Expiry, b"e", 0), [4, b'e', 0, 1, 0, 0]);
         assert_eq!((journal(7), machine(7, 2)), ("7/journal".into(), "7/machine-2".into()));
     }
 

@@ -11,13 +11,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
-use crate::model::{Change, Command, Item, List, MemberChange, Members, Outcome, Page, codec, decide};
+use crate::model::{At, Change, Item, List, MemberChange, Members, Outcome, Page, Proposal, Stamp, Written, codec, decide};
 use crate::plant::{self, Plant};
 
 use super::behind::Behind;
-use super::cells::{self, Header};
+use super::cells::{self, Header, Tally};
+use super::expiries;
 use super::item;
 use super::layout::{Kind, STATE_VERSION};
 use super::overlay::{Now, Overlay, Slot, Touched};
@@ -31,8 +33,8 @@ use super::{Batch, Cut, Db, Error, SnapshotReader};
 pub enum Operation {
     /// Nothing but to be counted as applied.
     Nothing,
-    /// A client's command.
-    Command(Command),
+    /// A command, with the leader's stamp.
+    Command(Proposal),
     /// A membership change, with the votes that result from it.
     Membership {
         /// What happens to the table; None where the entry carried nothing readable.
@@ -61,6 +63,8 @@ pub struct Machine {
     /// What the stored table and the stored state are overwritten as.
     members_header: Header,
     state_header: Header,
+    /// The first time at which a key may be removed.
+    first_expiry: Option<u64>,
     /// The copy being made, if any.
     cut: Option<Line>,
 }
@@ -81,7 +85,7 @@ impl Machine {
         let state_header = cells::put(&mut batch, Kind::State, b"", index, &state.encode(), None);
         db.write(batch)?;
         db.sync()?;
-        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, cut: None })
+        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, first_expiry: None, cut: None })
     }
 
     /// Opens a machine and checks all of it: every value against its checksum, and their sum against the state.
@@ -113,7 +117,8 @@ impl Machine {
             let detail = format!("its values do not add up ({keys} keys found, {counted} written)");
             return Err(Error::damaged(&*db, detail));
         }
-        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, cut: None })
+        let first_expiry = expiries::first(&*db)?;
+        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, first_expiry, cut: None })
     }
 
     /// The (index, term) of the entry applied last.
@@ -151,6 +156,25 @@ impl Machine {
         self.state.was_written
     }
 
+    /// The cluster's time in milliseconds, as of the entry applied last.
+    pub fn clock(&self) -> u64 {
+        self.state.clock
+    }
+
+    /// The first time, by the cluster's clock, at which a key may be removed.
+    pub fn first_expiry(&self) -> Option<u64> {
+        self.first_expiry
+    }
+
+    /// The keys, with their versions, that may be removed at `clock`, those of the earliest time first; as many as one
+    /// command may remove.
+    ///
+    /// # Errors
+    /// [`Error`] for damage.
+    pub fn due(&self, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
+        expiries::due(&self.db, clock)
+    }
+
     /// What there is under `key`.
     ///
     /// # Errors
@@ -167,24 +191,24 @@ impl Machine {
         walk::page(&self.db, list)
     }
 
-    /// Applies committed entries in order, each batch of them atomically with its applied index; one outcome an entry. A
+    /// Applies committed entries in order, each batch of them atomically with its applied index; one answer an entry. A
     /// batch ends with a command that removes many keys, or commands after it would step over the same ones again.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn apply(&mut self, entries: Vec<Applied>) -> Result<Vec<Outcome>, Error> {
-        let mut outcomes = Vec::with_capacity(entries.len());
+    pub fn apply(&mut self, entries: Vec<Applied>) -> Result<Vec<Written>, Error> {
+        let mut written = Vec::with_capacity(entries.len());
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
-            self.apply_batch(&mut entries, &mut outcomes)?;
+            self.apply_batch(&mut entries, &mut written)?;
         }
-        Ok(outcomes)
+        Ok(written)
     }
 
     fn apply_batch(
         &mut self,
         entries: &mut impl Iterator<Item = Applied>,
-        outcomes: &mut Vec<Outcome>,
+        written: &mut Vec<Written>,
     ) -> Result<(), Error> {
         let mut state = self.state.clone();
         let mut members = None;
@@ -195,8 +219,9 @@ impl Machine {
                 return Err(Error::damaged(&self.db, detail));
             }
             (state.index, state.term) = (entry.index, entry.term);
-            let is_last = matches!(entry.operation, Operation::Command(Command::Sweep { .. }));
-            outcomes.push(match entry.operation {
+            let is_last =
+                matches!(&entry.operation, Operation::Command(proposal) if proposal.command.removes_many());
+            let outcome = match entry.operation {
                 Operation::Nothing => Outcome::Nothing,
                 Operation::Membership { change, conf_state } => {
                     if let Some(change) = change {
@@ -206,13 +231,17 @@ impl Machine {
                     state.configuration_index = entry.index;
                     Outcome::Nothing
                 }
-                Operation::Command(command) => {
-                    state.was_written |= !matches!(command, Command::Move { .. });
-                    let (outcome, changes) = decide(command, entry.index, &overlay)?;
+                Operation::Command(Proposal { stamp, command }) => {
+                    state.was_written |= command.is_of_client();
+                    state.clock = state.clock.max(stamp);
+                    let at = At { index: entry.index, clock: state.clock };
+                    let (outcome, changes) = decide(command, at, &overlay)?;
                     for change in changes {
                         match change {
-                            Change::Put { key, item } => overlay.set(key, Now::Holds(item))?,
-                            Change::Delete { key } => overlay.set(key, Now::Gone)?,
+                            Change::Put { key, item } | Change::Touch { key, item } => {
+                                overlay.set(key, Now::Holds(item))?;
+                            }
+                            Change::Delete { key } | Change::Expire { key } => overlay.set(key, Now::Gone)?,
                             Change::Move { raft_id, raft_address, http_address } => {
                                 let table = members.get_or_insert_with(|| self.members.clone());
                                 table.relocate(raft_id, &raft_address, &http_address);
@@ -221,7 +250,8 @@ impl Machine {
                     }
                     outcome
                 }
-            });
+            };
+            written.push(Written { index: entry.index, term: entry.term, clock: state.clock, outcome });
             if is_last {
                 break;
             }
@@ -232,23 +262,8 @@ impl Machine {
 
     fn commit(&mut self, mut state: State, members: Option<Members>, touched: Touched) -> Result<(), Error> {
         let mut batch = Batch::default();
+        let expiries_changed = write_down(&mut batch, touched, &mut state.tally);
         let tally = &mut state.tally;
-        for (key, Slot { before, now }) in touched {
-            let before = before.map(|(header, _)| header);
-            if let (Some(before), false) = (before, matches!(now, Now::Unchanged)) {
-                tally.keys -= 1;
-                tally.digest = tally.digest.wrapping_sub(before.digest());
-            }
-            match (now, before) {
-                (Now::Holds(item), _) => {
-                    let header = item::put(&mut batch, &key, &item, before);
-                    tally.keys += 1;
-                    tally.digest = tally.digest.wrapping_add(header.digest());
-                }
-                (Now::Gone, Some(before)) => cells::delete(&mut batch, Kind::Data, &key, before),
-                (Now::Gone, None) | (Now::Unchanged, _) => {}
-            }
-        }
         if let Some(members) = members {
             let (bytes, old) = (codec::encode(&members), self.members_header);
             let header = cells::put(&mut batch, Kind::Members, b"", state.index, &bytes, Some(old));
@@ -263,11 +278,18 @@ impl Machine {
             let state = batch.changes.split_off(effects_end);
             self.db.write_through(std::mem::replace(&mut batch, Batch { changes: state }))?;
         }
-        let Some(cut) = &self.cut else { return self.db.write(batch) };
-        self.db.write_through(batch.clone())?;
-        // Only now, when all of them can be read from the tree: the copy is exact because of this order.
-        if !plant::is(Plant::CopyWithoutEffects) {
-            cut.push(batch);
+        match &self.cut {
+            None => self.db.write(batch)?,
+            Some(cut) => {
+                self.db.write_through(batch.clone())?;
+                // Only now, when all of them can be read from the tree: the copy is exact because of this order.
+                if !plant::is(Plant::CopyWithoutEffects) {
+                    cut.push(batch);
+                }
+            }
+        }
+        if expiries_changed {
+            self.first_expiry = expiries::first(&self.db)?;
         }
         Ok(())
     }
@@ -305,4 +327,42 @@ impl Machine {
     pub fn abort_cut(&mut self) {
         self.cut = None;
     }
+}
+
+/// Adds what became of the keys to `batch`, their expiries with them, and counts it; whether any expiry is another now.
+fn write_down(batch: &mut Batch, touched: Touched, tally: &mut Tally) -> bool {
+    let mut expiries_changed = false;
+    for (key, Slot { before, now }) in touched {
+        let item = match now {
+            Now::Unchanged => continue,
+            Now::Gone => None,
+            Now::Holds(item) => Some(item),
+        };
+        let expiry = |stamp: Stamp| stamp.expires.map(|expires| (stamp.version, expires));
+        let had = before.and_then(|(_, stamp)| expiry(stamp));
+        let has = item.as_ref().and_then(|item| expiry(item.stamp()));
+        if had != has {
+            expiries_changed = true;
+            if let Some((version, expires)) = had {
+                tally.remove(expiries::delete(batch, &key, version, expires));
+            }
+            if let Some((version, expires)) = has {
+                tally.add(expiries::put(batch, &key, version, expires));
+            }
+        }
+        let before = before.map(|(header, _)| header);
+        if let Some(before) = before {
+            tally.keys -= 1;
+            tally.remove(before);
+        }
+        match (item, before) {
+            (Some(item), _) => {
+                tally.keys += 1;
+                tally.add(item::put(batch, &key, &item, before));
+            }
+            (None, Some(before)) => cells::delete(batch, Kind::Data, &key, before),
+            (None, None) => {}
+        }
+    }
+    expiries_changed
 }

@@ -13,6 +13,7 @@ mod cells;
 mod durable;
 pub mod engine;
 mod error;
+mod expiries;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod guard;

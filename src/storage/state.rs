@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) tally: Tally,
     /// Whether a client ever changed anything.
     pub(super) was_written: bool,
+    /// The cluster's time in milliseconds: the greatest stamp that was applied.
+    pub(super) clock: u64,
     /// The configuration at `index`.
     pub(super) conf_state: ConfState,
 }
@@ -45,6 +47,7 @@ impl State {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.push(u8::from(self.was_written));
+        bytes.extend_from_slice(&self.clock.to_le_bytes());
         let conf_state = self.conf_state.write_to_bytes().expect("a ConfState has no required fields to miss");
         push_run(&mut bytes, &conf_state);
         bytes
@@ -62,9 +65,10 @@ impl State {
             let configuration_index = bytes.u64()?;
             let (keys, digest) = bytes.pair()?;
             let was_written = bytes.u8()? != 0;
+            let clock = bytes.u64()?;
             let conf_state = ConfState::parse_from_bytes(bytes.run()?).ok()?;
             let tally = Tally { keys, digest };
-            Some(Self { index, term, configuration_index, tally, was_written, conf_state })
+            Some(Self { index, term, configuration_index, tally, was_written, clock, conf_state })
         };
         let possible = |state: &Self| state.index <= MOST_COUNT && state.term <= MOST_COUNT;
         read().filter(|state| bytes.is_empty() && possible(state)).ok_or(Unreadable::Malformed)
@@ -83,13 +87,14 @@ mod tests {
             configuration_index: 3,
             tally: Tally { keys: 4, digest: 5 },
             was_written: true,
+            clock: 6,
             conf_state: ConfState { voters: vec![6], ..ConfState::default() },
         };
         let mut golden = vec![1];
         for number in 1..=5 {
             golden.extend_from_slice(&[number, 0, 0, 0, 0, 0, 0, 0]);
         }
-        golden.extend_from_slice(b"\x01\x02\0\0\0\x08\x06");
+        golden.extend_from_slice(b"\x01\x06\0\0\0\0\0\0\0\x02\0\0\0\x08\x06");
         assert_eq!(state.encode(), golden);
         assert!(matches!(State::decode(&golden), Ok(read) if read == state));
         golden[0] = 9;

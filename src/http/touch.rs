@@ -1,0 +1,58 @@
+//! `POST /touch/KEY`: keeps a key for so long from now on.
+//!
+//! Why: whoever holds a lock has to say now and then that he lives, without becoming another version of the lock.
+//!
+//! Laws: only the expiry changes; version and entity tag stay, for others rely on them as fencing tokens. Nothing may
+//! follow the key in the path, for keys may contain `/`.
+//!
+//! Not here: when the time is over (`consensus::time`).
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use warp::http::Method;
+use warp::reply::Response;
+
+use super::answers;
+use super::body;
+use super::conditions;
+use super::door::Call;
+use super::errors::Problem;
+use super::query::{self, TIMEOUT};
+use super::store;
+use super::ttl;
+use crate::model::{Command, Outcome, Ttl};
+
+/// Answers `/touch/KEY`.
+pub(super) async fn handle(mut call: Call, tail: &str) -> Result<Response, Problem> {
+    call.takes(&Method::POST, "POST")?;
+    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
+    let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
+    let key = query::key_in_path(tail.strip_suffix('/').unwrap_or(tail), call.door.options.key_bytes)?;
+    let body = call.body(deadline).await?;
+    let (ttl, if_version) = parsed(&body.bytes)?;
+    let condition = conditions::of_write_or_body(&call, if_version)?;
+    let command = Command::Touch { key: Bytes::copy_from_slice(key.as_bytes()), ttl, condition };
+    let written = store::write(&call, command, deadline).await?;
+    drop(body);
+    let mut response = match &written.outcome {
+        Outcome::Touched(item) => {
+            let share = call.door.share_of_a_write(item.value.bytes.len(), deadline).await?;
+            let body = answers::item("success touching data", &key, item, written.clock);
+            let mut response = answers::json_text(body, Some(share));
+            answers::tag(&mut response, item.version);
+            response
+        }
+        Outcome::NoKey => Problem::no_key(&key).respond(&call.method),
+        Outcome::Failed { .. } => return Ok(store::failed(&call, &key, &written)),
+        _ => return Err(Problem::internal()),
+    };
+    answers::mark(&mut response, written.index, written.term);
+    Ok(response)
+}
+
+/// The members `ttl` and `if_version` of a body.
+pub(super) fn parsed(body: &[u8]) -> Result<(Ttl, Option<&RawValue>), Problem> {
+    let [ttl, if_version] = body::members(body, ["ttl", "if_version"])?;
+    let ttl = ttl::of_member(Some(body::required(ttl, "ttl")?))?;
+    Ok((ttl.ok_or_else(Problem::internal)?, if_version))
+}
