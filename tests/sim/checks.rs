@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Bounds, Consistency, Input};
+use huskv::consensus::{Driver, Input};
 use huskv::model::{Answer, PeerTable, Role, State, Status};
 
-use crate::clients;
 use crate::engine::SimEngine;
 use crate::journal::Entry;
 use crate::linear;
 use crate::port::Said;
+use crate::replay;
 use crate::world::World;
 
 /// What one node was at, at least.
@@ -115,18 +115,19 @@ pub fn after_turn(world: &mut World, at: usize) {
 fn entries(world: &mut World, at: usize, from: Seen, to: Seen) {
     let applied = world.nodes[at].engine.journal(to.raft_id, |journal| {
         let range = journal.entries.range(from.applied + 1..=to.applied);
-        range.map(|(index, entry)| (*index, *entry)).collect::<Vec<_>>()
+        range.map(|(index, entry)| (*index, entry.clone())).collect::<Vec<_>>()
     });
     for (index, entry) in applied.unwrap_or_default() {
-        let known = world.book.applied.get(&index).copied();
+        let known = world.book.applied.get(&index).cloned();
         match known {
             Some(known) if known != entry => {
                 world.fail(format!("n{at} applies {entry:?} at {index}, another node applied {known:?} there"));
             }
             Some(_) => {}
             None => {
+                let operation = entry.operation();
                 world.book.applied.insert(index, entry);
-                if let Some(id) = entry.operation
+                if let Some(id) = operation
                     && let Some((other, _)) = world.book.operations.insert(id, (index, world.now))
                 {
                     world.fail(format!("op{id} is applied at {other} and again at {index}"));
@@ -174,7 +175,7 @@ fn voters(status: &Status) -> Vec<u64> {
 pub fn told(world: &mut World, id: u64, version: Option<u64>) {
     match version {
         Some(version) => {
-            let there = world.book.applied.get(&version).map(|entry| entry.operation);
+            let there = world.book.applied.get(&version).map(Entry::operation);
             if there.is_some_and(|there| there != Some(id)) {
                 world.fail(format!("op{id} is acknowledged at {version}, where op {there:?} was applied"));
             }
@@ -191,26 +192,7 @@ fn fingerprint(world: &mut World, at: usize, status: &Status) -> u64 {
         let voter = member.role == Role::Voter;
         (&member.node_id, member.raft_id, &member.raft_address, &member.http_address, voter).hash(&mut hasher);
     }
-    let found = Arc::new(Mutex::new(Vec::new()));
-    let Some(driver) = world.nodes[at].driver.as_mut() else { return 0 };
-    for key in clients::keys() {
-        let found = found.clone();
-        let reply = Box::new(move |fetched: Result<huskv::consensus::Fetched, _>| {
-            let value = fetched.ok().and_then(|fetched| fetched.value);
-            found.lock().expect("one thread").push(value.map(|value| (value.value, value.version)));
-        });
-        let read = Input::Read {
-            key: key.to_vec(),
-            consistency: Consistency::Stale,
-            bounds: Bounds::default(),
-            deadline: u64::MAX,
-            reply,
-        };
-        if driver.handle(read).is_err() {
-            return 0;
-        }
-    }
-    found.lock().expect("one thread").hash(&mut hasher);
+    world.nodes[at].driver.as_ref().map(Driver::digest).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -224,7 +206,14 @@ pub fn history(world: &mut World) {
         return;
     }
     let applied = |id: u64| world.book.operations.get(&id).map(|(_, at)| *at);
-    for (key, history) in world.clients.histories(applied) {
+    let written = |index: u64| world.book.applied.get(&index)?.operation();
+    let entries = world.book.applied.iter().map(|(index, entry)| (*index, entry.command.as_deref()));
+    let done = replay::outcomes(entries);
+    let histories = match world.clients.histories(applied, written, &done) {
+        Ok(histories) => histories,
+        Err(failure) => return world.fail(failure),
+    };
+    for (key, history) in histories {
         if let Err(timeline) = linear::check(&history) {
             world.fail(format!("key k{key} is not linearizable: {timeline}"));
         }
