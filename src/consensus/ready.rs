@@ -2,11 +2,11 @@
 //!
 //! Why: a crash can come between any two lines of this file, and what was promised before it must hold after it.
 //!
-//! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or vote:
-//! with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its sync. There
-//! is exactly one sync for a Ready with `must_sync` and none otherwise. Only what was really applied is reported as
-//! applied. The type of an entry is looked at before its data. What is committed but asks for much work waits for later
-//! turns; meanwhile raft goes on.
+//! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or
+//! vote: with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its
+//! sync. There is exactly one sync for a Ready with `must_sync` or a committed membership change, and none otherwise.
+//! Only what was really applied is reported as applied. The type of an entry is looked at before its data. What is
+//! committed but asks for much work waits for later turns; meanwhile raft goes on.
 //!
 //! Not here: where the inputs of a turn come from (`task`).
 
@@ -70,7 +70,8 @@ impl Driver {
     fn process(&mut self, mut ready: Ready) -> Result<(), Error> {
         let before = self.raw.store().hard_state.clone();
         let hard_state = ready.hs().cloned().unwrap_or_else(|| before.clone());
-        let promises = hard_state.term != before.term || hard_state.vote != before.vote;
+        let commits_change = ready.committed_entries().iter().any(is_change);
+        let promises = hard_state.term != before.term || hard_state.vote != before.vote || commits_change;
         self.note_role();
         let early = ready.take_messages();
         let held = if promises && !plant::is(Plant::SendBeforeTerm) {
@@ -89,7 +90,7 @@ impl Driver {
             let answers = ready.take_persisted_messages();
             self.dispatch(answers)?;
         }
-        if ready.must_sync() && !recorded {
+        if (ready.must_sync() || commits_change) && !recorded {
             self.persist(ready.entries(), &hard_state)?;
         }
         self.dispatch(held)?;
@@ -101,6 +102,10 @@ impl Driver {
         if let Some(commit) = light.commit_index() {
             self.raw.mut_store().hard_state.commit = commit;
         }
+        if light.committed_entries().iter().any(is_change) {
+            let hard_state = self.raw.store().hard_state.clone();
+            self.persist(&[], &hard_state)?;
+        }
         self.dispatch(light.take_messages())?;
         self.committed.extend(light.take_committed_entries());
         Ok(())
@@ -108,7 +113,6 @@ impl Driver {
 
     /// Applies what is committed, as far as the work of one turn goes; whether that was all.
     fn apply_committed(&mut self) -> Result<bool, Error> {
-        let is_change = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
         let mut whole = true;
         while whole && let Some(first) = self.committed.front() {
             // A change of the membership stands alone: raft is told of it once, when it is applied.
@@ -228,25 +232,11 @@ impl Driver {
         if table_changed {
             log.conf_state = self.machine.conf_state().clone();
         }
-        if table_changed {
-            self.keep_commit()?;
-        }
         self.wake(entries, outcomes, last_term);
         if before.is_some_and(|before| before != *self.machine.members()) {
             self.members_changed(&removed)?;
         }
         Ok(done)
-    }
-
-    /// Makes it durable that a membership entry is committed, before anybody hears of it. A node that was told of its removal
-    /// votes no more; of two voters the one that stays could otherwise forget at a crash that the entry was committed, and
-    /// would need the vote of the other for ever.
-    fn keep_commit(&mut self) -> Result<(), Error> {
-        let log = self.raw.mut_store();
-        log.hard_state.commit = log.hard_state.commit.max(log.applied.0);
-        let hard_state = log.hard_state.clone();
-        log.journal.append(&[], &hard_state)?;
-        log.journal.sync()
     }
 
     fn wake(&mut self, entries: &[Entry], outcomes: Vec<Outcome>, mut last_term: u64) {
@@ -257,8 +247,7 @@ impl Driver {
             }
             let answer = Answer::Written { index: entry.index, term: entry.term, outcome };
             self.request_applied(entry.term, entry.index, answer);
-            let is_change = entry.get_entry_type() != EntryType::EntryNormal;
-            self.membership_applied(entry.term, entry.index, is_change);
+            self.membership_applied(entry.term, entry.index, is_change(entry));
         }
     }
 
@@ -327,6 +316,13 @@ impl Driver {
         }
         self.role_changed();
     }
+}
+
+/// Whether an entry changes the membership. That one is committed is durable here before anybody hears of it, also by
+/// raft's own messages: a node that was told of its removal votes no more, and of two voters the one that stays could
+/// otherwise forget at a crash that the entry was committed, and would need the vote of the other for ever.
+fn is_change(entry: &Entry) -> bool {
+    entry.get_entry_type() != EntryType::EntryNormal
 }
 
 /// Why the role is another one, as far as raft lets one see.

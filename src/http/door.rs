@@ -46,6 +46,8 @@ pub(super) struct Door {
     handle: Handle,
     bodies: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    /// As many bytes again for what transactions read; they take them beforehand, and reads must not wait for that.
+    transactions: Arc<Semaphore>,
     status_turns: Semaphore,
 }
 
@@ -71,6 +73,7 @@ impl Door {
             // However large a body may be, one of them always fits.
             bodies: Arc::new(Semaphore::new(BODIES_BYTES.max(options.body_bytes))),
             answers: Arc::new(Semaphore::new(ANSWERS_BYTES.max(options.value_bytes))),
+            transactions: Arc::new(Semaphore::new(ANSWERS_BYTES)),
             options,
             handle,
             status_turns: Semaphore::new(STATUS_TURNS),
@@ -128,15 +131,14 @@ impl Door {
         Arc::clone(&self.answers).try_acquire_many_owned(bytes).map_err(|_| Problem::answers_full())
     }
 
-    /// As [`Door::share`], for what a write may have to answer: it waits, before anything is done, until the deadline.
+    /// As [`Door::share`], for what a transaction may have to answer: it waits, before anything is done, until the deadline.
     pub(super) async fn share_in_turn(
         &self,
         bytes: usize,
         deadline: Deadline,
     ) -> Result<OwnedSemaphorePermit, Problem> {
-        let most = ANSWERS_BYTES.max(self.options.value_bytes);
-        let bytes = u32::try_from(bytes.min(most)).map_err(|_| Problem::answers_full())?;
-        match timeout(deadline.left(), Arc::clone(&self.answers).acquire_many_owned(bytes)).await {
+        let bytes = u32::try_from(bytes.min(ANSWERS_BYTES)).map_err(|_| Problem::answers_full())?;
+        match timeout(deadline.left(), Arc::clone(&self.transactions).acquire_many_owned(bytes)).await {
             Ok(Ok(share)) => Ok(share),
             _ => Err(Problem::answers_full()),
         }

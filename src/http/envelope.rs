@@ -15,16 +15,20 @@ const AROUND: usize = 160;
 
 /// Writes the item of `key` behind what `out` holds.
 pub(super) fn item(out: &mut Vec<u8>, key: &str, item: &Item) {
-    out.reserve(AROUND + key.len() + item.value.bytes.len());
+    stored(out, key, &item.value, item.version);
+    out.extend_from_slice(format!(r#","create_version":{},"content_type":"#, item.create_version).as_bytes());
+    string(out, &item.value.content_type);
+    out.push(b'}');
+}
+
+/// Begins the object: key, value and version. It is left open.
+pub(super) fn stored(out: &mut Vec<u8>, key: &str, stored: &Value, version: u64) {
+    out.reserve(AROUND + key.len() + stored.bytes.len());
     out.extend_from_slice(br#"{"key":"#);
     string(out, key);
     out.extend_from_slice(br#","value":"#);
-    value(out, &item.value);
-    out.extend_from_slice(
-        format!(r#","version":{},"create_version":{},"content_type":"#, item.version, item.create_version).as_bytes(),
-    );
-    string(out, &item.value.content_type);
-    out.push(b'}');
+    value(out, stored);
+    out.extend_from_slice(format!(r#","version":{version}"#).as_bytes());
 }
 
 /// Writes a value, and where it is neither JSON nor text the member `value_base64` after it.

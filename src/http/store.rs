@@ -24,7 +24,7 @@ use super::errors::Problem;
 use super::listing;
 use super::query::{self, Deadline, FRESH, TIMEOUT};
 use super::values;
-use crate::model::{Answer, Command, Condition, Item, Outcome, Request, Value};
+use crate::model::{Answer, Command, Condition, Outcome, Request, Value};
 
 const PERSISTED: &str = "success persisting data";
 const FETCHED: &str = "success fetching data";
@@ -93,10 +93,11 @@ async fn post(mut call: Call) -> Result<Response, Problem> {
     let options = &call.door.options;
     let (key, value, if_version) = parsed(&body.bytes, options.key_bytes, options.value_bytes)?;
     let condition = conditions::of_write_or_body(&call, if_version)?;
-    let (written, item) = persist(&call, &key, value, condition, deadline).await?;
-    let Some(item) = item else { return Ok(failed(&call, &key, &written)) };
-    let mut response = answers::json_text(answers::item(PERSISTED, &key, &item), body.into_share());
-    answers::tag(&mut response, item.version);
+    let written = persist(&call, &key, value.clone(), condition, deadline).await?;
+    let Outcome::Put { .. } = written.outcome else { return Ok(failed(&call, &key, &written)) };
+    let text = answers::stored(PERSISTED, &key, &value, written.index);
+    let mut response = answers::json_text(text, body.into_share());
+    answers::tag(&mut response, written.index);
     answers::mark(&mut response, written.index, written.term);
     Ok(response)
 }
@@ -109,31 +110,29 @@ async fn put(mut call: Call, raw_key: &str) -> Result<Response, Problem> {
     let announced = call.header(&CONTENT_TYPE)?.map(str::to_owned);
     let body = call.body(deadline).await?;
     let value = values::from_body(body.bytes.clone(), announced.as_deref(), call.door.options.value_bytes)?;
-    let (written, item) = persist(&call, &key, value, condition, deadline).await?;
-    let Some(item) = item else { return Ok(failed(&call, &key, &written)) };
-    let data = Persisted { key: &key, version: item.version };
+    let written = persist(&call, &key, value, condition, deadline).await?;
+    let Outcome::Put { .. } = written.outcome else { return Ok(failed(&call, &key, &written)) };
+    let data = Persisted { key: &key, version: written.index };
     let mut response = answers::json(&Persistence { data, message: PERSISTED });
-    answers::tag(&mut response, item.version);
+    answers::tag(&mut response, written.index);
     answers::mark(&mut response, written.index, written.term);
     Ok(response)
 }
 
-/// Has the value persisted; no item where the condition was not true.
+/// Has the value persisted, if the condition is true.
 async fn persist(
     call: &Call,
     key: &str,
     value: Value,
     condition: Condition,
     deadline: Deadline,
-) -> Result<(Written, Option<Item>), Problem> {
-    let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: value.clone(), condition };
+) -> Result<Written, Problem> {
+    let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value, condition };
     let written = write(call, command, deadline).await?;
-    let item = match written.outcome {
-        Outcome::Put { create_version } => Some(Item { value, version: written.index, create_version }),
-        Outcome::Failed { .. } => None,
-        _ => return Err(Problem::internal()),
-    };
-    Ok((written, item))
+    match written.outcome {
+        Outcome::Put { .. } | Outcome::Failed { .. } => Ok(written),
+        _ => Err(Problem::internal()),
+    }
 }
 
 /// Has a command applied.
