@@ -28,6 +28,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Up to where it had applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
     /// After a crash only what was synced binds the node.
     pub fn crashed(&mut self, engine: &SimEngine, durable: (u64, u64)) {
         if let Some(synced) = engine.journal(self.raft_id, |journal| journal.synced) {
@@ -102,7 +107,8 @@ pub fn after_turn(world: &mut World, at: usize) {
     }
     if is.applied != seen.applied {
         entries(world, at, seen, is);
-        let state = fingerprint(world, at, &status);
+        // A node that is stopping answers no reads.
+        let Some(state) = fingerprint(world, at, &status) else { return };
         let known = *world.book.states.entry(is.applied).or_insert(state);
         if known != state {
             world.fail(format!("n{at} differs from another node at applied index {}", is.applied));
@@ -183,8 +189,8 @@ pub fn told(world: &mut World, id: u64, version: Option<u64>) {
     }
 }
 
-/// Everything that has to be equal at an equal index.
-fn fingerprint(world: &mut World, at: usize, status: &Status) -> u64 {
+/// Everything that has to be equal at an equal index; None where the node does not say.
+fn fingerprint(world: &mut World, at: usize, status: &Status) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     (status.keys, status.applied_term, status.configuration_index).hash(&mut hasher);
     for member in &status.members {
@@ -192,20 +198,19 @@ fn fingerprint(world: &mut World, at: usize, status: &Status) -> u64 {
         (&member.node_id, member.raft_id, &member.raft_address, &member.http_address, voter).hash(&mut hasher);
     }
     let found = Arc::new(Mutex::new(Vec::new()));
-    let Some(driver) = world.nodes[at].driver.as_mut() else { return 0 };
+    let driver = world.nodes[at].driver.as_mut()?;
     for key in clients::keys() {
         let found = found.clone();
         let reply = Box::new(move |fetched: Result<huskv::consensus::Fetched, _>| {
-            let value = fetched.ok().and_then(|fetched| fetched.value);
-            found.lock().expect("one thread").push(value.map(|value| (value.value, value.version)));
+            let value = fetched.ok().map(|fetched| fetched.value.map(|value| (value.value, value.version)));
+            found.lock().expect("one thread").push(value);
         });
         let read = Input::Read { key: key.to_vec(), consistency: Consistency::Stale, deadline: u64::MAX, reply };
-        if driver.handle(read).is_err() {
-            return 0;
-        }
+        driver.handle(read).ok()?;
     }
-    found.lock().expect("one thread").hash(&mut hasher);
-    hasher.finish()
+    let found = found.lock().expect("one thread").iter().cloned().collect::<Option<Vec<_>>>()?;
+    found.hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 /// At the end: every key's history has an order that explains it, and what was refused never happened.

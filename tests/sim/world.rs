@@ -344,7 +344,10 @@ impl World {
         match (result, self.nodes[at].engine.fate()) {
             (Ok(()) | Err(_), Fate::Crash(0)) => {}
             (Ok(()), Fate::Failed) => self.fail(format!("n{at} goes on after its disk has failed")),
-            (Ok(()), _) => checks::after_turn(self, at),
+            (Ok(()), _) => {
+                checks::after_turn(self, at);
+                self.end_if_stopped(at);
+            }
             (Err(_), Fate::Failed) => {
                 self.say(|| format!("n{at} stops: its disk fails"));
                 self.crash(at);
@@ -352,6 +355,29 @@ impl World {
             }
             (Err(failure), _) => self.fail(format!("n{at} stops: {failure}")),
         }
+    }
+
+    /// Ends the life of a node that was told to stop and has nothing left to wait for. All that it had is durable then.
+    fn end_if_stopped(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let Some(driver) = node.driver.as_mut().filter(|driver| driver.stopped()) else { return };
+        let finished = driver.finish();
+        let (outs, life) = (node.port.take(), (at, node.life));
+        for out in outs {
+            self.let_out(life, out);
+        }
+        let node = &mut self.nodes[at];
+        match (finished, node.engine.fate()) {
+            (Ok(()), Fate::Failed) => return self.fail(format!("n{at} stops well after its disk has failed")),
+            (Ok(()), Fate::Crash(0)) => {}
+            (Ok(()), _) => node.durable = (node.table.raft_id, node.seen.applied()),
+            (Err(_), Fate::Crash(0) | Fate::Failed) => {}
+            (Err(failure), _) => return self.fail(format!("n{at} cannot stop: {failure}")),
+        }
+        self.say(|| format!("n{at} has stopped"));
+        self.crash(at);
+        let down = 100 + self.rng.below(3000);
+        self.after(down, Event::Restart(at));
     }
 
     /// A port of a living node, for clients and operators.
