@@ -69,6 +69,8 @@ pub struct Driver {
     pub(super) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
     pub(super) seen: Seen,
+    /// A membership entry that is not committed yet has at most this index.
+    pub(super) pending_change: u64,
     next_token: u64,
 }
 
@@ -118,6 +120,7 @@ impl Driver {
             led_since: None,
             contact: BTreeMap::new(),
             installing: None,
+            pending_change: 0,
             next_token: 0,
         };
         driver.phase = if driver.volume.identity().removed {
@@ -316,6 +319,7 @@ impl Driver {
         self.reads.renew((raft_id, self.options.nonce));
         self.snapshots = Snapshots::default();
         self.contact.clear();
+        self.pending_change = 0;
         self.phase = Phase::Joining;
         self.publish();
         self.discard_garbage()

@@ -68,6 +68,8 @@ impl Driver {
         let hard_state = ready.hs().cloned().unwrap_or_else(|| before.clone());
         let promises = hard_state.term != before.term || hard_state.vote != before.vote;
         self.note_role();
+        // Raft forgets it with the leadership, but not what it has put into its messages before.
+        self.pending_change = self.pending_change.max(self.raw.raft.pending_conf_index);
         let early = ready.take_messages();
         let held = if promises && !plant::is(Plant::SendBeforeTerm) {
             early
@@ -134,6 +136,10 @@ impl Driver {
         let (copies, plain): (Vec<_>, Vec<_>) =
             messages.into_iter().partition(|message| message.get_msg_type() == MessageType::MsgSnapshot);
         if !plain.is_empty() {
+            // A leader's messages say what is committed.
+            if self.raw.store().journal.hard_state().commit < self.pending_change {
+                self.keep_commit(self.raw.raft.raft_log.committed)?;
+            }
             self.outbox.send(plain);
         }
         copies.into_iter().try_for_each(|message| self.begin_stream(message))
@@ -209,7 +215,7 @@ impl Driver {
             log.conf_state = self.machine.conf_state().clone();
         }
         if table_changed {
-            self.keep_commit()?;
+            self.keep_commit(self.machine.applied().0)?;
         }
         self.wake(&entries, outcomes, last_term);
         if before.is_some_and(|before| before != *self.machine.members()) {
@@ -218,13 +224,18 @@ impl Driver {
         Ok(())
     }
 
-    /// Makes it durable that a membership entry is committed, before anybody hears of it. A node that was told of its removal
-    /// votes no more; of two voters the one that stays could otherwise forget at a crash that the entry was committed, and
-    /// would need the vote of the other for ever.
-    fn keep_commit(&mut self) -> Result<(), Error> {
+    /// Makes it durable that what lies up to `index` is committed. Done for a membership entry before anybody hears that it
+    /// is: a node that was told of its removal votes no more, and of two voters the one that stays could otherwise forget at
+    /// a crash that the entry was committed, and would need the vote of the other for ever.
+    fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
         let log = self.raw.mut_store();
-        log.hard_state.commit = log.hard_state.commit.max(log.applied.0);
-        let hard_state = log.hard_state.clone();
+        // The others may have committed what this node has not synced; they have it then.
+        let index = index.min(log.journal.last_index());
+        if log.journal.hard_state().commit >= index {
+            return Ok(());
+        }
+        log.hard_state.commit = log.hard_state.commit.max(index);
+        let hard_state = HardState { commit: index, ..log.hard_state.clone() };
         log.journal.append(&[], &hard_state)?;
         log.journal.sync()
     }

@@ -55,7 +55,8 @@ pub enum Event {
         message: Box<Message>,
     },
     Scan(Life, u64, Box<Cut>),
-    Sync(Life, Arc<dyn Db>, (u64, u64)),
+    /// The machine of this raft id is to be synced as far as the mark.
+    Sync(Life, u64, Arc<dyn Db>, (u64, u64)),
     StreamArrives(u64),
     ErrandTimeout {
         origin: Life,
@@ -242,10 +243,10 @@ impl World {
             }
             Event::Input(life, input) => self.drive(life.0, |driver, _| driver.handle(*input)),
             Event::Scan(life, token, cut) => self.scan(life, token, cut),
-            Event::Sync(life, db, mark) => {
+            Event::Sync(life, raft_id, db, mark) => {
                 let result = db.sync();
-                if result.is_ok() {
-                    self.nodes[life.0].durable = (self.nodes[life.0].table.raft_id, mark.0);
+                if result.is_ok() && raft_id == self.nodes[life.0].table.raft_id {
+                    self.nodes[life.0].durable = (raft_id, mark.0);
                 }
                 if !self.nodes[life.0].engine.gone() {
                     self.drive(life.0, |driver, _| driver.handle(Input::Synced { mark, result }));
