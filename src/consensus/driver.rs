@@ -73,6 +73,8 @@ pub struct Driver {
     pub(super) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
     pub(super) seen: Seen,
+    /// A membership entry that is not committed yet has at most this index.
+    pub(super) pending_change: u64,
     next_token: u64,
 }
 
@@ -124,6 +126,7 @@ impl Driver {
             leader_seen: None,
             contact: BTreeMap::new(),
             installing: None,
+            pending_change: 0,
             next_token: 0,
         };
         driver.phase = if driver.volume.identity().removed {
@@ -339,6 +342,7 @@ impl Driver {
         self.snapshots = Snapshots::default();
         self.contact.clear();
         self.leader_seen = None;
+        self.pending_change = 0;
         self.phase = Phase::Joining;
         self.publish();
         self.discard_garbage()

@@ -4,9 +4,9 @@
 //!
 //! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or
 //! vote: with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its
-//! sync. There is exactly one sync for a Ready with `must_sync` or a committed membership change, and none otherwise.
-//! Only what was really applied is reported as applied. The type of an entry is looked at before its data. What is
-//! committed but asks for much work waits for later turns; meanwhile raft goes on.
+//! sync. There is exactly one sync for a Ready with `must_sync` and none otherwise. Only what was really applied is
+//! reported as applied. The type of an entry is looked at before its data. What is committed but asks for much work
+//! waits for later turns; meanwhile raft goes on.
 //!
 //! Not here: where the inputs of a turn come from (`task`).
 
@@ -70,9 +70,10 @@ impl Driver {
     fn process(&mut self, mut ready: Ready) -> Result<(), Error> {
         let before = self.raw.store().hard_state.clone();
         let hard_state = ready.hs().cloned().unwrap_or_else(|| before.clone());
-        let commits_change = ready.committed_entries().iter().any(is_change);
-        let promises = hard_state.term != before.term || hard_state.vote != before.vote || commits_change;
+        let promises = hard_state.term != before.term || hard_state.vote != before.vote;
         self.note_role();
+        // Raft forgets it with the leadership, but not what it has put into its messages before.
+        self.pending_change = self.pending_change.max(self.raw.raft.pending_conf_index);
         let early = ready.take_messages();
         let held = if promises && !plant::is(Plant::SendBeforeTerm) {
             early
@@ -90,7 +91,7 @@ impl Driver {
             let answers = ready.take_persisted_messages();
             self.dispatch(answers)?;
         }
-        if (ready.must_sync() || commits_change) && !recorded {
+        if ready.must_sync() && !recorded {
             self.persist(ready.entries(), &hard_state)?;
         }
         self.dispatch(held)?;
@@ -101,10 +102,6 @@ impl Driver {
         let mut light = self.raw.advance_append(ready);
         if let Some(commit) = light.commit_index() {
             self.raw.mut_store().hard_state.commit = commit;
-        }
-        if light.committed_entries().iter().any(is_change) {
-            let hard_state = self.raw.store().hard_state.clone();
-            self.persist(&[], &hard_state)?;
         }
         self.dispatch(light.take_messages())?;
         self.committed.extend(light.take_committed_entries());
@@ -158,6 +155,10 @@ impl Driver {
         let (copies, plain): (Vec<_>, Vec<_>) =
             messages.into_iter().partition(|message| message.get_msg_type() == MessageType::MsgSnapshot);
         if !plain.is_empty() {
+            // A leader's messages say what is committed.
+            if self.raw.store().journal.hard_state().commit < self.pending_change {
+                self.keep_commit(self.raw.raft.raft_log.committed)?;
+            }
             self.outbox.send(plain);
         }
         copies.into_iter().try_for_each(|message| self.begin_stream(message))
@@ -232,11 +233,30 @@ impl Driver {
         if table_changed {
             log.conf_state = self.machine.conf_state().clone();
         }
+        if table_changed {
+            self.keep_commit(self.machine.applied().0)?;
+        }
         self.wake(entries, outcomes, last_term);
         if before.is_some_and(|before| before != *self.machine.members()) {
             self.members_changed(&removed)?;
         }
         Ok(done)
+    }
+
+    /// Makes it durable that what lies up to `index` is committed. Done for a membership entry before anybody hears that it
+    /// is: a node that was told of its removal votes no more, and of two voters the one that stays could otherwise forget at
+    /// a crash that the entry was committed, and would need the vote of the other for ever.
+    fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
+        let log = self.raw.mut_store();
+        // The others may have committed what this node has not synced; they have it then.
+        let index = index.min(log.journal.last_index());
+        if log.journal.hard_state().commit >= index {
+            return Ok(());
+        }
+        log.hard_state.commit = log.hard_state.commit.max(index);
+        let hard_state = HardState { commit: index, ..log.hard_state.clone() };
+        log.journal.append(&[], &hard_state)?;
+        log.journal.sync()
     }
 
     fn wake(&mut self, entries: &[Entry], outcomes: Vec<Outcome>, mut last_term: u64) {
@@ -318,9 +338,7 @@ impl Driver {
     }
 }
 
-/// Whether an entry changes the membership. That one is committed is durable here before anybody hears of it, also by
-/// raft's own messages: a node that was told of its removal votes no more, and of two voters the one that stays could
-/// otherwise forget at a crash that the entry was committed, and would need the vote of the other for ever.
+/// Whether an entry changes the membership.
 fn is_change(entry: &Entry) -> bool {
     entry.get_entry_type() != EntryType::EntryNormal
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Driver, Input};
+use huskv::consensus::Input;
 use huskv::model::{Answer, PeerTable, Role, State, Status};
 
 use crate::engine::SimEngine;
@@ -28,6 +28,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Up to where it had applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
     /// After a crash only what was synced binds the node.
     pub fn crashed(&mut self, engine: &SimEngine, durable: (u64, u64)) {
         if let Some(synced) = engine.journal(self.raft_id, |journal| journal.synced) {
@@ -68,6 +73,9 @@ pub fn status(world: &mut World, at: usize) -> Option<Status> {
     })
 }
 
+/// How many turns of a node are remembered; no entry that is committed waits longer for its own.
+const LATEST_TURNS: usize = 64;
+
 /// One leader a term; nothing moves back; equal entries and equal state at equal index.
 pub fn after_turn(world: &mut World, at: usize) {
     let Some(status) = status(world, at) else { return };
@@ -90,7 +98,9 @@ pub fn after_turn(world: &mut World, at: usize) {
         world.fail(format!("n{at} moves back: {is:?}, before {seen:?}"));
     }
     world.nodes[at].seen = is;
-    world.nodes[at].voters = voters(&status);
+    let latest = &mut world.nodes[at].voters;
+    latest.truncate(LATEST_TURNS - 1);
+    latest.push_front((status.commit_index, voters(&status)));
     if status.cluster_id != world.cluster || status.removed || status.joining {
         return;
     }
@@ -102,7 +112,8 @@ pub fn after_turn(world: &mut World, at: usize) {
     }
     if is.applied != seen.applied {
         entries(world, at, seen, is);
-        let state = fingerprint(world, at, &status);
+        // A node that is stopping answers no reads.
+        let Some(state) = fingerprint(world, at, &status) else { return };
         let known = *world.book.states.entry(is.applied).or_insert(state);
         if known != state {
             world.fail(format!("n{at} differs from another node at applied index {}", is.applied));
@@ -159,9 +170,17 @@ pub fn acknowledged(world: &mut World, at: usize, said: &Said) {
         };
         voters.iter().filter(has).count()
     };
-    // An entry is committed by the voters that are in force then, which an entry of the same turn may have changed.
-    let (now, before) = (voters(&status), &world.nodes[at].voters);
-    if ![&now, before].iter().any(|voters| synced(voters) > voters.len() / 2) {
+    // An entry is committed by the voters that are in force then; entries before it that are applied in the same turn, or in
+    // earlier ones while it waits for its own, may change them. In one turn they change once, or twice where a removal leaves
+    // a voter alone, which promotes the next by itself.
+    let now = voters(&status);
+    let latest = &world.nodes[at].voters;
+    let since = latest.iter().position(|(commit, _)| *commit < index).map_or(latest.len(), |at| at + 1);
+    let mut sets: Vec<_> = std::iter::once(&now).chain(latest.iter().take(since).map(|(_, voters)| voters)).collect();
+    let between: Vec<Vec<u64>> =
+        sets.windows(2).map(|two| two[0].iter().copied().filter(|voter| two[1].contains(voter)).collect()).collect();
+    sets.extend(&between);
+    if !sets.iter().any(|voters| synced(voters) > voters.len() / 2) {
         let (has, all) = (synced(&now), now.len());
         world.fail(format!("n{at} acknowledges entry {index} of term {term}, which {has} of {all} voters have synced"));
     }
@@ -184,16 +203,16 @@ pub fn told(world: &mut World, id: u64, version: Option<u64>) {
     }
 }
 
-/// Everything that has to be equal at an equal index.
-fn fingerprint(world: &mut World, at: usize, status: &Status) -> u64 {
+/// Everything that has to be equal at an equal index; None where the node does not say.
+fn fingerprint(world: &mut World, at: usize, status: &Status) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     (status.keys, status.applied_term, status.configuration_index).hash(&mut hasher);
     for member in &status.members {
         let voter = member.role == Role::Voter;
         (&member.node_id, member.raft_id, &member.raft_address, &member.http_address, voter).hash(&mut hasher);
     }
-    world.nodes[at].driver.as_ref().map(Driver::digest).hash(&mut hasher);
-    hasher.finish()
+    world.nodes[at].driver.as_ref()?.digest().hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 /// At the end: every key's history has an order that explains it, and what was refused never happened.

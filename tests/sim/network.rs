@@ -55,7 +55,8 @@ impl World {
             }
             Out::Sync { db, mark } => {
                 let delay = 1 + self.rng.below(100);
-                self.after(delay, Event::Sync(life, db, mark));
+                let raft_id = self.nodes[life.0].table.raft_id;
+                self.after(delay, Event::Sync(life, raft_id, db, mark));
             }
             Out::Scan { token, cut } => {
                 let delay = 1 + self.rng.below(60);
