@@ -32,14 +32,15 @@
 //!
 //! # The life of one PUT
 //!
-//! 1. `http::store` reads the body up to its limit, checks key and value, and calls [`consensus::Handle::write`]. The
-//!    queue behind it is bounded; a full one is a 503 at once.
+//! 1. `http::store` reads the body up to its limit, checks key, value and condition, and calls
+//!    [`consensus::Handle::request`]. The queue behind it is bounded; a full one is a 503 at once.
 //! 2. The loop (`consensus::task`) drains its inbox and steps all writes of the turn as one proposal, one log entry each
 //!    (`consensus::requests`). So the raft index of the entry is the version of the key.
 //! 3. `consensus::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
 //!    once. Followers do the same and acknowledge only then.
-//! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it. Batches gather
-//!    in memory and go into the tree many as one (`storage::behind`): the journal is the durability.
+//! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it.
+//!    [`model::decide`] says what each does, and whether its condition is true. Batches gather in memory and go into the
+//!    tree many as one (`storage::behind`): the journal is the durability.
 //! 5. `consensus::pending` wakes whoever waits for exactly this (term, index), and http answers.
 //!
 //! On a follower, step 2 is [`consensus::Outbox::forward`]: one hop over the peer connection to the leader's loop, and
@@ -51,6 +52,9 @@
 //! * One thread owns raft, journal, machine and waiters. Nothing is stepped between `ready()` and its advance.
 //! * No follower's answer leaves before its sync; nor does a leader's message that rests on a new term or vote.
 //! * `applied <= commit <= last`. Effects and the applied index are one batch.
+//! * Whatever changes state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix.
+//! * The work of a turn is bounded: reads, pages and committed entries that ask for more wait for the next one.
+//! * Reads, pages too, are answered between two batches, so each is one state.
 //! * sled's flush is made a real fdatasync (`storage::durable`), and a node that cannot prove it does not start. Values
 //!   are stored in pieces of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
 //! * The log is compacted only behind what the machine has synced.

@@ -46,7 +46,20 @@ const DOORS: &[(&str, &str, &[&str])] = &[
     (
         "http",
         "consensus",
-        &["Clock", "Consistency", "Fetched", "Handle", "Inbox", "Input", "InstallError", "Millis", "channel"],
+        &[
+            "Bounds",
+            "Clock",
+            "Consistency",
+            "Fetched",
+            "Handle",
+            "Inbox",
+            "Input",
+            "InstallError",
+            "Listed",
+            "Millis",
+            "Names",
+            "channel",
+        ],
     ),
 ];
 

@@ -200,13 +200,7 @@ pub static KEYS: &[Key] = &[
     ),
     number("storage.cache_mb", "256", (1, MIB), |c, v| c.storage.cache_mb = v, "MiB of memory for the tree's cache"),
     number("limits.key_bytes", "1024", (1, 1_024), |c, v| c.limits.key_bytes = v, "Longest key in bytes"),
-    number(
-        "limits.value_bytes",
-        "1048576",
-        (1, 8 * MIB),
-        |c, v| c.limits.value_bytes = v,
-        "Longest value in bytes of its JSON text",
-    ),
+    number("limits.value_bytes", "1048576", (1, 8 * MIB), |c, v| c.limits.value_bytes = v, "Longest value in bytes"),
     number(
         "limits.body_bytes",
         "2097152",

@@ -8,12 +8,13 @@
 //!
 //! Not here: what happens to an input (`consensus::driver`).
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::input::{Consistency, Fetched, Input, Millis};
-use crate::model::{Adopt, Adopted, Answer, Code, Command, Refusal, Request, Status, WhoAmI};
+use super::input::{Bounds, Consistency, Fetched, Input, Listed, Millis};
+use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Refusal, Request, Status, WhoAmI};
 
 /// How many inputs of peers and errands wait at most; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
@@ -50,6 +51,23 @@ pub struct Inbox {
     pub peers: mpsc::Receiver<Input>,
     /// The clock that deadlines are given in.
     pub clock: Clock,
+    names: Arc<Mutex<Names>>,
+}
+
+/// Who this node is and who leads, as the loop knew after its last turn.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// This node's name; empty before the loop's first turn.
+    pub node: String,
+    /// The leader's name, where one is known.
+    pub leader: Option<String>,
+}
+
+impl Inbox {
+    /// Tells the handles who this node is and who leads.
+    pub(super) fn publish(&self, names: Names) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
 }
 
 /// The way to the loop; cheap to clone.
@@ -58,6 +76,7 @@ pub struct Handle {
     clients: mpsc::Sender<Input>,
     peers: mpsc::Sender<Input>,
     clock: Clock,
+    names: Arc<Mutex<Names>>,
 }
 
 /// Makes the two queues; `pending_requests` bounds the one of clients.
@@ -66,7 +85,9 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let (clients, clients_end) = mpsc::channel(pending_requests);
     let (peers, peers_end) = mpsc::channel(PEER_QUEUE);
     let clock = Clock::start();
-    (Handle { clients, peers, clock }, Inbox { clients: clients_end, peers: peers_end, clock })
+    let names = Arc::<Mutex<Names>>::default();
+    let handle = Handle { clients, peers, clock, names: Arc::clone(&names) };
+    (handle, Inbox { clients: clients_end, peers: peers_end, clock, names })
 }
 
 fn stopping() -> Refusal {
@@ -78,6 +99,12 @@ impl Handle {
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// Who this node is and who leads, without asking the loop.
+    #[must_use]
+    pub fn names(&self) -> Names {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Has `command` committed and applied, on this node if it leads and through the leader if not. On return it is
@@ -110,11 +137,38 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refusal`] where the read cannot be confirmed in time or the node belongs to no cluster.
-    pub async fn read(&self, key: Vec<u8>, consistency: Consistency, timeout: Duration) -> Result<Fetched, Refusal> {
+    pub async fn read(
+        &self,
+        key: Vec<u8>,
+        (consistency, bounds): (Consistency, Bounds),
+        timeout: Duration,
+    ) -> Result<Fetched, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.client(Input::Read {
             key,
             consistency,
+            bounds,
+            deadline: self.deadline(timeout),
+            reply: Box::new(|result| drop(reply.send(result))),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Reads a page of keys.
+    ///
+    /// # Errors
+    /// As [`Handle::read`].
+    pub async fn list(
+        &self,
+        list: List,
+        (consistency, bounds): (Consistency, Bounds),
+        timeout: Duration,
+    ) -> Result<Listed, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.client(Input::List {
+            list,
+            consistency,
+            bounds,
             deadline: self.deadline(timeout),
             reply: Box::new(|result| drop(reply.send(result))),
         })?;

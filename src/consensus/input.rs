@@ -8,8 +8,8 @@
 
 use raft::eraftpb::{Message, SnapshotMetadata};
 
-use crate::model::{Adopt, Adopted, Answer, Refusal, Request, Status, WhoAmI};
-use crate::storage::{Received, SnapshotWriter, Versioned};
+use crate::model::{Adopt, Adopted, Answer, Item, List, Page, Refusal, Request, Status, WhoAmI};
+use crate::storage::{Received, SnapshotWriter};
 
 /// Milliseconds of the process's monotonic clock ([`crate::consensus::Clock`]).
 pub type Millis = u64;
@@ -26,12 +26,32 @@ pub enum Consistency {
     Stale,
 }
 
+/// What a client asks of the state that it is to be shown, beside [`Consistency`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// The state has this index or a later one.
+    pub min_index: u64,
+    /// How long ago the last contact with a leader, or leading, may be: of stale reads.
+    pub max_stale_ms: Option<Millis>,
+}
+
 /// What a read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The value, or None where there is no such key.
-    pub value: Option<Versioned>,
+    pub value: Option<Item>,
     /// The applied index that it was read at.
+    pub index: u64,
+    /// This node's term then.
+    pub term: u64,
+}
+
+/// What a list found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The page, which is one state.
+    pub page: Page,
+    /// The applied index of that state.
     pub index: u64,
     /// This node's term then.
     pub term: u64,
@@ -63,10 +83,25 @@ pub enum Input {
         key: Vec<u8>,
         /// How fresh.
         consistency: Consistency,
+        /// What else it must be.
+        bounds: Bounds,
         /// Until when.
         deadline: Millis,
         /// Where the answer goes.
         reply: Reply<Result<Fetched, Refusal>>,
+    },
+    /// A client wants to see many keys.
+    List {
+        /// Which.
+        list: List,
+        /// How fresh.
+        consistency: Consistency,
+        /// What else it must be.
+        bounds: Bounds,
+        /// Until when.
+        deadline: Millis,
+        /// Where the answer goes.
+        reply: Reply<Result<Listed, Refusal>>,
     },
     /// An operator wants a durable cut now; answered when it is there.
     Snapshot {

@@ -63,9 +63,9 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Lets a request wait for its turn; gives it back where too many wait.
-    pub fn enqueue(&mut self, waiting: Waiting) -> Result<(), Waiting> {
+    pub fn enqueue(&mut self, waiting: Waiting) -> Result<(), Box<Waiting>> {
         if self.queue.len() >= QUEUE {
-            return Err(waiting);
+            return Err(Box::new(waiting));
         }
         self.queue.push_back(waiting);
         Ok(())

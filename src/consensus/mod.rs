@@ -21,6 +21,7 @@ mod log;
 mod membership;
 mod outbox;
 mod pending;
+mod raw;
 mod reads;
 mod ready;
 mod requests;
@@ -31,12 +32,10 @@ mod transfer;
 
 pub use chores::Chores;
 pub use driver::Driver;
-pub use handle::{Clock, Handle, Inbox, channel};
-pub use input::{Consistency, Fetched, Input, InstallError, Millis, Reply};
+pub use handle::{Clock, Handle, Inbox, Names, channel};
+pub use input::{Bounds, Consistency, Fetched, Input, InstallError, Listed, Millis, Reply};
 pub use outbox::Outbox;
 pub use task::{Running, Start, spawn};
-
-pub use crate::storage::Versioned;
 
 /// What the loop is configured with.
 #[derive(Debug, Clone)]
@@ -58,6 +57,9 @@ pub struct Options {
     pub snapshot_keep_entries: u64,
     /// The most bytes that a copy for a follower may take on disk.
     pub snapshot_spool_bytes: u64,
+    /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A few
+    /// bytes of log can ask for megabytes of it, and the loop has heartbeats to send.
+    pub apply_work: usize,
     /// The most client requests that wait at once.
     pub pending_requests: usize,
     /// Where this node tells its peers to dial it, `host:port`.

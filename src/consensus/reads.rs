@@ -7,15 +7,15 @@
 //! applied the index that its round confirmed. Raft drops a ReadIndex silently when there is no leader, before the
 //! leader's first commit of its term and at any change of roles, so a round is repeated with a new context until the
 //! deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases are not
-//! used: a transfer of leadership breaks them.
+//! used: a transfer of leadership breaks them. What a turn answers is bounded in bytes; the rest waits for the next.
 //!
 //! Not here: raft's own bookkeeping of acknowledgements.
 
 use raft::ReadState;
 
 use super::driver::Driver;
-use super::input::{Consistency, Fetched, Millis, Reply};
-use crate::model::{Code, Refusal};
+use super::input::{Bounds, Consistency, Fetched, Listed, Millis, Reply};
+use crate::model::{Code, Item, List, Refusal};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 
@@ -26,19 +26,32 @@ const REPEAT_AFTER: Millis = 300;
 /// large reads at once holds up heartbeats.
 const READ_BYTES_PER_TURN: usize = 4 << 20;
 
-/// What a read counts besides its value.
+/// What a read, and each key of a page, counts besides its value.
 const READ_COST: usize = 1 << 10;
-
-/// The index of stale reads, which wait for none.
-const STALE: u64 = 0;
 
 /// How many contexts of a round are remembered.
 const CONTEXTS: usize = 8;
 
-struct Reader {
-    key: Vec<u8>,
-    deadline: Millis,
-    reply: Reply<Result<Fetched, Refusal>>,
+/// A client that reads.
+pub(super) struct Reader {
+    pub wanted: Wanted,
+    pub bounds: Bounds,
+    pub deadline: Millis,
+}
+
+/// What a client wants to read, and where that goes.
+pub(super) enum Wanted {
+    Key { key: Vec<u8>, reply: Reply<Result<Fetched, Refusal>> },
+    Page { list: List, reply: Reply<Result<Listed, Refusal>> },
+}
+
+impl Reader {
+    fn refuse(self, refusal: Refusal) {
+        match self.wanted {
+            Wanted::Key { reply, .. } => reply(Err(refusal)),
+            Wanted::Page { reply, .. } => reply(Err(refusal)),
+        }
+    }
 }
 
 struct Round {
@@ -54,7 +67,7 @@ pub(super) struct Reads {
     counter: u64,
     queue: Vec<Reader>,
     round: Option<Round>,
-    /// Confirmed reads with the index they wait for.
+    /// Confirmed reads with the index they wait for, and stale ones, which need no confirmation.
     confirmed: Vec<(u64, Vec<Reader>)>,
 }
 
@@ -73,10 +86,12 @@ impl Reads {
         [self.nonce.0, self.nonce.1, self.counter].iter().flat_map(|part| part.to_be_bytes()).collect()
     }
 
-    fn take_stale(&mut self, reader: Reader) {
+    /// Lets a read wait only for `index`, or the later one that it asks for itself, to be applied.
+    fn confirm(&mut self, index: u64, reader: Reader) {
+        let index = index.max(reader.bounds.min_index);
         match self.confirmed.last_mut() {
-            Some((STALE, readers)) => readers.push(reader),
-            _ => self.confirmed.push((STALE, vec![reader])),
+            Some((last, readers)) if *last == index => readers.push(reader),
+            _ => self.confirmed.push((index, vec![reader])),
         }
     }
 
@@ -94,29 +109,30 @@ fn no_quorum() -> Refusal {
     )
 }
 
+fn not_reached() -> Refusal {
+    Refusal::not_applied(
+        Code::Timeout,
+        "this node has not applied min_index by the deadline; ask again, or another node",
+    )
+}
+
 impl Driver {
-    /// Takes a read in; a stale one is answered by the next turn.
-    pub(super) fn read(
-        &mut self,
-        key: Vec<u8>,
-        consistency: Consistency,
-        deadline: Millis,
-        reply: Reply<Result<Fetched, Refusal>>,
-    ) -> Result<(), Error> {
+    /// Takes a read in; a stale one is answered by the next turn that finds its index applied.
+    pub(super) fn read(&mut self, reader: Reader, consistency: Consistency) -> Result<(), Error> {
         if let Some(mut refusal) = self.unavailable() {
             refusal.leader = self.leader();
-            reply(Err(refusal));
+            reader.refuse(refusal);
         } else if plant::is(Plant::ReadWithoutIndex) {
-            self.answer_read(Reader { key, deadline, reply })?;
+            self.answer_read(reader)?;
         } else if self.reads.len() >= self.options.pending_requests {
-            reply(Err(Refusal::not_applied(
+            reader.refuse(Refusal::not_applied(
                 Code::Overloaded,
                 "too many reads wait on this node (limits.pending_requests); try again in a moment",
-            )));
+            ));
         } else if consistency == Consistency::Stale {
-            self.reads.take_stale(Reader { key, deadline, reply });
+            self.reads.confirm(0, reader);
         } else {
-            self.reads.queue.push(Reader { key, deadline, reply });
+            self.reads.queue.push(reader);
         }
         Ok(())
     }
@@ -157,16 +173,13 @@ impl Driver {
         for state in states {
             let ours = self.reads.round.as_ref().is_some_and(|round| round.contexts.contains(&state.request_ctx));
             if ours && let Some(round) = self.reads.round.take() {
-                self.reads.confirmed.push((state.index, round.readers));
+                round.readers.into_iter().for_each(|reader| self.reads.confirm(state.index, reader));
             }
         }
     }
 
     /// Answers confirmed reads whose index is applied.
     pub(super) fn release_reads(&mut self) -> Result<(), Error> {
-        if self.reads.confirmed.is_empty() {
-            return Ok(());
-        }
         let applied = self.machine.applied().0;
         let ready = self
             .reads
@@ -195,13 +208,44 @@ impl Driver {
         self.reads.confirmed.iter().any(|(index, _)| *index <= applied)
     }
 
-    /// Answers a read; the bytes of the value.
+    /// Answers a read; what it cost, as [`READ_BYTES_PER_TURN`] counts.
     fn answer_read(&self, reader: Reader) -> Result<usize, Error> {
-        let value = self.machine.get(&reader.key)?;
-        let bytes = value.as_ref().map_or(0, |found| found.value.len());
-        let (index, _) = self.machine.applied();
-        (reader.reply)(Ok(Fetched { value, index, term: self.raw.raft.term }));
-        Ok(bytes)
+        let (index, term) = (self.machine.applied().0, self.raw.raft.term);
+        if let Some(most) = reader.bounds.max_stale_ms
+            && self.since_leader().is_none_or(|since| since > most)
+        {
+            reader.refuse(self.too_stale());
+            return Ok(0);
+        }
+        Ok(match reader.wanted {
+            Wanted::Key { key, reply } => {
+                let value = self.machine.get(&key)?;
+                let cost = value.as_ref().map_or(0, |item| item.value.bytes.len());
+                reply(Ok(Fetched { value, index, term }));
+                cost
+            }
+            Wanted::Page { list, reply } => {
+                let page = self.machine.list(&list)?;
+                let bytes = |item: &Option<Item>| item.as_ref().map_or(0, |item| item.value.bytes.len());
+                let cost = page.items.iter().map(|(_, item)| READ_COST + bytes(item)).sum();
+                reply(Ok(Listed { page, index, term }));
+                cost
+            }
+        })
+    }
+
+    /// How long ago a leader was last heard, or this node last led.
+    fn since_leader(&self) -> Option<Millis> {
+        if self.leads() { Some(0) } else { self.leader_seen.map(|seen| self.now.saturating_sub(seen)) }
+    }
+
+    fn too_stale(&self) -> Refusal {
+        let since = match self.since_leader() {
+            Some(since) => format!("this node has heard no leader for {since} ms"),
+            None => "this node has heard no leader since it started".to_owned(),
+        };
+        let refusal = Refusal::not_applied(Code::TooStale, format!("{since}, more than max_stale; ask another one"));
+        Refusal { leader: self.leader(), ..refusal }
     }
 
     pub(super) fn expire_reads(&mut self) {
@@ -214,12 +258,15 @@ impl Driver {
                 self.reads.round = None;
             }
         }
-        // A stale read needs no majority, so its client is told no such thing.
-        for (_, readers) in self.reads.confirmed.iter_mut().filter(|(index, _)| *index != STALE) {
+        // What waits only for its turn lacks nothing that its client could be told of; it is answered, if late.
+        let applied = self.machine.applied().0;
+        for (_, readers) in self.reads.confirmed.iter_mut().filter(|(index, _)| *index > applied) {
             expired.extend(readers.extract_if(.., late));
         }
         self.reads.confirmed.retain(|(_, readers)| !readers.is_empty());
-        self.fail_reads(expired, no_quorum);
+        let (behind, unconfirmed) = expired.into_iter().partition(|reader| reader.bounds.min_index > applied);
+        self.fail_reads(behind, not_reached);
+        self.fail_reads(unconfirmed, no_quorum);
     }
 
     pub(super) fn refuse_reads(&mut self, why: fn() -> Refusal) {
@@ -233,7 +280,7 @@ impl Driver {
         for reader in readers {
             let mut refusal = why();
             refusal.leader = self.leader();
-            (reader.reply)(Err(refusal));
+            reader.refuse(refusal);
         }
     }
 }

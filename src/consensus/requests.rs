@@ -152,7 +152,7 @@ impl Driver {
                 self.requests.batch.push_back(waiting);
             } else if let Err(waiting) = self.membership.enqueue(waiting) {
                 let full = "too many membership changes wait; try again later";
-                self.refuse(waiting, Refusal::not_applied(Code::Overloaded, full));
+                self.refuse(*waiting, Refusal::not_applied(Code::Overloaded, full));
             }
         } else if waiting.forwarded {
             self.refuse(waiting, no_leader());

@@ -5,7 +5,8 @@
 use raft::StateRole;
 
 use super::driver::{Driver, Phase};
-use crate::model::{MemberStatus, State, Status};
+use super::handle::Names;
+use crate::model::{Leader, MemberStatus, State, Status};
 
 /// Raft's role in hashicorp/raft's words.
 pub(super) fn state(role: StateRole) -> State {
@@ -48,6 +49,17 @@ impl Driver {
             joining: self.phase == Phase::Joining,
             forming: self.phase == Phase::Forming,
         }
+    }
+
+    /// Who leads, where this node knows it and has it in its table.
+    pub(super) fn leader(&self) -> Option<Leader> {
+        let member = self.machine.members().get(self.raw.raft.leader_id)?;
+        Some(Leader { node_id: member.name.clone(), http_address: member.http_address.clone() })
+    }
+
+    /// Who this node is and who leads, for the headers of answers.
+    pub(super) fn names(&self) -> Names {
+        Names { node: self.my_name(), leader: self.leader().map(|leader| leader.node_id) }
     }
 
     fn member_status(&self, member: &crate::model::Member) -> MemberStatus {

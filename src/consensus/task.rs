@@ -72,6 +72,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     })?;
     runtime.block_on(async {
         driver.start(clock.now())?;
+        inbox.publish(driver.names());
         let mut ticks = interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !driver.stopped() {
@@ -84,6 +85,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
             }
             drain(&mut driver, &mut inbox, &log)?;
             driver.turn(clock.now())?;
+            inbox.publish(driver.names());
         }
         driver.finish()
     })

@@ -1,17 +1,20 @@
 //! How a success looks: 200, `{"data": ..., "message": "..."}`.
 //!
-//! Why: a stored value is JSON text and goes out as it came in. It is copied, never parsed and written anew, so numbers
-//! keep every digit and a large value costs a copy.
+//! Why: every success has one form and the same headers, whichever route it comes from.
 //!
-//! Laws: what is given as JSON here was checked when it was stored.
+//! Laws: the entity tag is the version and nothing else, so it can be sent back as a condition.
 //!
-//! Not here: failures ([`super::errors`]).
+//! Not here: failures ([`super::errors`]), and how an item looks ([`super::envelope`]).
 
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
-use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use warp::http::StatusCode;
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use warp::reply::Response;
+
+use super::envelope;
+use crate::model::{Item, Value};
 
 /// The header with the raft index that an answer of a data route is about.
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
@@ -20,38 +23,68 @@ const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
 
 /// A 200 with this content as it is.
 pub(super) fn json(content: &impl Serialize) -> Response {
-    text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form"), None)
+    json_text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form"), None)
 }
 
-/// The answer to a write or a read of one value, which is JSON text. It keeps its `share` of the memory of answers until
-/// the client has taken it.
-pub(super) fn value(
-    message: &str,
-    key: &str,
-    value: &[u8],
-    version: u64,
-    share: Option<OwnedSemaphorePermit>,
-) -> Response {
-    const AROUND: usize = 96;
-    let mut body = Vec::with_capacity(value.len() + key.len() + message.len() + AROUND);
-    body.extend_from_slice(br#"{"data":{"key":"#);
-    serde_json::to_writer(&mut body, key).expect("writing to memory does not fail");
-    body.extend_from_slice(br#","value":"#);
-    body.extend_from_slice(value);
-    body.extend_from_slice(format!(r#","version":{version}}},"message":"{message}"}}"#).as_bytes());
-    text(body, share)
+/// The answer to a write of this value: what was sent, and the version that it has now.
+pub(super) fn stored(message: &str, key: &str, value: &Value, version: u64) -> Vec<u8> {
+    let mut body = br#"{"data":"#.to_vec();
+    envelope::stored(&mut body, key, value, version);
+    body.extend_from_slice(format!(r#"}},"message":"{message}"}}"#).as_bytes());
+    body
 }
 
-/// An answer and what it takes of the budget.
+/// The answer to a read of one item.
+pub(super) fn item(message: &str, key: &str, item: &Item) -> Vec<u8> {
+    let mut body = br#"{"data":"#.to_vec();
+    envelope::item(&mut body, key, item);
+    body.extend_from_slice(format!(r#","message":"{message}"}}"#).as_bytes());
+    body
+}
+
+/// A 200 with this JSON text. It keeps its `share` of the memory of answers until the client has taken it.
+pub(super) fn json_text(mut body: Vec<u8>, share: Option<OwnedSemaphorePermit>) -> Response {
+    // People look at it with curl, and their prompt comes next.
+    body.push(b'\n');
+    let mut response = Response::new(held(body.into(), share).into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Bytes that keep their share of a budget while they live.
+pub(super) fn held(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Bytes {
+    match share {
+        Some(share) => Bytes::from_owner(Held { bytes, _share: share }),
+        None => bytes,
+    }
+}
+
 struct Held {
-    body: Vec<u8>,
-    _share: Option<OwnedSemaphorePermit>,
+    bytes: Bytes,
+    _share: OwnedSemaphorePermit,
 }
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        &self.body
+        &self.bytes
     }
+}
+
+/// An answer without a body.
+pub(super) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = status;
+    response
+}
+
+/// Says which version of the key the answer is about.
+pub(super) fn tag(response: &mut Response, version: u64) {
+    response.headers_mut().insert(ETAG, etag(version));
+}
+
+/// The entity tag of a version.
+pub(super) fn etag(version: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).expect("digits in quotes are a header")
 }
 
 /// Says which raft index and term the answer is about.
@@ -67,16 +100,6 @@ pub(super) fn uncached(mut response: Response) -> Response {
     response
 }
 
-fn text(body: Vec<u8>, share: Option<OwnedSemaphorePermit>) -> Response {
-    let mut held = Held { body, _share: share };
-    // People look at it with curl, and their prompt comes next.
-    held.body.push(b'\n');
-    let body = Bytes::from_owner(held);
-    let mut response = Response::new(body.into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,10 +111,10 @@ mod tests {
     async fn an_answer_keeps_its_share_until_it_is_taken() {
         let all = Arc::new(Semaphore::new(100));
         let share = Arc::clone(&all).try_acquire_many_owned(40).unwrap();
-        let response = value("m", "k", b"[1]", 7, Some(share));
+        let response = json_text(b"[1]".to_vec(), Some(share));
         assert_eq!(all.available_permits(), 60);
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(bytes, "{\"data\":{\"key\":\"k\",\"value\":[1],\"version\":7},\"message\":\"m\"}\n");
+        assert_eq!(bytes, "[1]\n");
         assert_eq!(all.available_permits(), 60, "the bytes are still there");
         drop(bytes);
         assert_eq!(all.available_permits(), 100);

@@ -14,16 +14,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use warp::http::Method;
-use warp::http::header::{CONTENT_LENGTH, HeaderMap};
+use warp::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use warp::reply::Response;
 
 use super::Options;
 use super::body::{self, BODIES_BYTES, Body, Unread};
 use super::errors::Problem;
 use super::origins::Origins;
 use super::query::Deadline;
-use crate::consensus::{Consistency, Fetched, Handle};
-use crate::model::{Answer, Code, Refusal, Request, Status};
+use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed};
+use crate::model::{Answer, Code, List, Refusal, Request, Status};
 
+/// The header with the name of the node that answers.
+const X_HUSKV_NODE: HeaderName = HeaderName::from_static("x-huskv-node");
+/// The header with the name of the leader, where one is known.
+const X_HUSKV_LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
 /// How much later than its deadline a request is given up where the loop says nothing.
 const GRACE: Duration = Duration::from_millis(250);
 /// How many bytes the values hold together at most that clients have asked for and not taken yet; a read that goes beyond
@@ -41,6 +46,8 @@ pub(super) struct Door {
     handle: Handle,
     bodies: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    /// As many bytes again for what transactions read; they take them beforehand, and reads must not wait for that.
+    transactions: Arc<Semaphore>,
     status_turns: Semaphore,
 }
 
@@ -66,6 +73,7 @@ impl Door {
             // However large a body may be, one of them always fits.
             bodies: Arc::new(Semaphore::new(BODIES_BYTES.max(options.body_bytes))),
             answers: Arc::new(Semaphore::new(ANSWERS_BYTES.max(options.value_bytes))),
+            transactions: Arc::new(Semaphore::new(ANSWERS_BYTES)),
             options,
             handle,
             status_turns: Semaphore::new(STATUS_TURNS),
@@ -81,25 +89,59 @@ impl Door {
         Ok(answer.map_err(silent)??)
     }
 
+    /// Says in the answer which node gives it, and who leads as far as it knows.
+    pub(super) fn signed(&self, mut response: Response) -> Response {
+        let names = self.handle.names();
+        for (header, name) in [(X_HUSKV_NODE, Some(names.node)), (X_HUSKV_LEADER, names.leader)] {
+            let name = name.filter(|name| !name.is_empty()).and_then(|name| HeaderValue::from_str(&name).ok());
+            if let Some(name) = name {
+                response.headers_mut().insert(header, name);
+            }
+        }
+        response
+    }
+
     /// Reads one key.
     pub(super) async fn read(
         &self,
         key: Vec<u8>,
-        consistency: Consistency,
+        fresh: (Consistency, Bounds),
         deadline: Deadline,
     ) -> Result<Fetched, Problem> {
         let left = deadline.left();
-        match timeout(left + GRACE, self.handle.read(key, consistency, left)).await {
-            Ok(fetched) => Ok(fetched?),
-            Err(_) if consistency == Consistency::Stale => Err(Problem::stalled()),
-            Err(_) => Err(Refusal::not_applied(Code::NoQuorum, "the read was not confirmed by the deadline").into()),
-        }
+        let fetched = timeout(left + GRACE, self.handle.read(key, fresh, left)).await;
+        fetched.map_or_else(|_| Err(silent_read(fresh.0)), |fetched| Ok(fetched?))
+    }
+
+    /// Reads a page of keys.
+    pub(super) async fn list(
+        &self,
+        list: List,
+        fresh: (Consistency, Bounds),
+        deadline: Deadline,
+    ) -> Result<Listed, Problem> {
+        let left = deadline.left();
+        let listed = timeout(left + GRACE, self.handle.list(list, fresh, left)).await;
+        listed.map_or_else(|_| Err(silent_read(fresh.0)), |listed| Ok(listed?))
     }
 
     /// Takes what an answer of so many bytes needs of the memory that all of them share.
     pub(super) fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let bytes = u32::try_from(bytes).map_err(|_| Problem::answers_full())?;
         Arc::clone(&self.answers).try_acquire_many_owned(bytes).map_err(|_| Problem::answers_full())
+    }
+
+    /// As [`Door::share`], for what a transaction may have to answer: it waits, before anything is done, until the deadline.
+    pub(super) async fn share_in_turn(
+        &self,
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Result<OwnedSemaphorePermit, Problem> {
+        let bytes = u32::try_from(bytes.min(ANSWERS_BYTES)).map_err(|_| Problem::answers_full())?;
+        match timeout(deadline.left(), Arc::clone(&self.transactions).acquire_many_owned(bytes)).await {
+            Ok(Ok(share)) => Ok(share),
+            _ => Err(Problem::answers_full()),
+        }
     }
 
     /// Takes a durable cut of the machine.
@@ -138,6 +180,16 @@ impl Door {
     }
 }
 
+/// The failure of a read to which the loop said nothing.
+fn silent_read(consistency: Consistency) -> Problem {
+    match consistency {
+        Consistency::Stale => Problem::stalled(),
+        Consistency::Linearizable => {
+            Refusal::not_applied(Code::NoQuorum, "the read was not confirmed by the deadline").into()
+        }
+    }
+}
+
 impl Call {
     /// A request whose head has just arrived.
     pub(super) fn new(door: Arc<Door>, method: Method, headers: HeaderMap, query: String, body: Unread) -> Self {
@@ -147,6 +199,17 @@ impl Call {
     /// Whether the request has the one method that the route takes.
     pub(super) fn takes(&self, method: &Method, allow: &'static str) -> Result<(), Problem> {
         if self.method == method { Ok(()) } else { Err(Problem::method(&self.method, allow)) }
+    }
+
+    /// The header of this name, without surrounding white space; it may stand there once.
+    pub(super) fn header(&self, name: &HeaderName) -> Result<Option<&str>, Problem> {
+        let mut values = self.headers.get_all(name).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Problem::header(format!("header `{name}` is given more than once")));
+        }
+        let text = value.to_str().map_err(|_| Problem::header(format!("header `{name}` must be ASCII")))?;
+        Ok(Some(text.trim()))
     }
 
     /// Reads the body, up to the limit and the deadline.

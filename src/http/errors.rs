@@ -9,11 +9,13 @@
 //! | `bad_query` | 400 | a query parameter is unknown, repeated or has a wrong value |
 //! | `bad_body` | 400 | the body is no JSON object of the members that the route knows |
 //! | `bad_key` | 400 | the key is empty, too long, or not percent-encoded UTF-8 |
+//! | `bad_header` | 400 | a condition or a content type in the headers cannot be used |
 //! | `cross_origin` | 403 | a web page of another origin asks |
 //! | `not_found` | 404 | there is no such route |
 //! | `key_not_found` | 404 | the store has no such key |
 //! | `method_not_allowed` | 405 | the route has other methods; `Allow` names them |
 //! | `body_timeout` | 408 | the body had not arrived by the deadline |
+//! | `precondition_failed` | 412 | the key has another version than the condition names |
 //! | `too_large` | 413 | the body or the value is over its limit |
 //! | `internal` | 500 | the loop gave an answer of the wrong kind, a bug |
 //! | `stalled` | 503 | the loop has not answered in time, most likely because its disk is slow |
@@ -25,10 +27,11 @@
 //! Not here: what hyper answers to bytes that are no HTTP request (400, 414 or 431 without a body).
 
 use serde::Serialize;
-use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::answers;
 use crate::model::{Code, Fate, Leader, Refusal};
 
 /// The seconds after which a client may try again, as every 503 says.
@@ -47,6 +50,8 @@ struct Parts {
     fate: Fate,
     leader: Option<Leader>,
     allow: Option<&'static str>,
+    /// The version that the key has, where a condition was not true; 0 where there is no such key.
+    version: Option<u64>,
     close: bool,
     /// Whether this room refused before the loop was asked.
     local: bool,
@@ -64,6 +69,8 @@ struct Body<'a> {
     outcome: Option<Fate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     leader: Option<&'a Leader>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
 }
 
 impl Problem {
@@ -77,6 +84,7 @@ impl Problem {
             fate: Fate::NotApplied,
             leader: None,
             allow: None,
+            version: None,
             close: false,
             local: true,
         }))
@@ -86,6 +94,12 @@ impl Problem {
     fn of_the_loop(mut self, fate: Fate) -> Self {
         self.0.fate = fate;
         self.0.local = false;
+        self
+    }
+
+    /// The same, of a part of what was sent.
+    pub(super) fn within(mut self, place: &str) -> Self {
+        self.0.detail = format!("{place}: {}", self.0.detail);
         self
     }
 
@@ -108,6 +122,24 @@ impl Problem {
     /// The key is not one.
     pub(super) fn key(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::BAD_REQUEST, "bad_key", "Bad key", detail)
+    }
+
+    /// A header cannot be read as what the route takes.
+    pub(super) fn header(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::BAD_REQUEST, "bad_header", "Bad header", detail)
+    }
+
+    /// The condition was not true of the key, which has this version, 0 where there is no such key.
+    pub(super) fn condition(key: &str, version: u64) -> Self {
+        let detail = match version {
+            0 => format!("there is no key `{key}`, so the condition is not true"),
+            _ => format!("key `{key}` has version {version}, so the condition is not true"),
+        };
+        let mut problem =
+            Self::local(StatusCode::PRECONDITION_FAILED, "precondition_failed", "Condition not true", detail)
+                .of_the_loop(Fate::NotApplied);
+        problem.0.version = Some(version);
+        problem
     }
 
     /// A page of another origin asks.
@@ -142,13 +174,13 @@ impl Problem {
     }
 
     /// The value is over its limit; the body was read.
-    pub(super) fn value_too_large(detail: impl Into<String>) -> Self {
+    pub(super) fn too_large(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Too large", detail)
     }
 
     /// The body is over its limit; the rest of it was not read.
     pub(super) fn body_too_large(limit: usize) -> Self {
-        Self::value_too_large(format!("the body is over limits.body_bytes ({limit} bytes)")).closing()
+        Self::too_large(format!("the body is over limits.body_bytes ({limit} bytes)")).closing()
     }
 
     /// The bodies of the requests under way fill the memory they may take.
@@ -196,6 +228,7 @@ impl Problem {
             error: &parts.detail,
             outcome: could_change.then_some(parts.fate),
             leader: parts.leader.as_ref(),
+            version: parts.version,
         })
         .expect("strings and numbers always have a JSON form");
         body.push(b'\n');
@@ -205,6 +238,9 @@ impl Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(allow) = parts.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(version) = parts.version.filter(|version| *version != 0) {
+            headers.insert(ETAG, answers::etag(version));
         }
         if parts.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);
@@ -227,6 +263,7 @@ impl From<Refusal> for Problem {
             fate: refusal.fate,
             leader: refusal.leader,
             allow: None,
+            version: None,
             close: false,
             local: false,
         }))
@@ -258,6 +295,7 @@ fn of_loop(code: Code) -> (StatusCode, &'static str) {
         Code::Stopping => (S::SERVICE_UNAVAILABLE, "Shutting down"),
         Code::Joining => (S::SERVICE_UNAVAILABLE, "No member of a cluster yet"),
         Code::TransferFailed => (S::SERVICE_UNAVAILABLE, "Leadership did not move"),
+        Code::TooStale => (S::SERVICE_UNAVAILABLE, "Too stale"),
         Code::Timeout => (S::GATEWAY_TIMEOUT, "Not decided in time"),
         Code::JoinUnfinished => (S::GATEWAY_TIMEOUT, "The join goes on"),
     }

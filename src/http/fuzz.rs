@@ -23,7 +23,8 @@ use super::door::Door;
 use super::errors::Problem;
 use super::origins::{Origins, Verdict};
 use super::server::serve_once;
-use super::{body, query, raft, store};
+use super::txn::Limits;
+use super::{body, listing, query, raft, store, txn};
 use crate::consensus::channel;
 
 /// The limits that the targets are run with, small so that short inputs reach them.
@@ -66,22 +67,28 @@ pub fn body(bytes: &[u8]) {
     };
     assert_eq!(&whole.bytes[..], rest, "a body is what was sent");
     refused(store::parsed(&whole.bytes, LIMIT, LIMIT).map(drop));
+    refused(txn::parsed(&whole.bytes, Limits { key_bytes: LIMIT, value_bytes: LIMIT }).map(drop));
     refused(raft::joining(&whole.bytes).map(drop));
     refused(body::members(&whole.bytes, []).map(drop));
 }
 
-/// A query.
+/// A query, as that of a read of one key and as that of a list.
 pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match query::parameters(text, [query::TIMEOUT, "consistency"]) {
-        Ok([timeout, consistency]) => {
+    match listing::asked(text, LIMIT) {
+        Ok(asked) => assert!((1..=1000).contains(&asked.list.limit), "a page is bounded"),
+        Err(problem) => refused(Err(problem)),
+    }
+    let [one, two, three] = query::FRESH;
+    match query::parameters(text, [query::TIMEOUT, one, two, three]) {
+        Ok([timeout, one, two, three]) => {
             let now = Instant::now();
             let deadline = query::deadline(timeout.as_deref(), Duration::from_secs(5), now);
             if let Ok(deadline) = &deadline {
                 assert!(deadline.0 > now && deadline.0 <= now + Duration::from_secs(60), "a deadline is bounded");
             }
             refused(deadline.map(drop));
-            refused(query::consistency(consistency.as_deref()).map(drop));
+            refused(query::freshness([one, two, three]).map(drop));
         }
         Err(problem) => refused(Err(problem)),
     }

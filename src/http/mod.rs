@@ -10,11 +10,14 @@
 
 mod answers;
 mod body;
+mod conditions;
 mod door;
+mod envelope;
 mod errors;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod health;
+mod listing;
 mod origins;
 mod patient;
 mod query;
@@ -25,6 +28,8 @@ mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
+mod txn;
+mod values;
 
 use std::net::TcpListener;
 use std::sync::Arc;

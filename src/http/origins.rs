@@ -23,9 +23,10 @@ use super::Options;
 use super::errors::{Problem, clip};
 
 /// The methods that a listed page may use.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
 /// The answer's headers that such a page may read.
-const EXPOSED: HeaderValue = HeaderValue::from_static("X-Raft-Index, X-Raft-Term, Retry-After, Allow");
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("ETag, X-Raft-Index, X-Raft-Term, X-Huskv-Node, X-Huskv-Leader, Retry-After, Allow");
 /// The seconds for which a browser may remember a preflight.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use percent_encoding::percent_decode_str;
 
 use super::errors::{Problem, clip};
-use crate::consensus::Consistency;
+use crate::consensus::{Bounds, Consistency};
 
 /// The parameter that every route knows.
 pub(super) const TIMEOUT: &str = "timeout";
@@ -71,13 +71,48 @@ pub(super) fn deadline(timeout: Option<&str>, default: Duration, arrived: Instan
     Ok(Deadline(arrived + timeout))
 }
 
-/// How fresh a read has to be: as its `consistency` says, else linearizable.
-pub(super) fn consistency(text: Option<&str>) -> Result<Consistency, Problem> {
+/// The parameters that say how fresh a read has to be.
+pub(super) const FRESH: [&str; 3] = ["consistency", "max_stale", "min_index"];
+
+/// How fresh a read has to be, as the values of [`FRESH`] say; linearizable without them.
+pub(super) fn freshness(values: [Option<String>; 3]) -> Result<(Consistency, Bounds), Problem> {
+    let [consistency, max_stale, min_index] = values;
+    let consistency = match consistency.as_deref() {
+        None | Some("linearizable") => Consistency::Linearizable,
+        Some("stale") => Consistency::Stale,
+        Some(other) => {
+            let other = clip(other);
+            let detail = format!("query parameter `consistency` must be linearizable or stale, not `{other}`");
+            return Err(Problem::query(detail));
+        }
+    };
+    if max_stale.is_some() && consistency != Consistency::Stale {
+        return Err(Problem::query("query parameter `max_stale` goes with consistency=stale only"));
+    }
+    let max_stale = max_stale.map(|text| {
+        let found = duration(&text).and_then(|most| u64::try_from(most.as_millis()).ok());
+        found.ok_or_else(|| {
+            let text = clip(&text);
+            Problem::query(format!("query parameter `max_stale` must be from 1ms to 60s, such as 500ms, not `{text}`"))
+        })
+    });
+    let min_index = min_index.map(|text| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse().ok()).flatten().ok_or_else(|| {
+            Problem::query(format!("query parameter `min_index` must be a raft index, not `{}`", clip(&text)))
+        })
+    });
+    let bounds = Bounds { min_index: min_index.transpose()?.unwrap_or(0), max_stale_ms: max_stale.transpose()? };
+    Ok((consistency, bounds))
+}
+
+/// Whether a flag is set: `?x` or `?x=true`.
+pub(super) fn flag(text: Option<&str>, name: &str) -> Result<bool, Problem> {
     match text {
-        None | Some("linearizable") => Ok(Consistency::Linearizable),
-        Some("stale") => Ok(Consistency::Stale),
+        None => Ok(false),
+        Some("" | "true") => Ok(true),
         Some(other) => Err(Problem::query(format!(
-            "query parameter `consistency` must be linearizable or stale, not `{}`",
+            "query parameter `{name}` is a flag, written `?{name}` or `?{name}=true`, not `{}`",
             clip(other)
         ))),
     }

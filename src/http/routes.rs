@@ -21,7 +21,7 @@ use super::answers::uncached;
 use super::body::boxed;
 use super::door::{Call, Door};
 use super::errors::Problem;
-use super::{health, raft, store};
+use super::{health, raft, store, txn};
 
 /// Every route.
 pub(super) fn routes(
@@ -32,6 +32,7 @@ pub(super) fn routes(
     let at = |name: &'static str| raft.and(warp::path(name)).and(warp::path::end()).and(call.clone());
 
     let data = warp::path("store").and(warp::path::tail()).and(call.clone()).then(data);
+    let txn = warp::path("txn").and(warp::path::end()).and(call.clone()).then(transaction);
     let health =
         warp::path("health").and(warp::path::end()).and(call.clone()).then(|call| always(call, health::health));
     let stats = at("stats").then(|call| always(call, raft::stats));
@@ -41,7 +42,9 @@ pub(super) fn routes(
     let snapshot = at("snapshot").then(|call| unless_joining(call, raft::snapshot));
     let unknown = unknown(Arc::clone(door));
 
-    data.or(health)
+    data.or(txn)
+        .unify()
+        .or(health)
         .unify()
         .or(stats)
         .unify()
@@ -58,7 +61,14 @@ pub(super) fn routes(
 }
 
 async fn data(tail: Tail, call: Call) -> Response {
-    uncached(unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await)
+    let door = Arc::clone(&call.door);
+    let answer = unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await;
+    door.signed(uncached(answer))
+}
+
+async fn transaction(call: Call) -> Response {
+    let door = Arc::clone(&call.door);
+    door.signed(uncached(unless_joining(call, txn::handle).await))
 }
 
 /// Answers on any node.

@@ -1,24 +1,33 @@
-//! The data routes: `/store` and `/store/KEY`.
+//! The routes of one key, and the way to those of many: `/store` and `/store/KEY`.
 //!
-//! Why: the store is what people come for; these two handlers are all of it.
+//! Why: setting, reading and removing a key is what people come for.
 //!
-//! Laws: a value is the JSON text that was sent, without the white space around it. A key in a path may contain `/`;
-//! one slash at the end belongs to the route, so a key that ends in one is written with `%2F`.
+//! Laws: a key in a path may contain `/`; one slash at the end belongs to the route, so a key that ends in one is
+//! written with `%2F`. A value goes in and out byte for byte.
 //!
-//! Not here: which entry wins (`model::decide`), and when a read is fresh (`consensus::reads`).
+//! Not here: which entry wins and whether a condition is true (`model::decide`), when a read is fresh
+//! (`consensus::reads`), how a value is shown ([`super::envelope`]).
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use warp::http::Method;
+use tokio::sync::OwnedSemaphorePermit;
+use warp::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use super::answers;
 use super::body;
+use super::conditions;
 use super::door::Call;
 use super::errors::Problem;
-use super::query::{self, TIMEOUT};
-use crate::model::{Answer, Command, Outcome, Request};
+use super::listing;
+use super::query::{self, Deadline, FRESH, TIMEOUT};
+use super::values;
+use crate::model::{Answer, Command, Condition, Outcome, Request, Value};
+
+const PERSISTED: &str = "success persisting data";
+const FETCHED: &str = "success fetching data";
 
 /// What DELETE answers.
 #[derive(Serialize)]
@@ -35,46 +44,137 @@ struct Deleted<'a> {
     deleted: bool,
 }
 
+/// What PUT answers: the client has the value.
+#[derive(Serialize)]
+struct Persistence<'a> {
+    data: Persisted<'a>,
+    message: &'static str,
+}
+
+#[derive(Serialize)]
+struct Persisted<'a> {
+    key: &'a str,
+    version: u64,
+}
+
+/// A write that was applied.
+pub(super) struct Written {
+    /// The index of its entry.
+    pub(super) index: u64,
+    /// Its term.
+    pub(super) term: u64,
+    /// What it came to.
+    pub(super) outcome: Outcome,
+}
+
 /// Answers `/store` (an empty tail) and `/store/KEY`.
 pub(super) async fn handle(call: Call, tail: &str) -> Result<Response, Problem> {
     let key = tail.strip_suffix('/').unwrap_or(tail);
     if key.is_empty() {
-        call.takes(&Method::POST, "POST")?;
-        return put(call).await;
+        return match call.method {
+            Method::POST => post(call).await,
+            Method::GET | Method::HEAD => listing::list(&call).await,
+            Method::DELETE => listing::sweep(&call).await,
+            _ => Err(Problem::method(&call.method, "GET, HEAD, POST, DELETE")),
+        };
     }
     match call.method {
-        Method::GET => get(&call, key).await,
+        Method::GET | Method::HEAD => get(&call, key).await,
+        Method::PUT => put(call, key).await,
         Method::DELETE => delete(&call, key).await,
-        _ => Err(Problem::method(&call.method, "GET, DELETE")),
+        _ => Err(Problem::method(&call.method, "GET, HEAD, PUT, DELETE")),
     }
 }
 
-async fn put(mut call: Call) -> Result<Response, Problem> {
+async fn post(mut call: Call) -> Result<Response, Problem> {
     let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let body = call.body(deadline).await?;
-    let (key, value) = parsed(&body.bytes, call.door.options.key_bytes, call.door.options.value_bytes)?;
-    let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: value.clone() };
-    let Answer::Written { index, term, outcome: Outcome::Put } =
-        call.door.request(Request::Write(command), deadline).await?
-    else {
-        return Err(Problem::internal());
-    };
-    let mut response = answers::value("success persisting data", &key, &value, index, body.into_share());
-    answers::mark(&mut response, index, term);
+    let options = &call.door.options;
+    let (key, value, if_version) = parsed(&body.bytes, options.key_bytes, options.value_bytes)?;
+    let condition = conditions::of_write_or_body(&call, if_version)?;
+    let written = persist(&call, &key, value.clone(), condition, deadline).await?;
+    let Outcome::Put { .. } = written.outcome else { return Ok(failed(&call, &key, &written)) };
+    let text = answers::stored(PERSISTED, &key, &value, written.index);
+    let mut response = answers::json_text(text, body.into_share());
+    answers::tag(&mut response, written.index);
+    answers::mark(&mut response, written.index, written.term);
     Ok(response)
 }
 
-async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
-    let [timeout, consistency] = query::parameters(&call.query, [TIMEOUT, "consistency"])?;
+async fn put(mut call: Call, raw_key: &str) -> Result<Response, Problem> {
+    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
-    let consistency = query::consistency(consistency.as_deref())?;
     let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
-    let fetched = call.door.read(key.clone().into_bytes(), consistency, deadline).await?;
-    let mut response = match fetched.value {
+    let condition = conditions::of_write(&call)?;
+    let announced = call.header(&CONTENT_TYPE)?.map(str::to_owned);
+    let body = call.body(deadline).await?;
+    let value = values::from_body(body.bytes.clone(), announced.as_deref(), call.door.options.value_bytes)?;
+    let written = persist(&call, &key, value, condition, deadline).await?;
+    let Outcome::Put { .. } = written.outcome else { return Ok(failed(&call, &key, &written)) };
+    let data = Persisted { key: &key, version: written.index };
+    let mut response = answers::json(&Persistence { data, message: PERSISTED });
+    answers::tag(&mut response, written.index);
+    answers::mark(&mut response, written.index, written.term);
+    Ok(response)
+}
+
+/// Has the value persisted, if the condition is true.
+async fn persist(
+    call: &Call,
+    key: &str,
+    value: Value,
+    condition: Condition,
+    deadline: Deadline,
+) -> Result<Written, Problem> {
+    let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value, condition };
+    let written = write(call, command, deadline).await?;
+    match written.outcome {
+        Outcome::Put { .. } | Outcome::Failed { .. } => Ok(written),
+        _ => Err(Problem::internal()),
+    }
+}
+
+/// Has a command applied.
+pub(super) async fn write(call: &Call, command: Command, deadline: Deadline) -> Result<Written, Problem> {
+    match call.door.request(Request::Write(command), deadline).await? {
+        Answer::Written { index, term, outcome } => Ok(Written { index, term, outcome }),
+        _ => Err(Problem::internal()),
+    }
+}
+
+/// The answer to a write whose condition was not true.
+fn failed(call: &Call, key: &str, written: &Written) -> Response {
+    let version = if let Outcome::Failed { version } = written.outcome { version } else { 0 };
+    let mut response = Problem::condition(key, version).respond(&call.method);
+    answers::mark(&mut response, written.index, written.term);
+    response
+}
+
+async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
+    let [consistency, max_stale, min_index] = FRESH;
+    let names = [TIMEOUT, consistency, max_stale, min_index, "raw"];
+    let [timeout, consistency, max_stale, min_index, raw] = query::parameters(&call.query, names)?;
+    let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
+    let fresh = query::freshness([consistency, max_stale, min_index])?;
+    let raw = query::flag(raw.as_deref(), "raw")?;
+    let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
+    conditions::of_read(call)?;
+    let fetched = call.door.read(key.clone().into_bytes(), fresh, deadline).await?;
+    let mut response = match &fetched.value {
         Some(found) => {
-            let share = call.door.share(found.value.len())?;
-            answers::value("success fetching data", &key, &found.value, found.version, Some(share))
+            let mut response = if conditions::is_known(call, found.version)? {
+                answers::empty(StatusCode::NOT_MODIFIED)
+            } else if raw {
+                let share = call.door.share(found.value.bytes.len())?;
+                as_it_came(&found.value, share)
+            } else {
+                let body = answers::item(FETCHED, &key, found);
+                let share = call.door.share(body.len())?;
+                answers::json_text(body, Some(share))
+            };
+            answers::tag(&mut response, found.version);
+            response
         }
         None => Problem::no_key(&key).respond(&call.method),
     };
@@ -82,35 +182,45 @@ async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
     Ok(response)
 }
 
+/// The bytes alone. A browser must neither guess another type nor let what was stored here act as a page of this node.
+fn as_it_came(value: &Value, share: OwnedSemaphorePermit) -> Response {
+    let mut response = Response::new(answers::held(value.bytes.clone(), Some(share)).into());
+    let headers = response.headers_mut();
+    let fallback = HeaderValue::from_static("application/octet-stream");
+    headers.insert(CONTENT_TYPE, HeaderValue::from_str(&value.content_type).unwrap_or(fallback));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    response
+}
+
 async fn delete(call: &Call, raw_key: &str) -> Result<Response, Problem> {
     let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
-    let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()) };
-    let Answer::Written { index, term, outcome: Outcome::Deleted { existed } } =
-        call.door.request(Request::Write(command), deadline).await?
-    else {
-        return Err(Problem::internal());
+    let condition = conditions::of_write(call)?;
+    let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
+    let written = write(call, command, deadline).await?;
+    let deleted = match written.outcome {
+        Outcome::Deleted { existed } => existed,
+        Outcome::Failed { .. } => return Ok(failed(call, &key, &written)),
+        _ => return Err(Problem::internal()),
     };
-    let data = Deleted { key: &key, value: (), deleted: existed };
+    let data = Deleted { key: &key, value: (), deleted };
     let mut response = answers::json(&Deletion { data, message: "success removing data" });
-    answers::mark(&mut response, index, term);
+    answers::mark(&mut response, written.index, written.term);
     Ok(response)
 }
 
-/// The key and the value in the body of a POST.
-pub(super) fn parsed(body: &[u8], key_bytes: usize, value_bytes: usize) -> Result<(String, Bytes), Problem> {
-    let [key, value] = body::members(body, ["key", "value"])?;
+/// The key, the value and the member `if_version` in the body of a POST.
+pub(super) fn parsed(
+    body: &[u8],
+    key_bytes: usize,
+    value_bytes: usize,
+) -> Result<(String, Value, Option<&RawValue>), Problem> {
+    let names = ["key", "value", "value_base64", "content_type", "if_version"];
+    let [key, value, value_base64, content_type, if_version] = body::members(body, names)?;
     let key = body::string(key, "key")?;
     query::check_key(&key, key_bytes)?;
-    Ok((key, checked_value(body::required(value, "value")?, value_bytes)?))
-}
-
-fn checked_value(value: &RawValue, limit: usize) -> Result<Bytes, Problem> {
-    let text = value.get();
-    if text.len() > limit {
-        let detail = format!("the value has {} bytes, over limits.value_bytes ({limit})", text.len());
-        return Err(Problem::value_too_large(detail));
-    }
-    Ok(Bytes::copy_from_slice(text.as_bytes()))
+    let value = values::from_members(value, value_base64, content_type, value_bytes)?;
+    Ok((key, value, if_version))
 }

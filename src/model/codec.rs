@@ -77,14 +77,19 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Command, Member, MemberChange, Role};
+    use crate::model::{Command, Condition, Member, MemberChange, Role, Value};
 
     #[test]
     fn golden_bytes_of_a_put() {
-        let bytes = encode(&Command::Put { key: "k".into(), value: "\"v\"".into() });
-        let golden = b"\x01\x00\x00\x00\x00\x01\0\0\0\0\0\0\0k\x03\0\0\0\0\0\0\0\"v\"";
-        assert_eq!(bytes, golden);
-        assert_eq!(decode(golden), Ok(Command::Put { key: "k".into(), value: "\"v\"".into() }));
+        let put = Command::Put {
+            key: "k".into(),
+            value: Value { content_type: "t".into(), bytes: "v".into() },
+            condition: Condition::Version(5),
+        };
+        let golden =
+            b"\x01\0\0\0\0\x01\0\0\0\0\0\0\0k\x01\0\0\0\0\0\0\0t\x01\0\0\0\0\0\0\0v\x03\0\0\0\x05\0\0\0\0\0\0\0";
+        assert_eq!(encode(&put), golden);
+        assert_eq!(decode(golden), Ok(put));
     }
 
     #[test]
@@ -104,7 +109,7 @@ mod tests {
 
     #[test]
     fn other_versions_leftovers_and_lies_about_length_are_refused() {
-        let mut bytes = encode(&Command::Delete { key: "k".into() });
+        let mut bytes = encode(&Command::delete("k"));
         bytes.push(0);
         assert!(matches!(decode::<Command>(&bytes), Err(CodecError::Malformed(_))));
         bytes[0] = 2;
@@ -123,7 +128,7 @@ mod tests {
     fn values_of_every_size_come_back() {
         for bound in [0x1000_usize, 0x1_0000, 0x10_0000] {
             for size in bound - 40..bound + 8 {
-                let put = Command::Put { key: "k".into(), value: vec![7; size].into() };
+                let put = Command::put("k", vec![7; size]);
                 assert_eq!(decode(&encode(&put)), Ok(put), "{size}");
             }
         }

@@ -3,13 +3,17 @@
 //! Why: the replicas stay equal only if the same command at the same index has the same effect everywhere, so the
 //! decision is a function of the command, the index and the state before it, and of nothing else.
 //!
-//! Laws: one log entry holds one command, so the raft index of the entry is the version of everything it changed.
+//! Laws: one log entry holds one command, so the raft index of the entry is the version of everything it changed. A
+//! condition is judged here, where its command is applied, never before.
 //!
 //! Not here: how the state is stored (`storage::machine`), and membership, which raft's own entries carry
 //! ([`crate::model::MemberChange`]).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use super::txn::{self, Done, Txn};
+use super::{Condition, Item, Stamp, Value};
 
 /// One change that a client asks for; the content of one log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,13 +22,17 @@ pub enum Command {
     Put {
         /// The key, 1 to `limits.key_bytes` bytes.
         key: Bytes,
-        /// The value: the text of one JSON value, as the client sent it.
-        value: Bytes,
+        /// The value.
+        value: Value,
+        /// What has to be true of the key.
+        condition: Condition,
     },
     /// Removes `key`; a key that is not there stays away.
     Delete {
         /// The key, 1 to `limits.key_bytes` bytes.
         key: Bytes,
+        /// What has to be true of the key.
+        condition: Condition,
     },
     /// Replaces the addresses of the member with this raft id; of an id that is no member nothing changes.
     Move {
@@ -35,19 +43,74 @@ pub enum Command {
         /// Where its clients find it, `host:port`.
         http_address: String,
     },
+    /// Removes keys with this prefix, from the smallest on, as many as one command may.
+    Sweep {
+        /// The prefix.
+        prefix: Bytes,
+    },
+    /// Changes several keys at once, or reads them.
+    Txn(Txn),
 }
 
-/// What applying a [`Command`] came to. A refusal by the state machine would be one of these too: it is an answer,
-/// not an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+impl Command {
+    /// Sets `key` to these bytes whatever is there.
+    pub fn put(key: impl Into<Bytes>, bytes: impl Into<Bytes>) -> Self {
+        Self::Put { key: key.into(), value: Value::binary(bytes), condition: Condition::Always }
+    }
+
+    /// Removes `key` whatever is there.
+    pub fn delete(key: impl Into<Bytes>) -> Self {
+        Self::Delete { key: key.into(), condition: Condition::Always }
+    }
+
+    /// About how many bytes it takes up.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.content_type.len() + value.bytes.len(),
+            Self::Delete { key, .. } => key.len(),
+            Self::Move { raft_address, http_address, .. } => raft_address.len() + http_address.len(),
+            Self::Sweep { prefix } => prefix.len(),
+            Self::Txn(txn) => txn.size(),
+        }
+    }
+}
+
+/// What applying a [`Command`] came to. A refusal by the state machine is one of these too: it is an answer, not an
+/// error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The key has its new value; its version is the index of the entry.
-    Put,
+    Put {
+        /// The index of the entry that made the key, this one where there was none.
+        create_version: u64,
+    },
     /// The key is gone; `existed` tells whether it was there before.
     Deleted {
         /// Whether there was something to remove.
         existed: bool,
     },
+    /// The condition was not true, and nothing was changed.
+    Failed {
+        /// The version that the key has instead, 0 where there is no such key.
+        version: u64,
+    },
+    /// Keys with the prefix are gone.
+    Swept {
+        /// How many were removed.
+        deleted: u64,
+        /// Whether there are others, which the next such command removes.
+        more: bool,
+    },
+    /// The transaction was done.
+    Txn {
+        /// Whether all checks held.
+        succeeded: bool,
+        /// What came of the operations that were run, in their order.
+        results: Vec<Done>,
+    },
+    /// The transaction would have read, replaced or removed more than [`super::TXN_BYTES`]; nothing was changed.
+    TooLarge,
     /// The member table was changed, or already said the same.
     Moved,
     /// Nothing was asked (a leader's first entry of its term).
@@ -58,24 +121,34 @@ pub enum Outcome {
 pub trait View {
     /// What reading the state can fail with.
     type Error;
-    /// The version of `key`, or None where there is no such key.
+    /// What is known of `key`, or None where there is no such key.
     ///
     /// # Errors
     /// Whatever the store fails with; nothing has been changed then.
-    fn version(&self, key: &[u8]) -> Result<Option<u64>, Self::Error>;
+    fn stamp(&self, key: &Bytes) -> Result<Option<Stamp>, Self::Error>;
+
+    /// What there is under `key`.
+    ///
+    /// # Errors
+    /// As above.
+    fn item(&self, key: &Bytes) -> Result<Option<Item>, Self::Error>;
+
+    /// The smallest key from `from` on, and smaller than `to` where given.
+    ///
+    /// # Errors
+    /// As above.
+    fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, Stamp)>, Self::Error>;
 }
 
 /// One absolute effect on the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The key has this value and this version from now on.
+    /// The key holds this from now on.
     Put {
         /// The key.
         key: Bytes,
-        /// Its new value.
-        value: Bytes,
-        /// Its new version, the raft index of the change.
-        version: u64,
+        /// Its new value and indexes.
+        item: Item,
     },
     /// The key is gone.
     Delete {
@@ -93,51 +166,90 @@ pub enum Change {
     },
 }
 
-/// Decides `command` at `index` against `view`: the answer for whoever waits, and the effect on the state, if any.
+/// Decides `command` at `index` against `view`: the answer for whoever waits, and the effects on the state, in order.
 ///
 /// # Errors
 /// Only what `view` fails with.
-pub fn decide<V: View>(command: Command, index: u64, view: &V) -> Result<(Outcome, Option<Change>), V::Error> {
+pub fn decide<V: View>(command: Command, index: u64, view: &V) -> Result<(Outcome, Vec<Change>), V::Error> {
     Ok(match command {
-        Command::Put { key, value } => (Outcome::Put, Some(Change::Put { key, value, version: index })),
-        Command::Delete { key } => {
-            let existed = view.version(&key)?.is_some();
-            (Outcome::Deleted { existed }, existed.then_some(Change::Delete { key }))
+        Command::Put { key, value, condition } => {
+            let stamp = view.stamp(&key)?;
+            let version = stamp.map_or(0, |stamp| stamp.version);
+            if condition.holds(version) {
+                let create_version = stamp.map_or(index, |stamp| stamp.create_version);
+                let item = Item { value, version: index, create_version };
+                (Outcome::Put { create_version }, vec![Change::Put { key, item }])
+            } else {
+                (Outcome::Failed { version }, Vec::new())
+            }
+        }
+        Command::Delete { key, condition } => {
+            let version = view.stamp(&key)?.map_or(0, |stamp| stamp.version);
+            match (condition.holds(version), version) {
+                (false, _) => (Outcome::Failed { version }, Vec::new()),
+                (true, 0) => (Outcome::Deleted { existed: false }, Vec::new()),
+                (true, _) => (Outcome::Deleted { existed: true }, vec![Change::Delete { key }]),
+            }
         }
         Command::Move { raft_id, raft_address, http_address } => {
-            (Outcome::Moved, Some(Change::Move { raft_id, raft_address, http_address }))
+            (Outcome::Moved, vec![Change::Move { raft_id, raft_address, http_address }])
         }
+        Command::Sweep { prefix } => txn::sweep(&prefix, view)?,
+        Command::Txn(txn) => txn.decide(index, view)?,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
-    use std::convert::Infallible;
+    use crate::model::samples::Map;
 
-    struct Map(BTreeMap<Vec<u8>, u64>);
-    impl View for Map {
-        type Error = Infallible;
-        fn version(&self, key: &[u8]) -> Result<Option<u64>, Infallible> {
-            Ok(self.0.get(key).copied())
+    fn map() -> Map {
+        let value = Value::binary("12345");
+        Map::from_iter([("a", Item { value, version: 5, create_version: 3 })])
+    }
+
+    fn value() -> Value {
+        Value { content_type: "text/plain".into(), bytes: "1".into() }
+    }
+
+    fn put(key: &'static str, condition: Condition) -> (Outcome, Vec<Change>) {
+        let Ok(decided) = decide(Command::Put { key: key.into(), value: value(), condition }, 7, &map());
+        decided
+    }
+
+    #[test]
+    fn a_put_takes_the_index_as_its_version_and_keeps_when_the_key_was_made() {
+        for (key, create_version) in [("a", 3), ("b", 7)] {
+            let item = Item { value: value(), version: 7, create_version };
+            let changes = vec![Change::Put { key: key.into(), item }];
+            assert_eq!(put(key, Condition::Always), (Outcome::Put { create_version }, changes));
         }
     }
 
     #[test]
-    fn a_put_takes_the_index_as_its_version() {
-        let put = Command::Put { key: "a".into(), value: "1".into() };
-        let Ok((outcome, change)) = decide(put, 7, &Map(BTreeMap::new()));
-        assert_eq!(outcome, Outcome::Put);
-        assert_eq!(change, Some(Change::Put { key: "a".into(), value: "1".into(), version: 7 }));
+    fn a_delete_says_whether_the_key_was_there_and_changes_nothing_if_not() {
+        let condition = Condition::Always;
+        let Ok(gone) = decide(Command::Delete { key: "a".into(), condition }, 7, &map());
+        assert_eq!(gone, (Outcome::Deleted { existed: true }, vec![Change::Delete { key: "a".into() }]));
+        let Ok(missing) = decide(Command::Delete { key: "b".into(), condition }, 7, &map());
+        assert_eq!(missing, (Outcome::Deleted { existed: false }, vec![]));
     }
 
     #[test]
-    fn a_delete_says_whether_the_key_was_there_and_changes_nothing_if_not() {
-        let map = Map(BTreeMap::from([(b"a".to_vec(), 3)]));
-        let Ok(gone) = decide(Command::Delete { key: "a".into() }, 7, &map);
-        assert_eq!(gone, (Outcome::Deleted { existed: true }, Some(Change::Delete { key: "a".into() })));
-        let Ok(missing) = decide(Command::Delete { key: "b".into() }, 7, &map);
-        assert_eq!(missing, (Outcome::Deleted { existed: false }, None));
+    fn a_failed_condition_changes_nothing_and_says_the_version() {
+        for (key, condition, version) in [
+            ("a", Condition::Absent, 5),
+            ("a", Condition::Version(4), 5),
+            ("b", Condition::Exists, 0),
+            ("b", Condition::Version(5), 0),
+        ] {
+            let failed = (Outcome::Failed { version }, vec![]);
+            assert_eq!(put(key, condition), failed, "{condition:?}");
+            let Ok(delete) = decide(Command::Delete { key: key.into(), condition }, 7, &map());
+            assert_eq!(delete, failed, "{condition:?}");
+        }
+        assert_eq!(put("a", Condition::Version(5)).0, Outcome::Put { create_version: 3 });
+        assert_eq!(put("b", Condition::Absent).0, Outcome::Put { create_version: 7 });
     }
 }

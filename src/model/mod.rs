@@ -10,13 +10,21 @@
 
 pub mod codec;
 mod command;
+mod list;
 mod members;
 mod peer;
 mod refusal;
+#[cfg(test)]
+pub mod samples;
 mod status;
+mod txn;
+mod value;
 
 pub use command::{Change, Command, Outcome, View, decide};
+pub use list::{List, Page, after, after_prefix};
 pub use members::{Member, MemberChange, Members, Role};
 pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI};
 pub use refusal::{Code, Fate, Leader, Refusal};
 pub use status::{MemberStatus, State, Status};
+pub use txn::{Check, Done, Operation, SWEEP_BYTES, SWEEP_KEYS, TXN_BYTES, Test, Txn};
+pub use value::{Condition, Item, Stamp, Value};

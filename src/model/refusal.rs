@@ -76,6 +76,8 @@ pub enum Code {
     NotAVoter,
     /// Leadership did not move in time.
     TransferFailed,
+    /// The last contact with a leader is longer ago than a stale read allows.
+    TooStale,
     /// The request as such cannot be done; the detail says why.
     BadRequest,
 }
@@ -107,6 +109,7 @@ impl Code {
             Self::UnknownMember => "unknown_member",
             Self::NotAVoter => "not_a_voter",
             Self::TransferFailed => "transfer_failed",
+            Self::TooStale => "too_stale",
             Self::BadRequest => "bad_request",
         }
     }

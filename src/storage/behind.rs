@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::engine::Pair;
 use super::{Batch, Db, Error};
+use crate::model::after;
 
 /// The most bytes that are kept back.
 const KEPT_BYTES: usize = 512 << 10;
@@ -112,12 +113,36 @@ impl Db for Behind {
 
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
         let kept = self.kept();
-        let removed = kept.range(from, to).filter(|(_, value)| value.is_none()).count();
-        let below = self.db.scan(from, to, limit.saturating_add(removed))?;
-        let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
-            below.into_iter().map(|(key, value)| (key, Some(value))).collect();
-        merged.extend(kept.range(from, to).map(|(key, value)| (key.clone(), value.clone())));
-        Ok(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
+        let (mut from, mut found) = (from.to_vec(), Vec::new());
+        while found.len() < limit && to.is_none_or(|to| from.as_slice() < to) {
+            let wanted = limit - found.len();
+            let below = self.db.scan(&from, to, wanted)?;
+            // Up to here it is known what the tree holds: to its last pair, or to the end where there were fewer.
+            let next = if below.len() < wanted { None } else { below.last().map(|(key, _)| after(key)) };
+            let mut merged: BTreeMap<_, _> = below.into_iter().map(|(key, value)| (key, Some(value))).collect();
+            let changed = kept.range(&from, next.as_deref().or(to));
+            merged.extend(changed.map(|(key, value)| (key.clone(), value.clone())));
+            found.extend(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(wanted));
+            let Some(next) = next else { break };
+            from = next;
+        }
+        Ok(found)
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
+        let kept = self.kept();
+        let mut end = to.to_vec();
+        loop {
+            let below = self.db.last(from, &end)?;
+            let Some((key, value)) = kept.range(from, Some(&end)).next_back() else { return Ok(below) };
+            if below.as_ref().is_some_and(|(below, _)| below > key) {
+                return Ok(below);
+            }
+            match value {
+                Some(value) => return Ok(Some((key.clone(), value.clone()))),
+                None => end.clone_from(key),
+            }
+        }
     }
 
     fn sync(&self) -> Result<(), Error> {
@@ -136,7 +161,7 @@ impl Db for Behind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::tests::Memory;
+    use crate::storage::tests::{Dice, Memory};
 
     fn put(key: &str, value: &str) -> (Vec<u8>, Option<Vec<u8>>) {
         (key.into(), Some(value.into()))
@@ -160,6 +185,34 @@ mod tests {
         assert_eq!(behind.scan(b"b", Some(b"e"), 2).unwrap(), all[1..3]);
         let written = behind.written().unwrap();
         assert_eq!(written.scan(b"a", None, 10).unwrap(), all);
+    }
+
+    #[test]
+    fn any_range_is_that_of_the_tree_with_everything_written() {
+        for seed in 0..300 {
+            let mut dice = Dice(seed);
+            let key = |dice: &mut Dice| format!("{:02}", dice.below(30)).into_bytes();
+            let (tree, after) = (Arc::new(Memory::default()), Memory::default());
+            let behind = Behind::new(tree.clone());
+            for round in 0..40 {
+                let value = (dice.below(3) > 0).then(|| format!("{round}").into_bytes());
+                let batch = Batch { changes: vec![(key(&mut dice), value)] };
+                after.write(batch.clone()).unwrap();
+                if round < 20 { tree.write(batch).unwrap() } else { behind.write(batch).unwrap() }
+            }
+            for _ in 0..20 {
+                let (from, mut to) = (key(&mut dice), key(&mut dice));
+                to.push(0);
+                let limit = 1 + usize::try_from(dice.below(12)).unwrap();
+                for (to, limit) in [(Some(&to[..]), limit), (None, limit), (Some(&to[..]), usize::MAX)] {
+                    let found = behind.scan(&from, to, limit).unwrap();
+                    assert_eq!(found, after.scan(&from, to, limit).unwrap(), "seed {seed}");
+                }
+                if from <= to {
+                    assert_eq!(behind.last(&from, &to).unwrap(), after.last(&from, &to).unwrap(), "seed {seed}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! Not here: which values there are (`machine`), and the bytes of keys (`layout`).
 
 use super::layout::{Bytes, CELL_VERSION, Kind, PIECE_BYTES, cell_key, length, parse_cell_key};
-use super::{Batch, Db, Error};
+use super::{Batch, Db, Error, item};
 use crate::model::codec::MAX_BYTES;
 
 /// Bytes of the header in front of the first piece: format, version, length, checksum.
@@ -59,11 +59,17 @@ impl Header {
         Ok((Self { version, length, checksum }, bytes.0))
     }
 
-    fn total(self) -> usize {
-        HEADER_BYTES + self.length as usize
+    /// The length of the value.
+    pub(super) fn length(self) -> usize {
+        self.length as usize
     }
 
-    fn pieces(self) -> usize {
+    fn total(self) -> usize {
+        HEADER_BYTES + self.length()
+    }
+
+    /// How many pieces the value has.
+    pub(super) fn pieces(self) -> usize {
         self.total().div_ceil(PIECE_BYTES)
     }
 
@@ -117,10 +123,22 @@ fn remove_pieces(batch: &mut Batch, kind: Kind, key: &[u8], from: usize, old: Op
     }
 }
 
-/// The header of the value of `key`; the value itself is not checked.
-pub(super) fn header(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<Header>, Error> {
-    let Some(piece) = db.get(&cell_key(kind, key, 0))? else { return Ok(None) };
-    Header::decode(&piece, db).map(|(header, _)| Some(header))
+/// The header of the value of `key` and the beginning of it; nothing of it is checked.
+pub(super) fn first(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header, Vec<u8>)>, Error> {
+    db.get(&cell_key(kind, key, 0))?.map(|piece| begin(db, &piece)).transpose()
+}
+
+/// What a first piece holds.
+pub(super) fn begin(db: &dyn Db, piece: &[u8]) -> Result<(Header, Vec<u8>), Error> {
+    Header::decode(piece, db).map(|(header, first)| (header, first.to_vec()))
+}
+
+/// The whole value of `key`, where its checksum is right.
+pub(super) fn checked(db: &dyn Db, kind: Kind, key: &[u8], header: Header, value: Vec<u8>) -> Result<Vec<u8>, Error> {
+    if Header::of(kind, key, header.version, &value) == header {
+        return Ok(value);
+    }
+    Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", shown(kind, key))))
 }
 
 /// The value of `key`, checked.
@@ -134,10 +152,7 @@ pub(super) fn read(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header
             value.extend_from_slice(&piece);
         }
     }
-    if Header::of(kind, key, header.version, &value) != header {
-        return Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", shown(kind, key))));
-    }
-    Ok(Some((header, value)))
+    Ok(Some((header, checked(db, kind, key, header, value)?)))
 }
 
 fn shown(kind: Kind, key: &[u8]) -> String {
@@ -204,6 +219,9 @@ fn finish(value: Option<Partial>, tally: &mut Tally, db: &dyn Db) -> Result<(), 
     let Some(Partial { kind, key, header, bytes, pieces }) = value else { return Ok(()) };
     if pieces != header.pieces() || Header::of(kind, &key, header.version, &bytes) != header {
         return Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", shown(kind, &key))));
+    }
+    if kind == Kind::Data {
+        item::check(db, header, &bytes)?;
     }
     if kind != Kind::State {
         tally.digest = tally.digest.wrapping_add(header.digest());

@@ -44,6 +44,11 @@ pub trait Db: Send + Sync {
     /// # Errors
     /// [`Error`] where the engine cannot read or finds damage.
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error>;
+    /// The last pair with `from <= key < to` in byte order.
+    ///
+    /// # Errors
+    /// [`Error`] where the engine cannot read or finds damage.
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error>;
     /// Makes every write that returned before this call durable.
     ///
     /// # Errors

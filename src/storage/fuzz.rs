@@ -73,6 +73,12 @@ impl Db for Memory {
         Ok(())
     }
 
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
+        let pairs = self.pairs();
+        let found = pairs.range(from.to_vec()..to.to_vec()).next_back();
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())))
+    }
+
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
         let pairs = self.pairs();
         let from = pairs.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Unbounded));
@@ -211,8 +217,9 @@ fn use_machine(db: Arc<Memory>) {
     }
     let (index, term) = machine.applied();
     let key = data.last().map_or(&b"k"[..], |(_, key, _)| key).to_vec();
-    let command = Command::Put { key: key.clone().into(), value: "1".into() };
-    let applied = machine.apply(vec![Applied { index: index + 1, term, operation: Operation::Command(command) }]);
+    let command = Command::put(key.clone(), "1");
+    let applied =
+        machine.apply(vec![Applied { index: index + 1, term, operation: Operation::Command(command) }], usize::MAX);
     assert!(
         applied.is_ok() && machine.get(&key).is_ok_and(|found| found.is_some_and(|value| value.version == index + 1))
     );

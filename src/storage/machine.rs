@@ -9,30 +9,22 @@
 //! Not here: the rule from command to effect ([`crate::model::decide`]), when to sync (the loop), copies for others
 //! (`snapshot`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
-use crate::model::{Change, Command, MemberChange, Members, Outcome, View, codec, decide};
+use crate::model::{Change, Command, Item, List, MemberChange, Members, Outcome, Page, codec, decide};
 use crate::plant::{self, Plant};
 
 use super::behind::Behind;
 use super::cells::{self, Header};
+use super::item;
 use super::layout::{Kind, STATE_VERSION};
+use super::overlay::{Now, Overlay, Slot, Touched};
 use super::spool::{Line, Spool};
 use super::state::{State, Unreadable};
+use super::walk;
 use super::{Batch, Cut, Db, Error, SnapshotReader};
-
-/// A value with the version of its last change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Versioned {
-    /// The stored bytes.
-    pub value: Bytes,
-    /// The raft index of the last change.
-    pub version: u64,
-}
 
 /// What one committed entry asks of the machine.
 #[derive(Debug, Clone)]
@@ -59,6 +51,23 @@ pub struct Applied {
     pub term: u64,
     /// What it asks.
     pub operation: Operation,
+}
+
+/// The member table while a batch is decided.
+struct Table {
+    members: Members,
+    /// The index of the last entry that changed it, if any: the same on every node, whatever shares a batch there.
+    changed: Option<u64>,
+}
+
+impl Table {
+    fn change(&mut self, index: u64, how: impl FnOnce(&mut Members)) {
+        let mut members = self.members.clone();
+        how(&mut members);
+        if members != self.members {
+            *self = Self { members, changed: Some(index) };
+        }
+    }
 }
 
 /// The state machine of one incarnation.
@@ -159,38 +168,60 @@ impl Machine {
         self.state.was_written
     }
 
-    /// The value of `key`.
+    /// What there is under `key`.
     ///
     /// # Errors
     /// [`Error`] for damage.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Versioned>, Error> {
-        let found = cells::read(&self.db, Kind::Data, key)?;
-        Ok(found.map(|(header, value)| Versioned { value: value.into(), version: header.version }))
+    pub fn get(&self, key: &[u8]) -> Result<Option<Item>, Error> {
+        item::read(&self.db, key)
     }
 
-    /// Applies committed entries in order, in one atomic batch with the applied index; one outcome an entry.
+    /// A page of keys.
+    ///
+    /// # Errors
+    /// [`Error`] for damage.
+    pub fn list(&self, list: &List) -> Result<Page, Error> {
+        walk::page(&self.db, list)
+    }
+
+    /// Applies committed entries in order, each batch of them atomically with its applied index; one outcome for each
+    /// that was applied. Those are the first ones, at least one: what comes after `most_work`, about the bytes that entries
+    /// read, replace and remove, is left for another call. A batch ends with a command that removes many keys, or commands
+    /// after it would step over the same ones again.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn apply(&mut self, entries: Vec<Applied>) -> Result<Vec<Outcome>, Error> {
-        if entries.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut state = self.state.clone();
-        let mut members = None;
-        let mut overlay = Overlay { db: &self.db, touched: BTreeMap::new() };
+    pub fn apply(&mut self, entries: Vec<Applied>, most_work: usize) -> Result<Vec<Outcome>, Error> {
         let mut outcomes = Vec::with_capacity(entries.len());
+        let mut entries = entries.into_iter().peekable();
+        let mut left = most_work;
+        while entries.peek().is_some() && (left > 0 || outcomes.is_empty()) {
+            left = left.saturating_sub(self.apply_batch(&mut entries, &mut outcomes, left)?);
+        }
+        Ok(outcomes)
+    }
+
+    fn apply_batch(
+        &mut self,
+        entries: &mut impl Iterator<Item = Applied>,
+        outcomes: &mut Vec<Outcome>,
+        most: usize,
+    ) -> Result<usize, Error> {
+        let mut state = self.state.clone();
+        let mut table = Table { members: self.members.clone(), changed: None };
+        let overlay = Overlay::new(&self.db);
         for entry in entries {
             if entry.index != state.index + 1 || entry.term < state.term {
                 let detail = format!("entry {} was to be applied after entry {}", entry.index, state.index);
                 return Err(Error::damaged(&self.db, detail));
             }
             (state.index, state.term) = (entry.index, entry.term);
+            let is_last = matches!(entry.operation, Operation::Command(Command::Sweep { .. }));
             outcomes.push(match entry.operation {
                 Operation::Nothing => Outcome::Nothing,
                 Operation::Membership { change, conf_state } => {
                     if let Some(change) = change {
-                        members.get_or_insert_with(|| self.members.clone()).apply(&change);
+                        table.change(entry.index, |members| members.apply(&change));
                     }
                     state.conf_state = conf_state;
                     state.configuration_index = entry.index;
@@ -198,47 +229,55 @@ impl Machine {
                 }
                 Operation::Command(command) => {
                     state.was_written |= !matches!(command, Command::Move { .. });
-                    let (outcome, change) = decide(command, entry.index, &overlay)?;
-                    match change {
-                        Some(Change::Move { raft_id, raft_address, http_address }) => {
-                            let table = members.get_or_insert_with(|| self.members.clone());
-                            table.relocate(raft_id, &raft_address, &http_address);
+                    let (outcome, changes) = decide(command, entry.index, &overlay)?;
+                    for change in changes {
+                        match change {
+                            Change::Put { key, item } => overlay.set(key, Now::Holds(item))?,
+                            Change::Delete { key } => overlay.set(key, Now::Gone)?,
+                            Change::Move { raft_id, raft_address, http_address } => {
+                                table.change(entry.index, |members| {
+                                    members.relocate(raft_id, &raft_address, &http_address);
+                                });
+                            }
                         }
-                        Some(change) => overlay.take(change)?,
-                        None => {}
                     }
                     outcome
                 }
             });
+            if is_last || overlay.work() >= most {
+                break;
+            }
         }
-        let touched = overlay.touched;
-        self.commit(state, members.filter(|members| *members != self.members), touched)?;
-        Ok(outcomes)
+        let work = overlay.work();
+        let touched = overlay.into_touched();
+        self.commit(state, table, touched)?;
+        Ok(work)
     }
 
-    fn commit(&mut self, mut state: State, members: Option<Members>, touched: Touched) -> Result<(), Error> {
+    fn commit(&mut self, mut state: State, table: Table, touched: Touched) -> Result<(), Error> {
         let mut batch = Batch::default();
         let tally = &mut state.tally;
         for (key, Slot { before, now }) in touched {
-            if let Some(before) = before {
+            let before = before.map(|(header, _)| header);
+            if let (Some(before), false) = (before, matches!(now, Now::Unchanged)) {
                 tally.keys -= 1;
                 tally.digest = tally.digest.wrapping_sub(before.digest());
             }
             match (now, before) {
-                (Some((version, value)), _) => {
-                    let header = cells::put(&mut batch, Kind::Data, &key, version, &value, before);
+                (Now::Holds(item), _) => {
+                    let header = item::put(&mut batch, &key, &item, before);
                     tally.keys += 1;
                     tally.digest = tally.digest.wrapping_add(header.digest());
                 }
-                (None, Some(before)) => cells::delete(&mut batch, Kind::Data, &key, before),
-                (None, None) => {}
+                (Now::Gone, Some(before)) => cells::delete(&mut batch, Kind::Data, &key, before),
+                (Now::Gone, None) | (Now::Unchanged, _) => {}
             }
         }
-        if let Some(members) = members {
-            let (bytes, old) = (codec::encode(&members), self.members_header);
-            let header = cells::put(&mut batch, Kind::Members, b"", state.index, &bytes, Some(old));
+        if let Some(index) = table.changed {
+            let (bytes, old) = (codec::encode(&table.members), self.members_header);
+            let header = cells::put(&mut batch, Kind::Members, b"", index, &bytes, Some(old));
             tally.digest = tally.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
-            (self.members, self.members_header) = (members, header);
+            (self.members, self.members_header) = (table.members, header);
         }
         let effects_end = batch.changes.len();
         self.state_header =
@@ -289,49 +328,5 @@ impl Machine {
     /// Gives the running cut up, if any.
     pub fn abort_cut(&mut self) {
         self.cut = None;
-    }
-}
-
-/// What one batch makes of a key.
-struct Slot {
-    /// What is stored, before the batch.
-    before: Option<Header>,
-    /// The version and value it ends with, None where it ends deleted.
-    now: Option<(u64, Bytes)>,
-}
-
-type Touched = BTreeMap<Bytes, Slot>;
-
-/// The tree under the effects of a batch that is not written yet: several of its entries may touch one key.
-struct Overlay<'a> {
-    db: &'a dyn Db,
-    touched: Touched,
-}
-
-impl View for Overlay<'_> {
-    type Error = Error;
-
-    fn version(&self, key: &[u8]) -> Result<Option<u64>, Error> {
-        match self.touched.get(key) {
-            Some(slot) => Ok(slot.now.as_ref().map(|(version, _)| *version)),
-            None => Ok(cells::header(self.db, Kind::Data, key)?.map(|header| header.version)),
-        }
-    }
-}
-
-impl Overlay<'_> {
-    fn take(&mut self, change: Change) -> Result<(), Error> {
-        let (key, now) = match change {
-            Change::Put { key, value, version } => (key, Some((version, value))),
-            Change::Delete { key } => (key, None),
-            Change::Move { .. } => return Ok(()),
-        };
-        if let Some(slot) = self.touched.get_mut(&key) {
-            slot.now = now;
-        } else {
-            let before = cells::header(self.db, Kind::Data, &key)?;
-            self.touched.insert(key, Slot { before, now });
-        }
-        Ok(())
     }
 }

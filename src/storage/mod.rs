@@ -18,9 +18,11 @@ pub(crate) mod fuzz;
 mod guard;
 mod identity;
 mod index;
+mod item;
 mod journal;
 mod layout;
 mod machine;
+mod overlay;
 mod record;
 mod recovery;
 mod sled_db;
@@ -30,6 +32,7 @@ mod spool;
 mod state;
 mod tail;
 mod volume;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +43,7 @@ pub use guard::opening;
 pub use identity::{Identity, peek};
 pub use journal::Journal;
 pub use layout::MAX_KEY_BYTES;
-pub use machine::{Applied, Machine, Operation, Versioned};
+pub use machine::{Applied, Machine, Operation};
 pub use sled_engine::SledEngine;
 pub use snapshot::{Cut, Frame, Received, SnapshotReader, SnapshotWriter};
 pub use volume::{Boot, Incarnation, Mint, Volume};

@@ -107,6 +107,13 @@ impl Db for SledDb {
         })
     }
 
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
+        self.run("reading", |db| {
+            let pair = db.range(from..to).next_back().transpose()?;
+            Ok(pair.map(|(key, value)| (key.to_vec(), value.to_vec())))
+        })
+    }
+
     fn sync(&self) -> Result<(), Error> {
         self.run("syncing", |db| db.flush().map(drop))
     }

@@ -244,10 +244,8 @@ impl Outbox for Post {
 
 /// About how many bytes a request takes up.
 fn request_bytes(request: &Request) -> usize {
-    use crate::model::Command;
     match request {
-        Request::Write(Command::Put { key, value }) => key.len() + value.len(),
-        Request::Write(Command::Delete { key }) => key.len(),
+        Request::Write(command) => command.size(),
         _ => PARCEL_BYTES,
     }
 }

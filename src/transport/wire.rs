@@ -238,7 +238,7 @@ mod tests {
         };
         let mut append = Message { from: 1, term: 3, ..Message::default() };
         append.entries.push(raft::eraftpb::Entry { index: 4, ..Default::default() });
-        let put = Command::Put { key: "k".into(), value: "1".into() };
+        let put = Command::put("k", "1");
         vec![
             Frame::Hello(hello),
             Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2 })),

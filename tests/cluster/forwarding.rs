@@ -8,6 +8,8 @@ crate::harness::cases![
     a_follower_does_everything_that_the_leader_does,
     reads_on_every_node_see_every_write_at_once,
     versions_are_never_shared_whoever_is_asked,
+    a_write_is_seen_by_a_stale_read_that_names_its_index,
+    a_stale_read_may_say_how_stale,
 ];
 
 fn a_follower_does_everything_that_the_leader_does() {
@@ -17,7 +19,8 @@ fn a_follower_does_everything_that_the_leader_does() {
     let put = follower.post("/store", &json!({"key": "foo", "value": 1.5})).expect(200, "POST on a follower");
     assert_eq!(put.word("message"), "success persisting data");
     assert!(put.header("x-raft-index").is_some() && put.header("x-raft-term").is_some(), "{put}");
-    assert_eq!(follower.get("/store/foo").expect(200, "GET").data(), put.data());
+    let got = follower.get("/store/foo").expect(200, "GET").data();
+    assert_eq!((&got["value"], &got["version"]), (&put.data()["value"], &put.data()["version"]), "{got}");
     let gone = follower.delete("/store/foo").expect(200, "DELETE on a follower");
     assert_eq!(gone.data()["deleted"], true);
     let again = follower.delete("/store/foo").expect(200, "DELETE of nothing");
@@ -61,4 +64,44 @@ fn versions_are_never_shared_whoever_is_asked() {
     for node in &cluster.nodes {
         record.verify(node);
     }
+}
+
+fn a_write_is_seen_by_a_stale_read_that_names_its_index() {
+    let cluster = Cluster::of(3);
+    for round in 0..30 {
+        let put = cluster.nodes[round % 3].post("/store", &json!({"key": "own", "value": round})).expect(200, "POST");
+        let index = put.header("x-raft-index").unwrap_or("").to_owned();
+        for node in &cluster.nodes {
+            for path in ["/store/own?consistency=stale", "/store?prefix=own&consistency=stale", "/store/own?timeout=5s"]
+            {
+                let read = node.get(&format!("{path}&min_index={index}")).expect(200, path);
+                assert!(read.text().contains(&format!("\"value\":{round},")), "{path} on {}: {read}", node.name());
+                assert_eq!(read.header("x-huskv-node"), Some(node.name()));
+                assert_eq!(read.header("x-huskv-leader"), Some(cluster.reign().0.as_str()));
+            }
+        }
+    }
+    for query in ["", "&consistency=stale"] {
+        let late = cluster.nodes[0].get(&format!("/store/own?min_index=99999999&timeout=300ms{query}"));
+        late.problem(504, "an index that is far ahead").code("timeout", "an index that is far ahead");
+    }
+}
+
+fn a_stale_read_may_say_how_stale() {
+    let mut cluster = Cluster::of(2);
+    let follower = cluster.followers()[0];
+    cluster.nodes[0].put("k", 1);
+    let path = "/store/k?consistency=stale&max_stale=3s";
+    for node in &cluster.nodes {
+        node.get(path).expect(200, "a leader is there");
+    }
+    cluster.nodes[1 - follower].kill9();
+    let node = &cluster.nodes[follower];
+    eventually(secs(20), "the last contact is too old", || {
+        let read = node.get(path);
+        check(read.status == 503, read)
+    });
+    node.get(path).problem(503, "no leader").code("too_stale", "no leader");
+    node.get("/store?consistency=stale&max_stale=3s").problem(503, "no leader").code("too_stale", "no leader");
+    node.get("/store/k?consistency=stale").expect(200, "unbounded");
 }

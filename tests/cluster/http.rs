@@ -46,7 +46,9 @@ fn successes_have_their_envelope_and_headers() {
     has_data_headers(&put);
     let get = node.get("/store/foo").expect(200, "GET");
     assert_eq!(get.word("message"), "success fetching data");
-    assert_eq!(get.data(), json!({"key": "foo", "value": "bar", "version": version}));
+    let expected = json!({"key": "foo", "value": "bar", "version": version, "create_version": version,
+        "content_type": "text/plain; charset=utf-8"});
+    assert_eq!(get.data(), expected);
     has_data_headers(&get);
     let stale = node.get("/store/foo?consistency=stale").expect(200, "stale");
     assert_eq!(stale.data(), get.data());
@@ -280,8 +282,7 @@ fn limits_of_key_value_and_body_hold() {
     node.get(&format!("/store/{too_long}")).problem(400, "GET of 1025 bytes");
     let umlauts = "ü".repeat(513);
     node.post("/store", &json!({"key": umlauts, "value": 1})).problem(400, "bytes count, not characters");
-    // The quotes of the string belong to the value.
-    let largest = "v".repeat((1 << 20) - 2);
+    let largest = "v".repeat(1 << 20);
     node.put("large", largest.clone());
     assert_eq!(node.value("large"), largest, "1 MiB is a value");
     let body = json!({"key": "larger", "value": format!("{largest}v")});

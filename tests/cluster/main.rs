@@ -25,6 +25,7 @@ mod http;
 mod joining;
 mod launch;
 mod leaving;
+mod many;
 mod moving;
 mod origins;
 mod peers;
@@ -34,6 +35,7 @@ mod snapshots;
 mod space;
 mod stats;
 mod tutorial;
+mod values;
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         stats::cases(),
         http::cases(),
         origins::cases(),
+        values::cases(),
+        many::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),

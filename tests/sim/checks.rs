@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Consistency, Input};
+use huskv::consensus::{Driver, Input};
 use huskv::model::{Answer, PeerTable, Role, State, Status};
 
-use crate::clients;
 use crate::engine::SimEngine;
 use crate::journal::Entry;
 use crate::linear;
 use crate::port::Said;
+use crate::replay;
 use crate::world::World;
 
 /// What one node was at, at least.
@@ -107,8 +107,7 @@ pub fn after_turn(world: &mut World, at: usize) {
     }
     if is.applied != seen.applied {
         entries(world, at, seen, is);
-        // A node that is stopping answers no reads.
-        let Some(state) = fingerprint(world, at, &status) else { return };
+        let state = fingerprint(world, at, &status);
         let known = *world.book.states.entry(is.applied).or_insert(state);
         if known != state {
             world.fail(format!("n{at} differs from another node at applied index {}", is.applied));
@@ -121,18 +120,19 @@ pub fn after_turn(world: &mut World, at: usize) {
 fn entries(world: &mut World, at: usize, from: Seen, to: Seen) {
     let applied = world.nodes[at].engine.journal(to.raft_id, |journal| {
         let range = journal.entries.range(from.applied + 1..=to.applied);
-        range.map(|(index, entry)| (*index, *entry)).collect::<Vec<_>>()
+        range.map(|(index, entry)| (*index, entry.clone())).collect::<Vec<_>>()
     });
     for (index, entry) in applied.unwrap_or_default() {
-        let known = world.book.applied.get(&index).copied();
+        let known = world.book.applied.get(&index).cloned();
         match known {
             Some(known) if known != entry => {
                 world.fail(format!("n{at} applies {entry:?} at {index}, another node applied {known:?} there"));
             }
             Some(_) => {}
             None => {
+                let operation = entry.operation();
                 world.book.applied.insert(index, entry);
-                if let Some(id) = entry.operation
+                if let Some(id) = operation
                     && let Some((other, _)) = world.book.operations.insert(id, (index, world.now))
                 {
                     world.fail(format!("op{id} is applied at {other} and again at {index}"));
@@ -182,7 +182,7 @@ fn voters(status: &Status) -> Vec<u64> {
 pub fn told(world: &mut World, id: u64, version: Option<u64>) {
     match version {
         Some(version) => {
-            let there = world.book.applied.get(&version).map(|entry| entry.operation);
+            let there = world.book.applied.get(&version).map(Entry::operation);
             if there.is_some_and(|there| there != Some(id)) {
                 world.fail(format!("op{id} is acknowledged at {version}, where op {there:?} was applied"));
             }
@@ -191,28 +191,16 @@ pub fn told(world: &mut World, id: u64, version: Option<u64>) {
     }
 }
 
-/// Everything that has to be equal at an equal index; None where the node does not say.
-fn fingerprint(world: &mut World, at: usize, status: &Status) -> Option<u64> {
+/// Everything that has to be equal at an equal index.
+fn fingerprint(world: &World, at: usize, status: &Status) -> u64 {
     let mut hasher = DefaultHasher::new();
     (status.keys, status.applied_term, status.configuration_index).hash(&mut hasher);
     for member in &status.members {
         let voter = member.role == Role::Voter;
         (&member.node_id, member.raft_id, &member.raft_address, &member.http_address, voter).hash(&mut hasher);
     }
-    let found = Arc::new(Mutex::new(Vec::new()));
-    let driver = world.nodes[at].driver.as_mut()?;
-    for key in clients::keys() {
-        let found = found.clone();
-        let reply = Box::new(move |fetched: Result<huskv::consensus::Fetched, _>| {
-            let value = fetched.ok().map(|fetched| fetched.value.map(|value| (value.value, value.version)));
-            found.lock().expect("one thread").push(value);
-        });
-        let read = Input::Read { key: key.to_vec(), consistency: Consistency::Stale, deadline: u64::MAX, reply };
-        driver.handle(read).ok()?;
-    }
-    let found = found.lock().expect("one thread").iter().cloned().collect::<Option<Vec<_>>>()?;
-    found.hash(&mut hasher);
-    Some(hasher.finish())
+    world.nodes[at].driver.as_ref().map(Driver::digest).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// At the end: every key's history has an order that explains it, and what was refused never happened.
@@ -225,7 +213,14 @@ pub fn history(world: &mut World) {
         return;
     }
     let applied = |id: u64| world.book.operations.get(&id).map(|(_, at)| *at);
-    for (key, history) in world.clients.histories(applied) {
+    let written = |index: u64| world.book.applied.get(&index)?.operation();
+    let entries = world.book.applied.iter().map(|(index, entry)| (*index, entry.command.as_deref()));
+    let done = replay::outcomes(entries);
+    let histories = match world.clients.histories(applied, written, &done) {
+        Ok(histories) => histories,
+        Err(failure) => return world.fail(failure),
+    };
+    for (key, history) in histories {
         if let Err(timeline) = linear::check(&history) {
             world.fail(format!("key k{key} is not linearizable: {timeline}"));
         }

@@ -143,6 +143,12 @@ impl Db for SimDb {
         Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
+        let content = lock(&self.0);
+        let found = content.now.range(from.to_vec()..to.to_vec()).next_back();
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())))
+    }
+
     fn sync(&self) -> Result<(), Error> {
         burn(&self.1)?;
         let mut content = lock(&self.0);

@@ -22,9 +22,11 @@ mod nemesis;
 mod network;
 mod plants;
 mod port;
+mod replay;
 mod rng;
 mod run;
 mod streams;
+mod wishes;
 mod world;
 
 use std::process::ExitCode;
@@ -45,6 +47,7 @@ const REGRESSIONS: &[u64] = &[
     1_795_578_280_449_208,
     1_795_578_742_741_150,
     1_795_580_431_669_246,
+    1_795_583_513_135_438,
 ];
 
 fn main() -> ExitCode {

@@ -142,12 +142,13 @@ async fn unknown_paths_and_wrong_methods_are_told_as_problems() {
         assert!(problem["detail"].as_str().unwrap().contains(path), "{path}: {problem}");
     }
     for (method, path, allow) in [
-        ("GET", "/store", "POST"),
-        ("DELETE", "/store/", "POST"),
-        ("POST", "/store/k", "GET, DELETE"),
-        ("PUT", "/store/k", "GET, DELETE"),
-        ("PATCH", "/store/k/", "GET, DELETE"),
-        ("OPTIONS", "/store/k", "GET, DELETE"),
+        ("PUT", "/store", "GET, HEAD, POST, DELETE"),
+        ("PATCH", "/store/", "GET, HEAD, POST, DELETE"),
+        ("GET", "/txn", "POST"),
+        ("POST", "/store/k", "GET, HEAD, PUT, DELETE"),
+        ("PATCH", "/store/k", "GET, HEAD, PUT, DELETE"),
+        ("PATCH", "/store/k/", "GET, HEAD, PUT, DELETE"),
+        ("OPTIONS", "/store/k", "GET, HEAD, PUT, DELETE"),
         ("POST", "/health", "GET"),
         ("POST", "/raft/stats", "GET"),
         ("GET", "/raft/join", "POST"),

@@ -16,8 +16,12 @@ async fn what_was_put_comes_back_and_goes() {
     );
     assert_eq!(put.header("content-type"), Some("application/json"));
     let get = node.ask("GET", "/store/foo", "").await;
-    assert_eq!(get.body, r#"{"data":{"key":"foo","value":"bar","version":101},"message":"success fetching data"}"#);
+    assert_eq!(
+        get.body,
+        r#"{"data":{"key":"foo","value":"bar","version":101,"create_version":101,"content_type":"text/plain; charset=utf-8"},"message":"success fetching data"}"#
+    );
     for answer in [&put, &get] {
+        assert_eq!(answer.header("etag"), Some("\"101\""));
         assert_eq!(answer.header("x-raft-index"), Some("101"));
         assert_eq!(answer.header("x-raft-term"), Some("3"));
         assert_eq!(answer.header("cache-control"), Some("no-cache"));
@@ -36,7 +40,7 @@ async fn what_was_put_comes_back_and_goes() {
 #[tokio::test]
 async fn values_come_back_as_they_were_sent() {
     let node = Node::working();
-    for value in ["null", "1.10", "123456789012345678901234567890", "1e400", r#"{"b":1,"a":[ 1 ]}"#, r#""\u00e9""#] {
+    for value in ["null", "1.10", "123456789012345678901234567890", "1e400", r#"{"b":1,"a":[ 1 ]}"#, r#""é\"""#] {
         let put = node.ask("POST", "/store", &format!(r#"{{"value":  {value} , "key":"k"}}"#)).await;
         assert_eq!(put.status, 200, "{put:?}");
         let get = node.ask("GET", "/store/k", "").await;
@@ -87,7 +91,7 @@ async fn a_path_names_a_key_whatever_it_is_made_of() {
 async fn bad_bodies_are_refused_and_the_member_is_named() {
     let node = Node::working();
     let long_key = format!(r#"{{"key":"{}","value":1}}"#, "k".repeat(17));
-    let long_value = format!(r#"{{"key":"k","value":"{}"}}"#, "v".repeat(63));
+    let long_value = format!(r#"{{"key":"k","value":"{}"}}"#, "v".repeat(65));
     for (body, status, code, named) in [
         ("", 400, "bad_body", "empty"),
         (" \n", 400, "bad_body", "empty"),
@@ -109,6 +113,17 @@ async fn bad_bodies_are_refused_and_the_member_is_named() {
         (r#"{"key":null,"value":1}"#, 400, "bad_body", "`key` must be a string"),
         (r#"{"key":"\ud800","value":1}"#, 400, "bad_body", "`key` must be a string"),
         (r#"{"key":"","value":1}"#, 400, "bad_key", "empty"),
+        (r#"{"key":"k","value":"\udc00"}"#, 400, "bad_body", "`value` must be a string"),
+        (r#"{"key":"k","value":1,"value_base64":"YQ=="}"#, 400, "bad_body", "`value_base64` exclude"),
+        (r#"{"key":"k","value":1,"content_type":"a/b"}"#, 400, "bad_body", "`content_type`"),
+        (r#"{"key":"k","value_base64":"YQ"}"#, 400, "bad_body", "`value_base64`"),
+        (r#"{"key":"k","value_base64":7}"#, 400, "bad_body", "`value_base64`"),
+        (r#"{"key":"k","value_base64":"YQ==","content_type":"text"}"#, 400, "bad_body", "`content_type`"),
+        (r#"{"key":"k","value_base64":"YQ==","content_type":"application/json"}"#, 400, "bad_body", "`value_base64`"),
+        (r#"{"key":"k","value":1,"if_version":-1}"#, 400, "bad_body", "`if_version`"),
+        (r#"{"key":"k","value":1,"if_version":1.0}"#, 400, "bad_body", "`if_version`"),
+        (r#"{"key":"k","value":1,"if_version":"1"}"#, 400, "bad_body", "`if_version`"),
+        (r#"{"key":"k","value":1,"if_version":18446744073709551616}"#, 400, "bad_body", "`if_version`"),
         (&long_key, 400, "bad_key", "limits.key_bytes"),
         (&long_value, 413, "too_large", "limits.value_bytes"),
     ] {
@@ -118,7 +133,7 @@ async fn bad_bodies_are_refused_and_the_member_is_named() {
         assert_eq!(problem["outcome"], "not_applied", "{body}");
         assert_eq!(answer.header("cache-control"), Some("no-cache"));
     }
-    let longest = format!(r#"{{"key":"{}","value":"{}"}}"#, "k".repeat(16), "v".repeat(62));
+    let longest = format!(r#"{{"key":"{}","value":"{}"}}"#, "k".repeat(16), "v".repeat(64));
     assert_eq!(node.ask("POST", "/store", &longest).await.json()["data"]["version"], 101, "nothing was stored before");
 }
 
@@ -138,7 +153,14 @@ async fn bad_keys_and_parameters_are_refused_by_name() {
         ("DELETE", "/store/k?consistency=stale", "bad_query", "`consistency`"),
         ("POST", "/store?ttl=3", "bad_query", "`ttl`"),
         ("POST", "/store?timeout=0ms", "bad_query", "`timeout`"),
+        ("GET", "/store/k?consistency=stale&max_stale=5", "bad_query", "`max_stale`"),
+        ("GET", "/store/k?max_stale=5s", "bad_query", "`max_stale`"),
+        ("GET", "/store?max_stale=5s", "bad_query", "`max_stale`"),
+        ("GET", "/store/k?min_index=-1", "bad_query", "`min_index`"),
+        ("GET", "/store?min_index=18446744073709551616", "bad_query", "`min_index`"),
         ("GET", "/store/k?timeout=61s", "bad_query", "`timeout`"),
+        ("GET", "/store/k?raw=yes", "bad_query", "`raw`"),
+        ("PUT", "/store/k?raw", "bad_query", "`raw`"),
         ("GET", "/health?timeout=soon", "bad_query", "`timeout`"),
         ("GET", "/raft/stats?verbose", "bad_query", "`verbose`"),
     ] {
@@ -153,15 +175,21 @@ async fn a_read_is_linearizable_unless_it_is_asked_to_be_stale() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked);
     let node = Node::start(options(), move |input| {
-        if let Input::Read { consistency, reply, .. } = input {
-            seen.lock().unwrap().push(consistency);
+        if let Input::Read { consistency, bounds, reply, .. } = input {
+            seen.lock().unwrap().push((consistency, bounds));
             reply(Ok(Fetched { value: None, index: 1, term: 1 }));
         }
     });
-    for target in ["/store/k", "/store/k?consistency=linearizable", "/store/k?consistency=stale"] {
-        node.ask("GET", target, "").await.is_problem(404, "key_not_found");
+    let bounds = |min_index, max_stale_ms| Bounds { min_index, max_stale_ms };
+    for (query, expected) in [
+        ("", (Consistency::Linearizable, Bounds::default())),
+        ("?consistency=linearizable&min_index=7", (Consistency::Linearizable, bounds(7, None))),
+        ("?consistency=stale", (Consistency::Stale, Bounds::default())),
+        ("?consistency=stale&max_stale=500ms&min_index=0", (Consistency::Stale, bounds(0, Some(500)))),
+    ] {
+        node.ask("GET", &format!("/store/k{query}"), "").await.is_problem(404, "key_not_found");
+        assert_eq!(asked.lock().unwrap().pop(), Some(expected), "{query}");
     }
-    assert_eq!(*asked.lock().unwrap(), [Consistency::Linearizable, Consistency::Linearizable, Consistency::Stale]);
 }
 
 #[tokio::test]
@@ -189,6 +217,7 @@ async fn every_refusal_of_the_loop_has_its_status() {
         (Code::UnknownMember, 404),
         (Code::NotAVoter, 409),
         (Code::TransferFailed, 503),
+        (Code::TooStale, 503),
         (Code::BadRequest, 400),
     ] {
         let node = Node::refusing(Refusal { leader: Some(leader()), ..Refusal::unknown(code, "why") });

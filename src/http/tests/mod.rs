@@ -9,9 +9,10 @@
 
 mod cluster;
 mod data;
+mod many;
+mod values;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,8 +22,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Options, Server, start};
-use crate::consensus::{Consistency, Fetched, Handle, Input, Reply, Versioned, channel};
-use crate::model::{Answer, Code, Command, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
+use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Reply, channel};
+use crate::model::samples::Map;
+use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
 
 /// Small limits, so that going beyond them is cheap.
 pub(super) fn options() -> Options {
@@ -167,24 +169,18 @@ impl Node {
 
 /// The script of a loop that stores.
 fn store() -> impl FnMut(Input) + Send + 'static {
-    let mut map: BTreeMap<Vec<u8>, Versioned> = BTreeMap::new();
+    let mut map = Map::default();
     let mut index = 100;
     move |input| match input {
         Input::Request { request: Request::Write(command), reply, .. } => {
             index += 1;
-            let outcome = match command {
-                Command::Put { key, value } => {
-                    map.insert(key.to_vec(), Versioned { value, version: index });
-                    Outcome::Put
-                }
-                Command::Delete { key } => Outcome::Deleted { existed: map.remove(&key[..]).is_some() },
-                Command::Move { .. } => Outcome::Moved,
-            };
+            let outcome = map.apply(command, index);
             reply(Ok(Answer::Written { index, term: 3, outcome }));
         }
         Input::Read { key, reply, .. } => {
-            reply(Ok(Fetched { value: map.get(&key).cloned(), index, term: 3 }));
+            reply(Ok(Fetched { value: map.0.get(&key[..]).cloned(), index, term: 3 }));
         }
+        Input::List { list, reply, .. } => reply(Ok(Listed { page: map.list(&list), index, term: 3 })),
         Input::Status { reply } => reply(status()),
         _ => panic!("nothing else is asked of a store"),
     }
@@ -203,9 +199,12 @@ impl Seen {
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {text:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        // Whatever has a body ends its line, for the sake of the prompt that comes after curl.
-        let line = body.strip_suffix('\n').unwrap_or(body);
-        assert!(line.len() < body.len() || !body.starts_with('{'), "no newline at the end of {body:?}");
+        // An answer in JSON ends its line, for the sake of the prompt that comes after curl; raw values end as they do.
+        let line = if body.starts_with('{') {
+            body.strip_suffix('\n').unwrap_or_else(|| panic!("no newline at the end of {body:?}"))
+        } else {
+            body
+        };
         Self { status, head: head.to_owned(), body: line.to_owned() }
     }
 

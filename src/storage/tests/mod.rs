@@ -13,6 +13,7 @@ mod engine;
 mod journal;
 mod machine;
 mod volume;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -80,6 +81,12 @@ impl Db for Memory {
         Ok(pairs)
     }
 
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
+        let held = self.pairs.lock().unwrap();
+        let found = held.range(from.to_vec()..to.to_vec()).next_back();
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())))
+    }
+
     fn sync(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -128,11 +135,10 @@ pub(super) fn boot(name: &str) -> Boot {
     }
 }
 
-pub(super) fn put(index: u64, key: &[u8], value: Vec<u8>) -> Applied {
-    let (key, value) = (key.to_vec().into(), value.into());
-    Applied { index, term: 1, operation: Operation::Command(Command::Put { key, value }) }
+pub(super) fn put(index: u64, key: &[u8], bytes: Vec<u8>) -> Applied {
+    Applied { index, term: 1, operation: Operation::Command(Command::put(key.to_vec(), bytes)) }
 }
 
 pub(super) fn delete(index: u64, key: &[u8]) -> Applied {
-    Applied { index, term: 1, operation: Operation::Command(Command::Delete { key: key.to_vec().into() }) }
+    Applied { index, term: 1, operation: Operation::Command(Command::delete(key.to_vec())) }
 }

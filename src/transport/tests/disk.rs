@@ -43,10 +43,10 @@ fn fill(machine: &mut Machine, keys: std::ops::Range<u64>) {
     let mut index = machine.applied().0;
     let entries = keys.map(|number| {
         index += 1;
-        let put = Command::Put { key: key(number).into(), value: vec![b'0' + (number % 10) as u8; 1_000].into() };
+        let put = Command::put(key(number), vec![b'0' + (number % 10) as u8; 1_000]);
         Applied { index, term: 1, operation: Operation::Command(put) }
     });
-    machine.apply(entries.collect()).unwrap();
+    machine.apply(entries.collect(), usize::MAX).unwrap();
 }
 
 /// Begins to stream a copy of `machine` from `a` to node 2. It is made on a thread, which tells when the scan is at its
@@ -109,7 +109,7 @@ async fn a_copy_arrives_as_it_was_at_its_end() {
     assert_eq!((machine.applied(), machine.keys()), (end, KEYS + 100));
     for number in [0, 7, KEYS - 1, KEYS, KEYS + 99] {
         let value = machine.get(&key(number)).unwrap().unwrap().value;
-        assert_eq!(value, vec![b'0' + (number % 10) as u8; 1_000]);
+        assert_eq!(value.bytes, vec![b'0' + (number % 10) as u8; 1_000]);
     }
     assert!(a.inbox.peers.try_recv().is_err(), "not ended before it is in use there");
     reply(Ok(()));

@@ -7,11 +7,11 @@ use crate::model::{Answer, Code, Command, Fate, Outcome, Refusal, Request};
 type Result = std::result::Result<Answer, Refusal>;
 
 fn put() -> Request {
-    Request::Write(Command::Put { key: "k".into(), value: "1".into() })
+    Request::Write(Command::put("k", "1"))
 }
 
 fn written() -> Answer {
-    Answer::Written { index: 9, term: 2, outcome: Outcome::Put }
+    Answer::Written { index: 9, term: 2, outcome: Outcome::Put { create_version: 9 } }
 }
 
 async fn ended(node: &mut Node) -> (u64, Result) {

@@ -78,7 +78,7 @@ impl Request {
         stream.set_write_timeout(Some(self.timeout))?;
         // A server may refuse a body that is too long before it has read it all, so a failed write is no failure yet.
         let sent = stream.write_all(&self.bytes(address));
-        Ok(Pending { stream, sent })
+        Ok(Pending { stream, sent, bodiless: self.method == "HEAD" })
     }
 
     /// Everything that goes out.
@@ -128,6 +128,8 @@ fn dial(address: &str, timeout: Duration) -> std::io::Result<TcpStream> {
 pub struct Pending {
     stream: TcpStream,
     sent: std::io::Result<()>,
+    /// Whether the answer ends with its head, whatever length it names.
+    bodiless: bool,
 }
 
 impl Pending {
@@ -135,7 +137,7 @@ impl Pending {
     pub fn answer(self, timeout: Duration) -> std::io::Result<Answer> {
         let deadline = Instant::now() + timeout;
         let mut reader = BufReader::new(Bounded { stream: self.stream, deadline });
-        match read_answer(&mut reader) {
+        match read_answer(&mut reader, self.bodiless) {
             Ok(answer) => Ok(answer),
             Err(error) => Err(self.sent.err().unwrap_or(error)),
         }
@@ -167,7 +169,7 @@ fn read_line(reader: &mut impl BufRead) -> std::io::Result<String> {
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-fn read_answer(reader: &mut impl BufRead) -> std::io::Result<Answer> {
+fn read_answer(reader: &mut impl BufRead, bodiless: bool) -> std::io::Result<Answer> {
     let first = read_line(reader)?;
     let status = first
         .split(' ')
@@ -185,6 +187,9 @@ fn read_answer(reader: &mut impl BufRead) -> std::io::Result<Answer> {
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
     let mut answer = Answer { status, headers, body: Vec::new() };
+    if bodiless || [204, 304].contains(&answer.status) {
+        return Ok(answer);
+    }
     if answer.header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
         loop {
             let line = read_line(reader)?;

@@ -1,0 +1,72 @@
+//! How an item looks inside JSON: `{"key", "value", "version", "create_version", "content_type"}`.
+//!
+//! Why: one form in every answer that shows an item, whichever route it comes from.
+//!
+//! Laws: JSON is copied, never parsed and written anew, so numbers keep every digit and a large value costs a copy.
+//! Text that is UTF-8 is a string; everything else is `"value": null` with `value_base64` behind it.
+//!
+//! Not here: what surrounds it ([`super::answers`]), and raw values ([`super::store`]).
+
+use super::values;
+use crate::model::{Item, Value};
+
+/// Room for the names of the members and for numbers.
+const AROUND: usize = 160;
+
+/// Writes the item of `key` behind what `out` holds.
+pub(super) fn item(out: &mut Vec<u8>, key: &str, item: &Item) {
+    stored(out, key, &item.value, item.version);
+    out.extend_from_slice(format!(r#","create_version":{},"content_type":"#, item.create_version).as_bytes());
+    string(out, &item.value.content_type);
+    out.push(b'}');
+}
+
+/// Begins the object: key, value and version. It is left open.
+pub(super) fn stored(out: &mut Vec<u8>, key: &str, stored: &Value, version: u64) {
+    out.reserve(AROUND + key.len() + stored.bytes.len());
+    out.extend_from_slice(br#"{"key":"#);
+    string(out, key);
+    out.extend_from_slice(br#","value":"#);
+    value(out, stored);
+    out.extend_from_slice(format!(r#","version":{version}"#).as_bytes());
+}
+
+/// Writes a value, and where it is neither JSON nor text the member `value_base64` after it.
+pub(super) fn value(out: &mut Vec<u8>, value: &Value) {
+    if values::is_json(&value.content_type) {
+        out.extend_from_slice(&value.bytes);
+        return;
+    }
+    match std::str::from_utf8(&value.bytes) {
+        Ok(text) if values::is_text(&value.content_type) => string(out, text),
+        _ => {
+            out.extend_from_slice(br#"null,"value_base64":""#);
+            out.extend_from_slice(values::base64(&value.bytes).as_bytes());
+            out.push(b'"');
+        }
+    }
+}
+
+/// Writes a JSON string.
+pub(super) fn string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("writing a string to memory does not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(content_type: &str, bytes: &'static [u8]) -> String {
+        let mut out = Vec::new();
+        value(&mut out, &Value { content_type: content_type.into(), bytes: bytes.into() });
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn json_is_inline_text_a_string_and_the_rest_base64() {
+        assert_eq!(shown("application/json", b"{\"n\": 1.10}"), "{\"n\": 1.10}");
+        assert_eq!(shown("text/html", "é\"".as_bytes()), "\"é\\\"\"");
+        assert_eq!(shown("text/plain", b"\xff"), r#"null,"value_base64":"/w==""#);
+        assert_eq!(shown("image/png", b"a"), r#"null,"value_base64":"YQ==""#);
+    }
+}

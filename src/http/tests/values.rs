@@ -1,0 +1,132 @@
+//! Values as bytes, conditions, and what caches and browsers are told.
+//!
+//! Why: bytes must come back as they came, and a condition that is not understood must never be dropped.
+//!
+//! Not here: the rule behind conditions ([`crate::model::decide`]).
+
+use super::*;
+
+const STORE_K: &str = "/store/k";
+
+async fn put(node: &Node, headers: &str, body: &str) -> Seen {
+    node.ask_with("PUT", STORE_K, headers, body).await
+}
+
+#[tokio::test]
+async fn a_raw_body_comes_back_as_it_came_with_its_type() {
+    let node = Node::working();
+    let stored = put(&node, "Content-Type: text/html\r\n", "<b>\u{e9}</b>\n").await;
+    assert_eq!(stored.body, r#"{"data":{"key":"k","version":101},"message":"success persisting data"}"#);
+    assert_eq!(stored.header("etag"), Some("\"101\""));
+    let raw = node.ask("GET", "/store/k?raw", "").await;
+    assert_eq!((raw.status, raw.body.as_str()), (200, "<b>\u{e9}</b>\n"));
+    for (name, value) in [
+        ("content-type", "text/html"),
+        ("x-content-type-options", "nosniff"),
+        ("content-security-policy", "sandbox"),
+        ("etag", "\"101\""),
+        ("x-raft-index", "101"),
+        ("cache-control", "no-cache"),
+    ] {
+        assert_eq!(raw.header(name), Some(value), "{name}");
+    }
+    let shown = node.ask("GET", STORE_K, "").await.json();
+    assert_eq!(shown["data"]["value"], "<b>\u{e9}</b>\n");
+    assert_eq!(shown["data"]["content_type"], "text/html");
+    let again = put(&node, "Content-Type: image/x\r\n", "a").await;
+    assert_eq!(again.json()["data"]["version"], 102);
+    let shown = node.ask("GET", STORE_K, "").await.json();
+    let expected = serde_json::json!({"key": "k", "value": null, "value_base64": "YQ==", "version": 102,
+        "create_version": 101, "content_type": "image/x"});
+    assert_eq!(shown["data"], expected);
+    let json = r#"{"key": "k", "value_base64": "PGI+", "content_type": "text/html"}"#;
+    assert_eq!(node.ask("POST", "/store", json).await.json()["data"]["value"], "<b>");
+    assert_eq!(put(&node, "Content-Type: application/json\r\n", "{").await.is_problem(400, "bad_body")["status"], 400);
+    assert_eq!(node.ask("GET", STORE_K, "").await.json()["data"]["version"], 103);
+}
+
+#[tokio::test]
+async fn head_has_the_headers_of_get() {
+    let node = Node::working();
+    put(&node, "", "bar").await;
+    for target in [STORE_K, "/store/k?raw=true", "/store/none"] {
+        let get = node.ask("GET", target, "").await;
+        let head = node.ask("HEAD", target, "").await;
+        assert_eq!((head.status, head.body.as_str()), (get.status, ""), "{target}");
+        for name in ["content-type", "content-length", "etag", "x-raft-index"] {
+            assert_eq!(head.header(name), get.header(name), "{name} of {target}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_the_version_is_told_so() {
+    let node = Node::working();
+    put(&node, "", "bar").await;
+    for (tags, status) in
+        [("\"101\"", 304), ("W/\"101\"", 304), ("\"9\", \"101\"", 304), ("*", 304), ("\"102\"", 200), ("\"x\"", 200)]
+    {
+        let seen = node.ask_with("GET", STORE_K, &format!("If-None-Match: {tags}\r\n"), "").await;
+        assert_eq!((seen.status, seen.header("etag")), (status, Some("\"101\"")), "{tags}");
+        assert_eq!(seen.body.is_empty(), status == 304);
+    }
+    let bad = node.ask_with("GET", STORE_K, "If-None-Match: 101\r\n", "").await;
+    assert!(bad.is_problem(400, "bad_header")["detail"].as_str().unwrap().contains("If-None-Match"));
+    let missing = node.ask_with("GET", "/store/none", "If-None-Match: *\r\n", "").await;
+    missing.is_problem(404, "key_not_found");
+}
+
+#[tokio::test]
+async fn a_write_whose_condition_is_not_true_is_a_412_with_the_version() {
+    let node = Node::working();
+    let absent = put(&node, "If-Match: *\r\n", "x").await;
+    let problem = absent.is_problem(412, "precondition_failed");
+    assert_eq!((&problem["version"], &problem["outcome"]), (&0.into(), &"not_applied".into()));
+    assert_eq!((absent.header("etag"), absent.header("x-raft-index")), (None, Some("101")));
+    assert_eq!(put(&node, "If-None-Match: *\r\n", "x").await.status, 200);
+    let body = |version: u64| format!(r#"{{"key":"k","value":1,"if_version":{version}}}"#);
+    let stale = [
+        put(&node, "If-None-Match: *\r\n", "x").await,
+        put(&node, "If-Match: \"101\"\r\n", "x").await,
+        node.ask_with("DELETE", STORE_K, "If-Match: \"7\"\r\n", "").await,
+        node.ask("POST", "/store", &body(0)).await,
+        node.ask("POST", "/store", &body(101)).await,
+        node.ask_with("POST", "/store", "If-Match: \"101\"\r\n", r#"{"key":"k","value":1}"#).await,
+    ];
+    for failed in stale {
+        assert_eq!(failed.is_problem(412, "precondition_failed")["version"], 102);
+        assert_eq!(failed.header("etag"), Some("\"102\""));
+    }
+    assert_eq!(node.ask("POST", "/store", &body(102)).await.json()["data"]["version"], 109);
+    assert_eq!(put(&node, "If-Match: \"109\"\r\n", "x").await.status, 200);
+    assert_eq!(node.ask_with("DELETE", STORE_K, "If-Match: *\r\n", "").await.json()["data"]["deleted"], true);
+    assert_eq!(node.ask("POST", "/store", &body(0)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_condition_that_is_not_understood_is_refused_by_name() {
+    let node = Node::working();
+    for (headers, named) in [
+        ("If-Match: 5\r\n", "`If-Match`"),
+        ("If-Match: \"0\"\r\n", "`If-Match`"),
+        ("If-Match: W/\"5\"\r\n", "`If-Match`"),
+        ("If-Match: \"5\", \"6\"\r\n", "`If-Match`"),
+        ("If-Match: \"5\"\r\nIf-Match: \"6\"\r\n", "`if-match` is given more than once"),
+        ("If-None-Match: \"5\"\r\n", "`If-None-Match`"),
+        ("If-Match: *\r\nIf-None-Match: *\r\n", "exclude"),
+        ("If-Unmodified-Since: Sat, 29 Oct 1994 19:43:31 GMT\r\n", "`if-unmodified-since`"),
+    ] {
+        for method in ["PUT", "DELETE"] {
+            let problem = node.ask_with(method, STORE_K, headers, "").await.is_problem(400, "bad_header");
+            assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
+        }
+    }
+    let body = r#"{"key":"k","value":1,"if_version":5}"#;
+    let both = node.ask_with("POST", "/store", "If-None-Match: *\r\n", body).await;
+    assert!(both.is_problem(400, "bad_header")["detail"].as_str().unwrap().contains("`if_version`"));
+    for headers in ["Content-Type: text\r\n", "Content-Type: a/b\r\nContent-Type: a/b\r\n"] {
+        let problem = put(&node, headers, "x").await.is_problem(400, "bad_header");
+        assert!(problem["detail"].as_str().unwrap().to_lowercase().contains("content-type"), "{problem}");
+    }
+    node.ask("GET", STORE_K, "").await.is_problem(404, "key_not_found");
+}

@@ -1,0 +1,190 @@
+//! `POST /txn`: conditions on some keys, and changes of others, in one step.
+//!
+//! Why: with it clients build counters, locks, queues and indexes that hold whatever fails in between.
+//!
+//! Laws: the whole request is one command, so either all of it happens at one index or none of it. What is wrong with it
+//! is told with its place, such as `then[3]`.
+//!
+//! Not here: what a transaction does ([`crate::model::Txn`]).
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use warp::http::Method;
+use warp::reply::Response;
+
+use super::answers;
+use super::body;
+use super::conditions;
+use super::door::Call;
+use super::envelope;
+use super::errors::{Problem, clip};
+use super::query::{self, TIMEOUT};
+use super::store;
+use super::values;
+use crate::model::{Check, Command, Condition, Done, Operation, Outcome, TXN_BYTES, Test, Txn};
+
+/// The most conditions, and the most operations of a branch.
+const MOST: usize = 128;
+
+/// What the parts of a request may hold.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) key_bytes: usize,
+    pub(super) value_bytes: usize,
+}
+
+/// Answers `/txn`.
+pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
+    call.takes(&Method::POST, "POST")?;
+    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
+    let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
+    if conditions::of_write(&call)? != Condition::Always {
+        return Err(Problem::header(
+            "headers `If-Match` and `If-None-Match` go with a single key; use `if` in the body",
+        ));
+    }
+    let body = call.body(deadline).await?;
+    let limits = Limits { key_bytes: call.door.options.key_bytes, value_bytes: call.door.options.value_bytes };
+    let txn = parsed(&body.bytes, limits)?;
+    let keys = [&txn.then, &txn.otherwise]
+        .map(|branch| branch.iter().map(|operation| operation.key().clone()).collect::<Vec<_>>());
+    let mut share = call.door.share_in_turn(most_read(&txn, limits), deadline).await?;
+    let written = store::write(&call, Command::Txn(txn), deadline).await?;
+    let mut response = match &written.outcome {
+        Outcome::Txn { succeeded, results } => {
+            let keys = &keys[usize::from(!succeeded)];
+            let body = shown(*succeeded, keys, results, written.index)?;
+            let taken = share.split(body.len().min(share.num_permits()));
+            answers::json_text(body, taken)
+        }
+        Outcome::TooLarge => {
+            let detail =
+                format!("the transaction would read, replace or remove over {TXN_BYTES} bytes of stored values");
+            Problem::too_large(detail).respond(&call.method)
+        }
+        _ => return Err(Problem::internal()),
+    };
+    answers::mark(&mut response, written.index, written.term);
+    Ok(response)
+}
+
+/// How many bytes of values it reads at most.
+fn most_read(txn: &Txn, limits: Limits) -> usize {
+    let gets = |branch: &[Operation]| branch.iter().filter(|one| matches!(one, Operation::Get { .. })).count();
+    (gets(&txn.then).max(gets(&txn.otherwise)) * limits.value_bytes).min(TXN_BYTES)
+}
+
+/// The transaction that a body describes.
+pub(super) fn parsed(body: &[u8], limits: Limits) -> Result<Txn, Problem> {
+    let [checks, then, otherwise] = body::members(body, ["if", "then", "else"])?;
+    let then = Some(body::required(then, "then")?);
+    Ok(Txn {
+        checks: each(checks, "if", |text| check(text, limits))?,
+        then: branch(then, "then", limits)?,
+        otherwise: branch(otherwise, "else", limits)?,
+    })
+}
+
+/// The elements of a list, each read by `read`; an empty list where there is none.
+fn each<T>(
+    member: Option<&RawValue>,
+    name: &str,
+    read: impl Fn(&RawValue) -> Result<T, Problem>,
+) -> Result<Vec<T>, Problem> {
+    let Some(member) = member else { return Ok(Vec::new()) };
+    let elements: Vec<&RawValue> = serde_json::from_str(member.get())
+        .map_err(|_| Problem::body(format!("member `{name}` must be a list, not {}", clip(member.get()))))?;
+    if elements.len() > MOST {
+        let count = elements.len();
+        return Err(Problem::body(format!("member `{name}` has {count} elements, over the {MOST} that it may have")));
+    }
+    let place = |at| move |problem: Problem| problem.within(&format!("`{name}[{at}]`"));
+    elements.into_iter().enumerate().map(|(at, element)| read(element).map_err(place(at))).collect()
+}
+
+fn branch(member: Option<&RawValue>, name: &str, limits: Limits) -> Result<Vec<Operation>, Problem> {
+    let operations = each(member, name, |text| operation(text, limits))?;
+    let mut written = BTreeSet::new();
+    for operation in &operations {
+        if !matches!(operation, Operation::Get { .. }) && !written.insert(operation.key()) {
+            let key = String::from_utf8_lossy(operation.key());
+            return Err(Problem::body(format!("member `{name}` writes key `{}` more than once", clip(&key))));
+        }
+    }
+    Ok(operations)
+}
+
+fn check(text: &RawValue, limits: Limits) -> Result<Check, Problem> {
+    let names = ["key", "version", "exists", "value", "value_base64", "content_type"];
+    let [key, version, exists, value, value_base64, content_type] = body::members(text.get().as_bytes(), names)?;
+    let key = key_of(key, limits)?;
+    let given = [version, exists, value, value_base64].iter().flatten().count();
+    if given != 1 {
+        return Err(Problem::body("exactly one of the members `version`, `exists` and `value` must be given"));
+    }
+    if content_type.is_some() && value_base64.is_none() {
+        return Err(Problem::body("member `content_type` goes with `value_base64` only"));
+    }
+    let test = match (version, exists) {
+        (Some(version), _) => Test::Is(conditions::version_of(version, "version")?),
+        (None, Some(_)) => Test::Is(if body::flag(exists, "exists")? { Condition::Exists } else { Condition::Absent }),
+        (None, None) => Test::Holds(values::from_members(value, value_base64, content_type, limits.value_bytes)?.bytes),
+    };
+    Ok(Check { key, test })
+}
+
+fn operation(text: &RawValue, limits: Limits) -> Result<Operation, Problem> {
+    let names = ["op", "key", "value", "value_base64", "content_type"];
+    let [op, key, value, value_base64, content_type] = body::members(text.get().as_bytes(), names)?;
+    let op = body::string(op, "op")?;
+    let key = key_of(key, limits)?;
+    if op == "put" {
+        let value = values::from_members(value, value_base64, content_type, limits.value_bytes)?;
+        return Ok(Operation::Put { key, value });
+    }
+    for (name, member) in [("value", value), ("value_base64", value_base64), ("content_type", content_type)] {
+        if member.is_some() {
+            return Err(Problem::body(format!("member `{name}` goes with op `put` only")));
+        }
+    }
+    match op.as_str() {
+        "delete" => Ok(Operation::Delete { key }),
+        "get" => Ok(Operation::Get { key }),
+        _ => Err(Problem::body(format!("member `op` must be put, delete or get, not `{}`", clip(&op)))),
+    }
+}
+
+fn key_of(member: Option<&RawValue>, limits: Limits) -> Result<Bytes, Problem> {
+    let key = body::string(member, "key")?;
+    query::check_key(&key, limits.key_bytes)?;
+    Ok(key.into())
+}
+
+fn shown(succeeded: bool, keys: &[Bytes], results: &[Done], index: u64) -> Result<Vec<u8>, Problem> {
+    if keys.len() != results.len() {
+        return Err(Problem::internal());
+    }
+    let mut out = format!(r#"{{"data":{{"succeeded":{succeeded},"results":["#).into_bytes();
+    for (at, (key, done)) in keys.iter().zip(results).enumerate() {
+        let key = std::str::from_utf8(key).map_err(|_| Problem::internal())?;
+        if at > 0 {
+            out.push(b',');
+        }
+        let rest = match done {
+            Done::Got(Some(item)) => {
+                envelope::item(&mut out, key, item);
+                continue;
+            }
+            Done::Got(None) => r#""value":null,"version":0"#.to_owned(),
+            Done::Put => format!(r#""version":{index}"#),
+            Done::Deleted { existed } => format!(r#""deleted":{existed}"#),
+        };
+        out.extend_from_slice(br#"{"key":"#);
+        envelope::string(&mut out, key);
+        out.extend_from_slice(format!(",{rest}}}").as_bytes());
+    }
+    out.extend_from_slice(format!(r#"],"index":{index}}},"message":"success applying transaction"}}"#).as_bytes());
+    Ok(out)
+}

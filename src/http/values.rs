@@ -1,0 +1,208 @@
+//! From what a request carries to the value that is stored.
+//!
+//! Why: a value may come as a raw body, as a member of a JSON body or as base64, and the same bytes must be stored
+//! whichever way they came.
+//!
+//! Laws: what is announced as JSON is JSON, so it can be shown inside JSON without being parsed again. No byte is
+//! changed: a JSON string is stored as its text, other JSON as the very text that was sent.
+//!
+//! Not here: how a value is shown ([`super::envelope`]).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::body;
+use super::errors::{Problem, clip};
+use crate::model::Value;
+
+/// The type of text that came without one.
+const TEXT: &str = "text/plain; charset=utf-8";
+/// The type of bytes that came without one and are no text.
+const BINARY: &str = "application/octet-stream";
+/// The type of JSON.
+const JSON: &str = "application/json";
+/// What curl announces where it was told nothing, so it announces nothing.
+const FORM: &str = "application/x-www-form-urlencoded";
+/// The deepest JSON. Common parsers stop at 128, and an answer adds a few levels of its own around a value.
+const JSON_DEPTH: usize = 100;
+/// The longest content type.
+const CONTENT_TYPE_BYTES: usize = 128;
+
+/// The value that a raw body is.
+pub(super) fn from_body(bytes: Bytes, announced: Option<&str>, limit: usize) -> Result<Value, Problem> {
+    let announced = announced.filter(|kind| !kind.is_empty() && essence(kind) != FORM);
+    if let Some(kind) = announced {
+        check_type(kind).map_err(|why| Problem::header(format!("header `Content-Type` {why}")))?;
+        if is_json(kind) {
+            check_json(&bytes).map_err(|why| Problem::body(format!("the body, announced as {kind}, {why}")))?;
+        }
+    }
+    typed(bytes, announced, limit)
+}
+
+/// The value that the members `value`, `value_base64` and `content_type` of a JSON object name.
+pub(super) fn from_members(
+    value: Option<&RawValue>,
+    value_base64: Option<&RawValue>,
+    content_type: Option<&RawValue>,
+    limit: usize,
+) -> Result<Value, Problem> {
+    match (value, value_base64) {
+        (Some(_), Some(_)) => Err(Problem::body("members `value` and `value_base64` exclude each other")),
+        (Some(_), None) if content_type.is_some() => {
+            Err(Problem::body("member `content_type` goes with `value_base64` only; the type of `value` is known"))
+        }
+        (Some(json), None) => from_json(json, limit),
+        (None, Some(_)) => {
+            let encoded = body::string(value_base64, "value_base64")?;
+            let bytes = STANDARD
+                .decode(&encoded)
+                .map_err(|why| Problem::body(format!("member `value_base64` is no padded base64: {why}")))?;
+            let announced = content_type.map(|_| body::string(content_type, "content_type")).transpose()?;
+            if let Some(kind) = &announced {
+                check_type(kind).map_err(|why| Problem::body(format!("member `content_type` {why}")))?;
+                if is_json(kind) {
+                    check_json(&bytes).map_err(|why| Problem::body(format!("member `value_base64` {why}")))?;
+                }
+            }
+            typed(bytes.into(), announced.as_deref(), limit)
+        }
+        (None, None) => Err(Problem::body("member `value` is missing")),
+    }
+}
+
+/// Whether values of this type are shown as the JSON they are.
+pub(super) fn is_json(content_type: &str) -> bool {
+    let essence = essence(content_type);
+    essence == JSON || essence.ends_with("+json")
+}
+
+/// Whether values of this type are shown as strings where they are UTF-8.
+pub(super) fn is_text(content_type: &str) -> bool {
+    essence(content_type).starts_with("text/")
+}
+
+/// Bytes in the form that `value_base64` has.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+fn from_json(json: &RawValue, limit: usize) -> Result<Value, Problem> {
+    let text = json.get();
+    if !text.starts_with('"') {
+        check_depth(text).map_err(|why| Problem::body(format!("member `value` {why}")))?;
+        return within(Bytes::copy_from_slice(text.as_bytes()), JSON, limit);
+    }
+    let string: String =
+        serde_json::from_str(text).map_err(|_| Problem::body("member `value` must be a string of Unicode text"))?;
+    within(string.into(), TEXT, limit)
+}
+
+fn typed(bytes: Bytes, announced: Option<&str>, limit: usize) -> Result<Value, Problem> {
+    let guessed = if std::str::from_utf8(&bytes).is_ok() { TEXT } else { BINARY };
+    within(bytes, announced.unwrap_or(guessed), limit)
+}
+
+fn within(bytes: Bytes, content_type: &str, limit: usize) -> Result<Value, Problem> {
+    if bytes.len() > limit {
+        let detail = format!("the value has {} bytes, over limits.value_bytes ({limit})", bytes.len());
+        return Err(Problem::too_large(detail));
+    }
+    Ok(Value { content_type: content_type.to_owned(), bytes })
+}
+
+fn essence(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
+/// The error continues a sentence.
+fn check_type(text: &str) -> Result<(), String> {
+    if text.len() > CONTENT_TYPE_BYTES {
+        return Err(format!("has {} bytes, over the {CONTENT_TYPE_BYTES} that a content type may have", text.len()));
+    }
+    let token = |part: &str| {
+        let of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        !part.is_empty() && part.bytes().all(of_token)
+    };
+    let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    match essence(text).split_once('/') {
+        Some((kind, subtype)) if printable && token(kind) && token(subtype) => Ok(()),
+        _ => Err(format!("must be a type such as text/plain, not `{}`", clip(text))),
+    }
+}
+
+/// The error continues a sentence.
+fn check_json(bytes: &[u8]) -> Result<(), String> {
+    // Numbers and strings are skipped without being looked into, so bytes that are no UTF-8 would pass.
+    let text = std::str::from_utf8(bytes).map_err(|error| format!("is no JSON: {error}"))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| format!("is no JSON: {error}"))?;
+    check_depth(text)
+}
+
+/// Whether `text`, which is JSON, is nested no deeper than [`JSON_DEPTH`]. The error continues a sentence.
+fn check_depth(text: &str) -> Result<(), String> {
+    let (mut depth, mut in_string, mut bytes) = (0_usize, false, text.bytes());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > JSON_DEPTH {
+            return Err(format!("is nested deeper than {JSON_DEPTH} levels"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(bytes: &'static [u8], announced: Option<&str>) -> Option<(String, Bytes)> {
+        from_body(bytes.into(), announced, 16).ok().map(|value| (value.content_type, value.bytes))
+    }
+
+    #[test]
+    fn a_raw_body_has_the_type_it_announces_or_the_one_it_looks_like() {
+        let text = Some((TEXT.to_owned(), Bytes::from("a=b")));
+        for announced in [None, Some(""), Some(FORM), Some("application/X-www-form-urlencoded; charset=utf-8")] {
+            assert_eq!(raw(b"a=b", announced), text, "{announced:?}");
+        }
+        assert_eq!(raw(b"\xff", None), Some((BINARY.to_owned(), Bytes::from_static(b"\xff"))));
+        assert_eq!(raw(b" [1] ", Some(JSON)), Some((JSON.to_owned(), Bytes::from(" [1] "))));
+        for announced in [JSON, "application/ld+json; a=b", "Application/JSON"] {
+            for body in [&b"nope"[..], b"", b"1 2", b"\"\xff\""] {
+                assert_eq!(raw(body, Some(announced)), None, "{announced} {body:?}");
+            }
+        }
+        for announced in ["text", "/", "a/", "/b", "a b/c", "a/b;\u{7f}", "é/x"] {
+            assert_eq!(raw(b"x", Some(announced)), None, "{announced}");
+        }
+        assert_eq!(raw(b"12345678901234567", None), None, "over the limit");
+    }
+
+    #[test]
+    fn json_is_bounded_in_depth_and_brackets_in_strings_do_not_count() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let objects = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+        for (text, sound) in [
+            (nested(JSON_DEPTH), true),
+            (nested(JSON_DEPTH + 1), false),
+            (objects(JSON_DEPTH), true),
+            (objects(JSON_DEPTH + 1), false),
+            (format!(r#"["\"{}", "\\", []]"#, "[".repeat(200)), true),
+            (format!("[{}]", vec!["[]"; 300].join(",")), true),
+        ] {
+            let body = from_body(text.clone().into(), Some(JSON), 1 << 20);
+            assert_eq!(body.is_ok(), sound, "{text}");
+            let member = RawValue::from_string(text.clone()).unwrap();
+            assert_eq!(from_members(Some(&member), None, None, 1 << 20).is_ok(), sound, "{text}");
+        }
+    }
+}

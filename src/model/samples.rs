@@ -1,0 +1,68 @@
+//! A store in memory, for tests of the rule and of those who rely on it.
+//!
+//! Why: the rule is a function of a view, so its tests need one, and so do tests that play the loop.
+//!
+//! Not here: anything that ships.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use bytes::Bytes;
+
+use super::{Change, Command, Item, List, Outcome, Page, Stamp, View, decide};
+
+/// Keys and what they hold.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Map(pub BTreeMap<Bytes, Item>);
+
+impl FromIterator<(&'static str, Item)> for Map {
+    fn from_iter<I: IntoIterator<Item = (&'static str, Item)>>(items: I) -> Self {
+        Self(items.into_iter().map(|(key, item)| (key.into(), item)).collect())
+    }
+}
+
+impl View for Map {
+    type Error = Infallible;
+
+    fn stamp(&self, key: &Bytes) -> Result<Option<Stamp>, Infallible> {
+        Ok(self.0.get(key).map(Item::stamp))
+    }
+
+    fn item(&self, key: &Bytes) -> Result<Option<Item>, Infallible> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, Stamp)>, Infallible> {
+        let found = self.0.range(Bytes::copy_from_slice(from)..).next();
+        let found = found.filter(|(key, _)| to.is_none_or(|to| &key[..] < to));
+        Ok(found.map(|(key, item)| (key.clone(), item.stamp())))
+    }
+}
+
+impl Map {
+    /// Decides a command and takes its effects.
+    pub fn apply(&mut self, command: Command, index: u64) -> Outcome {
+        let Ok((outcome, changes)) = decide(command, index, self);
+        for change in changes {
+            match change {
+                Change::Put { key, item } => drop(self.0.insert(key, item)),
+                Change::Delete { key } => drop(self.0.remove(&key)),
+                Change::Move { .. } => {}
+            }
+        }
+        outcome
+    }
+
+    /// A page, bounded by its limit alone.
+    pub fn list(&self, list: &List) -> Page {
+        let inside = |key: &Bytes| key[..] >= list.start[..] && list.end.as_ref().is_none_or(|end| key[..] < end[..]);
+        let mut found: Vec<_> = self.0.iter().filter(|(key, _)| inside(key)).collect();
+        if list.reverse {
+            found.reverse();
+        }
+        let more = found.len() > list.limit;
+        found.truncate(list.limit);
+        let items = found.into_iter().map(|(key, item)| (key.clone(), (!list.keys_only).then(|| item.clone())));
+        Page { items: items.collect(), more }
+    }
+}

@@ -1,0 +1,100 @@
+//! What a key holds: bytes with a content type, and the indexes of their history.
+//!
+//! Why: a store that keeps bytes as they came can hold anything, and the content type says how to show them. The two
+//! indexes are what conditions and caches rely on.
+//!
+//! Laws: bytes are never looked into here. Version 0 stands for "there is no such key" everywhere; raft indexes begin
+//! at 1.
+//!
+//! Not here: how a value looks in an answer (`http::envelope`), and how it lies on the disk (`storage::item`).
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Bytes and what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Value {
+    /// What the bytes are, as in a Content-Type header.
+    pub content_type: String,
+    /// The bytes, as the client sent them.
+    pub bytes: Bytes,
+}
+
+impl Value {
+    /// Bytes of which nothing is known.
+    pub fn binary(bytes: impl Into<Bytes>) -> Self {
+        Self { content_type: "application/octet-stream".to_owned(), bytes: bytes.into() }
+    }
+}
+
+/// What is known of a key without reading its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The raft index of the last change.
+    pub version: u64,
+    /// The raft index of the change that made the key.
+    pub create_version: u64,
+    /// The length of the value.
+    pub bytes: usize,
+}
+
+/// What the store has under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Item {
+    /// The value.
+    pub value: Value,
+    /// The raft index of the last change.
+    pub version: u64,
+    /// The raft index of the change that made the key.
+    pub create_version: u64,
+}
+
+impl Item {
+    /// What is known of it without its value.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        Stamp { version: self.version, create_version: self.create_version, bytes: self.value.bytes.len() }
+    }
+}
+
+/// What has to be true of a key for a change to happen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// Nothing.
+    #[default]
+    Always,
+    /// There is such a key.
+    Exists,
+    /// There is no such key.
+    Absent,
+    /// The key has exactly this version.
+    Version(u64),
+}
+
+impl Condition {
+    /// Whether it is true of a key with this version, 0 where there is no such key.
+    #[must_use]
+    pub fn holds(self, version: u64) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Exists => version != 0,
+            Self::Absent => version == 0,
+            Self::Version(wanted) => version == wanted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_look_at_the_version_alone() {
+        let conditions = [Condition::Always, Condition::Exists, Condition::Absent, Condition::Version(7)];
+        for (version, expected) in
+            [(0, [true, false, true, false]), (7, [true, true, false, true]), (8, [true, true, false, false])]
+        {
+            assert_eq!(conditions.map(|condition| condition.holds(version)), expected, "{version}");
+        }
+    }
+}
