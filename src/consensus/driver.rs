@@ -12,6 +12,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, StateRole};
@@ -19,6 +20,7 @@ use slog::{Logger, info, warn};
 
 use super::adoption::Adoption;
 use super::chores::Chores;
+use super::feed::Feed;
 use super::input::{Input, InstallError, Millis, Reply};
 use super::log::Log;
 use super::membership::Membership;
@@ -26,7 +28,7 @@ use super::reads::{Reader, Reads, Wanted};
 use super::requests::Requests;
 use super::snapshots::Snapshots;
 use super::{Options, Outbox};
-use crate::model::PeerTable;
+use crate::model::{Item, PeerTable};
 use crate::storage::{Error, Incarnation, Machine, Received, Volume};
 
 /// What the node is busy being.
@@ -71,6 +73,7 @@ pub struct Driver {
     pub(super) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
     pub(super) seen: Seen,
+    pub(super) feed: Arc<Feed>,
     next_token: u64,
 }
 
@@ -121,8 +124,10 @@ impl Driver {
             leader_seen: None,
             contact: BTreeMap::new(),
             installing: None,
+            feed: Arc::default(),
             next_token: 0,
         };
+        driver.feed.begin(driver.machine.applied().0, driver.options.history);
         driver.phase = if driver.volume.identity().removed {
             Phase::Removed
         } else if driver.machine.applied().0 == 0 {
@@ -133,6 +138,26 @@ impl Driver {
             Phase::Member
         };
         Ok(driver)
+    }
+
+    /// The events of what this node applies from its start on.
+    #[must_use]
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// What this node has applied of `key`, whoever waits for what.
+    ///
+    /// # Errors
+    /// [`Error`] for damage.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Item>, Error> {
+        self.machine.get(key)
+    }
+
+    /// Tells `feed` of what is applied from now on.
+    pub(super) fn tell(&mut self, feed: Arc<Feed>) {
+        feed.begin(self.machine.applied().0, self.options.history);
+        self.feed = feed;
     }
 
     /// What comes before the first input: peers become known, garbage goes, what was left of the last life is finished,
@@ -329,6 +354,7 @@ impl Driver {
         self.contact.clear();
         self.leader_seen = None;
         self.phase = Phase::Joining;
+        self.feed.begin(self.machine.applied().0, self.options.history);
         self.publish();
         self.discard_garbage()
     }
