@@ -22,6 +22,7 @@ mod log;
 mod membership;
 mod outbox;
 mod pending;
+mod raw;
 mod reads;
 mod ready;
 mod requests;
@@ -58,6 +59,9 @@ pub struct Options {
     pub snapshot_keep_entries: u64,
     /// The most bytes that a copy for a follower may take on disk.
     pub snapshot_spool_bytes: u64,
+    /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A few
+    /// bytes of log can ask for megabytes of it, and the loop has heartbeats to send.
+    pub apply_work: usize,
     /// The most client requests that wait at once.
     pub pending_requests: usize,
     /// How many of the latest events are kept.

@@ -142,9 +142,8 @@ impl Door {
         Arc::clone(&self.answers).try_acquire_many_owned(bytes).map_err(|_| Problem::answers_full())
     }
 
-    /// As [`Door::share`], for what a write has to answer: it waits until the deadline, for what was done cannot be
-    /// refused.
-    pub(super) async fn share_of_a_write(
+    /// As [`Door::share`], for what a write may have to answer: it waits, before anything is done, until the deadline.
+    pub(super) async fn share_in_turn(
         &self,
         bytes: usize,
         deadline: Deadline,
@@ -153,11 +152,7 @@ impl Door {
         let bytes = u32::try_from(bytes.min(most)).map_err(|_| Problem::answers_full())?;
         match timeout(deadline.left(), Arc::clone(&self.answers).acquire_many_owned(bytes)).await {
             Ok(Ok(share)) => Ok(share),
-            _ => {
-                let detail =
-                    "it was done, but the answers that clients have not taken yet hold as much memory as they may";
-                Err(Refusal::unknown(Code::Timeout, detail).into())
-            }
+            _ => Err(Problem::answers_full()),
         }
     }
 

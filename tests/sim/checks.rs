@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Filter, Input, Reading};
-use huskv::model::{Answer, Cursor, Happening, Item, PeerTable, Role, State, Status};
+use huskv::consensus::{Driver, Filter, Input, Reading};
+use huskv::model::{Answer, Cursor, Happening, Item, List, PeerTable, Role, State, Status, after};
 
-use crate::clients;
 use crate::engine::SimEngine;
 use crate::journal::Entry;
 use crate::linear;
 use crate::port::Said;
+use crate::replay;
 use crate::world::World;
 
 /// What one node was at, at least.
@@ -124,18 +124,19 @@ pub fn after_turn(world: &mut World, at: usize) {
 fn entries(world: &mut World, at: usize, from: Seen, to: Seen) {
     let applied = world.nodes[at].engine.journal(to.raft_id, |journal| {
         let range = journal.entries.range(from.applied + 1..=to.applied);
-        range.map(|(index, entry)| (*index, *entry)).collect::<Vec<_>>()
+        range.map(|(index, entry)| (*index, entry.clone())).collect::<Vec<_>>()
     });
     for (index, entry) in applied.unwrap_or_default() {
-        let known = world.book.applied.get(&index).copied();
+        let known = world.book.applied.get(&index).cloned();
         match known {
             Some(known) if known != entry => {
                 world.fail(format!("n{at} applies {entry:?} at {index}, another node applied {known:?} there"));
             }
             Some(_) => {}
             None => {
+                let operation = entry.operation();
                 world.book.applied.insert(index, entry);
-                if let Some(id) = entry.operation
+                if let Some(id) = operation
                     && let Some((other, _)) = world.book.operations.insert(id, (index, world.now))
                 {
                     world.fail(format!("op{id} is applied at {other} and again at {index}"));
@@ -183,7 +184,7 @@ fn voters(status: &Status) -> Vec<u64> {
 pub fn told(world: &mut World, id: u64, version: Option<u64>) {
     match version {
         Some(version) => {
-            let there = world.book.applied.get(&version).map(|entry| entry.operation);
+            let there = world.book.applied.get(&version).map(Entry::operation);
             if there.is_some_and(|there| there != Some(id)) {
                 world.fail(format!("op{id} is acknowledged at {version}, where op {there:?} was applied"));
             }
@@ -240,11 +241,18 @@ fn watch(world: &mut World, at: usize, applied: u64) {
     world.nodes[at].mirror = Mirror { watched: (life, opened.era), cursor, items };
 }
 
-/// What a node holds under the keys of the clients.
+/// All that a node holds.
 fn stored(world: &World, at: usize) -> BTreeMap<Vec<u8>, Item> {
-    let Some(driver) = world.nodes[at].driver.as_ref() else { return BTreeMap::new() };
-    let item = |key: bytes::Bytes| Some((key.to_vec(), driver.get(&key).ok()??));
-    clients::keys().filter_map(item).collect()
+    let mut list = List { start: Vec::new(), end: None, reverse: false, limit: 1000, keys_only: false };
+    let mut found = BTreeMap::new();
+    while let Some(page) = world.nodes[at].driver.as_ref().and_then(|driver| driver.list(&list).ok()) {
+        list.start = page.items.last().map(|(key, _)| after(key)).unwrap_or_default();
+        found.extend(page.items.into_iter().filter_map(|(key, item)| Some((key.to_vec(), item?))));
+        if !page.more {
+            break;
+        }
+    }
+    found
 }
 
 /// Everything that has to be equal at an equal index.
@@ -255,7 +263,7 @@ fn fingerprint(world: &World, at: usize, status: &Status) -> u64 {
         let voter = member.role == Role::Voter;
         (&member.node_id, member.raft_id, &member.raft_address, &member.http_address, voter).hash(&mut hasher);
     }
-    stored(world, at).hash(&mut hasher);
+    world.nodes[at].driver.as_ref().map(Driver::digest).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -269,7 +277,14 @@ pub fn history(world: &mut World) {
         return;
     }
     let applied = |id: u64| world.book.operations.get(&id).map(|(_, at)| *at);
-    for (key, history) in world.clients.histories(applied) {
+    let written = |index: u64| world.book.applied.get(&index)?.operation();
+    let entries = world.book.applied.iter().map(|(index, entry)| (*index, entry.command.as_deref()));
+    let done = replay::outcomes(entries);
+    let histories = match world.clients.histories(applied, written, &done) {
+        Ok(histories) => histories,
+        Err(failure) => return world.fail(failure),
+    };
+    for (key, history) in histories {
         if let Err(timeline) = linear::check(&history) {
             world.fail(format!("key k{key} is not linearizable: {timeline}"));
         }

@@ -51,6 +51,8 @@ pub struct Node {
 pub enum Event {
     Tick(Life),
     Input(Life, Box<Input>),
+    /// The loop has something to do although nothing has come in.
+    Turn(Life),
     ToIncarnation {
         to: u64,
         cluster: u64,
@@ -210,7 +212,11 @@ impl World {
 
     pub fn happen(&mut self, event: Event) {
         match event {
-            Event::Tick(life) | Event::Input(life, _) | Event::Scan(life, ..) | Event::Sync(life, ..) => {
+            Event::Tick(life)
+            | Event::Turn(life)
+            | Event::Input(life, _)
+            | Event::Scan(life, ..)
+            | Event::Sync(life, ..) => {
                 if self.alive(life)
                     && let Some(event) = self.paused(life, event)
                 {
@@ -244,6 +250,7 @@ impl World {
                 }
             }
             Event::Input(life, input) => self.drive(life.0, |driver, _| driver.handle(*input)),
+            Event::Turn(life) => self.drive(life.0, |_, _| Ok(())),
             Event::Scan(life, token, cut) => self.scan(life, token, cut),
             Event::Sync(life, db, mark) => {
                 let result = db.sync();
@@ -281,6 +288,8 @@ impl World {
             snapshot_every_bytes: 1 << 30,
             snapshot_keep_entries: self.log_length.1,
             snapshot_spool_bytes: 1 << 30,
+            // So little that a transaction or two fill a turn.
+            apply_work: 6 << 10,
             pending_requests: 1000,
             history: History { events: 40, bytes: 1 << 20 },
             raft_address: format!("n{at}:{}", node.place),
@@ -348,7 +357,12 @@ impl World {
         match (result, self.nodes[at].engine.fate()) {
             (Ok(()) | Err(_), Fate::Crash(0)) => {}
             (Ok(()), Fate::Failed) => self.fail(format!("n{at} goes on after its disk has failed")),
-            (Ok(()), _) => checks::after_turn(self, at),
+            (Ok(()), _) => {
+                checks::after_turn(self, at);
+                if self.nodes[at].driver.as_ref().is_some_and(Driver::has_work) {
+                    self.after(1, Event::Turn(life));
+                }
+            }
             (Err(_), Fate::Failed) => {
                 self.say(|| format!("n{at} stops: its disk fails"));
                 self.crash(at);
