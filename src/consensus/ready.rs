@@ -185,7 +185,9 @@ impl Driver {
         log.conf_state = machine.conf_state().clone();
         log.applied = machine.applied();
         self.machine = machine;
-        self.feed.skip_to(index);
+        if !plant::is(Plant::CopyUntold) {
+            self.feed.skip_to(index);
+        }
         self.snapshots.installed();
         self.requests_hidden(index, term);
         if self.phase == Phase::Joining {
