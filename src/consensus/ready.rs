@@ -61,6 +61,7 @@ impl Driver {
         self.release_reads()?;
         self.answer_visible();
         self.tend_snapshots()?;
+        self.feed.stand(self.footing());
         match self.raw.store().broken.borrow_mut().take() {
             Some(failure) => Err(failure),
             None => Ok(()),
@@ -189,6 +190,9 @@ impl Driver {
         log.conf_state = machine.conf_state().clone();
         log.applied = machine.applied();
         self.machine = machine;
+        if !plant::is(Plant::CopyUntold) {
+            self.feed.skip_to(index);
+        }
         self.snapshots.installed();
         self.requests_hidden(index, term);
         if self.phase == Phase::Joining {
@@ -228,6 +232,8 @@ impl Driver {
         let before = table_changed.then(|| self.machine.members().clone());
         let outcomes = self.machine.apply(batch, self.options.apply_work)?;
         let done = outcomes.len();
+        // Before anybody hears of the writes, so that whoever does finds them where he watches.
+        self.feed.append(self.machine.take_events(), self.machine.applied().0);
         let log = self.raw.mut_store();
         log.applied = self.machine.applied();
         if table_changed {

@@ -36,6 +36,7 @@ mod space;
 mod stats;
 mod tutorial;
 mod values;
+mod watch;
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         origins::cases(),
         values::cases(),
         many::cases(),
+        watch::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),
