@@ -11,6 +11,7 @@
 mod answers;
 mod body;
 mod conditions;
+mod dialects;
 mod door;
 mod envelope;
 mod errors;

@@ -21,7 +21,7 @@ use super::answers::uncached;
 use super::body::boxed;
 use super::door::{Call, Door};
 use super::errors::Problem;
-use super::{health, raft, store, txn};
+use super::{dialects, health, raft, store, txn};
 
 /// Every route.
 pub(super) fn routes(
@@ -40,6 +40,8 @@ pub(super) fn routes(
     let remove = at("remove").then(|call| unless_joining(call, raft::remove));
     let transfer = at("transfer").then(|call| unless_joining(call, raft::transfer));
     let snapshot = at("snapshot").then(|call| unless_joining(call, raft::snapshot));
+    let keys = warp::path("keys").and(warp::path::tail()).and(call.clone()).then(keys);
+    let kv = warp::path("kv").and(warp::path::tail()).and(call.clone()).then(kv);
     let unknown = unknown(Arc::clone(door));
 
     data.or(txn)
@@ -56,6 +58,10 @@ pub(super) fn routes(
         .unify()
         .or(snapshot)
         .unify()
+        .or(keys)
+        .unify()
+        .or(kv)
+        .unify()
         .or(unknown)
         .unify()
 }
@@ -63,6 +69,18 @@ pub(super) fn routes(
 async fn data(tail: Tail, call: Call) -> Response {
     let door = Arc::clone(&call.door);
     let answer = unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await;
+    door.signed(uncached(answer))
+}
+
+async fn keys(tail: Tail, call: Call) -> Response {
+    let door = Arc::clone(&call.door);
+    let answer = unless_joining(call, |call| async move { dialects::keys(call, tail.as_str()).await }).await;
+    door.signed(uncached(answer))
+}
+
+async fn kv(tail: Tail, call: Call) -> Response {
+    let door = Arc::clone(&call.door);
+    let answer = unless_joining(call, |call| async move { dialects::kv(call, tail.as_str()).await }).await;
     door.signed(uncached(answer))
 }
 

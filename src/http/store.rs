@@ -119,7 +119,7 @@ async fn put(mut call: Call, raw_key: &str) -> Result<Response, Problem> {
 }
 
 /// Has the value persisted; no item where the condition was not true.
-async fn persist(
+pub(super) async fn persist(
     call: &Call,
     key: &str,
     value: Value,
@@ -145,7 +145,7 @@ pub(super) async fn write(call: &Call, command: Command, deadline: Deadline) -> 
 }
 
 /// The answer to a write whose condition was not true.
-fn failed(call: &Call, key: &str, written: &Written) -> Response {
+pub(super) fn failed(call: &Call, key: &str, written: &Written) -> Response {
     let version = if let Outcome::Failed { version } = written.outcome { version } else { 0 };
     let mut response = Problem::condition(key, version).respond(&call.method);
     answers::mark(&mut response, written.index, written.term);

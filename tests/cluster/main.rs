@@ -15,6 +15,7 @@
 use std::process::ExitCode;
 
 mod damage;
+mod dialects;
 mod durability;
 mod faults;
 mod forming;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         origins::cases(),
         values::cases(),
         many::cases(),
+        dialects::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),
