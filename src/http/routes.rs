@@ -21,7 +21,7 @@ use super::answers::uncached;
 use super::body::boxed;
 use super::door::{Call, Door};
 use super::errors::Problem;
-use super::{dialects, health, raft, store, txn};
+use super::{dialects, health, openapi, raft, store, txn};
 
 /// Every route.
 pub(super) fn routes(
@@ -42,6 +42,10 @@ pub(super) fn routes(
     let snapshot = at("snapshot").then(|call| unless_joining(call, raft::snapshot));
     let keys = warp::path("keys").and(warp::path::tail()).and(call.clone()).then(keys);
     let kv = warp::path("kv").and(warp::path::tail()).and(call.clone()).then(kv);
+    let openapi = warp::path("openapi.json")
+        .and(warp::path::end())
+        .and(call.clone())
+        .then(|call| always(call, openapi::document));
     let unknown = unknown(Arc::clone(door));
 
     data.or(txn)
@@ -57,6 +61,8 @@ pub(super) fn routes(
         .or(transfer)
         .unify()
         .or(snapshot)
+        .unify()
+        .or(openapi)
         .unify()
         .or(keys)
         .unify()

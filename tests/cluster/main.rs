@@ -14,6 +14,7 @@
 
 use std::process::ExitCode;
 
+mod contract;
 mod damage;
 mod dialects;
 mod durability;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         values::cases(),
         many::cases(),
         dialects::cases(),
+        contract::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),
