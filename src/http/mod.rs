@@ -11,6 +11,7 @@
 mod answers;
 mod body;
 mod conditions;
+mod dialects;
 mod door;
 mod envelope;
 mod errors;
@@ -18,6 +19,7 @@ mod errors;
 pub(crate) mod fuzz;
 mod health;
 mod listing;
+mod openapi;
 mod origins;
 mod patient;
 mod query;

@@ -21,7 +21,7 @@ use super::answers::uncached;
 use super::body::boxed;
 use super::door::{Call, Door};
 use super::errors::Problem;
-use super::{health, raft, store, txn, watch};
+use super::{dialects, health, openapi, raft, store, txn, watch};
 
 /// Every route.
 pub(super) fn routes(
@@ -41,6 +41,12 @@ pub(super) fn routes(
     let remove = at("remove").then(|call| unless_joining(call, raft::remove));
     let transfer = at("transfer").then(|call| unless_joining(call, raft::transfer));
     let snapshot = at("snapshot").then(|call| unless_joining(call, raft::snapshot));
+    let keys = warp::path("keys").and(warp::path::tail()).and(call.clone()).then(keys);
+    let kv = warp::path("kv").and(warp::path::tail()).and(call.clone()).then(kv);
+    let openapi = warp::path("openapi.json")
+        .and(warp::path::end())
+        .and(call.clone())
+        .then(|call| always(call, openapi::document));
     let unknown = unknown(Arc::clone(door));
 
     data.or(txn)
@@ -59,6 +65,12 @@ pub(super) fn routes(
         .unify()
         .or(snapshot)
         .unify()
+        .or(openapi)
+        .unify()
+        .or(keys)
+        .unify()
+        .or(kv)
+        .unify()
         .or(unknown)
         .unify()
 }
@@ -66,6 +78,18 @@ pub(super) fn routes(
 async fn data(tail: Tail, call: Call) -> Response {
     let door = Arc::clone(&call.door);
     let answer = unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await;
+    door.signed(uncached(answer))
+}
+
+async fn keys(tail: Tail, call: Call) -> Response {
+    let door = Arc::clone(&call.door);
+    let answer = unless_joining(call, |call| async move { dialects::keys(call, tail.as_str()).await }).await;
+    door.signed(uncached(answer))
+}
+
+async fn kv(tail: Tail, call: Call) -> Response {
+    let door = Arc::clone(&call.door);
+    let answer = unless_joining(call, |call| async move { dialects::kv(call, tail.as_str()).await }).await;
     door.signed(uncached(answer))
 }
 

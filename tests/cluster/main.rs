@@ -14,7 +14,9 @@
 
 use std::process::ExitCode;
 
+mod contract;
 mod damage;
+mod dialects;
 mod durability;
 mod faults;
 mod forming;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         values::cases(),
         many::cases(),
         watch::cases(),
+        dialects::cases(),
+        contract::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),
