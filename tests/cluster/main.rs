@@ -33,6 +33,7 @@ mod settings;
 mod snapshots;
 mod space;
 mod stats;
+mod status;
 mod tutorial;
 
 fn main() -> ExitCode {
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         settings::cases(),
         launch::cases(),
         stats::cases(),
+        status::cases(),
         http::cases(),
         origins::cases(),
         tutorial::cases(),
