@@ -1,10 +1,8 @@
-# One huskv node: the binary on a plain base, run by a user without rights or a name.
+# One huskv node: the binary on a plain base, run by a user without rights or a name. `docker build -t huskv .`
 #
-#   docker build -t huskv .                                       builds the binary inside
-#   docker build -t huskv --target prebuilt -f Dockerfile FOLDER  takes FOLDER/huskv, which must run on BASE, and FOLDER/data
-#
-# The stages without a compiler come first, since an engine without BuildKit runs every stage above the one it is asked
-# for. The node's stage runs nothing, so BASE needs no more than what the binary is linked to: libc, libm and libgcc_s.
+# The stage `node` is everything but the binary. It runs nothing, so BASE needs no more than what the binary is linked to:
+# libc, libm and libgcc_s. It stands first, since an engine without BuildKit runs every stage above the one that it is
+# asked for: `--target node` with a BASE that has the binary already needs no compiler, and that is how it is tested.
 ARG BUILDER=rust:1.95-bookworm
 ARG BASE=debian:bookworm-slim
 
@@ -19,9 +17,6 @@ EXPOSE 2221 1111
 HEALTHCHECK --interval=5s --timeout=4s --start-period=15s --retries=3 CMD ["/usr/local/bin/huskv", "status"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/huskv"]
-
-FROM node AS prebuilt
-COPY huskv /usr/local/bin/huskv
 
 FROM ${BUILDER} AS build
 WORKDIR /build

@@ -7,14 +7,16 @@
 #        scripts/docker.sh session  on the running cluster: stops the leader's container, asks the others, starts it again
 #        scripts/docker.sh test [BINARY]
 #                                   the session and more on a cluster of its own with any free ports, all of which is
-#                                   removed afterwards. BINARY (default target/release/huskv) comes from outside the
-#                                   image; the base is the libraries that it is linked to, or the image that BASE names
+#                                   removed afterwards. BINARY (default target/release/huskv) is not built inside, and
+#                                   the base is what it is linked to, or the image that the variable BASE names
 #        scripts/docker.sh able [BINARY]
 #                                   whether this machine can do `test`; if not, one line says why and the exit code is 1
 #
 # What it needs: a Docker engine, `docker compose` or `docker-compose`; session and test also curl.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# No reader of a pipe below ends before it has read everything: with pipefail that would be a failure now and then.
 
 # The longest that one call of the engine may take, in seconds: an engine that hangs must not hang the test.
 call_limit=120
@@ -81,8 +83,8 @@ leader_is_not() {
     leader=$(leader)
     [ -n "$leader" ] && [ "$leader" != "$1" ]
 }
-follower() { { status_of_all || true; } | awk '$3 == "follows" { print $2; exit }'; }
-follows() { { status --endpoints "$1:2221" || true; } | grep -q ": $1 follows "; }
+follower() { { status_of_all || true; } | awk '$3 == "follows" && !told++ { print $2 }'; }
+follows() { { status --endpoints "$1:2221" || true; } | grep ": $1 follows " >/dev/null; }
 all_ready() { status_of_all >/dev/null; }
 healthy() { [ "$(engine inspect -f '{{.State.Health.Status}}' "$(container "$1")")" = healthy ]; }
 
@@ -103,7 +105,7 @@ await() {
 }
 
 # Where a node answers on this machine; the engine may pick another port at every start.
-address() { engine port "$(container "$1")" 2221/tcp | head -n 1; }
+address() { engine port "$(container "$1")" 2221/tcp | sed -n 1p; }
 
 # The body of an answer of a node; fails on any status but 2xx.
 ask() {
@@ -113,9 +115,11 @@ ask() {
 }
 put() { ask "$1" "/store?timeout=20s" -d "{\"key\": \"$2\", \"value\": \"$3\"}" >/dev/null; }
 # Whether a node by itself, without asking any other, holds this value.
-holds() { ask "$1" "/store/$2?consistency=stale" 2>/dev/null | grep -q "\"value\":\"$3\""; }
+holds() { ask "$1" "/store/$2?consistency=stale" 2>/dev/null | grep "\"value\":\"$3\"" >/dev/null; }
+# The directory's own identity; a node whose volume was lost comes back with another.
+identity() { ask "$1" /raft/stats | grep -o '"raft_id":[0-9]*' | sed -n 1p; }
 # Whether the cluster answers this value through a node.
-answers() { ask "$1" "/store/$2?timeout=20s" | grep -q "\"value\":\"$3\""; }
+answers() { ask "$1" "/store/$2?timeout=20s" | grep "\"value\":\"$3\"" >/dev/null; }
 
 run() {
     # Once for all three; it may take minutes, and its limit is the patience of who waits.
@@ -177,16 +181,23 @@ session() {
     status_of_all
 }
 
-# Makes the folder $work/root with BINARY and what it is linked to, as an image: what a base must have, and no more.
-import_base() {
-    local binary=$1 tag=$2 library
-    mkdir -p "$work/root/usr/local/bin" "$work/root/etc"
+# Makes the image $base: the binary and what it is linked to, which is all that a node needs; or the binary on BASE.
+make_base() {
+    local binary=$1 root=$work/root library
+    mkdir -p "$root/usr/local/bin" "$root/etc"
+    # Without what only a debugger reads, most of it, the image is made much faster.
+    strip --strip-debug -o "$root/usr/local/bin/huskv" "$binary" || cp "$binary" "$root/usr/local/bin/huskv"
+    if [ -n "${BASE:-}" ]; then
+        printf 'FROM %s\nCOPY usr/local/bin/huskv /usr/local/bin/huskv\n' "$BASE" >"$work/Dockerfile"
+        engine build --quiet -t "$base" -f "$work/Dockerfile" "$root"
+        return
+    fi
     ldd "$binary" | grep -o '/[^ ]*' | while read -r library; do
-        mkdir -p "$work/root$(dirname "$library")"
-        cp -L "$library" "$work/root$library"
+        mkdir -p "$root$(dirname "$library")"
+        cp -L "$library" "$root$library"
     done
-    printf 'hosts: files dns\n' >"$work/root/etc/nsswitch.conf"
-    tar -C "$work/root" -c . | engine import - "$tag" >/dev/null
+    printf 'hosts: files dns\n' >"$root/etc/nsswitch.conf"
+    tar -C "$root" -c . | engine import - "$base"
 }
 
 # Names that no other run has, and a folder; all of it goes at the end.
@@ -202,6 +213,7 @@ clean() {
     if [ ${#options[@]} -gt 0 ]; then
         compose down --volumes --remove-orphans --timeout 5 >/dev/null 2>&1 || true
     fi
+    engine network rm "$project" >/dev/null 2>&1 || true
     engine rmi --force "$image" "$base" >/dev/null 2>&1 || true
     rm -rf "$work"
 }
@@ -211,22 +223,18 @@ able() {
     command -v curl >/dev/null || fail "no curl"
     [ -x "$binary" ] || fail "no $binary; make build makes it"
     own_names
-    import_base "$binary" "$base" 2>/dev/null || fail "the engine takes no image"
-    engine run --rm --user 10001:10001 --volume "$(realpath "$binary"):/huskv:ro" "$base" /huskv --version >/dev/null 2>&1 ||
-        fail "a container cannot run $binary"
+    make_base "$binary" >"$work/said" 2>&1 || fail "the engine takes no image: $(tail -n 1 "$work/said")"
+    engine network create "$project" >"$work/said" 2>&1 || fail "the engine makes no network: $(tail -n 1 "$work/said")"
+    engine run --rm --user 10001:10001 --network "$project" --publish 127.0.0.1:0:2221 "$base" \
+        /usr/local/bin/huskv --version >"$work/said" 2>&1 ||
+        fail "the engine cannot run $binary: $(tail -n 1 "$work/said")"
+    compose --project-name "$project" ps -q >"$work/said" 2>&1 ||
+        fail "${compose[*]} does not reach the engine: $(tail -n 1 "$work/said")"
 }
 
 build_image() {
-    local binary=$1
-    if [ -n "${BASE:-}" ]; then
-        engine tag "$BASE" "$base"
-    else
-        import_base "$binary" "$base"
-    fi
-    mkdir -p "$work/context"
-    cp -r data "$work/context/"
-    strip --strip-debug -o "$work/context/huskv" "$binary" 2>/dev/null || cp "$binary" "$work/context/huskv"
-    engine build --quiet --target prebuilt --build-arg "BASE=$base" -t "$image" -f Dockerfile "$work/context" >/dev/null 2>"$work/said" ||
+    make_base "$1" >"$work/said" 2>&1 || fail "the base: $(tail -n 5 "$work/said")"
+    engine build --quiet --target node --build-arg "BASE=$base" -t "$image" . >"$work/said" 2>&1 ||
         fail "docker build: $(tail -n 5 "$work/said")"
 }
 
@@ -238,10 +246,10 @@ up() {
 }
 
 test_all() {
-    local binary=$1 node from uid
+    local binary=$1 node from uid before=() after=()
     own_names
     build_image "$binary"
-    say "image: $(($(engine image inspect -f '{{.Size}}' "$image") / 1000000)) MB, of which the base $(($(engine image inspect -f '{{.Size}}' "$base") / 1000000)) MB"
+    say "built an image of $(($(engine image inspect -f '{{.Size}}' "$image") / 1000000)) MB"
 
     printf '%s\n' "NODE_IMAGE=$image" NODE_{1,2,3}_PORT=0 NODE_1_SECOND_PORT= HUSKV_RAFT_ELECTION_TICKS=40 >"$work/env"
     options=(--project-name "$project" --file docker-compose.yml --env-file "$work/env")
@@ -258,14 +266,19 @@ test_all() {
 
     session
 
+    for node in "${nodes[@]}"; do
+        before+=("$(identity "$node")")
+    done
     compose down >/dev/null 2>&1
     up
     await "three nodes that know their leader, after down and up" all_ready
     put node_1 after-down kept
     for node in "${nodes[@]}"; do
-        ask "$node" "/store/session-during" | grep -q '"value":"during-' || fail "$node has lost session-during"
+        ask "$node" "/store/session-during" | grep '"value":"during-' >/dev/null || fail "$node has lost session-during"
+        after+=("$(identity "$node")")
     done
-    say "down and up: the data is still there"
+    [ "${before[*]}" = "${after[*]}" ] || fail "a volume did not survive down and up: ${before[*]}, then ${after[*]}"
+    say "down and up: the volumes and the data are still there"
 
     node=$(follower)
     compose rm --stop --force "$node" >/dev/null 2>&1
