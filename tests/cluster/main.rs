@@ -36,6 +36,7 @@ mod settings;
 mod snapshots;
 mod space;
 mod stats;
+mod status;
 mod tutorial;
 mod values;
 mod watch;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         settings::cases(),
         launch::cases(),
         stats::cases(),
+        status::cases(),
         http::cases(),
         origins::cases(),
         values::cases(),
