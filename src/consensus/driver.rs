@@ -11,6 +11,7 @@
 //! `adoption`), raft's settings (`raw`), copies and compaction (`snapshots`), the thread (`task`).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
@@ -18,6 +19,7 @@ use slog::{Logger, info, warn};
 
 use super::adoption::Adoption;
 use super::chores::Chores;
+use super::feed::Feed;
 use super::input::{Input, InstallError, Millis, Reply};
 use super::log::Log;
 use super::membership::Membership;
@@ -26,7 +28,7 @@ use super::reads::{Reader, Reads, Wanted};
 use super::requests::Requests;
 use super::snapshots::Snapshots;
 use super::{Options, Outbox};
-use crate::model::PeerTable;
+use crate::model::{List, Page, PeerTable};
 use crate::storage::{Error, Incarnation, Machine, Received, Volume};
 
 /// What the node is busy being.
@@ -75,6 +77,7 @@ pub struct Driver {
     pub(super) seen: Seen,
     /// A membership entry that is not committed yet has at most this index.
     pub(super) pending_change: u64,
+    pub(super) feed: Arc<Feed>,
     next_token: u64,
 }
 
@@ -127,8 +130,10 @@ impl Driver {
             contact: BTreeMap::new(),
             installing: None,
             pending_change: 0,
+            feed: Arc::default(),
             next_token: 0,
         };
+        driver.feed.begin(driver.machine.applied().0, driver.options.history);
         driver.phase = if driver.volume.identity().removed {
             Phase::Removed
         } else if driver.machine.applied().0 == 0 {
@@ -139,6 +144,26 @@ impl Driver {
             Phase::Member
         };
         Ok(driver)
+    }
+
+    /// The events of what this node applies from its start on.
+    #[must_use]
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// A page of what this node has applied, whoever waits for what.
+    ///
+    /// # Errors
+    /// [`Error`] for damage.
+    pub fn list(&self, list: &List) -> Result<Page, Error> {
+        self.machine.list(list)
+    }
+
+    /// Tells `feed` of what is applied from now on.
+    pub(super) fn tell(&mut self, feed: Arc<Feed>) {
+        feed.begin(self.machine.applied().0, self.options.history);
+        self.feed = feed;
     }
 
     /// What comes before the first input: peers become known, garbage goes, what was left of the last life is finished,
@@ -341,9 +366,10 @@ impl Driver {
         self.reads.renew((raft_id, self.options.nonce));
         self.snapshots = Snapshots::default();
         self.contact.clear();
-        self.leader_seen = None;
         self.pending_change = 0;
+        self.leader_seen = None;
         self.phase = Phase::Joining;
+        self.feed.begin(self.machine.applied().0, self.options.history);
         self.publish();
         self.discard_garbage()
     }

@@ -4,9 +4,9 @@
 //!
 //! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or
 //! vote: with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its
-//! sync. There is exactly one sync for a Ready with `must_sync` and none otherwise. Only what was really applied is
-//! reported as applied. The type of an entry is looked at before its data. What is committed but asks for much work
-//! waits for later turns; meanwhile raft goes on.
+//! sync. There is exactly one sync for a Ready with `must_sync`, one more before anybody hears that a membership entry is
+//! committed, and none otherwise. Only what was really applied is reported as applied. The type of an entry is looked at before its data. What is
+//! committed but asks for much work waits for later turns; meanwhile raft goes on.
 //!
 //! Not here: where the inputs of a turn come from (`task`).
 
@@ -61,6 +61,7 @@ impl Driver {
         self.release_reads()?;
         self.answer_visible();
         self.tend_snapshots()?;
+        self.feed.stand(self.footing());
         match self.raw.store().broken.borrow_mut().take() {
             Some(failure) => Err(failure),
             None => Ok(()),
@@ -189,6 +190,9 @@ impl Driver {
         log.conf_state = machine.conf_state().clone();
         log.applied = machine.applied();
         self.machine = machine;
+        if !plant::is(Plant::CopyUntold) {
+            self.feed.skip_to(index);
+        }
         self.snapshots.installed();
         self.requests_hidden(index, term);
         if self.phase == Phase::Joining {
@@ -228,6 +232,8 @@ impl Driver {
         let before = table_changed.then(|| self.machine.members().clone());
         let outcomes = self.machine.apply(batch, self.options.apply_work)?;
         let done = outcomes.len();
+        // Before anybody hears of the writes, so that whoever does finds them where he watches.
+        self.feed.append(self.machine.take_events(), self.machine.applied().0);
         let log = self.raw.mut_store();
         log.applied = self.machine.applied();
         if table_changed {

@@ -22,7 +22,8 @@ use super::body::{self, BODIES_BYTES, Body, Unread};
 use super::errors::Problem;
 use super::origins::Origins;
 use super::query::Deadline;
-use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed};
+use super::watch::Watchers;
+use crate::consensus::{Bounds, Consistency, Feed, Fetched, Handle, Listed, Millis};
 use crate::model::{Answer, Code, List, Refusal, Request, Status};
 
 /// The header with the name of the node that answers.
@@ -49,6 +50,8 @@ pub(super) struct Door {
     /// As many bytes again for what transactions read; they take them beforehand, and reads must not wait for that.
     transactions: Arc<Semaphore>,
     status_turns: Semaphore,
+    /// Who watches.
+    pub(super) watchers: Watchers,
 }
 
 /// One request, its body not read yet.
@@ -74,6 +77,7 @@ impl Door {
             bodies: Arc::new(Semaphore::new(BODIES_BYTES.max(options.body_bytes))),
             answers: Arc::new(Semaphore::new(ANSWERS_BYTES.max(options.value_bytes))),
             transactions: Arc::new(Semaphore::new(ANSWERS_BYTES)),
+            watchers: Watchers::new(options.watchers),
             options,
             handle,
             status_turns: Semaphore::new(STATUS_TURNS),
@@ -87,6 +91,16 @@ impl Door {
         let answer = timeout(left + GRACE, self.handle.request(request, left)).await;
         let silent = |_| Refusal::unknown(code, "the node's loop did not answer by the deadline; its disk may be slow");
         Ok(answer.map_err(silent)??)
+    }
+
+    /// What the node applies.
+    pub(super) fn feed(&self) -> &Feed {
+        self.handle.feed()
+    }
+
+    /// The present time, as the feed means it.
+    pub(super) fn now(&self) -> Millis {
+        self.handle.clock().now()
     }
 
     /// Says in the answer which node gives it, and who leads as far as it knows.

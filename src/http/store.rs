@@ -120,7 +120,7 @@ async fn put(mut call: Call, raw_key: &str) -> Result<Response, Problem> {
 }
 
 /// Has the value persisted, if the condition is true.
-async fn persist(
+pub(super) async fn persist(
     call: &Call,
     key: &str,
     value: Value,
@@ -144,7 +144,7 @@ pub(super) async fn write(call: &Call, command: Command, deadline: Deadline) -> 
 }
 
 /// The answer to a write whose condition was not true.
-fn failed(call: &Call, key: &str, written: &Written) -> Response {
+pub(super) fn failed(call: &Call, key: &str, written: &Written) -> Response {
     let version = if let Outcome::Failed { version } = written.outcome { version } else { 0 };
     let mut response = Problem::condition(key, version).respond(&call.method);
     answers::mark(&mut response, written.index, written.term);

@@ -51,6 +51,10 @@ pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: boo
         snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
         apply_work: APPLY_WORK,
         pending_requests: size(config.limits.pending_requests),
+        history: consensus::History {
+            events: size(config.limits.watch_events),
+            bytes: size(config.limits.watch_mb * MIB),
+        },
         raft_address: config.advertised(ports.raft.port),
         http_address: config.advertised(ports.http.port),
         forming,
@@ -68,6 +72,7 @@ pub(super) fn http(config: &Config, ports: &Ports) -> http::Options {
         key_bytes: size(config.limits.key_bytes),
         value_bytes: size(config.limits.value_bytes),
         body_bytes: size(config.limits.body_bytes),
+        watchers: size(config.limits.watchers),
         request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
         allowed_origins: config.http.allowed_origins.clone(),
         own_hosts,

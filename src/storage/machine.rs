@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
-use crate::model::{Change, Command, Item, List, MemberChange, Members, Outcome, Page, codec, decide};
+use crate::model::{Change, Command, Event, Item, List, MemberChange, Members, Outcome, Page, codec, decide};
 use crate::plant::{self, Plant};
 
 use super::behind::Behind;
@@ -80,6 +80,8 @@ pub struct Machine {
     state_header: Header,
     /// The copy being made, if any.
     cut: Option<Line>,
+    /// What was applied since it was last asked for.
+    events: Vec<Event>,
 }
 
 impl Machine {
@@ -98,7 +100,7 @@ impl Machine {
         let state_header = cells::put(&mut batch, Kind::State, b"", index, &state.encode(), None);
         db.write(batch)?;
         db.sync()?;
-        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, cut: None })
+        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, cut: None, events: Vec::new() })
     }
 
     /// Opens a machine and checks all of it: every value against its checksum, and their sum against the state.
@@ -130,7 +132,7 @@ impl Machine {
             let detail = format!("its values do not add up ({keys} keys found, {counted} written)");
             return Err(Error::damaged(&*db, detail));
         }
-        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, cut: None })
+        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, cut: None, events: Vec::new() })
     }
 
     /// The (index, term) of the entry applied last.
@@ -201,6 +203,11 @@ impl Machine {
         Ok(outcomes)
     }
 
+    /// What became of keys since this was last asked, in order.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
     fn apply_batch(
         &mut self,
         entries: &mut impl Iterator<Item = Applied>,
@@ -209,6 +216,7 @@ impl Machine {
     ) -> Result<usize, Error> {
         let mut state = self.state.clone();
         let mut table = Table { members: self.members.clone(), changed: None };
+        let mut events = Vec::new();
         let overlay = Overlay::new(&self.db);
         for entry in entries {
             if entry.index != state.index + 1 || entry.term < state.term {
@@ -230,10 +238,12 @@ impl Machine {
                 Operation::Command(command) => {
                     state.was_written |= !matches!(command, Command::Move { .. });
                     let (outcome, changes) = decide(command, entry.index, &overlay)?;
+                    let first = events.len();
                     for change in changes {
+                        events.extend(Event::of(&change, entry.index));
                         match change {
                             Change::Put { key, item } => overlay.set(key, Now::Holds(item))?,
-                            Change::Delete { key } => overlay.set(key, Now::Gone)?,
+                            Change::Delete { key, .. } => overlay.set(key, Now::Gone)?,
                             Change::Move { raft_id, raft_address, http_address } => {
                                 table.change(entry.index, |members| {
                                     members.relocate(raft_id, &raft_address, &http_address);
@@ -241,6 +251,7 @@ impl Machine {
                             }
                         }
                     }
+                    Event::number(&mut events[first..]);
                     outcome
                 }
             });
@@ -251,6 +262,7 @@ impl Machine {
         let work = overlay.work();
         let touched = overlay.into_touched();
         self.commit(state, table, touched)?;
+        self.events.append(&mut events);
         Ok(work)
     }
 

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::Input;
-use huskv::model::{Answer, PeerTable, Role, State, Status};
+use huskv::consensus::{Driver, Filter, Input, Reading};
+use huskv::model::{Answer, Cursor, Happening, Item, List, PeerTable, Role, State, Status, after};
 
 use crate::engine::SimEngine;
 use crate::journal::Entry;
@@ -40,6 +40,14 @@ impl Seen {
         }
         self.applied = if durable.0 == self.raft_id { durable.1 } else { 0 };
     }
+}
+
+/// A client that watches every key on a node: which of its lives it watches, where it is, and what it makes of the keys.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    watched: (u64, u64),
+    cursor: Option<Cursor>,
+    items: BTreeMap<Vec<u8>, Item>,
 }
 
 /// What is known of the whole cluster.
@@ -112,8 +120,8 @@ pub fn after_turn(world: &mut World, at: usize) {
     }
     if is.applied != seen.applied {
         entries(world, at, seen, is);
-        // A node that is stopping answers no reads.
-        let Some(state) = fingerprint(world, at, &status) else { return };
+        watch(world, at, is.applied);
+        let state = fingerprint(world, at, &status);
         let known = *world.book.states.entry(is.applied).or_insert(state);
         if known != state {
             world.fail(format!("n{at} differs from another node at applied index {}", is.applied));
@@ -203,16 +211,78 @@ pub fn told(world: &mut World, id: u64, version: Option<u64>) {
     }
 }
 
-/// Everything that has to be equal at an equal index; None where the node does not say.
-fn fingerprint(world: &mut World, at: usize, status: &Status) -> Option<u64> {
+/// The events of a node, in order, lead from what the keys were to what they are. Where there are none to go on from, the
+/// keys are read anew, as a client would list them.
+fn watch(world: &mut World, at: usize, applied: u64) {
+    let every = Filter::Prefix(bytes::Bytes::new());
+    let life = world.nodes[at].life;
+    let Some(driver) = world.nodes[at].driver.as_ref() else { return };
+    let feed = driver.feed().clone();
+    let Ok(opened) = feed.open(None) else { return };
+    let mut mirror = std::mem::take(&mut world.nodes[at].mirror);
+    let mut cursor = mirror.cursor.take().filter(|_| mirror.watched == (life, opened.era));
+    let mut wrong = None;
+    while let Some(from) = cursor {
+        let Reading::Found { events, cursor: next, all, .. } = feed.read(opened.era, from, &every) else {
+            cursor = None;
+            break;
+        };
+        let mut last = from;
+        for event in events {
+            if event.at() < last {
+                wrong = Some(format!("n{at} tells of {} again", event.id()));
+            }
+            last = event.after();
+            let known = match &event.happening {
+                Happening::Put(item) => mirror.items.insert(event.key.to_vec(), item.clone()),
+                Happening::Deleted | Happening::Expired => mirror.items.remove(&event.key[..]),
+            };
+            if matches!(event.happening, Happening::Put(_)) || known.is_some() {
+                continue;
+            }
+            wrong = Some(format!("n{at} tells at {} that a key is gone which was not there", event.id()));
+        }
+        cursor = Some(next);
+        if all {
+            break;
+        }
+    }
+    let items = stored(world, at);
+    if cursor.is_some() && mirror.items != items {
+        let (told, is) = (&mirror.items, &items);
+        wrong = wrong.or(Some(format!("n{at} at {applied}: its events make {told:?} of the keys, which are {is:?}")));
+    }
+    if let Some(wrong) = wrong {
+        world.fail(wrong);
+    }
+    let cursor = Some(cursor.unwrap_or(opened.cursor));
+    world.nodes[at].mirror = Mirror { watched: (life, opened.era), cursor, items };
+}
+
+/// All that a node holds.
+fn stored(world: &World, at: usize) -> BTreeMap<Vec<u8>, Item> {
+    let mut list = List { start: Vec::new(), end: None, reverse: false, limit: 1000, keys_only: false };
+    let mut found = BTreeMap::new();
+    while let Some(page) = world.nodes[at].driver.as_ref().and_then(|driver| driver.list(&list).ok()) {
+        list.start = page.items.last().map(|(key, _)| after(key)).unwrap_or_default();
+        found.extend(page.items.into_iter().filter_map(|(key, item)| Some((key.to_vec(), item?))));
+        if !page.more {
+            break;
+        }
+    }
+    found
+}
+
+/// Everything that has to be equal at an equal index.
+fn fingerprint(world: &World, at: usize, status: &Status) -> u64 {
     let mut hasher = DefaultHasher::new();
     (status.keys, status.applied_term, status.configuration_index).hash(&mut hasher);
     for member in &status.members {
         let voter = member.role == Role::Voter;
         (&member.node_id, member.raft_id, &member.raft_address, &member.http_address, voter).hash(&mut hasher);
     }
-    world.nodes[at].driver.as_ref()?.digest().hash(&mut hasher);
-    Some(hasher.finish())
+    world.nodes[at].driver.as_ref().map(Driver::digest).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// At the end: every key's history has an order that explains it, and what was refused never happened.

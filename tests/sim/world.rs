@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Driver, Input, Millis, Options};
+use huskv::consensus::{Driver, History, Input, Millis, Options};
 use huskv::model::PeerTable;
 use huskv::storage::{Boot, Cut, Db, Error, Volume};
 use raft::eraftpb::Message;
@@ -39,6 +39,8 @@ pub struct Node {
     pub scanned: Option<Box<Cut>>,
     /// What was seen of it, or was durable when its last life ended: nothing may move back from there.
     pub seen: Seen,
+    /// What the events of its feed make of the keys.
+    pub mirror: checks::Mirror,
     /// The raft id and applied index that its machine was synced at last.
     pub durable: (u64, u64),
     /// The voters that it knew after each of its latest turns, with what it knew to be committed then.
@@ -145,6 +147,7 @@ impl World {
                 tick,
                 scanned: None,
                 seen: Seen::default(),
+                mirror: checks::Mirror::default(),
                 durable: (0, 0),
                 voters: VecDeque::new(),
             });
@@ -289,6 +292,7 @@ impl World {
             // So little that a transaction or two fill a turn.
             apply_work: 6 << 10,
             pending_requests: 1000,
+            history: History { events: 40, bytes: 1 << 20 },
             raft_address: format!("n{at}:{}", node.place),
             http_address: format!("n{at}:http"),
             forming: false,

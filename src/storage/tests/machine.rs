@@ -8,7 +8,9 @@ use raft::eraftpb::ConfState;
 use super::super::layout::PIECE_BYTES;
 use super::super::{Applied, Db, Error, Machine, Operation};
 use super::{Dice, Memory, Pairs, delete, put};
-use crate::model::{Command, Condition, Item, Member, MemberChange, Members, Outcome, Role, Value};
+use crate::model::{
+    self, Command, Condition, Happening, Item, Member, MemberChange, Members, Outcome, Role, Txn, Value,
+};
 
 pub(super) fn fresh() -> (Arc<Memory>, Machine) {
     let db = Arc::new(Memory::default());
@@ -117,6 +119,41 @@ fn a_condition_sees_what_earlier_entries_of_its_batch_did() {
     assert_eq!((machine.keys(), machine.applied().0, stored), (1, 9, 1));
     let item = Machine::open(db).unwrap().get(b"k").unwrap().unwrap();
     assert_eq!((item.version, item.create_version), (8, 8));
+}
+
+#[test]
+fn what_was_applied_is_told_once_with_its_place_in_the_log() {
+    let (_, mut machine) = fresh();
+    let txn = |index, then| {
+        let command = Command::Txn(Txn { checks: vec![], then, otherwise: vec![] });
+        Applied { index, term: 1, operation: Operation::Command(command) }
+    };
+    let (b, c) = (model::Operation::Delete { key: "b".into() }, model::Operation::Delete { key: "c".into() });
+    let a = model::Operation::Put { key: "a".into(), value: Value::binary("2") };
+    let sweep = Applied { index: 7, term: 1, operation: Operation::Command(Command::Sweep { prefix: "a".into() }) };
+    let entries = vec![
+        put(2, b"a", b"1".to_vec()),
+        put(3, b"b", b"1".to_vec()),
+        Applied { index: 4, term: 1, operation: Operation::Nothing },
+        delete(5, b"c"),
+        txn(6, vec![b, c, a]),
+        sweep,
+    ];
+    machine.apply(entries, usize::MAX).unwrap();
+    let told: Vec<_> =
+        machine.take_events().into_iter().map(|event| (event.id(), event.key, event.happening)).collect();
+    let put = |bytes: &'static str, version, create_version| {
+        Happening::Put(Item { value: Value::binary(bytes), version, create_version })
+    };
+    let expected = [
+        ("2", "a", put("1", 2, 2)),
+        ("3", "b", put("1", 3, 3)),
+        ("6.1", "b", Happening::Deleted),
+        ("6.2", "a", put("2", 6, 2)),
+        ("7", "a", Happening::Deleted),
+    ];
+    assert_eq!(told, expected.map(|(id, key, happening)| (id.to_owned(), key.into(), happening)));
+    assert_eq!(machine.take_events(), []);
 }
 
 #[test]
