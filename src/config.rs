@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -408,5 +409,24 @@ impl Config {
     #[must_use]
     pub fn advertised(&self, port: u16) -> String {
         format!("{}:{port}", check::bracketed(&self.advertise_host))
+    }
+
+    /// Where a client on this machine reaches the HTTP port; `None` where that port is still to be picked.
+    #[must_use]
+    pub fn local_http(&self) -> Option<String> {
+        let host = match self.host.parse::<IpAddr>() {
+            Ok(IpAddr::V6(address)) if address.is_unspecified() => Ipv6Addr::LOCALHOST.to_string(),
+            _ if check::is_unspecified(&self.host) => Ipv4Addr::LOCALHOST.to_string(),
+            _ => self.host.clone(),
+        };
+        (self.server.port != 0).then(|| format!("{}:{}", check::bracketed(&host), self.server.port))
+    }
+
+    /// Checks `text` as `host:port` of a node.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn check_address(text: &str) -> Result<(), String> {
+        check::address(text)
     }
 }

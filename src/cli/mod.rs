@@ -1,4 +1,5 @@
-//! The command line: `huskv` runs a node, `huskv demo` runs three, `huskv bench` measures them.
+//! The command line: `huskv` runs a node, `huskv status` looks at nodes, `huskv demo` runs three, `huskv bench` measures
+//! them.
 //!
 //! Why: one binary is all there is to install. The flags of a node are made from the table of settings, so there is no
 //! second list of them here.
@@ -18,6 +19,7 @@ mod bench;
 mod demo;
 mod fleet;
 mod serve;
+mod status;
 mod view;
 
 /// The exit code for wrong settings or flags.
@@ -48,6 +50,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(matches: &ArgMatches) -> u8 {
     match matches.subcommand() {
+        Some((status::NAME, matches)) => status::run(matches),
         Some((demo::NAME, matches)) => demo::run(matches),
         Some((bench::NAME, matches)) => bench::run(matches),
         Some((_, matches)) => serve::run(matches),
@@ -65,6 +68,7 @@ fn command() -> Command {
         )
         .args(serve::arguments())
         .subcommand(serve::command())
+        .subcommand(status::command())
         .subcommand(demo::command())
         .subcommand(bench::command())
         .args_conflicts_with_subcommands(true)

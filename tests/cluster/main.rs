@@ -35,6 +35,7 @@ mod settings;
 mod snapshots;
 mod space;
 mod stats;
+mod status;
 mod tutorial;
 mod values;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         settings::cases(),
         launch::cases(),
         stats::cases(),
+        status::cases(),
         http::cases(),
         origins::cases(),
         values::cases(),

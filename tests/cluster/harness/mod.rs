@@ -18,7 +18,7 @@ pub use files::{blobs, blocks, content, copy, walk};
 pub use http::{Answer, Request};
 pub use load::Load;
 pub use needs::Need;
-pub use node::{Node, START, number};
+pub use node::{Node, START, binary, number};
 pub use ports::free_port;
 pub use setup::Setup;
 pub use wait::{Seen, check, eventually, millis, secs, throughout};
