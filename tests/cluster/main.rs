@@ -14,6 +14,7 @@
 
 use std::process::ExitCode;
 
+mod cli;
 mod damage;
 mod dialects;
 mod durability;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         launch::cases(),
         stats::cases(),
         status::cases(),
+        cli::cases(),
         http::cases(),
         origins::cases(),
         values::cases(),
