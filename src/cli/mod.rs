@@ -1,6 +1,5 @@
 //! The command line: `huskv` runs a node; `get`, `put` and their like use a cluster, `members`, `join` and theirs shape
-//! it;
-//! `demo` runs three nodes, `bench` measures them.
+//! it; `demo` runs three nodes, `bench` measures them.
 //!
 //! Why: one binary is all there is to install. The flags of a node are made from the table of settings, so there is no
 //! second list of them here.
