@@ -118,6 +118,12 @@ pub struct Limits {
     pub body_bytes: u64,
     /// How many requests may wait.
     pub pending_requests: u64,
+    /// How many clients may watch.
+    pub watchers: u64,
+    /// How many events are kept for them.
+    pub watch_events: u64,
+    /// How many MiB of events are kept for them.
+    pub watch_mb: u64,
     /// The default deadline in milliseconds.
     pub request_timeout_ms: u64,
 }

@@ -46,6 +46,14 @@
 //! the answer comes back the same way. A request is never forwarded twice, and never proposed again once its outcome is
 //! unknown.
 //!
+//! # The life of one event
+//!
+//! Applying a batch also says what became of each key, on every node alike ([`model::Event`]). The loop hands that to the
+//! [`consensus::Feed`], a bounded memory of the latest events, before it wakes the waiters of step 5. One task of
+//! `http::watch` hears of it and wakes the watchers; each reads on from its own cursor, in bounded pieces, and is told
+//! when it has fallen behind what is kept. An event is named by its place in the log, so a watcher goes on after it on any
+//! node.
+//!
 //! # Laws
 //!
 //! * One thread owns raft, journal, machine and waiters. Nothing is stepped between `ready()` and its advance.
@@ -53,6 +61,8 @@
 //! * `applied <= commit <= last`. Effects and the applied index are one batch.
 //! * sled's flush is made a real fdatasync (`storage::durable`), and a node that cannot prove it does not start. Values
 //!   are stored in pieces of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
+//! * The loop waits for no watcher. A watcher sees every event from its cursor on once and in order, or is told that it
+//!   cannot.
 //! * The log is compacted only behind what the machine has synced.
 //! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. Joining means a new
 //!   incarnation, made before any log entry names it.

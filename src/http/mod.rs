@@ -31,6 +31,7 @@ mod store;
 mod tests;
 mod txn;
 mod values;
+mod watch;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub struct Options {
     pub value_bytes: usize,
     /// The longest request body, in bytes.
     pub body_bytes: usize,
+    /// The most clients that watch at once.
+    pub watchers: usize,
     /// How long a request may take where it does not say so itself.
     pub request_timeout: Duration,
     /// Origins besides the node's own whose pages may use it, such as `https://ui.example.org`.

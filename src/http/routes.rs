@@ -21,7 +21,7 @@ use super::answers::uncached;
 use super::body::boxed;
 use super::door::{Call, Door};
 use super::errors::Problem;
-use super::{dialects, health, raft, store, txn};
+use super::{dialects, health, raft, store, txn, watch};
 
 /// Every route.
 pub(super) fn routes(
@@ -33,6 +33,7 @@ pub(super) fn routes(
 
     let data = warp::path("store").and(warp::path::tail()).and(call.clone()).then(data);
     let txn = warp::path("txn").and(warp::path::end()).and(call.clone()).then(transaction);
+    let watch = warp::path("watch").and(warp::path::end()).and(call.clone()).then(watching);
     let health =
         warp::path("health").and(warp::path::end()).and(call.clone()).then(|call| always(call, health::health));
     let stats = at("stats").then(|call| always(call, raft::stats));
@@ -45,6 +46,8 @@ pub(super) fn routes(
     let unknown = unknown(Arc::clone(door));
 
     data.or(txn)
+        .unify()
+        .or(watch)
         .unify()
         .or(health)
         .unify()
@@ -87,6 +90,11 @@ async fn kv(tail: Tail, call: Call) -> Response {
 async fn transaction(call: Call) -> Response {
     let door = Arc::clone(&call.door);
     door.signed(uncached(unless_joining(call, txn::handle).await))
+}
+
+async fn watching(call: Call) -> Response {
+    let door = Arc::clone(&call.door);
+    door.signed(unless_joining(call, watch::handle).await)
 }
 
 /// Answers on any node.

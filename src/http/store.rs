@@ -160,7 +160,7 @@ async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
     let fresh = query::freshness([consistency, max_stale, min_index])?;
     let raw = query::flag(raw.as_deref(), "raw")?;
     let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
-    conditions::is_known(call, 0)?;
+    conditions::of_read(call)?;
     let fetched = call.door.read(key.clone().into_bytes(), fresh, deadline).await?;
     let mut response = match &fetched.value {
         Some(found) => {

@@ -154,6 +154,8 @@ pub enum Change {
     Delete {
         /// The key.
         key: Bytes,
+        /// Whether its time was over, rather than a client removing it.
+        expired: bool,
     },
     /// The member's addresses are these.
     Move {
@@ -188,7 +190,7 @@ pub fn decide<V: View>(command: Command, index: u64, view: &V) -> Result<(Outcom
             match (condition.holds(version), version) {
                 (false, _) => (Outcome::Failed { version }, Vec::new()),
                 (true, 0) => (Outcome::Deleted { existed: false }, Vec::new()),
-                (true, _) => (Outcome::Deleted { existed: true }, vec![Change::Delete { key }]),
+                (true, _) => (Outcome::Deleted { existed: true }, vec![Change::Delete { key, expired: false }]),
             }
         }
         Command::Move { raft_id, raft_address, http_address } => {
@@ -231,7 +233,8 @@ mod tests {
     fn a_delete_says_whether_the_key_was_there_and_changes_nothing_if_not() {
         let condition = Condition::Always;
         let Ok(gone) = decide(Command::Delete { key: "a".into(), condition }, 7, &map());
-        assert_eq!(gone, (Outcome::Deleted { existed: true }, vec![Change::Delete { key: "a".into() }]));
+        let change = Change::Delete { key: "a".into(), expired: false };
+        assert_eq!(gone, (Outcome::Deleted { existed: true }, vec![change]));
         let Ok(missing) = decide(Command::Delete { key: "b".into(), condition }, 7, &map());
         assert_eq!(missing, (Outcome::Deleted { existed: false }, vec![]));
     }

@@ -46,7 +46,7 @@ impl Map {
         for change in changes {
             match change {
                 Change::Put { key, item } => drop(self.0.insert(key, item)),
-                Change::Delete { key } => drop(self.0.remove(&key)),
+                Change::Delete { key, .. } => drop(self.0.remove(&key)),
                 Change::Move { .. } => {}
             }
         }

@@ -2,8 +2,9 @@
 //!
 //! Laws: nothing but the flags and variables of the test reaches the subcommand.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ crate::harness::cases![
     members_join_leave_and_lead_by_subcommand,
     wrong_flags_are_one_line_and_exit_code_2,
     completions_name_the_subcommands,
+    a_watch_misses_nothing_over_the_death_of_its_node_and_says_what_to_do_where_it_cannot_go_on,
 ];
 
 struct Said {
@@ -291,4 +293,80 @@ fn completions_name_the_subcommands() {
             assert!(text.contains(word), "{name} lacks {word}");
         }
     }
+}
+
+/// A `huskv watch` under way, killed with the test.
+struct Watching {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Watching {
+    fn start(shell: &Shell, arguments: &[&str]) -> Self {
+        let mut child = Command::new(binary())
+            .env_clear()
+            .env("HUSKV_ENDPOINTS", &shell.endpoints)
+            .arg("watch")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("huskv can be started");
+        let out = BufReader::new(child.stdout.take().expect("stdout"));
+        let (tell, lines) = mpsc::channel();
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        Self { child, lines }
+    }
+
+    #[track_caller]
+    fn line(&self) -> String {
+        self.lines.recv_timeout(secs(40)).expect("a line in time")
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here; the process is gone then.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn a_watch_misses_nothing_over_the_death_of_its_node_and_says_what_to_do_where_it_cannot_go_on() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.agreed();
+    // The node that is watched, and that dies, leads.
+    cluster.nodes.swap(0, leader);
+    let shell = Shell::of(&cluster);
+    let first = shell.run(&["put", "a/0", "0"]).exits(0).text();
+    let watching = Watching::start(&shell, &["--prefix", "a/", "--from", first.trim()]);
+    assert_eq!(watching.line(), format!("{}\tput\ta/0\t0", first.trim()));
+    shell.run(&["put", "b/1", "not watched"]).exits(0);
+    shell.run(&["put", "a/1", "1"]).exits(0);
+    assert!(watching.line().ends_with("\tput\ta/1\t1"));
+    cluster.nodes[0].kill9();
+    for at in 2..6 {
+        shell.run(&["put", &format!("a/{at}"), "x", "--timeout", "30s"]).exits(0);
+    }
+    shell.run(&["delete", "a/0", "--timeout", "30s"]).exits(0);
+    for at in 2..6 {
+        let line = watching.line();
+        assert!(line.ends_with(&format!("\tput\ta/{at}\tx")), "{line}");
+    }
+    let deleted = watching.line();
+    assert!(deleted.ends_with("\tdelete\ta/0"), "{deleted}");
+    // From an id, in JSON; then progress comes too.
+    let id = deleted.split('\t').next().expect("an id");
+    let version = shell.run(&["put", "a/9", "9"]).exits(0).text();
+    let after = Watching::start(&shell, &["--prefix", "", "--after", id, "--json"]);
+    let event = |line: String| serde_json::from_str::<Value>(&line).expect("JSON");
+    let put = event(after.line());
+    assert_eq!(
+        (&put["id"], &put["event"], &put["data"]["key"]),
+        (&json!(version.trim()), &json!("put"), &json!("a/9"))
+    );
+    assert_eq!(event(after.line())["event"], "progress");
+
+    let gone = shell.run(&["watch", "a/0", "--from", "1"]).exits(1);
+    assert!(gone.err.contains("compacted") && gone.err.contains("huskv status"), "{}", gone.err);
 }

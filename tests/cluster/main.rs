@@ -39,6 +39,7 @@ mod stats;
 mod status;
 mod tutorial;
 mod values;
+mod watch;
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         values::cases(),
         many::cases(),
         dialects::cases(),
+        watch::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),

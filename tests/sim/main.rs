@@ -22,9 +22,11 @@ mod nemesis;
 mod network;
 mod plants;
 mod port;
+mod replay;
 mod rng;
 mod run;
 mod streams;
+mod wishes;
 mod world;
 
 use std::process::ExitCode;

@@ -157,6 +157,10 @@ impl World {
                 let now = self.now;
                 clients::read(self, operation, now, result);
             }
+            Said::Listed { operation, result } => {
+                let now = self.now;
+                clients::listed(self, operation, now, result);
+            }
             Said::Admin { asked, result } => admin::answered(self, at, asked, result),
             Said::Forwarded { origin, token, result } => {
                 if !(self.faults && self.rng.chance(3)) {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Driver, Input, Millis, Options};
+use huskv::consensus::{Driver, History, Input, Millis, Options};
 use huskv::model::PeerTable;
 use huskv::storage::{Boot, Cut, Db, Error, Volume};
 use raft::eraftpb::Message;
@@ -39,6 +39,8 @@ pub struct Node {
     pub scanned: Option<Box<Cut>>,
     /// What was seen of it, or was durable when its last life ended: nothing may move back from there.
     pub seen: Seen,
+    /// What the events of its feed make of the keys.
+    pub mirror: checks::Mirror,
     /// The raft id and applied index that its machine was synced at last.
     pub durable: (u64, u64),
     /// The voters that it knew after its last turn.
@@ -49,6 +51,8 @@ pub struct Node {
 pub enum Event {
     Tick(Life),
     Input(Life, Box<Input>),
+    /// The loop has something to do although nothing has come in.
+    Turn(Life),
     ToIncarnation {
         to: u64,
         cluster: u64,
@@ -142,6 +146,7 @@ impl World {
                 tick,
                 scanned: None,
                 seen: Seen::default(),
+                mirror: checks::Mirror::default(),
                 durable: (0, 0),
                 voters: Vec::new(),
             });
@@ -207,7 +212,11 @@ impl World {
 
     pub fn happen(&mut self, event: Event) {
         match event {
-            Event::Tick(life) | Event::Input(life, _) | Event::Scan(life, ..) | Event::Sync(life, ..) => {
+            Event::Tick(life)
+            | Event::Turn(life)
+            | Event::Input(life, _)
+            | Event::Scan(life, ..)
+            | Event::Sync(life, ..) => {
                 if self.alive(life)
                     && let Some(event) = self.paused(life, event)
                 {
@@ -241,6 +250,7 @@ impl World {
                 }
             }
             Event::Input(life, input) => self.drive(life.0, |driver, _| driver.handle(*input)),
+            Event::Turn(life) => self.drive(life.0, |_, _| Ok(())),
             Event::Scan(life, token, cut) => self.scan(life, token, cut),
             Event::Sync(life, db, mark) => {
                 let result = db.sync();
@@ -278,7 +288,10 @@ impl World {
             snapshot_every_bytes: 1 << 30,
             snapshot_keep_entries: self.log_length.1,
             snapshot_spool_bytes: 1 << 30,
+            // So little that a transaction or two fill a turn.
+            apply_work: 6 << 10,
             pending_requests: 1000,
+            history: History { events: 40, bytes: 1 << 20 },
             raft_address: format!("n{at}:{}", node.place),
             http_address: format!("n{at}:http"),
             forming: false,
@@ -344,7 +357,12 @@ impl World {
         match (result, self.nodes[at].engine.fate()) {
             (Ok(()) | Err(_), Fate::Crash(0)) => {}
             (Ok(()), Fate::Failed) => self.fail(format!("n{at} goes on after its disk has failed")),
-            (Ok(()), _) => checks::after_turn(self, at),
+            (Ok(()), _) => {
+                checks::after_turn(self, at);
+                if self.nodes[at].driver.as_ref().is_some_and(Driver::has_work) {
+                    self.after(1, Event::Turn(life));
+                }
+            }
             (Err(_), Fate::Failed) => {
                 self.say(|| format!("n{at} stops: its disk fails"));
                 self.crash(at);

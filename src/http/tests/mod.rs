@@ -11,6 +11,7 @@ mod cluster;
 mod data;
 mod many;
 mod values;
+mod watch;
 mod wire;
 
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ pub(super) fn options() -> Options {
         key_bytes: 16,
         value_bytes: 64,
         body_bytes: 256,
+        watchers: 2,
         request_timeout: Duration::from_secs(5),
         allowed_origins: vec!["https://ui.example.org".into()],
         own_hosts: vec!["127.0.0.1".into()],

@@ -2,6 +2,7 @@
 
 mod case;
 mod cluster;
+mod events;
 mod files;
 mod http;
 mod load;
@@ -14,6 +15,7 @@ mod wait;
 pub use case::Case;
 pub(crate) use case::cases;
 pub use cluster::{Cluster, ELECTION, member, names};
+pub use events::{Event, Watch, ask};
 pub use files::{blobs, blocks, content, copy, walk};
 pub use http::{Answer, Request};
 pub use load::Load;
