@@ -19,7 +19,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # No reader of a pipe below ends before it has read everything: with pipefail that would be a failure now and then.
 
 # The longest that one call of the engine may take, in seconds: an engine that hangs must not hang the test.
-call_limit=120
+call_limit=240
 # The longest that a condition is waited for, in seconds, on a busy machine.
 readonly wait_limit=90
 readonly nodes=(node_1 node_2 node_3)

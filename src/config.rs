@@ -27,6 +27,8 @@ pub use nearly::near_misses;
 
 /// The variable that names the file.
 pub const CONFIG_VARIABLE: &str = "HUSKV_CONFIG";
+/// The variable that names the cluster to the client subcommands; a node leaves it alone.
+pub const ENDPOINTS_VARIABLE: &str = "HUSKV_ENDPOINTS";
 /// The flag that names the file, without the dashes.
 pub const CONFIG_FLAG: &str = "config";
 /// What every variable of ours begins with; the short ones of the tutorial do not.
@@ -261,6 +263,9 @@ fn ours(variables: &[(OsString, OsString)]) -> Result<BTreeMap<String, String>, 
     let mut found = BTreeMap::new();
     for (name, value) in variables {
         let name = name.to_string_lossy().into_owned();
+        if name == ENDPOINTS_VARIABLE {
+            continue;
+        }
         let known = name == CONFIG_VARIABLE
             || KEYS.iter().any(|key| key.short == Some(name.as_str()) || key.variable() == name);
         if !known && name.starts_with(PREFIX) {

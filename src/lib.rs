@@ -23,7 +23,7 @@
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage |
 //! | [`transport`] | peers: frames, connections, streams | model, storage's snapshot ends, consensus's door |
 //! | [`http`] | clients: routes, errors; the only warp | model, consensus's door |
-//! | [`client`] | a Rust client of the HTTP face | model |
+//! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model |
 //! | [`node`] | puts the rooms together, stops them in reverse | all of these |
 //! | [`plant`] | bugs that a test build can let in; not in a release | nothing |
 //! | [`config`], [`logging`], [`cli`] | settings, the log, the command line | config, logging, node, client |

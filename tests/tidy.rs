@@ -81,6 +81,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("slog_term", &["src/logging.rs"]),
     ("slog_json", &["src/logging.rs"]),
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
+    ("clap_complete", &["src/cli/completions.rs"]),
     ("toml", &["src/config.rs", "src/config/"]),
     ("unsafe", &["src/storage/durable.rs"]),
 ];

@@ -11,92 +11,76 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{ArgMatches, Command};
+use serde_json::{Value, json};
 
 use super::view::{View, role};
-use super::{FAILED, USAGE, complain};
-use crate::client::Client;
-use crate::config::{Config, Given, load};
+use super::{FAILED, USAGE, ask, complain, endpoints};
+use crate::client::Direct;
 
 /// The name of the subcommand.
-pub(super) const NAME: &str = "status";
-
-/// The flag of the addresses.
-const ENDPOINTS: &str = "endpoints";
+const NAME: &str = "status";
 
 /// How long a node may take to answer.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The subcommand.
 pub(super) fn command() -> Command {
-    let endpoints = Arg::new(ENDPOINTS)
-        .long(ENDPOINTS)
-        .value_name("LIST")
-        .value_delimiter(',')
-        .value_parser(|text: &str| Config::check_address(text).map(|()| text.to_owned()))
-        .help("HTTP addresses (host:port) of the nodes to ask, comma-separated; without it, the node that the same variables start");
     Command::new(NAME)
         .about("Say what nodes do")
         .after_help(
             "Exit codes: 0 every node that was asked answers, belongs to a cluster and knows its leader, 1 otherwise, \
              2 wrong settings.",
         )
-        .arg(endpoints)
+        .arg(endpoints::argument())
+        .arg(ask::json_argument())
 }
 
 /// Asks and tells; the exit code.
 pub(super) fn run(matches: &ArgMatches) -> u8 {
-    let endpoints = match matches.get_many::<String>(ENDPOINTS) {
-        Some(given) => given.cloned().collect(),
-        None => match own_endpoint() {
-            Ok(own) => vec![own],
-            Err(error) => {
-                complain(error);
-                return USAGE;
-            }
-        },
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(format_args!("cannot start: {error}"));
-            return FAILED;
+    let endpoints = match endpoints::given(matches) {
+        Ok(endpoints) => endpoints,
+        Err(why) => {
+            complain(why);
+            return USAGE;
         }
     };
-    let seen = runtime.block_on(look(&endpoints));
+    let seen = match ask::block_on(look(&endpoints)) {
+        Ok(seen) => seen,
+        Err(ending) => return ask::ended(Err(ending)),
+    };
+    let json = ask::json(matches);
     let lines: Vec<String> = endpoints
         .iter()
         .zip(&seen)
         .map(|(endpoint, seen)| match seen {
-            Ok(view) => format!("{endpoint}: {}", line(view)),
+            _ if json => object(endpoint, seen.as_ref()),
+            Ok(stats) => format!("{endpoint}: {}", line(&View::of(stats))),
             Err(why) => why.clone(),
         })
         .collect();
     // Where nobody reads it, the exit code still says it.
     writeln!(io::stdout().lock(), "{}", lines.join("\n")).ok();
-    let all_ready = seen.iter().all(|seen| seen.as_ref().is_ok_and(View::ready));
+    let all_ready = seen.iter().all(|seen| seen.as_ref().is_ok_and(|stats| View::of(stats).ready()));
     if all_ready { 0 } else { FAILED }
 }
 
-/// The address of the node that the environment of this process would start.
-fn own_endpoint() -> Result<String, String> {
-    let given = Given { variables: std::env::vars_os().collect(), ..Given::default() };
-    let config = load(&given).map_err(|error| error.to_string())?;
-    config.local_http().ok_or_else(|| {
-        let directory = config.raft.vol_dir.display();
-        format!(
-            "SERVER_PORT is 0, so the node has picked a port; give --{ENDPOINTS}, {directory}/addresses.json has it"
-        )
-    })
+/// What a node said, as one JSON object.
+fn object(endpoint: &str, seen: Result<&Value, &String>) -> String {
+    match seen {
+        Ok(stats) => json!({ "endpoint": endpoint, "ready": View::of(stats).ready(), "stats": stats }),
+        Err(why) => json!({ "endpoint": endpoint, "ready": false, "error": why }),
+    }
+    .to_string()
 }
 
-/// What each of `endpoints` says of itself, or in one line why not.
-async fn look(endpoints: &[String]) -> Vec<Result<View, String>> {
-    let client = &Client::new(LOOK_LIMIT);
+/// The stats of each of `endpoints`, or in one line why there are none.
+async fn look(endpoints: &[String]) -> Vec<Result<Value, String>> {
+    let client = &Direct::new(LOOK_LIMIT);
     let looks = endpoints.iter().map(|endpoint| async move {
-        let answer = client.get(endpoint, "/raft/stats").await.map_err(|error| error.to_string())?;
+        let mut answer = client.get(endpoint, "/raft/stats").await.map_err(|error| error.to_string())?;
         if answer.status == 200 && answer.body["data"].is_object() {
-            return Ok(View::of(&answer.body["data"]));
+            return Ok(answer.body["data"].take());
         }
         let detail = answer.body["detail"].as_str().unwrap_or("and that is no huskv node");
         Err(format!("{endpoint}: answers {}: {detail}", answer.status))
@@ -118,7 +102,6 @@ fn line(view: &View) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_line_says_what_the_node_does() {

@@ -14,6 +14,7 @@
 
 use std::process::ExitCode;
 
+mod cli;
 mod contract;
 mod damage;
 mod dialects;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         launch::cases(),
         stats::cases(),
         status::cases(),
+        cli::cases(),
         http::cases(),
         origins::cases(),
         values::cases(),
