@@ -31,14 +31,10 @@ fn paths(document: &Value) -> impl Iterator<Item = (&String, &Map<String, Value>
     document["paths"].as_object().into_iter().flatten().filter_map(|(path, item)| Some((path, item.as_object()?)))
 }
 
-/// The names between backticks and commas behind "knows".
+/// The names in backticks behind "knows".
 fn known(detail: &str) -> BTreeSet<String> {
     let list = detail.split("this route knows ").nth(1).unwrap_or("");
-    list.split(&[',', ' '][..]).map(|word| word.trim_matches('`').to_owned()).filter(|word| is_name(word)).collect()
-}
-
-fn is_name(word: &str) -> bool {
-    !word.is_empty() && word != "and" && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 fn ask(node: &Node, method: &str, path: &str) -> crate::harness::Answer {
