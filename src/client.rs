@@ -1,209 +1,209 @@
-//! The Rust client: plain HTTP and JSON to a node.
+//! The Rust client of a cluster: endpoints, the leader first, repetitions that cannot do a write twice, and watches.
 //!
-//! Why: forming a cluster, the demo and the tests all talk to nodes as any client does.
+//! Why: every program that uses a cluster must find a node that answers and must decide after each failure whether to
+//! try again. Here it is decided once, by the `outcome` that the nodes tell.
 //!
-//! Laws: a request is sent once. Its timeout covers everything: looking the name up, dialling, sending, and the whole
-//! answer. An answer has at most 64 MiB.
+//! ```no_run
+//! # async fn example() -> Result<(), huskv::client::Failure> {
+//! use huskv::client::{Client, Condition, Read, Write};
 //!
-//! Not here: which node to ask; the caller names one.
+//! let client = Client::new(["localhost:2221", "localhost:2222", "localhost:2223"], Client::TIMEOUT);
+//! let version = client.put("lock", "me", &Write { condition: Condition::Absent, ..Write::default() }).await?;
+//! let value = client.get("lock", &Read::default()).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Laws: a write whose outcome is unknown is sent again only with an idempotency key (`retry`). A call takes at most
+//! the client's timeout and half a second. No address is asked that the caller did not give (`endpoints`).
+//!
+//! Not here: the routes ([`Client`]'s methods, in `api`), and single nodes ([`Direct`]).
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::CONTENT_TYPE;
-use hyper::{Method, Request};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::header::{HeaderMap, HeaderName};
 use serde_json::Value;
 
-/// The most bytes that an answer may have.
-const ANSWER_BYTES: usize = 64 << 20;
-/// How long an idle connection is kept; shorter than a node keeps it, so that it is not found closed.
-const IDLE: Duration = Duration::from_secs(5);
+mod api;
+mod direct;
+mod endpoints;
+mod events;
+mod retry;
+mod watch;
+mod wire;
 
-/// A client; cheap to clone, and clones share their connections.
+pub use api::{Change, Condition, Page, Range, Read, Stored, Write};
+pub use direct::{Direct, DirectError, Response};
+pub use events::{Event, EventKind};
+pub use watch::{Scope, Watch};
+
+pub use crate::model::{Fate, Leader};
+
+use endpoints::Endpoints;
+use retry::{Judged, Kind, NO_ANSWER};
+use wire::{Answer, Ask, Wire};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long one endpoint may take for what another could answer as well.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// How much longer than its node an attempt waits, so that the node's own word on the outcome arrives.
+const GRACE: Duration = Duration::from_millis(500);
+/// The pause after all endpoints were asked in vain: the first, and the longest.
+const PAUSE: Duration = Duration::from_millis(50);
+const MOST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest time that a node takes as `timeout`.
+const NODE_TIMEOUT: Duration = Duration::from_secs(60);
+
+const NODE: HeaderName = HeaderName::from_static("x-huskv-node");
+const LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
+
+/// A client of a cluster; cheap to clone, and clones share connections and what they have learned.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: legacy::Client<HttpConnector, Full<Bytes>>,
+    wire: Wire,
     timeout: Duration,
+    endpoints: Arc<Mutex<Endpoints>>,
 }
 
-/// What a node answered.
-#[derive(Debug, Clone)]
-pub struct Response {
-    /// The HTTP status.
-    pub status: u16,
-    /// The body as JSON; null where it was empty.
-    pub body: serde_json::Value,
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{endpoint}: {detail} ({code})")]
+pub struct Failure {
+    /// The endpoint that was asked last.
+    pub endpoint: String,
+    /// The HTTP status, where there was an answer.
+    pub status: Option<u16>,
+    /// The stable word: that of the problem, or `no_answer` (nothing answers, or not in time), `no_node` (what answers
+    /// is no huskv node), `bad_request` (it cannot be sent) or `lagged` (a watch lost its place).
+    pub code: String,
+    /// What happened, for a person.
+    pub detail: String,
+    /// Whether a change may have been made all the same, by any of the attempts; not applied for a read.
+    pub fate: Fate,
+    /// The version that the key has, 0 for no such key, where a condition was not true.
+    pub version: Option<u64>,
+    /// The index from which on the node can tell changes, where a watch began before it.
+    pub oldest_index: Option<u64>,
 }
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The address cannot be dialled, the connection broke, or what answers there does not speak JSON.
-    #[error("{address}: {detail}")]
-    Unreachable {
-        /// Which address.
-        address: String,
-        /// What happened.
-        detail: String,
-    },
-    /// No answer in time.
-    #[error("{address}: no answer within {timeout:?}")]
-    Timeout {
-        /// Which address.
-        address: String,
-        /// How long was waited.
-        timeout: Duration,
-    },
+impl Failure {
+    /// A failure that this side tells.
+    fn here(endpoint: &str, code: &str, detail: impl Into<String>, fate: Fate) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            status: None,
+            code: code.to_owned(),
+            detail: detail.into(),
+            fate,
+            version: None,
+            oldest_index: None,
+        }
+    }
 }
 
 impl Client {
-    /// A client whose requests take at most `timeout`.
-    #[must_use]
-    pub fn new(timeout: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .build(connector);
-        Self { http, timeout }
+    /// A timeout that outlasts an election.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// A client of the cluster whose nodes have these HTTP addresses (`host:port`). A call takes at most `timeout`,
+    /// over all its attempts.
+    pub fn new<S: Into<String>>(endpoints: impl IntoIterator<Item = S>, timeout: Duration) -> Self {
+        let given = endpoints.into_iter().map(Into::into).collect();
+        Self { wire: Wire::new(Some(CONNECT)), timeout, endpoints: Arc::new(Mutex::new(Endpoints::new(given))) }
     }
 
-    /// `GET http://address/path`.
-    ///
-    /// # Errors
-    /// [`ClientError`] where nothing answers in time; any HTTP status is an answer.
-    pub async fn get(&self, address: &str, path: &str) -> Result<Response, ClientError> {
-        self.send(Method::GET, address, path, None).await
+    fn endpoints<T>(&self, with: impl FnOnce(&mut Endpoints) -> T) -> T {
+        // What is in there are hints, which a panic elsewhere leaves whole.
+        with(&mut self.endpoints.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// `POST http://address/path` with a JSON body.
-    ///
-    /// # Errors
-    /// [`ClientError`] where nothing answers in time; any HTTP status is an answer. A change that was asked for may have
-    /// been made all the same.
-    pub async fn post(&self, address: &str, path: &str, body: &Value) -> Result<Response, ClientError> {
-        self.send(Method::POST, address, path, Some(body)).await
-    }
-
-    /// `DELETE http://address/path`.
-    ///
-    /// # Errors
-    /// As [`Client::post`].
-    pub async fn delete(&self, address: &str, path: &str) -> Result<Response, ClientError> {
-        self.send(Method::DELETE, address, path, None).await
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        address: &str,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Response, ClientError> {
-        let answer = tokio::time::timeout(self.timeout, self.exchange(method, address, path, body)).await;
-        match answer {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(detail)) => Err(ClientError::Unreachable { address: address.to_owned(), detail }),
-            Err(_) => Err(ClientError::Timeout { address: address.to_owned(), timeout: self.timeout }),
+    /// Sends `ask` until one endpoint answers for good, or the timeout is over.
+    async fn send(&self, kind: Kind, ask: &Ask) -> Result<Answer, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        if kind != Kind::Local {
+            self.find_leader().await;
+        }
+        let mut pause = PAUSE;
+        let mut last = None;
+        let mut uncertain = false;
+        loop {
+            let order = self.endpoints(|endpoints| endpoints.order(kind != Kind::Local));
+            let others = order.len() > 1;
+            for address in order {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                let limit = if others && kind.is_repeatable() { left.min(ATTEMPT) } else { left };
+                let Judged { mut failure, again } = match self.attempt(kind, &address, ask, limit).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(judged) => *judged,
+                };
+                if !again {
+                    return Err(failure);
+                }
+                // A later attempt that was refused tells nothing of an earlier one that may have been done.
+                uncertain |= failure.fate == Fate::Unknown;
+                failure.fate = if uncertain { Fate::Unknown } else { failure.fate };
+                last = Some(failure);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left <= pause {
+                return Err(last.unwrap_or_else(|| {
+                    Failure::here("no endpoint", NO_ANSWER, "there is nobody to ask", Fate::NotApplied)
+                }));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MOST_PAUSE);
         }
     }
 
-    async fn exchange(
-        &self,
-        method: Method,
-        address: &str,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Response, String> {
-        let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+    /// Asks one endpoint; what is learned from how it goes is kept.
+    async fn attempt(&self, kind: Kind, address: &str, ask: &Ask, limit: Duration) -> Result<Answer, Box<Judged>> {
+        let mut ask = ask.clone();
+        let mark = if ask.path.contains('?') { '&' } else { '?' };
+        let ms = limit.min(NODE_TIMEOUT).as_millis().max(1);
+        ask.path = format!("{}{mark}timeout={ms}ms", ask.path);
+        let judged = match self.wire.exchange(address, &ask, limit + GRACE).await {
+            Ok(answer) if (200..400).contains(&answer.status) => {
+                self.learn(address, &answer.headers);
+                return Ok(answer);
+            }
+            Ok(answer) => {
+                let judged = retry::refused(kind, address, &answer);
+                if !judged.again {
+                    self.learn(address, &answer.headers);
+                }
+                judged
+            }
+            Err(trouble) => retry::unanswered(kind, address, trouble),
+        };
+        if judged.again || judged.failure.status.is_none() {
+            self.endpoints(|endpoints| endpoints.failed(address));
         }
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| explain(&error))?;
-        let response = self.http.request(request).await.map_err(|error| explain(&error))?;
-        let status = response.status().as_u16();
-        let bytes = Limited::new(response.into_body(), ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| format!("the answer broke off: {error}"))?
-            .to_bytes();
-        if bytes.is_empty() {
-            return Ok(Response { status, body: Value::Null });
-        }
-        let body = serde_json::from_slice(&bytes)
-            .map_err(|error| format!("status {status} without JSON, so it is no huskv node: {error}"))?;
-        Ok(Response { status, body })
+        Err(Box::new(judged))
     }
-}
 
-/// An error with its causes: hyper says only "client error (Connect)" by itself.
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+    fn learn(&self, address: &str, headers: &HeaderMap) {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        self.endpoints(|endpoints| endpoints.answered(address, text(NODE), text(LEADER)));
     }
-    text
+
+    /// Where a new leader was told by name, asks the endpoints that have no name yet for theirs.
+    async fn find_leader(&self) {
+        let strangers = self.endpoints(Endpoints::unnamed);
+        let ask = &Ask::new(hyper::Method::GET, "/health");
+        let names = strangers.into_iter().map(|address| async move {
+            let answer = self.wire.exchange(&address, ask, GRACE).await.ok()?;
+            let health: Value = serde_json::from_slice(&answer.body).ok()?;
+            Some((address, health["node_id"].as_str()?.to_owned()))
+        });
+        for (address, node) in futures_util::future::join_all(names).await.into_iter().flatten() {
+            self.endpoints(|endpoints| endpoints.name(address, node));
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
-
-    /// Answers one request with these bytes; the address, and what was asked.
-    fn answering(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("localhost:{}", listener.local_addr().unwrap().port());
-        let asked = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = [0; 4096];
-            let mut length = 0;
-            let end = |asked: &[u8]| if asked.starts_with(b"POST") { &b"}"[..] } else { b"\r\n\r\n" };
-            while !asked[..length].ends_with(end(&asked[..length])) || length == 0 {
-                length += stream.read(&mut asked[length..]).unwrap();
-            }
-            stream.write_all(answer.as_bytes()).unwrap();
-            String::from_utf8_lossy(&asked[..length]).into_owned()
-        });
-        (address, asked)
-    }
-
-    #[tokio::test]
-    async fn any_status_is_an_answer() {
-        let client = Client::new(Duration::from_secs(30));
-        let (address, asked) = answering("HTTP/1.1 503 X\r\nContent-Length: 16\r\n\r\n{\"code\":\"joining\"");
-        // A broken body is no answer, whatever its status.
-        assert!(matches!(client.get(&address, "/health").await, Err(ClientError::Unreachable { .. })));
-        assert!(asked.join().unwrap().starts_with("GET /health HTTP/1.1\r\n"));
-        let (address, asked) = answering("HTTP/1.1 404 X\r\nContent-Length: 12\r\n\r\n{\"keys\":[1]}");
-        let answer = client.post(&address, "/store", &serde_json::json!({"key": "k"})).await.unwrap();
-        assert_eq!((answer.status, answer.body), (404, serde_json::json!({"keys": [1]})));
-        let asked = asked.join().unwrap();
-        assert!(asked.contains("content-type: application/json") && asked.ends_with("{\"key\":\"k\"}"), "{asked}");
-        let (address, asked) = answering("HTTP/1.1 431 X\r\nContent-Length: 0\r\n\r\n");
-        assert_eq!(client.delete(&address, "/store/k").await.unwrap().body, Value::Null);
-        assert!(asked.join().unwrap().starts_with("DELETE /store/k HTTP/1.1\r\n"));
-    }
-
-    #[tokio::test]
-    async fn silence_and_what_is_no_node_are_told_apart() {
-        let client = Client::new(Duration::from_secs(30));
-        assert!(matches!(client.get("not an address", "/").await, Err(ClientError::Unreachable { .. })));
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let refused = client.get(&closed, "/health").await.unwrap_err().to_string();
-        assert!(refused.contains("refused"), "the cause is told: {refused}");
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let impatient = Client::new(Duration::from_millis(20));
-        let silence = impatient.get(&silent.local_addr().unwrap().to_string(), "/health").await;
-        assert!(matches!(silence, Err(ClientError::Timeout { .. })));
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -26,6 +27,8 @@ pub use nearly::near_misses;
 
 /// The variable that names the file.
 pub const CONFIG_VARIABLE: &str = "HUSKV_CONFIG";
+/// The variable that names the cluster to the client subcommands; a node leaves it alone.
+pub const ENDPOINTS_VARIABLE: &str = "HUSKV_ENDPOINTS";
 /// The flag that names the file, without the dashes.
 pub const CONFIG_FLAG: &str = "config";
 /// What every variable of ours begins with; the short ones of the tutorial do not.
@@ -115,6 +118,12 @@ pub struct Limits {
     pub body_bytes: u64,
     /// How many requests may wait.
     pub pending_requests: u64,
+    /// How many clients may watch.
+    pub watchers: u64,
+    /// How many events are kept for them.
+    pub watch_events: u64,
+    /// How many MiB of events are kept for them.
+    pub watch_mb: u64,
     /// The default deadline in milliseconds.
     pub request_timeout_ms: u64,
 }
@@ -254,6 +263,9 @@ fn ours(variables: &[(OsString, OsString)]) -> Result<BTreeMap<String, String>, 
     let mut found = BTreeMap::new();
     for (name, value) in variables {
         let name = name.to_string_lossy().into_owned();
+        if name == ENDPOINTS_VARIABLE {
+            continue;
+        }
         let known = name == CONFIG_VARIABLE
             || KEYS.iter().any(|key| key.short == Some(name.as_str()) || key.variable() == name);
         if !known && name.starts_with(PREFIX) {
@@ -408,5 +420,24 @@ impl Config {
     #[must_use]
     pub fn advertised(&self, port: u16) -> String {
         format!("{}:{port}", check::bracketed(&self.advertise_host))
+    }
+
+    /// Where a client on this machine reaches the HTTP port; `None` where that port is still to be picked.
+    #[must_use]
+    pub fn local_http(&self) -> Option<String> {
+        let host = match self.host.parse::<IpAddr>() {
+            Ok(IpAddr::V6(address)) if address.is_unspecified() => Ipv6Addr::LOCALHOST.to_string(),
+            _ if check::is_unspecified(&self.host) => Ipv4Addr::LOCALHOST.to_string(),
+            _ => self.host.clone(),
+        };
+        (self.server.port != 0).then(|| format!("{}:{}", check::bracketed(&host), self.server.port))
+    }
+
+    /// Checks `text` as `host:port` of a node.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn check_address(text: &str) -> Result<(), String> {
+        check::address(text)
     }
 }

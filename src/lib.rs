@@ -23,7 +23,7 @@
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage |
 //! | [`transport`] | peers: frames, connections, streams | model, storage's snapshot ends, consensus's door |
 //! | [`http`] | clients: routes, errors; the only warp | model, consensus's door |
-//! | [`client`] | a Rust client of the HTTP face | model |
+//! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model |
 //! | [`node`] | puts the rooms together, stops them in reverse | all of these |
 //! | [`plant`] | bugs that a test build can let in; not in a release | nothing |
 //! | [`config`], [`logging`], [`cli`] | settings, the log, the command line | config, logging, node, client |
@@ -32,27 +32,41 @@
 //!
 //! # The life of one PUT
 //!
-//! 1. `http::store` reads the body up to its limit, checks key and value, and calls [`consensus::Handle::write`]. The
-//!    queue behind it is bounded; a full one is a 503 at once.
+//! 1. `http::store` reads the body up to its limit, checks key, value and condition, and calls
+//!    [`consensus::Handle::request`]. The queue behind it is bounded; a full one is a 503 at once.
 //! 2. The loop (`consensus::task`) drains its inbox and steps all writes of the turn as one proposal, one log entry each
 //!    (`consensus::requests`). So the raft index of the entry is the version of the key.
 //! 3. `consensus::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
 //!    once. Followers do the same and acknowledge only then.
-//! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it. Batches gather
-//!    in memory and go into the tree many as one (`storage::behind`): the journal is the durability.
+//! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it.
+//!    [`model::decide`] says what each does, and whether its condition is true. Batches gather in memory and go into the
+//!    tree many as one (`storage::behind`): the journal is the durability.
 //! 5. `consensus::pending` wakes whoever waits for exactly this (term, index), and http answers.
 //!
 //! On a follower, step 2 is [`consensus::Outbox::forward`]: one hop over the peer connection to the leader's loop, and
 //! the answer comes back the same way. A request is never forwarded twice, and never proposed again once its outcome is
 //! unknown.
 //!
+//! # The life of one event
+//!
+//! Applying a batch also says what became of each key, on every node alike ([`model::Event`]). The loop hands that to the
+//! [`consensus::Feed`], a bounded memory of the latest events, before it wakes the waiters of step 5. One task of
+//! `http::watch` hears of it and wakes the watchers; each reads on from its own cursor, in bounded pieces, and is told
+//! when it has fallen behind what is kept. An event is named by its place in the log, so a watcher goes on after it on any
+//! node.
+//!
 //! # Laws
 //!
 //! * One thread owns raft, journal, machine and waiters. Nothing is stepped between `ready()` and its advance.
 //! * No follower's answer leaves before its sync; nor does a leader's message that rests on a new term or vote.
 //! * `applied <= commit <= last`. Effects and the applied index are one batch.
+//! * Whatever changes state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix.
+//! * The work of a turn is bounded: reads, pages and committed entries that ask for more wait for the next one.
+//! * Reads, pages too, are answered between two batches, so each is one state.
 //! * sled's flush is made a real fdatasync (`storage::durable`), and a node that cannot prove it does not start. Values
 //!   are stored in pieces of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
+//! * The loop waits for no watcher. A watcher sees every event from its cursor on once and in order, or is told that it
+//!   cannot.
 //! * The log is compacted only behind what the machine has synced.
 //! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. Joining means a new
 //!   incarnation, made before any log entry names it.

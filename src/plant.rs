@@ -40,11 +40,13 @@ pub enum Plant {
     ForwardRetried,
     /// A membership change that raft dropped is taken as applied.
     DroppedChangeApplied,
+    /// Watchers go on behind a copy of the state as if nothing were missing.
+    CopyUntold,
 }
 
 impl Plant {
     /// All of them, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 13] = [
+    pub const NAMES: [(&'static str, Self); 14] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -58,6 +60,7 @@ impl Plant {
         ("hard-state-left-out", Self::HardStateLeftOut),
         ("forward-retried", Self::ForwardRetried),
         ("dropped-change-applied", Self::DroppedChangeApplied),
+        ("copy-untold", Self::CopyUntold),
     ];
 
     /// The bug with this name.

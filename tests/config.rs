@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use huskv::config::{self, Config, ConfigError, Given, Source, keys::KEYS};
 
 const DOCUMENTED: &str = include_str!("../config/huskv.toml");
+const COMPOSE: &str = include_str!("../docker-compose.yml");
+const ENV_EXAMPLE: &str = include_str!("../.env.example");
 
 fn given(variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Given {
     Given {
@@ -196,4 +198,28 @@ fn the_readme_names_every_setting() {
         let found = named.iter().any(|name| readme.contains(name));
         assert!(found && (key.short.is_none() || readme.contains(&named[0])), "{} is not in the README", key.path);
     }
+}
+
+#[test]
+fn the_example_of_env_holds_what_compose_reads_at_its_default() {
+    let mut read = BTreeSet::new();
+    for line in COMPOSE.lines() {
+        // `${NAME:-default}`, and the same without the colon.
+        for (at, _) in line.match_indices("${") {
+            let inside = line[at + 2..].split('}').next().expect("split has a first part");
+            let (name, default) = inside.split_once('-').expect("a default");
+            read.insert((name.trim_end_matches(':').to_owned(), default.to_owned()));
+        }
+        // A setting without a value is passed on, so its default is the node's own.
+        if let Some(name) = line.trim().strip_suffix(':').filter(|name| name.starts_with("HUSKV_")) {
+            let key = KEYS.iter().find(|key| key.variable() == name || key.short == Some(name)).expect(name);
+            read.insert((name.to_owned(), key.default.to_owned()));
+        }
+    }
+    let lines = ENV_EXAMPLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let example: BTreeSet<_> = lines
+        .map(|line| line.split_once('=').expect(line))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    assert_eq!(example, read);
 }

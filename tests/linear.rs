@@ -53,15 +53,22 @@ fn a_delete_must_know_whether_the_key_was_there() {
 
 #[test]
 fn of_two_conditions_on_one_value_only_one_holds() {
-    let cas = |called, new, done| operation(called, called + 5, Seen::Cas { expected: Some(1), new, done: Some(done) });
+    let cas = |called, new, done| {
+        operation(called, called + 5, Seen::Cas { expected: Some(1), new: Some(new), done: Some(done) })
+    };
     let put = operation(0, 1, Seen::Put(1));
     assert!(check(&[put.clone(), cas(2, 2, true), cas(3, 3, false)]).is_ok());
     assert!(check(&[put.clone(), cas(2, 2, true), cas(3, 3, true)]).is_err());
     assert!(check(&[put, cas(2, 2, false), cas(3, 3, false)]).is_err());
-    let created = Seen::Cas { expected: None, new: 4, done: None };
+    let created = Seen::Cas { expected: None, new: Some(4), done: None };
     let seen = operation(9, 10, Seen::Get(Some(4)));
     assert!(check(&[operation(0, None, created.clone()), seen.clone()]).is_ok());
     assert!(check(&[seen, operation(11, None, created)]).is_err());
+    let put = operation(0, 1, Seen::Put(1));
+    let removed = |done| operation(2, 3, Seen::Cas { expected: Some(1), new: None, done: Some(done) });
+    let gone = operation(4, 5, Seen::Get(None));
+    assert!(check(&[put.clone(), removed(true), gone.clone()]).is_ok());
+    assert!(check(&[put, removed(false), gone]).is_err());
 }
 
 #[test]
@@ -103,7 +110,7 @@ impl Specification for Register {
             Seen::Delete(None) => (true, None),
             Seen::Delete(Some(true)) if state.is_some() => (true, None),
             Seen::Delete(Some(false)) if state.is_none() => (true, None),
-            Seen::Cas { expected, new, done: None | Some(true) } if expected == *state => (true, Some(new)),
+            Seen::Cas { expected, new, done: None | Some(true) } if expected == *state => (true, new),
             Seen::Cas { expected, done: None | Some(false), .. } if expected != *state => (true, *state),
             Seen::Get(_) | Seen::Delete(_) | Seen::Cas { .. } => (false, *state),
         }
@@ -153,7 +160,8 @@ fn draw(rng: &mut Rng) -> Vec<Operation> {
             2 => {
                 let expected = if rng.chance(50) { before } else { rng.chance(70).then(|| rng.below(4)) };
                 let done = expected == before;
-                (if done { Some(new) } else { before }, Seen::Cas { expected, new, done: Some(done) })
+                let new = rng.chance(70).then_some(new);
+                (if done { new } else { before }, Seen::Cas { expected, new, done: Some(done) })
             }
             _ if unknown => continue,
             _ => (before, Seen::Get(before)),

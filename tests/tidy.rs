@@ -50,7 +50,9 @@ const DOORS: &[(&str, &str, &[&str])] = &[
             "Bounds",
             "Clock",
             "Consistency",
+            "Feed",
             "Fetched",
+            "Filter",
             "Handle",
             "Inbox",
             "Input",
@@ -58,6 +60,9 @@ const DOORS: &[(&str, &str, &[&str])] = &[
             "Listed",
             "Millis",
             "Names",
+            "Opened",
+            "Reading",
+            "Unopened",
             "channel",
         ],
     ),
@@ -76,6 +81,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("slog_term", &["src/logging.rs"]),
     ("slog_json", &["src/logging.rs"]),
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
+    ("clap_complete", &["src/cli/completions.rs"]),
     ("toml", &["src/config.rs", "src/config/"]),
     ("unsafe", &["src/storage/durable.rs"]),
 ];
@@ -281,7 +287,8 @@ fn tree_of_files() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut open: Vec<PathBuf> = ["src", "tests", "config", "scripts", ".ci"].map(|folder| root.join(folder)).into();
     let mut found = Vec::new();
-    open.push(root.join("README.md"));
+    let beside = ["README.md", "Makefile", "Dockerfile", "docker-compose.yml", ".dockerignore", ".env.example"];
+    open.extend(beside.map(|file| root.join(file)));
     while let Some(path) = open.pop() {
         if path.is_dir() {
             open.extend(fs::read_dir(&path).expect("readable").map(|entry| entry.expect("readable").path()));

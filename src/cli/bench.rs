@@ -23,7 +23,7 @@ use self::plan::Plan;
 use self::report::Report;
 use self::system::{Disk, cpu_us};
 use super::{FAILED, USAGE, complain};
-use crate::client::Client;
+use crate::client::Direct;
 
 mod api;
 mod keys;
@@ -35,7 +35,7 @@ mod report;
 mod system;
 
 /// The name of the subcommand.
-pub(super) const NAME: &str = "bench";
+const NAME: &str = "bench";
 
 /// How long a look at a node may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
@@ -163,7 +163,7 @@ fn whom_to_ask(plan: &Plan) -> Result<Vec<String>, BenchError> {
         }
         let first = plan.addresses.first().filter(|_| plan.leader_only && plan.api == Api::Huskv);
         let Some(first) = first else { return Ok(plan.addresses.clone()) };
-        let health = Client::new(LOOK_LIMIT).get(first, "/health").await;
+        let health = Direct::new(LOOK_LIMIT).get(first, "/health").await;
         let leader = health.ok().and_then(|health| health.body["leader"]["http_address"].as_str().map(str::to_owned));
         leader.map(|leader| vec![leader]).ok_or_else(|| BenchError::NoLeader(first.clone()))
     })

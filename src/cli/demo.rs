@@ -20,10 +20,10 @@ use tokio::time::{Instant, sleep};
 use super::fleet::{self, Fleet, FleetError, Plan};
 use super::view::{View, base, role};
 use super::{FAILED, complain};
-use crate::client::Client;
+use crate::client::Direct;
 
 /// The name of the subcommand.
-pub(super) const NAME: &str = "demo";
+const NAME: &str = "demo";
 
 /// The most nodes; their ports must not run into each other's.
 const MOST_NODES: i64 = 32;
@@ -172,7 +172,7 @@ fn say(line: std::fmt::Arguments<'_>) -> io::Result<()> {
 /// Everything between start and stop; ends only where something is wrong.
 async fn drive(fleet: &mut Fleet) -> Result<(), DemoError> {
     wait_until_healthy(fleet).await?;
-    let looks = Client::new(LOOK_LIMIT);
+    let looks = Direct::new(LOOK_LIMIT);
     let (leader, members) = join_all(fleet, &looks).await?;
     introduce(fleet, &leader, members)?;
     let mut last = String::new();
@@ -210,7 +210,7 @@ fn none_ended(fleet: &mut Fleet) -> Result<(), DemoError> {
 }
 
 async fn wait_until_healthy(fleet: &mut Fleet) -> Result<(), DemoError> {
-    let client = Client::new(LOOK_LIMIT);
+    let client = Direct::new(LOOK_LIMIT);
     let deadline = Instant::now() + START_LIMIT;
     for plan in fleet.nodes.iter().map(|node| node.plan.clone()).collect::<Vec<_>>() {
         while !client.get(&plan.http(), "/health").await.is_ok_and(|answer| answer.status == 200) {
@@ -225,7 +225,7 @@ async fn wait_until_healthy(fleet: &mut Fleet) -> Result<(), DemoError> {
     Ok(())
 }
 
-async fn look(fleet: &Fleet, client: &Client) -> Vec<Option<View>> {
+async fn look(fleet: &Fleet, client: &Direct) -> Vec<Option<View>> {
     let looks = fleet.nodes.iter().map(|node| async move {
         if node.ended.is_some() {
             return None;
@@ -238,7 +238,7 @@ async fn look(fleet: &Fleet, client: &Client) -> Vec<Option<View>> {
 
 /// Waits for a leader and joins every node that is not a member yet; the leader's name, and how many voters there were
 /// before.
-async fn join_all(fleet: &mut Fleet, looks: &Client) -> Result<(String, usize), DemoError> {
+async fn join_all(fleet: &mut Fleet, looks: &Direct) -> Result<(String, usize), DemoError> {
     let deadline = Instant::now() + START_LIMIT;
     let (through, views, leader) = loop {
         none_ended(fleet)?;
@@ -253,7 +253,7 @@ async fn join_all(fleet: &mut Fleet, looks: &Client) -> Result<(String, usize), 
         }
         sleep(PAUSE).await;
     };
-    let joins = Client::new(JOIN_LIMIT);
+    let joins = Direct::new(JOIN_LIMIT);
     let through_address = fleet.nodes[through].plan.http();
     for (number, node) in fleet.nodes.iter().enumerate() {
         let is_member = match (&views[through], &views[number]) {

@@ -1,4 +1,5 @@
-//! The command line: `huskv` runs a node, `huskv demo` runs three, `huskv bench` measures them.
+//! The command line: `huskv` runs a node; `get`, `put` and their like use a cluster, `members`, `join` and theirs shape
+//! it; `demo` runs three nodes, `bench` measures them.
 //!
 //! Why: one binary is all there is to install. The flags of a node are made from the table of settings, so there is no
 //! second list of them here.
@@ -14,17 +15,54 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 
+mod ask;
 mod bench;
+mod change;
+mod completions;
+mod delete;
 mod demo;
+mod endpoints;
 mod fleet;
+mod get;
+mod input;
+mod list;
+mod members;
+mod put;
 mod serve;
+mod show;
+mod status;
+mod txn;
 mod view;
+mod watch;
+mod write;
 
 /// The exit code for wrong settings or flags.
 const USAGE: u8 = 2;
 
 /// The exit code for what failed while it was done.
 const FAILED: u8 = 1;
+
+/// A subcommand: what it takes, and what it does.
+type Subcommand = (fn() -> Command, fn(&ArgMatches) -> u8);
+
+/// All of them, in the order of the help.
+const SUBCOMMANDS: [Subcommand; 15] = [
+    (serve::command, serve::run),
+    (get::command, get::run),
+    (put::command, put::run),
+    (delete::command, delete::run),
+    (list::command, list::run),
+    (watch::command, watch::run),
+    (txn::command, txn::run),
+    (status::command, status::run),
+    (members::command, members::run),
+    (change::join_command, change::join),
+    (change::remove_command, change::remove),
+    (change::transfer_command, change::transfer),
+    (demo::command, demo::run),
+    (bench::command, bench::run),
+    (completions::command, completions::run),
+];
 
 /// Parses the arguments, the program's name first, and does what they say.
 #[must_use]
@@ -37,9 +75,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             0
         }
         Err(error) => {
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or("wrong arguments");
-            complain(format_args!("{}; huskv --help lists all", first.trim_start_matches("error: ")));
+            complain(format_args!("{}; huskv --help lists all", in_one_line(&error.to_string())));
             USAGE
         }
     };
@@ -47,12 +83,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(matches: &ArgMatches) -> u8 {
-    match matches.subcommand() {
-        Some((demo::NAME, matches)) => demo::run(matches),
-        Some((bench::NAME, matches)) => bench::run(matches),
-        Some((_, matches)) => serve::run(matches),
-        None => serve::run(matches),
-    }
+    let Some((name, matches)) = matches.subcommand() else { return serve::run(matches) };
+    let found = SUBCOMMANDS.iter().find(|(command, _)| command().get_name() == name);
+    found.map_or(USAGE, |(_, run)| run(matches))
 }
 
 fn command() -> Command {
@@ -61,13 +94,19 @@ fn command() -> Command {
         .about("A replicated key-value node. Without a subcommand it runs one node, as `huskv serve` does.")
         .after_help(
             "Later wins: defaults, the file, variables, flags. config/huskv.toml explains every setting.\n\
-             Exit codes: 0 stopped as asked, 1 could not start or broke, 2 wrong settings, 70 internal error.",
+             Exit codes of a node: 0 stopped as asked, 1 could not start or broke, 2 wrong settings, 70 internal error.",
         )
         .args(serve::arguments())
-        .subcommand(serve::command())
-        .subcommand(demo::command())
-        .subcommand(bench::command())
+        .subcommands(SUBCOMMANDS.iter().map(|(command, _)| command()))
         .args_conflicts_with_subcommands(true)
+}
+
+/// What clap says over several lines: its first, and the list below it where it ends in a colon.
+fn in_one_line(text: &str) -> String {
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or("wrong arguments").trim_start_matches("error: ");
+    let rest: Vec<&str> = lines.take_while(|line| line.starts_with(' ')).map(str::trim).collect();
+    if first.ends_with(':') { format!("{first} {}", rest.join(", ")) } else { first.to_owned() }
 }
 
 /// Says on stderr, in one line, what is wrong.

@@ -1,15 +1,18 @@
-//! What the demo makes of its nodes' stats: who belongs together, who leads, through whom to join the others.
+//! What `demo` and `status` make of a node's stats: what it does, whether it is ready, who belongs together, through whom
+//! to join the others.
 //!
-//! Why: on a second run the data decides, not the numbers of the nodes: any of them may lead, and one whose directory was
+//! Why: on a second run of the demo the data decides, not the numbers of the nodes: any of them may lead, and one whose directory was
 //! wiped must not take the others into a new cluster.
 //!
-//! Not here: asking (`demo`).
+//! Not here: asking (`demo`, `status`).
 
 use serde_json::{Value, json};
 
-/// What a node's stats say, as far as the demo cares.
+/// What a node's stats say, as far as `demo` and `status` care.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct View {
+    /// The name that it goes by.
+    pub name: String,
     state: String,
     /// Its term, as text.
     pub term: String,
@@ -19,8 +22,11 @@ pub(super) struct View {
     pub members: Vec<String>,
     /// Who leads, where it knows.
     pub leader: Option<String>,
+    /// The index of the last entry that it has applied, as text.
+    pub applied: String,
     removed: bool,
     joining: bool,
+    forming: bool,
 }
 
 impl View {
@@ -30,6 +36,7 @@ impl View {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let members = data["members"].as_array().map_or(&[][..], Vec::as_slice);
         Self {
+            name: text(&data["node_id"]),
             state: text(&data["state"]),
             term: text(&data["term"]),
             raft_id: text(&data["raft_id"]),
@@ -41,8 +48,15 @@ impl View {
                 .collect(),
             leader: data["leader"]["node_id"].as_str().map(str::to_owned),
             removed: data["removed"] == json!(true),
+            applied: text(&data["applied_index"]),
             joining: data["joining"] == json!(true),
+            forming: data["forming"].is_array(),
         }
+    }
+
+    /// Whether it takes requests: it is of a cluster, and knows who leads.
+    pub(super) fn ready(&self) -> bool {
+        self.leader.is_some() && !self.removed && !self.joining && !self.forming
     }
 
     /// Whether `other` belongs to the cluster of this node.
@@ -58,6 +72,7 @@ pub(super) fn role(view: Option<&View>) -> &'static str {
     match view.state.as_str() {
         _ if view.removed => "is removed",
         _ if view.joining => "joins",
+        _ if view.forming => "waits for a cluster",
         "Leader" => "leads",
         "Follower" => "follows",
         _ => "campaigns",
@@ -108,9 +123,19 @@ mod tests {
     #[test]
     fn a_removed_node_is_no_member_and_no_base() {
         let mut removed = view(2, "a", &[1, 2]);
+        assert!(removed.ready());
         removed.removed = true;
+        assert!(!removed.ready());
         assert!(!view(1, "a", &[1, 2]).counts(&removed));
         assert_eq!(role(Some(&removed)), "is removed");
         assert!(base(&[Some(removed), None]).is_none());
+    }
+
+    #[test]
+    fn a_node_that_waits_or_knows_no_leader_is_not_ready() {
+        let waits = View::of(&json!({ "state": "Follower", "leader": null, "forming": ["a:1", "b:1"] }));
+        assert_eq!((waits.ready(), role(Some(&waits))), (false, "waits for a cluster"));
+        let campaigns = View::of(&json!({ "state": "Candidate", "leader": null }));
+        assert_eq!((campaigns.ready(), role(Some(&campaigns))), (false, "campaigns"));
     }
 }

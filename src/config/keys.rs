@@ -216,6 +216,27 @@ pub static KEYS: &[Key] = &[
         "Requests that may wait at once; more are answered 503 at once",
     ),
     number(
+        "limits.watchers",
+        "2048",
+        (0, 1_000_000),
+        |c, v| c.limits.watchers = v,
+        "Clients that may watch at once, and at most half of all connections; more are answered 503 at once",
+    ),
+    number(
+        "limits.watch_events",
+        "65536",
+        (1, 100_000_000),
+        |c, v| c.limits.watch_events = v,
+        "Latest changes kept in memory for clients that watch and come back",
+    ),
+    number(
+        "limits.watch_mb",
+        "32",
+        (1, MIB),
+        |c, v| c.limits.watch_mb = v,
+        "Most MiB of memory that these changes take",
+    ),
+    number(
         "limits.request_timeout_ms",
         "5000",
         (1, 60_000),

@@ -8,26 +8,29 @@
 //! its advance. `applied <= commit <= last` before and after each turn.
 //!
 //! Not here: the order within a turn (`ready`), requests (`requests`), reads (`reads`), membership (`membership`,
-//! `adoption`), copies and compaction (`snapshots`), the cluster's time (`time`), the thread (`task`).
+//! `adoption`), raft's settings (`raw`), copies and compaction (`snapshots`), the cluster's time (`time`), the thread
+//! (`task`).
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use raft::eraftpb::{Message, MessageType};
-use raft::{RawNode, ReadOnlyOption, StateRole};
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::{RawNode, StateRole};
 use slog::{Logger, info, warn};
 
 use super::adoption::Adoption;
 use super::chores::Chores;
+use super::feed::Feed;
 use super::input::{Input, InstallError, Millis, Reply};
 use super::log::Log;
 use super::membership::Membership;
+use super::raw::raw_node;
 use super::reads::{Reader, Reads, Wanted};
 use super::requests::Requests;
 use super::snapshots::Snapshots;
 use super::time::Time;
 use super::{Options, Outbox};
-use crate::model::PeerTable;
+use crate::model::{List, Page, PeerTable};
 use crate::storage::{Error, Incarnation, Machine, Received, Volume};
 
 /// What the node is busy being.
@@ -62,6 +65,8 @@ pub struct Driver {
     pub(super) membership: Membership,
     pub(super) adoption: Adoption,
     pub(super) snapshots: Snapshots,
+    /// Entries that are committed and not applied yet.
+    pub(super) committed: VecDeque<Entry>,
     pub(super) time: Time,
     /// Since when this node leads.
     pub(super) led_since: Option<Millis>,
@@ -73,6 +78,9 @@ pub struct Driver {
     pub(super) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
     pub(super) seen: Seen,
+    /// A membership entry that is not committed yet has at most this index.
+    pub(super) pending_change: u64,
+    pub(super) feed: Arc<Feed>,
     next_token: u64,
 }
 
@@ -119,13 +127,17 @@ impl Driver {
             membership: Membership::default(),
             adoption: Adoption::default(),
             snapshots: Snapshots::default(),
+            committed: VecDeque::new(),
             time: Time::default(),
             led_since: None,
             leader_seen: None,
             contact: BTreeMap::new(),
             installing: None,
+            pending_change: 0,
+            feed: Arc::default(),
             next_token: 0,
         };
+        driver.feed.begin(driver.machine.applied().0, driver.options.history);
         driver.phase = if driver.volume.identity().removed {
             Phase::Removed
         } else if driver.machine.applied().0 == 0 {
@@ -136,6 +148,26 @@ impl Driver {
             Phase::Member
         };
         Ok(driver)
+    }
+
+    /// The events of what this node applies from its start on.
+    #[must_use]
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// A page of what this node has applied, whoever waits for what.
+    ///
+    /// # Errors
+    /// [`Error`] for damage.
+    pub fn list(&self, list: &List) -> Result<Page, Error> {
+        self.machine.list(list)
+    }
+
+    /// Tells `feed` of what is applied from now on.
+    pub(super) fn tell(&mut self, feed: Arc<Feed>) {
+        feed.begin(self.machine.applied().0, self.options.history);
+        self.feed = feed;
     }
 
     /// What comes before the first input: peers become known, garbage goes, what was left of the last life is finished,
@@ -184,8 +216,15 @@ impl Driver {
     #[must_use]
     pub fn has_work(&self) -> bool {
         (self.phase != Phase::Removed && self.raw.has_ready())
+            || !self.committed.is_empty()
             || self.requests.any_unproposed()
             || self.any_read_ready()
+    }
+
+    /// A sum over everything that was applied: equal on all nodes at the same applied index.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.machine.digest()
     }
 
     /// Takes one input in; its consequences are drawn by the next [`Driver::turn`].
@@ -325,14 +364,17 @@ impl Driver {
         let (raw, machine) = raw_node(raft_id, incarnation, &self.options, &self.log, &self.raft_log)?;
         self.raw = raw;
         self.machine = machine;
+        self.committed.clear();
         self.raw.mut_store().now = self.now;
         self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.raw.raft.term };
         self.reads.renew((raft_id, self.options.nonce));
         self.snapshots = Snapshots::default();
         self.time = Time::default();
         self.contact.clear();
+        self.pending_change = 0;
         self.leader_seen = None;
         self.phase = Phase::Joining;
+        self.feed.begin(self.machine.applied().0, self.options.history);
         self.publish();
         self.discard_garbage()
     }
@@ -405,49 +447,4 @@ impl Driver {
         self.next_token += 1;
         self.next_token
     }
-}
-
-/// Builds raft over an incarnation, with the settings that the design gives reasons for.
-fn raw_node(
-    raft_id: u64,
-    incarnation: Incarnation,
-    options: &Options,
-    log: &Logger,
-    raft_log: &Logger,
-) -> Result<(RawNode<Log>, Machine), Error> {
-    let Incarnation { journal, machine } = incarnation;
-    let config = raft::Config {
-        id: raft_id,
-        election_tick: options.election_ticks,
-        heartbeat_tick: options.heartbeat_ticks,
-        min_election_tick: options.election_range.map_or(0, |(from, _)| from),
-        max_election_tick: options.election_range.map_or(0, |(_, to)| to),
-        applied: machine.applied().0,
-        max_size_per_msg: 512 << 10,
-        max_inflight_msgs: 128,
-        check_quorum: true,
-        pre_vote: true,
-        batch_append: true,
-        max_uncommitted_size: 64 << 20,
-        max_committed_size_per_ready: 1 << 20,
-        read_only_option: ReadOnlyOption::Safe,
-        ..raft::Config::default()
-    };
-    let store = Log {
-        hard_state: journal.hard_state(),
-        journal,
-        conf_state: machine.conf_state().clone(),
-        applied: machine.applied(),
-        streaming: Cell::new(false),
-        not_before: BTreeMap::new(),
-        now: 0,
-        broken: RefCell::new(None),
-        log: log.clone(),
-    };
-    let raw = RawNode::new(&config, store, raft_log).map_err(|error| Error::Damaged {
-        what: "the log".into(),
-        detail: format!("raft cannot start from it: {error}"),
-        path: String::from("of this node"),
-    })?;
-    Ok((raw, machine))
 }

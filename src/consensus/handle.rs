@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::feed::Feed;
 use super::input::{Bounds, Consistency, Fetched, Input, Listed, Millis};
 use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Refusal, Request, Status, WhoAmI};
 
@@ -51,6 +52,8 @@ pub struct Inbox {
     pub peers: mpsc::Receiver<Input>,
     /// The clock that deadlines are given in.
     pub clock: Clock,
+    /// Where the loop tells what happens, for those who watch.
+    pub feed: Arc<Feed>,
     names: Arc<Mutex<Names>>,
 }
 
@@ -76,6 +79,7 @@ pub struct Handle {
     clients: mpsc::Sender<Input>,
     peers: mpsc::Sender<Input>,
     clock: Clock,
+    feed: Arc<Feed>,
     names: Arc<Mutex<Names>>,
 }
 
@@ -86,8 +90,9 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let (peers, peers_end) = mpsc::channel(PEER_QUEUE);
     let clock = Clock::start();
     let names = Arc::<Mutex<Names>>::default();
-    let handle = Handle { clients, peers, clock, names: Arc::clone(&names) };
-    (handle, Inbox { clients: clients_end, peers: peers_end, clock, names })
+    let feed = Arc::<Feed>::default();
+    let handle = Handle { clients, peers, clock, feed: Arc::clone(&feed), names: Arc::clone(&names) };
+    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, names })
 }
 
 fn stopping() -> Refusal {
@@ -99,6 +104,12 @@ impl Handle {
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// What this node applies, for those who watch; without asking the loop.
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// Who this node is and who leads, without asking the loop.

@@ -22,7 +22,7 @@ use super::input::Millis;
 use super::join::Stage;
 use super::requests::Waiting;
 use super::transfer::Transfer;
-use crate::model::{Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, codec};
+use crate::model::{Answer, Code, Command, Member, MemberChange, Proposal, Refusal, Request, Role, codec};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 

@@ -6,13 +6,14 @@
 //!
 //! A request's way: `handle` -> `requests` (propose, forward or park) -> `ready` (journal, sync, send, apply) ->
 //! `pending` -> reply. A read's way: `handle` -> `reads` -> raft's ReadIndex -> reply. Membership: `membership` with the
-//! steps in `join` and `transfer`; the joiner's side is `adoption`.
+//! steps in `join` and `transfer`; the joiner's side is `adoption`. What was applied becomes the `feed` of those who watch.
 //!
 //! Not here: sockets (`transport`), and what is on the disk (`storage`).
 
 mod adoption;
 mod chores;
 mod driver;
+mod feed;
 mod handle;
 mod input;
 mod join;
@@ -21,6 +22,7 @@ mod log;
 mod membership;
 mod outbox;
 mod pending;
+mod raw;
 mod reads;
 mod ready;
 mod requests;
@@ -32,6 +34,7 @@ mod transfer;
 
 pub use chores::Chores;
 pub use driver::Driver;
+pub use feed::{Feed, Filter, Footing, History, Opened, Reading, Unopened};
 pub use handle::{Clock, Handle, Inbox, Names, channel};
 pub use input::{Bounds, Consistency, Fetched, Input, InstallError, Listed, Millis, Reply};
 pub use outbox::Outbox;
@@ -57,8 +60,13 @@ pub struct Options {
     pub snapshot_keep_entries: u64,
     /// The most bytes that a copy for a follower may take on disk.
     pub snapshot_spool_bytes: u64,
+    /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A few
+    /// bytes of log can ask for megabytes of it, and the loop has heartbeats to send.
+    pub apply_work: usize,
     /// The most client requests that wait at once.
     pub pending_requests: usize,
+    /// How many of the latest events are kept.
+    pub history: History,
     /// Where this node tells its peers to dial it, `host:port`.
     pub raft_address: String,
     /// Where this node's clients find it, `host:port`.

@@ -2,10 +2,11 @@
 //!
 //! Why: a crash can come between any two lines of this file, and what was promised before it must hold after it.
 //!
-//! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or vote:
-//! with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its sync. There
-//! is exactly one sync for a Ready with `must_sync` and none otherwise. Only what was really applied is reported as
-//! applied. The type of an entry is looked at before its data.
+//! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or
+//! vote: with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its
+//! sync. There is exactly one sync for a Ready with `must_sync`, one more before anybody hears that a membership entry is
+//! committed, and none otherwise. Only what was really applied is reported as applied. The type of an entry is looked at before its data. What is
+//! committed but asks for much work waits for later turns; meanwhile raft goes on.
 //!
 //! Not here: where the inputs of a turn come from (`task`).
 
@@ -17,6 +18,7 @@ use slog::{error, info, warn};
 use super::Millis;
 use super::driver::{Driver, Phase, Seen};
 use super::input::InstallError;
+use super::raw::COMMITTED_BYTES_PER_READY;
 use crate::model::{Answer, Command, MemberChange, Written, codec};
 use crate::plant::{self, Plant};
 use crate::storage::{Applied, Error, Operation};
@@ -44,14 +46,16 @@ impl Driver {
         self.tend_time()?;
         self.issue_read_index();
         let (began_at, mut left) = (self.machine.applied().0, READIES_PER_TURN);
+        let mut goes_on = self.apply_committed()?;
         while left > 0
             && self.phase != Phase::Removed
             && self.raw.has_ready()
             && self.machine.applied().0 < began_at + ENTRIES_PER_TURN
         {
-            left -= 1;
+            left = if goes_on { left - 1 } else { 0 };
             let ready = self.raw.ready();
             self.process(ready)?;
+            goes_on = goes_on && self.apply_committed()?;
             self.drive_membership();
             self.tend_time()?;
             self.issue_read_index();
@@ -59,6 +63,7 @@ impl Driver {
         self.release_reads()?;
         self.answer_visible();
         self.tend_snapshots()?;
+        self.feed.stand(self.footing());
         match self.raw.store().broken.borrow_mut().take() {
             Some(failure) => Err(failure),
             None => Ok(()),
@@ -70,6 +75,8 @@ impl Driver {
         let hard_state = ready.hs().cloned().unwrap_or_else(|| before.clone());
         let promises = hard_state.term != before.term || hard_state.vote != before.vote;
         self.note_role();
+        // Raft forgets it with the leadership, but not what it has put into its messages before.
+        self.pending_change = self.pending_change.max(self.raw.raft.pending_conf_index);
         let early = ready.take_messages();
         let held = if promises && !plant::is(Plant::SendBeforeTerm) {
             early
@@ -94,24 +101,39 @@ impl Driver {
         let persisted = ready.take_persisted_messages();
         self.dispatch(persisted)?;
         self.read_states(ready.take_read_states());
-        let committed = ready.take_committed_entries();
-        self.apply(committed)?;
-        if self.phase == Phase::Removed {
-            // A leader may inherit its own removal. Raft has no place for a leader outside the configuration; it is not
-            // asked anything any more.
-            return Ok(());
-        }
+        self.committed.extend(ready.take_committed_entries());
         let mut light = self.raw.advance_append(ready);
         if let Some(commit) = light.commit_index() {
             self.raw.mut_store().hard_state.commit = commit;
         }
         self.dispatch(light.take_messages())?;
-        self.apply(light.take_committed_entries())?;
-        if self.phase == Phase::Removed {
-            return Ok(());
+        self.committed.extend(light.take_committed_entries());
+        Ok(())
+    }
+
+    /// Applies what is committed, as far as the work of one turn goes; whether that was all.
+    fn apply_committed(&mut self) -> Result<bool, Error> {
+        let mut whole = true;
+        while whole && let Some(first) = self.committed.front() {
+            // A change of the membership stands alone: raft is told of it once, when it is applied.
+            let count = if is_change(first) { 1 } else { self.committed.iter().take_while(|e| !is_change(e)).count() };
+            let mut entries: Vec<_> = self.committed.drain(..count).collect();
+            let done = self.apply(&entries)?;
+            whole = done == count;
+            entries.drain(..done);
+            entries.into_iter().rev().for_each(|entry| self.committed.push_front(entry));
+            if self.phase == Phase::Removed {
+                // A leader may inherit its own removal. Raft has no place for a leader outside the configuration; it is
+                // not asked anything any more.
+                self.committed.clear();
+                return Ok(true);
+            }
         }
         self.raw.advance_apply_to(self.machine.applied().0);
-        Ok(())
+        // Raft hands out as little as it can while there is enough to do.
+        let most = if whole { COMMITTED_BYTES_PER_READY } else { 0 };
+        self.raw.raft.set_max_committed_size_per_ready(most);
+        Ok(whole)
     }
 
     /// One record, one sync.
@@ -136,6 +158,10 @@ impl Driver {
         let (copies, plain): (Vec<_>, Vec<_>) =
             messages.into_iter().partition(|message| message.get_msg_type() == MessageType::MsgSnapshot);
         if !plain.is_empty() {
+            // A leader's messages say what is committed.
+            if self.raw.store().journal.hard_state().commit < self.pending_change {
+                self.keep_commit(self.raw.raft.raft_log.committed)?;
+            }
             self.outbox.send(plain);
         }
         copies.into_iter().try_for_each(|message| self.begin_stream(message))
@@ -157,6 +183,8 @@ impl Driver {
             hard_state.commit.max(index)
         };
         self.machine.abort_cut();
+        // What was not applied yet is in the copy.
+        self.committed.clear();
         let (generation, machine) = received.take();
         let log = self.raw.mut_store();
         log.journal.install(index, term, generation, &hard_state)?;
@@ -164,6 +192,9 @@ impl Driver {
         log.conf_state = machine.conf_state().clone();
         log.applied = machine.applied();
         self.machine = machine;
+        if !plant::is(Plant::CopyUntold) {
+            self.feed.skip_to(index);
+        }
         self.snapshots.installed();
         self.requests_hidden(index, term);
         if self.phase == Phase::Joining {
@@ -180,15 +211,12 @@ impl Driver {
         self.discard_garbage()
     }
 
-    /// Applies committed entries in one batch and wakes whoever waits for them.
-    fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
-        if entries.is_empty() {
-            return Ok(());
-        }
+    /// Applies committed entries, or the first of them, and wakes whoever waits for those; how many.
+    fn apply(&mut self, entries: &[Entry]) -> Result<usize, Error> {
         let mut batch = Vec::with_capacity(entries.len());
         let mut removed = Vec::new();
         let mut table_changed = false;
-        for entry in &entries {
+        for entry in entries {
             let operation = self.operation(entry)?;
             match &operation {
                 Operation::Membership { change, .. } => {
@@ -206,29 +234,37 @@ impl Driver {
         }
         let last_term = self.machine.applied().1;
         let before = table_changed.then(|| self.machine.members().clone());
-        let written = self.machine.apply(batch)?;
+        let written = self.machine.apply(batch, self.options.apply_work)?;
+        let done = written.len();
+        // Before anybody hears of the writes, so that whoever does finds them where he watches.
+        self.feed.append(self.machine.take_events(), self.machine.applied().0);
         let log = self.raw.mut_store();
         log.applied = self.machine.applied();
         if table_changed {
             log.conf_state = self.machine.conf_state().clone();
         }
         if table_changed {
-            self.keep_commit()?;
+            self.keep_commit(self.machine.applied().0)?;
         }
-        self.wake(&entries, written, last_term);
+        self.wake(entries, written, last_term);
         if before.is_some_and(|before| before != *self.machine.members()) {
             self.members_changed(&removed)?;
         }
-        Ok(())
+        Ok(done)
     }
 
-    /// Makes it durable that a membership entry is committed, before anybody hears of it. A node that was told of its removal
-    /// votes no more; of two voters the one that stays could otherwise forget at a crash that the entry was committed, and
-    /// would need the vote of the other for ever.
-    fn keep_commit(&mut self) -> Result<(), Error> {
+    /// Makes it durable that what lies up to `index` is committed. Done for a membership entry before anybody hears that it
+    /// is: a node that was told of its removal votes no more, and of two voters the one that stays could otherwise forget at
+    /// a crash that the entry was committed, and would need the vote of the other for ever.
+    fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
         let log = self.raw.mut_store();
-        log.hard_state.commit = log.hard_state.commit.max(log.applied.0);
-        let hard_state = log.hard_state.clone();
+        // The others may have committed what this node has not synced; they have it then.
+        let index = index.min(log.journal.last_index());
+        if log.journal.hard_state().commit >= index {
+            return Ok(());
+        }
+        log.hard_state.commit = log.hard_state.commit.max(index);
+        let hard_state = HardState { commit: index, ..log.hard_state.clone() };
         log.journal.append(&[], &hard_state)?;
         log.journal.sync()
     }
@@ -240,8 +276,7 @@ impl Driver {
                 self.requests_lost(entry.term, entry.index);
             }
             self.request_applied(entry.term, entry.index, Answer::Written(written));
-            let is_change = entry.get_entry_type() != EntryType::EntryNormal;
-            self.membership_applied(entry.term, entry.index, is_change);
+            self.membership_applied(entry.term, entry.index, is_change(entry));
         }
     }
 
@@ -310,6 +345,11 @@ impl Driver {
         }
         self.role_changed();
     }
+}
+
+/// Whether an entry changes the membership.
+fn is_change(entry: &Entry) -> bool {
+    entry.get_entry_type() != EntryType::EntryNormal
 }
 
 /// Why the role is another one, as far as raft lets one see.

@@ -5,7 +5,9 @@
 use raft::StateRole;
 
 use super::driver::{Driver, Phase};
+use super::feed::Footing;
 use super::handle::Names;
+use super::input::Millis;
 use crate::model::{Leader, MemberStatus, State, Status};
 
 /// Raft's role in hashicorp/raft's words.
@@ -60,6 +62,30 @@ impl Driver {
     /// Who this node is and who leads, for the headers of answers.
     pub(super) fn names(&self) -> Names {
         Names { node: self.my_name(), leader: self.leader().map(|leader| leader.node_id) }
+    }
+
+    /// How the node is, for those who watch.
+    pub(super) fn footing(&self) -> Footing {
+        let heard = match self.raw.raft.leader_id {
+            0 => None,
+            _ if self.leads() => Some(self.majority_heard()),
+            _ => self.leader_seen,
+        };
+        Footing {
+            term: self.raw.raft.term,
+            in_touch_until: heard.map_or(0, |heard| heard + self.election_timeout()),
+            refusal: self.unavailable(),
+        }
+    }
+
+    /// Since when this leader has heard a majority of the voters, itself included.
+    fn majority_heard(&self) -> Millis {
+        let voters = self.conf_voters();
+        let heard =
+            |voter: &u64| if *voter == self.raft_id() { self.now } else { *self.contact.get(voter).unwrap_or(&0) };
+        let mut heard: Vec<_> = voters.iter().map(heard).collect();
+        heard.sort_unstable();
+        heard.get(heard.len().saturating_sub(1) / 2).copied().unwrap_or(0)
     }
 
     fn member_status(&self, member: &crate::model::Member) -> MemberStatus {

@@ -65,6 +65,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     let tick = Duration::from_millis(options.tick_ms);
     let chores = Threads { handle, clock, log: log.clone() };
     let mut driver = Driver::new(volume, incarnation, outbox, Box::new(chores), options, log.clone(), raft_log)?;
+    driver.tell(inbox.feed.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
         what: "cannot start the consensus thread".into(),
         path: "the process".into(),

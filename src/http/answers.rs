@@ -14,7 +14,7 @@ use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderVa
 use warp::reply::Response;
 
 use super::envelope;
-use crate::model::Item;
+use crate::model::{Item, Value};
 
 /// The header with the raft index that an answer of a data route is about.
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
@@ -26,7 +26,15 @@ pub(super) fn json(content: &impl Serialize) -> Response {
     json_text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form"), None)
 }
 
-/// The answer to a write or a read of one item, as it is at `clock`.
+/// The answer to a write of this value: what was sent, and the version that it has now.
+pub(super) fn stored(message: &str, key: &str, value: &Value, version: u64) -> Vec<u8> {
+    let mut body = br#"{"data":"#.to_vec();
+    envelope::stored(&mut body, key, value, version);
+    body.extend_from_slice(format!(r#"}},"message":"{message}"}}"#).as_bytes());
+    body
+}
+
+/// The answer to a read of one item, as it is at `clock`.
 pub(super) fn item(message: &str, key: &str, item: &Item, clock: u64) -> Vec<u8> {
     let mut body = br#"{"data":"#.to_vec();
     envelope::item(&mut body, key, item, clock);

@@ -64,6 +64,14 @@ pub(super) fn version_of(member: &RawValue, name: &str) -> Result<Condition, Pro
     }
 }
 
+/// Whether the headers of a read name nothing but a condition that can be judged.
+pub(super) fn of_read(call: &Call) -> Result<(), Problem> {
+    if call.header(&IF_MATCH)?.is_some() {
+        return Err(Problem::header("header `If-Match` goes with a write; a read takes `If-None-Match`"));
+    }
+    is_known(call, 0).map(drop)
+}
+
 /// Whether a reader that sent this `If-None-Match` has the version already.
 pub(super) fn is_known(call: &Call, found: u64) -> Result<bool, Problem> {
     let Some(tags) = call.header(&IF_NONE_MATCH)? else { return Ok(false) };

@@ -22,7 +22,8 @@ use super::body::{self, BODIES_BYTES, Body, Unread};
 use super::errors::Problem;
 use super::origins::Origins;
 use super::query::Deadline;
-use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed};
+use super::watch::Watchers;
+use crate::consensus::{Bounds, Consistency, Feed, Fetched, Handle, Listed, Millis};
 use crate::model::{Answer, Code, List, Refusal, Request, Status};
 
 /// The header with the name of the node that answers.
@@ -46,7 +47,11 @@ pub(super) struct Door {
     handle: Handle,
     bodies: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    /// As many bytes again for what transactions read; they take them beforehand, and reads must not wait for that.
+    transactions: Arc<Semaphore>,
     status_turns: Semaphore,
+    /// Who watches.
+    pub(super) watchers: Watchers,
 }
 
 /// One request, its body not read yet.
@@ -71,6 +76,8 @@ impl Door {
             // However large a body may be, one of them always fits.
             bodies: Arc::new(Semaphore::new(BODIES_BYTES.max(options.body_bytes))),
             answers: Arc::new(Semaphore::new(ANSWERS_BYTES.max(options.value_bytes))),
+            transactions: Arc::new(Semaphore::new(ANSWERS_BYTES)),
+            watchers: Watchers::new(options.watchers),
             options,
             handle,
             status_turns: Semaphore::new(STATUS_TURNS),
@@ -84,6 +91,16 @@ impl Door {
         let answer = timeout(left + GRACE, self.handle.request(request, left)).await;
         let silent = |_| Refusal::unknown(code, "the node's loop did not answer by the deadline; its disk may be slow");
         Ok(answer.map_err(silent)??)
+    }
+
+    /// What the node applies.
+    pub(super) fn feed(&self) -> &Feed {
+        self.handle.feed()
+    }
+
+    /// The present time, as the feed means it.
+    pub(super) fn now(&self) -> Millis {
+        self.handle.clock().now()
     }
 
     /// Says in the answer which node gives it, and who leads as far as it knows.
@@ -128,22 +145,16 @@ impl Door {
         Arc::clone(&self.answers).try_acquire_many_owned(bytes).map_err(|_| Problem::answers_full())
     }
 
-    /// As [`Door::share`], for what a write has to answer: it waits until the deadline, for what was done cannot be
-    /// refused.
-    pub(super) async fn share_of_a_write(
+    /// As [`Door::share`], for what a transaction may have to answer: it waits, before anything is done, until the deadline.
+    pub(super) async fn share_in_turn(
         &self,
         bytes: usize,
         deadline: Deadline,
     ) -> Result<OwnedSemaphorePermit, Problem> {
-        let most = ANSWERS_BYTES.max(self.options.value_bytes);
-        let bytes = u32::try_from(bytes.min(most)).map_err(|_| Problem::answers_full())?;
-        match timeout(deadline.left(), Arc::clone(&self.answers).acquire_many_owned(bytes)).await {
+        let bytes = u32::try_from(bytes.min(ANSWERS_BYTES)).map_err(|_| Problem::answers_full())?;
+        match timeout(deadline.left(), Arc::clone(&self.transactions).acquire_many_owned(bytes)).await {
             Ok(Ok(share)) => Ok(share),
-            _ => {
-                let detail =
-                    "it was done, but the answers that clients have not taken yet hold as much memory as they may";
-                Err(Refusal::unknown(Code::Timeout, detail).into())
-            }
+            _ => Err(Problem::answers_full()),
         }
     }
 

@@ -16,19 +16,23 @@ const AROUND: usize = 160;
 
 /// Writes the item of `key` behind what `out` holds, as it is at `clock`.
 pub(super) fn item(out: &mut Vec<u8>, key: &str, item: &Item, clock: u64) {
-    out.reserve(AROUND + key.len() + item.value.bytes.len());
-    out.extend_from_slice(br#"{"key":"#);
-    string(out, key);
-    out.extend_from_slice(br#","value":"#);
-    value(out, &item.value);
-    out.extend_from_slice(
-        format!(r#","version":{},"create_version":{},"content_type":"#, item.version, item.create_version).as_bytes(),
-    );
+    stored(out, key, &item.value, item.version);
+    out.extend_from_slice(format!(r#","create_version":{},"content_type":"#, item.create_version).as_bytes());
     string(out, &item.value.content_type);
     if let Some(expires) = item.expires {
         out.extend_from_slice(format!(r#","ttl":{}"#, seconds_left(expires, clock)).as_bytes());
     }
     out.push(b'}');
+}
+
+/// Begins the object: key, value and version. It is left open.
+pub(super) fn stored(out: &mut Vec<u8>, key: &str, stored: &Value, version: u64) {
+    out.reserve(AROUND + key.len() + stored.bytes.len());
+    out.extend_from_slice(br#"{"key":"#);
+    string(out, key);
+    out.extend_from_slice(br#","value":"#);
+    value(out, stored);
+    out.extend_from_slice(format!(r#","version":{version}"#).as_bytes());
 }
 
 /// The seconds until then, rounded up. A key is there until it is removed, so while it is there it has some left.

@@ -15,6 +15,7 @@
 //! | `key_not_found` | 404 | the store has no such key |
 //! | `method_not_allowed` | 405 | the route has other methods; `Allow` names them |
 //! | `body_timeout` | 408 | the body had not arrived by the deadline |
+//! | `compacted` | 410 | the node's memory of changes does not reach back so far |
 //! | `precondition_failed` | 412 | the key has another version than the condition names |
 //! | `too_large` | 413 | the body or the value is over its limit |
 //! | `internal` | 500 | the loop gave an answer of the wrong kind, a bug |
@@ -52,6 +53,8 @@ struct Parts {
     allow: Option<&'static str>,
     /// The version that the key has, where a condition was not true; 0 where there is no such key.
     version: Option<u64>,
+    /// The first index whose events are kept, where they do not reach back far enough.
+    oldest_index: Option<u64>,
     close: bool,
     /// Whether this room refused before the loop was asked.
     local: bool,
@@ -71,6 +74,8 @@ struct Body<'a> {
     leader: Option<&'a Leader>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_index: Option<u64>,
 }
 
 impl Problem {
@@ -85,6 +90,7 @@ impl Problem {
             leader: None,
             allow: None,
             version: None,
+            oldest_index: None,
             close: false,
             local: true,
         }))
@@ -199,6 +205,25 @@ impl Problem {
         Refusal::not_applied(Code::Overloaded, detail).into()
     }
 
+    /// Events that the client asks for are gone; those from `oldest` on are here.
+    pub(super) fn compacted(oldest: u64) -> Self {
+        let detail = format!(
+            "this node has no changes before index {oldest} in memory; ask another node, or list the keys again and \
+             watch from the list's index + 1"
+        );
+        let mut problem =
+            Self::local(StatusCode::GONE, "compacted", "Changes are gone", detail).of_the_loop(Fate::NotApplied);
+        problem.0.oldest_index = Some(oldest);
+        problem
+    }
+
+    /// As many clients watch as may.
+    pub(super) fn watchers_full() -> Self {
+        let detail =
+            "as many clients watch this node as may (limits.watchers, and half of the connections); ask another";
+        Refusal::not_applied(Code::Overloaded, detail).into()
+    }
+
     /// The loop did not say how the node is.
     pub(super) fn stalled() -> Self {
         let detail = "the node's loop has not answered in time; its disk is slow or its machine overloaded";
@@ -229,6 +254,7 @@ impl Problem {
             outcome: could_change.then_some(parts.fate),
             leader: parts.leader.as_ref(),
             version: parts.version,
+            oldest_index: parts.oldest_index,
         })
         .expect("strings and numbers always have a JSON form");
         body.push(b'\n');
@@ -264,6 +290,7 @@ impl From<Refusal> for Problem {
             leader: refusal.leader,
             allow: None,
             version: None,
+            oldest_index: None,
             close: false,
             local: false,
         }))

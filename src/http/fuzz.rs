@@ -24,7 +24,7 @@ use super::errors::Problem;
 use super::origins::{Origins, Verdict};
 use super::server::serve_once;
 use super::txn::Limits;
-use super::{body, listing, query, raft, store, touch, ttl, txn};
+use super::{body, listing, query, raft, store, touch, ttl, txn, watch};
 use crate::consensus::channel;
 
 /// The limits that the targets are run with, small so that short inputs reach them.
@@ -73,7 +73,7 @@ pub fn body(bytes: &[u8]) {
     refused(body::members(&whole.bytes, []).map(drop));
 }
 
-/// A query, as that of a read of one key and as that of a list.
+/// A query, as that of a read of one key, of a list and of a watch.
 pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match listing::asked(text, LIMIT) {
@@ -83,6 +83,8 @@ pub fn query(bytes: &[u8]) {
     if let Ok([value]) = query::parameters(text, ["ttl"]) {
         refused(ttl::of_query(value.as_deref()).map(drop));
     }
+    refused(watch::asked(text, Some(text), LIMIT).map(drop));
+    refused(watch::asked("prefix=", Some(text), LIMIT).map(drop));
     let [one, two, three] = query::FRESH;
     match query::parameters(text, [query::TIMEOUT, one, two, three]) {
         Ok([timeout, one, two, three]) => {
@@ -130,6 +132,7 @@ fn options() -> Options {
         key_bytes: LIMIT,
         value_bytes: LIMIT,
         body_bytes: 4 * LIMIT,
+        watchers: 2,
         request_timeout: Duration::from_secs(5),
         allowed_origins: vec!["https://ui.example.org".into()],
         own_hosts: vec!["127.0.0.1".into()],

@@ -27,8 +27,8 @@ use crate::model::{Command, Condition, List, Outcome, after, after_prefix};
 /// How many keys a page has where the request does not say, and at most.
 const LIMIT: usize = 100;
 const MOST: usize = 1000;
-/// The most bytes of a page as it is sent, unless its first item has more.
-const PAGE_BYTES: usize = 1 << 20;
+/// The most bytes of the items of a page as it is sent, unless the first has more: 1 MiB with what is around them.
+const PAGE_BYTES: usize = (1 << 20) - (2 << 10);
 
 /// The first byte of a cursor.
 const UP: u8 = b'>';

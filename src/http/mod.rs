@@ -11,6 +11,7 @@
 mod answers;
 mod body;
 mod conditions;
+mod dialects;
 mod door;
 mod envelope;
 mod errors;
@@ -18,6 +19,7 @@ mod errors;
 pub(crate) mod fuzz;
 mod health;
 mod listing;
+mod openapi;
 mod origins;
 mod patient;
 mod query;
@@ -26,12 +28,13 @@ mod routes;
 mod server;
 mod stats;
 mod store;
-mod touch;
-mod ttl;
 #[cfg(test)]
 mod tests;
+mod touch;
+mod ttl;
 mod txn;
 mod values;
+mod watch;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -51,6 +54,8 @@ pub struct Options {
     pub value_bytes: usize,
     /// The longest request body, in bytes.
     pub body_bytes: usize,
+    /// The most clients that watch at once.
+    pub watchers: usize,
     /// How long a request may take where it does not say so itself.
     pub request_timeout: Duration,
     /// Origins besides the node's own whose pages may use it, such as `https://ui.example.org`.

@@ -21,7 +21,7 @@ use super::answers::uncached;
 use super::body::boxed;
 use super::door::{Call, Door};
 use super::errors::Problem;
-use super::{health, raft, store, touch, txn};
+use super::{dialects, health, openapi, raft, store, touch, txn, watch};
 
 /// Every route.
 pub(super) fn routes(
@@ -34,6 +34,7 @@ pub(super) fn routes(
     let data = warp::path("store").and(warp::path::tail()).and(call.clone()).then(data);
     let txn = warp::path("txn").and(warp::path::end()).and(call.clone()).then(transaction);
     let touch = warp::path("touch").and(warp::path::tail()).and(call.clone()).then(touched);
+    let watch = warp::path("watch").and(warp::path::end()).and(call.clone()).then(watching);
     let health =
         warp::path("health").and(warp::path::end()).and(call.clone()).then(|call| always(call, health::health));
     let stats = at("stats").then(|call| always(call, raft::stats));
@@ -41,11 +42,19 @@ pub(super) fn routes(
     let remove = at("remove").then(|call| unless_joining(call, raft::remove));
     let transfer = at("transfer").then(|call| unless_joining(call, raft::transfer));
     let snapshot = at("snapshot").then(|call| unless_joining(call, raft::snapshot));
+    let keys = warp::path("keys").and(warp::path::tail()).and(call.clone()).then(keys);
+    let kv = warp::path("kv").and(warp::path::tail()).and(call.clone()).then(kv);
+    let openapi = warp::path("openapi.json")
+        .and(warp::path::end())
+        .and(call.clone())
+        .then(|call| always(call, openapi::document));
     let unknown = unknown(Arc::clone(door));
 
     data.or(txn)
         .unify()
         .or(touch)
+        .unify()
+        .or(watch)
         .unify()
         .or(health)
         .unify()
@@ -59,6 +68,12 @@ pub(super) fn routes(
         .unify()
         .or(snapshot)
         .unify()
+        .or(openapi)
+        .unify()
+        .or(keys)
+        .unify()
+        .or(kv)
+        .unify()
         .or(unknown)
         .unify()
 }
@@ -66,6 +81,18 @@ pub(super) fn routes(
 async fn data(tail: Tail, call: Call) -> Response {
     let door = Arc::clone(&call.door);
     let answer = unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await;
+    door.signed(uncached(answer))
+}
+
+async fn keys(tail: Tail, call: Call) -> Response {
+    let door = Arc::clone(&call.door);
+    let answer = unless_joining(call, |call| async move { dialects::keys(call, tail.as_str()).await }).await;
+    door.signed(uncached(answer))
+}
+
+async fn kv(tail: Tail, call: Call) -> Response {
+    let door = Arc::clone(&call.door);
+    let answer = unless_joining(call, |call| async move { dialects::kv(call, tail.as_str()).await }).await;
     door.signed(uncached(answer))
 }
 
@@ -78,6 +105,11 @@ async fn touched(tail: Tail, call: Call) -> Response {
     let door = Arc::clone(&call.door);
     let answer = unless_joining(call, |call| async move { touch::handle(call, tail.as_str()).await }).await;
     door.signed(uncached(answer))
+}
+
+async fn watching(call: Call) -> Response {
+    let door = Arc::clone(&call.door);
+    door.signed(unless_joining(call, watch::handle).await)
 }
 
 /// Answers on any node.

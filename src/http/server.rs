@@ -6,13 +6,15 @@
 //! Laws: at most [`CONNECTIONS`] connections, and never so many that files for the disk and the peers run out; beyond
 //! that, clients wait in the kernel's queue. A head arrives within [`HEAD_TIMEOUT`], which is also how long a
 //! connection may be idle; a client that takes nothing of its answer for [`TAKING_TIMEOUT`] loses it. After a stop
-//! nothing is accepted, a request under way is answered, and each connection closes behind its answer.
+//! nothing is accepted, a request under way is answered, and each connection closes behind its answer;
+//! a stream, which has no end, is cut.
 //!
 //! Not here: what is answered ([`super::routes`]).
 
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -23,7 +25,8 @@ use hyper_util::service::TowerToHyperService;
 use slog::{Logger, debug, info, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::watch as signal;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use warp::reply::Response;
@@ -33,6 +36,7 @@ use super::errors::Problem;
 use super::origins::{self, Verdict};
 use super::patient::Patient;
 use super::routes::routes;
+use super::watch;
 
 /// The most connections at once.
 pub(super) const CONNECTIONS: usize = 4096;
@@ -49,6 +53,8 @@ const HEAD_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 /// How long accepting pauses after an error, most likely no file left to open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the end of a stream may take once the server stops: its client may have stopped reading.
+const STREAM_END: Duration = Duration::from_millis(300);
 /// How often the same trouble is logged at most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -86,7 +92,10 @@ async fn accept(
     mut stopped: oneshot::Receiver<Duration>,
     log: Logger,
 ) {
-    let (closing, closed) = watch::channel(false);
+    // Ends with this function.
+    let mut herald = JoinSet::new();
+    herald.spawn(watch::herald(Arc::clone(&door)));
+    let (closing, closed) = signal::channel(false);
     let service = service(door);
     let mut connections = JoinSet::new();
     let mut quiet_until = Instant::now();
@@ -136,7 +145,7 @@ pub(super) async fn serve_once<I>(stream: I, door: Arc<Door>)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (_closing, closed) = watch::channel(false);
+    let (_closing, closed) = signal::channel(false);
     serve(stream, service(door), closed, Logger::root(slog::Discard, slog::o!())).await;
 }
 
@@ -195,11 +204,20 @@ where
     }
 }
 
-async fn serve<I, S>(stream: I, service: S, mut closed: watch::Receiver<bool>, log: Logger)
+async fn serve<I, S>(stream: I, service: S, mut closed: signal::Receiver<bool>, log: Logger)
 where
     I: AsyncRead + AsyncWrite + Unpin,
     S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
 {
+    let streams = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        let (answer, streams) = (service.call(request), &streams);
+        async move {
+            let answer = answer.await;
+            streams.store(answer.as_ref().is_ok_and(watch::is_stream), Ordering::Relaxed);
+            answer
+        }
+    });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -209,7 +227,11 @@ where
         ended = &mut connection => ended,
         () = told(&mut closed) => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
+            if streams.load(Ordering::Relaxed) {
+                timeout(STREAM_END, &mut connection).await.unwrap_or(Ok(()))
+            } else {
+                (&mut connection).await
+            }
         }
     };
     if let Err(error) = ended {
@@ -223,7 +245,7 @@ where
 }
 
 /// Returns once the server is to stop.
-async fn told(closed: &mut watch::Receiver<bool>) {
+async fn told(closed: &mut signal::Receiver<bool>) {
     // An error means that the acceptor is gone, which is a stop too.
     drop(closed.wait_for(|closed| *closed).await);
 }
@@ -242,7 +264,7 @@ async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I) {
 }
 
 /// How many connections the limit of open files leaves room for.
-fn connections_allowed() -> usize {
+pub(super) fn connections_allowed() -> usize {
     // Only Linux tells without a system call of our own; elsewhere the limit of connections stands alone.
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     match open_files(&limits) {

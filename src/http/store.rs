@@ -25,7 +25,7 @@ use super::listing;
 use super::query::{self, Deadline, FRESH, TIMEOUT};
 use super::ttl;
 use super::values;
-use crate::model::{Answer, Command, Condition, Item, Outcome, Request, Ttl, Value, Written};
+use crate::model::{Answer, Command, Condition, Outcome, Request, Ttl, Value, Written};
 
 const PERSISTED: &str = "success persisting data";
 const FETCHED: &str = "success fetching data";
@@ -84,10 +84,11 @@ async fn post(mut call: Call) -> Result<Response, Problem> {
     let options = &call.door.options;
     let Posted { key, value, if_version, ttl } = parsed(&body.bytes, options.key_bytes, options.value_bytes)?;
     let condition = conditions::of_write_or_body(&call, if_version)?;
-    let (written, item) = persist(&call, &key, Put { value, condition, ttl }, deadline).await?;
-    let Some(item) = item else { return Ok(failed(&call, &key, &written)) };
-    let mut response = answers::json_text(answers::item(PERSISTED, &key, &item, written.clock), body.into_share());
-    answers::tag(&mut response, item.version);
+    let written = persist(&call, &key, Put { value: value.clone(), condition, ttl }, deadline).await?;
+    let Outcome::Put { .. } = written.outcome else { return Ok(failed(&call, &key, &written)) };
+    let text = answers::stored(PERSISTED, &key, &value, written.index);
+    let mut response = answers::json_text(text, body.into_share());
+    answers::tag(&mut response, written.index);
     answers::mark(&mut response, written.index, written.term);
     Ok(response)
 }
@@ -101,41 +102,31 @@ async fn put(mut call: Call, raw_key: &str) -> Result<Response, Problem> {
     let announced = call.header(&CONTENT_TYPE)?.map(str::to_owned);
     let body = call.body(deadline).await?;
     let value = values::from_body(body.bytes.clone(), announced.as_deref(), call.door.options.value_bytes)?;
-    let (written, item) = persist(&call, &key, Put { value, condition, ttl }, deadline).await?;
-    let Some(item) = item else { return Ok(failed(&call, &key, &written)) };
-    let data = Persisted { key: &key, version: item.version };
+    let written = persist(&call, &key, Put { value, condition, ttl }, deadline).await?;
+    let Outcome::Put { .. } = written.outcome else { return Ok(failed(&call, &key, &written)) };
+    let data = Persisted { key: &key, version: written.index };
     let mut response = answers::json(&Persistence { data, message: PERSISTED });
-    answers::tag(&mut response, item.version);
+    answers::tag(&mut response, written.index);
     answers::mark(&mut response, written.index, written.term);
     Ok(response)
 }
 
 /// What a key is to hold.
-struct Put {
-    value: Value,
-    condition: Condition,
-    ttl: Option<Ttl>,
+pub(super) struct Put {
+    pub(super) value: Value,
+    pub(super) condition: Condition,
+    pub(super) ttl: Option<Ttl>,
 }
 
-/// Has the value persisted; no item where the condition was not true.
-async fn persist(
-    call: &Call,
-    key: &str,
-    put: Put,
-    deadline: Deadline,
-) -> Result<(Written, Option<Item>), Problem> {
+/// Has the value persisted, if the condition is true.
+pub(super) async fn persist(call: &Call, key: &str, put: Put, deadline: Deadline) -> Result<Written, Problem> {
     let Put { value, condition, ttl } = put;
-    let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: value.clone(), condition, ttl };
+    let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value, condition, ttl };
     let written = write(call, command, deadline).await?;
-    let item = match written.outcome {
-        Outcome::Put { create_version } => {
-            let expires = ttl.map(|ttl| ttl.from(written.clock));
-            Some(Item { value, version: written.index, create_version, expires })
-        }
-        Outcome::Failed { .. } => None,
-        _ => return Err(Problem::internal()),
-    };
-    Ok((written, item))
+    match written.outcome {
+        Outcome::Put { .. } | Outcome::Failed { .. } => Ok(written),
+        _ => Err(Problem::internal()),
+    }
 }
 
 /// Has a command applied.
@@ -162,7 +153,7 @@ async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
     let fresh = query::freshness([consistency, max_stale, min_index])?;
     let raw = query::flag(raw.as_deref(), "raw")?;
     let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
-    conditions::is_known(call, 0)?;
+    conditions::of_read(call)?;
     let fetched = call.door.read(key.clone().into_bytes(), fresh, deadline).await?;
     let mut response = match &fetched.value {
         Some(found) => {

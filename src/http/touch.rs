@@ -32,13 +32,13 @@ pub(super) async fn handle(mut call: Call, tail: &str) -> Result<Response, Probl
     let (ttl, if_version) = parsed(&body.bytes)?;
     let condition = conditions::of_write_or_body(&call, if_version)?;
     let command = Command::Touch { key: Bytes::copy_from_slice(key.as_bytes()), ttl, condition };
+    let mut share = call.door.share_in_turn(call.door.options.value_bytes, deadline).await?;
     let written = store::write(&call, command, deadline).await?;
-    drop(body);
     let mut response = match &written.outcome {
         Outcome::Touched(item) => {
-            let share = call.door.share_of_a_write(item.value.bytes.len(), deadline).await?;
             let body = answers::item("success touching data", &key, item, written.clock);
-            let mut response = answers::json_text(body, Some(share));
+            let taken = share.split(body.len().min(share.num_permits()));
+            let mut response = answers::json_text(body, taken);
             answers::tag(&mut response, item.version);
             response
         }

@@ -51,14 +51,14 @@ pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
     let txn = parsed(&body.bytes, limits)?;
     let keys = [&txn.then, &txn.otherwise]
         .map(|branch| branch.iter().map(|operation| operation.key().clone()).collect::<Vec<_>>());
+    let mut share = call.door.share_in_turn(most_read(&txn, limits), deadline).await?;
     let written = store::write(&call, Command::Txn(txn), deadline).await?;
-    drop(body);
     let mut response = match &written.outcome {
         Outcome::Txn { succeeded, results } => {
             let keys = &keys[usize::from(!succeeded)];
-            let got = |done: &Done| if let Done::Got(Some(item)) = done { item.value.bytes.len() } else { 0 };
-            let share = call.door.share_of_a_write(results.iter().map(got).sum(), deadline).await?;
-            answers::json_text(shown(*succeeded, keys, results, &written)?, Some(share))
+            let body = shown(*succeeded, keys, results, &written)?;
+            let taken = share.split(body.len().min(share.num_permits()));
+            answers::json_text(body, taken)
         }
         Outcome::TooLarge => {
             let detail =
@@ -69,6 +69,12 @@ pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
     };
     answers::mark(&mut response, written.index, written.term);
     Ok(response)
+}
+
+/// How many bytes of values it reads at most.
+fn most_read(txn: &Txn, limits: Limits) -> usize {
+    let gets = |branch: &[Operation]| branch.iter().filter(|one| matches!(one, Operation::Get { .. })).count();
+    (gets(&txn.then).max(gets(&txn.otherwise)) * limits.value_bytes).min(TXN_BYTES)
 }
 
 /// The transaction that a body describes.

@@ -199,6 +199,8 @@ pub enum Change {
     Delete {
         /// The key.
         key: Bytes,
+        /// Whether its time was over, rather than a client removing it.
+        expired: bool,
     },
     /// The key is kept until another time and is otherwise what it was.
     Touch {
@@ -206,11 +208,6 @@ pub enum Change {
         key: Bytes,
         /// All of it.
         item: Item,
-    },
-    /// The key is gone, for its time was over.
-    Expire {
-        /// The key.
-        key: Bytes,
     },
     /// The member's addresses are these.
     Move {
@@ -246,7 +243,7 @@ pub fn decide<V: View>(command: Command, at: At, view: &V) -> Result<(Outcome, V
             match (condition.holds(version), version) {
                 (false, _) => (Outcome::Failed { version }, Vec::new()),
                 (true, 0) => (Outcome::Deleted { existed: false }, Vec::new()),
-                (true, _) => (Outcome::Deleted { existed: true }, vec![Change::Delete { key }]),
+                (true, _) => (Outcome::Deleted { existed: true }, vec![Change::Delete { key, expired: false }]),
             }
         }
         Command::Move { raft_id, raft_address, http_address } => {
@@ -284,7 +281,7 @@ fn expire<V: View>(keys: Vec<(Bytes, u64)>, at: At, view: &V) -> Result<Vec<Chan
     for (key, version) in keys {
         let due = |stamp: Stamp| stamp.version == version && stamp.expires.is_some_and(|expires| expires <= at.clock);
         if view.stamp(&key)?.is_some_and(due) {
-            changes.push(Change::Expire { key });
+            changes.push(Change::Delete { key, expired: true });
         }
     }
     Ok(changes)
@@ -324,7 +321,8 @@ mod tests {
     fn a_delete_says_whether_the_key_was_there_and_changes_nothing_if_not() {
         let condition = Condition::Always;
         let Ok(gone) = decide(Command::Delete { key: "a".into(), condition }, AT, &map());
-        assert_eq!(gone, (Outcome::Deleted { existed: true }, vec![Change::Delete { key: "a".into() }]));
+        let change = Change::Delete { key: "a".into(), expired: false };
+        assert_eq!(gone, (Outcome::Deleted { existed: true }, vec![change]));
         let Ok(missing) = decide(Command::Delete { key: "b".into(), condition }, AT, &map());
         assert_eq!(missing, (Outcome::Deleted { existed: false }, vec![]));
     }

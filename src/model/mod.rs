@@ -10,6 +10,7 @@
 
 pub mod codec;
 mod command;
+mod event;
 mod list;
 mod members;
 mod peer;
@@ -22,6 +23,7 @@ mod txn;
 mod value;
 
 pub use command::{At, Change, Command, Outcome, View, decide};
+pub use event::{Cursor, Event, Happening};
 pub use list::{List, Page, after, after_prefix};
 pub use members::{Member, MemberChange, Members, Role};
 pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI, Written};

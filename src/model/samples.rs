@@ -51,7 +51,7 @@ impl Map {
         for change in changes {
             match change {
                 Change::Put { key, item } | Change::Touch { key, item } => drop(self.0.insert(key, item)),
-                Change::Delete { key } | Change::Expire { key } => drop(self.0.remove(&key)),
+                Change::Delete { key, .. } => drop(self.0.remove(&key)),
                 Change::Move { .. } => {}
             }
         }

@@ -180,7 +180,7 @@ impl<V: View> Branch<'_, V> {
             }
             Operation::Delete { key } => {
                 self.written.insert(key.clone(), None);
-                (Done::Deleted { existed: stamp.is_some() }, stamp.map(|_| Change::Delete { key }))
+                (Done::Deleted { existed: stamp.is_some() }, stamp.map(|_| Change::Delete { key, expired: false }))
             }
             Operation::Get { key } => match self.written.get(&key) {
                 Some(now) => (Done::Got(now.clone()), None),
@@ -200,7 +200,7 @@ pub(super) fn sweep<V: View>(prefix: &[u8], view: &V) -> Result<(Outcome, Vec<Ch
             return Ok((Outcome::Swept { deleted: changes.len() as u64, more: true }, changes));
         }
         from = after(&key);
-        changes.push(Change::Delete { key });
+        changes.push(Change::Delete { key, expired: false });
     }
     Ok((Outcome::Swept { deleted: changes.len() as u64, more: false }, changes))
 }

@@ -14,6 +14,9 @@ use crate::{consensus, http, transport};
 /// The most connections of strangers and peers; a member holds two or three.
 const MAX_INBOUND: usize = 256;
 
+/// How much a turn of the loop applies; some milliseconds.
+const APPLY_WORK: usize = 8 << 20;
+
 /// One MiB in bytes.
 const MIB: u64 = 1 << 20;
 
@@ -46,7 +49,12 @@ pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: boo
         snapshot_every_bytes: config.snapshot.every_bytes,
         snapshot_keep_entries: config.snapshot.keep_entries,
         snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
+        apply_work: APPLY_WORK,
         pending_requests: size(config.limits.pending_requests),
+        history: consensus::History {
+            events: size(config.limits.watch_events),
+            bytes: size(config.limits.watch_mb * MIB),
+        },
         raft_address: config.advertised(ports.raft.port),
         http_address: config.advertised(ports.http.port),
         forming,
@@ -64,6 +72,7 @@ pub(super) fn http(config: &Config, ports: &Ports) -> http::Options {
         key_bytes: size(config.limits.key_bytes),
         value_bytes: size(config.limits.value_bytes),
         body_bytes: size(config.limits.body_bytes),
+        watchers: size(config.limits.watchers),
         request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
         allowed_origins: config.http.allowed_origins.clone(),
         own_hosts,

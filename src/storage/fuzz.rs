@@ -218,7 +218,8 @@ fn use_machine(db: Arc<Memory>) {
     let (index, term) = machine.applied();
     let key = data.last().map_or(&b"k"[..], |(_, key, _)| key).to_vec();
     let command = Command::put(key.clone(), "1");
-    let applied = machine.apply(vec![Applied { index: index + 1, term, operation: Operation::Command(command.into()) }]);
+    let operation = Operation::Command(command.into());
+    let applied = machine.apply(vec![Applied { index: index + 1, term, operation }], usize::MAX);
     assert!(
         applied.is_ok() && machine.get(&key).is_ok_and(|found| found.is_some_and(|value| value.version == index + 1))
     );

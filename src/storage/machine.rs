@@ -14,7 +14,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
-use crate::model::{At, Change, Item, List, MemberChange, Members, Outcome, Page, Proposal, Stamp, Written, codec, decide};
+use crate::model::{
+    At, Change, Event, Item, List, MemberChange, Members, Outcome, Page, Proposal, Stamp, Written, codec, decide,
+};
 use crate::plant::{self, Plant};
 
 use super::behind::Behind;
@@ -55,6 +57,23 @@ pub struct Applied {
     pub operation: Operation,
 }
 
+/// The member table while a batch is decided.
+struct Table {
+    members: Members,
+    /// The index of the last entry that changed it, if any: the same on every node, whatever shares a batch there.
+    changed: Option<u64>,
+}
+
+impl Table {
+    fn change(&mut self, index: u64, how: impl FnOnce(&mut Members)) {
+        let mut members = self.members.clone();
+        how(&mut members);
+        if members != self.members {
+            *self = Self { members, changed: Some(index) };
+        }
+    }
+}
+
 /// The state machine of one incarnation.
 pub struct Machine {
     db: Behind,
@@ -67,6 +86,8 @@ pub struct Machine {
     first_expiry: Option<u64>,
     /// The copy being made, if any.
     cut: Option<Line>,
+    /// What was applied since it was last asked for.
+    events: Vec<Event>,
 }
 
 impl Machine {
@@ -85,7 +106,17 @@ impl Machine {
         let state_header = cells::put(&mut batch, Kind::State, b"", index, &state.encode(), None);
         db.write(batch)?;
         db.sync()?;
-        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, first_expiry: None, cut: None })
+        let events = Vec::new();
+        Ok(Self {
+            db: Behind::new(db),
+            state,
+            members,
+            members_header,
+            state_header,
+            first_expiry: None,
+            cut: None,
+            events,
+        })
     }
 
     /// Opens a machine and checks all of it: every value against its checksum, and their sum against the state.
@@ -117,8 +148,8 @@ impl Machine {
             let detail = format!("its values do not add up ({keys} keys found, {counted} written)");
             return Err(Error::damaged(&*db, detail));
         }
-        let first_expiry = expiries::first(&*db)?;
-        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, first_expiry, cut: None })
+        let (first_expiry, events) = (expiries::first(&*db)?, Vec::new());
+        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, first_expiry, cut: None, events })
     }
 
     /// The (index, term) of the entry applied last.
@@ -191,27 +222,37 @@ impl Machine {
         walk::page(&self.db, list)
     }
 
-    /// Applies committed entries in order, each batch of them atomically with its applied index; one answer an entry. A
-    /// batch ends with a command that removes many keys, or commands after it would step over the same ones again.
+    /// Applies committed entries in order, each batch of them atomically with its applied index; one answer for each that
+    /// was applied. Those are the first ones, at least one: what comes after `most_work`, about the bytes that entries
+    /// read, replace and remove, is left for another call. A batch ends with a command that removes many keys, or commands
+    /// after it would step over the same ones again.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn apply(&mut self, entries: Vec<Applied>) -> Result<Vec<Written>, Error> {
+    pub fn apply(&mut self, entries: Vec<Applied>, most_work: usize) -> Result<Vec<Written>, Error> {
         let mut written = Vec::with_capacity(entries.len());
         let mut entries = entries.into_iter().peekable();
-        while entries.peek().is_some() {
-            self.apply_batch(&mut entries, &mut written)?;
+        let mut left = most_work;
+        while entries.peek().is_some() && (left > 0 || written.is_empty()) {
+            left = left.saturating_sub(self.apply_batch(&mut entries, &mut written, left)?);
         }
         Ok(written)
+    }
+
+    /// What became of keys since this was last asked, in order.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     fn apply_batch(
         &mut self,
         entries: &mut impl Iterator<Item = Applied>,
         written: &mut Vec<Written>,
-    ) -> Result<(), Error> {
+        most: usize,
+    ) -> Result<usize, Error> {
         let mut state = self.state.clone();
-        let mut members = None;
+        let mut table = Table { members: self.members.clone(), changed: None };
+        let mut events = Vec::new();
         let overlay = Overlay::new(&self.db);
         for entry in entries {
             if entry.index != state.index + 1 || entry.term < state.term {
@@ -219,13 +260,12 @@ impl Machine {
                 return Err(Error::damaged(&self.db, detail));
             }
             (state.index, state.term) = (entry.index, entry.term);
-            let is_last =
-                matches!(&entry.operation, Operation::Command(proposal) if proposal.command.removes_many());
+            let is_last = matches!(&entry.operation, Operation::Command(proposal) if proposal.command.removes_many());
             let outcome = match entry.operation {
                 Operation::Nothing => Outcome::Nothing,
                 Operation::Membership { change, conf_state } => {
                     if let Some(change) = change {
-                        members.get_or_insert_with(|| self.members.clone()).apply(&change);
+                        table.change(entry.index, |members| members.apply(&change));
                     }
                     state.conf_state = conf_state;
                     state.configuration_index = entry.index;
@@ -236,39 +276,46 @@ impl Machine {
                     state.clock = state.clock.max(stamp);
                     let at = At { index: entry.index, clock: state.clock };
                     let (outcome, changes) = decide(command, at, &overlay)?;
+                    let first = events.len();
                     for change in changes {
+                        events.extend(Event::of(&change, at));
                         match change {
                             Change::Put { key, item } | Change::Touch { key, item } => {
                                 overlay.set(key, Now::Holds(item))?;
                             }
-                            Change::Delete { key } | Change::Expire { key } => overlay.set(key, Now::Gone)?,
+                            Change::Delete { key, .. } => overlay.set(key, Now::Gone)?,
                             Change::Move { raft_id, raft_address, http_address } => {
-                                let table = members.get_or_insert_with(|| self.members.clone());
-                                table.relocate(raft_id, &raft_address, &http_address);
+                                table.change(entry.index, |members| {
+                                    members.relocate(raft_id, &raft_address, &http_address);
+                                });
                             }
                         }
                     }
+                    Event::number(&mut events[first..]);
                     outcome
                 }
             };
             written.push(Written { index: entry.index, term: entry.term, clock: state.clock, outcome });
-            if is_last {
+            if is_last || overlay.work() >= most {
                 break;
             }
         }
+        let work = overlay.work();
         let touched = overlay.into_touched();
-        self.commit(state, members.filter(|members| *members != self.members), touched)
+        self.commit(state, table, touched)?;
+        self.events.append(&mut events);
+        Ok(work)
     }
 
-    fn commit(&mut self, mut state: State, members: Option<Members>, touched: Touched) -> Result<(), Error> {
+    fn commit(&mut self, mut state: State, table: Table, touched: Touched) -> Result<(), Error> {
         let mut batch = Batch::default();
         let expiries_changed = write_down(&mut batch, touched, &mut state.tally);
         let tally = &mut state.tally;
-        if let Some(members) = members {
-            let (bytes, old) = (codec::encode(&members), self.members_header);
-            let header = cells::put(&mut batch, Kind::Members, b"", state.index, &bytes, Some(old));
+        if let Some(index) = table.changed {
+            let (bytes, old) = (codec::encode(&table.members), self.members_header);
+            let header = cells::put(&mut batch, Kind::Members, b"", index, &bytes, Some(old));
             tally.digest = tally.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
-            (self.members, self.members_header) = (members, header);
+            (self.members, self.members_header) = (table.members, header);
         }
         let effects_end = batch.changes.len();
         self.state_header =

@@ -6,7 +6,7 @@
 //!
 //! Not here: the rule that looks through it ([`crate::model::decide`]), and writing it down (`machine`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -38,16 +38,29 @@ pub(super) struct Slot {
 /// All keys of a batch.
 pub(super) type Touched = BTreeMap<Bytes, Slot>;
 
+/// What looking at a key or changing it counts besides the bytes of its value.
+const KEY_WORK: usize = 1 << 10;
+
 /// The view that the entries of a batch are decided against.
 pub(super) struct Overlay<'a> {
     db: &'a dyn Db,
     touched: RefCell<Touched>,
+    work: Cell<usize>,
 }
 
 impl<'a> Overlay<'a> {
     /// The tree itself, with no effects yet.
     pub(super) fn new(db: &'a dyn Db) -> Self {
-        Self { db, touched: RefCell::default() }
+        Self { db, touched: RefCell::default(), work: Cell::new(0) }
+    }
+
+    /// How much the entries so far have cost: about the bytes that they read, replaced and removed.
+    pub(super) fn work(&self) -> usize {
+        self.work.get()
+    }
+
+    fn count(&self, bytes: usize) {
+        self.work.set(self.work.get() + KEY_WORK + bytes);
     }
 
     /// Adds the effect on one key.
@@ -56,10 +69,12 @@ impl<'a> Overlay<'a> {
     /// [`Error`] for damage.
     pub(super) fn set(&self, key: Bytes, now: Now) -> Result<(), Error> {
         if let Some(slot) = self.touched.borrow_mut().get_mut(&key) {
+            self.count(slot.before.map_or(0, |(_, stamp)| stamp.bytes));
             slot.now = now;
             return Ok(());
         }
         let before = self.stored(&key)?;
+        self.count(before.map_or(0, |(_, stamp)| stamp.bytes));
         self.touched.borrow_mut().insert(key, Slot { before, now });
         Ok(())
     }
@@ -87,16 +102,19 @@ impl View for Overlay<'_> {
             });
         }
         let before = self.stored(key)?;
+        self.count(0);
         self.touched.borrow_mut().insert(key.clone(), Slot { before, now: Now::Unchanged });
         Ok(before.map(|(_, stamp)| stamp))
     }
 
     fn item(&self, key: &Bytes) -> Result<Option<Item>, Error> {
-        match self.touched.borrow().get(key).map(|slot| &slot.now) {
-            Some(Now::Holds(item)) => Ok(Some(item.clone())),
-            Some(Now::Gone) => Ok(None),
-            Some(Now::Unchanged) | None => item::read(self.db, key),
-        }
+        let item = match self.touched.borrow().get(key).map(|slot| &slot.now) {
+            Some(Now::Holds(item)) => Some(item.clone()),
+            Some(Now::Gone) => None,
+            Some(Now::Unchanged) | None => item::read(self.db, key)?,
+        };
+        self.count(item.as_ref().map_or(0, |item| item.value.bytes.len()));
+        Ok(item)
     }
 
     fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, Stamp)>, Error> {

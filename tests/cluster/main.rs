@@ -14,7 +14,10 @@
 
 use std::process::ExitCode;
 
+mod cli;
+mod contract;
 mod damage;
+mod dialects;
 mod durability;
 mod faults;
 mod forming;
@@ -34,8 +37,10 @@ mod settings;
 mod snapshots;
 mod space;
 mod stats;
+mod status;
 mod tutorial;
 mod values;
+mod watch;
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -43,10 +48,15 @@ fn main() -> ExitCode {
         settings::cases(),
         launch::cases(),
         stats::cases(),
+        status::cases(),
+        cli::cases(),
         http::cases(),
         origins::cases(),
         values::cases(),
         many::cases(),
+        watch::cases(),
+        dialects::cases(),
+        contract::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),

@@ -129,7 +129,7 @@ fn conditions_hold_on_every_node() {
         node.post("/store", &body(&json!(0))).problem(412, "0 is a key that must not exist");
         let next = node.post("/store", &body(&version)).expect(200, "if_version");
         node.post("/store", &body(&version)).problem(412, "the version has moved on");
-        assert_eq!(next.data()["create_version"], version);
+        assert_eq!(node.get("/store/lock").data()["create_version"], version);
         let tag = next.header("etag").unwrap_or("").to_owned();
         assert_eq!(with(node, "DELETE", "If-Match", &tag).expect(200, &what).data()["deleted"], true);
     }

@@ -69,6 +69,8 @@ pub struct Shared {
     stop: AtomicBool,
     next: AtomicU64,
     history: Mutex<History>,
+    /// The latest version and value of each key that any client saw; what conditions are about.
+    known: Mutex<BTreeMap<String, (u64, u64)>>,
 }
 
 impl Shared {
@@ -98,6 +100,7 @@ impl Clients {
             stop: AtomicBool::new(false),
             next: AtomicU64::new(1),
             history: Mutex::default(),
+            known: Mutex::default(),
         });
         let threads = (0..count).map(|client| {
             let (shared, rng) = (shared.clone(), rng.fork());
@@ -190,26 +193,46 @@ fn run(shared: &Shared, client: usize, mut rng: Rng) {
         match rng.below(10) {
             0..5 => {
                 let value = shared.next.fetch_add(1, Ordering::SeqCst);
-                // Now and then a large one, so that records and copies are of several pieces.
-                let padding = if rng.chance(4) { 40_000 } else { 0 };
-                let value_text = format!("{value}:{}", "p".repeat(padding));
-                let body = json!({"key": key, "value": value_text}).to_string();
-                write(
-                    shared,
-                    client,
-                    &address,
-                    &key,
-                    Seen::Put(value),
-                    Request::new("POST", "/store?timeout=1s").body(body).within(patience),
-                );
+                let (seen, request) = put(shared, &key, value, &mut rng);
+                write(shared, client, &address, &key, seen, request.within(patience));
             }
             5 => {
-                let request = Request::new("DELETE", format!("/store/{key}?timeout=1s")).within(patience);
-                write(shared, client, &address, &key, Seen::Delete(None), request);
+                let request = Request::new("DELETE", format!("/store/{key}?timeout=1s"));
+                let (seen, request) = match shared.known(&key) {
+                    Some((version, value)) if rng.chance(50) => {
+                        let seen = Seen::Cas { expected: Some(value), new: None, done: None };
+                        (seen, request.header("If-Match", &format!("\"{version}\"")))
+                    }
+                    _ => (Seen::Delete(None), request),
+                };
+                write(shared, client, &address, &key, seen, request.within(patience));
             }
             _ => _ = read(shared, client, &address, &key, patience),
         }
         sleep(millis(2 + rng.below(20)));
+    }
+}
+
+/// One of the ways to set a key: with and without a condition, as JSON, as a raw body, in a transaction.
+fn put(shared: &Shared, key: &str, value: u64, rng: &mut Rng) -> (Seen, Request) {
+    // Now and then a large one, so that records and copies are of several pieces.
+    let padding = if rng.chance(4) { 40_000 } else { 0 };
+    let text = format!("{value}:{}", "p".repeat(padding));
+    let raw = Request::new("PUT", format!("/store/{key}?timeout=1s")).body(text.clone());
+    let cas = |expected| Seen::Cas { expected, new: Some(value), done: None };
+    match (rng.below(8), shared.known(key)) {
+        (0, _) => (Seen::Put(value), raw),
+        (1, _) => (cas(None), raw.header("If-None-Match", "*")),
+        (2, Some((version, held))) => (cas(Some(held)), raw.header("If-Match", &format!("\"{version}\""))),
+        (3, Some((version, held))) => {
+            let body = json!({"if": [{"key": key, "version": version}],
+                "then": [{"op": "put", "key": key, "value": text}], "else": [{"op": "get", "key": key}]});
+            (cas(Some(held)), Request::new("POST", "/txn?timeout=1s").body(body.to_string()))
+        }
+        _ => {
+            let body = json!({"key": key, "value": text}).to_string();
+            (Seen::Put(value), Request::new("POST", "/store?timeout=1s").body(body))
+        }
     }
 }
 
@@ -218,7 +241,7 @@ fn write(shared: &Shared, client: usize, address: &str, key: &str, seen: Seen, r
     let answer = request.send(address);
     let now = shared.now();
     let (returned, seen, version) = match answer {
-        Ok(answer) if answer.status == 200 => match acknowledged(&seen, &answer) {
+        Ok(answer) if [200, 412].contains(&answer.status) => match acknowledged(&seen, &answer) {
             Some((seen, version)) => (Some(now), seen, version),
             None => return shared.history().wrong.push(format!("{address} on {seen:?} of {key}: {answer}")),
         },
@@ -230,6 +253,7 @@ fn write(shared: &Shared, client: usize, address: &str, key: &str, seen: Seen, r
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return sleep(millis(20)),
         Err(_) => (None, seen, None),
     };
+    shared.learn(key, &seen, version);
     let mut history = shared.history();
     match returned {
         Some(_) => history.acknowledged += 1,
@@ -239,12 +263,22 @@ fn write(shared: &Shared, client: usize, address: &str, key: &str, seen: Seen, r
     history.events.entry(key.to_owned()).or_default().push(Event { operation, version });
 }
 
-/// What a 200 says about the write, and its version where it names one.
+/// What a 200, or a 412, says about the write, and the version that it gave the key.
 fn acknowledged(seen: &Seen, answer: &Answer) -> Option<(Seen, Option<u64>)> {
-    let data = answer.data();
-    match seen {
+    let data = answer.json()["data"].clone();
+    match *seen {
         Seen::Delete(_) => Some((Seen::Delete(Some(data["deleted"].as_bool()?)), None)),
-        other => Some((other.clone(), Some(data["version"].as_u64()?))),
+        Seen::Cas { expected, new, .. } => {
+            let done = answer.status == 200 && data["succeeded"] != false;
+            // Where the condition was true there was a key to remove.
+            if done && new.is_none() && data["deleted"] != true {
+                return None;
+            }
+            let version = data["version"].as_u64().or(data["index"].as_u64()).filter(|_| done && new.is_some());
+            Some((Seen::Cas { expected, new, done: Some(done) }, version))
+        }
+        Seen::Put(_) | Seen::Get(_) if answer.status == 200 => Some((seen.clone(), Some(data["version"].as_u64()?))),
+        Seen::Put(_) | Seen::Get(_) => None,
     }
 }
 
@@ -261,6 +295,19 @@ fn read(shared: &Shared, client: usize, address: &str, key: &str, patience: Dura
 }
 
 impl Shared {
+    fn known(&self, key: &str) -> Option<(u64, u64)> {
+        self.known.lock().expect("no client panics").get(key).copied()
+    }
+
+    /// Remembers which version a key was seen to have.
+    fn learn(&self, key: &str, seen: &Seen, version: Option<u64>) {
+        if let (Seen::Put(value) | Seen::Get(Some(value)) | Seen::Cas { new: Some(value), .. }, Some(version)) =
+            (seen, version)
+        {
+            self.known.lock().expect("no client panics").insert(key.to_owned(), (version, *value));
+        }
+    }
+
     /// Takes the answer to a read in; false where there is none.
     fn heard(&self, client: usize, key: &str, called: u64, answer: std::io::Result<Answer>) -> bool {
         let returned = Some(self.now());
@@ -276,6 +323,7 @@ impl Shared {
             _ => return false,
         };
         let operation = Operation { client, called, returned, seen: Seen::Get(value) };
+        self.learn(key, &operation.seen, version);
         let mut history = self.history();
         history.reads += 1;
         history.events.entry(key.to_owned()).or_default().push(Event { operation, version });

@@ -41,7 +41,10 @@ fn versions(history: &History) -> Result<(), String> {
     let mut writes = Vec::new();
     for (key, event) in all() {
         let Some(version) = event.version else { continue };
-        let (Seen::Put(value) | Seen::Get(Some(value))) = event.operation.seen else { continue };
+        let (Seen::Put(value) | Seen::Get(Some(value)) | Seen::Cas { new: Some(value), .. }) = event.operation.seen
+        else {
+            continue;
+        };
         let known = *values.entry(version).or_insert(value);
         if known != value {
             return Err(format!("version {version} is that of the values {known} and {value}, the latter of {key}"));

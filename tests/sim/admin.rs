@@ -24,8 +24,26 @@ pub struct Admin {
     /// The node whose disk was wiped, until it is a member again.
     pub wiped: Option<usize>,
     next: u64,
-    /// Requests that may still take effect, and until when.
-    open: BTreeMap<u64, (Request, u64)>,
+    /// Requests that may still take effect.
+    open: BTreeMap<u64, Open>,
+}
+
+/// A request that may still take effect.
+struct Open {
+    request: Request,
+    /// For how long.
+    until: u64,
+    /// Whether the opposite was asked for at any moment of its life, so that the table may say either.
+    contested: bool,
+}
+
+/// Whether one request undoes what the other does.
+fn opposite(one: &Request, other: &Request) -> bool {
+    match (one, other) {
+        (Request::Join { node_id: joins, .. }, Request::Remove { node_id: leaves })
+        | (Request::Remove { node_id: leaves }, Request::Join { node_id: joins, .. }) => joins == leaves,
+        _ => false,
+    }
 }
 
 /// Looks at the cluster, and asks for what is missing.
@@ -33,7 +51,7 @@ pub fn act(world: &mut World) {
     let pause = 300 + world.rng.below(300);
     world.after(pause, Event::Admin);
     let now = world.now;
-    world.admin.open.retain(|_, (_, until)| *until > now);
+    world.admin.open.retain(|_, open| open.until > now);
     let Some((leader, table)) = leading(world) else { return };
     let missing = (0..world.nodes.len()).find(|at| {
         let node = &world.nodes[*at];
@@ -68,7 +86,11 @@ fn ask(world: &mut World, request: Request) {
     world.admin.next += 1;
     let asked = world.admin.next;
     world.say(|| format!("operator asks n{at}: {request:?}"));
-    world.admin.open.insert(asked, (request.clone(), world.now + LINGERS));
+    let mut contested = false;
+    for open in world.admin.open.values_mut().filter(|open| opposite(&open.request, &request)) {
+        (open.contested, contested) = (true, true);
+    }
+    world.admin.open.insert(asked, Open { request: request.clone(), until: world.now + LINGERS, contested });
     let reply = world.port(at).reply(move |result| Said::Admin { asked, result });
     let deadline = world.now + world.nodes[at].ahead + 10_000;
     world.input(at, Input::Request { request, deadline, forwarded: false, reply });
@@ -106,9 +128,9 @@ fn all_agree(world: &mut World) -> bool {
 /// The operator's request was answered: what it says must be so on the node that was asked.
 pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer, Refusal>) {
     world.say(|| format!("operator hears {result:?}"));
-    let joins = |request: &Request| matches!(request, Request::Join { .. });
-    let Some((request, _)) = world.admin.open.get(&asked).cloned() else { return };
-    if joins(&request) {
+    let Some(open) = world.admin.open.get(&asked) else { return };
+    let (request, contested) = (open.request.clone(), open.contested);
+    if matches!(request, Request::Join { .. }) {
         world.admin.busy_until = world.now + 200;
     }
     if result.is_err() {
@@ -119,18 +141,12 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
     // A node that hears of its own removal need not have seen the entry.
     let Some(status) = checks::status(world, at).filter(|status| !status.removed) else { return };
     let role = |name: &str| status.members.iter().find(|member| member.node_id == name).map(|member| member.role);
-    let other = |name: &str, join: bool| {
-        world.admin.open.values().any(|(request, _)| match request {
-            Request::Join { node_id, .. } => join && node_id == name,
-            Request::Remove { node_id } => !join && node_id == name,
+    let wrong = !contested
+        && match &request {
+            Request::Join { node_id, .. } => role(node_id) != Some(Role::Voter),
+            Request::Remove { node_id } => role(node_id).is_some(),
             _ => false,
-        })
-    };
-    let wrong = match &request {
-        Request::Join { node_id, .. } => role(node_id) != Some(Role::Voter) && !other(node_id, false),
-        Request::Remove { node_id } => role(node_id).is_some() && !other(node_id, true),
-        _ => false,
-    };
+        };
     if wrong {
         world.fail(format!("n{at} answers {request:?} with success, and its table does not say so"));
     }

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Bounds, Consistency, Input};
-use huskv::model::{Answer, PeerTable, Role, State, Status};
+use huskv::consensus::{Driver, Filter, Input, Reading};
+use huskv::model::{Answer, Cursor, Happening, Item, List, PeerTable, Role, State, Status, Written, after};
 
-use crate::clients;
 use crate::engine::SimEngine;
 use crate::journal::Entry;
 use crate::linear;
 use crate::port::Said;
+use crate::replay;
 use crate::world::World;
 
 /// What one node was at, at least.
@@ -28,6 +28,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Up to where it had applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
     /// After a crash only what was synced binds the node.
     pub fn crashed(&mut self, engine: &SimEngine, durable: (u64, u64)) {
         if let Some(synced) = engine.journal(self.raft_id, |journal| journal.synced) {
@@ -35,6 +40,14 @@ impl Seen {
         }
         self.applied = if durable.0 == self.raft_id { durable.1 } else { 0 };
     }
+}
+
+/// A client that watches every key on a node: which of its lives it watches, where it is, and what it makes of the keys.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    watched: (u64, u64),
+    cursor: Option<Cursor>,
+    items: BTreeMap<Vec<u8>, Item>,
 }
 
 /// What is known of the whole cluster.
@@ -46,6 +59,8 @@ pub struct Book {
     states: BTreeMap<u64, u64>,
     /// The entry that was applied at an index, and the hash of it and of all before it that are known.
     applied: BTreeMap<u64, Entry>,
+    /// When the entry at an index was first applied.
+    applied_at: BTreeMap<u64, u64>,
     /// Where a client's write was applied, and when first.
     operations: BTreeMap<u64, (u64, u64)>,
     /// Writes whose clients were told that they were not applied.
@@ -67,6 +82,9 @@ pub fn status(world: &mut World, at: usize) -> Option<Status> {
         reply: Box::new(move |status| heard.lock().expect("one thread").push(status)),
     })
 }
+
+/// How many turns of a node are remembered; no entry that is committed waits longer for its own.
+const LATEST_TURNS: usize = 64;
 
 /// One leader a term; nothing moves back; equal entries and equal state at equal index.
 pub fn after_turn(world: &mut World, at: usize) {
@@ -90,7 +108,9 @@ pub fn after_turn(world: &mut World, at: usize) {
         world.fail(format!("n{at} moves back: {is:?}, before {seen:?}"));
     }
     world.nodes[at].seen = is;
-    world.nodes[at].voters = voters(&status);
+    let latest = &mut world.nodes[at].voters;
+    latest.truncate(LATEST_TURNS - 1);
+    latest.push_front((status.commit_index, voters(&status)));
     if status.cluster_id != world.cluster || status.removed || status.joining {
         return;
     }
@@ -102,6 +122,7 @@ pub fn after_turn(world: &mut World, at: usize) {
     }
     if is.applied != seen.applied {
         entries(world, at, seen, is);
+        watch(world, at, is.applied);
         let state = fingerprint(world, at, &status);
         let known = *world.book.states.entry(is.applied).or_insert(state);
         if known != state {
@@ -115,18 +136,20 @@ pub fn after_turn(world: &mut World, at: usize) {
 fn entries(world: &mut World, at: usize, from: Seen, to: Seen) {
     let applied = world.nodes[at].engine.journal(to.raft_id, |journal| {
         let range = journal.entries.range(from.applied + 1..=to.applied);
-        range.map(|(index, entry)| (*index, *entry)).collect::<Vec<_>>()
+        range.map(|(index, entry)| (*index, entry.clone())).collect::<Vec<_>>()
     });
     for (index, entry) in applied.unwrap_or_default() {
-        let known = world.book.applied.get(&index).copied();
+        let known = world.book.applied.get(&index).cloned();
         match known {
             Some(known) if known != entry => {
                 world.fail(format!("n{at} applies {entry:?} at {index}, another node applied {known:?} there"));
             }
             Some(_) => {}
             None => {
+                let operation = entry.operation();
                 world.book.applied.insert(index, entry);
-                if let Some(id) = entry.operation
+                world.book.applied_at.insert(index, world.now);
+                if let Some(id) = operation
                     && let Some((other, _)) = world.book.operations.insert(id, (index, world.now))
                 {
                     world.fail(format!("op{id} is applied at {other} and again at {index}"));
@@ -146,7 +169,7 @@ pub fn identity(world: &mut World, at: usize, table: &PeerTable) {
 /// A write that a leader acknowledges is on the synced disks of a majority of the voters.
 pub fn acknowledged(world: &mut World, at: usize, said: &Said) {
     let (Said::Client { result: Ok(answer), .. } | Said::Forwarded { result: Ok(answer), .. }) = said else { return };
-    let Answer::Written { index, term, .. } = *answer else { return };
+    let Answer::Written(Written { index, term, .. }) = *answer else { return };
     let Some(status) = status(world, at) else { return };
     if status.state != State::Leader || status.term != term || world.admin.wiped.is_some() {
         return;
@@ -158,9 +181,17 @@ pub fn acknowledged(world: &mut World, at: usize, said: &Said) {
         };
         voters.iter().filter(has).count()
     };
-    // An entry is committed by the voters that are in force then, which an entry of the same turn may have changed.
-    let (now, before) = (voters(&status), &world.nodes[at].voters);
-    if ![&now, before].iter().any(|voters| synced(voters) > voters.len() / 2) {
+    // An entry is committed by the voters that are in force then; entries before it that are applied in the same turn, or in
+    // earlier ones while it waits for its own, may change them. In one turn they change once, or twice where a removal leaves
+    // a voter alone, which promotes the next by itself.
+    let now = voters(&status);
+    let latest = &world.nodes[at].voters;
+    let since = latest.iter().position(|(commit, _)| *commit < index).map_or(latest.len(), |at| at + 1);
+    let mut sets: Vec<_> = std::iter::once(&now).chain(latest.iter().take(since).map(|(_, voters)| voters)).collect();
+    let between: Vec<Vec<u64>> =
+        sets.windows(2).map(|two| two[0].iter().copied().filter(|voter| two[1].contains(voter)).collect()).collect();
+    sets.extend(&between);
+    if !sets.iter().any(|voters| synced(voters) > voters.len() / 2) {
         let (has, all) = (synced(&now), now.len());
         world.fail(format!("n{at} acknowledges entry {index} of term {term}, which {has} of {all} voters have synced"));
     }
@@ -174,7 +205,7 @@ fn voters(status: &Status) -> Vec<u64> {
 pub fn told(world: &mut World, id: u64, version: Option<u64>) {
     match version {
         Some(version) => {
-            let there = world.book.applied.get(&version).map(|entry| entry.operation);
+            let there = world.book.applied.get(&version).map(Entry::operation);
             if there.is_some_and(|there| there != Some(id)) {
                 world.fail(format!("op{id} is acknowledged at {version}, where op {there:?} was applied"));
             }
@@ -183,34 +214,79 @@ pub fn told(world: &mut World, id: u64, version: Option<u64>) {
     }
 }
 
+/// The events of a node, in order, lead from what the keys were to what they are. Where there are none to go on from, the
+/// keys are read anew, as a client would list them.
+fn watch(world: &mut World, at: usize, applied: u64) {
+    let every = Filter::Prefix(bytes::Bytes::new());
+    let life = world.nodes[at].life;
+    let Some(driver) = world.nodes[at].driver.as_ref() else { return };
+    let feed = driver.feed().clone();
+    let Ok(opened) = feed.open(None) else { return };
+    let mut mirror = std::mem::take(&mut world.nodes[at].mirror);
+    let mut cursor = mirror.cursor.take().filter(|_| mirror.watched == (life, opened.era));
+    let mut wrong = None;
+    while let Some(from) = cursor {
+        let Reading::Found { events, cursor: next, all, .. } = feed.read(opened.era, from, &every) else {
+            cursor = None;
+            break;
+        };
+        let mut last = from;
+        for event in events {
+            if event.at() < last {
+                wrong = Some(format!("n{at} tells of {} again", event.id()));
+            }
+            last = event.after();
+            let known = match &event.happening {
+                Happening::Put(item) => mirror.items.insert(event.key.to_vec(), item.clone()),
+                Happening::Deleted | Happening::Expired => mirror.items.remove(&event.key[..]),
+            };
+            if matches!(event.happening, Happening::Put(_)) || known.is_some() {
+                continue;
+            }
+            wrong = Some(format!("n{at} tells at {} that a key is gone which was not there", event.id()));
+        }
+        cursor = Some(next);
+        if all {
+            break;
+        }
+    }
+    let items = stored(world, at);
+    // Whoever watches is not told of a touch.
+    mirror.items.iter_mut().for_each(|(key, item)| item.expires = items.get(key).and_then(|item| item.expires));
+    if cursor.is_some() && mirror.items != items {
+        let (told, is) = (&mirror.items, &items);
+        wrong = wrong.or(Some(format!("n{at} at {applied}: its events make {told:?} of the keys, which are {is:?}")));
+    }
+    if let Some(wrong) = wrong {
+        world.fail(wrong);
+    }
+    let cursor = Some(cursor.unwrap_or(opened.cursor));
+    world.nodes[at].mirror = Mirror { watched: (life, opened.era), cursor, items };
+}
+
+/// All that a node holds.
+fn stored(world: &World, at: usize) -> BTreeMap<Vec<u8>, Item> {
+    let mut list = List { start: Vec::new(), end: None, reverse: false, limit: 1000, keys_only: false };
+    let mut found = BTreeMap::new();
+    while let Some(page) = world.nodes[at].driver.as_ref().and_then(|driver| driver.list(&list).ok()) {
+        list.start = page.items.last().map(|(key, _)| after(key)).unwrap_or_default();
+        found.extend(page.items.into_iter().filter_map(|(key, item)| Some((key.to_vec(), item?))));
+        if !page.more {
+            break;
+        }
+    }
+    found
+}
+
 /// Everything that has to be equal at an equal index.
-fn fingerprint(world: &mut World, at: usize, status: &Status) -> u64 {
+fn fingerprint(world: &World, at: usize, status: &Status) -> u64 {
     let mut hasher = DefaultHasher::new();
     (status.keys, status.applied_term, status.configuration_index).hash(&mut hasher);
     for member in &status.members {
         let voter = member.role == Role::Voter;
         (&member.node_id, member.raft_id, &member.raft_address, &member.http_address, voter).hash(&mut hasher);
     }
-    let found = Arc::new(Mutex::new(Vec::new()));
-    let Some(driver) = world.nodes[at].driver.as_mut() else { return 0 };
-    for key in clients::keys() {
-        let found = found.clone();
-        let reply = Box::new(move |fetched: Result<huskv::consensus::Fetched, _>| {
-            let value = fetched.ok().and_then(|fetched| fetched.value);
-            found.lock().expect("one thread").push(value.map(|value| (value.value, value.version)));
-        });
-        let read = Input::Read {
-            key: key.to_vec(),
-            consistency: Consistency::Stale,
-            bounds: Bounds::default(),
-            deadline: u64::MAX,
-            reply,
-        };
-        if driver.handle(read).is_err() {
-            return 0;
-        }
-    }
-    found.lock().expect("one thread").hash(&mut hasher);
+    world.nodes[at].driver.as_ref().map(Driver::digest).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -224,7 +300,23 @@ pub fn history(world: &mut World) {
         return;
     }
     let applied = |id: u64| world.book.operations.get(&id).map(|(_, at)| *at);
-    for (key, history) in world.clients.histories(applied) {
+    let written = |index: u64| world.book.applied.get(&index)?.operation();
+    let entries = world.book.applied.iter().map(|(index, entry)| (*index, entry.proposal.as_deref()));
+    let replay::Replayed { done, expired } = replay::replay(entries);
+    // Kept from the moment that it was asked for: no clock, failover or pause may end that early.
+    let early = expired.iter().find_map(|(version, removal)| {
+        let (id, at) = (written(*version)?, *world.book.applied_at.get(removal)?);
+        let until = *world.clients.keeps.get(&id)?;
+        (at < until).then(|| format!("op{id} was to be kept until {until}, and is gone by entry {removal} at {at}"))
+    });
+    if let Some(early) = early {
+        return world.fail(early);
+    }
+    let histories = match world.clients.histories(applied, written, &done) {
+        Ok(histories) => histories,
+        Err(failure) => return world.fail(failure),
+    };
+    for (key, history) in histories {
         if let Err(timeline) = linear::check(&history) {
             world.fail(format!("key k{key} is not linearizable: {timeline}"));
         }

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use huskv::consensus::{Bounds, Consistency, Fetched, Input};
-use huskv::model::{Answer, Command, Fate, Outcome, Refusal, Request};
+use huskv::consensus::{Bounds, Consistency, Fetched, Input, Listed};
+use huskv::model::{Answer, Fate, List, Refusal, Request, Written};
 
 use crate::checks;
 use crate::linear::{Operation, Seen};
 use crate::port::Said;
 use crate::rng::Rng;
+use crate::wishes::{self, How, KEYS, Known, Learned, Wish};
 use crate::world::{Event, World};
 
-const KEYS: u64 = 4;
 /// How long a request may take, at least and beyond that at most. Long enough to outlive its leader, often.
 const DEADLINE: (u64, u64) = (1500, 8000);
 
@@ -26,6 +25,8 @@ struct Open {
     key: u64,
     called: u64,
     seen: Seen,
+    /// The range of a page, and whether it may be an old state.
+    list: Option<(List, bool)>,
 }
 
 /// All clients and their history.
@@ -35,8 +36,13 @@ pub struct Clients {
     open: BTreeMap<u64, Open>,
     /// What is known, by key.
     pub history: BTreeMap<u64, Vec<Operation>>,
+    /// The versions that registers are known to have had at some time, to be resolved when all entries are known.
+    had: Vec<(u64, u64, Operation)>,
+    known: Known,
     /// Every version that was acknowledged, with the operation.
     versions: BTreeMap<u64, u64>,
+    /// Until when what each put wrote must be there, unless another write ends it.
+    pub keeps: BTreeMap<u64, u64>,
     pub acknowledged: u64,
     /// Writes acknowledged by each node since its count was taken to 0.
     pub by_node: BTreeMap<usize, u64>,
@@ -49,16 +55,25 @@ impl Clients {
             next: 0,
             open: BTreeMap::new(),
             history: BTreeMap::new(),
+            had: Vec::new(),
+            known: Known::new(),
             versions: BTreeMap::new(),
+            keeps: BTreeMap::new(),
             acknowledged: 0,
             by_node: BTreeMap::new(),
         }
     }
 
-    /// The whole history: what is still open is of unknown fate. Of a put the nodes know more: it took effect by the time
+    /// The whole history: what is still open is of unknown fate. Of a put the nodes know more: it was decided by the time
     /// that the first of them applied it, or, if none has, no client can have read it. Without that the search for an
-    /// order would have no end.
-    pub fn histories(&self, applied: impl Fn(u64) -> Option<u64>) -> BTreeMap<u64, Vec<Operation>> {
+    /// order would have no end. `written` tells what was written at an index, `done` what came of conditions; where a client
+    /// was told something else, that is the error.
+    pub fn histories(
+        &self,
+        applied: impl Fn(u64) -> Option<u64>,
+        written: impl Fn(u64) -> Option<u64>,
+        done: &BTreeMap<u64, bool>,
+    ) -> Result<BTreeMap<u64, Vec<Operation>>, String> {
         let mut all = self.history.clone();
         for open in self.open.values() {
             if !matches!(open.seen, Seen::Get(_)) {
@@ -66,25 +81,31 @@ impl Clients {
                 all.entry(open.key).or_default().push(Operation { client, called, returned: None, seen });
             }
         }
+        for (key, version, operation) in &self.had {
+            let value = written(*version);
+            if *version == 0 || value.is_some() {
+                all.entry(*key).or_default().push(Operation { seen: Seen::Get(value), ..operation.clone() });
+            }
+        }
         for history in all.values_mut() {
             history.retain_mut(|operation| match operation.seen {
-                Seen::Put(id) if operation.returned.is_none() => {
+                Seen::Put(id) | Seen::Cas { new: Some(id), .. } if operation.returned.is_none() => {
                     operation.returned = applied(id);
                     operation.returned.is_some()
                 }
                 _ => true,
             });
         }
-        all
+        for operation in all.values_mut().flatten() {
+            if let Seen::Cas { new: Some(id), done: told, .. } = &mut operation.seen
+                && let Some(done) = done.get(id)
+                && *told.get_or_insert(*done) != *done
+            {
+                return Err(format!("op{id} was told otherwise, but its condition came to {done}"));
+            }
+        }
+        Ok(all)
     }
-}
-
-pub fn key(at: u64) -> Bytes {
-    Bytes::from(format!("k{at}"))
-}
-
-pub fn keys() -> impl Iterator<Item = Bytes> {
-    (0..KEYS).map(key)
 }
 
 /// The next thing that a client does.
@@ -99,34 +120,46 @@ pub fn act(world: &mut World, client: usize) {
     let at = *world.clients.rng.pick(&members);
     let (id, choice, which) = (world.clients.next, world.clients.rng.below(10), world.clients.rng.below(KEYS));
     world.clients.next += 1;
-    let key = key(which);
-    let seen = match choice {
-        0..5 => Seen::Put(id),
-        5 => Seen::Delete(None),
-        _ => Seen::Get(None),
-    };
     let called = world.now;
-    world.clients.open.insert(id, Open { client, at, key: which, called, seen: seen.clone() });
+    // Of its own, so that the draws of others are the same whatever clients wish for.
+    let mut taste = Rng::new(id << 32 ^ called);
+    let calm = |key| {
+        let asked = |open: &&Open| open.key == key && matches!(open.seen, Seen::Cas { .. } | Seen::Delete(_));
+        world.clients.open.values().filter(asked).count() < 2
+    };
+    let Wish { key, seen, how } = wishes::draw(id, choice, which, &mut taste, &world.clients.known, calm);
+    let list = if let How::Page { list, stale } = &how { Some((list.clone(), *stale)) } else { None };
+    world.clients.open.insert(id, Open { client, at, key, called, seen: seen.clone(), list });
+    if let How::Write(command) = &how
+        && let Some(ms) = wishes::kept(command)
+    {
+        world.clients.keeps.insert(id, called + ms);
+    }
     let port = world.port(at);
     let deadline = world.now + world.nodes[at].ahead + DEADLINE.0 + world.clients.rng.below(DEADLINE.1);
-    let write = |command| Input::Request {
-        request: Request::Write(command),
-        deadline,
-        forwarded: false,
-        reply: port.reply(move |result| Said::Client { operation: id, result }),
-    };
-    let input = match seen {
-        Seen::Put(value) => write(Command::put(key, value.to_string())),
-        Seen::Delete(_) => write(Command::delete(key)),
-        Seen::Get(_) | Seen::Cas { .. } => Input::Read {
+    let input = match how {
+        How::Write(command) => Input::Request {
+            request: Request::Write(command),
+            deadline,
+            forwarded: false,
+            reply: port.reply(move |result| Said::Client { operation: id, result }),
+        },
+        How::Key(key) => Input::Read {
             key: key.to_vec(),
             consistency: Consistency::Linearizable,
             bounds: Bounds::default(),
             deadline,
             reply: port.reply(move |result| Said::Read { operation: id, result }),
         },
+        How::Page { list, stale } => Input::List {
+            list,
+            consistency: if stale { Consistency::Stale } else { Consistency::Linearizable },
+            bounds: Bounds::default(),
+            deadline,
+            reply: port.reply(move |result| Said::Listed { operation: id, result }),
+        },
     };
-    world.say(|| format!("c{client} op{id} {seen:?} k{which} on n{at}"));
+    world.say(|| format!("c{client} op{id} {seen:?} k{key} on n{at}"));
     world.input(at, input);
     let patience = PATIENCE + pause;
     world.after(if world.clients.open.contains_key(&id) { patience } else { pause }, Event::Client(client));
@@ -134,30 +167,31 @@ pub fn act(world: &mut World, client: usize) {
 
 /// A write was answered.
 pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Refusal>) {
-    let Some(mut open) = world.clients.open.remove(&id) else { return };
+    let Some(open) = world.clients.open.remove(&id) else { return };
     world.say(|| format!("op{id} {result:?}"));
     world.digest = world.digest.rotate_left(5) ^ now ^ (id << 20) ^ u64::from(result.is_ok());
-    let returned = match result {
-        Ok(Answer::Written { index, outcome, .. }) => {
+    match result {
+        Ok(Answer::Written(Written { index, outcome, .. })) => {
             world.clients.acknowledged += 1;
             *world.clients.by_node.entry(open.at).or_default() += 1;
             if let Some(other) = world.clients.versions.insert(index, id) {
                 world.fail(format!("op{other} and op{id} were both given version {index}"));
             }
-            if matches!(open.seen, Seen::Put(_)) {
+            if matches!(open.seen, Seen::Put(_) | Seen::Cas { new: Some(_), .. }) {
                 checks::told(world, id, Some(index));
             }
-            if let (Seen::Delete(existed), Outcome::Deleted { existed: was }) = (&mut open.seen, outcome) {
-                *existed = Some(was);
+            match wishes::outcome(open.key, &open.seen, index, &outcome) {
+                Some(learned) => learn(world, &open, now, learned),
+                None => world.fail(format!("op{id}, {:?}, comes to {outcome:?}", open.seen)),
             }
-            Some(now)
         }
-        Ok(answer) => return world.fail(format!("op{id} was answered by {answer:?}")),
-        Err(refusal) if refusal.fate == Fate::NotApplied => return checks::told(world, id, None),
-        Err(_) => None,
-    };
-    let operation = Operation { client: open.client, called: open.called, returned, seen: open.seen };
-    world.clients.history.entry(open.key).or_default().push(operation);
+        Ok(answer) => world.fail(format!("op{id} was answered by {answer:?}")),
+        Err(refusal) if refusal.fate == Fate::NotApplied => checks::told(world, id, None),
+        Err(_) => {
+            let operation = Operation { client: open.client, called: open.called, returned: None, seen: open.seen };
+            world.clients.history.entry(open.key).or_default().push(operation);
+        }
+    }
 }
 
 /// A read was answered.
@@ -165,9 +199,45 @@ pub fn read(world: &mut World, id: u64, now: u64, result: Result<Fetched, Refusa
     let Some(open) = world.clients.open.remove(&id) else { return };
     world.say(|| format!("op{id} {result:?}"));
     let Ok(fetched) = result else { return };
-    let value = fetched.value.map(|item| String::from_utf8_lossy(&item.value.bytes).parse().unwrap_or(u64::MAX));
-    world.digest = world.digest.rotate_left(5) ^ now ^ (id << 20) ^ value.unwrap_or(7);
-    let seen = Seen::Get(value);
-    let operation = Operation { client: open.client, called: open.called, returned: Some(now), seen };
-    world.clients.history.entry(open.key).or_default().push(operation);
+    world.digest =
+        world.digest.rotate_left(5) ^ now ^ (id << 20) ^ fetched.value.as_ref().map_or(7, |item| item.version);
+    match wishes::item(open.key, fetched.value.as_ref()) {
+        Some(learned) => learn(world, &open, now, vec![learned]),
+        None => world.fail(format!("op{id} reads {:?}, which nobody wrote", fetched.value)),
+    }
+}
+
+/// A page was answered.
+pub fn listed(world: &mut World, id: u64, now: u64, result: Result<Listed, Refusal>) {
+    let Some(open) = world.clients.open.remove(&id) else { return };
+    world.say(|| format!("op{id} {result:?}"));
+    let (Ok(listed), Some((list, stale))) = (result, &open.list) else { return };
+    world.digest = world.digest.rotate_left(5) ^ now ^ (id << 20) ^ listed.page.items.len() as u64;
+    match wishes::page(list, &listed.page, listed.index) {
+        // An old state is whole too, but it is no state of now.
+        Some(_) if *stale => {}
+        Some(learned) => learn(world, &open, now, learned),
+        None => world.fail(format!("op{id} reads a torn page: {listed:?}")),
+    }
+}
+
+/// Remembers what an answer said.
+fn learn(world: &mut World, open: &Open, now: u64, learned: Vec<Learned>) {
+    let operation = |seen| Operation { client: open.client, called: open.called, returned: Some(now), seen };
+    for learned in learned {
+        match learned {
+            Learned::Happened { key, seen, version } => {
+                let value = match seen {
+                    Seen::Put(value) | Seen::Get(Some(value)) | Seen::Cas { new: Some(value), .. } => Some(value),
+                    _ => None,
+                };
+                if let (Some(value), Some(version)) = (value, version) {
+                    world.clients.known.insert(key, (version, value));
+                    checks::told(world, value, Some(version));
+                }
+                world.clients.history.entry(key).or_default().push(operation(seen));
+            }
+            Learned::Had { key, version } => world.clients.had.push((key, version, operation(Seen::Get(None)))),
+        }
+    }
 }

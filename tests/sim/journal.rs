@@ -8,8 +8,11 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
-use huskv::model::{Command, codec};
+use huskv::model::{Proposal, codec};
+
+use crate::wishes;
 
 /// A record's format, length and checksums; then one byte, six numbers of 8 bytes, the place it follows, the count.
 const HEADER: usize = 13;
@@ -24,13 +27,20 @@ pub struct Promise {
 }
 
 /// One entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub term: u64,
     /// Of its kind and data.
     pub hash: u64,
-    /// The client's operation that it carries, if it is one that can be told.
-    pub operation: Option<u64>,
+    /// The command that it carries, with its stamp, if any.
+    pub proposal: Option<Arc<Proposal>>,
+}
+
+impl Entry {
+    /// The client's operation that it is of, if it is one that can be told.
+    pub fn operation(&self) -> Option<u64> {
+        self.proposal.as_deref().and_then(|proposal| wishes::operation(&proposal.command))
+    }
 }
 
 /// What the records say so far.
@@ -116,16 +126,8 @@ impl Journal {
             at += 4 + length(record, at);
             let mut hasher = DefaultHasher::new();
             (kind, data).hash(&mut hasher);
-            let operation = if kind == 0 { operation(data) } else { None };
-            self.entries.insert(index, Entry { term, hash: hasher.finish(), operation });
+            let proposal = if kind == 0 { codec::decode(data).ok().map(Arc::new) } else { None };
+            self.entries.insert(index, Entry { term, hash: hasher.finish(), proposal });
         }
-    }
-}
-
-/// Every value that a client writes is the number of its operation.
-fn operation(data: &[u8]) -> Option<u64> {
-    match codec::decode(data) {
-        Ok(Command::Put { value, .. }) => std::str::from_utf8(&value.bytes).ok()?.parse().ok(),
-        _ => None,
     }
 }

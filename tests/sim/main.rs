@@ -22,9 +22,11 @@ mod nemesis;
 mod network;
 mod plants;
 mod port;
+mod replay;
 mod rng;
 mod run;
 mod streams;
+mod wishes;
 mod world;
 
 use std::process::ExitCode;
@@ -38,10 +40,15 @@ use run::run;
 /// Seeds that every change runs against.
 const FIXED: std::ops::Range<u64> = 1..201;
 
-/// Seeds that have shown a bug once: a node that was killed between a write and its sync read the record at its next start,
-/// and answered for it before any sync.
-const REGRESSIONS: &[u64] =
-    &[1_795_575_021_115_697, 1_795_577_598_411_366, 1_795_578_280_449_208, 1_795_578_742_741_150];
+/// Seeds that have shown a bug once.
+const REGRESSIONS: &[u64] = &[
+    1_795_575_021_115_697,
+    1_795_577_598_411_366,
+    1_795_578_280_449_208,
+    1_795_578_742_741_150,
+    1_795_580_431_669_246,
+    1_795_583_513_135_438,
+];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

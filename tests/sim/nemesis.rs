@@ -1,11 +1,15 @@
 //! What goes wrong, drawn from the seed.
 
+use huskv::consensus::Input;
 use huskv::model::PeerTable;
 
 use crate::admin;
 use crate::checks::Seen;
 use crate::engine::{Fate, SimEngine};
 use crate::world::{Event, World};
+
+/// How long a node that is told to stop may take, as the real one does.
+const STOP_LIMIT: u64 = 3000;
 
 /// One fault, or the end of one.
 pub fn act(world: &mut World) {
@@ -46,7 +50,16 @@ pub fn act(world: &mut World) {
         }
         14 => admin::meddle(world, at),
         15 if admin::settled(world) => wipe(world, at),
-        _ => {}
+        _ => stop(world, at),
+    }
+}
+
+/// A node is told to stop, as a signal does it: it hands over, answers whoever waits, and makes everything durable.
+fn stop(world: &mut World, at: usize) {
+    if world.nodes[at].driver.is_some() {
+        world.say(|| format!("n{at} is told to stop"));
+        let deadline = world.now + world.nodes[at].ahead + STOP_LIMIT;
+        world.input(at, Input::Stop { deadline });
     }
 }
 

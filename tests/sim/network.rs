@@ -55,7 +55,8 @@ impl World {
             }
             Out::Sync { db, mark } => {
                 let delay = 1 + self.rng.below(100);
-                self.after(delay, Event::Sync(life, db, mark));
+                let raft_id = self.nodes[life.0].table.raft_id;
+                self.after(delay, Event::Sync(life, raft_id, db, mark));
             }
             Out::Scan { token, cut } => {
                 let delay = 1 + self.rng.below(60);
@@ -156,6 +157,10 @@ impl World {
             Said::Read { operation, result } => {
                 let now = self.now;
                 clients::read(self, operation, now, result);
+            }
+            Said::Listed { operation, result } => {
+                let now = self.now;
+                clients::listed(self, operation, now, result);
             }
             Said::Admin { asked, result } => admin::answered(self, at, asked, result),
             Said::Forwarded { origin, token, result } => {

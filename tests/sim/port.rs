@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Chores, Fetched, InstallError, Millis, Outbox};
+use huskv::consensus::{Chores, Fetched, InstallError, Listed, Millis, Outbox};
 use huskv::model::{Adopt, Adopted, Answer, PeerTable, Refusal, Request, WhoAmI};
 use huskv::storage::{Cut, Db, Engine, SnapshotReader, SnapshotWriter};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
@@ -74,6 +74,7 @@ impl Out {
 pub enum Said {
     Client { operation: u64, result: Result<Answer, Refusal> },
     Read { operation: u64, result: Result<Fetched, Refusal> },
+    Listed { operation: u64, result: Result<Listed, Refusal> },
     Admin { asked: u64, result: Result<Answer, Refusal> },
     Forwarded { origin: Life, token: u64, result: Result<Answer, Refusal> },
     WhoAmI { origin: Life, token: u64, me: WhoAmI },

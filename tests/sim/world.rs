@@ -4,10 +4,10 @@
 //! seeded generator. The network does what the real transport promises (a message reaches only the incarnation that it
 //! was meant for) and nothing more: it delays, loses, repeats and reorders.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Driver, Input, Millis, Options};
+use huskv::consensus::{Driver, History, Input, Millis, Options};
 use huskv::model::PeerTable;
 use huskv::storage::{Boot, Cut, Db, Error, Volume};
 use raft::eraftpb::Message;
@@ -39,23 +39,28 @@ pub struct Node {
     pub scanned: Option<Box<Cut>>,
     /// What was seen of it, or was durable when its last life ended: nothing may move back from there.
     pub seen: Seen,
+    /// What the events of its feed make of the keys.
+    pub mirror: checks::Mirror,
     /// The raft id and applied index that its machine was synced at last.
     pub durable: (u64, u64),
-    /// The voters that it knew after its last turn.
-    pub voters: Vec<u64>,
+    /// The voters that it knew after each of its latest turns, with what it knew to be committed then.
+    pub voters: VecDeque<(u64, Vec<u64>)>,
 }
 
 /// Something that happens at a time.
 pub enum Event {
     Tick(Life),
     Input(Life, Box<Input>),
+    /// The loop has something to do although nothing has come in.
+    Turn(Life),
     ToIncarnation {
         to: u64,
         cluster: u64,
         message: Box<Message>,
     },
     Scan(Life, u64, Box<Cut>),
-    Sync(Life, Arc<dyn Db>, (u64, u64)),
+    /// The machine of this raft id is to be synced as far as the mark.
+    Sync(Life, u64, Arc<dyn Db>, (u64, u64)),
     StreamArrives(u64),
     ErrandTimeout {
         origin: Life,
@@ -142,8 +147,9 @@ impl World {
                 tick,
                 scanned: None,
                 seen: Seen::default(),
+                mirror: checks::Mirror::default(),
                 durable: (0, 0),
-                voters: Vec::new(),
+                voters: VecDeque::new(),
             });
         }
         for at in 0..nodes {
@@ -207,7 +213,11 @@ impl World {
 
     pub fn happen(&mut self, event: Event) {
         match event {
-            Event::Tick(life) | Event::Input(life, _) | Event::Scan(life, ..) | Event::Sync(life, ..) => {
+            Event::Tick(life)
+            | Event::Turn(life)
+            | Event::Input(life, _)
+            | Event::Scan(life, ..)
+            | Event::Sync(life, ..) => {
                 if self.alive(life)
                     && let Some(event) = self.paused(life, event)
                 {
@@ -241,11 +251,12 @@ impl World {
                 }
             }
             Event::Input(life, input) => self.drive(life.0, |driver, _| driver.handle(*input)),
+            Event::Turn(life) => self.drive(life.0, |_, _| Ok(())),
             Event::Scan(life, token, cut) => self.scan(life, token, cut),
-            Event::Sync(life, db, mark) => {
+            Event::Sync(life, raft_id, db, mark) => {
                 let result = db.sync();
-                if result.is_ok() {
-                    self.nodes[life.0].durable = (self.nodes[life.0].table.raft_id, mark.0);
+                if result.is_ok() && raft_id == self.nodes[life.0].table.raft_id {
+                    self.nodes[life.0].durable = (raft_id, mark.0);
                 }
                 if !self.nodes[life.0].engine.gone() {
                     self.drive(life.0, |driver, _| driver.handle(Input::Synced { mark, result }));
@@ -278,7 +289,10 @@ impl World {
             snapshot_every_bytes: 1 << 30,
             snapshot_keep_entries: self.log_length.1,
             snapshot_spool_bytes: 1 << 30,
+            // So little that a transaction or two fill a turn.
+            apply_work: 6 << 10,
             pending_requests: 1000,
+            history: History { events: 40, bytes: 1 << 20 },
             raft_address: format!("n{at}:{}", node.place),
             http_address: format!("n{at}:http"),
             forming: false,
@@ -344,7 +358,13 @@ impl World {
         match (result, self.nodes[at].engine.fate()) {
             (Ok(()) | Err(_), Fate::Crash(0)) => {}
             (Ok(()), Fate::Failed) => self.fail(format!("n{at} goes on after its disk has failed")),
-            (Ok(()), _) => checks::after_turn(self, at),
+            (Ok(()), _) => {
+                checks::after_turn(self, at);
+                if self.nodes[at].driver.as_ref().is_some_and(Driver::has_work) {
+                    self.after(1, Event::Turn(life));
+                }
+                self.end_if_stopped(at);
+            }
             (Err(_), Fate::Failed) => {
                 self.say(|| format!("n{at} stops: its disk fails"));
                 self.crash(at);
@@ -352,6 +372,29 @@ impl World {
             }
             (Err(failure), _) => self.fail(format!("n{at} stops: {failure}")),
         }
+    }
+
+    /// Ends the life of a node that was told to stop and has nothing left to wait for. All that it had is durable then.
+    fn end_if_stopped(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let Some(driver) = node.driver.as_mut().filter(|driver| driver.stopped()) else { return };
+        let finished = driver.finish();
+        let (outs, life) = (node.port.take(), (at, node.life));
+        for out in outs {
+            self.let_out(life, out);
+        }
+        let node = &mut self.nodes[at];
+        match (finished, node.engine.fate()) {
+            (Ok(()), Fate::Failed) => return self.fail(format!("n{at} stops well after its disk has failed")),
+            (Ok(()), Fate::Crash(0)) => {}
+            (Ok(()), _) => node.durable = (node.table.raft_id, node.seen.applied()),
+            (Err(_), Fate::Crash(0) | Fate::Failed) => {}
+            (Err(failure), _) => return self.fail(format!("n{at} cannot stop: {failure}")),
+        }
+        self.say(|| format!("n{at} has stopped"));
+        self.crash(at);
+        let down = 100 + self.rng.below(3000);
+        self.after(down, Event::Restart(at));
     }
 
     /// A port of a living node, for clients and operators.

@@ -27,12 +27,12 @@ pub enum Seen {
     Delete(Option<bool>),
     /// The key was read.
     Get(Option<u64>),
-    /// The key was set to `new` if it was `expected`; whether it was, where the answer is known.
+    /// The key became `new` if it was `expected`; whether it was, where the answer is known.
     Cas {
         /// What had to be there; `None` for an absent key.
         expected: Option<u64>,
-        /// What it became then.
-        new: u64,
+        /// What it became then; `None` where it was removed.
+        new: Option<u64>,
         /// Whether it did.
         done: Option<bool>,
     },
@@ -52,6 +52,11 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// Whether its answer shows that it changed nothing.
+    fn only_looks(&self) -> bool {
+        matches!(self.seen, Seen::Get(_) | Seen::Delete(Some(false)) | Seen::Cas { done: Some(false), .. })
+    }
+
     /// The same with its fate unknown; `None` for a read, which says nothing then.
     fn unknown(&self) -> Option<Self> {
         let seen = match self.seen {
@@ -110,6 +115,16 @@ fn explain(order: &[Operation], begin: &[Option<u64>]) -> Found {
         let open = || (0..order.len()).filter(|at| !is_done(*at));
         let Some(horizon) = open().filter_map(|at| order[at].returned).min() else { return Found::Order };
         let mut certain = Vec::new();
+        // What only looks, and sees what there is, loses nothing by being first.
+        let looks = |at: &usize| order[*at].only_looks() && step(&order[*at].seen, state) == Some(state);
+        if let Some(at) = open().take_while(|&at| order[at].called <= horizon).find(looks) {
+            let mut then = Place { done, state, unshown: None };
+            then.done[at / 64] |= 1 << (at % 64);
+            if visited.insert(then.clone()) {
+                stack.push(then);
+            }
+            continue;
+        }
         for at in open().take_while(|&at| order[at].called <= horizon) {
             let Some(next) = step(&order[at].seen, state) else { continue };
             if unshown.is_some_and(|before| step(&order[at].seen, before) == Some(next)) {
@@ -143,7 +158,7 @@ fn step(seen: &Seen, state: Option<u64>) -> Option<Option<u64>> {
         Seen::Get(value) => (value == state).then_some(state),
         Seen::Cas { expected, new, done } => {
             let fits = expected == state;
-            let next = if fits { Some(new) } else { state };
+            let next = if fits { new } else { state };
             done.is_none_or(|done| done == fits).then_some(next)
         }
     }
@@ -157,7 +172,7 @@ fn beginnings(order: &[Operation]) -> Vec<Option<u64>> {
             Seen::Put(value) => all.push(Some(value)),
             Seen::Get(value) => all.push(value),
             Seen::Delete(_) => {}
-            Seen::Cas { expected, new, .. } => all.extend([expected, Some(new)]),
+            Seen::Cas { expected, new, .. } => all.extend([expected, new]),
         }
     }
     // Any value that no operation names stands for all of them.
@@ -247,7 +262,10 @@ fn words(seen: &Seen) -> String {
         Seen::Get(read) => format!("get: {}", value(read)),
         Seen::Cas { expected, new, done } => {
             let done = done.map_or("unknown", |done| if done { "done" } else { "refused" });
-            format!("if {} put {new}: {done}", value(expected))
+            match new {
+                Some(new) => format!("if {} put {new}: {done}", value(expected)),
+                None => format!("if {} delete: {done}", value(expected)),
+            }
         }
     }
 }

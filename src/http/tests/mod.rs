@@ -11,6 +11,7 @@ mod cluster;
 mod data;
 mod many;
 mod values;
+mod watch;
 mod wire;
 
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use tokio::net::TcpStream;
 use super::{Options, Server, start};
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Reply, channel};
 use crate::model::samples::Map;
-use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
+use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status, Written};
 
 /// Small limits, so that going beyond them is cheap.
 pub(super) fn options() -> Options {
@@ -32,6 +33,7 @@ pub(super) fn options() -> Options {
         key_bytes: 16,
         value_bytes: 64,
         body_bytes: 256,
+        watchers: 2,
         request_timeout: Duration::from_secs(5),
         allowed_origins: vec!["https://ui.example.org".into()],
         own_hosts: vec!["127.0.0.1".into()],
@@ -175,12 +177,12 @@ fn store() -> impl FnMut(Input) + Send + 'static {
         Input::Request { request: Request::Write(command), reply, .. } => {
             index += 1;
             let outcome = map.apply(command, index);
-            reply(Ok(Answer::Written { index, term: 3, outcome }));
+            reply(Ok(Answer::Written(Written { index, term: 3, clock: 0, outcome })));
         }
         Input::Read { key, reply, .. } => {
-            reply(Ok(Fetched { value: map.0.get(&key[..]).cloned(), index, term: 3 }));
+            reply(Ok(Fetched { value: map.0.get(&key[..]).cloned(), index, term: 3, clock: 0 }));
         }
-        Input::List { list, reply, .. } => reply(Ok(Listed { page: map.list(&list), index, term: 3 })),
+        Input::List { list, reply, .. } => reply(Ok(Listed { page: map.list(&list), index, term: 3, clock: 0 })),
         Input::Status { reply } => reply(status()),
         _ => panic!("nothing else is asked of a store"),
     }

@@ -224,7 +224,12 @@ async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
     assert!(TcpStream::connect(address).await.is_err());
     assert!(!stop.is_finished());
     let reply = kept.lock().unwrap().take().unwrap();
-    reply(Ok(Answer::Written { index: 7, term: 1, outcome: Outcome::Put { create_version: 7 } }));
+    reply(Ok(Answer::Written(crate::model::Written {
+        index: 7,
+        term: 1,
+        clock: 0,
+        outcome: Outcome::Put { create_version: 7 },
+    })));
     let mut answer = Vec::new();
     busy.read_to_end(&mut answer).await.unwrap();
     let answer = Seen::parse(&answer);

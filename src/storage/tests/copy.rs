@@ -27,7 +27,7 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
         let mut dice = Dice(seed);
         let (db, mut machine) = fresh();
         for _ in 0..40 {
-            machine.apply(batch(&mut dice, machine.applied().0, 400)).unwrap();
+            machine.apply(batch(&mut dice, machine.applied().0, 400), usize::MAX).unwrap();
         }
         let (mut cut, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
         let received = std::thread::scope(|scope| {
@@ -42,17 +42,17 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
             });
             let mut rounds = 0;
             while matches!(scanned.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
-                machine.apply(batch(&mut dice, machine.applied().0, 400)).unwrap();
+                machine.apply(batch(&mut dice, machine.applied().0, 400), usize::MAX).unwrap();
                 rounds += 1;
             }
             for _ in 0..rounds.min(dice.below(30)) {
-                machine.apply(batch(&mut dice, machine.applied().0, 400)).unwrap();
+                machine.apply(batch(&mut dice, machine.applied().0, 400), usize::MAX).unwrap();
             }
             machine.end_cut();
             let end = machine.applied().0;
             // What is applied after the end is not in the copy.
             let frozen = db.pairs.lock().unwrap().clone();
-            machine.apply(batch(&mut dice, end, 400)).unwrap();
+            machine.apply(batch(&mut dice, end, 400), usize::MAX).unwrap();
             let (copy, index) = reading.join().unwrap().unwrap();
             assert_eq!(index, end);
             assert!(*copy.pairs.lock().unwrap() == frozen, "seed {seed}");
@@ -68,12 +68,12 @@ fn stepwise_interleavings_are_exact_too() {
         let mut dice = Dice(seed);
         let (db, mut machine) = fresh();
         for _ in 0..60 {
-            machine.apply(batch(&mut dice, machine.applied().0, 3000)).unwrap();
+            machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
         }
         let (mut cut, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
         while cut.next_chunk().unwrap() {
             for _ in 0..dice.below(4) {
-                machine.apply(batch(&mut dice, machine.applied().0, 3000)).unwrap();
+                machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
             }
         }
         machine.end_cut();
@@ -90,12 +90,12 @@ fn chunks_in_the_middle_of_a_batch_are_exact_too() {
         let mut dice = Dice(seed);
         let (db, mut machine) = fresh();
         for _ in 0..400 {
-            machine.apply(batch(&mut dice, machine.applied().0, 3000)).unwrap();
+            machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
         }
         let (cut, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
         *db.cut.lock().unwrap() = Some(cut);
         for _ in 0..6 {
-            machine.apply(batch(&mut dice, machine.applied().0, 3000)).unwrap();
+            machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
         }
         machine.end_cut();
         let cut = db.cut.lock().unwrap().take().unwrap();
@@ -120,13 +120,13 @@ fn whoever_goes_away_nobody_waits_for_ever() {
     let (mut machine, cut, mut reader) = begin();
     drop(cut);
     assert!(matches!(reader.next(), Err(Error::Copy { .. })));
-    machine.apply(vec![put(2, b"x", vec![1])]).unwrap();
+    machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
     machine.end_cut();
 
     let (mut machine, mut cut, reader) = begin();
     drop(reader);
     assert!(matches!(cut.next_chunk(), Err(Error::Copy { .. })));
-    machine.apply(vec![put(2, b"x", vec![1])]).unwrap();
+    machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
 
     let (mut machine, mut cut, _reader) = begin();
     machine.begin_cut(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
@@ -136,7 +136,7 @@ fn whoever_goes_away_nobody_waits_for_ever() {
 #[test]
 fn over_the_bound_of_the_spool_the_copy_ends_with_a_clear_error() {
     let (_, mut machine) = fresh();
-    machine.apply(vec![put(2, b"x", vec![1; 100_000])]).unwrap();
+    machine.apply(vec![put(2, b"x", vec![1; 100_000])], usize::MAX).unwrap();
     let (mut cut, mut reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 50_000).unwrap();
     let error = cut.next_chunk().unwrap_err();
     assert!(error.to_string().contains("50000 bytes"), "{error}");
@@ -173,7 +173,7 @@ fn a_copy_between_real_directories_is_checked_as_a_whole_and_leaves_nothing_behi
     let machine = &mut incarnation.machine;
     let mut dice = Dice(1);
     for _ in 0..20 {
-        machine.apply(batch(&mut dice, machine.applied().0, 100)).unwrap();
+        machine.apply(batch(&mut dice, machine.applied().0, 100), usize::MAX).unwrap();
     }
     let engine: Arc<dyn super::Engine> = Arc::new(SledEngine::new(to.path()).unwrap());
     let (mut volume, _receiver) = Volume::open(engine.clone(), boot("b")).unwrap();

@@ -46,7 +46,7 @@ fn build(dir: &Path) {
         let (volume, Incarnation { mut journal, mut machine }) = Volume::open(sled(dir), boot("n")).unwrap();
         for index in 2 + part * ENTRIES / 3..2 + (part + 1) * ENTRIES / 3 {
             journal.append(&[entry(index)], &hard_state(index - 1)).unwrap();
-            machine.apply(vec![put(index, &key(index), value(index))]).unwrap();
+            machine.apply(vec![put(index, &key(index), value(index))], usize::MAX).unwrap();
             if index % 100 == 0 {
                 journal.sync().unwrap();
                 machine.db().unwrap().sync().unwrap();
@@ -89,7 +89,7 @@ fn child(dir: &Path) {
     journal.append(&[entry(last + 1)], &hard_state(last)).unwrap();
     journal.sync().unwrap();
     for index in applied + 1..=last + 1 {
-        machine.apply(vec![put(index, &key(index), value(index))]).unwrap();
+        machine.apply(vec![put(index, &key(index), value(index))], usize::MAX).unwrap();
     }
     machine.db().unwrap().sync().unwrap();
     println!("RUNS from {} to {last}, applied {applied}", journal.first_index());

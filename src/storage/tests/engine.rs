@@ -47,7 +47,7 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
         let number = dice.below(12);
         let length = if dice.below(2) == 0 { 1 << 20 } else { 1 + dice.below(20_000) };
         let value = vec![u8::try_from(index).unwrap(); usize::try_from(length).unwrap()];
-        machine.apply(vec![put(index, &key(number), value)]).unwrap();
+        machine.apply(vec![put(index, &key(number), value)], usize::MAX).unwrap();
     }
     // Enough of them that inner pages are full.
     let mut order: Vec<u64> = (0..6000).collect();

@@ -7,8 +7,10 @@ use raft::eraftpb::ConfState;
 
 use super::super::layout::PIECE_BYTES;
 use super::super::{Applied, Db, Error, Machine, Operation};
-use super::{Dice, Memory, Pairs, delete, put};
-use crate::model::{Command, Condition, Item, Member, MemberChange, Members, Outcome, Role, Value};
+use super::{Dice, Memory, Pairs, delete, outcomes_of, put};
+use crate::model::{
+    self, Command, Condition, Happening, Item, Member, MemberChange, Members, Outcome, Role, Txn, Value,
+};
 
 pub(super) fn fresh() -> (Arc<Memory>, Machine) {
     let db = Arc::new(Memory::default());
@@ -48,20 +50,19 @@ fn it_does_what_a_model_does_and_survives_a_reopen() {
         let mut model: BTreeMap<Vec<u8>, Item> = BTreeMap::new();
         for _ in 0..30 {
             let entries = batch(&mut dice, machine.applied().0, 20);
-            let outcomes = machine.apply(entries.clone()).unwrap();
+            let outcomes = machine.apply(entries.clone(), usize::MAX).unwrap();
             for (entry, outcome) in entries.into_iter().zip(outcomes) {
-                let expected = match entry.operation {
-                    Operation::Command(Command::Put { key, value, .. }) => {
+                let Operation::Command(proposal) = entry.operation else { panic!("commands only") };
+                let expected = match proposal.command {
+                    Command::Put { key, value, .. } => {
                         let create_version = model.get(&key[..]).map_or(entry.index, |item| item.create_version);
-                        model.insert(key.to_vec(), Item { value, version: entry.index, create_version });
+                        model.insert(key.to_vec(), Item { value, version: entry.index, create_version, expires: None });
                         Outcome::Put { create_version }
                     }
-                    Operation::Command(Command::Delete { key, .. }) => {
-                        Outcome::Deleted { existed: model.remove(&key[..]).is_some() }
-                    }
+                    Command::Delete { key, .. } => Outcome::Deleted { existed: model.remove(&key[..]).is_some() },
                     _ => Outcome::Nothing,
                 };
-                assert_eq!(outcome, expected);
+                assert_eq!(outcome.outcome, expected);
             }
             if dice.below(5) == 0 {
                 let digest = machine.digest();
@@ -83,18 +84,21 @@ fn it_does_what_a_model_does_and_survives_a_reopen() {
 fn a_condition_sees_what_earlier_entries_of_its_batch_did() {
     let (db, mut machine) = fresh();
     let when = |index, condition| {
-        let command = Command::Put { key: "k".into(), value: Value::binary(vec![1]), condition };
-        Applied { index, term: 1, operation: Operation::Command(command) }
+        let command = Command::Put { key: "k".into(), value: Value::binary(vec![1]), condition, ttl: None };
+        Applied { index, term: 1, operation: Operation::Command(command.into()) }
     };
-    let outcomes = machine.apply(vec![
-        when(2, Condition::Exists),
-        when(3, Condition::Absent),
-        when(4, Condition::Absent),
-        when(5, Condition::Version(3)),
-        delete(6, b"k"),
-        when(7, Condition::Version(5)),
-        when(8, Condition::Absent),
-    ]);
+    let outcomes = machine.apply(
+        vec![
+            when(2, Condition::Exists),
+            when(3, Condition::Absent),
+            when(4, Condition::Absent),
+            when(5, Condition::Version(3)),
+            delete(6, b"k"),
+            when(7, Condition::Version(5)),
+            when(8, Condition::Absent),
+        ],
+        usize::MAX,
+    );
     let expected = [
         Outcome::Failed { version: 0 },
         Outcome::Put { create_version: 3 },
@@ -104,8 +108,11 @@ fn a_condition_sees_what_earlier_entries_of_its_batch_did() {
         Outcome::Failed { version: 0 },
         Outcome::Put { create_version: 8 },
     ];
-    assert_eq!(outcomes.unwrap(), expected);
-    assert_eq!(machine.apply(vec![when(9, Condition::Version(7))]).unwrap(), [Outcome::Failed { version: 8 }]);
+    assert_eq!(outcomes_of(outcomes.unwrap()), expected);
+    assert_eq!(
+        outcomes_of(machine.apply(vec![when(9, Condition::Version(7))], usize::MAX).unwrap()),
+        [Outcome::Failed { version: 8 }]
+    );
     machine.db().unwrap();
     let stored = db.pairs.lock().unwrap().keys().filter(|key| key[0] == 0x10).count();
     assert_eq!((machine.keys(), machine.applied().0, stored), (1, 9, 1));
@@ -114,16 +121,52 @@ fn a_condition_sees_what_earlier_entries_of_its_batch_did() {
 }
 
 #[test]
+fn what_was_applied_is_told_once_with_its_place_in_the_log() {
+    let (_, mut machine) = fresh();
+    let txn = |index, then| {
+        let command = Command::Txn(Txn { checks: vec![], then, otherwise: vec![] });
+        Applied { index, term: 1, operation: Operation::Command(command.into()) }
+    };
+    let (b, c) = (model::Operation::Delete { key: "b".into() }, model::Operation::Delete { key: "c".into() });
+    let a = model::Operation::Put { key: "a".into(), value: Value::binary("2"), ttl: None };
+    let sweep =
+        Applied { index: 7, term: 1, operation: Operation::Command(Command::Sweep { prefix: "a".into() }.into()) };
+    let entries = vec![
+        put(2, b"a", b"1".to_vec()),
+        put(3, b"b", b"1".to_vec()),
+        Applied { index: 4, term: 1, operation: Operation::Nothing },
+        delete(5, b"c"),
+        txn(6, vec![b, c, a]),
+        sweep,
+    ];
+    machine.apply(entries, usize::MAX).unwrap();
+    let told: Vec<_> =
+        machine.take_events().into_iter().map(|event| (event.id(), event.key, event.happening)).collect();
+    let put = |bytes: &'static str, version, create_version| {
+        Happening::Put(Item { value: Value::binary(bytes), version, create_version, expires: None })
+    };
+    let expected = [
+        ("2", "a", put("1", 2, 2)),
+        ("3", "b", put("1", 3, 3)),
+        ("6.1", "b", Happening::Deleted),
+        ("6.2", "a", put("2", 6, 2)),
+        ("7", "a", Happening::Deleted),
+    ];
+    assert_eq!(told, expected.map(|(id, key, happening)| (id.to_owned(), key.into(), happening)));
+    assert_eq!(machine.take_events(), []);
+}
+
+#[test]
 fn the_digest_says_whether_two_states_are_equal_whatever_came_before() {
     let (_, mut a) = fresh();
     let (_, mut b) = fresh();
-    a.apply(vec![put(2, b"x", vec![1; 9000]), delete(3, b"x"), put(4, b"x", vec![3])]).unwrap();
-    b.apply(vec![put(2, b"z", vec![1])]).unwrap();
+    a.apply(vec![put(2, b"x", vec![1; 9000]), delete(3, b"x"), put(4, b"x", vec![3])], usize::MAX).unwrap();
+    b.apply(vec![put(2, b"z", vec![1])], usize::MAX).unwrap();
     assert_ne!(a.digest(), b.digest());
-    b.apply(vec![delete(3, b"z"), put(4, b"x", vec![3])]).unwrap();
+    b.apply(vec![delete(3, b"z"), put(4, b"x", vec![3])], usize::MAX).unwrap();
     assert_eq!((a.digest(), a.keys()), (b.digest(), 1));
-    a.apply(vec![put(5, b"x", vec![3])]).unwrap();
-    b.apply(vec![delete(5, b"x"), put(6, b"x", vec![3])]).unwrap();
+    a.apply(vec![put(5, b"x", vec![3])], usize::MAX).unwrap();
+    b.apply(vec![delete(5, b"x"), put(6, b"x", vec![3])], usize::MAX).unwrap();
     assert_ne!(a.digest(), b.digest(), "the index that made the key counts too");
 }
 
@@ -143,10 +186,10 @@ fn members_and_votes_change_in_the_same_batch_and_come_back() {
     let entries = vec![
         Applied { index: 2, term: 1, operation: Operation::Membership { change, conf_state: conf_state.clone() } },
         Applied { index: 3, term: 2, operation: Operation::Nothing },
-        Applied { index: 4, term: 2, operation: Operation::Command(moved) },
+        Applied { index: 4, term: 2, operation: Operation::Command(moved.into()) },
     ];
-    let outcomes = machine.apply(entries).unwrap();
-    assert_eq!(outcomes, [Outcome::Nothing, Outcome::Nothing, Outcome::Moved]);
+    let outcomes = machine.apply(entries, usize::MAX).unwrap();
+    assert_eq!(outcomes_of(outcomes), [Outcome::Nothing, Outcome::Nothing, Outcome::Moved]);
     drop(machine.db().unwrap());
     for machine in [&machine, &Machine::open(db.clone()).unwrap()] {
         assert_eq!((machine.applied(), machine.configuration_index()), ((4, 2), 2));
@@ -156,7 +199,7 @@ fn members_and_votes_change_in_the_same_batch_and_come_back() {
     }
     let change = Some(MemberChange::Remove { raft_id: 6 });
     let remove = Operation::Membership { change, conf_state: ConfState { voters: vec![5], ..ConfState::default() } };
-    machine.apply(vec![Applied { index: 5, term: 2, operation: remove }]).unwrap();
+    machine.apply(vec![Applied { index: 5, term: 2, operation: remove }], usize::MAX).unwrap();
     drop(machine.db().unwrap());
     assert!(Machine::open(db).unwrap().members().is_tombstone(6));
 }
@@ -165,8 +208,8 @@ fn members_and_votes_change_in_the_same_batch_and_come_back() {
 fn entries_out_of_order_are_refused_before_anything_changes() {
     let (db, mut machine) = fresh();
     let before = db.pairs.lock().unwrap().clone();
-    assert!(machine.apply(vec![put(3, b"x", vec![1])]).is_err());
-    assert!(machine.apply(vec![put(2, b"x", vec![1]), put(2, b"x", vec![2])]).is_err());
+    assert!(machine.apply(vec![put(3, b"x", vec![1])], usize::MAX).is_err());
+    assert!(machine.apply(vec![put(2, b"x", vec![1]), put(2, b"x", vec![2])], usize::MAX).is_err());
     assert_eq!(*db.pairs.lock().unwrap(), before);
     assert_eq!(machine.applied(), (1, 1));
 }
@@ -174,9 +217,9 @@ fn entries_out_of_order_are_refused_before_anything_changes() {
 #[test]
 fn any_change_of_what_is_stored_is_found_at_the_next_start() {
     let (db, mut machine) = fresh();
-    machine.apply(vec![put(2, b"old", vec![7; 9000]), put(3, b"k", vec![1])]).unwrap();
+    machine.apply(vec![put(2, b"old", vec![7; 9000]), put(3, b"k", vec![1])], usize::MAX).unwrap();
     let earlier = db.pairs.lock().unwrap().clone();
-    machine.apply(vec![put(4, b"old", vec![8; 9000]), delete(5, b"k"), put(6, b"n", vec![3])]).unwrap();
+    machine.apply(vec![put(4, b"old", vec![8; 9000]), delete(5, b"k"), put(6, b"n", vec![3])], usize::MAX).unwrap();
     let whole = db.pairs.lock().unwrap().clone();
     let opened = |change: &dyn Fn(&mut Pairs)| {
         let mut pairs = whole.clone();

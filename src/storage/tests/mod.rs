@@ -136,9 +136,14 @@ pub(super) fn boot(name: &str) -> Boot {
 }
 
 pub(super) fn put(index: u64, key: &[u8], bytes: Vec<u8>) -> Applied {
-    Applied { index, term: 1, operation: Operation::Command(Command::put(key.to_vec(), bytes)) }
+    Applied { index, term: 1, operation: Operation::Command(Command::put(key.to_vec(), bytes).into()) }
 }
 
 pub(super) fn delete(index: u64, key: &[u8]) -> Applied {
-    Applied { index, term: 1, operation: Operation::Command(Command::delete(key.to_vec())) }
+    Applied { index, term: 1, operation: Operation::Command(Command::delete(key.to_vec()).into()) }
+}
+
+/// What entries came to, without where that was.
+fn outcomes_of(written: Vec<crate::model::Written>) -> Vec<crate::model::Outcome> {
+    written.into_iter().map(|written| written.outcome).collect()
 }

@@ -43,7 +43,7 @@ fn everything_synced_is_there_after_a_restart_and_the_commit_covers_what_was_app
     let (volume, Incarnation { mut journal, mut machine }) = start(dir.path(), "n1").unwrap();
     journal.append(&[entry(2, 1), entry(3, 1)], &hard_state(1, 9, 1)).unwrap();
     journal.sync().unwrap();
-    machine.apply(vec![put(2, b"k", vec![5; 70_000]), put(3, b"l", vec![6])]).unwrap();
+    machine.apply(vec![put(2, b"k", vec![5; 70_000]), put(3, b"l", vec![6])], usize::MAX).unwrap();
     machine.db().unwrap().sync().unwrap();
     let identity = volume.identity().clone();
     drop((volume, journal, machine));
@@ -65,7 +65,7 @@ fn a_log_that_does_not_reach_the_state_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let (volume, Incarnation { mut journal, mut machine }) = start(dir.path(), "n1").unwrap();
         journal.append(&entries, &hard).unwrap();
-        machine.apply((2..=applied).map(|index| put(index, b"k", vec![1])).collect()).unwrap();
+        machine.apply((2..=applied).map(|index| put(index, b"k", vec![1])).collect(), usize::MAX).unwrap();
         machine.db().unwrap().sync().unwrap();
         drop((volume, journal, machine));
         let error = start(dir.path(), "n1").err().unwrap();
@@ -143,7 +143,7 @@ fn an_install_is_flipped_by_the_journal_and_garbage_is_only_what_nothing_names()
     let dir = tempfile::tempdir().unwrap();
     let (mut volume, Incarnation { mut journal, mut machine }) = start(dir.path(), "n1").unwrap();
     journal.append(&[entry(2, 1)], &hard_state(1, 0, 2)).unwrap();
-    machine.apply(vec![put(2, b"k", vec![1])]).unwrap();
+    machine.apply(vec![put(2, b"k", vec![1])], usize::MAX).unwrap();
     let folder = volume.identity().raft_id;
     for name in ["7", "7/machine-1", "07", "other"] {
         fs::create_dir_all(dir.path().join(name)).unwrap();

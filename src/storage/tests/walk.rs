@@ -1,11 +1,15 @@
 //! Lists, removals by prefix and transactions against a model, on a tree whose values have pieces.
 
+use raft::eraftpb::ConfState;
+
 use super::super::layout::PIECE_BYTES;
 use super::super::{Applied, Machine, Operation};
 use super::machine::{batch, bytes, fresh};
-use super::{Dice, put};
+use super::{Dice, outcomes_of, put};
 use crate::model::samples::Map;
-use crate::model::{Check, Command, Condition, List, Outcome, SWEEP_BYTES, Test, Txn, Value, after_prefix};
+use crate::model::{
+    Check, Command, Condition, List, Member, MemberChange, Outcome, Role, SWEEP_BYTES, Test, Txn, Value, after_prefix,
+};
 
 fn key(dice: &mut Dice) -> Vec<u8> {
     bytes(dice, 4).into_iter().map(|byte| [0, b'a', 0xFF][usize::from(byte)]).collect()
@@ -17,7 +21,7 @@ fn command(dice: &mut Dice) -> Command {
         match dice.below(3) {
             0 => crate::model::Operation::Get { key },
             1 => crate::model::Operation::Delete { key },
-            _ => crate::model::Operation::Put { key, value: Value::binary(bytes(dice, 9000)) },
+            _ => crate::model::Operation::Put { key, value: Value::binary(bytes(dice, 9000)), ttl: None },
         }
     };
     let checks = (0..dice.below(3)).map(|_| {
@@ -57,11 +61,14 @@ fn many_keys_are_what_a_model_says_whatever_shares_their_batch() {
             let first = machine.applied().0 + 1;
             let commands: Vec<_> = (0..1 + dice.below(6)).map(|_| command(&mut dice)).collect();
             let entries = (first..).zip(commands.clone());
-            let entries =
-                entries.map(|(index, command)| Applied { index, term: 1, operation: Operation::Command(command) });
-            let outcomes = machine.apply(entries.collect()).unwrap();
+            let entries = entries.map(|(index, command)| Applied {
+                index,
+                term: 1,
+                operation: Operation::Command(command.into()),
+            });
+            let outcomes = machine.apply(entries.collect(), usize::MAX).unwrap();
             let expected: Vec<_> = (first..).zip(commands).map(|(index, command)| map.apply(command, index)).collect();
-            assert_eq!(outcomes, expected, "seed {seed}");
+            assert_eq!(outcomes_of(outcomes), expected, "seed {seed}");
             assert_eq!(machine.keys(), map.0.len() as u64);
             lists(&mut dice, &machine, &map);
         }
@@ -78,7 +85,7 @@ fn a_page_is_bounded_in_bytes_and_has_one_item_whatever_its_size() {
     let (_, mut machine) = fresh();
     let sizes = [2 << 20, 600_000, 400_000, 100_000, 10];
     let entries = (2..).zip(sizes).map(|(index, size)| put(index, format!("k{index}").as_bytes(), vec![7; size]));
-    machine.apply(entries.collect()).unwrap();
+    machine.apply(entries.collect(), usize::MAX).unwrap();
     let mut list = List { start: vec![], end: None, reverse: false, limit: 9, keys_only: false };
     let page = |list: &List| {
         let page = machine.list(list).unwrap();
@@ -99,13 +106,63 @@ fn a_page_is_bounded_in_bytes_and_has_one_item_whatever_its_size() {
 fn a_sweep_sees_what_its_batch_did_before_and_takes_what_is_left_in_the_next() {
     let (_, mut machine) = fresh();
     let sweep =
-        |index| Applied { index, term: 1, operation: Operation::Command(Command::Sweep { prefix: "p".into() }) };
+        |index| Applied { index, term: 1, operation: Operation::Command(Command::Sweep { prefix: "p".into() }.into()) };
     let mut entries = vec![put(2, b"pa", vec![1; SWEEP_BYTES]), put(3, b"pb", vec![1]), put(4, b"q", vec![1])];
     entries.extend([sweep(5), put(6, b"pc", vec![1]), sweep(7), sweep(8)]);
-    let outcomes = machine.apply(entries).unwrap();
+    let outcomes = outcomes_of(machine.apply(entries, usize::MAX).unwrap());
     let swept = |deleted, more| Outcome::Swept { deleted, more };
     assert_eq!((&outcomes[3], &outcomes[5], &outcomes[6]), (&swept(1, true), &swept(2, false), &swept(0, false)));
     assert_eq!((machine.keys(), machine.applied().0), (1, 8));
     let more = batch(&mut Dice(1), 8, 9);
-    assert_eq!(machine.apply(more.clone()).unwrap().len(), more.len());
+    assert_eq!(machine.apply(more.clone(), usize::MAX).unwrap().len(), more.len());
+}
+
+#[test]
+fn work_is_bounded_and_what_is_left_goes_on_as_if_nothing_had_come_between() {
+    for seed in 0..20 {
+        let mut dice = Dice(seed);
+        let ((_, mut whole), (_, mut parts)) = (fresh(), fresh());
+        let commands: Vec<_> = (2..60).zip(std::iter::repeat_with(|| command(&mut dice))).collect();
+        let entries = commands.into_iter().map(|(index, command)| Applied {
+            index,
+            term: 1,
+            operation: Operation::Command(command.into()),
+        });
+        let mut entries: Vec<_> = entries.collect();
+        let expected = whole.apply(entries.clone(), usize::MAX).unwrap();
+        let (mut outcomes, mut calls) = (Vec::new(), 0);
+        while !entries.is_empty() {
+            let most = usize::try_from(dice.below(3)).unwrap() * 2_000;
+            let some = parts.apply(entries.clone(), most).unwrap();
+            assert!(!some.is_empty(), "at least one");
+            entries.drain(..some.len());
+            outcomes.extend(some);
+            calls += 1;
+        }
+        assert!(calls > 5, "{calls} calls");
+        assert_eq!(outcomes, expected, "seed {seed}");
+        assert_eq!((parts.digest(), parts.keys()), (whole.digest(), whole.keys()));
+    }
+}
+
+#[test]
+fn the_member_table_counts_the_same_whatever_shares_its_batch() {
+    let set = |index, name: &str| {
+        let member = Member {
+            name: name.into(),
+            raft_id: 6,
+            raft_address: "h:1".into(),
+            http_address: "h:2".into(),
+            role: Role::Voter,
+        };
+        let change = Some(MemberChange::Set(member));
+        Applied { index, term: 1, operation: Operation::Membership { change, conf_state: ConfState::default() } }
+    };
+    let entries = [set(2, "a"), put(3, b"k", vec![1]), set(4, "b"), set(5, "a"), put(6, b"k", vec![2])];
+    let ((_, mut one), (_, mut each)) = (fresh(), fresh());
+    one.apply(entries.to_vec(), usize::MAX).unwrap();
+    for entry in entries {
+        each.apply(vec![entry], usize::MAX).unwrap();
+    }
+    assert_eq!(one.digest(), each.digest());
 }

@@ -44,9 +44,9 @@ fn fill(machine: &mut Machine, keys: std::ops::Range<u64>) {
     let entries = keys.map(|number| {
         index += 1;
         let put = Command::put(key(number), vec![b'0' + (number % 10) as u8; 1_000]);
-        Applied { index, term: 1, operation: Operation::Command(put) }
+        Applied { index, term: 1, operation: Operation::Command(put.into()) }
     });
-    machine.apply(entries.collect()).unwrap();
+    machine.apply(entries.collect(), usize::MAX).unwrap();
 }
 
 /// Begins to stream a copy of `machine` from `a` to node 2. It is made on a thread, which tells when the scan is at its

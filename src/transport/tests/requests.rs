@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::consensus::Reply;
-use crate::model::{Answer, Code, Command, Fate, Outcome, Refusal, Request};
+use crate::model::{Answer, Code, Command, Fate, Outcome, Refusal, Request, Written};
 
 type Result = std::result::Result<Answer, Refusal>;
 
@@ -11,7 +11,7 @@ fn put() -> Request {
 }
 
 fn written() -> Answer {
-    Answer::Written { index: 9, term: 2, outcome: Outcome::Put { create_version: 9 } }
+    Answer::Written(Written { index: 9, term: 2, clock: 0, outcome: Outcome::Put { create_version: 9 } })
 }
 
 async fn ended(node: &mut Node) -> (u64, Result) {

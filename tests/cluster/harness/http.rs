@@ -133,6 +133,11 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// The connection itself, for an answer that has no end.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Reads the answer, at most for `timeout`.
     pub fn answer(self, timeout: Duration) -> std::io::Result<Answer> {
         let deadline = Instant::now() + timeout;
@@ -169,7 +174,8 @@ fn read_line(reader: &mut impl BufRead) -> std::io::Result<String> {
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-fn read_answer(reader: &mut impl BufRead, bodiless: bool) -> std::io::Result<Answer> {
+/// Reads the head of an answer.
+pub fn read_head(reader: &mut impl BufRead) -> std::io::Result<Answer> {
     let first = read_line(reader)?;
     let status = first
         .split(' ')
@@ -186,7 +192,11 @@ fn read_answer(reader: &mut impl BufRead, bodiless: bool) -> std::io::Result<Ans
             line.split_once(':').ok_or_else(|| std::io::Error::other(format!("not a header: {line:?}")))?;
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let mut answer = Answer { status, headers, body: Vec::new() };
+    Ok(Answer { status, headers, body: Vec::new() })
+}
+
+fn read_answer(reader: &mut impl BufRead, bodiless: bool) -> std::io::Result<Answer> {
+    let mut answer = read_head(reader)?;
     if bodiless || [204, 304].contains(&answer.status) {
         return Ok(answer);
     }

@@ -2,6 +2,7 @@
 
 mod case;
 mod cluster;
+mod events;
 mod files;
 mod http;
 mod load;
@@ -14,11 +15,12 @@ mod wait;
 pub use case::Case;
 pub(crate) use case::cases;
 pub use cluster::{Cluster, ELECTION, member, names};
+pub use events::{Event, Watch, ask};
 pub use files::{blobs, blocks, content, copy, walk};
 pub use http::{Answer, Request};
 pub use load::Load;
 pub use needs::Need;
-pub use node::{Node, START, number};
+pub use node::{Node, START, binary, number};
 pub use ports::free_port;
 pub use setup::Setup;
 pub use wait::{Seen, check, eventually, millis, secs, throughout};

@@ -6,6 +6,8 @@
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use super::node::binary;
+
 /// A tool that a test cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -16,17 +18,25 @@ pub enum Need {
     /// A C compiler, which only the fault suite needs.
     #[allow(dead_code)]
     Cc,
+    /// A Docker engine that can run the binary in a container, compose and curl, which only `tests/docker.rs` needs.
+    #[allow(dead_code)]
+    Docker,
 }
 
 impl Need {
+    /// What builds, runs and tests containers.
+    pub const DOCKER_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/docker.sh");
+
     /// What is missing, in words; `None` where it is there.
     pub fn missing(self) -> Option<&'static str> {
         static STRACE: OnceLock<bool> = OnceLock::new();
         static CC: OnceLock<bool> = OnceLock::new();
         static TMPFS: OnceLock<bool> = OnceLock::new();
+        static DOCKER: OnceLock<Option<String>> = OnceLock::new();
         match self {
             Self::Strace => (!*STRACE.get_or_init(can_trace)).then_some("needs strace"),
             Self::Cc => (!*CC.get_or_init(|| succeeds(Command::new("cc").arg("--version")))).then_some("needs cc"),
+            Self::Docker => DOCKER.get_or_init(lacks_docker).as_deref(),
             Self::Tmpfs => (!*TMPFS.get_or_init(can_mount)).then_some("needs the right to mount a tmpfs"),
         }
     }
@@ -49,4 +59,17 @@ fn can_mount() -> bool {
     let Ok(directory) = tempfile::tempdir() else { return false };
     let mounted = succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(directory.path()));
     mounted && succeeds(Command::new("umount").arg(directory.path()))
+}
+
+fn lacks_docker() -> Option<String> {
+    let output = Command::new(Need::DOCKER_SCRIPT).arg("able").arg(binary()).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let why = said.lines().last().unwrap_or("docker.sh able failed");
+            Some(format!("needs Docker: {}", why.trim_start_matches("docker.sh: ")))
+        }
+        Err(error) => Some(format!("needs Docker: {error}")),
+    }
 }

@@ -168,6 +168,11 @@ impl Node {
         self.child.is_some() && !self.stopped
     }
 
+    /// The number of the running process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a process").id()
+    }
+
     fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("a process to signal");
         let pid = Pid::from_child(child);

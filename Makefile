@@ -1,0 +1,14 @@
+# Short names for what scripts/ does; each script says more.
+.PHONY: build run stop test
+
+build: ## a release build, target/release/huskv
+	cargo build --release --locked
+
+run: ## three nodes in containers, until make stop; Ctrl-C ends only the logs
+	scripts/docker.sh run
+
+stop: ## stops them; the data stays
+	scripts/docker.sh stop
+
+test: ## everything that must hold before a change lands
+	scripts/check.sh

@@ -1,0 +1,155 @@
+//! The hot pieces of the way of a request, each for itself: the record of a batch in the journal, a batch in the machine, the
+//! coding of an entry, and a GET through the HTTP face.
+//!
+//! Why: `huskv bench` says how fast the whole is, and these say which part of it a change has moved.
+//!
+//! Laws: real disks and real sockets, on a temporary directory and loopback. Throughput is counted in entries.
+
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, Throughput};
+use huskv::consensus::{Fetched, Input, channel};
+use huskv::http;
+use huskv::model::{Command, Item, Value, codec};
+use huskv::storage::{Applied, Boot, Incarnation, Operation, SledEngine, Volume};
+use raft::eraftpb::{Entry, HardState};
+
+const VALUE_BYTES: usize = 256;
+const KEYS: u64 = 10_000;
+const BATCHES: [usize; 2] = [8, 64];
+
+fn put(number: u64) -> Command {
+    let key = format!("key-{:08}", number.wrapping_mul(0x9E37_79B9) % KEYS);
+    Command::put(key, vec![b'v'; VALUE_BYTES])
+}
+
+/// A fresh node's directory, opened.
+fn incarnation(directory: &std::path::Path) -> (Volume, Incarnation) {
+    let engine = Arc::new(SledEngine::new(directory).expect("a temporary directory"));
+    let ids = AtomicU64::new(1);
+    let boot = Boot {
+        name: "bench".into(),
+        raft_address: "127.0.0.1:1".into(),
+        http_address: "127.0.0.1:2".into(),
+        cache_bytes: 64 << 20,
+        picked_http_port: None,
+        picked_raft_port: None,
+        mint: Box::new(move || ids.fetch_add(1, Ordering::Relaxed)),
+    };
+    Volume::open(engine, boot).expect("a fresh directory opens")
+}
+
+fn journal(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("journal: append and sync");
+    for batch in BATCHES {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (_volume, Incarnation { mut journal, .. }) = incarnation(directory.path());
+        let data = codec::encode(&put(1));
+        group.throughput(Throughput::Elements(batch as u64));
+        group.bench_function(batch.to_string(), |bencher| {
+            bencher.iter(|| {
+                let first = journal.last_index() + 1;
+                let entry = |index| Entry { index, term: 1, data: data.clone().into(), ..Entry::default() };
+                let entries: Vec<Entry> = (first..first + batch as u64).map(entry).collect();
+                let hard_state = HardState { term: 1, commit: first - 1, ..HardState::default() };
+                journal.append(&entries, &hard_state).expect("it is written");
+                journal.sync().expect("it is synced");
+            });
+        });
+    }
+    group.finish();
+}
+
+fn machine(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("machine: apply");
+    for batch in BATCHES {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (_volume, Incarnation { mut machine, .. }) = incarnation(directory.path());
+        group.throughput(Throughput::Elements(batch as u64));
+        group.bench_function(batch.to_string(), |bencher| {
+            bencher.iter(|| {
+                let (index, term) = machine.applied();
+                let entry = |index| Applied { index, term, operation: Operation::Command(put(index).into()) };
+                let entries = (index + 1..=index + batch as u64).map(entry).collect();
+                black_box(machine.apply(entries, usize::MAX).expect("it is applied"));
+            });
+        });
+    }
+    group.finish();
+}
+
+fn coding(criterion: &mut Criterion) {
+    let command = put(1);
+    let bytes = codec::encode(&command);
+    criterion.bench_function("codec: encode a put", |bencher| bencher.iter(|| codec::encode(black_box(&command))));
+    criterion.bench_function("codec: decode a put", |bencher| {
+        bencher.iter_batched(
+            || bytes.clone(),
+            |bytes| codec::decode::<Command>(&bytes).expect("it was encoded"),
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+/// One keep-alive connection, one request at a time, and a loop that answers at once: what is left is routing and HTTP.
+fn get(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let (handle, mut inbox) = channel(1024);
+    let options = http::Options {
+        key_bytes: 1024,
+        value_bytes: 1 << 20,
+        body_bytes: 2 << 20,
+        request_timeout: Duration::from_secs(5),
+        allowed_origins: Vec::new(),
+        own_hosts: Vec::new(),
+        loopback: true,
+        port: address.port(),
+        join_list: Vec::new(),
+        watchers: 1,
+    };
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let _running = runtime.enter();
+    let server = http::start(listener, handle, options, log).expect("a server");
+    std::thread::spawn(move || {
+        while let Some(input) = inbox.clients.blocking_recv() {
+            if let Input::Read { reply, .. } = input {
+                let value = Value::binary(vec![b'v'; VALUE_BYTES]);
+                let item = Item { value, version: 7, create_version: 3, expires: None };
+                reply(Ok(Fetched { value: Some(item), index: 9, term: 2, clock: 0 }));
+            }
+        }
+    });
+    let mut stream = TcpStream::connect(address).expect("the server listens");
+    stream.set_nodelay(true).expect("an option");
+    let mut answer = vec![0; 4096];
+    criterion.bench_function("http: GET on one connection", |bencher| {
+        bencher.iter(|| {
+            stream.write_all(b"GET /store/some-key HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is sent");
+            let mut read = 0;
+            while !answer[..read].ends_with(b"}\n") {
+                let more = stream.read(&mut answer[read..]).expect("an answer");
+                assert!(more > 0, "the server has closed the connection");
+                read += more;
+            }
+        });
+    });
+    drop(stream);
+    runtime.block_on(server.stop(Duration::from_secs(1)));
+}
+
+fn main() {
+    let (measured, warm) = (Duration::from_secs(3), Duration::from_secs(1));
+    let criterion = Criterion::default().measurement_time(measured).warm_up_time(warm).sample_size(20);
+    let mut criterion = criterion.configure_from_args();
+    for piece in [journal, machine, coding, get] {
+        piece(&mut criterion);
+    }
+    criterion.final_summary();
+}

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# schemathesis against a live node: requests made from the document at /openapi.json, sound and broken ones, and every
+# answer held to it: no 5xx but the refusals 503 and 504, no status, type or body outside the schema.
+#
+# What it needs: cargo, python3 with venv, and PyPI for its first run (the tool is kept under target/contract).
+# Left out: /watch, whose answer never ends, and /raft/join, whose addresses would be dialled.
+#
+# Usage: scripts/contract.sh [SEED]        HUSKV names another binary than the one that is built here
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+tool=${CARGO_TARGET_DIR:-target}/contract
+if [ ! -x "$tool/bin/schemathesis" ]; then
+    python3 -m venv "$tool"
+    "$tool/bin/pip" install --quiet schemathesis==4.32.5
+fi
+[ -n "${HUSKV:-}" ] || cargo build --locked
+huskv=${HUSKV:-${CARGO_TARGET_DIR:-target}/debug/huskv}
+
+work=$(mktemp -d)
+node=
+stop() {
+    [ -z "$node" ] || { kill "$node" && wait "$node"; } 2>/dev/null || true
+    rm -rf "$work"
+}
+trap stop EXIT
+# Waiting for an index that never comes is to be short.
+HUSKV_LIMITS_REQUEST_TIMEOUT_MS=300 SERVER_PORT=0 RAFT_PORT=0 RAFT_NODE_ID=node1 RAFT_VOL_DIR=$work/node1 "$huskv" 2>"$work/log" &
+node=$!
+for _ in $(seq 100); do
+    [ ! -s "$work/node1/addresses.json" ] || break
+    sleep 0.1
+done
+url=http://$(sed 's/.*"http":"\([^"]*\)".*/\1/' "$work/node1/addresses.json")
+
+# A deadline of 1 ms, or an index that never comes, is a 504 by contract.
+cat >"$work/schemathesis.toml" <<'TOML'
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
+TOML
+
+"$tool/bin/schemathesis" --config-file "$work/schemathesis.toml" run "$url/openapi.json" \
+    --exclude-path /watch --exclude-path /raft/join \
+    --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method \
+    --max-examples 60 --seed "${1:-$RANDOM}" --workers 1 --no-color
+kill -0 "$node" || { echo "contract.sh: the node has ended:" >&2; tail -5 "$work/log" >&2; exit 1; }

@@ -1,0 +1,151 @@
+//! The dialects of the stores that huskv follows: `/keys/KEY/` of raft-kv, and `/kv/KEY` of distributed-raft-kv-store.
+//!
+//! Why: who comes from one of them keeps the scripts. (The `/health` of the second is part of ours.)
+//!
+//! Laws: one keyspace: what is written here is read at `/store`, and the other way round. A success has the form of its
+//! dialect, and so has a missing key; every other failure is a problem as on all routes. A value is a string, as theirs
+//! are, or bytes in `value_base64`.
+//!
+//! Not here: the store itself ([`super::store`]).
+
+use bytes::Bytes;
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use super::answers;
+use super::body;
+use super::conditions;
+use super::door::Call;
+use super::envelope;
+use super::errors::{Problem, clip};
+use super::query::{self, Deadline, FRESH, TIMEOUT};
+use super::store::{self, Put};
+use super::values;
+use crate::consensus::Fetched;
+use crate::model::{Command, Outcome, Value, Written};
+
+/// Answers `/keys/KEY/`. A missing key has the empty value.
+pub(super) async fn keys(mut call: Call, tail: &str) -> Result<Response, Problem> {
+    match call.method {
+        Method::GET | Method::HEAD => {
+            let (_, fetched) = read(&call, tail).await?;
+            let mut body = br#"{"value":"#.to_vec();
+            match &fetched.value {
+                Some(item) => envelope::value(&mut body, &item.value),
+                None => body.extend_from_slice(br#""""#),
+            }
+            shown(&call, body, &fetched)
+        }
+        Method::POST => {
+            let (_, value, written) = write(&mut call, tail).await?;
+            let mut body = br#"{"value":"#.to_vec();
+            envelope::value(&mut body, &value);
+            body.push(b'}');
+            Ok(done(answers::json_text(body, None), &written))
+        }
+        _ => Err(Problem::method(&call.method, "GET, HEAD, POST")),
+    }
+}
+
+/// Answers `/kv/KEY`. A missing key is 404, `{"error": "key not found"}`.
+pub(super) async fn kv(mut call: Call, tail: &str) -> Result<Response, Problem> {
+    match call.method {
+        Method::GET | Method::HEAD => {
+            let (key, fetched) = read(&call, tail).await?;
+            let Some(item) = &fetched.value else {
+                let mut response = missing();
+                answers::mark(&mut response, fetched.index, fetched.term);
+                return Ok(response);
+            };
+            let mut body = br#"{"key":"#.to_vec();
+            envelope::string(&mut body, &key);
+            body.extend_from_slice(br#","value":"#);
+            envelope::value(&mut body, &item.value);
+            shown(&call, body, &fetched)
+        }
+        Method::PUT => {
+            let (key, _, written) = write(&mut call, tail).await?;
+            let mut response = status(&key, "created");
+            *response.status_mut() = StatusCode::CREATED;
+            Ok(done(response, &written))
+        }
+        Method::DELETE => {
+            let (key, deadline) = named(&call, tail)?;
+            let condition = conditions::of_write(&call)?;
+            let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
+            let written = store::write(&call, command, deadline).await?;
+            match written.outcome {
+                Outcome::Deleted { existed: true } => Ok(done(status(&key, "deleted"), &written)),
+                Outcome::Deleted { existed: false } => Ok(done(missing(), &written)),
+                Outcome::Failed { .. } => Ok(store::failed(&call, &key, &written)),
+                _ => Err(Problem::internal()),
+            }
+        }
+        _ => Err(Problem::method(&call.method, "GET, HEAD, PUT, DELETE")),
+    }
+}
+
+/// The key in the path, and by when the request is to be answered.
+fn named(call: &Call, tail: &str) -> Result<(String, Deadline), Problem> {
+    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
+    let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
+    Ok((key(call, tail)?, deadline))
+}
+
+fn key(call: &Call, tail: &str) -> Result<String, Problem> {
+    query::key_in_path(tail.strip_suffix('/').unwrap_or(tail), call.door.options.key_bytes)
+}
+
+async fn read(call: &Call, tail: &str) -> Result<(String, Fetched), Problem> {
+    let [one, two, three] = FRESH;
+    let [timeout, one, two, three] = query::parameters(&call.query, [TIMEOUT, one, two, three])?;
+    let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
+    let fresh = query::freshness([one, two, three])?;
+    let key = key(call, tail)?;
+    let fetched = call.door.read(key.clone().into_bytes(), fresh, deadline).await?;
+    Ok((key, fetched))
+}
+
+/// A write that changed the key; one whose condition was not true is a problem.
+async fn write(call: &mut Call, tail: &str) -> Result<(String, Value, Written), Problem> {
+    let (key, deadline) = named(call, tail)?;
+    let condition = conditions::of_write(call)?;
+    let body = call.body(deadline).await?;
+    let [value, value_base64, content_type] = body::members(&body.bytes, ["value", "value_base64", "content_type"])?;
+    if let Some(other) = value.map(|value| value.get()).filter(|text| !text.starts_with('"')) {
+        return Err(Problem::body(format!("member `value` must be a string here, not {}", clip(other))));
+    }
+    let value = values::from_members(value, value_base64, content_type, call.door.options.value_bytes)?;
+    let written = store::persist(call, &key, Put { value: value.clone(), condition, ttl: None }, deadline).await?;
+    match written.outcome {
+        Outcome::Failed { version } => Err(Problem::condition(&key, version)),
+        _ => Ok((key, value, written)),
+    }
+}
+
+/// The answer to a read, its object not ended yet.
+fn shown(call: &Call, mut body: Vec<u8>, fetched: &Fetched) -> Result<Response, Problem> {
+    body.push(b'}');
+    let share = call.door.share(body.len())?;
+    let mut response = answers::json_text(body, Some(share));
+    if let Some(item) = &fetched.value {
+        answers::tag(&mut response, item.version);
+    }
+    answers::mark(&mut response, fetched.index, fetched.term);
+    Ok(response)
+}
+
+fn status(key: &str, status: &str) -> Response {
+    answers::json(&serde_json::json!({ "key": key, "status": status }))
+}
+
+fn missing() -> Response {
+    let mut response = answers::json(&serde_json::json!({ "error": "key not found" }));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
+fn done(mut response: Response, written: &Written) -> Response {
+    answers::mark(&mut response, written.index, written.term);
+    response
+}

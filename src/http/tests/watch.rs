@@ -1,0 +1,263 @@
+//! Watching: what a stream looks like, what is refused, and how it ends.
+//!
+//! Why: clients resume by what stands in these lines, and a proxy must not hold them back.
+//!
+//! Not here: which events there are (`tests/cluster`).
+
+use std::time::Instant;
+
+use super::*;
+use crate::consensus::{Feed, Footing, History};
+use crate::model::{At, Change, Event, Item, Value as Stored};
+
+const MOST: History = History { events: 100, bytes: 1 << 20 };
+
+fn footing(in_touch_until: u64, refusal: Option<Refusal>) -> Footing {
+    Footing { term: 3, in_touch_until, refusal }
+}
+
+/// A node that has applied up to 10 and hears a leader for ever.
+fn node() -> (Node, Arc<Feed>) {
+    let (handle, inbox) = channel(16);
+    let feed = Arc::clone(&inbox.feed);
+    let mut inbox = inbox;
+    tokio::spawn(async move {
+        while let Some(input) = inbox.peers.recv().await {
+            if let Input::Status { reply } = input {
+                reply(status());
+            }
+        }
+    });
+    feed.begin(10, MOST);
+    feed.stand(footing(u64::MAX, None));
+    (Node::in_front_of(handle, options()), feed)
+}
+
+fn put(key: &'static str, index: u64, content_type: &str, bytes: &'static str) -> Change {
+    let value = Stored { content_type: content_type.into(), bytes: bytes.into() };
+    Change::Put { key: key.into(), item: Item { value, version: index, create_version: 2, expires: None } }
+}
+
+fn happens(feed: &Feed, index: u64, changes: &[Change]) {
+    let mut events: Vec<_> = changes.iter().filter_map(|change| Event::of(change, At { index, clock: 0 })).collect();
+    Event::number(&mut events);
+    feed.append(events, index);
+}
+
+/// A stream as it comes.
+struct Stream {
+    stream: TcpStream,
+    text: String,
+}
+
+impl Stream {
+    async fn open(node: &Node, target: &str, headers: &str) -> Self {
+        let mut stream = TcpStream::connect(node.address).await.unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut stream = Self { stream, text: String::new() };
+        stream.until("\r\n\r\n").await;
+        stream
+    }
+
+    /// Reads until `end` has come; everything up to it that was not told yet.
+    async fn until(&mut self, end: &str) -> String {
+        let told = async {
+            loop {
+                if let Some(at) = self.text.find(end) {
+                    let rest = self.text.split_off(at + end.len());
+                    return std::mem::replace(&mut self.text, rest);
+                }
+                let mut buffer = [0; 4096];
+                let count = self.stream.read(&mut buffer).await.unwrap();
+                assert_ne!(count, 0, "the stream has ended after {:?}", self.text);
+                self.text += std::str::from_utf8(&buffer[..count]).unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), told).await.expect("it comes in time")
+    }
+
+    /// Reads to the end of the stream, which must be a proper one.
+    async fn rest(mut self) -> String {
+        let told = async {
+            let mut bytes = Vec::new();
+            while !self.text.contains("\r\n0\r\n\r\n") {
+                let mut buffer = [0; 4096];
+                let count = self.stream.read(&mut buffer).await.unwrap();
+                assert_ne!(count, 0, "the stream breaks off");
+                bytes.extend_from_slice(&buffer[..count]);
+                self.text += std::str::from_utf8(&bytes).unwrap();
+                bytes.clear();
+            }
+            self.text
+        };
+        tokio::time::timeout(Duration::from_secs(20), told).await.expect("it ends in time")
+    }
+}
+
+#[tokio::test]
+async fn events_are_told_as_they_happen_each_on_three_lines() {
+    let (node, feed) = node();
+    let mut stream = Stream::open(&node, "/watch?prefix=a", "").await;
+    assert!(stream.until("event:progress\ndata:{\"index\":10}\nid:10\n\n").await.contains("data"));
+    happens(&feed, 11, &[put("a/1", 11, "application/json", "{\"n\":\r\n 1.10}")]);
+    let item =
+        r#"{"key":"a/1","value":{"n":   1.10},"version":11,"create_version":2,"content_type":"application/json"}"#;
+    stream.until(&format!("event:put\ndata:{item}\nid:11\n\n")).await;
+    let gone = |key: &'static str, expired| Change::Delete { key: key.into(), expired };
+    happens(&feed, 12, &[gone("b", false), gone("a/1", false), gone("a/2", true)]);
+    let told = stream.until("id:12.3\n\n").await;
+    let data = |key: &str| format!(r#"data:{{"key":"{key}","value":null,"version":12}}"#);
+    assert!(told.contains(&format!("event:delete\n{}\nid:12.2\n\n", data("a/1"))), "{told}");
+    assert!(told.contains(&format!("event:expire\n{}\nid:12.3\n\n", data("a/2"))) && !told.contains("12.1"), "{told}");
+}
+
+#[tokio::test]
+async fn the_head_tells_where_now_is_and_keeps_caches_and_proxies_away() {
+    let (node, feed) = node();
+    happens(&feed, 11, &[put("k", 11, "text/plain", "x")]);
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    stream.write_all(b"GET /watch?key=k HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut stream = Stream { stream, text: String::new() };
+    let head = Seen::parse(stream.until("\r\n\r\n").await.as_bytes());
+    let expected = [
+        ("content-type", "text/event-stream"),
+        ("cache-control", "no-store"),
+        ("x-accel-buffering", "no"),
+        ("x-raft-index", "11"),
+        ("x-raft-term", "3"),
+    ];
+    assert_eq!(head.status, 200);
+    for (name, value) in expected {
+        assert_eq!(head.header(name), Some(value), "{name}");
+    }
+    happens(&feed, 12, &[put("kk", 12, "text/plain", "x"), put("k", 12, "text/plain", "y")]);
+    let told = stream.until("id:12.2\n\n").await;
+    assert!(!told.contains("\"x\"") && told.contains("\"y\""), "from now on, and this key alone: {told}");
+}
+
+#[tokio::test]
+async fn a_resume_goes_on_after_exactly_that_change() {
+    let (node, feed) = node();
+    let changes = |index| [put("a", index, "text/plain", "1"), put("b", index, "text/plain", "2")];
+    happens(&feed, 11, &changes(11));
+    happens(&feed, 12, &changes(12));
+    for (query, id, first) in [
+        ("&from=12", "", "12.1"),
+        ("&from=11", "Last-Event-ID: 11.2\r\n", "12.1"),
+        ("", "Last-Event-ID: 11.1\r\n", "11.2"),
+        ("", "Last-Event-ID: 11\r\n", "12.1"),
+        ("&from=11", "Last-Event-ID: \r\n", "11.1"),
+    ] {
+        let mut stream = Stream::open(&node, &format!("/watch?prefix={query}"), id).await;
+        let told = stream.until("\n\n").await;
+        assert!(told.ends_with(&format!("id:{first}\n\n")), "{query} {id}: {told}");
+        drop(stream);
+    }
+    let mut ahead = Stream::open(&node, "/watch?prefix=", "Last-Event-ID: 13.1\r\n").await;
+    happens(&feed, 13, &changes(13));
+    assert!(ahead.until("\n\n").await.ends_with("id:13.2\n\n"), "what the client has had does not come again");
+    node.ask("GET", "/watch?prefix=&from=10", "").await.is_problem(410, "compacted");
+    let gone = node.ask_with("GET", "/watch?prefix=", "Last-Event-ID: 9.5\r\n", "").await.is_problem(410, "compacted");
+    assert_eq!(gone["oldest_index"], 11);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let (node, _feed) = node();
+    let long = format!("prefix={}", "x".repeat(17));
+    for (query, names) in [
+        ("", "`prefix` and `key`"),
+        ("prefix=a&key=b", "`prefix` and `key`"),
+        ("from=3", "`prefix` and `key`"),
+        ("prefix=&from=x", "`from`"),
+        ("prefix=&from=", "`from`"),
+        ("prefix=&from=-1", "`from`"),
+        ("prefix=&from=18446744073709551616", "`from`"),
+        ("prefix=&form=3", "`form`"),
+        ("prefix=&prefix=", "`prefix`"),
+        ("prefix=%ff", "`prefix`"),
+        (long.as_str(), "`prefix`"),
+    ] {
+        let problem = node.ask("GET", &format!("/watch?{query}"), "").await.is_problem(400, "bad_query");
+        assert!(problem["detail"].as_str().unwrap().contains(names), "{query}: {problem}");
+    }
+    node.ask("GET", "/watch?key=", "").await.is_problem(400, "bad_key");
+    node.ask("GET", &format!("/watch?key={}", "x".repeat(17)), "").await.is_problem(400, "bad_key");
+    for id in ["x", "1.0", "1.2.3", "-1", "1, 2"] {
+        let answer = node.ask_with("GET", "/watch?prefix=", &format!("Last-Event-ID: {id}\r\n"), "").await;
+        let problem = answer.is_problem(400, "bad_header");
+        assert!(problem["detail"].as_str().unwrap().contains("Last-Event-ID"), "{problem}");
+    }
+    let twice = "Last-Event-ID: 1\r\nLast-Event-ID: 2\r\n";
+    node.ask_with("GET", "/watch?prefix=", twice, "").await.is_problem(400, "bad_header");
+    for method in ["POST", "DELETE", "HEAD"] {
+        assert_eq!(node.ask(method, "/watch?prefix=", "").await.status, 405, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_nodes_part_in_the_cluster_and_with_a_lag() {
+    let (node, feed) = node();
+    let mut slow = Stream::open(&node, "/watch?prefix=", "").await;
+    slow.until("id:10\n\n").await;
+    feed.skip_to(20);
+    assert!(slow.rest().await.contains("event:lagged\ndata:{\"oldest_index\":21}\n\n"));
+    let mut stream = Stream::open(&node, "/watch?prefix=", "").await;
+    stream.until("id:20\n\n").await;
+    feed.stand(footing(u64::MAX, Some(Refusal::not_applied(Code::Removed, "removed"))));
+    assert!(!stream.rest().await.contains("event"), "it has nothing more to say");
+    node.ask("GET", "/watch?prefix=", "").await.is_problem(410, "removed");
+}
+
+#[tokio::test]
+async fn only_so_many_watch_and_a_place_is_free_again_when_one_goes() {
+    let (node, _feed) = node();
+    let one = Stream::open(&node, "/watch?prefix=", "").await;
+    let _two = Stream::open(&node, "/watch?prefix=", "").await;
+    node.ask("GET", "/watch?prefix=", "").await.is_problem(503, "overloaded");
+    drop(one);
+    let free = async {
+        let mut stream = loop {
+            let mut stream = TcpStream::connect(node.address).await.unwrap();
+            stream.write_all(b"GET /watch?prefix= HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut first = [0; 12];
+            stream.read_exact(&mut first).await.unwrap();
+            if first == *b"HTTP/1.1 200" {
+                break Stream { stream, text: String::new() };
+            }
+        };
+        stream.until("id:10\n\n").await
+    };
+    tokio::time::timeout(Duration::from_secs(20), free).await.expect("the place is free");
+}
+
+#[tokio::test]
+async fn a_stop_cuts_streams_whose_clients_do_not_read() {
+    let (node, feed) = node();
+    let stuck = Stream::open(&node, "/watch?prefix=", "").await;
+    let value = Stored { content_type: "text/plain".into(), bytes: vec![b'x'; 16 << 20].into() };
+    let change = Change::Put { key: "k".into(), item: Item { value, version: 11, create_version: 11, expires: None } };
+    happens(&feed, 11, &[change]);
+    let mut other = Stream::open(&node, "/watch?prefix=", "").await;
+    other.until("id:11\n\n").await;
+    feed.stand(footing(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
+    let drain = Duration::from_secs(60);
+    tokio::time::timeout(Duration::from_secs(20), node.server.stop(drain)).await.expect("nobody holds the stop up");
+    drop(stuck);
+}
+
+#[tokio::test]
+async fn progress_is_told_only_in_touch_with_a_leader_and_then_every_few_seconds() {
+    let (node, feed) = node();
+    feed.stand(footing(0, None));
+    let mut stream = Stream::open(&node, "/watch?prefix=", "").await;
+    happens(&feed, 11, &[put("k", 11, "text/plain", "x")]);
+    assert!(!stream.until("id:11\n\n").await.contains("progress"), "the node has heard no leader");
+    feed.stand(footing(u64::MAX, None));
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert!(stream.until("id:11\n\n").await.contains("event:progress\ndata:{\"index\":11}\n"));
+        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,266 @@
+//! `GET /watch`: what happens to a key, or to all keys with a prefix, as server-sent events.
+//!
+//! Why: whoever waits for a change must not have to ask again and again, and must miss none over lost connections, dead
+//! nodes and new leaders. Server-sent events are what curl shows and what browsers resume by themselves.
+//!
+//! Laws: events come in order, none is left out and none comes twice. All changes of an index come before the next
+//! `progress`, and a progress never says more than was sent. A watcher costs a cursor and a bounded piece of what comes
+//! next; a client that does not take it falls behind, is told so, and never holds the loop up. A `progress` is only sent
+//! while the node is in touch with a leader.
+//!
+//! Not here: how long events are kept (`consensus::feed`), and connections that take nothing ([`super::patient`]).
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, sleep_until};
+use warp::Reply;
+use warp::http::Method;
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use warp::reply::Response;
+use warp::sse;
+
+use super::answers;
+use super::door::{Call, Door};
+use super::envelope;
+use super::errors::{Problem, clip};
+use super::query;
+use super::server::connections_allowed;
+use crate::consensus::{Filter, Opened, Reading, Unopened};
+use crate::model::{Cursor, Event, Happening};
+
+/// The header with which a client says which event it had last.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Tells proxies to pass events on as they come.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const EVENT_STREAM: &str = "text/event-stream";
+/// How often a client hears of progress; one that has heard nothing for three times as long asks another node.
+const PROGRESS: Duration = Duration::from_secs(4);
+/// How long watchers are not woken again: what happens meanwhile they hear of all at once.
+const TOGETHER: Duration = Duration::from_millis(10);
+/// How soon a progress that could not be sent is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+/// The largest event that takes no share of [`LARGE_BYTES`].
+const SMALL_BYTES: usize = 64 << 10;
+/// How many bytes of large events clients hold together at most that they have not taken yet.
+const LARGE_BYTES: usize = 64 << 20;
+
+/// What all watchers of a node share.
+pub(super) struct Watchers {
+    slots: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    news: Notify,
+}
+
+impl Watchers {
+    /// Room for `most` of them, and for at most half of the connections.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(most.min(connections_allowed() / 2))),
+            large: Arc::new(Semaphore::new(LARGE_BYTES)),
+            news: Notify::new(),
+        }
+    }
+}
+
+/// Tells all watchers of what the loop tells only once: it must not spend time on each of them.
+pub(super) async fn herald(door: Arc<Door>) {
+    loop {
+        door.feed().changed().await;
+        door.watchers.news.notify_waiters();
+        sleep(TOGETHER).await;
+    }
+}
+
+/// Whether an answer goes on for as long as both sides want.
+pub(super) fn is_stream(response: &Response) -> bool {
+    response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == EVENT_STREAM)
+}
+
+/// Answers `GET /watch`.
+pub(super) async fn handle(call: Call) -> Result<Response, Problem> {
+    call.takes(&Method::GET, "GET")?;
+    let last_event_id = call.header(&LAST_EVENT_ID)?;
+    let (filter, cursor) = asked(&call.query, last_event_id, call.door.options.key_bytes)?;
+    let slot = Arc::clone(&call.door.watchers.slots).try_acquire_owned().map_err(|_| Problem::watchers_full())?;
+    let opened = call.door.feed().open(cursor).map_err(|unopened| match unopened {
+        Unopened::Refused(refusal) => refusal.into(),
+        Unopened::Compacted(oldest) => Problem::compacted(oldest),
+    })?;
+    let watcher = Watcher::new(call.door, filter, opened, slot);
+    let mut response = sse::reply(stream::unfold(watcher, Watcher::next)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    answers::mark(&mut response, opened.applied, opened.term);
+    Ok(response)
+}
+
+/// Which keys are watched, and from where on, if that is said; keys have at most `key_bytes` bytes.
+pub(super) fn asked(
+    query: &str,
+    last_event_id: Option<&str>,
+    key_bytes: usize,
+) -> Result<(Filter, Option<Cursor>), Problem> {
+    let [prefix, key, from] = query::parameters(query, ["prefix", "key", "from"])?;
+    let filter = match (prefix, key) {
+        (Some(prefix), None) if prefix.len() > key_bytes => {
+            let detail = format!("query parameter `prefix` has {} bytes, no key has over {key_bytes}", prefix.len());
+            return Err(Problem::query(detail));
+        }
+        (Some(prefix), None) => Filter::Prefix(prefix.into()),
+        (None, Some(key)) => {
+            query::check_key(&key, key_bytes).map_err(|problem| problem.within("query parameter `key`"))?;
+            Filter::Key(key.into())
+        }
+        _ => {
+            let detail = "exactly one of the query parameters `prefix` and `key` must be given; `prefix=` is every key";
+            return Err(Problem::query(detail));
+        }
+    };
+    let from = from.map(|text| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse().ok()).flatten().map(Cursor::from).ok_or_else(|| {
+            Problem::query(format!("query parameter `from` must be a raft index, not `{}`", clip(&text)))
+        })
+    });
+    let from = from.transpose()?;
+    // An empty one is what a browser remembers where it has had no event with an id.
+    let last = last_event_id.filter(|id| !id.is_empty()).map(|id| {
+        id.parse().map_err(|why| Problem::header(format!("header `Last-Event-ID` is `{}`, but {why}", clip(id))))
+    });
+    Ok((filter, last.transpose()?.or(from)))
+}
+
+/// One client that watches.
+struct Watcher {
+    door: Arc<Door>,
+    filter: Filter,
+    era: u64,
+    /// The first change that has not been sent.
+    cursor: Cursor,
+    /// What comes next, and where the client is once it has all of it.
+    chunk: VecDeque<Arc<Event>>,
+    behind: Cursor,
+    /// When the client is to hear of progress.
+    due: Instant,
+    /// Whether it has heard where it is since it has everything.
+    greeted: bool,
+    closed: bool,
+    /// The share of memory of the event that was sent last.
+    share: Option<OwnedSemaphorePermit>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Watcher {
+    fn new(door: Arc<Door>, filter: Filter, opened: Opened, slot: OwnedSemaphorePermit) -> Self {
+        Self {
+            door,
+            filter,
+            era: opened.era,
+            cursor: opened.cursor,
+            chunk: VecDeque::new(),
+            behind: opened.cursor,
+            due: Instant::now() + PROGRESS,
+            greeted: false,
+            closed: false,
+            share: None,
+            _slot: slot,
+        }
+    }
+
+    /// The next event, once there is one; None at the end.
+    async fn next(mut self) -> Option<(Result<sse::Event, Infallible>, Self)> {
+        // It is asked for when the one before was taken.
+        self.share = None;
+        let door = Arc::clone(&self.door);
+        while !self.closed {
+            if let Some(event) = self.chunk.pop_front() {
+                self.cursor = if self.chunk.is_empty() { self.behind } else { event.after() };
+                self.share = self.share_of(&event).await;
+                return Some((Ok(shown(&event)), self));
+            }
+            // Before the feed is read, or what comes between would be slept through.
+            let news = door.watchers.news.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            match door.feed().read(self.era, self.cursor, &self.filter) {
+                Reading::Ended => break,
+                Reading::Lagged(oldest) => {
+                    self.closed = true;
+                    let data = format!(r#"{{"oldest_index":{oldest}}}"#);
+                    return Some((Ok(sse::Event::default().event("lagged").data(data)), self));
+                }
+                Reading::Found { events, cursor, all, applied, in_touch_until } => {
+                    let idle = all && events.is_empty();
+                    if idle {
+                        self.cursor = cursor;
+                    }
+                    let due = Instant::now() >= self.due || (idle && !self.greeted);
+                    let complete = self.cursor.complete().filter(|index| *index <= applied);
+                    if due && let Some(index) = complete.filter(|_| door.now() < in_touch_until) {
+                        self.greeted |= idle;
+                        self.due = Instant::now() + PROGRESS;
+                        return Some((Ok(progress(index)), self));
+                    }
+                    if idle {
+                        let until = if due { Instant::now() + RETRY } else { self.due };
+                        tokio::select! {
+                            () = news => {}
+                            () = sleep_until(until) => {}
+                        }
+                    } else if events.is_empty() {
+                        self.cursor = cursor;
+                    } else {
+                        self.behind = cursor;
+                        self.chunk = events.into();
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits until there is room for a large event.
+    async fn share_of(&self, event: &Event) -> Option<OwnedSemaphorePermit> {
+        let bytes = event.size();
+        if bytes <= SMALL_BYTES {
+            return None;
+        }
+        let bytes = u32::try_from(bytes.min(LARGE_BYTES)).ok()?;
+        Arc::clone(&self.door.watchers.large).acquire_many_owned(bytes).await.ok()
+    }
+}
+
+/// Everything up to `index` was sent.
+fn progress(index: u64) -> sse::Event {
+    sse::Event::default().event("progress").id(index.to_string()).data(format!(r#"{{"index":{index}}}"#))
+}
+
+/// How an event is written.
+fn shown(event: &Event) -> sse::Event {
+    let mut data = Vec::new();
+    // No route takes a key that is not UTF-8.
+    let key = String::from_utf8_lossy(&event.key);
+    let name = match &event.happening {
+        Happening::Put(item) => {
+            envelope::item(&mut data, &key, item, event.clock);
+            "put"
+        }
+        Happening::Deleted | Happening::Expired => {
+            data.extend_from_slice(br#"{"key":"#);
+            envelope::string(&mut data, &key);
+            data.extend_from_slice(format!(r#","value":null,"version":{}}}"#, event.index).as_bytes());
+            if event.happening == Happening::Expired { "expire" } else { "delete" }
+        }
+    };
+    // JSON that a client has stored may have several lines, between its tokens alone; an event has one.
+    data.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    let data = String::from_utf8(data).expect("what is written as JSON is UTF-8");
+    sse::Event::default().id(event.id()).event(name).data(data)
+}

@@ -1,0 +1,206 @@
+//! What a change of a key is to those who watch.
+//!
+//! Why: an event has to be found again by its name alone, on any node and after any failure, so its name is its place in
+//! the log.
+//!
+//! Laws: the place counts all changes of an index, whoever watches which of them. A change that leaves the version of
+//! its key alone is no event.
+//!
+//! Not here: how long events are kept (`consensus::feed`), and how they are written out (`http::watch`).
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use super::{At, Change, Item};
+
+/// One change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The raft index of the entry that changed it.
+    pub index: u64,
+    /// The change is this one of its index, counted from 1.
+    pub place: u32,
+    /// How many changes the index has.
+    pub of: u32,
+    /// The cluster's time then, in milliseconds.
+    pub clock: u64,
+    /// The key.
+    pub key: Bytes,
+    /// What happened to it.
+    pub happening: Happening,
+}
+
+/// What happened to a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// It holds this.
+    Put(Item),
+    /// A client removed it.
+    Deleted,
+    /// Its time was over.
+    Expired,
+}
+
+impl Event {
+    /// The event of a change at `at`, where it is one; the only one of its index until it is numbered.
+    #[must_use]
+    pub fn of(change: &Change, at: At) -> Option<Self> {
+        let (key, happening) = match change {
+            Change::Put { key, item } => (key, Happening::Put(item.clone())),
+            Change::Delete { key, expired: false } => (key, Happening::Deleted),
+            Change::Delete { key, expired: true } => (key, Happening::Expired),
+            Change::Touch { .. } | Change::Move { .. } => return None,
+        };
+        Some(Self { index: at.index, place: 1, of: 1, clock: at.clock, key: key.clone(), happening })
+    }
+
+    /// Numbers all events of one index.
+    pub fn number(events: &mut [Self]) {
+        let of = u32::try_from(events.len()).expect("a command changes far fewer keys");
+        for (place, event) in (1..).zip(events) {
+            (event.place, event.of) = (place, of);
+        }
+    }
+
+    /// Where it is itself.
+    #[must_use]
+    pub fn at(&self) -> Cursor {
+        Cursor { index: self.index, place: self.place }
+    }
+
+    /// Where one goes on after it.
+    #[must_use]
+    pub fn after(&self) -> Cursor {
+        if self.place == self.of { Cursor::after(self.index) } else { Cursor { place: self.place + 1, ..self.at() } }
+    }
+
+    /// About how many bytes it takes up.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let value = if let Happening::Put(item) = &self.happening {
+            item.value.content_type.len() + item.value.bytes.len()
+        } else {
+            0
+        };
+        size_of::<Self>() + self.key.len() + value
+    }
+
+    /// Its name: the index, and where that has several changes which of them it is.
+    #[must_use]
+    pub fn id(&self) -> String {
+        if self.of == 1 { self.index.to_string() } else { format!("{}.{}", self.index, self.place) }
+    }
+}
+
+/// The first change that somebody has not had yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    /// Its index.
+    pub index: u64,
+    /// Its place there, from 1.
+    pub place: u32,
+}
+
+impl Cursor {
+    /// Everything from `index` on.
+    #[must_use]
+    pub fn from(index: u64) -> Self {
+        Self { index, place: 1 }
+    }
+
+    /// Everything after `index`.
+    #[must_use]
+    pub fn after(index: u64) -> Self {
+        Self::from(index.saturating_add(1))
+    }
+
+    /// The last index of which nothing is missing, where this is not in the middle of one.
+    #[must_use]
+    pub fn complete(self) -> Option<u64> {
+        (self.place == 1).then(|| self.index.saturating_sub(1))
+    }
+}
+
+/// The name of an event is no such name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoId;
+
+impl fmt::Display for NoId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an id is a raft index, such as 41, or one with a place, such as 41.2")
+    }
+}
+
+/// From the id of the last event that somebody has had to where he goes on.
+impl FromStr for Cursor {
+    type Err = NoId;
+
+    fn from_str(id: &str) -> Result<Self, NoId> {
+        let Some((index, place)) = id.split_once('.') else { return Ok(Self::after(number(id)?)) };
+        let place = u32::try_from(number(place)?).map_err(|_| NoId)?;
+        if place == 0 {
+            return Err(NoId);
+        }
+        Ok(Self { index: number(index)?, place: place.saturating_add(1) })
+    }
+}
+
+/// Digits, without the sign that the standard parser takes.
+fn number(text: &str) -> Result<u64, NoId> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten().ok_or(NoId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Value;
+
+    const AT: At = At { index: 7, clock: 9 };
+
+    fn put(key: &'static str, version: u64) -> Change {
+        let item = Item { value: Value::binary("x"), version, create_version: 1, expires: None };
+        Change::Put { key: key.into(), item }
+    }
+
+    #[test]
+    fn ids_count_all_changes_of_an_index_that_has_several() {
+        let gone = |expired| Change::Delete { key: "b".into(), expired };
+        let Change::Put { key, item } = put("t", 6) else { panic!() };
+        let changes = [put("a", 7), Change::Touch { key, item }, gone(false), gone(true)];
+        let mut events: Vec<_> = changes.iter().filter_map(|change| Event::of(change, AT)).collect();
+        Event::number(&mut events);
+        assert_eq!(events.iter().map(Event::id).collect::<Vec<_>>(), ["7.1", "7.2", "7.3"]);
+        assert_eq!((&events[1].happening, &events[2].happening), (&Happening::Deleted, &Happening::Expired));
+        let mut alone = vec![Event::of(&put("a", 7), AT).unwrap()];
+        Event::number(&mut alone);
+        assert_eq!(alone[0].id(), "7");
+    }
+
+    #[test]
+    fn an_id_says_where_one_goes_on() {
+        let mut events: Vec<_> = ["a", "b"].iter().filter_map(|key| Event::of(&put(key, 7), AT)).collect();
+        Event::number(&mut events);
+        for event in &events {
+            let resumed: Cursor = event.id().parse().unwrap();
+            assert!(resumed > event.at() && resumed <= event.after());
+        }
+        assert_eq!((events[0].after(), events[1].after()), (Cursor { index: 7, place: 2 }, Cursor::from(8)));
+        assert_eq!("7".parse(), Ok(Cursor::from(8)));
+        assert_eq!("0".parse(), Ok(Cursor::from(1)));
+        assert_eq!("7.1".parse(), Ok(Cursor { index: 7, place: 2 }));
+        assert_eq!(u64::MAX.to_string().parse(), Ok(Cursor::from(u64::MAX)));
+        let bad = ["", ".", "7.", ".1", "7.0", "+7", "-1", "7.1.1", "7 ", "7.4294967296", "18446744073709551616", "x"];
+        for bad in bad {
+            assert_eq!(bad.parse::<Cursor>(), Err(NoId), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_a_whole_index_is_complete() {
+        assert_eq!(Cursor::after(7).complete(), Some(7));
+        assert_eq!(Cursor { index: 7, place: 2 }.complete(), None);
+    }
+}
