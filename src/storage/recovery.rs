@@ -112,6 +112,9 @@ impl Recovery {
         if !terms.is_sorted() {
             return Err(self.damaged(format!("the terms in record {seq} fall")));
         }
+        if entries.last().is_some_and(|entry| entry.term > MOST_COUNT) {
+            return Err(unreadable());
+        }
         if self.last_seq.is_none() && !head.reset {
             // What was before it is compacted away: the log begins here.
             self.journal.index.begin(head.prev);
