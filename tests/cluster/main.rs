@@ -38,6 +38,7 @@ mod snapshots;
 mod space;
 mod stats;
 mod status;
+mod ttl;
 mod tutorial;
 mod values;
 mod watch;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         watch::cases(),
         dialects::cases(),
         contract::cases(),
+        ttl::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),
