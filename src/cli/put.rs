@@ -49,7 +49,6 @@ pub(super) fn command() -> Command {
         )
         .args(write::conditions())
         .arg(write::create_only())
-        .arg(write::idempotency_key())
 }
 
 /// Does it; the exit code.

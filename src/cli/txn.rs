@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command};
 use serde::Deserialize;
 
 use super::ask::{self, Ending};
-use super::{input, show, write};
+use super::{input, show};
 
 const FILE: &str = "file";
 
@@ -27,15 +27,13 @@ pub(super) fn command() -> Command {
                 .default_value("-")
                 .help("JSON, {\"if\": [...], \"then\": [...], \"else\": [...]}; `-` reads it from stdin"),
         )
-        .arg(write::idempotency_key())
 }
 
 /// Does it; the exit code.
 pub(super) fn run(matches: &ArgMatches) -> u8 {
-    let key = ask::text(matches, write::IDEMPOTENCY_KEY);
     ask::run(matches, |client| async move {
         let body = input::file(&ask::text(matches, FILE).unwrap_or_default()).map_err(Ending::failed)?;
-        let data = client.txn(body.into(), key.as_deref()).await?;
+        let data = client.txn(body.into()).await?;
         ask::say(show::json(&data))?;
         let result: Result = serde_json::from_str(data.get())
             .map_err(|error| Ending::failed(format_args!("the node sent a result that is none: {error}")))?;

@@ -15,15 +15,18 @@ use super::door::Call;
 use super::errors::{Problem, clip};
 use crate::model::Condition;
 
-/// Headers that HTTP knows as conditions too, and that huskv could only ignore.
-const UNKNOWN: [HeaderName; 2] = [HeaderName::from_static("if-unmodified-since"), HeaderName::from_static("if-range")];
+/// Headers that say when a write may be done and that huskv could only ignore, each with what to use instead.
+const UNKNOWN: [(HeaderName, &str); 3] = [
+    (HeaderName::from_static("if-unmodified-since"), "use If-Match"),
+    (HeaderName::from_static("if-range"), "use If-Match"),
+    (HeaderName::from_static("idempotency-key"), "a condition keeps a write from being done twice"),
+];
 
 /// The condition that the headers of a write name.
 pub(super) fn of_write(call: &Call) -> Result<Condition, Problem> {
-    for name in &UNKNOWN {
+    for (name, instead) in &UNKNOWN {
         if call.header(name)?.is_some() {
-            let detail = format!("header `{name}` is no condition that huskv can judge; use If-Match");
-            return Err(Problem::header(detail));
+            return Err(Problem::header(format!("header `{name}` is nothing that huskv can honour; {instead}")));
         }
     }
     match (call.header(&IF_MATCH)?, call.header(&IF_NONE_MATCH)?) {
