@@ -343,4 +343,38 @@ mod tests {
         assert_eq!(put("a", Condition::Version(5)).0, Outcome::Put { create_version: 3 });
         assert_eq!(put("b", Condition::Absent).0, Outcome::Put { create_version: 7 });
     }
+
+    fn timed(expires: u64) -> Map {
+        let value = Value::binary("12345");
+        Map::from_iter([("a", Item { value, version: 5, create_version: 3, expires: Some(expires) })])
+    }
+
+    #[test]
+    fn a_touch_moves_the_end_by_the_clusters_clock_and_nothing_else() {
+        let touch = |key: &'static str, condition| {
+            let command = Command::Touch { key: key.into(), ttl: Ttl(30), condition };
+            let Ok(decided) = decide(command, AT, &timed(20_000));
+            decided
+        };
+        let item = Item { value: Value::binary("12345"), version: 5, create_version: 3, expires: Some(40_000) };
+        let change = Change::Touch { key: "a".into(), item: item.clone() };
+        assert_eq!(touch("a", Condition::Version(5)), (Outcome::Touched(item), vec![change]));
+        assert_eq!(touch("a", Condition::Version(4)), (Outcome::Failed { version: 5 }, vec![]));
+        // Whoever renews a lock has lost it either way.
+        assert_eq!(touch("b", Condition::Version(5)), (Outcome::NoKey, vec![]));
+    }
+
+    #[test]
+    fn a_key_goes_only_at_its_time_and_only_as_the_version_that_was_meant() {
+        let gone = vec![Change::Delete { key: "a".into(), expired: true }];
+        for (expires, version, expected) in
+            [(10_000, 5, gone.clone()), (9_999, 5, gone), (10_001, 5, vec![]), (10_000, 4, vec![])]
+        {
+            let keys = vec![("a".into(), version), ("b".into(), 5)];
+            let Ok((_, changes)) = decide(Command::Expire { keys }, AT, &timed(expires));
+            assert_eq!(changes, expected, "{expires} {version}");
+        }
+        let Ok((_, changes)) = decide(Command::Expire { keys: vec![("a".into(), 5)] }, AT, &map());
+        assert_eq!(changes, vec![], "it is not to expire at all");
+    }
 }

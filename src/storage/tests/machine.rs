@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use raft::eraftpb::ConfState;
 
 use super::super::layout::PIECE_BYTES;
 use super::super::{Applied, Db, Error, Machine, Operation};
 use super::{Dice, Memory, Pairs, delete, outcomes_of, put};
 use crate::model::{
-    self, Command, Condition, Happening, Item, Member, MemberChange, Members, Outcome, Role, Txn, Value,
+    self, Command, Condition, Happening, Item, Member, MemberChange, Members, Outcome, Proposal, Role, Ttl, Txn, Value,
 };
 
 pub(super) fn fresh() -> (Arc<Memory>, Machine) {
@@ -253,4 +254,50 @@ fn a_newer_format_is_named() {
         let opened = Machine::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() }) as Arc<dyn Db>);
         assert!(matches!(opened, Err(Error::Newer { found: 2, known: 1, .. })));
     }
+}
+
+#[test]
+fn what_is_due_comes_in_the_order_of_its_time_and_every_write_keeps_the_order() {
+    let (db, mut machine) = fresh();
+    let at = |index, stamp, command| {
+        let operation = Operation::Command(Proposal { stamp, command });
+        Applied { index, term: 1, operation }
+    };
+    let put = |key: &[u8], ttl| Command::Put {
+        key: key.to_vec().into(),
+        value: Value::binary("v"),
+        condition: Condition::Always,
+        ttl,
+    };
+    let entries = vec![
+        at(2, 1_000, put(b"late", Some(Ttl(9)))),
+        at(3, 1_000, put(b"zero\0key", Some(Ttl(1)))),
+        at(4, 1_000, put(b"soon", Some(Ttl(1)))),
+        at(5, 1_000, put(b"kept", Some(Ttl(1)))),
+        at(6, 1_000, put(b"kept", None)),
+        at(7, 1_000, put(b"gone", Some(Ttl(1)))),
+        at(8, 1_000, Command::delete("gone")),
+        at(9, 1_000, put(b"moved", Some(Ttl(1)))),
+        at(10, 1_500, Command::Touch { key: "moved".into(), ttl: Ttl(3), condition: Condition::Always }),
+    ];
+    machine.apply(entries, usize::MAX).unwrap();
+    let due = |machine: &Machine, clock| {
+        machine.due(clock).unwrap().into_iter().map(|(key, version)| (key.to_vec(), version)).collect::<Vec<_>>()
+    };
+    let first = vec![(b"soon".to_vec(), 4), (b"zero\0key".to_vec(), 3)];
+    for _ in 0..2 {
+        assert_eq!((machine.first_expiry(), machine.clock()), (Some(2_000), 1_500));
+        assert_eq!(due(&machine, 1_999), vec![]);
+        assert_eq!(due(&machine, 2_000), first);
+        assert_eq!(due(&machine, u64::MAX).len(), 4);
+        // Opened anew it is the same, and adds up.
+        machine.db().unwrap();
+        machine = Machine::open(db.clone()).unwrap();
+    }
+    let keys = machine.due(5_000).unwrap();
+    machine.apply(vec![at(11, 4_500, Command::Expire { keys })], usize::MAX).unwrap();
+    assert_eq!((machine.keys(), machine.first_expiry()), (2, Some(10_000)));
+    let told: Vec<_> = machine.take_events().into_iter().map(|event| (event.key, event.happening)).collect();
+    let gone = ["soon", "zero\0key", "moved"].map(|key| (Bytes::from(key), Happening::Expired));
+    assert_eq!(told, gone);
 }
