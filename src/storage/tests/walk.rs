@@ -8,11 +8,17 @@ use super::machine::{batch, bytes, fresh};
 use super::{Dice, outcomes_of, put};
 use crate::model::samples::Map;
 use crate::model::{
-    Check, Command, Condition, List, Member, MemberChange, Outcome, Role, SWEEP_BYTES, Test, Txn, Value, after_prefix,
+    Check, Command, Condition, List, Member, MemberChange, Outcome, Role, SWEEP_BYTES, Test, Ttl, Txn, Value,
+    after_prefix,
 };
 
 fn key(dice: &mut Dice) -> Vec<u8> {
     bytes(dice, 4).into_iter().map(|byte| [0, b'a', 0xFF][usize::from(byte)]).collect()
+}
+
+/// Some keys expire, at one of few times.
+fn ttl(dice: &mut Dice) -> Option<Ttl> {
+    (dice.below(2) == 0).then(|| Ttl(1 + u32::try_from(dice.below(3)).unwrap()))
 }
 
 fn command(dice: &mut Dice) -> Command {
@@ -21,7 +27,10 @@ fn command(dice: &mut Dice) -> Command {
         match dice.below(3) {
             0 => crate::model::Operation::Get { key },
             1 => crate::model::Operation::Delete { key },
-            _ => crate::model::Operation::Put { key, value: Value::binary(bytes(dice, 9000)), ttl: None },
+            _ => {
+                let ttl = ttl(dice);
+                crate::model::Operation::Put { key, value: Value::binary(bytes(dice, 9000)), ttl }
+            }
         }
     };
     let checks = (0..dice.below(3)).map(|_| {
@@ -29,7 +38,12 @@ fn command(dice: &mut Dice) -> Command {
         Check { key: key(dice).into(), test }
     });
     let checks = checks.collect();
-    match dice.below(6) {
+    match dice.below(8) {
+        6 => {
+            let value = Value::binary(bytes(dice, 20));
+            Command::Put { key: key(dice).into(), value, condition: Condition::Always, ttl: ttl(dice) }
+        }
+        7 => Command::Touch { key: key(dice).into(), ttl: Ttl(7), condition: Condition::Always },
         0 => Command::Sweep { prefix: key(dice).into() },
         1 => Command::delete(key(dice)),
         2 | 3 => {
