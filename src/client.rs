@@ -13,7 +13,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Laws: a write whose outcome is unknown is never sent again (`retry`). A call takes at most
+//! Laws: a write whose outcome is unknown is sent again only with an idempotency key (`retry`). A call takes at most
 //! the client's timeout and half a second. No address is asked that the caller did not give (`endpoints`).
 //!
 //! Not here: the routes ([`Client`]'s methods, in `api`), and single nodes ([`Direct`]).

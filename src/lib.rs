@@ -60,7 +60,8 @@
 //! * One thread owns raft, journal, machine and waiters. Nothing is stepped between `ready()` and its advance.
 //! * No follower's answer leaves before its sync; nor does a leader's message that rests on a new term or vote.
 //! * `applied <= commit <= last`. Effects and the applied index are one batch.
-//! * Whatever changes state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix.
+//! * Whatever changes state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix,
+//!   and whether a request with an idempotency key was done before.
 //! * Apply reads no clock: the leader stamps each entry with the cluster's time (`consensus::time`), and a key goes when
 //!   the entry that removes it is applied.
 //! * The work of a turn is bounded: reads, pages and committed entries that ask for more wait for the next one.

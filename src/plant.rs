@@ -40,13 +40,15 @@ pub enum Plant {
     ForwardRetried,
     /// A membership change that raft dropped is taken as applied.
     DroppedChangeApplied,
+    /// What named requests came to is forgotten at the next start, and where a copy of the state arrives.
+    ResultsForgotten,
     /// Watchers go on behind a copy of the state as if nothing were missing.
     CopyUntold,
 }
 
 impl Plant {
     /// All of them, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 14] = [
+    pub const NAMES: [(&'static str, Self); 15] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -60,6 +62,7 @@ impl Plant {
         ("hard-state-left-out", Self::HardStateLeftOut),
         ("forward-retried", Self::ForwardRetried),
         ("dropped-change-applied", Self::DroppedChangeApplied),
+        ("results-forgotten", Self::ResultsForgotten),
         ("copy-untold", Self::CopyUntold),
     ];
 

@@ -24,10 +24,11 @@ pub(super) fn command() -> Command {
             Arg::new(PREFIX)
                 .long(PREFIX)
                 .value_name("PREFIX")
-                .conflicts_with_all([KEY, write::IF_VERSION, write::IF_EXISTS])
+                .conflicts_with_all([KEY, write::IF_VERSION, write::IF_EXISTS, write::IDEMPOTENCY_KEY])
                 .help("Remove every key that begins with this, in as many requests as it takes"),
         )
         .args(write::conditions())
+        .arg(write::idempotency_key())
 }
 
 /// Does it; the exit code.

@@ -49,6 +49,7 @@ pub(super) fn command() -> Command {
         )
         .args(write::conditions())
         .arg(write::create_only())
+        .arg(write::idempotency_key())
 }
 
 /// Does it; the exit code.

@@ -1,9 +1,10 @@
-//! The flags that `put` and `delete` share: conditions.
+//! The flags that `put`, `delete` and `txn` share: conditions, and the key that makes a write happen once.
 //!
 //! Not here: what they mean ([`crate::client::Write`]).
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
+use super::ask;
 use crate::client::{Condition, Write};
 
 /// The flag of the version.
@@ -11,6 +12,8 @@ pub(super) const IF_VERSION: &str = "if-version";
 /// The flag of the mere existence.
 pub(super) const IF_EXISTS: &str = "if-exists";
 const CREATE_ONLY: &str = "create-only";
+/// The flag of the key.
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// What must be true of a key that is there.
 pub(super) fn conditions() -> [Arg; 2] {
@@ -37,6 +40,14 @@ pub(super) fn create_only() -> Arg {
         .help("Only where there is no such key")
 }
 
+/// That it happens once.
+pub(super) fn idempotency_key() -> Arg {
+    Arg::new(IDEMPOTENCY_KEY).long(IDEMPOTENCY_KEY).value_name("TEXT").help(
+        "Do it once however often it is sent with this text, at most 64 bytes; then it is tried again where its \
+             outcome is unknown",
+    )
+}
+
 /// What the flags say.
 pub(super) fn given(matches: &ArgMatches) -> Write {
     // Not every subcommand has every flag.
@@ -47,5 +58,5 @@ pub(super) fn given(matches: &ArgMatches) -> Write {
         None if is_set(IF_EXISTS) => Condition::Exists,
         None => Condition::None,
     };
-    Write { condition, ..Write::default() }
+    Write { condition, idempotency_key: ask::text(matches, IDEMPOTENCY_KEY), ..Write::default() }
 }

@@ -24,6 +24,7 @@ use super::wire::{Answer, Ask};
 use super::{Client, Failure};
 use crate::model::Fate;
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// What need not be escaped anywhere in a path or a query.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -61,6 +62,8 @@ pub struct Write {
     pub content_type: Option<String>,
     /// After how many seconds the key goes by itself.
     pub ttl: Option<u64>,
+    /// Makes the write happen once however often it is sent: 1 to 64 bytes, another for every write.
+    pub idempotency_key: Option<String>,
 }
 
 /// A value as it was stored.
@@ -171,7 +174,7 @@ impl Client {
         if let Some(content_type) = &write.content_type {
             ask = header(ask, CONTENT_TYPE, content_type)?;
         }
-        let persisted: Persisted = data(&self.send(Kind::Write, &write.on(ask)?).await?)?;
+        let persisted: Persisted = data(&self.send(write.kind(), &write.on(ask)?).await?)?;
         Ok(persisted.version)
     }
 
@@ -181,7 +184,7 @@ impl Client {
     /// As [`Client::put`].
     pub async fn delete(&self, key: &str, write: &Write) -> Result<bool, Failure> {
         let ask = write.on(Ask::new(Method::DELETE, key_path(key)))?;
-        let deleted: Deleted = data(&self.send(Kind::Write, &ask).await?)?;
+        let deleted: Deleted = data(&self.send(write.kind(), &ask).await?)?;
         Ok(deleted.deleted)
     }
 
@@ -219,9 +222,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::put`].
-    pub async fn txn(&self, body: Bytes) -> Result<Box<RawValue>, Failure> {
+    pub async fn txn(&self, body: Bytes, idempotency_key: Option<&str>) -> Result<Box<RawValue>, Failure> {
+        let write = Write { idempotency_key: idempotency_key.map(str::to_owned), ..Write::default() };
         let ask = json_body(Ask::new(Method::POST, "/txn").body(body))?;
-        data(&self.send(Kind::Write, &ask).await?)
+        data(&self.send(write.kind(), &write.on(ask)?).await?)
     }
 
     /// What a node says of itself and its cluster: the data of `/raft/stats`.
@@ -282,13 +286,21 @@ impl Read {
 }
 
 impl Write {
-    /// Adds the condition to a request.
+    fn kind(&self) -> Kind {
+        if self.idempotency_key.is_some() { Kind::Keyed } else { Kind::Write }
+    }
+
+    /// Adds the condition and the key to a request.
     fn on(&self, ask: Ask) -> Result<Ask, Failure> {
-        match self.condition {
-            Condition::None => Ok(ask),
-            Condition::Version(0) | Condition::Absent => header(ask, IF_NONE_MATCH, "*"),
-            Condition::Version(version) => header(ask, IF_MATCH, &format!("\"{version}\"")),
-            Condition::Exists => header(ask, IF_MATCH, "*"),
+        let ask = match self.condition {
+            Condition::None => ask,
+            Condition::Version(0) | Condition::Absent => header(ask, IF_NONE_MATCH, "*")?,
+            Condition::Version(version) => header(ask, IF_MATCH, &format!("\"{version}\""))?,
+            Condition::Exists => header(ask, IF_MATCH, "*")?,
+        };
+        match &self.idempotency_key {
+            Some(key) => header(ask, IDEMPOTENCY_KEY, key),
+            None => Ok(ask),
         }
     }
 }
@@ -351,12 +363,16 @@ mod tests {
     }
 
     #[test]
-    fn conditions_become_headers() {
+    fn conditions_and_keys_become_headers() {
         let on = |write: &Write| write.on(Ask::new(Method::PUT, "/")).unwrap().headers;
         let conditional = |condition| on(&Write { condition, ..Write::default() });
         assert_eq!(conditional(Condition::Version(7))[IF_MATCH], "\"7\"");
         assert_eq!(conditional(Condition::Version(0))[IF_NONE_MATCH], "*");
         assert_eq!(conditional(Condition::Exists)[IF_MATCH], "*");
         assert!(conditional(Condition::None).is_empty());
+        let keyed = Write { idempotency_key: Some("k1".into()), ..Write::default() };
+        assert_eq!((on(&keyed)[IDEMPOTENCY_KEY].to_str().unwrap(), keyed.kind()), ("k1", Kind::Keyed));
+        let bad = Write { idempotency_key: Some("a\nb".into()), ..Write::default() };
+        assert_eq!(bad.on(Ask::new(Method::PUT, "/")).unwrap_err().code, "bad_request");
     }
 }

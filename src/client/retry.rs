@@ -3,8 +3,9 @@
 //! Why: a client that repeats a write whose outcome it does not know may do it twice, and one that gives up where
 //! nothing happened makes every election a failure. The rule is one function, so that it can be read and tested.
 //!
-//! Laws: a write whose outcome is unknown is never sent again. What was never sent, or is `not_applied` for a reason that
-//! lies with the node, may be asked of another. A decided refusal is an answer.
+//! Laws: a write whose outcome is unknown is sent again only if it carries an idempotency key. What was never sent, or
+//! is
+//! `not_applied` for a reason that lies with the node, may be asked of another. A decided refusal is an answer.
 //!
 //! Not here: where to and when ([`super::Client`]).
 
@@ -23,6 +24,8 @@ pub(super) enum Kind {
     Local,
     /// Changes something, and doing it twice may differ from doing it once.
     Write,
+    /// Changes something once, however often it is sent: it carries an idempotency key.
+    Keyed,
 }
 
 impl Kind {
@@ -32,7 +35,7 @@ impl Kind {
     }
 
     fn changes(self) -> bool {
-        self == Self::Write
+        matches!(self, Self::Write | Self::Keyed)
     }
 }
 
@@ -115,9 +118,9 @@ mod tests {
     }
 
     #[test]
-    fn a_write_of_unknown_outcome_is_never_sent_again() {
+    fn a_write_of_unknown_outcome_is_sent_again_only_with_a_key() {
         let timeout = r#"{"code":"timeout","detail":"d","outcome":"unknown"}"#;
-        for (kind, again) in [(Kind::Write, false), (Kind::Read, true), (Kind::Local, true)] {
+        for (kind, again) in [(Kind::Write, false), (Kind::Keyed, true), (Kind::Read, true), (Kind::Local, true)] {
             assert_eq!(judged(kind, 504, timeout).again, again, "{kind:?}");
             let trouble = || Trouble { sent: true, late: false, detail: "the connection broke".into() };
             assert_eq!(unanswered(kind, "a:1", trouble()).again, again, "{kind:?}");
@@ -127,6 +130,7 @@ mod tests {
         // A word from something in between says nothing about what the node did.
         let between = judged(Kind::Write, 502, "<h1>Bad gateway</h1>");
         assert_eq!((between.again, between.failure.fate), (false, Fate::Unknown));
+        assert!(judged(Kind::Keyed, 502, "<h1>Bad gateway</h1>").again);
         // A problem without its outcome is no promise.
         assert!(!judged(Kind::Write, 503, r#"{"code":"no_leader"}"#).again);
     }
@@ -149,7 +153,7 @@ mod tests {
             [(400, "bad_key"), (404, "key_not_found"), (412, "precondition_failed"), (413, "too_large")]
         {
             let body = format!(r#"{{"code":"{code}","detail":"d","outcome":"not_applied","version":7}}"#);
-            for kind in [Kind::Write, Kind::Read] {
+            for kind in [Kind::Write, Kind::Keyed, Kind::Read] {
                 let judged = judged(kind, status, &body);
                 assert!(!judged.again, "{kind:?} {code}");
                 assert_eq!((judged.failure.version, judged.failure.code.as_str()), (Some(7), code));

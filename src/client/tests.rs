@@ -92,14 +92,20 @@ fn client(nodes: &[&Node]) -> Client {
     Client::new(nodes.iter().map(|node| node.address.clone()), Duration::from_secs(20))
 }
 
+fn keyed() -> Write {
+    Write { idempotency_key: Some("once".into()), ..Write::default() }
+}
+
 #[tokio::test]
-async fn a_write_that_may_have_happened_is_sent_once() {
+async fn a_write_that_may_have_happened_is_sent_once_unless_it_has_a_key() {
     for first in [Reply::Break, problem(504, "timeout", "unknown"), reply(502, "<h1>no</h1>")] {
         let broken = Node::start("n1", vec![first]).await;
         let sound = Node::start("n2", vec![reply(200, PUT)]).await;
         let failure = client(&[&broken, &sound]).put("k", "v", &Write::default()).await.unwrap_err();
         assert_eq!(failure.fate, Fate::Unknown, "{failure}");
         assert_eq!((broken.asked().len(), sound.asked().len()), (1, 0), "{failure}");
+        assert_eq!(client(&[&broken, &sound]).put("k", "v", &keyed()).await.unwrap(), 7);
+        assert!(sound.asked()[0].contains("idempotency-key: once"), "{:?}", sound.asked());
     }
 }
 
@@ -118,18 +124,27 @@ async fn what_was_not_applied_is_asked_of_another() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_may_have_happened_is_not_forgotten_over_later_ones() {
+    let broken = Node::start("n1", vec![Reply::Break, problem(503, "no_leader", "not_applied")]).await;
+    let client = Client::new([broken.address.clone()], Duration::from_millis(200));
+    let failure = client.put("k", "v", &keyed()).await.unwrap_err();
+    assert_eq!((failure.code.as_str(), failure.fate), ("no_leader", Fate::Unknown));
+    assert!(broken.asked().len() > 1);
+}
+
+#[tokio::test]
 async fn the_leader_is_found_among_the_endpoints_and_asked_first() {
     let by = |node: &str| Reply::Answer(200, format!("x-huskv-node: {node}\r\nx-huskv-leader: n3\r\n"), PUT.to_owned());
     let first = Node::start("n1", vec![by("n1")]).await;
     let second = Node::start("n2", vec![by("n2")]).await;
-    let third = Node::start("n3", vec![by("n3"), problem(503, "no_leader", "not_applied")]).await;
+    let third = Node::start("n3", vec![by("n3"), Reply::Break]).await;
     let client = client(&[&first, &second, &third]);
     for _ in 0..2 {
         client.put("k", "v", &Write::default()).await.unwrap();
     }
     assert_eq!([&first, &second, &third].map(|node| node.asked().len()), [1, 0, 1]);
-    // A leader that is none any more is not asked first.
-    client.put("k", "v", &Write::default()).await.unwrap();
+    // A leader that breaks is the first no more.
+    client.put("k", "v", &keyed()).await.unwrap();
     assert_eq!(third.asked().len(), 2);
     client.put("k", "v", &Write::default()).await.unwrap();
     assert_eq!((third.asked().len(), first.asked().len()), (2, 3));

@@ -124,7 +124,7 @@ impl Handle {
     /// # Errors
     /// [`Refusal`], which says whether the command may still take effect.
     pub async fn write(&self, command: Command, timeout: Duration) -> Result<Answer, Refusal> {
-        self.request(Request::Write(command), timeout).await
+        self.request(Request::Write(command.into()), timeout).await
     }
 
     /// Has the leader carry out `request`.

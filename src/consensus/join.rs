@@ -161,7 +161,7 @@ impl Driver {
 
     fn propose_move(&mut self, operation: &mut Operation, command: Command) -> Step {
         if operation.proposed.is_none() && self.raw.raft.lead_transferee.is_none() {
-            operation.proposed = self.propose_command(&command);
+            operation.proposed = self.propose_command(command);
         }
         Step::Keep
     }

@@ -347,8 +347,8 @@ impl Driver {
     }
 
     /// Proposes one command of the node's own.
-    pub(super) fn propose_command(&mut self, command: &Command) -> Option<(u64, u64)> {
-        let data = Proposal::encode(self.stamp(), command);
+    pub(super) fn propose_command(&mut self, command: Command) -> Option<(u64, u64)> {
+        let data = Proposal::encode(self.stamp(), &command.into());
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.raft_id();

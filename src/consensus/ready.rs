@@ -225,7 +225,7 @@ impl Driver {
                         removed.push(*raft_id);
                     }
                 }
-                Operation::Command(proposal) if matches!(proposal.command, Command::Move { .. }) => {
+                Operation::Command(proposal) if matches!(proposal.write.command, Command::Move { .. }) => {
                     table_changed = true;
                 }
                 Operation::Command(_) | Operation::Nothing => {}

@@ -198,8 +198,8 @@ impl Driver {
             if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {
                 break;
             }
-            let Request::Write(command) = &waiting.request else { continue };
-            let data = Proposal::encode(stamp, command);
+            let Request::Write(write) = &waiting.request else { continue };
+            let data = Proposal::encode(stamp, write);
             bytes += data.len();
             entries.push(Entry { data: data.into(), ..Entry::default() });
         }

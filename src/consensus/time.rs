@@ -78,9 +78,9 @@ impl Driver {
         let now = self.cluster_time();
         if first <= now {
             let keys = self.machine.due(now)?;
-            self.time.removal = self.propose_command(&Command::Expire { keys });
+            self.time.removal = self.propose_command(Command::Expire { keys });
         } else if self.now >= self.time.stamped + STAMP_EVERY {
-            self.propose_command(&Command::Tick);
+            self.propose_command(Command::Tick);
         }
         Ok(())
     }

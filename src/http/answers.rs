@@ -14,12 +14,15 @@ use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderVa
 use warp::reply::Response;
 
 use super::envelope;
-use crate::model::{Item, Value};
+use crate::model::{Item, Value, Written};
 
 /// The header with the raft index that an answer of a data route is about.
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
 /// The header with its term.
 const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
+
+/// The header of an answer that was given before.
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// A 200 with this content as it is.
 pub(super) fn json(content: &impl Serialize) -> Response {
@@ -92,6 +95,20 @@ pub(super) fn mark(response: &mut Response, index: u64, term: u64) {
     let headers = response.headers_mut();
     headers.insert(X_RAFT_INDEX, HeaderValue::from(index));
     headers.insert(X_RAFT_TERM, HeaderValue::from(term));
+}
+
+/// Says which entry did what the answer is about, and whether that was on an earlier request.
+pub(super) fn mark_written(response: &mut Response, written: &Written) {
+    mark(response, written.index, written.term);
+    if written.replayed {
+        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    }
+}
+
+/// The answer to a write that was done before, and of whose result only the version was kept.
+pub(super) fn truncated(message: &str, version: u64) -> Response {
+    let data = serde_json::json!({ "version": version, "truncated": true });
+    json(&serde_json::json!({ "data": data, "message": message }))
 }
 
 /// Keeps caches from answering in the node's stead.

@@ -16,10 +16,9 @@ use super::errors::{Problem, clip};
 use crate::model::Condition;
 
 /// Headers that say when a write may be done and that huskv could only ignore, each with what to use instead.
-const UNKNOWN: [(HeaderName, &str); 3] = [
+const UNKNOWN: [(HeaderName, &str); 2] = [
     (HeaderName::from_static("if-unmodified-since"), "use If-Match"),
     (HeaderName::from_static("if-range"), "use If-Match"),
-    (HeaderName::from_static("idempotency-key"), "a condition keeps a write from being done twice"),
 ];
 
 /// The condition that the headers of a write name.

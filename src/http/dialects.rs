@@ -73,12 +73,11 @@ pub(super) async fn kv(mut call: Call, tail: &str) -> Result<Response, Problem> 
             let (key, deadline) = named(&call, tail)?;
             let condition = conditions::of_write(&call)?;
             let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
-            let written = store::write(&call, command, deadline).await?;
+            let written = store::write(&call, b"", command, deadline).await?;
             match written.outcome {
                 Outcome::Deleted { existed: true } => Ok(done(status(&key, "deleted"), &written)),
                 Outcome::Deleted { existed: false } => Ok(done(missing(), &written)),
-                Outcome::Failed { .. } => Ok(store::failed(&call, &key, &written)),
-                _ => Err(Problem::internal()),
+                _ => Err(store::refused(&key, &written)),
             }
         }
         _ => Err(Problem::method(&call.method, "GET, HEAD, PUT, DELETE")),
@@ -116,11 +115,9 @@ async fn write(call: &mut Call, tail: &str) -> Result<(String, Value, Written), 
         return Err(Problem::body(format!("member `value` must be a string here, not {}", clip(other))));
     }
     let value = values::from_members(value, value_base64, content_type, call.door.options.value_bytes)?;
-    let written = store::persist(call, &key, Put { value: value.clone(), condition, ttl: None }, deadline).await?;
-    match written.outcome {
-        Outcome::Failed { version } => Err(Problem::condition(&key, version)),
-        _ => Ok((key, value, written)),
-    }
+    let put = Put { value: value.clone(), condition, ttl: None };
+    let written = store::persist(call, &body.bytes, &key, put, deadline).await?;
+    Ok((key, value, written))
 }
 
 /// The answer to a read, its object not ended yet.
@@ -146,6 +143,6 @@ fn missing() -> Response {
 }
 
 fn done(mut response: Response, written: &Written) -> Response {
-    answers::mark(&mut response, written.index, written.term);
+    answers::mark_written(&mut response, written);
     response
 }

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use warp::http::Method;
 use warp::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use warp::path::FullPath;
 use warp::reply::Response;
 
 use super::Options;
@@ -60,6 +61,8 @@ pub(super) struct Call {
     pub(super) door: Arc<Door>,
     /// The method.
     pub(super) method: Method,
+    /// The raw path.
+    pub(super) path: FullPath,
     /// The raw query, empty where there is none.
     pub(super) query: String,
     /// When the head had arrived.
@@ -206,8 +209,14 @@ fn silent_read(consistency: Consistency) -> Problem {
 
 impl Call {
     /// A request whose head has just arrived.
-    pub(super) fn new(door: Arc<Door>, method: Method, headers: HeaderMap, query: String, body: Unread) -> Self {
-        Self { door, method, query, arrived: Instant::now(), headers, body }
+    pub(super) fn new(
+        door: Arc<Door>,
+        method: Method,
+        (path, query): (FullPath, String),
+        headers: HeaderMap,
+        body: Unread,
+    ) -> Self {
+        Self { door, method, path, query, arrived: Instant::now(), headers, body }
     }
 
     /// Whether the request has the one method that the route takes.

@@ -9,7 +9,7 @@
 //! | `bad_query` | 400 | a query parameter is unknown, repeated or has a wrong value |
 //! | `bad_body` | 400 | the body is no JSON object of the members that the route knows |
 //! | `bad_key` | 400 | the key is empty, too long, or not percent-encoded UTF-8 |
-//! | `bad_header` | 400 | a condition or a content type in the headers cannot be used |
+//! | `bad_header` | 400 | a condition, a content type or an idempotency key in the headers cannot be used |
 //! | `cross_origin` | 403 | a web page of another origin asks |
 //! | `not_found` | 404 | there is no such route |
 //! | `key_not_found` | 404 | the store has no such key |
@@ -18,6 +18,7 @@
 //! | `compacted` | 410 | the node's memory of changes does not reach back so far |
 //! | `precondition_failed` | 412 | the key has another version than the condition names |
 //! | `too_large` | 413 | the body or the value is over its limit |
+//! | `idempotency_key_reused` | 422 | the idempotency key is that of another request |
 //! | `internal` | 500 | the loop gave an answer of the wrong kind, a bug |
 //! | `stalled` | 503 | the loop has not answered in time, most likely because its disk is slow |
 //!
@@ -33,7 +34,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use super::answers;
-use crate::model::{Code, Fate, Leader, Refusal};
+use crate::model::{Code, Fate, Leader, Refusal, Written};
 
 /// The seconds after which a client may try again, as every 503 says.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -55,6 +56,8 @@ struct Parts {
     version: Option<u64>,
     /// The first index whose events are kept, where they do not reach back far enough.
     oldest_index: Option<u64>,
+    /// The result of the write, where it was applied and came to this.
+    written: Option<Box<Written>>,
     close: bool,
     /// Whether this room refused before the loop was asked.
     local: bool,
@@ -91,6 +94,7 @@ impl Problem {
             allow: None,
             version: None,
             oldest_index: None,
+            written: None,
             close: false,
             local: true,
         }))
@@ -101,6 +105,12 @@ impl Problem {
         self.0.fate = fate;
         self.0.local = false;
         self
+    }
+
+    /// What the write came to where it was applied: nothing was changed.
+    pub(super) fn decided(mut self, written: &Written) -> Self {
+        self.0.written = Some(Box::new(written.clone()));
+        self.of_the_loop(Fate::NotApplied)
     }
 
     /// The same, of a part of what was sent.
@@ -146,6 +156,13 @@ impl Problem {
                 .of_the_loop(Fate::NotApplied);
         problem.0.version = Some(version);
         problem
+    }
+
+    /// The client has given another request the same name.
+    pub(super) fn key_reused() -> Self {
+        let detail = "another request had this Idempotency-Key; send each request with a key of its own, and repeat \
+                      one unchanged (only `timeout` may differ)";
+        Self::local(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused", detail)
     }
 
     /// A page of another origin asks.
@@ -274,6 +291,9 @@ impl Problem {
         if parts.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if let Some(written) = &parts.written {
+            answers::mark_written(&mut response, written);
+        }
         response
     }
 }
@@ -291,6 +311,7 @@ impl From<Refusal> for Problem {
             allow: None,
             version: None,
             oldest_index: None,
+            written: None,
             close: false,
             local: false,
         }))

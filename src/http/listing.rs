@@ -110,11 +110,11 @@ pub(super) async fn sweep(call: &Call) -> Result<Response, Problem> {
     if conditions::of_write(call)? != Condition::Always {
         return Err(Problem::header("headers `If-Match` and `If-None-Match` go with a single key"));
     }
-    let written = store::write(call, Command::Sweep { prefix: prefix.into() }, deadline).await?;
+    let written = store::write(call, b"", Command::Sweep { prefix: prefix.into() }, deadline).await?;
     let Outcome::Swept { deleted, more } = written.outcome else { return Err(Problem::internal()) };
     let data = Swept { deleted, more };
     let mut response = answers::json(&Sweeping { data, message: "success removing data" });
-    answers::mark(&mut response, written.index, written.term);
+    answers::mark_written(&mut response, &written);
     Ok(response)
 }
 

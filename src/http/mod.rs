@@ -19,6 +19,7 @@ mod errors;
 pub(crate) mod fuzz;
 mod health;
 mod listing;
+mod once;
 mod openapi;
 mod origins;
 mod patient;

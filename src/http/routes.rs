@@ -139,10 +139,13 @@ where
 fn call(door: Arc<Door>) -> BoxedFilter<(Call,)> {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method()
-        .and(warp::header::headers_cloned())
+        .and(warp::path::full())
         .and(query)
+        .and(warp::header::headers_cloned())
         .and(warp::body::stream())
-        .map(move |method, headers, query, body| Call::new(Arc::clone(&door), method, headers, query, boxed(body)))
+        .map(move |method, path, query, headers, body| {
+            Call::new(Arc::clone(&door), method, (path, query), headers, boxed(body))
+        })
         .boxed()
 }
 

@@ -22,10 +22,11 @@ use super::conditions;
 use super::door::Call;
 use super::errors::Problem;
 use super::listing;
+use super::once;
 use super::query::{self, Deadline, FRESH, TIMEOUT};
 use super::ttl;
 use super::values;
-use crate::model::{Answer, Command, Condition, Outcome, Request, Ttl, Value, Written};
+use crate::model::{Answer, Command, Condition, Outcome, Request, Ttl, Value, Write, Written};
 
 const PERSISTED: &str = "success persisting data";
 const FETCHED: &str = "success fetching data";
@@ -84,12 +85,12 @@ async fn post(mut call: Call) -> Result<Response, Problem> {
     let options = &call.door.options;
     let Posted { key, value, if_version, ttl } = parsed(&body.bytes, options.key_bytes, options.value_bytes)?;
     let condition = conditions::of_write_or_body(&call, if_version)?;
-    let written = persist(&call, &key, Put { value: value.clone(), condition, ttl }, deadline).await?;
-    let Outcome::Put { .. } = written.outcome else { return Ok(failed(&call, &key, &written)) };
+    let put = Put { value: value.clone(), condition, ttl };
+    let written = persist(&call, &body.bytes, &key, put, deadline).await?;
     let text = answers::stored(PERSISTED, &key, &value, written.index);
     let mut response = answers::json_text(text, body.into_share());
     answers::tag(&mut response, written.index);
-    answers::mark(&mut response, written.index, written.term);
+    answers::mark_written(&mut response, &written);
     Ok(response)
 }
 
@@ -102,12 +103,11 @@ async fn put(mut call: Call, raw_key: &str) -> Result<Response, Problem> {
     let announced = call.header(&CONTENT_TYPE)?.map(str::to_owned);
     let body = call.body(deadline).await?;
     let value = values::from_body(body.bytes.clone(), announced.as_deref(), call.door.options.value_bytes)?;
-    let written = persist(&call, &key, Put { value, condition, ttl }, deadline).await?;
-    let Outcome::Put { .. } = written.outcome else { return Ok(failed(&call, &key, &written)) };
+    let written = persist(&call, &body.bytes, &key, Put { value, condition, ttl }, deadline).await?;
     let data = Persisted { key: &key, version: written.index };
     let mut response = answers::json(&Persistence { data, message: PERSISTED });
     answers::tag(&mut response, written.index);
-    answers::mark(&mut response, written.index, written.term);
+    answers::mark_written(&mut response, &written);
     Ok(response)
 }
 
@@ -119,30 +119,41 @@ pub(super) struct Put {
 }
 
 /// Has the value persisted, if the condition is true.
-pub(super) async fn persist(call: &Call, key: &str, put: Put, deadline: Deadline) -> Result<Written, Problem> {
+pub(super) async fn persist(
+    call: &Call,
+    body: &[u8],
+    key: &str,
+    put: Put,
+    deadline: Deadline,
+) -> Result<Written, Problem> {
     let Put { value, condition, ttl } = put;
     let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value, condition, ttl };
-    let written = write(call, command, deadline).await?;
+    let written = write(call, body, command, deadline).await?;
     match written.outcome {
-        Outcome::Put { .. } | Outcome::Failed { .. } => Ok(written),
-        _ => Err(Problem::internal()),
+        Outcome::Put { .. } => Ok(written),
+        _ => Err(refused(key, &written)),
     }
 }
 
-/// Has a command applied.
-pub(super) async fn write(call: &Call, command: Command, deadline: Deadline) -> Result<Written, Problem> {
-    match call.door.request(Request::Write(command), deadline).await? {
+/// Has the command of a request with this body applied, once if the request has a name.
+pub(super) async fn write(call: &Call, body: &[u8], command: Command, deadline: Deadline) -> Result<Written, Problem> {
+    let write = Write { once: once::of(call, body)?, command };
+    match call.door.request(Request::Write(write), deadline).await? {
+        Answer::Written(written) if written.outcome == Outcome::KeyReused => {
+            Err(Problem::key_reused().decided(&written))
+        }
         Answer::Written(written) => Ok(written),
         _ => Err(Problem::internal()),
     }
 }
 
-/// The answer to a write whose condition was not true.
-pub(super) fn failed(call: &Call, key: &str, written: &Written) -> Response {
-    let version = if let Outcome::Failed { version } = written.outcome { version } else { 0 };
-    let mut response = Problem::condition(key, version).respond(&call.method);
-    answers::mark(&mut response, written.index, written.term);
-    response
+/// The refusal of a write of one key, as it was decided where it was applied.
+pub(super) fn refused(key: &str, written: &Written) -> Problem {
+    match written.outcome {
+        Outcome::Failed { version } => Problem::condition(key, version).decided(written),
+        Outcome::NoKey => Problem::no_key(key).decided(written),
+        _ => Problem::internal(),
+    }
 }
 
 async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
@@ -193,15 +204,11 @@ async fn delete(call: &Call, raw_key: &str) -> Result<Response, Problem> {
     let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
     let condition = conditions::of_write(call)?;
     let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
-    let written = write(call, command, deadline).await?;
-    let deleted = match written.outcome {
-        Outcome::Deleted { existed } => existed,
-        Outcome::Failed { .. } => return Ok(failed(call, &key, &written)),
-        _ => return Err(Problem::internal()),
-    };
+    let written = write(call, b"", command, deadline).await?;
+    let Outcome::Deleted { existed: deleted } = written.outcome else { return Err(refused(&key, &written)) };
     let data = Deleted { key: &key, value: (), deleted };
     let mut response = answers::json(&Deletion { data, message: "success removing data" });
-    answers::mark(&mut response, written.index, written.term);
+    answers::mark_written(&mut response, &written);
     Ok(response)
 }
 

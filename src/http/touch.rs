@@ -22,6 +22,8 @@ use super::store;
 use super::ttl;
 use crate::model::{Command, Outcome, Ttl};
 
+const TOUCHED: &str = "success touching data";
+
 /// Answers `/touch/KEY`.
 pub(super) async fn handle(mut call: Call, tail: &str) -> Result<Response, Problem> {
     call.takes(&Method::POST, "POST")?;
@@ -33,20 +35,23 @@ pub(super) async fn handle(mut call: Call, tail: &str) -> Result<Response, Probl
     let condition = conditions::of_write_or_body(&call, if_version)?;
     let command = Command::Touch { key: Bytes::copy_from_slice(key.as_bytes()), ttl, condition };
     let mut share = call.door.share_in_turn(call.door.options.value_bytes, deadline).await?;
-    let written = store::write(&call, command, deadline).await?;
+    let written = store::write(&call, &body.bytes, command, deadline).await?;
     let mut response = match &written.outcome {
         Outcome::Touched(item) => {
-            let body = answers::item("success touching data", &key, item, written.clock);
+            let body = answers::item(TOUCHED, &key, item, written.clock);
             let taken = share.split(body.len().min(share.num_permits()));
             let mut response = answers::json_text(body, taken);
             answers::tag(&mut response, item.version);
             response
         }
-        Outcome::NoKey => Problem::no_key(&key).respond(&call.method),
-        Outcome::Failed { .. } => return Ok(store::failed(&call, &key, &written)),
-        _ => return Err(Problem::internal()),
+        Outcome::Truncated { version } => {
+            let mut response = answers::truncated(TOUCHED, *version);
+            answers::tag(&mut response, *version);
+            response
+        }
+        _ => return Err(store::refused(&key, &written)),
     };
-    answers::mark(&mut response, written.index, written.term);
+    answers::mark_written(&mut response, &written);
     Ok(response)
 }
 

@@ -26,6 +26,8 @@ use super::ttl;
 use super::values;
 use crate::model::{Check, Command, Condition, Done, Operation, Outcome, TXN_BYTES, Test, Txn, Written};
 
+const APPLIED: &str = "success applying transaction";
+
 /// The most conditions, and the most operations of a branch.
 const MOST: usize = 128;
 
@@ -52,7 +54,7 @@ pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
     let keys = [&txn.then, &txn.otherwise]
         .map(|branch| branch.iter().map(|operation| operation.key().clone()).collect::<Vec<_>>());
     let mut share = call.door.share_in_turn(most_read(&txn, limits), deadline).await?;
-    let written = store::write(&call, Command::Txn(txn), deadline).await?;
+    let written = store::write(&call, &body.bytes, Command::Txn(txn), deadline).await?;
     let mut response = match &written.outcome {
         Outcome::Txn { succeeded, results } => {
             let keys = &keys[usize::from(!succeeded)];
@@ -60,14 +62,15 @@ pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
             let taken = share.split(body.len().min(share.num_permits()));
             answers::json_text(body, taken)
         }
+        Outcome::Truncated { version } => answers::truncated(APPLIED, *version),
         Outcome::TooLarge => {
             let detail =
                 format!("the transaction would read, replace or remove over {TXN_BYTES} bytes of stored values");
-            Problem::too_large(detail).respond(&call.method)
+            return Err(Problem::too_large(detail).decided(&written));
         }
         _ => return Err(Problem::internal()),
     };
-    answers::mark(&mut response, written.index, written.term);
+    answers::mark_written(&mut response, &written);
     Ok(response)
 }
 
@@ -190,6 +193,6 @@ fn shown(succeeded: bool, keys: &[Bytes], results: &[Done], written: &Written) -
         envelope::string(&mut out, key);
         out.extend_from_slice(format!(",{rest}}}").as_bytes());
     }
-    out.extend_from_slice(format!(r#"],"index":{index}}},"message":"success applying transaction"}}"#).as_bytes());
+    out.extend_from_slice(format!(r#"],"index":{index}}},"message":"{APPLIED}"}}"#).as_bytes());
     Ok(out)
 }

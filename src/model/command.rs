@@ -151,6 +151,25 @@ pub enum Outcome {
     Moved,
     /// Nothing was asked (a leader's first entry of its term).
     Nothing,
+    /// The client's name for the request is that of another one; nothing was changed.
+    KeyReused,
+    /// It was done before, and its result was too large to be kept.
+    Truncated {
+        /// The version that the result was about.
+        version: u64,
+    },
+}
+
+impl Outcome {
+    /// The version that an outcome at `index` is about.
+    #[must_use]
+    pub fn version(&self, index: u64) -> u64 {
+        match self {
+            Self::Touched(item) => item.version,
+            Self::Failed { version } | Self::Truncated { version } => *version,
+            _ => index,
+        }
+    }
 }
 
 /// What the rule may look at: the state just before the command, earlier commands of the same batch included.

@@ -9,13 +9,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Outcome};
+use super::{Outcome, Write};
 
 /// What any node takes from a client and the leader carries out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Propose this command.
-    Write(Command),
+    Write(Write),
     /// Make the node at this address a voter under this name (Raft thesis 4.2).
     Join {
         /// The name it is to have.
@@ -57,6 +57,8 @@ pub struct Written {
     pub clock: u64,
     /// What it came to.
     pub outcome: Outcome,
+    /// Whether it was done before, and this is the result that was kept.
+    pub replayed: bool,
 }
 
 /// What came of a [`Request`] that was done.

@@ -9,15 +9,17 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 
-use super::{At, Change, Command, Item, List, Outcome, Page, Stamp, View, decide};
+use super::{
+    At, Change, Command, Item, List, Outcome, Page, Results, Stamp, View, Write, Written, codec, decide, decide_once,
+};
 
-/// Keys and what they hold.
+/// Keys and what they hold, and the results that are kept.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Map(pub BTreeMap<Bytes, Item>);
+pub struct Map(pub BTreeMap<Bytes, Item>, Results);
 
 impl FromIterator<(&'static str, Item)> for Map {
     fn from_iter<I: IntoIterator<Item = (&'static str, Item)>>(items: I) -> Self {
-        Self(items.into_iter().map(|(key, item)| (key.into(), item)).collect())
+        Self(items.into_iter().map(|(key, item)| (key.into(), item)).collect(), Results::default())
     }
 }
 
@@ -56,6 +58,20 @@ impl Map {
             }
         }
         outcome
+    }
+
+    /// Decides a write at the beginning of time and takes its effects, unless it was done before.
+    pub fn write(&mut self, write: Write, index: u64, term: u64) -> Written {
+        let at = At { index, clock: 0 };
+        let mut results = std::mem::take(&mut self.1);
+        let Ok((written, kept)) =
+            decide_once(write, at, term, &results, |command| Ok::<_, Infallible>(self.apply_at(command, at)));
+        if let Some(kept) = kept {
+            let bytes = codec::encode(&kept).len();
+            results.keep(kept, bytes);
+        }
+        self.1 = results;
+        written
     }
 
     /// A page, bounded by its limit alone.

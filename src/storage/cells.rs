@@ -161,6 +161,7 @@ fn shown(kind: Kind, key: &[u8]) -> String {
         Kind::State => "the applied state".into(),
         Kind::Members => "the member table".into(),
         Kind::Expiry => "an expiry".into(),
+        Kind::Result => "a kept result".into(),
         Kind::Data => format!("key {:?}", String::from_utf8_lossy(key)),
     }
 }
@@ -253,7 +254,7 @@ fn finish(value: Option<Partial>, found: &mut Found, db: &dyn Db) -> Result<(), 
             }
         }
         Kind::Expiry => found.expiries = found.expiries.wrapping_sub(header.digest()),
-        Kind::State | Kind::Members => {}
+        Kind::State | Kind::Members | Kind::Result => {}
     }
     if kind != Kind::State {
         found.tally.add(header);

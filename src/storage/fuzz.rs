@@ -138,12 +138,23 @@ pub fn machine_values(bytes: &[u8]) {
     while let Some((key, value)) = pair(&mut bytes) {
         values.insert(key, value);
     }
+    let version = |value: &[u8]| value.len() as u64;
+    let mut keys = 0;
     for (key, value) in &values {
-        let header = cells::put(&mut batch, Kind::Data, key, value.len() as u64, value, None);
+        let (kind, name, version) = match key.split_first_chunk() {
+            Some(([b'E', b'@'], name)) => {
+                let of = name.get(8..).and_then(|key| values.get(key)).map_or(0, |value| version(value));
+                (Kind::Expiry, name, of)
+            }
+            Some(([b'R', b'@'], name)) => (Kind::Result, name, name.try_into().map_or(0, u64::from_be_bytes)),
+            _ => (Kind::Data, *key, version(value)),
+        };
+        keys += u64::from(kind == Kind::Data);
+        let header = cells::put(&mut batch, kind, name, version, value, None);
         digest = digest.wrapping_add(header.digest());
     }
     if let Ok(mut read) = State::decode(&state) {
-        read.tally = cells::Tally { keys: values.len() as u64, digest };
+        read.tally = cells::Tally { keys, digest };
         state = read.encode();
     }
     cells::put(&mut batch, Kind::State, b"", 1, &state, None);

@@ -51,6 +51,8 @@ pub(super) enum Kind {
     Members = 0x02,
     /// When a key may be removed: the cluster's time as eight bytes, big-endian, and the key; no value.
     Expiry = 0x04,
+    /// What a named request came to, under the index of the entry that did it as eight bytes, big-endian.
+    Result = 0x05,
     /// A client's key.
     Data = 0x10,
 }
@@ -60,7 +62,9 @@ impl Kind {
     pub(super) const FIRST: [u8; 1] = [Self::State as u8];
 
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::State, Self::Members, Self::Expiry, Self::Data].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::State, Self::Members, Self::Expiry, Self::Result, Self::Data]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -196,6 +200,7 @@ mod tests {
         assert_eq!(cell_key(Kind::State, b"", 0), [1, 0, 1, 0, 0]);
         assert_eq!(cell_key(Kind::Members, b"", 0), [2, 0, 1, 0, 0]);
         assert_eq!(cell_key(Kind::Expiry, b"e", 0), [4, b'e', 0, 1, 0, 0]);
+        assert_eq!(cell_key(Kind::Result, b"r", 0), [5, b'r', 0, 1, 0, 0]);
         assert_eq!((journal(7), machine(7, 2)), ("7/journal".into(), "7/machine-2".into()));
     }
 

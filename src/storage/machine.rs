@@ -15,7 +15,8 @@ use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
 use crate::model::{
-    At, Change, Event, Item, List, MemberChange, Members, Outcome, Page, Proposal, Stamp, Written, codec, decide,
+    At, Change, Command, Event, Item, List, MemberChange, Members, Outcome, Page, Proposal, Results, Stamp, Write,
+    Written, codec, decide, decide_once,
 };
 use crate::plant::{self, Plant};
 
@@ -25,6 +26,7 @@ use super::expiries;
 use super::item;
 use super::layout::{Kind, STATE_VERSION};
 use super::overlay::{Now, Overlay, Slot, Touched};
+use super::results;
 use super::spool::{Line, Spool};
 use super::state::{State, Unreadable};
 use super::walk;
@@ -57,7 +59,17 @@ pub struct Applied {
     pub operation: Operation,
 }
 
-/// The member table while a batch is decided.
+/// A batch while it is decided.
+struct Progress<'a> {
+    state: State,
+    table: Table,
+    overlay: Overlay<'a>,
+    events: Vec<Event>,
+    /// What keeping results writes.
+    batch: Batch,
+}
+
+/// The member table of a batch.
 struct Table {
     members: Members,
     /// The index of the last entry that changed it, if any: the same on every node, whatever shares a batch there.
@@ -74,6 +86,39 @@ impl Table {
     }
 }
 
+impl Progress<'_> {
+    /// Does what a client asks for, unless that was done before.
+    fn write(&mut self, write: Write, results: &mut Results) -> Result<Written, Error> {
+        let State { index, term, clock, .. } = self.state;
+        let at = At { index, clock };
+        let (written, kept) = decide_once(write, at, term, results, |command| self.run(command, at))?;
+        if let Some(kept) = kept {
+            results::keep(results, kept, &mut self.batch, &mut self.state.tally);
+        }
+        Ok(written)
+    }
+
+    /// Decides a command and takes its effects.
+    fn run(&mut self, command: Command, at: At) -> Result<Outcome, Error> {
+        let (outcome, changes) = decide(command, at, &self.overlay)?;
+        let first = self.events.len();
+        for change in changes {
+            self.events.extend(Event::of(&change, at));
+            match change {
+                Change::Put { key, item } | Change::Touch { key, item } => self.overlay.set(key, Now::Holds(item))?,
+                Change::Delete { key, .. } => self.overlay.set(key, Now::Gone)?,
+                Change::Move { raft_id, raft_address, http_address } => {
+                    self.table.change(at.index, |members| {
+                        members.relocate(raft_id, &raft_address, &http_address);
+                    });
+                }
+            }
+        }
+        Event::number(&mut self.events[first..]);
+        Ok(outcome)
+    }
+}
+
 /// The state machine of one incarnation.
 pub struct Machine {
     db: Behind,
@@ -84,6 +129,8 @@ pub struct Machine {
     state_header: Header,
     /// The first time at which a key may be removed.
     first_expiry: Option<u64>,
+    /// What named requests came to.
+    results: Results,
     /// The copy being made, if any.
     cut: Option<Line>,
     /// What was applied since it was last asked for.
@@ -114,6 +161,7 @@ impl Machine {
             members_header,
             state_header,
             first_expiry: None,
+            results: Results::default(),
             cut: None,
             events,
         })
@@ -148,8 +196,9 @@ impl Machine {
             let detail = format!("its values do not add up ({keys} keys found, {counted} written)");
             return Err(Error::damaged(&*db, detail));
         }
-        let (first_expiry, events) = (expiries::first(&*db)?, Vec::new());
-        Ok(Self { db: Behind::new(db), state, members, members_header, state_header, first_expiry, cut: None, events })
+        let (first_expiry, results, events) = (expiries::first(&*db)?, results::read(&*db)?, Vec::new());
+        let db = Behind::new(db);
+        Ok(Self { db, state, members, members_header, state_header, first_expiry, results, cut: None, events })
     }
 
     /// The (index, term) of the entry applied last.
@@ -250,65 +299,52 @@ impl Machine {
         written: &mut Vec<Written>,
         most: usize,
     ) -> Result<usize, Error> {
-        let mut state = self.state.clone();
-        let mut table = Table { members: self.members.clone(), changed: None };
-        let mut events = Vec::new();
-        let overlay = Overlay::new(&self.db);
-        for entry in entries {
-            if entry.index != state.index + 1 || entry.term < state.term {
-                let detail = format!("entry {} was to be applied after entry {}", entry.index, state.index);
+        let mut progress = Progress {
+            state: self.state.clone(),
+            table: Table { members: self.members.clone(), changed: None },
+            overlay: Overlay::new(&self.db),
+            events: Vec::new(),
+            batch: Batch::default(),
+        };
+        for Applied { index, term, operation } in entries {
+            let state = &mut progress.state;
+            if index != state.index + 1 || term < state.term {
+                let detail = format!("entry {index} was to be applied after entry {}", state.index);
                 return Err(Error::damaged(&self.db, detail));
             }
-            (state.index, state.term) = (entry.index, entry.term);
-            let is_last = matches!(&entry.operation, Operation::Command(proposal) if proposal.command.removes_many());
-            let outcome = match entry.operation {
-                Operation::Nothing => Outcome::Nothing,
+            (state.index, state.term) = (index, term);
+            let nothing = Written { index, term, clock: state.clock, outcome: Outcome::Nothing, replayed: false };
+            let mut is_last = false;
+            written.push(match operation {
+                Operation::Nothing => nothing,
                 Operation::Membership { change, conf_state } => {
                     if let Some(change) = change {
-                        table.change(entry.index, |members| members.apply(&change));
+                        progress.table.change(index, |members| members.apply(&change));
                     }
-                    state.conf_state = conf_state;
-                    state.configuration_index = entry.index;
-                    Outcome::Nothing
+                    progress.state.conf_state = conf_state;
+                    progress.state.configuration_index = index;
+                    nothing
                 }
-                Operation::Command(Proposal { stamp, command }) => {
-                    state.was_written |= command.is_of_client();
-                    state.clock = state.clock.max(stamp);
-                    let at = At { index: entry.index, clock: state.clock };
-                    let (outcome, changes) = decide(command, at, &overlay)?;
-                    let first = events.len();
-                    for change in changes {
-                        events.extend(Event::of(&change, at));
-                        match change {
-                            Change::Put { key, item } | Change::Touch { key, item } => {
-                                overlay.set(key, Now::Holds(item))?;
-                            }
-                            Change::Delete { key, .. } => overlay.set(key, Now::Gone)?,
-                            Change::Move { raft_id, raft_address, http_address } => {
-                                table.change(entry.index, |members| {
-                                    members.relocate(raft_id, &raft_address, &http_address);
-                                });
-                            }
-                        }
-                    }
-                    Event::number(&mut events[first..]);
-                    outcome
+                Operation::Command(Proposal { stamp, write }) => {
+                    is_last = write.command.removes_many();
+                    progress.state.was_written |= write.command.is_of_client();
+                    progress.state.clock = progress.state.clock.max(stamp);
+                    progress.write(write, &mut self.results)?
                 }
-            };
-            written.push(Written { index: entry.index, term: entry.term, clock: state.clock, outcome });
-            if is_last || overlay.work() >= most {
+            });
+            if is_last || progress.overlay.work() >= most {
                 break;
             }
         }
+        let Progress { state, table, overlay, mut events, batch } = progress;
         let work = overlay.work();
         let touched = overlay.into_touched();
-        self.commit(state, table, touched)?;
+        self.commit(batch, state, table, touched)?;
         self.events.append(&mut events);
         Ok(work)
     }
 
-    fn commit(&mut self, mut state: State, table: Table, touched: Touched) -> Result<(), Error> {
-        let mut batch = Batch::default();
+    fn commit(&mut self, mut batch: Batch, mut state: State, table: Table, touched: Touched) -> Result<(), Error> {
         let expiries_changed = write_down(&mut batch, touched, &mut state.tally);
         let tally = &mut state.tally;
         if let Some(index) = table.changed {

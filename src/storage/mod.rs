@@ -26,6 +26,7 @@ mod machine;
 mod overlay;
 mod record;
 mod recovery;
+mod results;
 mod sled_db;
 mod sled_engine;
 mod snapshot;

@@ -245,7 +245,7 @@ impl Outbox for Post {
 /// About how many bytes a request takes up.
 fn request_bytes(request: &Request) -> usize {
     match request {
-        Request::Write(command) => command.size(),
+        Request::Write(write) => write.size(),
         _ => PARCEL_BYTES,
     }
 }

@@ -244,7 +244,7 @@ mod tests {
             Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2 })),
             Frame::Verdict(Err(Denial::Removed { cluster_id: 7, raft_id: 1 })),
             Frame::Step(Box::new(append.clone())),
-            Frame::Forward { token: 9, remaining_ms: 500, request: Request::Write(put) },
+            Frame::Forward { token: 9, remaining_ms: 500, request: Request::Write(put.into()) },
             Frame::Reply { token: 9, result: Err(Refusal::unknown(Code::Timeout, "late")) },
             Frame::Ping,
             Frame::Pong,

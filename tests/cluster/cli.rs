@@ -289,7 +289,7 @@ fn completions_name_the_subcommands() {
     let shell = Shell { endpoints: "127.0.0.1:1".into() };
     for name in ["bash", "zsh", "fish"] {
         let text = shell.run(&["completions", name]).exits(0).text();
-        for word in ["transfer", "watch", "create-only"] {
+        for word in ["transfer", "watch", "idempotency-key"] {
             assert!(text.contains(word), "{name} lacks {word}");
         }
     }

@@ -30,6 +30,7 @@ mod launch;
 mod leaving;
 mod many;
 mod moving;
+mod once;
 mod origins;
 mod peers;
 mod quorum;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         dialects::cases(),
         contract::cases(),
         ttl::cases(),
+        once::cases(),
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),

@@ -146,13 +146,18 @@ fn entries(world: &mut World, at: usize, from: Seen, to: Seen) {
             }
             Some(_) => {}
             None => {
-                let operation = entry.operation();
+                let (operation, named) = (entry.operation(), entry.is_named());
                 world.book.applied.insert(index, entry);
                 world.book.applied_at.insert(index, world.now);
-                if let Some(id) = operation
-                    && let Some((other, _)) = world.book.operations.insert(id, (index, world.now))
-                {
-                    world.fail(format!("op{id} is applied at {other} and again at {index}"));
+                let Some(id) = operation else { continue };
+                match world.book.operations.get(&id) {
+                    // Only the first of them does anything.
+                    Some(_) if named => {}
+                    Some((other, _)) => {
+                        let failure = format!("op{id} is applied at {other} and again at {index}");
+                        world.fail(failure);
+                    }
+                    None => drop(world.book.operations.insert(id, (index, world.now))),
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use huskv::consensus::{Bounds, Consistency, Fetched, Input, Listed};
-use huskv::model::{Answer, Fate, List, Refusal, Request, Written};
+use huskv::model::{Answer, Fate, List, Once, Refusal, Request, Write, Written};
 
 use crate::checks;
 use crate::linear::{Operation, Seen};
@@ -14,6 +14,12 @@ use crate::world::{Event, World};
 
 /// How long a request may take, at least and beyond that at most. Long enough to outlive its leader, often.
 const DEADLINE: (u64, u64) = (1500, 8000);
+
+/// Of 100 writes, how many have a name.
+const NAMED: u64 = 25;
+
+/// How long it is until such a write is sent again, at most.
+const AGAIN: u64 = 4000;
 
 /// How long a client waits for an answer before it does something else.
 const PATIENCE: u64 = 750;
@@ -29,11 +35,26 @@ struct Open {
     list: Option<(List, bool)>,
 }
 
+/// A write that has a name: it is sent again, to any node, whether or not it was answered.
+struct Named {
+    write: Write,
+    /// How often it is still to be sent.
+    left: u64,
+    /// How many of those that were sent are not answered.
+    under_way: u64,
+    /// Whether one of them may have been done.
+    doubt: bool,
+    /// The first result.
+    first: Option<Written>,
+}
+
 /// All clients and their history.
 pub struct Clients {
     rng: Rng,
     next: u64,
     open: BTreeMap<u64, Open>,
+    /// Writes that have a name, by operation.
+    named: BTreeMap<u64, Named>,
     /// What is known, by key.
     pub history: BTreeMap<u64, Vec<Operation>>,
     /// The versions that registers are known to have had at some time, to be resolved when all entries are known.
@@ -54,6 +75,7 @@ impl Clients {
             rng,
             next: 0,
             open: BTreeMap::new(),
+            named: BTreeMap::new(),
             history: BTreeMap::new(),
             had: Vec::new(),
             known: Known::new(),
@@ -108,11 +130,77 @@ impl Clients {
     }
 }
 
+fn members(world: &World) -> Vec<usize> {
+    let is_member =
+        |at: &usize| world.nodes[*at].driver.is_some() && world.nodes[*at].table.cluster_id == world.cluster;
+    (0..world.nodes.len()).filter(is_member).collect()
+}
+
+/// By when a node is to answer, by its own clock.
+fn deadline(world: &mut World, at: usize) -> u64 {
+    world.now + world.nodes[at].ahead + DEADLINE.0 + world.clients.rng.below(DEADLINE.1)
+}
+
+/// Sends a write to a node.
+fn send(world: &mut World, id: u64, at: usize, write: Write) {
+    let port = world.port(at);
+    let deadline = deadline(world, at);
+    let reply = port.reply(move |result| Said::Client { operation: id, result });
+    let request = Request::Write(write);
+    world.input(at, Input::Request { request, deadline, forwarded: false, reply });
+}
+
+/// A client sends a write that has a name again.
+pub fn again(world: &mut World, id: u64) {
+    let Some(named) = world.clients.named.get_mut(&id) else { return };
+    named.left -= 1;
+    let (write, left) = (named.write.clone(), named.left);
+    if left > 0 {
+        let pause = 5 + world.clients.rng.below(AGAIN);
+        world.after(pause, Event::Again(id));
+    }
+    let members = members(world);
+    if members.is_empty() {
+        return;
+    }
+    let at = *world.clients.rng.pick(&members);
+    if let Some(named) = world.clients.named.get_mut(&id) {
+        named.under_way += 1;
+    }
+    world.say(|| format!("op{id} again on n{at}"));
+    send(world, id, at, write);
+}
+
+/// What is known of a write that has a name, after one more answer; None where that is nothing new.
+fn heard(world: &mut World, id: u64, result: Result<Answer, Refusal>) -> Option<Result<Answer, Refusal>> {
+    let Some(named) = world.clients.named.get_mut(&id) else { return Some(result) };
+    named.under_way -= 1;
+    match (result, &named.first) {
+        (Ok(Answer::Written(written)), Some(first)) => {
+            let same = Written { replayed: first.replayed, ..written.clone() } == *first;
+            if !same || !(first.replayed || written.replayed) {
+                let failure = format!("op{id} comes to {first:?}, and again to {written:?}");
+                world.fail(failure);
+            }
+            None
+        }
+        (Ok(Answer::Written(written)), None) => {
+            named.first = Some(written.clone());
+            Some(Ok(Answer::Written(written)))
+        }
+        (Ok(other), _) => Some(Ok(other)),
+        (Err(refusal), first) => {
+            named.doubt |= refusal.fate == Fate::Unknown;
+            let last = first.is_none() && named.left + named.under_way == 0;
+            let fate = if named.doubt { Fate::Unknown } else { refusal.fate };
+            last.then_some(Err(Refusal { fate, ..refusal }))
+        }
+    }
+}
+
 /// The next thing that a client does.
 pub fn act(world: &mut World, client: usize) {
-    let members: Vec<usize> = (0..world.nodes.len())
-        .filter(|at| world.nodes[*at].driver.is_some() && world.nodes[*at].table.cluster_id == world.cluster)
-        .collect();
+    let members = members(world);
     let pause = 5 + world.clients.rng.below(60);
     if members.is_empty() {
         return world.after(pause, Event::Client(client));
@@ -135,45 +223,57 @@ pub fn act(world: &mut World, client: usize) {
     {
         world.clients.keeps.insert(id, called + ms);
     }
+    world.say(|| format!("c{client} op{id} {seen:?} k{key} on n{at}"));
+    ask(world, id, at, how, &mut taste);
+    let patience = PATIENCE + pause;
+    world.after(if world.clients.open.contains_key(&id) { patience } else { pause }, Event::Client(client));
+}
+
+/// Asks a node for what the client wishes. Some writes have a name and are sent more than once.
+fn ask(world: &mut World, id: u64, at: usize, how: How, taste: &mut Rng) {
     let port = world.port(at);
-    let deadline = world.now + world.nodes[at].ahead + DEADLINE.0 + world.clients.rng.below(DEADLINE.1);
     let input = match how {
-        How::Write(command) => Input::Request {
-            request: Request::Write(command),
-            deadline,
-            forwarded: false,
-            reply: port.reply(move |result| Said::Client { operation: id, result }),
-        },
+        How::Write(command) if taste.chance(NAMED) => {
+            let once = Once { key: format!("op{id}").into(), fingerprint: id.into() };
+            let write = Write { once: Some(once), command };
+            let left = 1 + taste.below(2);
+            let named = Named { write: write.clone(), left, under_way: 1, doubt: false, first: None };
+            world.clients.named.insert(id, named);
+            world.after(5 + taste.below(AGAIN), Event::Again(id));
+            return send(world, id, at, write);
+        }
+        How::Write(command) => return send(world, id, at, command.into()),
         How::Key(key) => Input::Read {
             key: key.to_vec(),
             consistency: Consistency::Linearizable,
             bounds: Bounds::default(),
-            deadline,
+            deadline: deadline(world, at),
             reply: port.reply(move |result| Said::Read { operation: id, result }),
         },
         How::Page { list, stale } => Input::List {
             list,
             consistency: if stale { Consistency::Stale } else { Consistency::Linearizable },
             bounds: Bounds::default(),
-            deadline,
+            deadline: deadline(world, at),
             reply: port.reply(move |result| Said::Listed { operation: id, result }),
         },
     };
-    world.say(|| format!("c{client} op{id} {seen:?} k{key} on n{at}"));
     world.input(at, input);
-    let patience = PATIENCE + pause;
-    world.after(if world.clients.open.contains_key(&id) { patience } else { pause }, Event::Client(client));
 }
 
 /// A write was answered.
 pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Refusal>) {
-    let Some(open) = world.clients.open.remove(&id) else { return };
     world.say(|| format!("op{id} {result:?}"));
+    let Some(result) = heard(world, id, result) else { return };
+    let Some(open) = world.clients.open.remove(&id) else { return };
     world.digest = world.digest.rotate_left(5) ^ now ^ (id << 20) ^ u64::from(result.is_ok());
     match result {
         Ok(Answer::Written(Written { index, outcome, .. })) => {
             world.clients.acknowledged += 1;
-            *world.clients.by_node.entry(open.at).or_default() += 1;
+            // Of one that was sent more than once it is not known who answered.
+            if !world.clients.named.contains_key(&id) {
+                *world.clients.by_node.entry(open.at).or_default() += 1;
+            }
             if let Some(other) = world.clients.versions.insert(index, id) {
                 world.fail(format!("op{other} and op{id} were both given version {index}"));
             }

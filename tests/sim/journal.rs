@@ -37,9 +37,14 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether its client has given the write a name, and may send it again.
+    pub fn is_named(&self) -> bool {
+        self.proposal.as_deref().is_some_and(|proposal| proposal.write.once.is_some())
+    }
+
     /// The client's operation that it is of, if it is one that can be told.
     pub fn operation(&self) -> Option<u64> {
-        self.proposal.as_deref().and_then(|proposal| wishes::operation(&proposal.command))
+        self.proposal.as_deref().and_then(|proposal| wishes::operation(&proposal.write.command))
     }
 }
 

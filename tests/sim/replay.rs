@@ -6,10 +6,10 @@
 //!
 //! Not here: whether the order itself is one that clients could see (`linear`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use huskv::model::{Command, Condition, Operation, Proposal, Test};
+use huskv::model::{Command, Condition, Operation, Proposal, Test, Write};
 
 use crate::wishes;
 
@@ -85,13 +85,17 @@ impl Store {
 pub fn replay<'a>(entries: impl Iterator<Item = (u64, Option<&'a Proposal>)>) -> Replayed {
     // The first entry of a cluster is its founder's membership, which is on its disk from the start.
     let (mut store, mut found, mut last) = (Store::default(), Replayed::default(), 1);
+    let mut names = BTreeSet::new();
     for (index, proposal) in entries {
         if index > last + 1 {
             break;
         }
         last = index;
-        let Some(Proposal { stamp, command }) = proposal else { continue };
+        let Some(Proposal { stamp, write: Write { once, command } }) = proposal else { continue };
         store.1 = store.1.max(*stamp);
+        if once.as_ref().is_some_and(|once| !names.insert(&once.key)) {
+            continue;
+        }
         let done = store.apply(index, command);
         found.done.extend(wishes::operation(command).map(|id| (id, done)));
         if let Command::Expire { keys } = command {

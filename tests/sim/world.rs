@@ -70,6 +70,8 @@ pub enum Event {
     StreamTimeout(u64),
     Restart(usize),
     Client(usize),
+    /// The client of this operation sends it again.
+    Again(u64),
     Admin,
     Nemesis,
     /// All links are whole again.
@@ -235,6 +237,7 @@ impl World {
             Event::Restart(at) if self.nodes[at].driver.is_none() => self.boot(at),
             Event::Restart(_) => {}
             Event::Client(client) => crate::clients::act(self, client),
+            Event::Again(id) => crate::clients::again(self, id),
             Event::Admin => crate::admin::act(self),
             Event::Nemesis => crate::nemesis::act(self),
             Event::Mend => crate::nemesis::mend(self),

@@ -184,7 +184,13 @@ async fn bad_transactions_are_refused_with_the_place() {
     node.ask_with("POST", "/txn", "If-Match: *\r\n", r#"{"then":[]}"#).await.is_problem(400, "bad_header");
     node.ask("POST", "/txn?if=1", r#"{"then":[]}"#).await.is_problem(400, "bad_query");
     let node = Node::answering(|_| {
-        Ok(Answer::Written(crate::model::Written { index: 9, term: 1, clock: 0, outcome: Outcome::TooLarge }))
+        Ok(Answer::Written(crate::model::Written {
+            index: 9,
+            term: 1,
+            clock: 0,
+            outcome: Outcome::TooLarge,
+            replayed: false,
+        }))
     });
     let large = node.ask("POST", "/txn", r#"{"then":[]}"#).await;
     assert_eq!(large.is_problem(413, "too_large")["outcome"], "not_applied");

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use super::{Options, Server, start};
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Reply, channel};
 use crate::model::samples::Map;
-use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status, Written};
+use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
 
 /// Small limits, so that going beyond them is cheap.
 pub(super) fn options() -> Options {
@@ -174,10 +174,9 @@ fn store() -> impl FnMut(Input) + Send + 'static {
     let mut map = Map::default();
     let mut index = 100;
     move |input| match input {
-        Input::Request { request: Request::Write(command), reply, .. } => {
+        Input::Request { request: Request::Write(write), reply, .. } => {
             index += 1;
-            let outcome = map.apply(command, index);
-            reply(Ok(Answer::Written(Written { index, term: 3, clock: 0, outcome })));
+            reply(Ok(Answer::Written(map.write(write, index, 3))));
         }
         Input::Read { key, reply, .. } => {
             reply(Ok(Fetched { value: map.0.get(&key[..]).cloned(), index, term: 3, clock: 0 }));

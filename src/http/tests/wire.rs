@@ -229,6 +229,7 @@ async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
         term: 1,
         clock: 0,
         outcome: Outcome::Put { create_version: 7 },
+        replayed: false,
     })));
     let mut answer = Vec::new();
     busy.read_to_end(&mut answer).await.unwrap();

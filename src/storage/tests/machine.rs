@@ -54,7 +54,7 @@ fn it_does_what_a_model_does_and_survives_a_reopen() {
             let outcomes = machine.apply(entries.clone(), usize::MAX).unwrap();
             for (entry, outcome) in entries.into_iter().zip(outcomes) {
                 let Operation::Command(proposal) = entry.operation else { panic!("commands only") };
-                let expected = match proposal.command {
+                let expected = match proposal.write.command {
                     Command::Put { key, value, .. } => {
                         let create_version = model.get(&key[..]).map_or(entry.index, |item| item.create_version);
                         model.insert(key.to_vec(), Item { value, version: entry.index, create_version, expires: None });
@@ -259,8 +259,8 @@ fn a_newer_format_is_named() {
 #[test]
 fn what_is_due_comes_in_the_order_of_its_time_and_every_write_keeps_the_order() {
     let (db, mut machine) = fresh();
-    let at = |index, stamp, command| {
-        let operation = Operation::Command(Proposal { stamp, command });
+    let at = |index, stamp, command: Command| {
+        let operation = Operation::Command(Proposal { stamp, write: command.into() });
         Applied { index, term: 1, operation }
     };
     let put = |key: &[u8], ttl| Command::Put {

@@ -8,8 +8,8 @@ use super::machine::{batch, bytes, fresh};
 use super::{Dice, outcomes_of, put};
 use crate::model::samples::Map;
 use crate::model::{
-    Check, Command, Condition, List, Member, MemberChange, Outcome, Role, SWEEP_BYTES, Test, Ttl, Txn, Value,
-    after_prefix,
+    Check, Command, Condition, List, Member, MemberChange, Once, Outcome, Proposal, Role, SWEEP_BYTES, Test, Ttl, Txn,
+    Value, Write, after_prefix,
 };
 
 fn key(dice: &mut Dice) -> Vec<u8> {
@@ -55,6 +55,15 @@ fn command(dice: &mut Dice) -> Command {
     }
 }
 
+/// Some have one of few names, and are now and then what had that name before.
+fn write(dice: &mut Dice) -> Write {
+    let once = (dice.below(3) == 0).then(|| {
+        let key = dice.below(6).to_string().into();
+        Once { key, fingerprint: u128::from(dice.below(2)) }
+    });
+    Write { once, command: command(dice) }
+}
+
 fn lists(dice: &mut Dice, machine: &Machine, map: &Map) {
     for _ in 0..10 {
         let (start, prefix) = (key(dice), key(dice));
@@ -67,22 +76,28 @@ fn lists(dice: &mut Dice, machine: &Machine, map: &Map) {
 
 #[test]
 fn many_keys_are_what_a_model_says_whatever_shares_their_batch() {
+    let mut replayed = 0;
     for seed in 0..60 {
         let mut dice = Dice(seed);
         let (db, mut machine) = fresh();
         let mut map = Map::default();
         for _ in 0..15 {
             let first = machine.applied().0 + 1;
-            let commands: Vec<_> = (0..1 + dice.below(6)).map(|_| command(&mut dice)).collect();
-            let entries = (first..).zip(commands.clone());
-            let entries = entries.map(|(index, command)| Applied {
+            let writes: Vec<_> = (0..1 + dice.below(6)).map(|_| write(&mut dice)).collect();
+            let entries = (first..).zip(writes.clone());
+            let entries = entries.map(|(index, write)| Applied {
                 index,
                 term: 1,
-                operation: Operation::Command(command.into()),
+                operation: Operation::Command(Proposal { stamp: 0, write }),
             });
-            let outcomes = machine.apply(entries.collect(), usize::MAX).unwrap();
-            let expected: Vec<_> = (first..).zip(commands).map(|(index, command)| map.apply(command, index)).collect();
-            assert_eq!(outcomes_of(outcomes), expected, "seed {seed}");
+            let written = machine.apply(entries.collect(), usize::MAX).unwrap();
+            let expected: Vec<_> = (first..).zip(writes).map(|(index, write)| map.write(write, index, 1)).collect();
+            assert_eq!(written, expected, "seed {seed}");
+            replayed += written.iter().filter(|written| written.replayed).count();
+            if dice.below(4) == 0 {
+                machine.db().unwrap();
+                machine = Machine::open(db.clone()).unwrap();
+            }
             assert_eq!(machine.keys(), map.0.len() as u64);
             lists(&mut dice, &machine, &map);
         }
@@ -92,6 +107,7 @@ fn many_keys_are_what_a_model_says_whatever_shares_their_batch() {
         assert_eq!(machine.digest(), digest, "seed {seed}");
         lists(&mut dice, &machine, &map);
     }
+    assert!(replayed > 100, "only {replayed} writes were done before");
 }
 
 #[test]

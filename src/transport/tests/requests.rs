@@ -7,11 +7,17 @@ use crate::model::{Answer, Code, Command, Fate, Outcome, Refusal, Request, Writt
 type Result = std::result::Result<Answer, Refusal>;
 
 fn put() -> Request {
-    Request::Write(Command::put("k", "1"))
+    Request::Write(Command::put("k", "1").into())
 }
 
 fn written() -> Answer {
-    Answer::Written(Written { index: 9, term: 2, clock: 0, outcome: Outcome::Put { create_version: 9 } })
+    Answer::Written(Written {
+        index: 9,
+        term: 2,
+        clock: 0,
+        outcome: Outcome::Put { create_version: 9 },
+        replayed: false,
+    })
 }
 
 async fn ended(node: &mut Node) -> (u64, Result) {

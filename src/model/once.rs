@@ -1,0 +1,263 @@
+//! Exactly once: a client's name for a request, and what became of the requests that had one.
+//!
+//! Why: a client that lost the answer to a write must ask again, and must not have it done twice. What a named request came
+//! to is state like the keys, kept by the very entry that did it, so any later leader knows it.
+//!
+//! Laws: which result is kept, and which one goes for it, is a function of the applied entries alone. Work and room are
+//! bounded; the oldest results go first.
+//!
+//! Not here: how a request gets its name and fingerprint (`http::once`), and how results are stored (`storage::results`).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{At, Command, Outcome, Written, codec};
+
+/// The most results that are kept.
+pub const MOST_RESULTS: usize = 10_000;
+/// The most bytes that they have together, as they are encoded.
+pub const RESULTS_BYTES: usize = 16 << 20;
+/// For how long a result is kept, in milliseconds of the cluster's time.
+pub const RESULT_MS: u64 = 24 * 60 * 60 * 1000;
+/// Of a result with more encoded bytes only the status and the version are kept.
+pub const RESULT_BYTES: usize = 4 << 10;
+/// How many results whose time is over one new result removes at most.
+const OLD_AT_ONCE: usize = 16;
+
+/// What a write carries so that it is done once, however often it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Once {
+    /// The client's name for the request, 1 to 64 bytes.
+    pub key: Bytes,
+    /// A sum over all that the request asks; another one under the same name is another request.
+    pub fingerprint: u128,
+}
+
+/// A command, as a client asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// What keeps it from being done twice; without it each proposal is done.
+    pub once: Option<Once>,
+    /// What is to be done.
+    pub command: Command,
+}
+
+impl Write {
+    /// About how many bytes it takes up.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.once.as_ref().map_or(0, |once| once.key.len() + size_of::<Once>()) + self.command.size()
+    }
+}
+
+impl From<Command> for Write {
+    fn from(command: Command) -> Self {
+        Self { once: None, command }
+    }
+}
+
+/// What a named request came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The request.
+    pub once: Once,
+    /// Its result, shortened where it is over [`RESULT_BYTES`].
+    pub written: Written,
+}
+
+impl Kept {
+    /// What is kept of this result.
+    fn of(once: Once, written: &Written) -> Self {
+        let outcome = if codec::encode(&written.outcome).len() > RESULT_BYTES {
+            Outcome::Truncated { version: written.outcome.version(written.index) }
+        } else {
+            written.outcome.clone()
+        };
+        Self { once, written: Written { outcome, ..written.clone() } }
+    }
+}
+
+/// Decides a write at `at`, in an entry of `term`: `run` does its command, unless it was done before. The answer for
+/// whoever waits, and what is to be kept of it.
+///
+/// # Errors
+/// Only what `run` fails with.
+pub fn decide_once<E>(
+    Write { once, command }: Write,
+    at: At,
+    term: u64,
+    results: &Results,
+    run: impl FnOnce(Command) -> Result<Outcome, E>,
+) -> Result<(Written, Option<Kept>), E> {
+    let first = once.as_ref().and_then(|once| Some((once, results.named(&once.key, at.clock)?)));
+    let here = |outcome| Written { index: at.index, term, clock: at.clock, outcome, replayed: false };
+    if let Some((once, first)) = first {
+        let same = once.fingerprint == first.once.fingerprint;
+        let again = || Written { replayed: true, ..first.written.clone() };
+        return Ok((if same { again() } else { here(Outcome::KeyReused) }, None));
+    }
+    let written = here(run(command)?);
+    let kept = once.map(|once| Kept::of(once, &written));
+    Ok((written, kept))
+}
+
+/// The results that are kept, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Results {
+    /// By the index of the entry that did it; with its encoded bytes.
+    kept: BTreeMap<u64, (Kept, usize)>,
+    by_key: BTreeMap<Bytes, u64>,
+    bytes: usize,
+}
+
+impl Results {
+    /// The request of this name whose result is still to be given at `clock`.
+    fn named(&self, key: &Bytes, clock: u64) -> Option<&Kept> {
+        let (kept, _) = self.kept.get(self.by_key.get(key)?)?;
+        (!is_over(&kept.written, clock)).then_some(kept)
+    }
+
+    /// Takes a result in; it has this many `bytes` as it is encoded. What goes for it, oldest first.
+    pub fn keep(&mut self, kept: Kept, bytes: usize) -> Vec<Kept> {
+        let clock = kept.written.clock;
+        let same_name = self.by_key.get(&kept.once.key).copied();
+        let mut gone: Vec<_> = same_name.and_then(|index| self.remove(index)).into_iter().collect();
+        self.insert(kept, bytes);
+        while let Some((&index, (first, _))) = self.kept.first_key_value() {
+            let over_bounds = self.kept.len() > MOST_RESULTS || self.bytes > RESULTS_BYTES;
+            let is_old = is_over(&first.written, clock) && gone.len() < OLD_AT_ONCE;
+            if !over_bounds && !is_old {
+                break;
+            }
+            gone.extend(self.remove(index));
+        }
+        gone
+    }
+
+    /// Takes in a result that was kept before; whether neither its name nor its index is there already.
+    pub fn insert(&mut self, kept: Kept, bytes: usize) -> bool {
+        let (index, key) = (kept.written.index, kept.once.key.clone());
+        self.bytes += bytes;
+        self.kept.insert(index, (kept, bytes)).is_none() & self.by_key.insert(key, index).is_none()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    fn remove(&mut self, index: u64) -> Option<Kept> {
+        let (kept, bytes) = self.kept.remove(&index)?;
+        self.by_key.remove(&kept.once.key);
+        self.bytes -= bytes;
+        Some(kept)
+    }
+}
+
+fn is_over(written: &Written, clock: u64) -> bool {
+    clock >= written.clock.saturating_add(RESULT_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Done, Item, Value};
+
+    const AT: At = At { index: 7, clock: 1_000 };
+
+    fn once(key: impl Into<Bytes>, fingerprint: u128) -> Once {
+        Once { key: key.into(), fingerprint }
+    }
+
+    fn written(index: u64, clock: u64) -> Written {
+        Written { index, term: 1, clock, outcome: Outcome::Deleted { existed: true }, replayed: false }
+    }
+
+    fn kept(key: impl Into<Bytes>, index: u64, clock: u64) -> Kept {
+        Kept { once: once(key, 0), written: written(index, clock) }
+    }
+
+    fn decided(results: &Results, once: Once, at: At) -> (Written, Option<Kept>) {
+        let write = Write { once: Some(once), command: Command::delete("k") };
+        let run = |_| Ok::<_, std::convert::Infallible>(Outcome::Deleted { existed: true });
+        let Ok(decided) = decide_once(write, at, 1, results, run);
+        decided
+    }
+
+    #[test]
+    fn a_named_write_is_done_once_and_its_result_given_again() {
+        let mut results = Results::default();
+        let (first, kept) = decided(&results, once("a", 5), AT);
+        assert_eq!(first, written(7, 1_000));
+        results.keep(kept.unwrap(), 1);
+        let later = At { index: 9, clock: 2_000 };
+        assert_eq!(decided(&results, once("a", 5), later), (Written { replayed: true, ..first }, None));
+        let (other, kept) = decided(&results, once("a", 6), later);
+        assert_eq!((other.index, other.outcome, kept), (9, Outcome::KeyReused, None));
+        assert_eq!(decided(&results, once("b", 5), later).0, written(9, 2_000));
+    }
+
+    #[test]
+    fn a_result_over_its_time_is_unknown_and_replaced() {
+        let mut results = Results::default();
+        results.keep(kept("a", 7, 1_000), 1);
+        let over = At { index: 9, clock: 1_000 + RESULT_MS };
+        assert!(decided(&results, once("a", 0), At { clock: over.clock - 1, ..over }).0.replayed);
+        let (again, new) = decided(&results, once("a", 0), over);
+        assert_eq!(again, written(9, over.clock));
+        assert_eq!(results.keep(new.unwrap(), 1), [kept("a", 7, 1_000)]);
+        assert_eq!(results.len(), 1);
+    }
+
+    #[test]
+    fn count_bytes_and_age_are_bounded_and_the_oldest_go_first() {
+        let mut results = Results::default();
+        let name = |index: u64| index.to_be_bytes().to_vec();
+        for index in 1..=MOST_RESULTS as u64 {
+            assert_eq!(results.keep(kept(name(index), index, 5), 100), []);
+        }
+        assert_eq!(results.keep(kept("one more", 20_000, 5), 100), [kept(name(1), 1, 5)]);
+        let gone = results.keep(kept("large", 20_001, 5), RESULTS_BYTES - 300);
+        assert_eq!((gone.len(), results.len()), (MOST_RESULTS - 3, 4));
+        let mut results = Results::default();
+        for index in 1..=40 {
+            results.keep(kept(name(index), index, 5), 100);
+        }
+        let gone = results.keep(kept("late", 50, 5 + RESULT_MS), 100);
+        assert_eq!(gone, (1..=OLD_AT_ONCE as u64).map(|index| kept(name(index), index, 5)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn of_a_large_result_the_version_is_kept() {
+        let item = |bytes| Item { value: Value::binary(vec![0; bytes]), version: 3, create_version: 3, expires: None };
+        let got = |bytes| Outcome::Txn { succeeded: true, results: vec![Done::Got(Some(item(bytes)))] };
+        for (outcome, expected) in [
+            (got(10), got(10)),
+            (got(RESULT_BYTES), Outcome::Truncated { version: 7 }),
+            (Outcome::Touched(item(RESULT_BYTES)), Outcome::Truncated { version: 3 }),
+        ] {
+            let kept = Kept::of(once("a", 0), &Written { outcome, ..written(7, 0) });
+            assert_eq!(kept.written.outcome, expected);
+        }
+    }
+
+    #[test]
+    fn golden_bytes_of_a_kept_result() {
+        let kept = Kept { once: once("n", 0x0102), written: Written { replayed: true, ..written(7, 9) } };
+        let golden = [
+            &b"\x01\x01\0\0\0\0\0\0\0n\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..],
+            b"\x07\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x01\0\0\0\x01\x01",
+        ];
+        assert_eq!(codec::encode(&kept), golden.concat());
+        assert_eq!(codec::decode(&golden.concat()), Ok(kept));
+    }
+}
