@@ -14,10 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
-use crate::model::{
-    At, Change, Command, Event, Item, List, MemberChange, Members, Outcome, Page, Proposal, Results, Stamp, Write,
-    Written, codec, decide, decide_once,
-};
+use crate::model::{Event, Item, List, MemberChange, Members, Outcome, Page, Proposal, Results, Stamp, Written, codec};
 use crate::plant::{self, Plant};
 
 use super::behind::Behind;
@@ -25,7 +22,8 @@ use super::cells::{self, Header, Tally};
 use super::expiries;
 use super::item;
 use super::layout::{Kind, STATE_VERSION};
-use super::overlay::{Now, Overlay, Slot, Touched};
+use super::overlay::{Now, Slot, Touched};
+use super::progress::{Progress, Table};
 use super::results;
 use super::spool::{Line, Spool};
 use super::state::{State, Unreadable};
@@ -57,66 +55,6 @@ pub struct Applied {
     pub term: u64,
     /// What it asks.
     pub operation: Operation,
-}
-
-/// A batch while it is decided.
-struct Progress<'a> {
-    state: State,
-    table: Table,
-    overlay: Overlay<'a>,
-    events: Vec<Event>,
-    /// What keeping results writes.
-    batch: Batch,
-}
-
-/// The member table of a batch.
-struct Table {
-    members: Members,
-    /// The index of the last entry that changed it, if any: the same on every node, whatever shares a batch there.
-    changed: Option<u64>,
-}
-
-impl Table {
-    fn change(&mut self, index: u64, how: impl FnOnce(&mut Members)) {
-        let mut members = self.members.clone();
-        how(&mut members);
-        if members != self.members {
-            *self = Self { members, changed: Some(index) };
-        }
-    }
-}
-
-impl Progress<'_> {
-    /// Does what a client asks for, unless that was done before.
-    fn write(&mut self, write: Write, results: &mut Results) -> Result<Written, Error> {
-        let State { index, term, clock, .. } = self.state;
-        let at = At { index, clock };
-        let (written, kept) = decide_once(write, at, term, results, |command| self.run(command, at))?;
-        if let Some(kept) = kept {
-            results::keep(results, kept, &mut self.batch, &mut self.state.tally);
-        }
-        Ok(written)
-    }
-
-    /// Decides a command and takes its effects.
-    fn run(&mut self, command: Command, at: At) -> Result<Outcome, Error> {
-        let (outcome, changes) = decide(command, at, &self.overlay)?;
-        let first = self.events.len();
-        for change in changes {
-            self.events.extend(Event::of(&change, at));
-            match change {
-                Change::Put { key, item } | Change::Touch { key, item } => self.overlay.set(key, Now::Holds(item))?,
-                Change::Delete { key, .. } => self.overlay.set(key, Now::Gone)?,
-                Change::Move { raft_id, raft_address, http_address } => {
-                    self.table.change(at.index, |members| {
-                        members.relocate(raft_id, &raft_address, &http_address);
-                    });
-                }
-            }
-        }
-        Event::number(&mut self.events[first..]);
-        Ok(outcome)
-    }
 }
 
 /// The state machine of one incarnation.
@@ -299,13 +237,7 @@ impl Machine {
         written: &mut Vec<Written>,
         most: usize,
     ) -> Result<usize, Error> {
-        let mut progress = Progress {
-            state: self.state.clone(),
-            table: Table { members: self.members.clone(), changed: None },
-            overlay: Overlay::new(&self.db),
-            events: Vec::new(),
-            batch: Batch::default(),
-        };
+        let mut progress = Progress::new(self.state.clone(), self.members.clone(), &self.db);
         for Applied { index, term, operation } in entries {
             let state = &mut progress.state;
             if index != state.index + 1 || term < state.term {

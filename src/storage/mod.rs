@@ -24,6 +24,7 @@ mod journal;
 mod layout;
 mod machine;
 mod overlay;
+mod progress;
 mod record;
 mod recovery;
 mod results;
