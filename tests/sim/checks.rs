@@ -69,6 +69,14 @@ pub struct Book {
     ids: BTreeSet<u64>,
 }
 
+impl Book {
+    /// The cluster's time, as the latest of the entries that are known to be applied say.
+    pub fn clock(&self) -> u64 {
+        let stamps = self.applied.values().filter_map(|entry| Some(entry.proposal.as_deref()?.stamp));
+        stamps.max().unwrap_or(0)
+    }
+}
+
 fn ask(world: &mut World, at: usize, make: impl FnOnce(Arc<Mutex<Vec<Status>>>) -> Input) -> Option<Status> {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let driver = world.nodes[at].driver.as_mut()?;
@@ -270,7 +278,7 @@ fn watch(world: &mut World, at: usize, applied: u64) {
 }
 
 /// All that a node holds.
-fn stored(world: &World, at: usize) -> BTreeMap<Vec<u8>, Item> {
+pub fn stored(world: &World, at: usize) -> BTreeMap<Vec<u8>, Item> {
     let mut list = List { start: Vec::new(), end: None, reverse: false, limit: 1000, keys_only: false };
     let mut found = BTreeMap::new();
     while let Some(page) = world.nodes[at].driver.as_ref().and_then(|driver| driver.list(&list).ok()) {

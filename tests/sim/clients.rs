@@ -24,6 +24,9 @@ const AGAIN: u64 = 4000;
 /// How long a client waits for an answer before it does something else.
 const PATIENCE: u64 = 750;
 
+/// The number of the client that asks for the keys which are looked at in silence.
+const KEEPER: usize = 4;
+
 /// An operation under way.
 struct Open {
     client: usize,
@@ -65,6 +68,8 @@ pub struct Clients {
     /// Until when what each put wrote must be there, unless another write ends it.
     pub keeps: BTreeMap<u64, u64>,
     pub acknowledged: u64,
+    /// Whether they ask for nothing more.
+    pub silent: bool,
     /// Writes acknowledged by each node since its count was taken to 0.
     pub by_node: BTreeMap<usize, u64>,
 }
@@ -82,6 +87,7 @@ impl Clients {
             versions: BTreeMap::new(),
             keeps: BTreeMap::new(),
             acknowledged: 0,
+            silent: false,
             by_node: BTreeMap::new(),
         }
     }
@@ -200,6 +206,9 @@ fn heard(world: &mut World, id: u64, result: Result<Answer, Refusal>) -> Option<
 
 /// The next thing that a client does.
 pub fn act(world: &mut World, client: usize) {
+    if world.clients.silent {
+        return;
+    }
     let members = members(world);
     let pause = 5 + world.clients.rng.below(60);
     if members.is_empty() {
@@ -207,7 +216,6 @@ pub fn act(world: &mut World, client: usize) {
     }
     let at = *world.clients.rng.pick(&members);
     let (id, choice, which) = (world.clients.next, world.clients.rng.below(10), world.clients.rng.below(KEYS));
-    world.clients.next += 1;
     let called = world.now;
     // Of its own, so that the draws of others are the same whatever clients wish for.
     let mut taste = Rng::new(id << 32 ^ called);
@@ -215,7 +223,28 @@ pub fn act(world: &mut World, client: usize) {
         let asked = |open: &&Open| open.key == key && matches!(open.seen, Seen::Cas { .. } | Seen::Delete(_));
         world.clients.open.values().filter(asked).count() < 2
     };
-    let Wish { key, seen, how } = wishes::draw(id, choice, which, &mut taste, &world.clients.known, calm);
+    let wish = wishes::draw(id, choice, which, &mut taste, &world.clients.known, calm);
+    begin(world, client, at, wish, &mut taste);
+    let patience = PATIENCE + pause;
+    world.after(if world.clients.open.contains_key(&id) { patience } else { pause }, Event::Client(client));
+}
+
+/// Puts a key on a node that is to be kept for so long.
+pub fn keep(world: &mut World, at: usize, name: &'static str, seconds: u64) {
+    let (wish, mut taste) = (wishes::keep(world.clients.next, name, seconds), world.clients.rng.fork());
+    begin(world, KEEPER, at, wish, &mut taste);
+}
+
+/// Lets a key be kept for so long from now on.
+pub fn touch(world: &mut World, at: usize, name: &'static str, seconds: u64) {
+    let mut taste = world.clients.rng.fork();
+    begin(world, KEEPER, at, wishes::touch(name, seconds), &mut taste);
+}
+
+/// Asks a node for a wish, which gets the next number.
+fn begin(world: &mut World, client: usize, at: usize, Wish { key, seen, how }: Wish, taste: &mut Rng) {
+    let (id, called) = (world.clients.next, world.now);
+    world.clients.next += 1;
     let list = if let How::Page { list, stale } = &how { Some((list.clone(), *stale)) } else { None };
     world.clients.open.insert(id, Open { client, at, key, called, seen: seen.clone(), list });
     if let How::Write(command) = &how
@@ -224,9 +253,7 @@ pub fn act(world: &mut World, client: usize) {
         world.clients.keeps.insert(id, called + ms);
     }
     world.say(|| format!("c{client} op{id} {seen:?} k{key} on n{at}"));
-    ask(world, id, at, how, &mut taste);
-    let patience = PATIENCE + pause;
-    world.after(if world.clients.open.contains_key(&id) { patience } else { pause }, Event::Client(client));
+    ask(world, id, at, how, taste);
 }
 
 /// Asks a node for what the client wishes. Some writes have a name and are sent more than once.

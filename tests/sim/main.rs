@@ -25,6 +25,7 @@ mod port;
 mod replay;
 mod rng;
 mod run;
+mod silence;
 mod streams;
 mod wishes;
 mod world;

@@ -29,9 +29,8 @@ pub fn act(world: &mut World) {
         }
         5 => (0..count).for_each(|at| down(world, at, 2000)),
         6 | 7 => {
-            let until = world.now + 200 + world.rng.below(4000);
-            world.say(|| format!("n{at} is paused until {until}"));
-            world.nodes[at].paused_until = until;
+            let span = 200 + world.rng.below(4000);
+            sleep(world, at, span);
         }
         8 | 9 => cut_off(world, at),
         10 | 11 => mend(world),
@@ -55,7 +54,7 @@ pub fn act(world: &mut World) {
 }
 
 /// A node is told to stop, as a signal does it: it hands over, answers whoever waits, and makes everything durable.
-fn stop(world: &mut World, at: usize) {
+pub fn stop(world: &mut World, at: usize) {
     if world.nodes[at].driver.is_some() {
         world.say(|| format!("n{at} is told to stop"));
         let deadline = world.now + world.nodes[at].ahead + STOP_LIMIT;
@@ -63,8 +62,15 @@ fn stop(world: &mut World, at: usize) {
     }
 }
 
+/// A node does nothing for a while.
+pub fn sleep(world: &mut World, at: usize, span: u64) {
+    let until = world.now + span;
+    world.say(|| format!("n{at} is paused until {until}"));
+    world.nodes[at].paused_until = until;
+}
+
 /// A node goes down for a while.
-fn down(world: &mut World, at: usize, at_most: u64) {
+pub fn down(world: &mut World, at: usize, at_most: u64) {
     if world.nodes[at].driver.is_some() {
         world.crash(at);
         let down = 100 + world.rng.below(at_most);

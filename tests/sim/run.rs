@@ -1,4 +1,4 @@
-//! One seed: a time of faults, then a time of healing in which the cluster must become whole again.
+//! One seed: a time of faults, then a time of healing in which the cluster must become whole again, then silence.
 //!
 //! Laws: the healing phase is bounded in virtual time. In it the cluster must elect, finish what is pending of
 //! membership, and acknowledge a new write on every node.
@@ -9,6 +9,7 @@ use huskv::model::State;
 
 use crate::checks;
 use crate::narrator::Trace;
+use crate::silence;
 use crate::world::{Event, World};
 
 /// How long faults happen, in virtual milliseconds.
@@ -67,12 +68,15 @@ fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> 
     while world.step(end) && !whole(&mut world) {
         *simulated = world.now;
     }
+    let healed = whole(&mut world);
+    if healed {
+        silence::fall(&mut world);
+        *simulated = world.now;
+    }
     checks::history(&mut world);
     match world.failure.take() {
         Some(failure) => Err(failure),
-        None if !whole(&mut world) => {
-            Err(format!("not whole {HEALING} ms after the last fault: {}", describe(&mut world)))
-        }
+        None if !healed => Err(format!("not whole {HEALING} ms after the last fault: {}", describe(&mut world))),
         None => Ok(world.digest),
     }
 }

@@ -102,13 +102,31 @@ fn change(id: u64, which: u64, rng: &mut Rng, known: &Known, calm: impl Fn(u64) 
 /// A touch never shortens what a put has asked for.
 fn timed(id: u64, rng: &mut Rng) -> Wish {
     let (key, condition) = (Bytes::from(format!("t{}", rng.below(2))), Condition::Always);
-    let seconds = |from: u64, rng: &mut Rng| Ttl(u32::try_from(from + rng.below(6)).expect("small"));
+    let seconds = |from: u64, rng: &mut Rng| ttl(from + rng.below(6));
     let (seen, command) = if rng.chance(30) {
         (Seen::Get(None), Command::Touch { key, ttl: seconds(7, rng), condition })
     } else {
         (Seen::Put(id), Command::Put { key, value: value(id), condition, ttl: Some(seconds(1, rng)) })
     };
     Wish { key: TIMED, seen, how: How::Write(command) }
+}
+
+/// That a key of this name is kept for so long.
+pub fn keep(id: u64, name: &'static str, seconds: u64) -> Wish {
+    let (key, ttl) = (Bytes::from_static(name.as_bytes()), Some(ttl(seconds)));
+    let command = Command::Put { key, value: value(id), condition: Condition::Always, ttl };
+    Wish { key: TIMED, seen: Seen::Put(id), how: How::Write(command) }
+}
+
+/// That it is kept for so long from now on.
+pub fn touch(name: &'static str, seconds: u64) -> Wish {
+    let key = Bytes::from_static(name.as_bytes());
+    let command = Command::Touch { key, ttl: ttl(seconds), condition: Condition::Always };
+    Wish { key: TIMED, seen: Seen::Get(None), how: How::Write(command) }
+}
+
+fn ttl(seconds: u64) -> Ttl {
+    Ttl(u32::try_from(seconds).expect("small"))
 }
 
 /// For how many milliseconds what a command writes is to be kept, if it says so.
