@@ -19,6 +19,8 @@ enum Reply {
     Break,
     /// Answers: status, headers, body.
     Answer(u16, String, String),
+    /// Answers 200 and this, on a connection that stays, and says no more until it is told to.
+    Open(String),
 }
 
 fn reply(status: u16, body: &str) -> Reply {
@@ -33,6 +35,7 @@ fn problem(status: u16, code: &str, outcome: &str) -> Reply {
 struct Node {
     address: String,
     asked: Arc<Mutex<Vec<String>>>,
+    open: Arc<tokio::sync::Mutex<Vec<TcpStream>>>,
 }
 
 impl Node {
@@ -40,7 +43,8 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let node = Self { address, asked: Arc::clone(&asked) };
+        let open = Arc::default();
+        let node = Self { address, asked: Arc::clone(&asked), open: Arc::clone(&open) };
         tokio::spawn(async move {
             let mut script = script.into_iter().peekable();
             while let Ok((mut stream, _)) = listener.accept().await {
@@ -52,8 +56,13 @@ impl Node {
                 }
                 asked.lock().unwrap().push(request);
                 let next = script.next().unwrap();
-                if let Reply::Answer(status, headers, body) = &next {
-                    answer(&mut stream, *status, headers, body).await;
+                match &next {
+                    Reply::Break => {}
+                    Reply::Answer(status, headers, body) => answer(&mut stream, *status, headers, body).await,
+                    Reply::Open(body) => {
+                        answer(&mut stream, 200, "", body).await;
+                        open.lock().await.push(stream);
+                    }
                 }
                 if script.peek().is_none() {
                     script = vec![next].into_iter().peekable();
@@ -61,6 +70,13 @@ impl Node {
             }
         });
         node
+    }
+
+    /// Says more on the connections that stay.
+    async fn say(&self, text: &str) {
+        for stream in &mut *self.open.lock().await {
+            stream.write_all(text.as_bytes()).await.unwrap();
+        }
     }
 
     fn asked(&self) -> Vec<String> {
@@ -170,6 +186,34 @@ async fn a_watch_goes_on_where_it_was_on_another_node() {
     assert!(second.asked()[0].contains("last-event-id: 8.1"), "{:?}", second.asked());
     assert_eq!(watch.next().await.unwrap_err().code, "lagged");
     assert_eq!(watch.last_id(), Some("8.2"));
+}
+
+#[tokio::test]
+async fn a_watch_leaves_a_node_that_is_silent_for_15_s_and_no_sooner() {
+    let event = |id| format!("id: {id}\nevent: put\ndata: {{}}\n\n");
+    let first = Node::start("n1", vec![Reply::Open(event(7)), Reply::Break]).await;
+    let second = Node::start("n2", vec![Reply::Open(event(9))]).await;
+    let mut watch = client(&[&first, &second]).watch(Scope::Prefix(String::new()), Some(7), None);
+    assert_eq!(watch.next().await.unwrap().id, "7");
+    for (span, id) in [(14_900, "8"), (15_100, "9")] {
+        let mut next = Box::pin(watch.next());
+        tokio::select! {
+            biased;
+            event = &mut next => panic!("nobody has said anything, and the watch tells of {event:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+        // Time goes by real clocks again before anything moves on a connection: a clock that stands runs ahead meanwhile.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_millis(span)).await;
+        tokio::time::resume();
+        if id == "8" {
+            first.say(&event(8)).await;
+        }
+        let next = tokio::time::timeout(Duration::from_secs(10), next).await;
+        assert_eq!(next.expect("it goes on in time").unwrap().id, id);
+    }
+    assert_eq!((first.asked().len(), second.asked().len()), (1, 1));
+    assert!(second.asked()[0].contains("last-event-id: 8"), "{:?}", second.asked());
 }
 
 #[tokio::test]
