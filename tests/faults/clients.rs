@@ -4,7 +4,8 @@
 //!
 //! Laws: every value is written once. A write is left out of the history only where it certainly had no effect: the
 //! node says `not_applied`, or the connection was refused. A key lives for a short while, so that no history of one key
-//! is long. Reads through a node that fails say nothing.
+//! is long. Reads through a node that fails say nothing. Each request is sent once: what became of one without an answer
+//! is for the judge to find out.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Request, millis, secs};
+use crate::leases::{self, Lease};
 use crate::linear::{Operation, Seen};
 use crate::rng::Rng;
 
@@ -24,6 +26,9 @@ const KEYS: u64 = 4;
 
 /// How long a key is in use, in milliseconds.
 const SPAN: u64 = 1_500;
+
+/// How many clients hold keys for a while.
+const HOLDERS: usize = 2;
 
 /// How long a value is that stays.
 const BALLAST_BYTES: usize = 200_000;
@@ -44,6 +49,8 @@ pub struct Event {
     pub operation: Operation,
     /// The version of the write, or of what was read.
     pub version: Option<u64>,
+    /// The seconds left that a read has shown.
+    pub left: Option<u64>,
 }
 
 /// What all clients saw, by key.
@@ -51,6 +58,8 @@ pub struct Event {
 pub struct History {
     /// The calls that count.
     pub events: BTreeMap<String, Vec<Event>>,
+    /// What was asked about how long values stay, by key.
+    pub leases: BTreeMap<String, Vec<Lease>>,
     /// Answers that no node may give.
     pub wrong: Vec<String>,
     /// How many writes were acknowledged.
@@ -102,9 +111,11 @@ impl Clients {
             history: Mutex::default(),
             known: Mutex::default(),
         });
-        let threads = (0..count).map(|client| {
+        let threads = (0..count + HOLDERS).map(|client| {
             let (shared, rng) = (shared.clone(), rng.fork());
-            std::thread::spawn(move || run(&shared, client, rng))
+            std::thread::spawn(
+                move || if client < count { run(&shared, client, rng) } else { hold(&shared, client, rng) },
+            )
         });
         Self { threads: threads.collect(), shared }
     }
@@ -145,7 +156,7 @@ impl Shared {
             let body = json!({"key": key, "value": text}).to_string();
             let address = &self.addresses[number % self.addresses.len()];
             let request = Request::new("POST", "/store?timeout=5s").body(body).within(secs(10));
-            write(self, LAST, address, &key, Seen::Put(value), request);
+            write(self, LAST, address, &key, Wish { seen: Seen::Put(value), ttl: None, request });
         }
     }
 
@@ -193,8 +204,9 @@ fn run(shared: &Shared, client: usize, mut rng: Rng) {
         match rng.below(10) {
             0..5 => {
                 let value = shared.next.fetch_add(1, Ordering::SeqCst);
-                let (seen, request) = put(shared, &key, value, &mut rng);
-                write(shared, client, &address, &key, seen, request.within(patience));
+                let mut wish = put(shared, &key, value, &mut rng);
+                wish.request = wish.request.within(patience);
+                write(shared, client, &address, &key, wish);
             }
             5 => {
                 let request = Request::new("DELETE", format!("/store/{key}?timeout=1s"));
@@ -205,7 +217,12 @@ fn run(shared: &Shared, client: usize, mut rng: Rng) {
                     }
                     _ => (Seen::Delete(None), request),
                 };
-                write(shared, client, &address, &key, seen, request.within(patience));
+                let request = request.within(patience);
+                write(shared, client, &address, &key, Wish { seen, ttl: None, request });
+            }
+            6 if rng.chance(50) => {
+                let version = shared.known(&key).filter(|_| rng.chance(50)).map(|(version, _)| version);
+                Touch { ttl: 1 + rng.below(3), version, patience }.send(shared, client, &address, &key);
             }
             _ => _ = read(shared, client, &address, &key, patience),
         }
@@ -213,30 +230,81 @@ fn run(shared: &Shared, client: usize, mut rng: Rng) {
     }
 }
 
-/// One of the ways to set a key: with and without a condition, as JSON, as a raw body, in a transaction.
-fn put(shared: &Shared, key: &str, value: u64, rng: &mut Rng) -> (Seen, Request) {
+/// Whoever holds one key at a time, as a lock is held: makes it, renews it for a while, and lets it go or forgets it.
+fn hold(shared: &Shared, client: usize, mut rng: Rng) {
+    let stays = |rng: &mut Rng| 2 + rng.below(leases::MOST - 1);
+    let any = |rng: &mut Rng| rng.pick(&shared.addresses[..]).clone();
+    for number in 0.. {
+        let key = format!("lease-{client}-{number}");
+        let (value, ttl) = (shared.next.fetch_add(1, Ordering::SeqCst), stays(&mut rng));
+        let make = Request::new("PUT", format!("/store/{key}?timeout=1s&ttl={ttl}")).body(format!("{value}:"));
+        let request = make.header("If-None-Match", "*").within(secs(2));
+        let seen = Seen::Cas { expected: None, new: Some(value), done: None };
+        write(shared, client, &any(&mut rng), &key, Wish { seen, ttl: Some(ttl), request });
+        for _ in 0..rng.below(5) {
+            shared.rest(millis(100 + rng.below(1_500)));
+            let version = shared.known(&key).map(|(version, _)| version);
+            let touch = Touch { ttl: stays(&mut rng), version, patience: secs(2) };
+            touch.send(shared, client, &any(&mut rng), &key);
+        }
+        if rng.chance(20) {
+            let request = Request::new("DELETE", format!("/store/{key}?timeout=1s")).within(secs(2));
+            write(shared, client, &any(&mut rng), &key, Wish { seen: Seen::Delete(None), ttl: None, request });
+        }
+        // Looked at until it is gone, so that what goes too early is seen to.
+        for _ in 0..40 {
+            shared.rest(millis(50 + rng.below(300)));
+            if shared.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            if read(shared, client, &any(&mut rng), &key, secs(1)) && shared.gone(&key) {
+                break;
+            }
+        }
+    }
+}
+
+/// A write in the making: what it is to do, for how many seconds it is to stay, and how it is asked for.
+struct Wish {
+    seen: Seen,
+    ttl: Option<u64>,
+    request: Request,
+}
+
+/// One of the ways to set a key: with and without a condition, as JSON, as a raw body, in a transaction; some of each
+/// with a time to stay.
+fn put(shared: &Shared, key: &str, value: u64, rng: &mut Rng) -> Wish {
     // Now and then a large one, so that records and copies are of several pieces.
     let padding = if rng.chance(4) { 40_000 } else { 0 };
     let text = format!("{value}:{}", "p".repeat(padding));
-    let raw = Request::new("PUT", format!("/store/{key}?timeout=1s")).body(text.clone());
+    let ttl = rng.chance(20).then(|| 1 + rng.below(2));
+    let query = ttl.map_or(String::new(), |ttl| format!("&ttl={ttl}"));
+    let raw = Request::new("PUT", format!("/store/{key}?timeout=1s{query}")).body(text.clone());
     let cas = |expected| Seen::Cas { expected, new: Some(value), done: None };
-    match (rng.below(8), shared.known(key)) {
+    let staying = |mut members: Value| {
+        if let Some(ttl) = ttl {
+            members["ttl"] = json!(ttl);
+        }
+        members
+    };
+    let (seen, request) = match (rng.below(8), shared.known(key)) {
         (0, _) => (Seen::Put(value), raw),
         (1, _) => (cas(None), raw.header("If-None-Match", "*")),
         (2, Some((version, held))) => (cas(Some(held)), raw.header("If-Match", &format!("\"{version}\""))),
         (3, Some((version, held))) => {
             let body = json!({"if": [{"key": key, "version": version}],
-                "then": [{"op": "put", "key": key, "value": text}], "else": [{"op": "get", "key": key}]});
+                "then": [staying(json!({"op": "put", "key": key, "value": text}))], "else": [{"op": "get", "key": key}]});
             (cas(Some(held)), Request::new("POST", "/txn?timeout=1s").body(body.to_string()))
         }
         _ => {
-            let body = json!({"key": key, "value": text}).to_string();
+            let body = staying(json!({"key": key, "value": text})).to_string();
             (Seen::Put(value), Request::new("POST", "/store?timeout=1s").body(body))
         }
-    }
+    };
+    Wish { seen, ttl, request }
 }
 
-fn write(shared: &Shared, client: usize, address: &str, key: &str, seen: Seen, request: Request) {
+fn write(shared: &Shared, client: usize, address: &str, key: &str, Wish { seen, ttl, request }: Wish) {
     let called = shared.now();
     let answer = request.send(address);
     let now = shared.now();
@@ -259,8 +327,53 @@ fn write(shared: &Shared, client: usize, address: &str, key: &str, seen: Seen, r
         Some(_) => history.acknowledged += 1,
         None => history.unknown += 1,
     }
+    if let (Some(ttl), Seen::Put(value) | Seen::Cas { new: Some(value), done: None | Some(true), .. }) = (ttl, &seen) {
+        history.lease(key, Lease { value: Some(*value), put: true, called, returned, ttl });
+    }
     let operation = Operation { client, called, returned, seen };
-    history.events.entry(key.to_owned()).or_default().push(Event { operation, version });
+    history.events.entry(key.to_owned()).or_default().push(Event { operation, version, left: None });
+}
+
+/// Lets a key stay for so many seconds from now on, where a version is given only while it has that one.
+struct Touch {
+    ttl: u64,
+    version: Option<u64>,
+    patience: Duration,
+}
+
+impl Touch {
+    /// What a touch answers is what a read would have found at its place in the order.
+    fn send(self, shared: &Shared, client: usize, address: &str, key: &str) {
+        let Self { ttl, version, patience } = self;
+        let mut request =
+            Request::new("POST", format!("/touch/{key}?timeout=1s")).body(json!({"ttl": ttl}).to_string());
+        if let Some(version) = version {
+            request = request.header("If-Match", &format!("\"{version}\""));
+        }
+        let called = shared.now();
+        let answer = request.within(patience).send(address);
+        let lease = |value, returned| Lease { value, put: false, called, returned, ttl };
+        match answer {
+            Ok(answer) if answer.status == 200 => {
+                let (value, now) = (found(&answer.data()).map(|(value, ..)| value), shared.now());
+                if shared.heard(client, key, called, Ok(answer)) {
+                    shared.history().lease(key, lease(value, Some(now)));
+                }
+            }
+            Ok(answer) if answer.status == 412 && answer.json()["version"] == 0 => {
+                shared.heard_nothing(client, key, called);
+            }
+            Ok(answer) if answer.status == 412 => {}
+            Ok(answer) if answer.status == 404 => _ = shared.heard(client, key, called, Ok(answer)),
+            Ok(answer) if answer.word("outcome") == "not_applied" => {}
+            Ok(answer) if answer.word("outcome") != "unknown" => {
+                shared.history().wrong.push(format!("{address} on a touch of {key}: {answer}"));
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => sleep(millis(20)),
+            // It may take effect on whatever is there then.
+            Ok(_) | Err(_) => shared.history().lease(key, lease(None, None)),
+        }
+    }
 }
 
 /// What a 200, or a 412, says about the write, and the version that it gave the key.
@@ -294,7 +407,28 @@ fn read(shared: &Shared, client: usize, address: &str, key: &str, patience: Dura
     heard
 }
 
+impl History {
+    fn lease(&mut self, key: &str, lease: Lease) {
+        self.leases.entry(key.to_owned()).or_default().push(lease);
+    }
+}
+
 impl Shared {
+    /// Waits, unless the clients are to stop.
+    fn rest(&self, span: Duration) {
+        let end = Instant::now() + span;
+        while Instant::now() < end && !self.stop.load(Ordering::SeqCst) {
+            sleep(millis(20));
+        }
+    }
+
+    /// Whether the last that was seen of a key is that it was not there.
+    fn gone(&self, key: &str) -> bool {
+        let history = self.history();
+        let last = history.events.get(key).and_then(|events| events.last());
+        last.is_some_and(|event| event.operation.seen == Seen::Get(None))
+    }
+
     fn known(&self, key: &str) -> Option<(u64, u64)> {
         self.known.lock().expect("no client panics").get(key).copied()
     }
@@ -311,27 +445,36 @@ impl Shared {
     /// Takes the answer to a read in; false where there is none.
     fn heard(&self, client: usize, key: &str, called: u64, answer: std::io::Result<Answer>) -> bool {
         let returned = Some(self.now());
-        let (value, version) = match answer {
+        let (value, version, left) = match answer {
             Ok(answer) if answer.status == 200 => match found(&answer.data()) {
-                Some((value, version)) => (Some(value), Some(version)),
+                Some((value, version, left)) => (Some(value), Some(version), left),
                 None => {
                     self.history().wrong.push(format!("a get of {key}: {answer}"));
                     return false;
                 }
             },
-            Ok(answer) if answer.status == 404 && answer.word("code") == "key_not_found" => (None, None),
+            Ok(answer) if answer.status == 404 && answer.word("code") == "key_not_found" => (None, None, None),
             _ => return false,
         };
         let operation = Operation { client, called, returned, seen: Seen::Get(value) };
         self.learn(key, &operation.seen, version);
         let mut history = self.history();
         history.reads += 1;
-        history.events.entry(key.to_owned()).or_default().push(Event { operation, version });
+        history.events.entry(key.to_owned()).or_default().push(Event { operation, version, left });
         true
+    }
+
+    /// An answer that says no more than that the key is not there.
+    fn heard_nothing(&self, client: usize, key: &str, called: u64) {
+        let operation = Operation { client, called, returned: Some(self.now()), seen: Seen::Get(None) };
+        let mut history = self.history();
+        history.reads += 1;
+        history.events.entry(key.to_owned()).or_default().push(Event { operation, version: None, left: None });
     }
 }
 
-fn found(data: &Value) -> Option<(u64, u64)> {
+/// The value of an item, its version, and the seconds that it has left.
+fn found(data: &Value) -> Option<(u64, u64, Option<u64>)> {
     let value = data["value"].as_str()?.split(':').next()?.parse().ok()?;
-    Some((value, data["version"].as_u64()?))
+    Some((value, data["version"].as_u64()?, data["ttl"].as_u64()))
 }

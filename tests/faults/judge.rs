@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::clients::{Event, History};
 use crate::harness::{Node, Request, secs};
+use crate::leases;
 use crate::linear::{self, Operation, Seen};
 
 /// Every key's history has an order, and versions are in line with it.
@@ -15,7 +16,10 @@ pub fn history(history: &History) -> Result<(), String> {
         return Err(format!("{} answers are wrong, such as: {wrong}", history.wrong.len()));
     }
     for (key, events) in &history.events {
-        let operations: Vec<Operation> = events.iter().map(|event| event.operation.clone()).collect();
+        let asked = history.leases.get(key).map_or(&[][..], Vec::as_slice);
+        leases::shown(key, events, asked)?;
+        let mut operations: Vec<Operation> = events.iter().map(|event| event.operation.clone()).collect();
+        operations.extend(leases::ends(events, asked));
         linear::check(&operations).map_err(|timeline| format!("{key}, times in us: {timeline}"))?;
     }
     versions(history)

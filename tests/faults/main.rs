@@ -29,6 +29,7 @@ mod disk;
 mod harness;
 mod itself;
 mod judge;
+mod leases;
 #[path = "../support/linear.rs"]
 mod linear;
 mod links;
@@ -65,6 +66,7 @@ fn round(seed: u64, story: &Story) -> String {
     eventually(secs(20), "writes go on", || check(clients.acknowledged() > goal, clients.acknowledged()));
     let shared = clients.finish();
     world.heal();
+    leases::go(&world);
     let history = read_all(&shared).unwrap_or_else(|why| panic!("{why}"));
     world.cluster.caught_up(world::HEALING);
     judge::logs(&world.cluster.nodes).unwrap_or_else(|why| panic!("{why}"));
@@ -150,5 +152,9 @@ fn main() -> ExitCode {
         return for_minutes(minutes);
     }
     let arguments = libtest_mimic::Arguments::from_args();
-    libtest_mimic::run(&arguments, itself::cases().into_iter().chain(cases()).map(Case::trial).collect()).exit_code()
+    libtest_mimic::run(
+        &arguments,
+        itself::cases().into_iter().chain(leases::cases()).chain(cases()).map(Case::trial).collect(),
+    )
+    .exit_code()
 }
