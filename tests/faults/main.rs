@@ -9,8 +9,10 @@
 //! Laws: as those of the black-box tests, whose harness this is; nothing here knows a type of the program. The seed fixes
 //! what is done, not what comes of it: a failure is printed with its seed and what was done when.
 //!
-//! `scripts/faults.sh` runs rounds for as long as it is told. `FAULTS_SEED=N` is one round, `FAULTS_SECONDS` the length
-//! of the faults in a round, `FAULTS_TRACE=1` prints what is done as it is done.
+//! Beside the rounds there is a run for those who watch (`watching`), with kills of a minority and nothing else.
+//!
+//! `scripts/faults.sh` runs rounds, or a watching, for as long as it is told. `FAULTS_SEED=N` is one round,
+//! `FAULTS_SECONDS` the length of the faults in a round, `FAULTS_TRACE=1` prints what is done as it is done.
 
 // clippy knows tests by their attribute, and tests with a main of their own have none.
 #![allow(clippy::unwrap_used)]
@@ -30,13 +32,17 @@ mod harness;
 mod itself;
 mod judge;
 mod leases;
+mod ledger;
 #[path = "../support/linear.rs"]
 mod linear;
 mod links;
 mod nemesis;
 #[path = "../sim/rng.rs"]
 mod rng;
+mod watchers;
+mod watching;
 mod world;
+mod writers;
 
 use clients::{Clients, read_all};
 use harness::{Case, check, eventually, secs};
@@ -84,7 +90,7 @@ fn round(seed: u64, story: &Story) -> String {
 }
 
 /// One round that prints its seed and, where it fails, what was done.
-fn tell(seed: u64) -> bool {
+fn tell(seed: u64, round: impl FnOnce(u64, &Story) -> String) -> bool {
     let story = Story::new();
     println!("seed {seed}");
     let outcome = catch_unwind(AssertUnwindSafe(|| round(seed, &story)));
@@ -96,7 +102,7 @@ fn tell(seed: u64) -> bool {
 }
 
 fn must(seed: u64) {
-    assert!(tell(seed), "seed {seed} fails: FAULTS_SEED={seed} scripts/faults.sh runs it again");
+    assert!(tell(seed, round), "seed {seed} fails: FAULTS_SEED={seed} scripts/faults.sh runs it again");
 }
 
 fn fresh() -> u64 {
@@ -113,7 +119,7 @@ fn for_minutes(minutes: u64) -> ExitCode {
     let mut rounds = 0;
     while begun.elapsed() < Duration::from_secs(minutes * 60) {
         rounds += 1;
-        if !tell(fresh()) {
+        if !tell(fresh(), round) {
             println!("{rounds} rounds, the last one failed, {:.1} min", begun.elapsed().as_secs_f64() / 60.0);
             return ExitCode::FAILURE;
         }
@@ -145,8 +151,14 @@ fn a_round_of_a_fresh_seed() {
 }
 
 fn main() -> ExitCode {
+    let code = |holds| if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if let Some(minutes) = number("FAULTS_WATCH_MINUTES") {
+        let span = Duration::from_secs(minutes * 60);
+        let seed = number("FAULTS_SEED").unwrap_or_else(fresh);
+        return code(tell(seed, |seed, story| watching::run(seed, span, story)));
+    }
     if let Some(seed) = number("FAULTS_SEED") {
-        return if tell(seed) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return code(tell(seed, round));
     }
     if let Some(minutes) = number("FAULTS_MINUTES") {
         return for_minutes(minutes);
@@ -154,7 +166,11 @@ fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     libtest_mimic::run(
         &arguments,
-        itself::cases().into_iter().chain(leases::cases()).chain(cases()).map(Case::trial).collect(),
+        [itself::cases(), leases::cases(), ledger::cases(), watching::cases(), cases()]
+            .into_iter()
+            .flatten()
+            .map(Case::trial)
+            .collect(),
     )
     .exit_code()
 }

@@ -59,7 +59,8 @@ impl Unread {
         let read = move || {
             let mut event = Event { id: String::new(), kind: String::new(), data: Value::Null };
             let mut line = String::new();
-            while matches!(lines.read_line(&mut line), Ok(1..)) {
+            // A connection that breaks may do so within a line.
+            while matches!(lines.read_line(&mut line), Ok(1..)) && line.ends_with('\n') {
                 match line.trim_end_matches('\n').split_once(':') {
                     Some(("id", text)) => event.id = text.trim().to_owned(),
                     Some(("event", text)) => event.kind = text.trim().to_owned(),
@@ -96,11 +97,16 @@ impl Watch {
     /// The next event, None at the end of the stream.
     #[track_caller]
     pub fn any(&self, timeout: Duration) -> Option<Event> {
-        match self.events.recv_timeout(timeout) {
+        match self.within(timeout) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("no event within {timeout:?}"),
         }
+    }
+
+    /// The next event, for those to whom silence says something.
+    pub fn within(&self, timeout: Duration) -> Result<Event, RecvTimeoutError> {
+        self.events.recv_timeout(timeout)
     }
 
     /// An event that is there already.
