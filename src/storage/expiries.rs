@@ -11,9 +11,11 @@ use bytes::Bytes;
 
 use super::cells::{self, Header};
 use super::layout::{Kind, cell_key, parse_cell_key};
-use super::{Batch, Db, Error, Pair};
+use super::{Batch, Db, Error, Pair, item};
+use crate::model::SWEEP_BYTES;
 
-/// The most keys that one command removes, and the most bytes that those have together, unless the first has more.
+/// The most keys that one command removes, and the most bytes that those have together, unless the first has more. Their
+/// values have at most [`SWEEP_BYTES`], as those of a removal by prefix: one entry is applied in one turn.
 const MOST_KEYS: usize = 128;
 const MOST_BYTES: usize = 64 << 10;
 
@@ -58,11 +60,14 @@ pub(super) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
         end.truncate(end.len() - 4);
         end
     });
-    let (mut keys, mut bytes) = (Vec::new(), 0);
+    let (mut keys, mut bytes, mut stored) = (Vec::new(), 0, 0);
     for pair in db.scan(&[Kind::Expiry as u8], Some(&end), MOST_KEYS)? {
         let (_, key, version) = parse(db, &pair)?;
         bytes += key.len();
-        if !keys.is_empty() && bytes > MOST_BYTES {
+        if let Some((header, first)) = cells::first(db, Kind::Data, &key)? {
+            stored += item::length(db, header, &first)?;
+        }
+        if !keys.is_empty() && (bytes > MOST_BYTES || stored > SWEEP_BYTES) {
             break;
         }
         keys.push((key, version));

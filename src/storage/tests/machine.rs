@@ -10,7 +10,8 @@ use super::super::layout::PIECE_BYTES;
 use super::super::{Applied, Db, Error, Machine, Operation};
 use super::{Dice, Memory, Pairs, delete, outcomes_of, put};
 use crate::model::{
-    self, Command, Condition, Happening, Item, Member, MemberChange, Members, Outcome, Proposal, Role, Ttl, Txn, Value,
+    self, Command, Condition, Happening, Item, Member, MemberChange, Members, Outcome, Proposal, Role, SWEEP_BYTES,
+    Ttl, Txn, Value,
 };
 
 pub(super) fn fresh() -> (Arc<Memory>, Machine) {
@@ -300,4 +301,23 @@ fn what_is_due_comes_in_the_order_of_its_time_and_every_write_keeps_the_order() 
     let told: Vec<_> = machine.take_events().into_iter().map(|event| (event.key, event.happening)).collect();
     let gone = ["soon", "zero\0key", "moved"].map(|key| (Bytes::from(key), Happening::Expired));
     assert_eq!(told, gone);
+}
+
+#[test]
+fn one_removal_takes_no_more_bytes_of_values_than_one_by_prefix_but_always_one() {
+    let (_, mut machine) = fresh();
+    let half = SWEEP_BYTES / 2;
+    for (index, (key, bytes)) in (2..).zip([("a", 2 * SWEEP_BYTES), ("b", half), ("c", half), ("d", half), ("e", 1)]) {
+        let value = Value::binary(vec![7; bytes]);
+        let command = Command::Put { key: key.into(), value, condition: Condition::Always, ttl: Some(Ttl(1)) };
+        let operation = Operation::Command(Proposal { stamp: index, command });
+        machine.apply(vec![Applied { index, term: 1, operation }], usize::MAX).unwrap();
+    }
+    for (index, expected) in (7..).zip([&["a"][..], &["b", "c"], &["d", "e"], &[]]) {
+        let keys = machine.due(10_000).unwrap();
+        assert_eq!(keys.iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
+        let operation = Operation::Command(Proposal { stamp: 10_000, command: Command::Expire { keys } });
+        machine.apply(vec![Applied { index, term: 1, operation }], usize::MAX).unwrap();
+    }
+    assert_eq!(machine.keys(), 0);
 }
