@@ -310,13 +310,13 @@ fn one_removal_takes_no_more_bytes_of_values_than_one_by_prefix_but_always_one()
     for (index, (key, bytes)) in (2..).zip([("a", 2 * SWEEP_BYTES), ("b", half), ("c", half), ("d", half), ("e", 1)]) {
         let value = Value::binary(vec![7; bytes]);
         let command = Command::Put { key: key.into(), value, condition: Condition::Always, ttl: Some(Ttl(1)) };
-        let operation = Operation::Command(Proposal { stamp: index, command });
+        let operation = Operation::Command(Proposal { stamp: index, write: command.into() });
         machine.apply(vec![Applied { index, term: 1, operation }], usize::MAX).unwrap();
     }
     for (index, expected) in (7..).zip([&["a"][..], &["b", "c"], &["d", "e"], &[]]) {
         let keys = machine.due(10_000).unwrap();
         assert_eq!(keys.iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
-        let operation = Operation::Command(Proposal { stamp: 10_000, command: Command::Expire { keys } });
+        let operation = Operation::Command(Proposal { stamp: 10_000, write: Command::Expire { keys }.into() });
         machine.apply(vec![Applied { index, term: 1, operation }], usize::MAX).unwrap();
     }
     assert_eq!(machine.keys(), 0);
