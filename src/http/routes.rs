@@ -50,8 +50,7 @@ pub(super) fn routes(
         .then(|call| always(call, openapi::document));
     let unknown = unknown(Arc::clone(door));
 
-    data.or(txn)
-        .unify()
+    let others = txn
         .or(touch)
         .unify()
         .or(watch)
@@ -74,8 +73,9 @@ pub(super) fn routes(
         .unify()
         .or(kv)
         .unify()
-        .or(unknown)
-        .unify()
+        .boxed();
+    // Warp clones for each request what it may have to try next, so all but the hottest line are behind one pointer.
+    data.or(others).unify().or(unknown).unify()
 }
 
 async fn data(tail: Tail, call: Call) -> Response {
