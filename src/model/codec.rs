@@ -45,7 +45,13 @@ fn within<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<(T, u
 
 /// Encodes `value` behind the version byte.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
+    encode_about(value, 0)
+}
+
+/// As [`encode`], for a value that takes about so many bytes: where that is enough, memory is asked for once.
+pub fn encode_about<T: Serialize>(value: &T, size: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size);
+    bytes.push(VERSION);
     bincode::serde::encode_into_std_write(value, &mut bytes, configuration::<MAX_BYTES>())
         .expect("writing to memory cannot fail, and no value of the model is of unknown length or over the bound");
     bytes

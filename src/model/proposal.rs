@@ -5,11 +5,14 @@
 //! Laws: the leader stamps an entry when it proposes it; nobody stamps it again. The cluster's clock is the greatest stamp
 //! that was applied, so it never goes back.
 //!
-//! Not here: how a leader comes to its stamps (`consensus::clock`), and membership entries, which carry none.
+//! Not here: how a leader comes to its stamps (`consensus::time`), and membership entries, which carry none.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Command, Write, codec};
+
+/// What an encoded proposal has beside the bytes that its command counts, roughly.
+const FRAME_BYTES: usize = 64;
 
 /// The data of a normal entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +27,7 @@ impl Proposal {
     /// The bytes of a proposal of `write`.
     #[must_use]
     pub fn encode(stamp: u64, write: &Write) -> Vec<u8> {
-        codec::encode(&(stamp, write))
+        codec::encode_about(&(stamp, write), write.size() + FRAME_BYTES)
     }
 }
 

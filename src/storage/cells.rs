@@ -37,8 +37,10 @@ impl Header {
         Self { version, length: length(value), checksum: sum.finalize() }
     }
 
-    fn encode(self) -> Vec<u8> {
-        let mut bytes = vec![CELL_VERSION];
+    /// The beginning of a first piece, with room for `rest` behind it.
+    fn encode(self, rest: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + rest);
+        bytes.push(CELL_VERSION);
         bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&self.length.to_le_bytes());
         bytes.extend_from_slice(&self.checksum.to_le_bytes());
@@ -100,8 +102,8 @@ pub(super) fn put(
     old: Option<Header>,
 ) -> Header {
     let header = Header::of(kind, key, version, value);
-    let mut first = header.encode();
     let (head, mut rest) = value.split_at(value.len().min(PIECE_BYTES - HEADER_BYTES));
+    let mut first = header.encode(head.len());
     first.extend_from_slice(head);
     batch.changes.push((cell_key(kind, key, 0), Some(first)));
     for piece in 1..header.pieces() {

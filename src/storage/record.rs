@@ -16,6 +16,12 @@ use super::layout::{Bytes, MOST_COUNT, PIECE_BYTES, RECORD_VERSION, length, push
 /// because its length is wrong.
 pub(super) const HEADER_BYTES: usize = 1 + 4 + 4 + 4;
 
+/// What a payload has in front of its entries.
+const HEAD_BYTES: usize = 1 + 10 * 8 + 4;
+
+/// What an entry has beside its data and its context: type, term and two lengths.
+const ENTRY_BYTES: usize = 1 + 8 + 4 + 4;
+
 /// An index with its term.
 pub(super) type Point = (u64, u64);
 
@@ -56,7 +62,9 @@ impl Head {
 
 /// The whole record, and where in its payload each entry begins.
 pub(super) fn encode(seq: u64, head: &Head, entries: &[Entry]) -> (Vec<u8>, Vec<u32>) {
-    let mut bytes = vec![0; HEADER_BYTES];
+    let size = entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES).sum::<usize>();
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + HEAD_BYTES + size);
+    bytes.resize(HEADER_BYTES, 0);
     bytes.push(u8::from(head.reset));
     let (term, vote, commit) = head.hard_state;
     let points = [head.snapshot, head.base, head.prev].into_iter().flat_map(|(index, term)| [index, term]);

@@ -17,7 +17,7 @@ use super::greeting::MAGIC;
 use super::wire::{CHECKSUM_BYTES, Frame, HEAD_BYTES, WireError};
 
 /// How much is allocated ahead of the bytes that arrive.
-const AHEAD_BYTES: usize = 4 << 10;
+const AHEAD_BYTES: usize = 64 << 10;
 
 /// What the first bytes of a connection say.
 #[derive(Debug, PartialEq, Eq)]

@@ -138,6 +138,7 @@ impl Frame {
             Self::Hello(hello) => bytes.extend(codec::encode(hello)),
             Self::Verdict(verdict) => bytes.extend(codec::encode(verdict)),
             Self::Step(message) | Self::End(message) => {
+                bytes.reserve(message.compute_size() as usize + CHECKSUM_BYTES);
                 message.write_to_vec(&mut bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
             }
             Self::Forward { token, remaining_ms, request } => {
@@ -179,7 +180,7 @@ impl Frame {
         Ok(match head[4] {
             1 => Self::Hello(value(&body)?),
             2 => Self::Verdict(value(&body)?),
-            3 => Self::Step(message(&body)?),
+            3 => Self::Step(message(body)?),
             4 => {
                 let (token, remaining_ms, request) = value(&body)?;
                 Self::Forward { token, remaining_ms, request }
@@ -198,7 +199,7 @@ impl Frame {
             10 => Self::Adopt(value(&body)?),
             11 => Self::Adopted(value(&body)?),
             12 => Self::Changes(body),
-            13 => Self::End(message(&body)?),
+            13 => Self::End(message(body)?),
             14 => Self::Taken(value(&body)?),
             15 => Self::Whereabouts(value(&body)?),
             kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
@@ -210,8 +211,10 @@ fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     codec::decode(bytes).map_err(|error| WireError::Malformed(error.to_string()))
 }
 
-fn message(bytes: &[u8]) -> Result<Box<Message>, WireError> {
-    let message = Message::parse_from_bytes(bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
+/// The entries of the message share its bytes instead of copying them.
+fn message(bytes: Vec<u8>) -> Result<Box<Message>, WireError> {
+    let message =
+        Message::parse_from_carllerche_bytes(&bytes.into()).map_err(|error| WireError::Malformed(error.to_string()))?;
     Ok(Box::new(message))
 }
 
