@@ -20,10 +20,10 @@ use super::{Batch, Db, Error};
 use crate::model::after;
 
 /// The most bytes that are kept back.
-const KEPT_BYTES: usize = 512 << 10;
+const KEPT_BYTES: usize = 1 << 20;
 
 /// The most changes that are kept back; writing them must not hold the loop up for long.
-const KEPT_CHANGES: usize = 512;
+const KEPT_CHANGES: usize = 2048;
 
 /// A database whose batches are gathered.
 pub(super) struct Behind {
