@@ -14,40 +14,31 @@ use std::collections::BTreeMap;
 use super::Millis;
 use crate::plant::{self, Plant};
 
-/// Waiters by the index of their entry.
-pub(super) struct Pending<W> {
-    waiters: BTreeMap<u64, Vec<(u64, Millis, W)>>,
-    count: usize,
-}
+/// Waiters by the index and term of their entry.
+pub(super) struct Pending<W>(BTreeMap<(u64, u64), (Millis, W)>);
 
 impl<W> Default for Pending<W> {
     fn default() -> Self {
-        Self { waiters: BTreeMap::new(), count: 0 }
+        Self(BTreeMap::new())
     }
 }
 
 impl<W> Pending<W> {
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.count
+        self.0.len()
     }
 
-    /// Lets `waiter` wait for the entry at (term, index) until `deadline`.
+    /// Lets `waiter` wait for the entry at (term, index) until `deadline`; nobody else may wait for it.
     pub fn insert(&mut self, term: u64, index: u64, deadline: Millis, waiter: W) {
-        self.waiters.entry(index).or_default().push((term, deadline, waiter));
-        self.count += 1;
+        self.0.insert((index, term), (deadline, waiter));
     }
 
     /// Takes whoever waits for exactly this entry, which was applied.
     pub fn applied(&mut self, term: u64, index: u64) -> Option<W> {
-        let here = self.waiters.get_mut(&index)?;
-        let at = here.iter().position(|(t, _, _)| *t == term || plant::is(Plant::WokenByIndex))?;
-        let (_, _, waiter) = here.swap_remove(at);
-        if here.is_empty() {
-            self.waiters.remove(&index);
-        }
-        self.count -= 1;
-        Some(waiter)
+        let terms = if plant::is(Plant::WokenByIndex) { 0..=u64::MAX } else { term..=term };
+        let (&at, _) = self.0.range((index, *terms.start())..=(index, *terms.end())).next()?;
+        self.0.remove(&at).map(|(_, waiter)| waiter)
     }
 
     /// Takes all whose entry is proven lost by an entry of `term` applied at `index`.
@@ -71,16 +62,8 @@ impl<W> Pending<W> {
     }
 
     fn take(&mut self, mut chosen: impl FnMut(u64, u64, Millis) -> bool) -> Vec<W> {
-        let mut taken = Vec::new();
-        self.waiters.retain(|index, here| {
-            taken.extend(
-                here.extract_if(.., |(term, deadline, _)| chosen(*index, *term, *deadline))
-                    .map(|(_, _, waiter)| waiter),
-            );
-            !here.is_empty()
-        });
-        self.count -= taken.len();
-        taken
+        let taken = self.0.extract_if(.., |(index, term), (deadline, _)| chosen(*index, *term, *deadline));
+        taken.map(|(_, (_, waiter))| waiter).collect()
     }
 }
 
