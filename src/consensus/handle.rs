@@ -54,7 +54,7 @@ pub struct Inbox {
     pub clock: Clock,
     /// Where the loop tells what happens, for those who watch.
     pub feed: Arc<Feed>,
-    names: Arc<Mutex<Names>>,
+    names: Arc<Mutex<Arc<Names>>>,
 }
 
 /// Who this node is and who leads, as the loop knew after its last turn.
@@ -69,7 +69,7 @@ pub struct Names {
 impl Inbox {
     /// Tells the handles who this node is and who leads.
     pub(super) fn publish(&self, names: Names) {
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
     }
 }
 
@@ -80,7 +80,7 @@ pub struct Handle {
     peers: mpsc::Sender<Input>,
     clock: Clock,
     feed: Arc<Feed>,
-    names: Arc<Mutex<Names>>,
+    names: Arc<Mutex<Arc<Names>>>,
 }
 
 /// Makes the two queues; `pending_requests` bounds the one of clients.
@@ -89,7 +89,7 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let (clients, clients_end) = mpsc::channel(pending_requests);
     let (peers, peers_end) = mpsc::channel(PEER_QUEUE);
     let clock = Clock::start();
-    let names = Arc::<Mutex<Names>>::default();
+    let names = Arc::<Mutex<Arc<Names>>>::default();
     let feed = Arc::<Feed>::default();
     let handle = Handle { clients, peers, clock, feed: Arc::clone(&feed), names: Arc::clone(&names) };
     (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, names })
@@ -114,8 +114,8 @@ impl Handle {
 
     /// Who this node is and who leads, without asking the loop.
     #[must_use]
-    pub fn names(&self) -> Names {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Has `command` committed and applied, on this node if it leads and through the leader if not. On return it is

@@ -109,8 +109,8 @@ impl Door {
     /// Says in the answer which node gives it, and who leads as far as it knows.
     pub(super) fn signed(&self, mut response: Response) -> Response {
         let names = self.handle.names();
-        for (header, name) in [(X_HUSKV_NODE, Some(names.node)), (X_HUSKV_LEADER, names.leader)] {
-            let name = name.filter(|name| !name.is_empty()).and_then(|name| HeaderValue::from_str(&name).ok());
+        for (header, name) in [(X_HUSKV_NODE, Some(&names.node)), (X_HUSKV_LEADER, names.leader.as_ref())] {
+            let name = name.filter(|name| !name.is_empty()).and_then(|name| HeaderValue::from_str(name).ok());
             if let Some(name) = name {
                 response.headers_mut().insert(header, name);
             }
