@@ -34,8 +34,9 @@
 //!
 //! 1. `http::store` reads the body up to its limit, checks key, value and condition, and calls
 //!    [`consensus::Handle::request`]. The queue behind it is bounded; a full one is a 503 at once.
-//! 2. The loop (`consensus::task`) drains its inbox and steps all writes of the turn as one proposal, one log entry each
-//!    (`consensus::requests`). So the raft index of the entry is the version of the key.
+//! 2. The loop (`consensus::task`) drains its inbox and, once the writes before them are committed, steps all that have
+//!    gathered as one proposal, one log entry each (`consensus::requests`). So the raft index of the entry is the version
+//!    of the key.
 //! 3. `consensus::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
 //!    once. Followers do the same and acknowledge only then.
 //! 4. Committed entries become one atomic batch of the [`storage::Machine`], with the applied index in it.

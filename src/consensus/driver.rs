@@ -217,7 +217,7 @@ impl Driver {
     pub fn has_work(&self) -> bool {
         (self.phase != Phase::Removed && self.raw.has_ready())
             || !self.committed.is_empty()
-            || self.requests.any_unproposed()
+            || self.any_proposable()
             || self.any_read_ready()
     }
 

@@ -4,7 +4,8 @@
 //!
 //! Laws: `propose` is only ever called on the leader. A write is proposed at most once after which its fate is unknown;
 //! only one that certainly was not applied is tried again, until its deadline. A forwarded request is not forwarded again.
-//! One entry holds one command. Everything that waits counts against one bound.
+//! One entry holds one command. Everything that waits counts against one bound. One proposal of writes is on its way, the
+//! next takes everything that came meanwhile: what a write costs is syncs and turns, on every node, and not its bytes.
 //!
 //! Not here: waiters by (term, index) (`pending`), and what membership requests do (`membership`).
 
@@ -44,7 +45,7 @@ enum Until {
 /// All requests on this node.
 #[derive(Default)]
 pub(super) struct Requests {
-    /// Writes to be proposed in the next turn.
+    /// Writes to be proposed once those before them are committed.
     batch: VecDeque<Waiting>,
     /// Writes that were proposed.
     pending: Pending<Waiting>,
@@ -66,11 +67,6 @@ impl Requests {
     /// Whether a request is under way whose fate will be known.
     pub fn any_undecided(&self) -> bool {
         !self.batch.is_empty() || self.pending.len() > 0 || !self.forwarded.is_empty() || !self.almost.is_empty()
-    }
-
-    /// Whether writes wait for their proposal.
-    pub fn any_unproposed(&self) -> bool {
-        !self.batch.is_empty()
     }
 
     /// Whether a write is on its way into the log.
@@ -187,10 +183,17 @@ impl Driver {
         (waiting.reply)(Err(refusal));
     }
 
+    /// Whether a turn would propose writes.
+    pub(super) fn any_proposable(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let gathers = self.leads() && log.committed < log.last_index();
+        !self.requests.batch.is_empty() && (!gathers || self.requests.batch.len() >= ENTRIES_PER_PROPOSAL)
+    }
+
     /// Proposes writes that have come in, one entry each, in one message of bounded size; the rest waits for the next
     /// turn.
     pub(super) fn propose_writes(&mut self) {
-        if self.requests.batch.is_empty() {
+        if !self.any_proposable() {
             return;
         }
         let (mut entries, mut bytes, stamp) = (Vec::new(), 0, self.stamp());
@@ -336,8 +339,13 @@ impl Driver {
         for waiting in self.requests.pending.expired(now) {
             self.refuse(waiting, undecided());
         }
-        let parked = self.requests.parked.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>();
-        for waiting in parked {
+        let mut late = self.requests.parked.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>();
+        let (unproposed, batch) = std::mem::take(&mut self.requests.batch)
+            .into_iter()
+            .partition::<Vec<_>, _>(|waiting| waiting.deadline <= now);
+        self.requests.batch = batch.into();
+        late.extend(unproposed);
+        for waiting in late {
             self.refuse(waiting, no_leader());
         }
         let late = self.requests.almost.extract_if(.., |(_, waiting, _)| waiting.deadline <= now).collect::<Vec<_>>();
