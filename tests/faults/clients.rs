@@ -4,8 +4,8 @@
 //!
 //! Laws: every value is written once. A write is left out of the history only where it certainly had no effect: the
 //! node says `not_applied`, or the connection was refused. A key lives for a short while, so that no history of one key
-//! is long. Reads through a node that fails say nothing. Each request is sent once: what became of one without an answer
-//! is for the judge to find out.
+//! is long. Reads through a node that fails say nothing. Each request is sent once, but for writes with an idempotency
+//! key: what became of one without an answer is for the judge to find out.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -29,6 +29,12 @@ const SPAN: u64 = 1_500;
 
 /// How many clients hold keys for a while.
 const HOLDERS: usize = 2;
+
+/// One of so many writes has an idempotency key.
+const NAMED: u64 = 3;
+
+/// How often such a write is sent again at most, while it is not known to be done.
+const AGAIN: usize = 3;
 
 /// How long a value is that stays.
 const BALLAST_BYTES: usize = 200_000;
@@ -304,9 +310,39 @@ fn put(shared: &Shared, key: &str, value: u64, rng: &mut Rng) -> Wish {
     Wish { seen, ttl, request }
 }
 
+/// Sends a write. One that has an idempotency key is sent on to other nodes until it is answered, and then once more: it
+/// must be done once, and answered alike.
+fn send(shared: &Shared, address: &str, request: Request) -> std::io::Result<Answer> {
+    let number = shared.next.fetch_add(1, Ordering::SeqCst);
+    if number % NAMED > 0 {
+        return request.send(address);
+    }
+    let request = request.header("Idempotency-Key", &format!("write-{number}"));
+    let others = shared.addresses.iter().cycle().skip_while(|other| *other != address).map(String::as_str);
+    let (mut doubt, mut last) = (false, request.clone().send(address));
+    for other in others.skip(1).take(AGAIN) {
+        match &last {
+            Ok(answer) if [200, 412].contains(&answer.status) => {
+                if let Ok(again) = request.send(other) {
+                    shared.compare(answer, &again);
+                }
+                return last;
+            }
+            Ok(answer) => doubt |= answer.word("outcome") == "unknown",
+            Err(error) => doubt |= error.kind() != ErrorKind::ConnectionRefused,
+        }
+        last = request.clone().send(other);
+    }
+    match &last {
+        Ok(answer) if [200, 412].contains(&answer.status) => last,
+        _ if doubt => Err(std::io::Error::other("none of its attempts was answered with its fate")),
+        _ => last,
+    }
+}
+
 fn write(shared: &Shared, client: usize, address: &str, key: &str, Wish { seen, ttl, request }: Wish) {
     let called = shared.now();
-    let answer = request.send(address);
+    let answer = send(shared, address, request);
     let now = shared.now();
     let (returned, seen, version) = match answer {
         Ok(answer) if [200, 412].contains(&answer.status) => match acknowledged(&seen, &answer) {
@@ -414,6 +450,15 @@ impl History {
 }
 
 impl Shared {
+    /// What a write came to, and what the same write was answered later.
+    fn compare(&self, first: &Answer, again: &Answer) {
+        let facts = |answer: &Answer| (answer.status, answer.text(), answer.header("x-raft-index").map(str::to_owned));
+        let failed = again.status == 503 || again.status == 504;
+        if !failed && (facts(first) != facts(again) || again.header("idempotency-replayed") != Some("true")) {
+            self.history().wrong.push(format!("a write was answered {first}, and when it was sent again {again}"));
+        }
+    }
+
     /// Waits, unless the clients are to stop.
     fn rest(&self, span: Duration) {
         let end = Instant::now() + span;

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// A request in the making.
+#[derive(Clone)]
 pub struct Request {
     method: String,
     path: String,
