@@ -453,8 +453,8 @@ impl Shared {
     /// What a write came to, and what the same write was answered later.
     fn compare(&self, first: &Answer, again: &Answer) {
         let facts = |answer: &Answer| (answer.status, answer.text(), answer.header("x-raft-index").map(str::to_owned));
-        let failed = again.status == 503 || again.status == 504;
-        if !failed && (facts(first) != facts(again) || again.header("idempotency-replayed") != Some("true")) {
+        let decided = [200, 412, 422].contains(&again.status);
+        if decided && (facts(first) != facts(again) || again.header("idempotency-replayed") != Some("true")) {
             self.history().wrong.push(format!("a write was answered {first}, and when it was sent again {again}"));
         }
     }
