@@ -314,7 +314,7 @@ fn put(shared: &Shared, key: &str, value: u64, rng: &mut Rng) -> Wish {
 /// must be done once, and answered alike.
 fn send(shared: &Shared, address: &str, request: Request) -> std::io::Result<Answer> {
     let number = shared.next.fetch_add(1, Ordering::SeqCst);
-    if number % NAMED > 0 {
+    if !number.is_multiple_of(NAMED) {
         return request.send(address);
     }
     let request = request.header("Idempotency-Key", &format!("write-{number}"));
