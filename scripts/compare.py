@@ -53,6 +53,11 @@ def table(seen, disk, runs):
     return "\n".join(lines) + "\n"
 
 
+def shown(number):
+    """A number as the end of an axis has it: short, and in full."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.1f}"
+
+
 def panel(out, seen, op, figure, title, left, top):
     """One chart: a line for each system over the numbers of clients."""
     width, height = 300, 180
@@ -63,7 +68,7 @@ def panel(out, seen, op, figure, title, left, top):
     step = width / max(len(counts) - 1, 1)
     for place, count in enumerate(counts):
         out.append(f'<text x="{left + place * step:.0f}" y="{top + height + 16}" text-anchor="middle">{count}</text>')
-    out.append(f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{most:.4g}</text>')
+    out.append(f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{shown(most)}</text>')
     out.append(f'<text x="{left - 6}" y="{top + height}" text-anchor="end">0</text>')
     for system in sorted({key[0] for key in seen}):
         points = [
