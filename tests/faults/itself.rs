@@ -97,6 +97,7 @@ fn stale_reads_are_caught() {
     world.heal();
     let history = read_all(&shared).unwrap_or_else(|why| panic!("{why}"));
     let why = judge::history(&history).expect_err("a history with stale reads");
-    assert!(why.contains("no order explains"), "{why}");
+    // An order may yet be found, by placing a write of unknown outcome late; then its version tells.
+    assert!(why.contains("no order explains") || why.contains("a stale read of"), "{why}");
     println!("caught: {why}");
 }
