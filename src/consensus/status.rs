@@ -9,6 +9,7 @@ use super::feed::Footing;
 use super::handle::Names;
 use super::input::Millis;
 use crate::model::{Leader, MemberStatus, State, Status};
+use crate::storage;
 
 /// Raft's role in hashicorp/raft's words.
 pub(super) fn state(role: StateRole) -> State {
@@ -46,6 +47,7 @@ impl Driver {
             configuration_index: self.machine.configuration_index(),
             last_contact_ms: if self.leads() { Some(0) } else { since(raft.leader_id) },
             keys: self.machine.keys(),
+            disk_syncs: storage::syncs(),
             members: self.machine.members().iter().map(|member| self.member_status(member)).collect(),
             removed: self.phase == Phase::Removed,
             joining: self.phase == Phase::Joining,

@@ -36,6 +36,7 @@ pub(super) struct Stats<'a> {
     raft_id: u64,
     leader: Option<&'a Leader>,
     members: Vec<Row<'a>>,
+    disk_syncs: u64,
     #[serde(skip_serializing_if = "is_false")]
     removed: bool,
     #[serde(skip_serializing_if = "is_false")]
@@ -94,6 +95,7 @@ impl<'a> Stats<'a> {
             raft_id: status.raft_id,
             leader: status.leader.as_ref(),
             members: status.members.iter().map(|member| row(member, leads)).collect(),
+            disk_syncs: status.disk_syncs,
             removed: status.removed,
             joining: status.joining,
             forming: status.forming.then_some(join_list),
@@ -210,6 +212,7 @@ mod tests {
                 "role": "learner", "match_index": 40, "last_contact_ms": null
             })
         );
+        assert_eq!(stats["disk_syncs"], json!(7));
         for absent in ["removed", "joining", "forming"] {
             assert!(stats.get(absent).is_none(), "{absent}");
         }

@@ -86,6 +86,8 @@ pub struct Status {
     pub last_contact_ms: Option<u64>,
     /// How many keys the store has.
     pub keys: u64,
+    /// How many syncs the node has asked its disk for since it started.
+    pub disk_syncs: u64,
     /// The member table.
     pub members: Vec<MemberStatus>,
     /// Whether this node was removed from its cluster.

@@ -6,7 +6,7 @@
 //! one, in order; a flush followed by a sync of our own was not enough (m: 1 of 20 simulated power cuts lost entries).
 //!
 //! Laws: this is the only `unsafe` in the tree. Whether the definition is in force is not assumed:
-//! [`super::SledEngine`] flushes once and refuses to start where [`calls`] has not moved.
+//! [`super::SledEngine`] flushes once and refuses to start where [`syncs`] has not moved.
 //!
 //! Not here: when to sync (the journal, the loop).
 
@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// How often the definition below was called in this process.
-pub(super) fn calls() -> u64 {
+/// How many syncs this process has asked its disks for, through the definition below; 0 on systems without it.
+#[must_use]
+pub fn syncs() -> u64 {
     // A use of the function, so that the linker takes the object that defines it, and does so before it sees libc's.
     #[cfg(target_os = "linux")]
     std::hint::black_box(sync_file_range as *const ());

@@ -40,6 +40,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub use durable::syncs;
 pub use engine::{Batch, Db, Engine, Pair};
 pub use error::Error;
 pub use guard::opening;

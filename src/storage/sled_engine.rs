@@ -136,12 +136,12 @@ impl SledEngine {
         if cfg!(not(target_os = "linux")) || PROVEN.get().is_some() {
             return Ok(());
         }
-        let before = durable::calls();
+        let before = durable::syncs();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         // Another value each time: a put that changes nothing would leave nothing to flush.
         db.put(&PROOF_KEY, &now.to_be_bytes())?;
         db.sync()?;
-        if durable::calls() == before {
+        if durable::syncs() == before {
             return Err(Error::NotDurable { detail: "a flush ended without fdatasync".into() });
         }
         PROVEN.get_or_init(|| ());

@@ -44,6 +44,13 @@ fn stats_are_the_18_keys_as_strings_and_ours() {
             check(stats["num_peers"] == "1" && names(&stats, "voter").len() == 2, stats)
         })
     });
+    let syncs =
+        || cluster.nodes.iter().map(|node| node.stats()["disk_syncs"].as_u64().expect("a number")).collect::<Vec<_>>();
+    let before = syncs();
+    cluster.nodes[0].put("counted", 1);
+    if cfg!(target_os = "linux") {
+        assert!(before.iter().zip(syncs()).all(|(before, now)| now > *before), "a write of two is on both disks");
+    }
     for node in &cluster.nodes {
         let answer = node.get("/raft/stats").expect(200, "stats");
         assert_eq!(answer.word("message"), "Here is the raft status");

@@ -72,6 +72,7 @@ pub(super) fn status() -> Status {
         configuration_index: 9,
         last_contact_ms: Some(0),
         keys: 5,
+        disk_syncs: 7,
         members: vec![
             member("node1", 11, "127.0.0.1:1111", "127.0.0.1:2221", Role::Voter, 44, Some(0)),
             member("node2", 12, "localhost:1112", "127.0.0.1:2222", Role::Learner, 40, None),

@@ -13,10 +13,10 @@ use raft::eraftpb::ConfState;
 fn a_flush_reaches_the_disk_through_our_sync() {
     let dir = tempfile::tempdir().unwrap();
     let db = sled(dir.path()).open("x", true, 1 << 20).unwrap();
-    let before = durable::calls();
+    let before = durable::syncs();
     db.put(b"k", b"v").unwrap();
     db.sync().unwrap();
-    assert!(durable::calls() > before);
+    assert!(durable::syncs() > before);
 }
 
 #[test]

@@ -1,0 +1,30 @@
+//! warp alone, with no store behind it: what the HTTP face costs before huskv does anything.
+//!
+//! Why: how much of a request is huskv's own is only known beside a server that does nothing, under the same generator.
+//! Run it with a port, then `huskv bench --to 127.0.0.1:PORT`; it answers as a store that holds every key.
+//!
+//! Laws: the answers have the form and size of huskv's, with a value of 256 bytes.
+
+use std::error::Error;
+
+use warp::Filter;
+use warp::http::header::CONTENT_TYPE;
+use warp::reply::{Reply, with_header};
+
+fn answer(key: &str) -> impl Reply + use<> {
+    let item = serde_json::json!({
+        "key": key, "value": "v".repeat(256), "version": 1, "create_version": 1, "content_type": "text/plain; charset=utf-8",
+    });
+    let body = serde_json::json!({ "data": item, "message": "success" });
+    with_header(body.to_string(), CONTENT_TYPE, "application/json")
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let port = std::env::args().nth(1).ok_or("usage: bare PORT")?.parse::<u16>()?;
+    let get = warp::get().and(warp::path!("store" / String)).map(|key: String| answer(&key));
+    let put = warp::post().and(warp::path!("store")).and(warp::body::bytes()).map(|_| answer("key"));
+    let health = warp::path!("health").map(|| warp::reply::json(&serde_json::json!({ "leader": null })));
+    warp::serve(get.or(put).or(health)).run(([127, 0, 0, 1], port)).await;
+    Ok(())
+}
