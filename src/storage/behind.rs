@@ -23,7 +23,7 @@ use crate::model::after;
 const KEPT_BYTES: usize = 1 << 20;
 
 /// The most changes that are kept back; writing them must not hold the loop up for long.
-const KEPT_CHANGES: usize = 2048;
+const KEPT_CHANGES: usize = 512;
 
 /// A database whose batches are gathered.
 pub(super) struct Behind {
