@@ -3,7 +3,7 @@
 Why: a figure that a README names is worth what anybody can measure again.
 
 Usage: scripts/measure.py [FOLDER] [WHAT ...]     results go to FOLDER (default target/measure): measure.jsonl
-WHAT is any of: reads syncs failover five growth soak; all of them without it, in about half an hour.
+WHAT is any of: reads syncs failover five growth copies soak; all of them without it, in about half an hour.
 
 What it needs: cargo, and 4 GB of disk. Nodes run on loopback ports from 14300 up, under a folder of its own, and exactly
 those are stopped. HUSKV and BARE name binaries to measure instead of building them.
@@ -234,7 +234,7 @@ def five(huskv, out, say):
 
 
 def growth(huskv, out, say):
-    """A thousand keys and a million; then what a million cost: memory, disk, restart, snapshot, join."""
+    """A thousand keys and a million; then what a million cost: memory, disk, restart."""
     with Cluster(huskv, out) as cluster:
         cluster.load(1_000)
         small = median(rate(cluster.bench("--op", "put", keys=1_000)) for _ in range(3))
@@ -251,7 +251,12 @@ def growth(huskv, out, say):
             times.append(until(60, "a restarted node answers", node.answers)[1])
         say("seconds from a start after kill -9 to the first linearizable read, 1 000 000 keys", median=median(times), each=times)
 
-        half = large / 2
+
+def copies(huskv, out, say):
+    """What a snapshot and a join cost the clients, and how long a join takes, with a million keys."""
+    with Cluster(huskv, out) as cluster:
+        cluster.load(MANY)
+        half = int(rate(cluster.bench("--op", "put", keys=MANY)) / 2)
         leader = cluster.led()
 
         def snapshot():
@@ -314,7 +319,7 @@ def soak(huskv, out, say):
 
 
 def main():
-    measures = {one.__name__: one for one in (reads, syncs, failover, five, growth, soak)}
+    measures = {one.__name__: one for one in (reads, syncs, failover, five, growth, copies, soak)}
     words = sys.argv[1:]
     out = Path(words.pop(0) if words and words[0] not in measures else ROOT / "target" / "measure")
     if unknown := [word for word in words if word not in measures]:

@@ -263,7 +263,7 @@ impl Driver {
             Input::Install { message, received, reply } => self.install(*message, received, reply)?,
             Input::StreamEnded { to, result } => self.stream_ended(to, result),
             Input::Synced { mark, result } => self.machine_synced(mark, result)?,
-            Input::Scanned { token, result } => self.scanned(token, result),
+            Input::Scanned { token, result } => self.scanned(token, result)?,
         }
         Ok(())
     }

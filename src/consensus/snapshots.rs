@@ -178,17 +178,19 @@ impl Driver {
     }
 
     /// The scan of the tree is through: the copy ends at the state that is applied now.
-    pub(super) fn scanned(&mut self, token: u64, result: Result<(), Error>) {
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub(super) fn scanned(&mut self, token: u64, result: Result<(), Error>) -> Result<(), Error> {
         if self.snapshots.stream.as_ref().is_none_or(|stream| stream.token != token) {
-            return;
+            return Ok(());
         }
-        match result {
-            Ok(()) => self.machine.end_cut(),
-            Err(failure) => {
-                warn!(self.log, "a copy for a follower failed"; "error" => %failure);
-                self.machine.abort_cut();
-            }
+        if let Err(failure) = result {
+            warn!(self.log, "a copy for a follower failed"; "error" => %failure);
+            self.machine.abort_cut();
+            return Ok(());
         }
+        self.machine.end_cut()
     }
 
     /// The stream of a copy has ended, well or not.

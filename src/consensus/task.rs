@@ -21,7 +21,7 @@ use super::chores::Chores;
 use super::driver::Driver;
 use super::input::{Input, Millis};
 use super::{Clock, Handle, Inbox, Options, Outbox};
-use crate::storage::{Cut, Db, Engine, Error, Incarnation, Volume};
+use crate::storage::{self, Cut, Db, Engine, Error, Incarnation, Volume};
 
 /// How many inputs of each queue one turn takes at most.
 const INPUTS_PER_TURN: usize = 1024;
@@ -140,6 +140,7 @@ impl Chores for Threads {
         let handle = self.handle.clone();
         let log = self.log.clone();
         let errand = move || {
+            storage::step_back();
             let scanned = loop {
                 match cut.next_chunk() {
                     Ok(true) => {}

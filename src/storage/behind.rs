@@ -5,10 +5,10 @@
 //! here, so nothing is lost but the repetition's milliseconds.
 //!
 //! Laws: what is kept back is bounded, and is read before the tree is. It goes into the tree whole and in one batch, so
-//! the tree is always the state at some applied index. Nothing is kept back while the tree is being copied, or a copy
-//! could miss it.
+//! the tree is always the state at some applied index. While the tree is copied, the copy is handed what goes into it, and
+//! only when it is there.
 //!
-//! Not here: what a batch means (`storage::machine`).
+//! Not here: what a batch means (`storage::machine`), and why the copy is exact (`storage::snapshot`).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
@@ -16,8 +16,10 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::engine::Pair;
+use super::spool::Line;
 use super::{Batch, Db, Error};
 use crate::model::after;
+use crate::plant::{self, Plant};
 
 /// The most bytes that are kept back.
 const KEPT_BYTES: usize = 1 << 20;
@@ -36,6 +38,8 @@ pub(super) struct Behind {
 struct Kept {
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
+    /// The copy being made, if any.
+    copy: Option<Line>,
 }
 
 impl Kept {
@@ -67,14 +71,32 @@ impl Behind {
         Ok(self.db.clone())
     }
 
-    /// Takes `batch` in and writes it to the tree with all that was kept back.
+    /// Begins to tell a copy of what goes into the tree; the database to copy, with everything in it that was kept back.
+    /// A copy that was being made is aborted.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn write_through(&self, batch: Batch) -> Result<(), Error> {
+    pub fn begin_copy(&self, copy: Line) -> Result<Arc<dyn Db>, Error> {
         let mut kept = self.kept();
-        kept.take(batch);
-        self.write_out(&mut kept)
+        kept.copy = None;
+        self.write_out(&mut kept)?;
+        kept.copy = Some(copy);
+        Ok(self.db.clone())
+    }
+
+    /// The copy being made, which has been told of everything now.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn end_copy(&self) -> Result<Option<Line>, Error> {
+        let mut kept = self.kept();
+        self.write_out(&mut kept)?;
+        Ok(kept.copy.take())
+    }
+
+    /// Tells no copy any more.
+    pub fn abort_copy(&self) {
+        self.kept().copy = None;
     }
 
     fn write_out(&self, kept: &mut Kept) -> Result<(), Error> {
@@ -82,7 +104,14 @@ impl Behind {
             return Ok(());
         }
         kept.bytes = 0;
-        self.db.write(Batch { changes: std::mem::take(&mut kept.changes).into_iter().collect() })
+        let batch = Batch { changes: std::mem::take(&mut kept.changes).into_iter().collect() };
+        let Some(copy) = &kept.copy else { return self.db.write(batch) };
+        self.db.write(batch.clone())?;
+        // Only now, when all of it can be read from the tree: the copy is exact because of this order.
+        if !plant::is(Plant::CopyWithoutEffects) {
+            copy.push(batch);
+        }
+        Ok(())
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -161,6 +190,7 @@ impl Db for Behind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::spool::Spool;
     use crate::storage::tests::{Dice, Memory};
 
     fn put(key: &str, value: &str) -> (Vec<u8>, Option<Vec<u8>>) {
@@ -228,7 +258,14 @@ mod tests {
         behind.put(b"large", &vec![7; KEPT_BYTES]).unwrap();
         assert!(tree.get(b"large").unwrap().is_some());
         behind.put(b"one", b"1").unwrap();
-        behind.write_through(Batch { changes: vec![put("two", "2")] }).unwrap();
-        assert!(tree.get(b"one").unwrap().is_some() && tree.get(b"two").unwrap().is_some());
+        let spool = Arc::new(Spool::new(tempfile::tempfile().unwrap(), 1 << 20));
+        behind.begin_copy(Line::new(spool.clone())).unwrap();
+        assert!(tree.get(b"one").unwrap().is_some(), "a copy begins with a tree that has everything");
+        behind.put(b"two", b"2").unwrap();
+        assert_eq!(spool.effects().unwrap().len(), 0, "it is not told of what the tree lacks");
+        let line = behind.end_copy().unwrap();
+        assert!(tree.get(b"two").unwrap().is_some());
+        assert_eq!(spool.effects().unwrap(), [Batch { changes: vec![put("two", "2")] }]);
+        assert!(line.is_some() && behind.end_copy().unwrap().is_none());
     }
 }

@@ -1,4 +1,5 @@
-//! The operating system's calls that std does not offer: the sync that sled must do, and the space that is left.
+//! The operating system's calls that std does not offer: the sync that sled must do, the space that is left, and a
+//! thread's priority.
 //!
 //! Why: on Linux sled 0.34 ends a flush in `sync_file_range`, which is no fsync: it writes no metadata and leaves the
 //! disk's cache alone, so a power cut loses what was acknowledged. Here is a definition of that one C symbol, to which
@@ -12,6 +13,10 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The priority of [`step_back`], as in nice(1): about a tenth of a core beside a thread that has the usual one.
+#[cfg(target_os = "linux")]
+const BEHIND_OTHERS: libc::c_int = 10;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
@@ -63,6 +68,17 @@ pub(super) fn free_bytes(path: &Path) -> u64 {
     let answer = unsafe { answer.assume_init() };
     #[allow(clippy::useless_conversion, reason = "the fields have other widths on other systems")]
     u64::from(answer.f_bavail).saturating_mul(u64::from(answer.f_frsize))
+}
+
+/// Lets every other thread go before the calling one where there are not cores enough: for long work that no client waits
+/// for. Where the system knows no priority of a single thread, nothing.
+#[allow(unsafe_code, reason = "setpriority has no counterpart in std")]
+pub fn step_back() {
+    // SAFETY: the call takes numbers alone. On Linux, 0 is the calling thread, and anybody may lower a priority.
+    #[cfg(target_os = "linux")]
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, BEHIND_OTHERS);
+    }
 }
 
 /// Lets a test make the syncs of one file fail.

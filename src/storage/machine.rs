@@ -69,8 +69,6 @@ pub struct Machine {
     first_expiry: Option<u64>,
     /// What named requests came to.
     results: Results,
-    /// The copy being made, if any.
-    cut: Option<Line>,
     /// What was applied since it was last asked for.
     events: Vec<Event>,
 }
@@ -100,7 +98,6 @@ impl Machine {
             state_header,
             first_expiry: None,
             results: Results::default(),
-            cut: None,
             events,
         })
     }
@@ -136,7 +133,7 @@ impl Machine {
         }
         let (first_expiry, results, events) = (expiries::first(&*db)?, results::read(&*db)?, Vec::new());
         let db = Behind::new(db);
-        Ok(Self { db, state, members, members_header, state_header, first_expiry, results, cut: None, events })
+        Ok(Self { db, state, members, members_header, state_header, first_expiry, results, events })
     }
 
     /// The (index, term) of the entry applied last.
@@ -291,18 +288,10 @@ impl Machine {
         self.state = state;
         if plant::is(Plant::AppliedApart) {
             let state = batch.changes.split_off(effects_end);
-            self.db.write_through(std::mem::replace(&mut batch, Batch { changes: state }))?;
+            self.db.write(std::mem::replace(&mut batch, Batch { changes: state }))?;
+            self.db.written()?;
         }
-        match &self.cut {
-            None => self.db.write(batch)?,
-            Some(cut) => {
-                self.db.write_through(batch.clone())?;
-                // Only now, when all of them can be read from the tree: the copy is exact because of this order.
-                if !plant::is(Plant::CopyWithoutEffects) {
-                    cut.push(batch);
-                }
-            }
-        }
+        self.db.write(batch)?;
         if expiries_changed {
             self.first_expiry = expiries::first(&self.db)?;
         }
@@ -322,25 +311,28 @@ impl Machine {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn begin_cut(&mut self, scratch: std::fs::File, max_bytes: u64) -> Result<(Cut, SnapshotReader), Error> {
-        self.abort_cut();
         let spool = Arc::new(Spool::new(scratch, max_bytes));
-        self.cut = Some(Line::new(spool.clone()));
-        Ok((Cut::new(self.db.written()?, spool.clone()), SnapshotReader::new(spool)))
+        let db = self.db.begin_copy(Line::new(spool.clone()))?;
+        Ok((Cut::new(db, spool.clone()), SnapshotReader::new(spool)))
     }
 
     /// Ends the running cut at the present applied index: the copy is then exactly this state.
-    pub fn end_cut(&mut self) {
-        if let Some(cut) = self.cut.take() {
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn end_cut(&mut self) -> Result<(), Error> {
+        if let Some(cut) = self.db.end_copy()? {
             let mut metadata =
                 SnapshotMetadata { index: self.state.index, term: self.state.term, ..Default::default() };
             metadata.set_conf_state(self.state.conf_state.clone());
             cut.end(metadata);
         }
+        Ok(())
     }
 
     /// Gives the running cut up, if any.
     pub fn abort_cut(&mut self) {
-        self.cut = None;
+        self.db.abort_copy();
     }
 }
 

@@ -40,7 +40,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use durable::syncs;
+pub use durable::{step_back, syncs};
 pub use engine::{Batch, Db, Engine, Pair};
 pub use error::Error;
 pub use guard::opening;

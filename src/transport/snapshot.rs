@@ -272,8 +272,12 @@ fn write_copy(
     Err("the stream broke off".into())
 }
 
+/// Does the work of a copy on a thread of its own, behind everything that a client waits for.
 fn on_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let spawned = std::thread::Builder::new().name(name.into()).spawn(work);
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(|| {
+        storage::step_back();
+        work();
+    });
     spawned.map(drop).map_err(|error| format!("no thread for it: {error}"))
 }
 

@@ -43,12 +43,15 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
             let mut rounds = 0;
             while matches!(scanned.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
                 machine.apply(batch(&mut dice, machine.applied().0, 400), usize::MAX).unwrap();
+                if dice.below(2) == 0 {
+                    machine.db().unwrap();
+                }
                 rounds += 1;
             }
             for _ in 0..rounds.min(dice.below(30)) {
                 machine.apply(batch(&mut dice, machine.applied().0, 400), usize::MAX).unwrap();
             }
-            machine.end_cut();
+            machine.end_cut().unwrap();
             let end = machine.applied().0;
             // What is applied after the end is not in the copy.
             let frozen = db.pairs.lock().unwrap().clone();
@@ -74,9 +77,12 @@ fn stepwise_interleavings_are_exact_too() {
         while cut.next_chunk().unwrap() {
             for _ in 0..dice.below(4) {
                 machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
+                if dice.below(2) == 0 {
+                    machine.db().unwrap();
+                }
             }
         }
-        machine.end_cut();
+        machine.end_cut().unwrap();
         cut.finish().unwrap();
         let (copy, index) = receive(reader).unwrap();
         assert_eq!(index, machine.applied().0);
@@ -96,8 +102,9 @@ fn chunks_in_the_middle_of_a_batch_are_exact_too() {
         *db.cut.lock().unwrap() = Some(cut);
         for _ in 0..6 {
             machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
+            machine.db().unwrap();
         }
-        machine.end_cut();
+        machine.end_cut().unwrap();
         let cut = db.cut.lock().unwrap().take().unwrap();
         cut.finish().unwrap();
         let (copy, _) = receive(reader).unwrap();
@@ -121,7 +128,7 @@ fn whoever_goes_away_nobody_waits_for_ever() {
     drop(cut);
     assert!(matches!(reader.next(), Err(Error::Copy { .. })));
     machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
-    machine.end_cut();
+    machine.end_cut().unwrap();
 
     let (mut machine, mut cut, reader) = begin();
     drop(reader);
@@ -147,7 +154,7 @@ fn over_the_bound_of_the_spool_the_copy_ends_with_a_clear_error() {
 /// Sends the whole of `machine` to a new generation of `volume`.
 fn transfer(machine: &mut Machine, volume: &mut Volume, change: impl Fn(&mut Vec<u8>)) -> Result<(), Error> {
     let (cut, mut reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20)?;
-    machine.end_cut();
+    machine.end_cut().unwrap();
     cut.finish()?;
     let mut writer = volume.receive()?;
     loop {

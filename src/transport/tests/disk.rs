@@ -98,7 +98,7 @@ async fn a_copy_arrives_as_it_was_at_its_end() {
     // Written while the copy is made.
     fill(&mut from.machine, KEYS..KEYS + 100);
     scanned.await.unwrap();
-    from.machine.end_cut();
+    from.machine.end_cut().unwrap();
     let end = from.machine.applied();
     fill(&mut from.machine, KEYS + 100..KEYS + 200);
     let (message, received, reply) = install(&mut b).await;
@@ -135,7 +135,7 @@ async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
     let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
     accept(&mut b, &mut volume_b).await;
     scanned.await.unwrap();
-    from.machine.end_cut();
+    from.machine.end_cut().unwrap();
     let (_, received, reply) = install(&mut b).await;
     drop(received);
     reply(Err(InstallError("too old".into())));
@@ -145,7 +145,7 @@ async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
     let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
     accept(&mut b, &mut volume_b).await;
     scanned.await.unwrap();
-    from.machine.end_cut();
+    from.machine.end_cut().unwrap();
     let (_, received, reply) = install(&mut b).await;
     assert_eq!(received.machine().keys(), KEYS);
     reply(Ok(()));
