@@ -2,7 +2,7 @@
 
 Why: a figure that a README names is worth what anybody can measure again.
 
-Usage: scripts/measure.py [FOLDER] [WHAT ...]     results go to FOLDER (default target/measure): measure.jsonl
+Usage: scripts/measure.py [FOLDER] [WHAT ...]     results go to FOLDER, with a / in it (default target/measure): measure.jsonl
 WHAT is any of: reads syncs failover five growth copies soak; all of them without it, in about half an hour.
 
 What it needs: cargo, and 4 GB of disk. Nodes run on loopback ports from 14300 up, under a folder of its own, and exactly
@@ -321,7 +321,7 @@ def soak(huskv, out, say):
 def main():
     measures = {one.__name__: one for one in (reads, syncs, failover, five, growth, copies, soak)}
     words = sys.argv[1:]
-    out = Path(words.pop(0) if words and words[0] not in measures else ROOT / "target" / "measure")
+    out = Path(words.pop(0) if words and "/" in words[0] else ROOT / "target" / "measure")
     if unknown := [word for word in words if word not in measures]:
         sys.exit(f"measure.py: {unknown[0]} is none of {' '.join(measures)}")
     out.mkdir(parents=True, exist_ok=True)

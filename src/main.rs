@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-/// Requests are allocated on one thread and freed on another, which the system's allocator pays for with a fifth of the
+/// Requests are allocated on one thread and freed on another, which the system's allocator pays for with a sixth of the
 /// CPU time of a put (m).
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
