@@ -21,6 +21,7 @@ use slog::{Logger, info, warn};
 use super::adoption::Adoption;
 use super::chores::Chores;
 use super::feed::Feed;
+use super::hearing::Hearing;
 use super::input::{Input, InstallError, Millis, Reply};
 use super::log::Log;
 use super::membership::Membership;
@@ -74,6 +75,7 @@ pub struct Driver {
     pub(super) leader_seen: Option<Millis>,
     /// When each peer was last heard.
     pub(super) contact: BTreeMap<u64, Millis>,
+    pub(super) hearing: Hearing,
     /// A copy that has arrived, between the step of its message and the turn that takes it.
     pub(super) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
@@ -132,6 +134,7 @@ impl Driver {
             led_since: None,
             leader_seen: None,
             contact: BTreeMap::new(),
+            hearing: Hearing::default(),
             installing: None,
             pending_change: 0,
             feed: Arc::default(),
@@ -233,8 +236,8 @@ impl Driver {
     /// [`Error`]: poisoned.
     pub fn handle(&mut self, input: Input) -> Result<(), Error> {
         match input {
-            Input::Request { request, deadline, forwarded, reply } => {
-                self.request(super::requests::Waiting { request, deadline, forwarded, doubt: false, reply });
+            Input::Request { request, deadline, hop, reply } => {
+                self.request(super::requests::Waiting { request, deadline, hop, doubt: false, reply });
             }
             Input::Read { key, consistency, bounds, deadline, reply } => {
                 self.read(Reader { wanted: Wanted::Key { key, reply }, bounds, deadline }, consistency)?;
@@ -249,11 +252,8 @@ impl Driver {
             Input::Begin => self.begin()?,
             Input::Step(message) => self.step(*message)?,
             Input::PeerUp(_) => {}
-            Input::PeerDown(raft_id) => {
-                if self.raw.raft.state == StateRole::Leader {
-                    self.raw.report_unreachable(raft_id);
-                }
-            }
+            Input::PeerDown(raft_id) => self.peer_down(raft_id),
+            Input::Heard { from, follows } => self.heard(from, follows),
             Input::Forwarded { token, result } => self.forward_ended(token, result),
             Input::Identified { token, result } => self.identified(token, result)?,
             Input::AdoptAnswered { token, result } => self.adopt_answered(token, result),
@@ -371,6 +371,7 @@ impl Driver {
         self.snapshots = Snapshots::default();
         self.time = Time::default();
         self.contact.clear();
+        self.hearing = Hearing::default();
         self.pending_change = 0;
         self.leader_seen = None;
         self.phase = Phase::Joining;
@@ -436,11 +437,6 @@ impl Driver {
         self.led_since = if self.leads() { self.led_since.or(Some(self.now)) } else { None };
         self.repeat_read_index();
         self.unpark();
-    }
-
-    /// How long an election timeout is at least.
-    pub(super) fn election_timeout(&self) -> Millis {
-        self.options.tick_ms * self.options.election_ticks as u64
     }
 
     pub(super) fn token(&mut self) -> u64 {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed::Feed;
-use super::input::{Bounds, Consistency, Fetched, Input, Listed, Millis};
+use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Millis};
 use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Refusal, Request, Status, WhoAmI};
 
 /// How many inputs of peers and errands wait at most; beyond that the sender waits.
@@ -64,6 +64,8 @@ pub struct Names {
     pub node: String,
     /// The leader's name, where one is known.
     pub leader: Option<String>,
+    /// The raft id of the leader that this node follows or is; 0 where it knows none.
+    pub follows: u64,
 }
 
 impl Inbox {
@@ -136,7 +138,7 @@ impl Handle {
         self.client(Input::Request {
             request,
             deadline: self.deadline(timeout),
-            forwarded: false,
+            hop: Hop::Client,
             reply: Box::new(|result| drop(reply.send(result))),
         })?;
         answer

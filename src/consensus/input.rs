@@ -68,6 +68,17 @@ pub struct InstallError(
     pub String,
 );
 
+/// How far a request has come on its way to the leader. Each step is taken at most once, so no request goes in circles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    /// From a client of this node.
+    Client,
+    /// From a member that does not reach the leader; sent on to the leader if this node knows it.
+    Relay,
+    /// For this node as the leader; not sent on again.
+    Leader,
+}
+
 /// One thing that happens to the loop.
 pub enum Input {
     /// A client, or a peer on behalf of one, wants something done.
@@ -76,8 +87,8 @@ pub enum Input {
         request: Request,
         /// Until when.
         deadline: Millis,
-        /// Whether a peer sent it on to this node as the leader; it is not sent on again then.
-        forwarded: bool,
+        /// How far it has come.
+        hop: Hop,
         /// Where the answer goes.
         reply: Reply<Result<Answer, Refusal>>,
     },
@@ -132,6 +143,13 @@ pub enum Input {
     PeerUp(u64),
     /// The connection to this member is lost, or a message to it was dropped.
     PeerDown(u64),
+    /// A member is there, and says whom it follows.
+    Heard {
+        /// Its raft id.
+        from: u64,
+        /// The raft id of the leader that it follows or is; 0 where it knows none.
+        follows: u64,
+    },
     /// A request that [`crate::consensus::Outbox::forward`] sent on has come to an end.
     Forwarded {
         /// The token given with it.

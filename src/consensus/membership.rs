@@ -18,7 +18,7 @@ use raft::{Changer, ProgressState};
 use slog::{info, warn};
 
 use super::driver::{Driver, Phase};
-use super::input::Millis;
+use super::input::{Hop, Millis};
 use super::join::Stage;
 use super::requests::Waiting;
 use super::transfer::Transfer;
@@ -202,6 +202,7 @@ impl Driver {
                 return self.become_removed();
             }
             self.contact.remove(raft_id);
+            self.hearing.forget(*raft_id);
             self.outbox.tell_removed(*raft_id);
         }
         self.publish();
@@ -237,7 +238,7 @@ impl Driver {
         self.request(Waiting {
             request,
             deadline: self.now + 4 * ANNOUNCE_EVERY,
-            forwarded: false,
+            hop: Hop::Client,
             doubt: false,
             reply: Box::new(move |result| {
                 if let Err(refusal) = result {

@@ -15,6 +15,7 @@ mod chores;
 mod driver;
 mod feed;
 mod handle;
+mod hearing;
 mod input;
 mod join;
 mod judge;
@@ -36,7 +37,7 @@ pub use chores::Chores;
 pub use driver::Driver;
 pub use feed::{Feed, Filter, Footing, History, Opened, Reading, Unopened};
 pub use handle::{Clock, Handle, Inbox, Names, channel};
-pub use input::{Bounds, Consistency, Fetched, Input, InstallError, Listed, Millis, Reply};
+pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, Millis, Reply};
 pub use outbox::Outbox;
 pub use task::{Running, Start, spawn};
 

@@ -10,6 +10,7 @@
 
 use raft::eraftpb::Message;
 
+use super::input::Hop;
 use crate::model::{Adopt, PeerTable, Request};
 use crate::storage::SnapshotReader;
 
@@ -17,10 +18,11 @@ use crate::storage::SnapshotReader;
 pub trait Outbox: Send {
     /// Sends raft messages to members; each may be lost. Messages to one member keep their order.
     fn send(&mut self, messages: Vec<Message>);
-    /// Sends a client's request on to the member `to`, which leads; ends in exactly one
-    /// [`crate::consensus::Input::Forwarded`] with this token, at the latest `timeout_ms` later: `not_applied` where
-    /// the request certainly never left, `unknown` where the connection broke or the time ran out after it had.
-    fn forward(&mut self, token: u64, to: u64, request: Request, timeout_ms: u64);
+    /// Sends a client's request on to the member `to`, which leads or, as a [`Hop::Relay`], reaches the leader; ends in
+    /// exactly one [`crate::consensus::Input::Forwarded`] with this token, at the latest `timeout_ms` later:
+    /// `not_applied` where the request certainly never left, `unknown` where the connection broke or the time ran out
+    /// after it had.
+    fn forward(&mut self, token: u64, to: u64, hop: Hop, request: Request, timeout_ms: u64);
     /// Asks whoever answers at `address` who it is; ends in one [`crate::consensus::Input::Identified`], within 3 s.
     fn identify(&mut self, token: u64, address: &str);
     /// Asks the node at `address` to be adopted; ends in one [`crate::consensus::Input::AdoptAnswered`], within 6 s.

@@ -102,13 +102,6 @@ impl Reads {
     }
 }
 
-fn no_quorum() -> Refusal {
-    Refusal::not_applied(
-        Code::NoQuorum,
-        "the read could not be confirmed by a majority before its deadline; ?consistency=stale reads what this node has",
-    )
-}
-
 fn not_reached() -> Refusal {
     Refusal::not_applied(
         Code::Timeout,
@@ -266,7 +259,7 @@ impl Driver {
         self.reads.confirmed.retain(|(_, readers)| !readers.is_empty());
         let (behind, unconfirmed) = expired.into_iter().partition(|reader| reader.bounds.min_index > applied);
         self.fail_reads(behind, not_reached);
-        self.fail_reads(unconfirmed, no_quorum);
+        self.fail_reads(unconfirmed, || self.no_quorum());
     }
 
     pub(super) fn refuse_reads(&mut self, why: fn() -> Refusal) {
@@ -276,7 +269,7 @@ impl Driver {
         self.fail_reads(readers, why);
     }
 
-    fn fail_reads(&self, readers: Vec<Reader>, why: fn() -> Refusal) {
+    fn fail_reads(&self, readers: Vec<Reader>, why: impl Fn() -> Refusal) {
         for reader in readers {
             let mut refusal = why();
             refusal.leader = self.leader();

@@ -3,7 +3,8 @@
 //! Why: any node takes any request, and whoever asked must learn exactly what is known of its fate.
 //!
 //! Laws: `propose` is only ever called on the leader. A write is proposed at most once after which its fate is unknown;
-//! only one that certainly was not applied is tried again, until its deadline. A forwarded request is not forwarded again.
+//! only one that certainly was not applied is tried again, until its deadline. A request goes to the leader, or through
+//! one member to the leader, and no further ([`Hop`]).
 //! One entry holds one command. Everything that waits counts against one bound. One proposal of writes is on its way, the
 //! next takes everything that came meanwhile: what a write costs is syncs and turns, on every node, and not its bytes.
 //!
@@ -15,7 +16,7 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use slog::warn;
 
 use super::driver::{Driver, Phase};
-use super::input::{Millis, Reply};
+use super::input::{Hop, Millis, Reply};
 use super::pending::Pending;
 use crate::model::{Answer, Code, Fate, Proposal, Refusal, Request};
 use crate::plant::{self, Plant};
@@ -30,7 +31,7 @@ const BYTES_PER_PROPOSAL: usize = 4 << 20;
 pub(super) struct Waiting {
     pub request: Request,
     pub deadline: Millis,
-    pub forwarded: bool,
+    pub hop: Hop,
     /// Whether an earlier try may have had an effect: then no refusal may say that there was none.
     pub doubt: bool,
     pub reply: Reply<Result<Answer, Refusal>>,
@@ -51,8 +52,8 @@ pub(super) struct Requests {
     pending: Pending<Waiting>,
     /// Requests that wait for a leader.
     parked: Vec<Waiting>,
-    /// Requests that were sent on, by token.
-    forwarded: BTreeMap<u64, Waiting>,
+    /// Requests that were sent on, by token, with the member they were sent to.
+    forwarded: BTreeMap<u64, (u64, Waiting)>,
     /// Requests that are done, but not yet visible on this node.
     almost: Vec<(Until, Waiting, Answer)>,
     /// When a refusal for lack of room was logged last.
@@ -91,13 +92,6 @@ pub(super) fn removed() -> Refusal {
 /// The refusal of a node that is in no cluster yet.
 pub(super) fn joining() -> Refusal {
     Refusal::not_applied(Code::Joining, "this node is not part of a cluster yet; ask another one, or wait for its join")
-}
-
-fn no_leader() -> Refusal {
-    Refusal::not_applied(
-        Code::NoLeader,
-        "no leader took the request before its deadline: a majority of the voters is down or cannot reach each other",
-    )
 }
 
 fn undecided() -> Refusal {
@@ -142,7 +136,6 @@ impl Driver {
 
     /// Sends a request where it can be carried out.
     fn route(&mut self, waiting: Waiting) {
-        let leader = self.raw.raft.leader_id;
         if self.leads() {
             if matches!(waiting.request, Request::Write(_)) {
                 self.requests.batch.push_back(waiting);
@@ -150,22 +143,21 @@ impl Driver {
                 let full = "too many membership changes wait; try again later";
                 self.refuse(*waiting, Refusal::not_applied(Code::Overloaded, full));
             }
-        } else if waiting.forwarded {
-            self.refuse(waiting, no_leader());
-        } else if leader != 0 && leader != self.raft_id() {
+        } else if let Some((to, hop)) = self.way_to_leader(waiting.hop, &waiting.request) {
             let token = self.token();
             let left = waiting.deadline.saturating_sub(self.now).max(1);
-            self.outbox.forward(token, leader, waiting.request.clone(), left);
-            self.requests.forwarded.insert(token, waiting);
+            self.outbox.forward(token, to, hop, waiting.request.clone(), left);
+            self.requests.forwarded.insert(token, (to, waiting));
         } else {
-            self.requests.parked.push(waiting);
+            self.retry_later(waiting);
         }
     }
 
     /// Tries again what certainly was not applied; a peer's request goes back to where it came from for that.
     pub(super) fn retry_later(&mut self, waiting: Waiting) {
-        if waiting.forwarded || waiting.deadline <= self.now {
-            self.refuse(waiting, no_leader());
+        if waiting.hop != Hop::Client || waiting.deadline <= self.now {
+            let refusal = self.no_leader(&waiting.request);
+            self.refuse(waiting, refusal);
         } else {
             self.requests.parked.push(waiting);
         }
@@ -258,8 +250,11 @@ impl Driver {
 
     /// The leader, or the connection to it, has answered a request that was sent on.
     pub(super) fn forward_ended(&mut self, token: u64, result: Result<Answer, Refusal>) {
-        let Some(waiting) = self.requests.forwarded.remove(&token) else { return };
+        let Some((to, waiting)) = self.requests.forwarded.remove(&token) else { return };
         match result {
+            Ok(answer) if waiting.hop == Hop::Relay => (waiting.reply)(Ok(answer)),
+            // Whether it is tried again is for the node to say whose client waits.
+            Err(refusal) if waiting.hop == Hop::Relay => self.refuse(waiting, refusal),
             Ok(answer) => self.answer_when_visible(waiting, answer),
             Err(refusal) => {
                 let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. })
@@ -270,6 +265,9 @@ impl Driver {
                     }
                     Fate::Unknown => repeatable && matches!(refusal.code, Code::Timeout | Code::JoinUnfinished),
                 };
+                if again && refusal.fate == Fate::NotApplied {
+                    self.note_no_way(to);
+                }
                 if again && waiting.deadline > self.now {
                     let doubt = waiting.doubt || refusal.fate == Fate::Unknown;
                     self.requests.parked.push(Waiting { doubt, ..waiting });
@@ -315,17 +313,17 @@ impl Driver {
             _ => false,
         };
         let mut done = self.requests.parked.extract_if(.., |waiting| own(waiting)).collect::<Vec<_>>();
-        done.extend(self.requests.forwarded.extract_if(.., |_, waiting| own(waiting)).map(|(_, waiting)| waiting));
+        let forwarded = self.requests.forwarded.extract_if(.., |_, (_, waiting)| own(waiting));
+        done.extend(forwarded.map(|(_, (_, waiting))| waiting));
         done.extend(self.requests.almost.extract_if(.., |(_, waiting, _)| own(waiting)).map(|(_, waiting, _)| waiting));
         for waiting in done {
             (waiting.reply)(Ok(Answer::Members { index, changed: true, warning: None, dropped: None }));
         }
     }
 
-    /// Sends parked requests to a leader where there is one now.
+    /// Sends parked requests to the leader where there is a way to one now.
     pub(super) fn unpark(&mut self) {
-        let known = self.raw.raft.leader_id != 0 && self.raw.raft.lead_transferee.is_none();
-        if known && self.phase == Phase::Member {
+        if self.raw.raft.lead_transferee.is_none() && self.phase == Phase::Member {
             for waiting in std::mem::take(&mut self.requests.parked) {
                 self.route(waiting);
             }
@@ -333,6 +331,7 @@ impl Driver {
     }
 
     pub(super) fn expire_requests(&mut self) {
+        self.note_leader();
         self.answer_visible();
         self.unpark();
         let now = self.now;
@@ -346,7 +345,8 @@ impl Driver {
         self.requests.batch = batch.into();
         late.extend(unproposed);
         for waiting in late {
-            self.refuse(waiting, no_leader());
+            let refusal = self.no_leader(&waiting.request);
+            self.refuse(waiting, refusal);
         }
         let late = self.requests.almost.extract_if(.., |(_, waiting, _)| waiting.deadline <= now).collect::<Vec<_>>();
         for (_, waiting, _) in late {
@@ -368,7 +368,7 @@ impl Driver {
     pub(super) fn refuse_everything(&mut self, why: fn() -> Refusal) {
         self.refuse_undispatched(why);
         let mut proposed = self.requests.pending.drain();
-        proposed.extend(std::mem::take(&mut self.requests.forwarded).into_values());
+        proposed.extend(std::mem::take(&mut self.requests.forwarded).into_values().map(|(_, waiting)| waiting));
         proposed.extend(std::mem::take(&mut self.requests.almost).into_iter().map(|(_, waiting, _)| waiting));
         for waiting in proposed {
             let refusal = why();

@@ -61,9 +61,11 @@ impl Driver {
         Some(Leader { node_id: member.name.clone(), http_address: member.http_address.clone() })
     }
 
-    /// Who this node is and who leads, for the headers of answers.
-    pub(super) fn names(&self) -> Names {
-        Names { node: self.my_name(), leader: self.leader().map(|leader| leader.node_id) }
+    /// Who this node is and who leads, for the headers of answers and for peers.
+    #[must_use]
+    pub fn names(&self) -> Names {
+        let follows = if self.phase == Phase::Member { self.raw.raft.leader_id } else { 0 };
+        Names { node: self.my_name(), leader: self.leader().map(|leader| leader.node_id), follows }
     }
 
     /// How the node is, for those who watch.
@@ -94,12 +96,17 @@ impl Driver {
         let me = member.raft_id == self.raft_id();
         let heard = self.contact.get(&member.raft_id).map(|heard| self.now.saturating_sub(*heard));
         let matched = self.raw.raft.prs().get(member.raft_id).map(|progress| progress.matched);
+        // A node that waits for its cluster shows what it would be found under, and not what an earlier start said.
+        let own = me && self.phase == Phase::Forming;
+        let address = |table: &String, own_word: &String| if own { own_word.clone() } else { table.clone() };
         MemberStatus {
             node_id: member.name.clone(),
             raft_id: member.raft_id,
-            raft_address: member.raft_address.clone(),
-            http_address: member.http_address.clone(),
+            raft_address: address(&member.raft_address, &self.options.raft_address),
+            http_address: address(&member.http_address, &self.options.http_address),
             role: member.role,
+            heard_ms: self.heard_ms(member.raft_id),
+            connected: self.hears(member.raft_id),
             match_index: matched.filter(|_| self.leads()),
             last_contact_ms: if me { Some(0) } else { heard }.filter(|_| self.leads()),
         }

@@ -8,7 +8,7 @@
 
 use serde::Serialize;
 
-use crate::model::{Leader, MemberStatus, Role, State, Status};
+use crate::model::{Leader, MemberStatus, Role, State, Status, Voters};
 
 /// What `/raft/stats` shows.
 #[derive(Serialize)]
@@ -36,6 +36,9 @@ pub(super) struct Stats<'a> {
     raft_id: u64,
     leader: Option<&'a Leader>,
     members: Vec<Row<'a>>,
+    voters: usize,
+    voters_unreachable: usize,
+    failure_tolerance: usize,
     disk_syncs: u64,
     #[serde(skip_serializing_if = "is_false")]
     removed: bool,
@@ -52,6 +55,8 @@ struct Row<'a> {
     raft_address: &'a str,
     http_address: &'a str,
     role: Role,
+    heard_ms: Option<u64>,
+    connected: bool,
     #[serde(flatten)]
     progress: Option<Progress>,
 }
@@ -67,6 +72,7 @@ impl<'a> Stats<'a> {
     /// The status written out; `join_list` is shown where the node waits to form a cluster.
     pub(super) fn new(status: &'a Status, join_list: &'a [String]) -> Self {
         let leads = status.state == State::Leader;
+        let voters = Voters::among(&status.members);
         Self {
             state: status.state.as_str(),
             term: status.term.to_string(),
@@ -95,6 +101,9 @@ impl<'a> Stats<'a> {
             raft_id: status.raft_id,
             leader: status.leader.as_ref(),
             members: status.members.iter().map(|member| row(member, leads)).collect(),
+            voters: voters.count,
+            voters_unreachable: voters.unreachable,
+            failure_tolerance: voters.failure_tolerance,
             disk_syncs: status.disk_syncs,
             removed: status.removed,
             joining: status.joining,
@@ -110,6 +119,8 @@ fn row(member: &MemberStatus, leads: bool) -> Row<'_> {
         raft_address: &member.raft_address,
         http_address: &member.http_address,
         role: member.role,
+        heard_ms: member.heard_ms,
+        connected: member.connected,
         progress: leads
             .then_some(Progress { match_index: member.match_index, last_contact_ms: member.last_contact_ms }),
     }
@@ -209,10 +220,12 @@ mod tests {
             stats["members"][1],
             json!({
                 "node_id": "node2", "raft_id": 12, "raft_address": "localhost:1112", "http_address": "127.0.0.1:2222",
-                "role": "learner", "match_index": 40, "last_contact_ms": null
+                "role": "learner", "heard_ms": null, "connected": false, "match_index": 40, "last_contact_ms": null
             })
         );
         assert_eq!(stats["disk_syncs"], json!(7));
+        let counts = [&stats["voters"], &stats["voters_unreachable"], &stats["failure_tolerance"]];
+        assert_eq!(counts, [1, 0, 0]);
         for absent in ["removed", "joining", "forming"] {
             assert!(stats.get(absent).is_none(), "{absent}");
         }
@@ -225,6 +238,7 @@ mod tests {
         let stats = shown(&status);
         assert_eq!(stats["leader"], Value::Null);
         assert!(stats["members"][1].get("match_index").is_none());
+        assert_eq!(stats["members"][0]["connected"], true, "also without a leader");
         assert_eq!(stats["last_contact"], json!("12ms"));
         assert_eq!(stats["forming"], json!(["a:1", "b:2"]));
         assert_eq!((&stats["removed"], &stats["joining"]), (&json!(true), &json!(true)));

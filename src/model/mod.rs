@@ -31,6 +31,6 @@ pub use once::{Kept, MOST_RESULTS, Once, RESULT_BYTES, RESULT_MS, RESULTS_BYTES,
 pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI, Written};
 pub use proposal::Proposal;
 pub use refusal::{Code, Fate, Leader, Refusal};
-pub use status::{MemberStatus, State, Status};
+pub use status::{MemberStatus, State, Status, Voters};
 pub use txn::{Check, Done, Operation, SWEEP_BYTES, SWEEP_KEYS, TXN_BYTES, Test, Txn};
 pub use value::{Condition, Item, Stamp, Ttl, Value};

@@ -30,7 +30,7 @@ impl State {
     }
 }
 
-/// One row of the member table with what the leader knows of it.
+/// One row of the member table with what the asked node knows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberStatus {
     /// Its name.
@@ -43,10 +43,36 @@ pub struct MemberStatus {
     pub http_address: String,
     /// Voter or learner.
     pub role: Role,
+    /// Milliseconds since the asked node heard it last, whoever leads; 0 for that node itself, None if never.
+    pub heard_ms: Option<u64>,
+    /// Whether that is short enough for it to count as reachable.
+    pub connected: bool,
     /// On the leader: the last index known to be durable there.
     pub match_index: Option<u64>,
     /// On the leader: milliseconds since it was last heard; 0 for the leader itself, None if never.
     pub last_contact_ms: Option<u64>,
+}
+
+/// How many voters there are, and how many of them may still fail, as one node sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Voters {
+    /// All of them.
+    pub count: usize,
+    /// Those that the node does not hear.
+    pub unreachable: usize,
+    /// How many of the others may fail before no majority is left; 0 also where there is none.
+    pub failure_tolerance: usize,
+}
+
+impl Voters {
+    /// Counts the voters among `members`.
+    #[must_use]
+    pub fn among(members: &[MemberStatus]) -> Self {
+        let voters = || members.iter().filter(|member| member.role == Role::Voter);
+        let (count, reachable) = (voters().count(), voters().filter(|voter| voter.connected).count());
+        let failure_tolerance = reachable.saturating_sub(count / 2 + 1);
+        Self { count, unreachable: count - reachable, failure_tolerance }
+    }
 }
 
 /// One consistent look at a node.
@@ -96,4 +122,39 @@ pub struct Status {
     pub joining: bool,
     /// Whether this node waits, pristine, for a cluster of its `HUSKV_JOIN` list to take it or to begin.
     pub forming: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_voters_are_counted_before_the_next_failure_makes_them_matter() {
+        for (voters, dead, learners, tolerance) in [
+            (1, 0, 0, 0),
+            (2, 0, 0, 0),
+            (3, 0, 2, 1),
+            (3, 1, 0, 0),
+            (4, 0, 0, 1),
+            (5, 0, 0, 2),
+            (5, 2, 1, 0),
+            (5, 3, 0, 0),
+        ] {
+            let member = |number: usize, role| MemberStatus {
+                node_id: number.to_string(),
+                raft_id: 1,
+                raft_address: String::new(),
+                http_address: String::new(),
+                role,
+                heard_ms: None,
+                connected: number >= dead,
+                match_index: None,
+                last_contact_ms: None,
+            };
+            let all = (0..voters).map(|number| member(number, Role::Voter));
+            let all: Vec<_> = all.chain((0..learners).map(|number| member(number, Role::Learner))).collect();
+            let expected = Voters { count: voters, unreachable: dead, failure_tolerance: tolerance };
+            assert_eq!(Voters::among(&all), expected, "{voters} voters, {dead} dead");
+        }
+    }
 }

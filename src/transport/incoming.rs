@@ -25,7 +25,7 @@ use super::greeting::{Denial, Hello, Welcome};
 use super::outgoing::{BUFFER_BYTES, FAREWELL, SILENCE};
 use super::shared::Shared;
 use super::wire::{FRAME_BYTES, Frame, WireError};
-use crate::consensus::Input;
+use crate::consensus::{Hop, Input};
 use crate::model::{Answer, Code, Refusal};
 
 /// The most requests of one member that are under way at once.
@@ -106,7 +106,7 @@ impl Ears<'_> {
                     Ok(()) => self.shared.handle.deliver(Input::Step(message)).await,
                     Err(detail) => self.shared.complain("a raft message is refused", self.who, &detail),
                 },
-                Frame::Forward { token, remaining_ms, request } => {
+                Frame::Forward { token, remaining_ms, relay, request } => {
                     let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else {
                         let detail = "too many requests of one node wait on the leader; try again in a moment";
                         let result = Err(Refusal::not_applied(Code::Overloaded, detail));
@@ -117,10 +117,15 @@ impl Ears<'_> {
                     let wait = Duration::from_millis(remaining_ms.min(MAX_WAIT_MS));
                     let deadline = self.shared.handle.clock().at(Instant::now() + wait);
                     let reply = Box::new(move |result| ticket.answer(result));
-                    self.shared.handle.deliver(Input::Request { request, deadline, forwarded: true, reply }).await;
+                    let hop = if relay { Hop::Relay } else { Hop::Leader };
+                    self.shared.handle.deliver(Input::Request { request, deadline, hop, reply }).await;
                 }
                 // Where it does not fit, what is there already tells as much.
-                Frame::Ping => drop(self.notices.try_send(Frame::Pong)),
+                Frame::Ping => {
+                    let follows = Frame::Follows(self.shared.handle.names().follows);
+                    drop(self.notices.try_send(follows).and_then(|()| self.notices.try_send(Frame::Pong)));
+                }
+                Frame::Follows(leader) => self.shared.heard_follows(self.hello.from, leader),
                 Frame::Whereabouts(known) => self.shared.heard_of(&known),
                 Frame::Removed { cluster_id, raft_id } => {
                     if (cluster_id, raft_id) == (self.welcome.cluster_id, self.welcome.raft_id) {

@@ -25,7 +25,7 @@ use super::parcel::{Load, Parcel, QUEUE_PARCELS};
 use super::peer::{Life, Peer};
 use super::shared::{Directory, Shared};
 use super::snapshot;
-use crate::consensus::{Input, Outbox};
+use crate::consensus::{Hop, Input, Outbox};
 use crate::model::{Adopt, Code, PeerTable, Refusal, Request};
 use crate::storage::SnapshotReader;
 
@@ -144,17 +144,17 @@ impl Outbox for Post {
         }
     }
 
-    fn forward(&mut self, token: u64, to: u64, request: Request, timeout_ms: u64) {
+    fn forward(&mut self, token: u64, to: u64, hop: Hop, request: Request, timeout_ms: u64) {
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.min(MAX_WAIT_MS));
         let refusal = match self.link(to) {
             None => Refusal::not_applied(
                 Code::NoLeader,
-                format!("the leader (raft id {to}) is not in the member table here"),
+                format!("the member with raft id {to} is not in the member table here"),
             ),
             Some(link) => {
                 let bytes = PARCEL_BYTES + request_bytes(&request);
                 let open = link.forwards.open(token, deadline);
-                if open && link.put(bytes, |load| Parcel::Forward(token, request, load)) {
+                if open && link.put(bytes, |load| Parcel::Forward(token, hop, request, load)) {
                     return;
                 }
                 if open && !link.forwards.withdraw(token) {

@@ -23,7 +23,7 @@ use super::greeting::Hello;
 use super::parcel::Parcel;
 use super::shared::Shared;
 use super::wire::{FRAME_BYTES, Frame, WireError};
-use crate::consensus::Input;
+use crate::consensus::{Hop, Input};
 use crate::model::{Code, Refusal};
 
 /// How long nothing may come in before the connection counts as dead, at either end.
@@ -95,6 +95,7 @@ impl Outgoing<'_> {
             match read_frame_within(&mut reader, FRAME_BYTES, SILENCE).await {
                 Ok(Frame::Reply { token, result }) => self.forwards.answer(token, result).await,
                 Ok(Frame::Pong) => {}
+                Ok(Frame::Follows(leader)) => self.shared.heard_follows(self.peer, leader),
                 Ok(Frame::Removed { cluster_id, raft_id }) => {
                     if (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from) {
                         self.shared.handle.deliver(Input::Removed { cluster_id, raft_id }).await;
@@ -139,6 +140,8 @@ impl Outgoing<'_> {
                     if !known.is_empty() {
                         writer.write_all(&Frame::Whereabouts(known).encode()?).await?;
                     }
+                    let follows = self.shared.handle.names().follows;
+                    writer.write_all(&Frame::Follows(follows).encode()?).await?;
                     writer.write_all(&Frame::Ping.encode()?).await?;
                 }
                 parcel = queue.recv() => match parcel {
@@ -164,11 +167,12 @@ impl Outgoing<'_> {
                     return Ok(());
                 }
             },
-            Parcel::Forward(token, request, _load) => {
+            Parcel::Forward(token, hop, request, _load) => {
                 // Answered already: its time ran out in the queue.
                 let Some(left) = self.forwards.sending(token) else { return Ok(()) };
                 let remaining_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                match (Frame::Forward { token, remaining_ms, request }).encode() {
+                let relay = hop == Hop::Relay;
+                match (Frame::Forward { token, remaining_ms, relay, request }).encode() {
                     Ok(bytes) => bytes,
                     Err(error) => {
                         let refusal = Refusal::not_applied(Code::BadRequest, format!("it cannot be sent on: {error}"));

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use raft::eraftpb::Message;
 
+use crate::consensus::Hop;
 use crate::model::Request;
 
 /// The most parcels that wait for one member.
@@ -23,7 +24,7 @@ pub enum Parcel {
     /// A raft message.
     Step(Box<Message>, Load),
     /// A client's request; its token is in the member's [`Forwards`](super::forwards::Forwards).
-    Forward(u64, Request, Load),
+    Forward(u64, Hop, Request, Load),
     /// The member's raft id was removed.
     Removed,
 }

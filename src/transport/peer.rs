@@ -231,7 +231,7 @@ impl Peer {
             Some(Parcel::Forward(token, ..)) => {
                 let refusal = Refusal::not_applied(
                     Code::NoLeader,
-                    format!("{} leads, but there is no connection to it at the moment", self.name),
+                    format!("there is no connection to {} at the moment", self.name),
                 );
                 self.forwards.answer(token, Err(refusal)).await;
             }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::dial::{Whereabouts, check_address};
 use super::greeting::{Hello, Purpose};
-use crate::consensus::Handle;
+use crate::consensus::{Handle, Input};
 use crate::model::PeerTable;
 
 /// The most peers that are remembered without being in the table.
@@ -160,6 +160,11 @@ impl Shared {
         let directory = self.directory();
         let others = directory.roster.iter().filter(|(raft_id, _)| **raft_id != except);
         others.filter_map(|(raft_id, it)| Some((*raft_id, it.borrow().own_word()?.to_owned()))).collect()
+    }
+
+    /// A peer is there, and follows this leader; where the loop is busy, the next word comes in a second.
+    pub fn heard_follows(&self, from: u64, follows: u64) {
+        _ = self.handle.offer(Input::Heard { from, follows });
     }
 
     /// A member has passed on where others told it that they are.

@@ -42,6 +42,8 @@ pub enum Frame {
         token: u64,
         /// How long the client still waits, in milliseconds.
         remaining_ms: u64,
+        /// Whether the receiver is to send it on to the leader rather than to lead itself.
+        relay: bool,
         /// The request.
         request: Request,
     },
@@ -58,6 +60,8 @@ pub enum Frame {
     Whereabouts(Vec<(u64, String)>),
     /// Peer, acceptor: the answer to a ping.
     Pong,
+    /// Peer, both, with each ping and its answer: the raft id of the leader that the sender follows or is, 0 for none.
+    Follows(u64),
     /// Peer, both: the receiver was removed from the cluster.
     Removed {
         /// Which cluster says so.
@@ -125,6 +129,7 @@ impl Frame {
             Self::End(_) => (13, "end"),
             Self::Taken(_) => (14, "taken"),
             Self::Whereabouts(_) => (15, "whereabouts"),
+            Self::Follows(_) => (28, "follows"),
         }
     }
 
@@ -141,8 +146,8 @@ impl Frame {
                 bytes.reserve(message.compute_size() as usize + CHECKSUM_BYTES);
                 message.write_to_vec(&mut bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
             }
-            Self::Forward { token, remaining_ms, request } => {
-                bytes.extend(codec::encode(&(token, remaining_ms, request)));
+            Self::Forward { token, remaining_ms, relay, request } => {
+                bytes.extend(codec::encode(&(token, remaining_ms, relay, request)));
             }
             Self::Reply { token, result } => bytes.extend(codec::encode(&(token, result))),
             Self::Ping | Self::Pong => {}
@@ -153,6 +158,7 @@ impl Frame {
             Self::Changes(changes) => bytes.extend_from_slice(changes),
             Self::Taken(result) => bytes.extend(codec::encode(result)),
             Self::Whereabouts(known) => bytes.extend(codec::encode(known)),
+            Self::Follows(leader) => bytes.extend(codec::encode(leader)),
         }
         let length = bytes.len() - HEAD_BYTES;
         let field = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES);
@@ -182,8 +188,8 @@ impl Frame {
             2 => Self::Verdict(value(&body)?),
             3 => Self::Step(message(body)?),
             4 => {
-                let (token, remaining_ms, request) = value(&body)?;
-                Self::Forward { token, remaining_ms, request }
+                let (token, remaining_ms, relay, request) = value(&body)?;
+                Self::Forward { token, remaining_ms, relay, request }
             }
             5 => {
                 let (token, result) = value(&body)?;
@@ -202,6 +208,7 @@ impl Frame {
             13 => Self::End(message(body)?),
             14 => Self::Taken(value(&body)?),
             15 => Self::Whereabouts(value(&body)?),
+            28 => Self::Follows(value(&body)?),
             kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
         })
     }
@@ -247,10 +254,11 @@ mod tests {
             Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2 })),
             Frame::Verdict(Err(Denial::Removed { cluster_id: 7, raft_id: 1 })),
             Frame::Step(Box::new(append.clone())),
-            Frame::Forward { token: 9, remaining_ms: 500, request: Request::Write(put.into()) },
+            Frame::Forward { token: 9, remaining_ms: 500, relay: true, request: Request::Write(put.into()) },
             Frame::Reply { token: 9, result: Err(Refusal::unknown(Code::Timeout, "late")) },
             Frame::Ping,
             Frame::Pong,
+            Frame::Follows(7),
             Frame::Removed { cluster_id: 7, raft_id: 2 },
             Frame::Who(Err(Refusal::not_applied(Code::Stopping, "bye"))),
             Frame::Changes(vec![0, 1, 2]),
@@ -293,7 +301,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_decoding_panic(kind in 0u8..16, payload in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_bytes_make_the_decoding_panic(kind in 0u8..32, payload in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut head = [0; HEAD_BYTES];
             head[..4].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
             head[4] = kind;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use huskv::consensus::Input;
+use huskv::consensus::{Hop, Input};
 use huskv::model::{Answer, Refusal, Request, Role};
 
 use crate::checks;
@@ -93,7 +93,7 @@ fn ask(world: &mut World, request: Request) {
     world.admin.open.insert(asked, Open { request: request.clone(), until: world.now + LINGERS, contested });
     let reply = world.port(at).reply(move |result| Said::Admin { asked, result });
     let deadline = world.now + world.nodes[at].ahead + 10_000;
-    world.input(at, Input::Request { request, deadline, forwarded: false, reply });
+    world.input(at, Input::Request { request, deadline, hop: Hop::Client, reply });
 }
 
 /// Removes a member or moves leadership, whatever else goes on.

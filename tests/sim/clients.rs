@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use huskv::consensus::{Bounds, Consistency, Fetched, Input, Listed};
+use huskv::consensus::{Bounds, Consistency, Fetched, Hop, Input, Listed};
 use huskv::model::{Answer, Fate, List, Once, Refusal, Request, Write, Written};
 
 use crate::checks;
@@ -153,7 +153,7 @@ fn send(world: &mut World, id: u64, at: usize, write: Write) {
     let deadline = deadline(world, at);
     let reply = port.reply(move |result| Said::Client { operation: id, result });
     let request = Request::Write(write);
-    world.input(at, Input::Request { request, deadline, forwarded: false, reply });
+    world.input(at, Input::Request { request, deadline, hop: Hop::Client, reply });
 }
 
 /// A client sends a write that has a name again.

@@ -3,7 +3,7 @@
 //! Laws: a message reaches only the incarnation that it was meant for, as the real transport promises, and nothing more is
 //! promised: it is delayed, lost, repeated and reordered.
 
-use huskv::consensus::Input;
+use huskv::consensus::{Hop, Input};
 use huskv::model::{Adopt, Code, Refusal, Request};
 use raft::eraftpb::Message;
 
@@ -35,7 +35,7 @@ impl World {
         match out {
             Out::Send(message) => self.send(life, *message),
             Out::Wrong(what) => self.fail(format!("n{}: {what}", life.0)),
-            Out::Forward { token, to, request, timeout } => self.forward(life, token, to, request, timeout),
+            Out::Forward { token, to, hop, request, timeout } => self.forward(life, token, (to, hop), request, timeout),
             Out::Identify { token, address } => self.identify(life, token, &address),
             Out::Adopt { token, address, adopt } => self.adopt(life, token, &address, *adopt),
             Out::TellRemoved(raft_id) => {
@@ -92,6 +92,21 @@ impl World {
         self.after(delay, Event::ToIncarnation { to, cluster, message: Box::new(message) });
     }
 
+    /// A node tells the others that it is there and whom it follows, as the real transport does every second.
+    pub fn say_whom_it_follows(&mut self, at: usize) {
+        let node = &self.nodes[at];
+        let Some(driver) = node.driver.as_ref() else { return };
+        let (from, cluster, follows) = (node.table.raft_id, node.table.cluster_id, driver.names().follows);
+        for other in 0..self.nodes.len() {
+            let table = &self.nodes[other].table;
+            let listens = self.nodes[other].driver.is_some() && table.cluster_id == cluster && !table.removed;
+            if other != at && listens && self.connected(at, other) && !table.tombstones.contains(&from) {
+                let life = (other, self.nodes[other].life);
+                self.after(2, Event::Input(life, Box::new(Input::Heard { from, follows })));
+            }
+        }
+    }
+
     /// Notes an errand that must end in exactly one input: `late` where nothing else ends it within `timeout`.
     fn errand(&mut self, origin: Life, token: u64, timeout: u64, late: Input) {
         self.errands.insert((origin, token));
@@ -104,7 +119,10 @@ impl World {
         }
     }
 
-    fn forward(&mut self, life: Life, token: u64, to: u64, request: Request, timeout: u64) {
+    fn forward(&mut self, life: Life, token: u64, (to, hop): (u64, Hop), request: Request, timeout: u64) {
+        if hop == Hop::Client {
+            return self.fail(format!("n{} sends a request on as a client", life.0));
+        }
         let late = Err(Refusal::unknown(Code::Timeout, "no answer from the leader in time"));
         self.errand(life, token, timeout, Input::Forwarded { token, result: late });
         let cluster = self.nodes[life.0].table.cluster_id;
@@ -117,8 +135,7 @@ impl World {
             return;
         }
         let reply = self.nodes[at].port.reply(move |result| Said::Forwarded { origin: life, token, result });
-        let input =
-            Input::Request { request, deadline: self.now + self.nodes[at].ahead + timeout, forwarded: true, reply };
+        let input = Input::Request { request, deadline: self.now + self.nodes[at].ahead + timeout, hop, reply };
         let (delay, life) = (self.delay(), (at, self.nodes[at].life));
         self.after(delay, Event::Input(life, Box::new(input)));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Chores, Fetched, InstallError, Listed, Millis, Outbox};
+use huskv::consensus::{Chores, Fetched, Hop, InstallError, Listed, Millis, Outbox};
 use huskv::model::{Adopt, Adopted, Answer, PeerTable, Refusal, Request, WhoAmI};
 use huskv::storage::{Cut, Db, Engine, SnapshotReader, SnapshotWriter};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
@@ -19,6 +19,7 @@ pub enum Out {
     Forward {
         token: u64,
         to: u64,
+        hop: Hop,
         request: Request,
         timeout: u64,
     },
@@ -131,8 +132,8 @@ impl Outbox for Port {
             self.push(Out::Send(Box::new(message)));
         }
     }
-    fn forward(&mut self, token: u64, to: u64, request: Request, timeout: u64) {
-        self.push(Out::Forward { token, to, request, timeout });
+    fn forward(&mut self, token: u64, to: u64, hop: Hop, request: Request, timeout: u64) {
+        self.push(Out::Forward { token, to, hop, request, timeout });
     }
     fn identify(&mut self, token: u64, address: &str) {
         self.push(Out::Identify { token, address: address.to_owned() });

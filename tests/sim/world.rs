@@ -108,6 +108,9 @@ pub struct World {
 
 pub const TICK: u64 = 50;
 
+/// How often a node tells the others whom it follows, in virtual milliseconds.
+const WORD_EVERY: u64 = 1000;
+
 impl World {
     pub fn new(seed: u64, nodes: usize, trace: Trace) -> Self {
         let mut rng = Rng::new(seed);
@@ -249,6 +252,9 @@ impl World {
         match event {
             Event::Tick(life) => {
                 self.drive(life.0, Driver::tick);
+                if self.now / WORD_EVERY > (self.now - TICK.min(self.now)) / WORD_EVERY {
+                    self.say_whom_it_follows(life.0);
+                }
                 if self.alive(life) {
                     self.after(self.nodes[life.0].tick, Event::Tick(life));
                 }

@@ -51,6 +51,8 @@ pub(super) fn status() -> Status {
         raft_address: raft.into(),
         http_address: http.into(),
         role,
+        heard_ms: contact,
+        connected: contact.is_some(),
         match_index: Some(match_index),
         last_contact_ms: contact,
     };

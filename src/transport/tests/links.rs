@@ -242,7 +242,7 @@ async fn stop_is_quick_and_sends_what_is_queued() {
         assert_eq!(b.message().await.index, index - 1);
     }
     assert!(std::net::TcpStream::connect(&a.address).is_err(), "nobody listens any more");
-    a.post.forward(1, 2, crate::model::Request::Transfer { node_id: None }, 1_000);
+    a.post.forward(1, 2, crate::consensus::Hop::Leader, crate::model::Request::Transfer { node_id: None }, 1_000);
     let result = a.wait(|input| if let Input::Forwarded { result, .. } = input { Some(result) } else { None }).await;
     assert_eq!(result.unwrap_err().fate, crate::model::Fate::NotApplied);
 }

@@ -1,7 +1,7 @@
 //! Requests handed on to the leader: each is answered once, and with the truth.
 
 use super::*;
-use crate::consensus::Reply;
+use crate::consensus::{Hop, Reply};
 use crate::model::{Answer, Code, Command, Fate, Outcome, Refusal, Request, Written};
 
 type Result = std::result::Result<Answer, Refusal>;
@@ -30,8 +30,8 @@ async fn ended(node: &mut Node) -> (u64, Result) {
 
 async fn asked(node: &mut Node) -> (Request, u64, Reply<Result>) {
     node.wait(|input| match input {
-        Input::Request { request, deadline, forwarded, reply } => {
-            assert!(forwarded);
+        Input::Request { request, deadline, hop, reply } => {
+            assert_eq!(hop, Hop::Leader);
             Some((request, deadline, reply))
         }
         _ => None,
@@ -48,8 +48,8 @@ fn fate(result: Result) -> (Code, Fate) {
 #[tokio::test]
 async fn answers_come_back_to_their_tokens() {
     let (mut a, mut b) = pair().await;
-    a.post.forward(11, 2, put(), 60_000);
-    a.post.forward(12, 2, Request::Remove { node_id: "x".into() }, 60_000);
+    a.post.forward(11, 2, Hop::Leader, put(), 60_000);
+    a.post.forward(12, 2, Hop::Leader, Request::Remove { node_id: "x".into() }, 60_000);
     let (request, deadline, first) = asked(&mut b).await;
     assert_eq!(request, put());
     let now = b.inbox.clock.now();
@@ -65,7 +65,7 @@ async fn answers_come_back_to_their_tokens() {
 #[tokio::test]
 async fn a_request_on_a_broken_connection_is_unknown() {
     let (mut a, mut b) = pair().await;
-    a.post.forward(11, 2, put(), 60_000);
+    a.post.forward(11, 2, Hop::Leader, put(), 60_000);
     let (_, _, reply) = asked(&mut b).await;
     drop(b.transport.take());
     let (token, result) = ended(&mut a).await;
@@ -77,13 +77,13 @@ async fn a_request_on_a_broken_connection_is_unknown() {
 #[tokio::test]
 async fn a_request_that_is_not_answered_in_time_is_unknown() {
     let (mut a, mut b) = pair().await;
-    a.post.forward(11, 2, put(), 150);
+    a.post.forward(11, 2, Hop::Leader, put(), 150);
     let (_, _, reply) = asked(&mut b).await;
     let (token, result) = ended(&mut a).await;
     assert_eq!((token, fate(result)), (11, (Code::Timeout, Fate::Unknown)));
     // Late, and nobody waits; the next one is not confused with it.
     reply(Ok(written()));
-    a.post.forward(12, 2, put(), 60_000);
+    a.post.forward(12, 2, Hop::Leader, put(), 60_000);
     asked(&mut b).await.2(Ok(written()));
     assert_eq!(ended(&mut a).await, (12, Ok(written())));
 }
@@ -91,7 +91,7 @@ async fn a_request_that_is_not_answered_in_time_is_unknown() {
 #[tokio::test]
 async fn a_leader_that_drops_a_request_leaves_it_unknown() {
     let (mut a, mut b) = pair().await;
-    a.post.forward(11, 2, put(), 60_000);
+    a.post.forward(11, 2, Hop::Leader, put(), 60_000);
     drop(asked(&mut b).await);
     assert_eq!(fate(ended(&mut a).await.1), (Code::Stopping, Fate::Unknown));
 }
@@ -100,11 +100,11 @@ async fn a_leader_that_drops_a_request_leaves_it_unknown() {
 async fn a_request_that_never_left_is_not_applied() {
     let mut a = Node::start(1);
     a.publish(&[(2, &nowhere())]);
-    a.post.forward(11, 2, put(), 60_000);
+    a.post.forward(11, 2, Hop::Leader, put(), 60_000);
     let (token, result) = ended(&mut a).await;
     assert!(result.clone().unwrap_err().detail.contains("node2"));
     assert_eq!((token, fate(result)), (11, (Code::NoLeader, Fate::NotApplied)));
-    a.post.forward(12, 3, put(), 60_000);
+    a.post.forward(12, 3, Hop::Leader, put(), 60_000);
     let (token, result) = ended(&mut a).await;
     assert_eq!((token, fate(result)), (12, (Code::NoLeader, Fate::NotApplied)));
 }
@@ -113,7 +113,7 @@ async fn a_request_that_never_left_is_not_applied() {
 async fn every_request_of_a_member_that_leaves_the_table_is_answered_once() {
     let (mut a, mut b) = pair().await;
     for token in 0..50 {
-        a.post.forward(token, 2, put(), 60_000);
+        a.post.forward(token, 2, Hop::Leader, put(), 60_000);
     }
     let (_, _, reply) = asked(&mut b).await;
     reply(Ok(written()));
