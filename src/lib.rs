@@ -26,7 +26,8 @@
 //! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model |
 //! | [`node`] | puts the rooms together, stops them in reverse | all of these |
 //! | [`plant`] | bugs that a test build can let in; not in a release | nothing |
-//! | [`config`], [`logging`], [`cli`] | settings, the log, the command line | config, logging, node, client |
+//! | [`config`] | settings | model |
+//! | [`logging`], [`cli`] | the log, the command line | config, logging, node, client |
 //!
 //! `tests/tidy.rs` holds the table. Nothing below holds a handle to anything above: a request carries its own reply.
 //!

@@ -31,7 +31,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("transport", &["model", "storage", "consensus"]),
     ("http", &["model", "consensus"]),
     ("client", &["model"]),
-    ("config", &[]),
+    ("config", &["model"]),
     ("logging", &[]),
     ("node", &["model", "storage", "consensus", "transport", "http", "client", "config", "logging"]),
     ("cli", &["config", "logging", "node", "client"]),

@@ -7,14 +7,12 @@
 //!
 //! Not here: which source a value came from; [`crate::config`] adds that to the message.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use super::Config;
+pub(super) use crate::model::is_unspecified;
+use crate::model::{check_address, check_host, check_name};
 
-/// The longest host name, as in DNS.
-const HOST_BYTES: usize = 253;
-/// The longest name of a node.
-const NAME_BYTES: usize = 64;
 /// The most addresses that `join` may list.
 const JOIN_ENTRIES: usize = 64;
 /// What a body needs besides key and value: `{"key":"","value":}` and some air.
@@ -28,11 +26,6 @@ pub(super) fn bare(host: &str) -> String {
 /// A host as it stands before a `:port`: an IPv6 address gets its brackets.
 pub(super) fn bracketed(host: &str) -> String {
     if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() }
-}
-
-/// Whether `host` is an address that means "all of them", which nobody can dial.
-pub(super) fn is_unspecified(host: &str) -> bool {
-    host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_unspecified())
 }
 
 fn no_scheme_or_path(text: &str) -> Result<(), String> {
@@ -54,25 +47,13 @@ pub(super) fn host(text: &str) -> Result<(), String> {
     if text.contains(':') {
         return Err(format!("{text:?} is not a host; the port is a setting of its own"));
     }
-    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return match text.parse::<Ipv4Addr>() {
-            Ok(_) => Ok(()),
-            Err(_) => Err(format!("{text:?} is not an IPv4 address")),
-        };
-    }
-    let label = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-    };
-    if text.len() > HOST_BYTES || !text.split('.').all(label) {
-        return Err(format!("{text:?} is neither an IP address nor a host name"));
-    }
-    Ok(())
+    check_host(text).map_err(|reason| format!("{text:?} is not a host: {reason}"))
 }
 
 /// A host that other nodes can dial.
 pub(super) fn advertised(text: &str) -> Result<(), String> {
     host(text)?;
-    if is_unspecified(&bare(text)) {
+    if is_unspecified(text) {
         return Err(format!("{text:?} cannot be dialled by other nodes"));
     }
     Ok(())
@@ -80,32 +61,12 @@ pub(super) fn advertised(text: &str) -> Result<(), String> {
 
 /// `host:port` with a port that can be dialled.
 pub(super) fn address(text: &str) -> Result<(), String> {
-    no_scheme_or_path(text)?;
-    let missing = || format!("{text:?} has no port; give host:port");
-    let (name, port) = text.rsplit_once(':').ok_or_else(missing)?;
-    if name.parse::<Ipv6Addr>().is_ok() || (name.contains(':') && !name.starts_with('[')) {
-        return Err(format!("{text:?} is ambiguous; give an IPv6 address in brackets, [::1]:2221"));
-    }
-    if name.starts_with('[') && !name.ends_with(']') {
-        return Err(missing());
-    }
-    advertised(name).map_err(|_| format!("{text:?} is not host:port"))?;
-    match port.parse::<u16>() {
-        Ok(1..) if port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
-        _ => Err(format!("{text:?} has no port from 1 to 65535")),
-    }
+    check_address(text).map_err(|reason| format!("{text:?} is not host:port: {reason}"))
 }
 
 /// A node's name.
 pub(super) fn name(text: &str) -> Result<(), String> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if text.len() > NAME_BYTES || !text.bytes().all(good) {
-        return Err(format!("{text:?} is not a name of 1 to {NAME_BYTES} of A-Z a-z 0-9 . _ -"));
-    }
-    if text.bytes().all(|byte| byte == b'.') {
-        return Err(format!("{text:?} is not a name: it would be a directory of its own meaning"));
-    }
-    Ok(())
+    check_name(text).map_err(|reason| format!("{text:?} is not a name: {reason}"))
 }
 
 /// A path that the system can open.

@@ -7,7 +7,6 @@
 //!
 //! Not here: what may be changed and when (`consensus::membership`).
 
-use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -20,7 +19,7 @@ use super::door::Call;
 use super::errors::{Problem, clip};
 use super::query::{self, Deadline, TIMEOUT};
 use super::stats::Stats;
-use crate::model::{Answer, Request};
+use crate::model::{Answer, Request, check_address, check_name};
 
 /// How long a join may take where the request does not say.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,10 +27,6 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the status may take after a change that was made, whatever is left of the deadline.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
-/// The longest name of a node, in bytes.
-const NAME_BYTES: usize = 64;
-/// The longest address, in bytes: a DNS name of 253 and a port.
-const ADDRESS_BYTES: usize = 259;
 
 /// What a change answers.
 #[derive(Serialize)]
@@ -145,70 +140,18 @@ async fn changed(
 }
 
 fn checked_name(name: String) -> Result<String, Problem> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if (1..=NAME_BYTES).contains(&name.len()) && name.bytes().all(plain) {
-        return Ok(name);
+    match check_name(&name) {
+        Ok(()) => Ok(name),
+        Err(reason) => Err(Problem::body(format!("member `node_id`: {reason}, not `{}`", clip(&name)))),
     }
-    let detail = format!("member `node_id` must be 1 to {NAME_BYTES} of A-Z a-z 0-9 . _ -, not `{}`", clip(&name));
-    Err(Problem::body(detail))
 }
 
 fn checked_address(address: String) -> Result<String, Problem> {
-    if is_address(&address) {
-        return Ok(address);
-    }
-    let scheme = if address.contains("://") { " without a scheme" } else { "" };
-    Err(Problem::body(format!(
-        "member `raft_address` must be host:port{scheme}, such as localhost:1112 or [::1]:1112, not `{}`",
-        clip(&address)
-    )))
-}
-
-/// Whether this is `host:port`: a name (underscores are common in container networks), an IPv4 address, or an IPv6
-/// address in brackets, and a port that can be dialled.
-fn is_address(address: &str) -> bool {
-    let Some((host, port)) = address.rsplit_once(':') else { return false };
-    let port_fits = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);
-    let host_fits = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)),
-    };
-    port_fits && host_fits && address.len() <= ADDRESS_BYTES
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_host_and_port_and_nothing_else() {
-        for good in ["localhost:1112", "node_2.internal:65535", "127.0.0.1:1", "[::1]:1112", "[fd00::2]:1112"] {
-            assert!(is_address(good), "{good}");
-        }
-        for bad in [
-            "",
-            "localhost",
-            ":1112",
-            "localhost:",
-            "localhost:0",
-            "localhost:65536",
-            "localhost:+1",
-            "http://localhost:1112",
-            "localhost:1112/",
-            "::1:1112",
-            "[localhost]:1112",
-            "a b:1112",
-            "user@host:1112",
-        ] {
-            assert!(!is_address(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_name_is_short_and_plain() {
-        assert!(checked_name("a".repeat(64)).is_ok());
-        for bad in [String::new(), "a".repeat(65), "node 1".into(), "é".into(), "a/b".into()] {
-            assert!(checked_name(bad).is_err());
-        }
+    match check_address(&address) {
+        Ok(()) => Ok(address),
+        Err(reason) => Err(Problem::body(format!(
+            "member `raft_address` must be host:port, such as localhost:1112 or [::1]:1112, not `{}`: {reason}",
+            clip(&address)
+        ))),
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! Not here: raft's own messages (they stay in `raft::eraftpb`), and how any of this is stored or sent.
 
+mod address;
 pub mod codec;
 mod command;
 mod event;
@@ -23,6 +24,7 @@ mod status;
 mod txn;
 mod value;
 
+pub use address::{ADDRESS_BYTES, NAME_BYTES, check_address, check_host, check_name, is_unspecified};
 pub use command::{At, Change, Command, Outcome, View, decide};
 pub use event::{Cursor, Event, Happening};
 pub use list::{List, Page, after, after_prefix};

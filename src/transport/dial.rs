@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::framing::{Opening, read_frame, read_opening};
 use super::greeting::{Denial, Hello, WIRE_VERSION, Welcome, preamble};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
+use crate::model::check_address;
 
 /// How long one address may take to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -25,8 +26,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 /// The most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
-/// The longest address, a host name of 255 bytes and a port.
-const MAX_ADDRESS_BYTES: usize = 261;
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -140,40 +139,12 @@ impl Whereabouts {
     }
 }
 
-/// Whether `address` has the form `host:port`.
-///
-/// # Errors
-/// [`DialError::Address`], which says what is wrong.
-pub fn check_address(address: &str) -> Result<(), DialError> {
-    let wrong = |detail| Err(DialError::Address(detail));
-    if address.len() > MAX_ADDRESS_BYTES {
-        return wrong("it is too long");
-    }
-    if address.contains("://") {
-        return wrong("leave the scheme away");
-    }
-    if address.contains(|c: char| c.is_whitespace() || c.is_control() || "/?#@".contains(c)) {
-        return wrong("it has characters that neither host nor port can have");
-    }
-    let Some((host, port)) = address.rsplit_once(':') else { return wrong("the port is missing") };
-    if host.is_empty() {
-        return wrong("the host is missing");
-    }
-    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-        return wrong("an IPv6 address goes in brackets, as in [::1]:1111");
-    }
-    match port.parse::<u16>() {
-        Ok(1..) => Ok(()),
-        _ => wrong("the port is no number from 1 to 65535"),
-    }
-}
-
 /// Dials `address` and introduces this node with `hello`, all within `limit`.
 ///
 /// # Errors
 /// [`DialError`]; of several addresses, what tells most.
 pub async fn dial(address: &str, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
-    check_address(address)?;
+    check_address(address).map_err(DialError::Address)?;
     let deadline = Instant::now() + limit;
     let sockets = timeout_at(deadline, resolve(address)).await;
     let sockets = sockets.map_err(|_| DialError::Unresolved("no answer in time".into()))??;
@@ -239,17 +210,6 @@ async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, D
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_host_and_port() {
-        for good in ["localhost:1111", "10.0.0.1:1", "[::1]:1111", "node_2.example:65535"] {
-            assert_eq!(check_address(good), Ok(()), "{good}");
-        }
-        let long = format!("{}:1", "h".repeat(300));
-        for bad in ["", "h", ":1", "h:", "h:0", "h:65536", "http://h:1", "h:1/", "::1:80", "a b:1", "h:x", &long] {
-            assert!(check_address(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_newer_word_is_dialled_first_and_the_other_in_turn() {

@@ -9,11 +9,11 @@
 use futures_util::FutureExt;
 
 use super::admission::{admit, check_message, check_snapshot};
-use super::dial::{Whereabouts, check_address};
+use super::dial::Whereabouts;
 use super::framing::{Opening, read_frame, read_opening};
 use super::greeting::{Hello, WIRE_VERSION};
 use super::wire::{FRAME_BYTES, Frame, HANDSHAKE_BYTES, HEAD_BYTES};
-use crate::model::{PeerTable, codec};
+use crate::model::{PeerTable, check_address, codec};
 
 /// A whole connection as it comes: preamble, handshake, frames.
 pub fn stream(mut bytes: &[u8]) {

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use slog::{Logger, warn};
 use tokio::sync::watch;
 
-use super::dial::{Whereabouts, check_address};
+use super::dial::Whereabouts;
 use super::greeting::{Hello, Purpose};
 use crate::consensus::{Handle, Input};
-use crate::model::PeerTable;
+use crate::model::{PeerTable, check_address};
 
 /// The most peers that are remembered without being in the table.
 const MAX_CALLERS: usize = 64;

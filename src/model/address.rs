@@ -1,0 +1,151 @@
+//! What the name of a node and the address of a node look like.
+//!
+//! Why: both come from people, over HTTP, and from strangers on the peer port; they end up in the member table, in logs
+//! and in dials. One rule says everywhere what they may be, so what one door takes no other finds odd.
+//!
+//! Laws: pure functions of the text; nothing is resolved. The reasons never repeat the text.
+//!
+//! Not here: whether anybody answers at an address (`transport`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The longest name of a node, in bytes.
+pub const NAME_BYTES: usize = 64;
+/// The longest host name, in bytes, as in DNS.
+const HOST_BYTES: usize = 253;
+/// The longest `host:port`, in bytes.
+pub const ADDRESS_BYTES: usize = HOST_BYTES + 6;
+
+/// Whether `name` can be the name of a node.
+///
+/// # Errors
+/// What a name is.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(plain) {
+        return Err("a name is 1 to 64 of A-Z a-z 0-9 . _ -");
+    }
+    if name.bytes().all(|byte| byte == b'.') {
+        return Err("dots alone are no name: they would be a directory of their own meaning");
+    }
+    Ok(())
+}
+
+/// Whether `host` is what stands before the port of an address: a host name (underscores are common in container
+/// networks), an IPv4 address, or an IPv6 address in brackets.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_host(host: &str) -> Result<(), &'static str> {
+    if host.is_empty() {
+        return Err("the host is missing");
+    }
+    if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return inner.parse::<Ipv6Addr>().map(drop).map_err(|_| "what is in brackets is no IPv6 address");
+    }
+    if host.contains(':') {
+        return Err("an IPv6 address goes in brackets, as in [::1]:1111");
+    }
+    if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return host.parse::<Ipv4Addr>().map(drop).map_err(|_| "the host is no IPv4 address");
+    }
+    let label = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    if host.len() > HOST_BYTES || !host.split('.').all(label) {
+        return Err("the host is neither an IP address nor a host name");
+    }
+    Ok(())
+}
+
+/// Whether `host`, an IPv6 address with or without its brackets, is an address that means "all of them", which nobody can
+/// dial.
+#[must_use]
+pub fn is_unspecified(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_unspecified())
+}
+
+/// Whether `address` is `host:port`, as other nodes can dial it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_address(address: &str) -> Result<(), &'static str> {
+    if address.contains("://") {
+        return Err("leave the scheme away");
+    }
+    if address.contains('/') {
+        return Err("leave the path away");
+    }
+    if address.ends_with(']') {
+        return Err("the port is missing");
+    }
+    let (host, port) = address.rsplit_once(':').ok_or("the port is missing")?;
+    check_host(host)?;
+    if is_unspecified(host) {
+        return Err("the host stands for every address of a machine, which no other node can dial");
+    }
+    match port.parse::<u16>() {
+        Ok(1..) if port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
+        _ => Err("the port is no number from 1 to 65535"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_host_and_port_and_nothing_else() {
+        let long = format!("{}:65535", vec!["abc"; 63].join("."));
+        for good in ["localhost:1111", "10.0.0.1:1", "[::1]:1111", "[fd00::2]:80", "node_2.example:65535", "h:1", &long]
+        {
+            assert_eq!(check_address(good), Ok(()), "{good}");
+        }
+        let longer = format!("{}:1", "h".repeat(254));
+        for bad in [
+            "",
+            "h",
+            ":1",
+            "h:",
+            "h:0",
+            "h:65536",
+            "h:+1",
+            "h:1 ",
+            "h:x",
+            "http://h:1",
+            "h:1/",
+            "h/:1",
+            "::1:80",
+            "[::1]",
+            "[h]:1",
+            "[::1:1",
+            "a b:1",
+            "u@h:1",
+            "a..b:1",
+            ".:1",
+            "1.2.3:1",
+            "256.1.1.1:1",
+            "h\n:1",
+            "h\x1b[1m:1",
+            "h\u{202e}:1",
+            "\u{e9}:1",
+            "0.0.0.0:1",
+            "[::]:1",
+            "[::ffff:0.0.0.0]:1",
+            &longer,
+        ] {
+            assert!(check_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_short_and_plain() {
+        for good in ["node1", "node_2", "a.b-c", "..a", &"a".repeat(NAME_BYTES)] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "..", "a b", "a/b", "a\n", "a\x1b[31m", "\u{e9}", &"a".repeat(NAME_BYTES + 1)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}
