@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use thiserror::Error;
 
+mod addresses;
 mod check;
 pub mod keys;
 mod nearly;
@@ -68,6 +68,8 @@ pub struct Config {
 pub struct Server {
     /// The HTTP port; 0 is picked and kept.
     pub port: u16,
+    /// The port that clients are told instead; 0 for none.
+    pub advertise_port: u16,
 }
 
 /// `[raft]`: who the node is and how it keeps time.
@@ -77,6 +79,8 @@ pub struct Raft {
     pub node_id: String,
     /// The peer port; 0 is picked and kept.
     pub port: u16,
+    /// The port that other nodes are told to dial instead; 0 for none.
+    pub advertise_port: u16,
     /// The node's directory; once checked, with the name in its place.
     pub vol_dir: PathBuf,
     /// The length of a tick in milliseconds.
@@ -412,32 +416,5 @@ fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
     match text.parse::<u64>() {
         Ok(value) if digits && (min..=max).contains(&value) => Ok(value),
         _ => Err(format!("{text:?} is not a whole number from {min} to {max}")),
-    }
-}
-
-impl Config {
-    /// Where this node tells others to dial it, for one of its real ports: `host:port`, IPv6 in brackets.
-    #[must_use]
-    pub fn advertised(&self, port: u16) -> String {
-        format!("{}:{port}", check::bracketed(&self.advertise_host))
-    }
-
-    /// Where a client on this machine reaches the HTTP port; `None` where that port is still to be picked.
-    #[must_use]
-    pub fn local_http(&self) -> Option<String> {
-        let host = match self.host.parse::<IpAddr>() {
-            Ok(IpAddr::V6(address)) if address.is_unspecified() => Ipv6Addr::LOCALHOST.to_string(),
-            _ if check::is_unspecified(&self.host) => Ipv4Addr::LOCALHOST.to_string(),
-            _ => self.host.clone(),
-        };
-        (self.server.port != 0).then(|| format!("{}:{}", check::bracketed(&host), self.server.port))
-    }
-
-    /// Checks `text` as `host:port` of a node.
-    ///
-    /// # Errors
-    /// What is wrong with it, in words.
-    pub fn check_address(text: &str) -> Result<(), String> {
-        check::address(text)
     }
 }

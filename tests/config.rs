@@ -128,6 +128,20 @@ fn mistakes_name_the_setting_and_its_source() {
         (&[("HUSKV_ADVERTISE_HOST", "a:1")], "advertise_host", variable("HUSKV_ADVERTISE_HOST"), "port"),
         (&[("HUSKV_JOIN", "a:1,http://b:1")], "join", variable("HUSKV_JOIN"), "scheme"),
         (&[("HUSKV_JOIN", "a")], "join", variable("HUSKV_JOIN"), "port"),
+        (&[("HUSKV_ADVERTISE_HOST", "224.0.0.1")], "advertise_host", variable("HUSKV_ADVERTISE_HOST"), "multicast"),
+        (
+            &[("HUSKV_ADVERTISE_HOST", "255.255.255.255")],
+            "advertise_host",
+            variable("HUSKV_ADVERTISE_HOST"),
+            "broadcast",
+        ),
+        (&[("HUSKV_ADVERTISE_PORT", "70000")], "raft.advertise_port", variable("HUSKV_ADVERTISE_PORT"), "65535"),
+        (
+            &[("HUSKV_ADVERTISE_PORT", "7"), ("HUSKV_SERVER_ADVERTISE_PORT", "7")],
+            "raft.advertise_port",
+            variable("HUSKV_ADVERTISE_PORT"),
+            "server.advertise_port",
+        ),
         (&[("HUSKV_JOIN", "a:1,")], "join", variable("HUSKV_JOIN"), "empty"),
         (&[("HUSKV_JION", "a:1")], "HUSKV_JION", variable("HUSKV_JION"), "unknown"),
         (&[("HUSKV_LOG", "loud")], "log.level", variable("HUSKV_LOG"), "loud"),
@@ -180,6 +194,16 @@ fn mistakes_in_a_file_name_it() {
         assert!(error.problem.contains(words), "{error}");
         assert!(!error.to_string().contains('\n'), "{error}");
     }
+}
+
+#[test]
+fn a_port_behind_a_relay_is_advertised_and_the_own_one_otherwise() {
+    let own = load(&[], &[]).expect("the defaults are good");
+    assert_eq!((own.advertised_raft(5).as_str(), own.advertised_http(6).as_str()), ("127.0.0.1:5", "127.0.0.1:6"));
+    let relayed = [("HUSKV_ADVERTISE_PORT", "7001"), ("HUSKV_SERVER_ADVERTISE_PORT", "7002")];
+    let relayed = load(&relayed, &[]).expect("both are ports");
+    assert_eq!(relayed.advertised_raft(5), "127.0.0.1:7001");
+    assert_eq!(relayed.advertised_http(6), "127.0.0.1:7002");
 }
 
 #[test]

@@ -28,8 +28,17 @@ const STOP_LIMIT: Duration = Duration::from_secs(6);
 
 /// Settings that make nodes different or point elsewhere: the demo's own, whatever its environment says. Others, such as
 /// `HUSKV_LOG`, reach the children.
-const OWN_SETTINGS: &[&str] =
-    &["host", "advertise_host", "join", "server.port", "raft.node_id", "raft.port", "raft.vol_dir"];
+const OWN_SETTINGS: &[&str] = &[
+    "host",
+    "advertise_host",
+    "join",
+    "server.port",
+    "server.advertise_port",
+    "raft.node_id",
+    "raft.port",
+    "raft.advertise_port",
+    "raft.vol_dir",
+];
 
 /// The file by which a directory is known to be a node's.
 const IDENTITY: &str = "identity";

@@ -11,7 +11,7 @@ use std::net::Ipv6Addr;
 
 use super::Config;
 pub(super) use crate::model::is_unspecified;
-use crate::model::{check_address, check_host, check_name};
+use crate::model::{check_address, check_dialable, check_host, check_name};
 
 /// The most addresses that `join` may list.
 const JOIN_ENTRIES: usize = 64;
@@ -53,10 +53,7 @@ pub(super) fn host(text: &str) -> Result<(), String> {
 /// A host that other nodes can dial.
 pub(super) fn advertised(text: &str) -> Result<(), String> {
     host(text)?;
-    if is_unspecified(text) {
-        return Err(format!("{text:?} cannot be dialled by other nodes"));
-    }
-    Ok(())
+    check_dialable(text).map_err(|reason| format!("{text:?} cannot be dialled by other nodes: {reason}"))
 }
 
 /// `host:port` with a port that can be dialled.
@@ -105,6 +102,10 @@ pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static
     let wrong = |key, other, why: String| Some((key, other, why));
     if config.server.port != 0 && config.server.port == raft.port {
         return wrong("server.port", Some("raft.port"), format!("SERVER_PORT and RAFT_PORT are both {}", raft.port));
+    }
+    if raft.advertise_port != 0 && config.server.advertise_port == raft.advertise_port {
+        let why = format!("HUSKV_ADVERTISE_PORT and server.advertise_port are both {}", raft.advertise_port);
+        return wrong("raft.advertise_port", Some("server.advertise_port"), why);
     }
     if config.advertise_host.is_empty() && is_unspecified(&config.host) {
         let why =

@@ -22,7 +22,7 @@ pub enum Kind {
         /// Stores it.
         set: fn(&mut Config, u64),
     },
-    /// A port, 0 to 65535, where 0 means: pick one at the first start and keep it.
+    /// A port, 0 to 65535; what 0 means, the help says.
     Port(
         /// Stores it.
         fn(&mut Config, u16),
@@ -132,6 +132,14 @@ pub static KEYS: &[Key] = &[
         help: "HTTP port; 0 is picked at the first start and used again at every later one",
     },
     Key {
+        path: "server.advertise_port",
+        short: None,
+        aliases: &[],
+        default: "0",
+        kind: Kind::Port(|c, v| c.server.advertise_port = v),
+        help: "HTTP port that answers name, where a relay or a port mapping stands before server.port; 0: none does",
+    },
+    Key {
         path: "raft.node_id",
         short: Some("RAFT_NODE_ID"),
         aliases: &["name"],
@@ -146,6 +154,14 @@ pub static KEYS: &[Key] = &[
         default: "1111",
         kind: Kind::Port(|c, v| c.raft.port = v),
         help: "Peer port; 0 is picked at the first start and used again at every later one",
+    },
+    Key {
+        path: "raft.advertise_port",
+        short: Some("HUSKV_ADVERTISE_PORT"),
+        aliases: &[],
+        default: "0",
+        kind: Kind::Port(|c, v| c.raft.advertise_port = v),
+        help: "Port that other nodes dial, where a relay or a port mapping stands before raft.port; 0: none does",
     },
     Key {
         path: "raft.vol_dir",

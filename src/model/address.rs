@@ -13,6 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const NAME_BYTES: usize = 64;
 /// The longest host name, in bytes, as in DNS.
 const HOST_BYTES: usize = 253;
+/// The longest part of a host name between two dots, in bytes, as in DNS.
+const LABEL_BYTES: usize = 63;
 /// The longest `host:port`, in bytes.
 pub const ADDRESS_BYTES: usize = HOST_BYTES + 6;
 
@@ -46,16 +48,44 @@ pub fn check_host(host: &str) -> Result<(), &'static str> {
     if host.contains(':') {
         return Err("an IPv6 address goes in brackets, as in [::1]:1111");
     }
-    if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+    if is_numeric(host.rsplit('.').next().unwrap_or(host)) {
         return host.parse::<Ipv4Addr>().map(drop).map_err(|_| "the host is no IPv4 address");
     }
     let label = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !part.is_empty() && part.len() <= LABEL_BYTES && part.bytes().all(plain) && part.trim_matches('-') == part
     };
     if host.len() > HOST_BYTES || !host.split('.').all(label) {
         return Err("the host is neither an IP address nor a host name");
     }
     Ok(())
+}
+
+/// Whether resolvers take a host that ends in this label for an IPv4 address in one of its old forms.
+fn is_numeric(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        || !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether another node can dial `host`, an IPv6 address with or without its brackets: not one that stands for many.
+///
+/// # Errors
+/// What it stands for.
+pub fn check_dialable(host: &str) -> Result<(), &'static str> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let Ok(address) = bare.parse::<IpAddr>() else { return Ok(()) };
+    match address.to_canonical() {
+        address if address.is_unspecified() => {
+            Err("the host stands for every address of a machine, which no other node can dial")
+        }
+        address if address.is_multicast() => Err("the host is a multicast address, which nobody can dial"),
+        IpAddr::V4(address) if address.is_broadcast() => {
+            Err("the host is the broadcast address, which nobody can dial")
+        }
+        IpAddr::V4(address) if address.octets()[0] == 0 => Err("the host is of the network 0, which nobody can dial"),
+        _ => Ok(()),
+    }
 }
 
 /// Whether `host`, an IPv6 address with or without its brackets, is an address that means "all of them", which nobody can
@@ -82,9 +112,7 @@ pub fn check_address(address: &str) -> Result<(), &'static str> {
     }
     let (host, port) = address.rsplit_once(':').ok_or("the port is missing")?;
     check_host(host)?;
-    if is_unspecified(host) {
-        return Err("the host stands for every address of a machine, which no other node can dial");
-    }
+    check_dialable(host)?;
     match port.parse::<u16>() {
         Ok(1..) if port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
         _ => Err("the port is no number from 1 to 65535"),
@@ -133,6 +161,18 @@ mod tests {
             "0.0.0.0:1",
             "[::]:1",
             "[::ffff:0.0.0.0]:1",
+            "0.0.0.7:1",
+            "224.0.0.1:1",
+            "255.255.255.255:1",
+            "[ff02::1]:1",
+            "[::ffff:239.1.1.1]:1",
+            "-a:1",
+            "a.b-:1",
+            "a.:1",
+            "a.0x7f:1",
+            "0x0:1",
+            "h.1:1",
+            &format!("{}:1", "h".repeat(64)),
             &longer,
         ] {
             assert!(check_address(bad).is_err(), "{bad}");

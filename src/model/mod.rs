@@ -24,7 +24,7 @@ mod status;
 mod txn;
 mod value;
 
-pub use address::{ADDRESS_BYTES, NAME_BYTES, check_address, check_host, check_name, is_unspecified};
+pub use address::{ADDRESS_BYTES, NAME_BYTES, check_address, check_dialable, check_host, check_name, is_unspecified};
 pub use command::{At, Change, Command, Outcome, View, decide};
 pub use event::{Cursor, Event, Happening};
 pub use list::{List, Page, after, after_prefix};

@@ -173,7 +173,7 @@ impl Node {
         let ports = listen::bind(config, seen.as_ref())?;
         info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
             "directory" => directory.display().to_string(), "http" => &ports.http.address,
-            "raft" => &ports.raft.address, "advertised" => config.advertised(ports.raft.port));
+            "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
         let boot = options::boot(config, &ports);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let (volume, incarnation) = blocking(move || open(&directory, boot, &addresses)).await?;

@@ -29,8 +29,8 @@ pub(super) fn size(setting: u64) -> usize {
 pub(super) fn boot(config: &Config, ports: &Ports) -> Boot {
     Boot {
         name: config.raft.node_id.clone(),
-        raft_address: config.advertised(ports.raft.port),
-        http_address: config.advertised(ports.http.port),
+        raft_address: config.advertised_raft(ports.raft.port),
+        http_address: config.advertised_http(ports.http.port),
         cache_bytes: config.storage.cache_mb * MIB,
         picked_http_port: ports.http.picked,
         picked_raft_port: ports.raft.picked,
@@ -55,8 +55,8 @@ pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: boo
             events: size(config.limits.watch_events),
             bytes: size(config.limits.watch_mb * MIB),
         },
-        raft_address: config.advertised(ports.raft.port),
-        http_address: config.advertised(ports.http.port),
+        raft_address: config.advertised_raft(ports.raft.port),
+        http_address: config.advertised_http(ports.http.port),
         forming,
         nonce,
     }
