@@ -5,7 +5,8 @@
 //!
 //! Laws: a node begins by itself only where every listed address answers, waits too and has the same list, and only the
 //! node behind the first address in byte order. Which address is its own it learns by asking, never by guessing. A
-//! missing node is therefore waited for, for ever, and named in the log.
+//! missing node is therefore waited for, for ever, and named in the log. So are two nodes that share a name or an
+//! address: one cluster would take them for one, and acknowledge on one disk what is meant for several.
 //!
 //! Not here: what a join does (`consensus::membership`), and whether the node is still pristine (the loop knows).
 
@@ -61,14 +62,22 @@ impl List {
 enum Seen {
     /// Nothing, or nothing that makes sense; why.
     Silent(String),
-    /// A node that waits, with its list.
-    Waiting { raft_id: u64, list: BTreeSet<String> },
+    /// A node that waits, with its list and what it calls itself.
+    Waiting { raft_id: u64, list: BTreeSet<String>, card: Card },
     /// A node that a cluster has taken and that has heard nothing from it yet.
     Joining { raft_id: u64 },
     /// A node that was removed from its cluster.
     Removed,
     /// A node of a cluster, maybe of one node.
     Member { raft_id: u64 },
+}
+
+/// What a node would be known by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Card {
+    name: String,
+    raft_address: String,
+    http_address: String,
 }
 
 /// What to do after a round.
@@ -163,12 +172,64 @@ fn read(response: &Response) -> Seen {
     };
     if let Some(list) = data["forming"].as_array() {
         let list = list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect();
-        return Seen::Waiting { raft_id, list };
+        // A node that waits has no other member than itself.
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let row = &data["members"][0];
+        let (raft_address, http_address) = (text(&row["raft_address"]), text(&row["http_address"]));
+        return Seen::Waiting {
+            raft_id,
+            list,
+            card: Card { name: text(&data["node_id"]), raft_address, http_address },
+        };
     }
     if says("removed") {
         return Seen::Removed;
     }
     if says("joining") { Seen::Joining { raft_id } } else { Seen::Member { raft_id } }
+}
+
+/// What two nodes that wait have in common and must not, each with whether this node is one of them.
+fn clashes(own: u64, seen: &[(String, Seen)]) -> Vec<(bool, String)> {
+    let waiting = seen.iter().filter_map(|(address, seen)| match seen {
+        Seen::Waiting { raft_id, card, .. } => Some((address, *raft_id, card)),
+        _ => None,
+    });
+    let waiting: Vec<_> = waiting.collect();
+    let mut found = Vec::new();
+    for (place, (address, raft_id, card)) in waiting.iter().enumerate() {
+        // Two addresses may lead to one node.
+        for (other_address, other_id, other) in waiting[place + 1..].iter().filter(|(_, other, _)| other != raft_id) {
+            let mut clash = |same: &str, others: &str, why: &str| {
+                if !same.is_empty() && same == others {
+                    let mine = [*raft_id, *other_id].contains(&own);
+                    found.push((mine, format!("{address} and {other_address} {why}")));
+                }
+            };
+            let (name, raft, http) = (&card.name, &card.raft_address, &card.http_address);
+            clash(
+                name,
+                &other.name,
+                &format!("are both called {name}: give each a RAFT_NODE_ID and a RAFT_VOL_DIR of its own"),
+            );
+            clash(
+                raft,
+                &other.raft_address,
+                &format!(
+                    "both tell their peers to dial {raft}: give each its own HUSKV_ADVERTISE_HOST, RAFT_PORT or \
+                     HUSKV_ADVERTISE_PORT"
+                ),
+            );
+            clash(
+                http,
+                &other.http_address,
+                &format!(
+                    "both tell their clients to find them at {http}: give each its own HUSKV_ADVERTISE_HOST, SERVER_PORT \
+                     or HUSKV_SERVER_ADVERTISE_PORT"
+                ),
+            );
+        }
+    }
+    found
 }
 
 /// The rule. `own` is this node's raft id; `pristine` says that no cluster has taken it yet.
@@ -195,6 +256,13 @@ fn decide(own: u64, pristine: bool, list: &BTreeSet<String>, seen: &[(String, Se
             Seen::Removed => reasons.push(format!("{address} was removed from its cluster")),
             Seen::Member { .. } => ask.push(address.clone()),
         }
+    }
+    let clashes = clashes(own, seen);
+    let mine = clashes.iter().any(|(mine, _)| *mine);
+    reasons.extend(clashes.into_iter().map(|(_, why)| why));
+    // Whoever dials an address that two nodes have may reach the other one.
+    if mine {
+        return Step::Wait(reasons);
     }
     if !ask.is_empty() {
         return Step::Ask(ask);
@@ -226,7 +294,12 @@ mod tests {
     }
 
     fn waiting(raft_id: u64, list: &[&str]) -> Seen {
-        Seen::Waiting { raft_id, list: set(list) }
+        let card = Card {
+            name: format!("n{raft_id}"),
+            raft_address: format!("raft:{raft_id}"),
+            http_address: format!("http:{raft_id}"),
+        };
+        Seen::Waiting { raft_id, list: set(list), card }
     }
 
     fn round(seen: &[(&str, Seen)]) -> Vec<(String, Seen)> {
@@ -290,9 +363,45 @@ mod tests {
     }
 
     #[test]
+    fn nobody_begins_while_two_share_a_name_or_an_address() {
+        let all = &["a:1", "b:1", "c:1"];
+        let with = |change: fn(&mut Card)| {
+            let mut seen = round(&[("a:1", waiting(7, all)), ("b:1", waiting(8, all)), ("c:1", waiting(9, all))]);
+            for (_, seen) in &mut seen[1..] {
+                if let Seen::Waiting { card, .. } = seen {
+                    change(card);
+                }
+            }
+            seen
+        };
+        assert_eq!(decide(7, true, &set(all), &with(|_| {})), Step::Begin);
+        type Change = fn(&mut Card);
+        let table: [(Change, &str); 3] = [
+            (|card| card.name = "same".into(), "RAFT_NODE_ID"),
+            (|card| card.raft_address = "same:1".into(), "HUSKV_ADVERTISE_HOST, RAFT_PORT or HUSKV_ADVERTISE_PORT"),
+            (|card| card.http_address = "same:1".into(), "SERVER_PORT"),
+        ];
+        for (change, setting) in table {
+            for own in 7..10 {
+                let why = why(&decide(own, true, &set(all), &with(change)));
+                assert!(why.contains("b:1 and c:1") && why.contains(setting) && why.contains("same"), "{own}: {why}");
+            }
+            // A cluster that is there already takes the one that shares nothing.
+            let mut seen = with(change);
+            seen.push(("d:1".into(), Seen::Member { raft_id: 4 }));
+            assert_eq!(decide(7, true, &set(all), &seen), Step::Ask(vec!["d:1".into()]));
+            assert!(matches!(decide(8, true, &set(all), &seen), Step::Wait(_)));
+        }
+    }
+
+    #[test]
     fn stats_are_understood_and_anything_else_is_silence() {
         let answer = |status, data: Value| read(&Response { status, body: json!({ "data": data }) });
-        assert_eq!(answer(200, json!({ "raft_id": 7, "forming": ["a:1", "b:1"] })), waiting(7, ALL));
+        let members = json!([{ "raft_id": 7, "raft_address": "raft:7", "http_address": "http:7" }]);
+        let waits = json!({ "node_id": "n7", "raft_id": 7, "forming": ["a:1", "b:1"], "members": members });
+        assert_eq!(answer(200, waits), waiting(7, ALL));
+        let old = Seen::Waiting { raft_id: 7, list: set(ALL), card: Card::default() };
+        assert_eq!(answer(200, json!({ "raft_id": 7, "forming": ["a:1", "b:1"] })), old);
         assert_eq!(
             answer(200, json!({ "raft_id": "7", "forming": null, "joining": true })),
             Seen::Joining { raft_id: 7 }

@@ -12,6 +12,8 @@ crate::harness::cases![
     a_pristine_node_with_a_list_is_taken_by_a_running_cluster,
     a_node_with_another_list_is_named_in_the_log,
     a_member_ignores_the_list,
+    nodes_of_one_name_do_not_begin_and_say_so,
+    nodes_that_advertise_one_address_do_not_begin_until_that_is_mended,
 ];
 
 /// `count` nodes that know each other's HTTP addresses before they run, with one list for all.
@@ -123,6 +125,54 @@ fn a_node_with_another_list_is_named_in_the_log() {
         let answer = node.request(Request::new("GET", "/store/x"));
         answer.problem(503, "nobody begins").code("joining", "nobody begins");
     }
+}
+
+/// Waits until each of them names both the mistake and the setting in its log, and serves nothing.
+#[track_caller]
+fn each_refuses_to_begin(nodes: &[Node], parts: &[&str]) {
+    for node in nodes {
+        eventually(secs(30), format!("{} names {parts:?}", node.http), || {
+            let log = node.log();
+            check(log.lines().any(|line| parts.iter().all(|part| line.contains(part))), log)
+        });
+    }
+    for node in nodes {
+        node.get("/store/x").problem(503, "nobody begins").code("joining", "nobody begins");
+    }
+}
+
+fn nodes_of_one_name_do_not_begin_and_say_so() {
+    let (mut nodes, _) = listed(3);
+    for node in &mut nodes {
+        node.set("RAFT_NODE_ID", "node1");
+        node.start();
+    }
+    each_refuses_to_begin(&nodes, &["are both called node1", "RAFT_NODE_ID", "RAFT_VOL_DIR"]);
+    for (place, node) in nodes.iter_mut().enumerate().skip(1) {
+        node.kill9();
+        node.wipe();
+        node.set("RAFT_NODE_ID", format!("node{}", place + 1));
+        node.start();
+    }
+    one_cluster(&nodes);
+}
+
+fn nodes_that_advertise_one_address_do_not_begin_until_that_is_mended() {
+    let (mut nodes, _) = listed(3);
+    let ports: Vec<u16> = nodes.iter().map(|_| free_port()).collect();
+    for (node, port) in nodes.iter_mut().zip(&ports) {
+        node.set("RAFT_PORT", port);
+        node.set("HUSKV_ADVERTISE_PORT", ports[0]);
+        node.start();
+    }
+    let shared = format!("dial 127.0.0.1:{}", ports[0]);
+    each_refuses_to_begin(&nodes, &[&shared, "HUSKV_ADVERTISE_HOST", "HUSKV_ADVERTISE_PORT"]);
+    for (node, port) in nodes.iter_mut().zip(&ports).skip(1) {
+        assert!(node.sigterm().success());
+        node.set("HUSKV_ADVERTISE_PORT", port);
+        node.start();
+    }
+    one_cluster(&nodes);
 }
 
 fn a_member_ignores_the_list() {
