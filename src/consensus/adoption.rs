@@ -118,16 +118,14 @@ impl Driver {
         let (me, address, leader) = (self.my_name(), &adopt.leader_address, &adopt.leader_name);
         let wrong = match result {
             Ok(who) if who.raft_id == adopt.leader_id && who.cluster_id == adopt.cluster_id => None,
-            Ok(who) => Some(format!("another node, {}, answers there", who.node_id)),
-            Err(refusal) => Some(refusal.detail),
+            Ok(who) => Some((Code::Unreachable, format!("another node, {}, answers there", who.node_id))),
+            Err(refusal) => Some((refusal.code, refusal.detail)),
         };
-        if let Some(wrong) = wrong {
+        if let Some((code, wrong)) = wrong {
+            let advice = if code == Code::Unreachable { wrong_setting(address, leader, &me) } else { String::new() };
             reply(Err(Refusal::not_applied(
                 Code::LeaderUnreachable,
-                format!(
-                    "{me} cannot reach the leader {leader} at {address}, which it advertises: {wrong}. \
-                     Set HUSKV_ADVERTISE_HOST of {leader} to a name that {me} can dial"
-                ),
+                format!("{me} cannot reach the leader {leader} at {address}, which it advertises: {wrong}{advice}"),
             )));
             return Ok(());
         }
@@ -185,4 +183,13 @@ impl Driver {
         self.publish();
         Ok(())
     }
+}
+
+/// Which setting of the leader is to be changed where nobody finds it at the address that it advertises.
+fn wrong_setting(address: &str, leader: &str, me: &str) -> String {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    format!(
+        ". If {host} is not its host for {me}, set HUSKV_ADVERTISE_HOST of {leader} to a name that {me} can dial; if {port} \
+         is not its port there, as behind a relay, set HUSKV_ADVERTISE_PORT"
+    )
 }

@@ -34,6 +34,18 @@ impl Driver {
         let ours = who.cluster_id == self.volume.identity().cluster_id;
         let members = self.machine.members();
         if ours && let Some(member) = members.get(who.raft_id) {
+            // That a leader reaches itself somewhere says nothing of the others, so only where it says itself that it is.
+            let its_place =
+                [&member.raft_address, &self.options.raft_address].iter().any(|place| *place == raft_address);
+            if who.raft_id == self.raft_id() && (member.name != node_id || !its_place) {
+                return refuse(
+                    Code::JoinSelf,
+                    format!(
+                        "{raft_address} is answered by {} itself, which leads; give the address of the node that is to join",
+                        member.name
+                    ),
+                );
+            }
             if member.name != node_id {
                 return refuse(
                     Code::AddressInUse,

@@ -60,7 +60,7 @@ pub enum Code {
     VersionMismatch,
     /// The join went on past its deadline; the same request resumes it.
     JoinUnfinished,
-    /// What was to be joined is the leader itself under another address.
+    /// What was to be joined is the leader itself, under another name or address.
     JoinSelf,
     /// Nothing that speaks huskv answers at the address.
     Unreachable,

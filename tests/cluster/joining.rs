@@ -1,13 +1,16 @@
 //! Joins that must be refused, joins that must be safe, and joins that are interrupted (issue, section 4, "Membership
 //! safety").
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Cluster, ELECTION, Node, Request, Setup, check, eventually, member, millis, names, secs};
+use crate::harness::{
+    Answer, Cluster, ELECTION, Node, Request, Setup, check, eventually, free_port, member, millis, names, secs,
+};
 
 crate::harness::cases![
     an_unreachable_or_wrong_address_is_refused_in_time_and_writes_go_on,
@@ -17,6 +20,9 @@ crate::harness::cases![
     joining_a_member_again_changes_nothing,
     the_address_of_a_member_under_another_name_is_refused_naming_it,
     the_name_of_a_live_member_is_in_use,
+    an_address_that_can_be_none_is_a_bad_body,
+    the_leader_joined_under_another_name_or_address_is_itself,
+    a_leader_behind_a_relay_is_joined_through_the_port_that_it_advertises,
     two_fresh_nodes_joined_to_each_other_at_once_never_both_vanish,
     joins_run_one_at_a_time_and_both_succeed,
     a_join_past_its_deadline_is_unfinished_and_the_same_post_resumes_it,
@@ -71,6 +77,7 @@ fn a_leader_that_the_joiner_cannot_reach_is_refused_naming_its_address() {
     let answer = refused(leader.join(&joiner), "a leader that cannot be dialled");
     assert!(begun.elapsed() < secs(10), "{:?}", begun.elapsed());
     assert!(answer.word("detail").contains("husk-nowhere.invalid"), "the address is not named: {answer}");
+    assert!(answer.word("detail").contains("HUSKV_ADVERTISE_HOST"), "the setting is not named: {answer}");
     for node in [&leader, &joiner] {
         node.put("still", "alone and well");
         assert_eq!(node.stats()["num_peers"], "0", "{}", node.name());
@@ -139,6 +146,71 @@ fn the_address_of_a_member_under_another_name_is_refused_naming_it() {
     let answer = cluster.nodes[0].post("/raft/join", &body).problem(409, "a member under another name");
     assert!(answer.word("detail").contains("node2"), "the member is not named: {answer}");
     assert_eq!(names(&cluster.nodes[0].stats(), "voter"), ["node1", "node2"]);
+}
+
+fn an_address_that_can_be_none_is_a_bad_body() {
+    let node = Setup::named("node1").start();
+    for address in
+        ["0.0.0.0:1112", "[::]:1112", "255.255.255.255:1112", "[ff02::1]:1112", "h:0", "a..b:1", "a b:1", ":1"]
+    {
+        let answer = node.post("/raft/join", &json!({"node_id": "node2", "raft_address": address}));
+        let answer = answer.problem(400, address).code("bad_body", address);
+        answer.outcome("not_applied", address);
+    }
+}
+
+fn the_leader_joined_under_another_name_or_address_is_itself() {
+    let cluster = Cluster::of(2);
+    let leader = &cluster.nodes[cluster.agreed()];
+    let port = leader.raft.rsplit_once(':').unwrap().1;
+    let addresses = || {
+        let rows = leader.stats()["members"].clone();
+        rows.as_array().unwrap().iter().map(|row| row["raft_address"].to_string()).collect::<Vec<_>>()
+    };
+    let before = addresses();
+    for (name, address) in [("node9", leader.raft.clone()), (leader.name(), format!("localhost:{port}"))] {
+        let body = json!({"node_id": name, "raft_address": address});
+        let answer = cluster.nodes[1].post("/raft/join", &body).problem(409, "the leader itself");
+        answer.code("join_self", "the leader itself").outcome("not_applied", "the leader itself");
+    }
+    let again = cluster.nodes[1].join(leader).expect(200, "under its own name and address nothing changes");
+    assert_eq!(names(&again.data(), "voter"), ["node1", "node2"]);
+    assert_eq!(addresses(), before);
+}
+
+/// Passes connections on to a port of this machine; the port to be dialled.
+fn relay(to: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { continue };
+            for (mut from, mut onto) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                thread::spawn(move || {
+                    _ = io::copy(&mut from, &mut onto);
+                    _ = onto.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    port
+}
+
+fn a_leader_behind_a_relay_is_joined_through_the_port_that_it_advertises() {
+    let real = free_port();
+    let setup = || Setup::named("node1").set("RAFT_PORT", real);
+    let wrong = setup().set("HUSKV_ADVERTISE_PORT", free_port()).start();
+    let joiner = Setup::named("node2").start();
+    let answer = wrong.join(&joiner).problem(409, "a wrong port").code("leader_unreachable", "a wrong port");
+    assert!(answer.word("detail").contains("HUSKV_ADVERTISE_PORT"), "the setting is not named: {answer}");
+    drop(wrong);
+    let shown = relay(real);
+    let leader = setup().set("HUSKV_ADVERTISE_PORT", shown).start();
+    leader.join(&joiner).expect(200, "a join over the relay");
+    leader.put("foo", "bar");
+    assert_eq!(joiner.value("foo"), "bar");
+    let row = member(&joiner.stats(), "node1").cloned().unwrap();
+    assert_eq!(row["raft_address"], format!("127.0.0.1:{shown}"));
 }
 
 fn the_name_of_a_live_member_is_in_use() {
