@@ -88,7 +88,7 @@ async fn look(endpoints: &[String]) -> Vec<Result<Value, String>> {
     futures_util::future::join_all(looks).await
 }
 
-/// `node2 follows node1, term 3, 3 voters, applied 17`.
+/// `node2 follows node1, term 3, 3 voters, applied 17`, and which voters the node does not hear.
 fn line(view: &View) -> String {
     let name = &view.name;
     let does = match (role(Some(view)), &view.leader) {
@@ -96,7 +96,8 @@ fn line(view: &View) -> String {
         ("follows", None) => format!("{name} knows no leader"),
         (role, _) => format!("{name} {role}"),
     };
-    format!("{does}, term {}, {} voters, applied {}", view.term, view.members.len(), view.applied)
+    let warning = view.warning().map_or_else(String::new, |warning| format!(", {warning}"));
+    format!("{does}, term {}, {} voters, applied {}{warning}", view.term, view.members.len(), view.applied)
 }
 
 #[cfg(test)]
@@ -111,6 +112,11 @@ mod tests {
             "leader": {"node_id": "node1", "http_address": "127.0.0.1:2221"},
         });
         assert_eq!(line(&View::of(&stats)), "node2 follows node1, term 3, 2 voters, applied 17");
+        stats["members"][0]["node_id"] = json!("node1");
+        stats["members"][0]["connected"] = json!(false);
+        let told = ", does not hear node1 (never): no majority";
+        assert_eq!(line(&View::of(&stats)), format!("node2 follows node1, term 3, 2 voters, applied 17{told}"));
+        stats["members"][0]["connected"] = json!(true);
         stats["leader"] = json!(null);
         assert_eq!(line(&View::of(&stats)), "node2 knows no leader, term 3, 2 voters, applied 17");
         stats["removed"] = json!(true);

@@ -20,6 +20,8 @@ pub(super) struct View {
     cluster_id: String,
     /// The raft ids of the voters in its member table; a learner's join is still to be finished.
     pub members: Vec<String>,
+    /// The voters that it does not hear: the name, and since when in milliseconds, None for never.
+    unheard: Vec<(String, Option<u64>)>,
     /// Who leads, where it knows.
     pub leader: Option<String>,
     /// The index of the last entry that it has applied, as text.
@@ -46,6 +48,11 @@ impl View {
                 .filter(|member| member["role"] == "voter")
                 .map(|member| text(&member["raft_id"]))
                 .collect(),
+            unheard: members
+                .iter()
+                .filter(|member| member["role"] == "voter" && member["connected"] == json!(false))
+                .map(|member| (text(&member["node_id"]), member["heard_ms"].as_u64()))
+                .collect(),
             leader: data["leader"]["node_id"].as_str().map(str::to_owned),
             removed: data["removed"] == json!(true),
             applied: text(&data["applied_index"]),
@@ -57,6 +64,21 @@ impl View {
     /// Whether it takes requests: it is of a cluster, and knows who leads.
     pub(super) fn ready(&self) -> bool {
         self.leader.is_some() && !self.removed && !self.joining && !self.forming
+    }
+
+    /// `does not hear node4 (14 s), node5 (never): 0 more may fail`; None where every voter is heard, or none is of use.
+    pub(super) fn warning(&self) -> Option<String> {
+        if self.unheard.is_empty() || self.removed || self.joining {
+            return None;
+        }
+        let since = |ms: Option<u64>| ms.map_or_else(|| "never".to_owned(), |ms| format!("{} s", ms / 1000));
+        let unheard: Vec<_> = self.unheard.iter().map(|(name, ms)| format!("{name} ({})", since(*ms))).collect();
+        let (count, quorum) = (self.members.len(), self.members.len() / 2 + 1);
+        let left = match (count - self.unheard.len().min(count)).checked_sub(quorum) {
+            Some(more) => format!("{more} more may fail"),
+            None => "no majority".to_owned(),
+        };
+        Some(format!("does not hear {}: {left}", unheard.join(", ")))
     }
 
     /// Whether `other` belongs to the cluster of this node.
@@ -129,6 +151,24 @@ mod tests {
         assert!(!view(1, "a", &[1, 2]).counts(&removed));
         assert_eq!(role(Some(&removed)), "is removed");
         assert!(base(&[Some(removed), None]).is_none());
+    }
+
+    #[test]
+    fn voters_that_are_not_heard_are_told_with_how_many_more_may_fail() {
+        let view = |voters: usize, silent: usize| {
+            let member = |number: usize| {
+                json!({ "node_id": format!("n{number}"), "raft_id": number, "role": "voter",
+                "heard_ms": (number != 1).then_some(14_900), "connected": number >= silent })
+            };
+            View::of(&json!({ "members": (0..voters).map(member).collect::<Vec<_>>() }))
+        };
+        assert_eq!(view(5, 0).warning(), None);
+        let told = [(5, 1), (5, 2), (5, 3)].map(|(voters, silent)| view(voters, silent).warning().unwrap());
+        assert_eq!(told[0], "does not hear n0 (14 s): 1 more may fail");
+        assert_eq!(told[1], "does not hear n0 (14 s), n1 (never): 0 more may fail");
+        assert_eq!(told[2], "does not hear n0 (14 s), n1 (never), n2 (14 s): no majority");
+        let old = View::of(&json!({ "members": [{ "node_id": "n0", "raft_id": 1, "role": "voter" }] }));
+        assert_eq!(old.warning(), None, "a node that does not say so is not accused");
     }
 
     #[test]

@@ -9,6 +9,7 @@ crate::harness::cases![
     status_without_arguments_asks_the_node_that_the_same_variables_start,
     status_of_a_node_that_waits_for_its_cluster_is_1,
     status_refuses_what_is_no_address,
+    dead_voters_are_shown_before_the_next_failure_makes_them_matter,
 ];
 
 fn status(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
@@ -69,6 +70,23 @@ fn status_of_a_node_that_waits_for_its_cluster_is_1() {
     let (code, said) = status(&[], &["--endpoints", &node.http]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("node1 waits for a cluster"), "{said}");
+}
+
+fn dead_voters_are_shown_before_the_next_failure_makes_them_matter() {
+    let mut cluster = Cluster::of(5);
+    let dead: Vec<usize> = cluster.followers()[..2].to_vec();
+    dead.iter().for_each(|&place| cluster.nodes[place].kill9());
+    let names: Vec<String> = dead.iter().map(|&place| cluster.nodes[place].name().to_owned()).collect();
+    for node in cluster.nodes.iter().filter(|node| node.runs()) {
+        eventually(secs(30), format!("{} tells of both", node.name()), || {
+            let (code, said) = status(&[], &["--endpoints", &node.http]);
+            let told = said.contains(", 5 voters, ") && names.iter().all(|name| said.contains(&format!("{name} (")));
+            check(code == Some(0) && told && said.trim_end().ends_with(": 0 more may fail"), said)
+        });
+        let stats = node.stats();
+        let counts = [&stats["voters"], &stats["voters_unreachable"], &stats["failure_tolerance"]];
+        assert_eq!(counts, [5, 2, 0], "{stats}");
+    }
 }
 
 fn status_refuses_what_is_no_address() {
