@@ -16,7 +16,7 @@ use thiserror::Error;
 /// The first bytes of every connection, in both directions: no text protocol begins with such a byte.
 pub const MAGIC: [u8; 8] = *b"\x89HUSKV\r\n";
 /// The version of everything that follows the preamble, the encodings of `model` included.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

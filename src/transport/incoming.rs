@@ -123,7 +123,8 @@ impl Ears<'_> {
                 // Where it does not fit, what is there already tells as much.
                 Frame::Ping => {
                     let follows = Frame::Follows(self.shared.handle.names().follows);
-                    drop(self.notices.try_send(follows).and_then(|()| self.notices.try_send(Frame::Pong)));
+                    drop(self.notices.try_send(follows));
+                    drop(self.notices.try_send(Frame::Pong));
                 }
                 Frame::Follows(leader) => self.shared.heard_follows(self.hello.from, leader),
                 Frame::Whereabouts(known) => self.shared.heard_of(&known),

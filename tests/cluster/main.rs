@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 mod cli;
 mod contract;
+mod cut;
 mod damage;
 mod dialects;
 mod durability;
@@ -28,6 +29,10 @@ mod http;
 mod joining;
 mod launch;
 mod leaving;
+// Only a part of it is of use here.
+#[allow(dead_code)]
+#[path = "../faults/links.rs"]
+mod links;
 mod many;
 mod moving;
 mod once;
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
         tutorial::cases(),
         forwarding::cases(),
         quorum::cases(),
+        cut::cases(),
         forming::cases(),
         joining::cases(),
         leaving::cases(),

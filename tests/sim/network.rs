@@ -125,6 +125,9 @@ impl World {
         }
         let late = Err(Refusal::unknown(Code::Timeout, "no answer from the leader in time"));
         self.errand(life, token, timeout, Input::Forwarded { token, result: late });
+        if hop == Hop::Relay {
+            self.say(|| format!("n{} sends a request through {to}", life.0));
+        }
         let cluster = self.nodes[life.0].table.cluster_id;
         let target = self.incarnation(to, cluster).filter(|at| self.connected(life.0, *at));
         let Some(at) = target else {

@@ -114,6 +114,11 @@ impl Node {
         timeout(PATIENCE, found).await.expect("the input that the test waits for")
     }
 
+    /// Whether anything lies in the loop's queue besides word of whom peers follow.
+    fn was_told(&mut self) -> bool {
+        std::iter::from_fn(|| self.inbox.peers.try_recv().ok()).any(|input| !matches!(input, Input::Heard { .. }))
+    }
+
     async fn up(&mut self, peer: u64) {
         self.wait(|input| matches!(input, Input::PeerUp(id) if id == peer).then_some(())).await;
     }

@@ -63,6 +63,19 @@ async fn answers_come_back_to_their_tokens() {
 }
 
 #[tokio::test]
+async fn a_request_to_be_relayed_arrives_as_one_and_no_request_as_a_clients() {
+    let (mut a, mut b) = pair().await;
+    for (token, sent) in [(11, Hop::Relay), (12, Hop::Leader), (13, Hop::Client)] {
+        a.post.forward(token, 2, sent, put(), 60_000);
+        let (hop, reply) =
+            b.wait(|input| if let Input::Request { hop, reply, .. } = input { Some((hop, reply)) } else { None }).await;
+        assert_eq!(hop, if sent == Hop::Relay { Hop::Relay } else { Hop::Leader }, "{sent:?}");
+        reply(Ok(written()));
+        assert_eq!(ended(&mut a).await.0, token);
+    }
+}
+
+#[tokio::test]
 async fn a_request_on_a_broken_connection_is_unknown() {
     let (mut a, mut b) = pair().await;
     a.post.forward(11, 2, Hop::Leader, put(), 60_000);
