@@ -46,8 +46,8 @@
 //! 5. `consensus::pending` wakes whoever waits for exactly this (term, index), and http answers.
 //!
 //! On a follower, step 2 is [`consensus::Outbox::forward`]: one hop over the peer connection to the leader's loop, and
-//! the answer comes back the same way. A request is never forwarded twice, and never proposed again once its outcome is
-//! unknown.
+//! the answer comes back the same way. A follower that does not reach the leader sends writes through one voter that
+//! does; further no request goes ([`consensus::Hop`]), and none is proposed again once its outcome is unknown.
 //!
 //! # The life of one event
 //!

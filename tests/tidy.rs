@@ -287,7 +287,8 @@ fn tree_of_files() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut open: Vec<PathBuf> = ["src", "tests", "config", "scripts", ".ci"].map(|folder| root.join(folder)).into();
     let mut found = Vec::new();
-    let beside = ["README.md", "Makefile", "Dockerfile", "docker-compose.yml", ".dockerignore", ".env.example"];
+    let beside =
+        ["README.md", "SECURITY.md", "Makefile", "Dockerfile", "docker-compose.yml", ".dockerignore", ".env.example"];
     open.extend(beside.map(|file| root.join(file)));
     while let Some(path) = open.pop() {
         if path.is_dir() {
