@@ -8,10 +8,13 @@
 //!
 //! Not here: what each target does (`fuzz` of each room).
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 
 use crate::config::{Config, ConfigError, Given, keys::KEYS, load, parse_file};
-use crate::model::{MemberChange, Members, Proposal, codec};
+use crate::model::{
+    At, Command, Limits, MemberChange, Members, Outcome, Proposal, Results, Write, codec, decide_once, validate,
+};
 use crate::{http, storage, transport};
 
 /// A function that takes any bytes.
@@ -64,6 +67,7 @@ fn entry(bytes: &[u8]) {
     for bytes in [bytes, &sealed] {
         if let Ok(proposal) = codec::decode::<Proposal>(bytes) {
             assert_eq!(codec::encode(&proposal), bytes);
+            decided(proposal.write);
         }
         if let Ok(change) = codec::decode::<MemberChange>(bytes) {
             let mut members = Members::default();
@@ -74,6 +78,20 @@ fn entry(bytes: &[u8]) {
             assert_eq!(codec::decode(&codec::encode(&members)), Ok(members));
         }
     }
+}
+
+/// A write that may not be is refused and leaves nothing behind; of one that may be, what is called JSON is JSON.
+fn decided(write: Write) {
+    let allowed = validate::write(&write, &Limits::ALL_NODES).is_ok();
+    if let (true, Command::Put { value, .. }) = (allowed, &write.command)
+        && validate::is_json(&value.content_type)
+    {
+        assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&value.bytes).is_ok(), "JSON is JSON");
+    }
+    let run = |_| Ok::<_, Infallible>(Outcome::Nothing);
+    let Ok((written, kept)) = decide_once(write, At { index: 1, clock: 0 }, 1, &Results::default(), run);
+    assert_eq!(written.outcome == Outcome::Invalid, !allowed);
+    assert!(allowed || kept.is_none(), "nothing is kept of what is refused");
 }
 
 /// The content of a settings file.

@@ -33,10 +33,10 @@
 //!
 //! # The life of one PUT
 //!
-//! 1. `http::store` reads the body up to its limit, checks key, value and condition, and calls
+//! 1. `http::store` reads the body up to its limit, checks key, value and condition ([`model::validate`]), and calls
 //!    [`consensus::Handle::request`]. The queue behind it is bounded; a full one is a 503 at once.
-//! 2. The loop (`consensus::task`) drains its inbox and, once the writes before them are committed, steps all that have
-//!    gathered as one proposal, one log entry each (`consensus::requests`). So the raft index of the entry is the version
+//! 2. The loop (`consensus::task`) drains its inbox, checks each request again, whoever sent it, and, once the writes
+//!    before them are committed, steps all that have gathered as one proposal, one log entry each (`consensus::requests`). So the raft index of the entry is the version
 //!    of the key.
 //! 3. `consensus::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
 //!    once. Followers do the same and acknowledge only then.
@@ -64,6 +64,8 @@
 //! * `applied <= commit <= last`. Effects and the applied index are one batch.
 //! * Whatever changes state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix,
 //!   and whether a request with an idempotency key was done before.
+//! * What a command may be is one check, [`model::validate`]: by http, by the loop before it proposes, and where an entry
+//!   is decided, as a refusal alike on every node. Nothing is appended that cannot be decoded (`consensus::entry`).
 //! * Apply reads no clock: the leader stamps each entry with the cluster's time (`consensus::time`), and a key goes when
 //!   the entry that removes it is applied.
 //! * The work of a turn is bounded: reads, pages and committed entries that ask for more wait for the next one.

@@ -44,11 +44,15 @@ pub enum Plant {
     ResultsForgotten,
     /// Watchers go on behind a copy of the state as if nothing were missing.
     CopyUntold,
+    /// What is asked for is proposed without a look at it.
+    CommandUnchecked,
+    /// A follower appends what it cannot decode.
+    AppendUnchecked,
 }
 
 impl Plant {
     /// All of them, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 15] = [
+    pub const NAMES: [(&'static str, Self); 17] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -64,6 +68,8 @@ impl Plant {
         ("dropped-change-applied", Self::DroppedChangeApplied),
         ("results-forgotten", Self::ResultsForgotten),
         ("copy-untold", Self::CopyUntold),
+        ("command-unchecked", Self::CommandUnchecked),
+        ("append-unchecked", Self::AppendUnchecked),
     ];
 
     /// The bug with this name.

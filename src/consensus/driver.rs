@@ -8,7 +8,7 @@
 //! its advance. `applied <= commit <= last` before and after each turn.
 //!
 //! Not here: the order within a turn (`ready`), requests (`requests`), reads (`reads`), membership (`membership`,
-//! `adoption`), raft's settings (`raw`), copies and compaction (`snapshots`), the cluster's time (`time`), the thread
+//! `adoption`), what an entry holds (`entry`), raft's settings (`raw`), copies and compaction (`snapshots`), the cluster's time (`time`), the thread
 //! (`task`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -83,6 +83,8 @@ pub struct Driver {
     /// A membership entry that is not committed yet has at most this index.
     pub(super) pending_change: u64,
     pub(super) feed: Arc<Feed>,
+    /// When the refusal of a message was logged last.
+    pub(super) append_refused: Option<Millis>,
     next_token: u64,
 }
 
@@ -138,6 +140,7 @@ impl Driver {
             installing: None,
             pending_change: 0,
             feed: Arc::default(),
+            append_refused: None,
             next_token: 0,
         };
         driver.feed.begin(driver.machine.applied().0, driver.options.history);
@@ -250,7 +253,7 @@ impl Driver {
             Input::WhoAmI { reply } => reply(self.who_am_i()),
             Input::Stop { deadline } => self.stop(deadline),
             Input::Begin => self.begin()?,
-            Input::Step(message) => self.step(*message)?,
+            Input::Step(message) => self.step_checked(*message)?,
             Input::PeerUp(_) => {}
             Input::PeerDown(raft_id) => self.peer_down(raft_id),
             Input::Heard { from, follows } => self.heard(from, follows),
@@ -309,7 +312,7 @@ impl Driver {
         Ok(())
     }
 
-    fn step(&mut self, message: Message) -> Result<(), Error> {
+    pub(super) fn step(&mut self, message: Message) -> Result<(), Error> {
         if !matches!(self.phase, Phase::Member | Phase::Joining) {
             return Ok(());
         }
@@ -418,18 +421,6 @@ impl Driver {
 
     pub(super) fn conf_voters(&self) -> &[u64] {
         self.raw.store().conf_state.get_voters()
-    }
-
-    pub(super) fn my_name(&self) -> String {
-        self.machine
-            .members()
-            .get(self.raft_id())
-            .map_or_else(|| self.volume.identity().started_as.clone(), |member| member.name.clone())
-    }
-
-    /// A member's name for messages; its number where it has none.
-    pub(super) fn name_of(&self, raft_id: u64) -> String {
-        self.machine.members().get(raft_id).map_or_else(|| raft_id.to_string(), |member| member.name.clone())
     }
 
     /// Follows a change of role, term or leader up.

@@ -14,7 +14,9 @@ use slog::info;
 use super::driver::Driver;
 use super::input::Millis;
 use super::membership::{Operation, Step};
-use crate::model::{Adopt, Adopted, Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, WhoAmI};
+use crate::model::{
+    Adopt, Adopted, Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, WhoAmI, validate,
+};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 
@@ -218,6 +220,7 @@ impl Driver {
         if self.membership.current.as_ref().is_some_and(asked) {
             if let Some(mut operation) = self.membership.current.take() {
                 let request = operation.waiting.request.clone();
+                let result = result.and_then(|who| validate::who_am_i(&who).map(|()| who));
                 let step = match (result, &request) {
                     (Err(refusal), _) => Step::Done(Err(refusal)),
                     (Ok(who), Request::Join { node_id, raft_address, force }) => {
@@ -276,7 +279,7 @@ impl Driver {
         }
         let Some(mut operation) = self.membership.current.take() else { return };
         let Request::Join { node_id, raft_address, .. } = &operation.waiting.request else { return };
-        let refusal = match result {
+        let refusal = match result.and_then(|adopted| validate::adopted(&adopted).map(|()| adopted)) {
             Err(refusal) => refusal,
             Ok(adopted) if adopted.raft_id == 0 || self.machine.members().is_tombstone(adopted.raft_id) => {
                 Refusal::not_applied(

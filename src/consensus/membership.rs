@@ -22,7 +22,7 @@ use super::input::{Hop, Millis};
 use super::join::Stage;
 use super::requests::Waiting;
 use super::transfer::Transfer;
-use crate::model::{Answer, Code, Command, Member, MemberChange, Proposal, Refusal, Request, Role, codec};
+use crate::model::{Answer, Code, Command, Member, MemberChange, Proposal, Refusal, Request, Role, codec, validate};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 
@@ -332,6 +332,7 @@ impl Driver {
         raft_id: u64,
         change: &MemberChange,
     ) -> Result<Option<(u64, u64)>, Refusal> {
+        validate::member_change(change)?;
         let mut single = ConfChangeSingle::default();
         single.set_change_type(kind);
         single.node_id = raft_id;

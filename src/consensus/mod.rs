@@ -13,6 +13,7 @@
 mod adoption;
 mod chores;
 mod driver;
+mod entry;
 mod feed;
 mod handle;
 mod hearing;
@@ -41,6 +42,8 @@ pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, 
 pub use outbox::Outbox;
 pub use task::{Running, Start, spawn};
 
+use crate::model::Limits;
+
 /// What the loop is configured with.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -64,6 +67,8 @@ pub struct Options {
     /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A few
     /// bytes of log can ask for megabytes of it, and the loop has heartbeats to send.
     pub apply_work: usize,
+    /// What a command may have that is proposed here; other nodes may have other limits.
+    pub limits: Limits,
     /// The most client requests that wait at once.
     pub pending_requests: usize,
     /// How many of the latest events are kept.

@@ -5,21 +5,21 @@
 //! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or
 //! vote: with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its
 //! sync. There is exactly one sync for a Ready with `must_sync`, one more before anybody hears that a membership entry is
-//! committed, and none otherwise. Only what was really applied is reported as applied. The type of an entry is looked at before its data. What is
+//! committed, and none otherwise. Only what was really applied is reported as applied. What is
 //! committed but asks for much work waits for later turns; meanwhile raft goes on.
 //!
-//! Not here: where the inputs of a turn come from (`task`).
+//! Not here: where the inputs of a turn come from (`task`), and what an entry holds (`entry`).
 
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{Ready, StateRole};
 use slog::{error, info, warn};
 
 use super::Millis;
 use super::driver::{Driver, Phase, Seen};
+use super::entry::{self, Payload};
 use super::input::InstallError;
 use super::raw::COMMITTED_BYTES_PER_READY;
-use crate::model::{Answer, Command, MemberChange, Written, codec};
+use crate::model::{Answer, Command, MemberChange, Written};
 use crate::plant::{self, Plant};
 use crate::storage::{Applied, Error, Operation};
 
@@ -280,37 +280,24 @@ impl Driver {
         }
     }
 
+    /// A membership change that cannot be, or that raft refuses, is refused on every node alike: the entry then changes
+    /// nothing.
     fn operation(&mut self, entry: &Entry) -> Result<Operation, Error> {
-        match entry.get_entry_type() {
-            EntryType::EntryNormal if entry.data.is_empty() => Ok(Operation::Nothing),
-            EntryType::EntryNormal => codec::decode(&entry.data).map(Operation::Command).map_err(|failure| {
-                error!(self.log, "a committed entry cannot be read"; "index" => entry.index, "error" => %failure);
-                self.unreadable(entry, &failure.to_string())
-            }),
-            EntryType::EntryConfChange => {
-                let change =
-                    ConfChange::parse_from_bytes(&entry.data).map_err(|e| self.unreadable(entry, &e.to_string()))?;
-                let applied = self.raw.apply_conf_change(&change);
-                self.membership_operation(entry, applied)
+        let (conf_change, change) = match entry::decode(entry) {
+            Ok(Payload::Nothing) => return Ok(Operation::Nothing),
+            Ok(Payload::Command(proposal)) => return Ok(Operation::Command(proposal)),
+            Ok(Payload::Membership(conf_change, change)) => (conf_change, change),
+            Err(detail) => {
+                error!(self.log, "a committed entry cannot be read"; "index" => entry.index, "error" => &detail);
+                return Err(self.unreadable(entry, &detail));
             }
-            EntryType::EntryConfChangeV2 => {
-                let change =
-                    ConfChangeV2::parse_from_bytes(&entry.data).map_err(|e| self.unreadable(entry, &e.to_string()))?;
-                let applied = self.raw.apply_conf_change(&change);
-                self.membership_operation(entry, applied)
-            }
-        }
-    }
-
-    /// A change that raft refuses is refused on every node alike: the entry then changes nothing.
-    fn membership_operation(&self, entry: &Entry, applied: raft::Result<ConfState>) -> Result<Operation, Error> {
+        };
+        let applied = entry::check_membership(&conf_change, &change)
+            .and_then(|()| self.raw.apply_conf_change(&conf_change).map_err(|error| error.to_string()));
         match applied {
-            Ok(conf_state) => {
-                let change = codec::decode(&entry.context).map_err(|e| self.unreadable(entry, &e.to_string()))?;
-                Ok(Operation::Membership { change: Some(change), conf_state })
-            }
+            Ok(conf_state) => Ok(Operation::Membership { change: Some(change), conf_state }),
             Err(refused) => {
-                warn!(self.log, "raft refused a membership entry"; "index" => entry.index, "error" => %refused);
+                warn!(self.log, "a membership entry was refused"; "index" => entry.index, "error" => refused);
                 Ok(Operation::Nothing)
             }
         }

@@ -4,8 +4,8 @@
 //!
 //! Laws: `propose` is only ever called on the leader. A write is proposed at most once after which its fate is unknown;
 //! only one that certainly was not applied is tried again, until its deadline. A request goes to the leader, or through
-//! one member to the leader, and no further ([`Hop`]).
-//! One entry holds one command. Everything that waits counts against one bound. One proposal of writes is on its way, the
+//! one member to the leader, and no further ([`Hop`]). Nothing is proposed that [`validate`] does not let pass, wherever
+//! it comes from. One entry holds one command. Everything that waits counts against one bound. One proposal of writes is on its way, the
 //! next takes everything that came meanwhile: what a write costs is syncs and turns, on every node, and not its bytes.
 //!
 //! Not here: waiters by (term, index) (`pending`), and what membership requests do (`membership`).
@@ -18,7 +18,7 @@ use slog::warn;
 use super::driver::{Driver, Phase};
 use super::input::{Hop, Millis, Reply};
 use super::pending::Pending;
-use crate::model::{Answer, Code, Fate, Proposal, Refusal, Request};
+use crate::model::{Answer, Code, Fate, Proposal, Refusal, Request, validate};
 use crate::plant::{self, Plant};
 
 /// The most entries that one proposal carries.
@@ -114,9 +114,14 @@ impl Driver {
         }
     }
 
-    /// Takes a request in.
+    /// Takes a request in. Whoever sent it on has other limits, or none.
     pub(super) fn request(&mut self, waiting: Waiting) {
         if let Some(refusal) = self.unavailable() {
+            return self.refuse(waiting, refusal);
+        }
+        if !plant::is(Plant::CommandUnchecked)
+            && let Err(refusal) = validate::request(&waiting.request, &self.options.limits)
+        {
             return self.refuse(waiting, refusal);
         }
         if self.requests.len() >= self.options.pending_requests {

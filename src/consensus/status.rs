@@ -21,6 +21,18 @@ pub(super) fn state(role: StateRole) -> State {
 }
 
 impl Driver {
+    pub(super) fn my_name(&self) -> String {
+        self.machine
+            .members()
+            .get(self.raft_id())
+            .map_or_else(|| self.volume.identity().started_as.clone(), |member| member.name.clone())
+    }
+
+    /// A member's name for messages; its number where it has none.
+    pub(super) fn name_of(&self, raft_id: u64) -> String {
+        self.machine.members().get(raft_id).map_or_else(|| raft_id.to_string(), |member| member.name.clone())
+    }
+
     pub(super) fn status(&self) -> Status {
         let raft = &self.raw.raft;
         let journal = &self.raw.store().journal;

@@ -3,13 +3,14 @@
 //!
 //! Why: one form in every answer that shows an item, whichever route it comes from.
 //!
-//! Laws: JSON is copied, never parsed and written anew, so numbers keep every digit and a large value costs a copy.
+//! Laws: JSON is copied as it is, never written anew, so numbers keep every digit. Bytes that are no JSON, whatever their
+//! type says, are never copied: whatever is stored, what is written here is one JSON value.
 //! Text that is UTF-8 is a string; everything else is `"value": null` with `value_base64` behind it.
 //!
 //! Not here: what surrounds it ([`super::answers`]), and raw values ([`super::store`]).
 
 use super::values;
-use crate::model::{Item, Value};
+use crate::model::{Item, Value, validate};
 
 /// Room for the names of the members and for numbers.
 const AROUND: usize = 160;
@@ -42,7 +43,9 @@ fn seconds_left(expires: u64, clock: u64) -> u64 {
 
 /// Writes a value, and where it is neither JSON nor text the member `value_base64` after it.
 pub(super) fn value(out: &mut Vec<u8>, value: &Value) {
-    if values::is_json(&value.content_type) {
+    // What is stored as JSON was checked when it was put there; what lies on a disk is checked again before it becomes
+    // part of an answer.
+    if validate::is_json(&value.content_type) && validate::json(&value.bytes).is_ok() {
         out.extend_from_slice(&value.bytes);
         return;
     }
@@ -64,6 +67,7 @@ pub(super) fn string(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     fn shown(content_type: &str, bytes: &'static [u8]) -> String {
         let mut out = Vec::new();
@@ -84,5 +88,20 @@ mod tests {
         assert_eq!(shown("text/html", "é\"".as_bytes()), "\"é\\\"\"");
         assert_eq!(shown("text/plain", b"\xff"), r#"null,"value_base64":"/w==""#);
         assert_eq!(shown("image/png", b"a"), r#"null,"value_base64":"YQ==""#);
+    }
+
+    #[test]
+    fn whatever_is_stored_is_shown_as_one_json_value() {
+        let deep = [b'['; 200];
+        for bytes in [&b"1,\"x\":2"[..], b"", b"{", b"\xff", b"\"\xff\"", b"1}", &deep] {
+            for kind in ["application/json", "a/b+json", "text/plain", "application/octet-stream", "", "\n;json"] {
+                let mut out = br#"{"value":"#.to_vec();
+                value(&mut out, &Value { content_type: kind.into(), bytes: Bytes::copy_from_slice(bytes) });
+                out.push(b'}');
+                let shown: serde_json::Value = serde_json::from_slice(&out).unwrap();
+                let members = shown.as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>();
+                assert!(members == ["value"] || members == ["value", "value_base64"], "{kind} {members:?}");
+            }
+        }
     }
 }

@@ -34,6 +34,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use super::answers;
+pub(super) use crate::model::validate::clip;
 use crate::model::{Code, Fate, Leader, Refusal, Written};
 
 /// The seconds after which a client may try again, as every 503 says.
@@ -163,6 +164,12 @@ impl Problem {
         let detail = "another request had this Idempotency-Key; send each request with a key of its own, and repeat \
                       one unchanged (only `timeout` may differ)";
         Self::local(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused", detail)
+    }
+
+    /// The entry of the write is none that may be applied.
+    pub(super) fn invalid() -> Self {
+        let detail = "the leader has let a command pass that no node may apply; nothing was changed";
+        Refusal::not_applied(Code::BadRequest, detail).into()
     }
 
     /// A page of another origin asks.
@@ -323,6 +330,8 @@ fn of_loop(code: Code) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match code {
         Code::BadRequest => (S::BAD_REQUEST, "Bad request"),
+        Code::BadKey => (S::BAD_REQUEST, "Bad key"),
+        Code::TooLarge => (S::PAYLOAD_TOO_LARGE, "Too large"),
         Code::UnknownMember => (S::NOT_FOUND, "No such member"),
         Code::NameInUse => (S::CONFLICT, "Name in use"),
         Code::AddressInUse => (S::CONFLICT, "Address in use"),
@@ -349,15 +358,6 @@ fn of_loop(code: Code) -> (StatusCode, &'static str) {
     }
 }
 
-/// What a client sent, cut to a length that is fit for a message.
-pub(super) fn clip(text: &str) -> String {
-    const SHOWN: usize = 64;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,11 +370,5 @@ mod tests {
         }
         let response = Problem::from(Refusal::unknown(Code::Timeout, "x")).respond(&Method::POST);
         assert_eq!((response.status().as_u16(), response.headers().contains_key(RETRY_AFTER)), (504, false));
-    }
-
-    #[test]
-    fn a_message_shows_the_beginning_of_what_is_long() {
-        assert_eq!(clip("short"), "short");
-        assert_eq!(clip(&"é".repeat(65)), format!("{}...", "é".repeat(64)));
     }
 }

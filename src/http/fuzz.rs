@@ -23,7 +23,6 @@ use super::door::Door;
 use super::errors::Problem;
 use super::origins::{Origins, Verdict};
 use super::server::serve_once;
-use super::txn::Limits;
 use super::{body, listing, query, raft, store, touch, ttl, txn, watch};
 use crate::consensus::channel;
 
@@ -67,7 +66,7 @@ pub fn body(bytes: &[u8]) {
     };
     assert_eq!(&whole.bytes[..], rest, "a body is what was sent");
     refused(store::parsed(&whole.bytes, LIMIT, LIMIT).map(drop));
-    refused(txn::parsed(&whole.bytes, Limits { key_bytes: LIMIT, value_bytes: LIMIT }).map(drop));
+    refused(txn::parsed(&whole.bytes, options().limits()).map(drop));
     refused(touch::parsed(&whole.bytes).map(drop));
     refused(raft::joining(&whole.bytes).map(drop));
     refused(body::members(&whole.bytes, []).map(drop));

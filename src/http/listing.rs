@@ -53,7 +53,7 @@ pub(super) async fn list(call: &Call) -> Result<Response, Problem> {
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let (reverse, keys_only) = (list.reverse, list.keys_only);
     let listed = call.door.list(list, fresh, deadline).await?;
-    let body = shown(&listed, reverse, keys_only)?;
+    let body = shown(&listed, reverse, keys_only);
     let share = call.door.share(body.len())?;
     let mut response = answers::json_text(body, Some(share));
     answers::mark(&mut response, listed.index, listed.term);
@@ -170,19 +170,20 @@ fn cursor(key: &[u8], reverse: bool) -> String {
 }
 
 /// The whole answer. Values grow when they are written as JSON, so a page may end here before it ended in the store.
-fn shown(listed: &Listed, reverse: bool, keys_only: bool) -> Result<Vec<u8>, Problem> {
+fn shown(listed: &Listed, reverse: bool, keys_only: bool) -> Vec<u8> {
     let mut out = br#"{"data":{"items":["#.to_vec();
     let mut last: Option<&Bytes> = None;
     let mut more = listed.page.more;
     for (key, item) in &listed.page.items {
-        let text = std::str::from_utf8(key).map_err(|_| Problem::internal())?;
+        // No key is other than UTF-8; whatever is stored, the others of its page can be read.
+        let text = String::from_utf8_lossy(key);
         let before = out.len();
         if last.is_some() {
             out.push(b',');
         }
         match item {
-            Some(item) if !keys_only => envelope::item(&mut out, text, item, listed.clock),
-            _ => envelope::string(&mut out, text),
+            Some(item) if !keys_only => envelope::item(&mut out, &text, item, listed.clock),
+            _ => envelope::string(&mut out, &text),
         }
         if last.is_some() && out.len() > PAGE_BYTES {
             out.truncate(before);
@@ -197,7 +198,7 @@ fn shown(listed: &Listed, reverse: bool, keys_only: bool) -> Result<Vec<u8>, Pro
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(format!(r#","index":{}}},"message":"success fetching data"}}"#, listed.index).as_bytes());
-    Ok(out)
+    out
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::consensus::Handle;
+use crate::model::Limits;
 
 use door::Door;
 pub use server::Server;
@@ -70,6 +71,13 @@ pub struct Options {
     pub port: u16,
     /// The HUSKV_JOIN list, shown in the stats of a node that waits to form a cluster.
     pub join_list: Vec<String>,
+}
+
+impl Options {
+    /// What a command may have here.
+    fn limits(&self) -> Limits {
+        Limits::of_settings(self.key_bytes, self.value_bytes, self.body_bytes)
+    }
 }
 
 /// Serves HTTP on `listener`. Tasks run on the calling tokio runtime.

@@ -14,18 +14,17 @@ use warp::http::header::{CONTENT_TYPE, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use super::door::Call;
 use super::errors::Problem;
 use super::query::TIMEOUT;
-use crate::model::Once;
+use crate::model::{Once, validate};
 
 /// The header with the name.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The longest name, in bytes.
-const KEY_BYTES: usize = 64;
 
 /// What keeps a write with this body from being done twice, where its client has given it a name.
 pub(super) fn of(call: &Call, body: &[u8]) -> Result<Option<Once>, Problem> {
     let Some(key) = call.header(&IDEMPOTENCY_KEY)? else { return Ok(None) };
-    if !(1..=KEY_BYTES).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let detail = format!("header `{IDEMPOTENCY_KEY}` must be 1 to {KEY_BYTES} visible ASCII characters");
+    if !validate::is_idempotency_key(key.as_bytes()) {
+        let most = validate::IDEMPOTENCY_KEY_BYTES;
+        let detail = format!("header `{IDEMPOTENCY_KEY}` must be 1 to {most} visible ASCII characters");
         return Err(Problem::header(detail));
     }
     let mut parts = vec![call.method.as_str(), call.path.as_str()];

@@ -13,6 +13,7 @@ use percent_encoding::percent_decode_str;
 
 use super::errors::{Problem, clip};
 use crate::consensus::{Bounds, Consistency};
+use crate::model::validate;
 
 /// The parameter that every route knows.
 pub(super) const TIMEOUT: &str = "timeout";
@@ -127,13 +128,7 @@ pub(super) fn key_in_path(raw: &str, limit: usize) -> Result<String, Problem> {
 
 /// Whether `key` has 1 to `limit` bytes.
 pub(super) fn check_key(key: &str, limit: usize) -> Result<(), Problem> {
-    match key.len() {
-        0 => Err(Problem::key("the key is empty")),
-        bytes if bytes > limit => {
-            Err(Problem::key(format!("the key has {bytes} bytes, over limits.key_bytes ({limit})")))
-        }
-        _ => Ok(()),
-    }
+    validate::key(key.as_bytes(), limit).map_err(Problem::key)
 }
 
 /// The names as a message lists them.

@@ -142,6 +142,7 @@ pub(super) async fn write(call: &Call, body: &[u8], command: Command, deadline: 
         Answer::Written(written) if written.outcome == Outcome::KeyReused => {
             Err(Problem::key_reused().decided(&written))
         }
+        Answer::Written(written) if written.outcome == Outcome::Invalid => Err(Problem::invalid().decided(&written)),
         Answer::Written(written) => Ok(written),
         _ => Err(Problem::internal()),
     }

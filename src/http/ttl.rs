@@ -9,7 +9,7 @@
 use serde_json::value::RawValue;
 
 use super::errors::{Problem, clip};
-use crate::model::Ttl;
+use crate::model::{Ttl, validate};
 
 /// The query parameter `ttl`.
 pub(super) fn of_query(text: Option<&str>) -> Result<Option<Ttl>, Problem> {
@@ -29,7 +29,7 @@ fn wanted(text: &str) -> String {
 fn parse(text: &str) -> Option<Ttl> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let seconds = digits.then(|| text.parse().ok()).flatten()?;
-    (1..=Ttl::MOST_SECONDS).contains(&seconds).then_some(Ttl(seconds))
+    Some(Ttl(seconds)).filter(|ttl| validate::is_ttl(*ttl))
 }
 
 #[cfg(test)]

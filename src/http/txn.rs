@@ -24,19 +24,10 @@ use super::query::{self, TIMEOUT};
 use super::store;
 use super::ttl;
 use super::values;
-use crate::model::{Check, Command, Condition, Done, Operation, Outcome, TXN_BYTES, Test, Txn, Written};
+use crate::model::validate::TXN_PARTS;
+use crate::model::{Check, Command, Condition, Done, Limits, Operation, Outcome, TXN_BYTES, Test, Txn, Written};
 
 const APPLIED: &str = "success applying transaction";
-
-/// The most conditions, and the most operations of a branch.
-const MOST: usize = 128;
-
-/// What the parts of a request may hold.
-#[derive(Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) key_bytes: usize,
-    pub(super) value_bytes: usize,
-}
 
 /// Answers `/txn`.
 pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
@@ -49,7 +40,7 @@ pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
         ));
     }
     let body = call.body(deadline).await?;
-    let limits = Limits { key_bytes: call.door.options.key_bytes, value_bytes: call.door.options.value_bytes };
+    let limits = call.door.options.limits();
     let txn = parsed(&body.bytes, limits)?;
     let keys = [&txn.then, &txn.otherwise]
         .map(|branch| branch.iter().map(|operation| operation.key().clone()).collect::<Vec<_>>());
@@ -100,9 +91,11 @@ fn each<T>(
     let Some(member) = member else { return Ok(Vec::new()) };
     let elements: Vec<&RawValue> = serde_json::from_str(member.get())
         .map_err(|_| Problem::body(format!("member `{name}` must be a list, not {}", clip(member.get()))))?;
-    if elements.len() > MOST {
+    if elements.len() > TXN_PARTS {
         let count = elements.len();
-        return Err(Problem::body(format!("member `{name}` has {count} elements, over the {MOST} that it may have")));
+        return Err(Problem::body(format!(
+            "member `{name}` has {count} elements, over the {TXN_PARTS} that it may have"
+        )));
     }
     let place = |at| move |problem: Problem| problem.within(&format!("`{name}[{at}]`"));
     elements.into_iter().enumerate().map(|(at, element)| read(element).map_err(place(at))).collect()

@@ -6,17 +6,18 @@
 //! Laws: what is announced as JSON is JSON, so it can be shown inside JSON without being parsed again. No byte is
 //! changed: a JSON string is stored as its text, other JSON as the very text that was sent.
 //!
-//! Not here: how a value is shown ([`super::envelope`]).
+//! Not here: what a content type and JSON are ([`crate::model::validate`]), and how a value is shown
+//! ([`super::envelope`]).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::body;
-use super::errors::{Problem, clip};
+use super::errors::Problem;
 use crate::model::Value;
+use crate::model::validate::{self, essence, is_json};
 
 /// The type of text that came without one.
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -26,18 +27,14 @@ const BINARY: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 /// What curl announces where it was told nothing, so it announces nothing.
 const FORM: &str = "application/x-www-form-urlencoded";
-/// The deepest JSON. Common parsers stop at 128, and an answer adds a few levels of its own around a value.
-const JSON_DEPTH: usize = 100;
-/// The longest content type.
-const CONTENT_TYPE_BYTES: usize = 128;
 
 /// The value that a raw body is.
 pub(super) fn from_body(bytes: Bytes, announced: Option<&str>, limit: usize) -> Result<Value, Problem> {
     let announced = announced.filter(|kind| !kind.is_empty() && essence(kind) != FORM);
     if let Some(kind) = announced {
-        check_type(kind).map_err(|why| Problem::header(format!("header `Content-Type` {why}")))?;
+        validate::content_type(kind).map_err(|why| Problem::header(format!("header `Content-Type` {why}")))?;
         if is_json(kind) {
-            check_json(&bytes).map_err(|why| Problem::body(format!("the body, announced as {kind}, {why}")))?;
+            validate::json(&bytes).map_err(|why| Problem::body(format!("the body, announced as {kind}, {why}")))?;
         }
     }
     typed(bytes, announced, limit)
@@ -63,21 +60,15 @@ pub(super) fn from_members(
                 .map_err(|why| Problem::body(format!("member `value_base64` is no padded base64: {why}")))?;
             let announced = content_type.map(|_| body::string(content_type, "content_type")).transpose()?;
             if let Some(kind) = &announced {
-                check_type(kind).map_err(|why| Problem::body(format!("member `content_type` {why}")))?;
+                validate::content_type(kind).map_err(|why| Problem::body(format!("member `content_type` {why}")))?;
                 if is_json(kind) {
-                    check_json(&bytes).map_err(|why| Problem::body(format!("member `value_base64` {why}")))?;
+                    validate::json(&bytes).map_err(|why| Problem::body(format!("member `value_base64` {why}")))?;
                 }
             }
             typed(bytes.into(), announced.as_deref(), limit)
         }
         (None, None) => Err(Problem::body("member `value` is missing")),
     }
-}
-
-/// Whether values of this type are shown as the JSON they are.
-pub(super) fn is_json(content_type: &str) -> bool {
-    let essence = essence(content_type);
-    essence == JSON || essence.ends_with("+json")
 }
 
 /// Whether values of this type are shown as strings where they are UTF-8.
@@ -93,7 +84,7 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 fn from_json(json: &RawValue, limit: usize) -> Result<Value, Problem> {
     let text = json.get();
     if !text.starts_with('"') {
-        check_depth(text).map_err(|why| Problem::body(format!("member `value` {why}")))?;
+        validate::json(text.as_bytes()).map_err(|why| Problem::body(format!("member `value` {why}")))?;
         return within(Bytes::copy_from_slice(text.as_bytes()), JSON, limit);
     }
     let string: String =
@@ -107,62 +98,14 @@ fn typed(bytes: Bytes, announced: Option<&str>, limit: usize) -> Result<Value, P
 }
 
 fn within(bytes: Bytes, content_type: &str, limit: usize) -> Result<Value, Problem> {
-    if bytes.len() > limit {
-        let detail = format!("the value has {} bytes, over limits.value_bytes ({limit})", bytes.len());
-        return Err(Problem::too_large(detail));
-    }
+    validate::value_length(bytes.len(), limit).map_err(Problem::too_large)?;
     Ok(Value { content_type: content_type.to_owned(), bytes })
-}
-
-fn essence(content_type: &str) -> String {
-    content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
-}
-
-/// The error continues a sentence.
-fn check_type(text: &str) -> Result<(), String> {
-    if text.len() > CONTENT_TYPE_BYTES {
-        return Err(format!("has {} bytes, over the {CONTENT_TYPE_BYTES} that a content type may have", text.len()));
-    }
-    let token = |part: &str| {
-        let of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        !part.is_empty() && part.bytes().all(of_token)
-    };
-    let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    match essence(text).split_once('/') {
-        Some((kind, subtype)) if printable && token(kind) && token(subtype) => Ok(()),
-        _ => Err(format!("must be a type such as text/plain, not `{}`", clip(text))),
-    }
-}
-
-/// The error continues a sentence.
-fn check_json(bytes: &[u8]) -> Result<(), String> {
-    // Numbers and strings are skipped without being looked into, so bytes that are no UTF-8 would pass.
-    let text = std::str::from_utf8(bytes).map_err(|error| format!("is no JSON: {error}"))?;
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| format!("is no JSON: {error}"))?;
-    check_depth(text)
-}
-
-/// Whether `text`, which is JSON, is nested no deeper than [`JSON_DEPTH`]. The error continues a sentence.
-fn check_depth(text: &str) -> Result<(), String> {
-    let (mut depth, mut in_string, mut bytes) = (0_usize, false, text.bytes());
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => drop(bytes.next()),
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => depth += 1,
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > JSON_DEPTH {
-            return Err(format!("is nested deeper than {JSON_DEPTH} levels"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::validate::JSON_DEPTH;
 
     fn raw(bytes: &'static [u8], announced: Option<&str>) -> Option<(String, Bytes)> {
         from_body(bytes.into(), announced, 16).ok().map(|value| (value.content_type, value.bytes))

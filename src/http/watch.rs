@@ -245,7 +245,7 @@ fn progress(index: u64) -> sse::Event {
 /// How an event is written.
 fn shown(event: &Event) -> sse::Event {
     let mut data = Vec::new();
-    // No route takes a key that is not UTF-8.
+    // No key is other than UTF-8; whatever is stored, the event is text.
     let key = String::from_utf8_lossy(&event.key);
     let name = match &event.happening {
         Happening::Put(item) => {
@@ -261,6 +261,6 @@ fn shown(event: &Event) -> sse::Event {
     };
     // JSON that a client has stored may have several lines, between its tokens alone; an event has one.
     data.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
-    let data = String::from_utf8(data).expect("what is written as JSON is UTF-8");
+    let data = String::from_utf8_lossy(&data);
     sse::Event::default().id(event.id()).event(name).data(data)
 }

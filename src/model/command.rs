@@ -20,7 +20,7 @@ use super::{Condition, Item, Stamp, Ttl, Value};
 pub enum Command {
     /// Sets `key` to `value`, whether or not it existed.
     Put {
-        /// The key, 1 to `limits.key_bytes` bytes.
+        /// The key, 1 to [`super::validate::KEY_BYTES`] bytes of UTF-8.
         key: Bytes,
         /// The value.
         value: Value,
@@ -31,7 +31,7 @@ pub enum Command {
     },
     /// Removes `key`; a key that is not there stays away.
     Delete {
-        /// The key, 1 to `limits.key_bytes` bytes.
+        /// The key, 1 to [`super::validate::KEY_BYTES`] bytes of UTF-8.
         key: Bytes,
         /// What has to be true of the key.
         condition: Condition,
@@ -54,7 +54,7 @@ pub enum Command {
     Txn(Txn),
     /// Keeps `key` for so long from now on and changes nothing else of it.
     Touch {
-        /// The key, 1 to `limits.key_bytes` bytes.
+        /// The key, 1 to [`super::validate::KEY_BYTES`] bytes of UTF-8.
         key: Bytes,
         /// How long it is kept.
         ttl: Ttl,
@@ -158,6 +158,8 @@ pub enum Outcome {
         /// The version that the result was about.
         version: u64,
     },
+    /// The write is none that may be proposed ([`super::validate::write`]); nothing was changed.
+    Invalid,
 }
 
 impl Outcome {

@@ -58,7 +58,8 @@ impl Event {
 
     /// Numbers all events of one index.
     pub fn number(events: &mut [Self]) {
-        let of = u32::try_from(events.len()).expect("a command changes far fewer keys");
+        // A command changes far fewer keys ([`super::SWEEP_KEYS`]).
+        let of = u32::try_from(events.len()).unwrap_or(u32::MAX);
         for (place, event) in (1..).zip(events) {
             (event.place, event.of) = (place, of);
         }

@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+/// The greatest raft id: readers of JSON round numbers from 2^53 on.
+pub const MAX_RAFT_ID: u64 = (1 << 53) - 1;
+
 /// What a member may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -27,7 +30,7 @@ pub enum Role {
 pub struct Member {
     /// Its name, unique among the members.
     pub name: String,
-    /// The raft id of its present incarnation, non-zero and below 2^53.
+    /// The raft id of its present incarnation, from 1 to [`MAX_RAFT_ID`].
     pub raft_id: u64,
     /// Where its peers dial it, `host:port`.
     pub raft_address: String,

@@ -3,7 +3,8 @@
 //! Why: every room above agrees on these words, so they may depend on nothing: no disk, no socket, no clock, no
 //! randomness, no async. What is decided here is decided the same way on every node.
 //!
-//! Laws: the rule from [`Command`] to [`Outcome`] is a pure function; bytes that leave a process go through [`codec`]
+//! Laws: the rule from [`Command`] to [`Outcome`] is a pure function, and so is the check of what a command may be
+//! ([`validate`]); bytes that leave a process go through [`codec`]
 //! and carry a version.
 //!
 //! Not here: raft's own messages (they stay in `raft::eraftpb`), and how any of this is stored or sent.
@@ -22,17 +23,19 @@ mod refusal;
 pub mod samples;
 mod status;
 mod txn;
+pub mod validate;
 mod value;
 
 pub use address::{ADDRESS_BYTES, NAME_BYTES, check_address, check_dialable, check_host, check_name, is_unspecified};
 pub use command::{At, Change, Command, Outcome, View, decide};
 pub use event::{Cursor, Event, Happening};
 pub use list::{List, Page, after, after_prefix};
-pub use members::{Member, MemberChange, Members, Role};
+pub use members::{MAX_RAFT_ID, Member, MemberChange, Members, Role};
 pub use once::{Kept, MOST_RESULTS, Once, RESULT_BYTES, RESULT_MS, RESULTS_BYTES, Results, Write, decide_once};
 pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI, Written};
 pub use proposal::Proposal;
 pub use refusal::{Code, Fate, Leader, Refusal};
 pub use status::{MemberStatus, State, Status, Voters};
 pub use txn::{Check, Done, Operation, SWEEP_BYTES, SWEEP_KEYS, TXN_BYTES, Test, Txn};
+pub use validate::Limits;
 pub use value::{Condition, Item, Stamp, Ttl, Value};

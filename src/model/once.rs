@@ -3,7 +3,8 @@
 //! Why: a client that lost the answer to a write must ask again, and must not have it done twice. What a named request came
 //! to is state like the keys, kept by the very entry that did it, so any later leader knows it.
 //!
-//! Laws: which result is kept, and which one goes for it, is a function of the applied entries alone. Work and room are
+//! Laws: a write that may not be is refused here on every node alike, before anything else is looked at. Which result is
+//! kept, and which one goes for it, is a function of the applied entries alone. Work and room are
 //! bounded; the oldest results go first.
 //!
 //! Not here: how a request gets its name and fingerprint (`http::once`), and how results are stored (`storage::results`).
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{At, Command, Outcome, Written, codec};
+use super::{At, Command, Limits, Outcome, Written, codec, validate};
 
 /// The most results that are kept.
 pub const MOST_RESULTS: usize = 10_000;
@@ -29,7 +30,7 @@ const OLD_AT_ONCE: usize = 16;
 /// What a write carries so that it is done once, however often it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Once {
-    /// The client's name for the request, 1 to 64 bytes.
+    /// The client's name for the request, 1 to [`validate::IDEMPOTENCY_KEY_BYTES`] visible ASCII characters.
     pub key: Bytes,
     /// A sum over all that the request asks; another one under the same name is another request.
     pub fingerprint: u128,
@@ -79,20 +80,25 @@ impl Kept {
     }
 }
 
-/// Decides a write at `at`, in an entry of `term`: `run` does its command, unless it was done before. The answer for
-/// whoever waits, and what is to be kept of it.
+/// Decides a write at `at`, in an entry of `term`: `run` does its command, unless it was done before or is none that may be
+/// done. The answer for whoever waits, and what is to be kept of it.
 ///
 /// # Errors
 /// Only what `run` fails with.
 pub fn decide_once<E>(
-    Write { once, command }: Write,
+    write: Write,
     at: At,
     term: u64,
     results: &Results,
     run: impl FnOnce(Command) -> Result<Outcome, E>,
 ) -> Result<(Written, Option<Kept>), E> {
+    let valid = validate::write(&write, &Limits::ALL_NODES).is_ok();
+    let Write { once, command } = write;
     let first = once.as_ref().and_then(|once| Some((once, results.named(&once.key, at.clock)?)));
     let here = |outcome| Written { index: at.index, term, clock: at.clock, outcome, replayed: false };
+    if !valid {
+        return Ok((here(Outcome::Invalid), None));
+    }
     if let Some((once, first)) = first {
         let same = once.fingerprint == first.once.fingerprint;
         let again = || Written { replayed: true, ..first.written.clone() };
@@ -170,7 +176,7 @@ fn is_over(written: &Written, clock: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Done, Item, Value};
+    use crate::model::{Condition, Done, Item, Operation, Txn, Value};
 
     const AT: At = At { index: 7, clock: 1_000 };
 
@@ -204,6 +210,32 @@ mod tests {
         let (other, kept) = decided(&results, once("a", 6), later);
         assert_eq!((other.index, other.outcome, kept), (9, Outcome::KeyReused, None));
         assert_eq!(decided(&results, once("b", 5), later).0, written(9, 2_000));
+    }
+
+    #[test]
+    fn what_may_not_be_is_refused_before_its_name_is_looked_at_and_nothing_is_kept() {
+        let mut results = Results::default();
+        results.keep(kept("a", 5, 1_000), 1);
+        let invalid = Written { outcome: Outcome::Invalid, ..written(7, 1_000) };
+        let run = |_| -> Result<Outcome, std::convert::Infallible> { panic!("it is not done") };
+        for (key, command) in [
+            ("a", Command::delete("")),
+            ("b", Command::put(vec![b'k'; 2 << 20], "v")),
+            ("b", Command::put(&b"\xff"[..], "v")),
+            ("no name\n", Command::delete("k")),
+        ] {
+            let write = Write { once: Some(once(key, 0)), command };
+            let Ok(decided) = decide_once(write, AT, 1, &results, run);
+            assert_eq!(decided, (invalid.clone(), None));
+        }
+        let many = vec![Operation::Get { key: "k".into() }; 200_000];
+        let txn = Command::Txn(Txn { checks: vec![], then: many, otherwise: vec![] });
+        let json = Value { content_type: "application/json".into(), bytes: "1,2".into() };
+        let put = Command::Put { key: "k".into(), value: json, condition: Condition::Always, ttl: None };
+        for command in [txn, put] {
+            let Ok(decided) = decide_once(command.into(), AT, 1, &results, run);
+            assert_eq!(decided, (invalid.clone(), None));
+        }
     }
 
     #[test]

@@ -80,6 +80,10 @@ pub enum Code {
     TooStale,
     /// The request as such cannot be done; the detail says why.
     BadRequest,
+    /// The key is none.
+    BadKey,
+    /// The value, or the request, is over its limit.
+    TooLarge,
 }
 
 impl Code {
@@ -111,6 +115,8 @@ impl Code {
             Self::TransferFailed => "transfer_failed",
             Self::TooStale => "too_stale",
             Self::BadRequest => "bad_request",
+            Self::BadKey => "bad_key",
+            Self::TooLarge => "too_large",
         }
     }
 }

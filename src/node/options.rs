@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::listen::Ports;
 use crate::config::Config;
+use crate::model::Limits;
 use crate::storage::Boot;
 use crate::{consensus, http, transport};
 
@@ -50,6 +51,11 @@ pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: boo
         snapshot_keep_entries: config.snapshot.keep_entries,
         snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
         apply_work: APPLY_WORK,
+        limits: Limits::of_settings(
+            size(config.limits.key_bytes),
+            size(config.limits.value_bytes),
+            size(config.limits.body_bytes),
+        ),
         pending_requests: size(config.limits.pending_requests),
         history: consensus::History {
             events: size(config.limits.watch_events),

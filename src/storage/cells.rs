@@ -9,7 +9,7 @@
 //!
 //! Not here: which values there are (`machine`), and the bytes of keys (`layout`).
 
-use super::layout::{Bytes, CELL_VERSION, Kind, PIECE_BYTES, cell_key, length, parse_cell_key};
+use super::layout::{Bytes, CELL_VERSION, Kind, PIECE_BYTES, cell_key, is_key_of, length, parse_cell_key};
 use super::{Batch, Db, Error, expiries, item};
 use crate::model::codec::MAX_BYTES;
 
@@ -211,8 +211,9 @@ pub(super) fn audit(db: &dyn Db) -> Result<Tally, Error> {
         from.clone_from(last);
         from.push(0);
         for (stored, piece) in &pairs {
-            let (kind, key, number) =
-                parse_cell_key(stored).ok_or_else(|| Error::damaged(db, "it holds a key that huskv does not write"))?;
+            let (kind, key, number) = parse_cell_key(stored)
+                .filter(|(kind, key, _)| is_key_of(*kind, key))
+                .ok_or_else(|| Error::damaged(db, "it holds a key that huskv does not write"))?;
             if number == 0 {
                 finish(value.take(), &mut found, db)?;
                 let (header, first) = Header::decode(piece, db)?;

@@ -13,11 +13,7 @@ use super::cells::{self, Header};
 use super::layout::{Kind, cell_key, parse_cell_key};
 use super::{Batch, Db, Error, Pair, item};
 use crate::model::SWEEP_BYTES;
-
-/// The most keys that one command removes, and the most bytes that those have together, unless the first has more. Their
-/// values have at most [`SWEEP_BYTES`], as those of a removal by prefix: one entry is applied in one turn.
-const MOST_KEYS: usize = 128;
-const MOST_BYTES: usize = 64 << 10;
+use crate::model::validate::{EXPIRE_BYTES, EXPIRE_KEYS};
 
 fn name(key: &[u8], expires: u64) -> Vec<u8> {
     [&expires.to_be_bytes(), key].concat()
@@ -49,7 +45,8 @@ pub(super) fn first(db: &dyn Db) -> Result<Option<u64>, Error> {
     found.first().map(|pair| parse(db, pair).map(|(expires, _, _)| expires)).transpose()
 }
 
-/// The first keys, with their versions, that may be removed at `clock`.
+/// The first keys, with their versions, that may be removed at `clock`: as many as one command may name. Their values have at
+/// most [`SWEEP_BYTES`], as those of a removal by prefix, unless the first has more: one entry is applied in one turn.
 ///
 /// # Errors
 /// [`Error`] for damage.
@@ -61,13 +58,13 @@ pub(super) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
         end
     });
     let (mut keys, mut bytes, mut stored) = (Vec::new(), 0, 0);
-    for pair in db.scan(&[Kind::Expiry as u8], Some(&end), MOST_KEYS)? {
+    for pair in db.scan(&[Kind::Expiry as u8], Some(&end), EXPIRE_KEYS)? {
         let (_, key, version) = parse(db, &pair)?;
         bytes += key.len();
         if let Some((header, first)) = cells::first(db, Kind::Data, &key)? {
             stored += item::length(db, header, &first)?;
         }
-        if !keys.is_empty() && (bytes > MOST_BYTES || stored > SWEEP_BYTES) {
+        if !keys.is_empty() && (bytes > EXPIRE_BYTES || stored > SWEEP_BYTES) {
             break;
         }
         keys.push((key, version));

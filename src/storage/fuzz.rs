@@ -227,7 +227,8 @@ fn use_machine(db: Arc<Memory>) {
         );
     }
     let (index, term) = machine.applied();
-    let key = data.last().map_or(&b"k"[..], |(_, key, _)| key).to_vec();
+    let last = data.iter().rfind(|(kind, ..)| *kind == Kind::Data);
+    let key = last.map_or(&b"k"[..], |(_, key, _)| key).to_vec();
     let command = Command::put(key.clone(), "1");
     let operation = Operation::Command(command.into());
     let applied = machine.apply(vec![Applied { index: index + 1, term, operation }], usize::MAX);

@@ -9,6 +9,8 @@
 //!
 //! Not here: what the records and values hold ([`super::record`], [`super::cells`], [`super::identity`]).
 
+use crate::model::validate;
+
 /// The file that says who the node is.
 pub(super) const IDENTITY: &str = "identity";
 /// The file that one process holds locked.
@@ -34,9 +36,6 @@ pub(super) const PIECE_BYTES: usize = 4096;
 /// The largest index, term or record number that is believed. No node ever counts that far, and nothing that is at or
 /// below it overflows where it is added to.
 pub(super) const MOST_COUNT: u64 = 1 << 62;
-
-/// The longest client key that the storage can hold without ever making a blob; limits must not go beyond it.
-pub const MAX_KEY_BYTES: usize = 1024;
 
 /// The key that the proof of durability writes; it sorts before every other key, and no reader looks at it.
 pub(super) const PROOF_KEY: [u8; 1] = [0];
@@ -117,6 +116,17 @@ pub(super) fn cell_key(kind: Kind, key: &[u8], piece: u16) -> Vec<u8> {
     bytes.extend_from_slice(&[0, 1]);
     bytes.extend_from_slice(&piece.to_be_bytes());
     bytes
+}
+
+/// Whether `key` is one that values of this kind lie under. No other is ever written: a longer one would make a blob.
+pub(super) fn is_key_of(kind: Kind, key: &[u8]) -> bool {
+    let of_client = |key: &[u8]| validate::key(key, validate::KEY_BYTES).is_ok();
+    match kind {
+        Kind::State | Kind::Members => key.is_empty(),
+        Kind::Expiry => key.get(8..).is_some_and(of_client),
+        Kind::Result => key.len() == 8,
+        Kind::Data => of_client(key),
+    }
 }
 
 /// What [`cell_key`] was made of.

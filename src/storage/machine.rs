@@ -256,9 +256,11 @@ impl Machine {
                 }
                 Operation::Command(Proposal { stamp, write }) => {
                     is_last = write.command.removes_many();
-                    progress.state.was_written |= write.command.is_of_client();
+                    let of_client = write.command.is_of_client();
                     progress.state.clock = progress.state.clock.max(stamp);
-                    progress.write(write, &mut self.results)?
+                    let written = progress.write(write, &mut self.results)?;
+                    progress.state.was_written |= of_client && written.outcome != Outcome::Invalid;
+                    written
                 }
             });
             if is_last || progress.overlay.work() >= most {

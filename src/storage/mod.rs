@@ -46,7 +46,6 @@ pub use error::Error;
 pub use guard::opening;
 pub use identity::{Identity, peek};
 pub use journal::Journal;
-pub use layout::MAX_KEY_BYTES;
 pub use machine::{Applied, Machine, Operation};
 pub use sled_engine::SledEngine;
 pub use snapshot::{Cut, Frame, Received, SnapshotReader, SnapshotWriter};

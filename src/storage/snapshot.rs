@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use raft::eraftpb::SnapshotMetadata;
 
-use super::layout::{Bytes, CHANGES_VERSION, Kind, PIECE_BYTES, parse_cell_key, push_run};
+use super::layout::{Bytes, CHANGES_VERSION, Kind, PIECE_BYTES, is_key_of, parse_cell_key, push_run};
 use super::spool::Spool;
 use super::volume::Reserved;
 use super::{Batch, Db, Error, Machine};
@@ -110,7 +110,7 @@ pub(super) fn decode(changes: &[u8]) -> Option<Batch> {
     while !bytes.is_empty() {
         let tag = bytes.u8()?;
         let (key, value) = (bytes.run()?, bytes.run()?);
-        parse_cell_key(key)?;
+        parse_cell_key(key).filter(|(kind, key, _)| is_key_of(*kind, key))?;
         let value = match tag {
             0 if value.is_empty() => None,
             1 if value.len() <= PIECE_BYTES => Some(value.to_vec()),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use raft::eraftpb::{ConfState, HardState};
 
-use crate::model::{Member, MemberChange, Members, Role};
+use crate::model::{MAX_RAFT_ID, Member, MemberChange, Members, Role};
 use crate::plant::{self, Plant};
 
 use super::identity::{decode, encode};
@@ -25,9 +25,6 @@ const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
 
 /// The first machine generation of an incarnation.
 const FIRST_GENERATION: u64 = 1;
-
-/// Ids are below 2^53: readers of JSON round larger numbers.
-const ID_MASK: u64 = (1 << 53) - 1;
 
 /// Where random numbers come from; the simulator seeds it.
 pub type Mint = Box<dyn FnMut() -> u64 + Send>;
@@ -293,7 +290,7 @@ fn begin(engine: &dyn Engine, boot: &mut Boot) -> Result<Identity, Error> {
 
 fn mint_id(mint: &mut Mint) -> u64 {
     loop {
-        let id = mint() & ID_MASK;
+        let id = mint() & MAX_RAFT_ID;
         if id != 0 {
             return id;
         }

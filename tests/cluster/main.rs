@@ -1,7 +1,7 @@
 //! The black-box tests: the real binary, over HTTP and signals.
 //!
 //! Why: what huskv promises is promised to people who start processes, curl them, kill them and look at their disks. So
-//! nothing here knows a type of the program.
+//! nothing here knows a type of the program, but `rogue`, which speaks to the peer port as a member does.
 //!
 //! Laws: ports are picked by the nodes; a test waits on conditions and never sleeps for luck; everything is bounded in
 //! time; a test whose machine lacks a tool is counted as ignored, with the reason before its name.
@@ -39,6 +39,7 @@ mod once;
 mod origins;
 mod peers;
 mod quorum;
+mod rogue;
 mod settings;
 mod snapshots;
 mod space;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         leaving::cases(),
         moving::cases(),
         peers::cases(),
+        rogue::cases(),
         snapshots::cases(),
         damage::cases(),
         full::cases(),

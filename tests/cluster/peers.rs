@@ -137,7 +137,7 @@ fn another_wire_version_is_refused_naming_both() {
         let answer = asked.post("/raft/join", &body).problem(409, "a join of another wire version");
         let answer = answer.code("version_mismatch", "its code").outcome("not_applied", "nothing was changed");
         let detail = answer.word("detail");
-        assert!(detail.contains("version 4711") && detail.contains("speaks 1"), "both versions: {detail}");
+        assert!(detail.contains("version 4711") && detail.contains("speaks 2"), "both versions: {detail}");
         assert!(detail.contains(&address), "who it is: {detail}");
     }
     // And the other way round: the newer one dials.
@@ -147,7 +147,7 @@ fn another_wire_version_is_refused_naming_both() {
     throughout(Duration::from_millis(300), "in one line", || check(lines() == 1, leader.log()));
     let log = leader.log();
     let line = log.lines().find(|line| line.contains("4711")).unwrap_or_default();
-    assert!(line.contains("wire version") && line.contains(" 1"), "both versions: {line}");
+    assert!(line.contains("wire version") && line.contains(" 2"), "both versions: {line}");
     cluster.nodes[1].put("still", "well");
     assert_eq!(cluster.reign(), reign, "leader and term");
 }

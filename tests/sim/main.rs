@@ -24,6 +24,7 @@ mod plants;
 mod port;
 mod replay;
 mod rng;
+mod rogue;
 mod run;
 mod silence;
 mod streams;

@@ -9,7 +9,7 @@ use raft::eraftpb::Message;
 
 use crate::port::{Life, Out, Said};
 use crate::world::{Event, Node, World};
-use crate::{admin, checks, clients};
+use crate::{admin, checks, clients, rogue};
 
 impl World {
     pub fn incarnation(&self, raft_id: u64, cluster: u64) -> Option<usize> {
@@ -85,6 +85,9 @@ impl World {
             return;
         }
         let delay = self.delay();
+        if let Some(spoiled) = rogue::spoiled(self, &message) {
+            self.after(1, Event::ToIncarnation { to, cluster, message: Box::new(spoiled) });
+        }
         if self.faults && self.rng.chance(2) {
             let again = delay + self.rng.below(3000);
             self.after(again, Event::ToIncarnation { to, cluster, message: Box::new(message.clone()) });
@@ -183,6 +186,7 @@ impl World {
                 clients::listed(self, operation, now, result);
             }
             Said::Admin { asked, result } => admin::answered(self, at, asked, result),
+            Said::Rogue { result } => rogue::answered(self, at, result),
             Said::Forwarded { origin, token, result } => {
                 if !(self.faults && self.rng.chance(3)) {
                     self.errand_ends(origin, token, Input::Forwarded { token, result });

@@ -77,6 +77,7 @@ pub enum Said {
     Read { operation: u64, result: Result<Fetched, Refusal> },
     Listed { operation: u64, result: Result<Listed, Refusal> },
     Admin { asked: u64, result: Result<Answer, Refusal> },
+    Rogue { result: Result<Answer, Refusal> },
     Forwarded { origin: Life, token: u64, result: Result<Answer, Refusal> },
     WhoAmI { origin: Life, token: u64, me: WhoAmI },
     Adopted { origin: Life, token: u64, result: Result<Adopted, Refusal> },

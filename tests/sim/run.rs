@@ -44,6 +44,7 @@ fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> 
     let nodes = 3 + usize::try_from(seed % 2 * 2).expect("small");
     let mut world = World::new(seed, nodes, trace.clone());
     world.after(10, Event::Admin);
+    world.after(10, Event::Rogue);
     // In a quarter of the runs the cluster forms under faults too.
     world.faults = seed % 8 >= 6;
     if world.faults {

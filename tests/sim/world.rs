@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Driver, History, Input, Millis, Options};
-use huskv::model::PeerTable;
+use huskv::model::{Limits, PeerTable};
 use huskv::storage::{Boot, Cut, Db, Error, Volume};
 use raft::eraftpb::Message;
 
@@ -74,6 +74,8 @@ pub enum Event {
     Again(u64),
     Admin,
     Nemesis,
+    /// A broken member does something.
+    Rogue,
     /// All links are whole again.
     Mend,
     /// The second operator asks for something about this node.
@@ -104,6 +106,8 @@ pub struct World {
     /// Questions and forwards that are not answered yet.
     pub errands: BTreeSet<(Life, u64)>,
     pub streams: Streams,
+    /// What a broken member draws from.
+    pub rogue: Rng,
 }
 
 pub const TICK: u64 = 50;
@@ -135,6 +139,7 @@ impl World {
             clock: clock.clone(),
             errands: BTreeSet::new(),
             streams: Streams::default(),
+            rogue: Rng::new(!seed),
         };
         for _ in 0..nodes {
             let engine = SimEngine::default();
@@ -243,6 +248,7 @@ impl World {
             Event::Again(id) => crate::clients::again(self, id),
             Event::Admin => crate::admin::act(self),
             Event::Nemesis => crate::nemesis::act(self),
+            Event::Rogue => crate::rogue::act(self),
             Event::Mend => crate::nemesis::mend(self),
             Event::Meddle(at) => crate::admin::meddle(self, at),
         }
@@ -300,10 +306,11 @@ impl World {
             snapshot_spool_bytes: 1 << 30,
             // So little that a transaction or two fill a turn.
             apply_work: 6 << 10,
+            limits: Limits::ALL_NODES,
             pending_requests: 1000,
             history: History { events: 40, bytes: 1 << 20 },
             raft_address: format!("n{at}:{}", node.place),
-            http_address: format!("n{at}:http"),
+            http_address: format!("n{at}:80"),
             forming: false,
             nonce,
         };

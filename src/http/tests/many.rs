@@ -195,3 +195,63 @@ async fn bad_transactions_are_refused_with_the_place() {
     let large = node.ask("POST", "/txn", r#"{"then":[]}"#).await;
     assert_eq!(large.is_problem(413, "too_large")["outcome"], "not_applied");
 }
+
+#[tokio::test]
+async fn whatever_is_stored_a_page_can_be_read_and_is_what_it_seems() {
+    let item = |content_type: &str, bytes: &'static [u8]| {
+        let value = crate::model::Value { content_type: content_type.into(), bytes: bytes.into() };
+        crate::model::Item { value, version: 7, create_version: 7, expires: None }
+    };
+    let stored = [
+        (&b"a"[..], item("application/json", b"1},{\"key\":\"forged\"")),
+        (b"b\xff", item("text/plain", b"\xff")),
+        (b"c", item("no type\r\nx: y", b"")),
+        (b"d", item("application/json", b"\"\xff\"")),
+    ];
+    let items = stored.map(|(key, item)| (key.into(), Some(item))).to_vec();
+    let node = Node::start(options(), move |input| match input {
+        Input::List { reply, .. } => {
+            let page = crate::model::Page { items: items.clone(), more: true };
+            reply(Ok(Listed { page, index: 9, term: 3, clock: 0 }));
+        }
+        Input::Read { reply, .. } => {
+            reply(Ok(Fetched { value: items[0].1.clone(), index: 9, term: 3, clock: 0 }));
+        }
+        _ => {}
+    });
+    let seen = node.ask("GET", "/store", "").await;
+    assert_eq!(seen.status, 200, "{seen:?}");
+    let found = seen.json()["data"]["items"].clone();
+    let keys: Vec<_> = found.as_array().unwrap().iter().map(|item| item["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["a", "b\u{fffd}", "c", "d"]);
+    for at in [0, 1, 2, 3] {
+        let item = &found[at];
+        assert!(item["value"].is_null() && item["value_base64"].is_string() && item["version"] == 7, "{item}");
+    }
+    for target in ["/store/a", "/kv/a", "/keys/a/"] {
+        let seen = node.ask("GET", target, "").await;
+        assert_eq!(seen.status, 200, "{target}");
+        assert!(seen.json().to_string().contains("value_base64"), "{target}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_where_it_is_decided_is_a_400_that_changed_nothing() {
+    let node = Node::answering(|_| {
+        let outcome = Outcome::Invalid;
+        Ok(Answer::Written(crate::model::Written { index: 9, term: 1, clock: 0, outcome, replayed: false }))
+    });
+    for (method, target, body) in [
+        ("PUT", "/store/a", "1"),
+        ("POST", "/store", r#"{"key":"a","value":1}"#),
+        ("DELETE", "/store/a", ""),
+        ("DELETE", "/store?prefix=a", ""),
+        ("POST", "/touch/a", r#"{"ttl":1}"#),
+        ("POST", "/txn", r#"{"then":[]}"#),
+        ("PUT", "/kv/a", r#"{"value":"1"}"#),
+        ("POST", "/keys/a/", r#"{"value":"1"}"#),
+    ] {
+        let problem = node.ask(method, target, body).await.is_problem(400, "bad_request");
+        assert_eq!(problem["outcome"], "not_applied", "{method} {target}");
+    }
+}

@@ -261,3 +261,16 @@ async fn progress_is_told_only_in_touch_with_a_leader_and_then_every_few_seconds
         assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     }
 }
+
+#[tokio::test]
+async fn a_watcher_survives_whatever_was_stored() {
+    let (node, feed) = node();
+    let mut stream = Stream::open(&node, "/watch?prefix=&from=11", "").await;
+    let value = Stored { content_type: "application/json".into(), bytes: (&b"\"\xff\"\n\nevent: put\n"[..]).into() };
+    let item = Item { value, version: 11, create_version: 2, expires: None };
+    happens(&feed, 11, &[Change::Put { key: (&b"k\xff"[..]).into(), item }]);
+    happens(&feed, 12, &[put("after", 12, "text/plain", "still there")]);
+    let told = stream.until("still there").await;
+    assert!(told.contains("value_base64") && told.contains("k\u{fffd}"), "{told}");
+    assert_eq!(told.matches("event: put").count() + told.matches("event:put").count(), 2, "{told}");
+}

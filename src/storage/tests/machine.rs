@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
 
-use super::super::layout::PIECE_BYTES;
-use super::super::{Applied, Db, Error, Machine, Operation};
+use super::super::layout::{Kind, PIECE_BYTES};
+use super::super::{Applied, Batch, Db, Error, Machine, Operation};
 use super::{Dice, Memory, Pairs, delete, outcomes_of, put};
 use crate::model::{
     self, Command, Condition, Happening, Item, Member, MemberChange, Members, Outcome, Proposal, Role, SWEEP_BYTES,
@@ -33,6 +33,7 @@ pub(super) fn batch(dice: &mut Dice, index: u64, keys: u64) -> Vec<Applied> {
         .map(|index| {
             let number = dice.below(keys);
             let key = Dice(number).next().to_be_bytes()[..1 + usize::try_from(number % 7).unwrap()].to_vec();
+            let key: Vec<u8> = key.into_iter().map(|byte| byte & 0x7F).collect();
             match dice.below(4) {
                 0 => delete(index, &key),
                 _ => {
@@ -320,4 +321,50 @@ fn one_removal_takes_no_more_bytes_of_values_than_one_by_prefix_but_always_one()
         machine.apply(vec![Applied { index, term: 1, operation }], usize::MAX).unwrap();
     }
     assert_eq!(machine.keys(), 0);
+}
+
+#[test]
+fn a_command_that_may_not_be_changes_nothing_but_what_is_applied() {
+    let (db, mut machine) = fresh();
+    let before = machine.digest();
+    let json = Value { content_type: "application/json".into(), bytes: "1,2".into() };
+    let wrong = [
+        Command::put(vec![b'k'; 2 << 20], "v"),
+        Command::put(&b"\xff"[..], "v"),
+        Command::Put { key: "k".into(), value: json, condition: Condition::Always, ttl: None },
+        Command::Move { raft_id: 1, raft_address: "no address".into(), http_address: "h:1".into() },
+    ];
+    let count = wrong.len();
+    let applied =
+        |(index, command): (u64, Command)| Applied { index, term: 1, operation: Operation::Command(command.into()) };
+    let outcomes = machine.apply((2..).zip(wrong).map(applied).collect(), usize::MAX).unwrap();
+    assert_eq!(outcomes_of(outcomes), vec![Outcome::Invalid; count]);
+    assert_eq!((machine.digest(), machine.keys(), machine.applied().0), (before, 0, 1 + count as u64));
+    assert!(!machine.was_written() && machine.take_events().is_empty());
+    drop(machine.db().unwrap());
+    assert_eq!(Machine::open(db).unwrap().digest(), before);
+}
+
+#[test]
+fn a_copy_or_a_tree_with_a_key_that_no_command_writes_is_refused() {
+    let changes = |key: &[u8]| {
+        let mut batch = Batch::default();
+        super::super::cells::put(&mut batch, Kind::Data, key, 1, b"v", None);
+        let mut frame = vec![super::super::layout::CHANGES_VERSION];
+        for (stored, value) in &batch.changes {
+            frame.push(1);
+            super::super::layout::push_run(&mut frame, stored);
+            super::super::layout::push_run(&mut frame, value.as_ref().unwrap());
+        }
+        (batch, frame)
+    };
+    assert!(super::super::snapshot::decode(&changes(b"k").1).is_some());
+    for key in [&b""[..], b"\xff", &vec![b'k'; 1025], &vec![b'k'; 2 << 20]] {
+        let (batch, frame) = changes(key);
+        assert!(super::super::snapshot::decode(&frame).is_none());
+        let (db, machine) = fresh();
+        drop(machine);
+        db.write(batch).unwrap();
+        assert!(matches!(Machine::open(db), Err(Error::Damaged { .. })));
+    }
 }

@@ -13,7 +13,8 @@ use crate::model::{
 };
 
 fn key(dice: &mut Dice) -> Vec<u8> {
-    bytes(dice, 4).into_iter().map(|byte| [0, b'a', 0xFF][usize::from(byte)]).collect()
+    let parts = bytes(dice, 4).into_iter().map(|byte| ["\0", "a", "\u{10FFFF}"][usize::from(byte)]);
+    parts.collect::<String>().into_bytes()
 }
 
 /// Some keys expire, at one of few times.
