@@ -3,17 +3,19 @@
 //! Why: it is what an operator has left when something went wrong, so its last lines must reach the terminal before the
 //! process ends; and it must never hold up the node, so whoever logs hands the line to a thread and goes on.
 //!
-//! Laws: this is the only file that names a drain. The queue is bounded: over it lines are dropped and counted, and the
+//! Laws: one event is one line: control characters in messages and values, which may come from strangers, are escaped
+//! here, for every format ([`Escaped`]). This is the only file that names a drain. The queue is bounded: over it lines are dropped and counted, and the
 //! count is logged. A log that nobody reads any more does not stop the node.
 //!
 //! Not here: what is logged.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use slog::{Drain, Level, LevelFilter, Logger, o};
+use slog::{BorrowedKV, Drain, KV, Key, Level, LevelFilter, Logger, OwnedKVList, Record, RecordStatic, Serializer, o};
 
 /// How many lines wait for stderr at most.
 const QUEUE_LINES: usize = 4096;
@@ -95,7 +97,7 @@ pub fn for_raft(log: &Logger, level: Level) -> Logger {
 }
 
 fn root(drain: impl Drain + Send + 'static, level: Level) -> (Logger, Guard) {
-    let (queue, guard) = slog_async::Async::new(drain.ignore_res())
+    let (queue, guard) = slog_async::Async::new(Escaped(drain).ignore_res())
         .chan_size(QUEUE_LINES)
         .overflow_strategy(slog_async::OverflowStrategy::DropAndReport)
         .thread_name("log".into())
@@ -123,6 +125,71 @@ fn civil(day: u64) -> (u64, u64, u64) {
     let shifted_month = (5 * of_year + 2) / 153;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     (year_of_era + era * 400 + u64::from(month <= 2), month, of_year - (153 * shifted_month + 2) / 5 + 1)
+}
+
+/// Hands records on with what could forge a line, or take over a terminal, escaped.
+struct Escaped<D>(D);
+
+impl<D: Drain> Drain for Escaped<D> {
+    type Ok = D::Ok;
+    type Err = D::Err;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<D::Ok, D::Err> {
+        let fixed = RecordStatic { location: record.location(), tag: record.tag(), level: record.level() };
+        let message = escaped(record.msg());
+        let pairs = EscapedPairs(record.kv());
+        self.0.log(&Record::new(&fixed, &format_args!("{message}"), BorrowedKV(&pairs)), values)
+    }
+}
+
+/// The text, with control characters, line separators and marks that change the direction of writing escaped.
+fn escaped(text: &fmt::Arguments<'_>) -> String {
+    let forges = |c: char| {
+        let separates = matches!(c, '\u{2028}' | '\u{2029}');
+        c.is_control()
+            || separates
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let text = text.to_string();
+    if !text.contains(forges) {
+        return text;
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if forges(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe
+}
+
+/// The values of a record, with their texts escaped.
+struct EscapedPairs<'a>(BorrowedKV<'a>);
+
+impl KV for EscapedPairs<'_> {
+    fn serialize(&self, record: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
+        self.0.serialize(record, &mut EscapedValues(serializer))
+    }
+}
+
+/// Passes numbers on as they are.
+struct EscapedValues<'a>(&'a mut dyn Serializer);
+
+/// What is no text needs no escapes.
+macro_rules! as_they_are {
+    ($($method:ident: $type:ty),*) => {
+        $(fn $method(&mut self, key: Key, value: $type) -> slog::Result {
+            self.0.$method(key, value)
+        })*
+    };
+}
+
+impl Serializer for EscapedValues<'_> {
+    as_they_are!(emit_bool: bool, emit_u8: u8, emit_i8: i8, emit_u16: u16, emit_i16: i16, emit_u32: u32, emit_i32: i32);
+    as_they_are!(emit_f32: f32, emit_f64: f64, emit_u64: u64, emit_i64: i64, emit_u128: u128, emit_i128: i128);
+    as_they_are!(emit_usize: usize, emit_isize: isize);
+
+    fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
+        self.0.emit_str(key, &escaped(value))
+    }
 }
 
 /// Stderr in whole lines, so that two writers cannot mix within one.
@@ -159,7 +226,7 @@ mod tests {
         }
     }
 
-    fn lines(level: Level, write: impl FnOnce(&Logger)) -> Vec<String> {
+    fn messages(level: Level, write: impl FnOnce(&Logger)) -> Vec<String> {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let (log, guard) = root(Kept(kept.clone()), level);
         write(&log);
@@ -170,11 +237,46 @@ mod tests {
 
     #[test]
     fn a_flush_writes_what_was_logged_and_the_level_filters() {
-        let got = lines(Level::Info, |log| {
+        let got = messages(Level::Info, |log| {
             debug!(log, "no");
             info!(log, "yes");
         });
         assert_eq!(got, ["yes"]);
+    }
+
+    /// Bytes that a drain has written.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_stranger_says_forges_no_line_in_any_format() {
+        let forged = "n1\nNov 28 12:00:00.000 INFO all is well\r\u{1b}[2J\u{7}\u{202e}\u{2028}\u{9b}31m";
+        for format in [Format::Terminal, Format::Json] {
+            let written = Written::default();
+            let (log, guard) = match format {
+                Format::Terminal => root(lines(slog_term::PlainDecorator::new(written.clone())), Level::Info),
+                Format::Json => root(slog_json::Json::default(written.clone()), Level::Info),
+            };
+            warn!(log, "peer {}", forged; "name" => forged, "shown" => %forged, "number" => 7_u64, "other" => ?forged);
+            guard.flush();
+            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            let line = text.trim_end_matches('\n');
+            assert!(!line.contains(|c: char| c.is_control() || "\u{202e}\u{2028}".contains(c)), "{line:?}");
+            assert!(line.contains("all is well") && line.contains("u{1b}[2J"), "it is still to be read: {line}");
+            let number = if format == Format::Json { "\"number\":7" } else { "number: 7" };
+            assert!(line.contains(number), "{line}");
+        }
     }
 
     #[test]
@@ -183,9 +285,9 @@ mod tests {
             info!(log, "step");
             warn!(log, "odd");
         };
-        assert_eq!(lines(Level::Info, |log| say(&for_raft(log, Level::Info))), ["odd"]);
-        assert_eq!(lines(Level::Debug, |log| say(&for_raft(log, Level::Debug))), ["step", "odd"]);
-        assert_eq!(lines(Level::Error, |log| say(&for_raft(log, Level::Error))), Vec::<String>::new());
+        assert_eq!(messages(Level::Info, |log| say(&for_raft(log, Level::Info))), ["odd"]);
+        assert_eq!(messages(Level::Debug, |log| say(&for_raft(log, Level::Debug))), ["step", "odd"]);
+        assert_eq!(messages(Level::Error, |log| say(&for_raft(log, Level::Error))), Vec::<String>::new());
     }
 
     #[test]
