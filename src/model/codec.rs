@@ -4,13 +4,18 @@
 //! before anything is allocated. It is also the only file that names the serializer.
 //!
 //! Laws: a newer version is an error that says so, never a guess; every byte must be used up; what a length field
-//! promises is not allocated before the bytes are there, but for a small multiple of what is.
+//! promises is not allocated before the bytes are there, but for a small multiple of what is. A list whose elements are much
+//! larger in memory than in bytes is bounded in number ([`list`]).
 //!
 //! Not here: checksums and framing; those belong to the journal and to the wire.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
 use bincode::error::DecodeError;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The version that the first byte of every encoding names.
@@ -80,10 +85,48 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     Ok(value)
 }
 
+/// The most elements of a list whose elements are small in bytes and large in memory; far more than a request may have.
+pub const MOST_ELEMENTS: usize = 4096;
+
+/// Decodes a list of at most [`MOST_ELEMENTS`], for `deserialize_with`: a step of a transaction takes 12 bytes and ten times
+/// as much in memory.
+///
+/// # Errors
+/// Where there are more; none of them is decoded then.
+pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    struct Elements<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(out, "at most {MOST_ELEMENTS} elements")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let too_many = |count| Err(A::Error::invalid_length(count, &self));
+            if let Some(count) = seq.size_hint().filter(|count| *count > MOST_ELEMENTS) {
+                return too_many(count);
+            }
+            let mut elements = Vec::new();
+            while let Some(element) = seq.next_element()? {
+                if elements.len() == MOST_ELEMENTS {
+                    return too_many(MOST_ELEMENTS + 1);
+                }
+                elements.push(element);
+            }
+            Ok(elements)
+        }
+    }
+
+    from.deserialize_seq(Elements(PhantomData))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Command, Condition, Member, MemberChange, Role, Ttl, Value};
+    use crate::model::{Command, Condition, Member, MemberChange, Operation, Role, Ttl, Txn, Value};
+    use bytes::Bytes;
 
     #[test]
     fn golden_bytes_of_a_put() {
@@ -129,6 +172,20 @@ mod tests {
             });
             assert!(taken.bytes_max < 0x2000, "{} bytes for a length of {length}", taken.bytes_max);
         }
+    }
+
+    #[test]
+    fn a_list_of_small_steps_is_counted_before_it_is_decoded() {
+        let steps = |count| {
+            let then = vec![Operation::Get { key: Bytes::new() }; count];
+            encode(&Command::Txn(Txn { checks: Vec::new(), then, otherwise: Vec::new() }))
+        };
+        assert!(decode::<Command>(&steps(MOST_ELEMENTS)).is_ok());
+        let many = steps(200_000);
+        let taken = allocation_counter::measure(|| {
+            assert!(matches!(decode::<Command>(&many), Err(CodecError::Malformed(_))));
+        });
+        assert!(taken.bytes_max < 0x2000, "{} bytes", taken.bytes_max);
     }
 
     #[test]

@@ -139,6 +139,7 @@ pub enum Outcome {
         /// Whether all checks held.
         succeeded: bool,
         /// What came of the operations that were run, in their order.
+        #[serde(deserialize_with = "super::codec::list")]
         results: Vec<Done>,
     },
     /// The transaction would have read, replaced or removed more than [`super::TXN_BYTES`]; nothing was changed.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::codec;
 use super::command::{At, Change, Outcome, View};
 use super::list::{after, after_prefix};
 use super::{Condition, Item, Stamp, Ttl, Value};
@@ -28,10 +29,13 @@ pub const SWEEP_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Txn {
     /// What has to be true for `then`.
+    #[serde(deserialize_with = "codec::list")]
     pub checks: Vec<Check>,
     /// Done, in order, where all checks hold.
+    #[serde(deserialize_with = "codec::list")]
     pub then: Vec<Operation>,
     /// Done, in order, where one does not.
+    #[serde(deserialize_with = "codec::list")]
     pub otherwise: Vec<Operation>,
 }
 
