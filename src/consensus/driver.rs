@@ -254,6 +254,7 @@ impl Driver {
             Input::Stop { deadline } => self.stop(deadline),
             Input::Begin => self.begin()?,
             Input::Step(message) => self.step_checked(*message)?,
+            Input::Counted { input, .. } => self.handle(*input)?,
             Input::PeerUp(_) => {}
             Input::PeerDown(raft_id) => self.peer_down(raft_id),
             Input::Heard { from, follows } => self.heard(from, follows),

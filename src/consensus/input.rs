@@ -9,7 +9,7 @@
 use raft::eraftpb::{Message, SnapshotMetadata};
 
 use crate::model::{Adopt, Adopted, Answer, Item, List, Page, Refusal, Request, Status, WhoAmI};
-use crate::storage::{Received, SnapshotWriter};
+use crate::storage::{Received, Reception};
 
 /// Milliseconds of the process's monotonic clock ([`crate::consensus::Clock`]).
 pub type Millis = u64;
@@ -137,6 +137,14 @@ pub enum Input {
     },
     /// A node that waits to form a cluster is the one to begin it.
     Begin,
+    /// Another input, with the room that it takes among the bytes that peers may have on their way: given back once the
+    /// loop has taken it in.
+    Counted {
+        /// What happens.
+        input: Box<Input>,
+        /// Dropped, it gives the room back.
+        room: Box<dyn Send>,
+    },
     /// A message of a peer, which the transport has checked: its cluster, `from` and `to` are right.
     Step(Box<Message>),
     /// The connection to this member is up.
@@ -190,12 +198,12 @@ pub enum Input {
         /// The raft id that was removed.
         raft_id: u64,
     },
-    /// A peer begins to send a copy of the machine; answered with what to write it into.
+    /// A peer wants to send a copy of the machine; answered with where to write it.
     Receive {
         /// The member that sends it.
         from: u64,
         /// Where the answer goes.
-        reply: Reply<Result<SnapshotWriter, InstallError>>,
+        reply: Reply<Result<Reception, InstallError>>,
     },
     /// A copy has arrived completely and is durable.
     Install {

@@ -19,7 +19,7 @@ use slog::{info, warn};
 use super::driver::{Driver, Phase};
 use super::input::{InstallError, Millis, Reply};
 use crate::model::{Code, Refusal};
-use crate::storage::{Error, Received, SnapshotWriter};
+use crate::storage::{Error, Received, Reception};
 
 /// How many journal records one turn removes at most.
 const RECORDS_PER_TURN: usize = 256;
@@ -219,10 +219,14 @@ impl Driver {
         }
     }
 
-    /// A peer wants to send a copy.
-    pub(super) fn receive(&mut self, from: u64, reply: Reply<Result<SnapshotWriter, InstallError>>) {
+    /// A peer wants to send a copy. Nobody but the leader has a reason to.
+    pub(super) fn receive(&mut self, from: u64, reply: Reply<Result<Reception, InstallError>>) {
         if !matches!(self.phase, Phase::Member | Phase::Joining) || self.stop_by.is_some() {
             return reply(Err(InstallError("this node takes no copy now".into())));
+        }
+        if from != self.raw.raft.leader_id {
+            warn!(self.log, "a copy is refused"; "from" => self.name_of(from), "reason" => "it is not the leader");
+            return reply(Err(InstallError("a copy is taken from the present leader alone".into())));
         }
         info!(self.log, "receiving a copy"; "from" => self.name_of(from));
         reply(self.volume.receive().map_err(|failure| {

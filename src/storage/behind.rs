@@ -178,6 +178,10 @@ impl Db for Behind {
         self.written()?.sync()
     }
 
+    fn size_on_disk(&self) -> u64 {
+        self.db.size_on_disk()
+    }
+
     fn name(&self) -> &str {
         self.db.name()
     }

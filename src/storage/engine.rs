@@ -54,6 +54,10 @@ pub trait Db: Send + Sync {
     /// # Errors
     /// [`Error`] where that failed: the database is poisoned.
     fn sync(&self) -> Result<(), Error>;
+    /// About how many bytes it takes up on the disk; 0 where the engine does not say.
+    fn size_on_disk(&self) -> u64 {
+        0
+    }
     /// The relative name it was opened under, for messages.
     fn name(&self) -> &str;
     /// The node's directory as people know it, for messages.
@@ -93,6 +97,10 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`Error`] where the system refuses.
     fn scratch(&self) -> Result<std::fs::File, Error>;
+    /// How many bytes can still be written; everything where the system does not say.
+    fn free_bytes(&self) -> u64 {
+        u64::MAX
+    }
     /// The directory as people know it, for messages.
     fn path(&self) -> String;
 }

@@ -315,7 +315,8 @@ impl Machine {
     pub fn begin_cut(&mut self, scratch: std::fs::File, max_bytes: u64) -> Result<(Cut, SnapshotReader), Error> {
         let spool = Arc::new(Spool::new(scratch, max_bytes));
         let db = self.db.begin_copy(Line::new(spool.clone()))?;
-        Ok((Cut::new(db, spool.clone()), SnapshotReader::new(spool)))
+        let bytes = db.size_on_disk();
+        Ok((Cut::new(db, spool.clone()), SnapshotReader::new(spool, bytes)))
     }
 
     /// Ends the running cut at the present applied index: the copy is then exactly this state.

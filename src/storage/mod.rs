@@ -49,4 +49,4 @@ pub use journal::Journal;
 pub use machine::{Applied, Machine, Operation};
 pub use sled_engine::SledEngine;
 pub use snapshot::{Cut, Frame, Received, SnapshotReader, SnapshotWriter};
-pub use volume::{Boot, Incarnation, Mint, Volume};
+pub use volume::{Boot, Incarnation, Mint, Reception, Volume};

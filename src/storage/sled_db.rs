@@ -118,6 +118,10 @@ impl Db for SledDb {
         self.run("syncing", |db| db.flush().map(drop))
     }
 
+    fn size_on_disk(&self) -> u64 {
+        self.run("measuring", |db| db.size_on_disk()).unwrap_or(0)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -233,6 +233,13 @@ impl Engine for SledEngine {
         make().map_err(|error| self.system("creating the spool", error))
     }
 
+    fn free_bytes(&self) -> u64 {
+        match durable::free_bytes(&self.dir) {
+            0 => u64::MAX,
+            free => free,
+        }
+    }
+
     fn path(&self) -> String {
         self.shown.clone()
     }

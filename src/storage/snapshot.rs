@@ -133,11 +133,17 @@ pub enum Frame {
 /// Reads a copy while it is made; never holds up the making.
 pub struct SnapshotReader {
     spool: Arc<Spool>,
+    bytes: u64,
 }
 
 impl SnapshotReader {
-    pub(super) fn new(spool: Arc<Spool>) -> Self {
-        Self { spool }
+    pub(super) fn new(spool: Arc<Spool>, bytes: u64) -> Self {
+        Self { spool, bytes }
+    }
+
+    /// About how many bytes the state takes up on this node's disk.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The next piece, waiting for it.
@@ -163,18 +169,23 @@ impl Drop for SnapshotReader {
 pub struct SnapshotWriter {
     db: Arc<dyn Db>,
     reserved: Reserved,
+    /// How many bytes may still come.
+    left: u64,
 }
 
 impl SnapshotWriter {
-    pub(super) fn new(db: Arc<dyn Db>, reserved: Reserved) -> Self {
-        Self { db, reserved }
+    pub(super) fn new(db: Arc<dyn Db>, reserved: Reserved, most: u64) -> Self {
+        Self { db, reserved, left: most }
     }
 
     /// Writes one piece; not durable yet.
     ///
     /// # Errors
-    /// [`Error`] for malformed bytes or a failed write; the generation is dropped then and nothing else is touched.
+    /// [`Error`] for malformed bytes, for more than was announced, or for a failed write; the generation is dropped then
+    /// and nothing else is touched.
     pub fn write(&mut self, changes: &[u8]) -> Result<(), Error> {
+        let left = self.left.checked_sub(changes.len() as u64);
+        self.left = left.ok_or_else(|| Error::copy("more comes than was announced, or than there is room for"))?;
         let batch = decode(changes).ok_or_else(|| Error::copy("it holds changes that this huskv cannot read"))?;
         self.db.write(batch)
     }

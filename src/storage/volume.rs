@@ -26,6 +26,9 @@ const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
 /// The first machine generation of an incarnation.
 const FIRST_GENERATION: u64 = 1;
 
+/// What may come with a copy beside the state, about: the effects of what is applied while it is made, 1 GiB.
+const CHANGES_BYTES: u64 = 1 << 30;
+
 /// Where random numbers come from; the simulator seeds it.
 pub type Mint = Box<dyn FnMut() -> u64 + Send>;
 
@@ -153,21 +156,19 @@ impl Volume {
         Ok(incarnation)
     }
 
-    /// A new machine generation for a copy to be received into.
+    /// A number for a new machine generation, for a copy to be received into; nothing of it is on the disk yet.
     ///
     /// # Errors
-    /// [`Error`] where it cannot be made.
-    pub fn receive(&mut self) -> Result<SnapshotWriter, Error> {
+    /// [`Error`] where the directory cannot be listed.
+    pub fn receive(&mut self) -> Result<Reception, Error> {
         let raft_id = self.identity.raft_id;
         let names = self.engine.list(&raft_id.to_string())?;
         let highest = names.iter().filter_map(|name| layout::generation_of(name)).max().unwrap_or_default();
         let generation = highest.max(self.last_generation) + 1;
         self.last_generation = generation;
-        let name = layout::machine(raft_id, generation);
         let reserved =
             Reserved::new(self.engine.clone(), self.reservations.clone(), Reservation { raft_id, generation });
-        let db = self.engine.open(&name, true, self.cache_bytes)?;
-        Ok(SnapshotWriter::new(db, reserved))
+        Ok(Reception { reserved, cache_bytes: self.cache_bytes })
     }
 
     /// Folders of incarnations and generations that nothing names: they can be removed, off the loop. `generation` is
@@ -311,6 +312,32 @@ struct Reservations(Mutex<BTreeMap<Reservation, bool>>);
 impl Reservations {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Reservation, bool>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a copy is to be received; dropped, it leaves nothing behind.
+pub struct Reception {
+    reserved: Reserved,
+    cache_bytes: u64,
+}
+
+impl Reception {
+    /// Makes the generation, which takes a while: not for the loop's thread. `announced` is how many bytes the sender says
+    /// its state takes up on its disk.
+    ///
+    /// # Errors
+    /// [`Error`] where there is no room for so much, or the generation cannot be made.
+    pub fn open(self, announced: u64) -> Result<SnapshotWriter, Error> {
+        let Self { reserved, cache_bytes } = self;
+        let free = reserved.engine.free_bytes();
+        if announced > free {
+            let detail = format!("it takes {announced} bytes on the sender's disk, and {free} are free here");
+            return Err(Error::copy(detail));
+        }
+        let most = announced.saturating_mul(2).saturating_add(CHANGES_BYTES).min(free);
+        let name = layout::machine(reserved.this.raft_id, reserved.this.generation);
+        let db = reserved.engine.open(&name, true, cache_bytes)?;
+        Ok(SnapshotWriter::new(db, reserved, most))
     }
 }
 

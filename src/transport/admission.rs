@@ -9,11 +9,50 @@
 use raft::eraftpb::{Message, MessageType};
 
 use super::greeting::{Denial, Hello, Welcome};
-use crate::model::PeerTable;
+use crate::model::{Adopt, Adopted, PeerTable, WhoAmI, check_address, check_name};
 
 /// The largest term or index that is believed. No cluster ever counts that far, raft adds to both without a check, and a
 /// node that once recorded such a term could never start again.
 const MOST_COUNT: u64 = 1 << 62;
+
+fn named(name: &str, address: &str) -> Result<(), String> {
+    check_name(name).map_err(|reason| format!("the name it gives: {reason}"))?;
+    check_address(address).map_err(|reason| format!("the address it gives: {reason}"))
+}
+
+/// Whether a name and an address are ones; a node that has not started completely has neither.
+///
+/// # Errors
+/// What is wrong, for the log.
+pub fn check_hello(hello: &Hello) -> Result<(), String> {
+    let starting = hello.cluster_id == 0 && hello.node_id.is_empty() && hello.raft_address.is_empty();
+    if starting { Ok(()) } else { named(&hello.node_id, &hello.raft_address) }
+}
+
+/// Whether the names and addresses of an offer are ones.
+///
+/// # Errors
+/// What is wrong, for the log and for the leader.
+pub fn check_offer(adopt: &Adopt) -> Result<(), String> {
+    named(&adopt.leader_name, &adopt.leader_address)?;
+    named(&adopt.node_id, &adopt.raft_address)
+}
+
+/// Whether the name and the address in the answer of a stranger are ones.
+///
+/// # Errors
+/// What is wrong, for the person who asked.
+pub fn check_who(who: &WhoAmI) -> Result<(), String> {
+    named(&who.node_id, &who.http_address)
+}
+
+/// Whether the name and the address of a joiner are ones.
+///
+/// # Errors
+/// What is wrong, for the person who asked.
+pub fn check_adopted(adopted: &Adopted) -> Result<(), String> {
+    named(&adopted.started_as, &adopted.http_address)
+}
 
 /// Whether a peer that introduces itself so may come in, for as long as `table` is the one.
 ///
@@ -138,6 +177,18 @@ mod tests {
         assert_eq!(admit(hello(7, 1, 3)), Err(Denial::SomebodyElse { raft_id: 2 }));
         assert_eq!(admit(hello(7, 2, 2)), Err(Denial::Yourself));
         assert_eq!(admit(hello(7, 0, 2)), Err(Denial::Yourself));
+    }
+
+    #[test]
+    fn names_and_addresses_are_ones() {
+        assert_eq!(check_hello(&hello(7, 1, 2)), Ok(()));
+        let nobody = Hello { node_id: String::new(), raft_address: String::new(), ..hello(0, 0, 0) };
+        assert_eq!(check_hello(&nobody), Ok(()), "it has not started completely");
+        assert!(check_hello(&Hello { cluster_id: 7, ..nobody }).is_err());
+        for bad in ["a\nb", "", "a\u{1b}[31m"] {
+            assert!(check_hello(&Hello { node_id: bad.into(), ..hello(7, 1, 2) }).is_err());
+            assert!(check_hello(&Hello { raft_address: bad.into(), ..hello(7, 1, 2) }).is_err());
+        }
     }
 
     #[test]

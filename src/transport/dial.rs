@@ -15,9 +15,10 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::bounds;
 use super::framing::{Opening, read_frame, read_opening};
 use super::greeting::{Denial, Hello, WIRE_VERSION, Welcome, preamble};
-use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
+use super::wire::{Frame, WireError};
 use crate::model::check_address;
 
 /// How long one address may take to connect.
@@ -39,8 +40,9 @@ pub enum DialError {
     /// Nothing listens, or nothing answers.
     #[error("{0}")]
     Unreached(String),
-    /// Something listens that does not speak huskv.
-    #[error("something answered, but not as a huskv peer port (an HTTP port?): {0}")]
+    /// Something listens that does not speak huskv. What it said is for the debug log alone: whoever may ask for a dial
+    /// is not to read the banners of other hosts.
+    #[error("something answered, but not as a huskv peer port (an HTTP port?)")]
     Foreign(String),
     /// Something listens and says nothing.
     #[error(
@@ -91,6 +93,11 @@ impl Whereabouts {
     /// Where the table says the member is.
     pub fn new(table: &str) -> Self {
         Self { table: table.into(), own_word: None, own_word_first: false, hearsay: None }
+    }
+
+    /// What the table says.
+    pub fn listed_address(&self) -> &str {
+        &self.table
     }
 
     /// The member has said where it is.
@@ -194,13 +201,13 @@ async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, D
         Ok(Opening::Huskv(WIRE_VERSION)) => {}
         Ok(Opening::Huskv(version)) => return Err(DialError::Version(version)),
         Ok(Opening::Foreign(bytes)) => {
-            return Err(DialError::Foreign(format!("it begins with {:?}", String::from_utf8_lossy(&bytes))));
+            return Err(DialError::Foreign(format!("it begins with {}", bytes.escape_ascii())));
         }
         Ok(Opening::Nothing) => return Err(DialError::Foreign("it closed the connection without a word".into())),
         Err(error) => return Err(DialError::Foreign(error.to_string())),
     }
     written.map_err(|error| DialError::Broken(error.to_string()))?;
-    match read_frame(stream, HANDSHAKE_BYTES).await.map_err(broken)? {
+    match read_frame(stream, bounds::VERDICT).await.map_err(broken)? {
         Frame::Verdict(Ok(welcome)) => Ok(welcome),
         Frame::Verdict(Err(denial)) => Err(DialError::Denied(denial)),
         other => Err(broken(WireError::Unexpected(other.kind().1))),

@@ -10,11 +10,15 @@
 
 use std::time::Duration;
 
+use slog::debug;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use super::admission::{check_adopted, check_offer, check_who};
+use super::bounds;
+use super::budget::Share;
 use super::dial::{DialError, dial};
-use super::framing::{part, read_frame_within, write_frame_within};
+use super::framing::{part, read_counted, read_frame_within, write_frame_within};
 use super::greeting::{Purpose, WIRE_VERSION};
 use super::shared::Shared;
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
@@ -28,8 +32,6 @@ const ADOPT_LIMIT: Duration = Duration::from_millis(5_900);
 const OFFER_LIMIT: Duration = Duration::from_secs(3);
 /// How long the loop of the joiner may think about an offer; the asker has given up long before.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// The most bytes of an offer to adopt, 1 MiB: room for 100 000 removed raft ids.
-const OFFER_BYTES: usize = 1 << 20;
 /// How long the end of a conversation may take.
 const PARTING: Duration = Duration::from_millis(500);
 
@@ -42,11 +44,15 @@ pub async fn identify(shared: &Shared, address: &str) -> Result<WhoAmI, Refusal>
     let hello = shared.hello(Purpose::Identify, 0);
     let mut stream = match dial(address, &hello, IDENTIFY_LIMIT).await {
         Ok((stream, _)) => stream,
-        Err(error) => return Err(explain(address, &error)),
+        Err(error) => return Err(explain(shared, address, &error)),
     };
     let patience = deadline.saturating_duration_since(Instant::now());
-    match read_frame_within(&mut stream, HANDSHAKE_BYTES, patience).await {
-        Ok(Frame::Who(result)) => result,
+    match read_frame_within(&mut stream, bounds::WHO, patience).await {
+        Ok(Frame::Who(Ok(who))) => match check_who(&who) {
+            Ok(()) => Ok(who),
+            Err(detail) => Err(no_answer(address, &WireError::Malformed(detail))),
+        },
+        Ok(Frame::Who(Err(refusal))) => Err(refusal),
         Ok(other) => Err(no_answer(address, &WireError::Unexpected(other.kind().1))),
         Err(error) => Err(no_answer(address, &error)),
     }
@@ -62,13 +68,17 @@ pub async fn adopt(shared: &Shared, address: &str, adopt: Adopt) -> Result<Adopt
     let hello = shared.hello(Purpose::Adopt, 0);
     let mut stream = match dial(address, &hello, ADOPT_LIMIT).await {
         Ok((stream, _)) => stream,
-        Err(error) => return Err(explain(address, &error)),
+        Err(error) => return Err(explain(shared, address, &error)),
     };
     let offer = Frame::Adopt(adopt);
     let answered = async {
         write_frame_within(&mut stream, &offer, left()).await?;
-        match read_frame_within(&mut stream, HANDSHAKE_BYTES, left()).await? {
-            Frame::Adopted(result) => Ok(result),
+        match read_frame_within(&mut stream, bounds::ADOPTED, left()).await? {
+            Frame::Adopted(Ok(adopted)) => match check_adopted(&adopted) {
+                Ok(()) => Ok(Ok(adopted)),
+                Err(detail) => Err(WireError::Malformed(detail)),
+            },
+            Frame::Adopted(refused) => Ok(refused),
             other => Err(WireError::Unexpected(other.kind().1)),
         }
     };
@@ -89,11 +99,19 @@ pub async fn answer_identify(shared: &Shared, mut stream: TcpStream) {
 
 /// Hands a stranger's offer to the loop, and takes back what it says.
 pub async fn answer_adopt(shared: &Shared, who: &str, mut stream: TcpStream) {
-    let adopt = match read_frame_within(&mut stream, OFFER_BYTES, OFFER_LIMIT).await {
-        Ok(Frame::Adopt(adopt)) => adopt,
-        Ok(other) => return shared.complain("no offer to adopt", who, other.kind().1),
+    let share = Share::new();
+    let room = |bytes| shared.budget.room(&share, false, bytes);
+    // The room is held until the loop has answered.
+    let (adopt, _room) = match read_counted(&mut stream, bounds::ADOPT, OFFER_LIMIT, room).await {
+        Ok((Frame::Adopt(adopt), room)) => (adopt, room),
+        Ok((other, _)) => return shared.complain("no offer to adopt", who, other.kind().1),
         Err(error) => return shared.complain("no offer to adopt", who, &error.to_string()),
     };
+    if let Err(detail) = check_offer(&adopt) {
+        shared.complain("no offer to adopt", who, &detail);
+        let refusal = Refusal::not_applied(Code::BadRequest, format!("the offer cannot be taken: {detail}"));
+        return finish(&mut stream, &Frame::Adopted(Err(refusal))).await;
+    }
     let Ok(answer) = timeout(ANSWER_LIMIT, shared.handle.adopt(adopt)).await else { return };
     finish(&mut stream, &Frame::Adopted(answer)).await;
 }
@@ -106,7 +124,10 @@ async fn finish(stream: &mut TcpStream, answer: &Frame) {
 }
 
 /// What a failed dial means to the person who gave the address.
-fn explain(address: &str, error: &DialError) -> Refusal {
+fn explain(shared: &Shared, address: &str, error: &DialError) -> Refusal {
+    if let DialError::Foreign(said) = error {
+        debug!(shared.log, "what answered there is no huskv"; "address" => address, "said" => said);
+    }
     match error {
         DialError::Version(version) => Refusal::not_applied(
             Code::VersionMismatch,

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::budget::Room;
 use crate::consensus::{Handle, Input};
 use crate::model::{Answer, Code, Refusal};
 
@@ -99,6 +100,14 @@ impl Forwards {
     pub async fn answer(&self, token: u64, result: Result<Answer, Refusal>) {
         if self.withdraw(token) {
             self.handle.deliver(Input::Forwarded { token, result }).await;
+        }
+    }
+
+    /// As [`Forwards::answer`], with the room that the answer takes until the loop has it.
+    pub async fn answer_counted(&self, token: u64, result: Result<Answer, Refusal>, room: Room) {
+        if self.withdraw(token) {
+            let input = Box::new(Input::Forwarded { token, result });
+            self.handle.deliver(Input::Counted { input, room: Box::new(room) }).await;
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Why: everything that comes in passes here first, so here is where a stranger's length is not believed.
 //!
-//! Laws: memory grows with the bytes that really arrived; a length over the bound is refused before anything of it is
-//! read. A frame that was begun to be read has to be read to its end or the connection closed: reading is not resumable.
+//! Laws: memory grows with the bytes that really arrived; a kind that is not expected, and a length over its bound, are
+//! refused before anything of the frame is read. A frame that was begun to be read has to be read to its end or the connection closed: reading is not resumable.
 //!
 //! Not here: the bytes themselves (`wire`).
 
@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::bounds::{self, Bounds};
+use super::budget::Room;
 use super::greeting::MAGIC;
 use super::wire::{CHECKSUM_BYTES, Frame, HEAD_BYTES, WireError};
 
@@ -51,17 +53,32 @@ pub async fn read_opening<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Op
     Ok(Opening::Huskv(u16::from_le_bytes([bytes[MAGIC.len()], bytes[MAGIC.len() + 1]])))
 }
 
-/// Reads one frame whose payload may have at most `limit` bytes.
+/// Reads one frame, which has to be of a kind and of a size that `bounds` allow.
 ///
 /// # Errors
 /// [`WireError`]; the connection cannot be read any further then.
-pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R, limit: usize) -> Result<Frame, WireError> {
+pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R, bounds: Bounds) -> Result<Frame, WireError> {
+    let (head, length) = read_head(reader, bounds).await?;
+    read_body(reader, head, length).await
+}
+
+/// The head of a frame, and how many bytes its payload has.
+async fn read_head<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    bounds: Bounds,
+) -> Result<([u8; HEAD_BYTES], usize), WireError> {
     let mut head = [0; HEAD_BYTES];
     reader.read_exact(&mut head).await.map_err(closed)?;
     let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    if length > limit {
-        return Err(WireError::TooLong(length, limit));
-    }
+    bounds::check(bounds, head[4], length)?;
+    Ok((head, length))
+}
+
+async fn read_body<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    head: [u8; HEAD_BYTES],
+    length: usize,
+) -> Result<Frame, WireError> {
     let length = length + CHECKSUM_BYTES;
     let mut body = Vec::with_capacity(length.min(AHEAD_BYTES));
     reader.take(length as u64).read_to_end(&mut body).await.map_err(closed)?;
@@ -77,10 +94,26 @@ pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R, limit: usize) -> R
 /// [`WireError`], [`WireError::Silent`] included.
 pub async fn read_frame_within<R: AsyncRead + Unpin>(
     reader: &mut R,
-    limit: usize,
+    bounds: Bounds,
     patience: Duration,
 ) -> Result<Frame, WireError> {
-    timeout(patience, read_frame(reader, limit)).await.unwrap_or(Err(WireError::Silent(patience.as_secs())))
+    timeout(patience, read_frame(reader, bounds)).await.unwrap_or(Err(WireError::Silent(patience.as_secs())))
+}
+
+/// As [`read_frame_within`], but between its head and its body the frame waits for `room`.
+///
+/// # Errors
+/// As [`read_frame_within`].
+pub async fn read_counted<R: AsyncRead + Unpin, F: Future<Output = Room>>(
+    reader: &mut R,
+    bounds: Bounds,
+    patience: Duration,
+    room: impl FnOnce(usize) -> F,
+) -> Result<(Frame, Room), WireError> {
+    let silent = |_| WireError::Silent(patience.as_secs());
+    let (head, length) = timeout(patience, read_head(reader, bounds)).await.map_err(silent)??;
+    let room = room(length).await;
+    Ok((timeout(patience, read_body(reader, head, length)).await.map_err(silent)??, room))
 }
 
 /// Writes one frame and flushes; all of it has to be taken within `patience`.
@@ -123,8 +156,8 @@ fn closed(error: io::Error) -> WireError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::bounds::{ANY, HELLO};
     use crate::transport::greeting::preamble;
-    use crate::transport::wire::{FRAME_BYTES, HANDSHAKE_BYTES};
 
     #[tokio::test]
     async fn an_opening_is_judged_at_the_first_byte_that_does_not_fit() {
@@ -141,18 +174,18 @@ mod tests {
     async fn a_length_over_the_bound_is_refused_before_its_bytes_come() {
         let (mut end, mut liar) = tokio::io::duplex(64);
         liar.write_all(&[0xff, 0xff, 0xff, 0xff, 1]).await.unwrap();
-        let result = read_frame(&mut end, HANDSHAKE_BYTES).await;
-        assert!(matches!(result, Err(WireError::TooLong(0xffff_ffff, HANDSHAKE_BYTES))));
+        let result = read_frame(&mut end, HELLO).await;
+        assert!(matches!(result, Err(WireError::TooLong(0xffff_ffff, _))));
     }
 
     #[tokio::test]
     async fn a_frame_that_stops_short_is_a_closed_connection() {
         let bytes = Frame::Changes(vec![7; 10_000]).encode().unwrap();
         let mut whole = &bytes[..];
-        assert_eq!(read_frame(&mut whole, FRAME_BYTES).await.unwrap(), Frame::Changes(vec![7; 10_000]));
+        assert_eq!(read_frame(&mut whole, ANY).await.unwrap(), Frame::Changes(vec![7; 10_000]));
         for cut in [0, 3, 5, 9_000, bytes.len() - 1] {
             let mut torn = &bytes[..cut];
-            assert!(matches!(read_frame(&mut torn, FRAME_BYTES).await, Err(WireError::Closed)), "{cut}");
+            assert!(matches!(read_frame(&mut torn, ANY).await, Err(WireError::Closed)), "{cut}");
         }
     }
 
@@ -160,7 +193,7 @@ mod tests {
     async fn silence_in_the_middle_of_a_frame_is_noticed() {
         let (mut end, mut slow) = tokio::io::duplex(64);
         slow.write_all(&Frame::Ping.encode().unwrap()[..4]).await.unwrap();
-        let result = read_frame_within(&mut end, FRAME_BYTES, Duration::from_millis(20)).await;
+        let result = read_frame_within(&mut end, ANY, Duration::from_millis(20)).await;
         assert!(matches!(result, Err(WireError::Silent(_))));
     }
 }

@@ -9,10 +9,11 @@
 use futures_util::FutureExt;
 
 use super::admission::{admit, check_message, check_snapshot};
+use super::bounds;
 use super::dial::Whereabouts;
 use super::framing::{Opening, read_frame, read_opening};
 use super::greeting::{Hello, WIRE_VERSION};
-use super::wire::{FRAME_BYTES, Frame, HANDSHAKE_BYTES, HEAD_BYTES};
+use super::wire::{Frame, HEAD_BYTES};
 use crate::model::{PeerTable, check_address, codec};
 
 /// A whole connection as it comes: preamble, handshake, frames.
@@ -21,10 +22,10 @@ pub fn stream(mut bytes: &[u8]) {
     if !matches!(opening, Ok(Opening::Huskv(WIRE_VERSION))) {
         return;
     }
-    let mut limit = HANDSHAKE_BYTES;
-    while let Some(Ok(frame)) = read_frame(&mut bytes, limit).now_or_never() {
+    let mut bounds = bounds::HELLO;
+    while let Some(Ok(frame)) = read_frame(&mut bytes, bounds).now_or_never() {
         understood(&frame);
-        limit = FRAME_BYTES;
+        bounds = bounds::ANY;
     }
 }
 

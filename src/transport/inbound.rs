@@ -3,26 +3,26 @@
 //! Why: anything can connect here: members, joiners, a browser, a port scan. All are strangers until their handshake is
 //! done.
 //!
-//! Laws: strangers may take up half of the connections at most, each for [`HANDSHAKE_LIMIT`] at most, and where there is
-//! no place left the one that came first makes room: a crowd that says nothing cannot keep members out. What is not huskv is dropped at its first wrong byte, with at most one log line a second.
+//! Laws: who may hold a connection, and who makes room for whom, is said in `places`; a stranger has [`HANDSHAKE_LIMIT`] to
+//! introduce itself. What is not huskv is dropped at its first wrong byte, with at most one log line a second.
 //! Another version is answered with this one's preamble, which every version can read.
 //!
 //! Not here: what is said after the handshake (`incoming`, `snapshot`, `errand`), and who is let in (`admission`).
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::admission::admit;
+use super::admission::{admit, check_hello};
+use super::bounds;
 use super::framing::{Opening, part, read_frame, read_opening};
 use super::greeting::{Hello, Purpose, WIRE_VERSION, Welcome, preamble};
 use super::outgoing::FAREWELL;
+use super::places::{Place, Places};
 use super::shared::Shared;
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use super::{errand, incoming, snapshot};
@@ -34,12 +34,9 @@ const PARTING: Duration = Duration::from_millis(500);
 /// How long nobody is let in after the system refused a connection, as where it is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Lets in at most `max_inbound` connections at once, until the transport stops.
+/// Lets in about `max_inbound` connections at once, until the transport stops.
 pub async fn accept(listener: TcpListener, shared: Arc<Shared>, max_inbound: usize) {
-    let max = max_inbound.clamp(2, Semaphore::MAX_PERMITS);
-    let seats = Arc::new(Semaphore::new(max));
-    // Those that have not become members yet, in the order in which they came.
-    let mut strangers = VecDeque::<oneshot::Sender<()>>::new();
+    let places = Places::new(max_inbound);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -53,25 +50,16 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>, max_inbound: usi
                 continue;
             }
         };
-        strangers.retain(|stranger| !stranger.is_closed());
-        if strangers.len() >= max / 2 {
-            strangers.pop_front();
-            shared.complain("the peer port is crowded", &from.to_string(), "whoever came first has to make room");
-        }
-        let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
-            shared.complain("the peer port has no connection left", &from.to_string(), "dropped");
-            continue;
-        };
-        let (stranger, unseated) = oneshot::channel();
-        strangers.push_back(stranger);
+        let (place, crowded) = places.enter(from.ip());
         let guest = Guest { shared: Arc::clone(&shared), from };
+        guest.crowded(crowded);
         shared.spawn(async move {
             tokio::select! {
-                () = Box::pin(guest.receive(stream, unseated)) => {}
+                () = Box::pin(guest.receive(stream, &place)) => {}
+                () = place.shown_out() => {}
                 // Members are given a moment to be told what is due.
                 () = async { guest.shared.stopped().await; sleep(FAREWELL).await } => {}
             }
-            drop(seat);
         });
     }
 }
@@ -83,42 +71,25 @@ struct Guest {
 }
 
 impl Guest {
-    /// Serves the connection to its end. As a stranger the guest leaves when it is `unseated`.
-    async fn receive(&self, mut stream: TcpStream, mut unseated: oneshot::Receiver<()>) {
+    /// Serves the connection to its end.
+    async fn receive(&self, mut stream: TcpStream, place: &Place) {
         drop(stream.set_nodelay(true));
-        let greeted = tokio::select! {
-            greeted = timeout(HANDSHAKE_LIMIT, self.greet(&mut stream)) => greeted,
-            _ = &mut unseated => return,
-        };
-        let (hello, welcome) = match greeted {
+        let (hello, welcome) = match timeout(HANDSHAKE_LIMIT, self.greet(&mut stream, place)).await {
             Ok(Some(greeted)) => greeted,
             Ok(None) => return,
             Err(_) => return self.complain("not huskv", "it did not introduce itself in time"),
         };
         let (shared, who) = (&self.shared, self.who(&hello));
         match hello.purpose {
-            Purpose::Peer => {
-                drop(unseated);
-                shared.heard(&hello);
-                incoming::serve(shared, stream, &hello, welcome, &who).await;
-            }
-            Purpose::Snapshot => {
-                drop(unseated);
-                snapshot::receive(shared, stream, &hello, welcome, &who).await;
-            }
-            Purpose::Identify => tokio::select! {
-                () = errand::answer_identify(shared, stream) => {}
-                _ = unseated => {}
-            },
-            Purpose::Adopt => tokio::select! {
-                () = errand::answer_adopt(shared, &who, stream) => {}
-                _ = unseated => {}
-            },
+            Purpose::Peer => incoming::serve(shared, stream, &hello, welcome, &who).await,
+            Purpose::Snapshot => snapshot::receive(shared, stream, &hello, welcome, &who).await,
+            Purpose::Identify => errand::answer_identify(shared, stream).await,
+            Purpose::Adopt => errand::answer_adopt(shared, &who, stream).await,
         }
     }
 
     /// The acceptor's side of the handshake; None where the guest was shown out.
-    async fn greet(&self, stream: &mut TcpStream) -> Option<(Hello, Welcome)> {
+    async fn greet(&self, stream: &mut TcpStream, place: &Place) -> Option<(Hello, Welcome)> {
         match read_opening(stream).await {
             Ok(Opening::Huskv(WIRE_VERSION)) => {}
             Ok(Opening::Huskv(version)) => {
@@ -140,11 +111,14 @@ impl Guest {
                 return None;
             }
         }
-        let hello = match read_frame(stream, HANDSHAKE_BYTES).await {
+        let hello = match read_frame(stream, bounds::HELLO).await {
             Ok(Frame::Hello(hello)) => hello,
             Ok(other) => return self.garbled(&WireError::Unexpected(other.kind().1)),
             Err(error) => return self.garbled(&error),
         };
+        if let Err(reason) = check_hello(&hello) {
+            return self.garbled(&WireError::Malformed(reason));
+        }
         let table = self.shared.table();
         let verdict = match hello.purpose {
             Purpose::Peer | Purpose::Snapshot => admit(table.as_deref(), &hello),
@@ -156,6 +130,9 @@ impl Guest {
         let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(verdict.clone()).encode().ok()?].concat();
         match verdict {
             Ok(welcome) => {
+                if matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot) {
+                    self.crowded(place.settle(hello.from, hello.purpose, |raft_id| self.shared.is_listed(raft_id)));
+                }
                 stream.write_all(&bytes).await.ok()?;
                 Some((hello, welcome))
             }
@@ -175,6 +152,12 @@ impl Guest {
     async fn show_out(&self, stream: &mut TcpStream, last_word: &[u8]) {
         if stream.write_all(last_word).await.is_ok() {
             part(stream, HANDSHAKE_BYTES, PARTING).await;
+        }
+    }
+
+    fn crowded(&self, made_room: bool) {
+        if made_room {
+            self.complain("the peer port is crowded", "whoever came first has to make room");
         }
     }
 

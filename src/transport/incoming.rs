@@ -3,8 +3,9 @@
 //! Why: raft's messages and forwarded requests arrive here in the member's order, and the answers to the requests go
 //! back on the same socket.
 //!
-//! Laws: every message is checked again, for a member can be wrong too. The number of requests under way is bounded, so
-//! the queue of their answers never refuses one, and the loop never waits. As soon as the table no longer has the member,
+//! Laws: every message is checked again, for a member can be wrong too. The requests under way are bounded in number and
+//! in bytes, so the queue of their answers never refuses one, and the loop never waits. A peer that is not in the table
+//! gets what is to be said to it on this same connection, and hands no requests on. As soon as the table no longer has the member,
 //! the connection ends; a member that was removed is told so first.
 //!
 //! Not here: the handshake (`inbound`).
@@ -20,16 +21,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::admission::{admit, check_message};
-use super::framing::read_frame_within;
+use super::bounds;
+use super::budget::{self, Share};
+use super::framing::read_counted;
 use super::greeting::{Denial, Hello, Welcome};
 use super::outgoing::{BUFFER_BYTES, FAREWELL, SILENCE};
 use super::shared::Shared;
-use super::wire::{FRAME_BYTES, Frame, WireError};
+use super::wire::{Frame, WireError};
 use crate::consensus::{Hop, Input};
 use crate::model::{Answer, Code, Refusal};
 
 /// The most requests of one member that are under way at once.
 const MAX_IN_FLIGHT: usize = 1024;
+/// The most bytes of one member's requests that are under way at once, 128 MiB.
+const MAX_BYTES: usize = 128 << 20;
 /// The most frames besides answers that wait to be written.
 const MAX_NOTICES: usize = 64;
 /// The longest a member may have a request wait, one hour.
@@ -41,7 +46,9 @@ pub async fn serve(shared: &Shared, stream: TcpStream, hello: &Hello, welcome: W
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     let (replies, replies_end) = mpsc::channel(MAX_IN_FLIGHT);
     let (notices, notices_end) = mpsc::channel(MAX_NOTICES);
-    let ears = Ears { shared, hello, welcome, who, replies, notices, seats: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) };
+    let _calling = shared.heard(hello, notices.clone());
+    let (seats, bytes) = (Arc::new(Semaphore::new(MAX_IN_FLIGHT)), budget::count(MAX_BYTES));
+    let ears = Ears { shared, hello, welcome, who, replies, notices, seats, bytes, share: Share::new() };
     debug!(shared.log, "a peer has connected"; "peer" => who, "raft_id" => hello.from);
     let mouth = Mouth { shared, hello, replies: replies_end, notices: notices_end };
     tokio::select! {
@@ -58,13 +65,16 @@ pub async fn serve(shared: &Shared, stream: TcpStream, hello: &Hello, welcome: W
     }
 }
 
-/// The answer to one forwarded request, with its place among those under way.
-type Told = (u64, Result<Answer, Refusal>, OwnedSemaphorePermit);
+/// The place of a request among those under way, in number and in bytes.
+type Seat = [OwnedSemaphorePermit; 2];
+
+/// The answer to one forwarded request, with its place.
+type Told = (u64, Result<Answer, Refusal>, Seat);
 
 /// The reply that a forwarded request carries; dropped by a loop that ends, it says so.
 struct Ticket {
     token: u64,
-    seat: Option<OwnedSemaphorePermit>,
+    seat: Option<Seat>,
     replies: mpsc::Sender<Told>,
 }
 
@@ -92,26 +102,34 @@ struct Ears<'a> {
     replies: mpsc::Sender<Told>,
     notices: mpsc::Sender<Frame>,
     seats: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    share: Share,
 }
 
 impl Ears<'_> {
     async fn listen(&self, reader: &mut BufReader<OwnedReadHalf>) -> WireError {
         loop {
-            let frame = match read_frame_within(reader, FRAME_BYTES, SILENCE).await {
-                Ok(frame) => frame,
+            let is_member = self.shared.is_listed(self.hello.from);
+            let room = |bytes| self.shared.budget.room(&self.share, is_member, bytes);
+            let (frame, room) = match read_counted(reader, bounds::FROM_DIALLER, SILENCE, room).await {
+                Ok(read) => read,
                 Err(error) => return error,
             };
             match frame {
                 Frame::Step(message) => match check_message(&message, self.hello.from, self.welcome.raft_id) {
-                    Ok(()) => self.shared.handle.deliver(Input::Step(message)).await,
+                    Ok(()) => {
+                        let input = Box::new(Input::Step(message));
+                        self.shared.handle.deliver(Input::Counted { input, room: Box::new(room) }).await;
+                    }
                     Err(detail) => self.shared.complain("a raft message is refused", self.who, &detail),
                 },
                 Frame::Forward { token, remaining_ms, relay, request } => {
-                    let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else {
-                        let detail = "too many requests of one node wait on the leader; try again in a moment";
-                        let result = Err(Refusal::not_applied(Code::Overloaded, detail));
-                        drop(self.notices.send(Frame::Reply { token, result }).await);
-                        continue;
+                    let seat = match self.seat(is_member, room.bytes) {
+                        Ok(seat) => seat,
+                        Err(refusal) => {
+                            drop(self.notices.send(Frame::Reply { token, result: Err(refusal) }).await);
+                            continue;
+                        }
                     };
                     let mut ticket = Ticket { token, seat: Some(seat), replies: self.replies.clone() };
                     let wait = Duration::from_millis(remaining_ms.min(MAX_WAIT_MS));
@@ -127,13 +145,35 @@ impl Ears<'_> {
                     drop(self.notices.try_send(Frame::Pong));
                 }
                 Frame::Follows(leader) => self.shared.heard_follows(self.hello.from, leader),
-                Frame::Whereabouts(known) => self.shared.heard_of(&known),
+                Frame::Whereabouts(known) => {
+                    if is_member {
+                        self.shared.heard_of(&known);
+                    }
+                }
                 Frame::Removed { cluster_id, raft_id } => {
                     if (cluster_id, raft_id) == (self.welcome.cluster_id, self.welcome.raft_id) {
                         self.shared.handle.deliver(Input::Removed { cluster_id, raft_id }).await;
                     }
                 }
                 other => return WireError::Unexpected(other.kind().1),
+            }
+        }
+    }
+
+    /// A place for a request of so many bytes.
+    fn seat(&self, is_member: bool, bytes: usize) -> Result<Seat, Refusal> {
+        if !is_member {
+            let detail =
+                "the node there does not know the one that sent the request on as a member; try again in a moment";
+            return Err(Refusal::not_applied(Code::NoLeader, detail));
+        }
+        let seat = Arc::clone(&self.seats).try_acquire_owned();
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(budget::units(bytes));
+        match (seat, bytes) {
+            (Ok(seat), Ok(bytes)) => Ok([seat, bytes]),
+            _ => {
+                let detail = "too many requests of one node wait on the leader; try again in a moment";
+                Err(Refusal::not_applied(Code::Overloaded, detail))
             }
         }
     }

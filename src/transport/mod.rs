@@ -14,6 +14,8 @@
 //! Not here: what any message means (`consensus`); encryption and login, which this wire does not have.
 
 mod admission;
+mod bounds;
+mod budget;
 mod dial;
 mod errand;
 mod forwards;
@@ -27,6 +29,8 @@ mod outbox;
 mod outgoing;
 mod parcel;
 mod peer;
+mod places;
+mod precheck;
 mod shared;
 mod snapshot;
 #[cfg(test)]
@@ -48,7 +52,8 @@ const STOP_LIMIT: Duration = Duration::from_millis(450);
 /// What the transport is configured with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The most connections that strangers and peers may hold open at once; strangers get half of them at most.
+    /// About how many connections may be open at once: strangers hold half of them at most, raft ids that are not in the
+    /// member table a quarter, and those that are never find none left.
     pub max_inbound: usize,
 }
 

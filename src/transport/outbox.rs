@@ -25,6 +25,7 @@ use super::parcel::{Load, Parcel, QUEUE_PARCELS};
 use super::peer::{Life, Peer};
 use super::shared::{Directory, Shared};
 use super::snapshot;
+use super::wire::Frame;
 use crate::consensus::{Hop, Input, Outbox};
 use crate::model::{Adopt, Code, PeerTable, Refusal, Request};
 use crate::storage::SnapshotReader;
@@ -35,6 +36,8 @@ const MAX_ERRANDS: usize = 64;
 const PARCEL_BYTES: usize = 256;
 /// What an entry takes up beside its data, roughly.
 const ENTRY_BYTES: usize = 64;
+/// The most bytes of a message to a peer that is not in the table: answers have no entries.
+const ANSWER_BYTES: usize = 64 << 10;
 /// The longest a request may wait; longer ones are cut to it.
 const MAX_WAIT_MS: u64 = 3_600_000;
 
@@ -74,15 +77,15 @@ impl Post {
         self.shared.spawn(async move { shared.handle.deliver(input).await });
     }
 
-    /// The link to a member, or to a peer that was let in before this node's table has it.
-    fn link(&mut self, raft_id: u64) -> Option<&mut Link> {
-        if !self.links.contains_key(&raft_id) {
-            let shared = Arc::clone(&self.shared);
-            let mut directory = shared.directory();
-            let (name, address) = directory.callers.get(&raft_id).cloned()?;
-            self.begin(&mut directory, raft_id, &name, Whereabouts::new(&address));
+    /// Says something to a peer that is not in the table, on every connection that it has opened.
+    fn answer(&self, message: &Message) {
+        if message.msg_type == MessageType::MsgSnapshot || message_bytes(message) > ANSWER_BYTES {
+            return;
         }
-        self.links.get_mut(&raft_id)
+        for (_, caller) in self.shared.directory().callers.range((message.to, 0)..=(message.to, u64::MAX)) {
+            // Where it does not fit, raft repeats it.
+            drop(caller.queue.try_send(Frame::Step(Box::new(message.clone()))));
+        }
     }
 
     fn begin(&mut self, directory: &mut Directory, raft_id: u64, name: &str, whereabouts: Whereabouts) {
@@ -126,14 +129,16 @@ impl Outbox for Post {
         for message in messages {
             let to = message.to;
             let shared = Arc::clone(&self.shared);
-            let Some(link) = self.link(to) else { continue };
+            let Some(link) = self.links.get_mut(&to) else {
+                self.answer(&message);
+                continue;
+            };
             if message.msg_type == MessageType::MsgSnapshot {
                 // A copy is streamed; without it the message would promise what never comes.
                 shared.complain("a snapshot cannot be sent as a message", &link.name, "dropped");
                 continue;
             }
-            let entries = message.entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES);
-            let bytes = PARCEL_BYTES + message.context.len() + entries.sum::<usize>();
+            let bytes = message_bytes(&message);
             let queued = link.put(bytes, |load| Parcel::Step(Box::new(message), load));
             let begins = !queued && !link.full;
             link.full = !queued;
@@ -146,7 +151,7 @@ impl Outbox for Post {
 
     fn forward(&mut self, token: u64, to: u64, hop: Hop, request: Request, timeout_ms: u64) {
         let deadline = Instant::now() + Duration::from_millis(timeout_ms.min(MAX_WAIT_MS));
-        let refusal = match self.link(to) {
+        let refusal = match self.links.get(&to) {
             None => Refusal::not_applied(
                 Code::NoLeader,
                 format!("the member with raft id {to} is not in the member table here"),
@@ -219,27 +224,34 @@ impl Outbox for Post {
             // Every connection was opened under another name than the present one.
             self.introduced_as = introduced_as;
             self.links.clear();
-            *directory = Directory::default();
+            directory.roster.clear();
+            directory.callers.clear();
         }
         let listed: &[_] = if table.removed { &[] } else { &table.peers };
         for (raft_id, name, address) in listed.iter().filter(|(raft_id, ..)| *raft_id != table.raft_id) {
-            let caller = directory.callers.remove(raft_id);
+            let called = directory.callers.range((*raft_id, 0)..=(*raft_id, u64::MAX)).next_back();
+            let said = called.map(|(_, caller)| caller.address.clone());
             if let Some(whereabouts) = directory.roster.get(raft_id) {
                 whereabouts.send_if_modified(|whereabouts| whereabouts.listed(address));
             } else {
                 let mut whereabouts = Whereabouts::new(address);
-                if let Some((_, said)) = caller {
+                if let Some(said) = said {
                     whereabouts.heard(&said);
                 }
                 self.begin(&mut directory, *raft_id, name, whereabouts);
             }
         }
         let is_listed = |raft_id: &u64| listed.iter().any(|(listed, ..)| listed == raft_id);
-        let Directory { roster, callers } = &mut *directory;
-        callers.retain(|raft_id, _| !table.tombstones.contains(raft_id));
-        roster.retain(|raft_id, _| is_listed(raft_id) || callers.contains_key(raft_id));
+        directory.callers.retain(|(raft_id, _), _| !table.tombstones.contains(raft_id) && !is_listed(raft_id));
+        directory.roster.retain(|raft_id, _| is_listed(raft_id));
         self.links.retain(|_, link| !link.queue.is_closed());
     }
+}
+
+/// About how many bytes a message takes up.
+fn message_bytes(message: &Message) -> usize {
+    let entries = message.entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES);
+    PARCEL_BYTES + message.context.len() + entries.sum::<usize>()
 }
 
 /// About how many bytes a request takes up.

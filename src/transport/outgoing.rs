@@ -1,7 +1,7 @@
 //! The dialler's end of an established connection to a member.
 //!
 //! Why: raft's messages and clients' requests leave here in the order in which the loop gave them, and the answers to
-//! the requests come back on the same socket, so a broken connection tells exactly which of them are unknown.
+//! the requests (and to messages, from a node in whose table this one is not yet) come back on the same socket, so a broken connection tells exactly which of them are unknown.
 //!
 //! Laws: what is queued is coalesced, and flushed as soon as the queue is empty, never by a timer. The dialler pings
 //! every second, so either end finds a connection that is only half there within [`SILENCE`].
@@ -16,13 +16,16 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::admission::check_message;
+use super::bounds;
+use super::budget::Share;
 use super::dial::Whereabouts;
 use super::forwards::Forwards;
-use super::framing::read_frame_within;
+use super::framing::read_counted;
 use super::greeting::Hello;
 use super::parcel::Parcel;
 use super::shared::Shared;
-use super::wire::{FRAME_BYTES, Frame, WireError};
+use super::wire::{Frame, WireError};
 use crate::consensus::{Hop, Input};
 use crate::model::{Code, Refusal};
 
@@ -91,18 +94,31 @@ impl Outgoing<'_> {
     /// Takes what comes back, until the connection fails.
     async fn listen(&self, reader: OwnedReadHalf) -> String {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
+        let share = Share::new();
         loop {
-            match read_frame_within(&mut reader, FRAME_BYTES, SILENCE).await {
-                Ok(Frame::Reply { token, result }) => self.forwards.answer(token, result).await,
-                Ok(Frame::Pong) => {}
-                Ok(Frame::Follows(leader)) => self.shared.heard_follows(self.peer, leader),
-                Ok(Frame::Removed { cluster_id, raft_id }) => {
+            let room = |bytes| self.shared.budget.room(&share, true, bytes);
+            let (frame, room) = match read_counted(&mut reader, bounds::FROM_ACCEPTOR, SILENCE, room).await {
+                Ok(read) => read,
+                Err(error) => return error.to_string(),
+            };
+            match frame {
+                Frame::Reply { token, result } => self.forwards.answer_counted(token, result, room).await,
+                // A node in whose table this one is not yet answers on this connection.
+                Frame::Step(message) => match check_message(&message, self.peer, self.hello.from) {
+                    Ok(()) => {
+                        let input = Box::new(Input::Step(message));
+                        self.shared.handle.deliver(Input::Counted { input, room: Box::new(room) }).await;
+                    }
+                    Err(detail) => self.shared.complain("a raft message is refused", &self.peer.to_string(), &detail),
+                },
+                Frame::Pong => {}
+                Frame::Follows(leader) => self.shared.heard_follows(self.peer, leader),
+                Frame::Removed { cluster_id, raft_id } => {
                     if (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from) {
                         self.shared.handle.deliver(Input::Removed { cluster_id, raft_id }).await;
                     }
                 }
-                Ok(other) => return WireError::Unexpected(other.kind().1).to_string(),
-                Err(error) => return error.to_string(),
+                other => return WireError::Unexpected(other.kind().1).to_string(),
             }
         }
     }

@@ -5,7 +5,8 @@
 //!
 //! Laws: nothing queues up for a member that cannot be reached: raft's messages are dropped (raft repeats them) and
 //! requests are given back at once. The loop is told [`Input::PeerDown`] once for each spell of dropping. Between two
-//! dials lies a backoff with jitter, whatever happens.
+//! dials lies a backoff with jitter, whatever happens. What was only said, in a handshake or by another member, is worth
+//! a bounded number of dials ([`Hints`]) until the member has answered there: anybody can say it, of anybody's address.
 //!
 //! Not here: what is said on an established connection (`outgoing`).
 
@@ -37,6 +38,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const GOOD_CONNECTION: Duration = Duration::from_secs(1);
 /// How long one dial may take, all addresses of the name together.
 const DIAL_LIMIT: Duration = Duration::from_secs(6);
+/// How many dials at once an unproven word is worth: the first of a member to an address that is not the table's, or sooner
+/// than the backoff has it.
+const HINTS_AT_ONCE: u32 = 16;
+/// How long it takes until another one is.
+const HINT_EVERY: Duration = Duration::from_secs(30);
 /// How often the log says what is dialled in vain.
 const REMINDER_EVERY: Duration = Duration::from_secs(10);
 
@@ -72,6 +78,30 @@ pub struct Life {
     told: Vec<Discriminant<DialError>>,
     ever_up: bool,
     told_down: bool,
+    hints: Hints,
+    /// The address at which the member answered last.
+    proven: Option<String>,
+}
+
+/// How many dials an unproven word is still worth.
+struct Hints {
+    left: u32,
+    since: Instant,
+}
+
+impl Hints {
+    /// Takes one; false where none is left.
+    fn take(&mut self, now: Instant) -> bool {
+        while self.left < HINTS_AT_ONCE && now.duration_since(self.since) >= HINT_EVERY {
+            (self.left, self.since) = (self.left + 1, self.since + HINT_EVERY);
+        }
+        if self.left == HINTS_AT_ONCE {
+            self.since = now;
+        }
+        let some = self.left > 0;
+        self.left -= u32::from(some);
+        some
+    }
 }
 
 impl Life {
@@ -87,6 +117,8 @@ impl Life {
             told: Vec::new(),
             ever_up: false,
             told_down: false,
+            hints: Hints { left: HINTS_AT_ONCE, since: now },
+            proven: None,
         }
     }
 }
@@ -133,7 +165,11 @@ impl Peer {
         if self.life.known.as_ref() != Some(&whereabouts) {
             self.life.attempt = 0;
         }
-        let address = whereabouts.address(self.life.attempt).to_owned();
+        let mut address = whereabouts.address(self.life.attempt).to_owned();
+        let vouched = address == whereabouts.listed_address() || self.life.proven.as_ref() == Some(&address);
+        if !vouched && !self.life.hints.take(Instant::now()) {
+            whereabouts.listed_address().clone_into(&mut address);
+        }
         self.life.known = Some(whereabouts);
         self.life.attempt += 1;
         let (target, hello) = (address.clone(), self.hello.clone());
@@ -175,6 +211,7 @@ impl Peer {
             "away_ms" => ms(away));
         let began = Instant::now();
         self.life.ever_up = true;
+        self.life.proven = Some(address.to_owned());
         self.life.told.clear();
         self.shared.handle.deliver(Input::PeerUp(self.raft_id)).await;
         let outgoing =
@@ -217,8 +254,10 @@ impl Peer {
                         return false;
                     }
                     // It moved, or has just dialled this node: it is worth a try.
-                    self.life.backoff = BACKOFF_MIN;
-                    until = until.min(Instant::now() + jitter(BACKOFF_MIN));
+                    if self.life.hints.take(Instant::now()) {
+                        self.life.backoff = BACKOFF_MIN;
+                        until = until.min(Instant::now() + jitter(BACKOFF_MIN));
+                    }
                 }
                 () = &mut stopped => return false,
             }
@@ -293,6 +332,15 @@ fn ms(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hints_are_bounded_and_come_back_slowly() {
+        let began = Instant::now();
+        let mut hints = Hints { left: HINTS_AT_ONCE, since: began };
+        let mut take = |seconds| (0..1_000).filter(|_| hints.take(began + Duration::from_secs(seconds))).count();
+        assert_eq!((take(5), take(20), take(36), take(66)), (16, 0, 1, 1));
+        assert_eq!(take(100_000), 16);
+    }
 
     #[test]
     fn the_jitter_stays_between_half_and_all() {

@@ -12,15 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use slog::{Logger, warn};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::budget::Budget;
 use super::dial::Whereabouts;
 use super::greeting::{Hello, Purpose};
+use super::wire::Frame;
 use crate::consensus::{Handle, Input};
-use crate::model::{PeerTable, check_address};
+use crate::model::PeerTable;
 
-/// The most peers that are remembered without being in the table.
-const MAX_CALLERS: usize = 64;
 /// How many lines of one reason are logged one after the other before they are thinned out.
 const COMPLAINTS_AT_ONCE: u32 = 8;
 /// The shortest time between two log lines of the same reason after that; it doubles while the reason goes on.
@@ -36,6 +36,12 @@ pub struct Shared {
     pub log: Logger,
     /// What the loop published last; None before the first time.
     pub table: watch::Sender<Option<Arc<PeerTable>>>,
+    /// The bytes that peers may have on their way.
+    pub budget: Budget,
+    /// Counts the snapshots that were begun to be received: a newer one ends the older.
+    pub receptions: watch::Sender<u64>,
+    /// Held while a snapshot is written.
+    pub reception: Arc<Semaphore>,
     directory: Mutex<Directory>,
     runtime: tokio::runtime::Handle,
     complaints: Mutex<HashMap<&'static str, Complaint>>,
@@ -43,15 +49,38 @@ pub struct Shared {
     tasks: watch::Sender<usize>,
 }
 
-/// Who is dialled, and who might have to be; under one lock, so that no member's word is lost on its way from one to the
+/// Who is dialled, and who has called; under one lock, so that no member's word is lost on its way from one to the
 /// other.
 #[derive(Default)]
 pub struct Directory {
     /// Where the members are that are dialled now; a sender that is dropped retires its peer.
     pub roster: BTreeMap<u64, watch::Sender<Whereabouts>>,
-    /// Who has been let in and is not in the table, with name and address: a node whose table is old or empty (every
-    /// joiner's is) must answer the leader all the same.
-    pub callers: BTreeMap<u64, (String, String)>,
+    /// Who is connected to this node and is not in the table: a node whose table is old or empty (every joiner's is) must
+    /// answer the leader all the same. It does so on the connection that is there; nobody's word makes it dial.
+    /// Each by its raft id and a number of its own: more than one may call itself by the same id.
+    pub callers: BTreeMap<(u64, u64), Caller>,
+    /// The number of the next caller.
+    next_caller: u64,
+}
+
+/// A peer that is not in the table, for as long as its connection lasts.
+pub struct Caller {
+    /// Where it says that it is.
+    pub address: String,
+    /// What is to be sent to it.
+    pub queue: mpsc::Sender<Frame>,
+}
+
+/// Forgets a caller when it is dropped.
+pub struct Calling<'a> {
+    shared: &'a Shared,
+    caller: (u64, u64),
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.shared.directory().callers.remove(&self.caller);
+    }
 }
 
 /// One reason to complain.
@@ -82,6 +111,9 @@ impl Shared {
             handle,
             log,
             table: watch::Sender::new(None),
+            budget: Budget::new(),
+            receptions: watch::Sender::new(0),
+            reception: Arc::new(Semaphore::new(1)),
             directory: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             complaints: Mutex::default(),
@@ -136,22 +168,29 @@ impl Shared {
         }
     }
 
-    /// Who is dialled, and who might have to be.
+    /// Who is dialled, and who has called.
     pub fn directory(&self) -> MutexGuard<'_, Directory> {
         self.directory.lock().expect("nothing panics while it holds the directory")
     }
 
-    /// Remembers where a peer that was let in said it is, and that it is alive.
-    pub fn heard(&self, hello: &Hello) {
+    /// Whether this raft id is in the table.
+    pub fn is_listed(&self, raft_id: u64) -> bool {
+        self.table.borrow().as_deref().is_some_and(|table| table.peers.iter().any(|(listed, ..)| *listed == raft_id))
+    }
+
+    /// Remembers where a peer that was let in said it is, and that it is alive; one that is not in the table is answered
+    /// through `queue` for as long as the result lives.
+    #[must_use]
+    pub fn heard(&self, hello: &Hello, queue: mpsc::Sender<Frame>) -> Option<Calling<'_>> {
         let mut directory = self.directory();
         if let Some(whereabouts) = directory.roster.get(&hello.from) {
             whereabouts.send_modify(|whereabouts| whereabouts.heard(&hello.raft_address));
-        } else if check_address(&hello.raft_address).is_ok() {
-            let callers = &mut directory.callers;
-            if callers.len() < MAX_CALLERS || callers.contains_key(&hello.from) {
-                callers.insert(hello.from, (hello.node_id.clone(), hello.raft_address.clone()));
-            }
+            return None;
         }
+        let caller = (hello.from, directory.next_caller);
+        directory.next_caller += 1;
+        directory.callers.insert(caller, Caller { address: hello.raft_address.clone(), queue });
+        Some(Calling { shared: self, caller })
     }
 
     /// Where members other than `except` have said they are, where that is not what the table says. Passed on, it lets two

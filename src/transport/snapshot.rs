@@ -4,10 +4,13 @@
 //!
 //! Laws: a stream ends in one word from the receiver: in use, or the reason why not. Every step of it has to be done
 //! within [`PROGRESS`], the receiver's last one within [`FINISH`]. Disks are read and written on threads of their own.
-//! Nothing is installed before it has arrived completely and is durable.
+//! A copy is announced first; the receiver's loop, which knows who leads, says whether it is wanted, and before that nothing
+//! of it is opened or read. One copy is received at a time: a newer one ends the older. Nothing is installed before it has
+//! arrived completely and is durable, and a copy that is not leaves nothing behind.
 //!
 //! Not here: how a copy is made and taken apart (`storage`), and when (`consensus`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft::eraftpb::{Message, SnapshotMetadata};
@@ -15,18 +18,19 @@ use slog::info;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::admission::check_snapshot;
+use super::bounds;
 use super::dial::dial;
 use super::framing::{read_frame_within, write_frame_within};
 use super::greeting::{Hello, Purpose, Welcome};
 use super::incoming::unwanted;
 use super::shared::Shared;
-use super::wire::{FRAME_BYTES, Frame, HANDSHAKE_BYTES, WireError};
+use super::wire::{Frame, WireError};
 use crate::consensus::{Input, InstallError};
-use crate::storage::{self, Received, SnapshotReader, SnapshotWriter};
+use crate::storage::{self, Received, Reception, SnapshotReader};
 
 /// How long a stream may take over one piece before it is given up.
 const PROGRESS: Duration = Duration::from_secs(30);
@@ -38,6 +42,12 @@ const DIAL_LIMIT: Duration = Duration::from_secs(6);
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// How often either end says that it is still there while it has nothing to send.
 const PING_EVERY: Duration = Duration::from_secs(1);
+/// How long the announcement of a copy is waited for.
+const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
+/// How long an earlier copy may take to be cleared away.
+const CLEARING_LIMIT: Duration = Duration::from_secs(20);
+/// The longest reason that is sent back.
+const REASON_CHARS: usize = 1_000;
 /// How many pieces, of 1 MiB each, lie between the disk and the network.
 const PIECES_AHEAD: usize = 4;
 
@@ -58,9 +68,9 @@ pub async fn send(
     let sending = async {
         let (stream, address) = dial_member(shared, to).await?;
         info!(shared.log, "stream of a copy begun"; "to" => to, "address" => address);
-        let (pieces, pieces_end) = mpsc::channel(PIECES_AHEAD);
+        let (bytes, (pieces, pieces_end)) = (reader.bytes(), mpsc::channel(PIECES_AHEAD));
         on_thread("copy-reader", move || read_copy(|| reader.next(), &pieces))?;
-        stream_out(stream, message, pieces_end).await
+        stream_out(stream, message, bytes, pieces_end).await
     };
     let result = tokio::select! {
         result = sending => result,
@@ -102,10 +112,11 @@ fn read_copy(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>, p
     }
 }
 
-/// The sender's end of a stream.
+/// The sender's end of a stream of a state that takes up about `bytes` on its disk.
 pub async fn stream_out(
     stream: TcpStream,
     message: Message,
+    bytes: u64,
     pieces: mpsc::Receiver<Piece>,
 ) -> Result<SnapshotMetadata, String> {
     let (mut reader, mut writer) = stream.into_split();
@@ -114,7 +125,7 @@ pub async fn stream_out(
     let sent = tokio::select! {
         biased;
         word = &mut word => return Err(word.err().unwrap_or_else(|| "it was taken before its end".into())),
-        sent = push(&mut writer, message, pieces) => sent,
+        sent = push(&mut writer, message, bytes, pieces) => sent,
     };
     match sent {
         Ok(metadata) => {
@@ -140,8 +151,11 @@ enum Unsent {
 async fn push<W: AsyncWrite + Unpin>(
     writer: &mut W,
     mut message: Message,
+    bytes: u64,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<SnapshotMetadata, Unsent> {
+    let announce = Frame::Announce { index: message.get_snapshot().get_metadata().index, bytes };
+    write_frame_within(writer, &announce, PROGRESS).await.map_err(Unsent::Connection)?;
     let mut last = Instant::now();
     loop {
         let frame = match timeout(PING_EVERY, pieces.recv()).await {
@@ -167,7 +181,7 @@ async fn push<W: AsyncWrite + Unpin>(
 /// Waits for the receiver's word.
 async fn last_word<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), String> {
     loop {
-        match read_frame_within(reader, HANDSHAKE_BYTES, PROGRESS).await {
+        match read_frame_within(reader, bounds::TAKEN, PROGRESS).await {
             Ok(Frame::Ping) => {}
             Ok(Frame::Taken(word)) => return word,
             Ok(other) => return Err(WireError::Unexpected(other.kind().1).to_string()),
@@ -183,7 +197,7 @@ pub async fn receive(shared: &Shared, stream: TcpStream, hello: &Hello, welcome:
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let result = {
-        let taking = take_in(shared, &mut reader, hello, welcome);
+        let taking = asked_and_taken(shared, &mut reader, hello, welcome);
         tokio::pin!(taking);
         let unwanted = unwanted(shared, hello);
         tokio::pin!(unwanted);
@@ -205,39 +219,73 @@ pub async fn receive(shared: &Shared, stream: TcpStream, hello: &Hello, welcome:
     let outcome = result.as_ref().map_or_else(String::as_str, |()| "in use");
     info!(shared.log, "stream of a copy ended"; "from" => who, "outcome" => outcome, "ms" => ms(began));
     // Whether the sender still listens is its own affair; what it still sends is not to take back what it is told.
-    if write_frame_within(&mut writer, &Frame::Taken(result), LAST_WORD).await.is_ok() {
+    let word = result.map_err(|reason| reason.chars().take(REASON_CHARS).collect());
+    if write_frame_within(&mut writer, &Frame::Taken(word), LAST_WORD).await.is_ok() {
         drop(writer);
         drop(timeout(LAST_WORD, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
     }
 }
 
-/// The receiver's end of a stream, from the first piece until the copy is in use.
-async fn take_in(
+/// Why a copy is not taken where the loop does not answer any more.
+const STOPPING: &str = "the node is stopping";
+
+/// The receiver's end of a stream, from the announcement until the copy is in use.
+async fn asked_and_taken(
     shared: &Shared,
     reader: &mut BufReader<OwnedReadHalf>,
     hello: &Hello,
     welcome: Welcome,
 ) -> Result<(), String> {
-    const STOPPING: &str = "the node is stopping";
+    let announced = match read_frame_within(reader, bounds::ANNOUNCE, ANNOUNCE_LIMIT).await {
+        Ok(Frame::Announce { index, bytes }) => (index, bytes),
+        Ok(other) => return Err(WireError::Unexpected(other.kind().1).to_string()),
+        Err(error) => return Err(error.to_string()),
+    };
     let (reply, answer) = oneshot::channel();
     let reply = Box::new(move |result| drop(reply.send(result)));
     shared.handle.deliver(Input::Receive { from: hello.from, reply }).await;
-    let writer = answer.await.map_err(|_| STOPPING)?.map_err(|InstallError(reason)| reason)?;
+    let reception = answer.await.map_err(|_| STOPPING)?.map_err(|InstallError(reason)| reason)?;
 
+    // This one is wanted now, so an earlier one, of a leader that was, is not.
+    shared.receptions.send_modify(|count| *count += 1);
+    let mut receptions = shared.receptions.subscribe();
+    let turn = timeout(CLEARING_LIMIT, Arc::clone(&shared.reception).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return Err("an earlier copy is still being cleared away".into()) };
+    tokio::select! {
+        result = take_in(shared, reader, (hello.from, welcome.raft_id), announced, (reception, turn)) => result,
+        _ = receptions.changed() => Err("a newer copy is received instead".into()),
+    }
+}
+
+/// Takes the copy that was announced from a member to this node, into `reception`, while it is this one's turn.
+async fn take_in(
+    shared: &Shared,
+    reader: &mut BufReader<OwnedReadHalf>,
+    (from, to): (u64, u64),
+    (index, bytes): (u64, u64),
+    (reception, turn): (Reception, OwnedSemaphorePermit),
+) -> Result<(), String> {
     let (pieces, pieces_end) = mpsc::channel(PIECES_AHEAD);
     let (written, mut written_end) = oneshot::channel();
-    on_thread("copy-writer", move || drop(written.send(write_copy(writer, pieces_end))))?;
+    on_thread("copy-writer", move || {
+        // What was written of a copy that failed is gone when the turn ends.
+        drop(written.send(write_copy(reception, bytes, pieces_end)));
+        drop(turn);
+    })?;
     let written = loop {
         // Reading cannot be taken up again where the writer ends first; then there is nothing to read for either.
         let frame = tokio::select! {
-            frame = read_frame_within(reader, FRAME_BYTES, PROGRESS) => frame.map_err(|error| error.to_string())?,
+            frame = read_frame_within(reader, bounds::SNAPSHOT, PROGRESS) => frame.map_err(|error| error.to_string())?,
             written = &mut written_end => break written,
         };
         let last = match &frame {
             Frame::Ping => continue,
             Frame::Changes(_) => false,
             Frame::End(message) => {
-                check_snapshot(message, hello.from, welcome.raft_id)?;
+                check_snapshot(message, from, to)?;
+                if message.get_snapshot().get_metadata().index < index {
+                    return Err("it is older than what was announced".into());
+                }
                 true
             }
             other => return Err(WireError::Unexpected(other.kind().1).to_string()),
@@ -256,9 +304,11 @@ async fn take_in(
 
 /// Writes what comes, until the end of the copy; where there is none, the generation is dropped again.
 fn write_copy(
-    mut writer: SnapshotWriter,
+    reception: Reception,
+    announced: u64,
     mut pieces: mpsc::Receiver<Frame>,
 ) -> Result<(Received, Box<Message>), String> {
+    let mut writer = reception.open(announced).map_err(|error| error.to_string())?;
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
             Frame::Changes(changes) => writer.write(&changes).map_err(|error| error.to_string())?,

@@ -4,7 +4,8 @@
 //!
 //! A frame is: u32 LE length of the payload, u8 kind, payload, u32 LE crc32 of all before it.
 //!
-//! Laws: nothing that arrives is believed before its length and its checksum are checked; no bytes can make the
+//! Laws: nothing that arrives is believed before its length and its checksum are checked, and no raft message is decoded
+//! before `precheck` has said what becomes of it; no bytes can make the
 //! decoding panic.
 //!
 //! Not here: how a connection begins (`greeting`), sockets and timeouts (`framing`), and whether what was said is
@@ -16,11 +17,13 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::greeting::{Denial, Hello, Welcome};
+use super::precheck;
 use crate::model::{Adopt, Adopted, Answer, Refusal, Request, WhoAmI, codec};
 
-/// The most payload that a frame may claim before the handshake is done, 64 KiB.
+/// The most bytes that are read, and thrown away, where a conversation ends, 64 KiB.
 pub const HANDSHAKE_BYTES: usize = 64 << 10;
-/// The most payload that any frame may claim, 32 MiB; the largest that is sent holds one batch of entries.
+/// The most payload of any frame, 32 MiB: the largest command, which is far smaller, and a batch of entries. What each
+/// kind may have is in `bounds`.
 pub const FRAME_BYTES: usize = 32 << 20;
 /// Length and kind.
 pub const HEAD_BYTES: usize = 5;
@@ -75,6 +78,13 @@ pub enum Frame {
     Adopt(Adopt),
     /// Adopt, acceptor: its answer.
     Adopted(Result<Adopted, Refusal>),
+    /// Snapshot, dialler, first: what is to come.
+    Announce {
+        /// The index of the snapshot that raft asked for; the one that is sent is of it or of a later one.
+        index: u64,
+        /// About how many bytes it takes up on the sender's disk, which is more than is sent.
+        bytes: u64,
+    },
     /// Snapshot, dialler: a piece of the copy, at most 1 MiB and one change.
     Changes(Vec<u8>),
     /// Snapshot, dialler: the copy is complete; the MsgSnapshot with the final metadata.
@@ -129,6 +139,7 @@ impl Frame {
             Self::End(_) => (13, "end"),
             Self::Taken(_) => (14, "taken"),
             Self::Whereabouts(_) => (15, "whereabouts"),
+            Self::Announce { .. } => (21, "announce"),
             Self::Follows(_) => (28, "follows"),
         }
     }
@@ -158,6 +169,7 @@ impl Frame {
             Self::Changes(changes) => bytes.extend_from_slice(changes),
             Self::Taken(result) => bytes.extend(codec::encode(result)),
             Self::Whereabouts(known) => bytes.extend(codec::encode(known)),
+            Self::Announce { index, bytes: size } => bytes.extend(codec::encode(&(index, size))),
             Self::Follows(leader) => bytes.extend(codec::encode(leader)),
         }
         let length = bytes.len() - HEAD_BYTES;
@@ -186,7 +198,7 @@ impl Frame {
         Ok(match head[4] {
             1 => Self::Hello(value(&body)?),
             2 => Self::Verdict(value(&body)?),
-            3 => Self::Step(message(body)?),
+            3 => Self::Step(message(body, false)?),
             4 => {
                 let (token, remaining_ms, relay, request) = value(&body)?;
                 Self::Forward { token, remaining_ms, relay, request }
@@ -205,9 +217,13 @@ impl Frame {
             10 => Self::Adopt(value(&body)?),
             11 => Self::Adopted(value(&body)?),
             12 => Self::Changes(body),
-            13 => Self::End(message(body)?),
+            13 => Self::End(message(body, true)?),
             14 => Self::Taken(value(&body)?),
             15 => Self::Whereabouts(value(&body)?),
+            21 => {
+                let (index, bytes) = value(&body)?;
+                Self::Announce { index, bytes }
+            }
             28 => Self::Follows(value(&body)?),
             kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
         })
@@ -219,7 +235,8 @@ fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
 }
 
 /// The entries of the message share its bytes instead of copying them.
-fn message(bytes: Vec<u8>) -> Result<Box<Message>, WireError> {
+fn message(bytes: Vec<u8>, ends_snapshot: bool) -> Result<Box<Message>, WireError> {
+    precheck::check(&bytes, ends_snapshot).map_err(|reason| WireError::Malformed(reason.into()))?;
     let message =
         Message::parse_from_carllerche_bytes(&bytes.into()).map_err(|error| WireError::Malformed(error.to_string()))?;
     Ok(Box::new(message))
@@ -248,6 +265,8 @@ mod tests {
         };
         let mut append = Message { from: 1, term: 3, ..Message::default() };
         append.entries.push(raft::eraftpb::Entry { index: 4, ..Default::default() });
+        let mut end = Message { from: 1, term: 3, ..Message::default() };
+        end.mut_snapshot().mut_metadata().index = 4;
         let put = Command::put("k", "1");
         vec![
             Frame::Hello(hello),
@@ -261,8 +280,9 @@ mod tests {
             Frame::Follows(7),
             Frame::Removed { cluster_id: 7, raft_id: 2 },
             Frame::Who(Err(Refusal::not_applied(Code::Stopping, "bye"))),
+            Frame::Announce { index: 9, bytes: 1 << 30 },
             Frame::Changes(vec![0, 1, 2]),
-            Frame::End(Box::new(append)),
+            Frame::End(Box::new(end)),
             Frame::Taken(Err("full".into())),
         ]
     }
@@ -291,6 +311,20 @@ mod tests {
                 assert!(decode(&flipped).is_err(), "{frame:?}, bit {bit}");
             }
         }
+    }
+
+    #[test]
+    fn a_frame_of_empty_entries_is_refused_before_it_takes_memory() {
+        let payload = [0x3a, 0].repeat(4 << 20);
+        let mut head = [0; HEAD_BYTES];
+        head[..4].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+        head[4] = 3;
+        let checksum = crc32fast::hash(&[&head[..], &payload].concat()).to_le_bytes();
+        let body = [&payload[..], &checksum].concat();
+        let taken = allocation_counter::measure(|| {
+            assert!(matches!(Frame::decode(head, body), Err(WireError::Malformed(_))));
+        });
+        assert!(taken.bytes_max < 1 << 10, "{} bytes", taken.bytes_max);
     }
 
     #[test]

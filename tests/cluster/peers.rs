@@ -12,6 +12,8 @@ use crate::harness::{Cluster, Node, Setup, check, eventually, secs, throughout};
 crate::harness::cases![
     garbage_http_and_scans_make_one_log_line_each_and_hurt_nobody,
     idle_and_flooding_connections_do_not_keep_peers_out,
+    held_sockets_do_not_keep_members_out_when_they_restart,
+    another_hosts_banner_is_not_read_through_a_join,
     a_lost_peer_and_its_return_are_logged,
     another_wire_version_is_refused_naming_both,
 ];
@@ -97,6 +99,44 @@ fn idle_and_flooding_connections_do_not_keep_peers_out() {
     let fourth = Setup::named("node4").start();
     cluster.nodes[leader].join(&fourth).expect(200, "a join meanwhile");
     drop(held);
+}
+
+fn held_sockets_do_not_keep_members_out_when_they_restart() {
+    let mut cluster = Cluster::of(3);
+    let mut held = Vec::new();
+    for round in 0..2 {
+        for place in 0..3 {
+            for node in &cluster.nodes {
+                held.extend((0..254).filter_map(|_| TcpStream::connect(&node.raft).ok()));
+            }
+            cluster.nodes[place].kill9();
+            cluster.nodes[place].start();
+            let leader = cluster.agreed();
+            cluster.nodes[leader].put("round", round);
+            assert_eq!(cluster.nodes[place].value("round"), round, "it is with the others again");
+        }
+    }
+    drop(held);
+}
+
+fn another_hosts_banner_is_not_read_through_a_join() {
+    let lone = Setup::named("node1").start();
+    let host = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = host.local_addr().expect("bound").to_string();
+    thread::spawn(move || {
+        for stream in host.incoming() {
+            let _ = stream.expect("a connection").write_all(b"SSH-2.0-OpenSSH_9.9 internal\r\n");
+        }
+    });
+    let body = json!({"node_id": "node2", "raft_address": address});
+    let answer = lone.post("/raft/join", &body).problem(502, "a join of something else");
+    let detail = answer.code("unreachable", "its code").word("detail");
+    assert!(detail.contains("something answered") && detail.contains(&address), "{detail}");
+    assert!(!detail.contains("SSH") && !detail.contains('S'), "what it said is not told: {detail}");
+    for address in ["0.0.0.0:1112", "[::]:1112", "a\nb:1"] {
+        let body = json!({"node_id": "node2", "raft_address": address});
+        lone.post("/raft/join", &body).problem(400, address).code("bad_body", address);
+    }
 }
 
 fn a_lost_peer_and_its_return_are_logged() {

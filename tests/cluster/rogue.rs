@@ -9,7 +9,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use huskv::consensus::{Inbox, Input, Outbox, channel};
+use huskv::consensus::{Hop, Inbox, Input, Outbox, channel};
 use huskv::model::{
     Answer, Code, Command, Condition, Fate, Operation, Outcome, PeerTable, Proposal, Refusal, Request, Standing, Txn,
     Value, WhoAmI,
@@ -103,7 +103,7 @@ impl Rogue {
         self.token += 1;
         let token = self.token;
         let entered = self.runtime.enter();
-        self.outbox.forward(token, to, request, 15_000);
+        self.outbox.forward(token, to, Hop::Client, request, 15_000);
         drop(entered);
         self.wait(|input| match input {
             Input::Forwarded { token: answered, result } if answered == token => Some(result),

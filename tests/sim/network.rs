@@ -200,7 +200,7 @@ impl World {
                     self.errand_ends(origin, token, Input::AdoptAnswered { token, result });
                 }
             }
-            Said::Receive { stream, writer } => self.receive(stream, *writer),
+            Said::Receive { stream, reception } => self.receive(stream, *reception),
             Said::Installed { stream, metadata, result } => {
                 let ended = result.map(|()| metadata).map_err(|error| error.0);
                 self.end_stream(stream, ended);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Chores, Fetched, Hop, InstallError, Listed, Millis, Outbox};
 use huskv::model::{Adopt, Adopted, Answer, PeerTable, Refusal, Request, WhoAmI};
-use huskv::storage::{Cut, Db, Engine, SnapshotReader, SnapshotWriter};
+use huskv::storage::{Cut, Db, Engine, Reception, SnapshotReader};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 
 use crate::engine::{Fate, SimEngine};
@@ -81,7 +81,7 @@ pub enum Said {
     Forwarded { origin: Life, token: u64, result: Result<Answer, Refusal> },
     WhoAmI { origin: Life, token: u64, me: WhoAmI },
     Adopted { origin: Life, token: u64, result: Result<Adopted, Refusal> },
-    Receive { stream: u64, writer: Box<Result<SnapshotWriter, InstallError>> },
+    Receive { stream: u64, reception: Box<Result<Reception, InstallError>> },
     Installed { stream: u64, metadata: SnapshotMetadata, result: Result<(), InstallError> },
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use huskv::consensus::{Input, InstallError};
-use huskv::storage::{Cut, Frame, SnapshotReader, SnapshotWriter};
+use huskv::storage::{Cut, Frame, Reception, SnapshotReader};
 use raft::eraftpb::{Message, SnapshotMetadata};
 
 use crate::engine::Fate;
@@ -97,16 +97,17 @@ impl World {
             return self.end_stream(id, Err("the connection broke".into()));
         };
         let sender = self.streams[&id].message.from;
-        let reply = self.nodes[at].port.reply(move |writer| Said::Receive { stream: id, writer: Box::new(writer) });
+        let reply =
+            self.nodes[at].port.reply(move |reception| Said::Receive { stream: id, reception: Box::new(reception) });
         let life = (at, self.nodes[at].life);
         self.happen(Event::Input(life, Box::new(Input::Receive { from: sender, reply })));
     }
 
-    pub fn receive(&mut self, id: u64, writer: Result<SnapshotWriter, InstallError>) {
+    pub fn receive(&mut self, id: u64, reception: Result<Reception, InstallError>) {
         let Some(stream) = self.streams.get(&id) else { return };
         let (to, from) = (stream.to, stream.from);
-        let mut writer = match writer {
-            Ok(writer) => writer,
+        let reception = match reception {
+            Ok(reception) => reception,
             Err(error) => return self.end_stream(id, Err(error.0)),
         };
         let metadata = stream.metadata.clone();
@@ -119,8 +120,10 @@ impl World {
         if matches!(fate, Fate::Fail(_)) {
             engine.set_fate(Fate::Whole);
         }
-        let written = stream.frames.iter().try_for_each(|frame| writer.write(frame));
-        let received = written.and_then(|()| writer.finish(&metadata));
+        let received = reception.open(0).and_then(|mut writer| {
+            stream.frames.iter().try_for_each(|frame| writer.write(frame))?;
+            writer.finish(&metadata)
+        });
         if matches!(fate, Fate::Fail(_)) {
             engine.set_fate(fate);
         }

@@ -156,7 +156,7 @@ fn transfer(machine: &mut Machine, volume: &mut Volume, change: impl Fn(&mut Vec
     let (cut, mut reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20)?;
     machine.end_cut().unwrap();
     cut.finish()?;
-    let mut writer = volume.receive()?;
+    let mut writer = volume.receive()?.open(0)?;
     loop {
         match reader.next()? {
             Frame::Changes(mut changes) => {

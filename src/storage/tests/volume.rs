@@ -149,7 +149,7 @@ fn an_install_is_flipped_by_the_journal_and_garbage_is_only_what_nothing_names()
         fs::create_dir_all(dir.path().join(name)).unwrap();
     }
     fs::create_dir_all(dir.path().join(layout::machine(folder, 4))).unwrap();
-    let mut writer = volume.receive().unwrap();
+    let mut writer = volume.receive().unwrap().open(0).unwrap();
     assert_eq!(volume.garbage(1).unwrap(), ["7".into(), layout::machine(folder, 4)]);
     let (cut, mut reader) = machine.begin_cut(volume.engine().scratch().unwrap(), 1 << 20).unwrap();
     machine.end_cut().unwrap();

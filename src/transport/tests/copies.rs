@@ -25,7 +25,7 @@ async fn a_copy_that_the_loop_does_not_want_is_refused_with_its_reason() {
     // The sender is in the middle of it, and hears the reason all the same.
     let (pieces, pieces_end) = mpsc::channel(4);
     tokio::spawn(async move { while pieces.send(Ok(storage::Frame::Changes(vec![0; 1 << 20]))).await.is_ok() {} });
-    let sent = tokio::spawn(stream_out(stream, snapshot(), pieces_end));
+    let sent = tokio::spawn(stream_out(stream, snapshot(), 0, pieces_end));
     let reply = b.wait(|input| if let Input::Receive { from: 1, reply } = input { Some(reply) } else { None });
     reply.await(Err(InstallError("one copy at a time".into())));
     let result = timeout(PATIENCE, sent).await.unwrap().unwrap();
@@ -39,7 +39,7 @@ async fn a_copy_that_breaks_off_is_a_failed_stream() {
     let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), PATIENCE).await.unwrap();
     let (pieces, pieces_end) = mpsc::channel(4);
     pieces.send(Err("the cut was aborted".into())).await.unwrap();
-    let result = timeout(PATIENCE, stream_out(stream, snapshot(), pieces_end)).await.unwrap();
+    let result = timeout(PATIENCE, stream_out(stream, snapshot(), 0, pieces_end)).await.unwrap();
     assert_eq!(result.unwrap_err(), "the cut was aborted");
     drop(b.wait(|input| if let Input::Receive { reply, .. } = input { Some(reply) } else { None }).await);
     b.lines.wait("stream of a copy ended").await;

@@ -6,6 +6,7 @@
 //!
 //! Not here: what one file can show of itself.
 
+mod attacks;
 mod copies;
 mod disk;
 mod links;
@@ -101,7 +102,7 @@ impl Node {
     async fn wait<T>(&mut self, mut want: impl FnMut(Input) -> Option<T>) -> T {
         let found = async {
             loop {
-                match self.inbox.peers.recv().await.expect("the handle lives in the transport") {
+                match bare(self.inbox.peers.recv().await.expect("the handle lives in the transport")) {
                     Input::WhoAmI { reply } => reply(who(self.raft_id)),
                     input => {
                         if let Some(found) = want(input) {
@@ -140,6 +141,11 @@ impl Node {
         })
         .await
     }
+}
+
+/// An input without the room that it takes.
+fn bare(input: Input) -> Input {
+    if let Input::Counted { input, .. } = input { *input } else { input }
 }
 
 fn who(raft_id: u64) -> WhoAmI {

@@ -5,9 +5,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::model::{Adopt, Adopted, Code, Fate, Refusal};
+use crate::transport::bounds::ANY;
 use crate::transport::framing::{read_frame, read_opening};
 use crate::transport::greeting::{WIRE_VERSION, Welcome, preamble};
-use crate::transport::wire::{FRAME_BYTES, Frame};
+use crate::transport::wire::Frame;
 
 async fn identify(node: &mut Node, address: &str) -> Result<WhoAmI, Refusal> {
     node.post.identify(5, address);
@@ -62,6 +63,10 @@ async fn nothing_and_nonsense_at_an_address_are_told_apart() {
     refused(&mut a, &nowhere(), Code::Unreachable, "refused").await;
     let http = listener_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()).await;
     refused(&mut a, &http, Code::Unreachable, "an HTTP port?").await;
+    let banner = listener_that_says(b"SSH-2.0-OpenSSH_9.9 secret\r\n".to_vec()).await;
+    let refusal = identify(&mut a, &banner).await.unwrap_err();
+    assert!(refusal.detail.contains("something answered") && !refusal.detail.contains("begins"), "{refusal:?}");
+    assert!(!refusal.detail.contains('S'), "what it said is not told: {refusal:?}");
     let curt = listener_that_says(preamble(WIRE_VERSION)[..4].to_vec()).await;
     refused(&mut a, &curt, Code::Unreachable, "huskv").await;
     refused(&mut a, "http://127.0.0.1:1", Code::Unreachable, "scheme").await;
@@ -175,11 +180,11 @@ async fn an_offer_without_an_answer_is_unknown() {
     a.post.adopt(6, &listener.local_addr().unwrap().to_string(), offer());
     let (mut joiner, _) = listener.accept().await.unwrap();
     read_opening(&mut joiner).await.unwrap();
-    read_frame(&mut joiner, FRAME_BYTES).await.unwrap();
+    read_frame(&mut joiner, ANY).await.unwrap();
     joiner.write_all(&preamble(WIRE_VERSION)).await.unwrap();
     let welcome = Frame::Verdict(Ok(Welcome { cluster_id: 9, raft_id: 2 }));
     joiner.write_all(&welcome.encode().unwrap()).await.unwrap();
-    assert_eq!(read_frame(&mut joiner, FRAME_BYTES).await.unwrap(), Frame::Adopt(offer()));
+    assert_eq!(read_frame(&mut joiner, ANY).await.unwrap(), Frame::Adopt(offer()));
     drop(joiner);
     let refusal = adopted(&mut a).await.unwrap_err();
     assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Fate::Unknown));
