@@ -77,6 +77,8 @@
 //! * The log is compacted only behind what the machine has synced.
 //! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. Joining means a new
 //!   incarnation, made before any log entry names it.
+//! * What comes in at the peer port is bounded before it is decoded, and a snapshot is taken from the present leader alone.
+//!   Nobody's word but the member table makes a node dial an address for long.
 //! * Poison: after a failed write or sync nothing is believed any more, and the process ends.
 //!
 //! # What is left out

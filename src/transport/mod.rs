@@ -4,11 +4,12 @@
 //! strangers asked; all of it crosses networks that break, and meets ports where anybody can knock.
 //!
 //! One ordered TCP connection leads from each member to each other; it carries raft's messages and the requests handed
-//! on to a leader, and back come only the answers to those. Both ends say every second whom they follow. Copies of the
-//! machine, and questions to strangers, have connections of their own.
+//! on to a leader, and back come the answers to those, and the messages of a node in whose table the dialler is not yet.
+//! Both ends say every second whom they follow. Copies of the machine, and questions to strangers, have connections of
+//! their own.
 //!
-//! Laws: nobody is heard before its handshake fits the [`PeerTable`](crate::model::PeerTable) last published. Every
-//! queue, frame and wait is bounded. A broken connection hurts nothing but what was on it: messages, which raft repeats,
+//! Laws: nobody is heard before its handshake fits the [`PeerTable`](crate::model::PeerTable) last published, and the
+//! members in it always find a place. Every queue, frame and wait is bounded, and so is all that is on its way together. A broken connection hurts nothing but what was on it: messages, which raft repeats,
 //! and requests, which are answered as unknown.
 //!
 //! Not here: what any message means (`consensus`); encryption and login, which this wire does not have.

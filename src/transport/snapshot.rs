@@ -103,6 +103,7 @@ async fn dial_member(shared: &Shared, to: u64) -> Result<(TcpStream, String), St
 
 /// Reads the copy to its end, or until nobody wants it any more.
 fn read_copy(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>, pieces: &mpsc::Sender<Piece>) {
+    storage::step_back();
     loop {
         let piece = next().map_err(|error| error.to_string());
         let last = !matches!(piece, Ok(storage::Frame::Changes(_)));
@@ -309,6 +310,8 @@ fn write_copy(
     mut pieces: mpsc::Receiver<Frame>,
 ) -> Result<(Received, Box<Message>), String> {
     let mut writer = reception.open(announced).map_err(|error| error.to_string())?;
+    // The opening is short, and a sender waits for it.
+    storage::step_back();
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
             Frame::Changes(changes) => writer.write(&changes).map_err(|error| error.to_string())?,
@@ -322,12 +325,9 @@ fn write_copy(
     Err("the stream broke off".into())
 }
 
-/// Does the work of a copy on a thread of its own, behind everything that a client waits for.
+/// Does the work of a copy on a thread of its own; its long part behind everything that a client waits for.
 fn on_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let spawned = std::thread::Builder::new().name(name.into()).spawn(|| {
-        storage::step_back();
-        work();
-    });
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(work);
     spawned.map(drop).map_err(|error| format!("no thread for it: {error}"))
 }
 
