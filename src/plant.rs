@@ -48,11 +48,19 @@ pub enum Plant {
     CommandUnchecked,
     /// A follower appends what it cannot decode.
     AppendUnchecked,
+    /// A message is believed whatever its term.
+    TermUnbounded,
+    /// A node is removed where anybody says so.
+    RemovalUnverified,
+    /// A node's log is lost where anybody says so.
+    LogLossUnverified,
+    /// Some followers leave the effect of an entry out now and then.
+    SilentDivergence,
 }
 
 impl Plant {
     /// All of them, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 17] = [
+    pub const NAMES: [(&'static str, Self); 21] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -70,6 +78,10 @@ impl Plant {
         ("copy-untold", Self::CopyUntold),
         ("command-unchecked", Self::CommandUnchecked),
         ("append-unchecked", Self::AppendUnchecked),
+        ("term-unbounded", Self::TermUnbounded),
+        ("removal-unverified", Self::RemovalUnverified),
+        ("log-loss-unverified", Self::LogLossUnverified),
+        ("silent-divergence", Self::SilentDivergence),
     ];
 
     /// The bug with this name.

@@ -15,6 +15,7 @@ use slog::{info, warn};
 use super::driver::{Driver, Phase};
 use super::input::Reply;
 use super::requests;
+use super::verification::Verification;
 use crate::model::{Adopt, Adopted, Code, Refusal, Standing, WhoAmI};
 use crate::storage::Error;
 
@@ -165,17 +166,11 @@ impl Driver {
         }
     }
 
-    /// A member of this cluster says that this node was removed from it.
-    pub(super) fn told_removed(&mut self, cluster_id: u64, raft_id: u64) -> Result<(), Error> {
-        let alone = self.conf_voters() == [self.raft_id()];
-        let ours = cluster_id == self.volume.identity().cluster_id && raft_id == self.raft_id();
-        if ours && !alone && self.phase != Phase::Removed { self.become_removed() } else { Ok(()) }
-    }
-
     /// Ends this node's part in its cluster; durable on return.
     pub(super) fn become_removed(&mut self) -> Result<(), Error> {
         self.volume.update(|identity| identity.removed = true)?;
         self.phase = Phase::Removed;
+        self.verification = Verification::default();
         self.machine.abort_cut();
         self.answer_own_removal();
         self.refuse_everything(requests::removed);

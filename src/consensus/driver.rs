@@ -8,8 +8,8 @@
 //! its advance. `applied <= commit <= last` before and after each turn.
 //!
 //! Not here: the order within a turn (`ready`), requests (`requests`), reads (`reads`), membership (`membership`,
-//! `adoption`), what an entry holds (`entry`), raft's settings (`raw`), copies and compaction (`snapshots`), the cluster's time (`time`), the thread
-//! (`task`).
+//! `adoption`), what an entry holds (`entry`), raft's settings (`raw`), copies and compaction (`snapshots`), the cluster's
+//! time (`time`), what of a message is believed (`belief`, `verification`), the thread (`task`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,10 +19,13 @@ use raft::{RawNode, StateRole};
 use slog::{Logger, info, warn};
 
 use super::adoption::Adoption;
+use super::belief::Belief;
 use super::chores::Chores;
+use super::digests::Digests;
 use super::feed::Feed;
 use super::hearing::Hearing;
 use super::input::{Input, InstallError, Millis, Reply};
+use super::lagging::Stands;
 use super::log::Log;
 use super::membership::Membership;
 use super::raw::raw_node;
@@ -30,6 +33,7 @@ use super::reads::{Reader, Reads, Wanted};
 use super::requests::Requests;
 use super::snapshots::Snapshots;
 use super::time::Time;
+use super::verification::Verification;
 use super::{Options, Outbox};
 use crate::model::{List, Page, PeerTable};
 use crate::storage::{Error, Incarnation, Machine, Received, Volume};
@@ -85,6 +89,10 @@ pub struct Driver {
     pub(super) feed: Arc<Feed>,
     /// When the refusal of a message was logged last.
     pub(super) append_refused: Option<Millis>,
+    pub(super) belief: Belief,
+    pub(super) verification: Verification,
+    pub(super) digests: Digests,
+    pub(super) stands: Stands,
     next_token: u64,
 }
 
@@ -141,6 +149,10 @@ impl Driver {
             pending_change: 0,
             feed: Arc::default(),
             append_refused: None,
+            belief: Belief::default(),
+            verification: Verification::default(),
+            digests: Digests::default(),
+            stands: Stands::default(),
             next_token: 0,
         };
         driver.feed.begin(driver.machine.applied().0, driver.options.history);
@@ -209,9 +221,12 @@ impl Driver {
     pub fn tick(&mut self, now: Millis) -> Result<(), Error> {
         self.now = now;
         self.raw.mut_store().now = now;
-        if self.phase == Phase::Member {
+        if self.phase == Phase::Member && !self.verification.holds_raft() {
             self.raw.tick();
         }
+        self.tend_verification()?;
+        self.tell_digests();
+        self.tend_stands();
         self.expire_requests();
         self.expire_reads();
         self.expire_membership();
@@ -263,6 +278,9 @@ impl Driver {
             Input::AdoptAnswered { token, result } => self.adopt_answered(token, result),
             Input::Adopt { adopt, reply } => self.adopt(adopt, reply),
             Input::Removed { cluster_id, raft_id } => self.told_removed(cluster_id, raft_id)?,
+            Input::Probe { probe, reply } => self.answer_probe(probe, reply)?,
+            Input::Probed { token, result } => self.probed(token, result)?,
+            Input::Digest { from, told } => self.told_digest(from, told)?,
             Input::Receive { from, reply } => self.receive(from, reply),
             Input::Install { message, received, reply } => self.install(*message, received, reply)?,
             Input::StreamEnded { to, result } => self.stream_ended(to, result),
@@ -326,7 +344,9 @@ impl Driver {
             self.outbox.tell_removed(from);
             return Ok(());
         }
-        self.check_log_kept(&message)?;
+        if !self.believes(&message)? {
+            return Ok(());
+        }
         self.contact.insert(from, self.now);
         let for_leaders = matches!(message.get_msg_type(), MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
         if for_leaders && !self.leads() {
@@ -342,25 +362,6 @@ impl Driver {
         Ok(())
     }
 
-    /// A heartbeat's commit is at most what this node has acknowledged to that leader. A log that ends before it has lost
-    /// what was synced, which no crash explains.
-    fn check_log_kept(&self, message: &Message) -> Result<(), Error> {
-        let last = self.raw.raft.raft_log.last_index();
-        let acknowledged = message.get_msg_type() == MessageType::MsgHeartbeat && message.term >= self.raw.raft.term;
-        if !acknowledged || message.commit <= last {
-            return Ok(());
-        }
-        Err(Error::Damaged {
-            what: "the log".into(),
-            detail: format!(
-                "log lost: the leader {} has index {} acknowledged by this node, but its log ends at {last}",
-                self.name_of(message.from),
-                message.commit
-            ),
-            path: self.volume.engine().path(),
-        })
-    }
-
     /// Replaces raft and the machine by those of another incarnation; everything that belonged to the old one must have
     /// been answered.
     pub(super) fn swap(&mut self, incarnation: Incarnation) -> Result<(), Error> {
@@ -374,6 +375,9 @@ impl Driver {
         self.reads.renew((raft_id, self.options.nonce));
         self.snapshots = Snapshots::default();
         self.time = Time::default();
+        self.belief = Belief::default();
+        self.verification = Verification::default();
+        self.digests = Digests::default();
         self.contact.clear();
         self.hearing = Hearing::default();
         self.pending_change = 0;

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::feed::Feed;
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Millis};
-use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Refusal, Request, Status, WhoAmI};
+use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI};
 
 /// How many inputs of peers and errands wait at most; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
@@ -66,6 +66,8 @@ pub struct Names {
     pub leader: Option<String>,
     /// The raft id of the leader that this node follows or is; 0 where it knows none.
     pub follows: u64,
+    /// The highest term that it believes of a peer's message; None before the loop's first turn.
+    pub believable_term: Option<u64>,
 }
 
 impl Inbox {
@@ -217,6 +219,16 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.deliver(Input::WhoAmI { reply: Box::new(|me| drop(reply.send(me))) }).await;
         answer.await.map_err(|_| stopping())
+    }
+
+    /// What this node knows of the voter that asks.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the node is stopping, or of another cluster.
+    pub async fn probe(&self, probe: Probe) -> Result<ProbeReply, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.deliver(Input::Probe { probe, reply: Box::new(|result| drop(reply.send(result))) }).await;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// Hands a leader's wish to adopt this node to the loop.

@@ -8,7 +8,9 @@
 
 use raft::eraftpb::{Message, SnapshotMetadata};
 
-use crate::model::{Adopt, Adopted, Answer, Item, List, Page, Refusal, Request, Status, WhoAmI};
+use crate::model::{
+    Adopt, Adopted, Answer, Item, List, Page, Probe, ProbeReply, Refusal, Request, StateDigest, Status, WhoAmI,
+};
 use crate::storage::{Received, Reception};
 
 /// Milliseconds of the process's monotonic clock ([`crate::consensus::Clock`]).
@@ -197,6 +199,27 @@ pub enum Input {
         cluster_id: u64,
         /// The raft id that was removed.
         raft_id: u64,
+    },
+    /// Another voter asks what this node knows of it.
+    Probe {
+        /// The question.
+        probe: Probe,
+        /// Where the answer goes.
+        reply: Reply<Result<ProbeReply, Refusal>>,
+    },
+    /// The answer to [`crate::consensus::Outbox::probe`].
+    Probed {
+        /// The token given with it.
+        token: u64,
+        /// The answer, or why there is none.
+        result: Result<ProbeReply, Refusal>,
+    },
+    /// A peer tells the digest of its state.
+    Digest {
+        /// The member that tells it.
+        from: u64,
+        /// What it tells.
+        told: StateDigest,
     },
     /// A peer wants to send a copy of the machine; answered with where to write it.
     Receive {

@@ -7,11 +7,15 @@
 //! A request's way: `handle` -> `requests` (propose, forward or park) -> `ready` (journal, sync, send, apply) ->
 //! `pending` -> reply. A read's way: `handle` -> `reads` -> raft's ReadIndex -> reply. Membership: `membership` with the
 //! steps in `join` and `transfer`; the joiner's side is `adoption`. What was applied becomes the `feed` of those who watch.
+//! A peer's message passes `belief` first; what would end the node, `verification` asks the other voters about; `digests`
+//! compares the state with the leader's, and `lagging` says which followers stand still.
 //!
 //! Not here: sockets (`transport`), and what is on the disk (`storage`).
 
 mod adoption;
+mod belief;
 mod chores;
+mod digests;
 mod driver;
 mod entry;
 mod feed;
@@ -20,6 +24,7 @@ mod hearing;
 mod input;
 mod join;
 mod judge;
+mod lagging;
 mod log;
 mod membership;
 mod outbox;
@@ -33,6 +38,7 @@ mod status;
 mod task;
 mod time;
 mod transfer;
+mod verification;
 
 pub use chores::Chores;
 pub use driver::Driver;

@@ -11,7 +11,7 @@
 use raft::eraftpb::Message;
 
 use super::input::Hop;
-use crate::model::{Adopt, PeerTable, Request};
+use crate::model::{Adopt, PeerTable, Probe, Request, StateDigest};
 use crate::storage::SnapshotReader;
 
 /// What the loop sends; implemented by the transport.
@@ -27,6 +27,11 @@ pub trait Outbox: Send {
     fn identify(&mut self, token: u64, address: &str);
     /// Asks the node at `address` to be adopted; ends in one [`crate::consensus::Input::AdoptAnswered`], within 6 s.
     fn adopt(&mut self, token: u64, address: &str, adopt: Adopt);
+    /// Asks whoever answers at `address` what it knows of this node; ends in one [`crate::consensus::Input::Probed`],
+    /// within 3 s.
+    fn probe(&mut self, token: u64, address: &str, probe: Probe);
+    /// Tells a member the digest of this leader's state; it may be lost.
+    fn tell_digest(&mut self, to: u64, told: StateDigest);
     /// Tells a former member, on the connection that is open, that its id was removed.
     fn tell_removed(&mut self, raft_id: u64);
     /// Streams a copy to the member `to` over a connection of its own; ends in one

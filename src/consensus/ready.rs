@@ -117,6 +117,7 @@ impl Driver {
         while whole && let Some(first) = self.committed.front() {
             // A change of the membership stands alone: raft is told of it once, when it is applied.
             let count = if is_change(first) { 1 } else { self.committed.iter().take_while(|e| !is_change(e)).count() };
+            let count = self.digests.before_comparison(first, count);
             let mut entries: Vec<_> = self.committed.drain(..count).collect();
             let done = self.apply(&entries)?;
             whole = done == count;
@@ -128,6 +129,7 @@ impl Driver {
                 self.committed.clear();
                 return Ok(true);
             }
+            self.compare_awaited()?;
         }
         self.raw.advance_apply_to(self.machine.applied().0);
         // Raft hands out as little as it can while there is enough to do.
@@ -285,6 +287,9 @@ impl Driver {
     fn operation(&mut self, entry: &Entry) -> Result<Operation, Error> {
         let (conf_change, change) = match entry::decode(entry) {
             Ok(Payload::Nothing) => return Ok(Operation::Nothing),
+            Ok(Payload::Command(_)) if plant::is(Plant::SilentDivergence) && self.forgets(entry) => {
+                return Ok(Operation::Nothing);
+            }
             Ok(Payload::Command(proposal)) => return Ok(Operation::Command(proposal)),
             Ok(Payload::Membership(conf_change, change)) => (conf_change, change),
             Err(detail) => {
@@ -301,6 +306,11 @@ impl Driver {
                 Ok(Operation::Nothing)
             }
         }
+    }
+
+    /// What a node with a silent fault does not do.
+    fn forgets(&self, entry: &Entry) -> bool {
+        !self.leads() && self.raft_id().is_multiple_of(3) && entry.index.is_multiple_of(32)
     }
 
     fn unreadable(&self, entry: &Entry, detail: &str) -> Error {

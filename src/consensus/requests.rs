@@ -104,6 +104,11 @@ fn undecided() -> Refusal {
 impl Driver {
     /// Why this node answers no data requests now, if it does not.
     pub(super) fn unavailable(&self) -> Option<Refusal> {
+        self.no_member().or_else(|| self.verification.refusal())
+    }
+
+    /// Why this node is none that answers data requests, if it is not.
+    pub(super) fn no_member(&self) -> Option<Refusal> {
         if self.stop_by.is_some() {
             return Some(stopping());
         }

@@ -247,6 +247,10 @@ impl Driver {
             reply(Err(InstallError("this node takes no copy now".into())));
             return Ok(());
         }
+        if !self.believes(&message)? {
+            reply(Err(InstallError("this node does not believe the message that came with the copy".into())));
+            return Ok(());
+        }
         self.turn(self.now)?;
         self.contact.insert(message.from, self.now);
         let metadata = message.get_snapshot().get_metadata().clone();

@@ -64,6 +64,7 @@ impl Driver {
             removed: self.phase == Phase::Removed,
             joining: self.phase == Phase::Joining,
             forming: self.phase == Phase::Forming,
+            verifying: self.verification.words(),
         }
     }
 
@@ -77,7 +78,8 @@ impl Driver {
     #[must_use]
     pub fn names(&self) -> Names {
         let follows = if self.phase == Phase::Member { self.raw.raft.leader_id } else { 0 };
-        Names { node: self.my_name(), leader: self.leader().map(|leader| leader.node_id), follows }
+        let leader = self.leader().map(|leader| leader.node_id);
+        Names { node: self.my_name(), leader, follows, believable_term: Some(self.believable_term()) }
     }
 
     /// How the node is, for those who watch.
@@ -90,7 +92,7 @@ impl Driver {
         Footing {
             term: self.raw.raft.term,
             in_touch_until: heard.map_or(0, |heard| heard + self.election_timeout()),
-            refusal: self.unavailable(),
+            refusal: self.no_member(),
         }
     }
 

@@ -351,6 +351,7 @@ fn of_loop(code: Code) -> (StatusCode, &'static str) {
         Code::Overloaded => (S::SERVICE_UNAVAILABLE, "Overloaded"),
         Code::Stopping => (S::SERVICE_UNAVAILABLE, "Shutting down"),
         Code::Joining => (S::SERVICE_UNAVAILABLE, "No member of a cluster yet"),
+        Code::Verifying => (S::SERVICE_UNAVAILABLE, "Asking the other voters"),
         Code::TransferFailed => (S::SERVICE_UNAVAILABLE, "Leadership did not move"),
         Code::TooStale => (S::SERVICE_UNAVAILABLE, "Too stale"),
         Code::Timeout => (S::GATEWAY_TIMEOUT, "Not decided in time"),
@@ -364,7 +365,7 @@ mod tests {
 
     #[test]
     fn every_503_says_when_to_try_again_and_no_other_status_does() {
-        for code in [Code::NoLeader, Code::NoQuorum, Code::Overloaded, Code::Stopping, Code::Joining] {
+        for code in [Code::NoLeader, Code::NoQuorum, Code::Overloaded, Code::Stopping, Code::Joining, Code::Verifying] {
             let response = Problem::from(Refusal::not_applied(code, "x")).respond(&Method::GET);
             assert_eq!((response.status().as_u16(), response.headers().contains_key(RETRY_AFTER)), (503, true));
         }

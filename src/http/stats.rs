@@ -46,6 +46,8 @@ pub(super) struct Stats<'a> {
     joining: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     forming: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verifying: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -108,6 +110,7 @@ impl<'a> Stats<'a> {
             removed: status.removed,
             joining: status.joining,
             forming: status.forming.then_some(join_list),
+            verifying: status.verifying.as_deref(),
         }
     }
 }

@@ -17,6 +17,7 @@ mod list;
 mod members;
 mod once;
 mod peer;
+mod probe;
 mod proposal;
 mod refusal;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use list::{List, Page, after, after_prefix};
 pub use members::{MAX_RAFT_ID, Member, MemberChange, Members, Role};
 pub use once::{Kept, MOST_RESULTS, Once, RESULT_BYTES, RESULT_MS, RESULTS_BYTES, Results, Write, decide_once};
 pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI, Written};
+pub use probe::{Probe, ProbeReply, Recorded, StateDigest};
 pub use proposal::Proposal;
 pub use refusal::{Code, Fate, Leader, Refusal};
 pub use status::{MemberStatus, State, Status, Voters};

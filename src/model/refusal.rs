@@ -46,6 +46,8 @@ pub enum Code {
     Joining,
     /// The node was removed from its cluster.
     Removed,
+    /// The node was told something that would end it, and asks the other voters whether it is so.
+    Verifying,
     /// Another live member has this name.
     NameInUse,
     /// The address is that of a member with another name.
@@ -98,6 +100,7 @@ impl Code {
             Self::Stopping => "stopping",
             Self::Joining => "joining",
             Self::Removed => "removed",
+            Self::Verifying => "verifying",
             Self::NameInUse => "name_in_use",
             Self::AddressInUse => "address_in_use",
             Self::HasData => "has_data",

@@ -122,6 +122,9 @@ pub struct Status {
     pub joining: bool,
     /// Whether this node waits, pristine, for a cluster of its `HUSKV_JOIN` list to take it or to begin.
     pub forming: bool,
+    /// What this node was told that would end it, while it asks the other voters, and afterwards where they could not
+    /// tell; None where there is nothing of the kind.
+    pub verifying: Option<String>,
 }
 
 #[cfg(test)]

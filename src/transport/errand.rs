@@ -1,4 +1,4 @@
-//! Conversations of one question: who are you, and will you be one of us. Both ends of them.
+//! Conversations of one question: who are you, what do you know of me, and will you be one of us. Both ends of them.
 //!
 //! Why: they go to addresses that a person typed, before anybody there is a member, so they have connections of their
 //! own and answers that a person can use.
@@ -22,7 +22,7 @@ use super::framing::{part, read_counted, read_frame_within, write_frame_within};
 use super::greeting::{Purpose, WIRE_VERSION};
 use super::shared::Shared;
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
-use crate::model::{Adopt, Adopted, Code, Refusal, WhoAmI};
+use crate::model::{Adopt, Adopted, Code, Probe, ProbeReply, Refusal, WhoAmI};
 
 /// How long finding out who answers may take; the loop was promised 3 s.
 const IDENTIFY_LIMIT: Duration = Duration::from_millis(2_900);
@@ -56,6 +56,28 @@ pub async fn identify(shared: &Shared, address: &str) -> Result<WhoAmI, Refusal>
         Ok(other) => Err(no_answer(address, &WireError::Unexpected(other.kind().1))),
         Err(error) => Err(no_answer(address, &error)),
     }
+}
+
+/// Asks whoever answers at `address` what it knows of this node.
+///
+/// # Errors
+/// [`Refusal`] naming the address and what happened there.
+pub async fn probe(shared: &Shared, address: &str, probe: Probe) -> Result<ProbeReply, Refusal> {
+    let deadline = Instant::now() + IDENTIFY_LIMIT;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let hello = shared.hello(Purpose::Probe, 0);
+    let mut stream = match dial(address, &hello, IDENTIFY_LIMIT).await {
+        Ok((stream, _)) => stream,
+        Err(error) => return Err(explain(shared, address, &error)),
+    };
+    let answered = async {
+        write_frame_within(&mut stream, &Frame::Probe(probe), left()).await?;
+        match read_frame_within(&mut stream, bounds::PROBED, left()).await? {
+            Frame::Probed(result) => Ok(result),
+            other => Err(WireError::Unexpected(other.kind().1)),
+        }
+    };
+    answered.await.unwrap_or_else(|error| Err(no_answer(address, &error)))
 }
 
 /// Asks the node at `address` to be adopted.
@@ -95,6 +117,17 @@ pub async fn adopt(shared: &Shared, address: &str, adopt: Adopt) -> Result<Adopt
 pub async fn answer_identify(shared: &Shared, mut stream: TcpStream) {
     let Ok(answer) = timeout(ANSWER_LIMIT, shared.handle.who_am_i()).await else { return };
     finish(&mut stream, &Frame::Who(answer)).await;
+}
+
+/// Tells a voter what this node knows of it.
+pub async fn answer_probe(shared: &Shared, who: &str, mut stream: TcpStream) {
+    let probe = match read_frame_within(&mut stream, bounds::PROBE, OFFER_LIMIT).await {
+        Ok(Frame::Probe(probe)) => probe,
+        Ok(other) => return shared.complain("no question of a voter", who, other.kind().1),
+        Err(error) => return shared.complain("no question of a voter", who, &error.to_string()),
+    };
+    let Ok(answer) = timeout(ANSWER_LIMIT, shared.handle.probe(probe)).await else { return };
+    finish(&mut stream, &Frame::Probed(answer)).await;
 }
 
 /// Hands a stranger's offer to the loop, and takes back what it says.

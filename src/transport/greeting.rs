@@ -29,6 +29,8 @@ pub enum Purpose {
     Identify,
     /// One question: will you be one of us?
     Adopt,
+    /// One question: what do you know of me?
+    Probe,
 }
 
 /// How the dialler introduces itself.

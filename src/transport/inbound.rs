@@ -85,6 +85,7 @@ impl Guest {
             Purpose::Snapshot => snapshot::receive(shared, stream, &hello, welcome, &who).await,
             Purpose::Identify => errand::answer_identify(shared, stream).await,
             Purpose::Adopt => errand::answer_adopt(shared, &who, stream).await,
+            Purpose::Probe => errand::answer_probe(shared, &who, stream).await,
         }
     }
 
@@ -122,7 +123,7 @@ impl Guest {
         let table = self.shared.table();
         let verdict = match hello.purpose {
             Purpose::Peer | Purpose::Snapshot => admit(table.as_deref(), &hello),
-            Purpose::Identify | Purpose::Adopt => Ok(Welcome {
+            Purpose::Identify | Purpose::Adopt | Purpose::Probe => Ok(Welcome {
                 cluster_id: table.as_deref().map_or(0, |table| table.cluster_id),
                 raft_id: table.as_deref().map_or(0, |table| table.raft_id),
             }),

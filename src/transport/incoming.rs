@@ -118,8 +118,13 @@ impl Ears<'_> {
             match frame {
                 Frame::Step(message) => match check_message(&message, self.hello.from, self.welcome.raft_id) {
                     Ok(()) => {
+                        let (term, most) = (message.term, self.shared.handle.names().believable_term);
+                        // The loop does not believe it either, and may ask the member about it.
                         let input = Box::new(Input::Step(message));
                         self.shared.handle.deliver(Input::Counted { input, room: Box::new(room) }).await;
+                        if let Some(most) = most.filter(|most| term > *most) {
+                            return WireError::Malformed(format!("a raft message of term {term}, of at most {most}"));
+                        }
                     }
                     Err(detail) => self.shared.complain("a raft message is refused", self.who, &detail),
                 },
@@ -150,6 +155,7 @@ impl Ears<'_> {
                         self.shared.heard_of(&known);
                     }
                 }
+                Frame::Digest(told) => self.shared.handle.deliver(Input::Digest { from: self.hello.from, told }).await,
                 Frame::Removed { cluster_id, raft_id } => {
                     if (cluster_id, raft_id) == (self.welcome.cluster_id, self.welcome.raft_id) {
                         self.shared.handle.deliver(Input::Removed { cluster_id, raft_id }).await;

@@ -27,7 +27,7 @@ use super::shared::{Directory, Shared};
 use super::snapshot;
 use super::wire::Frame;
 use crate::consensus::{Hop, Input, Outbox};
-use crate::model::{Adopt, Code, PeerTable, Refusal, Request};
+use crate::model::{Adopt, Code, PeerTable, Probe, Refusal, Request, StateDigest};
 use crate::storage::SnapshotReader;
 
 /// The most questions to strangers that are under way at once.
@@ -196,6 +196,24 @@ impl Outbox for Post {
             };
             Input::AdoptAnswered { token, result }
         });
+    }
+
+    fn probe(&mut self, token: u64, address: &str, probe: Probe) {
+        let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
+        self.errand(|refusal| async move {
+            let result = match refusal {
+                Some(refusal) => Err(refusal),
+                None => errand::probe(&shared, &address, probe).await,
+            };
+            Input::Probed { token, result }
+        });
+    }
+
+    fn tell_digest(&mut self, to: u64, told: StateDigest) {
+        if let Some(link) = self.links.get(&to) {
+            // Another one follows in a second.
+            drop(link.queue.try_send(Parcel::Digest(told)));
+        }
     }
 
     fn tell_removed(&mut self, raft_id: u64) {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use raft::eraftpb::Message;
 
 use crate::consensus::Hop;
-use crate::model::Request;
+use crate::model::{Request, StateDigest};
 
 /// The most parcels that wait for one member.
 pub const QUEUE_PARCELS: usize = 4096;
@@ -27,6 +27,8 @@ pub enum Parcel {
     Forward(u64, Hop, Request, Load),
     /// The member's raft id was removed.
     Removed,
+    /// The digest of this leader's state.
+    Digest(StateDigest),
 }
 
 /// The bytes that a parcel takes up in the queue, until it is dropped.

@@ -275,7 +275,7 @@ impl Peer {
                 self.forwards.answer(token, Err(refusal)).await;
             }
             Some(Parcel::Step(..)) => self.down().await,
-            Some(Parcel::Removed) | None => {}
+            Some(Parcel::Removed | Parcel::Digest(_)) | None => {}
         }
     }
 

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use super::greeting::{Denial, Hello, Welcome};
 use super::precheck;
-use crate::model::{Adopt, Adopted, Answer, Refusal, Request, WhoAmI, codec};
+use crate::model::{Adopt, Adopted, Answer, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI, codec};
 
 /// The most bytes that are read, and thrown away, where a conversation ends, 64 KiB.
 pub const HANDSHAKE_BYTES: usize = 64 << 10;
@@ -91,6 +91,12 @@ pub enum Frame {
     End(Box<Message>),
     /// Snapshot, acceptor: the copy is in use there, or why not.
     Taken(Result<(), String>),
+    /// Probe, dialler: what is known of it?
+    Probe(Probe),
+    /// Probe, acceptor: its answer.
+    Probed(Result<ProbeReply, Refusal>),
+    /// Peer, dialler: the digest of its state.
+    Digest(StateDigest),
 }
 
 /// Why bytes are not a frame, or a frame cannot be had.
@@ -139,6 +145,9 @@ impl Frame {
             Self::End(_) => (13, "end"),
             Self::Taken(_) => (14, "taken"),
             Self::Whereabouts(_) => (15, "whereabouts"),
+            Self::Probe(_) => (16, "probe"),
+            Self::Probed(_) => (17, "probed"),
+            Self::Digest(_) => (18, "digest"),
             Self::Announce { .. } => (21, "announce"),
             Self::Follows(_) => (28, "follows"),
         }
@@ -169,6 +178,9 @@ impl Frame {
             Self::Changes(changes) => bytes.extend_from_slice(changes),
             Self::Taken(result) => bytes.extend(codec::encode(result)),
             Self::Whereabouts(known) => bytes.extend(codec::encode(known)),
+            Self::Probe(probe) => bytes.extend(codec::encode(probe)),
+            Self::Probed(result) => bytes.extend(codec::encode(result)),
+            Self::Digest(told) => bytes.extend(codec::encode(told)),
             Self::Announce { index, bytes: size } => bytes.extend(codec::encode(&(index, size))),
             Self::Follows(leader) => bytes.extend(codec::encode(leader)),
         }
@@ -220,6 +232,9 @@ impl Frame {
             13 => Self::End(message(body, true)?),
             14 => Self::Taken(value(&body)?),
             15 => Self::Whereabouts(value(&body)?),
+            16 => Self::Probe(value(&body)?),
+            17 => Self::Probed(value(&body)?),
+            18 => Self::Digest(value(&body)?),
             21 => {
                 let (index, bytes) = value(&body)?;
                 Self::Announce { index, bytes }
@@ -284,6 +299,9 @@ mod tests {
             Frame::Changes(vec![0, 1, 2]),
             Frame::End(Box::new(end)),
             Frame::Taken(Err("full".into())),
+            Frame::Probe(Probe { cluster_id: 7, raft_id: 1, digest: Some((5, u64::MAX)) }),
+            Frame::Probed(Err(Refusal::not_applied(Code::OtherCluster, "no"))),
+            Frame::Digest(StateDigest { term: 1, index: 2, digest: u64::MAX }),
         ]
     }
 

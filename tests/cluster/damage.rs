@@ -322,6 +322,8 @@ fn a_log_shorter_than_acknowledged_is_noticed_as_soon_as_the_leader_speaks() {
     assert!(status.code().is_some_and(|code| code != 0), "{status}: {log}");
     assert!(!log.contains("panicked"), "{log}");
     says_what_and_how(&log, &["log"], "an older directory");
+    let leads = cluster.nodes[leader].name();
+    assert!(log.contains("Healthy") && log.contains(&format!("{leads} (")), "who has it: {log}");
     cluster.nodes[leader].put("still", "a quorum");
     cluster.nodes[place].wipe();
     cluster.nodes[place].start();

@@ -25,6 +25,7 @@ mod forming;
 mod forwarding;
 mod full;
 mod harness;
+mod hints;
 mod http;
 mod joining;
 mod launch;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         moving::cases(),
         peers::cases(),
         rogue::cases(),
+        hints::cases(),
         snapshots::cases(),
         damage::cases(),
         full::cases(),

@@ -27,6 +27,7 @@ mod rng;
 mod rogue;
 mod run;
 mod silence;
+mod strangers;
 mod streams;
 mod wishes;
 mod world;

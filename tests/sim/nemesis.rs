@@ -6,6 +6,7 @@ use huskv::model::PeerTable;
 use crate::admin;
 use crate::checks::Seen;
 use crate::engine::{Fate, SimEngine};
+use crate::strangers;
 use crate::world::{Event, World};
 
 /// How long a node that is told to stop may take, as the real one does.
@@ -18,6 +19,9 @@ pub fn act(world: &mut World) {
     }
     let pause = 200 + world.rng.below(2200);
     world.after(pause, Event::Nemesis);
+    if world.rng.chance(30) {
+        strangers::act(world);
+    }
     let count = world.nodes.len();
     let at = usize::try_from(world.rng.below(count as u64)).expect("small");
     match world.rng.below(16) {

@@ -4,7 +4,7 @@
 //! promised: it is delayed, lost, repeated and reordered.
 
 use huskv::consensus::{Hop, Input};
-use huskv::model::{Adopt, Code, Refusal, Request};
+use huskv::model::{Adopt, Code, Probe, Refusal, Request, StateDigest};
 use raft::eraftpb::Message;
 
 use crate::port::{Life, Out, Said};
@@ -38,6 +38,8 @@ impl World {
             Out::Forward { token, to, hop, request, timeout } => self.forward(life, token, (to, hop), request, timeout),
             Out::Identify { token, address } => self.identify(life, token, &address),
             Out::Adopt { token, address, adopt } => self.adopt(life, token, &address, *adopt),
+            Out::Probe { token, address, probe } => self.probe(life, token, &address, probe),
+            Out::TellDigest { to, told } => self.tell_digest(life, to, told),
             Out::TellRemoved(raft_id) => {
                 let cluster_id = self.nodes[life.0].table.cluster_id;
                 if let Some(to) = self.incarnation(raft_id, cluster_id)
@@ -161,6 +163,28 @@ impl World {
         }
     }
 
+    fn probe(&mut self, life: Life, token: u64, address: &str, probe: Probe) {
+        let nobody = Err(Refusal::not_applied(Code::Unreachable, format!("nothing answers at {address}")));
+        self.errand(life, token, 3000, Input::Probed { token, result: nobody });
+        if let Some(at) = self.dial(life.0, address) {
+            let reply = self.nodes[at].port.reply(move |result| Said::Probed { origin: life, token, result });
+            let (delay, to) = (self.delay(), (at, self.nodes[at].life));
+            self.after(delay, Event::Input(to, Box::new(Input::Probe { probe, reply })));
+        }
+    }
+
+    fn tell_digest(&mut self, life: Life, to: u64, told: StateDigest) {
+        let table = &self.nodes[life.0].table;
+        let (from, cluster) = (table.raft_id, table.cluster_id);
+        if let Some(at) = self.incarnation(to, cluster)
+            && self.connected(life.0, at)
+            && !(self.faults && self.rng.chance(2))
+        {
+            let (delay, to) = (self.delay(), (at, self.nodes[at].life));
+            self.after(delay, Event::Input(to, Box::new(Input::Digest { from, told })));
+        }
+    }
+
     fn adopt(&mut self, life: Life, token: u64, address: &str, adopt: Adopt) {
         let broken = Err(Refusal::unknown(Code::Unreachable, "the connection broke"));
         self.errand(life, token, 6000, Input::AdoptAnswered { token, result: broken });
@@ -194,6 +218,9 @@ impl World {
             }
             Said::WhoAmI { origin, token, me } => {
                 self.errand_ends(origin, token, Input::Identified { token, result: Ok(me) });
+            }
+            Said::Probed { origin, token, result } => {
+                self.errand_ends(origin, token, Input::Probed { token, result });
             }
             Said::Adopted { origin, token, result } => {
                 if !(self.faults && self.rng.chance(10)) {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Chores, Fetched, Hop, InstallError, Listed, Millis, Outbox};
-use huskv::model::{Adopt, Adopted, Answer, PeerTable, Refusal, Request, WhoAmI};
+use huskv::model::{Adopt, Adopted, Answer, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI};
 use huskv::storage::{Cut, Db, Engine, Reception, SnapshotReader};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 
@@ -31,6 +31,15 @@ pub enum Out {
         token: u64,
         address: String,
         adopt: Box<Adopt>,
+    },
+    Probe {
+        token: u64,
+        address: String,
+        probe: Probe,
+    },
+    TellDigest {
+        to: u64,
+        told: StateDigest,
     },
     TellRemoved(u64),
     Stream {
@@ -80,6 +89,7 @@ pub enum Said {
     Rogue { result: Result<Answer, Refusal> },
     Forwarded { origin: Life, token: u64, result: Result<Answer, Refusal> },
     WhoAmI { origin: Life, token: u64, me: WhoAmI },
+    Probed { origin: Life, token: u64, result: Result<ProbeReply, Refusal> },
     Adopted { origin: Life, token: u64, result: Result<Adopted, Refusal> },
     Receive { stream: u64, reception: Box<Result<Reception, InstallError>> },
     Installed { stream: u64, metadata: SnapshotMetadata, result: Result<(), InstallError> },
@@ -141,6 +151,12 @@ impl Outbox for Port {
     }
     fn adopt(&mut self, token: u64, address: &str, adopt: Adopt) {
         self.push(Out::Adopt { token, address: address.to_owned(), adopt: Box::new(adopt) });
+    }
+    fn probe(&mut self, token: u64, address: &str, probe: Probe) {
+        self.push(Out::Probe { token, address: address.to_owned(), probe });
+    }
+    fn tell_digest(&mut self, to: u64, told: StateDigest) {
+        self.push(Out::TellDigest { to, told });
     }
     fn tell_removed(&mut self, raft_id: u64) {
         self.push(Out::TellRemoved(raft_id));

@@ -92,6 +92,8 @@ pub struct World {
     /// Directed links that are cut.
     pub cut: BTreeSet<(usize, usize)>,
     pub faults: bool,
+    /// Whether a stranger has raised a term.
+    pub leapt: bool,
     /// Entries between two cuts, and entries kept behind one.
     log_length: (u64, u64),
     trace: Trace,
@@ -127,6 +129,7 @@ impl World {
             cluster: 0,
             cut: BTreeSet::new(),
             faults: false,
+            leapt: false,
             log_length: if seed.is_multiple_of(3) { (60, 40) } else { (15, 4) },
             raft_trace: !matches!(trace, Trace::Off) && std::env::var_os("SIM_RAFT").is_some(),
             trace,

@@ -82,6 +82,7 @@ pub(super) fn status() -> Status {
         removed: false,
         joining: false,
         forming: false,
+        verifying: None,
     }
 }
 

@@ -1,0 +1,258 @@
+//! What a stranger says that would end a node if it were true: it speaks the wire as a member does, and is none.
+//!
+//! Laws: bytes are made by hand, as whoever reads the wire would make them.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, Node, Setup, check, eventually, number, secs, throughout};
+
+crate::harness::cases![
+    a_term_beyond_all_is_not_believed_and_ends_its_connection,
+    the_largest_believable_term_taken_again_and_again_ends_nothing,
+    a_lone_voter_survives_both,
+    a_false_removal_removes_nobody,
+    a_false_commit_and_a_false_digest_end_nobody,
+];
+
+/// The wire version that this stranger speaks.
+const WIRE_VERSION: u16 = 2;
+
+/// What a message does to a term at most.
+const LEAP: u64 = 1 << 20;
+
+/// A connection on which a stranger passes for a member.
+struct Stranger {
+    stream: TcpStream,
+    to: u64,
+    from: u64,
+    cluster_id: u64,
+}
+
+fn id(stats: &Value, name: &str) -> u64 {
+    stats[name].as_u64().unwrap_or_else(|| panic!("{name} in {stats}"))
+}
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short");
+    let mut bytes = [&length.to_le_bytes()[..], &[kind], payload].concat();
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    bytes
+}
+
+/// Numbers and texts as the program encodes its own values.
+fn value(numbers: &[u64], texts: &[&str]) -> Vec<u8> {
+    let mut bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    for text in texts {
+        bytes.extend((text.len() as u64).to_le_bytes());
+        bytes.extend(text.as_bytes());
+    }
+    bytes
+}
+
+fn varint(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+impl Stranger {
+    /// Comes in at `node` as the member with raft id `from`.
+    fn at(node: &Node, from: u64, address: &str) -> Self {
+        let stats = node.stats();
+        let (cluster_id, to) = (id(&stats, "cluster_id"), id(&stats, "raft_id"));
+        let mut stream = TcpStream::connect(&node.raft).expect("the peer port takes connections");
+        stream.set_read_timeout(Some(secs(20))).expect("a timeout");
+        let peer = 0_u32.to_le_bytes();
+        let hello = [&[1], &peer[..], &value(&[cluster_id, from, to], &["member", address])].concat();
+        let preamble = [&b"\x89HUSKV\r\n"[..], &WIRE_VERSION.to_le_bytes()].concat();
+        stream.write_all(&[preamble, frame(1, &hello)].concat()).expect("a handshake fits");
+        let mut answer = [0; 10 + 5 + 1 + 4];
+        stream.read_exact(&mut answer).expect("an answer to the handshake");
+        assert_eq!(answer[14..], [2, 1, 0, 0, 0, 0], "come in");
+        Self { stream, to, from, cluster_id }
+    }
+
+    /// Says it; the node may have closed already.
+    fn say(&mut self, kind: u8, payload: &[u8]) {
+        _ = self.stream.write_all(&frame(kind, payload));
+    }
+
+    fn heartbeat(&mut self, term: u64, commit: u64) {
+        let fields = [(1, 8), (2, self.to), (3, self.from), (4, term), (8, commit)];
+        let message: Vec<u8> = fields.iter().flat_map(|(field, n)| [varint(field << 3), varint(*n)].concat()).collect();
+        self.say(3, &message);
+    }
+
+    fn removed(&mut self) {
+        let removed = [&[1], &value(&[self.cluster_id, self.to], &[])[..]].concat();
+        self.say(8, &removed);
+    }
+
+    fn digest(&mut self, term: u64, index: u64) {
+        let told = [&[1], &value(&[term, index, 4711], &[])[..]].concat();
+        self.say(18, &told);
+    }
+
+    /// Waits until the node ends the connection, which it must.
+    fn is_shown_out(mut self) {
+        if let Err(error) = self.stream.read_to_end(&mut Vec::new()) {
+            let late = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut].contains(&error.kind());
+            assert!(!late, "the connection goes on");
+        }
+    }
+}
+
+/// A stranger at each node for each member that it is not.
+fn strangers(cluster: &Cluster) -> Vec<Stranger> {
+    let ids: Vec<u64> = cluster.nodes.iter().map(|node| id(&node.stats(), "raft_id")).collect();
+    let mut all = Vec::new();
+    for (at, node) in cluster.nodes.iter().enumerate() {
+        let others = (0..cluster.nodes.len()).filter(|other| *other != at);
+        all.extend(others.map(|other| Stranger::at(node, ids[other], &cluster.nodes[other].raft)));
+    }
+    all
+}
+
+/// Every node takes a write and shows what the others took.
+#[track_caller]
+fn whole(cluster: &Cluster, round: u64) {
+    for node in &cluster.nodes {
+        eventually(secs(30), "a write is taken", || {
+            let write = crate::harness::Request::new("PUT", "/store/round").body(round.to_string());
+            let answer = node.try_request(write.header("content-type", "text/plain"))?;
+            check([200, 201].contains(&answer.status), &answer)
+        });
+    }
+    for node in &cluster.nodes {
+        eventually(secs(10), "it is read", || {
+            let answer = node.try_request(crate::harness::Request::new("GET", "/store/round"))?;
+            check(answer.status == 200 && answer.text().contains(&round.to_string()), &answer)
+        });
+    }
+}
+
+fn a_term_beyond_all_is_not_believed_and_ends_its_connection() {
+    let mut cluster = Cluster::of(3);
+    let reign = cluster.reign();
+    for mut stranger in strangers(&cluster) {
+        stranger.heartbeat(1 << 62, 0);
+        stranger.is_shown_out();
+    }
+    whole(&cluster, 1);
+    assert_eq!(cluster.reign(), reign, "leader and term");
+    for node in &mut cluster.nodes {
+        node.kill9();
+    }
+    for node in &mut cluster.nodes {
+        node.start();
+    }
+    whole(&cluster, 2);
+}
+
+fn the_largest_believable_term_taken_again_and_again_ends_nothing() {
+    let mut cluster = Cluster::of(3);
+    let place = cluster.followers()[0];
+    let leader = cluster.agreed();
+    let (from, address) = (id(&cluster.nodes[leader].stats(), "raft_id"), cluster.nodes[leader].raft.clone());
+    let mut stranger = Stranger::at(&cluster.nodes[place], from, &address);
+    for _ in 0..4 {
+        let term = cluster.nodes[place].number("term") + LEAP;
+        stranger.heartbeat(term, 0);
+        eventually(secs(10), "the term is taken", || {
+            let is = number(&cluster.nodes[place].try_stats()?, "term");
+            check(is >= term, is)
+        });
+    }
+    // Its own cluster hears it again, although its term is above all that the others believe of a message.
+    whole(&cluster, 1);
+    let term = cluster.nodes[place].number("term");
+    assert!(term >= 4 * LEAP, "{term}");
+    for node in &mut cluster.nodes {
+        node.kill9();
+    }
+    for node in &mut cluster.nodes {
+        node.start();
+    }
+    whole(&cluster, 2);
+}
+
+fn a_lone_voter_survives_both() {
+    let mut lone = Setup::named("node1").start();
+    lone.put("foo", "bar");
+    let mut stranger = Stranger::at(&lone, 4711, "127.0.0.1:1");
+    stranger.heartbeat(1 << 62, 0);
+    stranger.is_shown_out();
+    for _ in 0..3 {
+        let term = lone.number("term") + LEAP;
+        Stranger::at(&lone, 4711, "127.0.0.1:1").heartbeat(term, 0);
+        eventually(secs(10), "the term is taken, and the node leads again", || {
+            let stats = lone.try_stats()?;
+            check(number(&stats, "term") >= term && stats["state"] == "Leader", stats)
+        });
+    }
+    lone.kill9();
+    lone.start();
+    assert_eq!(lone.value("foo"), "bar");
+    lone.put("foo", "again");
+    assert!(lone.number("term") >= 3 * LEAP);
+}
+
+fn a_false_removal_removes_nobody() {
+    for size in [2, 3] {
+        let cluster = Cluster::of(size);
+        for mut stranger in strangers(&cluster) {
+            stranger.removed();
+        }
+        throughout(secs(3), "nobody is removed", || {
+            for node in &cluster.nodes {
+                let stats = node.try_stats()?;
+                check(stats["removed"] != true, &stats)?;
+            }
+            Ok(())
+        });
+        eventually(secs(10), "nobody asks any more", || {
+            for node in &cluster.nodes {
+                let stats = node.try_stats()?;
+                check(stats["verifying"].is_null(), &stats)?;
+            }
+            Ok(())
+        });
+        whole(&cluster, 1);
+        for node in &cluster.nodes {
+            assert!(node.log().contains("the other voters are asked"), "{}", node.log());
+        }
+    }
+}
+
+fn a_false_commit_and_a_false_digest_end_nobody() {
+    let mut cluster = Cluster::of(3);
+    let reign = cluster.reign();
+    let leader = cluster.agreed();
+    let stats = cluster.nodes[leader].stats();
+    let (from, address) = (id(&stats, "raft_id"), cluster.nodes[leader].raft.clone());
+    for place in cluster.followers() {
+        let mut stranger = Stranger::at(&cluster.nodes[place], from, &address);
+        stranger.heartbeat(reign.1, number(&stats, "last_log_index") + 1000);
+        stranger.digest(reign.1, number(&stats, "applied_index"));
+    }
+    for mut stranger in strangers(&cluster) {
+        stranger.heartbeat(reign.1, 1 << 40);
+    }
+    throughout(secs(3), "nobody ends", || {
+        for node in &mut cluster.nodes {
+            check(node.exited().is_none(), node.log())?;
+        }
+        Ok(())
+    });
+    whole(&cluster, 1);
+    let followers = cluster.followers();
+    let log = cluster.nodes[followers[0]].log();
+    assert!(log.contains("is not borne out") && !log.contains("panicked"), "{log}");
+}
