@@ -79,6 +79,10 @@
 //!   incarnation, made before any log entry names it.
 //! * What comes in at the peer port is bounded before it is decoded, and a snapshot is taken from the present leader alone.
 //!   Nobody's word but the member table makes a node dial an address for long.
+//! * What would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim: the node
+//!   stops serving and asks the other voters (`consensus::verification`). A term is believed within a bound far below what
+//!   can be counted (`consensus::belief`).
+//! * Nodes compare their states: the leader tells its digest every second (`consensus::digests`), and who differs ends.
 //! * Poison: after a failed write or sync nothing is believed any more, and the process ends.
 //!
 //! # What is left out

@@ -29,6 +29,7 @@ pub(super) struct View {
     removed: bool,
     joining: bool,
     forming: bool,
+    verifying: bool,
 }
 
 impl View {
@@ -58,12 +59,13 @@ impl View {
             applied: text(&data["applied_index"]),
             joining: data["joining"] == json!(true),
             forming: data["forming"].is_array(),
+            verifying: data["verifying"].is_string(),
         }
     }
 
     /// Whether it takes requests: it is of a cluster, and knows who leads.
     pub(super) fn ready(&self) -> bool {
-        self.leader.is_some() && !self.removed && !self.joining && !self.forming
+        self.leader.is_some() && !self.removed && !self.joining && !self.forming && !self.verifying
     }
 
     /// `does not hear node4 (14 s), node5 (never): 0 more may fail`; None where every voter is heard, or none is of use.
@@ -95,6 +97,7 @@ pub(super) fn role(view: Option<&View>) -> &'static str {
         _ if view.removed => "is removed",
         _ if view.joining => "joins",
         _ if view.forming => "waits for a cluster",
+        _ if view.verifying => "asks the other voters",
         "Leader" => "leads",
         "Follower" => "follows",
         _ => "campaigns",
@@ -175,6 +178,8 @@ mod tests {
     fn a_node_that_waits_or_knows_no_leader_is_not_ready() {
         let waits = View::of(&json!({ "state": "Follower", "leader": null, "forming": ["a:1", "b:1"] }));
         assert_eq!((waits.ready(), role(Some(&waits))), (false, "waits for a cluster"));
+        let asks = View::of(&json!({ "state": "Leader", "leader": { "node_id": "a" }, "verifying": "it was removed" }));
+        assert_eq!((asks.ready(), role(Some(&asks))), (false, "asks the other voters"));
         let campaigns = View::of(&json!({ "state": "Candidate", "leader": null }));
         assert_eq!((campaigns.ready(), role(Some(&campaigns))), (false, "campaigns"));
     }

@@ -101,7 +101,7 @@ impl Stranger {
     }
 
     /// Waits until the node ends the connection, which it must.
-    fn is_shown_out(mut self) {
+    fn shown_out(mut self) {
         if let Err(error) = self.stream.read_to_end(&mut Vec::new()) {
             let late = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut].contains(&error.kind());
             assert!(!late, "the connection goes on");
@@ -143,7 +143,7 @@ fn a_term_beyond_all_is_not_believed_and_ends_its_connection() {
     let reign = cluster.reign();
     for mut stranger in strangers(&cluster) {
         stranger.heartbeat(1 << 62, 0);
-        stranger.is_shown_out();
+        stranger.shown_out();
     }
     whole(&cluster, 1);
     assert_eq!(cluster.reign(), reign, "leader and term");
@@ -188,7 +188,7 @@ fn a_lone_voter_survives_both() {
     lone.put("foo", "bar");
     let mut stranger = Stranger::at(&lone, 4711, "127.0.0.1:1");
     stranger.heartbeat(1 << 62, 0);
-    stranger.is_shown_out();
+    stranger.shown_out();
     for _ in 0..3 {
         let term = lone.number("term") + LEAP;
         Stranger::at(&lone, 4711, "127.0.0.1:1").heartbeat(term, 0);

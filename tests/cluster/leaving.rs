@@ -10,6 +10,7 @@ crate::harness::cases![
     removing_the_leader_works_in_clusters_of_2_and_3,
     a_removed_node_says_so_and_serves_no_data,
     a_node_removed_while_it_was_down_learns_it_and_can_be_joined_again,
+    a_removal_that_too_few_can_confirm_is_said_and_not_believed,
     removing_an_unknown_name_is_200_and_changes_nothing,
     a_wiped_directory_under_an_old_name_is_a_new_node,
 ];
@@ -121,6 +122,30 @@ fn a_node_removed_while_it_was_down_learns_it_and_can_be_joined_again() {
     cluster.nodes[leader].join(&cluster.nodes[place]).expect(200, "joining it again");
     assert_eq!(cluster.nodes[place].value("foo"), "bar");
     assert_eq!(cluster.reign(), reign, "leader and term");
+}
+
+fn a_removal_that_too_few_can_confirm_is_said_and_not_believed() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.agreed();
+    let followers = cluster.followers();
+    let (gone, other) = (followers[0], followers[1]);
+    let names: Vec<String> = cluster.nodes.iter().map(|node| node.name().to_owned()).collect();
+    cluster.nodes[gone].kill9();
+    cluster.nodes[leader].remove(&names[gone]).expect(200, "a node that is down");
+    cluster.nodes[leader].remove(&names[other]).expect(200, "another one");
+    cluster.nodes[other].kill9();
+    cluster.nodes[gone].start();
+    // One of the two voters that it knows says so, the other one cannot be asked.
+    eventually(secs(30), "it says what it was told, and what to do", || {
+        let stats = cluster.nodes[gone].try_stats()?;
+        let says = stats["verifying"].as_str().unwrap_or_default();
+        check(says.contains("too few") && says.contains("/raft/join") && stats["removed"] != true, &stats)
+    });
+    cluster.nodes[other].start();
+    eventually(secs(60), "both have said so", || {
+        let stats = cluster.nodes[gone].try_stats()?;
+        check(stats["removed"] == true && stats["verifying"].is_null(), stats)
+    });
 }
 
 fn removing_an_unknown_name_is_200_and_changes_nothing() {
