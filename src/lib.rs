@@ -76,7 +76,8 @@
 //!   cannot.
 //! * The log is compacted only behind what the machine has synced.
 //! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. Joining means a new
-//!   incarnation, made before any log entry names it.
+//!   incarnation, made before any log entry names it; the one before is kept, and can be gone back to, until the cluster's
+//!   state is installed (`consensus::incarnation`).
 //! * What comes in at the peer port is bounded before it is decoded, and a snapshot is taken from the present leader alone.
 //!   Nobody's word but the member table makes a node dial an address for long.
 //! * What would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim: the node

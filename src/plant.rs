@@ -56,11 +56,15 @@ pub enum Plant {
     LogLossUnverified,
     /// Some followers leave the effect of an entry out now and then.
     SilentDivergence,
+    /// An adopted node removes what it was at once, rather than when the cluster's state has arrived.
+    OldIncarnationDropped,
+    /// A member takes the word of any offer to adopt it that its cluster has removed it.
+    TombstonesBelieved,
 }
 
 impl Plant {
     /// All of them, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 21] = [
+    pub const NAMES: [(&'static str, Self); 23] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -82,6 +86,8 @@ impl Plant {
         ("removal-unverified", Self::RemovalUnverified),
         ("log-loss-unverified", Self::LogLossUnverified),
         ("silent-divergence", Self::SilentDivergence),
+        ("old-incarnation-dropped", Self::OldIncarnationDropped),
+        ("tombstones-believed", Self::TombstonesBelieved),
     ];
 
     /// The bug with this name.

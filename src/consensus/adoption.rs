@@ -1,35 +1,54 @@
 //! The joiner's side: what it takes for a node to give up what it is and become part of another cluster.
 //!
 //! Why: being adopted means starting from nothing under a fresh raft id. A node that has something to lose must not do
-//! that by mistake, nor for a leader that it could never answer.
+//! that by mistake, nor for a leader that it could never answer, nor because a stranger says so.
 //!
 //! Laws: only a node without data of its own goes: pristine, removed, or joining somewhere from which nothing has come;
-//! `force` covers a standalone node's data, never a member's. The joiner dials the leader's advertised address and
-//! expects that leader there, before anything changes. The flip is the replacement of `identity`, durable before the
-//! answer. A node that leads a join itself refuses, or two fresh nodes joined to each other would both vanish.
+//! `force` covers a standalone node's data, never a member's. Whether it was removed a member knows from its own cluster,
+//! never from an offer. The joiner dials the leader's advertised address and expects there, before anything changes,
+//! another node, which is that leader and has made this very offer. The flip is the replacement of `identity`, durable
+//! before the answer. A node that leads a join itself refuses, or two fresh nodes joined to each other would both vanish.
 //!
-//! Not here: what the leader does with the answer (`join`).
+//! Not here: what the leader does with the answer (`join`), and the way back (`incarnation`).
 
 use slog::{info, warn};
 
 use super::driver::{Driver, Phase};
-use super::input::Reply;
+use super::input::{Millis, Reply};
 use super::requests;
 use super::verification::Verification;
 use crate::model::{Adopt, Adopted, Code, Refusal, Standing, WhoAmI};
+use crate::plant::{self, Plant};
 use crate::storage::Error;
 
-/// The adoption under way, if any: the leader is being dialled.
+/// How long a member that its own cluster wants to adopt may take to learn from the others that it was removed. The leader
+/// waits for 6 s, of which dialling it may take 3.
+const LEARNS_WITHIN: Millis = 2500;
+
+/// What this node knows of being adopted.
 #[derive(Default)]
 pub(super) struct Adoption {
-    asked: Option<Asked>,
+    /// The offer that is being looked into.
+    offer: Option<Offer>,
+    /// While joining: since when the cluster is waited for.
+    pub(super) waits_since: Millis,
+    /// Whether the cluster that this node joins has said that the join is over.
+    pub(super) join_ended: bool,
 }
 
-struct Asked {
-    /// The token of the question to the leader's address.
-    token: u64,
+/// An offer to adopt this node.
+struct Offer {
     adopt: Adopt,
     reply: Reply<Result<Adopted, Refusal>>,
+    waits_for: Proof,
+}
+
+/// What an offer still needs.
+enum Proof {
+    /// That this node's own cluster has removed it; until when.
+    Removal(Millis),
+    /// The leader's answer at its advertised address; the token of the question.
+    Leader(u64),
 }
 
 impl Driver {
@@ -63,63 +82,134 @@ impl Driver {
             cluster_id: self.volume.identity().cluster_id,
             http_address: self.options.http_address.clone(),
             standing: self.standing(),
+            offers: self.membership.asked.keys().map(|token| self.offer_number(*token)).collect(),
         }
+    }
+
+    /// The number of the offer that a question carries: no other process makes one of the same.
+    pub(super) fn offer_number(&self, token: u64) -> u64 {
+        self.options.nonce.wrapping_add(token)
     }
 
     /// A leader wants this node.
     pub(super) fn adopt(&mut self, adopt: Adopt, reply: Reply<Result<Adopted, Refusal>>) {
-        let again = self.phase == Phase::Joining && adopt.cluster_id == self.volume.identity().cluster_id;
-        if again && !adopt.tombstones.contains(&self.raft_id()) {
+        let own_cluster = adopt.cluster_id == self.volume.identity().cluster_id;
+        let listed = adopt.tombstones.contains(&self.raft_id());
+        if self.phase == Phase::Joining && own_cluster && !listed {
             return reply(Ok(self.adopted(None)));
         }
-        if let Err(refusal) = self.may_be_adopted(&adopt) {
+        let removal = own_cluster && listed && self.standing() == Standing::Member;
+        let fit = if removal { self.may_consider(&adopt) } else { self.may_be_adopted(&adopt) };
+        if let Err(refusal) = fit {
             return reply(Err(refusal));
         }
-        let token = self.token();
-        self.outbox.identify(token, &adopt.leader_address);
-        self.adoption.asked = Some(Asked { token, adopt, reply });
+        let waits_for = if removal { Proof::Removal(self.now + LEARNS_WITHIN) } else { self.dial_leader(&adopt) };
+        self.adoption.offer = Some(Offer { adopt, reply, waits_for });
     }
 
-    fn may_be_adopted(&self, adopt: &Adopt) -> Result<(), Refusal> {
+    fn dial_leader(&mut self, adopt: &Adopt) -> Proof {
+        let token = self.token();
+        self.outbox.identify(token, &adopt.leader_address);
+        Proof::Leader(token)
+    }
+
+    /// Whether an offer can be looked into at all.
+    fn may_consider(&self, adopt: &Adopt) -> Result<(), Refusal> {
         let me = self.my_name();
         if self.stop_by.is_some() {
             return Err(requests::stopping());
         }
-        if self.adoption.asked.is_some() || self.membership.join_in_progress() {
+        if self.adoption.offer.is_some() || self.membership.join_in_progress() {
             return Err(Refusal::not_applied(
                 Code::JoinInProgress,
                 format!("{me} is busy with another join; try again when that has ended"),
             ));
         }
-        if adopt.tombstones.contains(&self.raft_id()) {
+        let previous = self.volume.identity().previous.as_ref().map(|previous| previous.raft_id);
+        if adopt.leader_id == 0 || adopt.leader_id == self.raft_id() || Some(adopt.leader_id) == previous {
+            return Err(Refusal::not_applied(
+                Code::BadRequest,
+                format!("the leader that is to adopt {me} is said to be {me} itself"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn may_be_adopted(&self, adopt: &Adopt) -> Result<(), Refusal> {
+        if plant::is(Plant::TombstonesBelieved) && adopt.tombstones.contains(&self.raft_id()) {
             return Ok(());
         }
-        match self.standing() {
-            Standing::Pristine | Standing::Joining | Standing::Removed => Ok(()),
-            Standing::Standalone if adopt.force => Ok(()),
-            Standing::Standalone => Err(Refusal::not_applied(
+        self.may_consider(adopt)?;
+        let me = self.my_name();
+        let identity = self.volume.identity();
+        let own_cluster = adopt.cluster_id == identity.cluster_id;
+        let has_data = |data: String| {
+            Err(Refusal::not_applied(
                 Code::HasData,
+                format!("{me} holds {data} of its own, which a join would give up; \"force\": true does that"),
+            ))
+        };
+        match self.standing() {
+            Standing::Removed => Ok(()),
+            Standing::Joining if own_cluster => Ok(()),
+            Standing::Joining if self.hears_its_cluster() => Err(Refusal::not_applied(
+                Code::JoinInProgress,
+                format!("{me} is being taken by another cluster; try again when that has ended"),
+            )),
+            Standing::Joining if !adopt.force && identity.previous.as_ref().is_some_and(|kept| kept.holds_data) => {
+                has_data("data".into())
+            }
+            Standing::Joining => Ok(()),
+            Standing::Pristine | Standing::Standalone if own_cluster => Err(Refusal::not_applied(
+                Code::OtherCluster,
                 format!(
-                    "{me} holds {} keys of its own, which a join would give up; \"force\": true does that",
-                    self.machine.keys()
+                    "{me} is all that there is of that cluster; is one of the two a copy of the other's directory?"
                 ),
             )),
+            Standing::Pristine => Ok(()),
+            Standing::Standalone if adopt.force => Ok(()),
+            Standing::Standalone => has_data(format!("{} keys", self.machine.keys())),
             Standing::Member => Err(Refusal::not_applied(
                 Code::OtherCluster,
-                format!("{me} is a member of another cluster; remove it there first"),
+                format!(
+                    "{me} is a member of a cluster, which has not removed it as far as {me} knows; remove it there first"
+                ),
             )),
         }
     }
 
+    /// What is due while this node is being adopted, or waits for the cluster that has adopted it.
+    pub(super) fn tend_adoption(&mut self) -> Result<(), Error> {
+        let (now, removed) = (self.now, self.phase == Phase::Removed);
+        let ripe = |offer: &mut Offer| matches!(offer.waits_for, Proof::Removal(until) if removed || now >= until);
+        if let Some(Offer { adopt, reply, .. }) = self.adoption.offer.take_if(ripe) {
+            match self.may_be_adopted(&adopt) {
+                Ok(()) => {
+                    let waits_for = self.dial_leader(&adopt);
+                    self.adoption.offer = Some(Offer { adopt, reply, waits_for });
+                }
+                Err(refusal) => reply(Err(refusal)),
+            }
+        }
+        self.go_back_when_due()
+    }
+
     /// The address that the leader gave for itself has answered, or nothing has.
     pub(super) fn leader_identified(&mut self, token: u64, result: Result<WhoAmI, Refusal>) -> Result<(), Error> {
-        let Some(Asked { adopt, reply, .. }) = self.adoption.asked.take_if(|asked| asked.token == token) else {
+        let asked = |offer: &mut Offer| matches!(offer.waits_for, Proof::Leader(asked) if asked == token);
+        let Some(Offer { adopt, reply, .. }) = self.adoption.offer.take_if(asked) else {
             return Ok(());
         };
         let (me, address, leader) = (self.my_name(), &adopt.leader_address, &adopt.leader_name);
         let wrong = match result {
-            Ok(who) if who.raft_id == adopt.leader_id && who.cluster_id == adopt.cluster_id => None,
-            Ok(who) => Some((Code::Unreachable, format!("another node, {}, answers there", who.node_id))),
+            Ok(who) if who.raft_id != adopt.leader_id || who.cluster_id != adopt.cluster_id => {
+                Some((Code::Unreachable, format!("another node, {}, answers there", who.node_id)))
+            }
+            Ok(who) if !who.offers.contains(&adopt.offer) && !plant::is(Plant::TombstonesBelieved) => {
+                let detail = format!("{} answers there and knows nothing of this join", who.node_id);
+                Some((Code::JoinInProgress, detail))
+            }
+            Ok(_) => None,
             Err(refusal) => Some((refusal.code, refusal.detail)),
         };
         if let Some((code, wrong)) = wrong {
@@ -130,6 +220,7 @@ impl Driver {
             )));
             return Ok(());
         }
+        // Much may have happened while the leader was dialled.
         if let Err(refusal) = self.may_be_adopted(&adopt) {
             reply(Err(refusal));
             return Ok(());
@@ -139,18 +230,19 @@ impl Driver {
         Ok(())
     }
 
-    /// The flip to a new, empty incarnation; durable on return.
+    /// The flip to a new, empty incarnation; durable on return. What this node was is kept until the cluster's state has
+    /// arrived.
     fn become_adopted(&mut self, adopt: &Adopt) -> Result<Adopted, Error> {
         let keys = self.machine.keys();
         let standalone = self.standing() == Standing::Standalone;
         let dropped = standalone.then(|| format!("the {keys} keys that {} held alone", self.my_name()));
         if let Some(dropped) = &dropped {
-            warn!(self.log, "giving up data for a forced join"; "dropped" => dropped);
+            warn!(self.log, "a forced join gives up data once the cluster's state has arrived"; "data" => dropped);
         }
         self.refuse_everything(requests::joining);
         self.machine.abort_cut();
         let (raft_address, http_address) = (self.options.raft_address.clone(), self.options.http_address.clone());
-        let incarnation = self.volume.adopt(adopt.cluster_id, &raft_address, &http_address)?;
+        let incarnation = self.volume.adopt(adopt.cluster_id, &raft_address, &http_address, standalone)?;
         self.swap(incarnation)?;
         info!(self.log, "taken by a cluster";
             "cluster_id" => adopt.cluster_id, "as" => &adopt.node_id, "leader" => &adopt.leader_name, "raft_id" => self.raft_id());
@@ -164,6 +256,12 @@ impl Driver {
             http_address: self.options.http_address.clone(),
             dropped,
         }
+    }
+
+    /// The cluster that this node joins has given the join up. Of a member this says nothing.
+    pub(super) fn told_join_ended(&mut self, cluster_id: u64, raft_id: u64) {
+        let ours = cluster_id == self.volume.identity().cluster_id && raft_id == self.raft_id();
+        self.adoption.join_ended |= ours && self.phase == Phase::Joining;
     }
 
     /// Ends this node's part in its cluster; durable on return.

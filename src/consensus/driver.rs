@@ -8,8 +8,8 @@
 //! its advance. `applied <= commit <= last` before and after each turn.
 //!
 //! Not here: the order within a turn (`ready`), requests (`requests`), reads (`reads`), membership (`membership`,
-//! `adoption`), what an entry holds (`entry`), raft's settings (`raw`), copies and compaction (`snapshots`), the cluster's
-//! time (`time`), what of a message is believed (`belief`, `verification`), the thread (`task`).
+//! `adoption`, `incarnation`), what an entry holds (`entry`), raft's settings (`raw`), copies and compaction (`snapshots`),
+//! the cluster's time (`time`), what of a message is believed (`belief`, `verification`), the thread (`task`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub struct Driver {
     pub(super) chores: Box<dyn Chores>,
     pub(super) options: Options,
     pub(super) log: Logger,
-    raft_log: Logger,
+    pub(super) raft_log: Logger,
     pub(super) now: Millis,
     pub(super) phase: Phase,
     /// Set by [`Input::Stop`]: when to stop at the latest.
@@ -156,15 +156,7 @@ impl Driver {
             next_token: 0,
         };
         driver.feed.begin(driver.machine.applied().0, driver.options.history);
-        driver.phase = if driver.volume.identity().removed {
-            Phase::Removed
-        } else if driver.machine.applied().0 == 0 {
-            Phase::Joining
-        } else if driver.options.forming && !driver.volume.identity().formed && driver.is_pristine() {
-            Phase::Forming
-        } else {
-            Phase::Member
-        };
+        driver.phase = driver.phase_of_incarnation();
         Ok(driver)
     }
 
@@ -196,6 +188,7 @@ impl Driver {
     pub fn start(&mut self, now: Millis) -> Result<(), Error> {
         self.now = now;
         self.raw.mut_store().now = now;
+        self.adoption.waits_since = now;
         self.publish();
         self.discard_garbage()?;
         self.turn(now)?;
@@ -230,6 +223,7 @@ impl Driver {
         self.expire_requests();
         self.expire_reads();
         self.expire_membership();
+        self.tend_adoption()?;
         self.announce_addresses()
     }
 
@@ -281,6 +275,7 @@ impl Driver {
             Input::Probe { probe, reply } => self.answer_probe(probe, reply)?,
             Input::Probed { token, result } => self.probed(token, result)?,
             Input::Digest { from, told } => self.told_digest(from, told)?,
+            Input::JoinEnded { cluster_id, raft_id } => self.told_join_ended(cluster_id, raft_id),
             Input::Receive { from, reply } => self.receive(from, reply),
             Input::Install { message, received, reply } => self.install(*message, received, reply)?,
             Input::StreamEnded { to, result } => self.stream_ended(to, result),
@@ -358,41 +353,6 @@ impl Driver {
         }
         if self.raw.raft.leader_id == from {
             self.leader_seen = Some(self.now);
-        }
-        Ok(())
-    }
-
-    /// Replaces raft and the machine by those of another incarnation; everything that belonged to the old one must have
-    /// been answered.
-    pub(super) fn swap(&mut self, incarnation: Incarnation) -> Result<(), Error> {
-        let raft_id = self.volume.identity().raft_id;
-        let (raw, machine) = raw_node(raft_id, incarnation, &self.options, &self.log, &self.raft_log)?;
-        self.raw = raw;
-        self.machine = machine;
-        self.committed.clear();
-        self.raw.mut_store().now = self.now;
-        self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.raw.raft.term };
-        self.reads.renew((raft_id, self.options.nonce));
-        self.snapshots = Snapshots::default();
-        self.time = Time::default();
-        self.belief = Belief::default();
-        self.verification = Verification::default();
-        self.digests = Digests::default();
-        self.contact.clear();
-        self.hearing = Hearing::default();
-        self.pending_change = 0;
-        self.leader_seen = None;
-        self.phase = Phase::Joining;
-        self.feed.begin(self.machine.applied().0, self.options.history);
-        self.publish();
-        self.discard_garbage()
-    }
-
-    pub(super) fn discard_garbage(&mut self) -> Result<(), Error> {
-        let generation = self.raw.store().journal.generation();
-        let garbage = self.volume.garbage(generation)?;
-        if !garbage.is_empty() {
-            self.chores.discard(self.volume.engine(), garbage);
         }
         Ok(())
     }

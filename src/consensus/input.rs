@@ -200,6 +200,13 @@ pub enum Input {
         /// The raft id that was removed.
         raft_id: u64,
     },
+    /// Whoever had this node adopted under this raft id says that the join is over.
+    JoinEnded {
+        /// The cluster that it was to join.
+        cluster_id: u64,
+        /// The raft id that it took for that.
+        raft_id: u64,
+    },
     /// Another voter asks what this node knows of it.
     Probe {
         /// The question.

@@ -254,7 +254,9 @@ impl Driver {
         if let Err(refusal) = self.check_quorum(self.conf_voters()) {
             return self.refuse_once_settled(refusal);
         }
+        let token = self.token();
         let adopt = Adopt {
+            offer: self.offer_number(token),
             cluster_id: self.volume.identity().cluster_id,
             leader_id: self.raft_id(),
             leader_name: self.my_name(),
@@ -264,17 +266,19 @@ impl Driver {
             force: *force,
             tombstones: self.machine.members().tombstones().collect(),
         };
-        let token = self.token();
-        self.membership.asked.insert(token);
+        self.membership.asked.insert(token, raft_address.clone());
         self.outbox.adopt(token, raft_address, adopt);
         Step::Next(Stage::Adopt(token))
     }
 
     /// The joiner has become ours, durably, or has said why not.
     pub(super) fn adopt_answered(&mut self, token: u64, result: Result<Adopted, Refusal>) {
-        self.membership.asked.remove(&token);
+        let address = self.membership.asked.remove(&token).unwrap_or_default();
         let asked = |operation: &Operation| matches!(operation.stage, Stage::Adopt(t) if t == token);
         if !self.membership.current.as_ref().is_some_and(asked) {
+            if let Ok(adopted) = result {
+                self.tell_join_ended(&address, adopted.raft_id);
+            }
             return;
         }
         let Some(mut operation) = self.membership.current.take() else { return };
@@ -309,6 +313,22 @@ impl Driver {
             }
         };
         self.refuse(operation.waiting, refusal);
+    }
+
+    /// A join is given up: where its joiner was adopted and is in no entry, it is told.
+    pub(super) fn end_join(&mut self, operation: &Operation) {
+        if let Operation { stage: Stage::Add { member, done: false }, proposed: None, .. } = operation {
+            self.tell_join_ended(&member.raft_address, member.raft_id);
+        }
+    }
+
+    /// Tells a node that was adopted for nothing, so that it goes back to what it was at once. Not while another join of it
+    /// may go on from there, here or on another leader.
+    fn tell_join_ended(&mut self, address: &str, raft_id: u64) {
+        if self.leads() && !self.membership.joins(address) && self.machine.members().get(raft_id).is_none() {
+            info!(self.log, "a join has ended without its joiner"; "at" => address, "raft_id" => raft_id);
+            self.outbox.end_join(address, self.volume.identity().cluster_id, raft_id);
+        }
     }
 
     fn add_learner(&mut self, operation: &mut Operation, member: &Member) -> Step {

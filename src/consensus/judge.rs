@@ -65,7 +65,7 @@ impl Driver {
                 Role::Learner => Step::Next(Stage::Promote { raft_id: who.raft_id, since: self.now }),
             };
         }
-        let removed_here = members.is_tombstone(who.raft_id);
+        let removed_here = ours && members.is_tombstone(who.raft_id);
         match who.standing {
             Standing::Standalone if !force => {
                 return refuse(

@@ -11,7 +11,7 @@
 //!
 //! Not here: the joiner's side (`adoption`), transfers (`transfer`).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, Entry, Message, MessageType};
 use raft::{Changer, ProgressState};
@@ -55,8 +55,9 @@ pub(super) struct Membership {
     pub(super) current: Option<Operation>,
     /// Joins that only wait for their learner, while something else wants to go on: they end by themselves.
     aside: Vec<Operation>,
-    /// Questions to joiners that are not answered yet; a join may be over before its joiner has decided.
-    pub(super) asked: BTreeSet<u64>,
+    /// Questions to joiners that are not answered yet, and at which address; a join may be over before its joiner has
+    /// decided.
+    pub(super) asked: BTreeMap<u64, String>,
     pub(super) transfer: Option<Transfer>,
     announced: Option<Millis>,
 }
@@ -80,6 +81,14 @@ impl Membership {
         let joins = |waiting: &Waiting| matches!(waiting.request, Request::Join { .. });
         let current = self.current.as_ref().is_some_and(|operation| joins(&operation.waiting));
         current || self.queue.iter().any(joins) || !self.asked.is_empty()
+    }
+
+    /// Whether a join of the node at this address is under way or waits.
+    pub fn joins(&self, address: &str) -> bool {
+        let under_way = self.current.iter().chain(&self.aside).map(|operation| &operation.waiting);
+        under_way
+            .chain(&self.queue)
+            .any(|waiting| matches!(&waiting.request, Request::Join { raft_address, .. } if raft_address == address))
     }
 }
 
@@ -144,6 +153,7 @@ impl Driver {
                 }
                 Step::Done(Err(refusal)) => {
                     info!(self.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
+                    self.end_join(&operation);
                     self.refuse(operation.waiting, refusal);
                     return None;
                 }
@@ -366,6 +376,7 @@ impl Driver {
         if self.membership.current.as_ref().is_some_and(|one| one.waiting.deadline <= now) {
             late.extend(self.membership.current.take());
         }
+        late.iter().for_each(|one| self.end_join(one));
         let mut ended = late.into_iter().map(|one| (one.waiting, one.proposed.is_some())).collect::<Vec<_>>();
         let (over, waits): (VecDeque<_>, VecDeque<_>) =
             self.membership.take_queue().into_iter().partition(|waiting| waiting.deadline <= now);

@@ -6,9 +6,10 @@
 //!
 //! A request's way: `handle` -> `requests` (propose, forward or park) -> `ready` (journal, sync, send, apply) ->
 //! `pending` -> reply. A read's way: `handle` -> `reads` -> raft's ReadIndex -> reply. Membership: `membership` with the
-//! steps in `join` and `transfer`; the joiner's side is `adoption`. What was applied becomes the `feed` of those who watch.
-//! A peer's message passes `belief` first; what would end the node, `verification` asks the other voters about; `digests`
-//! compares the state with the leader's, and `lagging` says which followers stand still.
+//! steps in `join` and `transfer`; the joiner's side is `adoption`, and its way there and back `incarnation`. What was
+//! applied becomes the `feed` of those who watch. A peer's message passes `belief` first; what would end the node,
+//! `verification` asks the other voters about; `digests` compares the state with the leader's, and `lagging` says which
+//! followers stand still.
 //!
 //! Not here: sockets (`transport`), and what is on the disk (`storage`).
 
@@ -21,6 +22,7 @@ mod entry;
 mod feed;
 mod handle;
 mod hearing;
+mod incarnation;
 mod input;
 mod join;
 mod judge;
@@ -85,6 +87,8 @@ pub struct Options {
     pub http_address: String,
     /// Whether a pristine node waits to be taken, or told to begin, instead of leading itself (HUSKV_JOIN).
     pub forming: bool,
+    /// How long a node that was adopted waits for something to come from the cluster, until it goes back to what it was.
+    pub join_wait_ms: u64,
     /// A random number that no other life of this process has: it makes the contexts of reads unique.
     pub nonce: u64,
 }

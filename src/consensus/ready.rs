@@ -199,12 +199,7 @@ impl Driver {
         }
         self.snapshots.installed();
         self.requests_hidden(index, term);
-        if self.phase == Phase::Joining {
-            self.phase = Phase::Member;
-        }
-        if !self.volume.identity().formed {
-            self.volume.update(|identity| identity.formed = true)?;
-        }
+        self.settle()?;
         info!(self.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.machine.keys());
         // The table has come with the copy: the leader has a name now, and the log is to say it.
         self.seen.leader = 0;

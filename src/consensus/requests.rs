@@ -115,7 +115,7 @@ impl Driver {
         match self.phase {
             Phase::Member => None,
             Phase::Removed => Some(removed()),
-            Phase::Forming | Phase::Joining => Some(joining()),
+            Phase::Forming | Phase::Joining => Some(self.not_joined_yet()),
         }
     }
 

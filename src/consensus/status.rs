@@ -63,6 +63,7 @@ impl Driver {
             members: self.machine.members().iter().map(|member| self.member_status(member)).collect(),
             removed: self.phase == Phase::Removed,
             joining: self.phase == Phase::Joining,
+            previous: self.previous_status(),
             forming: self.phase == Phase::Forming,
             verifying: self.verification.words(),
         }

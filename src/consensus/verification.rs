@@ -150,11 +150,14 @@ impl Driver {
     pub(super) fn told_removed(&mut self, cluster_id: u64, raft_id: u64) -> Result<(), Error> {
         let ours = cluster_id == self.volume.identity().cluster_id && raft_id == self.raft_id();
         match self.phase {
-            // It has nothing to lose, and knows no voters to ask.
-            Phase::Joining if ours => self.become_removed(),
+            // It has never been more than asked to join, and knows no voters to ask: the join is over.
+            Phase::Joining => {
+                self.told_join_ended(cluster_id, raft_id);
+                Ok(())
+            }
             Phase::Member if ours && plant::is(Plant::RemovalUnverified) => self.become_removed(),
             Phase::Member if ours => self.verify(Claim::Removed),
-            Phase::Forming | Phase::Joining | Phase::Member | Phase::Removed => Ok(()),
+            Phase::Forming | Phase::Member | Phase::Removed => Ok(()),
         }
     }
 
@@ -232,7 +235,7 @@ impl Driver {
             Says::Never => open.never = true,
             Says::Nothing => {}
         }
-        self.settle()
+        self.conclude()
     }
 
     /// Asks again what was not borne out, and ends what has taken long enough.
@@ -244,7 +247,7 @@ impl Driver {
         if self.now >= open.ask_at {
             self.ask_voters();
         }
-        self.settle()
+        self.conclude()
     }
 
     /// The state at `index` is that of the leader.
@@ -255,7 +258,7 @@ impl Driver {
     }
 
     /// Draws the consequence where the answers allow one.
-    fn settle(&mut self) -> Result<(), Error> {
+    fn conclude(&mut self) -> Result<(), Error> {
         let Some(open) = &self.verification.open else { return Ok(()) };
         let (claim, others) = (open.claim, self.other_voters().len());
         let needed = self.needed(claim);

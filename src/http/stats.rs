@@ -8,7 +8,7 @@
 
 use serde::Serialize;
 
-use crate::model::{Leader, MemberStatus, Role, State, Status, Voters};
+use crate::model::{Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
 
 /// What `/raft/stats` shows.
 #[derive(Serialize)]
@@ -45,6 +45,8 @@ pub(super) struct Stats<'a> {
     #[serde(skip_serializing_if = "is_false")]
     joining: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<Previous>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     forming: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verifying: Option<&'a str>,
@@ -61,6 +63,14 @@ struct Row<'a> {
     connected: bool,
     #[serde(flatten)]
     progress: Option<Progress>,
+}
+
+/// What a joining node keeps until the cluster's state has arrived.
+#[derive(Serialize)]
+struct Previous {
+    cluster_id: u64,
+    raft_id: u64,
+    goes_back_in_ms: u64,
 }
 
 /// What only the leader knows of a member.
@@ -109,6 +119,11 @@ impl<'a> Stats<'a> {
             disk_syncs: status.disk_syncs,
             removed: status.removed,
             joining: status.joining,
+            previous: status.previous.map(|PreviousStatus { cluster_id, raft_id, goes_back_in_ms }| Previous {
+                cluster_id,
+                raft_id,
+                goes_back_in_ms,
+            }),
             forming: status.forming.then_some(join_list),
             verifying: status.verifying.as_deref(),
         }
@@ -229,13 +244,14 @@ mod tests {
         assert_eq!(stats["disk_syncs"], json!(7));
         let counts = [&stats["voters"], &stats["voters_unreachable"], &stats["failure_tolerance"]];
         assert_eq!(counts, [1, 0, 0]);
-        for absent in ["removed", "joining", "forming"] {
+        for absent in ["removed", "joining", "previous", "forming"] {
             assert!(stats.get(absent).is_none(), "{absent}");
         }
         status.state = State::Follower;
         status.leader = None;
         status.removed = true;
         status.joining = true;
+        status.previous = Some(PreviousStatus { cluster_id: 5, raft_id: 6, goes_back_in_ms: 59_000 });
         status.forming = true;
         status.last_contact_ms = Some(12);
         let stats = shown(&status);
@@ -245,6 +261,7 @@ mod tests {
         assert_eq!(stats["last_contact"], json!("12ms"));
         assert_eq!(stats["forming"], json!(["a:1", "b:2"]));
         assert_eq!((&stats["removed"], &stats["joining"]), (&json!(true), &json!(true)));
+        assert_eq!(stats["previous"], json!({"cluster_id": 5, "raft_id": 6, "goes_back_in_ms": 59_000}));
         status.last_contact_ms = None;
         assert_eq!(shown(&status)["last_contact"], json!("never"));
     }

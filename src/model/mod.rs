@@ -37,7 +37,7 @@ pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI, Wri
 pub use probe::{Probe, ProbeReply, Recorded, StateDigest};
 pub use proposal::Proposal;
 pub use refusal::{Code, Fate, Leader, Refusal};
-pub use status::{MemberStatus, State, Status, Voters};
+pub use status::{MemberStatus, PreviousStatus, State, Status, Voters};
 pub use txn::{Check, Done, Operation, SWEEP_BYTES, SWEEP_KEYS, TXN_BYTES, Test, Txn};
 pub use validate::Limits;
 pub use value::{Condition, Item, Stamp, Ttl, Value};

@@ -113,6 +113,8 @@ pub struct WhoAmI {
     pub http_address: String,
     /// What it is to that cluster.
     pub standing: Standing,
+    /// The offers to adopt that it has made and that are not answered yet ([`Adopt::offer`]).
+    pub offers: Vec<u64>,
 }
 
 /// A leader asks a node to become part of its cluster.
@@ -122,6 +124,9 @@ pub struct Adopt {
     pub cluster_id: u64,
     /// The leader's raft id; the joiner dials `leader_address` and expects exactly this id and cluster there.
     pub leader_id: u64,
+    /// The leader's number for this offer. Whoever is dialled must know of it: the address of a leader that made no offer
+    /// proves nothing.
+    pub offer: u64,
     /// The leader's name, for messages.
     pub leader_name: String,
     /// Where the leader's peers dial it, `host:port`.
@@ -132,11 +137,13 @@ pub struct Adopt {
     pub raft_address: String,
     /// Whether a standalone joiner may give up its data.
     pub force: bool,
-    /// The removed raft ids of the cluster: a joiner whose id is among them has nothing to lose.
+    /// The removed raft ids of the cluster. A joiner of that cluster whose id is among them needs a new one; whether it may
+    /// give up what it has, they do not tell.
     pub tombstones: Vec<u64>,
 }
 
-/// The joiner's answer to [`Adopt`]: it has given up what it was, durably.
+/// The joiner's answer to [`Adopt`]: it is another one now, durably, and keeps what it was until the cluster's state has
+/// arrived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adopted {
     /// The raft id of its new, empty incarnation.

@@ -75,6 +75,17 @@ impl Voters {
     }
 }
 
+/// What a joining node was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreviousStatus {
+    /// The cluster that it was of.
+    pub cluster_id: u64,
+    /// Its raft id there.
+    pub raft_id: u64,
+    /// In how many milliseconds the node goes back to it, unless something comes from the cluster that it joins.
+    pub goes_back_in_ms: u64,
+}
+
 /// One consistent look at a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -120,6 +131,8 @@ pub struct Status {
     pub removed: bool,
     /// Whether this node belongs to no cluster yet (its data routes answer 503).
     pub joining: bool,
+    /// While `joining`: what the node keeps, to go back to where the join is never finished.
+    pub previous: Option<PreviousStatus>,
     /// Whether this node waits, pristine, for a cluster of its `HUSKV_JOIN` list to take it or to begin.
     pub forming: bool,
     /// What this node was told that would end it, while it asks the other voters, and afterwards where they could not

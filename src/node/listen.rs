@@ -144,6 +144,7 @@ mod tests {
             http_address: String::new(),
             picked_http_port: Some(http),
             picked_raft_port: Some(raft),
+            previous: None,
         }
     }
 

@@ -18,6 +18,10 @@ const MAX_INBOUND: usize = 256;
 /// How much a turn of the loop applies; some milliseconds.
 const APPLY_WORK: usize = 8 << 20;
 
+/// How long a join may be without a sign of its cluster. As long as a join may take by default: then whoever asked for it
+/// knows that it is unfinished.
+const JOIN_WAIT_MS: u64 = 60_000;
+
 /// One MiB in bytes.
 const MIB: u64 = 1 << 20;
 
@@ -64,6 +68,7 @@ pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: boo
         raft_address: config.advertised_raft(ports.raft.port),
         http_address: config.advertised_http(ports.http.port),
         forming,
+        join_wait_ms: JOIN_WAIT_MS,
         nonce,
     }
 }

@@ -41,6 +41,28 @@ pub struct Identity {
     pub picked_http_port: Option<u16>,
     /// The raft port picked at the first start with port 0.
     pub picked_raft_port: Option<u16>,
+    /// What the node was before the cluster above adopted it, until a copy of that cluster's state is installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Previous>,
+}
+
+/// The incarnation that an adopted node goes back to where the join is never finished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Previous {
+    /// The cluster it belonged to.
+    pub cluster_id: u64,
+    /// Its raft id; its folder has this name.
+    pub raft_id: u64,
+    /// [`Identity::formed`] then.
+    pub formed: bool,
+    /// [`Identity::removed`] then.
+    pub removed: bool,
+    /// [`Identity::raft_address`] then.
+    pub raft_address: String,
+    /// [`Identity::http_address`] then.
+    pub http_address: String,
+    /// Whether it holds data that only a join with `force` may replace.
+    pub holds_data: bool,
 }
 
 /// Reads who the node in the directory `dir` is, without creating, locking or changing anything; None where there is no
@@ -107,7 +129,21 @@ mod tests {
             http_address: "a:2".into(),
             picked_http_port: None,
             picked_raft_port: Some(7),
+            previous: None,
         }
+    }
+
+    fn joining() -> Identity {
+        let previous = Previous {
+            cluster_id: 1,
+            raft_id: 2,
+            formed: true,
+            removed: false,
+            raft_address: "a:1".into(),
+            http_address: "a:2".into(),
+            holds_data: true,
+        };
+        Identity { previous: Some(previous), ..identity() }
     }
 
     #[test]
@@ -117,6 +153,12 @@ mod tests {
                       \"http_address\": \"a:2\",\n  \"picked_http_port\": null,\n  \"picked_raft_port\": 7\n}\n";
         assert_eq!(String::from_utf8(encode(&identity())).unwrap(), golden);
         assert_eq!(decode(golden.as_bytes(), "d").unwrap(), identity());
+        let bytes = String::from_utf8(encode(&joining())).unwrap();
+        let golden = "\"picked_raft_port\": 7,\n  \"previous\": {\n    \"cluster_id\": 1,\n    \"raft_id\": 2,\n    \
+                      \"formed\": true,\n    \"removed\": false,\n    \"raft_address\": \"a:1\",\n    \
+                      \"http_address\": \"a:2\",\n    \"holds_data\": true\n  }\n}\n";
+        assert!(bytes.ends_with(golden), "{bytes}");
+        assert_eq!(decode(bytes.as_bytes(), "d").unwrap(), joining());
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub use durable::{step_back, syncs};
 pub use engine::{Batch, Db, Engine, Pair};
 pub use error::Error;
 pub use guard::opening;
-pub use identity::{Identity, peek};
+pub use identity::{Identity, Previous, peek};
 pub use journal::Journal;
 pub use machine::{Applied, Machine, Operation};
 pub use sled_engine::SledEngine;

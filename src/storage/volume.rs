@@ -3,8 +3,9 @@
 //! Why: which log and which state belong together, and to whom, is decided once, here, before anything of it is used.
 //!
 //! Laws: the rename of `identity` is the only flip: a folder is complete and durable before the identity names it, and
-//! what nothing names is garbage. A raft id is minted anew for each incarnation and never reused. Log and state must fit
-//! each other, or the node does not start.
+//! what nothing names is garbage. An adopted node's previous incarnation is named until a copy of the adopting cluster's
+//! state is installed, and only until then can the node go back to it. A raft id is minted anew for each incarnation and
+//! never reused. Log and state must fit each other, or the node does not start.
 //!
 //! Not here: what the log and the state hold, and when to adopt (`consensus::membership`).
 
@@ -18,7 +19,7 @@ use crate::plant::{self, Plant};
 
 use super::identity::{decode, encode};
 use super::layout::{self, IDENTITY};
-use super::{Engine, Error, Identity, Journal, Machine, SnapshotWriter};
+use super::{Engine, Error, Identity, Journal, Machine, Previous, SnapshotWriter};
 
 /// The journal's cache; its reads are rare and in order.
 const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
@@ -102,6 +103,10 @@ impl Volume {
             })?;
             incarnation
         };
+        if volume.identity.previous.is_some() && incarnation.machine.applied().0 != 0 {
+            // The process ended between the installation of the first copy and the note of it.
+            volume.settle()?;
+        }
         let (http, raft) = (boot.picked_http_port, boot.picked_raft_port);
         let picked = (http.or(volume.identity.picked_http_port), raft.or(volume.identity.picked_raft_port));
         if picked != (volume.identity.picked_http_port, volume.identity.picked_raft_port) {
@@ -128,11 +133,18 @@ impl Volume {
     }
 
     /// Makes a new, empty incarnation in `cluster_id` under a fresh raft id and flips the identity to it; durable on
-    /// return. The old incarnation's folder is left to [`Volume::garbage`].
+    /// return. The incarnation in use is kept for [`Volume::go_back`]; `holds_data` says whether it has something to lose.
+    /// Where that one is empty itself, adopted by another cluster that never sent anything, the one before it stays kept.
     ///
     /// # Errors
     /// [`Error`]: before the flip the old incarnation is still the one.
-    pub fn adopt(&mut self, cluster_id: u64, raft_address: &str, http_address: &str) -> Result<Incarnation, Error> {
+    pub fn adopt(
+        &mut self,
+        cluster_id: u64,
+        raft_address: &str,
+        http_address: &str,
+        holds_data: bool,
+    ) -> Result<Incarnation, Error> {
         let names = self.engine.list("")?;
         let raft_id = loop {
             let mut id = mint_id(&mut self.mint);
@@ -148,12 +160,52 @@ impl Volume {
         let incarnation =
             self.make(raft_id, nothing, &HardState::default(), Members::default(), ConfState::default())?;
         self.update(|identity| {
+            let present = Previous {
+                cluster_id: identity.cluster_id,
+                raft_id: identity.raft_id,
+                formed: identity.formed,
+                removed: identity.removed,
+                raft_address: std::mem::take(&mut identity.raft_address),
+                http_address: std::mem::take(&mut identity.http_address),
+                holds_data,
+            };
+            identity.previous.get_or_insert(present);
             (identity.cluster_id, identity.raft_id) = (cluster_id, raft_id);
             (identity.formed, identity.removed) = (false, false);
             (identity.raft_address, identity.http_address) = (raft_address.into(), http_address.into());
         })?;
         self.last_generation = FIRST_GENERATION;
         Ok(incarnation)
+    }
+
+    /// Flips the identity back to the incarnation that was in use before the adoption, and opens it; durable on return.
+    /// The abandoned one is left to [`Volume::garbage`], and its raft id is never used again. None where nothing is kept.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be opened; the identity is unchanged then. [`Error::Busy`] where a thread of this process
+    /// has not let go of it yet.
+    pub fn go_back(&mut self) -> Result<Option<Incarnation>, Error> {
+        let Some(previous) = self.identity.previous.clone() else { return Ok(None) };
+        let incarnation = self.open_incarnation(previous.raft_id)?;
+        self.update(|identity| {
+            identity.previous = None;
+            (identity.cluster_id, identity.raft_id) = (previous.cluster_id, previous.raft_id);
+            (identity.formed, identity.removed) = (previous.formed, previous.removed);
+            (identity.raft_address, identity.http_address) = (previous.raft_address, previous.http_address);
+        })?;
+        Ok(Some(incarnation))
+    }
+
+    /// Notes that a copy of the cluster's state is installed: the node is of that cluster on purpose, and has nothing to
+    /// go back to. Durable on return.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        if self.identity.formed && self.identity.previous.is_none() {
+            return Ok(());
+        }
+        self.update(|identity| (identity.formed, identity.previous) = (true, None))
     }
 
     /// A number for a new machine generation, for a copy to be received into; nothing of it is on the disk yet.
@@ -178,11 +230,17 @@ impl Volume {
     /// [`Error`] where the directory cannot be listed.
     pub fn garbage(&self, generation: u64) -> Result<Vec<String>, Error> {
         let own = self.identity.raft_id;
+        let kept = self.identity.previous.as_ref().filter(|_| !plant::is(Plant::OldIncarnationDropped));
+        let kept = kept.map(|previous| previous.raft_id);
         let reserved = self.reservations.lock();
         let mut garbage = Vec::new();
         for name in self.engine.list("")? {
             match layout::raft_id_of(&name) {
-                Some(id) if id != own && !reserved.iter().any(|(held, taken)| held.raft_id == id && !taken) => {
+                Some(id)
+                    if id != own
+                        && Some(id) != kept
+                        && !reserved.iter().any(|(held, taken)| held.raft_id == id && !taken) =>
+                {
                     garbage.push(name);
                 }
                 _ => {}
@@ -284,6 +342,7 @@ fn begin(engine: &dyn Engine, boot: &mut Boot) -> Result<Identity, Error> {
         http_address: boot.http_address.clone(),
         picked_http_port: boot.picked_http_port,
         picked_raft_port: boot.picked_raft_port,
+        previous: None,
     };
     engine.replace_file(IDENTITY, &encode(&identity))?;
     Ok(identity)

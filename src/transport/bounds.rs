@@ -40,8 +40,8 @@ pub const WHO: Bounds = &[(9, WORDS)];
 pub const PROBE: Bounds = &[(16, WORDS)];
 /// Probe, from the acceptor: probed.
 pub const PROBED: Bounds = &[(17, WORDS)];
-/// Adopt, from the dialler: adopt.
-pub const ADOPT: Bounds = &[(10, OFFER_BYTES)];
+/// Adopt, from the dialler: adopt, removed.
+pub const ADOPT: Bounds = &[(8, 32), (10, OFFER_BYTES)];
 /// Adopt, from the acceptor: adopted.
 pub const ADOPTED: Bounds = &[(11, WORDS)];
 /// Snapshot, from the dialler, first: announce.

@@ -22,6 +22,7 @@ use super::framing::{part, read_counted, read_frame_within, write_frame_within};
 use super::greeting::{Purpose, WIRE_VERSION};
 use super::shared::Shared;
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
+use crate::consensus::Input;
 use crate::model::{Adopt, Adopted, Code, Probe, ProbeReply, Refusal, WhoAmI};
 
 /// How long finding out who answers may take; the loop was promised 3 s.
@@ -113,6 +114,13 @@ pub async fn adopt(shared: &Shared, address: &str, adopt: Adopt) -> Result<Adopt
     })
 }
 
+/// Tells the node at `address` that its join is over, as far as it can be told.
+pub async fn end_join(shared: &Shared, address: &str, cluster_id: u64, raft_id: u64) {
+    let hello = shared.hello(Purpose::Adopt, 0);
+    let Ok((mut stream, _)) = dial(address, &hello, ADOPT_LIMIT).await else { return };
+    finish(&mut stream, &Frame::Removed { cluster_id, raft_id }).await;
+}
+
 /// Tells a stranger who this node is.
 pub async fn answer_identify(shared: &Shared, mut stream: TcpStream) {
     let Ok(answer) = timeout(ANSWER_LIMIT, shared.handle.who_am_i()).await else { return };
@@ -137,6 +145,9 @@ pub async fn answer_adopt(shared: &Shared, who: &str, mut stream: TcpStream) {
     // The room is held until the loop has answered.
     let (adopt, _room) = match read_counted(&mut stream, bounds::ADOPT, OFFER_LIMIT, room).await {
         Ok((Frame::Adopt(adopt), room)) => (adopt, room),
+        Ok((Frame::Removed { cluster_id, raft_id }, _)) => {
+            return shared.handle.deliver(Input::JoinEnded { cluster_id, raft_id }).await;
+        }
         Ok((other, _)) => return shared.complain("no offer to adopt", who, other.kind().1),
         Err(error) => return shared.complain("no offer to adopt", who, &error.to_string()),
     };

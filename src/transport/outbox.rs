@@ -198,6 +198,15 @@ impl Outbox for Post {
         });
     }
 
+    fn end_join(&mut self, address: &str, cluster_id: u64, raft_id: u64) {
+        let Ok(permit) = Arc::clone(&self.errands).try_acquire_owned() else { return };
+        let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
+        self.shared.spawn(async move {
+            errand::end_join(&shared, &address, cluster_id, raft_id).await;
+            drop(permit);
+        });
+    }
+
     fn probe(&mut self, token: u64, address: &str, probe: Probe) {
         let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
         self.errand(|refusal| async move {

@@ -65,7 +65,8 @@ pub enum Frame {
     Pong,
     /// Peer, both, with each ping and its answer: the raft id of the leader that the sender follows or is, 0 for none.
     Follows(u64),
-    /// Peer, both: the receiver was removed from the cluster.
+    /// Peer, both: the receiver was removed from the cluster. Adopt, dialler: the join is over for which the receiver took
+    /// this raft id.
     Removed {
         /// Which cluster says so.
         cluster_id: u64,

@@ -75,6 +75,7 @@ impl Rogue {
             cluster_id: self.table.cluster_id,
             http_address: "127.0.0.1:1".into(),
             standing: Standing::Member,
+            offers: Vec::new(),
         };
         let found = async {
             loop {

@@ -3,10 +3,10 @@
 //! Laws: a disk is wiped only while every node is a member and nothing is being changed: a second loss beside it would
 //! be the loss of a majority, which no store survives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use huskv::consensus::{Hop, Input};
-use huskv::model::{Answer, Refusal, Request, Role};
+use huskv::model::{Answer, Code, Refusal, Request, Role};
 
 use crate::checks;
 use crate::port::Said;
@@ -24,6 +24,8 @@ pub struct Admin {
     /// The node whose disk was wiped, until it is a member again.
     pub wiped: Option<usize>,
     next: u64,
+    /// Nodes that have refused a join for the data they hold.
+    owners: BTreeSet<usize>,
     /// Requests that may still take effect.
     open: BTreeMap<u64, Open>,
 }
@@ -65,7 +67,8 @@ pub fn act(world: &mut World) {
     if let Some(at) = missing.filter(|_| world.now >= world.admin.busy_until) {
         world.admin.busy_until = world.now + 12_000;
         let raft_address = world.nodes[at].table.raft_address.clone();
-        ask(world, Request::Join { node_id: format!("n{at}"), raft_address, force: false });
+        let force = world.admin.owners.contains(&at);
+        ask(world, Request::Join { node_id: format!("n{at}"), raft_address, force });
         // While one change is under way, another is asked for.
         if world.faults && world.rng.chance(40) {
             let (soon, other) = (world.rng.below(700), world.rng.below(world.nodes.len() as u64));
@@ -132,6 +135,11 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
     let (request, contested) = (open.request.clone(), open.contested);
     if matches!(request, Request::Join { .. }) {
         world.admin.busy_until = world.now + 200;
+    }
+    if let (Request::Join { node_id, .. }, Err(Refusal { code: Code::HasData, .. })) = (&request, &result)
+        && let Some(at) = node_id.strip_prefix('n').and_then(|at| at.parse().ok())
+    {
+        world.admin.owners.insert(at);
     }
     if result.is_err() {
         // A refusal may come after an effect, and a change that was given up may still be in the log.

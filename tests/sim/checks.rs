@@ -120,6 +120,7 @@ pub fn after_turn(world: &mut World, at: usize) {
     let latest = &mut world.nodes[at].voters;
     latest.truncate(LATEST_TURNS - 1);
     latest.push_front((status.commit_index, voters(&status)));
+    kept(world, at, &status);
     if status.cluster_id != world.cluster || status.removed || status.joining {
         return;
     }
@@ -174,15 +175,57 @@ fn entries(world: &mut World, at: usize, from: Seen, to: Seen) {
     }
 }
 
-/// A raft id belongs to one incarnation of one directory, for ever.
+/// A raft id belongs to one incarnation of one directory, for ever. A member becomes another one only once it was removed;
+/// a node that joins may go back to what it was.
 pub fn identity(world: &mut World, at: usize, table: &PeerTable) {
-    if world.nodes[at].table.raft_id != table.raft_id && !world.book.ids.insert(table.raft_id) {
-        world.fail(format!("n{at} comes under raft id {}, which was used before", table.raft_id));
-    }
     let removed =
         || world.nodes.iter().map(|node| &node.table).chain([table]).any(|it| it.tombstones.contains(&table.raft_id));
     if table.removed && !world.nodes[at].table.removed && !removed() {
         world.fail(format!("n{at} is removed, and no node has removed it"));
+    }
+    let old = world.nodes[at].table.raft_id;
+    if old == table.raft_id {
+        return;
+    }
+    if world.nodes[at].kept == Some(table.raft_id) {
+        world.nodes[at].kept = None;
+        return world.say(|| format!("n{at} goes back to what it was"));
+    }
+    if !world.book.ids.insert(table.raft_id) {
+        world.fail(format!("n{at} comes under raft id {}, which was used before", table.raft_id));
+    }
+    if old == 0 {
+        return;
+    }
+    if world.nodes[at].member == Some(old) && !world.nodes[at].table.removed {
+        world.fail(format!("n{at} gives up that it is a member, and nobody has removed it"));
+    }
+    world.nodes[at].kept.get_or_insert(old);
+}
+
+/// What a node was is there until the state of the cluster that has adopted it is, and what was stored in it with it.
+fn kept(world: &mut World, at: usize, status: &Status) {
+    let node = &mut world.nodes[at];
+    if let Some(kept) = node.kept {
+        if !status.joining {
+            node.kept = None;
+        } else if node.engine.journal(kept, |_| ()).is_none() {
+            world.fail(format!(
+                "n{at} joins and cannot go back: what it was is gone before the cluster's state has come"
+            ));
+            return;
+        }
+    }
+    let node = &mut world.nodes[at];
+    if !status.joining && !status.removed && status.members.len() > 1 {
+        node.member = Some(status.raft_id);
+    }
+    let Some(own) = node.own.clone().filter(|own| own.raft_id == status.raft_id) else { return };
+    if status.applied_index >= own.version && status.members.len() == 1 {
+        let held = stored(world, at).get(own.key.as_bytes()).map(|item| item.version);
+        if held != Some(own.version) {
+            world.fail(format!("n{at} has lost {own:?}, which was acknowledged: it holds version {held:?}"));
+        }
     }
 }
 

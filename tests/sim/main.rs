@@ -20,9 +20,11 @@ mod linear;
 mod narrator;
 mod nemesis;
 mod network;
+mod offers;
 mod plants;
 mod port;
 mod replay;
+mod returning;
 mod rng;
 mod rogue;
 mod run;
@@ -62,6 +64,8 @@ fn main() -> ExitCode {
         Trial::test("a_fixed_set_of_seeds_holds", || holds(FIXED)),
         Trial::test("seeds_that_once_failed_hold", || holds(REGRESSIONS.iter().copied())),
         Trial::test("the_same_seed_is_the_same_run", same),
+        Trial::test("a_forced_join_whose_leader_dies_gives_the_data_back", returning::the_leader_dies),
+        Trial::test("a_join_that_its_leader_ends_gives_the_data_back_at_once", returning::the_leader_ends_it),
     ];
     trials.extend(plants::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()

@@ -120,6 +120,7 @@ fn wipe(world: &mut World, at: usize) {
     node.engine = SimEngine::default();
     node.table = PeerTable::default();
     node.seen = Seen::default();
+    (node.kept, node.member, node.own) = (None, None, None);
     node.place += u64::from(moves);
     let down = 100 + world.rng.below(2000);
     world.after(down, Event::Restart(at));

@@ -9,7 +9,7 @@ use raft::eraftpb::Message;
 
 use crate::port::{Life, Out, Said};
 use crate::world::{Event, Node, World};
-use crate::{admin, checks, clients, rogue};
+use crate::{admin, checks, clients, offers, rogue};
 
 impl World {
     pub fn incarnation(&self, raft_id: u64, cluster: u64) -> Option<usize> {
@@ -40,6 +40,12 @@ impl World {
             Out::Adopt { token, address, adopt } => self.adopt(life, token, &address, *adopt),
             Out::Probe { token, address, probe } => self.probe(life, token, &address, probe),
             Out::TellDigest { to, told } => self.tell_digest(life, to, told),
+            Out::EndJoin { address, cluster_id, raft_id } => {
+                if let Some(at) = self.dial(life.0, &address) {
+                    let to = (at, self.nodes[at].life);
+                    self.after(2, Event::Input(to, Box::new(Input::JoinEnded { cluster_id, raft_id })));
+                }
+            }
             Out::TellRemoved(raft_id) => {
                 let cluster_id = self.nodes[life.0].table.cluster_id;
                 if let Some(to) = self.incarnation(raft_id, cluster_id)
@@ -227,6 +233,8 @@ impl World {
                     self.errand_ends(origin, token, Input::AdoptAnswered { token, result });
                 }
             }
+            Said::Forged { adopt, result } => offers::answered(self, at, &adopt, &result),
+            Said::Own { raft_id, key, result } => offers::wrote(self, at, raft_id, key, result),
             Said::Receive { stream, reception } => self.receive(stream, *reception),
             Said::Installed { stream, metadata, result } => {
                 let ended = result.map(|()| metadata).map_err(|error| error.0);

@@ -41,6 +41,11 @@ pub enum Out {
         to: u64,
         told: StateDigest,
     },
+    EndJoin {
+        address: String,
+        cluster_id: u64,
+        raft_id: u64,
+    },
     TellRemoved(u64),
     Stream {
         to: u64,
@@ -70,9 +75,12 @@ impl Out {
     fn promises(&self) -> bool {
         match self {
             Self::Send(_) => true,
-            Self::Said(Said::Client { result, .. } | Said::Admin { result, .. } | Said::Forwarded { result, .. }) => {
-                result.is_ok()
-            }
+            Self::Said(
+                Said::Client { result, .. }
+                | Said::Admin { result, .. }
+                | Said::Own { result, .. }
+                | Said::Forwarded { result, .. },
+            ) => result.is_ok(),
             Self::Said(Said::Adopted { result, .. }) => result.is_ok(),
             Self::Said(Said::Installed { result, .. }) => result.is_ok(),
             _ => false,
@@ -91,6 +99,8 @@ pub enum Said {
     WhoAmI { origin: Life, token: u64, me: WhoAmI },
     Probed { origin: Life, token: u64, result: Result<ProbeReply, Refusal> },
     Adopted { origin: Life, token: u64, result: Result<Adopted, Refusal> },
+    Forged { adopt: Box<Adopt>, result: Result<Adopted, Refusal> },
+    Own { raft_id: u64, key: String, result: Result<Answer, Refusal> },
     Receive { stream: u64, reception: Box<Result<Reception, InstallError>> },
     Installed { stream: u64, metadata: SnapshotMetadata, result: Result<(), InstallError> },
 }
@@ -157,6 +167,10 @@ impl Outbox for Port {
     }
     fn tell_digest(&mut self, to: u64, told: StateDigest) {
         self.push(Out::TellDigest { to, told });
+    }
+
+    fn end_join(&mut self, address: &str, cluster_id: u64, raft_id: u64) {
+        self.push(Out::EndJoin { address: address.to_owned(), cluster_id, raft_id });
     }
     fn tell_removed(&mut self, raft_id: u64) {
         self.push(Out::TellRemoved(raft_id));

@@ -43,6 +43,7 @@ pub fn run(seed: u64, trace: &Trace) -> Ended {
 fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> {
     let nodes = 3 + usize::try_from(seed % 2 * 2).expect("small");
     let mut world = World::new(seed, nodes, trace.clone());
+    world.after(5, Event::Offer);
     world.after(10, Event::Admin);
     world.after(10, Event::Rogue);
     // In a quarter of the runs the cluster forms under faults too.

@@ -16,6 +16,7 @@ use crate::checks::{self, Seen};
 use crate::clients::Clients;
 use crate::engine::{Fate, SimEngine};
 use crate::narrator::{self, Trace};
+use crate::offers::Own;
 use crate::port::{Life, Port};
 use crate::rng::Rng;
 use crate::streams::Streams;
@@ -43,6 +44,12 @@ pub struct Node {
     pub mirror: checks::Mirror,
     /// The raft id and applied index that its machine was synced at last.
     pub durable: (u64, u64),
+    /// What it must be able to go back to while it joins: the raft id that it had.
+    pub kept: Option<u64>,
+    /// The raft id under which it was seen as one member of several.
+    pub member: Option<u64>,
+    /// What was last stored in it while it was alone.
+    pub own: Option<Own>,
     /// The voters that it knew after each of its latest turns, with what it knew to be committed then.
     pub voters: VecDeque<(u64, Vec<u64>)>,
 }
@@ -76,6 +83,8 @@ pub enum Event {
     Nemesis,
     /// A broken member does something.
     Rogue,
+    /// A stranger offers some node to adopt it, or somebody stores something in one that is alone.
+    Offer,
     /// All links are whole again.
     Mend,
     /// The second operator asks for something about this node.
@@ -96,6 +105,10 @@ pub struct World {
     pub leapt: bool,
     /// Entries between two cuts, and entries kept behind one.
     log_length: (u64, u64),
+    /// How long a joining node waits for its cluster.
+    pub join_wait: u64,
+    /// What strangers draw from, so that they shift no other draw.
+    pub strangers: Rng,
     trace: Trace,
     raft_trace: bool,
     pub book: checks::Book,
@@ -131,6 +144,8 @@ impl World {
             faults: false,
             leapt: false,
             log_length: if seed.is_multiple_of(3) { (60, 40) } else { (15, 4) },
+            join_wait: [1_500, 8_000, 60_000][usize::try_from(seed % 3).expect("small")],
+            strangers: Rng::new(seed ^ 0x5741),
             raft_trace: !matches!(trace, Trace::Off) && std::env::var_os("SIM_RAFT").is_some(),
             trace,
             book: checks::Book::default(),
@@ -162,6 +177,9 @@ impl World {
                 seen: Seen::default(),
                 mirror: checks::Mirror::default(),
                 durable: (0, 0),
+                kept: None,
+                member: None,
+                own: None,
                 voters: VecDeque::new(),
             });
         }
@@ -250,6 +268,7 @@ impl World {
             Event::Client(client) => crate::clients::act(self, client),
             Event::Again(id) => crate::clients::again(self, id),
             Event::Admin => crate::admin::act(self),
+            Event::Offer => crate::offers::act(self),
             Event::Nemesis => crate::nemesis::act(self),
             Event::Rogue => crate::rogue::act(self),
             Event::Mend => crate::nemesis::mend(self),
@@ -315,6 +334,7 @@ impl World {
             raft_address: format!("n{at}:{}", node.place),
             http_address: format!("n{at}:80"),
             forming: false,
+            join_wait_ms: self.join_wait,
             nonce,
         };
         let boot = Boot {

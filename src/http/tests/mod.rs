@@ -81,6 +81,7 @@ pub(super) fn status() -> Status {
         ],
         removed: false,
         joining: false,
+        previous: None,
         forming: false,
         verifying: None,
     }

@@ -212,6 +212,7 @@ fn names_and_addresses_of_members_are_some() {
         cluster_id: 1,
         http_address: "a:2".into(),
         standing: Standing::Member,
+        offers: Vec::new(),
     };
     assert!(who_am_i(&who("n")).is_ok() && who_am_i(&who("n\n")).is_err());
     let joined = |http_address: &str| Adopted {

@@ -7,6 +7,7 @@
 //!
 //! Not here: golden bytes and parsers, which are tested beside their code.
 
+mod adoption;
 mod copy;
 mod damage;
 mod engine;

@@ -117,21 +117,25 @@ fn a_start_that_was_killed_is_begun_again_and_a_lost_identity_is_not() {
 }
 
 #[test]
-fn adoption_is_flipped_by_the_identity_and_the_old_incarnation_is_garbage() {
+fn adoption_is_flipped_by_the_identity_and_the_old_incarnation_is_kept_until_the_state_has_come() {
     let dir = tempfile::tempdir().unwrap();
     let (mut volume, old) = start(dir.path(), "n1").unwrap();
     let old_id = volume.identity().raft_id;
-    let Incarnation { journal, machine } = volume.adopt(77, "r:1", "h:1").unwrap();
+    let Incarnation { journal, machine } = volume.adopt(77, "r:1", "h:1", false).unwrap();
     assert_eq!((journal.first_index(), journal.last_index(), journal.term(0)), (1, 0, Some(0)));
     assert_eq!((journal.hard_state(), machine.applied()), (HardState::default(), (0, 0)));
     assert!(machine.members().is_empty() && machine.conf_state() == &ConfState::default());
-    assert_eq!(volume.garbage(1).unwrap(), [old_id.to_string()]);
+    assert!(volume.garbage(1).unwrap().is_empty());
     let identity = volume.identity().clone();
     assert!(identity.cluster_id == 77 && identity.raft_id != old_id && !identity.formed);
     drop((volume, old, journal, machine));
-    let (volume, incarnation) = start(dir.path(), "n1").unwrap();
+    let (mut volume, incarnation) = start(dir.path(), "n1").unwrap();
     assert_eq!(volume.identity(), &identity);
     assert_eq!(incarnation.machine.applied(), (0, 0));
+    assert!(volume.garbage(1).unwrap().is_empty(), "nor is it after a start");
+    volume.settle().unwrap();
+    assert!(volume.identity().formed && volume.identity().previous.is_none());
+    assert_eq!(volume.garbage(1).unwrap(), [old_id.to_string()]);
     for name in volume.garbage(1).unwrap() {
         volume.engine().remove(&name).unwrap();
     }

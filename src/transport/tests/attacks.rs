@@ -163,6 +163,7 @@ async fn names_and_addresses_that_are_none_come_no_further_than_the_port() {
         raft_address: "h:2".into(),
         force: true,
         tombstones: Vec::new(),
+        offer: 5,
     };
     for bad in [
         Adopt { leader_name: "a\nb".into(), ..offer.clone() },
@@ -207,6 +208,7 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
         raft_address: address.clone(),
         http_address: "h:1".into(),
         forming: false,
+        join_wait_ms: 60_000,
         limits: crate::model::Limits::ALL_NODES,
         nonce: 1,
     };

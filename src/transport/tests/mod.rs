@@ -155,6 +155,7 @@ fn who(raft_id: u64) -> WhoAmI {
         cluster_id: CLUSTER,
         http_address: "h:1".into(),
         standing: Standing::Member,
+        offers: Vec::new(),
     }
 }
 

@@ -139,6 +139,7 @@ fn offer() -> Adopt {
     Adopt {
         cluster_id: CLUSTER,
         leader_id: 1,
+        offer: 8,
         leader_name: "node1".into(),
         leader_address: "h:1".into(),
         node_id: "node2".into(),
@@ -171,6 +172,18 @@ async fn an_offer_is_answered_by_the_joiners_loop() {
     a.post.adopt(6, &nowhere(), offer());
     let refusal = adopted(&mut a).await.unwrap_err();
     assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Fate::NotApplied));
+}
+
+#[tokio::test]
+async fn a_joiner_is_told_that_its_join_has_ended() {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    a.post.end_join(&nowhere(), CLUSTER, 5);
+    a.post.end_join(&b.address, CLUSTER, 5);
+    let ended = b.wait(|input| match input {
+        Input::JoinEnded { cluster_id, raft_id } => Some((cluster_id, raft_id)),
+        _ => None,
+    });
+    assert_eq!(ended.await, (CLUSTER, 5));
 }
 
 #[tokio::test]
