@@ -14,6 +14,7 @@
 
 use std::process::ExitCode;
 
+mod adoption;
 mod cli;
 mod contract;
 mod cut;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         cut::cases(),
         forming::cases(),
         joining::cases(),
+        adoption::cases(),
         leaving::cases(),
         moving::cases(),
         peers::cases(),

@@ -79,7 +79,11 @@ impl Rogue {
         };
         let found = async {
             loop {
-                match self.inbox.peers.recv().await.expect("the transport lives") {
+                let input = match self.inbox.peers.recv().await.expect("the transport lives") {
+                    Input::Counted { input, .. } => *input,
+                    input => input,
+                };
+                match input {
                     Input::WhoAmI { reply } => reply(me.clone()),
                     input => {
                         if let Some(found) = want(input) {

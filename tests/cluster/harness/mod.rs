@@ -11,6 +11,7 @@ mod node;
 mod ports;
 mod setup;
 mod wait;
+pub mod wire;
 
 pub use case::Case;
 pub(crate) use case::cases;
