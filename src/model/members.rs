@@ -4,16 +4,21 @@
 //! entries only, so every node that has applied the same index has the same table.
 //!
 //! Laws: a raft id that was removed is a tombstone and never comes back (Raft thesis 4.4: a server that returns without
-//! its disk is another server). A name belongs to one member at a time.
+//! its disk is another server). A name belongs to one member at a time. The table is bounded: of the removed ids the
+//! latest [`TOMBSTONES`] are kept. One that is forgotten is no member either, so it votes and is heard nowhere; only what
+//! its process is told is less exact. That an id does not come back rests on its being random, not on this list.
 //!
 //! Not here: who is alive (`consensus::membership`), and the votes (`raft::eraftpb::ConfState`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 /// The greatest raft id: readers of JSON round numbers from 2^53 on.
 pub const MAX_RAFT_ID: u64 = (1 << 53) - 1;
+
+/// How many removed raft ids are kept, the latest: 8 KiB in the table, in each snapshot and in each offer to a joiner.
+pub const TOMBSTONES: usize = 1024;
 
 /// What a member may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +61,8 @@ pub enum MemberChange {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {
     members: BTreeMap<u64, Member>,
-    tombstones: BTreeSet<u64>,
+    /// In the order of their removals, which is that of the log.
+    tombstones: Vec<u64>,
 }
 
 impl Members {
@@ -70,7 +76,10 @@ impl Members {
             }
             MemberChange::Remove { raft_id } => {
                 self.members.remove(raft_id);
-                self.tombstones.insert(*raft_id);
+                if !self.is_tombstone(*raft_id) {
+                    self.tombstones.push(*raft_id);
+                }
+                self.tombstones.drain(..self.tombstones.len().saturating_sub(TOMBSTONES));
             }
         }
     }
@@ -112,13 +121,13 @@ impl Members {
         self.members.is_empty()
     }
 
-    /// Whether this raft id was removed once.
+    /// Whether this raft id was removed, as far as that is kept.
     #[must_use]
     pub fn is_tombstone(&self, raft_id: u64) -> bool {
         self.tombstones.contains(&raft_id)
     }
 
-    /// Every raft id that was removed once, in order.
+    /// The raft ids that were removed, as far as they are kept, the earliest first.
     pub fn tombstones(&self) -> impl Iterator<Item = u64> {
         self.tombstones.iter().copied()
     }
@@ -147,6 +156,18 @@ mod tests {
         members.apply(&MemberChange::Set(member("a", 6)));
         assert_eq!(members.named("a").map(|m| m.raft_id), Some(6));
         assert!(members.is_tombstone(5));
+    }
+
+    #[test]
+    fn the_latest_tombstones_are_kept_and_no_more() {
+        let mut members = Members::default();
+        let last = 2 * TOMBSTONES as u64;
+        for raft_id in (1..=last).rev().chain([7, 7]) {
+            members.apply(&MemberChange::Remove { raft_id });
+        }
+        assert_eq!(members.tombstones().count(), TOMBSTONES);
+        assert!(members.is_tombstone(1) && members.is_tombstone(7) && !members.is_tombstone(last));
+        assert_eq!(members.tombstones().last(), Some(1));
     }
 
     #[test]
