@@ -68,7 +68,10 @@
 //!   is decided, as a refusal alike on every node. Nothing is appended that cannot be decoded (`consensus::entry`).
 //! * Apply reads no clock: the leader stamps each entry with the cluster's time (`consensus::time`), and a key goes when
 //!   the entry that removes it is applied.
-//! * The work of a turn is bounded: reads, pages and committed entries that ask for more wait for the next one.
+//! * The work and the time of a turn are bounded: inputs, reads, pages and committed entries that ask for more wait for the
+//!   next one, and heartbeats leave between two.
+//! * No request is proposed after its deadline, and a refusal after an effect never says `not_applied`.
+//! * What a leader once sent proves nothing about now: a node's state counts as fresh from the moment it asked.
 //! * Reads, pages too, are answered between two batches, so each is one state.
 //! * sled's flush is made a real fdatasync (`storage::durable`), and a node that cannot prove it does not start. Values
 //!   are stored in pieces of at most 4 KiB, because sled never syncs what it puts into `blobs/`.

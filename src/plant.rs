@@ -60,11 +60,20 @@ pub enum Plant {
     OldIncarnationDropped,
     /// A member takes the word of any offer to adopt it that its cluster has removed it.
     TombstonesBelieved,
+    /// The old bearer of a joiner's name is removed before the joiner was asked, and what follows is refused as if nothing
+    /// had been done.
+    RetiredBeforeAsked,
+    /// Entries that a copy of the state covers are applied on top of it.
+    StaleEntriesAfterInstall,
+    /// A request is proposed however long its deadline is over.
+    LateProposal,
+    /// A stale read counts from when a message of the leader was handled.
+    ContactWhenHandled,
 }
 
 impl Plant {
     /// All of them, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 23] = [
+    pub const NAMES: [(&'static str, Self); 27] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -88,6 +97,10 @@ impl Plant {
         ("silent-divergence", Self::SilentDivergence),
         ("old-incarnation-dropped", Self::OldIncarnationDropped),
         ("tombstones-believed", Self::TombstonesBelieved),
+        ("retired-before-asked", Self::RetiredBeforeAsked),
+        ("stale-entries-after-install", Self::StaleEntriesAfterInstall),
+        ("late-proposal", Self::LateProposal),
+        ("contact-when-handled", Self::ContactWhenHandled),
     ];
 
     /// The bug with this name.

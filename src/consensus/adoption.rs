@@ -6,8 +6,9 @@
 //! Laws: only a node without data of its own goes: pristine, removed, or joining somewhere from which nothing has come;
 //! `force` covers a standalone node's data, never a member's. Whether it was removed a member knows from its own cluster,
 //! never from an offer. The joiner dials the leader's advertised address and expects there, before anything changes,
-//! another node, which is that leader and has made this very offer. The flip is the replacement of `identity`, durable
-//! before the answer. A node that leads a join itself refuses, or two fresh nodes joined to each other would both vanish.
+//! another node, which is that leader and has made this very offer; a leader that has to remove something first asks for
+//! that alone. The flip is the replacement of `identity`, durable before the answer. A node that leads a join itself
+//! refuses, or two fresh nodes joined to each other would both vanish.
 //!
 //! Not here: what the leader does with the answer (`join`), and the way back (`incarnation`).
 
@@ -225,7 +226,7 @@ impl Driver {
             reply(Err(refusal));
             return Ok(());
         }
-        let adopted = self.become_adopted(&adopt)?;
+        let adopted = if adopt.prepare { self.adopted(None) } else { self.become_adopted(&adopt)? };
         reply(Ok(adopted));
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! for them. In life each gets a thread ([`super::task`]), in a simulator they are steps of the schedule.
 //!
 //! Laws: no method blocks; results come back as [`Input`](super::Input)s. The clock here is the only one that the driver
-//! may ask, and only to report how long the disk took.
+//! may ask, and only for how much time has passed within a turn.
 //!
 //! Not here: the journal's own sync, which is on the way of every write.
 
@@ -23,6 +23,6 @@ pub trait Chores: Send {
     fn scan(&mut self, token: u64, cut: Cut);
     /// Removes folders that nothing names any more.
     fn discard(&mut self, engine: Arc<dyn Engine>, names: Vec<String>);
-    /// The present time, for measuring the disk.
+    /// The present time, for measuring what a turn takes.
     fn now(&self) -> Millis;
 }

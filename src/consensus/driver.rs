@@ -20,6 +20,7 @@ use slog::{Logger, info, warn};
 
 use super::adoption::Adoption;
 use super::belief::Belief;
+use super::budget::Budget;
 use super::chores::Chores;
 use super::digests::Digests;
 use super::feed::Feed;
@@ -35,7 +36,7 @@ use super::snapshots::Snapshots;
 use super::time::Time;
 use super::verification::Verification;
 use super::{Options, Outbox};
-use crate::model::{List, Page, PeerTable};
+use crate::model::{List, Page};
 use crate::storage::{Error, Incarnation, Machine, Received, Volume};
 
 /// What the node is busy being.
@@ -62,6 +63,9 @@ pub struct Driver {
     pub(super) log: Logger,
     pub(super) raft_log: Logger,
     pub(super) now: Millis,
+    /// When raft's clock ticked last.
+    ticked: Millis,
+    pub(super) budget: Budget,
     pub(super) phase: Phase,
     /// Set by [`Input::Stop`]: when to stop at the latest.
     pub(super) stop_by: Option<Millis>,
@@ -132,6 +136,8 @@ impl Driver {
             log,
             raft_log,
             now: 0,
+            ticked: 0,
+            budget: Budget::default(),
             phase: Phase::Member,
             stop_by: None,
             requests: Requests::default(),
@@ -186,8 +192,7 @@ impl Driver {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn start(&mut self, now: Millis) -> Result<(), Error> {
-        self.now = now;
-        self.raw.mut_store().now = now;
+        self.at(now);
         self.adoption.waits_since = now;
         self.publish();
         self.discard_garbage()?;
@@ -207,15 +212,30 @@ impl Driver {
         }
     }
 
-    /// Lets one tick of raft's clock pass, and ends what has waited too long.
+    /// The time is `now`, or later where more has passed already.
+    pub(super) fn at(&mut self, now: Millis) {
+        self.now = self.now.max(now);
+        self.raw.mut_store().now = self.now;
+    }
+
+    /// Takes in how much time has passed since the turn began.
+    pub(super) fn pass(&mut self) {
+        self.at(self.budget.time(self.chores.now()));
+    }
+
+    /// Lets one tick of raft's clock pass, and ends what has waited too long. A leader makes up for ticks that it has
+    /// missed, up to the next heartbeat: its followers count by clocks of their own.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn tick(&mut self, now: Millis) -> Result<(), Error> {
-        self.now = now;
-        self.raw.mut_store().now = now;
-        if self.phase == Phase::Member && !self.verification.holds_raft() {
-            self.raw.tick();
+        self.at(now);
+        let missed = self.now.saturating_sub(std::mem::replace(&mut self.ticked, self.now)) / self.options.tick_ms;
+        let most = if self.leads() { self.options.heartbeat_ticks as u64 } else { 1 };
+        for _ in 0..missed.clamp(1, most.max(1)) {
+            if self.phase == Phase::Member && !self.verification.holds_raft() {
+                self.raw.tick();
+            }
         }
         self.tend_verification()?;
         self.tell_digests();
@@ -242,11 +262,13 @@ impl Driver {
         self.machine.digest()
     }
 
-    /// Takes one input in; its consequences are drawn by the next [`Driver::turn`].
+    /// Takes one input in at the time `now`, which is that of the call: inputs may have waited for a disk or for a process
+    /// that was stopped. The consequences are drawn by the next [`Driver::turn`].
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn handle(&mut self, input: Input) -> Result<(), Error> {
+    pub fn handle(&mut self, now: Millis, input: Input) -> Result<(), Error> {
+        self.at(now);
         match input {
             Input::Request { request, deadline, hop, reply } => {
                 self.request(super::requests::Waiting { request, deadline, hop, doubt: false, reply });
@@ -263,7 +285,7 @@ impl Driver {
             Input::Stop { deadline } => self.stop(deadline),
             Input::Begin => self.begin()?,
             Input::Step(message) => self.step_checked(*message)?,
-            Input::Counted { input, .. } => self.handle(*input)?,
+            Input::Counted { input, .. } => self.handle(now, *input)?,
             Input::PeerUp(_) => {}
             Input::PeerDown(raft_id) => self.peer_down(raft_id),
             Input::Heard { from, follows } => self.heard(from, follows),
@@ -355,37 +377,6 @@ impl Driver {
             self.leader_seen = Some(self.now);
         }
         Ok(())
-    }
-
-    /// Tells the transport who this node is and who its peers are.
-    pub(super) fn publish(&mut self) {
-        let me = self.raft_id();
-        let members = self.machine.members();
-        self.outbox.publish(PeerTable {
-            node_id: self.my_name(),
-            raft_id: me,
-            cluster_id: self.volume.identity().cluster_id,
-            raft_address: self.options.raft_address.clone(),
-            peers: members
-                .iter()
-                .filter(|member| member.raft_id != me)
-                .map(|member| (member.raft_id, member.name.clone(), member.raft_address.clone()))
-                .collect(),
-            tombstones: members.tombstones().collect(),
-            removed: self.phase == Phase::Removed,
-        });
-    }
-
-    pub(super) fn raft_id(&self) -> u64 {
-        self.raw.raft.id
-    }
-
-    pub(super) fn leads(&self) -> bool {
-        self.phase != Phase::Removed && self.raw.raft.state == StateRole::Leader
-    }
-
-    pub(super) fn conf_voters(&self) -> &[u64] {
-        self.raw.store().conf_state.get_voters()
     }
 
     /// Follows a change of role, term or leader up.

@@ -11,6 +11,7 @@
 //! Not here: what an event is ([`crate::model::Event`]), who has sent what to whom (`http::watch`).
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub struct History {
 pub struct Feed {
     ring: Mutex<Ring>,
     news: Notify,
+    /// Whether a watcher waits for a proof that the node is in contact.
+    contact: AtomicBool,
 }
 
 struct Ring {
@@ -57,7 +60,8 @@ struct Ring {
 pub struct Footing {
     /// Its term.
     pub term: u64,
-    /// Until when it counts as in contact with a leader that has a majority, by what it has heard.
+    /// Until when it counts as in contact with a leader that has a majority: an election timeout after the moment as of which
+    /// one has confirmed its state.
     pub in_touch_until: Millis,
     /// Why nobody may watch here, if so.
     pub refusal: Option<Refusal>,
@@ -140,7 +144,7 @@ impl Default for Feed {
             applied: 0,
             footing,
         };
-        Self { ring: Mutex::new(ring), news: Notify::new() }
+        Self { ring: Mutex::new(ring), news: Notify::new(), contact: AtomicBool::new(false) }
     }
 }
 
@@ -180,11 +184,22 @@ impl Feed {
     pub fn stand(&self, footing: Footing) {
         let mut ring = self.ring();
         let changed = ring.footing.refusal != footing.refusal;
+        let proven = footing.in_touch_until > ring.footing.in_touch_until;
         ring.footing = footing;
         drop(ring);
-        if changed {
+        if proven && self.contact.swap(false, Ordering::Relaxed) || changed {
             self.news.notify_one();
         }
+    }
+
+    /// A watcher has everything and would be told so, if only the node were known to be in contact.
+    pub fn want_contact(&self) {
+        self.contact.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a watcher waits for that.
+    pub fn wants_contact(&self) -> bool {
+        self.contact.load(Ordering::Relaxed)
     }
 
     /// Waits for anything that is new since the last time. For one waiter; it tells the others.

@@ -9,7 +9,7 @@
 //! Not here: what happens to an input (`consensus::driver`).
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,28 +20,41 @@ use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Probe, ProbeRepl
 /// How many inputs of peers and errands wait at most; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
 
-/// The process's monotonic clock, in milliseconds since it was made.
+/// The process's monotonic clock, in milliseconds since it was made. Where the system tells (Linux), it goes on while the
+/// machine is suspended: what was fresh before is not fresh after.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock(Instant);
+pub struct Clock(Duration);
 
 impl Clock {
     /// A clock that starts at 0 now.
     #[must_use]
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self(since_boot())
     }
 
     /// The present time.
     #[must_use]
     pub fn now(&self) -> Millis {
-        self.at(Instant::now())
+        millis(since_boot().saturating_sub(self.0))
     }
 
-    /// A moment on this clock; 0 for one before it began.
+    /// The moment `wait` from now.
     #[must_use]
-    pub fn at(&self, moment: Instant) -> Millis {
-        u64::try_from(moment.saturating_duration_since(self.0).as_millis()).unwrap_or(u64::MAX)
+    pub fn after(&self, wait: Duration) -> Millis {
+        self.now().saturating_add(millis(wait))
     }
+}
+
+fn millis(span: Duration) -> Millis {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn since_boot() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = rustix::time::ClockId::Monotonic;
+    Duration::try_from(rustix::time::clock_gettime(clock)).unwrap_or_default()
 }
 
 /// The loop's ends of its two queues.
@@ -269,6 +282,6 @@ impl Handle {
     }
 
     fn deadline(&self, timeout: Duration) -> Millis {
-        self.clock.at(Instant::now() + timeout)
+        self.clock.after(timeout)
     }
 }

@@ -33,7 +33,8 @@ pub enum Consistency {
 pub struct Bounds {
     /// The state has this index or a later one.
     pub min_index: u64,
-    /// How long ago the last contact with a leader, or leading, may be: of stale reads.
+    /// How long ago the moment may be at which the state was the cluster's latest, of stale reads; those that a round of
+    /// ReadIndex after the read proves fresh pass any bound.
     pub max_stale_ms: Option<Millis>,
 }
 
@@ -265,4 +266,15 @@ pub enum Input {
         /// How it went.
         result: Result<(), crate::storage::Error>,
     },
+}
+
+impl Input {
+    /// About how many bytes of entries and commands it brings into the loop.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Request { request: Request::Write(write), .. } => write.size(),
+            Self::Step(message) => message.entries.iter().map(|entry| entry.data.len() + entry.context.len()).sum(),
+            _ => 0,
+        }
+    }
 }

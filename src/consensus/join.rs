@@ -3,8 +3,9 @@
 //! Why: whoever answers at an address decides what a join means: a member that is there already, one that has moved, a
 //! new node, or a stranger. So the leader asks first, and writes nothing before the joiner has given up what it was.
 //!
-//! Laws: an error before the AddLearner entry leaves the cluster as it was. A name that is alive is not taken over; one
-//! whose node is gone is freed first, with the checks of a removal. The address in the table is the one that was dialled.
+//! Laws: before anything is committed the joiner has been asked, the way back to the leader included. From the first entry
+//! that is proposed on, and from the moment that a joiner has given up what it was, no refusal says `not_applied`. A name
+//! that is alive is not taken over; one whose node is gone is freed first, with the checks of a removal. The address in the table is the one that was dialled.
 //!
 //! Not here: when a step may be taken and how it is proposed (`membership`).
 
@@ -15,7 +16,7 @@ use super::driver::Driver;
 use super::input::Millis;
 use super::membership::{Operation, Step};
 use crate::model::{
-    Adopt, Adopted, Answer, Code, Command, Member, MemberChange, Refusal, Request, Role, WhoAmI, validate,
+    Adopt, Adopted, Answer, Code, Command, Fate, Member, MemberChange, Refusal, Request, Role, WhoAmI, validate,
 };
 use crate::plant::{self, Plant};
 use crate::storage::Error;
@@ -28,6 +29,10 @@ pub(super) enum Stage {
     Identify(u64),
     /// The name belongs to a member that may be gone: its silence is waited for.
     Silence { old: u64, until: Millis },
+    /// The node is to be asked whether it would join, before the old bearer of its name is removed.
+    Prepare { old: u64 },
+    /// It was asked; the token of the question.
+    Prepared { old: u64, token: u64 },
     /// The old bearer of the name is being removed; `done` once that is applied.
     Retire { old: u64, done: bool },
     /// The node is known to be free to join and is to be asked now.
@@ -59,8 +64,19 @@ impl Stage {
     pub fn has_effects(&self) -> bool {
         !matches!(
             self,
-            Self::Start | Self::Identify(_) | Self::Silence { .. } | Self::Confirm { .. } | Self::Lead { .. }
+            Self::Start
+                | Self::Identify(_)
+                | Self::Silence { .. }
+                | Self::Prepare { .. }
+                | Self::Prepared { .. }
+                | Self::Confirm { .. }
+                | Self::Lead { .. }
         )
+    }
+
+    /// What comes before the removal of the old bearer of a joiner's name.
+    pub fn retire(old: u64) -> Self {
+        if plant::is(Plant::RetiredBeforeAsked) { Self::Retire { old, done: false } } else { Self::Prepare { old } }
     }
 
     /// Notes that the entry it waits for was applied as what it is.
@@ -86,10 +102,10 @@ impl Driver {
                 Step::Keep
             }
             Stage::Start => self.start_operation(&operation.waiting.request.clone()),
-            Stage::Identify(_) | Stage::Adopt(_) | Stage::Lead { .. } => Step::Keep,
+            Stage::Identify(_) | Stage::Prepared { .. } | Stage::Adopt(_) | Stage::Lead { .. } => Step::Keep,
             Stage::Silence { old, until } => {
                 if !self.is_live(*old) && !self.is_settling() {
-                    Step::Next(Stage::Retire { old: *old, done: false })
+                    Step::Next(Stage::retire(*old))
                 } else if self.now >= *until {
                     let name = self.name_of(*old);
                     Step::Done(Err(Refusal::not_applied(
@@ -102,12 +118,17 @@ impl Driver {
                     Step::Keep
                 }
             }
+            Stage::Prepare { old } => self.ask_before_removal(&operation.waiting.request.clone(), *old),
             Stage::Retire { done: true, .. } => Step::Next(Stage::Ask),
             Stage::Retire { old, done: false } => {
                 let old = *old;
                 self.propose_removal(operation, old)
             }
-            Stage::Ask => self.ask_joiner(&operation.waiting.request.clone()),
+            Stage::Ask => match self.ask_joiner(&operation.waiting.request.clone(), false, self.conf_voters().to_vec())
+            {
+                Ok(token) => Step::Next(Stage::Adopt(token)),
+                Err(step) => step,
+            },
             Stage::Add { member, done: true } => {
                 Step::Next(Stage::Promote { raft_id: member.raft_id, since: self.now })
             }
@@ -163,7 +184,8 @@ impl Driver {
 
     fn propose_move(&mut self, operation: &mut Operation, command: Command) -> Step {
         if operation.proposed.is_none() && self.raw.raft.lead_transferee.is_none() {
-            operation.proposed = self.propose_command(command);
+            let proposed = self.propose_command(command);
+            operation.proposed(proposed);
         }
         Step::Keep
     }
@@ -246,13 +268,23 @@ impl Driver {
         self.leader_identified(token, result)
     }
 
-    fn ask_joiner(&mut self, request: &Request) -> Step {
-        let Request::Join { node_id, raft_address, force } = request else { return Step::Keep };
-        if !self.can_change() {
-            return Step::Keep;
+    /// Asks the joiner whether it would join, where the removal that comes first would be allowed now.
+    fn ask_before_removal(&mut self, request: &Request, old: u64) -> Step {
+        let rest: Vec<u64> = self.conf_voters().iter().copied().filter(|id| *id != old).collect();
+        match self.ask_joiner(request, true, rest) {
+            Ok(token) => Step::Next(Stage::Prepared { old, token }),
+            Err(step) => step,
         }
-        if let Err(refusal) = self.check_quorum(self.conf_voters()) {
-            return self.refuse_once_settled(refusal);
+    }
+
+    /// Asks the joiner to be adopted, or whether it would be, where the `voters` that there are then are a quorum.
+    fn ask_joiner(&mut self, request: &Request, prepare: bool, voters: Vec<u64>) -> Result<u64, Step> {
+        let Request::Join { node_id, raft_address, force } = request else { return Err(Step::Keep) };
+        if !self.can_change() {
+            return Err(Step::Keep);
+        }
+        if let Err(refusal) = self.check_quorum(&voters) {
+            return Err(self.refuse_once_settled(refusal));
         }
         let token = self.token();
         let adopt = Adopt {
@@ -264,17 +296,18 @@ impl Driver {
             node_id: node_id.clone(),
             raft_address: raft_address.clone(),
             force: *force,
+            prepare,
             tombstones: self.machine.members().tombstones().collect(),
         };
         self.membership.asked.insert(token, raft_address.clone());
         self.outbox.adopt(token, raft_address, adopt);
-        Step::Next(Stage::Adopt(token))
+        Ok(token)
     }
 
     /// The joiner has become ours, durably, or has said why not.
     pub(super) fn adopt_answered(&mut self, token: u64, result: Result<Adopted, Refusal>) {
         let address = self.membership.asked.remove(&token).unwrap_or_default();
-        let asked = |operation: &Operation| matches!(operation.stage, Stage::Adopt(t) if t == token);
+        let asked = |operation: &Operation| matches!(operation.stage, Stage::Adopt(t) | Stage::Prepared { token: t, .. } if t == token);
         if !self.membership.current.as_ref().is_some_and(asked) {
             if let Ok(adopted) = result {
                 self.tell_join_ended(&address, adopted.raft_id);
@@ -284,7 +317,16 @@ impl Driver {
         let Some(mut operation) = self.membership.current.take() else { return };
         let Request::Join { node_id, raft_address, .. } = &operation.waiting.request else { return };
         let refusal = match result.and_then(|adopted| validate::adopted(&adopted).map(|()| adopted)) {
+            // The question alone changes nothing, even where its answer is lost.
+            Err(refusal) if matches!(operation.stage, Stage::Prepared { .. }) => {
+                Refusal { fate: Fate::NotApplied, ..refusal }
+            }
             Err(refusal) => refusal,
+            Ok(_) if let Stage::Prepared { old, .. } = operation.stage => {
+                operation.stage = Stage::Retire { old, done: false };
+                self.membership.current = Some(operation);
+                return;
+            }
             Ok(adopted) if adopted.raft_id == 0 || self.machine.members().is_tombstone(adopted.raft_id) => {
                 Refusal::not_applied(
                     Code::BadRequest,
@@ -308,6 +350,8 @@ impl Driver {
                     role: Role::Learner,
                 };
                 operation.stage = Stage::Add { member, done: false };
+                // It has given up what it was.
+                operation.waiting.doubt = true;
                 self.membership.current = Some(operation);
                 return;
             }
@@ -341,7 +385,7 @@ impl Driver {
         let change = MemberChange::Set(member.clone());
         match self.propose_change(ConfChangeType::AddLearnerNode, member.raft_id, &change) {
             Ok(proposed) => {
-                operation.proposed = proposed;
+                operation.proposed(proposed);
                 Step::Keep
             }
             Err(refusal) => Step::Done(Err(refusal)),
@@ -362,7 +406,7 @@ impl Driver {
         }
         match self.propose_change(ConfChangeType::RemoveNode, raft_id, &MemberChange::Remove { raft_id }) {
             Ok(proposed) => {
-                operation.proposed = proposed;
+                operation.proposed(proposed);
                 Step::Keep
             }
             Err(refusal) => Step::Done(Err(refusal)),

@@ -93,9 +93,7 @@ impl Driver {
             Some(old) if old.raft_id == self.raft_id() => {
                 refuse(Code::NameInUse, format!("{node_id} is the name of the leader; give this node another one"))
             }
-            Some(old) if old.raft_address == raft_address => {
-                Step::Next(Stage::Retire { old: old.raft_id, done: false })
-            }
+            Some(old) if old.raft_address == raft_address => Step::Next(Stage::retire(old.raft_id)),
             Some(old) => Step::Next(Stage::Silence { old: old.raft_id, until: self.now + NAME_WAIT }),
             None => match members.iter().find(|member| member.raft_address == raft_address) {
                 Some(member) => refuse(

@@ -5,32 +5,31 @@
 //!
 //! Laws: one change at a time (Raft thesis 4.1), proposed only when the leader has applied its whole log and nothing is
 //! pending, since raft silently turns others into empty entries; simulated with raft's own `Changer` first; answered by
-//! the type of the entry that was applied at its (term, index). The live voters must be a quorum before and after. A
-//! joiner is a learner until it has caught up (thesis 4.2.1), and any leader promotes any learner that has. A leader
+//! the type of the entry that was applied at its (term, index). Once an entry of a request was proposed no refusal of it
+//! says that nothing was done. The live voters must be a quorum before and after. A
+//! joiner is a learner until it has caught up (`catch_up`), and any leader promotes any learner that has. A leader
 //! never proposes its own removal.
 //!
 //! Not here: the joiner's side (`adoption`), transfers (`transfer`).
 
 use std::collections::{BTreeMap, VecDeque};
 
+use raft::Changer;
 use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, Entry, Message, MessageType};
-use raft::{Changer, ProgressState};
 use slog::{info, warn};
 
+use super::catch_up::CatchUp;
 use super::driver::{Driver, Phase};
 use super::input::{Hop, Millis};
 use super::join::Stage;
-use super::requests::Waiting;
+use super::requests::{Waiting, late};
 use super::transfer::Transfer;
-use crate::model::{Answer, Code, Command, Member, MemberChange, Proposal, Refusal, Request, Role, codec, validate};
+use crate::model::{Answer, Code, Command, MemberChange, Proposal, Refusal, Request, codec, validate};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 
 /// How many membership requests wait at most.
 const QUEUE: usize = 64;
-
-/// How far behind a learner may be when it is promoted, in entries.
-const CAUGHT_UP_WITHIN: u64 = 1000;
 
 /// How long a learner may be silent before its join no longer holds up the next one.
 const SILENT_AFTER: Millis = 3000;
@@ -48,6 +47,15 @@ pub(super) struct Operation {
     pub proposed: Option<(u64, u64)>,
 }
 
+impl Operation {
+    /// An entry was proposed for its stage, unless raft took none; from now on there may be an effect.
+    pub fn proposed(&mut self, proposed: Option<(u64, u64)>) {
+        self.proposed = proposed;
+        let changes = !matches!(self.stage, Stage::Confirm { .. });
+        self.waiting.doubt |= proposed.is_some() && changes && !plant::is(Plant::RetiredBeforeAsked);
+    }
+}
+
 /// All membership requests on this node.
 #[derive(Default)]
 pub(super) struct Membership {
@@ -60,6 +68,8 @@ pub(super) struct Membership {
     pub(super) asked: BTreeMap<u64, String>,
     pub(super) transfer: Option<Transfer>,
     announced: Option<Millis>,
+    /// How the learners catch up, on the leader.
+    pub(super) catch_up: CatchUp,
 }
 
 impl Membership {
@@ -131,12 +141,22 @@ impl Driver {
         if self.membership.transfer.is_some() {
             return None;
         }
-        let waiting = self.membership.queue.pop_front()?;
+        let waiting = loop {
+            let waiting = self.membership.queue.pop_front()?;
+            if !self.is_late(&waiting) {
+                break waiting;
+            }
+            self.refuse(waiting, late());
+        };
         Some(Operation { waiting, stage: Stage::Start, warning: None, dropped: None, proposed: None })
     }
 
     /// Moves one operation on; None once it has been answered.
     fn advance(&mut self, mut operation: Operation) -> Option<Operation> {
+        if self.is_late(&operation.waiting) {
+            self.refuse_unfinished(operation);
+            return None;
+        }
         if operation.proposed.is_some_and(|(term, _)| term != self.raw.raft.term) {
             operation.proposed = None;
         }
@@ -166,6 +186,7 @@ impl Driver {
 
     /// Another node leads: requests go there, where they begin again; each finds in the table what was done.
     fn give_back(&mut self) {
+        self.membership.catch_up = CatchUp::default();
         let mut operations = std::mem::take(&mut self.membership.aside);
         operations.extend(self.membership.current.take());
         let waiting = operations.into_iter().map(|operation| {
@@ -259,33 +280,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Any leader promotes any learner that has caught up: that is what lets a join survive its leader.
-    fn promote_learners(&mut self) {
-        if !self.can_change() {
-            return;
-        }
-        let ready = self.machine.members().iter().find(|member| {
-            member.role == Role::Learner && self.is_live(member.raft_id) && self.has_caught_up(member.raft_id)
-        });
-        let Some(learner) = ready.cloned() else { return };
-        let voters: Vec<u64> = self.conf_voters().iter().copied().chain([learner.raft_id]).collect();
-        if self.check_quorum(&voters).is_ok() {
-            let change = MemberChange::Set(Member { role: Role::Voter, ..learner.clone() });
-            if let Err(refusal) = self.propose_change(ConfChangeType::AddNode, learner.raft_id, &change) {
-                warn!(self.log, "cannot promote a learner"; "node" => learner.name, "detail" => refusal.detail);
-            }
-        }
-    }
-
-    fn has_caught_up(&self, raft_id: u64) -> bool {
-        let last = self.raw.raft.raft_log.last_index();
-        self.raw.raft.prs().get(raft_id).is_some_and(|progress| {
-            progress.state != ProgressState::Snapshot
-                && progress.matched > 0
-                && progress.matched + CAUGHT_UP_WITHIN >= last
-        })
-    }
-
     /// Whether raft would take a membership change as one: this node leads, has applied its whole log, and nothing is
     /// pending.
     pub(super) fn can_change(&self) -> bool {
@@ -372,20 +366,35 @@ impl Driver {
     pub(super) fn expire_membership(&mut self) {
         self.expire_transfer();
         let now = self.now;
-        let mut late = self.membership.aside.extract_if(.., |one| one.waiting.deadline <= now).collect::<Vec<_>>();
+        let mut ended = self.membership.aside.extract_if(.., |one| one.waiting.deadline <= now).collect::<Vec<_>>();
         if self.membership.current.as_ref().is_some_and(|one| one.waiting.deadline <= now) {
-            late.extend(self.membership.current.take());
+            ended.extend(self.membership.current.take());
         }
-        late.iter().for_each(|one| self.end_join(one));
-        let mut ended = late.into_iter().map(|one| (one.waiting, one.proposed.is_some())).collect::<Vec<_>>();
+        ended.iter().for_each(|one| self.end_join(one));
         let (over, waits): (VecDeque<_>, VecDeque<_>) =
             self.membership.take_queue().into_iter().partition(|waiting| waiting.deadline <= now);
         self.membership.queue = waits;
-        ended.extend(over.into_iter().map(|waiting| (waiting, false)));
-        for (waiting, proposed) in ended {
-            let refusal = unfinished(&waiting.request, proposed);
-            self.refuse(waiting, refusal);
-        }
+        ended.into_iter().for_each(|operation| self.refuse_unfinished(operation));
+        over.into_iter().for_each(|waiting| self.refuse(waiting, late()));
+    }
+
+    /// Answers a request whose deadline has come; what it has begun may go on.
+    fn refuse_unfinished(&self, operation: Operation) {
+        let Operation { waiting, stage, .. } = operation;
+        let refusal = if matches!(waiting.request, Request::Join { .. }) {
+            let slow = match stage {
+                Stage::Promote { raft_id, .. } => self.explain_slowness(raft_id),
+                _ => None,
+            };
+            let detail =
+                "the join was not finished before its deadline; it may still complete, and the same POST resumes it";
+            Refusal::unknown(Code::JoinUnfinished, slow.map_or(detail.to_owned(), |slow| format!("{detail}. {slow}")))
+        } else {
+            let detail =
+                "the membership change was not finished before its deadline; GET /raft/stats shows the members";
+            Refusal::not_applied(Code::Timeout, detail)
+        };
+        self.refuse(waiting, refusal);
     }
 
     pub(super) fn refuse_membership(&mut self, why: fn() -> Refusal) {
@@ -396,18 +405,8 @@ impl Driver {
             self.refuse(operation.waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
         if let Some(transfer) = self.membership.transfer.take() {
-            self.refuse(transfer.waiting, why());
+            let refusal = why();
+            self.refuse(transfer.waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
     }
-}
-
-fn unfinished(request: &Request, proposed: bool) -> Refusal {
-    if matches!(request, Request::Join { .. }) {
-        return Refusal::unknown(
-            Code::JoinUnfinished,
-            "the join was not finished before its deadline; it may still complete, and the same POST resumes it",
-        );
-    }
-    let detail = "the membership change was not finished before its deadline; GET /raft/stats shows the members";
-    if proposed { Refusal::unknown(Code::Timeout, detail) } else { Refusal::not_applied(Code::Timeout, detail) }
 }

@@ -15,11 +15,14 @@
 
 mod adoption;
 mod belief;
+mod budget;
+mod catch_up;
 mod chores;
 mod digests;
 mod driver;
 mod entry;
 mod feed;
+mod freshness;
 mod handle;
 mod hearing;
 mod incarnation;
@@ -29,6 +32,7 @@ mod judge;
 mod lagging;
 mod log;
 mod membership;
+mod names;
 mod outbox;
 mod pending;
 mod raw;

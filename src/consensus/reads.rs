@@ -7,13 +7,16 @@
 //! applied the index that its round confirmed. Raft drops a ReadIndex silently when there is no leader, before the
 //! leader's first commit of its term and at any change of roles, so a round is repeated with a new context until the
 //! deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases are not
-//! used: a transfer of leadership breaks them. What a turn answers is bounded in bytes; the rest waits for the next.
+//! used: a transfer of leadership breaks them. What a turn answers is bounded in bytes and time; the rest waits for the
+//! next. A stale read with a bound is answered at once where an earlier round proves enough ([`super::freshness`]), and
+//! waits for a round of its own where not. Watchers' `progress` rests on rounds too.
 //!
 //! Not here: raft's own bookkeeping of acknowledgements.
 
 use raft::ReadState;
 
 use super::driver::Driver;
+use super::freshness::Freshness;
 use super::input::{Bounds, Consistency, Fetched, Listed, Millis, Reply};
 use crate::model::{Code, Item, List, Refusal};
 use crate::plant::{self, Plant};
@@ -56,6 +59,9 @@ impl Reader {
 
 struct Round {
     contexts: Vec<Vec<u8>>,
+    /// When its first context was asked about.
+    first: Millis,
+    /// When its last context was.
     began: Millis,
     readers: Vec<Reader>,
 }
@@ -69,16 +75,19 @@ pub(super) struct Reads {
     round: Option<Round>,
     /// Confirmed reads with the index they wait for, and stale ones, which need no confirmation.
     confirmed: Vec<(u64, Vec<Reader>)>,
+    freshness: Freshness,
 }
 
 impl Reads {
     pub fn new(nonce: (u64, u64)) -> Self {
-        Self { nonce, counter: 0, queue: Vec::new(), round: None, confirmed: Vec::new() }
+        let freshness = Freshness::default();
+        Self { nonce, counter: 0, queue: Vec::new(), round: None, confirmed: Vec::new(), freshness }
     }
 
     /// Goes on under another raft id; the counter goes on, so no context is used twice.
     pub fn renew(&mut self, nonce: (u64, u64)) {
         self.nonce = nonce;
+        self.freshness = Freshness::default();
     }
 
     fn context(&mut self) -> Vec<u8> {
@@ -122,8 +131,10 @@ impl Driver {
                 Code::Overloaded,
                 "too many reads wait on this node (limits.pending_requests); try again in a moment",
             ));
-        } else if consistency == Consistency::Stale {
+        } else if consistency == Consistency::Stale && self.is_fresh_enough(&reader) {
             self.reads.confirm(0, reader);
+        } else if consistency == Consistency::Stale && self.raw.raft.leader_id == 0 {
+            reader.refuse(self.too_stale());
         } else {
             self.reads.queue.push(reader);
         }
@@ -137,17 +148,15 @@ impl Driver {
             return;
         }
         match &self.reads.round {
-            None if self.reads.queue.is_empty() => return,
+            None if self.reads.queue.is_empty() && !self.feed.wants_contact() => return,
             Some(round) if self.now < round.began + REPEAT_AFTER => return,
             _ => {}
         }
-        let context = self.reads.context();
-        let round =
-            self.reads.round.get_or_insert_with(|| Round { contexts: Vec::new(), began: 0, readers: Vec::new() });
-        if round.readers.is_empty() {
-            round.readers = std::mem::take(&mut self.reads.queue);
-        }
-        round.began = self.now;
+        let (context, now) = (self.reads.context(), self.now);
+        let queue = &mut self.reads.queue;
+        let begin = || Round { contexts: Vec::new(), first: now, began: now, readers: std::mem::take(queue) };
+        let round = self.reads.round.get_or_insert_with(begin);
+        round.began = now;
         if round.contexts.len() == CONTEXTS {
             round.contexts.remove(0);
         }
@@ -166,7 +175,12 @@ impl Driver {
         for state in states {
             let ours = self.reads.round.as_ref().is_some_and(|round| round.contexts.contains(&state.request_ctx));
             if ours && let Some(round) = self.reads.round.take() {
-                round.readers.into_iter().for_each(|reader| self.reads.confirm(state.index, reader));
+                self.reads.freshness.confirmed(round.first, state.index);
+                for mut reader in round.readers {
+                    // It began after the read came, so what it shows is new enough for any bound.
+                    reader.bounds.max_stale_ms = None;
+                    self.reads.confirm(state.index, reader);
+                }
             }
         }
     }
@@ -174,6 +188,7 @@ impl Driver {
     /// Answers confirmed reads whose index is applied.
     pub(super) fn release_reads(&mut self) -> Result<(), Error> {
         let applied = self.machine.applied().0;
+        self.reads.freshness.applied(applied);
         let ready = self
             .reads
             .confirmed
@@ -183,6 +198,7 @@ impl Driver {
         for (index, readers) in ready {
             let mut readers = readers.into_iter();
             while left > 0
+                && (left == READ_BYTES_PER_TURN || !self.budget.is_late(self.chores.now()))
                 && let Some(reader) = readers.next()
             {
                 left = left.saturating_sub(self.answer_read(reader)? + READ_COST);
@@ -204,9 +220,7 @@ impl Driver {
     /// Answers a read; what it cost, as [`READ_BYTES_PER_TURN`] counts.
     fn answer_read(&self, reader: Reader) -> Result<usize, Error> {
         let (index, term, clock) = (self.machine.applied().0, self.raw.raft.term, self.cluster_time());
-        if let Some(most) = reader.bounds.max_stale_ms
-            && self.since_leader().is_none_or(|since| since > most)
-        {
+        if !self.is_fresh_enough(&reader) {
             reader.refuse(self.too_stale());
             return Ok(0);
         }
@@ -227,15 +241,25 @@ impl Driver {
         })
     }
 
-    /// How long ago a leader was last heard, or this node last led.
-    fn since_leader(&self) -> Option<Millis> {
-        if self.leads() { Some(0) } else { self.leader_seen.map(|seen| self.now.saturating_sub(seen)) }
+    /// As of which moment this node's state is known to be the cluster's latest.
+    pub(super) fn fresh_as_of(&self) -> Option<Millis> {
+        if plant::is(Plant::ContactWhenHandled) {
+            return if self.leads() { Some(self.now) } else { self.leader_seen };
+        }
+        self.reads.freshness.as_of()
+    }
+
+    fn is_fresh_enough(&self, reader: &Reader) -> bool {
+        let fresh = |most| self.fresh_as_of().is_some_and(|as_of| self.now.saturating_sub(as_of) <= most);
+        reader.bounds.max_stale_ms.is_none_or(fresh)
     }
 
     fn too_stale(&self) -> Refusal {
-        let since = match self.since_leader() {
-            Some(since) => format!("this node has heard no leader for {since} ms"),
-            None => "this node has heard no leader since it started".to_owned(),
+        let since = match self.fresh_as_of() {
+            Some(as_of) => {
+                format!("a leader has last confirmed this node's state {} ms ago", self.now.saturating_sub(as_of))
+            }
+            None => "no leader has confirmed this node's state since it started".to_owned(),
         };
         let refusal = Refusal::not_applied(Code::TooStale, format!("{since}, more than max_stale; ask another one"));
         Refusal { leader: self.leader(), ..refusal }
@@ -243,20 +267,27 @@ impl Driver {
 
     pub(super) fn expire_reads(&mut self) {
         let now = self.now;
-        let late = |reader: &mut Reader| reader.deadline <= now;
+        // Without a leader no round will be confirmed soon, and whoever reads stale does not wait for an election.
+        let lost = self.raw.raft.leader_id == 0;
+        let late = |reader: &mut Reader| reader.deadline <= now || (lost && reader.bounds.max_stale_ms.is_some());
         let mut expired = self.reads.queue.extract_if(.., late).collect::<Vec<_>>();
         if let Some(round) = &mut self.reads.round {
             expired.extend(round.readers.extract_if(.., late));
-            if round.readers.is_empty() {
+            // One without readers was begun for those who watch.
+            if round.readers.is_empty() && now >= round.began + REPEAT_AFTER {
                 self.reads.round = None;
             }
         }
         // What waits only for its turn lacks nothing that its client could be told of; it is answered, if late.
         let applied = self.machine.applied().0;
         for (_, readers) in self.reads.confirmed.iter_mut().filter(|(index, _)| *index > applied) {
-            expired.extend(readers.extract_if(.., late));
+            expired.extend(readers.extract_if(.., |reader| reader.deadline <= now));
         }
         self.reads.confirmed.retain(|(_, readers)| !readers.is_empty());
+        let unproven = |reader: &mut Reader| reader.bounds.max_stale_ms.is_some() && reader.bounds.min_index <= applied;
+        for reader in expired.extract_if(.., unproven) {
+            reader.refuse(self.too_stale());
+        }
         let (behind, unconfirmed) = expired.into_iter().partition(|reader| reader.bounds.min_index > applied);
         self.fail_reads(behind, not_reached);
         self.fail_reads(unconfirmed, || self.no_quorum());

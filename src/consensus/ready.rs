@@ -6,7 +6,7 @@
 //! vote: with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its
 //! sync. There is exactly one sync for a Ready with `must_sync`, one more before anybody hears that a membership entry is
 //! committed, and none otherwise. Only what was really applied is reported as applied. What is
-//! committed but asks for much work waits for later turns; meanwhile raft goes on.
+//! committed but asks for much work or time waits for later turns; meanwhile raft goes on.
 //!
 //! Not here: where the inputs of a turn come from (`task`), and what an entry holds (`entry`).
 
@@ -15,6 +15,7 @@ use raft::{Ready, StateRole};
 use slog::{error, info, warn};
 
 use super::Millis;
+use super::budget::{Budget, ENTRIES_PER_PIECE};
 use super::driver::{Driver, Phase, Seen};
 use super::entry::{self, Payload};
 use super::input::InstallError;
@@ -39,8 +40,8 @@ impl Driver {
     /// # Errors
     /// [`Error`]: poisoned; nothing that was not durable has been acknowledged.
     pub fn turn(&mut self, now: Millis) -> Result<(), Error> {
-        self.now = now;
-        self.raw.mut_store().now = now;
+        self.at(now);
+        self.budget = Budget::new(self.chores.now(), self.now, self.options.apply_work);
         self.propose_writes();
         self.drive_membership();
         self.tend_time()?;
@@ -52,14 +53,16 @@ impl Driver {
             && self.raw.has_ready()
             && self.machine.applied().0 < began_at + ENTRIES_PER_TURN
         {
-            left = if goes_on { left - 1 } else { 0 };
+            left = if goes_on && !self.budget.is_late(self.chores.now()) { left - 1 } else { 0 };
             let ready = self.raw.ready();
             self.process(ready)?;
             goes_on = goes_on && self.apply_committed()?;
+            self.pass();
             self.drive_membership();
             self.tend_time()?;
             self.issue_read_index();
         }
+        self.pass();
         self.release_reads()?;
         self.answer_visible();
         self.tend_snapshots()?;
@@ -111,16 +114,18 @@ impl Driver {
         Ok(())
     }
 
-    /// Applies what is committed, as far as the work of one turn goes; whether that was all.
+    /// Applies what is committed, in pieces, as far as the budget of the turn goes; whether that was all.
     fn apply_committed(&mut self) -> Result<bool, Error> {
-        let mut whole = true;
-        while whole && let Some(first) = self.committed.front() {
+        while let Some(first) = self.committed.front()
+            && let Some(most_work) = self.budget.piece(self.chores.now())
+        {
             // A change of the membership stands alone: raft is told of it once, when it is applied.
-            let count = if is_change(first) { 1 } else { self.committed.iter().take_while(|e| !is_change(e)).count() };
+            let plain = || self.committed.iter().take(ENTRIES_PER_PIECE).take_while(|entry| !is_change(entry)).count();
+            let count = if is_change(first) { 1 } else { plain() };
             let count = self.digests.before_comparison(first, count);
             let mut entries: Vec<_> = self.committed.drain(..count).collect();
-            let done = self.apply(&entries)?;
-            whole = done == count;
+            let done = self.apply(&entries, most_work)?;
+            self.budget.spend(self.machine.work());
             entries.drain(..done);
             entries.into_iter().rev().for_each(|entry| self.committed.push_front(entry));
             if self.phase == Phase::Removed {
@@ -132,6 +137,7 @@ impl Driver {
             self.compare_awaited()?;
         }
         self.raw.advance_apply_to(self.machine.applied().0);
+        let whole = self.committed.is_empty();
         // Raft hands out as little as it can while there is enough to do.
         let most = if whole { COMMITTED_BYTES_PER_READY } else { 0 };
         self.raw.raft.set_max_committed_size_per_ready(most);
@@ -149,6 +155,7 @@ impl Driver {
         let began = self.chores.now();
         self.raw.mut_store().journal.sync()?;
         let took = self.chores.now().saturating_sub(began);
+        self.pass();
         if took > SLOW_SYNC {
             warn!(self.log, "the disk is slow: a sync stalled the loop"; "ms" => took);
         }
@@ -208,8 +215,8 @@ impl Driver {
         self.discard_garbage()
     }
 
-    /// Applies committed entries, or the first of them, and wakes whoever waits for those; how many.
-    fn apply(&mut self, entries: &[Entry]) -> Result<usize, Error> {
+    /// Applies committed entries, or as many of them as `most_work` allows, and wakes whoever waits for those; how many.
+    fn apply(&mut self, entries: &[Entry], most_work: usize) -> Result<usize, Error> {
         let mut batch = Vec::with_capacity(entries.len());
         let mut removed = Vec::new();
         let mut table_changed = false;
@@ -231,7 +238,7 @@ impl Driver {
         }
         let last_term = self.machine.applied().1;
         let before = table_changed.then(|| self.machine.members().clone());
-        let written = self.machine.apply(batch, self.options.apply_work)?;
+        let written = self.machine.apply(batch, most_work)?;
         let done = written.len();
         // Before anybody hears of the writes, so that whoever does finds them where he watches.
         self.feed.append(self.machine.take_events(), self.machine.applied().0);

@@ -5,7 +5,9 @@
 //! Laws: `propose` is only ever called on the leader. A write is proposed at most once after which its fate is unknown;
 //! only one that certainly was not applied is tried again, until its deadline. A request goes to the leader, or through
 //! one member to the leader, and no further ([`Hop`]). Nothing is proposed that [`validate`] does not let pass, wherever
-//! it comes from. One entry holds one command. Everything that waits counts against one bound. One proposal of writes is on its way, the
+//! it comes from. What has waited past its deadline, in a queue or on a disk, is dropped and never proposed: its client may
+//! have been told so, and may have written something else since.
+//! One entry holds one command. Everything that waits counts against one bound. One proposal of writes is on its way, the
 //! next takes everything that came meanwhile: what a write costs is syncs and turns, on every node, and not its bytes.
 //!
 //! Not here: waiters by (term, index) (`pending`), and what membership requests do (`membership`).
@@ -94,6 +96,14 @@ pub(super) fn joining() -> Refusal {
     Refusal::not_applied(Code::Joining, "this node is not part of a cluster yet; ask another one, or wait for its join")
 }
 
+/// The refusal of what waited, on this node or on its way here, for longer than its client.
+pub(super) fn late() -> Refusal {
+    Refusal::not_applied(
+        Code::Timeout,
+        "the deadline of the request was over before this node could take it up, so it was dropped; send it again",
+    )
+}
+
 fn undecided() -> Refusal {
     Refusal::unknown(
         Code::Timeout,
@@ -146,7 +156,9 @@ impl Driver {
 
     /// Sends a request where it can be carried out.
     fn route(&mut self, waiting: Waiting) {
-        if self.leads() {
+        if self.is_late(&waiting) {
+            self.refuse(waiting, late());
+        } else if self.leads() {
             if matches!(waiting.request, Request::Write(_)) {
                 self.requests.batch.push_back(waiting);
             } else if let Err(waiting) = self.membership.enqueue(waiting) {
@@ -161,6 +173,11 @@ impl Driver {
         } else {
             self.retry_later(waiting);
         }
+    }
+
+    /// Whether the time of a request is over, so that it may have no effect from now on.
+    pub(super) fn is_late(&self, waiting: &Waiting) -> bool {
+        waiting.deadline <= self.now && !plant::is(Plant::LateProposal)
     }
 
     /// Tries again what certainly was not applied; a peer's request goes back to where it came from for that.
@@ -198,6 +215,10 @@ impl Driver {
         if !self.any_proposable() {
             return;
         }
+        let (over, batch): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.requests.batch).into_iter().partition(|waiting| self.is_late(waiting));
+        self.requests.batch = batch;
+        over.into_iter().for_each(|waiting| self.refuse(waiting, late()));
         let (mut entries, mut bytes, stamp) = (Vec::new(), 0, self.stamp());
         for waiting in &self.requests.batch {
             if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {
@@ -348,13 +369,13 @@ impl Driver {
         for waiting in self.requests.pending.expired(now) {
             self.refuse(waiting, undecided());
         }
-        let mut late = self.requests.parked.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>();
+        let mut over = self.requests.parked.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>();
         let (unproposed, batch) = std::mem::take(&mut self.requests.batch)
             .into_iter()
             .partition::<Vec<_>, _>(|waiting| waiting.deadline <= now);
         self.requests.batch = batch.into();
-        late.extend(unproposed);
-        for waiting in late {
+        over.extend(unproposed);
+        for waiting in over {
             let refusal = self.no_leader(&waiting.request);
             self.refuse(waiting, refusal);
         }

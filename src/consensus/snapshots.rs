@@ -19,6 +19,7 @@ use slog::{info, warn};
 use super::driver::{Driver, Phase};
 use super::input::{InstallError, Millis, Reply};
 use crate::model::{Code, Refusal};
+use crate::plant::{self, Plant};
 use crate::storage::{Error, Received, Reception};
 
 /// How many journal records one turn removes at most.
@@ -243,7 +244,12 @@ impl Driver {
         reply: Reply<Result<(), InstallError>>,
     ) -> Result<(), Error> {
         let fits = message.get_msg_type() == MessageType::MsgSnapshot && message.to == self.raft_id();
-        if !fits || !matches!(self.phase, Phase::Member | Phase::Joining) || self.stop_by.is_some() {
+        if fits {
+            self.turn(self.now)?;
+        }
+        // The turn may have removed this node.
+        let takes = matches!(self.phase, Phase::Member | Phase::Joining) && self.stop_by.is_none();
+        if !fits || !takes || self.installing.is_some() {
             reply(Err(InstallError("this node takes no copy now".into())));
             return Ok(());
         }
@@ -251,7 +257,6 @@ impl Driver {
             reply(Err(InstallError("this node does not believe the message that came with the copy".into())));
             return Ok(());
         }
-        self.turn(self.now)?;
         self.contact.insert(message.from, self.now);
         let metadata = message.get_snapshot().get_metadata().clone();
         self.installing = Some((received, reply));
@@ -261,6 +266,11 @@ impl Driver {
             let behind = self.machine.applied().0 < metadata.index && self.raw.raft.raft_log.committed < metadata.index;
             let detail = format!("raft did not take the copy at {}: {stepped:?}", metadata.index);
             reply(if behind { Err(InstallError(detail)) } else { Ok(()) });
+        }
+        if offered && !plant::is(Plant::StaleEntriesAfterInstall) {
+            // The copy covers what is committed and not applied yet. Raft has the copy's configuration already, and a
+            // change from before must not be made to that one.
+            self.committed.clear();
         }
         self.turn(self.now)
     }

@@ -7,7 +7,6 @@ use raft::StateRole;
 use super::driver::{Driver, Phase};
 use super::feed::Footing;
 use super::handle::Names;
-use super::input::Millis;
 use crate::model::{Leader, MemberStatus, State, Status};
 use crate::storage;
 
@@ -21,18 +20,6 @@ pub(super) fn state(role: StateRole) -> State {
 }
 
 impl Driver {
-    pub(super) fn my_name(&self) -> String {
-        self.machine
-            .members()
-            .get(self.raft_id())
-            .map_or_else(|| self.volume.identity().started_as.clone(), |member| member.name.clone())
-    }
-
-    /// A member's name for messages; its number where it has none.
-    pub(super) fn name_of(&self, raft_id: u64) -> String {
-        self.machine.members().get(raft_id).map_or_else(|| raft_id.to_string(), |member| member.name.clone())
-    }
-
     pub(super) fn status(&self) -> Status {
         let raft = &self.raw.raft;
         let journal = &self.raw.store().journal;
@@ -85,26 +72,11 @@ impl Driver {
 
     /// How the node is, for those who watch.
     pub(super) fn footing(&self) -> Footing {
-        let heard = match self.raw.raft.leader_id {
-            0 => None,
-            _ if self.leads() => Some(self.majority_heard()),
-            _ => self.leader_seen,
-        };
         Footing {
             term: self.raw.raft.term,
-            in_touch_until: heard.map_or(0, |heard| heard + self.election_timeout()),
+            in_touch_until: self.fresh_as_of().map_or(0, |as_of| as_of + self.election_timeout()),
             refusal: self.no_member(),
         }
-    }
-
-    /// Since when this leader has heard a majority of the voters, itself included.
-    fn majority_heard(&self) -> Millis {
-        let voters = self.conf_voters();
-        let heard =
-            |voter: &u64| if *voter == self.raft_id() { self.now } else { *self.contact.get(voter).unwrap_or(&0) };
-        let mut heard: Vec<_> = voters.iter().map(heard).collect();
-        heard.sort_unstable();
-        heard.get(heard.len().saturating_sub(1) / 2).copied().unwrap_or(0)
     }
 
     fn member_status(&self, member: &crate::model::Member) -> MemberStatus {

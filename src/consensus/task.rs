@@ -3,9 +3,10 @@
 //! Why: raft, journal and machine belong to one thread, and their disk writes must never run on http's workers. The
 //! thread has a small tokio runtime of its own, only to wait for a tick, an input, whichever comes first.
 //!
-//! Laws: inputs of peers come before those of clients, and a turn takes a bounded number of both; while a turn syncs, the
-//! next batch gathers. Ticks that were missed are not made up for, or a stall of seconds would start an election by
-//! itself.
+//! Laws: inputs of peers come before those of clients, and a turn takes a bounded number of both, and of their bytes, for
+//! a bounded time; while a turn syncs, the next batch gathers. A tick comes before all of them, so heartbeats leave between
+//! any two turns. Ticks that were missed are not made up for beyond a heartbeat, or a stall of seconds would start an
+//! election by itself. Each input is handled with the time that it is handled at.
 //!
 //! Not here: what a turn does (`ready`).
 
@@ -14,9 +15,10 @@ use std::thread;
 use std::time::Duration;
 
 use slog::{Logger, error, warn};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::budget::TURN;
 use super::chores::Chores;
 use super::driver::Driver;
 use super::input::{Input, Millis};
@@ -25,6 +27,9 @@ use crate::storage::{self, Cut, Db, Engine, Error, Incarnation, Volume};
 
 /// How many inputs of each queue one turn takes at most.
 const INPUTS_PER_TURN: usize = 1024;
+
+/// After how many bytes of entries and commands a turn takes no further input.
+const BYTES_PER_TURN: usize = 8 << 20;
 
 /// The running loop.
 pub struct Running {
@@ -80,8 +85,8 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
             tokio::select! {
                 biased;
                 _ = ticks.tick() => driver.tick(clock.now())?,
-                Some(input) = inbox.peers.recv() => driver.handle(input)?,
-                Some(input) = inbox.clients.recv() => driver.handle(input)?,
+                Some(input) = inbox.peers.recv() => driver.handle(clock.now(), input)?,
+                Some(input) = inbox.clients.recv() => driver.handle(clock.now(), input)?,
                 () = std::future::ready(()), if driver.has_work() => {}
             }
             drain(&mut driver, &mut inbox, &log)?;
@@ -93,16 +98,24 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
 }
 
 fn drain(driver: &mut Driver, inbox: &mut Inbox, log: &Logger) -> Result<(), Error> {
-    for _ in 0..INPUTS_PER_TURN {
-        let Ok(input) = inbox.peers.try_recv() else { break };
-        driver.handle(input)?;
-    }
+    let clock = inbox.clock;
+    drain_queue(driver, &mut inbox.peers, clock)?;
     if inbox.clients.len() == inbox.clients.max_capacity() {
         warn!(log, "the client queue is full; new requests are refused"; "limits.pending_requests" => inbox.clients.max_capacity());
     }
+    drain_queue(driver, &mut inbox.clients, clock)
+}
+
+fn drain_queue(driver: &mut Driver, queue: &mut mpsc::Receiver<Input>, clock: Clock) -> Result<(), Error> {
+    let (mut bytes, until) = (0, clock.now() + TURN);
     for _ in 0..INPUTS_PER_TURN {
-        let Ok(input) = inbox.clients.try_recv() else { break };
-        driver.handle(input)?;
+        let now = clock.now();
+        if bytes >= BYTES_PER_TURN || now >= until {
+            break;
+        }
+        let Ok(input) = queue.try_recv() else { break };
+        bytes += input.bytes();
+        driver.handle(now, input)?;
     }
     Ok(())
 }

@@ -83,7 +83,10 @@ impl Driver {
                 self.answer_when_visible(transfer.waiting, Answer::Transferred { node_id: name });
             } else {
                 let detail = format!("leadership did not move to {name} within an election timeout; try again");
-                self.refuse(transfer.waiting, Refusal::not_applied(Code::TransferFailed, detail));
+                // The word to lead may still be on its way. What was to follow it, a removal, was not begun.
+                let moves = matches!(transfer.waiting.request, Request::Transfer { .. });
+                let refuse = if moves { Refusal::unknown } else { Refusal::not_applied };
+                self.refuse(transfer.waiting, refuse(Code::TransferFailed, detail));
             }
         }
     }

@@ -203,7 +203,11 @@ impl Watcher {
                     }
                     let due = Instant::now() >= self.due || (idle && !self.greeted);
                     let complete = self.cursor.complete().filter(|index| *index <= applied);
-                    if due && let Some(index) = complete.filter(|_| door.now() < in_touch_until) {
+                    let in_touch = door.now() < in_touch_until;
+                    if due && !in_touch {
+                        door.feed().want_contact();
+                    }
+                    if due && let Some(index) = complete.filter(|_| in_touch) {
                         self.greeted |= idle;
                         self.due = Instant::now() + PROGRESS;
                         return Some((Ok(progress(index)), self));

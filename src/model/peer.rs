@@ -137,13 +137,16 @@ pub struct Adopt {
     pub raft_address: String,
     /// Whether a standalone joiner may give up its data.
     pub force: bool,
-    /// The removed raft ids of the cluster. A joiner of that cluster whose id is among them needs a new one; whether it may
-    /// give up what it has, they do not tell.
+    /// Whether this is only the question: the joiner checks all that it would check, the way to the leader included, and
+    /// stays what it is.
+    pub prepare: bool,
+    /// The removed raft ids of the cluster that are kept. A joiner of that cluster whose id is among them needs a new one;
+    /// whether it may give up what it has, they do not tell.
     pub tombstones: Vec<u64>,
 }
 
 /// The joiner's answer to [`Adopt`]: it is another one now, durably, and keeps what it was until the cluster's state has
-/// arrived.
+/// arrived; or, where it was only asked, it would be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adopted {
     /// The raft id of its new, empty incarnation.

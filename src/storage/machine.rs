@@ -71,6 +71,8 @@ pub struct Machine {
     results: Results,
     /// What was applied since it was last asked for.
     events: Vec<Event>,
+    /// What the last call of [`Machine::apply`] has cost.
+    work: usize,
 }
 
 impl Machine {
@@ -99,6 +101,7 @@ impl Machine {
             first_expiry: None,
             results: Results::default(),
             events,
+            work: 0,
         })
     }
 
@@ -133,7 +136,7 @@ impl Machine {
         }
         let (first_expiry, results, events) = (expiries::first(&*db)?, results::read(&*db)?, Vec::new());
         let db = Behind::new(db);
-        Ok(Self { db, state, members, members_header, state_header, first_expiry, results, events })
+        Ok(Self { db, state, members, members_header, state_header, first_expiry, results, events, work: 0 })
     }
 
     /// The (index, term) of the entry applied last.
@@ -216,11 +219,17 @@ impl Machine {
     pub fn apply(&mut self, entries: Vec<Applied>, most_work: usize) -> Result<Vec<Written>, Error> {
         let mut written = Vec::with_capacity(entries.len());
         let mut entries = entries.into_iter().peekable();
-        let mut left = most_work;
-        while entries.peek().is_some() && (left > 0 || written.is_empty()) {
-            left = left.saturating_sub(self.apply_batch(&mut entries, &mut written, left)?);
+        self.work = 0;
+        while entries.peek().is_some() && (self.work < most_work || written.is_empty()) {
+            self.work += self.apply_batch(&mut entries, &mut written, most_work.saturating_sub(self.work))?;
         }
         Ok(written)
+    }
+
+    /// About the bytes that the last call of [`Machine::apply`] has read, replaced and removed.
+    #[must_use]
+    pub fn work(&self) -> usize {
+        self.work
     }
 
     /// What became of keys since this was last asked, in order.

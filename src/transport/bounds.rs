@@ -33,7 +33,7 @@ pub const VERDICT: Bounds = &[(2, WORDS)];
 pub const FROM_DIALLER: Bounds =
     &[(3, FRAME_BYTES), (4, FRAME_BYTES), (6, 0), (8, 32), (15, WHEREABOUTS_BYTES), (18, 32), (28, 16)];
 /// Peer, from the acceptor: step, reply, pong, removed, follows.
-pub const FROM_ACCEPTOR: Bounds = &[(3, FRAME_BYTES), (5, FRAME_BYTES), (7, 0), (8, 32), (28, 16)];
+pub const FROM_ACCEPTOR: Bounds = &[(3, FRAME_BYTES), (5, FRAME_BYTES), (7, 16), (8, 32), (28, 16)];
 /// Identify, from the acceptor: who.
 pub const WHO: Bounds = &[(9, WORDS)];
 /// Probe, from the dialler: probe.

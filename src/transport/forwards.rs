@@ -10,13 +10,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
-
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::budget::Room;
-use crate::consensus::{Handle, Input};
+use crate::consensus::{Handle, Input, Millis};
 use crate::model::{Answer, Code, Refusal};
 
 /// The most requests that wait for one member.
@@ -39,6 +37,8 @@ struct Book {
 
 struct Waiting {
     deadline: Instant,
+    /// The same moment by the process's clock.
+    until: Millis,
     sent: bool,
 }
 
@@ -74,7 +74,8 @@ impl Forwards {
         if book.closed || book.waiting.len() >= MAX_WAITING || book.waiting.contains_key(&token) {
             return false;
         }
-        book.waiting.insert(token, Waiting { deadline, sent: false });
+        let until = self.handle.clock().after(deadline.saturating_duration_since(Instant::now()));
+        book.waiting.insert(token, Waiting { deadline, until, sent: false });
         book.deadlines.insert((deadline, token));
         if book.deadlines.first() == Some(&(deadline, token)) {
             self.earlier.notify_one();
@@ -88,12 +89,13 @@ impl Forwards {
         self.book().take(token).is_some()
     }
 
-    /// The token is about to be given to the connection: how long is left for it, or None where it was answered already.
-    pub fn sending(&self, token: u64) -> Option<Duration> {
+    /// The token is about to be given to the connection: until when it is waited for, by the process's clock, or None where
+    /// it was answered already.
+    pub fn sending(&self, token: u64) -> Option<Millis> {
         let mut book = self.book();
         let waiting = book.waiting.get_mut(&token)?;
         waiting.sent = true;
-        Some(waiting.deadline.saturating_duration_since(Instant::now()))
+        Some(waiting.until)
     }
 
     /// Answers one token, unless that was done already.
@@ -175,6 +177,8 @@ impl Forwards {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::consensus::{Inbox, channel};
     use crate::model::Fate;

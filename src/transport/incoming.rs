@@ -4,14 +4,15 @@
 //! back on the same socket.
 //!
 //! Laws: every message is checked again, for a member can be wrong too. The requests under way are bounded in number and
-//! in bytes, so the queue of their answers never refuses one, and the loop never waits. A peer that is not in the table
+//! in bytes, so the queue of their answers never refuses one, and the loop never waits. A request's deadline comes with it,
+//! by this node's clock: when the request is read says nothing. A peer that is not in the table
 //! gets what is to be said to it on this same connection, and hands no requests on. As soon as the table no longer has the member,
 //! the connection ends; a member that was removed is told so first.
 //!
 //! Not here: the handshake (`inbound`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slog::debug;
 use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
@@ -38,7 +39,7 @@ const MAX_BYTES: usize = 128 << 20;
 /// The most frames besides answers that wait to be written.
 const MAX_NOTICES: usize = 64;
 /// The longest a member may have a request wait, one hour.
-const MAX_WAIT_MS: u64 = 3_600_000;
+const MAX_WAIT: Duration = Duration::from_hours(1);
 
 /// Serves the connection to its end. `who` is the member for the log.
 pub async fn serve(shared: &Shared, stream: TcpStream, hello: &Hello, welcome: Welcome, who: &str) {
@@ -128,7 +129,7 @@ impl Ears<'_> {
                     }
                     Err(detail) => self.shared.complain("a raft message is refused", self.who, &detail),
                 },
-                Frame::Forward { token, remaining_ms, relay, request } => {
+                Frame::Forward { token, deadline, relay, request } => {
                     let seat = match self.seat(is_member, room.bytes) {
                         Ok(seat) => seat,
                         Err(refusal) => {
@@ -137,8 +138,7 @@ impl Ears<'_> {
                         }
                     };
                     let mut ticket = Ticket { token, seat: Some(seat), replies: self.replies.clone() };
-                    let wait = Duration::from_millis(remaining_ms.min(MAX_WAIT_MS));
-                    let deadline = self.shared.handle.clock().at(Instant::now() + wait);
+                    let deadline = deadline.min(self.shared.handle.clock().after(MAX_WAIT));
                     let reply = Box::new(move |result| ticket.answer(result));
                     let hop = if relay { Hop::Relay } else { Hop::Leader };
                     self.shared.handle.deliver(Input::Request { request, deadline, hop, reply }).await;
@@ -147,7 +147,7 @@ impl Ears<'_> {
                 Frame::Ping => {
                     let follows = Frame::Follows(self.shared.handle.names().follows);
                     drop(self.notices.try_send(follows));
-                    drop(self.notices.try_send(Frame::Pong));
+                    drop(self.notices.try_send(Frame::Pong(self.shared.handle.clock().now())));
                 }
                 Frame::Follows(leader) => self.shared.heard_follows(self.hello.from, leader),
                 Frame::Whereabouts(known) => {

@@ -30,6 +30,7 @@ mod outbox;
 mod outgoing;
 mod parcel;
 mod peer;
+mod peer_clock;
 mod places;
 mod precheck;
 mod shared;

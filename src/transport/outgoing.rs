@@ -4,7 +4,8 @@
 //! the requests (and to messages, from a node in whose table this one is not yet) come back on the same socket, so a broken connection tells exactly which of them are unknown.
 //!
 //! Laws: what is queued is coalesced, and flushed as soon as the queue is empty, never by a timer. The dialler pings
-//! every second, so either end finds a connection that is only half there within [`SILENCE`].
+//! every second, so either end finds a connection that is only half there within [`SILENCE`]. The first pong is waited for
+//! before a request leaves (`peer_clock`).
 //!
 //! Not here: dialling again (`peer`), and the other end (`incoming`).
 
@@ -24,6 +25,7 @@ use super::forwards::Forwards;
 use super::framing::read_counted;
 use super::greeting::Hello;
 use super::parcel::Parcel;
+use super::peer_clock::PeerClock;
 use super::shared::Shared;
 use super::wire::{Frame, WireError};
 use crate::consensus::{Hop, Input};
@@ -71,11 +73,12 @@ impl Outgoing<'_> {
     ) -> End {
         let (reader, writer) = stream.into_split();
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
-        let listening = self.listen(reader);
+        let clock = PeerClock::new(self.shared.handle.clock());
+        let listening = self.listen(reader, &clock);
         tokio::pin!(listening);
         let end = tokio::select! {
             reason = &mut listening => End::Broken(reason),
-            end = self.speak(&mut writer, held, queue, whereabouts) => end.unwrap_or_else(|e| End::Broken(e.to_string())),
+            end = self.speak(&mut writer, &clock, held, queue, whereabouts) => end.unwrap_or_else(|e| End::Broken(e.to_string())),
             // The other end may have stopped taking anything.
             () = async { self.shared.stopped().await; sleep(FAREWELL).await } => End::Over,
         };
@@ -92,7 +95,7 @@ impl Outgoing<'_> {
     }
 
     /// Takes what comes back, until the connection fails.
-    async fn listen(&self, reader: OwnedReadHalf) -> String {
+    async fn listen(&self, reader: OwnedReadHalf, clock: &PeerClock) -> String {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
         let share = Share::new();
         loop {
@@ -111,7 +114,7 @@ impl Outgoing<'_> {
                     }
                     Err(detail) => self.shared.complain("a raft message is refused", &self.peer.to_string(), &detail),
                 },
-                Frame::Pong => {}
+                Frame::Pong(theirs) => clock.heard(theirs),
                 Frame::Follows(leader) => self.shared.heard_follows(self.peer, leader),
                 Frame::Removed { cluster_id, raft_id } => {
                     if (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from) {
@@ -127,6 +130,7 @@ impl Outgoing<'_> {
     async fn speak(
         &self,
         writer: &mut BufWriter<OwnedWriteHalf>,
+        clock: &PeerClock,
         held: Vec<Parcel>,
         queue: &mut mpsc::Receiver<Parcel>,
         whereabouts: &mut watch::Receiver<Whereabouts>,
@@ -140,8 +144,9 @@ impl Outgoing<'_> {
         tokio::pin!(retired);
         let stopped = self.shared.stopped();
         tokio::pin!(stopped);
+        writer.write_all(&Frame::Ping.encode()?).await?;
         for parcel in held {
-            self.write(writer, parcel).await?;
+            self.write(writer, clock, parcel).await?;
         }
         loop {
             if queue.is_empty() {
@@ -161,19 +166,24 @@ impl Outgoing<'_> {
                     writer.write_all(&Frame::Ping.encode()?).await?;
                 }
                 parcel = queue.recv() => match parcel {
-                    Some(parcel) => self.write(writer, parcel).await?,
+                    Some(parcel) => self.write(writer, clock, parcel).await?,
                     None => break,
                 },
             }
         }
         while let Ok(parcel) = queue.try_recv() {
-            self.write(writer, parcel).await?;
+            self.write(writer, clock, parcel).await?;
         }
         writer.flush().await?;
         Ok(End::Over)
     }
 
-    async fn write(&self, writer: &mut BufWriter<OwnedWriteHalf>, parcel: Parcel) -> Result<(), WireError> {
+    async fn write(
+        &self,
+        writer: &mut BufWriter<OwnedWriteHalf>,
+        clock: &PeerClock,
+        parcel: Parcel,
+    ) -> Result<(), WireError> {
         let bytes = match parcel {
             Parcel::Step(message, _load) => match Frame::Step(message).encode() {
                 Ok(bytes) => bytes,
@@ -184,11 +194,14 @@ impl Outgoing<'_> {
                 }
             },
             Parcel::Forward(token, hop, request, _load) => {
+                if clock.is_unknown() {
+                    writer.flush().await?;
+                    clock.known().await;
+                }
                 // Answered already: its time ran out in the queue.
-                let Some(left) = self.forwards.sending(token) else { return Ok(()) };
-                let remaining_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                let relay = hop == Hop::Relay;
-                match (Frame::Forward { token, remaining_ms, relay, request }).encode() {
+                let Some(until) = self.forwards.sending(token) else { return Ok(()) };
+                let (deadline, relay) = (clock.theirs(until), hop == Hop::Relay);
+                match (Frame::Forward { token, deadline, relay, request }).encode() {
                     Ok(bytes) => bytes,
                     Err(error) => {
                         let refusal = Refusal::not_applied(Code::BadRequest, format!("it cannot be sent on: {error}"));

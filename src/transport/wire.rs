@@ -43,8 +43,8 @@ pub enum Frame {
     Forward {
         /// The dialler's number for it.
         token: u64,
-        /// How long the client still waits, in milliseconds.
-        remaining_ms: u64,
+        /// Until when the client waits, in milliseconds of the acceptor's clock.
+        deadline: u64,
         /// Whether the receiver is to send it on to the leader rather than to lead itself.
         relay: bool,
         /// The request.
@@ -61,8 +61,8 @@ pub enum Frame {
     Ping,
     /// Peer, dialler: where other members have told it that they are now: raft id and address.
     Whereabouts(Vec<(u64, String)>),
-    /// Peer, acceptor: the answer to a ping.
-    Pong,
+    /// Peer, acceptor: the answer to a ping, with the acceptor's clock in milliseconds.
+    Pong(u64),
     /// Peer, both, with each ping and its answer: the raft id of the leader that the sender follows or is, 0 for none.
     Follows(u64),
     /// Peer, both: the receiver was removed from the cluster. Adopt, dialler: the join is over for which the receiver took
@@ -137,7 +137,7 @@ impl Frame {
             Self::Forward { .. } => (4, "forward"),
             Self::Reply { .. } => (5, "reply"),
             Self::Ping => (6, "ping"),
-            Self::Pong => (7, "pong"),
+            Self::Pong(_) => (7, "pong"),
             Self::Removed { .. } => (8, "removed"),
             Self::Who(_) => (9, "who"),
             Self::Adopt(_) => (10, "adopt"),
@@ -167,11 +167,12 @@ impl Frame {
                 bytes.reserve(message.compute_size() as usize + CHECKSUM_BYTES);
                 message.write_to_vec(&mut bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
             }
-            Self::Forward { token, remaining_ms, relay, request } => {
-                bytes.extend(codec::encode(&(token, remaining_ms, relay, request)));
+            Self::Forward { token, deadline, relay, request } => {
+                bytes.extend(codec::encode(&(token, deadline, relay, request)));
             }
             Self::Reply { token, result } => bytes.extend(codec::encode(&(token, result))),
-            Self::Ping | Self::Pong => {}
+            Self::Ping => {}
+            Self::Pong(clock) => bytes.extend(codec::encode(clock)),
             Self::Removed { cluster_id, raft_id } => bytes.extend(codec::encode(&(cluster_id, raft_id))),
             Self::Who(result) => bytes.extend(codec::encode(result)),
             Self::Adopt(adopt) => bytes.extend(codec::encode(adopt)),
@@ -213,15 +214,15 @@ impl Frame {
             2 => Self::Verdict(value(&body)?),
             3 => Self::Step(message(body, false)?),
             4 => {
-                let (token, remaining_ms, relay, request) = value(&body)?;
-                Self::Forward { token, remaining_ms, relay, request }
+                let (token, deadline, relay, request) = value(&body)?;
+                Self::Forward { token, deadline, relay, request }
             }
             5 => {
                 let (token, result) = value(&body)?;
                 Self::Reply { token, result }
             }
             6 if body.is_empty() => Self::Ping,
-            7 if body.is_empty() => Self::Pong,
+            7 => Self::Pong(value(&body)?),
             8 => {
                 let (cluster_id, raft_id) = value(&body)?;
                 Self::Removed { cluster_id, raft_id }
@@ -289,10 +290,10 @@ mod tests {
             Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2 })),
             Frame::Verdict(Err(Denial::Removed { cluster_id: 7, raft_id: 1 })),
             Frame::Step(Box::new(append.clone())),
-            Frame::Forward { token: 9, remaining_ms: 500, relay: true, request: Request::Write(put.into()) },
+            Frame::Forward { token: 9, deadline: 500, relay: true, request: Request::Write(put.into()) },
             Frame::Reply { token: 9, result: Err(Refusal::unknown(Code::Timeout, "late")) },
             Frame::Ping,
-            Frame::Pong,
+            Frame::Pong(1_234),
             Frame::Follows(7),
             Frame::Removed { cluster_id: 7, raft_id: 2 },
             Frame::Who(Err(Refusal::not_applied(Code::Stopping, "bye"))),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Cluster, Load, Setup, check, eventually, names, secs};
+use crate::harness::{Cluster, Load, Request, Setup, check, eventually, names, secs};
 
 crate::harness::cases![
     a_follower_does_everything_that_the_leader_does,
@@ -10,6 +10,8 @@ crate::harness::cases![
     versions_are_never_shared_whoever_is_asked,
     a_write_is_seen_by_a_stale_read_that_names_its_index,
     a_stale_read_may_say_how_stale,
+    a_node_that_was_stopped_does_not_take_what_it_finds_for_contact,
+    a_leader_that_was_stopped_does_not_do_what_nobody_waits_for,
 ];
 
 fn a_follower_does_everything_that_the_leader_does() {
@@ -104,4 +106,46 @@ fn a_stale_read_may_say_how_stale() {
     node.get(path).problem(503, "no leader").code("too_stale", "no leader");
     node.get("/store?consistency=stale&max_stale=3s").problem(503, "no leader").code("too_stale", "no leader");
     node.get("/store/k?consistency=stale").expect(200, "unbounded");
+}
+
+/// What the leader sent while the node was stopped waits in its sockets, and says nothing of now.
+fn a_node_that_was_stopped_does_not_take_what_it_finds_for_contact() {
+    let mut cluster = Cluster::of(3);
+    let (leader, follower) = (cluster.agreed(), cluster.followers()[0]);
+    cluster.nodes[leader].put("k", "old");
+    cluster.caught_up(secs(10));
+    let path = "/store/k?consistency=stale&max_stale=500ms";
+    assert_eq!(cluster.nodes[follower].get(path).expect(200, "in contact").data()["value"], "old");
+    for round in 0..5 {
+        cluster.nodes[follower].sigstop();
+        cluster.nodes[leader].put("k", round);
+        std::thread::sleep(secs(1));
+        let asked = Request::new("GET", path).open(&cluster.nodes[follower].http).expect("the kernel takes it");
+        cluster.nodes[follower].sigcont();
+        let read = asked.answer(secs(10)).expect("an answer");
+        if read.status == 200 {
+            assert_eq!(read.data()["value"], round, "superseded for a second: {read}");
+        } else {
+            read.problem(503, "after a stop").code("too_stale", "after a stop");
+        }
+    }
+}
+
+/// Its client has long been told 504, and may have written something else since.
+fn a_leader_that_was_stopped_does_not_do_what_nobody_waits_for() {
+    let mut cluster = Cluster::of(2);
+    let (leader, follower) = (cluster.agreed(), cluster.followers()[0]);
+    cluster.nodes[follower].put("before", 1);
+    cluster.nodes[leader].sigstop();
+    let late = cluster.nodes[follower].post("/store?timeout=500ms", &json!({"key": "late", "value": "old"}));
+    late.problem(504, "a leader that is stopped").outcome("unknown", "a leader that is stopped");
+    std::thread::sleep(secs(1));
+    cluster.nodes[leader].sigcont();
+    let follower = &cluster.nodes[follower];
+    // It comes after the other one over the same connection.
+    eventually(secs(20), "writes go on", || {
+        let put = follower.post("/store", &json!({"key": "after", "value": 1}));
+        check(put.status == 200, put)
+    });
+    follower.get("/store/late").problem(404, "what nobody waited for");
 }

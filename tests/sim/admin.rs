@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use huskv::consensus::{Hop, Input};
-use huskv::model::{Answer, Code, Refusal, Request, Role};
+use huskv::model::{Answer, Code, Fate, Refusal, Request, Role};
 
-use crate::checks;
+use crate::checks::{self, Denied};
 use crate::port::Said;
 use crate::world::{Event, World};
 
@@ -37,6 +37,17 @@ struct Open {
     until: u64,
     /// Whether the opposite was asked for at any moment of its life, so that the table may say either.
     contested: bool,
+    asked: u64,
+    /// Whether no other request about the same name was there in its life.
+    alone: bool,
+}
+
+/// The member that a request is about.
+fn subject(request: &Request) -> Option<&String> {
+    match request {
+        Request::Join { node_id, .. } | Request::Remove { node_id } => Some(node_id),
+        _ => None,
+    }
 }
 
 /// Whether one request undoes what the other does.
@@ -93,7 +104,15 @@ fn ask(world: &mut World, request: Request) {
     for open in world.admin.open.values_mut().filter(|open| opposite(&open.request, &request)) {
         (open.contested, contested) = (true, true);
     }
-    world.admin.open.insert(asked, Open { request: request.clone(), until: world.now + LINGERS, contested });
+    let (now, mut alone) = (world.now, true);
+    for open in world.admin.open.values_mut().filter(|open| subject(&open.request) == subject(&request)) {
+        (open.alone, alone) = (false, false);
+    }
+    for denied in world.book.denied.iter_mut().filter(|denied| Some(&denied.name) == subject(&request)) {
+        denied.next = denied.next.min(now);
+    }
+    let open = Open { request: request.clone(), until: now + LINGERS, contested, asked: now, alone };
+    world.admin.open.insert(asked, open);
     let reply = world.port(at).reply(move |result| Said::Admin { asked, result });
     let deadline = world.now + world.nodes[at].ahead + 10_000;
     world.input(at, Input::Request { request, deadline, hop: Hop::Client, reply });
@@ -141,8 +160,15 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
     {
         world.admin.owners.insert(at);
     }
-    if result.is_err() {
-        // A refusal may come after an effect, and a change that was given up may still be in the log.
+    if let Err(refusal) = result {
+        // Unless it says otherwise, a refusal may come after an effect, and a change that was given up may still be in the log.
+        if refusal.fate == Fate::NotApplied
+            && let Some(open) = world.admin.open.remove(&asked)
+            && open.alone
+            && let Some(name) = subject(&open.request).cloned()
+        {
+            world.book.denied.push(Denied { request: open.request, name, asked: open.asked, next: u64::MAX });
+        }
         return;
     }
     world.admin.open.remove(&asked);

@@ -9,7 +9,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Driver, Filter, Input, Reading};
-use huskv::model::{Answer, Cursor, Happening, Item, List, PeerTable, Role, State, Status, Written, after};
+use huskv::model::{
+    Answer, Cursor, Happening, Item, List, MemberChange, PeerTable, Request, Role, State, Status, Written, after,
+};
 use huskv::plant::{self, Plant};
 
 use crate::engine::SimEngine;
@@ -68,6 +70,23 @@ pub struct Book {
     refused: BTreeSet<u64>,
     /// All raft ids that any node ever had.
     ids: BTreeSet<u64>,
+    /// By when each write was to be proposed: the latest that any of its clients waits.
+    pub deadlines: BTreeMap<u64, u64>,
+    /// When each membership entry was proposed, by index and term.
+    changes: BTreeMap<(u64, u64), (u64, MemberChange)>,
+    /// The name of each member that there ever was.
+    names: BTreeMap<u64, String>,
+    /// Membership requests that were refused as not applied.
+    pub denied: Vec<Denied>,
+}
+
+/// A membership request that was refused as not applied: from the moment that it was asked to the next one about the same
+/// name no entry that is applied may have been proposed for it.
+pub struct Denied {
+    pub request: Request,
+    pub name: String,
+    pub asked: u64,
+    pub next: u64,
 }
 
 impl Book {
@@ -76,12 +95,37 @@ impl Book {
         let stamps = self.applied.values().filter_map(|entry| Some(entry.proposal.as_deref()?.stamp));
         stamps.max().unwrap_or(0)
     }
+
+    /// The greatest index that any node had applied at a moment, as far as that is known.
+    pub fn applied_by(&self, moment: u64) -> u64 {
+        let by = self.applied_at.iter().rev().find(|(_, at)| **at <= moment);
+        by.map_or(0, |(index, _)| *index)
+    }
+
+    /// A refusal that was not true.
+    fn broken_word(&self) -> Option<String> {
+        self.denied.iter().find_map(|denied| {
+            let ((index, _), (at, change)) = self.changes.iter().find(|((index, term), (at, change))| {
+                let is_applied = self.applied.get(index).is_some_and(|entry| entry.term == *term);
+                let about = match change {
+                    MemberChange::Set(member) if member.role == Role::Learner => Some(&member.name),
+                    // Any leader promotes any learner that has caught up.
+                    MemberChange::Set(_) => None,
+                    MemberChange::Remove { raft_id } => self.names.get(raft_id),
+                };
+                is_applied && (denied.asked..denied.next).contains(at) && about == Some(&denied.name)
+            })?;
+            let request = &denied.request;
+            Some(format!("{request:?} was refused as not applied, and entry {index}, proposed at {at}, is {change:?}"))
+        })
+    }
 }
 
 fn ask(world: &mut World, at: usize, make: impl FnOnce(Arc<Mutex<Vec<Status>>>) -> Input) -> Option<Status> {
     let heard = Arc::new(Mutex::new(Vec::new()));
+    let now = world.now + world.nodes[at].ahead;
     let driver = world.nodes[at].driver.as_mut()?;
-    driver.handle(make(heard.clone())).ok()?;
+    driver.handle(now, make(heard.clone())).ok()?;
     heard.lock().expect("one thread").pop()
 }
 
@@ -93,7 +137,7 @@ pub fn status(world: &mut World, at: usize) -> Option<Status> {
 }
 
 /// How many turns of a node are remembered; no entry that is committed waits longer for its own.
-const LATEST_TURNS: usize = 64;
+const LATEST_TURNS: usize = 512;
 
 /// One leader a term; nothing moves back; equal entries and equal state at equal index.
 pub fn after_turn(world: &mut World, at: usize) {
@@ -124,6 +168,13 @@ pub fn after_turn(world: &mut World, at: usize) {
     if status.cluster_id != world.cluster || status.removed || status.joining {
         return;
     }
+    if !world.nodes[at].driver.as_ref().is_some_and(Driver::configuration_agrees) {
+        world.fail(format!("n{at} counts votes by another configuration than the one that it has stored"));
+    }
+    for member in &status.members {
+        world.book.names.entry(member.raft_id).or_insert_with(|| member.node_id.clone());
+    }
+    proposed(world, at, &status);
     if status.state == State::Leader {
         let first = *world.book.leaders.entry(status.term).or_insert(raft_id);
         if first != raft_id {
@@ -138,6 +189,31 @@ pub fn after_turn(world: &mut World, at: usize) {
         // That bug is to be found by the nodes themselves.
         if known != state && !plant::is(Plant::SilentDivergence) {
             world.fail(format!("n{at} differs from another node at applied index {}", is.applied));
+        }
+    }
+}
+
+/// What a leader has just proposed: no request whose time is over, by the clock that its client looks at.
+fn proposed(world: &mut World, at: usize, status: &Status) {
+    let from = world.nodes[at].scanned_log.min(status.last_log_index);
+    world.nodes[at].scanned_log = status.last_log_index;
+    if status.state != State::Leader {
+        return;
+    }
+    let entries = world.nodes[at].engine.journal(status.raft_id, |journal| {
+        let own = journal.entries.range(from + 1..).filter(|(_, entry)| entry.term == status.term);
+        own.map(|(index, entry)| (*index, entry.operation(), entry.change.clone())).collect::<Vec<_>>()
+    });
+    let now = world.now;
+    for (index, operation, change) in entries.unwrap_or_default() {
+        if let Some(change) = change {
+            world.book.changes.entry((index, status.term)).or_insert((now, change));
+        }
+        if let Some(id) = operation
+            && let Some(deadline) = world.book.deadlines.get(&id).copied()
+            && now > deadline
+        {
+            world.fail(format!("n{at} proposes op{id} at {now}, which nobody waits for since {deadline}"));
         }
     }
 }
@@ -361,6 +437,9 @@ pub fn history(world: &mut World) {
     }
     if world.failure.is_some() {
         return;
+    }
+    if let Some(broken) = world.book.broken_word() {
+        return world.fail(broken);
     }
     let applied = |id: u64| world.book.operations.get(&id).map(|(_, at)| *at);
     let written = |index: u64| world.book.applied.get(&index)?.operation();

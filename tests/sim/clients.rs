@@ -36,6 +36,8 @@ struct Open {
     seen: Seen,
     /// The range of a page, and whether it may be an old state.
     list: Option<(List, bool)>,
+    /// How old a state at most, where it may be one.
+    bound: Option<u64>,
 }
 
 /// A write that has a name: it is sent again, to any node, whether or not it was answered.
@@ -151,6 +153,8 @@ fn deadline(world: &mut World, at: usize) -> u64 {
 fn send(world: &mut World, id: u64, at: usize, write: Write) {
     let port = world.port(at);
     let deadline = deadline(world, at);
+    let by = world.book.deadlines.entry(id).or_default();
+    *by = (*by).max(deadline - world.nodes[at].ahead);
     let reply = port.reply(move |result| Said::Client { operation: id, result });
     let request = Request::Write(write);
     world.input(at, Input::Request { request, deadline, hop: Hop::Client, reply });
@@ -246,19 +250,26 @@ fn begin(world: &mut World, client: usize, at: usize, Wish { key, seen, how }: W
     let (id, called) = (world.clients.next, world.now);
     world.clients.next += 1;
     let list = if let How::Page { list, stale } = &how { Some((list.clone(), *stale)) } else { None };
-    world.clients.open.insert(id, Open { client, at, key, called, seen: seen.clone(), list });
+    let may_be_old = match &how {
+        How::Page { stale, .. } => *stale,
+        How::Key(_) => taste.chance(30),
+        How::Write(_) => false,
+    };
+    let bound = (may_be_old && taste.chance(80)).then(|| 50 + taste.below(1000));
+    world.clients.open.insert(id, Open { client, at, key, called, seen: seen.clone(), list, bound });
     if let How::Write(command) = &how
         && let Some(ms) = wishes::kept(command)
     {
         world.clients.keeps.insert(id, called + ms);
     }
     world.say(|| format!("c{client} op{id} {seen:?} k{key} on n{at}"));
-    ask(world, id, at, how, taste);
+    ask(world, id, at, how, bound, taste);
 }
 
 /// Asks a node for what the client wishes. Some writes have a name and are sent more than once.
-fn ask(world: &mut World, id: u64, at: usize, how: How, taste: &mut Rng) {
+fn ask(world: &mut World, id: u64, at: usize, how: How, bound: Option<u64>, taste: &mut Rng) {
     let port = world.port(at);
+    let bounds = Bounds { max_stale_ms: bound, ..Bounds::default() };
     let input = match how {
         How::Write(command) if taste.chance(NAMED) => {
             let once = Once { key: format!("op{id}").into(), fingerprint: id.into() };
@@ -272,15 +283,15 @@ fn ask(world: &mut World, id: u64, at: usize, how: How, taste: &mut Rng) {
         How::Write(command) => return send(world, id, at, command.into()),
         How::Key(key) => Input::Read {
             key: key.to_vec(),
-            consistency: Consistency::Linearizable,
-            bounds: Bounds::default(),
+            consistency: if bound.is_some() { Consistency::Stale } else { Consistency::Linearizable },
+            bounds,
             deadline: deadline(world, at),
             reply: port.reply(move |result| Said::Read { operation: id, result }),
         },
         How::Page { list, stale } => Input::List {
             list,
             consistency: if stale { Consistency::Stale } else { Consistency::Linearizable },
-            bounds: Bounds::default(),
+            bounds,
             deadline: deadline(world, at),
             reply: port.reply(move |result| Said::Listed { operation: id, result }),
         },
@@ -328,7 +339,9 @@ pub fn read(world: &mut World, id: u64, now: u64, result: Result<Fetched, Refusa
     let Ok(fetched) = result else { return };
     world.digest =
         world.digest.rotate_left(5) ^ now ^ (id << 20) ^ fetched.value.as_ref().map_or(7, |item| item.version);
+    fresh(world, id, &open, fetched.index);
     match wishes::item(open.key, fetched.value.as_ref()) {
+        Some(_) if open.bound.is_some() => {}
         Some(learned) => learn(world, &open, now, vec![learned]),
         None => world.fail(format!("op{id} reads {:?}, which nobody wrote", fetched.value)),
     }
@@ -340,11 +353,24 @@ pub fn listed(world: &mut World, id: u64, now: u64, result: Result<Listed, Refus
     world.say(|| format!("op{id} {result:?}"));
     let (Ok(listed), Some((list, stale))) = (result, &open.list) else { return };
     world.digest = world.digest.rotate_left(5) ^ now ^ (id << 20) ^ listed.page.items.len() as u64;
+    fresh(world, id, &open, listed.index);
     match wishes::page(list, &listed.page, listed.index) {
         // An old state is whole too, but it is no state of now.
         Some(_) if *stale => {}
         Some(learned) => learn(world, &open, now, learned),
         None => world.fail(format!("op{id} reads a torn page: {listed:?}")),
+    }
+}
+
+/// What a stale read with a bound shows was the latest state at some moment within the bound, or since it was asked for.
+fn fresh(world: &mut World, id: u64, open: &Open, index: u64) {
+    let Some(bound) = open.bound else { return };
+    let moment = open.called.min(world.now.saturating_sub(bound));
+    let known = world.book.applied_by(moment);
+    if index < known {
+        world.fail(format!(
+            "op{id} reads the state of {index}, not older than {bound} ms, and {known} was there at {moment}"
+        ));
     }
 }
 

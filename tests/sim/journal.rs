@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use huskv::model::{Proposal, codec};
+use huskv::model::{MemberChange, Proposal, codec};
 
 use crate::wishes;
 
@@ -34,6 +34,8 @@ pub struct Entry {
     pub hash: u64,
     /// The command that it carries, with its stamp, if any.
     pub proposal: Option<Arc<Proposal>>,
+    /// What it does to the member table, if it is of a membership.
+    pub change: Option<MemberChange>,
 }
 
 impl Entry {
@@ -128,11 +130,13 @@ impl Journal {
             let data = &record[at + 13..at + 13 + length(record, at + 9)];
             let kind = record[at];
             at += 13 + data.len();
-            at += 4 + length(record, at);
+            let context = &record[at + 4..at + 4 + length(record, at)];
+            at += 4 + context.len();
             let mut hasher = DefaultHasher::new();
             (kind, data).hash(&mut hasher);
             let proposal = if kind == 0 { codec::decode(data).ok().map(Arc::new) } else { None };
-            self.entries.insert(index, Entry { term, hash: hasher.finish(), proposal });
+            let change = if kind == 0 { None } else { codec::decode(context).ok() };
+            self.entries.insert(index, Entry { term, hash: hasher.finish(), proposal, change });
         }
     }
 }

@@ -31,6 +31,7 @@ mod run;
 mod silence;
 mod strangers;
 mod streams;
+mod turns;
 mod wishes;
 mod world;
 
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         Trial::test("the_same_seed_is_the_same_run", same),
         Trial::test("a_forced_join_whose_leader_dies_gives_the_data_back", returning::the_leader_dies),
         Trial::test("a_join_that_its_leader_ends_gives_the_data_back_at_once", returning::the_leader_ends_it),
+        Trial::test("turns_are_bounded_in_work_and_in_time", || turns::are_bounded().map_err(Failed::from)),
     ];
     trials.extend(plants::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()

@@ -1,10 +1,11 @@
 //! What goes wrong, drawn from the seed.
 
 use huskv::consensus::Input;
-use huskv::model::PeerTable;
+use huskv::model::{MemberStatus, PeerTable, State};
+use raft::eraftpb::{Message, MessageType};
 
 use crate::admin;
-use crate::checks::Seen;
+use crate::checks::{self, Seen};
 use crate::engine::{Fate, SimEngine};
 use crate::strangers;
 use crate::world::{Event, World};
@@ -71,6 +72,37 @@ pub fn sleep(world: &mut World, at: usize, span: u64) {
     let until = world.now + span;
     world.say(|| format!("n{at} is paused until {until}"));
     world.nodes[at].paused_until = until;
+    if world.slow {
+        let soon = world.rng.below(400);
+        world.after(span + soon, Event::AskCopy(at));
+    }
+}
+
+/// A follower asks for a copy of the state, as raft allows it to. It arrives while much of what the follower knows to be
+/// committed is not applied yet.
+pub fn ask_copy(world: &mut World, at: usize) {
+    let Some(status) = checks::status(world, at).filter(|status| status.state == State::Follower) else { return };
+    let Some(leader) = status.leader.and_then(|leader| {
+        let id = |member: &MemberStatus| (member.node_id == leader.node_id).then_some(member.raft_id);
+        status.members.iter().find_map(id)
+    }) else {
+        return;
+    };
+    world.say(|| format!("n{at} asks for a copy"));
+    let message = Message {
+        msg_type: MessageType::MsgAppendResponse,
+        from: status.raft_id,
+        to: leader,
+        term: status.term,
+        index: status.last_log_index,
+        log_term: status.last_log_term,
+        reject: true,
+        reject_hint: status.last_log_index,
+        request_snapshot: status.commit_index,
+        ..Message::default()
+    };
+    let cluster = world.cluster;
+    world.after(2, Event::ToIncarnation { to: leader, cluster, message: Box::new(message) });
 }
 
 /// A node goes down for a while.

@@ -162,6 +162,11 @@ impl World {
     fn identify(&mut self, life: Life, token: u64, address: &str) {
         let nobody = Err(Refusal::not_applied(Code::Unreachable, format!("nothing answers at {address}")));
         self.errand(life, token, 3000, Input::Identified { token, result: nobody });
+        // What has no cluster yet dials back to the leader that wants it.
+        let back = self.nodes[life.0].table.cluster_id != self.cluster;
+        if self.faults && self.rng.chance(if back { 30 } else { 5 }) {
+            return;
+        }
         if let Some(at) = self.dial(life.0, address) {
             let reply = self.nodes[at].port.reply(move |me| Said::WhoAmI { origin: life, token, me });
             let to = (at, self.nodes[at].life);

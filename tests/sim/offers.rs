@@ -70,6 +70,7 @@ fn forge(world: &mut World, at: usize) {
     let cluster_id = *rng.pick(&[victim.cluster_id, other.cluster_id, world.cluster, 4711]);
     let leader_id = *rng.pick(&[other.raft_id, victim.raft_id, 4712]);
     let adopt = Adopt {
+        prepare: false,
         cluster_id: if itself { victim.cluster_id } else { cluster_id },
         leader_id: if itself { victim.raft_id } else { leader_id },
         offer: rng.next(),

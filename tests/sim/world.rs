@@ -52,6 +52,10 @@ pub struct Node {
     pub own: Option<Own>,
     /// The voters that it knew after each of its latest turns, with what it knew to be committed then.
     pub voters: VecDeque<(u64, Vec<u64>)>,
+    /// Up to where its log was looked at.
+    pub scanned_log: u64,
+    /// How long it is between two turns of this life.
+    pace: u64,
 }
 
 /// Something that happens at a time.
@@ -89,6 +93,8 @@ pub enum Event {
     Mend,
     /// The second operator asks for something about this node.
     Meddle(usize),
+    /// This node asks its leader for a copy of the state.
+    AskCopy(usize),
 }
 
 /// The whole.
@@ -109,6 +115,10 @@ pub struct World {
     pub join_wait: u64,
     /// What strangers draw from, so that they shift no other draw.
     pub strangers: Rng,
+    /// What a turn of a node applies from its next start on, where it is not drawn from the seed.
+    pub apply_work: Option<usize>,
+    /// Whether nodes apply one entry a turn, and some seldom, so that much of what is committed waits.
+    pub slow: bool,
     trace: Trace,
     raft_trace: bool,
     pub book: checks::Book,
@@ -146,6 +156,8 @@ impl World {
             log_length: if seed.is_multiple_of(3) { (60, 40) } else { (15, 4) },
             join_wait: [1_500, 8_000, 60_000][usize::try_from(seed % 3).expect("small")],
             strangers: Rng::new(seed ^ 0x5741),
+            apply_work: None,
+            slow: seed % 3 == 1,
             raft_trace: !matches!(trace, Trace::Off) && std::env::var_os("SIM_RAFT").is_some(),
             trace,
             book: checks::Book::default(),
@@ -181,6 +193,8 @@ impl World {
                 member: None,
                 own: None,
                 voters: VecDeque::new(),
+                scanned_log: 0,
+                pace: 1,
             });
         }
         for at in 0..nodes {
@@ -273,6 +287,7 @@ impl World {
             Event::Rogue => crate::rogue::act(self),
             Event::Mend => crate::nemesis::mend(self),
             Event::Meddle(at) => crate::admin::meddle(self, at),
+            Event::AskCopy(at) => crate::nemesis::ask_copy(self, at),
         }
     }
 
@@ -287,7 +302,7 @@ impl World {
                     self.after(self.nodes[life.0].tick, Event::Tick(life));
                 }
             }
-            Event::Input(life, input) => self.drive(life.0, |driver, _| driver.handle(*input)),
+            Event::Input(life, input) => self.drive(life.0, |driver, now| driver.handle(now, *input)),
             Event::Turn(life) => self.drive(life.0, |_, _| Ok(())),
             Event::Scan(life, token, cut) => self.scan(life, token, cut),
             Event::Sync(life, raft_id, db, mark) => {
@@ -296,7 +311,7 @@ impl World {
                     self.nodes[life.0].durable = (raft_id, mark.0);
                 }
                 if !self.nodes[life.0].engine.gone() {
-                    self.drive(life.0, |driver, _| driver.handle(Input::Synced { mark, result }));
+                    self.drive(life.0, |driver, now| driver.handle(now, Input::Synced { mark, result }));
                 }
             }
             _ => {}
@@ -309,6 +324,9 @@ impl World {
         let (range, nonce) = (20 + usize::try_from(self.rng.below(20)).expect("small"), self.rng.next());
         let fails = self.now < self.nodes[at].full_until;
         let effects = self.rng.below(6);
+        let pace = if self.slow && self.rng.chance(50) { 1 + self.rng.below(60) } else { 1 };
+        // So little that a transaction or two fill a turn.
+        let apply_work = self.apply_work.unwrap_or(if self.slow { 1 } else { 6 << 10 });
         let node = &mut self.nodes[at];
         if fails {
             node.engine.set_fate(Fate::Fail(effects));
@@ -317,6 +335,8 @@ impl World {
         node.port = Port::new(self.clock.clone(), node.engine.clone());
         node.scanned = None;
         node.paused_until = 0;
+        node.scanned_log = 0;
+        node.pace = pace;
         let options = Options {
             tick_ms: TICK,
             heartbeat_ticks: 2,
@@ -326,8 +346,7 @@ impl World {
             snapshot_every_bytes: 1 << 30,
             snapshot_keep_entries: self.log_length.1,
             snapshot_spool_bytes: 1 << 30,
-            // So little that a transaction or two fill a turn.
-            apply_work: 6 << 10,
+            apply_work,
             limits: Limits::ALL_NODES,
             pending_requests: 1000,
             history: History { events: 40, bytes: 1 << 20 },
@@ -368,6 +387,12 @@ impl World {
         self.after(offset, Event::Tick((at, life)));
     }
 
+    /// Ends a life and begins the next.
+    pub fn restart(&mut self, at: usize) {
+        self.crash(at);
+        self.boot(at);
+    }
+
     /// Ends a life: what was not synced may be gone.
     pub fn crash(&mut self, at: usize) {
         self.say(|| format!("n{at} crashes"));
@@ -400,7 +425,8 @@ impl World {
             (Ok(()), _) => {
                 checks::after_turn(self, at);
                 if self.nodes[at].driver.as_ref().is_some_and(Driver::has_work) {
-                    self.after(1, Event::Turn(life));
+                    let pace = self.nodes[at].pace;
+                    self.after(pace, Event::Turn(life));
                 }
                 self.end_if_stopped(at);
             }

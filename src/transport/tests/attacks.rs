@@ -101,7 +101,7 @@ async fn one_who_is_no_member_is_answered_where_it_called_and_dialled_nowhere() 
     }
     // It cannot hand requests on, and is forgotten with its connection.
     let request = crate::model::Request::Transfer { node_id: None };
-    let forward = Frame::Forward { token: 3, remaining_ms: 9_000, relay: false, request };
+    let forward = Frame::Forward { token: 3, deadline: 9_000, relay: false, request };
     write_frame_within(&mut stream, &forward, PATIENCE).await.unwrap();
     let Frame::Reply { token: 3, result: Err(refusal) } = read_frame(&mut stream, ANY).await.unwrap() else {
         panic!("it was not refused")
@@ -163,6 +163,7 @@ async fn names_and_addresses_that_are_none_come_no_further_than_the_port() {
         raft_address: "h:2".into(),
         force: true,
         tombstones: Vec::new(),
+        prepare: false,
         offer: 5,
     };
     for bad in [

@@ -1,5 +1,8 @@
 //! Requests handed on to the leader: each is answered once, and with the truth.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+
 use super::*;
 use crate::consensus::{Hop, Reply};
 use crate::model::{Answer, Code, Command, Fate, Outcome, Refusal, Request, Written};
@@ -60,6 +63,49 @@ async fn answers_come_back_to_their_tokens() {
     first(Ok(written()));
     assert_eq!(ended(&mut a).await, (12, Err(Refusal::not_applied(Code::LastVoter, "no"))));
     assert_eq!(ended(&mut a).await, (11, Ok(written())));
+}
+
+/// A way to `address` that holds back what goes there while it is told to, as the socket of a stopped process does.
+async fn sluice(address: String) -> (String, watch::Sender<bool>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = listener.local_addr().unwrap().to_string();
+    let (hold, held) = watch::channel(false);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (mut held, far) = (held.clone(), tokio::net::TcpStream::connect(&address).await.unwrap());
+            let ((mut there, mut back), (mut answers, mut asks)) = (stream.into_split(), far.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 4096];
+                while let Ok(count @ 1..) = there.read(&mut bytes).await {
+                    drop(held.wait_for(|held| !held).await);
+                    asks.write_all(&bytes[..count]).await.unwrap();
+                }
+            });
+        }
+    });
+    (near, hold)
+}
+
+#[tokio::test]
+async fn a_deadline_is_kept_however_late_the_request_is_read() {
+    let (mut a, mut b) = (Node::start(1), Node::start(2));
+    let (near, hold) = sluice(b.address.clone()).await;
+    a.publish(&[(2, &near)]);
+    b.publish(&[(1, &a.address.clone())]);
+    tokio::join!(a.up(2), b.up(1));
+    a.post.forward(11, 2, Hop::Leader, put(), 60_000);
+    asked(&mut b).await.2(Ok(written()));
+    assert_eq!(ended(&mut a).await, (11, Ok(written())));
+    hold.send_replace(true);
+    a.post.forward(12, 2, Hop::Leader, put(), 60_000);
+    let handed_on = b.inbox.clock.now();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    hold.send_replace(false);
+    let (_, deadline, reply) = asked(&mut b).await;
+    assert!(b.inbox.clock.now() >= handed_on + 1_500);
+    assert!((handed_on + 50_000..=handed_on + 60_000).contains(&deadline), "{handed_on} {deadline}");
+    reply(Ok(written()));
 }
 
 #[tokio::test]

@@ -88,7 +88,8 @@ async fn silence_at_an_address_is_an_answer_in_time() {
 async fn another_wire_version_is_named_on_both_sides() {
     let mut a = Node::start(1);
     let newer = listener_that_says(preamble(9).to_vec()).await;
-    refused(&mut a, &newer, Code::VersionMismatch, "wire version 9, this one speaks 2").await;
+    let said = format!("wire version 9, this one speaks {WIRE_VERSION}");
+    refused(&mut a, &newer, Code::VersionMismatch, &said).await;
 
     let mut stream = TcpStream::connect(&a.address).await.unwrap();
     stream.write_all(&[&preamble(9)[..], &[0; 5_000]].concat()).await.unwrap();
@@ -145,6 +146,7 @@ fn offer() -> Adopt {
         node_id: "node2".into(),
         raft_address: "h:2".into(),
         force: false,
+        prepare: false,
         tombstones: vec![3, 4],
     }
 }
