@@ -108,6 +108,7 @@ fn get(criterion: &mut Criterion) {
         body_bytes: 2 << 20,
         request_timeout: Duration::from_secs(5),
         allowed_origins: Vec::new(),
+        allowed_hosts: Vec::new(),
         own_hosts: Vec::new(),
         loopback: true,
         port: address.port(),

@@ -18,6 +18,7 @@
 //!
 //! Not here: the routes ([`Client`]'s methods, in `api`), and single nodes ([`Direct`]).
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,9 @@ pub struct Failure {
     pub version: Option<u64>,
     /// The index from which on the node can tell changes, where a watch began before it.
     pub oldest_index: Option<u64>,
+    /// The last index that the cluster has committed, where a watch was to go on after a later one: the cluster was made
+    /// anew since.
+    pub newest_index: Option<NonZeroU64>,
 }
 
 impl Failure {
@@ -98,6 +102,7 @@ impl Failure {
             fate,
             version: None,
             oldest_index: None,
+            newest_index: None,
         }
     }
 }

@@ -137,6 +137,8 @@ pub struct Limits {
 pub struct Http {
     /// Origins that may use the node, in lower case.
     pub allowed_origins: Vec<String>,
+    /// Hosts that requests may be for, in lower case; `*` is any.
+    pub allowed_hosts: Vec<String>,
 }
 
 /// `[log]`: the log on stderr.

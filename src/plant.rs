@@ -42,6 +42,8 @@ pub enum Plant {
     DroppedChangeApplied,
     /// What named requests came to is forgotten at the next start, and where a copy of the state arrives.
     ResultsForgotten,
+    /// What named requests came to is forgotten under the press of others, however young it is.
+    ResultsOutrun,
     /// Watchers go on behind a copy of the state as if nothing were missing.
     CopyUntold,
     /// What is asked for is proposed without a look at it.
@@ -73,7 +75,7 @@ pub enum Plant {
 
 impl Plant {
     /// All of them, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 27] = [
+    pub const NAMES: [(&'static str, Self); 28] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -88,6 +90,7 @@ impl Plant {
         ("forward-retried", Self::ForwardRetried),
         ("dropped-change-applied", Self::DroppedChangeApplied),
         ("results-forgotten", Self::ResultsForgotten),
+        ("results-outrun", Self::ResultsOutrun),
         ("copy-untold", Self::CopyUntold),
         ("command-unchecked", Self::CommandUnchecked),
         ("append-unchecked", Self::AppendUnchecked),

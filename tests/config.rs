@@ -90,6 +90,7 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
             "host" | "advertise_host" => "10.1.1.1",
             "join" => "b:2,a:1",
             "http.allowed_origins" => "https://a.b",
+            "http.allowed_hosts" => "a.b",
             "log.level" => "debug",
             "log.format" => "json",
             "raft.node_id" | "raft.vol_dir" => "other",

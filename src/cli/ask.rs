@@ -202,6 +202,7 @@ mod tests {
             fate,
             version: None,
             oldest_index: None,
+            newest_index: None,
         }
     }
 

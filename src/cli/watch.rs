@@ -3,7 +3,7 @@
 //! Why: a script reacts to changes with a loop over lines.
 //!
 //! Laws: each change is one line, in order, none missing and none twice, until the watch ends; then the last line on
-//! stderr says how to go on.
+//! stderr says how to go on. Where the cluster was made anew since, it says so there and goes on from what there is.
 //!
 //! Not here: finding another node ([`crate::client::Watch`]).
 
@@ -11,6 +11,7 @@ use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 use serde_json::value::RawValue;
 
 use super::ask::{self, Ending};
+use super::complain;
 use super::show;
 use crate::client::{Client, Event, EventKind, Failure, Scope};
 
@@ -71,11 +72,19 @@ async fn follow(
     after: Option<String>,
     json: bool,
 ) -> Result<(), Ending> {
-    let mut watch = client.watch(scope, from, after);
+    let mut watch = client.watch(scope.clone(), from, after);
     loop {
         match watch.next().await {
             Ok(Event { kind: EventKind::Progress, .. }) if !json => {}
             Ok(event) => ask::say(line(&event, json)?)?,
+            Err(Failure { newest_index: Some(newest), .. }) => {
+                let next = newest.saturating_add(1).get();
+                complain(format!(
+                    "the cluster was made anew and has come to index {newest} only; going on from {next}, so list the keys \
+                     again"
+                ));
+                watch = client.watch(scope.clone(), Some(next), None);
+            }
             Err(failure) => return Err(Ending::failed(advice(&failure, watch.last_id()))),
         }
     }

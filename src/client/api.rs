@@ -169,8 +169,12 @@ impl Client {
     /// [`Failure`]; its `fate` says whether the value may have been stored all the same. `precondition_failed` where
     /// the condition is not true.
     pub async fn put(&self, key: &str, value: impl Into<Bytes>, write: &Write) -> Result<u64, Failure> {
+        let value = value.into();
         let ttl = write.ttl.map(|seconds| ("ttl", seconds.to_string()));
-        let mut ask = Ask::new(Method::PUT, path(&key_path(key), ttl.as_slice())).body(value);
+        // Without a word an empty body is taken for a mistake.
+        let empty = value.is_empty().then(|| ("empty", "true".to_owned()));
+        let query: Vec<_> = ttl.into_iter().chain(empty).collect();
+        let mut ask = Ask::new(Method::PUT, path(&key_path(key), &query)).body(value);
         if let Some(content_type) = &write.content_type {
             ask = header(ask, CONTENT_TYPE, content_type)?;
         }

@@ -9,6 +9,8 @@
 //!
 //! Not here: where to and when ([`super::Client`]).
 
+use std::num::NonZeroU64;
+
 use serde::Deserialize;
 
 use super::Failure;
@@ -67,6 +69,7 @@ struct Problem {
     outcome: Option<Fate>,
     version: Option<u64>,
     oldest_index: Option<u64>,
+    newest_index: Option<NonZeroU64>,
 }
 
 /// A failure, and whether the request may be sent again.
@@ -96,6 +99,7 @@ pub(super) fn refused(kind: Kind, endpoint: &str, answer: &Answer) -> Judged {
         fate,
         version: problem.version,
         oldest_index: problem.oldest_index,
+        newest_index: problem.newest_index,
     };
     Judged { failure, again }
 }

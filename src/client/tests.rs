@@ -238,4 +238,7 @@ async fn a_node_without_enough_history_is_passed_by_and_none_with_it_ends_the_wa
     let mut watch = client(&[&young, &other]).watch(Scope::Key("k".into()), Some(7), None);
     let failure = watch.next().await.unwrap_err();
     assert_eq!((failure.code.as_str(), failure.oldest_index), ("compacted", Some(90)));
+    let anew = Node::start("n4", vec![reply(410, r#"{"code":"compacted","detail":"d","newest_index":6}"#)]).await;
+    let mut watch = client(&[&anew]).watch(Scope::Key("k".into()), None, Some("5000".into()));
+    assert_eq!(watch.next().await.unwrap_err().newest_index.map(u64::from), Some(6));
 }

@@ -78,7 +78,8 @@ impl Watch {
     /// # Errors
     /// [`Failure`] where no endpoint takes the watch within the client's timeout; where none can go so far back
     /// (`compacted`) or this reader was too slow (`lagged`): then list the keys again, and watch from one behind the
-    /// [`super::Page::index`] of the first page. After any but these two, calling it again goes on.
+    /// [`super::Page::index`] of the first page. Where `compacted` names a [`Failure::newest_index`], the cluster was made
+    /// anew and has not come so far. After any but these two, calling it again goes on.
     pub async fn next(&mut self) -> Result<Event, Failure> {
         loop {
             let mut stream = match self.stream.take() {

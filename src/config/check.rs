@@ -79,6 +79,11 @@ pub(super) fn origin(text: &str) -> Result<(), String> {
     if with_port { address(rest) } else { host(rest) }.map_err(|_| wrong())
 }
 
+/// A host that requests may be for, without its port, or `*`.
+pub(super) fn allowed_host(text: &str) -> Result<(), String> {
+    if text == "*" { Ok(()) } else { host(text) }
+}
+
 /// A log level.
 pub(super) fn level(text: &str) -> Result<(), String> {
     match text.to_lowercase().as_str() {

@@ -271,6 +271,17 @@ pub static KEYS: &[Key] = &[
         help: "Origins besides the node's own whose browser pages may use it, such as https://ui.example.org",
     },
     Key {
+        path: "http.allowed_hosts",
+        short: None,
+        aliases: &[],
+        default: "",
+        kind: Kind::List {
+            check: check::allowed_host,
+            set: |c, v| c.http.allowed_hosts = v.iter().map(|host| host.to_lowercase()).collect(),
+        },
+        help: "Hosts besides the node's own that requests may be for, such as kv.example.org; * is any",
+    },
+    Key {
         path: "log.level",
         short: Some("HUSKV_LOG"),
         aliases: &[],

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::input::Millis;
 use crate::model::{Code, Cursor, Event, Refusal};
@@ -41,6 +41,8 @@ pub struct Feed {
     news: Notify,
     /// Whether a watcher waits for a proof that the node is in contact.
     contact: AtomicBool,
+    /// Whether the loop has ended.
+    closed: watch::Sender<bool>,
 }
 
 struct Ring {
@@ -110,8 +112,10 @@ pub enum Unopened {
 /// What a reading found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reading {
-    /// Nothing more will come here: the node stops, was removed, or became part of another cluster.
+    /// Nothing more will come here: the node was removed, or became part of another cluster.
     Ended,
+    /// The node has stopped and everything was read; one goes on here.
+    Stopped(Cursor),
     /// Events behind the cursor are gone; this is the first index that is kept.
     Lagged(u64),
     /// What comes next.
@@ -144,7 +148,12 @@ impl Default for Feed {
             applied: 0,
             footing,
         };
-        Self { ring: Mutex::new(ring), news: Notify::new(), contact: AtomicBool::new(false) }
+        Self {
+            ring: Mutex::new(ring),
+            news: Notify::new(),
+            contact: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
+        }
     }
 }
 
@@ -202,6 +211,18 @@ impl Feed {
         self.contact.load(Ordering::Relaxed)
     }
 
+    /// Nothing is appended any more: the loop has ended.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+        self.news.notify_one();
+    }
+
+    /// Waits until the loop has ended.
+    pub async fn closed(&self) {
+        // An error means that the feed is gone, and it is here.
+        drop(self.closed.subscribe().wait_for(|closed| *closed).await);
+    }
+
     /// Waits for anything that is new since the last time. For one waiter; it tells the others.
     pub async fn changed(&self) {
         self.news.notified().await;
@@ -225,8 +246,12 @@ impl Feed {
 
     /// What comes at `cursor` and after it, of what `filter` takes; a bounded number at a time.
     pub fn read(&self, era: u64, cursor: Cursor, filter: &Filter) -> Reading {
+        // Looked at first: what was appended before the end is read to its end.
+        let closed = *self.closed.borrow();
         let ring = self.ring();
-        if ring.era != era || ring.footing.refusal.is_some() {
+        // A node that stops still applies what it has promised, and those who watch hear of it.
+        let refuses = ring.footing.refusal.as_ref().is_some_and(|refusal| refusal.code != Code::Stopping);
+        if ring.era != era || refuses {
             return Reading::Ended;
         }
         if cursor.index < ring.oldest {
@@ -247,13 +272,11 @@ impl Feed {
             last += 1;
         }
         let all = last == ring.events.len();
-        Reading::Found {
-            events,
-            cursor: if all { next.max(Cursor::after(ring.applied)) } else { next },
-            all,
-            applied: ring.applied,
-            in_touch_until: ring.footing.in_touch_until,
+        let cursor = if all { next.max(Cursor::after(ring.applied)) } else { next };
+        if closed && all && events.is_empty() {
+            return Reading::Stopped(cursor);
         }
+        Reading::Found { events, cursor, all, applied: ring.applied, in_touch_until: ring.footing.in_touch_until }
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -414,9 +437,22 @@ mod tests {
         feed.stand(footing(Some(refusal.clone())));
         assert_eq!(feed.read(1, Cursor::after(20), &every()), Reading::Ended);
         assert_eq!(feed.open(None), Err(Unopened::Refused(refusal)));
+        feed.stand(footing(Some(Refusal::not_applied(Code::Stopping, "x"))));
+        assert!(matches!(feed.open(None), Err(Unopened::Refused(_))), "a node that stops takes no new ones");
+        feed.append(index(22, &keys(0..1)), 23);
+        assert_eq!(read(&feed, 1, Cursor::after(20), &every()), (vec!["22".to_owned()], Cursor::from(24)));
         feed.stand(footing(None));
         feed.begin(3, MOST);
         assert_eq!(feed.read(1, Cursor::after(20), &every()), Reading::Ended, "these were other indexes");
-        assert_eq!(feed.open(None).unwrap().cursor, Cursor::from(4));
+        let opened = feed.open(None).unwrap();
+        assert_eq!(opened.cursor, Cursor::from(4));
+        feed.append(index(5, &keys(0..2)), 6);
+        feed.close();
+        let found = feed.read(opened.era, opened.cursor, &every());
+        assert!(
+            matches!(found, Reading::Found { events, .. } if events.len() == 2),
+            "what is there is read to its end"
+        );
+        assert_eq!(feed.read(opened.era, Cursor::after(5), &every()), Reading::Stopped(Cursor::from(7)));
     }
 }

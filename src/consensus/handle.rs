@@ -8,6 +8,7 @@
 //!
 //! Not here: what happens to an input (`consensus::driver`).
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +82,12 @@ pub struct Names {
     pub follows: u64,
     /// The highest term that it believes of a peer's message; None before the loop's first turn.
     pub believable_term: Option<u64>,
+    /// The cluster that this node belongs to; 0 for none.
+    pub cluster_id: u64,
+    /// The hosts in the addresses of all members, in lower case and without brackets.
+    pub hosts: Arc<BTreeSet<String>>,
+    /// The index at which the member table got to be the one that these hosts are of.
+    pub table: u64,
 }
 
 impl Inbox {

@@ -2,6 +2,9 @@
 //!
 //! Not here: how it is written out (`http::stats`).
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use raft::StateRole;
 
 use super::driver::{Driver, Phase};
@@ -62,12 +65,23 @@ impl Driver {
         Some(Leader { node_id: member.name.clone(), http_address: member.http_address.clone() })
     }
 
-    /// Who this node is and who leads, for the headers of answers and for peers.
+    /// Who this node is, who leads and who is a member, for those who answer clients and for peers; `before` is what was told last.
     #[must_use]
-    pub fn names(&self) -> Names {
+    pub fn names(&self, before: &Names) -> Names {
         let follows = if self.phase == Phase::Member { self.raw.raft.leader_id } else { 0 };
+        let (cluster_id, table) = (self.volume.identity().cluster_id, self.machine.configuration_index());
+        // The table changes seldom, and this is asked after every turn.
+        let is_same = (before.cluster_id, before.table) == (cluster_id, table);
+        let hosts = if is_same { Arc::clone(&before.hosts) } else { Arc::new(self.member_hosts()) };
         let leader = self.leader().map(|leader| leader.node_id);
-        Names { node: self.my_name(), leader, follows, believable_term: Some(self.believable_term()) }
+        let believable_term = Some(self.believable_term());
+        Names { node: self.my_name(), leader, follows, believable_term, cluster_id, hosts, table }
+    }
+
+    fn member_hosts(&self) -> BTreeSet<String> {
+        let addresses = self.machine.members().iter().flat_map(|member| [&member.raft_address, &member.http_address]);
+        let hosts = addresses.filter_map(|address| Some(address.rsplit_once(':')?.0.trim_matches(['[', ']'])));
+        hosts.map(str::to_ascii_lowercase).collect()
     }
 
     /// How the node is, for those who watch.

@@ -22,7 +22,7 @@ use super::budget::TURN;
 use super::chores::Chores;
 use super::driver::Driver;
 use super::input::{Input, Millis};
-use super::{Clock, Handle, Inbox, Options, Outbox};
+use super::{Clock, Handle, Inbox, Names, Options, Outbox};
 use crate::storage::{self, Cut, Db, Engine, Error, Incarnation, Volume};
 
 /// How many inputs of each queue one turn takes at most.
@@ -78,7 +78,8 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     })?;
     runtime.block_on(async {
         driver.start(clock.now())?;
-        inbox.publish(driver.names());
+        let mut names = driver.names(&Names::default());
+        inbox.publish(names.clone());
         let mut ticks = interval(tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !driver.stopped() {
@@ -91,8 +92,11 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
             }
             drain(&mut driver, &mut inbox, &log)?;
             driver.turn(clock.now())?;
-            inbox.publish(driver.names());
+            names = driver.names(&names);
+            inbox.publish(names.clone());
         }
+        // Nothing more is applied, so those who watch can be told up to where they have everything.
+        inbox.feed.close();
         driver.finish()
     })
 }

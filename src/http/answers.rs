@@ -6,11 +6,15 @@
 //!
 //! Not here: failures ([`super::errors`]), and how an item looks ([`super::envelope`]).
 
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use warp::http::StatusCode;
-use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
+use warp::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use warp::reply::Response;
 
 use super::envelope;
@@ -23,8 +27,12 @@ const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
 
 /// The header of an answer that was given before.
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// Keeps pages of other origins from having an answer loaded as their own image or script.
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+/// The first moment of the year 10000, since 1970: dates have four digits for the year.
+const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
 /// How many headers an answer of a data route has, and one that opens it to a page: more than a new map has room for.
-const HEADERS: usize = 10;
+const HEADERS: usize = 16;
 
 /// A 200 with this content as it is.
 pub(super) fn json(content: &impl Serialize) -> Response {
@@ -115,10 +123,37 @@ pub(super) fn truncated(message: &str, version: u64) -> Response {
     json(&serde_json::json!({ "data": data, "message": message }))
 }
 
-/// Keeps caches from answering in the node's stead.
-pub(super) fn uncached(mut response: Response) -> Response {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+/// What OPTIONS answers: the methods that the target takes.
+pub(super) fn options(allow: &'static str) -> Response {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
+}
+
+/// What every answer says: that browsers take it as the type that it has and show it to no page of another origin, what
+/// caches may do with it, and when it was given.
+pub(super) fn complete(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    if let Some(date) = date(SystemTime::now()) {
+        headers.insert(DATE, date);
+    }
+    cached(response);
+}
+
+/// The time as HTTP writes it; none where the clock shows one that cannot be right (RFC 9110, section 6.6.1).
+fn date(now: SystemTime) -> Option<HeaderValue> {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    (since < YEAR_10000).then(|| HeaderValue::from_str(&httpdate::fmt_http_date(now)).ok()).flatten()
+}
+
+/// Says what caches may do with an answer: keep the value of a key, but ask each time whether it is still that one (by
+/// its entity tag), and keep nothing else.
+fn cached(response: &mut Response) {
+    let is_data = matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED);
+    let how = if is_data && response.headers().contains_key(ETAG) { "no-cache" } else { "no-store" };
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(how));
 }
 
 #[cfg(test)]
@@ -127,6 +162,15 @@ mod tests {
     use http_body_util::BodyExt;
     use std::sync::Arc;
     use tokio::sync::Semaphore;
+
+    #[test]
+    fn a_clock_that_cannot_be_right_is_not_told() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(date(at(784_111_777)).unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert!(date(at(0)).is_some() && date(at(253_402_300_799)).is_some());
+        assert_eq!(date(at(253_402_300_800)), None);
+        assert_eq!(date(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
+    }
 
     #[tokio::test]
     async fn an_answer_keeps_its_share_until_it_is_taken() {

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::errors::{Problem, clip};
 use super::query::{Deadline, listed};
+use crate::model::json;
 
 /// How many bytes the bodies of all requests under way hold together at most; what goes beyond is refused at once.
 pub(super) const BODIES_BYTES: usize = 256 << 20;
@@ -113,6 +114,9 @@ pub(super) fn members<'a, const N: usize>(
 ) -> Result<[Option<&'a RawValue>; N], Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem::body(format!("the body is empty; a JSON object with {} is expected", listed(&names))));
+    }
+    if body.starts_with(json::BYTE_ORDER_MARK) {
+        return Err(Problem::body("the body begins with a byte order mark; send the JSON without those three bytes"));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let object = Object { names };

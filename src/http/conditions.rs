@@ -33,6 +33,7 @@ pub(super) fn of_write(call: &Call) -> Result<Condition, Problem> {
         (Some(_), Some(_)) => Err(Problem::header("headers `If-Match` and `If-None-Match` exclude each other")),
         (Some("*"), None) => Ok(Condition::Exists),
         (None, Some("*")) => Ok(Condition::Absent),
+        (Some(tag), None) if is_weak(tag) => Err(Problem::weak_tag(tag)),
         (Some(tag), None) => version(tag).map(Condition::Version).ok_or_else(|| {
             let tag = clip(tag);
             Problem::header(format!("header `If-Match` must be * or one ETag such as \"7\", not `{tag}`"))
@@ -41,6 +42,14 @@ pub(super) fn of_write(call: &Call) -> Result<Condition, Problem> {
             let tag = clip(tag);
             Err(Problem::header(format!("header `If-None-Match` of a write must be *, not `{tag}`")))
         }
+    }
+}
+
+/// That the headers of a write that knows no condition name none.
+pub(super) fn none(call: &Call) -> Result<(), Problem> {
+    match of_write(call)? {
+        Condition::Always => Ok(()),
+        _ => Err(Problem::header("headers `If-Match` and `If-None-Match` go with a write of a single key")),
     }
 }
 
@@ -95,6 +104,12 @@ pub(super) fn is_known(call: &Call, found: u64) -> Result<bool, Problem> {
     Ok(known)
 }
 
+/// Whether this is one weak entity tag, `W/"..."`.
+fn is_weak(tag: &str) -> bool {
+    let tag = tag.strip_prefix("W/\"").and_then(|rest| rest.strip_suffix('"'));
+    tag.is_some_and(|tag| !tag.contains('"'))
+}
+
 /// The version that an entity tag of ours names.
 fn version(tag: &str) -> Option<u64> {
     let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
@@ -113,6 +128,10 @@ mod tests {
             ["7", "\"7", "\"\"", "\"0\"", "\"07\"", "\"+7\"", "W/\"7\"", "\"7\", \"8\"", "\"99999999999999999999\""]
         {
             assert_eq!(version(tag), None, "{tag}");
+        }
+        assert!(is_weak("W/\"7\"") && is_weak("W/\"7-gzip\""));
+        for tag in ["\"7\"", "W/7", "w/\"7\"", "W/\"7\", \"8\""] {
+            assert!(!is_weak(tag), "{tag}");
         }
     }
 }

@@ -43,7 +43,7 @@ pub(super) async fn keys(mut call: Call, tail: &str) -> Result<Response, Problem
             body.push(b'}');
             Ok(done(answers::json_text(body, None), &written))
         }
-        _ => Err(Problem::method(&call.method, "GET, HEAD, POST")),
+        _ => Err(Problem::method(&call.method, "GET, HEAD, POST, OPTIONS")),
     }
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn kv(mut call: Call, tail: &str) -> Result<Response, Problem> 
                 _ => Err(store::refused(&key, &written)),
             }
         }
-        _ => Err(Problem::method(&call.method, "GET, HEAD, PUT, DELETE")),
+        _ => Err(Problem::method(&call.method, "GET, HEAD, PUT, DELETE, OPTIONS")),
     }
 }
 

@@ -14,19 +14,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use warp::http::Method;
-use warp::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use warp::path::FullPath;
 use warp::reply::Response;
 
 use super::Options;
 use super::body::{self, BODIES_BYTES, Body, Unread};
-use super::errors::Problem;
+use super::errors::{Problem, clip};
+use super::hosts::Hosts;
 use super::origins::Origins;
 use super::query::Deadline;
+use super::values;
 use super::watch::Watchers;
-use crate::consensus::{Bounds, Consistency, Feed, Fetched, Handle, Listed, Millis};
+use crate::consensus::{Bounds, Consistency, Feed, Fetched, Handle, Listed, Millis, Names};
 use crate::model::{Answer, Code, List, Refusal, Request, Status};
 
+/// The header with the id of its cluster: versions and indexes of another cluster mean nothing in this one.
+const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");
 /// The header with the name of the node that answers.
 const X_HUSKV_NODE: HeaderName = HeaderName::from_static("x-huskv-node");
 /// The header with the name of the leader, where one is known.
@@ -43,6 +47,8 @@ const STATUS_TURNS: usize = 64;
 pub(super) struct Door {
     /// The limits and names that the server was started with.
     pub(super) options: Options,
+    /// Which hosts the node answers for.
+    pub(super) hosts: Hosts,
     /// Which pages may use the node.
     pub(super) origins: Origins,
     handle: Handle,
@@ -75,6 +81,7 @@ impl Door {
     /// What handlers of a server with these options share.
     pub(super) fn new(handle: Handle, options: Options) -> Self {
         Self {
+            hosts: Hosts::new(&options),
             origins: Origins::new(&options),
             // However large a body may be, one of them always fits.
             bodies: Arc::new(Semaphore::new(BODIES_BYTES.max(options.body_bytes))),
@@ -106,9 +113,17 @@ impl Door {
         self.handle.clock().now()
     }
 
-    /// Says in the answer which node gives it, and who leads as far as it knows.
+    /// Who this node is, who leads and who else belongs to the cluster, as far as it knows.
+    pub(super) fn names(&self) -> Arc<Names> {
+        self.handle.names()
+    }
+
+    /// Says in the answer which node of which cluster gives it, and who leads as far as it knows.
     pub(super) fn signed(&self, mut response: Response) -> Response {
         let names = self.handle.names();
+        if names.cluster_id != 0 {
+            response.headers_mut().insert(X_HUSKV_CLUSTER, HeaderValue::from(names.cluster_id));
+        }
         for (header, name) in [(X_HUSKV_NODE, Some(&names.node)), (X_HUSKV_LEADER, names.leader.as_ref())] {
             let name = name.filter(|name| !name.is_empty()).and_then(|name| HeaderValue::from_str(name).ok());
             if let Some(name) = name {
@@ -219,9 +234,17 @@ impl Call {
         Self { door, method, path, query, arrived: Instant::now(), headers, body }
     }
 
-    /// Whether the request has the one method that the route takes.
-    pub(super) fn takes(&self, method: &Method, allow: &'static str) -> Result<(), Problem> {
-        if self.method == method { Ok(()) } else { Err(Problem::method(&self.method, allow)) }
+    /// Whether the request is a GET or a HEAD, on a route that takes no other.
+    pub(super) fn takes_get(&self) -> Result<(), Problem> {
+        match self.method {
+            Method::GET | Method::HEAD => Ok(()),
+            _ => Err(Problem::method(&self.method, "GET, HEAD, OPTIONS")),
+        }
+    }
+
+    /// Whether the request is a POST, on a route that takes no other.
+    pub(super) fn takes_post(&self) -> Result<(), Problem> {
+        if self.method == Method::POST { Ok(()) } else { Err(Problem::method(&self.method, "POST, OPTIONS")) }
     }
 
     /// The header of this name, without surrounding white space; it may stand there once.
@@ -235,8 +258,17 @@ impl Call {
         Ok(Some(text.trim()))
     }
 
-    /// Reads the body, up to the limit and the deadline.
+    /// Reads the body, which is JSON and so UTF-8, up to the limit and the deadline.
     pub(super) async fn body(&mut self, deadline: Deadline) -> Result<Body, Problem> {
+        let announced = self.headers.get_all(CONTENT_TYPE).iter().filter_map(|kind| kind.to_str().ok());
+        if let Some(charset) = announced.filter_map(values::foreign_charset).next() {
+            return Err(Problem::media_type(format!("the body is JSON, which is UTF-8, not `{}`", clip(charset))));
+        }
+        self.raw_body(deadline).await
+    }
+
+    /// Reads the body, up to the limit and the deadline.
+    pub(super) async fn raw_body(&mut self, deadline: Deadline) -> Result<Body, Problem> {
         let announced = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let stream = std::mem::replace(&mut self.body, Box::pin(futures_util::stream::empty()));
         body::read(stream, announced, self.door.options.body_bytes, &self.door.bodies, deadline).await

@@ -9,7 +9,8 @@
 //! | `bad_query` | 400 | a query parameter is unknown, repeated or has a wrong value |
 //! | `bad_body` | 400 | the body is no JSON object of the members that the route knows |
 //! | `bad_key` | 400 | the key is empty, too long, or not percent-encoded UTF-8 |
-//! | `bad_header` | 400 | a condition, a content type or an idempotency key in the headers cannot be used |
+//! | `bad_header` | 400 | a header cannot be used: a condition, a content type, an idempotency key, a part of a value |
+//! | `bad_host` | 400 | the request names no host, more than one, or none that can be read |
 //! | `cross_origin` | 403 | a web page of another origin asks |
 //! | `not_found` | 404 | there is no such route |
 //! | `key_not_found` | 404 | the store has no such key |
@@ -18,13 +19,15 @@
 //! | `compacted` | 410 | the node's memory of changes does not reach back so far |
 //! | `precondition_failed` | 412 | the key has another version than the condition names |
 //! | `too_large` | 413 | the body or the value is over its limit |
+//! | `unsupported_media_type` | 415 | the body is compressed, or in another charset than UTF-8 |
+//! | `unknown_host` | 421 | the request is for a host that this node does not answer for |
 //! | `idempotency_key_reused` | 422 | the idempotency key is that of another request |
 //! | `internal` | 500 | the loop gave an answer of the wrong kind, a bug |
 //! | `stalled` | 503 | the loop has not answered in time, most likely because its disk is slow |
 //!
 //! Laws: `outcome` is written on every failure of a request that could have changed something, and says `not_applied`
 //! only where that is certain. A 503 always carries `Retry-After`. An answer that leaves a body unread closes the
-//! connection.
+//! connection. `OPTIONS` is answered by what the route takes, and is no failure.
 //!
 //! Not here: what hyper answers to bytes that are no HTTP request (400, 414 or 431 without a body).
 
@@ -57,6 +60,8 @@ struct Parts {
     version: Option<u64>,
     /// The first index whose events are kept, where they do not reach back far enough.
     oldest_index: Option<u64>,
+    /// The last index that the cluster has committed, where the client was further on.
+    newest_index: Option<u64>,
     /// The result of the write, where it was applied and came to this.
     written: Option<Box<Written>>,
     close: bool,
@@ -80,6 +85,8 @@ struct Body<'a> {
     version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_index: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    newest_index: Option<u64>,
 }
 
 impl Problem {
@@ -95,6 +102,7 @@ impl Problem {
             allow: None,
             version: None,
             oldest_index: None,
+            newest_index: None,
             written: None,
             close: false,
             local: true,
@@ -146,6 +154,37 @@ impl Problem {
         Self::local(StatusCode::BAD_REQUEST, "bad_header", "Bad header", detail)
     }
 
+    /// The request names no host, more than one, or none that can be read.
+    pub(super) fn host(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::BAD_REQUEST, "bad_host", "Bad host", detail)
+    }
+
+    /// The request is for a host that this node does not answer for.
+    pub(super) fn unknown_host(host: &str) -> Self {
+        let detail = format!(
+            "this node does not answer for host `{}`; if it should, add it to http.allowed_hosts \
+             (HUSKV_HTTP_ALLOWED_HOSTS)",
+            clip(host)
+        );
+        Self::local(StatusCode::MISDIRECTED_REQUEST, "unknown_host", "Unknown host", detail)
+    }
+
+    /// The body is in a form that is not taken.
+    pub(super) fn media_type(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type", detail)
+    }
+
+    /// A condition with a weak entity tag, which is true of nothing (RFC 9110, section 13.1.1).
+    pub(super) fn weak_tag(tag: &str) -> Self {
+        let detail = format!(
+            "header `If-Match` has the weak ETag `{}`, which matches nothing. huskv's own are strong, so something in \
+             between has changed it, most likely a proxy that compresses: switch that off for huskv, or send the \
+             version in quotes",
+            clip(tag)
+        );
+        Self::local(StatusCode::PRECONDITION_FAILED, "precondition_failed", "Condition not true", detail)
+    }
+
     /// The condition was not true of the key, which has this version, 0 where there is no such key.
     pub(super) fn condition(key: &str, version: u64) -> Self {
         let detail = match version {
@@ -194,6 +233,8 @@ impl Problem {
         let mut problem =
             Self::local(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail);
         problem.0.allow = Some(allow);
+        // Which methods a route takes does not depend on whether the node is a member.
+        problem.0.local = *method != Method::OPTIONS;
         problem
     }
 
@@ -241,6 +282,25 @@ impl Problem {
         problem
     }
 
+    /// The client has seen more than the cluster has committed: events of another life of it.
+    pub(super) fn ahead(newest: u64) -> Self {
+        let detail = format!(
+            "this cluster has committed nothing after index {newest}, so what was seen after it was of another cluster \
+             (see X-Huskv-Cluster); list the keys again and watch from the list's index + 1"
+        );
+        let mut problem =
+            Self::local(StatusCode::GONE, "compacted", "Changes are gone", detail).of_the_loop(Fate::NotApplied);
+        problem.0.newest_index = Some(newest);
+        problem
+    }
+
+    /// As many results of named requests are kept as may be, and none is old enough to go.
+    pub(super) fn results_full(written: &Written) -> Self {
+        let detail = "the results of the latest requests with an Idempotency-Key fill their memory, and none is old enough to be \
+             forgotten; try again in a moment";
+        Self::from(Refusal::not_applied(Code::Overloaded, detail)).decided(written)
+    }
+
     /// As many clients watch as may.
     pub(super) fn watchers_full() -> Self {
         let detail =
@@ -265,11 +325,16 @@ impl Problem {
         self.0.local
     }
 
-    /// Writes the failure out as the answer to a request with this method.
-    pub(super) fn respond(&self, method: &Method) -> Response {
+    /// Whether the request itself is fine: it fails for the node's sake, or for what has become of the cluster.
+    pub(super) fn is_of_the_node(&self) -> bool {
+        self.0.status == StatusCode::GONE || self.0.status.is_server_error()
+    }
+
+    /// The failure as JSON, as the answer to a request with this method.
+    pub(super) fn to_json(&self, method: &Method) -> Vec<u8> {
         let parts = &*self.0;
         let could_change = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        let mut body = serde_json::to_vec(&Body {
+        serde_json::to_vec(&Body {
             title: parts.title,
             status: parts.status.as_u16(),
             detail: &parts.detail,
@@ -279,8 +344,18 @@ impl Problem {
             leader: parts.leader.as_ref(),
             version: parts.version,
             oldest_index: parts.oldest_index,
+            newest_index: parts.newest_index,
         })
-        .expect("strings and numbers always have a JSON form");
+        .expect("strings and numbers always have a JSON form")
+    }
+
+    /// Writes the failure out as the answer to a request with this method.
+    pub(super) fn respond(&self, method: &Method) -> Response {
+        let parts = &*self.0;
+        if let Some(allow) = parts.allow.filter(|_| *method == Method::OPTIONS) {
+            return answers::options(allow);
+        }
+        let mut body = self.to_json(method);
         body.push(b'\n');
         let mut response = Response::new(body.into());
         *response.status_mut() = parts.status;
@@ -318,6 +393,7 @@ impl From<Refusal> for Problem {
             allow: None,
             version: None,
             oldest_index: None,
+            newest_index: None,
             written: None,
             close: false,
             local: false,

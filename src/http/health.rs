@@ -7,7 +7,6 @@
 //! Not here: whether the cluster has a leader; `leader` says so, the status does not.
 
 use serde::Serialize;
-use warp::http::Method;
 use warp::reply::Response;
 
 use super::answers;
@@ -28,7 +27,7 @@ struct Health<'a> {
 
 /// `GET /health`.
 pub(super) async fn health(call: Call) -> Result<Response, Problem> {
-    call.takes(&Method::GET, "GET")?;
+    call.takes_get()?;
     let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let status = call.door.status(deadline).await?;

@@ -22,7 +22,7 @@ use super::errors::{Problem, clip};
 use super::query::{self, FRESH, TIMEOUT};
 use super::store;
 use crate::consensus::{Bounds, Consistency, Listed};
-use crate::model::{Command, Condition, List, Outcome, after, after_prefix};
+use crate::model::{Command, List, Outcome, after, after_prefix};
 
 /// How many keys a page has where the request does not say, and at most.
 const LIMIT: usize = 100;
@@ -107,9 +107,7 @@ pub(super) async fn sweep(call: &Call) -> Result<Response, Problem> {
     if prefix.len() > call.door.options.key_bytes {
         return Err(Problem::query("query parameter `prefix` is longer than any key"));
     }
-    if conditions::of_write(call)? != Condition::Always {
-        return Err(Problem::header("headers `If-Match` and `If-None-Match` go with a single key"));
-    }
+    conditions::none(call)?;
     let written = store::write(call, b"", Command::Sweep { prefix: prefix.into() }, deadline).await?;
     let Outcome::Swept { deleted, more } = written.outcome else { return Err(Problem::internal()) };
     let data = Swept { deleted, more };

@@ -17,7 +17,10 @@ mod envelope;
 mod errors;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod headers;
 mod health;
+mod hosts;
+mod incoming;
 mod listing;
 mod once;
 mod openapi;
@@ -27,6 +30,7 @@ mod query;
 mod raft;
 mod routes;
 mod server;
+mod socket;
 mod stats;
 mod store;
 #[cfg(test)]
@@ -62,6 +66,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// Origins besides the node's own whose pages may use it, such as `https://ui.example.org`.
     pub allowed_origins: Vec<String>,
+    /// Hosts besides the node's own that requests may be for; `*` is any.
+    pub allowed_hosts: Vec<String>,
     /// The hosts that make an origin the node's own, beside localhost, 127.0.0.1 and `[::1]` on loopback: bound and
     /// advertised host.
     pub own_hosts: Vec<String>,
@@ -69,7 +75,7 @@ pub struct Options {
     pub loopback: bool,
     /// The real HTTP port.
     pub port: u16,
-    /// The HUSKV_JOIN list, shown in the stats of a node that waits to form a cluster.
+    /// The HUSKV_JOIN list, shown in the stats of a node that waits to form a cluster; its hosts are the node's own too.
     pub join_list: Vec<String>,
 }
 

@@ -7,7 +7,6 @@
 //!
 //! Not here: what a route means; the document says it.
 
-use warp::http::Method;
 use warp::reply::Response;
 
 use super::answers;
@@ -19,7 +18,7 @@ const DOCUMENT: &str = include_str!("openapi.json");
 
 /// `GET /openapi.json`.
 pub(super) async fn document(call: Call) -> Result<Response, Problem> {
-    call.takes(&Method::GET, "GET")?;
+    call.takes_get()?;
     let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
     query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     Ok(answers::json_text(DOCUMENT.trim_end().into(), None))

@@ -6,7 +6,7 @@
 //! Laws: judged before anything else, on every route and method. The node's own origins come from its settings, never
 //! from the Host header, which a page of a rebound name controls. Every `Origin` header of a request must be allowed.
 //!
-//! Not here: what the routes do.
+//! Not here: pages of a rebound name, which are of this node's origin to their browser ([`super::hosts`]).
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
@@ -14,7 +14,7 @@ use std::net::Ipv6Addr;
 use warp::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
@@ -22,11 +22,15 @@ use warp::reply::Response;
 use super::Options;
 use super::errors::{Problem, clip};
 
+/// With which browsers say how the page that asks and the node are related.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// The methods that a listed page may use.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
 /// The answer's headers that such a page may read.
-const EXPOSED: HeaderValue =
-    HeaderValue::from_static("ETag, X-Raft-Index, X-Raft-Term, X-Huskv-Node, X-Huskv-Leader, Retry-After, Allow");
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "ETag, X-Raft-Index, X-Raft-Term, X-Huskv-Node, X-Huskv-Leader, X-Huskv-Cluster, Idempotency-Replayed, \
+         Retry-After, Allow",
+);
 /// The seconds for which a browser may remember a preflight.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
@@ -77,6 +81,12 @@ impl Origins {
                 )));
             }
             verdict = Verdict::Allowed(origin.clone());
+        }
+        // A browser tells where a request without an origin comes from too: an image, a script, a link of another site.
+        let cross_site = |site: &HeaderValue| site.as_bytes().eq_ignore_ascii_case(b"cross-site");
+        if matches!(verdict, Verdict::Absent) && headers.get_all(SEC_FETCH_SITE).iter().any(cross_site) {
+            let detail = "pages of other sites may not use this node (http.allowed_origins)";
+            return Verdict::Refused(Problem::cross_origin(detail));
         }
         verdict
     }
@@ -151,6 +161,20 @@ mod tests {
         }
         assert_eq!(allows(&options, &[]), None);
         assert_eq!(allows(&options, &["http://localhost:2221", "http://evil.example"]), Some(false));
+        for (site, origin, refused) in [
+            ("cross-site", None, true),
+            ("Cross-Site", None, true),
+            ("cross-site", Some("https://ui.example.org"), false),
+            ("same-origin", None, false),
+            ("same-site", None, false),
+            ("none", None, false),
+        ] {
+            let mut headers = HeaderMap::from_iter([(SEC_FETCH_SITE, HeaderValue::from_static(site))]);
+            headers.extend(origin.map(|origin| (ORIGIN, HeaderValue::from_static(origin))));
+            let options = Options { allowed_origins: vec!["https://ui.example.org".into()], ..options.clone() };
+            let verdict = Origins::new(&options).judge(&headers);
+            assert_eq!(matches!(verdict, Verdict::Refused(_)), refused, "{site} {origin:?}");
+        }
     }
 
     #[test]

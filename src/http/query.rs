@@ -3,7 +3,8 @@
 //! Why: a misspelt parameter must not be ignored. The caller believes that it holds, so whatever is not understood is
 //! refused by name.
 //!
-//! Laws: the deadline counts from the arrival of the request's head; reading the body is part of it. `+` is a plus.
+//! Laws: the deadline counts from the arrival of the request's head; reading the body is part of it. In a query `+` is a
+//! space, as HTML forms write it, and a plus is `%2B`; in a path `+` is itself (RFC 3986).
 //!
 //! Not here: bodies ([`super::body`]).
 
@@ -42,7 +43,7 @@ pub(super) fn parameters<const N: usize>(
     }
     for part in query.split('&') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let name = decoded(name).map_err(|why| Problem::query(format!("the query {why}")))?;
+        let name = form_decoded(name).map_err(|why| Problem::query(format!("the query {why}")))?;
         let Some(place) = names.iter().position(|known| *known == name) else {
             return Err(Problem::query(format!(
                 "unknown query parameter `{}`; this route knows {}",
@@ -50,7 +51,7 @@ pub(super) fn parameters<const N: usize>(
                 listed(&names)
             )));
         };
-        let value = decoded(value).map_err(|why| Problem::query(format!("query parameter `{name}` {why}")))?;
+        let value = form_decoded(value).map_err(|why| Problem::query(format!("query parameter `{name}` {why}")))?;
         if values[place].replace(value).is_some() {
             return Err(Problem::query(format!("query parameter `{name}` is given more than once")));
         }
@@ -151,6 +152,12 @@ fn duration(text: &str) -> Option<Duration> {
     TIMEOUT_MS.contains(&ms).then(|| Duration::from_millis(ms))
 }
 
+/// Decodes a part of a query, `application/x-www-form-urlencoded`: what curl's `--data-urlencode`, browsers and the
+/// libraries of most languages send. The error continues a sentence.
+fn form_decoded(raw: &str) -> Result<String, String> {
+    if raw.contains('+') { decoded(&raw.replace('+', " ")) } else { decoded(raw) }
+}
+
 /// Percent-decodes strictly; the error continues a sentence.
 fn decoded(raw: &str) -> Result<String, String> {
     let bytes = raw.as_bytes();
@@ -187,6 +194,8 @@ mod tests {
         let values = parameters("consistency=st%61le&timeout=1s", names).unwrap();
         assert_eq!(values, [Some("1s".to_owned()), Some("stale".to_owned())]);
         assert_eq!(parameters("", names).unwrap(), [None, None]);
+        let [prefix] = parameters("prefix=my+key%2B%20/", ["prefix"]).unwrap();
+        assert_eq!(prefix.as_deref(), Some("my key+ /"));
         for query in ["timout=1s", "timeout=1s&timeout=2s", "timeout=%", "timeout=%ff", "a", "&", "timeout=1s&"] {
             assert!(parameters(query, names).is_err(), "{query}");
         }

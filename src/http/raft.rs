@@ -15,6 +15,7 @@ use warp::reply::Response;
 
 use super::answers;
 use super::body;
+use super::conditions;
 use super::door::Call;
 use super::errors::{Problem, clip};
 use super::query::{self, Deadline, TIMEOUT};
@@ -42,7 +43,7 @@ struct Changed<'a> {
 
 /// `POST /raft/join`.
 pub(super) async fn join(mut call: Call) -> Result<Response, Problem> {
-    call.takes(&Method::POST, "POST")?;
+    call.takes_post()?;
     let deadline = deadline(&call, JOIN_TIMEOUT)?;
     let body = call.body(deadline).await?;
     let (node_id, raft_address, force) = joining(&body.bytes)?;
@@ -63,7 +64,7 @@ pub(super) fn joining(body: &[u8]) -> Result<(String, String, bool), Problem> {
 
 /// `POST /raft/remove`.
 pub(super) async fn remove(mut call: Call) -> Result<Response, Problem> {
-    call.takes(&Method::POST, "POST")?;
+    call.takes_post()?;
     let deadline = deadline(&call, CHANGE_TIMEOUT)?;
     let body = call.body(deadline).await?;
     let [node_id] = body::members(&body.bytes, ["node_id"])?;
@@ -83,7 +84,7 @@ pub(super) async fn remove(mut call: Call) -> Result<Response, Problem> {
 
 /// `POST /raft/transfer`.
 pub(super) async fn transfer(mut call: Call) -> Result<Response, Problem> {
-    call.takes(&Method::POST, "POST")?;
+    call.takes_post()?;
     let deadline = deadline(&call, CHANGE_TIMEOUT)?;
     let body = call.body(deadline).await?;
     let [node_id] = if body.is_blank() { [None] } else { body::members(&body.bytes, ["node_id"])? };
@@ -98,7 +99,7 @@ pub(super) async fn transfer(mut call: Call) -> Result<Response, Problem> {
 
 /// `POST /raft/snapshot`.
 pub(super) async fn snapshot(mut call: Call) -> Result<Response, Problem> {
-    call.takes(&Method::POST, "POST")?;
+    call.takes_post()?;
     let deadline = deadline(&call, call.door.options.request_timeout)?;
     let body = call.body(deadline).await?;
     if !body.is_blank() {
@@ -110,7 +111,7 @@ pub(super) async fn snapshot(mut call: Call) -> Result<Response, Problem> {
 
 /// `GET /raft/stats`.
 pub(super) async fn stats(call: Call) -> Result<Response, Problem> {
-    call.takes(&Method::GET, "GET")?;
+    call.takes_get()?;
     let deadline = deadline(&call, call.door.options.request_timeout)?;
     let status = call.door.status(deadline).await?;
     Ok(answers::json(&Changed {
@@ -123,6 +124,9 @@ pub(super) async fn stats(call: Call) -> Result<Response, Problem> {
 
 fn deadline(call: &Call, default: Duration) -> Result<Deadline, Problem> {
     let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
+    if call.method == Method::POST {
+        conditions::none(call)?;
+    }
     query::deadline(timeout.as_deref(), default, call.arrived)
 }
 

@@ -17,7 +17,6 @@ use warp::http::Method;
 use warp::path::{FullPath, Tail};
 use warp::reply::Response;
 
-use super::answers::uncached;
 use super::body::boxed;
 use super::door::{Call, Door};
 use super::errors::Problem;
@@ -32,7 +31,7 @@ pub(super) fn routes(
     let at = |name: &'static str| raft.and(warp::path(name)).and(warp::path::end()).and(call.clone());
 
     let data = warp::path("store").and(warp::path::tail()).and(call.clone()).then(data);
-    let txn = warp::path("txn").and(warp::path::end()).and(call.clone()).then(transaction);
+    let txn = warp::path("txn").and(warp::path::end()).and(call.clone()).then(|call| unless_joining(call, txn::handle));
     let touch = warp::path("touch").and(warp::path::tail()).and(call.clone()).then(touched);
     let watch = warp::path("watch").and(warp::path::end()).and(call.clone()).then(watching);
     let health =
@@ -79,37 +78,31 @@ pub(super) fn routes(
 }
 
 async fn data(tail: Tail, call: Call) -> Response {
-    let door = Arc::clone(&call.door);
-    let answer = unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await;
-    door.signed(uncached(answer))
+    unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await
 }
 
 async fn keys(tail: Tail, call: Call) -> Response {
-    let door = Arc::clone(&call.door);
-    let answer = unless_joining(call, |call| async move { dialects::keys(call, tail.as_str()).await }).await;
-    door.signed(uncached(answer))
+    unless_joining(call, |call| async move { dialects::keys(call, tail.as_str()).await }).await
 }
 
 async fn kv(tail: Tail, call: Call) -> Response {
-    let door = Arc::clone(&call.door);
-    let answer = unless_joining(call, |call| async move { dialects::kv(call, tail.as_str()).await }).await;
-    door.signed(uncached(answer))
-}
-
-async fn transaction(call: Call) -> Response {
-    let door = Arc::clone(&call.door);
-    door.signed(uncached(unless_joining(call, txn::handle).await))
+    unless_joining(call, |call| async move { dialects::kv(call, tail.as_str()).await }).await
 }
 
 async fn touched(tail: Tail, call: Call) -> Response {
-    let door = Arc::clone(&call.door);
-    let answer = unless_joining(call, |call| async move { touch::handle(call, tail.as_str()).await }).await;
-    door.signed(uncached(answer))
+    unless_joining(call, |call| async move { touch::handle(call, tail.as_str()).await }).await
 }
 
+/// As [`unless_joining`], in the form that whoever asks can read.
 async fn watching(call: Call) -> Response {
-    let door = Arc::clone(&call.door);
-    door.signed(unless_joining(call, watch::handle).await)
+    let (method, door, events) = (call.method.clone(), Arc::clone(&call.door), watch::wants_events(&call));
+    match watch::handle(call).await {
+        Ok(response) => response,
+        Err(problem) => match door.seen(problem).await {
+            problem if events && problem.is_of_the_node() => watch::refused(&problem),
+            problem => problem.respond(&method),
+        },
+    }
 }
 
 /// Answers on any node.

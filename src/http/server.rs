@@ -7,17 +7,19 @@
 //! that, clients wait in the kernel's queue. A head arrives within [`HEAD_TIMEOUT`], which is also how long a
 //! connection may be idle; a client that takes nothing of its answer for [`TAKING_TIMEOUT`] loses it. After a stop
 //! nothing is accepted, a request under way is answered, and each connection closes behind its answer;
-//! a stream, which has no end, is cut.
+//! a stream ends once the loop has. A request whose client has sent a FIN behind it is answered.
 //!
 //! Not here: what is answered ([`super::routes`]).
 
 use std::convert::Infallible;
+use std::future::{Future, pending};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,16 +28,23 @@ use slog::{Logger, debug, info, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch as signal;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
+use warp::http::Method;
+use warp::http::request::Parts;
 use warp::reply::Response;
 
+use super::answers;
 use super::door::Door;
 use super::errors::Problem;
+use super::headers;
+use super::hosts::Asked;
+use super::incoming::RequestBody;
 use super::origins::{self, Verdict};
 use super::patient::Patient;
 use super::routes::routes;
+use super::socket::Socket;
 use super::watch;
 
 /// The most connections at once.
@@ -53,7 +62,7 @@ const HEAD_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 /// How long accepting pauses after an error, most likely no file left to open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the end of a stream may take once the server stops: its client may have stopped reading.
+/// How long the end of a stream may take once the loop has ended: its client may have stopped reading.
 const STREAM_END: Duration = Duration::from_millis(300);
 /// How often the same trouble is logged at most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -96,7 +105,7 @@ async fn accept(
     let mut herald = JoinSet::new();
     herald.spawn(watch::herald(Arc::clone(&door)));
     let (closing, closed) = signal::channel(false);
-    let service = service(door);
+    let service = service(Arc::clone(&door));
     let mut connections = JoinSet::new();
     let mut quiet_until = Instant::now();
     let drain = loop {
@@ -105,12 +114,13 @@ async fn accept(
             Some(_) = connections.join_next() => {}
             accepted = next(&listener, &slots, &mut quiet_until, &log) => match accepted {
                 Ok((stream, slot)) => {
-                    let (service, closed, log) = (service.clone(), closed.clone(), log.clone());
+                    let (door, service) = (Arc::clone(&door), service.clone());
+                    let (closed, log) = (closed.clone(), log.clone());
                     if let Err(error) = stream.set_nodelay(true) {
                         debug!(log, "an http connection keeps its delay"; "error" => %error);
                     }
                     connections.spawn(async move {
-                        serve(stream, service, closed, log).await;
+                        serve(Socket::new(stream), door, service, closed, log).await;
                         drop(slot);
                     });
                 }
@@ -136,7 +146,7 @@ fn service(
 ) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
 {
     let app = TowerToHyperService::new(warp::service(routes(&door)));
-    service_fn(move |request| guarded(Arc::clone(&door), app.clone(), request))
+    service_fn(move |request| answer(Arc::clone(&door), app.clone(), request))
 }
 
 /// Serves what a client sends at once, and ends where that ends.
@@ -146,7 +156,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (_closing, closed) = signal::channel(false);
-    serve(stream, service(door), closed, Logger::root(slog::Discard, slog::o!())).await;
+    serve((stream, pending()), Arc::clone(&door), service(door), closed, Logger::root(slog::Discard, slog::o!())).await;
 }
 
 /// Waits for a free slot and then for a connection.
@@ -172,49 +182,89 @@ fn complain(quiet_until: &mut Instant, say: impl FnOnce()) {
     }
 }
 
-/// Judges the origin, and asks the routes where it may.
-async fn guarded<S>(door: Arc<Door>, app: S, request: hyper::Request<Incoming>) -> Result<Response, Infallible>
+/// Answers a request: checks who asks, has it done where that is allowed, and completes the answer's head.
+async fn answer<S>(door: Arc<Door>, app: S, request: hyper::Request<Incoming>) -> Result<Response, Infallible>
 where
-    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
+    S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
 {
-    match door.origins.judge(request.headers()) {
-        Verdict::Absent => routed(app, request).await,
-        Verdict::Refused(problem) => Ok(problem.respond(request.method())),
+    let (parts, body) = request.into_parts();
+    let mut body = RequestBody::new(body);
+    let waits = parts.headers.contains_key(EXPECT);
+    let mut response = match door.origins.judge(&parts.headers) {
+        Verdict::Absent => for_host(&door, app, parts, &body).await?,
+        Verdict::Refused(problem) => problem.respond(&parts.method),
         Verdict::Allowed(origin) => {
-            let mut response = if origins::is_preflight(request.method(), request.headers()) {
-                origins::preflight(request.headers())
+            let mut response = if origins::is_preflight(&parts.method, &parts.headers) {
+                origins::preflight(&parts.headers)
             } else {
-                routed(app, request).await?
+                for_host(&door, app, parts, &body).await?
             };
             origins::open(&mut response, origin);
-            Ok(response)
+            response
         }
+    };
+    answers::complete(&mut response);
+    // What is closed without a word loses the client's next request.
+    if !response.headers().contains_key(CONNECTION) && !body.read_off(waits).await {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    Ok(response)
+}
+
+/// Answers a request of a client that may ask, if it is for this node's host.
+async fn for_host<S>(door: &Door, app: S, parts: Parts, body: &RequestBody) -> Result<Response, Infallible>
+where
+    S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
+{
+    let asked = match door.hosts.check(&parts, &door.names().hosts) {
+        Ok(asked) => asked,
+        Err(problem) => return Ok(problem.respond(&parts.method)),
+    };
+    let response = match headers::check(&parts.headers) {
+        Ok(()) => routed(app, hyper::Request::from_parts(parts, body.clone())).await?,
+        Err(problem) => problem.respond(&parts.method),
+    };
+    Ok(match asked {
+        Asked::Known => door.signed(response),
+        Asked::Foreign => answers::empty(response.status()),
+    })
 }
 
 /// Asks the routes. A target without a path (`CONNECT host:port`, `OPTIONS *`) is kept from warp, which panics at one.
-async fn routed<S>(app: S, request: hyper::Request<Incoming>) -> Result<Response, Infallible>
+async fn routed<S>(app: S, request: hyper::Request<RequestBody>) -> Result<Response, Infallible>
 where
-    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
+    S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
 {
     if request.uri().path().starts_with('/') {
         app.call(request).await
+    } else if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        Ok(answers::options("GET, HEAD, POST, PUT, DELETE, OPTIONS"))
     } else {
         Ok(Problem::no_route(&request.uri().to_string()).respond(request.method()))
     }
 }
 
-async fn serve<I, S>(stream: I, service: S, mut closed: signal::Receiver<bool>, log: Logger)
-where
+/// Serves a connection until one side ends it; `gone` returns where the client has closed its side.
+async fn serve<I, S>(
+    (stream, gone): (I, impl Future<Output = ()>),
+    door: Arc<Door>,
+    service: S,
+    mut closed: signal::Receiver<bool>,
+    log: Logger,
+) where
     I: AsyncRead + AsyncWrite + Unpin,
     S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    let streams = AtomicBool::new(false);
+    let (streams, begins) = (AtomicBool::new(false), Notify::new());
     let service = service_fn(|request| {
-        let (answer, streams) = (service.call(request), &streams);
+        let (answer, streams, begins) = (service.call(request), &streams, &begins);
         async move {
             let answer = answer.await;
-            streams.store(answer.as_ref().is_ok_and(watch::is_stream), Ordering::Relaxed);
+            let is_stream = answer.as_ref().is_ok_and(watch::is_stream);
+            streams.store(is_stream, Ordering::Relaxed);
+            if is_stream {
+                begins.notify_one();
+            }
             answer
         }
     });
@@ -222,13 +272,30 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
+        // Whoever has sent all of a request may say so with a FIN, and gets the answer all the same.
+        .half_close(true)
+        // hyper's own panics where the clock is before 1970 or after 9999.
+        .auto_date_header(false)
         .serve_connection(TokioIo::new(Patient::new(stream, TAKING_TIMEOUT)), service);
+    // A stream, which has no end, ends where its client has gone.
+    let mut gone = Box::pin(async {
+        begins.notified().await;
+        gone.await;
+        if !streams.load(Ordering::Relaxed) {
+            pending().await
+        }
+    });
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = &mut gone => Ok(()),
         () = told(&mut closed) => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             if streams.load(Ordering::Relaxed) {
-                timeout(STREAM_END, &mut connection).await.unwrap_or(Ok(()))
+                // A stream says how far it went once nothing more happens here.
+                tokio::select! {
+                    ended = &mut connection => ended,
+                    () = async { door.feed().closed().await; sleep(STREAM_END).await } => Ok(()),
+                }
             } else {
                 (&mut connection).await
             }
@@ -237,6 +304,7 @@ where
     if let Err(error) = ended {
         debug!(log, "an http connection broke"; "error" => %error);
     }
+    drop(gone);
     let stream = connection.into_parts().io.into_inner().into_inner();
     tokio::select! {
         () = linger(stream) => {}

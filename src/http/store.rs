@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
-use warp::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use warp::http::header::{ACCEPT_RANGES, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
@@ -67,14 +67,14 @@ pub(super) async fn handle(call: Call, tail: &str) -> Result<Response, Problem> 
             Method::POST => post(call).await,
             Method::GET | Method::HEAD => listing::list(&call).await,
             Method::DELETE => listing::sweep(&call).await,
-            _ => Err(Problem::method(&call.method, "GET, HEAD, POST, DELETE")),
+            _ => Err(Problem::method(&call.method, "GET, HEAD, POST, DELETE, OPTIONS")),
         };
     }
     match call.method {
         Method::GET | Method::HEAD => get(&call, key).await,
         Method::PUT => put(call, key).await,
         Method::DELETE => delete(&call, key).await,
-        _ => Err(Problem::method(&call.method, "GET, HEAD, PUT, DELETE")),
+        _ => Err(Problem::method(&call.method, "GET, HEAD, PUT, DELETE, OPTIONS")),
     }
 }
 
@@ -95,13 +95,23 @@ async fn post(mut call: Call) -> Result<Response, Problem> {
 }
 
 async fn put(mut call: Call, raw_key: &str) -> Result<Response, Problem> {
-    let [timeout, ttl] = query::parameters(&call.query, [TIMEOUT, "ttl"])?;
+    let [timeout, ttl, empty] = query::parameters(&call.query, [TIMEOUT, "ttl", "empty"])?;
+    let empty = query::flag(empty.as_deref(), "empty")?;
     let ttl = ttl::of_query(ttl.as_deref())?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let key = query::key_in_path(raw_key, call.door.options.key_bytes)?;
     let condition = conditions::of_write(&call)?;
     let announced = call.header(&CONTENT_TYPE)?.map(str::to_owned);
-    let body = call.body(deadline).await?;
+    let body = call.raw_body(deadline).await?;
+    let chosen = announced.as_deref().is_some_and(values::says_something);
+    match (body.bytes.is_empty(), empty) {
+        // What a script sends whose variable is not set: `-d "$VALUE"`.
+        (true, false) if !chosen => {
+            return Err(Problem::body("the body is empty; if that is the value, say so with ?empty or a Content-Type"));
+        }
+        (false, true) => return Err(Problem::query("query parameter `empty` is given, but the body is not empty")),
+        _ => {}
+    }
     let value = values::from_body(body.bytes.clone(), announced.as_deref(), call.door.options.value_bytes)?;
     let written = persist(&call, &body.bytes, &key, Put { value, condition, ttl }, deadline).await?;
     let data = Persisted { key: &key, version: written.index };
@@ -143,6 +153,7 @@ pub(super) async fn write(call: &Call, body: &[u8], command: Command, deadline: 
             Err(Problem::key_reused().decided(&written))
         }
         Answer::Written(written) if written.outcome == Outcome::Invalid => Err(Problem::invalid().decided(&written)),
+        Answer::Written(written) if written.outcome == Outcome::ResultsFull => Err(Problem::results_full(&written)),
         Answer::Written(written) => Ok(written),
         _ => Err(Problem::internal()),
     }
@@ -194,7 +205,8 @@ fn as_it_came(value: &Value, share: OwnedSemaphorePermit) -> Response {
     let headers = response.headers_mut();
     let fallback = HeaderValue::from_static("application/octet-stream");
     headers.insert(CONTENT_TYPE, HeaderValue::from_str(&value.content_type).unwrap_or(fallback));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A `Range` is answered by all of it, which every client must reckon with (RFC 9110, section 14.2).
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     response
 }

@@ -9,7 +9,6 @@
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use warp::http::Method;
 use warp::reply::Response;
 
 use super::answers;
@@ -26,7 +25,7 @@ const TOUCHED: &str = "success touching data";
 
 /// Answers `/touch/KEY`.
 pub(super) async fn handle(mut call: Call, tail: &str) -> Result<Response, Problem> {
-    call.takes(&Method::POST, "POST")?;
+    call.takes_post()?;
     let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
     let key = query::key_in_path(tail.strip_suffix('/').unwrap_or(tail), call.door.options.key_bytes)?;

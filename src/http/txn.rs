@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use warp::http::Method;
 use warp::reply::Response;
 
 use super::answers;
@@ -31,14 +30,10 @@ const APPLIED: &str = "success applying transaction";
 
 /// Answers `/txn`.
 pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
-    call.takes(&Method::POST, "POST")?;
+    call.takes_post()?;
     let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
     let deadline = query::deadline(timeout.as_deref(), call.door.options.request_timeout, call.arrived)?;
-    if conditions::of_write(&call)? != Condition::Always {
-        return Err(Problem::header(
-            "headers `If-Match` and `If-None-Match` go with a single key; use `if` in the body",
-        ));
-    }
+    conditions::none(&call)?;
     let body = call.body(deadline).await?;
     let limits = call.door.options.limits();
     let txn = parsed(&body.bytes, limits)?;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::body;
-use super::errors::Problem;
+use super::errors::{Problem, clip};
 use crate::model::Value;
 use crate::model::validate::{self, essence, is_json};
 
@@ -30,10 +30,13 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The value that a raw body is.
 pub(super) fn from_body(bytes: Bytes, announced: Option<&str>, limit: usize) -> Result<Value, Problem> {
-    let announced = announced.filter(|kind| !kind.is_empty() && essence(kind) != FORM);
+    let announced = announced.filter(|kind| says_something(kind));
     if let Some(kind) = announced {
         validate::content_type(kind).map_err(|why| Problem::header(format!("header `Content-Type` {why}")))?;
         if is_json(kind) {
+            if let Some(charset) = foreign_charset(kind) {
+                return Err(Problem::media_type(format!("JSON is stored as UTF-8, not `{}`", clip(charset))));
+            }
             validate::json(&bytes).map_err(|why| Problem::body(format!("the body, announced as {kind}, {why}")))?;
         }
     }
@@ -71,6 +74,19 @@ pub(super) fn from_members(
     }
 }
 
+/// Whether a content type was chosen by the client: curl announces a form where it was told nothing.
+pub(super) fn says_something(content_type: &str) -> bool {
+    !content_type.is_empty() && essence(content_type) != FORM
+}
+
+/// The charset of a content type where it is another than UTF-8 or its subset US-ASCII.
+pub(super) fn foreign_charset(content_type: &str) -> Option<&str> {
+    let parameters = content_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let charsets = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+    let mut charsets = charsets.map(|(_, value)| value.trim().trim_matches('"'));
+    charsets.find(|charset| !["utf-8", "utf8", "us-ascii"].iter().any(|ours| charset.eq_ignore_ascii_case(ours)))
+}
+
 /// Whether values of this type are shown as strings where they are UTF-8.
 pub(super) fn is_text(content_type: &str) -> bool {
     essence(content_type).starts_with("text/")
@@ -105,7 +121,7 @@ fn within(bytes: Bytes, content_type: &str, limit: usize) -> Result<Value, Probl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::validate::JSON_DEPTH;
+    use crate::model::json::{self, BYTE_ORDER_MARK};
 
     fn raw(bytes: &'static [u8], announced: Option<&str>) -> Option<(String, Bytes)> {
         from_body(bytes.into(), announced, 16).ok().map(|value| (value.content_type, value.bytes))
@@ -131,14 +147,38 @@ mod tests {
     }
 
     #[test]
+    fn json_that_many_parsers_refuse_is_refused_whichever_way_it_comes() {
+        let marked = [BYTE_ORDER_MARK, b"1"].concat();
+        assert!(from_body(marked.clone().into(), Some(JSON), 16).is_err());
+        assert!(from_body(marked.into(), None, 16).is_ok(), "text is stored as it is");
+        for text in [r#"{"s":"\ud800"}"#, "[1e400]", r#""\udc00""#] {
+            assert!(from_body(text.into(), Some(JSON), 64).is_err(), "{text}");
+            let member = RawValue::from_string(text.to_owned()).unwrap();
+            assert!(from_members(Some(&member), None, None, 64).is_err(), "{text}");
+            let (encoded, kind) = (format!("\"{}\"", base64(text.as_bytes())), format!("\"{JSON}\""));
+            let [encoded, kind] = [encoded, kind].map(|text| RawValue::from_string(text).unwrap());
+            assert!(from_members(None, Some(&encoded), Some(&kind), 64).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_charset_that_is_not_utf_8_is_found() {
+        for ours in ["text/plain", "a/b; charset=utf-8", "a/b;Charset=\"UTF-8\"; x=y", "a/b; charset=us-ascii"] {
+            assert_eq!(foreign_charset(ours), None, "{ours}");
+        }
+        assert_eq!(foreign_charset("application/json; charset=iso-8859-1"), Some("iso-8859-1"));
+        assert_eq!(foreign_charset("a/b; x=y; charset=\"utf-16\""), Some("utf-16"));
+    }
+
+    #[test]
     fn json_is_bounded_in_depth_and_brackets_in_strings_do_not_count() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         let objects = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
         for (text, sound) in [
-            (nested(JSON_DEPTH), true),
-            (nested(JSON_DEPTH + 1), false),
-            (objects(JSON_DEPTH), true),
-            (objects(JSON_DEPTH + 1), false),
+            (nested(json::DEPTH), true),
+            (nested(json::DEPTH + 1), false),
+            (objects(json::DEPTH), true),
+            (objects(json::DEPTH + 1), false),
             (format!(r#"["\"{}", "\\", []]"#, "[".repeat(200)), true),
             (format!("[{}]", vec!["[]"; 300].join(",")), true),
         ] {

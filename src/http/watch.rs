@@ -6,7 +6,7 @@
 //! Laws: events come in order, none is left out and none comes twice. All changes of an index come before the next
 //! `progress`, and a progress never says more than was sent. A watcher costs a cursor and a bounded piece of what comes
 //! next; a client that does not take it falls behind, is told so, and never holds the loop up. A `progress` is only sent
-//! while the node is in touch with a leader.
+//! while the node is in touch with a leader, and last before the node stops.
 //!
 //! Not here: how long events are kept (`consensus::feed`), and connections that take nothing ([`super::patient`]).
 
@@ -20,7 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use warp::Reply;
 use warp::http::Method;
-use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use warp::reply::Response;
 use warp::sse;
 
@@ -28,16 +28,18 @@ use super::answers;
 use super::door::{Call, Door};
 use super::envelope;
 use super::errors::{Problem, clip};
-use super::query;
+use super::query::{self, Deadline};
 use super::server::connections_allowed;
-use crate::consensus::{Filter, Opened, Reading, Unopened};
+use crate::consensus::{Bounds, Consistency, Filter, Opened, Reading, Unopened};
 use crate::model::{Cursor, Event, Happening};
 
 /// The header with which a client says which event it had last.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Tells proxies to pass events on as they come.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-const EVENT_STREAM: &str = "text/event-stream";
+const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
+/// How soon a browser whose stream has ended asks again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a client hears of progress; one that has heard nothing for three times as long asks another node.
 const PROGRESS: Duration = Duration::from_secs(4);
 /// How long watchers are not woken again: what happens meanwhile they hear of all at once.
@@ -48,6 +50,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const SMALL_BYTES: usize = 64 << 10;
 /// How many bytes of large events clients hold together at most that they have not taken yet.
 const LARGE_BYTES: usize = 64 << 20;
+/// What a read asks for that is to tell an index: any key.
+const ANY_KEY: &[u8] = b"0";
 
 /// What all watchers of a node share.
 pub(super) struct Watchers {
@@ -83,7 +87,7 @@ pub(super) fn is_stream(response: &Response) -> bool {
 
 /// Answers `GET /watch`.
 pub(super) async fn handle(call: Call) -> Result<Response, Problem> {
-    call.takes(&Method::GET, "GET")?;
+    call.takes_get()?;
     let last_event_id = call.header(&LAST_EVENT_ID)?;
     let (filter, cursor) = asked(&call.query, last_event_id, call.door.options.key_bytes)?;
     let slot = Arc::clone(&call.door.watchers.slots).try_acquire_owned().map_err(|_| Problem::watchers_full())?;
@@ -91,14 +95,56 @@ pub(super) async fn handle(call: Call) -> Result<Response, Problem> {
         Unopened::Refused(refusal) => refusal.into(),
         Unopened::Compacted(oldest) => Problem::compacted(oldest),
     })?;
-    let watcher = Watcher::new(call.door, filter, opened, slot);
-    let mut response = sse::reply(stream::unfold(watcher, Watcher::next)).into_response();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    is_committed(&call, &opened).await?;
+    let mut response = if call.method == Method::HEAD {
+        Response::default()
+    } else {
+        let watcher = Watcher::new(call.door, filter, opened, slot);
+        sse::reply(stream::unfold(watcher, Watcher::next)).into_response()
+    };
+    as_stream(&mut response);
     answers::mark(&mut response, opened.applied, opened.term);
     Ok(response)
+}
+
+fn as_stream(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+}
+
+/// That a client which is further on than this node is not further on than the cluster, which then was made anew: nothing
+/// would come for it, maybe for ever. A ReadIndex tells.
+async fn is_committed(call: &Call, opened: &Opened) -> Result<(), Problem> {
+    let cursor = opened.cursor;
+    let seen = cursor.complete().unwrap_or(cursor.index);
+    if seen <= opened.applied {
+        return Ok(());
+    }
+    let deadline = Deadline(call.arrived + call.door.options.request_timeout);
+    let fresh = (Consistency::Linearizable, Bounds::default());
+    let committed = call.door.read(ANY_KEY.to_vec(), fresh, deadline).await?.index;
+    if seen <= committed { Ok(()) } else { Err(Problem::ahead(committed)) }
+}
+
+/// Whether the client reads events and nothing else: a browser's `EventSource` gives up for ever on any other answer.
+pub(super) fn wants_events(call: &Call) -> bool {
+    call.header(&ACCEPT).ok().flatten().is_some_and(|accept| accept.eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// The answer to such a client where nobody can be watched here, now or any more: one event that says why, and the end,
+/// after which it asks again by itself unless it closes.
+pub(super) fn refused(problem: &Problem) -> Response {
+    let data = String::from_utf8(problem.to_json(&Method::GET)).expect("JSON is UTF-8");
+    let events = [again(), sse::Event::default().event("refused").data(data)];
+    let mut response = sse::reply(stream::iter(events.map(Ok::<_, Infallible>))).into_response();
+    as_stream(&mut response);
+    response
+}
+
+/// Tells how soon to ask again after the end.
+fn again() -> sse::Event {
+    sse::Event::default().retry(ASK_AGAIN)
 }
 
 /// Which keys are watched, and from where on, if that is said; keys have at most `key_bytes` bytes.
@@ -149,6 +195,8 @@ struct Watcher {
     behind: Cursor,
     /// When the client is to hear of progress.
     due: Instant,
+    /// Whether it has heard how soon to ask again.
+    begun: bool,
     /// Whether it has heard where it is since it has everything.
     greeted: bool,
     closed: bool,
@@ -167,6 +215,7 @@ impl Watcher {
             chunk: VecDeque::new(),
             behind: opened.cursor,
             due: Instant::now() + PROGRESS,
+            begun: false,
             greeted: false,
             closed: false,
             share: None,
@@ -178,6 +227,9 @@ impl Watcher {
     async fn next(mut self) -> Option<(Result<sse::Event, Infallible>, Self)> {
         // It is asked for when the one before was taken.
         self.share = None;
+        if !std::mem::replace(&mut self.begun, true) {
+            return Some((Ok(again()), self));
+        }
         let door = Arc::clone(&self.door);
         while !self.closed {
             if let Some(event) = self.chunk.pop_front() {
@@ -191,6 +243,13 @@ impl Watcher {
             news.as_mut().enable();
             match door.feed().read(self.era, self.cursor, &self.filter) {
                 Reading::Ended => break,
+                Reading::Stopped(cursor) => {
+                    // On another node, or on this one when it is back, the client goes on here and not further back.
+                    self.closed = true;
+                    if let Some(index) = cursor.complete() {
+                        return Some((Ok(progress(index)), self));
+                    }
+                }
                 Reading::Lagged(oldest) => {
                     self.closed = true;
                     let data = format!(r#"{{"oldest_index":{oldest}}}"#);

@@ -161,6 +161,8 @@ pub enum Outcome {
     },
     /// The write is none that may be proposed ([`super::validate::write`]); nothing was changed.
     Invalid,
+    /// It has a name, and there is no room for its result; nothing was changed.
+    ResultsFull,
 }
 
 impl Outcome {

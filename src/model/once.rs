@@ -4,8 +4,8 @@
 //! to is state like the keys, kept by the very entry that did it, so any later leader knows it.
 //!
 //! Laws: a write that may not be is refused here on every node alike, before anything else is looked at. Which result is
-//! kept, and which one goes for it, is a function of the applied entries alone. Work and room are
-//! bounded; the oldest results go first.
+//! kept, and which one goes for it, is a function of the applied entries alone. No result goes before [`LEAST_MS`]; where
+//! younger ones fill the room, a named write is not done. Work and room are bounded; the oldest results go first.
 //!
 //! Not here: how a request gets its name and fingerprint (`http::once`), and how results are stored (`storage::results`).
 
@@ -16,16 +16,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{At, Command, Limits, Outcome, Written, codec, validate};
 
-/// The most results that are kept.
-pub const MOST_RESULTS: usize = 10_000;
-/// The most bytes that they have together, as they are encoded.
-pub const RESULTS_BYTES: usize = 16 << 20;
-/// For how long a result is kept, in milliseconds of the cluster's time.
+/// The most bytes that all results take up together, as [`cost`] counts them: of short ones about 130 000, which is 1 000
+/// named writes a second over [`LEAST_MS`].
+pub const RESULTS_BYTES: usize = 64 << 20;
+/// For how long a result is kept at least, in milliseconds of the cluster's time: twice the longest timeout, so that no
+/// request that is still on its way can find its name forgotten.
+pub const LEAST_MS: u64 = 120_000;
+/// For how long a result is kept at most, in milliseconds of the cluster's time.
 pub const RESULT_MS: u64 = 24 * 60 * 60 * 1000;
 /// Of a result with more encoded bytes only the status and the version are kept.
 pub const RESULT_BYTES: usize = 4 << 10;
 /// How many results whose time is over one new result removes at most.
 const OLD_AT_ONCE: usize = 16;
+/// What a result takes up in memory besides its encoded bytes: itself, and its places in two maps.
+const RESULT_COST: usize = 400;
+/// The most that one result takes up: its name and its fields beside the outcome have less than 256 bytes.
+const MOST_COST: usize = RESULT_COST + RESULT_BYTES + 256;
 
 /// What a write carries so that it is done once, however often it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +110,9 @@ pub fn decide_once<E>(
         let again = || Written { replayed: true, ..first.written.clone() };
         return Ok((if same { again() } else { here(Outcome::KeyReused) }, None));
     }
+    if once.is_some() && !results.has_room(at.clock) {
+        return Ok((here(Outcome::ResultsFull), None));
+    }
     let written = here(run(command)?);
     let kept = once.map(|once| Kept::of(once, &written));
     Ok((written, kept))
@@ -112,7 +121,7 @@ pub fn decide_once<E>(
 /// The results that are kept, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Results {
-    /// By the index of the entry that did it; with its encoded bytes.
+    /// By the index of the entry that did it; with what it takes up.
     kept: BTreeMap<u64, (Kept, usize)>,
     by_key: BTreeMap<Bytes, u64>,
     bytes: usize,
@@ -125,16 +134,29 @@ impl Results {
         (!is_over(&kept.written, clock)).then_some(kept)
     }
 
-    /// Takes a result in; it has this many `bytes` as it is encoded. What goes for it, oldest first.
+    /// Whether another result can be taken in at `clock`, in place of old ones if need be.
+    fn has_room(&self, clock: u64) -> bool {
+        let mut over = (self.bytes + MOST_COST).saturating_sub(RESULTS_BYTES);
+        let mut oldest = self.kept.values();
+        while over > 0 {
+            match oldest.next() {
+                Some((kept, cost)) if may_go(&kept.written, clock) => over = over.saturating_sub(*cost),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Takes a result in, for which there is room; it has this many `bytes` as it is encoded. What goes for it, oldest first.
     pub fn keep(&mut self, kept: Kept, bytes: usize) -> Vec<Kept> {
         let clock = kept.written.clock;
         let same_name = self.by_key.get(&kept.once.key).copied();
         let mut gone: Vec<_> = same_name.and_then(|index| self.remove(index)).into_iter().collect();
         self.insert(kept, bytes);
         while let Some((&index, (first, _))) = self.kept.first_key_value() {
-            let over_bounds = self.kept.len() > MOST_RESULTS || self.bytes > RESULTS_BYTES;
+            let goes_for_it = self.bytes > RESULTS_BYTES && may_go(&first.written, clock);
             let is_old = is_over(&first.written, clock) && gone.len() < OLD_AT_ONCE;
-            if !over_bounds && !is_old {
+            if !goes_for_it && !is_old {
                 break;
             }
             gone.extend(self.remove(index));
@@ -145,8 +167,9 @@ impl Results {
     /// Takes in a result that was kept before; whether neither its name nor its index is there already.
     pub fn insert(&mut self, kept: Kept, bytes: usize) -> bool {
         let (index, key) = (kept.written.index, kept.once.key.clone());
-        self.bytes += bytes;
-        self.kept.insert(index, (kept, bytes)).is_none() & self.by_key.insert(key, index).is_none()
+        let cost = cost(bytes);
+        self.bytes += cost;
+        self.kept.insert(index, (kept, cost)).is_none() & self.by_key.insert(key, index).is_none()
     }
 
     /// How many there are.
@@ -162,11 +185,20 @@ impl Results {
     }
 
     fn remove(&mut self, index: u64) -> Option<Kept> {
-        let (kept, bytes) = self.kept.remove(&index)?;
+        let (kept, cost) = self.kept.remove(&index)?;
         self.by_key.remove(&kept.once.key);
-        self.bytes -= bytes;
+        self.bytes -= cost;
         Some(kept)
     }
+}
+
+/// What a result takes up that has so many bytes as it is encoded.
+fn cost(bytes: usize) -> usize {
+    RESULT_COST + bytes
+}
+
+fn may_go(written: &Written, clock: u64) -> bool {
+    clock >= written.clock.saturating_add(LEAST_MS)
 }
 
 fn is_over(written: &Written, clock: u64) -> bool {
@@ -250,17 +282,62 @@ mod tests {
         assert_eq!(results.len(), 1);
     }
 
+    /// Results at index 1 and after, all of `clock`, that leave no room.
+    fn full(clock: u64) -> Results {
+        let mut results = Results::default();
+        for index in 1..=(RESULTS_BYTES / cost(RESULT_BYTES)) as u64 {
+            assert_eq!(results.keep(kept(index.to_be_bytes().to_vec(), index, clock), RESULT_BYTES), []);
+        }
+        results
+    }
+
     #[test]
-    fn count_bytes_and_age_are_bounded_and_the_oldest_go_first() {
+    fn a_young_result_goes_for_nothing_and_a_write_without_room_is_not_done() {
+        let mut results = full(5);
+        let young = At { index: 90_000, clock: 4 + LEAST_MS };
+        let write = Write { once: Some(once("new", 0)), command: Command::delete("k") };
+        let run = |_| -> Result<Outcome, &str> { panic!("it is not done") };
+        let (refused, none) = decide_once(write, young, 1, &results, run).unwrap();
+        assert_eq!((refused.outcome, refused.replayed, none), (Outcome::ResultsFull, false, None));
+        let first = once(1_u64.to_be_bytes().to_vec(), 0);
+        assert!(decided(&results, first.clone(), young).0.replayed, "what is kept is answered all the same");
+        let unnamed = Write { once: None, command: Command::delete("k") };
+        let run = |_| Ok::<_, std::convert::Infallible>(Outcome::Deleted { existed: true });
+        let Ok((done, _)) = decide_once(unnamed, young, 1, &results, run);
+        assert_eq!(done.outcome, Outcome::Deleted { existed: true });
+        // At the very moment when the oldest are old enough, as many go as there is need for.
+        let old = At { clock: 5 + LEAST_MS, ..young };
+        let (done, new) = decided(&results, once("new", 0), old);
+        assert_eq!(done.outcome, Outcome::Deleted { existed: true });
+        let before = results.len();
+        let gone = results.keep(new.unwrap(), RESULT_BYTES);
+        assert_eq!((gone.len(), results.len()), (1, before));
+        assert_eq!(gone[0].once, first);
+        assert!(results.bytes <= RESULTS_BYTES);
+    }
+
+    #[test]
+    fn ten_thousand_later_names_forget_none() {
+        let mut results = Results::default();
+        for index in 1..=100_000_u64 {
+            let new = kept(index.to_be_bytes().to_vec(), index, index);
+            let bytes = codec::encode(&new).len();
+            assert!(results.has_room(index));
+            assert_eq!(results.keep(new, bytes), []);
+        }
+        assert!(
+            decided(&results, once(1_u64.to_be_bytes().to_vec(), 0), At { index: 1 << 20, clock: 100_000 }).0.replayed
+        );
+        // What one result takes up at most is reckoned with before it is known.
+        let largest = Kept { once: once(vec![b'x'; 64], u128::MAX), written: written(u64::MAX, u64::MAX) };
+        let beside = codec::encode(&largest).len() - codec::encode(&largest.written.outcome).len();
+        assert!(cost(beside + RESULT_BYTES) <= MOST_COST);
+    }
+
+    #[test]
+    fn results_over_their_time_go_a_few_at_a_time() {
         let mut results = Results::default();
         let name = |index: u64| index.to_be_bytes().to_vec();
-        for index in 1..=MOST_RESULTS as u64 {
-            assert_eq!(results.keep(kept(name(index), index, 5), 100), []);
-        }
-        assert_eq!(results.keep(kept("one more", 20_000, 5), 100), [kept(name(1), 1, 5)]);
-        let gone = results.keep(kept("large", 20_001, 5), RESULTS_BYTES - 300);
-        assert_eq!((gone.len(), results.len()), (MOST_RESULTS - 3, 4));
-        let mut results = Results::default();
         for index in 1..=40 {
             results.keep(kept(name(index), index, 5), 100);
         }

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use serde::de::IgnoredAny;
 
 use super::address::{check_address, check_name};
+use super::json;
 use super::members::MAX_RAFT_ID;
 use super::{
     Adopted, Check, Code, Command, Member, MemberChange, Once, Operation, Refusal, Request, Test, Ttl, Txn, Value,
@@ -32,8 +33,6 @@ pub const VALUE_BYTES: usize = 8 << 20;
 pub const COMMAND_BYTES: usize = 16 << 20;
 /// The longest content type, in bytes.
 pub const CONTENT_TYPE_BYTES: usize = 128;
-/// The deepest JSON. Common parsers stop at 128, and an answer adds a few levels of its own around a value.
-pub const JSON_DEPTH: usize = 100;
 /// The most conditions of a transaction, and the most operations of each of its branches.
 pub const TXN_PARTS: usize = 128;
 /// The longest idempotency key, in bytes.
@@ -249,28 +248,18 @@ pub fn is_json(content_type: &str) -> bool {
     essence == "application/json" || essence.ends_with("+json")
 }
 
-/// Whether `bytes` are one JSON text that may be shown inside another, nested at most [`JSON_DEPTH`] levels.
+/// Whether `bytes` are one JSON text that may be shown inside another, as [`json::check`] wants it.
 ///
 /// # Errors
 /// What is wrong, to go on after "the value".
 pub fn json(bytes: &[u8]) -> Result<(), String> {
+    if bytes.starts_with(json::BYTE_ORDER_MARK) {
+        return Err("begins with a byte order mark, which JSON may not have; leave its three bytes out".to_owned());
+    }
     // Numbers and strings are skipped without being looked into, so bytes that are no UTF-8 would pass.
     let text = std::str::from_utf8(bytes).map_err(|error| format!("is no JSON: {error}"))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| format!("is no JSON: {error}"))?;
-    let (mut depth, mut in_string, mut bytes) = (0_usize, false, text.bytes());
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => drop(bytes.next()),
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => depth += 1,
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > JSON_DEPTH {
-            return Err(format!("is nested deeper than {JSON_DEPTH} levels"));
-        }
-    }
-    Ok(())
+    json::check(text)
 }
 
 /// Whether a key may be kept for so long.

@@ -86,6 +86,7 @@ pub(super) fn http(config: &Config, ports: &Ports) -> http::Options {
         watchers: size(config.limits.watchers),
         request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
         allowed_origins: config.http.allowed_origins.clone(),
+        allowed_hosts: config.http.allowed_hosts.clone(),
         own_hosts,
         loopback: ports.http.loopback,
         port: ports.http.port,

@@ -39,6 +39,9 @@ pub(super) fn read(db: &dyn Db) -> Result<Results, Error> {
 
 /// Keeps a result, and adds to `batch` what that writes and removes.
 pub(super) fn keep(results: &mut Results, kept: Kept, batch: &mut Batch, tally: &mut Tally) {
+    if plant::is(Plant::ResultsOutrun) && results.len() >= 8 {
+        *results = Results::default();
+    }
     let (index, bytes) = (kept.written.index, codec::encode(&kept));
     tally.add(cells::put(batch, Kind::Result, &index.to_be_bytes(), index, &bytes, None));
     for gone in results.keep(kept, bytes.len()) {

@@ -15,7 +15,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::guard::{Watch, guarded};
 use super::layout::{LOCK, PROOF_KEY, SPOOL};
@@ -137,9 +137,9 @@ impl SledEngine {
             return Ok(());
         }
         let before = durable::syncs();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        // Another value each time: a put that changes nothing would leave nothing to flush.
-        db.put(&PROOF_KEY, &now.to_be_bytes())?;
+        // Another value each time: a put that changes nothing would leave nothing to flush. No clock has to do with it.
+        let last = db.get(&PROOF_KEY)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
+        db.put(&PROOF_KEY, &last.unwrap_or(0).wrapping_add(1).to_be_bytes())?;
         db.sync()?;
         if durable::syncs() == before {
             return Err(Error::NotDurable { detail: "a flush ended without fdatasync".into() });

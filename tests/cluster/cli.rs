@@ -299,6 +299,14 @@ fn completions_name_the_subcommands() {
 struct Watching {
     child: Child,
     lines: mpsc::Receiver<String>,
+    words: mpsc::Receiver<String>,
+}
+
+fn lines_of(out: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (tell, lines) = mpsc::channel();
+    let out = BufReader::new(out);
+    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    lines
 }
 
 impl Watching {
@@ -310,12 +318,18 @@ impl Watching {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("huskv can be started");
-        let out = BufReader::new(child.stdout.take().expect("stdout"));
-        let (tell, lines) = mpsc::channel();
-        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        Self { child, lines }
+        let lines = lines_of(child.stdout.take().expect("stdout"));
+        let words = lines_of(child.stderr.take().expect("stderr"));
+        Self { child, lines, words }
+    }
+
+    /// The next line on stderr.
+    #[track_caller]
+    fn word(&self) -> String {
+        self.words.recv_timeout(secs(40)).expect("a word in time")
     }
 
     #[track_caller]
@@ -366,6 +380,12 @@ fn a_watch_misses_nothing_over_the_death_of_its_node_and_says_what_to_do_where_i
         (&json!(version.trim()), &json!("put"), &json!("a/9"))
     );
     assert_eq!(event(after.line())["event"], "progress");
+
+    // An id of a cluster that was made anew since.
+    let anew = Watching::start(&shell, &["--prefix", "a/", "--after", "500000"]);
+    assert!(anew.word().contains("made anew"), "it is said");
+    let version = shell.run(&["put", "a/10", "10"]).exits(0).text();
+    assert_eq!(anew.line(), format!("{}\tput\ta/10\t10", version.trim()));
 
     let gone = shell.run(&["watch", "a/0", "--from", "1"]).exits(1);
     assert!(gone.err.contains("compacted") && gone.err.contains("huskv status"), "{}", gone.err);

@@ -33,7 +33,9 @@ fn has_data_headers(answer: &Answer) {
         let number = answer.header(header).and_then(|value| value.parse::<u64>().ok());
         assert!(number.is_some_and(|number| number > 0), "{header} of {answer}");
     }
-    assert_eq!(answer.header("cache-control"), Some("no-cache"), "{answer}");
+    // A value that can be asked for by its tag may be kept, and nothing else.
+    let kept = if answer.status == 200 && answer.header("etag").is_some() { "no-cache" } else { "no-store" };
+    assert_eq!(answer.header("cache-control"), Some(kept), "{answer}");
 }
 
 fn successes_have_their_envelope_and_headers() {
@@ -75,7 +77,7 @@ fn numbers_come_back_exactly_as_sent() {
         "-0.0",
         "-0",
         "0.1000000000000000055511151231257827",
-        "1e400",
+        "1e300",
         "1E5",
         "1e+5",
         "123456789012345678901234567890",
@@ -120,7 +122,7 @@ fn bodies_are_parsed_whatever_the_content_type() {
     let node = node();
     let form = "application/x-www-form-urlencoded";
     let kinds: [&[&str]; 5] =
-        [&[], &[form], &["application/json"], &["application/json", "text/plain"], &["text/plain; charset=latin1"]];
+        [&[], &[form], &["application/json"], &["application/json", "text/plain"], &["text/plain; charset=utf-8"]];
     for (number, kinds) in kinds.iter().enumerate() {
         let mut request = store(format!("{{\"key\": \"kind{number}\", \"value\": {number}}}"));
         for kind in *kinds {
@@ -129,6 +131,8 @@ fn bodies_are_parsed_whatever_the_content_type() {
         node.request(request).expect(200, &format!("content types {kinds:?}"));
         assert_eq!(node.value(&format!("kind{number}")), number);
     }
+    let latin = store("{\"key\": \"latin\", \"value\": 1}").header("Content-Type", "text/plain; charset=latin1");
+    node.request(latin).problem(415, "another charset").code("unsupported_media_type", "another charset");
     let body = json!({"key": "chunked", "value": "x".repeat(5000)}).to_string();
     node.request(store(body).chunked(700)).expect(200, "a chunked body");
     assert_eq!(node.value("chunked"), "x".repeat(5000));
@@ -236,6 +240,8 @@ fn unknown_paths_are_404_and_wrong_methods_405_with_allow() {
     for (method, path, allowed) in wrong {
         let answer = node.request(Request::new(method, path)).problem(405, &format!("{method} {path}"));
         let allow = answer.header("allow").unwrap_or("").to_owned();
+        let options = node.request(Request::new("OPTIONS", path)).expect(204, path);
+        assert_eq!(options.header("allow"), Some(allow.as_str()), "{path}");
         assert!(allow.split(',').any(|one| one.trim() == allowed), "{method} {path}: Allow: {allow:?}");
     }
 }

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 mod adoption;
 mod cli;
+mod clocks;
 mod contract;
 mod cut;
 mod damage;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         stats::cases(),
         status::cases(),
         cli::cases(),
+        clocks::cases(),
         http::cases(),
         origins::cases(),
         values::cases(),

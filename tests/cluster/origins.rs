@@ -8,6 +8,7 @@ crate::harness::cases![
     a_foreign_origin_is_403_and_changes_nothing,
     the_nodes_own_origins_are_served,
     listed_origins_get_cors_and_preflight,
+    a_page_of_a_rebound_name_reads_nothing,
 ];
 
 fn port(node: &Node) -> &str {
@@ -90,4 +91,39 @@ fn listed_origins_get_cors_and_preflight() {
     from(&node, "https://ui.example.org.evil.example", "x").problem(403, "a longer name");
     from(&node, "http://ui.example.org", "x").problem(403, "another scheme");
     assert!(node.delete("/store/cors").expect(200, "curl").header("access-control-allow-origin").is_none());
+}
+
+/// What a browser sends for `fetch(path)` in a page of `http://HOST:port`: no `Origin`, for it is the same one.
+fn same_origin(node: &Node, host: &str, path: &str) -> crate::harness::Answer {
+    let authority = format!("{host}:{}", port(node));
+    let request = Request::new("GET", path)
+        .header("Host", &authority)
+        .header("User-Agent", "Mozilla/5.0")
+        .header("Accept", "*/*")
+        .header("Referer", &format!("http://{authority}/"))
+        .header("Sec-Fetch-Site", "same-origin")
+        .header("Sec-Fetch-Mode", "cors")
+        .header("Sec-Fetch-Dest", "empty");
+    node.request(request)
+}
+
+fn a_page_of_a_rebound_name_reads_nothing() {
+    let node = Setup::named("node1").set("HUSKV_HTTP_ALLOWED_HOSTS", "kv.example.org").start();
+    node.put("secret", "s");
+    for path in ["/store/secret", "/store?prefix=", "/watch?prefix=", "/raft/stats", "/openapi.json"] {
+        let refused = same_origin(&node, "evil.example", path).problem(421, path).code("unknown_host", path);
+        assert!(refused.word("detail").contains("http.allowed_hosts"), "{refused}");
+    }
+    for known in ["127.0.0.1", "localhost", "[::1]", "kv.example.org"] {
+        same_origin(&node, known, "/store/secret").expect(200, known);
+    }
+    let health = same_origin(&node, "evil.example", "/health").expect(200, "a probe");
+    assert!(health.body.is_empty() && health.header("x-huskv-node").is_none(), "{health}");
+    // A picture, a script or a link of another site says so.
+    let image = Request::new("GET", "/store/secret?raw").header("Sec-Fetch-Site", "cross-site");
+    let image = image.header("Sec-Fetch-Mode", "no-cors").header("Sec-Fetch-Dest", "image");
+    node.request(image).problem(403, "another site").code("cross_origin", "another site");
+    let own = node.get("/store/secret").expect(200, "curl");
+    assert_eq!(own.header("cross-origin-resource-policy"), Some("same-origin"));
+    assert_eq!(own.header("x-content-type-options"), Some("nosniff"));
 }

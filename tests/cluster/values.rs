@@ -40,7 +40,8 @@ fn bytes_come_back_as_they_came_on_every_node_and_after_kill_9() {
     assert_eq!(answer.data(), json!({"key": "image", "version": version}));
     assert_eq!(answer.word("message"), "success persisting data");
     put(&cluster.nodes[0], "big", None, vec![0xA5; 1 << 20]).expect(200, "1 MiB");
-    put(&cluster.nodes[0], "empty", None, "").expect(200, "no byte at all");
+    put(&cluster.nodes[0], "empty", None, "").problem(400, "no byte at all").code("bad_body", "no byte at all");
+    put(&cluster.nodes[0], "empty?empty", None, "").expect(200, "no byte at all, as it is meant");
     for node in &cluster.nodes {
         is_raw(node, "image", "image/png", BYTES);
         is_raw(node, "big", "application/octet-stream", &[0xA5; 1 << 20]);

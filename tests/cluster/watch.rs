@@ -19,6 +19,8 @@ crate::harness::cases![
     a_thousand_watch_while_writes_go_on.alone(),
     progress_stops_with_the_leader_and_comes_back_with_one,
     a_stop_and_a_removal_end_streams_at_once,
+    a_rolling_restart_costs_a_browser_nothing,
+    a_cursor_of_another_life_is_told_so_at_once,
 ];
 
 const SOON: Duration = secs(20);
@@ -94,7 +96,7 @@ fn every_change_is_told_on_every_node_as_get_shows_it() {
 }
 
 fn a_resume_on_another_node_goes_on_in_the_middle_of_a_transaction() {
-    let cluster = Cluster::of(3);
+    let mut cluster = Cluster::of(3);
     let index = txn(&cluster.nodes[0], json!([put("a", 1), put("b", 2), put("a/2", 3)]));
     let last = cluster.nodes[0].put("a", 4);
     cluster.caught_up(ELECTION);
@@ -112,10 +114,13 @@ fn a_resume_on_another_node_goes_on_in_the_middle_of_a_transaction() {
         assert_eq!(ids("prefix=", Some(&index.to_string()), 1), all[3..], "{what}");
     }
     // A client that comes from a node that is ahead waits here and hears everything after what it has had.
-    let ahead = watch(&cluster.nodes[1], "prefix=", Some(&(last + 2).to_string()));
-    let versions: Vec<u64> = (0..4).map(|round| cluster.nodes[0].put("later", round)).collect();
-    let first = ahead.change(SOON).expect("it comes");
-    assert_eq!(first.id, versions[2].to_string(), "of {versions:?}");
+    let (place, leader) = (cluster.followers()[0], cluster.agreed());
+    cluster.nodes[place].sigstop();
+    let newest = (0..3).map(|round| cluster.nodes[leader].put("now", round)).last().unwrap();
+    cluster.nodes[place].sigcont();
+    let ahead = watch(&cluster.nodes[place], "prefix=", Some(&newest.to_string()));
+    let later = cluster.nodes[leader].put("later", 1);
+    assert_eq!(ahead.change(SOON).expect("it comes").id, later.to_string());
 }
 
 /// Follows `prefix` over lost connections until the key `prefix/end` was told: every change, and how often it resumed.
@@ -333,4 +338,46 @@ fn a_stop_and_a_removal_end_streams_at_once() {
     assert!(began.elapsed() < secs(3), "the stop took {:?}", began.elapsed());
     while stopped.any(secs(5)).is_some() {}
     drop(stuck);
+}
+
+fn a_rolling_restart_costs_a_browser_nothing() {
+    let mut cluster = Cluster::of(3);
+    let place = cluster.followers()[0];
+    let leader = cluster.agreed();
+    let stream = watch(&cluster.nodes[place], "key=k", None);
+    // Long after the last progress of its own accord others are written.
+    assert_eq!(stream.any(SOON).expect("it begins").kind, "progress");
+    let first = cluster.nodes[leader].put("k", 1);
+    assert_eq!(stream.change(SOON).expect("it is told").id, first.to_string());
+    (0..50).for_each(|round| _ = cluster.nodes[leader].put("other", round));
+    cluster.caught_up(ELECTION);
+    assert!(cluster.nodes[place].sigterm().success());
+    let mut last = None;
+    while let Some(event) = stream.any(SOON) {
+        assert_eq!(event.kind, "progress");
+        last = Some(event.id);
+    }
+    let last = last.expect("the last word is how far it went");
+    let missed = cluster.nodes[cluster.some_leader(ELECTION)].put("k", 2);
+    cluster.nodes[place].start();
+    // As `EventSource` does: on the same node, after the last id that it has had.
+    let again = watch(&cluster.nodes[place], "key=k", Some(&last));
+    assert_eq!(again.change(SOON).expect("what was missed").id, missed.to_string());
+}
+
+fn a_cursor_of_another_life_is_told_so_at_once() {
+    let cluster = Cluster::of(3);
+    let newest = cluster.nodes[0].put("k", 1);
+    for node in &cluster.nodes {
+        let began = Instant::now();
+        let gone = refused(node, "prefix=", "5000").problem(410, "another life").code("compacted", "another life");
+        assert!(began.elapsed() < secs(4), "it took {:?}", began.elapsed());
+        assert!(gone.json()["newest_index"].as_u64().is_some_and(|index| (newest..5000).contains(&index)), "{gone}");
+        let id = node.stats()["cluster_id"].to_string();
+        assert_eq!(gone.header("x-huskv-cluster"), Some(id.as_str()), "on a failure");
+        assert_eq!(node.get("/health").header("x-huskv-cluster"), Some(id.as_str()), "on any answer");
+        let request = Request::new("GET", "/watch?prefix=&from=5000").header("Accept", "text/event-stream");
+        let told = node.request(request).expect(200, "what an EventSource reads").text();
+        assert!(told.contains("event:refused\n") && told.contains("\"newest_index\":"), "{told}");
+    }
 }

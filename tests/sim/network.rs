@@ -3,7 +3,7 @@
 //! Laws: a message reaches only the incarnation that it was meant for, as the real transport promises, and nothing more is
 //! promised: it is delayed, lost, repeated and reordered.
 
-use huskv::consensus::{Hop, Input};
+use huskv::consensus::{Hop, Input, Names};
 use huskv::model::{Adopt, Code, Probe, Refusal, Request, StateDigest};
 use raft::eraftpb::Message;
 
@@ -107,7 +107,8 @@ impl World {
     pub fn say_whom_it_follows(&mut self, at: usize) {
         let node = &self.nodes[at];
         let Some(driver) = node.driver.as_ref() else { return };
-        let (from, cluster, follows) = (node.table.raft_id, node.table.cluster_id, driver.names().follows);
+        let (from, cluster, follows) =
+            (node.table.raft_id, node.table.cluster_id, driver.names(&Names::default()).follows);
         for other in 0..self.nodes.len() {
             let table = &self.nodes[other].table;
             let listens = self.nodes[other].driver.is_some() && table.cluster_id == cluster && !table.removed;

@@ -102,6 +102,12 @@ async fn stats_and_health_show_the_status() {
     assert_eq!(stats.header("content-type"), Some("application/json"));
     assert_eq!(stats.json()["message"], "Here is the raft status");
     assert_eq!(stats.json()["data"]["num_peers"], "0");
+    for target in ["/raft/stats", "/health", "/openapi.json", "/store", "/keys/k/", "/kv/k"] {
+        let (get, head) = (node.ask("GET", target, "").await, node.ask("HEAD", target, "").await);
+        assert_eq!((head.status, head.body.as_str()), (get.status, ""), "{target}");
+        assert_eq!(head.header("content-length"), get.header("content-length"), "{target}");
+        assert_eq!(get.header("cache-control"), Some("no-store"), "{target}");
+    }
     let health = node.ask("GET", "/health/", "").await;
     assert_eq!(
         health.body,
@@ -136,6 +142,7 @@ async fn a_node_that_forms_answers_nothing_but_health_and_stats() {
         answer.is_problem(503, "joining");
         assert!(answer.header("retry-after").is_some());
     }
+    assert_eq!(node.ask("OPTIONS", "/store/k", "").await.status, 204);
     assert_eq!(node.ask("GET", "/health", "").await.json()["leader"], Value::Null);
     let stats = node.ask("GET", "/raft/stats", "").await.json();
     assert_eq!((&stats["data"]["forming"], &stats["data"]["joining"]), (&json!(["a:1", "b:2"]), &json!(true)));
@@ -149,26 +156,35 @@ async fn unknown_paths_and_wrong_methods_are_told_as_problems() {
         assert!(problem["detail"].as_str().unwrap().contains(path), "{path}: {problem}");
     }
     for (method, path, allow) in [
-        ("PUT", "/store", "GET, HEAD, POST, DELETE"),
-        ("PATCH", "/store/", "GET, HEAD, POST, DELETE"),
-        ("GET", "/txn", "POST"),
-        ("POST", "/store/k", "GET, HEAD, PUT, DELETE"),
-        ("PATCH", "/store/k", "GET, HEAD, PUT, DELETE"),
-        ("PATCH", "/store/k/", "GET, HEAD, PUT, DELETE"),
-        ("OPTIONS", "/store/k", "GET, HEAD, PUT, DELETE"),
-        ("POST", "/health", "GET"),
-        ("POST", "/raft/stats", "GET"),
-        ("GET", "/raft/join", "POST"),
-        ("GET", "/raft/remove", "POST"),
-        ("GET", "/raft/transfer", "POST"),
-        ("GET", "/raft/snapshot", "POST"),
+        ("PUT", "/store", "GET, HEAD, POST, DELETE, OPTIONS"),
+        ("PATCH", "/store/", "GET, HEAD, POST, DELETE, OPTIONS"),
+        ("GET", "/txn", "POST, OPTIONS"),
+        ("GET", "/touch/k", "POST, OPTIONS"),
+        ("POST", "/store/k", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("PATCH", "/store/k", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("PATCH", "/store/k/", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("PUT", "/keys/k/", "GET, HEAD, POST, OPTIONS"),
+        ("POST", "/kv/k", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("POST", "/watch", "GET, HEAD, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
+        ("POST", "/openapi.json", "GET, HEAD, OPTIONS"),
+        ("POST", "/raft/stats", "GET, HEAD, OPTIONS"),
+        ("GET", "/raft/join", "POST, OPTIONS"),
+        ("GET", "/raft/remove", "POST, OPTIONS"),
+        ("GET", "/raft/transfer", "POST, OPTIONS"),
+        ("GET", "/raft/snapshot", "POST, OPTIONS"),
     ] {
         let answer = node.ask(method, path, "").await;
         answer.is_problem(405, "method_not_allowed");
         assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
+        let options = node.ask("OPTIONS", path, "").await;
+        assert_eq!((options.status, options.header("allow"), options.body.as_str()), (204, Some(allow), ""), "{path}");
     }
+    node.ask("OPTIONS", "/nowhere", "").await.is_problem(404, "not_found");
+    let all = node.ask("OPTIONS", "*", "").await;
+    assert_eq!((all.status, all.header("allow")), (204, Some("GET, HEAD, POST, PUT, DELETE, OPTIONS")));
     let head = node.ask("HEAD", "/raft/join", "").await;
-    assert_eq!((head.status, head.header("allow"), head.body.as_str()), (405, Some("POST"), ""));
+    assert_eq!((head.status, head.header("allow"), head.body.as_str()), (405, Some("POST, OPTIONS"), ""));
 }
 
 #[tokio::test]

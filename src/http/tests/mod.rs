@@ -36,6 +36,7 @@ pub(super) fn options() -> Options {
         watchers: 2,
         request_timeout: Duration::from_secs(5),
         allowed_origins: vec!["https://ui.example.org".into()],
+        allowed_hosts: vec![],
         own_hosts: vec!["127.0.0.1".into()],
         loopback: true,
         port: 2221,
@@ -159,7 +160,7 @@ impl Node {
     async fn ask_with(&self, method: &str, target: &str, headers: &str, body: &str) -> Seen {
         let length = body.len();
         self.raw(&format!(
-            "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
         ))
         .await
     }

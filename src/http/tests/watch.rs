@@ -16,15 +16,24 @@ fn footing(in_touch_until: u64, refusal: Option<Refusal>) -> Footing {
     Footing { term: 3, in_touch_until, refusal }
 }
 
+/// What the cluster has committed, which the node has not all applied.
+const COMMITTED: u64 = 20;
+
 /// A node that has applied up to 10 and hears a leader for ever.
 fn node() -> (Node, Arc<Feed>) {
     let (handle, inbox) = channel(16);
     let feed = Arc::clone(&inbox.feed);
     let mut inbox = inbox;
     tokio::spawn(async move {
-        while let Some(input) = inbox.peers.recv().await {
-            if let Input::Status { reply } = input {
-                reply(status());
+        loop {
+            tokio::select! {
+                Some(input) = inbox.peers.recv() => if let Input::Status { reply } = input {
+                    reply(status());
+                },
+                Some(input) = inbox.clients.recv() => if let Input::Read { reply, .. } = input {
+                    reply(Ok(Fetched { value: None, index: COMMITTED, term: 3, clock: 0 }));
+                },
+                else => break,
             }
         }
     });
@@ -53,10 +62,12 @@ struct Stream {
 impl Stream {
     async fn open(node: &Node, target: &str, headers: &str) -> Self {
         let mut stream = TcpStream::connect(node.address).await.unwrap();
-        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut stream = Self { stream, text: String::new() };
         stream.until("\r\n\r\n").await;
+        // The first piece of the body, behind its length.
+        stream.until("retry:1000\n\n\r\n").await;
         stream
     }
 
@@ -117,11 +128,11 @@ async fn the_head_tells_where_now_is_and_keeps_caches_and_proxies_away() {
     let (node, feed) = node();
     happens(&feed, 11, &[put("k", 11, "text/plain", "x")]);
     let mut stream = TcpStream::connect(node.address).await.unwrap();
-    stream.write_all(b"GET /watch?key=k HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /watch?key=k HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut stream = Stream { stream, text: String::new() };
     let head = Seen::parse(stream.until("\r\n\r\n").await.as_bytes());
     let expected = [
-        ("content-type", "text/event-stream"),
+        ("content-type", "text/event-stream; charset=utf-8"),
         ("cache-control", "no-store"),
         ("x-accel-buffering", "no"),
         ("x-raft-index", "11"),
@@ -191,9 +202,11 @@ async fn what_is_wrong_is_named() {
     }
     let twice = "Last-Event-ID: 1\r\nLast-Event-ID: 2\r\n";
     node.ask_with("GET", "/watch?prefix=", twice, "").await.is_problem(400, "bad_header");
-    for method in ["POST", "DELETE", "HEAD"] {
+    for method in ["POST", "DELETE"] {
         assert_eq!(node.ask(method, "/watch?prefix=", "").await.status, 405, "{method}");
     }
+    let head = node.ask("HEAD", "/watch?prefix=", "").await;
+    assert_eq!((head.status, head.body.as_str(), head.header("x-raft-index")), (200, "", Some("10")));
 }
 
 #[tokio::test]
@@ -211,6 +224,64 @@ async fn a_stream_ends_with_the_nodes_part_in_the_cluster_and_with_a_lag() {
 }
 
 #[tokio::test]
+async fn a_stop_ends_a_stream_with_how_far_it_went() {
+    let (node, feed) = node();
+    let mut stream = Stream::open(&node, "/watch?key=k", "").await;
+    stream.until("id:10\n\n").await;
+    feed.stand(footing(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
+    let stop = tokio::spawn(node.server.stop(Duration::from_secs(60)));
+    // What was promised is still applied, and told.
+    happens(&feed, 11, &[put("other", 11, "text/plain", "x")]);
+    happens(&feed, 12, &[put("k", 12, "text/plain", "y")]);
+    happens(&feed, 13, &[put("other", 13, "text/plain", "z")]);
+    feed.close();
+    let rest = stream.rest().await;
+    assert!(rest.contains("id:12\n\n") && rest.contains("event:progress\ndata:{\"index\":13}\nid:13\n\n"), "{rest}");
+    tokio::time::timeout(Duration::from_secs(20), stop).await.expect("nobody holds the stop up").unwrap();
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_life_is_refused_at_once() {
+    let (node, _feed) = node();
+    for (query, id) in
+        [("&from=22", ""), ("", "Last-Event-ID: 21\r\n"), ("", "Last-Event-ID: 21.1\r\n"), ("&from=5000", "")]
+    {
+        let answer = node.ask_with("GET", &format!("/watch?prefix={query}"), id, "").await;
+        let problem = answer.is_problem(410, "compacted");
+        assert_eq!((&problem["newest_index"], problem.get("oldest_index")), (&COMMITTED.into(), None), "{query}{id}");
+    }
+    for (query, id) in [("&from=21", ""), ("", "Last-Event-ID: 20\r\n"), ("", "Last-Event-ID: 20.1\r\n")] {
+        drop(Stream::open(&node, &format!("/watch?prefix={query}"), id).await);
+    }
+}
+
+#[tokio::test]
+async fn an_event_source_is_told_as_an_event_what_passes_and_what_does_not() {
+    let (node, feed) = node();
+    let ask = async |target: &str| {
+        node.ask_with("GET", target, "Accept: text/event-stream\r\nCache-Control: no-cache\r\n", "").await
+    };
+    for (target, refusal, status, code) in [
+        ("/watch?prefix=&from=3", None, 410, "compacted"),
+        ("/watch?prefix=&from=3000", None, 410, "compacted"),
+        ("/watch?prefix=", Some(Code::Removed), 410, "removed"),
+        ("/watch?prefix=", Some(Code::Stopping), 503, "stopping"),
+        ("/watch?prefix=", Some(Code::Joining), 503, "joining"),
+    ] {
+        feed.stand(footing(u64::MAX, refusal.map(|code| Refusal::not_applied(code, "why"))));
+        let told = ask(target).await;
+        assert_eq!((told.status, told.header("content-type")), (200, Some("text/event-stream; charset=utf-8")));
+        let data = told.body.split("event:refused\ndata:").nth(1).unwrap_or_else(|| panic!("{told:?}"));
+        let problem: Value = serde_json::from_str(data.split('\n').next().unwrap()).unwrap();
+        assert_eq!((&problem["status"], &problem["code"]), (&status.into(), &code.into()));
+        assert!(told.body.contains("retry:1000\n\n"), "{told:?}");
+    }
+    feed.stand(footing(u64::MAX, None));
+    // What is wrong with the request itself does not get better.
+    ask("/watch?prefix=&form=3").await.is_problem(400, "bad_query");
+}
+
+#[tokio::test]
 async fn only_so_many_watch_and_a_place_is_free_again_when_one_goes() {
     let (node, _feed) = node();
     let one = Stream::open(&node, "/watch?prefix=", "").await;
@@ -220,7 +291,7 @@ async fn only_so_many_watch_and_a_place_is_free_again_when_one_goes() {
     let free = async {
         let mut stream = loop {
             let mut stream = TcpStream::connect(node.address).await.unwrap();
-            stream.write_all(b"GET /watch?prefix= HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            stream.write_all(b"GET /watch?prefix= HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
             let mut first = [0; 12];
             stream.read_exact(&mut first).await.unwrap();
             if first == *b"HTTP/1.1 200" {
@@ -242,6 +313,7 @@ async fn a_stop_cuts_streams_whose_clients_do_not_read() {
     let mut other = Stream::open(&node, "/watch?prefix=", "").await;
     other.until("id:11\n\n").await;
     feed.stand(footing(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
+    feed.close();
     let drain = Duration::from_secs(60);
     tokio::time::timeout(Duration::from_secs(20), node.server.stop(drain)).await.expect("nobody holds the stop up");
     drop(stuck);

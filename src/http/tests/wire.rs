@@ -26,9 +26,105 @@ async fn pages_of_other_origins_are_refused_on_every_route_before_anything_else(
             assert_eq!(answer.header("access-control-allow-origin"), None);
         }
     }
-    // A page of a name that was rebound to this node sends a Host header to match.
-    let rebound = "GET /health HTTP/1.1\r\nHost: evil:2221\r\nOrigin: http://evil:2221\r\nConnection: close\r\n\r\n";
-    node.raw(rebound).await.is_problem(403, "cross_origin");
+    // Without CORS a browser sends no origin, but says that the page is of another site.
+    for target in ["/store/k", "/health", "/watch?prefix="] {
+        let image = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n";
+        node.ask_with("GET", target, image, "").await.is_problem(403, "cross_origin");
+    }
+}
+
+/// What a browser sends for `fetch('/...')` in a page of `evil.example:2221`, whose name was made to point to this node.
+fn rebound(method: &str, target: &str, body: &str) -> String {
+    let origin = if method == "GET" { "" } else { "Origin: http://evil.example:2221\r\n" };
+    let length = body.len();
+    format!(
+        "{method} {target} HTTP/1.1\r\nHost: evil.example:2221\r\nConnection: close\r\nUser-Agent: Mozilla/5.0\r\n\
+         Accept: */*\r\n{origin}Referer: http://evil.example:2221/\r\nSec-Fetch-Site: same-origin\r\n\
+         Sec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+#[tokio::test]
+async fn a_page_of_a_rebound_name_reads_and_writes_nothing() {
+    let node = Node::start(options(), |input| match input {
+        Input::Status { reply } => reply(status()),
+        _ => panic!("the loop was asked"),
+    });
+    for target in ["/store/k", "/store", "/watch?prefix=", "/raft/stats", "/openapi.json", "/nowhere"] {
+        let refused = node.raw(&rebound("GET", target, "")).await;
+        let problem = refused.is_problem(421, "unknown_host");
+        assert!(problem["detail"].as_str().unwrap().contains("http.allowed_hosts"), "{problem}");
+        assert_eq!(refused.header("x-huskv-node"), None, "{target}");
+    }
+    // Its writes say where they come from, and that is refused before.
+    node.raw(&rebound("POST", "/store", PUT)).await.is_problem(403, "cross_origin");
+    let health = node.raw(&rebound("GET", "/health", "")).await;
+    assert_eq!((health.status, health.body.as_str(), health.header("x-huskv-node")), (200, "", None));
+    for (host, status) in [("", 400), ("Host: localhost\r\nHost: localhost\r\n", 400), ("Host: a b\r\n", 400)] {
+        let request = format!("GET /health HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+        node.raw(&request).await.is_problem(status, "bad_host");
+    }
+    assert_eq!(node.raw("GET /health HTTP/1.0\r\n\r\n").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_says_that_it_sends_no_more_is_answered() {
+    let (node, kept, arrived) = slow();
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    let put = format!("POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
+    stream.write_all(put.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    arrived.await.unwrap();
+    // Others are served meanwhile, so the FIN has long been there.
+    assert_eq!(node.ask("OPTIONS", "/store", "").await.status, 204);
+    let reply = kept.lock().unwrap().take().unwrap();
+    reply(Err(Refusal::not_applied(Code::NoLeader, "none")));
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    Seen::parse(&answer).is_problem(503, "no_leader");
+}
+
+/// Sends two requests on one connection, the second after the answer to the first; both answers.
+async fn one_after_the_other(node: &Node, first: &str, second: &str) -> String {
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    stream.write_all(first.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains("}\n") {
+        let count = stream.read(&mut buffer).await.unwrap();
+        assert_ne!(count, 0, "{text}");
+        text += std::str::from_utf8(&buffer[..count]).unwrap();
+    }
+    if !text.to_lowercase().contains("connection: close") {
+        stream.write_all(second.as_bytes()).await.unwrap();
+    }
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_wanted_costs_no_later_request() {
+    let node = Node::working();
+    let length = PUT.len();
+    let second = format!(
+        "POST /store HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{PUT}"
+    );
+    let large = "x".repeat(100_000);
+    for (line, headers, body, goes_on) in [
+        ("GET /health", "", "{}", true),
+        ("PUT /store/k?nonsense", "", "value", true),
+        ("PUT /store/k", "Content-Range: bytes 1-2/3\r\n", "value", true),
+        ("POST /nowhere", "", &large[..60_000], true),
+        ("POST /nowhere", "", &large[..], false),
+        ("POST /nowhere", "Expect: 100-continue\r\n", "", false),
+    ] {
+        let length = if headers.starts_with("Expect") { 5 } else { body.len() };
+        let first = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+        let answers = one_after_the_other(&node, &first, &second).await;
+        let both = answers.matches("HTTP/1.1 ").count() == 2 && answers.contains("success persisting data");
+        assert_eq!(both, goes_on, "{line} {headers}: {answers}");
+        assert!(goes_on || !answers.contains("100 Continue"), "{answers}");
+    }
 }
 
 #[tokio::test]
@@ -56,12 +152,14 @@ async fn listed_and_own_pages_may_read_the_answers_and_ask_beforehand() {
 #[tokio::test]
 async fn a_target_without_a_path_is_no_route_and_harms_nobody() {
     let node = Node::working();
-    for line in ["CONNECT a:1", "CONNECT [::1]:2221", "GET a:1", "POST store", "OPTIONS *"] {
+    for line in ["CONNECT localhost:1", "CONNECT [::1]:2221", "GET localhost:1"] {
         for origin in ["", "Origin: http://localhost:2221\r\n"] {
-            let request = format!("{line} HTTP/1.1\r\nHost: x\r\n{origin}Connection: close\r\n\r\n");
+            let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{origin}Connection: close\r\n\r\n");
             node.raw(&request).await.is_problem(404, "not_found");
         }
     }
+    let elsewhere = "CONNECT evil.example:1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    node.raw(elsewhere).await.is_problem(421, "unknown_host");
     assert_eq!(node.ask("GET", "/health", "").await.status, 200);
 }
 
@@ -69,13 +167,13 @@ async fn a_target_without_a_path_is_no_route_and_harms_nobody() {
 async fn a_body_over_the_limit_is_413_however_it_is_sent() {
     let node = Node::working();
     // Announced: refused before any of it is read, and without asking for it.
-    let announced = "POST /store HTTP/1.1\r\nHost: x\r\nContent-Length: 257\r\nExpect: 100-continue\r\n\r\n";
+    let announced = "POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: 257\r\nExpect: 100-continue\r\n\r\n";
     let answer = node.raw(announced).await;
     answer.is_problem(413, "too_large");
     assert_eq!(answer.header("connection"), Some("close"));
     // Chunked, and far more of it than the sockets hold: the client still reads its answer.
     let mut stream = TcpStream::connect(node.address).await.unwrap();
-    stream.write_all(b"POST /store HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    stream.write_all(b"POST /store HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
     for _ in 0..64 {
         stream.write_all(chunk.as_bytes()).await.expect("the node reads on for a while, so that no reset comes first");
@@ -85,7 +183,7 @@ async fn a_body_over_the_limit_is_413_however_it_is_sent() {
     Seen::parse(&answer).is_problem(413, "too_large");
     // Chunked and within it.
     let fits = format!(
-        "POST /store HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+        "POST /store HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
                         a\r\n{}\r\nb\r\n{}\r\n0\r\n\r\n",
         &PUT[..10],
         &PUT[10..]
@@ -104,7 +202,7 @@ async fn a_head_is_bounded() {
 #[tokio::test]
 async fn a_body_that_never_ends_is_given_up_at_the_deadline() {
     let node = Node::working();
-    let answer = node.raw("POST /store?timeout=20ms HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").await;
+    let answer = node.raw("POST /store?timeout=20ms HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{").await;
     assert_eq!(answer.is_problem(408, "body_timeout")["outcome"], "not_applied");
 }
 
@@ -165,7 +263,7 @@ async fn a_full_queue_is_503_at_once() {
     let (handle, _inbox) = channel(1);
     let node = Node::in_front_of(handle, options());
     let mut first = TcpStream::connect(node.address).await.unwrap();
-    first.write_all(b"GET /store/a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    first.write_all(b"GET /store/a HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     // Nobody takes the first one out, so from the moment it is in, everybody else is refused.
     loop {
         let answer = node.ask("GET", "/store/b?timeout=1ms", "").await;
@@ -182,9 +280,9 @@ async fn a_full_queue_is_503_at_once() {
 async fn one_connection_carries_many_requests_also_sent_ahead() {
     let node = Node::working();
     let length = PUT.len();
-    let put = format!("POST /store HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{PUT}");
-    let wrong = "GET /raft/join HTTP/1.1\r\nHost: x\r\n\r\n";
-    let get = "GET /store/k HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let put = format!("POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{PUT}");
+    let wrong = "GET /raft/join HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let get = "GET /store/k HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream.write_all(format!("{put}{put}{wrong}{get}").as_bytes()).await.unwrap();
     let mut answers = String::new();
@@ -214,7 +312,7 @@ async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
     let (node, kept, arrived) = slow();
     let mut idle = TcpStream::connect(node.address).await.unwrap();
     let mut busy = TcpStream::connect(node.address).await.unwrap();
-    let put = format!("POST /store HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
+    let put = format!("POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
     busy.write_all(put.as_bytes()).await.unwrap();
     arrived.await.unwrap();
     let address = node.address;
@@ -242,7 +340,7 @@ async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
 async fn a_stop_closes_what_does_not_finish_in_time() {
     let (node, kept, arrived) = slow();
     let mut busy = TcpStream::connect(node.address).await.unwrap();
-    let put = format!("POST /store HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
+    let put = format!("POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
     busy.write_all(put.as_bytes()).await.unwrap();
     arrived.await.unwrap();
     node.server.stop(Duration::from_millis(10)).await;
@@ -254,24 +352,24 @@ async fn a_stop_closes_what_does_not_finish_in_time() {
 }
 
 #[tokio::test]
-async fn a_request_whose_client_goes_away_is_given_up() {
+async fn a_request_whose_client_goes_away_is_over_by_its_deadline() {
     let (gone, signal) = oneshot::channel();
     let mut gone = Some(gone);
     let (handle, mut inbox) = channel(16);
     tokio::spawn(async move {
         let Some(Input::Request { reply, .. }) = inbox.clients.recv().await else { panic!("a request") };
         gone.take().unwrap().send(()).unwrap();
-        // The reply is never used: what ends the handler must be the client.
+        // The reply is never used: what ends the handler must be its deadline.
         std::mem::forget(reply);
         std::future::pending::<()>().await;
     });
     let node = Node::in_front_of(handle, options());
     let mut stream = TcpStream::connect(node.address).await.unwrap();
-    let head = format!("POST /store?timeout=60s HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
+    let head =
+        format!("POST /store?timeout=50ms HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
     stream.write_all(head.as_bytes()).await.unwrap();
     signal.await.unwrap();
     drop(stream);
-    // The connection ends by itself, so there is nothing to wait for; the drain would last a minute otherwise.
     let stopped = tokio::time::timeout(Duration::from_secs(30), node.server.stop(Duration::from_secs(60))).await;
     assert!(stopped.is_ok());
 }

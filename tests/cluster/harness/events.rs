@@ -64,7 +64,9 @@ impl Unread {
                 match line.trim_end_matches('\n').split_once(':') {
                     Some(("id", text)) => event.id = text.trim().to_owned(),
                     Some(("event", text)) => event.kind = text.trim().to_owned(),
+                    Some(("retry", _)) => {}
                     Some(("data", text)) => event.data = serde_json::from_str(text).expect("one line of JSON"),
+                    _ if line == "\n" && event.kind.is_empty() => {}
                     _ if line == "\n" => {
                         let done = Event { id: String::new(), kind: String::new(), data: Value::Null };
                         if told.send(std::mem::replace(&mut event, done)).is_err() {

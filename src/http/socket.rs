@@ -1,0 +1,91 @@
+//! A client's socket, of which the server keeps hold while hyper reads and writes it.
+//!
+//! Why: a FIN behind a request does not cancel it, so hyper does not look for one while it answers. A stream has no end
+//! of its own, though, and a client that has gone must not keep its place until something happens to be written.
+//!
+//! Laws: one owner shuts it down: a shutdown while somebody else looks at it is left to the one that comes last.
+//!
+//! Not here: clients that vanish without a word ([`super::patient`]).
+
+use std::future::{Future, pending};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A socket that more than one may look at.
+pub(super) struct Socket(Arc<TcpStream>);
+
+impl Socket {
+    /// Keeps hold of `stream`; also what returns once the client has closed its side and nothing of it is left to read.
+    pub(super) fn new(stream: TcpStream) -> (Self, impl Future<Output = ()> + Send) {
+        let stream = Arc::new(stream);
+        let seen = Arc::clone(&stream);
+        let closed = async move {
+            // Whoever sends something during a stream is there; what he sends waits for the stream's end.
+            if !matches!(seen.peek(&mut [0]).await, Ok(0) | Err(_)) {
+                pending().await
+            }
+        };
+        (Self(stream), closed)
+    }
+
+    /// Tries `attempt` whenever the socket may be written to.
+    fn when_writable<T>(
+        &self,
+        context: &mut Context<'_>,
+        mut attempt: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            ready!(self.0.poll_write_ready(context))?;
+            match attempt() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(context))?;
+            match self.0.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done.map(drop)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.when_writable(context, || self.0.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.when_writable(context, || self.0.try_write_vectored(parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Arc::get_mut(&mut self.0) {
+            Some(stream) => Pin::new(stream).poll_shutdown(context),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a JSON value must be beside JSON: something that the parsers of all common languages read.
+//!
+//! Why: a value is shown inside of pages and events as the very text that was sent, so one value that a reader's parser
+//! refuses makes the whole page unreadable.
+//!
+//! Laws: at most [`DEPTH`] levels; surrogates in `\u` escapes come in pairs (RFC 8259, section 8.2); a number has at most
+//! [`DIGITS`] digits and lies within the range of a double (section 6).
+//!
+//! Not here: whether a text is JSON at all, which the caller has made sure of.
+
+/// The deepest JSON. Common parsers stop at 128, and an answer adds a few levels of its own around a value.
+pub const DEPTH: usize = 100;
+/// The most digits of a number: jq and Python's `int` refuse numbers of some thousands.
+pub const DIGITS: usize = 1_000;
+
+/// What some editors and libraries put before UTF-8 text. JSON may not begin with it (RFC 8259, section 8.1).
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Checks `text`, which is JSON.
+///
+/// # Errors
+/// What is wrong, in words that continue a sentence.
+pub fn check(text: &str) -> Result<(), String> {
+    let bytes = text.as_bytes();
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(&byte) = bytes.get(at) {
+        at = match byte {
+            b'"' => end_of_string(bytes, at + 1)?,
+            b'-' | b'0'..=b'9' => end_of_number(text, at)?,
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > DEPTH {
+                    return Err(format!("is nested deeper than {DEPTH} levels"));
+                }
+                at + 1
+            }
+            b']' | b'}' => {
+                depth = depth.saturating_sub(1);
+                at + 1
+            }
+            _ => at + 1,
+        };
+    }
+    Ok(())
+}
+
+/// Where the string whose content begins at `at` has ended.
+fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, String> {
+    loop {
+        match bytes.get(at) {
+            None => return Ok(at),
+            Some(b'"') => return Ok(at + 1),
+            Some(b'\\') => {
+                let low = |unit: u16| (0xdc00..0xe000).contains(&unit);
+                at = match unit(bytes, at) {
+                    Some(0xd800..0xdc00) if unit(bytes, at + 6).is_some_and(low) => at + 12,
+                    Some(half @ 0xd800..0xe000) => {
+                        return Err(format!("has the lone surrogate \\u{half:04x}, which is no character"));
+                    }
+                    Some(_) => at + 6,
+                    None => at + 2,
+                };
+            }
+            Some(_) => at += 1,
+        }
+    }
+}
+
+/// The UTF-16 code unit that the escape at `at` names, if it is such an escape.
+fn unit(bytes: &[u8], at: usize) -> Option<u16> {
+    let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Where the number that begins at `at` has ended.
+fn end_of_number(text: &str, at: usize) -> Result<usize, String> {
+    let rest = &text[at..];
+    let of_number = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
+    let number = &rest[..rest.bytes().position(|byte| !of_number(byte)).unwrap_or(rest.len())];
+    let shown = if number.len() > 24 { format!("{}...", &number[..24]) } else { number.to_owned() };
+    if number.bytes().filter(u8::is_ascii_digit).count() > DIGITS {
+        return Err(format!("has the number {shown} of over {DIGITS} digits; write it as a string"));
+    }
+    match number.parse::<f64>() {
+        Ok(double) if double.is_infinite() => {
+            Err(format!("has the number {shown}, which is beyond the range of a double; write it as a string"))
+        }
+        _ => Ok(at + number.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_a_range_and_a_length() {
+        let long = |digits: usize| format!("[0.{}]", "1".repeat(digits - 1));
+        for text in ["0", "-1.5e-3", "[1.7976931348623157e308, -1E+5]", "1e-400", &long(DIGITS)] {
+            assert_eq!(check(text), Ok(()), "{text}");
+        }
+        for text in ["1e400", "{\"a\": -1e309}", &format!("[{}]", "9".repeat(400)), &long(DIGITS + 1)] {
+            assert!(check(text).unwrap_err().contains("number"), "{text}");
+        }
+        assert_eq!(check("\"1e400\""), Ok(()), "a string is no number");
+    }
+
+    #[test]
+    fn surrogates_come_in_pairs() {
+        for text in
+            [r#""\ud83d\ude00""#, r#"{"\u0041": "\\ud800"}"#, r#"["\\", "\"", "\uD7FF\uE000"]"#, "\"\u{1f600}\""]
+        {
+            assert_eq!(check(text), Ok(()), "{text}");
+        }
+        for text in [
+            r#"{"s":"\ud800"}"#,
+            r#""\uDC00""#,
+            r#""\ud800\ud800""#,
+            r#"{"\udfff":1}"#,
+            r#""\ud800\n""#,
+            r#""\ud800x""#,
+        ] {
+            assert!(check(text).unwrap_err().contains("surrogate"), "{text}");
+        }
+    }
+
+    #[test]
+    fn brackets_in_strings_do_not_count() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check(&nested(DEPTH)), Ok(()));
+        assert!(check(&nested(DEPTH + 1)).is_err());
+        assert_eq!(check(&format!(r#"["\"{}", "\\", []]"#, "[".repeat(200))), Ok(()));
+    }
+}
