@@ -383,21 +383,9 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let (status, title) = of_loop(refusal.code);
-        Self(Box::new(Parts {
-            status,
-            code: refusal.code.as_str(),
-            title,
-            detail: refusal.detail,
-            fate: refusal.fate,
-            leader: refusal.leader,
-            allow: None,
-            version: None,
-            oldest_index: None,
-            newest_index: None,
-            written: None,
-            close: false,
-            local: false,
-        }))
+        let mut problem = Self::local(status, refusal.code.as_str(), title, refusal.detail).of_the_loop(refusal.fate);
+        problem.0.leader = refusal.leader;
+        problem
     }
 }
 
