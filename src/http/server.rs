@@ -274,7 +274,7 @@ async fn serve<I, S>(
         .max_buf_size(HEAD_BYTES)
         // Whoever has sent all of a request may say so with a FIN, and gets the answer all the same.
         .half_close(true)
-        // hyper's own panics where the clock is before 1970 or after 9999.
+        // Answers have one of their own, where the clock shows what can be written.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(Patient::new(stream, TAKING_TIMEOUT)), service);
     // A stream, which has no end, ends where its client has gone.
