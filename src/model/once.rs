@@ -286,7 +286,7 @@ mod tests {
     fn full(clock: u64) -> Results {
         let mut results = Results::default();
         for index in 1..=(RESULTS_BYTES / cost(RESULT_BYTES)) as u64 {
-            assert_eq!(results.keep(kept(index.to_be_bytes().to_vec(), index, clock), RESULT_BYTES), []);
+            assert_eq!(results.keep(kept(format!("n{index}"), index, clock), RESULT_BYTES), []);
         }
         results
     }
@@ -299,7 +299,7 @@ mod tests {
         let run = |_| -> Result<Outcome, &str> { panic!("it is not done") };
         let (refused, none) = decide_once(write, young, 1, &results, run).unwrap();
         assert_eq!((refused.outcome, refused.replayed, none), (Outcome::ResultsFull, false, None));
-        let first = once(1_u64.to_be_bytes().to_vec(), 0);
+        let first = once("n1", 0);
         assert!(decided(&results, first.clone(), young).0.replayed, "what is kept is answered all the same");
         let unnamed = Write { once: None, command: Command::delete("k") };
         let run = |_| Ok::<_, std::convert::Infallible>(Outcome::Deleted { existed: true });
@@ -320,14 +320,12 @@ mod tests {
     fn ten_thousand_later_names_forget_none() {
         let mut results = Results::default();
         for index in 1..=100_000_u64 {
-            let new = kept(index.to_be_bytes().to_vec(), index, index);
+            let new = kept(format!("n{index}"), index, index);
             let bytes = codec::encode(&new).len();
             assert!(results.has_room(index));
             assert_eq!(results.keep(new, bytes), []);
         }
-        assert!(
-            decided(&results, once(1_u64.to_be_bytes().to_vec(), 0), At { index: 1 << 20, clock: 100_000 }).0.replayed
-        );
+        assert!(decided(&results, once("n1", 0), At { index: 1 << 20, clock: 100_000 }).0.replayed);
         // What one result takes up at most is reckoned with before it is known.
         let largest = Kept { once: once(vec![b'x'; 64], u128::MAX), written: written(u64::MAX, u64::MAX) };
         let beside = codec::encode(&largest).len() - codec::encode(&largest.written.outcome).len();
