@@ -37,7 +37,9 @@ pub(super) fn raw_node(
         max_inflight_msgs: 128,
         check_quorum: true,
         pre_vote: true,
-        batch_append: true,
+        // raft 0.7.0 adds entries to an append that has none of its own without a look at where they begin. A follower
+        // would then acknowledge an index that it does not have.
+        batch_append: false,
         max_uncommitted_size: 64 << 20,
         max_committed_size_per_ready: COMMITTED_BYTES_PER_READY,
         read_only_option: ReadOnlyOption::Safe,

@@ -9,6 +9,7 @@ use huskv::consensus::{Hop, Input};
 use huskv::model::{Answer, Code, Fate, Refusal, Request, Role};
 
 use crate::checks::{self, Denied};
+use crate::nemesis;
 use crate::port::Said;
 use crate::world::{Event, World};
 
@@ -160,6 +161,11 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
     {
         world.admin.owners.insert(at);
     }
+    if let (Request::Join { node_id, .. }, Err(Refusal { code: Code::OtherCluster, .. })) = (&request, &result)
+        && let Some(at) = node_id.strip_prefix('n').and_then(|at| at.parse().ok())
+    {
+        give_up_directory(world, at);
+    }
     if let Err(refusal) = result {
         // Unless it says otherwise, a refusal may come after an effect, and a change that was given up may still be in the log.
         if refusal.fate == Fate::NotApplied
@@ -183,6 +189,15 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
         };
     if wrong {
         world.fail(format!("n{at} answers {request:?} with success, and its table does not say so"));
+    }
+}
+
+/// A removed member that reaches too few of the voters that it knew cannot learn of its removal. Once there are no faults
+/// that would let it, the operator does what its log says: its directory is moved away.
+fn give_up_directory(world: &mut World, at: usize) {
+    let member = leading(world).is_none_or(|(_, peers)| peers.contains(&world.nodes[at].table.raft_id));
+    if !world.faults && !member && world.nodes[at].table.cluster_id == world.cluster {
+        nemesis::wipe(world, at);
     }
 }
 

@@ -142,7 +142,7 @@ fn cut_off(world: &mut World, at: usize) {
 }
 
 /// A node loses its disk, and may come back elsewhere.
-fn wipe(world: &mut World, at: usize) {
+pub fn wipe(world: &mut World, at: usize) {
     world.say(|| format!("n{at} loses its disk"));
     world.admin.wiped = Some(at);
     world.admin.complete = false;

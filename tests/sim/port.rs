@@ -206,6 +206,15 @@ impl Chores for Port {
 /// What a message promises that the sender's disk does not hold.
 fn unkept(message: &Message, synced: Promise) -> Option<String> {
     let kind = message.get_msg_type();
+    let follow = (message.index + 1..).zip(message.entries.iter()).all(|(index, entry)| entry.index == index);
+    if kind == MessageType::MsgAppend && !follow {
+        return Some(format!("{kind:?} with entries that do not follow index {}: {:?}", message.index, message.entries));
+    }
+    if message.term < synced.term {
+        // It was made before the term changed within one turn. A node that comes back in the later term can neither vote
+        // nor append in the earlier one again, so the promise is kept whatever its disk says of that term.
+        return None;
+    }
     let term = match kind {
         // Asks, or answers, about a term that nobody is in yet.
         MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse => return None,

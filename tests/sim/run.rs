@@ -91,6 +91,7 @@ fn heal(world: &mut World) {
     for at in 0..world.nodes.len() {
         world.nodes[at].paused_until = 0;
         world.nodes[at].full_until = 0;
+        world.nodes[at].pace = 0;
         if world.nodes[at].driver.is_none() {
             world.after(1, Event::Restart(at));
         } else {

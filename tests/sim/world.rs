@@ -54,8 +54,10 @@ pub struct Node {
     pub voters: VecDeque<(u64, Vec<u64>)>,
     /// Up to where its log was looked at.
     pub scanned_log: u64,
-    /// How long it is between two turns of this life.
-    pace: u64,
+    /// How long a turn of this life takes at least: inputs gather meanwhile, as they do while a slow disk syncs.
+    pub pace: u64,
+    /// When its next turn may be, and whether that is in the queue.
+    next_turn: (u64, bool),
 }
 
 /// Something that happens at a time.
@@ -117,7 +119,7 @@ pub struct World {
     pub strangers: Rng,
     /// What a turn of a node applies from its next start on, where it is not drawn from the seed.
     pub apply_work: Option<usize>,
-    /// Whether nodes apply one entry a turn, and some seldom, so that much of what is committed waits.
+    /// Whether nodes apply one entry a turn, and some take long for a turn, so that much of what is committed waits.
     pub slow: bool,
     trace: Trace,
     raft_trace: bool,
@@ -194,7 +196,8 @@ impl World {
                 own: None,
                 voters: VecDeque::new(),
                 scanned_log: 0,
-                pace: 1,
+                pace: 0,
+                next_turn: (0, false),
             });
         }
         for at in 0..nodes {
@@ -324,7 +327,7 @@ impl World {
         let (range, nonce) = (20 + usize::try_from(self.rng.below(20)).expect("small"), self.rng.next());
         let fails = self.now < self.nodes[at].full_until;
         let effects = self.rng.below(6);
-        let pace = if self.slow && self.rng.chance(50) { 1 + self.rng.below(60) } else { 1 };
+        let pace = if self.slow && self.faults && self.rng.chance(50) { 50 + self.rng.below(300) } else { 0 };
         // So little that a transaction or two fill a turn.
         let apply_work = self.apply_work.unwrap_or(if self.slow { 1 } else { 6 << 10 });
         let node = &mut self.nodes[at];
@@ -337,6 +340,7 @@ impl World {
         node.paused_until = 0;
         node.scanned_log = 0;
         node.pace = pace;
+        node.next_turn = (0, false);
         let options = Options {
             tick_ms: TICK,
             heartbeat_ticks: 2,
@@ -407,8 +411,15 @@ impl World {
     /// Runs something on a driver, then a turn, and lets everything that comes out of it loose.
     pub fn drive(&mut self, at: usize, run: impl FnOnce(&mut Driver, u64) -> Result<(), Error>) {
         let now = self.now + self.nodes[at].ahead;
+        let (next, queued) = self.nodes[at].next_turn;
+        let gathers = self.now < next;
         let Some(driver) = self.nodes[at].driver.as_mut() else { return };
-        let result = run(driver, now).and_then(|()| driver.turn(now));
+        let result = run(driver, now).and_then(|()| if gathers { Ok(()) } else { driver.turn(now) });
+        if gathers && !queued {
+            self.after(next - self.now, Event::Turn((at, self.nodes[at].life)));
+        }
+        let pace = self.nodes[at].pace;
+        self.nodes[at].next_turn = if gathers { (next, true) } else { (self.now + pace, false) };
         if result.is_ok()
             && let Some(cut) = self.nodes[at].scanned.take()
         {
@@ -424,9 +435,8 @@ impl World {
             (Ok(()), Fate::Failed) => self.fail(format!("n{at} goes on after its disk has failed")),
             (Ok(()), _) => {
                 checks::after_turn(self, at);
-                if self.nodes[at].driver.as_ref().is_some_and(Driver::has_work) {
-                    let pace = self.nodes[at].pace;
-                    self.after(pace, Event::Turn(life));
+                if !gathers && self.nodes[at].driver.as_ref().is_some_and(Driver::has_work) {
+                    self.after(1, Event::Turn(life));
                 }
                 self.end_if_stopped(at);
             }
