@@ -51,6 +51,8 @@ pub struct Config {
     pub server: Server,
     /// `[raft]`
     pub raft: Raft,
+    /// `[cluster]`
+    pub cluster: Cluster,
     /// `[snapshot]`
     pub snapshot: Snapshot,
     /// `[storage]`
@@ -89,6 +91,13 @@ pub struct Raft {
     pub heartbeat_ticks: u64,
     /// Ticks without a leader until a follower campaigns.
     pub election_ticks: u64,
+}
+
+/// `[cluster]`: what members believe of each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Whether a member is followed to the address that it says it has now.
+    pub follow_moves: bool,
 }
 
 /// `[snapshot]`: durable cuts and copies.
@@ -322,11 +331,12 @@ impl Merge {
         }
         let first = items.first().map_or("", String::as_str);
         match key.kind {
-            Kind::Number { min, max, set } => set(&mut self.config, number(first, min, max).map_err(wrong)?),
+            Kind::Number { min, max, set } => set(&mut self.config, check::number(first, min, max).map_err(wrong)?),
             Kind::Port(set) => {
-                let port = number(first, 0, u64::from(u16::MAX)).map_err(wrong)?;
+                let port = check::number(first, 0, u64::from(u16::MAX)).map_err(wrong)?;
                 set(&mut self.config, u16::try_from(port).unwrap_or(u16::MAX));
             }
+            Kind::Switch(set) => set(&mut self.config, check::switch(first).map_err(wrong)?),
             Kind::Text { check, set } => {
                 if !first.is_empty() {
                     check(first).map_err(wrong)?;
@@ -378,6 +388,7 @@ impl Merge {
             (Kind::Number { .. } | Kind::Port(_), value) => {
                 (value.as_integer().map(|n| vec![n.to_string()]), "a number")
             }
+            (Kind::Switch(_), value) => (value.as_bool().map(|on| vec![on.to_string()]), "true or false"),
             (Kind::Text { .. }, value) => (text(value).map(|text| vec![text]), "a text in quotes"),
             (Kind::List { .. }, toml::Value::Array(values)) => {
                 (values.into_iter().map(text).collect(), "a list of texts")
@@ -409,14 +420,5 @@ impl Merge {
         let directory = config.raft.vol_dir.to_string_lossy().replace(NAME_IN_PATH, &config.raft.node_id);
         config.raft.vol_dir = directory.into();
         Ok(self.config)
-    }
-}
-
-fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
-    // The standard parser takes a leading plus; a setting does not.
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse::<u64>() {
-        Ok(value) if digits && (min..=max).contains(&value) => Ok(value),
-        _ => Err(format!("{text:?} is not a whole number from {min} to {max}")),
     }
 }

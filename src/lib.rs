@@ -87,6 +87,8 @@
 //!   stops serving and asks the other voters (`consensus::verification`). A term is believed within a bound far below what
 //!   can be counted (`consensus::belief`).
 //! * Nodes compare their states: the leader tells its digest every second (`consensus::digests`), and who differs ends.
+//! * A start of a process is a life ([`model::Lives`]). A peer is spoken to only in the life that is known or one that
+//!   follows from it, durably noted first ([`storage::Peers`]): a copy of a disk is no member.
 //! * Poison: after a failed write or sync nothing is believed any more, and the process ends.
 //!
 //! # What is left out

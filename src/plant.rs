@@ -71,11 +71,13 @@ pub enum Plant {
     LateProposal,
     /// A stale read counts from when a message of the leader was handled.
     ContactWhenHandled,
+    /// A peer is spoken to whatever life it says it is in.
+    LivesIgnored,
 }
 
 impl Plant {
     /// All of them, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 28] = [
+    pub const NAMES: [(&'static str, Self); 29] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -104,6 +106,7 @@ impl Plant {
         ("stale-entries-after-install", Self::StaleEntriesAfterInstall),
         ("late-proposal", Self::LateProposal),
         ("contact-when-handled", Self::ContactWhenHandled),
+        ("lives-ignored", Self::LivesIgnored),
     ];
 
     /// The bug with this name.

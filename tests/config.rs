@@ -93,6 +93,7 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
             "http.allowed_hosts" => "a.b",
             "log.level" => "debug",
             "log.format" => "json",
+            "cluster.follow_moves" => "true",
             "raft.node_id" | "raft.vol_dir" => "other",
             "raft.heartbeat_ticks" => "3",
             "snapshot.every_bytes" => "5000",

@@ -42,7 +42,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 
 /// What one room may name of another where it may not name everything: room, other room, names.
 const DOORS: &[(&str, &str, &[&str])] = &[
-    ("transport", "storage", &["Error", "Frame", "Received", "Reception", "SnapshotReader", "SnapshotWriter"]),
+    ("transport", "storage", &["Error", "Frame", "Peers", "Received", "Reception", "SnapshotReader", "SnapshotWriter"]),
     (
         "http",
         "consensus",

@@ -36,6 +36,7 @@ fn argument(key: &'static Key) -> Arg {
     let name = match key.kind {
         Kind::Number { .. } => "NUMBER",
         Kind::Port(_) => "PORT",
+        Kind::Switch(_) => "TRUE|FALSE",
         Kind::Text { .. } => "TEXT",
         Kind::List { .. } => "LIST",
     };

@@ -97,7 +97,8 @@ fn line(view: &View) -> String {
         (role, _) => format!("{name} {role}"),
     };
     let warning = view.warning().map_or_else(String::new, |warning| format!(", {warning}"));
-    format!("{does}, term {}, {} voters, applied {}{warning}", view.term, view.members.len(), view.applied)
+    let conflicts: String = view.conflicts.iter().map(|it| format!("\n  identity conflict: {it}")).collect();
+    format!("{does}, term {}, {} voters, applied {}{warning}{conflicts}", view.term, view.members.len(), view.applied)
 }
 
 #[cfg(test)]
@@ -119,6 +120,10 @@ mod tests {
         stats["members"][0]["connected"] = json!(true);
         stats["leader"] = json!(null);
         assert_eq!(line(&View::of(&stats)), "node2 knows no leader, term 3, 2 voters, applied 17");
+        stats["identity_conflict"] = json!(["node1 refuses this node"]);
+        let conflict = "\n  identity conflict: node1 refuses this node";
+        assert_eq!(line(&View::of(&stats)), format!("node2 knows no leader, term 3, 2 voters, applied 17{conflict}"));
+        stats["identity_conflict"] = json!([]);
         stats["removed"] = json!(true);
         assert_eq!(line(&View::of(&stats)), "node2 is removed, term 3, 2 voters, applied 17");
     }

@@ -30,6 +30,8 @@ pub(super) struct View {
     joining: bool,
     forming: bool,
     verifying: bool,
+    /// Of which members a copy speaks, and who takes this node for one.
+    pub conflicts: Vec<String>,
 }
 
 impl View {
@@ -60,6 +62,7 @@ impl View {
             joining: data["joining"] == json!(true),
             forming: data["forming"].is_array(),
             verifying: data["verifying"].is_string(),
+            conflicts: data["identity_conflict"].as_array().into_iter().flatten().map(text).collect(),
         }
     }
 

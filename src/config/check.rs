@@ -136,6 +136,21 @@ pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static
     None
 }
 
+/// A whole number from `min` to `max`.
+pub(super) fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    // The standard parser takes a leading plus; a setting does not.
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse::<u64>() {
+        Ok(value) if digits && (min..=max).contains(&value) => Ok(value),
+        _ => Err(format!("{text:?} is not a whole number from {min} to {max}")),
+    }
+}
+
+/// `true` or `false`.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,11 @@ pub enum Kind {
         /// Stores it.
         fn(&mut Config, u16),
     ),
+    /// Either `true` or `false`.
+    Switch(
+        /// Stores it.
+        fn(&mut Config, bool),
+    ),
     /// A text; an empty one is allowed only where the default is empty.
     Text {
         /// Says what is wrong with it.
@@ -186,6 +191,14 @@ pub static KEYS: &[Key] = &[
         |c, v| c.raft.election_ticks = v,
         "Ticks without a leader until a follower campaigns; at least twice raft.heartbeat_ticks",
     ),
+    Key {
+        path: "cluster.follow_moves",
+        short: Some("HUSKV_FOLLOW_MOVES"),
+        aliases: &[],
+        default: "false",
+        kind: Kind::Switch(|c, v| c.cluster.follow_moves = v),
+        help: "Whether a member is followed to the address that it says it has now; so would be a copy of its disk",
+    },
     number(
         "snapshot.every_entries",
         "10000",

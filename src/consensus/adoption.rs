@@ -84,6 +84,8 @@ impl Driver {
             http_address: self.options.http_address.clone(),
             standing: self.standing(),
             offers: self.membership.asked.keys().map(|token| self.offer_number(*token)).collect(),
+            raft_address: self.options.raft_address.clone(),
+            moved: self.has_moved(),
         }
     }
 

@@ -25,6 +25,7 @@ use super::chores::Chores;
 use super::digests::Digests;
 use super::feed::Feed;
 use super::hearing::Hearing;
+use super::identity::Identities;
 use super::input::{Input, InstallError, Millis, Reply};
 use super::lagging::Stands;
 use super::log::Log;
@@ -73,6 +74,7 @@ pub struct Driver {
     pub(super) reads: Reads,
     pub(super) membership: Membership,
     pub(super) adoption: Adoption,
+    pub(super) identities: Identities,
     pub(super) snapshots: Snapshots,
     /// Entries that are committed and not applied yet.
     pub(super) committed: VecDeque<Entry>,
@@ -144,6 +146,7 @@ impl Driver {
             reads: Reads::new(nonce),
             membership: Membership::default(),
             adoption: Adoption::default(),
+            identities: Identities::default(),
             snapshots: Snapshots::default(),
             committed: VecDeque::new(),
             time: Time::default(),
@@ -286,7 +289,7 @@ impl Driver {
             Input::Begin => self.begin()?,
             Input::Step(message) => self.step_checked(*message)?,
             Input::Counted { input, .. } => self.handle(now, *input)?,
-            Input::PeerUp(_) => {}
+            Input::PeerUp(raft_id) => self.identity_agreed(raft_id),
             Input::PeerDown(raft_id) => self.peer_down(raft_id),
             Input::Heard { from, follows } => self.heard(from, follows),
             Input::Forwarded { token, result } => self.forward_ended(token, result),
@@ -298,6 +301,9 @@ impl Driver {
             Input::Probed { token, result } => self.probed(token, result)?,
             Input::Digest { from, told } => self.told_digest(from, told)?,
             Input::JoinEnded { cluster_id, raft_id } => self.told_join_ended(cluster_id, raft_id),
+            Input::IdentityConflict { raft_id, of_this_node, detail } => {
+                self.identity_conflict(raft_id, of_this_node, detail);
+            }
             Input::Receive { from, reply } => self.receive(from, reply),
             Input::Install { message, received, reply } => self.install(*message, received, reply)?,
             Input::StreamEnded { to, result } => self.stream_ended(to, result),

@@ -229,6 +229,15 @@ pub enum Input {
         /// What it tells.
         told: StateDigest,
     },
+    /// What speaks as this peer is not the member that was spoken to before; or the peer says so of this node.
+    IdentityConflict {
+        /// The peer.
+        raft_id: u64,
+        /// Whether it is this node that is refused.
+        of_this_node: bool,
+        /// The lives, and what to do.
+        detail: String,
+    },
     /// A peer wants to send a copy of the machine; answered with where to write it.
     Receive {
         /// The member that sends it.

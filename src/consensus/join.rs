@@ -220,6 +220,17 @@ impl Driver {
         let Some(member) = self.machine.members().get(raft_id) else {
             return Step::Done(Err(Refusal::not_applied(Code::UnknownMember, "no member has this raft id")));
         };
+        let follows = self.options.follow_moves || raft_id == self.raft_id() || member.raft_address == raft_address;
+        if !follows {
+            return Step::Done(Err(Refusal::not_applied(
+                Code::BadRequest,
+                format!(
+                    "{} is not followed to {raft_address} by its own word (cluster.follow_moves); POST /raft/join with its \
+                     name and this address, or start it at {} again",
+                    member.name, member.raft_address
+                ),
+            )));
+        }
         if member.raft_address == raft_address && member.http_address == http_address {
             Step::Next(Stage::Confirm { done: false })
         } else if raft_id == self.raft_id() {

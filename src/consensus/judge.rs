@@ -52,6 +52,9 @@ impl Driver {
                     format!("{raft_address} is the address of member {}, not of {node_id}", member.name),
                 );
             }
+            if let Some(refusal) = self.judge_moved(&who, &member.raft_address, raft_address) {
+                return refusal;
+            }
             if member.raft_address != raft_address || member.http_address != who.http_address {
                 return Step::Next(Stage::Relocate {
                     raft_id: who.raft_id,
@@ -85,6 +88,29 @@ impl Driver {
             _ => {}
         }
         self.judge_name(node_id, raft_address)
+    }
+
+    /// A member at another address than its cluster has for it: it must be the only one that speaks in its name, and the
+    /// table must have it where it says it is, or nobody lets it in.
+    fn judge_moved(&self, who: &WhoAmI, listed: &str, raft_address: &str) -> Option<Step> {
+        let (me, moved) = (&who.node_id, who.moved && !self.options.follow_moves);
+        if moved && self.is_live(who.raft_id) {
+            return Some(refuse(
+                Code::NameInUse,
+                format!(
+                    "{me} is alive at {listed}, or was a moment ago; what answers at {raft_address} is a copy of its disk \
+                     unless it has just moved there. Stop the one that is not wanted and try again"
+                ),
+            ));
+        }
+        if moved && who.raft_address != raft_address {
+            let told = &who.raft_address;
+            return Some(refuse(
+                Code::AddressInUse,
+                format!("{me} answers at {raft_address}, but tells its peers to dial it at {told}; POST that address"),
+            ));
+        }
+        None
     }
 
     fn judge_name(&self, node_id: &str, raft_address: &str) -> Step {

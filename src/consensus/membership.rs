@@ -10,17 +10,17 @@
 //! joiner is a learner until it has caught up (`catch_up`), and any leader promotes any learner that has. A leader
 //! never proposes its own removal.
 //!
-//! Not here: the joiner's side (`adoption`), transfers (`transfer`).
+//! Not here: the joiner's side (`adoption`), transfers (`transfer`), members that moved (`identity`).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use raft::Changer;
 use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, Entry, Message, MessageType};
-use slog::{info, warn};
+use slog::info;
 
 use super::catch_up::CatchUp;
-use super::driver::{Driver, Phase};
-use super::input::{Hop, Millis};
+use super::driver::Driver;
+use super::input::Millis;
 use super::join::Stage;
 use super::requests::{Waiting, late};
 use super::transfer::Transfer;
@@ -33,9 +33,6 @@ const QUEUE: usize = 64;
 
 /// How long a learner may be silent before its join no longer holds up the next one.
 const SILENT_AFTER: Millis = 3000;
-
-/// How often a member that moved asks the leader to note it.
-const ANNOUNCE_EVERY: Millis = 2000;
 
 /// One membership request under way on the leader.
 pub(super) struct Operation {
@@ -67,7 +64,6 @@ pub(super) struct Membership {
     /// decided.
     pub(super) asked: BTreeMap<u64, String>,
     pub(super) transfer: Option<Transfer>,
-    announced: Option<Millis>,
     /// How the learners catch up, on the leader.
     pub(super) catch_up: CatchUp,
 }
@@ -237,46 +233,6 @@ impl Driver {
             self.outbox.tell_removed(*raft_id);
         }
         self.publish();
-        Ok(())
-    }
-
-    fn address_differs(&self) -> bool {
-        let identity = self.volume.identity();
-        identity.raft_address != self.options.raft_address || identity.http_address != self.options.http_address
-    }
-
-    /// A member that was started on other addresses than it last advertised asks the leader to note it, until the table
-    /// says so.
-    pub(super) fn announce_addresses(&mut self) -> Result<(), Error> {
-        let Some(row) = self.machine.members().get(self.raft_id()) else { return Ok(()) };
-        if self.phase != Phase::Member || !self.address_differs() {
-            return Ok(());
-        }
-        let (raft_address, http_address) = (self.options.raft_address.clone(), self.options.http_address.clone());
-        if (&row.raft_address, &row.http_address) == (&raft_address, &http_address) {
-            return self.volume.update(|identity| {
-                identity.raft_address = raft_address;
-                identity.http_address = http_address;
-            });
-        }
-        let due = self.membership.announced.is_none_or(|at| self.now >= at + ANNOUNCE_EVERY);
-        if !due || self.raw.raft.leader_id == 0 {
-            return Ok(());
-        }
-        self.membership.announced = Some(self.now);
-        let log = self.log.clone();
-        let request = Request::Move { raft_id: self.raft_id(), raft_address, http_address };
-        self.request(Waiting {
-            request,
-            deadline: self.now + 4 * ANNOUNCE_EVERY,
-            hop: Hop::Client,
-            doubt: false,
-            reply: Box::new(move |result| {
-                if let Err(refusal) = result {
-                    warn!(log, "the cluster has not noted this node's new addresses yet"; "detail" => refusal.detail);
-                }
-            }),
-        });
         Ok(())
     }
 

@@ -25,6 +25,7 @@ mod feed;
 mod freshness;
 mod handle;
 mod hearing;
+mod identity;
 mod incarnation;
 mod input;
 mod join;
@@ -89,6 +90,8 @@ pub struct Options {
     pub raft_address: String,
     /// Where this node's clients find it, `host:port`.
     pub http_address: String,
+    /// Whether members are followed to where they say they are now, without anybody's word for it.
+    pub follow_moves: bool,
     /// Whether a pristine node waits to be taken, or told to begin, instead of leading itself (HUSKV_JOIN).
     pub forming: bool,
     /// How long a node that was adopted waits for something to come from the cluster, until it goes back to what it was.

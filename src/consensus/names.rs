@@ -40,6 +40,9 @@ impl Driver {
                 .collect(),
             tombstones: members.tombstones().collect(),
             removed: self.phase == Phase::Removed,
+            lives: self.volume.identity().lives.clone(),
+            moved: self.has_moved(),
+            follow_moves: self.options.follow_moves,
         });
     }
 

@@ -56,6 +56,7 @@ impl Driver {
             previous: self.previous_status(),
             forming: self.phase == Phase::Forming,
             verifying: self.verification.words(),
+            identity_conflicts: self.identity_conflicts(),
         }
     }
 

@@ -50,6 +50,8 @@ pub(super) struct Stats<'a> {
     forming: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verifying: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    identity_conflict: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -126,6 +128,7 @@ impl<'a> Stats<'a> {
             }),
             forming: status.forming.then_some(join_list),
             verifying: status.verifying.as_deref(),
+            identity_conflict: &status.identity_conflicts,
         }
     }
 }
@@ -244,7 +247,7 @@ mod tests {
         assert_eq!(stats["disk_syncs"], json!(7));
         let counts = [&stats["voters"], &stats["voters_unreachable"], &stats["failure_tolerance"]];
         assert_eq!(counts, [1, 0, 0]);
-        for absent in ["removed", "joining", "previous", "forming"] {
+        for absent in ["removed", "joining", "previous", "forming", "identity_conflict"] {
             assert!(stats.get(absent).is_none(), "{absent}");
         }
         status.state = State::Follower;
@@ -254,12 +257,14 @@ mod tests {
         status.previous = Some(PreviousStatus { cluster_id: 5, raft_id: 6, goes_back_in_ms: 59_000 });
         status.forming = true;
         status.last_contact_ms = Some(12);
+        status.identity_conflicts = vec!["node2 refuses this node".into()];
         let stats = shown(&status);
         assert_eq!(stats["leader"], Value::Null);
         assert!(stats["members"][1].get("match_index").is_none());
         assert_eq!(stats["members"][0]["connected"], true, "also without a leader");
         assert_eq!(stats["last_contact"], json!("12ms"));
         assert_eq!(stats["forming"], json!(["a:1", "b:2"]));
+        assert_eq!(stats["identity_conflict"], json!(["node2 refuses this node"]));
         assert_eq!((&stats["removed"], &stats["joining"]), (&json!(true), &json!(true)));
         assert_eq!(stats["previous"], json!({"cluster_id": 5, "raft_id": 6, "goes_back_in_ms": 59_000}));
         status.last_contact_ms = None;

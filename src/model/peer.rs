@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, Write};
+use super::{Life, Lives, Outcome, Write};
 
 /// What any node takes from a client and the leader carries out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,10 @@ pub struct WhoAmI {
     pub standing: Standing,
     /// The offers to adopt that it has made and that are not answered yet ([`Adopt::offer`]).
     pub offers: Vec<u64>,
+    /// Where it tells its peers to dial it, `host:port`.
+    pub raft_address: String,
+    /// Whether that is another address than the one that its cluster has recorded for it.
+    pub moved: bool,
 }
 
 /// A leader asks a node to become part of its cluster.
@@ -176,4 +180,33 @@ pub struct PeerTable {
     pub tombstones: Vec<u64>,
     /// Whether this node was removed itself: it dials nobody then.
     pub removed: bool,
+    /// The lives of this node.
+    pub lives: Lives,
+    /// Whether this node has another raft address than the one that its cluster has recorded for it.
+    pub moved: bool,
+    /// Whether members are followed to where they say they are now.
+    pub follow_moves: bool,
+}
+
+impl PeerTable {
+    /// Whether this raft id is that of another member.
+    #[must_use]
+    pub fn lists(&self, raft_id: u64) -> bool {
+        self.peers.iter().any(|(listed, ..)| *listed == raft_id)
+    }
+
+    /// The lives of this node as the peer `raft_id` is told them, which has `heard` this one last. Only members are told:
+    /// whoever knows a life can say that another one follows from it.
+    #[must_use]
+    pub fn lives_for(&self, raft_id: u64, heard: Option<Life>) -> Lives {
+        if self.lists(raft_id) { self.lives.clone().naming(heard) } else { Lives::default() }
+    }
+
+    /// The address in the table of a member that says to have `moved` to `raft_address`, where nothing but its own word is
+    /// known of that: so speaks a copy of its disk too.
+    #[must_use]
+    pub fn unfollowed(&self, raft_id: u64, moved: bool, raft_address: &str) -> Option<&str> {
+        let (_, _, listed) = self.peers.iter().find(|(listed, ..)| *listed == raft_id)?;
+        (moved && !self.follow_moves && listed != raft_address).then_some(listed)
+    }
 }

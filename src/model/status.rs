@@ -138,6 +138,8 @@ pub struct Status {
     /// What this node was told that would end it, while it asks the other voters, and afterwards where they could not
     /// tell; None where there is nothing of the kind.
     pub verifying: Option<String>,
+    /// Of which members a life speaks that is not the one that was known, and which members say so of this node.
+    pub identity_conflicts: Vec<String>,
 }
 
 #[cfg(test)]

@@ -300,8 +300,8 @@ pub fn member(Member { name, raft_id, raft_address, http_address, .. }: &Member)
 ///
 /// # Errors
 /// As [`request`].
-pub fn who_am_i(WhoAmI { node_id, http_address, .. }: &WhoAmI) -> Result<(), Refusal> {
-    node(node_id, [http_address.as_str()])
+pub fn who_am_i(WhoAmI { node_id, http_address, raft_address, .. }: &WhoAmI) -> Result<(), Refusal> {
+    node(node_id, [http_address.as_str(), raft_address.as_str()])
 }
 
 /// Checks what a joiner says of its new self.

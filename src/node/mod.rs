@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::consensus::{self, Handle, Input};
 use crate::http;
 use crate::logging::{self, Guard};
-use crate::storage::{self, Boot, Identity, Incarnation, SledEngine, Volume};
+use crate::storage::{self, Boot, Identity, Incarnation, Peers, SledEngine, Volume};
 use crate::transport;
 
 mod forming;
@@ -176,8 +176,8 @@ impl Node {
             "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
         let boot = options::boot(config, &ports);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
-        let (volume, incarnation) = blocking(move || open(&directory, boot, &addresses)).await?;
-        Self::compose(config, ports, nonce, volume, incarnation, log)
+        let opened = blocking(move || open(&directory, boot, &addresses)).await?;
+        Self::compose(config, ports, nonce, opened, log)
     }
 
     /// Starts the rooms, from the ground up.
@@ -185,8 +185,7 @@ impl Node {
         config: &Config,
         ports: Ports,
         nonce: u64,
-        volume: Volume,
-        incarnation: Incarnation,
+        Opened { volume, incarnation, peers }: Opened,
         log: &Logger,
     ) -> Result<Self, Error> {
         let forms = may_form(config, volume.identity());
@@ -196,7 +195,7 @@ impl Node {
 
         let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
         let (transport, outbox) =
-            transport::start(ports.raft.listener, handle.clone(), options::transport(), log.clone())
+            transport::start(ports.raft.listener, handle.clone(), peers, options::transport(), log.clone())
                 .map_err(system("cannot serve the peer port"))?;
         let raft_log = logging::for_raft(log, logging::level_named(&config.log.level));
         let start = consensus::Start { volume, incarnation, outbox, options: loops, log: log.clone(), raft_log };
@@ -229,17 +228,25 @@ impl Node {
     }
 }
 
+/// What a node's directory holds.
+struct Opened {
+    volume: Volume,
+    incarnation: Incarnation,
+    peers: Arc<Peers>,
+}
+
 /// Whether the join list is for this node: a member or a removed node ignores it.
 fn may_form(config: &Config, identity: &Identity) -> bool {
     !config.join.is_empty() && !identity.formed && !identity.removed
 }
 
 /// Opens the directory and writes down where the node listens.
-fn open(directory: &Path, boot: Boot, addresses: &serde_json::Value) -> Result<(Volume, Incarnation), storage::Error> {
+fn open(directory: &Path, boot: Boot, addresses: &serde_json::Value) -> Result<Opened, storage::Error> {
     let engine = Arc::new(SledEngine::new(directory)?);
+    let peers = Arc::new(Peers::open(engine.clone())?);
     let (volume, incarnation) = Volume::open(engine, boot)?;
     volume.engine().replace_file(ADDRESSES, format!("{addresses}\n").as_bytes())?;
-    Ok((volume, incarnation))
+    Ok(Opened { volume, incarnation, peers })
 }
 
 /// Runs what waits for the disk off the async threads, so that a signal is heard meanwhile.

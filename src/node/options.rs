@@ -67,6 +67,7 @@ pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: boo
         },
         raft_address: config.advertised_raft(ports.raft.port),
         http_address: config.advertised_http(ports.http.port),
+        follow_moves: config.cluster.follow_moves,
         forming,
         join_wait_ms: JOIN_WAIT_MS,
         nonce,

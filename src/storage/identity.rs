@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::layout::{IDENTITY, IDENTITY_VERSION};
+use super::sealed::Seal;
+use crate::model::Lives;
 
-/// The first word of the file.
-const MAGIC: &str = "huskv-identity";
+/// Version 1 did not have the lives.
+const SEAL: Seal = Seal { file: IDENTITY, magic: "huskv-identity", oldest: 1, version: IDENTITY_VERSION };
 
 /// The content of the `identity` file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub struct Identity {
     /// What the node was before the cluster above adopted it, until a copy of that cluster's state is installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Previous>,
+    /// The present start of the process on this directory, and those before.
+    #[serde(default)]
+    pub lives: Lives,
 }
 
 /// The incarnation that an adopted node goes back to where the join is never finished.
@@ -79,11 +84,9 @@ pub fn peek(dir: &Path) -> Result<Option<Identity>, Error> {
     }
 }
 
-/// The bytes of the file: one line with the format's version and the checksum of the rest, then JSON.
+/// The bytes of the file.
 pub(super) fn encode(identity: &Identity) -> Vec<u8> {
-    let mut json = serde_json::to_string_pretty(identity).expect("numbers, booleans and strings are always JSON");
-    json.push('\n');
-    format!("{MAGIC} {IDENTITY_VERSION} {:08x}\n{json}", crc32fast::hash(json.as_bytes())).into_bytes()
+    SEAL.encode(identity)
 }
 
 /// What [`encode`] wrote.
@@ -91,31 +94,13 @@ pub(super) fn encode(identity: &Identity) -> Vec<u8> {
 /// # Errors
 /// [`Error::Newer`] and [`Error::Damaged`], both naming `directory`.
 pub(super) fn decode(bytes: &[u8], directory: &str) -> Result<Identity, Error> {
-    let damaged =
-        |detail: &str| Error::Damaged { what: IDENTITY.into(), detail: detail.into(), path: directory.into() };
-    let (line, json) = bytes
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .and_then(|end| Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..])))
-        .ok_or_else(|| damaged("its first line is missing"))?;
-    let words: Vec<&str> = line.split(' ').collect();
-    let &[MAGIC, version, checksum] = words.as_slice() else { return Err(damaged("its first line is not ours")) };
-    let version: u32 = version.parse().map_err(|_| damaged("its first line is not ours"))?;
-    if version > IDENTITY_VERSION {
-        return Err(Error::Newer { what: IDENTITY.into(), found: version, known: IDENTITY_VERSION });
-    }
-    if version < IDENTITY_VERSION {
-        return Err(damaged("its first line is not ours"));
-    }
-    if checksum != format!("{:08x}", crc32fast::hash(json)) {
-        return Err(damaged("its checksum does not fit"));
-    }
-    serde_json::from_slice(json).map_err(|error| damaged(&format!("it cannot be read: {error}")))
+    SEAL.decode(bytes, directory)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Life;
 
     fn identity() -> Identity {
         Identity {
@@ -130,6 +115,7 @@ mod tests {
             picked_http_port: None,
             picked_raft_port: Some(7),
             previous: None,
+            lives: Lives { current: Life { count: 2, nonce: 9 }, before: vec![Life { count: 1, nonce: 8 }] },
         }
     }
 
@@ -148,17 +134,27 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let golden = "huskv-identity 1 954e9c00\n{\n  \"started_as\": \"node1\",\n  \"cluster_id\": 3,\n  \"raft_id\": 5,\n  \
+        let golden = "huskv-identity 2 e2d42d36\n{\n  \"started_as\": \"node1\",\n  \"cluster_id\": 3,\n  \"raft_id\": 5,\n  \
                       \"ready\": true,\n  \"formed\": false,\n  \"removed\": false,\n  \"raft_address\": \"a:1\",\n  \
-                      \"http_address\": \"a:2\",\n  \"picked_http_port\": null,\n  \"picked_raft_port\": 7\n}\n";
+                      \"http_address\": \"a:2\",\n  \"picked_http_port\": null,\n  \"picked_raft_port\": 7,\n  \"lives\": {\n    \
+                      \"current\": {\n      \"count\": 2,\n      \"nonce\": 9\n    },\n    \"before\": [\n      {\n        \
+                      \"count\": 1,\n        \"nonce\": 8\n      }\n    ]\n  }\n}\n";
         assert_eq!(String::from_utf8(encode(&identity())).unwrap(), golden);
         assert_eq!(decode(golden.as_bytes(), "d").unwrap(), identity());
         let bytes = String::from_utf8(encode(&joining())).unwrap();
         let golden = "\"picked_raft_port\": 7,\n  \"previous\": {\n    \"cluster_id\": 1,\n    \"raft_id\": 2,\n    \
                       \"formed\": true,\n    \"removed\": false,\n    \"raft_address\": \"a:1\",\n    \
-                      \"http_address\": \"a:2\",\n    \"holds_data\": true\n  }\n}\n";
-        assert!(bytes.ends_with(golden), "{bytes}");
+                      \"http_address\": \"a:2\",\n    \"holds_data\": true\n  },\n  \"lives\": {";
+        assert!(bytes.contains(golden), "{bytes}");
         assert_eq!(decode(bytes.as_bytes(), "d").unwrap(), joining());
+    }
+
+    #[test]
+    fn the_first_version_had_no_lives() {
+        let old = "huskv-identity 1 954e9c00\n{\n  \"started_as\": \"node1\",\n  \"cluster_id\": 3,\n  \"raft_id\": 5,\n  \
+                   \"ready\": true,\n  \"formed\": false,\n  \"removed\": false,\n  \"raft_address\": \"a:1\",\n  \
+                   \"http_address\": \"a:2\",\n  \"picked_http_port\": null,\n  \"picked_raft_port\": 7\n}\n";
+        assert_eq!(decode(old.as_bytes(), "d").unwrap(), Identity { lives: Lives::default(), ..identity() });
     }
 
     #[test]
@@ -174,8 +170,8 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_named() {
-        let bytes = String::from_utf8(encode(&identity())).unwrap().replacen(" 1 ", " 2 ", 1);
-        assert!(matches!(decode(bytes.as_bytes(), "d"), Err(Error::Newer { found: 2, known: 1, .. })));
+        let bytes = String::from_utf8(encode(&identity())).unwrap().replacen(" 2 ", " 3 ", 1);
+        assert!(matches!(decode(bytes.as_bytes(), "d"), Err(Error::Newer { found: 3, known: 2, .. })));
     }
 
     #[test]

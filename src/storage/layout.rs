@@ -13,13 +13,17 @@ use crate::model::validate;
 
 /// The file that says who the node is.
 pub(super) const IDENTITY: &str = "identity";
+/// The file that says in which life each peer was spoken to last.
+pub(super) const PEERS: &str = "peers";
 /// The file that one process holds locked.
 pub(super) const LOCK: &str = "LOCK";
 /// The name that a scratch file has for the moment between its creation and its removal.
 pub(super) const SPOOL: &str = "spool";
 
 /// The format of the identity file.
-pub(super) const IDENTITY_VERSION: u32 = 1;
+pub(super) const IDENTITY_VERSION: u32 = 2;
+/// The format of the peers file.
+pub(super) const PEERS_VERSION: u32 = 1;
 /// The format of a journal record, in its first byte.
 pub(super) const RECORD_VERSION: u8 = 1;
 /// The format of a value of the machine, in the first byte of its first piece.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use raft::eraftpb::{ConfState, HardState};
 
-use crate::model::{MAX_RAFT_ID, Member, MemberChange, Members, Role};
+use crate::model::{Lives, MAX_RAFT_ID, Member, MemberChange, Members, Role};
 use crate::plant::{self, Plant};
 
 use super::identity::{decode, encode};
@@ -71,7 +71,8 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Opens the directory, or makes a fresh one-voter cluster in an empty one, as if a snapshot existed at (1, 1).
+    /// Opens the directory, or makes a fresh one-voter cluster in an empty one, as if a snapshot existed at (1, 1). A new
+    /// life has begun on return, durably.
     ///
     /// # Errors
     /// [`Error`] for damage, another name, a newer format; nothing was changed then.
@@ -107,11 +108,12 @@ impl Volume {
             // The process ended between the installation of the first copy and the note of it.
             volume.settle()?;
         }
-        let (http, raft) = (boot.picked_http_port, boot.picked_raft_port);
-        let picked = (http.or(volume.identity.picked_http_port), raft.or(volume.identity.picked_raft_port));
-        if picked != (volume.identity.picked_http_port, volume.identity.picked_raft_port) {
-            volume.update(|identity| (identity.picked_http_port, identity.picked_raft_port) = picked)?;
-        }
+        let nonce = (volume.mint)();
+        volume.update(|identity| {
+            identity.picked_http_port = boot.picked_http_port.or(identity.picked_http_port);
+            identity.picked_raft_port = boot.picked_raft_port.or(identity.picked_raft_port);
+            identity.lives.begin(nonce);
+        })?;
         Ok((volume, incarnation))
     }
 
@@ -343,6 +345,7 @@ fn begin(engine: &dyn Engine, boot: &mut Boot) -> Result<Identity, Error> {
         picked_http_port: boot.picked_http_port,
         picked_raft_port: boot.picked_raft_port,
         previous: None,
+        lives: Lives::default(),
     };
     engine.replace_file(IDENTITY, &encode(&identity))?;
     Ok(identity)

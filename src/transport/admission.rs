@@ -8,8 +8,8 @@
 
 use raft::eraftpb::{Message, MessageType};
 
-use super::greeting::{Denial, Hello, Welcome};
-use crate::model::{Adopt, Adopted, PeerTable, WhoAmI, check_address, check_name};
+use super::greeting::{Denial, Hello};
+use crate::model::{Adopt, Adopted, IdentityConflict, PeerTable, WhoAmI, check_address, check_name};
 
 /// The largest term or index that is believed. No cluster ever counts that far, raft adds to both without a check, and a
 /// node that once recorded such a term could never start again.
@@ -43,7 +43,8 @@ pub fn check_offer(adopt: &Adopt) -> Result<(), String> {
 /// # Errors
 /// What is wrong, for the person who asked.
 pub fn check_who(who: &WhoAmI) -> Result<(), String> {
-    named(&who.node_id, &who.http_address)
+    named(&who.node_id, &who.http_address)?;
+    named(&who.node_id, &who.raft_address)
 }
 
 /// Whether the name and the address of a joiner are ones.
@@ -54,11 +55,17 @@ pub fn check_adopted(adopted: &Adopted) -> Result<(), String> {
     named(&adopted.started_as, &adopted.http_address)
 }
 
-/// Whether a peer that introduces itself so may come in, for as long as `table` is the one.
+/// Whether a peer that introduces itself so may come in, for as long as `table` is the one and `known` is the life that it
+/// was spoken to in last. A copy of a member's disk is refused as one, whatever its address: only then does it matter where
+/// it is.
 ///
 /// # Errors
 /// [`Denial`], to be sent back.
-pub fn admit(table: Option<&PeerTable>, hello: &Hello) -> Result<Welcome, Denial> {
+pub fn admit(
+    table: Option<&PeerTable>,
+    hello: &Hello,
+    check: impl FnOnce() -> Result<(), IdentityConflict>,
+) -> Result<(), Denial> {
     let table = table.ok_or(Denial::Starting)?;
     if table.removed {
         return Err(Denial::Retired);
@@ -75,7 +82,14 @@ pub fn admit(table: Option<&PeerTable>, hello: &Hello) -> Result<Welcome, Denial
     if hello.to != table.raft_id {
         return Err(Denial::SomebodyElse { raft_id: table.raft_id });
     }
-    Ok(Welcome { cluster_id: table.cluster_id, raft_id: table.raft_id })
+    check().map_err(Denial::Conflict)?;
+    if table.lists(hello.from) && hello.lives.current.count == 0 {
+        return Err(Denial::NoLife);
+    }
+    match table.unfollowed(hello.from, hello.moved, &hello.raft_address) {
+        Some(listed) => Err(Denial::Moved { listed: listed.into() }),
+        None => Ok(()),
+    }
 }
 
 /// Whether raft may see this message of the peer `from` on the node `to`.
@@ -155,6 +169,7 @@ fn check_entries(message: &Message) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Life, Lives};
     use crate::transport::greeting::Purpose;
     use raft::eraftpb::Entry;
 
@@ -164,14 +179,15 @@ mod tests {
 
     fn hello(cluster_id: u64, from: u64, to: u64) -> Hello {
         let (node_id, raft_address) = ("a".into(), "h:1".into());
-        Hello { purpose: Purpose::Peer, cluster_id, from, to, node_id, raft_address }
+        let (moved, lives) = (false, Lives::default());
+        Hello { purpose: Purpose::Peer, cluster_id, from, to, node_id, raft_address, moved, lives }
     }
 
     #[test]
     fn only_members_of_the_cluster_that_mean_this_node_come_in() {
         let table = table();
-        let admit = |hello: Hello| admit(Some(&table), &hello);
-        assert_eq!(admit(hello(7, 1, 2)), Ok(Welcome { cluster_id: 7, raft_id: 2 }));
+        let admit = |hello: Hello| admit(Some(&table), &hello, || Ok(()));
+        assert_eq!(admit(hello(7, 1, 2)), Ok(()));
         assert_eq!(admit(hello(8, 1, 2)), Err(Denial::OtherCluster { cluster_id: 7 }));
         assert_eq!(admit(hello(7, 9, 2)), Err(Denial::Removed { cluster_id: 7, raft_id: 9 }));
         assert_eq!(admit(hello(7, 1, 3)), Err(Denial::SomebodyElse { raft_id: 2 }));
@@ -193,9 +209,35 @@ mod tests {
 
     #[test]
     fn nobody_comes_in_before_the_start_or_after_the_removal() {
-        assert_eq!(admit(None, &hello(7, 1, 2)), Err(Denial::Starting));
+        assert_eq!(admit(None, &hello(7, 1, 2), || Ok(())), Err(Denial::Starting));
         let removed = PeerTable { removed: true, ..table() };
-        assert_eq!(admit(Some(&removed), &hello(7, 1, 2)), Err(Denial::Retired));
+        assert_eq!(admit(Some(&removed), &hello(7, 1, 2), || Ok(())), Err(Denial::Retired));
+    }
+
+    #[test]
+    fn a_member_that_moved_comes_in_once_the_table_says_so_or_where_moves_are_followed() {
+        let table = PeerTable { peers: vec![(1, "a".into(), "old:1".into())], ..table() };
+        let admit = |table: &PeerTable, hello: &Hello| admit(Some(table), hello, || Ok(()));
+        let known =
+            |hello: Hello| Hello { lives: Lives { current: Life { count: 1, nonce: 1 }, ..hello.lives }, ..hello };
+        assert_eq!(admit(&table, &hello(7, 1, 2)), Err(Denial::NoLife));
+        let moved = Hello { moved: true, ..known(hello(7, 1, 2)) };
+        assert_eq!(admit(&table, &moved), Err(Denial::Moved { listed: "old:1".into() }));
+        assert_eq!(admit(&table, &known(hello(7, 1, 2))), Ok(()), "its table has it under another spelling");
+        let follows = PeerTable { follow_moves: true, ..table.clone() };
+        assert_eq!(admit(&follows, &moved), Ok(()));
+        let posted = PeerTable { peers: vec![(1, "a".into(), "h:1".into())], ..table };
+        assert_eq!(admit(&posted, &moved), Ok(()));
+    }
+
+    #[test]
+    fn a_copy_is_refused_as_one_wherever_it_is() {
+        let table = PeerTable { peers: vec![(1, "a".into(), "old:1".into())], ..table() };
+        let conflict = IdentityConflict { known: Life { count: 2, nonce: 1 }, said: Life { count: 2, nonce: 2 } };
+        for moved in [false, true] {
+            let hello = Hello { moved, ..hello(7, 1, 2) };
+            assert_eq!(admit(Some(&table), &hello, || Err(conflict)), Err(Denial::Conflict(conflict)));
+        }
     }
 
     fn append(index: u64, log_term: u64, term: u64, entries: &[(u64, u64)]) -> Message {

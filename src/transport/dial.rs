@@ -19,7 +19,7 @@ use super::bounds;
 use super::framing::{Opening, read_frame, read_opening};
 use super::greeting::{Denial, Hello, WIRE_VERSION, Welcome, preamble};
 use super::wire::{Frame, WireError};
-use crate::model::check_address;
+use crate::model::{IdentityConflict, check_address};
 
 /// How long one address may take to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -55,6 +55,9 @@ pub enum DialError {
     /// It does not want this dialler.
     #[error("refused: {0}")]
     Denied(Denial),
+    /// It is not the member that was spoken to before.
+    #[error("identity conflict: its {0}")]
+    Conflict(IdentityConflict),
     /// It speaks another version.
     #[error("it speaks wire version {0}, this node speaks {WIRE_VERSION}")]
     Version(u16),
@@ -70,7 +73,7 @@ impl DialError {
             Self::Foreign(_) | Self::Mute(_) => 3,
             Self::Broken(_) => 4,
             Self::Version(_) => 5,
-            Self::Denied(Denial::Removed { .. }) => 7,
+            Self::Denied(Denial::Removed { .. } | Denial::Conflict(_)) | Self::Conflict(_) => 7,
             Self::Denied(_) => 6,
         }
     }

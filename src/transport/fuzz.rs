@@ -79,7 +79,7 @@ fn understood(frame: &Frame) {
 fn asked(hello: &Hello) {
     let table =
         PeerTable { raft_id: hello.to, cluster_id: hello.cluster_id, tombstones: vec![9], ..Default::default() };
-    let admitted = admit(Some(&table), hello);
+    let admitted = admit(Some(&table), hello, || Ok(()));
     assert_eq!(admitted.is_ok(), ![9, 0, hello.to].contains(&hello.from));
     address(hello.raft_address.as_bytes());
 }

@@ -6,12 +6,17 @@
 //! Why: anything may dial a port, and an address may have passed to somebody else; so both ends say first which protocol
 //! they speak, in which version, and who they are.
 //!
+//! Where a member stands up in two lives that cannot both follow from one disk ([`IdentityConflict`]), neither end has
+//! spoken to the wrong one: the acceptor looks before its verdict, the dialler before it uses the connection.
+//!
 //! Laws: the preamble stays parseable for ever, so that any two versions can tell each other which they are.
 //!
 //! Not here: who is let in (`admission`), and who speaks when (`dial`, `inbound`).
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::model::{IdentityConflict, Lives};
 
 /// The first bytes of every connection, in both directions: no text protocol begins with such a byte.
 pub const MAGIC: [u8; 8] = *b"\x89HUSKV\r\n";
@@ -48,6 +53,10 @@ pub struct Hello {
     pub node_id: String,
     /// Where its peers are to dial it, `host:port`; empty where it does not know yet.
     pub raft_address: String,
+    /// Whether that is another address than the one that its cluster has recorded for it.
+    pub moved: bool,
+    /// Its lives, and the one that the acceptor has heard last; none for strangers.
+    pub lives: Lives,
 }
 
 /// The acceptor's good word, and who it is.
@@ -57,6 +66,8 @@ pub struct Welcome {
     pub cluster_id: u64,
     /// Its raft id, likewise.
     pub raft_id: u64,
+    /// Its lives, and the one that the dialler has heard last; none for strangers.
+    pub lives: Lives,
 }
 
 /// Why the acceptor will not have the dialler.
@@ -91,6 +102,24 @@ pub enum Denial {
     /// The dialler claims the acceptor's own raft id, or none.
     #[error("what answers there is this node itself, or a copy of it")]
     Yourself,
+    /// The dialler is not the member that the acceptor has spoken to before.
+    #[error("identity conflict: this node's {0}")]
+    Conflict(IdentityConflict),
+    /// The dialler has another address than its cluster has recorded, and has only its own word for that.
+    #[error(
+        "the member table there has this node at {listed}; POST /raft/join on a member with this node's name and its new \
+         address (or set cluster.follow_moves on every member)"
+    )]
+    Moved {
+        /// Where the table has it.
+        listed: String,
+    },
+    /// The dialler is in the table and names no life.
+    #[error("a member of the cluster says in which life it is")]
+    NoLife,
+    /// The acceptor cannot write down whom it speaks to.
+    #[error("the disk of the node there fails")]
+    Disk,
 }
 
 /// The preamble of a version.

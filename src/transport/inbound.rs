@@ -17,15 +17,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use super::admission::{admit, check_hello};
+use super::admission::check_hello;
 use super::bounds;
 use super::framing::{Opening, part, read_frame, read_opening};
-use super::greeting::{Hello, Purpose, WIRE_VERSION, Welcome, preamble};
+use super::greeting::{Denial, Hello, Purpose, WIRE_VERSION, Welcome, preamble};
 use super::outgoing::FAREWELL;
 use super::places::{Place, Places};
 use super::shared::Shared;
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use super::{errand, incoming, snapshot};
+use crate::model::PeerTable;
 
 /// How long a stranger may take to introduce itself.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
@@ -120,14 +121,20 @@ impl Guest {
         if let Err(reason) = check_hello(&hello) {
             return self.garbled(&WireError::Malformed(reason));
         }
-        let table = self.shared.table();
-        let verdict = match hello.purpose {
-            Purpose::Peer | Purpose::Snapshot => admit(table.as_deref(), &hello),
-            Purpose::Identify | Purpose::Adopt | Purpose::Probe => Ok(Welcome {
-                cluster_id: table.as_deref().map_or(0, |table| table.cluster_id),
-                raft_id: table.as_deref().map_or(0, |table| table.raft_id),
-            }),
+        let admitted = match hello.purpose {
+            Purpose::Peer | Purpose::Snapshot => self.shared.admit(&hello).await,
+            Purpose::Identify | Purpose::Adopt | Purpose::Probe => Ok(()),
         };
+        let verdict = admitted.map(|()| {
+            let stranger = !matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot);
+            let table = self.shared.table();
+            let of = |field: fn(&PeerTable) -> u64| table.as_deref().map_or(0, field);
+            Welcome {
+                cluster_id: of(|table| table.cluster_id),
+                raft_id: of(|table| table.raft_id),
+                lives: self.shared.lives(if stranger { 0 } else { hello.from }),
+            }
+        });
         let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(verdict.clone()).encode().ok()?].concat();
         match verdict {
             Ok(welcome) => {
@@ -138,11 +145,19 @@ impl Guest {
                 Some((hello, welcome))
             }
             Err(denial) => {
-                self.shared.complain("a peer is refused", &self.who(&hello), &format!("it was answered: {denial}"));
+                self.refuse(&hello, &denial).await;
                 self.show_out(stream, &bytes).await;
                 None
             }
         }
+    }
+
+    async fn refuse(&self, hello: &Hello, denial: &Denial) {
+        let who = self.who(hello);
+        if let Denial::Conflict(conflict) = denial {
+            return self.shared.conflict(hello.from, &who, false, *conflict).await;
+        }
+        self.shared.complain("a peer is refused", &who, &format!("it was answered: {denial}"));
     }
 
     /// The guest for the log: its name is its own word, so it is cut and escaped.

@@ -21,7 +21,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::admission::{admit, check_message};
+use super::admission::check_message;
 use super::bounds;
 use super::budget::{self, Share};
 use super::framing::read_counted;
@@ -109,6 +109,7 @@ struct Ears<'a> {
 
 impl Ears<'_> {
     async fn listen(&self, reader: &mut BufReader<OwnedReadHalf>) -> WireError {
+        let mut heard = false;
         loop {
             let is_member = self.shared.is_listed(self.hello.from);
             let room = |bytes| self.shared.budget.room(&self.share, is_member, bytes);
@@ -116,6 +117,12 @@ impl Ears<'_> {
                 Ok(read) => read,
                 Err(error) => return error,
             };
+            if !heard {
+                // It speaks, so it has taken the welcome and knows this node's life. If that cannot be noted now, it is at the
+                // next connection.
+                heard = true;
+                drop(self.shared.meet(self.hello.from, &self.hello.lives, true).await);
+            }
             match frame {
                 Frame::Step(message) => match check_message(&message, self.hello.from, self.welcome.raft_id) {
                     Ok(()) => {
@@ -196,7 +203,7 @@ struct Mouth<'a> {
 impl Mouth<'_> {
     async fn speak(mut self, writer: OwnedWriteHalf) -> Result<(), WireError> {
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
-        let unwanted = unwanted(self.shared, self.hello);
+        let unwanted = self.shared.unwanted(self.hello);
         tokio::pin!(unwanted);
         let stopped = self.shared.stopped();
         tokio::pin!(stopped);
@@ -223,17 +230,5 @@ impl Mouth<'_> {
         }
         writer.shutdown().await?;
         Ok(())
-    }
-}
-
-/// Waits until the table does not admit the member any more, and tells why.
-pub async fn unwanted(shared: &Shared, hello: &Hello) -> Denial {
-    let mut table = shared.table.subscribe();
-    loop {
-        if let Err(denial) = admit(table.borrow_and_update().as_deref(), hello) {
-            return denial;
-        }
-        // The sender lives as long as `shared`.
-        drop(table.changed().await);
     }
 }

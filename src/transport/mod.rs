@@ -8,8 +8,9 @@
 //! Both ends say every second whom they follow. Copies of the machine, and questions to strangers, have connections of
 //! their own.
 //!
-//! Laws: nobody is heard before its handshake fits the [`PeerTable`](crate::model::PeerTable) last published, and the
-//! members in it always find a place. Every queue, frame and wait is bounded, and so is all that is on its way together. A broken connection hurts nothing but what was on it: messages, which raft repeats,
+//! Laws: nobody is heard before its handshake fits the [`PeerTable`](crate::model::PeerTable) last published and its life
+//! follows from the one that is known ([`Lives`](crate::model::Lives)), durably noted; the members in the table always find
+//! a place. Every queue, frame and wait is bounded, and so is all that is on its way together. A broken connection hurts nothing but what was on it: messages, which raft
 //! and requests, which are answered as unknown.
 //!
 //! Not here: what any message means (`consensus`); encryption and login, which this wire does not have.
@@ -47,6 +48,7 @@ use shared::Shared;
 use tokio::time::timeout;
 
 use crate::consensus::{Handle, Outbox};
+use crate::storage::Peers;
 
 /// How long the connections may take to end when the transport stops.
 const STOP_LIMIT: Duration = Duration::from_millis(450);
@@ -64,7 +66,7 @@ pub struct Transport {
     shared: Arc<Shared>,
 }
 
-/// Accepts peers on `listener` and makes the outbox that dials them. Tasks run on the calling tokio runtime. Nobody is
+/// Accepts peers on `listener`, which are known by what `peers` says of them, and makes the outbox that dials them. Tasks run on the calling tokio runtime. Nobody is
 /// dialled, and peers are refused, until the loop publishes who is who.
 ///
 /// # Errors
@@ -72,12 +74,13 @@ pub struct Transport {
 pub fn start(
     listener: TcpListener,
     handle: Handle,
+    peers: Arc<Peers>,
     options: Options,
     log: slog::Logger,
 ) -> std::io::Result<(Transport, Box<dyn Outbox>)> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let shared = Arc::new(Shared::new(handle, log));
+    let shared = Arc::new(Shared::new(handle, peers, log));
     shared.spawn(inbound::accept(listener, Arc::clone(&shared), options.max_inbound));
     let outbox = outbox::Post::new(Arc::clone(&shared));
     Ok((Transport { shared }, Box::new(outbox)))

@@ -29,7 +29,7 @@ use super::peer_clock::PeerClock;
 use super::shared::Shared;
 use super::wire::{Frame, WireError};
 use crate::consensus::{Hop, Input};
-use crate::model::{Code, Refusal};
+use crate::model::{Code, Lives, Refusal};
 
 /// How long nothing may come in before the connection counts as dead, at either end.
 pub const SILENCE: Duration = Duration::from_secs(10);
@@ -60,6 +60,8 @@ pub struct Outgoing<'a> {
     pub shared: &'a Shared,
     /// The member's requests.
     pub forwards: &'a Forwards,
+    /// The lives that the other end has.
+    pub lives: &'a Lives,
 }
 
 impl Outgoing<'_> {
@@ -78,6 +80,7 @@ impl Outgoing<'_> {
         tokio::pin!(listening);
         let end = tokio::select! {
             reason = &mut listening => End::Broken(reason),
+            conflict = self.shared.overtaken(self.peer, self.lives) => End::Broken(conflict.to_string()),
             end = self.speak(&mut writer, &clock, held, queue, whereabouts) => end.unwrap_or_else(|e| End::Broken(e.to_string())),
             // The other end may have stopped taking anything.
             () = async { self.shared.stopped().await; sleep(FAREWELL).await } => End::Over,

@@ -21,12 +21,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::dial::{DialError, Whereabouts, dial};
 use super::forwards::Forwards;
-use super::greeting::{Denial, Hello, Welcome};
+use super::greeting::{Denial, Hello, Purpose};
 use super::outgoing::{End, Outgoing};
 use super::parcel::Parcel;
 use super::shared::Shared;
 use crate::consensus::Input;
-use crate::model::{Code, Refusal};
+use crate::model::{Code, IdentityConflict, Lives, Refusal};
 
 /// The most parcels kept for the connection that is being dialled.
 const HELD_PARCELS: usize = 128;
@@ -125,9 +125,16 @@ impl Life {
 
 /// How a dial ended.
 enum Dialled {
-    Up(TcpStream, String, Vec<Parcel>),
+    Up(Box<Met>, Vec<Parcel>),
     Failed(String, DialError),
     Over,
+}
+
+/// A connection on which both ends have introduced themselves.
+struct Met {
+    stream: TcpStream,
+    address: String,
+    lives: Lives,
 }
 
 impl Peer {
@@ -147,8 +154,8 @@ impl Peer {
             match self.dial().await {
                 Dialled::Over => return,
                 Dialled::Failed(address, error) => self.note(&address, error).await,
-                Dialled::Up(stream, address, held) => {
-                    if self.converse(stream, &address, held).await {
+                Dialled::Up(met, held) => {
+                    if self.converse(*met, held).await {
                         return;
                     }
                 }
@@ -172,8 +179,9 @@ impl Peer {
         }
         self.life.known = Some(whereabouts);
         self.life.attempt += 1;
+        self.introduce_anew();
         let (target, hello) = (address.clone(), self.hello.clone());
-        let expected = Welcome { cluster_id: hello.cluster_id, raft_id: self.raft_id };
+        let expected = (hello.cluster_id, self.raft_id);
         let dialling = dial(&target, &hello, DIAL_LIMIT);
         tokio::pin!(dialling);
         let shared = Arc::clone(&self.shared);
@@ -194,7 +202,13 @@ impl Peer {
             }
         };
         let error = match result {
-            Ok((stream, welcome)) if welcome == expected => return Dialled::Up(stream, address, held),
+            Ok((stream, welcome)) if (welcome.cluster_id, welcome.raft_id) == expected => {
+                match self.shared.meet(self.raft_id, &welcome.lives, true).await {
+                    Ok(()) => return Dialled::Up(Box::new(Met { stream, address, lives: welcome.lives }), held),
+                    Err(Denial::Conflict(conflict)) => DialError::Conflict(conflict),
+                    Err(denial) => DialError::Broken(denial.to_string()),
+                }
+            }
             Ok((_, welcome)) => DialError::Denied(Denial::SomebodyElse { raft_id: welcome.raft_id }),
             Err(error) => error,
         };
@@ -204,8 +218,18 @@ impl Peer {
         Dialled::Failed(address, error)
     }
 
+    /// This node's address, or what the member has heard of its lives, may be another since the last dial. Who it is stays.
+    fn introduce_anew(&mut self) {
+        let fresh = self.shared.hello(Purpose::Peer, self.raft_id);
+        if (fresh.cluster_id, fresh.from) == (self.hello.cluster_id, self.hello.from) {
+            self.hello = fresh;
+        }
+    }
+
     /// Uses a connection to its end; true where nothing is to be dialled any more.
-    async fn converse(&mut self, stream: TcpStream, address: &str, held: Vec<Parcel>) -> bool {
+    async fn converse(&mut self, met: Met, held: Vec<Parcel>) -> bool {
+        let Met { stream, address, lives } = met;
+        let address = address.as_str();
         let away = self.life.away_since.elapsed();
         info!(self.shared.log, "peer found"; "peer" => &self.name, "raft_id" => self.raft_id, "address" => address,
             "away_ms" => ms(away));
@@ -214,8 +238,13 @@ impl Peer {
         self.life.proven = Some(address.to_owned());
         self.life.told.clear();
         self.shared.handle.deliver(Input::PeerUp(self.raft_id)).await;
-        let outgoing =
-            Outgoing { peer: self.raft_id, hello: &self.hello, shared: &self.shared, forwards: &self.forwards };
+        let outgoing = Outgoing {
+            peer: self.raft_id,
+            hello: &self.hello,
+            shared: &self.shared,
+            forwards: &self.forwards,
+            lives: &lives,
+        };
         let end = Box::pin(outgoing.run(stream, held, &mut self.queue, &mut self.whereabouts)).await;
         let (event, reason) = match &end {
             End::Broken(reason) => ("peer lost", reason.as_str()),
@@ -292,6 +321,15 @@ impl Peer {
             && (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from)
         {
             self.shared.handle.deliver(Input::Removed { cluster_id, raft_id }).await;
+        }
+        let conflict: Option<(bool, IdentityConflict)> = match error {
+            DialError::Conflict(conflict) => Some((false, conflict)),
+            DialError::Denied(Denial::Conflict(conflict)) => Some((true, conflict)),
+            _ => None,
+        };
+        if let Some((of_this_node, conflict)) = conflict {
+            let who = format!("{} ({address})", self.name);
+            return self.shared.conflict(self.raft_id, &who, of_this_node, conflict).await;
         }
         let log = &self.shared.log;
         let kind = discriminant(&error);

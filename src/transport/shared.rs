@@ -11,15 +11,17 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use slog::{Logger, warn};
+use slog::{Logger, error, warn};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::admission::admit;
 use super::budget::Budget;
 use super::dial::Whereabouts;
-use super::greeting::{Hello, Purpose};
+use super::greeting::{Denial, Hello, Purpose};
 use super::wire::Frame;
 use crate::consensus::{Handle, Input};
-use crate::model::PeerTable;
+use crate::model::{IdentityConflict, Lives, PeerTable};
+use crate::storage::Peers;
 
 /// How many lines of one reason are logged one after the other before they are thinned out.
 const COMPLAINTS_AT_ONCE: u32 = 8;
@@ -42,6 +44,10 @@ pub struct Shared {
     pub receptions: watch::Sender<u64>,
     /// Held while a snapshot is written.
     pub reception: Arc<Semaphore>,
+    /// In which life each peer was spoken to last.
+    pub peers: Arc<Peers>,
+    /// Tells that this has changed.
+    met: watch::Sender<()>,
     directory: Mutex<Directory>,
     runtime: tokio::runtime::Handle,
     complaints: Mutex<HashMap<&'static str, Complaint>>,
@@ -106,7 +112,7 @@ impl Drop for Counted {
 
 impl Shared {
     /// Begins without a table, on the calling runtime.
-    pub fn new(handle: Handle, log: Logger) -> Self {
+    pub fn new(handle: Handle, peers: Arc<Peers>, log: Logger) -> Self {
         Self {
             handle,
             log,
@@ -114,6 +120,8 @@ impl Shared {
             budget: Budget::new(),
             receptions: watch::Sender::new(0),
             reception: Arc::new(Semaphore::new(1)),
+            peers,
+            met: watch::Sender::new(()),
             directory: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             complaints: Mutex::default(),
@@ -165,7 +173,95 @@ impl Shared {
             to,
             node_id: text(|table| &table.node_id),
             raft_address: text(|table| &table.raft_address),
+            moved: table.as_deref().is_some_and(|table| table.moved),
+            lives: self.lives(to),
         }
+    }
+
+    /// The lives of this node as the peer `to` is told them; none for strangers.
+    pub fn lives(&self, to: u64) -> Lives {
+        self.table().map_or_else(Lives::default, |table| table.lives_for(to, self.peers.heard(to)))
+    }
+
+    /// Whether a peer that introduces itself so may be heard. It is known in this life from then on, durably.
+    ///
+    /// # Errors
+    /// [`Denial`], to be sent back.
+    pub async fn admit(&self, hello: &Hello) -> Result<(), Denial> {
+        admit(self.table().as_deref(), hello, || self.peers.check(hello.from, &hello.lives))?;
+        self.meet(hello.from, &hello.lives, false).await
+    }
+
+    /// Takes note of the peer `raft_id`, which is spoken to in this life, and of whether it has `heard` the present life of
+    /// this node; durable on return. A peer that the table does not have is only compared with what is known.
+    ///
+    /// # Errors
+    /// [`Denial`]: it is not to be spoken to.
+    pub async fn meet(&self, raft_id: u64, lives: &Lives, heard: bool) -> Result<(), Denial> {
+        let Some(table) = self.table() else { return Err(Denial::Starting) };
+        if !table.lists(raft_id) {
+            return self.peers.check(raft_id, lives).map_err(Denial::Conflict);
+        }
+        let heard = heard.then_some(table.lives.current);
+        if self.peers.knows(raft_id, lives.current, heard) {
+            return Ok(());
+        }
+        let (peers, lives) = (Arc::clone(&self.peers), lives.clone());
+        let met = move || peers.meet(raft_id, &lives, heard, |listed| table.lists(listed));
+        let detail = match self.runtime.spawn_blocking(met).await {
+            Ok(Ok(met)) => {
+                let new = met.map_err(Denial::Conflict)?;
+                self.met.send_if_modified(|()| new);
+                return Ok(());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.complain("a peer cannot be written down, and is not spoken to", &raft_id.to_string(), &detail);
+        Err(Denial::Disk)
+    }
+
+    /// Waits until the peer is known in a life that these do not follow from.
+    pub async fn overtaken(&self, raft_id: u64, lives: &Lives) -> IdentityConflict {
+        let (mut table, mut met) = (self.table.subscribe(), self.met.subscribe());
+        loop {
+            // A peer that is in the table from now on is noted.
+            if let Err(Denial::Conflict(conflict)) = self.meet(raft_id, lives, true).await {
+                return conflict;
+            }
+            // The senders live as long as `self`.
+            tokio::select! {
+                changed = table.changed() => drop(changed),
+                changed = met.changed() => drop(changed),
+            }
+        }
+    }
+
+    /// Waits until the table or the life that a peer is known in does not admit it any more, and tells why.
+    pub async fn unwanted(&self, hello: &Hello) -> Denial {
+        let (mut table, mut met) = (self.table.subscribe(), self.met.subscribe());
+        loop {
+            match self.admit(hello).await {
+                Ok(()) | Err(Denial::Disk) => {}
+                Err(denial) => return denial,
+            }
+            tokio::select! {
+                changed = table.changed() => drop(changed),
+                changed = met.changed() => drop(changed),
+            }
+        }
+    }
+
+    /// Says, here and to the loop, that what speaks as the peer `raft_id` is not it, or that this peer says so of this node.
+    pub async fn conflict(&self, raft_id: u64, who: &str, of_this_node: bool, conflict: IdentityConflict) {
+        let detail = conflict.to_string();
+        let whose = if of_this_node { "this node is refused by" } else { "what is refused" };
+        if let Some(unsaid) = self.due(if of_this_node { "identity conflict here" } else { "identity conflict there" })
+        {
+            error!(self.log, "identity conflict"; whose => who, "raft_id" => raft_id, "detail" => &detail,
+                "more_like_this" => unsaid);
+        }
+        self.handle.deliver(Input::IdentityConflict { raft_id, of_this_node, detail }).await;
     }
 
     /// Who is dialled, and who has called.
@@ -175,7 +271,7 @@ impl Shared {
 
     /// Whether this raft id is in the table.
     pub fn is_listed(&self, raft_id: u64) -> bool {
-        self.table.borrow().as_deref().is_some_and(|table| table.peers.iter().any(|(listed, ..)| *listed == raft_id))
+        self.table.borrow().as_deref().is_some_and(|table| table.lists(raft_id))
     }
 
     /// Remembers where a peer that was let in said it is, and that it is alive; one that is not in the table is answered
@@ -208,6 +304,9 @@ impl Shared {
 
     /// A member has passed on where others told it that they are.
     pub fn heard_of(&self, known: &[(u64, String)]) {
+        if !self.table().is_some_and(|table| table.follow_moves) {
+            return;
+        }
         let directory = self.directory();
         for (raft_id, address) in known {
             if let Some(whereabouts) = directory.roster.get(raft_id) {
@@ -219,30 +318,34 @@ impl Shared {
     /// Logs what a stranger or a peer did wrong: a few lines for each `reason` at once, then at most one a second, and fewer
     /// while it goes on.
     pub fn complain(&self, reason: &'static str, who: &str, detail: &str) {
+        if let Some(unsaid) = self.due(reason) {
+            warn!(self.log, "{}", reason; "peer" => who, "detail" => detail, "more_like_this" => unsaid);
+        }
+    }
+
+    /// Whether a line with this `reason` is due, and how many were left out before it.
+    fn due(&self, reason: &'static str) -> Option<u64> {
         let now = Instant::now();
-        let unsaid = {
-            let mut complaints = self.complaints.lock().expect("nothing panics while it holds the complaints");
-            let complaint = complaints.entry(reason).or_insert(Complaint {
-                said: now,
-                pause: COMPLAINT_EVERY,
-                unsaid: 0,
-                at_once: COMPLAINTS_AT_ONCE,
-            });
-            let quiet_for = now.duration_since(complaint.said);
-            if quiet_for >= complaint.pause * 2 {
-                (complaint.at_once, complaint.pause) = (COMPLAINTS_AT_ONCE, COMPLAINT_EVERY);
-            }
-            if complaint.at_once > 0 {
-                complaint.at_once -= 1;
-            } else if quiet_for < complaint.pause {
-                complaint.unsaid += 1;
-                return;
-            } else {
-                complaint.pause = (complaint.pause * 2).min(COMPLAINT_AT_LEAST_EVERY);
-            }
-            complaint.said = now;
-            std::mem::take(&mut complaint.unsaid)
-        };
-        warn!(self.log, "{}", reason; "peer" => who, "detail" => detail, "more_like_this" => unsaid);
+        let mut complaints = self.complaints.lock().expect("nothing panics while it holds the complaints");
+        let complaint = complaints.entry(reason).or_insert(Complaint {
+            said: now,
+            pause: COMPLAINT_EVERY,
+            unsaid: 0,
+            at_once: COMPLAINTS_AT_ONCE,
+        });
+        let quiet_for = now.duration_since(complaint.said);
+        if quiet_for >= complaint.pause * 2 {
+            (complaint.at_once, complaint.pause) = (COMPLAINTS_AT_ONCE, COMPLAINT_EVERY);
+        }
+        if complaint.at_once > 0 {
+            complaint.at_once -= 1;
+        } else if quiet_for < complaint.pause {
+            complaint.unsaid += 1;
+            return None;
+        } else {
+            complaint.pause = (complaint.pause * 2).min(COMPLAINT_AT_LEAST_EVERY);
+        }
+        complaint.said = now;
+        Some(std::mem::take(&mut complaint.unsaid))
     }
 }

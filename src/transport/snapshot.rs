@@ -26,7 +26,6 @@ use super::bounds;
 use super::dial::dial;
 use super::framing::{read_frame_within, write_frame_within};
 use super::greeting::{Hello, Purpose, Welcome};
-use super::incoming::unwanted;
 use super::shared::Shared;
 use super::wire::{Frame, WireError};
 use crate::consensus::{Input, InstallError};
@@ -93,7 +92,10 @@ async fn dial_member(shared: &Shared, to: u64) -> Result<(TcpStream, String), St
     let mut failures = Vec::new();
     for address in addresses {
         match dial(&address, &hello, DIAL_LIMIT).await {
-            Ok((stream, welcome)) if welcome.raft_id == to => return Ok((stream, address)),
+            Ok((stream, welcome)) if welcome.raft_id == to => match shared.meet(to, &welcome.lives, true).await {
+                Ok(()) => return Ok((stream, address)),
+                Err(denial) => failures.push(format!("{address}: {denial}")),
+            },
             Ok(_) => failures.push(format!("{address}: another node answers there")),
             Err(error) => failures.push(format!("{address}: {error}")),
         }
@@ -200,7 +202,7 @@ pub async fn receive(shared: &Shared, stream: TcpStream, hello: &Hello, welcome:
     let result = {
         let taking = asked_and_taken(shared, &mut reader, hello, welcome);
         tokio::pin!(taking);
-        let unwanted = unwanted(shared, hello);
+        let unwanted = shared.unwanted(hello);
         tokio::pin!(unwanted);
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);

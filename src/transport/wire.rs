@@ -262,7 +262,7 @@ fn message(bytes: Vec<u8>, ends_snapshot: bool) -> Result<Box<Message>, WireErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Code, Command};
+    use crate::model::{Code, Command, IdentityConflict, Life, Lives};
     use crate::transport::greeting::Purpose;
     use proptest::prelude::*;
 
@@ -272,6 +272,8 @@ mod tests {
     }
 
     fn samples() -> Vec<Frame> {
+        let (before, now) = (Life { count: 1, nonce: 8 }, Life { count: 2, nonce: 9 });
+        let lives = Lives { current: now, before: vec![before] };
         let hello = Hello {
             purpose: Purpose::Peer,
             cluster_id: 7,
@@ -279,6 +281,8 @@ mod tests {
             to: 2,
             node_id: "a".into(),
             raft_address: "h:1".into(),
+            moved: true,
+            lives: lives.clone(),
         };
         let mut append = Message { from: 1, term: 3, ..Message::default() };
         append.entries.push(raft::eraftpb::Entry { index: 4, ..Default::default() });
@@ -287,7 +291,8 @@ mod tests {
         let put = Command::put("k", "1");
         vec![
             Frame::Hello(hello),
-            Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2 })),
+            Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2, lives })),
+            Frame::Verdict(Err(Denial::Conflict(IdentityConflict { known: before, said: now }))),
             Frame::Verdict(Err(Denial::Removed { cluster_id: 7, raft_id: 1 })),
             Frame::Step(Box::new(append.clone())),
             Frame::Forward { token: 9, deadline: 500, relay: true, request: Request::Write(put.into()) },

@@ -201,12 +201,12 @@ fn a_newer_format_is_refused_naming_both_versions() {
     let identity = victim.files("identity").remove(0);
     let text = fs::read_to_string(victim.node.directory().join(&identity)).expect("the identity is text");
     let (first, rest) = text.split_once('\n').expect("a first line with the version");
-    let words: Vec<&str> = first.split(' ').map(|word| if word == "1" { "2" } else { word }).collect();
+    let words: Vec<&str> = first.split(' ').map(|word| if word == "2" { "3" } else { word }).collect();
     let newer = format!("{}\n{rest}", words.join(" "));
-    assert_ne!(newer, text, "no version 1 in the first line {first:?}");
-    let what = "identity of version 2";
+    assert_ne!(newer, text, "no version 2 in the first line {first:?}");
+    let what = "identity of version 3";
     let log = victim.suffers(what, true, |copy| fs::write(copy.join(&identity), &newer).unwrap()).refused(what);
-    assert!(log.contains("identity") && log.contains("version 2"), "{what}: {log}");
+    assert!(log.contains("identity") && log.contains("version 3"), "{what}: {log}");
 }
 
 /// Damages every file of the database below `part` in several ways.
@@ -313,9 +313,12 @@ fn a_log_shorter_than_acknowledged_is_noticed_as_soon_as_the_leader_speaks() {
     (5..10).for_each(|round| _ = cluster.nodes[leader].put("key", round));
     cluster.caught_up(secs(10));
     assert!(cluster.nodes[place].sigterm().success());
-    // An older copy of the directory: every checksum is right, and what was acknowledged since is gone.
+    // An older log and state under the identity of now: every checksum is right, and what was acknowledged since is gone.
+    // Where the identity is older too, nobody speaks to the node (`lives`).
+    let identity = fs::read(cluster.nodes[place].directory().join("identity")).unwrap();
     cluster.nodes[place].wipe();
     copy(&backup, cluster.nodes[place].directory());
+    fs::write(cluster.nodes[place].directory().join("identity"), identity).unwrap();
     cluster.nodes[place].spawn();
     let status = cluster.nodes[place].await_exit(secs(30));
     let log = cluster.nodes[place].log();

@@ -36,6 +36,7 @@ mod leaving;
 #[allow(dead_code)]
 #[path = "../faults/links.rs"]
 mod links;
+mod lives;
 mod many;
 mod moving;
 mod once;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         adoption::cases(),
         leaving::cases(),
         moving::cases(),
+        lives::cases(),
         peers::cases(),
         rogue::cases(),
         hints::cases(),

@@ -5,9 +5,10 @@ use serde_json::json;
 use crate::harness::{Cluster, Seen, check, eventually, free_port, member, secs};
 
 crate::harness::cases![
-    a_member_restarted_on_other_ports_gets_itself_updated,
+    a_member_restarted_on_other_ports_gets_itself_updated_where_moves_are_followed,
+    a_member_restarted_on_other_ports_waits_for_a_post_and_says_which,
     joining_a_member_at_another_address_updates_the_table,
-    a_majority_that_moved_heals_by_itself_while_one_did_not_move,
+    a_majority_that_moved_heals_by_itself_where_moves_are_followed,
     where_all_moved_at_once_the_log_says_what_is_dialled,
 ];
 
@@ -28,8 +29,47 @@ fn move_to_other_ports(cluster: &mut Cluster, place: usize) {
     cluster.nodes[place].set("RAFT_PORT", free_port());
 }
 
-fn a_member_restarted_on_other_ports_gets_itself_updated() {
+fn following() -> Cluster {
+    Cluster::with(3, |setup| setup.set("HUSKV_FOLLOW_MOVES", true))
+}
+
+fn a_member_restarted_on_other_ports_waits_for_a_post_and_says_which() {
     let mut cluster = Cluster::of(3);
+    let reign = cluster.reign();
+    let (leader, place) = (cluster.agreed(), cluster.followers()[0]);
+    let before = cluster.nodes[place].raft.clone();
+    assert!(cluster.nodes[place].sigterm().success());
+    move_to_other_ports(&mut cluster, place);
+    cluster.nodes[place].start();
+    cluster.nodes[leader].put("moved", "and well");
+    let (name, raft) = (cluster.nodes[place].name().to_owned(), cluster.nodes[place].raft.clone());
+    let post = json!({"node_id": name, "raft_address": raft});
+    for times in 1..=2 {
+        eventually(secs(20), "it says again and again what to POST", || {
+            let log = cluster.nodes[place].log();
+            let (node, address) = (format!("\"node_id\": \"{name}\""), format!("\"raft_address\": \"{raft}\""));
+            let says = |line: &&str| line.contains("/raft/join") && line.contains(&node) && line.contains(&address);
+            check(log.lines().filter(says).count() >= times, &log)
+        });
+    }
+    let row = member(&cluster.nodes[leader].stats(), &name).map(|row| row["raft_address"].clone());
+    assert_eq!(row, Some(before.into()), "nobody follows it by its own word");
+    let elsewhere = json!({"node_id": name, "raft_address": raft.replace("127.0.0.1", "localhost")});
+    let answer =
+        cluster.nodes[leader].post("/raft/join", &elsewhere).problem(409, "an address that it does not advertise");
+    assert!(answer.word("detail").contains(&raft), "{answer}");
+    cluster.nodes[leader].post("/raft/join", &post).expect(200, "the word for it");
+    eventually(secs(20), "the table follows", || known_where_it_is(&cluster, place));
+    assert_eq!(cluster.nodes[place].value("moved"), "and well");
+    assert_eq!(cluster.reign(), reign, "leader and term");
+    // It is where its cluster has it, so the next start is an ordinary one.
+    assert!(cluster.nodes[place].sigterm().success());
+    cluster.nodes[place].start();
+    assert_eq!(cluster.nodes[place].value("moved"), "and well");
+}
+
+fn a_member_restarted_on_other_ports_gets_itself_updated_where_moves_are_followed() {
+    let mut cluster = following();
     let reign = cluster.reign();
     let place = cluster.followers()[0];
     let before = cluster.nodes[place].raft.clone();
@@ -66,8 +106,8 @@ fn joining_a_member_at_another_address_updates_the_table() {
     node.put("still", "a member");
 }
 
-fn a_majority_that_moved_heals_by_itself_while_one_did_not_move() {
-    let mut cluster = Cluster::of(3);
+fn a_majority_that_moved_heals_by_itself_where_moves_are_followed() {
+    let mut cluster = following();
     cluster.nodes[0].put("foo", "bar");
     cluster.nodes.iter_mut().for_each(|node| node.kill9());
     for place in [1, 2] {

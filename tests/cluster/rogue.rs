@@ -7,6 +7,7 @@
 //! transport, for what it says must be understood.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use huskv::consensus::{Hop, Inbox, Input, Outbox, channel};
@@ -14,6 +15,7 @@ use huskv::model::{
     Answer, Code, Command, Condition, Fate, Operation, Outcome, PeerTable, Proposal, Refusal, Request, Standing, Txn,
     Value, WhoAmI,
 };
+use huskv::storage::{Boot, Peers, SledEngine, Volume};
 use huskv::transport::{self, Transport};
 use raft::eraftpb::{Entry, Message, MessageType};
 use serde_json::Value as Json;
@@ -43,6 +45,19 @@ impl Rogue {
         let stats = node.stats();
         let (name, address) = (node.name().to_owned(), node.raft.clone());
         node.kill9();
+        // Without the member's disk it would be taken for a copy.
+        let disk = Arc::new(SledEngine::new(node.directory()).expect("the directory is free now"));
+        let boot = Boot {
+            name: name.clone(),
+            raft_address: address.clone(),
+            http_address: node.http.clone(),
+            cache_bytes: 8 << 20,
+            picked_http_port: None,
+            picked_raft_port: None,
+            mint: Box::new(|| 1),
+        };
+        let (volume, _) = Volume::open(disk.clone(), boot).expect("the member's directory");
+        let lives = volume.identity().lives.clone();
         let id = |row: &Json| row["raft_id"].as_u64().expect("a raft id");
         let text = |row: &Json, name: &str| row[name].as_str().expect("a text").to_owned();
         let rows = stats["members"].as_array().expect("members");
@@ -53,6 +68,7 @@ impl Rogue {
             cluster_id: stats["cluster_id"].as_u64().expect("a cluster id"),
             raft_address: address.clone(),
             peers: others.map(|row| (id(row), text(row, "node_id"), text(row, "raft_address"))).collect(),
+            lives,
             ..PeerTable::default()
         };
         let runtime = Runtime::new().expect("a runtime");
@@ -61,7 +77,8 @@ impl Rogue {
         let (handle, inbox) = channel(64);
         let log = slog::Logger::root(slog::Discard, slog::o!());
         let options = transport::Options { max_inbound: 64 };
-        let (transport, mut outbox) = transport::start(listener, handle, options, log).expect("it starts");
+        let peers = Arc::new(Peers::open(disk).expect("what the member knew of its peers"));
+        let (transport, mut outbox) = transport::start(listener, handle, peers, options, log).expect("it starts");
         outbox.publish(table.clone());
         drop(entered);
         Self { runtime, table, inbox, outbox, _transport: transport, token: 0 }
@@ -76,6 +93,8 @@ impl Rogue {
             http_address: "127.0.0.1:1".into(),
             standing: Standing::Member,
             offers: Vec::new(),
+            raft_address: self.table.raft_address.clone(),
+            moved: false,
         };
         let found = async {
             loop {

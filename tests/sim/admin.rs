@@ -66,10 +66,15 @@ pub fn act(world: &mut World) {
     world.after(pause, Event::Admin);
     let now = world.now;
     world.admin.open.retain(|_, open| open.until > now);
-    let Some((leader, table)) = leading(world) else { return };
-    let missing = (0..world.nodes.len()).find(|at| {
+    let Some(leader) = leading(world) else { return };
+    let table = &world.nodes[leader].table.peers;
+    let missing = (0..world.size).find(|at| {
         let node = &world.nodes[*at];
-        let member = *at == leader || table.contains(&node.table.raft_id);
+        let listed = table.iter().find(|(id, _, _)| *id == node.table.raft_id);
+        // Where its word is not enough, an operator's is.
+        let elsewhere =
+            |address: &String| !world.follow_moves && node.table.moved && *address != node.table.raft_address;
+        let member = *at == leader || listed.is_some_and(|(_, _, address)| !elsewhere(address));
         node.driver.is_some() && !(member && node.table.cluster_id == world.cluster && !node.table.removed)
     });
     world.admin.complete = missing.is_none() && all_agree(world);
@@ -83,7 +88,7 @@ pub fn act(world: &mut World) {
         ask(world, Request::Join { node_id: format!("n{at}"), raft_address, force });
         // While one change is under way, another is asked for.
         if world.faults && world.rng.chance(40) {
-            let (soon, other) = (world.rng.below(700), world.rng.below(world.nodes.len() as u64));
+            let (soon, other) = (world.rng.below(700), world.rng.below(world.size as u64));
             world.after(soon, Event::Meddle(usize::try_from(other).expect("small")));
         }
     }
@@ -91,7 +96,7 @@ pub fn act(world: &mut World) {
 
 /// Asks some member for a change of membership.
 fn ask(world: &mut World, request: Request) {
-    let members: Vec<usize> = (0..world.nodes.len())
+    let members: Vec<usize> = (0..world.size)
         .filter(|at| world.nodes[*at].driver.is_some() && world.nodes[*at].table.cluster_id == world.cluster)
         .collect();
     if members.is_empty() {
@@ -134,15 +139,16 @@ pub fn settled(world: &mut World) -> bool {
     quiet && world.admin.open.is_empty() && world.admin.wiped.is_none() && all_agree(world)
 }
 
-/// Whether every node is up and sees every node as a voter, at its present address.
+/// Whether every node is up, on its own disk, and sees every node as a voter, at its present address.
 fn all_agree(world: &mut World) -> bool {
-    let count = world.nodes.len();
+    let count = world.size;
     (0..count).all(|at| {
         checks::status(world, at).is_some_and(|status| {
             let current = |id: u64, address: &str| {
-                world.nodes.iter().any(|node| node.table.raft_id == id && node.table.raft_address == address)
+                world.nodes[..count].iter().any(|node| node.table.raft_id == id && node.table.raft_address == address)
             };
-            status.members.len() == count
+            world.nodes[at].barred.is_none()
+                && status.members.len() == count
                 && status.members.iter().all(|m| m.role == Role::Voter && current(m.raft_id, &m.raft_address))
         })
     })
@@ -195,15 +201,14 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
 /// A removed member that reaches too few of the voters that it knew cannot learn of its removal. Once there are no faults
 /// that would let it, the operator does what its log says: its directory is moved away.
 fn give_up_directory(world: &mut World, at: usize) {
-    let member = leading(world).is_none_or(|(_, peers)| peers.contains(&world.nodes[at].table.raft_id));
+    let member = leading(world).is_none_or(|leader| world.nodes[leader].table.lists(world.nodes[at].table.raft_id));
     if !world.faults && !member && world.nodes[at].table.cluster_id == world.cluster {
         nemesis::wipe(world, at);
     }
 }
 
-/// Who leads the cluster at the highest term, and the raft ids of its peers.
-pub fn leading(world: &World) -> Option<(usize, Vec<u64>)> {
+/// Who leads the cluster at the highest term.
+pub fn leading(world: &World) -> Option<usize> {
     let best = world.book.leaders.last_key_value()?.1;
-    let at = world.nodes.iter().position(|node| node.driver.is_some() && node.table.raft_id == *best)?;
-    Some((at, world.nodes[at].table.peers.iter().map(|(id, _, _)| *id).collect()))
+    world.nodes[..world.size].iter().position(|node| node.driver.is_some() && node.table.raft_id == *best)
 }

@@ -17,6 +17,7 @@ use huskv::plant::{self, Plant};
 use crate::engine::SimEngine;
 use crate::journal::Entry;
 use crate::linear;
+use crate::lives;
 use crate::port::Said;
 use crate::replay;
 use crate::world::World;
@@ -142,6 +143,9 @@ const LATEST_TURNS: usize = 512;
 /// One leader a term; nothing moves back; equal entries and equal state at equal index.
 pub fn after_turn(world: &mut World, at: usize) {
     let Some(status) = status(world, at) else { return };
+    if lives::takes_no_part(world, at, &status) {
+        return;
+    }
     if status.applied_index > status.commit_index || status.commit_index > status.last_log_index {
         world.fail(format!(
             "n{at} has applied {} > committed {} > last {}",

@@ -141,7 +141,7 @@ impl Clients {
 fn members(world: &World) -> Vec<usize> {
     let is_member =
         |at: &usize| world.nodes[*at].driver.is_some() && world.nodes[*at].table.cluster_id == world.cluster;
-    (0..world.nodes.len()).filter(is_member).collect()
+    (0..world.size).filter(is_member).collect()
 }
 
 /// By when a node is to answer, by its own clock.

@@ -17,6 +17,7 @@ mod journal;
 #[allow(unused_imports, reason = "its own tests are compiled here and not run")]
 #[path = "../support/linear.rs"]
 mod linear;
+mod lives;
 mod narrator;
 mod nemesis;
 mod network;

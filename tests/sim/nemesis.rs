@@ -23,7 +23,7 @@ pub fn act(world: &mut World) {
     if world.rng.chance(30) {
         strangers::act(world);
     }
-    let count = world.nodes.len();
+    let count = world.size;
     let at = usize::try_from(world.rng.below(count as u64)).expect("small");
     match world.rng.below(16) {
         0 if world.nodes[at].driver.is_some() => down(world, at, 8000),
@@ -46,7 +46,7 @@ pub fn act(world: &mut World) {
             world.nodes[at].engine.set_fate(Fate::Fail(effects));
             world.nodes[at].full_until = world.now + full;
         }
-        13 => {
+        13 if world.follow_moves || admin::settled(world) => {
             // Where the members find it is found out when it is back.
             world.nodes[at].place += 1;
             world.say(|| format!("n{at} moves"));
@@ -102,7 +102,9 @@ pub fn ask_copy(world: &mut World, at: usize) {
         ..Message::default()
     };
     let cluster = world.cluster;
-    world.after(2, Event::ToIncarnation { to: leader, cluster, message: Box::new(message) });
+    let Some(to) = world.incarnation(leader, cluster).filter(|to| world.met(at, *to)) else { return };
+    let life = world.nodes[to].table.lives.current;
+    world.after(2, Event::ToIncarnation { to: leader, cluster, message: Box::new(message), life });
 }
 
 /// A node goes down for a while.
@@ -123,7 +125,7 @@ pub fn mend(world: &mut World) {
 /// A node hears nobody, is not heard, or both, to some of the others.
 fn cut_off(world: &mut World, at: usize) {
     let (out, back) = (world.rng.chance(70), world.rng.chance(70));
-    for other in 0..world.nodes.len() {
+    for other in 0..world.size {
         if other != at && world.rng.chance(85) {
             if out || !back {
                 world.cut.insert((at, other));
@@ -144,16 +146,22 @@ fn cut_off(world: &mut World, at: usize) {
 /// A node loses its disk, and may come back elsewhere.
 pub fn wipe(world: &mut World, at: usize) {
     world.say(|| format!("n{at} loses its disk"));
-    world.admin.wiped = Some(at);
-    world.admin.complete = false;
+    lose(world, at);
     let moves = world.rng.chance(30);
     let node = &mut world.nodes[at];
-    node.driver = None;
     node.engine = SimEngine::default();
     node.table = PeerTable::default();
-    node.seen = Seen::default();
-    (node.kept, node.member, node.own) = (None, None, None);
     node.place += u64::from(moves);
     let down = 100 + world.rng.below(2000);
     world.after(down, Event::Restart(at));
+}
+
+/// What a node's disk held is gone, and with it what it had promised.
+pub fn lose(world: &mut World, at: usize) {
+    world.admin.wiped = Some(at);
+    world.admin.complete = false;
+    let node = &mut world.nodes[at];
+    (node.driver, node.peers, node.barred) = (None, None, None);
+    (node.scanned, node.seen, node.durable) = (None, Seen::default(), (0, 0));
+    (node.kept, node.member, node.own) = (None, None, None);
 }

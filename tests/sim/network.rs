@@ -15,7 +15,8 @@ impl World {
     pub fn incarnation(&self, raft_id: u64, cluster: u64) -> Option<usize> {
         let is =
             |node: &Node| node.driver.is_some() && node.table.raft_id == raft_id && node.table.cluster_id == cluster;
-        self.nodes.iter().position(|node| is(node) && !node.table.removed)
+        // Nobody is led to where a copy is: that is not where the table has the member.
+        self.nodes[..self.size].iter().position(|node| is(node) && !node.table.removed)
     }
 
     fn addressed(&self, address: &str) -> Option<usize> {
@@ -89,18 +90,19 @@ impl World {
             let removed = Input::Removed { cluster_id: cluster, raft_id: message.from };
             return self.after(2, Event::Input(life, Box::new(removed)));
         }
-        if !self.connected(life.0, at) || (self.faults && self.rng.chance(2)) {
+        if !self.connected(life.0, at) || !self.met(life.0, at) || (self.faults && self.rng.chance(2)) {
             return;
         }
         let delay = self.delay();
+        let life = self.nodes[at].table.lives.current;
         if let Some(spoiled) = rogue::spoiled(self, &message) {
-            self.after(1, Event::ToIncarnation { to, cluster, message: Box::new(spoiled) });
+            self.after(1, Event::ToIncarnation { to, cluster, message: Box::new(spoiled), life });
         }
         if self.faults && self.rng.chance(2) {
             let again = delay + self.rng.below(3000);
-            self.after(again, Event::ToIncarnation { to, cluster, message: Box::new(message.clone()) });
+            self.after(again, Event::ToIncarnation { to, cluster, message: Box::new(message.clone()), life });
         }
-        self.after(delay, Event::ToIncarnation { to, cluster, message: Box::new(message) });
+        self.after(delay, Event::ToIncarnation { to, cluster, message: Box::new(message), life });
     }
 
     /// A node tells the others that it is there and whom it follows, as the real transport does every second.
@@ -109,7 +111,7 @@ impl World {
         let Some(driver) = node.driver.as_ref() else { return };
         let (from, cluster, follows) =
             (node.table.raft_id, node.table.cluster_id, driver.names(&Names::default()).follows);
-        for other in 0..self.nodes.len() {
+        for other in 0..self.size {
             let table = &self.nodes[other].table;
             let listens = self.nodes[other].driver.is_some() && table.cluster_id == cluster && !table.removed;
             if other != at && listens && self.connected(at, other) && !table.tombstones.contains(&from) {
@@ -142,7 +144,7 @@ impl World {
         }
         let cluster = self.nodes[life.0].table.cluster_id;
         let target = self.incarnation(to, cluster).filter(|at| self.connected(life.0, *at));
-        let Some(at) = target else {
+        let Some(at) = target.filter(|at| self.met(life.0, *at)) else {
             let unsent = Err(Refusal::not_applied(Code::NoLeader, "not connected"));
             return self.errand_ends(life, token, Input::Forwarded { token, result: unsent });
         };

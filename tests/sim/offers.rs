@@ -22,7 +22,7 @@ pub struct Own {
 /// Somebody does something to some node, again and again while there are faults.
 pub fn act(world: &mut World) {
     let began = world.now < 10;
-    let count = world.nodes.len();
+    let count = world.size;
     for at in 1..count {
         if began && world.strangers.chance(30) {
             store(world, at);
@@ -62,7 +62,7 @@ pub fn wrote(world: &mut World, at: usize, raft_id: u64, key: String, result: Re
 
 /// Sends an offer that nobody has made: often with the victim itself as the leader that makes it.
 fn forge(world: &mut World, at: usize) {
-    let count = world.nodes.len() as u64;
+    let count = world.size as u64;
     let other = usize::try_from(world.strangers.below(count)).expect("small");
     let itself = world.strangers.chance(30);
     let rng = &mut world.strangers;

@@ -208,7 +208,10 @@ fn unkept(message: &Message, synced: Promise) -> Option<String> {
     let kind = message.get_msg_type();
     let follow = (message.index + 1..).zip(message.entries.iter()).all(|(index, entry)| entry.index == index);
     if kind == MessageType::MsgAppend && !follow {
-        return Some(format!("{kind:?} with entries that do not follow index {}: {:?}", message.index, message.entries));
+        return Some(format!(
+            "{kind:?} with entries that do not follow index {}: {:?}",
+            message.index, message.entries
+        ));
     }
     if message.term < synced.term {
         // It was made before the term changed within one turn. A node that comes back in the later term can neither vote

@@ -26,7 +26,7 @@ pub fn act(world: &mut World) {
     if !world.faults || world.clients.silent {
         return;
     }
-    let at = usize::try_from(world.rogue.below(world.nodes.len() as u64)).expect("small");
+    let at = usize::try_from(world.rogue.below(world.size as u64)).expect("small");
     if world.nodes[at].driver.is_none() {
         return;
     }

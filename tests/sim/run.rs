@@ -58,6 +58,7 @@ fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> 
         world.faults = true;
         world.after(100, Event::Nemesis);
     }
+    world.after(200, Event::Copy);
     for client in 0..4 {
         world.after(client, Event::Client(usize::try_from(client).expect("small")));
     }
@@ -88,7 +89,8 @@ fn heal(world: &mut World) {
     world.say(|| "faults end".into());
     world.faults = false;
     world.cut.clear();
-    for at in 0..world.nodes.len() {
+    crate::lives::replace(world);
+    for at in 0..world.size {
         world.nodes[at].paused_until = 0;
         world.nodes[at].full_until = 0;
         world.nodes[at].pace = 0;
@@ -104,7 +106,7 @@ fn heal(world: &mut World) {
 
 /// Whether every node is a member that follows one leader, and has acknowledged new writes.
 fn whole(world: &mut World) -> bool {
-    let count = world.nodes.len();
+    let count = world.size;
     let by_node = &world.clients.by_node;
     if !world.admin.complete || by_node.len() < count || by_node.values().sum::<u64>() < NEW_WRITES {
         return false;
@@ -118,7 +120,7 @@ fn whole(world: &mut World) -> bool {
 }
 
 fn describe(world: &mut World) -> String {
-    let nodes = (0..world.nodes.len()).map(|at| {
+    let nodes = (0..world.size).map(|at| {
         checks::status(world, at).map_or_else(
             || format!("n{at} down"),
             |s| {

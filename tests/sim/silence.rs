@@ -82,7 +82,7 @@ pub fn fall(world: &mut World) {
     }
     keeper.settle(world);
     let end = world.now + SOON;
-    while (0..world.nodes.len()).any(|at| world.nodes[at].driver.is_none() || !leases(world, at).is_empty()) {
+    while (0..world.size).any(|at| world.nodes[at].driver.is_none() || !leases(world, at).is_empty()) {
         if world.now >= end {
             world.fail("a node still has a key whose removal was applied".into());
         }
@@ -101,7 +101,7 @@ fn ask(world: &mut World, of: impl FnOnce(&mut World, usize)) {
 
 /// Who leads and can act, and its term.
 fn leader(world: &mut World) -> Option<(usize, u64)> {
-    let (at, _) = admin::leading(world)?;
+    let at = admin::leading(world)?;
     let status = checks::status(world, at).filter(|status| status.state == State::Leader)?;
     (world.nodes[at].paused_until <= world.now).then_some((at, status.term))
 }

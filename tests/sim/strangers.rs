@@ -16,7 +16,7 @@ const LEAP: u64 = 1 << 18;
 
 /// One word of a stranger to a node that is a member.
 pub fn act(world: &mut World) {
-    let count = world.nodes.len() as u64;
+    let count = world.size as u64;
     let at = usize::try_from(world.rng.below(count)).expect("small");
     let Some(status) = checks::status(world, at).filter(|status| !status.removed && !status.joining) else { return };
     let others: Vec<u64> = status.members.iter().map(|m| m.raft_id).filter(|id| *id != status.raft_id).collect();

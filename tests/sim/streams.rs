@@ -93,6 +93,7 @@ impl World {
         let (from, to) = (stream.from, stream.to);
         let cluster = self.nodes[from.0].table.cluster_id;
         let target = self.incarnation(to, cluster).filter(|at| self.connected(from.0, *at));
+        let target = target.filter(|at| self.met(from.0, *at));
         let Some(at) = target.filter(|_| !(self.faults && self.rng.chance(20))) else {
             return self.end_stream(id, Err("the connection broke".into()));
         };

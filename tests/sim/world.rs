@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Driver, History, Input, Millis, Options};
 use huskv::model::{Limits, PeerTable};
-use huskv::storage::{Boot, Cut, Db, Error, Volume};
+use huskv::storage::{Boot, Cut, Db, Error, Peers, Volume};
 use raft::eraftpb::Message;
 
 use crate::checks::{self, Seen};
 use crate::clients::Clients;
 use crate::engine::{Fate, SimEngine};
+use crate::lives::{Barred, Image};
 use crate::narrator::{self, Trace};
 use crate::offers::Own;
 use crate::port::{Life, Port};
@@ -58,6 +59,14 @@ pub struct Node {
     pub pace: u64,
     /// When its next turn may be, and whether that is in the queue.
     next_turn: (u64, bool),
+    /// Which of the nodes that the world began with it is, or is a copy of.
+    number: usize,
+    /// In which life it has spoken to each peer last, while it is up.
+    pub peers: Option<Peers>,
+    /// An older copy of its disk.
+    pub image: Option<Image>,
+    /// Set while its disk is a copy, so that it must not take part.
+    pub barred: Option<Barred>,
 }
 
 /// Something that happens at a time.
@@ -70,6 +79,8 @@ pub enum Event {
         to: u64,
         cluster: u64,
         message: Box<Message>,
+        /// The life of the receiver that it was sent to.
+        life: huskv::model::Life,
     },
     Scan(Life, u64, Box<Cut>),
     /// The machine of this raft id is to be synced as far as the mark.
@@ -91,6 +102,8 @@ pub enum Event {
     Rogue,
     /// A stranger offers some node to adopt it, or somebody stores something in one that is alone.
     Offer,
+    /// Something happens to the copy of a disk.
+    Copy,
     /// All links are whole again.
     Mend,
     /// The second operator asks for something about this node.
@@ -104,6 +117,14 @@ pub struct World {
     pub rng: Rng,
     pub now: u64,
     pub nodes: Vec<Node>,
+    /// How many nodes the world began with; those behind them are copies.
+    pub size: usize,
+    /// Whether members are followed to where they say they are.
+    pub follow_moves: bool,
+    /// What draws the faults of copies, so that they do not shift the others.
+    pub copyist: Rng,
+    /// When a conflict was told last: to which node, about whom, and which way.
+    pub conflicts: BTreeMap<(usize, u64, bool), u64>,
     pub clients: Clients,
     pub cluster: u64,
     /// Directed links that are cut.
@@ -151,6 +172,10 @@ impl World {
             rng,
             now: 0,
             nodes: Vec::new(),
+            size: nodes,
+            follow_moves: (seed / 2).is_multiple_of(2),
+            copyist: Rng::new(seed ^ 0x11fe),
+            conflicts: BTreeMap::new(),
             cluster: 0,
             cut: BTreeSet::new(),
             faults: false,
@@ -173,38 +198,47 @@ impl World {
             streams: Streams::default(),
             rogue: Rng::new(!seed),
         };
-        for _ in 0..nodes {
-            let engine = SimEngine::default();
-            let (ahead, tick) = (world.rng.below(100_000), TICK - 3 + world.rng.below(7));
-            world.nodes.push(Node {
-                port: Port::new(clock.clone(), engine.clone()),
-                engine,
-                driver: None,
-                life: 0,
-                table: PeerTable::default(),
-                paused_until: 0,
-                full_until: 0,
-                place: 1,
-                ahead,
-                tick,
-                scanned: None,
-                seen: Seen::default(),
-                mirror: checks::Mirror::default(),
-                durable: (0, 0),
-                kept: None,
-                member: None,
-                own: None,
-                voters: VecDeque::new(),
-                scanned_log: 0,
-                pace: 0,
-                next_turn: (0, false),
-            });
+        for at in 0..nodes {
+            let mut node = world.node(SimEngine::default(), at);
+            (node.ahead, node.tick) = (world.rng.below(100_000), TICK - 3 + world.rng.below(7));
+            world.nodes.push(node);
         }
         for at in 0..nodes {
             world.boot(at);
         }
         world.cluster = world.nodes[0].table.cluster_id;
         world
+    }
+
+    /// A node on this disk that was not started yet.
+    pub fn node(&self, engine: SimEngine, number: usize) -> Node {
+        Node {
+            port: Port::new(self.clock.clone(), engine.clone()),
+            engine,
+            driver: None,
+            life: 0,
+            table: PeerTable::default(),
+            paused_until: 0,
+            full_until: 0,
+            place: 1,
+            ahead: 0,
+            tick: TICK,
+            scanned: None,
+            seen: Seen::default(),
+            mirror: checks::Mirror::default(),
+            durable: (0, 0),
+            kept: None,
+            member: None,
+            own: None,
+            voters: VecDeque::new(),
+            scanned_log: 0,
+            pace: 0,
+            next_turn: (0, false),
+            number,
+            peers: None,
+            image: None,
+            barred: None,
+        }
     }
 
     pub fn say(&mut self, line: impl FnOnce() -> String) {
@@ -272,8 +306,10 @@ impl World {
                     self.happen_to(event);
                 }
             }
-            Event::ToIncarnation { to, cluster, message } => {
-                if let Some(at) = self.incarnation(to, cluster) {
+            Event::ToIncarnation { to, cluster, message, life } => {
+                if let Some(at) = self.incarnation(to, cluster)
+                    && self.nodes[at].table.lives.follow(Some(life)).is_ok()
+                {
                     self.happen(Event::Input((at, self.nodes[at].life), Box::new(Input::Step(message))));
                 }
             }
@@ -288,6 +324,7 @@ impl World {
             Event::Offer => crate::offers::act(self),
             Event::Nemesis => crate::nemesis::act(self),
             Event::Rogue => crate::rogue::act(self),
+            Event::Copy => crate::lives::act(self),
             Event::Mend => crate::nemesis::mend(self),
             Event::Meddle(at) => crate::admin::meddle(self, at),
             Event::AskCopy(at) => crate::nemesis::ask_copy(self, at),
@@ -301,6 +338,7 @@ impl World {
                 if self.now / WORD_EVERY > (self.now - TICK.min(self.now)) / WORD_EVERY {
                     self.say_whom_it_follows(life.0);
                 }
+                self.greet(life.0);
                 if self.alive(life) {
                     self.after(self.nodes[life.0].tick, Event::Tick(life));
                 }
@@ -354,14 +392,15 @@ impl World {
             limits: Limits::ALL_NODES,
             pending_requests: 1000,
             history: History { events: 40, bytes: 1 << 20 },
-            raft_address: format!("n{at}:{}", node.place),
-            http_address: format!("n{at}:80"),
+            raft_address: format!("n{}:{}", node.number, node.place),
+            http_address: format!("n{}:80", node.number),
+            follow_moves: self.follow_moves,
             forming: false,
             join_wait_ms: self.join_wait,
             nonce,
         };
         let boot = Boot {
-            name: format!("n{at}"),
+            name: format!("n{}", node.number),
             raft_address: options.raft_address.clone(),
             http_address: options.http_address.clone(),
             cache_bytes: 1 << 20,
@@ -373,6 +412,7 @@ impl World {
         let raft_trace = if self.raft_trace { self.trace.clone() } else { Trace::Off };
         let quiet = narrator::logger(at, self.clock.clone(), raft_trace);
         let port = node.port.clone();
+        node.peers = Peers::open(Arc::new(node.engine.clone())).ok();
         let driver = Volume::open(Arc::new(node.engine.clone()), boot).and_then(|(volume, incarnation)| {
             Driver::new(volume, incarnation, Box::new(port.clone()), Box::new(port), options, log, quiet)
         });

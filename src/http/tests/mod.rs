@@ -85,6 +85,7 @@ pub(super) fn status() -> Status {
         previous: None,
         forming: false,
         verifying: None,
+        identity_conflicts: Vec::new(),
     }
 }
 

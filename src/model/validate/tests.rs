@@ -213,6 +213,8 @@ fn names_and_addresses_of_members_are_some() {
         http_address: "a:2".into(),
         standing: Standing::Member,
         offers: Vec::new(),
+        raft_address: "a:1".into(),
+        moved: false,
     };
     assert!(who_am_i(&who("n")).is_ok() && who_am_i(&who("n\n")).is_err());
     let joined = |http_address: &str| Adopted {

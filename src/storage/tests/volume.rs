@@ -48,7 +48,11 @@ fn everything_synced_is_there_after_a_restart_and_the_commit_covers_what_was_app
     let identity = volume.identity().clone();
     drop((volume, journal, machine));
     let (volume, Incarnation { journal, machine }) = start(dir.path(), "n1").unwrap();
-    assert_eq!(volume.identity(), &identity);
+    let lives = &volume.identity().lives;
+    assert_eq!((lives.current.count, &lives.before), (2, &vec![identity.lives.current]));
+    assert_ne!(lives.current.nonce, identity.lives.current.nonce);
+    assert_eq!(volume.identity(), &identity::Identity { lives: lives.clone(), ..identity });
+    assert_eq!(peek(dir.path()).unwrap().as_ref(), Some(volume.identity()), "it is durable before anything is said");
     assert_eq!(journal.hard_state(), hard_state(1, 9, 3));
     assert_eq!(journal.entries(2, 4, u64::MAX).unwrap(), [entry(2, 1), entry(3, 1)]);
     assert_eq!(machine.get(b"k").unwrap().unwrap().value.bytes, vec![5; 70_000]);
@@ -130,7 +134,8 @@ fn adoption_is_flipped_by_the_identity_and_the_old_incarnation_is_kept_until_the
     assert!(identity.cluster_id == 77 && identity.raft_id != old_id && !identity.formed);
     drop((volume, old, journal, machine));
     let (mut volume, incarnation) = start(dir.path(), "n1").unwrap();
-    assert_eq!(volume.identity(), &identity);
+    let lives = volume.identity().lives.clone();
+    assert_eq!(volume.identity(), &identity::Identity { lives, ..identity });
     assert_eq!(incarnation.machine.applied(), (0, 0));
     assert!(volume.garbage(1).unwrap().is_empty(), "nor is it after a start");
     volume.settle().unwrap();

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::consensus::{self, History};
-use crate::model::{Adopt, Code};
+use crate::model::{Adopt, Code, Life};
 use crate::storage::{Boot, SledEngine, Volume};
 use crate::transport::bounds::ANY;
 use crate::transport::dial::dial;
@@ -17,7 +17,8 @@ use crate::transport::greeting::{Hello, Purpose, WIRE_VERSION, preamble};
 use crate::transport::wire::{Frame, HEAD_BYTES};
 
 fn hello(from: u64, to: u64, purpose: Purpose) -> Hello {
-    Hello { purpose, cluster_id: CLUSTER, from, to, node_id: "x".into(), raft_address: "x:1".into() }
+    let (node_id, raft_address) = ("x".into(), "x:1".into());
+    Hello { purpose, cluster_id: CLUSTER, from, to, node_id, raft_address, moved: false, lives: Lives::default() }
 }
 
 /// A connection behind its handshake.
@@ -42,9 +43,9 @@ async fn sockets_that_are_held_do_not_keep_members_out_restarts_included() {
         let mut half = TcpStream::connect(&address).await.unwrap();
         half.write_all(&preamble(WIRE_VERSION)[..7]).await.unwrap();
         held.push(half);
-        // Made-up raft ids, and the id of a member again and again.
+        // Made-up raft ids; whoever names that of a member has to name its life.
         held.push(greet(&address, &hello(1_000 + number, 2, Purpose::Peer)).await);
-        held.push(greet(&address, &hello(1, 2, Purpose::Peer)).await);
+        assert!(dial(&address, &hello(1, 2, Purpose::Peer), PATIENCE).await.is_err());
     }
     a.publish(&[(2, &address)]);
     a.up(2).await;
@@ -56,7 +57,7 @@ async fn sockets_that_are_held_do_not_keep_members_out_restarts_included() {
         held.push(greet(&address, &hello(2_000 + number, 2, Purpose::Peer)).await);
         held.push(TcpStream::connect(&address).await.unwrap());
     }
-    let mut a = Node::start_at(1, &own);
+    let mut a = Node::start_on(a.disk, 1, &own);
     a.publish(&[(2, &address)]);
     a.up(2).await;
     a.post.send(vec![append(1, 2, 6, 1)]);
@@ -89,7 +90,8 @@ async fn one_who_is_no_member_is_answered_where_it_called_and_dialled_nowhere() 
     let mut b = Node::start(2);
     b.publish(&[]);
     let address = third.local_addr().unwrap().to_string();
-    let stranger = Hello { raft_address: address, ..hello(1, 2, Purpose::Peer) };
+    let lives = Lives { current: Life { count: 1, nonce: 1 }, ..Lives::default() };
+    let stranger = Hello { raft_address: address, lives, ..hello(1, 2, Purpose::Peer) };
     let mut stream = greet(&b.address, &stranger).await;
     let ask = Frame::Step(Box::new(append(1, 2, 5, 1)));
     write_frame_within(&mut stream, &ask, PATIENCE).await.unwrap();
@@ -125,7 +127,8 @@ async fn whoever_speaks_as_a_member_makes_a_node_dial_others_only_so_often() {
     let address = third.local_addr().unwrap().to_string();
     let mut b = Node::start(2);
     b.publish(&[(1, &nowhere())]);
-    let stranger = Hello { raft_address: address, ..hello(1, 2, Purpose::Peer) };
+    let lives = Lives { current: Life { count: 1, nonce: 1 }, ..Lives::default() };
+    let stranger = Hello { raft_address: address, lives, ..hello(1, 2, Purpose::Peer) };
     let mut dialled = 0;
     for _ in 0..60 {
         drop(greet(&b.address, &stranger).await);
@@ -208,6 +211,7 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
         history: History { events: 10, bytes: 1 << 20 },
         raft_address: address.clone(),
         http_address: "h:1".into(),
+        follow_moves: false,
         forming: false,
         join_wait_ms: 60_000,
         limits: crate::model::Limits::ALL_NODES,
@@ -215,7 +219,8 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
     };
     let (handle, inbox) = channel(64);
     let log = slog::Logger::root(slog::Discard, o!());
-    let (transport, outbox) = start(listener, handle.clone(), Options { max_inbound: 64 }, log.clone()).unwrap();
+    let peers = Arc::new(Peers::open(volume.engine()).unwrap());
+    let (transport, outbox) = start(listener, handle.clone(), peers, Options { max_inbound: 64 }, log.clone()).unwrap();
     let (raft_id, cluster_id) = (volume.identity().raft_id, volume.identity().cluster_id);
     let start = consensus::Start { volume, incarnation, outbox, options, log: log.clone(), raft_log: log };
     drop(consensus::spawn(inbox, handle.clone(), start).unwrap());

@@ -4,13 +4,15 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::consensus::InstallError;
+use crate::model::Lives;
 use crate::storage;
 use crate::transport::dial::dial;
 use crate::transport::greeting::{Hello, Purpose};
 use crate::transport::snapshot::stream_out;
 
 fn hello(to: u64, purpose: Purpose) -> Hello {
-    Hello { purpose, cluster_id: CLUSTER, from: 1, to, node_id: "node1".into(), raft_address: "h:1".into() }
+    let (node_id, raft_address) = ("node1".into(), "h:1".into());
+    Hello { purpose, cluster_id: CLUSTER, from: 1, to, node_id, raft_address, moved: false, lives: Lives::default() }
 }
 
 fn snapshot() -> Message {

@@ -142,8 +142,8 @@ async fn a_member_that_restarts_is_found_again() {
     let address = b.address.clone();
     b.transport.take().unwrap().stop().await;
     a.down(2).await;
-    let mut b = Node::start_at(2, &address);
-    b.publish(&[]);
+    let mut b = Node::start_on(b.disk, 2, &address);
+    b.publish(&[(1, &a.address)]);
     a.up(2).await;
     a.post.send(vec![append(1, 2, 6, 1)]);
     assert_eq!(b.message().await.index, 5);
@@ -151,15 +151,17 @@ async fn a_member_that_restarts_is_found_again() {
 }
 
 #[tokio::test]
-async fn a_member_that_moved_is_found_where_it_says_it_is() {
+async fn a_member_that_moved_is_found_where_it_says_it_is_if_moves_are_followed() {
     let (mut a, mut b) = pair().await;
+    a.follow_moves = true;
+    a.publish(&[(2, &b.address)]);
     let old = b.address.clone();
     b.transport.take().unwrap().stop().await;
     drop(b.post);
     a.down(2).await;
-    let mut b = Node::start(2);
+    let mut b = Node::start_on(b.disk, 2, "127.0.0.1:0");
     assert_ne!(b.address, old);
-    b.publish(&[(1, &a.address)]);
+    b.post.publish(PeerTable { moved: true, ..b.table(&[(1, &a.address)]) });
     a.up(2).await;
     a.post.send(vec![append(1, 2, 6, 1)]);
     assert_eq!(b.message().await.index, 5);
@@ -222,7 +224,8 @@ async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
     read_opening(&mut deaf).await.unwrap();
     read_frame(&mut deaf, ANY).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut deaf, &preamble(WIRE_VERSION)).await.unwrap();
-    let welcome = Frame::Verdict(Ok(Welcome { cluster_id: CLUSTER, raft_id: 2 }));
+    let welcome =
+        Frame::Verdict(Ok(Welcome { cluster_id: CLUSTER, raft_id: 2, lives: crate::model::Lives::default() }));
     write_frame_within(&mut deaf, &welcome, PATIENCE).await.unwrap();
     a.up(2).await;
     let message = append(1, 2, 6, 1 << 20);

@@ -10,6 +10,7 @@ mod attacks;
 mod copies;
 mod disk;
 mod links;
+mod lives;
 mod requests;
 mod strangers;
 
@@ -18,11 +19,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use raft::eraftpb::{Entry, Message, MessageType};
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::{Options, Transport, start};
 use crate::consensus::{Inbox, Input, Outbox, channel};
-use crate::model::{PeerTable, Standing, WhoAmI};
+use crate::model::{Lives, PeerTable, Standing, WhoAmI};
+use crate::storage::{Engine, Peers, SledEngine};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -65,6 +68,32 @@ struct Node {
     post: Box<dyn Outbox>,
     transport: Option<Transport>,
     lines: Lines,
+    disk: Disk,
+    follow_moves: bool,
+}
+
+/// What a node has on its disk: its lives, and what it knows of those of others.
+#[derive(Clone)]
+struct Disk {
+    lives: Lives,
+    engine: Arc<dyn Engine>,
+    _directory: Arc<TempDir>,
+}
+
+impl Disk {
+    fn new(lives: Lives) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self { lives, engine: Arc::new(SledEngine::new(directory.path()).unwrap()), _directory: Arc::new(directory) }
+    }
+
+    /// Another disk that holds the same.
+    fn copy(&self) -> Self {
+        let copy = Self::new(self.lives.clone());
+        if let Some(bytes) = self.engine.read_file("peers").unwrap() {
+            copy.engine.replace_file("peers", &bytes).unwrap();
+        }
+        copy
+    }
 }
 
 impl Node {
@@ -73,13 +102,20 @@ impl Node {
     }
 
     fn start_at(raft_id: u64, address: &str) -> Self {
+        Self::start_on(Disk::new(Lives::default()), raft_id, address)
+    }
+
+    /// The next life on what `disk` holds.
+    fn start_on(mut disk: Disk, raft_id: u64, address: &str) -> Self {
+        disk.lives.begin(getrandom::u64().unwrap());
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (handle, inbox) = channel(64);
         let lines = Lines::default();
         let log = slog::Logger::root(lines.clone(), slog::o!());
-        let (transport, post) = start(listener, handle, Options { max_inbound: 64 }, log).unwrap();
-        Self { raft_id, address, inbox, post, transport: Some(transport), lines }
+        let peers = Peers::open(disk.engine.clone()).unwrap();
+        let (transport, post) = start(listener, handle, Arc::new(peers), Options { max_inbound: 64 }, log).unwrap();
+        Self { raft_id, address, inbox, post, transport: Some(transport), lines, disk, follow_moves: false }
     }
 
     /// What this node publishes where the others are its peers.
@@ -90,6 +126,8 @@ impl Node {
             cluster_id: CLUSTER,
             raft_address: self.address.clone(),
             peers: others.iter().map(|(id, address)| (*id, format!("node{id}"), (*address).to_owned())).collect(),
+            lives: self.disk.lives.clone(),
+            follow_moves: self.follow_moves,
             ..PeerTable::default()
         }
     }
@@ -156,6 +194,8 @@ fn who(raft_id: u64) -> WhoAmI {
         http_address: "h:1".into(),
         standing: Standing::Member,
         offers: Vec::new(),
+        raft_address: "h:2".into(),
+        moved: false,
     }
 }
 

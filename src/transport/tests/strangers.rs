@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::model::{Adopt, Adopted, Code, Fate, Refusal};
+use crate::model::{Adopt, Adopted, Code, Fate, Lives, Refusal};
 use crate::transport::bounds::ANY;
 use crate::transport::framing::{read_frame, read_opening};
 use crate::transport::greeting::{WIRE_VERSION, Welcome, preamble};
@@ -197,7 +197,7 @@ async fn an_offer_without_an_answer_is_unknown() {
     read_opening(&mut joiner).await.unwrap();
     read_frame(&mut joiner, ANY).await.unwrap();
     joiner.write_all(&preamble(WIRE_VERSION)).await.unwrap();
-    let welcome = Frame::Verdict(Ok(Welcome { cluster_id: 9, raft_id: 2 }));
+    let welcome = Frame::Verdict(Ok(Welcome { cluster_id: 9, raft_id: 2, lives: Lives::default() }));
     joiner.write_all(&welcome.encode().unwrap()).await.unwrap();
     assert_eq!(read_frame(&mut joiner, ANY).await.unwrap(), Frame::Adopt(offer()));
     drop(joiner);
