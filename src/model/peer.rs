@@ -195,11 +195,14 @@ impl PeerTable {
         self.peers.iter().any(|(listed, ..)| *listed == raft_id)
     }
 
-    /// The lives of this node as the peer `raft_id` is told them, which has `heard` this one last. Only members are told:
-    /// whoever knows a life can say that another one follows from it.
+    /// The lives of this node as the peer `raft_id` is told them, which has `heard` this one last. Whoever knows a life can
+    /// say that another one follows from it, so only members are told; and, since the table of a node that was started
+    /// again may be older than it was, whoever has `shown` that it knows one.
     #[must_use]
-    pub fn lives_for(&self, raft_id: u64, heard: Option<Life>) -> Lives {
-        if self.lists(raft_id) { self.lives.clone().naming(heard) } else { Lives::default() }
+    pub fn lives_for(&self, raft_id: u64, heard: Option<Life>, shown: Option<Life>) -> Lives {
+        let lives = self.lives.clone().naming(heard);
+        let knows = shown.is_some_and(|shown| lives.follow(Some(shown)).is_ok());
+        if self.lists(raft_id) || knows { lives } else { Lives::default() }
     }
 
     /// The address in the table of a member that says to have `moved` to `raft_address`, where nothing but its own word is

@@ -5,7 +5,7 @@
 //! however often it was started since.
 //!
 //! Laws: durable before the life is spoken to. Written only where something is new, which is a restart of either end, and
-//! replaced as a whole. A peer that tells no life is not kept, for it does not have this node in its table yet. A raft id that is no member's is not kept, so the file stays as small as the member table.
+//! replaced as a whole. A peer that tells no life is not kept, for it does not have this node in its table yet. A raft id that was removed is not kept, so the file stays about as small as the member table.
 //!
 //! Not here: the rule (`model::Lives`), and who asks (`transport`).
 
@@ -78,7 +78,7 @@ impl Peers {
     }
 
     /// Takes note of a peer that is spoken to, and of which life of this node it has `heard`, where that is certain;
-    /// durable on return. What is known of others is kept as far as they are `members`. True where that was new.
+    /// durable on return. What is known of others is kept as far as `keep` says. True where that was new.
     ///
     /// # Errors
     /// [`Error`] where it cannot be written; inside, [`IdentityConflict`] where it is not the peer that is known. Nothing is
@@ -88,7 +88,7 @@ impl Peers {
         raft_id: u64,
         lives: &Lives,
         heard: Option<Life>,
-        members: impl Fn(u64) -> bool,
+        keep: impl Fn(u64) -> bool,
     ) -> Result<Result<bool, IdentityConflict>, Error> {
         let mut known = self.lock();
         let before = known.get(&raft_id).cloned().unwrap_or_default();
@@ -96,12 +96,12 @@ impl Peers {
             return Ok(Err(conflict));
         }
         let now = Known { life: Some(lives.current), heard: heard.or(before.heard) };
-        let told = lives.current.count > 0 && members(raft_id);
+        let told = lives.current.count > 0 && keep(raft_id);
         if now == before || !told {
             return Ok(Ok(false));
         }
         let mut next = known.clone();
-        next.retain(|raft_id, _| members(*raft_id));
+        next.retain(|raft_id, _| keep(*raft_id));
         next.insert(raft_id, now);
         self.engine.replace_file(PEERS, &SEAL.encode(&next))?;
         *known = next;

@@ -180,7 +180,7 @@ mod tests {
     fn hello(cluster_id: u64, from: u64, to: u64) -> Hello {
         let (node_id, raft_address) = ("a".into(), "h:1".into());
         let (moved, lives) = (false, Lives::default());
-        Hello { purpose: Purpose::Peer, cluster_id, from, to, node_id, raft_address, moved, lives }
+        Hello { purpose: Purpose::Peer, cluster_id, from, to, node_id, raft_address, moved, lives, known: None }
     }
 
     #[test]

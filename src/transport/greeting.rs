@@ -16,7 +16,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::model::{IdentityConflict, Lives};
+use crate::model::{IdentityConflict, Life, Lives};
 
 /// The first bytes of every connection, in both directions: no text protocol begins with such a byte.
 pub const MAGIC: [u8; 8] = *b"\x89HUSKV\r\n";
@@ -57,6 +57,8 @@ pub struct Hello {
     pub moved: bool,
     /// Its lives, and the one that the acceptor has heard last; none for strangers.
     pub lives: Lives,
+    /// The life that it has spoken to the acceptor in last: whoever knows it is told those since.
+    pub known: Option<Life>,
 }
 
 /// The acceptor's good word, and who it is.

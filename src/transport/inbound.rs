@@ -26,7 +26,7 @@ use super::places::{Place, Places};
 use super::shared::Shared;
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use super::{errand, incoming, snapshot};
-use crate::model::PeerTable;
+use crate::model::{Lives, PeerTable};
 
 /// How long a stranger may take to introduce itself.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
@@ -132,7 +132,7 @@ impl Guest {
             Welcome {
                 cluster_id: of(|table| table.cluster_id),
                 raft_id: of(|table| table.raft_id),
-                lives: self.shared.lives(if stranger { 0 } else { hello.from }),
+                lives: if stranger { Lives::default() } else { self.shared.lives(hello.from, hello.known) },
             }
         });
         let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(verdict.clone()).encode().ok()?].concat();

@@ -20,7 +20,7 @@ use super::dial::Whereabouts;
 use super::greeting::{Denial, Hello, Purpose};
 use super::wire::Frame;
 use crate::consensus::{Handle, Input};
-use crate::model::{IdentityConflict, Lives, PeerTable};
+use crate::model::{IdentityConflict, Life, Lives, PeerTable};
 use crate::storage::Peers;
 
 /// How many lines of one reason are logged one after the other before they are thinned out.
@@ -174,13 +174,14 @@ impl Shared {
             node_id: text(|table| &table.node_id),
             raft_address: text(|table| &table.raft_address),
             moved: table.as_deref().is_some_and(|table| table.moved),
-            lives: self.lives(to),
+            lives: self.lives(to, None),
+            known: self.peers.life(to),
         }
     }
 
-    /// The lives of this node as the peer `to` is told them; none for strangers.
-    pub fn lives(&self, to: u64) -> Lives {
-        self.table().map_or_else(Lives::default, |table| table.lives_for(to, self.peers.heard(to)))
+    /// The lives of this node as the peer `to` is told them, which has `shown` that it knows one; none for strangers.
+    pub fn lives(&self, to: u64, shown: Option<Life>) -> Lives {
+        self.table().map_or_else(Lives::default, |table| table.lives_for(to, self.peers.heard(to), shown))
     }
 
     /// Whether a peer that introduces itself so may be heard. It is known in this life from then on, durably.
@@ -207,7 +208,7 @@ impl Shared {
             return Ok(());
         }
         let (peers, lives) = (Arc::clone(&self.peers), lives.clone());
-        let met = move || peers.meet(raft_id, &lives, heard, |listed| table.lists(listed));
+        let met = move || peers.meet(raft_id, &lives, heard, |known| !table.tombstones.contains(&known));
         let detail = match self.runtime.spawn_blocking(met).await {
             Ok(Ok(met)) => {
                 let new = met.map_err(Denial::Conflict)?;

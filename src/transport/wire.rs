@@ -283,6 +283,7 @@ mod tests {
             raft_address: "h:1".into(),
             moved: true,
             lives: lives.clone(),
+            known: Some(now),
         };
         let mut append = Message { from: 1, term: 3, ..Message::default() };
         append.entries.push(raft::eraftpb::Entry { index: 4, ..Default::default() });

@@ -145,8 +145,8 @@ impl World {
         if here.unfollowed(there.raft_id, there.moved, &there.raft_address).is_some() {
             return false;
         }
-        let told = |table: &PeerTable, known: &Peers, to: u64| table.lives_for(to, known.heard(to));
-        let said = told(here, known_here, there.raft_id);
+        let told = |table: &PeerTable, known: &Peers, to: u64, shown| table.lives_for(to, known.heard(to), shown);
+        let said = told(here, known_here, there.raft_id, None);
         if known_there.check(here.raft_id, &said).is_err() {
             let (here, there) = (here.raft_id, there.raft_id);
             self.conflict(to, here, false);
@@ -159,7 +159,7 @@ impl World {
         if !note(&acceptor.engine, known_there, here.raft_id, &said, None, there).is_some_and(|met| met) {
             return false;
         }
-        let answered = told(there, known_there, here.raft_id);
+        let answered = told(there, known_there, here.raft_id, known_here.life(there.raft_id));
         let met = note(&dialler.engine, known_here, there.raft_id, &answered, Some(here), here);
         if met == Some(false) {
             let there = there.raft_id;
@@ -192,13 +192,16 @@ fn note(
     if known.knows(raft_id, lives.current, heard) {
         return Some(true);
     }
+    if !table.lists(raft_id) {
+        return Some(known.check(raft_id, lives).is_ok());
+    }
     // A disk that fails here fails the connection and not the node; that is not what this simulator looks at.
     let fate = engine.fate();
     let fails = matches!(fate, Fate::Fail(_) | Fate::Failed);
     if fails {
         engine.set_fate(Fate::Whole);
     }
-    let met = known.meet(raft_id, lives, heard, |listed| table.lists(listed));
+    let met = known.meet(raft_id, lives, heard, |known| !table.tombstones.contains(&known));
     if fails {
         engine.set_fate(fate);
     }

@@ -210,17 +210,21 @@ impl World {
     }
 
     fn hear(&mut self, at: usize, said: Said) {
+        // A node that went back to what it was before its join answers for another cluster, as it tells its clients.
+        let elsewhere = self.nodes[at].table.cluster_id != self.cluster;
+        let gone = || Refusal::unknown(Code::Timeout, "answered by a node of another cluster");
+        let now = self.now;
         match said {
             Said::Client { operation, result } => {
-                let now = self.now;
+                let result = if elsewhere && result.is_ok() { Err(gone()) } else { result };
                 clients::answered(self, operation, now, result);
             }
             Said::Read { operation, result } => {
-                let now = self.now;
+                let result = if elsewhere && result.is_ok() { Err(gone()) } else { result };
                 clients::read(self, operation, now, result);
             }
             Said::Listed { operation, result } => {
-                let now = self.now;
+                let result = if elsewhere && result.is_ok() { Err(gone()) } else { result };
                 clients::listed(self, operation, now, result);
             }
             Said::Admin { asked, result } => admin::answered(self, at, asked, result),

@@ -18,7 +18,17 @@ use crate::transport::wire::{Frame, HEAD_BYTES};
 
 fn hello(from: u64, to: u64, purpose: Purpose) -> Hello {
     let (node_id, raft_address) = ("x".into(), "x:1".into());
-    Hello { purpose, cluster_id: CLUSTER, from, to, node_id, raft_address, moved: false, lives: Lives::default() }
+    Hello {
+        purpose,
+        cluster_id: CLUSTER,
+        from,
+        to,
+        node_id,
+        raft_address,
+        moved: false,
+        lives: Lives::default(),
+        known: None,
+    }
 }
 
 /// A connection behind its handshake.

@@ -12,7 +12,17 @@ use crate::transport::snapshot::stream_out;
 
 fn hello(to: u64, purpose: Purpose) -> Hello {
     let (node_id, raft_address) = ("node1".into(), "h:1".into());
-    Hello { purpose, cluster_id: CLUSTER, from: 1, to, node_id, raft_address, moved: false, lives: Lives::default() }
+    Hello {
+        purpose,
+        cluster_id: CLUSTER,
+        from: 1,
+        to,
+        node_id,
+        raft_address,
+        moved: false,
+        lives: Lives::default(),
+        known: None,
+    }
 }
 
 fn snapshot() -> Message {

@@ -139,6 +139,7 @@ async fn a_copy_that_breaks_off_or_is_too_large_leaves_nothing_behind() {
         raft_address: "h:1".into(),
         moved: false,
         lives: Lives::default(),
+        known: None,
     };
     for (bytes, piece) in [(0, Some(vec![1; 1 << 20])), (0, None), (u64::MAX - 1, None)] {
         let (mut stream, _) = crate::transport::dial::dial(&b.address, &hello, PATIENCE).await.unwrap();

@@ -107,6 +107,7 @@ async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
         raft_address: "x:1".into(),
         moved: false,
         lives: lives.clone(),
+        known: None,
     };
     let (_, welcome) = dial(&b.address, &stranger(9, &Lives::default()), PATIENCE).await.unwrap();
     assert_eq!(welcome.lives, Lives::default());
@@ -115,6 +116,20 @@ async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
     (0..9).for_each(|nonce| guessed.begin(nonce));
     assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
     assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().life(1), Some(a.disk.lives.current));
+}
+
+#[tokio::test]
+async fn a_member_whose_table_is_older_than_it_was_tells_its_lives_to_whoever_knows_one() {
+    let (mut a, b) = pair().await;
+    let address = b.address.clone();
+    let disk = b.end().await;
+    a.down(2).await;
+    let mut b = Node::start_on(disk, 2, &address);
+    b.publish(&[]);
+    a.up(2).await;
+    a.post.send(vec![append(1, 2, 6, 1)]);
+    assert_eq!(b.message().await.index, 5);
+    assert_eq!(a.lines.count("identity conflict"), 0);
 }
 
 #[tokio::test]
