@@ -4,7 +4,7 @@
 //! and where it came from before anything happens.
 //!
 //! Laws: all sources go through the one table of [`keys`], so none knows a key that another does not. Unknown keys and
-//! unknown `HUSKV_` variables are errors. An empty value is an error unless the default is empty. Nothing is opened,
+//! unknown `HUSKV_` variables are errors, except what Kubernetes and Docker set for services. An empty value is an error unless the default is empty. Nothing is opened,
 //! bound or created here, except that the file is read.
 //!
 //! Not here: what the settings do. No room below [`crate::node`] imports this one; each has its own small `Options`.
@@ -21,9 +21,12 @@ mod addresses;
 mod check;
 pub mod keys;
 mod nearly;
+mod service_links;
 
 use keys::{KEYS, Key, Kind};
 pub use nearly::near_misses;
+use service_links::is_service_link;
+pub use service_links::service_links;
 
 /// The variable that names the file.
 pub const CONFIG_VARIABLE: &str = "HUSKV_CONFIG";
@@ -278,7 +281,7 @@ fn ours(variables: &[(OsString, OsString)]) -> Result<BTreeMap<String, String>, 
     let mut found = BTreeMap::new();
     for (name, value) in variables {
         let name = name.to_string_lossy().into_owned();
-        if name == ENDPOINTS_VARIABLE {
+        if name == ENDPOINTS_VARIABLE || value.to_str().is_some_and(|value| is_service_link(&name, value)) {
             continue;
         }
         let known = name == CONFIG_VARIABLE

@@ -7,7 +7,7 @@ use slog::warn;
 
 use super::{USAGE, complain};
 use crate::config::keys::{KEYS, Key, Kind};
-use crate::config::{CONFIG_FLAG, CONFIG_VARIABLE, Given, load, near_misses};
+use crate::config::{CONFIG_FLAG, CONFIG_VARIABLE, Given, load, near_misses, service_links};
 use crate::logging::{self, Format};
 use crate::node::{self, Stop};
 
@@ -76,6 +76,10 @@ pub(super) fn run(matches: &ArgMatches) -> u8 {
     for (name, meant) in near_misses(&given.variables) {
         warn!(log, "the variable {} is no setting and is ignored; did you mean {}?", name, meant);
     }
+    if let Some(sentence) = service_links(&given.variables) {
+        warn!(log, "{}", sentence);
+    }
+    node::process::prepare(&log);
     node::panics::install(log.clone(), guard.clone());
     let code = node::run(&config, stop, &log, &guard);
     guard.flush();

@@ -233,6 +233,7 @@ impl Driver {
     /// [`Error`]: poisoned.
     pub fn tick(&mut self, now: Millis) -> Result<(), Error> {
         self.at(now);
+        self.volume.engine().check()?;
         let missed = self.now.saturating_sub(std::mem::replace(&mut self.ticked, self.now)) / self.options.tick_ms;
         let most = if self.leads() { self.options.heartbeat_ticks as u64 } else { 1 };
         for _ in 0..missed.clamp(1, most.max(1)) {

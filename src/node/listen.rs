@@ -3,18 +3,28 @@
 //! Why: a port that is taken is the most common mistake with several nodes on one machine; it must be named, and must
 //! leave no half-made directory behind.
 //!
-//! Laws: port 0 is picked by the system once and then kept by the directory, so peers find the node again. Addresses
-//! that resolve to several are tried in the order of the resolver.
+//! Laws: port 0 is picked by the system once and then kept by the directory, so peers find the node again. A kept port
+//! on which nobody listens is waited for: it is the near end of a connection that has just ended (TIME_WAIT, RFC 9293
+//! 3.6.1). Addresses that resolve to several are tried in the order of the resolver.
 //!
 //! Not here: accepting (`transport`, `http`).
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
+use slog::{Logger, info};
 use thiserror::Error;
+use tokio::time::{Instant, sleep};
 
 use crate::config::{Config, keys};
 use crate::storage::Identity;
+
+/// How long a kept port is waited for; Linux holds the end of a connection for 60 s.
+const KEPT_PORT_WAIT: Duration = Duration::from_secs(65);
+
+/// How often it is tried.
+const KEPT_PORT_RETRY: Duration = Duration::from_millis(250);
 
 /// Why a port cannot be bound; names the port and the setting that chose it.
 #[derive(Debug, Error)]
@@ -67,6 +77,40 @@ pub(super) struct Ports {
     pub http: Port,
     /// For peers.
     pub raft: Port,
+}
+
+/// Binds both ports as [`bind`] does, and waits for kept ones that are only the ends of old connections.
+///
+/// # Errors
+/// [`ListenError`] where a port cannot be had.
+pub(super) async fn bind_or_wait(config: &Config, seen: Option<&Identity>, log: &Logger) -> Result<Ports, ListenError> {
+    let until = Instant::now() + KEPT_PORT_WAIT;
+    let mut said = false;
+    loop {
+        match bind(config, seen) {
+            Err(ListenError::InUse { port, host, .. })
+                if is_kept(config, seen, port) && Instant::now() < until && nobody_listens(&host, port) =>
+            {
+                if !said {
+                    info!(log, "waiting for the port that this node picked at its first start"; "port" => port);
+                    said = true;
+                }
+                sleep(KEPT_PORT_RETRY).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// Whether the settings left this port to the system, and the directory remembers it.
+fn is_kept(config: &Config, seen: Option<&Identity>, port: u16) -> bool {
+    let http = config.server.port == 0 && seen.and_then(|id| id.picked_http_port) == Some(port);
+    let raft = config.raft.port == 0 && seen.and_then(|id| id.picked_raft_port) == Some(port);
+    http || raft
+}
+
+fn nobody_listens(host: &str, port: u16) -> bool {
+    TcpStream::connect((host, port)).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// Binds both ports; where the settings say 0, the one that the directory remembers, or any that is free.
@@ -162,6 +206,24 @@ mod tests {
         drop(again);
         let fixed = bind(&config([http, 0]), Some(&identity(1, raft))).unwrap();
         assert_eq!((fixed.http.port, fixed.http.picked, fixed.raft.picked), (http, None, Some(raft)));
+    }
+
+    #[tokio::test]
+    async fn a_kept_port_that_only_an_old_connection_holds_is_waited_for() {
+        // A connection whose near end is a port without anybody listening on it.
+        let far = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(far.local_addr().unwrap()).unwrap();
+        let port = near.local_addr().unwrap().port();
+        let (config, identity) = (config([0, 0]), identity(port, 0));
+        assert!(matches!(bind(&config, Some(&identity)), Err(ListenError::InUse { .. })), "the port is held");
+        let log = Logger::root(slog::Discard, slog::o!());
+        let waiting = tokio::spawn(async move { bind_or_wait(&config, Some(&identity), &log).await });
+        // The far end closes first, so that it is the one in TIME_WAIT.
+        let (taken, _) = far.accept().unwrap();
+        drop(taken);
+        drop(near);
+        let ports = waiting.await.unwrap().unwrap();
+        assert_eq!(ports.http.port, port);
     }
 
     #[test]

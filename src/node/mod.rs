@@ -28,6 +28,7 @@ mod forming;
 mod listen;
 mod options;
 pub mod panics;
+pub mod process;
 mod signals;
 
 use listen::Ports;
@@ -146,7 +147,7 @@ fn bound_the_stop(log: Logger, guard: Guard) {
         std::thread::sleep(STOP_LIMIT);
         crit!(log, "huskv stops without waiting any longer; what was acknowledged is on disk");
         guard.flush();
-        std::process::exit(i32::from(FAILED));
+        std::process::exit(0);
     };
     // Without a thread the stop is only not bounded.
     drop(std::thread::Builder::new().name("stop-limit".into()).spawn(watch));
@@ -170,13 +171,14 @@ impl Node {
             move || storage::peek(&directory)
         })
         .await?;
-        let ports = listen::bind(config, seen.as_ref())?;
+        let ports = listen::bind_or_wait(config, seen.as_ref(), log).await?;
         info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
             "directory" => directory.display().to_string(), "http" => &ports.http.address,
             "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
         let boot = options::boot(config, &ports);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let opened = blocking(move || open(&directory, boot, &addresses)).await?;
+        process::check_directory(&config.raft.vol_dir, log);
         Self::compose(config, ports, nonce, opened, log)
     }
 

@@ -1,7 +1,9 @@
-//! When to stop: SIGTERM, SIGINT, or the end of whoever started the node.
+//! When to stop: SIGTERM, SIGINT, or the end of the process that started the node.
 //!
 //! Why: the demo's nodes must not outlive it, even when it is killed outright. Its end closes their standard input, which
 //! needs no signal and works wherever there are pipes.
+//!
+//! Laws: SIGHUP stops nothing: a terminal that closes, or a supervisor that means "reload", must not end a node.
 //!
 //! Not here: what a stop does ([`crate::node`]).
 
@@ -23,6 +25,7 @@ pub enum Stop {
 pub(super) struct Stopping {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
     stdin: Option<oneshot::Receiver<()>>,
 }
 
@@ -33,7 +36,12 @@ impl Stop {
             Self::Signals => None,
             Self::SignalsAndStdin => Some(end_of_stdin()?),
         };
-        Ok(Stopping { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, stdin })
+        Ok(Stopping {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            stdin,
+        })
     }
 }
 
@@ -46,10 +54,12 @@ impl Stopping {
                 None => std::future::pending().await,
             }
         };
+        let hangups = async { while self.hangup.recv().await.is_some() {} };
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
             () = stdin => "standard input ended",
+            () = hangups => "signals can no longer be received",
         }
     }
 }

@@ -103,4 +103,9 @@ pub trait Engine: Send + Sync {
     }
     /// The directory as people know it, for messages.
     fn path(&self) -> String;
+    /// Whether the files in use are still where the engine keeps them, as of at most a second or two ago; does not block.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where one was removed or replaced: what is written from now on is lost at the next start.
+    fn check(&self) -> Result<(), Error>;
 }

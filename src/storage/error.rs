@@ -43,6 +43,16 @@ pub enum Error {
         /// The directory of the node.
         path: String,
     },
+    /// Files in use are no longer in their place: the directory was removed, replaced or unmounted under the process.
+    #[error(
+        "{what} is no longer in {path}: the directory was removed, replaced or unmounted while the node ran. Bring the same directory back and start again; if it is lost, start the node empty and POST /raft/join for it on a healthy member"
+    )]
+    Gone {
+        /// What is missing.
+        what: String,
+        /// The directory of the node.
+        path: String,
+    },
     /// Written by a newer huskv.
     #[error("{what} has format version {found}, this huskv reads up to {known}; start the newer huskv again")]
     Newer {

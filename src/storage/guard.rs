@@ -9,14 +9,17 @@
 //! Not here: the hook itself (the node room installs it), and the words for sled's ordinary errors.
 
 use std::cell::Cell;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use super::layout::LOCK;
 use super::sled_db::SledDb;
-use super::{Error, durable};
+use super::{Db, Error, durable};
 
 /// How long a call, most likely a sync, may run before somebody asks whether it will ever end.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -99,15 +102,20 @@ impl Poison {
     }
 }
 
-/// Looks after calls that never end: one thread for all databases of an engine, which ends with it.
+/// Looks after calls that never end, and after files that go away: one thread for all databases of an engine, which ends
+/// with it.
 pub(super) struct Watch {
+    dir: PathBuf,
+    lock: Arc<File>,
     databases: Mutex<Vec<Weak<SledDb>>>,
+    missing: OnceLock<String>,
 }
 
 impl Watch {
-    /// Starts the thread. Where the system gives none, they go unwatched.
-    pub(super) fn start() -> Arc<Self> {
-        let watch = Arc::new(Self { databases: Mutex::default() });
+    /// Starts the thread for the node in `dir`, whose `LOCK` is open as `lock`. Where the system gives no thread, nothing
+    /// is looked after.
+    pub(super) fn start(dir: &Path, lock: Arc<File>) -> Arc<Self> {
+        let watch = Arc::new(Self { dir: dir.into(), lock, databases: Mutex::default(), missing: OnceLock::new() });
         let weak = Arc::downgrade(&watch);
         drop(std::thread::Builder::new().name("storage-watch".into()).spawn(move || {
             while let Some(watch) = weak.upgrade() {
@@ -121,17 +129,50 @@ impl Watch {
 
     /// Looks after `db` too, as long as it is open.
     pub(super) fn add(&self, db: &Arc<SledDb>) {
-        self.databases.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(db));
+        self.lock_databases().push(Arc::downgrade(db));
+    }
+
+    /// Looks no longer after what lies in the folder `name`, which is about to be removed.
+    pub(super) fn forget(&self, name: &str) {
+        let below = |db: &SledDb| Path::new(db.name()).starts_with(name);
+        self.lock_databases().retain(|db| db.upgrade().is_some_and(|db| !below(&db)));
+    }
+
+    /// What is no longer in its place, if anything.
+    pub(super) fn missing(&self) -> Option<String> {
+        self.missing.get().cloned()
+    }
+
+    fn lock_databases(&self) -> MutexGuard<'_, Vec<Weak<SledDb>>> {
+        self.databases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn look(&self) {
         let databases: Vec<_> = {
-            let mut all = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self.lock_databases();
             all.retain(|db| db.strong_count() > 0);
-            all.iter().filter_map(Weak::upgrade).collect()
+            let databases: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
+            // Under the lock, so that a folder which is removed on purpose is forgotten before it goes.
+            if let Some(what) = self.find_missing(&databases) {
+                self.missing.get_or_init(|| what);
+            }
+            databases
         };
         for db in databases {
             db.rouse(PATIENCE);
         }
     }
+
+    fn find_missing(&self, databases: &[Arc<SledDb>]) -> Option<String> {
+        if !in_place(&self.dir.join(LOCK), self.lock.metadata().ok().as_ref()) {
+            return Some(LOCK.into());
+        }
+        databases.iter().find(|db| !db.is_in_place()).map(|db| format!("{}/db", db.name()))
+    }
+}
+
+/// Whether the file at `path` is the one that `opened` tells of.
+pub(super) fn in_place(path: &Path, opened: Option<&Metadata>) -> bool {
+    let same = |found: &Metadata, opened: &Metadata| (found.dev(), found.ino()) == (opened.dev(), opened.ino());
+    std::fs::metadata(path).is_ok_and(|found| opened.is_none_or(|opened| same(&found, opened)))
 }

@@ -7,13 +7,13 @@
 //!
 //! Not here: how a database is found, checked and opened ([`super::sled_engine`]).
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::guard::{Poison, guarded};
+use super::guard::{Poison, guarded, in_place};
 use super::{Batch, Db, Error, Pair, durable};
 
 /// One sled database.
@@ -24,6 +24,8 @@ pub(super) struct SledDb {
     dir: PathBuf,
     shown: String,
     poison: Poison,
+    /// The file that holds everything, as it was when it was opened; None where the system did not tell.
+    file: Option<Metadata>,
     /// When the calls began that sled has not answered yet.
     running: Mutex<Vec<Instant>>,
     /// The directory is this process's as long as any of its databases is open.
@@ -39,6 +41,7 @@ impl SledDb {
             dir: dir.into(),
             shown: dir.display().to_string(),
             poison: Poison::default(),
+            file: std::fs::metadata(dir.join(name).join("db")).ok(),
             running: Mutex::default(),
             _lock: lock,
         }
@@ -66,6 +69,11 @@ impl SledDb {
                 Err(panicked.into_error(&self.name, &self.dir))
             }
         }
+    }
+
+    /// Whether the file that the engine writes to is still the one under its name.
+    pub(super) fn is_in_place(&self) -> bool {
+        in_place(&self.dir.join(&self.name).join("db"), self.file.as_ref())
     }
 
     /// Called from [`super::guard::Watch`]: where a call has run for `patience` and sled has stored an error meanwhile, a second flush

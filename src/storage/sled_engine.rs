@@ -12,7 +12,8 @@
 //! Not here: what is stored (journal, machine), and ending the process (the loop).
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,7 +53,12 @@ impl SledEngine {
         let dir = dir.into();
         let shown = dir.display().to_string();
         make_dir(&dir).map_err(|error| system("creating the directory", &dir, error))?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK));
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(dir.join(LOCK));
         let lock = lock.map_err(|error| system("opening LOCK", &dir, error))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -63,7 +69,9 @@ impl SledEngine {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(system("removing the spool", &dir, error)),
             _ => {}
         }
-        Ok(Self { dir, shown, spool: Mutex::new(()), watch: Watch::start(), lock: Arc::new(lock) })
+        let lock = Arc::new(lock);
+        let watch = Watch::start(&dir, Arc::clone(&lock));
+        Ok(Self { dir, shown, spool: Mutex::new(()), watch, lock })
     }
 
     fn system(&self, what: impl Into<String>, error: std::io::Error) -> Error {
@@ -178,6 +186,7 @@ impl Engine for SledEngine {
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
+        self.watch.forget(name);
         match std::fs::remove_dir_all(self.dir.join(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(self.system(format!("removing {name}"), error)),
             _ => Ok(()),
@@ -210,8 +219,9 @@ impl Engine for SledEngine {
         let path = self.dir.join(name);
         let fresh = path.with_extension("tmp");
         let replace = || {
-            std::fs::write(&fresh, content)?;
-            File::open(&fresh)?.sync_all()?;
+            let mut file = create_new(&fresh)?;
+            file.write_all(content)?;
+            file.sync_all()?;
             std::fs::rename(&fresh, &path)?;
             path.parent().map_or(Ok(()), sync_dir)
         };
@@ -226,7 +236,7 @@ impl Engine for SledEngine {
         let _one = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.dir.join(SPOOL);
         let make = || {
-            let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
+            let file = create_new(&path)?;
             std::fs::remove_file(&path)?;
             Ok(file)
         };
@@ -243,6 +253,23 @@ impl Engine for SledEngine {
     fn path(&self) -> String {
         self.shown.clone()
     }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.watch.missing() {
+            Some(what) => Err(Error::Gone { what, path: self.shown.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A new file for reading and writing. What stands in its place is removed first and never followed: a link that
+/// somebody has put there would otherwise make this process overwrite the file that it names.
+fn create_new(path: &Path) -> std::io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().create_new(true).read(true).write(true).open(path)
 }
 
 /// Creates a folder and what is missing above it, each durable in its parent.

@@ -20,6 +20,7 @@ crate::harness::cases![
     a_file_among_the_blobs_is_refused,
     a_damaged_member_rejoins_as_its_message_says,
     a_log_shorter_than_acknowledged_is_noticed_as_soon_as_the_leader_speaks,
+    a_directory_that_is_removed_under_a_running_node_ends_it,
 ];
 
 /// A lone node that was stopped in good order, and what it must answer.
@@ -332,4 +333,27 @@ fn a_log_shorter_than_acknowledged_is_noticed_as_soon_as_the_leader_speaks() {
     cluster.nodes[place].start();
     cluster.nodes[leader].join(&cluster.nodes[place]).expect(200, "rejoining as the message says");
     assert_eq!(cluster.nodes[place].value("key"), 9);
+}
+
+fn a_directory_that_is_removed_under_a_running_node_ends_it() {
+    type Remove = fn(&Path);
+    let removals: [(&str, Remove); 3] = [
+        ("the whole directory", |directory| fs::remove_dir_all(directory).unwrap()),
+        ("the directory, and an empty one in its place", |directory| {
+            fs::rename(directory, directory.with_extension("away")).unwrap();
+            fs::create_dir(directory).unwrap();
+        }),
+        ("a file of the journal", |directory| {
+            let journal = walk(directory).into_iter().find(|path| path.ends_with("journal/db"));
+            fs::remove_file(journal.expect("a node has a journal")).unwrap();
+        }),
+    ];
+    for (what, remove) in removals {
+        let mut node = Setup::named("node1").start();
+        node.put("k", "v");
+        remove(node.directory());
+        let status = node.await_exit(secs(10));
+        assert_eq!(status.code(), Some(1), "{what}: {}", node.log());
+        assert!(node.log().contains("is no longer in"), "{what}: {}", node.log());
+    }
 }

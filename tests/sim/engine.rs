@@ -284,4 +284,8 @@ impl Engine for SimEngine {
     fn path(&self) -> String {
         "the simulated directory".into()
     }
+
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }

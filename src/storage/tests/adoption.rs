@@ -131,6 +131,10 @@ impl Engine for Disk {
     fn scratch(&self) -> Result<File, Error> {
         Ok(tempfile::tempfile().unwrap())
     }
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn path(&self) -> String {
         "memory".into()
     }

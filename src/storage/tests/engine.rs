@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::super::layout::cell_key;
-use super::super::{Error, Machine, durable, layout::Kind};
+use super::super::{Engine, Error, Machine, SledEngine, durable, layout::Kind};
 use super::{Dice, put, sled};
 use crate::model::Members;
 use raft::eraftpb::ConfState;
@@ -143,4 +143,52 @@ fn a_failing_sync_ends_in_an_error_and_poisons_the_database() {
     assert!(failed.is_some(), "acknowledged what no sync had reached");
     assert!(begun.elapsed() < Duration::from_secs(20));
     assert!(db.put(b"k", b"v").is_err() && db.get(b"k").is_err() && db.sync().is_err());
+}
+
+#[test]
+fn a_link_in_the_place_of_a_temporary_file_is_never_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let victim = dir.path().join("victim");
+    fs::write(&victim, b"mine").unwrap();
+    let node = dir.path().join("node");
+    let engine = sled(&node);
+    for name in ["identity.tmp", "spool"] {
+        std::os::unix::fs::symlink(&victim, node.join(name)).unwrap();
+    }
+    engine.replace_file("identity", b"new").unwrap();
+    drop(engine.scratch().unwrap());
+    assert_eq!(fs::read(&victim).unwrap(), b"mine");
+    assert_eq!(engine.read_file("identity").unwrap(), Some(b"new".to_vec()));
+    drop(engine);
+    fs::remove_file(node.join("LOCK")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("nothing"), node.join("LOCK")).unwrap();
+    assert!(SledEngine::new(&node).is_err(), "a LOCK that is a link");
+    assert!(!dir.path().join("nothing").exists());
+}
+
+#[test]
+fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not() {
+    let gone = |engine: &dyn Engine| {
+        let begun = Instant::now();
+        while engine.check().is_ok() && begun.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        engine.check().expect_err("nothing was noticed")
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    let (dropped, kept) = (engine.open("1/x", true, 1 << 20).unwrap(), engine.open("kept", true, 1 << 20).unwrap());
+    engine.remove("1").unwrap();
+    fs::rename(dir.path().join("kept/db"), dir.path().join("kept/elsewhere")).unwrap();
+    let error = gone(&*engine);
+    // The folder that the engine removed itself was opened first, and would be named in its place.
+    assert!(matches!(&error, Error::Gone { what, .. } if what == "kept/db"), "{error}");
+    drop((kept, dropped));
+
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    fs::remove_dir_all(dir.path()).unwrap();
+    fs::create_dir(dir.path()).unwrap();
+    fs::write(dir.path().join("LOCK"), b"").unwrap();
+    assert!(matches!(gone(&*engine), Error::Gone { what, .. } if what == "LOCK"));
 }
