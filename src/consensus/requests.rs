@@ -356,7 +356,12 @@ impl Driver {
     pub(super) fn unpark(&mut self) {
         if self.raw.raft.lead_transferee.is_none() && self.phase == Phase::Member {
             for waiting in std::mem::take(&mut self.requests.parked) {
-                self.route(waiting);
+                if waiting.deadline <= self.now {
+                    let refusal = self.no_leader(&waiting.request);
+                    self.refuse(waiting, refusal);
+                } else {
+                    self.route(waiting);
+                }
             }
         }
     }

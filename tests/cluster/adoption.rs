@@ -34,6 +34,8 @@ impl Offer<'_> {
         let mut stream = connect(node, ADOPT);
         let mut value = Value::new().u64(self.cluster_id).u64(self.leader_id).u64(self.offer).text("stranger");
         value = value.text(self.leader_address).text(node.name()).text(&node.raft).u8(u8::from(self.force));
+        // Not only the question.
+        value = value.u8(0);
         value = self.tombstones.iter().fold(value.u64(self.tombstones.len() as u64), |value, id| value.u64(*id));
         stream.write_all(&frame(OFFER, &value)).expect("an offer is written");
         let (kind, answer) = read_frame(&mut stream).expect("an answer");
@@ -98,9 +100,9 @@ fn pretended_leader(preamble: Vec<u8>, cluster_id: u64, leader_id: u64, offer: u
     let answer = move |mut stream: TcpStream| -> std::io::Result<()> {
         stream.read_exact(&mut [0; 10])?;
         if read_frame(&mut stream)?.0 == HELLO {
-            let verdict = Value::new().variant(0).u64(cluster_id).u64(leader_id);
+            let verdict = Value::new().variant(0).u64(cluster_id).u64(leader_id).u64(0).u64(0).u64(0);
             let who = Value::new().variant(0).text("leader").u64(leader_id).u64(cluster_id).text("127.0.0.1:1");
-            let who = who.variant(3).u64(1).u64(offer);
+            let who = who.variant(3).u64(1).u64(offer).text("127.0.0.1:1").u8(0);
             stream.write_all(&[preamble.clone(), frame(VERDICT, &verdict), frame(WHO, &who)].concat())?;
             stream.read_to_end(&mut Vec::new())?;
         }

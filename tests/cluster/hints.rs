@@ -7,6 +7,7 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
+use crate::harness::wire::{VERDICT, read_frame};
 use crate::harness::{Cluster, Node, Setup, check, eventually, number, secs, throughout};
 
 crate::harness::cases![
@@ -62,20 +63,31 @@ fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
+/// The present life of a member, as one knows it who has looked into its directory: count and nonce.
+fn life(member: &Node) -> (u64, u64) {
+    let identity = std::fs::read_to_string(member.directory().join("identity")).expect("a member has one");
+    let (_, json) = identity.split_once('\n').expect("its first line");
+    let current = serde_json::from_str::<Value>(json).expect("JSON")["lives"]["current"].take();
+    (id(&current, "count"), id(&current, "nonce"))
+}
+
 impl Stranger {
     /// Comes in at `node` as the member with raft id `from`.
-    fn at(node: &Node, from: u64, address: &str) -> Self {
+    fn at(node: &Node, from: u64, life: (u64, u64), address: &str) -> Self {
         let stats = node.stats();
         let (cluster_id, to) = (id(&stats, "cluster_id"), id(&stats, "raft_id"));
         let mut stream = TcpStream::connect(&node.raft).expect("the peer port takes connections");
         stream.set_read_timeout(Some(secs(20))).expect("a timeout");
         let peer = 0_u32.to_le_bytes();
-        let hello = [&[1], &peer[..], &value(&[cluster_id, from, to], &["member", address])].concat();
+        let words = value(&[cluster_id, from, to], &["member", address]);
+        // Not moved, its present life, none before it, and none of the node that it knows.
+        let lives = [&[0], &value(&[life.0, life.1, 0], &[])[..], &[0]].concat();
+        let hello = [&[1], &peer[..], &words, &lives].concat();
         let preamble = [&b"\x89HUSKV\r\n"[..], &WIRE_VERSION.to_le_bytes()].concat();
         stream.write_all(&[preamble, frame(1, &hello)].concat()).expect("a handshake fits");
-        let mut answer = [0; 10 + 5 + 1 + 4];
-        stream.read_exact(&mut answer).expect("an answer to the handshake");
-        assert_eq!(answer[14..], [2, 1, 0, 0, 0, 0], "come in");
+        stream.read_exact(&mut [0; 10]).expect("an answer to the handshake");
+        let (kind, verdict) = read_frame(&mut stream).expect("a verdict");
+        assert_eq!((kind, &verdict[..5]), (VERDICT, &[1, 0, 0, 0, 0][..]), "come in");
         Self { stream, to, from, cluster_id }
     }
 
@@ -115,7 +127,9 @@ fn strangers(cluster: &Cluster) -> Vec<Stranger> {
     let mut all = Vec::new();
     for (at, node) in cluster.nodes.iter().enumerate() {
         let others = (0..cluster.nodes.len()).filter(|other| *other != at);
-        all.extend(others.map(|other| Stranger::at(node, ids[other], &cluster.nodes[other].raft)));
+        all.extend(
+            others.map(|other| Stranger::at(node, ids[other], life(&cluster.nodes[other]), &cluster.nodes[other].raft)),
+        );
     }
     all
 }
@@ -161,11 +175,12 @@ fn the_largest_believable_term_taken_again_and_again_ends_nothing() {
     let place = cluster.followers()[0];
     let leader = cluster.agreed();
     let (from, address) = (id(&cluster.nodes[leader].stats(), "raft_id"), cluster.nodes[leader].raft.clone());
-    let mut stranger = Stranger::at(&cluster.nodes[place], from, &address);
+    let victim = &cluster.nodes[place];
     for _ in 0..4 {
-        let term = cluster.nodes[place].number("term") + LEAP;
-        stranger.heartbeat(term, 0);
+        let term = victim.number("term") + LEAP;
         eventually(secs(10), "the term is taken", || {
+            // The member itself comes again and takes the stranger's place, so the stranger does, too.
+            Stranger::at(victim, from, life(&cluster.nodes[leader]), &address).heartbeat(term, 0);
             let is = number(&cluster.nodes[place].try_stats()?, "term");
             check(is >= term, is)
         });
@@ -186,12 +201,12 @@ fn the_largest_believable_term_taken_again_and_again_ends_nothing() {
 fn a_lone_voter_survives_both() {
     let mut lone = Setup::named("node1").start();
     lone.put("foo", "bar");
-    let mut stranger = Stranger::at(&lone, 4711, "127.0.0.1:1");
+    let mut stranger = Stranger::at(&lone, 4711, (0, 0), "127.0.0.1:1");
     stranger.heartbeat(1 << 62, 0);
     stranger.shown_out();
     for _ in 0..3 {
         let term = lone.number("term") + LEAP;
-        Stranger::at(&lone, 4711, "127.0.0.1:1").heartbeat(term, 0);
+        Stranger::at(&lone, 4711, (0, 0), "127.0.0.1:1").heartbeat(term, 0);
         eventually(secs(10), "the term is taken, and the node leads again", || {
             let stats = lone.try_stats()?;
             check(number(&stats, "term") >= term && stats["state"] == "Leader", stats)
@@ -238,7 +253,7 @@ fn a_false_commit_and_a_false_digest_end_nobody() {
     let stats = cluster.nodes[leader].stats();
     let (from, address) = (id(&stats, "raft_id"), cluster.nodes[leader].raft.clone());
     for place in cluster.followers() {
-        let mut stranger = Stranger::at(&cluster.nodes[place], from, &address);
+        let mut stranger = Stranger::at(&cluster.nodes[place], from, life(&cluster.nodes[leader]), &address);
         stranger.heartbeat(reign.1, number(&stats, "last_log_index") + 1000);
         stranger.digest(reign.1, number(&stats, "applied_index"));
     }

@@ -41,6 +41,13 @@ impl Cluster {
         }
         let cluster = Self { nodes };
         cluster.agreed();
+        // The answer to a join says what the leader and the node that was asked have applied; the others follow.
+        eventually(ELECTION, "every node sees all voters", || {
+            cluster.nodes.iter().try_for_each(|node| {
+                let stats = node.try_stats()?;
+                check(stats["voters"] == count, stats)
+            })
+        });
         cluster
     }
 

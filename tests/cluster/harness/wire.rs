@@ -94,7 +94,9 @@ pub fn connect(node: &Node, purpose: u32) -> TcpStream {
     let preamble = preamble(node);
     let mut stream = TcpStream::connect(&node.raft).expect("the peer port takes connections");
     stream.set_read_timeout(Some(secs(20))).expect("a timeout");
-    let hello = Value::new().variant(purpose).u64(0).u64(0).u64(0).text("stranger").text("");
+    let hello = Value::new().variant(purpose).u64(0).u64(0).u64(0).text("stranger").text("127.0.0.1:1");
+    // Not moved, no life, none before it, and none of the node that it knows.
+    let hello = hello.u8(0).u64(0).u64(0).u64(0).u8(0);
     stream.write_all(&[preamble, frame(HELLO, &hello)].concat()).expect("a handshake is written");
     stream.read_exact(&mut [0; 10]).expect("the preamble of the node");
     let (kind, verdict) = read_frame(&mut stream).expect("a verdict");
