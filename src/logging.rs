@@ -4,7 +4,7 @@
 //! process ends; and it must never hold up the node, so whoever logs hands the line to a thread and goes on.
 //!
 //! Laws: one event is one line: control characters in messages and values, which may come from strangers, are escaped
-//! here, for every format ([`Escaped`]). This is the only file that names a drain. The queue is bounded: over it lines are dropped and counted, and the
+//! here, for every format (`Escaped`). This is the only file that names a drain. The queue is bounded: over it lines are dropped and counted, and the
 //! count is logged. A log that nobody reads any more does not stop the node.
 //!
 //! Not here: what is logged.

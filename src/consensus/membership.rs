@@ -150,6 +150,7 @@ impl Driver {
     /// Moves one operation on; None once it has been answered.
     fn advance(&mut self, mut operation: Operation) -> Option<Operation> {
         if self.is_late(&operation.waiting) {
+            self.end_join(&operation);
             self.refuse_unfinished(operation);
             return None;
         }

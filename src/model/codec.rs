@@ -5,7 +5,7 @@
 //!
 //! Laws: a newer version is an error that says so, never a guess; every byte must be used up; what a length field
 //! promises is not allocated before the bytes are there, but for a small multiple of what is. A list whose elements are much
-//! larger in memory than in bytes is bounded in number ([`list`]).
+//! larger in memory than in bytes is bounded in number (`list`).
 //!
 //! Not here: checksums and framing; those belong to the journal and to the wire.
 

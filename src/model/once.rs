@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{At, Command, Limits, Outcome, Written, codec, validate};
 
-/// The most bytes that all results take up together, as [`cost`] counts them: of short ones about 130 000, which is 1 000
+/// The most bytes that all results take up together, as `cost` counts them: of short ones about 130 000, which is 1 000
 /// named writes a second over [`LEAST_MS`].
 pub const RESULTS_BYTES: usize = 64 << 20;
 /// For how long a result is kept at least, in milliseconds of the cluster's time: twice the longest timeout, so that no

