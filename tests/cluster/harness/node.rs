@@ -206,6 +206,14 @@ impl Node {
     pub fn sigstop(&mut self) {
         self.signal(Signal::STOP);
         self.stopped = true;
+        // One thread takes the signal and stops the others, which run on until it gets a core.
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually(secs(10), "all its threads have stopped", || {
+            let Ok(threads) = std::fs::read_dir(&tasks) else { return Ok(()) };
+            let runs = |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T'));
+            let stats = threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+            stats.into_iter().find(|stat| runs(stat)).map_or(Ok(()), Err)
+        });
     }
 
     /// SIGCONT.
