@@ -42,6 +42,7 @@ const SEEDS: u64 = 300;
 const DIVERGENCE: &str = "silent-divergence";
 #[cfg(feature = "plant")]
 const DIVERGED: &str = "the state differs";
+
 /// Bugs that these seeds have not been seen to show.
 #[cfg(feature = "plant")]
 const RARE: [Plant; 3] = [Plant::StaleEntriesAfterInstall, Plant::ForwardRetried, Plant::DroppedChangeApplied];
