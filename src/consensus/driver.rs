@@ -274,8 +274,9 @@ impl Driver {
     pub fn handle(&mut self, now: Millis, input: Input) -> Result<(), Error> {
         self.at(now);
         match input {
-            Input::Request { request, deadline, hop, reply } => {
-                self.request(super::requests::Waiting { request, deadline, hop, doubt: false, reply });
+            Input::Request { request, deadline, hop, to, reply } => {
+                let waiting = super::requests::Waiting { request, deadline, hop, doubt: false, reply };
+                self.take_request(waiting, to);
             }
             Input::Read { key, consistency, bounds, deadline, reply } => {
                 self.read(Reader { wanted: Wanted::Key { key, reply }, bounds, deadline }, consistency)?;

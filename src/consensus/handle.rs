@@ -161,6 +161,7 @@ impl Handle {
             request,
             deadline: self.deadline(timeout),
             hop: Hop::Client,
+            to: 0,
             reply: Box::new(|result| drop(reply.send(result))),
         })?;
         answer

@@ -92,6 +92,8 @@ pub enum Input {
         deadline: Millis,
         /// How far it has come.
         hop: Hop,
+        /// The raft id that a peer has sent it to; 0 where it is a client's. A node may have become another one since.
+        to: u64,
         /// Where the answer goes.
         reply: Reply<Result<Answer, Refusal>>,
     },

@@ -124,6 +124,7 @@ impl Driver {
                 let old = *old;
                 self.propose_removal(operation, old)
             }
+            Stage::Ask if self.can_change() && self.name_is_taken(&operation.waiting.request) => Step::Next(Stage::Start),
             Stage::Ask => match self.ask_joiner(&operation.waiting.request.clone(), false, self.conf_voters().to_vec())
             {
                 Ok(token) => Step::Next(Stage::Adopt(token)),
@@ -384,6 +385,12 @@ impl Driver {
             info!(self.log, "a join has ended without its joiner"; "at" => address, "raft_id" => raft_id);
             self.outbox.end_join(address, self.volume.identity().cluster_id, raft_id);
         }
+    }
+
+    /// Whether a member has the joiner's name. There was none when the joiner was judged, but a join that was given up may have
+    /// left its entry in the log, and that was applied since.
+    fn name_is_taken(&self, request: &Request) -> bool {
+        matches!(request, Request::Join { node_id, .. } if self.machine.members().named(node_id).is_some())
     }
 
     fn add_learner(&mut self, operation: &mut Operation, member: &Member) -> Step {

@@ -129,6 +129,16 @@ impl Driver {
         }
     }
 
+    /// Takes in a request that was sent to the raft id `to`, or a client's where that is 0. This node may belong to another
+    /// cluster since: there the request would be done and acknowledged, and in its own it would be lost.
+    pub(super) fn take_request(&mut self, waiting: Waiting, to: u64) {
+        if to == 0 || to == self.raft_id() {
+            return self.request(waiting);
+        }
+        let detail = "the node that the request was sent on to has become another one since; send it again";
+        (waiting.reply)(Err(Refusal::not_applied(Code::NoLeader, detail)));
+    }
+
     /// Takes a request in. Whoever sent it on has other limits, or none.
     pub(super) fn request(&mut self, waiting: Waiting) {
         if let Some(refusal) = self.unavailable() {

@@ -148,7 +148,8 @@ impl Ears<'_> {
                     let deadline = deadline.min(self.shared.handle.clock().after(MAX_WAIT));
                     let reply = Box::new(move |result| ticket.answer(result));
                     let hop = if relay { Hop::Relay } else { Hop::Leader };
-                    self.shared.handle.deliver(Input::Request { request, deadline, hop, reply }).await;
+                    let to = self.welcome.raft_id;
+                    self.shared.handle.deliver(Input::Request { request, deadline, hop, to, reply }).await;
                 }
                 // Where it does not fit, what is there already tells as much.
                 Frame::Ping => {

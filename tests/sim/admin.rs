@@ -121,7 +121,7 @@ fn ask(world: &mut World, request: Request) {
     world.admin.open.insert(asked, open);
     let reply = world.port(at).reply(move |result| Said::Admin { asked, result });
     let deadline = world.now + world.nodes[at].ahead + 10_000;
-    world.input(at, Input::Request { request, deadline, hop: Hop::Client, reply });
+    world.input(at, Input::Request { request, deadline, hop: Hop::Client, to: 0, reply });
 }
 
 /// Removes a member or moves leadership, whatever else goes on.
@@ -172,6 +172,9 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
     {
         give_up_directory(world, at);
     }
+    if let Err(Refusal { code: Code::NoLeader | Code::NoQuorum, .. }) = &result {
+        (0..world.size).for_each(|at| move_back(world, at));
+    }
     if let Err(refusal) = result {
         // Unless it says otherwise, a refusal may come after an effect, and a change that was given up may still be in the log.
         if refusal.fate == Fate::NotApplied
@@ -204,6 +207,25 @@ fn give_up_directory(world: &mut World, at: usize) {
     let member = leading(world).is_none_or(|leader| world.nodes[leader].table.lists(world.nodes[at].table.raft_id));
     if !world.faults && !member && world.nodes[at].table.cluster_id == world.cluster {
         nemesis::wipe(world, at);
+    }
+}
+
+/// A voter that has moved, and without which there is no leader who could take note of that, starts where it was again: what
+/// its log says.
+fn move_back(world: &mut World, at: usize) {
+    let (raft_id, moved) = (world.nodes[at].table.raft_id, world.nodes[at].table.moved);
+    let recorded = world.nodes[..world.size].iter().flat_map(|node| &node.table.peers);
+    let address = recorded.filter(|(id, ..)| *id == raft_id).map(|(_, _, address)| address.clone()).next();
+    let place = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+    if !world.faults
+        && moved
+        && !world.follow_moves
+        && let Some(place) = place
+        && world.nodes[at].driver.is_some()
+    {
+        world.say(|| format!("n{at} moves back"));
+        world.nodes[at].place = place;
+        world.restart(at);
     }
 }
 

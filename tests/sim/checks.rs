@@ -18,6 +18,7 @@ use crate::engine::SimEngine;
 use crate::journal::Entry;
 use crate::linear;
 use crate::lives;
+use crate::nemesis;
 use crate::port::Said;
 use crate::replay;
 use crate::world::World;
@@ -67,6 +68,8 @@ pub struct Book {
     applied_at: BTreeMap<u64, u64>,
     /// Where a client's write was applied, and when first.
     operations: BTreeMap<u64, (u64, u64)>,
+    /// Raft ids that nodes have taken on because a leader asked them to.
+    pub adopted: BTreeSet<u64>,
     /// Writes whose clients were told that they were not applied.
     refused: BTreeSet<u64>,
     /// All raft ids that any node ever had.
@@ -175,6 +178,10 @@ pub fn after_turn(world: &mut World, at: usize) {
     if !world.nodes[at].driver.as_ref().is_some_and(Driver::configuration_agrees) {
         world.fail(format!("n{at} counts votes by another configuration than the one that it has stored"));
     }
+    let names: BTreeSet<_> = status.members.iter().map(|member| &member.node_id).collect();
+    if names.len() < status.members.len() {
+        world.fail(format!("n{at} lists two members of one name: {:?}", status.members));
+    }
     for member in &status.members {
         world.book.names.entry(member.raft_id).or_insert_with(|| member.node_id.clone());
     }
@@ -212,12 +219,13 @@ fn proposed(world: &mut World, at: usize, status: &Status) {
     for (index, operation, change) in entries.unwrap_or_default() {
         if let Some(change) = change {
             world.book.changes.entry((index, status.term)).or_insert((now, change));
+            nemesis::at_change(world, at);
         }
         if let Some(id) = operation
             && let Some(deadline) = world.book.deadlines.get(&id).copied()
             && now > deadline
         {
-            world.fail(format!("n{at} proposes op{id} at {now}, which nobody waits for since {deadline}"));
+            world.fail(format!("n{at} proposes op{id} as entry {index} at {now}, which nobody waits for since {deadline}"));
         }
     }
 }

@@ -157,7 +157,7 @@ fn send(world: &mut World, id: u64, at: usize, write: Write) {
     *by = (*by).max(deadline - world.nodes[at].ahead);
     let reply = port.reply(move |result| Said::Client { operation: id, result });
     let request = Request::Write(write);
-    world.input(at, Input::Request { request, deadline, hop: Hop::Client, reply });
+    world.input(at, Input::Request { request, deadline, hop: Hop::Client, to: 0, reply });
 }
 
 /// A client sends a write that has a name again.

@@ -132,7 +132,8 @@ impl World {
         }
     }
 
-    fn is_peer(&self, at: usize, other: usize) -> bool {
+    /// Whether two nodes are of one cluster, and the table of the one lists the other.
+    pub fn is_peer(&self, at: usize, other: usize) -> bool {
         let (one, other) = (&self.nodes[at].table, &self.nodes[other].table);
         one.cluster_id == other.cluster_id && one.raft_id != other.raft_id && one.lists(other.raft_id)
     }

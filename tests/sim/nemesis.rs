@@ -1,8 +1,7 @@
 //! What goes wrong, drawn from the seed.
 
 use huskv::consensus::Input;
-use huskv::model::{MemberStatus, PeerTable, State};
-use raft::eraftpb::{Message, MessageType};
+use huskv::model::{PeerTable, State};
 
 use crate::admin;
 use crate::checks::{self, Seen};
@@ -72,39 +71,44 @@ pub fn sleep(world: &mut World, at: usize, span: u64) {
     let until = world.now + span;
     world.say(|| format!("n{at} is paused until {until}"));
     world.nodes[at].paused_until = until;
-    if world.slow {
-        let soon = world.rng.below(400);
-        world.after(span + soon, Event::AskCopy(at));
+}
+
+/// A leader has proposed a change of the membership: now another operator asks for something, or a follower falls behind with
+/// the change in its log.
+pub fn at_change(world: &mut World, leader: usize) {
+    if !world.faults {
+        return;
+    }
+    let at = usize::try_from(world.rng.below(world.size as u64)).expect("small");
+    match world.rng.below(10) {
+        0 | 1 => {
+            let soon = 1 + world.rng.below(30);
+            world.after(soon, Event::Meddle(at));
+        }
+        2..=6 if world.slow && at != leader && world.nodes[at].driver.is_some() => {
+            let (span, soon) = (300 + world.rng.below(1200), 100 + world.rng.below(300));
+            sleep(world, at, span);
+            world.nodes[at].pace = 100 + world.rng.below(300);
+            world.after(span + soon, Event::FallBehind(at));
+        }
+        _ => {}
     }
 }
 
-/// A follower asks for a copy of the state, as raft allows it to. It arrives while much of what the follower knows to be
-/// committed is not applied yet.
-pub fn ask_copy(world: &mut World, at: usize) {
+/// A follower that has much to apply hears nobody until its leader has compacted its log beyond the follower's: then a copy of
+/// the state meets what is committed and not applied.
+pub fn fall_behind(world: &mut World, at: usize) {
     let Some(status) = checks::status(world, at).filter(|status| status.state == State::Follower) else { return };
-    let Some(leader) = status.leader.and_then(|leader| {
-        let id = |member: &MemberStatus| (member.node_id == leader.node_id).then_some(member.raft_id);
-        status.members.iter().find_map(id)
-    }) else {
+    if !world.faults || status.applied_index + 3 > status.commit_index {
         return;
-    };
-    world.say(|| format!("n{at} asks for a copy"));
-    let message = Message {
-        msg_type: MessageType::MsgAppendResponse,
-        from: status.raft_id,
-        to: leader,
-        term: status.term,
-        index: status.last_log_index,
-        log_term: status.last_log_term,
-        reject: true,
-        reject_hint: status.last_log_index,
-        request_snapshot: status.commit_index,
-        ..Message::default()
-    };
-    let cluster = world.cluster;
-    let Some(to) = world.incarnation(leader, cluster).filter(|to| world.met(at, *to)) else { return };
-    let life = world.nodes[to].table.lives.current;
-    world.after(2, Event::ToIncarnation { to: leader, cluster, message: Box::new(message), life });
+    }
+    let (applied, commit) = (status.applied_index, status.commit_index);
+    world.say(|| format!("n{at} has applied {applied} of {commit} and hears nobody"));
+    for other in (0..world.size).filter(|other| *other != at) {
+        world.cut.insert((other, at));
+    }
+    let until = 800 + world.rng.below(1500);
+    world.after(until, Event::Mend);
 }
 
 /// A node goes down for a while.

@@ -90,19 +90,21 @@ impl World {
             let removed = Input::Removed { cluster_id: cluster, raft_id: message.from };
             return self.after(2, Event::Input(life, Box::new(removed)));
         }
-        if !self.connected(life.0, at) || !self.met(life.0, at) || (self.faults && self.rng.chance(2)) {
+        // A node that is not in the sender's table yet is answered on the connection that it has dialled.
+        let (dialler, acceptor) = if self.is_peer(life.0, at) { (life.0, at) } else { (at, life.0) };
+        if !self.connected(life.0, at) || !self.met(dialler, acceptor) || (self.faults && self.rng.chance(2)) {
             return;
         }
-        let delay = self.delay();
+        let (delay, from) = (self.delay(), life);
         let life = self.nodes[at].table.lives.current;
         if let Some(spoiled) = rogue::spoiled(self, &message) {
-            self.after(1, Event::ToIncarnation { to, cluster, message: Box::new(spoiled), life });
+            self.after(1, Event::ToIncarnation { from, to, cluster, message: Box::new(spoiled), life });
         }
         if self.faults && self.rng.chance(2) {
             let again = delay + self.rng.below(3000);
-            self.after(again, Event::ToIncarnation { to, cluster, message: Box::new(message.clone()), life });
+            self.after(again, Event::ToIncarnation { from, to, cluster, message: Box::new(message.clone()), life });
         }
-        self.after(delay, Event::ToIncarnation { to, cluster, message: Box::new(message), life });
+        self.after(delay, Event::ToIncarnation { from, to, cluster, message: Box::new(message), life });
     }
 
     /// A node tells the others that it is there and whom it follows, as the real transport does every second.
@@ -152,9 +154,16 @@ impl World {
             return;
         }
         let reply = self.nodes[at].port.reply(move |result| Said::Forwarded { origin: life, token, result });
-        let input = Input::Request { request, deadline: self.now + self.nodes[at].ahead + timeout, hop, reply };
-        let (delay, life) = (self.delay(), (at, self.nodes[at].life));
-        self.after(delay, Event::Input(life, Box::new(input)));
+        let deadline = self.now + self.nodes[at].ahead + timeout;
+        let input = Input::Request { request, deadline, hop, to, reply };
+        let (delay, to) = (self.delay(), (at, self.nodes[at].life));
+        self.after(delay, Event::Input(to, Box::new(input)));
+        if self.faults && self.rng.chance(5) {
+            let broken = Err(Refusal::unknown(Code::Timeout, "the connection broke"));
+            let broken = Box::new(Input::Forwarded { token, result: broken });
+            let at = self.rng.below(timeout.min(500));
+            self.after(at, Event::ErrandTimeout { origin: life, token, late: broken });
+        }
     }
 
     /// Whoever can be dialled at an address now.
@@ -241,6 +250,9 @@ impl World {
                 self.errand_ends(origin, token, Input::Probed { token, result });
             }
             Said::Adopted { origin, token, result } => {
+                if let Ok(adopted) = &result {
+                    self.book.adopted.insert(adopted.raft_id);
+                }
                 if !(self.faults && self.rng.chance(10)) {
                     self.errand_ends(origin, token, Input::AdoptAnswered { token, result });
                 }

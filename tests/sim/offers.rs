@@ -47,9 +47,9 @@ pub fn store(world: &mut World, at: usize) {
     let (raft_id, key) = (node.table.raft_id, format!("own/{}", world.strangers.below(3)));
     let named = key.clone();
     let reply = node.port.reply(move |result| Said::Own { raft_id, key, result });
-    let request = Request::Write(Command::put(named, "1").into());
+    let request = Request::Write(Command::put(named, "own").into());
     let deadline = world.now + node.ahead + 2000;
-    world.input(at, Input::Request { request, deadline, hop: Hop::Client, reply });
+    world.input(at, Input::Request { request, deadline, hop: Hop::Client, to: 0, reply });
 }
 
 /// It was stored, or not.
@@ -93,6 +93,8 @@ fn forge(world: &mut World, at: usize) {
 /// A node has answered a stranger's offer.
 pub fn answered(world: &mut World, at: usize, adopt: &Adopt, result: &Result<Adopted, Refusal>) {
     match result {
+        // A node that joins says so to anybody.
+        Ok(adopted) if world.book.adopted.contains(&adopted.raft_id) => {}
         Ok(adopted) => world.fail(format!("n{at} takes the word of a stranger: {adopt:?}, {adopted:?}")),
         Err(refusal) => world.say(|| format!("the stranger hears {}", refusal.detail)),
     }

@@ -29,7 +29,7 @@ fn join(world: &mut World, patience: u64) {
     let raft_address = world.nodes[1].table.raft_address.clone();
     let request = Request::Join { node_id: "n1".into(), raft_address, force: true };
     let deadline = world.now + world.nodes[0].ahead + patience;
-    world.input(0, Input::Request { request, deadline, hop: Hop::Client, reply });
+    world.input(0, Input::Request { request, deadline, hop: Hop::Client, to: 0, reply });
 }
 
 /// Two nodes, each alone; the second holds something. The raft id under which it does.

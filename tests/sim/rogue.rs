@@ -35,8 +35,8 @@ pub fn act(world: &mut World) {
     }
     let request = illegal(&mut world.rogue);
     let reply = world.port(at).reply(move |result| Said::Rogue { result });
-    let deadline = world.now + world.nodes[at].ahead + 5000;
-    world.input(at, Input::Request { request, deadline, hop: Hop::Leader, reply });
+    let (deadline, to) = (world.now + world.nodes[at].ahead + 5000, world.nodes[at].table.raft_id);
+    world.input(at, Input::Request { request, deadline, hop: Hop::Leader, to, reply });
 }
 
 /// What was asked for was answered: it must be refused, and without an effect.

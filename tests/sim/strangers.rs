@@ -54,7 +54,8 @@ pub fn act(world: &mut World) {
             ("a question", Input::Probe { probe, reply: Box::new(drop) })
         }
         6 => {
-            let index = status.last_log_index + 2;
+            // Farther than whatever is on its way to a node that was paused.
+            let index = status.last_log_index + (1 << 20);
             let entry = Entry { index: index + 1, term: status.term, ..Entry::default() };
             let (log_term, entries) = (status.term, vec![entry].into());
             let append = Message { index, log_term, entries, ..message(MessageType::MsgAppend) };

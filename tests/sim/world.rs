@@ -76,6 +76,7 @@ pub enum Event {
     /// The loop has something to do although nothing has come in.
     Turn(Life),
     ToIncarnation {
+        from: Life,
         to: u64,
         cluster: u64,
         message: Box<Message>,
@@ -108,8 +109,8 @@ pub enum Event {
     Mend,
     /// The second operator asks for something about this node.
     Meddle(usize),
-    /// This node asks its leader for a copy of the state.
-    AskCopy(usize),
+    /// This node hears nobody for a while, if much of what it knows to be committed is not applied yet.
+    FallBehind(usize),
 }
 
 /// The whole.
@@ -279,6 +280,14 @@ impl World {
         true
     }
 
+    /// Whether what was sent to a life of a node arrives: its connection ends there, and what is still queued by the sender
+    /// goes to a later life only once the sender has met that.
+    fn still_reaches(&self, from: Life, to: usize, life: huskv::model::Life) -> bool {
+        let (current, raft_id) = (self.nodes[to].table.lives.current, self.nodes[to].table.raft_id);
+        let met = || self.nodes[from.0].peers.as_ref().and_then(|peers| peers.life(raft_id)) == Some(current);
+        current == life || (self.alive(from) && met())
+    }
+
     fn alive(&self, life: Life) -> bool {
         self.nodes[life.0].life == life.1 && self.nodes[life.0].driver.is_some()
     }
@@ -306,9 +315,9 @@ impl World {
                     self.happen_to(event);
                 }
             }
-            Event::ToIncarnation { to, cluster, message, life } => {
+            Event::ToIncarnation { from, to, cluster, message, life } => {
                 if let Some(at) = self.incarnation(to, cluster)
-                    && self.nodes[at].table.lives.follow(Some(life)).is_ok()
+                    && self.still_reaches(from, at, life)
                 {
                     self.happen(Event::Input((at, self.nodes[at].life), Box::new(Input::Step(message))));
                 }
@@ -327,7 +336,7 @@ impl World {
             Event::Copy => crate::lives::act(self),
             Event::Mend => crate::nemesis::mend(self),
             Event::Meddle(at) => crate::admin::meddle(self, at),
-            Event::AskCopy(at) => crate::nemesis::ask_copy(self, at),
+            Event::FallBehind(at) => crate::nemesis::fall_behind(self, at),
         }
     }
 

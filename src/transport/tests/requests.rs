@@ -33,7 +33,7 @@ async fn ended(node: &mut Node) -> (u64, Result) {
 
 async fn asked(node: &mut Node) -> (Request, u64, Reply<Result>) {
     node.wait(|input| match input {
-        Input::Request { request, deadline, hop, reply } => {
+        Input::Request { request, deadline, hop, to: _, reply } => {
             assert_eq!(hop, Hop::Leader);
             Some((request, deadline, reply))
         }
