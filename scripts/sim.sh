@@ -7,4 +7,4 @@
 # Exit code 0 only where all held. SIM_RAFT=1 adds raft's own log lines to the trace.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec cargo test --locked --quiet --features plant --test sim -- simulate "$@"
+exec cargo test --locked --quiet --profile sim --features plant --test sim -- simulate "$@"

@@ -121,7 +121,8 @@ impl Driver {
         let token = self.token();
         self.belief.asked = Some((token, from));
         self.belief.ask_after = self.now + SAY_EVERY;
-        let probe = Probe { cluster_id: self.volume.identity().cluster_id, raft_id: self.raft_id(), digest: None };
+        let probe =
+            Probe { cluster_id: self.volume.identity().cluster_id, raft_id: self.raft_id(), digest: None, entry: None };
         self.outbox.probe(token, &address, probe);
     }
 

@@ -17,7 +17,9 @@ use slog::warn;
 
 use super::Millis;
 use super::driver::Driver;
-use crate::model::{Member, MemberChange, Role};
+use super::judge::refuse;
+use super::membership::{Operation, Step};
+use crate::model::{Code, Member, MemberChange, Role};
 
 /// How often the log says that a learner does not catch up.
 const SLOW_EVERY: Millis = 10_000;
@@ -87,6 +89,15 @@ impl CatchUp {
 }
 
 impl Driver {
+    /// Where a join stands that waits for its learner.
+    pub(super) fn promoted(&self, operation: &Operation, raft_id: u64) -> Step {
+        match self.machine.members().get(raft_id).map(|member| member.role) {
+            Some(Role::Voter) => Step::Done(Ok(self.members_answer(operation, true))),
+            Some(Role::Learner) => Step::Keep,
+            None => refuse(Code::UnknownMember, "the node was removed again before its join was finished".to_owned()),
+        }
+    }
+
     /// Any leader promotes any learner that has caught up: that is what lets a join survive its leader.
     pub(super) fn promote_learners(&mut self) {
         if !self.can_change() {

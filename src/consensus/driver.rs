@@ -22,6 +22,7 @@ use super::adoption::Adoption;
 use super::belief::Belief;
 use super::budget::Budget;
 use super::chores::Chores;
+use super::commit_discovery::CommitDiscovery;
 use super::digests::Digests;
 use super::feed::Feed;
 use super::hearing::Hearing;
@@ -96,6 +97,7 @@ pub struct Driver {
     /// When the refusal of a message was logged last.
     pub(super) append_refused: Option<Millis>,
     pub(super) belief: Belief,
+    pub(super) commit_discovery: CommitDiscovery,
     pub(super) verification: Verification,
     pub(super) digests: Digests,
     pub(super) stands: Stands,
@@ -159,6 +161,7 @@ impl Driver {
             feed: Arc::default(),
             append_refused: None,
             belief: Belief::default(),
+            commit_discovery: CommitDiscovery::default(),
             verification: Verification::default(),
             digests: Digests::default(),
             stands: Stands::default(),
@@ -242,6 +245,7 @@ impl Driver {
             }
         }
         self.tend_verification()?;
+        self.discover_commit();
         self.tell_digests();
         self.tend_stands();
         self.expire_requests();

@@ -109,6 +109,11 @@ impl Driver {
         }
     }
 
+    /// Whether there has been no leader for longer than an election among members that hear each other takes.
+    pub(super) fn is_leaderless_for_long(&self) -> bool {
+        self.hearing.is_cut_off(self.election_timeout(), self.now)
+    }
+
     pub(super) fn peer_down(&mut self, raft_id: u64) {
         if self.raw.raft.state == StateRole::Leader {
             self.raw.report_unreachable(raft_id);
@@ -151,7 +156,7 @@ impl Driver {
             Hop::Client if known && !self.hearing.is_unreached(leader, self.now) => direct,
             Hop::Client => {
                 // A membership change is answered once this node has applied it, which takes a leader that it hears.
-                let cut_off = self.hearing.is_cut_off(self.election_timeout(), self.now);
+                let cut_off = self.is_leaderless_for_long();
                 let may = known || cut_off && matches!(request, Request::Write(_));
                 self.relay().filter(|_| may).map(|relay| (relay, Hop::Relay)).or(direct)
             }

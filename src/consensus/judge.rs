@@ -12,7 +12,7 @@ use super::driver::Driver;
 use super::input::Millis;
 use super::join::Stage;
 use super::membership::Step;
-use crate::model::{Code, Refusal, Role, Standing, WhoAmI};
+use crate::model::{Code, Refusal, Request, Role, Standing, WhoAmI};
 
 /// How long a join waits for the old bearer of its name to turn out silent.
 const NAME_WAIT: Millis = 2000;
@@ -111,6 +111,24 @@ impl Driver {
             ));
         }
         None
+    }
+
+    /// Whether a request that found nothing to do finds nothing still.
+    pub(super) fn table_is_as_asked(&self, request: &Request) -> bool {
+        let members = self.machine.members();
+        match request {
+            Request::Join { node_id, raft_address, .. } => members
+                .named(node_id)
+                .is_some_and(|member| member.role == Role::Voter && member.raft_address == *raft_address),
+            Request::Remove { node_id } => members.named(node_id).is_none(),
+            Request::Move { .. } | Request::Transfer { .. } | Request::Write(_) => true,
+        }
+    }
+
+    /// Whether a member has the joiner's name. There was none when the joiner was judged, but a join that was given up may have
+    /// left its entry in the log, and that was applied since.
+    pub(super) fn name_is_taken(&self, request: &Request) -> bool {
+        matches!(request, Request::Join { node_id, .. } if self.machine.members().named(node_id).is_some())
     }
 
     fn judge_name(&self, node_id: &str, raft_address: &str) -> Step {

@@ -242,7 +242,8 @@ impl Driver {
     pub(super) fn can_change(&self) -> bool {
         let raft = &self.raw.raft;
         self.leads()
-            && (plant::is(Plant::DroppedChangeApplied) || (raft.apply_to_current_term() && !raft.has_pending_conf()))
+            && raft.apply_to_current_term()
+            && !raft.has_pending_conf()
             && raft.lead_transferee.is_none()
             && self.stop_by.is_none()
     }

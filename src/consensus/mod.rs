@@ -9,7 +9,8 @@
 //! steps in `join` and `transfer`; the joiner's side is `adoption`, and its way there and back `incarnation`. What was
 //! applied becomes the `feed` of those who watch. A peer's message passes `belief` first; what would end the node,
 //! `verification` asks the other voters about; `digests` compares the state with the leader's, and `lagging` says which
-//! followers stand still.
+//! followers stand still. A member without a leader asks a voter that its log removes whether that is committed
+//! (`commit_discovery`).
 //!
 //! Not here: sockets (`transport`), and what is on the disk (`storage`).
 
@@ -18,6 +19,7 @@ mod belief;
 mod budget;
 mod catch_up;
 mod chores;
+mod commit_discovery;
 mod digests;
 mod driver;
 mod entry;

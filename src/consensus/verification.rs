@@ -208,7 +208,8 @@ impl Driver {
             Claim::Diverged { index, digest } => Some((index, digest)),
             Claim::Removed | Claim::LogLost { .. } => None,
         };
-        let probe = Probe { cluster_id: self.volume.identity().cluster_id, raft_id: self.raft_id(), digest };
+        let probe =
+            Probe { cluster_id: self.volume.identity().cluster_id, raft_id: self.raft_id(), digest, entry: None };
         for (voter, address) in self.other_voters() {
             if !open.yes.contains_key(&voter) && !open.asked.values().any(|asked| *asked == voter) {
                 let token = self.token();
@@ -221,7 +222,7 @@ impl Driver {
 
     /// A voter has answered, or has not.
     pub(super) fn probed(&mut self, token: u64, result: Result<ProbeReply, Refusal>) -> Result<(), Error> {
-        if self.term_told(token, &result) {
+        if self.term_told(token, &result) || self.commit_told(token, &result) {
             return Ok(());
         }
         let Some(open) = self.verification.open.as_mut() else { return Ok(()) };
@@ -374,6 +375,7 @@ impl Driver {
             asker: recorded,
             acknowledged: raft.prs().get(asker).map(|progress| progress.matched).filter(|_| self.leads()),
             digest: mine,
+            entry_committed: probe.entry.is_some_and(|entry| self.knows_committed(entry)),
         }));
         // Where it is the leader that differs, this is how it hears of it.
         match (probe.digest, mine) {

@@ -1,7 +1,8 @@
 //! What a voter asks another one about itself, and the digests of the state that nodes compare.
 //!
 //! Why: some messages would end a node if they were true: that it was removed, that its log is lost, that its state is
-//! wrong. It asks the other voters before it believes any of them, and these are the question and the answer.
+//! wrong. It asks the other voters before it believes any of them, and these are the question and the answer. So is the
+//! question of a node without a leader whether an entry of its log is committed.
 //!
 //! Laws: all of these are sent through [`crate::model::codec`], so a change of any of them is a new wire version.
 //!
@@ -29,6 +30,8 @@ pub struct Probe {
     pub raft_id: u64,
     /// An applied index, and the digest of its state there.
     pub digest: Option<(u64, u64)>,
+    /// The index and term of an entry in its log.
+    pub entry: Option<(u64, u64)>,
 }
 
 /// What a node is in the member table of another one.
@@ -62,4 +65,6 @@ pub struct ProbeReply {
     pub acknowledged: Option<u64>,
     /// The digest of its state at the index asked for, where it knows it.
     pub digest: Option<u64>,
+    /// Whether its log has the entry asked for, and it knows that to be committed.
+    pub entry_committed: bool,
 }

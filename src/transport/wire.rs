@@ -307,7 +307,7 @@ mod tests {
             Frame::Changes(vec![0, 1, 2]),
             Frame::End(Box::new(end)),
             Frame::Taken(Err("full".into())),
-            Frame::Probe(Probe { cluster_id: 7, raft_id: 1, digest: Some((5, u64::MAX)) }),
+            Frame::Probe(Probe { cluster_id: 7, raft_id: 1, digest: Some((5, u64::MAX)), entry: Some((4, 2)) }),
             Frame::Probed(Err(Refusal::not_applied(Code::OtherCluster, "no"))),
             Frame::Digest(StateDigest { term: 1, index: 2, digest: u64::MAX }),
         ]

@@ -106,6 +106,9 @@ fn ask(world: &mut World, request: Request) {
     world.admin.next += 1;
     let asked = world.admin.next;
     world.say(|| format!("operator asks n{at}: {request:?}"));
+    if subject(&request).is_some() {
+        nemesis::at_request(world);
+    }
     let mut contested = false;
     for open in world.admin.open.values_mut().filter(|open| opposite(&open.request, &request)) {
         (open.contested, contested) = (true, true);

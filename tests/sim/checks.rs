@@ -219,13 +219,15 @@ fn proposed(world: &mut World, at: usize, status: &Status) {
     for (index, operation, change) in entries.unwrap_or_default() {
         if let Some(change) = change {
             world.book.changes.entry((index, status.term)).or_insert((now, change));
-            nemesis::at_change(world, at);
+            nemesis::at_change(world);
         }
         if let Some(id) = operation
             && let Some(deadline) = world.book.deadlines.get(&id).copied()
             && now > deadline
         {
-            world.fail(format!("n{at} proposes op{id} as entry {index} at {now}, which nobody waits for since {deadline}"));
+            world.fail(format!(
+                "n{at} proposes op{id} as entry {index} at {now}, which nobody waits for since {deadline}"
+            ));
         }
     }
 }
@@ -349,7 +351,8 @@ pub fn acknowledged(world: &mut World, at: usize, said: &Said) {
     }
 }
 
-fn voters(status: &Status) -> Vec<u64> {
+/// The voters that a node lists.
+pub fn voters(status: &Status) -> Vec<u64> {
     status.members.iter().filter(|member| member.role == Role::Voter).map(|member| member.raft_id).collect()
 }
 

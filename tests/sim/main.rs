@@ -13,6 +13,7 @@ mod checks;
 mod clients;
 mod command;
 mod engine;
+mod installs;
 mod journal;
 #[allow(unused_imports, reason = "its own tests are compiled here and not run")]
 #[path = "../support/linear.rs"]
@@ -55,6 +56,10 @@ const REGRESSIONS: &[u64] = &[
     1_795_578_742_741_150,
     1_795_580_431_669_246,
     1_795_583_513_135_438,
+    1_795_892_028_980_031,
+    1_795_892_206_845_820,
+    1_795_892_495_616_670,
+    1_795_892_570_624_694,
 ];
 
 fn main() -> ExitCode {
@@ -68,6 +73,8 @@ fn main() -> ExitCode {
         Trial::test("the_same_seed_is_the_same_run", same),
         Trial::test("a_forced_join_whose_leader_dies_gives_the_data_back", returning::the_leader_dies),
         Trial::test("a_join_that_its_leader_ends_gives_the_data_back_at_once", returning::the_leader_ends_it),
+        Trial::test("a_request_for_what_a_node_was_is_not_done", returning::a_request_for_what_it_was),
+        Trial::test("a_copy_covers_changes_that_are_not_applied_yet", installs::a_change_that_a_copy_covers),
         Trial::test("turns_are_bounded_in_work_and_in_time", || turns::are_bounded().map_err(Failed::from)),
     ];
     trials.extend(plants::trials());

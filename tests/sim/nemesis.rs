@@ -73,25 +73,26 @@ pub fn sleep(world: &mut World, at: usize, span: u64) {
     world.nodes[at].paused_until = until;
 }
 
-/// A leader has proposed a change of the membership: now another operator asks for something, or a follower falls behind with
-/// the change in its log.
-pub fn at_change(world: &mut World, leader: usize) {
-    if !world.faults {
+/// A leader has proposed a change of the membership: now another operator asks for something.
+pub fn at_change(world: &mut World) {
+    if world.faults && world.rng.chance(20) {
+        let (at, soon) = (world.rng.below(world.size as u64), 1 + world.rng.below(30));
+        world.after(soon, Event::Meddle(usize::try_from(at).expect("small")));
+    }
+}
+
+/// Somebody asks for a change of the membership: a node falls behind now and will find it in the middle of what it has to
+/// apply.
+pub fn at_request(world: &mut World) {
+    if !world.faults || !world.slow || world.rng.chance(40) {
         return;
     }
     let at = usize::try_from(world.rng.below(world.size as u64)).expect("small");
-    match world.rng.below(10) {
-        0 | 1 => {
-            let soon = 1 + world.rng.below(30);
-            world.after(soon, Event::Meddle(at));
-        }
-        2..=6 if world.slow && at != leader && world.nodes[at].driver.is_some() => {
-            let (span, soon) = (300 + world.rng.below(1200), 100 + world.rng.below(300));
-            sleep(world, at, span);
-            world.nodes[at].pace = 100 + world.rng.below(300);
-            world.after(span + soon, Event::FallBehind(at));
-        }
-        _ => {}
+    if world.nodes[at].driver.is_some() {
+        let (span, soon) = (300 + world.rng.below(2000), 100 + world.rng.below(400));
+        sleep(world, at, span);
+        world.nodes[at].pace = 100 + world.rng.below(300);
+        world.after(span + soon, Event::FallBehind(at));
     }
 }
 

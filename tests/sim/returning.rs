@@ -1,7 +1,9 @@
 //! Joins that are never finished, one scene each: the node must come back as what it was, with its data.
 
+use std::sync::{Arc, Mutex};
+
 use huskv::consensus::{Hop, Input};
-use huskv::model::{Request, Role, State};
+use huskv::model::{Answer, Code, Command, Fate, Refusal, Request, Role, State};
 use libtest_mimic::Failed;
 
 use crate::checks;
@@ -11,7 +13,12 @@ use crate::port::Said;
 use crate::world::World;
 
 /// Lets time pass until something holds.
-fn until(world: &mut World, within: u64, what: &str, mut holds: impl FnMut(&mut World) -> bool) -> Result<(), Failed> {
+pub fn until(
+    world: &mut World,
+    within: u64,
+    what: &str,
+    mut holds: impl FnMut(&mut World) -> bool,
+) -> Result<(), Failed> {
     let end = world.now + within;
     while !holds(world) {
         if let Some(failure) = world.failure.take() {
@@ -24,10 +31,11 @@ fn until(world: &mut World, within: u64, what: &str, mut holds: impl FnMut(&mut 
     Ok(())
 }
 
-fn join(world: &mut World, patience: u64) {
+/// Asks the first node to have another one join.
+pub fn join(world: &mut World, at: usize, patience: u64) {
     let reply = world.port(0).reply(|result| Said::Admin { asked: 0, result });
-    let raft_address = world.nodes[1].table.raft_address.clone();
-    let request = Request::Join { node_id: "n1".into(), raft_address, force: true };
+    let raft_address = world.nodes[at].table.raft_address.clone();
+    let request = Request::Join { node_id: format!("n{at}"), raft_address, force: true };
     let deadline = world.now + world.nodes[0].ahead + patience;
     world.input(0, Input::Request { request, deadline, hop: Hop::Client, to: 0, reply });
 }
@@ -52,12 +60,39 @@ fn holds_its_own(world: &mut World, raft_id: u64) -> bool {
         && checks::stored(world, 1).contains_key(own.key.as_bytes())
 }
 
+/// A request that a peer has sent to another raft id than this node has now: it must not be done here, where it would be
+/// acknowledged, and its sender may try again.
+pub fn a_request_for_what_it_was() -> Result<(), Failed> {
+    let (mut world, raft_id) = two(2)?;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    for (to, key) in [(raft_id + 1, "other"), (raft_id, "own")] {
+        let heard = Arc::clone(&heard);
+        let reply = Box::new(move |result: Result<Answer, Refusal>| {
+            heard.lock().expect("one thread").push(result.map_err(|refusal| (refusal.code, refusal.fate)));
+        });
+        let request = Request::Write(Command::put(key, "v").into());
+        let deadline = world.now + world.nodes[1].ahead + 5_000;
+        world.input(1, Input::Request { request, deadline, hop: Hop::Leader, to, reply });
+    }
+    until(&mut world, 5_000, "both are answered", |_| heard.lock().expect("one thread").len() == 2)?;
+    let stored = checks::stored(&mut world, 1);
+    let heard = heard.lock().expect("one thread");
+    match heard.as_slice() {
+        [Err((Code::NoLeader, Fate::NotApplied)), Ok(_)]
+            if !stored.contains_key(&b"other"[..]) && stored.contains_key(&b"own"[..]) =>
+        {
+            Ok(())
+        }
+        other => Err(format!("it came to {other:?}").into()),
+    }
+}
+
 /// The leader dies at some moment after the flip. Without the state the node goes back; with it, it stays.
 pub fn the_leader_dies() -> Result<(), Failed> {
     let (mut back, mut stayed) = (0, 0);
     for seed in 1..60 {
         let (mut world, raft_id) = two(seed)?;
-        join(&mut world, 10_000);
+        join(&mut world, 1, 10_000);
         until(&mut world, 5_000, "it is adopted", |world| world.nodes[1].table.cluster_id == world.cluster)?;
         for _ in 0..seed % 12 {
             let soon = world.now + 1_000;
@@ -93,7 +128,7 @@ pub fn the_leader_dies() -> Result<(), Failed> {
         until(&mut world, 5_000, "the first leads", |world| {
             checks::status(world, 0).is_some_and(|status| status.state == State::Leader)
         })?;
-        join(&mut world, 20_000);
+        join(&mut world, 1, 20_000);
         until(&mut world, 20_000, "it is joined again", |world| {
             let Some(status) = checks::status(world, 0) else { return false };
             let ids: Vec<_> = status.members.iter().map(|member| member.raft_id).collect();
@@ -116,7 +151,7 @@ pub fn the_leader_ends_it() -> Result<(), Failed> {
     // Those with which a node waits long, so that it is the leader's word that brings it back.
     for seed in (2..180).step_by(3) {
         let (mut world, raft_id) = two(seed)?;
-        join(&mut world, 1 + seed % 9);
+        join(&mut world, 1, 1 + seed % 9);
         let end = world.now + 2_000;
         let mut adopted = false;
         while world.step(end) {

@@ -50,7 +50,7 @@ pub fn act(world: &mut World) {
             ("a digest", Input::Digest { from: leader, told })
         }
         5 => {
-            let probe = Probe { cluster_id, raft_id: from, digest: Some((status.applied_index, digest)) };
+            let probe = Probe { cluster_id, raft_id: from, digest: Some((status.applied_index, digest)), entry: None };
             ("a question", Input::Probe { probe, reply: Box::new(drop) })
         }
         6 => {

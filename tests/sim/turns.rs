@@ -66,8 +66,13 @@ fn offer(world: &mut World, command: Command) {
     let now = world.now + world.nodes[0].ahead;
     let answers = Arc::new(Mutex::new(0));
     let reply = Box::new(move |_| *answers.lock().expect("one thread") += 1);
-    let input =
-        Input::Request { request: Request::Write(command.into()), deadline: now + 60_000, hop: Hop::Client, to: 0, reply };
+    let input = Input::Request {
+        request: Request::Write(command.into()),
+        deadline: now + 60_000,
+        hop: Hop::Client,
+        to: 0,
+        reply,
+    };
     let driver = world.nodes[0].driver.as_mut().expect("it runs");
     drop(driver.handle(now, input));
 }

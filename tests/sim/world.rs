@@ -494,6 +494,11 @@ impl World {
                 self.crash(at);
                 self.after(1000, Event::Restart(at));
             }
+            // An operator will see to it.
+            (Err(_), _) if self.nodes[at].barred.is_some() => {
+                self.say(|| format!("n{at} ends: its disk was brought back"));
+                self.crash(at);
+            }
             (Err(failure), _) => self.fail(format!("n{at} stops: {failure}")),
         }
     }
