@@ -103,21 +103,7 @@ impl Driver {
             }
             Stage::Start => self.start_operation(&operation.waiting.request.clone()),
             Stage::Identify(_) | Stage::Prepared { .. } | Stage::Adopt(_) | Stage::Lead { .. } => Step::Keep,
-            Stage::Silence { old, until } => {
-                if !self.is_live(*old) && !self.is_settling() {
-                    Step::Next(Stage::retire(*old))
-                } else if self.now >= *until {
-                    let name = self.name_of(*old);
-                    Step::Done(Err(Refusal::not_applied(
-                        Code::NameInUse,
-                        format!(
-                            "a live member has the name {name}; give this node another one, or remove {name} first"
-                        ),
-                    )))
-                } else {
-                    Step::Keep
-                }
-            }
+            Stage::Silence { old, until } => self.wait_for_silence(*old, *until),
             Stage::Prepare { old } => self.ask_before_removal(&operation.waiting.request.clone(), *old),
             Stage::Retire { done: true, .. } => Step::Next(Stage::Ask),
             Stage::Retire { old, done: false } => {
@@ -152,11 +138,11 @@ impl Driver {
                 let (raft_id, raft_address, http_address) = (*raft_id, raft_address.clone(), http_address.clone());
                 self.propose_move(operation, Command::Move { raft_id, raft_address, http_address })
             }
-            // A change that was pending may have been applied since.
-            Stage::Confirm { done: true } if !self.table_is_as_asked(&operation.waiting.request) => {
-                Step::Next(Stage::Start)
+            Stage::Confirm { done: true } if self.table_is_as_asked(&operation.waiting.request) => {
+                Step::Done(Ok(self.members_answer(operation, false)))
             }
-            Stage::Confirm { done: true } => Step::Done(Ok(self.members_answer(operation, false))),
+            // A change that was pending was applied meanwhile.
+            Stage::Confirm { done: true } => Step::Next(Stage::Start),
             Stage::Confirm { done: false } => match self.machine.members().get(self.raft_id()).cloned() {
                 Some(Member { raft_id, raft_address, http_address, .. }) => {
                     self.propose_move(operation, Command::Move { raft_id, raft_address, http_address })
@@ -169,6 +155,19 @@ impl Driver {
                 self.propose_removal(operation, raft_id)
             }
         }
+    }
+
+    /// A name is free once its old bearer is silent.
+    fn wait_for_silence(&self, old: u64, until: Millis) -> Step {
+        if !self.is_live(old) && !self.is_settling() {
+            return Step::Next(Stage::retire(old));
+        }
+        if self.now < until {
+            return Step::Keep;
+        }
+        let name = self.name_of(old);
+        let detail = format!("a live member has the name {name}; give this node another one, or remove {name} first");
+        Step::Done(Err(Refusal::not_applied(Code::NameInUse, detail)))
     }
 
     fn start_operation(&mut self, request: &Request) -> Step {
