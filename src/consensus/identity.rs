@@ -76,7 +76,9 @@ impl Driver {
     /// is followed, where it leads, or where only its clients' address is another; else somebody has to give theirs.
     pub(super) fn announce_addresses(&mut self) -> Result<(), Error> {
         let Some(row) = self.machine.members().get(self.raft_id()).cloned() else { return Ok(()) };
-        let moved = self.has_moved();
+        // A move that was asked for long ago may be recorded after a later one, or after the way back.
+        let overtaken = row.raft_address != self.options.raft_address && (self.options.follow_moves || self.leads());
+        let moved = self.has_moved() || overtaken;
         let http_address = self.options.http_address.clone();
         if self.phase != Phase::Member {
             return Ok(());

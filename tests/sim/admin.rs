@@ -72,8 +72,9 @@ pub fn act(world: &mut World) {
         let node = &world.nodes[*at];
         let listed = table.iter().find(|(id, _, _)| *id == node.table.raft_id);
         // Where its word is not enough, an operator's is.
-        let elsewhere =
-            |address: &String| !world.follow_moves && node.table.moved && *address != node.table.raft_address;
+        let elsewhere = |address: &String| {
+            !world.follow_moves && (node.table.moved || !world.faults) && *address != node.table.raft_address
+        };
         let member = *at == leader || listed.is_some_and(|(_, _, address)| !elsewhere(address));
         node.driver.is_some() && !(member && node.table.cluster_id == world.cluster && !node.table.removed)
     });
