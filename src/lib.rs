@@ -71,6 +71,7 @@
 //! * The work and the time of a turn are bounded: inputs, reads, pages and committed entries that ask for more wait for the
 //!   next one, and heartbeats leave between two.
 //! * No request is proposed after its deadline, and a refusal after an effect never says `not_applied`.
+//! * A node that lags behind its leader refuses linearizable reads at once, and says so (`consensus::readiness`).
 //! * What a leader once sent proves nothing about now: a node's state counts as fresh from the moment it asked.
 //! * Reads, pages too, are answered between two batches, so each is one state.
 //! * sled's flush is made a real fdatasync (`storage::durable`), and a node that cannot prove it does not start. Values

@@ -3,7 +3,7 @@
 //! Why: scripts and container engines ask a node whether it is ready without curl and without reading JSON. Without
 //! arguments it asks the node that the same environment starts, so inside a container it needs none.
 //!
-//! Laws: a node is ready when it answers, belongs to a cluster and knows who leads. Exit code 0 only where every node
+//! Laws: a node is ready when it answers, belongs to a cluster, knows who leads and does not lag behind: as `/readyz` says. Exit code 0 only where every node
 //! that was asked is ready, 1 otherwise, 2 for a wrong setting. It asks each node once and changes nothing.
 //!
 //! Not here: what stats mean (`view`).
@@ -29,8 +29,8 @@ pub(super) fn command() -> Command {
     Command::new(NAME)
         .about("Say what nodes do")
         .after_help(
-            "Exit codes: 0 every node that was asked answers, belongs to a cluster and knows its leader, 1 otherwise, \
-             2 wrong settings.",
+            "Exit codes: 0 every node that was asked takes requests: it belongs to a cluster, knows its leader and does not \
+             lag behind it; 1 otherwise, 2 wrong settings.",
         )
         .arg(endpoints::argument())
         .arg(ask::json_argument())
@@ -92,13 +92,19 @@ async fn look(endpoints: &[String]) -> Vec<Result<Value, String>> {
 fn line(view: &View) -> String {
     let name = &view.name;
     let does = match (role(Some(view)), &view.leader) {
-        ("follows", Some(leader)) => format!("{name} follows {leader}"),
+        (does @ ("follows" | "lags behind"), Some(leader)) => format!("{name} {does} {leader}"),
         ("follows", None) => format!("{name} knows no leader"),
         (role, _) => format!("{name} {role}"),
     };
     let warning = view.warning().map_or_else(String::new, |warning| format!(", {warning}"));
+    let why = view.not_ready().filter(|_| view.lags()).map_or_else(String::new, |why| format!("\n  not ready: {why}"));
     let conflicts: String = view.conflicts.iter().map(|it| format!("\n  identity conflict: {it}")).collect();
-    format!("{does}, term {}, {} voters, applied {}{warning}{conflicts}", view.term, view.members.len(), view.applied)
+    format!(
+        "{does}, term {}, {} voters, applied {}{warning}{why}{conflicts}",
+        view.term,
+        view.members.len(),
+        view.applied
+    )
 }
 
 #[cfg(test)]
@@ -118,6 +124,10 @@ mod tests {
         let told = ", does not hear node1 (never): no majority";
         assert_eq!(line(&View::of(&stats)), format!("node2 follows node1, term 3, 2 voters, applied 17{told}"));
         stats["members"][0]["connected"] = json!(true);
+        stats["not_ready"] = json!({"code": "lagging", "detail": "it is being sent a copy"});
+        let told = ", 2 voters, applied 17\n  not ready: it is being sent a copy";
+        assert_eq!(line(&View::of(&stats)), format!("node2 lags behind node1, term 3{told}"));
+        stats["not_ready"] = json!(null);
         stats["leader"] = json!(null);
         assert_eq!(line(&View::of(&stats)), "node2 knows no leader, term 3, 2 voters, applied 17");
         stats["identity_conflict"] = json!(["node1 refuses this node"]);

@@ -30,6 +30,8 @@ pub(super) struct View {
     joining: bool,
     forming: bool,
     verifying: bool,
+    /// Why it takes no requests, as a code and in words; a node of an older version says it in the members above alone.
+    not_ready: Option<(String, String)>,
     /// Of which members a copy speaks, and who takes this node for one.
     pub conflicts: Vec<String>,
 }
@@ -62,13 +64,21 @@ impl View {
             joining: data["joining"] == json!(true),
             forming: data["forming"].is_array(),
             verifying: data["verifying"].is_string(),
+            not_ready: data["not_ready"]
+                .is_object()
+                .then(|| (text(&data["not_ready"]["code"]), text(&data["not_ready"]["detail"]))),
             conflicts: data["identity_conflict"].as_array().into_iter().flatten().map(text).collect(),
         }
     }
 
-    /// Whether it takes requests: it is of a cluster, and knows who leads.
+    /// Whether it takes requests: it is of a cluster, knows who leads, and does not lag behind.
     pub(super) fn ready(&self) -> bool {
-        self.leader.is_some() && !self.removed && !self.joining && !self.forming && !self.verifying
+        self.not_ready.is_none()
+            && self.leader.is_some()
+            && !self.removed
+            && !self.joining
+            && !self.forming
+            && !self.verifying
     }
 
     /// `does not hear node4 (14 s), node5 (never): 0 more may fail`; None where every voter is heard, or none is of use.
@@ -86,6 +96,16 @@ impl View {
         Some(format!("does not hear {}: {left}", unheard.join(", ")))
     }
 
+    /// Whether it answers no linearizable reads until it has caught up with its leader.
+    pub(super) fn lags(&self) -> bool {
+        self.not_ready.as_ref().is_some_and(|(code, _)| code == "lagging")
+    }
+
+    /// Why it takes no requests, in words, where it says so.
+    pub(super) fn not_ready(&self) -> Option<&str> {
+        self.not_ready.as_ref().map(|(_, detail)| detail.as_str())
+    }
+
     /// Whether `other` belongs to the cluster of this node.
     pub(super) fn counts(&self, other: &Self) -> bool {
         let member = self.cluster_id == other.cluster_id && self.members.contains(&other.raft_id);
@@ -101,6 +121,7 @@ pub(super) fn role(view: Option<&View>) -> &'static str {
         _ if view.joining => "joins",
         _ if view.forming => "waits for a cluster",
         _ if view.verifying => "asks the other voters",
+        "Follower" if view.lags() => "lags behind",
         "Leader" => "leads",
         "Follower" => "follows",
         _ => "campaigns",
@@ -183,6 +204,9 @@ mod tests {
         assert_eq!((waits.ready(), role(Some(&waits))), (false, "waits for a cluster"));
         let asks = View::of(&json!({ "state": "Leader", "leader": { "node_id": "a" }, "verifying": "it was removed" }));
         assert_eq!((asks.ready(), role(Some(&asks))), (false, "asks the other voters"));
+        let behind = json!({ "code": "lagging", "detail": "index 3 of 9" });
+        let lags = View::of(&json!({ "state": "Follower", "leader": { "node_id": "a" }, "not_ready": behind }));
+        assert_eq!((lags.ready(), role(Some(&lags)), lags.not_ready()), (false, "lags behind", Some("index 3 of 9")));
         let campaigns = View::of(&json!({ "state": "Candidate", "leader": null }));
         assert_eq!((campaigns.ready(), role(Some(&campaigns))), (false, "campaigns"));
     }

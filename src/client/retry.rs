@@ -42,7 +42,7 @@ impl Kind {
 }
 
 /// Codes that lie with the node that was asked or with the moment: another node, or the same one later, may do better.
-const PASSING: [&str; 10] = [
+const PASSING: [&str; 12] = [
     "no_leader",
     "no_quorum",
     "overloaded",
@@ -52,6 +52,8 @@ const PASSING: [&str; 10] = [
     "stalled",
     "timeout",
     "too_stale",
+    "lagging",
+    "starting",
     NO_NODE,
 ];
 

@@ -81,6 +81,7 @@ impl Driver {
         if self.phase != Phase::Member || self.leads() || (from, told.term) != (raft.leader_id, raft.term) {
             return Ok(());
         }
+        self.lag.told(told.index);
         if told.index > self.machine.applied().0 {
             self.digests.awaited = Some(told);
             return Ok(());

@@ -32,6 +32,7 @@ use super::lagging::Stands;
 use super::log::Log;
 use super::membership::Membership;
 use super::raw::raw_node;
+use super::readiness::Lag;
 use super::reads::{Reader, Reads, Wanted};
 use super::requests::Requests;
 use super::snapshots::Snapshots;
@@ -101,6 +102,7 @@ pub struct Driver {
     pub(super) verification: Verification,
     pub(super) digests: Digests,
     pub(super) stands: Stands,
+    pub(super) lag: Lag,
     next_token: u64,
 }
 
@@ -165,6 +167,7 @@ impl Driver {
             verification: Verification::default(),
             digests: Digests::default(),
             stands: Stands::default(),
+            lag: Lag::default(),
             next_token: 0,
         };
         driver.feed.begin(driver.machine.applied().0, driver.options.history);
@@ -248,6 +251,7 @@ impl Driver {
         self.discover_commit();
         self.tell_digests();
         self.tend_stands();
+        self.tend_lag();
         self.expire_requests();
         self.expire_reads();
         self.expire_membership();
@@ -283,10 +287,10 @@ impl Driver {
                 self.take_request(waiting, to);
             }
             Input::Read { key, consistency, bounds, deadline, reply } => {
-                self.read(Reader { wanted: Wanted::Key { key, reply }, bounds, deadline }, consistency)?;
+                self.read(Reader { wanted: Wanted::Key { key, reply }, consistency, bounds, deadline })?;
             }
             Input::List { list, consistency, bounds, deadline, reply } => {
-                self.read(Reader { wanted: Wanted::Page { list, reply }, bounds, deadline }, consistency)?;
+                self.read(Reader { wanted: Wanted::Page { list, reply }, consistency, bounds, deadline })?;
             }
             Input::Snapshot { deadline, reply } => self.snapshot_now(deadline, reply),
             Input::Status { reply } => reply(self.status()),
@@ -394,6 +398,7 @@ impl Driver {
     /// Follows a change of role, term or leader up.
     pub(super) fn role_changed(&mut self) {
         self.led_since = if self.leads() { self.led_since.or(Some(self.now)) } else { None };
+        self.lag.leader_changes();
         self.repeat_read_index();
         self.unpark();
     }

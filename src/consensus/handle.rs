@@ -10,13 +10,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed::Feed;
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Millis};
 use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI};
+use crate::storage;
 
 /// How many inputs of peers and errands wait at most; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
@@ -68,8 +69,11 @@ pub struct Inbox {
     pub clock: Clock,
     /// Where the loop tells what happens, for those who watch.
     pub feed: Arc<Feed>,
-    names: Arc<Mutex<Arc<Names>>>,
+    names: Published,
 }
+
+/// What the loop has published last, and when; None before its first turn.
+type Published = Arc<Mutex<(Arc<Names>, Option<Instant>)>>;
 
 /// Who this node is and who leads, as the loop knew after its last turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,12 +92,14 @@ pub struct Names {
     pub hosts: Arc<BTreeSet<String>>,
     /// The index at which the member table got to be the one that these hosts are of.
     pub table: u64,
+    /// Why the node takes no requests; None where it does, and before the loop's first turn.
+    pub not_ready: Option<Refusal>,
 }
 
 impl Inbox {
     /// Tells the handles who this node is and who leads.
     pub(super) fn publish(&self, names: Names) {
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (Arc::new(names), Some(Instant::now()));
     }
 }
 
@@ -104,7 +110,7 @@ pub struct Handle {
     peers: mpsc::Sender<Input>,
     clock: Clock,
     feed: Arc<Feed>,
-    names: Arc<Mutex<Arc<Names>>>,
+    names: Published,
 }
 
 /// Makes the two queues; `pending_requests` bounds the one of clients.
@@ -113,7 +119,7 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let (clients, clients_end) = mpsc::channel(pending_requests);
     let (peers, peers_end) = mpsc::channel(PEER_QUEUE);
     let clock = Clock::start();
-    let names = Arc::<Mutex<Arc<Names>>>::default();
+    let names = Published::default();
     let feed = Arc::<Feed>::default();
     let handle = Handle { clients, peers, clock, feed: Arc::clone(&feed), names: Arc::clone(&names) };
     (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, names })
@@ -139,7 +145,20 @@ impl Handle {
     /// Who this node is and who leads, without asking the loop.
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
-        Arc::clone(&self.names.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.names.lock().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// How long ago the loop has ended its last turn; None before the first. It turns at least once a tick, unless it waits
+    /// for its disk.
+    #[must_use]
+    pub fn silence(&self) -> Option<Duration> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).1.map(|turned| turned.elapsed())
+    }
+
+    /// Whether a disk is waited for at this moment, by the loop or beside it.
+    #[must_use]
+    pub fn is_at_disk(&self) -> bool {
+        storage::is_at_disk()
     }
 
     /// Has `command` committed and applied, on this node if it leads and through the leader if not. On return it is

@@ -198,7 +198,7 @@ impl Driver {
     }
 
     /// Why nothing can be decided through this node now, and whom it hears.
-    fn why_no_leader(&self) -> String {
+    pub(super) fn why_no_leader(&self) -> String {
         let (me, id, voters) = (self.my_name(), self.raft_id(), self.conf_voters());
         let leader = self.raw.raft.leader_id;
         let heard = voters.iter().filter(|voter| self.hears(**voter)).count();

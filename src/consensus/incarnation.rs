@@ -19,6 +19,7 @@ use super::driver::{Driver, Phase, Seen};
 use super::hearing::Hearing;
 use super::input::Millis;
 use super::raw::raw_node;
+use super::readiness::Lag;
 use super::requests;
 use super::snapshots::Snapshots;
 use super::time::Time;
@@ -52,6 +53,7 @@ impl Driver {
         self.raw.mut_store().now = self.now;
         self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.raw.raft.term };
         self.reads.renew((raft_id, self.options.nonce));
+        self.lag = Lag::default();
         self.snapshots = Snapshots::default();
         self.time = Time::default();
         self.belief = Belief::default();

@@ -10,7 +10,7 @@
 //! applied becomes the `feed` of those who watch. A peer's message passes `belief` first; what would end the node,
 //! `verification` asks the other voters about; `digests` compares the state with the leader's, and `lagging` says which
 //! followers stand still. A member without a leader asks a voter that its log removes whether that is committed
-//! (`commit_discovery`).
+//! (`commit_discovery`). `readiness` is whether this node takes requests, and whether it lags itself.
 //!
 //! Not here: sockets (`transport`), and what is on the disk (`storage`).
 
@@ -39,6 +39,7 @@ mod names;
 mod outbox;
 mod pending;
 mod raw;
+mod readiness;
 mod reads;
 mod ready;
 mod requests;

@@ -9,7 +9,7 @@
 //! deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases are not
 //! used: a transfer of leadership breaks them. What a turn answers is bounded in bytes and time; the rest waits for the
 //! next. A stale read with a bound is answered at once where an earlier round proves enough ([`super::freshness`]), and
-//! waits for a round of its own where not. Watchers' `progress` rests on rounds too.
+//! waits for a round of its own where not. A node that lags refuses both at once (`readiness`). Watchers' `progress` rests on rounds too.
 //!
 //! Not here: raft's own bookkeeping of acknowledgements.
 
@@ -38,6 +38,7 @@ const CONTEXTS: usize = 8;
 /// A client that reads.
 pub(super) struct Reader {
     pub wanted: Wanted,
+    pub consistency: Consistency,
     pub bounds: Bounds,
     pub deadline: Millis,
 }
@@ -120,10 +121,15 @@ fn not_reached() -> Refusal {
 
 impl Driver {
     /// Takes a read in; a stale one is answered by the next turn that finds its index applied.
-    pub(super) fn read(&mut self, reader: Reader, consistency: Consistency) -> Result<(), Error> {
+    pub(super) fn read(&mut self, reader: Reader) -> Result<(), Error> {
+        let consistency = reader.consistency;
         if let Some(mut refusal) = self.unavailable() {
             refusal.leader = self.leader();
             reader.refuse(refusal);
+        } else if consistency == Consistency::Linearizable
+            && let Some(refusal) = self.lagging()
+        {
+            self.fail_reads(vec![reader], || refusal.clone());
         } else if plant::is(Plant::ReadWithoutIndex) {
             self.answer_read(reader)?;
         } else if self.reads.len() >= self.options.pending_requests {
@@ -133,7 +139,7 @@ impl Driver {
             ));
         } else if consistency == Consistency::Stale && self.is_fresh_enough(&reader) {
             self.reads.confirm(0, reader);
-        } else if consistency == Consistency::Stale && self.raw.raft.leader_id == 0 {
+        } else if consistency == Consistency::Stale && (self.raw.raft.leader_id == 0 || self.lagging().is_some()) {
             reader.refuse(self.too_stale());
         } else {
             self.reads.queue.push(reader);
@@ -176,6 +182,7 @@ impl Driver {
             let ours = self.reads.round.as_ref().is_some_and(|round| round.contexts.contains(&state.request_ctx));
             if ours && let Some(round) = self.reads.round.take() {
                 self.reads.freshness.confirmed(round.first, state.index);
+                self.lag.told(state.index);
                 for mut reader in round.readers {
                     // It began after the read came, so what it shows is new enough for any bound.
                     reader.bounds.max_stale_ms = None;
@@ -280,10 +287,7 @@ impl Driver {
         }
         // What waits only for its turn lacks nothing that its client could be told of; it is answered, if late.
         let applied = self.machine.applied().0;
-        for (_, readers) in self.reads.confirmed.iter_mut().filter(|(index, _)| *index > applied) {
-            expired.extend(readers.extract_if(.., |reader| reader.deadline <= now));
-        }
-        self.reads.confirmed.retain(|(_, readers)| !readers.is_empty());
+        let unapplied = self.take_unapplied(|reader| reader.deadline <= now);
         let unproven = |reader: &mut Reader| reader.bounds.max_stale_ms.is_some() && reader.bounds.min_index <= applied;
         for reader in expired.extract_if(.., unproven) {
             reader.refuse(self.too_stale());
@@ -291,6 +295,43 @@ impl Driver {
         let (behind, unconfirmed) = expired.into_iter().partition(|reader| reader.bounds.min_index > applied);
         self.fail_reads(behind, not_reached);
         self.fail_reads(unconfirmed, || self.no_quorum());
+        let (behind, unapplied): (Vec<_>, Vec<_>) =
+            unapplied.into_iter().partition(|(_, reader)| reader.bounds.min_index > applied);
+        self.fail_reads(behind.into_iter().map(|(_, reader)| reader).collect(), not_reached);
+        self.refuse_unapplied(unapplied);
+    }
+
+    /// This node lags: what waits for it to apply what is committed would wait until its deadline. A read that asks for
+    /// an index waits for that, as it was told to.
+    pub(super) fn refuse_reads_that_lag(&mut self) {
+        let applied = self.machine.applied().0;
+        let mut waiting = std::mem::take(&mut self.reads.queue);
+        // The round goes on: it says how far the leader is.
+        waiting.extend(self.reads.round.iter_mut().flat_map(|round| std::mem::take(&mut round.readers)));
+        let mut waiting: Vec<_> = waiting.into_iter().map(|reader| (0, reader)).collect();
+        let asks = |reader: &Reader| reader.consistency == Consistency::Stale && reader.bounds.min_index > applied;
+        waiting.extend(self.take_unapplied(|reader| !asks(reader)));
+        self.refuse_unapplied(waiting);
+    }
+
+    /// Takes the chosen reads that wait for an index to be applied, with that index.
+    fn take_unapplied(&mut self, chosen: impl Fn(&Reader) -> bool) -> Vec<(u64, Reader)> {
+        let (applied, mut taken) = (self.machine.applied().0, Vec::new());
+        for (index, readers) in self.reads.confirmed.iter_mut().filter(|(index, _)| *index > applied) {
+            taken.extend(readers.extract_if(.., |reader| chosen(reader)).map(|reader| (*index, reader)));
+        }
+        self.reads.confirmed.retain(|(_, readers)| !readers.is_empty());
+        taken
+    }
+
+    fn refuse_unapplied(&self, readers: Vec<(u64, Reader)>) {
+        for (index, reader) in readers {
+            let refusal = match reader.consistency {
+                Consistency::Stale => self.too_stale(),
+                Consistency::Linearizable => self.lagging().unwrap_or_else(|| self.not_applied_yet(index)),
+            };
+            self.fail_reads(vec![reader], || refusal.clone());
+        }
     }
 
     pub(super) fn refuse_reads(&mut self, why: fn() -> Refusal) {

@@ -63,6 +63,7 @@ impl Driver {
             self.issue_read_index();
         }
         self.pass();
+        self.note_applied();
         self.release_reads()?;
         self.answer_visible();
         self.tend_snapshots()?;

@@ -230,6 +230,7 @@ impl Driver {
             return reply(Err(InstallError("a copy is taken from the present leader alone".into())));
         }
         info!(self.log, "receiving a copy"; "from" => self.name_of(from));
+        self.copy_arrives();
         reply(self.volume.receive().map_err(|failure| {
             warn!(self.log, "a copy cannot be received"; "error" => %failure);
             InstallError(failure.to_string())

@@ -57,6 +57,7 @@ impl Driver {
             forming: self.phase == Phase::Forming,
             verifying: self.verification.words(),
             identity_conflicts: self.identity_conflicts(),
+            not_ready: self.not_ready(),
         }
     }
 
@@ -76,7 +77,8 @@ impl Driver {
         let hosts = if is_same { Arc::clone(&before.hosts) } else { Arc::new(self.member_hosts()) };
         let leader = self.leader().map(|leader| leader.node_id);
         let believable_term = Some(self.believable_term());
-        Names { node: self.my_name(), leader, follows, believable_term, cluster_id, hosts, table }
+        let not_ready = self.not_ready();
+        Names { node: self.my_name(), leader, follows, believable_term, cluster_id, hosts, table, not_ready }
     }
 
     fn member_hosts(&self) -> BTreeSet<String> {

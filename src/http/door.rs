@@ -1,7 +1,7 @@
 //! What every handler has: the way to the loop, the limits, and the request it answers.
 //!
 //! Why: the loop answers at a request's deadline itself, but a loop whose disk stalls answers nothing at all. The client
-//! gets its answer all the same, shortly after the deadline, and it says what is known then.
+//! gets its answer all the same, shortly after the deadline, or before the process ends, and it says what is known then.
 //!
 //! Laws: this room never asks the loop twice for one request. Requests for the node's status take few places of the
 //! queue that peers use, however many clients ask.
@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch as signal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use warp::http::Method;
@@ -59,6 +60,16 @@ pub(super) struct Door {
     status_turns: Semaphore,
     /// Who watches.
     pub(super) watchers: Watchers,
+    /// Whether the process is about to end, so that nothing is waited for any more.
+    ending: signal::Sender<bool>,
+}
+
+/// Why the loop has said nothing to a request.
+enum Silence {
+    /// It had not by the deadline.
+    Late,
+    /// The process ends.
+    Ending,
 }
 
 /// One request, its body not read yet.
@@ -91,6 +102,7 @@ impl Door {
             options,
             handle,
             status_turns: Semaphore::new(STATUS_TURNS),
+            ending: signal::Sender::new(false),
         }
     }
 
@@ -98,9 +110,38 @@ impl Door {
     pub(super) async fn request(&self, request: Request, deadline: Deadline) -> Result<Answer, Problem> {
         let code = if matches!(request, Request::Join { .. }) { Code::JoinUnfinished } else { Code::Timeout };
         let left = deadline.left();
-        let answer = timeout(left + GRACE, self.handle.request(request, left)).await;
-        let silent = |_| Refusal::unknown(code, "the node's loop did not answer by the deadline; its disk may be slow");
+        let answer = self.told(left, self.handle.request(request, left)).await;
+        let silent = |silence| match silence {
+            Silence::Late => {
+                Refusal::unknown(code, "the node's loop did not answer by the deadline; its disk may be slow")
+            }
+            Silence::Ending => Refusal::unknown(
+                Code::Stopping,
+                "the node stops, and its loop has not said what became of the request; its disk may be slow",
+            ),
+        };
         Ok(answer.map_err(silent)??)
+    }
+
+    /// What the loop says by the deadline, or a little later, unless the process ends before.
+    async fn told<T>(&self, left: Duration, told: impl Future<Output = T>) -> Result<T, Silence> {
+        tokio::select! {
+            biased;
+            told = timeout(left + GRACE, told) => told.map_err(|_| Silence::Late),
+            () = self.ending() => Err(Silence::Ending),
+        }
+    }
+
+    /// Ends all waiting for the loop: whoever waits is answered with what is known, since the process is about to end.
+    pub(super) fn give_up(&self) {
+        self.ending.send_replace(true);
+        // Whatever the loop may still apply, those who watch hear of it from another node, or from this one's next start.
+        self.feed().close();
+    }
+
+    async fn ending(&self) {
+        // The sender is here, so this is no error.
+        drop(self.ending.subscribe().wait_for(|ending| *ending).await);
     }
 
     /// What the node applies.
@@ -116,6 +157,11 @@ impl Door {
     /// Who this node is, who leads and who else belongs to the cluster, as far as it knows.
     pub(super) fn names(&self) -> Arc<Names> {
         self.handle.names()
+    }
+
+    /// How long ago the loop has ended its last turn, None before the first; and whether a disk is waited for.
+    pub(super) fn silence(&self) -> (Option<Duration>, bool) {
+        (self.handle.silence(), self.handle.is_at_disk())
     }
 
     /// Says in the answer which node of which cluster gives it, and who leads as far as it knows.
@@ -141,8 +187,8 @@ impl Door {
         deadline: Deadline,
     ) -> Result<Fetched, Problem> {
         let left = deadline.left();
-        let fetched = timeout(left + GRACE, self.handle.read(key, fresh, left)).await;
-        fetched.map_or_else(|_| Err(silent_read(fresh.0)), |fetched| Ok(fetched?))
+        let fetched = self.told(left, self.handle.read(key, fresh, left)).await;
+        fetched.map_or_else(|silence| Err(silent_read(silence, fresh.0)), |fetched| Ok(fetched?))
     }
 
     /// Reads a page of keys.
@@ -153,8 +199,8 @@ impl Door {
         deadline: Deadline,
     ) -> Result<Listed, Problem> {
         let left = deadline.left();
-        let listed = timeout(left + GRACE, self.handle.list(list, fresh, left)).await;
-        listed.map_or_else(|_| Err(silent_read(fresh.0)), |listed| Ok(listed?))
+        let listed = self.told(left, self.handle.list(list, fresh, left)).await;
+        listed.map_or_else(|silence| Err(silent_read(silence, fresh.0)), |listed| Ok(listed?))
     }
 
     /// Takes what an answer of so many bytes needs of the memory that all of them share.
@@ -179,10 +225,8 @@ impl Door {
     /// Takes a durable cut of the machine.
     pub(super) async fn snapshot(&self, deadline: Deadline) -> Result<(), Problem> {
         let left = deadline.left();
-        match timeout(left + GRACE, self.handle.snapshot(left)).await {
-            Ok(taken) => Ok(taken?),
-            Err(_) => Err(Problem::stalled()),
-        }
+        let taken = self.told(left, self.handle.snapshot(left)).await;
+        taken.map_or_else(|silence| Err(silence.into()), |taken| Ok(taken?))
     }
 
     /// How the node is, by the deadline.
@@ -191,10 +235,8 @@ impl Door {
             let _turn = self.status_turns.acquire().await;
             self.handle.status().await
         };
-        match timeout(deadline.left() + GRACE, asked).await {
-            Ok(status) => Ok(status?),
-            Err(_) => Err(Problem::stalled()),
-        }
+        let status = self.told(deadline.left(), asked).await;
+        status.map_or_else(|silence| Err(silence.into()), |status| Ok(status?))
     }
 
     /// The failure that the client is to see for `problem`: a node that belongs to no cluster yet says that first,
@@ -212,13 +254,25 @@ impl Door {
     }
 }
 
+/// The failure of what changes no key and to which the loop said nothing.
+impl From<Silence> for Problem {
+    fn from(silence: Silence) -> Self {
+        match silence {
+            Silence::Late => Self::stalled(),
+            Silence::Ending => {
+                Refusal::not_applied(Code::Stopping, "this node is shutting down; ask another one").into()
+            }
+        }
+    }
+}
+
 /// The failure of a read to which the loop said nothing.
-fn silent_read(consistency: Consistency) -> Problem {
-    match consistency {
-        Consistency::Stale => Problem::stalled(),
-        Consistency::Linearizable => {
+fn silent_read(silence: Silence, consistency: Consistency) -> Problem {
+    match (silence, consistency) {
+        (Silence::Late, Consistency::Linearizable) => {
             Refusal::not_applied(Code::NoQuorum, "the read was not confirmed by the deadline").into()
         }
+        (silence, _) => silence.into(),
     }
 }
 
@@ -271,6 +325,11 @@ impl Call {
     pub(super) async fn raw_body(&mut self, deadline: Deadline) -> Result<Body, Problem> {
         let announced = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let stream = std::mem::replace(&mut self.body, Box::pin(futures_util::stream::empty()));
-        body::read(stream, announced, self.door.options.body_bytes, &self.door.bodies, deadline).await
+        let body = body::read(stream, announced, self.door.options.body_bytes, &self.door.bodies, deadline);
+        tokio::select! {
+            biased;
+            body = body => body,
+            () = self.door.ending() => Err(Problem::from(Silence::Ending).closing()),
+        }
     }
 }

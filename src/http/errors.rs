@@ -129,7 +129,7 @@ impl Problem {
     }
 
     /// The connection closes behind the answer, since some of the body was not read.
-    fn closing(mut self) -> Self {
+    pub(super) fn closing(mut self) -> Self {
         self.0.close = true;
         self
     }
@@ -314,6 +314,14 @@ impl Problem {
         Self::local(StatusCode::SERVICE_UNAVAILABLE, "stalled", "Stalled", detail).of_the_loop(Fate::Unknown)
     }
 
+    /// The node takes no requests, for this reason.
+    pub(super) fn not_ready(refusal: Refusal) -> Self {
+        let mut problem = Self::from(refusal);
+        // A probe asks whether, and 410 would be an answer to another question.
+        problem.0.status = StatusCode::SERVICE_UNAVAILABLE;
+        problem
+    }
+
     /// The loop gave an answer of the wrong kind.
     pub(super) fn internal() -> Self {
         let detail = "the node answered something else than was asked; this is a bug";
@@ -418,6 +426,8 @@ fn of_loop(code: Code) -> (StatusCode, &'static str) {
         Code::Verifying => (S::SERVICE_UNAVAILABLE, "Asking the other voters"),
         Code::TransferFailed => (S::SERVICE_UNAVAILABLE, "Leadership did not move"),
         Code::TooStale => (S::SERVICE_UNAVAILABLE, "Too stale"),
+        Code::Lagging => (S::SERVICE_UNAVAILABLE, "The node lags behind"),
+        Code::Starting => (S::SERVICE_UNAVAILABLE, "The node starts"),
         Code::Timeout => (S::GATEWAY_TIMEOUT, "Not decided in time"),
         Code::JoinUnfinished => (S::GATEWAY_TIMEOUT, "The join goes on"),
     }
@@ -429,7 +439,7 @@ mod tests {
 
     #[test]
     fn every_503_says_when_to_try_again_and_no_other_status_does() {
-        for code in [Code::NoLeader, Code::NoQuorum, Code::Overloaded, Code::Stopping, Code::Joining, Code::Verifying] {
+        for code in [Code::NoLeader, Code::NoQuorum, Code::Stopping, Code::Verifying, Code::Lagging, Code::Starting] {
             let response = Problem::from(Refusal::not_applied(code, "x")).respond(&Method::GET);
             assert_eq!((response.status().as_u16(), response.headers().contains_key(RETRY_AFTER)), (503, true));
         }

@@ -1,10 +1,11 @@
-//! `/health`: flat, for load balancers and for people who only want to know whether the node lives.
+//! `/health`: flat, for people and tools that want to know whether the node lives, and how it is.
 //!
 //! Why: it answers 200 while the process lives and its disk is sound; a node whose disk breaks ends.
 //!
 //! Laws: it never waits for another node.
 //!
-//! Not here: whether the cluster has a leader; `leader` says so, the status does not.
+//! Not here: whether the node takes requests. `not_ready` says why it does not; the status is that of `/readyz`
+//! ([`super::probes`]).
 
 use serde::Serialize;
 use warp::reply::Response;
@@ -12,6 +13,7 @@ use warp::reply::Response;
 use super::answers;
 use super::door::Call;
 use super::errors::Problem;
+use super::probes::NotReady;
 use super::query::{self, TIMEOUT};
 use crate::model::Leader;
 
@@ -23,6 +25,8 @@ struct Health<'a> {
     state: &'static str,
     leader: Option<&'a Leader>,
     applied_index: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_ready: Option<NotReady<'a>>,
 }
 
 /// `GET /health`.
@@ -38,5 +42,6 @@ pub(super) async fn health(call: Call) -> Result<Response, Problem> {
         state: status.state.as_str(),
         leader: status.leader.as_ref(),
         applied_index: status.applied_index,
+        not_ready: status.not_ready.as_ref().map(NotReady::of),
     }))
 }

@@ -26,6 +26,7 @@ mod once;
 mod openapi;
 mod origins;
 mod patient;
+mod probes;
 mod query;
 mod raft;
 mod routes;

@@ -20,7 +20,7 @@ use warp::reply::Response;
 use super::body::boxed;
 use super::door::{Call, Door};
 use super::errors::Problem;
-use super::{dialects, health, openapi, raft, store, touch, txn, watch};
+use super::{dialects, health, openapi, probes, raft, store, touch, txn, watch};
 
 /// Every route.
 pub(super) fn routes(
@@ -36,6 +36,9 @@ pub(super) fn routes(
     let watch = warp::path("watch").and(warp::path::end()).and(call.clone()).then(watching);
     let health =
         warp::path("health").and(warp::path::end()).and(call.clone()).then(|call| always(call, health::health));
+    let readyz =
+        warp::path("readyz").and(warp::path::end()).and(call.clone()).then(|call| always(call, probes::readyz));
+    let livez = warp::path("livez").and(warp::path::end()).and(call.clone()).then(|call| always(call, probes::livez));
     let stats = at("stats").then(|call| always(call, raft::stats));
     let join = at("join").then(|call| unless_joining(call, raft::join));
     let remove = at("remove").then(|call| unless_joining(call, raft::remove));
@@ -55,6 +58,10 @@ pub(super) fn routes(
         .or(watch)
         .unify()
         .or(health)
+        .unify()
+        .or(readyz)
+        .unify()
+        .or(livez)
         .unify()
         .or(stats)
         .unify()

@@ -7,7 +7,8 @@
 //! that, clients wait in the kernel's queue. A head arrives within [`HEAD_TIMEOUT`], which is also how long a
 //! connection may be idle; a client that takes nothing of its answer for [`TAKING_TIMEOUT`] loses it. After a stop
 //! nothing is accepted, a request under way is answered, and each connection closes behind its answer;
-//! a stream ends once the loop has. A request whose client has sent a FIN behind it is answered.
+//! a stream ends once the loop has. Where the loop says nothing until shortly before the end, those who wait are told what
+//! is known. A request whose client has sent a FIN behind it is answered.
 //!
 //! Not here: what is answered ([`super::routes`]).
 
@@ -64,6 +65,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the end of a stream may take once the loop has ended: its client may have stopped reading.
 const STREAM_END: Duration = Duration::from_millis(300);
+/// The part of the time of a stop, one in so many, in which those are answered who still wait for the loop.
+const LAST_WORDS: u32 = 8;
 /// How often the same trouble is logged at most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -133,11 +136,19 @@ async fn accept(
     };
     drop(listener);
     closing.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
-    if timeout(drain, all).await.is_err() {
+    let last_words = drain / LAST_WORDS;
+    if timeout(drain - last_words, all_of(&mut connections)).await.is_err() {
+        door.give_up();
+    }
+    if timeout(last_words, all_of(&mut connections)).await.is_err() {
         warn!(log, "closing http connections whose requests are still under way"; "connections" => connections.len());
     }
     connections.shutdown().await;
+}
+
+/// Waits until all have ended.
+async fn all_of(connections: &mut JoinSet<()>) {
+    while connections.join_next().await.is_some() {}
 }
 
 /// What answers the requests of a connection.

@@ -8,6 +8,7 @@
 
 use serde::Serialize;
 
+use super::probes::NotReady;
 use crate::model::{Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
 
 /// What `/raft/stats` shows.
@@ -52,6 +53,8 @@ pub(super) struct Stats<'a> {
     verifying: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     identity_conflict: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_ready: Option<NotReady<'a>>,
 }
 
 #[derive(Serialize)]
@@ -129,6 +132,7 @@ impl<'a> Stats<'a> {
             forming: status.forming.then_some(join_list),
             verifying: status.verifying.as_deref(),
             identity_conflict: &status.identity_conflicts,
+            not_ready: status.not_ready.as_ref().map(NotReady::of),
         }
     }
 }
@@ -194,6 +198,7 @@ fn is_false(value: &bool) -> bool {
 mod tests {
     use super::*;
     use crate::http::tests::status;
+    use crate::model::{Code, Refusal};
     use serde_json::{Value, json};
 
     fn shown(status: &Status) -> Value {
@@ -247,7 +252,7 @@ mod tests {
         assert_eq!(stats["disk_syncs"], json!(7));
         let counts = [&stats["voters"], &stats["voters_unreachable"], &stats["failure_tolerance"]];
         assert_eq!(counts, [1, 0, 0]);
-        for absent in ["removed", "joining", "previous", "forming", "identity_conflict"] {
+        for absent in ["removed", "joining", "previous", "forming", "identity_conflict", "not_ready"] {
             assert!(stats.get(absent).is_none(), "{absent}");
         }
         status.state = State::Follower;
@@ -258,6 +263,7 @@ mod tests {
         status.forming = true;
         status.last_contact_ms = Some(12);
         status.identity_conflicts = vec!["node2 refuses this node".into()];
+        status.not_ready = Some(Refusal::not_applied(Code::Removed, "it was removed"));
         let stats = shown(&status);
         assert_eq!(stats["leader"], Value::Null);
         assert!(stats["members"][1].get("match_index").is_none());
@@ -265,6 +271,7 @@ mod tests {
         assert_eq!(stats["last_contact"], json!("12ms"));
         assert_eq!(stats["forming"], json!(["a:1", "b:2"]));
         assert_eq!(stats["identity_conflict"], json!(["node2 refuses this node"]));
+        assert_eq!(stats["not_ready"], json!({"code": "removed", "detail": "it was removed"}));
         assert_eq!((&stats["removed"], &stats["joining"]), (&json!(true), &json!(true)));
         assert_eq!(stats["previous"], json!({"cluster_id": 5, "raft_id": 6, "goes_back_in_ms": 59_000}));
         status.last_contact_ms = None;

@@ -86,6 +86,10 @@ pub enum Code {
     BadKey,
     /// The value, or the request, is over its limit.
     TooLarge,
+    /// The node has not applied what a linearizable read has to show, and will not have soon.
+    Lagging,
+    /// The node has not begun to serve yet.
+    Starting,
 }
 
 impl Code {
@@ -120,6 +124,8 @@ impl Code {
             Self::BadRequest => "bad_request",
             Self::BadKey => "bad_key",
             Self::TooLarge => "too_large",
+            Self::Lagging => "lagging",
+            Self::Starting => "starting",
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! Not here: how it is written out as hashicorp/raft's strings (`http::stats`).
 
-use super::{Leader, Role};
+use super::{Leader, Refusal, Role};
 
 /// The role that raft plays on this node, in hashicorp/raft's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +140,8 @@ pub struct Status {
     pub verifying: Option<String>,
     /// Of which members a life speaks that is not the one that was known, and which members say so of this node.
     pub identity_conflicts: Vec<String>,
+    /// Why this node takes no requests now; None where it does.
+    pub not_ready: Option<Refusal>,
 }
 
 #[cfg(test)]

@@ -37,7 +37,8 @@ pub use signals::Stop;
 /// How long the loop has to hand leadership over and to finish or answer what is pending.
 const LOOP_LIMIT: Duration = Duration::from_secs(3);
 
-/// How long HTTP connections are drained; a little longer than the loop takes, so that its last answers get out.
+/// How long HTTP connections are drained; a little longer than the loop takes, so that its last answers get out, and those
+/// of a loop that a disk holds up are given in its place.
 const DRAIN_LIMIT: Duration = Duration::from_millis(3_500);
 
 /// How long a stop may take altogether.

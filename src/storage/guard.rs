@@ -30,6 +30,7 @@ thread_local! {
     static INSIDE: Cell<u32> = const { Cell::new(0) };
 }
 static OPENING: AtomicUsize = AtomicUsize::new(0);
+static AT_DISK: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether a panic on the calling thread is one that the storage catches and reports as an [`Error`]; the process's
 /// panic hook asks this first, and neither prints nor aborts then.
@@ -38,6 +39,26 @@ pub fn opening() -> bool {
     INSIDE.with(Cell::get) > 0
         || (OPENING.load(Ordering::SeqCst) > 0
             && std::thread::current().name().is_some_and(|name| name.starts_with("sled-io")))
+}
+
+/// Whether any thread of the process waits for a disk at this moment, as far as the storage has sent it there.
+#[must_use]
+pub fn is_at_disk() -> bool {
+    AT_DISK.load(Ordering::SeqCst) > 0
+}
+
+/// A call that may wait for the disk, for [`is_at_disk`]; it ends where this is dropped.
+pub(super) struct AtDisk(());
+
+pub(super) fn at_disk() -> AtDisk {
+    AT_DISK.fetch_add(1, Ordering::SeqCst);
+    AtDisk(())
+}
+
+impl Drop for AtDisk {
+    fn drop(&mut self) {
+        AT_DISK.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// That the engine panicked.
@@ -58,6 +79,7 @@ impl Panicked {
 
 /// Calls into the engine; `opening` says that its own threads may panic too.
 pub(super) fn guarded<T>(opening: bool, call: impl FnOnce() -> T) -> Result<T, Panicked> {
+    let _at_disk = at_disk();
     let count = usize::from(opening);
     OPENING.fetch_add(count, Ordering::SeqCst);
     INSIDE.with(|depth| depth.set(depth.get() + 1));

@@ -45,7 +45,7 @@ mod tests;
 pub use durable::{step_back, syncs};
 pub use engine::{Batch, Db, Engine, Pair};
 pub use error::Error;
-pub use guard::opening;
+pub use guard::{is_at_disk, opening};
 pub use identity::{Identity, Previous, peek};
 pub use journal::Journal;
 pub use machine::{Applied, Machine, Operation};

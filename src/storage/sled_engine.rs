@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::guard::{Watch, guarded};
+use super::guard::{Watch, at_disk, guarded};
 use super::layout::{LOCK, PROOF_KEY, SPOOL};
 use super::sled_db::{SledDb, system, translate};
 use super::{Db, Engine, Error, durable};
@@ -159,6 +159,7 @@ impl SledEngine {
 
 impl Engine for SledEngine {
     fn open(&self, name: &str, create: bool, cache_bytes: u64) -> Result<Arc<dyn Db>, Error> {
+        let _at_disk = at_disk();
         let folder = self.dir.join(name);
         if create {
             let making = |error| self.system(format!("creating {name}"), error);
@@ -186,6 +187,7 @@ impl Engine for SledEngine {
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
+        let _at_disk = at_disk();
         self.watch.forget(name);
         match std::fs::remove_dir_all(self.dir.join(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(self.system(format!("removing {name}"), error)),
@@ -194,6 +196,7 @@ impl Engine for SledEngine {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let _at_disk = at_disk();
         let listing = |error| self.system(format!("listing {folder:?}"), error);
         let entries = match std::fs::read_dir(self.dir.join(folder)) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -208,6 +211,7 @@ impl Engine for SledEngine {
     }
 
     fn read_file(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let _at_disk = at_disk();
         match std::fs::read(self.dir.join(name)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.system(format!("reading {name}"), error)),
@@ -216,6 +220,7 @@ impl Engine for SledEngine {
     }
 
     fn replace_file(&self, name: &str, content: &[u8]) -> Result<(), Error> {
+        let _at_disk = at_disk();
         let path = self.dir.join(name);
         let fresh = path.with_extension("tmp");
         let replace = || {
@@ -233,6 +238,7 @@ impl Engine for SledEngine {
     }
 
     fn scratch(&self) -> Result<File, Error> {
+        let _at_disk = at_disk();
         let _one = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.dir.join(SPOOL);
         let make = || {

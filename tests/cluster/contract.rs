@@ -83,7 +83,7 @@ fn members_of_bodies_are_the_documented_ones() {
     let document = document();
     for (path, item) in paths(&document) {
         for method in METHODS.into_iter().filter(|method| item.contains_key(*method)) {
-            let schema = &item[method]["requestBody"]["content"]["application/json"]["schema"];
+            let schema = resolved(&document, &item[method]["requestBody"]["content"]["application/json"]["schema"]);
             let Some(properties) = schema["properties"].as_object() else { continue };
             let names: BTreeSet<String> = properties.keys().cloned().collect();
             let request = Request::new(&method.to_uppercase(), path.replace("{key}", "some-key"));

@@ -11,14 +11,14 @@ crate::harness::cases![
 ];
 
 /// Three nodes whose peers all come through proxies: the cluster, the links, and the places of the leader and the others.
-fn linked() -> (Cluster, Links, [usize; 3]) {
+pub fn linked(adjust: impl Fn(Setup) -> Setup) -> (Cluster, Links, [usize; 3]) {
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let proxies = Links::new(&ports);
     let mut nodes: Vec<Node> = ports
         .iter()
         .enumerate()
         .map(|(place, port)| {
-            let setup = Setup::named(&format!("node{}", place + 1)).set("RAFT_PORT", port);
+            let setup = adjust(Setup::named(&format!("node{}", place + 1))).set("RAFT_PORT", port);
             setup.set("HUSKV_ADVERTISE_HOST", links::host(place)).spawn()
         })
         .collect();
@@ -49,7 +49,7 @@ fn sees(node: &Node, other: &Node, connected: bool) -> Value {
 }
 
 fn a_follower_that_does_not_hear_its_leader_says_so_and_writes_through_another() {
-    let (cluster, proxies, [leader, cut, third]) = linked();
+    let (cluster, proxies, [leader, cut, third]) = linked(|setup| setup);
     let (led, lonely, between) = (&cluster.nodes[leader], &cluster.nodes[cut], &cluster.nodes[third]);
     for (node, other) in [(led, lonely), (lonely, led), (lonely, between), (between, lonely)] {
         sees(node, other, true);
@@ -105,7 +105,7 @@ fn a_follower_that_does_not_hear_its_leader_says_so_and_writes_through_another()
 }
 
 fn a_follower_that_only_cannot_send_to_its_leader_writes_through_another() {
-    let (cluster, proxies, [leader, cut, _]) = linked();
+    let (cluster, proxies, [leader, cut, _]) = linked(|setup| setup);
     let reign = cluster.reign();
     let lonely = &cluster.nodes[cut];
     let lost =

@@ -21,6 +21,10 @@ mod contract;
 mod cut;
 mod damage;
 mod dialects;
+// Only a part of it is of use here.
+#[allow(dead_code)]
+#[path = "../faults/disk.rs"]
+mod disk;
 mod durability;
 mod faults;
 mod forming;
@@ -42,6 +46,7 @@ mod moving;
 mod once;
 mod origins;
 mod peers;
+mod probes;
 mod quorum;
 mod rogue;
 mod settings;
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         launch::cases(),
         stats::cases(),
         status::cases(),
+        probes::cases(),
         cli::cases(),
         clocks::cases(),
         http::cases(),

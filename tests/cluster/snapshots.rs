@@ -16,12 +16,12 @@ crate::harness::cases![
 ];
 
 /// Thresholds that a test reaches with a few writes.
-fn small(setup: Setup) -> Setup {
+pub fn small(setup: Setup) -> Setup {
     setup.set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 50).set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 10)
 }
 
 /// Writes `count` values of `bytes` bytes under their numbers, with four clients.
-fn fill(node: &Node, count: usize, bytes: usize) {
+pub fn fill(node: &Node, count: usize, bytes: usize) {
     let value = "x".repeat(bytes);
     thread::scope(|scope| {
         for client in 0..4 {

@@ -12,7 +12,7 @@ crate::harness::cases![
     dead_voters_are_shown_before_the_next_failure_makes_them_matter,
 ];
 
-fn status(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
+pub fn status(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(binary());
     command.env_clear().envs(variables.iter().copied()).arg("status").args(arguments);
     let Output { status, stdout, stderr } = command.output().expect("huskv can be started");

@@ -50,6 +50,9 @@ pub enum DiskFault {
     Torn,
     /// Syncs take longer than an election.
     Slow,
+    /// Syncs do not end. The rounds draw none of these: a process that hangs for good is not told from a dead one.
+    #[allow(dead_code)]
+    Frozen,
 }
 
 impl DiskFault {
@@ -63,6 +66,7 @@ impl DiskFault {
             Self::Full => "f",
             Self::Torn => "t",
             Self::Slow => "d",
+            Self::Frozen => "h",
         }
     }
 

@@ -21,6 +21,9 @@ use std::time::Duration;
 
 use crate::harness::millis;
 
+/// What is read at once and is this long counts as bulk.
+const BULK: usize = 16 << 10;
+
 /// How often a waiting connection looks whether its link has changed.
 const LOOK: Duration = millis(20);
 
@@ -35,6 +38,9 @@ pub enum State {
     Hole,
     /// Everything that moves takes this many milliseconds longer.
     Slow(u64),
+    /// Bulk takes this many milliseconds longer for each piece of at most 64 KiB, small messages go at once.
+    #[allow(dead_code)]
+    Narrow(u64),
 }
 
 /// What the connections of one link are to do.
@@ -207,8 +213,10 @@ fn relay(mut source: TcpStream, mut sink: TcpStream, shared: &Shared, link: (Opt
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
             Err(_) => break,
         };
-        if let State::Slow(late) = shared.order(from, to).state {
-            sleep(millis(late));
+        match shared.order(from, to).state {
+            State::Slow(late) => sleep(millis(late)),
+            State::Narrow(late) if got >= BULK => sleep(millis(late)),
+            _ => {}
         }
         if admitted(shared, from, to, age).is_none() || sink.write_all(&buffer[..got]).is_err() {
             break;

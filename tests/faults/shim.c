@@ -3,7 +3,7 @@
  * FAULTS_TRIGGER names a file. While it is there, its first letter says what goes wrong:
  *   s  fsync and fdatasync answer EIO        w  writes answer EIO
  *   f  writes answer ENOSPC                  t  half of a write reaches the disk, then EIO
- *   d  fsync and fdatasync take 1.5 s
+ *   d  fsync and fdatasync take 1.5 s         h  they hang while the letter stands
  * Sockets, pipes and the three standard streams are left alone.
  */
 #define _GNU_SOURCE
@@ -42,6 +42,10 @@ static int sync_with(const char *name, int file) {
     }
     if (letter == 'd')
         usleep(1500000);
+    while (letter == 'h') {
+        usleep(10000);
+        letter = told();
+    }
     return real(file);
 }
 

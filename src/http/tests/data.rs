@@ -222,6 +222,11 @@ async fn every_refusal_of_the_loop_has_its_status() {
         (Code::NotAVoter, 409),
         (Code::TransferFailed, 503),
         (Code::TooStale, 503),
+        (Code::Lagging, 503),
+        (Code::Starting, 503),
+        (Code::Verifying, 503),
+        (Code::BadKey, 400),
+        (Code::TooLarge, 413),
         (Code::BadRequest, 400),
     ] {
         let node = Node::refusing(Refusal { leader: Some(leader()), ..Refusal::unknown(code, "why") });

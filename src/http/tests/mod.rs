@@ -86,6 +86,7 @@ pub(super) fn status() -> Status {
         forming: false,
         verifying: None,
         identity_conflicts: Vec::new(),
+        not_ready: None,
     }
 }
 
