@@ -9,6 +9,8 @@ step() {
     "$@"
 }
 
+# Without them some tests are ignored, which the end of this script says.
+step scripts/tools.sh || echo "check.sh: the tools from PyPI cannot be had"
 step cargo fmt --all --check
 step cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps

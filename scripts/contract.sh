@@ -39,7 +39,17 @@ cat >"$work/schemathesis.toml" <<'TOML'
 expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
 TOML
 
-"$tool/bin/schemathesis" --config-file "$work/schemathesis.toml" run "$url/openapi.json" \
+# Timeouts of up to a minute are tried by the tests; here one would be waited for with each read of an index to come.
+"$tool/bin/python" - "$url" "$work/openapi.json" <<'PYTHON'
+import json, sys, urllib.request
+
+document = json.load(urllib.request.urlopen(sys.argv[1] + "/openapi.json"))
+for name in ("Timeout", "MaxStale"):
+    document["components"]["parameters"][name]["schema"]["pattern"] = "^[1-9][0-9]{0,2}ms$"
+json.dump(document, open(sys.argv[2], "w"))
+PYTHON
+
+"$tool/bin/schemathesis" --config-file "$work/schemathesis.toml" run "$work/openapi.json" --url "$url" \
     --exclude-path /watch --exclude-path /raft/join \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method \
     --max-examples 60 --seed "${1:-$RANDOM}" --workers 1 --no-color

@@ -40,6 +40,52 @@ fn every_code_is_documented() {
     }
 }
 
+/// Words that are reserved in a language that clients are made for, or that hide something there.
+const RESERVED: &str = "and as assert async await break case catch class const continue def default defer del delete do \
+    elif else enum except export extends false final finally fn for from func function get global go goto head if impl \
+    import in interface is lambda let list loop map match mod move mut new nil none nonlocal not null object or package \
+    pass print private protected public pub put raise range ref return select self set static struct super switch this \
+    throw trait true try type union unsafe use var virtual void volatile where while with yield";
+
+/// Everything in the document, with the way to it.
+fn each<'a>(value: &'a Value, way: &str, look: &mut dyn FnMut(&str, &'a Value)) {
+    look(way, value);
+    match value {
+        Value::Object(members) => {
+            members.iter().for_each(|(name, member)| each(member, &format!("{way}/{name}"), look));
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(at, item)| each(item, &format!("{way}/{at}"), look));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn generators_of_clients_find_nothing_that_they_cannot_use() {
+    let document = document();
+    let mut ids = BTreeSet::new();
+    each(&document, "", &mut |way, value| {
+        if let Some(id) = value["operationId"].as_str() {
+            assert!(!RESERVED.split_whitespace().any(|word| word == id.to_lowercase()), "{id} is reserved somewhere");
+            assert!(ids.insert(id.to_owned()), "{id} is the name of two operations");
+        }
+        let of_schema = !way.ends_with("/properties");
+        assert!(!of_schema || value["type"] != "null", "{way}: a generator for Python throws");
+        assert!(!of_schema || value.get("const").is_none(), "{way}: an enum of one is known to more generators");
+        assert!(value["required"] != Value::Array(Vec::new()), "{way}: an empty list of required members");
+        let body = way.rsplit_once("/requestBody/content/").map(|(_, kind)| kind);
+        assert_ne!(body, Some("*/*"), "{way}: no generator knows what that is");
+        if value.get("schema").is_some() && body == Some("application/json") {
+            assert!(value["schema"]["$ref"].is_string(), "{way}: a body without a name");
+        }
+        if value["in"] == "header" {
+            assert_eq!(value["schema"]["type"], "string", "{way}");
+        }
+    });
+    assert!(ids.len() > 15, "{ids:?}");
+}
+
 #[test]
 fn every_route_is_documented() {
     let routes = source("src/http/routes.rs");

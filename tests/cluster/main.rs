@@ -30,6 +30,7 @@ mod faults;
 mod forming;
 mod forwarding;
 mod full;
+mod generated;
 mod harness;
 mod hints;
 mod http;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         watch::cases(),
         dialects::cases(),
         contract::cases(),
+        generated::cases(),
         ttl::cases(),
         once::cases(),
         tutorial::cases(),

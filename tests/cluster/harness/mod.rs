@@ -20,7 +20,7 @@ pub use events::{Event, Watch, ask};
 pub use files::{blobs, blocks, content, copy, walk};
 pub use http::{Answer, Request};
 pub use load::Load;
-pub use needs::Need;
+pub use needs::{Need, tool};
 pub use node::{Node, START, binary, number};
 pub use ports::free_port;
 pub use setup::Setup;

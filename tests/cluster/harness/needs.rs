@@ -3,6 +3,7 @@
 //! Why: a test whose machine lacks a tool must be counted as ignored, never as passed; so it is asked before the tests
 //! are listed.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -18,6 +19,11 @@ pub enum Need {
     /// A C compiler, which only the fault suite needs.
     #[allow(dead_code)]
     Cc,
+    /// A generator of clients, which `scripts/tools.sh` installs.
+    OpenapiClient,
+    /// kubectl, and a checker of manifests, which `scripts/tools.sh` installs; only `tests/docker.rs` needs them.
+    #[allow(dead_code)]
+    Kubernetes,
     /// A Docker engine that can run the binary in a container, compose and curl, which only `tests/docker.rs` needs.
     #[allow(dead_code)]
     Docker,
@@ -36,10 +42,23 @@ impl Need {
         match self {
             Self::Strace => (!*STRACE.get_or_init(can_trace)).then_some("needs strace"),
             Self::Cc => (!*CC.get_or_init(|| succeeds(Command::new("cc").arg("--version")))).then_some("needs cc"),
+            Self::OpenapiClient => tool("openapi-python-client")
+                .is_none()
+                .then_some("needs openapi-python-client (scripts/tools.sh installs it)"),
+            Self::Kubernetes => (tool("kubectl").is_none() || tool("kubernetes-validate").is_none())
+                .then_some("needs kubectl, and kubernetes-validate (scripts/tools.sh installs it)"),
             Self::Docker => DOCKER.get_or_init(lacks_docker).as_deref(),
             Self::Tmpfs => (!*TMPFS.get_or_init(can_mount)).then_some("needs the right to mount a tmpfs"),
         }
     }
+}
+
+/// Where a tool is: under `target/tools`, where `scripts/tools.sh` puts some, or on the path.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let own = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools").join("bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(own).chain(std::env::split_paths(&path));
+    folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 fn succeeds(command: &mut Command) -> bool {
