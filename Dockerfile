@@ -7,11 +7,15 @@ ARG BUILDER=rust:1.95-bookworm
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS node
-# A volume that is mounted here for the first time takes its owner from this folder.
-COPY --chown=10001:10001 data /data
+# The folder /data, of user 10001 and group 0, where any user may make a folder of its own (mode 1777). Docker gives its
+# owner and mode to a volume that is mounted there for the first time. It comes out of an archive, since no instruction
+# that every engine knows sets a mode without running a command; this is how the archive is made:
+#   tar --format=ustar --mtime=@0 --owner=10001 --group=0 --numeric-owner --mode=1777 -b1 -cf config/volume.tar data
+ADD config/volume.tar /
 # A container's loopback is nobody else's, so the node binds all of its addresses; HUSKV_ADVERTISE_HOST is then required.
 ENV HUSKV_HOST=0.0.0.0 RAFT_VOL_DIR=/data/{node_id}
-USER 10001:10001
+# Any other uid does too: OpenShift chooses one, in group 0. Nothing is written outside of /data.
+USER 10001:0
 EXPOSE 2221 1111
 # Healthy is a node that takes requests; see `huskv status --help`.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=15s --retries=3 CMD ["/usr/local/bin/huskv", "status"]

@@ -213,6 +213,8 @@ clean() {
     if [ ${#options[@]} -gt 0 ]; then
         compose down --volumes --remove-orphans --timeout 5 >/dev/null 2>&1 || true
     fi
+    engine rm --force --volumes "$project-alone" >/dev/null 2>&1 || true
+    engine volume rm "$project-alone" >/dev/null 2>&1 || true
     engine network rm "$project" >/dev/null 2>&1 || true
     engine rmi --force "$image" "$base" >/dev/null 2>&1 || true
     rm -rf "$work"
@@ -225,7 +227,7 @@ able() {
     own_names
     make_base "$binary" >"$work/said" 2>&1 || fail "the engine takes no image: $(tail -n 1 "$work/said")"
     engine network create "$project" >"$work/said" 2>&1 || fail "the engine makes no network: $(tail -n 1 "$work/said")"
-    engine run --rm --user 10001:10001 --network "$project" --publish 127.0.0.1:0:2221 "$base" \
+    engine run --rm --user 10001:0 --network "$project" --publish 127.0.0.1:0:2221 "$base" \
         /usr/local/bin/huskv --version >"$work/said" 2>&1 ||
         fail "the engine cannot run $binary: $(tail -n 1 "$work/said")"
     compose --project-name "$project" ps -q >"$work/said" 2>&1 ||
@@ -236,6 +238,35 @@ build_image() {
     make_base "$1" >"$work/said" 2>&1 || fail "the base: $(tail -n 5 "$work/said")"
     engine build --quiet --target node --build-arg "BASE=$base" -t "$image" . >"$work/said" 2>&1 ||
         fail "docker build: $(tail -n 5 "$work/said")"
+}
+
+takes_requests() { engine exec "$1" /usr/local/bin/huskv status >/dev/null 2>&1; }
+
+# Runs one node of the image under this user, with more options for the engine; it must serve, live on after a SIGHUP, and
+# end with 0 at a stop.
+alone() {
+    local user=$1 name="$project-alone" said
+    shift
+    engine run -d --name "$name" --user "$user" --cap-drop ALL --security-opt no-new-privileges:true "$@" \
+        -e RAFT_NODE_ID=alone -e HUSKV_ADVERTISE_HOST=localhost "$image" >/dev/null
+    await "a node under $user" takes_requests "$name"
+    said=$(engine exec "$name" /usr/local/bin/huskv put key value)
+    [ -n "$said" ] || fail "a node under $user takes no write"
+    engine kill -s HUP "$name" >/dev/null
+    [ "$(engine exec "$name" /usr/local/bin/huskv get key)" = value ] || fail "a node under $user ends at a SIGHUP"
+    engine stop -t 30 "$name" >/dev/null
+    said=$(engine inspect -f '{{.State.ExitCode}}' "$name")
+    [ "$said" = 0 ] || fail "a node under $user ends with $said: $(engine logs --tail=5 "$name" 2>&1)"
+    engine rm --force --volumes "$name" >/dev/null
+}
+
+any_user() {
+    alone 10001:0
+    # What OpenShift does; and a user of the machine, as people name theirs.
+    alone 1000670000:0 --read-only --volume "$project-alone:/data"
+    alone 4711:4711
+    engine volume rm "$project-alone" >/dev/null
+    say "a node runs under any user, also where the root is read-only, and ends with 0"
 }
 
 # Starts what does not run, without building.
@@ -250,6 +281,8 @@ test_all() {
     own_names
     build_image "$binary"
     say "built an image of $(($(engine image inspect -f '{{.Size}}' "$image") / 1000000)) MB"
+
+    any_user
 
     printf '%s\n' "NODE_IMAGE=$image" NODE_{1,2,3}_PORT=0 NODE_1_SECOND_PORT= HUSKV_RAFT_ELECTION_TICKS=40 >"$work/env"
     options=(--project-name "$project" --file docker-compose.yml --env-file "$work/env")
