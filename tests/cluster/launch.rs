@@ -13,6 +13,7 @@ crate::harness::cases![
     the_second_process_on_a_directory_fails_clearly,
     a_directory_of_another_name_is_refused_naming_both,
     sigterm_and_sigint_exit_0_and_lose_nothing,
+    sighup_stops_nothing,
     a_leader_that_gets_sigterm_hands_over_and_answers_what_is_pending.alone(),
     the_log_is_json_where_asked_and_tells_role_changes,
     subcommand_serve_is_the_default,
@@ -83,6 +84,17 @@ fn sigterm_and_sigint_exit_0_and_lose_nothing() {
         node.start();
         assert_eq!(node.value("round"), round, "after SIG{signal}");
     }
+}
+
+fn sighup_stops_nothing() {
+    let mut node = Setup::named("node1").start();
+    for round in 0..3 {
+        node.sighup();
+        node.put("round", round);
+    }
+    // Signals are taken in their order, so it has had all three by then.
+    assert_eq!(node.sigterm().code(), Some(0));
+    assert!(node.log().contains("reason: SIGTERM"), "{}", node.log());
 }
 
 fn a_leader_that_gets_sigterm_hands_over_and_answers_what_is_pending() {

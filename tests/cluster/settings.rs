@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::harness::{Node, Setup, free_port, secs};
+use crate::harness::{Node, Setup, binary, free_port, secs};
 
 crate::harness::cases![
     a_bad_setting_exits_2_with_one_line_that_names_it_and_creates_nothing,
@@ -13,6 +13,7 @@ crate::harness::cases![
     flags_win_over_environment_over_file_over_defaults,
     the_shipped_file_starts_a_node,
     an_advertised_host_is_what_the_others_see,
+    variables_that_a_platform_makes_for_services_are_ignored_and_named,
 ];
 
 /// Starts it, and panics unless it is refused as a bad setting whose line names all of `names`.
@@ -117,4 +118,31 @@ fn an_advertised_host_is_what_the_others_see() {
     let raft = named.stats()["members"][0]["raft_address"].as_str().unwrap_or("").to_owned();
     assert!(raft.starts_with("kv_node_2:"), "underscores are accepted: {raft}");
     named.put("foo", "bar");
+}
+
+fn variables_that_a_platform_makes_for_services_are_ignored_and_named() {
+    // Services called `huskv` and `huskv-raft`, as Kubernetes tells of them.
+    let made = [
+        ("HUSKV_PORT", "tcp://10.0.0.7:2221"),
+        ("HUSKV_PORT_2221_TCP", "tcp://10.0.0.7:2221"),
+        ("HUSKV_PORT_2221_TCP_ADDR", "10.0.0.7"),
+        ("HUSKV_SERVICE_HOST", "10.0.0.7"),
+        ("HUSKV_SERVICE_PORT_HTTP", "2221"),
+        ("HUSKV_RAFT_PORT", "tcp://10.0.0.8:1111"),
+        ("HUSKV_RAFT_SERVICE_HOST", "10.0.0.8"),
+    ];
+    let node = made.iter().fold(Setup::named("node1"), |setup, (name, value)| setup.set(name, value)).start();
+    let log = node.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("set by the platform for a service")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    for (name, _) in made {
+        assert!(lines[0].contains(name), "{name} is not in {}", lines[0]);
+    }
+    assert!(lines[0].contains("enableServiceLinks: false"), "RAFT_PORT was hit: {}", lines[0]);
+
+    let mut command = std::process::Command::new(binary());
+    let told = command.arg("status").env_clear().envs(made).env("SERVER_PORT", node.http.rsplit(':').next().unwrap());
+    let told = told.output().unwrap();
+    assert_eq!(told.status.code(), Some(0), "{}", String::from_utf8_lossy(&told.stderr));
+    refused(Setup::named("node1").set("HUSKV_NONSENSE", "1"), &["HUSKV_NONSENSE"]);
 }

@@ -195,6 +195,11 @@ impl Node {
         self.await_exit(secs(15))
     }
 
+    /// SIGHUP, which nothing is to come of.
+    pub fn sighup(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGINT, and waits for the exit.
     #[track_caller]
     pub fn sigint(&mut self) -> ExitStatus {
