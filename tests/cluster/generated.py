@@ -15,7 +15,6 @@ from huskv_client.api.store import apply_transaction, delete_key, get_key, list_
 from huskv_client.models import (
     Code,
     ItemAnswer,
-    JsonObject,
     Problem,
     SetKeyRequest,
     TransactionRequest,
@@ -37,9 +36,7 @@ def use():
     assert isinstance(again, Problem) and again.code is Code.PRECONDITION_FAILED, again
     assert again.version == version and again.outcome.value == "not_applied", again
 
-    document = JsonObject()
-    document["n"] = 1
-    put_key.sync("json", client=client, body=document, idempotency_key="once")
+    set_key.sync(client=client, body=SetKeyRequest(key="json", value={"n": 1}), idempotency_key="once")
     stored = set_key.sync(client=client, body=SetKeyRequest(key="a/text", value="text"))
     assert stored.data.value == "text", stored
 
