@@ -86,8 +86,7 @@ pub fn a_change_that_a_copy_covers() -> Result<(), Failed> {
     if world.now >= wakes {
         return Err("it was awake too early for this scene".into());
     }
-    let behind =
-        |world: &mut World| checks::status(world, FOLLOWER).is_some_and(|status| status.commit_index >= change + 1);
+    let behind = |world: &mut World| checks::status(world, FOLLOWER).is_some_and(|status| status.commit_index > change);
     until(&mut world, 10_000, "the follower knows the change to be committed", behind)?;
     if applied(&mut world, FOLLOWER)? + 4 > change {
         return Err("the follower has applied too much for this scene".into());

@@ -75,7 +75,7 @@ pub fn a_request_for_what_it_was() -> Result<(), Failed> {
         world.input(1, Input::Request { request, deadline, hop: Hop::Leader, to, reply });
     }
     until(&mut world, 5_000, "both are answered", |_| heard.lock().expect("one thread").len() == 2)?;
-    let stored = checks::stored(&mut world, 1);
+    let stored = checks::stored(&world, 1);
     let heard = heard.lock().expect("one thread");
     match heard.as_slice() {
         [Err((Code::NoLeader, Fate::NotApplied)), Ok(_)]
