@@ -23,7 +23,7 @@ pub mod keys;
 mod nearly;
 mod service_links;
 
-use keys::{KEYS, Key, Kind};
+use keys::{AUTO, KEYS, Key, Kind};
 pub use nearly::near_misses;
 use service_links::is_service_link;
 pub use service_links::service_links;
@@ -121,6 +121,8 @@ pub struct Snapshot {
 pub struct Storage {
     /// MiB of the tree's cache.
     pub cache_mb: u64,
+    /// MiB of the disk that are left free; None for what suits the disk.
+    pub reserve_mb: Option<u64>,
 }
 
 /// `[limits]`: what clients may ask for.
@@ -335,6 +337,11 @@ impl Merge {
         let first = items.first().map_or("", String::as_str);
         match key.kind {
             Kind::Number { min, max, set } => set(&mut self.config, check::number(first, min, max).map_err(wrong)?),
+            Kind::NumberOrAuto { set, .. } if first == AUTO => set(&mut self.config, None),
+            Kind::NumberOrAuto { min, max, set } => {
+                let number = check::number(first, min, max).map_err(|problem| format!("{problem}, or {AUTO}"));
+                set(&mut self.config, Some(number.map_err(wrong)?));
+            }
             Kind::Port(set) => {
                 let port = check::number(first, 0, u64::from(u16::MAX)).map_err(wrong)?;
                 set(&mut self.config, u16::try_from(port).unwrap_or(u16::MAX));
@@ -390,6 +397,10 @@ impl Merge {
         let (items, expected) = match (&key.kind, value) {
             (Kind::Number { .. } | Kind::Port(_), value) => {
                 (value.as_integer().map(|n| vec![n.to_string()]), "a number")
+            }
+            (Kind::NumberOrAuto { .. }, value @ toml::Value::String(_)) => (text(value).map(|text| vec![text]), "auto"),
+            (Kind::NumberOrAuto { .. }, value) => {
+                (value.as_integer().map(|n| vec![n.to_string()]), "a number, or \"auto\",")
             }
             (Kind::Switch(_), value) => (value.as_bool().map(|on| vec![on.to_string()]), "true or false"),
             (Kind::Text { .. }, value) => (text(value).map(|text| vec![text]), "a text in quotes"),

@@ -10,7 +10,8 @@
 //! 2. A read is linearizable on any node unless the caller asks for `stale`.
 //! 3. A membership change cannot lose the quorum by accident, cannot destroy data that was not handed over, and never
 //!    deposes a healthy leader.
-//! 4. No manual upkeep: no defragmentation, no alarm to disarm, no disk that only grows.
+//! 4. No manual upkeep: no defragmentation, no alarm to disarm. Space is used again, though not given back; what would fill
+//!    a disk is refused before it does.
 //! 5. A node that cannot keep these promises (disk error, corrupted file, impossible log) stops with a clear message and
 //!    a non-zero exit code.
 //!
@@ -87,6 +88,9 @@
 //! * What would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim: the node
 //!   stops serving and asks the other voters (`consensus::verification`). A term is believed within a bound far below what
 //!   can be counted (`consensus::belief`).
+//! * Members tell what their disks have left ([`model::DiskSpace`]). While a voter has less than its reserve, nothing that
+//!   may make the state larger is proposed for a client (`consensus::space`), and no copy of the state touches a reserve.
+//! * The loop closes no database: that is done elsewhere, as is every removal.
 //! * Nodes compare their states: the leader tells its digest every second (`consensus::digests`), and who differs ends.
 //! * A start of a process is a life ([`model::Lives`]). A peer is spoken to only in the life that is known or one that
 //!   follows from it, durably noted first ([`storage::Peers`]): a copy of a disk is no member.

@@ -73,11 +73,13 @@ pub enum Plant {
     ContactWhenHandled,
     /// A peer is spoken to whatever life it says it is in.
     LivesIgnored,
+    /// What needs space is proposed however little a voter has left.
+    SpaceIgnored,
 }
 
 impl Plant {
     /// All of them, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 29] = [
+    pub const NAMES: [(&'static str, Self); 30] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -107,6 +109,7 @@ impl Plant {
         ("late-proposal", Self::LateProposal),
         ("contact-when-handled", Self::ContactWhenHandled),
         ("lives-ignored", Self::LivesIgnored),
+        ("space-ignored", Self::SpaceIgnored),
     ];
 
     /// The bug with this name.

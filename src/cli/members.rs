@@ -88,8 +88,11 @@ fn row(member: &Value, leader: Option<&str>, asked: &str) -> String {
         (Some(ms), _) => format!("not heard by {asked} for {} s", ms / 1000),
         (None, _) => format!("never heard by {asked}"),
     };
+    let free = member["disk"]["free_bytes"].as_u64();
+    let free = free.map_or_else(String::new, |bytes| format!("  disk {} MiB free", bytes >> 20));
+    let full = if member["disk"]["nearly_full"] == true { ", nearly full" } else { "" };
     format!(
-        "{}  {}{leads}  raft {}  http {}  {heard}",
+        "{}  {}{leads}  raft {}  http {}  {heard}{free}{full}",
         text("node_id"),
         text("role"),
         text("raft_address"),
@@ -114,7 +117,10 @@ mod tests {
             (member(Value::Null, false), "node1", "never heard by node1"),
             (member(json!(0), true), "node2", "asked"),
         ] {
+            let mut member = member;
             assert_eq!(row(&member, Some("node2"), asked), format!("node2  voter, leads  raft h:1  http h:2  {end}"));
+            member["disk"] = json!({ "free_bytes": 7 << 20, "reserve_bytes": 8 << 20, "nearly_full": true });
+            assert!(row(&member, None, asked).ends_with(&format!("{end}  disk 7 MiB free, nearly full")));
         }
     }
 }

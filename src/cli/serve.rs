@@ -35,6 +35,7 @@ pub(super) fn arguments() -> Vec<Arg> {
 fn argument(key: &'static Key) -> Arg {
     let name = match key.kind {
         Kind::Number { .. } => "NUMBER",
+        Kind::NumberOrAuto { .. } => "NUMBER|auto",
         Kind::Port(_) => "PORT",
         Kind::Switch(_) => "TRUE|FALSE",
         Kind::Text { .. } => "TEXT",

@@ -96,7 +96,8 @@ fn line(view: &View) -> String {
         ("follows", None) => format!("{name} knows no leader"),
         (role, _) => format!("{name} {role}"),
     };
-    let warning = view.warning().map_or_else(String::new, |warning| format!(", {warning}"));
+    let warnings = [view.warning(), view.space_warning()];
+    let warning: String = warnings.into_iter().flatten().map(|warning| format!(", {warning}")).collect();
     let why = view.not_ready().filter(|_| view.lags()).map_or_else(String::new, |why| format!("\n  not ready: {why}"));
     let conflicts: String = view.conflicts.iter().map(|it| format!("\n  identity conflict: {it}")).collect();
     format!(

@@ -22,6 +22,8 @@ pub(super) struct View {
     pub members: Vec<String>,
     /// The voters that it does not hear: the name, and since when in milliseconds, None for never.
     unheard: Vec<(String, Option<u64>)>,
+    /// The voters whose disks are nearly full: the name, and what is free in bytes.
+    full: Vec<(String, u64)>,
     /// Who leads, where it knows.
     pub leader: Option<String>,
     /// The index of the last entry that it has applied, as text.
@@ -57,6 +59,11 @@ impl View {
                 .iter()
                 .filter(|member| member["role"] == "voter" && member["connected"] == json!(false))
                 .map(|member| (text(&member["node_id"]), member["heard_ms"].as_u64()))
+                .collect(),
+            full: members
+                .iter()
+                .filter(|member| member["role"] == "voter" && member["disk"]["nearly_full"] == json!(true))
+                .map(|member| (text(&member["node_id"]), member["disk"]["free_bytes"].as_u64().unwrap_or(0)))
                 .collect(),
             leader: data["leader"]["node_id"].as_str().map(str::to_owned),
             removed: data["removed"] == json!(true),
@@ -104,6 +111,15 @@ impl View {
     /// Why it takes no requests, in words, where it says so.
     pub(super) fn not_ready(&self) -> Option<&str> {
         self.not_ready.as_ref().map(|(_, detail)| detail.as_str())
+    }
+
+    /// `disk nearly full at node2 (12 MiB free): writes that need space are refused`; None where every voter has enough.
+    pub(super) fn space_warning(&self) -> Option<String> {
+        if self.full.is_empty() || self.removed || self.joining {
+            return None;
+        }
+        let full: Vec<_> = self.full.iter().map(|(name, free)| format!("{name} ({} MiB free)", free >> 20)).collect();
+        Some(format!("disk nearly full at {}: writes that need space are refused", full.join(", ")))
     }
 
     /// Whether `other` belongs to the cluster of this node.
@@ -196,6 +212,17 @@ mod tests {
         assert_eq!(told[2], "does not hear n0 (14 s), n1 (never), n2 (14 s): no majority");
         let old = View::of(&json!({ "members": [{ "node_id": "n0", "raft_id": 1, "role": "voter" }] }));
         assert_eq!(old.warning(), None, "a node that does not say so is not accused");
+    }
+
+    #[test]
+    fn voters_whose_disks_are_nearly_full_are_told() {
+        let disk =
+            |nearly_full: bool| json!({ "free_bytes": 12 << 20, "reserve_bytes": 1, "nearly_full": nearly_full });
+        let member = |number: u64, role: &str, full| json!({ "node_id": format!("n{number}"), "raft_id": number, "role": role, "disk": disk(full) });
+        let view = |full| View::of(&json!({ "members": [member(1, "voter", full), member(2, "learner", true)] }));
+        assert_eq!(view(false).space_warning(), None);
+        let told = "disk nearly full at n1 (12 MiB free): writes that need space are refused";
+        assert_eq!(view(true).space_warning().as_deref(), Some(told));
     }
 
     #[test]

@@ -22,6 +22,15 @@ pub enum Kind {
         /// Stores it.
         set: fn(&mut Config, u64),
     },
+    /// A whole number from `min` to `max`, or `auto` for one that the node finds out for itself.
+    NumberOrAuto {
+        /// The least value.
+        min: u64,
+        /// The greatest value.
+        max: u64,
+        /// Stores it; None for `auto`.
+        set: fn(&mut Config, Option<u64>),
+    },
     /// A port, 0 to 65535; what 0 means, the help says.
     Port(
         /// Stores it.
@@ -101,6 +110,9 @@ const fn number(
 }
 
 const MIB: u64 = 1 << 20;
+
+/// The value of a setting that the node finds out for itself.
+pub const AUTO: &str = "auto";
 
 /// Every setting, in the order of the file.
 pub static KEYS: &[Key] = &[
@@ -228,6 +240,15 @@ pub static KEYS: &[Key] = &[
         "Most MiB of disk that a copy for a slow follower may take while it is sent",
     ),
     number("storage.cache_mb", "256", (1, MIB), |c, v| c.storage.cache_mb = v, "MiB of memory for the tree's cache"),
+    Key {
+        path: "storage.reserve_mb",
+        short: None,
+        aliases: &[],
+        default: AUTO,
+        kind: Kind::NumberOrAuto { min: 0, max: MIB, set: |c, v| c.storage.reserve_mb = v },
+        help: "MiB of the disk to leave free: below it writes that need space are refused; auto: the smaller of 256 and a \
+               tenth of the disk, 0: none",
+    },
     number("limits.key_bytes", "1024", (1, 1_024), |c, v| c.limits.key_bytes = v, "Longest key in bytes"),
     number("limits.value_bytes", "1048576", (1, 8 * MIB), |c, v| c.limits.value_bytes = v, "Longest value in bytes"),
     number(

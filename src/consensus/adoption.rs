@@ -18,7 +18,7 @@ use super::driver::{Driver, Phase};
 use super::input::{Millis, Reply};
 use super::requests;
 use super::verification::Verification;
-use crate::model::{Adopt, Adopted, Code, Refusal, Standing, WhoAmI};
+use crate::model::{Adopt, Adopted, Code, Refusal, Standing, WhoAmI, mib};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 
@@ -144,6 +144,16 @@ impl Driver {
         }
         self.may_consider(adopt)?;
         let me = self.my_name();
+        if let Some(space) = self.own_space().filter(|space| space.is_nearly_full()) {
+            let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
+            return Err(Refusal::not_applied(
+                Code::DiskNearlyFull,
+                format!(
+                    "the disk of {me} has {free} free and is to keep {reserve} (storage.reserve_mb), so the cluster's state \
+                     does not fit there; free some space or use a larger disk"
+                ),
+            ));
+        }
         let identity = self.volume.identity();
         let own_cluster = adopt.cluster_id == identity.cluster_id;
         let has_data = |data: String| {

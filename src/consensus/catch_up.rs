@@ -19,7 +19,7 @@ use super::Millis;
 use super::driver::Driver;
 use super::judge::refuse;
 use super::membership::{Operation, Step};
-use crate::model::{Code, Member, MemberChange, Role};
+use crate::model::{Code, DiskSpace, Member, MemberChange, Role, mib};
 
 /// How often the log says that a learner does not catch up.
 const SLOW_EVERY: Millis = 10_000;
@@ -106,7 +106,11 @@ impl Driver {
         let members = self.machine.members();
         let learners: Vec<Member> = members.iter().filter(|member| member.role == Role::Learner).cloned().collect();
         self.membership.catch_up.retain(|raft_id| learners.iter().any(|learner| learner.raft_id == raft_id));
-        let ready = learners.into_iter().find(|learner| self.is_live(learner.raft_id) && self.has_caught_up(learner));
+        let ready = learners.into_iter().find(|learner| {
+            // As a voter it would stop the cluster's writes at once.
+            let fits = !self.space_of(learner.raft_id).is_some_and(DiskSpace::is_nearly_full);
+            fits && self.is_live(learner.raft_id) && self.has_caught_up(learner)
+        });
         let Some(learner) = ready else { return };
         let voters: Vec<u64> = self.conf_voters().iter().copied().chain([learner.raft_id]).collect();
         if self.check_quorum(&voters).is_ok() {
@@ -139,8 +143,15 @@ impl Driver {
         }
     }
 
-    /// Why a learner has not been promoted yet, where that is because of its link.
+    /// Why a learner has not been promoted yet, where that is because of its link or its disk.
     pub(super) fn explain_slowness(&self, raft_id: u64) -> Option<String> {
+        if let Some(space) = self.space_of(raft_id).filter(|space| space.is_nearly_full()) {
+            let (name, free, reserve) = (self.name_of(raft_id), mib(space.free_bytes), mib(space.reserve_bytes));
+            return Some(format!(
+                "The disk of {name} has {free} free and is to keep {reserve} (storage.reserve_mb): it becomes a voter once \
+                 there is space"
+            ));
+        }
         let (count, took) = self.membership.catch_up.slow(raft_id)?;
         let matched = self.raw.raft.prs().get(raft_id)?.matched;
         let behind = self.raw.raft.raft_log.last_index().saturating_sub(matched);

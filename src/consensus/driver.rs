@@ -36,6 +36,7 @@ use super::readiness::Lag;
 use super::reads::{Reader, Reads, Wanted};
 use super::requests::Requests;
 use super::snapshots::Snapshots;
+use super::space::Spaces;
 use super::time::Time;
 use super::verification::Verification;
 use super::{Options, Outbox};
@@ -101,6 +102,9 @@ pub struct Driver {
     pub(super) commit_discovery: CommitDiscovery,
     pub(super) verification: Verification,
     pub(super) digests: Digests,
+    pub(super) spaces: Spaces,
+    /// What is not in use any more, to be dropped off the loop.
+    pub(super) unused: Vec<Box<dyn Send>>,
     pub(super) stands: Stands,
     pub(super) lag: Lag,
     next_token: u64,
@@ -166,6 +170,8 @@ impl Driver {
             commit_discovery: CommitDiscovery::default(),
             verification: Verification::default(),
             digests: Digests::default(),
+            spaces: Spaces::default(),
+            unused: Vec::new(),
             stands: Stands::default(),
             lag: Lag::default(),
             next_token: 0,
@@ -250,6 +256,7 @@ impl Driver {
         self.tend_verification()?;
         self.discover_commit();
         self.tell_digests();
+        self.tell_space();
         self.tend_stands();
         self.tend_lag();
         self.expire_requests();
@@ -310,6 +317,7 @@ impl Driver {
             Input::Probe { probe, reply } => self.answer_probe(probe, reply)?,
             Input::Probed { token, result } => self.probed(token, result)?,
             Input::Digest { from, told } => self.told_digest(from, told)?,
+            Input::Space { from, space } => self.told_space(from, space),
             Input::JoinEnded { cluster_id, raft_id } => self.told_join_ended(cluster_id, raft_id),
             Input::IdentityConflict { raft_id, of_this_node, detail } => {
                 self.identity_conflict(raft_id, of_this_node, detail);

@@ -22,6 +22,7 @@ use super::raw::raw_node;
 use super::readiness::Lag;
 use super::requests;
 use super::snapshots::Snapshots;
+use super::space::Spaces;
 use super::time::Time;
 use super::verification::Verification;
 use crate::model::{Code, PreviousStatus, Refusal};
@@ -47,8 +48,8 @@ impl Driver {
     pub(super) fn swap(&mut self, incarnation: Incarnation) -> Result<(), Error> {
         let raft_id = self.volume.identity().raft_id;
         let (raw, machine) = raw_node(raft_id, incarnation, &self.options, &self.log, &self.raft_log)?;
-        self.raw = raw;
-        self.machine = machine;
+        self.unused
+            .push(Box::new((std::mem::replace(&mut self.raw, raw), std::mem::replace(&mut self.machine, machine))));
         self.committed.clear();
         self.raw.mut_store().now = self.now;
         self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.raw.raft.term };
@@ -59,6 +60,7 @@ impl Driver {
         self.belief = Belief::default();
         self.verification = Verification::default();
         self.digests = Digests::default();
+        self.spaces = Spaces::default();
         self.contact.clear();
         self.hearing = Hearing::default();
         self.pending_change = 0;
@@ -71,14 +73,20 @@ impl Driver {
         self.discard_garbage()
     }
 
-    /// Has folders removed that nothing names any more.
+    /// Has folders removed that nothing names any more, once what was open of them is closed.
     pub(super) fn discard_garbage(&mut self) -> Result<(), Error> {
         let generation = self.raw.store().journal.generation();
         let garbage = self.volume.garbage(generation)?;
-        if !garbage.is_empty() {
-            self.chores.discard(self.volume.engine(), garbage);
+        let unused = std::mem::take(&mut self.unused);
+        if !garbage.is_empty() || !unused.is_empty() {
+            self.chores.discard(unused, self.volume.engine(), garbage);
         }
         Ok(())
+    }
+
+    /// Has something dropped elsewhere: closing a database, or removing what was received, takes longer than a turn may.
+    pub(super) fn discard(&mut self, unused: impl Send + 'static) {
+        self.chores.discard(vec![Box::new(unused)], self.volume.engine(), Vec::new());
     }
 
     /// A node that joins and hears nothing more goes back to what it was.

@@ -9,7 +9,8 @@
 use raft::eraftpb::{Message, SnapshotMetadata};
 
 use crate::model::{
-    Adopt, Adopted, Answer, Item, List, Page, Probe, ProbeReply, Refusal, Request, StateDigest, Status, WhoAmI,
+    Adopt, Adopted, Answer, DiskSpace, Item, List, Page, Probe, ProbeReply, Refusal, Request, StateDigest, Status,
+    WhoAmI,
 };
 use crate::storage::{Received, Reception};
 
@@ -231,6 +232,13 @@ pub enum Input {
         /// What it tells.
         told: StateDigest,
     },
+    /// A peer tells what is left of its disk.
+    Space {
+        /// The member that tells it.
+        from: u64,
+        /// What it tells.
+        space: DiskSpace,
+    },
     /// What speaks as this peer is not the member that was spoken to before; or the peer says so of this node.
     IdentityConflict {
         /// The peer.
@@ -270,7 +278,7 @@ pub enum Input {
         /// How it went.
         result: Result<(), crate::storage::Error>,
     },
-    /// The scan of a cut has reached the end of the tree, or failed.
+    /// The reader of a copy has read the tree to its end, or the copy has failed before.
     Scanned {
         /// The token given with it.
         token: u64,

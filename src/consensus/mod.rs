@@ -8,9 +8,10 @@
 //! `pending` -> reply. A read's way: `handle` -> `reads` -> raft's ReadIndex -> reply. Membership: `membership` with the
 //! steps in `join` and `transfer`; the joiner's side is `adoption`, and its way there and back `incarnation`. What was
 //! applied becomes the `feed` of those who watch. A peer's message passes `belief` first; what would end the node,
-//! `verification` asks the other voters about; `digests` compares the state with the leader's, and `lagging` says which
-//! followers stand still. A member without a leader asks a voter that its log removes whether that is committed
-//! (`commit_discovery`). `readiness` is whether this node takes requests, and whether it lags itself.
+//! `verification` asks the other voters about; `digests` compares the state with the leader's, `lagging` says which
+//! followers stand still, and `space` refuses what would fill a disk. A member without a leader asks a voter that its log
+//! removes whether that is committed (`commit_discovery`). `readiness` is whether this node takes requests, and whether it
+//! lags itself.
 //!
 //! Not here: sockets (`transport`), and what is on the disk (`storage`).
 
@@ -44,6 +45,7 @@ mod reads;
 mod ready;
 mod requests;
 mod snapshots;
+mod space;
 mod status;
 mod task;
 mod time;
@@ -78,7 +80,7 @@ pub struct Options {
     pub snapshot_every_bytes: u64,
     /// Entries kept behind a cut for slow followers.
     pub snapshot_keep_entries: u64,
-    /// The most bytes that a copy for a follower may take on disk.
+    /// The most bytes of changes that a copy for a follower may take on disk.
     pub snapshot_spool_bytes: u64,
     /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A few
     /// bytes of log can ask for megabytes of it, and the loop has heartbeats to send.

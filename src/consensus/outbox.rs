@@ -11,7 +11,7 @@
 use raft::eraftpb::Message;
 
 use super::input::Hop;
-use crate::model::{Adopt, PeerTable, Probe, Request, StateDigest};
+use crate::model::{Adopt, DiskSpace, PeerTable, Probe, Request, StateDigest};
 use crate::storage::SnapshotReader;
 
 /// What the loop sends; implemented by the transport.
@@ -32,6 +32,8 @@ pub trait Outbox: Send {
     fn probe(&mut self, token: u64, address: &str, probe: Probe);
     /// Tells a member the digest of this leader's state; it may be lost.
     fn tell_digest(&mut self, to: u64, told: StateDigest);
+    /// Tells a member what is left of this node's disk; it may be lost.
+    fn tell_space(&mut self, to: u64, space: DiskSpace);
     /// Tells the node at `address` that the join is over for which it took this raft id in this cluster; may be lost.
     fn end_join(&mut self, address: &str, cluster_id: u64, raft_id: u64);
     /// Tells a former member, on the connection that is open, that its id was removed.

@@ -201,7 +201,7 @@ impl Driver {
         log.hard_state = hard_state;
         log.conf_state = machine.conf_state().clone();
         log.applied = machine.applied();
-        self.machine = machine;
+        self.unused.push(Box::new(std::mem::replace(&mut self.machine, machine)));
         if !plant::is(Plant::CopyUntold) {
             self.feed.skip_to(index);
         }

@@ -6,7 +6,8 @@
 //! only one that certainly was not applied is tried again, until its deadline. A request goes to the leader, or through
 //! one member to the leader, and no further ([`Hop`]). Nothing is proposed that [`validate`] does not let pass, wherever
 //! it comes from. What has waited past its deadline, in a queue or on a disk, is dropped and never proposed: its client may
-//! have been told so, and may have written something else since.
+//! have been told so, and may have written something else since. Nor is what would make the state larger while the disk of a
+//! voter is nearly full (`space`).
 //! One entry holds one command. Everything that waits counts against one bound. One proposal of writes is on its way, the
 //! next takes everything that came meanwhile: what a write costs is syncs and turns, on every node, and not its bytes.
 //!
@@ -70,6 +71,16 @@ impl Requests {
     /// Whether a request is under way whose fate will be known.
     pub fn any_undecided(&self) -> bool {
         !self.batch.is_empty() || self.pending.len() > 0 || !self.forwarded.is_empty() || !self.almost.is_empty()
+    }
+
+    /// The writes that are not proposed yet.
+    pub fn take_batch(&mut self) -> VecDeque<Waiting> {
+        std::mem::take(&mut self.batch)
+    }
+
+    /// Gives back those of them that stay.
+    pub fn put_batch(&mut self, batch: VecDeque<Waiting>) {
+        self.batch = batch;
     }
 
     /// Whether a write is on its way into the log.
@@ -169,7 +180,9 @@ impl Driver {
         if self.is_late(&waiting) {
             self.refuse(waiting, late());
         } else if self.leads() {
-            if matches!(waiting.request, Request::Write(_)) {
+            if let Some(refusal) = self.lacks_space(&waiting.request) {
+                self.refuse(waiting, refusal);
+            } else if matches!(waiting.request, Request::Write(_)) {
                 self.requests.batch.push_back(waiting);
             } else if let Err(waiting) = self.membership.enqueue(waiting) {
                 let full = "too many membership changes wait; try again later";
@@ -229,6 +242,7 @@ impl Driver {
             std::mem::take(&mut self.requests.batch).into_iter().partition(|waiting| self.is_late(waiting));
         self.requests.batch = batch;
         over.into_iter().for_each(|waiting| self.refuse(waiting, late()));
+        self.refuse_what_grows();
         let (mut entries, mut bytes, stamp) = (Vec::new(), 0, self.stamp());
         for waiting in &self.requests.batch {
             if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {

@@ -6,7 +6,7 @@
 //! Laws: the log is never compacted beyond what the machine has synced, and the cut is recorded durably first. A copy
 //! begins and ends between two batches of the loop. One copy is under way at a time, and each ends in a report to raft,
 //! or its follower is stuck for ever. Failed copies to one node are spaced 1 s, doubling to 60 s. Compaction waits for a
-//! copy under way, within a bound.
+//! copy under way, within a bound, and not on a disk that is nearly full.
 //!
 //! Not here: the scan (`storage::snapshot`) and the stream (`transport::snapshot`).
 
@@ -18,9 +18,9 @@ use slog::{info, warn};
 
 use super::driver::{Driver, Phase};
 use super::input::{InstallError, Millis, Reply};
-use crate::model::{Code, Refusal};
+use crate::model::{Code, DiskSpace, Refusal};
 use crate::plant::{self, Plant};
-use crate::storage::{Error, Received, Reception};
+use crate::storage::{Error, Received, Reception, SpoolBound};
 
 /// How many journal records one turn removes at most.
 const RECORDS_PER_TURN: usize = 256;
@@ -149,8 +149,9 @@ impl Driver {
         let mut target = self.snapshots.compact_to;
         let copy = self.snapshots.stream.as_ref().map(|stream| stream.index);
         let after = self.snapshots.pinned.map(|(index, _)| index);
+        let is_tight = self.own_space().is_some_and(DiskSpace::is_nearly_full);
         for pin in [copy, after].into_iter().flatten() {
-            if self.raw.store().journal.bytes_after(pin) < PIN_BYTES {
+            if !is_tight && self.raw.store().journal.bytes_after(pin) < PIN_BYTES {
                 target = target.min(pin);
             }
         }
@@ -168,9 +169,10 @@ impl Driver {
         match self.volume.engine().scratch() {
             Ok(scratch) => {
                 // What fails here is a write to the tree, not the copy: it poisons like any other.
-                let (cut, reader) = self.machine.begin_cut(scratch, self.options.snapshot_spool_bytes)?;
+                let bound = SpoolBound::on(self.volume.engine(), self.options.snapshot_spool_bytes);
+                let (spooler, reader) = self.machine.begin_cut(scratch, bound)?;
                 info!(self.log, "copy for a follower begun"; "to" => self.name_of(to), "index" => index);
-                self.chores.scan(token, cut);
+                self.chores.spool(token, spooler);
                 self.outbox.stream(to, message, reader);
             }
             Err(failure) => self.snapshots.stillborn = Some((to, failure.to_string())),
@@ -178,7 +180,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The scan of the tree is through: the copy ends at the state that is applied now.
+    /// The reader has read the tree to its end: the copy ends at the state that is applied now.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -250,12 +252,16 @@ impl Driver {
         }
         // The turn may have removed this node.
         let takes = matches!(self.phase, Phase::Member | Phase::Joining) && self.stop_by.is_none();
-        if !fits || !takes || self.installing.is_some() {
-            reply(Err(InstallError("this node takes no copy now".into())));
-            return Ok(());
-        }
-        if !self.believes(&message)? {
-            reply(Err(InstallError("this node does not believe the message that came with the copy".into())));
+        let refusal = if !fits || !takes || self.installing.is_some() {
+            Some("this node takes no copy now")
+        } else if !self.believes(&message)? {
+            Some("this node does not believe the message that came with the copy")
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.discard(received);
+            reply(Err(InstallError(refusal.into())));
             return Ok(());
         }
         self.contact.insert(message.from, self.now);
@@ -263,7 +269,8 @@ impl Driver {
         self.installing = Some((received, reply));
         let stepped = self.raw.step(message);
         let offered = self.raw.snap().is_some_and(|snapshot| snapshot.get_metadata() == &metadata);
-        if !offered && let Some((_, reply)) = self.installing.take() {
+        if !offered && let Some((received, reply)) = self.installing.take() {
+            self.discard(received);
             let behind = self.machine.applied().0 < metadata.index && self.raw.raft.raft_log.committed < metadata.index;
             let detail = format!("raft did not take the copy at {}: {stepped:?}", metadata.index);
             reply(if behind { Err(InstallError(detail)) } else { Ok(()) });

@@ -113,6 +113,7 @@ impl Driver {
             connected: self.hears(member.raft_id),
             match_index: matched.filter(|_| self.leads()),
             last_contact_ms: if me { Some(0) } else { heard }.filter(|_| self.leads()),
+            disk: self.space_of(member.raft_id),
         }
     }
 }

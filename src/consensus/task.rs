@@ -23,7 +23,7 @@ use super::chores::Chores;
 use super::driver::Driver;
 use super::input::{Input, Millis};
 use super::{Clock, Handle, Inbox, Names, Options, Outbox};
-use crate::storage::{self, Cut, Db, Engine, Error, Incarnation, Volume};
+use crate::storage::{Db, Engine, Error, Incarnation, Spooled, Spooler, Volume};
 
 /// How many inputs of each queue one turn takes at most.
 const INPUTS_PER_TURN: usize = 1024;
@@ -153,30 +153,31 @@ impl Chores for Threads {
         self.run("sync", errand, |failure| Some(Input::Synced { mark, result: Err(failure) }));
     }
 
-    fn scan(&mut self, token: u64, mut cut: Cut) {
+    fn spool(&mut self, token: u64, mut spooler: Spooler) {
         let handle = self.handle.clone();
         let log = self.log.clone();
         let errand = move || {
-            storage::step_back();
-            let scanned = loop {
-                match cut.next_chunk() {
-                    Ok(true) => {}
-                    Ok(false) => break Ok(()),
-                    Err(failure) => break Err(failure),
+            let mut told = false;
+            loop {
+                match spooler.wait() {
+                    Ok(Spooled::Effects) => {}
+                    Ok(Spooled::Scanned) => {
+                        told = true;
+                        handle.deliver_blocking(Input::Scanned { token, result: Ok(()) });
+                    }
+                    Ok(Spooled::Whole) => return,
+                    Err(failure) if told => return warn!(log, "a copy was not finished"; "error" => %failure),
+                    Err(failure) => return handle.deliver_blocking(Input::Scanned { token, result: Err(failure) }),
                 }
-            };
-            let whole = scanned.is_ok();
-            handle.deliver_blocking(Input::Scanned { token, result: scanned });
-            if whole && let Err(failure) = cut.finish() {
-                warn!(log, "a copy was not finished"; "error" => %failure);
             }
         };
-        self.run("scan", errand, |failure| Some(Input::Scanned { token, result: Err(failure) }));
+        self.run("spool", errand, |failure| Some(Input::Scanned { token, result: Err(failure) }));
     }
 
-    fn discard(&mut self, engine: Arc<dyn Engine>, names: Vec<String>) {
+    fn discard(&mut self, unused: Vec<Box<dyn Send>>, engine: Arc<dyn Engine>, names: Vec<String>) {
         let log = self.log.clone();
         let errand = move || {
+            drop(unused);
             for name in names {
                 if let Err(failure) = engine.remove(&name) {
                     warn!(log, "an unused folder cannot be removed; the next start tries again"; "folder" => name, "error" => %failure);

@@ -428,6 +428,7 @@ fn of_loop(code: Code) -> (StatusCode, &'static str) {
         Code::TooStale => (S::SERVICE_UNAVAILABLE, "Too stale"),
         Code::Lagging => (S::SERVICE_UNAVAILABLE, "The node lags behind"),
         Code::Starting => (S::SERVICE_UNAVAILABLE, "The node starts"),
+        Code::DiskNearlyFull => (S::INSUFFICIENT_STORAGE, "A disk is nearly full"),
         Code::Timeout => (S::GATEWAY_TIMEOUT, "Not decided in time"),
         Code::JoinUnfinished => (S::GATEWAY_TIMEOUT, "The join goes on"),
     }

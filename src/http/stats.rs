@@ -9,7 +9,7 @@
 use serde::Serialize;
 
 use super::probes::NotReady;
-use crate::model::{Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
+use crate::model::{DiskSpace, Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
 
 /// What `/raft/stats` shows.
 #[derive(Serialize)]
@@ -68,6 +68,23 @@ struct Row<'a> {
     connected: bool,
     #[serde(flatten)]
     progress: Option<Progress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<Disk>,
+}
+
+/// What is left of a member's disk.
+#[derive(Serialize)]
+struct Disk {
+    free_bytes: u64,
+    reserve_bytes: u64,
+    nearly_full: bool,
+}
+
+impl From<DiskSpace> for Disk {
+    fn from(space: DiskSpace) -> Self {
+        let DiskSpace { free_bytes, reserve_bytes } = space;
+        Self { free_bytes, reserve_bytes, nearly_full: space.is_nearly_full() }
+    }
 }
 
 /// What a joining node keeps until the cluster's state has arrived.
@@ -148,6 +165,7 @@ fn row(member: &MemberStatus, leads: bool) -> Row<'_> {
         connected: member.connected,
         progress: leads
             .then_some(Progress { match_index: member.match_index, last_contact_ms: member.last_contact_ms }),
+        disk: member.disk.map(Disk::from),
     }
 }
 
@@ -250,6 +268,9 @@ mod tests {
             })
         );
         assert_eq!(stats["disk_syncs"], json!(7));
+        status.members[0].disk = Some(DiskSpace { free_bytes: 9, reserve_bytes: 10 });
+        let disk = &shown(&status)["members"][0]["disk"];
+        assert_eq!(disk, &json!({"free_bytes": 9, "reserve_bytes": 10, "nearly_full": true}));
         let counts = [&stats["voters"], &stats["voters_unreachable"], &stats["failure_tolerance"]];
         assert_eq!(counts, [1, 0, 0]);
         for absent in ["removed", "joining", "previous", "forming", "identity_conflict", "not_ready"] {

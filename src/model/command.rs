@@ -101,6 +101,24 @@ impl Command {
         matches!(self, Self::Sweep { .. })
     }
 
+    /// Whether it may make the state larger: it puts something, be it in one branch of a transaction.
+    #[must_use]
+    pub fn may_grow(&self) -> bool {
+        match self {
+            Self::Put { .. } => true,
+            Self::Txn(txn) => {
+                let puts = |operation: &txn::Operation| matches!(operation, txn::Operation::Put { .. });
+                txn.then.iter().any(puts) || txn.otherwise.iter().any(puts)
+            }
+            Self::Delete { .. }
+            | Self::Move { .. }
+            | Self::Sweep { .. }
+            | Self::Touch { .. }
+            | Self::Expire { .. }
+            | Self::Tick => false,
+        }
+    }
+
     /// Whether a client asks for it; the others are the cluster's own upkeep.
     #[must_use]
     pub fn is_of_client(&self) -> bool {

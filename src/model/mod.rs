@@ -24,6 +24,7 @@ mod proposal;
 mod refusal;
 #[cfg(test)]
 pub mod samples;
+mod space;
 mod status;
 mod txn;
 pub mod validate;
@@ -40,6 +41,7 @@ pub use peer::{Adopt, Adopted, Answer, PeerTable, Request, Standing, WhoAmI, Wri
 pub use probe::{Probe, ProbeReply, Recorded, StateDigest};
 pub use proposal::Proposal;
 pub use refusal::{Code, Fate, Leader, Refusal};
+pub use space::{DiskSpace, mib};
 pub use status::{MemberStatus, PreviousStatus, State, Status, Voters};
 pub use txn::{Check, Done, Operation, SWEEP_BYTES, SWEEP_KEYS, TXN_BYTES, Test, Txn};
 pub use validate::Limits;

@@ -128,6 +128,12 @@ pub struct Results {
 }
 
 impl Results {
+    /// Whether the result of a request of this name is still to be given at `clock`, so that it does nothing if it comes again.
+    #[must_use]
+    pub fn knows(&self, key: &Bytes, clock: u64) -> bool {
+        self.named(key, clock).is_some()
+    }
+
     /// The request of this name whose result is still to be given at `clock`.
     fn named(&self, key: &Bytes, clock: u64) -> Option<&Kept> {
         let (kept, _) = self.kept.get(self.by_key.get(key)?)?;

@@ -90,6 +90,8 @@ pub enum Code {
     Lagging,
     /// The node has not begun to serve yet.
     Starting,
+    /// A disk is nearly full, and what was asked would need space on it.
+    DiskNearlyFull,
 }
 
 impl Code {
@@ -126,6 +128,7 @@ impl Code {
             Self::TooLarge => "too_large",
             Self::Lagging => "lagging",
             Self::Starting => "starting",
+            Self::DiskNearlyFull => "disk_nearly_full",
         }
     }
 }

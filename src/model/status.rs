@@ -5,7 +5,7 @@
 //!
 //! Not here: how it is written out as hashicorp/raft's strings (`http::stats`).
 
-use super::{Leader, Refusal, Role};
+use super::{DiskSpace, Leader, Refusal, Role};
 
 /// The role that raft plays on this node, in hashicorp/raft's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct MemberStatus {
     pub match_index: Option<u64>,
     /// On the leader: milliseconds since it was last heard; 0 for the leader itself, None if never.
     pub last_contact_ms: Option<u64>,
+    /// What is left of its disk, as it has told within the last seconds; None where it has not.
+    pub disk: Option<DiskSpace>,
 }
 
 /// How many voters there are, and how many of them may still fail, as one node sees it.
@@ -170,6 +172,7 @@ mod tests {
                 connected: number >= dead,
                 match_index: None,
                 last_contact_ms: None,
+                disk: None,
             };
             let all = (0..voters).map(|number| member(number, Role::Voter));
             let all: Vec<_> = all.chain((0..learners).map(|number| member(number, Role::Learner))).collect();

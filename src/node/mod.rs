@@ -178,7 +178,8 @@ impl Node {
             "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
         let boot = options::boot(config, &ports);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
-        let opened = blocking(move || open(&directory, boot, &addresses)).await?;
+        let reserve = options::reserve(config);
+        let opened = blocking(move || open(&directory, reserve, boot, &addresses)).await?;
         process::check_directory(&config.raft.vol_dir, log);
         Self::compose(config, ports, nonce, opened, log)
     }
@@ -244,8 +245,13 @@ fn may_form(config: &Config, identity: &Identity) -> bool {
 }
 
 /// Opens the directory and writes down where the node listens.
-fn open(directory: &Path, boot: Boot, addresses: &serde_json::Value) -> Result<Opened, storage::Error> {
-    let engine = Arc::new(SledEngine::new(directory)?);
+fn open(
+    directory: &Path,
+    reserve: Option<u64>,
+    boot: Boot,
+    addresses: &serde_json::Value,
+) -> Result<Opened, storage::Error> {
+    let engine = Arc::new(SledEngine::with_reserve(directory, reserve)?);
     let peers = Arc::new(Peers::open(engine.clone())?);
     let (volume, incarnation) = Volume::open(engine, boot)?;
     volume.engine().replace_file(ADDRESSES, format!("{addresses}\n").as_bytes())?;

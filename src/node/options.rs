@@ -30,6 +30,11 @@ pub(super) fn size(setting: u64) -> usize {
     usize::try_from(setting).unwrap_or(usize::MAX)
 }
 
+/// How many bytes of the disk are left free; None for what suits it.
+pub(super) fn reserve(config: &Config) -> Option<u64> {
+    config.storage.reserve_mb.map(|mb| mb * MIB)
+}
+
 /// What the directory is opened with.
 pub(super) fn boot(config: &Config, ports: &Ports) -> Boot {
     Boot {

@@ -54,20 +54,34 @@ pub unsafe extern "C" fn sync_file_range(
     }
 }
 
-/// Bytes that an unprivileged process can still write at `path`; 0 where the system does not say.
+/// What a file system has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileSystem {
+    /// Bytes that an unprivileged process can still write.
+    pub free_bytes: u64,
+    /// All bytes.
+    pub all_bytes: u64,
+    /// Whether it can hold no further file, however many bytes are free.
+    pub lacks_inodes: bool,
+}
+
+/// The file system that `path` is on; None where the system does not say.
 #[allow(unsafe_code, reason = "statvfs has no counterpart in std")]
-pub(super) fn free_bytes(path: &Path) -> u64 {
+pub(super) fn file_system(path: &Path) -> Option<FileSystem> {
     use std::os::unix::ffi::OsStrExt;
-    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return 0 };
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut answer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: the path ends in a zero byte, and the call writes at most one statvfs to the place it is given.
     if unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) } != 0 {
-        return 0;
+        return None;
     }
     // SAFETY: the call answered 0, so it has filled the structure.
     let answer = unsafe { answer.assume_init() };
     #[allow(clippy::useless_conversion, reason = "the fields have other widths on other systems")]
-    u64::from(answer.f_bavail).saturating_mul(u64::from(answer.f_frsize))
+    let bytes = |blocks| u64::from(blocks).saturating_mul(u64::from(answer.f_frsize));
+    let (free_bytes, all_bytes) = (bytes(answer.f_bavail), bytes(answer.f_blocks));
+    // A file system that makes inodes as it needs them, such as btrfs, has none at all.
+    Some(FileSystem { free_bytes, all_bytes, lacks_inodes: answer.f_files > 0 && answer.f_favail == 0 })
 }
 
 /// Lets every other thread go before the calling one where there are not cores enough: for long work that no client waits

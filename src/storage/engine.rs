@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use super::Error;
+use crate::model::DiskSpace;
 
 /// A set of absolute changes that take effect together or, after a crash, not at all.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -97,9 +98,13 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`Error`] where the system refuses.
     fn scratch(&self) -> Result<std::fs::File, Error>;
-    /// How many bytes can still be written; everything where the system does not say.
-    fn free_bytes(&self) -> u64 {
-        u64::MAX
+    /// What is left of the disk now; None where the system does not say. It may take as long as the disk does.
+    fn space(&self) -> Option<DiskSpace> {
+        None
+    }
+    /// The same, as of at most a second or two ago; does not block.
+    fn last_space(&self) -> Option<DiskSpace> {
+        self.space()
     }
     /// The directory as people know it, for messages.
     fn path(&self) -> String;

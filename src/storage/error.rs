@@ -8,6 +8,11 @@
 
 use thiserror::Error;
 
+use crate::model::mib;
+
+/// What has to be free for a start: two segments of each of the two databases, beside the small files.
+const START_BYTES: u64 = 20 << 20;
+
 /// Why the storage cannot go on. All but [`Error::Copy`] end the process; none leaves anything half changed.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -23,17 +28,26 @@ pub enum Error {
     },
     /// No space is left.
     #[error(
-        "disk full: {path} has {free_bytes} bytes free; free some space and start again, nothing acknowledged is lost"
+        "disk full: {what} in {path} found no space. {} are free there now, and a node needs at least {} to start{hint}. \
+         Free that much on this file system or make it larger, then start again; nothing acknowledged is lost. If that \
+         cannot be done, start the node on an empty directory of a larger disk and POST /raft/join for it on a healthy member",
+        mib(*free_bytes),
+        mib(START_BYTES)
     )]
     Full {
+        /// What was tried.
+        what: String,
         /// The directory of the node.
         path: String,
         /// What is left there.
         free_bytes: u64,
+        /// What else is known of the reason; empty for nothing.
+        hint: &'static str,
     },
     /// What lies on the disk is not what was written.
     #[error(
-        "{what} is damaged: {detail}. Nothing was changed. To rejoin: move the directory {path} away, start the node empty and POST /raft/join for it on a healthy member"
+        "{what} is damaged: {detail}. huskv has changed nothing there, but its storage engine may have: where it finds an \
+         unfinished end of its own files (`db`, `snap.*`), it cuts that off before huskv sees anything. To rejoin: move the directory {path} away, start the node empty and POST /raft/join for it on a healthy member"
     )]
     Damaged {
         /// What is damaged.

@@ -208,7 +208,7 @@ pub fn spool(bytes: &[u8]) {
         });
         file.set_len(0).and_then(|()| file.write_all_at(bytes, 0)).expect("a small scratch file can be written");
         let spool = Spool::holding(file.try_clone().expect("a second handle"), bytes.len() as u64);
-        while let Ok(Ok(frame)) = spool.next() {
+        while let Ok(Some(frame)) = spool.next() {
             drop(snapshot::decode(&frame));
         }
     });

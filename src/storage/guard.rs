@@ -18,8 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::layout::LOCK;
-use super::sled_db::SledDb;
+use super::sled_db::{SledDb, full};
 use super::{Db, Error, durable};
+use crate::model::DiskSpace;
 
 /// How long a call, most likely a sync, may run before somebody asks whether it will ever end.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -69,10 +70,10 @@ pub(super) struct Panicked {
 impl Panicked {
     /// As an error about the database `name` of the node in `dir`.
     pub(super) fn into_error(self, name: &str, dir: &Path) -> Error {
-        let path = dir.display().to_string();
         if self.full {
-            return Error::Full { path, free_bytes: durable::free_bytes(dir) };
+            return full(format!("writing {name}"), dir, false);
         }
+        let path = dir.display().to_string();
         Error::Damaged { what: name.into(), detail: "the storage engine cannot make sense of its files".into(), path }
     }
 }
@@ -124,20 +125,42 @@ impl Poison {
     }
 }
 
-/// Looks after calls that never end, and after files that go away: one thread for all databases of an engine, which ends
-/// with it.
+/// How much of a file system is left free where nothing is set: this part of it, and at most [`MOST_RESERVED`].
+const PART_RESERVED: u64 = 10;
+/// 256 MiB.
+const MOST_RESERVED: u64 = 256 << 20;
+
+/// How many bytes are left free: as set, 0 for none, or None for the smaller of 256 MiB and a tenth of the file system.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reserve(pub Option<u64>);
+
+impl Reserve {
+    /// What is left of the disk that `dir` is on; None where the system does not say.
+    pub(super) fn space(self, dir: &Path) -> Option<DiskSpace> {
+        let durable::FileSystem { free_bytes, all_bytes, .. } = durable::file_system(dir)?;
+        let reserve_bytes = self.0.unwrap_or(MOST_RESERVED.min(all_bytes / PART_RESERVED));
+        Some(DiskSpace { free_bytes, reserve_bytes })
+    }
+}
+
+/// Looks after calls that never end, after files that go away, and after the space that is left: one thread for all
+/// databases of an engine, which ends with it.
 pub(super) struct Watch {
     dir: PathBuf,
     lock: Arc<File>,
     databases: Mutex<Vec<Weak<SledDb>>>,
     missing: OnceLock<String>,
+    reserve: Reserve,
+    space: Mutex<Option<DiskSpace>>,
 }
 
 impl Watch {
     /// Starts the thread for the node in `dir`, whose `LOCK` is open as `lock`. Where the system gives no thread, nothing
     /// is looked after.
-    pub(super) fn start(dir: &Path, lock: Arc<File>) -> Arc<Self> {
-        let watch = Arc::new(Self { dir: dir.into(), lock, databases: Mutex::default(), missing: OnceLock::new() });
+    pub(super) fn start(dir: &Path, lock: Arc<File>, reserve: Reserve) -> Arc<Self> {
+        let (databases, missing) = (Mutex::default(), OnceLock::new());
+        let space = Mutex::new(reserve.space(dir));
+        let watch = Arc::new(Self { dir: dir.into(), lock, databases, missing, reserve, space });
         let weak = Arc::downgrade(&watch);
         drop(std::thread::Builder::new().name("storage-watch".into()).spawn(move || {
             while let Some(watch) = weak.upgrade() {
@@ -165,6 +188,15 @@ impl Watch {
         self.missing.get().cloned()
     }
 
+    /// What was left of the disk when it was looked at last.
+    pub(super) fn space(&self) -> Option<DiskSpace> {
+        *self.lock_space()
+    }
+
+    fn lock_space(&self) -> MutexGuard<'_, Option<DiskSpace>> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_databases(&self) -> MutexGuard<'_, Vec<Weak<SledDb>>> {
         self.databases.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -183,6 +215,9 @@ impl Watch {
         for db in databases {
             db.rouse(PATIENCE);
         }
+        // Not under the lock: a disk that hangs must not make who asks for the last answer wait.
+        let space = self.reserve.space(&self.dir);
+        *self.lock_space() = space;
     }
 
     fn find_missing(&self, databases: &[Arc<SledDb>]) -> Option<String> {

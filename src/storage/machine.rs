@@ -14,7 +14,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
-use crate::model::{Event, Item, List, MemberChange, Members, Outcome, Page, Proposal, Results, Stamp, Written, codec};
+use crate::model::{
+    Event, Item, List, MemberChange, Members, Once, Outcome, Page, Proposal, Results, Stamp, Written, codec,
+};
 use crate::plant::{self, Plant};
 
 use super::behind::Behind;
@@ -28,7 +30,7 @@ use super::results;
 use super::spool::{Line, Spool};
 use super::state::{State, Unreadable};
 use super::walk;
-use super::{Batch, Cut, Db, Error, SnapshotReader};
+use super::{Batch, Db, Error, SnapshotReader, SpoolBound, Spooler};
 
 /// What one committed entry asks of the machine.
 #[derive(Debug, Clone)]
@@ -162,6 +164,11 @@ impl Machine {
     /// How many keys there are.
     pub fn keys(&self) -> u64 {
         self.state.tally.keys
+    }
+
+    /// Whether a request of this name was done, and would be answered with what it came to.
+    pub fn was_done(&self, once: &Once) -> bool {
+        self.results.knows(&once.key, self.state.clock)
     }
 
     /// A sum over all keys, values and versions and the member table: equal on all nodes at the same applied index.
@@ -317,15 +324,20 @@ impl Machine {
         self.db.written()
     }
 
-    /// Begins a copy of the state; at most one at a time, an earlier one is aborted.
+    /// Begins a copy of the state; at most one at a time, an earlier one is aborted. What is applied while it is made goes
+    /// into `scratch`.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn begin_cut(&mut self, scratch: std::fs::File, max_bytes: u64) -> Result<(Cut, SnapshotReader), Error> {
-        let spool = Arc::new(Spool::new(scratch, max_bytes));
+    pub fn begin_cut(
+        &mut self,
+        scratch: std::fs::File,
+        bound: impl Into<SpoolBound>,
+    ) -> Result<(Spooler, SnapshotReader), Error> {
+        let spool = Arc::new(Spool::new(scratch, bound.into()));
         let db = self.db.begin_copy(Line::new(spool.clone()))?;
         let bytes = db.size_on_disk();
-        Ok((Cut::new(db, spool.clone()), SnapshotReader::new(spool, bytes)))
+        Ok((Spooler::new(spool.clone()), SnapshotReader::new(db, spool, bytes)))
     }
 
     /// Ends the running cut at the present applied index: the copy is then exactly this state.

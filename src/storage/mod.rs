@@ -51,5 +51,6 @@ pub use journal::Journal;
 pub use machine::{Applied, Machine, Operation};
 pub use peers::Peers;
 pub use sled_engine::SledEngine;
-pub use snapshot::{Cut, Frame, Received, SnapshotReader, SnapshotWriter};
+pub use snapshot::{Frame, Received, SnapshotReader, SnapshotWriter, Spooled, Spooler};
+pub use spool::SpoolBound;
 pub use volume::{Boot, Incarnation, Mint, Reception, Volume};

@@ -172,8 +172,21 @@ pub(super) fn translate(error: sled::Error, what: &str, name: &str, dir: &Path) 
 /// The system's error in our words: a full disk is told from all others, and says what is left.
 pub(super) fn system(what: impl Into<String>, dir: &Path, source: std::io::Error) -> Error {
     let path = dir.display().to_string();
-    if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
-        return Error::Full { path, free_bytes: durable::free_bytes(dir) };
+    match source.kind() {
+        ErrorKind::StorageFull => full(what, dir, false),
+        ErrorKind::QuotaExceeded => full(what, dir, true),
+        _ => Error::Io { what: what.into(), path, source },
     }
-    Error::Io { what: what.into(), path, source }
+}
+
+/// That `what` found no space in `dir`; `quota` says that it is not the disk that is full.
+pub(super) fn full(what: impl Into<String>, dir: &Path, quota: bool) -> Error {
+    let found = durable::file_system(dir);
+    let hint = match found {
+        _ if quota => ", but the quota of this user is used up, so more of that is needed",
+        Some(found) if found.lacks_inodes => ", but the file system has no inode left, so files have to go",
+        _ => "",
+    };
+    let free_bytes = found.map_or(0, |found| found.free_bytes);
+    Error::Full { what: what.into(), path: dir.display().to_string(), free_bytes, hint }
 }

@@ -18,10 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::guard::{Watch, at_disk, guarded};
+use super::guard::{Reserve, Watch, at_disk, guarded};
 use super::layout::{LOCK, PROOF_KEY, SPOOL};
 use super::sled_db::{SledDb, system, translate};
 use super::{Db, Engine, Error, durable};
+use crate::model::DiskSpace;
 
 /// The size of sled's segments. A page record over a quarter of it becomes a blob, and the largest page is an inner one:
 /// up to 256 children and some, each under a key that may be 2 KiB long once it is escaped. With sled's own 512 KiB, keys
@@ -42,14 +43,24 @@ pub struct SledEngine {
     spool: Mutex<()>,
     watch: Arc<Watch>,
     lock: Arc<File>,
+    reserve: Reserve,
 }
 
 impl SledEngine {
-    /// Takes the directory for this process, and creates it durably where it does not exist.
+    /// As [`SledEngine::with_reserve`], with the reserve that is used where nothing is set.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new(dir: impl Into<PathBuf>) -> Result<Self, Error> {
+        Self::with_reserve(dir, None)
+    }
+
+    /// Takes the directory for this process, and creates it durably where it does not exist. `reserve` is how many bytes
+    /// of the disk are left free, 0 for none; without it the smaller of 256 MiB and a tenth of the file system.
     ///
     /// # Errors
     /// [`Error::Busy`] where another process has it, [`Error::Full`] and [`Error::Io`] where the system refuses.
-    pub fn new(dir: impl Into<PathBuf>) -> Result<Self, Error> {
+    pub fn with_reserve(dir: impl Into<PathBuf>, reserve: Option<u64>) -> Result<Self, Error> {
         let dir = dir.into();
         let shown = dir.display().to_string();
         make_dir(&dir).map_err(|error| system("creating the directory", &dir, error))?;
@@ -70,8 +81,9 @@ impl SledEngine {
             _ => {}
         }
         let lock = Arc::new(lock);
-        let watch = Watch::start(&dir, Arc::clone(&lock));
-        Ok(Self { dir, shown, spool: Mutex::new(()), watch, lock })
+        let reserve = Reserve(reserve);
+        let watch = Watch::start(&dir, Arc::clone(&lock), reserve);
+        Ok(Self { dir, shown, spool: Mutex::new(()), watch, lock, reserve })
     }
 
     fn system(&self, what: impl Into<String>, error: std::io::Error) -> Error {
@@ -249,11 +261,12 @@ impl Engine for SledEngine {
         make().map_err(|error| self.system("creating the spool", error))
     }
 
-    fn free_bytes(&self) -> u64 {
-        match durable::free_bytes(&self.dir) {
-            0 => u64::MAX,
-            free => free,
-        }
+    fn space(&self) -> Option<DiskSpace> {
+        self.reserve.space(&self.dir)
+    }
+
+    fn last_space(&self) -> Option<DiskSpace> {
+        self.watch.space()
     }
 
     fn path(&self) -> String {

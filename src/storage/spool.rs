@@ -1,9 +1,11 @@
-//! The way of a copy from the machine to its reader: a queue of effects, and a ring of frames in a scratch file.
+//! The way of what is applied during a copy from the machine to the copy's reader: a queue of effects, and a ring of frames
+//! in a scratch file.
 //!
-//! Why: neither the loop nor the scan may wait for a slow peer, so what the peer has not taken lies in a file; and
-//! neither file nor memory may grow without bound, so over its bound the copy ends.
+//! Why: the loop may not wait for a slow peer, so the effects that the peer has not taken lie in a file; and neither file
+//! nor memory may grow without bound, so over a bound, or where the disk is nearly full, the copy ends. The tree itself is
+//! never spooled: its scan waits for the reader.
 //!
-//! Laws: one maker, one reader, one machine; whichever goes away, the others get an error and nobody waits for ever.
+//! Laws: one spooler, one reader, one machine; whichever goes away, the others get an error and nobody waits for ever.
 //! Effects keep the order in which they were applied. What is read back is checked against its checksum.
 //!
 //! Not here: what makes the copy exact (`snapshot`), and what a frame holds.
@@ -15,18 +17,40 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use raft::eraftpb::SnapshotMetadata;
 
-use super::{Batch, Error};
+use super::snapshot::left;
+use super::{Batch, Engine, Error};
+use crate::model::DiskSpace;
 
-/// The most bytes of effects that wait for the maker of the copy, 256 MiB.
-const EFFECT_BYTES: usize = 256 << 20;
+/// The most bytes of effects that wait for the spooler, 64 MiB.
+const EFFECT_BYTES: usize = 64 << 20;
 
-/// The most effects that the maker takes at once, about; it leaves the rest for its next turn.
+/// Length and checksum before each frame.
 const FRAME_HEADER: usize = 8;
+
+/// How large a spool may become.
+pub struct SpoolBound {
+    bytes: u64,
+    space: Box<dyn Fn() -> Option<DiskSpace> + Send + Sync>,
+}
+
+impl SpoolBound {
+    /// At most `bytes`, and only as long as the disk of `engine` has more than its reserve.
+    pub fn on(engine: Arc<dyn Engine>, bytes: u64) -> Self {
+        Self { bytes, space: Box::new(move || engine.space()) }
+    }
+}
+
+impl From<u64> for SpoolBound {
+    /// At most so many bytes, on a disk of which nothing is known.
+    fn from(bytes: u64) -> Self {
+        Self { bytes, space: Box::new(|| None) }
+    }
+}
 
 /// What the three share.
 pub(super) struct Spool {
     file: File,
-    capacity: u64,
+    bound: SpoolBound,
     progress: Mutex<Progress>,
     changed: Condvar,
 }
@@ -35,11 +59,17 @@ pub(super) struct Spool {
 struct Progress {
     effects: VecDeque<Batch>,
     effect_bytes: usize,
+    /// The reader has read the tree to its end.
+    scanned: bool,
     /// The machine has said what the copy is a copy of: no effect comes after this.
     ended: Option<SnapshotMetadata>,
-    /// Bytes of frames ever written and ever read.
+    /// Bytes of frames written and read since the file was empty last.
     written: u64,
     read: u64,
+    /// Up to where there were frames when the reader read the tree last: they come before it reads on.
+    due: u64,
+    /// How long the file is.
+    extent: u64,
     /// All frames are written.
     sealed: bool,
     /// Why nothing comes of it.
@@ -52,16 +82,27 @@ impl Progress {
     }
 }
 
+/// What there is to do for the spooler.
+pub(super) enum Work {
+    /// Effects came in.
+    Effects(VecDeque<Batch>),
+    /// The tree has been read to its end.
+    Scanned,
+    /// No effects come any more, and all were taken.
+    Ended,
+}
+
 impl Spool {
-    /// A spool in this file, which is never longer than `capacity` bytes.
-    pub(super) fn new(file: File, capacity: u64) -> Self {
-        Self { file, capacity: capacity.max(1), progress: Mutex::default(), changed: Condvar::new() }
+    /// A spool in this file.
+    pub(super) fn new(file: File, mut bound: SpoolBound) -> Self {
+        bound.bytes = bound.bytes.max(1);
+        Self { file, bound, progress: Mutex::default(), changed: Condvar::new() }
     }
 
     /// A spool of which the first `written` bytes of this file are the frames.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn holding(file: File, written: u64) -> Self {
-        let spool = Self::new(file, written);
+        let spool = Self::new(file, written.into());
         {
             let mut progress = spool.lock();
             (progress.written, progress.sealed, progress.ended) = (written, true, Some(SnapshotMetadata::default()));
@@ -73,8 +114,10 @@ impl Spool {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, progress: MutexGuard<'a, Progress>) -> MutexGuard<'a, Progress> {
-        self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner)
+    /// Waits until `ready`, or until the copy has failed.
+    fn wait(&self, ready: impl Fn(&Progress) -> bool) {
+        let waits = |progress: &mut Progress| progress.failed.is_none() && !ready(progress);
+        drop(self.changed.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Ends the copy for everybody, unless it is complete.
@@ -94,28 +137,36 @@ impl Spool {
         self.changed.notify_all();
     }
 
-    /// The effects that came in so far.
-    pub(super) fn effects(&self) -> Result<VecDeque<Batch>, Error> {
+    /// What there is to do now, if anything; `told` says that the end of the scan is known already.
+    pub(super) fn work(&self, told: bool) -> Result<Option<Work>, Error> {
         let mut progress = self.lock();
         progress.check()?;
-        progress.effect_bytes = 0;
-        Ok(std::mem::take(&mut progress.effects))
+        if !progress.effects.is_empty() {
+            progress.effect_bytes = 0;
+            return Ok(Some(Work::Effects(std::mem::take(&mut progress.effects))));
+        }
+        Ok(match (progress.scanned && !told, &progress.ended) {
+            (true, _) => Some(Work::Scanned),
+            (false, Some(_)) => Some(Work::Ended),
+            (false, None) => None,
+        })
     }
 
-    /// As [`Spool::effects`], but waits for some; None once the machine has ended the copy and all are taken.
-    pub(super) fn wait_effects(&self) -> Result<Option<VecDeque<Batch>>, Error> {
+    /// Waits until [`Spool::work`] has something, or an error.
+    pub(super) fn wait_for_work(&self, told: bool) {
+        self.wait(|progress| !progress.effects.is_empty() || (progress.scanned && !told) || progress.ended.is_some());
+    }
+
+    /// The tree has been read to its end.
+    pub(super) fn scanned(&self) {
+        self.lock().scanned = true;
+        self.changed.notify_all();
+    }
+
+    /// A part of the tree was read: the frames that are here now are to be read before the next.
+    pub(super) fn mark_due(&self) {
         let mut progress = self.lock();
-        loop {
-            progress.check()?;
-            if !progress.effects.is_empty() {
-                progress.effect_bytes = 0;
-                return Ok(Some(std::mem::take(&mut progress.effects)));
-            }
-            if progress.ended.is_some() {
-                return Ok(None);
-            }
-            progress = self.wait(progress);
-        }
+        progress.due = progress.written;
     }
 
     /// Appends a frame.
@@ -124,25 +175,42 @@ impl Spool {
         frame.extend_from_slice(&super::layout::length(payload).to_le_bytes());
         frame.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
         frame.extend_from_slice(payload);
-        let at = {
-            let progress = self.lock();
+        let length = frame.len() as u64;
+        let (at, grows) = {
+            let mut progress = self.lock();
             progress.check()?;
-            if progress.written - progress.read + frame.len() as u64 > self.capacity {
+            if progress.written == progress.read {
+                // Nothing is left in it, so it is filled from its beginning again.
+                (progress.written, progress.read, progress.due) = (0, 0, 0);
+            }
+            if progress.written - progress.read + length > self.bound.bytes {
                 return Err(Error::copy(format!(
-                    "the peer takes it too slowly: more than {} bytes would wait in the spool",
-                    self.capacity
+                    "the peer takes it too slowly: more than {} bytes of changes would wait in the spool \
+                     (snapshot.spool_mb)",
+                    self.bound.bytes
                 )));
             }
-            progress.written
+            let end = (progress.written + length).min(self.bound.bytes);
+            (progress.written, end.saturating_sub(progress.extent))
         };
+        self.check_space(grows)?;
         for (from, to, offset) in self.spans(at, frame.len()) {
             self.file
                 .write_all_at(&frame[from..to], offset)
                 .map_err(|error| Error::copy(format!("the spool cannot be written: {error}")))?;
         }
-        self.lock().written += frame.len() as u64;
+        let mut progress = self.lock();
+        progress.written += length;
+        progress.extent += grows;
+        drop(progress);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Whether the file may grow by so many bytes.
+    fn check_space(&self, grows: u64) -> Result<(), Error> {
+        let Some(space) = (self.bound.space)().filter(|space| grows > 0 && space.room() < grows) else { return Ok(()) };
+        Err(Error::copy(format!("the changes made meanwhile do not fit on the sender's disk: {}", left(space))))
     }
 
     /// All frames are written.
@@ -154,20 +222,16 @@ impl Spool {
         Ok(())
     }
 
-    /// The next frame, waiting for it; after the last one the metadata.
-    pub(super) fn next(&self) -> Result<Result<Vec<u8>, SnapshotMetadata>, Error> {
+    /// The next frame, if there is one; of those that are due alone where the tree is not read to its end.
+    pub(super) fn next(&self) -> Result<Option<Vec<u8>>, Error> {
         let at = {
-            let mut progress = self.lock();
-            loop {
-                progress.check()?;
-                if progress.written > progress.read {
-                    break progress.read;
-                }
-                if let (true, Some(metadata)) = (progress.sealed, &progress.ended) {
-                    return Ok(Err(metadata.clone()));
-                }
-                progress = self.wait(progress);
+            let progress = self.lock();
+            progress.check()?;
+            let readable = if progress.scanned || progress.sealed { progress.written } else { progress.due };
+            if progress.read >= readable {
+                return Ok(None);
             }
+            progress.read
         };
         let mut header = [0; FRAME_HEADER];
         self.fill(at, &mut header)?;
@@ -183,7 +247,19 @@ impl Spool {
             return Err(Error::copy("the spool does not hold what was written to it"));
         }
         self.lock().read += (FRAME_HEADER + length) as u64;
-        Ok(Ok(payload))
+        Ok(Some(payload))
+    }
+
+    /// What the copy is a copy of, once all frames were read.
+    pub(super) fn end(&self) -> Result<Option<SnapshotMetadata>, Error> {
+        let progress = self.lock();
+        progress.check()?;
+        Ok(progress.ended.clone().filter(|_| progress.sealed && progress.read >= progress.written))
+    }
+
+    /// Waits, once the tree is read to its end, until there is another frame, no further one, or an error.
+    pub(super) fn wait_for_frame(&self) {
+        self.wait(|progress| progress.read < progress.written || progress.sealed);
     }
 
     fn fill(&self, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
@@ -197,8 +273,9 @@ impl Spool {
 
     /// Where bytes of the stream lie in the file: the file is a ring, so a run may have two parts.
     fn spans(&self, at: u64, length: usize) -> impl Iterator<Item = (usize, usize, u64)> {
-        let offset = at % self.capacity;
-        let first = usize::try_from(self.capacity - offset).unwrap_or(usize::MAX).min(length);
+        let capacity = self.bound.bytes;
+        let offset = at % capacity;
+        let first = usize::try_from(capacity - offset).unwrap_or(usize::MAX).min(length);
         [(0, first, offset), (first, length, 0)].into_iter().filter(|(from, to, _)| from < to)
     }
 }
@@ -251,19 +328,37 @@ mod tests {
     use super::*;
 
     fn spool(capacity: u64) -> Spool {
-        Spool::new(tempfile::tempfile().unwrap(), capacity)
+        let spool = Spool::new(tempfile::tempfile().unwrap(), capacity.into());
+        spool.scanned();
+        spool
+    }
+
+    fn next(spool: &Spool) -> Vec<u8> {
+        spool.next().unwrap().unwrap()
     }
 
     #[test]
     fn frames_go_round_the_ring_and_the_file_stays_bounded() {
-        let spool = spool(100);
+        let spool = spool(150);
+        spool.append(&[9; 20]).unwrap();
         for round in 0..50_u8 {
+            // Never empty, so that it goes round.
             spool.append(&[round; 23]).unwrap();
             spool.append(&[round; 31]).unwrap();
-            assert_eq!(spool.next().unwrap().unwrap(), [round; 23]);
-            assert_eq!(spool.next().unwrap().unwrap(), [round; 31]);
+            next(&spool);
+            assert_eq!(next(&spool), [round; 23]);
         }
-        assert!(spool.file.metadata().unwrap().len() <= 100);
+        assert_eq!(spool.file.metadata().unwrap().len(), 150);
+    }
+
+    #[test]
+    fn an_empty_spool_begins_anew() {
+        let spool = spool(1 << 20);
+        for round in 0..50_u8 {
+            spool.append(&[round; 23]).unwrap();
+            assert_eq!(next(&spool), [round; 23]);
+        }
+        assert!(spool.file.metadata().unwrap().len() < 50);
     }
 
     #[test]
@@ -271,8 +366,38 @@ mod tests {
         let spool = spool(100);
         spool.append(&[1; 60]).unwrap();
         assert!(matches!(spool.append(&[1; 60]), Err(Error::Copy { .. })));
-        spool.next().unwrap().unwrap();
+        next(&spool);
         spool.append(&[1; 60]).unwrap();
+    }
+
+    #[test]
+    fn the_reserve_of_the_disk_is_left_alone() {
+        let left = Arc::new(Mutex::new(1_000));
+        let space = {
+            let left = left.clone();
+            move || Some(DiskSpace { free_bytes: *left.lock().unwrap(), reserve_bytes: 900 })
+        };
+        let spool = Spool::new(tempfile::tempfile().unwrap(), SpoolBound { bytes: 1 << 20, space: Box::new(space) });
+        spool.scanned();
+        spool.append(&[1; 60]).unwrap();
+        *left.lock().unwrap() = 940;
+        let error = spool.append(&[1; 60]).unwrap_err().to_string();
+        assert!(error.contains("storage.reserve_mb"), "{error}");
+        // What is in the file already takes no more of the disk.
+        next(&spool);
+        spool.append(&[1; 60]).unwrap();
+    }
+
+    #[test]
+    fn frames_that_come_while_the_tree_is_read_wait_for_the_next_part_of_it() {
+        let spool = Spool::new(tempfile::tempfile().unwrap(), 100.into());
+        spool.append(&[1; 20]).unwrap();
+        assert!(spool.next().unwrap().is_none());
+        spool.mark_due();
+        spool.append(&[2; 20]).unwrap();
+        assert_eq!((next(&spool), spool.next().unwrap()), (vec![1; 20], None));
+        spool.scanned();
+        assert_eq!(next(&spool), [2; 20]);
     }
 
     #[test]
@@ -290,7 +415,7 @@ mod tests {
         let half = Batch { changes: vec![(vec![1], Some(vec![0; EFFECT_BYTES / 2]))] };
         line.push(half.clone());
         line.push(half);
-        assert!(matches!(spool.wait_effects(), Err(Error::Copy { .. })));
+        assert!(matches!(spool.work(true), Err(Error::Copy { .. })));
         assert!(matches!(spool.next(), Err(Error::Copy { .. })));
     }
 }

@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use raft::eraftpb::{ConfState, HardState};
 
-use crate::model::{Lives, MAX_RAFT_ID, Member, MemberChange, Members, Role};
+use crate::model::{DiskSpace, Lives, MAX_RAFT_ID, Member, MemberChange, Members, Role, mib};
 use crate::plant::{self, Plant};
 
 use super::identity::{decode, encode};
 use super::layout::{self, IDENTITY};
+use super::snapshot::left;
 use super::{Engine, Error, Identity, Journal, Machine, Previous, SnapshotWriter};
 
 /// The journal's cache; its reads are rare and in order.
@@ -29,6 +30,9 @@ const FIRST_GENERATION: u64 = 1;
 
 /// What may come with a copy beside the state, about: the effects of what is applied while it is made, 1 GiB.
 const CHANGES_BYTES: u64 = 1 << 30;
+
+/// How many times smaller a copy may be than the files that it is of; these have been seen at 12 times the data.
+const SHRINKS: u64 = 16;
 
 /// Where random numbers come from; the simulator seeds it.
 pub type Mint = Box<dyn FnMut() -> u64 + Send>;
@@ -75,7 +79,7 @@ impl Volume {
     /// life has begun on return, durably.
     ///
     /// # Errors
-    /// [`Error`] for damage, another name, a newer format; nothing was changed then.
+    /// [`Error`] for damage, another name, a newer format; nothing was changed then, but by the engine's own recovery.
     pub fn open(engine: Arc<dyn Engine>, mut boot: Boot) -> Result<(Self, Incarnation), Error> {
         let found = match engine.read_file(IDENTITY)? {
             Some(bytes) => decode(&bytes, &engine.path())?,
@@ -388,15 +392,14 @@ impl Reception {
     /// its state takes up on its disk.
     ///
     /// # Errors
-    /// [`Error`] where there is no room for so much, or the generation cannot be made.
+    /// [`Error`] where there is no room for even a small part of it, or the generation cannot be made.
     pub fn open(self, announced: u64) -> Result<SnapshotWriter, Error> {
         let Self { reserved, cache_bytes } = self;
-        let free = reserved.engine.free_bytes();
-        if announced > free {
-            let detail = format!("it takes {announced} bytes on the sender's disk, and {free} are free here");
-            return Err(Error::copy(detail));
+        if let Some(space) = reserved.space().filter(|space| space.room() < announced / SHRINKS) {
+            let (announced, left) = (mib(announced), left(space));
+            return Err(Error::copy(format!("{announced} on the sender's disk do not fit on the receiver's: {left}")));
         }
-        let most = announced.saturating_mul(2).saturating_add(CHANGES_BYTES).min(free);
+        let most = announced.saturating_mul(2).saturating_add(CHANGES_BYTES);
         let name = layout::machine(reserved.this.raft_id, reserved.this.generation);
         let db = reserved.engine.open(&name, true, cache_bytes)?;
         Ok(SnapshotWriter::new(db, reserved, most))
@@ -420,6 +423,11 @@ impl Reserved {
     /// The generation.
     pub(super) fn generation(&self) -> u64 {
         self.this.generation
+    }
+
+    /// What is left of the disk.
+    pub(super) fn space(&self) -> Option<DiskSpace> {
+        self.engine.space()
     }
 
     /// The folder stays.

@@ -29,9 +29,9 @@ const END_BYTES: usize = 64 << 10;
 pub const HELLO: Bounds = &[(1, WORDS)];
 /// Acceptor, first: a verdict.
 pub const VERDICT: Bounds = &[(2, WORDS)];
-/// Peer, from the dialler: step, forward, ping, removed, whereabouts, digest, follows.
+/// Peer, from the dialler: step, forward, ping, removed, whereabouts, digest, follows, space.
 pub const FROM_DIALLER: Bounds =
-    &[(3, FRAME_BYTES), (4, FRAME_BYTES), (6, 0), (8, 32), (15, WHEREABOUTS_BYTES), (18, 32), (28, 16)];
+    &[(3, FRAME_BYTES), (4, FRAME_BYTES), (6, 0), (8, 32), (15, WHEREABOUTS_BYTES), (18, 32), (28, 16), (29, 32)];
 /// Peer, from the acceptor: step, reply, pong, removed, follows.
 pub const FROM_ACCEPTOR: Bounds = &[(3, FRAME_BYTES), (5, FRAME_BYTES), (7, 16), (8, 32), (28, 16)];
 /// Identify, from the acceptor: who.

@@ -164,6 +164,7 @@ impl Ears<'_> {
                     }
                 }
                 Frame::Digest(told) => self.shared.handle.deliver(Input::Digest { from: self.hello.from, told }).await,
+                Frame::Space(space) => self.shared.handle.deliver(Input::Space { from: self.hello.from, space }).await,
                 Frame::Removed { cluster_id, raft_id } => {
                     if (cluster_id, raft_id) == (self.welcome.cluster_id, self.welcome.raft_id) {
                         self.shared.handle.deliver(Input::Removed { cluster_id, raft_id }).await;

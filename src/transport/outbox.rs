@@ -27,7 +27,7 @@ use super::shared::{Directory, Shared};
 use super::snapshot;
 use super::wire::Frame;
 use crate::consensus::{Hop, Input, Outbox};
-use crate::model::{Adopt, Code, PeerTable, Probe, Refusal, Request, StateDigest};
+use crate::model::{Adopt, Code, DiskSpace, PeerTable, Probe, Refusal, Request, StateDigest};
 use crate::storage::SnapshotReader;
 
 /// The most questions to strangers that are under way at once.
@@ -222,6 +222,13 @@ impl Outbox for Post {
         if let Some(link) = self.links.get(&to) {
             // Another one follows in a second.
             drop(link.queue.try_send(Parcel::Digest(told)));
+        }
+    }
+
+    fn tell_space(&mut self, to: u64, space: DiskSpace) {
+        if let Some(link) = self.links.get(&to) {
+            // Another one follows in a second.
+            drop(link.queue.try_send(Parcel::Space(space)));
         }
     }
 

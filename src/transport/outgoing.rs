@@ -214,6 +214,7 @@ impl Outgoing<'_> {
                 }
             }
             Parcel::Digest(told) => Frame::Digest(told).encode()?,
+            Parcel::Space(space) => Frame::Space(space).encode()?,
             Parcel::Removed => Frame::Removed { cluster_id: self.hello.cluster_id, raft_id: self.peer }.encode()?,
         };
         writer.write_all(&bytes).await?;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use raft::eraftpb::Message;
 
 use crate::consensus::Hop;
-use crate::model::{Request, StateDigest};
+use crate::model::{DiskSpace, Request, StateDigest};
 
 /// The most parcels that wait for one member.
 pub const QUEUE_PARCELS: usize = 4096;
@@ -29,6 +29,8 @@ pub enum Parcel {
     Removed,
     /// The digest of this leader's state.
     Digest(StateDigest),
+    /// What is left of this node's disk.
+    Space(DiskSpace),
 }
 
 /// The bytes that a parcel takes up in the queue, until it is dropped.

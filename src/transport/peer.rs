@@ -304,7 +304,7 @@ impl Peer {
                 self.forwards.answer(token, Err(refusal)).await;
             }
             Some(Parcel::Step(..)) => self.down().await,
-            Some(Parcel::Removed | Parcel::Digest(_)) | None => {}
+            Some(Parcel::Removed | Parcel::Digest(_) | Parcel::Space(_)) | None => {}
         }
     }
 

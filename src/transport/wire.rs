@@ -18,7 +18,9 @@ use thiserror::Error;
 
 use super::greeting::{Denial, Hello, Welcome};
 use super::precheck;
-use crate::model::{Adopt, Adopted, Answer, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI, codec};
+use crate::model::{
+    Adopt, Adopted, Answer, DiskSpace, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI, codec,
+};
 
 /// The most bytes that are read, and thrown away, where a conversation ends, 64 KiB.
 pub const HANDSHAKE_BYTES: usize = 64 << 10;
@@ -98,6 +100,8 @@ pub enum Frame {
     Probed(Result<ProbeReply, Refusal>),
     /// Peer, dialler: the digest of its state.
     Digest(StateDigest),
+    /// Peer, dialler: what is left of its disk.
+    Space(DiskSpace),
 }
 
 /// Why bytes are not a frame, or a frame cannot be had.
@@ -151,6 +155,7 @@ impl Frame {
             Self::Digest(_) => (18, "digest"),
             Self::Announce { .. } => (21, "announce"),
             Self::Follows(_) => (28, "follows"),
+            Self::Space(_) => (29, "space"),
         }
     }
 
@@ -185,6 +190,7 @@ impl Frame {
             Self::Digest(told) => bytes.extend(codec::encode(told)),
             Self::Announce { index, bytes: size } => bytes.extend(codec::encode(&(index, size))),
             Self::Follows(leader) => bytes.extend(codec::encode(leader)),
+            Self::Space(space) => bytes.extend(codec::encode(space)),
         }
         let length = bytes.len() - HEAD_BYTES;
         let field = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES);
@@ -242,6 +248,7 @@ impl Frame {
                 Self::Announce { index, bytes }
             }
             28 => Self::Follows(value(&body)?),
+            29 => Self::Space(value(&body)?),
             kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
         })
     }
@@ -310,6 +317,7 @@ mod tests {
             Frame::Probe(Probe { cluster_id: 7, raft_id: 1, digest: Some((5, u64::MAX)), entry: Some((4, 2)) }),
             Frame::Probed(Err(Refusal::not_applied(Code::OtherCluster, "no"))),
             Frame::Digest(StateDigest { term: 1, index: 2, digest: u64::MAX }),
+            Frame::Space(DiskSpace { free_bytes: u64::MAX, reserve_bytes: 1 << 28 }),
         ]
     }
 

@@ -16,12 +16,12 @@ crate::harness::cases![
 ];
 
 /// A small disk, unmounted at the end.
-struct Disk {
+pub struct Disk {
     home: TempDir,
 }
 
 impl Disk {
-    fn of(megabytes: u64) -> Self {
+    pub fn of(megabytes: u64) -> Self {
         let home = tempfile::tempdir().unwrap();
         let size = format!("size={megabytes}m");
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(home.path()).status();
@@ -29,7 +29,7 @@ impl Disk {
         Self { home }
     }
 
-    fn volume(&self) -> PathBuf {
+    pub fn volume(&self) -> PathBuf {
         self.home.path().join("volume")
     }
 
@@ -39,14 +39,32 @@ impl Disk {
     }
 
     /// Fills what is left to the last block.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut file = File::create(self.home.path().join("filler")).unwrap();
         for size in [1 << 16, 1 << 12, 1] {
             while file.write_all(&vec![1; size]).is_ok() {}
         }
     }
 
-    fn give_back(&self) {
+    /// Fills what is left but for so many megabytes, and never more than that.
+    pub fn fill_but(&self, megabytes: u64) {
+        let mut left = self.free().checked_sub(megabytes << 20).expect("so much is left");
+        let mut file = File::create(self.home.path().join("filler")).unwrap();
+        while left > 0 {
+            let size = left.min(1 << 16);
+            file.write_all(&vec![1; usize::try_from(size).unwrap()]).unwrap();
+            left -= size;
+        }
+    }
+
+    /// How many bytes are free.
+    pub fn free(&self) -> u64 {
+        let output = Command::new("stat").args(["-f", "-c", "%a %S"]).arg(self.home.path()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_whitespace().map(|number| number.parse::<u64>().unwrap()).product()
+    }
+
+    pub fn give_back(&self) {
         for name in ["reserve", "filler"] {
             _ = fs::remove_file(self.home.path().join(name));
         }
@@ -96,7 +114,7 @@ fn exits_for_want_of_space(node: &mut Node, volume: &Path, what: &str) {
 fn a_full_disk_ends_the_node_and_loses_nothing() {
     let disk = Disk::of(64);
     disk.reserve(24);
-    let mut node = Setup::named("node1").directory(disk.volume()).start();
+    let mut node = Setup::named("node1").directory(disk.volume()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
     let acked = write_until_failure(&node, 2_000);
     assert!(acked.len() > 10, "the disk was full too early: {}", acked.len());
     exits_for_want_of_space(&mut node, &disk.volume(), "when it becomes full");
@@ -117,7 +135,7 @@ fn a_follower_whose_disk_is_full_leaves_the_cluster_working() {
     let disk = Disk::of(64);
     disk.reserve(24);
     let mut cluster = Cluster::of(2);
-    let small = Setup::named("node3").directory(disk.volume()).start();
+    let small = Setup::named("node3").directory(disk.volume()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
     cluster.nodes[0].join(&small).expect(200, "a join");
     cluster.nodes.push(small);
     let reign = cluster.reign();

@@ -49,6 +49,7 @@ mod origins;
 mod peers;
 mod probes;
 mod quorum;
+mod reserve;
 mod rogue;
 mod settings;
 mod snapshots;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         snapshots::cases(),
         damage::cases(),
         full::cases(),
+        reserve::cases(),
         durability::cases(),
         space::cases(),
         faults::cases(),

@@ -14,6 +14,7 @@ use huskv::model::{
 };
 use huskv::plant::{self, Plant};
 
+use crate::disks;
 use crate::engine::SimEngine;
 use crate::journal::Entry;
 use crate::linear;
@@ -104,6 +105,11 @@ impl Book {
     pub fn applied_by(&self, moment: u64) -> u64 {
         let by = self.applied_at.iter().rev().find(|(_, at)| **at <= moment);
         by.map_or(0, |(index, _)| *index)
+    }
+
+    /// Whether a client's write is known to be applied.
+    pub fn was_applied(&self, operation: u64) -> bool {
+        self.operations.contains_key(&operation)
     }
 
     /// A refusal that was not true.
@@ -213,10 +219,12 @@ fn proposed(world: &mut World, at: usize, status: &Status) {
     }
     let entries = world.nodes[at].engine.journal(status.raft_id, |journal| {
         let own = journal.entries.range(from + 1..).filter(|(_, entry)| entry.term == status.term);
-        own.map(|(index, entry)| (*index, entry.operation(), entry.change.clone())).collect::<Vec<_>>()
+        own.map(|(index, entry)| (*index, entry.clone())).collect::<Vec<_>>()
     });
     let now = world.now;
-    for (index, operation, change) in entries.unwrap_or_default() {
+    for (index, entry) in entries.unwrap_or_default() {
+        disks::check(world, at, status, index, &entry);
+        let (operation, change) = (entry.operation(), entry.change);
         if let Some(change) = change {
             world.book.changes.entry((index, status.term)).or_insert((now, change));
             nemesis::at_change(world);

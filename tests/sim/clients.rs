@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use huskv::consensus::{Bounds, Consistency, Fetched, Hop, Input, Listed};
-use huskv::model::{Answer, Fate, List, Once, Refusal, Request, Write, Written};
+use huskv::model::{Answer, Code, Fate, List, Once, Refusal, Request, Write, Written};
 
 use crate::checks;
 use crate::linear::{Operation, Seen};
@@ -302,6 +302,12 @@ fn ask(world: &mut World, id: u64, at: usize, how: How, bound: Option<u64>, tast
 /// A write was answered.
 pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Refusal>) {
     world.say(|| format!("op{id} {result:?}"));
+    if let Err(refusal) = &result
+        && refusal.code == Code::DiskNearlyFull
+        && refusal.fate != Fate::NotApplied
+    {
+        world.fail(format!("op{id} is refused for want of space, and may have been applied: {refusal:?}"));
+    }
     let Some(result) = heard(world, id, result) else { return };
     let Some(open) = world.clients.open.remove(&id) else { return };
     world.digest = world.digest.rotate_left(5) ^ now ^ (id << 20) ^ u64::from(result.is_ok());

@@ -6,12 +6,15 @@
 //! none after that: a process that crashes between two of them. A disk that is to fail lets a number of writes and syncs
 //! pass, and fails every one after that.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use huskv::model::DiskSpace;
 use huskv::storage::{Batch, Db, Engine, Error};
 
+use crate::disks::PLENTY;
 use crate::journal::Journal;
 use crate::rng::Rng;
 
@@ -58,6 +61,20 @@ fn burn(fuse: &Fuse) -> Result<(), Error> {
     };
     let path = "the simulated directory".into();
     Err(Error::Io { what: what.into(), path, source: std::io::Error::other("simulated") })
+}
+
+thread_local! {
+    static IN_LOOP: Cell<bool> = const { Cell::new(false) };
+    static CLOSED_IN_LOOP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what the loop of a node does on its thread; with it, whether that has closed a database, which takes longer on a
+/// real disk than a loop may.
+pub fn in_loop<T>(run: impl FnOnce() -> T) -> (T, bool) {
+    IN_LOOP.set(true);
+    let result = run();
+    IN_LOOP.set(false);
+    (result, CLOSED_IN_LOOP.take())
 }
 
 #[derive(Default)]
@@ -111,9 +128,20 @@ fn apply(map: &mut Map, batch: &Batch) {
 
 /// One simulated database.
 #[derive(Clone)]
-pub struct SimDb(Arc<Mutex<Content>>, Fuse);
+struct SimDb(Arc<Mutex<Content>>, Fuse);
 
-impl Db for SimDb {
+/// An open one.
+struct Open(SimDb);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if IN_LOOP.get() {
+            CLOSED_IN_LOOP.set(true);
+        }
+    }
+}
+
+impl Db for Open {
     fn name(&self) -> &str {
         "a simulated database"
     }
@@ -123,7 +151,7 @@ impl Db for SimDb {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        Ok(lock(&self.0).now.get(key).cloned())
+        Ok(lock(&self.0.0).now.get(key).cloned())
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
@@ -131,27 +159,27 @@ impl Db for SimDb {
     }
 
     fn write(&self, batch: Batch) -> Result<(), Error> {
-        burn(&self.1)?;
-        lock(&self.0).write(batch);
+        burn(&self.0.1)?;
+        lock(&self.0.0).write(batch);
         Ok(())
     }
 
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
-        let content = lock(&self.0);
+        let content = lock(&self.0.0);
         let below = |key: &Vec<u8>| to.is_none_or(|to| key.as_slice() < to);
         let found = content.now.range(from.to_vec()..).take_while(|(key, _)| below(key)).take(limit);
         Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
-        let content = lock(&self.0);
+        let content = lock(&self.0.0);
         let found = content.now.range(from.to_vec()..to.to_vec()).next_back();
         Ok(found.map(|(key, value)| (key.clone(), value.clone())))
     }
 
     fn sync(&self) -> Result<(), Error> {
-        burn(&self.1)?;
-        let mut content = lock(&self.0);
+        burn(&self.0.1)?;
+        let mut content = lock(&self.0.0);
         for batch in std::mem::take(&mut content.unsynced) {
             apply(&mut content.synced, &batch);
         }
@@ -162,11 +190,17 @@ impl Db for SimDb {
     }
 }
 
-#[derive(Default)]
 struct Disk {
     databases: BTreeMap<String, SimDb>,
     files: BTreeMap<String, Vec<u8>>,
     fuse: Fuse,
+    space: DiskSpace,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { databases: BTreeMap::new(), files: BTreeMap::new(), fuse: Fuse::default(), space: PLENTY }
+    }
 }
 
 /// One simulated directory; clones are the same directory.
@@ -186,7 +220,13 @@ impl SimEngine {
         };
         let names = disk.databases.keys().cloned();
         let databases = names.zip(disk.databases.values().map(crashed)).collect();
-        Self(Arc::new(Mutex::new(Disk { databases, files: disk.files.clone(), fuse: fuse.clone() })))
+        let (files, space) = (disk.files.clone(), disk.space);
+        Self(Arc::new(Mutex::new(Disk { databases, files, fuse: fuse.clone(), space })))
+    }
+
+    /// What the disk has left from now on.
+    pub fn set_space(&self, space: DiskSpace) {
+        lock(&self.0).space = space;
     }
 
     /// What becomes of the effects from now on.
@@ -240,6 +280,7 @@ impl Engine for SimEngine {
         let fresh = || SimDb(Arc::new(Mutex::new(Content { journal, ..Content::default() })), fuse);
         let db = disk.databases.entry(name.to_owned()).or_insert_with(fresh).clone();
         drop(disk);
+        let db = Open(db);
         if !create {
             db.sync()?;
         }
@@ -279,6 +320,10 @@ impl Engine for SimEngine {
             path: "the simulated directory".into(),
             source,
         })
+    }
+
+    fn space(&self) -> Option<DiskSpace> {
+        Some(lock(&self.0).space)
     }
 
     fn path(&self) -> String {

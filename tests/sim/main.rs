@@ -12,6 +12,7 @@ mod admin;
 mod checks;
 mod clients;
 mod command;
+mod disks;
 mod engine;
 mod installs;
 mod journal;

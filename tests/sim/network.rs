@@ -9,7 +9,7 @@ use raft::eraftpb::Message;
 
 use crate::port::{Life, Out, Said};
 use crate::world::{Event, Node, World};
-use crate::{admin, checks, clients, offers, rogue};
+use crate::{admin, checks, clients, disks, offers, rogue};
 
 impl World {
     pub fn incarnation(&self, raft_id: u64, cluster: u64) -> Option<usize> {
@@ -41,6 +41,7 @@ impl World {
             Out::Adopt { token, address, adopt } => self.adopt(life, token, &address, *adopt),
             Out::Probe { token, address, probe } => self.probe(life, token, &address, probe),
             Out::TellDigest { to, told } => self.tell_digest(life, to, told),
+            Out::TellSpace { to, space } => disks::tell(self, life, to, space),
             Out::EndJoin { address, cluster_id, raft_id } => {
                 if let Some(at) = self.dial(life.0, &address) {
                     let to = (at, self.nodes[at].life);
@@ -67,11 +68,14 @@ impl World {
                 let raft_id = self.nodes[life.0].table.raft_id;
                 self.after(delay, Event::Sync(life, raft_id, db, mark));
             }
-            Out::Scan { token, cut } => {
+            Out::Spool { token, spooler } => {
                 let delay = 1 + self.rng.below(60);
-                self.after(delay, Event::Scan(life, token, cut));
+                self.after(delay, Event::Scan(life, token, spooler));
             }
-            Out::Discard { engine, names } => names.iter().for_each(|name| drop(engine.remove(name))),
+            Out::Discard { unused, engine, names } => {
+                drop(unused);
+                names.iter().for_each(|name| drop(engine.remove(name)));
+            }
             Out::Said(said) => {
                 checks::acknowledged(self, life.0, &said);
                 self.hear(life.0, said);

@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Chores, Fetched, Hop, InstallError, Listed, Millis, Outbox};
-use huskv::model::{Adopt, Adopted, Answer, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI};
-use huskv::storage::{Cut, Db, Engine, Reception, SnapshotReader};
+use huskv::model::{
+    Adopt, Adopted, Answer, DiskSpace, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
+};
+use huskv::storage::{Db, Engine, Reception, SnapshotReader, Spooler};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 
 use crate::engine::{Fate, SimEngine};
@@ -42,6 +44,10 @@ pub enum Out {
         to: u64,
         told: StateDigest,
     },
+    TellSpace {
+        to: u64,
+        space: DiskSpace,
+    },
     EndJoin {
         address: String,
         cluster_id: u64,
@@ -58,11 +64,12 @@ pub enum Out {
         db: Arc<dyn Db>,
         mark: (u64, u64),
     },
-    Scan {
+    Spool {
         token: u64,
-        cut: Box<Cut>,
+        spooler: Box<Spooler>,
     },
     Discard {
+        unused: Vec<Box<dyn Send>>,
         engine: Arc<dyn Engine>,
         names: Vec<String>,
     },
@@ -172,6 +179,9 @@ impl Outbox for Port {
     fn tell_digest(&mut self, to: u64, told: StateDigest) {
         self.push(Out::TellDigest { to, told });
     }
+    fn tell_space(&mut self, to: u64, space: DiskSpace) {
+        self.push(Out::TellSpace { to, space });
+    }
 
     fn end_join(&mut self, address: &str, cluster_id: u64, raft_id: u64) {
         self.push(Out::EndJoin { address: address.to_owned(), cluster_id, raft_id });
@@ -191,11 +201,11 @@ impl Chores for Port {
     fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
         self.push(Out::Sync { db, mark });
     }
-    fn scan(&mut self, token: u64, cut: Cut) {
-        self.push(Out::Scan { token, cut: Box::new(cut) });
+    fn spool(&mut self, token: u64, spooler: Spooler) {
+        self.push(Out::Spool { token, spooler: Box::new(spooler) });
     }
-    fn discard(&mut self, engine: Arc<dyn Engine>, names: Vec<String>) {
-        self.push(Out::Discard { engine, names });
+    fn discard(&mut self, unused: Vec<Box<dyn Send>>, engine: Arc<dyn Engine>, names: Vec<String>) {
+        self.push(Out::Discard { unused, engine, names });
     }
     fn now(&self) -> Millis {
         let looked = self.looked.fetch_add(self.look.load(Ordering::Relaxed), Ordering::Relaxed);

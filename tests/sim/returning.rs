@@ -94,7 +94,7 @@ pub fn the_leader_dies() -> Result<(), Failed> {
         let (mut world, raft_id) = two(seed)?;
         join(&mut world, 1, 10_000);
         until(&mut world, 5_000, "it is adopted", |world| world.nodes[1].table.cluster_id == world.cluster)?;
-        for _ in 0..seed % 12 {
+        for _ in 0..seed % 16 {
             let soon = world.now + 1_000;
             world.step(soon);
         }

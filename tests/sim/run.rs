@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use huskv::model::State;
 
 use crate::checks;
+use crate::disks;
 use crate::narrator::Trace;
 use crate::silence;
 use crate::world::{Event, World};
@@ -59,6 +60,9 @@ fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> 
         world.after(100, Event::Nemesis);
     }
     world.after(200, Event::Copy);
+    if disks::fall(seed) {
+        world.after(300, Event::Disk);
+    }
     for client in 0..4 {
         world.after(client, Event::Client(usize::try_from(client).expect("small")));
     }
@@ -90,6 +94,7 @@ fn heal(world: &mut World) {
     world.faults = false;
     world.cut.clear();
     crate::lives::replace(world);
+    disks::heal(world);
     for at in 0..world.size {
         world.nodes[at].paused_until = 0;
         world.nodes[at].full_until = 0;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use huskv::consensus::{Input, InstallError};
-use huskv::storage::{Cut, Frame, Reception, SnapshotReader};
+use huskv::model::DiskSpace;
+use huskv::storage::{Engine, Error, Frame, Reception, SnapshotReader, Spooled, Spooler};
 use raft::eraftpb::{Message, SnapshotMetadata};
 
 use crate::engine::Fate;
@@ -31,14 +32,15 @@ impl World {
         self.after(30_000, Event::StreamTimeout(id));
     }
 
-    pub fn scan(&mut self, life: Life, token: u64, mut cut: Box<Cut>) {
-        let result = match cut.next_chunk() {
+    /// Takes one more part of the tree.
+    pub fn scan(&mut self, life: Life, token: u64, mut spooler: Box<Spooler>) {
+        let result = match self.read_on(life, &mut spooler) {
             Ok(true) => {
                 let delay = 1 + self.rng.below(60);
-                return self.after(delay, Event::Scan(life, token, cut));
+                return self.after(delay, Event::Scan(life, token, spooler));
             }
             Ok(false) => {
-                self.nodes[life.0].scanned = Some(cut);
+                self.nodes[life.0].scanned = Some(spooler);
                 Ok(())
             }
             Err(failure) => Err(failure),
@@ -50,9 +52,36 @@ impl World {
         }
     }
 
-    pub fn finish_cut(&mut self, at: usize, cut: Cut) {
+    /// Spools what was applied, and reads one part of the tree with what goes before it; whether there is more of the tree.
+    fn read_on(&mut self, life: Life, spooler: &mut Spooler) -> Result<bool, Error> {
+        while spooler.step()?.is_some() {}
+        let Some((_, stream)) = self.streams.iter_mut().rfind(|(_, stream)| stream.from == life) else {
+            return Ok(true);
+        };
+        let Some(reader) = &mut stream.reader else { return Ok(true) };
+        let before = reader.scans();
+        while reader.scans() == before
+            && let Some(Frame::Changes(changes)) = reader.try_next()?
+        {
+            stream.frames.push(changes);
+        }
+        while let Some(done) = spooler.step()? {
+            if done == Spooled::Scanned {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    pub fn finish_cut(&mut self, at: usize, mut spooler: Spooler) {
         let life = (at, self.nodes[at].life);
-        let whole = cut.finish().is_ok();
+        let whole = loop {
+            match spooler.step() {
+                Ok(Some(Spooled::Whole)) => break true,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break false,
+            }
+        };
         let Some((&stream, _)) = self.streams.iter().rfind(|(_, stream)| stream.from == life) else { return };
         if !whole {
             return self.fail_streams_of(life, "the cut was given up");
@@ -130,7 +159,9 @@ impl World {
         }
         let received = match received {
             Ok(received) => received,
-            Err(failure) if engine.gone() => return self.end_stream(id, Err(failure.to_string())),
+            Err(failure) if engine.gone() || engine.space().is_some_and(DiskSpace::is_nearly_full) => {
+                return self.end_stream(id, Err(failure.to_string()));
+            }
             Err(failure) => return self.fail(format!("n{at} refuses a copy that was made whole: {failure}")),
         };
         let mut message = self.streams[&id].message.clone();

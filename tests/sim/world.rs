@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Driver, History, Input, Millis, Options};
-use huskv::model::{Limits, PeerTable};
-use huskv::storage::{Boot, Cut, Db, Error, Peers, Volume};
+use huskv::model::{DiskSpace, Limits, PeerTable};
+use huskv::storage::{Boot, Db, Error, Peers, Spooler, Volume};
 use raft::eraftpb::Message;
 
 use crate::checks::{self, Seen};
 use crate::clients::Clients;
-use crate::engine::{Fate, SimEngine};
+use crate::disks::Told;
+use crate::engine::{Fate, SimEngine, in_loop};
 use crate::lives::{Barred, Image};
 use crate::narrator::{self, Trace};
 use crate::offers::Own;
@@ -37,8 +38,10 @@ pub struct Node {
     pub ahead: u64,
     tick: u64,
     pub port: Port,
-    /// The cut whose scan is through, waiting for the loop to end it.
-    pub scanned: Option<Box<Cut>>,
+    /// The spooler of the copy whose scan is through, waiting for the loop to end it.
+    pub scanned: Option<Box<Spooler>>,
+    /// What this life of it was told of the disks of others.
+    pub told: Told,
     /// What was seen of it, or was durable when its last life ended: nothing may move back from there.
     pub seen: Seen,
     /// What the events of its feed make of the keys.
@@ -83,7 +86,7 @@ pub enum Event {
         /// The life of the receiver that it was sent to.
         life: huskv::model::Life,
     },
-    Scan(Life, u64, Box<Cut>),
+    Scan(Life, u64, Box<Spooler>),
     /// The machine of this raft id is to be synced as far as the mark.
     Sync(Life, u64, Arc<dyn Db>, (u64, u64)),
     StreamArrives(u64),
@@ -105,6 +108,10 @@ pub enum Event {
     Offer,
     /// Something happens to the copy of a disk.
     Copy,
+    /// A disk falls below its reserve, or has enough again.
+    Disk,
+    /// A node is told what is left of the disk of this raft id.
+    Space(Life, u64, DiskSpace),
     /// All links are whole again.
     Mend,
     /// The second operator asks for something about this node.
@@ -124,6 +131,8 @@ pub struct World {
     pub follow_moves: bool,
     /// What draws the faults of copies, so that they do not shift the others.
     pub copyist: Rng,
+    /// What draws what the disks have left, likewise.
+    pub disks: Rng,
     /// When a conflict was told last: to which node, about whom, and which way.
     pub conflicts: BTreeMap<(usize, u64, bool), u64>,
     pub clients: Clients,
@@ -176,6 +185,7 @@ impl World {
             size: nodes,
             follow_moves: (seed / 2).is_multiple_of(2),
             copyist: Rng::new(seed ^ 0x11fe),
+            disks: Rng::new(seed ^ 0xd15c),
             conflicts: BTreeMap::new(),
             cluster: 0,
             cut: BTreeSet::new(),
@@ -225,6 +235,7 @@ impl World {
             ahead: 0,
             tick: TICK,
             scanned: None,
+            told: Told::new(),
             seen: Seen::default(),
             mirror: checks::Mirror::default(),
             durable: (0, 0),
@@ -308,6 +319,7 @@ impl World {
             | Event::Turn(life)
             | Event::Input(life, _)
             | Event::Scan(life, ..)
+            | Event::Space(life, ..)
             | Event::Sync(life, ..) => {
                 if self.alive(life)
                     && let Some(event) = self.paused(life, event)
@@ -334,6 +346,7 @@ impl World {
             Event::Nemesis => crate::nemesis::act(self),
             Event::Rogue => crate::rogue::act(self),
             Event::Copy => crate::lives::act(self),
+            Event::Disk => crate::disks::act(self),
             Event::Mend => crate::nemesis::mend(self),
             Event::Meddle(at) => crate::admin::meddle(self, at),
             Event::FallBehind(at) => crate::nemesis::fall_behind(self, at),
@@ -354,7 +367,8 @@ impl World {
             }
             Event::Input(life, input) => self.drive(life.0, |driver, now| driver.handle(now, *input)),
             Event::Turn(life) => self.drive(life.0, |_, _| Ok(())),
-            Event::Scan(life, token, cut) => self.scan(life, token, cut),
+            Event::Scan(life, token, spooler) => self.scan(life, token, spooler),
+            Event::Space(life, from, space) => crate::disks::hear(self, life.0, from, space),
             Event::Sync(life, raft_id, db, mark) => {
                 let result = db.sync();
                 if result.is_ok() && raft_id == self.nodes[life.0].table.raft_id {
@@ -384,6 +398,7 @@ impl World {
         node.life += 1;
         node.port = Port::new(self.clock.clone(), node.engine.clone());
         node.scanned = None;
+        node.told.clear();
         node.paused_until = 0;
         node.scanned_log = 0;
         node.pace = pace;
@@ -463,16 +478,20 @@ impl World {
         let (next, queued) = self.nodes[at].next_turn;
         let gathers = self.now < next;
         let Some(driver) = self.nodes[at].driver.as_mut() else { return };
-        let result = run(driver, now).and_then(|()| if gathers { Ok(()) } else { driver.turn(now) });
+        let work = || run(driver, now).and_then(|()| if gathers { Ok(()) } else { driver.turn(now) });
+        let (result, closed) = in_loop(work);
+        if closed && self.nodes[at].engine.fate() == Fate::Whole {
+            self.fail(format!("n{at} closes a database on the thread of its loop"));
+        }
         if gathers && !queued {
             self.after(next - self.now, Event::Turn((at, self.nodes[at].life)));
         }
         let pace = self.nodes[at].pace;
         self.nodes[at].next_turn = if gathers { (next, true) } else { (self.now + pace, false) };
         if result.is_ok()
-            && let Some(cut) = self.nodes[at].scanned.take()
+            && let Some(spooler) = self.nodes[at].scanned.take()
         {
-            self.finish_cut(at, *cut);
+            self.finish_cut(at, *spooler);
         }
         let outs = self.nodes[at].port.take();
         let life = (at, self.nodes[at].life);

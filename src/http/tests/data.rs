@@ -227,6 +227,7 @@ async fn every_refusal_of_the_loop_has_its_status() {
         (Code::Verifying, 503),
         (Code::BadKey, 400),
         (Code::TooLarge, 413),
+        (Code::DiskNearlyFull, 507),
         (Code::BadRequest, 400),
     ] {
         let node = Node::refusing(Refusal { leader: Some(leader()), ..Refusal::unknown(code, "why") });

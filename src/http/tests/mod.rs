@@ -56,6 +56,7 @@ pub(super) fn status() -> Status {
         connected: contact.is_some(),
         match_index: Some(match_index),
         last_contact_ms: contact,
+        disk: None,
     };
     Status {
         node_id: "node1".into(),

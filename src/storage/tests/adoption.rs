@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use raft::eraftpb::{ConfState, HardState, SnapshotMetadata};
 
 use super::super::{Frame, Incarnation, Volume};
-use super::{Batch, Db, Engine, Error, Memory, Pair, boot, put};
+use super::{Batch, Db, Engine, Error, Memory, Pair, boot, put, spool_rest};
 
 /// What survives of a database, and what there is of it now.
 #[derive(Clone)]
@@ -157,9 +157,9 @@ fn copy() -> (Vec<Vec<u8>>, SnapshotMetadata) {
     let disk = Disk::default();
     let (volume, Incarnation { mut machine, .. }) = disk.start();
     machine.apply(vec![put(2, b"theirs", vec![2])], usize::MAX).unwrap();
-    let (cut, mut reader) = machine.begin_cut(volume.engine().scratch().unwrap(), 1 << 20).unwrap();
+    let (mut spooler, mut reader) = machine.begin_cut(volume.engine().scratch().unwrap(), 1 << 20).unwrap();
     machine.end_cut().unwrap();
-    cut.finish().unwrap();
+    spool_rest(&mut spooler).unwrap();
     let mut frames = Vec::new();
     loop {
         match reader.next().unwrap() {

@@ -2,21 +2,22 @@
 
 use std::sync::Arc;
 
-use super::super::{Error, Frame, Machine, SledEngine, SnapshotReader, Volume};
+use super::super::{Error, Frame, Machine, SledEngine, SnapshotReader, Spooled, Volume};
 use super::machine::{batch, fresh};
-use super::{Dice, Memory, boot, put, sled};
+use super::{Copied, Dice, Memory, boot, put, sled, spool_rest};
 
-/// Reads a copy into a database in memory.
-fn receive(mut reader: SnapshotReader) -> Result<(Arc<Memory>, u64), Error> {
+/// Reads the rest of a copy into a database in memory that has what is read of it already.
+fn receive(read: Vec<Vec<u8>>, mut reader: SnapshotReader) -> Result<(Arc<Memory>, u64), Error> {
     let db = Arc::new(Memory::default());
+    let write = |changes: &[u8]| {
+        assert!(changes.len() < (1 << 20) + 10_000);
+        super::super::Db::write(&*db, super::super::snapshot::decode(changes).unwrap())
+    };
+    read.iter().try_for_each(|changes| write(changes))?;
     loop {
         match reader.next()? {
-            Frame::Changes(changes) => {
-                assert!(changes.len() < (1 << 20) + 10_000);
-                let batch = super::super::snapshot::decode(&changes).unwrap();
-                super::super::Db::write(&*db, batch)?;
-            }
-            Frame::End(metadata) => return Ok((db, metadata.index)),
+            Frame::Changes(changes) => write(&changes)?,
+            Frame::End(metadata) => return Ok((db.clone(), metadata.index)),
         }
     }
 }
@@ -29,16 +30,18 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
         for _ in 0..40 {
             machine.apply(batch(&mut dice, machine.applied().0, 400), usize::MAX).unwrap();
         }
-        let (mut cut, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
+        let (mut spooler, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
         let received = std::thread::scope(|scope| {
             let (sender, scanned) = std::sync::mpsc::channel();
-            let reading = scope.spawn(|| receive(reader));
+            let reading = scope.spawn(|| receive(Vec::new(), reader));
             scope.spawn(move || {
-                while cut.next_chunk().unwrap() {
-                    std::thread::yield_now();
+                loop {
+                    match spooler.wait().unwrap() {
+                        Spooled::Effects => std::thread::yield_now(),
+                        Spooled::Scanned => sender.send(()).unwrap(),
+                        Spooled::Whole => break,
+                    }
                 }
-                sender.send(()).unwrap();
-                cut.finish().unwrap();
             });
             let mut rounds = 0;
             while matches!(scanned.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
@@ -73,8 +76,8 @@ fn stepwise_interleavings_are_exact_too() {
         for _ in 0..60 {
             machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
         }
-        let (mut cut, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
-        while cut.next_chunk().unwrap() {
+        let mut copied = Copied::new(machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
+        while copied.step().unwrap() {
             for _ in 0..dice.below(4) {
                 machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
                 if dice.below(2) == 0 {
@@ -83,8 +86,8 @@ fn stepwise_interleavings_are_exact_too() {
             }
         }
         machine.end_cut().unwrap();
-        cut.finish().unwrap();
-        let (copy, index) = receive(reader).unwrap();
+        spool_rest(&mut copied.spooler).unwrap();
+        let (copy, index) = receive(copied.frames, copied.reader).unwrap();
         assert_eq!(index, machine.applied().0);
         assert!(*copy.pairs.lock().unwrap() == *db.pairs.lock().unwrap(), "seed {seed}");
     }
@@ -98,16 +101,16 @@ fn chunks_in_the_middle_of_a_batch_are_exact_too() {
         for _ in 0..400 {
             machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
         }
-        let (cut, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
-        *db.cut.lock().unwrap() = Some(cut);
+        let copied = Copied::new(machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
+        *db.copy.lock().unwrap() = Some(copied);
         for _ in 0..6 {
             machine.apply(batch(&mut dice, machine.applied().0, 3000), usize::MAX).unwrap();
             machine.db().unwrap();
         }
         machine.end_cut().unwrap();
-        let cut = db.cut.lock().unwrap().take().unwrap();
-        cut.finish().unwrap();
-        let (copy, _) = receive(reader).unwrap();
+        let mut copied = db.copy.lock().unwrap().take().unwrap();
+        spool_rest(&mut copied.spooler).unwrap();
+        let (copy, _) = receive(copied.frames, copied.reader).unwrap();
         assert!(*copy.pairs.lock().unwrap() == *db.pairs.lock().unwrap(), "seed {seed}");
     }
 }
@@ -116,46 +119,76 @@ fn chunks_in_the_middle_of_a_batch_are_exact_too() {
 fn whoever_goes_away_nobody_waits_for_ever() {
     let begin = || {
         let (_, mut machine) = fresh();
-        let (cut, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
-        (machine, cut, reader)
+        let (spooler, reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+        (machine, spooler, reader)
     };
-    let (machine, cut, mut reader) = begin();
+    let (machine, mut spooler, mut reader) = begin();
     drop(machine);
-    assert!(matches!(cut.finish(), Err(Error::Copy { .. })));
+    assert!(matches!(spooler.wait(), Err(Error::Copy { .. })));
     assert!(std::iter::from_fn(|| Some(reader.next())).take(9).any(|frame| matches!(frame, Err(Error::Copy { .. }))));
 
-    let (mut machine, cut, mut reader) = begin();
-    drop(cut);
+    let (mut machine, spooler, mut reader) = begin();
+    drop(spooler);
     assert!(matches!(reader.next(), Err(Error::Copy { .. })));
     machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
     machine.end_cut().unwrap();
 
-    let (mut machine, mut cut, reader) = begin();
+    let (mut machine, mut spooler, reader) = begin();
     drop(reader);
-    assert!(matches!(cut.next_chunk(), Err(Error::Copy { .. })));
+    assert!(matches!(spooler.wait(), Err(Error::Copy { .. })));
     machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
 
-    let (mut machine, mut cut, _reader) = begin();
+    let (mut machine, mut spooler, _reader) = begin();
     machine.begin_cut(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
-    assert!(matches!(cut.next_chunk(), Err(Error::Copy { .. })), "the earlier cut is aborted");
+    assert!(matches!(spooler.wait(), Err(Error::Copy { .. })), "the earlier cut is aborted");
 }
 
 #[test]
 fn over_the_bound_of_the_spool_the_copy_ends_with_a_clear_error() {
     let (_, mut machine) = fresh();
+    let (mut spooler, mut reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 50_000).unwrap();
     machine.apply(vec![put(2, b"x", vec![1; 100_000])], usize::MAX).unwrap();
-    let (mut cut, mut reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 50_000).unwrap();
-    let error = cut.next_chunk().unwrap_err();
+    machine.db().unwrap();
+    let error = spooler.wait().unwrap_err();
     assert!(error.to_string().contains("50000 bytes"), "{error}");
-    drop(cut);
-    assert!(matches!(reader.next(), Err(Error::Copy { .. })));
+    let error = reader.next().unwrap_err();
+    assert!(error.to_string().contains("50000 bytes"), "{error}");
+}
+
+#[test]
+fn the_tree_waits_for_its_reader_and_is_never_spooled() {
+    let (_, mut machine) = fresh();
+    machine.apply((2..40).map(|index| put(index, &[index as u8], vec![1; 100_000])).collect(), usize::MAX).unwrap();
+    let scratch = tempfile::tempfile().unwrap();
+    let (mut spooler, reader) = machine.begin_cut(scratch.try_clone().unwrap(), 50_000).unwrap();
+    assert_eq!((spooler.step().unwrap(), reader.scans()), (None, 0));
+    machine.end_cut().unwrap();
+    spool_rest(&mut spooler).unwrap();
+    let (copy, _) = receive(Vec::new(), reader).unwrap();
+    assert_eq!(Machine::open(copy).unwrap().digest(), machine.digest());
+    assert_eq!(scratch.metadata().unwrap().len(), 0);
+}
+
+#[test]
+fn a_copy_leaves_the_reserve_of_the_receivers_disk_alone_and_nothing_behind() {
+    let (_, mut machine) = fresh();
+    machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let engine: Arc<dyn super::Engine> = Arc::new(SledEngine::with_reserve(dir.path(), Some(u64::MAX / 2)).unwrap());
+    assert!(engine.space().unwrap().is_nearly_full() && engine.last_space().unwrap().is_nearly_full());
+    let (mut volume, _incarnation) = Volume::open(engine.clone(), boot("b")).unwrap();
+    let failure = transfer(&mut machine, &mut volume, |_| {}).unwrap_err().to_string();
+    assert!(failure.contains("receiver's disk") && failure.contains("storage.reserve_mb"), "{failure}");
+    assert!(volume.receive().unwrap().open(1 << 40).is_err(), "no room for even a small part of it");
+    let folder = volume.identity().raft_id.to_string();
+    assert_eq!(engine.list(&folder).unwrap(), ["journal", "machine-1"]);
 }
 
 /// Sends the whole of `machine` to a new generation of `volume`.
 fn transfer(machine: &mut Machine, volume: &mut Volume, change: impl Fn(&mut Vec<u8>)) -> Result<(), Error> {
-    let (cut, mut reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20)?;
+    let (mut spooler, mut reader) = machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20)?;
     machine.end_cut().unwrap();
-    cut.finish()?;
+    spool_rest(&mut spooler)?;
     let mut writer = volume.receive()?.open(0)?;
     loop {
         match reader.next()? {

@@ -19,7 +19,9 @@ mod walk;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::{Applied, Batch, Boot, Cut, Db, Engine, Error, Operation, Pair, SledEngine};
+use super::{
+    Applied, Batch, Boot, Db, Engine, Error, Frame, Operation, Pair, SledEngine, SnapshotReader, Spooled, Spooler,
+};
 use crate::model::Command;
 
 /// What a database in memory holds.
@@ -30,13 +32,50 @@ pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(super) struct Memory {
     pub(super) pairs: Mutex<Pairs>,
     /// A copy of which a chunk is made before and after each change that a batch brings.
-    pub(super) cut: Mutex<Option<Cut>>,
+    pub(super) copy: Mutex<Option<Copied>>,
+}
+
+/// A copy on its way, one step at a time.
+pub(super) struct Copied {
+    pub(super) spooler: Spooler,
+    pub(super) reader: SnapshotReader,
+    pub(super) frames: Vec<Vec<u8>>,
+}
+
+impl Copied {
+    pub(super) fn new((spooler, reader): (Spooler, SnapshotReader)) -> Self {
+        Self { spooler, reader, frames: Vec::new() }
+    }
+
+    /// Spools what was applied, then reads one part of the tree with what is to be sent before it; whether there is more of
+    /// the tree.
+    pub(super) fn step(&mut self) -> Result<bool, Error> {
+        let mut more = true;
+        while let Some(done) = self.spooler.step()? {
+            more &= done == Spooled::Effects;
+        }
+        let before = self.reader.scans();
+        while self.reader.scans() == before
+            && let Some(frame) = self.reader.try_next()?
+        {
+            if let Frame::Changes(frame) = frame {
+                self.frames.push(frame);
+            }
+        }
+        Ok(more)
+    }
+}
+
+/// Spools what is left, once the machine has ended the copy.
+pub(super) fn spool_rest(spooler: &mut Spooler) -> Result<(), Error> {
+    while spooler.wait()? != Spooled::Whole {}
+    Ok(())
 }
 
 impl Memory {
     fn chunk(&self) {
-        if let Some(cut) = self.cut.lock().unwrap().as_mut() {
-            cut.next_chunk().unwrap();
+        if let Some(copy) = self.copy.lock().unwrap().as_mut() {
+            copy.step().unwrap();
         }
     }
 }

@@ -160,9 +160,9 @@ fn an_install_is_flipped_by_the_journal_and_garbage_is_only_what_nothing_names()
     fs::create_dir_all(dir.path().join(layout::machine(folder, 4))).unwrap();
     let mut writer = volume.receive().unwrap().open(0).unwrap();
     assert_eq!(volume.garbage(1).unwrap(), ["7".into(), layout::machine(folder, 4)]);
-    let (cut, mut reader) = machine.begin_cut(volume.engine().scratch().unwrap(), 1 << 20).unwrap();
+    let (mut spooler, mut reader) = machine.begin_cut(volume.engine().scratch().unwrap(), 1 << 20).unwrap();
     machine.end_cut().unwrap();
-    cut.finish().unwrap();
+    super::spool_rest(&mut spooler).unwrap();
     let metadata = loop {
         match reader.next().unwrap() {
             super::super::Frame::Changes(changes) => writer.write(&changes).unwrap(),
@@ -174,7 +174,7 @@ fn an_install_is_flipped_by_the_journal_and_garbage_is_only_what_nothing_names()
     assert!(!volume.garbage(1).unwrap().contains(&layout::machine(folder, 5)), "taken, and about to be named");
     journal.install(2, 1, generation, &hard_state(3, 0, 2)).unwrap();
     assert_eq!(volume.garbage(5).unwrap(), ["7".into(), layout::machine(folder, 1), layout::machine(folder, 4)]);
-    drop((volume, journal, machine, copy));
+    drop((volume, journal, machine, copy, spooler, reader));
     let (volume, incarnation) = start(dir.path(), "n1").unwrap();
     assert_eq!((incarnation.journal.generation(), incarnation.journal.term(2)), (5, Some(1)));
     assert_eq!(incarnation.machine.get(b"k").unwrap().unwrap().version, 2);

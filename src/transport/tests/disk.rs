@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::consensus::{InstallError, Reply};
 use crate::model::Command;
-use crate::storage::{Applied, Boot, Incarnation, Machine, Operation, Received, SledEngine, Volume};
+use crate::storage::{Applied, Boot, Incarnation, Machine, Operation, Received, SledEngine, Spooled, Volume};
 
 type Scanned = oneshot::Receiver<()>;
 
@@ -49,21 +49,26 @@ fn fill(machine: &mut Machine, keys: std::ops::Range<u64>) {
     machine.apply(entries.collect(), usize::MAX).unwrap();
 }
 
-/// Begins to stream a copy of `machine` from `a` to node 2. It is made on a thread, which tells when the scan is at its
-/// end: only then may the machine end the copy.
+/// Begins to stream a copy of `machine` from `a` to node 2. What is applied meanwhile is spooled on a thread, which tells
+/// when the scan is at its end: only then may the machine end the copy.
 fn stream(a: &mut Node, volume: &Volume, machine: &mut Machine) -> (std::thread::JoinHandle<()>, Scanned) {
     let (scanned, scan_end) = oneshot::channel();
     let scratch = volume.engine().scratch().unwrap();
-    let (mut cut, reader) = machine.begin_cut(scratch, SPOOL_BYTES).unwrap();
+    let (mut spooler, reader) = machine.begin_cut(scratch, SPOOL_BYTES).unwrap();
     let mut message = Message { msg_type: MessageType::MsgSnapshot, from: 1, to: 2, term: 1, ..Message::default() };
     // What raft asked for is older than what is sent in the end.
     message.mut_snapshot().set_metadata(SnapshotMetadata { index: 1, term: 1, ..Default::default() });
     a.post.stream(2, message, reader);
     let making = std::thread::spawn(move || {
-        while cut.next_chunk().is_ok_and(|more| more) {}
-        _ = scanned.send(());
+        let mut scanned = Some(scanned);
         // An error is what the aborted ones end in.
-        drop(cut.finish());
+        while let Ok(done) = spooler.wait()
+            && done != Spooled::Whole
+        {
+            if let Some(scanned) = scanned.take_if(|_| done == Spooled::Scanned) {
+                _ = scanned.send(());
+            }
+        }
     });
     (making, scan_end)
 }

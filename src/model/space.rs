@@ -1,0 +1,56 @@
+//! How much of its disk a node has left.
+//!
+//! Why: all members hold the same data, so one full disk stops what a cluster may take; a member says what it has left
+//! before that, and the leader refuses what would need more.
+//!
+//! Not here: how it is measured (`storage`), and what is refused meanwhile (`consensus`).
+
+use serde::{Deserialize, Serialize};
+
+/// What is left of the disk that a node's directory is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpace {
+    /// Bytes that the node can still write.
+    pub free_bytes: u64,
+    /// Bytes that it leaves free (`storage.reserve_mb`); 0 for none.
+    pub reserve_bytes: u64,
+}
+
+impl DiskSpace {
+    /// Whether less is free than is to be left free.
+    #[must_use]
+    pub fn is_nearly_full(self) -> bool {
+        self.free_bytes < self.reserve_bytes
+    }
+
+    /// Bytes that can be written before the reserve is touched.
+    #[must_use]
+    pub fn room(self) -> u64 {
+        self.free_bytes.saturating_sub(self.reserve_bytes)
+    }
+}
+
+/// Bytes as people say them, such as `63.5 MiB`.
+#[must_use]
+pub fn mib(bytes: u64) -> String {
+    const TENTH: u64 = (1 << 20) / 10;
+    let tenths = bytes / TENTH;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_nearly_full_below_the_reserve_and_never_without_one() {
+        let space = |free_bytes, reserve_bytes| DiskSpace { free_bytes, reserve_bytes };
+        assert!(space(9, 10).is_nearly_full() && !space(10, 10).is_nearly_full() && !space(0, 0).is_nearly_full());
+        assert_eq!((space(9, 10).room(), space(25, 10).room(), space(7, 0).room()), (0, 15, 7));
+    }
+
+    #[test]
+    fn bytes_are_said_in_mib() {
+        assert_eq!([mib(0), mib(63 << 20), mib((3 << 19) + 7)], ["0.0 MiB", "63.0 MiB", "1.5 MiB"]);
+    }
+}

@@ -1,0 +1,175 @@
+//! Disks that are nearly full, and copies of the state beside them.
+
+use serde_json::{Value, json};
+
+use crate::full::Disk;
+use crate::harness::{Answer, Cluster, ELECTION, Need, Node, Request, Setup, check, eventually, member, secs};
+
+crate::harness::cases![
+    while_a_voter_is_nearly_full_what_needs_space_is_507_and_the_rest_goes_on.needs(Need::Tmpfs),
+    a_join_does_not_take_the_leaders_last_space.needs(Need::Tmpfs),
+    a_copy_that_does_not_fit_ends_and_says_so.needs(Need::Tmpfs),
+    a_node_whose_disk_is_nearly_full_is_not_joined.needs(Need::Tmpfs),
+    a_really_full_disk_says_what_is_needed.needs(Need::Tmpfs),
+];
+
+fn post(node: &Node, path: &str, body: &Value) -> Answer {
+    node.request(Request::new("POST", path).body(body.to_string()).within(secs(15)))
+}
+
+/// What `seen` says of the disk of `name`.
+fn disk<'a>(seen: &'a Value, name: &str) -> Result<&'a Value, String> {
+    member(seen, name).map(|member| &member["disk"]).filter(|disk| disk.is_object()).ok_or(format!("{name}: {seen}"))
+}
+
+/// Waits until every node knows whether the disk of `name` is nearly full.
+#[track_caller]
+fn known(cluster: &Cluster, name: &str, nearly_full: bool) {
+    eventually(ELECTION, format!("all know that {name} is nearly full: {nearly_full}"), || {
+        cluster.nodes.iter().try_for_each(|node| {
+            let stats = node.try_stats()?;
+            check(disk(&stats, name)?["nearly_full"] == nearly_full, format!("{}: {stats}", node.name()))
+        })
+    });
+}
+
+fn while_a_voter_is_nearly_full_what_needs_space_is_507_and_the_rest_goes_on() {
+    let small = Disk::of(128);
+    let mut cluster = Cluster::of(2);
+    let third = Setup::named("node3").directory(small.volume()).start();
+    cluster.nodes[0].join(&third).expect(200, "a join");
+    cluster.nodes.push(third);
+    let first = &cluster.nodes[0];
+    for key in ["a", "b", "c/1", "c/2", "d"] {
+        first.put(key, 1);
+    }
+    post(first, "/store", &json!({"key": "lock", "value": 1, "ttl": 100})).expect(200, "a lock");
+    let named = |node: &Node| {
+        let put = Request::new("PUT", "/store/named").header("Idempotency-Key", "one").body("1").within(secs(15));
+        node.request(put)
+    };
+    named(first).expect(200, "a named write");
+    small.fill_but(8);
+    known(&cluster, "node3", true);
+    let [first, second, third] = &cluster.nodes[..] else { panic!("three nodes") };
+    let reserve = disk(&first.stats(), "node3").unwrap()["reserve_bytes"].as_u64().unwrap();
+    assert!((12 << 20..14 << 20).contains(&reserve), "a tenth of the disk: {reserve}");
+    for node in [first, second, third] {
+        let put = post(node, "/store", &json!({"key": "e", "value": 1}));
+        let put = put.problem(507, "a put").code("disk_nearly_full", "a put").outcome("not_applied", "a put");
+        assert!(put.word("detail").contains("node3") && put.word("detail").contains("storage.reserve_mb"), "{put}");
+        assert!(put.header("retry-after").is_none());
+        let writes = json!({"then": [{"op": "delete", "key": "d"}, {"op": "put", "key": "a", "value": 2}]});
+        post(node, "/txn", &writes).problem(507, "a transaction that puts");
+        node.get("/store/a").expect(200, "a read");
+        node.request(Request::new("POST", "/touch/lock").body(r#"{"ttl": 50}"#)).expect(200, "a touch");
+    }
+    assert_eq!(named(second).expect(200, "done before").header("idempotency-replayed"), Some("true"));
+    first.delete("/store/b").expect(200, "a delete");
+    second.delete("/store?prefix=c/").expect(200, "a removal by prefix");
+    post(third, "/txn", &json!({"then": [{"op": "delete", "key": "d"}, {"op": "get", "key": "a"}]}))
+        .expect(200, "no put");
+    let extra = Setup::named("node4").start();
+    first.join(&extra).expect(200, "membership goes on");
+    first.remove("node4").expect(200, "membership goes on");
+    first.get("/store/e").problem(404, "what was refused");
+    small.give_back();
+    known(&cluster, "node3", false);
+    for (number, node) in cluster.nodes.iter_mut().enumerate() {
+        node.put("f", number);
+        assert!(node.exited().is_none());
+    }
+    let log = cluster.nodes[2].log();
+    assert!(log.contains("the disk is nearly full") && log.contains("enough space again"), "{log}");
+}
+
+/// Values of 1 MiB under `count` keys.
+fn fill(node: &Node, count: usize) {
+    let value = "x".repeat(1 << 20);
+    for key in 0..count {
+        let put = Request::new("PUT", format!("/store/key-{key}")).body(value.as_str()).within(secs(20));
+        node.request(put).expect(200, "a value of 1 MiB");
+    }
+}
+
+/// Thresholds that leave a joiner no log.
+fn short(setup: Setup) -> Setup {
+    setup.set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 5).set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 1)
+}
+
+fn a_join_does_not_take_the_leaders_last_space() {
+    let small = Disk::of(256);
+    let leader = short(Setup::named("node1")).directory(small.volume()).set("HUSKV_STORAGE_RESERVE_MB", 4).start();
+    fill(&leader, 24);
+    // Less than the state has, so that it cannot lie on the disk a second time.
+    small.fill_but(16);
+    let joiner = short(Setup::named("node2")).start();
+    leader.join(&joiner).expect(200, "a join");
+    assert_eq!(
+        joiner.get("/store/key-23?consistency=stale").expect(200, "the copy").data()["value"].as_str().map(str::len),
+        Some(1 << 20)
+    );
+    let mut leader = leader;
+    assert!(leader.exited().is_none());
+    assert!(small.free() >= 4 << 20, "{} bytes are free", small.free());
+}
+
+fn a_copy_that_does_not_fit_ends_and_says_so() {
+    let small = Disk::of(64);
+    let mut leader = short(Setup::named("node1")).start();
+    fill(&leader, 48);
+    let mut joiner = short(Setup::named("node2")).directory(small.volume()).set("HUSKV_STORAGE_RESERVE_MB", 8).start();
+    let body = json!({"node_id": "node2", "raft_address": joiner.raft});
+    let join = leader.request(Request::new("POST", "/raft/join?timeout=4s").body(body.to_string()).within(secs(20)));
+    join.problem(504, "a join that cannot end").code("join_unfinished", "a join that cannot end");
+    for node in [&leader, &joiner] {
+        eventually(secs(20), format!("{} says why", node.name()), || {
+            let log = node.log();
+            check(log.contains("fit on the receiver's disk") && log.contains("storage.reserve_mb"), log)
+        });
+    }
+    assert!(leader.exited().is_none() && joiner.exited().is_none());
+    assert!(small.free() >= 4 << 20, "{} bytes are free", small.free());
+    leader.put("still", "it takes writes");
+}
+
+fn a_node_whose_disk_is_nearly_full_is_not_joined() {
+    let small = Disk::of(64);
+    let joiner = Setup::named("node2").directory(small.volume()).start();
+    small.fill_but(3);
+    let leader = Setup::named("node1").start();
+    eventually(ELECTION, "it knows", || {
+        let stats = joiner.try_stats()?;
+        check(disk(&stats, "node2")?["nearly_full"] == true, stats)
+    });
+    let alone = post(&joiner, "/store", &json!({"key": "a", "value": 1}));
+    alone.problem(507, "a put on it alone").code("disk_nearly_full", "a put on it alone");
+    let refused = leader.join(&joiner).problem(507, "a join").code("disk_nearly_full", "a join");
+    assert!(refused.outcome("not_applied", "a join").word("detail").contains("node2"));
+    assert_eq!(leader.stats()["voters"], 1);
+}
+
+fn a_really_full_disk_says_what_is_needed() {
+    let small = Disk::of(64);
+    let mut node = Setup::named("node1").directory(small.volume()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
+    small.fill();
+    // Without a reserve nothing is refused, and the disk ends the node.
+    for number in 0..2_000 {
+        let put = Request::new("PUT", format!("/store/key-{number}")).body("x".repeat(65_536)).within(secs(15));
+        if node.try_request(put).map_or(true, |answer| answer.status != 200) {
+            break;
+        }
+    }
+    let status = node.await_exit(secs(30));
+    let log = node.log();
+    let last = log.lines().last().unwrap_or("");
+    assert!(status.code().is_some_and(|code| code != 0), "{status}: {log}");
+    for word in
+        ["disk full", &small.volume().display().to_string(), "free there now", "at least 20.0 MiB", "start again"]
+    {
+        assert!(last.contains(word), "{word:?} is missing: {last}");
+    }
+    small.give_back();
+    small.fill_but(20);
+    node.start();
+}
