@@ -27,6 +27,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("peer_address", transport::fuzz::address),
     ("entry", entry),
     ("identity", storage::fuzz::identity),
+    ("peers", storage::fuzz::peers),
     ("state", storage::fuzz::state),
     ("machine_pairs", storage::fuzz::machine_pairs),
     ("machine_values", storage::fuzz::machine_values),

@@ -19,7 +19,7 @@ use super::layout::{Bytes, Kind, PIECE_BYTES, record_key};
 use super::record;
 use super::spool::Spool;
 use super::state::State;
-use super::{Applied, Batch, Db, Error, Journal, Machine, Operation, Pair, cells, identity, snapshot};
+use super::{Applied, Batch, Db, Error, Journal, Machine, Operation, Pair, cells, identity, peers, snapshot};
 use crate::model::{Command, codec};
 
 /// A database in memory.
@@ -107,6 +107,20 @@ pub fn identity(bytes: &[u8]) {
             Ok(identity) => {
                 let again = identity::decode(&identity::encode(&identity), "nowhere");
                 assert_eq!(again.ok(), Some(identity), "an identity is the same after a second trip");
+            }
+            Err(error) => assert!(!error.to_string().contains('\n'), "one line: {error}"),
+        }
+    }
+}
+
+/// The file of the peers' lives, as it is and behind a right first line.
+pub fn peers(bytes: &[u8]) {
+    let sealed = [format!("huskv-peers 1 {:08x}\n", crc32fast::hash(bytes)).as_bytes(), bytes].concat();
+    for bytes in [bytes, &sealed] {
+        match peers::decode(bytes, "nowhere") {
+            Ok(known) => {
+                let again = peers::decode(&peers::encode(&known), "nowhere");
+                assert_eq!(again.ok(), Some(known), "what is known of peers is the same after a second trip");
             }
             Err(error) => assert!(!error.to_string().contains('\n'), "one line: {error}"),
         }

@@ -24,14 +24,28 @@ const SEAL: Seal = Seal { file: PEERS, magic: "huskv-peers", oldest: 1, version:
 
 /// What is known of one peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
+pub(super) struct Known {
     /// The life that it was spoken to in last.
     life: Option<Life>,
     /// The life of this node that it has heard last, as far as this node knows.
     heard: Option<Life>,
 }
 
-type ByPeer = BTreeMap<u64, Known>;
+/// The content of the file.
+pub(super) type ByPeer = BTreeMap<u64, Known>;
+
+/// What the bytes of the file say.
+///
+/// # Errors
+/// [`Error::Newer`] and [`Error::Damaged`], both naming `directory`.
+pub(super) fn decode(bytes: &[u8], directory: &str) -> Result<ByPeer, Error> {
+    SEAL.decode(bytes, directory)
+}
+
+/// The bytes of the file.
+pub(super) fn encode(known: &ByPeer) -> Vec<u8> {
+    SEAL.encode(known)
+}
 
 /// The file `peers` and its content.
 pub struct Peers {
@@ -46,7 +60,7 @@ impl Peers {
     /// [`Error`] where it is damaged, newer, or cannot be read.
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, Error> {
         let known = match engine.read_file(PEERS)? {
-            Some(bytes) => SEAL.decode(&bytes, &engine.path())?,
+            Some(bytes) => decode(&bytes, &engine.path())?,
             None => ByPeer::new(),
         };
         Ok(Self { engine, known: Mutex::new(known) })
@@ -103,7 +117,7 @@ impl Peers {
         let mut next = known.clone();
         next.retain(|raft_id, _| keep(*raft_id));
         next.insert(raft_id, now);
-        self.engine.replace_file(PEERS, &SEAL.encode(&next))?;
+        self.engine.replace_file(PEERS, &encode(&next))?;
         *known = next;
         Ok(Ok(true))
     }
@@ -134,8 +148,8 @@ mod tests {
         let known = ByPeer::from([(7, Known { life: life(2, 9), heard: None })]);
         let golden = "huskv-peers 1 7ef3ffc9\n{\n  \"7\": {\n    \"life\": {\n      \"count\": 2,\n      \"nonce\": 9\n    },\n    \
                       \"heard\": null\n  }\n}\n";
-        assert_eq!(String::from_utf8(SEAL.encode(&known)).unwrap(), golden);
-        assert_eq!(SEAL.decode::<ByPeer>(golden.as_bytes(), "d").unwrap(), known);
+        assert_eq!(String::from_utf8(encode(&known)).unwrap(), golden);
+        assert_eq!(decode(golden.as_bytes(), "d").unwrap(), known);
     }
 
     #[test]
