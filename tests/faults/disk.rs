@@ -112,6 +112,19 @@ impl SmallDisk {
         }
     }
 
+    /// Fills what is left but for so many megabytes, and never more than that.
+    pub fn fill_but(&self, megabytes: u64) {
+        let output = Command::new("stat").args(["-f", "-c", "%a %S"]).arg(self.home.path()).output().expect("stat");
+        let text = String::from_utf8(output.stdout).expect("numbers");
+        let free: u64 = text.split_whitespace().map(|number| number.parse::<u64>().expect("a number")).product();
+        let mut left = free.saturating_sub(megabytes << 20);
+        let mut file = File::create(self.home.path().join("filler")).expect("a file that fills the disk");
+        // What the node writes meanwhile may leave less.
+        while left > 0 && file.write_all(&vec![1; left.min(1 << 16) as usize]).is_ok() {
+            left -= left.min(1 << 16);
+        }
+    }
+
     /// Gives the space back.
     pub fn give_back(&self) {
         _ = fs::remove_file(self.home.path().join("filler"));

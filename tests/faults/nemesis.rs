@@ -15,7 +15,7 @@ use crate::damage;
 use crate::disk::{DiskFault, shim};
 use crate::harness::{millis, secs};
 use crate::links::State;
-use crate::world::World;
+use crate::world::{RESERVE, World};
 
 /// Faults until `end`; each ends before the next begins, unless one is drawn inside another.
 pub fn haunt(world: &mut World, end: Instant) {
@@ -250,11 +250,24 @@ fn disk(world: &mut World) {
     }
 }
 
-/// The small disk becomes full, and gets its space back.
+/// The small disk becomes full, to the last byte or to below its reserve, and gets its space back. In half of the cases a
+/// copy of the state is made meanwhile, of node1 or for it.
 fn fill(world: &mut World) {
-    let Some(disk) = &world.small else { return };
-    world.story.say("the disk of node1 is full");
-    disk.fill();
+    if world.small.is_none() {
+        return;
+    }
+    let left = if world.rng.chance(50) { 0 } else { 1 + world.rng.below(RESERVE) };
+    let behind = world.rng.chance(50).then(|| falls_behind(world));
+    world.story.say(format!("the disk of node1 has {left} MB left"));
+    let disk = world.small.as_ref().expect("it was there");
+    if left == 0 {
+        disk.fill()
+    } else {
+        disk.fill_but(left)
+    }
+    if let Some(place) = behind {
+        world.cluster.nodes[place].spawn();
+    }
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(8) && world.cluster.nodes[0].exited().is_none() {
         sleep(millis(20));
@@ -270,6 +283,31 @@ fn fill(world: &mut World) {
         world.story.say("node1 has space and runs again");
     } else {
         world.suspects.insert(0);
-        world.story.say("node1 needed no space");
+        world.story.say("node1 goes on");
     }
+    if let Some(place) = behind.filter(|place| *place != 0) {
+        world.cluster.nodes[place].await_up();
+    }
+}
+
+/// Takes a node down until the log does not reach it any more: any, or node1 itself. Another one's copy comes from node1, if
+/// that can be had.
+fn falls_behind(world: &mut World) -> usize {
+    let place = if world.rng.chance(50) { 0 } else { world.any() };
+    world.attend();
+    world.story.say(format!("{} is killed and misses writes", world.names(&[place])));
+    world.cluster.nodes[place].kill9();
+    let through = (place + 1) % world.count();
+    if place != 0 {
+        _ = world.ask(through, "/raft/transfer", &json!({"node_id": "node1"}), 3);
+    }
+    let applied = |world: &World| {
+        let stats = world.cluster.nodes[through].try_stats();
+        stats.map_or(0, |stats| crate::harness::number(&stats, "applied_index"))
+    };
+    let (before, begun) = (applied(world), Instant::now());
+    while applied(world) < before + 150 && begun.elapsed() < Duration::from_secs(4) {
+        sleep(millis(50));
+    }
+    place
 }

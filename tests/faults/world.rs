@@ -18,6 +18,9 @@ use crate::harness::{Cluster, Need, Node, Request, Setup, check, eventually, fre
 use crate::links::{self, Links};
 use crate::rng::Rng;
 
+/// How many MB of the small disk are left free.
+pub const RESERVE: u64 = 16;
+
 /// How long a cluster without faults may take until everything is as it was, on a busy machine.
 pub const HEALING: Duration = secs(90);
 
@@ -96,7 +99,7 @@ impl World {
                 setup = setup.set("LD_PRELOAD", shim.display()).set("FAULTS_TRIGGER", trigger.display());
             }
             if let (0, Some(disk)) = (place, &small) {
-                setup = setup.directory(disk.volume());
+                setup = setup.directory(disk.volume()).set("HUSKV_STORAGE_RESERVE_MB", RESERVE);
             }
             nodes.push(setup.spawn());
         }
@@ -240,6 +243,12 @@ impl World {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+        eventually(HEALING, "every disk has enough space", || {
+            let leader = self.leader().ok_or("nobody leads")?;
+            let stats = self.cluster.nodes[leader].try_stats()?;
+            let full = |member: &Value| member["disk"]["nearly_full"] == true;
+            check(!stats["members"].as_array().is_some_and(|members| members.iter().any(full)), stats)
+        });
         self.cluster.caught_up(HEALING);
         let leader = eventually(HEALING, "the cluster is whole", || self.whole());
         self.story.say(format!(
