@@ -36,6 +36,9 @@ const CONF: &[u8] = b"segment_size: 4194304\nuse_compression: false\nversion: 0.
 /// How long an open waits for sled's threads of an earlier handle of the same database to let go of its file.
 const HANDOVER: Duration = Duration::from_secs(5);
 
+/// How long the end of an engine waits for the thread that looks after its files.
+const LAST_LOOK: Duration = Duration::from_millis(200);
+
 /// The real thing: one sled database a name, under one directory.
 pub struct SledEngine {
     dir: PathBuf,
@@ -166,6 +169,16 @@ impl SledEngine {
         }
         PROVEN.get_or_init(|| ());
         Ok(())
+    }
+}
+
+impl Drop for SledEngine {
+    /// Whoever opens the directory next in this process is not to find it taken by the thread that looks after it.
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        while Arc::strong_count(&self.watch) > 1 && begun.elapsed() < LAST_LOOK {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
