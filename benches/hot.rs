@@ -112,6 +112,7 @@ fn get(criterion: &mut Criterion) {
         own_hosts: Vec::new(),
         loopback: true,
         port: address.port(),
+        budgets: http::Budgets { bodies: 1 << 28, answers: 1 << 28, transactions: 1 << 28, renewals: 1 << 28 },
         join_list: Vec::new(),
         watchers: 1,
     };

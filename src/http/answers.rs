@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use warp::http::StatusCode;
 use warp::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use warp::reply::Response;
 
+use super::budget::Share;
 use super::envelope;
 use crate::model::{Item, Value, Written};
 
@@ -56,9 +56,13 @@ pub(super) fn item(message: &str, key: &str, item: &Item, clock: u64) -> Vec<u8>
 }
 
 /// A 200 with this JSON text. It keeps its `share` of the memory of answers until the client has taken it.
-pub(super) fn json_text(mut body: Vec<u8>, share: Option<OwnedSemaphorePermit>) -> Response {
+pub(super) fn json_text(mut body: Vec<u8>, share: Option<Share>) -> Response {
     // People look at it with curl, and their prompt comes next.
     body.push(b'\n');
+    // A client may take its time, and what was too much room would be held as long.
+    if body.capacity() > body.len() + body.len() / 4 {
+        body.shrink_to_fit();
+    }
     let mut response = Response::new(held(body.into(), share).into());
     let headers = response.headers_mut();
     headers.reserve(HEADERS);
@@ -67,7 +71,7 @@ pub(super) fn json_text(mut body: Vec<u8>, share: Option<OwnedSemaphorePermit>) 
 }
 
 /// Bytes that keep their share of a budget while they live.
-pub(super) fn held(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Bytes {
+pub(super) fn held(bytes: Bytes, share: Option<Share>) -> Bytes {
     match share {
         Some(share) => Bytes::from_owner(Held { bytes, _share: share }),
         None => bytes,
@@ -76,7 +80,7 @@ pub(super) fn held(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Bytes {
 
 struct Held {
     bytes: Bytes,
-    _share: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl AsRef<[u8]> for Held {
@@ -159,9 +163,8 @@ fn cached(response: &mut Response) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::budget::{Budget, Source};
     use http_body_util::BodyExt;
-    use std::sync::Arc;
-    use tokio::sync::Semaphore;
 
     #[test]
     fn a_clock_that_cannot_be_right_is_not_told() {
@@ -174,14 +177,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_keeps_its_share_until_it_is_taken() {
-        let all = Arc::new(Semaphore::new(100));
-        let share = Arc::clone(&all).try_acquire_many_owned(40).unwrap();
+        let all = Budget::new(100);
+        let share = all.take(Source::loopback(), 40).unwrap();
         let response = json_text(b"[1]".to_vec(), Some(share));
-        assert_eq!(all.available_permits(), 60);
+        assert_eq!(all.free(), 60);
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(bytes, "[1]\n");
-        assert_eq!(all.available_permits(), 60, "the bytes are still there");
+        assert_eq!(all.free(), 60, "the bytes are still there");
         drop(bytes);
-        assert_eq!(all.available_permits(), 100);
+        assert_eq!(all.free(), 100);
     }
 }

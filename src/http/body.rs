@@ -4,26 +4,30 @@
 //! member that is not understood must be refused by name: a misspelt condition must not become an unconditional write.
 //!
 //! Laws: no more than the limit is ever kept, whatever the length header says or does not say. The bodies of all
-//! requests under way share a budget of [`BODIES_BYTES`]. A member keeps the very text that was sent.
+//! requests under way share a budget, in which what is allocated counts. A client that sends too slowly is given up. A
+//! member keeps the very text that was sent.
 //!
 //! Not here: what the members mean (the handlers).
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
-use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt};
+use bytes::{Buf, Bytes};
+use futures_util::{FutureExt, Stream, StreamExt};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
+use super::budget::{Budget, Share, Source};
 use super::errors::{Problem, clip};
+use super::pace::{PATIENCE, Pace};
 use super::query::{Deadline, listed};
 use crate::model::json;
 
-/// How many bytes the bodies of all requests under way hold together at most; what goes beyond is refused at once.
-pub(super) const BODIES_BYTES: usize = 256 << 20;
+/// The memory that a body grows to when it is more than one chunk.
+const FIRST_BYTES: usize = 64 << 10;
 
 /// A body that has not been read yet.
 pub(super) type Unread = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
@@ -32,18 +36,51 @@ pub(super) type Unread = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> +
 pub(super) struct Body {
     /// Its bytes.
     pub(super) bytes: Bytes,
-    share: Option<OwnedSemaphorePermit>,
+    share: Option<Share>,
 }
 
 impl Body {
-    /// What it takes of the budget, for an answer that repeats it.
-    pub(super) fn into_share(self) -> Option<OwnedSemaphorePermit> {
-        self.share
+    /// What it takes of the budget, for an answer of `bytes` that repeats it.
+    pub(super) fn into_share(self, bytes: usize) -> Option<Share> {
+        self.share.map(|mut share| {
+            // What is there already cannot be refused for its size.
+            share.resize(bytes);
+            share
+        })
+    }
+
+    /// Counts `bytes` more: what is made of the body beside it.
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+        let whole = self.bytes.len() + bytes;
+        if self.share.as_mut().is_none_or(|share| share.resize(whole)) { Ok(()) } else { Err(Problem::bodies_full()) }
     }
 
     /// Whether it holds nothing but white space.
     pub(super) fn is_blank(&self) -> bool {
         self.bytes.iter().all(u8::is_ascii_whitespace)
+    }
+}
+
+/// Whose body it is, and which budget it counts against.
+#[derive(Clone, Copy)]
+pub(super) struct Account<'a> {
+    /// The budget of bodies.
+    pub(super) budget: &'a Arc<Budget>,
+    /// Where the client is.
+    pub(super) source: Source,
+}
+
+impl Account<'_> {
+    /// Makes `share` hold `bytes`.
+    fn hold(self, share: &mut Option<Share>, bytes: usize) -> Result<(), Problem> {
+        let held = match share {
+            Some(share) => share.resize(bytes),
+            None => {
+                *share = self.budget.take(self.source, bytes);
+                share.is_some()
+            }
+        };
+        if held { Ok(()) } else { Err(Problem::bodies_full()) }
     }
 }
 
@@ -57,53 +94,72 @@ pub(super) async fn read(
     stream: Unread,
     announced: Option<u64>,
     limit: usize,
-    budget: &Arc<Semaphore>,
+    account: Account<'_>,
     deadline: Deadline,
 ) -> Result<Body, Problem> {
     if announced.is_some_and(|bytes| bytes > limit as u64) {
         return Err(Problem::body_too_large(limit));
     }
-    match tokio::time::timeout_at(deadline.0.into(), collect(stream, limit, budget)).await {
+    let announced = announced.and_then(|bytes| usize::try_from(bytes).ok());
+    match tokio::time::timeout_at(deadline.0.into(), collect(stream, announced, limit, account)).await {
         Ok(body) => body,
         Err(_) => Err(Problem::body_timeout()),
     }
 }
 
-/// Reads a body to its end, or until it is over `limit`.
-pub(super) async fn collect(mut stream: Unread, limit: usize, budget: &Arc<Semaphore>) -> Result<Body, Problem> {
-    let mut share: Option<OwnedSemaphorePermit> = None;
+/// Reads a body to its end, or until it is over `limit`. Memory is taken as bytes come, whatever was announced.
+pub(super) async fn collect(
+    mut stream: Unread,
+    announced: Option<usize>,
+    limit: usize,
+    account: Account<'_>,
+) -> Result<Body, Problem> {
+    let mut share: Option<Share> = None;
     let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|error| Problem::body(format!("the body broke off: {error}")))?;
-        if first.len() + rest.len() + chunk.len() > limit {
+    let mut whole = Vec::new();
+    let mut pace = Pace::new(PATIENCE);
+    while let Some(chunk) = next(&mut stream, &mut pace).await? {
+        let bytes = first.len() + whole.len() + chunk.len();
+        if bytes > limit {
             return Err(Problem::body_too_large(limit));
         }
-        let part = u32::try_from(chunk.len()).map_err(|_| Problem::body_too_large(limit))?;
-        let part = Arc::clone(budget).try_acquire_many_owned(part).map_err(|_| Problem::bodies_full())?;
-        match share.as_mut() {
-            Some(share) => share.merge(part),
-            None => share = Some(part),
-        }
-        // A small body is one chunk, which is used where it lies.
-        if first.is_empty() {
+        if bytes == chunk.len() {
+            // A small body is one chunk, which is used where it lies.
+            account.hold(&mut share, bytes)?;
             first = chunk;
-        } else {
-            if rest.is_empty() {
-                rest.reserve(first.len() + chunk.len());
+            continue;
+        }
+        if bytes > whole.capacity() {
+            let room = (2 * whole.capacity()).max(FIRST_BYTES).min(announced.unwrap_or(limit)).max(bytes);
+            account.hold(&mut share, room)?;
+            whole.reserve_exact(room - whole.len());
+        }
+        whole.extend_from_slice(&std::mem::take(&mut first));
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(Body { bytes: if whole.is_empty() { first } else { whole.into() }, share })
+}
+
+/// The next piece that is not empty; an error where the client sends too slowly.
+async fn next(stream: &mut Unread, pace: &mut Pace) -> Result<Option<Bytes>, Problem> {
+    loop {
+        let mut coming = stream.next();
+        let chunk = match (&mut coming).now_or_never() {
+            Some(chunk) => chunk,
+            None => {
+                let begun = Instant::now();
+                let chunk = timeout(pace.left(), coming).await.map_err(|_| Problem::body_too_slow())?;
+                pace.waited(begun.elapsed());
+                chunk
             }
-            rest.extend_from_slice(&chunk);
+        };
+        let Some(chunk) = chunk else { return Ok(None) };
+        let chunk = chunk.map_err(|error| Problem::body(format!("the body broke off: {error}")))?;
+        pace.moved(chunk.len());
+        if !chunk.is_empty() {
+            return Ok(Some(chunk));
         }
     }
-    let bytes = if rest.is_empty() {
-        first
-    } else {
-        let mut whole = BytesMut::with_capacity(first.len() + rest.len());
-        whole.extend_from_slice(&first);
-        whole.extend_from_slice(&rest);
-        whole.freeze()
-    };
-    Ok(Body { bytes, share })
 }
 
 /// Takes a body apart as one JSON object that may hold the members `names`, each at most once: their texts, in the
@@ -185,7 +241,7 @@ impl<'de, const N: usize> Visitor<'de> for Object<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     fn stream(chunks: Vec<&'static str>) -> Unread {
         Box::pin(futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk)))))
@@ -195,34 +251,60 @@ mod tests {
         Deadline(Instant::now() + Duration::from_secs(60))
     }
 
+    fn account(budget: &Arc<Budget>) -> Account<'_> {
+        Account { budget, source: Source::loopback() }
+    }
+
     #[tokio::test]
     async fn a_body_is_put_together_from_its_chunks_and_refused_beyond_the_limit() {
-        let budget = Arc::new(Semaphore::new(100));
+        let budget = Budget::new(100);
         for chunks in [vec!["abcdef"], vec!["ab", "cdef"], vec!["a", "", "b", "c", "def"]] {
-            let body = read(stream(chunks), None, 6, &budget, soon()).await.ok().unwrap();
+            let body = read(stream(chunks), None, 6, account(&budget), soon()).await.ok().unwrap();
             assert_eq!(&body.bytes[..], b"abcdef");
-            assert_eq!(budget.available_permits(), 94);
+            assert_eq!(budget.free(), 94);
         }
-        assert_eq!(budget.available_permits(), 100, "a body gives its share back");
-        assert!(read(stream(vec!["abc", "def", "g"]), None, 6, &budget, soon()).await.is_err());
-        assert!(read(stream(vec![]), Some(7), 6, &budget, soon()).await.is_err());
+        assert_eq!(budget.free(), 100, "a body gives its share back");
+        assert!(read(stream(vec!["abc", "def", "g"]), None, 6, account(&budget), soon()).await.is_err());
+        assert!(read(stream(vec![]), Some(7), 6, account(&budget), soon()).await.is_err());
     }
 
     #[tokio::test]
-    async fn a_body_that_the_budget_cannot_hold_is_refused_at_once() {
-        let budget = Arc::new(Semaphore::new(5));
-        let first = read(stream(vec!["abc"]), None, 10, &budget, soon()).await.ok().unwrap();
-        assert!(read(stream(vec!["ab", "c"]), None, 10, &budget, soon()).await.is_err());
-        drop(first);
-        assert!(read(stream(vec!["ab", "c"]), None, 10, &budget, soon()).await.is_ok());
+    async fn what_is_allocated_counts_and_what_does_not_fit_is_refused_at_once() {
+        const KIB: usize = 1 << 10;
+        let (piece, limit) = (Bytes::from(vec![b' '; 32 * KIB]), 1024 * KIB);
+        let budget = Budget::new(1024 * KIB);
+        let pieces = |count: usize| -> Unread {
+            Box::pin(futures_util::stream::iter(vec![piece.clone(); count].into_iter().map(Ok)))
+        };
+        let body = read(pieces(5), None, limit, account(&budget), soon()).await.ok().unwrap();
+        assert_eq!((body.bytes.len(), budget.free()), (160 * KIB, 768 * KIB), "memory is doubled as it grows");
+        let exact = read(pieces(5), Some(160 << 10), limit, account(&budget), soon()).await.ok().unwrap();
+        assert_eq!((exact.bytes.len(), budget.free()), (160 * KIB, 608 * KIB), "what is announced is the end");
+        assert!(read(pieces(20), None, limit, account(&budget), soon()).await.is_err());
+        assert_eq!(budget.free(), 608 * KIB);
+        drop(body);
+        assert!(read(pieces(10), Some(320 << 10), limit, account(&budget), soon()).await.is_ok());
     }
 
     #[tokio::test]
-    async fn a_body_that_does_not_arrive_is_given_up_at_the_deadline() {
-        let budget = Arc::new(Semaphore::new(5));
+    async fn an_announcement_alone_takes_no_memory() {
+        let budget = Budget::new(1 << 20);
+        let never: Unread = Box::pin(futures_util::stream::pending());
+        let mut stalled = Box::pin(collect(never, Some(1 << 20), 1 << 20, account(&budget)));
+        assert!((&mut stalled).now_or_never().is_none());
+        assert_eq!(budget.free(), 1 << 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_arrive_is_given_up_at_the_deadline_or_when_it_is_too_slow() {
+        let budget = Budget::new(100);
         let never: Unread = Box::pin(futures_util::stream::pending());
         let deadline = Deadline(Instant::now() + Duration::from_millis(10));
-        assert!(read(never, None, 10, &budget, deadline).await.is_err());
+        assert!(read(never, None, 10, account(&budget), deadline).await.is_err());
+        let never: Unread = Box::pin(futures_util::stream::pending());
+        let begun = tokio::time::Instant::now();
+        assert!(read(never, None, 10, account(&budget), soon()).await.is_err());
+        assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use super::answers;
-use super::body;
+use super::body::{self, Body};
 use super::conditions;
 use super::door::Call;
 use super::envelope;
@@ -37,11 +37,12 @@ pub(super) async fn keys(mut call: Call, tail: &str) -> Result<Response, Problem
             shown(&call, body, &fetched)
         }
         Method::POST => {
-            let (_, value, written) = write(&mut call, tail).await?;
+            let (_, held, value, written) = write(&mut call, tail).await?;
             let mut body = br#"{"value":"#.to_vec();
             envelope::value(&mut body, &value);
             body.push(b'}');
-            Ok(done(answers::json_text(body, None), &written))
+            let share = held.into_share(body.len());
+            Ok(done(answers::json_text(body, share), &written))
         }
         _ => Err(Problem::method(&call.method, "GET, HEAD, POST, OPTIONS")),
     }
@@ -64,7 +65,7 @@ pub(super) async fn kv(mut call: Call, tail: &str) -> Result<Response, Problem> 
             shown(&call, body, &fetched)
         }
         Method::PUT => {
-            let (key, _, written) = write(&mut call, tail).await?;
+            let (key, _, _, written) = write(&mut call, tail).await?;
             let mut response = status(&key, "created");
             *response.status_mut() = StatusCode::CREATED;
             Ok(done(response, &written))
@@ -106,7 +107,7 @@ async fn read(call: &Call, tail: &str) -> Result<(String, Fetched), Problem> {
 }
 
 /// A write that changed the key; one whose condition was not true is a problem.
-async fn write(call: &mut Call, tail: &str) -> Result<(String, Value, Written), Problem> {
+async fn write(call: &mut Call, tail: &str) -> Result<(String, Body, Value, Written), Problem> {
     let (key, deadline) = named(call, tail)?;
     let condition = conditions::of_write(call)?;
     let body = call.body(deadline).await?;
@@ -117,13 +118,13 @@ async fn write(call: &mut Call, tail: &str) -> Result<(String, Value, Written), 
     let value = values::from_members(value, value_base64, content_type, call.door.options.value_bytes)?;
     let put = Put { value: value.clone(), condition, ttl: None };
     let written = store::persist(call, &body.bytes, &key, put, deadline).await?;
-    Ok((key, value, written))
+    Ok((key, body, value, written))
 }
 
 /// The answer to a read, its object not ended yet.
 fn shown(call: &Call, mut body: Vec<u8>, fetched: &Fetched) -> Result<Response, Problem> {
     body.push(b'}');
-    let share = call.door.share(body.len())?;
+    let share = call.share(body.len())?;
     let mut response = answers::json_text(body, Some(share));
     if let Some(item) = &fetched.value {
         answers::tag(&mut response, item.version);

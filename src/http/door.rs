@@ -11,8 +11,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::sync::watch as signal;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use warp::http::Method;
 use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -20,7 +20,8 @@ use warp::path::FullPath;
 use warp::reply::Response;
 
 use super::Options;
-use super::body::{self, BODIES_BYTES, Body, Unread};
+use super::body::{self, Account, Body, Unread};
+use super::budget::{Budget, Share, Source};
 use super::errors::{Problem, clip};
 use super::hosts::Hosts;
 use super::origins::Origins;
@@ -28,7 +29,7 @@ use super::query::Deadline;
 use super::values;
 use super::watch::Watchers;
 use crate::consensus::{Bounds, Consistency, Feed, Fetched, Handle, Listed, Millis, Names};
-use crate::model::{Answer, Code, List, Refusal, Request, Status};
+use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
 
 /// The header with the id of its cluster: versions and indexes of another cluster mean nothing in this one.
 const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");
@@ -38,9 +39,8 @@ const X_HUSKV_NODE: HeaderName = HeaderName::from_static("x-huskv-node");
 const X_HUSKV_LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
 /// How much later than its deadline a request is given up where the loop says nothing.
 const GRACE: Duration = Duration::from_millis(250);
-/// How many bytes the values hold together at most that clients have asked for and not taken yet; a read that goes beyond
-/// is refused at once.
-pub(super) const ANSWERS_BYTES: usize = 256 << 20;
+/// How many times a body that is JSON may be in memory while it is taken apart, with as much again for others.
+const BODY_COPIES: usize = 4;
 /// How many requests for the status may be with the loop at once; others wait for their turn here.
 const STATUS_TURNS: usize = 64;
 
@@ -53,10 +53,10 @@ pub(super) struct Door {
     /// Which pages may use the node.
     pub(super) origins: Origins,
     handle: Handle,
-    bodies: Arc<Semaphore>,
-    answers: Arc<Semaphore>,
-    /// As many bytes again for what transactions read; they take them beforehand, and reads must not wait for that.
-    transactions: Arc<Semaphore>,
+    bodies: Arc<Budget>,
+    answers: Arc<Budget>,
+    transactions: Arc<Budget>,
+    renewals: Arc<Budget>,
     status_turns: Semaphore,
     /// Who watches.
     pub(super) watchers: Watchers,
@@ -84,6 +84,8 @@ pub(super) struct Call {
     pub(super) query: String,
     /// When the head had arrived.
     pub(super) arrived: Instant,
+    /// Where the client is.
+    source: Source,
     headers: HeaderMap,
     body: Unread,
 }
@@ -94,10 +96,11 @@ impl Door {
         Self {
             hosts: Hosts::new(&options),
             origins: Origins::new(&options),
-            // However large a body may be, one of them always fits.
-            bodies: Arc::new(Semaphore::new(BODIES_BYTES.max(options.body_bytes))),
-            answers: Arc::new(Semaphore::new(ANSWERS_BYTES.max(options.value_bytes))),
-            transactions: Arc::new(Semaphore::new(ANSWERS_BYTES)),
+            // However large a body or an answer may be, one of them always fits.
+            bodies: Budget::new(options.budgets.bodies.max(BODY_COPIES * options.body_bytes)),
+            answers: Budget::new(options.budgets.answers.max(options.body_bytes)),
+            transactions: Budget::new(options.budgets.transactions.max(TXN_BYTES)),
+            renewals: Budget::new(options.budgets.renewals.max(options.value_bytes)),
             watchers: Watchers::new(options.watchers),
             options,
             handle,
@@ -203,25 +206,6 @@ impl Door {
         listed.map_or_else(|silence| Err(silent_read(silence, fresh.0)), |listed| Ok(listed?))
     }
 
-    /// Takes what an answer of so many bytes needs of the memory that all of them share.
-    pub(super) fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let bytes = u32::try_from(bytes).map_err(|_| Problem::answers_full())?;
-        Arc::clone(&self.answers).try_acquire_many_owned(bytes).map_err(|_| Problem::answers_full())
-    }
-
-    /// As [`Door::share`], for what a transaction may have to answer: it waits, before anything is done, until the deadline.
-    pub(super) async fn share_in_turn(
-        &self,
-        bytes: usize,
-        deadline: Deadline,
-    ) -> Result<OwnedSemaphorePermit, Problem> {
-        let bytes = u32::try_from(bytes.min(ANSWERS_BYTES)).map_err(|_| Problem::answers_full())?;
-        match timeout(deadline.left(), Arc::clone(&self.transactions).acquire_many_owned(bytes)).await {
-            Ok(Ok(share)) => Ok(share),
-            _ => Err(Problem::answers_full()),
-        }
-    }
-
     /// Takes a durable cut of the machine.
     pub(super) async fn snapshot(&self, deadline: Deadline) -> Result<(), Problem> {
         let left = deadline.left();
@@ -282,10 +266,36 @@ impl Call {
         door: Arc<Door>,
         method: Method,
         (path, query): (FullPath, String),
-        headers: HeaderMap,
-        body: Unread,
+        source: Source,
+        (headers, body): (HeaderMap, Unread),
     ) -> Self {
-        Self { door, method, path, query, arrived: Instant::now(), headers, body }
+        Self { door, method, path, query, arrived: Instant::now(), source, headers, body }
+    }
+
+    /// Takes what an answer of so many bytes needs of the memory that all of them share.
+    pub(super) fn share(&self, bytes: usize) -> Result<Share, Problem> {
+        self.door.answers.take(self.source, bytes).ok_or_else(Problem::answers_full)
+    }
+
+    /// As [`Call::share`], for what a transaction may have to answer: it waits, before anything is done, until the
+    /// deadline.
+    pub(super) async fn share_for_transaction(
+        &self,
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Result<Option<Share>, Problem> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let share = self.door.transactions.take_in_time(self.source, bytes.min(TXN_BYTES));
+        timeout(deadline.left(), share).await.map(Some).map_err(|_| Problem::answers_full())
+    }
+
+    /// As [`Call::share`], for what a renewal may have to show. It is to be given back as soon as the loop has answered,
+    /// so that a renewal waits for the loop alone and for no client.
+    pub(super) async fn share_for_renewal(&self, deadline: Deadline) -> Result<Share, Problem> {
+        let share = self.door.renewals.take_in_time(self.source, self.door.options.value_bytes);
+        timeout(deadline.left(), share).await.map_err(|_| Problem::answers_full())
     }
 
     /// Whether the request is a GET or a HEAD, on a route that takes no other.
@@ -318,14 +328,18 @@ impl Call {
         if let Some(charset) = announced.filter_map(values::foreign_charset).next() {
             return Err(Problem::media_type(format!("the body is JSON, which is UTF-8, not `{}`", clip(charset))));
         }
-        self.raw_body(deadline).await
+        let mut body = self.raw_body(deadline).await?;
+        // What it says is taken out of it, and may be as much.
+        body.grow(body.bytes.len())?;
+        Ok(body)
     }
 
     /// Reads the body, up to the limit and the deadline.
     pub(super) async fn raw_body(&mut self, deadline: Deadline) -> Result<Body, Problem> {
         let announced = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let stream = std::mem::replace(&mut self.body, Box::pin(futures_util::stream::empty()));
-        let body = body::read(stream, announced, self.door.options.body_bytes, &self.door.bodies, deadline);
+        let account = Account { budget: &self.door.bodies, source: self.source };
+        let body = body::read(stream, announced, self.door.options.body_bytes, account, deadline);
         tokio::select! {
             biased;
             body = body => body,

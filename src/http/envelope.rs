@@ -17,8 +17,23 @@ const AROUND: usize = 160;
 
 /// Writes the item of `key` behind what `out` holds, as it is at `clock`.
 pub(super) fn item(out: &mut Vec<u8>, key: &str, item: &Item, clock: u64) {
-    stored(out, key, &item.value, item.version);
-    out.extend_from_slice(format!(r#","create_version":{},"content_type":"#, item.create_version).as_bytes());
+    out.reserve(AROUND + key.len() + item.value.bytes.len());
+    begin(out, key);
+    value(out, &item.value);
+    end(out, item, clock);
+}
+
+/// Begins the object, up to its value.
+pub(super) fn begin(out: &mut Vec<u8>, key: &str) {
+    out.extend_from_slice(br#"{"key":"#);
+    string(out, key);
+    out.extend_from_slice(br#","value":"#);
+}
+
+/// Ends the object of an item behind its value.
+pub(super) fn end(out: &mut Vec<u8>, item: &Item, clock: u64) {
+    let (version, created) = (item.version, item.create_version);
+    out.extend_from_slice(format!(r#","version":{version},"create_version":{created},"content_type":"#).as_bytes());
     string(out, &item.value.content_type);
     if let Some(expires) = item.expires {
         out.extend_from_slice(format!(r#","ttl":{}"#, seconds_left(expires, clock)).as_bytes());
@@ -29,9 +44,7 @@ pub(super) fn item(out: &mut Vec<u8>, key: &str, item: &Item, clock: u64) {
 /// Begins the object: key, value and version. It is left open.
 pub(super) fn stored(out: &mut Vec<u8>, key: &str, stored: &Value, version: u64) {
     out.reserve(AROUND + key.len() + stored.bytes.len());
-    out.extend_from_slice(br#"{"key":"#);
-    string(out, key);
-    out.extend_from_slice(br#","value":"#);
+    begin(out, key);
     value(out, stored);
     out.extend_from_slice(format!(r#","version":{version}"#).as_bytes());
 }
@@ -43,18 +56,82 @@ fn seconds_left(expires: u64, clock: u64) -> u64 {
 
 /// Writes a value, and where it is neither JSON nor text the member `value_base64` after it.
 pub(super) fn value(out: &mut Vec<u8>, value: &Value) {
-    // What is stored as JSON was checked when it was put there; what lies on a disk is checked again before it becomes
-    // part of an answer.
-    if validate::is_json(&value.content_type) && validate::json(&value.bytes).is_ok() {
-        out.extend_from_slice(&value.bytes);
-        return;
+    match (Form::of(value), std::str::from_utf8(&value.bytes)) {
+        (Form::Text, Ok(text)) => string(out, text),
+        (form, _) => {
+            form.open(out);
+            form.write(out, &value.bytes);
+            form.close(out);
+        }
     }
-    match std::str::from_utf8(&value.bytes) {
-        Ok(text) if values::is_text(&value.content_type) => string(out, text),
-        _ => {
-            out.extend_from_slice(br#"null,"value_base64":""#);
-            out.extend_from_slice(values::base64(&value.bytes).as_bytes());
+}
+
+/// How a value looks inside JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As it is stored.
+    Json,
+    /// A string.
+    Text,
+    /// Null, and `value_base64` behind it.
+    Binary,
+}
+
+impl Form {
+    /// The form of this value.
+    pub(super) fn of(value: &Value) -> Self {
+        // What is stored as JSON was checked when it was put there; what lies on a disk is checked again before it becomes
+        // part of an answer.
+        if validate::is_json(&value.content_type) && validate::json(&value.bytes).is_ok() {
+            Self::Json
+        } else if values::is_text(&value.content_type) && std::str::from_utf8(&value.bytes).is_ok() {
+            Self::Text
+        } else {
+            Self::Binary
+        }
+    }
+
+    /// What stands before it.
+    pub(super) fn open(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(match self {
+            Self::Json => b"",
+            Self::Text => b"\"",
+            Self::Binary => br#"null,"value_base64":""#,
+        });
+    }
+
+    /// What stands behind it.
+    pub(super) fn close(self, out: &mut Vec<u8>) {
+        if self != Self::Json {
             out.push(b'"');
+        }
+    }
+
+    /// What to write next of a value of which `rest` is left: about `bytes`, a multiple of three, and at a place where it
+    /// may be cut.
+    pub(super) fn piece(self, rest: &[u8], bytes: usize) -> &[u8] {
+        let mut end = bytes.min(rest.len());
+        // Between two characters.
+        while self == Self::Text && end < rest.len() && rest[end] & 0xc0 == 0x80 {
+            end -= 1;
+        }
+        &rest[..end]
+    }
+
+    /// Writes a piece of the value.
+    pub(super) fn write(self, out: &mut Vec<u8>, piece: &[u8]) {
+        match self {
+            Self::Json => out.extend_from_slice(piece),
+            Self::Text => {
+                // The pieces are cut between characters, and all of them together are UTF-8.
+                let text = String::from_utf8_lossy(piece);
+                let before = out.len();
+                string(out, &text);
+                // Its quotes stand around all pieces.
+                out.pop();
+                out.remove(before);
+            }
+            Self::Binary => out.extend_from_slice(values::base64(piece).as_bytes()),
         }
     }
 }

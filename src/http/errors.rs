@@ -15,7 +15,7 @@
 //! | `not_found` | 404 | there is no such route |
 //! | `key_not_found` | 404 | the store has no such key |
 //! | `method_not_allowed` | 405 | the route has other methods; `Allow` names them |
-//! | `body_timeout` | 408 | the body had not arrived by the deadline |
+//! | `body_timeout` | 408 | the body had not arrived by the deadline, or came too slowly |
 //! | `compacted` | 410 | the node's memory of changes does not reach back so far |
 //! | `precondition_failed` | 412 | the key has another version than the condition names |
 //! | `too_large` | 413 | the body or the value is over its limit |
@@ -244,6 +244,12 @@ impl Problem {
         Self::local(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body too slow", detail).closing()
     }
 
+    /// The body comes too slowly to be held any longer.
+    pub(super) fn body_too_slow() -> Self {
+        let detail = "the request's body came too slowly: a client that is waited for over 5 s must send 64 KiB/s";
+        Self::local(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body too slow", detail).closing()
+    }
+
     /// The value is over its limit; the body was read.
     pub(super) fn too_large(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Too large", detail)
@@ -258,15 +264,15 @@ impl Problem {
     pub(super) fn bodies_full() -> Self {
         let refusal = Refusal::not_applied(
             Code::Overloaded,
-            "the requests under way hold as much memory as they may; try again in a moment",
+            "the requests under way, from this address or from all, hold as much memory as they may; try again in a moment",
         );
         Self::from(refusal).closing()
     }
 
     /// The values that clients have asked for and not taken fill the memory they may take.
     pub(super) fn answers_full() -> Self {
-        let detail =
-            "the answers that clients have not taken yet hold as much memory as they may; try again in a moment";
+        let detail = "the answers that clients, at this address or at all, have not taken yet hold as much memory as they may; try \
+             again in a moment";
         Refusal::not_applied(Code::Overloaded, detail).into()
     }
 

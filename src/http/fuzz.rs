@@ -14,11 +14,12 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Semaphore;
 use warp::http::Method;
 use warp::http::header::{HeaderMap, HeaderValue, ORIGIN};
 
 use super::Options;
+use super::body::Account;
+use super::budget::{Budget, Budgets, Source};
 use super::door::Door;
 use super::errors::Problem;
 use super::origins::{Origins, Verdict};
@@ -58,8 +59,9 @@ pub fn body(bytes: &[u8]) {
     let Some((&piece, rest)) = bytes.split_first() else { return };
     let pieces: Vec<_> = rest.chunks(usize::from(piece) + 1).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     let limit = rest.len().max(1) - usize::from(piece == u8::MAX);
-    let budget = Arc::new(Semaphore::new(rest.len() + 1));
-    let read = body::collect(Box::pin(futures_util::stream::iter(pieces)), limit, &budget).now_or_never();
+    let budget = Budget::new(8 * rest.len().max(64 << 10));
+    let account = Account { budget: &budget, source: Source::loopback() };
+    let read = body::collect(Box::pin(futures_util::stream::iter(pieces)), None, limit, account).now_or_never();
     let Ok(whole) = read.expect("bytes in memory are never waited for") else {
         assert!(rest.len() > limit, "only what is over the limit is refused");
         return;
@@ -139,6 +141,7 @@ fn options() -> Options {
         own_hosts: vec!["127.0.0.1".into(), "localhost".into(), "::1".into()],
         loopback: false,
         port: 2221,
+        budgets: Budgets { bodies: 1 << 20, answers: 1 << 20, transactions: 1 << 20, renewals: 1 << 20 },
         join_list: Vec::new(),
     }
 }

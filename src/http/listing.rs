@@ -54,7 +54,7 @@ pub(super) async fn list(call: &Call) -> Result<Response, Problem> {
     let (reverse, keys_only) = (list.reverse, list.keys_only);
     let listed = call.door.list(list, fresh, deadline).await?;
     let body = shown(&listed, reverse, keys_only);
-    let share = call.door.share(body.len())?;
+    let share = call.share(body.len())?;
     let mut response = answers::json_text(body, Some(share));
     answers::mark(&mut response, listed.index, listed.term);
     Ok(response)

@@ -10,6 +10,7 @@
 
 mod answers;
 mod body;
+mod budget;
 mod conditions;
 mod dialects;
 mod door;
@@ -25,6 +26,7 @@ mod listing;
 mod once;
 mod openapi;
 mod origins;
+mod pace;
 mod patient;
 mod probes;
 mod query;
@@ -41,6 +43,7 @@ mod ttl;
 mod txn;
 mod values;
 mod watch;
+mod written;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -49,6 +52,7 @@ use std::time::Duration;
 use crate::consensus::Handle;
 use crate::model::Limits;
 
+pub use budget::Budgets;
 use door::Door;
 pub use server::Server;
 
@@ -76,6 +80,8 @@ pub struct Options {
     pub loopback: bool,
     /// The real HTTP port.
     pub port: u16,
+    /// How much memory clients may hold.
+    pub budgets: Budgets,
     /// The HUSKV_JOIN list, shown in the stats of a node that waits to form a cluster; its hosts are the node's own too.
     pub join_list: Vec<String>,
 }

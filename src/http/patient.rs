@@ -1,10 +1,9 @@
 //! A connection on which a client may not stop taking what it asked for.
 //!
 //! Why: an answer of a mebibyte stays in memory until the client has taken it, and its connection is one of a bounded
-//! number. A client that asks and never reads would hold both for ever.
+//! number. A client that asks and never reads would hold both for ever, and one that reads a byte a second almost.
 //!
-//! Laws: where nothing at all could be written for as long as the connection is patient, writing fails. A slow client
-//! that takes some now and then is served.
+//! Laws: writing fails once the client has used up its patience ([`super::pace`]). Each answer begins with all of it.
 //!
 //! Not here: waiting for requests ([`super::server`]).
 
@@ -12,23 +11,26 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream whose writing fails after a standstill.
+use super::pace::Pace;
+
+/// A stream whose writing fails where it is too slow.
 pub(super) struct Patient<S> {
     stream: S,
     patience: Duration,
-    /// Runs while the client takes nothing.
-    standstill: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
+    /// Since when the client takes nothing, and the end of the patience with it.
+    standstill: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl<S> Patient<S> {
-    /// Wraps `stream`; the longest standstill is `patience`.
+    /// Wraps `stream`; see [`Pace::new`] for `patience`.
     pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, standstill: None }
+        Self { stream, patience, pace: Pace::new(patience), standstill: None }
     }
 
     /// The stream itself.
@@ -36,17 +38,22 @@ impl<S> Patient<S> {
         self.stream
     }
 
-    fn bounded<T>(&mut self, progress: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if progress.is_ready() {
-            self.standstill = None;
-            return progress;
+    fn bounded(&mut self, progress: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Poll::Ready(done) = progress else {
+            let left = self.pace.left();
+            let (_, end) = self.standstill.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));
+            return end.as_mut().poll(context).map(|()| {
+                let why = "the client takes its answer too slowly or not at all";
+                Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            });
+        };
+        if let Some((since, _)) = self.standstill.take() {
+            self.pace.waited(since.elapsed());
         }
-        let patience = self.patience;
-        let standstill = self.standstill.get_or_insert_with(|| Box::pin(sleep(patience)));
-        match standstill.as_mut().poll(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))),
+        if let Ok(bytes) = done {
+            self.pace.moved(bytes);
         }
+        Poll::Ready(done)
     }
 }
 
@@ -56,7 +63,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before && self.standstill.is_none() {
+            // All that was written before has been taken.
+            self.pace = Pace::new(self.patience);
+        }
+        read
     }
 }
 
@@ -80,13 +93,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let progress = Pin::new(&mut self.stream).poll_flush(context);
-        self.bounded(progress, context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let progress = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.bounded(progress, context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -97,20 +108,42 @@ mod tests {
     use tokio::time::timeout;
 
     #[tokio::test]
-    async fn a_slow_client_is_served_and_one_that_takes_nothing_is_not() {
-        let (server, mut client) = tokio::io::duplex(4);
+    async fn a_client_that_takes_enough_is_served_and_one_that_takes_too_little_is_not() {
+        let (server, mut client) = tokio::io::duplex(64);
+        // Patience of 200 ms is 13 KiB at the least rate.
         let mut server = Patient::new(server, Duration::from_millis(200));
-        let slow = async {
-            let mut taken = [0; 40];
-            for byte in &mut taken {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                *byte = client.read_u8().await.unwrap();
+        let fast = async { client.read_exact(&mut vec![0; 200 << 10]).await.map(drop) };
+        let (written, taken) = tokio::join!(server.write_all(&[7; 200 << 10]), fast);
+        assert!(written.is_ok() && taken.is_ok());
+        let dripping = async {
+            while client.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            taken
         };
-        let (written, taken) = tokio::join!(server.write_all(&[7; 40]), slow);
-        assert!(written.is_ok() && taken == [7; 40]);
-        let stuck = timeout(Duration::from_secs(10), server.write_all(&[7; 40])).await.unwrap();
-        assert_eq!(stuck.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let slow = async {
+            let written = timeout(Duration::from_secs(10), server.write_all(&[7; 200 << 10])).await.unwrap();
+            drop(server);
+            written
+        };
+        let (written, ()) = tokio::join!(slow, dripping);
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn patience_begins_anew_with_the_next_request() {
+        let (server, mut client) = tokio::io::duplex(4);
+        let mut server = Patient::new(server, Duration::from_millis(400));
+        for _ in 0..4 {
+            let slow = async {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                client.read_exact(&mut [0; 8]).await.unwrap();
+                client.write_all(b"next").await.unwrap();
+            };
+            let answer = async {
+                server.write_all(&[7; 8]).await.unwrap();
+                server.read_exact(&mut [0; 4]).await.unwrap();
+            };
+            tokio::join!(slow, answer);
+        }
     }
 }

@@ -18,6 +18,7 @@ use warp::path::{FullPath, Tail};
 use warp::reply::Response;
 
 use super::body::boxed;
+use super::budget::Source;
 use super::door::{Call, Door};
 use super::errors::Problem;
 use super::{dialects, health, openapi, probes, raft, store, touch, txn, watch};
@@ -141,10 +142,12 @@ fn call(door: Arc<Door>) -> BoxedFilter<(Call,)> {
     warp::method()
         .and(warp::path::full())
         .and(query)
+        .and(warp::ext::optional::<Source>())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
-        .map(move |method, path, query, headers, body| {
-            Call::new(Arc::clone(&door), method, (path, query), headers, boxed(body))
+        .map(move |method, path, query, source: Option<Source>, headers, body| {
+            let source = source.unwrap_or(Source::loopback());
+            Call::new(Arc::clone(&door), method, (path, query), source, (headers, boxed(body)))
         })
         .boxed()
 }

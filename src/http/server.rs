@@ -5,7 +5,7 @@
 //!
 //! Laws: at most [`CONNECTIONS`] connections, and never so many that files for the disk and the peers run out; beyond
 //! that, clients wait in the kernel's queue. A head arrives within [`HEAD_TIMEOUT`], which is also how long a
-//! connection may be idle; a client that takes nothing of its answer for [`TAKING_TIMEOUT`] loses it. After a stop
+//! connection may be idle; a client that takes its answer too slowly ([`super::pace`]) loses it. After a stop
 //! nothing is accepted, a request under way is answered, and each connection closes behind its answer;
 //! a stream ends once the loop has. Where the loop says nothing until shortly before the end, those who wait are told what
 //! is known. A request whose client has sent a FIN behind it is answered.
@@ -37,15 +37,17 @@ use warp::http::request::Parts;
 use warp::reply::Response;
 
 use super::answers;
+use super::budget::Source;
 use super::door::Door;
 use super::errors::Problem;
 use super::headers;
 use super::hosts::Asked;
 use super::incoming::RequestBody;
 use super::origins::{self, Verdict};
+use super::pace::PATIENCE;
 use super::patient::Patient;
 use super::routes::routes;
-use super::socket::Socket;
+use super::socket::{self, Socket};
 use super::watch;
 
 /// The most connections at once.
@@ -55,8 +57,6 @@ pub(super) const CONNECTIONS: usize = 4096;
 const RESERVED_FILES: usize = 384;
 /// How long the head of a request may take, and how long a connection may be idle before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take nothing of an answer.
-const TAKING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The bytes of a request's head that a connection buffers; a head that is still not complete then is 431.
 const HEAD_BYTES: usize = 64 * 1024;
 /// How long a connection that we end is still read from, so that the last answer is not lost to a reset.
@@ -116,14 +116,14 @@ async fn accept(
             drain = &mut stopped => break drain.unwrap_or_default(),
             Some(_) = connections.join_next() => {}
             accepted = next(&listener, &slots, &mut quiet_until, &log) => match accepted {
-                Ok((stream, slot)) => {
+                Ok((stream, source, slot)) => {
                     let (door, service) = (Arc::clone(&door), service.clone());
                     let (closed, log) = (closed.clone(), log.clone());
-                    if let Err(error) = stream.set_nodelay(true) {
-                        debug!(log, "an http connection keeps its delay"; "error" => %error);
+                    if let Err(error) = socket::prepare(&stream) {
+                        debug!(log, "an http connection stays as the system made it"; "error" => %error);
                     }
                     connections.spawn(async move {
-                        serve(Socket::new(stream), door, service, closed, log).await;
+                        serve(Socket::new(stream), source, door, service, closed, log).await;
                         drop(slot);
                     });
                 }
@@ -167,7 +167,8 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (_closing, closed) = signal::channel(false);
-    serve((stream, pending()), Arc::clone(&door), service(door), closed, Logger::root(slog::Discard, slog::o!())).await;
+    let log = Logger::root(slog::Discard, slog::o!());
+    serve((stream, pending()), Source::loopback(), Arc::clone(&door), service(door), closed, log).await;
 }
 
 /// Waits for a free slot and then for a connection.
@@ -176,13 +177,13 @@ async fn next(
     slots: &Arc<Semaphore>,
     quiet_until: &mut Instant,
     log: &Logger,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, Source, OwnedSemaphorePermit)> {
     if slots.available_permits() == 0 {
         complain(quiet_until, || warn!(log, "the most http connections are open; new ones wait"));
     }
     let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
+    let (stream, address) = listener.accept().await?;
+    Ok((stream, Source::of(address.ip()), slot))
 }
 
 fn complain(quiet_until: &mut Instant, say: impl FnOnce()) {
@@ -258,6 +259,7 @@ where
 /// Serves a connection until one side ends it; `gone` returns where the client has closed its side.
 async fn serve<I, S>(
     (stream, gone): (I, impl Future<Output = ()>),
+    source: Source,
     door: Arc<Door>,
     service: S,
     mut closed: signal::Receiver<bool>,
@@ -267,7 +269,8 @@ async fn serve<I, S>(
     S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
 {
     let (streams, begins) = (AtomicBool::new(false), Notify::new());
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(source);
         let (answer, streams, begins) = (service.call(request), &streams, &begins);
         async move {
             let answer = answer.await;
@@ -287,7 +290,7 @@ async fn serve<I, S>(
         .half_close(true)
         // Answers have one of their own, where the clock shows what can be written.
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(Patient::new(stream, TAKING_TIMEOUT)), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, PATIENCE)), service);
     // A stream, which has no end, ends where its client has gone.
     let mut gone = Box::pin(async {
         begins.notified().await;

@@ -3,18 +3,49 @@
 //! Why: a FIN behind a request does not cancel it, so hyper does not look for one while it answers. A stream has no end
 //! of its own, though, and a client that has gone must not keep its place until something happens to be written.
 //!
-//! Laws: one owner shuts it down: a shutdown while somebody else looks at it is left to the one that comes last.
+//! Laws: one owner shuts it down: a shutdown while somebody else looks at it is left to the one that comes last. A client
+//! that has vanished without a word is given up within a minute, whether or not something is on its way to it. What it
+//! has not been sent yet waits in the node, where it is counted, and not in the system's buffers.
 //!
-//! Not here: clients that vanish without a word ([`super::patient`]).
+//! Not here: clients that are there and slow ([`super::patient`]).
 
 use std::future::{Future, pending};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+/// How long what was sent may be without any sign that it has arrived.
+const UNHEARD: Duration = Duration::from_secs(45);
+/// How long a connection is silent before its client is asked whether it is there, and how often it is asked after that.
+const SILENCE: Duration = Duration::from_secs(30);
+const ASK_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked in vain; together with the silence as long as [`UNHEARD`].
+const ASKED: u32 = 3;
+/// How many bytes the system keeps beyond what is on its way.
+const UNSENT_BYTES: u32 = 128 << 10;
+
+/// Makes a client's socket lively, and bounded in what it holds.
+///
+/// # Errors
+/// Where the system refuses; the socket can be used all the same.
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(ASK_EVERY).with_retries(ASKED);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    {
+        socket.set_tcp_user_timeout(Some(UNHEARD))?;
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    }
+    Ok(())
+}
 
 /// A socket that more than one may look at.
 pub(super) struct Socket(Arc<TcpStream>);

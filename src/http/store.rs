@@ -11,13 +11,13 @@
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 use warp::http::header::{ACCEPT_RANGES, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use super::answers;
 use super::body;
+use super::budget::Share;
 use super::conditions;
 use super::door::Call;
 use super::errors::Problem;
@@ -88,7 +88,8 @@ async fn post(mut call: Call) -> Result<Response, Problem> {
     let put = Put { value: value.clone(), condition, ttl };
     let written = persist(&call, &body.bytes, &key, put, deadline).await?;
     let text = answers::stored(PERSISTED, &key, &value, written.index);
-    let mut response = answers::json_text(text, body.into_share());
+    let share = body.into_share(text.len());
+    let mut response = answers::json_text(text, share);
     answers::tag(&mut response, written.index);
     answers::mark_written(&mut response, &written);
     Ok(response)
@@ -183,11 +184,11 @@ async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
             let mut response = if conditions::is_known(call, found.version)? {
                 answers::empty(StatusCode::NOT_MODIFIED)
             } else if raw {
-                let share = call.door.share(found.value.bytes.len())?;
+                let share = call.share(found.value.bytes.len())?;
                 as_it_came(&found.value, share)
             } else {
                 let body = answers::item(FETCHED, &key, found, fetched.clock);
-                let share = call.door.share(body.len())?;
+                let share = call.share(body.len())?;
                 answers::json_text(body, Some(share))
             };
             answers::tag(&mut response, found.version);
@@ -200,7 +201,7 @@ async fn get(call: &Call, raw_key: &str) -> Result<Response, Problem> {
 }
 
 /// The bytes alone. A browser must neither guess another type nor let what was stored here act as a page of this node.
-fn as_it_came(value: &Value, share: OwnedSemaphorePermit) -> Response {
+fn as_it_came(value: &Value, share: Share) -> Response {
     let mut response = Response::new(answers::held(value.bytes.clone(), Some(share)).into());
     let headers = response.headers_mut();
     let fallback = HeaderValue::from_static("application/octet-stream");

@@ -33,13 +33,16 @@ pub(super) async fn handle(mut call: Call, tail: &str) -> Result<Response, Probl
     let (ttl, if_version) = parsed(&body.bytes)?;
     let condition = conditions::of_write_or_body(&call, if_version)?;
     let command = Command::Touch { key: Bytes::copy_from_slice(key.as_bytes()), ttl, condition };
-    let mut share = call.door.share_in_turn(call.door.options.value_bytes, deadline).await?;
+    let room = call.share_for_renewal(deadline).await?;
     let written = store::write(&call, &body.bytes, command, deadline).await?;
     let mut response = match &written.outcome {
         Outcome::Touched(item) => {
             let body = answers::item(TOUCHED, &key, item, written.clock);
-            let taken = share.split(body.len().min(share.num_permits()));
-            let mut response = answers::json_text(body, taken);
+            // It is done, whether or not there is room to show a large value to a client that may take its time.
+            let mut response = match call.share(body.len()) {
+                Ok(share) => answers::json_text(body, Some(share)),
+                Err(_) => answers::truncated(TOUCHED, item.version),
+            };
             answers::tag(&mut response, item.version);
             response
         }
@@ -51,6 +54,7 @@ pub(super) async fn handle(mut call: Call, tail: &str) -> Result<Response, Probl
         _ => return Err(store::refused(&key, &written)),
     };
     answers::mark_written(&mut response, &written);
+    drop(room);
     Ok(response)
 }
 

@@ -39,14 +39,18 @@ pub(super) async fn handle(mut call: Call) -> Result<Response, Problem> {
     let txn = parsed(&body.bytes, limits)?;
     let keys = [&txn.then, &txn.otherwise]
         .map(|branch| branch.iter().map(|operation| operation.key().clone()).collect::<Vec<_>>());
-    let mut share = call.door.share_in_turn(most_read(&txn, limits), deadline).await?;
+    let share = call.share_for_transaction(most_read(&txn, limits), deadline).await?;
     let written = store::write(&call, &body.bytes, Command::Txn(txn), deadline).await?;
     let mut response = match &written.outcome {
         Outcome::Txn { succeeded, results } => {
             let keys = &keys[usize::from(!succeeded)];
             let body = shown(*succeeded, keys, results, &written)?;
-            let taken = share.split(body.len().min(share.num_permits()));
-            answers::json_text(body, taken)
+            let share = share.map(|mut share| {
+                // What is there already cannot be refused for its size.
+                share.resize(body.len());
+                share
+            });
+            answers::json_text(body, share)
         }
         Outcome::Truncated { version } => answers::truncated(APPLIED, *version),
         Outcome::TooLarge => {

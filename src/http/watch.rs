@@ -4,17 +4,20 @@
 //! nodes and new leaders. Server-sent events are what curl shows and what browsers resume by themselves.
 //!
 //! Laws: events come in order, none is left out and none comes twice. All changes of an index come before the next
-//! `progress`, and a progress never says more than was sent. A watcher costs a cursor and a bounded piece of what comes
-//! next; a client that does not take it falls behind, is told so, and never holds the loop up. A `progress` is only sent
-//! while the node is in touch with a leader, and last before the node stops.
+//! `progress`, and a progress never says more than was sent. A watcher costs a cursor and a bounded piece of the text of
+//! what comes next; the events themselves are the feed's alone. So a client that does not take them falls behind, is told
+//! so, and never holds up the loop or another client. A `progress` is only sent while the node is in touch with a leader,
+//! and last before the node stops.
 //!
-//! Not here: how long events are kept (`consensus::feed`), and connections that take nothing ([`super::patient`]).
+//! Not here: how long events are kept (`consensus::feed`), how they are written ([`super::written`]), and connections
+//! that take too little ([`super::patient`]).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -22,16 +25,15 @@ use warp::Reply;
 use warp::http::Method;
 use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use warp::reply::Response;
-use warp::sse;
 
 use super::answers;
 use super::door::{Call, Door};
-use super::envelope;
 use super::errors::{Problem, clip};
 use super::query::{self, Deadline};
 use super::server::connections_allowed;
+use super::written::{self, Rest};
 use crate::consensus::{Bounds, Consistency, Filter, Opened, Reading, Unopened};
-use crate::model::{Cursor, Event, Happening};
+use crate::model::{Cursor, Event};
 
 /// The header with which a client says which event it had last.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -46,28 +48,19 @@ const PROGRESS: Duration = Duration::from_secs(4);
 const TOGETHER: Duration = Duration::from_millis(10);
 /// How soon a progress that could not be sent is tried again.
 const RETRY: Duration = Duration::from_millis(250);
-/// The largest event that takes no share of [`LARGE_BYTES`].
-const SMALL_BYTES: usize = 64 << 10;
-/// How many bytes of large events clients hold together at most that they have not taken yet.
-const LARGE_BYTES: usize = 64 << 20;
 /// What a read asks for that is to tell an index: any key.
 const ANY_KEY: &[u8] = b"0";
 
 /// What all watchers of a node share.
 pub(super) struct Watchers {
     slots: Arc<Semaphore>,
-    large: Arc<Semaphore>,
     news: Notify,
 }
 
 impl Watchers {
     /// Room for `most` of them, and for at most half of the connections.
     pub(super) fn new(most: usize) -> Self {
-        Self {
-            slots: Arc::new(Semaphore::new(most.min(connections_allowed() / 2))),
-            large: Arc::new(Semaphore::new(LARGE_BYTES)),
-            news: Notify::new(),
-        }
+        Self { slots: Arc::new(Semaphore::new(most.min(connections_allowed() / 2))), news: Notify::new() }
     }
 }
 
@@ -100,7 +93,7 @@ pub(super) async fn handle(call: Call) -> Result<Response, Problem> {
         Response::default()
     } else {
         let watcher = Watcher::new(call.door, filter, opened, slot);
-        sse::reply(stream::unfold(watcher, Watcher::next)).into_response()
+        warp::reply::stream(stream::unfold(watcher, Watcher::next)).into_response()
     };
     as_stream(&mut response);
     answers::mark(&mut response, opened.applied, opened.term);
@@ -136,15 +129,15 @@ pub(super) fn wants_events(call: &Call) -> bool {
 /// after which it asks again by itself unless it closes.
 pub(super) fn refused(problem: &Problem) -> Response {
     let data = String::from_utf8(problem.to_json(&Method::GET)).expect("JSON is UTF-8");
-    let events = [again(), sse::Event::default().event("refused").data(data)];
-    let mut response = sse::reply(stream::iter(events.map(Ok::<_, Infallible>))).into_response();
+    let text = format!("{}event:refused\ndata:{data}\n\n", again());
+    let mut response = warp::reply::stream(stream::iter([Ok::<_, Infallible>(text)])).into_response();
     as_stream(&mut response);
     response
 }
 
 /// Tells how soon to ask again after the end.
-fn again() -> sse::Event {
-    sse::Event::default().retry(ASK_AGAIN)
+fn again() -> String {
+    format!("retry:{}\n\n", ASK_AGAIN.as_millis())
 }
 
 /// Which keys are watched, and from where on, if that is said; keys have at most `key_bytes` bytes.
@@ -190,8 +183,8 @@ struct Watcher {
     era: u64,
     /// The first change that has not been sent.
     cursor: Cursor,
-    /// What comes next, and where the client is once it has all of it.
-    chunk: VecDeque<Arc<Event>>,
+    /// What comes next, as long as the feed keeps it, and where the client is once it has all of it.
+    chunk: VecDeque<Weak<Event>>,
     behind: Cursor,
     /// When the client is to hear of progress.
     due: Instant,
@@ -200,8 +193,8 @@ struct Watcher {
     /// Whether it has heard where it is since it has everything.
     greeted: bool,
     closed: bool,
-    /// The share of memory of the event that was sent last.
-    share: Option<OwnedSemaphorePermit>,
+    /// What is left of the event that is being sent.
+    rest: Option<Rest>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -218,24 +211,35 @@ impl Watcher {
             begun: false,
             greeted: false,
             closed: false,
-            share: None,
+            rest: None,
             _slot: slot,
         }
     }
 
-    /// The next event, once there is one; None at the end.
-    async fn next(mut self) -> Option<(Result<sse::Event, Infallible>, Self)> {
-        // It is asked for when the one before was taken.
-        self.share = None;
+    /// The next piece of text, once there is one; None at the end.
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         if !std::mem::replace(&mut self.begun, true) {
-            return Some((Ok(again()), self));
+            return Some((Ok(again().into()), self));
+        }
+        if let Some(rest) = self.rest.take() {
+            // An event that is gone meanwhile cannot be ended: the client drops what has no end, and asks again after the
+            // event before.
+            let (piece, rest) = rest.next()?;
+            self.rest = rest;
+            return Some((Ok(piece), self));
         }
         let door = Arc::clone(&self.door);
         while !self.closed {
-            if let Some(event) = self.chunk.pop_front() {
-                self.cursor = if self.chunk.is_empty() { self.behind } else { event.after() };
-                self.share = self.share_of(&event).await;
-                return Some((Ok(shown(&event)), self));
+            match self.chunk.pop_front().map(|event| event.upgrade()) {
+                Some(Some(event)) => {
+                    self.cursor = if self.chunk.is_empty() { self.behind } else { event.after() };
+                    let (piece, rest) = written::begin(&event);
+                    self.rest = rest;
+                    return Some((Ok(piece), self));
+                }
+                // The feed has dropped it, and says below from where on it has everything.
+                Some(None) => self.chunk.clear(),
+                None => {}
             }
             // Before the feed is read, or what comes between would be slept through.
             let news = door.watchers.news.notified();
@@ -253,7 +257,7 @@ impl Watcher {
                 Reading::Lagged(oldest) => {
                     self.closed = true;
                     let data = format!(r#"{{"oldest_index":{oldest}}}"#);
-                    return Some((Ok(sse::Event::default().event("lagged").data(data)), self));
+                    return Some((Ok(format!("event:lagged\ndata:{data}\n\n").into()), self));
                 }
                 Reading::Found { events, cursor, all, applied, in_touch_until } => {
                     let idle = all && events.is_empty();
@@ -281,49 +285,16 @@ impl Watcher {
                         self.cursor = cursor;
                     } else {
                         self.behind = cursor;
-                        self.chunk = events.into();
+                        self.chunk = events.iter().map(Arc::downgrade).collect();
                     }
                 }
             }
         }
         None
     }
-
-    /// Waits until there is room for a large event.
-    async fn share_of(&self, event: &Event) -> Option<OwnedSemaphorePermit> {
-        let bytes = event.size();
-        if bytes <= SMALL_BYTES {
-            return None;
-        }
-        let bytes = u32::try_from(bytes.min(LARGE_BYTES)).ok()?;
-        Arc::clone(&self.door.watchers.large).acquire_many_owned(bytes).await.ok()
-    }
 }
 
 /// Everything up to `index` was sent.
-fn progress(index: u64) -> sse::Event {
-    sse::Event::default().event("progress").id(index.to_string()).data(format!(r#"{{"index":{index}}}"#))
-}
-
-/// How an event is written.
-fn shown(event: &Event) -> sse::Event {
-    let mut data = Vec::new();
-    // No key is other than UTF-8; whatever is stored, the event is text.
-    let key = String::from_utf8_lossy(&event.key);
-    let name = match &event.happening {
-        Happening::Put(item) => {
-            envelope::item(&mut data, &key, item, event.clock);
-            "put"
-        }
-        Happening::Deleted | Happening::Expired => {
-            data.extend_from_slice(br#"{"key":"#);
-            envelope::string(&mut data, &key);
-            data.extend_from_slice(format!(r#","value":null,"version":{}}}"#, event.index).as_bytes());
-            if event.happening == Happening::Expired { "expire" } else { "delete" }
-        }
-    };
-    // JSON that a client has stored may have several lines, between its tokens alone; an event has one.
-    data.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
-    let data = String::from_utf8_lossy(&data);
-    sse::Event::default().id(event.id()).event(name).data(data)
+fn progress(index: u64) -> Bytes {
+    format!("event:progress\ndata:{{\"index\":{index}}}\nid:{index}\n\n").into()
 }

@@ -22,6 +22,10 @@ const APPLY_WORK: usize = 8 << 20;
 /// knows that it is unfinished.
 const JOIN_WAIT_MS: u64 = 60_000;
 
+/// How much memory clients may hold.
+const BUDGETS: http::Budgets =
+    http::Budgets { bodies: 256 << 20, answers: 256 << 20, transactions: 256 << 20, renewals: 128 << 20 };
+
 /// One MiB in bytes.
 const MIB: u64 = 1 << 20;
 
@@ -96,6 +100,7 @@ pub(super) fn http(config: &Config, ports: &Ports) -> http::Options {
         own_hosts,
         loopback: ports.http.loopback,
         port: ports.http.port,
+        budgets: BUDGETS,
         join_list: config.join.clone(),
     }
 }

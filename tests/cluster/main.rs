@@ -54,6 +54,7 @@ mod rogue;
 mod settings;
 mod snapshots;
 mod space;
+mod starving;
 mod stats;
 mod status;
 mod ttl;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         settings::cases(),
         launch::cases(),
         stats::cases(),
+        starving::cases(),
         status::cases(),
         probes::cases(),
         cli::cases(),

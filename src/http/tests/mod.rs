@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Options, Server, start};
+use super::{Budgets, Options, Server, start};
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Reply, channel};
 use crate::model::samples::Map;
 use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
@@ -40,6 +40,7 @@ pub(super) fn options() -> Options {
         own_hosts: vec!["127.0.0.1".into()],
         loopback: true,
         port: 2221,
+        budgets: Budgets { bodies: 1 << 20, answers: 1 << 20, transactions: 1 << 20, renewals: 1 << 20 },
         join_list: vec!["a:1".into(), "b:2".into()],
     }
 }

@@ -1,0 +1,123 @@
+//! Slow clients: what they hold is theirs, and nobody else waits for it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{Node, Request, Setup, ask, check, eventually, secs};
+
+crate::harness::cases![
+    slow_watchers_hold_up_nobody_and_lose_their_places,
+    slow_readers_take_no_small_answer_from_anybody,
+    stalled_uploads_are_given_up_and_small_ones_get_through,
+    slow_transactions_keep_no_lock_from_being_renewed,
+];
+
+const MIB: usize = 1 << 20;
+
+/// A connection whose client takes as little as it can, which has sent `request`.
+fn slow(node: &Node, request: &[u8]) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    // Before it connects, or the window is a large one already.
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&node.http.parse::<SocketAddr>().unwrap().into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(request).unwrap();
+    stream
+}
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes()
+}
+
+fn put_large(node: &Node, key: &str) -> u16 {
+    node.request(Request::new("PUT", format!("/store/{key}")).body(vec![b'x'; MIB])).status
+}
+
+fn slow_watchers_hold_up_nobody_and_lose_their_places() {
+    let node = Setup::named("node1").set("HUSKV_LIMITS_WATCHERS", 101).start();
+    let _slow: Vec<_> = (0..100).map(|_| slow(&node, &get("/watch?prefix=large/"))).collect();
+    let healthy = ask(&node.http, "prefix=large/", None).unwrap().listen().unwrap();
+    let mut more = Vec::new();
+    eventually(secs(10), "all places are taken", || {
+        let watcher = ask(&node.http, "prefix=small/", None).unwrap();
+        let refused = watcher.head.status == 503;
+        more.push(watcher);
+        check(refused, "there is another place")
+    });
+    for number in 0..4 {
+        let key = format!("large/{number}");
+        assert_eq!(put_large(&node, &key), 200);
+        let event = healthy.change(secs(10)).unwrap();
+        assert_eq!((event.kind.as_str(), &event.data["key"]), ("put", &Value::from(key)));
+        assert_eq!(event.data["value"].as_str().unwrap().len(), MIB);
+    }
+    eventually(secs(20), "whoever takes nothing loses his place", || {
+        check(ask(&node.http, "prefix=", None).unwrap().head.status == 200, "there is no place")
+    });
+}
+
+fn slow_readers_take_no_small_answer_from_anybody() {
+    let node = Setup::named("node1").start();
+    assert_eq!(put_large(&node, "large"), 200);
+    node.put("small", 1);
+    let _slow: Vec<_> = (0..300).map(|_| slow(&node, &get("/store/large?raw"))).collect();
+    let large = || node.get("/store/large?raw").status;
+    eventually(secs(20), "the share of their address is taken", || check(large() == 503, "it is not"));
+    for _ in 0..50 {
+        assert_eq!(node.value("small"), 1);
+    }
+    eventually(secs(30), "it is given back", || check(large() == 200, "it is not"));
+}
+
+fn stalled_uploads_are_given_up_and_small_ones_get_through() {
+    let node = Setup::named("node1").start();
+    let mut stalled = Vec::new();
+    eventually(secs(20), "the share of their address is taken", || {
+        let (length, number) = (2 * MIB, stalled.len());
+        let head =
+            format!("PUT /store/s{number}?timeout=60s HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+        let mut stream = TcpStream::connect(&node.http).unwrap();
+        // One that is refused at once does not take all of it.
+        drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'x'; length - 1])));
+        stalled.push(stream);
+        check(put_large(&node, "large") == 503, format!("{number} are not enough"))
+    });
+    for number in 0..50 {
+        node.put("small", number);
+    }
+    eventually(secs(20), "it is given back", || check(put_large(&node, "large") == 200, "it is not"));
+    let answers: Vec<_> = stalled
+        .iter_mut()
+        .map(|stream| {
+            let mut answer = Vec::new();
+            // One that was refused while it still sent may find its connection reset.
+            drop(stream.read_to_end(&mut answer));
+            String::from_utf8_lossy(&answer).into_owned()
+        })
+        .collect();
+    let of = |code: &str| answers.iter().filter(|answer| answer.contains(code)).count();
+    let stalled = of("body_timeout");
+    assert!((32..=64).contains(&stalled), "{stalled} held half of the memory of bodies, and no more: {answers:?}");
+}
+
+fn slow_transactions_keep_no_lock_from_being_renewed() {
+    let node = Setup::named("node1").start();
+    assert_eq!(put_large(&node, "large"), 200);
+    node.post("/store", &json!({"key": "lock", "value": "worker-1", "ttl": 600})).expect(200, "a lock");
+    let gets: Vec<_> = (0..16).map(|_| json!({"op": "get", "key": "large"})).collect();
+    let body = json!({ "then": gets }).to_string();
+    let length = body.len();
+    let txn = format!("POST /txn?timeout=30s HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+    let _slow: Vec<_> = (0..24).map(|_| slow(&node, txn.as_bytes())).collect();
+    let other = Request::new("POST", "/txn?timeout=200ms").body(body);
+    eventually(secs(20), "the share of their address is taken", || {
+        check(node.request(other.clone()).word("code") == "overloaded", "it is not")
+    });
+    for _ in 0..50 {
+        let renewed = node.post("/touch/lock", &json!({"ttl": 600})).expect(200, "a renewal");
+        assert_eq!(renewed.data()["value"], "worker-1");
+    }
+}
