@@ -146,13 +146,17 @@ pub struct Limits {
     pub request_timeout_ms: u64,
 }
 
-/// `[http]`: browsers.
+/// `[http]`: browsers and connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Http {
     /// Origins that may use the node, in lower case.
     pub allowed_origins: Vec<String>,
     /// Hosts that requests may be for, in lower case; `*` is any.
     pub allowed_hosts: Vec<String>,
+    /// How long a connection may be idle, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// How long a client may be slower than the least rate, in milliseconds.
+    pub rate_grace_ms: u64,
 }
 
 /// `[log]`: the log on stderr.

@@ -315,6 +315,20 @@ pub static KEYS: &[Key] = &[
         },
         help: "Hosts besides the node's own that requests may be for, such as kv.example.org; * is any",
     },
+    number(
+        "http.idle_timeout_ms",
+        "75000",
+        (1, 86_400_000),
+        |c, v| c.http.idle_timeout_ms = v,
+        "How long a connection may be idle between two requests, in milliseconds; longer than proxies keep theirs",
+    ),
+    number(
+        "http.rate_grace_ms",
+        "5000",
+        (1, 3_600_000),
+        |c, v| c.http.rate_grace_ms = v,
+        "How long a client may keep the node waiting, in milliseconds, before it has to send or take 64 KiB/s",
+    ),
     Key {
         path: "log.level",
         short: Some("HUSKV_LOG"),

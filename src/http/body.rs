@@ -12,7 +12,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::budget::{Budget, Share, Source};
 use super::errors::{Problem, clip};
-use super::pace::{PATIENCE, Pace};
+use super::pace::Pace;
 use super::query::{Deadline, listed};
 use crate::model::json;
 
@@ -68,6 +68,8 @@ pub(super) struct Account<'a> {
     pub(super) budget: &'a Arc<Budget>,
     /// Where the client is.
     pub(super) source: Source,
+    /// See [`Pace::new`].
+    pub(super) patience: Duration,
 }
 
 impl Account<'_> {
@@ -117,7 +119,7 @@ pub(super) async fn collect(
     let mut share: Option<Share> = None;
     let mut first = Bytes::new();
     let mut whole = Vec::new();
-    let mut pace = Pace::new(PATIENCE);
+    let mut pace = Pace::new(account.patience);
     while let Some(chunk) = next(&mut stream, &mut pace).await? {
         let bytes = first.len() + whole.len() + chunk.len();
         if bytes > limit {
@@ -241,7 +243,6 @@ impl<'de, const N: usize> Visitor<'de> for Object<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn stream(chunks: Vec<&'static str>) -> Unread {
         Box::pin(futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk)))))
@@ -252,7 +253,7 @@ mod tests {
     }
 
     fn account(budget: &Arc<Budget>) -> Account<'_> {
-        Account { budget, source: Source::loopback() }
+        Account { budget, source: Source::loopback(), patience: Duration::from_secs(5) }
     }
 
     #[tokio::test]
@@ -304,7 +305,7 @@ mod tests {
         let never: Unread = Box::pin(futures_util::stream::pending());
         let begun = tokio::time::Instant::now();
         assert!(read(never, None, 10, account(&budget), soon()).await.is_err());
-        assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
+        assert_eq!(begun.elapsed().as_secs(), 5);
     }
 
     #[test]

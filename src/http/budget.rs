@@ -56,6 +56,8 @@ pub struct Budgets {
     pub bodies: usize,
     /// Values that clients have asked for and not taken yet.
     pub answers: usize,
+    /// Events that watchers are in the midst of; one for which there is no room is sent as long as the node remembers it.
+    pub events: usize,
     /// What transactions may read. They take it beforehand, and reads must not wait for that.
     pub transactions: usize,
     /// What renewals (`/touch`) may have to show; held no longer than the loop takes.

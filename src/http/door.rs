@@ -57,7 +57,11 @@ pub(super) struct Door {
     answers: Arc<Budget>,
     transactions: Arc<Budget>,
     renewals: Arc<Budget>,
+    /// What watchers hold of the events that they are in the midst of.
+    pub(super) events: Arc<Budget>,
     status_turns: Semaphore,
+    /// What clients are told of how long their connections may be idle, unless it is less than a second.
+    pub(super) keep_alive: Option<HeaderValue>,
     /// Who watches.
     pub(super) watchers: Watchers,
     /// Whether the process is about to end, so that nothing is waited for any more.
@@ -85,7 +89,7 @@ pub(super) struct Call {
     /// When the head had arrived.
     pub(super) arrived: Instant,
     /// Where the client is.
-    source: Source,
+    pub(super) source: Source,
     headers: HeaderMap,
     body: Unread,
 }
@@ -100,7 +104,9 @@ impl Door {
             bodies: Budget::new(options.budgets.bodies.max(BODY_COPIES * options.body_bytes)),
             answers: Budget::new(options.budgets.answers.max(options.body_bytes)),
             transactions: Budget::new(options.budgets.transactions.max(TXN_BYTES)),
+            events: Budget::new(options.budgets.events),
             renewals: Budget::new(options.budgets.renewals.max(options.value_bytes)),
+            keep_alive: keep_alive(options.idle_timeout),
             watchers: Watchers::new(options.watchers),
             options,
             handle,
@@ -250,6 +256,11 @@ impl From<Silence> for Problem {
     }
 }
 
+fn keep_alive(idle: Duration) -> Option<HeaderValue> {
+    let seconds = idle.as_secs();
+    (seconds > 0).then(|| HeaderValue::from_str(&format!("timeout={seconds}")).ok()).flatten()
+}
+
 /// The failure of a read to which the loop said nothing.
 fn silent_read(silence: Silence, consistency: Consistency) -> Problem {
     match (silence, consistency) {
@@ -338,7 +349,8 @@ impl Call {
     pub(super) async fn raw_body(&mut self, deadline: Deadline) -> Result<Body, Problem> {
         let announced = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let stream = std::mem::replace(&mut self.body, Box::pin(futures_util::stream::empty()));
-        let account = Account { budget: &self.door.bodies, source: self.source };
+        let account =
+            Account { budget: &self.door.bodies, source: self.source, patience: self.door.options.rate_grace };
         let body = body::read(stream, announced, self.door.options.body_bytes, account, deadline);
         tokio::select! {
             biased;

@@ -5,7 +5,7 @@
 //!
 //! | code | status | meaning |
 //! |---|---|---|
-//! | the words of [`Code`] | see `of_loop` | what the loop, or the leader, refused |
+//! | the words of [`Code`] | see `codes` | what the loop, or the leader, refused |
 //! | `bad_query` | 400 | a query parameter is unknown, repeated or has a wrong value |
 //! | `bad_body` | 400 | the body is no JSON object of the members that the route knows |
 //! | `bad_key` | 400 | the key is empty, too long, or not percent-encoded UTF-8 |
@@ -37,6 +37,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use super::answers;
+use super::codes::of_loop;
 pub(super) use crate::model::validate::clip;
 use crate::model::{Code, Fate, Leader, Refusal, Written};
 
@@ -246,7 +247,7 @@ impl Problem {
 
     /// The body comes too slowly to be held any longer.
     pub(super) fn body_too_slow() -> Self {
-        let detail = "the request's body came too slowly: a client that is waited for over 5 s must send 64 KiB/s";
+        let detail = "the request's body came too slowly: a client that is waited for longer than http.rate_grace_ms must send 64 KiB/s";
         Self::local(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body too slow", detail).closing()
     }
 
@@ -311,6 +312,13 @@ impl Problem {
     pub(super) fn watchers_full() -> Self {
         let detail =
             "as many clients watch this node as may (limits.watchers, and half of the connections); ask another";
+        Refusal::not_applied(Code::Overloaded, detail).into()
+    }
+
+    /// As many connections are open as may be, and none of them is idle.
+    pub(super) fn no_place() -> Self {
+        let detail = "as many clients are connected to this node as may be, and all of them are busy; ask another node, or \
+                      try again in a moment";
         Refusal::not_applied(Code::Overloaded, detail).into()
     }
 
@@ -400,43 +408,6 @@ impl From<Refusal> for Problem {
         let mut problem = Self::local(status, refusal.code.as_str(), title, refusal.detail).of_the_loop(refusal.fate);
         problem.0.leader = refusal.leader;
         problem
-    }
-}
-
-/// The status and title of each code that the loop answers.
-fn of_loop(code: Code) -> (StatusCode, &'static str) {
-    use StatusCode as S;
-    match code {
-        Code::BadRequest => (S::BAD_REQUEST, "Bad request"),
-        Code::BadKey => (S::BAD_REQUEST, "Bad key"),
-        Code::TooLarge => (S::PAYLOAD_TOO_LARGE, "Too large"),
-        Code::UnknownMember => (S::NOT_FOUND, "No such member"),
-        Code::NameInUse => (S::CONFLICT, "Name in use"),
-        Code::AddressInUse => (S::CONFLICT, "Address in use"),
-        Code::HasData => (S::CONFLICT, "The node holds data of its own"),
-        Code::OtherCluster => (S::CONFLICT, "The node belongs to another cluster"),
-        Code::JoinInProgress => (S::CONFLICT, "The node is in another join"),
-        Code::VersionMismatch => (S::CONFLICT, "Another wire version"),
-        Code::JoinSelf => (S::CONFLICT, "The leader cannot join itself"),
-        Code::LeaderUnreachable => (S::CONFLICT, "The joiner cannot reach the leader"),
-        Code::QuorumLoss => (S::CONFLICT, "The quorum would be lost"),
-        Code::LastVoter => (S::CONFLICT, "The last voter stays"),
-        Code::NotAVoter => (S::CONFLICT, "Not a live voter"),
-        Code::Removed => (S::GONE, "The node was removed"),
-        Code::Unreachable => (S::BAD_GATEWAY, "The node cannot be reached"),
-        Code::NoLeader => (S::SERVICE_UNAVAILABLE, "No leader"),
-        Code::NoQuorum => (S::SERVICE_UNAVAILABLE, "No quorum"),
-        Code::Overloaded => (S::SERVICE_UNAVAILABLE, "Overloaded"),
-        Code::Stopping => (S::SERVICE_UNAVAILABLE, "Shutting down"),
-        Code::Joining => (S::SERVICE_UNAVAILABLE, "No member of a cluster yet"),
-        Code::Verifying => (S::SERVICE_UNAVAILABLE, "Asking the other voters"),
-        Code::TransferFailed => (S::SERVICE_UNAVAILABLE, "Leadership did not move"),
-        Code::TooStale => (S::SERVICE_UNAVAILABLE, "Too stale"),
-        Code::Lagging => (S::SERVICE_UNAVAILABLE, "The node lags behind"),
-        Code::Starting => (S::SERVICE_UNAVAILABLE, "The node starts"),
-        Code::DiskNearlyFull => (S::INSUFFICIENT_STORAGE, "A disk is nearly full"),
-        Code::Timeout => (S::GATEWAY_TIMEOUT, "Not decided in time"),
-        Code::JoinUnfinished => (S::GATEWAY_TIMEOUT, "The join goes on"),
     }
 }
 

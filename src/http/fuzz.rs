@@ -60,7 +60,7 @@ pub fn body(bytes: &[u8]) {
     let pieces: Vec<_> = rest.chunks(usize::from(piece) + 1).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     let limit = rest.len().max(1) - usize::from(piece == u8::MAX);
     let budget = Budget::new(8 * rest.len().max(64 << 10));
-    let account = Account { budget: &budget, source: Source::loopback() };
+    let account = Account { budget: &budget, source: Source::loopback(), patience: options().rate_grace };
     let read = body::collect(Box::pin(futures_util::stream::iter(pieces)), None, limit, account).now_or_never();
     let Ok(whole) = read.expect("bytes in memory are never waited for") else {
         assert!(rest.len() > limit, "only what is over the limit is refused");
@@ -135,13 +135,21 @@ fn options() -> Options {
         body_bytes: 4 * LIMIT,
         watchers: 2,
         request_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(75),
+        rate_grace: Duration::from_secs(5),
         allowed_origins: vec!["https://ui.example.org".into()],
         allowed_hosts: Vec::new(),
         // As on loopback for origins; of hosts more are let in elsewhere, so that requests get further.
         own_hosts: vec!["127.0.0.1".into(), "localhost".into(), "::1".into()],
         loopback: false,
         port: 2221,
-        budgets: Budgets { bodies: 1 << 20, answers: 1 << 20, transactions: 1 << 20, renewals: 1 << 20 },
+        budgets: Budgets {
+            bodies: 1 << 20,
+            answers: 1 << 20,
+            events: 1 << 20,
+            transactions: 1 << 20,
+            renewals: 1 << 20,
+        },
         join_list: Vec::new(),
     }
 }

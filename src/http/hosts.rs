@@ -4,7 +4,7 @@
 //! browser lets it read every answer and sends no `Origin` with its GETs. But it sends `Host: evil.example`.
 //!
 //! Laws: exactly one `Host`; only HTTP/1.0 may go without. A rebinding page needs a name that somebody can register, so
-//! what no public domain can be called is let in where the node is not on loopback. What probes ask ([`EXEMPT`]) is
+//! what no public domain can be called is let in where the node is not on loopback. What probes ask ([`PROBES`]) is
 //! answered for any host, with nothing but its status.
 //!
 //! Not here: pages that say where they come from ([`super::origins`]).
@@ -20,7 +20,7 @@ use super::Options;
 use super::errors::{Problem, clip};
 
 /// Paths that load balancers and orchestrators ask for under any name.
-const EXEMPT: [&str; 3] = ["/health", "/livez", "/readyz"];
+const PROBES: [&str; 3] = ["/health", "/livez", "/readyz"];
 /// Domains that nobody can register (RFC 6762, RFC 8375, ICANN's reservation of `.internal`; Kubernetes' services).
 const PRIVATE: [&str; 4] = [".local", ".internal", ".home.arpa", ".svc"];
 /// The longest name, as in DNS with its last dot.
@@ -76,8 +76,7 @@ impl Hosts {
                 return Err(Problem::host(format!("`{}` is no host, or host:port", clip(&text))));
             };
             if !self.knows(&host, members) {
-                let path = request.uri.path();
-                return match EXEMPT.contains(&path.strip_suffix('/').unwrap_or(path)) {
+                return match is_probe(request.uri.path()) {
                     true => Ok(Asked::Foreign),
                     false => Err(Problem::unknown_host(&host)),
                 };
@@ -95,6 +94,11 @@ impl Hosts {
             || PRIVATE.iter().any(|domain| host.ends_with(domain));
         !self.loopback && (unregistrable || self.own.contains(host) || members.contains(host))
     }
+}
+
+/// Whether load balancers and orchestrators ask for this path.
+pub(super) fn is_probe(path: &str) -> bool {
+    PROBES.contains(&path.strip_suffix('/').unwrap_or(path))
 }
 
 /// The host in `host` or `host:port`, as [`Hosts`] compares it; None where it is none.

@@ -8,9 +8,11 @@
 //!
 //! Not here: the Rust client (`client`).
 
+mod activity;
 mod answers;
 mod body;
 mod budget;
+mod codes;
 mod conditions;
 mod dialects;
 mod door;
@@ -28,6 +30,7 @@ mod openapi;
 mod origins;
 mod pace;
 mod patient;
+mod places;
 mod probes;
 mod query;
 mod raft;
@@ -69,6 +72,10 @@ pub struct Options {
     pub watchers: usize,
     /// How long a request may take where it does not say so itself.
     pub request_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
+    /// How long a client may keep the node waiting before it has to keep the least rate (64 KiB/s).
+    pub rate_grace: Duration,
     /// Origins besides the node's own whose pages may use it, such as `https://ui.example.org`.
     pub allowed_origins: Vec<String>,
     /// Hosts besides the node's own that requests may be for; `*` is any.

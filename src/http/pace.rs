@@ -3,15 +3,13 @@
 //! Why: memory and connections are bounded, and whoever sends or takes a byte now and then would hold some for ever.
 //!
 //! Laws: only the time counts in which the node waits for the client. The client has [`Pace::new`]'s patience, loses it
-//! while it is waited for, and gains it back by what it sends or takes: so after 5 s it must keep 64 KiB/s. Patience is
-//! never more than twice what there is at first, so what was fast once may not be slow for ever.
+//! while it is waited for, and gains it back by what it sends or takes: so once it is used up it must keep 64 KiB/s. Patience is
+//! never more than there is at first: what was fast once may not be slow for ever.
 //!
 //! Not here: what is waited for ([`super::patient`], [`super::body`]).
 
 use std::time::Duration;
 
-/// How long a client may keep the node waiting before it has to keep the least rate.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// The least rate, in bytes a second.
 pub(super) const LEAST_RATE: u32 = 64 << 10;
 
@@ -25,7 +23,7 @@ pub(super) struct Pace {
 impl Pace {
     /// With a client that has not been waited for yet.
     pub(super) fn new(patience: Duration) -> Self {
-        Self { left: patience, most: patience * 2 }
+        Self { left: patience, most: patience }
     }
 
     /// How long the client may be waited for now.
@@ -49,6 +47,8 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
 
     /// After how many waits of 100 ms for `bytes` each the patience is over; None for never.
     fn ends_after(bytes: usize) -> Option<usize> {

@@ -4,8 +4,8 @@
 //! connections. Ours bounds all three, and ends in a bounded time.
 //!
 //! Laws: at most [`CONNECTIONS`] connections, and never so many that files for the disk and the peers run out; beyond
-//! that, clients wait in the kernel's queue. A head arrives within [`HEAD_TIMEOUT`], which is also how long a
-//! connection may be idle; a client that takes its answer too slowly ([`super::pace`]) loses it. After a stop
+//! that, idle ones give way ([`super::places`]), and where none is idle, new ones are refused at once. A head arrives
+//! within [`HEAD_TIMEOUT`]; before it, a connection may be idle for as long as the options say. A client that takes its answer too slowly ([`super::pace`]) loses it. After a stop
 //! nothing is accepted, a request under way is answered, and each connection closes behind its answer;
 //! a stream ends once the loop has. Where the loop says nothing until shortly before the end, those who wait are told what
 //! is known. A request whose client has sent a FIN behind it is answered.
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, EXPECT, HeaderValue};
+use hyper::header::{CONNECTION, EXPECT, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,34 +29,41 @@ use slog::{Logger, debug, info, warn};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch as signal;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
-use warp::http::Method;
 use warp::http::request::Parts;
+use warp::http::{Method, Version};
 use warp::reply::Response;
 
+use super::activity::{Attended, Attending, Waits};
 use super::answers;
 use super::budget::Source;
 use super::door::Door;
 use super::errors::Problem;
 use super::headers;
-use super::hosts::Asked;
+use super::hosts::{self, Asked};
 use super::incoming::RequestBody;
 use super::origins::{self, Verdict};
-use super::pace::PATIENCE;
 use super::patient::Patient;
+use super::places::{Kind, Place, Places};
 use super::routes::routes;
 use super::socket::{self, Socket};
 use super::watch;
 
+/// The header that tells how long a connection may be idle.
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// The most connections at once.
 pub(super) const CONNECTIONS: usize = 4096;
 /// The open files that are left to the disk and the peers where the process may have few: the peer port alone takes up
 /// to 256.
 const RESERVED_FILES: usize = 384;
-/// How long the head of a request may take, and how long a connection may be idle before it.
+/// How long the head of a request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer a connection may be idle than its client is told: what is sent in the last moment is on its way.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
+/// How long a connection that has a place for a probe only may do nothing.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The bytes of a request's head that a connection buffers; a head that is still not complete then is 431.
 const HEAD_BYTES: usize = 64 * 1024;
 /// How long a connection that we end is still read from, so that the last answer is not lost to a reset.
@@ -83,8 +90,7 @@ pub(super) fn start(listener: std::net::TcpListener, door: Arc<Door>, log: Logge
     let connections = connections_allowed();
     info!(log, "serving http"; "address" => listener.local_addr()?, "connections_max" => connections);
     let (stop, stopped) = oneshot::channel();
-    let slots = Arc::new(Semaphore::new(connections));
-    let acceptor = tokio::spawn(accept(listener, slots, door, stopped, log));
+    let acceptor = tokio::spawn(accept(listener, Places::new(connections), door, stopped, log));
     Ok(Server { stop, acceptor })
 }
 
@@ -99,7 +105,7 @@ impl Server {
 
 async fn accept(
     listener: TcpListener,
-    slots: Arc<Semaphore>,
+    places: Arc<Places>,
     door: Arc<Door>,
     mut stopped: oneshot::Receiver<Duration>,
     log: Logger,
@@ -109,23 +115,31 @@ async fn accept(
     herald.spawn(watch::herald(Arc::clone(&door)));
     let (closing, closed) = signal::channel(false);
     let service = service(Arc::clone(&door));
-    let mut connections = JoinSet::new();
+    let (mut connections, mut refusals) = (JoinSet::new(), JoinSet::new());
     let mut quiet_until = Instant::now();
     let drain = loop {
         tokio::select! {
             drain = &mut stopped => break drain.unwrap_or_default(),
             Some(_) = connections.join_next() => {}
-            accepted = next(&listener, &slots, &mut quiet_until, &log) => match accepted {
-                Ok((stream, source, slot)) => {
-                    let (door, service) = (Arc::clone(&door), service.clone());
-                    let (closed, log) = (closed.clone(), log.clone());
+            Some(_) = refusals.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => {
                     if let Err(error) = socket::prepare(&stream) {
                         debug!(log, "an http connection stays as the system made it"; "error" => %error);
                     }
-                    connections.spawn(async move {
-                        serve(Socket::new(stream), source, door, service, closed, log).await;
-                        drop(slot);
-                    });
+                    let place = places.take(Source::of(address.ip()));
+                    if place.as_ref().is_none_or(|place| place.kind != Kind::Open) {
+                        complain(&mut quiet_until, || {
+                            warn!(log, "the most http connections are open, and none of them is idle; new ones are refused");
+                        });
+                    }
+                    match place {
+                        Some(place) => {
+                            let serving = serve(Socket::new(stream), place, Arc::clone(&door), service.clone(), closed.clone(), log.clone());
+                            connections.spawn(serving);
+                        }
+                        None => drop(refusals.spawn(refuse(stream, Arc::clone(&places)))),
+                    }
                 }
                 Err(error) => {
                     complain(&mut quiet_until, || warn!(log, "cannot accept a connection"; "error" => %error));
@@ -134,7 +148,7 @@ async fn accept(
             },
         }
     };
-    drop(listener);
+    drop((listener, refusals));
     closing.send_replace(true);
     let last_words = drain / LAST_WORDS;
     if timeout(drain - last_words, all_of(&mut connections)).await.is_err() {
@@ -149,6 +163,19 @@ async fn accept(
 /// Waits until all have ended.
 async fn all_of(connections: &mut JoinSet<()>) {
     while connections.join_next().await.is_some() {}
+}
+
+/// Tells a client for whom there is no place, whatever it asks.
+async fn refuse(mut stream: TcpStream, places: Arc<Places>) {
+    let Ok(_parting) = places.partings.try_acquire() else { return };
+    let body = String::from_utf8(Problem::no_place().to_json(&Method::POST)).unwrap_or_default();
+    let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n\
+                Cache-Control: no-store\r\nConnection: close\r\nContent-Length";
+    let answer = format!("{head}: {}\r\n\r\n{body}\n", body.len() + 1);
+    // It fits into the system's buffer.
+    if timeout(LINGER, stream.write_all(answer.as_bytes())).await.is_ok() {
+        linger(stream).await;
+    }
 }
 
 /// What answers the requests of a connection.
@@ -168,22 +195,8 @@ where
 {
     let (_closing, closed) = signal::channel(false);
     let log = Logger::root(slog::Discard, slog::o!());
-    serve((stream, pending()), Source::loopback(), Arc::clone(&door), service(door), closed, log).await;
-}
-
-/// Waits for a free slot and then for a connection.
-async fn next(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-    quiet_until: &mut Instant,
-    log: &Logger,
-) -> io::Result<(TcpStream, Source, OwnedSemaphorePermit)> {
-    if slots.available_permits() == 0 {
-        complain(quiet_until, || warn!(log, "the most http connections are open; new ones wait"));
-    }
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, address) = listener.accept().await?;
-    Ok((stream, Source::of(address.ip()), slot))
+    let place = Places::new(CONNECTIONS).take(Source::loopback()).expect("the first one finds a place");
+    serve((stream, pending()), place, Arc::clone(&door), service(door), closed, log).await;
 }
 
 fn complain(quiet_until: &mut Instant, say: impl FnOnce()) {
@@ -202,7 +215,10 @@ where
     let (parts, body) = request.into_parts();
     let mut body = RequestBody::new(body);
     let waits = parts.headers.contains_key(EXPECT);
+    let goes_on = parts.version == Version::HTTP_11 && !parts.headers.contains_key(CONNECTION);
+    let probes_only = parts.extensions.get() == Some(&Kind::Probe) && !hosts::is_probe(parts.uri.path());
     let mut response = match door.origins.judge(&parts.headers) {
+        _ if probes_only => Problem::no_place().respond(&parts.method),
         Verdict::Absent => for_host(&door, app, parts, &body).await?,
         Verdict::Refused(problem) => problem.respond(&parts.method),
         Verdict::Allowed(origin) => {
@@ -219,6 +235,12 @@ where
     // What is closed without a word loses the client's next request.
     if !response.headers().contains_key(CONNECTION) && !body.read_off(waits).await {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if goes_on
+        && !response.headers().contains_key(CONNECTION)
+        && let Some(seconds) = &door.keep_alive
+    {
+        response.headers_mut().insert(KEEP_ALIVE, seconds.clone());
     }
     Ok(response)
 }
@@ -259,7 +281,7 @@ where
 /// Serves a connection until one side ends it; `gone` returns where the client has closed its side.
 async fn serve<I, S>(
     (stream, gone): (I, impl Future<Output = ()>),
-    source: Source,
+    place: Place,
     door: Arc<Door>,
     service: S,
     mut closed: signal::Receiver<bool>,
@@ -268,29 +290,37 @@ async fn serve<I, S>(
     I: AsyncRead + AsyncWrite + Unpin,
     S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
 {
+    let activity = &place.activity;
+    let waits = waits(place.kind, &door);
+    let stream = Attended::new(Patient::new(stream, door.options.rate_grace), Arc::clone(activity), waits);
     let (streams, begins) = (AtomicBool::new(false), Notify::new());
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(source);
-        let (answer, streams, begins) = (service.call(request), &streams, &begins);
+        activity.begin();
+        request.extensions_mut().insert(place.source);
+        request.extensions_mut().insert(place.kind);
+        let (answer, activity, streams, begins) = (service.call(request), Arc::clone(activity), &streams, &begins);
         async move {
-            let answer = answer.await;
-            let is_stream = answer.as_ref().is_ok_and(watch::is_stream);
+            let mut answer = answer.await?;
+            let is_stream = watch::is_stream(&answer);
             streams.store(is_stream, Ordering::Relaxed);
             if is_stream {
                 begins.notify_one();
             }
-            answer
+            if place.kind == Kind::Probe {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer.map(|body| Attending::new(body, activity)))
         }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES)
         // Whoever has sent all of a request may say so with a FIN, and gets the answer all the same.
         .half_close(true)
         // Answers have one of their own, where the clock shows what can be written.
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(Patient::new(stream, PATIENCE)), service);
+        .serve_connection(TokioIo::new(stream), service);
     // A stream, which has no end, ends where its client has gone.
     let mut gone = Box::pin(async {
         begins.notified().await;
@@ -302,6 +332,8 @@ async fn serve<I, S>(
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = &mut gone => Ok(()),
+        // It is idle, and gives its place to somebody else.
+        () = activity.told_to_leave() => Ok(()),
         () = told(&mut closed) => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             if streams.load(Ordering::Relaxed) {
@@ -319,10 +351,36 @@ async fn serve<I, S>(
         debug!(log, "an http connection broke"; "error" => %error);
     }
     drop(gone);
-    let stream = connection.into_parts().io.into_inner().into_inner();
+    let stream = connection.into_parts().io.into_inner().into_inner().into_inner();
     tokio::select! {
-        () = linger(stream) => {}
+        () = part(stream, place) => {}
         () = told(&mut closed) => {}
+    }
+}
+
+/// Ends a connection whose last answer has been written.
+async fn part<I: AsyncRead + AsyncWrite + Unpin>(stream: I, place: Place) {
+    let places = Arc::clone(&place.places);
+    if place.activity.is_leaving() {
+        // Another one has its place already, and nothing was asked that there is an answer to.
+        return;
+    }
+    if place.kind == Kind::Probe {
+        // The places of probes are few: the next one must not wait until this one is gone.
+        drop(place);
+        if let Ok(_parting) = places.partings.try_acquire() {
+            linger(stream).await;
+        }
+    } else {
+        linger(stream).await;
+        drop(place);
+    }
+}
+
+fn waits(kind: Kind, door: &Door) -> Waits {
+    match kind {
+        Kind::Probe => Waits { idle: PROBE_TIMEOUT, head: PROBE_TIMEOUT },
+        _ => Waits { idle: door.options.idle_timeout + IDLE_GRACE, head: HEAD_TIMEOUT },
     }
 }
 

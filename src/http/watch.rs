@@ -12,14 +12,14 @@
 //! Not here: how long events are kept (`consensus::feed`), how they are written ([`super::written`]), and connections
 //! that take too little ([`super::patient`]).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use warp::Reply;
 use warp::http::Method;
@@ -27,6 +27,7 @@ use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use warp::reply::Response;
 
 use super::answers;
+use super::budget::Source;
 use super::door::{Call, Door};
 use super::errors::{Problem, clip};
 use super::query::{self, Deadline};
@@ -53,14 +54,54 @@ const ANY_KEY: &[u8] = b"0";
 
 /// What all watchers of a node share.
 pub(super) struct Watchers {
-    slots: Arc<Semaphore>,
+    most: usize,
+    taken: Mutex<HashMap<Source, usize>>,
     news: Notify,
 }
 
 impl Watchers {
     /// Room for `most` of them, and for at most half of the connections.
     pub(super) fn new(most: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(most.min(connections_allowed() / 2))), news: Notify::new() }
+        Self { most: most.min(connections_allowed() / 2), taken: Mutex::default(), news: Notify::new() }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of one watcher, until it is dropped.
+struct Slot {
+    door: Arc<Door>,
+    source: Source,
+}
+
+impl Slot {
+    /// A place for a watcher from `source`, who leaves an eighth to others.
+    fn take(door: &Arc<Door>, source: Source) -> Option<Self> {
+        let most = door.watchers.most;
+        let mut taken = door.watchers.taken();
+        let all: usize = taken.values().sum();
+        let own = taken.entry(source).or_default();
+        let fits = all < most && *own < most - most / 8;
+        if fits {
+            *own += 1;
+        } else if *own == 0 {
+            taken.remove(&source);
+        }
+        fits.then(|| Self { door: Arc::clone(door), source })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut taken = self.door.watchers.taken();
+        if let Some(own) = taken.get_mut(&self.source) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.source);
+            }
+        }
     }
 }
 
@@ -83,7 +124,7 @@ pub(super) async fn handle(call: Call) -> Result<Response, Problem> {
     call.takes_get()?;
     let last_event_id = call.header(&LAST_EVENT_ID)?;
     let (filter, cursor) = asked(&call.query, last_event_id, call.door.options.key_bytes)?;
-    let slot = Arc::clone(&call.door.watchers.slots).try_acquire_owned().map_err(|_| Problem::watchers_full())?;
+    let slot = Slot::take(&call.door, call.source).ok_or_else(Problem::watchers_full)?;
     let opened = call.door.feed().open(cursor).map_err(|unopened| match unopened {
         Unopened::Refused(refusal) => refusal.into(),
         Unopened::Compacted(oldest) => Problem::compacted(oldest),
@@ -195,11 +236,11 @@ struct Watcher {
     closed: bool,
     /// What is left of the event that is being sent.
     rest: Option<Rest>,
-    _slot: OwnedSemaphorePermit,
+    slot: Slot,
 }
 
 impl Watcher {
-    fn new(door: Arc<Door>, filter: Filter, opened: Opened, slot: OwnedSemaphorePermit) -> Self {
+    fn new(door: Arc<Door>, filter: Filter, opened: Opened, slot: Slot) -> Self {
         Self {
             door,
             filter,
@@ -212,7 +253,7 @@ impl Watcher {
             greeted: false,
             closed: false,
             rest: None,
-            _slot: slot,
+            slot,
         }
     }
 
@@ -233,7 +274,7 @@ impl Watcher {
             match self.chunk.pop_front().map(|event| event.upgrade()) {
                 Some(Some(event)) => {
                     self.cursor = if self.chunk.is_empty() { self.behind } else { event.after() };
-                    let (piece, rest) = written::begin(&event);
+                    let (piece, rest) = written::begin(&event, |bytes| door.events.take(self.slot.source, bytes));
                     self.rest = rest;
                     return Some((Ok(piece), self));
                 }

@@ -3,8 +3,9 @@
 //! Why: a watcher takes an event at its own speed. Were each given the whole text of its event, thousands of slow ones
 //! would hold thousands of mebibytes; and were they to share a bounded memory, all would wait for the slowest.
 //!
-//! Laws: at most [`PIECE_BYTES`] of text are made at a time, and nothing of a value is kept between two pieces: the event
-//! is the feed's, and once the feed has dropped it the rest is gone. The pieces together are what [`whole`] says.
+//! Laws: at most [`PIECE_BYTES`] of text are made at a time. Between two pieces the event is kept where its client has a
+//! share of memory for it; where there is none, nobody waits for it: the event is the feed's, and once the feed has dropped
+//! it the rest is gone. The pieces together are what [`whole`] says.
 //!
 //! Not here: which event comes next ([`super::watch`]).
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
+use super::budget::Share;
 use super::envelope::{self, Form};
 use crate::model::{Event, Happening};
 
@@ -21,13 +23,16 @@ const PIECE_BYTES: usize = 24 << 10;
 /// An event of which some has been written.
 pub(super) struct Rest {
     event: Weak<Event>,
+    /// Keeps the event, where there is room for it.
+    _kept: Option<(Arc<Event>, Share)>,
     form: Form,
     /// How much of the value has been written.
     at: usize,
 }
 
-/// Begins to write an event: the first piece, and the rest where there is one.
-pub(super) fn begin(event: &Arc<Event>) -> (Bytes, Option<Rest>) {
+/// Begins to write an event: the first piece, and the rest where there is one, kept if `share` gives room for as many
+/// bytes.
+pub(super) fn begin(event: &Arc<Event>, share: impl FnOnce(usize) -> Option<Share>) -> (Bytes, Option<Rest>) {
     let Happening::Put(item) = &event.happening else { return (whole(event), None) };
     if item.value.bytes.len() <= PIECE_BYTES {
         return (whole(event), None);
@@ -37,7 +42,8 @@ pub(super) fn begin(event: &Arc<Event>) -> (Bytes, Option<Rest>) {
     out.extend_from_slice(b"event:put\ndata:");
     envelope::begin(&mut out, &String::from_utf8_lossy(&event.key));
     form.open(&mut out);
-    (out.into(), Some(Rest { event: Arc::downgrade(event), form, at: 0 }))
+    let kept = share(event.size()).map(|share| (Arc::clone(event), share));
+    (out.into(), Some(Rest { event: Arc::downgrade(event), _kept: kept, form, at: 0 }))
 }
 
 impl Rest {
@@ -93,6 +99,7 @@ fn on_one_line(data: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::budget::{Budget, Source};
     use crate::model::{Item, Value};
 
     fn event(content_type: &str, bytes: impl Into<Bytes>) -> Arc<Event> {
@@ -103,7 +110,7 @@ mod tests {
 
     /// The pieces of an event, joined, and how many there were.
     fn pieces(event: &Arc<Event>) -> (Vec<u8>, usize) {
-        let (first, mut rest) = begin(event);
+        let (first, mut rest) = begin(event, |_| None);
         let (mut all, mut count) = (first.to_vec(), 1);
         while let Some(left) = rest {
             let (piece, next) = left.next().expect("the event is there");
@@ -135,11 +142,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_an_event_is_kept_between_two_pieces() {
-        let event = event("text/plain", vec![b'x'; 3 * PIECE_BYTES]);
-        let (_, rest) = begin(&event);
-        let (_, rest) = rest.unwrap().next().unwrap();
-        drop(event);
-        assert!(rest.unwrap().next().is_none());
+    fn an_event_is_kept_between_two_pieces_only_where_there_is_room() {
+        for (room, whole) in [(1, false), (1 << 20, true)] {
+            let event = event("text/plain", vec![b'x'; 3 * PIECE_BYTES]);
+            let budget = Budget::new(room);
+            let (_, mut rest) = begin(&event, |bytes| budget.take(Source::loopback(), bytes));
+            drop(event);
+            assert_eq!(budget.free() < room, whole);
+            let mut ended = false;
+            while let Some(left) = rest.take() {
+                (rest, ended) = left.next().map_or((None, false), |(_, rest)| (rest, true));
+            }
+            assert_eq!((ended, budget.free()), (whole, room));
+        }
     }
 }

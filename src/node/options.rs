@@ -23,8 +23,13 @@ const APPLY_WORK: usize = 8 << 20;
 const JOIN_WAIT_MS: u64 = 60_000;
 
 /// How much memory clients may hold.
-const BUDGETS: http::Budgets =
-    http::Budgets { bodies: 256 << 20, answers: 256 << 20, transactions: 256 << 20, renewals: 128 << 20 };
+const BUDGETS: http::Budgets = http::Budgets {
+    bodies: 256 << 20,
+    answers: 256 << 20,
+    events: 64 << 20,
+    transactions: 256 << 20,
+    renewals: 128 << 20,
+};
 
 /// One MiB in bytes.
 const MIB: u64 = 1 << 20;
@@ -95,6 +100,8 @@ pub(super) fn http(config: &Config, ports: &Ports) -> http::Options {
         body_bytes: size(config.limits.body_bytes),
         watchers: size(config.limits.watchers),
         request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
+        idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
+        rate_grace: Duration::from_millis(config.http.rate_grace_ms),
         allowed_origins: config.http.allowed_origins.clone(),
         allowed_hosts: config.http.allowed_hosts.clone(),
         own_hosts,

@@ -47,6 +47,7 @@ mod moving;
 mod once;
 mod origins;
 mod peers;
+mod places;
 mod probes;
 mod quorum;
 mod reserve;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         moving::cases(),
         lives::cases(),
         peers::cases(),
+        places::cases(),
         rogue::cases(),
         hints::cases(),
         snapshots::cases(),

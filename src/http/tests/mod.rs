@@ -35,12 +35,20 @@ pub(super) fn options() -> Options {
         body_bytes: 256,
         watchers: 2,
         request_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(75),
+        rate_grace: Duration::from_secs(5),
         allowed_origins: vec!["https://ui.example.org".into()],
         allowed_hosts: vec![],
         own_hosts: vec!["127.0.0.1".into()],
         loopback: true,
         port: 2221,
-        budgets: Budgets { bodies: 1 << 20, answers: 1 << 20, transactions: 1 << 20, renewals: 1 << 20 },
+        budgets: Budgets {
+            bodies: 1 << 20,
+            answers: 1 << 20,
+            events: 1 << 20,
+            transactions: 1 << 20,
+            renewals: 1 << 20,
+        },
         join_list: vec!["a:1".into(), "b:2".into()],
     }
 }

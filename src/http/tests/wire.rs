@@ -373,3 +373,38 @@ async fn a_request_whose_client_goes_away_is_over_by_its_deadline() {
     let stopped = tokio::time::timeout(Duration::from_secs(30), node.server.stop(Duration::from_secs(60))).await;
     assert!(stopped.is_ok());
 }
+
+#[tokio::test]
+async fn an_idle_connection_closes_when_it_was_told_to_and_one_with_a_request_does_not() {
+    let (keep, replies) =
+        (Arc::new(Mutex::new(Vec::new())), Options { idle_timeout: Duration::from_secs(1), ..options() });
+    let kept = Arc::clone(&keep);
+    let node = Node::start(replies, move |input| match input {
+        Input::Request { reply, .. } => kept.lock().unwrap().push(reply),
+        Input::Status { reply } => reply(status()),
+        _ => {}
+    });
+    let mut busy = TcpStream::connect(node.address).await.unwrap();
+    let put =
+        format!("POST /store?timeout=30s HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
+    busy.write_all(put.as_bytes()).await.unwrap();
+    let mut unused = TcpStream::connect(node.address).await.unwrap();
+    let mut idle = TcpStream::connect(node.address).await.unwrap();
+    idle.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    idle.read_to_end(&mut answer).await.unwrap();
+    let answer = Seen::parse(&answer);
+    assert_eq!(
+        (answer.status, answer.header("keep-alive"), answer.header("connection")),
+        (200, Some("timeout=1"), None)
+    );
+    assert_eq!(unused.read(&mut [0; 16]).await.unwrap(), 0);
+    // The busy one has waited for as long, and is answered.
+    let reply = keep.lock().unwrap().pop().expect("it has arrived");
+    reply(Err(Refusal::not_applied(Code::NoLeader, "none")));
+    let mut answer = Vec::new();
+    busy.read_to_end(&mut answer).await.unwrap();
+    Seen::parse(&answer).is_problem(503, "no_leader");
+    // Whoever closes anyway is told nothing of it.
+    assert_eq!(node.ask("GET", "/health", "").await.header("keep-alive"), None);
+}

@@ -18,7 +18,7 @@ pub(crate) use case::cases;
 pub use cluster::{Cluster, ELECTION, member, names};
 pub use events::{Event, Watch, ask};
 pub use files::{blobs, blocks, content, copy, walk};
-pub use http::{Answer, Request};
+pub use http::{Answer, Request, read_head};
 pub use load::Load;
 pub use needs::{Need, tool};
 pub use node::{Node, START, binary, number};

@@ -1,0 +1,186 @@
+//! The places that connections take.
+//!
+//! Why: connections are bounded, and clients keep more of them open than they use. A node whose places are all taken by
+//! idle ones must not look dead to whoever probes it, nor refuse whoever has something to ask.
+//!
+//! Laws: where few places are left, a new connection takes that of an idle one: of the address that holds the most, the
+//! one that has been idle for longest. Where none is idle, some places are kept: half for this machine, half for probes.
+//! Where those are taken too, the connection is refused at once. No connection that was asked something gives way.
+//!
+//! Not here: which request is a probe ([`super::hosts`]), and what a refused client is told ([`super::server`]).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use super::activity::Activity;
+use super::budget::Source;
+
+/// The most places that are kept.
+const KEPT: usize = 64;
+/// How many connections without a place are sent away at once with a reason; more are closed without a word.
+const PARTINGS: usize = 64;
+/// The part of all places that are kept at most, as a divisor.
+const KEPT_PART: usize = 8;
+
+/// All places of a server.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: usize,
+    /// Whoever is sent away without a place, and is read from a little longer so that the reason arrives.
+    pub(super) partings: Semaphore,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    next: u64,
+    connections: HashMap<u64, (Source, Kind, Arc<Activity>)>,
+    by_source: HashMap<Source, usize>,
+    by_kind: [usize; 3],
+}
+
+/// What a place is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Anything.
+    Open,
+    /// Anything that this machine asks; it is one of those that are kept.
+    Local,
+    /// Probes; it is one of those that are kept.
+    Probe,
+}
+
+/// The place of one connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// All places.
+    pub(super) places: Arc<Places>,
+    number: u64,
+    /// Whose it is.
+    pub(super) source: Source,
+    /// What it is for.
+    pub(super) kind: Kind,
+    /// What the connection does.
+    pub(super) activity: Arc<Activity>,
+}
+
+impl Places {
+    /// So many places, all free.
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, partings: Semaphore::new(PARTINGS), taken: Mutex::default() })
+    }
+
+    /// A place for a connection from `source`; None where there is none.
+    pub(super) fn take(self: &Arc<Self>, source: Source) -> Option<Place> {
+        let kept = KEPT.min(self.most / KEPT_PART);
+        let mut taken = self.taken();
+        let kind = if taken.connections.len() < self.most - kept || taken.make_room() {
+            Kind::Open
+        } else if source.is_loopback() && taken.by_kind[Kind::Local as usize] < kept / 2 {
+            Kind::Local
+        } else if taken.by_kind[Kind::Probe as usize] < kept - kept / 2 {
+            Kind::Probe
+        } else {
+            return None;
+        };
+        let activity = Arc::<Activity>::default();
+        taken.next += 1;
+        let number = taken.next;
+        taken.connections.insert(number, (source, kind, Arc::clone(&activity)));
+        *taken.by_source.entry(source).or_default() += 1;
+        taken.by_kind[kind as usize] += 1;
+        drop(taken);
+        Some(Place { places: Arc::clone(self), number, source, kind, activity })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    /// Has an idle connection leave, if there is one.
+    fn make_room(&mut self) -> bool {
+        loop {
+            let idle = self.connections.iter().filter_map(|(number, (source, kind, activity))| {
+                let since = activity.idle_since().filter(|_| *kind == Kind::Open)?;
+                Some((self.by_source.get(source).copied().unwrap_or(0), std::cmp::Reverse(since), *number))
+            });
+            let Some((_, _, number)) = idle.max() else { return false };
+            // It may have been asked something in this moment.
+            let leaves = self.connections.get(&number).is_some_and(|(_, _, activity)| activity.leave());
+            if leaves {
+                self.remove(number);
+                return true;
+            }
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some((source, kind, _)) = self.connections.remove(&number) else { return };
+        self.by_kind[kind as usize] -= 1;
+        if let Some(count) = self.by_source.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_source.remove(&source);
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.taken().remove(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn from(last: u8) -> Source {
+        Source::of(IpAddr::from([10, 0, 0, last]))
+    }
+
+    fn busy(places: &Arc<Places>, source: Source) -> Option<Place> {
+        let place = places.take(source)?;
+        place.activity.begin();
+        Some(place)
+    }
+
+    #[test]
+    fn the_longest_idle_one_of_whoever_holds_the_most_gives_way() {
+        let places = Places::new(32);
+        let few = places.take(from(1)).unwrap();
+        let many: Vec<_> = (0..27).map(|_| places.take(from(2)).unwrap()).collect();
+        many[0].activity.begin();
+        let next = places.take(from(3)).unwrap();
+        assert_eq!(next.kind, Kind::Open);
+        assert!(many[1].activity.is_leaving(), "the first one is busy");
+        assert!(!few.activity.is_leaving() && !many[0].activity.is_leaving() && !many[2].activity.is_leaving());
+        assert_eq!(places.take(from(2)).unwrap().kind, Kind::Open, "its own next one");
+        assert!(many[2].activity.is_leaving());
+    }
+
+    #[test]
+    fn where_none_is_idle_some_are_kept_for_this_machine_and_for_probes() {
+        let places = Places::new(32);
+        let all: Vec<_> = (0..28).map(|_| busy(&places, Source::loopback()).unwrap()).collect();
+        let kept: Vec<_> = (0..4).map(|_| busy(&places, Source::loopback()).unwrap()).collect();
+        let kinds: Vec<_> = kept.iter().map(|place| place.kind).collect();
+        drop(kept);
+        assert_eq!(kinds, [Kind::Local, Kind::Local, Kind::Probe, Kind::Probe]);
+        assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Probe);
+        let kept: Vec<_> = (0..2).map(|_| busy(&places, from(1)).unwrap()).collect();
+        assert!(busy(&places, from(1)).is_none(), "all are taken");
+        assert_eq!(busy(&places, Source::loopback()).unwrap().kind, Kind::Local);
+        drop(kept);
+        all[5].activity.done();
+        assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Open);
+        drop(all);
+        assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Open);
+    }
+}

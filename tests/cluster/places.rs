@@ -1,0 +1,53 @@
+//! Connections at the limit: idle ones give way, and a busy node does not look dead.
+
+use std::io::{BufReader, Write};
+use std::net::TcpStream;
+use std::process::Command;
+
+use crate::harness::{Node, Request, Setup, binary, check, eventually, secs};
+
+crate::harness::cases![idle_connections_give_way_and_probes_find_a_place_among_busy_ones,];
+
+/// A node that may open so few files that 216 connections are left, 27 of which are kept.
+fn node() -> Node {
+    Setup::named("node1").wrapped(&["sh", "-c", r#"ulimit -n 600; exec "$0" "$@""#]).start()
+}
+
+fn connect(node: &Node, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(&node.http).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+fn status_of(stream: TcpStream) -> Option<u16> {
+    crate::harness::read_head(&mut BufReader::new(stream)).ok().map(|head| head.status)
+}
+
+fn idle_connections_give_way_and_probes_find_a_place_among_busy_ones() {
+    let node = node();
+    let idle: Vec<_> = (0..300)
+        .map(|_| {
+            let stream = connect(&node, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            assert_eq!(status_of(stream.try_clone().unwrap()), Some(200));
+            stream
+        })
+        .collect();
+    assert_eq!(node.get("/health").status, 200);
+    node.put("key", 1);
+    let status = Command::new(binary()).args(["status", "--endpoints", &node.http]).output().unwrap();
+    assert!(status.status.success(), "{status:?}");
+
+    // A read that waits for an index which does not come keeps its connection busy.
+    let waits = "GET /store/key?consistency=stale&min_index=1000000000&timeout=60s HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let busy: Vec<_> = (0..260).map(|_| connect(&node, waits)).collect();
+    let refused = || node.try_request(Request::new("GET", "/store/key").within(secs(5)));
+    eventually(secs(20), "no place is left", || {
+        let answer = refused()?;
+        check(answer.status == 503 && answer.header("connection") == Some("close"), &answer)
+    });
+    refused().unwrap().problem(503, "no place").code("overloaded", "no place");
+    for path in ["/health", "/health/"].into_iter().cycle().take(40) {
+        assert_eq!(node.get(path).status, 200, "a probe");
+    }
+    drop((idle, busy));
+}
