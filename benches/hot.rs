@@ -106,6 +106,7 @@ fn get(criterion: &mut Criterion) {
         key_bytes: 1024,
         value_bytes: 1 << 20,
         body_bytes: 2 << 20,
+        connections: 4096,
         request_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(75),
         rate_grace: Duration::from_secs(5),

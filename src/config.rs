@@ -119,7 +119,7 @@ pub struct Snapshot {
 /// `[storage]`: the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Storage {
-    /// MiB of the tree's cache.
+    /// MiB of the tree's cache; 0 for what follows from the memory.
     pub cache_mb: u64,
     /// MiB of the disk that are left free; None for what suits the disk.
     pub reserve_mb: Option<u64>,
@@ -128,6 +128,8 @@ pub struct Storage {
 /// `[limits]`: what clients may ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// MiB that the node may take; 0 for what follows from the limits of the system.
+    pub memory_mb: u64,
     /// The longest key in bytes.
     pub key_bytes: u64,
     /// The longest value in bytes.
@@ -140,7 +142,7 @@ pub struct Limits {
     pub watchers: u64,
     /// How many events are kept for them.
     pub watch_events: u64,
-    /// How many MiB of events are kept for them.
+    /// How many MiB of events are kept for them; 0 for what follows from the memory.
     pub watch_mb: u64,
     /// The default deadline in milliseconds.
     pub request_timeout_ms: u64,

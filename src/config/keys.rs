@@ -239,7 +239,13 @@ pub static KEYS: &[Key] = &[
         |c, v| c.snapshot.spool_mb = v,
         "Most MiB of disk that a copy for a slow follower may take while it is sent",
     ),
-    number("storage.cache_mb", "256", (1, MIB), |c, v| c.storage.cache_mb = v, "MiB of memory for the tree's cache"),
+    number(
+        "storage.cache_mb",
+        "0",
+        (0, MIB),
+        |c, v| c.storage.cache_mb = v,
+        "MiB of memory for the tree's cache; 0: an eighth of limits.memory_mb, at most 256",
+    ),
     Key {
         path: "storage.reserve_mb",
         short: None,
@@ -249,6 +255,13 @@ pub static KEYS: &[Key] = &[
         help: "MiB of the disk to leave free: below it writes that need space are refused; auto: the smaller of 256 and a \
                tenth of the disk, 0: none",
     },
+    number(
+        "limits.memory_mb",
+        "0",
+        (0, 1 << 24),
+        |c, v| c.limits.memory_mb = v,
+        "MiB of memory that the node may take; 0: three quarters of the container's limit, else of the machine's memory",
+    ),
     number("limits.key_bytes", "1024", (1, 1_024), |c, v| c.limits.key_bytes = v, "Longest key in bytes"),
     number("limits.value_bytes", "1048576", (1, 8 * MIB), |c, v| c.limits.value_bytes = v, "Longest value in bytes"),
     number(
@@ -281,10 +294,10 @@ pub static KEYS: &[Key] = &[
     ),
     number(
         "limits.watch_mb",
-        "32",
-        (1, MIB),
+        "0",
+        (0, MIB),
         |c, v| c.limits.watch_mb = v,
-        "Most MiB of memory that these changes take",
+        "Most MiB of memory that these changes take; 0: a sixteenth of limits.memory_mb, at most 32",
     ),
     number(
         "limits.request_timeout_ms",

@@ -38,6 +38,7 @@ use super::requests::Requests;
 use super::snapshots::Snapshots;
 use super::space::Spaces;
 use super::time::Time;
+use super::unread::Unread;
 use super::verification::Verification;
 use super::{Options, Outbox};
 use crate::model::{List, Page};
@@ -107,6 +108,7 @@ pub struct Driver {
     pub(super) unused: Vec<Box<dyn Send>>,
     pub(super) stands: Stands,
     pub(super) lag: Lag,
+    pub(super) unread: Unread,
     next_token: u64,
 }
 
@@ -174,6 +176,7 @@ impl Driver {
             unused: Vec::new(),
             stands: Stands::default(),
             lag: Lag::default(),
+            unread: Unread::default(),
             next_token: 0,
         };
         driver.feed.begin(driver.machine.applied().0, driver.options.history);

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::feed::Feed;
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Millis};
+use super::unread::Unread;
 use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI};
 use crate::storage;
 
@@ -69,6 +70,7 @@ pub struct Inbox {
     pub clock: Clock,
     /// Where the loop tells what happens, for those who watch.
     pub feed: Arc<Feed>,
+    pub(super) unread: Unread,
     names: Published,
 }
 
@@ -110,6 +112,7 @@ pub struct Handle {
     peers: mpsc::Sender<Input>,
     clock: Clock,
     feed: Arc<Feed>,
+    unread: Unread,
     names: Published,
 }
 
@@ -121,8 +124,10 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let clock = Clock::start();
     let names = Published::default();
     let feed = Arc::<Feed>::default();
-    let handle = Handle { clients, peers, clock, feed: Arc::clone(&feed), names: Arc::clone(&names) };
-    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, names })
+    let unread = Unread::default();
+    let handle =
+        Handle { clients, peers, clock, feed: Arc::clone(&feed), unread: unread.clone(), names: Arc::clone(&names) };
+    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, unread, names })
 }
 
 fn stopping() -> Refusal {
@@ -199,14 +204,18 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Fetched, Refusal> {
         let (reply, answer) = oneshot::channel();
+        let unread = self.unread.clone();
         self.client(Input::Read {
             key,
             consistency,
             bounds,
             deadline: self.deadline(timeout),
-            reply: Box::new(|result| drop(reply.send(result))),
+            reply: Box::new(move |result| {
+                let lying = unread.add(result.as_ref().map_or(0, Fetched::bytes));
+                drop(reply.send((result, lying)));
+            }),
         })?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
     }
 
     /// Reads a page of keys.
@@ -220,14 +229,18 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Listed, Refusal> {
         let (reply, answer) = oneshot::channel();
+        let unread = self.unread.clone();
         self.client(Input::List {
             list,
             consistency,
             bounds,
             deadline: self.deadline(timeout),
-            reply: Box::new(|result| drop(reply.send(result))),
+            reply: Box::new(move |result| {
+                let lying = unread.add(result.as_ref().map_or(0, Listed::bytes));
+                drop(reply.send((result, lying)));
+            }),
         })?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
     }
 
     /// Takes a durable cut of the machine now.

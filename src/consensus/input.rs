@@ -52,6 +52,23 @@ pub struct Fetched {
     pub clock: u64,
 }
 
+impl Fetched {
+    /// How many bytes the value has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.value.as_ref().map_or(0, |item| item.value.bytes.len())
+    }
+}
+
+impl Listed {
+    /// How many bytes the values of the page have.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let values = self.page.items.iter().filter_map(|(_, item)| item.as_ref());
+        values.map(|item| item.value.bytes.len()).sum()
+    }
+}
+
 /// What a list found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {

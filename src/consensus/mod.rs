@@ -50,6 +50,7 @@ mod status;
 mod task;
 mod time;
 mod transfer;
+mod unread;
 mod verification;
 
 pub use chores::Chores;

@@ -18,7 +18,7 @@ use raft::ReadState;
 use super::driver::Driver;
 use super::freshness::Freshness;
 use super::input::{Bounds, Consistency, Fetched, Listed, Millis, Reply};
-use crate::model::{Code, Item, List, Refusal};
+use crate::model::{Code, List, Refusal};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 
@@ -196,6 +196,9 @@ impl Driver {
     pub(super) fn release_reads(&mut self) -> Result<(), Error> {
         let applied = self.machine.applied().0;
         self.reads.freshness.applied(applied);
+        if self.unread.is_full() {
+            return Ok(());
+        }
         let ready = self
             .reads
             .confirmed
@@ -205,6 +208,7 @@ impl Driver {
         for (index, readers) in ready {
             let mut readers = readers.into_iter();
             while left > 0
+                && !self.unread.is_full()
                 && (left == READ_BYTES_PER_TURN || !self.budget.is_late(self.chores.now()))
                 && let Some(reader) = readers.next()
             {
@@ -221,7 +225,8 @@ impl Driver {
     /// Whether a turn would answer reads that the last one left.
     pub(super) fn any_read_ready(&self) -> bool {
         let applied = self.machine.applied().0;
-        self.reads.confirmed.iter().any(|(index, _)| *index <= applied)
+        // Where it is full, the next tick looks again.
+        !self.unread.is_full() && self.reads.confirmed.iter().any(|(index, _)| *index <= applied)
     }
 
     /// Answers a read; what it cost, as [`READ_BYTES_PER_TURN`] counts.
@@ -234,15 +239,16 @@ impl Driver {
         Ok(match reader.wanted {
             Wanted::Key { key, reply } => {
                 let value = self.machine.get(&key)?;
-                let cost = value.as_ref().map_or(0, |item| item.value.bytes.len());
-                reply(Ok(Fetched { value, index, term, clock }));
+                let fetched = Fetched { value, index, term, clock };
+                let cost = fetched.bytes();
+                reply(Ok(fetched));
                 cost
             }
             Wanted::Page { list, reply } => {
                 let page = self.machine.list(&list)?;
-                let bytes = |item: &Option<Item>| item.as_ref().map_or(0, |item| item.value.bytes.len());
-                let cost = page.items.iter().map(|(_, item)| READ_COST + bytes(item)).sum();
-                reply(Ok(Listed { page, index, term, clock }));
+                let listed = Listed { page, index, term, clock };
+                let cost = listed.page.items.len() * READ_COST + listed.bytes();
+                reply(Ok(listed));
                 cost
             }
         })

@@ -71,6 +71,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     let chores = Threads { handle, clock, log: log.clone() };
     let mut driver = Driver::new(volume, incarnation, outbox, Box::new(chores), options, log.clone(), raft_log)?;
     driver.tell(inbox.feed.clone());
+    driver.unread = inbox.unread.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
         what: "cannot start the consensus thread".into(),
         path: "the process".into(),

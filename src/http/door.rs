@@ -107,7 +107,7 @@ impl Door {
             events: Budget::new(options.budgets.events),
             renewals: Budget::new(options.budgets.renewals.max(options.value_bytes)),
             keep_alive: keep_alive(options.idle_timeout),
-            watchers: Watchers::new(options.watchers),
+            watchers: Watchers::new(options.watchers, options.connections),
             options,
             handle,
             status_turns: Semaphore::new(STATUS_TURNS),

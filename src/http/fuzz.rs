@@ -134,6 +134,7 @@ fn options() -> Options {
         value_bytes: LIMIT,
         body_bytes: 4 * LIMIT,
         watchers: 2,
+        connections: 4096,
         request_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(75),
         rate_grace: Duration::from_secs(5),

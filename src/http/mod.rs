@@ -70,6 +70,8 @@ pub struct Options {
     pub body_bytes: usize,
     /// The most clients that watch at once.
     pub watchers: usize,
+    /// The most connections at once; fewer where the process may open few files.
+    pub connections: usize,
     /// How long a request may take where it does not say so itself.
     pub request_timeout: Duration,
     /// How long a connection may be idle between two requests.

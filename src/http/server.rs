@@ -3,7 +3,7 @@
 //! Why: warp's own server panics where it cannot bind, waits for ever for a request's head, and takes any number of
 //! connections. Ours bounds all three, and ends in a bounded time.
 //!
-//! Laws: at most [`CONNECTIONS`] connections, and never so many that files for the disk and the peers run out; beyond
+//! Laws: at most as many connections as the options say, and never so many that files for the disk and the peers run out; beyond
 //! that, idle ones give way ([`super::places`]), and where none is idle, new ones are refused at once. A head arrives
 //! within [`HEAD_TIMEOUT`]; before it, a connection may be idle for as long as the options say. A client that takes its answer too slowly ([`super::pace`]) loses it. After a stop
 //! nothing is accepted, a request under way is answered, and each connection closes behind its answer;
@@ -53,8 +53,6 @@ use super::watch;
 
 /// The header that tells how long a connection may be idle.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// The most connections at once.
-pub(super) const CONNECTIONS: usize = 4096;
 /// The open files that are left to the disk and the peers where the process may have few: the peer port alone takes up
 /// to 256.
 const RESERVED_FILES: usize = 384;
@@ -87,7 +85,7 @@ pub struct Server {
 pub(super) fn start(listener: std::net::TcpListener, door: Arc<Door>, log: Logger) -> io::Result<Server> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let connections = connections_allowed();
+    let connections = connections_allowed(door.options.connections);
     info!(log, "serving http"; "address" => listener.local_addr()?, "connections_max" => connections);
     let (stop, stopped) = oneshot::channel();
     let acceptor = tokio::spawn(accept(listener, Places::new(connections), door, stopped, log));
@@ -195,7 +193,7 @@ where
 {
     let (_closing, closed) = signal::channel(false);
     let log = Logger::root(slog::Discard, slog::o!());
-    let place = Places::new(CONNECTIONS).take(Source::loopback()).expect("the first one finds a place");
+    let place = Places::new(door.options.connections).take(Source::loopback()).expect("the first one finds a place");
     serve((stream, pending()), place, Arc::clone(&door), service(door), closed, log).await;
 }
 
@@ -403,13 +401,13 @@ async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I) {
     drop(timeout(LINGER, drained).await);
 }
 
-/// How many connections the limit of open files leaves room for.
-pub(super) fn connections_allowed() -> usize {
+/// How many of `most` connections the limit of open files leaves room for.
+pub(super) fn connections_allowed(most: usize) -> usize {
     // Only Linux tells without a system call of our own; elsewhere the limit of connections stands alone.
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     match open_files(&limits) {
-        Some(files) => CONNECTIONS.min(files.saturating_sub(RESERVED_FILES).max(files / 4)),
-        None => CONNECTIONS,
+        Some(files) => most.min(files.saturating_sub(RESERVED_FILES).max(files / 4)),
+        None => most,
     }
 }
 

@@ -61,8 +61,8 @@ pub(super) struct Watchers {
 
 impl Watchers {
     /// Room for `most` of them, and for at most half of the connections.
-    pub(super) fn new(most: usize) -> Self {
-        Self { most: most.min(connections_allowed() / 2), taken: Mutex::default(), news: Notify::new() }
+    pub(super) fn new(most: usize, connections: usize) -> Self {
+        Self { most: most.min(connections_allowed(connections) / 2), taken: Mutex::default(), news: Notify::new() }
     }
 
     fn taken(&self) -> MutexGuard<'_, HashMap<Source, usize>> {

@@ -26,12 +26,14 @@ use crate::transport;
 
 mod forming;
 mod listen;
+mod memory;
 mod options;
 pub mod panics;
 pub mod process;
 mod signals;
 
 use listen::Ports;
+use memory::Memory;
 pub use signals::Stop;
 
 /// How long the loop has to hand leadership over and to finish or answer what is pending.
@@ -176,30 +178,32 @@ impl Node {
         info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
             "directory" => directory.display().to_string(), "http" => &ports.http.address,
             "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
-        let boot = options::boot(config, &ports);
+        let memory = Memory::new(config.limits.memory_mb);
+        info!(log, "memory"; "limit_mb" => memory.whole.map_or(0, |bytes| bytes >> 20), "cache_mb" => options::cache_bytes(config, memory) >> 20);
+        let boot = options::boot(config, &ports, memory);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let reserve = options::reserve(config);
         let opened = blocking(move || open(&directory, reserve, boot, &addresses)).await?;
         process::check_directory(&config.raft.vol_dir, log);
-        Self::compose(config, ports, nonce, opened, log)
+        Self::compose(config, (ports, memory), nonce, opened, log)
     }
 
     /// Starts the rooms, from the ground up.
     fn compose(
         config: &Config,
-        ports: Ports,
+        (ports, memory): (Ports, Memory),
         nonce: u64,
         Opened { volume, incarnation, peers }: Opened,
         log: &Logger,
     ) -> Result<Self, Error> {
         let forms = may_form(config, volume.identity());
-        let serves = options::http(config, &ports);
-        let loops = options::consensus(config, &ports, nonce, forms);
+        let serves = options::http(config, &ports, memory);
+        let loops = options::consensus(config, (&ports, memory), nonce, forms);
         let advertised = loops.raft_address.clone();
 
         let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
         let (transport, outbox) =
-            transport::start(ports.raft.listener, handle.clone(), peers, options::transport(), log.clone())
+            transport::start(ports.raft.listener, handle.clone(), peers, options::transport(memory), log.clone())
                 .map_err(system("cannot serve the peer port"))?;
         let raft_log = logging::for_raft(log, logging::level_named(&config.log.level));
         let start = consensus::Start { volume, incarnation, outbox, options: loops, log: log.clone(), raft_log };

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::listen::Ports;
+use super::memory::Memory;
 use crate::config::Config;
 use crate::model::Limits;
 use crate::storage::Boot;
@@ -15,21 +16,15 @@ use crate::{consensus, http, transport};
 /// The most connections of strangers and peers; a member holds two or three.
 const MAX_INBOUND: usize = 256;
 
+/// The most connections of clients.
+const CONNECTIONS: usize = 4096;
+
 /// How much a turn of the loop applies; some milliseconds.
 const APPLY_WORK: usize = 8 << 20;
 
 /// How long a join may be without a sign of its cluster. As long as a join may take by default: then whoever asked for it
 /// knows that it is unfinished.
 const JOIN_WAIT_MS: u64 = 60_000;
-
-/// How much memory clients may hold.
-const BUDGETS: http::Budgets = http::Budgets {
-    bodies: 256 << 20,
-    answers: 256 << 20,
-    events: 64 << 20,
-    transactions: 256 << 20,
-    renewals: 128 << 20,
-};
 
 /// One MiB in bytes.
 const MIB: u64 = 1 << 20;
@@ -45,20 +40,33 @@ pub(super) fn reserve(config: &Config) -> Option<u64> {
 }
 
 /// What the directory is opened with.
-pub(super) fn boot(config: &Config, ports: &Ports) -> Boot {
+pub(super) fn boot(config: &Config, ports: &Ports, memory: Memory) -> Boot {
     Boot {
         name: config.raft.node_id.clone(),
         raft_address: config.advertised_raft(ports.raft.port),
         http_address: config.advertised_http(ports.http.port),
-        cache_bytes: config.storage.cache_mb * MIB,
+        cache_bytes: cache_bytes(config, memory),
         picked_http_port: ports.http.picked,
         picked_raft_port: ports.raft.picked,
         mint: Box::new(|| getrandom::u64().expect("the start has drawn one, and a system does not lose the ability")),
     }
 }
 
+/// The tree's cache.
+pub(super) fn cache_bytes(config: &Config, memory: Memory) -> u64 {
+    match config.storage.cache_mb {
+        0 => memory.cache(),
+        megabytes => megabytes * MIB,
+    }
+}
+
 /// What the loop is configured with.
-pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: bool) -> consensus::Options {
+pub(super) fn consensus(
+    config: &Config,
+    (ports, memory): (&Ports, Memory),
+    nonce: u64,
+    forming: bool,
+) -> consensus::Options {
     consensus::Options {
         tick_ms: config.raft.tick_ms,
         heartbeat_ticks: size(config.raft.heartbeat_ticks),
@@ -77,7 +85,10 @@ pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: boo
         pending_requests: size(config.limits.pending_requests),
         history: consensus::History {
             events: size(config.limits.watch_events),
-            bytes: size(config.limits.watch_mb * MIB),
+            bytes: size(match config.limits.watch_mb {
+                0 => memory.history(),
+                megabytes => megabytes * MIB,
+            }),
         },
         raft_address: config.advertised_raft(ports.raft.port),
         http_address: config.advertised_http(ports.http.port),
@@ -89,7 +100,7 @@ pub(super) fn consensus(config: &Config, ports: &Ports, nonce: u64, forming: boo
 }
 
 /// What the HTTP server is configured with.
-pub(super) fn http(config: &Config, ports: &Ports) -> http::Options {
+pub(super) fn http(config: &Config, ports: &Ports, memory: Memory) -> http::Options {
     let mut own_hosts = vec![config.host.clone()];
     if config.advertise_host != config.host {
         own_hosts.push(config.advertise_host.clone());
@@ -98,7 +109,8 @@ pub(super) fn http(config: &Config, ports: &Ports) -> http::Options {
         key_bytes: size(config.limits.key_bytes),
         value_bytes: size(config.limits.value_bytes),
         body_bytes: size(config.limits.body_bytes),
-        watchers: size(config.limits.watchers),
+        watchers: memory.watchers(size(config.limits.watchers)),
+        connections: memory.connections(CONNECTIONS),
         request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
         idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
         rate_grace: Duration::from_millis(config.http.rate_grace_ms),
@@ -107,12 +119,12 @@ pub(super) fn http(config: &Config, ports: &Ports) -> http::Options {
         own_hosts,
         loopback: ports.http.loopback,
         port: ports.http.port,
-        budgets: BUDGETS,
+        budgets: memory.clients(),
         join_list: config.join.clone(),
     }
 }
 
 /// What the transport is configured with.
-pub(super) fn transport() -> transport::Options {
-    transport::Options { max_inbound: MAX_INBOUND }
+pub(super) fn transport(memory: Memory) -> transport::Options {
+    transport::Options { max_inbound: MAX_INBOUND, member_bytes: memory.peers() }
 }

@@ -13,8 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The bytes that one connection may have on its way: the largest frame, and some air.
 const CONNECTION_BYTES: usize = 40 << 20;
-/// The bytes that all members together may have on their way.
-const MEMBER_BYTES: usize = 256 << 20;
 /// The bytes that all others together may have on their way.
 const OTHER_BYTES: usize = CONNECTION_BYTES;
 /// The unit of the count.
@@ -54,9 +52,9 @@ impl Share {
 }
 
 impl Budget {
-    /// All of it is free.
-    pub fn new() -> Self {
-        Self { members: count(MEMBER_BYTES), others: count(OTHER_BYTES) }
+    /// All of it is free; members have `member_bytes`, and one connection always finds its share.
+    pub fn new(member_bytes: usize) -> Self {
+        Self { members: count(member_bytes.max(CONNECTION_BYTES)), others: count(OTHER_BYTES) }
     }
 
     /// Waits for room for a frame of `bytes`.
@@ -77,7 +75,7 @@ mod tests {
 
     #[test]
     fn others_cannot_fill_the_room_of_members_and_no_connection_that_of_the_rest() {
-        let budget = Budget::new();
+        let budget = Budget::new(256 << 20);
         let shares: Vec<Share> = (0..8).map(|_| Share::new()).collect();
         let room = |share, member| budget.room(share, member, FRAME_BYTES).now_or_never();
         let stranger = room(&shares[0], false).unwrap();

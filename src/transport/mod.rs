@@ -59,6 +59,8 @@ pub struct Options {
     /// About how many connections may be open at once: strangers hold half of them at most, raft ids that are not in the
     /// member table a quarter, and those that are never find none left.
     pub max_inbound: usize,
+    /// The most bytes of members' frames that are on their way into the loop; at least one frame of 32 MiB fits.
+    pub member_bytes: usize,
 }
 
 /// A started transport; dropped, its connections close.
@@ -80,7 +82,7 @@ pub fn start(
 ) -> std::io::Result<(Transport, Box<dyn Outbox>)> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let shared = Arc::new(Shared::new(handle, peers, log));
+    let shared = Arc::new(Shared::new(handle, peers, options.member_bytes, log));
     shared.spawn(inbound::accept(listener, Arc::clone(&shared), options.max_inbound));
     let outbox = outbox::Post::new(Arc::clone(&shared));
     Ok((Transport { shared }, Box::new(outbox)))

@@ -112,12 +112,12 @@ impl Drop for Counted {
 
 impl Shared {
     /// Begins without a table, on the calling runtime.
-    pub fn new(handle: Handle, peers: Arc<Peers>, log: Logger) -> Self {
+    pub fn new(handle: Handle, peers: Arc<Peers>, member_bytes: usize, log: Logger) -> Self {
         Self {
             handle,
             log,
             table: watch::Sender::new(None),
-            budget: Budget::new(),
+            budget: Budget::new(member_bytes),
             receptions: watch::Sender::new(0),
             reception: Arc::new(Semaphore::new(1)),
             peers,

@@ -13,6 +13,7 @@ crate::harness::cases![
     slow_readers_take_no_small_answer_from_anybody,
     stalled_uploads_are_given_up_and_small_ones_get_through,
     slow_transactions_keep_no_lock_from_being_renewed,
+    a_node_of_little_memory_refuses_what_it_cannot_hold,
 ];
 
 const MIB: usize = 1 << 20;
@@ -120,4 +121,40 @@ fn slow_transactions_keep_no_lock_from_being_renewed() {
         let renewed = node.post("/touch/lock", &json!({"ttl": 600})).expect(200, "a renewal");
         assert_eq!(renewed.data()["value"], "worker-1");
     }
+}
+
+/// A line of what the system tells of the node's memory, in MiB.
+fn memory(node: &Node, name: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
+}
+
+fn a_node_of_little_memory_refuses_what_it_cannot_hold() {
+    const CLIENTS: usize = 128;
+    let node = Setup::named("node1").set("HUSKV_LIMITS_MEMORY_MB", 192).start();
+    // All of them have sent all but the last byte before any is answered.
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let head = format!("PUT /store/k{number} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MIB}\r\n\r\n");
+            let mut stream = TcpStream::connect(&node.http).unwrap();
+            drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'x'; MIB - 1])));
+            stream
+        })
+        .collect();
+    let answers = clients.iter_mut().map(|stream| {
+        drop(stream.write_all(b"x"));
+        let mut start = [0; 12];
+        // One that was refused while it still sent may find its connection reset.
+        stream.read_exact(&mut start).map_or(503, |()| String::from_utf8_lossy(&start[9..]).parse().unwrap())
+    });
+    let answers: Vec<u16> = answers.collect();
+    let of = |status: u16| answers.iter().filter(|answer| **answer == status).count();
+    assert!(of(200) > 0 && of(503) > 0 && of(200) + of(503) == CLIENTS, "{answers:?}");
+    // Clients that wait their turn are all served.
+    for number in 0..32 {
+        assert_eq!(put_large(&node, &format!("k{number}")), 200);
+    }
+    let most = memory(&node, "VmHWM:");
+    assert!(most < 384, "{most} MiB");
 }

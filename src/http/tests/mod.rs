@@ -34,6 +34,7 @@ pub(super) fn options() -> Options {
         value_bytes: 64,
         body_bytes: 256,
         watchers: 2,
+        connections: 4096,
         request_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(75),
         rate_grace: Duration::from_secs(5),

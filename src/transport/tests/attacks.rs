@@ -230,7 +230,9 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
     let (handle, inbox) = channel(64);
     let log = slog::Logger::root(slog::Discard, o!());
     let peers = Arc::new(Peers::open(volume.engine()).unwrap());
-    let (transport, outbox) = start(listener, handle.clone(), peers, Options { max_inbound: 64 }, log.clone()).unwrap();
+    let (transport, outbox) =
+        start(listener, handle.clone(), peers, Options { max_inbound: 64, member_bytes: 256 << 20 }, log.clone())
+            .unwrap();
     let (raft_id, cluster_id) = (volume.identity().raft_id, volume.identity().cluster_id);
     let start = consensus::Start { volume, incarnation, outbox, options, log: log.clone(), raft_log: log };
     drop(consensus::spawn(inbox, handle.clone(), start).unwrap());

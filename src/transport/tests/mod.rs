@@ -114,7 +114,9 @@ impl Node {
         let lines = Lines::default();
         let log = slog::Logger::root(lines.clone(), slog::o!());
         let peers = Peers::open(disk.engine.clone()).unwrap();
-        let (transport, post) = start(listener, handle, Arc::new(peers), Options { max_inbound: 64 }, log).unwrap();
+        let (transport, post) =
+            start(listener, handle, Arc::new(peers), Options { max_inbound: 64, member_bytes: 256 << 20 }, log)
+                .unwrap();
         Self { raft_id, address, inbox, post, transport: Some(transport), lines, disk, follow_moves: false }
     }
 
