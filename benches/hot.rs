@@ -102,6 +102,7 @@ fn get(criterion: &mut Criterion) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
     let (handle, mut inbox) = channel(1024);
+    handle.begin_serving();
     let options = http::Options {
         key_bytes: 1024,
         value_bytes: 1 << 20,

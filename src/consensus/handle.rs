@@ -9,6 +9,7 @@
 //! Not here: what happens to an input (`consensus::driver`).
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,7 @@ pub struct Inbox {
     pub feed: Arc<Feed>,
     pub(super) unread: Unread,
     names: Published,
+    serving: Arc<AtomicBool>,
 }
 
 /// What the loop has published last, and when; None before its first turn.
@@ -101,6 +103,7 @@ pub struct Names {
 impl Inbox {
     /// Tells the handles who this node is and who leads.
     pub(super) fn publish(&self, names: Names) {
+        self.serving.store(true, Ordering::Relaxed);
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (Arc::new(names), Some(Instant::now()));
     }
 }
@@ -114,6 +117,7 @@ pub struct Handle {
     feed: Arc<Feed>,
     unread: Unread,
     names: Published,
+    serving: Arc<AtomicBool>,
 }
 
 /// Makes the two queues; `pending_requests` bounds the one of clients.
@@ -124,10 +128,17 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let clock = Clock::start();
     let names = Published::default();
     let feed = Arc::<Feed>::default();
-    let unread = Unread::default();
-    let handle =
-        Handle { clients, peers, clock, feed: Arc::clone(&feed), unread: unread.clone(), names: Arc::clone(&names) };
-    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, unread, names })
+    let (unread, serving) = (Unread::default(), Arc::<AtomicBool>::default());
+    let handle = Handle {
+        clients,
+        peers,
+        clock,
+        feed: Arc::clone(&feed),
+        unread: unread.clone(),
+        names: Arc::clone(&names),
+        serving: Arc::clone(&serving),
+    };
+    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, unread, names, serving })
 }
 
 fn stopping() -> Refusal {
@@ -139,6 +150,17 @@ impl Handle {
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// Whether the loop has ended its first turn.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::Relaxed)
+    }
+
+    /// Says that it has: for a loop that is none of this room's.
+    pub fn begin_serving(&self) {
+        self.serving.store(true, Ordering::Relaxed);
     }
 
     /// What this node applies, for those who watch; without asking the loop.

@@ -163,6 +163,14 @@ impl Door {
         self.handle.clock().now()
     }
 
+    /// The failure of whatever is asked before the loop has ended its first turn: the node still reads its directory, which
+    /// may take as long as a client waits.
+    pub(super) fn starting(&self) -> Option<Problem> {
+        let starts = !self.handle.is_serving();
+        let detail = "this node reads its directory and has not begun to serve yet; ask another one, or wait";
+        starts.then(|| Refusal::not_applied(Code::Starting, detail).into())
+    }
+
     /// Who this node is, who leads and who else belongs to the cluster, as far as it knows.
     pub(super) fn names(&self) -> Arc<Names> {
         self.handle.names()

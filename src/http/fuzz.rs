@@ -37,6 +37,7 @@ pub fn request(bytes: &[u8]) {
     }
     let (handle, inbox) = channel(8);
     drop(inbox);
+    handle.begin_serving();
     let door = Arc::new(Door::new(handle, options()));
     let (server, mut client) = tokio::io::duplex(bytes.len().max(64 << 10));
     let (read, asked) = (Arc::new(Mutex::new(Vec::new())), bytes.to_vec());

@@ -252,7 +252,13 @@ where
         Ok(asked) => asked,
         Err(problem) => return Ok(problem.respond(&parts.method)),
     };
-    let response = match headers::check(&parts.headers) {
+    // What probes of an orchestrator are told, they say themselves.
+    let is_asked_of_the_loop = !hosts::is_probe(parts.uri.path()) || parts.uri.path().starts_with("/health");
+    let checked = match door.starting() {
+        Some(problem) if is_asked_of_the_loop => Err(problem),
+        _ => headers::check(&parts.headers),
+    };
+    let response = match checked {
         Ok(()) => routed(app, hyper::Request::from_parts(parts, body.clone())).await?,
         Err(problem) => problem.respond(&parts.method),
     };

@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::consensus::{self, Handle, Input};
+use crate::consensus::{self, Handle, Inbox, Input};
 use crate::http;
 use crate::logging::{self, Guard};
 use crate::storage::{self, Boot, Identity, Incarnation, Peers, SledEngine, Volume};
@@ -31,6 +31,7 @@ mod options;
 pub mod panics;
 pub mod process;
 mod signals;
+mod start;
 
 use listen::Ports;
 use memory::Memory;
@@ -182,40 +183,43 @@ impl Node {
         info!(log, "memory"; "limit_mb" => memory.whole.map_or(0, |bytes| bytes >> 20), "cache_mb" => options::cache_bytes(config, memory) >> 20);
         let boot = options::boot(config, &ports, memory);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
+        let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
+        // Whoever asks meanwhile is told that the node starts.
+        let serves = options::http(config, &ports, memory);
+        let Ports { http, raft } = ports;
+        let server = http::start(http.listener, handle.clone(), serves, log.clone())
+            .map_err(system("cannot serve the HTTP port"))?;
         let reserve = options::reserve(config);
-        let opened = blocking(move || open(&directory, reserve, boot, &addresses)).await?;
+        let opened = start::told(log, blocking(move || open(&directory, reserve, boot, &addresses))).await?;
         process::check_directory(&config.raft.vol_dir, log);
-        Self::compose(config, (ports, memory), nonce, opened, log)
+        let bound = Bound { server, raft: raft.listener, raft_port: raft.port, http_port: http.port, memory };
+        Self::compose(config, bound, (handle, inbox), nonce, opened, log)
     }
 
     /// Starts the rooms, from the ground up.
     fn compose(
         config: &Config,
-        (ports, memory): (Ports, Memory),
+        bound: Bound,
+        (handle, inbox): (Handle, Inbox),
         nonce: u64,
         Opened { volume, incarnation, peers }: Opened,
         log: &Logger,
     ) -> Result<Self, Error> {
         let forms = may_form(config, volume.identity());
-        let serves = options::http(config, &ports, memory);
-        let loops = options::consensus(config, (&ports, memory), nonce, forms);
+        let loops = options::consensus(config, &bound, nonce, forms);
         let advertised = loops.raft_address.clone();
-
-        let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
-        let (transport, outbox) =
-            transport::start(ports.raft.listener, handle.clone(), peers, options::transport(memory), log.clone())
-                .map_err(system("cannot serve the peer port"))?;
+        let settings = options::transport(bound.memory);
+        let (transport, outbox) = transport::start(bound.raft, handle.clone(), peers, settings, log.clone())
+            .map_err(system("cannot serve the peer port"))?;
         let raft_log = logging::for_raft(log, logging::level_named(&config.log.level));
         let start = consensus::Start { volume, incarnation, outbox, options: loops, log: log.clone(), raft_log };
         let running =
             consensus::spawn(inbox, handle.clone(), start).map_err(system("cannot start the consensus thread"))?;
-        let server = http::start(ports.http.listener, handle.clone(), serves, log.clone())
-            .map_err(system("cannot serve the HTTP port"))?;
         let forming = forms.then(|| {
             let list = forming::List::new(&config.join, &config.raft.node_id, &advertised);
             tokio::spawn(forming::form(list, handle.clone(), log.clone()))
         });
-        Ok(Self { server, transport, handle, forming, ended: running.ended })
+        Ok(Self { server: bound.server, transport, handle, forming, ended: running.ended })
     }
 
     /// Stops the rooms, from the top down: no new clients, then the loop answers the ones that wait, then no peers.
@@ -234,6 +238,15 @@ impl Node {
         self.transport.stop().await;
         ended
     }
+}
+
+/// What a node has before its directory is read.
+struct Bound {
+    server: http::Server,
+    raft: std::net::TcpListener,
+    raft_port: u16,
+    http_port: u16,
+    memory: Memory,
 }
 
 /// What a node's directory holds.

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::Bound;
 use super::listen::Ports;
 use super::memory::Memory;
 use crate::config::Config;
@@ -61,12 +62,7 @@ pub(super) fn cache_bytes(config: &Config, memory: Memory) -> u64 {
 }
 
 /// What the loop is configured with.
-pub(super) fn consensus(
-    config: &Config,
-    (ports, memory): (&Ports, Memory),
-    nonce: u64,
-    forming: bool,
-) -> consensus::Options {
+pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: bool) -> consensus::Options {
     consensus::Options {
         tick_ms: config.raft.tick_ms,
         heartbeat_ticks: size(config.raft.heartbeat_ticks),
@@ -86,12 +82,12 @@ pub(super) fn consensus(
         history: consensus::History {
             events: size(config.limits.watch_events),
             bytes: size(match config.limits.watch_mb {
-                0 => memory.history(),
+                0 => bound.memory.history(),
                 megabytes => megabytes * MIB,
             }),
         },
-        raft_address: config.advertised_raft(ports.raft.port),
-        http_address: config.advertised_http(ports.http.port),
+        raft_address: config.advertised_raft(bound.raft_port),
+        http_address: config.advertised_http(bound.http_port),
         follow_moves: config.cluster.follow_moves,
         forming,
         join_wait_ms: JOIN_WAIT_MS,

@@ -17,6 +17,7 @@ crate::harness::cases![
     a_leader_that_gets_sigterm_hands_over_and_answers_what_is_pending.alone(),
     the_log_is_json_where_asked_and_tells_role_changes,
     subcommand_serve_is_the_default,
+    who_asks_a_node_that_still_reads_its_directory_is_told_so,
 ];
 
 fn a_bare_node_leads_itself_and_serves() {
@@ -143,4 +144,23 @@ fn subcommand_serve_is_the_default() {
     let health = node.request(Request::new("GET", "/health")).expect(200, "health").json();
     assert_eq!(health["status"], "healthy");
     assert_eq!(health["node_id"], "node1");
+}
+
+fn who_asks_a_node_that_still_reads_its_directory_is_told_so() {
+    let mut node = Setup::named("node1").start();
+    for number in 0..32 {
+        let body = vec![b'x'; 1 << 20];
+        node.request(Request::new("PUT", format!("/store/k{number}")).body(body)).expect(200, "a write");
+    }
+    node.kill9();
+    node.spawn();
+    // Its port is the one it had, and nothing but a refused connection comes before the first answer.
+    let first = eventually(secs(20), "it answers", || {
+        node.try_request(Request::new("GET", "/store/k1").within(secs(10))).map_err(|error| error.to_string())
+    });
+    let first = first.problem(503, "before it serves").code("starting", "before it serves");
+    assert_eq!(first.header("retry-after"), Some("1"));
+    node.await_up();
+    node.get("/store/k1").expect(200, "once it serves");
+    assert!(node.log().contains("the directory is read, ms: "), "{}", node.log());
 }

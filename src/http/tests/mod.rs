@@ -132,6 +132,7 @@ impl Node {
     }
 
     fn in_front_of(handle: Handle, options: Options) -> Self {
+        handle.begin_serving();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let log = slog::Logger::root(slog::Discard, slog::o!());

@@ -259,6 +259,25 @@ async fn timeouts_reach_the_loop_as_deadlines() {
 }
 
 #[tokio::test]
+async fn before_the_loop_has_begun_whatever_is_asked_is_told_so() {
+    let (handle, _inbox) = channel(16);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let node = Node { address, server: start(listener, handle.clone(), options(), log).unwrap() };
+    for (method, target) in
+        [("GET", "/store/k"), ("POST", "/store"), ("GET", "/health"), ("GET", "/watch?prefix="), ("GET", "/x")]
+    {
+        let answer = node.ask(method, target, "").await;
+        let problem = answer.is_problem(503, "starting");
+        assert_eq!(problem.get("outcome").is_some(), method == "POST");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    handle.begin_serving();
+    node.ask("GET", "/x", "").await.is_problem(404, "not_found");
+}
+
+#[tokio::test]
 async fn a_full_queue_is_503_at_once() {
     let (handle, _inbox) = channel(1);
     let node = Node::in_front_of(handle, options());
