@@ -77,6 +77,8 @@
 //! * Reads, pages too, are answered between two batches, so each is one state.
 //! * sled's flush is made a real fdatasync (`storage::durable`), and a node that cannot prove it does not start. Values
 //!   are stored in pieces of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
+//! * What a client holds at its own speed is bounded, divided by where it comes from, and taken from it where it is too slow
+//!   (`http::budget`, `http::pace`); all of it follows from one number (`node::memory`). What is refused costs the loop nothing.
 //! * The loop waits for no watcher. A watcher sees every event from its cursor on once and in order, or is told that it
 //!   cannot.
 //! * The log is compacted only behind what the machine has synced.

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::feed::Feed;
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Millis};
+use super::single_flight::SingleFlight;
 use super::unread::Unread;
 use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI};
 use crate::storage;
@@ -90,6 +91,8 @@ pub struct Names {
     pub follows: u64,
     /// The highest term that it believes of a peer's message; None before the loop's first turn.
     pub believable_term: Option<u64>,
+    /// Whether this node belongs to no cluster yet, and its data routes say so.
+    pub in_no_cluster: bool,
     /// The cluster that this node belongs to; 0 for none.
     pub cluster_id: u64,
     /// The hosts in the addresses of all members, in lower case and without brackets.
@@ -102,7 +105,7 @@ pub struct Names {
 
 impl Inbox {
     /// Tells the handles who this node is and who leads.
-    pub(super) fn publish(&self, names: Names) {
+    pub fn publish(&self, names: Names) {
         self.serving.store(true, Ordering::Relaxed);
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (Arc::new(names), Some(Instant::now()));
     }
@@ -116,6 +119,7 @@ pub struct Handle {
     clock: Clock,
     feed: Arc<Feed>,
     unread: Unread,
+    statuses: SingleFlight,
     names: Published,
     serving: Arc<AtomicBool>,
 }
@@ -135,6 +139,7 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
         clock,
         feed: Arc::clone(&feed),
         unread: unread.clone(),
+        statuses: SingleFlight::default(),
         names: Arc::clone(&names),
         serving: Arc::clone(&serving),
     };
@@ -276,14 +281,23 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// How the node is, between two turns.
+    /// How the node is, between two turns. However many ask, the loop is asked once at a time.
     ///
     /// # Errors
     /// [`Refusal`] where the node is stopping.
-    pub async fn status(&self) -> Result<Status, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.deliver(Input::Status { reply: Box::new(|status| drop(reply.send(status))) }).await;
-        answer.await.map_err(|_| stopping())
+    pub async fn status(&self) -> Result<Arc<Status>, Refusal> {
+        loop {
+            let (answer, boarding) = self.statuses.join();
+            if let Some(boarding) = boarding {
+                let room = self.peers.reserve().await.map_err(|_| stopping())?;
+                let flight = boarding.depart();
+                room.send(Input::Status { reply: Box::new(|status| flight.land(status)) });
+            }
+            // None where whoever was to ask has given up before the loop had room for it.
+            if let Some(status) = answer.await.map_err(|_| stopping())? {
+                return Ok(status);
+            }
+        }
     }
 
     /// Who the node is, for a stranger at the peer port.

@@ -44,6 +44,7 @@ mod readiness;
 mod reads;
 mod ready;
 mod requests;
+mod single_flight;
 mod snapshots;
 mod space;
 mod status;

@@ -78,7 +78,18 @@ impl Driver {
         let leader = self.leader().map(|leader| leader.node_id);
         let believable_term = Some(self.believable_term());
         let not_ready = self.not_ready();
-        Names { node: self.my_name(), leader, follows, believable_term, cluster_id, hosts, table, not_ready }
+        let in_no_cluster = matches!(self.phase, Phase::Joining | Phase::Forming);
+        Names {
+            node: self.my_name(),
+            leader,
+            follows,
+            believable_term,
+            in_no_cluster,
+            cluster_id,
+            hosts,
+            table,
+            not_ready,
+        }
     }
 
     fn member_hosts(&self) -> BTreeSet<String> {

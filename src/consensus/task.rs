@@ -31,6 +31,9 @@ const INPUTS_PER_TURN: usize = 1024;
 /// After how many bytes of entries and commands a turn takes no further input.
 const BYTES_PER_TURN: usize = 8 << 20;
 
+/// How often the log says at most that the queue of clients is full, in milliseconds.
+const WARN_EVERY: Millis = 10_000;
+
 /// The running loop.
 pub struct Running {
     /// Resolves when the loop has ended: Ok after [`Input::Stop`], Err where the disk or the log broke. A receive error
@@ -79,6 +82,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     })?;
     runtime.block_on(async {
         driver.start(clock.now())?;
+        let mut full = Full::default();
         let mut names = driver.names(&Names::default());
         inbox.publish(names.clone());
         let mut ticks = interval(tick);
@@ -91,7 +95,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
                 Some(input) = inbox.clients.recv() => driver.handle(clock.now(), input)?,
                 () = std::future::ready(()), if driver.has_work() => {}
             }
-            drain(&mut driver, &mut inbox, &log)?;
+            drain(&mut driver, &mut inbox, &mut full, &log)?;
             driver.turn(clock.now())?;
             names = driver.names(&names);
             inbox.publish(names.clone());
@@ -102,11 +106,29 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     })
 }
 
-fn drain(driver: &mut Driver, inbox: &mut Inbox, log: &Logger) -> Result<(), Error> {
+/// Complaints about a full queue of clients, which under overload is full at every turn.
+#[derive(Default)]
+struct Full {
+    /// How many turns have found it full since that was logged.
+    turns: u64,
+    quiet_until: Millis,
+}
+
+impl Full {
+    fn see(&mut self, now: Millis, most: usize, log: &Logger) {
+        self.turns += 1;
+        if now >= self.quiet_until {
+            warn!(log, "the client queue is full; new requests are refused"; "limits.pending_requests" => most, "turns" => self.turns);
+            *self = Self { turns: 0, quiet_until: now + WARN_EVERY };
+        }
+    }
+}
+
+fn drain(driver: &mut Driver, inbox: &mut Inbox, full: &mut Full, log: &Logger) -> Result<(), Error> {
     let clock = inbox.clock;
     drain_queue(driver, &mut inbox.peers, clock)?;
     if inbox.clients.len() == inbox.clients.max_capacity() {
-        warn!(log, "the client queue is full; new requests are refused"; "limits.pending_requests" => inbox.clients.max_capacity());
+        full.see(clock.now(), inbox.clients.max_capacity(), log);
     }
     drain_queue(driver, &mut inbox.clients, clock)
 }
@@ -190,5 +212,37 @@ impl Chores for Threads {
 
     fn now(&self) -> Millis {
         self.clock.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    use slog::{Drain, Never, OwnedKVList, Record, o};
+
+    /// Counts lines.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<usize>>);
+
+    impl Drain for Lines {
+        type Ok = ();
+        type Err = Never;
+        fn log(&self, _: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
+            *self.0.lock().expect("one thread") += 1;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_queue_that_stays_full_is_told_of_now_and_then() {
+        let lines = Lines::default();
+        let log = Logger::root(lines.clone(), o!());
+        let mut full = Full::default();
+        for now in 0..30_000 {
+            full.see(now, 7, &log);
+        }
+        assert_eq!(*lines.0.lock().expect("one thread"), 3);
     }
 }

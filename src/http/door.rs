@@ -3,15 +3,14 @@
 //! Why: the loop answers at a request's deadline itself, but a loop whose disk stalls answers nothing at all. The client
 //! gets its answer all the same, shortly after the deadline, or before the process ends, and it says what is known then.
 //!
-//! Laws: this room never asks the loop twice for one request. Requests for the node's status take few places of the
-//! queue that peers use, however many clients ask.
+//! Laws: this room never asks the loop twice for one request, and for what is refused here not at all. Requests for the
+//! node's status take one place of the queue that peers use, however many clients ask.
 //!
 //! Not here: routes ([`super::routes`]) and how an answer looks ([`super::answers`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
 use tokio::sync::watch as signal;
 use tokio::time::timeout;
 use warp::http::Method;
@@ -41,8 +40,6 @@ const X_HUSKV_LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
 const GRACE: Duration = Duration::from_millis(250);
 /// How many times a body that is JSON may be in memory while it is taken apart, with as much again for others.
 const BODY_COPIES: usize = 4;
-/// How many requests for the status may be with the loop at once; others wait for their turn here.
-const STATUS_TURNS: usize = 64;
 
 /// What the handlers share.
 pub(super) struct Door {
@@ -59,7 +56,6 @@ pub(super) struct Door {
     renewals: Arc<Budget>,
     /// What watchers hold of the events that they are in the midst of.
     pub(super) events: Arc<Budget>,
-    status_turns: Semaphore,
     /// What clients are told of how long their connections may be idle, unless it is less than a second.
     pub(super) keep_alive: Option<HeaderValue>,
     /// Who watches.
@@ -110,7 +106,6 @@ impl Door {
             watchers: Watchers::new(options.watchers, options.connections),
             options,
             handle,
-            status_turns: Semaphore::new(STATUS_TURNS),
             ending: signal::Sender::new(false),
         }
     }
@@ -228,27 +223,22 @@ impl Door {
     }
 
     /// How the node is, by the deadline.
-    pub(super) async fn status(&self, deadline: Deadline) -> Result<Status, Problem> {
-        let asked = async {
-            let _turn = self.status_turns.acquire().await;
-            self.handle.status().await
-        };
-        let status = self.told(deadline.left(), asked).await;
+    pub(super) async fn status(&self, deadline: Deadline) -> Result<Arc<Status>, Problem> {
+        let status = self.told(deadline.left(), self.handle.status()).await;
         status.map_or_else(|silence| Err(silence.into()), |status| Ok(status?))
     }
 
     /// The failure that the client is to see for `problem`: a node that belongs to no cluster yet says that first,
     /// whatever else is wrong with a request.
-    pub(super) async fn seen(&self, problem: Problem) -> Problem {
+    pub(super) fn seen(&self, problem: Problem) -> Problem {
         if !problem.is_local() {
             return problem;
         }
-        match self.status(Deadline(Instant::now() + self.options.request_timeout)).await {
-            Ok(status) if status.joining || status.forming => {
-                Refusal::not_applied(Code::Joining, "this node belongs to no cluster yet and waits to join one").into()
-            }
-            _ => problem,
+        if self.names().in_no_cluster {
+            return Refusal::not_applied(Code::Joining, "this node belongs to no cluster yet and waits to join one")
+                .into();
         }
+        problem
     }
 }
 

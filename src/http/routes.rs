@@ -106,7 +106,7 @@ async fn watching(call: Call) -> Response {
     let (method, door, events) = (call.method.clone(), Arc::clone(&call.door), watch::wants_events(&call));
     match watch::handle(call).await {
         Ok(response) => response,
-        Err(problem) => match door.seen(problem).await {
+        Err(problem) => match door.seen(problem) {
             problem if events && problem.is_of_the_node() => watch::refused(&problem),
             problem => problem.respond(&method),
         },
@@ -132,7 +132,7 @@ where
     let door = Arc::clone(&call.door);
     match handler(call).await {
         Ok(response) => response,
-        Err(problem) => door.seen(problem).await.respond(&method),
+        Err(problem) => door.seen(problem).respond(&method),
     }
 }
 
@@ -155,6 +155,6 @@ fn call(door: Arc<Door>) -> BoxedFilter<(Call,)> {
 fn unknown(door: Arc<Door>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     warp::method().and(warp::path::full()).then(move |method: Method, path: FullPath| {
         let door = Arc::clone(&door);
-        async move { door.seen(Problem::no_route(path.as_str())).await.respond(&method) }
+        async move { door.seen(Problem::no_route(path.as_str())).respond(&method) }
     })
 }

@@ -120,7 +120,8 @@ async fn stats_and_health_show_the_status() {
 
 #[tokio::test]
 async fn a_node_that_forms_answers_nothing_but_health_and_stats() {
-    let node = Node::start(options(), |input| match input {
+    let names = Names { in_no_cluster: true, ..Names::default() };
+    let node = Node::start_as(names, options(), |input| match input {
         Input::Request { reply, .. } => reply(Err(Refusal::not_applied(Code::Joining, "joining"))),
         Input::Read { reply, .. } => reply(Err(Refusal::not_applied(Code::Joining, "joining"))),
         Input::Snapshot { reply, .. } => reply(Err(Refusal::not_applied(Code::Joining, "joining"))),
@@ -197,4 +198,65 @@ async fn a_change_that_was_made_is_a_success_even_without_the_status() {
     let answer = node.ask("POST", "/raft/remove", r#"{"node_id": "node3"}"#).await;
     assert_eq!((answer.status, &answer.json()["data"]), (200, &Value::Null));
     node.ask("GET", "/raft/stats", "").await.is_problem(503, "stopping");
+}
+
+#[tokio::test]
+async fn what_is_refused_here_costs_the_loop_nothing_and_the_status_one_request_at_a_time() {
+    let node = Node::start(options(), |_| panic!("the loop was asked"));
+    for (method, target, status) in
+        [("GET", "/nowhere", 404), ("GET", "/store/k?x", 400), ("POST", "/store", 400), ("PATCH", "/store", 405)]
+    {
+        assert_eq!(node.ask(method, target, "").await.status, status, "{method} {target}");
+    }
+    let (kept, asked) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+    let (keep, count) = (Arc::clone(&kept), Arc::clone(&asked));
+    let node = Node::start(options(), move |input| {
+        if let Input::Status { reply } = input {
+            *count.lock().unwrap() += 1;
+            keep.lock().unwrap().push(reply);
+        }
+    });
+    let many: Vec<_> = (0..20).map(|_| node.ask("GET", "/raft/stats", "")).collect();
+    let answers = futures_util::future::join_all(many);
+    let plays = async {
+        // Answers what has been asked whenever something has.
+        while Arc::strong_count(&kept) > 0 {
+            let reply = kept.lock().unwrap().pop();
+            if let Some(reply) = reply {
+                reply(status());
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let answers = tokio::select! {
+        answers = answers => answers,
+        () = plays => unreachable!("it plays on"),
+    };
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert!(*asked.lock().unwrap() <= 20);
+    assert!(kept.lock().unwrap().len() <= 1, "one at a time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_forgotten_however_many_ask_at_once() {
+    let (handle, mut inbox) = channel(1);
+    let plays = tokio::spawn(async move {
+        while let Some(input) = inbox.peers.recv().await {
+            if let Input::Status { reply } = input {
+                reply(status());
+            }
+        }
+    });
+    let asks = (0..8).map(|_| {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            for _ in 0..2000 {
+                assert!(handle.status().await.is_ok());
+            }
+        })
+    });
+    for asked in futures_util::future::join_all(asks.collect::<Vec<_>>()).await {
+        asked.expect("each is answered");
+    }
+    plays.abort();
 }

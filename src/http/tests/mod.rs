@@ -23,7 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Budgets, Options, Server, start};
-use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Reply, channel};
+use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Names, Reply, channel};
 use crate::model::samples::Map;
 use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
 
@@ -116,7 +116,13 @@ struct Node {
 
 impl Node {
     fn start(options: Options, script: impl FnMut(Input) + Send + 'static) -> Self {
+        Self::start_as(Names::default(), options, script)
+    }
+
+    /// One whose loop has published `names`.
+    fn start_as(names: Names, options: Options, script: impl FnMut(Input) + Send + 'static) -> Self {
         let (handle, mut inbox) = channel(16);
+        inbox.publish(names);
         let mut script: Script = Box::new(script);
         tokio::spawn(async move {
             loop {
