@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, EXPECT, HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -213,7 +213,7 @@ where
     let (parts, body) = request.into_parts();
     let mut body = RequestBody::new(body);
     let waits = parts.headers.contains_key(EXPECT);
-    let goes_on = parts.version == Version::HTTP_11 && !parts.headers.contains_key(CONNECTION);
+    let goes_on = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
     let probes_only = parts.extensions.get() == Some(&Kind::Probe) && !hosts::is_probe(parts.uri.path());
     let mut response = match door.origins.judge(&parts.headers) {
         _ if probes_only => Problem::no_place().respond(&parts.method),
@@ -241,6 +241,12 @@ where
         response.headers_mut().insert(KEEP_ALIVE, seconds.clone());
     }
     Ok(response)
+}
+
+/// Whether the client wants the connection to end behind the answer.
+fn asks_to_close(headers: &HeaderMap) -> bool {
+    let lists = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case("close"))
 }
 
 /// Answers a request of a client that may ask, if it is for this node's host.

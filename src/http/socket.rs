@@ -120,3 +120,24 @@ impl AsyncWrite for Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_client_that_has_vanished_is_given_up_within_a_minute() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (_client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (stream, _) = accepted.unwrap();
+        prepare(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        let silence = socket.tcp_keepalive_time().unwrap();
+        let asked = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert!(socket.keepalive().unwrap() && silence + asked < Duration::from_secs(60));
+        // What is on its way counts from when it was sent, and is not asked about.
+        assert!(socket.tcp_user_timeout().unwrap().is_some_and(|unheard| unheard < Duration::from_secs(60)));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
+    }
+}

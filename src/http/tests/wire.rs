@@ -409,7 +409,7 @@ async fn an_idle_connection_closes_when_it_was_told_to_and_one_with_a_request_do
     busy.write_all(put.as_bytes()).await.unwrap();
     let mut unused = TcpStream::connect(node.address).await.unwrap();
     let mut idle = TcpStream::connect(node.address).await.unwrap();
-    idle.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     idle.read_to_end(&mut answer).await.unwrap();
     let answer = Seen::parse(&answer);
