@@ -9,8 +9,10 @@
 //!
 //! Not here: which request is a probe ([`super::hosts`]), and what a refused client is told ([`super::server`]).
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -19,6 +21,9 @@ use super::budget::Source;
 
 /// The most places that are kept.
 const KEPT: usize = 64;
+/// How long a connection must have been idle to give way: the request of one that was just made, or just answered, may be
+/// on its way.
+const LEAST_IDLE: Duration = Duration::from_millis(250);
 /// How many connections without a place are sent away at once with a reason; more are closed without a word.
 const PARTINGS: usize = 64;
 /// The part of all places that are kept at most, as a divisor.
@@ -105,10 +110,11 @@ impl Taken {
     fn make_room(&mut self) -> bool {
         loop {
             let idle = self.connections.iter().filter_map(|(number, (source, kind, activity))| {
-                let since = activity.idle_since().filter(|_| *kind == Kind::Open)?;
-                Some((self.by_source.get(source).copied().unwrap_or(0), std::cmp::Reverse(since), *number))
+                let since =
+                    activity.idle_since().filter(|since| *kind == Kind::Open && since.elapsed() >= LEAST_IDLE)?;
+                Some((self.by_source.get(source).copied().unwrap_or(0), Reverse(since), Reverse(*number)))
             });
-            let Some((_, _, number)) = idle.max() else { return false };
+            let Some((_, _, Reverse(number))) = idle.max() else { return false };
             // It may have been asked something in this moment.
             let leaves = self.connections.get(&number).is_some_and(|(_, _, activity)| activity.leave());
             if leaves {
@@ -151,12 +157,14 @@ mod tests {
         Some(place)
     }
 
-    #[test]
-    fn the_longest_idle_one_of_whoever_holds_the_most_gives_way() {
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_one_of_whoever_holds_the_most_gives_way() {
         let places = Places::new(32);
         let few = places.take(from(1)).unwrap();
         let many: Vec<_> = (0..27).map(|_| places.take(from(2)).unwrap()).collect();
         many[0].activity.begin();
+        assert_eq!(places.take(from(3)).unwrap().kind, Kind::Probe, "what they ask may be on its way");
+        tokio::time::advance(LEAST_IDLE).await;
         let next = places.take(from(3)).unwrap();
         assert_eq!(next.kind, Kind::Open);
         assert!(many[1].activity.is_leaving(), "the first one is busy");
@@ -165,8 +173,8 @@ mod tests {
         assert!(many[2].activity.is_leaving());
     }
 
-    #[test]
-    fn where_none_is_idle_some_are_kept_for_this_machine_and_for_probes() {
+    #[tokio::test(start_paused = true)]
+    async fn where_none_is_idle_some_are_kept_for_this_machine_and_for_probes() {
         let places = Places::new(32);
         let all: Vec<_> = (0..28).map(|_| busy(&places, Source::loopback()).unwrap()).collect();
         let kept: Vec<_> = (0..4).map(|_| busy(&places, Source::loopback()).unwrap()).collect();
@@ -179,6 +187,7 @@ mod tests {
         assert_eq!(busy(&places, Source::loopback()).unwrap().kind, Kind::Local);
         drop(kept);
         all[5].activity.done();
+        tokio::time::advance(LEAST_IDLE).await;
         assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Open);
         drop(all);
         assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Open);
