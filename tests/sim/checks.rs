@@ -285,6 +285,8 @@ pub fn identity(world: &mut World, at: usize, table: &PeerTable) {
     if old == table.raft_id {
         return;
     }
+    // What a node was told before, it has forgotten.
+    world.nodes[at].told.clear();
     if world.nodes[at].kept == Some(table.raft_id) {
         world.nodes[at].kept = None;
         return world.say(|| format!("n{at} goes back to what it was"));

@@ -12,6 +12,7 @@ use huskv::consensus::Input;
 use huskv::model::{DiskSpace, Role, Status};
 use huskv::storage::Engine;
 
+use crate::checks;
 use crate::journal::Entry;
 use crate::port::Life;
 use crate::world::{Event, World};
@@ -67,9 +68,13 @@ pub fn tell(world: &mut World, life: Life, to: u64, space: DiskSpace) {
 pub fn hear(world: &mut World, at: usize, from: u64, space: DiskSpace) {
     let now = world.now + world.nodes[at].ahead;
     let told_at = world.now;
+    // The word of a node that is no member yet counts for nothing.
+    let is_member = checks::status(world, at).is_some_and(|status| status.members.iter().any(|m| m.raft_id == from));
     let node = &mut world.nodes[at];
     if let Some(driver) = &mut node.driver {
-        node.told.insert(from, (space, told_at));
+        if is_member {
+            node.told.insert(from, (space, told_at));
+        }
         drop(driver.handle(now, Input::Space { from, space }));
     }
 }
@@ -100,6 +105,9 @@ pub fn check(world: &mut World, at: usize, status: &Status, index: u64, entry: &
     let full =
         voters.filter(|voter| before.contains(voter)).find(|voter| known(voter).is_some_and(DiskSpace::is_nearly_full));
     if let Some(voter) = full {
-        world.fail(format!("n{at} proposes {command:?} at {index}, and knows that the disk of {voter} is nearly full"));
+        let told = node.told.get(&voter).map(|(_, at)| *at);
+        world.fail(format!(
+            "n{at} proposes {command:?} at {index}, and knows since {told:?} that the disk of {voter} is nearly full"
+        ));
     }
 }
