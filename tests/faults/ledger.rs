@@ -125,18 +125,35 @@ fn values(asked: &[Asked], happened: &BTreeMap<At, (u32, Change)>, verdict: &mut
     }
 }
 
-/// The version of every key at each index that was listed. A key goes only where it was, and by time only where it had one.
+/// The keys at an index that was listed.
+#[derive(Debug, Default)]
+struct State {
+    /// Their versions.
+    versions: BTreeMap<u32, u64>,
+    /// Those that may be gone: watchers leave with the last change of all, and nobody is told what expires after it.
+    may_be_gone: BTreeSet<u32>,
+}
+
+impl State {
+    fn is(&self, listed: &BTreeMap<u32, u64>) -> bool {
+        let gone = |key: &u32| self.may_be_gone.contains(key) && !listed.contains_key(key);
+        let left = self.versions.iter().filter(|(key, _)| !gone(key));
+        left.eq(listed.iter())
+    }
+}
+
+/// The keys at each index that was listed. A key goes only where it was, and by time only where it had one.
 fn states(
     happened: &BTreeMap<At, (u32, Change)>,
     watchers: &[(String, Vec<Told>)],
     verdict: &mut Verdict,
     asked: &[Asked],
-) -> BTreeMap<u64, BTreeMap<u32, u64>> {
+) -> BTreeMap<u64, State> {
     let lists = watchers.iter().flat_map(|(_, told)| told).filter_map(|told| match told {
-        Told::List(index, _) => Some((*index, BTreeMap::new())),
+        Told::List(index, _) => Some((*index, State::default())),
         _ => None,
     });
-    let mut states: BTreeMap<u64, BTreeMap<u32, u64>> = lists.collect();
+    let mut states: BTreeMap<u64, State> = lists.collect();
     let staying = |one: &&Asked| one.ttl;
     let may_expire: BTreeSet<u64> = asked
         .iter()
@@ -148,10 +165,14 @@ fn states(
         .collect();
     let mut keys: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
     let mut pending: Vec<u64> = states.keys().rev().copied().collect();
-    let versions = |keys: &BTreeMap<u32, (u64, u64)>| keys.iter().map(|(key, (version, _))| (*key, *version)).collect();
+    let state = |keys: &BTreeMap<u32, (u64, u64)>, is_last: bool| {
+        let versions = keys.iter().map(|(key, (version, _))| (*key, *version)).collect();
+        let timed = keys.iter().filter(|(_, (_, value))| is_last && may_expire.contains(value));
+        State { versions, may_be_gone: timed.map(|(key, _)| *key).collect() }
+    };
     for ((index, place), (key, change)) in happened {
         while pending.last().is_some_and(|listed| listed < index) {
-            states.extend(pending.pop().map(|listed| (listed, versions(&keys))));
+            states.extend(pending.pop().map(|listed| (listed, state(&keys, false))));
         }
         let before = match change {
             Change::Put(value) => {
@@ -165,7 +186,8 @@ fn states(
             verdict.wrong.push(format!("{change:?} of key {key} at {index}.{place}, which was {before:?}"));
         }
     }
-    states.extend(pending.into_iter().map(|listed| (listed, versions(&keys))));
+    let last = happened.keys().next_back().map_or(0, |(index, _)| *index);
+    states.extend(pending.into_iter().map(|listed| (listed, state(&keys, listed > last))));
     states
 }
 
@@ -175,7 +197,7 @@ fn follow(
     name: &str,
     told: &[Told],
     happened: &BTreeMap<At, (u32, Change)>,
-    states: &BTreeMap<u64, BTreeMap<u32, u64>>,
+    states: &BTreeMap<u64, State>,
     verdict: &mut Verdict,
 ) {
     let mut place: At = (begin, u64::MAX);
@@ -210,7 +232,7 @@ fn follow(
                 while next.next_if(|next| next.0 <= *index).is_some() {
                     verdict.listed += 1;
                 }
-                if states.get(index) != Some(items) {
+                if !states.get(index).is_some_and(|state| state.is(items)) {
                     verdict.wrong.push(wrong(&format!("the state there was {:?}", states.get(index))));
                 }
                 place = (*index, u64::MAX);
@@ -257,6 +279,13 @@ fn a_ledger_finds_what_is_lost_doubled_late_and_made_up() {
     let list = |index, items: &[(u32, u64)]| Told::List(index, items.iter().copied().collect());
     assert_eq!(counts(change(1, &[list(13, &[(1, 11), (2, 12)])])), (0, 0, 0), "a list stands for it");
     assert_eq!(counts(change(1, &[list(13, &[(1, 11)])])).2, 1, "a list without it");
+    let timed = [Asked { ttl: true, ..written[0] }, written[1], Asked { ttl: true, ..written[2] }, written[3]];
+    let late = |items: &[(u32, u64)]| {
+        let told = all()[..3].iter().cloned().chain([list(16, items)]).collect();
+        judge(10, &timed, &[("a".to_owned(), all()), ("b".to_owned(), told)]).wrong
+    };
+    assert!(late(&[(1, 14), (2, 12)]).is_empty() && late(&[(2, 12)]).is_empty(), "what expires last is told to nobody");
+    assert_eq!(late(&[(1, 14)]).len(), 1, "a list without what does not expire");
     let listed = verdict(vec![list(12, &[(1, 11), (2, 12)]), put(14, 1, 3)]);
     assert_eq!((listed.listed, listed.lost, listed.wrong.len()), (2, 0, 0), "{listed:?}");
     assert_eq!(counts(vec![list(12, &[(1, 11), (2, 12)])]).0, 1, "what comes after a list");
