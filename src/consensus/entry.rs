@@ -74,7 +74,15 @@ pub(super) fn check_append(message: &Message) -> Result<(), String> {
     match message.get_msg_type() {
         MessageType::MsgAppend => {}
         MessageType::MsgPropose => return Err("a proposal, which never travels so".to_owned()),
+        // Raft looks at its first entry without a question.
+        MessageType::MsgReadIndex if message.entries.len() != 1 => {
+            return Err("a request for a read index without its context".to_owned());
+        }
         _ => return Ok(()),
+    }
+    // Beyond the end of a log raft takes its term for 0, and would find that it matches.
+    if message.index > 0 && message.log_term == 0 {
+        return Err(format!("an append behind entry {} of no term", message.index));
     }
     for entry in message.entries.iter() {
         let sound = decode(entry).and_then(|payload| match payload {
@@ -187,5 +195,18 @@ mod tests {
         }
         let proposal = Message { msg_type: MessageType::MsgPropose, ..append(command(sound)) };
         assert!(check_append(&proposal).is_err());
+    }
+
+    #[test]
+    fn what_would_end_raft_is_not_stepped() {
+        let beyond =
+            |log_term| Message { msg_type: MessageType::MsgAppend, index: 105, log_term, ..Message::default() };
+        assert!(check_append(&beyond(0)).is_err() && check_append(&beyond(1)).is_ok());
+        let read = |entries: usize| Message {
+            msg_type: MessageType::MsgReadIndex,
+            entries: vec![Entry::default(); entries].into(),
+            ..Message::default()
+        };
+        assert!(check_append(&read(0)).is_err() && check_append(&read(1)).is_ok() && check_append(&read(2)).is_err());
     }
 }

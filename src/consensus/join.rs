@@ -344,12 +344,10 @@ impl Driver {
                 self.membership.current = Some(operation);
                 return;
             }
-            Ok(adopted) if adopted.raft_id == 0 || self.machine.members().is_tombstone(adopted.raft_id) => {
-                Refusal::not_applied(
-                    Code::BadRequest,
-                    format!("{raft_address} answered with a raft id that cannot be used"),
-                )
-            }
+            Ok(adopted) if !self.may_be_a_joiner(adopted.raft_id) => Refusal::not_applied(
+                Code::BadRequest,
+                format!("{raft_address} answered with a raft id that cannot be used"),
+            ),
             Ok(adopted) => {
                 info!(self.log, "a node was adopted"; "node" => node_id, "at" => raft_address, "raft_id" => adopted.raft_id);
                 if adopted.started_as != *node_id {

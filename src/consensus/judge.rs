@@ -125,6 +125,12 @@ impl Driver {
         }
     }
 
+    /// Whether a joiner can have this raft id: one that was never a member's. A node that is one already is not asked again.
+    pub(super) fn may_be_a_joiner(&self, raft_id: u64) -> bool {
+        let members = self.machine.members();
+        raft_id != 0 && !members.is_tombstone(raft_id) && members.get(raft_id).is_none()
+    }
+
     /// Whether a member has the joiner's name. There was none when the joiner was judged, but a join that was given up may have
     /// left its entry in the log, and that was applied since.
     pub(super) fn name_is_taken(&self, request: &Request) -> bool {

@@ -64,6 +64,8 @@ struct Round {
     first: Millis,
     /// When its last context was.
     began: Millis,
+    /// What this node had applied when it asked first.
+    applied: u64,
     readers: Vec<Reader>,
 }
 
@@ -158,9 +160,9 @@ impl Driver {
             Some(round) if self.now < round.began + REPEAT_AFTER => return,
             _ => {}
         }
-        let (context, now) = (self.reads.context(), self.now);
+        let (context, now, applied) = (self.reads.context(), self.now, self.machine.applied().0);
         let queue = &mut self.reads.queue;
-        let begin = || Round { contexts: Vec::new(), first: now, began: now, readers: std::mem::take(queue) };
+        let begin = || Round { contexts: Vec::new(), first: now, began: now, applied, readers: std::mem::take(queue) };
         let round = self.reads.round.get_or_insert_with(begin);
         round.began = now;
         if round.contexts.len() == CONTEXTS {
@@ -181,6 +183,12 @@ impl Driver {
         for state in states {
             let ours = self.reads.round.as_ref().is_some_and(|round| round.contexts.contains(&state.request_ctx));
             if ours && let Some(round) = self.reads.round.take() {
+                if state.index < round.applied {
+                    self.leader_lacks(state.index, round.applied);
+                    let refusal = self.unavailable();
+                    self.fail_reads(round.readers, || refusal.clone().unwrap_or_else(|| self.no_quorum()));
+                    continue;
+                }
                 self.reads.freshness.confirmed(round.first, state.index);
                 self.lag.told(state.index);
                 for mut reader in round.readers {

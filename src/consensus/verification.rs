@@ -103,6 +103,8 @@ pub(super) struct Verification {
     pauses: [Pause; 3],
     /// What could not be told, until a leader is heard.
     untold: Option<String>,
+    /// What the leader was found to lack, from then on.
+    lacks: Option<String>,
 }
 
 impl Verification {
@@ -119,11 +121,14 @@ impl Verification {
     /// For status: what is being verified, or could not be.
     pub fn words(&self) -> Option<String> {
         let open = self.open.as_ref().map(|open| format!("a peer says that {}", open.claim.words()));
-        open.or_else(|| self.untold.clone())
+        open.or_else(|| self.lacks.clone()).or_else(|| self.untold.clone())
     }
 
     /// The refusal of a node that asks the others.
     pub fn refusal(&self) -> Option<Refusal> {
+        if let Some(lacks) = &self.lacks {
+            return Some(Refusal::not_applied(Code::Verifying, format!("{lacks}. Ask another node")));
+        }
         self.open.as_ref().map(|open| {
             let claim = open.claim.words();
             Refusal::not_applied(
@@ -159,6 +164,22 @@ impl Driver {
             Phase::Member if ours => self.verify(Claim::Removed),
             Phase::Forming | Phase::Member | Phase::Removed => Ok(()),
         }
+    }
+
+    /// The leader has confirmed by a round of heartbeats that only so much is committed, and this node had applied more before
+    /// it asked. A leader answers no such question before it has committed in its own term, so it has all that was ever
+    /// committed (Raft thesis 6.4), unless a majority has lost that. Then no two nodes can both be right.
+    pub(super) fn leader_lacks(&mut self, confirmed: u64, applied: u64) {
+        let lacks = format!(
+            "the leader says that entry {confirmed} is the last one committed, and this node had applied entry {applied}: a \
+             majority of the voters has lost what was committed, as where their disks were brought back from older copies. \
+             This node keeps what it has and serves nobody; keep either its directory or the cluster as it is now, for which \
+             this directory is moved away and the node joins again, empty"
+        );
+        if self.verification.lacks.is_none() {
+            error!(self.log, "what was committed is lost"; "detail" => &lacks);
+        }
+        self.verification.lacks = Some(lacks);
     }
 
     /// The voters besides this node, with the addresses that the table has for them.

@@ -17,7 +17,7 @@ use thiserror::Error;
 pub const LIVES_NAMED: usize = 16;
 
 /// One start of a process on one directory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Life {
     /// The how manieth start of this directory it is, from 1 on; 0 for none.
     pub count: u64,
@@ -52,6 +52,18 @@ pub struct IdentityConflict {
     pub known: Life,
     /// The life that speaks now.
     pub said: Life,
+}
+
+impl IdentityConflict {
+    /// The same, as it is told to whoever was refused. To name a life is to prove that one follows from it, so what is left
+    /// of the random numbers is no more than the log shows.
+    #[must_use]
+    pub fn for_strangers(mut self) -> Self {
+        for life in [&mut self.known, &mut self.said] {
+            life.nonce &= 0xffff;
+        }
+        self
+    }
 }
 
 impl Lives {
@@ -136,6 +148,17 @@ mod tests {
         assert!(other.follow(Some(known)).is_err());
         one.begin(4);
         assert_eq!(one.follow(Some(known)), Ok(true));
+    }
+
+    #[test]
+    fn who_is_refused_is_not_told_what_it_would_have_to_name() {
+        let (known, said) = (Life { count: 5, nonce: u64::MAX }, Life { count: 1, nonce: 0x1_2345 });
+        let told = IdentityConflict { known, said }.for_strangers();
+        assert_eq!((told.known.nonce, told.said.nonce), (0xffff, 0x2345));
+        assert_eq!(told.to_string(), IdentityConflict { known, said }.to_string());
+        let mut forged = Lives { current: told.known, before: Vec::new() };
+        forged.begin(7);
+        assert!(forged.follow(Some(known)).is_err());
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub async fn identify(shared: &Shared, address: &str) -> Result<WhoAmI, Refusal>
             Ok(()) => Ok(who),
             Err(detail) => Err(no_answer(address, &WireError::Malformed(detail))),
         },
-        Ok(Frame::Who(Err(refusal))) => Err(refusal),
+        Ok(Frame::Who(Err(refusal))) => Err(not_now(address, refusal.code)),
         Ok(other) => Err(no_answer(address, &WireError::Unexpected(other.kind().1))),
         Err(error) => Err(no_answer(address, &error)),
     }
@@ -101,7 +101,7 @@ pub async fn adopt(shared: &Shared, address: &str, adopt: Adopt) -> Result<Adopt
                 Ok(()) => Ok(Ok(adopted)),
                 Err(detail) => Err(WireError::Malformed(detail)),
             },
-            Frame::Adopted(refused) => Ok(refused),
+            Frame::Adopted(Err(refusal)) => Ok(Err(said_by_the_joiner(address, refusal))),
             other => Err(WireError::Unexpected(other.kind().1)),
         }
     };
@@ -165,6 +165,35 @@ async fn finish(stream: &mut TcpStream, answer: &Frame) {
     if write_frame_within(stream, answer, OFFER_LIMIT).await.is_ok() {
         part(stream, HANDSHAKE_BYTES, PARTING).await;
     }
+}
+
+/// A node that does not say who it is. Of what answers at an address only the reason counts, and none of its words: whoever
+/// may ask for a dial is not to read other hosts, and they are not to speak through this one.
+fn not_now(address: &str, code: Code) -> Refusal {
+    let passes = matches!(code, Code::Stopping | Code::Starting | Code::Verifying);
+    let detail = format!("the node at {address} does not say who it is now ({}); try again in a moment", code.as_str());
+    Refusal::not_applied(if passes { code } else { Code::Unreachable }, detail)
+}
+
+/// The reason of a joiner, as that of a node that nobody knows yet: within bounds, on one line, and none that says more than
+/// that it does not join.
+fn said_by_the_joiner(address: &str, refusal: Refusal) -> Refusal {
+    const MOST: usize = 600;
+    let printable = |char: &char| !char.is_control();
+    let said: String = refusal.detail.chars().filter(printable).take(MOST).collect();
+    let code = match refusal.code {
+        Code::BadRequest
+        | Code::HasData
+        | Code::JoinInProgress
+        | Code::LeaderUnreachable
+        | Code::OtherCluster
+        | Code::Starting
+        | Code::Stopping
+        | Code::DiskNearlyFull
+        | Code::Timeout => refusal.code,
+        _ => Code::BadRequest,
+    };
+    Refusal { code, fate: refusal.fate, detail: format!("the node at {address} does not join: {said}"), leader: None }
 }
 
 /// What a failed dial means to the person who gave the address.

@@ -107,6 +107,12 @@ pub enum Denial {
     /// The dialler is not the member that the acceptor has spoken to before.
     #[error("identity conflict: this node's {0}")]
     Conflict(IdentityConflict),
+    /// The dialler is connected in the life that is known, and says that it has begun another one.
+    #[error(
+        "this node is connected there in its life {0}: where that has just ended, this passes within 10 s; where it has \
+         not, one of the two is a copy of the other's disk"
+    )]
+    Connected(Life),
     /// The dialler has another address than its cluster has recorded, and has only its own word for that.
     #[error(
         "the member table there has this node at {listed}; POST /raft/join on a member with this node's name and its new \

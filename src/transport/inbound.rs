@@ -135,7 +135,11 @@ impl Guest {
                 lives: if stranger { Lives::default() } else { self.shared.lives(hello.from, hello.known) },
             }
         });
-        let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(verdict.clone()).encode().ok()?].concat();
+        let told = verdict.clone().map_err(|denial| match denial {
+            Denial::Conflict(conflict) => Denial::Conflict(conflict.for_strangers()),
+            denial => denial,
+        });
+        let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(told).encode().ok()?].concat();
         match verdict {
             Ok(welcome) => {
                 if matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot) {

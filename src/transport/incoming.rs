@@ -48,6 +48,7 @@ pub async fn serve(shared: &Shared, stream: TcpStream, hello: &Hello, welcome: W
     let (replies, replies_end) = mpsc::channel(MAX_IN_FLIGHT);
     let (notices, notices_end) = mpsc::channel(MAX_NOTICES);
     let _calling = shared.heard(hello, notices.clone());
+    let _connected = shared.connect(hello.from, hello.lives.current);
     let (seats, bytes) = (Arc::new(Semaphore::new(MAX_IN_FLIGHT)), budget::count(MAX_BYTES));
     let ears = Ears { shared, hello, welcome, who, replies, notices, seats, bytes, share: Share::new() };
     debug!(shared.log, "a peer has connected"; "peer" => who, "raft_id" => hello.from);

@@ -29,7 +29,7 @@ use super::peer_clock::PeerClock;
 use super::shared::Shared;
 use super::wire::{Frame, WireError};
 use crate::consensus::{Hop, Input};
-use crate::model::{Code, Lives, Refusal};
+use crate::model::{Code, IdentityConflict, Lives, Refusal};
 
 /// How long nothing may come in before the connection counts as dead, at either end.
 pub const SILENCE: Duration = Duration::from_secs(10);
@@ -48,6 +48,15 @@ pub enum End {
     Broken(String),
     /// It was closed from here, for good.
     Over,
+}
+
+/// Why a connection ends whose other end is known in another life by now.
+fn met_anew(conflict: &IdentityConflict) -> String {
+    if conflict.said.count == 0 {
+        // It was met while one of the two was no member yet.
+        return "it is a member now, and is dialled again for the life that it is in".to_owned();
+    }
+    conflict.to_string()
 }
 
 /// One connection and what it belongs to.
@@ -73,6 +82,7 @@ impl Outgoing<'_> {
         queue: &mut mpsc::Receiver<Parcel>,
         whereabouts: &mut watch::Receiver<Whereabouts>,
     ) -> End {
+        let _connected = self.shared.connect(self.peer, self.lives.current);
         let (reader, writer) = stream.into_split();
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
         let clock = PeerClock::new(self.shared.handle.clock());
@@ -80,7 +90,7 @@ impl Outgoing<'_> {
         tokio::pin!(listening);
         let end = tokio::select! {
             reason = &mut listening => End::Broken(reason),
-            conflict = self.shared.overtaken(self.peer, self.lives) => End::Broken(conflict.to_string()),
+            conflict = self.shared.overtaken(self.peer, self.lives) => End::Broken(met_anew(&conflict)),
             end = self.speak(&mut writer, &clock, held, queue, whereabouts) => end.unwrap_or_else(|e| End::Broken(e.to_string())),
             // The other end may have stopped taking anything.
             () = async { self.shared.stopped().await; sleep(FAREWELL).await } => End::Over,

@@ -48,6 +48,8 @@ pub struct Shared {
     pub peers: Arc<Peers>,
     /// Tells that this has changed.
     met: watch::Sender<()>,
+    /// How many connections there are to each peer in each of its lives.
+    connected: Mutex<HashMap<(u64, Life), usize>>,
     directory: Mutex<Directory>,
     runtime: tokio::runtime::Handle,
     complaints: Mutex<HashMap<&'static str, Complaint>>,
@@ -89,6 +91,24 @@ impl Drop for Calling<'_> {
     }
 }
 
+/// A connection to a peer in one of its lives.
+pub struct Connected<'a> {
+    shared: &'a Shared,
+    peer: (u64, Life),
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        let mut connections = self.shared.connections();
+        if let Some(count) = connections.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&self.peer);
+            }
+        }
+    }
+}
+
 /// One reason to complain.
 struct Complaint {
     /// When it was last said.
@@ -122,6 +142,7 @@ impl Shared {
             reception: Arc::new(Semaphore::new(1)),
             peers,
             met: watch::Sender::new(()),
+            connected: Mutex::default(),
             directory: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
             complaints: Mutex::default(),
@@ -207,6 +228,13 @@ impl Shared {
         if self.peers.knows(raft_id, lives.current, heard) {
             return Ok(());
         }
+        if let Some(known) = self.peers.life(raft_id)
+            && known != lives.current
+            && self.is_connected(raft_id, known)
+        {
+            self.peers.check(raft_id, lives).map_err(Denial::Conflict)?;
+            return Err(Denial::Connected(Life { nonce: known.nonce & 0xffff, ..known }));
+        }
         let (peers, lives) = (Arc::clone(&self.peers), lives.clone());
         let met = move || peers.meet(raft_id, &lives, heard, |known| !table.tombstones.contains(&known));
         let detail = match self.runtime.spawn_blocking(met).await {
@@ -220,6 +248,21 @@ impl Shared {
         };
         self.complain("a peer cannot be written down, and is not spoken to", &raft_id.to_string(), &detail);
         Err(Denial::Disk)
+    }
+
+    /// Counts a connection to the peer in this life for as long as the result lives: meanwhile no other life follows it.
+    #[must_use]
+    pub fn connect(&self, raft_id: u64, life: Life) -> Connected<'_> {
+        *self.connections().entry((raft_id, life)).or_default() += 1;
+        Connected { shared: self, peer: (raft_id, life) }
+    }
+
+    fn is_connected(&self, raft_id: u64, life: Life) -> bool {
+        self.connections().contains_key(&(raft_id, life))
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<(u64, Life), usize>> {
+        self.connected.lock().expect("nothing panics while it counts connections")
     }
 
     /// Waits until the peer is known in a life that these do not follow from.

@@ -13,6 +13,7 @@ use crate::harness::{Cluster, Node, Setup, check, eventually, number, secs, thro
 crate::harness::cases![
     a_term_beyond_all_is_not_believed_and_ends_its_connection,
     the_largest_believable_term_taken_again_and_again_ends_nothing,
+    messages_that_raft_does_not_look_at_end_nobody,
     a_lone_voter_survives_both,
     a_false_removal_removes_nobody,
     a_false_commit_and_a_false_digest_end_nobody,
@@ -97,7 +98,12 @@ impl Stranger {
     }
 
     fn heartbeat(&mut self, term: u64, commit: u64) {
-        let fields = [(1, 8), (2, self.to), (3, self.from), (4, term), (8, commit)];
+        self.message(&[(1, 8), (4, term), (8, commit)]);
+    }
+
+    /// A raft message with these fields, by number, of `eraftpb.Message`.
+    fn message(&mut self, fields: &[(u64, u64)]) {
+        let fields = [&[(2, self.to), (3, self.from)], fields].concat();
         let message: Vec<u8> = fields.iter().flat_map(|(field, n)| [varint(field << 3), varint(*n)].concat()).collect();
         self.say(3, &message);
     }
@@ -196,6 +202,29 @@ fn the_largest_believable_term_taken_again_and_again_ends_nothing() {
         node.start();
     }
     whole(&cluster, 2);
+}
+
+/// An append far behind the log, of the term that raft finds there, with a commit and without; and a request for a read
+/// index that has nothing in it.
+fn messages_that_raft_does_not_look_at_end_nobody() {
+    let mut cluster = Cluster::of(3);
+    for round in 0..2 {
+        let reign = cluster.reign();
+        for mut stranger in strangers(&cluster) {
+            let behind = cluster.nodes[0].number("last_log_index") + 100;
+            stranger.message(&[(1, 15)]);
+            stranger.message(&[(1, 15), (4, reign.1)]);
+            stranger.message(&[(1, 3), (4, reign.1 + round), (5, 0), (6, behind), (8, 1 << 40)]);
+            stranger.message(&[(1, 3), (4, reign.1 + round), (5, 0), (6, behind)]);
+        }
+        throughout(secs(2), "nobody ends", || {
+            for node in &mut cluster.nodes {
+                check(node.exited().is_none(), node.log())?;
+            }
+            Ok(())
+        });
+        whole(&cluster, round);
+    }
 }
 
 fn a_lone_voter_survives_both() {

@@ -10,6 +10,7 @@ crate::harness::cases![
     a_copy_of_the_whole_cluster_beside_it_takes_nobodys_place,
     a_member_brought_back_from_an_older_copy_is_refused_and_rejoins_as_its_message_says,
     a_majority_brought_back_from_older_copies_is_refused_by_the_third,
+    a_majority_brought_back_from_copies_of_running_nodes_is_noticed_by_the_third,
 ];
 
 /// Whether this start has logged an identity conflict as an error, with what to do.
@@ -96,6 +97,45 @@ fn a_member_brought_back_from_an_older_copy_is_refused_and_rejoins_as_its_messag
     assert_eq!(cluster.nodes[place].value("since"), "1");
     assert_eq!(cluster.nodes[place].value("meanwhile"), "2");
     assert_eq!(cluster.reign(), reign, "leader and term");
+}
+
+/// Their copies were made of running nodes, so no later start of theirs is known to anybody: what the third has applied, and
+/// they have lost, tells.
+fn a_majority_brought_back_from_copies_of_running_nodes_is_noticed_by_the_third() {
+    let mut cluster = Cluster::of(3);
+    cluster.nodes[0].put("foo", "old");
+    cluster.caught_up(secs(20));
+    let old: Vec<TempDir> = (0..2)
+        .map(|at| {
+            let old = tempfile::tempdir().expect("a directory for the copy");
+            cluster.nodes[at].sigstop();
+            copy(cluster.nodes[at].directory(), old.path());
+            cluster.nodes[at].sigcont();
+            old
+        })
+        .collect();
+    cluster.agreed();
+    (0..20).for_each(|n| _ = cluster.nodes[2].put("foo", format!("new {n}")));
+    cluster.caught_up(secs(20));
+    cluster.nodes.iter_mut().for_each(Node::kill9);
+    for (node, old) in cluster.nodes.iter().zip(&old) {
+        fs::remove_dir_all(node.directory()).expect("removing the directory");
+        copy(old.path(), node.directory());
+    }
+    cluster.nodes[..2].iter_mut().for_each(Node::spawn);
+    cluster.nodes[..2].iter_mut().for_each(Node::await_up);
+    cluster.nodes[0].put("foo", "other");
+    cluster.nodes[2].spawn();
+    cluster.nodes[2].await_up();
+    eventually(secs(30), "the third says that what was committed is lost, and serves nobody", || {
+        let answer = cluster.nodes[2].get("/store/foo?timeout=1s");
+        check(answer.status == 503 && answer.text().contains("has lost what was committed"), answer.text())
+    });
+    eventually(secs(10), "its log says it", || {
+        let log = cluster.nodes[2].log();
+        check(log.lines().any(|line| line.contains("ERRO") && line.contains("what was committed is lost")), &log)
+    });
+    assert!(cluster.nodes[2].stats()["verifying"].as_str().is_some_and(|text| text.contains("older copies")));
 }
 
 fn a_majority_brought_back_from_older_copies_is_refused_by_the_third() {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::model::IdentityConflict;
-use crate::transport::dial::dial;
-use crate::transport::greeting::{Hello, Purpose};
+use crate::transport::dial::{DialError, dial};
+use crate::transport::greeting::{Denial, Hello, Purpose};
 
 impl Node {
     /// Ends it; what it had on its disk.
@@ -116,6 +116,41 @@ async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
     (0..9).for_each(|nonce| guessed.begin(nonce));
     assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
     assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().life(1), Some(a.disk.lives.current));
+}
+
+/// What is refused is not told what it would have to name, and whoever knows that nevertheless takes nobody's place while
+/// the member is connected.
+#[tokio::test]
+async fn a_connected_member_is_not_overtaken() {
+    let (a, b) = pair().await;
+    let address = a.address.clone();
+    let hello = |lives: &Lives| Hello {
+        purpose: Purpose::Peer,
+        cluster_id: CLUSTER,
+        from: 1,
+        to: 2,
+        node_id: "x".into(),
+        raft_address: address.clone(),
+        moved: false,
+        lives: lives.clone(),
+        known: None,
+    };
+    let real = a.disk.lives.current;
+    let mut guessed = Lives::default();
+    guessed.begin(1);
+    let Err(DialError::Denied(Denial::Conflict(told))) = dial(&b.address, &hello(&guessed), PATIENCE).await else {
+        panic!("a guessed life is a conflict");
+    };
+    assert!(told.known.count == real.count && told.known.nonce != real.nonce);
+    for known in [told.known, real] {
+        let mut forged = Lives { current: known, before: Vec::new() };
+        forged.begin(4711);
+        let refused = dial(&b.address, &hello(&forged), PATIENCE).await;
+        let wanted = if known == real { "connected there" } else { "does not follow" };
+        let error = refused.expect_err("the member is connected").to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+    assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().life(1), Some(real));
 }
 
 #[tokio::test]
