@@ -20,6 +20,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+/// After how long a head that has begun and not ended gives way. Clients send theirs at once.
+const SLOW_HEAD: Duration = Duration::from_secs(1);
+
 /// What a connection does.
 #[derive(Debug)]
 pub(super) struct Activity {
@@ -48,10 +51,12 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// Since when it is idle, if it is.
+    /// Since when it is idle, if it is. So is one whose request has begun and has not gone on to its end for [`SLOW_HEAD`]:
+    /// nobody has taken it yet.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         match *self.now() {
             Now::Idle(since) if !self.unsent.load(Ordering::Relaxed) => Some(since),
+            Now::Head(since) if since.elapsed() >= SLOW_HEAD => Some(since),
             _ => None,
         }
     }
@@ -59,7 +64,11 @@ impl Activity {
     /// Tells it to leave; false where it is not idle.
     pub(super) fn leave(&self) -> bool {
         let mut now = self.now();
-        let is_idle = matches!(*now, Now::Idle(_)) && !self.unsent.load(Ordering::Relaxed);
+        let is_idle = match *now {
+            Now::Idle(_) => !self.unsent.load(Ordering::Relaxed),
+            Now::Head(since) => since.elapsed() >= SLOW_HEAD,
+            Now::Busy | Now::Leaving => false,
+        };
         if is_idle {
             *now = Now::Leaving;
             self.leave.notify_one();
@@ -96,7 +105,7 @@ impl Activity {
         }
     }
 
-    fn heard(&self) {
+    pub(super) fn heard(&self) {
         let mut now = self.now();
         if let Now::Idle(_) = *now {
             *now = Now::Head(Instant::now());

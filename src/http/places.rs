@@ -4,8 +4,9 @@
 //! idle ones must not look dead to whoever probes it, nor refuse whoever has something to ask.
 //!
 //! Laws: where few places are left, a new connection takes that of an idle one: of the address that holds the most, the
-//! one that has been idle for longest. Where none is idle, some places are kept: half for this machine, half for probes.
-//! Where those are taken too, the connection is refused at once. No connection that was asked something gives way.
+//! one that has been idle for longest. One whose request has begun and does not end is idle too. Where none is, some
+//! places are kept: half for this machine, half for probes, and those give way alike. Where all are busy, the
+//! connection is refused at once. No connection that was asked something gives way.
 //!
 //! Not here: which request is a probe ([`super::hosts`]), and what a refused client is told ([`super::server`]).
 
@@ -81,11 +82,13 @@ impl Places {
     pub(super) fn take(self: &Arc<Self>, source: Source) -> Option<Place> {
         let kept = KEPT.min(self.most / KEPT_PART);
         let mut taken = self.taken();
-        let kind = if taken.connections.len() < self.most - kept || taken.make_room() {
+        let (local, probes) = (kept / 2, kept - kept / 2);
+        let mut free = |kind: Kind, most| taken.by_kind[kind as usize] < most || taken.make_room(kind);
+        let kind = if free(Kind::Open, self.most - kept) {
             Kind::Open
-        } else if source.is_loopback() && taken.by_kind[Kind::Local as usize] < kept / 2 {
+        } else if source.is_loopback() && local > 0 && free(Kind::Local, local) {
             Kind::Local
-        } else if taken.by_kind[Kind::Probe as usize] < kept - kept / 2 {
+        } else if probes > 0 && free(Kind::Probe, probes) {
             Kind::Probe
         } else {
             return None;
@@ -106,12 +109,11 @@ impl Places {
 }
 
 impl Taken {
-    /// Has an idle connection leave, if there is one.
-    fn make_room(&mut self) -> bool {
+    /// Has an idle connection with a place of this kind leave, if there is one.
+    fn make_room(&mut self, of: Kind) -> bool {
         loop {
             let idle = self.connections.iter().filter_map(|(number, (source, kind, activity))| {
-                let since =
-                    activity.idle_since().filter(|since| *kind == Kind::Open && since.elapsed() >= LEAST_IDLE)?;
+                let since = activity.idle_since().filter(|since| *kind == of && since.elapsed() >= LEAST_IDLE)?;
                 Some((self.by_source.get(source).copied().unwrap_or(0), Reverse(since), Reverse(*number)))
             });
             let Some((_, _, Reverse(number))) = idle.max() else { return false };
@@ -171,6 +173,23 @@ mod tests {
         assert!(!few.activity.is_leaving() && !many[0].activity.is_leaving() && !many[2].activity.is_leaving());
         assert_eq!(places.take(from(2)).unwrap().kind, Kind::Open, "its own next one");
         assert!(many[2].activity.is_leaving());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_only_begins_to_ask_gives_way_and_from_the_kept_places_too() {
+        let places = Places::new(32);
+        let slow = |source| {
+            let place = places.take(source)?;
+            place.activity.heard();
+            Some(place)
+        };
+        let all: Vec<_> = (0..32).map_while(|_| slow(Source::loopback())).collect();
+        assert_eq!(all.len(), 32);
+        assert!(places.take(from(1)).is_none(), "their requests may be on their way");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let busy: Vec<_> = (0..30).map(|_| busy(&places, from(1)).unwrap()).collect();
+        let kinds = |kind| busy.iter().filter(|place| place.kind == kind).count();
+        assert_eq!((kinds(Kind::Open), kinds(Kind::Probe)), (28, 2), "also where probes are let in");
     }
 
     #[tokio::test(start_paused = true)]

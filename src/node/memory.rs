@@ -26,6 +26,9 @@ pub(super) struct Memory {
     pub whole: Option<u64>,
 }
 
+/// Below this the parts that have a least size outweigh the others.
+pub(super) const LEAST: u64 = 256 * MIB;
+
 impl Memory {
     /// As much as the setting says; 0 is three quarters of the limit.
     pub(super) fn new(setting_mb: u64) -> Self {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use slog::{Logger, crit, info};
+use slog::{Logger, crit, info, warn};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -181,6 +181,9 @@ impl Node {
             "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
         let memory = Memory::new(config.limits.memory_mb);
         info!(log, "memory"; "limit_mb" => memory.whole.map_or(0, |bytes| bytes >> 20), "cache_mb" => options::cache_bytes(config, memory) >> 20);
+        if memory.whole.is_some_and(|bytes| bytes < memory::LEAST) {
+            warn!(log, "a node takes more than that under load, whatever limits.memory_mb says"; "least_mb" => memory::LEAST >> 20);
+        }
         let boot = options::boot(config, &ports, memory);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));

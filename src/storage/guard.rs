@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use super::layout::LOCK;
+use super::layout::{IDENTITY, LOCK};
 use super::sled_db::{SledDb, full};
 use super::{Db, Error, durable};
 use crate::model::DiskSpace;
@@ -150,6 +150,8 @@ pub(super) struct Watch {
     lock: Arc<File>,
     databases: Mutex<Vec<Weak<SledDb>>>,
     missing: OnceLock<String>,
+    /// Whether there is an identity: a new directory has none at first.
+    has_identity: AtomicBool,
     reserve: Reserve,
     space: Mutex<Option<DiskSpace>>,
 }
@@ -160,7 +162,8 @@ impl Watch {
     pub(super) fn start(dir: &Path, lock: Arc<File>, reserve: Reserve) -> Arc<Self> {
         let (databases, missing) = (Mutex::default(), OnceLock::new());
         let space = Mutex::new(reserve.space(dir));
-        let watch = Arc::new(Self { dir: dir.into(), lock, databases, missing, reserve, space });
+        let has_identity = AtomicBool::new(!is_gone(&dir.join(IDENTITY)));
+        let watch = Arc::new(Self { dir: dir.into(), lock, databases, missing, has_identity, reserve, space });
         let weak = Arc::downgrade(&watch);
         drop(std::thread::Builder::new().name("storage-watch".into()).spawn(move || {
             while let Some(watch) = weak.upgrade() {
@@ -175,6 +178,11 @@ impl Watch {
     /// Looks after `db` too, as long as it is open.
     pub(super) fn add(&self, db: &Arc<SledDb>) {
         self.lock_databases().push(Arc::downgrade(db));
+    }
+
+    /// The identity is in the directory from now on.
+    pub(super) fn has_identity(&self) {
+        self.has_identity.store(true, Ordering::Relaxed);
     }
 
     /// Looks no longer after what lies in the folder `name`, which is about to be removed.
@@ -224,8 +232,16 @@ impl Watch {
         if !in_place(&self.dir.join(LOCK), self.lock.metadata().ok().as_ref()) {
             return Some(LOCK.into());
         }
-        databases.iter().find(|db| !db.is_in_place()).map(|db| format!("{}/db", db.name()))
+        if self.has_identity.load(Ordering::Relaxed) && is_gone(&self.dir.join(IDENTITY)) {
+            return Some(IDENTITY.into());
+        }
+        databases.iter().find_map(|db| Some(format!("{}/{}", db.name(), db.missing()?)))
     }
+}
+
+/// Whether there is certainly no file at `path`.
+pub(super) fn is_gone(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
 }
 
 /// Whether the file at `path` is the one that `opened` tells of.

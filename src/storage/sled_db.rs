@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::guard::{Poison, guarded, in_place};
+use super::guard::{Poison, guarded, in_place, is_gone};
 use super::{Batch, Db, Error, Pair, durable};
 
 /// One sled database.
@@ -71,9 +71,13 @@ impl SledDb {
         }
     }
 
-    /// Whether the file that the engine writes to is still the one under its name.
-    pub(super) fn is_in_place(&self) -> bool {
-        in_place(&self.dir.join(&self.name).join("db"), self.file.as_ref())
+    /// Which file is gone that the engine writes to, or without which it does not open again.
+    pub(super) fn missing(&self) -> Option<&'static str> {
+        let folder = self.dir.join(&self.name);
+        if !in_place(&folder.join("db"), self.file.as_ref()) {
+            return Some("db");
+        }
+        is_gone(&folder.join("conf")).then_some("conf")
     }
 
     /// Called from [`super::guard::Watch`]: where a call has run for `patience` and sled has stored an error meanwhile, a second flush

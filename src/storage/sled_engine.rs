@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::guard::{Reserve, Watch, at_disk, guarded};
-use super::layout::{LOCK, PROOF_KEY, SPOOL};
+use super::layout::{IDENTITY, LOCK, PROOF_KEY, SPOOL};
 use super::sled_db::{SledDb, system, translate};
 use super::{Db, Engine, Error, durable};
 use crate::model::DiskSpace;
@@ -259,7 +259,11 @@ impl Engine for SledEngine {
             let error = self.system(format!("replacing {name}"), error);
             drop(std::fs::remove_file(&fresh));
             error
-        })
+        })?;
+        if name == IDENTITY {
+            self.watch.has_identity();
+        }
+        Ok(())
     }
 
     fn scratch(&self) -> Result<File, Error> {

@@ -191,4 +191,15 @@ fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not(
     fs::create_dir(dir.path()).unwrap();
     fs::write(dir.path().join("LOCK"), b"").unwrap();
     assert!(matches!(gone(&*engine), Error::Gone { what, .. } if what == "LOCK"));
+
+    // Without these a node goes on, and does not start again.
+    for removed in ["identity", "kept/conf"] {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = sled(dir.path());
+        let kept = engine.open("kept", true, 1 << 20).unwrap();
+        engine.replace_file("identity", b"1").unwrap();
+        fs::remove_file(dir.path().join(removed)).unwrap();
+        assert!(matches!(gone(&*engine), Error::Gone { what, .. } if what == removed));
+        drop(kept);
+    }
 }
