@@ -194,7 +194,8 @@ impl Driver {
         match claim {
             Claim::Removed | Claim::LogLost { .. } => others / 2 + 1,
             Claim::Diverged { .. } if self.leads() => all / 2 + 1,
-            Claim::Diverged { .. } => (all / 2 + 1).min(others),
+            // Never none: a lone voter has nobody who could bear it out.
+            Claim::Diverged { .. } => (all / 2 + 1).min(others).max(1),
         }
     }
 
