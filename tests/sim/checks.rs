@@ -69,6 +69,8 @@ pub struct Book {
     applied_at: BTreeMap<u64, u64>,
     /// Where a client's write was applied, and when first.
     operations: BTreeMap<u64, (u64, u64)>,
+    /// Raft ids that any node has ever known to be removed.
+    tombstones: BTreeSet<u64>,
     /// Raft ids that nodes have taken on because a leader asked them to.
     pub adopted: BTreeSet<u64>,
     /// Writes whose clients were told that they were not applied.
@@ -276,9 +278,9 @@ fn entries(world: &mut World, at: usize, from: Seen, to: Seen) {
 /// A raft id belongs to one incarnation of one directory, for ever. A member becomes another one only once it was removed;
 /// a node that joins may go back to what it was.
 pub fn identity(world: &mut World, at: usize, table: &PeerTable) {
-    let removed =
-        || world.nodes.iter().map(|node| &node.table).chain([table]).any(|it| it.tombstones.contains(&table.raft_id));
-    if table.removed && !world.nodes[at].table.removed && !removed() {
+    // Nodes whose effects were not synced may show an older table after a crash.
+    world.book.tombstones.extend(table.tombstones.iter().copied());
+    if table.removed && !world.nodes[at].table.removed && !world.book.tombstones.contains(&table.raft_id) {
         world.fail(format!("n{at} is removed, and no node has removed it"));
     }
     let old = world.nodes[at].table.raft_id;
