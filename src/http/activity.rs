@@ -3,8 +3,8 @@
 //! Why: an idle connection may stay for as long as proxies keep theirs, a request's head must come within seconds, and
 //! where places are few the idle ones go first. All three ask one thing: is something under way?
 //!
-//! Laws: whoever tells a connection to leave does so while it is idle, and what comes after that is not read, so nothing
-//! that was taken is left without an answer.
+//! Laws: whoever tells a connection to leave does so while it is idle or has not asked yet, and nothing that it asks after
+//! that is carried out, so nothing that was taken is left without an answer.
 //!
 //! Not here: how fast a body comes ([`super::body`]) and an answer goes ([`super::patient`]).
 
@@ -22,6 +22,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// After how long a head that has begun and not ended gives way. Clients send theirs at once.
 const SLOW_HEAD: Duration = Duration::from_secs(1);
+/// How long a connection must have been idle to give way: the request of one that was just made, or just answered, may be
+/// on its way.
+const LEAST_IDLE: Duration = Duration::from_millis(250);
 
 /// What a connection does.
 #[derive(Debug)]
@@ -34,43 +37,50 @@ pub(super) struct Activity {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Now {
-    /// Nothing has come since then.
+    /// Nothing has come at all since it was made.
+    New(Instant),
+    /// Nothing has come since the last answer.
     Idle(Instant),
     /// Some of a request's head has come, the first of it then.
     Head(Instant),
+    /// All of a request's head has come, and has not been read yet.
+    Asked(Instant),
     /// A request is answered.
     Busy,
-    /// It was told to leave.
-    Leaving,
+    /// It was told to leave; whether it had begun to ask, or was to be expected to.
+    Leaving(bool),
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { now: Mutex::new(Now::Idle(Instant::now())), unsent: AtomicBool::new(false), leave: Notify::new() }
+        Self { now: Mutex::new(Now::New(Instant::now())), unsent: AtomicBool::new(false), leave: Notify::new() }
     }
 }
 
 impl Activity {
-    /// Since when it is idle, if it is. So is one whose request has begun and has not gone on to its end for [`SLOW_HEAD`]:
-    /// nobody has taken it yet.
-    pub(super) fn idle_since(&self) -> Option<Instant> {
-        match *self.now() {
-            Now::Idle(since) if !self.unsent.load(Ordering::Relaxed) => Some(since),
-            Now::Head(since) if since.elapsed() >= SLOW_HEAD => Some(since),
-            _ => None,
-        }
+    /// Since when it can be told to leave; None where it cannot. It is idle then, or its request has begun and has not gone
+    /// on to its end for [`SLOW_HEAD`]: nobody has taken it yet. In a `hurry` whoever has not asked yet goes at once.
+    pub(super) fn idle_since(&self, hurry: bool) -> Option<Instant> {
+        self.idle(*self.now(), hurry)
+    }
+
+    fn idle(&self, now: Now, hurry: bool) -> Option<Instant> {
+        let (since, at_least) = match now {
+            Now::New(since) => (since, if hurry { Duration::ZERO } else { LEAST_IDLE }),
+            Now::Idle(since) if !self.unsent.load(Ordering::Relaxed) => (since, LEAST_IDLE),
+            Now::Head(since) => (since, if hurry { Duration::ZERO } else { SLOW_HEAD }),
+            Now::Asked(since) => (since, SLOW_HEAD),
+            _ => return None,
+        };
+        (since.elapsed() >= at_least).then_some(since)
     }
 
     /// Tells it to leave; false where it is not idle.
-    pub(super) fn leave(&self) -> bool {
+    pub(super) fn leave(&self, hurry: bool) -> bool {
         let mut now = self.now();
-        let is_idle = match *now {
-            Now::Idle(_) => !self.unsent.load(Ordering::Relaxed),
-            Now::Head(since) => since.elapsed() >= SLOW_HEAD,
-            Now::Busy | Now::Leaving => false,
-        };
+        let is_idle = self.idle(*now, hurry).is_some();
         if is_idle {
-            *now = Now::Leaving;
+            *now = Now::Leaving(!matches!(*now, Now::Idle(_)));
             self.leave.notify_one();
         }
         is_idle
@@ -83,17 +93,35 @@ impl Activity {
 
     /// Whether it was told to leave.
     pub(super) fn is_leaving(&self) -> bool {
-        *self.now() == Now::Leaving
+        matches!(*self.now(), Now::Leaving(_))
     }
 
-    /// The head of a request has come.
-    pub(super) fn begin(&self) {
-        *self.now() = Now::Busy;
+    /// Whether it was told to leave and waits for an answer, as far as is known here.
+    pub(super) fn leaves_unanswered(&self) -> bool {
+        *self.now() == Now::Leaving(true)
+    }
+
+    /// The head of a request has been read. False where the connection has to leave: the request must not be carried out,
+    /// and whoever is told this has answered it.
+    #[must_use]
+    pub(super) fn begin(&self) -> bool {
+        let mut now = self.now();
+        let stays = !matches!(*now, Now::Leaving(_));
+        *now = if stays { Now::Busy } else { Now::Leaving(false) };
+        stays
+    }
+
+    /// All of the head of the first request has come.
+    pub(super) fn asked(&self) {
+        *self.now() = Now::Asked(Instant::now());
     }
 
     /// The answer has been written.
     pub(super) fn done(&self) {
-        *self.now() = Now::Idle(Instant::now());
+        let mut now = self.now();
+        if !matches!(*now, Now::Leaving(_)) {
+            *now = Now::Idle(Instant::now());
+        }
     }
 
     fn sent(&self) {
@@ -107,7 +135,7 @@ impl Activity {
 
     pub(super) fn heard(&self) {
         let mut now = self.now();
-        if let Now::Idle(_) = *now {
+        if let Now::New(_) | Now::Idle(_) = *now {
             *now = Now::Head(Instant::now());
         }
     }
@@ -153,10 +181,10 @@ impl<S> Attended<S> {
             Now::Idle(_) if self.activity.unsent.load(Ordering::Relaxed) => {
                 Some((Instant::now() + self.waits.idle, false))
             }
-            Now::Idle(since) => Some((since + self.waits.idle, false)),
-            Now::Head(since) => Some((since + self.waits.head, true)),
+            Now::New(since) | Now::Idle(since) => Some((since + self.waits.idle, false)),
+            Now::Head(since) | Now::Asked(since) => Some((since + self.waits.head, true)),
             Now::Busy => None,
-            Now::Leaving => Some((Instant::now(), false)),
+            Now::Leaving(_) => Some((Instant::now(), false)),
         }
     }
 }
@@ -285,8 +313,8 @@ mod tests {
             };
             let (read, ()) = tokio::join!(server.read(&mut buffer), asks);
             assert_eq!(read.unwrap(), 4);
-            assert_eq!(activity.idle_since(), None);
-            activity.begin();
+            assert_eq!(activity.idle_since(false), None);
+            assert!(activity.begin());
             tokio::time::sleep(Duration::from_secs(200)).await;
             activity.done();
         }
@@ -301,16 +329,39 @@ mod tests {
         assert_eq!(began.elapsed().as_secs(), 895);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_connection_with_something_to_send_is_not_idle() {
         let (server, mut client) = tokio::io::duplex(4);
         let activity = Arc::<Activity>::default();
         let mut server = Attended::new(server, Arc::clone(&activity), WAITS);
+        assert!(activity.begin());
         server.write_all(b"answ").await.unwrap();
-        assert!(activity.idle_since().is_none() && !activity.leave());
+        activity.done();
+        tokio::time::advance(LEAST_IDLE).await;
+        assert!(activity.idle_since(true).is_none() && !activity.leave(true));
         client.read_exact(&mut [0; 4]).await.unwrap();
         server.flush().await.unwrap();
-        assert!(activity.leave());
+        tokio::time::advance(LEAST_IDLE).await;
+        assert!(activity.leave(false) && !activity.leaves_unanswered());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_hurry_only_those_go_who_have_not_asked() {
+        let activity = Activity::default();
+        assert!(!activity.leave(false) && activity.idle_since(true).is_some());
+        activity.heard();
+        assert!(!activity.leave(false) && activity.idle_since(true).is_some());
+        activity.asked();
+        assert!(activity.idle_since(true).is_none());
+        tokio::time::advance(SLOW_HEAD).await;
+        assert!(activity.idle_since(false).is_some(), "it was no request after all");
+        assert!(activity.begin() && !activity.leave(true));
+        activity.done();
+        assert!(!activity.leave(true), "its next request may be on its way");
+        activity.heard();
+        assert!(activity.leave(true) && activity.leaves_unanswered());
+        assert!(!activity.begin(), "what it asks in this moment is not done");
+        assert!(activity.is_leaving() && !activity.leaves_unanswered());
     }
 
     #[tokio::test]
@@ -318,7 +369,7 @@ mod tests {
         let (server, mut client) = tokio::io::duplex(64);
         let activity = Arc::<Activity>::default();
         let mut server = Attended::new(server, Arc::clone(&activity), WAITS);
-        assert!(activity.leave() && !activity.leave());
+        assert!(activity.leave(true) && !activity.leave(true));
         client.write_all(b"head").await.unwrap();
         assert_eq!(server.read(&mut [0; 16]).await.unwrap(), 0);
         activity.told_to_leave().await;

@@ -173,14 +173,15 @@ pub(super) fn members<'a, const N: usize>(
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem::body(format!("the body is empty; a JSON object with {} is expected", listed(&names))));
     }
-    if body.starts_with(json::BYTE_ORDER_MARK) {
-        return Err(Problem::body("the body begins with a byte order mark; send the JSON without those three bytes"));
-    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let object = Object { names };
     object.deserialize(&mut json).and_then(|members| json.end().map(|()| members)).map_err(|error| {
-        let what = if error.is_data() { "cannot be used" } else { "is not JSON" };
-        Problem::body(format!("the body {what}: {error}"))
+        let why = if error.is_data() {
+            format!("cannot be used: {error}")
+        } else {
+            json::hint(body).unwrap_or_else(|| format!("is not JSON: {error}"))
+        };
+        Problem::body(format!("the body {why}"))
     })
 }
 
@@ -191,9 +192,19 @@ pub(super) fn required<'a>(member: Option<&'a RawValue>, name: &str) -> Result<&
 
 /// A member that must be there and be a string.
 pub(super) fn string(member: Option<&RawValue>, name: &str) -> Result<String, Problem> {
-    let text = required(member, name)?.get();
-    serde_json::from_str(text)
-        .map_err(|_| Problem::body(format!("member `{name}` must be a string of Unicode text, not {}", clip(text))))
+    text(required(member, name)?, name)
+}
+
+/// The text of a member that must be a string.
+pub(super) fn text(member: &RawValue, name: &str) -> Result<String, Problem> {
+    let text = member.get();
+    serde_json::from_str(text).map_err(|_| {
+        let why = json::hint(text.as_bytes());
+        Problem::body(match why.filter(|_| text.starts_with('"')) {
+            Some(why) => format!("member `{name}` {why}"),
+            None => format!("member `{name}` must be a string of Unicode text, not {}", clip(text)),
+        })
+    })
 }
 
 /// A member that must be true or false, false where it is missing.

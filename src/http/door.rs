@@ -25,6 +25,7 @@ use super::errors::{Problem, clip};
 use super::hosts::Hosts;
 use super::origins::Origins;
 use super::query::Deadline;
+use super::socket::Fin;
 use super::values;
 use super::watch::Watchers;
 use crate::consensus::{Bounds, Consistency, Feed, Fetched, Handle, Listed, Millis, Names};
@@ -86,6 +87,8 @@ pub(super) struct Call {
     pub(super) arrived: Instant,
     /// Where the client is.
     pub(super) source: Source,
+    /// Tells that the client sends no more, or has gone.
+    pub(super) fin: Fin,
     headers: HeaderMap,
     body: Unread,
 }
@@ -247,9 +250,7 @@ impl From<Silence> for Problem {
     fn from(silence: Silence) -> Self {
         match silence {
             Silence::Late => Self::stalled(),
-            Silence::Ending => {
-                Refusal::not_applied(Code::Stopping, "this node is shutting down; ask another one").into()
-            }
+            Silence::Ending => Self::stopping(),
         }
     }
 }
@@ -275,10 +276,10 @@ impl Call {
         door: Arc<Door>,
         method: Method,
         (path, query): (FullPath, String),
-        source: Source,
+        (source, fin): (Source, Fin),
         (headers, body): (HeaderMap, Unread),
     ) -> Self {
-        Self { door, method, path, query, arrived: Instant::now(), source, headers, body }
+        Self { door, method, path, query, arrived: Instant::now(), source, fin, headers, body }
     }
 
     /// Takes what an answer of so many bytes needs of the memory that all of them share.

@@ -322,6 +322,11 @@ impl Problem {
         Refusal::not_applied(Code::Overloaded, detail).into()
     }
 
+    /// The node stops.
+    pub(super) fn stopping() -> Self {
+        Refusal::not_applied(Code::Stopping, "this node is shutting down; ask another one").into()
+    }
+
     /// The loop did not say how the node is.
     pub(super) fn stalled() -> Self {
         let detail = "the node's loop has not answered in time; its disk is slow or its machine overloaded";

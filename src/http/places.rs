@@ -5,28 +5,29 @@
 //!
 //! Laws: where few places are left, a new connection takes that of an idle one: of the address that holds the most, the
 //! one that has been idle for longest. One whose request has begun and does not end is idle too. Where none is, some
-//! places are kept: half for this machine, half for probes, and those give way alike. Where all are busy, the
-//! connection is refused at once. No connection that was asked something gives way.
+//! places are kept: half for this machine, half for probes. There whoever has not asked yet gives way at once, so that no
+//! number of connections that only begin to ask keeps a probe out. Where all are busy, the connection is refused at once.
+//! No connection that was asked something gives way.
 //!
 //! Not here: which request is a probe ([`super::hosts`]), and what a refused client is told ([`super::server`]).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use super::activity::Activity;
 use super::budget::Source;
+use super::socket::Seen;
 
 /// The most places that are kept.
 const KEPT: usize = 64;
-/// How long a connection must have been idle to give way: the request of one that was just made, or just answered, may be
-/// on its way.
-const LEAST_IDLE: Duration = Duration::from_millis(250);
-/// How many connections without a place are sent away at once with a reason; more are closed without a word.
-const PARTINGS: usize = 64;
+/// How many connections that gave their places up are read from a little longer, and how many that never had one.
+const PARTINGS: (usize, usize) = (4, 64);
+const REFUSED: (usize, usize) = (8, 512);
+/// The part of all places that they are, as a divisor.
+const PARTINGS_PART: usize = 8;
 /// The part of all places that are kept at most, as a divisor.
 const KEPT_PART: usize = 8;
 
@@ -34,7 +35,7 @@ const KEPT_PART: usize = 8;
 #[derive(Debug)]
 pub(super) struct Places {
     most: usize,
-    /// Whoever is sent away without a place, and is read from a little longer so that the reason arrives.
+    /// Whoever has given up a place, and is read from a little longer so that the last answer arrives.
     pub(super) partings: Semaphore,
     taken: Mutex<Taken>,
 }
@@ -75,12 +76,27 @@ pub(super) struct Place {
 impl Places {
     /// So many places, all free.
     pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, partings: Semaphore::new(PARTINGS), taken: Mutex::default() })
+        let partings = Semaphore::new((most / PARTINGS_PART).clamp(PARTINGS.0, PARTINGS.1));
+        Arc::new(Self { most, partings, taken: Mutex::default() })
     }
 
-    /// A place for a connection from `source`; None where there is none.
-    pub(super) fn take(self: &Arc<Self>, source: Source) -> Option<Place> {
-        let kept = KEPT.min(self.most / KEPT_PART);
+    /// How many of those for whom there is no place are read from a little longer.
+    pub(super) fn refused(&self) -> usize {
+        (self.most / PARTINGS_PART).clamp(REFUSED.0, REFUSED.1)
+    }
+
+    /// Whether only places that are kept are free: then it counts what a connection asks.
+    pub(super) fn are_few(&self) -> bool {
+        self.taken().by_kind[Kind::Open as usize] >= self.most - self.kept()
+    }
+
+    fn kept(&self) -> usize {
+        KEPT.min(self.most / KEPT_PART)
+    }
+
+    /// A place for a connection from `source`, of whose request so much was seen; None where there is none.
+    pub(super) fn take(self: &Arc<Self>, source: Source, seen: Seen) -> Option<Place> {
+        let kept = self.kept();
         let mut taken = self.taken();
         let (local, probes) = (kept / 2, kept - kept / 2);
         let mut free = |kind: Kind, most| taken.by_kind[kind as usize] < most || taken.make_room(kind);
@@ -88,12 +104,15 @@ impl Places {
             Kind::Open
         } else if source.is_loopback() && local > 0 && free(Kind::Local, local) {
             Kind::Local
-        } else if probes > 0 && free(Kind::Probe, probes) {
+        } else if probes > 0 && !seen.no_probe && free(Kind::Probe, probes) {
             Kind::Probe
         } else {
             return None;
         };
         let activity = Arc::<Activity>::default();
+        if seen.whole {
+            activity.asked();
+        }
         taken.next += 1;
         let number = taken.next;
         taken.connections.insert(number, (source, kind, Arc::clone(&activity)));
@@ -111,14 +130,15 @@ impl Places {
 impl Taken {
     /// Has an idle connection with a place of this kind leave, if there is one.
     fn make_room(&mut self, of: Kind) -> bool {
+        let hurry = of != Kind::Open;
         loop {
             let idle = self.connections.iter().filter_map(|(number, (source, kind, activity))| {
-                let since = activity.idle_since().filter(|since| *kind == of && since.elapsed() >= LEAST_IDLE)?;
+                let since = activity.idle_since(hurry).filter(|_| *kind == of)?;
                 Some((self.by_source.get(source).copied().unwrap_or(0), Reverse(since), Reverse(*number)))
             });
             let Some((_, _, Reverse(number))) = idle.max() else { return false };
             // It may have been asked something in this moment.
-            let leaves = self.connections.get(&number).is_some_and(|(_, _, activity)| activity.leave());
+            let leaves = self.connections.get(&number).is_some_and(|(_, _, activity)| activity.leave(hurry));
             if leaves {
                 self.remove(number);
                 return true;
@@ -148,30 +168,31 @@ impl Drop for Place {
 mod tests {
     use super::*;
     use std::net::IpAddr;
+    use std::time::Duration;
 
     fn from(last: u8) -> Source {
         Source::of(IpAddr::from([10, 0, 0, last]))
     }
 
     fn busy(places: &Arc<Places>, source: Source) -> Option<Place> {
-        let place = places.take(source)?;
-        place.activity.begin();
+        let place = places.take(source, Seen::default())?;
+        assert!(place.activity.begin());
         Some(place)
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_longest_idle_one_of_whoever_holds_the_most_gives_way() {
         let places = Places::new(32);
-        let few = places.take(from(1)).unwrap();
-        let many: Vec<_> = (0..27).map(|_| places.take(from(2)).unwrap()).collect();
-        many[0].activity.begin();
-        assert_eq!(places.take(from(3)).unwrap().kind, Kind::Probe, "what they ask may be on its way");
-        tokio::time::advance(LEAST_IDLE).await;
-        let next = places.take(from(3)).unwrap();
+        let few = places.take(from(1), Seen::default()).unwrap();
+        let many: Vec<_> = (0..27).map(|_| places.take(from(2), Seen::default()).unwrap()).collect();
+        assert!(many[0].activity.begin());
+        assert_eq!(places.take(from(3), Seen::default()).unwrap().kind, Kind::Probe, "what they ask may be on its way");
+        tokio::time::advance(Duration::from_millis(250)).await;
+        let next = places.take(from(3), Seen::default()).unwrap();
         assert_eq!(next.kind, Kind::Open);
         assert!(many[1].activity.is_leaving(), "the first one is busy");
         assert!(!few.activity.is_leaving() && !many[0].activity.is_leaving() && !many[2].activity.is_leaving());
-        assert_eq!(places.take(from(2)).unwrap().kind, Kind::Open, "its own next one");
+        assert_eq!(places.take(from(2), Seen::default()).unwrap().kind, Kind::Open, "its own next one");
         assert!(many[2].activity.is_leaving());
     }
 
@@ -179,17 +200,25 @@ mod tests {
     async fn who_only_begins_to_ask_gives_way_and_from_the_kept_places_too() {
         let places = Places::new(32);
         let slow = |source| {
-            let place = places.take(source)?;
+            let place = places.take(source, Seen::default())?;
             place.activity.heard();
             Some(place)
         };
         let all: Vec<_> = (0..32).map_while(|_| slow(Source::loopback())).collect();
-        assert_eq!(all.len(), 32);
-        assert!(places.take(from(1)).is_none(), "their requests may be on their way");
+        let kinds = |all: &[Place], kind| all.iter().filter(|place| place.kind == kind).count();
+        assert_eq!((kinds(&all, Kind::Open), kinds(&all, Kind::Local)), (28, 4));
+        assert!(all[28].activity.is_leaving() && !all[31].activity.is_leaving(), "those who are kept go at once");
+        assert!(all[..28].iter().all(|place| !place.activity.is_leaving()), "their requests may be on their way");
+        assert!(places.take(from(1), Seen { no_probe: true, whole: false }).is_none(), "no place for anything else");
+        let probe = places.take(from(1), Seen { whole: true, no_probe: false }).unwrap();
+        assert_eq!(probe.kind, Kind::Probe);
+        let others: Vec<_> = (0..50).map(|_| slow(from(1)).unwrap()).collect();
+        assert_eq!(kinds(&others, Kind::Probe), 50);
+        assert!(!probe.activity.is_leaving(), "whoever has asked is answered");
+        drop((probe, others));
         tokio::time::advance(Duration::from_secs(1)).await;
         let busy: Vec<_> = (0..30).map(|_| busy(&places, from(1)).unwrap()).collect();
-        let kinds = |kind| busy.iter().filter(|place| place.kind == kind).count();
-        assert_eq!((kinds(Kind::Open), kinds(Kind::Probe)), (28, 2), "also where probes are let in");
+        assert_eq!((kinds(&busy, Kind::Open), kinds(&busy, Kind::Probe)), (28, 2));
     }
 
     #[tokio::test(start_paused = true)]
@@ -206,7 +235,7 @@ mod tests {
         assert_eq!(busy(&places, Source::loopback()).unwrap().kind, Kind::Local);
         drop(kept);
         all[5].activity.done();
-        tokio::time::advance(LEAST_IDLE).await;
+        tokio::time::advance(Duration::from_millis(250)).await;
         assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Open);
         drop(all);
         assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Open);

@@ -21,6 +21,7 @@ use super::body::boxed;
 use super::budget::Source;
 use super::door::{Call, Door};
 use super::errors::Problem;
+use super::socket::Fin;
 use super::{dialects, health, openapi, probes, raft, store, touch, txn, watch};
 
 /// Every route.
@@ -143,11 +144,12 @@ fn call(door: Arc<Door>) -> BoxedFilter<(Call,)> {
         .and(warp::path::full())
         .and(query)
         .and(warp::ext::optional::<Source>())
+        .and(warp::ext::optional::<Fin>())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
-        .map(move |method, path, query, source: Option<Source>, headers, body| {
-            let source = source.unwrap_or(Source::loopback());
-            Call::new(Arc::clone(&door), method, (path, query), source, (headers, boxed(body)))
+        .map(move |method, path, query, source: Option<Source>, fin: Option<Fin>, headers, body| {
+            let client = (source.unwrap_or(Source::loopback()), fin.unwrap_or_default());
+            Call::new(Arc::clone(&door), method, (path, query), client, (headers, boxed(body)))
         })
         .boxed()
 }

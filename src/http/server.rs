@@ -3,10 +3,10 @@
 //! Why: warp's own server panics where it cannot bind, waits for ever for a request's head, and takes any number of
 //! connections. Ours bounds all three, and ends in a bounded time.
 //!
-//! Laws: at most as many connections as the options say, and never so many that files for the disk and the peers run out; beyond
-//! that, idle ones give way ([`super::places`]), and where none is idle, new ones are refused at once. A head arrives
+//! Laws: at most as many connections as the options say; beyond that, idle ones give way ([`super::places`]), and where
+//! none is idle, new ones are refused at once ([`super::refusals`]). A head arrives
 //! within [`HEAD_TIMEOUT`]; before it, a connection may be idle for as long as the options say. A client that takes its answer too slowly ([`super::pace`]) loses it. After a stop
-//! nothing is accepted, a request under way is answered, and each connection closes behind its answer;
+//! whoever comes is told so, a request under way is answered, and each connection closes behind its answer;
 //! a stream ends once the loop has. Where the loop says nothing until shortly before the end, those who wait are told what
 //! is known. A request whose client has sent a FIN behind it is answered.
 //!
@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -26,8 +27,9 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use slog::{Logger, debug, info, warn};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch as signal;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -38,24 +40,22 @@ use warp::reply::Response;
 
 use super::activity::{Attended, Attending, Waits};
 use super::answers;
-use super::budget::Source;
 use super::door::Door;
 use super::errors::Problem;
 use super::headers;
 use super::hosts::{self, Asked};
 use super::incoming::RequestBody;
 use super::origins::{self, Verdict};
+use super::partings::{LINGER, last_word};
 use super::patient::Patient;
 use super::places::{Kind, Place, Places};
+use super::refusals::Refusals;
 use super::routes::routes;
-use super::socket::{self, Socket};
+use super::socket::{self, Fin, Seen, Socket};
 use super::watch;
 
 /// The header that tells how long a connection may be idle.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// The open files that are left to the disk and the peers where the process may have few: the peer port alone takes up
-/// to 256.
-const RESERVED_FILES: usize = 384;
 /// How long the head of a request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much longer a connection may be idle than its client is told: what is sent in the last moment is on its way.
@@ -64,16 +64,10 @@ const IDLE_GRACE: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The bytes of a request's head that a connection buffers; a head that is still not complete then is 431.
 const HEAD_BYTES: usize = 64 * 1024;
-/// How long a connection that we end is still read from, so that the last answer is not lost to a reset.
-const LINGER: Duration = Duration::from_secs(1);
-/// How long accepting pauses after an error, most likely no file left to open.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the end of a stream may take once the loop has ended: its client may have stopped reading.
 const STREAM_END: Duration = Duration::from_millis(300);
 /// The part of the time of a stop, one in so many, in which those are answered who still wait for the loop.
 const LAST_WORDS: u32 = 8;
-/// How often the same trouble is logged at most.
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A running server. Dropping it closes every connection at once.
 pub struct Server {
@@ -84,8 +78,10 @@ pub struct Server {
 /// Begins to serve; must be called within a tokio runtime.
 pub(super) fn start(listener: std::net::TcpListener, door: Arc<Door>, log: Logger) -> io::Result<Server> {
     listener.set_nonblocking(true)?;
+    // The standard library's own number loses a burst of clients for a second.
+    SockRef::from(&listener).listen(socket::BACKLOG)?;
     let listener = TcpListener::from_std(listener)?;
-    let connections = connections_allowed(door.options.connections);
+    let connections = door.options.connections;
     info!(log, "serving http"; "address" => listener.local_addr()?, "connections_max" => connections);
     let (stop, stopped) = oneshot::channel();
     let acceptor = tokio::spawn(accept(listener, Places::new(connections), door, stopped, log));
@@ -113,67 +109,50 @@ async fn accept(
     herald.spawn(watch::herald(Arc::clone(&door)));
     let (closing, closed) = signal::channel(false);
     let service = service(Arc::clone(&door));
-    let (mut connections, mut refusals) = (JoinSet::new(), JoinSet::new());
-    let mut quiet_until = Instant::now();
+    let mut connections = JoinSet::new();
+    let mut refusals = Refusals::new(places.refused(), log.clone());
+    let no_place = last_word(&Problem::no_place());
     let drain = loop {
-        tokio::select! {
+        let accepted = tokio::select! {
             drain = &mut stopped => break drain.unwrap_or_default(),
-            Some(_) = connections.join_next() => {}
-            Some(_) = refusals.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => {
-                    if let Err(error) = socket::prepare(&stream) {
-                        debug!(log, "an http connection stays as the system made it"; "error" => %error);
-                    }
-                    let place = places.take(Source::of(address.ip()));
-                    if place.as_ref().is_none_or(|place| place.kind != Kind::Open) {
-                        complain(&mut quiet_until, || {
-                            warn!(log, "the most http connections are open, and none of them is idle; new ones are refused");
-                        });
-                    }
-                    match place {
-                        Some(place) => {
-                            let serving = serve(Socket::new(stream), place, Arc::clone(&door), service.clone(), closed.clone(), log.clone());
-                            connections.spawn(serving);
-                        }
-                        None => drop(refusals.spawn(refuse(stream, Arc::clone(&places)))),
-                    }
-                }
-                Err(error) => {
-                    complain(&mut quiet_until, || warn!(log, "cannot accept a connection"; "error" => %error));
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            Some(_) = connections.join_next() => continue,
+            accepted = refusals.next(&listener) => accepted,
+        };
+        let Some((stream, source)) = accepted else { continue };
+        let looked = if places.are_few() { socket::look(stream) } else { Ok((stream, Seen::default())) };
+        // An error means that the runtime ends.
+        let Ok((stream, seen)) = looked else { continue };
+        let place = places.take(source, seen);
+        if place.as_ref().is_none_or(|place| place.kind != Kind::Open) {
+            refusals.complain("the most http connections are open, and none of them is idle; new ones are refused");
         }
+        let Some(place) = place else {
+            refusals.send_away(stream, &no_place);
+            continue;
+        };
+        let fin = Fin::default();
+        let socket = Socket::new(stream, fin.clone());
+        let (door, service, closed) = (Arc::clone(&door), service.clone(), closed.clone());
+        connections.spawn(serve(socket, fin, place, door, service, closed, log.clone()));
     };
-    drop((listener, refusals));
+    let end = Instant::now() + drain;
     closing.send_replace(true);
-    let last_words = drain / LAST_WORDS;
-    if timeout(drain - last_words, all_of(&mut connections)).await.is_err() {
-        door.give_up();
-    }
-    if timeout(last_words, all_of(&mut connections)).await.is_err() {
-        warn!(log, "closing http connections whose requests are still under way"; "connections" => connections.len());
-    }
-    connections.shutdown().await;
+    let drained = async {
+        let last_words = drain / LAST_WORDS;
+        if timeout(drain - last_words, all_of(&mut connections)).await.is_err() {
+            door.give_up();
+        }
+        if timeout(last_words, all_of(&mut connections)).await.is_err() {
+            warn!(log, "closing http connections whose requests are still under way"; "connections" => connections.len());
+        }
+        connections.shutdown().await;
+    };
+    refusals.until(drained, listener, end).await;
 }
 
 /// Waits until all have ended.
 async fn all_of(connections: &mut JoinSet<()>) {
     while connections.join_next().await.is_some() {}
-}
-
-/// Tells a client for whom there is no place, whatever it asks.
-async fn refuse(mut stream: TcpStream, places: Arc<Places>) {
-    let Ok(_parting) = places.partings.try_acquire() else { return };
-    let body = String::from_utf8(Problem::no_place().to_json(&Method::POST)).unwrap_or_default();
-    let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n\
-                Cache-Control: no-store\r\nConnection: close\r\nContent-Length";
-    let answer = format!("{head}: {}\r\n\r\n{body}\n", body.len() + 1);
-    // It fits into the system's buffer.
-    if timeout(LINGER, stream.write_all(answer.as_bytes())).await.is_ok() {
-        linger(stream).await;
-    }
 }
 
 /// What answers the requests of a connection.
@@ -193,16 +172,10 @@ where
 {
     let (_closing, closed) = signal::channel(false);
     let log = Logger::root(slog::Discard, slog::o!());
-    let place = Places::new(door.options.connections).take(Source::loopback()).expect("the first one finds a place");
-    serve((stream, pending()), place, Arc::clone(&door), service(door), closed, log).await;
-}
-
-fn complain(quiet_until: &mut Instant, say: impl FnOnce()) {
-    let now = Instant::now();
-    if now >= *quiet_until {
-        *quiet_until = now + LOG_EVERY;
-        say();
-    }
+    let place = Places::new(door.options.connections)
+        .take(super::budget::Source::loopback(), Seen::default())
+        .expect("the first one finds a place");
+    serve((stream, pending()), Fin::default(), place, Arc::clone(&door), service(door), closed, log).await;
 }
 
 /// Answers a request: checks who asks, has it done where that is allowed, and completes the answer's head.
@@ -288,9 +261,11 @@ where
     }
 }
 
-/// Serves a connection until one side ends it; `gone` returns where the client has closed its side.
+/// Serves a connection until one side ends it; `broken` returns where nothing can be
+/// sent any more, and `fin` tells that the client has closed its side.
 async fn serve<I, S>(
-    (stream, gone): (I, impl Future<Output = ()>),
+    (stream, broken): (I, impl Future<Output = ()>),
+    fin: Fin,
     place: Place,
     door: Arc<Door>,
     service: S,
@@ -305,12 +280,18 @@ async fn serve<I, S>(
     let stream = Attended::new(Patient::new(stream, door.options.rate_grace), Arc::clone(activity), waits);
     let (streams, begins) = (AtomicBool::new(false), Notify::new());
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
-        activity.begin();
+        let stays = activity.begin();
         request.extensions_mut().insert(place.source);
         request.extensions_mut().insert(place.kind);
+        request.extensions_mut().insert(fin.clone());
+        let method = (!stays).then(|| request.method().clone());
         let (answer, activity, streams, begins) = (service.call(request), Arc::clone(activity), &streams, &begins);
         async move {
-            let mut answer = answer.await?;
+            let mut answer = match method {
+                // Its place is somebody else's.
+                Some(method) => given_way(&method),
+                None => answer.await?,
+            };
             let is_stream = watch::is_stream(&answer);
             streams.store(is_stream, Ordering::Relaxed);
             if is_stream {
@@ -331,10 +312,10 @@ async fn serve<I, S>(
         // Answers have one of their own, where the clock shows what can be written.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
-    // A stream, which has no end, ends where its client has gone.
+    // A stream, which has no end, ends where its client has gone; hyper reads nothing behind a FIN.
     let mut gone = Box::pin(async {
         begins.notified().await;
-        gone.await;
+        broken.await;
         if !streams.load(Ordering::Relaxed) {
             pending().await
         }
@@ -368,11 +349,28 @@ async fn serve<I, S>(
     }
 }
 
+/// The answer to a request that is not carried out, since its connection has to give way.
+fn given_way(method: &Method) -> Response {
+    let mut answer = Problem::no_place().respond(method);
+    answers::complete(&mut answer);
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
 /// Ends a connection whose last answer has been written.
-async fn part<I: AsyncRead + AsyncWrite + Unpin>(stream: I, place: Place) {
+async fn part<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, place: Place) {
     let places = Arc::clone(&place.places);
     if place.activity.is_leaving() {
-        // Another one has its place already, and nothing was asked that there is an answer to.
+        // Another one has its place already. What it asked was not carried out, and it is told so.
+        let asked =
+            place.activity.leaves_unanswered() || matches!(stream.read(&mut [0; 1024]).now_or_never(), Some(Ok(1..)));
+        drop(place);
+        if asked && matches!(timeout(LINGER, stream.write_all(&last_word(&Problem::no_place()))).await, Ok(Ok(()))) {
+            match places.partings.try_acquire() {
+                Ok(_parting) => linger(stream).await,
+                Err(_) => drop(stream.shutdown().await),
+            }
+        }
         return;
     }
     if place.kind == Kind::Probe {
@@ -411,34 +409,4 @@ async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I) {
     };
     // At the end of the time the client has had its chance.
     drop(timeout(LINGER, drained).await);
-}
-
-/// How many of `most` connections the limit of open files leaves room for.
-pub(super) fn connections_allowed(most: usize) -> usize {
-    // Only Linux tells without a system call of our own; elsewhere the limit of connections stands alone.
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    match open_files(&limits) {
-        Some(files) => most.min(files.saturating_sub(RESERVED_FILES).max(files / 4)),
-        None => most,
-    }
-}
-
-/// The soft limit of open files as `/proc/self/limits` tells it.
-fn open_files(limits: &str) -> Option<usize> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_limit_of_open_files_is_found() {
-        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
-                      Max open files            1024                 524288               files     \n";
-        assert_eq!(open_files(limits), Some(1024));
-        assert_eq!(open_files(&limits.replace("1024  ", "unlimited")), None);
-        assert_eq!(open_files(""), None);
-    }
 }

@@ -103,9 +103,7 @@ fn from_json(json: &RawValue, limit: usize) -> Result<Value, Problem> {
         validate::json(text.as_bytes()).map_err(|why| Problem::body(format!("member `value` {why}")))?;
         return within(Bytes::copy_from_slice(text.as_bytes()), JSON, limit);
     }
-    let string: String =
-        serde_json::from_str(text).map_err(|_| Problem::body("member `value` must be a string of Unicode text"))?;
-    within(string.into(), TEXT, limit)
+    within(body::text(json, "value")?.into(), TEXT, limit)
 }
 
 fn typed(bytes: Bytes, announced: Option<&str>, limit: usize) -> Result<Value, Problem> {

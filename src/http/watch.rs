@@ -10,7 +10,7 @@
 //! and last before the node stops.
 //!
 //! Not here: how long events are kept (`consensus::feed`), how they are written ([`super::written`]), and connections
-//! that take too little ([`super::patient`]).
+//! that take too little ([`super::patient`]) or have gone ([`super::socket`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -31,7 +31,7 @@ use super::budget::Source;
 use super::door::{Call, Door};
 use super::errors::{Problem, clip};
 use super::query::{self, Deadline};
-use super::server::connections_allowed;
+use super::socket::Fin;
 use super::written::{self, Rest};
 use crate::consensus::{Bounds, Consistency, Filter, Opened, Reading, Unopened};
 use crate::model::{Cursor, Event};
@@ -49,6 +49,8 @@ const PROGRESS: Duration = Duration::from_secs(4);
 const TOGETHER: Duration = Duration::from_millis(10);
 /// How soon a progress that could not be sent is tried again.
 const RETRY: Duration = Duration::from_millis(250);
+/// A line that says nothing. A client that has gone answers it with a reset.
+const NOTHING: &[u8] = b":\n\n";
 /// What a read asks for that is to tell an index: any key.
 const ANY_KEY: &[u8] = b"0";
 
@@ -62,7 +64,7 @@ pub(super) struct Watchers {
 impl Watchers {
     /// Room for `most` of them, and for at most half of the connections.
     pub(super) fn new(most: usize, connections: usize) -> Self {
-        Self { most: most.min(connections_allowed(connections) / 2), taken: Mutex::default(), news: Notify::new() }
+        Self { most: most.min(connections / 2), taken: Mutex::default(), news: Notify::new() }
     }
 
     fn taken(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
@@ -133,7 +135,7 @@ pub(super) async fn handle(call: Call) -> Result<Response, Problem> {
     let mut response = if call.method == Method::HEAD {
         Response::default()
     } else {
-        let watcher = Watcher::new(call.door, filter, opened, slot);
+        let watcher = Watcher::new(call.door, filter, opened, (slot, call.fin));
         warp::reply::stream(stream::unfold(watcher, Watcher::next)).into_response()
     };
     as_stream(&mut response);
@@ -236,11 +238,12 @@ struct Watcher {
     closed: bool,
     /// What is left of the event that is being sent.
     rest: Option<Rest>,
+    fin: Fin,
     slot: Slot,
 }
 
 impl Watcher {
-    fn new(door: Arc<Door>, filter: Filter, opened: Opened, slot: Slot) -> Self {
+    fn new(door: Arc<Door>, filter: Filter, opened: Opened, (slot, fin): (Slot, Fin)) -> Self {
         Self {
             door,
             filter,
@@ -253,6 +256,7 @@ impl Watcher {
             greeted: false,
             closed: false,
             rest: None,
+            fin,
             slot,
         }
     }
@@ -321,6 +325,7 @@ impl Watcher {
                         tokio::select! {
                             () = news => {}
                             () = sleep_until(until) => {}
+                            () = self.fin.seen() => return Some((Ok(Bytes::from_static(NOTHING)), self)),
                         }
                     } else if events.is_empty() {
                         self.cursor = cursor;

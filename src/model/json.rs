@@ -44,6 +44,43 @@ pub fn check(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What keeps bytes from being JSON that a parser says in other words, if it is one of these: text that is no UTF-8 but
+/// UTF-16, a byte order mark, or half of a surrogate pair. In words that continue a sentence.
+#[must_use]
+pub fn hint(bytes: &[u8]) -> Option<String> {
+    let utf_16 = match bytes {
+        [0xff, 0xfe, ..] => Some("UTF-16 with the byte order mark FF FE"),
+        [0xfe, 0xff, ..] => Some("UTF-16 with the byte order mark FE FF"),
+        [0, a, 0, b, ..] | [a, 0, b, 0, ..] if *a != 0 && *b != 0 => Some("UTF-16"),
+        _ => None,
+    };
+    if let Some(what) = utf_16 {
+        return Some(format!("is {what}; JSON is sent as UTF-8"));
+    }
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        return Some("begins with a byte order mark, which JSON may not have; leave its three bytes out".to_owned());
+    }
+    if let Some(at) = mark_between_strings(bytes) {
+        return Some(format!("has a byte order mark at byte {at}, which JSON may have only within a string"));
+    }
+    // What comes before a half is JSON, as far as strings are concerned.
+    check(std::str::from_utf8(bytes).ok()?).err().filter(|why| why.contains("surrogate"))
+}
+
+fn mark_between_strings(bytes: &[u8]) -> Option<usize> {
+    let (mut at, mut in_string) = (0, false);
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => at += 1,
+            _ if !in_string && bytes[at..].starts_with(BYTE_ORDER_MARK) => return Some(at),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
 /// Where the string whose content begins at `at` has ended.
 fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, String> {
     loop {
@@ -103,6 +140,28 @@ mod tests {
             assert!(check(text).unwrap_err().contains("number"), "{text}");
         }
         assert_eq!(check("\"1e400\""), Ok(()), "a string is no number");
+    }
+
+    #[test]
+    fn what_parsers_say_in_other_words_is_named() {
+        for (bytes, named) in [
+            (&b"\xff\xfe{\0}\0"[..], "FF FE"),
+            (b"\xfe\xff\0{\0}", "FE FF"),
+            (b"{\0\"\0", "UTF-16"),
+            (b"\0{\0\"", "UTF-16"),
+            (b"\xef\xbb\xbf{}", "begins with a byte order mark"),
+            (b"{\"a\\\"\xef\xbb\xbf\":\xef\xbb\xbf1}", "byte order mark at byte 10"),
+            (br#"{"\udead":1}"#, r"lone surrogate \udead"),
+            (br#""\ud800"#, r"lone surrogate \ud800"),
+        ] {
+            let why = hint(bytes).unwrap();
+            assert!(why.contains(named), "{why}");
+        }
+        for bytes in
+            [&b""[..], b"{", b"{\"a\":1}", b"{\"\xef\xbb\xbf\":1}", b"\0\0\0\0", b"nul", b"-", b"\"\\", b"\xff"]
+        {
+            assert_eq!(hint(bytes), None, "{bytes:?}");
+        }
     }
 
     #[test]

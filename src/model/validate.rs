@@ -253,12 +253,10 @@ pub fn is_json(content_type: &str) -> bool {
 /// # Errors
 /// What is wrong, to go on after "the value".
 pub fn json(bytes: &[u8]) -> Result<(), String> {
-    if bytes.starts_with(json::BYTE_ORDER_MARK) {
-        return Err("begins with a byte order mark, which JSON may not have; leave its three bytes out".to_owned());
-    }
+    let no_json = |error: String| json::hint(bytes).unwrap_or_else(|| format!("is no JSON: {error}"));
     // Numbers and strings are skipped without being looked into, so bytes that are no UTF-8 would pass.
-    let text = std::str::from_utf8(bytes).map_err(|error| format!("is no JSON: {error}"))?;
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| format!("is no JSON: {error}"))?;
+    let text = std::str::from_utf8(bytes).map_err(|error| no_json(error.to_string()))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| no_json(error.to_string()))?;
     json::check(text)
 }
 

@@ -24,6 +24,7 @@ use crate::logging::{self, Guard};
 use crate::storage::{self, Boot, Identity, Incarnation, Peers, SledEngine, Volume};
 use crate::transport;
 
+mod files;
 mod forming;
 mod listen;
 mod memory;
@@ -33,6 +34,7 @@ pub mod process;
 mod signals;
 mod start;
 
+use files::Files;
 use listen::Ports;
 use memory::Memory;
 pub use signals::Stop;
@@ -73,6 +75,13 @@ pub enum Error {
     /// The system has no random numbers, without which no node id is safe.
     #[error("no random numbers: {0}")]
     Randomness(String),
+    /// The process may open so few files that clients and peers would take those of the disk.
+    #[error(
+        "this process may open {0} files, and a node needs {least} at least; raise the hard limit (`ulimit -Hn`, `LimitNOFILE=` of \
+         systemd, `--ulimit nofile=` of Docker)",
+        least = files::LEAST
+    )]
+    TooFewFiles(usize),
     /// The loop is gone and left no reason.
     #[error("the loop ended without saying why")]
     LoopLost,
@@ -169,6 +178,10 @@ struct Node {
 impl Node {
     async fn start(config: &Config, log: &Logger) -> Result<Self, Error> {
         let directory = config.raft.vol_dir.clone();
+        let files = Files::of_the_process();
+        if let Some(all) = files.too_few() {
+            return Err(Error::TooFewFiles(all));
+        }
         let nonce = getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
         let seen = blocking({
             let directory = directory.clone();
@@ -188,14 +201,14 @@ impl Node {
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
         // Whoever asks meanwhile is told that the node starts.
-        let serves = options::http(config, &ports, memory);
+        let serves = options::http(config, &ports, memory, files);
         let Ports { http, raft } = ports;
         let server = http::start(http.listener, handle.clone(), serves, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
         let reserve = options::reserve(config);
         let opened = start::told(log, blocking(move || open(&directory, reserve, boot, &addresses))).await?;
         process::check_directory(&config.raft.vol_dir, log);
-        let bound = Bound { server, raft: raft.listener, raft_port: raft.port, http_port: http.port, memory };
+        let bound = Bound { server, raft: raft.listener, raft_port: raft.port, http_port: http.port, memory, files };
         Self::compose(config, bound, (handle, inbox), nonce, opened, log)
     }
 
@@ -211,7 +224,7 @@ impl Node {
         let forms = may_form(config, volume.identity());
         let loops = options::consensus(config, &bound, nonce, forms);
         let advertised = loops.raft_address.clone();
-        let settings = options::transport(bound.memory);
+        let settings = options::transport(bound.memory, bound.files);
         let (transport, outbox) = transport::start(bound.raft, handle.clone(), peers, settings, log.clone())
             .map_err(system("cannot serve the peer port"))?;
         let raft_log = logging::for_raft(log, logging::level_named(&config.log.level));
@@ -250,6 +263,7 @@ struct Bound {
     raft_port: u16,
     http_port: u16,
     memory: Memory,
+    files: Files,
 }
 
 /// What a node's directory holds.

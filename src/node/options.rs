@@ -7,15 +7,13 @@
 use std::time::Duration;
 
 use super::Bound;
+use super::files::Files;
 use super::listen::Ports;
 use super::memory::Memory;
 use crate::config::Config;
 use crate::model::Limits;
 use crate::storage::Boot;
 use crate::{consensus, http, transport};
-
-/// The most connections of strangers and peers; a member holds two or three.
-const MAX_INBOUND: usize = 256;
 
 /// The most connections of clients.
 const CONNECTIONS: usize = 4096;
@@ -96,7 +94,7 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
 }
 
 /// What the HTTP server is configured with.
-pub(super) fn http(config: &Config, ports: &Ports, memory: Memory) -> http::Options {
+pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: Files) -> http::Options {
     let mut own_hosts = vec![config.host.clone()];
     if config.advertise_host != config.host {
         own_hosts.push(config.advertise_host.clone());
@@ -106,7 +104,7 @@ pub(super) fn http(config: &Config, ports: &Ports, memory: Memory) -> http::Opti
         value_bytes: size(config.limits.value_bytes),
         body_bytes: size(config.limits.body_bytes),
         watchers: memory.watchers(size(config.limits.watchers)),
-        connections: memory.connections(CONNECTIONS),
+        connections: files.connections(memory.connections(CONNECTIONS)),
         request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
         idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
         rate_grace: Duration::from_millis(config.http.rate_grace_ms),
@@ -121,6 +119,6 @@ pub(super) fn http(config: &Config, ports: &Ports, memory: Memory) -> http::Opti
 }
 
 /// What the transport is configured with.
-pub(super) fn transport(memory: Memory) -> transport::Options {
-    transport::Options { max_inbound: MAX_INBOUND, member_bytes: memory.peers() }
+pub(super) fn transport(memory: Memory, files: Files) -> transport::Options {
+    transport::Options { max_inbound: files.inbound(), member_bytes: memory.peers() }
 }

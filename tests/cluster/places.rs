@@ -6,11 +6,20 @@ use std::process::Command;
 
 use crate::harness::{Node, Request, Setup, binary, check, eventually, secs};
 
-crate::harness::cases![idle_connections_give_way_and_probes_find_a_place_among_busy_ones,];
+crate::harness::cases![
+    idle_connections_give_way_and_probes_find_a_place_among_busy_ones,
+    connections_that_ask_nothing_or_only_begin_to_keep_no_probe_out,
+    a_limit_of_files_that_no_node_can_live_with_is_said_at_the_start,
+];
 
-/// A node that may open so few files that 216 connections are left, 27 of which are kept.
+/// A node that may open so many files.
+fn with_files(files: usize) -> Setup {
+    Setup::named("node1").wrapped(&["sh", "-c", &format!(r#"ulimit -n {files}; exec "$0" "$@""#)])
+}
+
+/// A node that may open so few files that 160 connections are left, 20 of which are kept.
 fn node() -> Node {
-    Setup::named("node1").wrapped(&["sh", "-c", r#"ulimit -n 600; exec "$0" "$@""#]).start()
+    with_files(600).start()
 }
 
 fn connect(node: &Node, request: &str) -> TcpStream {
@@ -55,4 +64,42 @@ fn idle_connections_give_way_and_probes_find_a_place_among_busy_ones() {
         assert_eq!(node.get(path).status, 200, "a probe");
     }
     drop((idle, busy));
+}
+
+fn connections_that_ask_nothing_or_only_begin_to_keep_no_probe_out() {
+    for files in [128, 256] {
+        for begun in ["", "GET /store/key HTTP/1.1\r\nHost: loc"] {
+            let node = with_files(files).start();
+            let all: Vec<_> = (0..300).map(|_| TcpStream::connect(&node.http).unwrap()).collect();
+            for mut stream in &all {
+                // Whoever was refused already may not be able to.
+                drop(stream.write_all(begun.as_bytes()));
+            }
+            for path in ["/livez", "/readyz", "/health"].into_iter().cycle().take(30) {
+                let answer = node.try_request(Request::new("GET", path).within(secs(5))).unwrap();
+                assert_eq!(answer.status, 200, "{files} files, {begun:?}: {path}: {answer}");
+            }
+            let status = Command::new(binary()).args(["status", "--endpoints", &node.http]).output().unwrap();
+            assert!(status.status.success(), "{files} files, {begun:?}: {status:?}");
+            let put = Request::new("PUT", "/store/key").body("1");
+            eventually(secs(10), "one that only begins to ask gives way", || {
+                let answer = node.try_request(put.clone())?;
+                check(answer.status == 200, &answer)
+            });
+            drop(all);
+        }
+    }
+}
+
+fn a_limit_of_files_that_no_node_can_live_with_is_said_at_the_start() {
+    for files in [40, 64, 127] {
+        let mut node = with_files(files).spawn();
+        let status = node.await_exit(secs(10));
+        let log = node.log();
+        assert_eq!(status.code(), Some(1), "{log}");
+        for named in [&format!(" {files} files"), "128", "ulimit", "LimitNOFILE", "nofile"] {
+            assert!(log.contains(named), "{named}: {log}");
+        }
+        assert!(!node.directory().exists(), "nothing may be created");
+    }
 }

@@ -111,9 +111,14 @@ async fn bad_bodies_are_refused_and_the_member_is_named() {
         (r#"{"key":"k","value":1,"value":1}"#, 400, "bad_body", "`value` is given more than once"),
         (r#"{"key":5,"value":1}"#, 400, "bad_body", "`key` must be a string"),
         (r#"{"key":null,"value":1}"#, 400, "bad_body", "`key` must be a string"),
-        (r#"{"key":"\ud800","value":1}"#, 400, "bad_body", "`key` must be a string"),
+        (r#"{"key":"\ud800","value":1}"#, 400, "bad_body", r"`key` has the lone surrogate \ud800"),
         (r#"{"key":"","value":1}"#, 400, "bad_key", "empty"),
-        (r#"{"key":"k","value":"\udc00"}"#, 400, "bad_body", "`value` must be a string"),
+        (r#"{"key":"k","value":"\udc00"}"#, 400, "bad_body", r"`value` has the lone surrogate \udc00"),
+        (r#"{"key":"k","\ud800":1}"#, 400, "bad_body", r"lone surrogate \ud800"),
+        (r#"{"key":"k","value":{"\ud800":1}}"#, 400, "bad_body", r"lone surrogate \ud800"),
+        (r#""\ud800""#, 400, "bad_body", r"lone surrogate \ud800"),
+        ("{\"key\":\"k\",\u{feff}\"value\":1}", 400, "bad_body", "byte order mark at byte 11"),
+        ("{\0\"\0k\0", 400, "bad_body", "UTF-16"),
         (r#"{"key":"k","value":["\ud800"]}"#, 400, "bad_body", r"lone surrogate \ud800"),
         (r#"{"key":"k","value":{"n":1e400}}"#, 400, "bad_body", "1e400"),
         ("\u{feff}{}", 400, "bad_body", "byte order mark"),
@@ -138,6 +143,24 @@ async fn bad_bodies_are_refused_and_the_member_is_named() {
     }
     let longest = format!(r#"{{"key":"{}","value":"{}"}}"#, "k".repeat(16), "v".repeat(64));
     assert_eq!(node.ask("POST", "/store", &longest).await.json()["data"]["version"], 101, "nothing was stored before");
+}
+
+#[tokio::test]
+async fn a_lone_surrogate_is_named_wherever_it_stands() {
+    let node = Node::working();
+    for (method, target, body) in [
+        ("PUT", "/store/k", r#""\ud800""#),
+        ("PUT", "/store/k", r#"[{"\ud800":1}]"#),
+        ("POST", "/txn", r#"{"then":[{"op":"put","key":"k","value":"\ud800"}]}"#),
+        ("POST", "/txn", r#"{"then":[{"op":"get","key":"\ud800"}]}"#),
+        ("POST", "/txn", r#"{"then":[],"if":[{"key":"k","value":{"\ud800":1}}]}"#),
+        ("PUT", "/kv/a", r#"{"value":"\ud800"}"#),
+        ("POST", "/keys/a/", r#"{"value":["\ud800"]}"#),
+    ] {
+        let answer = node.ask_with(method, target, "Content-Type: application/json\r\n", body).await;
+        let problem = answer.is_problem(400, "bad_body");
+        assert!(problem["detail"].as_str().unwrap().contains(r"lone surrogate \ud800"), "{target}: {problem}");
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 //! Not here: what the real loop answers (`tests/cluster`).
 
 mod cluster;
+mod crowds;
 mod data;
 mod many;
 mod values;

@@ -304,6 +304,24 @@ async fn only_so_many_watch_and_a_place_is_free_again_when_one_goes() {
 }
 
 #[tokio::test]
+async fn a_client_that_says_that_it_sends_no_more_goes_on_watching() {
+    let (node, feed) = node();
+    let mut stream = Stream::open(&node, "/watch?prefix=a", "").await;
+    stream.until("id:10\n\n").await;
+    stream.stream.shutdown().await.unwrap();
+    // It is asked whether it is there, and it is.
+    stream.until(":\n\n").await;
+    for index in 11..14 {
+        happens(&feed, index, &[put("a/1", index, "text/plain", "x")]);
+        stream.until(&format!("id:{index}")).await;
+    }
+    // As long as it is there, it has one of two places.
+    let _other = Stream::open(&node, "/watch?prefix=a", "").await;
+    node.ask("GET", "/watch?prefix=a", "").await.is_problem(503, "overloaded");
+    drop(node);
+}
+
+#[tokio::test]
 async fn a_stop_cuts_streams_whose_clients_do_not_read() {
     let (node, feed) = node();
     let stuck = Stream::open(&node, "/watch?prefix=", "").await;

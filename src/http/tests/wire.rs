@@ -338,7 +338,14 @@ async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
     let stop = tokio::spawn(node.server.stop(Duration::from_secs(60)));
     // An idle connection is closed at once.
     assert_eq!(idle.read(&mut [0; 16]).await.unwrap(), 0);
-    assert!(TcpStream::connect(address).await.is_err());
+    let mut late = TcpStream::connect(address).await.unwrap();
+    late.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    late.read_to_end(&mut answer).await.unwrap();
+    let answer = Seen::parse(&answer);
+    answer.is_problem(503, "stopping");
+    assert_eq!(answer.header("connection"), Some("close"));
+    drop(late);
     assert!(!stop.is_finished());
     let reply = kept.lock().unwrap().take().unwrap();
     reply(Ok(Answer::Written(crate::model::Written {
@@ -353,6 +360,7 @@ async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
     let answer = Seen::parse(&answer);
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     stop.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
 }
 
 #[tokio::test]
