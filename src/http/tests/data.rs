@@ -155,7 +155,7 @@ async fn a_lone_surrogate_is_named_wherever_it_stands() {
         ("POST", "/txn", r#"{"then":[{"op":"get","key":"\ud800"}]}"#),
         ("POST", "/txn", r#"{"then":[],"if":[{"key":"k","value":{"\ud800":1}}]}"#),
         ("PUT", "/kv/a", r#"{"value":"\ud800"}"#),
-        ("POST", "/keys/a/", r#"{"value":["\ud800"]}"#),
+        ("POST", "/keys/a/", r#"{"value":"\ud800"}"#),
     ] {
         let answer = node.ask_with(method, target, "Content-Type: application/json\r\n", body).await;
         let problem = answer.is_problem(400, "bad_body");
