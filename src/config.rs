@@ -26,7 +26,7 @@ mod service_links;
 use keys::{AUTO, KEYS, Key, Kind};
 pub use nearly::near_misses;
 use service_links::is_service_link;
-pub use service_links::service_links;
+pub use service_links::{hidden_ports, service_links};
 
 /// The variable that names the file.
 pub const CONFIG_VARIABLE: &str = "HUSKV_CONFIG";
@@ -289,7 +289,7 @@ fn ours(variables: &[(OsString, OsString)]) -> Result<BTreeMap<String, String>, 
     let mut found = BTreeMap::new();
     for (name, value) in variables {
         let name = name.to_string_lossy().into_owned();
-        if name == ENDPOINTS_VARIABLE || value.to_str().is_some_and(|value| is_service_link(&name, value)) {
+        if name == ENDPOINTS_VARIABLE || value.to_str().is_some_and(|value| is_service_link(&name, value, variables)) {
             continue;
         }
         let known = name == CONFIG_VARIABLE

@@ -10,7 +10,8 @@
 
 use clap::{Arg, ArgMatches};
 
-use crate::config::{Config, ENDPOINTS_VARIABLE, Given, load};
+use super::complain;
+use crate::config::{Config, ENDPOINTS_VARIABLE, Given, hidden_ports, load};
 
 /// The flag of the addresses.
 const ENDPOINTS: &str = "endpoints";
@@ -51,6 +52,9 @@ fn listed(list: &str) -> Result<Vec<String>, String> {
 fn own() -> Result<String, String> {
     let given = Given { variables: std::env::vars_os().collect(), ..Given::default() };
     let config = load(&given).map_err(|error| error.to_string())?;
+    if let Some(sentence) = hidden_ports(&given.variables, &config) {
+        complain(sentence);
+    }
     config.local_http().ok_or_else(|| {
         let directory = config.raft.vol_dir.display();
         format!(

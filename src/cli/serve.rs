@@ -77,7 +77,7 @@ pub(super) fn run(matches: &ArgMatches) -> u8 {
     for (name, meant) in near_misses(&given.variables) {
         warn!(log, "the variable {} is no setting and is ignored; did you mean {}?", name, meant);
     }
-    if let Some(sentence) = service_links(&given.variables) {
+    if let Some(sentence) = service_links(&given.variables, &config) {
         warn!(log, "{}", sentence);
     }
     node::process::prepare(&log);

@@ -3,13 +3,15 @@
 //! Why: an unknown `HUSKV_` variable is an error, but the four short ones carry no prefix of ours. Whoever writes
 //! `RAFT_NODEID` would get a second node1 and no word about it.
 //!
-//! Laws: names only, never values. A name that may well be somebody else's is no error, so this only finds.
+//! Laws: a name that may well be somebody else's is no error, so this only finds. What the platform makes for a service is
+//! no slip.
 //!
 //! Not here: saying it in the log (`cli`).
 
 use std::ffi::OsString;
 
 use super::keys::{KEYS, Key};
+use super::service_links::is_service_link;
 
 /// How many letters may be missing, added or wrong.
 const MOST_EDITS: usize = 2;
@@ -19,8 +21,9 @@ const MOST_EDITS: usize = 2;
 pub fn near_misses(variables: &[(OsString, OsString)]) -> Vec<(String, &'static str)> {
     let ours: Vec<&'static str> = KEYS.iter().filter_map(|key: &Key| key.short).collect();
     let mut found = Vec::new();
-    for name in variables.iter().filter_map(|(name, _)| name.to_str()) {
-        if ours.contains(&name) || KEYS.iter().any(|key| key.variable() == name) {
+    for (name, value) in variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value))) {
+        let linked = value.to_str().is_some_and(|value| is_service_link(name, value, variables));
+        if linked || ours.contains(&name) || KEYS.iter().any(|key| key.variable() == name) {
             continue;
         }
         let upper = name.to_ascii_uppercase();
@@ -73,6 +76,12 @@ mod tests {
     fn settings_and_other_programs_variables_are_left_alone() {
         let names = ["SERVER_PORT", "RAFT_NODE_ID", "HUSKV_LOG", "HUSKV_RAFT_PORT", "PATH", "SERVER_NAME", "HOME", ""];
         assert!(misses(&names).is_empty(), "{:?}", misses(&names));
+    }
+
+    #[test]
+    fn a_variable_of_a_service_is_no_slip() {
+        let of = |value: &str| near_misses(&[("RAFT_0_PORT".into(), value.into())]);
+        assert_eq!((of("tcp://10.0.0.1:1111"), of("1111").len()), (vec![], 1));
     }
 
     #[test]

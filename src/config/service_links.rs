@@ -11,104 +11,243 @@
 
 use std::ffi::OsString;
 
-use super::keys::{KEYS, Kind};
-use super::{ENDPOINTS_VARIABLE, PREFIX};
+use super::keys::{KEYS, Key, Kind};
+use super::{Config, ENDPOINTS_VARIABLE, PREFIX};
 
 /// The protocols that a service can have.
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 
-/// Whether the platform made this variable for a service: `NAME_PORT=tcp://...`, `NAME_PORT_2221_TCP`,
-/// `NAME_PORT_2221_TCP_ADDR`, `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT` or `NAME_SERVICE_PORT_HTTP`.
-pub(super) fn is_service_link(name: &str, value: &str) -> bool {
-    let url = PROTOCOLS.iter().any(|protocol| value.strip_prefix(protocol).is_some_and(|rest| rest.starts_with("://")));
-    if name.ends_with("_PORT") && url {
+/// What stands before the name of a variable of the linked container, in the name of Docker's copy of it.
+const COPIED: &str = "_ENV_";
+
+/// Whether the platform made this variable for a service, seen beside all variables of the process.
+///
+/// Kubernetes and Docker make `X_PORT=tcp://...`, `X_PORT_2221_TCP` and the same with `_ADDR`, `_PORT` and `_PROTO`;
+/// Kubernetes also `X_SERVICE_HOST`, `X_SERVICE_PORT` and `X_SERVICE_PORT_HTTP`; Docker also `_START`, `_END`, `_PORT_START`
+/// and `_PORT_END` for a range of ports, `X_NAME=/container/x`, and `X_ENV_Y` for each variable of the linked container.
+pub(super) fn is_service_link(name: &str, value: &str, variables: &[(OsString, OsString)]) -> bool {
+    // Whoever wants to be rid of such a variable sets it to nothing, since a pod's spec cannot remove one.
+    let is_port = value.is_empty() || value.parse::<u16>().is_ok();
+    if name.ends_with("_SERVICE_HOST") {
+        return value.is_empty() || value.parse::<std::net::IpAddr>().is_ok();
+    }
+    if is_port && (name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_")) {
         return true;
     }
-    if let Some((_, rest)) = name.split_once("_SERVICE_") {
-        return match rest {
-            "HOST" => value.parse::<std::net::IpAddr>().is_ok(),
-            "PORT" => value.parse::<u16>().is_ok(),
-            _ => rest.starts_with("PORT_") && value.parse::<u16>().is_ok(),
-        };
-    }
-    let Some((_, rest)) = name.split_once("_PORT_") else { return false };
-    let mut words = rest.split('_');
+    (name.ends_with("_PORT") && is_url(value))
+        || after(name, "_PORT_").any(|(_, rest)| is_numbered(rest))
+        || is_link_name(name, value)
+        || after(name, COPIED).any(|(alias, _)| {
+            let linked = format!("{alias}_NAME");
+            variables.iter().any(|(name, value)| {
+                name.to_str() == Some(&linked) && value.to_str().is_some_and(|value| is_link_name(&linked, value))
+            })
+        })
+}
+
+/// Whether a service is said to be there: `tcp://10.0.0.7:2221`.
+fn is_url(value: &str) -> bool {
+    PROTOCOLS.iter().any(|protocol| value.strip_prefix(protocol).is_some_and(|rest| rest.starts_with("://")))
+}
+
+/// What stands before and after each `word` in `name`; a service may have a name in which it stands too.
+fn after<'a>(name: &'a str, word: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    name.char_indices().filter_map(move |(at, _)| Some((&name[..at], name[at..].strip_prefix(word)?)))
+}
+
+/// Whether this follows `X_PORT_` in what is told of one port: `2221_TCP`, `2221_TCP_ADDR`.
+fn is_numbered(rest: &str) -> bool {
+    let mut words = rest.splitn(3, '_');
     let port = words.next().is_some_and(|port| port.parse::<u16>().is_ok());
     let protocol = words.next().is_some_and(|word| PROTOCOLS.iter().any(|known| known.to_uppercase() == word));
     let part = words.next();
-    port && protocol && words.next().is_none() && matches!(part, None | Some("PROTO" | "PORT" | "ADDR"))
+    let known = ["PROTO", "PORT", "ADDR", "START", "END", "PORT_START", "PORT_END"];
+    port && protocol && part.is_none_or(|part| known.contains(&part))
+}
+
+/// Whether this is what Docker tells of the name of a link: `HUSKV_NAME=/web/huskv`.
+fn is_link_name(name: &str, value: &str) -> bool {
+    let alias = value.strip_prefix('/').and_then(|path| path.rsplit_once('/')).map(|(_, alias)| alias);
+    let prefix = name.strip_suffix("_NAME");
+    alias.zip(prefix).is_some_and(|(alias, prefix)| alias.to_uppercase().replace('-', "_") == prefix)
 }
 
 /// The variables of this environment that look like settings and are the platform's, in one sentence for the log; None
-/// where there are none. Where the platform took the name of one of the four short settings, the sentence names the
-/// way out.
+/// where there are none. It tells of [`hidden_ports`] too.
 #[must_use]
-pub fn service_links(variables: &[(OsString, OsString)]) -> Option<String> {
-    let texts = variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
+pub fn service_links(variables: &[(OsString, OsString)], config: &Config) -> Option<String> {
+    let names: Vec<_> = links(variables).into_iter().map(|(name, _)| name).collect();
+    let way_out = hidden_ports(variables, config).map(|hidden| format!("; {hidden}")).unwrap_or_default();
+    (!names.is_empty()).then(|| format!("ignored, set by the platform for a service: {}{way_out}", names.join(", ")))
+}
+
+/// The settings of a port whose variable the platform has taken for a service, what they are instead, and the way out, in
+/// one sentence; None where there are none.
+///
+/// A variable that the spec of a pod or the command of a container sets wins over the platform's of the same name. So
+/// nobody who has set the port gets to see this; whoever counts on the default, or on a variable of the image, does.
+#[must_use]
+pub fn hidden_ports(variables: &[(OsString, OsString)], config: &Config) -> Option<String> {
+    let links = links(variables);
+    let hidden = KEYS.iter().filter_map(|key| {
+        let Kind::Port(_) = key.kind else { return None };
+        let spellings = [key.short.map(str::to_owned), Some(key.variable())];
+        let (name, value) = links.iter().find(|(name, _)| spellings.iter().flatten().any(|known| known == name))?;
+        let service = name.trim_end_matches("_PORT").to_lowercase().replace('_', "-");
+        let (path, port) = (key.path, port(key, config));
+        Some(format!("{name}={value} is of a Service called {service} and sets no port, {path} is {port}"))
+    });
+    let hidden: Vec<_> = hidden.collect();
+    (!hidden.is_empty()).then(|| {
+        format!("{}: put enableServiceLinks: false into the pod's spec, or rename the Service", hidden.join("; "))
+    })
+}
+
+/// The value of a setting that is a port.
+fn port(key: &Key, config: &Config) -> u16 {
+    match key.path {
+        "server.port" => config.server.port,
+        "server.advertise_port" => config.server.advertise_port,
+        "raft.port" => config.raft.port,
+        _ => config.raft.advertise_port,
+    }
+}
+
+/// The names of ours, sorted, that the platform has made for services, and their values.
+fn links(variables: &[(OsString, OsString)]) -> Vec<(&str, &str)> {
     let ours = |name: &str| {
         name != ENDPOINTS_VARIABLE && (name.starts_with(PREFIX) || KEYS.iter().any(|key| key.short == Some(name)))
     };
-    let mut names: Vec<_> =
-        texts.filter(|(name, value)| ours(name) && is_service_link(name, value)).map(|(name, _)| name).collect();
-    names.sort_unstable();
-    let ports = KEYS.iter().filter(|key| matches!(key.kind, Kind::Port(_)));
-    let taken = ports.flat_map(|key| [key.short.map(str::to_owned), Some(key.variable())]).flatten();
-    let taken: Vec<_> = taken.filter(|variable| names.contains(&variable.as_str())).collect();
-    let way_out = match taken.as_slice() {
-        [] => String::new(),
-        taken => format!(
-            "; {} cannot be used for the setting of this name here: put enableServiceLinks: false into the pod's spec, or \
-             rename the Service",
-            taken.join(" and ")
-        ),
-    };
-    (!names.is_empty()).then(|| format!("ignored, set by the platform for a service: {}{way_out}", names.join(", ")))
+    let texts = variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
+    let mut links: Vec<_> =
+        texts.filter(|(name, value)| ours(name) && is_service_link(name, value, variables)).collect();
+    links.sort_unstable();
+    links
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn variables_of_services_are_told_from_settings() {
-        for (name, value) in [
-            ("HUSKV_PORT", "tcp://10.96.0.7:2221"),
-            ("HUSKV_RAFT_PORT", "tcp://10.96.0.7:1111"),
-            ("SERVER_PORT", "tcp://10.96.0.7:80"),
-            ("HUSKV_PORT_2221_TCP", "tcp://10.96.0.7:2221"),
-            ("HUSKV_PORT_2221_TCP_ADDR", "10.96.0.7"),
-            ("HUSKV_PORT_2221_TCP_PROTO", "tcp"),
-            ("HUSKV_PORT_2221_TCP_PORT", "2221"),
-            ("HUSKV_0_PORT_53_UDP_PORT", "53"),
-            ("HUSKV_SERVICE_HOST", "10.96.0.7"),
-            ("HUSKV_SERVICE_HOST", "fd00::7"),
-            ("HUSKV_SERVICE_PORT", "2221"),
-            ("HUSKV_RAFT_SERVICE_PORT_RAFT", "1111"),
-        ] {
-            assert!(is_service_link(name, value), "{name}={value}");
+    fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    /// What Kubernetes makes of one service with these ports: name, number, protocol (`pkg/kubelet/envvars`).
+    fn of_kubernetes(service: &str, address: &str, ports: &[(&str, u16, &str)]) -> Vec<(String, String)> {
+        let upper = |text: &str| text.to_uppercase().replace('-', "_");
+        let service = upper(service);
+        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        let mut made = vec![(format!("{service}_SERVICE_HOST"), address.to_owned())];
+        for (place, (name, number, protocol)) in ports.iter().enumerate() {
+            let url = format!("{protocol}://{host}:{number}");
+            if place == 0 {
+                made.push((format!("{service}_SERVICE_PORT"), number.to_string()));
+                made.push((format!("{service}_PORT"), url.clone()));
+            }
+            if !name.is_empty() {
+                made.push((format!("{service}_SERVICE_PORT_{}", upper(name)), number.to_string()));
+            }
+            let link = format!("{service}_PORT_{number}_{}", upper(protocol));
+            made.push((format!("{link}_PROTO"), (*protocol).to_owned()));
+            made.push((format!("{link}_PORT"), number.to_string()));
+            made.push((format!("{link}_ADDR"), address.to_owned()));
+            made.push((link, url));
         }
+        made
+    }
+
+    #[test]
+    fn what_kubernetes_makes_of_a_service_is_told_from_settings() {
+        let services = [
+            "huskv",
+            "huskv-0",
+            "huskv-raft",
+            "huskv-http",
+            "huskv-service",
+            "huskv-service-port",
+            "huskv-port",
+            "huskv-log",
+            "server",
+            "raft",
+        ];
+        let ports = [("http", 80, "tcp"), ("port-2", 2221, "tcp"), ("", 53, "udp"), ("sig", 2905, "sctp")];
+        for service in services {
+            for address in ["10.96.0.7", "fd00:10:96::7"] {
+                for from in 0..ports.len() {
+                    for (name, value) in of_kubernetes(service, address, &ports[from..]) {
+                        assert!(is_service_link(&name, &value, &[]), "{name}={value}");
+                        let given = variables(&[(&name, &value)]);
+                        let loaded =
+                            crate::config::load(&crate::config::Given { variables: given, ..Default::default() });
+                        assert!(loaded.is_ok(), "{name}={value}: {loaded:?}");
+                    }
+                }
+            }
+        }
+        for name in ["HUSKV_SERVICE_HOST", "HUSKV_SERVICE_PORT", "HUSKV_SERVICE_PORT_HTTP", "HUSKV_PORT_80_TCP_ADDR"] {
+            assert!(is_service_link(name, "", &[]), "{name} was set to nothing");
+        }
+    }
+
+    #[test]
+    fn what_docker_makes_of_a_link_is_told_from_settings() {
+        let made = variables(&[
+            ("HUSKV_2_NAME", "/web/huskv-2"),
+            ("HUSKV_2_ENV_RAFT_NODE_ID", "node2"),
+            ("HUSKV_2_ENV_HUSKV_LOG", "debug"),
+            ("HUSKV_2_PORT", "tcp://172.17.0.5:1111"),
+            ("HUSKV_2_PORT_1111_TCP_START", "tcp://172.17.0.5:1111"),
+            ("HUSKV_2_PORT_1111_TCP_PORT_START", "1111"),
+            ("HUSKV_2_PORT_1111_TCP_END", "tcp://172.17.0.5:1112"),
+            ("HUSKV_2_PORT_1111_TCP_PORT_END", "1112"),
+            ("HUSKV_2_PORT_1111_TCP_ADDR", "172.17.0.5"),
+        ]);
+        for (name, value) in &made {
+            assert!(is_service_link(name.to_str().unwrap(), value.to_str().unwrap(), &made), "{name:?}={value:?}");
+        }
+        let unlinked = variables(&[("HUSKV_NAME", "node2"), ("HUSKV_ENV_LOG", "debug")]);
+        assert!(
+            !is_service_link("HUSKV_NAME", "node2", &unlinked) && !is_service_link("HUSKV_ENV_LOG", "debug", &unlinked)
+        );
+    }
+
+    #[test]
+    fn settings_and_slips_are_no_links() {
         for (name, value) in [
             ("HUSKV_PORT", "2221"),
+            ("HUSKV_PORT", ""),
             ("HUSKV_RAFT_PORT", "1111"),
+            ("SERVER_PORT", "80"),
+            ("SERVER_PORT", "http://10.0.0.1:80"),
             ("HUSKV_SERVICE_HOST", "kv1"),
+            ("HUSKV_SERVICE_PORT", "http"),
+            ("HUSKV_NAME", "/web/other"),
             ("HUSKV_JION", "a:1"),
             ("HUSKV_PORT_X_TCP", "tcp://10.0.0.1:1"),
+            ("HUSKV_PORT_80_TCP_NAME", "x"),
             ("HUSKV_LIMITS_KEY_BYTES", "7"),
         ] {
-            assert!(!is_service_link(name, value), "{name}={value}");
+            assert!(!is_service_link(name, value, &[]), "{name}={value}");
         }
     }
 
     #[test]
     fn the_sentence_names_the_way_out_only_where_a_setting_is_hidden() {
         let said = |pairs: &[(&str, &str)]| {
-            let variables: Vec<_> = pairs.iter().map(|(name, value)| (name.into(), value.into())).collect();
-            service_links(&variables)
+            let variables = variables(pairs);
+            let config =
+                crate::config::load(&crate::config::Given { variables: variables.clone(), ..Default::default() });
+            service_links(&variables, &config.unwrap())
         };
-        assert_eq!(said(&[("HUSKV_LOG", "debug"), ("REDIS_PORT", "tcp://10.0.0.1:1"), ("RAFT_PORT", "1111")]), None);
+        assert_eq!(said(&[("HUSKV_LOG", "debug"), ("REDIS_PORT", "tcp://10.0.0.1:1"), ("RAFT_PORT", "1112")]), None);
         let plain = said(&[("HUSKV_PORT", "tcp://10.0.0.1:1"), ("HUSKV_SERVICE_HOST", "10.0.0.1")]).unwrap();
         assert!(plain.contains("HUSKV_PORT, HUSKV_SERVICE_HOST") && !plain.contains("enableServiceLinks"), "{plain}");
         let hidden = said(&[("RAFT_PORT", "tcp://10.0.0.1:1")]).unwrap();
-        assert!(hidden.contains("RAFT_PORT") && hidden.contains("enableServiceLinks: false"), "{hidden}");
+        for part in ["RAFT_PORT=tcp://10.0.0.1:1", "called raft", "raft.port is 1111", "enableServiceLinks: false"] {
+            assert!(hidden.contains(part), "{hidden}");
+        }
+        let other = said(&[("HUSKV_SERVER_PORT", "tcp://10.0.0.1:1"), ("SERVER_PORT", "7")]).unwrap();
+        assert!(other.contains("called huskv-server") && other.contains("server.port is 7"), "{other}");
     }
 }

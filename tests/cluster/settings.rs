@@ -130,6 +130,8 @@ fn variables_that_a_platform_makes_for_services_are_ignored_and_named() {
         ("HUSKV_SERVICE_PORT_HTTP", "2221"),
         ("HUSKV_RAFT_PORT", "tcp://10.0.0.8:1111"),
         ("HUSKV_RAFT_SERVICE_HOST", "10.0.0.8"),
+        // Set to nothing by somebody who wants to be rid of it.
+        ("HUSKV_SERVER_SERVICE_HOST", ""),
     ];
     let node = made.iter().fold(Setup::named("node1"), |setup, (name, value)| setup.set(name, value)).start();
     let log = node.log();
@@ -140,9 +142,24 @@ fn variables_that_a_platform_makes_for_services_are_ignored_and_named() {
     }
     assert!(lines[0].contains("enableServiceLinks: false"), "RAFT_PORT was hit: {}", lines[0]);
 
-    let mut command = std::process::Command::new(binary());
-    let told = command.arg("status").env_clear().envs(made).env("SERVER_PORT", node.http.rsplit(':').next().unwrap());
-    let told = told.output().unwrap();
-    assert_eq!(told.status.code(), Some(0), "{}", String::from_utf8_lossy(&told.stderr));
+    let told = |arguments: &[&str], variable: (&str, &str)| {
+        let mut command = std::process::Command::new(binary());
+        let told = command.args(arguments).env_clear().envs(made).env(variable.0, variable.1).output().unwrap();
+        (told.status.code(), String::from_utf8_lossy(&told.stderr).into_owned())
+    };
+    let (code, said) = told(&["status"], ("SERVER_PORT", node.http.rsplit(':').next().unwrap()));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("HUSKV_RAFT_PORT") && said.contains("enableServiceLinks: false"), "{said}");
+    // Without a port of its own, a client asks at the one that the node without one has, and says so.
+    let hidden = ("SERVER_PORT", "tcp://10.0.0.9:80");
+    for arguments in [&["status"][..], &["members", "--timeout", "100ms"], &["get", "k", "--timeout", "100ms"]] {
+        let (_, said) = told(arguments, hidden);
+        assert!(said.contains("server.port is 2221") && said.contains("enableServiceLinks: false"), "{said}");
+    }
+    // Where it is told whom to ask, no port of its own matters.
+    assert_eq!(
+        told(&["get", "k", "--endpoints", &node.http], hidden),
+        (Some(3), "huskv: there is no key \"k\"\n".into())
+    );
     refused(Setup::named("node1").set("HUSKV_NONSENSE", "1"), &["HUSKV_NONSENSE"]);
 }
