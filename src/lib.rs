@@ -75,6 +75,7 @@
 //! * A node that lags behind its leader refuses linearizable reads at once, and says so (`consensus::readiness`).
 //! * What a leader once sent proves nothing about now: a node's state counts as fresh from the moment it asked.
 //! * Reads, pages too, are answered between two batches, so each is one state.
+//! * No start and no guarantee depends on the wall clock, and libraries see it within 1970 to 9999 (`storage::wall_clock`).
 //! * sled's flush is made a real fdatasync (`storage::durable`), and a node that cannot prove it does not start. Values
 //!   are stored in pieces of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
 //! * What a client holds at its own speed is bounded, divided by where it comes from, and taken from it where it is too slow

@@ -83,7 +83,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
     ("clap_complete", &["src/cli/completions.rs"]),
     ("toml", &["src/config.rs", "src/config/"]),
-    ("unsafe", &["src/storage/durable.rs"]),
+    ("unsafe", &["src/storage/durable.rs", "src/storage/wall_clock.rs"]),
 ];
 
 /// Marks of unfinished work.

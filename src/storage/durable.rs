@@ -6,7 +6,7 @@
 //! sled's call links instead of libc's: a real `fdatasync`. So each buffer that sled writes is durable before the next
 //! one, in order; a flush followed by a sync of our own was not enough (m: 1 of 20 simulated power cuts lost entries).
 //!
-//! Laws: this is the only `unsafe` in the tree. Whether the definition is in force is not assumed:
+//! Laws: here and in [`super::wall_clock`] is the only `unsafe` in the tree. Whether the definition is in force is not assumed:
 //! [`super::SledEngine`] flushes once and refuses to start where [`syncs`] has not moved.
 //!
 //! Not here: when to sync (the journal, the loop).

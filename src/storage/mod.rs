@@ -38,6 +38,8 @@ mod state;
 mod tail;
 mod volume;
 mod walk;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod wall_clock;
 
 #[cfg(test)]
 mod tests;

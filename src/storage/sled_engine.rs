@@ -4,7 +4,8 @@
 //! to be replaced ([`super::durable`]); its panics on damaged files become [`Error::Damaged`]; a file in `blobs/` is
 //! refused; a half-written `snap.*.generating`, which a kill or a full disk leaves behind and which would make the next
 //! start fail as corrupt although it was never in force, is removed; one of its two write paths stores an error without
-//! waking who waits for it, so a call that takes seconds is looked after by [`Watch`].
+//! waking who waits for it, so a call that takes seconds is looked after by [`Watch`]; it panics where the wall clock shows
+//! a time before 1970 ([`super::wall_clock`]).
 //!
 //! Laws: the directory belongs to one process (`LOCK`). After one failed write or sync a database answers nothing but
 //! errors. What can be checked is checked before sled opens anything, because opening writes.
@@ -132,6 +133,8 @@ impl SledEngine {
     }
 
     fn start(&self, name: &str, cache_bytes: u64) -> Result<sled::Db, Error> {
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        super::wall_clock::bound();
         let config = sled::Config::new()
             .path(self.dir.join(name))
             .segment_size(SEGMENT_BYTES)
