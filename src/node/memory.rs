@@ -10,12 +10,17 @@
 //! Not here: who holds what (`http::budget`, `transport::budget`).
 
 use std::path::Path;
+use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 /// What a connection may take besides its budgets: hyper's buffers and the task.
 const CONNECTION_BYTES: u64 = 32 << 10;
 /// What a watcher may take: a connection and a few pieces of text.
 const WATCHER_BYTES: u64 = 96 << 10;
+/// How often what was freed is given back to the system.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+/// A block that the allocator keeps in no list of its own: what is freed with it goes back.
+const BLOCK_BYTES: usize = 4 << 20;
 /// The least that peers need: one frame of the largest kind, and some air.
 const PEERS_LEAST: u64 = 40 * MIB;
 
@@ -29,6 +34,9 @@ pub(super) struct Memory {
 /// Below this the parts that have a least size outweigh the others.
 pub(super) const LEAST: u64 = 256 * MIB;
 
+/// Below this huge pages cost more than they gain: each touched piece of 64 KiB takes 2 MiB.
+const SMALL: u64 = 1024 * MIB;
+
 impl Memory {
     /// As much as the setting says; 0 is three quarters of the limit.
     pub(super) fn new(setting_mb: u64) -> Self {
@@ -38,6 +46,11 @@ impl Memory {
     fn under(setting_mb: u64, root: &Path) -> Self {
         let whole = if setting_mb > 0 { Some(setting_mb * MIB) } else { limit(root).map(|limit| limit / 4 * 3) };
         Self { whole }
+    }
+
+    /// Whether there is too little of it for huge pages.
+    pub(super) fn is_small(self) -> bool {
+        self.whole.is_some_and(|whole| whole < SMALL)
     }
 
     /// One `part`th, but not more than `most` bytes.
@@ -80,6 +93,17 @@ impl Memory {
     /// What members' frames on their way take.
     pub(super) fn peers(self) -> usize {
         super::options::size(self.part(8, 256 * MIB).max(PEERS_LEAST))
+    }
+}
+
+/// Gives back to the system, for as long as it runs, what was freed a second ago or earlier.
+///
+/// The allocator does that only where a block is freed later, so after a load nothing would go back until the next one. Here
+/// such a block is freed each second; it is never written to, so it takes no memory.
+pub(super) async fn give_back() {
+    loop {
+        tokio::time::sleep(GIVE_BACK).await;
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(BLOCK_BYTES)));
     }
 }
 

@@ -172,6 +172,7 @@ struct Node {
     transport: transport::Transport,
     handle: Handle,
     forming: Option<tokio::task::JoinHandle<()>>,
+    giving_back: tokio::task::JoinHandle<()>,
     ended: oneshot::Receiver<Result<(), storage::Error>>,
 }
 
@@ -196,6 +197,9 @@ impl Node {
         info!(log, "memory"; "limit_mb" => memory.whole.map_or(0, |bytes| bytes >> 20), "cache_mb" => options::cache_bytes(config, memory) >> 20);
         if memory.whole.is_some_and(|bytes| bytes < memory::LEAST) {
             warn!(log, "a node takes more than that under load, whatever limits.memory_mb says"; "least_mb" => memory::LEAST >> 20);
+        }
+        if memory.is_small() {
+            process::refuse_huge_pages(log);
         }
         let boot = options::boot(config, &ports, memory);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
@@ -235,7 +239,8 @@ impl Node {
             let list = forming::List::new(&config.join, &config.raft.node_id, &advertised);
             tokio::spawn(forming::form(list, handle.clone(), log.clone()))
         });
-        Ok(Self { server: bound.server, transport, handle, forming, ended: running.ended })
+        let giving_back = tokio::spawn(memory::give_back());
+        Ok(Self { server: bound.server, transport, handle, forming, giving_back, ended: running.ended })
     }
 
     /// Stops the rooms, from the top down: no new clients, then the loop answers the ones that wait, then no peers.
@@ -243,6 +248,7 @@ impl Node {
         if let Some(forming) = self.forming {
             forming.abort();
         }
+        self.giving_back.abort();
         let (handle, ended) = (self.handle, self.ended);
         let end = async {
             let limit = u64::try_from(LOOP_LIMIT.as_millis()).unwrap_or(u64::MAX);

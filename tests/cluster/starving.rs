@@ -14,6 +14,7 @@ crate::harness::cases![
     stalled_uploads_are_given_up_and_small_ones_get_through,
     slow_transactions_keep_no_lock_from_being_renewed,
     a_node_of_little_memory_refuses_what_it_cannot_hold,
+    what_a_load_took_goes_back_without_another,
 ];
 
 const MIB: usize = 1 << 20;
@@ -157,4 +158,24 @@ fn a_node_of_little_memory_refuses_what_it_cannot_hold() {
     }
     let most = memory(&node, "VmHWM:");
     assert!(most < 384, "{most} MiB");
+}
+
+fn what_a_load_took_goes_back_without_another() {
+    let node = Setup::named("node1").set("HUSKV_LIMITS_MEMORY_MB", 384).start();
+    let all_at_once = |number: usize| {
+        let put = Request::new("PUT", format!("/store/k{number}")).body(vec![b'x'; MIB]);
+        // Some are refused, and some of those lose their connection while they still send.
+        node.try_request(put).map_or(503, |answer| answer.status)
+    };
+    let all_at_once = &all_at_once;
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..256).map(|number| scope.spawn(move || all_at_once(number))).collect();
+        let answers: Vec<u16> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        assert!(answers.contains(&200), "{answers:?}");
+    });
+    // From here on nobody asks for anything. The latest changes and entries, and the tree's cache, stay.
+    eventually(secs(30), "what was freed goes back", || match memory(&node, "VmRSS:") {
+        held if held < 256 => Ok(()),
+        held => Err(format!("{held} MiB")),
+    });
 }
