@@ -273,6 +273,11 @@ impl Watcher {
             self.rest = rest;
             return Some((Ok(piece), self));
         }
+        self.next_event().await
+    }
+
+    /// The beginning of the next event, or of what is said instead of one, once there is any; None at the end.
+    async fn next_event(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         let door = Arc::clone(&self.door);
         while !self.closed {
             match self.chunk.pop_front().map(|event| event.upgrade()) {
