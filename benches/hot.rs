@@ -16,7 +16,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use huskv::consensus::{Fetched, Input, channel};
 use huskv::http;
 use huskv::model::{Command, Item, Value, codec};
-use huskv::storage::{Applied, Boot, Incarnation, Operation, SledEngine, Volume};
+use huskv::storage::{Applied, DataDir, Incarnation, OpenOptions, Operation, SledEngine};
 use raft::eraftpb::{Entry, HardState};
 
 const VALUE_BYTES: usize = 256;
@@ -29,10 +29,10 @@ fn put(number: u64) -> Command {
 }
 
 /// A fresh node's directory, opened.
-fn incarnation(directory: &std::path::Path) -> (Volume, Incarnation) {
+fn incarnation(directory: &std::path::Path) -> (DataDir, Incarnation) {
     let engine = Arc::new(SledEngine::new(directory).expect("a temporary directory"));
     let ids = AtomicU64::new(1);
-    let boot = Boot {
+    let boot = OpenOptions {
         name: "bench".into(),
         raft_address: "127.0.0.1:1".into(),
         http_address: "127.0.0.1:2".into(),
@@ -41,7 +41,7 @@ fn incarnation(directory: &std::path::Path) -> (Volume, Incarnation) {
         picked_raft_port: None,
         mint: Box::new(move || ids.fetch_add(1, Ordering::Relaxed)),
     };
-    Volume::open(engine, boot).expect("a fresh directory opens")
+    DataDir::open(engine, boot).expect("a fresh directory opens")
 }
 
 fn journal(criterion: &mut Criterion) {
@@ -65,18 +65,18 @@ fn journal(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn machine(criterion: &mut Criterion) {
+fn state_machine(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("machine: apply");
     for batch in BATCHES {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let (_volume, Incarnation { mut machine, .. }) = incarnation(directory.path());
+        let (_volume, Incarnation { mut state_machine, .. }) = incarnation(directory.path());
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(batch.to_string(), |bencher| {
             bencher.iter(|| {
-                let (index, term) = machine.applied();
+                let (index, term) = state_machine.applied();
                 let entry = |index| Applied { index, term, operation: Operation::Command(put(index).into()) };
                 let entries = (index + 1..=index + batch as u64).map(entry).collect();
-                black_box(machine.apply(entries, usize::MAX).expect("it is applied"));
+                black_box(state_machine.apply(entries, usize::MAX).expect("it is applied"));
             });
         });
     }
@@ -160,7 +160,7 @@ fn main() {
     let (measured, warm) = (Duration::from_secs(3), Duration::from_secs(1));
     let criterion = Criterion::default().measurement_time(measured).warm_up_time(warm).sample_size(20);
     let mut criterion = criterion.configure_from_args();
-    for piece in [journal, machine, coding, get] {
+    for piece in [journal, state_machine, coding, get] {
         piece(&mut criterion);
     }
     criterion.final_summary();

@@ -12,8 +12,9 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 
 use crate::config::{Config, ConfigError, Given, keys::KEYS, load, parse_file};
+use crate::model::validate;
 use crate::model::{
-    At, Command, Limits, MemberChange, Members, Outcome, Proposal, Results, Write, codec, decide_once, validate,
+    ApplyPoint, Command, CommandResult, Limits, MemberChange, Members, Proposal, Results, Write, codec, decide_once,
 };
 use crate::{http, storage, transport};
 
@@ -89,9 +90,9 @@ fn decided(write: Write) {
     {
         assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&value.bytes).is_ok(), "JSON is JSON");
     }
-    let run = |_| Ok::<_, Infallible>(Outcome::Nothing);
-    let Ok((written, kept)) = decide_once(write, At { index: 1, clock: 0 }, 1, &Results::default(), run);
-    assert_eq!(written.outcome == Outcome::Invalid, !allowed);
+    let run = |_| Ok::<_, Infallible>(CommandResult::Nothing);
+    let Ok((written, kept)) = decide_once(write, ApplyPoint { index: 1, clock: 0 }, 1, &Results::default(), run);
+    assert_eq!(written.outcome == CommandResult::Invalid, !allowed);
     assert!(allowed || kept.is_none(), "nothing is kept of what is refused");
 }
 

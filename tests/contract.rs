@@ -14,7 +14,7 @@ fn source(path: &str) -> String {
 }
 
 fn document() -> Value {
-    serde_json::from_str(&source("src/http/openapi.json")).expect("the document is JSON")
+    serde_json::from_str(&source("src/http/api/openapi.json")).expect("the document is JSON")
 }
 
 /// Everything between `before` and the next `after` on each line.

@@ -5,7 +5,7 @@
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
-use super::ask;
+use super::common;
 
 const SHELL: &str = "shell";
 
@@ -21,5 +21,5 @@ pub(super) fn run(matches: &ArgMatches) -> u8 {
     let Some(shell) = matches.get_one::<Shell>(SHELL) else { return super::USAGE };
     let mut text = Vec::new();
     clap_complete::generate(*shell, &mut super::command(), "huskv", &mut text);
-    ask::ended(ask::print(&text))
+    common::ended(common::print(&text))
 }

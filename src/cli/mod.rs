@@ -8,6 +8,10 @@
 //!
 //! Not here: one file for each subcommand holds what it does.
 
+mod cluster;
+mod common;
+mod kv;
+
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -15,26 +19,11 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 
-mod ask;
 mod bench;
-mod change;
 mod completions;
-mod delete;
 mod demo;
 mod endpoints;
-mod fleet;
-mod get;
-mod input;
-mod list;
-mod members;
-mod put;
 mod serve;
-mod show;
-mod status;
-mod txn;
-mod view;
-mod watch;
-mod write;
 
 /// The exit code for wrong settings or flags.
 const USAGE: u8 = 2;
@@ -48,17 +37,17 @@ type Subcommand = (fn() -> Command, fn(&ArgMatches) -> u8);
 /// All of them, in the order of the help.
 const SUBCOMMANDS: [Subcommand; 15] = [
     (serve::command, serve::run),
-    (get::command, get::run),
-    (put::command, put::run),
-    (delete::command, delete::run),
-    (list::command, list::run),
-    (watch::command, watch::run),
-    (txn::command, txn::run),
-    (status::command, status::run),
-    (members::command, members::run),
-    (change::join_command, change::join),
-    (change::remove_command, change::remove),
-    (change::transfer_command, change::transfer),
+    (kv::get::command, kv::get::run),
+    (kv::put::command, kv::put::run),
+    (kv::delete::command, kv::delete::run),
+    (kv::list::command, kv::list::run),
+    (kv::watch::command, kv::watch::run),
+    (kv::txn::command, kv::txn::run),
+    (cluster::status::command, cluster::status::run),
+    (cluster::members::command, cluster::members::run),
+    (cluster::membership::join_command, cluster::membership::join),
+    (cluster::membership::remove_command, cluster::membership::remove),
+    (cluster::membership::transfer_command, cluster::membership::transfer),
     (demo::command, demo::run),
     (bench::command, bench::run),
     (completions::command, completions::run),

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::retry::{Kind, NO_NODE};
 use super::wire::{Answer, Ask};
 use super::{Client, Failure};
-use crate::model::Fate;
+use crate::model::Outcome;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// What need not be escaped anywhere in a path or a query.
@@ -325,7 +325,7 @@ fn key_path(key: &str) -> String {
 }
 
 fn header(ask: Ask, name: HeaderName, value: &str) -> Result<Ask, Failure> {
-    let refused = |detail| Failure::here("the request", "bad_request", detail, Fate::NotApplied);
+    let refused = |detail| Failure::here("the request", "bad_request", detail, Outcome::NotApplied);
     ask.header(name, value).map_err(refused)
 }
 
@@ -351,7 +351,7 @@ fn whole<T: DeserializeOwned>(answer: &Answer) -> Result<T, Failure> {
 
 /// The request was answered by a success that is none of huskv's, so what became of it is not known.
 fn no_node(what: &str) -> Failure {
-    Failure::here("the endpoint", NO_NODE, format!("it answers {what}, so it is no huskv node"), Fate::Unknown)
+    Failure::here("the endpoint", NO_NODE, format!("it answers {what}, so it is no huskv node"), Outcome::Unknown)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::Failure;
 use super::wire::{Answer, Trouble};
-use crate::model::Fate;
+use crate::model::Outcome;
 
 /// What a request does, as far as it decides about a repetition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(super) const NO_NODE: &str = "no_node";
 struct Problem {
     code: Option<String>,
     detail: Option<String>,
-    outcome: Option<Fate>,
+    outcome: Option<Outcome>,
     version: Option<u64>,
     oldest_index: Option<u64>,
     newest_index: Option<NonZeroU64>,
@@ -87,12 +87,12 @@ pub(super) fn refused(kind: Kind, endpoint: &str, answer: &Answer) -> Judged {
     let problem: Problem = serde_json::from_slice(&answer.body).unwrap_or_default();
     let is_node = problem.code.is_some();
     // Below 500 a server says that it did not do it, whatever stands there.
-    let unsaid = if kind.changes() && status >= 500 { Fate::Unknown } else { Fate::NotApplied };
+    let unsaid = if kind.changes() && status >= 500 { Outcome::Unknown } else { Outcome::NotApplied };
     let fate = problem.outcome.unwrap_or(unsaid);
     let code = problem.code.unwrap_or_else(|| NO_NODE.to_owned());
     let detail = problem.detail.filter(|_| is_node);
     let detail = detail.unwrap_or_else(|| format!("status {status} and no reason, so this is no huskv node"));
-    let again = PASSING.contains(&code.as_str()) && (kind.is_repeatable() || fate == Fate::NotApplied);
+    let again = PASSING.contains(&code.as_str()) && (kind.is_repeatable() || fate == Outcome::NotApplied);
     let failure = Failure {
         endpoint: endpoint.to_owned(),
         status: Some(status),
@@ -108,8 +108,8 @@ pub(super) fn refused(kind: Kind, endpoint: &str, answer: &Answer) -> Judged {
 
 /// Judges the lack of an answer.
 pub(super) fn unanswered(kind: Kind, endpoint: &str, trouble: Trouble) -> Judged {
-    let fate = if kind.changes() && trouble.sent { Fate::Unknown } else { Fate::NotApplied };
-    let again = kind.is_repeatable() || fate == Fate::NotApplied;
+    let fate = if kind.changes() && trouble.sent { Outcome::Unknown } else { Outcome::NotApplied };
+    let again = kind.is_repeatable() || fate == Outcome::NotApplied;
     Judged { failure: Failure::here(endpoint, NO_ANSWER, trouble.detail, fate), again }
 }
 
@@ -131,11 +131,11 @@ mod tests {
             let trouble = || Trouble { sent: true, late: false, detail: "the connection broke".into() };
             assert_eq!(unanswered(kind, "a:1", trouble()).again, again, "{kind:?}");
             let fate = unanswered(kind, "a:1", trouble()).failure.fate;
-            assert_eq!(fate == Fate::Unknown, kind.changes(), "{kind:?}");
+            assert_eq!(fate == Outcome::Unknown, kind.changes(), "{kind:?}");
         }
         // A word from something in between says nothing about what the node did.
         let between = judged(Kind::Write, 502, "<h1>Bad gateway</h1>");
-        assert_eq!((between.again, between.failure.fate), (false, Fate::Unknown));
+        assert_eq!((between.again, between.failure.fate), (false, Outcome::Unknown));
         assert!(judged(Kind::Keyed, 502, "<h1>Bad gateway</h1>").again);
         // A problem without its outcome is no promise.
         assert!(!judged(Kind::Write, 503, r#"{"code":"no_leader"}"#).again);
@@ -146,7 +146,7 @@ mod tests {
         for code in ["no_leader", "overloaded", "stopping", "joining"] {
             let body = format!(r#"{{"code":"{code}","detail":"d","outcome":"not_applied"}}"#);
             let judged = judged(Kind::Write, 503, &body);
-            assert!(judged.again && judged.failure.fate == Fate::NotApplied, "{code}");
+            assert!(judged.again && judged.failure.fate == Outcome::NotApplied, "{code}");
         }
         let never_sent = Trouble { sent: false, late: false, detail: "refused".into() };
         assert!(unanswered(Kind::Write, "a:1", never_sent).again);

@@ -19,7 +19,7 @@ use super::events::{Event, EventKind, Parser};
 use super::retry::{self, Judged, Kind, NO_ANSWER, NO_NODE};
 use super::wire::{self, Ask, Trouble};
 use super::{ATTEMPT, Client, Failure, MOST_PAUSE, PAUSE};
-use crate::model::Fate;
+use crate::model::Outcome;
 
 /// How long a node that is with its leader is silent at most, three times over.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -105,7 +105,7 @@ impl Watch {
         let ask = self.ask()?;
         let deadline = Instant::now() + self.client.timeout;
         let mut pause = PAUSE;
-        let nobody = || Failure::here("no endpoint", NO_ANSWER, "there is nobody to ask", Fate::NotApplied);
+        let nobody = || Failure::here("no endpoint", NO_ANSWER, "there is nobody to ask", Outcome::NotApplied);
         loop {
             let mut last = None;
             let mut compacted = None;
@@ -145,7 +145,7 @@ impl Watch {
         if let Some(last) = &self.last {
             let value = HeaderValue::from_str(last).map_err(|_| {
                 let detail = format!("{last:?} is no id of an event");
-                Failure::here("the request", "bad_request", detail, Fate::NotApplied)
+                Failure::here("the request", "bad_request", detail, Outcome::NotApplied)
             })?;
             ask.headers.insert(LAST_EVENT_ID, value);
         }
@@ -168,7 +168,7 @@ impl Watch {
             let now = response.headers().get(INDEX).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
             let Some(now) = now else {
                 let detail = "it answers a watch without its index, so it is no huskv node";
-                let failure = Failure::here(address, NO_NODE, detail, Fate::NotApplied);
+                let failure = Failure::here(address, NO_NODE, detail, Outcome::NotApplied);
                 return Err(Judged { failure, again: true });
             };
             self.from = Some(now.saturating_add(1));
@@ -200,5 +200,5 @@ impl Stream {
 
 fn lagged(address: &str) -> Failure {
     let detail = "this watch was read too slowly and lost its place, so what it left out must be listed";
-    Failure::here(address, "lagged", detail, Fate::NotApplied)
+    Failure::here(address, "lagged", detail, Outcome::NotApplied)
 }

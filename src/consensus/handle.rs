@@ -15,11 +15,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::feed::Feed;
-use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Millis};
-use super::single_flight::SingleFlight;
-use super::unread::Unread;
-use crate::model::{Adopt, Adopted, Answer, Code, Command, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI};
+use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed};
+use super::reads::unsent::UnsentResults;
+use super::status::single_flight::SingleFlight;
+use crate::changefeed::ChangeFeed;
+use crate::model::Millis;
+use crate::model::{
+    Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
+};
 use crate::storage;
 
 /// How many inputs of peers and errands wait at most; beyond that the sender waits.
@@ -71,8 +74,8 @@ pub struct Inbox {
     /// The clock that deadlines are given in.
     pub clock: Clock,
     /// Where the loop tells what happens, for those who watch.
-    pub feed: Arc<Feed>,
-    pub(super) unread: Unread,
+    pub feed: Arc<ChangeFeed>,
+    pub(super) unsent: UnsentResults,
     names: Published,
     serving: Arc<AtomicBool>,
 }
@@ -117,8 +120,8 @@ pub struct Handle {
     clients: mpsc::Sender<Input>,
     peers: mpsc::Sender<Input>,
     clock: Clock,
-    feed: Arc<Feed>,
-    unread: Unread,
+    feed: Arc<ChangeFeed>,
+    unsent: UnsentResults,
     statuses: SingleFlight,
     names: Published,
     serving: Arc<AtomicBool>,
@@ -131,19 +134,19 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let (peers, peers_end) = mpsc::channel(PEER_QUEUE);
     let clock = Clock::start();
     let names = Published::default();
-    let feed = Arc::<Feed>::default();
-    let (unread, serving) = (Unread::default(), Arc::<AtomicBool>::default());
+    let feed = Arc::<ChangeFeed>::default();
+    let (unsent, serving) = (UnsentResults::default(), Arc::<AtomicBool>::default());
     let handle = Handle {
         clients,
         peers,
         clock,
         feed: Arc::clone(&feed),
-        unread: unread.clone(),
+        unsent: unsent.clone(),
         statuses: SingleFlight::default(),
         names: Arc::clone(&names),
         serving: Arc::clone(&serving),
     };
-    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, unread, names, serving })
+    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, unsent, names, serving })
 }
 
 fn stopping() -> Refusal {
@@ -170,7 +173,7 @@ impl Handle {
 
     /// What this node applies, for those who watch; without asking the loop.
     #[must_use]
-    pub fn feed(&self) -> &Feed {
+    pub fn feed(&self) -> &ChangeFeed {
         &self.feed
     }
 
@@ -231,14 +234,14 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Fetched, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let unread = self.unread.clone();
+        let unsent = self.unsent.clone();
         self.client(Input::Read {
             key,
             consistency,
             bounds,
             deadline: self.deadline(timeout),
             reply: Box::new(move |result| {
-                let lying = unread.add(result.as_ref().map_or(0, Fetched::bytes));
+                let lying = unsent.add(result.as_ref().map_or(0, Fetched::bytes));
                 drop(reply.send((result, lying)));
             }),
         })?;
@@ -256,14 +259,14 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Listed, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let unread = self.unread.clone();
+        let unsent = self.unsent.clone();
         self.client(Input::List {
             list,
             consistency,
             bounds,
             deadline: self.deadline(timeout),
             reply: Box::new(move |result| {
-                let lying = unread.add(result.as_ref().map_or(0, Listed::bytes));
+                let lying = unsent.add(result.as_ref().map_or(0, Listed::bytes));
                 drop(reply.send((result, lying)));
             }),
         })?;
@@ -324,9 +327,9 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refusal`] with the reason why the node stays what it is.
-    pub async fn adopt(&self, adopt: Adopt) -> Result<Adopted, Refusal> {
+    pub async fn adopt(&self, adopt: JoinOffer) -> Result<JoinAccepted, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.deliver(Input::Adopt { adopt, reply: Box::new(|result| drop(reply.send(result))) }).await;
+        self.deliver(Input::JoinOffer { adopt, reply: Box::new(|result| drop(reply.send(result))) }).await;
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 

@@ -6,16 +6,14 @@
 //!
 //! Not here: raft's own messages, which travel inside [`Input::Step`].
 
+use crate::model::Millis;
 use raft::eraftpb::{Message, SnapshotMetadata};
 
 use crate::model::{
-    Adopt, Adopted, Answer, DiskSpace, Item, List, Page, Probe, ProbeReply, Refusal, Request, StateDigest, Status,
-    WhoAmI,
+    Answer, DiskSpace, Item, JoinAccepted, JoinOffer, List, Page, Probe, ProbeReply, Refusal, Request, StateDigest,
+    Status, WhoAmI,
 };
 use crate::storage::{Received, Reception};
-
-/// Milliseconds of the process's monotonic clock ([`crate::consensus::Clock`]).
-pub type Millis = u64;
 
 /// How an answer goes back up: called once, from the loop's thread, so it must not block.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -185,7 +183,7 @@ pub enum Input {
     Forwarded {
         /// The token given with it.
         token: u64,
-        /// The leader's answer. A refusal of [`crate::model::Fate::NotApplied`] may be tried again.
+        /// The leader's answer. A refusal of [`crate::model::Outcome::NotApplied`] may be tried again.
         result: Result<Answer, Refusal>,
     },
     /// The answer to [`crate::consensus::Outbox::identify`].
@@ -200,7 +198,7 @@ pub enum Input {
         /// The token given with it.
         token: u64,
         /// The joiner's word.
-        result: Result<Adopted, Refusal>,
+        result: Result<JoinAccepted, Refusal>,
     },
     /// A stranger asks who this is.
     WhoAmI {
@@ -208,11 +206,11 @@ pub enum Input {
         reply: Reply<WhoAmI>,
     },
     /// A leader wants this node in its cluster.
-    Adopt {
+    JoinOffer {
         /// Its words.
-        adopt: Adopt,
+        adopt: JoinOffer,
         /// Where the answer goes.
-        reply: Reply<Result<Adopted, Refusal>>,
+        reply: Reply<Result<JoinAccepted, Refusal>>,
     },
     /// A member of this cluster says that this raft id was removed.
     Removed {

@@ -4,61 +4,36 @@
 //! matters is the order of one function ([`Driver::turn`]). The rest of the process reaches it through a [`Handle`] and
 //! is reached through the replies that requests carry.
 //!
-//! A request's way: `handle` -> `requests` (propose, forward or park) -> `ready` (journal, sync, send, apply) ->
-//! `pending` -> reply. A read's way: `handle` -> `reads` -> raft's ReadIndex -> reply. Membership: `membership` with the
-//! steps in `join` and `transfer`; the joiner's side is `adoption`, and its way there and back `incarnation`. What was
-//! applied becomes the `feed` of those who watch. A peer's message passes `belief` first; what would end the node,
-//! `verification` asks the other voters about; `digests` compares the state with the leader's, `lagging` says which
-//! followers stand still, and `space` refuses what would fill a disk. A member without a leader asks a voter that its log
+//! A request's way: `handle` -> `proposals` (propose, forward or park) -> `ready` (journal, sync, send, apply) ->
+//! `waiters` -> reply. A read's way: `handle` -> `reads` -> raft's ReadIndex -> reply. Membership: `membership` with the
+//! steps in `join` and `transfer`; the joiner's side is `joiner`, and its way there and back `incarnation`. What was
+//! applied becomes the `changefeed` of those who watch. A peer's message passes `term_bound` first; what would end the node,
+//! `verification` asks the other voters about; `digests` compares the state with the leader's, `stalled_followers` says which
+//! followers stand still, and `disk_space` refuses what would fill a disk. A member without a leader asks a voter that its log
 //! removes whether that is committed (`commit_discovery`). `readiness` is whether this node takes requests, and whether it
 //! lags itself.
 //!
 //! Not here: sockets (`transport`), and what is on the disk (`storage`).
 
-mod adoption;
-mod belief;
-mod budget;
-mod catch_up;
-mod chores;
-mod commit_discovery;
-mod digests;
 mod driver;
-mod entry;
-mod feed;
-mod freshness;
 mod handle;
-mod hearing;
-mod identity;
-mod incarnation;
 mod input;
-mod join;
-mod judge;
-mod lagging;
-mod log;
+mod liveness;
 mod membership;
-mod names;
 mod outbox;
-mod pending;
-mod raw;
-mod readiness;
+mod proposals;
+mod raft_node;
 mod reads;
-mod ready;
-mod requests;
-mod single_flight;
 mod snapshots;
-mod space;
 mod status;
 mod task;
-mod time;
-mod transfer;
-mod unread;
 mod verification;
 
-pub use chores::Chores;
+use crate::changefeed::History;
 pub use driver::Driver;
-pub use feed::{Feed, Filter, Footing, History, Opened, Reading, Unopened};
+pub use driver::background::Background;
 pub use handle::{Clock, Handle, Inbox, Names, channel};
-pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, Millis, Reply};
+pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, Reply};
 pub use outbox::Outbox;
 pub use task::{Running, Start, spawn};
 

@@ -11,7 +11,7 @@
 use raft::eraftpb::Message;
 
 use super::input::Hop;
-use crate::model::{Adopt, DiskSpace, PeerTable, Probe, Request, StateDigest};
+use crate::model::{DiskSpace, JoinOffer, PeerTable, Probe, Request, StateDigest};
 use crate::storage::SnapshotReader;
 
 /// What the loop sends; implemented by the transport.
@@ -26,7 +26,7 @@ pub trait Outbox: Send {
     /// Asks whoever answers at `address` who it is; ends in one [`crate::consensus::Input::Identified`], within 3 s.
     fn identify(&mut self, token: u64, address: &str);
     /// Asks the node at `address` to be adopted; ends in one [`crate::consensus::Input::AdoptAnswered`], within 6 s.
-    fn adopt(&mut self, token: u64, address: &str, adopt: Adopt);
+    fn adopt(&mut self, token: u64, address: &str, adopt: JoinOffer);
     /// Asks whoever answers at `address` what it knows of this node; ends in one [`crate::consensus::Input::Probed`],
     /// within 3 s.
     fn probe(&mut self, token: u64, address: &str, probe: Probe);

@@ -8,7 +8,7 @@
 //! or its follower is stuck for ever. Failed copies to one node are spaced 1 s, doubling to 60 s. Compaction waits for a
 //! copy under way, within a bound, and not on a disk that is nearly full.
 //!
-//! Not here: the scan (`storage::snapshot`) and the stream (`transport::snapshot`).
+//! Not here: the scan (`storage::snapshot`) and the stream (`transport::snapshot_stream`).
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,8 @@ use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 use slog::{info, warn};
 
 use super::driver::{Driver, Phase};
-use super::input::{InstallError, Millis, Reply};
+use super::input::{InstallError, Reply};
+use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal};
 use crate::plant::{self, Plant};
 use crate::storage::{Error, Received, Reception, SpoolBound};
@@ -46,7 +47,7 @@ struct Stream {
 
 /// Cuts and copies of this node.
 #[derive(Default)]
-pub(super) struct Snapshots {
+pub(crate) struct Snapshots {
     /// The mark of the sync under way, and when it began.
     syncing: Option<((u64, u64), Millis)>,
     /// Who waits for a cut.
@@ -73,7 +74,7 @@ impl Snapshots {
 
 impl Driver {
     /// An operator wants a cut.
-    pub(super) fn snapshot_now(&mut self, deadline: Millis, reply: Reply<Result<(), Refusal>>) {
+    pub(crate) fn snapshot_now(&mut self, deadline: Millis, reply: Reply<Result<(), Refusal>>) {
         if let Some(refusal) = self.unavailable() {
             return reply(Err(refusal));
         }
@@ -81,16 +82,16 @@ impl Driver {
     }
 
     fn begin_cut(&mut self) -> Result<(), Error> {
-        let mark = self.machine.applied();
+        let mark = self.state_machine.applied();
         info!(self.log, "snapshot begun"; "index" => mark.0);
         self.snapshots.syncing = Some((mark, self.now));
-        let db = self.machine.db()?;
-        self.chores.sync(db, mark);
+        let db = self.state_machine.db()?;
+        self.background.sync(db, mark);
         Ok(())
     }
 
     /// The machine is durable up to `mark`: this is recorded, and the log behind it may go.
-    pub(super) fn machine_synced(&mut self, mark: (u64, u64), result: Result<(), Error>) -> Result<(), Error> {
+    pub(crate) fn machine_synced(&mut self, mark: (u64, u64), result: Result<(), Error>) -> Result<(), Error> {
         // A disk that fails is believed no more, whichever generation the sync was for.
         result?;
         let Some((_, began)) = self.snapshots.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
@@ -123,12 +124,12 @@ impl Driver {
     }
 
     /// Begins a cut where one is due, and compacts a little.
-    pub(super) fn tend_snapshots(&mut self) -> Result<(), Error> {
+    pub(crate) fn run_snapshots(&mut self) -> Result<(), Error> {
         if let Some((to, reason)) = self.snapshots.stillborn.take() {
             self.stream_ended(to, Err(reason));
         }
         let (mark, _) = self.raw.store().journal.snapshot();
-        let entries = self.machine.applied().0.saturating_sub(mark);
+        let entries = self.state_machine.applied().0.saturating_sub(mark);
         let due = entries >= self.options.snapshot_every_entries
             || (entries > 0 && self.raw.store().journal.bytes_after(mark) >= self.options.snapshot_every_bytes);
         let wanted = due || !self.snapshots.waiting.is_empty();
@@ -162,17 +163,17 @@ impl Driver {
     }
 
     /// Raft has offered a follower a snapshot: the copy begins.
-    pub(super) fn begin_stream(&mut self, message: Message) -> Result<(), Error> {
+    pub(crate) fn begin_stream(&mut self, message: Message) -> Result<(), Error> {
         let to = message.to;
-        let (token, index) = (self.token(), self.machine.applied().0);
+        let (token, index) = (self.token(), self.state_machine.applied().0);
         self.snapshots.stream = Some(Stream { token, to, index, began: self.now });
-        match self.volume.engine().scratch() {
+        match self.data_dir.engine().scratch() {
             Ok(scratch) => {
                 // What fails here is a write to the tree, not the copy: it poisons like any other.
-                let bound = SpoolBound::on(self.volume.engine(), self.options.snapshot_spool_bytes);
-                let (spooler, reader) = self.machine.begin_cut(scratch, bound)?;
+                let bound = SpoolBound::on(self.data_dir.engine(), self.options.snapshot_spool_bytes);
+                let (spooler, reader) = self.state_machine.begin_cut(scratch, bound)?;
                 info!(self.log, "copy for a follower begun"; "to" => self.name_of(to), "index" => index);
-                self.chores.spool(token, spooler);
+                self.background.spool(token, spooler);
                 self.outbox.stream(to, message, reader);
             }
             Err(failure) => self.snapshots.stillborn = Some((to, failure.to_string())),
@@ -184,22 +185,22 @@ impl Driver {
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub(super) fn scanned(&mut self, token: u64, result: Result<(), Error>) -> Result<(), Error> {
+    pub(crate) fn scanned(&mut self, token: u64, result: Result<(), Error>) -> Result<(), Error> {
         if self.snapshots.stream.as_ref().is_none_or(|stream| stream.token != token) {
             return Ok(());
         }
         if let Err(failure) = result {
             warn!(self.log, "a copy for a follower failed"; "error" => %failure);
-            self.machine.abort_cut();
+            self.state_machine.abort_cut();
             return Ok(());
         }
-        self.machine.end_cut()
+        self.state_machine.end_cut()
     }
 
     /// The stream of a copy has ended, well or not.
-    pub(super) fn stream_ended(&mut self, to: u64, result: Result<SnapshotMetadata, String>) {
+    pub(crate) fn stream_ended(&mut self, to: u64, result: Result<SnapshotMetadata, String>) {
         let Some(Stream { began, .. }) = self.snapshots.stream.take_if(|stream| stream.to == to) else { return };
-        self.machine.abort_cut();
+        self.state_machine.abort_cut();
         self.raw.mut_store().streaming.set(false);
         let (name, ms) = (self.name_of(to), self.now.saturating_sub(began));
         match result {
@@ -223,7 +224,7 @@ impl Driver {
     }
 
     /// A peer wants to send a copy. Nobody but the leader has a reason to.
-    pub(super) fn receive(&mut self, from: u64, reply: Reply<Result<Reception, InstallError>>) {
+    pub(crate) fn receive(&mut self, from: u64, reply: Reply<Result<Reception, InstallError>>) {
         if !matches!(self.phase, Phase::Member | Phase::Joining) || self.stop_by.is_some() {
             return reply(Err(InstallError("this node takes no copy now".into())));
         }
@@ -233,14 +234,14 @@ impl Driver {
         }
         info!(self.log, "receiving a copy"; "from" => self.name_of(from));
         self.copy_arrives();
-        reply(self.volume.receive().map_err(|failure| {
+        reply(self.data_dir.receive().map_err(|failure| {
             warn!(self.log, "a copy cannot be received"; "error" => %failure);
             InstallError(failure.to_string())
         }));
     }
 
     /// A copy has arrived: raft decides in the turn that follows whether it is taken.
-    pub(super) fn install(
+    pub(crate) fn install(
         &mut self,
         message: Message,
         received: Received,
@@ -271,7 +272,8 @@ impl Driver {
         let offered = self.raw.snap().is_some_and(|snapshot| snapshot.get_metadata() == &metadata);
         if !offered && let Some((received, reply)) = self.installing.take() {
             self.discard(received);
-            let behind = self.machine.applied().0 < metadata.index && self.raw.raft.raft_log.committed < metadata.index;
+            let behind =
+                self.state_machine.applied().0 < metadata.index && self.raw.raft.raft_log.committed < metadata.index;
             let detail = format!("raft did not take the copy at {}: {stepped:?}", metadata.index);
             reply(if behind { Err(InstallError(detail)) } else { Ok(()) });
         }

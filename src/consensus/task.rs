@@ -18,12 +18,13 @@ use slog::{Logger, error, warn};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::budget::TURN;
-use super::chores::Chores;
 use super::driver::Driver;
-use super::input::{Input, Millis};
+use super::driver::background::Background;
+use super::driver::turn_budget::TURN;
+use super::input::Input;
 use super::{Clock, Handle, Inbox, Names, Options, Outbox};
-use crate::storage::{Db, Engine, Error, Incarnation, Spooled, Spooler, Volume};
+use crate::model::Millis;
+use crate::storage::{DataDir, Db, Engine, Error, Incarnation, Spooled, Spooler};
 
 /// How many inputs of each queue one turn takes at most.
 const INPUTS_PER_TURN: usize = 1024;
@@ -44,7 +45,7 @@ pub struct Running {
 /// What a loop is started with.
 pub struct Start {
     /// The opened directory.
-    pub volume: Volume,
+    pub data_dir: DataDir,
     /// The log and state in use.
     pub incarnation: Incarnation,
     /// The way out to peers.
@@ -68,13 +69,13 @@ pub fn spawn(inbox: Inbox, handle: Handle, start: Start) -> std::io::Result<Runn
 }
 
 fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
-    let Start { volume, incarnation, outbox, options, log, raft_log } = start;
+    let Start { data_dir, incarnation, outbox, options, log, raft_log } = start;
     let clock = inbox.clock;
     let tick = Duration::from_millis(options.tick_ms);
-    let chores = Threads { handle, clock, log: log.clone() };
-    let mut driver = Driver::new(volume, incarnation, outbox, Box::new(chores), options, log.clone(), raft_log)?;
+    let background = Threads { handle, clock, log: log.clone() };
+    let mut driver = Driver::new(data_dir, incarnation, outbox, Box::new(background), options, log.clone(), raft_log)?;
     driver.tell(inbox.feed.clone());
-    driver.unread = inbox.unread.clone();
+    driver.unsent = inbox.unsent.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
         what: "cannot start the consensus thread".into(),
         path: "the process".into(),
@@ -169,7 +170,7 @@ impl Threads {
     }
 }
 
-impl Chores for Threads {
+impl Background for Threads {
     fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
         let handle = self.handle.clone();
         let errand = move || handle.deliver_blocking(Input::Synced { mark, result: db.sync() });

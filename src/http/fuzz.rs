@@ -18,13 +18,14 @@ use warp::http::Method;
 use warp::http::header::{HeaderMap, HeaderValue, ORIGIN};
 
 use super::Options;
-use super::body::Account;
-use super::budget::{Budget, Budgets, Source};
-use super::door::Door;
-use super::errors::Problem;
-use super::origins::{Origins, Verdict};
+use super::api::{cluster, list, store, touch, txn, watch};
+use super::request::body::Account;
+use super::request::context::ServerContext;
+use super::request::{body, query, ttl};
+use super::response::problem::Problem;
+use super::server::browser_guard::{BrowserGuard, OriginCheck};
+use super::server::memory_budget::{Budget, Budgets, Source};
 use super::server::serve_once;
-use super::{body, listing, query, raft, store, touch, ttl, txn, watch};
 use crate::consensus::channel;
 
 /// The limits that the targets are run with, small so that short inputs reach them.
@@ -38,7 +39,7 @@ pub fn request(bytes: &[u8]) {
     let (handle, inbox) = channel(8);
     drop(inbox);
     handle.begin_serving();
-    let door = Arc::new(Door::new(handle, options()));
+    let context = Arc::new(ServerContext::new(handle, options()));
     let (server, mut client) = tokio::io::duplex(bytes.len().max(64 << 10));
     let (read, asked) = (Arc::new(Mutex::new(Vec::new())), bytes.to_vec());
     let answers = Arc::clone(&read);
@@ -49,7 +50,7 @@ pub fn request(bytes: &[u8]) {
         client.read_to_end(&mut answer).await.expect("memory can be read");
         *answers.lock().expect("nobody panics with it") = answer;
     };
-    RUNTIME.with(|runtime| runtime.block_on(async { tokio::join!(Box::pin(serve_once(server, door)), client) }));
+    RUNTIME.with(|runtime| runtime.block_on(async { tokio::join!(Box::pin(serve_once(server, context)), client) }));
     let answers = read.lock().expect("nobody panics with it");
     assert!(answers.is_empty() || answers.starts_with(b"HTTP/1."), "what comes back is HTTP");
     assert!(!answers.starts_with(b"HTTP/1.1 500"), "the request is to blame, not the node");
@@ -71,14 +72,14 @@ pub fn body(bytes: &[u8]) {
     refused(store::parsed(&whole.bytes, LIMIT, LIMIT).map(drop));
     refused(txn::parsed(&whole.bytes, options().limits()).map(drop));
     refused(touch::parsed(&whole.bytes).map(drop));
-    refused(raft::joining(&whole.bytes).map(drop));
+    refused(cluster::joining(&whole.bytes).map(drop));
     refused(body::members(&whole.bytes, []).map(drop));
 }
 
 /// A query, as that of a read of one key, of a list and of a watch.
 pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match listing::asked(text, LIMIT) {
+    match list::asked(text, LIMIT) {
         Ok(asked) => assert!((1..=1000).contains(&asked.list.limit), "a page is bounded"),
         Err(problem) => refused(Err(problem)),
     }
@@ -119,10 +120,10 @@ pub fn origin(bytes: &[u8]) {
     let known = ["https://ui.example.org", "http://localhost:2221", "http://127.0.0.1:2221", "http://[::1]:2221"];
     let ours = known.iter().any(|known| value.as_bytes().eq_ignore_ascii_case(known.as_bytes()));
     let headers = HeaderMap::from_iter([(ORIGIN, value)]);
-    match Origins::new(&options).judge(&headers) {
-        Verdict::Absent => unreachable!("there is one"),
-        Verdict::Allowed(_) => assert!(ours, "no other origin is let in"),
-        Verdict::Refused(problem) => {
+    match BrowserGuard::new(&options).check(&headers) {
+        OriginCheck::Absent => unreachable!("there is one"),
+        OriginCheck::Allowed(_) => assert!(ours, "no other origin is let in"),
+        OriginCheck::Refused(problem) => {
             assert!(!ours, "no origin of ours is refused");
             refused(Err(problem));
         }

@@ -4,51 +4,19 @@
 //! into JSON.
 //!
 //! Laws: it imports the ground floor and the loop's door, nothing else of huskv. It is the only room that knows warp.
-//! Every failure is written by one page, `errors`; every route stands on one page, `routes`.
+//! Every failure is written by one page, `problem`; every route stands on one page, `routes`.
 //!
 //! Not here: the Rust client (`client`).
 
-mod activity;
-mod answers;
-mod body;
-mod budget;
-mod codes;
-mod conditions;
-mod dialects;
-mod door;
-mod envelope;
-mod errors;
+mod api;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
-mod headers;
-mod health;
-mod hosts;
-mod incoming;
-mod listing;
-mod once;
-mod openapi;
-mod origins;
-mod pace;
-mod partings;
-mod patient;
-mod places;
-mod probes;
-mod query;
-mod raft;
-mod refusals;
+mod request;
+mod response;
 mod routes;
 mod server;
-mod socket;
-mod stats;
-mod store;
 #[cfg(test)]
 mod tests;
-mod touch;
-mod ttl;
-mod txn;
-mod values;
-mod watch;
-mod written;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -57,9 +25,9 @@ use std::time::Duration;
 use crate::consensus::Handle;
 use crate::model::Limits;
 
-pub use budget::Budgets;
-use door::Door;
+use request::context::ServerContext;
 pub use server::Server;
+pub use server::memory_budget::Budgets;
 
 /// What the HTTP server is configured with.
 #[derive(Debug, Clone)]
@@ -109,5 +77,5 @@ impl Options {
 /// # Errors
 /// Where the listener cannot be used.
 pub fn start(listener: TcpListener, handle: Handle, options: Options, log: slog::Logger) -> std::io::Result<Server> {
-    server::start(listener, Arc::new(Door::new(handle, options)), log)
+    server::start(listener, Arc::new(ServerContext::new(handle, options)), log)
 }

@@ -17,18 +17,18 @@ use warp::http::Method;
 use warp::path::{FullPath, Tail};
 use warp::reply::Response;
 
-use super::body::boxed;
-use super::budget::Source;
-use super::door::{Call, Door};
-use super::errors::Problem;
-use super::socket::Fin;
-use super::{dialects, health, openapi, probes, raft, store, touch, txn, watch};
+use super::api::{cluster, compat, health, openapi, probes, store, touch, txn, watch};
+use super::request::body::boxed;
+use super::request::context::{RequestContext, ServerContext};
+use super::response::problem::Problem;
+use super::server::memory_budget::Source;
+use super::server::socket::Fin;
 
 /// Every route.
 pub(super) fn routes(
-    door: &Arc<Door>,
+    context: &Arc<ServerContext>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> + 'static {
-    let call = call(Arc::clone(door));
+    let call = call(Arc::clone(context));
     let raft = warp::path("raft");
     let at = |name: &'static str| raft.and(warp::path(name)).and(warp::path::end()).and(call.clone());
 
@@ -41,18 +41,18 @@ pub(super) fn routes(
     let readyz =
         warp::path("readyz").and(warp::path::end()).and(call.clone()).then(|call| always(call, probes::readyz));
     let livez = warp::path("livez").and(warp::path::end()).and(call.clone()).then(|call| always(call, probes::livez));
-    let stats = at("stats").then(|call| always(call, raft::stats));
-    let join = at("join").then(|call| unless_joining(call, raft::join));
-    let remove = at("remove").then(|call| unless_joining(call, raft::remove));
-    let transfer = at("transfer").then(|call| unless_joining(call, raft::transfer));
-    let snapshot = at("snapshot").then(|call| unless_joining(call, raft::snapshot));
+    let stats = at("stats").then(|call| always(call, cluster::stats));
+    let join = at("join").then(|call| unless_joining(call, cluster::join));
+    let remove = at("remove").then(|call| unless_joining(call, cluster::remove));
+    let transfer = at("transfer").then(|call| unless_joining(call, cluster::transfer));
+    let snapshot = at("snapshot").then(|call| unless_joining(call, cluster::snapshot));
     let keys = warp::path("keys").and(warp::path::tail()).and(call.clone()).then(keys);
     let kv = warp::path("kv").and(warp::path::tail()).and(call.clone()).then(kv);
     let openapi = warp::path("openapi.json")
         .and(warp::path::end())
         .and(call.clone())
         .then(|call| always(call, openapi::document));
-    let unknown = unknown(Arc::clone(door));
+    let unknown = unknown(Arc::clone(context));
 
     let others = txn
         .or(touch)
@@ -86,28 +86,28 @@ pub(super) fn routes(
     data.or(others).unify().or(unknown).unify()
 }
 
-async fn data(tail: Tail, call: Call) -> Response {
+async fn data(tail: Tail, call: RequestContext) -> Response {
     unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await
 }
 
-async fn keys(tail: Tail, call: Call) -> Response {
-    unless_joining(call, |call| async move { dialects::keys(call, tail.as_str()).await }).await
+async fn keys(tail: Tail, call: RequestContext) -> Response {
+    unless_joining(call, |call| async move { compat::keys(call, tail.as_str()).await }).await
 }
 
-async fn kv(tail: Tail, call: Call) -> Response {
-    unless_joining(call, |call| async move { dialects::kv(call, tail.as_str()).await }).await
+async fn kv(tail: Tail, call: RequestContext) -> Response {
+    unless_joining(call, |call| async move { compat::kv(call, tail.as_str()).await }).await
 }
 
-async fn touched(tail: Tail, call: Call) -> Response {
+async fn touched(tail: Tail, call: RequestContext) -> Response {
     unless_joining(call, |call| async move { touch::handle(call, tail.as_str()).await }).await
 }
 
 /// As [`unless_joining`], in the form that whoever asks can read.
-async fn watching(call: Call) -> Response {
-    let (method, door, events) = (call.method.clone(), Arc::clone(&call.door), watch::wants_events(&call));
+async fn watching(call: RequestContext) -> Response {
+    let (method, context, events) = (call.method.clone(), Arc::clone(&call.context), watch::wants_events(&call));
     match watch::handle(call).await {
         Ok(response) => response,
-        Err(problem) => match door.seen(problem) {
+        Err(problem) => match context.seen(problem) {
             problem if events && problem.is_of_the_node() => watch::refused(&problem),
             problem => problem.respond(&method),
         },
@@ -115,7 +115,7 @@ async fn watching(call: Call) -> Response {
 }
 
 /// Answers on any node.
-async fn always<F>(call: Call, handler: impl FnOnce(Call) -> F) -> Response
+async fn always<F>(call: RequestContext, handler: impl FnOnce(RequestContext) -> F) -> Response
 where
     F: Future<Output = Result<Response, Problem>>,
 {
@@ -125,20 +125,20 @@ where
 
 /// Answers on a node that belongs to a cluster; on another one any failure is 503 `joining`. (The loop itself refuses
 /// what reaches it.)
-async fn unless_joining<F>(call: Call, handler: impl FnOnce(Call) -> F) -> Response
+async fn unless_joining<F>(call: RequestContext, handler: impl FnOnce(RequestContext) -> F) -> Response
 where
     F: Future<Output = Result<Response, Problem>>,
 {
     let method = call.method.clone();
-    let door = Arc::clone(&call.door);
+    let context = Arc::clone(&call.context);
     match handler(call).await {
         Ok(response) => response,
-        Err(problem) => door.seen(problem).respond(&method),
+        Err(problem) => context.seen(problem).respond(&method),
     }
 }
 
 /// Takes the request apart.
-fn call(door: Arc<Door>) -> BoxedFilter<(Call,)> {
+fn call(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method()
         .and(warp::path::full())
@@ -149,14 +149,16 @@ fn call(door: Arc<Door>) -> BoxedFilter<(Call,)> {
         .and(warp::body::stream())
         .map(move |method, path, query, source: Option<Source>, fin: Option<Fin>, headers, body| {
             let client = (source.unwrap_or(Source::loopback()), fin.unwrap_or_default());
-            Call::new(Arc::clone(&door), method, (path, query), client, (headers, boxed(body)))
+            RequestContext::new(Arc::clone(&context), method, (path, query), client, (headers, boxed(body)))
         })
         .boxed()
 }
 
-fn unknown(door: Arc<Door>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+fn unknown(
+    context: Arc<ServerContext>,
+) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     warp::method().and(warp::path::full()).then(move |method: Method, path: FullPath| {
-        let door = Arc::clone(&door);
-        async move { door.seen(Problem::no_route(path.as_str())).respond(&method) }
+        let context = Arc::clone(&context);
+        async move { context.seen(Problem::no_route(path.as_str())).respond(&method) }
     })
 }

@@ -6,14 +6,14 @@
 //! Laws: the place counts all changes of an index, whoever watches which of them. A change that leaves the version of
 //! its key alone is no event.
 //!
-//! Not here: how long events are kept (`consensus::feed`), and how they are written out (`http::watch`).
+//! Not here: how long events are kept (`changefeed`), and how they are written out (`http::api::watch`).
 
 use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
 
-use super::{At, Change, Item};
+use super::{ApplyPoint, Change, Item};
 
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +29,12 @@ pub struct Event {
     /// The key.
     pub key: Bytes,
     /// What happened to it.
-    pub happening: Happening,
+    pub happening: EventKind,
 }
 
 /// What happened to a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happening {
+pub enum EventKind {
     /// It holds this.
     Put(Item),
     /// A client removed it.
@@ -46,11 +46,11 @@ pub enum Happening {
 impl Event {
     /// The event of a change at `at`, where it is one; the only one of its index until it is numbered.
     #[must_use]
-    pub fn of(change: &Change, at: At) -> Option<Self> {
+    pub fn of(change: &Change, at: ApplyPoint) -> Option<Self> {
         let (key, happening) = match change {
-            Change::Put { key, item } => (key, Happening::Put(item.clone())),
-            Change::Delete { key, expired: false } => (key, Happening::Deleted),
-            Change::Delete { key, expired: true } => (key, Happening::Expired),
+            Change::Put { key, item } => (key, EventKind::Put(item.clone())),
+            Change::Delete { key, expired: false } => (key, EventKind::Deleted),
+            Change::Delete { key, expired: true } => (key, EventKind::Expired),
             Change::Touch { .. } | Change::Move { .. } => return None,
         };
         Some(Self { index: at.index, place: 1, of: 1, clock: at.clock, key: key.clone(), happening })
@@ -80,7 +80,7 @@ impl Event {
     /// About how many bytes it takes up.
     #[must_use]
     pub fn size(&self) -> usize {
-        let value = if let Happening::Put(item) = &self.happening {
+        let value = if let EventKind::Put(item) = &self.happening {
             item.value.content_type.len() + item.value.bytes.len()
         } else {
             0
@@ -126,9 +126,9 @@ impl Cursor {
 
 /// The name of an event is no such name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoId;
+pub struct ParseCursorError;
 
-impl fmt::Display for NoId {
+impl fmt::Display for ParseCursorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an id is a raft index, such as 41, or one with a place, such as 41.2")
     }
@@ -136,22 +136,22 @@ impl fmt::Display for NoId {
 
 /// From the id of the last event that somebody has had to where he goes on.
 impl FromStr for Cursor {
-    type Err = NoId;
+    type Err = ParseCursorError;
 
-    fn from_str(id: &str) -> Result<Self, NoId> {
+    fn from_str(id: &str) -> Result<Self, ParseCursorError> {
         let Some((index, place)) = id.split_once('.') else { return Ok(Self::after(number(id)?)) };
-        let place = u32::try_from(number(place)?).map_err(|_| NoId)?;
+        let place = u32::try_from(number(place)?).map_err(|_| ParseCursorError)?;
         if place == 0 {
-            return Err(NoId);
+            return Err(ParseCursorError);
         }
         Ok(Self { index: number(index)?, place: place.saturating_add(1) })
     }
 }
 
 /// Digits, without the sign that the standard parser takes.
-fn number(text: &str) -> Result<u64, NoId> {
+fn number(text: &str) -> Result<u64, ParseCursorError> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten().ok_or(NoId)
+    digits.then(|| text.parse().ok()).flatten().ok_or(ParseCursorError)
 }
 
 #[cfg(test)]
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::model::Value;
 
-    const AT: At = At { index: 7, clock: 9 };
+    const AT: ApplyPoint = ApplyPoint { index: 7, clock: 9 };
 
     fn put(key: &'static str, version: u64) -> Change {
         let item = Item { value: Value::binary("x"), version, create_version: 1, expires: None };
@@ -174,7 +174,7 @@ mod tests {
         let mut events: Vec<_> = changes.iter().filter_map(|change| Event::of(change, AT)).collect();
         Event::number(&mut events);
         assert_eq!(events.iter().map(Event::id).collect::<Vec<_>>(), ["7.1", "7.2", "7.3"]);
-        assert_eq!((&events[1].happening, &events[2].happening), (&Happening::Deleted, &Happening::Expired));
+        assert_eq!((&events[1].happening, &events[2].happening), (&EventKind::Deleted, &EventKind::Expired));
         let mut alone = vec![Event::of(&put("a", 7), AT).unwrap()];
         Event::number(&mut alone);
         assert_eq!(alone[0].id(), "7");
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(u64::MAX.to_string().parse(), Ok(Cursor::from(u64::MAX)));
         let bad = ["", ".", "7.", ".1", "7.0", "+7", "-1", "7.1.1", "7 ", "7.4294967296", "18446744073709551616", "x"];
         for bad in bad {
-            assert_eq!(bad.parse::<Cursor>(), Err(NoId), "{bad}");
+            assert_eq!(bad.parse::<Cursor>(), Err(ParseCursorError), "{bad}");
         }
     }
 

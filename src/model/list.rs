@@ -4,7 +4,7 @@
 //!
 //! Laws: keys are in byte order; a range has its start and not its end.
 //!
-//! Not here: cursors and parameters (`http::listing`).
+//! Not here: cursors and parameters (`http::api::list`).
 
 use bytes::Bytes;
 

@@ -3,16 +3,16 @@
 //! Why: the person who gets an error must learn what happened, whether the write may still take effect, and what to do.
 //! A refusal travels from the leader through the node that was asked to the client unchanged, so it is a value.
 //!
-//! Laws: a [`Code`] is stable; [`Fate::NotApplied`] is said only where it is certain.
+//! Laws: a [`Code`] is stable; [`Outcome::NotApplied`] is said only where it is certain.
 //!
-//! Not here: HTTP statuses (`http::errors`), and broken disks, which end the process.
+//! Not here: HTTP statuses (`http::response::problem`), and broken disks, which end the process.
 
 use serde::{Deserialize, Serialize};
 
 /// What became of a write that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fate {
+pub enum Outcome {
     /// It has no effect and never will.
     NotApplied,
     /// It may have taken effect, or may yet.
@@ -141,7 +141,7 @@ pub struct Refusal {
     /// What happened and what to do, for a person.
     pub detail: String,
     /// Whether the change may take effect all the same; meaningless for a read.
-    pub fate: Fate,
+    pub fate: Outcome,
     /// Who leads, where that is known.
     pub leader: Option<Leader>,
 }
@@ -149,11 +149,11 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal of something that has had no effect and never will.
     pub fn not_applied(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), fate: Fate::NotApplied, leader: None }
+        Self { code, detail: detail.into(), fate: Outcome::NotApplied, leader: None }
     }
 
     /// A failure after which the change may still take effect.
     pub fn unknown(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), fate: Fate::Unknown, leader: None }
+        Self { code, detail: detail.into(), fate: Outcome::Unknown, leader: None }
     }
 }

@@ -3,7 +3,7 @@
 //! Why: /raft/stats, /health, the demo and the tests all look at one value, taken between two turns of the loop, so its
 //! fields belong together.
 //!
-//! Not here: how it is written out as hashicorp/raft's strings (`http::stats`).
+//! Not here: how it is written out as hashicorp/raft's strings (`http::api::stats`).
 
 use super::{DiskSpace, Leader, Refusal, Role};
 

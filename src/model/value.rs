@@ -6,7 +6,7 @@
 //! Laws: bytes are never looked into here. Version 0 stands for "there is no such key" everywhere; raft indexes begin
 //! at 1.
 //!
-//! Not here: how a value looks in an answer (`http::envelope`), and how it lies on the disk (`storage::item`).
+//! Not here: how a value looks in an answer (`http::response::item_json`), and how it lies on the disk (`storage::kv::item_codec`).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ impl Value {
 
 /// What is known of a key without reading its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub struct KeyMeta {
     /// The raft index of the last change.
     pub version: u64,
     /// The raft index of the change that made the key.
@@ -56,9 +56,9 @@ pub struct Item {
 impl Item {
     /// What is known of it without its value.
     #[must_use]
-    pub fn stamp(&self) -> Stamp {
+    pub fn stamp(&self) -> KeyMeta {
         let (version, create_version, expires) = (self.version, self.create_version, self.expires);
-        Stamp { version, create_version, bytes: self.value.bytes.len(), expires }
+        KeyMeta { version, create_version, bytes: self.value.bytes.len(), expires }
     }
 }
 

@@ -7,7 +7,7 @@
 //! process is in, and the machine's memory. The rest is the system's: file pages and socket buffers count in a control
 //! group. No part is larger than what a node is fast with.
 //!
-//! Not here: who holds what (`http::budget`, `transport::budget`).
+//! Not here: who holds what (`http::server::memory_budget`, `transport::memory_budget`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     /// A machine of 4 GiB with these files.
-    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+    fn state_machine(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let memory = ("proc/meminfo", "MemTotal:        4194304 kB\nMemFree:          1 kB\n");
         for (path, text) in files.iter().chain([&memory]) {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn found(files: &[(&str, &str)]) -> u64 {
-        Memory::under(0, machine(files).path()).whole.unwrap() / MIB
+        Memory::under(0, state_machine(files).path()).whole.unwrap() / MIB
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_setting_wins_and_the_parts_leave_room() {
-        assert_eq!(Memory::under(512, machine(&[]).path()).whole, Some(512 * MIB));
+        assert_eq!(Memory::under(512, state_machine(&[]).path()).whole, Some(512 * MIB));
         for megabytes in [128, 384, 512, 3072, 1 << 20] {
             let memory = Memory::under(megabytes, Path::new("/nowhere"));
             let clients = memory.clients();

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::consensus::{self, Handle, Inbox, Input};
 use crate::http;
 use crate::logging::{self, Guard};
-use crate::storage::{self, Boot, Identity, Incarnation, Peers, SledEngine, Volume};
+use crate::storage::{self, DataDir, Identity, Incarnation, OpenOptions, Peers, SledEngine};
 use crate::transport;
 
 mod files;
@@ -222,17 +222,17 @@ impl Node {
         bound: Bound,
         (handle, inbox): (Handle, Inbox),
         nonce: u64,
-        Opened { volume, incarnation, peers }: Opened,
+        Opened { data_dir, incarnation, peers }: Opened,
         log: &Logger,
     ) -> Result<Self, Error> {
-        let forms = may_form(config, volume.identity());
+        let forms = may_form(config, data_dir.identity());
         let loops = options::consensus(config, &bound, nonce, forms);
         let advertised = loops.raft_address.clone();
         let settings = options::transport(bound.memory, bound.files);
         let (transport, outbox) = transport::start(bound.raft, handle.clone(), peers, settings, log.clone())
             .map_err(system("cannot serve the peer port"))?;
         let raft_log = logging::for_raft(log, logging::level_named(&config.log.level));
-        let start = consensus::Start { volume, incarnation, outbox, options: loops, log: log.clone(), raft_log };
+        let start = consensus::Start { data_dir, incarnation, outbox, options: loops, log: log.clone(), raft_log };
         let running =
             consensus::spawn(inbox, handle.clone(), start).map_err(system("cannot start the consensus thread"))?;
         let forming = forms.then(|| {
@@ -274,7 +274,7 @@ struct Bound {
 
 /// What a node's directory holds.
 struct Opened {
-    volume: Volume,
+    data_dir: DataDir,
     incarnation: Incarnation,
     peers: Arc<Peers>,
 }
@@ -288,14 +288,14 @@ fn may_form(config: &Config, identity: &Identity) -> bool {
 fn open(
     directory: &Path,
     reserve: Option<u64>,
-    boot: Boot,
+    boot: OpenOptions,
     addresses: &serde_json::Value,
 ) -> Result<Opened, storage::Error> {
     let engine = Arc::new(SledEngine::with_reserve(directory, reserve)?);
     let peers = Arc::new(Peers::open(engine.clone())?);
-    let (volume, incarnation) = Volume::open(engine, boot)?;
-    volume.engine().replace_file(ADDRESSES, format!("{addresses}\n").as_bytes())?;
-    Ok(Opened { volume, incarnation, peers })
+    let (data_dir, incarnation) = DataDir::open(engine, boot)?;
+    data_dir.engine().replace_file(ADDRESSES, format!("{addresses}\n").as_bytes())?;
+    Ok(Opened { data_dir, incarnation, peers })
 }
 
 /// Runs what waits for the disk off the async threads, so that a signal is heard meanwhile.

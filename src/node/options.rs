@@ -12,7 +12,7 @@ use super::listen::Ports;
 use super::memory::Memory;
 use crate::config::Config;
 use crate::model::Limits;
-use crate::storage::Boot;
+use crate::storage::OpenOptions;
 use crate::{consensus, http, transport};
 
 /// The most connections of clients.
@@ -39,8 +39,8 @@ pub(super) fn reserve(config: &Config) -> Option<u64> {
 }
 
 /// What the directory is opened with.
-pub(super) fn boot(config: &Config, ports: &Ports, memory: Memory) -> Boot {
-    Boot {
+pub(super) fn boot(config: &Config, ports: &Ports, memory: Memory) -> OpenOptions {
+    OpenOptions {
         name: config.raft.node_id.clone(),
         raft_address: config.advertised_raft(ports.raft.port),
         http_address: config.advertised_http(ports.http.port),
@@ -77,7 +77,7 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
             size(config.limits.body_bytes),
         ),
         pending_requests: size(config.limits.pending_requests),
-        history: consensus::History {
+        history: crate::changefeed::History {
             events: size(config.limits.watch_events),
             bytes: size(match config.limits.watch_mb {
                 0 => bound.memory.history(),

@@ -25,9 +25,9 @@ pub(super) async fn told(log: &Logger, opening: impl Future<Output = Result<Open
         tokio::select! {
             opened = &mut opening => {
                 let opened = opened?;
-                let (journal, machine) = (&opened.incarnation.journal, &opened.incarnation.machine);
+                let (journal, state_machine) = (&opened.incarnation.journal, &opened.incarnation.state_machine);
                 info!(log, "the directory is read"; "ms" => u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    "keys" => machine.keys(), "applied" => machine.applied().0, "last_log_index" => journal.last_index());
+                    "keys" => state_machine.keys(), "applied" => state_machine.applied().0, "last_log_index" => journal.last_index());
                 return Ok(opened);
             }
             _ = ticks.tick() => {

@@ -15,11 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft::eraftpb::{Entry, HardState};
 
+use super::journal::record;
+use super::kv::chunks;
+use super::kv::meta::State;
 use super::layout::{Bytes, Kind, PIECE_BYTES, record_key};
-use super::record;
-use super::spool::Spool;
-use super::state::State;
-use super::{Applied, Batch, Db, Error, Journal, Machine, Operation, Pair, cells, identity, peers, snapshot};
+use super::snapshot::spool::Spool;
+use super::{Applied, Batch, Db, Error, Journal, Operation, Pair, StateMachine, identity, peers, snapshot};
 use crate::model::{Command, codec};
 
 /// A database in memory.
@@ -147,7 +148,7 @@ pub fn machine_values(bytes: &[u8]) {
     };
     let table = [&[codec::VERSION], table].concat();
     let mut batch = Batch::default();
-    let mut digest = cells::put(&mut batch, Kind::Members, b"", 1, &table, None).digest();
+    let mut digest = chunks::put(&mut batch, Kind::Members, b"", 1, &table, None).digest();
     let mut values = BTreeMap::new();
     while let Some((key, value)) = pair(&mut bytes) {
         values.insert(key, value);
@@ -164,14 +165,14 @@ pub fn machine_values(bytes: &[u8]) {
             _ => (Kind::Data, *key, version(value)),
         };
         keys += u64::from(kind == Kind::Data);
-        let header = cells::put(&mut batch, kind, name, version, value, None);
+        let header = chunks::put(&mut batch, kind, name, version, value, None);
         digest = digest.wrapping_add(header.digest());
     }
     if let Ok(mut read) = State::decode(&state) {
-        read.tally = cells::Tally { keys, digest };
+        read.tally = chunks::StateChecksum { keys, digest };
         state = read.encode();
     }
-    cells::put(&mut batch, Kind::State, b"", 1, &state, None);
+    chunks::put(&mut batch, Kind::State, b"", 1, &state, None);
     let db = Memory::default();
     db.write(batch).expect("memory takes everything");
     use_machine(Arc::new(db));
@@ -230,24 +231,25 @@ pub fn spool(bytes: &[u8]) {
 
 fn use_machine(db: Arc<Memory>) {
     let data: Vec<_> = db.pairs().keys().filter_map(|key| super::layout::parse_cell_key(key)).collect();
-    let mut machine = match Machine::open(db) {
-        Ok(machine) => machine,
+    let mut state_machine = match StateMachine::open(db) {
+        Ok(state_machine) => state_machine,
         Err(error) => return assert!(!error.to_string().contains('\n'), "one line: {error}"),
     };
     for (kind, key, _) in &data {
         assert!(
-            *kind != Kind::Data || machine.get(key).is_ok_and(|found| found.is_some()),
+            *kind != Kind::Data || state_machine.get(key).is_ok_and(|found| found.is_some()),
             "what was counted is there"
         );
     }
-    let (index, term) = machine.applied();
+    let (index, term) = state_machine.applied();
     let last = data.iter().rfind(|(kind, ..)| *kind == Kind::Data);
     let key = last.map_or(&b"k"[..], |(_, key, _)| key).to_vec();
     let command = Command::put(key.clone(), "1");
     let operation = Operation::Command(command.into());
-    let applied = machine.apply(vec![Applied { index: index + 1, term, operation }], usize::MAX);
+    let applied = state_machine.apply(vec![Applied { index: index + 1, term, operation }], usize::MAX);
     assert!(
-        applied.is_ok() && machine.get(&key).is_ok_and(|found| found.is_some_and(|value| value.version == index + 1))
+        applied.is_ok()
+            && state_machine.get(&key).is_ok_and(|found| found.is_some_and(|value| value.version == index + 1))
     );
 }
 

@@ -6,7 +6,7 @@
 //! Laws: replaced as a whole (write, fsync, rename, fsync of the directory), never edited; checked before anything else
 //! in the directory is opened.
 //!
-//! Not here: the folders it names ([`super::Volume`]).
+//! Not here: the folders it names ([`super::DataDir`]).
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::layout::{IDENTITY, IDENTITY_VERSION};
-use super::sealed::Seal;
-use crate::model::Lives;
+use super::sealed_file::Seal;
+use crate::model::BootHistory;
 
 /// Version 1 did not have the lives.
 const SEAL: Seal = Seal { file: IDENTITY, magic: "huskv-identity", oldest: 1, version: IDENTITY_VERSION };
@@ -48,7 +48,7 @@ pub struct Identity {
     pub previous: Option<Previous>,
     /// The present start of the process on this directory, and those before.
     #[serde(default)]
-    pub lives: Lives,
+    pub lives: BootHistory,
 }
 
 /// The incarnation that an adopted node goes back to where the join is never finished.
@@ -100,7 +100,7 @@ pub(super) fn decode(bytes: &[u8], directory: &str) -> Result<Identity, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Life;
+    use crate::model::BootId;
 
     fn identity() -> Identity {
         Identity {
@@ -115,7 +115,7 @@ mod tests {
             picked_http_port: None,
             picked_raft_port: Some(7),
             previous: None,
-            lives: Lives { current: Life { count: 2, nonce: 9 }, before: vec![Life { count: 1, nonce: 8 }] },
+            lives: BootHistory { current: BootId { count: 2, nonce: 9 }, before: vec![BootId { count: 1, nonce: 8 }] },
         }
     }
 
@@ -154,7 +154,7 @@ mod tests {
         let old = "huskv-identity 1 954e9c00\n{\n  \"started_as\": \"node1\",\n  \"cluster_id\": 3,\n  \"raft_id\": 5,\n  \
                    \"ready\": true,\n  \"formed\": false,\n  \"removed\": false,\n  \"raft_address\": \"a:1\",\n  \
                    \"http_address\": \"a:2\",\n  \"picked_http_port\": null,\n  \"picked_raft_port\": 7\n}\n";
-        assert_eq!(decode(old.as_bytes(), "d").unwrap(), Identity { lives: Lives::default(), ..identity() });
+        assert_eq!(decode(old.as_bytes(), "d").unwrap(), Identity { lives: BootHistory::default(), ..identity() });
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! each other. No stored value is longer than [`PIECE_BYTES`]: sled would put a larger page into a blob file, which it
 //! never syncs.
 //!
-//! Not here: what the records and values hold ([`super::record`], [`super::cells`], [`super::identity`]).
+//! Not here: what the records and values hold ([`super::journal::record`], [`super::kv::chunks`], [`super::identity`]).
 
 use crate::model::validate;
 
@@ -77,7 +77,7 @@ pub(super) fn journal(raft_id: u64) -> String {
 }
 
 /// The folder of a generation of the machine of `raft_id`.
-pub(super) fn machine(raft_id: u64, generation: u64) -> String {
+pub(super) fn state_machine(raft_id: u64, generation: u64) -> String {
     format!("{raft_id}/machine-{generation}")
 }
 
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(cell_key(Kind::Members, b"", 0), [2, 0, 1, 0, 0]);
         assert_eq!(cell_key(Kind::Expiry, b"e", 0), [4, b'e', 0, 1, 0, 0]);
         assert_eq!(cell_key(Kind::Result, b"r", 0), [5, b'r', 0, 1, 0, 0]);
-        assert_eq!((journal(7), machine(7, 2)), ("7/journal".into(), "7/machine-2".into()));
+        assert_eq!((journal(7), state_machine(7, 2)), ("7/journal".into(), "7/machine-2".into()));
     }
 
     #[test]

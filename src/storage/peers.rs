@@ -7,7 +7,7 @@
 //! Laws: durable before the life is spoken to. Written only where something is new, which is a restart of either end, and
 //! replaced as a whole. A peer that tells no life is not kept, for it does not have this node in its table yet. A raft id that was removed is not kept, so the file stays about as small as the member table.
 //!
-//! Not here: the rule (`model::Lives`), and who asks (`transport`).
+//! Not here: the rule (`model::BootHistory`), and who asks (`transport`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{PEERS, PEERS_VERSION};
-use super::sealed::Seal;
+use super::sealed_file::Seal;
 use super::{Engine, Error};
-use crate::model::{IdentityConflict, Life, Lives};
+use crate::model::{BootHistory, BootId, IdentityConflict};
 use crate::plant::{self, Plant};
 
 const SEAL: Seal = Seal { file: PEERS, magic: "huskv-peers", oldest: 1, version: PEERS_VERSION };
@@ -26,9 +26,9 @@ const SEAL: Seal = Seal { file: PEERS, magic: "huskv-peers", oldest: 1, version:
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
     /// The life that it was spoken to in last.
-    life: Option<Life>,
+    life: Option<BootId>,
     /// The life of this node that it has heard last, as far as this node knows.
-    heard: Option<Life>,
+    heard: Option<BootId>,
 }
 
 /// The content of the file.
@@ -67,17 +67,17 @@ impl Peers {
     }
 
     /// The life that this peer was spoken to in last.
-    pub fn life(&self, raft_id: u64) -> Option<Life> {
+    pub fn life(&self, raft_id: u64) -> Option<BootId> {
         self.lock().get(&raft_id)?.life
     }
 
     /// The life of this node that this peer has heard last.
-    pub fn heard(&self, raft_id: u64) -> Option<Life> {
+    pub fn heard(&self, raft_id: u64) -> Option<BootId> {
         self.lock().get(&raft_id)?.heard
     }
 
     /// Whether [`Peers::meet`] would have nothing to write.
-    pub fn knows(&self, raft_id: u64, life: Life, heard: Option<Life>) -> bool {
+    pub fn knows(&self, raft_id: u64, life: BootId, heard: Option<BootId>) -> bool {
         self.lock()
             .get(&raft_id)
             .is_some_and(|known| known.life == Some(life) && (heard.is_none() || known.heard == heard))
@@ -87,7 +87,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`IdentityConflict`]: it is not the one that is known.
-    pub fn check(&self, raft_id: u64, lives: &Lives) -> Result<(), IdentityConflict> {
+    pub fn check(&self, raft_id: u64, lives: &BootHistory) -> Result<(), IdentityConflict> {
         follow(self.life(raft_id), lives).map(drop)
     }
 
@@ -100,8 +100,8 @@ impl Peers {
     pub fn meet(
         &self,
         raft_id: u64,
-        lives: &Lives,
-        heard: Option<Life>,
+        lives: &BootHistory,
+        heard: Option<BootId>,
         keep: impl Fn(u64) -> bool,
     ) -> Result<Result<bool, IdentityConflict>, Error> {
         let mut known = self.lock();
@@ -127,7 +127,7 @@ impl Peers {
     }
 }
 
-fn follow(known: Option<Life>, lives: &Lives) -> Result<bool, IdentityConflict> {
+fn follow(known: Option<BootId>, lives: &BootHistory) -> Result<bool, IdentityConflict> {
     if plant::is(Plant::LivesIgnored) { Ok(true) } else { lives.follow(known) }
 }
 
@@ -136,15 +136,15 @@ mod tests {
     use super::super::tests::sled;
     use super::*;
 
-    fn lives(times: u64) -> Lives {
-        let mut lives = Lives::default();
+    fn lives(times: u64) -> BootHistory {
+        let mut lives = BootHistory::default();
         (1..=times).for_each(|nonce| lives.begin(nonce));
         lives
     }
 
     #[test]
     fn golden_bytes() {
-        let life = |count, nonce| Some(Life { count, nonce });
+        let life = |count, nonce| Some(BootId { count, nonce });
         let known = ByPeer::from([(7, Known { life: life(2, 9), heard: None })]);
         let golden = "huskv-peers 1 7ef3ffc9\n{\n  \"7\": {\n    \"life\": {\n      \"count\": 2,\n      \"nonce\": 9\n    },\n    \
                       \"heard\": null\n  }\n}\n";
@@ -158,7 +158,7 @@ mod tests {
         let engine = sled(dir.path());
         let peers = Peers::open(engine.clone()).unwrap();
         let members = |id| id != 9;
-        let ours = Life { count: 4, nonce: 4 };
+        let ours = BootId { count: 4, nonce: 4 };
         peers.meet(5, &lives(1), None, members).unwrap().unwrap();
         peers.meet(9, &lives(1), None, members).unwrap().unwrap();
         peers.meet(5, &lives(2), Some(ours), members).unwrap().unwrap();

@@ -8,11 +8,11 @@
 
 use futures_util::FutureExt;
 
-use super::admission::{admit, check_message, check_snapshot};
-use super::bounds;
-use super::dial::Whereabouts;
-use super::framing::{Opening, read_frame, read_opening};
-use super::greeting::{Hello, WIRE_VERSION};
+use super::handshake::admission::{admit, check_message, check_snapshot};
+use super::handshake::dial::PeerAddress;
+use super::handshake::{Hello, WIRE_VERSION};
+use super::wire::frame_limits;
+use super::wire::framing::{Opening, read_frame, read_opening};
 use super::wire::{Frame, HEAD_BYTES};
 use crate::model::{PeerTable, check_address, codec};
 
@@ -22,10 +22,10 @@ pub fn stream(mut bytes: &[u8]) {
     if !matches!(opening, Ok(Opening::Huskv(WIRE_VERSION))) {
         return;
     }
-    let mut bounds = bounds::HELLO;
+    let mut bounds = frame_limits::HELLO;
     while let Some(Ok(frame)) = read_frame(&mut bytes, bounds).now_or_never() {
         understood(&frame);
-        bounds = bounds::ANY;
+        bounds = frame_limits::ANY;
     }
 }
 
@@ -53,9 +53,9 @@ pub fn frame(bytes: &[u8]) {
 pub fn address(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let sound = check_address(text).is_ok();
-    let mut whereabouts = Whereabouts::new("table:1");
+    let mut whereabouts = PeerAddress::new("table:1");
     whereabouts.heard(text);
-    whereabouts.heard_of(text);
+    whereabouts.gossiped(text);
     let taken = (0..3).any(|attempt| whereabouts.address(attempt) == text);
     assert!(taken == sound || text == "table:1", "what is no address is not dialled");
 }
@@ -69,7 +69,7 @@ fn understood(frame: &Frame) {
         Frame::Hello(hello) => asked(hello),
         Frame::Step(message) => drop(check_message(message, message.from, message.to)),
         Frame::End(message) => drop(check_snapshot(message, message.from, message.to)),
-        Frame::Whereabouts(known) => {
+        Frame::PeerAddress(known) => {
             known.iter().for_each(|(_, text)| address(text.as_bytes()));
         }
         _ => {}

@@ -9,33 +9,23 @@
 //! their own.
 //!
 //! Laws: nobody is heard before its handshake fits the [`PeerTable`](crate::model::PeerTable) last published and its life
-//! follows from the one that is known ([`Lives`](crate::model::Lives)), durably noted; the members in the table always find
+//! follows from the one that is known ([`BootHistory`](crate::model::Lives)), durably noted; the members in the table always find
 //! a place. Every queue, frame and wait is bounded, and so is all that is on its way together. A broken connection hurts nothing but what was on it: messages, which raft
 //! and requests, which are answered as unknown.
 //!
 //! Not here: what any message means (`consensus`); encryption and login, which this wire does not have.
 
-mod admission;
-mod bounds;
-mod budget;
-mod dial;
-mod errand;
-mod forwards;
-mod framing;
+mod connection_slots;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
-mod greeting;
-mod inbound;
-mod incoming;
+mod handshake;
+mod link;
+mod listener;
+mod memory_budget;
 mod outbox;
-mod outgoing;
-mod parcel;
-mod peer;
-mod peer_clock;
-mod places;
-mod precheck;
-mod shared;
-mod snapshot;
+mod registry;
+mod rpc;
+mod snapshot_stream;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -44,7 +34,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::Shared;
+use registry::Registry;
 use tokio::time::timeout;
 
 use crate::consensus::{Handle, Outbox};
@@ -65,7 +55,7 @@ pub struct Options {
 
 /// A started transport; dropped, its connections close.
 pub struct Transport {
-    shared: Arc<Shared>,
+    registry: Arc<Registry>,
 }
 
 /// Accepts peers on `listener`, which are known by what `peers` says of them, and makes the outbox that dials them. Tasks run on the calling tokio runtime. Nobody is
@@ -82,23 +72,23 @@ pub fn start(
 ) -> std::io::Result<(Transport, Box<dyn Outbox>)> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let shared = Arc::new(Shared::new(handle, peers, options.member_bytes, log));
-    shared.spawn(inbound::accept(listener, Arc::clone(&shared), options.max_inbound));
-    let outbox = outbox::Post::new(Arc::clone(&shared));
-    Ok((Transport { shared }, Box::new(outbox)))
+    let registry = Arc::new(Registry::new(handle, peers, options.member_bytes, log));
+    registry.spawn(listener::accept(listener, Arc::clone(&registry), options.max_inbound));
+    let outbox = outbox::PeerOutbox::new(Arc::clone(&registry));
+    Ok((Transport { registry }, Box::new(outbox)))
 }
 
 impl Transport {
     /// Stops accepting, sends what is queued as far as that is quick, and closes every connection; at most half a second.
     pub async fn stop(self) {
-        self.shared.stop();
+        self.registry.stop();
         // What is left then ends with the runtime.
-        drop(timeout(STOP_LIMIT, self.shared.finished()).await);
+        drop(timeout(STOP_LIMIT, self.registry.finished()).await);
     }
 }
 
 impl Drop for Transport {
     fn drop(&mut self) {
-        self.shared.stop();
+        self.registry.stop();
     }
 }

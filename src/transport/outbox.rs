@@ -6,7 +6,7 @@
 //! Laws: nothing here blocks. What does not fit into a queue is dropped and reported (messages) or given back at once
 //! (requests).
 //!
-//! Not here: what the tasks do (`peer`, `errand`, `snapshot`).
+//! Not here: what the tasks do (`link`, `rpc`, `snapshot_stream`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use raft::eraftpb::{Message, MessageType};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use super::dial::Whereabouts;
-use super::errand;
-use super::forwards::Forwards;
-use super::greeting::Purpose;
-use super::parcel::{Load, Parcel, QUEUE_PARCELS};
-use super::peer::{Life, Peer};
-use super::shared::{Directory, Shared};
-use super::snapshot;
+use super::handshake::Purpose;
+use super::handshake::dial::PeerAddress;
+use super::link::forwards::Forwards;
+use super::link::send_queue::{QUEUE_PARCELS, QueuedBytes, QueuedFrame};
+use super::link::{LinkState, Peer};
+use super::registry::{Directory, Registry};
+use super::rpc;
+use super::snapshot_stream;
 use super::wire::Frame;
 use crate::consensus::{Hop, Input, Outbox};
-use crate::model::{Adopt, Code, DiskSpace, PeerTable, Probe, Refusal, Request, StateDigest};
+use crate::model::{Code, DiskSpace, JoinOffer, PeerTable, Probe, Refusal, Request, StateDigest};
 use crate::storage::SnapshotReader;
 
 /// The most questions to strangers that are under way at once.
@@ -42,8 +42,8 @@ const ANSWER_BYTES: usize = 64 << 10;
 const MAX_WAIT_MS: u64 = 3_600_000;
 
 /// The transport as the loop sees it.
-pub struct Post {
-    shared: Arc<Shared>,
+pub struct PeerOutbox {
+    registry: Arc<Registry>,
     links: HashMap<u64, Link>,
     introduced_as: Option<(String, u64, u64, String)>,
     errands: Arc<Semaphore>,
@@ -51,7 +51,7 @@ pub struct Post {
 
 /// The near end of a member's queue.
 struct Link {
-    queue: mpsc::Sender<Parcel>,
+    queue: mpsc::Sender<QueuedFrame>,
     bytes: Arc<AtomicUsize>,
     forwards: Arc<Forwards>,
     name: String,
@@ -59,22 +59,22 @@ struct Link {
 }
 
 impl Link {
-    fn put(&self, bytes: usize, parcel: impl FnOnce(Load) -> Parcel) -> bool {
-        Load::take(&self.bytes, bytes).is_some_and(|load| self.queue.try_send(parcel(load)).is_ok())
+    fn put(&self, bytes: usize, parcel: impl FnOnce(QueuedBytes) -> QueuedFrame) -> bool {
+        QueuedBytes::take(&self.bytes, bytes).is_some_and(|load| self.queue.try_send(parcel(load)).is_ok())
     }
 }
 
-impl Post {
+impl PeerOutbox {
     /// An outbox that knows nobody yet.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub fn new(registry: Arc<Registry>) -> Self {
         let errands = Arc::new(Semaphore::new(MAX_ERRANDS));
-        Self { shared, links: HashMap::new(), introduced_as: None, errands }
+        Self { registry, links: HashMap::new(), introduced_as: None, errands }
     }
 
     /// Delivers from a task of its own: the loop must not wait for its own queue.
     fn deliver(&self, input: Input) {
-        let shared = Arc::clone(&self.shared);
-        self.shared.spawn(async move { shared.handle.deliver(input).await });
+        let registry = Arc::clone(&self.registry);
+        self.registry.spawn(async move { registry.handle.deliver(input).await });
     }
 
     /// Says something to a peer that is not in the table, on every connection that it has opened.
@@ -82,28 +82,28 @@ impl Post {
         if message.msg_type == MessageType::MsgSnapshot || message_bytes(message) > ANSWER_BYTES {
             return;
         }
-        for (_, caller) in self.shared.directory().callers.range((message.to, 0)..=(message.to, u64::MAX)) {
+        for (_, caller) in self.registry.directory().callers.range((message.to, 0)..=(message.to, u64::MAX)) {
             // Where it does not fit, raft repeats it.
             drop(caller.queue.try_send(Frame::Step(Box::new(message.clone()))));
         }
     }
 
-    fn begin(&mut self, directory: &mut Directory, raft_id: u64, name: &str, whereabouts: Whereabouts) {
+    fn begin(&mut self, directory: &mut Directory, raft_id: u64, name: &str, whereabouts: PeerAddress) {
         let (queue, queue_end) = mpsc::channel(QUEUE_PARCELS);
         let (sender, whereabouts) = watch::channel(whereabouts);
         directory.roster.insert(raft_id, sender);
-        let forwards = Arc::new(Forwards::new(self.shared.handle.clone(), name));
+        let forwards = Arc::new(Forwards::new(self.registry.handle.clone(), name));
         let peer = Peer {
             raft_id,
             name: name.into(),
-            hello: self.shared.hello(Purpose::Peer, raft_id),
-            shared: Arc::clone(&self.shared),
+            hello: self.registry.hello(Purpose::Peer, raft_id),
+            registry: Arc::clone(&self.registry),
             queue: queue_end,
             forwards: Arc::clone(&forwards),
             whereabouts,
-            life: Life::new(),
+            life: LinkState::new(),
         };
-        self.shared.spawn(peer.run());
+        self.registry.spawn(peer.run());
         self.links.insert(raft_id, Link { queue, bytes: Arc::default(), forwards, name: name.into(), full: false });
     }
 
@@ -115,35 +115,35 @@ impl Post {
         let refusal = permit.is_none().then(|| {
             Refusal::not_applied(Code::Overloaded, format!("{MAX_ERRANDS} conversations with strangers are under way"))
         });
-        let (shared, answer) = (Arc::clone(&self.shared), answer(refusal));
-        self.shared.spawn(async move {
+        let (registry, answer) = (Arc::clone(&self.registry), answer(refusal));
+        self.registry.spawn(async move {
             let input = answer.await;
             drop(permit);
-            shared.handle.deliver(input).await;
+            registry.handle.deliver(input).await;
         });
     }
 }
 
-impl Outbox for Post {
+impl Outbox for PeerOutbox {
     fn send(&mut self, messages: Vec<Message>) {
         for message in messages {
             let to = message.to;
-            let shared = Arc::clone(&self.shared);
+            let registry = Arc::clone(&self.registry);
             let Some(link) = self.links.get_mut(&to) else {
                 self.answer(&message);
                 continue;
             };
             if message.msg_type == MessageType::MsgSnapshot {
                 // A copy is streamed; without it the message would promise what never comes.
-                shared.complain("a snapshot cannot be sent as a message", &link.name, "dropped");
+                registry.warn_limited("a snapshot cannot be sent as a message", &link.name, "dropped");
                 continue;
             }
             let bytes = message_bytes(&message);
-            let queued = link.put(bytes, |load| Parcel::Step(Box::new(message), load));
+            let queued = link.put(bytes, |load| QueuedFrame::Step(Box::new(message), load));
             let begins = !queued && !link.full;
             link.full = !queued;
             if begins && !link.queue.is_closed() {
-                shared.complain("the queue to a peer is full", &link.name, "raft messages are dropped");
+                registry.warn_limited("the queue to a peer is full", &link.name, "raft messages are dropped");
                 self.deliver(Input::PeerDown(to));
             }
         }
@@ -159,7 +159,7 @@ impl Outbox for Post {
             Some(link) => {
                 let bytes = PARCEL_BYTES + request_bytes(&request);
                 let open = link.forwards.open(token, deadline);
-                if open && link.put(bytes, |load| Parcel::Forward(token, hop, request, load)) {
+                if open && link.put(bytes, |load| QueuedFrame::Forward(token, hop, request, load)) {
                     return;
                 }
                 if open && !link.forwards.withdraw(token) {
@@ -177,22 +177,22 @@ impl Outbox for Post {
     }
 
     fn identify(&mut self, token: u64, address: &str) {
-        let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
+        let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
         self.errand(|refusal| async move {
             let result = match refusal {
                 Some(refusal) => Err(refusal),
-                None => errand::identify(&shared, &address).await,
+                None => rpc::identify(&registry, &address).await,
             };
             Input::Identified { token, result }
         });
     }
 
-    fn adopt(&mut self, token: u64, address: &str, adopt: Adopt) {
-        let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
+    fn adopt(&mut self, token: u64, address: &str, adopt: JoinOffer) {
+        let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
         self.errand(|refusal| async move {
             let result = match refusal {
                 Some(refusal) => Err(refusal),
-                None => errand::adopt(&shared, &address, adopt).await,
+                None => rpc::adopt(&registry, &address, adopt).await,
             };
             Input::AdoptAnswered { token, result }
         });
@@ -200,19 +200,19 @@ impl Outbox for Post {
 
     fn end_join(&mut self, address: &str, cluster_id: u64, raft_id: u64) {
         let Ok(permit) = Arc::clone(&self.errands).try_acquire_owned() else { return };
-        let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
-        self.shared.spawn(async move {
-            errand::end_join(&shared, &address, cluster_id, raft_id).await;
+        let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
+        self.registry.spawn(async move {
+            rpc::end_join(&registry, &address, cluster_id, raft_id).await;
             drop(permit);
         });
     }
 
     fn probe(&mut self, token: u64, address: &str, probe: Probe) {
-        let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
+        let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
         self.errand(|refusal| async move {
             let result = match refusal {
                 Some(refusal) => Err(refusal),
-                None => errand::probe(&shared, &address, probe).await,
+                None => rpc::probe(&registry, &address, probe).await,
             };
             Input::Probed { token, result }
         });
@@ -221,38 +221,38 @@ impl Outbox for Post {
     fn tell_digest(&mut self, to: u64, told: StateDigest) {
         if let Some(link) = self.links.get(&to) {
             // Another one follows in a second.
-            drop(link.queue.try_send(Parcel::Digest(told)));
+            drop(link.queue.try_send(QueuedFrame::Digest(told)));
         }
     }
 
     fn tell_space(&mut self, to: u64, space: DiskSpace) {
         if let Some(link) = self.links.get(&to) {
             // Another one follows in a second.
-            drop(link.queue.try_send(Parcel::Space(space)));
+            drop(link.queue.try_send(QueuedFrame::Space(space)));
         }
     }
 
     fn tell_removed(&mut self, raft_id: u64) {
         if let Some(link) = self.links.get(&raft_id) {
             // Where it is full or closed, the member hears it at its next handshake.
-            drop(link.queue.try_send(Parcel::Removed));
+            drop(link.queue.try_send(QueuedFrame::Removed));
         }
     }
 
     fn stream(&mut self, to: u64, message: Message, reader: SnapshotReader) {
-        let shared = Arc::clone(&self.shared);
-        self.shared.spawn(async move {
-            let result = snapshot::send(&shared, to, message, reader).await;
-            shared.handle.deliver(Input::StreamEnded { to, result }).await;
+        let registry = Arc::clone(&self.registry);
+        self.registry.spawn(async move {
+            let result = snapshot_stream::send(&registry, to, message, reader).await;
+            registry.handle.deliver(Input::StreamEnded { to, result }).await;
         });
     }
 
     fn publish(&mut self, table: PeerTable) {
         let table = Arc::new(table);
-        let shared = Arc::clone(&self.shared);
+        let registry = Arc::clone(&self.registry);
         // From before the table lets anybody in until its members are dialled: who comes in by it is in it.
-        let mut directory = shared.directory();
-        shared.table.send_replace(Some(Arc::clone(&table)));
+        let mut directory = registry.directory();
+        registry.table.send_replace(Some(Arc::clone(&table)));
         let introduced_as = Some((table.node_id.clone(), table.raft_id, table.cluster_id, table.raft_address.clone()));
         if table.removed || self.introduced_as != introduced_as {
             // Every connection was opened under another name than the present one.
@@ -268,7 +268,7 @@ impl Outbox for Post {
             if let Some(whereabouts) = directory.roster.get(raft_id) {
                 whereabouts.send_if_modified(|whereabouts| whereabouts.listed(address));
             } else {
-                let mut whereabouts = Whereabouts::new(address);
+                let mut whereabouts = PeerAddress::new(address);
                 if let Some(said) = said {
                     whereabouts.heard(&said);
                 }

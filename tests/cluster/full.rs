@@ -29,7 +29,7 @@ impl Disk {
         Self { home }
     }
 
-    pub fn volume(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.home.path().join("volume")
     }
 
@@ -97,7 +97,7 @@ fn write_until_failure(node: &Node, most: usize) -> Vec<String> {
 }
 
 #[track_caller]
-fn exits_for_want_of_space(node: &mut Node, volume: &Path, what: &str) {
+fn exits_for_want_of_space(node: &mut Node, data_dir: &Path, what: &str) {
     let status = node.await_exit(secs(30));
     let log = node.log();
     assert!(status.code().is_some_and(|code| code != 0), "{what}: {status}: {log}");
@@ -105,7 +105,7 @@ fn exits_for_want_of_space(node: &mut Node, volume: &Path, what: &str) {
     let named = |line: &str| {
         let lower = line.to_lowercase();
         let full = lower.contains("disk full") || lower.contains("no space");
-        full && line.contains(&volume.display().to_string()) && line.chars().any(|c| c.is_ascii_digit())
+        full && line.contains(&data_dir.display().to_string()) && line.chars().any(|c| c.is_ascii_digit())
     };
     assert!(log.lines().any(named), "{what}: directory and bytes free are not named: {log}");
     assert!(log.to_lowercase().contains("free"), "{what}: {log}");
@@ -114,14 +114,14 @@ fn exits_for_want_of_space(node: &mut Node, volume: &Path, what: &str) {
 fn a_full_disk_ends_the_node_and_loses_nothing() {
     let disk = Disk::of(64);
     disk.reserve(24);
-    let mut node = Setup::named("node1").directory(disk.volume()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
+    let mut node = Setup::named("node1").directory(disk.data_dir()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
     let acked = write_until_failure(&node, 2_000);
     assert!(acked.len() > 10, "the disk was full too early: {}", acked.len());
-    exits_for_want_of_space(&mut node, &disk.volume(), "when it becomes full");
+    exits_for_want_of_space(&mut node, &disk.data_dir(), "when it becomes full");
     disk.fill();
     for attempt in ["again", "and again"] {
         node.spawn();
-        exits_for_want_of_space(&mut node, &disk.volume(), &format!("started {attempt} while it is full"));
+        exits_for_want_of_space(&mut node, &disk.data_dir(), &format!("started {attempt} while it is full"));
     }
     disk.give_back();
     node.start();
@@ -135,7 +135,7 @@ fn a_follower_whose_disk_is_full_leaves_the_cluster_working() {
     let disk = Disk::of(64);
     disk.reserve(24);
     let mut cluster = Cluster::of(2);
-    let small = Setup::named("node3").directory(disk.volume()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
+    let small = Setup::named("node3").directory(disk.data_dir()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
     cluster.nodes[0].join(&small).expect(200, "a join");
     cluster.nodes.push(small);
     let reign = cluster.reign();
@@ -145,7 +145,7 @@ fn a_follower_whose_disk_is_full_leaves_the_cluster_working() {
         written += 1;
         assert!(written < 2_000, "the disk of the follower did not fill");
     }
-    exits_for_want_of_space(&mut cluster.nodes[2], &disk.volume(), "a follower");
+    exits_for_want_of_space(&mut cluster.nodes[2], &disk.data_dir(), "a follower");
     cluster.nodes[1].put("still", "a quorum");
     disk.give_back();
     cluster.nodes[2].start();

@@ -15,7 +15,7 @@ fn said(output: &Output) -> String {
 
 fn a_client_generated_from_the_contract_works() {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (contract, script) = (tree.join("src/http/openapi.json"), tree.join("tests/cluster/generated.py"));
+    let (contract, script) = (tree.join("src/http/api/openapi.json"), tree.join("tests/cluster/generated.py"));
     let generator = tool("openapi-python-client").expect("the test is ignored where it is missing");
     let bin = generator.parent().expect("a folder");
     let home = tempfile::Builder::new().prefix("huskv-client-").tempdir().expect("a folder for the client");

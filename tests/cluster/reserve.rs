@@ -36,7 +36,7 @@ fn known(cluster: &Cluster, name: &str, nearly_full: bool) {
 fn while_a_voter_is_nearly_full_what_needs_space_is_507_and_the_rest_goes_on() {
     let small = Disk::of(128);
     let mut cluster = Cluster::of(2);
-    let third = Setup::named("node3").directory(small.volume()).start();
+    let third = Setup::named("node3").directory(small.data_dir()).start();
     cluster.nodes[0].join(&third).expect(200, "a join");
     cluster.nodes.push(third);
     let first = &cluster.nodes[0];
@@ -99,7 +99,7 @@ fn short(setup: Setup) -> Setup {
 
 fn a_join_does_not_take_the_leaders_last_space() {
     let small = Disk::of(256);
-    let leader = short(Setup::named("node1")).directory(small.volume()).set("HUSKV_STORAGE_RESERVE_MB", 4).start();
+    let leader = short(Setup::named("node1")).directory(small.data_dir()).set("HUSKV_STORAGE_RESERVE_MB", 4).start();
     fill(&leader, 24);
     // Less than the state has, so that it cannot lie on the disk a second time.
     small.fill_but(16);
@@ -118,7 +118,8 @@ fn a_copy_that_does_not_fit_ends_and_says_so() {
     let small = Disk::of(64);
     let mut leader = short(Setup::named("node1")).start();
     fill(&leader, 48);
-    let mut joiner = short(Setup::named("node2")).directory(small.volume()).set("HUSKV_STORAGE_RESERVE_MB", 8).start();
+    let mut joiner =
+        short(Setup::named("node2")).directory(small.data_dir()).set("HUSKV_STORAGE_RESERVE_MB", 8).start();
     let body = json!({"node_id": "node2", "raft_address": joiner.raft});
     let join = leader.request(Request::new("POST", "/raft/join?timeout=4s").body(body.to_string()).within(secs(20)));
     join.problem(504, "a join that cannot end").code("join_unfinished", "a join that cannot end");
@@ -135,7 +136,7 @@ fn a_copy_that_does_not_fit_ends_and_says_so() {
 
 fn a_node_whose_disk_is_nearly_full_is_not_joined() {
     let small = Disk::of(64);
-    let joiner = Setup::named("node2").directory(small.volume()).start();
+    let joiner = Setup::named("node2").directory(small.data_dir()).start();
     small.fill_but(3);
     let leader = Setup::named("node1").start();
     eventually(ELECTION, "it knows", || {
@@ -151,7 +152,7 @@ fn a_node_whose_disk_is_nearly_full_is_not_joined() {
 
 fn a_really_full_disk_says_what_is_needed() {
     let small = Disk::of(64);
-    let mut node = Setup::named("node1").directory(small.volume()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
+    let mut node = Setup::named("node1").directory(small.data_dir()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
     small.fill();
     // Without a reserve nothing is refused, and the disk ends the node.
     for number in 0..2_000 {
@@ -165,7 +166,7 @@ fn a_really_full_disk_says_what_is_needed() {
     let last = log.lines().last().unwrap_or("");
     assert!(status.code().is_some_and(|code| code != 0), "{status}: {log}");
     for word in
-        ["disk full", &small.volume().display().to_string(), "free there now", "at least 20.0 MiB", "start again"]
+        ["disk full", &small.data_dir().display().to_string(), "free there now", "at least 20.0 MiB", "start again"]
     {
         assert!(last.contains(word), "{word:?} is missing: {last}");
     }

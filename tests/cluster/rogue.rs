@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use huskv::consensus::{Hop, Inbox, Input, Outbox, channel};
 use huskv::model::{
-    Answer, Code, Command, Condition, Fate, Operation, Outcome, PeerTable, Proposal, Refusal, Request, Standing, Txn,
-    Value, WhoAmI,
+    Answer, Code, Command, CommandResult, Condition, NodeKind, Operation, Outcome, PeerTable, Proposal, Refusal,
+    Request, Txn, Value, WhoAmI,
 };
-use huskv::storage::{Boot, Peers, SledEngine, Volume};
+use huskv::storage::{DataDir, OpenOptions, Peers, SledEngine};
 use huskv::transport::{self, Transport};
 use raft::eraftpb::{Entry, Message, MessageType};
 use serde_json::Value as Json;
@@ -47,7 +47,7 @@ impl Rogue {
         node.kill9();
         // Without the member's disk it would be taken for a copy.
         let disk = Arc::new(SledEngine::new(node.directory()).expect("the directory is free now"));
-        let boot = Boot {
+        let boot = OpenOptions {
             name: name.clone(),
             raft_address: address.clone(),
             http_address: node.http.clone(),
@@ -56,8 +56,8 @@ impl Rogue {
             picked_raft_port: None,
             mint: Box::new(|| 1),
         };
-        let (volume, _) = Volume::open(disk.clone(), boot).expect("the member's directory");
-        let lives = volume.identity().lives.clone();
+        let (data_dir, _) = DataDir::open(disk.clone(), boot).expect("the member's directory");
+        let lives = data_dir.identity().lives.clone();
         let id = |row: &Json| row["raft_id"].as_u64().expect("a raft id");
         let text = |row: &Json, name: &str| row[name].as_str().expect("a text").to_owned();
         let rows = stats["members"].as_array().expect("members");
@@ -91,7 +91,7 @@ impl Rogue {
             raft_id: self.table.raft_id,
             cluster_id: self.table.cluster_id,
             http_address: "127.0.0.1:1".into(),
-            standing: Standing::Member,
+            standing: NodeKind::Member,
             offers: Vec::new(),
             raft_address: self.table.raft_address.clone(),
             moved: false,
@@ -147,8 +147,7 @@ fn what_no_client_may_ask_is_refused_when_a_member_sends_it_on() {
     let mut rogue = Rogue::in_place_of(&mut cluster.nodes[place]);
     let to = rogue.connected(cluster.nodes[leader].name());
     let sound = rogue.send_on(to, write(Command::put("k", "v")));
-    let put =
-        |answer: &Answer| matches!(answer, Answer::Written(written) if matches!(written.outcome, Outcome::Put { .. }));
+    let put = |answer: &Answer| matches!(answer, Answer::Written(written) if matches!(written.outcome, CommandResult::Put { .. }));
     assert!(sound.as_ref().is_ok_and(put), "{sound:?}");
     let value = |content_type: &str, bytes: &'static [u8]| Command::Put {
         key: "k".into(),
@@ -177,7 +176,7 @@ fn what_no_client_may_ask_is_refused_when_a_member_sends_it_on() {
         ("a name with escapes", Request::Remove { node_id: "\u{1b}[2J\r\n".into() }, Code::BadRequest),
     ] {
         let refusal = rogue.send_on(to, request).expect_err(what);
-        assert_eq!((refusal.code, refusal.fate), (code, Fate::NotApplied), "{what}: {refusal:?}");
+        assert_eq!((refusal.code, refusal.fate), (code, Outcome::NotApplied), "{what}: {refusal:?}");
     }
     for node in cluster.nodes.iter().filter(|node| node.runs()) {
         let listed = node.get("/store").expect(200, "a page").data();

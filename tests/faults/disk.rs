@@ -100,7 +100,7 @@ impl SmallDisk {
     }
 
     /// Where a node may live on it.
-    pub fn volume(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.home.path().join("volume")
     }
 

@@ -99,7 +99,7 @@ impl World {
                 setup = setup.set("LD_PRELOAD", shim.display()).set("FAULTS_TRIGGER", trigger.display());
             }
             if let (0, Some(disk)) = (place, &small) {
-                setup = setup.directory(disk.volume()).set("HUSKV_STORAGE_RESERVE_MB", RESERVE);
+                setup = setup.directory(disk.data_dir()).set("HUSKV_STORAGE_RESERVE_MB", RESERVE);
             }
             nodes.push(setup.spawn());
         }

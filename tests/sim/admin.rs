@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use huskv::consensus::{Hop, Input};
-use huskv::model::{Answer, Code, Fate, Refusal, Request, Role};
+use huskv::model::{Answer, Code, Outcome, Refusal, Request, Role};
 
 use crate::checks::{self, Denied};
 use crate::nemesis;
@@ -181,7 +181,7 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
     }
     if let Err(refusal) = result {
         // Unless it says otherwise, a refusal may come after an effect, and a change that was given up may still be in the log.
-        if refusal.fate == Fate::NotApplied
+        if refusal.fate == Outcome::NotApplied
             && let Some(open) = world.admin.open.remove(&asked)
             && open.alone
             && let Some(name) = subject(&open.request).cloned()

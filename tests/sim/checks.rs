@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Driver, Filter, Input, Reading};
+use huskv::changefeed::{FeedRead, Filter};
+use huskv::consensus::{Driver, Input};
 use huskv::model::{
-    Answer, Cursor, Happening, Item, List, MemberChange, PeerTable, Request, Role, State, Status, Written, after,
+    Answer, Cursor, EventKind, Item, List, MemberChange, PeerTable, Request, Role, State, Status, Written, after,
 };
 use huskv::plant::{self, Plant};
 
@@ -390,10 +391,10 @@ fn watch(world: &mut World, at: usize, applied: u64) {
     let feed = driver.feed().clone();
     let Ok(opened) = feed.open(None) else { return };
     let mut mirror = std::mem::take(&mut world.nodes[at].mirror);
-    let mut cursor = mirror.cursor.take().filter(|_| mirror.watched == (life, opened.era));
+    let mut cursor = mirror.cursor.take().filter(|_| mirror.watched == (life, opened.epoch));
     let mut wrong = None;
     while let Some(from) = cursor {
-        let Reading::Found { events, cursor: next, all, .. } = feed.read(opened.era, from, &every) else {
+        let FeedRead::Found { events, cursor: next, all, .. } = feed.read(opened.epoch, from, &every) else {
             cursor = None;
             break;
         };
@@ -404,10 +405,10 @@ fn watch(world: &mut World, at: usize, applied: u64) {
             }
             last = event.after();
             let known = match &event.happening {
-                Happening::Put(item) => mirror.items.insert(event.key.to_vec(), item.clone()),
-                Happening::Deleted | Happening::Expired => mirror.items.remove(&event.key[..]),
+                EventKind::Put(item) => mirror.items.insert(event.key.to_vec(), item.clone()),
+                EventKind::Deleted | EventKind::Expired => mirror.items.remove(&event.key[..]),
             };
-            if matches!(event.happening, Happening::Put(_)) || known.is_some() {
+            if matches!(event.happening, EventKind::Put(_)) || known.is_some() {
                 continue;
             }
             wrong = Some(format!("n{at} tells at {} that a key is gone which was not there", event.id()));
@@ -428,7 +429,7 @@ fn watch(world: &mut World, at: usize, applied: u64) {
         world.fail(wrong);
     }
     let cursor = Some(cursor.unwrap_or(opened.cursor));
-    world.nodes[at].mirror = Mirror { watched: (life, opened.era), cursor, items };
+    world.nodes[at].mirror = Mirror { watched: (life, opened.epoch), cursor, items };
 }
 
 /// All that a node holds.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use huskv::consensus::{Bounds, Consistency, Fetched, Hop, Input, Listed};
-use huskv::model::{Answer, Code, Fate, List, Once, Refusal, Request, Write, Written};
+use huskv::model::{Answer, Code, IdempotencyKey, List, Outcome, Refusal, Request, Write, Written};
 
 use crate::checks;
 use crate::linear::{Operation, Seen};
@@ -200,9 +200,9 @@ fn heard(world: &mut World, id: u64, result: Result<Answer, Refusal>) -> Option<
         }
         (Ok(other), _) => Some(Ok(other)),
         (Err(refusal), first) => {
-            named.doubt |= refusal.fate == Fate::Unknown;
+            named.doubt |= refusal.fate == Outcome::Unknown;
             let last = first.is_none() && named.left + named.under_way == 0;
-            let fate = if named.doubt { Fate::Unknown } else { refusal.fate };
+            let fate = if named.doubt { Outcome::Unknown } else { refusal.fate };
             last.then_some(Err(Refusal { fate, ..refusal }))
         }
     }
@@ -272,7 +272,7 @@ fn ask(world: &mut World, id: u64, at: usize, how: How, bound: Option<u64>, tast
     let bounds = Bounds { max_stale_ms: bound, ..Bounds::default() };
     let input = match how {
         How::Write(command) if taste.chance(NAMED) => {
-            let once = Once { key: format!("op{id}").into(), fingerprint: id.into() };
+            let once = IdempotencyKey { key: format!("op{id}").into(), fingerprint: id.into() };
             let write = Write { once: Some(once), command };
             let left = 1 + taste.below(2);
             let named = Named { write: write.clone(), left, under_way: 1, doubt: false, first: None };
@@ -304,7 +304,7 @@ pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Ref
     world.say(|| format!("op{id} {result:?}"));
     if let Err(refusal) = &result
         && refusal.code == Code::DiskNearlyFull
-        && refusal.fate != Fate::NotApplied
+        && refusal.fate != Outcome::NotApplied
     {
         world.fail(format!("op{id} is refused for want of space, and may have been applied: {refusal:?}"));
     }
@@ -330,7 +330,7 @@ pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Ref
             }
         }
         Ok(answer) => world.fail(format!("op{id} was answered by {answer:?}")),
-        Err(refusal) if refusal.fate == Fate::NotApplied => checks::told(world, id, None),
+        Err(refusal) if refusal.fate == Outcome::NotApplied => checks::told(world, id, None),
         Err(_) => {
             let operation = Operation { client: open.client, called: open.called, returned: None, seen: open.seen };
             world.clients.history.entry(open.key).or_default().push(operation);

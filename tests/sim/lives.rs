@@ -1,7 +1,7 @@
 //! Disks that are brought back from older copies, and copies that start beside the node that they were made of.
 //!
 //! Why: a copy says of itself what its original says. Only the lives that others have spoken to since, and the address, tell
-//! them apart, by the rules that the real transport asks (`model::Lives`, `PeerTable::unfollowed`, `storage::Peers`).
+//! them apart, by the rules that the real transport asks (`model::BootHistory`, `PeerTable::unfollowed`, `storage::Peers`).
 //!
 //! Laws: neither a disk that was brought back nor a copy takes part again: its log does not grow and it leads nobody. Disks
 //! are brought back one at a time, while all is well and everybody has heard of a later life: what nobody knows of cannot
@@ -10,7 +10,7 @@
 //! Not here: copies of a cluster whose members are followed by their own word, which are told apart only once both speak.
 
 use huskv::consensus::Input;
-use huskv::model::{Lives, PeerTable, Status};
+use huskv::model::{BootHistory, PeerTable, Status};
 use huskv::storage::Peers;
 
 use crate::admin;
@@ -185,7 +185,7 @@ fn note(
     engine: &SimEngine,
     known: &Peers,
     raft_id: u64,
-    lives: &Lives,
+    lives: &BootHistory,
     heard: Option<&PeerTable>,
     table: &PeerTable,
 ) -> Option<bool> {

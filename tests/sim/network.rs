@@ -4,7 +4,7 @@
 //! promised: it is delayed, lost, repeated and reordered.
 
 use huskv::consensus::{Hop, Input, Names};
-use huskv::model::{Adopt, Code, Probe, Refusal, Request, StateDigest};
+use huskv::model::{Code, JoinOffer, Probe, Refusal, Request, StateDigest};
 use raft::eraftpb::Message;
 
 use crate::port::{Life, Out, Said};
@@ -38,7 +38,7 @@ impl World {
             Out::Wrong(what) => self.fail(format!("n{}: {what}", life.0)),
             Out::Forward { token, to, hop, request, timeout } => self.forward(life, token, (to, hop), request, timeout),
             Out::Identify { token, address } => self.identify(life, token, &address),
-            Out::Adopt { token, address, adopt } => self.adopt(life, token, &address, *adopt),
+            Out::JoinOffer { token, address, adopt } => self.adopt(life, token, &address, *adopt),
             Out::Probe { token, address, probe } => self.probe(life, token, &address, probe),
             Out::TellDigest { to, told } => self.tell_digest(life, to, told),
             Out::TellSpace { to, space } => disks::tell(self, life, to, space),
@@ -212,13 +212,13 @@ impl World {
         }
     }
 
-    fn adopt(&mut self, life: Life, token: u64, address: &str, adopt: Adopt) {
+    fn adopt(&mut self, life: Life, token: u64, address: &str, adopt: JoinOffer) {
         let broken = Err(Refusal::unknown(Code::Unreachable, "the connection broke"));
         self.errand(life, token, 6000, Input::AdoptAnswered { token, result: broken });
         if let Some(at) = self.dial(life.0, address) {
-            let reply = self.nodes[at].port.reply(move |result| Said::Adopted { origin: life, token, result });
+            let reply = self.nodes[at].port.reply(move |result| Said::JoinAccepted { origin: life, token, result });
             let to = (at, self.nodes[at].life);
-            self.after(2, Event::Input(to, Box::new(Input::Adopt { adopt, reply })));
+            self.after(2, Event::Input(to, Box::new(Input::JoinOffer { adopt, reply })));
         }
     }
 
@@ -253,7 +253,7 @@ impl World {
             Said::Probed { origin, token, result } => {
                 self.errand_ends(origin, token, Input::Probed { token, result });
             }
-            Said::Adopted { origin, token, result } => {
+            Said::JoinAccepted { origin, token, result } => {
                 if let Ok(adopted) = &result {
                     self.book.adopted.insert(adopted.raft_id);
                 }

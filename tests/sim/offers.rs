@@ -6,7 +6,7 @@
 //! others.
 
 use huskv::consensus::{Hop, Input};
-use huskv::model::{Adopt, Adopted, Answer, Command, Refusal, Request, Written};
+use huskv::model::{Answer, Command, JoinAccepted, JoinOffer, Refusal, Request, Written};
 
 use crate::port::Said;
 use crate::world::{Event, World};
@@ -69,7 +69,7 @@ fn forge(world: &mut World, at: usize) {
     let (victim, other) = (&world.nodes[at].table, &world.nodes[if itself { at } else { other }].table);
     let cluster_id = *rng.pick(&[victim.cluster_id, other.cluster_id, world.cluster, 4711]);
     let leader_id = *rng.pick(&[other.raft_id, victim.raft_id, 4712]);
-    let adopt = Adopt {
+    let adopt = JoinOffer {
         prepare: false,
         cluster_id: if itself { victim.cluster_id } else { cluster_id },
         leader_id: if itself { victim.raft_id } else { leader_id },
@@ -87,11 +87,11 @@ fn forge(world: &mut World, at: usize) {
     world.say(|| format!("a stranger to n{at}: {adopt:?}"));
     let sent = Box::new(adopt.clone());
     let reply = world.port(at).reply(move |result| Said::Forged { adopt: sent, result });
-    world.input(at, Input::Adopt { adopt, reply });
+    world.input(at, Input::JoinOffer { adopt, reply });
 }
 
 /// A node has answered a stranger's offer.
-pub fn answered(world: &mut World, at: usize, adopt: &Adopt, result: &Result<Adopted, Refusal>) {
+pub fn answered(world: &mut World, at: usize, adopt: &JoinOffer, result: &Result<JoinAccepted, Refusal>) {
     match result {
         // A node that joins says so to anybody.
         Ok(adopted) if world.book.adopted.contains(&adopted.raft_id) => {}

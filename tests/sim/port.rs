@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Chores, Fetched, Hop, InstallError, Listed, Millis, Outbox};
+use huskv::consensus::{Background, Fetched, Hop, InstallError, Listed, Outbox};
+use huskv::model::Millis;
 use huskv::model::{
-    Adopt, Adopted, Answer, DiskSpace, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
+    Answer, DiskSpace, JoinAccepted, JoinOffer, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
 };
 use huskv::storage::{Db, Engine, Reception, SnapshotReader, Spooler};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
@@ -30,10 +31,10 @@ pub enum Out {
         token: u64,
         address: String,
     },
-    Adopt {
+    JoinOffer {
         token: u64,
         address: String,
-        adopt: Box<Adopt>,
+        adopt: Box<JoinOffer>,
     },
     Probe {
         token: u64,
@@ -89,7 +90,7 @@ impl Out {
                 | Said::Own { result, .. }
                 | Said::Forwarded { result, .. },
             ) => result.is_ok(),
-            Self::Said(Said::Adopted { result, .. }) => result.is_ok(),
+            Self::Said(Said::JoinAccepted { result, .. }) => result.is_ok(),
             Self::Said(Said::Installed { result, .. }) => result.is_ok(),
             _ => false,
         }
@@ -106,8 +107,8 @@ pub enum Said {
     Forwarded { origin: Life, token: u64, result: Result<Answer, Refusal> },
     WhoAmI { origin: Life, token: u64, me: WhoAmI },
     Probed { origin: Life, token: u64, result: Result<ProbeReply, Refusal> },
-    Adopted { origin: Life, token: u64, result: Result<Adopted, Refusal> },
-    Forged { adopt: Box<Adopt>, result: Result<Adopted, Refusal> },
+    JoinAccepted { origin: Life, token: u64, result: Result<JoinAccepted, Refusal> },
+    Forged { adopt: Box<JoinOffer>, result: Result<JoinAccepted, Refusal> },
     Own { raft_id: u64, key: String, result: Result<Answer, Refusal> },
     Receive { stream: u64, reception: Box<Result<Reception, InstallError>> },
     Installed { stream: u64, metadata: SnapshotMetadata, result: Result<(), InstallError> },
@@ -170,8 +171,8 @@ impl Outbox for Port {
     fn identify(&mut self, token: u64, address: &str) {
         self.push(Out::Identify { token, address: address.to_owned() });
     }
-    fn adopt(&mut self, token: u64, address: &str, adopt: Adopt) {
-        self.push(Out::Adopt { token, address: address.to_owned(), adopt: Box::new(adopt) });
+    fn adopt(&mut self, token: u64, address: &str, adopt: JoinOffer) {
+        self.push(Out::JoinOffer { token, address: address.to_owned(), adopt: Box::new(adopt) });
     }
     fn probe(&mut self, token: u64, address: &str, probe: Probe) {
         self.push(Out::Probe { token, address: address.to_owned(), probe });
@@ -197,7 +198,7 @@ impl Outbox for Port {
     }
 }
 
-impl Chores for Port {
+impl Background for Port {
     fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
         self.push(Out::Sync { db, mark });
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Hop, Input};
-use huskv::model::{Answer, Code, Command, Fate, Refusal, Request, Role, State};
+use huskv::model::{Answer, Code, Command, Outcome, Refusal, Request, Role, State};
 use libtest_mimic::Failed;
 
 use crate::checks;
@@ -78,7 +78,7 @@ pub fn a_request_for_what_it_was() -> Result<(), Failed> {
     let stored = checks::stored(&world, 1);
     let heard = heard.lock().expect("one thread");
     match heard.as_slice() {
-        [Err((Code::NoLeader, Fate::NotApplied)), Ok(_)]
+        [Err((Code::NoLeader, Outcome::NotApplied)), Ok(_)]
             if !stored.contains_key(&b"other"[..]) && stored.contains_key(&b"own"[..]) =>
         {
             Ok(())

@@ -7,8 +7,8 @@
 
 use huskv::consensus::{Hop, Input};
 use huskv::model::{
-    Answer, Command, Condition, Fate, Member, MemberChange, Once, Operation, Refusal, Request, Role, Ttl, Txn, Value,
-    Write, codec,
+    Answer, Command, Condition, IdempotencyKey, Member, MemberChange, Operation, Outcome, Refusal, Request, Role, Ttl,
+    Txn, Value, Write, codec,
 };
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
@@ -42,7 +42,7 @@ pub fn act(world: &mut World) {
 /// What was asked for was answered: it must be refused, and without an effect.
 pub fn answered(world: &mut World, at: usize, result: Result<Answer, Refusal>) {
     match result {
-        Err(refusal) if refusal.fate == Fate::NotApplied => {}
+        Err(refusal) if refusal.fate == Outcome::NotApplied => {}
         other => world.fail(format!("n{at} comes to {other:?} over what no client may ask for")),
     }
 }
@@ -56,7 +56,7 @@ fn illegal(rng: &mut Rng) -> Request {
     let json = Value { content_type: "application/json".into(), ..binary("1,\"x\":2") };
     let put = |value| Command::Put { key: "k".into(), value, condition: Condition::Always, ttl: None };
     let get = || Operation::Get { key: "k0".into() };
-    let once = Some(Once { key: "a name\n".into(), fingerprint: 1 });
+    let once = Some(IdempotencyKey { key: "a name\n".into(), fingerprint: 1 });
     let (raft_id, raft_address, http_address) = (rng.next(), "n9:1".to_owned(), "n9:80".to_owned());
     let commands = [
         Command::put(vec![b'k'; 2000], "v"),

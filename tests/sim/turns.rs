@@ -5,7 +5,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Driver, Hop, Input, Millis};
+use huskv::consensus::{Driver, Hop, Input};
+use huskv::model::Millis;
 use huskv::model::{Command, Condition, Operation, Request, Txn, Value};
 
 use crate::checks;

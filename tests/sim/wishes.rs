@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use huskv::model::{
-    Check, Command, Condition, Done, Item, List, Operation, Outcome, Page, Test, Ttl, Txn, Value, after_prefix,
+    Check, Command, CommandResult, Condition, Item, List, OpResult, Operation, Page, Test, Ttl, Txn, Value,
+    after_prefix,
 };
 
 use crate::linear::Seen;
@@ -203,31 +204,33 @@ fn number(value: &Value) -> Option<u64> {
 }
 
 /// What the outcome of a write at `index` says; None where no such answer can be.
-pub fn outcome(key: u64, seen: &Seen, index: u64, outcome: &Outcome) -> Option<Vec<Learned>> {
+pub fn outcome(key: u64, seen: &Seen, index: u64, outcome: &CommandResult) -> Option<Vec<Learned>> {
     let happened = |seen, version| vec![Learned::Happened { key, seen, version }];
     let cas = |done| match *seen {
         Seen::Cas { expected, new, .. } => Some(Seen::Cas { expected, new, done: Some(done) }),
         _ => None,
     };
     Some(match (seen, outcome) {
-        (Seen::Get(None), Outcome::Touched(_) | Outcome::NoKey) if key == TIMED => Vec::new(),
-        (Seen::Put(_), Outcome::Put { .. } | Outcome::Txn { succeeded: true, .. }) => {
+        (Seen::Get(None), CommandResult::Touched(_) | CommandResult::NoKey) if key == TIMED => Vec::new(),
+        (Seen::Put(_), CommandResult::Put { .. } | CommandResult::Txn { succeeded: true, .. }) => {
             happened(seen.clone(), Some(index))
         }
-        (Seen::Delete(_), Outcome::Deleted { existed }) => happened(Seen::Delete(Some(*existed)), None),
-        (Seen::Delete(_), Outcome::Swept { deleted: 0, more: false }) => happened(Seen::Delete(Some(false)), None),
-        (Seen::Delete(_), Outcome::Swept { deleted: 2, more: false }) => happened(Seen::Delete(Some(true)), None),
-        (Seen::Cas { new: Some(_), .. }, Outcome::Put { .. } | Outcome::Txn { succeeded: true, .. }) => {
+        (Seen::Delete(_), CommandResult::Deleted { existed }) => happened(Seen::Delete(Some(*existed)), None),
+        (Seen::Delete(_), CommandResult::Swept { deleted: 0, more: false }) => {
+            happened(Seen::Delete(Some(false)), None)
+        }
+        (Seen::Delete(_), CommandResult::Swept { deleted: 2, more: false }) => happened(Seen::Delete(Some(true)), None),
+        (Seen::Cas { new: Some(_), .. }, CommandResult::Put { .. } | CommandResult::Txn { succeeded: true, .. }) => {
             happened(cas(true)?, Some(index))
         }
-        (Seen::Cas { new: None, .. }, Outcome::Deleted { existed: true }) => happened(cas(true)?, None),
-        (Seen::Cas { .. }, Outcome::Failed { version }) => {
+        (Seen::Cas { new: None, .. }, CommandResult::Deleted { existed: true }) => happened(cas(true)?, None),
+        (Seen::Cas { .. }, CommandResult::Failed { version }) => {
             let mut learned = happened(cas(false)?, None);
             learned.push(Learned::Had { key, version: *version });
             learned
         }
-        (Seen::Cas { .. }, Outcome::Txn { succeeded: false, results }) => {
-            let [Done::Got(first), Done::Got(second)] = &results[..] else { return None };
+        (Seen::Cas { .. }, CommandResult::Txn { succeeded: false, results }) => {
+            let [OpResult::Got(first), OpResult::Got(second)] = &results[..] else { return None };
             let mut learned = happened(cas(false)?, None);
             learned.push(pair(first.as_ref(), second.as_ref())?);
             learned

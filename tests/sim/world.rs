@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Driver, History, Input, Millis, Options};
+use huskv::changefeed::History;
+use huskv::consensus::{Driver, Input, Options};
+use huskv::model::Millis;
 use huskv::model::{DiskSpace, Limits, PeerTable};
-use huskv::storage::{Boot, Db, Error, Peers, Spooler, Volume};
+use huskv::storage::{DataDir, Db, Error, OpenOptions, Peers, Spooler};
 use raft::eraftpb::Message;
 
 use crate::checks::{self, Seen};
@@ -84,7 +86,7 @@ pub enum Event {
         cluster: u64,
         message: Box<Message>,
         /// The life of the receiver that it was sent to.
-        life: huskv::model::Life,
+        life: huskv::model::BootId,
     },
     Scan(Life, u64, Box<Spooler>),
     /// The machine of this raft id is to be synced as far as the mark.
@@ -293,7 +295,7 @@ impl World {
 
     /// Whether what was sent to a life of a node arrives: its connection ends there, and what is still queued by the sender
     /// goes to a later life only once the sender has met that.
-    fn still_reaches(&self, from: Life, to: usize, life: huskv::model::Life) -> bool {
+    fn still_reaches(&self, from: Life, to: usize, life: huskv::model::BootId) -> bool {
         let (current, raft_id) = (self.nodes[to].table.lives.current, self.nodes[to].table.raft_id);
         let met = || self.nodes[from.0].peers.as_ref().and_then(|peers| peers.life(raft_id)) == Some(current);
         current == life || (self.alive(from) && met())
@@ -423,7 +425,7 @@ impl World {
             join_wait_ms: self.join_wait,
             nonce,
         };
-        let boot = Boot {
+        let boot = OpenOptions {
             name: format!("n{}", node.number),
             raft_address: options.raft_address.clone(),
             http_address: options.http_address.clone(),
@@ -437,8 +439,8 @@ impl World {
         let quiet = narrator::logger(at, self.clock.clone(), raft_trace);
         let port = node.port.clone();
         node.peers = Peers::open(Arc::new(node.engine.clone())).ok();
-        let driver = Volume::open(Arc::new(node.engine.clone()), boot).and_then(|(volume, incarnation)| {
-            Driver::new(volume, incarnation, Box::new(port.clone()), Box::new(port), options, log, quiet)
+        let driver = DataDir::open(Arc::new(node.engine.clone()), boot).and_then(|(data_dir, incarnation)| {
+            Driver::new(data_dir, incarnation, Box::new(port.clone()), Box::new(port), options, log, quiet)
         });
         let life = node.life;
         match driver {

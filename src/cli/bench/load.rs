@@ -20,10 +20,10 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::api::{Ending, Kind};
-use super::keys::{Random, Values};
-use super::line::Line;
 use super::plan::Plan;
-use super::record::{Record, Window};
+use super::raw_client::RawClient;
+use super::recorder::{Recorder, Window};
+use super::workload::{Random, Values};
 
 /// How long one operation may take.
 const OPERATION_LIMIT: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ pub(super) struct Load {
     last: AtomicU64,
     /// The longest time in the window in which none did.
     gap: AtomicU64,
-    records: Vec<Mutex<Record>>,
+    records: Vec<Mutex<Recorder>>,
 }
 
 impl Load {
@@ -81,7 +81,7 @@ impl Load {
             due: Semaphore::new(0),
             last: AtomicU64::new(window.begins),
             gap: AtomicU64::new(0),
-            records: (0..plan.threads).map(|_| Mutex::new(Record::new())).collect(),
+            records: (0..plan.threads).map(|_| Mutex::new(Recorder::new())).collect(),
         })
     }
 
@@ -128,7 +128,7 @@ impl Load {
     /// How many operations ended well since the last look, how many have failed in the window so far, and the 99th
     /// percentile of the former.
     pub(super) fn look(&self) -> (u64, u64, u64) {
-        let mut sum = Record::new();
+        let mut sum = Recorder::new();
         for record in &self.records {
             let mut record = lock(record);
             sum.add(&record);
@@ -139,8 +139,8 @@ impl Load {
     }
 
     /// Everything that was seen, once all threads have ended; and the longest time without a success, in microseconds.
-    pub(super) fn finish(&self) -> (Record, u64) {
-        let mut sum = Record::new();
+    pub(super) fn finish(&self) -> (Recorder, u64) {
+        let mut sum = Recorder::new();
         self.records.iter().for_each(|record| sum.add(&lock(record)));
         if let Shape::Open(rate) = self.shape {
             let all = count(rate, self.window.ends);
@@ -191,7 +191,7 @@ impl Load {
 struct Client {
     load: Arc<Load>,
     thread: usize,
-    line: Line,
+    line: RawClient,
     random: Random,
     values: Values,
     request: Vec<u8>,
@@ -201,7 +201,7 @@ impl Client {
     fn new(load: Arc<Load>, number: usize, thread: usize) -> Self {
         let mut random = Random::new(load.plan.seed.wrapping_add(number as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
         let values = Values::new(load.plan.value_bytes, &mut random);
-        let line = Line::to(&load.addresses[number % load.addresses.len()]);
+        let line = RawClient::to(&load.addresses[number % load.addresses.len()]);
         Self { load, thread, line, random, values, request: Vec::new() }
     }
 
@@ -276,7 +276,7 @@ fn micros(span: Duration) -> u64 {
 }
 
 /// A record is whole after every operation on it, so one that a panicking thread held is still good.
-fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
+fn lock(record: &Mutex<Recorder>) -> MutexGuard<'_, Recorder> {
     record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

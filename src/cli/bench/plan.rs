@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
 
 use super::api::Api;
-use super::keys::{Keys, MOST_KEYS};
 use super::load::Shape;
+use super::workload::{Keys, MOST_KEYS};
 
 /// The longest value; what etcd takes too.
 const MOST_VALUE_BYTES: u64 = 1 << 20;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::load::Shape;
 use super::plan::Plan;
-use super::record::Record;
+use super::recorder::Recorder;
 use super::system::Disk;
 
 /// Above this share of its threads the generator is what is measured.
@@ -24,7 +24,7 @@ pub(super) struct Report<'a> {
     /// Whom the clients asked.
     pub addresses: &'a [String],
     /// What was seen.
-    pub record: Record,
+    pub record: Recorder,
     /// How long was measured, in seconds.
     pub seconds: f64,
     /// The longest time without any success, in microseconds.

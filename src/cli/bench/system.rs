@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::record::latencies;
+use super::recorder::latencies;
 
 /// How many microseconds a clock tick of `/proc` has. The kernel gives 100 a second to programs on every machine.
 const TICK_US: u64 = 10_000;

@@ -2,7 +2,7 @@
 //!
 //! Why: a connection that is reset says nothing, and a client cannot know whether its request was done.
 //!
-//! Not here: which connection gives way ([`crate::http::places`]).
+//! Not here: which connection gives way ([`crate::http::server::connection_slots`]).
 
 use std::io::{Read, Write};
 

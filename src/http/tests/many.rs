@@ -188,7 +188,7 @@ async fn bad_transactions_are_refused_with_the_place() {
             index: 9,
             term: 1,
             clock: 0,
-            outcome: Outcome::TooLarge,
+            outcome: CommandResult::TooLarge,
             replayed: false,
         }))
     });
@@ -238,7 +238,7 @@ async fn whatever_is_stored_a_page_can_be_read_and_is_what_it_seems() {
 #[tokio::test]
 async fn what_is_refused_where_it_is_decided_is_a_400_that_changed_nothing() {
     let node = Node::answering(|_| {
-        let outcome = Outcome::Invalid;
+        let outcome = CommandResult::Invalid;
         Ok(Answer::Written(crate::model::Written { index: 9, term: 1, clock: 0, outcome, replayed: false }))
     });
     for (method, target, body) in [

@@ -25,8 +25,8 @@ use tokio::net::TcpStream;
 
 use super::{Budgets, Options, Server, start};
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Names, Reply, channel};
-use crate::model::samples::Map;
-use crate::model::{Answer, Code, Leader, MemberStatus, Outcome, Refusal, Request, Role, State, Status};
+use crate::model::test_store::Map;
+use crate::model::{Answer, Code, CommandResult, Leader, MemberStatus, Refusal, Request, Role, State, Status};
 
 /// Small limits, so that going beyond them is cheap.
 pub(super) fn options() -> Options {

@@ -7,20 +7,20 @@
 use std::time::Instant;
 
 use super::*;
-use crate::consensus::{Feed, Footing, History};
-use crate::model::{At, Change, Event, Item, Value as Stored};
+use crate::changefeed::{ChangeFeed, FeedStatus, History};
+use crate::model::{ApplyPoint, Change, Event, Item, Value as Stored};
 
 const MOST: History = History { events: 100, bytes: 1 << 20 };
 
-fn footing(in_touch_until: u64, refusal: Option<Refusal>) -> Footing {
-    Footing { term: 3, in_touch_until, refusal }
+fn footing(in_touch_until: u64, refusal: Option<Refusal>) -> FeedStatus {
+    FeedStatus { term: 3, in_touch_until, refusal }
 }
 
 /// What the cluster has committed, which the node has not all applied.
 const COMMITTED: u64 = 20;
 
 /// A node that has applied up to 10 and hears a leader for ever.
-fn node() -> (Node, Arc<Feed>) {
+fn node() -> (Node, Arc<ChangeFeed>) {
     let (handle, inbox) = channel(16);
     let feed = Arc::clone(&inbox.feed);
     let mut inbox = inbox;
@@ -47,8 +47,9 @@ fn put(key: &'static str, index: u64, content_type: &str, bytes: &'static str) -
     Change::Put { key: key.into(), item: Item { value, version: index, create_version: 2, expires: None } }
 }
 
-fn happens(feed: &Feed, index: u64, changes: &[Change]) {
-    let mut events: Vec<_> = changes.iter().filter_map(|change| Event::of(change, At { index, clock: 0 })).collect();
+fn happens(feed: &ChangeFeed, index: u64, changes: &[Change]) {
+    let mut events: Vec<_> =
+        changes.iter().filter_map(|change| Event::of(change, ApplyPoint { index, clock: 0 })).collect();
     Event::number(&mut events);
     feed.append(events, index);
 }

@@ -352,7 +352,7 @@ async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
         index: 7,
         term: 1,
         clock: 0,
-        outcome: Outcome::Put { create_version: 7 },
+        outcome: CommandResult::Put { create_version: 7 },
         replayed: false,
     })));
     let mut answer = Vec::new();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use raft::eraftpb::{Entry, HardState};
 
-use super::super::{Incarnation, Volume, opening};
+use super::super::{DataDir, Incarnation, opening};
 use super::{Dice, boot, put, sled};
 
 /// Entries that the node was given; enough for several segments of sled in both databases.
@@ -43,18 +43,18 @@ fn hard_state(commit: u64) -> HardState {
 /// Makes a node that was started twice and has compacted its log.
 fn build(dir: &Path) {
     for part in 0..3 {
-        let (volume, Incarnation { mut journal, mut machine }) = Volume::open(sled(dir), boot("n")).unwrap();
+        let (data_dir, Incarnation { mut journal, mut state_machine }) = DataDir::open(sled(dir), boot("n")).unwrap();
         for index in 2 + part * ENTRIES / 3..2 + (part + 1) * ENTRIES / 3 {
             journal.append(&[entry(index)], &hard_state(index - 1)).unwrap();
-            machine.apply(vec![put(index, &key(index), value(index))], usize::MAX).unwrap();
+            state_machine.apply(vec![put(index, &key(index), value(index))], usize::MAX).unwrap();
             if index % 100 == 0 {
                 journal.sync().unwrap();
-                machine.db().unwrap().sync().unwrap();
+                state_machine.db().unwrap().sync().unwrap();
                 journal.compact(index.saturating_sub(300), 1000).unwrap();
             }
         }
-        machine.db().unwrap().sync().unwrap();
-        drop((journal, machine, volume));
+        state_machine.db().unwrap().sync().unwrap();
+        drop((journal, state_machine, data_dir));
     }
 }
 
@@ -65,7 +65,7 @@ fn child(dir: &Path) {
             println!("PANIC {info}");
         }
     }));
-    let (_volume, Incarnation { mut journal, mut machine }) = match Volume::open(sled(dir), boot("n")) {
+    let (_volume, Incarnation { mut journal, mut state_machine }) = match DataDir::open(sled(dir), boot("n")) {
         Ok(opened) => opened,
         Err(error) => return println!("REFUSED {error}"),
     };
@@ -75,13 +75,13 @@ fn child(dir: &Path) {
             return println!("WRONG entry {index}");
         }
     }
-    let applied = machine.applied().0;
+    let applied = state_machine.applied().0;
     let model: BTreeMap<_, _> = (2..=applied).map(|index| (key(index), index)).collect();
-    if machine.keys() != model.len() as u64 {
+    if state_machine.keys() != model.len() as u64 {
         return println!("WRONG number of keys");
     }
     for (key, index) in model {
-        let found = machine.get(&key).unwrap();
+        let found = state_machine.get(&key).unwrap();
         if found.is_none_or(|found| found.version != index || found.value.bytes != value(index)) {
             return println!("WRONG value at {index}");
         }
@@ -89,9 +89,9 @@ fn child(dir: &Path) {
     journal.append(&[entry(last + 1)], &hard_state(last)).unwrap();
     journal.sync().unwrap();
     for index in applied + 1..=last + 1 {
-        machine.apply(vec![put(index, &key(index), value(index))], usize::MAX).unwrap();
+        state_machine.apply(vec![put(index, &key(index), value(index))], usize::MAX).unwrap();
     }
-    machine.db().unwrap().sync().unwrap();
+    state_machine.db().unwrap().sync().unwrap();
     println!("RUNS from {} to {last}, applied {applied}", journal.first_index());
 }
 

@@ -3,20 +3,22 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use super::super::layout::Kind;
 use super::super::layout::cell_key;
-use super::super::{Engine, Error, Machine, SledEngine, durable, layout::Kind};
+use super::super::{Engine, Error, SledEngine, StateMachine};
 use super::{Dice, put, sled};
 use crate::model::Members;
+use crate::storage::sled::fsync;
 use raft::eraftpb::ConfState;
 
 #[test]
 fn a_flush_reaches_the_disk_through_our_sync() {
     let dir = tempfile::tempdir().unwrap();
     let db = sled(dir.path()).open("x", true, 1 << 20).unwrap();
-    let before = durable::syncs();
+    let before = fsync::syncs();
     db.put(b"k", b"v").unwrap();
     db.sync().unwrap();
-    assert!(durable::syncs() > before);
+    assert!(fsync::syncs() > before);
 }
 
 #[test]
@@ -39,7 +41,7 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let engine = sled(dir.path());
     let db = engine.open("m", true, 4 << 20).unwrap();
-    let mut machine = Machine::create(db, (1, 1), Members::default(), ConfState::default()).unwrap();
+    let mut state_machine = StateMachine::create(db, (1, 1), Members::default(), ConfState::default()).unwrap();
     let mut dice = Dice(7);
     // Long keys full of zeros are the longest there are once they are escaped.
     let key = |number: u64| [&vec![0; 1016][..], &Dice(number).next().to_be_bytes()].concat();
@@ -47,7 +49,7 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
         let number = dice.below(12);
         let length = if dice.below(2) == 0 { 1 << 20 } else { 1 + dice.below(20_000) };
         let value = vec![u8::try_from(index).unwrap(); usize::try_from(length).unwrap()];
-        machine.apply(vec![put(index, &key(number), value)], usize::MAX).unwrap();
+        state_machine.apply(vec![put(index, &key(number), value)], usize::MAX).unwrap();
     }
     // Enough of them that inner pages are full.
     let mut order: Vec<u64> = (0..6000).collect();
@@ -55,21 +57,21 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
         order.swap(at, usize::try_from(dice.below(at as u64 + 1)).unwrap());
     }
     for number in &order {
-        machine.db().unwrap().put(&cell_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
+        state_machine.db().unwrap().put(&cell_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
     }
     for number in &order {
-        machine
+        state_machine
             .db()
             .unwrap()
             .write(super::Batch { changes: vec![(cell_key(Kind::Data, &key(100 + number), 0), None)] })
             .unwrap();
     }
-    machine.db().unwrap().sync().unwrap();
+    state_machine.db().unwrap().sync().unwrap();
     assert_eq!(engine.list("m/blobs").unwrap(), [""; 0]);
-    let (digest, keys) = (machine.digest(), machine.keys());
-    drop(machine);
-    let machine = Machine::open(engine.open("m", false, 4 << 20).unwrap()).unwrap();
-    assert_eq!((machine.digest(), machine.keys()), (digest, keys));
+    let (digest, keys) = (state_machine.digest(), state_machine.keys());
+    drop(state_machine);
+    let state_machine = StateMachine::open(engine.open("m", false, 4 << 20).unwrap()).unwrap();
+    assert_eq!((state_machine.digest(), state_machine.keys()), (digest, keys));
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn a_failing_sync_ends_in_an_error_and_poisons_the_database() {
     let dir = tempfile::tempdir().unwrap();
     let engine = sled(dir.path());
     let db = engine.open("x", true, 1 << 20).unwrap();
-    durable::faults::fail(&fs::canonicalize(dir.path().join("x/db")).unwrap());
+    fsync::faults::fail(&fs::canonicalize(dir.path().join("x/db")).unwrap());
     let begun = Instant::now();
     let mut failed = None;
     for round in 0..2000_u32 {

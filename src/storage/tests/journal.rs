@@ -136,7 +136,7 @@ fn at_least_one_entry_then_as_many_as_fit_and_nothing_outside_the_log() {
 #[test]
 fn entries_that_memory_no_longer_holds_are_read_from_the_disk_and_checked() {
     let (db, mut journal) = fresh();
-    let size = super::super::tail::TAIL_BYTES / 3;
+    let size = crate::storage::journal::entry_cache::TAIL_BYTES / 3;
     for index in 2..8 {
         journal.append(&[entry(index, 1, size)], &hard_state(1, 0, 1)).unwrap();
     }

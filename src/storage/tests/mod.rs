@@ -7,20 +7,21 @@
 //!
 //! Not here: golden bytes and parsers, which are tested beside their code.
 
-mod adoption;
-mod copy;
 mod damage;
+mod data_dir;
 mod engine;
+mod joiner;
 mod journal;
-mod machine;
-mod volume;
-mod walk;
+mod scan;
+mod snapshot;
+mod state_machine;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::{
-    Applied, Batch, Boot, Db, Engine, Error, Frame, Operation, Pair, SledEngine, SnapshotReader, Spooled, Spooler,
+    Applied, Batch, Db, Engine, Error, Frame, OpenOptions, Operation, Pair, SledEngine, SnapshotReader, Spooled,
+    Spooler,
 };
 use crate::model::Command;
 
@@ -162,9 +163,9 @@ pub(super) fn sled(dir: &std::path::Path) -> Arc<dyn Engine> {
     Arc::new(SledEngine::new(dir).unwrap())
 }
 
-pub(super) fn boot(name: &str) -> Boot {
+pub(super) fn boot(name: &str) -> OpenOptions {
     let mut dice = Dice(name.len() as u64);
-    Boot {
+    OpenOptions {
         name: name.into(),
         raft_address: "127.0.0.1:1".into(),
         http_address: "127.0.0.1:2".into(),
@@ -184,6 +185,6 @@ pub(super) fn delete(index: u64, key: &[u8]) -> Applied {
 }
 
 /// What entries came to, without where that was.
-fn outcomes_of(written: Vec<crate::model::Written>) -> Vec<crate::model::Outcome> {
+fn outcomes_of(written: Vec<crate::model::Written>) -> Vec<crate::model::CommandResult> {
     written.into_iter().map(|written| written.outcome).collect()
 }

@@ -7,13 +7,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::consensus::{self, History};
-use crate::model::{Adopt, Code, Life};
-use crate::storage::{Boot, SledEngine, Volume};
-use crate::transport::bounds::ANY;
-use crate::transport::dial::dial;
-use crate::transport::framing::{read_frame, read_frame_within, write_frame_within};
-use crate::transport::greeting::{Hello, Purpose, WIRE_VERSION, preamble};
+use crate::changefeed::History;
+use crate::consensus;
+use crate::model::{BootId, Code, JoinOffer};
+use crate::storage::{DataDir, OpenOptions, SledEngine};
+use crate::transport::handshake::dial::dial;
+use crate::transport::handshake::{Hello, Purpose, WIRE_VERSION, preamble};
+use crate::transport::wire::frame_limits::ANY;
+use crate::transport::wire::framing::{read_frame, read_frame_within, write_frame_within};
 use crate::transport::wire::{Frame, HEAD_BYTES};
 
 fn hello(from: u64, to: u64, purpose: Purpose) -> Hello {
@@ -26,7 +27,7 @@ fn hello(from: u64, to: u64, purpose: Purpose) -> Hello {
         node_id,
         raft_address,
         moved: false,
-        lives: Lives::default(),
+        lives: BootHistory::default(),
         known: None,
     }
 }
@@ -100,7 +101,7 @@ async fn one_who_is_no_member_is_answered_where_it_called_and_dialled_nowhere() 
     let mut b = Node::start(2);
     b.publish(&[]);
     let address = third.local_addr().unwrap().to_string();
-    let lives = Lives { current: Life { count: 1, nonce: 1 }, ..Lives::default() };
+    let lives = BootHistory { current: BootId { count: 1, nonce: 1 }, ..BootHistory::default() };
     let stranger = Hello { raft_address: address, lives, ..hello(1, 2, Purpose::Peer) };
     let mut stream = greet(&b.address, &stranger).await;
     let ask = Frame::Step(Box::new(append(1, 2, 5, 1)));
@@ -120,9 +121,9 @@ async fn one_who_is_no_member_is_answered_where_it_called_and_dialled_nowhere() 
     };
     assert_eq!(refusal.code, Code::NoLeader);
     drop(stream);
-    let shared = &b.transport.as_ref().unwrap().shared;
+    let registry = &b.transport.as_ref().unwrap().registry;
     let forgotten = async {
-        while !shared.directory().callers.is_empty() {
+        while !registry.directory().callers.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -137,7 +138,7 @@ async fn whoever_speaks_as_a_member_makes_a_node_dial_others_only_so_often() {
     let address = third.local_addr().unwrap().to_string();
     let mut b = Node::start(2);
     b.publish(&[(1, &nowhere())]);
-    let lives = Lives { current: Life { count: 1, nonce: 1 }, ..Lives::default() };
+    let lives = BootHistory { current: BootId { count: 1, nonce: 1 }, ..BootHistory::default() };
     let stranger = Hello { raft_address: address, lives, ..hello(1, 2, Purpose::Peer) };
     let mut dialled = 0;
     for _ in 0..60 {
@@ -167,7 +168,7 @@ async fn names_and_addresses_that_are_none_come_no_further_than_the_port() {
         stream.write_all(&bytes).await.unwrap();
         closed(stream).await;
     }
-    let offer = Adopt {
+    let offer = JoinOffer {
         cluster_id: CLUSTER,
         leader_id: 1,
         leader_name: "node1".into(),
@@ -180,14 +181,16 @@ async fn names_and_addresses_that_are_none_come_no_further_than_the_port() {
         offer: 5,
     };
     for bad in [
-        Adopt { leader_name: "a\nb".into(), ..offer.clone() },
-        Adopt { leader_address: "h".into(), ..offer.clone() },
-        Adopt { node_id: "..".into(), ..offer.clone() },
-        Adopt { raft_address: "[::]:1".into(), ..offer },
+        JoinOffer { leader_name: "a\nb".into(), ..offer.clone() },
+        JoinOffer { leader_address: "h".into(), ..offer.clone() },
+        JoinOffer { node_id: "..".into(), ..offer.clone() },
+        JoinOffer { raft_address: "[::]:1".into(), ..offer },
     ] {
-        let mut stream = greet(&b.address, &hello(1, 0, Purpose::Adopt)).await;
-        write_frame_within(&mut stream, &Frame::Adopt(bad), PATIENCE).await.unwrap();
-        let Frame::Adopted(Err(refusal)) = read_frame(&mut stream, ANY).await.unwrap() else { panic!("not refused") };
+        let mut stream = greet(&b.address, &hello(1, 0, Purpose::JoinOffer)).await;
+        write_frame_within(&mut stream, &Frame::JoinOffer(bad), PATIENCE).await.unwrap();
+        let Frame::JoinAccepted(Err(refusal)) = read_frame(&mut stream, ANY).await.unwrap() else {
+            panic!("not refused")
+        };
         assert_eq!(refusal.code, Code::BadRequest);
     }
     assert!(b.inbox.peers.try_recv().is_err(), "the loop hears nothing of it");
@@ -197,7 +200,7 @@ async fn names_and_addresses_that_are_none_come_no_further_than_the_port() {
 async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let boot = Boot {
+    let boot = OpenOptions {
         name: "n1".into(),
         raft_address: address.clone(),
         http_address: "h:1".into(),
@@ -206,7 +209,7 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
         picked_raft_port: None,
         mint: Box::new(|| 77),
     };
-    let (volume, incarnation) = Volume::open(Arc::new(SledEngine::new(dir).unwrap()), boot).unwrap();
+    let (data_dir, incarnation) = DataDir::open(Arc::new(SledEngine::new(dir).unwrap()), boot).unwrap();
     let options = consensus::Options {
         tick_ms: 20,
         heartbeat_ticks: 2,
@@ -229,12 +232,12 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
     };
     let (handle, inbox) = channel(64);
     let log = slog::Logger::root(slog::Discard, o!());
-    let peers = Arc::new(Peers::open(volume.engine()).unwrap());
+    let peers = Arc::new(Peers::open(data_dir.engine()).unwrap());
     let (transport, outbox) =
         start(listener, handle.clone(), peers, Options { max_inbound: 64, member_bytes: 256 << 20 }, log.clone())
             .unwrap();
-    let (raft_id, cluster_id) = (volume.identity().raft_id, volume.identity().cluster_id);
-    let start = consensus::Start { volume, incarnation, outbox, options, log: log.clone(), raft_log: log };
+    let (raft_id, cluster_id) = (data_dir.identity().raft_id, data_dir.identity().cluster_id);
+    let start = consensus::Start { data_dir, incarnation, outbox, options, log: log.clone(), raft_log: log };
     drop(consensus::spawn(inbox, handle.clone(), start).unwrap());
     timeout(PATIENCE, handle.who_am_i()).await.unwrap().unwrap();
     (transport, address, raft_id, cluster_id)

@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::consensus::{InstallError, Reply};
 use crate::model::Command;
-use crate::storage::{Applied, Boot, Incarnation, Machine, Operation, Received, SledEngine, Spooled, Volume};
+use crate::storage::{
+    Applied, DataDir, Incarnation, OpenOptions, Operation, Received, SledEngine, Spooled, StateMachine,
+};
 
 type Scanned = oneshot::Receiver<()>;
 
@@ -17,13 +19,13 @@ const KEYS: u64 = 3_000;
 /// What a copy may take on disk.
 const SPOOL_BYTES: u64 = 64 << 20;
 
-fn volume(dir: &Path, name: &str) -> (Volume, Incarnation) {
+fn data_dir(dir: &Path, name: &str) -> (DataDir, Incarnation) {
     let mut next = name.len() as u64;
     let mint = move || {
         next += 1;
         next
     };
-    let boot = Boot {
+    let boot = OpenOptions {
         name: name.into(),
         raft_address: "127.0.0.1:1".into(),
         http_address: "127.0.0.1:2".into(),
@@ -32,29 +34,33 @@ fn volume(dir: &Path, name: &str) -> (Volume, Incarnation) {
         picked_raft_port: None,
         mint: Box::new(mint),
     };
-    Volume::open(Arc::new(SledEngine::new(dir).unwrap()), boot).unwrap()
+    DataDir::open(Arc::new(SledEngine::new(dir).unwrap()), boot).unwrap()
 }
 
 fn key(number: u64) -> Vec<u8> {
     format!("key{number:05}").into_bytes()
 }
 
-fn fill(machine: &mut Machine, keys: std::ops::Range<u64>) {
-    let mut index = machine.applied().0;
+fn fill(state_machine: &mut StateMachine, keys: std::ops::Range<u64>) {
+    let mut index = state_machine.applied().0;
     let entries = keys.map(|number| {
         index += 1;
         let put = Command::put(key(number), vec![b'0' + (number % 10) as u8; 1_000]);
         Applied { index, term: 1, operation: Operation::Command(put.into()) }
     });
-    machine.apply(entries.collect(), usize::MAX).unwrap();
+    state_machine.apply(entries.collect(), usize::MAX).unwrap();
 }
 
-/// Begins to stream a copy of `machine` from `a` to node 2. What is applied meanwhile is spooled on a thread, which tells
+/// Begins to stream a copy of `state_machine` from `a` to node 2. What is applied meanwhile is spooled on a thread, which tells
 /// when the scan is at its end: only then may the machine end the copy.
-fn stream(a: &mut Node, volume: &Volume, machine: &mut Machine) -> (std::thread::JoinHandle<()>, Scanned) {
+fn stream(
+    a: &mut Node,
+    data_dir: &DataDir,
+    state_machine: &mut StateMachine,
+) -> (std::thread::JoinHandle<()>, Scanned) {
     let (scanned, scan_end) = oneshot::channel();
-    let scratch = volume.engine().scratch().unwrap();
-    let (mut spooler, reader) = machine.begin_cut(scratch, SPOOL_BYTES).unwrap();
+    let scratch = data_dir.engine().scratch().unwrap();
+    let (mut spooler, reader) = state_machine.begin_cut(scratch, SPOOL_BYTES).unwrap();
     let mut message = Message { msg_type: MessageType::MsgSnapshot, from: 1, to: 2, term: 1, ..Message::default() };
     // What raft asked for is older than what is sent in the end.
     message.mut_snapshot().set_metadata(SnapshotMetadata { index: 1, term: 1, ..Default::default() });
@@ -73,10 +79,10 @@ fn stream(a: &mut Node, volume: &Volume, machine: &mut Machine) -> (std::thread:
     (making, scan_end)
 }
 
-/// Takes the next stream into `volume`.
-async fn accept(b: &mut Node, volume: &mut Volume) {
+/// Takes the next stream into `data_dir`.
+async fn accept(b: &mut Node, data_dir: &mut DataDir) {
     let reply = b.wait(|input| if let Input::Receive { from: 1, reply } = input { Some(reply) } else { None }).await;
-    reply(volume.receive().map_err(|error| InstallError(error.to_string())));
+    reply(data_dir.receive().map_err(|error| InstallError(error.to_string())));
 }
 
 async fn install(b: &mut Node) -> (Box<Message>, Received, Reply<Result<(), InstallError>>) {
@@ -94,26 +100,26 @@ async fn ended(a: &mut Node) -> Result<SnapshotMetadata, String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_arrives_as_it_was_at_its_end() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (volume_a, mut from) = volume(ours.path(), "a");
-    let (mut volume_b, _to) = volume(theirs.path(), "b");
+    let (volume_a, mut from) = data_dir(ours.path(), "a");
+    let (mut volume_b, _to) = data_dir(theirs.path(), "b");
     let (mut a, mut b) = pair().await;
-    fill(&mut from.machine, 0..KEYS);
-    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    fill(&mut from.state_machine, 0..KEYS);
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
     // Written while the copy is made.
-    fill(&mut from.machine, KEYS..KEYS + 100);
+    fill(&mut from.state_machine, KEYS..KEYS + 100);
     scanned.await.unwrap();
-    from.machine.end_cut().unwrap();
-    let end = from.machine.applied();
-    fill(&mut from.machine, KEYS + 100..KEYS + 200);
+    from.state_machine.end_cut().unwrap();
+    let end = from.state_machine.applied();
+    fill(&mut from.state_machine, KEYS + 100..KEYS + 200);
     let (message, received, reply) = install(&mut b).await;
     let metadata = message.get_snapshot().get_metadata();
     assert_eq!((metadata.index, metadata.term), end);
     assert_eq!((message.from, message.to, message.term), (1, 2, 1));
-    let machine = received.machine();
-    assert_eq!((machine.applied(), machine.keys()), (end, KEYS + 100));
+    let state_machine = received.state_machine();
+    assert_eq!((state_machine.applied(), state_machine.keys()), (end, KEYS + 100));
     for number in [0, 7, KEYS - 1, KEYS, KEYS + 99] {
-        let value = machine.get(&key(number)).unwrap().unwrap().value;
+        let value = state_machine.get(&key(number)).unwrap().unwrap().value;
         assert_eq!(value.bytes, vec![b'0' + (number % 10) as u8; 1_000]);
     }
     assert!(!a.was_told(), "not ended before it is in use there");
@@ -124,13 +130,13 @@ async fn a_copy_arrives_as_it_was_at_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_breaks_off_or_is_too_large_leaves_nothing_behind() {
-    use crate::transport::bounds::ANY;
-    use crate::transport::framing::{read_frame_within, write_frame_within};
-    use crate::transport::greeting::{Hello, Purpose};
+    use crate::transport::handshake::{Hello, Purpose};
     use crate::transport::wire::Frame;
+    use crate::transport::wire::frame_limits::ANY;
+    use crate::transport::wire::framing::{read_frame_within, write_frame_within};
     let dir = tempfile::tempdir().unwrap();
-    let (mut volume, _incarnation) = volume(dir.path(), "b");
-    let folder = dir.path().join(volume.identity().raft_id.to_string());
+    let (mut data_dir, _incarnation) = data_dir(dir.path(), "b");
+    let folder = dir.path().join(data_dir.identity().raft_id.to_string());
     let folders = || std::fs::read_dir(&folder).unwrap().count();
     let before = folders();
     let mut b = Node::start(2);
@@ -143,13 +149,13 @@ async fn a_copy_that_breaks_off_or_is_too_large_leaves_nothing_behind() {
         node_id: "node1".into(),
         raft_address: "h:1".into(),
         moved: false,
-        lives: Lives::default(),
+        lives: BootHistory::default(),
         known: None,
     };
     for (bytes, piece) in [(0, Some(vec![1; 1 << 20])), (0, None), (u64::MAX - 1, None)] {
-        let (mut stream, _) = crate::transport::dial::dial(&b.address, &hello, PATIENCE).await.unwrap();
+        let (mut stream, _) = crate::transport::handshake::dial::dial(&b.address, &hello, PATIENCE).await.unwrap();
         write_frame_within(&mut stream, &Frame::Announce { index: 1, bytes }, PATIENCE).await.unwrap();
-        accept(&mut b, &mut volume).await;
+        accept(&mut b, &mut data_dir).await;
         match piece {
             // It breaks off.
             None if bytes == 0 => drop(stream),
@@ -167,7 +173,7 @@ async fn a_copy_that_breaks_off_or_is_too_large_leaves_nothing_behind() {
             }
         }
         let cleared = async {
-            while folders() != before || b.transport.as_ref().unwrap().shared.reception.available_permits() == 0 {
+            while folders() != before || b.transport.as_ref().unwrap().registry.reception.available_permits() == 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -178,44 +184,44 @@ async fn a_copy_that_breaks_off_or_is_too_large_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (volume_a, mut from) = volume(ours.path(), "a");
-    let (mut volume_b, _to) = volume(theirs.path(), "b");
+    let (volume_a, mut from) = data_dir(ours.path(), "a");
+    let (mut volume_b, _to) = data_dir(theirs.path(), "b");
     let (mut a, mut b) = pair().await;
-    fill(&mut from.machine, 0..KEYS);
+    fill(&mut from.state_machine, 0..KEYS);
     // The sender gives the copy up.
-    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
-    from.machine.abort_cut();
+    from.state_machine.abort_cut();
     drop(scanned);
     making.join().unwrap();
     assert!(ended(&mut a).await.is_err());
     // The receiver will not have it in the end.
-    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
     scanned.await.unwrap();
-    from.machine.end_cut().unwrap();
+    from.state_machine.end_cut().unwrap();
     let (_, received, reply) = install(&mut b).await;
     drop(received);
     reply(Err(InstallError("too old".into())));
     assert_eq!(ended(&mut a).await.unwrap_err(), "too old");
     making.join().unwrap();
     // It works in the end.
-    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
     scanned.await.unwrap();
-    from.machine.end_cut().unwrap();
+    from.state_machine.end_cut().unwrap();
     let (_, received, reply) = install(&mut b).await;
-    assert_eq!(received.machine().keys(), KEYS);
+    assert_eq!(received.state_machine().keys(), KEYS);
     reply(Ok(()));
     assert!(ended(&mut a).await.is_ok());
     making.join().unwrap();
     // The receiver goes away in the middle.
-    let (making, scanned) = stream(&mut a, &volume_a, &mut from.machine);
+    let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
     drop(b.transport.take());
     drop(scanned);
     assert!(ended(&mut a).await.is_err());
-    from.machine.abort_cut();
+    from.state_machine.abort_cut();
     making.join().unwrap();
     while let Ok(input) = a.inbox.peers.try_recv() {
         assert!(!matches!(bare(input), Input::StreamEnded { .. }), "told once");

@@ -7,11 +7,11 @@
 //! Not here: what one file can show of itself.
 
 mod attacks;
-mod copies;
+mod boot_ids;
 mod disk;
 mod links;
-mod lives;
 mod requests;
+mod snapshot_stream;
 mod strangers;
 
 use std::net::TcpListener;
@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use super::{Options, Transport, start};
 use crate::consensus::{Inbox, Input, Outbox, channel};
-use crate::model::{Lives, PeerTable, Standing, WhoAmI};
+use crate::model::{BootHistory, NodeKind, PeerTable, WhoAmI};
 use crate::storage::{Engine, Peers, SledEngine};
 
 /// How long anything may take on a busy machine.
@@ -75,13 +75,13 @@ struct Node {
 /// What a node has on its disk: its lives, and what it knows of those of others.
 #[derive(Clone)]
 struct Disk {
-    lives: Lives,
+    lives: BootHistory,
     engine: Arc<dyn Engine>,
     _directory: Arc<TempDir>,
 }
 
 impl Disk {
-    fn new(lives: Lives) -> Self {
+    fn new(lives: BootHistory) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self { lives, engine: Arc::new(SledEngine::new(directory.path()).unwrap()), _directory: Arc::new(directory) }
     }
@@ -102,7 +102,7 @@ impl Node {
     }
 
     fn start_at(raft_id: u64, address: &str) -> Self {
-        Self::start_on(Disk::new(Lives::default()), raft_id, address)
+        Self::start_on(Disk::new(BootHistory::default()), raft_id, address)
     }
 
     /// The next life on what `disk` holds.
@@ -194,7 +194,7 @@ fn who(raft_id: u64) -> WhoAmI {
         raft_id,
         cluster_id: CLUSTER,
         http_address: "h:1".into(),
-        standing: Standing::Member,
+        standing: NodeKind::Member,
         offers: Vec::new(),
         raft_address: "h:2".into(),
         moved: false,

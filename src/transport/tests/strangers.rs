@@ -4,11 +4,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::model::{Adopt, Adopted, Code, Fate, Lives, Refusal};
-use crate::transport::bounds::ANY;
-use crate::transport::framing::{read_frame, read_opening};
-use crate::transport::greeting::{WIRE_VERSION, Welcome, preamble};
+use crate::model::{BootHistory, Code, JoinAccepted, JoinOffer, Outcome, Refusal};
+use crate::transport::handshake::{WIRE_VERSION, Welcome, preamble};
 use crate::transport::wire::Frame;
+use crate::transport::wire::frame_limits::ANY;
+use crate::transport::wire::framing::{read_frame, read_opening};
 
 async fn identify(node: &mut Node, address: &str) -> Result<WhoAmI, Refusal> {
     node.post.identify(5, address);
@@ -24,7 +24,7 @@ async fn identify(node: &mut Node, address: &str) -> Result<WhoAmI, Refusal> {
 
 async fn refused(node: &mut Node, address: &str, code: Code, says: &str) {
     let refusal = identify(node, address).await.unwrap_err();
-    assert_eq!((refusal.code, refusal.fate), (code, Fate::NotApplied), "{refusal:?}");
+    assert_eq!((refusal.code, refusal.fate), (code, Outcome::NotApplied), "{refusal:?}");
     assert!(refusal.detail.contains(says) && refusal.detail.contains(address), "{refusal:?}");
 }
 
@@ -136,8 +136,8 @@ async fn strangers_that_say_nothing_do_not_keep_members_out() {
     drop(silent);
 }
 
-fn offer() -> Adopt {
-    Adopt {
+fn offer() -> JoinOffer {
+    JoinOffer {
         cluster_id: CLUSTER,
         leader_id: 1,
         offer: 8,
@@ -151,18 +151,18 @@ fn offer() -> Adopt {
     }
 }
 
-async fn adopted(node: &mut Node) -> Result<Adopted, Refusal> {
+async fn adopted(node: &mut Node) -> Result<JoinAccepted, Refusal> {
     node.wait(|input| if let Input::AdoptAnswered { token: 6, result } = input { Some(result) } else { None }).await
 }
 
 #[tokio::test]
 async fn an_offer_is_answered_by_the_joiners_loop() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
-    let yes = Adopted { raft_id: 5, started_as: "n".into(), http_address: "h:1".into(), dropped: None };
+    let yes = JoinAccepted { raft_id: 5, started_as: "n".into(), http_address: "h:1".into(), dropped: None };
     for answer in [Ok(yes), Err(Refusal::not_applied(Code::HasData, "it has data"))] {
         a.post.adopt(6, &b.address, offer());
         let reply = b.wait(|input| match input {
-            Input::Adopt { adopt, reply } => {
+            Input::JoinOffer { adopt, reply } => {
                 assert_eq!(adopt, offer());
                 Some(reply)
             }
@@ -179,7 +179,7 @@ async fn an_offer_is_answered_by_the_joiners_loop() {
     }
     a.post.adopt(6, &nowhere(), offer());
     let refusal = adopted(&mut a).await.unwrap_err();
-    assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Fate::NotApplied));
+    assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Outcome::NotApplied));
 }
 
 #[tokio::test]
@@ -203,10 +203,10 @@ async fn an_offer_without_an_answer_is_unknown() {
     read_opening(&mut joiner).await.unwrap();
     read_frame(&mut joiner, ANY).await.unwrap();
     joiner.write_all(&preamble(WIRE_VERSION)).await.unwrap();
-    let welcome = Frame::Verdict(Ok(Welcome { cluster_id: 9, raft_id: 2, lives: Lives::default() }));
+    let welcome = Frame::Verdict(Ok(Welcome { cluster_id: 9, raft_id: 2, lives: BootHistory::default() }));
     joiner.write_all(&welcome.encode().unwrap()).await.unwrap();
-    assert_eq!(read_frame(&mut joiner, ANY).await.unwrap(), Frame::Adopt(offer()));
+    assert_eq!(read_frame(&mut joiner, ANY).await.unwrap(), Frame::JoinOffer(offer()));
     drop(joiner);
     let refusal = adopted(&mut a).await.unwrap_err();
-    assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Fate::Unknown));
+    assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Outcome::Unknown));
 }

@@ -1,0 +1,305 @@
+//! The demo's nodes: child processes of this very binary.
+//!
+//! Why: a demo of real nodes must start them as anybody would, through the four variables, and must leave nothing
+//! running, however it ends itself.
+//!
+//! Laws: each child holds the other end of a pipe to its standard input and stops when the demo lets go of it, be it on
+//! purpose or by dying. Children are in process groups of their own, so that Ctrl-C reaches only the demo, which then
+//! stops them. Ports and directories are checked before any child is started.
+//!
+//! Not here: what the demo says and when nodes are joined (`demo`).
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, timeout_at};
+
+use crate::cli::serve::WITH_STDIN;
+use crate::config::{CONFIG_VARIABLE, keys};
+
+/// How long children may take to stop; a node stops within 5 s.
+const STOP_LIMIT: Duration = Duration::from_secs(6);
+
+/// Settings that make nodes different or point elsewhere: the demo's own, whatever its environment says. Others, such as
+/// `HUSKV_LOG`, reach the children.
+const OWN_SETTINGS: &[&str] = &[
+    "host",
+    "advertise_host",
+    "join",
+    "server.port",
+    "server.advertise_port",
+    "raft.node_id",
+    "raft.port",
+    "raft.advertise_port",
+    "raft.vol_dir",
+];
+
+/// The file by which a directory is known to be a node's.
+const IDENTITY: &str = "identity";
+
+/// The file that a running node holds locked.
+const LOCK: &str = "LOCK";
+
+/// Why the nodes cannot be started.
+#[derive(Debug, Error)]
+pub(crate) enum ProcessError {
+    /// A port is taken.
+    #[error("port {port} (for {what} of {node}) is in use; stop what uses it and try again. Nothing was started")]
+    PortInUse {
+        /// Which.
+        port: u16,
+        /// HTTP or raft.
+        what: &'static str,
+        /// Whose it would be.
+        node: String,
+    },
+    /// A directory that is to be removed belongs to a running node.
+    #[error("{} is in use by a running node; stop it first. Nothing was removed", .0.display())]
+    DirectoryInUse(PathBuf),
+    /// The system refuses.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> ProcessError {
+    let what = what.into();
+    move |source| ProcessError::System { what, source }
+}
+
+/// One node of the demo, before it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Its name.
+    pub name: String,
+    /// Its HTTP port.
+    pub http_port: u16,
+    /// Its peer port.
+    pub raft_port: u16,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Where its log goes.
+    pub log: PathBuf,
+}
+
+impl Plan {
+    /// Where its clients find it.
+    pub(crate) fn http(&self) -> String {
+        format!("127.0.0.1:{}", self.http_port)
+    }
+
+    /// Where its peers find it.
+    pub(crate) fn raft(&self) -> String {
+        format!("127.0.0.1:{}", self.raft_port)
+    }
+}
+
+/// The plan for `count` nodes under `directory`, with HTTP and raft ports from these two upwards.
+pub(crate) fn plan(count: u16, [http, raft]: [u16; 2], directory: &Path) -> Vec<Plan> {
+    let node = |number: u16| {
+        let name = format!("node{}", number + 1);
+        Plan {
+            http_port: http.saturating_add(number),
+            raft_port: raft.saturating_add(number),
+            directory: directory.join(&name),
+            log: directory.join(format!("{name}.log")),
+            name,
+        }
+    };
+    (0..count).map(node).collect()
+}
+
+/// Checks that every port of the plan is free.
+pub(crate) fn check_ports(plan: &[Plan]) -> Result<(), ProcessError> {
+    for node in plan {
+        for (port, what) in [(node.http_port, "HTTP"), (node.raft_port, "raft")] {
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                Ok(_) => {}
+                Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
+                    return Err(ProcessError::PortInUse { port, what, node: node.name.clone() });
+                }
+                Err(source) => return Err(system(format!("cannot use port {port}"))(source)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directories `nodeN` under `directory` that nodes have made, once it is certain that none is in use; says
+/// which.
+pub(crate) fn clear(directory: &Path) -> Result<Vec<PathBuf>, ProcessError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(system(format!("cannot list {}", directory.display()))(source)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(system(format!("cannot list {}", directory.display())))?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("node")).unwrap_or("");
+        let ours = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        if ours && entry.path().join(IDENTITY).is_file() {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    if let Some(used) = found.iter().find(|path| in_use(path)) {
+        return Err(ProcessError::DirectoryInUse(used.clone()));
+    }
+    for path in &found {
+        fs::remove_dir_all(path).map_err(system(format!("cannot remove {}", path.display())))?;
+    }
+    Ok(found)
+}
+
+fn in_use(directory: &Path) -> bool {
+    File::open(directory.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err())
+}
+
+/// One running node.
+pub(crate) struct Node {
+    /// Where and what.
+    pub plan: Plan,
+    child: Child,
+    /// How it ended, where it did and that was noticed.
+    pub ended: Option<String>,
+}
+
+/// All of them. Dropped, they are killed.
+pub(crate) struct Processes {
+    /// In the order of their numbers.
+    pub nodes: Vec<Node>,
+}
+
+impl Processes {
+    /// Starts every node of the plan. Where one cannot be started, the others are gone on return.
+    pub(crate) fn start(plan: Vec<Plan>) -> Result<Self, ProcessError> {
+        let program = std::env::current_exe().map_err(system("cannot find this program"))?;
+        let mut fleet = Self { nodes: Vec::new() };
+        for plan in plan {
+            let child = spawn(&program, &plan)?;
+            fleet.nodes.push(Node { plan, child, ended: None });
+        }
+        Ok(fleet)
+    }
+
+    /// The nodes that have ended since the last call.
+    pub(crate) fn newly_ended(&mut self) -> Vec<&Node> {
+        let mut fresh = Vec::new();
+        for node in &mut self.nodes {
+            if node.ended.is_none()
+                && let Ok(Some(status)) = node.child.try_wait()
+            {
+                node.ended = Some(status.to_string());
+                fresh.push(&*node);
+            }
+        }
+        fresh
+    }
+
+    /// Stops them all and returns once they are gone; the names of those that had to be killed.
+    pub(crate) async fn stop(mut self) -> Vec<String> {
+        for node in &mut self.nodes {
+            drop(node.child.stdin.take());
+        }
+        let deadline = Instant::now() + STOP_LIMIT;
+        let mut killed = Vec::new();
+        for node in &mut self.nodes {
+            if timeout_at(deadline, node.child.wait()).await.is_err() {
+                killed.push(node.plan.name.clone());
+                // One that has ended just now cannot be killed any more, which is as good.
+                node.child.kill().await.ok();
+            }
+        }
+        killed
+    }
+}
+
+fn spawn(program: &Path, plan: &Plan) -> Result<Child, ProcessError> {
+    if let Some(parent) = plan.log.parent() {
+        fs::create_dir_all(parent).map_err(system(format!("cannot make {}", parent.display())))?;
+    }
+    let log = File::create(&plan.log).map_err(system(format!("cannot write {}", plan.log.display())))?;
+    let mut command = Command::new(program);
+    for key in OWN_SETTINGS.iter().filter_map(|path| keys::find(path)) {
+        command.env_remove(key.variable());
+        if let Some(short) = key.short {
+            command.env_remove(short);
+        }
+    }
+    command
+        .env_remove(CONFIG_VARIABLE)
+        .env("SERVER_PORT", plan.http_port.to_string())
+        .env("RAFT_NODE_ID", &plan.name)
+        .env("RAFT_PORT", plan.raft_port.to_string())
+        .env("RAFT_VOL_DIR", &plan.directory)
+        .arg(format!("--{WITH_STDIN}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .process_group(0)
+        .kill_on_drop(true);
+    command.spawn().map_err(system(format!("cannot start {}", plan.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_directories_count_upwards() {
+        let plan = plan(3, [2221, 1111], Path::new("x"));
+        assert_eq!((plan[2].http().as_str(), plan[2].raft().as_str()), ("127.0.0.1:2223", "127.0.0.1:1113"));
+        assert_eq!(plan[1].directory, Path::new("x/node2"));
+        assert_eq!(plan[1].log, Path::new("x/node2.log"));
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut plan = plan(1, [2221, 1111], Path::new("x"));
+        plan[0].http_port = 0;
+        plan[0].raft_port = taken.local_addr().unwrap().port();
+        let message = check_ports(&plan).unwrap_err().to_string();
+        assert!(message.contains(&format!("port {} (for raft of node1)", plan[0].raft_port)), "{message}");
+        drop(taken);
+        assert!(check_ports(&plan).is_ok());
+    }
+
+    #[test]
+    fn only_unused_directories_of_nodes_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str, file: &str| {
+            fs::create_dir_all(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join(file), "").unwrap();
+        };
+        make("node1", IDENTITY);
+        make("node12", IDENTITY);
+        make("node2", "notes");
+        make("nodes", IDENTITY);
+        make("node1x", IDENTITY);
+        make("node12", LOCK);
+        let lock = File::open(folder.path().join("node12").join(LOCK)).unwrap();
+        lock.lock().unwrap();
+        assert!(matches!(clear(folder.path()), Err(ProcessError::DirectoryInUse(path)) if path.ends_with("node12")));
+        assert!(folder.path().join("node1").exists());
+        drop(lock);
+        let removed = clear(folder.path()).unwrap();
+        assert_eq!(removed, [folder.path().join("node1"), folder.path().join("node12")]);
+        for kept in ["node2", "nodes", "node1x"] {
+            assert!(folder.path().join(kept).exists(), "{kept}");
+        }
+        assert!(clear(&folder.path().join("nothing")).unwrap().is_empty());
+    }
+}

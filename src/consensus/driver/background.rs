@@ -1,0 +1,29 @@
+//! What the loop has done off its thread.
+//!
+//! Why: a sync of the whole machine, the writing of a spool, and closing or removing a database take long; the loop must not wait
+//! for them. In life each gets a thread ([`crate::consensus::task`]), in a simulator they are steps of the schedule.
+//!
+//! Laws: no method blocks; results come back as [`Input`](crate::consensus::Input)s. The clock here is the only one that the driver
+//! may ask, and only for how much time has passed within a turn.
+//!
+//! Not here: the journal's own sync, which is on the way of every write.
+
+use std::sync::Arc;
+
+use crate::model::Millis;
+use crate::storage::{Db, Engine, Spooler};
+
+/// The loop's errands.
+pub trait Background: Send {
+    /// Syncs `db`, in which everything up to the applied (index, term) `mark` is written; ends in one
+    /// [`Input::Synced`](crate::consensus::Input::Synced).
+    fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64));
+    /// Keeps what is applied during a copy for its reader; one [`Input::Scanned`](crate::consensus::Input::Scanned) says when the
+    /// reader has read the tree to its end, or why nothing comes of the copy.
+    fn spool(&mut self, token: u64, spooler: Spooler);
+    /// Drops what is not in use any more, which closes databases and may remove what was received; then removes folders
+    /// that nothing names.
+    fn discard(&mut self, unused: Vec<Box<dyn Send>>, engine: Arc<dyn Engine>, names: Vec<String>);
+    /// The present time, for measuring what a turn takes.
+    fn now(&self) -> Millis;
+}

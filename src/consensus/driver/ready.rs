@@ -1,0 +1,370 @@
+//! One turn of the loop: what raft wants done, in the only order that is safe.
+//!
+//! Why: a crash can come between any two lines of this file, and what was promised before it must hold after it.
+//!
+//! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or
+//! vote: with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its
+//! sync. There is exactly one sync for a Ready with `must_sync`, one more before anybody hears that a membership entry is
+//! committed, and none otherwise. Only what was really applied is reported as applied. What is
+//! committed but asks for much work or time waits for later turns; meanwhile raft goes on.
+//!
+//! Not here: where the inputs of a turn come from (`task`), and what an entry holds (`entry_codec`).
+
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
+use raft::{Ready, StateRole};
+use slog::{error, info, warn};
+
+use super::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
+use super::{Driver, Phase, Seen};
+use crate::consensus::input::InstallError;
+use crate::consensus::raft_node::entry_codec;
+use crate::consensus::raft_node::entry_codec::Payload;
+use crate::consensus::raft_node::raft_config::COMMITTED_BYTES_PER_READY;
+use crate::model::Millis;
+use crate::model::{Answer, Command, MemberChange, Written};
+use crate::plant::{self, Plant};
+use crate::storage::{Applied, Error, Operation};
+
+/// A sync that takes longer than this is worth a line in the log.
+const SLOW_SYNC: Millis = 500;
+
+/// How many Readys one turn handles at most, each of at most 2 MiB of committed entries; more wait for the next turn, so
+/// that ticks, heartbeats and other inputs are never shut out for long.
+const READIES_PER_TURN: usize = 4;
+
+/// After how many applied entries a turn takes no further Ready.
+const ENTRIES_PER_TURN: u64 = 4096;
+
+impl Driver {
+    /// Draws the consequences of all inputs since the last turn. On return everything that was acknowledged is durable.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned; nothing that was not durable has been acknowledged.
+    pub fn turn(&mut self, now: Millis) -> Result<(), Error> {
+        self.at(now);
+        self.budget = TurnBudget::new(self.background.now(), self.now, self.options.apply_work);
+        self.propose_writes();
+        self.drive_membership();
+        self.expire_keys()?;
+        self.issue_read_index();
+        let (began_at, mut left) = (self.state_machine.applied().0, READIES_PER_TURN);
+        let mut goes_on = self.apply_committed()?;
+        while left > 0
+            && self.phase != Phase::Removed
+            && self.raw.has_ready()
+            && self.state_machine.applied().0 < began_at + ENTRIES_PER_TURN
+        {
+            left = if goes_on && !self.budget.is_late(self.background.now()) { left - 1 } else { 0 };
+            let ready = self.raw.ready();
+            self.process(ready)?;
+            goes_on = goes_on && self.apply_committed()?;
+            self.pass();
+            self.drive_membership();
+            self.expire_keys()?;
+            self.issue_read_index();
+        }
+        self.pass();
+        self.note_applied();
+        self.release_reads()?;
+        self.answer_visible();
+        self.run_snapshots()?;
+        self.feed.stand(self.footing());
+        match self.raw.store().broken.borrow_mut().take() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    fn process(&mut self, mut ready: Ready) -> Result<(), Error> {
+        let before = self.raw.store().hard_state.clone();
+        let hard_state = ready.hs().cloned().unwrap_or_else(|| before.clone());
+        let promises = hard_state.term != before.term || hard_state.vote != before.vote;
+        self.role_transition();
+        // Raft forgets it with the leadership, but not what it has put into its messages before.
+        self.pending_change = self.pending_change.max(self.raw.raft.pending_conf_index);
+        let early = ready.take_messages();
+        let held = if promises && !plant::is(Plant::SendBeforeTerm) {
+            early
+        } else {
+            self.dispatch(early)?;
+            Vec::new()
+        };
+        self.raw.mut_store().hard_state = hard_state.clone();
+        if !ready.snapshot().is_empty() {
+            let metadata = ready.snapshot().get_metadata().clone();
+            self.take_snapshot(metadata.index, metadata.term, &hard_state)?;
+        }
+        let recorded = !ready.snapshot().is_empty() && ready.entries().is_empty();
+        if plant::is(Plant::AnswerBeforeSync) && !self.leads() {
+            let answers = ready.take_persisted_messages();
+            self.dispatch(answers)?;
+        }
+        if ready.must_sync() && !recorded {
+            self.persist(ready.entries(), &hard_state)?;
+        }
+        self.dispatch(held)?;
+        let persisted = ready.take_persisted_messages();
+        self.dispatch(persisted)?;
+        self.read_states(ready.take_read_states());
+        self.committed.extend(ready.take_committed_entries());
+        let mut light = self.raw.advance_append(ready);
+        if let Some(commit) = light.commit_index() {
+            self.raw.mut_store().hard_state.commit = commit;
+        }
+        self.dispatch(light.take_messages())?;
+        self.committed.extend(light.take_committed_entries());
+        Ok(())
+    }
+
+    /// Applies what is committed, in pieces, as far as the budget of the turn goes; whether that was all.
+    fn apply_committed(&mut self) -> Result<bool, Error> {
+        while let Some(first) = self.committed.front()
+            && let Some(most_work) = self.budget.piece(self.background.now())
+        {
+            // A change of the membership stands alone: raft is told of it once, when it is applied.
+            let plain = || self.committed.iter().take(ENTRIES_PER_PIECE).take_while(|entry| !is_change(entry)).count();
+            let count = if is_change(first) { 1 } else { plain() };
+            let count = self.digests.before_comparison(first, count);
+            let mut entries: Vec<_> = self.committed.drain(..count).collect();
+            let done = self.apply(&entries, most_work)?;
+            self.budget.spend(self.state_machine.work());
+            entries.drain(..done);
+            entries.into_iter().rev().for_each(|entry| self.committed.push_front(entry));
+            if self.phase == Phase::Removed {
+                // A leader may inherit its own removal. Raft has no place for a leader outside the configuration; it is
+                // not asked anything any more.
+                self.committed.clear();
+                return Ok(true);
+            }
+            self.compare_awaited()?;
+        }
+        self.raw.advance_apply_to(self.state_machine.applied().0);
+        let whole = self.committed.is_empty();
+        // Raft hands out as little as it can while there is enough to do.
+        let most = if whole { COMMITTED_BYTES_PER_READY } else { 0 };
+        self.raw.raft.set_max_committed_size_per_ready(most);
+        Ok(whole)
+    }
+
+    /// One record, one sync.
+    fn persist(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        let journal = &mut self.raw.mut_store().journal;
+        let known = journal.hard_state().term == hard_state.term;
+        journal.append(entries, hard_state)?;
+        if plant::is(Plant::AckBeforeSync) && self.leads() && known {
+            return Ok(());
+        }
+        let began = self.background.now();
+        self.raw.mut_store().journal.sync()?;
+        let took = self.background.now().saturating_sub(began);
+        self.pass();
+        if took > SLOW_SYNC {
+            warn!(self.log, "the disk is slow: a sync stalled the loop"; "ms" => took);
+        }
+        Ok(())
+    }
+
+    /// Hands messages to the transport; the offer of a snapshot becomes a stream.
+    fn dispatch(&mut self, messages: Vec<Message>) -> Result<(), Error> {
+        let (copies, plain): (Vec<_>, Vec<_>) =
+            messages.into_iter().partition(|message| message.get_msg_type() == MessageType::MsgSnapshot);
+        if !plain.is_empty() {
+            // A leader's messages say what is committed.
+            if self.raw.store().journal.hard_state().commit < self.pending_change {
+                self.keep_commit(self.raw.raft.raft_log.committed)?;
+            }
+            self.outbox.send(plain);
+        }
+        copies.into_iter().try_for_each(|message| self.begin_stream(message))
+    }
+
+    /// The flip of an install: journal first, then the machine in memory.
+    fn take_snapshot(&mut self, index: u64, term: u64, hard_state: &HardState) -> Result<(), Error> {
+        let Some((received, reply)) = self.installing.take() else {
+            return Err(Error::Damaged {
+                what: "the raft log".into(),
+                detail: format!("a snapshot at {index} was to be installed, but no copy of it has arrived"),
+                path: self.data_dir.engine().path(),
+            });
+        };
+        let mut hard_state = hard_state.clone();
+        hard_state.commit = if plant::is(Plant::CommitNotRaised) {
+            self.raw.store().journal.hard_state().commit
+        } else {
+            hard_state.commit.max(index)
+        };
+        self.state_machine.abort_cut();
+        // What was not applied yet is in the copy.
+        self.committed.clear();
+        let (generation, state_machine) = received.take();
+        let log = self.raw.mut_store();
+        log.journal.install(index, term, generation, &hard_state)?;
+        log.hard_state = hard_state;
+        log.conf_state = state_machine.conf_state().clone();
+        log.applied = state_machine.applied();
+        self.unused.push(Box::new(std::mem::replace(&mut self.state_machine, state_machine)));
+        if !plant::is(Plant::CopyUntold) {
+            self.feed.skip_to(index);
+        }
+        self.snapshots.installed();
+        self.requests_hidden(index, term);
+        self.settle()?;
+        info!(self.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.state_machine.keys());
+        // The table has come with the copy: the leader has a name now, and the log is to say it.
+        self.seen.leader = 0;
+        reply(Ok::<(), InstallError>(()));
+        self.publish();
+        self.discard_garbage()
+    }
+
+    /// Applies committed entries, or as many of them as `most_work` allows, and wakes whoever waits for those; how many.
+    fn apply(&mut self, entries: &[Entry], most_work: usize) -> Result<usize, Error> {
+        let mut batch = Vec::with_capacity(entries.len());
+        let mut removed = Vec::new();
+        let mut table_changed = false;
+        for entry in entries {
+            let operation = self.operation(entry)?;
+            match &operation {
+                Operation::Membership { change, .. } => {
+                    table_changed = true;
+                    if let Some(MemberChange::Remove { raft_id }) = change {
+                        removed.push(*raft_id);
+                    }
+                }
+                Operation::Command(proposal) if matches!(proposal.write.command, Command::Move { .. }) => {
+                    table_changed = true;
+                }
+                Operation::Command(_) | Operation::Nothing => {}
+            }
+            batch.push(Applied { index: entry.index, term: entry.term, operation });
+        }
+        let last_term = self.state_machine.applied().1;
+        let before = table_changed.then(|| self.state_machine.members().clone());
+        let written = self.state_machine.apply(batch, most_work)?;
+        let done = written.len();
+        // Before anybody hears of the writes, so that whoever does finds them where he watches.
+        self.feed.append(self.state_machine.take_events(), self.state_machine.applied().0);
+        let log = self.raw.mut_store();
+        log.applied = self.state_machine.applied();
+        if table_changed {
+            log.conf_state = self.state_machine.conf_state().clone();
+        }
+        if table_changed {
+            self.keep_commit(self.state_machine.applied().0)?;
+        }
+        self.wake(entries, written, last_term);
+        if before.is_some_and(|before| before != *self.state_machine.members()) {
+            self.members_changed(&removed)?;
+        }
+        Ok(done)
+    }
+
+    /// Makes it durable that what lies up to `index` is committed. Done for a membership entry before anybody hears that it
+    /// is: a node that was told of its removal votes no more, and of two voters the one that stays could otherwise forget at
+    /// a crash that the entry was committed, and would need the vote of the other for ever.
+    fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
+        let log = self.raw.mut_store();
+        // The others may have committed what this node has not synced; they have it then.
+        let index = index.min(log.journal.last_index());
+        if log.journal.hard_state().commit >= index {
+            return Ok(());
+        }
+        log.hard_state.commit = log.hard_state.commit.max(index);
+        let hard_state = HardState { commit: index, ..log.hard_state.clone() };
+        log.journal.append(&[], &hard_state)?;
+        log.journal.sync()
+    }
+
+    fn wake(&mut self, entries: &[Entry], written: Vec<Written>, mut last_term: u64) {
+        for (entry, written) in entries.iter().zip(written) {
+            if entry.term > last_term {
+                last_term = entry.term;
+                self.requests_lost(entry.term, entry.index);
+            }
+            self.request_applied(entry.term, entry.index, Answer::Written(written));
+            self.membership_applied(entry.term, entry.index, is_change(entry));
+        }
+    }
+
+    /// A membership change that cannot be, or that raft refuses, is refused on every node alike: the entry then changes
+    /// nothing.
+    fn operation(&mut self, entry: &Entry) -> Result<Operation, Error> {
+        let (conf_change, change) = match entry_codec::decode(entry) {
+            Ok(Payload::Nothing) => return Ok(Operation::Nothing),
+            Ok(Payload::Command(_)) if plant::is(Plant::SilentDivergence) && self.forgets(entry) => {
+                return Ok(Operation::Nothing);
+            }
+            Ok(Payload::Command(proposal)) => return Ok(Operation::Command(proposal)),
+            Ok(Payload::Membership(conf_change, change)) => (conf_change, change),
+            Err(detail) => {
+                error!(self.log, "a committed entry cannot be read"; "index" => entry.index, "error" => &detail);
+                return Err(self.unreadable(entry, &detail));
+            }
+        };
+        let applied = entry_codec::check_membership(&conf_change, &change)
+            .and_then(|()| self.raw.apply_conf_change(&conf_change).map_err(|error| error.to_string()));
+        match applied {
+            Ok(conf_state) => Ok(Operation::Membership { change: Some(change), conf_state }),
+            Err(refused) => {
+                warn!(self.log, "a membership entry was refused"; "index" => entry.index, "error" => refused);
+                Ok(Operation::Nothing)
+            }
+        }
+    }
+
+    /// What a node with a silent fault does not do.
+    fn forgets(&self, entry: &Entry) -> bool {
+        !self.leads() && self.raft_id().is_multiple_of(3) && entry.index.is_multiple_of(32)
+    }
+
+    fn unreadable(&self, entry: &Entry, detail: &str) -> Error {
+        Error::Damaged {
+            what: format!("the committed entry at index {}", entry.index),
+            detail: detail.to_owned(),
+            path: self.data_dir.engine().path(),
+        }
+    }
+
+    /// Says and follows up a change of role, term or leader.
+    fn role_transition(&mut self) {
+        let is = Seen { role: self.raw.raft.state, leader: self.raw.raft.leader_id, term: self.raw.raft.term };
+        if is == self.seen {
+            return;
+        }
+        let was = std::mem::replace(&mut self.seen, is);
+        let reason = reason(was, is, self.raft_id(), self.conf_voters().len());
+        let leader = self.state_machine.members().get(is.leader);
+        info!(self.log, "role";
+            "state" => crate::consensus::status::state(is.role).as_str(),
+            "term" => is.term,
+            "leader" => leader.map_or("none", |member| member.name.as_str()),
+            "at" => leader.map_or("-", |member| member.raft_address.as_str()),
+            "reason" => reason);
+        if was.role == StateRole::Leader && is.role != StateRole::Leader {
+            self.leader_seen = Some(self.now);
+            self.state_machine.abort_cut();
+        }
+        self.role_changed();
+    }
+}
+
+/// Whether an entry changes the membership.
+fn is_change(entry: &Entry) -> bool {
+    entry.get_entry_type() != EntryType::EntryNormal
+}
+
+/// Why the role is another one, as far as raft lets one see.
+fn reason(was: Seen, is: Seen, me: u64, voters: usize) -> &'static str {
+    match (was.role, is.role) {
+        (_, StateRole::Leader) if voters == 1 => "the only voter",
+        (_, StateRole::Leader) => "won the election",
+        (StateRole::Leader, StateRole::Follower) if is.term == was.term => "no contact with a majority",
+        (StateRole::Leader, _) => "another node has a higher term",
+        (StateRole::Follower, StateRole::Candidate | StateRole::PreCandidate) if was.leader == 0 => "no leader in time",
+        (StateRole::Follower, StateRole::Candidate | StateRole::PreCandidate) => "lost contact with the leader",
+        (_, StateRole::Candidate | StateRole::PreCandidate) => "the election goes on",
+        (_, StateRole::Follower) if is.leader == 0 => "another node asks for votes",
+        (_, StateRole::Follower) if is.leader == me => "stepped back",
+        (_, StateRole::Follower) => "heard the leader",
+    }
+}

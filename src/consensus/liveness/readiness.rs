@@ -1,0 +1,208 @@
+//! Whether this node takes requests, and whether it lags behind its leader.
+//!
+//! Why: a follower that is being sent a copy of the state, or has a long log to apply, would let each read wait until its
+//! deadline. Clients are better off elsewhere, and load balancers and orchestrators want to know.
+//!
+//! Laws: a node lags from the moment that a copy is sent to it, or once it has not applied within an election timeout what
+//! the leader was known to have committed, and until it has applied all of that. The time is counted in ticks of the loop,
+//! so that a stall of the disk or of the machine is not taken for it. A leader does not lag, nor does a node that knows
+//! none.
+//!
+//! Not here: which reads are refused then (`reads`), and how it is shown (`http::api::probes`, `http::api::stats`).
+
+use slog::{info, warn};
+
+use crate::consensus::driver::{Driver, Phase};
+use crate::model::{Code, Refusal};
+
+/// What this node knows of how far its leader is.
+#[derive(Debug, Default)]
+pub(crate) struct Lag {
+    /// The highest index that the leader is known to have committed.
+    told: u64,
+    /// Whether a leader from before the last change of role, term or leader told that.
+    is_old: bool,
+    /// An index that was told and is not applied here, and for how many ticks it has not been.
+    goal: Option<(u64, usize)>,
+    /// What was applied when a copy of the state began to arrive.
+    copied_since: Option<u64>,
+    lags: bool,
+}
+
+impl Lag {
+    /// The leader has committed everything up to `index`.
+    pub fn told(&mut self, index: u64) {
+        self.told = if std::mem::take(&mut self.is_old) { index } else { self.told.max(index) };
+    }
+
+    /// What was told so far is true of committed entries for ever, but was another's word: the next one counts.
+    pub fn leader_changes(&mut self) {
+        self.is_old = true;
+    }
+
+    /// A copy begins to arrive: the leader's log no longer reaches back to what is applied here.
+    fn copy_begins(&mut self, applied: u64) {
+        self.told = self.told.max(applied + 1);
+        self.copied_since = Some(applied);
+        self.lags = true;
+    }
+
+    /// A tick has passed; a node that is behind for `most` of them lags.
+    fn tick(&mut self, applied: u64, most: usize) {
+        if applied >= self.told {
+            return self.reached(applied);
+        }
+        self.goal = match self.goal {
+            Some((goal, ticks)) if goal > applied => Some((goal, ticks + 1)),
+            _ => Some((self.told, 0)),
+        };
+        self.lags |= self.goal.is_some_and(|(_, ticks)| ticks >= most);
+    }
+
+    /// Notes what is applied here.
+    fn reached(&mut self, applied: u64) {
+        if applied >= self.told {
+            (self.goal, self.copied_since, self.lags) = (None, None, false);
+        }
+    }
+}
+
+impl Driver {
+    /// Why this node takes no requests now; None where it does.
+    pub(crate) fn not_ready(&self) -> Option<Refusal> {
+        let why = self.unavailable().or_else(|| self.leaderless()).or_else(|| self.lagging())?;
+        let leader = why.leader.clone().or_else(|| self.leader());
+        Some(Refusal { leader, ..why })
+    }
+
+    /// The refusal of linearizable reads while this node lags.
+    pub(crate) fn lagging(&self) -> Option<Refusal> {
+        let lags = self.lag.lags && !self.leads() && self.raw.raft.leader_id != 0;
+        lags.then(|| self.not_applied_yet(self.lag.told))
+    }
+
+    /// The refusal of a read that waited in vain for what is committed up to `index` to be applied here.
+    pub(crate) fn not_applied_yet(&self, index: u64) -> Refusal {
+        let applied = self.state_machine.applied().0;
+        let copy = if self.lag.copied_since == Some(applied) { " and is being sent a copy of the state" } else { "" };
+        let detail = format!(
+            "this node has applied up to index {applied} of at least {}{copy}; ask another one, or read what this one has \
+             with ?consistency=stale",
+            index.max(applied + 1)
+        );
+        Refusal::not_applied(Code::Lagging, detail)
+    }
+
+    /// A copy of the state begins to arrive.
+    pub(crate) fn copy_arrives(&mut self) {
+        // One that joins has not been in touch yet, and says so.
+        if self.phase == Phase::Member {
+            let lagged = self.lag.lags;
+            self.lag.copy_begins(self.state_machine.applied().0);
+            self.lagging_changed(lagged);
+        }
+    }
+
+    /// Looks once a tick how far behind this node is.
+    pub(crate) fn update_lag(&mut self) {
+        if self.leads() || self.raw.raft.leader_id == 0 {
+            return;
+        }
+        let lagged = self.lag.lags;
+        self.lag.tick(self.state_machine.applied().0, self.options.election_ticks);
+        self.lagging_changed(lagged);
+    }
+
+    /// Looks after a turn whether this node has caught up.
+    pub(crate) fn note_applied(&mut self) {
+        let lagged = self.lag.lags;
+        self.lag.reached(self.state_machine.applied().0);
+        self.lagging_changed(lagged);
+    }
+
+    fn lagging_changed(&mut self, lagged: bool) {
+        let (applied, told) = (self.state_machine.applied().0, self.lag.told);
+        match (lagged, self.lag.lags) {
+            (false, true) => {
+                warn!(self.log, "this node lags behind its leader and answers no linearizable reads until it has caught up";
+                    "applied_index" => applied, "leader_index" => told, "copy" => self.lag.copied_since.is_some());
+                self.refuse_reads_that_lag();
+            }
+            (true, false) => info!(self.log, "this node has caught up with its leader"; "applied_index" => applied),
+            _ => {}
+        }
+    }
+
+    fn leaderless(&self) -> Option<Refusal> {
+        (self.raw.raft.leader_id == 0).then(|| {
+            Refusal::not_applied(Code::NoLeader, format!("this node knows no leader: {}", self.why_no_leader()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 3;
+
+    #[test]
+    fn a_node_lags_once_it_has_not_applied_for_long_what_it_was_told_and_until_it_has_all_of_it() {
+        let mut lag = Lag::default();
+        lag.told(10);
+        for (applied, told, lags) in [
+            (5, 10, false),
+            (6, 20, false),
+            (7, 30, false),
+            (8, 40, true),
+            // What it was told first does not do any more.
+            (12, 50, true),
+            (49, 50, true),
+            (50, 50, false),
+        ] {
+            lag.told(told);
+            lag.tick(applied, MOST);
+            assert_eq!(lag.lags, lags, "{applied} of {told}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_follows_at_a_distance_does_not_lag() {
+        let mut lag = Lag::default();
+        for tick in 0..100 {
+            lag.told(tick * 1000 + 2000);
+            lag.tick(tick * 1000, MOST);
+            assert!(!lag.lags, "tick {tick}");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_is_lost_and_found_again_ends_no_lag_and_the_word_of_another_counts_anew() {
+        let mut lag = Lag::default();
+        lag.told(u64::MAX);
+        (0..=MOST).for_each(|_| lag.tick(5, MOST));
+        assert!(lag.lags);
+        lag.leader_changes();
+        lag.tick(6, MOST);
+        assert!(lag.lags);
+        lag.told(9);
+        lag.reached(8);
+        assert!(lag.lags);
+        lag.reached(9);
+        assert!(!lag.lags);
+    }
+
+    #[test]
+    fn a_node_that_is_sent_a_copy_lags_at_once() {
+        let mut lag = Lag::default();
+        lag.copy_begins(7);
+        assert!(lag.lags);
+        lag.reached(7);
+        assert!(lag.lags, "nothing has come of it yet");
+        lag.told(90);
+        lag.reached(80);
+        assert!(lag.lags);
+        lag.reached(90);
+        assert!(!lag.lags && lag.copied_since.is_none());
+    }
+}

@@ -1,0 +1,164 @@
+//! What a join or a move means, given who answered at the address.
+//!
+//! Why: the same POST can mean nothing to do, a moved member, a new node, a wiped one under its old name, or a mistake.
+//! Who answers at the address tells them apart, before anything is written.
+//!
+//! Laws: a member is known by its raft id, never by its name or address. A name or an address that belongs to a live
+//! member is not taken over. Data that was not handed over is not given up without `force`, and a member's never.
+//!
+//! Not here: the steps that follow (`join`), and the joiner's own checks (`joiner`).
+
+use super::Step;
+use super::join::Stage;
+use crate::consensus::driver::Driver;
+use crate::model::Millis;
+use crate::model::{Code, NodeKind, Refusal, Request, Role, WhoAmI};
+
+/// How long a join waits for the old bearer of its name to turn out silent.
+const NAME_WAIT: Millis = 2000;
+
+impl Driver {
+    pub(crate) fn judge_move(&self, who: WhoAmI, raft_id: u64, raft_address: &str) -> Step {
+        if who.raft_id != raft_id || who.cluster_id != self.data_dir.identity().cluster_id {
+            return Step::Done(Err(Refusal::not_applied(
+                Code::Unreachable,
+                format!("{raft_address} is answered by another node ({}); the table stays as it is", who.node_id),
+            )));
+        }
+        let raft_address = raft_address.to_owned();
+        Step::Next(Stage::Relocate { raft_id, raft_address, http_address: who.http_address, done: false })
+    }
+
+    /// What a join means, given who answered.
+    pub(crate) fn judge(&mut self, who: WhoAmI, node_id: &str, raft_address: &str, force: bool) -> Step {
+        let ours = who.cluster_id == self.data_dir.identity().cluster_id;
+        let members = self.state_machine.members();
+        if ours && let Some(member) = members.get(who.raft_id) {
+            // That a leader reaches itself somewhere says nothing of the others, so only where it says itself that it is.
+            let its_place =
+                [&member.raft_address, &self.options.raft_address].iter().any(|place| *place == raft_address);
+            if who.raft_id == self.raft_id() && (member.name != node_id || !its_place) {
+                return refuse(
+                    Code::JoinSelf,
+                    format!(
+                        "{raft_address} is answered by {} itself, which leads; give the address of the node that is to join",
+                        member.name
+                    ),
+                );
+            }
+            if member.name != node_id {
+                return refuse(
+                    Code::AddressInUse,
+                    format!("{raft_address} is the address of member {}, not of {node_id}", member.name),
+                );
+            }
+            if let Some(refusal) = self.judge_moved(&who, &member.raft_address, raft_address) {
+                return refusal;
+            }
+            if member.raft_address != raft_address || member.http_address != who.http_address {
+                return Step::Next(Stage::Relocate {
+                    raft_id: who.raft_id,
+                    raft_address: raft_address.to_owned(),
+                    http_address: who.http_address,
+                    done: false,
+                });
+            }
+            return match member.role {
+                Role::Voter => Step::Next(Stage::Confirm { done: false }),
+                Role::Learner => Step::Next(Stage::Promote { raft_id: who.raft_id, since: self.now }),
+            };
+        }
+        let removed_here = ours && members.is_tombstone(who.raft_id);
+        match who.standing {
+            NodeKind::Standalone if !force => {
+                return refuse(
+                    Code::HasData,
+                    format!(
+                        "{} at {raft_address} holds data of its own, which a join would give up; \"force\": true does that",
+                        who.node_id
+                    ),
+                );
+            }
+            NodeKind::Member if !removed_here => {
+                return refuse(
+                    Code::OtherCluster,
+                    format!("{} at {raft_address} is a member of another cluster; remove it there first", who.node_id),
+                );
+            }
+            _ => {}
+        }
+        self.judge_name(node_id, raft_address)
+    }
+
+    /// A member at another address than its cluster has for it: it must be the only one that speaks in its name, and the
+    /// table must have it where it says it is, or nobody lets it in.
+    fn judge_moved(&self, who: &WhoAmI, listed: &str, raft_address: &str) -> Option<Step> {
+        let (me, moved) = (&who.node_id, who.moved && !self.options.follow_moves);
+        if moved && self.is_live(who.raft_id) {
+            return Some(refuse(
+                Code::NameInUse,
+                format!(
+                    "{me} is alive at {listed}, or was a moment ago; what answers at {raft_address} is a copy of its disk \
+                     unless it has just moved there. Stop the one that is not wanted and try again"
+                ),
+            ));
+        }
+        if moved && who.raft_address != raft_address {
+            let told = &who.raft_address;
+            return Some(refuse(
+                Code::AddressInUse,
+                format!("{me} answers at {raft_address}, but tells its peers to dial it at {told}; POST that address"),
+            ));
+        }
+        None
+    }
+
+    /// Whether a request that found nothing to do finds nothing still.
+    pub(crate) fn table_is_as_asked(&self, request: &Request) -> bool {
+        let members = self.state_machine.members();
+        match request {
+            Request::Join { node_id, raft_address, .. } => members
+                .named(node_id)
+                .is_some_and(|member| member.role == Role::Voter && member.raft_address == *raft_address),
+            Request::Remove { node_id } => members.named(node_id).is_none(),
+            Request::Move { .. } | Request::Transfer { .. } | Request::Write(_) => true,
+        }
+    }
+
+    /// Whether a joiner can have this raft id: one that was never a member's. A node that is one already is not asked again.
+    pub(crate) fn may_be_a_joiner(&self, raft_id: u64) -> bool {
+        let members = self.state_machine.members();
+        raft_id != 0 && !members.is_tombstone(raft_id) && members.get(raft_id).is_none()
+    }
+
+    /// Whether a member has the joiner's name. There was none when the joiner was judged, but a join that was given up may have
+    /// left its entry in the log, and that was applied since.
+    pub(crate) fn name_is_taken(&self, request: &Request) -> bool {
+        matches!(request, Request::Join { node_id, .. } if self.state_machine.members().named(node_id).is_some())
+    }
+
+    fn judge_name(&self, node_id: &str, raft_address: &str) -> Step {
+        let members = self.state_machine.members();
+        match members.named(node_id) {
+            Some(old) if old.raft_id == self.raft_id() => {
+                refuse(Code::NameInUse, format!("{node_id} is the name of the leader; give this node another one"))
+            }
+            Some(old) if old.raft_address == raft_address => Step::Next(Stage::retire(old.raft_id)),
+            Some(old) => Step::Next(Stage::Silence { old: old.raft_id, until: self.now + NAME_WAIT }),
+            None => match members.iter().find(|member| member.raft_address == raft_address) {
+                Some(member) => refuse(
+                    Code::AddressInUse,
+                    format!(
+                        "{raft_address} is the address of member {}; remove it first, or join under its name",
+                        member.name
+                    ),
+                ),
+                None => Step::Next(Stage::Ask),
+            },
+        }
+    }
+}
+
+pub(crate) fn refuse(code: Code, detail: String) -> Step {
+    Step::Done(Err(Refusal::not_applied(code, detail)))
+}

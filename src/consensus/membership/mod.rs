@@ -1,0 +1,378 @@
+//! The leader's side of membership: join, remove, move, and who may be promoted.
+//!
+//! Why: a membership change that is only almost right stops a cluster for good. Each goes through the same small steps,
+//! any of which may be the last before a crash, and the next leader finds all it needs in the replicated table.
+//!
+//! Laws: one change at a time (Raft thesis 4.1), proposed only when the leader has applied its whole log and nothing is
+//! pending, since raft silently turns others into empty entries; simulated with raft's own `Changer` first; answered by
+//! the type of the entry that was applied at its (term, index). Once an entry of a request was proposed no refusal of it
+//! says that nothing was done. The live voters must be a quorum before and after. A
+//! joiner is a learner until it has caught up (`catch_up`), and any leader promotes any learner that has. A leader
+//! never proposes its own removal.
+//!
+//! Not here: the joiner's side (`joiner`), transfers (`transfer`), members that moved (`identities`).
+
+pub(crate) mod catch_up;
+pub(crate) mod incarnation;
+pub(crate) mod join;
+pub(crate) mod join_checks;
+pub(crate) mod joiner;
+pub(crate) mod transfer;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use raft::Changer;
+use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, Entry, Message, MessageType};
+use slog::info;
+
+use super::driver::Driver;
+use super::proposals::{ClientRequest, late};
+use crate::model::Millis;
+use crate::model::validate;
+use crate::model::{Answer, Code, Command, MemberChange, Proposal, Refusal, Request, codec};
+use crate::plant::{self, Plant};
+use crate::storage::Error;
+use catch_up::CatchUp;
+use join::Stage;
+use transfer::Transfer;
+
+/// How many membership requests wait at most.
+const QUEUE: usize = 64;
+
+/// How long a learner may be silent before its join no longer holds up the next one.
+const SILENT_AFTER: Millis = 3000;
+
+/// One membership request under way on the leader.
+pub(crate) struct Operation {
+    pub waiting: ClientRequest,
+    pub stage: Stage,
+    pub warning: Option<String>,
+    pub dropped: Option<String>,
+    /// The (term, index) of the entry that the stage waits for.
+    pub proposed: Option<(u64, u64)>,
+}
+
+impl Operation {
+    /// An entry was proposed for its stage, unless raft took none; from now on there may be an effect.
+    pub fn proposed(&mut self, proposed: Option<(u64, u64)>) {
+        self.proposed = proposed;
+        let changes = !matches!(self.stage, Stage::Confirm { .. });
+        self.waiting.doubt |= proposed.is_some() && changes && !plant::is(Plant::RetiredBeforeAsked);
+    }
+}
+
+/// All membership requests on this node.
+#[derive(Default)]
+pub(crate) struct Membership {
+    queue: VecDeque<ClientRequest>,
+    pub(crate) current: Option<Operation>,
+    /// Joins that only wait for their learner, while something else wants to go on: they end by themselves.
+    aside: Vec<Operation>,
+    /// Questions to joiners that are not answered yet, and at which address; a join may be over before its joiner has
+    /// decided.
+    pub(crate) asked: BTreeMap<u64, String>,
+    pub(crate) transfer: Option<Transfer>,
+    /// How the learners catch up, on the leader.
+    pub(crate) catch_up: CatchUp,
+}
+
+impl Membership {
+    /// Lets a request wait for its turn; gives it back where too many wait.
+    pub fn enqueue(&mut self, waiting: ClientRequest) -> Result<(), Box<ClientRequest>> {
+        if self.queue.len() >= QUEUE {
+            return Err(Box::new(waiting));
+        }
+        self.queue.push_back(waiting);
+        Ok(())
+    }
+
+    pub fn take_queue(&mut self) -> VecDeque<ClientRequest> {
+        std::mem::take(&mut self.queue)
+    }
+
+    /// Whether this node leads a join that may be talking to a joiner.
+    pub fn join_in_progress(&self) -> bool {
+        let joins = |waiting: &ClientRequest| matches!(waiting.request, Request::Join { .. });
+        let current = self.current.as_ref().is_some_and(|operation| joins(&operation.waiting));
+        current || self.queue.iter().any(joins) || !self.asked.is_empty()
+    }
+
+    /// Whether a join of the node at this address is under way or waits.
+    pub fn joins(&self, address: &str) -> bool {
+        let under_way = self.current.iter().chain(&self.aside).map(|operation| &operation.waiting);
+        under_way
+            .chain(&self.queue)
+            .any(|waiting| matches!(&waiting.request, Request::Join { raft_address, .. } if raft_address == address))
+    }
+}
+
+/// What a step of an operation came to.
+pub(crate) enum Step {
+    /// It goes on in a later turn.
+    Keep,
+    /// It has a new stage, which may go on at once.
+    Next(Stage),
+    /// It has ended.
+    Done(Result<Answer, Refusal>),
+}
+
+impl Driver {
+    /// Moves every membership request on as far as it goes now.
+    pub(crate) fn drive_membership(&mut self) {
+        self.drive_transfer();
+        if !self.leads() {
+            return self.give_back();
+        }
+        self.promote_learners();
+        self.set_waiting_join_aside();
+        for operation in std::mem::take(&mut self.membership.aside) {
+            if let Some(operation) = self.advance(operation) {
+                self.membership.aside.push(operation);
+            }
+        }
+        while let Some(operation) = self.next_operation() {
+            self.membership.current = self.advance(operation);
+            if self.membership.current.is_some() || self.membership.transfer.is_some() {
+                break;
+            }
+        }
+    }
+
+    fn next_operation(&mut self) -> Option<Operation> {
+        if let Some(operation) = self.membership.current.take() {
+            return Some(operation);
+        }
+        if self.membership.transfer.is_some() {
+            return None;
+        }
+        let waiting = loop {
+            let waiting = self.membership.queue.pop_front()?;
+            if !self.is_late(&waiting) {
+                break waiting;
+            }
+            self.refuse(waiting, late());
+        };
+        Some(Operation { waiting, stage: Stage::Start, warning: None, dropped: None, proposed: None })
+    }
+
+    /// Moves one operation on; None once it has been answered.
+    fn advance(&mut self, mut operation: Operation) -> Option<Operation> {
+        if self.is_late(&operation.waiting) {
+            self.end_join(&operation);
+            self.refuse_unfinished(operation);
+            return None;
+        }
+        if operation.proposed.is_some_and(|(term, _)| term != self.raw.raft.term) {
+            operation.proposed = None;
+        }
+        loop {
+            match self.advance_stage(&mut operation) {
+                Step::Keep => return Some(operation),
+                Step::Next(stage) => {
+                    operation.stage = stage;
+                    operation.proposed = None;
+                }
+                Step::Done(Ok(answer)) => {
+                    self.answer_when_visible(operation.waiting, answer);
+                    return None;
+                }
+                Step::Done(Err(refusal)) => {
+                    info!(self.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
+                    self.end_join(&operation);
+                    self.refuse(operation.waiting, refusal);
+                    return None;
+                }
+            }
+            if matches!(operation.stage, Stage::Lead { .. }) {
+                return self.begin_transfer(operation);
+            }
+        }
+    }
+
+    /// Another node leads: requests go there, where they begin again; each finds in the table what was done.
+    fn give_back(&mut self) {
+        self.membership.catch_up = CatchUp::default();
+        let mut operations = std::mem::take(&mut self.membership.aside);
+        operations.extend(self.membership.current.take());
+        let waiting = operations.into_iter().map(|operation| {
+            let doubt = operation.waiting.doubt || operation.proposed.is_some() || operation.stage.has_effects();
+            ClientRequest { doubt, ..operation.waiting }
+        });
+        for one in waiting.chain(self.membership.take_queue()).collect::<Vec<_>>() {
+            self.retry_later(one);
+        }
+    }
+
+    /// A join that waits for its learner makes way for other changes, and for other joins where the learner is silent.
+    fn set_waiting_join_aside(&mut self) {
+        let Some(Operation { stage: Stage::Promote { raft_id, since }, .. }) = self.membership.current else { return };
+        let silent = self.now > since + SILENT_AFTER
+            && self.contact.get(&raft_id).is_none_or(|heard| self.now > heard + SILENT_AFTER);
+        let next = self.membership.queue.front();
+        if (silent || next.is_some_and(|waiting| !matches!(waiting.request, Request::Join { .. })))
+            && let Some(operation) = self.membership.current.take()
+        {
+            self.membership.aside.push(operation);
+        }
+    }
+
+    /// An entry was applied that an operation may wait for.
+    pub(crate) fn membership_applied(&mut self, term: u64, index: u64, is_change: bool) {
+        let Some(operation) = self.membership.current.as_mut() else { return };
+        if operation.proposed == Some((term, index)) {
+            operation.proposed = None;
+            if is_change == operation.stage.proposes_change() || plant::is(Plant::DroppedChangeApplied) {
+                operation.stage.entry_applied();
+            }
+        }
+    }
+
+    /// The table has changed by applied entries; `removed` are ids that left it.
+    pub(crate) fn members_changed(&mut self, removed: &[u64]) -> Result<(), Error> {
+        let table = self.state_machine.members();
+        let members =
+            table.iter().map(|m| format!("{} {:?} at {}", m.name, m.role, m.raft_address)).collect::<Vec<_>>();
+        info!(self.log, "members"; "index" => self.state_machine.applied().0, "are" => members.join(", "));
+        for raft_id in removed {
+            if *raft_id == self.raft_id() {
+                return self.become_removed();
+            }
+            self.contact.remove(raft_id);
+            self.peer_contact.forget(*raft_id);
+            self.outbox.tell_removed(*raft_id);
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Whether raft would take a membership change as one: this node leads, has applied its whole log, and nothing is
+    /// pending.
+    pub(crate) fn can_change(&self) -> bool {
+        let raft = &self.raw.raft;
+        self.leads()
+            && raft.apply_to_current_term()
+            && !raft.has_pending_conf()
+            && raft.lead_transferee.is_none()
+            && self.stop_by.is_none()
+    }
+
+    /// Whether this node leads so shortly that live members may not have been heard yet.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.led_since.is_some_and(|since| self.now < since + self.election_timeout())
+    }
+
+    /// Ends with `refusal`, unless that only looks so because the members have not been heard yet.
+    pub(crate) fn refuse_once_settled(&self, refusal: Refusal) -> Step {
+        if self.is_settling() { Step::Keep } else { Step::Done(Err(refusal)) }
+    }
+
+    /// Whether a member was heard within an election timeout.
+    pub(crate) fn is_live(&self, raft_id: u64) -> bool {
+        raft_id == self.raft_id()
+            || self.contact.get(&raft_id).is_some_and(|heard| self.now < heard + self.election_timeout())
+    }
+
+    /// Refuses a configuration in which the live voters are no quorum, before or after the change.
+    pub(crate) fn check_quorum(&self, after: &[u64]) -> Result<(), Refusal> {
+        for voters in [self.conf_voters(), after] {
+            let (live, dead): (Vec<u64>, Vec<u64>) = voters.iter().partition(|id| self.is_live(**id));
+            let quorum = voters.len() / 2 + 1;
+            if live.len() < quorum {
+                let dead = dead.into_iter().map(|id| self.name_of(id)).collect::<Vec<_>>().join(", ");
+                return Err(Refusal::not_applied(
+                    Code::QuorumLoss,
+                    format!(
+                        "of {} voters {quorum} must be alive, and {} would be: {dead} cannot be heard. Start it again first",
+                        voters.len(),
+                        live.len()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Proposes one membership entry; the (term, index) it has if it survives.
+    ///
+    /// # Errors
+    /// A refusal where the change is impossible as such; nothing was proposed.
+    pub(crate) fn propose_change(
+        &mut self,
+        kind: ConfChangeType,
+        raft_id: u64,
+        change: &MemberChange,
+    ) -> Result<Option<(u64, u64)>, Refusal> {
+        validate::member_change(change)?;
+        let mut single = ConfChangeSingle::default();
+        single.set_change_type(kind);
+        single.node_id = raft_id;
+        Changer::new(self.raw.raft.prs()).simple(&[single]).map_err(|error| {
+            Refusal::not_applied(Code::BadRequest, format!("raft would refuse this membership change: {error}"))
+        })?;
+        let mut conf_change = ConfChange::default();
+        conf_change.set_change_type(kind);
+        conf_change.node_id = raft_id;
+        match self.raw.propose_conf_change(codec::encode(change), conf_change) {
+            Ok(()) => Ok(Some((self.raw.raft.term, self.raw.raft.raft_log.last_index()))),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Proposes one command of the node's own.
+    pub(crate) fn propose_command(&mut self, command: Command) -> Option<(u64, u64)> {
+        let data = Proposal::encode(self.stamp(), &command.into());
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.raft_id();
+        message.set_entries(vec![Entry { data: data.into(), ..Entry::default() }].into());
+        self.raw.raft.step(message).ok()?;
+        Some((self.raw.raft.term, self.raw.raft.raft_log.last_index()))
+    }
+
+    pub(crate) fn expire_membership(&mut self) {
+        self.expire_transfer();
+        let now = self.now;
+        let mut ended = self.membership.aside.extract_if(.., |one| one.waiting.deadline <= now).collect::<Vec<_>>();
+        if self.membership.current.as_ref().is_some_and(|one| one.waiting.deadline <= now) {
+            ended.extend(self.membership.current.take());
+        }
+        ended.iter().for_each(|one| self.end_join(one));
+        let (over, waits): (VecDeque<_>, VecDeque<_>) =
+            self.membership.take_queue().into_iter().partition(|waiting| waiting.deadline <= now);
+        self.membership.queue = waits;
+        ended.into_iter().for_each(|operation| self.refuse_unfinished(operation));
+        over.into_iter().for_each(|waiting| self.refuse(waiting, late()));
+    }
+
+    /// Answers a request whose deadline has come; what it has begun may go on.
+    fn refuse_unfinished(&self, operation: Operation) {
+        let Operation { waiting, stage, .. } = operation;
+        let refusal = if matches!(waiting.request, Request::Join { .. }) {
+            let slow = match stage {
+                Stage::Promote { raft_id, .. } => self.explain_slowness(raft_id),
+                _ => None,
+            };
+            let detail =
+                "the join was not finished before its deadline; it may still complete, and the same POST resumes it";
+            Refusal::unknown(Code::JoinUnfinished, slow.map_or(detail.to_owned(), |slow| format!("{detail}. {slow}")))
+        } else {
+            let detail =
+                "the membership change was not finished before its deadline; GET /raft/stats shows the members";
+            Refusal::not_applied(Code::Timeout, detail)
+        };
+        self.refuse(waiting, refusal);
+    }
+
+    pub(crate) fn refuse_membership(&mut self, why: fn() -> Refusal) {
+        let mut operations = std::mem::take(&mut self.membership.aside);
+        operations.extend(self.membership.current.take());
+        for operation in operations {
+            let refusal = why();
+            self.refuse(operation.waiting, Refusal::unknown(refusal.code, refusal.detail));
+        }
+        if let Some(transfer) = self.membership.transfer.take() {
+            let refusal = why();
+            self.refuse(transfer.waiting, Refusal::unknown(refusal.code, refusal.detail));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! How much space the members' disks have left, and what the leader refuses while one has too little.
+//!
+//! Why: all members hold the same data, and a node whose disk is full ends. Before one is, what would need more of it is
+//! refused, so that a cluster that is full still answers reads, deletes and membership requests.
+//!
+//! Laws: every member tells every other one what it has left each second, so a new leader knows as much as the last one. A
+//! word counts for [`TOLD_FOR`]: a node that is down takes no space, and tells anew when it is back. While any voter is
+//! below its reserve, nothing that may make the state larger is proposed for a client. That ends by itself.
+//!
+//! Not here: how the space is measured (`storage`), and that a copy of the state leaves the reserve alone.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use slog::{info, warn};
+
+use crate::consensus::driver::{Driver, Phase};
+use crate::model::Millis;
+use crate::model::{Code, DiskSpace, Refusal, Request, mib};
+use crate::plant::{self, Plant};
+
+/// How often a node tells what it has left.
+const TELL_EVERY: Millis = 1000;
+
+/// How long a word counts.
+const TOLD_FOR: Millis = 10_000;
+
+/// What was told of which disk.
+#[derive(Default)]
+pub(crate) struct VoterDiskSpace {
+    /// By raft id, with when it was told.
+    told: BTreeMap<u64, (DiskSpace, Millis)>,
+    tell_after: Millis,
+    /// Whether this node's own disk was nearly full when it told so last.
+    own_is_full: bool,
+    /// The voter for which this leader refuses writes, as the log says.
+    refuses_for: Option<u64>,
+}
+
+impl Driver {
+    /// What is left of this node's disk.
+    pub(crate) fn own_space(&self) -> Option<DiskSpace> {
+        self.data_dir.engine().last_space()
+    }
+
+    /// What is left of the disk of a member, as far as it has told lately.
+    pub(crate) fn space_of(&self, raft_id: u64) -> Option<DiskSpace> {
+        if raft_id == self.raft_id() {
+            return self.own_space();
+        }
+        let (space, at) = self.voter_disk_space.told.get(&raft_id)?;
+        (self.now < at + TOLD_FOR).then_some(*space)
+    }
+
+    /// Tells every member what is left, at once where it has become too little, or enough again.
+    pub(crate) fn tell_space(&mut self) {
+        let Some(space) = self.own_space().filter(|_| self.phase == Phase::Member) else { return };
+        let is_full = space.is_nearly_full();
+        let turned = is_full != self.voter_disk_space.own_is_full;
+        if turned {
+            self.voter_disk_space.own_is_full = is_full;
+            let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
+            if is_full {
+                warn!(self.log, "the disk is nearly full: the cluster refuses writes that need space until more of it is \
+                     free (storage.reserve_mb)"; "free" => free, "reserve" => reserve, "directory" => self.data_dir.engine().path());
+            } else {
+                info!(self.log, "the disk has enough space again"; "free" => free, "reserve" => reserve);
+            }
+        }
+        self.note_refusals();
+        if !turned && self.now < self.voter_disk_space.tell_after {
+            return;
+        }
+        self.voter_disk_space.tell_after = self.now + TELL_EVERY;
+        let me = self.raft_id();
+        let members = self.state_machine.members();
+        self.voter_disk_space.told.retain(|raft_id, _| members.get(*raft_id).is_some());
+        for member in members.iter().filter(|member| member.raft_id != me) {
+            self.outbox.tell_space(member.raft_id, space);
+        }
+    }
+
+    /// A member has told what is left of its disk.
+    pub(crate) fn told_space(&mut self, from: u64, space: DiskSpace) {
+        if self.state_machine.members().get(from).is_some() {
+            self.voter_disk_space.told.insert(from, (space, self.now));
+        }
+    }
+
+    /// A voter whose disk is nearly full.
+    fn nearly_full_voter(&self) -> Option<(u64, DiskSpace)> {
+        let mut voter_disk_space = self.conf_voters().iter().filter_map(|voter| Some((*voter, self.space_of(*voter)?)));
+        voter_disk_space.find(|(_, space)| space.is_nearly_full())
+    }
+
+    /// Why this leader does not propose a request now, where it would need space that a voter does not have.
+    pub(crate) fn lacks_space(&self, request: &Request) -> Option<Refusal> {
+        let Request::Write(write) = request else { return None };
+        if !write.command.may_grow() || plant::is(Plant::SpaceIgnored) {
+            return None;
+        }
+        let (voter, space) = self.nearly_full_voter()?;
+        if write.once.as_ref().is_some_and(|once| self.state_machine.was_done(once)) {
+            // It changes nothing any more, and its client is to hear what it came to.
+            return None;
+        }
+        let (name, free, reserve) = (self.name_of(voter), mib(space.free_bytes), mib(space.reserve_bytes));
+        Some(Refusal::not_applied(
+            Code::DiskNearlyFull,
+            format!(
+                "the disk of {name} has {free} free and is to keep {reserve} (storage.reserve_mb), so nothing is written \
+                 that needs space; free some on that file system or make it larger, or remove {name}. Reads, deletes, \
+                 touches and membership changes go on, and writes do by themselves once there is space"
+            ),
+        ))
+    }
+
+    /// Refuses what was taken in before a voter told that its disk is nearly full.
+    pub(crate) fn refuse_what_grows(&mut self) {
+        if self.nearly_full_voter().is_none() {
+            return;
+        }
+        let batch = self.proposals.take_batch();
+        let mut kept = VecDeque::with_capacity(batch.len());
+        for waiting in batch {
+            match self.lacks_space(&waiting.request) {
+                Some(refusal) => self.refuse(waiting, refusal),
+                None => kept.push_back(waiting),
+            }
+        }
+        self.proposals.put_batch(kept);
+    }
+
+    /// Says when this leader begins and ends to refuse writes.
+    fn note_refusals(&mut self) {
+        let voter = self.nearly_full_voter().filter(|_| self.leads());
+        let before = std::mem::replace(&mut self.voter_disk_space.refuses_for, voter.map(|(voter, _)| voter));
+        match (before, voter) {
+            (None, Some((voter, space))) => {
+                warn!(self.log, "writes that need space are refused: the disk of a voter is nearly full";
+                    "node" => self.name_of(voter), "free" => mib(space.free_bytes), "reserve" => mib(space.reserve_bytes));
+            }
+            (Some(_), None) if self.leads() => info!(self.log, "writes that need space are taken again"),
+            _ => {}
+        }
+    }
+}

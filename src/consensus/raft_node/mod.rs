@@ -1,0 +1,6 @@
+//! What raft runs on: its settings, its view of the disk, the bytes of its entries, and the terms it is shown.
+
+pub(crate) mod entry_codec;
+pub(crate) mod raft_config;
+pub(crate) mod raft_storage;
+pub(crate) mod term_bound;

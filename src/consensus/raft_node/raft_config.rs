@@ -1,0 +1,65 @@
+//! Raft, built over what lies on the disk.
+//!
+//! Why: its settings are few, and each has a reason that a test could not show.
+//!
+//! Not here: what is done with it (`consensus::driver::ready`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use raft::{RawNode, ReadOnlyOption};
+use slog::Logger;
+
+use super::raft_storage::RaftStorage;
+use crate::consensus::Options;
+use crate::storage::{Error, Incarnation, StateMachine};
+
+/// How many bytes of committed entries raft hands out at once.
+pub(crate) const COMMITTED_BYTES_PER_READY: u64 = 1 << 20;
+
+/// Builds raft over an incarnation, with the settings that the design gives reasons for.
+pub(crate) fn raw_node(
+    raft_id: u64,
+    incarnation: Incarnation,
+    options: &Options,
+    log: &Logger,
+    raft_log: &Logger,
+) -> Result<(RawNode<RaftStorage>, StateMachine), Error> {
+    let Incarnation { journal, state_machine } = incarnation;
+    let config = raft::Config {
+        id: raft_id,
+        election_tick: options.election_ticks,
+        heartbeat_tick: options.heartbeat_ticks,
+        min_election_tick: options.election_range.map_or(0, |(from, _)| from),
+        max_election_tick: options.election_range.map_or(0, |(_, to)| to),
+        applied: state_machine.applied().0,
+        max_size_per_msg: 512 << 10,
+        max_inflight_msgs: 128,
+        check_quorum: true,
+        pre_vote: true,
+        // raft 0.7.0 adds entries to an append that has none of its own without a look at where they begin. A follower
+        // would then acknowledge an index that it does not have.
+        batch_append: false,
+        max_uncommitted_size: 64 << 20,
+        max_committed_size_per_ready: COMMITTED_BYTES_PER_READY,
+        read_only_option: ReadOnlyOption::Safe,
+        ..raft::Config::default()
+    };
+    let store = RaftStorage {
+        hard_state: journal.hard_state(),
+        journal,
+        conf_state: state_machine.conf_state().clone(),
+        applied: state_machine.applied(),
+        streaming: Cell::new(false),
+        not_before: BTreeMap::new(),
+        now: 0,
+        broken: RefCell::new(None),
+        log: log.clone(),
+    };
+    let raw = RawNode::new(&config, store, raft_log).map_err(|error| Error::Damaged {
+        what: "the log".into(),
+        detail: format!("raft cannot start from it: {error}"),
+        path: String::from("of this node"),
+    })?;
+    Ok((raw, state_machine))
+}

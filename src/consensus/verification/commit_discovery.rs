@@ -1,0 +1,104 @@
+//! Learning from a removed voter that its removal was committed.
+//!
+//! Why: a leader may inherit its own removal from the leader before it. It learns that the entry is committed, applies it
+//! and is gone, perhaps before any other node has heard of the commit. The others still count it as a voter: of two, the
+//! one that is left would need the vote of the one that was removed, for ever (Raft thesis 4.2.2 leaves this to the
+//! removed leader's last messages).
+//!
+//! Laws: asked only by a member that has had no leader for long, about the first removal in its log that it does not know
+//! to be committed, and only of the voter that this removes, at the address that the table has for it. That voter says yes
+//! only where its own log has the entry of this index and term, and it knows that to be committed. Two logs with the same
+//! entry are equal up to it (Raft 5.3), so what is learned is a fact about this node's log too. Of a connection that
+//! answers in the voter's place the same holds as of one that sends raft's messages: logins tell them apart.
+//!
+//! Not here: what would end this node if it were true (`verification`).
+
+use raft::GetEntriesContext;
+use slog::{info, warn};
+
+use crate::consensus::driver::{Driver, Phase};
+use crate::consensus::raft_node::entry_codec::{Payload, decode};
+use crate::model::Millis;
+use crate::model::{MemberChange, Probe, ProbeReply, Refusal};
+
+/// The shortest time between two questions.
+const ASK_EVERY: Millis = 1000;
+
+/// The question under way, and when the next one may be asked.
+#[derive(Default)]
+pub(crate) struct CommitDiscovery {
+    asked: Option<Asked>,
+    ask_after: Millis,
+}
+
+struct Asked {
+    token: u64,
+    removal: Removal,
+}
+
+/// An entry that removes a voter, and is not known to be committed here.
+#[derive(Clone, Copy)]
+struct Removal {
+    index: u64,
+    term: u64,
+    voter: u64,
+}
+
+impl Driver {
+    /// Asks the voter that an entry removes whether that entry is committed, where nobody else is left to tell.
+    pub(crate) fn discover_commit(&mut self) {
+        let due = self.now >= self.commit_discovery.ask_after;
+        if !due || self.phase != Phase::Member || !self.is_leaderless_for_long() {
+            return;
+        }
+        self.commit_discovery.ask_after = self.now + ASK_EVERY;
+        let Some(removal) = self.pending_removal() else { return };
+        let Some(member) = self.state_machine.members().get(removal.voter) else { return };
+        let address = member.raft_address.clone();
+        let token = self.token();
+        self.commit_discovery.asked = Some(Asked { token, removal });
+        let (cluster_id, raft_id) = (self.data_dir.identity().cluster_id, self.raft_id());
+        let probe = Probe { cluster_id, raft_id, digest: None, entry: Some((removal.index, removal.term)) };
+        self.outbox.probe(token, &address, probe);
+    }
+
+    /// The first entry that removes another voter, of those that are not known to be committed.
+    fn pending_removal(&self) -> Option<Removal> {
+        let log = &self.raw.raft.raft_log;
+        let entries = log.entries(log.committed + 1, None, GetEntriesContext::empty(false)).ok()?;
+        entries.iter().find_map(|entry| match decode(entry) {
+            Ok(Payload::Membership(_, MemberChange::Remove { raft_id })) if raft_id != self.raft_id() => {
+                Some(Removal { index: entry.index, term: entry.term, voter: raft_id })
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether this node knows the entry of this index and term to be committed.
+    pub(crate) fn knows_committed(&self, (index, term): (u64, u64)) -> bool {
+        let log = &self.raw.raft.raft_log;
+        term != 0 && index <= log.committed && log.match_term(index, term)
+    }
+
+    /// Whether this answers the question; what it says of the commit is noted.
+    pub(crate) fn commit_told(&mut self, token: u64, result: &Result<ProbeReply, Refusal>) -> bool {
+        let Some(Asked { removal, .. }) = self.commit_discovery.asked.take_if(|asked| asked.token == token) else {
+            return false;
+        };
+        let Removal { index, term, voter } = removal;
+        let log = &mut self.raw.raft.raft_log;
+        if let Ok(reply) = result
+            && reply.raft_id == voter
+            && !reply.is_member
+            && reply.entry_committed
+            && index > log.committed
+            && log.match_term(index, term)
+        {
+            log.commit_to(index);
+            warn!(self.log, "a voter that was removed says that its removal is committed"; "voter" => self.name_of(voter), "index" => index);
+        } else {
+            info!(self.log, "whether the removal of a voter is committed is not known"; "voter" => self.name_of(voter), "index" => index);
+        }
+        true
+    }
+}

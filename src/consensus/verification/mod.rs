@@ -1,0 +1,440 @@
+//! What would end this node if it were true, and what the other voters say to it.
+//!
+//! Why: anybody who reaches the peer port can say that a node was removed, that its log is lost, or that its state is
+//! wrong. Each is true at times, and then the node must end; so none is believed from the message alone. The node stops
+//! serving clients, and asks the voters of the configuration that it knows, at the addresses that its table has.
+//!
+//! Laws: with `n` other voters, a removal and a lost log are true where more than half of those `n` say so, which are a
+//! majority of the configuration that goes on without this node; of two voters the other one is believed. A lost log
+//! needs the word of the leader too, that this node has acknowledged the index. A state is wrong where more than half of
+//! all voters have one and the same other digest; a follower of two voters believes its leader. A verification ends within
+//! [`LIMIT`], and the next one of its kind waits, so that a stranger cannot keep a node from serving; only a state that
+//! a voter confirms to differ is not served while that stays so. While a lost log is verified, raft sees no message and
+//! no tick. The message itself is never stepped.
+//!
+//! Not here: when digests are compared (`digests`), what of a message is believed (`term_bound`).
+
+pub(crate) mod commit_discovery;
+pub(crate) mod digests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slog::{error, info, warn};
+
+use super::driver::{Driver, Phase};
+use super::input::Reply;
+use crate::model::Millis;
+use crate::model::{Code, Probe, ProbeReply, Recorded, Refusal};
+use crate::plant::{self, Plant};
+use crate::storage::Error;
+
+/// How long a verification takes at most.
+const LIMIT: Millis = 5000;
+/// How long after the last question a voter that has not borne the claim out is asked again.
+const ASK_EVERY: Millis = 1000;
+/// The first and the longest pause after a claim that was not borne out.
+const PAUSES: (Millis, Millis) = (1000, 30_000);
+/// After so long without a claim the pauses begin anew.
+const QUIET: Millis = 60_000;
+
+/// What a message claims, without which this node could go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// This raft id was removed from the cluster.
+    Removed,
+    /// This node has acknowledged the entry at this index, which its log does not have.
+    LogLost { index: u64 },
+    /// The state of others at this applied index is not this node's, which has this digest.
+    Diverged { index: u64, digest: u64 },
+}
+
+impl Claim {
+    fn kind(self) -> usize {
+        match self {
+            Self::Removed => 0,
+            Self::LogLost { .. } => 1,
+            Self::Diverged { .. } => 2,
+        }
+    }
+
+    fn words(self) -> String {
+        match self {
+            Self::Removed => "this node was removed from its cluster".into(),
+            Self::LogLost { index } => {
+                format!("this node has acknowledged the log up to {index}, and its log ends before")
+            }
+            Self::Diverged { index, .. } => {
+                format!("the state of this node at index {index} is not that of the others")
+            }
+        }
+    }
+}
+
+/// What one answer says to a claim.
+#[derive(Debug, PartialEq, Eq)]
+enum Says {
+    Yes,
+    No,
+    /// No, from the one that must know.
+    Never,
+    Nothing,
+}
+
+/// A claim that is being verified.
+struct Open {
+    claim: Claim,
+    /// Questions under way: token and voter.
+    asked: BTreeMap<u64, u64>,
+    /// The voters that bear it out, with what they said.
+    yes: BTreeMap<u64, ProbeReply>,
+    no: BTreeSet<u64>,
+    never: bool,
+    ask_at: Millis,
+    until: Millis,
+}
+
+/// How long claims of one kind wait after one that was not borne out.
+#[derive(Clone, Copy, Default)]
+struct Pause {
+    until: Millis,
+    length: Millis,
+}
+
+/// What this node was told that would end it.
+#[derive(Default)]
+pub(crate) struct Verification {
+    open: Option<Open>,
+    pauses: [Pause; 3],
+    /// What could not be told, until a leader is heard.
+    untold: Option<String>,
+    /// What the leader was found to lack, from then on.
+    lacks: Option<String>,
+}
+
+impl Verification {
+    /// Whether raft must not see any message nor tick.
+    pub fn holds_raft(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| matches!(open.claim, Claim::LogLost { .. }))
+    }
+
+    /// Whether the state is said to be wrong.
+    fn diverged(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| matches!(open.claim, Claim::Diverged { .. }))
+    }
+
+    /// For status: what is being verified, or could not be.
+    pub fn words(&self) -> Option<String> {
+        let open = self.open.as_ref().map(|open| format!("a peer says that {}", open.claim.words()));
+        open.or_else(|| self.lacks.clone()).or_else(|| self.untold.clone())
+    }
+
+    /// The refusal of a node that asks the others.
+    pub fn refusal(&self) -> Option<Refusal> {
+        if let Some(lacks) = &self.lacks {
+            return Some(Refusal::not_applied(Code::Verifying, format!("{lacks}. Ask another node")));
+        }
+        self.open.as_ref().map(|open| {
+            let claim = open.claim.words();
+            Refusal::not_applied(
+                Code::Verifying,
+                format!(
+                    "a peer says that {claim}; the other voters are being asked. Ask another node, or again in a moment"
+                ),
+            )
+        })
+    }
+
+    /// The pause before a claim of this kind, as it is at `now`.
+    fn pause(&mut self, claim: Claim, now: Millis) -> &mut Pause {
+        let pause = &mut self.pauses[claim.kind()];
+        if now >= pause.until + QUIET {
+            *pause = Pause::default();
+        }
+        pause
+    }
+}
+
+impl Driver {
+    /// A member of this cluster says that this node was removed from it.
+    pub(crate) fn told_removed(&mut self, cluster_id: u64, raft_id: u64) -> Result<(), Error> {
+        let ours = cluster_id == self.data_dir.identity().cluster_id && raft_id == self.raft_id();
+        match self.phase {
+            // It has never been more than asked to join, and knows no voters to ask: the join is over.
+            Phase::Joining => {
+                self.told_join_ended(cluster_id, raft_id);
+                Ok(())
+            }
+            Phase::Member if ours && plant::is(Plant::RemovalUnverified) => self.become_removed(),
+            Phase::Member if ours => self.verify(Claim::Removed),
+            Phase::Forming | Phase::Member | Phase::Removed => Ok(()),
+        }
+    }
+
+    /// The leader has confirmed by a round of heartbeats that only so much is committed, and this node had applied more before
+    /// it asked. A leader answers no such question before it has committed in its own term, so it has all that was ever
+    /// committed (Raft thesis 6.4), unless a majority has lost that. Then no two nodes can both be right.
+    pub(crate) fn leader_lacks(&mut self, confirmed: u64, applied: u64) {
+        let lacks = format!(
+            "the leader says that entry {confirmed} is the last one committed, and this node had applied entry {applied}: a \
+             majority of the voters has lost what was committed, as where their disks were brought back from older copies. \
+             This node keeps what it has and serves nobody; keep either its directory or the cluster as it is now, for which \
+             this directory is moved away and the node joins again, empty"
+        );
+        if self.verification.lacks.is_none() {
+            error!(self.log, "what was committed is lost"; "detail" => &lacks);
+        }
+        self.verification.lacks = Some(lacks);
+    }
+
+    /// The voters besides this node, with the addresses that the table has for them.
+    fn other_voters(&self) -> Vec<(u64, String)> {
+        let others = self.conf_voters().iter().filter(|voter| **voter != self.raft_id());
+        others
+            .filter_map(|voter| Some((*voter, self.state_machine.members().get(*voter)?.raft_address.clone())))
+            .collect()
+    }
+
+    /// How many voters must bear a claim out.
+    fn needed(&self, claim: Claim) -> usize {
+        let (all, others) = (self.conf_voters().len(), self.other_voters().len());
+        match claim {
+            Claim::Removed | Claim::LogLost { .. } => others / 2 + 1,
+            Claim::Diverged { .. } if self.leads() => all / 2 + 1,
+            // Never none: a lone voter has nobody who could bear it out.
+            Claim::Diverged { .. } => (all / 2 + 1).min(others).max(1),
+        }
+    }
+
+    /// Begins to verify a claim, unless another one is being verified or one of its kind was not borne out just now.
+    pub(crate) fn verify(&mut self, claim: Claim) -> Result<(), Error> {
+        let now = self.now;
+        if self.verification.open.as_ref().is_some_and(|open| open.claim == claim) {
+            return Ok(());
+        }
+        let again = self.verification.diverged() && matches!(claim, Claim::Diverged { .. });
+        if self.phase != Phase::Member || self.stop_by.is_some() || (self.verification.open.is_some() && !again) {
+            return Ok(());
+        }
+        if now < self.verification.pause(claim, now).until || self.needed(claim) > self.other_voters().len() {
+            return Ok(());
+        }
+        if !again {
+            let ask = self.other_voters().iter().map(|(voter, _)| self.name_of(*voter)).collect::<Vec<_>>().join(", ");
+            warn!(self.log, "a peer says what would end this node: the other voters are asked, and clients wait";
+                "says" => claim.words(), "asked" => ask);
+        }
+        let (asked, yes, no) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        self.verification.open = Some(Open { claim, asked, yes, no, never: false, ask_at: now, until: now + LIMIT });
+        self.ask_voters();
+        Ok(())
+    }
+
+    fn ask_voters(&mut self) {
+        let Some(mut open) = self.verification.open.take() else { return };
+        open.ask_at = self.now + ASK_EVERY;
+        let digest = match open.claim {
+            Claim::Diverged { index, digest } => Some((index, digest)),
+            Claim::Removed | Claim::LogLost { .. } => None,
+        };
+        let probe =
+            Probe { cluster_id: self.data_dir.identity().cluster_id, raft_id: self.raft_id(), digest, entry: None };
+        for (voter, address) in self.other_voters() {
+            if !open.yes.contains_key(&voter) && !open.asked.values().any(|asked| *asked == voter) {
+                let token = self.token();
+                open.asked.insert(token, voter);
+                self.outbox.probe(token, &address, probe);
+            }
+        }
+        self.verification.open = Some(open);
+    }
+
+    /// A voter has answered, or has not.
+    pub(crate) fn probed(&mut self, token: u64, result: Result<ProbeReply, Refusal>) -> Result<(), Error> {
+        if self.term_told(token, &result) || self.commit_told(token, &result) {
+            return Ok(());
+        }
+        let Some(open) = self.verification.open.as_mut() else { return Ok(()) };
+        let (Some(voter), Ok(reply)) = (open.asked.remove(&token), result) else { return Ok(()) };
+        match says(open.claim, voter, &reply) {
+            Says::Yes => {
+                open.no.remove(&voter);
+                open.yes.insert(voter, reply);
+            }
+            Says::No => drop(open.no.insert(voter)),
+            Says::Never => open.never = true,
+            Says::Nothing => {}
+        }
+        self.conclude()
+    }
+
+    /// Asks again what was not borne out, and ends what has taken long enough.
+    pub(crate) fn tick_verification(&mut self) -> Result<(), Error> {
+        if self.raw.raft.leader_id != 0 && self.phase == Phase::Member {
+            self.verification.untold = None;
+        }
+        let Some(open) = &self.verification.open else { return Ok(()) };
+        if self.now >= open.ask_at {
+            self.ask_voters();
+        }
+        self.conclude()
+    }
+
+    /// The state at `index` is that of the leader.
+    pub(crate) fn state_agrees(&mut self) {
+        if self.verification.diverged() {
+            self.dismiss("its state is that of the leader again");
+        }
+    }
+
+    /// Draws the consequence where the answers allow one.
+    fn conclude(&mut self) -> Result<(), Error> {
+        let Some(open) = &self.verification.open else { return Ok(()) };
+        let (claim, others) = (open.claim, self.other_voters().len());
+        let needed = self.needed(claim);
+        let yes = match claim {
+            Claim::Removed => open.yes.len(),
+            Claim::LogLost { index } => {
+                let leader = |reply: &ProbeReply| reply.acknowledged.is_some_and(|acknowledged| acknowledged >= index);
+                if open.yes.values().any(leader) { open.yes.len() } else { 0 }
+            }
+            Claim::Diverged { .. } => {
+                let alike = |one: &ProbeReply| open.yes.values().filter(|reply| reply.digest == one.digest).count();
+                open.yes.values().map(alike).max().unwrap_or(0)
+            }
+        };
+        if yes >= needed {
+            return self.borne_out(claim);
+        }
+        let me = usize::from(self.conf_voters().contains(&self.raft_id()));
+        let outvoted = match claim {
+            Claim::Diverged { .. } => open.no.len() + me > self.conf_voters().len() / 2,
+            Claim::Removed | Claim::LogLost { .. } => open.yes.is_empty() && open.no.len() + needed > others,
+        };
+        let stays = self.verification.diverged() && !open.yes.is_empty();
+        if open.never || outvoted {
+            self.dismiss("the other voters say that it is not so");
+        } else if self.now >= open.until && !stays {
+            self.dismiss("too few of the other voters could tell");
+        }
+        Ok(())
+    }
+
+    /// The node goes on.
+    fn dismiss(&mut self, why: &str) {
+        let Some(open) = self.verification.open.take() else { return };
+        let now = self.now;
+        let pause = self.verification.pause(open.claim, now);
+        pause.length = (pause.length * 2).clamp(PAUSES.0, PAUSES.1);
+        pause.until = now + pause.length;
+        let next = pause.length;
+        let (yes, no) = (self.named(open.yes.keys()), self.named(open.no.iter()));
+        info!(self.log, "what a peer said is not borne out, and this node goes on"; "said" => open.claim.words(),
+            "because" => why, "yes" => &yes, "no" => no, "next_in_ms" => next);
+        if open.no.is_empty() && !open.never && open.claim == Claim::Removed {
+            let untold = format!(
+                "a peer says that this node was removed from its cluster, and too few of the voters that it knows could be \
+                 asked ({yes} agree). If it was removed, POST /raft/join for it on a member, with a directory moved away"
+            );
+            warn!(self.log, "{}", untold);
+            self.verification.untold = Some(untold);
+        }
+    }
+
+    fn named<'a>(&self, voters: impl Iterator<Item = &'a u64>) -> String {
+        let names = voters.map(|voter| {
+            let http = self.state_machine.members().get(*voter).map_or("-", |member| member.http_address.as_str());
+            format!("{} ({http})", self.name_of(*voter))
+        });
+        let names = names.collect::<Vec<_>>().join(", ");
+        if names.is_empty() { "none".into() } else { names }
+    }
+
+    /// The voters say so: this is the end of the node's part.
+    fn borne_out(&mut self, claim: Claim) -> Result<(), Error> {
+        let Some(open) = self.verification.open.take() else { return Ok(()) };
+        let witnesses = self.named(open.yes.keys());
+        error!(self.log, "what a peer said is true"; "said" => claim.words(), "say" => &witnesses);
+        let last = self.raw.raft.raft_log.last_index();
+        let (what, detail) = match claim {
+            Claim::Removed => return self.become_removed(),
+            Claim::LogLost { index } => (
+                "the log",
+                format!(
+                    "log lost: this node has acknowledged index {index} to the leader, but its log ends at {last}. \
+                     Healthy and with that index: {witnesses}"
+                ),
+            ),
+            Claim::Diverged { index, .. } => (
+                "the state",
+                format!(
+                    "the state differs: at index {index} it is not that of the other voters, which agree with each other. \
+                     Healthy: {witnesses}"
+                ),
+            ),
+        };
+        Err(Error::Damaged { what: what.into(), detail, path: self.data_dir.engine().path() })
+    }
+
+    /// Another node asks what this one knows of it.
+    pub(crate) fn answer_probe(
+        &mut self,
+        probe: Probe,
+        reply: Reply<Result<ProbeReply, Refusal>>,
+    ) -> Result<(), Error> {
+        if probe.cluster_id != self.data_dir.identity().cluster_id || self.phase == Phase::Joining {
+            reply(Err(Refusal::not_applied(Code::OtherCluster, "this node is of another cluster")));
+            return Ok(());
+        }
+        let (raft, members, asker) = (&self.raw.raft, self.state_machine.members(), probe.raft_id);
+        let recorded = if members.is_tombstone(asker) {
+            Recorded::Tombstone
+        } else if members.get(asker).is_some() {
+            Recorded::Member
+        } else {
+            Recorded::Unknown
+        };
+        let mine = probe.digest.and_then(|(index, _)| self.digest_at(index));
+        reply(Ok(ProbeReply {
+            raft_id: self.raft_id(),
+            is_member: self.phase == Phase::Member,
+            term: raft.term,
+            last_index: raft.raft_log.last_index(),
+            commit_index: raft.raft_log.committed,
+            asker: recorded,
+            acknowledged: raft.prs().get(asker).map(|progress| progress.matched).filter(|_| self.leads()),
+            digest: mine,
+            entry_committed: probe.entry.is_some_and(|entry| self.knows_committed(entry)),
+        }));
+        // Where it is the leader that differs, this is how it hears of it.
+        match (probe.digest, mine) {
+            (Some((index, theirs)), Some(mine)) if theirs != mine && self.leads() && recorded == Recorded::Member => {
+                warn!(self.log, "the state of a member is not this leader's at an equal index"; "member" => self.name_of(asker), "index" => index);
+                self.verify(Claim::Diverged { index, digest: mine })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the answer of `voter` says to a claim.
+fn says(claim: Claim, voter: u64, reply: &ProbeReply) -> Says {
+    match claim {
+        // A tombstone is one for ever, whoever tells of it, and whatever has become of the voter.
+        Claim::Removed => match reply.asker {
+            Recorded::Tombstone => Says::Yes,
+            Recorded::Member if reply.is_member => Says::No,
+            Recorded::Member | Recorded::Unknown => Says::Nothing,
+        },
+        _ if reply.raft_id != voter || !reply.is_member => Says::Nothing,
+        Claim::LogLost { index } => match reply.acknowledged {
+            Some(acknowledged) if acknowledged < index => Says::Never,
+            _ if reply.commit_index >= index => Says::Yes,
+            _ => Says::No,
+        },
+        Claim::Diverged { digest, .. } => match reply.digest {
+            None => Says::Nothing,
+            Some(theirs) if theirs == digest => Says::No,
+            Some(_) => Says::Yes,
+        },
+    }
+}

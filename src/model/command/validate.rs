@@ -1,0 +1,347 @@
+//! What a command may be: the one total, deterministic check of what clients and members ask for.
+//!
+//! Why: a limit that only the node of a client checks is no limit. Requests come over the peer port too, and what is in
+//! the log is applied by every node, so one oversized or malformed command would hurt all of them, again at each restart.
+//!
+//! Laws: the check is a function of the command and of constants, so every node decides alike. A local setting
+//! ([`Limits`]) can only be stricter; it holds where a request comes in, never where an entry is decided. The work of a
+//! check is bounded by the bytes it is given.
+//!
+//! Called by http (its parts, with its own words around them), by the loop before anything is proposed, and by
+//! [`crate::model::decide_once`], where a command that fails it is refused and changes nothing.
+//!
+//! Not here: how much stored data a command may move ([`crate::model::TXN_BYTES`], [`crate::model::SWEEP_BYTES`]), which only the
+//! state can tell.
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::BTreeSet;
+
+use serde::de::IgnoredAny;
+
+use crate::model::json;
+use crate::model::members::MAX_RAFT_ID;
+use crate::model::node_address::{check_address, check_name};
+use crate::model::{
+    Check, Code, Command, IdempotencyKey, JoinAccepted, Member, MemberChange, Operation, Refusal, Request, Test, Ttl,
+    Txn, Value, WhoAmI, Write,
+};
+
+/// The longest key and the longest prefix, in bytes: what the tree stores without a blob.
+pub const KEY_BYTES: usize = 1024;
+/// The longest value, in bytes.
+pub const VALUE_BYTES: usize = 8 << 20;
+/// The most bytes of keys, values and content types of one command together.
+pub const COMMAND_BYTES: usize = 16 << 20;
+/// The longest content type, in bytes.
+pub const CONTENT_TYPE_BYTES: usize = 128;
+/// The most conditions of a transaction, and the most operations of each of its branches.
+pub const TXN_PARTS: usize = 128;
+/// The longest idempotency key, in bytes.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 64;
+/// The most keys that one removal of expired keys names.
+pub const EXPIRE_KEYS: usize = 128;
+/// The most bytes that those have together.
+pub const EXPIRE_BYTES: usize = 64 << 10;
+/// How many characters of what was sent a message shows.
+const SHOWN: usize = 64;
+
+/// The limits of one node, which may be stricter than those of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest key, in bytes.
+    pub key_bytes: usize,
+    /// The longest value, in bytes.
+    pub value_bytes: usize,
+    /// The most bytes of one command.
+    pub command_bytes: usize,
+}
+
+impl Limits {
+    /// Those that every node has.
+    pub const ALL_NODES: Self = Self { key_bytes: KEY_BYTES, value_bytes: VALUE_BYTES, command_bytes: COMMAND_BYTES };
+
+    /// Those of a node with these settings: nothing in them allows more than all nodes do.
+    #[must_use]
+    pub fn of_settings(key_bytes: usize, value_bytes: usize, body_bytes: usize) -> Self {
+        Self {
+            key_bytes: key_bytes.min(KEY_BYTES),
+            value_bytes: value_bytes.min(VALUE_BYTES),
+            // A content type is not in the body that it describes.
+            command_bytes: body_bytes.saturating_add(CONTENT_TYPE_BYTES).min(COMMAND_BYTES),
+        }
+    }
+}
+
+/// Checks what a client asks for, here or by way of another member: of commands only those that a client may send.
+///
+/// # Errors
+/// A refusal that says what is wrong; nothing was applied.
+pub fn request(request: &Request, limits: &Limits) -> Result<(), Refusal> {
+    match request {
+        Request::Write(asked) if !asked.command.is_of_client() => {
+            Err(refused("only a leader itself proposes such a command"))
+        }
+        Request::Write(asked) => write(asked, limits),
+        Request::Join { node_id, raft_address, .. } => node(node_id, [raft_address.as_str()]),
+        Request::Remove { node_id } | Request::Transfer { node_id: Some(node_id) } => node(node_id, []),
+        Request::Transfer { node_id: None } => Ok(()),
+        Request::Move { raft_address, http_address, .. } => addresses([raft_address, http_address]),
+    }
+}
+
+/// Checks a write, whoever proposes it.
+///
+/// # Errors
+/// As [`request`].
+pub fn write(Write { once, command }: &Write, limits: &Limits) -> Result<(), Refusal> {
+    if let Some(IdempotencyKey { key, .. }) = once {
+        if !is_idempotency_key(key) {
+            let detail = format!("an idempotency key must be 1 to {IDEMPOTENCY_KEY_BYTES} visible ASCII characters");
+            return Err(refused(detail));
+        }
+        if !command.is_of_client() {
+            return Err(refused("only a client's command has an idempotency key"));
+        }
+    }
+    if command.size() > limits.command_bytes {
+        let (bytes, most) = (command.size(), limits.command_bytes);
+        return Err(too_large(format!("the command has {bytes} bytes, over the {most} that one may have")));
+    }
+    match command {
+        Command::Put { key, value, ttl, .. } => {
+            checked_key(key, limits)?;
+            checked_value(value, limits)?;
+            ttl.map_or(Ok(()), checked_ttl)
+        }
+        Command::Delete { key, .. } | Command::Sweep { prefix: key } => checked_key(key, limits),
+        Command::Touch { key, ttl, .. } => {
+            checked_key(key, limits)?;
+            checked_ttl(*ttl)
+        }
+        Command::Txn(asked) => txn(asked, limits),
+        Command::Move { raft_address, http_address, .. } => addresses([raft_address, http_address]),
+        Command::Expire { keys } => {
+            // Its keys are those of the store, and were checked when they were put there.
+            let bytes = keys.iter().map(|(key, _)| key.len()).sum::<usize>();
+            if keys.len() > EXPIRE_KEYS || bytes > EXPIRE_BYTES {
+                return Err(too_large("a removal of expired keys names more than it may"));
+            }
+            Ok(())
+        }
+        Command::Tick => Ok(()),
+    }
+}
+
+fn txn(Txn { checks, then, otherwise }: &Txn, limits: &Limits) -> Result<(), Refusal> {
+    for (name, count) in [("if", checks.len()), ("then", then.len()), ("else", otherwise.len())] {
+        if count > TXN_PARTS {
+            return Err(refused(format!("`{name}` has {count} elements, over the {TXN_PARTS} that it may have")));
+        }
+    }
+    for (at, check) in checks.iter().enumerate() {
+        condition(check, limits).map_err(|refusal| within(refusal, "if", at))?;
+    }
+    for (name, branch) in [("then", then), ("else", otherwise)] {
+        let mut written = BTreeSet::new();
+        for (at, one) in branch.iter().enumerate() {
+            operation(one, limits).map_err(|refusal| within(refusal, name, at))?;
+            if !matches!(one, Operation::Get { .. }) && !written.insert(one.key()) {
+                let key = String::from_utf8_lossy(one.key());
+                return Err(refused(format!("`{name}` writes key `{}` more than once", clip(&key))));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn condition(Check { key, test }: &Check, limits: &Limits) -> Result<(), Refusal> {
+    checked_key(key, limits)?;
+    match test {
+        Test::Is(_) => Ok(()),
+        Test::Holds(bytes) => value_length(bytes.len(), limits.value_bytes).map_err(too_large),
+    }
+}
+
+fn operation(operation: &Operation, limits: &Limits) -> Result<(), Refusal> {
+    checked_key(operation.key(), limits)?;
+    match operation {
+        Operation::Put { value, ttl, .. } => {
+            checked_value(value, limits)?;
+            ttl.map_or(Ok(()), checked_ttl)
+        }
+        Operation::Delete { .. } | Operation::Get { .. } => Ok(()),
+    }
+}
+
+fn checked_key(bytes: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    key(bytes, limits.key_bytes).map_err(|detail| Refusal::not_applied(Code::BadKey, detail))
+}
+
+fn checked_value(value: &Value, limits: &Limits) -> Result<(), Refusal> {
+    value_length(value.bytes.len(), limits.value_bytes).map_err(too_large)?;
+    content_type(&value.content_type).map_err(|why| refused(format!("the content type {why}")))?;
+    if is_json(&value.content_type) {
+        json(&value.bytes).map_err(|why| refused(format!("the value {why}")))?;
+    }
+    Ok(())
+}
+
+fn checked_ttl(ttl: Ttl) -> Result<(), Refusal> {
+    if is_ttl(ttl) {
+        return Ok(());
+    }
+    Err(refused(format!("a ttl must be from 1 to {} seconds, not {}", Ttl::MOST_SECONDS, ttl.0)))
+}
+
+/// Whether `bytes` are a key of 1 to `limit` bytes of UTF-8.
+///
+/// # Errors
+/// What is wrong, as a sentence.
+pub fn key(bytes: &[u8], limit: usize) -> Result<(), String> {
+    match bytes.len() {
+        0 => Err("the key is empty".to_owned()),
+        length if length > limit => Err(format!("the key has {length} bytes, over limits.key_bytes ({limit})")),
+        _ if std::str::from_utf8(bytes).is_err() => Err("the key is not UTF-8".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a value may have so many bytes.
+///
+/// # Errors
+/// What is wrong, as a sentence.
+pub fn value_length(length: usize, limit: usize) -> Result<(), String> {
+    if length <= limit {
+        return Ok(());
+    }
+    Err(format!("the value has {length} bytes, over limits.value_bytes ({limit})"))
+}
+
+/// Whether `text` is a content type (RFC 9110, 8.3.1) of printable ASCII.
+///
+/// # Errors
+/// What is wrong, to go on after "the content type".
+pub fn content_type(text: &str) -> Result<(), String> {
+    if text.len() > CONTENT_TYPE_BYTES {
+        return Err(format!("has {} bytes, over the {CONTENT_TYPE_BYTES} that a content type may have", text.len()));
+    }
+    let token = |part: &str| {
+        let of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        !part.is_empty() && part.bytes().all(of_token)
+    };
+    let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    match essence(text).split_once('/') {
+        Some((kind, subtype)) if printable && token(kind) && token(subtype) => Ok(()),
+        _ => Err(format!("must be a type such as text/plain, not `{}`", clip(text))),
+    }
+}
+
+/// The type and subtype of a content type, in small letters and without its parameters.
+#[must_use]
+pub fn essence(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
+/// Whether values of this type are JSON.
+#[must_use]
+pub fn is_json(content_type: &str) -> bool {
+    let essence = essence(content_type);
+    essence == "application/json" || essence.ends_with("+json")
+}
+
+/// Whether `bytes` are one JSON text that may be shown inside another, as [`json::check`] wants it.
+///
+/// # Errors
+/// What is wrong, to go on after "the value".
+pub fn json(bytes: &[u8]) -> Result<(), String> {
+    let no_json = |error: String| json::hint(bytes).unwrap_or_else(|| format!("is no JSON: {error}"));
+    // Numbers and strings are skipped without being looked into, so bytes that are no UTF-8 would pass.
+    let text = std::str::from_utf8(bytes).map_err(|error| no_json(error.to_string()))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| no_json(error.to_string()))?;
+    json::check(text)
+}
+
+/// Whether a key may be kept for so long.
+#[must_use]
+pub fn is_ttl(ttl: Ttl) -> bool {
+    (1..=Ttl::MOST_SECONDS).contains(&ttl.0)
+}
+
+/// Whether these bytes are a client's name for a request.
+#[must_use]
+pub fn is_idempotency_key(bytes: &[u8]) -> bool {
+    (1..=IDEMPOTENCY_KEY_BYTES).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+/// Checks a change of the member table.
+///
+/// # Errors
+/// As [`request`].
+pub fn member_change(change: &MemberChange) -> Result<(), Refusal> {
+    match change {
+        MemberChange::Set(row) => member(row),
+        MemberChange::Remove { .. } => Ok(()),
+    }
+}
+
+/// Checks a row of the member table.
+///
+/// # Errors
+/// As [`request`].
+pub fn member(Member { name, raft_id, raft_address, http_address, .. }: &Member) -> Result<(), Refusal> {
+    if !(1..=MAX_RAFT_ID).contains(raft_id) {
+        return Err(refused(format!("{raft_id} is no raft id")));
+    }
+    node(name, [raft_address.as_str(), http_address.as_str()])
+}
+
+/// Checks what a node says of itself.
+///
+/// # Errors
+/// As [`request`].
+pub fn who_am_i(WhoAmI { node_id, http_address, raft_address, .. }: &WhoAmI) -> Result<(), Refusal> {
+    node(node_id, [http_address.as_str(), raft_address.as_str()])
+}
+
+/// Checks what a joiner says of its new self.
+///
+/// # Errors
+/// As [`request`].
+pub fn adopted(JoinAccepted { started_as, http_address, .. }: &JoinAccepted) -> Result<(), Refusal> {
+    node(started_as, [http_address.as_str()])
+}
+
+fn node<const N: usize>(name: &str, its_addresses: [&str; N]) -> Result<(), Refusal> {
+    check_name(name).map_err(|what| refused(format!("{what}, not {:?}", clip(name))))?;
+    addresses(its_addresses)
+}
+
+fn addresses<const N: usize>(addresses: [&str; N]) -> Result<(), Refusal> {
+    addresses.into_iter().try_for_each(|address| {
+        check_address(address)
+            .map_err(|why| refused(format!("an address must be host:port, not {:?}: {why}", clip(address))))
+    })
+}
+
+fn refused(detail: impl Into<String>) -> Refusal {
+    Refusal::not_applied(Code::BadRequest, detail)
+}
+
+fn too_large(detail: impl Into<String>) -> Refusal {
+    Refusal::not_applied(Code::TooLarge, detail)
+}
+
+fn within(refusal: Refusal, name: &str, at: usize) -> Refusal {
+    Refusal { detail: format!("`{name}[{at}]`: {}", refusal.detail), ..refusal }
+}
+
+/// What was sent, cut to a length that is fit for a message.
+#[must_use]
+pub fn clip(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,90 @@
+//! A store in memory, for tests of the rule and of those who rely on it.
+//!
+//! Why: the rule is a function of a view, so its tests need one, and so do tests that play the loop.
+//!
+//! Not here: anything that ships.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use bytes::Bytes;
+
+use super::{
+    ApplyPoint, Change, Command, CommandResult, Item, KeyMeta, List, Page, Results, View, Write, Written, codec,
+    decide, decide_once,
+};
+
+/// Keys and what they hold, and the results that are kept.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Map(pub BTreeMap<Bytes, Item>, Results);
+
+impl FromIterator<(&'static str, Item)> for Map {
+    fn from_iter<I: IntoIterator<Item = (&'static str, Item)>>(items: I) -> Self {
+        Self(items.into_iter().map(|(key, item)| (key.into(), item)).collect(), Results::default())
+    }
+}
+
+impl View for Map {
+    type Error = Infallible;
+
+    fn stamp(&self, key: &Bytes) -> Result<Option<KeyMeta>, Infallible> {
+        Ok(self.0.get(key).map(Item::stamp))
+    }
+
+    fn item(&self, key: &Bytes) -> Result<Option<Item>, Infallible> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, KeyMeta)>, Infallible> {
+        let found = self.0.range(Bytes::copy_from_slice(from)..).next();
+        let found = found.filter(|(key, _)| to.is_none_or(|to| &key[..] < to));
+        Ok(found.map(|(key, item)| (key.clone(), item.stamp())))
+    }
+}
+
+impl Map {
+    /// Decides a command at the beginning of time and takes its effects.
+    pub fn apply(&mut self, command: Command, index: u64) -> CommandResult {
+        self.apply_at(command, ApplyPoint { index, clock: 0 })
+    }
+
+    /// Decides a command and takes its effects.
+    pub fn apply_at(&mut self, command: Command, at: ApplyPoint) -> CommandResult {
+        let Ok((outcome, changes)) = decide(command, at, self);
+        for change in changes {
+            match change {
+                Change::Put { key, item } | Change::Touch { key, item } => drop(self.0.insert(key, item)),
+                Change::Delete { key, .. } => drop(self.0.remove(&key)),
+                Change::Move { .. } => {}
+            }
+        }
+        outcome
+    }
+
+    /// Decides a write at the beginning of time and takes its effects, unless it was done before.
+    pub fn write(&mut self, write: Write, index: u64, term: u64) -> Written {
+        let at = ApplyPoint { index, clock: 0 };
+        let mut results = std::mem::take(&mut self.1);
+        let Ok((written, kept)) =
+            decide_once(write, at, term, &results, |command| Ok::<_, Infallible>(self.apply_at(command, at)));
+        if let Some(kept) = kept {
+            let bytes = codec::encode(&kept).len();
+            results.keep(kept, bytes);
+        }
+        self.1 = results;
+        written
+    }
+
+    /// A page, bounded by its limit alone.
+    pub fn list(&self, list: &List) -> Page {
+        let inside = |key: &Bytes| key[..] >= list.start[..] && list.end.as_ref().is_none_or(|end| key[..] < end[..]);
+        let mut found: Vec<_> = self.0.iter().filter(|(key, _)| inside(key)).collect();
+        if list.reverse {
+            found.reverse();
+        }
+        let more = found.len() > list.limit;
+        found.truncate(list.limit);
+        let items = found.into_iter().map(|(key, item)| (key.clone(), (!list.keys_only).then(|| item.clone())));
+        Page { items: items.collect(), more }
+    }
+}

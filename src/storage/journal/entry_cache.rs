@@ -1,0 +1,87 @@
+//! The last entries of the log, in memory.
+//!
+//! Why: nearly every read of the log is for entries that were just appended: for followers, and for applying them.
+//!
+//! Laws: contiguous up to the last entry of the log, and at most [`TAIL_BYTES`], the last entry alone excepted.
+//!
+//! Not here: entries that are on the disk only (`journal`).
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::Entry;
+
+/// The most bytes of entries held, 32 MiB.
+pub(crate) const TAIL_BYTES: usize = 32 << 20;
+
+/// What an entry costs besides its bytes.
+const OVERHEAD: usize = std::mem::size_of::<Entry>();
+
+/// The entries themselves.
+#[derive(Default)]
+pub(crate) struct Tail {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+fn cost(entry: &Entry) -> usize {
+    entry.data.len() + entry.context.len() + OVERHEAD
+}
+
+impl Tail {
+    /// The entry at `index`, if it is held.
+    pub(crate) fn get(&self, index: u64) -> Option<&Entry> {
+        let first = self.entries.front()?.index;
+        self.entries.get(usize::try_from(index.checked_sub(first)?).ok()?)
+    }
+
+    /// Adds the entry after the last one.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.bytes += cost(&entry);
+        self.entries.push_back(entry);
+        while self.bytes > TAIL_BYTES && self.entries.len() > 1 {
+            self.pop_front();
+        }
+    }
+
+    /// Forgets the entries from `index` on.
+    pub(crate) fn truncate(&mut self, index: u64) {
+        while self.entries.back().is_some_and(|entry| entry.index >= index) {
+            self.bytes -= self.entries.pop_back().map_or(0, |entry| cost(&entry));
+        }
+    }
+
+    /// Forgets the entries up to `index`.
+    pub(crate) fn begin_after(&mut self, index: u64) {
+        while self.entries.front().is_some_and(|entry| entry.index <= index) {
+            self.pop_front();
+        }
+    }
+
+    fn pop_front(&mut self) {
+        self.bytes -= self.entries.pop_front().map_or(0, |entry| cost(&entry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, bytes: usize) -> Entry {
+        Entry { index, data: vec![0; bytes].into(), ..Entry::default() }
+    }
+
+    #[test]
+    fn it_is_bounded_by_bytes_and_keeps_the_last() {
+        let mut tail = Tail::default();
+        for index in 1..=10 {
+            tail.push(entry(index, TAIL_BYTES / 4));
+        }
+        assert!(tail.get(7).is_none() && tail.get(8).is_some() && tail.get(10).is_some() && tail.get(11).is_none());
+        tail.truncate(10);
+        assert!(tail.get(9).is_some() && tail.get(10).is_none());
+        tail.push(entry(10, TAIL_BYTES * 2));
+        assert!(tail.get(9).is_none() && tail.get(10).is_some());
+        tail.begin_after(10);
+        assert_eq!((tail.bytes, tail.entries.len()), (0, 0));
+    }
+}

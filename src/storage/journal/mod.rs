@@ -1,0 +1,281 @@
+//! Raft's log and hard state.
+//!
+//! Why: one turn of the loop is one record and one sync, whatever it holds. Records are only ever appended: one whose
+//! entries begin at an index overrides all earlier entries from there on, so nothing is changed in place and a crash
+//! leaves a prefix.
+//!
+//! Laws: the pieces of a record are put one by one, in order, not as a batch (a batch costs a second sync); length and
+//! checksum tell a torn one. Compaction removes whole records, oldest first, in one batch, and never the last, so term,
+//! vote and `term(first_index - 1)` are always in what is left, and nothing overridden comes back.
+//!
+//! Not here: reading it at a start ([`recovery`]), the bytes of a record ([`record`]).
+
+pub(crate) mod entry_cache;
+pub(crate) mod index;
+pub(crate) mod record;
+pub(crate) mod recovery;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use protobuf::Message;
+use raft::eraftpb::{Entry, HardState};
+
+use crate::plant::{self, Plant};
+
+use super::layout::{self, PIECE_BYTES, record_key};
+use super::{Batch, Db, Error};
+use index::Index;
+use record::{Head, Point, Promise};
+
+/// The log of one incarnation.
+pub struct Journal {
+    db: Arc<dyn Db>,
+    hard_state: HardState,
+    generation: u64,
+    snapshot: Point,
+    /// What lies where.
+    pub(crate) index: Index,
+    next_seq: u64,
+    /// A torn last record, to be removed before the next is written under its number.
+    pub(crate) torn: Option<(u64, u32)>,
+    /// The payload of the record read last.
+    memo: Mutex<Option<(u64, Bytes)>>,
+}
+
+impl Journal {
+    /// A log with nothing in it yet, not even on the disk.
+    pub(crate) fn blank(db: Arc<dyn Db>) -> Self {
+        Self {
+            db,
+            hard_state: HardState::default(),
+            generation: 0,
+            snapshot: (0, 0),
+            index: Index::default(),
+            next_seq: 1,
+            torn: None,
+            memo: Mutex::new(None),
+        }
+    }
+
+    /// Makes the log of a new incarnation in an empty database: its first entry will be `base_index + 1`. Durable on
+    /// return.
+    ///
+    /// # Errors
+    /// [`Error`] for a failed write.
+    pub fn create(
+        db: Arc<dyn Db>,
+        base_index: u64,
+        base_term: u64,
+        hard_state: &HardState,
+        generation: u64,
+    ) -> Result<Self, Error> {
+        let mut journal = Self::blank(db);
+        journal.install(base_index, base_term, generation, hard_state)?;
+        Ok(journal)
+    }
+
+    /// The hard state as recorded last.
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state.clone()
+    }
+
+    /// The index of the first entry that the log holds; one more than [`Journal::last_index`] where it holds none.
+    pub fn first_index(&self) -> u64 {
+        self.index.base().0 + 1
+    }
+
+    /// The index of the last entry.
+    pub fn last_index(&self) -> u64 {
+        self.index.last()
+    }
+
+    /// The term of the entry at `index`; known from `first_index() - 1` to `last_index()`, else None.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        self.index.term(index)
+    }
+
+    /// Entries from `low` to before `high`, at least one, then as many as fit `max_bytes`. The range must be within
+    /// `first_index()..=last_index() + 1`.
+    ///
+    /// # Errors
+    /// [`Error`] for damage, and for a range that is not within the log.
+    pub fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, Error> {
+        if low < self.first_index() || high > self.last_index() + 1 {
+            let (first, last) = (self.first_index(), self.last_index());
+            return Err(self.damaged(format!("it has entries {first} to {last}, asked for {low} to before {high}")));
+        }
+        let mut found = Vec::new();
+        let mut size = 0;
+        for index in low..high {
+            let entry = match self.index.held(index) {
+                Some(entry) => entry.clone(),
+                None => self.fetch(index)?,
+            };
+            size += u64::from(entry.compute_size());
+            if size > max_bytes && !found.is_empty() {
+                break;
+            }
+            found.push(entry);
+        }
+        Ok(found)
+    }
+
+    /// Writes one record: these entries, overriding all from the first one's index on, and the hard state. Not durable
+    /// before [`Journal::sync`].
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn append(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        let before = entries.first().map_or(self.last_index(), |entry| entry.index.saturating_sub(1));
+        let in_order = entries.iter().zip(before + 1..).all(|(entry, index)| entry.index == index);
+        let Some(term) = self.term(before).filter(|_| in_order) else {
+            return Err(self.damaged(format!("raft appended entries that do not follow its entry {before}")));
+        };
+        self.write((before, term), false, entries, hard_state)
+    }
+
+    /// Makes all appended records durable.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.db.sync()
+    }
+
+    /// Replaces the whole log by a snapshot that ends at (index, term), names the machine generation that holds it, and
+    /// takes over the hard state, whose commit is at least index. One record, durable on return: the flip of an install.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn install(&mut self, index: u64, term: u64, generation: u64, hard_state: &HardState) -> Result<(), Error> {
+        self.generation = generation;
+        self.snapshot = (index, term);
+        self.write((index, term), true, &[], hard_state)?;
+        self.sync()
+    }
+
+    /// Notes a durable cut of the machine at (index, term); recorded with the next record.
+    pub fn note_snapshot(&mut self, index: u64, term: u64) {
+        self.snapshot = (index, term);
+    }
+
+    /// The last durable cut, (0, 0) if none.
+    pub fn snapshot(&self) -> (u64, u64) {
+        self.snapshot
+    }
+
+    /// The machine generation that belongs to this log.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Removes up to `max_records` of the oldest records whose live entries are all at or below `index`, never the last
+    /// record, and a few more where the log could not begin with what follows. True where more could be removed.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn compact(&mut self, index: u64, max_records: usize) -> Result<bool, Error> {
+        let mut batch = Batch::default();
+        let mut count = 0;
+        for record in self.index.removable(index, max_records) {
+            batch.changes.extend((0..record.pieces).map(|piece| (record_key(record.seq, piece).to_vec(), None)));
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(false);
+        }
+        self.db.write(batch)?;
+        Ok(self.index.remove(count, index))
+    }
+
+    /// Bytes of the entries after `index`, about.
+    pub fn bytes_after(&self, index: u64) -> u64 {
+        self.index.bytes_after(index)
+    }
+
+    /// Raises the recorded commit to what the machine has applied: it may be ahead, and raft panics otherwise (m).
+    pub(crate) fn raise_commit(&mut self, applied: u64) {
+        if !plant::is(Plant::CommitNotRaised) {
+            self.hard_state.commit = self.hard_state.commit.max(applied);
+        }
+    }
+
+    fn write(&mut self, prev: Point, reset: bool, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        if let Some((seq, pieces)) = self.torn.take() {
+            let changes = (0..pieces).map(|piece| (record_key(seq, piece).to_vec(), None)).collect();
+            self.db.write(Batch { changes })?;
+        }
+        let head = Head {
+            hard_state: self.said(hard_state, reset),
+            generation: self.generation,
+            snapshot: self.snapshot,
+            base: if reset { prev } else { self.index.base() },
+            reset,
+            prev,
+            entries: u32::try_from(entries.len()).expect("raft bounds a Ready to far below 4 G entries"),
+        };
+        let seq = self.next_seq;
+        let (bytes, offsets) = record::encode(seq, &head, entries);
+        let mut pieces = 0;
+        for piece in bytes.chunks(PIECE_BYTES) {
+            self.db.put(&record_key(seq, pieces), piece)?;
+            pieces += 1;
+        }
+        self.admit(seq, pieces, &head, &offsets, entries.to_vec());
+        Ok(())
+    }
+
+    /// What a record says of the hard state: all of it.
+    fn said(&self, hard_state: &HardState, reset: bool) -> (u64, u64, u64) {
+        let known = (hard_state.term, hard_state.vote) == (self.hard_state.term, self.hard_state.vote);
+        if plant::is(Plant::HardStateLeftOut) && known && !reset {
+            return (0, 0, 0);
+        }
+        (hard_state.term, hard_state.vote, hard_state.commit)
+    }
+
+    /// Takes a record that is on the disk, and known to follow, into the index.
+    pub(crate) fn admit(&mut self, seq: u64, pieces: u32, head: &Head, offsets: &[u32], entries: Vec<Entry>) {
+        if !(plant::is(Plant::HardStateLeftOut) && head.hard_state.0 == 0) {
+            self.hard_state = head.hard_state();
+        }
+        self.generation = head.generation;
+        self.snapshot = head.snapshot;
+        self.next_seq = seq + 1;
+        self.index.admit(seq, pieces, head, offsets, entries);
+    }
+
+    /// Reads an entry that is not in memory.
+    fn fetch(&self, index: u64) -> Result<Entry, Error> {
+        let place = self.index.place(index).ok_or_else(|| self.damaged(format!("entry {index} lies nowhere")))?;
+        let payload = self.payload(place.seq)?;
+        payload
+            .get(place.offset as usize..)
+            .and_then(|bytes| record::decode_entry(&mut layout::Bytes(bytes), index))
+            .filter(|entry| Some(entry.term) == self.term(index))
+            .ok_or_else(|| self.damaged(format!("record {} does not hold entry {index}", place.seq)))
+    }
+
+    /// The payload of a record, checked.
+    fn payload(&self, seq: u64) -> Result<Bytes, Error> {
+        let mut memo = self.memo.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, payload)) = memo.as_ref().filter(|(held, _)| *held == seq) {
+            return Ok(payload.clone());
+        }
+        let mut record = Vec::new();
+        for (_, piece) in self.db.scan(&record_key(seq, 0), Some(&record_key(seq + 1, 0)), usize::MAX)? {
+            record.extend_from_slice(&piece);
+        }
+        let payload = Promise::read(&record)
+            .and_then(|promise| promise.payload(seq, &record))
+            .ok_or_else(|| self.damaged(format!("the checksum of record {seq} does not fit")))?;
+        let payload = Bytes::copy_from_slice(payload);
+        *memo = Some((seq, payload.clone()));
+        Ok(payload)
+    }
+
+    fn damaged(&self, detail: impl Into<String>) -> Error {
+        Error::damaged(&*self.db, detail)
+    }
+}

@@ -1,0 +1,114 @@
+//! An item as the bytes of one value of the machine.
+//!
+//! Why: what a key carries beside its value must change in the same write and be covered by the same checksum, so it is
+//! stored in front of the value itself.
+//!
+//! Laws: the index that made the key comes first, then when it expires (0 for never) and the content type, so all of them
+//! are in the first piece.
+//!
+//! Not here: pieces, checksums and the version of the last change ([`super::chunks`]).
+
+use super::chunks;
+use super::chunks::Header;
+use crate::model::{Item, KeyMeta, Value};
+use crate::storage::layout::{Bytes, Kind, push_run};
+use crate::storage::{Batch, Db, Error};
+
+/// Adds to `batch` what makes `item` the item of `key`, over the `old` one.
+pub(crate) fn put(batch: &mut Batch, key: &[u8], item: &Item, old: Option<Header>) -> Header {
+    chunks::put(batch, Kind::Data, key, item.version, &encode(item), old)
+}
+
+/// The item of `key`, checked.
+///
+/// # Errors
+/// [`Error`] for damage.
+pub(crate) fn read(db: &dyn Db, key: &[u8]) -> Result<Option<Item>, Error> {
+    let Some((header, bytes)) = chunks::read(db, Kind::Data, key)? else { return Ok(None) };
+    decode(db, header, bytes).map(Some)
+}
+
+/// What is known of an item of which `first` is the beginning.
+///
+/// # Errors
+/// [`Error`] for damage.
+pub(crate) fn stamp(db: &dyn Db, header: Header, first: &[u8]) -> Result<KeyMeta, Error> {
+    let (create_version, expires) = Bytes(first).pair().ok_or_else(|| damaged(db))?;
+    let bytes = length(db, header, first)?;
+    Ok(KeyMeta { version: header.version, create_version, bytes, expires: some(expires) })
+}
+
+/// The length of the value of an item of which `first` is the beginning.
+///
+/// # Errors
+/// [`Error`] for damage.
+pub(crate) fn length(db: &dyn Db, header: Header, first: &[u8]) -> Result<usize, Error> {
+    let mut bytes = Bytes(first);
+    let before = bytes.pair().and_then(|_| bytes.run()).map(before_value);
+    before.and_then(|before| header.length().checked_sub(before)).ok_or_else(|| damaged(db))
+}
+
+/// The item that a whole value holds.
+///
+/// # Errors
+/// [`Error`] for damage.
+pub(crate) fn decode(db: &dyn Db, header: Header, bytes: Vec<u8>) -> Result<Item, Error> {
+    let (create_version, expires, content_type) = parse(&bytes).ok_or_else(|| damaged(db))?;
+    let content_type = content_type.to_owned();
+    let value = bytes::Bytes::from(bytes).split_off(before_value(content_type.as_bytes()));
+    Ok(Item { value: Value { content_type, bytes: value }, version: header.version, create_version, expires })
+}
+
+/// When the item that a whole value holds expires.
+///
+/// # Errors
+/// [`Error`] for damage.
+pub(crate) fn check(db: &dyn Db, header: Header, bytes: &[u8]) -> Result<Option<u64>, Error> {
+    let made_before = |(create_version, ..): &(u64, Option<u64>, &str)| (1..=header.version).contains(create_version);
+    parse(bytes).filter(made_before).map(|(_, expires, _)| expires).ok_or_else(|| damaged(db))
+}
+
+fn encode(item: &Item) -> Vec<u8> {
+    let Value { content_type, bytes: value } = &item.value;
+    let mut bytes = Vec::with_capacity(before_value(content_type.as_bytes()) + value.len());
+    bytes.extend_from_slice(&item.create_version.to_le_bytes());
+    bytes.extend_from_slice(&item.expires.unwrap_or(0).to_le_bytes());
+    push_run(&mut bytes, content_type.as_bytes());
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// The index that made the key, when it expires, and the content type.
+fn parse(bytes: &[u8]) -> Option<(u64, Option<u64>, &str)> {
+    let mut rest = Bytes(bytes);
+    let (create_version, expires) = rest.pair()?;
+    Some((create_version, some(expires), std::str::from_utf8(rest.run()?).ok()?))
+}
+
+/// How many bytes stand before the value.
+fn before_value(content_type: &[u8]) -> usize {
+    8 + 8 + 4 + content_type.len()
+}
+
+/// No key can expire at the beginning of time, so 0 stands for never.
+fn some(expires: u64) -> Option<u64> {
+    (expires != 0).then_some(expires)
+}
+
+fn damaged(db: &dyn Db) -> Error {
+    Error::damaged(db, "what it holds under a key is not what huskv writes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes_of_an_item() {
+        let value = Value { content_type: "t/p".into(), bytes: "v".into() };
+        let item = Item { value, version: 9, create_version: 0x0102, expires: Some(0x0304) };
+        assert_eq!(encode(&item), b"\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0\x03\0\0\0t/pv");
+        let item = Item { expires: None, ..item };
+        assert_eq!(encode(&item)[8..], *b"\0\0\0\0\0\0\0\0\x03\0\0\0t/pv");
+    }
+}

@@ -1,0 +1,84 @@
+//! When keys may be removed, in the order of that time.
+//!
+//! Why: whoever looks for keys whose time is over must not look at all the others.
+//!
+//! Laws: an item with an expiry has exactly one value here, written in the same batch, and it carries the item's version;
+//! an audit compares both. What is here is state like all the rest: in copies, and in the digest.
+//!
+//! Not here: who removes a key ([`crate::model::Command::Expire`]).
+
+use bytes::Bytes;
+
+use super::chunks;
+use super::chunks::Header;
+use super::item_codec;
+use crate::model::SWEEP_BYTES;
+use crate::model::validate::{EXPIRE_BYTES, EXPIRE_KEYS};
+use crate::storage::layout::{Kind, cell_key, parse_cell_key};
+use crate::storage::{Batch, Db, Error, Pair};
+
+fn name(key: &[u8], expires: u64) -> Vec<u8> {
+    [&expires.to_be_bytes(), key].concat()
+}
+
+/// The header of the value that `key` of this version has here.
+pub(crate) fn header(key: &[u8], version: u64, expires: u64) -> Header {
+    Header::of(Kind::Expiry, &name(key, expires), version, b"")
+}
+
+/// Adds to `batch` that `key` of this version may be removed at `expires`.
+pub(crate) fn put(batch: &mut Batch, key: &[u8], version: u64, expires: u64) -> Header {
+    chunks::put(batch, Kind::Expiry, &name(key, expires), version, b"", None)
+}
+
+/// Adds to `batch` what takes back what [`put`] added.
+pub(crate) fn delete(batch: &mut Batch, key: &[u8], version: u64, expires: u64) -> Header {
+    let header = header(key, version, expires);
+    chunks::delete(batch, Kind::Expiry, &name(key, expires), header);
+    header
+}
+
+/// The first time at which a key may be removed.
+///
+/// # Errors
+/// [`Error`] for damage.
+pub(crate) fn first(db: &dyn Db) -> Result<Option<u64>, Error> {
+    let found = db.scan(&[Kind::Expiry as u8], Some(&[Kind::Expiry as u8 + 1]), 1)?;
+    found.first().map(|pair| parse(db, pair).map(|(expires, _, _)| expires)).transpose()
+}
+
+/// The first keys, with their versions, that may be removed at `clock`: as many as one command may name. Their values have at
+/// most [`SWEEP_BYTES`], as those of a removal by prefix, unless the first has more: one entry is applied in one turn.
+///
+/// # Errors
+/// [`Error`] for damage.
+pub(crate) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
+    let end = clock.checked_add(1).map_or(vec![Kind::Expiry as u8 + 1], |end| {
+        let mut end = cell_key(Kind::Expiry, &end.to_be_bytes(), 0);
+        // Without what ends a key: longer ones are not to come before it.
+        end.truncate(end.len() - 4);
+        end
+    });
+    let (mut keys, mut bytes, mut stored) = (Vec::new(), 0, 0);
+    for pair in db.scan(&[Kind::Expiry as u8], Some(&end), EXPIRE_KEYS)? {
+        let (_, key, version) = parse(db, &pair)?;
+        bytes += key.len();
+        if let Some((header, first)) = chunks::first(db, Kind::Data, &key)? {
+            stored += item_codec::length(db, header, &first)?;
+        }
+        if !keys.is_empty() && (bytes > EXPIRE_BYTES || stored > SWEEP_BYTES) {
+            break;
+        }
+        keys.push((key, version));
+    }
+    Ok(keys)
+}
+
+/// The time, the key and its version.
+fn parse(db: &dyn Db, (stored, piece): &Pair) -> Result<(u64, Bytes, u64), Error> {
+    let damaged = || Error::damaged(db, "an expiry is not what huskv writes");
+    let Some((Kind::Expiry, name, 0)) = parse_cell_key(stored) else { return Err(damaged()) };
+    let (expires, key) = name.split_first_chunk().ok_or_else(damaged)?;
+    let (header, _) = chunks::begin(db, piece)?;
+    Ok((u64::from_be_bytes(*expires), Bytes::copy_from_slice(key), header.version))
+}

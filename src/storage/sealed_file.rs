@@ -1,0 +1,61 @@
+//! Small files that are read as a whole: one line with a name, the format's version and the checksum of the rest, then
+//! JSON.
+//!
+//! Why: what such a file says decides what a node is, so a flipped byte is noticed and a newer format is named, the same
+//! way for each.
+//!
+//! Not here: what they say ([`super::identity`], [`super::peers`]).
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Error;
+
+/// What a file is called and which formats of it are read.
+pub(crate) struct Seal {
+    /// Its name.
+    pub file: &'static str,
+    /// The first word in it.
+    pub magic: &'static str,
+    /// The oldest version that is read.
+    pub oldest: u32,
+    /// The version that is written.
+    pub version: u32,
+}
+
+impl Seal {
+    /// The bytes of the file.
+    pub fn encode(&self, value: &impl Serialize) -> Vec<u8> {
+        let mut json = serde_json::to_string_pretty(value).expect("numbers, booleans and strings are always JSON");
+        json.push('\n');
+        let (magic, version) = (self.magic, self.version);
+        format!("{magic} {version} {:08x}\n{json}", crc32fast::hash(json.as_bytes())).into_bytes()
+    }
+
+    /// What [`Seal::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Newer`] and [`Error::Damaged`], both naming `directory`.
+    pub fn decode<T: DeserializeOwned>(&self, bytes: &[u8], directory: &str) -> Result<T, Error> {
+        let damaged =
+            |detail: &str| Error::Damaged { what: self.file.into(), detail: detail.into(), path: directory.into() };
+        let (line, json) = bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .and_then(|end| Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..])))
+            .ok_or_else(|| damaged("its first line is missing"))?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let &[magic, version, checksum] = words.as_slice() else { return Err(damaged("its first line is not ours")) };
+        let version: u32 = version.parse().map_err(|_| damaged("its first line is not ours"))?;
+        if magic != self.magic || version < self.oldest {
+            return Err(damaged("its first line is not ours"));
+        }
+        if version > self.version {
+            return Err(Error::Newer { what: self.file.into(), found: version, known: self.version });
+        }
+        if checksum != format!("{:08x}", crc32fast::hash(json)) {
+            return Err(damaged("its checksum does not fit"));
+        }
+        serde_json::from_slice(json).map_err(|error| damaged(&format!("it cannot be read: {error}")))
+    }
+}

@@ -1,0 +1,197 @@
+//! One sled database behind the seam.
+//!
+//! Why: every call goes through one place that catches panics, remembers a failure for good, and puts sled's errors into
+//! words an operator can use.
+//!
+//! Laws: after one error, whatever it was, every call answers with an error and none reaches sled.
+//!
+//! Not here: how a database is found, checked and opened ([`super::engine`]).
+
+use std::fs::{File, Metadata};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::fsync;
+use super::panic_guard::{Poison, guarded, in_place, is_gone};
+use crate::storage::{Batch, Db, Error, Pair};
+
+/// One sled database.
+pub(crate) struct SledDb {
+    /// None only while it is dropped.
+    db: Option<sled::Db>,
+    name: String,
+    dir: PathBuf,
+    shown: String,
+    poison: Poison,
+    /// The file that holds everything, as it was when it was opened; None where the system did not tell.
+    file: Option<Metadata>,
+    /// When the calls began that sled has not answered yet.
+    running: Mutex<Vec<Instant>>,
+    /// The directory is this process's as long as any of its databases is open.
+    _lock: Arc<File>,
+}
+
+impl SledDb {
+    /// Wraps an open database of the node in `dir`.
+    pub(crate) fn new(db: sled::Db, name: &str, dir: &Path, lock: Arc<File>) -> Self {
+        Self {
+            db: Some(db),
+            name: name.into(),
+            dir: dir.into(),
+            shown: dir.display().to_string(),
+            poison: Poison::default(),
+            file: std::fs::metadata(dir.join(name).join("db")).ok(),
+            running: Mutex::default(),
+            _lock: lock,
+        }
+    }
+
+    fn run<T>(&self, what: &str, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
+        self.poison.check(&self.shown)?;
+        let Some(db) = &self.db else { return Err(self.poison.error(&self.shown)) };
+        let begun = Instant::now();
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push(begun);
+        let answer = guarded(false, || call(db));
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = running.iter().position(|other| *other == begun) {
+            running.swap_remove(at);
+        }
+        drop(running);
+        match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                self.poison.set(false);
+                Err(translate(error, what, &self.name, &self.dir))
+            }
+            Err(panicked) => {
+                self.poison.set(true);
+                Err(panicked.into_error(&self.name, &self.dir))
+            }
+        }
+    }
+
+    /// Which file is gone that the engine writes to, or without which it does not open again.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        let folder = self.dir.join(&self.name);
+        if !in_place(&folder.join("db"), self.file.as_ref()) {
+            return Some("db");
+        }
+        is_gone(&folder.join("conf")).then_some("conf")
+    }
+
+    /// Called from [`super::panic_guard::Watch`]: where a call has run for `patience` and sled has stored an error meanwhile, a second flush
+    /// answers at once with that error, and wakes the first call, which then answers with it too.
+    pub(crate) fn rouse(&self, patience: Duration) {
+        let oldest = self.running.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
+        let Some(db) = &self.db else { return };
+        if oldest.is_some_and(|begun| begun.elapsed() >= patience) && db.context.global_error().is_err() {
+            drop(db.flush());
+        }
+    }
+}
+
+impl Db for SledDb {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.run("reading", |db| Ok(db.get(key)?.map(|value| value.to_vec())))
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.run("writing", |db| db.insert(key, value).map(drop))
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), Error> {
+        let mut changes = sled::Batch::default();
+        for (key, value) in batch.changes {
+            match value {
+                Some(value) => changes.insert(key, value),
+                None => changes.remove(key),
+            }
+        }
+        self.run("writing", |db| db.apply_batch(changes))
+    }
+
+    fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        self.run("reading", |db| {
+            let range = db.range::<&[u8], _>((Included(from), to.map_or(Unbounded, Excluded)));
+            range.take(limit).map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+        })
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
+        self.run("reading", |db| {
+            let pair = db.range(from..to).next_back().transpose()?;
+            Ok(pair.map(|(key, value)| (key.to_vec(), value.to_vec())))
+        })
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.run("syncing", |db| db.flush().map(drop))
+    }
+
+    fn size_on_disk(&self) -> u64 {
+        self.run("measuring", |db| db.size_on_disk()).unwrap_or(0)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn directory(&self) -> &str {
+        &self.shown
+    }
+}
+
+impl Drop for SledDb {
+    fn drop(&mut self) {
+        let Some(db) = self.db.take() else { return };
+        if self.poison.panicked() {
+            // Dropping it would flush, and what has panicked once may hang or panic again.
+            std::mem::forget(db);
+        } else {
+            drop(guarded(false, || drop(db)));
+        }
+    }
+}
+
+/// sled's error in our words.
+pub(crate) fn translate(error: sled::Error, what: &str, name: &str, dir: &Path) -> Error {
+    let path = dir.display().to_string();
+    match error {
+        sled::Error::Io(source) if matches!(source.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
+            Error::Damaged { what: name.into(), detail: "a file ends too early or cannot be read".into(), path }
+        }
+        sled::Error::Io(source) => system(format!("{what} {name}"), dir, source),
+        sled::Error::Corruption { .. } => {
+            Error::Damaged { what: name.into(), detail: "a checksum of the storage engine does not fit".into(), path }
+        }
+        sled::Error::Unsupported(detail) => Error::Damaged { what: name.into(), detail, path },
+        sled::Error::CollectionNotFound(_) | sled::Error::ReportableBug(_) => {
+            Error::Damaged { what: name.into(), detail: "the storage engine finds it inconsistent".into(), path }
+        }
+    }
+}
+
+/// The system's error in our words: a full disk is told from all others, and says what is left.
+pub(crate) fn system(what: impl Into<String>, dir: &Path, source: std::io::Error) -> Error {
+    let path = dir.display().to_string();
+    match source.kind() {
+        ErrorKind::StorageFull => full(what, dir, false),
+        ErrorKind::QuotaExceeded => full(what, dir, true),
+        _ => Error::Io { what: what.into(), path, source },
+    }
+}
+
+/// That `what` found no space in `dir`; `quota` says that it is not the disk that is full.
+pub(crate) fn full(what: impl Into<String>, dir: &Path, quota: bool) -> Error {
+    let found = fsync::file_system(dir);
+    let hint = match found {
+        _ if quota => ", but the quota of this user is used up, so more of that is needed",
+        Some(found) if found.lacks_inodes => ", but the file system has no inode left, so files have to go",
+        _ => "",
+    };
+    let free_bytes = found.map_or(0, |found| found.free_bytes);
+    Error::Full { what: what.into(), path: dir.display().to_string(), free_bytes, hint }
+}

@@ -1,0 +1,333 @@
+//! The real engine: one directory, one sled database a name; the only page that names the vendor.
+//!
+//! Why: sled 0.34 has habits that a node must not inherit, and each is met here. A flush that reaches no disk is proven
+//! to be replaced ([`super::fsync`]); its panics on damaged files become [`Error::Damaged`]; a file in `blobs/` is
+//! refused; a half-written `snap.*.generating`, which a kill or a full disk leaves behind and which would make the next
+//! start fail as corrupt although it was never in force, is removed; one of its two write paths stores an error without
+//! waking who waits for it, so a call that takes seconds is looked after by [`Watch`]; it panics where the wall clock shows
+//! a time before 1970 ([`super::wall_clock`]).
+//!
+//! Laws: the directory belongs to one process (`LOCK`). After one failed write or sync a database answers nothing but
+//! errors. What can be checked is checked before sled opens anything, because opening writes.
+//!
+//! Not here: what is stored (journal, machine), and ending the process (the loop).
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::db::{SledDb, system, translate};
+use super::fsync;
+use super::panic_guard::{Reserve, Watch, at_disk, guarded};
+use crate::model::DiskSpace;
+use crate::storage::layout::{IDENTITY, LOCK, PROOF_KEY, SPOOL};
+use crate::storage::{Db, Engine, Error};
+
+/// The size of sled's segments. A page record over a quarter of it becomes a blob, and the largest page is an inner one:
+/// up to 256 children and some, each under a key that may be 2 KiB long once it is escaped. With sled's own 512 KiB, keys
+/// of 1 KiB with a long common beginning make blobs (m); with 4 MiB there is room, at the same speed and for about 30 MB
+/// more disk (m).
+const SEGMENT_BYTES: usize = 4 << 20;
+
+/// What sled 0.34 writes into `conf` for the settings used here, before the checksum.
+const CONF: &[u8] = b"segment_size: 4194304\nuse_compression: false\nversion: 0.34\n";
+
+/// How long an open waits for sled's threads of an earlier handle of the same database to let go of its file.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// How long the end of an engine waits for the thread that looks after its files.
+const LAST_LOOK: Duration = Duration::from_millis(200);
+
+/// The real thing: one sled database a name, under one directory.
+pub struct SledEngine {
+    dir: PathBuf,
+    shown: String,
+    spool: Mutex<()>,
+    watch: Arc<Watch>,
+    lock: Arc<File>,
+    reserve: Reserve,
+}
+
+impl SledEngine {
+    /// As [`SledEngine::with_reserve`], with the reserve that is used where nothing is set.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new(dir: impl Into<PathBuf>) -> Result<Self, Error> {
+        Self::with_reserve(dir, None)
+    }
+
+    /// Takes the directory for this process, and creates it durably where it does not exist. `reserve` is how many bytes
+    /// of the disk are left free, 0 for none; without it the smaller of 256 MiB and a tenth of the file system.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where another process has it, [`Error::Full`] and [`Error::Io`] where the system refuses.
+    pub fn with_reserve(dir: impl Into<PathBuf>, reserve: Option<u64>) -> Result<Self, Error> {
+        let dir = dir.into();
+        let shown = dir.display().to_string();
+        make_dir(&dir).map_err(|error| system("creating the directory", &dir, error))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(dir.join(LOCK));
+        let lock = lock.map_err(|error| system("opening LOCK", &dir, error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: shown }),
+            Err(TryLockError::Error(error)) => return Err(system("locking LOCK", &dir, error)),
+        }
+        match std::fs::remove_file(dir.join(SPOOL)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(system("removing the spool", &dir, error)),
+            _ => {}
+        }
+        let lock = Arc::new(lock);
+        let reserve = Reserve(reserve);
+        let watch = Watch::start(&dir, Arc::clone(&lock), reserve);
+        Ok(Self { dir, shown, spool: Mutex::new(()), watch, lock, reserve })
+    }
+
+    fn system(&self, what: impl Into<String>, error: std::io::Error) -> Error {
+        system(what, &self.dir, error)
+    }
+
+    fn damaged(&self, what: &str, detail: impl Into<String>) -> Error {
+        Error::Damaged { what: what.into(), detail: detail.into(), path: self.shown.clone() }
+    }
+
+    /// Looks at the files of a database without opening it.
+    fn inspect(&self, name: &str) -> Result<(), Error> {
+        let folder = self.dir.join(name);
+        let reading = |error| self.system(format!("reading {name}"), error);
+        if !folder.is_dir() {
+            return Err(self.damaged(name, "the folder is missing"));
+        }
+        let conf = match std::fs::read(folder.join("conf")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(self.damaged(name, "the file conf is missing"));
+            }
+            other => other.map_err(reading)?,
+        };
+        if conf != [CONF, &crc32fast::hash(CONF).to_le_bytes()].concat() {
+            return Err(self.damaged(name, "the file conf is not as it was written"));
+        }
+        match std::fs::metadata(folder.join("db")) {
+            Ok(db) if db.len() == 0 => return Err(self.damaged(name, "the file db is empty")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(self.damaged(name, "the file db is missing"));
+            }
+            other => other.map_err(reading)?,
+        };
+        if let Some(blob) = self.list(&format!("{name}/blobs"))?.first() {
+            return Err(self.damaged(name, format!("blobs/{blob} exists, and nothing huskv stores may be in a blob")));
+        }
+        for file in self.list(name)? {
+            if file.starts_with("snap.") && file.ends_with(".generating") {
+                std::fs::remove_file(folder.join(&file)).map_err(|error| self.system("removing", error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, name: &str, cache_bytes: u64) -> Result<sled::Db, Error> {
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        super::wall_clock::bound();
+        let config = sled::Config::new()
+            .path(self.dir.join(name))
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(cache_bytes)
+            .flush_every_ms(None);
+        let begun = Instant::now();
+        loop {
+            match guarded(true, || config.open()) {
+                Ok(Ok(db)) => return Ok(db),
+                Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
+                    if begun.elapsed() > HANDOVER {
+                        return Err(Error::Busy { path: self.shown.clone() });
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Ok(Err(error)) => return Err(translate(error, "opening", name, &self.dir)),
+                Err(panicked) => return Err(panicked.into_error(name, &self.dir)),
+            }
+        }
+    }
+
+    /// Makes sure once a process that sled's flush ends in our sync.
+    fn prove(db: &SledDb) -> Result<(), Error> {
+        static PROVEN: OnceLock<()> = OnceLock::new();
+        if cfg!(not(target_os = "linux")) || PROVEN.get().is_some() {
+            return Ok(());
+        }
+        let before = fsync::syncs();
+        // Another value each time: a put that changes nothing would leave nothing to flush. No clock has to do with it.
+        let last = db.get(&PROOF_KEY)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
+        db.put(&PROOF_KEY, &last.unwrap_or(0).wrapping_add(1).to_be_bytes())?;
+        db.sync()?;
+        if fsync::syncs() == before {
+            return Err(Error::NotDurable { detail: "a flush ended without fdatasync".into() });
+        }
+        PROVEN.get_or_init(|| ());
+        Ok(())
+    }
+}
+
+impl Drop for SledEngine {
+    /// Whoever opens the directory next in this process is not to find it taken by the thread that looks after it.
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        while Arc::strong_count(&self.watch) > 1 && begun.elapsed() < LAST_LOOK {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Engine for SledEngine {
+    fn open(&self, name: &str, create: bool, cache_bytes: u64) -> Result<Arc<dyn Db>, Error> {
+        let _at_disk = at_disk();
+        let folder = self.dir.join(name);
+        if create {
+            let making = |error| self.system(format!("creating {name}"), error);
+            if let Some(parent) = folder.parent() {
+                make_dir(parent).map_err(making)?;
+            }
+            std::fs::create_dir(&folder).map_err(making)?;
+        } else {
+            self.inspect(name)?;
+        }
+        let db = SledDb::new(self.start(name, cache_bytes)?, name, &self.dir, self.lock.clone());
+        let db = Arc::new(db);
+        Self::prove(&db)?;
+        db.sync()?;
+        let durably = || {
+            // The process before may have been killed between a write and its sync, and sled has nothing to flush now.
+            File::open(folder.join("db"))?.sync_all()?;
+            File::open(folder.join("conf"))?.sync_all()?;
+            sync_dir(&folder)?;
+            if create { folder.parent().map_or(Ok(()), sync_dir) } else { Ok(()) }
+        };
+        durably().map_err(|error| self.system(format!("syncing {name}"), error))?;
+        self.watch.add(&db);
+        Ok(db)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        let _at_disk = at_disk();
+        self.watch.forget(name);
+        match std::fs::remove_dir_all(self.dir.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.system(format!("removing {name}"), error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let _at_disk = at_disk();
+        let listing = |error| self.system(format!("listing {folder:?}"), error);
+        let entries = match std::fs::read_dir(self.dir.join(folder)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(listing)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry.map_err(listing)?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn read_file(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let _at_disk = at_disk();
+        match std::fs::read(self.dir.join(name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.system(format!("reading {name}"), error)),
+            Ok(bytes) => Ok(Some(bytes)),
+        }
+    }
+
+    fn replace_file(&self, name: &str, content: &[u8]) -> Result<(), Error> {
+        let _at_disk = at_disk();
+        let path = self.dir.join(name);
+        let fresh = path.with_extension("tmp");
+        let replace = || {
+            let mut file = create_new(&fresh)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &path)?;
+            path.parent().map_or(Ok(()), sync_dir)
+        };
+        replace().map_err(|error| {
+            let error = self.system(format!("replacing {name}"), error);
+            drop(std::fs::remove_file(&fresh));
+            error
+        })?;
+        if name == IDENTITY {
+            self.watch.has_identity();
+        }
+        Ok(())
+    }
+
+    fn scratch(&self) -> Result<File, Error> {
+        let _at_disk = at_disk();
+        let _one = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.dir.join(SPOOL);
+        let make = || {
+            let file = create_new(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        };
+        make().map_err(|error| self.system("creating the spool", error))
+    }
+
+    fn space(&self) -> Option<DiskSpace> {
+        self.reserve.space(&self.dir)
+    }
+
+    fn last_space(&self) -> Option<DiskSpace> {
+        self.watch.space()
+    }
+
+    fn path(&self) -> String {
+        self.shown.clone()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.watch.missing() {
+            Some(what) => Err(Error::Gone { what, path: self.shown.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A new file for reading and writing. What stands in its place is removed first and never followed: a link that
+/// somebody has put there would otherwise make this process overwrite the file that it names.
+fn create_new(path: &Path) -> std::io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().create_new(true).read(true).write(true).open(path)
+}
+
+/// Creates a folder and what is missing above it, each durable in its parent.
+fn make_dir(path: &Path) -> std::io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_dir(parent)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+        other => other?,
+    }
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+fn sync_dir(path: &Path) -> std::io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path)?.sync_all()
+}

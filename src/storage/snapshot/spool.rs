@@ -1,0 +1,421 @@
+//! The way of what is applied during a copy from the machine to the copy's reader: a queue of effects, and a ring of frames
+//! in a scratch file.
+//!
+//! Why: the loop may not wait for a slow peer, so the effects that the peer has not taken lie in a file; and neither file
+//! nor memory may grow without bound, so over a bound, or where the disk is nearly full, the copy ends. The tree itself is
+//! never spooled: its scan waits for the reader.
+//!
+//! Laws: one spooler, one reader, one machine; whichever goes away, the others get an error and nobody waits for ever.
+//! Effects keep the order in which they were applied. What is read back is checked against its checksum.
+//!
+//! Not here: what makes the copy exact (`snapshot`), and what a frame holds.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use raft::eraftpb::SnapshotMetadata;
+
+use super::left;
+use crate::model::DiskSpace;
+use crate::storage::{Batch, Engine, Error};
+
+/// The most bytes of effects that wait for the spooler, 64 MiB.
+const EFFECT_BYTES: usize = 64 << 20;
+
+/// Length and checksum before each frame.
+const FRAME_HEADER: usize = 8;
+
+/// How large a spool may become.
+pub struct SpoolBound {
+    bytes: u64,
+    space: Box<dyn Fn() -> Option<DiskSpace> + Send + Sync>,
+}
+
+impl SpoolBound {
+    /// At most `bytes`, and only as long as the disk of `engine` has more than its reserve.
+    pub fn on(engine: Arc<dyn Engine>, bytes: u64) -> Self {
+        Self { bytes, space: Box::new(move || engine.space()) }
+    }
+}
+
+impl From<u64> for SpoolBound {
+    /// At most so many bytes, on a disk of which nothing is known.
+    fn from(bytes: u64) -> Self {
+        Self { bytes, space: Box::new(|| None) }
+    }
+}
+
+/// What the three share.
+pub(crate) struct Spool {
+    file: File,
+    bound: SpoolBound,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Progress {
+    effects: VecDeque<Batch>,
+    effect_bytes: usize,
+    /// The reader has read the tree to its end.
+    scanned: bool,
+    /// The machine has said what the copy is a copy of: no effect comes after this.
+    ended: Option<SnapshotMetadata>,
+    /// Bytes of frames written and read since the file was empty last.
+    written: u64,
+    read: u64,
+    /// Up to where there were frames when the reader read the tree last: they come before it reads on.
+    due: u64,
+    /// How long the file is.
+    extent: u64,
+    /// All frames are written.
+    sealed: bool,
+    /// Why nothing comes of it.
+    failed: Option<String>,
+}
+
+impl Progress {
+    fn check(&self) -> Result<(), Error> {
+        self.failed.as_ref().map_or(Ok(()), |detail| Err(Error::copy(detail.clone())))
+    }
+}
+
+/// What there is to do for the spooler.
+pub(crate) enum Work {
+    /// Effects came in.
+    Effects(VecDeque<Batch>),
+    /// The tree has been read to its end.
+    Scanned,
+    /// No effects come any more, and all were taken.
+    Ended,
+}
+
+impl Spool {
+    /// A spool in this file.
+    pub(crate) fn new(file: File, mut bound: SpoolBound) -> Self {
+        bound.bytes = bound.bytes.max(1);
+        Self { file, bound, progress: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// A spool of which the first `written` bytes of this file are the frames.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn holding(file: File, written: u64) -> Self {
+        let spool = Self::new(file, written.into());
+        {
+            let mut progress = spool.lock();
+            (progress.written, progress.sealed, progress.ended) = (written, true, Some(SnapshotMetadata::default()));
+        }
+        spool
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `ready`, or until the copy has failed.
+    fn wait(&self, ready: impl Fn(&Progress) -> bool) {
+        let waits = |progress: &mut Progress| progress.failed.is_none() && !ready(progress);
+        drop(self.changed.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Ends the copy for everybody, unless it is complete.
+    pub(crate) fn fail(&self, detail: impl Into<String>) {
+        let mut progress = self.lock();
+        if !progress.sealed {
+            progress.failed.get_or_insert(detail.into());
+            (progress.effects, progress.effect_bytes) = (VecDeque::new(), 0);
+        }
+        self.changed.notify_all();
+    }
+
+    /// The reader is gone, so nobody needs the rest.
+    pub(crate) fn leave(&self) {
+        let mut progress = self.lock();
+        progress.failed.get_or_insert("its reader is gone".into());
+        self.changed.notify_all();
+    }
+
+    /// What there is to do now, if anything; `told` says that the end of the scan is known already.
+    pub(crate) fn work(&self, told: bool) -> Result<Option<Work>, Error> {
+        let mut progress = self.lock();
+        progress.check()?;
+        if !progress.effects.is_empty() {
+            progress.effect_bytes = 0;
+            return Ok(Some(Work::Effects(std::mem::take(&mut progress.effects))));
+        }
+        Ok(match (progress.scanned && !told, &progress.ended) {
+            (true, _) => Some(Work::Scanned),
+            (false, Some(_)) => Some(Work::Ended),
+            (false, None) => None,
+        })
+    }
+
+    /// Waits until [`Spool::work`] has something, or an error.
+    pub(crate) fn wait_for_work(&self, told: bool) {
+        self.wait(|progress| !progress.effects.is_empty() || (progress.scanned && !told) || progress.ended.is_some());
+    }
+
+    /// The tree has been read to its end.
+    pub(crate) fn scanned(&self) {
+        self.lock().scanned = true;
+        self.changed.notify_all();
+    }
+
+    /// A part of the tree was read: the frames that are here now are to be read before the next.
+    pub(crate) fn mark_due(&self) {
+        let mut progress = self.lock();
+        progress.due = progress.written;
+    }
+
+    /// Appends a frame.
+    pub(crate) fn append(&self, payload: &[u8]) -> Result<(), Error> {
+        let mut frame = Vec::with_capacity(FRAME_HEADER + payload.len());
+        frame.extend_from_slice(&crate::storage::layout::length(payload).to_le_bytes());
+        frame.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
+        frame.extend_from_slice(payload);
+        let length = frame.len() as u64;
+        let (at, grows) = {
+            let mut progress = self.lock();
+            progress.check()?;
+            if progress.written == progress.read {
+                // Nothing is left in it, so it is filled from its beginning again.
+                (progress.written, progress.read, progress.due) = (0, 0, 0);
+            }
+            if progress.written - progress.read + length > self.bound.bytes {
+                return Err(Error::copy(format!(
+                    "the peer takes it too slowly: more than {} bytes of changes would wait in the spool \
+                     (snapshot.spool_mb)",
+                    self.bound.bytes
+                )));
+            }
+            let end = (progress.written + length).min(self.bound.bytes);
+            (progress.written, end.saturating_sub(progress.extent))
+        };
+        self.check_space(grows)?;
+        for (from, to, offset) in self.spans(at, frame.len()) {
+            self.file
+                .write_all_at(&frame[from..to], offset)
+                .map_err(|error| Error::copy(format!("the spool cannot be written: {error}")))?;
+        }
+        let mut progress = self.lock();
+        progress.written += length;
+        progress.extent += grows;
+        drop(progress);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Whether the file may grow by so many bytes.
+    fn check_space(&self, grows: u64) -> Result<(), Error> {
+        let Some(space) = (self.bound.space)().filter(|space| grows > 0 && space.room() < grows) else { return Ok(()) };
+        Err(Error::copy(format!("the changes made meanwhile do not fit on the sender's disk: {}", left(space))))
+    }
+
+    /// All frames are written.
+    pub(crate) fn seal(&self) -> Result<(), Error> {
+        let mut progress = self.lock();
+        progress.check()?;
+        progress.sealed = true;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The next frame, if there is one; of those that are due alone where the tree is not read to its end.
+    pub(crate) fn next(&self) -> Result<Option<Vec<u8>>, Error> {
+        let at = {
+            let progress = self.lock();
+            progress.check()?;
+            let readable = if progress.scanned || progress.sealed { progress.written } else { progress.due };
+            if progress.read >= readable {
+                return Ok(None);
+            }
+            progress.read
+        };
+        let mut header = [0; FRAME_HEADER];
+        self.fill(at, &mut header)?;
+        let (length, checksum) = header.split_at(4);
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte));
+        let length = number(length) as usize;
+        if length as u64 > self.lock().written - at {
+            return Err(Error::copy("the spool does not hold what was written to it"));
+        }
+        let mut payload = vec![0; length];
+        self.fill(at + FRAME_HEADER as u64, &mut payload)?;
+        if crc32fast::hash(&payload) != number(checksum) {
+            return Err(Error::copy("the spool does not hold what was written to it"));
+        }
+        self.lock().read += (FRAME_HEADER + length) as u64;
+        Ok(Some(payload))
+    }
+
+    /// What the copy is a copy of, once all frames were read.
+    pub(crate) fn end(&self) -> Result<Option<SnapshotMetadata>, Error> {
+        let progress = self.lock();
+        progress.check()?;
+        Ok(progress.ended.clone().filter(|_| progress.sealed && progress.read >= progress.written))
+    }
+
+    /// Waits, once the tree is read to its end, until there is another frame, no further one, or an error.
+    pub(crate) fn wait_for_frame(&self) {
+        self.wait(|progress| progress.read < progress.written || progress.sealed);
+    }
+
+    fn fill(&self, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        for (from, to, offset) in self.spans(at, bytes.len()) {
+            self.file
+                .read_exact_at(&mut bytes[from..to], offset)
+                .map_err(|error| Error::copy(format!("the spool cannot be read: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// Where bytes of the stream lie in the file: the file is a ring, so a run may have two parts.
+    fn spans(&self, at: u64, length: usize) -> impl Iterator<Item = (usize, usize, u64)> {
+        let capacity = self.bound.bytes;
+        let offset = at % capacity;
+        let first = usize::try_from(capacity - offset).unwrap_or(usize::MAX).min(length);
+        [(0, first, offset), (first, length, 0)].into_iter().filter(|(from, to, _)| from < to)
+    }
+}
+
+/// The machine's end: dropped without [`Line::end`], the copy is aborted.
+pub(crate) struct Line {
+    spool: Arc<Spool>,
+}
+
+impl Line {
+    pub(crate) fn new(spool: Arc<Spool>) -> Self {
+        Self { spool }
+    }
+
+    /// Hands over what was just written to the tree; never waits.
+    pub(crate) fn push(&self, effects: Batch) {
+        let bytes = effects.changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + 64);
+        let bytes: usize = bytes.sum();
+        let mut progress = self.spool.lock();
+        if progress.failed.is_some() {
+            return;
+        }
+        if progress.effect_bytes + bytes > EFFECT_BYTES {
+            drop(progress);
+            self.spool.fail(format!("more than {EFFECT_BYTES} bytes of changes wait to be copied"));
+            return;
+        }
+        progress.effect_bytes += bytes;
+        progress.effects.push_back(effects);
+        self.spool.changed.notify_all();
+    }
+
+    /// Nothing follows: the copy is one of this.
+    pub(crate) fn end(self, metadata: SnapshotMetadata) {
+        self.spool.lock().ended = Some(metadata);
+        self.spool.changed.notify_all();
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.spool.lock().ended.is_none() {
+            self.spool.fail("it was aborted");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spool(capacity: u64) -> Spool {
+        let spool = Spool::new(tempfile::tempfile().unwrap(), capacity.into());
+        spool.scanned();
+        spool
+    }
+
+    fn next(spool: &Spool) -> Vec<u8> {
+        spool.next().unwrap().unwrap()
+    }
+
+    #[test]
+    fn frames_go_round_the_ring_and_the_file_stays_bounded() {
+        let spool = spool(150);
+        spool.append(&[9; 20]).unwrap();
+        for round in 0..50_u8 {
+            // Never empty, so that it goes round.
+            spool.append(&[round; 23]).unwrap();
+            spool.append(&[round; 31]).unwrap();
+            next(&spool);
+            assert_eq!(next(&spool), [round; 23]);
+        }
+        assert_eq!(spool.file.metadata().unwrap().len(), 150);
+    }
+
+    #[test]
+    fn an_empty_spool_begins_anew() {
+        let spool = spool(1 << 20);
+        for round in 0..50_u8 {
+            spool.append(&[round; 23]).unwrap();
+            assert_eq!(next(&spool), [round; 23]);
+        }
+        assert!(spool.file.metadata().unwrap().len() < 50);
+    }
+
+    #[test]
+    fn what_is_not_taken_is_bounded() {
+        let spool = spool(100);
+        spool.append(&[1; 60]).unwrap();
+        assert!(matches!(spool.append(&[1; 60]), Err(Error::Copy { .. })));
+        next(&spool);
+        spool.append(&[1; 60]).unwrap();
+    }
+
+    #[test]
+    fn the_reserve_of_the_disk_is_left_alone() {
+        let left = Arc::new(Mutex::new(1_000));
+        let space = {
+            let left = left.clone();
+            move || Some(DiskSpace { free_bytes: *left.lock().unwrap(), reserve_bytes: 900 })
+        };
+        let spool = Spool::new(tempfile::tempfile().unwrap(), SpoolBound { bytes: 1 << 20, space: Box::new(space) });
+        spool.scanned();
+        spool.append(&[1; 60]).unwrap();
+        *left.lock().unwrap() = 940;
+        let error = spool.append(&[1; 60]).unwrap_err().to_string();
+        assert!(error.contains("storage.reserve_mb"), "{error}");
+        // What is in the file already takes no more of the disk.
+        next(&spool);
+        spool.append(&[1; 60]).unwrap();
+    }
+
+    #[test]
+    fn frames_that_come_while_the_tree_is_read_wait_for_the_next_part_of_it() {
+        let spool = Spool::new(tempfile::tempfile().unwrap(), 100.into());
+        spool.append(&[1; 20]).unwrap();
+        assert!(spool.next().unwrap().is_none());
+        spool.mark_due();
+        spool.append(&[2; 20]).unwrap();
+        assert_eq!((next(&spool), spool.next().unwrap()), (vec![1; 20], None));
+        spool.scanned();
+        assert_eq!(next(&spool), [2; 20]);
+    }
+
+    #[test]
+    fn a_changed_byte_in_the_file_is_found() {
+        let spool = spool(100);
+        spool.append(&[1; 60]).unwrap();
+        spool.file.write_all_at(&[2], 30).unwrap();
+        assert!(matches!(spool.next(), Err(Error::Copy { .. })));
+    }
+
+    #[test]
+    fn too_many_effects_end_the_copy_and_not_the_machine() {
+        let spool = Arc::new(spool(100));
+        let line = Line::new(spool.clone());
+        let half = Batch { changes: vec![(vec![1], Some(vec![0; EFFECT_BYTES / 2]))] };
+        line.push(half.clone());
+        line.push(half);
+        assert!(matches!(spool.work(true), Err(Error::Copy { .. })));
+        assert!(matches!(spool.next(), Err(Error::Copy { .. })));
+    }
+}

@@ -1,0 +1,236 @@
+//! The copy is exact whatever is written while it is made, and ends for everybody when one end goes away.
+
+use std::sync::Arc;
+
+use super::state_machine::{batch, fresh};
+use super::{Copied, Dice, Memory, boot, put, sled, spool_rest};
+use crate::storage::{DataDir, Error, Frame, SledEngine, SnapshotReader, Spooled, StateMachine};
+
+/// Reads the rest of a copy into a database in memory that has what is read of it already.
+fn receive(read: Vec<Vec<u8>>, mut reader: SnapshotReader) -> Result<(Arc<Memory>, u64), Error> {
+    let db = Arc::new(Memory::default());
+    let write = |changes: &[u8]| {
+        assert!(changes.len() < (1 << 20) + 10_000);
+        crate::storage::Db::write(&*db, crate::storage::snapshot::decode(changes).unwrap())
+    };
+    read.iter().try_for_each(|changes| write(changes))?;
+    loop {
+        match reader.next()? {
+            Frame::Changes(changes) => write(&changes)?,
+            Frame::End(metadata) => return Ok((db.clone(), metadata.index)),
+        }
+    }
+}
+
+#[test]
+fn it_is_exact_over_random_interleavings_with_a_writer() {
+    for seed in 0..60 {
+        let mut dice = Dice(seed);
+        let (db, mut state_machine) = fresh();
+        for _ in 0..40 {
+            state_machine.apply(batch(&mut dice, state_machine.applied().0, 400), usize::MAX).unwrap();
+        }
+        let (mut spooler, reader) = state_machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
+        let received = std::thread::scope(|scope| {
+            let (sender, scanned) = std::sync::mpsc::channel();
+            let reading = scope.spawn(|| receive(Vec::new(), reader));
+            scope.spawn(move || {
+                loop {
+                    match spooler.wait().unwrap() {
+                        Spooled::Effects => std::thread::yield_now(),
+                        Spooled::Scanned => sender.send(()).unwrap(),
+                        Spooled::Whole => break,
+                    }
+                }
+            });
+            let mut rounds = 0;
+            while matches!(scanned.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
+                state_machine.apply(batch(&mut dice, state_machine.applied().0, 400), usize::MAX).unwrap();
+                if dice.below(2) == 0 {
+                    state_machine.db().unwrap();
+                }
+                rounds += 1;
+            }
+            for _ in 0..rounds.min(dice.below(30)) {
+                state_machine.apply(batch(&mut dice, state_machine.applied().0, 400), usize::MAX).unwrap();
+            }
+            state_machine.end_cut().unwrap();
+            let end = state_machine.applied().0;
+            // What is applied after the end is not in the copy.
+            let frozen = db.pairs.lock().unwrap().clone();
+            state_machine.apply(batch(&mut dice, end, 400), usize::MAX).unwrap();
+            let (copy, index) = reading.join().unwrap().unwrap();
+            assert_eq!(index, end);
+            assert!(*copy.pairs.lock().unwrap() == frozen, "seed {seed}");
+            copy
+        });
+        StateMachine::open(received).unwrap();
+    }
+}
+
+#[test]
+fn stepwise_interleavings_are_exact_too() {
+    for seed in 0..40 {
+        let mut dice = Dice(seed);
+        let (db, mut state_machine) = fresh();
+        for _ in 0..60 {
+            state_machine.apply(batch(&mut dice, state_machine.applied().0, 3000), usize::MAX).unwrap();
+        }
+        let mut copied = Copied::new(state_machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
+        while copied.step().unwrap() {
+            for _ in 0..dice.below(4) {
+                state_machine.apply(batch(&mut dice, state_machine.applied().0, 3000), usize::MAX).unwrap();
+                if dice.below(2) == 0 {
+                    state_machine.db().unwrap();
+                }
+            }
+        }
+        state_machine.end_cut().unwrap();
+        spool_rest(&mut copied.spooler).unwrap();
+        let (copy, index) = receive(copied.frames, copied.reader).unwrap();
+        assert_eq!(index, state_machine.applied().0);
+        assert!(*copy.pairs.lock().unwrap() == *db.pairs.lock().unwrap(), "seed {seed}");
+    }
+}
+
+#[test]
+fn chunks_in_the_middle_of_a_batch_are_exact_too() {
+    for seed in 0..20 {
+        let mut dice = Dice(seed);
+        let (db, mut state_machine) = fresh();
+        for _ in 0..400 {
+            state_machine.apply(batch(&mut dice, state_machine.applied().0, 3000), usize::MAX).unwrap();
+        }
+        let copied = Copied::new(state_machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
+        *db.copy.lock().unwrap() = Some(copied);
+        for _ in 0..6 {
+            state_machine.apply(batch(&mut dice, state_machine.applied().0, 3000), usize::MAX).unwrap();
+            state_machine.db().unwrap();
+        }
+        state_machine.end_cut().unwrap();
+        let mut copied = db.copy.lock().unwrap().take().unwrap();
+        spool_rest(&mut copied.spooler).unwrap();
+        let (copy, _) = receive(copied.frames, copied.reader).unwrap();
+        assert!(*copy.pairs.lock().unwrap() == *db.pairs.lock().unwrap(), "seed {seed}");
+    }
+}
+
+#[test]
+fn whoever_goes_away_nobody_waits_for_ever() {
+    let begin = || {
+        let (_, mut state_machine) = fresh();
+        let (spooler, reader) = state_machine.begin_cut(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+        (state_machine, spooler, reader)
+    };
+    let (state_machine, mut spooler, mut reader) = begin();
+    drop(state_machine);
+    assert!(matches!(spooler.wait(), Err(Error::Copy { .. })));
+    assert!(std::iter::from_fn(|| Some(reader.next())).take(9).any(|frame| matches!(frame, Err(Error::Copy { .. }))));
+
+    let (mut state_machine, spooler, mut reader) = begin();
+    drop(spooler);
+    assert!(matches!(reader.next(), Err(Error::Copy { .. })));
+    state_machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
+    state_machine.end_cut().unwrap();
+
+    let (mut state_machine, mut spooler, reader) = begin();
+    drop(reader);
+    assert!(matches!(spooler.wait(), Err(Error::Copy { .. })));
+    state_machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
+
+    let (mut state_machine, mut spooler, _reader) = begin();
+    state_machine.begin_cut(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+    assert!(matches!(spooler.wait(), Err(Error::Copy { .. })), "the earlier cut is aborted");
+}
+
+#[test]
+fn over_the_bound_of_the_spool_the_copy_ends_with_a_clear_error() {
+    let (_, mut state_machine) = fresh();
+    let (mut spooler, mut reader) = state_machine.begin_cut(tempfile::tempfile().unwrap(), 50_000).unwrap();
+    state_machine.apply(vec![put(2, b"x", vec![1; 100_000])], usize::MAX).unwrap();
+    state_machine.db().unwrap();
+    let error = spooler.wait().unwrap_err();
+    assert!(error.to_string().contains("50000 bytes"), "{error}");
+    let error = reader.next().unwrap_err();
+    assert!(error.to_string().contains("50000 bytes"), "{error}");
+}
+
+#[test]
+fn the_tree_waits_for_its_reader_and_is_never_spooled() {
+    let (_, mut state_machine) = fresh();
+    state_machine
+        .apply((2..40).map(|index| put(index, &[index as u8], vec![1; 100_000])).collect(), usize::MAX)
+        .unwrap();
+    let scratch = tempfile::tempfile().unwrap();
+    let (mut spooler, reader) = state_machine.begin_cut(scratch.try_clone().unwrap(), 50_000).unwrap();
+    assert_eq!((spooler.step().unwrap(), reader.scans()), (None, 0));
+    state_machine.end_cut().unwrap();
+    spool_rest(&mut spooler).unwrap();
+    let (copy, _) = receive(Vec::new(), reader).unwrap();
+    assert_eq!(StateMachine::open(copy).unwrap().digest(), state_machine.digest());
+    assert_eq!(scratch.metadata().unwrap().len(), 0);
+}
+
+#[test]
+fn a_copy_leaves_the_reserve_of_the_receivers_disk_alone_and_nothing_behind() {
+    let (_, mut state_machine) = fresh();
+    state_machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let engine: Arc<dyn super::Engine> = Arc::new(SledEngine::with_reserve(dir.path(), Some(u64::MAX / 2)).unwrap());
+    assert!(engine.space().unwrap().is_nearly_full() && engine.last_space().unwrap().is_nearly_full());
+    let (mut data_dir, _incarnation) = DataDir::open(engine.clone(), boot("b")).unwrap();
+    let failure = transfer(&mut state_machine, &mut data_dir, |_| {}).unwrap_err().to_string();
+    assert!(failure.contains("receiver's disk") && failure.contains("storage.reserve_mb"), "{failure}");
+    assert!(data_dir.receive().unwrap().open(1 << 40).is_err(), "no room for even a small part of it");
+    let folder = data_dir.identity().raft_id.to_string();
+    assert_eq!(engine.list(&folder).unwrap(), ["journal", "machine-1"]);
+}
+
+/// Sends the whole of `state_machine` to a new generation of `data_dir`.
+fn transfer(
+    state_machine: &mut StateMachine,
+    data_dir: &mut DataDir,
+    change: impl Fn(&mut Vec<u8>),
+) -> Result<(), Error> {
+    let (mut spooler, mut reader) = state_machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20)?;
+    state_machine.end_cut().unwrap();
+    spool_rest(&mut spooler)?;
+    let mut writer = data_dir.receive()?.open(0)?;
+    loop {
+        match reader.next()? {
+            Frame::Changes(mut changes) => {
+                change(&mut changes);
+                writer.write(&changes)?;
+            }
+            Frame::End(metadata) => {
+                let received = writer.finish(&metadata)?;
+                assert_eq!(received.state_machine().digest(), state_machine.digest());
+                assert_eq!(received.state_machine().applied(), state_machine.applied());
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copy_between_real_directories_is_checked_as_a_whole_and_leaves_nothing_behind() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (sender, mut incarnation) = DataDir::open(sled(from.path()), boot("a")).unwrap();
+    let state_machine = &mut incarnation.state_machine;
+    let mut dice = Dice(1);
+    for _ in 0..20 {
+        state_machine.apply(batch(&mut dice, state_machine.applied().0, 100), usize::MAX).unwrap();
+    }
+    let engine: Arc<dyn super::Engine> = Arc::new(SledEngine::new(to.path()).unwrap());
+    let (mut data_dir, _receiver) = DataDir::open(engine.clone(), boot("b")).unwrap();
+    transfer(state_machine, &mut data_dir, |_| {}).unwrap();
+    let flipped = transfer(state_machine, &mut data_dir, |changes| *changes.last_mut().unwrap() ^= 1);
+    assert!(matches!(flipped, Err(Error::Copy { .. })));
+    let cut_short = transfer(state_machine, &mut data_dir, |changes| changes.truncate(changes.len() - 1));
+    assert!(matches!(cut_short, Err(Error::Copy { .. })));
+    let newer = transfer(state_machine, &mut data_dir, |changes| changes[0] = 9);
+    assert!(matches!(newer, Err(Error::Copy { .. })));
+    let folder = data_dir.identity().raft_id.to_string();
+    assert_eq!(engine.list(&folder).unwrap(), ["journal", "machine-1"]);
+    drop(sender);
+}

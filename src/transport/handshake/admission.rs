@@ -1,0 +1,318 @@
+//! Who is let in, and which raft messages are.
+//!
+//! Why: raft itself checks neither the sender, nor the receiver, nor the cluster; one foreign heartbeat deposes a leader.
+//!
+//! Laws: pure functions of the table last published and of what was said; nothing here looks at a socket.
+//!
+//! Not here: when the questions are asked (`listener`, `acceptor`, `snapshot_stream`).
+
+use raft::eraftpb::{Message, MessageType};
+
+use super::{Denial, Hello};
+use crate::model::{IdentityConflict, JoinAccepted, JoinOffer, PeerTable, WhoAmI, check_address, check_name};
+
+/// The largest term or index that is believed. No cluster ever counts that far, raft adds to both without a check, and a
+/// node that once recorded such a term could never start again.
+const MOST_COUNT: u64 = 1 << 62;
+
+fn named(name: &str, address: &str) -> Result<(), String> {
+    check_name(name).map_err(|reason| format!("the name it gives: {reason}"))?;
+    check_address(address).map_err(|reason| format!("the address it gives: {reason}"))
+}
+
+/// Whether a name and an address are ones; a node that has not started completely has neither.
+///
+/// # Errors
+/// What is wrong, for the log.
+pub fn check_hello(hello: &Hello) -> Result<(), String> {
+    let starting = hello.cluster_id == 0 && hello.node_id.is_empty() && hello.raft_address.is_empty();
+    if starting { Ok(()) } else { named(&hello.node_id, &hello.raft_address) }
+}
+
+/// Whether the names and addresses of an offer are ones.
+///
+/// # Errors
+/// What is wrong, for the log and for the leader.
+pub fn check_offer(adopt: &JoinOffer) -> Result<(), String> {
+    named(&adopt.leader_name, &adopt.leader_address)?;
+    named(&adopt.node_id, &adopt.raft_address)
+}
+
+/// Whether the name and the address in the answer of a stranger are ones.
+///
+/// # Errors
+/// What is wrong, for the person who asked.
+pub fn check_who(who: &WhoAmI) -> Result<(), String> {
+    named(&who.node_id, &who.http_address)?;
+    named(&who.node_id, &who.raft_address)
+}
+
+/// Whether the name and the address of a joiner are ones.
+///
+/// # Errors
+/// What is wrong, for the person who asked.
+pub fn check_adopted(adopted: &JoinAccepted) -> Result<(), String> {
+    named(&adopted.started_as, &adopted.http_address)
+}
+
+/// Whether a peer that introduces itself so may come in, for as long as `table` is the one and `known` is the life that it
+/// was spoken to in last. A copy of a member's disk is refused as one, whatever its address: only then does it matter where
+/// it is.
+///
+/// # Errors
+/// [`Denial`], to be sent back.
+pub fn admit(
+    table: Option<&PeerTable>,
+    hello: &Hello,
+    check: impl FnOnce() -> Result<(), IdentityConflict>,
+) -> Result<(), Denial> {
+    let table = table.ok_or(Denial::Starting)?;
+    if table.removed {
+        return Err(Denial::Retired);
+    }
+    if hello.cluster_id != table.cluster_id {
+        return Err(Denial::OtherCluster { cluster_id: table.cluster_id });
+    }
+    if table.tombstones.contains(&hello.from) {
+        return Err(Denial::Removed { cluster_id: table.cluster_id, raft_id: hello.from });
+    }
+    if hello.from == table.raft_id || hello.from == 0 {
+        return Err(Denial::Yourself);
+    }
+    if hello.to != table.raft_id {
+        return Err(Denial::SomebodyElse { raft_id: table.raft_id });
+    }
+    check().map_err(Denial::Conflict)?;
+    if table.lists(hello.from) && hello.lives.current.count == 0 {
+        return Err(Denial::NoLife);
+    }
+    match table.unfollowed(hello.from, hello.moved, &hello.raft_address) {
+        Some(listed) => Err(Denial::Moved { listed: listed.into() }),
+        None => Ok(()),
+    }
+}
+
+/// Whether raft may see this message of the peer `from` on the node `to`.
+///
+/// # Errors
+/// What is wrong with it, for the log.
+pub fn check_message(message: &Message, from: u64, to: u64) -> Result<(), String> {
+    if (message.from, message.to) != (from, to) {
+        return Err(format!("a message from {} to {}, between {from} and {to}", message.from, message.to));
+    }
+    let kind = message.msg_type;
+    let points = [message.index, message.commit, message.reject_hint, message.request_snapshot];
+    let terms = [message.term, message.log_term, message.commit_term];
+    if points.iter().chain(&terms).any(|count| *count > MOST_COUNT) {
+        return Err(format!("{kind:?} with a term or an index that no cluster reaches"));
+    }
+    match kind {
+        MessageType::MsgAppend => check_entries(message)?,
+        MessageType::MsgAppendResponse
+        | MessageType::MsgRequestVote
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgHeartbeat
+        | MessageType::MsgHeartbeatResponse
+        | MessageType::MsgTransferLeader
+        | MessageType::MsgTimeoutNow
+        | MessageType::MsgReadIndexResp
+        | MessageType::MsgRequestPreVote
+        | MessageType::MsgRequestPreVoteResponse => {}
+        // The one message that travels without a term.
+        MessageType::MsgReadIndex => return Ok(()),
+        MessageType::MsgSnapshot
+        | MessageType::MsgHup
+        | MessageType::MsgBeat
+        | MessageType::MsgPropose
+        | MessageType::MsgUnreachable
+        | MessageType::MsgSnapStatus
+        | MessageType::MsgCheckQuorum => return Err(format!("{kind:?}, which never travels so")),
+    }
+    if message.term == 0 {
+        // Raft takes a message without a term for one of its own.
+        return Err(format!("{kind:?} without a term"));
+    }
+    Ok(())
+}
+
+/// Whether a MsgSnapshot at the end of a stream is one.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_snapshot(message: &Message, from: u64, to: u64) -> Result<(), String> {
+    let metadata = message.get_snapshot().get_metadata();
+    let sound = message.msg_type == MessageType::MsgSnapshot
+        && (message.from, message.to) == (from, to)
+        && message.term != 0
+        && metadata.index != 0
+        && metadata.term != 0
+        && metadata.term <= message.term
+        && message.term.max(metadata.index) <= MOST_COUNT;
+    if sound { Ok(()) } else { Err("the stream ended in a message that is no snapshot for this node".into()) }
+}
+
+/// A gap or a step back in an append would end the process inside raft.
+fn check_entries(message: &Message) -> Result<(), String> {
+    let mut before = (message.index, message.log_term);
+    for entry in message.entries.iter() {
+        if before.0.checked_add(1) != Some(entry.index) || entry.term < before.1 || entry.term > message.term {
+            return Err(format!(
+                "an append of term {} with entry ({}, {}) behind ({}, {})",
+                message.term, entry.index, entry.term, before.0, before.1
+            ));
+        }
+        before = (entry.index, entry.term);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BootHistory, BootId};
+    use crate::transport::handshake::Purpose;
+    use raft::eraftpb::Entry;
+
+    fn table() -> PeerTable {
+        PeerTable { raft_id: 2, cluster_id: 7, tombstones: vec![9], ..PeerTable::default() }
+    }
+
+    fn hello(cluster_id: u64, from: u64, to: u64) -> Hello {
+        let (node_id, raft_address) = ("a".into(), "h:1".into());
+        let (moved, lives) = (false, BootHistory::default());
+        Hello { purpose: Purpose::Peer, cluster_id, from, to, node_id, raft_address, moved, lives, known: None }
+    }
+
+    #[test]
+    fn only_members_of_the_cluster_that_mean_this_node_come_in() {
+        let table = table();
+        let admit = |hello: Hello| admit(Some(&table), &hello, || Ok(()));
+        assert_eq!(admit(hello(7, 1, 2)), Ok(()));
+        assert_eq!(admit(hello(8, 1, 2)), Err(Denial::OtherCluster { cluster_id: 7 }));
+        assert_eq!(admit(hello(7, 9, 2)), Err(Denial::Removed { cluster_id: 7, raft_id: 9 }));
+        assert_eq!(admit(hello(7, 1, 3)), Err(Denial::SomebodyElse { raft_id: 2 }));
+        assert_eq!(admit(hello(7, 2, 2)), Err(Denial::Yourself));
+        assert_eq!(admit(hello(7, 0, 2)), Err(Denial::Yourself));
+    }
+
+    #[test]
+    fn names_and_addresses_are_ones() {
+        assert_eq!(check_hello(&hello(7, 1, 2)), Ok(()));
+        let nobody = Hello { node_id: String::new(), raft_address: String::new(), ..hello(0, 0, 0) };
+        assert_eq!(check_hello(&nobody), Ok(()), "it has not started completely");
+        assert!(check_hello(&Hello { cluster_id: 7, ..nobody }).is_err());
+        for bad in ["a\nb", "", "a\u{1b}[31m"] {
+            assert!(check_hello(&Hello { node_id: bad.into(), ..hello(7, 1, 2) }).is_err());
+            assert!(check_hello(&Hello { raft_address: bad.into(), ..hello(7, 1, 2) }).is_err());
+        }
+    }
+
+    #[test]
+    fn nobody_comes_in_before_the_start_or_after_the_removal() {
+        assert_eq!(admit(None, &hello(7, 1, 2), || Ok(())), Err(Denial::Starting));
+        let removed = PeerTable { removed: true, ..table() };
+        assert_eq!(admit(Some(&removed), &hello(7, 1, 2), || Ok(())), Err(Denial::Retired));
+    }
+
+    #[test]
+    fn a_member_that_moved_comes_in_once_the_table_says_so_or_where_moves_are_followed() {
+        let table = PeerTable { peers: vec![(1, "a".into(), "old:1".into())], ..table() };
+        let admit = |table: &PeerTable, hello: &Hello| admit(Some(table), hello, || Ok(()));
+        let known = |hello: Hello| Hello {
+            lives: BootHistory { current: BootId { count: 1, nonce: 1 }, ..hello.lives },
+            ..hello
+        };
+        assert_eq!(admit(&table, &hello(7, 1, 2)), Err(Denial::NoLife));
+        let moved = Hello { moved: true, ..known(hello(7, 1, 2)) };
+        assert_eq!(admit(&table, &moved), Err(Denial::Moved { listed: "old:1".into() }));
+        assert_eq!(admit(&table, &known(hello(7, 1, 2))), Ok(()), "its table has it under another spelling");
+        let follows = PeerTable { follow_moves: true, ..table.clone() };
+        assert_eq!(admit(&follows, &moved), Ok(()));
+        let posted = PeerTable { peers: vec![(1, "a".into(), "h:1".into())], ..table };
+        assert_eq!(admit(&posted, &moved), Ok(()));
+    }
+
+    #[test]
+    fn a_copy_is_refused_as_one_wherever_it_is() {
+        let table = PeerTable { peers: vec![(1, "a".into(), "old:1".into())], ..table() };
+        let conflict = IdentityConflict { known: BootId { count: 2, nonce: 1 }, said: BootId { count: 2, nonce: 2 } };
+        for moved in [false, true] {
+            let hello = Hello { moved, ..hello(7, 1, 2) };
+            assert_eq!(admit(Some(&table), &hello, || Err(conflict)), Err(Denial::Conflict(conflict)));
+        }
+    }
+
+    fn append(index: u64, log_term: u64, term: u64, entries: &[(u64, u64)]) -> Message {
+        let entries = entries.iter().map(|&(index, term)| Entry { index, term, ..Entry::default() });
+        let entries = entries.collect::<Vec<_>>().into();
+        let msg_type = MessageType::MsgAppend;
+        Message { msg_type, from: 1, to: 2, index, log_term, term, entries, ..Message::default() }
+    }
+
+    #[test]
+    fn messages_of_others_and_local_ones_are_refused() {
+        let of = |msg_type, term| Message { msg_type, from: 1, to: 2, term, ..Message::default() };
+        assert_eq!(check_message(&of(MessageType::MsgHeartbeat, 3), 1, 2), Ok(()));
+        assert!(check_message(&of(MessageType::MsgHeartbeat, 3), 1, 3).is_err());
+        assert!(check_message(&of(MessageType::MsgHeartbeat, 3), 4, 2).is_err());
+        assert!(check_message(&of(MessageType::MsgHeartbeat, 0), 1, 2).is_err());
+        assert_eq!(check_message(&of(MessageType::MsgReadIndex, 0), 1, 2), Ok(()));
+        for local in [
+            MessageType::MsgHup,
+            MessageType::MsgBeat,
+            MessageType::MsgPropose,
+            MessageType::MsgSnapshot,
+            MessageType::MsgUnreachable,
+            MessageType::MsgSnapStatus,
+            MessageType::MsgCheckQuorum,
+        ] {
+            assert!(check_message(&of(local, 3), 1, 2).is_err(), "{local:?}");
+        }
+    }
+
+    #[test]
+    fn appends_with_gaps_or_terms_that_go_back_are_refused() {
+        let check = |message: Message| check_message(&message, 1, 2).is_ok();
+        assert!(check(append(4, 2, 3, &[])));
+        assert!(check(append(4, 2, 3, &[(5, 2), (6, 3)])));
+        assert!(!check(append(4, 2, 3, &[(6, 3)])));
+        assert!(!check(append(4, 2, 3, &[(5, 3), (7, 3)])));
+        assert!(!check(append(4, 2, 3, &[(5, 3), (6, 2)])));
+        assert!(!check(append(4, 2, 3, &[(5, 1)])));
+        assert!(!check(append(4, 2, 3, &[(5, 4)])));
+        assert!(!check(append(u64::MAX, 2, 3, &[(0, 3)])));
+    }
+
+    #[test]
+    fn terms_and_indexes_that_raft_could_not_count_on_from_are_refused() {
+        for msg_type in [MessageType::MsgAppend, MessageType::MsgRequestVote, MessageType::MsgHeartbeat] {
+            let sound = Message { msg_type, from: 1, to: 2, term: MOST_COUNT, ..Message::default() };
+            assert_eq!(check_message(&sound, 1, 2), Ok(()));
+            for wrong in [
+                Message { term: MOST_COUNT + 1, ..sound.clone() },
+                Message { log_term: u64::MAX, ..sound.clone() },
+                Message { index: u64::MAX, ..sound.clone() },
+                Message { commit: u64::MAX, ..sound.clone() },
+                Message { commit_term: u64::MAX, ..sound.clone() },
+                Message { reject_hint: u64::MAX, ..sound.clone() },
+            ] {
+                assert!(check_message(&wrong, 1, 2).is_err(), "{wrong:?}");
+            }
+        }
+        let mut message = Message { msg_type: MessageType::MsgSnapshot, from: 1, to: 2, term: 3, ..Message::default() };
+        (message.mut_snapshot().mut_metadata().term, message.mut_snapshot().mut_metadata().index) = (3, u64::MAX);
+        assert!(check_snapshot(&message, 1, 2).is_err());
+    }
+
+    #[test]
+    fn a_stream_ends_in_a_snapshot_for_this_node() {
+        let mut message = Message { msg_type: MessageType::MsgSnapshot, from: 1, to: 2, term: 3, ..Message::default() };
+        assert!(check_snapshot(&message, 1, 2).is_err());
+        message.mut_snapshot().mut_metadata().index = 8;
+        message.mut_snapshot().mut_metadata().term = 3;
+        assert_eq!(check_snapshot(&message, 1, 2), Ok(()));
+        assert!(check_snapshot(&message, 1, 4).is_err());
+        message.msg_type = MessageType::MsgAppend;
+        assert!(check_snapshot(&message, 1, 2).is_err());
+    }
+}

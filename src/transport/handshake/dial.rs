@@ -1,0 +1,241 @@
+//! Dialling: from an address to a connection on which both ends have introduced themselves.
+//!
+//! Why: members, streams and strangers are all reached the same way, and what goes wrong on the way has to be told to a
+//! person who typed the address.
+//!
+//! Laws: the name is resolved at every dial and every address it stands for is tried, handshake included (`localhost`
+//! may be `::1`, where somebody else listens). Every wait is bounded.
+//!
+//! Not here: when to dial again (`link`).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{Denial, Hello, WIRE_VERSION, Welcome, preamble};
+use crate::model::{IdentityConflict, check_address};
+use crate::transport::wire::frame_limits;
+use crate::transport::wire::framing::{Opening, read_frame, read_opening};
+use crate::transport::wire::{Frame, WireError};
+
+/// How long one address may take to connect.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long the other end may take to introduce itself.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+/// The most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DialError {
+    /// The address is none.
+    #[error("it is not of the form host:port ({0})")]
+    Address(&'static str),
+    /// The name stands for nothing.
+    #[error("the host name cannot be resolved: {0}")]
+    Unresolved(String),
+    /// Nothing listens, or nothing answers.
+    #[error("{0}")]
+    Unreached(String),
+    /// Something listens that does not speak huskv. What it said is for the debug log alone: whoever may ask for a dial
+    /// is not to read the banners of other hosts.
+    #[error("something answered, but not as a huskv peer port (an HTTP port?)")]
+    Foreign(String),
+    /// Something listens and says nothing.
+    #[error(
+        "{0} takes the connection, but does not answer as a huskv peer port (an HTTP port, or a process that hangs?)"
+    )]
+    Mute(SocketAddr),
+    /// The connection broke during the handshake.
+    #[error("the handshake failed: {0}")]
+    Broken(String),
+    /// It does not want this dialler.
+    #[error("refused: {0}")]
+    Denied(Denial),
+    /// It is not the member that was spoken to before.
+    #[error("identity conflict: its {0}")]
+    Conflict(IdentityConflict),
+    /// It speaks another version.
+    #[error("it speaks wire version {0}, this node speaks {WIRE_VERSION}")]
+    Version(u16),
+}
+
+impl DialError {
+    /// How much an error tells; of several addresses the most telling is reported.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Unresolved(_) => 0,
+            Self::Unreached(_) => 1,
+            Self::Address(_) => 2,
+            Self::Foreign(_) | Self::Mute(_) => 3,
+            Self::Broken(_) => 4,
+            Self::Version(_) => 5,
+            Self::Denied(Denial::Removed { .. } | Denial::Conflict(_)) | Self::Conflict(_) => 7,
+            Self::Denied(_) => 6,
+        }
+    }
+}
+
+/// Where a member may be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// What the member table says.
+    table: String,
+    /// What the member itself said last, in a handshake.
+    self_reported: Option<String>,
+    /// Whether its own word is newer than the table's.
+    own_word_first: bool,
+    /// What another member says it has said.
+    gossiped: Option<String>,
+}
+
+impl PeerAddress {
+    /// Where the table says the member is.
+    pub fn new(table: &str) -> Self {
+        Self { table: table.into(), self_reported: None, own_word_first: false, gossiped: None }
+    }
+
+    /// What the table says.
+    pub fn listed_address(&self) -> &str {
+        &self.table
+    }
+
+    /// The member has said where it is.
+    pub fn heard(&mut self, address: &str) {
+        if check_address(address).is_ok() {
+            self.own_word_first = address != self.table;
+            self.self_reported = Some(address.into());
+        }
+    }
+
+    /// The table was published; true where it says something new.
+    pub fn listed(&mut self, address: &str) -> bool {
+        let changed = address != self.table;
+        if changed {
+            address.clone_into(&mut self.table);
+            self.own_word_first = false;
+        }
+        changed
+    }
+
+    /// Another member has passed on where this one is; true where that is new.
+    pub fn gossiped(&mut self, address: &str) -> bool {
+        let new = check_address(address).is_ok() && self.gossiped.as_deref() != Some(address);
+        if new {
+            self.gossiped = Some(address.into());
+        }
+        new
+    }
+
+    /// What the member itself has said, where the table does not say so.
+    pub fn self_reported(&self) -> Option<&str> {
+        self.self_reported.as_deref().filter(|address| *address != self.table)
+    }
+
+    /// What to dial at the given attempt: the newer word, and in turn the others.
+    pub fn address(&self, attempt: usize) -> &str {
+        let (table, self_reported) = (Some(self.table.as_str()), self.self_reported.as_deref());
+        let words = if self.own_word_first { [self_reported, table] } else { [table, self_reported] };
+        let mut known: Vec<&str> = Vec::new();
+        for word in words.into_iter().chain([self.gossiped.as_deref()]).flatten() {
+            if !known.contains(&word) {
+                known.push(word);
+            }
+        }
+        known[attempt % known.len()]
+    }
+}
+
+/// Dials `address` and introduces this node with `hello`, all within `limit`.
+///
+/// # Errors
+/// [`DialError`]; of several addresses, what tells most.
+pub async fn dial(address: &str, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
+    check_address(address).map_err(DialError::Address)?;
+    let deadline = Instant::now() + limit;
+    let sockets = timeout_at(deadline, resolve(address)).await;
+    let sockets = sockets.map_err(|_| DialError::Unresolved("no answer in time".into()))??;
+    let mut worst = DialError::Unresolved("it has no address".into());
+    for (tried, socket) in sockets.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(sockets.len() - tried).unwrap_or(1);
+        match meet(*socket, hello, share.max(left.min(HANDSHAKE_LIMIT / 6))).await {
+            Ok(met) => return Ok(met),
+            Err(error) if error.weight() >= worst.weight() => worst = error,
+            Err(_) => {}
+        }
+    }
+    Err(worst)
+}
+
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
+    let sockets = tokio::net::lookup_host(address).await;
+    Ok(sockets.map_err(|error| DialError::Unresolved(error.to_string()))?.take(MAX_ADDRESSES).collect())
+}
+
+/// Connects to one address and shakes hands.
+async fn meet(socket: SocketAddr, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
+    let deadline = Instant::now() + limit;
+    let connected = timeout(limit.min(CONNECT_LIMIT), TcpStream::connect(socket)).await;
+    let mut stream = connected
+        .map_err(|_| DialError::Unreached(format!("{socket} does not answer")))?
+        .map_err(|error| DialError::Unreached(format!("{socket}: {error}")))?;
+    // A free local port can be picked as the source of a connection to itself; nobody listens there.
+    if stream.local_addr().ok() == stream.peer_addr().ok() {
+        return Err(DialError::Unreached(format!("{socket}: nothing listens there")));
+    }
+    drop(stream.set_nodelay(true));
+    let limit = deadline.saturating_duration_since(Instant::now()).min(HANDSHAKE_LIMIT);
+    let welcome = timeout(limit, shake_hands(&mut stream, hello)).await;
+    Ok((stream, welcome.map_err(|_| DialError::Mute(socket))??))
+}
+
+async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, DialError> {
+    use tokio::io::AsyncWriteExt;
+    let broken = |error: WireError| DialError::Broken(error.to_string());
+    let mut bytes = preamble(WIRE_VERSION).to_vec();
+    bytes.extend(Frame::Hello(hello.clone()).encode().map_err(broken)?);
+    // Whoever refuses may do so, and close, before it has read everything: what it said is read all the same.
+    let written = stream.write_all(&bytes).await;
+    match read_opening(stream).await {
+        Ok(Opening::Huskv(WIRE_VERSION)) => {}
+        Ok(Opening::Huskv(version)) => return Err(DialError::Version(version)),
+        Ok(Opening::Foreign(bytes)) => {
+            return Err(DialError::Foreign(format!("it begins with {}", bytes.escape_ascii())));
+        }
+        Ok(Opening::Nothing) => return Err(DialError::Foreign("it closed the connection without a word".into())),
+        Err(error) => return Err(DialError::Foreign(error.to_string())),
+    }
+    written.map_err(|error| DialError::Broken(error.to_string()))?;
+    match read_frame(stream, frame_limits::VERDICT).await.map_err(broken)? {
+        Frame::Verdict(Ok(welcome)) => Ok(welcome),
+        Frame::Verdict(Err(denial)) => Err(DialError::Denied(denial)),
+        other => Err(broken(WireError::Unexpected(other.kind().1))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newer_word_is_dialled_first_and_the_other_in_turn() {
+        let mut whereabouts = PeerAddress::new("old:1");
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["old:1", "old:1"]);
+        whereabouts.heard("moved:1");
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["moved:1", "old:1"]);
+        assert!(!whereabouts.listed("old:1"));
+        assert_eq!(whereabouts.address(0), "moved:1");
+        assert!(whereabouts.listed("new:1"));
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "moved:1"]);
+        whereabouts.heard("not an address");
+        assert_eq!(whereabouts.address(0), "new:1");
+        whereabouts.heard("new:1");
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "new:1"]);
+        assert!(whereabouts.gossiped("third:1") && !whereabouts.gossiped("third:1"));
+        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "third:1"]);
+    }
+}

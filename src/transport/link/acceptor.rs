@@ -1,0 +1,242 @@
+//! The acceptor's end of an established connection from a member.
+//!
+//! Why: raft's messages and forwarded requests arrive here in the member's order, and the answers to the requests go
+//! back on the same socket.
+//!
+//! Laws: every message is checked again, for a member can be wrong too. The requests under way are bounded in number and
+//! in bytes, so the queue of their answers never refuses one, and the loop never waits. A request's deadline comes with it,
+//! by this node's clock: when the request is read says nothing. A peer that is not in the table
+//! gets what is to be said to it on this same connection, and hands no requests on. As soon as the table no longer has the member,
+//! the connection ends; a member that was removed is told so first.
+//!
+//! Not here: the handshake (`listener`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slog::debug;
+use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::dialer::{BUFFER_BYTES, FAREWELL, SILENCE};
+use crate::consensus::{Hop, Input};
+use crate::model::{Answer, Code, Refusal};
+use crate::transport::handshake::admission::check_message;
+use crate::transport::handshake::{Denial, Hello, Welcome};
+use crate::transport::memory_budget;
+use crate::transport::memory_budget::Share;
+use crate::transport::registry::Registry;
+use crate::transport::wire::frame_limits;
+use crate::transport::wire::framing::read_counted;
+use crate::transport::wire::{Frame, WireError};
+
+/// The most requests of one member that are under way at once.
+const MAX_IN_FLIGHT: usize = 1024;
+/// The most bytes of one member's requests that are under way at once, 128 MiB.
+const MAX_BYTES: usize = 128 << 20;
+/// The most frames besides answers that wait to be written.
+const MAX_NOTICES: usize = 64;
+/// The longest a member may have a request wait, one hour.
+const MAX_WAIT: Duration = Duration::from_hours(1);
+
+/// Serves the connection to its end. `who` is the member for the log.
+pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcome: Welcome, who: &str) {
+    let (reader, writer) = stream.into_split();
+    let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
+    let (replies, replies_end) = mpsc::channel(MAX_IN_FLIGHT);
+    let (notices, notices_end) = mpsc::channel(MAX_NOTICES);
+    let _calling = registry.heard(hello, notices.clone());
+    let _connected = registry.connect(hello.from, hello.lives.current);
+    let (seats, bytes) = (Arc::new(Semaphore::new(MAX_IN_FLIGHT)), memory_budget::count(MAX_BYTES));
+    let ears = Reader { registry, hello, welcome, who, replies, notices, seats, bytes, share: Share::new() };
+    debug!(registry.log, "a peer has connected"; "peer" => who, "raft_id" => hello.from);
+    let mouth = Writer { registry, hello, replies: replies_end, notices: notices_end };
+    tokio::select! {
+        error = ears.listen(&mut reader) => match error {
+            WireError::Closed | WireError::Io(_) | WireError::Silent(_) => {
+                debug!(registry.log, "a peer has gone"; "peer" => who, "reason" => %error);
+            }
+            error => registry.warn_limited("a peer cannot be understood", who, &error.to_string()),
+        },
+        _ = mouth.speak(writer) => {
+            // What was said last is read there only if what comes from there is read here; none of it counts any more.
+            drop(timeout(FAREWELL, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
+        }
+    }
+}
+
+/// The place of a request among those under way, in number and in bytes.
+type InFlightPermit = [OwnedSemaphorePermit; 2];
+
+/// The answer to one forwarded request, with its place.
+type Reply = (u64, Result<Answer, Refusal>, InFlightPermit);
+
+/// The reply that a forwarded request carries; dropped by a loop that ends, it says so.
+struct ReplyGuard {
+    token: u64,
+    seat: Option<InFlightPermit>,
+    replies: mpsc::Sender<Reply>,
+}
+
+impl ReplyGuard {
+    fn answer(&mut self, result: Result<Answer, Refusal>) {
+        if let Some(seat) = self.seat.take() {
+            // There is room for every ticket; it fails only where the connection is gone.
+            drop(self.replies.try_send((self.token, result, seat)));
+        }
+    }
+}
+
+impl Drop for ReplyGuard {
+    fn drop(&mut self) {
+        self.answer(Err(Refusal::unknown(Code::Stopping, "the leader stopped before it could answer")));
+    }
+}
+
+/// The reading half.
+struct Reader<'a> {
+    registry: &'a Registry,
+    hello: &'a Hello,
+    welcome: Welcome,
+    who: &'a str,
+    replies: mpsc::Sender<Reply>,
+    notices: mpsc::Sender<Frame>,
+    seats: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    share: Share,
+}
+
+impl Reader<'_> {
+    async fn listen(&self, reader: &mut BufReader<OwnedReadHalf>) -> WireError {
+        let mut heard = false;
+        loop {
+            let is_member = self.registry.is_listed(self.hello.from);
+            let room = |bytes| self.registry.budget.room(&self.share, is_member, bytes);
+            let (frame, room) = match read_counted(reader, frame_limits::FROM_DIALLER, SILENCE, room).await {
+                Ok(read) => read,
+                Err(error) => return error,
+            };
+            if !heard {
+                // It speaks, so it has taken the welcome and knows this node's life. If that cannot be noted now, it is at the
+                // next connection.
+                heard = true;
+                drop(self.registry.meet(self.hello.from, &self.hello.lives, true).await);
+            }
+            match frame {
+                Frame::Step(message) => match check_message(&message, self.hello.from, self.welcome.raft_id) {
+                    Ok(()) => {
+                        let (term, most) = (message.term, self.registry.handle.names().believable_term);
+                        // The loop does not believe it either, and may ask the member about it.
+                        let input = Box::new(Input::Step(message));
+                        self.registry.handle.deliver(Input::Counted { input, room: Box::new(room) }).await;
+                        if let Some(most) = most.filter(|most| term > *most) {
+                            return WireError::Malformed(format!("a raft message of term {term}, of at most {most}"));
+                        }
+                    }
+                    Err(detail) => self.registry.warn_limited("a raft message is refused", self.who, &detail),
+                },
+                Frame::Forward { token, deadline, relay, request } => {
+                    let seat = match self.seat(is_member, room.bytes) {
+                        Ok(seat) => seat,
+                        Err(refusal) => {
+                            drop(self.notices.send(Frame::Reply { token, result: Err(refusal) }).await);
+                            continue;
+                        }
+                    };
+                    let mut ticket = ReplyGuard { token, seat: Some(seat), replies: self.replies.clone() };
+                    let deadline = deadline.min(self.registry.handle.clock().after(MAX_WAIT));
+                    let reply = Box::new(move |result| ticket.answer(result));
+                    let hop = if relay { Hop::Relay } else { Hop::Leader };
+                    let to = self.welcome.raft_id;
+                    self.registry.handle.deliver(Input::Request { request, deadline, hop, to, reply }).await;
+                }
+                // Where it does not fit, what is there already tells as much.
+                Frame::Ping => {
+                    let follows = Frame::Follows(self.registry.handle.names().follows);
+                    drop(self.notices.try_send(follows));
+                    drop(self.notices.try_send(Frame::Pong(self.registry.handle.clock().now())));
+                }
+                Frame::Follows(leader) => self.registry.heard_follows(self.hello.from, leader),
+                Frame::PeerAddress(known) => {
+                    if is_member {
+                        self.registry.gossiped(&known);
+                    }
+                }
+                Frame::Digest(told) => {
+                    self.registry.handle.deliver(Input::Digest { from: self.hello.from, told }).await
+                }
+                Frame::Space(space) => {
+                    self.registry.handle.deliver(Input::Space { from: self.hello.from, space }).await
+                }
+                Frame::Removed { cluster_id, raft_id } => {
+                    if (cluster_id, raft_id) == (self.welcome.cluster_id, self.welcome.raft_id) {
+                        self.registry.handle.deliver(Input::Removed { cluster_id, raft_id }).await;
+                    }
+                }
+                other => return WireError::Unexpected(other.kind().1),
+            }
+        }
+    }
+
+    /// A place for a request of so many bytes.
+    fn seat(&self, is_member: bool, bytes: usize) -> Result<InFlightPermit, Refusal> {
+        if !is_member {
+            let detail =
+                "the node there does not know the one that sent the request on as a member; try again in a moment";
+            return Err(Refusal::not_applied(Code::NoLeader, detail));
+        }
+        let seat = Arc::clone(&self.seats).try_acquire_owned();
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(memory_budget::units(bytes));
+        match (seat, bytes) {
+            (Ok(seat), Ok(bytes)) => Ok([seat, bytes]),
+            _ => {
+                let detail = "too many requests of one node wait on the leader; try again in a moment";
+                Err(Refusal::not_applied(Code::Overloaded, detail))
+            }
+        }
+    }
+}
+
+/// The writing half.
+struct Writer<'a> {
+    registry: &'a Registry,
+    hello: &'a Hello,
+    replies: mpsc::Receiver<Reply>,
+    notices: mpsc::Receiver<Frame>,
+}
+
+impl Writer<'_> {
+    async fn speak(mut self, writer: OwnedWriteHalf) -> Result<(), WireError> {
+        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
+        let unwanted = self.registry.unwanted(self.hello);
+        tokio::pin!(unwanted);
+        let stopped = self.registry.stopped();
+        tokio::pin!(stopped);
+        loop {
+            if self.replies.is_empty() && self.notices.is_empty() {
+                writer.flush().await?;
+            }
+            let frame = tokio::select! {
+                biased;
+                denial = &mut unwanted => {
+                    if let Denial::Removed { cluster_id, raft_id } = denial {
+                        writer.write_all(&Frame::Removed { cluster_id, raft_id }.encode()?).await?;
+                    }
+                    break;
+                }
+                () = &mut stopped => break,
+                Some((token, result, _seat)) = self.replies.recv() => Frame::Reply { token, result },
+                Some(notice) = self.notices.recv() => notice,
+            };
+            writer.write_all(&frame.encode()?).await?;
+        }
+        while let Ok((token, result, _seat)) = self.replies.try_recv() {
+            writer.write_all(&Frame::Reply { token, result }.encode()?).await?;
+        }
+        writer.shutdown().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,258 @@
+//! The requests that were handed on to one member, until each is answered.
+//!
+//! Why: the loop, and the client behind it, wait for every one of them; the connection may break, the member may
+//! vanish, the time may run out, all at once and from different tasks.
+//!
+//! Laws: every token taken by [`Forwards::open`] is answered exactly once: whoever takes it out of the book answers it.
+//! `not_applied` is said only of what was never given to the connection; from that moment on it is `unknown`.
+//!
+//! Not here: the connection itself (`link`, `dialer`).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::consensus::{Handle, Input};
+use crate::model::Millis;
+use crate::model::{Answer, Code, Refusal};
+use crate::transport::memory_budget::Room;
+
+/// The most requests that wait for one member.
+const MAX_WAITING: usize = 4096;
+
+/// The book of one member.
+pub struct Forwards {
+    handle: Handle,
+    peer: String,
+    book: Mutex<ForwardTable>,
+    earlier: Notify,
+}
+
+#[derive(Default)]
+struct ForwardTable {
+    closed: bool,
+    waiting: HashMap<u64, PendingForward>,
+    deadlines: BTreeSet<(Instant, u64)>,
+}
+
+struct PendingForward {
+    deadline: Instant,
+    /// The same moment by the process's clock.
+    until: Millis,
+    sent: bool,
+}
+
+impl ForwardTable {
+    fn take(&mut self, token: u64) -> Option<PendingForward> {
+        let waiting = self.waiting.remove(&token)?;
+        self.deadlines.remove(&(waiting.deadline, token));
+        Some(waiting)
+    }
+
+    fn take_all(&mut self, which: impl Fn(&PendingForward) -> bool) -> Vec<(u64, PendingForward)> {
+        let mut tokens: Vec<u64> =
+            self.waiting.iter().filter(|(_, waiting)| which(waiting)).map(|(token, _)| *token).collect();
+        tokens.sort_unstable();
+        tokens.into_iter().filter_map(|token| Some((token, self.take(token)?))).collect()
+    }
+}
+
+impl Forwards {
+    /// An empty book for the member called `peer`.
+    pub fn new(handle: Handle, peer: &str) -> Self {
+        Self { handle, peer: peer.into(), book: Mutex::default(), earlier: Notify::new() }
+    }
+
+    fn book(&self) -> MutexGuard<'_, ForwardTable> {
+        self.book.lock().expect("nothing panics while it holds the book")
+    }
+
+    /// Takes a token in; false, and nothing taken, where the book is full or closed.
+    #[must_use]
+    pub fn open(&self, token: u64, deadline: Instant) -> bool {
+        let mut book = self.book();
+        if book.closed || book.waiting.len() >= MAX_WAITING || book.waiting.contains_key(&token) {
+            return false;
+        }
+        let until = self.handle.clock().after(deadline.saturating_duration_since(Instant::now()));
+        book.waiting.insert(token, PendingForward { deadline, until, sent: false });
+        book.deadlines.insert((deadline, token));
+        if book.deadlines.first() == Some(&(deadline, token)) {
+            self.earlier.notify_one();
+        }
+        true
+    }
+
+    /// Takes a token out again that could not be queued; false where somebody else has answered it.
+    #[must_use]
+    pub fn withdraw(&self, token: u64) -> bool {
+        self.book().take(token).is_some()
+    }
+
+    /// The token is about to be given to the connection: until when it is waited for, by the process's clock, or None where
+    /// it was answered already.
+    pub fn sending(&self, token: u64) -> Option<Millis> {
+        let mut book = self.book();
+        let waiting = book.waiting.get_mut(&token)?;
+        waiting.sent = true;
+        Some(waiting.until)
+    }
+
+    /// Answers one token, unless that was done already.
+    pub async fn answer(&self, token: u64, result: Result<Answer, Refusal>) {
+        if self.withdraw(token) {
+            self.handle.deliver(Input::Forwarded { token, result }).await;
+        }
+    }
+
+    /// As [`Forwards::answer`], with the room that the answer takes until the loop has it.
+    pub async fn answer_counted(&self, token: u64, result: Result<Answer, Refusal>, room: Room) {
+        if self.withdraw(token) {
+            let input = Box::new(Input::Forwarded { token, result });
+            self.handle.deliver(Input::Counted { input, room: Box::new(room) }).await;
+        }
+    }
+
+    /// The connection broke: what was given to it is answered as unknown.
+    pub async fn broken(&self, reason: &str) {
+        let lost = self.book().take_all(|waiting| waiting.sent);
+        let detail = format!(
+            "the request was sent on to {}, and then the connection broke ({reason}); it may or may not have been done",
+            self.peer
+        );
+        for (token, _) in lost {
+            let result = Err(Refusal::unknown(Code::Timeout, detail.clone()));
+            self.handle.deliver(Input::Forwarded { token, result }).await;
+        }
+    }
+
+    /// Nothing more is taken in, and what is left is answered.
+    pub async fn close(&self, code: Code, reason: &str) {
+        let left = {
+            let mut book = self.book();
+            book.closed = true;
+            book.take_all(|_| true)
+        };
+        for (token, waiting) in left {
+            let result = Err(if waiting.sent {
+                Refusal::unknown(Code::Timeout, format!("the request was sent on to {}, but {reason}", self.peer))
+            } else {
+                Refusal::not_applied(code, format!("the request was not sent on to {}: {reason}", self.peer))
+            });
+            self.handle.deliver(Input::Forwarded { token, result }).await;
+        }
+    }
+
+    /// Answers what runs out of time, for ever.
+    pub async fn expire(&self) {
+        loop {
+            let next = self.book().deadlines.first().copied();
+            let Some((deadline, token)) = next else {
+                self.earlier.notified().await;
+                continue;
+            };
+            if deadline > Instant::now() {
+                tokio::select! {
+                    () = sleep_until(deadline) => {}
+                    () = self.earlier.notified() => {}
+                }
+                continue;
+            }
+            let Some(waiting) = self.book().take(token) else { continue };
+            let result = Err(if waiting.sent {
+                Refusal::unknown(
+                    Code::Timeout,
+                    format!("the request was sent on to {}, which did not answer in time", self.peer),
+                )
+            } else {
+                Refusal::not_applied(
+                    Code::NoLeader,
+                    format!("the request could not be sent on to {} in time", self.peer),
+                )
+            });
+            self.handle.deliver(Input::Forwarded { token, result }).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::consensus::{Inbox, channel};
+    use crate::model::Outcome;
+
+    fn forwards() -> (Forwards, Inbox) {
+        let (handle, inbox) = channel(8);
+        (Forwards::new(handle, "node2"), inbox)
+    }
+
+    fn fates(inbox: &mut Inbox) -> Vec<(u64, Option<(Code, Outcome)>)> {
+        let mut fates = Vec::new();
+        while let Ok(input) = inbox.peers.try_recv() {
+            let Input::Forwarded { token, result } = input else { panic!("something else was delivered") };
+            fates.push((token, result.err().map(|refusal| (refusal.code, refusal.fate))));
+        }
+        fates
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(500)
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_is_unknown_at_a_break_and_what_was_not_stays() {
+        let (forwards, mut inbox) = forwards();
+        assert!(forwards.open(1, soon()) && forwards.open(2, soon()));
+        assert!(forwards.sending(1).is_some());
+        forwards.broken("reset").await;
+        assert_eq!(fates(&mut inbox), [(1, Some((Code::Timeout, Outcome::Unknown)))]);
+        forwards.close(Code::Stopping, "the node stops").await;
+        assert_eq!(fates(&mut inbox), [(2, Some((Code::Stopping, Outcome::NotApplied)))]);
+        assert!(!forwards.open(3, soon()));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_answered_once() {
+        let (forwards, mut inbox) = forwards();
+        let moved = Answer::Transferred { node_id: "a".into() };
+        assert!(forwards.open(1, soon()));
+        assert!(!forwards.open(1, soon()));
+        forwards.answer(1, Ok(moved.clone())).await;
+        forwards.answer(1, Ok(moved)).await;
+        forwards.broken("reset").await;
+        assert_eq!(fates(&mut inbox), [(1, None)]);
+        assert!(forwards.sending(1).is_none() && !forwards.withdraw(1));
+    }
+
+    #[tokio::test]
+    async fn time_runs_out_in_the_order_of_the_deadlines() {
+        let (forwards, mut inbox) = forwards();
+        let now = Instant::now();
+        assert!(forwards.open(1, now + Duration::from_millis(40)));
+        assert!(forwards.open(2, now + Duration::from_secs(60)));
+        let mut ended = Vec::new();
+        let watch = async {
+            while ended.len() < 2 {
+                let Some(Input::Forwarded { token, result }) = inbox.peers.recv().await else { panic!("nothing came") };
+                ended.push((token, result.map_err(|refusal| (refusal.code, refusal.fate))));
+                if ended.len() == 1 {
+                    // Taken in while the book waits for one that is later.
+                    assert!(forwards.open(3, Instant::now() + Duration::from_millis(20)));
+                    assert!(forwards.sending(3).is_some());
+                }
+            }
+        };
+        tokio::select! {
+            () = forwards.expire() => {}
+            () = watch => {}
+            () = tokio::time::sleep(Duration::from_secs(10)) => panic!("not expired"),
+        }
+        assert!(now.elapsed() >= Duration::from_millis(60));
+        assert_eq!(ended[0], (1, Err((Code::NoLeader, Outcome::NotApplied))));
+        assert_eq!(ended[1], (3, Err((Code::Timeout, Outcome::Unknown))));
+        assert!(forwards.withdraw(2));
+    }
+}

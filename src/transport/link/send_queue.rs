@@ -1,0 +1,71 @@
+//! What waits for a member in its queue, and how much of it may wait.
+//!
+//! Why: the loop fills the queue without waiting, and a member that takes nothing must not take the memory either.
+//!
+//! Laws: a queue is bounded in parcels and in bytes; the bytes count until the parcel is written or dropped.
+//!
+//! Not here: what happens to a parcel that finds no room (`outbox`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use raft::eraftpb::Message;
+
+use crate::consensus::Hop;
+use crate::model::{DiskSpace, Request, StateDigest};
+
+/// The most parcels that wait for one member.
+pub const QUEUE_PARCELS: usize = 4096;
+/// The most bytes that wait for one member, 64 MiB.
+pub const QUEUE_BYTES: usize = 64 << 20;
+
+/// One thing for a member.
+pub enum QueuedFrame {
+    /// A raft message.
+    Step(Box<Message>, QueuedBytes),
+    /// A client's request; its token is in the member's [`Forwards`](super::forwards::Forwards).
+    Forward(u64, Hop, Request, QueuedBytes),
+    /// The member's raft id was removed.
+    Removed,
+    /// The digest of this leader's state.
+    Digest(StateDigest),
+    /// What is left of this node's disk.
+    Space(DiskSpace),
+}
+
+/// The bytes that a parcel takes up in the queue, until it is dropped.
+pub struct QueuedBytes {
+    bytes: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl QueuedBytes {
+    /// Takes `bytes` of the queue's room, or None where there is too little left.
+    pub fn take(total: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let before = total.fetch_add(bytes, Ordering::Relaxed);
+        // Dropped, it gives back what it took.
+        let load = Self { bytes, total: Arc::clone(total) };
+        (before + bytes <= QUEUE_BYTES).then_some(load)
+    }
+}
+
+impl Drop for QueuedBytes {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_has_a_bound_in_bytes_and_gets_room_back() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let most = QueuedBytes::take(&total, QUEUE_BYTES).unwrap();
+        assert!(QueuedBytes::take(&total, 1).is_none());
+        drop(most);
+        assert_eq!(total.load(Ordering::Relaxed), 0);
+        assert!(QueuedBytes::take(&total, 1).is_some());
+    }
+}

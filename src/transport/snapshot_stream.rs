@@ -1,0 +1,338 @@
+//! A copy of the machine on its way to another node, on a connection of its own.
+//!
+//! Why: heartbeats must not wait behind gigabytes, and what ends a stream must not end anything else.
+//!
+//! Laws: a stream ends in one word from the receiver: in use, or the reason why not. Every step of it has to be done
+//! within [`PROGRESS`], the receiver's last one within [`FINISH`]. Disks are read and written on threads of their own.
+//! A copy is announced first; the receiver's loop, which knows who leads, says whether it is wanted, and before that nothing
+//! of it is opened or read. One copy is received at a time: a newer one ends the older. Nothing is installed before it has
+//! arrived completely and is durable, and a copy that is not leaves nothing behind.
+//!
+//! Not here: how a copy is made and taken apart (`storage`), and when (`consensus`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft::eraftpb::{Message, SnapshotMetadata};
+use slog::info;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::handshake::admission::check_snapshot;
+use super::handshake::dial::dial;
+use super::handshake::{Hello, Purpose, Welcome};
+use super::registry::Registry;
+use super::wire::frame_limits;
+use super::wire::framing::{read_frame_within, write_frame_within};
+use super::wire::{Frame, WireError};
+use crate::consensus::{Input, InstallError};
+use crate::storage::{self, Received, Reception, SnapshotReader};
+
+/// How long a stream may take over one piece before it is given up.
+const PROGRESS: Duration = Duration::from_secs(30);
+/// How long the receiver may take to make the whole copy durable and take it into use.
+const FINISH: Duration = Duration::from_secs(600);
+/// How long the dial of a stream may take.
+const DIAL_LIMIT: Duration = Duration::from_secs(6);
+/// How long the receiver's reason is waited for after the connection failed.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// How often either end says that it is still there while it has nothing to send.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// How long the announcement of a copy is waited for.
+const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
+/// How long an earlier copy may take to be cleared away.
+const CLEARING_LIMIT: Duration = Duration::from_secs(20);
+/// The longest reason that is sent back.
+const REASON_CHARS: usize = 1_000;
+/// How many pieces, of 1 MiB each, lie between the disk and the network.
+const PIECES_AHEAD: usize = 4;
+
+/// A piece of the copy as it was read, or why there is none.
+type Piece = Result<storage::Frame, String>;
+
+/// Streams a copy to the member `to` and waits for its word.
+///
+/// # Errors
+/// Why it is not in use there, for the log.
+pub async fn send(
+    registry: &Registry,
+    to: u64,
+    message: Message,
+    mut reader: SnapshotReader,
+) -> Result<SnapshotMetadata, String> {
+    let began = Instant::now();
+    let sending = async {
+        let (stream, address) = dial_member(registry, to).await?;
+        info!(registry.log, "stream of a copy begun"; "to" => to, "address" => address);
+        let (bytes, (pieces, pieces_end)) = (reader.bytes(), mpsc::channel(PIECES_AHEAD));
+        on_thread("copy-reader", move || read_copy(|| reader.next(), &pieces))?;
+        stream_out(stream, message, bytes, pieces_end).await
+    };
+    let result = tokio::select! {
+        result = sending => result,
+        () = registry.stopped() => Err("this node is stopping".into()),
+    };
+    let outcome = result.as_ref().map_or_else(String::as_str, |_| "taken");
+    info!(registry.log, "stream of a copy ended"; "to" => to, "outcome" => outcome, "ms" => ms(began));
+    result
+}
+
+async fn dial_member(registry: &Registry, to: u64) -> Result<(TcpStream, String), String> {
+    let addresses = {
+        let directory = registry.directory();
+        let whereabouts = directory.roster.get(&to).ok_or("it is not in the member table")?.borrow();
+        let mut addresses = vec![whereabouts.address(0).to_owned(), whereabouts.address(1).to_owned()];
+        addresses.dedup();
+        addresses
+    };
+    let hello = registry.hello(Purpose::Snapshot, to);
+    let mut failures = Vec::new();
+    for address in addresses {
+        match dial(&address, &hello, DIAL_LIMIT).await {
+            Ok((stream, welcome)) if welcome.raft_id == to => match registry.meet(to, &welcome.lives, true).await {
+                Ok(()) => return Ok((stream, address)),
+                Err(denial) => failures.push(format!("{address}: {denial}")),
+            },
+            Ok(_) => failures.push(format!("{address}: another node answers there")),
+            Err(error) => failures.push(format!("{address}: {error}")),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+/// Reads the copy to its end, or until nobody wants it any more.
+fn read_copy(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>, pieces: &mpsc::Sender<Piece>) {
+    storage::step_back();
+    loop {
+        let piece = next().map_err(|error| error.to_string());
+        let last = !matches!(piece, Ok(storage::Frame::Changes(_)));
+        if pieces.blocking_send(piece).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// The sender's end of a stream of a state that takes up about `bytes` on its disk.
+pub async fn stream_out(
+    stream: TcpStream,
+    message: Message,
+    bytes: u64,
+    pieces: mpsc::Receiver<Piece>,
+) -> Result<SnapshotMetadata, String> {
+    let (mut reader, mut writer) = stream.into_split();
+    let word = last_word(&mut reader);
+    tokio::pin!(word);
+    let sent = tokio::select! {
+        biased;
+        word = &mut word => return Err(word.err().unwrap_or_else(|| "it was taken before its end".into())),
+        sent = push(&mut writer, message, bytes, pieces) => sent,
+    };
+    match sent {
+        Ok(metadata) => {
+            let word = timeout(FINISH, word).await;
+            word.unwrap_or_else(|_| Err(format!("not in use there after {} s", FINISH.as_secs())))?;
+            Ok(metadata)
+        }
+        // The receiver may have said why before it closed.
+        Err(Unsent::Connection(error)) => Err(match timeout(LAST_WORD, word).await {
+            Ok(Err(reason)) => reason,
+            _ => error.to_string(),
+        }),
+        Err(Unsent::Copy(reason)) => Err(reason),
+    }
+}
+
+/// Why a copy was not sent completely.
+enum Unsent {
+    Connection(WireError),
+    Copy(String),
+}
+
+async fn push<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    mut message: Message,
+    bytes: u64,
+    mut pieces: mpsc::Receiver<Piece>,
+) -> Result<SnapshotMetadata, Unsent> {
+    let announce = Frame::Announce { index: message.get_snapshot().get_metadata().index, bytes };
+    write_frame_within(writer, &announce, PROGRESS).await.map_err(Unsent::Connection)?;
+    let mut last = Instant::now();
+    loop {
+        let frame = match timeout(PING_EVERY, pieces.recv()).await {
+            Err(_) if last.elapsed() < PROGRESS => Frame::Ping,
+            Err(_) => return Err(Unsent::Copy(format!("nothing to send for {} s", PROGRESS.as_secs()))),
+            Ok(None) => return Err(Unsent::Copy("the copy broke off".into())),
+            Ok(Some(Err(reason))) => return Err(Unsent::Copy(reason)),
+            Ok(Some(Ok(storage::Frame::Changes(changes)))) => {
+                last = Instant::now();
+                Frame::Changes(changes)
+            }
+            Ok(Some(Ok(storage::Frame::End(metadata)))) => {
+                message.mut_snapshot().set_metadata(metadata.clone());
+                let end = Frame::End(Box::new(message));
+                write_frame_within(writer, &end, PROGRESS).await.map_err(Unsent::Connection)?;
+                return Ok(metadata);
+            }
+        };
+        write_frame_within(writer, &frame, PROGRESS).await.map_err(Unsent::Connection)?;
+    }
+}
+
+/// Waits for the receiver's word.
+async fn last_word<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), String> {
+    loop {
+        match read_frame_within(reader, frame_limits::TAKEN, PROGRESS).await {
+            Ok(Frame::Ping) => {}
+            Ok(Frame::Taken(word)) => return word,
+            Ok(other) => return Err(WireError::Unexpected(other.kind().1).to_string()),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// Takes in a copy that a member streams here. `who` is the member for the log.
+pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welcome: Welcome, who: &str) {
+    let began = Instant::now();
+    info!(registry.log, "stream of a copy begun"; "from" => who);
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let result = {
+        let taking = asked_and_taken(registry, &mut reader, hello, welcome);
+        tokio::pin!(taking);
+        let unwanted = registry.unwanted(hello);
+        tokio::pin!(unwanted);
+        let mut ping = interval(PING_EVERY);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                result = &mut taking => break result,
+                denial = &mut unwanted => break Err(denial.to_string()),
+                () = registry.stopped() => break Err("the node is stopping".into()),
+                _ = ping.tick() => {
+                    if let Err(error) = write_frame_within(&mut writer, &Frame::Ping, PROGRESS).await {
+                        break Err(error.to_string());
+                    }
+                }
+            }
+        }
+    };
+    let outcome = result.as_ref().map_or_else(String::as_str, |()| "in use");
+    info!(registry.log, "stream of a copy ended"; "from" => who, "outcome" => outcome, "ms" => ms(began));
+    // Whether the sender still listens is its own affair; what it still sends is not to take back what it is told.
+    let word = result.map_err(|reason| reason.chars().take(REASON_CHARS).collect());
+    if write_frame_within(&mut writer, &Frame::Taken(word), LAST_WORD).await.is_ok() {
+        drop(writer);
+        drop(timeout(LAST_WORD, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
+    }
+}
+
+/// Why a copy is not taken where the loop does not answer any more.
+const STOPPING: &str = "the node is stopping";
+
+/// The receiver's end of a stream, from the announcement until the copy is in use.
+async fn asked_and_taken(
+    registry: &Registry,
+    reader: &mut BufReader<OwnedReadHalf>,
+    hello: &Hello,
+    welcome: Welcome,
+) -> Result<(), String> {
+    let announced = match read_frame_within(reader, frame_limits::ANNOUNCE, ANNOUNCE_LIMIT).await {
+        Ok(Frame::Announce { index, bytes }) => (index, bytes),
+        Ok(other) => return Err(WireError::Unexpected(other.kind().1).to_string()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let (reply, answer) = oneshot::channel();
+    let reply = Box::new(move |result| drop(reply.send(result)));
+    registry.handle.deliver(Input::Receive { from: hello.from, reply }).await;
+    let reception = answer.await.map_err(|_| STOPPING)?.map_err(|InstallError(reason)| reason)?;
+
+    // This one is wanted now, so an earlier one, of a leader that was, is not.
+    registry.receptions.send_modify(|count| *count += 1);
+    let mut receptions = registry.receptions.subscribe();
+    let turn = timeout(CLEARING_LIMIT, Arc::clone(&registry.reception).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return Err("an earlier copy is still being cleared away".into()) };
+    tokio::select! {
+        result = take_in(registry, reader, (hello.from, welcome.raft_id), announced, (reception, turn)) => result,
+        _ = receptions.changed() => Err("a newer copy is received instead".into()),
+    }
+}
+
+/// Takes the copy that was announced from a member to this node, into `reception`, while it is this one's turn.
+async fn take_in(
+    registry: &Registry,
+    reader: &mut BufReader<OwnedReadHalf>,
+    (from, to): (u64, u64),
+    (index, bytes): (u64, u64),
+    (reception, turn): (Reception, OwnedSemaphorePermit),
+) -> Result<(), String> {
+    let (pieces, pieces_end) = mpsc::channel(PIECES_AHEAD);
+    let (written, mut written_end) = oneshot::channel();
+    on_thread("copy-writer", move || {
+        // What was written of a copy that failed is gone when the turn ends.
+        drop(written.send(write_copy(reception, bytes, pieces_end)));
+        drop(turn);
+    })?;
+    let written = loop {
+        // Reading cannot be taken up again where the writer ends first; then there is nothing to read for either.
+        let frame = tokio::select! {
+            frame = read_frame_within(reader, frame_limits::SNAPSHOT, PROGRESS) => frame.map_err(|error| error.to_string())?,
+            written = &mut written_end => break written,
+        };
+        let last = match &frame {
+            Frame::Ping => continue,
+            Frame::Changes(_) => false,
+            Frame::End(message) => {
+                check_snapshot(message, from, to)?;
+                if message.get_snapshot().get_metadata().index < index {
+                    return Err("it is older than what was announced".into());
+                }
+                true
+            }
+            other => return Err(WireError::Unexpected(other.kind().1).to_string()),
+        };
+        if pieces.send(frame).await.is_err() || last {
+            break written_end.await;
+        }
+    };
+    let (received, message) = written.map_err(|_| "the copy could not be written")??;
+
+    let (reply, answer) = oneshot::channel();
+    let reply = Box::new(move |result| drop(reply.send(result)));
+    registry.handle.deliver(Input::Install { message, received, reply }).await;
+    answer.await.map_err(|_| STOPPING)?.map_err(|InstallError(reason)| reason)
+}
+
+/// Writes what comes, until the end of the copy; where there is none, the generation is dropped again.
+fn write_copy(
+    reception: Reception,
+    announced: u64,
+    mut pieces: mpsc::Receiver<Frame>,
+) -> Result<(Received, Box<Message>), String> {
+    let mut writer = reception.open(announced).map_err(|error| error.to_string())?;
+    // The opening is short, and a sender waits for it.
+    storage::step_back();
+    while let Some(piece) = pieces.blocking_recv() {
+        match piece {
+            Frame::Changes(changes) => writer.write(&changes).map_err(|error| error.to_string())?,
+            Frame::End(message) => {
+                let received = writer.finish(message.get_snapshot().get_metadata());
+                return Ok((received.map_err(|error| error.to_string())?, message));
+            }
+            _ => break,
+        }
+    }
+    Err("the stream broke off".into())
+}
+
+/// Does the work of a copy on a thread of its own; its long part behind everything that a client waits for.
+fn on_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(work);
+    spawned.map(drop).map_err(|error| format!("no thread for it: {error}"))
+}
+
+fn ms(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,194 @@
+//! Members and the copies of their disks: of two that cannot both follow from one life, one is spoken to.
+
+use super::*;
+use crate::model::IdentityConflict;
+use crate::transport::handshake::dial::{DialError, dial};
+use crate::transport::handshake::{Denial, Hello, Purpose};
+
+impl Node {
+    /// Ends it; what it had on its disk.
+    async fn end(mut self) -> Disk {
+        self.transport.take().unwrap().stop().await;
+        self.disk
+    }
+
+    /// The next word of an identity conflict: with whom, and whether this node is the one that is refused.
+    async fn conflict(&mut self) -> (u64, bool) {
+        self.wait(|input| match input {
+            Input::IdentityConflict { raft_id, of_this_node, detail } => {
+                assert!(detail.contains("/raft/join"), "{detail}");
+                Some((raft_id, of_this_node))
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    fn heard_nothing(&mut self) {
+        while let Ok(input) = self.inbox.peers.try_recv() {
+            assert!(!matches!(input, Input::Step(_)), "a raft message was heard");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_was_brought_back_is_refused_by_whoever_knows_a_later_life_and_both_say_so() {
+    let (mut a, b) = pair().await;
+    let (old, address) = (b.disk.copy(), b.address.clone());
+    let disk = b.end().await;
+    a.down(2).await;
+    let mut b = Node::start_on(disk, 2, &address);
+    b.publish(&[(1, &a.address)]);
+    a.up(2).await;
+    b.up(1).await;
+    b.end().await;
+    a.down(2).await;
+    let mut b = Node::start_on(old, 2, &address);
+    b.publish(&[(1, &a.address)]);
+    b.post.send(vec![append(2, 1, 6, 1)]);
+    a.post.send(vec![append(1, 2, 6, 1)]);
+    assert_eq!(a.conflict().await, (2, false));
+    assert_eq!(b.conflict().await, (1, true));
+    a.lines.wait("identity conflict").await;
+    b.lines.wait("identity conflict").await;
+    // As the one that dials, `a` refuses it too.
+    while a.conflict().await != (2, false) {}
+    a.heard_nothing();
+    b.heard_nothing();
+}
+
+#[tokio::test]
+async fn of_two_that_begin_on_copies_of_one_disk_the_first_to_speak_is_kept() {
+    let (mut a, b) = pair().await;
+    let (copy, address) = (b.disk.copy(), b.address.clone());
+    let disk = b.end().await;
+    a.down(2).await;
+    let mut b = Node::start_on(disk, 2, &address);
+    b.publish(&[(1, &a.address)]);
+    a.up(2).await;
+    // Under another address it is a copy all the same, and counting further does not help it.
+    let mut copy = Node::start_on(Node::start_on(copy, 2, "127.0.0.1:0").end().await, 2, "127.0.0.1:0");
+    copy.post.publish(PeerTable { moved: true, ..copy.table(&[(1, &a.address)]) });
+    copy.post.send(vec![append(2, 1, 6, 1)]);
+    assert_eq!(copy.conflict().await, (1, true));
+    a.post.send(vec![append(1, 2, 7, 1)]);
+    assert_eq!(b.message().await.index, 6);
+    a.heard_nothing();
+    copy.heard_nothing();
+}
+
+#[tokio::test]
+async fn a_copy_elsewhere_does_not_take_the_place_of_a_member_that_is_away() {
+    let (mut a, b) = pair().await;
+    let (copy, address) = (b.disk.copy(), b.address.clone());
+    let disk = b.end().await;
+    a.down(2).await;
+    let mut copy = Node::start_on(copy, 2, "127.0.0.1:0");
+    copy.post.publish(PeerTable { moved: true, ..copy.table(&[(1, &a.address)]) });
+    copy.lines.wait("peer will not talk").await;
+    a.lines.wait("a peer is refused").await;
+    let mut b = Node::start_on(disk, 2, &address);
+    b.publish(&[(1, &a.address)]);
+    a.up(2).await;
+    b.up(1).await;
+    assert_eq!(copy.conflict().await, (1, true));
+    a.heard_nothing();
+}
+
+#[tokio::test]
+async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
+    let (a, b) = pair().await;
+    let stranger = |from, lives: &BootHistory| Hello {
+        purpose: Purpose::Peer,
+        cluster_id: CLUSTER,
+        from,
+        to: 2,
+        node_id: "x".into(),
+        raft_address: "x:1".into(),
+        moved: false,
+        lives: lives.clone(),
+        known: None,
+    };
+    let (_, welcome) = dial(&b.address, &stranger(9, &BootHistory::default()), PATIENCE).await.unwrap();
+    assert_eq!(welcome.lives, BootHistory::default());
+    let mut guessed = BootHistory::default();
+    assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
+    (0..9).for_each(|nonce| guessed.begin(nonce));
+    assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
+    assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().life(1), Some(a.disk.lives.current));
+}
+
+/// What is refused is not told what it would have to name, and whoever knows that nevertheless takes nobody's place while
+/// the member is connected.
+#[tokio::test]
+async fn a_connected_member_is_not_overtaken() {
+    let (a, b) = pair().await;
+    let address = a.address.clone();
+    let hello = |lives: &BootHistory| Hello {
+        purpose: Purpose::Peer,
+        cluster_id: CLUSTER,
+        from: 1,
+        to: 2,
+        node_id: "x".into(),
+        raft_address: address.clone(),
+        moved: false,
+        lives: lives.clone(),
+        known: None,
+    };
+    let real = a.disk.lives.current;
+    let mut guessed = BootHistory::default();
+    guessed.begin(1);
+    let Err(DialError::Denied(Denial::Conflict(told))) = dial(&b.address, &hello(&guessed), PATIENCE).await else {
+        panic!("a guessed life is a conflict");
+    };
+    assert!(told.known.count == real.count && told.known.nonce != real.nonce);
+    for known in [told.known, real] {
+        let mut forged = BootHistory { current: known, before: Vec::new() };
+        forged.begin(4711);
+        let refused = dial(&b.address, &hello(&forged), PATIENCE).await;
+        let wanted = if known == real { "connected there" } else { "does not follow" };
+        let error = refused.expect_err("the member is connected").to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+    assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().life(1), Some(real));
+}
+
+#[tokio::test]
+async fn a_member_whose_table_is_older_than_it_was_tells_its_lives_to_whoever_knows_one() {
+    let (mut a, b) = pair().await;
+    let address = b.address.clone();
+    let disk = b.end().await;
+    a.down(2).await;
+    let mut b = Node::start_on(disk, 2, &address);
+    b.publish(&[]);
+    a.up(2).await;
+    a.post.send(vec![append(1, 2, 6, 1)]);
+    assert_eq!(b.message().await.index, 5);
+    assert_eq!(a.lines.count("identity conflict"), 0);
+}
+
+#[tokio::test]
+async fn a_member_that_was_started_often_while_another_was_down_is_known_again() {
+    let (a, b) = pair().await;
+    let (at, address) = (a.address.clone(), b.address.clone());
+    let (away, mut disk) = (a.end().await, b.end().await);
+    for _ in 0..20 {
+        let mut b = Node::start_on(disk, 2, &address);
+        b.publish(&[(1, &at)]);
+        disk = b.end().await;
+    }
+    let (mut a, mut b) = (Node::start_on(away, 1, &at), Node::start_on(disk, 2, &address));
+    a.publish(&[(2, &address)]);
+    b.publish(&[(1, &at)]);
+    tokio::join!(a.up(2), b.up(1));
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_life_is_durable_before_it_is_spoken_to() {
+    let (a, b) = pair().await;
+    let known = Peers::open(a.disk.engine.clone()).unwrap();
+    assert_eq!(known.life(2), Some(b.disk.lives.current));
+    let said = BootHistory::default();
+    let expected = IdentityConflict { known: b.disk.lives.current, said: said.current };
+    assert_eq!(known.check(2, &said), Err(expected));
+}

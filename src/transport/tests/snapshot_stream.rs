@@ -1,0 +1,68 @@
+//! Streams of copies, as far as they go without a disk.
+
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::consensus::InstallError;
+use crate::model::BootHistory;
+use crate::storage;
+use crate::transport::handshake::dial::dial;
+use crate::transport::handshake::{Hello, Purpose};
+use crate::transport::snapshot_stream::stream_out;
+
+fn hello(to: u64, purpose: Purpose) -> Hello {
+    let (node_id, raft_address) = ("node1".into(), "h:1".into());
+    Hello {
+        purpose,
+        cluster_id: CLUSTER,
+        from: 1,
+        to,
+        node_id,
+        raft_address,
+        moved: false,
+        lives: BootHistory::default(),
+        known: None,
+    }
+}
+
+fn snapshot() -> Message {
+    Message { msg_type: MessageType::MsgSnapshot, from: 1, to: 2, term: 3, ..Message::default() }
+}
+
+#[tokio::test]
+async fn a_copy_that_the_loop_does_not_want_is_refused_with_its_reason() {
+    let mut b = Node::start(2);
+    b.publish(&[]);
+    let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), PATIENCE).await.unwrap();
+    // The sender is in the middle of it, and hears the reason all the same.
+    let (pieces, pieces_end) = mpsc::channel(4);
+    tokio::spawn(async move { while pieces.send(Ok(storage::Frame::Changes(vec![0; 1 << 20]))).await.is_ok() {} });
+    let sent = tokio::spawn(stream_out(stream, snapshot(), 0, pieces_end));
+    let reply = b.wait(|input| if let Input::Receive { from: 1, reply } = input { Some(reply) } else { None });
+    reply.await(Err(InstallError("one copy at a time".into())));
+    let result = timeout(PATIENCE, sent).await.unwrap().unwrap();
+    assert_eq!(result.unwrap_err(), "one copy at a time");
+}
+
+#[tokio::test]
+async fn a_copy_that_breaks_off_is_a_failed_stream() {
+    let mut b = Node::start(2);
+    b.publish(&[]);
+    let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), PATIENCE).await.unwrap();
+    let (pieces, pieces_end) = mpsc::channel(4);
+    pieces.send(Err("the cut was aborted".into())).await.unwrap();
+    let result = timeout(PATIENCE, stream_out(stream, snapshot(), 0, pieces_end)).await.unwrap();
+    assert_eq!(result.unwrap_err(), "the cut was aborted");
+    drop(b.wait(|input| if let Input::Receive { reply, .. } = input { Some(reply) } else { None }).await);
+    b.lines.wait("stream of a copy ended").await;
+}
+
+#[tokio::test]
+async fn a_copy_for_another_node_or_cluster_is_refused_at_the_door() {
+    let mut b = Node::start(2);
+    b.publish(&[]);
+    assert!(dial(&b.address, &hello(3, Purpose::Snapshot), PATIENCE).await.is_err());
+    let foreign = Hello { cluster_id: 8, ..hello(2, Purpose::Snapshot) };
+    assert!(dial(&b.address, &foreign, PATIENCE).await.is_err());
+    assert!(!b.was_told());
+}

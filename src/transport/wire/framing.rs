@@ -1,0 +1,200 @@
+//! Frames on a stream: reading and writing them, bounded in bytes and in time.
+//!
+//! Why: everything that comes in passes here first, so here is where a stranger's length is not believed.
+//!
+//! Laws: memory grows with the bytes that really arrived; a kind that is not expected, and a length over its bound, are
+//! refused before anything of the frame is read. A frame that was begun to be read has to be read to its end or the connection closed: reading is not resumable.
+//!
+//! Not here: the bytes themselves (`wire`).
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::frame_limits;
+use super::frame_limits::Bounds;
+use super::{CHECKSUM_BYTES, Frame, HEAD_BYTES, WireError};
+use crate::transport::handshake::MAGIC;
+use crate::transport::memory_budget::Room;
+
+/// How much is allocated ahead of the bytes that arrive.
+const AHEAD_BYTES: usize = 64 << 10;
+
+/// What the first bytes of a connection say.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// A huskv of this wire version.
+    Huskv(u16),
+    /// Something else: the bytes up to the first that does not fit.
+    Foreign(Vec<u8>),
+    /// The other end closed before it had said enough.
+    Nothing,
+}
+
+/// Reads a preamble, and no further than the first byte that is not one.
+///
+/// # Errors
+/// Where the connection fails.
+pub async fn read_opening<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Opening> {
+    let mut bytes = [0; MAGIC.len() + 2];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let count = reader.read(&mut bytes[filled..]).await?;
+        if count == 0 {
+            return Ok(Opening::Nothing);
+        }
+        filled += count;
+        let magic = filled.min(MAGIC.len());
+        if bytes[..magic] != MAGIC[..magic] {
+            return Ok(Opening::Foreign(bytes[..filled].to_vec()));
+        }
+    }
+    Ok(Opening::Huskv(u16::from_le_bytes([bytes[MAGIC.len()], bytes[MAGIC.len() + 1]])))
+}
+
+/// Reads one frame, which has to be of a kind and of a size that `bounds` allow.
+///
+/// # Errors
+/// [`WireError`]; the connection cannot be read any further then.
+pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R, bounds: Bounds) -> Result<Frame, WireError> {
+    let (head, length) = read_head(reader, bounds).await?;
+    read_body(reader, head, length).await
+}
+
+/// The head of a frame, and how many bytes its payload has.
+async fn read_head<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    bounds: Bounds,
+) -> Result<([u8; HEAD_BYTES], usize), WireError> {
+    let mut head = [0; HEAD_BYTES];
+    reader.read_exact(&mut head).await.map_err(closed)?;
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    frame_limits::check(bounds, head[4], length)?;
+    Ok((head, length))
+}
+
+async fn read_body<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    head: [u8; HEAD_BYTES],
+    length: usize,
+) -> Result<Frame, WireError> {
+    let length = length + CHECKSUM_BYTES;
+    let mut body = Vec::with_capacity(length.min(AHEAD_BYTES));
+    reader.take(length as u64).read_to_end(&mut body).await.map_err(closed)?;
+    if body.len() < length {
+        return Err(WireError::Closed);
+    }
+    Frame::decode(head, body)
+}
+
+/// As [`read_frame`], but the whole frame has to be there within `patience`.
+///
+/// # Errors
+/// [`WireError`], [`WireError::Silent`] included.
+pub async fn read_frame_within<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    bounds: Bounds,
+    patience: Duration,
+) -> Result<Frame, WireError> {
+    timeout(patience, read_frame(reader, bounds)).await.unwrap_or(Err(WireError::Silent(patience.as_secs())))
+}
+
+/// As [`read_frame_within`], but between its head and its body the frame waits for `room`.
+///
+/// # Errors
+/// As [`read_frame_within`].
+pub async fn read_counted<R: AsyncRead + Unpin, F: Future<Output = Room>>(
+    reader: &mut R,
+    bounds: Bounds,
+    patience: Duration,
+    room: impl FnOnce(usize) -> F,
+) -> Result<(Frame, Room), WireError> {
+    let silent = |_| WireError::Silent(patience.as_secs());
+    let (head, length) = timeout(patience, read_head(reader, bounds)).await.map_err(silent)??;
+    let room = room(length).await;
+    Ok((timeout(patience, read_body(reader, head, length)).await.map_err(silent)??, room))
+}
+
+/// Writes one frame and flushes; all of it has to be taken within `patience`.
+///
+/// # Errors
+/// [`WireError`]; the connection cannot be written any further then.
+pub async fn write_frame_within<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    frame: &Frame,
+    patience: Duration,
+) -> Result<(), WireError> {
+    let bytes = frame.encode()?;
+    let written = timeout(patience, async {
+        writer.write_all(&bytes).await?;
+        writer.flush().await
+    });
+    written.await.map_err(|_| WireError::Silent(patience.as_secs()))?.map_err(closed)
+}
+
+/// Ends the writing and reads on, for at most `patience` and `limit` bytes, until the other end has closed too: closing
+/// over unread bytes would take back what was written last.
+pub async fn part<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, limit: usize, patience: Duration) {
+    let parting = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(limit as u64), &mut tokio::io::sink()).await
+    };
+    drop(timeout(patience, parting).await);
+}
+
+fn closed(error: io::Error) -> WireError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => WireError::Closed,
+        _ => WireError::Io(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::handshake::preamble;
+    use crate::transport::wire::frame_limits::{ANY, HELLO};
+
+    #[tokio::test]
+    async fn an_opening_is_judged_at_the_first_byte_that_does_not_fit() {
+        let mut sound = &preamble(513)[..];
+        assert_eq!(read_opening(&mut sound).await.unwrap(), Opening::Huskv(513));
+        let (mut end, mut stranger) = tokio::io::duplex(64);
+        stranger.write_all(b"G").await.unwrap();
+        assert_eq!(read_opening(&mut end).await.unwrap(), Opening::Foreign(b"G".to_vec()));
+        let mut cut = &preamble(1)[..9];
+        assert_eq!(read_opening(&mut cut).await.unwrap(), Opening::Nothing);
+    }
+
+    #[tokio::test]
+    async fn a_length_over_the_bound_is_refused_before_its_bytes_come() {
+        let (mut end, mut liar) = tokio::io::duplex(64);
+        liar.write_all(&[0xff, 0xff, 0xff, 0xff, 1]).await.unwrap();
+        let result = read_frame(&mut end, HELLO).await;
+        assert!(matches!(result, Err(WireError::TooLong(0xffff_ffff, _))));
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_stops_short_is_a_closed_connection() {
+        let bytes = Frame::Changes(vec![7; 10_000]).encode().unwrap();
+        let mut whole = &bytes[..];
+        assert_eq!(read_frame(&mut whole, ANY).await.unwrap(), Frame::Changes(vec![7; 10_000]));
+        for cut in [0, 3, 5, 9_000, bytes.len() - 1] {
+            let mut torn = &bytes[..cut];
+            assert!(matches!(read_frame(&mut torn, ANY).await, Err(WireError::Closed)), "{cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_in_the_middle_of_a_frame_is_noticed() {
+        let (mut end, mut slow) = tokio::io::duplex(64);
+        slow.write_all(&Frame::Ping.encode().unwrap()[..4]).await.unwrap();
+        let result = read_frame_within(&mut end, ANY, Duration::from_millis(20)).await;
+        assert!(matches!(result, Err(WireError::Silent(_))));
+    }
+}

@@ -1,0 +1,388 @@
+//! The wire: what two nodes can say to each other, and its bytes.
+//!
+//! Why: one page tells what crosses the network, so that a change of it is seen as one, and bumps the wire version.
+//!
+//! A frame is: u32 LE length of the payload, u8 kind, payload, u32 LE crc32 of all before it.
+//!
+//! Laws: nothing that arrives is believed before its length and its checksum are checked, and no raft message is decoded
+//! before `precheck` has said what becomes of it; no bytes can make the
+//! decoding panic.
+//!
+//! Not here: how a connection begins (`handshake`), sockets and timeouts (`framing`), and whether what was said is
+//! acceptable (`admission`).
+
+pub(crate) mod frame_limits;
+pub(crate) mod framing;
+pub(crate) mod precheck;
+
+use protobuf::Message as _;
+use raft::eraftpb::Message;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use super::handshake::{Denial, Hello, Welcome};
+
+use crate::model::{
+    Answer, DiskSpace, JoinAccepted, JoinOffer, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI, codec,
+};
+
+/// The most bytes that are read, and thrown away, where a conversation ends, 64 KiB.
+pub const HANDSHAKE_BYTES: usize = 64 << 10;
+/// The most payload of any frame, 32 MiB: the largest command, which is far smaller, and a batch of entries. What each
+/// kind may have is in `bounds`.
+pub const FRAME_BYTES: usize = 32 << 20;
+/// Length and kind.
+pub const HEAD_BYTES: usize = 5;
+/// The checksum behind the payload.
+pub const CHECKSUM_BYTES: usize = 4;
+
+/// Everything that can be said after the preamble.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frame {
+    /// Dialler, first: who dials, and what for.
+    Hello(Hello),
+    /// Acceptor, first: come in, or not.
+    Verdict(Result<Welcome, Denial>),
+    /// Peer, dialler: a raft message.
+    Step(Box<Message>),
+    /// Peer, dialler: a client's request for the leader.
+    Forward {
+        /// The dialler's number for it.
+        token: u64,
+        /// Until when the client waits, in milliseconds of the acceptor's clock.
+        deadline: u64,
+        /// Whether the receiver is to send it on to the leader rather than to lead itself.
+        relay: bool,
+        /// The request.
+        request: Request,
+    },
+    /// Peer, acceptor: what came of a forwarded request.
+    Reply {
+        /// The number it came with.
+        token: u64,
+        /// The answer.
+        result: Result<Answer, Refusal>,
+    },
+    /// Both: still here.
+    Ping,
+    /// Peer, dialler: where other members have told it that they are now: raft id and address.
+    PeerAddress(Vec<(u64, String)>),
+    /// Peer, acceptor: the answer to a ping, with the acceptor's clock in milliseconds.
+    Pong(u64),
+    /// Peer, both, with each ping and its answer: the raft id of the leader that the sender follows or is, 0 for none.
+    Follows(u64),
+    /// Peer, both: the receiver was removed from the cluster. Adopt, dialler: the join is over for which the receiver took
+    /// this raft id.
+    Removed {
+        /// Which cluster says so.
+        cluster_id: u64,
+        /// The receiver's raft id.
+        raft_id: u64,
+    },
+    /// Identify, acceptor: who it is.
+    Who(Result<WhoAmI, Refusal>),
+    /// Adopt, dialler: the offer.
+    JoinOffer(JoinOffer),
+    /// Adopt, acceptor: its answer.
+    JoinAccepted(Result<JoinAccepted, Refusal>),
+    /// Snapshot, dialler, first: what is to come.
+    Announce {
+        /// The index of the snapshot that raft asked for; the one that is sent is of it or of a later one.
+        index: u64,
+        /// About how many bytes it takes up on the sender's disk, which is more than is sent.
+        bytes: u64,
+    },
+    /// Snapshot, dialler: a piece of the copy, at most 1 MiB and one change.
+    Changes(Vec<u8>),
+    /// Snapshot, dialler: the copy is complete; the MsgSnapshot with the final metadata.
+    End(Box<Message>),
+    /// Snapshot, acceptor: the copy is in use there, or why not.
+    Taken(Result<(), String>),
+    /// Probe, dialler: what is known of it?
+    Probe(Probe),
+    /// Probe, acceptor: its answer.
+    Probed(Result<ProbeReply, Refusal>),
+    /// Peer, dialler: the digest of its state.
+    Digest(StateDigest),
+    /// Peer, dialler: what is left of its disk.
+    Space(DiskSpace),
+}
+
+/// Why bytes are not a frame, or a frame cannot be had.
+#[derive(Debug, Error)]
+pub enum WireError {
+    /// The other end closed the connection.
+    #[error("the connection was closed")]
+    Closed,
+    /// The connection failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Nothing came, or nothing was taken, for too long.
+    #[error("nothing moved for {0} s")]
+    Silent(u64),
+    /// The length is over the bound; nothing of it was read or allocated.
+    #[error("a frame of {0} bytes is over the bound of {1}")]
+    TooLong(usize, usize),
+    /// The checksum does not fit the bytes.
+    #[error("a frame with a wrong checksum")]
+    Checksum,
+    /// The frame is sound but cannot be understood.
+    #[error("malformed frame: {0}")]
+    Malformed(String),
+    /// The frame does not belong into this conversation.
+    #[error("unexpected frame: {0}")]
+    Unexpected(&'static str),
+}
+
+impl Frame {
+    /// What kind of frame this is: its byte on the wire, and its word in messages.
+    #[must_use]
+    pub fn kind(&self) -> (u8, &'static str) {
+        match self {
+            Self::Hello(_) => (1, "hello"),
+            Self::Verdict(_) => (2, "verdict"),
+            Self::Step(_) => (3, "step"),
+            Self::Forward { .. } => (4, "forward"),
+            Self::Reply { .. } => (5, "reply"),
+            Self::Ping => (6, "ping"),
+            Self::Pong(_) => (7, "pong"),
+            Self::Removed { .. } => (8, "removed"),
+            Self::Who(_) => (9, "who"),
+            Self::JoinOffer(_) => (10, "adopt"),
+            Self::JoinAccepted(_) => (11, "adopted"),
+            Self::Changes(_) => (12, "changes"),
+            Self::End(_) => (13, "end"),
+            Self::Taken(_) => (14, "taken"),
+            Self::PeerAddress(_) => (15, "whereabouts"),
+            Self::Probe(_) => (16, "probe"),
+            Self::Probed(_) => (17, "probed"),
+            Self::Digest(_) => (18, "digest"),
+            Self::Announce { .. } => (21, "announce"),
+            Self::Follows(_) => (28, "follows"),
+            Self::Space(_) => (29, "space"),
+        }
+    }
+
+    /// The whole frame, from its length to its checksum.
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`] for a payload over [`FRAME_BYTES`], which no receiver would take.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        let mut bytes = vec![0; HEAD_BYTES];
+        match self {
+            Self::Hello(hello) => bytes.extend(codec::encode(hello)),
+            Self::Verdict(verdict) => bytes.extend(codec::encode(verdict)),
+            Self::Step(message) | Self::End(message) => {
+                bytes.reserve(message.compute_size() as usize + CHECKSUM_BYTES);
+                message.write_to_vec(&mut bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
+            }
+            Self::Forward { token, deadline, relay, request } => {
+                bytes.extend(codec::encode(&(token, deadline, relay, request)));
+            }
+            Self::Reply { token, result } => bytes.extend(codec::encode(&(token, result))),
+            Self::Ping => {}
+            Self::Pong(clock) => bytes.extend(codec::encode(clock)),
+            Self::Removed { cluster_id, raft_id } => bytes.extend(codec::encode(&(cluster_id, raft_id))),
+            Self::Who(result) => bytes.extend(codec::encode(result)),
+            Self::JoinOffer(adopt) => bytes.extend(codec::encode(adopt)),
+            Self::JoinAccepted(result) => bytes.extend(codec::encode(result)),
+            Self::Changes(changes) => bytes.extend_from_slice(changes),
+            Self::Taken(result) => bytes.extend(codec::encode(result)),
+            Self::PeerAddress(known) => bytes.extend(codec::encode(known)),
+            Self::Probe(probe) => bytes.extend(codec::encode(probe)),
+            Self::Probed(result) => bytes.extend(codec::encode(result)),
+            Self::Digest(told) => bytes.extend(codec::encode(told)),
+            Self::Announce { index, bytes: size } => bytes.extend(codec::encode(&(index, size))),
+            Self::Follows(leader) => bytes.extend(codec::encode(leader)),
+            Self::Space(space) => bytes.extend(codec::encode(space)),
+        }
+        let length = bytes.len() - HEAD_BYTES;
+        let field = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES);
+        let field = field.ok_or(WireError::TooLong(length, FRAME_BYTES))?;
+        bytes[..4].copy_from_slice(&field.to_le_bytes());
+        bytes[4] = self.kind().0;
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend(checksum.to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// Understands the payload and checksum that follow `head`.
+    ///
+    /// # Errors
+    /// [`WireError::Checksum`] and [`WireError::Malformed`].
+    pub fn decode(head: [u8; HEAD_BYTES], mut body: Vec<u8>) -> Result<Self, WireError> {
+        let split = body.len().checked_sub(CHECKSUM_BYTES).ok_or(WireError::Checksum)?;
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&head);
+        hasher.update(&body[..split]);
+        if body[split..] != hasher.finalize().to_le_bytes() {
+            return Err(WireError::Checksum);
+        }
+        body.truncate(split);
+        Ok(match head[4] {
+            1 => Self::Hello(value(&body)?),
+            2 => Self::Verdict(value(&body)?),
+            3 => Self::Step(message(body, false)?),
+            4 => {
+                let (token, deadline, relay, request) = value(&body)?;
+                Self::Forward { token, deadline, relay, request }
+            }
+            5 => {
+                let (token, result) = value(&body)?;
+                Self::Reply { token, result }
+            }
+            6 if body.is_empty() => Self::Ping,
+            7 => Self::Pong(value(&body)?),
+            8 => {
+                let (cluster_id, raft_id) = value(&body)?;
+                Self::Removed { cluster_id, raft_id }
+            }
+            9 => Self::Who(value(&body)?),
+            10 => Self::JoinOffer(value(&body)?),
+            11 => Self::JoinAccepted(value(&body)?),
+            12 => Self::Changes(body),
+            13 => Self::End(message(body, true)?),
+            14 => Self::Taken(value(&body)?),
+            15 => Self::PeerAddress(value(&body)?),
+            16 => Self::Probe(value(&body)?),
+            17 => Self::Probed(value(&body)?),
+            18 => Self::Digest(value(&body)?),
+            21 => {
+                let (index, bytes) = value(&body)?;
+                Self::Announce { index, bytes }
+            }
+            28 => Self::Follows(value(&body)?),
+            29 => Self::Space(value(&body)?),
+            kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
+        })
+    }
+}
+
+fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    codec::decode(bytes).map_err(|error| WireError::Malformed(error.to_string()))
+}
+
+/// The entries of the message share its bytes instead of copying them.
+fn message(bytes: Vec<u8>, ends_snapshot: bool) -> Result<Box<Message>, WireError> {
+    precheck::check(&bytes, ends_snapshot).map_err(|reason| WireError::Malformed(reason.into()))?;
+    let message =
+        Message::parse_from_carllerche_bytes(&bytes.into()).map_err(|error| WireError::Malformed(error.to_string()))?;
+    Ok(Box::new(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BootHistory, BootId, Code, Command, IdentityConflict};
+    use crate::transport::handshake::Purpose;
+    use proptest::prelude::*;
+
+    fn decode(bytes: &[u8]) -> Result<Frame, WireError> {
+        let (head, body) = bytes.split_at(HEAD_BYTES);
+        Frame::decode(head.try_into().unwrap(), body.to_vec())
+    }
+
+    fn samples() -> Vec<Frame> {
+        let (before, now) = (BootId { count: 1, nonce: 8 }, BootId { count: 2, nonce: 9 });
+        let lives = BootHistory { current: now, before: vec![before] };
+        let hello = Hello {
+            purpose: Purpose::Peer,
+            cluster_id: 7,
+            from: 1,
+            to: 2,
+            node_id: "a".into(),
+            raft_address: "h:1".into(),
+            moved: true,
+            lives: lives.clone(),
+            known: Some(now),
+        };
+        let mut append = Message { from: 1, term: 3, ..Message::default() };
+        append.entries.push(raft::eraftpb::Entry { index: 4, ..Default::default() });
+        let mut end = Message { from: 1, term: 3, ..Message::default() };
+        end.mut_snapshot().mut_metadata().index = 4;
+        let put = Command::put("k", "1");
+        vec![
+            Frame::Hello(hello),
+            Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2, lives })),
+            Frame::Verdict(Err(Denial::Conflict(IdentityConflict { known: before, said: now }))),
+            Frame::Verdict(Err(Denial::Removed { cluster_id: 7, raft_id: 1 })),
+            Frame::Step(Box::new(append.clone())),
+            Frame::Forward { token: 9, deadline: 500, relay: true, request: Request::Write(put.into()) },
+            Frame::Reply { token: 9, result: Err(Refusal::unknown(Code::Timeout, "late")) },
+            Frame::Ping,
+            Frame::Pong(1_234),
+            Frame::Follows(7),
+            Frame::Removed { cluster_id: 7, raft_id: 2 },
+            Frame::Who(Err(Refusal::not_applied(Code::Stopping, "bye"))),
+            Frame::Announce { index: 9, bytes: 1 << 30 },
+            Frame::Changes(vec![0, 1, 2]),
+            Frame::End(Box::new(end)),
+            Frame::Taken(Err("full".into())),
+            Frame::Probe(Probe { cluster_id: 7, raft_id: 1, digest: Some((5, u64::MAX)), entry: Some((4, 2)) }),
+            Frame::Probed(Err(Refusal::not_applied(Code::OtherCluster, "no"))),
+            Frame::Digest(StateDigest { term: 1, index: 2, digest: u64::MAX }),
+            Frame::Space(DiskSpace { free_bytes: u64::MAX, reserve_bytes: 1 << 28 }),
+        ]
+    }
+
+    #[test]
+    fn a_frame_has_these_bytes() {
+        let removed = Frame::Removed { cluster_id: 7, raft_id: 2 }.encode().unwrap();
+        let sealed = b"\x11\0\0\0\x08\x01\x07\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0";
+        assert_eq!(removed, [&sealed[..], &crc32fast::hash(sealed).to_le_bytes()].concat());
+    }
+
+    #[test]
+    fn what_is_said_is_what_is_heard() {
+        for frame in samples() {
+            assert_eq!(decode(&frame.encode().unwrap()).unwrap(), frame);
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed() {
+        for frame in samples() {
+            let bytes = frame.encode().unwrap();
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(decode(&flipped).is_err(), "{frame:?}, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_of_empty_entries_is_refused_before_it_takes_memory() {
+        let payload = [0x3a, 0].repeat(4 << 20);
+        let mut head = [0; HEAD_BYTES];
+        head[..4].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+        head[4] = 3;
+        let checksum = crc32fast::hash(&[&head[..], &payload].concat()).to_le_bytes();
+        let body = [&payload[..], &checksum].concat();
+        let taken = allocation_counter::measure(|| {
+            assert!(matches!(Frame::decode(head, body), Err(WireError::Malformed(_))));
+        });
+        assert!(taken.bytes_max < 1 << 10, "{} bytes", taken.bytes_max);
+    }
+
+    #[test]
+    fn a_payload_over_the_bound_is_not_sent() {
+        let result = Frame::Changes(vec![0; FRAME_BYTES + 1]).encode();
+        assert!(matches!(result, Err(WireError::TooLong(_, FRAME_BYTES))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoding_panic(kind in 0u8..32, payload in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut head = [0; HEAD_BYTES];
+            head[..4].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+            head[4] = kind;
+            for version in [None, Some(codec::VERSION)] {
+                let payload = version.into_iter().chain(payload.iter().copied()).collect::<Vec<_>>();
+                let checksum = crc32fast::hash(&[&head[..], &payload].concat()).to_le_bytes();
+                drop(Frame::decode(head, [&payload[..], &checksum].concat()));
+            }
+            drop(Frame::decode(head, payload));
+        }
+    }
+}
