@@ -34,7 +34,7 @@
 //!
 //! # The life of one PUT
 //!
-//! 1. `http::api::store` reads the body up to its limit, checks key, value and condition ([`model::command::validate`]), and calls
+//! 1. `http::api::store` reads the body up to its limit, checks key, value and condition ([`model::validate`]), and calls
 //!    [`consensus::Handle::request`]. The queue behind it is bounded; a full one is a 503 at once.
 //! 2. The loop (`consensus::task`) drains its inbox, checks each request again, whoever sent it, and, once the writes
 //!    before them are committed, steps all that have gathered as one proposal, one log entry each (`consensus::proposals`). So the raft index of the entry is the version
@@ -53,7 +53,7 @@
 //! # The life of one event
 //!
 //! Applying a batch also says what became of each key, on every node alike ([`model::Event`]). The loop hands that to the
-//! [`consensus::ChangeFeed`], a bounded memory of the latest events, before it wakes the waiters of step 5. One task of
+//! [`changefeed::ChangeFeed`], a bounded memory of the latest events, before it wakes the waiters of step 5. One task of
 //! `http::api::watch` hears of it and wakes the watchers; each reads on from its own cursor, in bounded pieces, and is told
 //! when it has fallen behind what is kept. An event is named by its place in the log, so a watcher goes on after it on any
 //! node.
@@ -65,7 +65,7 @@
 //! * `applied <= commit <= last`. Effects and the applied index are one batch.
 //! * Whatever changes state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix,
 //!   and whether a request with an idempotency key was done before.
-//! * What a command may be is one check, [`model::command::validate`]: by http, by the loop before it proposes, and where an entry
+//! * What a command may be is one check, [`model::validate`]: by http, by the loop before it proposes, and where an entry
 //!   is decided, as a refusal alike on every node. Nothing is appended that cannot be decoded (`consensus::raft_node::entry_codec`).
 //! * Apply reads no clock: the leader stamps each entry with the cluster's time (`consensus::proposals::cluster_clock`), and a key goes when
 //!   the entry that removes it is applied.

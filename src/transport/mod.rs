@@ -9,7 +9,7 @@
 //! their own.
 //!
 //! Laws: nobody is heard before its handshake fits the [`PeerTable`](crate::model::PeerTable) last published and its life
-//! follows from the one that is known ([`BootHistory`](crate::model::Lives)), durably noted; the members in the table always find
+//! follows from the one that is known ([`BootHistory`](crate::model::BootHistory)), durably noted; the members in the table always find
 //! a place. Every queue, frame and wait is bounded, and so is all that is on its way together. A broken connection hurts nothing but what was on it: messages, which raft
 //! and requests, which are answered as unknown.
 //!
