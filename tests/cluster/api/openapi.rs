@@ -12,7 +12,7 @@ crate::harness::cases![
     members_of_bodies_are_the_documented_ones,
 ];
 
-const DOCUMENT: &str = include_str!("../../src/http/api/openapi.json");
+const DOCUMENT: &str = include_str!("../../../src/http/api/openapi.json");
 const METHODS: [&str; 5] = ["get", "head", "post", "put", "delete"];
 
 fn document() -> Value {

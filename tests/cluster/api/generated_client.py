@@ -1,6 +1,6 @@
 """What a client that openapi-python-client has made does on a live node, and what the document's patterns take.
 
-Usage: PYTHONPATH=<the generated client> python generated.py <address of the node> <openapi.json>
+Usage: PYTHONPATH=<the generated client> python generated_client.py <address of the node> <openapi.json>
 """
 
 import io
@@ -101,4 +101,4 @@ def patterns():
 
 use()
 patterns()
-print("generated.py: passed")
+print("generated_client.py: passed")

@@ -15,7 +15,8 @@ fn said(output: &Output) -> String {
 
 fn a_client_generated_from_the_contract_works() {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (contract, script) = (tree.join("src/http/api/openapi.json"), tree.join("tests/cluster/generated.py"));
+    let (contract, script) =
+        (tree.join("src/http/api/openapi.json"), tree.join("tests/cluster/api/generated_client.py"));
     let generator = tool("openapi-python-client").expect("the test is ignored where it is missing");
     let bin = generator.parent().expect("a folder");
     let home = tempfile::Builder::new().prefix("huskv-client-").tempdir().expect("a folder for the client");
@@ -44,5 +45,5 @@ fn a_client_generated_from_the_contract_works() {
         .output()
         .expect("python beside the generator");
     let told = said(&used);
-    assert!(used.status.success() && told.contains("generated.py: passed"), "{told}");
+    assert!(used.status.success() && told.contains("generated_client.py: passed"), "{told}");
 }

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::cut::linked;
+use super::status::status;
 use crate::disk::{DiskFault, shim};
+use crate::failures::link_loss::linked;
+use crate::failures::snapshots::{fill, small};
 use crate::harness::{Answer, Cluster, Need, Node, Request, Setup, check, eventually, secs};
 use crate::links::State;
-use crate::snapshots::{fill, small};
-use crate::status::status;
 
 crate::harness::cases![
     a_node_that_takes_requests_is_ready_and_lives,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::full::Disk;
+use super::disk_full::Disk;
 use crate::harness::{Answer, Cluster, ELECTION, Need, Node, Request, Setup, check, eventually, member, secs};
 
 crate::harness::cases![

@@ -1,0 +1,12 @@
+//! The peer port against strangers and broken members.
+
+mod hostile_peers;
+mod rogue_member;
+mod unproven_claims;
+
+use crate::harness::Case;
+
+/// The tests of this folder.
+pub fn cases() -> Vec<Case> {
+    [hostile_peers::cases(), rogue_member::cases(), unproven_claims::cases()].into_iter().flatten().collect()
+}
