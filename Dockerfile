@@ -28,10 +28,10 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 # The dependencies are a layer of their own: they are built again only when the two files above change.
 RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
-    && CARGO_PROFILE_RELEASE_STRIP=debuginfo cargo build --release --locked && rm -r src
+    && CARGO_PROFILE_DIST_STRIP=debuginfo cargo build --profile dist --locked && rm -r src
 COPY src src
 # cargo goes by the time of a file, and a file of a checkout may be older than the stub that was built above.
-RUN touch src/lib.rs src/main.rs && CARGO_PROFILE_RELEASE_STRIP=debuginfo cargo build --release --locked
+RUN touch src/lib.rs src/main.rs && CARGO_PROFILE_DIST_STRIP=debuginfo cargo build --profile dist --locked
 
 FROM node
-COPY --from=build /build/target/release/huskv /usr/local/bin/huskv
+COPY --from=build /build/target/dist/huskv /usr/local/bin/huskv

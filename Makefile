@@ -1,8 +1,8 @@
 # Short names for what scripts/ does; each script says more.
 .PHONY: build run stop test
 
-build: ## a release build, target/release/huskv
-	cargo build --release --locked
+build: ## the binary as it is shipped, target/dist/huskv
+	cargo build --profile dist --locked
 
 run: ## three nodes in containers, until make stop; Ctrl-C ends only the logs
 	scripts/docker.sh run

@@ -28,9 +28,9 @@ trap stop_all EXIT
 trap 'exit 130' INT TERM
 
 if [ -z "${HUSKV:-}" ]; then
-    cargo build --release --locked
+    cargo build --profile dist --locked
 fi
-huskv=${HUSKV:-${CARGO_TARGET_DIR:-target}/release/huskv}
+huskv=${HUSKV:-${CARGO_TARGET_DIR:-target}/dist/huskv}
 command -v python3 >/dev/null || { echo "compare.sh: python3 is needed for the table" >&2; exit 1; }
 
 systems=(huskv)

@@ -7,7 +7,7 @@
 #        scripts/docker.sh session  on the running cluster: stops the leader's container, asks the others, starts it again
 #        scripts/docker.sh test [BINARY]
 #                                   the session and more on a cluster of its own with any free ports, all of which is
-#                                   removed afterwards. BINARY (default target/release/huskv) is not built inside, and
+#                                   removed afterwards. BINARY (default target/dist/huskv) is not built inside, and
 #                                   the base is what it is linked to, or the image that the variable BASE names
 #        scripts/docker.sh able [BINARY]
 #                                   whether this machine can do `test`; if not, one line says why and the exit code is 1
@@ -332,7 +332,7 @@ run | stop | session | test | able) ;;
 esac
 why=$(missing)
 [ -z "$why" ] || fail "$why"
-binary=${2:-${CARGO_TARGET_DIR:-target}/release/huskv}
+binary=${2:-${CARGO_TARGET_DIR:-target}/dist/huskv}
 case "$1" in
 run) run ;;
 stop) compose down ;;

@@ -33,8 +33,8 @@ def built(variable, *cargo):
     """The path of a binary: the one that the variable names, or a fresh one."""
     if variable in os.environ:
         return os.environ[variable]
-    subprocess.run(["cargo", "build", "--release", "--locked", *cargo], cwd=ROOT, check=True)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+    subprocess.run(["cargo", "build", "--profile", "dist", "--locked", *cargo], cwd=ROOT, check=True)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "dist"
     return str(target / "examples" / "bare" if cargo else target / "huskv")
 
 
