@@ -15,11 +15,22 @@ step cargo fmt --all --check
 step cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps
 if cargo nextest --version >/dev/null 2>&1; then
-    step cargo nextest run --locked -E 'not binary(sim)'
+    step cargo nextest run --locked --profile ci
 else
     step cargo test --locked --lib --bins --examples --test '*'
 fi
 step cargo test --locked --doc
+# Licences, sources, duplicate and refused crates. The advisory database comes from GitHub, which not every machine reaches.
+if cargo deny --version >/dev/null 2>&1; then
+    step cargo deny --log-level error check bans licenses sources
+    if cargo deny --log-level off fetch db; then
+        step cargo deny --log-level error check advisories
+    else
+        echo "check.sh: the advisory database cannot be had, so advisories are not checked"
+    fi
+else
+    echo "check.sh: cargo-deny is not installed, so deny.toml is not checked"
+fi
 # The simulator, optimized, and with planted bugs let in, each of which it must catch.
 step cargo test --locked --profile sim --features plant --test sim
 
