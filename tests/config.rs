@@ -4,8 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
 
-use huskv::config::{self, Config, ConfigError, Given, Source, keys::KEYS};
+use huskv::config::{self, Config, ConfigError, Given, Source, keys::KEYS, keys::Kind};
 
 const DOCUMENTED: &str = include_str!("../config/huskv.toml");
 const COMPOSE: &str = include_str!("../docker-compose.yml");
@@ -216,13 +218,38 @@ fn an_ipv6_host_is_advertised_in_brackets() {
     assert_eq!((config.host.as_str(), config.advertised(5).as_str()), ("::", "kv_1:5"));
 }
 
-#[test]
-fn the_readme_names_every_setting() {
-    let readme = include_str!("../README.md");
+/// The table of settings as `docs/configuration.md` shows it.
+fn table_of_settings() -> String {
+    let mut table = "| key | variable | default | values | meaning |\n|---|---|---|---|---|\n".to_owned();
     for key in KEYS {
-        let named = [format!("| `{}` |", key.known_as()), format!("`{}`", key.path)];
-        let found = named.iter().any(|name| readme.contains(name));
-        assert!(found && (key.short.is_none() || readme.contains(&named[0])), "{} is not in the README", key.path);
+        let values = match &key.kind {
+            Kind::Number { min, max, .. } => format!("{min} to {max}"),
+            Kind::NumberOrAuto { min, max, .. } => format!("`auto`, {min} to {max}"),
+            Kind::Port(_) => "0 to 65535".to_owned(),
+            Kind::Switch(_) => "`true`, `false`".to_owned(),
+            Kind::Text { .. } => "text".to_owned(),
+            Kind::List { .. } => "list".to_owned(),
+        };
+        let default = if key.default.is_empty() { "none".to_owned() } else { format!("`{}`", key.default) };
+        let (path, variable, help) = (key.path, key.known_as(), key.help);
+        table.push_str(&format!("| `{path}` | `{variable}` | {default} | {values} | {help} |\n"));
+    }
+    table
+}
+
+#[test]
+fn the_page_of_settings_holds_the_table() {
+    const BEGIN: &str = "<!-- The table of settings: HUSKV_REWRITE=1 cargo test --test config writes it. -->\n\n";
+    const END: &str = "\n<!-- The end of the table of settings. -->\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let page = fs::read_to_string(&path).expect("UTF-8");
+    let (before, rest) = page.split_once(BEGIN).expect("the beginning of the table is marked");
+    let (shown, after) = rest.split_once(END).expect("the end of the table is marked");
+    let table = table_of_settings();
+    if std::env::var_os("HUSKV_REWRITE").is_some() {
+        fs::write(&path, [before, BEGIN, &table, END, after].concat()).expect("writable");
+    } else {
+        assert_eq!(shown, table, "HUSKV_REWRITE=1 cargo test --test config writes it");
     }
 }
 

@@ -280,10 +280,23 @@ fn names(file: &File) -> Vec<String> {
 /// All files that the rules look at.
 fn tree_of_files() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut open: Vec<PathBuf> = ["src", "tests", "config", "scripts", ".ci"].map(|folder| root.join(folder)).into();
+    let mut open: Vec<PathBuf> = ["src", "tests", "config", "scripts", ".ci", ".config", "docs", "examples"]
+        .map(|folder| root.join(folder))
+        .into();
     let mut found = Vec::new();
-    let beside =
-        ["README.md", "SECURITY.md", "Makefile", "Dockerfile", "docker-compose.yml", ".dockerignore", ".env.example"];
+    let beside = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "Cargo.toml",
+        "deny.toml",
+        "Makefile",
+        "Dockerfile",
+        "docker-compose.yml",
+        ".dockerignore",
+        ".env.example",
+    ];
     open.extend(beside.map(|file| root.join(file)));
     while let Some(path) = open.pop() {
         if path.is_dir() {

@@ -14,11 +14,14 @@
 
 use std::process::ExitCode;
 
-// Only a part of it is of use here.
 mod api;
+// Only a part of it is of use here.
 #[allow(dead_code)]
 #[path = "../faults/disk.rs"]
 mod disk;
+// Only a part of the page that it shares is of use here.
+#[allow(dead_code)]
+mod docs;
 mod failures;
 mod harness;
 mod membership;
@@ -31,7 +34,14 @@ mod links;
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
-    let cases = [operations::cases(), api::cases(), membership::cases(), peer_port::cases(), failures::cases()];
+    let cases = [
+        operations::cases(),
+        api::cases(),
+        docs::cases(),
+        membership::cases(),
+        peer_port::cases(),
+        failures::cases(),
+    ];
     let trials = cases.into_iter().flatten().map(harness::Case::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

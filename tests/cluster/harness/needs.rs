@@ -19,6 +19,9 @@ pub enum Need {
     /// A C compiler, which only the fault suite needs.
     #[allow(dead_code)]
     Cc,
+    /// curl and bash, which the documents' sessions need.
+    #[allow(dead_code)]
+    Curl,
     /// A generator of clients, which `scripts/tools.sh` installs.
     OpenapiClient,
     /// kubectl, and a checker of manifests, which `scripts/tools.sh` installs; only `tests/docker.rs` needs them.
@@ -42,6 +45,7 @@ impl Need {
         match self {
             Self::Strace => (!*STRACE.get_or_init(can_trace)).then_some("needs strace"),
             Self::Cc => (!*CC.get_or_init(|| succeeds(Command::new("cc").arg("--version")))).then_some("needs cc"),
+            Self::Curl => (tool("curl").is_none() || tool("bash").is_none()).then_some("needs curl and bash"),
             Self::OpenapiClient => tool("openapi-python-client")
                 .is_none()
                 .then_some("needs openapi-python-client (scripts/tools.sh installs it)"),

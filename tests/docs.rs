@@ -1,0 +1,165 @@
+//! The documents as files: lengths, links, and that every command line is one that a test runs.
+//!
+//! Why: a page that nobody holds to the tree is wrong after the third change.
+//!
+//! See also: `tests/cluster/docs`, which runs the pages' sessions on real nodes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+// Directives are for the sessions.
+#[allow(dead_code)]
+#[path = "support/page.rs"]
+mod page;
+
+use page::{Piece, pages, pieces, root};
+
+/// The most lines of the README.
+const MOST_README: usize = 250;
+
+/// The most lines of any other page.
+const MOST_PAGE: usize = 499;
+
+/// Every page: its name from the root, and its text.
+fn read() -> Vec<(String, String)> {
+    let name = |path: &Path| path.strip_prefix(root()).expect("below the root").display().to_string();
+    pages().iter().map(|path| (name(path), fs::read_to_string(path).expect("UTF-8"))).collect()
+}
+
+/// What GitHub makes of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut inside = false;
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        inside ^= line.starts_with("```");
+        if let Some(heading) = line.strip_prefix('#').filter(|_| !inside) {
+            found.insert(anchor(heading.trim_start_matches('#')));
+        }
+    }
+    found
+}
+
+/// The targets of a page's links, outside of code blocks.
+fn links(text: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        inside ^= line.starts_with("```");
+        for (at, _) in line.match_indices("](").filter(|_| !inside) {
+            let target = line[at + 2..].split(')').next().unwrap_or_default();
+            found.push(target.to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn pages_are_short_enough_to_be_read() {
+    for (name, text) in read() {
+        let most = if name == "README.md" { MOST_README } else { MOST_PAGE };
+        assert!(text.lines().count() <= most, "{name}: {} lines, at most {most}", text.lines().count());
+    }
+}
+
+#[test]
+fn links_lead_to_files_and_headings_that_exist() {
+    assert_eq!(anchor(" The `huskv` client, in short"), "the-huskv-client-in-short");
+    for (name, text) in read() {
+        for link in links(&text).iter().filter(|link| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => root().join(&name),
+                file => root().join(&name).parent().expect("a file has a folder").join(file),
+            };
+            assert!(target.exists(), "{name}: {link}");
+            if !heading.is_empty() {
+                let target = fs::read_to_string(&target).expect("UTF-8");
+                assert!(anchors(&target).contains(heading), "{name}: no heading for {link}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_page_is_linked_from_the_readme() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("UTF-8");
+    for (name, _) in read().iter().filter(|(name, _)| name != "README.md") {
+        assert!(links(&readme).contains(name), "README.md has no link to {name}");
+    }
+}
+
+/// All Rust code of `src` and `tests`.
+fn code() -> String {
+    let mut open = vec![root().join("src"), root().join("tests")];
+    let mut code = String::new();
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(&path).expect("readable").map(|entry| entry.expect("readable").path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            code.push_str(&fs::read_to_string(&path).expect("UTF-8"));
+        }
+    }
+    code
+}
+
+/// What a command line names and does not exist: scripts, cargo targets, tests, planted bugs.
+fn unknown_names(text: &str) -> Vec<String> {
+    let words: Vec<&str> = text.lines().flat_map(str::split_whitespace).collect();
+    let tests = text.split("test(").skip(1).filter_map(|rest| rest.split(')').next());
+    let mut unknown: Vec<String> =
+        tests.filter(|test| !code().contains(&format!("fn {test}("))).map(str::to_owned).collect();
+    for (at, word) in words.iter().enumerate() {
+        let next = words.get(at + 1).copied().unwrap_or_default();
+        let file = match *word {
+            "fuzz" if next == "run" => {
+                format!("fuzz/fuzz_targets/{}", words.get(at + 2).copied().unwrap_or_default())
+            }
+            "--test" => format!("tests/{next}"),
+            "--example" => format!("examples/{next}"),
+            "--bench" => format!("benches/{next}"),
+            "--plant" if next != "list" && next != "NAME" => {
+                let plants = fs::read_to_string(root().join("src/plant.rs")).expect("UTF-8");
+                if !plants.contains(&format!("\"{next}\"")) {
+                    unknown.push(format!("the planted bug {next}"));
+                }
+                continue;
+            }
+            word if word.starts_with("scripts/") || word.starts_with("config/") => word.to_owned(),
+            _ => continue,
+        };
+        if !root().join(&file).exists() && !root().join(format!("{file}.rs")).exists() {
+            unknown.push(file);
+        }
+    }
+    unknown
+}
+
+#[test]
+fn command_lines_outside_of_a_session_name_the_test_that_runs_them() {
+    let mut shown = 0;
+    for (name, text) in read() {
+        let all = pieces(&text);
+        let has_session = all.iter().any(|piece| matches!(piece, Piece::Directive { name, .. } if name == "session"));
+        for piece in &all {
+            let Piece::Block { line, language, tags, text } = piece else { continue };
+            if language != "sh" {
+                continue;
+            }
+            shown += 1;
+            assert!(has_session || !tags.is_empty(), "{name}:{line}: no session runs it, and it names no test");
+            for tag in tags {
+                let path = tag.strip_prefix("in=").unwrap_or_else(|| panic!("{name}:{line}: {tag}"));
+                assert!(root().join(path).exists(), "{name}:{line}: there is no {path}");
+            }
+            let unknown = unknown_names(text);
+            assert!(unknown.is_empty(), "{name}:{line}: {unknown:?}");
+        }
+    }
+    assert!(shown > 40, "the blocks were not found: {shown}");
+}
