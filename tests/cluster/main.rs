@@ -22,6 +22,7 @@ mod disk;
 // Only a part of the page that it shares is of use here.
 #[allow(dead_code)]
 mod docs;
+mod examples;
 mod failures;
 mod harness;
 mod membership;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         operations::cases(),
         api::cases(),
         docs::cases(),
+        examples::cases(),
         membership::cases(),
         peer_port::cases(),
         failures::cases(),
