@@ -71,6 +71,15 @@ impl Session {
             self.type_in("the session", &format!("curl -X POST localhost:2221/raft/join -d '{body}'\n"));
             self.expect("the session", None, &format!("{{\"data\":{{\"num_peers\":\"{}\"}}}}\n", n - 1));
         }
+        // The answer to a join says what the leader has applied; the others follow.
+        for address in [2221, 2222, 2223].map(|port| format!("127.0.0.1:{}", self.ports[&port])) {
+            eventually(ELECTION, format!("{address} has applied the joins"), || {
+                let request = Request::new("GET", "/raft/stats").within(secs(2));
+                let answer = request.send(&address).map_err(|error| error.to_string())?;
+                let stats = answer.data();
+                check(stats["voters"] == 3 && stats["applied_index"] == "6", stats)
+            });
+        }
     }
 
     /// Ends the process of a node, as a power cut does; `node3` runs in terminal 3.
