@@ -87,6 +87,32 @@ fn links_lead_to_files_and_headings_that_exist() {
 }
 
 #[test]
+fn files_that_the_prose_names_exist() {
+    for (name, text) in read() {
+        // Every second piece stands between backticks.
+        for span in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            let path = span.split_whitespace().next().unwrap_or_default();
+            let folders = ["src/", "tests/", "scripts/", "docs/", "config/", "fuzz/", "benches/", "examples/"];
+            if folders.iter().any(|folder| path.starts_with(folder)) {
+                let beside = ["", ".rs", ".md"].map(|ending| root().join(format!("{path}{ending}")));
+                assert!(beside.iter().any(|file| file.exists()), "{name}: {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_planted_bugs_of_the_table_are_those_of_the_source() {
+    let page = fs::read_to_string(root().join("docs/testing.md")).expect("UTF-8");
+    let plants = fs::read_to_string(root().join("src/plant.rs")).expect("UTF-8");
+    let rows = page.lines().filter(|line| line.contains("| simulator |") || line.contains("| a scenario |"));
+    let named: BTreeSet<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    let known: BTreeSet<&str> = plants.split('"').skip(1).step_by(2).filter(|text| text.contains('-')).collect();
+    let unknown: Vec<_> = named.difference(&known).collect();
+    assert!(named.len() > 20 && unknown.is_empty(), "not in src/plant.rs: {unknown:?}");
+}
+
+#[test]
 fn every_page_is_linked_from_the_readme() {
     let readme = fs::read_to_string(root().join("README.md")).expect("UTF-8");
     for (name, _) in read().iter().filter(|(name, _)| name != "README.md") {
