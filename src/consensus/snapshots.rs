@@ -16,7 +16,8 @@ use raft::SnapshotStatus;
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 use slog::{info, warn};
 
-use super::driver::{Driver, Phase};
+use super::core::Phase;
+use super::driver::Driver;
 use super::input::{InstallError, Reply};
 use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal};
@@ -82,11 +83,11 @@ impl Driver {
     }
 
     fn begin_cut(&mut self) -> Result<(), Error> {
-        let mark = self.state_machine.applied();
-        info!(self.log, "snapshot begun"; "index" => mark.0);
-        self.snapshots.syncing = Some((mark, self.now));
-        let db = self.state_machine.db()?;
-        self.background.sync(db, mark);
+        let mark = self.core.state_machine.applied();
+        info!(self.core.log, "snapshot begun"; "index" => mark.0);
+        self.snapshots.syncing = Some((mark, self.core.now));
+        let db = self.core.state_machine.db()?;
+        self.core.background.sync(db, mark);
         Ok(())
     }
 
@@ -97,13 +98,13 @@ impl Driver {
         let Some((_, began)) = self.snapshots.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         self.snapshots.syncing = None;
         let behind = self.keep_from(mark.0);
-        let log = self.raw.mut_store();
+        let log = self.core.raw.mut_store();
         let hard_state = log.hard_state.clone();
         log.journal.note_snapshot(mark.0, mark.1);
         log.journal.append(&[], &hard_state)?;
         log.journal.sync()?;
         self.snapshots.compact_to = self.snapshots.compact_to.max(behind);
-        info!(self.log, "snapshot ended"; "index" => mark.0, "term" => mark.1, "ms" => self.now.saturating_sub(began));
+        info!(self.core.log, "snapshot ended"; "index" => mark.0, "term" => mark.1, "ms" => self.core.now.saturating_sub(began));
         for (_, reply) in std::mem::take(&mut self.snapshots.waiting) {
             reply(Ok(()));
         }
@@ -113,9 +114,9 @@ impl Driver {
     /// Up to where the log behind a cut at `mark` can go: a tail is kept for slow followers, bounded by entries and, so that
     /// large values do not fill the disk, by the bytes between two cuts.
     fn keep_from(&self, mark: u64) -> u64 {
-        let journal = &self.raw.store().journal;
-        let bound = journal.bytes_after(mark) + self.options.snapshot_every_bytes;
-        let (mut low, mut high) = (mark.saturating_sub(self.options.snapshot_keep_entries), mark);
+        let journal = &self.core.raw.store().journal;
+        let bound = journal.bytes_after(mark) + self.core.options.snapshot_every_bytes;
+        let (mut low, mut high) = (mark.saturating_sub(self.core.options.snapshot_keep_entries), mark);
         while low < high {
             let middle = low + (high - low) / 2;
             if journal.bytes_after(middle) > bound { low = middle + 1 } else { high = middle }
@@ -128,15 +129,16 @@ impl Driver {
         if let Some((to, reason)) = self.snapshots.stillborn.take() {
             self.stream_ended(to, Err(reason));
         }
-        let (mark, _) = self.raw.store().journal.snapshot();
-        let entries = self.state_machine.applied().0.saturating_sub(mark);
-        let due = entries >= self.options.snapshot_every_entries
-            || (entries > 0 && self.raw.store().journal.bytes_after(mark) >= self.options.snapshot_every_bytes);
+        let (mark, _) = self.core.raw.store().journal.snapshot();
+        let entries = self.core.state_machine.applied().0.saturating_sub(mark);
+        let due = entries >= self.core.options.snapshot_every_entries
+            || (entries > 0
+                && self.core.raw.store().journal.bytes_after(mark) >= self.core.options.snapshot_every_bytes);
         let wanted = due || !self.snapshots.waiting.is_empty();
-        if wanted && self.snapshots.syncing.is_none() && self.phase == Phase::Member {
+        if wanted && self.snapshots.syncing.is_none() && self.core.phase == Phase::Member {
             self.begin_cut()?;
         }
-        let now = self.now;
+        let now = self.core.now;
         for (_, reply) in self.snapshots.waiting.extract_if(.., |(deadline, _)| *deadline <= now) {
             reply(Err(Refusal::unknown(Code::Timeout, "the snapshot was not taken before the deadline; it goes on")));
         }
@@ -150,14 +152,14 @@ impl Driver {
         let mut target = self.snapshots.compact_to;
         let copy = self.snapshots.stream.as_ref().map(|stream| stream.index);
         let after = self.snapshots.pinned.map(|(index, _)| index);
-        let is_tight = self.own_space().is_some_and(DiskSpace::is_nearly_full);
+        let is_tight = self.core.own_space().is_some_and(DiskSpace::is_nearly_full);
         for pin in [copy, after].into_iter().flatten() {
-            if !is_tight && self.raw.store().journal.bytes_after(pin) < PIN_BYTES {
+            if !is_tight && self.core.raw.store().journal.bytes_after(pin) < PIN_BYTES {
                 target = target.min(pin);
             }
         }
-        if target >= self.raw.store().journal.first_index() {
-            self.raw.mut_store().journal.compact(target, RECORDS_PER_TURN)?;
+        if target >= self.core.raw.store().journal.first_index() {
+            self.core.raw.mut_store().journal.compact(target, RECORDS_PER_TURN)?;
         }
         Ok(())
     }
@@ -165,16 +167,16 @@ impl Driver {
     /// Raft has offered a follower a snapshot: the copy begins.
     pub(crate) fn begin_stream(&mut self, message: Message) -> Result<(), Error> {
         let to = message.to;
-        let (token, index) = (self.token(), self.state_machine.applied().0);
-        self.snapshots.stream = Some(Stream { token, to, index, began: self.now });
-        match self.data_dir.engine().scratch() {
+        let (token, index) = (self.core.token(), self.core.state_machine.applied().0);
+        self.snapshots.stream = Some(Stream { token, to, index, began: self.core.now });
+        match self.core.data_dir.engine().scratch() {
             Ok(scratch) => {
                 // What fails here is a write to the tree, not the copy: it poisons like any other.
-                let bound = SpoolBound::on(self.data_dir.engine(), self.options.snapshot_spool_bytes);
-                let (spooler, reader) = self.state_machine.begin_cut(scratch, bound)?;
-                info!(self.log, "copy for a follower begun"; "to" => self.name_of(to), "index" => index);
-                self.background.spool(token, spooler);
-                self.outbox.stream(to, message, reader);
+                let bound = SpoolBound::on(self.core.data_dir.engine(), self.core.options.snapshot_spool_bytes);
+                let (spooler, reader) = self.core.state_machine.begin_cut(scratch, bound)?;
+                info!(self.core.log, "copy for a follower begun"; "to" => self.core.name_of(to), "index" => index);
+                self.core.background.spool(token, spooler);
+                self.core.outbox.stream(to, message, reader);
             }
             Err(failure) => self.snapshots.stillborn = Some((to, failure.to_string())),
         }
@@ -190,52 +192,52 @@ impl Driver {
             return Ok(());
         }
         if let Err(failure) = result {
-            warn!(self.log, "a copy for a follower failed"; "error" => %failure);
-            self.state_machine.abort_cut();
+            warn!(self.core.log, "a copy for a follower failed"; "error" => %failure);
+            self.core.state_machine.abort_cut();
             return Ok(());
         }
-        self.state_machine.end_cut()
+        self.core.state_machine.end_cut()
     }
 
     /// The stream of a copy has ended, well or not.
     pub(crate) fn stream_ended(&mut self, to: u64, result: Result<SnapshotMetadata, String>) {
         let Some(Stream { began, .. }) = self.snapshots.stream.take_if(|stream| stream.to == to) else { return };
-        self.state_machine.abort_cut();
-        self.raw.mut_store().streaming.set(false);
-        let (name, ms) = (self.name_of(to), self.now.saturating_sub(began));
+        self.core.state_machine.abort_cut();
+        self.core.raw.mut_store().streaming.set(false);
+        let (name, ms) = (self.core.name_of(to), self.core.now.saturating_sub(began));
         match result {
             Ok(metadata) => {
-                info!(self.log, "copy for a follower ended"; "to" => name, "index" => metadata.index, "ms" => ms);
+                info!(self.core.log, "copy for a follower ended"; "to" => name, "index" => metadata.index, "ms" => ms);
                 self.snapshots.failures.remove(&to);
-                self.raw.mut_store().not_before.remove(&to);
-                self.snapshots.pinned = Some((metadata.index, self.now + PIN_AFTER));
-                self.raw.report_snapshot(to, SnapshotStatus::Finish);
+                self.core.raw.mut_store().not_before.remove(&to);
+                self.snapshots.pinned = Some((metadata.index, self.core.now + PIN_AFTER));
+                self.core.raw.report_snapshot(to, SnapshotStatus::Finish);
             }
             Err(reason) => {
                 let failures = self.snapshots.failures.entry(to).or_default();
                 let pause = (PAUSES.0 << (*failures).min(6)).min(PAUSES.1);
                 *failures += 1;
-                warn!(self.log, "copy for a follower failed"; "to" => name, "reason" => reason, "ms" => ms, "next_in_ms" => pause);
-                let until = self.now + pause;
-                self.raw.mut_store().not_before.insert(to, until);
-                self.raw.report_snapshot(to, SnapshotStatus::Failure);
+                warn!(self.core.log, "copy for a follower failed"; "to" => name, "reason" => reason, "ms" => ms, "next_in_ms" => pause);
+                let until = self.core.now + pause;
+                self.core.raw.mut_store().not_before.insert(to, until);
+                self.core.raw.report_snapshot(to, SnapshotStatus::Failure);
             }
         }
     }
 
     /// A peer wants to send a copy. Nobody but the leader has a reason to.
     pub(crate) fn receive(&mut self, from: u64, reply: Reply<Result<Reception, InstallError>>) {
-        if !matches!(self.phase, Phase::Member | Phase::Joining) || self.stop_by.is_some() {
+        if !matches!(self.core.phase, Phase::Member | Phase::Joining) || self.core.stop_by.is_some() {
             return reply(Err(InstallError("this node takes no copy now".into())));
         }
-        if from != self.raw.raft.leader_id {
-            warn!(self.log, "a copy is refused"; "from" => self.name_of(from), "reason" => "it is not the leader");
+        if from != self.core.raw.raft.leader_id {
+            warn!(self.core.log, "a copy is refused"; "from" => self.core.name_of(from), "reason" => "it is not the leader");
             return reply(Err(InstallError("a copy is taken from the present leader alone".into())));
         }
-        info!(self.log, "receiving a copy"; "from" => self.name_of(from));
+        info!(self.core.log, "receiving a copy"; "from" => self.core.name_of(from));
         self.copy_arrives();
-        reply(self.data_dir.receive().map_err(|failure| {
-            warn!(self.log, "a copy cannot be received"; "error" => %failure);
+        reply(self.core.data_dir.receive().map_err(|failure| {
+            warn!(self.core.log, "a copy cannot be received"; "error" => %failure);
             InstallError(failure.to_string())
         }));
     }
@@ -247,12 +249,12 @@ impl Driver {
         received: Received,
         reply: Reply<Result<(), InstallError>>,
     ) -> Result<(), Error> {
-        let fits = message.get_msg_type() == MessageType::MsgSnapshot && message.to == self.raft_id();
+        let fits = message.get_msg_type() == MessageType::MsgSnapshot && message.to == self.core.raft_id();
         if fits {
-            self.turn(self.now)?;
+            self.turn(self.core.now)?;
         }
         // The turn may have removed this node.
-        let takes = matches!(self.phase, Phase::Member | Phase::Joining) && self.stop_by.is_none();
+        let takes = matches!(self.core.phase, Phase::Member | Phase::Joining) && self.core.stop_by.is_none();
         let refusal = if !fits || !takes || self.installing.is_some() {
             Some("this node takes no copy now")
         } else if !self.believes(&message)? {
@@ -261,19 +263,19 @@ impl Driver {
             None
         };
         if let Some(refusal) = refusal {
-            self.discard(received);
+            self.core.discard(received);
             reply(Err(InstallError(refusal.into())));
             return Ok(());
         }
-        self.contact.insert(message.from, self.now);
+        self.live.contact.insert(message.from, self.core.now);
         let metadata = message.get_snapshot().get_metadata().clone();
         self.installing = Some((received, reply));
-        let stepped = self.raw.step(message);
-        let offered = self.raw.snap().is_some_and(|snapshot| snapshot.get_metadata() == &metadata);
+        let stepped = self.core.raw.step(message);
+        let offered = self.core.raw.snap().is_some_and(|snapshot| snapshot.get_metadata() == &metadata);
         if !offered && let Some((received, reply)) = self.installing.take() {
-            self.discard(received);
-            let behind =
-                self.state_machine.applied().0 < metadata.index && self.raw.raft.raft_log.committed < metadata.index;
+            self.core.discard(received);
+            let behind = self.core.state_machine.applied().0 < metadata.index
+                && self.core.raw.raft.raft_log.committed < metadata.index;
             let detail = format!("raft did not take the copy at {}: {stepped:?}", metadata.index);
             reply(if behind { Err(InstallError(detail)) } else { Ok(()) });
         }
@@ -282,6 +284,6 @@ impl Driver {
             // change from before must not be made to that one.
             self.committed.clear();
         }
-        self.turn(self.now)
+        self.turn(self.core.now)
     }
 }

@@ -18,11 +18,13 @@ use slog::{Logger, error, warn};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::core::background::Background;
+use super::core::turn_budget::TURN;
 use super::driver::Driver;
-use super::driver::background::Background;
-use super::driver::turn_budget::TURN;
+use super::handle::{Clock, Handle, Inbox, Names};
 use super::input::Input;
-use super::{Clock, Handle, Inbox, Names, Options, Outbox};
+use super::options::Options;
+use super::outbox::Outbox;
 use crate::model::Millis;
 use crate::storage::{DataDir, Db, Engine, Error, Incarnation, Spooled, Spooler};
 
@@ -74,7 +76,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     let tick = Duration::from_millis(options.tick_ms);
     let background = Threads { handle, clock, log: log.clone() };
     let mut driver = Driver::new(data_dir, incarnation, outbox, Box::new(background), options, log.clone(), raft_log)?;
-    driver.tell(inbox.feed.clone());
+    driver.set_feed(inbox.feed.clone());
     driver.unsent = inbox.unsent.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
         what: "cannot start the consensus thread".into(),

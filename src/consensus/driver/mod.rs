@@ -11,74 +11,47 @@
 //! `joiner`, `incarnation`), what an entry holds (`entry_codec`), raft's settings (`raft_config`), copies and compaction (`snapshots`),
 //! the cluster's time (`cluster_clock`), what of a message is believed (`term_bound`, `verification`), the thread (`task`).
 
-pub(crate) mod background;
 pub(crate) mod ready;
-pub(crate) mod turn_budget;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use raft::StateRole;
 use raft::eraftpb::{Entry, Message, MessageType};
-use raft::{RawNode, StateRole};
-use slog::{Logger, info, warn};
+use slog::{Logger, info};
 
+use super::core::background::Background;
+use super::core::client_request::{ClientRequest, stopping};
+use super::core::{Core, Parts, Phase};
 use super::input::{Input, InstallError, Reply};
+use super::liveness::Liveness;
 use super::liveness::identities::Identities;
-use super::liveness::peer_contact::PeerContact;
 use super::liveness::readiness::Lag;
 use super::liveness::stalled_followers::StalledFollowers;
 use super::membership::Membership;
 use super::membership::joiner::Joiner;
+use super::options::Options;
+use super::outbox::Outbox;
 use super::proposals::Proposals;
 use super::proposals::cluster_clock::ClusterClock;
 use super::proposals::disk_space::VoterDiskSpace;
-use super::raft_node::raft_config::raw_node;
-use super::raft_node::raft_storage::RaftStorage;
-use super::raft_node::term_bound::TermBound;
 use super::reads::unsent::UnsentResults;
 use super::reads::{Reader, Reads, Wanted};
 use super::snapshots::Snapshots;
 use super::verification::Verification;
 use super::verification::commit_discovery::CommitDiscovery;
 use super::verification::digests::Digests;
-use super::{Options, Outbox};
+use super::verification::term_bound::TermBound;
 use crate::changefeed::ChangeFeed;
-use crate::model::Millis;
-use crate::model::{List, Page};
-use crate::storage::{DataDir, Error, Incarnation, Received, StateMachine};
-use background::Background;
-use turn_budget::TurnBudget;
-
-/// What the node is busy being.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// Pristine, and waiting to be taken by a cluster or told to begin one.
-    Forming,
-    /// Taken by a cluster from which nothing has arrived yet.
-    Joining,
-    /// A member of its cluster, be it the only one.
-    Member,
-    /// Removed from its cluster.
-    Removed,
-}
+use crate::model::{List, Millis, Page};
+use crate::storage::{DataDir, Error, Incarnation, Received};
 
 /// One node's consensus.
 pub struct Driver {
-    pub(crate) raw: RawNode<RaftStorage>,
-    pub(crate) state_machine: StateMachine,
-    pub(crate) data_dir: DataDir,
-    pub(crate) outbox: Box<dyn Outbox>,
-    pub(crate) background: Box<dyn Background>,
-    pub(crate) options: Options,
-    pub(crate) log: Logger,
-    pub(crate) raft_log: Logger,
-    pub(crate) now: Millis,
+    pub(crate) core: Core,
+    pub(crate) live: Liveness,
     /// When raft's clock ticked last.
     ticked: Millis,
-    pub(crate) budget: TurnBudget,
-    pub(crate) phase: Phase,
-    /// Set by [`Input::Stop`]: when to stop at the latest.
-    pub(crate) stop_by: Option<Millis>,
     pub(crate) proposals: Proposals,
     pub(crate) reads: Reads,
     pub(crate) membership: Membership,
@@ -88,20 +61,12 @@ pub struct Driver {
     /// Entries that are committed and not applied yet.
     pub(crate) committed: VecDeque<Entry>,
     pub(crate) time: ClusterClock,
-    /// Since when this node leads.
-    pub(crate) led_since: Option<Millis>,
-    /// When a leader was last heard, or this node last led.
-    pub(crate) leader_seen: Option<Millis>,
-    /// When each peer was last heard.
-    pub(crate) contact: BTreeMap<u64, Millis>,
-    pub(crate) peer_contact: PeerContact,
     /// A copy that has arrived, between the step of its message and the turn that takes it.
     pub(crate) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
     pub(crate) seen: Seen,
     /// A membership entry that is not committed yet has at most this index.
     pub(crate) pending_change: u64,
-    pub(crate) feed: Arc<ChangeFeed>,
     /// When the refusal of a message was logged last.
     pub(crate) append_refused: Option<Millis>,
     pub(crate) term_bound: TermBound,
@@ -109,12 +74,9 @@ pub struct Driver {
     pub(crate) verification: Verification,
     pub(crate) digests: Digests,
     pub(crate) voter_disk_space: VoterDiskSpace,
-    /// What is not in use any more, to be dropped off the loop.
-    pub(crate) unused: Vec<Box<dyn Send>>,
     pub(crate) stalled_followers: StalledFollowers,
     pub(crate) lag: Lag,
     pub(crate) unsent: UnsentResults,
-    next_token: u64,
 }
 
 /// Role, leader and term as they were.
@@ -126,7 +88,7 @@ pub(crate) struct Seen {
 }
 
 impl Driver {
-    /// A driver for an opened volume; nothing is sent or written before the first turn.
+    /// A driver for an opened data directory; nothing is sent or written before the first turn.
     ///
     /// # Errors
     /// [`Error`] where raft refuses what lies on the disk.
@@ -139,24 +101,13 @@ impl Driver {
         log: Logger,
         raft_log: Logger,
     ) -> Result<Self, Error> {
-        let raft_id = data_dir.identity().raft_id;
-        let (raw, state_machine) = raw_node(raft_id, incarnation, &options, &log, &raft_log)?;
-        let nonce = (raft_id, options.nonce);
+        let nonce = (data_dir.identity().raft_id, options.nonce);
+        let core = Core::new(Parts { data_dir, incarnation, outbox, background, options, log, raft_log })?;
         let mut driver = Self {
-            seen: Seen { role: StateRole::Follower, leader: 0, term: raw.raft.term },
-            raw,
-            state_machine,
-            data_dir,
-            outbox,
-            background,
-            options,
-            log,
-            raft_log,
-            now: 0,
+            seen: Seen { role: StateRole::Follower, leader: 0, term: core.raw.raft.term },
+            core,
+            live: Liveness::default(),
             ticked: 0,
-            budget: TurnBudget::default(),
-            phase: Phase::Member,
-            stop_by: None,
             proposals: Proposals::default(),
             reads: Reads::new(nonce),
             membership: Membership::default(),
@@ -165,34 +116,26 @@ impl Driver {
             snapshots: Snapshots::default(),
             committed: VecDeque::new(),
             time: ClusterClock::default(),
-            led_since: None,
-            leader_seen: None,
-            contact: BTreeMap::new(),
-            peer_contact: PeerContact::default(),
             installing: None,
             pending_change: 0,
-            feed: Arc::default(),
             append_refused: None,
             term_bound: TermBound::default(),
             commit_discovery: CommitDiscovery::default(),
             verification: Verification::default(),
             digests: Digests::default(),
             voter_disk_space: VoterDiskSpace::default(),
-            unused: Vec::new(),
             stalled_followers: StalledFollowers::default(),
             lag: Lag::default(),
             unsent: UnsentResults::default(),
-            next_token: 0,
         };
-        driver.feed.begin(driver.state_machine.applied().0, driver.options.history);
-        driver.phase = driver.phase_of_incarnation();
+        driver.core.phase = driver.phase_of_incarnation();
         Ok(driver)
     }
 
     /// The events of what this node applies from its start on.
     #[must_use]
     pub fn feed(&self) -> &Arc<ChangeFeed> {
-        &self.feed
+        &self.core.feed
     }
 
     /// A page of what this node has applied, whoever waits for what.
@@ -200,13 +143,13 @@ impl Driver {
     /// # Errors
     /// [`Error`] for damage.
     pub fn list(&self, list: &List) -> Result<Page, Error> {
-        self.state_machine.list(list)
+        self.core.state_machine.list(list)
     }
 
     /// Tells `feed` of what is applied from now on.
-    pub(crate) fn tell(&mut self, feed: Arc<ChangeFeed>) {
-        feed.begin(self.state_machine.applied().0, self.options.history);
-        self.feed = feed;
+    pub(crate) fn set_feed(&mut self, feed: Arc<ChangeFeed>) {
+        feed.begin(self.core.state_machine.applied().0, self.core.options.history);
+        self.core.feed = feed;
     }
 
     /// What comes before the first input: peers become known, garbage goes, what was left of the last life is finished,
@@ -215,35 +158,13 @@ impl Driver {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn start(&mut self, now: Millis) -> Result<(), Error> {
-        self.at(now);
+        self.core.at(now);
         self.joiner.waits_since = now;
-        self.publish();
-        self.discard_garbage()?;
+        self.core.publish();
+        self.core.discard_garbage()?;
         self.turn(now)?;
-        self.campaign_if_alone();
+        self.core.campaign_if_alone();
         self.turn(now)
-    }
-
-    /// Lets a lone voter lead without waiting for a timeout that nobody else could end.
-    pub(crate) fn campaign_if_alone(&mut self) {
-        if self.phase == Phase::Member
-            && self.raw.raft.state == StateRole::Follower
-            && self.conf_voters() == [self.raft_id()]
-            && let Err(error) = self.raw.campaign()
-        {
-            warn!(self.log, "cannot campaign"; "error" => %error);
-        }
-    }
-
-    /// The time is `now`, or later where more has passed already.
-    pub(crate) fn at(&mut self, now: Millis) {
-        self.now = self.now.max(now);
-        self.raw.mut_store().now = self.now;
-    }
-
-    /// Takes in how much time has passed since the turn began.
-    pub(crate) fn pass(&mut self) {
-        self.at(self.budget.time(self.background.now()));
     }
 
     /// Lets one tick of raft's clock pass, and ends what has waited too long. A leader makes up for ticks that it has
@@ -252,13 +173,14 @@ impl Driver {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn tick(&mut self, now: Millis) -> Result<(), Error> {
-        self.at(now);
-        self.data_dir.engine().check()?;
-        let missed = self.now.saturating_sub(std::mem::replace(&mut self.ticked, self.now)) / self.options.tick_ms;
-        let most = if self.leads() { self.options.heartbeat_ticks as u64 } else { 1 };
+        self.core.at(now);
+        self.core.data_dir.engine().check()?;
+        let missed = self.core.now.saturating_sub(std::mem::replace(&mut self.ticked, self.core.now))
+            / self.core.options.tick_ms;
+        let most = if self.core.leads() { self.core.options.heartbeat_ticks as u64 } else { 1 };
         for _ in 0..missed.clamp(1, most.max(1)) {
-            if self.phase == Phase::Member && !self.verification.holds_raft() {
-                self.raw.tick();
+            if self.core.phase == Phase::Member && !self.verification.holds_raft() {
+                self.core.raw.tick();
             }
         }
         self.tick_verification()?;
@@ -277,7 +199,7 @@ impl Driver {
     /// Whether another turn has something to do even if nothing comes in.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        (self.phase != Phase::Removed && self.raw.has_ready())
+        (self.core.phase != Phase::Removed && self.core.raw.has_ready())
             || !self.committed.is_empty()
             || self.any_proposable()
             || self.any_read_ready()
@@ -286,7 +208,7 @@ impl Driver {
     /// A sum over everything that was applied: equal on all nodes at the same applied index.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        self.state_machine.digest()
+        self.core.state_machine.digest()
     }
 
     /// Takes one input in at the time `now`, which is that of the call: inputs may have waited for a disk or for a process
@@ -295,10 +217,10 @@ impl Driver {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn handle(&mut self, now: Millis, input: Input) -> Result<(), Error> {
-        self.at(now);
+        self.core.at(now);
         match input {
             Input::Request { request, deadline, hop, to, reply } => {
-                let waiting = super::proposals::ClientRequest { request, deadline, hop, doubt: false, reply };
+                let waiting = ClientRequest { request, deadline, hop, doubt: false, reply };
                 self.take_request(waiting, to);
             }
             Input::Read { key, consistency, bounds, deadline, reply } => {
@@ -315,8 +237,8 @@ impl Driver {
             Input::Step(message) => self.step_checked(*message)?,
             Input::Counted { input, .. } => self.handle(now, *input)?,
             Input::PeerUp(raft_id) => self.identity_agreed(raft_id),
-            Input::PeerDown(raft_id) => self.peer_down(raft_id),
-            Input::Heard { from, follows } => self.heard(from, follows),
+            Input::PeerDown(raft_id) => self.core.peer_down(raft_id),
+            Input::Heard { from, follows } => self.live.heard(&self.core, from, follows),
             Input::Forwarded { token, result } => self.forward_ended(token, result),
             Input::Identified { token, result } => self.identified(token, result)?,
             Input::AdoptAnswered { token, result } => self.adopt_answered(token, result),
@@ -342,9 +264,10 @@ impl Driver {
     /// Whether the loop may end: it was told to stop, and nothing is left to wait for.
     #[must_use]
     pub fn stopped(&self) -> bool {
-        self.stop_by.is_some_and(|until| {
-            let leads_others = self.leads() && self.successor().is_some() && self.phase == Phase::Member;
-            self.now >= until || !(leads_others || self.proposals.any_undecided())
+        self.core.stop_by.is_some_and(|until| {
+            let leads_others =
+                self.core.leads() && self.live.successor(&self.core).is_some() && self.core.phase == Phase::Member;
+            self.core.now >= until || !(leads_others || self.proposals.any_undecided())
         })
     }
 
@@ -353,74 +276,69 @@ impl Driver {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn finish(&mut self) -> Result<(), Error> {
-        self.refuse_everything(super::proposals::stopping);
-        self.state_machine.abort_cut();
-        self.raw.mut_store().journal.sync()?;
-        self.state_machine.db()?.sync()
+        self.refuse_everything(stopping);
+        self.core.state_machine.abort_cut();
+        self.core.raw.mut_store().journal.sync()?;
+        self.core.state_machine.db()?.sync()
     }
 
     fn stop(&mut self, deadline: Millis) {
-        self.stop_by = Some(deadline);
-        self.refuse_undispatched(super::proposals::stopping);
-        if self.leads()
-            && let Some(successor) = self.successor()
+        self.core.stop_by = Some(deadline);
+        self.refuse_undispatched(stopping);
+        if self.core.leads()
+            && let Some(successor) = self.live.successor(&self.core)
         {
-            info!(self.log, "handing leadership over before stopping"; "to" => self.name_of(successor));
-            self.raw.transfer_leader(successor);
+            info!(self.core.log, "handing leadership over before stopping"; "to" => self.core.name_of(successor));
+            self.core.raw.transfer_leader(successor);
         }
     }
 
     fn begin(&mut self) -> Result<(), Error> {
-        if self.phase == Phase::Forming {
-            self.data_dir.update(|identity| identity.formed = true)?;
-            self.phase = Phase::Member;
-            info!(self.log, "beginning a cluster"; "cluster_id" => self.data_dir.identity().cluster_id);
-            self.campaign_if_alone();
+        if self.core.phase == Phase::Forming {
+            self.core.data_dir.update(|identity| identity.formed = true)?;
+            self.core.phase = Phase::Member;
+            info!(self.core.log, "beginning a cluster"; "cluster_id" => self.core.data_dir.identity().cluster_id);
+            self.core.campaign_if_alone();
         }
         Ok(())
     }
 
     pub(crate) fn step(&mut self, message: Message) -> Result<(), Error> {
-        if !matches!(self.phase, Phase::Member | Phase::Joining) {
+        if !matches!(self.core.phase, Phase::Member | Phase::Joining) {
             return Ok(());
         }
-        if message.to != self.raft_id() {
+        if message.to != self.core.raft_id() {
             // It was meant for an incarnation that this node has given up meanwhile.
             return Ok(());
         }
         let from = message.from;
-        if self.state_machine.members().is_tombstone(from) {
-            self.outbox.tell_removed(from);
+        if self.core.state_machine.members().is_tombstone(from) {
+            self.core.outbox.tell_removed(from);
             return Ok(());
         }
         if !self.believes(&message)? {
             return Ok(());
         }
-        self.contact.insert(from, self.now);
+        self.live.contact.insert(from, self.core.now);
         let for_leaders = matches!(message.get_msg_type(), MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
-        if for_leaders && !self.leads() {
+        if for_leaders && !self.core.leads() {
             // Raft would pass it on under the sender's id, which no peer believes; the sender asks again by itself.
             return Ok(());
         }
-        if let Err(error) = self.raw.step(message) {
-            slog::debug!(self.log, "raft did not take a message"; "from" => from, "error" => %error);
+        if let Err(error) = self.core.raw.step(message) {
+            slog::debug!(self.core.log, "raft did not take a message"; "from" => from, "error" => %error);
         }
-        if self.raw.raft.leader_id == from {
-            self.leader_seen = Some(self.now);
+        if self.core.raw.raft.leader_id == from {
+            self.live.leader_seen = Some(self.core.now);
         }
         Ok(())
     }
 
     /// Follows a change of role, term or leader up.
     pub(crate) fn role_changed(&mut self) {
-        self.led_since = if self.leads() { self.led_since.or(Some(self.now)) } else { None };
+        self.live.led_since = if self.core.leads() { self.live.led_since.or(Some(self.core.now)) } else { None };
         self.lag.leader_changes();
         self.repeat_read_index();
         self.unpark();
-    }
-
-    pub(crate) fn token(&mut self) -> u64 {
-        self.next_token += 1;
-        self.next_token
     }
 }

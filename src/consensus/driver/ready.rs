@@ -14,8 +14,9 @@ use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{Ready, StateRole};
 use slog::{error, info, warn};
 
-use super::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
-use super::{Driver, Phase, Seen};
+use super::{Driver, Seen};
+use crate::consensus::core::Phase;
+use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
 use crate::consensus::raft_node::entry_codec;
 use crate::consensus::raft_node::entry_codec::Payload;
@@ -41,47 +42,47 @@ impl Driver {
     /// # Errors
     /// [`Error`]: poisoned; nothing that was not durable has been acknowledged.
     pub fn turn(&mut self, now: Millis) -> Result<(), Error> {
-        self.at(now);
-        self.budget = TurnBudget::new(self.background.now(), self.now, self.options.apply_work);
+        self.core.at(now);
+        self.core.budget = TurnBudget::new(self.core.background.now(), self.core.now, self.core.options.apply_work);
         self.propose_writes();
         self.drive_membership();
         self.expire_keys()?;
         self.issue_read_index();
-        let (began_at, mut left) = (self.state_machine.applied().0, READIES_PER_TURN);
+        let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
         let mut goes_on = self.apply_committed()?;
         while left > 0
-            && self.phase != Phase::Removed
-            && self.raw.has_ready()
-            && self.state_machine.applied().0 < began_at + ENTRIES_PER_TURN
+            && self.core.phase != Phase::Removed
+            && self.core.raw.has_ready()
+            && self.core.state_machine.applied().0 < began_at + ENTRIES_PER_TURN
         {
-            left = if goes_on && !self.budget.is_late(self.background.now()) { left - 1 } else { 0 };
-            let ready = self.raw.ready();
+            left = if goes_on && !self.core.budget.is_late(self.core.background.now()) { left - 1 } else { 0 };
+            let ready = self.core.raw.ready();
             self.process(ready)?;
             goes_on = goes_on && self.apply_committed()?;
-            self.pass();
+            self.core.pass();
             self.drive_membership();
             self.expire_keys()?;
             self.issue_read_index();
         }
-        self.pass();
+        self.core.pass();
         self.note_applied();
         self.release_reads()?;
         self.answer_visible();
         self.run_snapshots()?;
-        self.feed.stand(self.footing());
-        match self.raw.store().broken.borrow_mut().take() {
+        self.core.feed.stand(self.footing());
+        match self.core.raw.store().broken.borrow_mut().take() {
             Some(failure) => Err(failure),
             None => Ok(()),
         }
     }
 
     fn process(&mut self, mut ready: Ready) -> Result<(), Error> {
-        let before = self.raw.store().hard_state.clone();
+        let before = self.core.raw.store().hard_state.clone();
         let hard_state = ready.hs().cloned().unwrap_or_else(|| before.clone());
         let promises = hard_state.term != before.term || hard_state.vote != before.vote;
         self.role_transition();
         // Raft forgets it with the leadership, but not what it has put into its messages before.
-        self.pending_change = self.pending_change.max(self.raw.raft.pending_conf_index);
+        self.pending_change = self.pending_change.max(self.core.raw.raft.pending_conf_index);
         let early = ready.take_messages();
         let held = if promises && !plant::is(Plant::SendBeforeTerm) {
             early
@@ -89,13 +90,13 @@ impl Driver {
             self.dispatch(early)?;
             Vec::new()
         };
-        self.raw.mut_store().hard_state = hard_state.clone();
+        self.core.raw.mut_store().hard_state = hard_state.clone();
         if !ready.snapshot().is_empty() {
             let metadata = ready.snapshot().get_metadata().clone();
             self.take_snapshot(metadata.index, metadata.term, &hard_state)?;
         }
         let recorded = !ready.snapshot().is_empty() && ready.entries().is_empty();
-        if plant::is(Plant::AnswerBeforeSync) && !self.leads() {
+        if plant::is(Plant::AnswerBeforeSync) && !self.core.leads() {
             let answers = ready.take_persisted_messages();
             self.dispatch(answers)?;
         }
@@ -107,9 +108,9 @@ impl Driver {
         self.dispatch(persisted)?;
         self.read_states(ready.take_read_states());
         self.committed.extend(ready.take_committed_entries());
-        let mut light = self.raw.advance_append(ready);
+        let mut light = self.core.raw.advance_append(ready);
         if let Some(commit) = light.commit_index() {
-            self.raw.mut_store().hard_state.commit = commit;
+            self.core.raw.mut_store().hard_state.commit = commit;
         }
         self.dispatch(light.take_messages())?;
         self.committed.extend(light.take_committed_entries());
@@ -119,7 +120,7 @@ impl Driver {
     /// Applies what is committed, in pieces, as far as the budget of the turn goes; whether that was all.
     fn apply_committed(&mut self) -> Result<bool, Error> {
         while let Some(first) = self.committed.front()
-            && let Some(most_work) = self.budget.piece(self.background.now())
+            && let Some(most_work) = self.core.budget.piece(self.core.background.now())
         {
             // A change of the membership stands alone: raft is told of it once, when it is applied.
             let plain = || self.committed.iter().take(ENTRIES_PER_PIECE).take_while(|entry| !is_change(entry)).count();
@@ -127,10 +128,10 @@ impl Driver {
             let count = self.digests.before_comparison(first, count);
             let mut entries: Vec<_> = self.committed.drain(..count).collect();
             let done = self.apply(&entries, most_work)?;
-            self.budget.spend(self.state_machine.work());
+            self.core.budget.spend(self.core.state_machine.work());
             entries.drain(..done);
             entries.into_iter().rev().for_each(|entry| self.committed.push_front(entry));
-            if self.phase == Phase::Removed {
+            if self.core.phase == Phase::Removed {
                 // A leader may inherit its own removal. Raft has no place for a leader outside the configuration; it is
                 // not asked anything any more.
                 self.committed.clear();
@@ -138,28 +139,28 @@ impl Driver {
             }
             self.compare_awaited()?;
         }
-        self.raw.advance_apply_to(self.state_machine.applied().0);
+        self.core.raw.advance_apply_to(self.core.state_machine.applied().0);
         let whole = self.committed.is_empty();
         // Raft hands out as little as it can while there is enough to do.
         let most = if whole { COMMITTED_BYTES_PER_READY } else { 0 };
-        self.raw.raft.set_max_committed_size_per_ready(most);
+        self.core.raw.raft.set_max_committed_size_per_ready(most);
         Ok(whole)
     }
 
     /// One record, one sync.
     fn persist(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
-        let journal = &mut self.raw.mut_store().journal;
+        let journal = &mut self.core.raw.mut_store().journal;
         let known = journal.hard_state().term == hard_state.term;
         journal.append(entries, hard_state)?;
-        if plant::is(Plant::AckBeforeSync) && self.leads() && known {
+        if plant::is(Plant::AckBeforeSync) && self.core.leads() && known {
             return Ok(());
         }
-        let began = self.background.now();
-        self.raw.mut_store().journal.sync()?;
-        let took = self.background.now().saturating_sub(began);
-        self.pass();
+        let began = self.core.background.now();
+        self.core.raw.mut_store().journal.sync()?;
+        let took = self.core.background.now().saturating_sub(began);
+        self.core.pass();
         if took > SLOW_SYNC {
-            warn!(self.log, "the disk is slow: a sync stalled the loop"; "ms" => took);
+            warn!(self.core.log, "the disk is slow: a sync stalled the loop"; "ms" => took);
         }
         Ok(())
     }
@@ -170,10 +171,10 @@ impl Driver {
             messages.into_iter().partition(|message| message.get_msg_type() == MessageType::MsgSnapshot);
         if !plain.is_empty() {
             // A leader's messages say what is committed.
-            if self.raw.store().journal.hard_state().commit < self.pending_change {
-                self.keep_commit(self.raw.raft.raft_log.committed)?;
+            if self.core.raw.store().journal.hard_state().commit < self.pending_change {
+                self.core.keep_commit(self.core.raw.raft.raft_log.committed)?;
             }
-            self.outbox.send(plain);
+            self.core.outbox.send(plain);
         }
         copies.into_iter().try_for_each(|message| self.begin_stream(message))
     }
@@ -184,37 +185,37 @@ impl Driver {
             return Err(Error::Damaged {
                 what: "the raft log".into(),
                 detail: format!("a snapshot at {index} was to be installed, but no copy of it has arrived"),
-                path: self.data_dir.engine().path(),
+                path: self.core.data_dir.engine().path(),
             });
         };
         let mut hard_state = hard_state.clone();
         hard_state.commit = if plant::is(Plant::CommitNotRaised) {
-            self.raw.store().journal.hard_state().commit
+            self.core.raw.store().journal.hard_state().commit
         } else {
             hard_state.commit.max(index)
         };
-        self.state_machine.abort_cut();
+        self.core.state_machine.abort_cut();
         // What was not applied yet is in the copy.
         self.committed.clear();
         let (generation, state_machine) = received.take();
-        let log = self.raw.mut_store();
+        let log = self.core.raw.mut_store();
         log.journal.install(index, term, generation, &hard_state)?;
         log.hard_state = hard_state;
         log.conf_state = state_machine.conf_state().clone();
         log.applied = state_machine.applied();
-        self.unused.push(Box::new(std::mem::replace(&mut self.state_machine, state_machine)));
+        self.core.unused.push(Box::new(std::mem::replace(&mut self.core.state_machine, state_machine)));
         if !plant::is(Plant::CopyUntold) {
-            self.feed.skip_to(index);
+            self.core.feed.skip_to(index);
         }
         self.snapshots.installed();
         self.requests_hidden(index, term);
         self.settle()?;
-        info!(self.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.state_machine.keys());
+        info!(self.core.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.core.state_machine.keys());
         // The table has come with the copy: the leader has a name now, and the log is to say it.
         self.seen.leader = 0;
         reply(Ok::<(), InstallError>(()));
-        self.publish();
-        self.discard_garbage()
+        self.core.publish();
+        self.core.discard_garbage()
     }
 
     /// Applies committed entries, or as many of them as `most_work` allows, and wakes whoever waits for those; how many.
@@ -238,41 +239,25 @@ impl Driver {
             }
             batch.push(Applied { index: entry.index, term: entry.term, operation });
         }
-        let last_term = self.state_machine.applied().1;
-        let before = table_changed.then(|| self.state_machine.members().clone());
-        let written = self.state_machine.apply(batch, most_work)?;
+        let last_term = self.core.state_machine.applied().1;
+        let before = table_changed.then(|| self.core.state_machine.members().clone());
+        let written = self.core.state_machine.apply(batch, most_work)?;
         let done = written.len();
         // Before anybody hears of the writes, so that whoever does finds them where he watches.
-        self.feed.append(self.state_machine.take_events(), self.state_machine.applied().0);
-        let log = self.raw.mut_store();
-        log.applied = self.state_machine.applied();
+        self.core.feed.append(self.core.state_machine.take_events(), self.core.state_machine.applied().0);
+        let log = self.core.raw.mut_store();
+        log.applied = self.core.state_machine.applied();
         if table_changed {
-            log.conf_state = self.state_machine.conf_state().clone();
+            log.conf_state = self.core.state_machine.conf_state().clone();
         }
         if table_changed {
-            self.keep_commit(self.state_machine.applied().0)?;
+            self.core.keep_commit(self.core.state_machine.applied().0)?;
         }
         self.wake(entries, written, last_term);
-        if before.is_some_and(|before| before != *self.state_machine.members()) {
+        if before.is_some_and(|before| before != *self.core.state_machine.members()) {
             self.members_changed(&removed)?;
         }
         Ok(done)
-    }
-
-    /// Makes it durable that what lies up to `index` is committed. Done for a membership entry before anybody hears that it
-    /// is: a node that was told of its removal votes no more, and of two voters the one that stays could otherwise forget at
-    /// a crash that the entry was committed, and would need the vote of the other for ever.
-    fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
-        let log = self.raw.mut_store();
-        // The others may have committed what this node has not synced; they have it then.
-        let index = index.min(log.journal.last_index());
-        if log.journal.hard_state().commit >= index {
-            return Ok(());
-        }
-        log.hard_state.commit = log.hard_state.commit.max(index);
-        let hard_state = HardState { commit: index, ..log.hard_state.clone() };
-        log.journal.append(&[], &hard_state)?;
-        log.journal.sync()
     }
 
     fn wake(&mut self, entries: &[Entry], written: Vec<Written>, mut last_term: u64) {
@@ -297,16 +282,16 @@ impl Driver {
             Ok(Payload::Command(proposal)) => return Ok(Operation::Command(proposal)),
             Ok(Payload::Membership(conf_change, change)) => (conf_change, change),
             Err(detail) => {
-                error!(self.log, "a committed entry cannot be read"; "index" => entry.index, "error" => &detail);
+                error!(self.core.log, "a committed entry cannot be read"; "index" => entry.index, "error" => &detail);
                 return Err(self.unreadable(entry, &detail));
             }
         };
         let applied = entry_codec::check_membership(&conf_change, &change)
-            .and_then(|()| self.raw.apply_conf_change(&conf_change).map_err(|error| error.to_string()));
+            .and_then(|()| self.core.raw.apply_conf_change(&conf_change).map_err(|error| error.to_string()));
         match applied {
             Ok(conf_state) => Ok(Operation::Membership { change: Some(change), conf_state }),
             Err(refused) => {
-                warn!(self.log, "a membership entry was refused"; "index" => entry.index, "error" => refused);
+                warn!(self.core.log, "a membership entry was refused"; "index" => entry.index, "error" => refused);
                 Ok(Operation::Nothing)
             }
         }
@@ -314,35 +299,39 @@ impl Driver {
 
     /// What a node with a silent fault does not do.
     fn forgets(&self, entry: &Entry) -> bool {
-        !self.leads() && self.raft_id().is_multiple_of(3) && entry.index.is_multiple_of(32)
+        !self.core.leads() && self.core.raft_id().is_multiple_of(3) && entry.index.is_multiple_of(32)
     }
 
     fn unreadable(&self, entry: &Entry, detail: &str) -> Error {
         Error::Damaged {
             what: format!("the committed entry at index {}", entry.index),
             detail: detail.to_owned(),
-            path: self.data_dir.engine().path(),
+            path: self.core.data_dir.engine().path(),
         }
     }
 
     /// Says and follows up a change of role, term or leader.
     fn role_transition(&mut self) {
-        let is = Seen { role: self.raw.raft.state, leader: self.raw.raft.leader_id, term: self.raw.raft.term };
+        let is = Seen {
+            role: self.core.raw.raft.state,
+            leader: self.core.raw.raft.leader_id,
+            term: self.core.raw.raft.term,
+        };
         if is == self.seen {
             return;
         }
         let was = std::mem::replace(&mut self.seen, is);
-        let reason = reason(was, is, self.raft_id(), self.conf_voters().len());
-        let leader = self.state_machine.members().get(is.leader);
-        info!(self.log, "role";
+        let reason = reason(was, is, self.core.raft_id(), self.core.conf_voters().len());
+        let leader = self.core.state_machine.members().get(is.leader);
+        info!(self.core.log, "role";
             "state" => crate::consensus::status::state(is.role).as_str(),
             "term" => is.term,
             "leader" => leader.map_or("none", |member| member.name.as_str()),
             "at" => leader.map_or("-", |member| member.raft_address.as_str()),
             "reason" => reason);
         if was.role == StateRole::Leader && is.role != StateRole::Leader {
-            self.leader_seen = Some(self.now);
-            self.state_machine.abort_cut();
+            self.live.leader_seen = Some(self.core.now);
+            self.core.state_machine.abort_cut();
         }
         self.role_changed();
     }

@@ -14,9 +14,10 @@ use std::collections::BTreeMap;
 
 use slog::warn;
 
-use crate::consensus::driver::{Driver, Phase};
+use crate::consensus::core::Phase;
+use crate::consensus::core::client_request::ClientRequest;
+use crate::consensus::driver::Driver;
 use crate::consensus::input::Hop;
-use crate::consensus::proposals::ClientRequest;
 use crate::model::Millis;
 use crate::model::Request;
 use crate::storage::Error;
@@ -41,8 +42,8 @@ pub(crate) struct Identities {
 impl Driver {
     /// A conflict with this peer has been found, here or there.
     pub(crate) fn identity_conflict(&mut self, raft_id: u64, of_this_node: bool, detail: String) {
-        if self.state_machine.members().get(raft_id).is_some() {
-            self.identities.conflicts.insert((raft_id, of_this_node), (detail, self.now));
+        if self.core.state_machine.members().get(raft_id).is_some() {
+            self.identities.conflicts.insert((raft_id, of_this_node), (detail, self.core.now));
         }
     }
 
@@ -53,10 +54,10 @@ impl Driver {
 
     /// What is to be shown, a line each.
     pub(crate) fn identity_conflicts(&self) -> Vec<String> {
-        let recent = self.identities.conflicts.iter().filter(|(_, (_, heard))| self.now < heard + SHOWN);
+        let recent = self.identities.conflicts.iter().filter(|(_, (_, heard))| self.core.now < heard + SHOWN);
         recent
             .map(|((raft_id, of_this_node), (detail, _))| {
-                let peer = self.name_of(*raft_id);
+                let peer = self.core.name_of(*raft_id);
                 if *of_this_node {
                     format!("{peer} refuses this node: its {detail}")
                 } else {
@@ -66,49 +67,43 @@ impl Driver {
             .collect()
     }
 
-    /// Whether this node has another raft address than its cluster has recorded for it.
-    pub(crate) fn has_moved(&self) -> bool {
-        let row = self.state_machine.members().get(self.raft_id());
-        let advertised = &self.options.raft_address;
-        self.data_dir.identity().raft_address != *advertised && row.is_none_or(|row| row.raft_address != *advertised)
-    }
-
     /// A member that was started on other addresses than it last advertised has the table say so: by its own word where it
     /// is followed, where it leads, or where only its clients' address is another; else somebody has to give theirs.
     pub(crate) fn announce_addresses(&mut self) -> Result<(), Error> {
-        let Some(row) = self.state_machine.members().get(self.raft_id()).cloned() else { return Ok(()) };
+        let Some(row) = self.core.state_machine.members().get(self.core.raft_id()).cloned() else { return Ok(()) };
         // A move that was asked for long ago may be recorded after a later one, or after the way back.
-        let overtaken = row.raft_address != self.options.raft_address && (self.options.follow_moves || self.leads());
-        let moved = self.has_moved() || overtaken;
-        let http_address = self.options.http_address.clone();
-        if self.phase != Phase::Member {
+        let overtaken =
+            row.raft_address != self.core.options.raft_address && (self.core.options.follow_moves || self.core.leads());
+        let moved = self.core.has_moved() || overtaken;
+        let http_address = self.core.options.http_address.clone();
+        if self.core.phase != Phase::Member {
             return Ok(());
         }
         if !moved && row.http_address == http_address {
             return self.addresses_are_recorded();
         }
-        let waits = moved && !self.options.follow_moves && !self.leads();
+        let waits = moved && !self.core.options.follow_moves && !self.core.leads();
         let every = if waits { REMIND_EVERY } else { ANNOUNCE_EVERY };
-        if self.identities.announced.is_some_and(|at| self.now < at + every) {
+        if self.identities.announced.is_some_and(|at| self.core.now < at + every) {
             return Ok(());
         }
         if waits {
-            self.identities.announced = Some(self.now);
-            warn!(self.log, "this node's raft address is not the one that its cluster has for it, and nobody follows it by its \
+            self.identities.announced = Some(self.core.now);
+            warn!(self.core.log, "this node's raft address is not the one that its cluster has for it, and nobody follows it by its \
                 own word; start it at the old address again, or POST the new one on a member: /raft/join \
-                {{\"node_id\": \"{}\", \"raft_address\": \"{}\"}}", row.name, self.options.raft_address;
+                {{\"node_id\": \"{}\", \"raft_address\": \"{}\"}}", row.name, self.core.options.raft_address;
                 "recorded" => &row.raft_address);
             return Ok(());
         }
-        if self.raw.raft.leader_id == 0 {
+        if self.core.raw.raft.leader_id == 0 {
             return Ok(());
         }
-        self.identities.announced = Some(self.now);
-        let raft_address = if moved { self.options.raft_address.clone() } else { row.raft_address };
-        let log = self.log.clone();
+        self.identities.announced = Some(self.core.now);
+        let raft_address = if moved { self.core.options.raft_address.clone() } else { row.raft_address };
+        let log = self.core.log.clone();
         self.request(ClientRequest {
             request: Request::Move { raft_id: row.raft_id, raft_address, http_address },
-            deadline: self.now + 4 * ANNOUNCE_EVERY,
+            deadline: self.core.now + 4 * ANNOUNCE_EVERY,
             hop: Hop::Client,
             doubt: false,
             reply: Box::new(move |result| {
@@ -122,17 +117,17 @@ impl Driver {
 
     /// The table has this node where it is: that is what it tells others from now on.
     fn addresses_are_recorded(&mut self) -> Result<(), Error> {
-        let (raft_address, http_address) = (&self.options.raft_address, &self.options.http_address);
-        let identity = self.data_dir.identity();
+        let (raft_address, http_address) = (&self.core.options.raft_address, &self.core.options.http_address);
+        let identity = self.core.data_dir.identity();
         if identity.raft_address == *raft_address && identity.http_address == *http_address {
             return Ok(());
         }
         let (raft_address, http_address) = (raft_address.clone(), http_address.clone());
-        self.data_dir.update(|identity| {
+        self.core.data_dir.update(|identity| {
             identity.raft_address = raft_address;
             identity.http_address = http_address;
         })?;
-        self.publish();
+        self.core.publish();
         Ok(())
     }
 }

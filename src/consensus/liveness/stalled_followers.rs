@@ -56,27 +56,30 @@ impl StalledFollowers {
 impl Driver {
     /// Says which followers stand still.
     pub(crate) fn warn_stalled_followers(&mut self) {
-        if !self.leads() || self.stalled_followers.term != self.raw.raft.term {
-            self.stalled_followers = StalledFollowers { term: self.raw.raft.term, followers: BTreeMap::new() };
+        if !self.core.leads() || self.stalled_followers.term != self.core.raw.raft.term {
+            self.stalled_followers = StalledFollowers { term: self.core.raw.raft.term, followers: BTreeMap::new() };
         }
-        if !self.leads() {
+        if !self.core.leads() {
             return;
         }
-        let (me, last) = (self.raft_id(), self.raw.raft.raft_log.committed);
-        for (raft_id, progress) in self.raw.raft.prs().iter().filter(|(raft_id, _)| **raft_id != me) {
-            let Some(ms) = self.stalled_followers.note(*raft_id, progress.matched, progress.matched < last, self.now)
+        let (me, last) = (self.core.raft_id(), self.core.raw.raft.raft_log.committed);
+        for (raft_id, progress) in self.core.raw.raft.prs().iter().filter(|(raft_id, _)| **raft_id != me) {
+            let Some(ms) =
+                self.stalled_followers.note(*raft_id, progress.matched, progress.matched < last, self.core.now)
             else {
                 continue;
             };
-            let heard = self.contact.get(raft_id).map(|heard| self.now.saturating_sub(*heard));
+            let heard = self.live.contact.get(raft_id).map(|heard| self.core.now.saturating_sub(*heard));
             let because = match (heard, progress.state) {
                 (None, _) => "it was never heard: it is down, or not to be reached",
-                (Some(ms), _) if ms > self.election_timeout() => "it is not heard: it is down, or not to be reached",
+                (Some(ms), _) if ms > self.core.election_timeout() => {
+                    "it is not heard: it is down, or not to be reached"
+                }
                 (_, ProgressState::Snapshot) => "it waits for a copy of the state, or takes one",
                 (_, ProgressState::Probe) => "it is heard, but takes no entries: look at its log",
                 (_, ProgressState::Replicate) => "it is heard, but acknowledges nothing: its disk may hang",
             };
-            warn!(self.log, "a follower stands still while the log moves on"; "node" => self.name_of(*raft_id),
+            warn!(self.core.log, "a follower stands still while the log moves on"; "node" => self.core.name_of(*raft_id),
                 "because" => because, "for_ms" => ms, "match_index" => progress.matched, "next_index" => progress.next_idx,
                 "commit_index" => last, "state" => ?progress.state, "last_heard_ms" => heard);
         }

@@ -13,17 +13,17 @@
 use raft::StateRole;
 use slog::{info, warn};
 
-use crate::consensus::driver::{Driver, Phase, Seen};
-use crate::consensus::liveness::peer_contact::PeerContact;
+use crate::consensus::core::Phase;
+use crate::consensus::core::client_request as refusals;
+use crate::consensus::driver::{Driver, Seen};
+use crate::consensus::liveness::Liveness;
 use crate::consensus::liveness::readiness::Lag;
-use crate::consensus::proposals;
 use crate::consensus::proposals::cluster_clock::ClusterClock;
 use crate::consensus::proposals::disk_space::VoterDiskSpace;
-use crate::consensus::raft_node::raft_config::raw_node;
-use crate::consensus::raft_node::term_bound::TermBound;
 use crate::consensus::snapshots::Snapshots;
 use crate::consensus::verification::Verification;
 use crate::consensus::verification::digests::Digests;
+use crate::consensus::verification::term_bound::TermBound;
 use crate::model::Millis;
 use crate::model::{Code, PreviousStatus, Refusal};
 use crate::storage::{Error, Incarnation};
@@ -31,12 +31,12 @@ use crate::storage::{Error, Incarnation};
 impl Driver {
     /// What the incarnation in use is busy being, as far as its directory says.
     pub(crate) fn phase_of_incarnation(&self) -> Phase {
-        let identity = self.data_dir.identity();
+        let identity = self.core.data_dir.identity();
         if identity.removed {
             Phase::Removed
-        } else if self.state_machine.applied().0 == 0 {
+        } else if self.core.state_machine.applied().0 == 0 {
             Phase::Joining
-        } else if self.options.forming && !identity.formed && self.is_pristine() {
+        } else if self.core.options.forming && !identity.formed && self.is_pristine() {
             Phase::Forming
         } else {
             Phase::Member
@@ -46,16 +46,10 @@ impl Driver {
     /// Replaces raft and the machine by those of another incarnation; everything that belonged to the old one must have
     /// been answered.
     pub(crate) fn swap(&mut self, incarnation: Incarnation) -> Result<(), Error> {
-        let raft_id = self.data_dir.identity().raft_id;
-        let (raw, state_machine) = raw_node(raft_id, incarnation, &self.options, &self.log, &self.raft_log)?;
-        self.unused.push(Box::new((
-            std::mem::replace(&mut self.raw, raw),
-            std::mem::replace(&mut self.state_machine, state_machine),
-        )));
+        self.core.swap(incarnation)?;
         self.committed.clear();
-        self.raw.mut_store().now = self.now;
-        self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.raw.raft.term };
-        self.reads.renew((raft_id, self.options.nonce));
+        self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.core.raw.raft.term };
+        self.reads.renew((self.core.raft_id(), self.core.options.nonce));
         self.lag = Lag::default();
         self.snapshots = Snapshots::default();
         self.time = ClusterClock::default();
@@ -63,42 +57,24 @@ impl Driver {
         self.verification = Verification::default();
         self.digests = Digests::default();
         self.voter_disk_space = VoterDiskSpace::default();
-        self.contact.clear();
-        self.peer_contact = PeerContact::default();
+        self.live = Liveness::default();
         self.pending_change = 0;
-        (self.leader_seen, self.led_since) = (None, None);
-        self.phase = self.phase_of_incarnation();
-        self.joiner.waits_since = self.now;
+        self.core.phase = self.phase_of_incarnation();
+        self.joiner.waits_since = self.core.now;
         self.joiner.join_ended = false;
-        self.feed.begin(self.state_machine.applied().0, self.options.history);
-        self.publish();
-        self.discard_garbage()
-    }
-
-    /// Has folders removed that nothing names any more, once what was open of them is closed.
-    pub(crate) fn discard_garbage(&mut self) -> Result<(), Error> {
-        let generation = self.raw.store().journal.generation();
-        let garbage = self.data_dir.garbage(generation)?;
-        let unused = std::mem::take(&mut self.unused);
-        if !garbage.is_empty() || !unused.is_empty() {
-            self.background.discard(unused, self.data_dir.engine(), garbage);
-        }
-        Ok(())
-    }
-
-    /// Has something dropped elsewhere: closing a database, or removing what was received, takes longer than a turn may.
-    pub(crate) fn discard(&mut self, unused: impl Send + 'static) {
-        self.background.discard(vec![Box::new(unused)], self.data_dir.engine(), Vec::new());
+        self.core.feed.begin(self.core.state_machine.applied().0, self.core.options.history);
+        self.core.publish();
+        self.core.discard_garbage()
     }
 
     /// A node that joins and hears nothing more goes back to what it was.
     pub(crate) fn go_back_when_due(&mut self) -> Result<(), Error> {
-        if self.phase != Phase::Joining || self.stop_by.is_some() {
+        if self.core.phase != Phase::Joining || self.core.stop_by.is_some() {
             return Ok(());
         }
         if self.joiner.join_ended {
             self.go_back("the cluster has ended the join")
-        } else if self.now >= self.goes_back_at() {
+        } else if self.core.now >= self.goes_back_at() {
             self.go_back("nothing has come from the cluster in time")
         } else {
             Ok(())
@@ -107,53 +83,54 @@ impl Driver {
 
     /// Whether anything has come from the cluster that this node joins, lately enough to wait for more.
     pub(crate) fn hears_its_cluster(&self) -> bool {
-        self.contact.values().any(|heard| self.now < heard + self.options.join_wait_ms)
+        self.live.contact.values().any(|heard| self.core.now < heard + self.core.options.join_wait_ms)
     }
 
     fn goes_back_at(&self) -> Millis {
-        self.contact.values().copied().max().unwrap_or(0).max(self.joiner.waits_since) + self.options.join_wait_ms
+        self.live.contact.values().copied().max().unwrap_or(0).max(self.joiner.waits_since)
+            + self.core.options.join_wait_ms
     }
 
     fn go_back(&mut self, reason: &'static str) -> Result<(), Error> {
-        let (cluster_id, abandoned) = (self.data_dir.identity().cluster_id, self.raft_id());
-        let incarnation = match self.data_dir.go_back() {
+        let (cluster_id, abandoned) = (self.core.data_dir.identity().cluster_id, self.core.raft_id());
+        let incarnation = match self.core.data_dir.go_back() {
             Ok(Some(incarnation)) => incarnation,
             Ok(None) => return Ok(()),
             // A sync or a scan of the previous incarnation still runs: the next tick tries again.
             Err(Error::Busy { .. }) => return Ok(()),
             Err(failure) => return Err(failure),
         };
-        self.refuse_everything(proposals::joining);
+        self.refuse_everything(refusals::joining);
         self.swap(incarnation)?;
-        warn!(self.log, "the join was not finished: this node goes back to what it was"; "reason" => reason,
+        warn!(self.core.log, "the join was not finished: this node goes back to what it was"; "reason" => reason,
             "joined" => cluster_id, "abandoned_raft_id" => abandoned,
-            "cluster_id" => self.data_dir.identity().cluster_id, "raft_id" => self.raft_id(), "keys" => self.state_machine.keys());
-        self.campaign_if_alone();
+            "cluster_id" => self.core.data_dir.identity().cluster_id, "raft_id" => self.core.raft_id(), "keys" => self.core.state_machine.keys());
+        self.core.campaign_if_alone();
         Ok(())
     }
 
     /// The first copy of the cluster's state is installed: there is nothing to go back to any more. Durable on return.
     pub(crate) fn settle(&mut self) -> Result<(), Error> {
-        if self.phase == Phase::Joining {
-            self.phase = Phase::Member;
+        if self.core.phase == Phase::Joining {
+            self.core.phase = Phase::Member;
         }
-        if let Some(previous) = &self.data_dir.identity().previous {
-            info!(self.log, "the join has brought the cluster's state; what this node was is removed";
+        if let Some(previous) = &self.core.data_dir.identity().previous {
+            info!(self.core.log, "the join has brought the cluster's state; what this node was is removed";
                 "cluster_id" => previous.cluster_id, "raft_id" => previous.raft_id);
         }
-        self.data_dir.settle()
+        self.core.data_dir.settle()
     }
 
     /// What a joining node keeps, and for how long.
     pub(crate) fn previous_status(&self) -> Option<PreviousStatus> {
-        let previous = self.data_dir.identity().previous.as_ref().filter(|_| self.phase == Phase::Joining)?;
-        let goes_back_in_ms = self.goes_back_at().saturating_sub(self.now);
+        let previous = self.core.data_dir.identity().previous.as_ref().filter(|_| self.core.phase == Phase::Joining)?;
+        let goes_back_in_ms = self.goes_back_at().saturating_sub(self.core.now);
         Some(PreviousStatus { cluster_id: previous.cluster_id, raft_id: previous.raft_id, goes_back_in_ms })
     }
 
     /// The refusal of a node that is in no cluster yet.
     pub(crate) fn not_joined_yet(&self) -> Refusal {
-        let Some(PreviousStatus { goes_back_in_ms, .. }) = self.previous_status() else { return proposals::joining() };
+        let Some(PreviousStatus { goes_back_in_ms, .. }) = self.previous_status() else { return refusals::joining() };
         let detail = format!(
             "this node is being taken by a cluster; ask another one, or wait. What it held is kept until the cluster's \
              state has arrived, and it goes back to that in {} s if nothing comes from the cluster",

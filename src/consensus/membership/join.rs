@@ -99,7 +99,7 @@ impl Driver {
     /// One step of an operation.
     pub(crate) fn advance_stage(&mut self, operation: &mut Operation) -> Step {
         match &operation.stage {
-            Stage::Start if !self.raw.raft.apply_to_current_term() && !plant::is(Plant::DroppedChangeApplied) => {
+            Stage::Start if !self.core.raw.raft.apply_to_current_term() && !plant::is(Plant::DroppedChangeApplied) => {
                 Step::Keep
             }
             Stage::Start => self.start_operation(&operation.waiting.request.clone()),
@@ -111,16 +111,17 @@ impl Driver {
                 let old = *old;
                 self.propose_removal(operation, old)
             }
-            Stage::Ask if self.can_change() && self.name_is_taken(&operation.waiting.request) => {
+            Stage::Ask if self.core.can_change() && self.name_is_taken(&operation.waiting.request) => {
                 Step::Next(Stage::Start)
             }
-            Stage::Ask => match self.ask_joiner(&operation.waiting.request.clone(), false, self.conf_voters().to_vec())
-            {
-                Ok(token) => Step::Next(Stage::JoinOffer(token)),
-                Err(step) => step,
-            },
+            Stage::Ask => {
+                match self.ask_joiner(&operation.waiting.request.clone(), false, self.core.conf_voters().to_vec()) {
+                    Ok(token) => Step::Next(Stage::JoinOffer(token)),
+                    Err(step) => step,
+                }
+            }
             Stage::Add { member, done: true } => {
-                Step::Next(Stage::Promote { raft_id: member.raft_id, since: self.now })
+                Step::Next(Stage::Promote { raft_id: member.raft_id, since: self.core.now })
             }
             Stage::Add { member, done: false } => {
                 let member = member.clone();
@@ -130,9 +131,9 @@ impl Driver {
             Stage::Relocate { raft_id, done: true, .. } => {
                 let raft_id = *raft_id;
                 let learner =
-                    self.state_machine.members().get(raft_id).is_some_and(|member| member.role == Role::Learner);
+                    self.core.state_machine.members().get(raft_id).is_some_and(|member| member.role == Role::Learner);
                 if learner && matches!(operation.waiting.request, Request::Join { .. }) {
-                    return Step::Next(Stage::Promote { raft_id, since: self.now });
+                    return Step::Next(Stage::Promote { raft_id, since: self.core.now });
                 }
                 Step::Done(Ok(self.members_answer(operation, true)))
             }
@@ -145,7 +146,8 @@ impl Driver {
             }
             // A change that was pending was applied meanwhile.
             Stage::Confirm { done: true } => Step::Next(Stage::Start),
-            Stage::Confirm { done: false } => match self.state_machine.members().get(self.raft_id()).cloned() {
+            Stage::Confirm { done: false } => match self.core.state_machine.members().get(self.core.raft_id()).cloned()
+            {
                 Some(Member { raft_id, raft_address, http_address, .. }) => {
                     self.propose_move(operation, Command::Move { raft_id, raft_address, http_address })
                 }
@@ -161,13 +163,13 @@ impl Driver {
 
     /// A name is free once its old bearer is silent.
     fn wait_for_silence(&self, old: u64, until: Millis) -> Step {
-        if !self.is_live(old) && !self.is_settling() {
+        if !self.live.is_live(&self.core, old) && !self.live.is_settling(&self.core) {
             return Step::Next(Stage::retire(old));
         }
-        if self.now < until {
+        if self.core.now < until {
             return Step::Keep;
         }
-        let name = self.name_of(old);
+        let name = self.core.name_of(old);
         let detail = format!("a live member has the name {name}; give this node another one, or remove {name} first");
         Step::Done(Err(Refusal::not_applied(Code::NameInUse, detail)))
     }
@@ -175,8 +177,8 @@ impl Driver {
     fn start_operation(&mut self, request: &Request) -> Step {
         match request {
             Request::Join { raft_address, .. } => {
-                let token = self.token();
-                self.outbox.identify(token, raft_address);
+                let token = self.core.token();
+                self.core.outbox.identify(token, raft_address);
                 Step::Next(Stage::Identify(token))
             }
             Request::Remove { node_id } => self.start_removal(node_id),
@@ -191,31 +193,34 @@ impl Driver {
     }
 
     fn propose_move(&mut self, operation: &mut Operation, command: Command) -> Step {
-        if operation.proposed.is_none() && self.raw.raft.lead_transferee.is_none() {
-            let proposed = self.propose_command(command);
+        if operation.proposed.is_none() && self.core.raw.raft.lead_transferee.is_none() {
+            let proposed = {
+                let stamp = self.stamp();
+                self.core.propose_command(stamp, command)
+            };
             operation.proposed(proposed);
         }
         Step::Keep
     }
 
     fn start_removal(&self, node_id: &str) -> Step {
-        let Some(member) = self.state_machine.members().named(node_id) else {
+        let Some(member) = self.core.state_machine.members().named(node_id) else {
             return Step::Next(Stage::Confirm { done: false });
         };
-        if member.raft_id != self.raft_id() {
+        if member.raft_id != self.core.raft_id() {
             return Step::Next(Stage::Remove { raft_id: member.raft_id, done: false });
         }
-        if self.conf_voters().len() == 1 {
+        if self.core.conf_voters().len() == 1 {
             return Step::Done(Err(Refusal::not_applied(
                 Code::LastVoter,
                 format!("{node_id} is the last voter; without it there is no cluster and no data"),
             )));
         }
-        let rest: Vec<u64> = self.conf_voters().iter().copied().filter(|id| *id != member.raft_id).collect();
-        if let Err(refusal) = self.check_quorum(&rest) {
+        let rest: Vec<u64> = self.core.conf_voters().iter().copied().filter(|id| *id != member.raft_id).collect();
+        if let Err(refusal) = self.live.check_quorum(&self.core, &rest) {
             return self.refuse_once_settled(refusal);
         }
-        match self.successor() {
+        match self.live.successor(&self.core) {
             Some(successor) => Step::Next(Stage::Lead { successor }),
             None => self.refuse_once_settled(Refusal::not_applied(
                 Code::TransferFailed,
@@ -225,10 +230,11 @@ impl Driver {
     }
 
     fn start_move(&mut self, raft_id: u64, raft_address: &str, http_address: &str) -> Step {
-        let Some(member) = self.state_machine.members().get(raft_id) else {
+        let Some(member) = self.core.state_machine.members().get(raft_id) else {
             return Step::Done(Err(Refusal::not_applied(Code::UnknownMember, "no member has this raft id")));
         };
-        let follows = self.options.follow_moves || raft_id == self.raft_id() || member.raft_address == raft_address;
+        let follows =
+            self.core.options.follow_moves || raft_id == self.core.raft_id() || member.raft_address == raft_address;
         if !follows {
             return Step::Done(Err(Refusal::not_applied(
                 Code::BadRequest,
@@ -241,7 +247,7 @@ impl Driver {
         }
         if member.raft_address == raft_address && member.http_address == http_address {
             Step::Next(Stage::Confirm { done: false })
-        } else if raft_id == self.raft_id() {
+        } else if raft_id == self.core.raft_id() {
             Step::Next(Stage::Relocate {
                 raft_id,
                 raft_address: raft_address.to_owned(),
@@ -249,8 +255,8 @@ impl Driver {
                 done: false,
             })
         } else {
-            let token = self.token();
-            self.outbox.identify(token, raft_address);
+            let token = self.core.token();
+            self.core.outbox.identify(token, raft_address);
             Step::Next(Stage::Identify(token))
         }
     }
@@ -279,7 +285,7 @@ impl Driver {
                         self.membership.current = Some(operation);
                     }
                     Step::Done(Ok(answer)) => self.answer_when_visible(operation.waiting, answer),
-                    Step::Done(Err(refusal)) => self.refuse(operation.waiting, refusal),
+                    Step::Done(Err(refusal)) => self.core.refuse(operation.waiting, refusal),
                 }
             }
             return Ok(());
@@ -289,7 +295,7 @@ impl Driver {
 
     /// Asks the joiner whether it would join, where the removal that comes first would be allowed now.
     fn ask_before_removal(&mut self, request: &Request, old: u64) -> Step {
-        let rest: Vec<u64> = self.conf_voters().iter().copied().filter(|id| *id != old).collect();
+        let rest: Vec<u64> = self.core.conf_voters().iter().copied().filter(|id| *id != old).collect();
         match self.ask_joiner(request, true, rest) {
             Ok(token) => Step::Next(Stage::Prepared { old, token }),
             Err(step) => step,
@@ -299,27 +305,27 @@ impl Driver {
     /// Asks the joiner to be adopted, or whether it would be, where the `voters` that there are then are a quorum.
     fn ask_joiner(&mut self, request: &Request, prepare: bool, voters: Vec<u64>) -> Result<u64, Step> {
         let Request::Join { node_id, raft_address, force } = request else { return Err(Step::Keep) };
-        if !self.can_change() {
+        if !self.core.can_change() {
             return Err(Step::Keep);
         }
-        if let Err(refusal) = self.check_quorum(&voters) {
+        if let Err(refusal) = self.live.check_quorum(&self.core, &voters) {
             return Err(self.refuse_once_settled(refusal));
         }
-        let token = self.token();
+        let token = self.core.token();
         let adopt = JoinOffer {
-            offer: self.offer_number(token),
-            cluster_id: self.data_dir.identity().cluster_id,
-            leader_id: self.raft_id(),
-            leader_name: self.my_name(),
-            leader_address: self.options.raft_address.clone(),
+            offer: self.core.offer_number(token),
+            cluster_id: self.core.data_dir.identity().cluster_id,
+            leader_id: self.core.raft_id(),
+            leader_name: self.core.my_name(),
+            leader_address: self.core.options.raft_address.clone(),
             node_id: node_id.clone(),
             raft_address: raft_address.clone(),
             force: *force,
             prepare,
-            tombstones: self.state_machine.members().tombstones().collect(),
+            tombstones: self.core.state_machine.members().tombstones().collect(),
         };
         self.membership.asked.insert(token, raft_address.clone());
-        self.outbox.adopt(token, raft_address, adopt);
+        self.core.outbox.adopt(token, raft_address, adopt);
         Ok(token)
     }
 
@@ -351,7 +357,7 @@ impl Driver {
                 format!("{raft_address} answered with a raft id that cannot be used"),
             ),
             Ok(adopted) => {
-                info!(self.log, "a node was adopted"; "node" => node_id, "at" => raft_address, "raft_id" => adopted.raft_id);
+                info!(self.core.log, "a node was adopted"; "node" => node_id, "at" => raft_address, "raft_id" => adopted.raft_id);
                 if adopted.started_as != *node_id {
                     operation.warning = Some(format!(
                         "the process at {raft_address} was started as {}; as a member its name is {node_id}",
@@ -373,7 +379,7 @@ impl Driver {
                 return;
             }
         };
-        self.refuse(operation.waiting, refusal);
+        self.core.refuse(operation.waiting, refusal);
     }
 
     /// A join is given up: where its joiner was adopted and is in no entry, it is told.
@@ -386,21 +392,24 @@ impl Driver {
     /// Tells a node that was adopted for nothing, so that it goes back to what it was at once. Not while another join of it
     /// may go on from there, here or on another leader.
     fn tell_join_ended(&mut self, address: &str, raft_id: u64) {
-        if self.leads() && !self.membership.joins(address) && self.state_machine.members().get(raft_id).is_none() {
-            info!(self.log, "a join has ended without its joiner"; "at" => address, "raft_id" => raft_id);
-            self.outbox.end_join(address, self.data_dir.identity().cluster_id, raft_id);
+        if self.core.leads()
+            && !self.membership.joins(address)
+            && self.core.state_machine.members().get(raft_id).is_none()
+        {
+            info!(self.core.log, "a join has ended without its joiner"; "at" => address, "raft_id" => raft_id);
+            self.core.outbox.end_join(address, self.core.data_dir.identity().cluster_id, raft_id);
         }
     }
 
     fn add_learner(&mut self, operation: &mut Operation, member: &Member) -> Step {
-        if operation.proposed.is_some() || !self.can_change() {
+        if operation.proposed.is_some() || !self.core.can_change() {
             return Step::Keep;
         }
-        if self.state_machine.members().get(member.raft_id).is_some() {
-            return Step::Next(Stage::Promote { raft_id: member.raft_id, since: self.now });
+        if self.core.state_machine.members().get(member.raft_id).is_some() {
+            return Step::Next(Stage::Promote { raft_id: member.raft_id, since: self.core.now });
         }
         let change = MemberChange::Set(member.clone());
-        match self.propose_change(ConfChangeType::AddLearnerNode, member.raft_id, &change) {
+        match self.core.propose_change(ConfChangeType::AddLearnerNode, member.raft_id, &change) {
             Ok(proposed) => {
                 operation.proposed(proposed);
                 Step::Keep
@@ -410,19 +419,19 @@ impl Driver {
     }
 
     fn propose_removal(&mut self, operation: &mut Operation, raft_id: u64) -> Step {
-        let may = self.can_change() || plant::is(Plant::DroppedChangeApplied);
+        let may = self.core.can_change() || plant::is(Plant::DroppedChangeApplied);
         if operation.proposed.is_some() || !may {
             return Step::Keep;
         }
-        if self.state_machine.members().get(raft_id).is_none() {
+        if self.core.state_machine.members().get(raft_id).is_none() {
             operation.stage.entry_applied();
             return Step::Keep;
         }
-        let rest: Vec<u64> = self.conf_voters().iter().copied().filter(|id| *id != raft_id).collect();
-        if let Err(refusal) = self.check_quorum(&rest) {
+        let rest: Vec<u64> = self.core.conf_voters().iter().copied().filter(|id| *id != raft_id).collect();
+        if let Err(refusal) = self.live.check_quorum(&self.core, &rest) {
             return self.refuse_once_settled(refusal);
         }
-        match self.propose_change(ConfChangeType::RemoveNode, raft_id, &MemberChange::Remove { raft_id }) {
+        match self.core.propose_change(ConfChangeType::RemoveNode, raft_id, &MemberChange::Remove { raft_id }) {
             Ok(proposed) => {
                 operation.proposed(proposed);
                 Step::Keep
@@ -433,7 +442,7 @@ impl Driver {
 
     pub(crate) fn members_answer(&self, operation: &Operation, changed: bool) -> Answer {
         Answer::Members {
-            index: self.state_machine.applied().0,
+            index: self.core.state_machine.applied().0,
             changed,
             warning: operation.warning.clone(),
             dropped: operation.dropped.clone(),

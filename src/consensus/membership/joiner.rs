@@ -14,9 +14,10 @@
 
 use slog::{info, warn};
 
-use crate::consensus::driver::{Driver, Phase};
+use crate::consensus::core::Phase;
+use crate::consensus::core::client_request as refusals;
+use crate::consensus::driver::Driver;
 use crate::consensus::input::Reply;
-use crate::consensus::proposals;
 use crate::consensus::verification::Verification;
 use crate::model::Millis;
 use crate::model::{Code, JoinAccepted, JoinOffer, NodeKind, Refusal, WhoAmI, mib};
@@ -56,50 +57,45 @@ enum LeaderProof {
 impl Driver {
     /// Whether this node is alone and nobody ever stored anything in it.
     pub(crate) fn is_pristine(&self) -> bool {
-        let members = self.state_machine.members();
+        let members = self.core.state_machine.members();
         members.len() == 1
-            && members.get(self.raft_id()).is_some()
+            && members.get(self.core.raft_id()).is_some()
             && members.tombstones().next().is_none()
-            && self.conf_voters() == [self.raft_id()]
-            && !self.state_machine.was_written()
+            && self.core.conf_voters() == [self.core.raft_id()]
+            && !self.core.state_machine.was_written()
             && !self.proposals.any_write()
-            && self.raw.store().journal.last_index() == self.state_machine.applied().0
+            && self.core.raw.store().journal.last_index() == self.core.state_machine.applied().0
     }
 
     /// What this node is to its cluster.
     pub(crate) fn standing(&self) -> NodeKind {
-        match self.phase {
+        match self.core.phase {
             Phase::Removed => NodeKind::Removed,
             Phase::Joining => NodeKind::Joining,
             Phase::Forming | Phase::Member if self.is_pristine() => NodeKind::Pristine,
-            Phase::Forming | Phase::Member if self.state_machine.members().len() == 1 => NodeKind::Standalone,
+            Phase::Forming | Phase::Member if self.core.state_machine.members().len() == 1 => NodeKind::Standalone,
             Phase::Forming | Phase::Member => NodeKind::Member,
         }
     }
 
     pub(crate) fn who_am_i(&self) -> WhoAmI {
         WhoAmI {
-            node_id: self.my_name(),
-            raft_id: self.raft_id(),
-            cluster_id: self.data_dir.identity().cluster_id,
-            http_address: self.options.http_address.clone(),
+            node_id: self.core.my_name(),
+            raft_id: self.core.raft_id(),
+            cluster_id: self.core.data_dir.identity().cluster_id,
+            http_address: self.core.options.http_address.clone(),
             standing: self.standing(),
-            offers: self.membership.asked.keys().map(|token| self.offer_number(*token)).collect(),
-            raft_address: self.options.raft_address.clone(),
-            moved: self.has_moved(),
+            offers: self.membership.asked.keys().map(|token| self.core.offer_number(*token)).collect(),
+            raft_address: self.core.options.raft_address.clone(),
+            moved: self.core.has_moved(),
         }
-    }
-
-    /// The number of the offer that a question carries: no other process makes one of the same.
-    pub(crate) fn offer_number(&self, token: u64) -> u64 {
-        self.options.nonce.wrapping_add(token)
     }
 
     /// A leader wants this node.
     pub(crate) fn adopt(&mut self, adopt: JoinOffer, reply: Reply<Result<JoinAccepted, Refusal>>) {
-        let own_cluster = adopt.cluster_id == self.data_dir.identity().cluster_id;
-        let listed = adopt.tombstones.contains(&self.raft_id());
-        if self.phase == Phase::Joining && own_cluster && !listed {
+        let own_cluster = adopt.cluster_id == self.core.data_dir.identity().cluster_id;
+        let listed = adopt.tombstones.contains(&self.core.raft_id());
+        if self.core.phase == Phase::Joining && own_cluster && !listed {
             return reply(Ok(self.adopted(None)));
         }
         let removal = own_cluster && listed && self.standing() == NodeKind::Member;
@@ -107,21 +103,22 @@ impl Driver {
         if let Err(refusal) = fit {
             return reply(Err(refusal));
         }
-        let waits_for = if removal { LeaderProof::Removal(self.now + LEARNS_WITHIN) } else { self.dial_leader(&adopt) };
+        let waits_for =
+            if removal { LeaderProof::Removal(self.core.now + LEARNS_WITHIN) } else { self.dial_leader(&adopt) };
         self.joiner.offer = Some(ReceivedOffer { adopt, reply, waits_for });
     }
 
     fn dial_leader(&mut self, adopt: &JoinOffer) -> LeaderProof {
-        let token = self.token();
-        self.outbox.identify(token, &adopt.leader_address);
+        let token = self.core.token();
+        self.core.outbox.identify(token, &adopt.leader_address);
         LeaderProof::Leader(token)
     }
 
     /// Whether an offer can be looked into at all.
     fn may_consider(&self, adopt: &JoinOffer) -> Result<(), Refusal> {
-        let me = self.my_name();
-        if self.stop_by.is_some() {
-            return Err(proposals::stopping());
+        let me = self.core.my_name();
+        if self.core.stop_by.is_some() {
+            return Err(refusals::stopping());
         }
         if self.joiner.offer.is_some() || self.membership.join_in_progress() {
             return Err(Refusal::not_applied(
@@ -129,8 +126,8 @@ impl Driver {
                 format!("{me} is busy with another join; try again when that has ended"),
             ));
         }
-        let previous = self.data_dir.identity().previous.as_ref().map(|previous| previous.raft_id);
-        if adopt.leader_id == 0 || adopt.leader_id == self.raft_id() || Some(adopt.leader_id) == previous {
+        let previous = self.core.data_dir.identity().previous.as_ref().map(|previous| previous.raft_id);
+        if adopt.leader_id == 0 || adopt.leader_id == self.core.raft_id() || Some(adopt.leader_id) == previous {
             return Err(Refusal::not_applied(
                 Code::BadRequest,
                 format!("the leader that is to adopt {me} is said to be {me} itself"),
@@ -140,12 +137,12 @@ impl Driver {
     }
 
     fn may_be_adopted(&self, adopt: &JoinOffer) -> Result<(), Refusal> {
-        if plant::is(Plant::TombstonesBelieved) && adopt.tombstones.contains(&self.raft_id()) {
+        if plant::is(Plant::TombstonesBelieved) && adopt.tombstones.contains(&self.core.raft_id()) {
             return Ok(());
         }
         self.may_consider(adopt)?;
-        let me = self.my_name();
-        if let Some(space) = self.own_space().filter(|space| space.is_nearly_full()) {
+        let me = self.core.my_name();
+        if let Some(space) = self.core.own_space().filter(|space| space.is_nearly_full()) {
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
             return Err(Refusal::not_applied(
                 Code::DiskNearlyFull,
@@ -155,7 +152,7 @@ impl Driver {
                 ),
             ));
         }
-        let identity = self.data_dir.identity();
+        let identity = self.core.data_dir.identity();
         let own_cluster = adopt.cluster_id == identity.cluster_id;
         let has_data = |data: String| {
             Err(Refusal::not_applied(
@@ -182,7 +179,7 @@ impl Driver {
             )),
             NodeKind::Pristine => Ok(()),
             NodeKind::Standalone if adopt.force => Ok(()),
-            NodeKind::Standalone => has_data(format!("{} keys", self.state_machine.keys())),
+            NodeKind::Standalone => has_data(format!("{} keys", self.core.state_machine.keys())),
             NodeKind::Member => Err(Refusal::not_applied(
                 Code::OtherCluster,
                 format!(
@@ -194,7 +191,7 @@ impl Driver {
 
     /// What is due while this node is being adopted, or waits for the cluster that has adopted it.
     pub(crate) fn tick_joiner(&mut self) -> Result<(), Error> {
-        let (now, removed) = (self.now, self.phase == Phase::Removed);
+        let (now, removed) = (self.core.now, self.core.phase == Phase::Removed);
         let ripe = |offer: &mut ReceivedOffer| matches!(offer.waits_for, LeaderProof::Removal(until) if removed || now >= until);
         if let Some(ReceivedOffer { adopt, reply, .. }) = self.joiner.offer.take_if(ripe) {
             match self.may_be_adopted(&adopt) {
@@ -214,7 +211,7 @@ impl Driver {
         let Some(ReceivedOffer { adopt, reply, .. }) = self.joiner.offer.take_if(asked) else {
             return Ok(());
         };
-        let (me, address, leader) = (self.my_name(), &adopt.leader_address, &adopt.leader_name);
+        let (me, address, leader) = (self.core.my_name(), &adopt.leader_address, &adopt.leader_name);
         let wrong = match result {
             Ok(who) if who.raft_id != adopt.leader_id || who.cluster_id != adopt.cluster_id => {
                 Some((Code::Unreachable, format!("another node, {}, answers there", who.node_id)))
@@ -247,47 +244,51 @@ impl Driver {
     /// The flip to a new, empty incarnation; durable on return. What this node was is kept until the cluster's state has
     /// arrived.
     fn become_adopted(&mut self, adopt: &JoinOffer) -> Result<JoinAccepted, Error> {
-        let keys = self.state_machine.keys();
+        let keys = self.core.state_machine.keys();
         let standalone = self.standing() == NodeKind::Standalone;
-        let dropped = standalone.then(|| format!("the {keys} keys that {} held alone", self.my_name()));
+        let dropped = standalone.then(|| format!("the {keys} keys that {} held alone", self.core.my_name()));
         if let Some(dropped) = &dropped {
-            warn!(self.log, "a forced join gives up data once the cluster's state has arrived"; "data" => dropped);
+            warn!(self.core.log, "a forced join gives up data once the cluster's state has arrived"; "data" => dropped);
         }
-        self.refuse_everything(proposals::joining);
-        self.state_machine.abort_cut();
-        let (raft_address, http_address) = (self.options.raft_address.clone(), self.options.http_address.clone());
-        let incarnation = self.data_dir.adopt(adopt.cluster_id, &raft_address, &http_address, standalone)?;
+        self.refuse_everything(refusals::joining);
+        self.core.state_machine.abort_cut();
+        let (raft_address, http_address) =
+            (self.core.options.raft_address.clone(), self.core.options.http_address.clone());
+        let incarnation = self.core.data_dir.adopt(adopt.cluster_id, &raft_address, &http_address, standalone)?;
         self.swap(incarnation)?;
-        info!(self.log, "taken by a cluster";
-            "cluster_id" => adopt.cluster_id, "as" => &adopt.node_id, "leader" => &adopt.leader_name, "raft_id" => self.raft_id());
+        info!(self.core.log, "taken by a cluster";
+            "cluster_id" => adopt.cluster_id, "as" => &adopt.node_id, "leader" => &adopt.leader_name, "raft_id" => self.core.raft_id());
         Ok(self.adopted(dropped))
     }
 
     fn adopted(&self, dropped: Option<String>) -> JoinAccepted {
         JoinAccepted {
-            raft_id: self.raft_id(),
-            started_as: self.data_dir.identity().started_as.clone(),
-            http_address: self.options.http_address.clone(),
+            raft_id: self.core.raft_id(),
+            started_as: self.core.data_dir.identity().started_as.clone(),
+            http_address: self.core.options.http_address.clone(),
             dropped,
         }
     }
 
     /// The cluster that this node joins has given the join up. Of a member this says nothing.
     pub(crate) fn told_join_ended(&mut self, cluster_id: u64, raft_id: u64) {
-        let ours = cluster_id == self.data_dir.identity().cluster_id && raft_id == self.raft_id();
-        self.joiner.join_ended |= ours && self.phase == Phase::Joining;
+        let ours = cluster_id == self.core.data_dir.identity().cluster_id && raft_id == self.core.raft_id();
+        self.joiner.join_ended |= ours && self.core.phase == Phase::Joining;
     }
 
     /// Ends this node's part in its cluster; durable on return.
     pub(crate) fn become_removed(&mut self) -> Result<(), Error> {
-        self.data_dir.update(|identity| identity.removed = true)?;
-        self.phase = Phase::Removed;
+        self.core.data_dir.update(|identity| identity.removed = true)?;
+        self.core.phase = Phase::Removed;
         self.verification = Verification::default();
-        self.state_machine.abort_cut();
+        self.core.state_machine.abort_cut();
         self.answer_own_removal();
-        self.refuse_everything(proposals::removed);
-        warn!(self.log, "this node was removed from its cluster; POST /raft/join for it on a member brings it back");
-        self.publish();
+        self.refuse_everything(refusals::removed);
+        warn!(
+            self.core.log,
+            "this node was removed from its cluster; POST /raft/join for it on a member brings it back"
+        );
+        self.core.publish();
         Ok(())
     }
 }

@@ -21,15 +21,12 @@ pub(crate) mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use raft::Changer;
-use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, Entry, Message, MessageType};
 use slog::info;
 
+use super::core::client_request::{ClientRequest, late};
 use super::driver::Driver;
-use super::proposals::{ClientRequest, late};
 use crate::model::Millis;
-use crate::model::validate;
-use crate::model::{Answer, Code, Command, MemberChange, Proposal, Refusal, Request, codec};
+use crate::model::{Answer, Code, Refusal, Request};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 use catch_up::CatchUp;
@@ -120,7 +117,7 @@ impl Driver {
     /// Moves every membership request on as far as it goes now.
     pub(crate) fn drive_membership(&mut self) {
         self.drive_transfer();
-        if !self.leads() {
+        if !self.core.leads() {
             return self.give_back();
         }
         self.promote_learners();
@@ -147,22 +144,22 @@ impl Driver {
         }
         let waiting = loop {
             let waiting = self.membership.queue.pop_front()?;
-            if !self.is_late(&waiting) {
+            if !self.core.is_late(&waiting) {
                 break waiting;
             }
-            self.refuse(waiting, late());
+            self.core.refuse(waiting, late());
         };
         Some(Operation { waiting, stage: Stage::Start, warning: None, dropped: None, proposed: None })
     }
 
     /// Moves one operation on; None once it has been answered.
     fn advance(&mut self, mut operation: Operation) -> Option<Operation> {
-        if self.is_late(&operation.waiting) {
+        if self.core.is_late(&operation.waiting) {
             self.end_join(&operation);
             self.refuse_unfinished(operation);
             return None;
         }
-        if operation.proposed.is_some_and(|(term, _)| term != self.raw.raft.term) {
+        if operation.proposed.is_some_and(|(term, _)| term != self.core.raw.raft.term) {
             operation.proposed = None;
         }
         loop {
@@ -177,9 +174,9 @@ impl Driver {
                     return None;
                 }
                 Step::Done(Err(refusal)) => {
-                    info!(self.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
+                    info!(self.core.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
                     self.end_join(&operation);
-                    self.refuse(operation.waiting, refusal);
+                    self.core.refuse(operation.waiting, refusal);
                     return None;
                 }
             }
@@ -206,8 +203,8 @@ impl Driver {
     /// A join that waits for its learner makes way for other changes, and for other joins where the learner is silent.
     fn set_waiting_join_aside(&mut self) {
         let Some(Operation { stage: Stage::Promote { raft_id, since }, .. }) = self.membership.current else { return };
-        let silent = self.now > since + SILENT_AFTER
-            && self.contact.get(&raft_id).is_none_or(|heard| self.now > heard + SILENT_AFTER);
+        let silent = self.core.now > since + SILENT_AFTER
+            && self.live.contact.get(&raft_id).is_none_or(|heard| self.core.now > heard + SILENT_AFTER);
         let next = self.membership.queue.front();
         if (silent || next.is_some_and(|waiting| !matches!(waiting.request, Request::Join { .. })))
             && let Some(operation) = self.membership.current.take()
@@ -229,109 +226,29 @@ impl Driver {
 
     /// The table has changed by applied entries; `removed` are ids that left it.
     pub(crate) fn members_changed(&mut self, removed: &[u64]) -> Result<(), Error> {
-        let table = self.state_machine.members();
+        let table = self.core.state_machine.members();
         let members =
             table.iter().map(|m| format!("{} {:?} at {}", m.name, m.role, m.raft_address)).collect::<Vec<_>>();
-        info!(self.log, "members"; "index" => self.state_machine.applied().0, "are" => members.join(", "));
+        info!(self.core.log, "members"; "index" => self.core.state_machine.applied().0, "are" => members.join(", "));
         for raft_id in removed {
-            if *raft_id == self.raft_id() {
+            if *raft_id == self.core.raft_id() {
                 return self.become_removed();
             }
-            self.contact.remove(raft_id);
-            self.peer_contact.forget(*raft_id);
-            self.outbox.tell_removed(*raft_id);
+            self.live.forget(*raft_id);
+            self.core.outbox.tell_removed(*raft_id);
         }
-        self.publish();
+        self.core.publish();
         Ok(())
-    }
-
-    /// Whether raft would take a membership change as one: this node leads, has applied its whole log, and nothing is
-    /// pending.
-    pub(crate) fn can_change(&self) -> bool {
-        let raft = &self.raw.raft;
-        self.leads()
-            && raft.apply_to_current_term()
-            && !raft.has_pending_conf()
-            && raft.lead_transferee.is_none()
-            && self.stop_by.is_none()
-    }
-
-    /// Whether this node leads so shortly that live members may not have been heard yet.
-    pub(crate) fn is_settling(&self) -> bool {
-        self.led_since.is_some_and(|since| self.now < since + self.election_timeout())
     }
 
     /// Ends with `refusal`, unless that only looks so because the members have not been heard yet.
     pub(crate) fn refuse_once_settled(&self, refusal: Refusal) -> Step {
-        if self.is_settling() { Step::Keep } else { Step::Done(Err(refusal)) }
-    }
-
-    /// Whether a member was heard within an election timeout.
-    pub(crate) fn is_live(&self, raft_id: u64) -> bool {
-        raft_id == self.raft_id()
-            || self.contact.get(&raft_id).is_some_and(|heard| self.now < heard + self.election_timeout())
-    }
-
-    /// Refuses a configuration in which the live voters are no quorum, before or after the change.
-    pub(crate) fn check_quorum(&self, after: &[u64]) -> Result<(), Refusal> {
-        for voters in [self.conf_voters(), after] {
-            let (live, dead): (Vec<u64>, Vec<u64>) = voters.iter().partition(|id| self.is_live(**id));
-            let quorum = voters.len() / 2 + 1;
-            if live.len() < quorum {
-                let dead = dead.into_iter().map(|id| self.name_of(id)).collect::<Vec<_>>().join(", ");
-                return Err(Refusal::not_applied(
-                    Code::QuorumLoss,
-                    format!(
-                        "of {} voters {quorum} must be alive, and {} would be: {dead} cannot be heard. Start it again first",
-                        voters.len(),
-                        live.len()
-                    ),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Proposes one membership entry; the (term, index) it has if it survives.
-    ///
-    /// # Errors
-    /// A refusal where the change is impossible as such; nothing was proposed.
-    pub(crate) fn propose_change(
-        &mut self,
-        kind: ConfChangeType,
-        raft_id: u64,
-        change: &MemberChange,
-    ) -> Result<Option<(u64, u64)>, Refusal> {
-        validate::member_change(change)?;
-        let mut single = ConfChangeSingle::default();
-        single.set_change_type(kind);
-        single.node_id = raft_id;
-        Changer::new(self.raw.raft.prs()).simple(&[single]).map_err(|error| {
-            Refusal::not_applied(Code::BadRequest, format!("raft would refuse this membership change: {error}"))
-        })?;
-        let mut conf_change = ConfChange::default();
-        conf_change.set_change_type(kind);
-        conf_change.node_id = raft_id;
-        match self.raw.propose_conf_change(codec::encode(change), conf_change) {
-            Ok(()) => Ok(Some((self.raw.raft.term, self.raw.raft.raft_log.last_index()))),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Proposes one command of the node's own.
-    pub(crate) fn propose_command(&mut self, command: Command) -> Option<(u64, u64)> {
-        let data = Proposal::encode(self.stamp(), &command.into());
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.raft_id();
-        message.set_entries(vec![Entry { data: data.into(), ..Entry::default() }].into());
-        self.raw.raft.step(message).ok()?;
-        Some((self.raw.raft.term, self.raw.raft.raft_log.last_index()))
+        if self.live.is_settling(&self.core) { Step::Keep } else { Step::Done(Err(refusal)) }
     }
 
     pub(crate) fn expire_membership(&mut self) {
         self.expire_transfer();
-        let now = self.now;
+        let now = self.core.now;
         let mut ended = self.membership.aside.extract_if(.., |one| one.waiting.deadline <= now).collect::<Vec<_>>();
         if self.membership.current.as_ref().is_some_and(|one| one.waiting.deadline <= now) {
             ended.extend(self.membership.current.take());
@@ -341,7 +258,7 @@ impl Driver {
             self.membership.take_queue().into_iter().partition(|waiting| waiting.deadline <= now);
         self.membership.queue = waits;
         ended.into_iter().for_each(|operation| self.refuse_unfinished(operation));
-        over.into_iter().for_each(|waiting| self.refuse(waiting, late()));
+        over.into_iter().for_each(|waiting| self.core.refuse(waiting, late()));
     }
 
     /// Answers a request whose deadline has come; what it has begun may go on.
@@ -360,7 +277,7 @@ impl Driver {
                 "the membership change was not finished before its deadline; GET /raft/stats shows the members";
             Refusal::not_applied(Code::Timeout, detail)
         };
-        self.refuse(waiting, refusal);
+        self.core.refuse(waiting, refusal);
     }
 
     pub(crate) fn refuse_membership(&mut self, why: fn() -> Refusal) {
@@ -368,11 +285,11 @@ impl Driver {
         operations.extend(self.membership.current.take());
         for operation in operations {
             let refusal = why();
-            self.refuse(operation.waiting, Refusal::unknown(refusal.code, refusal.detail));
+            self.core.refuse(operation.waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
         if let Some(transfer) = self.membership.transfer.take() {
             let refusal = why();
-            self.refuse(transfer.waiting, Refusal::unknown(refusal.code, refusal.detail));
+            self.core.refuse(transfer.waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
     }
 }

@@ -11,8 +11,8 @@ use slog::info;
 
 use super::join::Stage;
 use super::{Operation, Step};
+use crate::consensus::core::client_request::ClientRequest;
 use crate::consensus::driver::Driver;
-use crate::consensus::proposals::ClientRequest;
 use crate::model::Millis;
 use crate::model::{Answer, Code, Refusal, Request};
 
@@ -24,27 +24,23 @@ pub(crate) struct Transfer {
 }
 
 impl Driver {
-    /// The live voter, other than this node, that has most of the log.
-    pub(crate) fn successor(&self) -> Option<u64> {
-        let me = self.raft_id();
-        let live = self.conf_voters().iter().copied().filter(|id| *id != me && self.is_live(*id));
-        live.max_by_key(|id| self.raw.raft.prs().get(*id).map_or(0, |progress| progress.matched))
-    }
-
     pub(crate) fn start_transfer(&self, node_id: Option<&str>) -> Step {
         let target = match node_id {
-            None => self.successor(),
+            None => self.live.successor(&self.core),
             Some(name) => {
-                let Some(member) = self.state_machine.members().named(name) else {
+                let Some(member) = self.core.state_machine.members().named(name) else {
                     let detail = format!("no member has the name {name}; GET /raft/stats lists them");
                     return Step::Done(Err(Refusal::not_applied(Code::UnknownMember, detail)));
                 };
-                let fit = self.conf_voters().contains(&member.raft_id) && self.is_live(member.raft_id);
+                let fit =
+                    self.core.conf_voters().contains(&member.raft_id) && self.live.is_live(&self.core, member.raft_id);
                 fit.then_some(member.raft_id)
             }
         };
         match target {
-            Some(target) if target == self.raft_id() => Step::Done(Ok(Answer::Transferred { node_id: self.my_name() })),
+            Some(target) if target == self.core.raft_id() => {
+                Step::Done(Ok(Answer::Transferred { node_id: self.core.my_name() }))
+            }
             Some(successor) => Step::Next(Stage::Lead { successor }),
             None => self.refuse_once_settled(Refusal::not_applied(
                 Code::NotAVoter,
@@ -59,24 +55,24 @@ impl Driver {
     /// Takes the operation over until leadership has moved; the operation ends here.
     pub(crate) fn begin_transfer(&mut self, operation: Operation) -> Option<Operation> {
         let Stage::Lead { successor } = operation.stage else { return Some(operation) };
-        info!(self.log, "handing leadership over"; "to" => self.name_of(successor));
-        self.raw.transfer_leader(successor);
-        let until = self.now + 2 * self.election_timeout();
+        info!(self.core.log, "handing leadership over"; "to" => self.core.name_of(successor));
+        self.core.raw.transfer_leader(successor);
+        let until = self.core.now + 2 * self.core.election_timeout();
         self.membership.transfer = Some(Transfer { waiting: operation.waiting, target: successor, until });
         None
     }
 
     /// Ends a transfer that has succeeded or was given up.
     pub(crate) fn drive_transfer(&mut self) {
-        let leader = self.raw.raft.leader_id;
+        let leader = self.core.raw.raft.leader_id;
         let Some(transfer) = &self.membership.transfer else { return };
         let target = transfer.target;
-        let given_up = self.leads() && self.raw.raft.lead_transferee.is_none();
-        let elsewhere = leader != 0 && leader != self.raft_id();
-        if (given_up || elsewhere || self.now >= transfer.until)
+        let given_up = self.core.leads() && self.core.raw.raft.lead_transferee.is_none();
+        let elsewhere = leader != 0 && leader != self.core.raft_id();
+        if (given_up || elsewhere || self.core.now >= transfer.until)
             && let Some(transfer) = self.membership.transfer.take()
         {
-            let name = self.name_of(target);
+            let name = self.core.name_of(target);
             if elsewhere && matches!(transfer.waiting.request, Request::Remove { .. }) {
                 self.retry_later(transfer.waiting);
             } else if leader == target {
@@ -86,16 +82,16 @@ impl Driver {
                 // The word to lead may still be on its way. What was to follow it, a removal, was not begun.
                 let moves = matches!(transfer.waiting.request, Request::Transfer { .. });
                 let refuse = if moves { Refusal::unknown } else { Refusal::not_applied };
-                self.refuse(transfer.waiting, refuse(Code::TransferFailed, detail));
+                self.core.refuse(transfer.waiting, refuse(Code::TransferFailed, detail));
             }
         }
     }
 
     pub(crate) fn expire_transfer(&mut self) {
-        let late = self.membership.transfer.as_ref().is_some_and(|transfer| transfer.waiting.deadline <= self.now);
+        let late = self.membership.transfer.as_ref().is_some_and(|transfer| transfer.waiting.deadline <= self.core.now);
         if late && let Some(transfer) = self.membership.transfer.take() {
             let detail = "leadership did not move before the deadline; GET /raft/stats shows who leads";
-            self.refuse(transfer.waiting, Refusal::unknown(Code::TransferFailed, detail));
+            self.core.refuse(transfer.waiting, Refusal::unknown(Code::TransferFailed, detail));
         }
     }
 }

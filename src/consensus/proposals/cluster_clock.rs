@@ -35,28 +35,28 @@ impl Driver {
     /// The cluster's time in milliseconds, as far as this node can know it: a node that does not lead knows what it has
     /// applied.
     pub(crate) fn cluster_time(&self) -> u64 {
-        let applied = self.state_machine.clock();
-        if !self.leads() || self.time.term != self.raw.raft.term {
+        let applied = self.core.state_machine.clock();
+        if !self.core.leads() || self.time.term != self.core.raw.raft.term {
             return applied;
         }
         let (clock, since) = self.time.base;
-        applied.max(clock.saturating_add(self.now.saturating_sub(since)))
+        applied.max(clock.saturating_add(self.core.now.saturating_sub(since)))
     }
 
     /// Begins to count where this node has begun to lead, or goes on from what is applied where that is more.
     fn keep_time(&mut self) {
-        let (applied, term) = (self.state_machine.clock(), self.raw.raft.term);
+        let (applied, term) = (self.core.state_machine.clock(), self.core.raw.raft.term);
         if self.time.term != term {
-            self.time = ClusterClock { term, base: (applied, self.now), stamped: self.now, removal: None };
+            self.time = ClusterClock { term, base: (applied, self.core.now), stamped: self.core.now, removal: None };
         } else if self.cluster_time() == applied {
-            self.time.base = (applied, self.now);
+            self.time.base = (applied, self.core.now);
         }
     }
 
     /// The stamp for what is proposed now; only a leader asks.
     pub(crate) fn stamp(&mut self) -> u64 {
         self.keep_time();
-        self.time.stamped = self.now;
+        self.time.stamped = self.core.now;
         self.cluster_time()
     }
 
@@ -65,28 +65,34 @@ impl Driver {
     /// # Errors
     /// [`Error`]: poisoned.
     pub(crate) fn expire_keys(&mut self) -> Result<(), Error> {
-        if !self.leads() {
+        if !self.core.leads() {
             return Ok(());
         }
         self.keep_time();
-        let Some(first) = self.state_machine.first_expiry() else { return Ok(()) };
-        let leaving = self.stop_by.is_some() || self.raw.raft.lead_transferee.is_some();
+        let Some(first) = self.core.state_machine.first_expiry() else { return Ok(()) };
+        let leaving = self.core.stop_by.is_some() || self.core.raw.raft.lead_transferee.is_some();
         // Before the first entry of its term is applied a leader does not know all that it leads.
-        if leaving || !self.raw.raft.commit_to_current_term() || self.removal_under_way() {
+        if leaving || !self.core.raw.raft.commit_to_current_term() || self.removal_under_way() {
             return Ok(());
         }
         let now = self.cluster_time();
         if first <= now {
-            let keys = self.state_machine.due(now)?;
-            self.time.removal = self.propose_command(Command::Expire { keys });
-        } else if self.now >= self.time.stamped + STAMP_EVERY {
-            self.propose_command(Command::Tick);
+            let keys = self.core.state_machine.due(now)?;
+            self.time.removal = {
+                let stamp = self.stamp();
+                self.core.propose_command(stamp, Command::Expire { keys })
+            };
+        } else if self.core.now >= self.time.stamped + STAMP_EVERY {
+            {
+                let stamp = self.stamp();
+                self.core.propose_command(stamp, Command::Tick)
+            };
         }
         Ok(())
     }
 
     fn removal_under_way(&self) -> bool {
-        let applied = self.state_machine.applied().0;
-        self.time.removal.is_some_and(|(term, index)| term == self.raw.raft.term && index > applied)
+        let applied = self.core.state_machine.applied().0;
+        self.time.removal.is_some_and(|(term, index)| term == self.core.raw.raft.term && index > applied)
     }
 }

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use slog::{info, warn};
 
-use crate::consensus::driver::{Driver, Phase};
+use crate::consensus::core::Phase;
+use crate::consensus::driver::Driver;
 use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal, Request, mib};
 use crate::plant::{self, Plant};
@@ -37,58 +38,54 @@ pub(crate) struct VoterDiskSpace {
 }
 
 impl Driver {
-    /// What is left of this node's disk.
-    pub(crate) fn own_space(&self) -> Option<DiskSpace> {
-        self.data_dir.engine().last_space()
-    }
-
     /// What is left of the disk of a member, as far as it has told lately.
     pub(crate) fn space_of(&self, raft_id: u64) -> Option<DiskSpace> {
-        if raft_id == self.raft_id() {
-            return self.own_space();
+        if raft_id == self.core.raft_id() {
+            return self.core.own_space();
         }
         let (space, at) = self.voter_disk_space.told.get(&raft_id)?;
-        (self.now < at + TOLD_FOR).then_some(*space)
+        (self.core.now < at + TOLD_FOR).then_some(*space)
     }
 
     /// Tells every member what is left, at once where it has become too little, or enough again.
     pub(crate) fn tell_space(&mut self) {
-        let Some(space) = self.own_space().filter(|_| self.phase == Phase::Member) else { return };
+        let Some(space) = self.core.own_space().filter(|_| self.core.phase == Phase::Member) else { return };
         let is_full = space.is_nearly_full();
         let turned = is_full != self.voter_disk_space.own_is_full;
         if turned {
             self.voter_disk_space.own_is_full = is_full;
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
             if is_full {
-                warn!(self.log, "the disk is nearly full: the cluster refuses writes that need space until more of it is \
-                     free (storage.reserve_mb)"; "free" => free, "reserve" => reserve, "directory" => self.data_dir.engine().path());
+                warn!(self.core.log, "the disk is nearly full: the cluster refuses writes that need space until more of it is \
+                     free (storage.reserve_mb)"; "free" => free, "reserve" => reserve, "directory" => self.core.data_dir.engine().path());
             } else {
-                info!(self.log, "the disk has enough space again"; "free" => free, "reserve" => reserve);
+                info!(self.core.log, "the disk has enough space again"; "free" => free, "reserve" => reserve);
             }
         }
         self.note_refusals();
-        if !turned && self.now < self.voter_disk_space.tell_after {
+        if !turned && self.core.now < self.voter_disk_space.tell_after {
             return;
         }
-        self.voter_disk_space.tell_after = self.now + TELL_EVERY;
-        let me = self.raft_id();
-        let members = self.state_machine.members();
+        self.voter_disk_space.tell_after = self.core.now + TELL_EVERY;
+        let me = self.core.raft_id();
+        let members = self.core.state_machine.members();
         self.voter_disk_space.told.retain(|raft_id, _| members.get(*raft_id).is_some());
         for member in members.iter().filter(|member| member.raft_id != me) {
-            self.outbox.tell_space(member.raft_id, space);
+            self.core.outbox.tell_space(member.raft_id, space);
         }
     }
 
     /// A member has told what is left of its disk.
     pub(crate) fn told_space(&mut self, from: u64, space: DiskSpace) {
-        if self.state_machine.members().get(from).is_some() {
-            self.voter_disk_space.told.insert(from, (space, self.now));
+        if self.core.state_machine.members().get(from).is_some() {
+            self.voter_disk_space.told.insert(from, (space, self.core.now));
         }
     }
 
     /// A voter whose disk is nearly full.
     fn nearly_full_voter(&self) -> Option<(u64, DiskSpace)> {
-        let mut voter_disk_space = self.conf_voters().iter().filter_map(|voter| Some((*voter, self.space_of(*voter)?)));
+        let mut voter_disk_space =
+            self.core.conf_voters().iter().filter_map(|voter| Some((*voter, self.space_of(*voter)?)));
         voter_disk_space.find(|(_, space)| space.is_nearly_full())
     }
 
@@ -99,11 +96,11 @@ impl Driver {
             return None;
         }
         let (voter, space) = self.nearly_full_voter()?;
-        if write.once.as_ref().is_some_and(|once| self.state_machine.was_done(once)) {
+        if write.once.as_ref().is_some_and(|once| self.core.state_machine.was_done(once)) {
             // It changes nothing any more, and its client is to hear what it came to.
             return None;
         }
-        let (name, free, reserve) = (self.name_of(voter), mib(space.free_bytes), mib(space.reserve_bytes));
+        let (name, free, reserve) = (self.core.name_of(voter), mib(space.free_bytes), mib(space.reserve_bytes));
         Some(Refusal::not_applied(
             Code::DiskNearlyFull,
             format!(
@@ -123,7 +120,7 @@ impl Driver {
         let mut kept = VecDeque::with_capacity(batch.len());
         for waiting in batch {
             match self.lacks_space(&waiting.request) {
-                Some(refusal) => self.refuse(waiting, refusal),
+                Some(refusal) => self.core.refuse(waiting, refusal),
                 None => kept.push_back(waiting),
             }
         }
@@ -132,14 +129,14 @@ impl Driver {
 
     /// Says when this leader begins and ends to refuse writes.
     fn note_refusals(&mut self) {
-        let voter = self.nearly_full_voter().filter(|_| self.leads());
+        let voter = self.nearly_full_voter().filter(|_| self.core.leads());
         let before = std::mem::replace(&mut self.voter_disk_space.refuses_for, voter.map(|(voter, _)| voter));
         match (before, voter) {
             (None, Some((voter, space))) => {
-                warn!(self.log, "writes that need space are refused: the disk of a voter is nearly full";
-                    "node" => self.name_of(voter), "free" => mib(space.free_bytes), "reserve" => mib(space.reserve_bytes));
+                warn!(self.core.log, "writes that need space are refused: the disk of a voter is nearly full";
+                    "node" => self.core.name_of(voter), "free" => mib(space.free_bytes), "reserve" => mib(space.reserve_bytes));
             }
-            (Some(_), None) if self.leads() => info!(self.log, "writes that need space are taken again"),
+            (Some(_), None) if self.core.leads() => info!(self.core.log, "writes that need space are taken again"),
             _ => {}
         }
     }

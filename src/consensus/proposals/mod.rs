@@ -22,8 +22,10 @@ use std::collections::{BTreeMap, VecDeque};
 use raft::eraftpb::{Entry, Message, MessageType};
 use slog::warn;
 
-use super::driver::{Driver, Phase};
-use super::input::{Hop, Reply};
+use super::core::Phase;
+use super::core::client_request::{ClientRequest, late, removed, stopping};
+use super::driver::Driver;
+use super::input::Hop;
 use crate::model::Millis;
 use crate::model::validate;
 use crate::model::{Answer, Code, Outcome, Proposal, Refusal, Request};
@@ -35,16 +37,6 @@ const ENTRIES_PER_PROPOSAL: usize = 1024;
 
 /// The most bytes of commands that one proposal carries, unless a single one is larger.
 const BYTES_PER_PROPOSAL: usize = 4 << 20;
-
-/// A request and where its answer goes.
-pub(crate) struct ClientRequest {
-    pub request: Request,
-    pub deadline: Millis,
-    pub hop: Hop,
-    /// Whether an earlier try may have had an effect: then no refusal may say that there was none.
-    pub doubt: bool,
-    pub reply: Reply<Result<Answer, Refusal>>,
-}
 
 /// What has to be true here before a membership answer is given.
 enum Until {
@@ -95,32 +87,6 @@ impl Proposals {
     }
 }
 
-/// The refusal of a node that is shutting down.
-pub(crate) fn stopping() -> Refusal {
-    Refusal::not_applied(Code::Stopping, "this node is shutting down; ask another one")
-}
-
-/// The refusal of a node that was removed.
-pub(crate) fn removed() -> Refusal {
-    Refusal::not_applied(
-        Code::Removed,
-        "this node was removed from its cluster; ask a member, or POST /raft/join for it there to bring it back",
-    )
-}
-
-/// The refusal of a node that is in no cluster yet.
-pub(crate) fn joining() -> Refusal {
-    Refusal::not_applied(Code::Joining, "this node is not part of a cluster yet; ask another one, or wait for its join")
-}
-
-/// The refusal of what waited, on this node or on its way here, for longer than its client.
-pub(crate) fn late() -> Refusal {
-    Refusal::not_applied(
-        Code::Timeout,
-        "the deadline of the request was over before this node could take it up, so it was dropped; send it again",
-    )
-}
-
 fn undecided() -> Refusal {
     Refusal::unknown(
         Code::Timeout,
@@ -136,10 +102,10 @@ impl Driver {
 
     /// Why this node is none that answers data requests, if it is not.
     pub(crate) fn no_member(&self) -> Option<Refusal> {
-        if self.stop_by.is_some() {
+        if self.core.stop_by.is_some() {
             return Some(stopping());
         }
-        match self.phase {
+        match self.core.phase {
             Phase::Member => None,
             Phase::Removed => Some(removed()),
             Phase::Forming | Phase::Joining => Some(self.not_joined_yet()),
@@ -149,7 +115,7 @@ impl Driver {
     /// Takes in a request that was sent to the raft id `to`, or a client's where that is 0. This node may belong to another
     /// cluster since: there the request would be done and acknowledged, and in its own it would be lost.
     pub(crate) fn take_request(&mut self, waiting: ClientRequest, to: u64) {
-        if to == 0 || to == self.raft_id() {
+        if to == 0 || to == self.core.raft_id() {
             return self.request(waiting);
         }
         let detail = "the node that the request was sent on to has become another one since; send it again";
@@ -159,82 +125,65 @@ impl Driver {
     /// Takes a request in. Whoever sent it on has other limits, or none.
     pub(crate) fn request(&mut self, waiting: ClientRequest) {
         if let Some(refusal) = self.unavailable() {
-            return self.refuse(waiting, refusal);
+            return self.core.refuse(waiting, refusal);
         }
         if !plant::is(Plant::CommandUnchecked)
-            && let Err(refusal) = validate::request(&waiting.request, &self.options.limits)
+            && let Err(refusal) = validate::request(&waiting.request, &self.core.options.limits)
         {
-            return self.refuse(waiting, refusal);
+            return self.core.refuse(waiting, refusal);
         }
-        if self.proposals.len() >= self.options.pending_requests {
+        if self.proposals.len() >= self.core.options.pending_requests {
             let logged = self.proposals.full_logged;
-            if logged.is_none_or(|at| self.now >= at + 1000) {
-                self.proposals.full_logged = Some(self.now);
-                warn!(self.log, "too many requests wait; refusing more"; "limits.pending_requests" => self.options.pending_requests);
+            if logged.is_none_or(|at| self.core.now >= at + 1000) {
+                self.proposals.full_logged = Some(self.core.now);
+                warn!(self.core.log, "too many requests wait; refusing more"; "limits.pending_requests" => self.core.options.pending_requests);
             }
             let full = Refusal::not_applied(
                 Code::Overloaded,
                 "too many requests wait on this node (limits.pending_requests); try again in a moment",
             );
-            return self.refuse(waiting, full);
+            return self.core.refuse(waiting, full);
         }
         self.route(waiting);
     }
 
     /// Sends a request where it can be carried out.
     fn route(&mut self, waiting: ClientRequest) {
-        if self.is_late(&waiting) {
-            self.refuse(waiting, late());
-        } else if self.leads() {
+        if self.core.is_late(&waiting) {
+            self.core.refuse(waiting, late());
+        } else if self.core.leads() {
             if let Some(refusal) = self.lacks_space(&waiting.request) {
-                self.refuse(waiting, refusal);
+                self.core.refuse(waiting, refusal);
             } else if matches!(waiting.request, Request::Write(_)) {
                 self.proposals.batch.push_back(waiting);
             } else if let Err(waiting) = self.membership.enqueue(waiting) {
                 let full = "too many membership changes wait; try again later";
-                self.refuse(*waiting, Refusal::not_applied(Code::Overloaded, full));
+                self.core.refuse(*waiting, Refusal::not_applied(Code::Overloaded, full));
             }
-        } else if let Some((to, hop)) = self.way_to_leader(waiting.hop, &waiting.request) {
-            let token = self.token();
-            let left = waiting.deadline.saturating_sub(self.now).max(1);
-            self.outbox.forward(token, to, hop, waiting.request.clone(), left);
+        } else if let Some((to, hop)) = self.live.way_to_leader(&self.core, waiting.hop, &waiting.request) {
+            let token = self.core.token();
+            let left = waiting.deadline.saturating_sub(self.core.now).max(1);
+            self.core.outbox.forward(token, to, hop, waiting.request.clone(), left);
             self.proposals.forwarded.insert(token, (to, waiting));
         } else {
             self.retry_later(waiting);
         }
     }
 
-    /// Whether the time of a request is over, so that it may have no effect from now on.
-    pub(crate) fn is_late(&self, waiting: &ClientRequest) -> bool {
-        waiting.deadline <= self.now && !plant::is(Plant::LateProposal)
-    }
-
     /// Tries again what certainly was not applied; a peer's request goes back to where it came from for that.
     pub(crate) fn retry_later(&mut self, waiting: ClientRequest) {
-        if waiting.hop != Hop::Client || waiting.deadline <= self.now {
-            let refusal = self.no_leader(&waiting.request);
-            self.refuse(waiting, refusal);
+        if waiting.hop != Hop::Client || waiting.deadline <= self.core.now {
+            let refusal = self.live.no_leader(&self.core, &waiting.request);
+            self.core.refuse(waiting, refusal);
         } else {
             self.proposals.parked.push(waiting);
         }
     }
 
-    pub(crate) fn refuse(&self, waiting: ClientRequest, mut refusal: Refusal) {
-        if refusal.leader.is_none() {
-            refusal.leader = self.leader();
-        }
-        if waiting.doubt && refusal.fate == Outcome::NotApplied {
-            refusal.fate = Outcome::Unknown;
-            let join = matches!(waiting.request, Request::Join { .. });
-            refusal.code = if join { Code::JoinUnfinished } else { Code::Timeout };
-        }
-        (waiting.reply)(Err(refusal));
-    }
-
     /// Whether a turn would propose writes.
     pub(crate) fn any_proposable(&self) -> bool {
-        let log = &self.raw.raft.raft_log;
-        let gathers = self.leads() && log.committed < log.last_index();
+        let log = &self.core.raw.raft.raft_log;
+        let gathers = self.core.leads() && log.committed < log.last_index();
         !self.proposals.batch.is_empty() && (!gathers || self.proposals.batch.len() >= ENTRIES_PER_PROPOSAL)
     }
 
@@ -245,9 +194,9 @@ impl Driver {
             return;
         }
         let (over, batch): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.proposals.batch).into_iter().partition(|waiting| self.is_late(waiting));
+            std::mem::take(&mut self.proposals.batch).into_iter().partition(|waiting| self.core.is_late(waiting));
         self.proposals.batch = batch;
-        over.into_iter().for_each(|waiting| self.refuse(waiting, late()));
+        over.into_iter().for_each(|waiting| self.core.refuse(waiting, late()));
         self.refuse_what_grows();
         let (mut entries, mut bytes, stamp) = (Vec::new(), 0, self.stamp());
         for waiting in &self.proposals.batch {
@@ -266,24 +215,24 @@ impl Driver {
     }
 
     fn propose(&mut self, group: Vec<ClientRequest>, entries: Vec<Entry>) {
-        let transferring = self.raw.raft.lead_transferee.is_some();
-        if !self.leads() || transferring {
+        let transferring = self.core.raw.raft.lead_transferee.is_some();
+        if !self.core.leads() || transferring {
             group.into_iter().for_each(|waiting| self.retry_later(waiting));
             return;
         }
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.raft_id();
+        message.from = self.core.raft_id();
         message.set_entries(entries.into());
-        if self.raw.raft.step(message).is_err() {
+        if self.core.raw.raft.step(message).is_err() {
             let full = Refusal::not_applied(
                 Code::Overloaded,
                 "the leader holds too many bytes that are not committed yet; try again in a moment",
             );
-            group.into_iter().for_each(|waiting| self.refuse(waiting, full.clone()));
+            group.into_iter().for_each(|waiting| self.core.refuse(waiting, full.clone()));
             return;
         }
-        let (term, last) = (self.raw.raft.term, self.raw.raft.raft_log.last_index());
+        let (term, last) = (self.core.raw.raft.term, self.core.raw.raft.raft_log.last_index());
         let first = last + 1 - group.len() as u64;
         for (index, waiting) in (first..).zip(group) {
             self.proposals.waiters.insert(term, index, waiting.deadline, waiting);
@@ -304,7 +253,7 @@ impl Driver {
 
     pub(crate) fn requests_hidden(&mut self, index: u64, term: u64) {
         for waiting in self.proposals.waiters.hidden(index) {
-            self.refuse(waiting, undecided());
+            self.core.refuse(waiting, undecided());
         }
         self.requests_lost(term, index);
     }
@@ -315,7 +264,7 @@ impl Driver {
         match result {
             Ok(answer) if waiting.hop == Hop::Relay => (waiting.reply)(Ok(answer)),
             // Whether it is tried again is for the node to say whose client waits.
-            Err(refusal) if waiting.hop == Hop::Relay => self.refuse(waiting, refusal),
+            Err(refusal) if waiting.hop == Hop::Relay => self.core.refuse(waiting, refusal),
             Ok(answer) => self.answer_when_visible(waiting, answer),
             Err(refusal) => {
                 let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. })
@@ -327,13 +276,13 @@ impl Driver {
                     Outcome::Unknown => repeatable && matches!(refusal.code, Code::Timeout | Code::JoinUnfinished),
                 };
                 if again && refusal.fate == Outcome::NotApplied {
-                    self.note_no_way(to);
+                    self.live.note_no_way(&self.core, to);
                 }
-                if again && waiting.deadline > self.now {
+                if again && waiting.deadline > self.core.now {
                     let doubt = waiting.doubt || refusal.fate == Outcome::Unknown;
                     self.proposals.parked.push(ClientRequest { doubt, ..waiting });
                 } else {
-                    self.refuse(waiting, refusal);
+                    self.core.refuse(waiting, refusal);
                 }
             }
         }
@@ -354,8 +303,8 @@ impl Driver {
         if self.proposals.almost.is_empty() {
             return;
         }
-        let applied = self.state_machine.applied().0;
-        let leader = self.leader().map(|leader| leader.node_id);
+        let applied = self.core.state_machine.applied().0;
+        let leader = self.core.leader().map(|leader| leader.node_id);
         let done = self.proposals.almost.extract_if(.., |(until, _, _)| match until {
             Until::Applied(index) => applied >= *index,
             Until::LeaderIs(name) => leader.as_ref() == Some(name),
@@ -367,8 +316,8 @@ impl Driver {
 
     /// This node was removed, which some requests wait for: they are done.
     pub(crate) fn answer_own_removal(&mut self) {
-        let (me, index) = (self.my_name(), self.state_machine.applied().0);
-        let members = self.state_machine.members();
+        let (me, index) = (self.core.my_name(), self.core.state_machine.applied().0);
+        let members = self.core.state_machine.members();
         let own = |waiting: &ClientRequest| match &waiting.request {
             Request::Remove { node_id } => *node_id == me || members.named(node_id).is_none(),
             _ => false,
@@ -386,11 +335,11 @@ impl Driver {
 
     /// Sends parked requests to the leader where there is a way to one now.
     pub(crate) fn unpark(&mut self) {
-        if self.raw.raft.lead_transferee.is_none() && self.phase == Phase::Member {
+        if self.core.raw.raft.lead_transferee.is_none() && self.core.phase == Phase::Member {
             for waiting in std::mem::take(&mut self.proposals.parked) {
-                if waiting.deadline <= self.now {
-                    let refusal = self.no_leader(&waiting.request);
-                    self.refuse(waiting, refusal);
+                if waiting.deadline <= self.core.now {
+                    let refusal = self.live.no_leader(&self.core, &waiting.request);
+                    self.core.refuse(waiting, refusal);
                 } else {
                     self.route(waiting);
                 }
@@ -399,12 +348,12 @@ impl Driver {
     }
 
     pub(crate) fn expire_requests(&mut self) {
-        self.note_leader();
+        self.live.note_leader(&self.core);
         self.answer_visible();
         self.unpark();
-        let now = self.now;
+        let now = self.core.now;
         for waiting in self.proposals.waiters.expired(now) {
-            self.refuse(waiting, undecided());
+            self.core.refuse(waiting, undecided());
         }
         let mut over = self.proposals.parked.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>();
         let (unproposed, batch) = std::mem::take(&mut self.proposals.batch)
@@ -413,14 +362,14 @@ impl Driver {
         self.proposals.batch = batch.into();
         over.extend(unproposed);
         for waiting in over {
-            let refusal = self.no_leader(&waiting.request);
-            self.refuse(waiting, refusal);
+            let refusal = self.live.no_leader(&self.core, &waiting.request);
+            self.core.refuse(waiting, refusal);
         }
         let late = self.proposals.almost.extract_if(.., |(_, waiting, _)| waiting.deadline <= now).collect::<Vec<_>>();
         for (_, waiting, _) in late {
             let detail =
                 "the leader has done it, but this node has not seen that yet; GET /raft/stats shows when it has";
-            self.refuse(waiting, Refusal::unknown(Code::Timeout, detail));
+            self.core.refuse(waiting, Refusal::unknown(Code::Timeout, detail));
         }
     }
 
@@ -429,7 +378,7 @@ impl Driver {
         let mut waiting = Vec::from(std::mem::take(&mut self.proposals.batch));
         waiting.append(&mut self.proposals.parked);
         waiting.extend(self.membership.take_queue());
-        waiting.into_iter().for_each(|one| self.refuse(one, why()));
+        waiting.into_iter().for_each(|one| self.core.refuse(one, why()));
     }
 
     /// Refuses everything that waits: as unknown where it was proposed or sent on.
@@ -440,7 +389,7 @@ impl Driver {
         proposed.extend(std::mem::take(&mut self.proposals.almost).into_iter().map(|(_, waiting, _)| waiting));
         for waiting in proposed {
             let refusal = why();
-            self.refuse(waiting, Refusal::unknown(refusal.code, refusal.detail));
+            self.core.refuse(waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
         self.refuse_reads(why);
         self.refuse_membership(why);

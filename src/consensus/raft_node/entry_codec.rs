@@ -106,10 +106,10 @@ impl Driver {
         if plant::is(Plant::AppendUnchecked) {
             return self.step(message);
         }
-        if self.append_refused.is_none_or(|at| self.now >= at + REFUSED_EVERY) {
-            self.append_refused = Some(self.now);
-            let from = self.name_of(message.from);
-            error!(self.log, "a message of a member is refused; that node is broken"; "from" => from, "detail" => detail);
+        if self.append_refused.is_none_or(|at| self.core.now >= at + REFUSED_EVERY) {
+            self.append_refused = Some(self.core.now);
+            let from = self.core.name_of(message.from);
+            error!(self.core.log, "a message of a member is refused; that node is broken"; "from" => from, "detail" => detail);
         }
         Ok(())
     }

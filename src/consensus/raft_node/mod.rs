@@ -1,6 +1,5 @@
-//! What raft runs on: its settings, its view of the disk, the bytes of its entries, and the terms it is shown.
+//! What raft runs on: its settings, its view of the disk, the bytes of its entries.
 
 pub(crate) mod entry_codec;
 pub(crate) mod raft_config;
 pub(crate) mod raft_storage;
-pub(crate) mod term_bound;

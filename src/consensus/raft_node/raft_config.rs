@@ -11,7 +11,7 @@ use raft::{RawNode, ReadOnlyOption};
 use slog::Logger;
 
 use super::raft_storage::RaftStorage;
-use crate::consensus::Options;
+use crate::consensus::options::Options;
 use crate::storage::{Error, Incarnation, StateMachine};
 
 /// How many bytes of committed entries raft hands out at once.

@@ -130,7 +130,7 @@ impl Driver {
     pub(crate) fn read(&mut self, reader: Reader) -> Result<(), Error> {
         let consistency = reader.consistency;
         if let Some(mut refusal) = self.unavailable() {
-            refusal.leader = self.leader();
+            refusal.leader = self.core.leader();
             reader.refuse(refusal);
         } else if consistency == Consistency::Linearizable
             && let Some(refusal) = self.lagging()
@@ -138,14 +138,14 @@ impl Driver {
             self.fail_reads(vec![reader], || refusal.clone());
         } else if plant::is(Plant::ReadWithoutIndex) {
             self.answer_read(reader)?;
-        } else if self.reads.len() >= self.options.pending_requests {
+        } else if self.reads.len() >= self.core.options.pending_requests {
             reader.refuse(Refusal::not_applied(
                 Code::Overloaded,
                 "too many reads wait on this node (limits.pending_requests); try again in a moment",
             ));
         } else if consistency == Consistency::Stale && self.is_fresh_enough(&reader) {
             self.reads.confirm(0, reader);
-        } else if consistency == Consistency::Stale && (self.raw.raft.leader_id == 0 || self.lagging().is_some()) {
+        } else if consistency == Consistency::Stale && (self.core.raw.raft.leader_id == 0 || self.lagging().is_some()) {
             reader.refuse(self.too_stale());
         } else {
             self.reads.queue.push(reader);
@@ -155,16 +155,17 @@ impl Driver {
 
     /// Begins a round where reads wait and none is in flight, or the one in flight seems lost.
     pub(crate) fn issue_read_index(&mut self) {
-        let ready = self.raw.raft.leader_id != 0 && (!self.leads() || self.raw.raft.commit_to_current_term());
+        let ready =
+            self.core.raw.raft.leader_id != 0 && (!self.core.leads() || self.core.raw.raft.commit_to_current_term());
         if !ready {
             return;
         }
         match &self.reads.round {
-            None if self.reads.queue.is_empty() && !self.feed.wants_contact() => return,
-            Some(round) if self.now < round.began + REPEAT_AFTER => return,
+            None if self.reads.queue.is_empty() && !self.core.feed.wants_contact() => return,
+            Some(round) if self.core.now < round.began + REPEAT_AFTER => return,
             _ => {}
         }
-        let (context, now, applied) = (self.reads.context(), self.now, self.state_machine.applied().0);
+        let (context, now, applied) = (self.reads.context(), self.core.now, self.core.state_machine.applied().0);
         let queue = &mut self.reads.queue;
         let begin = || Round { contexts: Vec::new(), first: now, began: now, applied, readers: std::mem::take(queue) };
         let round = self.reads.round.get_or_insert_with(begin);
@@ -173,13 +174,13 @@ impl Driver {
             round.contexts.remove(0);
         }
         round.contexts.push(context.clone());
-        self.raw.read_index(context);
+        self.core.raw.read_index(context);
     }
 
     /// Another leader, another round: the one in flight is asked again at once.
     pub(crate) fn repeat_read_index(&mut self) {
         if let Some(round) = &mut self.reads.round {
-            round.began = self.now.saturating_sub(REPEAT_AFTER);
+            round.began = self.core.now.saturating_sub(REPEAT_AFTER);
         }
     }
 
@@ -190,7 +191,9 @@ impl Driver {
                 if state.index < round.applied {
                     self.leader_lacks(state.index, round.applied);
                     let refusal = self.unavailable();
-                    self.fail_reads(round.readers, || refusal.clone().unwrap_or_else(|| self.no_quorum()));
+                    self.fail_reads(round.readers, || {
+                        refusal.clone().unwrap_or_else(|| self.live.no_quorum(&self.core))
+                    });
                     continue;
                 }
                 self.reads.freshness.confirmed(round.first, state.index);
@@ -206,7 +209,7 @@ impl Driver {
 
     /// Answers confirmed reads whose index is applied.
     pub(crate) fn release_reads(&mut self) -> Result<(), Error> {
-        let applied = self.state_machine.applied().0;
+        let applied = self.core.state_machine.applied().0;
         self.reads.freshness.applied(applied);
         if self.unsent.is_full() {
             return Ok(());
@@ -221,7 +224,7 @@ impl Driver {
             let mut readers = readers.into_iter();
             while left > 0
                 && !self.unsent.is_full()
-                && (left == READ_BYTES_PER_TURN || !self.budget.is_late(self.background.now()))
+                && (left == READ_BYTES_PER_TURN || !self.core.budget.is_late(self.core.background.now()))
                 && let Some(reader) = readers.next()
             {
                 left = left.saturating_sub(self.answer_read(reader)? + READ_COST);
@@ -236,28 +239,28 @@ impl Driver {
 
     /// Whether a turn would answer reads that the last one left.
     pub(crate) fn any_read_ready(&self) -> bool {
-        let applied = self.state_machine.applied().0;
+        let applied = self.core.state_machine.applied().0;
         // Where it is full, the next tick looks again.
         !self.unsent.is_full() && self.reads.confirmed.iter().any(|(index, _)| *index <= applied)
     }
 
     /// Answers a read; what it cost, as [`READ_BYTES_PER_TURN`] counts.
     fn answer_read(&self, reader: Reader) -> Result<usize, Error> {
-        let (index, term, clock) = (self.state_machine.applied().0, self.raw.raft.term, self.cluster_time());
+        let (index, term, clock) = (self.core.state_machine.applied().0, self.core.raw.raft.term, self.cluster_time());
         if !self.is_fresh_enough(&reader) {
             reader.refuse(self.too_stale());
             return Ok(0);
         }
         Ok(match reader.wanted {
             Wanted::Key { key, reply } => {
-                let value = self.state_machine.get(&key)?;
+                let value = self.core.state_machine.get(&key)?;
                 let fetched = Fetched { value, index, term, clock };
                 let cost = fetched.bytes();
                 reply(Ok(fetched));
                 cost
             }
             Wanted::Page { list, reply } => {
-                let page = self.state_machine.list(&list)?;
+                let page = self.core.state_machine.list(&list)?;
                 let listed = Listed { page, index, term, clock };
                 let cost = listed.page.items.len() * READ_COST + listed.bytes();
                 reply(Ok(listed));
@@ -269,31 +272,31 @@ impl Driver {
     /// As of which moment this node's state is known to be the cluster's latest.
     pub(crate) fn fresh_as_of(&self) -> Option<Millis> {
         if plant::is(Plant::ContactWhenHandled) {
-            return if self.leads() { Some(self.now) } else { self.leader_seen };
+            return if self.core.leads() { Some(self.core.now) } else { self.live.leader_seen };
         }
         self.reads.freshness.as_of()
     }
 
     fn is_fresh_enough(&self, reader: &Reader) -> bool {
-        let fresh = |most| self.fresh_as_of().is_some_and(|as_of| self.now.saturating_sub(as_of) <= most);
+        let fresh = |most| self.fresh_as_of().is_some_and(|as_of| self.core.now.saturating_sub(as_of) <= most);
         reader.bounds.max_stale_ms.is_none_or(fresh)
     }
 
     fn too_stale(&self) -> Refusal {
         let since = match self.fresh_as_of() {
             Some(as_of) => {
-                format!("a leader has last confirmed this node's state {} ms ago", self.now.saturating_sub(as_of))
+                format!("a leader has last confirmed this node's state {} ms ago", self.core.now.saturating_sub(as_of))
             }
             None => "no leader has confirmed this node's state since it started".to_owned(),
         };
         let refusal = Refusal::not_applied(Code::TooStale, format!("{since}, more than max_stale; ask another one"));
-        Refusal { leader: self.leader(), ..refusal }
+        Refusal { leader: self.core.leader(), ..refusal }
     }
 
     pub(crate) fn expire_reads(&mut self) {
-        let now = self.now;
+        let now = self.core.now;
         // Without a leader no round will be confirmed soon, and whoever reads stale does not wait for an election.
-        let lost = self.raw.raft.leader_id == 0;
+        let lost = self.core.raw.raft.leader_id == 0;
         let late = |reader: &mut Reader| reader.deadline <= now || (lost && reader.bounds.max_stale_ms.is_some());
         let mut expired = self.reads.queue.extract_if(.., late).collect::<Vec<_>>();
         if let Some(round) = &mut self.reads.round {
@@ -304,7 +307,7 @@ impl Driver {
             }
         }
         // What waits only for its turn lacks nothing that its client could be told of; it is answered, if late.
-        let applied = self.state_machine.applied().0;
+        let applied = self.core.state_machine.applied().0;
         let unapplied = self.take_unapplied(|reader| reader.deadline <= now);
         let unproven = |reader: &mut Reader| reader.bounds.max_stale_ms.is_some() && reader.bounds.min_index <= applied;
         for reader in expired.extract_if(.., unproven) {
@@ -312,7 +315,7 @@ impl Driver {
         }
         let (behind, unconfirmed) = expired.into_iter().partition(|reader| reader.bounds.min_index > applied);
         self.fail_reads(behind, not_reached);
-        self.fail_reads(unconfirmed, || self.no_quorum());
+        self.fail_reads(unconfirmed, || self.live.no_quorum(&self.core));
         let (behind, unapplied): (Vec<_>, Vec<_>) =
             unapplied.into_iter().partition(|(_, reader)| reader.bounds.min_index > applied);
         self.fail_reads(behind.into_iter().map(|(_, reader)| reader).collect(), not_reached);
@@ -322,7 +325,7 @@ impl Driver {
     /// This node lags: what waits for it to apply what is committed would wait until its deadline. A read that asks for
     /// an index waits for that, as it was told to.
     pub(crate) fn refuse_reads_that_lag(&mut self) {
-        let applied = self.state_machine.applied().0;
+        let applied = self.core.state_machine.applied().0;
         let mut waiting = std::mem::take(&mut self.reads.queue);
         // The round goes on: it says how far the leader is.
         waiting.extend(self.reads.round.iter_mut().flat_map(|round| std::mem::take(&mut round.readers)));
@@ -334,7 +337,7 @@ impl Driver {
 
     /// Takes the chosen reads that wait for an index to be applied, with that index.
     fn take_unapplied(&mut self, chosen: impl Fn(&Reader) -> bool) -> Vec<(u64, Reader)> {
-        let (applied, mut taken) = (self.state_machine.applied().0, Vec::new());
+        let (applied, mut taken) = (self.core.state_machine.applied().0, Vec::new());
         for (index, readers) in self.reads.confirmed.iter_mut().filter(|(index, _)| *index > applied) {
             taken.extend(readers.extract_if(.., |reader| chosen(reader)).map(|reader| (*index, reader)));
         }
@@ -362,7 +365,7 @@ impl Driver {
     fn fail_reads(&self, readers: Vec<Reader>, why: impl Fn() -> Refusal) {
         for reader in readers {
             let mut refusal = why();
-            refusal.leader = self.leader();
+            refusal.leader = self.core.leader();
             reader.refuse(refusal);
         }
     }

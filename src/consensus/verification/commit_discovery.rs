@@ -16,7 +16,8 @@
 use raft::GetEntriesContext;
 use slog::{info, warn};
 
-use crate::consensus::driver::{Driver, Phase};
+use crate::consensus::core::Phase;
+use crate::consensus::driver::Driver;
 use crate::consensus::raft_node::entry_codec::{Payload, decode};
 use crate::model::Millis;
 use crate::model::{MemberChange, Probe, ProbeReply, Refusal};
@@ -47,37 +48,31 @@ struct Removal {
 impl Driver {
     /// Asks the voter that an entry removes whether that entry is committed, where nobody else is left to tell.
     pub(crate) fn discover_commit(&mut self) {
-        let due = self.now >= self.commit_discovery.ask_after;
-        if !due || self.phase != Phase::Member || !self.is_leaderless_for_long() {
+        let due = self.core.now >= self.commit_discovery.ask_after;
+        if !due || self.core.phase != Phase::Member || !self.live.is_leaderless_for_long(&self.core) {
             return;
         }
-        self.commit_discovery.ask_after = self.now + ASK_EVERY;
+        self.commit_discovery.ask_after = self.core.now + ASK_EVERY;
         let Some(removal) = self.pending_removal() else { return };
-        let Some(member) = self.state_machine.members().get(removal.voter) else { return };
+        let Some(member) = self.core.state_machine.members().get(removal.voter) else { return };
         let address = member.raft_address.clone();
-        let token = self.token();
+        let token = self.core.token();
         self.commit_discovery.asked = Some(Asked { token, removal });
-        let (cluster_id, raft_id) = (self.data_dir.identity().cluster_id, self.raft_id());
+        let (cluster_id, raft_id) = (self.core.data_dir.identity().cluster_id, self.core.raft_id());
         let probe = Probe { cluster_id, raft_id, digest: None, entry: Some((removal.index, removal.term)) };
-        self.outbox.probe(token, &address, probe);
+        self.core.outbox.probe(token, &address, probe);
     }
 
     /// The first entry that removes another voter, of those that are not known to be committed.
     fn pending_removal(&self) -> Option<Removal> {
-        let log = &self.raw.raft.raft_log;
+        let log = &self.core.raw.raft.raft_log;
         let entries = log.entries(log.committed + 1, None, GetEntriesContext::empty(false)).ok()?;
         entries.iter().find_map(|entry| match decode(entry) {
-            Ok(Payload::Membership(_, MemberChange::Remove { raft_id })) if raft_id != self.raft_id() => {
+            Ok(Payload::Membership(_, MemberChange::Remove { raft_id })) if raft_id != self.core.raft_id() => {
                 Some(Removal { index: entry.index, term: entry.term, voter: raft_id })
             }
             _ => None,
         })
-    }
-
-    /// Whether this node knows the entry of this index and term to be committed.
-    pub(crate) fn knows_committed(&self, (index, term): (u64, u64)) -> bool {
-        let log = &self.raw.raft.raft_log;
-        term != 0 && index <= log.committed && log.match_term(index, term)
     }
 
     /// Whether this answers the question; what it says of the commit is noted.
@@ -86,7 +81,7 @@ impl Driver {
             return false;
         };
         let Removal { index, term, voter } = removal;
-        let log = &mut self.raw.raft.raft_log;
+        let log = &mut self.core.raw.raft.raft_log;
         if let Ok(reply) = result
             && reply.raft_id == voter
             && !reply.is_member
@@ -95,9 +90,9 @@ impl Driver {
             && log.match_term(index, term)
         {
             log.commit_to(index);
-            warn!(self.log, "a voter that was removed says that its removal is committed"; "voter" => self.name_of(voter), "index" => index);
+            warn!(self.core.log, "a voter that was removed says that its removal is committed"; "voter" => self.core.name_of(voter), "index" => index);
         } else {
-            info!(self.log, "whether the removal of a voter is committed is not known"; "voter" => self.name_of(voter), "index" => index);
+            info!(self.core.log, "whether the removal of a voter is committed is not known"; "voter" => self.core.name_of(voter), "index" => index);
         }
         true
     }

@@ -15,7 +15,8 @@ use std::collections::VecDeque;
 use raft::eraftpb::Entry;
 
 use super::Claim;
-use crate::consensus::driver::{Driver, Phase};
+use crate::consensus::core::Phase;
+use crate::consensus::driver::Driver;
 use crate::model::Millis;
 use crate::model::StateDigest;
 use crate::storage::Error;
@@ -57,32 +58,32 @@ impl Driver {
     /// The digest of this node's state at an index, where it is remembered.
     pub(crate) fn digest_at(&self, index: u64) -> Option<u64> {
         let remembered = self.digests.own.iter().find(|(at, _)| *at == index).map(|(_, digest)| *digest);
-        remembered.or_else(|| (self.state_machine.applied().0 == index).then(|| self.state_machine.digest()))
+        remembered.or_else(|| (self.core.state_machine.applied().0 == index).then(|| self.core.state_machine.digest()))
     }
 
     /// Tells every member, where this node leads.
     pub(crate) fn tell_digests(&mut self) {
-        if !self.leads() || self.phase != Phase::Member || self.now < self.digests.tell_after {
+        if !self.core.leads() || self.core.phase != Phase::Member || self.core.now < self.digests.tell_after {
             return;
         }
-        self.digests.tell_after = self.now + TELL_EVERY;
-        let (index, digest) = (self.state_machine.applied().0, self.state_machine.digest());
+        self.digests.tell_after = self.core.now + TELL_EVERY;
+        let (index, digest) = (self.core.state_machine.applied().0, self.core.state_machine.digest());
         self.digests.remember(index, digest);
-        let told = StateDigest { term: self.raw.raft.term, index, digest };
-        let me = self.raft_id();
-        for member in self.state_machine.members().iter().filter(|member| member.raft_id != me) {
-            self.outbox.tell_digest(member.raft_id, told);
+        let told = StateDigest { term: self.core.raw.raft.term, index, digest };
+        let me = self.core.raft_id();
+        for member in self.core.state_machine.members().iter().filter(|member| member.raft_id != me) {
+            self.core.outbox.tell_digest(member.raft_id, told);
         }
     }
 
     /// The leader has told its digest.
     pub(crate) fn told_digest(&mut self, from: u64, told: StateDigest) -> Result<(), Error> {
-        let raft = &self.raw.raft;
-        if self.phase != Phase::Member || self.leads() || (from, told.term) != (raft.leader_id, raft.term) {
+        let raft = &self.core.raw.raft;
+        if self.core.phase != Phase::Member || self.core.leads() || (from, told.term) != (raft.leader_id, raft.term) {
             return Ok(());
         }
         self.lag.told(told.index);
-        if told.index > self.state_machine.applied().0 {
+        if told.index > self.core.state_machine.applied().0 {
             self.digests.awaited = Some(told);
             return Ok(());
         }
@@ -91,7 +92,7 @@ impl Driver {
 
     /// Entries were applied: a digest may have waited for them.
     pub(crate) fn compare_awaited(&mut self) -> Result<(), Error> {
-        let applied = self.state_machine.applied().0;
+        let applied = self.core.state_machine.applied().0;
         match self.digests.awaited.take_if(|awaited| awaited.index <= applied) {
             Some(told) => self.compare(told),
             None => Ok(()),

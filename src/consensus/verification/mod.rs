@@ -16,12 +16,14 @@
 
 pub(crate) mod commit_discovery;
 pub(crate) mod digests;
+pub(crate) mod term_bound;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use slog::{error, info, warn};
 
-use super::driver::{Driver, Phase};
+use super::core::Phase;
+use super::driver::Driver;
 use super::input::Reply;
 use crate::model::Millis;
 use crate::model::{Code, Probe, ProbeReply, Recorded, Refusal};
@@ -157,8 +159,8 @@ impl Verification {
 impl Driver {
     /// A member of this cluster says that this node was removed from it.
     pub(crate) fn told_removed(&mut self, cluster_id: u64, raft_id: u64) -> Result<(), Error> {
-        let ours = cluster_id == self.data_dir.identity().cluster_id && raft_id == self.raft_id();
-        match self.phase {
+        let ours = cluster_id == self.core.data_dir.identity().cluster_id && raft_id == self.core.raft_id();
+        match self.core.phase {
             // It has never been more than asked to join, and knows no voters to ask: the join is over.
             Phase::Joining => {
                 self.told_join_ended(cluster_id, raft_id);
@@ -181,25 +183,25 @@ impl Driver {
              this directory is moved away and the node joins again, empty"
         );
         if self.verification.lacks.is_none() {
-            error!(self.log, "what was committed is lost"; "detail" => &lacks);
+            error!(self.core.log, "what was committed is lost"; "detail" => &lacks);
         }
         self.verification.lacks = Some(lacks);
     }
 
     /// The voters besides this node, with the addresses that the table has for them.
     fn other_voters(&self) -> Vec<(u64, String)> {
-        let others = self.conf_voters().iter().filter(|voter| **voter != self.raft_id());
+        let others = self.core.conf_voters().iter().filter(|voter| **voter != self.core.raft_id());
         others
-            .filter_map(|voter| Some((*voter, self.state_machine.members().get(*voter)?.raft_address.clone())))
+            .filter_map(|voter| Some((*voter, self.core.state_machine.members().get(*voter)?.raft_address.clone())))
             .collect()
     }
 
     /// How many voters must bear a claim out.
     fn needed(&self, claim: Claim) -> usize {
-        let (all, others) = (self.conf_voters().len(), self.other_voters().len());
+        let (all, others) = (self.core.conf_voters().len(), self.other_voters().len());
         match claim {
             Claim::Removed | Claim::LogLost { .. } => others / 2 + 1,
-            Claim::Diverged { .. } if self.leads() => all / 2 + 1,
+            Claim::Diverged { .. } if self.core.leads() => all / 2 + 1,
             // Never none: a lone voter has nobody who could bear it out.
             Claim::Diverged { .. } => (all / 2 + 1).min(others).max(1),
         }
@@ -207,20 +209,24 @@ impl Driver {
 
     /// Begins to verify a claim, unless another one is being verified or one of its kind was not borne out just now.
     pub(crate) fn verify(&mut self, claim: Claim) -> Result<(), Error> {
-        let now = self.now;
+        let now = self.core.now;
         if self.verification.open.as_ref().is_some_and(|open| open.claim == claim) {
             return Ok(());
         }
         let again = self.verification.diverged() && matches!(claim, Claim::Diverged { .. });
-        if self.phase != Phase::Member || self.stop_by.is_some() || (self.verification.open.is_some() && !again) {
+        if self.core.phase != Phase::Member
+            || self.core.stop_by.is_some()
+            || (self.verification.open.is_some() && !again)
+        {
             return Ok(());
         }
         if now < self.verification.pause(claim, now).until || self.needed(claim) > self.other_voters().len() {
             return Ok(());
         }
         if !again {
-            let ask = self.other_voters().iter().map(|(voter, _)| self.name_of(*voter)).collect::<Vec<_>>().join(", ");
-            warn!(self.log, "a peer says what would end this node: the other voters are asked, and clients wait";
+            let ask =
+                self.other_voters().iter().map(|(voter, _)| self.core.name_of(*voter)).collect::<Vec<_>>().join(", ");
+            warn!(self.core.log, "a peer says what would end this node: the other voters are asked, and clients wait";
                 "says" => claim.words(), "asked" => ask);
         }
         let (asked, yes, no) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
@@ -231,18 +237,22 @@ impl Driver {
 
     fn ask_voters(&mut self) {
         let Some(mut open) = self.verification.open.take() else { return };
-        open.ask_at = self.now + ASK_EVERY;
+        open.ask_at = self.core.now + ASK_EVERY;
         let digest = match open.claim {
             Claim::Diverged { index, digest } => Some((index, digest)),
             Claim::Removed | Claim::LogLost { .. } => None,
         };
-        let probe =
-            Probe { cluster_id: self.data_dir.identity().cluster_id, raft_id: self.raft_id(), digest, entry: None };
+        let probe = Probe {
+            cluster_id: self.core.data_dir.identity().cluster_id,
+            raft_id: self.core.raft_id(),
+            digest,
+            entry: None,
+        };
         for (voter, address) in self.other_voters() {
             if !open.yes.contains_key(&voter) && !open.asked.values().any(|asked| *asked == voter) {
-                let token = self.token();
+                let token = self.core.token();
                 open.asked.insert(token, voter);
-                self.outbox.probe(token, &address, probe);
+                self.core.outbox.probe(token, &address, probe);
             }
         }
         self.verification.open = Some(open);
@@ -269,11 +279,11 @@ impl Driver {
 
     /// Asks again what was not borne out, and ends what has taken long enough.
     pub(crate) fn tick_verification(&mut self) -> Result<(), Error> {
-        if self.raw.raft.leader_id != 0 && self.phase == Phase::Member {
+        if self.core.raw.raft.leader_id != 0 && self.core.phase == Phase::Member {
             self.verification.untold = None;
         }
         let Some(open) = &self.verification.open else { return Ok(()) };
-        if self.now >= open.ask_at {
+        if self.core.now >= open.ask_at {
             self.ask_voters();
         }
         self.conclude()
@@ -305,15 +315,15 @@ impl Driver {
         if yes >= needed {
             return self.borne_out(claim);
         }
-        let me = usize::from(self.conf_voters().contains(&self.raft_id()));
+        let me = usize::from(self.core.conf_voters().contains(&self.core.raft_id()));
         let outvoted = match claim {
-            Claim::Diverged { .. } => open.no.len() + me > self.conf_voters().len() / 2,
+            Claim::Diverged { .. } => open.no.len() + me > self.core.conf_voters().len() / 2,
             Claim::Removed | Claim::LogLost { .. } => open.yes.is_empty() && open.no.len() + needed > others,
         };
         let stays = self.verification.diverged() && !open.yes.is_empty();
         if open.never || outvoted {
             self.dismiss("the other voters say that it is not so");
-        } else if self.now >= open.until && !stays {
+        } else if self.core.now >= open.until && !stays {
             self.dismiss("too few of the other voters could tell");
         }
         Ok(())
@@ -322,28 +332,28 @@ impl Driver {
     /// The node goes on.
     fn dismiss(&mut self, why: &str) {
         let Some(open) = self.verification.open.take() else { return };
-        let now = self.now;
+        let now = self.core.now;
         let pause = self.verification.pause(open.claim, now);
         pause.length = (pause.length * 2).clamp(PAUSES.0, PAUSES.1);
         pause.until = now + pause.length;
         let next = pause.length;
         let (yes, no) = (self.named(open.yes.keys()), self.named(open.no.iter()));
-        info!(self.log, "what a peer said is not borne out, and this node goes on"; "said" => open.claim.words(),
+        info!(self.core.log, "what a peer said is not borne out, and this node goes on"; "said" => open.claim.words(),
             "because" => why, "yes" => &yes, "no" => no, "next_in_ms" => next);
         if open.no.is_empty() && !open.never && open.claim == Claim::Removed {
             let untold = format!(
                 "a peer says that this node was removed from its cluster, and too few of the voters that it knows could be \
                  asked ({yes} agree). If it was removed, POST /raft/join for it on a member, with a directory moved away"
             );
-            warn!(self.log, "{}", untold);
+            warn!(self.core.log, "{}", untold);
             self.verification.untold = Some(untold);
         }
     }
 
     fn named<'a>(&self, voters: impl Iterator<Item = &'a u64>) -> String {
         let names = voters.map(|voter| {
-            let http = self.state_machine.members().get(*voter).map_or("-", |member| member.http_address.as_str());
-            format!("{} ({http})", self.name_of(*voter))
+            let http = self.core.state_machine.members().get(*voter).map_or("-", |member| member.http_address.as_str());
+            format!("{} ({http})", self.core.name_of(*voter))
         });
         let names = names.collect::<Vec<_>>().join(", ");
         if names.is_empty() { "none".into() } else { names }
@@ -353,8 +363,8 @@ impl Driver {
     fn borne_out(&mut self, claim: Claim) -> Result<(), Error> {
         let Some(open) = self.verification.open.take() else { return Ok(()) };
         let witnesses = self.named(open.yes.keys());
-        error!(self.log, "what a peer said is true"; "said" => claim.words(), "say" => &witnesses);
-        let last = self.raw.raft.raft_log.last_index();
+        error!(self.core.log, "what a peer said is true"; "said" => claim.words(), "say" => &witnesses);
+        let last = self.core.raw.raft.raft_log.last_index();
         let (what, detail) = match claim {
             Claim::Removed => return self.become_removed(),
             Claim::LogLost { index } => (
@@ -372,7 +382,7 @@ impl Driver {
                 ),
             ),
         };
-        Err(Error::Damaged { what: what.into(), detail, path: self.data_dir.engine().path() })
+        Err(Error::Damaged { what: what.into(), detail, path: self.core.data_dir.engine().path() })
     }
 
     /// Another node asks what this one knows of it.
@@ -381,11 +391,11 @@ impl Driver {
         probe: Probe,
         reply: Reply<Result<ProbeReply, Refusal>>,
     ) -> Result<(), Error> {
-        if probe.cluster_id != self.data_dir.identity().cluster_id || self.phase == Phase::Joining {
+        if probe.cluster_id != self.core.data_dir.identity().cluster_id || self.core.phase == Phase::Joining {
             reply(Err(Refusal::not_applied(Code::OtherCluster, "this node is of another cluster")));
             return Ok(());
         }
-        let (raft, members, asker) = (&self.raw.raft, self.state_machine.members(), probe.raft_id);
+        let (raft, members, asker) = (&self.core.raw.raft, self.core.state_machine.members(), probe.raft_id);
         let recorded = if members.is_tombstone(asker) {
             Recorded::Tombstone
         } else if members.get(asker).is_some() {
@@ -395,20 +405,22 @@ impl Driver {
         };
         let mine = probe.digest.and_then(|(index, _)| self.digest_at(index));
         reply(Ok(ProbeReply {
-            raft_id: self.raft_id(),
-            is_member: self.phase == Phase::Member,
+            raft_id: self.core.raft_id(),
+            is_member: self.core.phase == Phase::Member,
             term: raft.term,
             last_index: raft.raft_log.last_index(),
             commit_index: raft.raft_log.committed,
             asker: recorded,
-            acknowledged: raft.prs().get(asker).map(|progress| progress.matched).filter(|_| self.leads()),
+            acknowledged: raft.prs().get(asker).map(|progress| progress.matched).filter(|_| self.core.leads()),
             digest: mine,
-            entry_committed: probe.entry.is_some_and(|entry| self.knows_committed(entry)),
+            entry_committed: probe.entry.is_some_and(|entry| self.core.knows_committed(entry)),
         }));
         // Where it is the leader that differs, this is how it hears of it.
         match (probe.digest, mine) {
-            (Some((index, theirs)), Some(mine)) if theirs != mine && self.leads() && recorded == Recorded::Member => {
-                warn!(self.log, "the state of a member is not this leader's at an equal index"; "member" => self.name_of(asker), "index" => index);
+            (Some((index, theirs)), Some(mine))
+                if theirs != mine && self.core.leads() && recorded == Recorded::Member =>
+            {
+                warn!(self.core.log, "the state of a member is not this leader's at an equal index"; "member" => self.core.name_of(asker), "index" => index);
                 self.verify(Claim::Diverged { index, digest: mine })
             }
             _ => Ok(()),

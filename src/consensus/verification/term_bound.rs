@@ -16,7 +16,8 @@ use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 use slog::warn;
 
-use crate::consensus::driver::{Driver, Phase};
+use crate::consensus::core::Phase;
+use crate::consensus::driver::Driver;
 use crate::consensus::verification::Claim;
 use crate::model::Millis;
 use crate::model::{Probe, ProbeReply, Refusal};
@@ -47,8 +48,8 @@ pub(crate) struct TermBound {
 impl Driver {
     /// The highest term that is believed of a message.
     pub(crate) fn believable_term(&self) -> u64 {
-        let near = self.raw.raft.term.saturating_add(TERM_LEAP);
-        near.max(if self.phase == Phase::Joining { MOST_TERM } else { self.term_bound.confirmed_term })
+        let near = self.core.raw.raft.term.saturating_add(TERM_LEAP);
+        near.max(if self.core.phase == Phase::Joining { MOST_TERM } else { self.term_bound.confirmed_term })
     }
 
     /// Whether raft may see the message.
@@ -65,16 +66,16 @@ impl Driver {
         }
         // A heartbeat's commit is at most what this node has acknowledged to that leader. A log that ends before it has
         // lost what was synced, which no crash explains.
-        let last = self.raw.raft.raft_log.last_index();
-        let speaks = message.get_msg_type() == MessageType::MsgHeartbeat && message.term >= self.raw.raft.term;
+        let last = self.core.raw.raft.raft_log.last_index();
+        let speaks = message.get_msg_type() == MessageType::MsgHeartbeat && message.term >= self.core.raw.raft.term;
         if !speaks || message.commit <= last {
             return Ok(true);
         }
-        if self.leads() && message.term == self.raw.raft.term {
+        if self.core.leads() && message.term == self.core.raw.raft.term {
             return Ok(self.disbelieve(message, "it is of another leader of the same term"));
         }
         if plant::is(Plant::LogLossUnverified) {
-            let (what, path) = ("the log".into(), self.data_dir.engine().path());
+            let (what, path) = ("the log".into(), self.core.data_dir.engine().path());
             return Err(Error::Damaged { what, detail: format!("log lost: it ends at {last}"), path });
         }
         self.verify(Claim::LogLost { index: message.commit })?;
@@ -90,8 +91,8 @@ impl Driver {
         if message.request_snapshot != 0 {
             return Some("it asks for a snapshot, which no member does");
         }
-        let of_this_reign = self.raw.raft.state == StateRole::Leader && message.term == self.raw.raft.term;
-        let last = self.raw.raft.raft_log.last_index();
+        let of_this_reign = self.core.raw.raft.state == StateRole::Leader && message.term == self.core.raw.raft.term;
+        let last = self.core.raw.raft.raft_log.last_index();
         if of_this_reign && kind == MessageType::MsgAppendResponse && !message.reject && message.index > last {
             return Some("it acknowledges what this leader does not have");
         }
@@ -100,36 +101,37 @@ impl Driver {
 
     /// Says so, rarely; false.
     fn disbelieve(&mut self, message: &Message, because: &str) -> bool {
-        if self.term_bound.said.is_some_and(|said| self.now < said + SAY_EVERY) {
+        if self.term_bound.said.is_some_and(|said| self.core.now < said + SAY_EVERY) {
             self.term_bound.unsaid += 1;
             return false;
         }
-        self.term_bound.said = Some(self.now);
+        self.term_bound.said = Some(self.core.now);
         let unsaid = std::mem::take(&mut self.term_bound.unsaid);
-        warn!(self.log, "a message is not believed"; "because" => because, "kind" => ?message.get_msg_type(),
-            "from" => self.name_of(message.from), "term" => message.term, "index" => message.index,
+        warn!(self.core.log, "a message is not believed"; "because" => because, "kind" => ?message.get_msg_type(),
+            "from" => self.core.name_of(message.from), "term" => message.term, "index" => message.index,
             "commit" => message.commit, "more_like_this" => unsaid);
         false
     }
 
     /// Asks the member at its address whether it is in so high a term.
     fn ask_term(&mut self, from: u64) {
-        let Some(address) = self.state_machine.members().get(from).map(|member| member.raft_address.clone()) else {
+        let Some(address) = self.core.state_machine.members().get(from).map(|member| member.raft_address.clone())
+        else {
             return;
         };
-        if self.term_bound.asked.is_some() || self.now < self.term_bound.ask_after {
+        if self.term_bound.asked.is_some() || self.core.now < self.term_bound.ask_after {
             return;
         }
-        let token = self.token();
+        let token = self.core.token();
         self.term_bound.asked = Some((token, from));
-        self.term_bound.ask_after = self.now + SAY_EVERY;
+        self.term_bound.ask_after = self.core.now + SAY_EVERY;
         let probe = Probe {
-            cluster_id: self.data_dir.identity().cluster_id,
-            raft_id: self.raft_id(),
+            cluster_id: self.core.data_dir.identity().cluster_id,
+            raft_id: self.core.raft_id(),
             digest: None,
             entry: None,
         };
-        self.outbox.probe(token, &address, probe);
+        self.core.outbox.probe(token, &address, probe);
     }
 
     /// Whether this answers the question about a term.

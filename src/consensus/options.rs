@@ -1,0 +1,49 @@
+//! Settings of the loop.
+//!
+//! See also: `config` (where they come from).
+
+use crate::changefeed::History;
+use crate::model::Limits;
+
+/// What the loop is configured with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The length of a raft tick in milliseconds.
+    pub tick_ms: u64,
+    /// Ticks between two heartbeats of a leader.
+    pub heartbeat_ticks: usize,
+    /// Ticks without a leader until a follower campaigns.
+    pub election_ticks: usize,
+    /// The range that raft draws the election timeout of each wait from, in ticks, end exclusive; None for
+    /// `election_ticks` to twice that. A simulator pins it.
+    pub election_range: Option<(usize, usize)>,
+    /// Entries between two durable cuts of the machine.
+    pub snapshot_every_entries: u64,
+    /// Bytes of log between two durable cuts of the machine.
+    pub snapshot_every_bytes: u64,
+    /// Entries kept behind a cut for slow followers.
+    pub snapshot_keep_entries: u64,
+    /// The most bytes of changes that a copy for a follower may take on disk.
+    pub snapshot_spool_bytes: u64,
+    /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A few
+    /// bytes of log can ask for megabytes of it, and the loop has heartbeats to send.
+    pub apply_work: usize,
+    /// What a command may have that is proposed here; other nodes may have other limits.
+    pub limits: Limits,
+    /// The most client requests that wait at once.
+    pub pending_requests: usize,
+    /// How many of the latest events are kept.
+    pub history: History,
+    /// Where this node tells its peers to dial it, `host:port`.
+    pub raft_address: String,
+    /// Where this node's clients find it, `host:port`.
+    pub http_address: String,
+    /// Whether members are followed to where they say they are now, without anybody's word for it.
+    pub follow_moves: bool,
+    /// Whether a pristine node waits to be taken, or told to begin, instead of leading itself (HUSKV_JOIN).
+    pub forming: bool,
+    /// How long a node that was adopted waits for something to come from the cluster, until it goes back to what it was.
+    pub join_wait_ms: u64,
+    /// A random number that no other life of this process has: it makes the contexts of reads unique.
+    pub nonce: u64,
+}
