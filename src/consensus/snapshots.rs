@@ -17,7 +17,7 @@ use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 use slog::{info, warn};
 
 use super::core::Phase;
-use super::driver::Driver;
+use super::driver::{Driver, view};
 use super::input::{InstallError, Reply};
 use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal};
@@ -235,7 +235,9 @@ impl Driver {
             return reply(Err(InstallError("a copy is taken from the present leader alone".into())));
         }
         info!(self.core.log, "receiving a copy"; "from" => self.core.name_of(from));
-        self.copy_arrives();
+        if self.lag.copy_arrives(&self.core) {
+            self.reads.refuse_reads_that_lag(view!(self));
+        }
         reply(self.core.data_dir.receive().map_err(|failure| {
             warn!(self.core.log, "a copy cannot be received"; "error" => %failure);
             InstallError(failure.to_string())

@@ -77,7 +77,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     let background = Threads { handle, clock, log: log.clone() };
     let mut driver = Driver::new(data_dir, incarnation, outbox, Box::new(background), options, log.clone(), raft_log)?;
     driver.set_feed(inbox.feed.clone());
-    driver.unsent = inbox.unsent.clone();
+    driver.set_unsent(inbox.unsent.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
         what: "cannot start the consensus thread".into(),
         path: "the process".into(),

@@ -46,6 +46,19 @@ use crate::changefeed::ChangeFeed;
 use crate::model::{List, Millis, Page};
 use crate::storage::{DataDir, Error, Incarnation, Received};
 
+/// What reads look at, borrowed beside the reads themselves.
+macro_rules! view {
+    ($driver:ident) => {
+        $crate::consensus::reads::View {
+            core: &$driver.core,
+            live: &$driver.live,
+            lag: &$driver.lag,
+            time: $driver.clock.cluster_time(&$driver.core),
+        }
+    };
+}
+pub(crate) use view;
+
 /// One node's consensus.
 pub struct Driver {
     pub(crate) core: Core,
@@ -60,7 +73,7 @@ pub struct Driver {
     pub(crate) snapshots: Snapshots,
     /// Entries that are committed and not applied yet.
     pub(crate) committed: VecDeque<Entry>,
-    pub(crate) time: ClusterClock,
+    pub(crate) clock: ClusterClock,
     /// A copy that has arrived, between the step of its message and the turn that takes it.
     pub(crate) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
@@ -76,7 +89,6 @@ pub struct Driver {
     pub(crate) voter_disk_space: VoterDiskSpace,
     pub(crate) stalled_followers: StalledFollowers,
     pub(crate) lag: Lag,
-    pub(crate) unsent: UnsentResults,
 }
 
 /// Role, leader and term as they were.
@@ -115,7 +127,7 @@ impl Driver {
             identities: Identities::default(),
             snapshots: Snapshots::default(),
             committed: VecDeque::new(),
-            time: ClusterClock::default(),
+            clock: ClusterClock::default(),
             installing: None,
             pending_change: 0,
             append_refused: None,
@@ -126,7 +138,6 @@ impl Driver {
             voter_disk_space: VoterDiskSpace::default(),
             stalled_followers: StalledFollowers::default(),
             lag: Lag::default(),
-            unsent: UnsentResults::default(),
         };
         driver.core.phase = driver.phase_of_incarnation();
         Ok(driver)
@@ -146,7 +157,12 @@ impl Driver {
         self.core.state_machine.list(list)
     }
 
-    /// Tells `feed` of what is applied from now on.
+    /// Counts results that http has not taken yet in `unsent`.
+    pub(crate) fn set_unsent(&mut self, unsent: UnsentResults) {
+        self.reads.unsent = unsent;
+    }
+
+    /// Publishes what is applied from now on to `feed`.
     pub(crate) fn set_feed(&mut self, feed: Arc<ChangeFeed>) {
         feed.begin(self.core.state_machine.applied().0, self.core.options.history);
         self.core.feed = feed;
@@ -188,9 +204,11 @@ impl Driver {
         self.tell_digests();
         self.tell_space();
         self.warn_stalled_followers();
-        self.update_lag();
+        if self.lag.update_lag(&self.core) {
+            self.reads.refuse_reads_that_lag(view!(self));
+        }
         self.expire_requests();
-        self.expire_reads();
+        self.reads.expire_reads(view!(self));
         self.expire_membership();
         self.tick_joiner()?;
         self.announce_addresses()
@@ -202,7 +220,7 @@ impl Driver {
         (self.core.phase != Phase::Removed && self.core.raw.has_ready())
             || !self.committed.is_empty()
             || self.any_proposable()
-            || self.any_read_ready()
+            || self.reads.any_read_ready(&self.core)
     }
 
     /// A sum over everything that was applied: equal on all nodes at the same applied index.
@@ -224,10 +242,12 @@ impl Driver {
                 self.take_request(waiting, to);
             }
             Input::Read { key, consistency, bounds, deadline, reply } => {
-                self.read(Reader { wanted: Wanted::Key { key, reply }, consistency, bounds, deadline })?;
+                let wanted = Wanted::Key { key, reply };
+                self.read(Reader { wanted, consistency, bounds, deadline })?;
             }
             Input::List { list, consistency, bounds, deadline, reply } => {
-                self.read(Reader { wanted: Wanted::Page { list, reply }, consistency, bounds, deadline })?;
+                let wanted = Wanted::Page { list, reply };
+                self.read(Reader { wanted, consistency, bounds, deadline })?;
             }
             Input::Snapshot { deadline, reply } => self.snapshot_now(deadline, reply),
             Input::Status { reply } => reply(self.status()),
@@ -280,6 +300,11 @@ impl Driver {
         self.core.state_machine.abort_cut();
         self.core.raw.mut_store().journal.sync()?;
         self.core.state_machine.db()?.sync()
+    }
+
+    fn read(&mut self, reader: Reader) -> Result<(), Error> {
+        let unavailable = self.unavailable();
+        self.reads.read(view!(self), reader, unavailable)
     }
 
     fn stop(&mut self, deadline: Millis) {
@@ -338,7 +363,7 @@ impl Driver {
     pub(crate) fn role_changed(&mut self) {
         self.live.led_since = if self.core.leads() { self.live.led_since.or(Some(self.core.now)) } else { None };
         self.lag.leader_changes();
-        self.repeat_read_index();
+        self.reads.repeat_read_index(&self.core);
         self.unpark();
     }
 }

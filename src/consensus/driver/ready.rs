@@ -14,13 +14,14 @@ use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{Ready, StateRole};
 use slog::{error, info, warn};
 
-use super::{Driver, Seen};
+use super::{Driver, Seen, view};
 use crate::consensus::core::Phase;
 use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
 use crate::consensus::raft_node::entry_codec;
 use crate::consensus::raft_node::entry_codec::Payload;
 use crate::consensus::raft_node::raft_config::COMMITTED_BYTES_PER_READY;
+use crate::consensus::reads::{RoundEnd, fail};
 use crate::model::Millis;
 use crate::model::{Answer, Command, MemberChange, Written};
 use crate::plant::{self, Plant};
@@ -46,8 +47,8 @@ impl Driver {
         self.core.budget = TurnBudget::new(self.core.background.now(), self.core.now, self.core.options.apply_work);
         self.propose_writes();
         self.drive_membership();
-        self.expire_keys()?;
-        self.issue_read_index();
+        self.clock.expire_keys(&mut self.core)?;
+        self.reads.issue_read_index(&mut self.core);
         let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
         let mut goes_on = self.apply_committed()?;
         while left > 0
@@ -61,12 +62,12 @@ impl Driver {
             goes_on = goes_on && self.apply_committed()?;
             self.core.pass();
             self.drive_membership();
-            self.expire_keys()?;
-            self.issue_read_index();
+            self.clock.expire_keys(&mut self.core)?;
+            self.reads.issue_read_index(&mut self.core);
         }
         self.core.pass();
-        self.note_applied();
-        self.release_reads()?;
+        self.lag.note_applied(&self.core);
+        self.reads.release_reads(view!(self))?;
         self.answer_visible();
         self.run_snapshots()?;
         self.core.feed.stand(self.footing());
@@ -106,7 +107,8 @@ impl Driver {
         self.dispatch(held)?;
         let persisted = ready.take_persisted_messages();
         self.dispatch(persisted)?;
-        self.read_states(ready.take_read_states());
+        let end = self.reads.read_states(ready.take_read_states());
+        self.round_ended(end);
         self.committed.extend(ready.take_committed_entries());
         let mut light = self.core.raw.advance_append(ready);
         if let Some(commit) = light.commit_index() {
@@ -115,6 +117,18 @@ impl Driver {
         self.dispatch(light.take_messages())?;
         self.committed.extend(light.take_committed_entries());
         Ok(())
+    }
+
+    fn round_ended(&mut self, end: Option<RoundEnd>) {
+        match end {
+            None => {}
+            Some(RoundEnd::Confirmed(index)) => self.lag.told(index),
+            Some(RoundEnd::LeaderLacks { confirmed, applied, readers }) => {
+                self.leader_lacks(confirmed, applied);
+                let refusal = self.unavailable().unwrap_or_else(|| self.live.no_quorum(&self.core));
+                fail(&self.core, readers, || refusal.clone());
+            }
+        }
     }
 
     /// Applies what is committed, in pieces, as far as the budget of the turn goes; whether that was all.

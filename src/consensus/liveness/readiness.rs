@@ -12,8 +12,7 @@
 
 use slog::{info, warn};
 
-use crate::consensus::core::Phase;
-use crate::consensus::driver::Driver;
+use crate::consensus::core::{Core, Phase};
 use crate::model::{Code, Refusal};
 
 /// What this node knows of how far its leader is.
@@ -68,24 +67,17 @@ impl Lag {
     }
 }
 
-impl Driver {
-    /// Why this node takes no requests now; None where it does.
-    pub(crate) fn not_ready(&self) -> Option<Refusal> {
-        let why = self.unavailable().or_else(|| self.leaderless()).or_else(|| self.lagging())?;
-        let leader = why.leader.clone().or_else(|| self.core.leader());
-        Some(Refusal { leader, ..why })
-    }
-
+impl Lag {
     /// The refusal of linearizable reads while this node lags.
-    pub(crate) fn lagging(&self) -> Option<Refusal> {
-        let lags = self.lag.lags && !self.core.leads() && self.core.raw.raft.leader_id != 0;
-        lags.then(|| self.not_applied_yet(self.lag.told))
+    pub fn lagging(&self, core: &Core) -> Option<Refusal> {
+        let lags = self.lags && !core.leads() && core.raw.raft.leader_id != 0;
+        lags.then(|| self.not_applied_yet(core, self.told))
     }
 
     /// The refusal of a read that waited in vain for what is committed up to `index` to be applied here.
-    pub(crate) fn not_applied_yet(&self, index: u64) -> Refusal {
-        let applied = self.core.state_machine.applied().0;
-        let copy = if self.lag.copied_since == Some(applied) { " and is being sent a copy of the state" } else { "" };
+    pub fn not_applied_yet(&self, core: &Core, index: u64) -> Refusal {
+        let applied = core.state_machine.applied().0;
+        let copy = if self.copied_since == Some(applied) { " and is being sent a copy of the state" } else { "" };
         let detail = format!(
             "this node has applied up to index {applied} of at least {}{copy}; ask another one, or read what this one has \
              with ?consistency=stale",
@@ -95,54 +87,46 @@ impl Driver {
     }
 
     /// A copy of the state begins to arrive.
-    pub(crate) fn copy_arrives(&mut self) {
+    pub fn copy_arrives(&mut self, core: &Core) -> bool {
         // One that joins has not been in touch yet, and says so.
-        if self.core.phase == Phase::Member {
-            let lagged = self.lag.lags;
-            self.lag.copy_begins(self.core.state_machine.applied().0);
-            self.lagging_changed(lagged);
+        if core.phase != Phase::Member {
+            return false;
         }
+        let lagged = self.lags;
+        self.copy_begins(core.state_machine.applied().0);
+        self.lagging_changed(core, lagged)
     }
 
     /// Looks once a tick how far behind this node is.
-    pub(crate) fn update_lag(&mut self) {
-        if self.core.leads() || self.core.raw.raft.leader_id == 0 {
-            return;
+    pub fn update_lag(&mut self, core: &Core) -> bool {
+        if core.leads() || core.raw.raft.leader_id == 0 {
+            return false;
         }
-        let lagged = self.lag.lags;
-        self.lag.tick(self.core.state_machine.applied().0, self.core.options.election_ticks);
-        self.lagging_changed(lagged);
+        let lagged = self.lags;
+        self.tick(core.state_machine.applied().0, core.options.election_ticks);
+        self.lagging_changed(core, lagged)
     }
 
     /// Looks after a turn whether this node has caught up.
-    pub(crate) fn note_applied(&mut self) {
-        let lagged = self.lag.lags;
-        self.lag.reached(self.core.state_machine.applied().0);
-        self.lagging_changed(lagged);
+    pub fn note_applied(&mut self, core: &Core) -> bool {
+        let lagged = self.lags;
+        self.reached(core.state_machine.applied().0);
+        self.lagging_changed(core, lagged)
     }
 
-    fn lagging_changed(&mut self, lagged: bool) {
-        let (applied, told) = (self.core.state_machine.applied().0, self.lag.told);
-        match (lagged, self.lag.lags) {
+    fn lagging_changed(&self, core: &Core, lagged: bool) -> bool {
+        let (applied, told) = (core.state_machine.applied().0, self.told);
+        match (lagged, self.lags) {
             (false, true) => {
-                warn!(self.core.log, "this node lags behind its leader and answers no linearizable reads until it has caught up";
-                    "applied_index" => applied, "leader_index" => told, "copy" => self.lag.copied_since.is_some());
-                self.refuse_reads_that_lag();
+                warn!(core.log, "this node lags behind its leader and answers no linearizable reads until it has caught up";
+                    "applied_index" => applied, "leader_index" => told, "copy" => self.copied_since.is_some());
             }
             (true, false) => {
-                info!(self.core.log, "this node has caught up with its leader"; "applied_index" => applied)
+                info!(core.log, "this node has caught up with its leader"; "applied_index" => applied)
             }
             _ => {}
         }
-    }
-
-    fn leaderless(&self) -> Option<Refusal> {
-        (self.core.raw.raft.leader_id == 0).then(|| {
-            Refusal::not_applied(
-                Code::NoLeader,
-                format!("this node knows no leader: {}", self.live.why_no_leader(&self.core)),
-            )
-        })
+        !lagged && self.lags
     }
 }
 

@@ -67,4 +67,11 @@ impl Liveness {
         others.sort();
         if others.is_empty() { why } else { format!("{why}; {me} {}", listed(&others)) }
     }
+
+    /// The refusal of a node that knows no leader.
+    pub fn leaderless(&self, core: &Core) -> Option<Refusal> {
+        (core.raw.raft.leader_id == 0).then(|| {
+            Refusal::not_applied(Code::NoLeader, format!("this node knows no leader: {}", self.why_no_leader(core)))
+        })
+    }
 }

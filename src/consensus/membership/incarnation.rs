@@ -52,7 +52,7 @@ impl Driver {
         self.reads.renew((self.core.raft_id(), self.core.options.nonce));
         self.lag = Lag::default();
         self.snapshots = Snapshots::default();
-        self.time = ClusterClock::default();
+        self.clock = ClusterClock::default();
         self.term_bound = TermBound::default();
         self.verification = Verification::default();
         self.digests = Digests::default();

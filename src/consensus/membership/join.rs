@@ -195,7 +195,7 @@ impl Driver {
     fn propose_move(&mut self, operation: &mut Operation, command: Command) -> Step {
         if operation.proposed.is_none() && self.core.raw.raft.lead_transferee.is_none() {
             let proposed = {
-                let stamp = self.stamp();
+                let stamp = self.clock.stamp(&self.core);
                 self.core.propose_command(stamp, command)
             };
             operation.proposed(proposed);

@@ -10,7 +10,7 @@
 //!
 //! Not here: what is removed in the end, which is decided where the entry is applied ([`crate::model::decide`]).
 
-use crate::consensus::driver::Driver;
+use crate::consensus::core::Core;
 use crate::model::Command;
 use crate::model::Millis;
 use crate::storage::Error;
@@ -31,68 +31,68 @@ pub(crate) struct ClusterClock {
     removal: Option<(u64, u64)>,
 }
 
-impl Driver {
+impl ClusterClock {
     /// The cluster's time in milliseconds, as far as this node can know it: a node that does not lead knows what it has
     /// applied.
-    pub(crate) fn cluster_time(&self) -> u64 {
-        let applied = self.core.state_machine.clock();
-        if !self.core.leads() || self.time.term != self.core.raw.raft.term {
+    pub fn cluster_time(&self, core: &Core) -> u64 {
+        let applied = core.state_machine.clock();
+        if !core.leads() || self.term != core.raw.raft.term {
             return applied;
         }
-        let (clock, since) = self.time.base;
-        applied.max(clock.saturating_add(self.core.now.saturating_sub(since)))
+        let (clock, since) = self.base;
+        applied.max(clock.saturating_add(core.now.saturating_sub(since)))
     }
 
     /// Begins to count where this node has begun to lead, or goes on from what is applied where that is more.
-    fn keep_time(&mut self) {
-        let (applied, term) = (self.core.state_machine.clock(), self.core.raw.raft.term);
-        if self.time.term != term {
-            self.time = ClusterClock { term, base: (applied, self.core.now), stamped: self.core.now, removal: None };
-        } else if self.cluster_time() == applied {
-            self.time.base = (applied, self.core.now);
+    fn keep_time(&mut self, core: &Core) {
+        let (applied, term) = (core.state_machine.clock(), core.raw.raft.term);
+        if self.term != term {
+            *self = Self { term, base: (applied, core.now), stamped: core.now, removal: None };
+        } else if self.cluster_time(core) == applied {
+            self.base = (applied, core.now);
         }
     }
 
     /// The stamp for what is proposed now; only a leader asks.
-    pub(crate) fn stamp(&mut self) -> u64 {
-        self.keep_time();
-        self.time.stamped = self.core.now;
-        self.cluster_time()
+    pub fn stamp(&mut self, core: &Core) -> u64 {
+        self.keep_time(core);
+        self.stamped = core.now;
+        self.cluster_time(core)
     }
 
     /// Proposes what is due on a leader: the removal of keys whose time is over, one batch at a time, or a stamp.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub(crate) fn expire_keys(&mut self) -> Result<(), Error> {
-        if !self.core.leads() {
+    pub fn expire_keys(&mut self, core: &mut Core) -> Result<(), Error> {
+        if !core.leads() {
             return Ok(());
         }
-        self.keep_time();
-        let Some(first) = self.core.state_machine.first_expiry() else { return Ok(()) };
-        let leaving = self.core.stop_by.is_some() || self.core.raw.raft.lead_transferee.is_some();
+        self.keep_time(core);
+        let Some(first) = core.state_machine.first_expiry() else { return Ok(()) };
+        let leaving = core.stop_by.is_some() || core.raw.raft.lead_transferee.is_some();
         // Before the first entry of its term is applied a leader does not know all that it leads.
-        if leaving || !self.core.raw.raft.commit_to_current_term() || self.removal_under_way() {
+        if leaving || !core.raw.raft.commit_to_current_term() || self.removal_under_way(core) {
             return Ok(());
         }
-        let now = self.cluster_time();
+        let now = self.cluster_time(core);
         if first <= now {
-            let keys = self.core.state_machine.due(now)?;
-            self.time.removal = {
-                let stamp = self.stamp();
-                self.core.propose_command(stamp, Command::Expire { keys })
+            let keys = core.state_machine.due(now)?;
+            self.removal = {
+                let stamp = self.stamp(core);
+                core.propose_command(stamp, Command::Expire { keys })
             };
-        } else if self.core.now >= self.time.stamped + STAMP_EVERY {
+        } else if core.now >= self.stamped + STAMP_EVERY {
             {
-                let stamp = self.stamp();
-                self.core.propose_command(stamp, Command::Tick)
+                let stamp = self.stamp(core);
+                core.propose_command(stamp, Command::Tick)
             };
         }
         Ok(())
     }
 
-    fn removal_under_way(&self) -> bool {
-        let applied = self.core.state_machine.applied().0;
-        self.time.removal.is_some_and(|(term, index)| term == self.core.raw.raft.term && index > applied)
+    fn removal_under_way(&self, core: &Core) -> bool {
+        let applied = core.state_machine.applied().0;
+        self.removal.is_some_and(|(term, index)| term == core.raw.raft.term && index > applied)
     }
 }

@@ -198,7 +198,7 @@ impl Driver {
         self.proposals.batch = batch;
         over.into_iter().for_each(|waiting| self.core.refuse(waiting, late()));
         self.refuse_what_grows();
-        let (mut entries, mut bytes, stamp) = (Vec::new(), 0, self.stamp());
+        let (mut entries, mut bytes, stamp) = (Vec::new(), 0, self.clock.stamp(&self.core));
         for waiting in &self.proposals.batch {
             if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {
                 break;
@@ -391,7 +391,7 @@ impl Driver {
             let refusal = why();
             self.core.refuse(waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
-        self.refuse_reads(why);
+        self.reads.refuse_reads(&self.core, why);
         self.refuse_membership(why);
     }
 }

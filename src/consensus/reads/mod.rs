@@ -18,13 +18,16 @@ pub(crate) mod unsent;
 
 use raft::ReadState;
 
-use super::driver::Driver;
+use super::core::Core;
 use super::input::{Bounds, Consistency, Fetched, Listed, Reply};
+use super::liveness::Liveness;
+use super::liveness::readiness::Lag;
 use crate::model::Millis;
 use crate::model::{Code, List, Refusal};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 use freshness::Freshness;
+use unsent::UnsentResults;
 
 /// After how long an unanswered round is begun again.
 const REPEAT_AFTER: Millis = 300;
@@ -83,12 +86,39 @@ pub(crate) struct Reads {
     /// Confirmed reads with the index they wait for, and stale ones, which need no confirmation.
     confirmed: Vec<(u64, Vec<Reader>)>,
     freshness: Freshness,
+    /// Results that http has not taken from the loop yet.
+    pub unsent: UnsentResults,
+}
+
+/// What reads look at beside their own state.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub core: &'a Core,
+    pub live: &'a Liveness,
+    pub lag: &'a Lag,
+    /// The cluster's time.
+    pub time: u64,
+}
+
+/// How a round of ReadIndex ended.
+pub(crate) enum RoundEnd {
+    /// The leader has committed up to this index.
+    Confirmed(u64),
+    /// The leader has committed less than this node had applied when it asked.
+    LeaderLacks { confirmed: u64, applied: u64, readers: Vec<Reader> },
 }
 
 impl Reads {
     pub fn new(nonce: (u64, u64)) -> Self {
-        let freshness = Freshness::default();
-        Self { nonce, counter: 0, queue: Vec::new(), round: None, confirmed: Vec::new(), freshness }
+        Self {
+            nonce,
+            counter: 0,
+            queue: Vec::new(),
+            round: None,
+            confirmed: Vec::new(),
+            freshness: Freshness::default(),
+            unsent: UnsentResults::default(),
+        }
     }
 
     /// Goes on under another raft id; the counter goes on, so no context is used twice.
@@ -125,97 +155,91 @@ fn not_reached() -> Refusal {
     )
 }
 
-impl Driver {
+impl Reads {
     /// Takes a read in; a stale one is answered by the next turn that finds its index applied.
-    pub(crate) fn read(&mut self, reader: Reader) -> Result<(), Error> {
+    pub fn read(&mut self, view: View<'_>, reader: Reader, unavailable: Option<Refusal>) -> Result<(), Error> {
         let consistency = reader.consistency;
-        if let Some(mut refusal) = self.unavailable() {
-            refusal.leader = self.core.leader();
+        if let Some(mut refusal) = unavailable {
+            refusal.leader = view.core.leader();
             reader.refuse(refusal);
         } else if consistency == Consistency::Linearizable
-            && let Some(refusal) = self.lagging()
+            && let Some(refusal) = view.lag.lagging(view.core)
         {
-            self.fail_reads(vec![reader], || refusal.clone());
+            fail(view.core, vec![reader], || refusal.clone());
         } else if plant::is(Plant::ReadWithoutIndex) {
-            self.answer_read(reader)?;
-        } else if self.reads.len() >= self.core.options.pending_requests {
+            self.answer_read(view, reader)?;
+        } else if self.len() >= view.core.options.pending_requests {
             reader.refuse(Refusal::not_applied(
                 Code::Overloaded,
                 "too many reads wait on this node (limits.pending_requests); try again in a moment",
             ));
-        } else if consistency == Consistency::Stale && self.is_fresh_enough(&reader) {
-            self.reads.confirm(0, reader);
-        } else if consistency == Consistency::Stale && (self.core.raw.raft.leader_id == 0 || self.lagging().is_some()) {
-            reader.refuse(self.too_stale());
+        } else if consistency == Consistency::Stale && self.is_fresh_enough(view, &reader) {
+            self.confirm(0, reader);
+        } else if consistency == Consistency::Stale
+            && (view.core.raw.raft.leader_id == 0 || view.lag.lagging(view.core).is_some())
+        {
+            reader.refuse(self.too_stale(view));
         } else {
-            self.reads.queue.push(reader);
+            self.queue.push(reader);
         }
         Ok(())
     }
 
     /// Begins a round where reads wait and none is in flight, or the one in flight seems lost.
-    pub(crate) fn issue_read_index(&mut self) {
-        let ready =
-            self.core.raw.raft.leader_id != 0 && (!self.core.leads() || self.core.raw.raft.commit_to_current_term());
+    pub fn issue_read_index(&mut self, core: &mut Core) {
+        let ready = core.raw.raft.leader_id != 0 && (!core.leads() || core.raw.raft.commit_to_current_term());
         if !ready {
             return;
         }
-        match &self.reads.round {
-            None if self.reads.queue.is_empty() && !self.core.feed.wants_contact() => return,
-            Some(round) if self.core.now < round.began + REPEAT_AFTER => return,
+        match &self.round {
+            None if self.queue.is_empty() && !core.feed.wants_contact() => return,
+            Some(round) if core.now < round.began + REPEAT_AFTER => return,
             _ => {}
         }
-        let (context, now, applied) = (self.reads.context(), self.core.now, self.core.state_machine.applied().0);
-        let queue = &mut self.reads.queue;
+        let (context, now, applied) = (self.context(), core.now, core.state_machine.applied().0);
+        let queue = &mut self.queue;
         let begin = || Round { contexts: Vec::new(), first: now, began: now, applied, readers: std::mem::take(queue) };
-        let round = self.reads.round.get_or_insert_with(begin);
+        let round = self.round.get_or_insert_with(begin);
         round.began = now;
         if round.contexts.len() == CONTEXTS {
             round.contexts.remove(0);
         }
         round.contexts.push(context.clone());
-        self.core.raw.read_index(context);
+        core.raw.read_index(context);
     }
 
     /// Another leader, another round: the one in flight is asked again at once.
-    pub(crate) fn repeat_read_index(&mut self) {
-        if let Some(round) = &mut self.reads.round {
-            round.began = self.core.now.saturating_sub(REPEAT_AFTER);
+    pub fn repeat_read_index(&mut self, core: &Core) {
+        if let Some(round) = &mut self.round {
+            round.began = core.now.saturating_sub(REPEAT_AFTER);
         }
     }
 
-    pub(crate) fn read_states(&mut self, states: Vec<ReadState>) {
-        for state in states {
-            let ours = self.reads.round.as_ref().is_some_and(|round| round.contexts.contains(&state.request_ctx));
-            if ours && let Some(round) = self.reads.round.take() {
-                if state.index < round.applied {
-                    self.leader_lacks(state.index, round.applied);
-                    let refusal = self.unavailable();
-                    self.fail_reads(round.readers, || {
-                        refusal.clone().unwrap_or_else(|| self.live.no_quorum(&self.core))
-                    });
-                    continue;
-                }
-                self.reads.freshness.confirmed(round.first, state.index);
-                self.lag.told(state.index);
-                for mut reader in round.readers {
-                    // It began after the read came, so what it shows is new enough for any bound.
-                    reader.bounds.max_stale_ms = None;
-                    self.reads.confirm(state.index, reader);
-                }
-            }
+    /// Takes the answers of raft to the round in flight.
+    pub fn read_states(&mut self, states: Vec<ReadState>) -> Option<RoundEnd> {
+        let round = self.round.as_ref()?;
+        let state = states.into_iter().find(|state| round.contexts.contains(&state.request_ctx))?;
+        let Round { first, applied, readers, .. } = self.round.take()?;
+        if state.index < applied {
+            return Some(RoundEnd::LeaderLacks { confirmed: state.index, applied, readers });
         }
+        self.freshness.confirmed(first, state.index);
+        for mut reader in readers {
+            // It began after the read came, so what it shows is new enough for any bound.
+            reader.bounds.max_stale_ms = None;
+            self.confirm(state.index, reader);
+        }
+        Some(RoundEnd::Confirmed(state.index))
     }
 
     /// Answers confirmed reads whose index is applied.
-    pub(crate) fn release_reads(&mut self) -> Result<(), Error> {
-        let applied = self.core.state_machine.applied().0;
-        self.reads.freshness.applied(applied);
+    pub fn release_reads(&mut self, view: View<'_>) -> Result<(), Error> {
+        let applied = view.core.applied();
+        self.freshness.applied(applied);
         if self.unsent.is_full() {
             return Ok(());
         }
         let ready = self
-            .reads
             .confirmed
             .extract_if(.., |(index, _)| *index <= applied || plant::is(Plant::ReadBeforeApplied))
             .collect::<Vec<_>>();
@@ -224,43 +248,43 @@ impl Driver {
             let mut readers = readers.into_iter();
             while left > 0
                 && !self.unsent.is_full()
-                && (left == READ_BYTES_PER_TURN || !self.core.budget.is_late(self.core.background.now()))
+                && (left == READ_BYTES_PER_TURN || !view.core.is_late_in_turn())
                 && let Some(reader) = readers.next()
             {
-                left = left.saturating_sub(self.answer_read(reader)? + READ_COST);
+                left = left.saturating_sub(self.answer_read(view, reader)? + READ_COST);
             }
             if readers.len() > 0 {
                 later.push((index, readers.collect()));
             }
         }
-        self.reads.confirmed.splice(0..0, later);
+        self.confirmed.splice(0..0, later);
         Ok(())
     }
 
     /// Whether a turn would answer reads that the last one left.
-    pub(crate) fn any_read_ready(&self) -> bool {
-        let applied = self.core.state_machine.applied().0;
+    pub fn any_read_ready(&self, core: &Core) -> bool {
+        let applied = core.state_machine.applied().0;
         // Where it is full, the next tick looks again.
-        !self.unsent.is_full() && self.reads.confirmed.iter().any(|(index, _)| *index <= applied)
+        !self.unsent.is_full() && self.confirmed.iter().any(|(index, _)| *index <= applied)
     }
 
     /// Answers a read; what it cost, as [`READ_BYTES_PER_TURN`] counts.
-    fn answer_read(&self, reader: Reader) -> Result<usize, Error> {
-        let (index, term, clock) = (self.core.state_machine.applied().0, self.core.raw.raft.term, self.cluster_time());
-        if !self.is_fresh_enough(&reader) {
-            reader.refuse(self.too_stale());
+    fn answer_read(&self, view: View<'_>, reader: Reader) -> Result<usize, Error> {
+        let (index, term, clock) = (view.core.applied(), view.core.raw.raft.term, view.time);
+        if !self.is_fresh_enough(view, &reader) {
+            reader.refuse(self.too_stale(view));
             return Ok(0);
         }
         Ok(match reader.wanted {
             Wanted::Key { key, reply } => {
-                let value = self.core.state_machine.get(&key)?;
+                let value = view.core.state_machine.get(&key)?;
                 let fetched = Fetched { value, index, term, clock };
                 let cost = fetched.bytes();
                 reply(Ok(fetched));
                 cost
             }
             Wanted::Page { list, reply } => {
-                let page = self.core.state_machine.list(&list)?;
+                let page = view.core.state_machine.list(&list)?;
                 let listed = Listed { page, index, term, clock };
                 let cost = listed.page.items.len() * READ_COST + listed.bytes();
                 reply(Ok(listed));
@@ -270,103 +294,106 @@ impl Driver {
     }
 
     /// As of which moment this node's state is known to be the cluster's latest.
-    pub(crate) fn fresh_as_of(&self) -> Option<Millis> {
+    pub fn fresh_as_of(&self, view: View<'_>) -> Option<Millis> {
         if plant::is(Plant::ContactWhenHandled) {
-            return if self.core.leads() { Some(self.core.now) } else { self.live.leader_seen };
+            return if view.core.leads() { Some(view.core.now) } else { view.live.leader_seen };
         }
-        self.reads.freshness.as_of()
+        self.freshness.as_of()
     }
 
-    fn is_fresh_enough(&self, reader: &Reader) -> bool {
-        let fresh = |most| self.fresh_as_of().is_some_and(|as_of| self.core.now.saturating_sub(as_of) <= most);
+    fn is_fresh_enough(&self, view: View<'_>, reader: &Reader) -> bool {
+        let fresh = |most| self.fresh_as_of(view).is_some_and(|as_of| view.core.now.saturating_sub(as_of) <= most);
         reader.bounds.max_stale_ms.is_none_or(fresh)
     }
 
-    fn too_stale(&self) -> Refusal {
-        let since = match self.fresh_as_of() {
+    fn too_stale(&self, view: View<'_>) -> Refusal {
+        let since = match self.fresh_as_of(view) {
             Some(as_of) => {
-                format!("a leader has last confirmed this node's state {} ms ago", self.core.now.saturating_sub(as_of))
+                format!("a leader has last confirmed this node's state {} ms ago", view.core.now.saturating_sub(as_of))
             }
             None => "no leader has confirmed this node's state since it started".to_owned(),
         };
         let refusal = Refusal::not_applied(Code::TooStale, format!("{since}, more than max_stale; ask another one"));
-        Refusal { leader: self.core.leader(), ..refusal }
+        Refusal { leader: view.core.leader(), ..refusal }
     }
 
-    pub(crate) fn expire_reads(&mut self) {
-        let now = self.core.now;
+    pub fn expire_reads(&mut self, view: View<'_>) {
+        let now = view.core.now;
         // Without a leader no round will be confirmed soon, and whoever reads stale does not wait for an election.
-        let lost = self.core.raw.raft.leader_id == 0;
+        let lost = view.core.raw.raft.leader_id == 0;
         let late = |reader: &mut Reader| reader.deadline <= now || (lost && reader.bounds.max_stale_ms.is_some());
-        let mut expired = self.reads.queue.extract_if(.., late).collect::<Vec<_>>();
-        if let Some(round) = &mut self.reads.round {
+        let mut expired = self.queue.extract_if(.., late).collect::<Vec<_>>();
+        if let Some(round) = &mut self.round {
             expired.extend(round.readers.extract_if(.., late));
             // One without readers was begun for those who watch.
             if round.readers.is_empty() && now >= round.began + REPEAT_AFTER {
-                self.reads.round = None;
+                self.round = None;
             }
         }
         // What waits only for its turn lacks nothing that its client could be told of; it is answered, if late.
-        let applied = self.core.state_machine.applied().0;
-        let unapplied = self.take_unapplied(|reader| reader.deadline <= now);
+        let applied = view.core.applied();
+        let unapplied = self.take_unapplied(view.core, |reader| reader.deadline <= now);
         let unproven = |reader: &mut Reader| reader.bounds.max_stale_ms.is_some() && reader.bounds.min_index <= applied;
         for reader in expired.extract_if(.., unproven) {
-            reader.refuse(self.too_stale());
+            reader.refuse(self.too_stale(view));
         }
         let (behind, unconfirmed) = expired.into_iter().partition(|reader| reader.bounds.min_index > applied);
-        self.fail_reads(behind, not_reached);
-        self.fail_reads(unconfirmed, || self.live.no_quorum(&self.core));
+        fail(view.core, behind, not_reached);
+        fail(view.core, unconfirmed, || view.live.no_quorum(view.core));
         let (behind, unapplied): (Vec<_>, Vec<_>) =
             unapplied.into_iter().partition(|(_, reader)| reader.bounds.min_index > applied);
-        self.fail_reads(behind.into_iter().map(|(_, reader)| reader).collect(), not_reached);
-        self.refuse_unapplied(unapplied);
+        fail(view.core, behind.into_iter().map(|(_, reader)| reader).collect(), not_reached);
+        self.refuse_unapplied(view, unapplied);
     }
 
     /// This node lags: what waits for it to apply what is committed would wait until its deadline. A read that asks for
     /// an index waits for that, as it was told to.
-    pub(crate) fn refuse_reads_that_lag(&mut self) {
-        let applied = self.core.state_machine.applied().0;
-        let mut waiting = std::mem::take(&mut self.reads.queue);
+    pub fn refuse_reads_that_lag(&mut self, view: View<'_>) {
+        let applied = view.core.applied();
+        let mut waiting = std::mem::take(&mut self.queue);
         // The round goes on: it says how far the leader is.
-        waiting.extend(self.reads.round.iter_mut().flat_map(|round| std::mem::take(&mut round.readers)));
+        waiting.extend(self.round.iter_mut().flat_map(|round| std::mem::take(&mut round.readers)));
         let mut waiting: Vec<_> = waiting.into_iter().map(|reader| (0, reader)).collect();
         let asks = |reader: &Reader| reader.consistency == Consistency::Stale && reader.bounds.min_index > applied;
-        waiting.extend(self.take_unapplied(|reader| !asks(reader)));
-        self.refuse_unapplied(waiting);
+        waiting.extend(self.take_unapplied(view.core, |reader| !asks(reader)));
+        self.refuse_unapplied(view, waiting);
     }
 
     /// Takes the chosen reads that wait for an index to be applied, with that index.
-    fn take_unapplied(&mut self, chosen: impl Fn(&Reader) -> bool) -> Vec<(u64, Reader)> {
-        let (applied, mut taken) = (self.core.state_machine.applied().0, Vec::new());
-        for (index, readers) in self.reads.confirmed.iter_mut().filter(|(index, _)| *index > applied) {
+    fn take_unapplied(&mut self, core: &Core, chosen: impl Fn(&Reader) -> bool) -> Vec<(u64, Reader)> {
+        let (applied, mut taken) = (core.state_machine.applied().0, Vec::new());
+        for (index, readers) in self.confirmed.iter_mut().filter(|(index, _)| *index > applied) {
             taken.extend(readers.extract_if(.., |reader| chosen(reader)).map(|reader| (*index, reader)));
         }
-        self.reads.confirmed.retain(|(_, readers)| !readers.is_empty());
+        self.confirmed.retain(|(_, readers)| !readers.is_empty());
         taken
     }
 
-    fn refuse_unapplied(&self, readers: Vec<(u64, Reader)>) {
+    fn refuse_unapplied(&self, view: View<'_>, readers: Vec<(u64, Reader)>) {
         for (index, reader) in readers {
             let refusal = match reader.consistency {
-                Consistency::Stale => self.too_stale(),
-                Consistency::Linearizable => self.lagging().unwrap_or_else(|| self.not_applied_yet(index)),
+                Consistency::Stale => self.too_stale(view),
+                Consistency::Linearizable => {
+                    view.lag.lagging(view.core).unwrap_or_else(|| view.lag.not_applied_yet(view.core, index))
+                }
             };
-            self.fail_reads(vec![reader], || refusal.clone());
+            fail(view.core, vec![reader], || refusal.clone());
         }
     }
 
-    pub(crate) fn refuse_reads(&mut self, why: fn() -> Refusal) {
-        let mut readers = std::mem::take(&mut self.reads.queue);
-        readers.extend(self.reads.round.take().into_iter().flat_map(|round| round.readers));
-        readers.extend(std::mem::take(&mut self.reads.confirmed).into_iter().flat_map(|(_, readers)| readers));
-        self.fail_reads(readers, why);
+    pub fn refuse_reads(&mut self, core: &Core, why: fn() -> Refusal) {
+        let mut readers = std::mem::take(&mut self.queue);
+        readers.extend(self.round.take().into_iter().flat_map(|round| round.readers));
+        readers.extend(std::mem::take(&mut self.confirmed).into_iter().flat_map(|(_, readers)| readers));
+        fail(core, readers, why);
     }
+}
 
-    fn fail_reads(&self, readers: Vec<Reader>, why: impl Fn() -> Refusal) {
-        for reader in readers {
-            let mut refusal = why();
-            refusal.leader = self.core.leader();
-            reader.refuse(refusal);
-        }
+/// Refuses reads, with the leader's address.
+pub(crate) fn fail(core: &Core, readers: Vec<Reader>, why: impl Fn() -> Refusal) {
+    for reader in readers {
+        let mut refusal = why();
+        refusal.leader = core.leader();
+        reader.refuse(refusal);
     }
 }

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use raft::StateRole;
 
 use super::core::Phase;
-use super::driver::Driver;
+use super::driver::{Driver, view};
 use super::handle::Names;
 use crate::changefeed::FeedStatus;
-use crate::model::{MemberStatus, State, Status};
+use crate::model::{MemberStatus, Refusal, State, Status};
 use crate::storage;
 
 /// Raft's role in hashicorp/raft's words.
@@ -27,6 +27,14 @@ pub(crate) fn state(role: StateRole) -> State {
 }
 
 impl Driver {
+    /// Why this node takes no requests now; None where it does.
+    pub(crate) fn not_ready(&self) -> Option<Refusal> {
+        let why =
+            self.unavailable().or_else(|| self.live.leaderless(&self.core)).or_else(|| self.lag.lagging(&self.core))?;
+        let leader = why.leader.clone().or_else(|| self.core.leader());
+        Some(Refusal { leader, ..why })
+    }
+
     pub(crate) fn status(&self) -> Status {
         let raft = &self.core.raw.raft;
         let journal = &self.core.raw.store().journal;
@@ -102,7 +110,7 @@ impl Driver {
     pub(crate) fn footing(&self) -> FeedStatus {
         FeedStatus {
             term: self.core.raw.raft.term,
-            in_touch_until: self.fresh_as_of().map_or(0, |as_of| as_of + self.core.election_timeout()),
+            in_touch_until: self.reads.fresh_as_of(view!(self)).map_or(0, |as_of| as_of + self.core.election_timeout()),
             refusal: self.no_member(),
         }
     }
