@@ -11,6 +11,7 @@
 //! `joiner`, `incarnation`), what an entry holds (`entry_codec`), raft's settings (`raft_config`), copies and compaction (`snapshots`),
 //! the cluster's time (`cluster_clock`), what of a message is believed (`term_bound`, `verification`), the thread (`task`).
 
+mod lifecycle;
 pub(crate) mod ready;
 
 use std::collections::VecDeque;
@@ -29,7 +30,7 @@ use super::liveness::identities::Identities;
 use super::liveness::readiness::Lag;
 use super::liveness::stalled_followers::StalledFollowers;
 use super::membership::Membership;
-use super::membership::joiner::Joiner;
+use super::membership::joiner::{Joiner, phase_of_incarnation};
 use super::options::Options;
 use super::outbox::Outbox;
 use super::proposals::Proposals;
@@ -38,12 +39,13 @@ use super::proposals::disk_space::VoterDiskSpace;
 use super::reads::unsent::UnsentResults;
 use super::reads::{Reader, Reads, Wanted};
 use super::snapshots::Snapshots;
-use super::verification::Verification;
 use super::verification::commit_discovery::CommitDiscovery;
-use super::verification::digests::Digests;
-use super::verification::term_bound::TermBound;
+use super::verification::digests::{Comparison, Digests};
+use super::verification::term_bound::{Belief, TermBound};
+use super::verification::{Claim, Verdict, Verification};
 use crate::changefeed::ChangeFeed;
-use crate::model::{List, Millis, Page};
+use crate::model::{List, Millis, Page, ProbeReply, Refusal, StateDigest, WhoAmI};
+use crate::plant::{self, Plant};
 use crate::storage::{DataDir, Error, Incarnation, Received};
 
 /// What reads look at, borrowed beside the reads themselves.
@@ -139,7 +141,7 @@ impl Driver {
             stalled_followers: StalledFollowers::default(),
             lag: Lag::default(),
         };
-        driver.core.phase = driver.phase_of_incarnation();
+        driver.core.phase = phase_of_incarnation(&driver.core);
         Ok(driver)
     }
 
@@ -199,19 +201,27 @@ impl Driver {
                 self.core.raw.tick();
             }
         }
-        self.tick_verification()?;
-        self.discover_commit();
-        self.tell_digests();
-        self.tell_space();
-        self.warn_stalled_followers();
+        let verdict = self.verification.tick_verification(&mut self.core)?;
+        self.follow(verdict)?;
+        self.commit_discovery.discover_commit(&mut self.core, &self.live);
+        self.digests.tell_digests(&mut self.core);
+        self.voter_disk_space.tell_space(&mut self.core);
+        self.stalled_followers.warn_stalled_followers(&self.core, &self.live);
         if self.lag.update_lag(&self.core) {
             self.reads.refuse_reads_that_lag(view!(self));
         }
         self.expire_requests();
         self.reads.expire_reads(view!(self));
         self.expire_membership();
-        self.tick_joiner()?;
-        self.announce_addresses()
+        let busy = self.busy();
+        self.joiner.tick_joiner(&mut self.core, &self.live, busy);
+        if let Some(reason) = self.joiner.goes_back(&self.core, &self.live) {
+            self.go_back(reason)?;
+        }
+        if let Some(moved) = self.identities.announce_addresses(&mut self.core)? {
+            self.request(moved);
+        }
+        Ok(())
     }
 
     /// Whether another turn has something to do even if nothing comes in.
@@ -249,34 +259,44 @@ impl Driver {
                 let wanted = Wanted::Page { list, reply };
                 self.read(Reader { wanted, consistency, bounds, deadline })?;
             }
-            Input::Snapshot { deadline, reply } => self.snapshot_now(deadline, reply),
+            Input::Snapshot { deadline, reply } => self.snapshots.snapshot_now(self.unavailable(), deadline, reply),
             Input::Status { reply } => reply(self.status()),
             Input::WhoAmI { reply } => reply(self.who_am_i()),
             Input::Stop { deadline } => self.stop(deadline),
             Input::Begin => self.begin()?,
             Input::Step(message) => self.step_checked(*message)?,
             Input::Counted { input, .. } => self.handle(now, *input)?,
-            Input::PeerUp(raft_id) => self.identity_agreed(raft_id),
+            Input::PeerUp(raft_id) => self.identities.identity_agreed(raft_id),
             Input::PeerDown(raft_id) => self.core.peer_down(raft_id),
             Input::Heard { from, follows } => self.live.heard(&self.core, from, follows),
             Input::Forwarded { token, result } => self.forward_ended(token, result),
             Input::Identified { token, result } => self.identified(token, result)?,
             Input::AdoptAnswered { token, result } => self.adopt_answered(token, result),
-            Input::JoinOffer { adopt, reply } => self.adopt(adopt, reply),
-            Input::Removed { cluster_id, raft_id } => self.told_removed(cluster_id, raft_id)?,
-            Input::Probe { probe, reply } => self.answer_probe(probe, reply)?,
-            Input::Probed { token, result } => self.probed(token, result)?,
-            Input::Digest { from, told } => self.told_digest(from, told)?,
-            Input::Space { from, space } => self.told_space(from, space),
-            Input::JoinEnded { cluster_id, raft_id } => self.told_join_ended(cluster_id, raft_id),
-            Input::IdentityConflict { raft_id, of_this_node, detail } => {
-                self.identity_conflict(raft_id, of_this_node, detail);
+            Input::JoinOffer { adopt, reply } => {
+                let busy = self.busy();
+                self.joiner.adopt(&mut self.core, &self.live, busy, adopt, reply);
             }
-            Input::Receive { from, reply } => self.receive(from, reply),
+            Input::Removed { cluster_id, raft_id } => self.told_removed(cluster_id, raft_id)?,
+            Input::Probe { probe, reply } => {
+                let digest = probe.digest.and_then(|(index, _)| self.digests.digest_at(&self.core, index));
+                self.verification.answer_probe(&mut self.core, probe, digest, reply);
+            }
+            Input::Probed { token, result } => self.probed(token, result)?,
+            Input::Digest { from, told } => self.told_digest(from, told),
+            Input::Space { from, space } => self.voter_disk_space.told_space(&self.core, from, space),
+            Input::JoinEnded { cluster_id, raft_id } => self.joiner.told_join_ended(&self.core, cluster_id, raft_id),
+            Input::IdentityConflict { raft_id, of_this_node, detail } => {
+                self.identities.identity_conflict(&self.core, raft_id, of_this_node, detail);
+            }
+            Input::Receive { from, reply } => {
+                if Snapshots::receive(&mut self.core, from, reply) && self.lag.copy_arrives(&self.core) {
+                    self.reads.refuse_reads_that_lag(view!(self));
+                }
+            }
             Input::Install { message, received, reply } => self.install(*message, received, reply)?,
-            Input::StreamEnded { to, result } => self.stream_ended(to, result),
-            Input::Synced { mark, result } => self.machine_synced(mark, result)?,
-            Input::Scanned { token, result } => self.scanned(token, result)?,
+            Input::StreamEnded { to, result } => self.snapshots.stream_ended(&mut self.core, to, result),
+            Input::Synced { mark, result } => self.snapshots.machine_synced(&mut self.core, mark, result)?,
+            Input::Scanned { token, result } => self.snapshots.scanned(&mut self.core, token, result)?,
         }
         Ok(())
     }
@@ -300,6 +320,76 @@ impl Driver {
         self.core.state_machine.abort_cut();
         self.core.raw.mut_store().journal.sync()?;
         self.core.state_machine.db()?.sync()
+    }
+
+    fn who_am_i(&self) -> WhoAmI {
+        let offers = self.membership.asked.keys().map(|token| self.core.offer_number(*token)).collect();
+        self.joiner.who_am_i(&self.core, self.busy(), offers)
+    }
+
+    /// A member of this cluster says that this node was removed from it.
+    fn told_removed(&mut self, cluster_id: u64, raft_id: u64) -> Result<(), Error> {
+        let ours = cluster_id == self.core.data_dir.identity().cluster_id && raft_id == self.core.raft_id();
+        match self.core.phase {
+            // It has never been more than asked to join, and knows no voters to ask: the join is over.
+            Phase::Joining => self.joiner.told_join_ended(&self.core, cluster_id, raft_id),
+            Phase::Member if ours && plant::is(Plant::RemovalUnverified) => return self.become_removed(),
+            Phase::Member if ours => self.verification.verify(&mut self.core, Claim::Removed),
+            Phase::Forming | Phase::Member | Phase::Removed => {}
+        }
+        Ok(())
+    }
+
+    /// A voter has answered, or has not.
+    fn probed(&mut self, token: u64, result: Result<ProbeReply, Refusal>) -> Result<(), Error> {
+        if self.term_bound.term_told(token, &result)
+            || self.commit_discovery.commit_told(&mut self.core, token, &result)
+        {
+            return Ok(());
+        }
+        let verdict = self.verification.probed(&self.core, token, result)?;
+        self.follow(verdict)
+    }
+
+    fn follow(&mut self, verdict: Verdict) -> Result<(), Error> {
+        match verdict {
+            Verdict::GoesOn => Ok(()),
+            Verdict::Removed => self.become_removed(),
+        }
+    }
+
+    /// The leader has told its digest.
+    fn told_digest(&mut self, from: u64, told: StateDigest) {
+        if self.digests.counts(&self.core, from, told) {
+            self.lag.told(told.index);
+            let comparison = self.digests.told(&self.core, told);
+            self.compared(comparison);
+        }
+    }
+
+    pub(crate) fn compared(&mut self, comparison: Option<Comparison>) {
+        match comparison {
+            None => {}
+            Some(Comparison::Agrees) => self.verification.state_agrees(&self.core),
+            Some(Comparison::Differs { index, digest }) => {
+                self.verification.verify(&mut self.core, Claim::Diverged { index, digest });
+            }
+        }
+    }
+
+    /// Whether raft may see a message; what would end this node is verified first.
+    pub(crate) fn believes(&mut self, message: &Message) -> Result<bool, Error> {
+        if self.verification.holds_raft() {
+            return Ok(false);
+        }
+        match self.term_bound.believes(&mut self.core, message)? {
+            Belief::Yes => Ok(true),
+            Belief::No => Ok(false),
+            Belief::LogLost { index } => {
+                self.verification.verify(&mut self.core, Claim::LogLost { index });
+                Ok(false)
+            }
+        }
     }
 
     fn read(&mut self, reader: Reader) -> Result<(), Error> {
@@ -344,7 +434,7 @@ impl Driver {
         if !self.believes(&message)? {
             return Ok(());
         }
-        self.live.contact.insert(from, self.core.now);
+        self.live.contacted(&self.core, from);
         let for_leaders = matches!(message.get_msg_type(), MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
         if for_leaders && !self.core.leads() {
             // Raft would pass it on under the sender's id, which no peer believes; the sender asks again by itself.

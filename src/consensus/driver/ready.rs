@@ -69,7 +69,7 @@ impl Driver {
         self.lag.note_applied(&self.core);
         self.reads.release_reads(view!(self))?;
         self.answer_visible();
-        self.run_snapshots()?;
+        self.snapshots.run_snapshots(&mut self.core)?;
         self.core.feed.stand(self.footing());
         match self.core.raw.store().broken.borrow_mut().take() {
             Some(failure) => Err(failure),
@@ -124,7 +124,7 @@ impl Driver {
             None => {}
             Some(RoundEnd::Confirmed(index)) => self.lag.told(index),
             Some(RoundEnd::LeaderLacks { confirmed, applied, readers }) => {
-                self.leader_lacks(confirmed, applied);
+                self.verification.leader_lacks(&self.core, confirmed, applied);
                 let refusal = self.unavailable().unwrap_or_else(|| self.live.no_quorum(&self.core));
                 fail(&self.core, readers, || refusal.clone());
             }
@@ -151,7 +151,8 @@ impl Driver {
                 self.committed.clear();
                 return Ok(true);
             }
-            self.compare_awaited()?;
+            let comparison = self.digests.compare_awaited(&self.core);
+            self.compared(comparison);
         }
         self.core.raw.advance_apply_to(self.core.state_machine.applied().0);
         let whole = self.committed.is_empty();
@@ -190,7 +191,7 @@ impl Driver {
             }
             self.core.outbox.send(plain);
         }
-        copies.into_iter().try_for_each(|message| self.begin_stream(message))
+        copies.into_iter().try_for_each(|message| self.snapshots.begin_stream(&mut self.core, message))
     }
 
     /// The flip of an install: journal first, then the machine in memory.

@@ -14,9 +14,8 @@ use std::collections::BTreeMap;
 
 use slog::warn;
 
-use crate::consensus::core::Phase;
 use crate::consensus::core::client_request::ClientRequest;
-use crate::consensus::driver::Driver;
+use crate::consensus::core::{Core, Phase};
 use crate::consensus::input::Hop;
 use crate::model::Millis;
 use crate::model::Request;
@@ -39,25 +38,25 @@ pub(crate) struct Identities {
     announced: Option<Millis>,
 }
 
-impl Driver {
+impl Identities {
     /// A conflict with this peer has been found, here or there.
-    pub(crate) fn identity_conflict(&mut self, raft_id: u64, of_this_node: bool, detail: String) {
-        if self.core.state_machine.members().get(raft_id).is_some() {
-            self.identities.conflicts.insert((raft_id, of_this_node), (detail, self.core.now));
+    pub fn identity_conflict(&mut self, core: &Core, raft_id: u64, of_this_node: bool, detail: String) {
+        if core.state_machine.members().get(raft_id).is_some() {
+            self.conflicts.insert((raft_id, of_this_node), (detail, core.now));
         }
     }
 
     /// The connection to this peer is up, so both are who they are.
-    pub(crate) fn identity_agreed(&mut self, raft_id: u64) {
-        self.identities.conflicts.retain(|(peer, _), _| *peer != raft_id);
+    pub fn identity_agreed(&mut self, raft_id: u64) {
+        self.conflicts.retain(|(peer, _), _| *peer != raft_id);
     }
 
     /// What is to be shown, a line each.
-    pub(crate) fn identity_conflicts(&self) -> Vec<String> {
-        let recent = self.identities.conflicts.iter().filter(|(_, (_, heard))| self.core.now < heard + SHOWN);
+    pub fn identity_conflicts(&self, core: &Core) -> Vec<String> {
+        let recent = self.conflicts.iter().filter(|(_, (_, heard))| core.now < heard + SHOWN);
         recent
             .map(|((raft_id, of_this_node), (detail, _))| {
-                let peer = self.core.name_of(*raft_id);
+                let peer = core.name_of(*raft_id);
                 if *of_this_node {
                     format!("{peer} refuses this node: its {detail}")
                 } else {
@@ -69,41 +68,40 @@ impl Driver {
 
     /// A member that was started on other addresses than it last advertised has the table say so: by its own word where it
     /// is followed, where it leads, or where only its clients' address is another; else somebody has to give theirs.
-    pub(crate) fn announce_addresses(&mut self) -> Result<(), Error> {
-        let Some(row) = self.core.state_machine.members().get(self.core.raft_id()).cloned() else { return Ok(()) };
+    pub fn announce_addresses(&mut self, core: &mut Core) -> Result<Option<ClientRequest>, Error> {
+        let Some(row) = core.state_machine.members().get(core.raft_id()).cloned() else { return Ok(None) };
         // A move that was asked for long ago may be recorded after a later one, or after the way back.
-        let overtaken =
-            row.raft_address != self.core.options.raft_address && (self.core.options.follow_moves || self.core.leads());
-        let moved = self.core.has_moved() || overtaken;
-        let http_address = self.core.options.http_address.clone();
-        if self.core.phase != Phase::Member {
-            return Ok(());
+        let overtaken = row.raft_address != core.options.raft_address && (core.options.follow_moves || core.leads());
+        let moved = core.has_moved() || overtaken;
+        let http_address = core.options.http_address.clone();
+        if core.phase != Phase::Member {
+            return Ok(None);
         }
         if !moved && row.http_address == http_address {
-            return self.addresses_are_recorded();
+            return addresses_are_recorded(core).map(|()| None);
         }
-        let waits = moved && !self.core.options.follow_moves && !self.core.leads();
+        let waits = moved && !core.options.follow_moves && !core.leads();
         let every = if waits { REMIND_EVERY } else { ANNOUNCE_EVERY };
-        if self.identities.announced.is_some_and(|at| self.core.now < at + every) {
-            return Ok(());
+        if self.announced.is_some_and(|at| core.now < at + every) {
+            return Ok(None);
         }
         if waits {
-            self.identities.announced = Some(self.core.now);
-            warn!(self.core.log, "this node's raft address is not the one that its cluster has for it, and nobody follows it by its \
+            self.announced = Some(core.now);
+            warn!(core.log, "this node's raft address is not the one that its cluster has for it, and nobody follows it by its \
                 own word; start it at the old address again, or POST the new one on a member: /raft/join \
-                {{\"node_id\": \"{}\", \"raft_address\": \"{}\"}}", row.name, self.core.options.raft_address;
+                {{\"node_id\": \"{}\", \"raft_address\": \"{}\"}}", row.name, core.options.raft_address;
                 "recorded" => &row.raft_address);
-            return Ok(());
+            return Ok(None);
         }
-        if self.core.raw.raft.leader_id == 0 {
-            return Ok(());
+        if core.raw.raft.leader_id == 0 {
+            return Ok(None);
         }
-        self.identities.announced = Some(self.core.now);
-        let raft_address = if moved { self.core.options.raft_address.clone() } else { row.raft_address };
-        let log = self.core.log.clone();
-        self.request(ClientRequest {
+        self.announced = Some(core.now);
+        let raft_address = if moved { core.options.raft_address.clone() } else { row.raft_address };
+        let log = core.log.clone();
+        Ok(Some(ClientRequest {
             request: Request::Move { raft_id: row.raft_id, raft_address, http_address },
-            deadline: self.core.now + 4 * ANNOUNCE_EVERY,
+            deadline: core.now + 4 * ANNOUNCE_EVERY,
             hop: Hop::Client,
             doubt: false,
             reply: Box::new(move |result| {
@@ -111,23 +109,22 @@ impl Driver {
                     warn!(log, "the cluster has not noted this node's new addresses yet"; "detail" => refusal.detail);
                 }
             }),
-        });
-        Ok(())
+        }))
     }
+}
 
-    /// The table has this node where it is: that is what it tells others from now on.
-    fn addresses_are_recorded(&mut self) -> Result<(), Error> {
-        let (raft_address, http_address) = (&self.core.options.raft_address, &self.core.options.http_address);
-        let identity = self.core.data_dir.identity();
-        if identity.raft_address == *raft_address && identity.http_address == *http_address {
-            return Ok(());
-        }
-        let (raft_address, http_address) = (raft_address.clone(), http_address.clone());
-        self.core.data_dir.update(|identity| {
-            identity.raft_address = raft_address;
-            identity.http_address = http_address;
-        })?;
-        self.core.publish();
-        Ok(())
+/// The table has this node where it is: that is what it tells others from now on.
+fn addresses_are_recorded(core: &mut Core) -> Result<(), Error> {
+    let (raft_address, http_address) = (&core.options.raft_address, &core.options.http_address);
+    let identity = core.data_dir.identity();
+    if identity.raft_address == *raft_address && identity.http_address == *http_address {
+        return Ok(());
     }
+    let (raft_address, http_address) = (raft_address.clone(), http_address.clone());
+    core.data_dir.update(|identity| {
+        identity.raft_address = raft_address;
+        identity.http_address = http_address;
+    })?;
+    core.publish();
+    Ok(())
 }

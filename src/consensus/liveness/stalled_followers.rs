@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use raft::ProgressState;
 use slog::warn;
 
-use crate::consensus::driver::Driver;
+use super::Liveness;
+use crate::consensus::core::Core;
 use crate::model::Millis;
 
 /// After how long without a step, while the log moves, a follower is worth a warning.
@@ -53,33 +54,29 @@ impl StalledFollowers {
     }
 }
 
-impl Driver {
+impl StalledFollowers {
     /// Says which followers stand still.
-    pub(crate) fn warn_stalled_followers(&mut self) {
-        if !self.core.leads() || self.stalled_followers.term != self.core.raw.raft.term {
-            self.stalled_followers = StalledFollowers { term: self.core.raw.raft.term, followers: BTreeMap::new() };
+    pub fn warn_stalled_followers(&mut self, core: &Core, live: &Liveness) {
+        if !core.leads() || self.term != core.raw.raft.term {
+            *self = Self { term: core.raw.raft.term, followers: BTreeMap::new() };
         }
-        if !self.core.leads() {
+        if !core.leads() {
             return;
         }
-        let (me, last) = (self.core.raft_id(), self.core.raw.raft.raft_log.committed);
-        for (raft_id, progress) in self.core.raw.raft.prs().iter().filter(|(raft_id, _)| **raft_id != me) {
-            let Some(ms) =
-                self.stalled_followers.note(*raft_id, progress.matched, progress.matched < last, self.core.now)
-            else {
+        let (me, last) = (core.raft_id(), core.raw.raft.raft_log.committed);
+        for (raft_id, progress) in core.raw.raft.prs().iter().filter(|(raft_id, _)| **raft_id != me) {
+            let Some(ms) = self.note(*raft_id, progress.matched, progress.matched < last, core.now) else {
                 continue;
             };
-            let heard = self.live.contact.get(raft_id).map(|heard| self.core.now.saturating_sub(*heard));
+            let heard = live.contact_ms(core, *raft_id);
             let because = match (heard, progress.state) {
                 (None, _) => "it was never heard: it is down, or not to be reached",
-                (Some(ms), _) if ms > self.core.election_timeout() => {
-                    "it is not heard: it is down, or not to be reached"
-                }
+                (Some(ms), _) if ms > core.election_timeout() => "it is not heard: it is down, or not to be reached",
                 (_, ProgressState::Snapshot) => "it waits for a copy of the state, or takes one",
                 (_, ProgressState::Probe) => "it is heard, but takes no entries: look at its log",
                 (_, ProgressState::Replicate) => "it is heard, but acknowledges nothing: its disk may hang",
             };
-            warn!(self.core.log, "a follower stands still while the log moves on"; "node" => self.core.name_of(*raft_id),
+            warn!(core.log, "a follower stands still while the log moves on"; "node" => core.name_of(*raft_id),
                 "because" => because, "for_ms" => ms, "match_index" => progress.matched, "next_index" => progress.next_idx,
                 "commit_index" => last, "state" => ?progress.state, "last_heard_ms" => heard);
         }

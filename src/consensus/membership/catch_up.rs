@@ -108,7 +108,8 @@ impl Driver {
         self.membership.catch_up.retain(|raft_id| learners.iter().any(|learner| learner.raft_id == raft_id));
         let ready = learners.into_iter().find(|learner| {
             // As a voter it would stop the cluster's writes at once.
-            let fits = !self.space_of(learner.raft_id).is_some_and(DiskSpace::is_nearly_full);
+            let fits =
+                !self.voter_disk_space.space_of(&self.core, learner.raft_id).is_some_and(DiskSpace::is_nearly_full);
             fits && self.live.is_live(&self.core, learner.raft_id) && self.has_caught_up(learner)
         });
         let Some(learner) = ready else { return };
@@ -145,7 +146,8 @@ impl Driver {
 
     /// Why a learner has not been promoted yet, where that is because of its link or its disk.
     pub(crate) fn explain_slowness(&self, raft_id: u64) -> Option<String> {
-        if let Some(space) = self.space_of(raft_id).filter(|space| space.is_nearly_full()) {
+        if let Some(space) = self.voter_disk_space.space_of(&self.core, raft_id).filter(|space| space.is_nearly_full())
+        {
             let (name, free, reserve) = (self.core.name_of(raft_id), mib(space.free_bytes), mib(space.reserve_bytes));
             return Some(format!(
                 "The disk of {name} has {free} free and is to keep {reserve} (storage.reserve_mb): it becomes a voter once \

@@ -290,7 +290,11 @@ impl Driver {
             }
             return Ok(());
         }
-        self.leader_identified(token, result)
+        let busy = self.busy();
+        match self.joiner.leader_identified(&mut self.core, &self.live, busy, token, result) {
+            Some(accepted) => self.become_adopted(accepted),
+            None => Ok(()),
+        }
     }
 
     /// Asks the joiner whether it would join, where the removal that comes first would be allowed now.

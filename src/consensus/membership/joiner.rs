@@ -12,17 +12,13 @@
 //!
 //! Not here: what the leader does with the answer (`join`), and the way back (`incarnation`).
 
-use slog::{info, warn};
-
-use crate::consensus::core::Phase;
 use crate::consensus::core::client_request as refusals;
-use crate::consensus::driver::Driver;
+use crate::consensus::core::{Core, Phase};
 use crate::consensus::input::Reply;
-use crate::consensus::verification::Verification;
+use crate::consensus::liveness::Liveness;
 use crate::model::Millis;
-use crate::model::{Code, JoinAccepted, JoinOffer, NodeKind, Refusal, WhoAmI, mib};
+use crate::model::{Code, JoinAccepted, JoinOffer, NodeKind, PreviousStatus, Refusal, WhoAmI, mib};
 use crate::plant::{self, Plant};
-use crate::storage::Error;
 
 /// How long a member that its own cluster wants to adopt may take to learn from the others that it was removed. The leader
 /// waits for 6 s, of which dialling it may take 3.
@@ -54,80 +50,97 @@ enum LeaderProof {
     Leader(u64),
 }
 
-impl Driver {
-    /// Whether this node is alone and nobody ever stored anything in it.
-    pub(crate) fn is_pristine(&self) -> bool {
-        let members = self.core.state_machine.members();
-        members.len() == 1
-            && members.get(self.core.raft_id()).is_some()
-            && members.tombstones().next().is_none()
-            && self.core.conf_voters() == [self.core.raft_id()]
-            && !self.core.state_machine.was_written()
-            && !self.proposals.any_write()
-            && self.core.raw.store().journal.last_index() == self.core.state_machine.applied().0
+/// What other components are in the middle of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Busy {
+    /// A write is on its way into the log.
+    pub writes: bool,
+    /// This node leads a join that may be talking to its joiner.
+    pub join: bool,
+}
+
+/// An offer that passed every check; the driver carries it out.
+pub(crate) struct Accepted {
+    pub adopt: JoinOffer,
+    pub reply: Reply<Result<JoinAccepted, Refusal>>,
+}
+
+impl Joiner {
+    /// Begins anew as another incarnation.
+    pub fn swapped(&mut self, now: Millis) {
+        self.waits_since = now;
+        self.join_ended = false;
     }
 
     /// What this node is to its cluster.
-    pub(crate) fn standing(&self) -> NodeKind {
-        match self.core.phase {
+    pub fn standing(&self, core: &Core, busy: Busy) -> NodeKind {
+        match core.phase {
             Phase::Removed => NodeKind::Removed,
             Phase::Joining => NodeKind::Joining,
-            Phase::Forming | Phase::Member if self.is_pristine() => NodeKind::Pristine,
-            Phase::Forming | Phase::Member if self.core.state_machine.members().len() == 1 => NodeKind::Standalone,
+            Phase::Forming | Phase::Member if is_pristine(core) && !busy.writes => NodeKind::Pristine,
+            Phase::Forming | Phase::Member if core.state_machine.members().len() == 1 => NodeKind::Standalone,
             Phase::Forming | Phase::Member => NodeKind::Member,
         }
     }
 
-    pub(crate) fn who_am_i(&self) -> WhoAmI {
+    pub fn who_am_i(&self, core: &Core, busy: Busy, offers: Vec<u64>) -> WhoAmI {
         WhoAmI {
-            node_id: self.core.my_name(),
-            raft_id: self.core.raft_id(),
-            cluster_id: self.core.data_dir.identity().cluster_id,
-            http_address: self.core.options.http_address.clone(),
-            standing: self.standing(),
-            offers: self.membership.asked.keys().map(|token| self.core.offer_number(*token)).collect(),
-            raft_address: self.core.options.raft_address.clone(),
-            moved: self.core.has_moved(),
+            node_id: core.my_name(),
+            raft_id: core.raft_id(),
+            cluster_id: core.data_dir.identity().cluster_id,
+            http_address: core.options.http_address.clone(),
+            standing: self.standing(core, busy),
+            offers: offers,
+            raft_address: core.options.raft_address.clone(),
+            moved: core.has_moved(),
         }
     }
 
     /// A leader wants this node.
-    pub(crate) fn adopt(&mut self, adopt: JoinOffer, reply: Reply<Result<JoinAccepted, Refusal>>) {
-        let own_cluster = adopt.cluster_id == self.core.data_dir.identity().cluster_id;
-        let listed = adopt.tombstones.contains(&self.core.raft_id());
-        if self.core.phase == Phase::Joining && own_cluster && !listed {
-            return reply(Ok(self.adopted(None)));
+    pub fn adopt(
+        &mut self,
+        core: &mut Core,
+        live: &Liveness,
+        busy: Busy,
+        adopt: JoinOffer,
+        reply: Reply<Result<JoinAccepted, Refusal>>,
+    ) {
+        let own_cluster = adopt.cluster_id == core.data_dir.identity().cluster_id;
+        let listed = adopt.tombstones.contains(&core.raft_id());
+        if core.phase == Phase::Joining && own_cluster && !listed {
+            return reply(Ok(self.adopted(core, None)));
         }
-        let removal = own_cluster && listed && self.standing() == NodeKind::Member;
-        let fit = if removal { self.may_consider(&adopt) } else { self.may_be_adopted(&adopt) };
+        let removal = own_cluster && listed && self.standing(core, busy) == NodeKind::Member;
+        let fit =
+            if removal { self.may_consider(core, busy, &adopt) } else { self.may_be_adopted(core, live, busy, &adopt) };
         if let Err(refusal) = fit {
             return reply(Err(refusal));
         }
         let waits_for =
-            if removal { LeaderProof::Removal(self.core.now + LEARNS_WITHIN) } else { self.dial_leader(&adopt) };
-        self.joiner.offer = Some(ReceivedOffer { adopt, reply, waits_for });
+            if removal { LeaderProof::Removal(core.now + LEARNS_WITHIN) } else { self.dial_leader(core, &adopt) };
+        self.offer = Some(ReceivedOffer { adopt, reply, waits_for });
     }
 
-    fn dial_leader(&mut self, adopt: &JoinOffer) -> LeaderProof {
-        let token = self.core.token();
-        self.core.outbox.identify(token, &adopt.leader_address);
+    fn dial_leader(&mut self, core: &mut Core, adopt: &JoinOffer) -> LeaderProof {
+        let token = core.token();
+        core.outbox.identify(token, &adopt.leader_address);
         LeaderProof::Leader(token)
     }
 
     /// Whether an offer can be looked into at all.
-    fn may_consider(&self, adopt: &JoinOffer) -> Result<(), Refusal> {
-        let me = self.core.my_name();
-        if self.core.stop_by.is_some() {
+    fn may_consider(&self, core: &Core, busy: Busy, adopt: &JoinOffer) -> Result<(), Refusal> {
+        let me = core.my_name();
+        if core.stop_by.is_some() {
             return Err(refusals::stopping());
         }
-        if self.joiner.offer.is_some() || self.membership.join_in_progress() {
+        if self.offer.is_some() || busy.join {
             return Err(Refusal::not_applied(
                 Code::JoinInProgress,
                 format!("{me} is busy with another join; try again when that has ended"),
             ));
         }
-        let previous = self.core.data_dir.identity().previous.as_ref().map(|previous| previous.raft_id);
-        if adopt.leader_id == 0 || adopt.leader_id == self.core.raft_id() || Some(adopt.leader_id) == previous {
+        let previous = core.data_dir.identity().previous.as_ref().map(|previous| previous.raft_id);
+        if adopt.leader_id == 0 || adopt.leader_id == core.raft_id() || Some(adopt.leader_id) == previous {
             return Err(Refusal::not_applied(
                 Code::BadRequest,
                 format!("the leader that is to adopt {me} is said to be {me} itself"),
@@ -136,13 +149,13 @@ impl Driver {
         Ok(())
     }
 
-    fn may_be_adopted(&self, adopt: &JoinOffer) -> Result<(), Refusal> {
-        if plant::is(Plant::TombstonesBelieved) && adopt.tombstones.contains(&self.core.raft_id()) {
+    fn may_be_adopted(&self, core: &Core, live: &Liveness, busy: Busy, adopt: &JoinOffer) -> Result<(), Refusal> {
+        if plant::is(Plant::TombstonesBelieved) && adopt.tombstones.contains(&core.raft_id()) {
             return Ok(());
         }
-        self.may_consider(adopt)?;
-        let me = self.core.my_name();
-        if let Some(space) = self.core.own_space().filter(|space| space.is_nearly_full()) {
+        self.may_consider(core, busy, adopt)?;
+        let me = core.my_name();
+        if let Some(space) = core.own_space().filter(|space| space.is_nearly_full()) {
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
             return Err(Refusal::not_applied(
                 Code::DiskNearlyFull,
@@ -152,7 +165,7 @@ impl Driver {
                 ),
             ));
         }
-        let identity = self.core.data_dir.identity();
+        let identity = core.data_dir.identity();
         let own_cluster = adopt.cluster_id == identity.cluster_id;
         let has_data = |data: String| {
             Err(Refusal::not_applied(
@@ -160,10 +173,10 @@ impl Driver {
                 format!("{me} holds {data} of its own, which a join would give up; \"force\": true does that"),
             ))
         };
-        match self.standing() {
+        match self.standing(core, busy) {
             NodeKind::Removed => Ok(()),
             NodeKind::Joining if own_cluster => Ok(()),
-            NodeKind::Joining if self.hears_its_cluster() => Err(Refusal::not_applied(
+            NodeKind::Joining if self.hears_its_cluster(core, live) => Err(Refusal::not_applied(
                 Code::JoinInProgress,
                 format!("{me} is being taken by another cluster; try again when that has ended"),
             )),
@@ -179,7 +192,7 @@ impl Driver {
             )),
             NodeKind::Pristine => Ok(()),
             NodeKind::Standalone if adopt.force => Ok(()),
-            NodeKind::Standalone => has_data(format!("{} keys", self.core.state_machine.keys())),
+            NodeKind::Standalone => has_data(format!("{} keys", core.state_machine.keys())),
             NodeKind::Member => Err(Refusal::not_applied(
                 Code::OtherCluster,
                 format!(
@@ -189,29 +202,75 @@ impl Driver {
         }
     }
 
+    /// Whether anything has come from the cluster that this node joins, lately enough to wait for more.
+    pub fn hears_its_cluster(&self, core: &Core, live: &Liveness) -> bool {
+        live.contact.values().any(|heard| core.now < heard + core.options.join_wait_ms)
+    }
+
+    fn goes_back_at(&self, core: &Core, live: &Liveness) -> Millis {
+        live.contact.values().copied().max().unwrap_or(0).max(self.waits_since) + core.options.join_wait_ms
+    }
+
+    /// What a joining node keeps, and for how long.
+    pub fn previous_status(&self, core: &Core, live: &Liveness) -> Option<PreviousStatus> {
+        let previous = core.data_dir.identity().previous.as_ref().filter(|_| core.phase == Phase::Joining)?;
+        let goes_back_in_ms = self.goes_back_at(core, live).saturating_sub(core.now);
+        Some(PreviousStatus { cluster_id: previous.cluster_id, raft_id: previous.raft_id, goes_back_in_ms })
+    }
+
+    /// The refusal of a node that is in no cluster yet.
+    pub fn not_joined_yet(&self, core: &Core, live: &Liveness) -> Refusal {
+        let Some(PreviousStatus { goes_back_in_ms, .. }) = self.previous_status(core, live) else {
+            return refusals::joining();
+        };
+        let detail = format!(
+            "this node is being taken by a cluster; ask another one, or wait. What it held is kept until the cluster's \
+             state has arrived, and it goes back to that in {} s if nothing comes from the cluster",
+            goes_back_in_ms.div_ceil(1000)
+        );
+        Refusal::not_applied(Code::Joining, detail)
+    }
+
+    /// Why a node that joins goes back now to what it was, if it does.
+    pub fn goes_back(&self, core: &Core, live: &Liveness) -> Option<&'static str> {
+        if core.phase != Phase::Joining || core.stop_by.is_some() {
+            return None;
+        }
+        if self.join_ended {
+            return Some("the cluster has ended the join");
+        }
+        (core.now >= self.goes_back_at(core, live)).then_some("nothing has come from the cluster in time")
+    }
+
     /// What is due while this node is being adopted, or waits for the cluster that has adopted it.
-    pub(crate) fn tick_joiner(&mut self) -> Result<(), Error> {
-        let (now, removed) = (self.core.now, self.core.phase == Phase::Removed);
+    pub fn tick_joiner(&mut self, core: &mut Core, live: &Liveness, busy: Busy) {
+        let (now, removed) = (core.now, core.phase == Phase::Removed);
         let ripe = |offer: &mut ReceivedOffer| matches!(offer.waits_for, LeaderProof::Removal(until) if removed || now >= until);
-        if let Some(ReceivedOffer { adopt, reply, .. }) = self.joiner.offer.take_if(ripe) {
-            match self.may_be_adopted(&adopt) {
+        if let Some(ReceivedOffer { adopt, reply, .. }) = self.offer.take_if(ripe) {
+            match self.may_be_adopted(core, live, busy, &adopt) {
                 Ok(()) => {
-                    let waits_for = self.dial_leader(&adopt);
-                    self.joiner.offer = Some(ReceivedOffer { adopt, reply, waits_for });
+                    let waits_for = self.dial_leader(core, &adopt);
+                    self.offer = Some(ReceivedOffer { adopt, reply, waits_for });
                 }
                 Err(refusal) => reply(Err(refusal)),
             }
         }
-        self.go_back_when_due()
     }
 
     /// The address that the leader gave for itself has answered, or nothing has.
-    pub(crate) fn leader_identified(&mut self, token: u64, result: Result<WhoAmI, Refusal>) -> Result<(), Error> {
+    pub fn leader_identified(
+        &mut self,
+        core: &mut Core,
+        live: &Liveness,
+        busy: Busy,
+        token: u64,
+        result: Result<WhoAmI, Refusal>,
+    ) -> Option<Accepted> {
         let asked = |offer: &mut ReceivedOffer| matches!(offer.waits_for, LeaderProof::Leader(asked) if asked == token);
-        let Some(ReceivedOffer { adopt, reply, .. }) = self.joiner.offer.take_if(asked) else {
-            return Ok(());
+        let Some(ReceivedOffer { adopt, reply, .. }) = self.offer.take_if(asked) else {
+            return None;
         };
-        let (me, address, leader) = (self.core.my_name(), &adopt.leader_address, &adopt.leader_name);
+        let (me, address, leader) = (core.my_name(), &adopt.leader_address, &adopt.leader_name);
         let wrong = match result {
             Ok(who) if who.raft_id != adopt.leader_id || who.cluster_id != adopt.cluster_id => {
                 Some((Code::Unreachable, format!("another node, {}, answers there", who.node_id)))
@@ -229,67 +288,33 @@ impl Driver {
                 Code::LeaderUnreachable,
                 format!("{me} cannot reach the leader {leader} at {address}, which it advertises: {wrong}{advice}"),
             )));
-            return Ok(());
+            return None;
         }
         // Much may have happened while the leader was dialled.
-        if let Err(refusal) = self.may_be_adopted(&adopt) {
+        if let Err(refusal) = self.may_be_adopted(core, live, busy, &adopt) {
             reply(Err(refusal));
-            return Ok(());
+            return None;
         }
-        let adopted = if adopt.prepare { self.adopted(None) } else { self.become_adopted(&adopt)? };
-        reply(Ok(adopted));
-        Ok(())
+        if adopt.prepare {
+            reply(Ok(self.adopted(core, None)));
+            return None;
+        }
+        Some(Accepted { adopt, reply })
     }
 
-    /// The flip to a new, empty incarnation; durable on return. What this node was is kept until the cluster's state has
-    /// arrived.
-    fn become_adopted(&mut self, adopt: &JoinOffer) -> Result<JoinAccepted, Error> {
-        let keys = self.core.state_machine.keys();
-        let standalone = self.standing() == NodeKind::Standalone;
-        let dropped = standalone.then(|| format!("the {keys} keys that {} held alone", self.core.my_name()));
-        if let Some(dropped) = &dropped {
-            warn!(self.core.log, "a forced join gives up data once the cluster's state has arrived"; "data" => dropped);
-        }
-        self.refuse_everything(refusals::joining);
-        self.core.state_machine.abort_cut();
-        let (raft_address, http_address) =
-            (self.core.options.raft_address.clone(), self.core.options.http_address.clone());
-        let incarnation = self.core.data_dir.adopt(adopt.cluster_id, &raft_address, &http_address, standalone)?;
-        self.swap(incarnation)?;
-        info!(self.core.log, "taken by a cluster";
-            "cluster_id" => adopt.cluster_id, "as" => &adopt.node_id, "leader" => &adopt.leader_name, "raft_id" => self.core.raft_id());
-        Ok(self.adopted(dropped))
-    }
-
-    fn adopted(&self, dropped: Option<String>) -> JoinAccepted {
+    pub fn adopted(&self, core: &Core, dropped: Option<String>) -> JoinAccepted {
         JoinAccepted {
-            raft_id: self.core.raft_id(),
-            started_as: self.core.data_dir.identity().started_as.clone(),
-            http_address: self.core.options.http_address.clone(),
+            raft_id: core.raft_id(),
+            started_as: core.data_dir.identity().started_as.clone(),
+            http_address: core.options.http_address.clone(),
             dropped,
         }
     }
 
     /// The cluster that this node joins has given the join up. Of a member this says nothing.
-    pub(crate) fn told_join_ended(&mut self, cluster_id: u64, raft_id: u64) {
-        let ours = cluster_id == self.core.data_dir.identity().cluster_id && raft_id == self.core.raft_id();
-        self.joiner.join_ended |= ours && self.core.phase == Phase::Joining;
-    }
-
-    /// Ends this node's part in its cluster; durable on return.
-    pub(crate) fn become_removed(&mut self) -> Result<(), Error> {
-        self.core.data_dir.update(|identity| identity.removed = true)?;
-        self.core.phase = Phase::Removed;
-        self.verification = Verification::default();
-        self.core.state_machine.abort_cut();
-        self.answer_own_removal();
-        self.refuse_everything(refusals::removed);
-        warn!(
-            self.core.log,
-            "this node was removed from its cluster; POST /raft/join for it on a member brings it back"
-        );
-        self.core.publish();
-        Ok(())
+    pub fn told_join_ended(&mut self, core: &Core, cluster_id: u64, raft_id: u64) {
+        let ours = cluster_id == core.data_dir.identity().cluster_id && raft_id == core.raft_id();
+        self.join_ended |= ours && core.phase == Phase::Joining;
     }
 }
 
@@ -300,4 +325,29 @@ fn wrong_setting(address: &str, leader: &str, me: &str) -> String {
         ". If {host} is not its host for {me}, set HUSKV_ADVERTISE_HOST of {leader} to a name that {me} can dial; if {port} \
          is not its port there, as behind a relay, set HUSKV_ADVERTISE_PORT"
     )
+}
+
+/// What the incarnation in use is busy being, as far as its directory says.
+pub(crate) fn phase_of_incarnation(core: &Core) -> Phase {
+    let identity = core.data_dir.identity();
+    if identity.removed {
+        Phase::Removed
+    } else if core.state_machine.applied().0 == 0 {
+        Phase::Joining
+    } else if core.options.forming && !identity.formed && is_pristine(core) {
+        Phase::Forming
+    } else {
+        Phase::Member
+    }
+}
+
+/// Whether this node is alone and nobody ever stored anything in it.
+fn is_pristine(core: &Core) -> bool {
+    let members = core.state_machine.members();
+    members.len() == 1
+        && members.get(core.raft_id()).is_some()
+        && members.tombstones().next().is_none()
+        && core.conf_voters() == [core.raft_id()]
+        && !core.state_machine.was_written()
+        && core.raw.store().journal.last_index() == core.state_machine.applied().0
 }

@@ -13,7 +13,6 @@
 //! Not here: the joiner's side (`joiner`), transfers (`transfer`), members that moved (`identities`).
 
 pub(crate) mod catch_up;
-pub(crate) mod incarnation;
 pub(crate) mod join;
 pub(crate) mod join_checks;
 pub(crate) mod joiner;

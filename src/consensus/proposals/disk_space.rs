@@ -9,12 +9,11 @@
 //!
 //! Not here: how the space is measured (`storage`), and that a copy of the state leaves the reserve alone.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use slog::{info, warn};
 
-use crate::consensus::core::Phase;
-use crate::consensus::driver::Driver;
+use crate::consensus::core::{Core, Phase};
 use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal, Request, mib};
 use crate::plant::{self, Plant};
@@ -37,70 +36,70 @@ pub(crate) struct VoterDiskSpace {
     refuses_for: Option<u64>,
 }
 
-impl Driver {
+impl VoterDiskSpace {
     /// What is left of the disk of a member, as far as it has told lately.
-    pub(crate) fn space_of(&self, raft_id: u64) -> Option<DiskSpace> {
-        if raft_id == self.core.raft_id() {
-            return self.core.own_space();
+    pub fn space_of(&self, core: &Core, raft_id: u64) -> Option<DiskSpace> {
+        if raft_id == core.raft_id() {
+            return core.own_space();
         }
-        let (space, at) = self.voter_disk_space.told.get(&raft_id)?;
-        (self.core.now < at + TOLD_FOR).then_some(*space)
+        let (space, at) = self.told.get(&raft_id)?;
+        (core.now < at + TOLD_FOR).then_some(*space)
     }
 
     /// Tells every member what is left, at once where it has become too little, or enough again.
-    pub(crate) fn tell_space(&mut self) {
-        let Some(space) = self.core.own_space().filter(|_| self.core.phase == Phase::Member) else { return };
+    pub fn tell_space(&mut self, core: &mut Core) {
+        let Some(space) = core.own_space().filter(|_| core.phase == Phase::Member) else { return };
         let is_full = space.is_nearly_full();
-        let turned = is_full != self.voter_disk_space.own_is_full;
+        let turned = is_full != self.own_is_full;
         if turned {
-            self.voter_disk_space.own_is_full = is_full;
+            self.own_is_full = is_full;
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
             if is_full {
-                warn!(self.core.log, "the disk is nearly full: the cluster refuses writes that need space until more of it is \
-                     free (storage.reserve_mb)"; "free" => free, "reserve" => reserve, "directory" => self.core.data_dir.engine().path());
+                warn!(core.log, "the disk is nearly full: the cluster refuses writes that need space until more of it is \
+                     free (storage.reserve_mb)"; "free" => free, "reserve" => reserve, "directory" => core.data_dir.engine().path());
             } else {
-                info!(self.core.log, "the disk has enough space again"; "free" => free, "reserve" => reserve);
+                info!(core.log, "the disk has enough space again"; "free" => free, "reserve" => reserve);
             }
         }
-        self.note_refusals();
-        if !turned && self.core.now < self.voter_disk_space.tell_after {
+        self.note_refusals(core);
+        if !turned && core.now < self.tell_after {
             return;
         }
-        self.voter_disk_space.tell_after = self.core.now + TELL_EVERY;
-        let me = self.core.raft_id();
-        let members = self.core.state_machine.members();
-        self.voter_disk_space.told.retain(|raft_id, _| members.get(*raft_id).is_some());
+        self.tell_after = core.now + TELL_EVERY;
+        let me = core.raft_id();
+        let members = core.state_machine.members();
+        self.told.retain(|raft_id, _| members.get(*raft_id).is_some());
         for member in members.iter().filter(|member| member.raft_id != me) {
-            self.core.outbox.tell_space(member.raft_id, space);
+            core.outbox.tell_space(member.raft_id, space);
         }
     }
 
     /// A member has told what is left of its disk.
-    pub(crate) fn told_space(&mut self, from: u64, space: DiskSpace) {
-        if self.core.state_machine.members().get(from).is_some() {
-            self.voter_disk_space.told.insert(from, (space, self.core.now));
+    pub fn told_space(&mut self, core: &Core, from: u64, space: DiskSpace) {
+        if core.state_machine.members().get(from).is_some() {
+            self.told.insert(from, (space, core.now));
         }
     }
 
     /// A voter whose disk is nearly full.
-    fn nearly_full_voter(&self) -> Option<(u64, DiskSpace)> {
+    pub fn nearly_full_voter(&self, core: &Core) -> Option<(u64, DiskSpace)> {
         let mut voter_disk_space =
-            self.core.conf_voters().iter().filter_map(|voter| Some((*voter, self.space_of(*voter)?)));
+            core.conf_voters().iter().filter_map(|voter| Some((*voter, self.space_of(core, *voter)?)));
         voter_disk_space.find(|(_, space)| space.is_nearly_full())
     }
 
     /// Why this leader does not propose a request now, where it would need space that a voter does not have.
-    pub(crate) fn lacks_space(&self, request: &Request) -> Option<Refusal> {
+    pub fn lacks_space(&self, core: &Core, request: &Request) -> Option<Refusal> {
         let Request::Write(write) = request else { return None };
         if !write.command.may_grow() || plant::is(Plant::SpaceIgnored) {
             return None;
         }
-        let (voter, space) = self.nearly_full_voter()?;
-        if write.once.as_ref().is_some_and(|once| self.core.state_machine.was_done(once)) {
+        let (voter, space) = self.nearly_full_voter(core)?;
+        if write.once.as_ref().is_some_and(|once| core.state_machine.was_done(once)) {
             // It changes nothing any more, and its client is to hear what it came to.
             return None;
         }
-        let (name, free, reserve) = (self.core.name_of(voter), mib(space.free_bytes), mib(space.reserve_bytes));
+        let (name, free, reserve) = (core.name_of(voter), mib(space.free_bytes), mib(space.reserve_bytes));
         Some(Refusal::not_applied(
             Code::DiskNearlyFull,
             format!(
@@ -111,32 +110,16 @@ impl Driver {
         ))
     }
 
-    /// Refuses what was taken in before a voter told that its disk is nearly full.
-    pub(crate) fn refuse_what_grows(&mut self) {
-        if self.nearly_full_voter().is_none() {
-            return;
-        }
-        let batch = self.proposals.take_batch();
-        let mut kept = VecDeque::with_capacity(batch.len());
-        for waiting in batch {
-            match self.lacks_space(&waiting.request) {
-                Some(refusal) => self.core.refuse(waiting, refusal),
-                None => kept.push_back(waiting),
-            }
-        }
-        self.proposals.put_batch(kept);
-    }
-
     /// Says when this leader begins and ends to refuse writes.
-    fn note_refusals(&mut self) {
-        let voter = self.nearly_full_voter().filter(|_| self.core.leads());
-        let before = std::mem::replace(&mut self.voter_disk_space.refuses_for, voter.map(|(voter, _)| voter));
+    fn note_refusals(&mut self, core: &Core) {
+        let voter = self.nearly_full_voter(core).filter(|_| core.leads());
+        let before = std::mem::replace(&mut self.refuses_for, voter.map(|(voter, _)| voter));
         match (before, voter) {
             (None, Some((voter, space))) => {
-                warn!(self.core.log, "writes that need space are refused: the disk of a voter is nearly full";
-                    "node" => self.core.name_of(voter), "free" => mib(space.free_bytes), "reserve" => mib(space.reserve_bytes));
+                warn!(core.log, "writes that need space are refused: the disk of a voter is nearly full";
+                    "node" => core.name_of(voter), "free" => mib(space.free_bytes), "reserve" => mib(space.reserve_bytes));
             }
-            (Some(_), None) if self.core.leads() => info!(self.core.log, "writes that need space are taken again"),
+            (Some(_), None) if core.leads() => info!(core.log, "writes that need space are taken again"),
             _ => {}
         }
     }

@@ -71,16 +71,6 @@ impl Proposals {
         !self.batch.is_empty() || self.waiters.len() > 0 || !self.forwarded.is_empty() || !self.almost.is_empty()
     }
 
-    /// The writes that are not proposed yet.
-    pub fn take_batch(&mut self) -> VecDeque<ClientRequest> {
-        std::mem::take(&mut self.batch)
-    }
-
-    /// Gives back those of them that stay.
-    pub fn put_batch(&mut self, batch: VecDeque<ClientRequest>) {
-        self.batch = batch;
-    }
-
     /// Whether a write is on its way into the log.
     pub fn any_write(&self) -> bool {
         !self.batch.is_empty() || self.waiters.len() > 0
@@ -108,7 +98,7 @@ impl Driver {
         match self.core.phase {
             Phase::Member => None,
             Phase::Removed => Some(removed()),
-            Phase::Forming | Phase::Joining => Some(self.not_joined_yet()),
+            Phase::Forming | Phase::Joining => Some(self.joiner.not_joined_yet(&self.core, &self.live)),
         }
     }
 
@@ -152,7 +142,7 @@ impl Driver {
         if self.core.is_late(&waiting) {
             self.core.refuse(waiting, late());
         } else if self.core.leads() {
-            if let Some(refusal) = self.lacks_space(&waiting.request) {
+            if let Some(refusal) = self.voter_disk_space.lacks_space(&self.core, &waiting.request) {
                 self.core.refuse(waiting, refusal);
             } else if matches!(waiting.request, Request::Write(_)) {
                 self.proposals.batch.push_back(waiting);
@@ -212,6 +202,22 @@ impl Driver {
             let group = self.proposals.batch.drain(..entries.len()).collect();
             self.propose(group, entries);
         }
+    }
+
+    /// Refuses what was taken in before a voter told that its disk is nearly full.
+    fn refuse_what_grows(&mut self) {
+        if self.voter_disk_space.nearly_full_voter(&self.core).is_none() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.proposals.batch);
+        let mut kept = VecDeque::with_capacity(batch.len());
+        for waiting in batch {
+            match self.voter_disk_space.lacks_space(&self.core, &waiting.request) {
+                Some(refusal) => self.core.refuse(waiting, refusal),
+                None => kept.push_back(waiting),
+            }
+        }
+        self.proposals.batch = kept;
     }
 
     fn propose(&mut self, group: Vec<ClientRequest>, entries: Vec<Entry>) {

@@ -65,10 +65,10 @@ impl Driver {
             members: self.core.state_machine.members().iter().map(|member| self.member_status(member)).collect(),
             removed: self.core.phase == Phase::Removed,
             joining: self.core.phase == Phase::Joining,
-            previous: self.previous_status(),
+            previous: self.joiner.previous_status(&self.core, &self.live),
             forming: self.core.phase == Phase::Forming,
             verifying: self.verification.words(),
-            identity_conflicts: self.identity_conflicts(),
+            identity_conflicts: self.identities.identity_conflicts(&self.core),
             not_ready: self.not_ready(),
         }
     }
@@ -83,7 +83,7 @@ impl Driver {
         let is_same = (before.cluster_id, before.table) == (cluster_id, table);
         let hosts = if is_same { Arc::clone(&before.hosts) } else { Arc::new(self.member_hosts()) };
         let leader = self.core.leader().map(|leader| leader.node_id);
-        let believable_term = Some(self.believable_term());
+        let believable_term = Some(self.term_bound.believable_term(&self.core));
         let not_ready = self.not_ready();
         let in_no_cluster = matches!(self.core.phase, Phase::Joining | Phase::Forming);
         Names {
@@ -132,7 +132,7 @@ impl Driver {
             connected: self.live.hears(&self.core, member.raft_id),
             match_index: matched.filter(|_| self.core.leads()),
             last_contact_ms: if me { Some(0) } else { heard }.filter(|_| self.core.leads()),
-            disk: self.space_of(member.raft_id),
+            disk: self.voter_disk_space.space_of(&self.core, member.raft_id),
         }
     }
 }

@@ -16,8 +16,8 @@
 use raft::GetEntriesContext;
 use slog::{info, warn};
 
-use crate::consensus::core::Phase;
-use crate::consensus::driver::Driver;
+use crate::consensus::core::{Core, Phase};
+use crate::consensus::liveness::Liveness;
 use crate::consensus::raft_node::entry_codec::{Payload, decode};
 use crate::model::Millis;
 use crate::model::{MemberChange, Probe, ProbeReply, Refusal};
@@ -45,30 +45,30 @@ struct Removal {
     voter: u64,
 }
 
-impl Driver {
+impl CommitDiscovery {
     /// Asks the voter that an entry removes whether that entry is committed, where nobody else is left to tell.
-    pub(crate) fn discover_commit(&mut self) {
-        let due = self.core.now >= self.commit_discovery.ask_after;
-        if !due || self.core.phase != Phase::Member || !self.live.is_leaderless_for_long(&self.core) {
+    pub fn discover_commit(&mut self, core: &mut Core, live: &Liveness) {
+        let due = core.now >= self.ask_after;
+        if !due || core.phase != Phase::Member || !live.is_leaderless_for_long(core) {
             return;
         }
-        self.commit_discovery.ask_after = self.core.now + ASK_EVERY;
-        let Some(removal) = self.pending_removal() else { return };
-        let Some(member) = self.core.state_machine.members().get(removal.voter) else { return };
+        self.ask_after = core.now + ASK_EVERY;
+        let Some(removal) = self.pending_removal(core) else { return };
+        let Some(member) = core.state_machine.members().get(removal.voter) else { return };
         let address = member.raft_address.clone();
-        let token = self.core.token();
-        self.commit_discovery.asked = Some(Asked { token, removal });
-        let (cluster_id, raft_id) = (self.core.data_dir.identity().cluster_id, self.core.raft_id());
+        let token = core.token();
+        self.asked = Some(Asked { token, removal });
+        let (cluster_id, raft_id) = (core.data_dir.identity().cluster_id, core.raft_id());
         let probe = Probe { cluster_id, raft_id, digest: None, entry: Some((removal.index, removal.term)) };
-        self.core.outbox.probe(token, &address, probe);
+        core.outbox.probe(token, &address, probe);
     }
 
     /// The first entry that removes another voter, of those that are not known to be committed.
-    fn pending_removal(&self) -> Option<Removal> {
-        let log = &self.core.raw.raft.raft_log;
+    fn pending_removal(&self, core: &Core) -> Option<Removal> {
+        let log = &core.raw.raft.raft_log;
         let entries = log.entries(log.committed + 1, None, GetEntriesContext::empty(false)).ok()?;
         entries.iter().find_map(|entry| match decode(entry) {
-            Ok(Payload::Membership(_, MemberChange::Remove { raft_id })) if raft_id != self.core.raft_id() => {
+            Ok(Payload::Membership(_, MemberChange::Remove { raft_id })) if raft_id != core.raft_id() => {
                 Some(Removal { index: entry.index, term: entry.term, voter: raft_id })
             }
             _ => None,
@@ -76,12 +76,12 @@ impl Driver {
     }
 
     /// Whether this answers the question; what it says of the commit is noted.
-    pub(crate) fn commit_told(&mut self, token: u64, result: &Result<ProbeReply, Refusal>) -> bool {
-        let Some(Asked { removal, .. }) = self.commit_discovery.asked.take_if(|asked| asked.token == token) else {
+    pub fn commit_told(&mut self, core: &mut Core, token: u64, result: &Result<ProbeReply, Refusal>) -> bool {
+        let Some(Asked { removal, .. }) = self.asked.take_if(|asked| asked.token == token) else {
             return false;
         };
         let Removal { index, term, voter } = removal;
-        let log = &mut self.core.raw.raft.raft_log;
+        let log = &mut core.raw.raft.raft_log;
         if let Ok(reply) = result
             && reply.raft_id == voter
             && !reply.is_member
@@ -90,9 +90,9 @@ impl Driver {
             && log.match_term(index, term)
         {
             log.commit_to(index);
-            warn!(self.core.log, "a voter that was removed says that its removal is committed"; "voter" => self.core.name_of(voter), "index" => index);
+            warn!(core.log, "a voter that was removed says that its removal is committed"; "voter" => core.name_of(voter), "index" => index);
         } else {
-            info!(self.core.log, "whether the removal of a voter is committed is not known"; "voter" => self.core.name_of(voter), "index" => index);
+            info!(core.log, "whether the removal of a voter is committed is not known"; "voter" => core.name_of(voter), "index" => index);
         }
         true
     }

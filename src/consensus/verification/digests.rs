@@ -14,12 +14,9 @@ use std::collections::VecDeque;
 
 use raft::eraftpb::Entry;
 
-use super::Claim;
-use crate::consensus::core::Phase;
-use crate::consensus::driver::Driver;
+use crate::consensus::core::{Core, Phase};
 use crate::model::Millis;
 use crate::model::StateDigest;
-use crate::storage::Error;
 
 /// How often a leader tells its digest.
 const TELL_EVERY: Millis = 1000;
@@ -35,6 +32,17 @@ pub(crate) struct Digests {
     /// What the leader has at an index that is not applied here yet.
     awaited: Option<StateDigest>,
     tell_after: Millis,
+}
+
+/// What this node's digest is to the leader's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Comparison {
+    Agrees,
+    /// This node's digest at the index is another one.
+    Differs {
+        index: u64,
+        digest: u64,
+    },
 }
 
 impl Digests {
@@ -54,59 +62,55 @@ impl Digests {
     }
 }
 
-impl Driver {
+impl Digests {
     /// The digest of this node's state at an index, where it is remembered.
-    pub(crate) fn digest_at(&self, index: u64) -> Option<u64> {
-        let remembered = self.digests.own.iter().find(|(at, _)| *at == index).map(|(_, digest)| *digest);
-        remembered.or_else(|| (self.core.state_machine.applied().0 == index).then(|| self.core.state_machine.digest()))
+    pub fn digest_at(&self, core: &Core, index: u64) -> Option<u64> {
+        let remembered = self.own.iter().find(|(at, _)| *at == index).map(|(_, digest)| *digest);
+        remembered.or_else(|| (core.state_machine.applied().0 == index).then(|| core.state_machine.digest()))
     }
 
     /// Tells every member, where this node leads.
-    pub(crate) fn tell_digests(&mut self) {
-        if !self.core.leads() || self.core.phase != Phase::Member || self.core.now < self.digests.tell_after {
+    pub fn tell_digests(&mut self, core: &mut Core) {
+        if !core.leads() || core.phase != Phase::Member || core.now < self.tell_after {
             return;
         }
-        self.digests.tell_after = self.core.now + TELL_EVERY;
-        let (index, digest) = (self.core.state_machine.applied().0, self.core.state_machine.digest());
-        self.digests.remember(index, digest);
-        let told = StateDigest { term: self.core.raw.raft.term, index, digest };
-        let me = self.core.raft_id();
-        for member in self.core.state_machine.members().iter().filter(|member| member.raft_id != me) {
-            self.core.outbox.tell_digest(member.raft_id, told);
+        self.tell_after = core.now + TELL_EVERY;
+        let (index, digest) = (core.state_machine.applied().0, core.state_machine.digest());
+        self.remember(index, digest);
+        let told = StateDigest { term: core.raw.raft.term, index, digest };
+        let me = core.raft_id();
+        for member in core.state_machine.members().iter().filter(|member| member.raft_id != me) {
+            core.outbox.tell_digest(member.raft_id, told);
         }
     }
 
-    /// The leader has told its digest.
-    pub(crate) fn told_digest(&mut self, from: u64, told: StateDigest) -> Result<(), Error> {
-        let raft = &self.core.raw.raft;
-        if self.core.phase != Phase::Member || self.core.leads() || (from, told.term) != (raft.leader_id, raft.term) {
-            return Ok(());
+    /// Whether a digest comes from the leader of the present term, and this node follows it.
+    pub fn counts(&self, core: &Core, from: u64, told: StateDigest) -> bool {
+        let raft = &core.raw.raft;
+        core.phase == Phase::Member && !core.leads() && (from, told.term) == (raft.leader_id, raft.term)
+    }
+
+    /// Compares the leader's digest with this node's, now or once its index is applied.
+    pub fn told(&mut self, core: &Core, told: StateDigest) -> Option<Comparison> {
+        if told.index > core.applied() {
+            self.awaited = Some(told);
+            return None;
         }
-        self.lag.told(told.index);
-        if told.index > self.core.state_machine.applied().0 {
-            self.digests.awaited = Some(told);
-            return Ok(());
-        }
-        self.compare(told)
+        self.compare(core, told)
     }
 
     /// Entries were applied: a digest may have waited for them.
-    pub(crate) fn compare_awaited(&mut self) -> Result<(), Error> {
-        let applied = self.core.state_machine.applied().0;
-        match self.digests.awaited.take_if(|awaited| awaited.index <= applied) {
-            Some(told) => self.compare(told),
-            None => Ok(()),
-        }
+    pub fn compare_awaited(&mut self, core: &Core) -> Option<Comparison> {
+        let applied = core.applied();
+        let told = self.awaited.take_if(|awaited| awaited.index <= applied)?;
+        self.compare(core, told)
     }
 
-    fn compare(&mut self, told: StateDigest) -> Result<(), Error> {
-        let Some(digest) = self.digest_at(told.index) else { return Ok(()) };
-        self.digests.remember(told.index, digest);
-        if digest == told.digest {
-            self.state_agrees();
-            return Ok(());
-        }
-        self.verify(Claim::Diverged { index: told.index, digest })
+    fn compare(&mut self, core: &Core, told: StateDigest) -> Option<Comparison> {
+        let digest = self.digest_at(core, told.index)?;
+        self.remember(told.index, digest);
+        let agrees = digest == told.digest;
+        Some(if agrees { Comparison::Agrees } else { Comparison::Differs { index: told.index, digest } })
     }
 }
 

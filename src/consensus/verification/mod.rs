@@ -22,12 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use slog::{error, info, warn};
 
-use super::core::Phase;
-use super::driver::Driver;
+use super::core::{Core, Phase};
 use super::input::Reply;
 use crate::model::Millis;
 use crate::model::{Code, Probe, ProbeReply, Recorded, Refusal};
-use crate::plant::{self, Plant};
 use crate::storage::Error;
 
 /// How long a verification takes at most.
@@ -70,6 +68,16 @@ impl Claim {
             }
         }
     }
+}
+
+/// What came of the answers so far.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// This node goes on.
+    GoesOn,
+    /// The voters confirm that this node was removed.
+    Removed,
 }
 
 /// What one answer says to a claim.
@@ -156,115 +164,89 @@ impl Verification {
     }
 }
 
-impl Driver {
-    /// A member of this cluster says that this node was removed from it.
-    pub(crate) fn told_removed(&mut self, cluster_id: u64, raft_id: u64) -> Result<(), Error> {
-        let ours = cluster_id == self.core.data_dir.identity().cluster_id && raft_id == self.core.raft_id();
-        match self.core.phase {
-            // It has never been more than asked to join, and knows no voters to ask: the join is over.
-            Phase::Joining => {
-                self.told_join_ended(cluster_id, raft_id);
-                Ok(())
-            }
-            Phase::Member if ours && plant::is(Plant::RemovalUnverified) => self.become_removed(),
-            Phase::Member if ours => self.verify(Claim::Removed),
-            Phase::Forming | Phase::Member | Phase::Removed => Ok(()),
-        }
-    }
-
+impl Verification {
     /// The leader has confirmed by a round of heartbeats that only so much is committed, and this node had applied more before
     /// it asked. A leader answers no such question before it has committed in its own term, so it has all that was ever
     /// committed (Raft thesis 6.4), unless a majority has lost that. Then no two nodes can both be right.
-    pub(crate) fn leader_lacks(&mut self, confirmed: u64, applied: u64) {
+    pub fn leader_lacks(&mut self, core: &Core, confirmed: u64, applied: u64) {
         let lacks = format!(
             "the leader says that entry {confirmed} is the last one committed, and this node had applied entry {applied}: a \
              majority of the voters has lost what was committed, as where their disks were brought back from older copies. \
              This node keeps what it has and serves nobody; keep either its directory or the cluster as it is now, for which \
              this directory is moved away and the node joins again, empty"
         );
-        if self.verification.lacks.is_none() {
-            error!(self.core.log, "what was committed is lost"; "detail" => &lacks);
+        if self.lacks.is_none() {
+            error!(core.log, "what was committed is lost"; "detail" => &lacks);
         }
-        self.verification.lacks = Some(lacks);
+        self.lacks = Some(lacks);
     }
 
     /// The voters besides this node, with the addresses that the table has for them.
-    fn other_voters(&self) -> Vec<(u64, String)> {
-        let others = self.core.conf_voters().iter().filter(|voter| **voter != self.core.raft_id());
+    fn other_voters(&self, core: &Core) -> Vec<(u64, String)> {
+        let others = core.conf_voters().iter().filter(|voter| **voter != core.raft_id());
         others
-            .filter_map(|voter| Some((*voter, self.core.state_machine.members().get(*voter)?.raft_address.clone())))
+            .filter_map(|voter| Some((*voter, core.state_machine.members().get(*voter)?.raft_address.clone())))
             .collect()
     }
 
     /// How many voters must bear a claim out.
-    fn needed(&self, claim: Claim) -> usize {
-        let (all, others) = (self.core.conf_voters().len(), self.other_voters().len());
+    fn needed(&self, core: &Core, claim: Claim) -> usize {
+        let (all, others) = (core.conf_voters().len(), self.other_voters(core).len());
         match claim {
             Claim::Removed | Claim::LogLost { .. } => others / 2 + 1,
-            Claim::Diverged { .. } if self.core.leads() => all / 2 + 1,
+            Claim::Diverged { .. } if core.leads() => all / 2 + 1,
             // Never none: a lone voter has nobody who could bear it out.
             Claim::Diverged { .. } => (all / 2 + 1).min(others).max(1),
         }
     }
 
     /// Begins to verify a claim, unless another one is being verified or one of its kind was not borne out just now.
-    pub(crate) fn verify(&mut self, claim: Claim) -> Result<(), Error> {
-        let now = self.core.now;
-        if self.verification.open.as_ref().is_some_and(|open| open.claim == claim) {
-            return Ok(());
+    pub fn verify(&mut self, core: &mut Core, claim: Claim) {
+        let now = core.now;
+        if self.open.as_ref().is_some_and(|open| open.claim == claim) {
+            return;
         }
-        let again = self.verification.diverged() && matches!(claim, Claim::Diverged { .. });
-        if self.core.phase != Phase::Member
-            || self.core.stop_by.is_some()
-            || (self.verification.open.is_some() && !again)
-        {
-            return Ok(());
+        let again = self.diverged() && matches!(claim, Claim::Diverged { .. });
+        if core.phase != Phase::Member || core.stop_by.is_some() || (self.open.is_some() && !again) {
+            return;
         }
-        if now < self.verification.pause(claim, now).until || self.needed(claim) > self.other_voters().len() {
-            return Ok(());
+        if now < self.pause(claim, now).until || self.needed(core, claim) > self.other_voters(core).len() {
+            return;
         }
         if !again {
             let ask =
-                self.other_voters().iter().map(|(voter, _)| self.core.name_of(*voter)).collect::<Vec<_>>().join(", ");
-            warn!(self.core.log, "a peer says what would end this node: the other voters are asked, and clients wait";
+                self.other_voters(core).iter().map(|(voter, _)| core.name_of(*voter)).collect::<Vec<_>>().join(", ");
+            warn!(core.log, "a peer says what would end this node: the other voters are asked, and clients wait";
                 "says" => claim.words(), "asked" => ask);
         }
         let (asked, yes, no) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        self.verification.open = Some(Open { claim, asked, yes, no, never: false, ask_at: now, until: now + LIMIT });
-        self.ask_voters();
-        Ok(())
+        self.open = Some(Open { claim, asked, yes, no, never: false, ask_at: now, until: now + LIMIT });
+        self.ask_voters(core);
     }
 
-    fn ask_voters(&mut self) {
-        let Some(mut open) = self.verification.open.take() else { return };
-        open.ask_at = self.core.now + ASK_EVERY;
+    fn ask_voters(&mut self, core: &mut Core) {
+        let Some(mut open) = self.open.take() else { return };
+        open.ask_at = core.now + ASK_EVERY;
         let digest = match open.claim {
             Claim::Diverged { index, digest } => Some((index, digest)),
             Claim::Removed | Claim::LogLost { .. } => None,
         };
-        let probe = Probe {
-            cluster_id: self.core.data_dir.identity().cluster_id,
-            raft_id: self.core.raft_id(),
-            digest,
-            entry: None,
-        };
-        for (voter, address) in self.other_voters() {
+        let probe =
+            Probe { cluster_id: core.data_dir.identity().cluster_id, raft_id: core.raft_id(), digest, entry: None };
+        for (voter, address) in self.other_voters(core) {
             if !open.yes.contains_key(&voter) && !open.asked.values().any(|asked| *asked == voter) {
-                let token = self.core.token();
+                let token = core.token();
                 open.asked.insert(token, voter);
-                self.core.outbox.probe(token, &address, probe);
+                core.outbox.probe(token, &address, probe);
             }
         }
-        self.verification.open = Some(open);
+        self.open = Some(open);
     }
 
     /// A voter has answered, or has not.
-    pub(crate) fn probed(&mut self, token: u64, result: Result<ProbeReply, Refusal>) -> Result<(), Error> {
-        if self.term_told(token, &result) || self.commit_told(token, &result) {
-            return Ok(());
-        }
-        let Some(open) = self.verification.open.as_mut() else { return Ok(()) };
-        let (Some(voter), Ok(reply)) = (open.asked.remove(&token), result) else { return Ok(()) };
+    pub fn probed(&mut self, core: &Core, token: u64, result: Result<ProbeReply, Refusal>) -> Result<Verdict, Error> {
+        let Some(open) = self.open.as_mut() else { return Ok(Verdict::GoesOn) };
+        let (Some(voter), Ok(reply)) = (open.asked.remove(&token), result) else { return Ok(Verdict::GoesOn) };
         match says(open.claim, voter, &reply) {
             Says::Yes => {
                 open.no.remove(&voter);
@@ -274,33 +256,33 @@ impl Driver {
             Says::Never => open.never = true,
             Says::Nothing => {}
         }
-        self.conclude()
+        self.conclude(core)
     }
 
     /// Asks again what was not borne out, and ends what has taken long enough.
-    pub(crate) fn tick_verification(&mut self) -> Result<(), Error> {
-        if self.core.raw.raft.leader_id != 0 && self.core.phase == Phase::Member {
-            self.verification.untold = None;
+    pub fn tick_verification(&mut self, core: &mut Core) -> Result<Verdict, Error> {
+        if core.raw.raft.leader_id != 0 && core.phase == Phase::Member {
+            self.untold = None;
         }
-        let Some(open) = &self.verification.open else { return Ok(()) };
-        if self.core.now >= open.ask_at {
-            self.ask_voters();
+        let Some(open) = &self.open else { return Ok(Verdict::GoesOn) };
+        if core.now >= open.ask_at {
+            self.ask_voters(core);
         }
-        self.conclude()
+        self.conclude(core)
     }
 
     /// The state at `index` is that of the leader.
-    pub(crate) fn state_agrees(&mut self) {
-        if self.verification.diverged() {
-            self.dismiss("its state is that of the leader again");
+    pub fn state_agrees(&mut self, core: &Core) {
+        if self.diverged() {
+            self.dismiss(core, "its state is that of the leader again");
         }
     }
 
     /// Draws the consequence where the answers allow one.
-    fn conclude(&mut self) -> Result<(), Error> {
-        let Some(open) = &self.verification.open else { return Ok(()) };
-        let (claim, others) = (open.claim, self.other_voters().len());
-        let needed = self.needed(claim);
+    fn conclude(&mut self, core: &Core) -> Result<Verdict, Error> {
+        let Some(open) = &self.open else { return Ok(Verdict::GoesOn) };
+        let (claim, others) = (open.claim, self.other_voters(core).len());
+        let needed = self.needed(core, claim);
         let yes = match claim {
             Claim::Removed => open.yes.len(),
             Claim::LogLost { index } => {
@@ -313,60 +295,60 @@ impl Driver {
             }
         };
         if yes >= needed {
-            return self.borne_out(claim);
+            return self.borne_out(core, claim);
         }
-        let me = usize::from(self.core.conf_voters().contains(&self.core.raft_id()));
+        let me = usize::from(core.conf_voters().contains(&core.raft_id()));
         let outvoted = match claim {
-            Claim::Diverged { .. } => open.no.len() + me > self.core.conf_voters().len() / 2,
+            Claim::Diverged { .. } => open.no.len() + me > core.conf_voters().len() / 2,
             Claim::Removed | Claim::LogLost { .. } => open.yes.is_empty() && open.no.len() + needed > others,
         };
-        let stays = self.verification.diverged() && !open.yes.is_empty();
+        let stays = self.diverged() && !open.yes.is_empty();
         if open.never || outvoted {
-            self.dismiss("the other voters say that it is not so");
-        } else if self.core.now >= open.until && !stays {
-            self.dismiss("too few of the other voters could tell");
+            self.dismiss(core, "the other voters say that it is not so");
+        } else if core.now >= open.until && !stays {
+            self.dismiss(core, "too few of the other voters could tell");
         }
-        Ok(())
+        Ok(Verdict::GoesOn)
     }
 
     /// The node goes on.
-    fn dismiss(&mut self, why: &str) {
-        let Some(open) = self.verification.open.take() else { return };
-        let now = self.core.now;
-        let pause = self.verification.pause(open.claim, now);
+    fn dismiss(&mut self, core: &Core, why: &str) {
+        let Some(open) = self.open.take() else { return };
+        let now = core.now;
+        let pause = self.pause(open.claim, now);
         pause.length = (pause.length * 2).clamp(PAUSES.0, PAUSES.1);
         pause.until = now + pause.length;
         let next = pause.length;
-        let (yes, no) = (self.named(open.yes.keys()), self.named(open.no.iter()));
-        info!(self.core.log, "what a peer said is not borne out, and this node goes on"; "said" => open.claim.words(),
+        let (yes, no) = (self.named(core, open.yes.keys()), self.named(core, open.no.iter()));
+        info!(core.log, "what a peer said is not borne out, and this node goes on"; "said" => open.claim.words(),
             "because" => why, "yes" => &yes, "no" => no, "next_in_ms" => next);
         if open.no.is_empty() && !open.never && open.claim == Claim::Removed {
             let untold = format!(
                 "a peer says that this node was removed from its cluster, and too few of the voters that it knows could be \
                  asked ({yes} agree). If it was removed, POST /raft/join for it on a member, with a directory moved away"
             );
-            warn!(self.core.log, "{}", untold);
-            self.verification.untold = Some(untold);
+            warn!(core.log, "{}", untold);
+            self.untold = Some(untold);
         }
     }
 
-    fn named<'a>(&self, voters: impl Iterator<Item = &'a u64>) -> String {
+    fn named<'a>(&self, core: &Core, voters: impl Iterator<Item = &'a u64>) -> String {
         let names = voters.map(|voter| {
-            let http = self.core.state_machine.members().get(*voter).map_or("-", |member| member.http_address.as_str());
-            format!("{} ({http})", self.core.name_of(*voter))
+            let http = core.state_machine.members().get(*voter).map_or("-", |member| member.http_address.as_str());
+            format!("{} ({http})", core.name_of(*voter))
         });
         let names = names.collect::<Vec<_>>().join(", ");
         if names.is_empty() { "none".into() } else { names }
     }
 
     /// The voters say so: this is the end of the node's part.
-    fn borne_out(&mut self, claim: Claim) -> Result<(), Error> {
-        let Some(open) = self.verification.open.take() else { return Ok(()) };
-        let witnesses = self.named(open.yes.keys());
-        error!(self.core.log, "what a peer said is true"; "said" => claim.words(), "say" => &witnesses);
-        let last = self.core.raw.raft.raft_log.last_index();
+    fn borne_out(&mut self, core: &Core, claim: Claim) -> Result<Verdict, Error> {
+        let Some(open) = self.open.take() else { return Ok(Verdict::GoesOn) };
+        let witnesses = self.named(core, open.yes.keys());
+        error!(core.log, "what a peer said is true"; "said" => claim.words(), "say" => &witnesses);
+        let last = core.raw.raft.raft_log.last_index();
         let (what, detail) = match claim {
-            Claim::Removed => return self.become_removed(),
+            Claim::Removed => return Ok(Verdict::Removed),
             Claim::LogLost { index } => (
                 "the log",
                 format!(
@@ -382,20 +364,22 @@ impl Driver {
                 ),
             ),
         };
-        Err(Error::Damaged { what: what.into(), detail, path: self.core.data_dir.engine().path() })
+        Err(Error::Damaged { what: what.into(), detail, path: core.data_dir.engine().path() })
     }
 
     /// Another node asks what this one knows of it.
-    pub(crate) fn answer_probe(
+    pub fn answer_probe(
         &mut self,
+        core: &mut Core,
         probe: Probe,
+        mine: Option<u64>,
         reply: Reply<Result<ProbeReply, Refusal>>,
-    ) -> Result<(), Error> {
-        if probe.cluster_id != self.core.data_dir.identity().cluster_id || self.core.phase == Phase::Joining {
+    ) {
+        if probe.cluster_id != core.data_dir.identity().cluster_id || core.phase == Phase::Joining {
             reply(Err(Refusal::not_applied(Code::OtherCluster, "this node is of another cluster")));
-            return Ok(());
+            return;
         }
-        let (raft, members, asker) = (&self.core.raw.raft, self.core.state_machine.members(), probe.raft_id);
+        let (raft, members, asker) = (&core.raw.raft, core.state_machine.members(), probe.raft_id);
         let recorded = if members.is_tombstone(asker) {
             Recorded::Tombstone
         } else if members.get(asker).is_some() {
@@ -403,27 +387,24 @@ impl Driver {
         } else {
             Recorded::Unknown
         };
-        let mine = probe.digest.and_then(|(index, _)| self.digest_at(index));
         reply(Ok(ProbeReply {
-            raft_id: self.core.raft_id(),
-            is_member: self.core.phase == Phase::Member,
+            raft_id: core.raft_id(),
+            is_member: core.phase == Phase::Member,
             term: raft.term,
             last_index: raft.raft_log.last_index(),
             commit_index: raft.raft_log.committed,
             asker: recorded,
-            acknowledged: raft.prs().get(asker).map(|progress| progress.matched).filter(|_| self.core.leads()),
+            acknowledged: raft.prs().get(asker).map(|progress| progress.matched).filter(|_| core.leads()),
             digest: mine,
-            entry_committed: probe.entry.is_some_and(|entry| self.core.knows_committed(entry)),
+            entry_committed: probe.entry.is_some_and(|entry| core.knows_committed(entry)),
         }));
         // Where it is the leader that differs, this is how it hears of it.
         match (probe.digest, mine) {
-            (Some((index, theirs)), Some(mine))
-                if theirs != mine && self.core.leads() && recorded == Recorded::Member =>
-            {
-                warn!(self.core.log, "the state of a member is not this leader's at an equal index"; "member" => self.core.name_of(asker), "index" => index);
-                self.verify(Claim::Diverged { index, digest: mine })
+            (Some((index, theirs)), Some(mine)) if theirs != mine && core.leads() && recorded == Recorded::Member => {
+                warn!(core.log, "the state of a member is not this leader's at an equal index"; "member" => core.name_of(asker), "index" => index);
+                self.verify(core, Claim::Diverged { index, digest: mine });
             }
-            _ => Ok(()),
+            _ => {}
         }
     }
 }

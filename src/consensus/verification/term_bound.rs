@@ -16,9 +16,7 @@ use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 use slog::warn;
 
-use crate::consensus::core::Phase;
-use crate::consensus::driver::Driver;
-use crate::consensus::verification::Claim;
+use crate::consensus::core::{Core, Phase};
 use crate::model::Millis;
 use crate::model::{Probe, ProbeReply, Refusal};
 use crate::plant::{self, Plant};
@@ -45,45 +43,53 @@ pub(crate) struct TermBound {
     unsaid: u64,
 }
 
-impl Driver {
+/// Whether raft may see a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Belief {
+    Yes,
+    No,
+    /// No, and it says that this node has acknowledged an index that its log does not have.
+    LogLost {
+        index: u64,
+    },
+}
+
+impl TermBound {
     /// The highest term that is believed of a message.
-    pub(crate) fn believable_term(&self) -> u64 {
-        let near = self.core.raw.raft.term.saturating_add(TERM_LEAP);
-        near.max(if self.core.phase == Phase::Joining { MOST_TERM } else { self.term_bound.confirmed_term })
+    pub fn believable_term(&self, core: &Core) -> u64 {
+        let near = core.raw.raft.term.saturating_add(TERM_LEAP);
+        near.max(if core.phase == Phase::Joining { MOST_TERM } else { self.confirmed_term })
     }
 
     /// Whether raft may see the message.
-    pub(crate) fn believes(&mut self, message: &Message) -> Result<bool, Error> {
-        if self.verification.holds_raft() {
-            return Ok(false);
+    pub fn believes(&mut self, core: &mut Core, message: &Message) -> Result<Belief, Error> {
+        if message.term > self.believable_term(core) && !plant::is(Plant::TermUnbounded) {
+            self.ask_term(core, message.from);
+            return Ok(self.disbelieve(core, message, "its term is far above this node's"));
         }
-        if message.term > self.believable_term() && !plant::is(Plant::TermUnbounded) {
-            self.ask_term(message.from);
-            return Ok(self.disbelieve(message, "its term is far above this node's"));
-        }
-        if let Some(wrong) = self.implausible(message) {
-            return Ok(self.disbelieve(message, wrong));
+        if let Some(wrong) = self.implausible(core, message) {
+            return Ok(self.disbelieve(core, message, wrong));
         }
         // A heartbeat's commit is at most what this node has acknowledged to that leader. A log that ends before it has
         // lost what was synced, which no crash explains.
-        let last = self.core.raw.raft.raft_log.last_index();
-        let speaks = message.get_msg_type() == MessageType::MsgHeartbeat && message.term >= self.core.raw.raft.term;
+        let last = core.raw.raft.raft_log.last_index();
+        let speaks = message.get_msg_type() == MessageType::MsgHeartbeat && message.term >= core.raw.raft.term;
         if !speaks || message.commit <= last {
-            return Ok(true);
+            return Ok(Belief::Yes);
         }
-        if self.core.leads() && message.term == self.core.raw.raft.term {
-            return Ok(self.disbelieve(message, "it is of another leader of the same term"));
+        if core.leads() && message.term == core.raw.raft.term {
+            return Ok(self.disbelieve(core, message, "it is of another leader of the same term"));
         }
         if plant::is(Plant::LogLossUnverified) {
-            let (what, path) = ("the log".into(), self.core.data_dir.engine().path());
+            let (what, path) = ("the log".into(), core.data_dir.engine().path());
             return Err(Error::Damaged { what, detail: format!("log lost: it ends at {last}"), path });
         }
-        self.verify(Claim::LogLost { index: message.commit })?;
-        Ok(self.disbelieve(message, "it commits what this node's log does not have"))
+        self.disbelieve(core, message, "it commits what this node's log does not have");
+        Ok(Belief::LogLost { index: message.commit })
     }
 
     /// What no member says.
-    fn implausible(&self, message: &Message) -> Option<&'static str> {
+    fn implausible(&self, core: &Core, message: &Message) -> Option<&'static str> {
         let kind = message.get_msg_type();
         if message.term != 0 && message.log_term.max(message.commit_term) > message.term {
             return Some("it tells of entries above its own term");
@@ -91,57 +97,56 @@ impl Driver {
         if message.request_snapshot != 0 {
             return Some("it asks for a snapshot, which no member does");
         }
-        let of_this_reign = self.core.raw.raft.state == StateRole::Leader && message.term == self.core.raw.raft.term;
-        let last = self.core.raw.raft.raft_log.last_index();
+        let of_this_reign = core.raw.raft.state == StateRole::Leader && message.term == core.raw.raft.term;
+        let last = core.raw.raft.raft_log.last_index();
         if of_this_reign && kind == MessageType::MsgAppendResponse && !message.reject && message.index > last {
             return Some("it acknowledges what this leader does not have");
         }
         None
     }
 
-    /// Says so, rarely; false.
-    fn disbelieve(&mut self, message: &Message, because: &str) -> bool {
-        if self.term_bound.said.is_some_and(|said| self.core.now < said + SAY_EVERY) {
-            self.term_bound.unsaid += 1;
-            return false;
+    /// Logs it, at a limited rate.
+    fn disbelieve(&mut self, core: &Core, message: &Message, because: &str) -> Belief {
+        if self.said.is_some_and(|said| core.now < said + SAY_EVERY) {
+            self.unsaid += 1;
+            return Belief::No;
         }
-        self.term_bound.said = Some(self.core.now);
-        let unsaid = std::mem::take(&mut self.term_bound.unsaid);
-        warn!(self.core.log, "a message is not believed"; "because" => because, "kind" => ?message.get_msg_type(),
-            "from" => self.core.name_of(message.from), "term" => message.term, "index" => message.index,
+        self.said = Some(core.now);
+        let unsaid = std::mem::take(&mut self.unsaid);
+        warn!(core.log, "a message is not believed"; "because" => because, "kind" => ?message.get_msg_type(),
+            "from" => core.name_of(message.from), "term" => message.term, "index" => message.index,
             "commit" => message.commit, "more_like_this" => unsaid);
-        false
+        Belief::No
     }
 
     /// Asks the member at its address whether it is in so high a term.
-    fn ask_term(&mut self, from: u64) {
-        let Some(address) = self.core.state_machine.members().get(from).map(|member| member.raft_address.clone())
-        else {
+    fn ask_term(&mut self, core: &mut Core, from: u64) {
+        let Some(address) = core.state_machine.members().get(from).map(|member| member.raft_address.clone()) else {
             return;
         };
-        if self.term_bound.asked.is_some() || self.core.now < self.term_bound.ask_after {
+        if self.asked.is_some() || core.now < self.ask_after {
             return;
         }
-        let token = self.core.token();
-        self.term_bound.asked = Some((token, from));
-        self.term_bound.ask_after = self.core.now + SAY_EVERY;
+        let token = core.token();
+        self.asked = Some((token, from));
+        self.ask_after = core.now + SAY_EVERY;
         let probe = Probe {
-            cluster_id: self.core.data_dir.identity().cluster_id,
-            raft_id: self.core.raft_id(),
+            cluster_id: core.data_dir.identity().cluster_id,
+            raft_id: core.raft_id(),
             digest: None,
             entry: None,
         };
-        self.core.outbox.probe(token, &address, probe);
+        core.outbox.probe(token, &address, probe);
     }
 
     /// Whether this answers the question about a term.
-    pub(crate) fn term_told(&mut self, token: u64, result: &Result<ProbeReply, Refusal>) -> bool {
-        let Some((_, member)) = self.term_bound.asked.take_if(|(asked, _)| *asked == token) else { return false };
+    pub fn term_told(&mut self, token: u64, result: &Result<ProbeReply, Refusal>) -> bool {
+        let Some((_, member)) = self.asked.take_if(|(asked, _)| *asked == token) else { return false };
         if let Ok(reply) = result
             && reply.raft_id == member
             && reply.is_member
         {
-            self.term_bound.confirmed_term = self.term_bound.confirmed_term.max(reply.term.min(MOST_TERM));
+            self.confirmed_term = self.confirmed_term.max(reply.term.min(MOST_TERM));
         }
         true
     }
