@@ -15,7 +15,7 @@ pub(crate) struct ClientRequest {
     pub deadline: Millis,
     pub hop: Hop,
     /// Whether an earlier try may have had an effect: then no refusal may say that there was none.
-    pub doubt: bool,
+    pub maybe_applied: bool,
     pub reply: Reply<Result<Answer, Refusal>>,
 }
 
@@ -55,7 +55,7 @@ impl Core {
         if refusal.leader.is_none() {
             refusal.leader = self.leader();
         }
-        if waiting.doubt && refusal.fate == Outcome::NotApplied {
+        if waiting.maybe_applied && refusal.fate == Outcome::NotApplied {
             refusal.fate = Outcome::Unknown;
             let join = matches!(waiting.request, Request::Join { .. });
             refusal.code = if join { Code::JoinUnfinished } else { Code::Timeout };

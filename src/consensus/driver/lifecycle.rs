@@ -12,7 +12,7 @@ use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 use slog::{info, warn};
 
-use super::{Driver, Seen};
+use super::{Driver, Seen, context};
 use crate::consensus::core::Phase;
 use crate::consensus::core::client_request as refusals;
 use crate::consensus::input::{InstallError, Reply};
@@ -63,7 +63,7 @@ impl Driver {
         self.core.phase = Phase::Removed;
         self.verification = Verification::default();
         self.core.state_machine.abort_cut();
-        self.answer_own_removal();
+        self.proposals.answer_own_removal(context!(self));
         self.refuse_everything(refusals::removed);
         warn!(
             self.core.log,

@@ -13,6 +13,7 @@
 
 mod lifecycle;
 pub(crate) mod ready;
+mod requests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -60,6 +61,19 @@ macro_rules! view {
     };
 }
 pub(crate) use view;
+
+/// What proposals and membership look at, borrowed beside them.
+macro_rules! context {
+    ($driver:ident) => {
+        &mut $crate::consensus::proposals::context::Context {
+            core: &mut $driver.core,
+            live: &mut $driver.live,
+            clock: &mut $driver.clock,
+            space: &$driver.voter_disk_space,
+        }
+    };
+}
+pub(crate) use context;
 
 /// One node's consensus.
 pub struct Driver {
@@ -210,9 +224,10 @@ impl Driver {
         if self.lag.update_lag(&self.core) {
             self.reads.refuse_reads_that_lag(view!(self));
         }
-        self.expire_requests();
+        self.proposals.expire_requests(context!(self));
+        self.route_changes();
         self.reads.expire_reads(view!(self));
-        self.expire_membership();
+        self.membership.expire_membership(context!(self));
         let busy = self.busy();
         self.joiner.tick_joiner(&mut self.core, &self.live, busy);
         if let Some(reason) = self.joiner.goes_back(&self.core, &self.live) {
@@ -229,7 +244,7 @@ impl Driver {
     pub fn has_work(&self) -> bool {
         (self.core.phase != Phase::Removed && self.core.raw.has_ready())
             || !self.committed.is_empty()
-            || self.any_proposable()
+            || self.proposals.any_proposable(&self.core)
             || self.reads.any_read_ready(&self.core)
     }
 
@@ -248,7 +263,7 @@ impl Driver {
         self.core.at(now);
         match input {
             Input::Request { request, deadline, hop, to, reply } => {
-                let waiting = ClientRequest { request, deadline, hop, doubt: false, reply };
+                let waiting = ClientRequest { request, deadline, hop, maybe_applied: false, reply };
                 self.take_request(waiting, to);
             }
             Input::Read { key, consistency, bounds, deadline, reply } => {
@@ -269,9 +284,9 @@ impl Driver {
             Input::PeerUp(raft_id) => self.identities.identity_agreed(raft_id),
             Input::PeerDown(raft_id) => self.core.peer_down(raft_id),
             Input::Heard { from, follows } => self.live.heard(&self.core, from, follows),
-            Input::Forwarded { token, result } => self.forward_ended(token, result),
+            Input::Forwarded { token, result } => self.proposals.forward_ended(context!(self), token, result),
             Input::Identified { token, result } => self.identified(token, result)?,
-            Input::AdoptAnswered { token, result } => self.adopt_answered(token, result),
+            Input::AdoptAnswered { token, result } => self.membership.adopt_answered(context!(self), token, result),
             Input::JoinOffer { adopt, reply } => {
                 let busy = self.busy();
                 self.joiner.adopt(&mut self.core, &self.live, busy, adopt, reply);
@@ -454,6 +469,7 @@ impl Driver {
         self.live.led_since = if self.core.leads() { self.live.led_since.or(Some(self.core.now)) } else { None };
         self.lag.leader_changes();
         self.reads.repeat_read_index(&self.core);
-        self.unpark();
+        self.proposals.route_waiting(context!(self));
+        self.route_changes();
     }
 }

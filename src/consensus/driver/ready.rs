@@ -14,7 +14,7 @@ use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{Ready, StateRole};
 use slog::{error, info, warn};
 
-use super::{Driver, Seen, view};
+use super::{Driver, Seen, context, view};
 use crate::consensus::core::Phase;
 use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
@@ -45,7 +45,7 @@ impl Driver {
     pub fn turn(&mut self, now: Millis) -> Result<(), Error> {
         self.core.at(now);
         self.core.budget = TurnBudget::new(self.core.background.now(), self.core.now, self.core.options.apply_work);
-        self.propose_writes();
+        self.proposals.propose_writes(context!(self));
         self.drive_membership();
         self.clock.expire_keys(&mut self.core)?;
         self.reads.issue_read_index(&mut self.core);
@@ -68,7 +68,7 @@ impl Driver {
         self.core.pass();
         self.lag.note_applied(&self.core);
         self.reads.release_reads(view!(self))?;
-        self.answer_visible();
+        self.proposals.answer_visible(context!(self));
         self.snapshots.run_snapshots(&mut self.core)?;
         self.core.feed.stand(self.footing());
         match self.core.raw.store().broken.borrow_mut().take() {
@@ -223,7 +223,7 @@ impl Driver {
             self.core.feed.skip_to(index);
         }
         self.snapshots.installed();
-        self.requests_hidden(index, term);
+        self.proposals.requests_hidden(context!(self), index, term);
         self.settle()?;
         info!(self.core.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.core.state_machine.keys());
         // The table has come with the copy: the leader has a name now, and the log is to say it.
@@ -279,10 +279,10 @@ impl Driver {
         for (entry, written) in entries.iter().zip(written) {
             if entry.term > last_term {
                 last_term = entry.term;
-                self.requests_lost(entry.term, entry.index);
+                self.proposals.requests_lost(context!(self), entry.term, entry.index);
             }
-            self.request_applied(entry.term, entry.index, Answer::Written(written));
-            self.membership_applied(entry.term, entry.index, is_change(entry));
+            self.proposals.request_applied(entry.term, entry.index, Answer::Written(written));
+            self.membership.membership_applied(entry.term, entry.index, is_change(entry));
         }
     }
 

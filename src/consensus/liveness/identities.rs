@@ -103,7 +103,7 @@ impl Identities {
             request: Request::Move { raft_id: row.raft_id, raft_address, http_address },
             deadline: core.now + 4 * ANNOUNCE_EVERY,
             hop: Hop::Client,
-            doubt: false,
+            maybe_applied: false,
             reply: Box::new(move |result| {
                 if let Err(refusal) = result {
                     warn!(log, "the cluster has not noted this node's new addresses yet"; "detail" => refusal.detail);

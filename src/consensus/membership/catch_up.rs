@@ -11,18 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use raft::ProgressState;
-use raft::eraftpb::ConfChangeType;
-use slog::warn;
-
-use super::join_checks::refuse;
-use super::{Operation, Step};
-use crate::consensus::driver::Driver;
 use crate::model::Millis;
-use crate::model::{Code, DiskSpace, Member, MemberChange, Role, mib};
-
-/// How often the log says that a learner does not catch up.
-const SLOW_EVERY: Millis = 10_000;
 
 /// One round of one learner.
 #[derive(Debug)]
@@ -41,7 +30,7 @@ struct Round {
 pub(crate) struct CatchUp {
     rounds: BTreeMap<u64, Round>,
     /// When the log said last that one is too slow.
-    logged: Option<Millis>,
+    pub logged: Option<Millis>,
 }
 
 /// What a look at a learner came to.
@@ -85,84 +74,6 @@ impl CatchUp {
     pub fn slow(&self, learner: u64) -> Option<(u32, Millis)> {
         let round = self.rounds.get(&learner)?;
         Some((round.count, round.took?))
-    }
-}
-
-impl Driver {
-    /// Where a join stands that waits for its learner.
-    pub(crate) fn promoted(&self, operation: &Operation, raft_id: u64) -> Step {
-        match self.core.state_machine.members().get(raft_id).map(|member| member.role) {
-            Some(Role::Voter) => Step::Done(Ok(self.members_answer(operation, true))),
-            Some(Role::Learner) => Step::Keep,
-            None => refuse(Code::UnknownMember, "the node was removed again before its join was finished".to_owned()),
-        }
-    }
-
-    /// Any leader promotes any learner that has caught up: that is what lets a join survive its leader.
-    pub(crate) fn promote_learners(&mut self) {
-        if !self.core.can_change() {
-            return;
-        }
-        let members = self.core.state_machine.members();
-        let learners: Vec<Member> = members.iter().filter(|member| member.role == Role::Learner).cloned().collect();
-        self.membership.catch_up.retain(|raft_id| learners.iter().any(|learner| learner.raft_id == raft_id));
-        let ready = learners.into_iter().find(|learner| {
-            // As a voter it would stop the cluster's writes at once.
-            let fits =
-                !self.voter_disk_space.space_of(&self.core, learner.raft_id).is_some_and(DiskSpace::is_nearly_full);
-            fits && self.live.is_live(&self.core, learner.raft_id) && self.has_caught_up(learner)
-        });
-        let Some(learner) = ready else { return };
-        let voters: Vec<u64> = self.core.conf_voters().iter().copied().chain([learner.raft_id]).collect();
-        if self.live.check_quorum(&self.core, &voters).is_ok() {
-            let change = MemberChange::Set(Member { role: Role::Voter, ..learner.clone() });
-            if let Err(refusal) = self.core.propose_change(ConfChangeType::AddNode, learner.raft_id, &change) {
-                warn!(self.core.log, "cannot promote a learner"; "node" => learner.name, "detail" => refusal.detail);
-            }
-        }
-    }
-
-    fn has_caught_up(&mut self, learner: &Member) -> bool {
-        let (raft_id, within) = (learner.raft_id, self.core.election_timeout());
-        let last = self.core.raw.raft.raft_log.last_index();
-        let copied = self.core.raw.raft.prs().get(raft_id).filter(|progress| progress.state != ProgressState::Snapshot);
-        let Some(matched) = copied.map(|progress| progress.matched).filter(|matched| *matched > 0) else {
-            self.membership.catch_up.forget(raft_id);
-            return false;
-        };
-        match self.membership.catch_up.look(raft_id, (matched, last), self.core.now, within) {
-            Look::CaughtUp => true,
-            Look::Waits => false,
-            Look::TooSlow(ms) => {
-                if self.membership.catch_up.logged.is_none_or(|at| self.core.now >= at + SLOW_EVERY) {
-                    self.membership.catch_up.logged = Some(self.core.now);
-                    warn!(self.core.log, "a learner does not catch up: writes outrun the link to it";
-                        "node" => &learner.name, "round_ms" => ms, "needed_ms" => within, "entries_behind" => last - matched);
-                }
-                false
-            }
-        }
-    }
-
-    /// Why a learner has not been promoted yet, where that is because of its link or its disk.
-    pub(crate) fn explain_slowness(&self, raft_id: u64) -> Option<String> {
-        if let Some(space) = self.voter_disk_space.space_of(&self.core, raft_id).filter(|space| space.is_nearly_full())
-        {
-            let (name, free, reserve) = (self.core.name_of(raft_id), mib(space.free_bytes), mib(space.reserve_bytes));
-            return Some(format!(
-                "The disk of {name} has {free} free and is to keep {reserve} (storage.reserve_mb): it becomes a voter once \
-                 there is space"
-            ));
-        }
-        let (count, took) = self.membership.catch_up.slow(raft_id)?;
-        let matched = self.core.raw.raft.prs().get(raft_id)?.matched;
-        let behind = self.core.raw.raft.raft_log.last_index().saturating_sub(matched);
-        let (name, within) = (self.core.name_of(raft_id), self.core.election_timeout());
-        Some(format!(
-            "Writes outrun the link to {name}: it is {behind} entries behind, and the last of {count} rounds of catching up \
-             took {took} ms, where less than {within} ms is needed. It becomes a voter once there are fewer writes or a \
-             faster link"
-        ))
     }
 }
 

@@ -8,18 +8,18 @@
 //!
 //! Not here: the steps that follow (`join`), and the joiner's own checks (`joiner`).
 
-use super::Step;
-use super::join::Stage;
-use crate::consensus::driver::Driver;
+use super::Membership;
+use super::operation::{Stage, Step, refuse};
+use crate::consensus::proposals::context::Context;
 use crate::model::Millis;
 use crate::model::{Code, NodeKind, Refusal, Request, Role, WhoAmI};
 
 /// How long a join waits for the old bearer of its name to turn out silent.
 const NAME_WAIT: Millis = 2000;
 
-impl Driver {
-    pub(crate) fn judge_move(&self, who: WhoAmI, raft_id: u64, raft_address: &str) -> Step {
-        if who.raft_id != raft_id || who.cluster_id != self.core.data_dir.identity().cluster_id {
+impl Membership {
+    pub fn check_move(&self, cx: &Context<'_>, who: WhoAmI, raft_id: u64, raft_address: &str) -> Step {
+        if who.raft_id != raft_id || who.cluster_id != cx.core.data_dir.identity().cluster_id {
             return Step::Done(Err(Refusal::not_applied(
                 Code::Unreachable,
                 format!("{raft_address} is answered by another node ({}); the table stays as it is", who.node_id),
@@ -30,14 +30,21 @@ impl Driver {
     }
 
     /// What a join means, given who answered.
-    pub(crate) fn judge(&mut self, who: WhoAmI, node_id: &str, raft_address: &str, force: bool) -> Step {
-        let ours = who.cluster_id == self.core.data_dir.identity().cluster_id;
-        let members = self.core.state_machine.members();
+    pub fn check_join(
+        &mut self,
+        cx: &mut Context<'_>,
+        who: WhoAmI,
+        node_id: &str,
+        raft_address: &str,
+        force: bool,
+    ) -> Step {
+        let ours = who.cluster_id == cx.core.data_dir.identity().cluster_id;
+        let members = cx.core.state_machine.members();
         if ours && let Some(member) = members.get(who.raft_id) {
             // That a leader reaches itself somewhere says nothing of the others, so only where it says itself that it is.
             let its_place =
-                [&member.raft_address, &self.core.options.raft_address].iter().any(|place| *place == raft_address);
-            if who.raft_id == self.core.raft_id() && (member.name != node_id || !its_place) {
+                [&member.raft_address, &cx.core.options.raft_address].iter().any(|place| *place == raft_address);
+            if who.raft_id == cx.core.raft_id() && (member.name != node_id || !its_place) {
                 return refuse(
                     Code::JoinSelf,
                     format!(
@@ -52,7 +59,7 @@ impl Driver {
                     format!("{raft_address} is the address of member {}, not of {node_id}", member.name),
                 );
             }
-            if let Some(refusal) = self.judge_moved(&who, &member.raft_address, raft_address) {
+            if let Some(refusal) = self.check_moved_member(cx, &who, &member.raft_address, raft_address) {
                 return refusal;
             }
             if member.raft_address != raft_address || member.http_address != who.http_address {
@@ -65,7 +72,7 @@ impl Driver {
             }
             return match member.role {
                 Role::Voter => Step::Next(Stage::Confirm { done: false }),
-                Role::Learner => Step::Next(Stage::Promote { raft_id: who.raft_id, since: self.core.now }),
+                Role::Learner => Step::Next(Stage::Promote { raft_id: who.raft_id, since: cx.core.now }),
             };
         }
         let removed_here = ours && members.is_tombstone(who.raft_id);
@@ -87,14 +94,14 @@ impl Driver {
             }
             _ => {}
         }
-        self.judge_name(node_id, raft_address)
+        self.check_name(cx, node_id, raft_address)
     }
 
     /// A member at another address than its cluster has for it: it must be the only one that speaks in its name, and the
     /// table must have it where it says it is, or nobody lets it in.
-    fn judge_moved(&self, who: &WhoAmI, listed: &str, raft_address: &str) -> Option<Step> {
-        let (me, moved) = (&who.node_id, who.moved && !self.core.options.follow_moves);
-        if moved && self.live.is_live(&self.core, who.raft_id) {
+    fn check_moved_member(&self, cx: &Context<'_>, who: &WhoAmI, listed: &str, raft_address: &str) -> Option<Step> {
+        let (me, moved) = (&who.node_id, who.moved && !cx.core.options.follow_moves);
+        if moved && cx.live.is_live(cx.core, who.raft_id) {
             return Some(refuse(
                 Code::NameInUse,
                 format!(
@@ -114,8 +121,8 @@ impl Driver {
     }
 
     /// Whether a request that found nothing to do finds nothing still.
-    pub(crate) fn table_is_as_asked(&self, request: &Request) -> bool {
-        let members = self.core.state_machine.members();
+    pub fn table_is_as_asked(&self, cx: &Context<'_>, request: &Request) -> bool {
+        let members = cx.core.state_machine.members();
         match request {
             Request::Join { node_id, raft_address, .. } => members
                 .named(node_id)
@@ -126,25 +133,25 @@ impl Driver {
     }
 
     /// Whether a joiner can have this raft id: one that was never a member's. A node that is one already is not asked again.
-    pub(crate) fn may_be_a_joiner(&self, raft_id: u64) -> bool {
-        let members = self.core.state_machine.members();
+    pub fn may_be_a_joiner(&self, cx: &Context<'_>, raft_id: u64) -> bool {
+        let members = cx.core.state_machine.members();
         raft_id != 0 && !members.is_tombstone(raft_id) && members.get(raft_id).is_none()
     }
 
     /// Whether a member has the joiner's name. There was none when the joiner was judged, but a join that was given up may have
     /// left its entry in the log, and that was applied since.
-    pub(crate) fn name_is_taken(&self, request: &Request) -> bool {
-        matches!(request, Request::Join { node_id, .. } if self.core.state_machine.members().named(node_id).is_some())
+    pub fn name_is_taken(&self, cx: &Context<'_>, request: &Request) -> bool {
+        matches!(request, Request::Join { node_id, .. } if cx.core.state_machine.members().named(node_id).is_some())
     }
 
-    fn judge_name(&self, node_id: &str, raft_address: &str) -> Step {
-        let members = self.core.state_machine.members();
+    fn check_name(&self, cx: &Context<'_>, node_id: &str, raft_address: &str) -> Step {
+        let members = cx.core.state_machine.members();
         match members.named(node_id) {
-            Some(old) if old.raft_id == self.core.raft_id() => {
+            Some(old) if old.raft_id == cx.core.raft_id() => {
                 refuse(Code::NameInUse, format!("{node_id} is the name of the leader; give this node another one"))
             }
             Some(old) if old.raft_address == raft_address => Step::Next(Stage::retire(old.raft_id)),
-            Some(old) => Step::Next(Stage::Silence { old: old.raft_id, until: self.core.now + NAME_WAIT }),
+            Some(old) => Step::Next(Stage::Silence { old: old.raft_id, until: cx.core.now + NAME_WAIT }),
             None => match members.iter().find(|member| member.raft_address == raft_address) {
                 Some(member) => refuse(
                     Code::AddressInUse,
@@ -157,8 +164,4 @@ impl Driver {
             },
         }
     }
-}
-
-pub(crate) fn refuse(code: Code, detail: String) -> Step {
-    Step::Done(Err(Refusal::not_applied(code, detail)))
 }

@@ -16,6 +16,8 @@ pub(crate) mod catch_up;
 pub(crate) mod join;
 pub(crate) mod join_checks;
 pub(crate) mod joiner;
+pub(crate) mod operation;
+mod promotion;
 pub(crate) mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,39 +25,18 @@ use std::collections::{BTreeMap, VecDeque};
 use slog::info;
 
 use super::core::client_request::{ClientRequest, late};
-use super::driver::Driver;
+use crate::consensus::proposals::context::Context;
 use crate::model::Millis;
-use crate::model::{Answer, Code, Refusal, Request};
+use crate::model::{Code, Refusal, Request};
 use crate::plant::{self, Plant};
-use crate::storage::Error;
 use catch_up::CatchUp;
-use join::Stage;
-use transfer::Transfer;
+use operation::{Effect, Operation, Stage, Step, Transfer};
 
 /// How many membership requests wait at most.
 const QUEUE: usize = 64;
 
 /// How long a learner may be silent before its join no longer holds up the next one.
 const SILENT_AFTER: Millis = 3000;
-
-/// One membership request under way on the leader.
-pub(crate) struct Operation {
-    pub waiting: ClientRequest,
-    pub stage: Stage,
-    pub warning: Option<String>,
-    pub dropped: Option<String>,
-    /// The (term, index) of the entry that the stage waits for.
-    pub proposed: Option<(u64, u64)>,
-}
-
-impl Operation {
-    /// An entry was proposed for its stage, unless raft took none; from now on there may be an effect.
-    pub fn proposed(&mut self, proposed: Option<(u64, u64)>) {
-        self.proposed = proposed;
-        let changes = !matches!(self.stage, Stage::Confirm { .. });
-        self.waiting.doubt |= proposed.is_some() && changes && !plant::is(Plant::RetiredBeforeAsked);
-    }
-}
 
 /// All membership requests on this node.
 #[derive(Default)]
@@ -70,6 +51,8 @@ pub(crate) struct Membership {
     pub(crate) transfer: Option<Transfer>,
     /// How the learners catch up, on the leader.
     pub(crate) catch_up: CatchUp,
+    /// What the driver is to do, in order.
+    effects: Vec<Effect>,
 }
 
 impl Membership {
@@ -80,6 +63,11 @@ impl Membership {
         }
         self.queue.push_back(waiting);
         Ok(())
+    }
+
+    /// Takes what the driver is to do since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
     }
 
     pub fn take_queue(&mut self) -> VecDeque<ClientRequest> {
@@ -102,119 +90,110 @@ impl Membership {
     }
 }
 
-/// What a step of an operation came to.
-pub(crate) enum Step {
-    /// It goes on in a later turn.
-    Keep,
-    /// It has a new stage, which may go on at once.
-    Next(Stage),
-    /// It has ended.
-    Done(Result<Answer, Refusal>),
-}
-
-impl Driver {
+impl Membership {
     /// Moves every membership request on as far as it goes now.
-    pub(crate) fn drive_membership(&mut self) {
-        self.drive_transfer();
-        if !self.core.leads() {
+    pub fn drive_membership(&mut self, cx: &mut Context<'_>) {
+        self.drive_transfer(cx);
+        if !cx.core.leads() {
             return self.give_back();
         }
-        self.promote_learners();
-        self.set_waiting_join_aside();
-        for operation in std::mem::take(&mut self.membership.aside) {
-            if let Some(operation) = self.advance(operation) {
-                self.membership.aside.push(operation);
+        self.promote_learners(cx);
+        self.set_waiting_join_aside(cx);
+        for operation in std::mem::take(&mut self.aside) {
+            if let Some(operation) = self.advance(cx, operation) {
+                self.aside.push(operation);
             }
         }
-        while let Some(operation) = self.next_operation() {
-            self.membership.current = self.advance(operation);
-            if self.membership.current.is_some() || self.membership.transfer.is_some() {
+        while let Some(operation) = self.next_operation(cx) {
+            self.current = self.advance(cx, operation);
+            if self.current.is_some() || self.transfer.is_some() {
                 break;
             }
         }
     }
 
-    fn next_operation(&mut self) -> Option<Operation> {
-        if let Some(operation) = self.membership.current.take() {
+    fn next_operation(&mut self, cx: &mut Context<'_>) -> Option<Operation> {
+        if let Some(operation) = self.current.take() {
             return Some(operation);
         }
-        if self.membership.transfer.is_some() {
+        if self.transfer.is_some() {
             return None;
         }
         let waiting = loop {
-            let waiting = self.membership.queue.pop_front()?;
-            if !self.core.is_late(&waiting) {
+            let waiting = self.queue.pop_front()?;
+            if !cx.core.is_late(&waiting) {
                 break waiting;
             }
-            self.core.refuse(waiting, late());
+            cx.core.refuse(waiting, late());
         };
         Some(Operation { waiting, stage: Stage::Start, warning: None, dropped: None, proposed: None })
     }
 
     /// Moves one operation on; None once it has been answered.
-    fn advance(&mut self, mut operation: Operation) -> Option<Operation> {
-        if self.core.is_late(&operation.waiting) {
-            self.end_join(&operation);
-            self.refuse_unfinished(operation);
+    fn advance(&mut self, cx: &mut Context<'_>, mut operation: Operation) -> Option<Operation> {
+        if cx.core.is_late(&operation.waiting) {
+            self.end_join(cx, &operation);
+            self.refuse_unfinished(cx, operation);
             return None;
         }
-        if operation.proposed.is_some_and(|(term, _)| term != self.core.raw.raft.term) {
+        if operation.proposed.is_some_and(|(term, _)| term != cx.core.raw.raft.term) {
             operation.proposed = None;
         }
         loop {
-            match self.advance_stage(&mut operation) {
+            match self.advance_stage(cx, &mut operation) {
                 Step::Keep => return Some(operation),
                 Step::Next(stage) => {
                     operation.stage = stage;
                     operation.proposed = None;
                 }
                 Step::Done(Ok(answer)) => {
-                    self.answer_when_visible(operation.waiting, answer);
+                    self.effects.push(Effect::Answer(operation.waiting, answer));
                     return None;
                 }
                 Step::Done(Err(refusal)) => {
-                    info!(self.core.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
-                    self.end_join(&operation);
-                    self.core.refuse(operation.waiting, refusal);
+                    info!(cx.core.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
+                    self.end_join(cx, &operation);
+                    cx.core.refuse(operation.waiting, refusal);
                     return None;
                 }
             }
             if matches!(operation.stage, Stage::Lead { .. }) {
-                return self.begin_transfer(operation);
+                return self.begin_transfer(cx, operation);
             }
         }
     }
 
     /// Another node leads: requests go there, where they begin again; each finds in the table what was done.
     fn give_back(&mut self) {
-        self.membership.catch_up = CatchUp::default();
-        let mut operations = std::mem::take(&mut self.membership.aside);
-        operations.extend(self.membership.current.take());
+        self.catch_up = CatchUp::default();
+        let mut operations = std::mem::take(&mut self.aside);
+        operations.extend(self.current.take());
         let waiting = operations.into_iter().map(|operation| {
-            let doubt = operation.waiting.doubt || operation.proposed.is_some() || operation.stage.has_effects();
-            ClientRequest { doubt, ..operation.waiting }
+            let maybe_applied =
+                operation.waiting.maybe_applied || operation.proposed.is_some() || operation.stage.has_effects();
+            ClientRequest { maybe_applied, ..operation.waiting }
         });
-        for one in waiting.chain(self.membership.take_queue()).collect::<Vec<_>>() {
-            self.retry_later(one);
+        for one in waiting.chain(self.take_queue()).collect::<Vec<_>>() {
+            self.effects.push(Effect::Retry(one));
         }
     }
 
     /// A join that waits for its learner makes way for other changes, and for other joins where the learner is silent.
-    fn set_waiting_join_aside(&mut self) {
-        let Some(Operation { stage: Stage::Promote { raft_id, since }, .. }) = self.membership.current else { return };
-        let silent = self.core.now > since + SILENT_AFTER
-            && self.live.contact.get(&raft_id).is_none_or(|heard| self.core.now > heard + SILENT_AFTER);
-        let next = self.membership.queue.front();
+    fn set_waiting_join_aside(&mut self, cx: &mut Context<'_>) {
+        let Some(Operation { stage: Stage::Promote { raft_id, since }, .. }) = self.current else { return };
+        let silent = cx.core.now > since + SILENT_AFTER
+            && cx.live.contact.get(&raft_id).is_none_or(|heard| cx.core.now > heard + SILENT_AFTER);
+        let next = self.queue.front();
         if (silent || next.is_some_and(|waiting| !matches!(waiting.request, Request::Join { .. })))
-            && let Some(operation) = self.membership.current.take()
+            && let Some(operation) = self.current.take()
         {
-            self.membership.aside.push(operation);
+            self.aside.push(operation);
         }
     }
 
     /// An entry was applied that an operation may wait for.
-    pub(crate) fn membership_applied(&mut self, term: u64, index: u64, is_change: bool) {
-        let Some(operation) = self.membership.current.as_mut() else { return };
+    pub fn membership_applied(&mut self, term: u64, index: u64, is_change: bool) {
+        let Some(operation) = self.current.as_mut() else { return };
         if operation.proposed == Some((term, index)) {
             operation.proposed = None;
             if is_change == operation.stage.proposes_change() || plant::is(Plant::DroppedChangeApplied) {
@@ -223,49 +202,27 @@ impl Driver {
         }
     }
 
-    /// The table has changed by applied entries; `removed` are ids that left it.
-    pub(crate) fn members_changed(&mut self, removed: &[u64]) -> Result<(), Error> {
-        let table = self.core.state_machine.members();
-        let members =
-            table.iter().map(|m| format!("{} {:?} at {}", m.name, m.role, m.raft_address)).collect::<Vec<_>>();
-        info!(self.core.log, "members"; "index" => self.core.state_machine.applied().0, "are" => members.join(", "));
-        for raft_id in removed {
-            if *raft_id == self.core.raft_id() {
-                return self.become_removed();
-            }
-            self.live.forget(*raft_id);
-            self.core.outbox.tell_removed(*raft_id);
+    pub fn expire_membership(&mut self, cx: &mut Context<'_>) {
+        self.expire_transfer(cx);
+        let now = cx.core.now;
+        let mut ended = self.aside.extract_if(.., |one| one.waiting.deadline <= now).collect::<Vec<_>>();
+        if self.current.as_ref().is_some_and(|one| one.waiting.deadline <= now) {
+            ended.extend(self.current.take());
         }
-        self.core.publish();
-        Ok(())
-    }
-
-    /// Ends with `refusal`, unless that only looks so because the members have not been heard yet.
-    pub(crate) fn refuse_once_settled(&self, refusal: Refusal) -> Step {
-        if self.live.is_settling(&self.core) { Step::Keep } else { Step::Done(Err(refusal)) }
-    }
-
-    pub(crate) fn expire_membership(&mut self) {
-        self.expire_transfer();
-        let now = self.core.now;
-        let mut ended = self.membership.aside.extract_if(.., |one| one.waiting.deadline <= now).collect::<Vec<_>>();
-        if self.membership.current.as_ref().is_some_and(|one| one.waiting.deadline <= now) {
-            ended.extend(self.membership.current.take());
-        }
-        ended.iter().for_each(|one| self.end_join(one));
+        ended.iter().for_each(|one| self.end_join(cx, one));
         let (over, waits): (VecDeque<_>, VecDeque<_>) =
-            self.membership.take_queue().into_iter().partition(|waiting| waiting.deadline <= now);
-        self.membership.queue = waits;
-        ended.into_iter().for_each(|operation| self.refuse_unfinished(operation));
-        over.into_iter().for_each(|waiting| self.core.refuse(waiting, late()));
+            self.take_queue().into_iter().partition(|waiting| waiting.deadline <= now);
+        self.queue = waits;
+        ended.into_iter().for_each(|operation| self.refuse_unfinished(cx, operation));
+        over.into_iter().for_each(|waiting| cx.core.refuse(waiting, late()));
     }
 
     /// Answers a request whose deadline has come; what it has begun may go on.
-    fn refuse_unfinished(&self, operation: Operation) {
+    fn refuse_unfinished(&self, cx: &Context<'_>, operation: Operation) {
         let Operation { waiting, stage, .. } = operation;
         let refusal = if matches!(waiting.request, Request::Join { .. }) {
             let slow = match stage {
-                Stage::Promote { raft_id, .. } => self.explain_slowness(raft_id),
+                Stage::Promote { raft_id, .. } => self.explain_slowness(cx, raft_id),
                 _ => None,
             };
             let detail =
@@ -276,19 +233,19 @@ impl Driver {
                 "the membership change was not finished before its deadline; GET /raft/stats shows the members";
             Refusal::not_applied(Code::Timeout, detail)
         };
-        self.core.refuse(waiting, refusal);
+        cx.core.refuse(waiting, refusal);
     }
 
-    pub(crate) fn refuse_membership(&mut self, why: fn() -> Refusal) {
-        let mut operations = std::mem::take(&mut self.membership.aside);
-        operations.extend(self.membership.current.take());
+    pub fn refuse_membership(&mut self, cx: &mut Context<'_>, why: fn() -> Refusal) {
+        let mut operations = std::mem::take(&mut self.aside);
+        operations.extend(self.current.take());
         for operation in operations {
             let refusal = why();
-            self.core.refuse(operation.waiting, Refusal::unknown(refusal.code, refusal.detail));
+            cx.core.refuse(operation.waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
-        if let Some(transfer) = self.membership.transfer.take() {
+        if let Some(transfer) = self.transfer.take() {
             let refusal = why();
-            self.core.refuse(transfer.waiting, Refusal::unknown(refusal.code, refusal.detail));
+            cx.core.refuse(transfer.waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
     }
 }

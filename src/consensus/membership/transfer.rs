@@ -9,89 +9,82 @@
 
 use slog::info;
 
-use super::join::Stage;
-use super::{Operation, Step};
-use crate::consensus::core::client_request::ClientRequest;
-use crate::consensus::driver::Driver;
-use crate::model::Millis;
+use super::Membership;
+use super::operation::{Effect, Operation, Stage, Step, Transfer, refuse_once_settled};
+use crate::consensus::proposals::context::Context;
 use crate::model::{Answer, Code, Refusal, Request};
 
-/// A transfer under way.
-pub(crate) struct Transfer {
-    pub waiting: ClientRequest,
-    target: u64,
-    until: Millis,
-}
-
-impl Driver {
-    pub(crate) fn start_transfer(&self, node_id: Option<&str>) -> Step {
+impl Membership {
+    pub fn start_transfer(&self, cx: &Context<'_>, node_id: Option<&str>) -> Step {
         let target = match node_id {
-            None => self.live.successor(&self.core),
+            None => cx.live.successor(cx.core),
             Some(name) => {
-                let Some(member) = self.core.state_machine.members().named(name) else {
+                let Some(member) = cx.core.state_machine.members().named(name) else {
                     let detail = format!("no member has the name {name}; GET /raft/stats lists them");
                     return Step::Done(Err(Refusal::not_applied(Code::UnknownMember, detail)));
                 };
-                let fit =
-                    self.core.conf_voters().contains(&member.raft_id) && self.live.is_live(&self.core, member.raft_id);
+                let fit = cx.core.conf_voters().contains(&member.raft_id) && cx.live.is_live(cx.core, member.raft_id);
                 fit.then_some(member.raft_id)
             }
         };
         match target {
-            Some(target) if target == self.core.raft_id() => {
-                Step::Done(Ok(Answer::Transferred { node_id: self.core.my_name() }))
+            Some(target) if target == cx.core.raft_id() => {
+                Step::Done(Ok(Answer::Transferred { node_id: cx.core.my_name() }))
             }
             Some(successor) => Step::Next(Stage::Lead { successor }),
-            None => self.refuse_once_settled(Refusal::not_applied(
-                Code::NotAVoter,
-                match node_id {
-                    Some(node_id) => format!("{node_id} is not a voter that can be heard now, so it cannot lead"),
-                    None => "no other member is a voter that can be heard now, so none can lead".into(),
-                },
-            )),
+            None => refuse_once_settled(
+                cx,
+                Refusal::not_applied(
+                    Code::NotAVoter,
+                    match node_id {
+                        Some(node_id) => format!("{node_id} is not a voter that can be heard now, so it cannot lead"),
+                        None => "no other member is a voter that can be heard now, so none can lead".into(),
+                    },
+                ),
+            ),
         }
     }
 
     /// Takes the operation over until leadership has moved; the operation ends here.
-    pub(crate) fn begin_transfer(&mut self, operation: Operation) -> Option<Operation> {
+    pub fn begin_transfer(&mut self, cx: &mut Context<'_>, operation: Operation) -> Option<Operation> {
         let Stage::Lead { successor } = operation.stage else { return Some(operation) };
-        info!(self.core.log, "handing leadership over"; "to" => self.core.name_of(successor));
-        self.core.raw.transfer_leader(successor);
-        let until = self.core.now + 2 * self.core.election_timeout();
-        self.membership.transfer = Some(Transfer { waiting: operation.waiting, target: successor, until });
+        info!(cx.core.log, "handing leadership over"; "to" => cx.core.name_of(successor));
+        cx.core.raw.transfer_leader(successor);
+        let until = cx.core.now + 2 * cx.core.election_timeout();
+        self.transfer = Some(Transfer { waiting: operation.waiting, target: successor, until });
         None
     }
 
     /// Ends a transfer that has succeeded or was given up.
-    pub(crate) fn drive_transfer(&mut self) {
-        let leader = self.core.raw.raft.leader_id;
-        let Some(transfer) = &self.membership.transfer else { return };
+    pub fn drive_transfer(&mut self, cx: &mut Context<'_>) {
+        let leader = cx.core.raw.raft.leader_id;
+        let Some(transfer) = &self.transfer else { return };
         let target = transfer.target;
-        let given_up = self.core.leads() && self.core.raw.raft.lead_transferee.is_none();
-        let elsewhere = leader != 0 && leader != self.core.raft_id();
-        if (given_up || elsewhere || self.core.now >= transfer.until)
-            && let Some(transfer) = self.membership.transfer.take()
+        let given_up = cx.core.leads() && cx.core.raw.raft.lead_transferee.is_none();
+        let elsewhere = leader != 0 && leader != cx.core.raft_id();
+        if (given_up || elsewhere || cx.core.now >= transfer.until)
+            && let Some(transfer) = self.transfer.take()
         {
-            let name = self.core.name_of(target);
+            let name = cx.core.name_of(target);
             if elsewhere && matches!(transfer.waiting.request, Request::Remove { .. }) {
-                self.retry_later(transfer.waiting);
+                self.effects.push(Effect::Retry(transfer.waiting));
             } else if leader == target {
-                self.answer_when_visible(transfer.waiting, Answer::Transferred { node_id: name });
+                self.effects.push(Effect::Answer(transfer.waiting, Answer::Transferred { node_id: name }));
             } else {
                 let detail = format!("leadership did not move to {name} within an election timeout; try again");
                 // The word to lead may still be on its way. What was to follow it, a removal, was not begun.
                 let moves = matches!(transfer.waiting.request, Request::Transfer { .. });
                 let refuse = if moves { Refusal::unknown } else { Refusal::not_applied };
-                self.core.refuse(transfer.waiting, refuse(Code::TransferFailed, detail));
+                cx.core.refuse(transfer.waiting, refuse(Code::TransferFailed, detail));
             }
         }
     }
 
-    pub(crate) fn expire_transfer(&mut self) {
-        let late = self.membership.transfer.as_ref().is_some_and(|transfer| transfer.waiting.deadline <= self.core.now);
-        if late && let Some(transfer) = self.membership.transfer.take() {
+    pub fn expire_transfer(&mut self, cx: &mut Context<'_>) {
+        let late = self.transfer.as_ref().is_some_and(|transfer| transfer.waiting.deadline <= cx.core.now);
+        if late && let Some(transfer) = self.transfer.take() {
             let detail = "leadership did not move before the deadline; GET /raft/stats shows who leads";
-            self.core.refuse(transfer.waiting, Refusal::unknown(Code::TransferFailed, detail));
+            cx.core.refuse(transfer.waiting, Refusal::unknown(Code::TransferFailed, detail));
         }
     }
 }

@@ -14,6 +14,7 @@
 //! Not here: waiters by (term, index) (`waiters`), and what membership requests do (`membership`).
 
 pub(crate) mod cluster_clock;
+pub(crate) mod context;
 pub(crate) mod disk_space;
 pub(crate) mod waiters;
 
@@ -22,14 +23,14 @@ use std::collections::{BTreeMap, VecDeque};
 use raft::eraftpb::{Entry, Message, MessageType};
 use slog::warn;
 
-use super::core::Phase;
-use super::core::client_request::{ClientRequest, late, removed, stopping};
-use super::driver::Driver;
+use super::core::client_request::{ClientRequest, late};
+use super::core::{Core, Phase};
 use super::input::Hop;
 use crate::model::Millis;
 use crate::model::validate;
 use crate::model::{Answer, Code, Outcome, Proposal, Refusal, Request};
 use crate::plant::{self, Plant};
+use context::Context;
 use waiters::Waiters;
 
 /// The most entries that one proposal carries.
@@ -52,23 +53,32 @@ pub(crate) struct Proposals {
     /// Writes that were proposed.
     waiters: Waiters<ClientRequest>,
     /// Requests that wait for a leader.
-    parked: Vec<ClientRequest>,
+    awaiting_leader: Vec<ClientRequest>,
     /// Requests that were sent on, by token, with the member they were sent to.
     forwarded: BTreeMap<u64, (u64, ClientRequest)>,
     /// Requests that are done, but not yet visible on this node.
-    almost: Vec<(Until, ClientRequest, Answer)>,
+    awaiting_visibility: Vec<(Until, ClientRequest, Answer)>,
+    /// Membership requests that this node leads, on their way to `membership`.
+    changes: Vec<ClientRequest>,
     /// When a refusal for lack of room was logged last.
     full_logged: Option<Millis>,
 }
 
 impl Proposals {
     fn len(&self) -> usize {
-        self.batch.len() + self.waiters.len() + self.parked.len() + self.forwarded.len() + self.almost.len()
+        self.batch.len()
+            + self.waiters.len()
+            + self.awaiting_leader.len()
+            + self.forwarded.len()
+            + self.awaiting_visibility.len()
     }
 
     /// Whether a request is under way whose fate will be known.
     pub fn any_undecided(&self) -> bool {
-        !self.batch.is_empty() || self.waiters.len() > 0 || !self.forwarded.is_empty() || !self.almost.is_empty()
+        !self.batch.is_empty()
+            || self.waiters.len() > 0
+            || !self.forwarded.is_empty()
+            || !self.awaiting_visibility.is_empty()
     }
 
     /// Whether a write is on its way into the log.
@@ -84,112 +94,84 @@ fn undecided() -> Refusal {
     )
 }
 
-impl Driver {
-    /// Why this node answers no data requests now, if it does not.
-    pub(crate) fn unavailable(&self) -> Option<Refusal> {
-        self.no_member().or_else(|| self.verification.refusal())
-    }
-
-    /// Why this node is none that answers data requests, if it is not.
-    pub(crate) fn no_member(&self) -> Option<Refusal> {
-        if self.core.stop_by.is_some() {
-            return Some(stopping());
-        }
-        match self.core.phase {
-            Phase::Member => None,
-            Phase::Removed => Some(removed()),
-            Phase::Forming | Phase::Joining => Some(self.joiner.not_joined_yet(&self.core, &self.live)),
-        }
-    }
-
-    /// Takes in a request that was sent to the raft id `to`, or a client's where that is 0. This node may belong to another
-    /// cluster since: there the request would be done and acknowledged, and in its own it would be lost.
-    pub(crate) fn take_request(&mut self, waiting: ClientRequest, to: u64) {
-        if to == 0 || to == self.core.raft_id() {
-            return self.request(waiting);
-        }
-        let detail = "the node that the request was sent on to has become another one since; send it again";
-        (waiting.reply)(Err(Refusal::not_applied(Code::NoLeader, detail)));
-    }
-
+impl Proposals {
     /// Takes a request in. Whoever sent it on has other limits, or none.
-    pub(crate) fn request(&mut self, waiting: ClientRequest) {
-        if let Some(refusal) = self.unavailable() {
-            return self.core.refuse(waiting, refusal);
+    pub fn request(&mut self, cx: &mut Context<'_>, waiting: ClientRequest, unavailable: Option<Refusal>) {
+        if let Some(refusal) = unavailable {
+            return cx.core.refuse(waiting, refusal);
         }
         if !plant::is(Plant::CommandUnchecked)
-            && let Err(refusal) = validate::request(&waiting.request, &self.core.options.limits)
+            && let Err(refusal) = validate::request(&waiting.request, &cx.core.options.limits)
         {
-            return self.core.refuse(waiting, refusal);
+            return cx.core.refuse(waiting, refusal);
         }
-        if self.proposals.len() >= self.core.options.pending_requests {
-            let logged = self.proposals.full_logged;
-            if logged.is_none_or(|at| self.core.now >= at + 1000) {
-                self.proposals.full_logged = Some(self.core.now);
-                warn!(self.core.log, "too many requests wait; refusing more"; "limits.pending_requests" => self.core.options.pending_requests);
+        if self.len() >= cx.core.options.pending_requests {
+            let logged = self.full_logged;
+            if logged.is_none_or(|at| cx.core.now >= at + 1000) {
+                self.full_logged = Some(cx.core.now);
+                warn!(cx.core.log, "too many requests wait; refusing more"; "limits.pending_requests" => cx.core.options.pending_requests);
             }
             let full = Refusal::not_applied(
                 Code::Overloaded,
                 "too many requests wait on this node (limits.pending_requests); try again in a moment",
             );
-            return self.core.refuse(waiting, full);
+            return cx.core.refuse(waiting, full);
         }
-        self.route(waiting);
+        self.route(cx, waiting);
     }
 
     /// Sends a request where it can be carried out.
-    fn route(&mut self, waiting: ClientRequest) {
-        if self.core.is_late(&waiting) {
-            self.core.refuse(waiting, late());
-        } else if self.core.leads() {
-            if let Some(refusal) = self.voter_disk_space.lacks_space(&self.core, &waiting.request) {
-                self.core.refuse(waiting, refusal);
+    fn route(&mut self, cx: &mut Context<'_>, waiting: ClientRequest) {
+        if cx.core.is_late(&waiting) {
+            cx.core.refuse(waiting, late());
+        } else if cx.core.leads() {
+            if let Some(refusal) = cx.space.lacks_space(cx.core, &waiting.request) {
+                cx.core.refuse(waiting, refusal);
             } else if matches!(waiting.request, Request::Write(_)) {
-                self.proposals.batch.push_back(waiting);
-            } else if let Err(waiting) = self.membership.enqueue(waiting) {
-                let full = "too many membership changes wait; try again later";
-                self.core.refuse(*waiting, Refusal::not_applied(Code::Overloaded, full));
+                self.batch.push_back(waiting);
+            } else {
+                self.changes.push(waiting);
             }
-        } else if let Some((to, hop)) = self.live.way_to_leader(&self.core, waiting.hop, &waiting.request) {
-            let token = self.core.token();
-            let left = waiting.deadline.saturating_sub(self.core.now).max(1);
-            self.core.outbox.forward(token, to, hop, waiting.request.clone(), left);
-            self.proposals.forwarded.insert(token, (to, waiting));
+        } else if let Some((to, hop)) = cx.live.way_to_leader(cx.core, waiting.hop, &waiting.request) {
+            let token = cx.core.token();
+            let left = waiting.deadline.saturating_sub(cx.core.now).max(1);
+            cx.core.outbox.forward(token, to, hop, waiting.request.clone(), left);
+            self.forwarded.insert(token, (to, waiting));
         } else {
-            self.retry_later(waiting);
+            self.retry_later(cx, waiting);
         }
     }
 
     /// Tries again what certainly was not applied; a peer's request goes back to where it came from for that.
-    pub(crate) fn retry_later(&mut self, waiting: ClientRequest) {
-        if waiting.hop != Hop::Client || waiting.deadline <= self.core.now {
-            let refusal = self.live.no_leader(&self.core, &waiting.request);
-            self.core.refuse(waiting, refusal);
+    pub fn retry_later(&mut self, cx: &mut Context<'_>, waiting: ClientRequest) {
+        if waiting.hop != Hop::Client || waiting.deadline <= cx.core.now {
+            let refusal = cx.live.no_leader(cx.core, &waiting.request);
+            cx.core.refuse(waiting, refusal);
         } else {
-            self.proposals.parked.push(waiting);
+            self.awaiting_leader.push(waiting);
         }
     }
 
     /// Whether a turn would propose writes.
-    pub(crate) fn any_proposable(&self) -> bool {
-        let log = &self.core.raw.raft.raft_log;
-        let gathers = self.core.leads() && log.committed < log.last_index();
-        !self.proposals.batch.is_empty() && (!gathers || self.proposals.batch.len() >= ENTRIES_PER_PROPOSAL)
+    pub fn any_proposable(&self, core: &Core) -> bool {
+        let log = &core.raw.raft.raft_log;
+        let gathers = core.leads() && log.committed < log.last_index();
+        !self.batch.is_empty() && (!gathers || self.batch.len() >= ENTRIES_PER_PROPOSAL)
     }
 
     /// Proposes writes that have come in, one entry each, in one message of bounded size; the rest waits for the next
     /// turn.
-    pub(crate) fn propose_writes(&mut self) {
-        if !self.any_proposable() {
+    pub fn propose_writes(&mut self, cx: &mut Context<'_>) {
+        if !self.any_proposable(cx.core) {
             return;
         }
         let (over, batch): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.proposals.batch).into_iter().partition(|waiting| self.core.is_late(waiting));
-        self.proposals.batch = batch;
-        over.into_iter().for_each(|waiting| self.core.refuse(waiting, late()));
-        self.refuse_what_grows();
-        let (mut entries, mut bytes, stamp) = (Vec::new(), 0, self.clock.stamp(&self.core));
-        for waiting in &self.proposals.batch {
+            std::mem::take(&mut self.batch).into_iter().partition(|waiting| cx.core.is_late(waiting));
+        self.batch = batch;
+        over.into_iter().for_each(|waiting| cx.core.refuse(waiting, late()));
+        self.refuse_what_grows(cx);
+        let (mut entries, mut bytes, stamp) = (Vec::new(), 0, cx.clock.stamp(cx.core));
+        for waiting in &self.batch {
             if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {
                 break;
             }
@@ -199,79 +181,79 @@ impl Driver {
             entries.push(Entry { data: data.into(), ..Entry::default() });
         }
         if !entries.is_empty() {
-            let group = self.proposals.batch.drain(..entries.len()).collect();
-            self.propose(group, entries);
+            let group = self.batch.drain(..entries.len()).collect();
+            self.propose(cx, group, entries);
         }
     }
 
     /// Refuses what was taken in before a voter told that its disk is nearly full.
-    fn refuse_what_grows(&mut self) {
-        if self.voter_disk_space.nearly_full_voter(&self.core).is_none() {
+    fn refuse_what_grows(&mut self, cx: &mut Context<'_>) {
+        if cx.space.nearly_full_voter(cx.core).is_none() {
             return;
         }
-        let batch = std::mem::take(&mut self.proposals.batch);
+        let batch = std::mem::take(&mut self.batch);
         let mut kept = VecDeque::with_capacity(batch.len());
         for waiting in batch {
-            match self.voter_disk_space.lacks_space(&self.core, &waiting.request) {
-                Some(refusal) => self.core.refuse(waiting, refusal),
+            match cx.space.lacks_space(cx.core, &waiting.request) {
+                Some(refusal) => cx.core.refuse(waiting, refusal),
                 None => kept.push_back(waiting),
             }
         }
-        self.proposals.batch = kept;
+        self.batch = kept;
     }
 
-    fn propose(&mut self, group: Vec<ClientRequest>, entries: Vec<Entry>) {
-        let transferring = self.core.raw.raft.lead_transferee.is_some();
-        if !self.core.leads() || transferring {
-            group.into_iter().for_each(|waiting| self.retry_later(waiting));
+    fn propose(&mut self, cx: &mut Context<'_>, group: Vec<ClientRequest>, entries: Vec<Entry>) {
+        let transferring = cx.core.raw.raft.lead_transferee.is_some();
+        if !cx.core.leads() || transferring {
+            group.into_iter().for_each(|waiting| self.retry_later(cx, waiting));
             return;
         }
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.core.raft_id();
+        message.from = cx.core.raft_id();
         message.set_entries(entries.into());
-        if self.core.raw.raft.step(message).is_err() {
+        if cx.core.raw.raft.step(message).is_err() {
             let full = Refusal::not_applied(
                 Code::Overloaded,
                 "the leader holds too many bytes that are not committed yet; try again in a moment",
             );
-            group.into_iter().for_each(|waiting| self.core.refuse(waiting, full.clone()));
+            group.into_iter().for_each(|waiting| cx.core.refuse(waiting, full.clone()));
             return;
         }
-        let (term, last) = (self.core.raw.raft.term, self.core.raw.raft.raft_log.last_index());
+        let (term, last) = (cx.core.raw.raft.term, cx.core.raw.raft.raft_log.last_index());
         let first = last + 1 - group.len() as u64;
         for (index, waiting) in (first..).zip(group) {
-            self.proposals.waiters.insert(term, index, waiting.deadline, waiting);
+            self.waiters.insert(term, index, waiting.deadline, waiting);
         }
     }
 
-    pub(crate) fn request_applied(&mut self, term: u64, index: u64, answer: Answer) {
-        if let Some(waiting) = self.proposals.waiters.applied(term, index) {
+    pub fn request_applied(&mut self, term: u64, index: u64, answer: Answer) {
+        if let Some(waiting) = self.waiters.applied(term, index) {
             (waiting.reply)(Ok(answer));
         }
     }
 
-    pub(crate) fn requests_lost(&mut self, term: u64, index: u64) {
-        for waiting in self.proposals.waiters.lost(term, index) {
-            self.retry_later(waiting);
+    pub fn requests_lost(&mut self, cx: &mut Context<'_>, term: u64, index: u64) {
+        for waiting in self.waiters.lost(term, index) {
+            self.retry_later(cx, waiting);
         }
     }
 
-    pub(crate) fn requests_hidden(&mut self, index: u64, term: u64) {
-        for waiting in self.proposals.waiters.hidden(index) {
-            self.core.refuse(waiting, undecided());
+    pub fn requests_hidden(&mut self, cx: &mut Context<'_>, index: u64, term: u64) {
+        for waiting in self.waiters.hidden(index) {
+            cx.core.refuse(waiting, undecided());
         }
-        self.requests_lost(term, index);
+        self.requests_lost(cx, term, index);
     }
 
     /// The leader, or the connection to it, has answered a request that was sent on.
-    pub(crate) fn forward_ended(&mut self, token: u64, result: Result<Answer, Refusal>) {
-        let Some((to, waiting)) = self.proposals.forwarded.remove(&token) else { return };
+    pub fn forward_ended(&mut self, cx: &mut Context<'_>, token: u64, result: Result<Answer, Refusal>) {
+        let Some((to, waiting)) = self.forwarded.remove(&token) else { return };
         match result {
             Ok(answer) if waiting.hop == Hop::Relay => (waiting.reply)(Ok(answer)),
             // Whether it is tried again is for the node to say whose client waits.
-            Err(refusal) if waiting.hop == Hop::Relay => self.core.refuse(waiting, refusal),
-            Ok(answer) => self.answer_when_visible(waiting, answer),
+            Err(refusal) if waiting.hop == Hop::Relay => cx.core.refuse(waiting, refusal),
+            Ok(answer) => self.answer_when_visible(cx, waiting, answer),
             Err(refusal) => {
                 let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. })
                     || plant::is(Plant::ForwardRetried);
@@ -282,36 +264,36 @@ impl Driver {
                     Outcome::Unknown => repeatable && matches!(refusal.code, Code::Timeout | Code::JoinUnfinished),
                 };
                 if again && refusal.fate == Outcome::NotApplied {
-                    self.live.note_no_way(&self.core, to);
+                    cx.live.note_no_way(cx.core, to);
                 }
-                if again && waiting.deadline > self.core.now {
-                    let doubt = waiting.doubt || refusal.fate == Outcome::Unknown;
-                    self.proposals.parked.push(ClientRequest { doubt, ..waiting });
+                if again && waiting.deadline > cx.core.now {
+                    let maybe_applied = waiting.maybe_applied || refusal.fate == Outcome::Unknown;
+                    self.awaiting_leader.push(ClientRequest { maybe_applied, ..waiting });
                 } else {
-                    self.core.refuse(waiting, refusal);
+                    cx.core.refuse(waiting, refusal);
                 }
             }
         }
     }
 
     /// Gives an answer once this node shows what it says.
-    pub(crate) fn answer_when_visible(&mut self, waiting: ClientRequest, answer: Answer) {
+    pub fn answer_when_visible(&mut self, cx: &mut Context<'_>, waiting: ClientRequest, answer: Answer) {
         let until = match &answer {
             Answer::Written(_) => return (waiting.reply)(Ok(answer)),
             Answer::Members { index, .. } => Until::Applied(*index),
             Answer::Transferred { node_id } => Until::LeaderIs(node_id.clone()),
         };
-        self.proposals.almost.push((until, waiting, answer));
-        self.answer_visible();
+        self.awaiting_visibility.push((until, waiting, answer));
+        self.answer_visible(cx);
     }
 
-    pub(crate) fn answer_visible(&mut self) {
-        if self.proposals.almost.is_empty() {
+    pub fn answer_visible(&mut self, cx: &mut Context<'_>) {
+        if self.awaiting_visibility.is_empty() {
             return;
         }
-        let applied = self.core.state_machine.applied().0;
-        let leader = self.core.leader().map(|leader| leader.node_id);
-        let done = self.proposals.almost.extract_if(.., |(until, _, _)| match until {
+        let applied = cx.core.state_machine.applied().0;
+        let leader = cx.core.leader().map(|leader| leader.node_id);
+        let done = self.awaiting_visibility.extract_if(.., |(until, _, _)| match until {
             Until::Applied(index) => applied >= *index,
             Until::LeaderIs(name) => leader.as_ref() == Some(name),
         });
@@ -321,18 +303,18 @@ impl Driver {
     }
 
     /// This node was removed, which some requests wait for: they are done.
-    pub(crate) fn answer_own_removal(&mut self) {
-        let (me, index) = (self.core.my_name(), self.core.state_machine.applied().0);
-        let members = self.core.state_machine.members();
+    pub fn answer_own_removal(&mut self, cx: &mut Context<'_>) {
+        let (me, index) = (cx.core.my_name(), cx.core.state_machine.applied().0);
+        let members = cx.core.state_machine.members();
         let own = |waiting: &ClientRequest| match &waiting.request {
             Request::Remove { node_id } => *node_id == me || members.named(node_id).is_none(),
             _ => false,
         };
-        let mut done = self.proposals.parked.extract_if(.., |waiting| own(waiting)).collect::<Vec<_>>();
-        let forwarded = self.proposals.forwarded.extract_if(.., |_, (_, waiting)| own(waiting));
+        let mut done = self.awaiting_leader.extract_if(.., |waiting| own(waiting)).collect::<Vec<_>>();
+        let forwarded = self.forwarded.extract_if(.., |_, (_, waiting)| own(waiting));
         done.extend(forwarded.map(|(_, (_, waiting))| waiting));
         done.extend(
-            self.proposals.almost.extract_if(.., |(_, waiting, _)| own(waiting)).map(|(_, waiting, _)| waiting),
+            self.awaiting_visibility.extract_if(.., |(_, waiting, _)| own(waiting)).map(|(_, waiting, _)| waiting),
         );
         for waiting in done {
             (waiting.reply)(Ok(Answer::Members { index, changed: true, warning: None, dropped: None }));
@@ -340,64 +322,65 @@ impl Driver {
     }
 
     /// Sends parked requests to the leader where there is a way to one now.
-    pub(crate) fn unpark(&mut self) {
-        if self.core.raw.raft.lead_transferee.is_none() && self.core.phase == Phase::Member {
-            for waiting in std::mem::take(&mut self.proposals.parked) {
-                if waiting.deadline <= self.core.now {
-                    let refusal = self.live.no_leader(&self.core, &waiting.request);
-                    self.core.refuse(waiting, refusal);
+    pub fn route_waiting(&mut self, cx: &mut Context<'_>) {
+        if cx.core.raw.raft.lead_transferee.is_none() && cx.core.phase == Phase::Member {
+            for waiting in std::mem::take(&mut self.awaiting_leader) {
+                if waiting.deadline <= cx.core.now {
+                    let refusal = cx.live.no_leader(cx.core, &waiting.request);
+                    cx.core.refuse(waiting, refusal);
                 } else {
-                    self.route(waiting);
+                    self.route(cx, waiting);
                 }
             }
         }
     }
 
-    pub(crate) fn expire_requests(&mut self) {
-        self.live.note_leader(&self.core);
-        self.answer_visible();
-        self.unpark();
-        let now = self.core.now;
-        for waiting in self.proposals.waiters.expired(now) {
-            self.core.refuse(waiting, undecided());
+    pub fn expire_requests(&mut self, cx: &mut Context<'_>) {
+        cx.live.note_leader(cx.core);
+        self.answer_visible(cx);
+        self.route_waiting(cx);
+        let now = cx.core.now;
+        for waiting in self.waiters.expired(now) {
+            cx.core.refuse(waiting, undecided());
         }
-        let mut over = self.proposals.parked.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>();
-        let (unproposed, batch) = std::mem::take(&mut self.proposals.batch)
-            .into_iter()
-            .partition::<Vec<_>, _>(|waiting| waiting.deadline <= now);
-        self.proposals.batch = batch.into();
+        let mut over = self.awaiting_leader.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>();
+        let (unproposed, batch) =
+            std::mem::take(&mut self.batch).into_iter().partition::<Vec<_>, _>(|waiting| waiting.deadline <= now);
+        self.batch = batch.into();
         over.extend(unproposed);
         for waiting in over {
-            let refusal = self.live.no_leader(&self.core, &waiting.request);
-            self.core.refuse(waiting, refusal);
+            let refusal = cx.live.no_leader(cx.core, &waiting.request);
+            cx.core.refuse(waiting, refusal);
         }
-        let late = self.proposals.almost.extract_if(.., |(_, waiting, _)| waiting.deadline <= now).collect::<Vec<_>>();
+        let late =
+            self.awaiting_visibility.extract_if(.., |(_, waiting, _)| waiting.deadline <= now).collect::<Vec<_>>();
         for (_, waiting, _) in late {
             let detail =
                 "the leader has done it, but this node has not seen that yet; GET /raft/stats shows when it has";
-            self.core.refuse(waiting, Refusal::unknown(Code::Timeout, detail));
+            cx.core.refuse(waiting, Refusal::unknown(Code::Timeout, detail));
         }
+    }
+
+    /// Takes the membership requests that this leader is to carry out.
+    pub fn take_changes(&mut self) -> Vec<ClientRequest> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Refuses what has not reached the log or another node yet.
-    pub(crate) fn refuse_undispatched(&mut self, why: fn() -> Refusal) {
-        let mut waiting = Vec::from(std::mem::take(&mut self.proposals.batch));
-        waiting.append(&mut self.proposals.parked);
-        waiting.extend(self.membership.take_queue());
-        waiting.into_iter().for_each(|one| self.core.refuse(one, why()));
+    pub fn refuse_undispatched(&mut self, core: &Core, why: fn() -> Refusal) {
+        let mut waiting = Vec::from(std::mem::take(&mut self.batch));
+        waiting.append(&mut self.awaiting_leader);
+        waiting.into_iter().for_each(|one| core.refuse(one, why()));
     }
 
-    /// Refuses everything that waits: as unknown where it was proposed or sent on.
-    pub(crate) fn refuse_everything(&mut self, why: fn() -> Refusal) {
-        self.refuse_undispatched(why);
-        let mut proposed = self.proposals.waiters.drain();
-        proposed.extend(std::mem::take(&mut self.proposals.forwarded).into_values().map(|(_, waiting)| waiting));
-        proposed.extend(std::mem::take(&mut self.proposals.almost).into_iter().map(|(_, waiting, _)| waiting));
+    /// Refuses what was proposed or sent on, as unknown.
+    pub fn refuse_dispatched(&mut self, core: &Core, why: fn() -> Refusal) {
+        let mut proposed = self.waiters.drain();
+        proposed.extend(std::mem::take(&mut self.forwarded).into_values().map(|(_, waiting)| waiting));
+        proposed.extend(std::mem::take(&mut self.awaiting_visibility).into_iter().map(|(_, waiting, _)| waiting));
         for waiting in proposed {
             let refusal = why();
-            self.core.refuse(waiting, Refusal::unknown(refusal.code, refusal.detail));
+            core.refuse(waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
-        self.reads.refuse_reads(&self.core, why);
-        self.refuse_membership(why);
     }
 }

@@ -1,0 +1,116 @@
+//! Requests on their way between proposals, membership and reads.
+//!
+//! See also: `proposals`, `membership`, `reads` (what becomes of them).
+
+use super::{Driver, context};
+use crate::consensus::core::Phase;
+use crate::consensus::core::client_request::{ClientRequest, removed, stopping};
+use crate::consensus::membership::operation::Effect;
+use crate::model::{Code, Refusal, WhoAmI};
+use crate::storage::Error;
+use slog::info;
+
+impl Driver {
+    /// Why this node answers no data requests now, if it does not.
+    pub(crate) fn unavailable(&self) -> Option<Refusal> {
+        self.no_member().or_else(|| self.verification.refusal())
+    }
+
+    /// Why this node is none that answers data requests, if it is not.
+    pub(crate) fn no_member(&self) -> Option<Refusal> {
+        if self.core.stop_by.is_some() {
+            return Some(stopping());
+        }
+        match self.core.phase {
+            Phase::Member => None,
+            Phase::Removed => Some(removed()),
+            Phase::Forming | Phase::Joining => Some(self.joiner.not_joined_yet(&self.core, &self.live)),
+        }
+    }
+
+    /// Takes in a request that was sent to the raft id `to`, or a client's where that is 0. This node may belong to another
+    /// cluster since: there the request would be done and acknowledged, and in its own it would be lost.
+    pub(crate) fn take_request(&mut self, waiting: ClientRequest, to: u64) {
+        if to == 0 || to == self.core.raft_id() {
+            return self.request(waiting);
+        }
+        let detail = "the node that the request was sent on to has become another one since; send it again";
+        (waiting.reply)(Err(Refusal::not_applied(Code::NoLeader, detail)));
+    }
+
+    /// Takes a request in.
+    pub(crate) fn request(&mut self, waiting: ClientRequest) {
+        let unavailable = self.unavailable();
+        self.proposals.request(context!(self), waiting, unavailable);
+        self.route_changes();
+    }
+
+    /// Queues the membership requests that this node leads.
+    pub(crate) fn route_changes(&mut self) {
+        for waiting in self.proposals.take_changes() {
+            if let Err(waiting) = self.membership.enqueue(waiting) {
+                let full = "too many membership changes wait; try again later";
+                self.core.refuse(*waiting, Refusal::not_applied(Code::Overloaded, full));
+            }
+        }
+    }
+
+    /// Moves membership requests on, and what came of them.
+    pub(crate) fn drive_membership(&mut self) {
+        self.membership.drive_membership(context!(self));
+        self.follow_membership();
+    }
+
+    pub(crate) fn follow_membership(&mut self) {
+        for effect in self.membership.take_effects() {
+            match effect {
+                Effect::Answer(waiting, answer) => self.proposals.answer_when_visible(context!(self), waiting, answer),
+                Effect::Retry(waiting) => self.proposals.retry_later(context!(self), waiting),
+            }
+        }
+    }
+
+    /// The node at an address has said who it is, as a membership request or the joiner had asked.
+    pub(crate) fn identified(&mut self, token: u64, result: Result<WhoAmI, Refusal>) -> Result<(), Error> {
+        let unclaimed = self.membership.identified(context!(self), token, result);
+        self.follow_membership();
+        let (Some(result), busy) = (unclaimed, self.busy()) else { return Ok(()) };
+        match self.joiner.leader_identified(&mut self.core, &self.live, busy, token, result) {
+            Some(accepted) => self.become_adopted(accepted),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what has not reached the log or another node yet.
+    pub(crate) fn refuse_undispatched(&mut self, why: fn() -> Refusal) {
+        self.proposals.refuse_undispatched(&self.core, why);
+        for waiting in self.membership.take_queue() {
+            self.core.refuse(waiting, why());
+        }
+    }
+
+    /// Refuses everything that waits: as unknown where it was proposed or sent on.
+    pub(crate) fn refuse_everything(&mut self, why: fn() -> Refusal) {
+        self.refuse_undispatched(why);
+        self.proposals.refuse_dispatched(&self.core, why);
+        self.reads.refuse_reads(&self.core, why);
+        self.membership.refuse_membership(context!(self), why);
+    }
+
+    /// The table has changed by applied entries; `removed` are ids that left it.
+    pub(crate) fn members_changed(&mut self, removed: &[u64]) -> Result<(), Error> {
+        let table = self.core.state_machine.members();
+        let members =
+            table.iter().map(|m| format!("{} {:?} at {}", m.name, m.role, m.raft_address)).collect::<Vec<_>>();
+        info!(self.core.log, "members"; "index" => self.core.state_machine.applied().0, "are" => members.join(", "));
+        for raft_id in removed {
+            if *raft_id == self.core.raft_id() {
+                return self.become_removed();
+            }
+            self.live.forget(*raft_id);
+            self.core.outbox.tell_removed(*raft_id);
+        }
+        self.core.publish();
+        Ok(())
+    }
+}
