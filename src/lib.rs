@@ -44,7 +44,7 @@
 //! 4. Committed entries become one atomic batch of the [`storage::StateMachine`], with the applied index in it.
 //!    [`model::decide`] says what each does, and whether its condition is true. Batches gather in memory and go into the
 //!    tree many as one (`storage::kv::memtable`): the journal is the durability.
-//! 5. `consensus::proposals::waiters` wakes whoever waits for exactly this (term, index), and http answers.
+//! 5. `consensus::proposals::waiters` wakes the request that waits for exactly this (term, index), and http answers.
 //!
 //! On a follower, step 2 is [`consensus::Outbox::forward`]: one hop over the peer connection to the leader's loop, and
 //! the answer comes back the same way. A follower that does not reach the leader sends writes through one voter that
@@ -85,12 +85,12 @@
 //! * The log is compacted only behind what the machine has synced.
 //! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. Joining means a new
 //!   incarnation, made before any log entry names it; the one before is kept, and can be gone back to, until the cluster's
-//!   state is installed (`consensus::membership::incarnation`).
+//!   state is installed (`consensus::driver::lifecycle`).
 //! * What comes in at the peer port is bounded before it is decoded, and a snapshot is taken from the present leader alone.
 //!   Nobody's word but the member table makes a node dial an address for long.
 //! * What would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim: the node
 //!   stops serving and asks the other voters (`consensus::verification`). A term is believed within a bound far below what
-//!   can be counted (`consensus::raft_node::term_bound`).
+//!   can be counted (`consensus::verification::term_bound`).
 //! * Members tell what their disks have left ([`model::DiskSpace`]). While a voter has less than its reserve, nothing that
 //!   may make the state larger is proposed for a client (`consensus::proposals::disk_space`), and no copy of the state touches a reserve.
 //! * The loop closes no database: that is done elsewhere, as is every removal.

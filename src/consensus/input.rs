@@ -2,9 +2,9 @@
 //!
 //! Why: the loop has one inbox, so the order of events is the order of this queue, in a simulator as in life.
 //!
-//! Laws: a request carries its own reply; nothing in here holds a handle to anything above.
+//! Invariants: a request carries its own reply; nothing in here holds a handle to anything above.
 //!
-//! Not here: raft's own messages, which travel inside [`Input::Step`].
+//! See also: raft's own messages, which travel inside [`Input::Step`].
 
 use crate::model::Millis;
 use raft::eraftpb::{Message, SnapshotMetadata};
@@ -32,8 +32,8 @@ pub enum Consistency {
 pub struct Bounds {
     /// The state has this index or a later one.
     pub min_index: u64,
-    /// How long ago the moment may be at which the state was the cluster's latest, of stale reads; those that a round of
-    /// ReadIndex after the read proves fresh pass any bound.
+    /// How long ago the moment may be at which the state was the cluster's latest, of stale reads; those that a round
+    /// of ReadIndex after the read proves fresh pass any bound.
     pub max_stale_ms: Option<Millis>,
 }
 
@@ -80,7 +80,7 @@ pub struct Listed {
     pub clock: u64,
 }
 
-/// Why a received copy was not taken.
+/// Why a received snapshot was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstallError(
     /// What to tell the sender.
@@ -139,14 +139,14 @@ pub enum Input {
         /// Where the answer goes.
         reply: Reply<Result<Listed, Refusal>>,
     },
-    /// An operator wants a durable cut now; answered when it is there.
+    /// An operator wants a checkpoint now; answered when it is there.
     Snapshot {
         /// Until when.
         deadline: Millis,
         /// Where the answer goes.
         reply: Reply<Result<(), Refusal>>,
     },
-    /// Somebody wants to know how the node is.
+    /// A request for the status of the node.
     Status {
         /// Where the answer goes.
         reply: Reply<Status>,
@@ -172,7 +172,7 @@ pub enum Input {
     PeerUp(u64),
     /// The connection to this member is lost, or a message to it was dropped.
     PeerDown(u64),
-    /// A member is there, and says whom it follows.
+    /// A heartbeat of a member, with the leader that it follows.
     Heard {
         /// Its raft id.
         from: u64,
@@ -190,7 +190,7 @@ pub enum Input {
     Identified {
         /// The token given with it.
         token: u64,
-        /// Who answered, or why nobody did.
+        /// The node that answered, or why none did.
         result: Result<WhoAmI, Refusal>,
     },
     /// The answer to [`crate::consensus::Outbox::adopt`].
@@ -219,7 +219,7 @@ pub enum Input {
         /// The raft id that was removed.
         raft_id: u64,
     },
-    /// Whoever had this node adopted under this raft id says that the join is over.
+    /// The leader that had this node adopted under this raft id reports that the join is over.
     JoinEnded {
         /// The cluster that it was to join.
         cluster_id: u64,
@@ -263,14 +263,14 @@ pub enum Input {
         /// The lives, and what to do.
         detail: String,
     },
-    /// A peer wants to send a copy of the machine; answered with where to write it.
+    /// A peer wants to send a snapshot of the state; answered with where to write it.
     Receive {
         /// The member that sends it.
         from: u64,
         /// Where the answer goes.
         reply: Reply<Result<Reception, InstallError>>,
     },
-    /// A copy has arrived completely and is durable.
+    /// A snapshot has arrived completely and is durable.
     Install {
         /// The leader's MsgSnapshot with the final metadata.
         message: Box<Message>,
@@ -279,21 +279,21 @@ pub enum Input {
         /// Where the answer goes: once the flip is durable.
         reply: Reply<Result<(), InstallError>>,
     },
-    /// The stream of a copy to a member has come to an end.
+    /// The stream of a snapshot to a member has come to an end.
     StreamEnded {
         /// Whose.
         to: u64,
         /// What was taken there, or why it was not.
         result: Result<SnapshotMetadata, String>,
     },
-    /// A sync of the machine that the loop had asked for is done.
+    /// A sync of the state machine that the loop had asked for is done.
     Synced {
         /// The applied (index, term) that is durable now.
         mark: (u64, u64),
         /// How it went.
         result: Result<(), crate::storage::Error>,
     },
-    /// The reader of a copy has read the tree to its end, or the copy has failed before.
+    /// The reader of a snapshot has read the tree to its end, or the snapshot has failed before.
     Scanned {
         /// The token given with it.
         token: u64,

@@ -1,19 +1,28 @@
 //! The loop around raft: the only room that holds a `RawNode`.
 //!
-//! Why: one thread owns raft, the journal, the machine and whoever waits for them, so the order of everything that
-//! matters is the order of one function ([`Driver::turn`]). The rest of the process reaches it through a [`Handle`] and
-//! is reached through the replies that requests carry.
+//! Why: one thread owns raft, the journal and the state machine, so the order of everything that matters is the order
+//! of one function ([`Driver::turn`]). The rest of the process reaches the loop through a [`Handle`] and gets its
+//! answers through the replies that requests carry.
 //!
-//! A request's way: `handle` -> `proposals` (propose, forward or park) -> `ready` (journal, sync, send, apply) ->
-//! `waiters` -> reply. A read's way: `handle` -> `reads` -> raft's ReadIndex -> reply. Membership: `membership` with the
-//! steps in `join` and `transfer`; the joiner's side is `joiner`, and its way there and back `incarnation`. What was
-//! applied becomes the `changefeed` of those who watch. A peer's message passes `term_bound` first; what would end the node,
-//! `verification` asks the other voters about; `digests` compares the state with the leader's, `stalled_followers` says which
-//! followers stand still, and `disk_space` refuses what would fill a disk. A member without a leader asks a voter that its log
-//! removes whether that is committed (`commit_discovery`). `readiness` is whether this node takes requests, and whether it
-//! lags itself.
+//! ```text
+//! handle  task                          two bounded queues, the thread and its timer
+//! driver                                holds the components, hands inputs down, lets one turn pass
+//! proposals  reads  membership          writes, reads, changes of the member table
+//! joiner  snapshots  verification       adoption by a cluster, checkpoints and streams, claims that would end the node
+//! liveness  cluster_clock  disk_space   which members are heard, the cluster's time, free space of the voters
+//! core                                  raft with its storage, state machine, data directory, outbox
+//! ```
 //!
-//! Not here: sockets (`transport`), and what is on the disk (`storage`).
+//! Invariants: a component owns its state, takes the floors below as arguments and calls no other component. Where one
+//! needs another, it returns what happened (a verdict, an accepted offer, a list of effects), and the driver calls on.
+//!
+//! A write: `handle`, `driver::requests`, `proposals` (propose, forward or wait for a leader), `driver::ready`
+//! (journal, sync, send, apply), `proposals::waiters`, the reply. A read: `reads`, raft's ReadIndex, the reply. A
+//! membership change: `membership` with the steps in `join` and `transfer`; the joiner's side is `joiner`, its way
+//! there and back `driver::lifecycle`. A peer's message passes `term_bound` first; what would end the node,
+//! `verification` asks the other voters about.
+//!
+//! See also: sockets (`transport`), what is on the disk (`storage`), events of what was applied (`changefeed`).
 
 mod core;
 mod driver;
@@ -27,7 +36,6 @@ mod proposals;
 mod raft_node;
 mod reads;
 mod snapshots;
-mod status;
 mod task;
 mod verification;
 

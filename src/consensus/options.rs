@@ -17,16 +17,16 @@ pub struct Options {
     /// The range that raft draws the election timeout of each wait from, in ticks, end exclusive; None for
     /// `election_ticks` to twice that. A simulator pins it.
     pub election_range: Option<(usize, usize)>,
-    /// Entries between two durable cuts of the machine.
+    /// Entries between two checkpoints of the state machine.
     pub snapshot_every_entries: u64,
-    /// Bytes of log between two durable cuts of the machine.
+    /// Bytes of log between two checkpoints of the state machine.
     pub snapshot_every_bytes: u64,
-    /// Entries kept behind a cut for slow followers.
+    /// Entries kept behind a checkpoint for slow followers.
     pub snapshot_keep_entries: u64,
-    /// The most bytes of changes that a copy for a follower may take on disk.
+    /// The most bytes of changes that a snapshot for a follower may take on disk.
     pub snapshot_spool_bytes: u64,
-    /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A few
-    /// bytes of log can ask for megabytes of it, and the loop has heartbeats to send.
+    /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A
+    /// few bytes of log can ask for megabytes of it, and the loop has heartbeats to send.
     pub apply_work: usize,
     /// What a command may have that is proposed here; other nodes may have other limits.
     pub limits: Limits,
@@ -38,11 +38,12 @@ pub struct Options {
     pub raft_address: String,
     /// Where this node's clients find it, `host:port`.
     pub http_address: String,
-    /// Whether members are followed to where they say they are now, without anybody's word for it.
+    /// Whether members are followed to the address that they report, without an operator's request.
     pub follow_moves: bool,
     /// Whether a pristine node waits to be taken, or told to begin, instead of leading itself (HUSKV_JOIN).
     pub forming: bool,
-    /// How long a node that was adopted waits for something to come from the cluster, until it goes back to what it was.
+    /// How long a node that was adopted waits for something to come from the cluster, until it goes back to what it
+    /// was.
     pub join_wait_ms: u64,
     /// A random number that no other life of this process has: it makes the contexts of reads unique.
     pub nonce: u64,

@@ -3,10 +3,10 @@
 //! Why: the loop opens no socket; what it wants sent goes through this seam, to the transport in life and to the
 //! simulated network in tests.
 //!
-//! Laws: no method blocks or calls back; answers come as [`crate::consensus::Input`]s. Messages may be lost (raft allows
-//! that), requests may not: each token is answered exactly once, whatever happens to the connection.
+//! Invariants: no method blocks or calls back; answers come as [`crate::consensus::Input`]s. Messages may be lost (raft
+//! allows that), requests may not: each token is answered exactly once, whatever happens to the connection.
 //!
-//! Not here: sockets, frames, backoff (`transport`).
+//! See also: sockets, frames, backoff (`transport`).
 
 use raft::eraftpb::Message;
 
@@ -23,11 +23,11 @@ pub trait Outbox: Send {
     /// `not_applied` where the request certainly never left, `unknown` where the connection broke or the time ran out
     /// after it had.
     fn forward(&mut self, token: u64, to: u64, hop: Hop, request: Request, timeout_ms: u64);
-    /// Asks whoever answers at `address` who it is; ends in one [`crate::consensus::Input::Identified`], within 3 s.
+    /// Asks the node at `address` who it is; ends in one [`crate::consensus::Input::Identified`], within 3 s.
     fn identify(&mut self, token: u64, address: &str);
     /// Asks the node at `address` to be adopted; ends in one [`crate::consensus::Input::AdoptAnswered`], within 6 s.
     fn adopt(&mut self, token: u64, address: &str, adopt: JoinOffer);
-    /// Asks whoever answers at `address` what it knows of this node; ends in one [`crate::consensus::Input::Probed`],
+    /// Asks the node at `address` what it knows of this node; ends in one [`crate::consensus::Input::Probed`],
     /// within 3 s.
     fn probe(&mut self, token: u64, address: &str, probe: Probe);
     /// Tells a member the digest of this leader's state; it may be lost.
@@ -38,7 +38,7 @@ pub trait Outbox: Send {
     fn end_join(&mut self, address: &str, cluster_id: u64, raft_id: u64);
     /// Tells a former member, on the connection that is open, that its id was removed.
     fn tell_removed(&mut self, raft_id: u64);
-    /// Streams a copy to the member `to` over a connection of its own; ends in one
+    /// Streams a snapshot to the member `to` over a connection of its own; ends in one
     /// [`crate::consensus::Input::StreamEnded`].
     fn stream(&mut self, to: u64, message: Message, reader: SnapshotReader);
     /// Publishes who this node is and who its peers are; called when that changes, and once at the start.

@@ -1,14 +1,15 @@
-//! Durable cuts, compaction, and copies for those whom the log no longer reaches.
+//! Checkpoints, log compaction, and snapshot streams to followers that the log no longer reaches.
 //!
-//! Why: the tree on disk is the snapshot (Raft thesis 5.2); a cut only makes it durable up to a known index, off the
-//! loop, so that the log behind it can go. A second copy is made only for a follower or joiner that needs one.
+//! Why: the tree on disk is the snapshot (Raft thesis 5.2); a checkpoint only makes it durable up to a known index, off
+//! the loop, so that the log behind it can go. State is streamed only to a follower or joiner that needs it.
 //!
-//! Laws: the log is never compacted beyond what the machine has synced, and the cut is recorded durably first. A copy
-//! begins and ends between two batches of the loop. One copy is under way at a time, and each ends in a report to raft,
-//! or its follower is stuck for ever. Failed copies to one node are spaced 1 s, doubling to 60 s. Compaction waits for a
-//! copy under way, within a bound, and not on a disk that is nearly full.
+//! Invariants: the log is never compacted beyond what the state machine has synced, and the checkpoint is recorded
+//! durably first. A stream begins and ends between two batches of the loop. One stream is under way at a time, and each
+//! ends in a report to raft, or its follower is stuck for ever. Failed streams to one node are spaced 1 s, doubling to
+//! 60 s. Compaction waits for a stream under way, within a bound, and not on a disk that is nearly full.
 //!
-//! Not here: the scan (`storage::snapshot`) and the stream (`transport::snapshot_stream`).
+//! See also: the scan (`storage::snapshot`), the stream (`transport::snapshot_stream`), the install
+//! (`driver::lifecycle`).
 
 use std::collections::BTreeMap;
 
@@ -25,16 +26,16 @@ use crate::storage::{Error, Reception, SpoolBound};
 /// How many journal records one turn removes at most.
 const RECORDS_PER_TURN: usize = 256;
 
-/// How many bytes of log a copy under way may keep from being compacted.
+/// How many bytes of log a snapshot under way may keep from being compacted.
 const PIN_BYTES: u64 = 1 << 30;
 
-/// How long after a copy the log behind it is still kept, for the follower to go on from there.
+/// How long after a snapshot the log behind it is still kept, for the follower to go on from there.
 const PIN_AFTER: Millis = 10_000;
 
-/// The first and the longest pause after a failed copy.
+/// The first and the longest pause after a failed snapshot.
 const PAUSES: (Millis, Millis) = (1000, 60_000);
 
-/// A copy under way.
+/// A snapshot under way.
 struct Stream {
     /// Tells its scan from that of an earlier one.
     token: u64,
@@ -44,27 +45,27 @@ struct Stream {
     began: Millis,
 }
 
-/// Cuts and copies of this node.
+/// Checkpoints and snapshot streams of this node.
 #[derive(Default)]
 pub(crate) struct Snapshots {
     /// The mark of the sync under way, and when it began.
     syncing: Option<((u64, u64), Millis)>,
-    /// Who waits for a cut.
+    /// Who waits for a checkpoint.
     waiting: Vec<(Millis, Reply<Result<(), Refusal>>)>,
     /// Up to where the log can go.
     compact_to: u64,
-    /// The copy under way.
+    /// The snapshot under way.
     stream: Option<Stream>,
-    /// The index that a copy just sent still needs, and until when it is kept.
+    /// The index that a snapshot just sent still needs, and until when it is kept.
     pinned: Option<(u64, Millis)>,
-    /// A copy that could not even begin: to whom, and why. Raft is told after the turn's Ready.
+    /// A stream that could not begin: its receiver, and why. Raft is told after the turn's Ready.
     stillborn: Option<(u64, String)>,
     /// Failures in a row, by follower.
     failures: BTreeMap<u64, u32>,
 }
 
 impl Snapshots {
-    /// A copy was installed: what was to be compacted belongs to the old log.
+    /// A snapshot was installed: what was to be compacted belongs to the old log.
     pub fn installed(&mut self) {
         self.syncing = None;
         self.compact_to = 0;
@@ -72,7 +73,7 @@ impl Snapshots {
 }
 
 impl Snapshots {
-    /// An operator wants a cut.
+    /// An operator wants a checkpoint.
     pub fn snapshot_now(&mut self, unavailable: Option<Refusal>, deadline: Millis, reply: Reply<Result<(), Refusal>>) {
         if let Some(refusal) = unavailable {
             return reply(Err(refusal));
@@ -89,7 +90,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// The machine is durable up to `mark`: this is recorded, and the log behind it may go.
+    /// The state machine is durable up to `mark`: this is recorded, and the log behind it may go.
     pub fn machine_synced(
         &mut self,
         core: &mut Core,
@@ -114,8 +115,8 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Up to where the log behind a cut at `mark` can go: a tail is kept for slow followers, bounded by entries and, so that
-    /// large values do not fill the disk, by the bytes between two cuts.
+    /// Up to where the log behind a checkpoint at `mark` can go: a tail is kept for slow followers, bounded by entries
+    /// and, so that large values do not fill the disk, by the bytes between two checkpoints.
     fn keep_from(&self, core: &Core, mark: u64) -> u64 {
         let journal = &core.raw.store().journal;
         let bound = journal.bytes_after(mark) + core.options.snapshot_every_bytes;
@@ -127,7 +128,7 @@ impl Snapshots {
         low
     }
 
-    /// Begins a cut where one is due, and compacts a little.
+    /// Begins a checkpoint where one is due, and compacts a little.
     pub fn run_snapshots(&mut self, core: &mut Core) -> Result<(), Error> {
         if let Some((to, reason)) = self.stillborn.take() {
             self.stream_ended(core, to, Err(reason));
@@ -160,23 +161,24 @@ impl Snapshots {
                 target = target.min(pin);
             }
         }
+        debug_assert!(target <= core.raw.store().journal.snapshot().0, "the log goes only behind what is synced");
         if target >= core.raw.store().journal.first_index() {
             core.raw.mut_store().journal.compact(target, RECORDS_PER_TURN)?;
         }
         Ok(())
     }
 
-    /// Raft has offered a follower a snapshot: the copy begins.
+    /// Raft has offered a follower a snapshot: the snapshot begins.
     pub fn begin_stream(&mut self, core: &mut Core, message: Message) -> Result<(), Error> {
         let to = message.to;
         let (token, index) = (core.token(), core.state_machine.applied().0);
         self.stream = Some(Stream { token, to, index, began: core.now });
         match core.data_dir.engine().scratch() {
             Ok(scratch) => {
-                // What fails here is a write to the tree, not the copy: it poisons like any other.
+                // What fails here is a write to the tree, not the snapshot: it poisons like any other.
                 let bound = SpoolBound::on(core.data_dir.engine(), core.options.snapshot_spool_bytes);
                 let (spooler, reader) = core.state_machine.begin_cut(scratch, bound)?;
-                info!(core.log, "copy for a follower begun"; "to" => core.name_of(to), "index" => index);
+                info!(core.log, "snapshot stream begun"; "to" => core.name_of(to), "index" => index);
                 core.background.spool(token, spooler);
                 core.outbox.stream(to, message, reader);
             }
@@ -185,7 +187,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// The reader has read the tree to its end: the copy ends at the state that is applied now.
+    /// The reader has read the tree to its end: the snapshot ends at the state that is applied now.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -194,14 +196,14 @@ impl Snapshots {
             return Ok(());
         }
         if let Err(failure) = result {
-            warn!(core.log, "a copy for a follower failed"; "error" => %failure);
+            warn!(core.log, "a snapshot stream failed"; "error" => %failure);
             core.state_machine.abort_cut();
             return Ok(());
         }
         core.state_machine.end_cut()
     }
 
-    /// The stream of a copy has ended, well or not.
+    /// The stream of a snapshot has ended, well or not.
     pub fn stream_ended(&mut self, core: &mut Core, to: u64, result: Result<SnapshotMetadata, String>) {
         let Some(Stream { began, .. }) = self.stream.take_if(|stream| stream.to == to) else { return };
         core.state_machine.abort_cut();
@@ -209,7 +211,7 @@ impl Snapshots {
         let (name, ms) = (core.name_of(to), core.now.saturating_sub(began));
         match result {
             Ok(metadata) => {
-                info!(core.log, "copy for a follower ended"; "to" => name, "index" => metadata.index, "ms" => ms);
+                info!(core.log, "snapshot stream ended"; "to" => name, "index" => metadata.index, "ms" => ms);
                 self.failures.remove(&to);
                 core.raw.mut_store().not_before.remove(&to);
                 self.pinned = Some((metadata.index, core.now + PIN_AFTER));
@@ -219,7 +221,7 @@ impl Snapshots {
                 let failures = self.failures.entry(to).or_default();
                 let pause = (PAUSES.0 << (*failures).min(6)).min(PAUSES.1);
                 *failures += 1;
-                warn!(core.log, "copy for a follower failed"; "to" => name, "reason" => reason, "ms" => ms, "next_in_ms" => pause);
+                warn!(core.log, "snapshot stream failed"; "to" => name, "reason" => reason, "ms" => ms, "next_in_ms" => pause);
                 let until = core.now + pause;
                 core.raw.mut_store().not_before.insert(to, until);
                 core.raw.report_snapshot(to, SnapshotStatus::Failure);
@@ -234,13 +236,13 @@ impl Snapshots {
             return false;
         }
         if from != core.raw.raft.leader_id {
-            warn!(core.log, "a copy is refused"; "from" => core.name_of(from), "reason" => "it is not the leader");
+            warn!(core.log, "a snapshot is refused"; "from" => core.name_of(from), "reason" => "it is not the leader");
             reply(Err(InstallError("a copy is taken from the present leader alone".into())));
             return false;
         }
-        info!(core.log, "receiving a copy"; "from" => core.name_of(from));
+        info!(core.log, "receiving a snapshot"; "from" => core.name_of(from));
         reply(core.data_dir.receive().map_err(|failure| {
-            warn!(core.log, "a copy cannot be received"; "error" => %failure);
+            warn!(core.log, "a snapshot cannot be received"; "error" => %failure);
             InstallError(failure.to_string())
         }));
         true

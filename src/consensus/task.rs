@@ -3,12 +3,12 @@
 //! Why: raft, journal and machine belong to one thread, and their disk writes must never run on http's workers. The
 //! thread has a small tokio runtime of its own, only to wait for a tick, an input, whichever comes first.
 //!
-//! Laws: inputs of peers come before those of clients, and a turn takes a bounded number of both, and of their bytes, for
-//! a bounded time; while a turn syncs, the next batch gathers. A tick comes before all of them, so heartbeats leave between
-//! any two turns. Ticks that were missed are not made up for beyond a heartbeat, or a stall of seconds would start an
-//! election by itself. Each input is handled with the time that it is handled at.
+//! Invariants: inputs of peers come before those of clients, and a turn takes a bounded number of both, and of their
+//! bytes, for a bounded time; while a turn syncs, the next batch gathers. A tick comes before all of them, so
+//! heartbeats leave between any two turns. Ticks that were missed are not made up for beyond a heartbeat, or a stall of
+//! seconds would start an election by itself. Each input is handled with the time that it is handled at.
 //!
-//! Not here: what a turn does (`ready`).
+//! See also: what a turn does (`ready`).
 
 use std::sync::Arc;
 use std::thread;
@@ -103,7 +103,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
             names = driver.names(&names);
             inbox.publish(names.clone());
         }
-        // Nothing more is applied, so those who watch can be told up to where they have everything.
+        // Nothing more is applied, so watchers can be told up to where they have everything.
         inbox.feed.close();
         driver.finish()
     })
@@ -150,7 +150,7 @@ fn drain_queue(driver: &mut Driver, queue: &mut mpsc::Receiver<Input>, clock: Cl
     Ok(())
 }
 
-/// Errands on threads of their own.
+/// Background work on threads of its own.
 struct Threads {
     handle: Handle,
     clock: Clock,
@@ -192,7 +192,9 @@ impl Background for Threads {
                         handle.deliver_blocking(Input::Scanned { token, result: Ok(()) });
                     }
                     Ok(Spooled::Whole) => return,
-                    Err(failure) if told => return warn!(log, "a copy was not finished"; "error" => %failure),
+                    Err(failure) if told => {
+                        return warn!(log, "a snapshot stream was not finished"; "error" => %failure);
+                    }
                     Err(failure) => return handle.deliver_blocking(Input::Scanned { token, result: Err(failure) }),
                 }
             }

@@ -1,25 +1,25 @@
-//! What the loop has done off its thread.
+//! Work off the loop: syncs of the state machine, spooling of a snapshot, and closing and removal of databases.
 //!
-//! Why: a sync of the whole machine, the writing of a spool, and closing or removing a database take long; the loop must not wait
-//! for them. In life each gets a thread ([`crate::consensus::task`]), in a simulator they are steps of the schedule.
+//! Why: each takes long, and the loop must not wait for it. In life each gets a thread ([`crate::consensus::task`]), in
+//! a simulator they are steps of the schedule.
 //!
-//! Laws: no method blocks; results come back as [`Input`](crate::consensus::Input)s. The clock here is the only one that the driver
-//! may ask, and only for how much time has passed within a turn.
+//! Invariants: no method blocks; results come back as [`Input`](crate::consensus::Input)s. The clock here is the only
+//! one that the driver may ask, and only for how much time has passed within a turn.
 //!
-//! Not here: the journal's own sync, which is on the way of every write.
+//! See also: the journal's own sync, which is part of every write (`core::log`).
 
 use std::sync::Arc;
 
 use crate::model::Millis;
 use crate::storage::{Db, Engine, Spooler};
 
-/// The loop's errands.
+/// Work that the loop hands to other threads.
 pub trait Background: Send {
     /// Syncs `db`, in which everything up to the applied (index, term) `mark` is written; ends in one
     /// [`Input::Synced`](crate::consensus::Input::Synced).
     fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64));
-    /// Keeps what is applied during a copy for its reader; one [`Input::Scanned`](crate::consensus::Input::Scanned) says when the
-    /// reader has read the tree to its end, or why nothing comes of the copy.
+    /// Keeps what is applied during a snapshot for its reader; one [`Input::Scanned`](crate::consensus::Input::Scanned)
+    /// says when the reader has read the tree to its end, or why nothing comes of the snapshot.
     fn spool(&mut self, token: u64, spooler: Spooler);
     /// Drops what is not in use any more, which closes databases and may remove what was received; then removes folders
     /// that nothing names.

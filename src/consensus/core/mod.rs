@@ -1,15 +1,19 @@
 //! Core: raft with its storage, the state machine, the data directory and the ways out, below all components.
 //!
-//! Why: every component reads raft and the state machine. They are handed the core and own only their own state, so that
-//! none needs another one.
+//! Why: every component reads raft and the state machine. They are handed the core and own only their own state, so
+//! that none needs another one.
 //!
-//! Invariants: the core reads no clock but [`Background::now`], opens no socket and knows no tokio. `now` never goes back.
+//! Invariants: the core reads no clock but [`Background::now`], opens no socket and knows no tokio. `now` never goes
+//! back.
 //!
-//! See also: `liveness` (who is heard), `driver` (the order of steps), `propose` and `client_request` (the rest of `Core`).
+//! See also: `liveness` (who is heard), `driver` (the order of steps), `propose` and `client_request` (the rest of
+//! `Core`).
 
 pub(crate) mod background;
 pub(crate) mod client_request;
+mod log;
 mod propose;
+pub(crate) mod role;
 pub(crate) mod turn_budget;
 
 use std::sync::Arc;
@@ -40,6 +44,15 @@ pub(crate) enum Phase {
     Removed,
 }
 
+/// Applied, committed and last index, and the term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub applied: u64,
+    pub commit: u64,
+    pub last: u64,
+    pub term: u64,
+}
+
 /// What all components share.
 pub(crate) struct Core {
     pub raw: RawNode<RaftStorage>,
@@ -59,6 +72,8 @@ pub(crate) struct Core {
     pub feed: Arc<ChangeFeed>,
     /// What is not in use any more, to be dropped off the loop.
     pub unused: Vec<Box<dyn Send>>,
+    /// Records of Readys that were written, for the check that there is one for each at most.
+    pub records: u64,
     next_token: u64,
 }
 
@@ -99,6 +114,7 @@ impl Core {
             stop_by: None,
             feed,
             unused: Vec::new(),
+            records: 0,
             next_token: 0,
         })
     }
@@ -120,6 +136,16 @@ impl Core {
     /// Whether the time of the present turn is over.
     pub fn is_late_in_turn(&self) -> bool {
         self.budget.is_late(self.background.now())
+    }
+
+    /// The marks of the log, which only grow while this node is one incarnation; they are in order before and after a
+    /// turn.
+    pub fn marks(&self) -> Marks {
+        let raft = &self.raw.raft;
+        let (commit, last) = (raft.raft_log.committed, raft.raft_log.last_index());
+        let marks = Marks { applied: self.applied(), commit, last, term: raft.term };
+        debug_assert!(marks.applied <= marks.commit && marks.commit <= marks.last, "out of order: {marks:?}");
+        marks
     }
 
     /// The index applied last.
@@ -228,7 +254,8 @@ impl Core {
         Ok(())
     }
 
-    /// Has something dropped elsewhere: closing a database, or removing what was received, takes longer than a turn may.
+    /// Has something dropped elsewhere: closing a database, or removing what was received, takes longer than a turn
+    /// may.
     pub fn discard(&mut self, unused: impl Send + 'static) {
         self.background.discard(vec![Box::new(unused)], self.data_dir.engine(), Vec::new());
     }

@@ -1,18 +1,17 @@
 //! Proposals of the node's own: membership entries and commands, and what raft would make of them.
 //!
-//! Invariants: a membership entry is proposed only where raft would take it as one, since raft silently turns others into
-//! empty entries; raft's own `Changer` simulates it first.
+//! Invariants: a membership entry is proposed only where raft would take it as one, since raft silently turns others
+//! into empty entries; raft's own `Changer` simulates it first.
 //!
 //! See also: `proposals` (clients' writes), `membership` (which change, and when).
 
 use raft::Changer;
 use raft::StateRole;
-use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, Entry, HardState, Message, MessageType};
+use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, Entry, Message, MessageType};
 use slog::warn;
 
 use super::{Core, Phase};
 use crate::model::{Code, Command, MemberChange, Proposal, Refusal, codec, validate};
-use crate::storage::Error;
 
 impl Core {
     /// Whether raft would take a membership change as one: this node leads, has applied its whole log, and nothing is
@@ -63,7 +62,7 @@ impl Core {
         Some((self.raw.raft.term, self.raw.raft.raft_log.last_index()))
     }
 
-    /// Lets a lone voter lead without waiting for a timeout that nobody else could end.
+    /// Lets a lone voter lead at once: no other node could end the election timeout.
     pub(crate) fn campaign_if_alone(&mut self) {
         if self.phase == Phase::Member
             && self.raw.raft.state == StateRole::Follower
@@ -72,22 +71,6 @@ impl Core {
         {
             warn!(self.log, "cannot campaign"; "error" => %error);
         }
-    }
-
-    /// Makes it durable that what lies up to `index` is committed. Done for a membership entry before anybody hears that it
-    /// is: a node that was told of its removal votes no more, and of two voters the one that stays could otherwise forget at
-    /// a crash that the entry was committed, and would need the vote of the other for ever.
-    pub(crate) fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
-        let log = self.raw.mut_store();
-        // The others may have committed what this node has not synced; they have it then.
-        let index = index.min(log.journal.last_index());
-        if log.journal.hard_state().commit >= index {
-            return Ok(());
-        }
-        log.hard_state.commit = log.hard_state.commit.max(index);
-        let hard_state = HardState { commit: index, ..log.hard_state.clone() };
-        log.journal.append(&[], &hard_state)?;
-        log.journal.sync()
     }
 
     /// Whether this node knows the entry of this index and term to be committed.

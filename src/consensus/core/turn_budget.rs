@@ -1,12 +1,12 @@
 //! How much one turn of the loop does, in work and in time.
 //!
-//! Why: heartbeats leave between turns, so what a turn does must not grow with what clients ask for. Bytes bound it where
-//! the machine is as fast as expected; time bounds it where it is not.
+//! Why: heartbeats leave between turns, so what a turn does must not grow with what clients ask for. Bytes bound it
+//! where the state machine is as fast as expected; time bounds it where it is not.
 //!
-//! Laws: a turn applies one piece at least, or nothing would ever end. Between two pieces it looks at the work done and at
-//! the clock. One entry is the smallest piece, and the limits of the API bound that.
+//! Invariants: a turn applies one piece at least, or nothing would ever end. Between two pieces it looks at the work
+//! done and at the clock. One entry is the smallest piece, and the limits of the API bound that.
 //!
-//! Not here: how much is read from the two queues between two turns (`task`), how many reads are answered (`reads`).
+//! See also: how much is read from the two queues between two turns (`task`), how many reads are answered (`reads`).
 
 use crate::model::Millis;
 

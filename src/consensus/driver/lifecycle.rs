@@ -2,9 +2,10 @@
 //!
 //! Why: each replaces the state of several components at once, which no component may do to another.
 //!
-//! Invariants: the replacement of `identities` is the flip, in both directions. The previous incarnation is kept until a
-//! snapshot of the cluster's state is installed; where nothing comes from the cluster for too long, or the cluster ends the
-//! join, the node goes back. An abandoned raft id is never used again. Before a swap every request is answered.
+//! Invariants: the replacement of `identities` is the flip, in both directions. The previous incarnation is kept until
+//! a snapshot of the cluster's state is installed; where nothing comes from the cluster for too long, or the cluster
+//! ends the join, the node goes back. An abandoned raft id is never used again. Before a swap every request is
+//! answered.
 //!
 //! See also: `joiner` (when a node may be adopted and when it goes back), `storage::data_dir` (the folders).
 
@@ -12,7 +13,8 @@ use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 use slog::{info, warn};
 
-use super::{Driver, Seen, context};
+use super::lend::context;
+use super::{Driver, Seen};
 use crate::consensus::core::Phase;
 use crate::consensus::core::client_request as refusals;
 use crate::consensus::input::{InstallError, Reply};
@@ -25,7 +27,7 @@ use crate::consensus::snapshots::Snapshots;
 use crate::consensus::verification::Verification;
 use crate::consensus::verification::digests::Digests;
 use crate::consensus::verification::term_bound::TermBound;
-use crate::model::NodeKind;
+use crate::model::{Millis, NodeKind};
 use crate::plant::{self, Plant};
 use crate::storage::{Error, Incarnation, Received};
 
@@ -35,8 +37,8 @@ impl Driver {
         Busy { writes: self.proposals.any_write(), join: self.membership.join_in_progress() }
     }
 
-    /// The flip to a new, empty incarnation; durable on return. What this node was is kept until the cluster's state has
-    /// arrived.
+    /// The flip to a new, empty incarnation; durable on return. What this node was is kept until the cluster's state
+    /// has arrived.
     pub(crate) fn become_adopted(&mut self, accepted: Accepted) -> Result<(), Error> {
         let (Accepted { adopt, reply }, busy) = (accepted, self.busy());
         let keys = self.core.state_machine.keys();
@@ -91,8 +93,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Replaces raft and the machine by those of another incarnation; everything that belonged to the old one must have
-    /// been answered.
+    /// Replaces raft and the state machine by those of another incarnation; everything that belonged to the old one
+    /// must have been answered.
     fn swap(&mut self, incarnation: Incarnation) -> Result<(), Error> {
         self.core.swap(incarnation)?;
         self.committed.clear();
@@ -114,7 +116,8 @@ impl Driver {
         self.core.discard_garbage()
     }
 
-    /// The first copy of the cluster's state is installed: there is nothing to go back to any more. Durable on return.
+    /// The first snapshot of the cluster's state is installed: there is nothing to go back to any more. Durable on
+    /// return.
     pub(crate) fn settle(&mut self) -> Result<(), Error> {
         if self.core.phase == Phase::Joining {
             self.core.phase = Phase::Member;
@@ -126,7 +129,7 @@ impl Driver {
         self.core.data_dir.settle()
     }
 
-    /// A copy has arrived: raft decides in the turn that follows whether it is taken.
+    /// A snapshot has arrived: raft decides in the turn that follows whether it is taken.
     pub(crate) fn install(
         &mut self,
         message: Message,
@@ -164,10 +167,52 @@ impl Driver {
             reply(if behind { Err(InstallError(detail)) } else { Ok(()) });
         }
         if offered && !plant::is(Plant::StaleEntriesAfterInstall) {
-            // The copy covers what is committed and not applied yet. Raft has the copy's configuration already, and a
-            // change from before must not be made to that one.
+            // The snapshot covers what is committed and not applied yet. Raft has the snapshot's configuration already,
+            // and a change from before must not be made to that one.
             self.committed.clear();
         }
         self.turn(self.core.now)
+    }
+
+    pub(crate) fn stop(&mut self, deadline: Millis) {
+        self.core.stop_by = Some(deadline);
+        self.refuse_undispatched(refusals::stopping);
+        if self.core.leads()
+            && let Some(successor) = self.live.successor(&self.core)
+        {
+            info!(self.core.log, "handing leadership over before stopping"; "to" => self.core.name_of(successor));
+            self.core.raw.transfer_leader(successor);
+        }
+    }
+
+    pub(crate) fn begin(&mut self) -> Result<(), Error> {
+        if self.core.phase == Phase::Forming {
+            self.core.data_dir.update(|identity| identity.formed = true)?;
+            self.core.phase = Phase::Member;
+            info!(self.core.log, "beginning a cluster"; "cluster_id" => self.core.data_dir.identity().cluster_id);
+            self.core.campaign_if_alone();
+        }
+        Ok(())
+    }
+
+    /// Refuses every request that still waits and makes everything durable.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        self.refuse_everything(refusals::stopping);
+        self.core.state_machine.abort_cut();
+        self.core.raw.mut_store().journal.sync()?;
+        self.core.state_machine.db()?.sync()
+    }
+
+    /// Whether the loop may end: it was told to stop, and nothing is left to wait for.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.core.stop_by.is_some_and(|until| {
+            let leads_others =
+                self.core.leads() && self.live.successor(&self.core).is_some() && self.core.phase == Phase::Member;
+            self.core.now >= until || !(leads_others || self.proposals.any_undecided())
+        })
     }
 }

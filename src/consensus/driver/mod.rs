@@ -1,29 +1,32 @@
-//! The driver: raft, journal, machine and whoever waits, as one synchronous object.
+//! The driver: one node's consensus as one synchronous object, which holds the components.
 //!
-//! Why: consensus is right or wrong by the order of a few steps. Here that order is plain code on one thread: inputs are
-//! handled one by one, then [`Driver::turn`] makes everything they caused durable, sends it, applies it and answers.
+//! Why: consensus is right or wrong by the order of a few steps. Here that order is plain code on one thread: inputs
+//! are handled one by one, then [`Driver::turn`] makes everything they caused durable, sends it, applies it and
+//! answers.
 //!
-//! Laws: the driver reads no clock, opens no socket and knows no tokio; its ways out are the storage, the
-//! [`Outbox`], the [`Background`] and the replies that inputs carry. Nothing is stepped or proposed between `ready()` and
-//! its advance. `applied <= commit <= last` before and after each turn.
+//! Invariants: the driver reads no clock, opens no socket and knows no tokio; its ways out are the storage, the
+//! [`Outbox`], the [`Background`] and the replies that inputs carry. Nothing is stepped or proposed between `ready()`
+//! and its advance. `applied <= commit <= last` before and after each turn.
 //!
-//! Not here: the order within a turn (`ready`), requests (`proposals`), reads (`reads`), membership (`membership`,
-//! `joiner`, `incarnation`), what an entry holds (`entry_codec`), raft's settings (`raft_config`), copies and compaction (`snapshots`),
-//! the cluster's time (`cluster_clock`), what of a message is believed (`term_bound`, `verification`), the thread (`task`).
+//! See also: the order within a turn (`ready`), requests between components (`requests`), messages of peers (`peers`),
+//! adoption, removal and install (`lifecycle`), the thread (`task`).
 
+mod lend;
 mod lifecycle;
-pub(crate) mod ready;
+mod peers;
+mod ready;
 mod requests;
+mod status;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft::StateRole;
-use raft::eraftpb::{Entry, Message, MessageType};
-use slog::{Logger, info};
+use raft::eraftpb::Entry;
+use slog::Logger;
 
 use super::core::background::Background;
-use super::core::client_request::{ClientRequest, stopping};
+use super::core::client_request::ClientRequest;
 use super::core::{Core, Parts, Phase};
 use super::input::{Input, InstallError, Reply};
 use super::liveness::Liveness;
@@ -40,40 +43,14 @@ use super::proposals::disk_space::VoterDiskSpace;
 use super::reads::unsent::UnsentResults;
 use super::reads::{Reader, Reads, Wanted};
 use super::snapshots::Snapshots;
+use super::verification::Verification;
 use super::verification::commit_discovery::CommitDiscovery;
-use super::verification::digests::{Comparison, Digests};
-use super::verification::term_bound::{Belief, TermBound};
-use super::verification::{Claim, Verdict, Verification};
+use super::verification::digests::Digests;
+use super::verification::term_bound::TermBound;
 use crate::changefeed::ChangeFeed;
-use crate::model::{List, Millis, Page, ProbeReply, Refusal, StateDigest, WhoAmI};
-use crate::plant::{self, Plant};
+use crate::model::{List, Millis, Page};
 use crate::storage::{DataDir, Error, Incarnation, Received};
-
-/// What reads look at, borrowed beside the reads themselves.
-macro_rules! view {
-    ($driver:ident) => {
-        $crate::consensus::reads::View {
-            core: &$driver.core,
-            live: &$driver.live,
-            lag: &$driver.lag,
-            time: $driver.clock.cluster_time(&$driver.core),
-        }
-    };
-}
-pub(crate) use view;
-
-/// What proposals and membership look at, borrowed beside them.
-macro_rules! context {
-    ($driver:ident) => {
-        &mut $crate::consensus::proposals::context::Context {
-            core: &mut $driver.core,
-            live: &mut $driver.live,
-            clock: &mut $driver.clock,
-            space: &$driver.voter_disk_space,
-        }
-    };
-}
-pub(crate) use context;
+use lend::{context, view};
 
 /// One node's consensus.
 pub struct Driver {
@@ -90,7 +67,7 @@ pub struct Driver {
     /// Entries that are committed and not applied yet.
     pub(crate) committed: VecDeque<Entry>,
     pub(crate) clock: ClusterClock,
-    /// A copy that has arrived, between the step of its message and the turn that takes it.
+    /// A snapshot that has arrived, between the step of its message and the turn that takes it.
     pub(crate) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
     pub(crate) seen: Seen,
@@ -165,7 +142,7 @@ impl Driver {
         &self.core.feed
     }
 
-    /// A page of what this node has applied, whoever waits for what.
+    /// A page of the applied state, without ReadIndex.
     ///
     /// # Errors
     /// [`Error`] for damage.
@@ -254,8 +231,8 @@ impl Driver {
         self.core.state_machine.digest()
     }
 
-    /// Takes one input in at the time `now`, which is that of the call: inputs may have waited for a disk or for a process
-    /// that was stopped. The consequences are drawn by the next [`Driver::turn`].
+    /// Takes one input in at the time `now`, which is that of the call: inputs may have waited for a disk or for a
+    /// process that was stopped. The consequences are drawn by the next [`Driver::turn`].
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -314,162 +291,5 @@ impl Driver {
             Input::Scanned { token, result } => self.snapshots.scanned(&mut self.core, token, result)?,
         }
         Ok(())
-    }
-
-    /// Whether the loop may end: it was told to stop, and nothing is left to wait for.
-    #[must_use]
-    pub fn stopped(&self) -> bool {
-        self.core.stop_by.is_some_and(|until| {
-            let leads_others =
-                self.core.leads() && self.live.successor(&self.core).is_some() && self.core.phase == Phase::Member;
-            self.core.now >= until || !(leads_others || self.proposals.any_undecided())
-        })
-    }
-
-    /// Answers whoever still waits and makes everything durable.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
-    pub fn finish(&mut self) -> Result<(), Error> {
-        self.refuse_everything(stopping);
-        self.core.state_machine.abort_cut();
-        self.core.raw.mut_store().journal.sync()?;
-        self.core.state_machine.db()?.sync()
-    }
-
-    fn who_am_i(&self) -> WhoAmI {
-        let offers = self.membership.asked.keys().map(|token| self.core.offer_number(*token)).collect();
-        self.joiner.who_am_i(&self.core, self.busy(), offers)
-    }
-
-    /// A member of this cluster says that this node was removed from it.
-    fn told_removed(&mut self, cluster_id: u64, raft_id: u64) -> Result<(), Error> {
-        let ours = cluster_id == self.core.data_dir.identity().cluster_id && raft_id == self.core.raft_id();
-        match self.core.phase {
-            // It has never been more than asked to join, and knows no voters to ask: the join is over.
-            Phase::Joining => self.joiner.told_join_ended(&self.core, cluster_id, raft_id),
-            Phase::Member if ours && plant::is(Plant::RemovalUnverified) => return self.become_removed(),
-            Phase::Member if ours => self.verification.verify(&mut self.core, Claim::Removed),
-            Phase::Forming | Phase::Member | Phase::Removed => {}
-        }
-        Ok(())
-    }
-
-    /// A voter has answered, or has not.
-    fn probed(&mut self, token: u64, result: Result<ProbeReply, Refusal>) -> Result<(), Error> {
-        if self.term_bound.term_told(token, &result)
-            || self.commit_discovery.commit_told(&mut self.core, token, &result)
-        {
-            return Ok(());
-        }
-        let verdict = self.verification.probed(&self.core, token, result)?;
-        self.follow(verdict)
-    }
-
-    fn follow(&mut self, verdict: Verdict) -> Result<(), Error> {
-        match verdict {
-            Verdict::GoesOn => Ok(()),
-            Verdict::Removed => self.become_removed(),
-        }
-    }
-
-    /// The leader has told its digest.
-    fn told_digest(&mut self, from: u64, told: StateDigest) {
-        if self.digests.counts(&self.core, from, told) {
-            self.lag.told(told.index);
-            let comparison = self.digests.told(&self.core, told);
-            self.compared(comparison);
-        }
-    }
-
-    pub(crate) fn compared(&mut self, comparison: Option<Comparison>) {
-        match comparison {
-            None => {}
-            Some(Comparison::Agrees) => self.verification.state_agrees(&self.core),
-            Some(Comparison::Differs { index, digest }) => {
-                self.verification.verify(&mut self.core, Claim::Diverged { index, digest });
-            }
-        }
-    }
-
-    /// Whether raft may see a message; what would end this node is verified first.
-    pub(crate) fn believes(&mut self, message: &Message) -> Result<bool, Error> {
-        if self.verification.holds_raft() {
-            return Ok(false);
-        }
-        match self.term_bound.believes(&mut self.core, message)? {
-            Belief::Yes => Ok(true),
-            Belief::No => Ok(false),
-            Belief::LogLost { index } => {
-                self.verification.verify(&mut self.core, Claim::LogLost { index });
-                Ok(false)
-            }
-        }
-    }
-
-    fn read(&mut self, reader: Reader) -> Result<(), Error> {
-        let unavailable = self.unavailable();
-        self.reads.read(view!(self), reader, unavailable)
-    }
-
-    fn stop(&mut self, deadline: Millis) {
-        self.core.stop_by = Some(deadline);
-        self.refuse_undispatched(stopping);
-        if self.core.leads()
-            && let Some(successor) = self.live.successor(&self.core)
-        {
-            info!(self.core.log, "handing leadership over before stopping"; "to" => self.core.name_of(successor));
-            self.core.raw.transfer_leader(successor);
-        }
-    }
-
-    fn begin(&mut self) -> Result<(), Error> {
-        if self.core.phase == Phase::Forming {
-            self.core.data_dir.update(|identity| identity.formed = true)?;
-            self.core.phase = Phase::Member;
-            info!(self.core.log, "beginning a cluster"; "cluster_id" => self.core.data_dir.identity().cluster_id);
-            self.core.campaign_if_alone();
-        }
-        Ok(())
-    }
-
-    pub(crate) fn step(&mut self, message: Message) -> Result<(), Error> {
-        if !matches!(self.core.phase, Phase::Member | Phase::Joining) {
-            return Ok(());
-        }
-        if message.to != self.core.raft_id() {
-            // It was meant for an incarnation that this node has given up meanwhile.
-            return Ok(());
-        }
-        let from = message.from;
-        if self.core.state_machine.members().is_tombstone(from) {
-            self.core.outbox.tell_removed(from);
-            return Ok(());
-        }
-        if !self.believes(&message)? {
-            return Ok(());
-        }
-        self.live.contacted(&self.core, from);
-        let for_leaders = matches!(message.get_msg_type(), MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
-        if for_leaders && !self.core.leads() {
-            // Raft would pass it on under the sender's id, which no peer believes; the sender asks again by itself.
-            return Ok(());
-        }
-        if let Err(error) = self.core.raw.step(message) {
-            slog::debug!(self.core.log, "raft did not take a message"; "from" => from, "error" => %error);
-        }
-        if self.core.raw.raft.leader_id == from {
-            self.live.leader_seen = Some(self.core.now);
-        }
-        Ok(())
-    }
-
-    /// Follows a change of role, term or leader up.
-    pub(crate) fn role_changed(&mut self) {
-        self.live.led_since = if self.core.leads() { self.live.led_since.or(Some(self.core.now)) } else { None };
-        self.lag.leader_changes();
-        self.reads.repeat_read_index(&self.core);
-        self.proposals.route_waiting(context!(self));
-        self.route_changes();
     }
 }

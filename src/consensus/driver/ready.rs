@@ -2,24 +2,24 @@
 //!
 //! Why: a crash can come between any two lines of this file, and what was promised before it must hold after it.
 //!
-//! Laws: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term or
-//! vote: with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its
-//! sync. There is exactly one sync for a Ready with `must_sync`, one more before anybody hears that a membership entry is
-//! committed, and none otherwise. Only what was really applied is reported as applied. What is
-//! committed but asks for much work or time waits for later turns; meanwhile raft goes on.
+//! Invariants: leader messages leave before the leader's own sync (Raft thesis 10.2.1), unless the Ready changes term
+//! or vote: with one voter and a learner, sending first could diverge silently. No follower's answer leaves before its
+//! sync. There is exactly one record and one sync for a Ready with `must_sync`, one more before a membership entry is
+//! reported as committed, and none otherwise. Entries are applied in order, each once. What is committed but asks for
+//! much work or time waits for later turns; meanwhile raft goes on.
 //!
-//! Not here: where the inputs of a turn come from (`task`), and what an entry holds (`entry_codec`).
+//! See also: where the inputs of a turn come from (`task`), the record itself (`core::log`), what an entry holds
+//! (`entry_codec`).
 
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{Ready, StateRole};
-use slog::{error, info, warn};
+use slog::info;
 
-use super::{Driver, Seen, context, view};
+use super::lend::{context, view};
+use super::{Driver, Seen};
 use crate::consensus::core::Phase;
 use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
-use crate::consensus::raft_node::entry_codec;
-use crate::consensus::raft_node::entry_codec::Payload;
 use crate::consensus::raft_node::raft_config::COMMITTED_BYTES_PER_READY;
 use crate::consensus::reads::{RoundEnd, fail};
 use crate::model::Millis;
@@ -27,23 +27,22 @@ use crate::model::{Answer, Command, MemberChange, Written};
 use crate::plant::{self, Plant};
 use crate::storage::{Applied, Error, Operation};
 
-/// A sync that takes longer than this is worth a line in the log.
-const SLOW_SYNC: Millis = 500;
-
-/// How many Readys one turn handles at most, each of at most 2 MiB of committed entries; more wait for the next turn, so
-/// that ticks, heartbeats and other inputs are never shut out for long.
+/// How many Readys one turn handles at most, each of at most 2 MiB of committed entries; more wait for the next turn,
+/// so that ticks, heartbeats and other inputs are never shut out for long.
 const READIES_PER_TURN: usize = 4;
 
 /// After how many applied entries a turn takes no further Ready.
 const ENTRIES_PER_TURN: u64 = 4096;
 
 impl Driver {
-    /// Draws the consequences of all inputs since the last turn. On return everything that was acknowledged is durable.
+    /// Carries out what all inputs since the last turn have caused. On return everything that was acknowledged is
+    /// durable.
     ///
     /// # Errors
     /// [`Error`]: poisoned; nothing that was not durable has been acknowledged.
     pub fn turn(&mut self, now: Millis) -> Result<(), Error> {
         self.core.at(now);
+        let before = self.core.marks();
         self.core.budget = TurnBudget::new(self.core.background.now(), self.core.now, self.core.options.apply_work);
         self.proposals.propose_writes(context!(self));
         self.drive_membership();
@@ -71,6 +70,8 @@ impl Driver {
         self.proposals.answer_visible(context!(self));
         self.snapshots.run_snapshots(&mut self.core)?;
         self.core.feed.stand(self.footing());
+        let after = self.core.marks();
+        debug_assert!(after.term >= before.term && after.commit >= before.commit && after.applied >= before.applied);
         match self.core.raw.store().broken.borrow_mut().take() {
             Some(failure) => Err(failure),
             None => Ok(()),
@@ -78,12 +79,17 @@ impl Driver {
     }
 
     fn process(&mut self, mut ready: Ready) -> Result<(), Error> {
+        let records = self.core.records;
         let before = self.core.raw.store().hard_state.clone();
         let hard_state = ready.hs().cloned().unwrap_or_else(|| before.clone());
         let promises = hard_state.term != before.term || hard_state.vote != before.vote;
         self.role_transition();
-        // Raft forgets it with the leadership, but not what it has put into its messages before.
+        // Raft forgets the index with the leadership, but not the commit that it has put into messages before.
         self.pending_change = self.pending_change.max(self.core.raw.raft.pending_conf_index);
+        // Step 1: a leader's appends leave before its own sync, so that the followers sync at the same time. An example
+        // of why not where the Ready holds a new term or vote: a lone voter with a learner wins term 5, sends entry 9
+        // of term 5 to the learner and crashes before its sync. It comes back in term 4, wins term 5 again with another
+        // entry 9, and the learner, which has (9, 5) already, keeps the old one.
         let early = ready.take_messages();
         let held = if promises && !plant::is(Plant::SendBeforeTerm) {
             early
@@ -92,6 +98,7 @@ impl Driver {
             Vec::new()
         };
         self.core.raw.mut_store().hard_state = hard_state.clone();
+        // Step 2: a snapshot replaces log and state machine, durably, and the hard state with it.
         if !ready.snapshot().is_empty() {
             let metadata = ready.snapshot().get_metadata().clone();
             self.take_snapshot(metadata.index, metadata.term, &hard_state)?;
@@ -101,14 +108,17 @@ impl Driver {
             let answers = ready.take_persisted_messages();
             self.dispatch(answers)?;
         }
+        // Step 3: entries, term and vote in one record with one sync.
         if ready.must_sync() && !recorded {
-            self.persist(ready.entries(), &hard_state)?;
+            self.core.persist(ready.entries(), &hard_state)?;
         }
+        // Step 4: what says that entries, a term or a vote are held here: acknowledgements, votes, held appends.
         self.dispatch(held)?;
         let persisted = ready.take_persisted_messages();
         self.dispatch(persisted)?;
         let end = self.reads.read_states(ready.take_read_states());
         self.round_ended(end);
+        // Step 5: committed entries wait for `apply_committed`; the commit index becomes durable with the next record.
         self.committed.extend(ready.take_committed_entries());
         let mut light = self.core.raw.advance_append(ready);
         if let Some(commit) = light.commit_index() {
@@ -116,6 +126,7 @@ impl Driver {
         }
         self.dispatch(light.take_messages())?;
         self.committed.extend(light.take_committed_entries());
+        debug_assert!(self.core.records <= records + 1, "one record and one sync for a Ready");
         Ok(())
     }
 
@@ -162,24 +173,6 @@ impl Driver {
         Ok(whole)
     }
 
-    /// One record, one sync.
-    fn persist(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
-        let journal = &mut self.core.raw.mut_store().journal;
-        let known = journal.hard_state().term == hard_state.term;
-        journal.append(entries, hard_state)?;
-        if plant::is(Plant::AckBeforeSync) && self.core.leads() && known {
-            return Ok(());
-        }
-        let began = self.core.background.now();
-        self.core.raw.mut_store().journal.sync()?;
-        let took = self.core.background.now().saturating_sub(began);
-        self.core.pass();
-        if took > SLOW_SYNC {
-            warn!(self.core.log, "the disk is slow: a sync stalled the loop"; "ms" => took);
-        }
-        Ok(())
-    }
-
     /// Hands messages to the transport; the offer of a snapshot becomes a stream.
     fn dispatch(&mut self, messages: Vec<Message>) -> Result<(), Error> {
         let (copies, plain): (Vec<_>, Vec<_>) =
@@ -194,7 +187,7 @@ impl Driver {
         copies.into_iter().try_for_each(|message| self.snapshots.begin_stream(&mut self.core, message))
     }
 
-    /// The flip of an install: journal first, then the machine in memory.
+    /// The flip of an install: journal first, then the state machine in memory.
     fn take_snapshot(&mut self, index: u64, term: u64, hard_state: &HardState) -> Result<(), Error> {
         let Some((received, reply)) = self.installing.take() else {
             return Err(Error::Damaged {
@@ -210,7 +203,7 @@ impl Driver {
             hard_state.commit.max(index)
         };
         self.core.state_machine.abort_cut();
-        // What was not applied yet is in the copy.
+        // What was not applied yet is in the snapshot.
         self.committed.clear();
         let (generation, state_machine) = received.take();
         let log = self.core.raw.mut_store();
@@ -226,20 +219,25 @@ impl Driver {
         self.proposals.requests_hidden(context!(self), index, term);
         self.settle()?;
         info!(self.core.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.core.state_machine.keys());
-        // The table has come with the copy: the leader has a name now, and the log is to say it.
+        // The table has come with the snapshot: the leader has a name now, and the log is to say it.
         self.seen.leader = 0;
         reply(Ok::<(), InstallError>(()));
         self.core.publish();
         self.core.discard_garbage()
     }
 
-    /// Applies committed entries, or as many of them as `most_work` allows, and wakes whoever waits for those; how many.
+    /// Applies committed entries, or as many of them as `most_work` allows, and answers the requests that wait for
+    /// them; returns how many.
     fn apply(&mut self, entries: &[Entry], most_work: usize) -> Result<usize, Error> {
+        debug_assert!(
+            follows(self.core.state_machine.applied(), entries) || plant::is(Plant::StaleEntriesAfterInstall),
+            "entries are applied in order, none twice, and their terms never fall"
+        );
         let mut batch = Vec::with_capacity(entries.len());
         let mut removed = Vec::new();
         let mut table_changed = false;
         for entry in entries {
-            let operation = self.operation(entry)?;
+            let operation = self.core.operation(entry)?;
             match &operation {
                 Operation::Membership { change, .. } => {
                     table_changed = true;
@@ -258,7 +256,7 @@ impl Driver {
         let before = table_changed.then(|| self.core.state_machine.members().clone());
         let written = self.core.state_machine.apply(batch, most_work)?;
         let done = written.len();
-        // Before anybody hears of the writes, so that whoever does finds them where he watches.
+        // Publish events before waking writers, so that a writer who then watches sees its own event.
         self.core.feed.append(self.core.state_machine.take_events(), self.core.state_machine.applied().0);
         let log = self.core.raw.mut_store();
         log.applied = self.core.state_machine.applied();
@@ -286,45 +284,6 @@ impl Driver {
         }
     }
 
-    /// A membership change that cannot be, or that raft refuses, is refused on every node alike: the entry then changes
-    /// nothing.
-    fn operation(&mut self, entry: &Entry) -> Result<Operation, Error> {
-        let (conf_change, change) = match entry_codec::decode(entry) {
-            Ok(Payload::Nothing) => return Ok(Operation::Nothing),
-            Ok(Payload::Command(_)) if plant::is(Plant::SilentDivergence) && self.forgets(entry) => {
-                return Ok(Operation::Nothing);
-            }
-            Ok(Payload::Command(proposal)) => return Ok(Operation::Command(proposal)),
-            Ok(Payload::Membership(conf_change, change)) => (conf_change, change),
-            Err(detail) => {
-                error!(self.core.log, "a committed entry cannot be read"; "index" => entry.index, "error" => &detail);
-                return Err(self.unreadable(entry, &detail));
-            }
-        };
-        let applied = entry_codec::check_membership(&conf_change, &change)
-            .and_then(|()| self.core.raw.apply_conf_change(&conf_change).map_err(|error| error.to_string()));
-        match applied {
-            Ok(conf_state) => Ok(Operation::Membership { change: Some(change), conf_state }),
-            Err(refused) => {
-                warn!(self.core.log, "a membership entry was refused"; "index" => entry.index, "error" => refused);
-                Ok(Operation::Nothing)
-            }
-        }
-    }
-
-    /// What a node with a silent fault does not do.
-    fn forgets(&self, entry: &Entry) -> bool {
-        !self.core.leads() && self.core.raft_id().is_multiple_of(3) && entry.index.is_multiple_of(32)
-    }
-
-    fn unreadable(&self, entry: &Entry, detail: &str) -> Error {
-        Error::Damaged {
-            what: format!("the committed entry at index {}", entry.index),
-            detail: detail.to_owned(),
-            path: self.core.data_dir.engine().path(),
-        }
-    }
-
     /// Says and follows up a change of role, term or leader.
     fn role_transition(&mut self) {
         let is = Seen {
@@ -339,7 +298,7 @@ impl Driver {
         let reason = reason(was, is, self.core.raft_id(), self.core.conf_voters().len());
         let leader = self.core.state_machine.members().get(is.leader);
         info!(self.core.log, "role";
-            "state" => crate::consensus::status::state(is.role).as_str(),
+            "state" => crate::consensus::core::role::state(is.role).as_str(),
             "term" => is.term,
             "leader" => leader.map_or("none", |member| member.name.as_str()),
             "at" => leader.map_or("-", |member| member.raft_address.as_str()),
@@ -350,6 +309,24 @@ impl Driver {
         }
         self.role_changed();
     }
+
+    /// Follows a change of role, term or leader up.
+    pub(crate) fn role_changed(&mut self) {
+        self.live.led_since = if self.core.leads() { self.live.led_since.or(Some(self.core.now)) } else { None };
+        self.lag.leader_changes();
+        self.reads.repeat_read_index(&self.core);
+        self.proposals.route_waiting(context!(self));
+        self.route_changes();
+    }
+}
+
+/// Whether entries go on where the entry of this (index, term) was the last one.
+fn follows(applied: (u64, u64), entries: &[Entry]) -> bool {
+    let marks = entries.iter().scan(applied, |last, entry| {
+        let before = std::mem::replace(last, (entry.index, entry.term));
+        Some(entry.index == before.0 + 1 && entry.term >= before.1)
+    });
+    marks.into_iter().all(|follows| follows)
 }
 
 /// Whether an entry changes the membership.
@@ -370,5 +347,26 @@ fn reason(was: Seen, is: Seen, me: u64, voters: usize) -> &'static str {
         (_, StateRole::Follower) if is.leader == 0 => "another node asks for votes",
         (_, StateRole::Follower) if is.leader == me => "stepped back",
         (_, StateRole::Follower) => "heard the leader",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_follow_each_other_without_a_gap_and_with_terms_that_never_fall() {
+        let entry = |(index, term)| Entry { index, term, ..Entry::default() };
+        for (applied, entries, expected) in [
+            ((4, 2), vec![], true),
+            ((4, 2), vec![(5, 2), (6, 2), (7, 3)], true),
+            ((4, 2), vec![(6, 2)], false),
+            ((4, 2), vec![(4, 2)], false),
+            ((4, 2), vec![(5, 1)], false),
+            ((4, 2), vec![(5, 3), (6, 2)], false),
+        ] {
+            let entries: Vec<_> = entries.into_iter().map(entry).collect();
+            assert_eq!(follows(applied, &entries), expected, "{entries:?} after {applied:?}");
+        }
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! See also: `proposals`, `membership`, `reads` (what becomes of them).
 
-use super::{Driver, context};
+use slog::info;
+
+use super::Driver;
+use super::lend::{context, view};
 use crate::consensus::core::Phase;
 use crate::consensus::core::client_request::{ClientRequest, removed, stopping};
 use crate::consensus::membership::operation::Effect;
+use crate::consensus::reads::Reader;
 use crate::model::{Code, Refusal, WhoAmI};
 use crate::storage::Error;
-use slog::info;
 
 impl Driver {
     /// Why this node answers no data requests now, if it does not.
@@ -28,8 +31,8 @@ impl Driver {
         }
     }
 
-    /// Takes in a request that was sent to the raft id `to`, or a client's where that is 0. This node may belong to another
-    /// cluster since: there the request would be done and acknowledged, and in its own it would be lost.
+    /// Takes in a request that was sent to the raft id `to`, or a client's where that is 0. This node may belong to
+    /// another cluster since: there the request would be done and acknowledged, and in its own it would be lost.
     pub(crate) fn take_request(&mut self, waiting: ClientRequest, to: u64) {
         if to == 0 || to == self.core.raft_id() {
             return self.request(waiting);
@@ -112,5 +115,15 @@ impl Driver {
         }
         self.core.publish();
         Ok(())
+    }
+
+    pub(crate) fn read(&mut self, reader: Reader) -> Result<(), Error> {
+        let unavailable = self.unavailable();
+        self.reads.read(view!(self), reader, unavailable)
+    }
+
+    pub(crate) fn who_am_i(&self) -> WhoAmI {
+        let offers = self.membership.asked.keys().map(|token| self.core.offer_number(*token)).collect();
+        self.joiner.who_am_i(&self.core, self.busy(), offers)
     }
 }

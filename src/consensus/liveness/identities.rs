@@ -1,14 +1,15 @@
-//! Whether this node and its peers are the members they say they are, and where they are.
+//! Identity conflicts, and changed addresses of this node.
 //!
-//! Why: a copy of a member's disk says the same of itself as the member does. What it cannot have is the member's address
-//! while the member is there, and the lives that others have spoken to since. So a node that finds itself elsewhere than its
-//! cluster has recorded waits for somebody's word, and a conflict of lives is told to whoever looks at the node.
+//! Why: a copy of a member's disk says the same of itself as the member does. What it cannot have is the member's
+//! address while the member is there, and the lives that others have spoken to since. So a node that finds itself
+//! elsewhere than its cluster has recorded waits for an operator, and a conflict of incarnations is shown in the status
+//! of the node.
 //!
-//! Laws: nothing is concluded from a peer's word that this node is refused: it may be wrong, and the connection is not had
-//! anyway. Where a majority refuses it, no quorum can be had with this node, so it neither leads, nor commits, nor confirms a
-//! read.
+//! Invariants: nothing is concluded from a peer's word that this node is refused: it may be wrong, and the connection
+//! is not had anyway. Where a majority refuses it, no quorum can be had with this node, so it neither leads, nor
+//! commits, nor confirms a read.
 //!
-//! Not here: the rule (`model::BootHistory`), what is known (`storage::Peers`), and who is let in (`transport`).
+//! See also: the rule (`model::BootHistory`), what is known (`storage::Peers`), and who is let in (`transport`).
 
 use std::collections::BTreeMap;
 
@@ -24,14 +25,14 @@ use crate::storage::Error;
 /// How often a member that moved asks the leader to note it.
 const ANNOUNCE_EVERY: Millis = 2_000;
 
-/// How often the log says what has to be done where nobody follows it.
+/// How often the log says what has to be done where no member follows it.
 const REMIND_EVERY: Millis = 10_000;
 
 /// How long a conflict is shown after it was heard of last; connections are tried more often than that.
 const SHOWN: Millis = 30_000;
 
-/// Conflicts that were heard of lately, by the peer and whether it is this node that is refused; and what was said of this
-/// node's address.
+/// Conflicts that were heard of lately, by the peer and whether it is this node that is refused; and what was said of
+/// this node's address.
 #[derive(Default)]
 pub(crate) struct Identities {
     conflicts: BTreeMap<(u64, bool), (String, Millis)>,
@@ -66,8 +67,8 @@ impl Identities {
             .collect()
     }
 
-    /// A member that was started on other addresses than it last advertised has the table say so: by its own word where it
-    /// is followed, where it leads, or where only its clients' address is another; else somebody has to give theirs.
+    /// A member that was started on other addresses than it last advertised has the table say so: by its own word where
+    /// it is followed, where it leads, or where only its clients' address is another; else an operator has to POST it.
     pub fn announce_addresses(&mut self, core: &mut Core) -> Result<Option<ClientRequest>, Error> {
         let Some(row) = core.state_machine.members().get(core.raft_id()).cloned() else { return Ok(None) };
         // A move that was asked for long ago may be recorded after a later one, or after the way back.

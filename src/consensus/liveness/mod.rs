@@ -1,13 +1,13 @@
-//! Peer liveness: which members were heard when, whether the live voters are a quorum, and the route to a leader that this
-//! node does not reach.
+//! Peer liveness: which members were heard when, whether the live voters are a quorum, and the route to a leader that
+//! this node does not reach.
 //!
-//! Why: raft's followers hear only their leader. A node whose link to the leader is cut while the others go on must report
-//! that instead of a lost majority, and can still bring writes to the leader through a member that reaches it.
+//! Why: raft's followers hear only their leader. A node whose link to the leader is cut while the others go on must
+//! report that instead of a lost majority, and can still bring writes to the leader through a member that reaches it.
 //!
 //! Invariants: `contact` (raft messages) alone decides whether a member is live for a quorum check; what members say of
-//! themselves decides no vote, no quorum and no read. A request is relayed at most once ([`Hop`]), only to a voter that has
-//! just said that it follows a leader, and only after the time in which all would have given a failed leader up. Reads are
-//! not relayed: what they would show is not applied here.
+//! themselves decides no vote, no quorum and no read. A request is relayed at most once ([`Hop`]), only to a voter that
+//! has just said that it follows a leader, and only after the time in which all would have given a failed leader up.
+//! Reads are not relayed: what they would show is not applied here.
 //!
 //! See also: `peer_contact` (the reports and how long they hold), `unreachable` (error texts), `core` (below this one).
 

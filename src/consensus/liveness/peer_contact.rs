@@ -81,7 +81,7 @@ impl PeerContact {
         self.unreached.is_some_and(|(whom, at)| whom == leader && now < at + DETOUR)
     }
 
-    /// Whether there has been no leader for so long that whoever still follows one does so because it is there.
+    /// Whether there has been no leader for so long that a member that still follows one does so because it is there.
     pub fn is_cut_off(&self, election_timeout: Millis, now: Millis) -> bool {
         self.leaderless_since.is_some_and(|since| now >= since + election_timeout + WORD_TRAVELS)
     }
@@ -98,7 +98,8 @@ impl PeerContact {
     }
 }
 
-/// `hears node2 (120 ms ago), not node3 (since 14 s)`: of each member its name, when it was heard, and whether that counts.
+/// `hears node2 (120 ms ago), not node3 (since 14 s)`: of each member its name, when it was heard, and whether that
+/// counts.
 pub fn listed(members: &[(String, Option<Millis>, bool)]) -> String {
     let list = |counts: bool, show: fn(Option<Millis>) -> String| {
         let chosen = members.iter().filter(|(.., heard)| *heard == counts);

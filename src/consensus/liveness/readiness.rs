@@ -1,14 +1,14 @@
-//! Whether this node takes requests, and whether it lags behind its leader.
+//! Readiness: whether this node lags behind its leader.
 //!
-//! Why: a follower that is being sent a copy of the state, or has a long log to apply, would let each read wait until its
-//! deadline. Clients are better off elsewhere, and load balancers and orchestrators want to know.
+//! Why: a follower that is being sent a snapshot of the state, or has a long log to apply, would let each read wait
+//! until its deadline. Clients are better off elsewhere, and load balancers and orchestrators want to know.
 //!
-//! Laws: a node lags from the moment that a copy is sent to it, or once it has not applied within an election timeout what
-//! the leader was known to have committed, and until it has applied all of that. The time is counted in ticks of the loop,
-//! so that a stall of the disk or of the machine is not taken for it. A leader does not lag, nor does a node that knows
-//! none.
+//! Invariants: a node lags from the moment that a snapshot is sent to it, or once it has not applied within an election
+//! timeout what the leader was known to have committed, and until it has applied all of that. The time is counted in
+//! ticks of the loop, so that a stall of the disk or of the state machine is not taken for it. A leader does not lag,
+//! nor does a node that knows none.
 //!
-//! Not here: which reads are refused then (`reads`), and how it is shown (`http::api::probes`, `http::api::stats`).
+//! See also: which reads are refused then (`reads`), and how it is shown (`http::api::probes`, `http::api::stats`).
 
 use slog::{info, warn};
 
@@ -24,7 +24,7 @@ pub(crate) struct Lag {
     is_old: bool,
     /// An index that was told and is not applied here, and for how many ticks it has not been.
     goal: Option<(u64, usize)>,
-    /// What was applied when a copy of the state began to arrive.
+    /// What was applied when a snapshot of the state began to arrive.
     copied_since: Option<u64>,
     lags: bool,
 }
@@ -40,7 +40,7 @@ impl Lag {
         self.is_old = true;
     }
 
-    /// A copy begins to arrive: the leader's log no longer reaches back to what is applied here.
+    /// A snapshot begins to arrive: the leader's log no longer reaches back to what is applied here.
     fn copy_begins(&mut self, applied: u64) {
         self.told = self.told.max(applied + 1);
         self.copied_since = Some(applied);
@@ -86,7 +86,7 @@ impl Lag {
         Refusal::not_applied(Code::Lagging, detail)
     }
 
-    /// A copy of the state begins to arrive.
+    /// A snapshot of the state begins to arrive.
     pub fn copy_arrives(&mut self, core: &Core) -> bool {
         // One that joins has not been in touch yet, and says so.
         if core.phase != Phase::Member {
@@ -108,10 +108,10 @@ impl Lag {
     }
 
     /// Looks after a turn whether this node has caught up.
-    pub fn note_applied(&mut self, core: &Core) -> bool {
+    pub fn note_applied(&mut self, core: &Core) {
         let lagged = self.lags;
         self.reached(core.state_machine.applied().0);
-        self.lagging_changed(core, lagged)
+        self.lagging_changed(core, lagged);
     }
 
     fn lagging_changed(&self, core: &Core, lagged: bool) -> bool {

@@ -1,11 +1,11 @@
-//! Followers that stand still while the log moves on.
+//! Warnings about followers whose match index stands still while the log grows.
 //!
 //! Why: such a follower looks healthy from far away, and counts for the quorum only when it is too late to help.
 //!
-//! Laws: only the leader knows, so only the leader says it: which follower, and as far as it can be seen, why. Nothing is
-//! done about it here.
+//! Invariants: only the leader knows, so only the leader says it: which follower, and as far as it can be seen, why.
+//! Nothing is done about it here.
 //!
-//! Not here: what the leader sends it (raft), and copies (`snapshots`).
+//! See also: what the leader sends it (raft), and snapshots (`snapshots`).
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ pub(crate) struct StalledFollowers {
 }
 
 impl StalledFollowers {
-    /// Notes where a follower is; for how long it has stood still, where that is to be said now. `behind` is whether the
-    /// log has anything that the follower lacks.
+    /// Notes where a follower is; for how long it has stood still, where that is to be said now. `behind` is whether
+    /// the log has anything that the follower lacks.
     fn note(&mut self, raft_id: u64, matched: u64, behind: bool, now: Millis) -> Option<Millis> {
         let stand = self.followers.entry(raft_id).or_insert(FollowerProgress { matched, since: now, said: None });
         if stand.matched != matched || !behind {

@@ -36,7 +36,7 @@ impl Liveness {
         name.map_or_else(String::new, |name| format!("; {what} not sent on through {name}, ask it directly"))
     }
 
-    /// Why nothing can be decided through this node now, and whom it hears.
+    /// Why nothing can be decided through this node now, and which members it hears.
     pub fn why_no_leader(&self, core: &Core) -> String {
         let (me, id, voters) = (core.my_name(), core.raft_id(), core.conf_voters());
         let leader = core.raw.raft.leader_id;

@@ -3,11 +3,11 @@
 //! Why: a learner that is made a voter too early holds up every commit until it has the log. How far behind it may be
 //! cannot be told in entries: what matters is how long the rest takes.
 //!
-//! Laws: a round replicates what the log holds when it begins. A learner whose round took less than an election timeout
-//! has caught up; any other begins the next round. Over a link that writes outrun no round is that short, and what is
-//! known of that is said where the join is answered.
+//! Invariants: a round replicates what the log holds when it begins. A learner whose round took less than an election
+//! timeout has caught up; any other begins the next round. Over a link that writes outrun no round is that short, and
+//! what is known of that is said where the join is answered.
 //!
-//! Not here: how a change of the membership is proposed (`membership`).
+//! See also: how a change of the membership is proposed (`membership`).
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,8 @@ pub(crate) enum Look {
 }
 
 impl CatchUp {
-    /// Looks at a learner that has the log up to `matched` while it ends at `last`; a round may take less than `within`.
+    /// Looks at a learner that has the log up to `matched` while it ends at `last`; a round may take less than
+    /// `within`.
     pub fn look(&mut self, learner: u64, (matched, last): (u64, u64), now: Millis, within: Millis) -> Look {
         let first = Round { target: last, began: now, took: None, count: 0 };
         let round = self.rounds.entry(learner).or_insert(first);
@@ -60,7 +61,7 @@ impl CatchUp {
         if matched >= last { Look::CaughtUp } else { Look::TooSlow(took) }
     }
 
-    /// Begins anew with a learner that needs a copy of the state first.
+    /// Begins anew with a learner that needs a snapshot of the state first.
     pub fn forget(&mut self, learner: u64) {
         self.rounds.remove(&learner);
     }
@@ -85,8 +86,8 @@ mod tests {
 
     const ELECTION: Millis = 1_000;
 
-    /// A leader that takes `writes` entries a second and a link that carries `carries` of them a second, with a round trip
-    /// of `trip`: when the learner, behind by `behind` entries at first, has caught up, within two minutes.
+    /// A leader that takes `writes` entries a second and a link that carries `carries` of them a second, with a round
+    /// trip of `trip`: when the learner, behind by `behind` entries at first, has caught up, within two minutes.
     fn caught_up(writes: u64, carries: u64, trip: Millis, behind: u64) -> Option<Millis> {
         let (mut rounds, mut acknowledged) = (CatchUp::default(), VecDeque::new());
         let (mut last, mut sent, mut matched) = (behind * 1_000, 0, 0);

@@ -1,13 +1,15 @@
 //! The steps of a join, a removal and a move, each of which may be the last before a crash.
 //!
-//! Why: whoever answers at an address decides what a join means: a member that is there already, one that has moved, a
-//! new node, or a stranger. So the leader asks first, and writes nothing before the joiner has given up what it was.
+//! Why: the node that answers at an address decides what a join means: a member that is there already, one that has
+//! moved, a new node, or a stranger. So the leader asks first, and writes nothing before the joiner has given up what
+//! it was.
 //!
-//! Laws: before anything is committed the joiner has been asked, the way back to the leader included. From the first entry
-//! that is proposed on, and from the moment that a joiner has given up what it was, no refusal says `not_applied`. A name
-//! that is alive is not taken over; one whose node is gone is freed first, with the checks of a removal. The address in the table is the one that was dialled.
+//! Invariants: before anything is committed the joiner has been asked, the way back to the leader included. From the
+//! first entry that is proposed on, and from the moment that a joiner has given up what it was, no refusal says
+//! `not_applied`. A name that is alive is not taken over; one whose node is gone is freed first, with the checks of a
+//! removal. The address in the table is the one that was dialled.
 //!
-//! Not here: when a step may be taken and how it is proposed (`membership`).
+//! See also: when a step may be taken and how it is proposed (`membership`).
 
 use raft::eraftpb::ConfChangeType;
 use slog::info;
@@ -330,8 +332,8 @@ impl Membership {
         }
     }
 
-    /// Tells a node that was adopted for nothing, so that it goes back to what it was at once. Not while another join of it
-    /// may go on from there, here or on another leader.
+    /// Tells a node that was adopted for nothing, so that it goes back to what it was at once. Not while another join
+    /// of it may go on from there, here or on another leader.
     fn tell_join_ended(&mut self, cx: &mut Context<'_>, address: &str, raft_id: u64) {
         if cx.core.leads() && !self.joins(address) && cx.core.state_machine.members().get(raft_id).is_none() {
             info!(cx.core.log, "a join has ended without its joiner"; "at" => address, "raft_id" => raft_id);

@@ -1,12 +1,12 @@
-//! What a join or a move means, given who answered at the address.
+//! Checks of a join or a move: what it means, given which node answered at the address.
 //!
 //! Why: the same POST can mean nothing to do, a moved member, a new node, a wiped one under its old name, or a mistake.
 //! Who answers at the address tells them apart, before anything is written.
 //!
-//! Laws: a member is known by its raft id, never by its name or address. A name or an address that belongs to a live
-//! member is not taken over. Data that was not handed over is not given up without `force`, and a member's never.
+//! Invariants: a member is known by its raft id, never by its name or address. A name or an address that belongs to a
+//! live member is not taken over. Data that was not handed over is not given up without `force`, and a member's never.
 //!
-//! Not here: the steps that follow (`join`), and the joiner's own checks (`joiner`).
+//! See also: the steps that follow (`join`), and the joiner's own checks (`joiner`).
 
 use super::Membership;
 use super::operation::{Stage, Step, refuse};
@@ -41,7 +41,8 @@ impl Membership {
         let ours = who.cluster_id == cx.core.data_dir.identity().cluster_id;
         let members = cx.core.state_machine.members();
         if ours && let Some(member) = members.get(who.raft_id) {
-            // That a leader reaches itself somewhere says nothing of the others, so only where it says itself that it is.
+            // That a leader reaches itself somewhere says nothing of the others, so only where it says itself that it
+            // is.
             let its_place =
                 [&member.raft_address, &cx.core.options.raft_address].iter().any(|place| *place == raft_address);
             if who.raft_id == cx.core.raft_id() && (member.name != node_id || !its_place) {
@@ -97,8 +98,8 @@ impl Membership {
         self.check_name(cx, node_id, raft_address)
     }
 
-    /// A member at another address than its cluster has for it: it must be the only one that speaks in its name, and the
-    /// table must have it where it says it is, or nobody lets it in.
+    /// A member at another address than its cluster has for it: it must be the only one that speaks in its name, and
+    /// the table must have it where it says it is, or no peer lets it in.
     fn check_moved_member(&self, cx: &Context<'_>, who: &WhoAmI, listed: &str, raft_address: &str) -> Option<Step> {
         let (me, moved) = (&who.node_id, who.moved && !cx.core.options.follow_moves);
         if moved && cx.live.is_live(cx.core, who.raft_id) {
@@ -132,14 +133,15 @@ impl Membership {
         }
     }
 
-    /// Whether a joiner can have this raft id: one that was never a member's. A node that is one already is not asked again.
+    /// Whether a joiner can have this raft id: one that was never a member's. A node that is one already is not asked
+    /// again.
     pub fn may_be_a_joiner(&self, cx: &Context<'_>, raft_id: u64) -> bool {
         let members = cx.core.state_machine.members();
         raft_id != 0 && !members.is_tombstone(raft_id) && members.get(raft_id).is_none()
     }
 
-    /// Whether a member has the joiner's name. There was none when the joiner was judged, but a join that was given up may have
-    /// left its entry in the log, and that was applied since.
+    /// Whether a member has the joiner's name. There was none when the joiner was judged, but a join that was given up
+    /// may have left its entry in the log, and that was applied since.
     pub fn name_is_taken(&self, cx: &Context<'_>, request: &Request) -> bool {
         matches!(request, Request::Join { node_id, .. } if cx.core.state_machine.members().named(node_id).is_some())
     }

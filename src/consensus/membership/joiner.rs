@@ -3,14 +3,14 @@
 //! Why: being adopted means starting from nothing under a fresh raft id. A node that has something to lose must not do
 //! that by mistake, nor for a leader that it could never answer, nor because a stranger says so.
 //!
-//! Laws: only a node without data of its own goes: pristine, removed, or joining somewhere from which nothing has come;
-//! `force` covers a standalone node's data, never a member's. Whether it was removed a member knows from its own cluster,
-//! never from an offer. The joiner dials the leader's advertised address and expects there, before anything changes,
-//! another node, which is that leader and has made this very offer; a leader that has to remove something first asks for
-//! that alone. The flip is the replacement of `identities`, durable before the answer. A node that leads a join itself
-//! refuses, or two fresh nodes joined to each other would both vanish.
+//! Invariants: only a node without data of its own goes: pristine, removed, or joining somewhere from which nothing has
+//! come; `force` covers a standalone node's data, never a member's. Whether it was removed a member knows from its own
+//! cluster, never from an offer. The joiner dials the leader's advertised address and expects there, before anything
+//! changes, another node, which is that leader and has made this very offer; a leader that has to remove something
+//! first asks for that alone. The flip is the replacement of `identities`, durable before the answer. A node that leads
+//! a join itself refuses, or two fresh nodes joined to each other would both vanish.
 //!
-//! Not here: what the leader does with the answer (`join`), and the way back (`incarnation`).
+//! See also: what the leader does with the answer (`join`), and the change of incarnation (`driver::lifecycle`).
 
 use crate::consensus::core::client_request as refusals;
 use crate::consensus::core::{Core, Phase};
@@ -20,8 +20,8 @@ use crate::model::Millis;
 use crate::model::{Code, JoinAccepted, JoinOffer, NodeKind, PreviousStatus, Refusal, WhoAmI, mib};
 use crate::plant::{self, Plant};
 
-/// How long a member that its own cluster wants to adopt may take to learn from the others that it was removed. The leader
-/// waits for 6 s, of which dialling it may take 3.
+/// How long a member that its own cluster wants to adopt may take to learn from the others that it was removed. The
+/// leader waits for 6 s, of which dialling it may take 3.
 const LEARNS_WITHIN: Millis = 2500;
 
 /// What this node knows of being adopted.
@@ -318,7 +318,7 @@ impl Joiner {
     }
 }
 
-/// Which setting of the leader is to be changed where nobody finds it at the address that it advertises.
+/// Which setting of the leader is to be changed where no node can dial it at the address that it advertises.
 fn wrong_setting(address: &str, leader: &str, me: &str) -> String {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     format!(
@@ -341,7 +341,7 @@ pub(crate) fn phase_of_incarnation(core: &Core) -> Phase {
     }
 }
 
-/// Whether this node is alone and nobody ever stored anything in it.
+/// Whether this node is alone and was never written to.
 fn is_pristine(core: &Core) -> bool {
     let members = core.state_machine.members();
     members.len() == 1

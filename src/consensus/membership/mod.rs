@@ -3,14 +3,14 @@
 //! Why: a membership change that is only almost right stops a cluster for good. Each goes through the same small steps,
 //! any of which may be the last before a crash, and the next leader finds all it needs in the replicated table.
 //!
-//! Laws: one change at a time (Raft thesis 4.1), proposed only when the leader has applied its whole log and nothing is
-//! pending, since raft silently turns others into empty entries; simulated with raft's own `Changer` first; answered by
-//! the type of the entry that was applied at its (term, index). Once an entry of a request was proposed no refusal of it
-//! says that nothing was done. The live voters must be a quorum before and after. A
-//! joiner is a learner until it has caught up (`catch_up`), and any leader promotes any learner that has. A leader
-//! never proposes its own removal.
+//! Invariants: one change at a time (Raft thesis 4.1), proposed only when the leader has applied its whole log and
+//! nothing is pending, since raft silently turns others into empty entries; simulated with raft's own `Changer` first;
+//! answered by the type of the entry that was applied at its (term, index). Once an entry of a request was proposed no
+//! refusal of it says that nothing was done. The live voters must be a quorum before and after. A joiner is a learner
+//! until it has caught up (`catch_up`), and any leader promotes any learner that has. A leader never proposes its own
+//! removal.
 //!
-//! Not here: the joiner's side (`joiner`), transfers (`transfer`), members that moved (`identities`).
+//! See also: the joiner's side (`joiner`), transfers (`transfer`), members that moved (`identities`).
 
 pub(crate) mod catch_up;
 pub(crate) mod join;

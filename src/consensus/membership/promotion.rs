@@ -1,7 +1,7 @@
 //! Promotion of learners that have caught up.
 //!
-//! Invariants: any leader promotes any learner that has caught up, which is what lets a join survive its leader. A learner
-//! whose disk is nearly full is not promoted: as a voter it would stop the writes of the cluster.
+//! Invariants: any leader promotes any learner that has caught up, which is what lets a join survive its leader. A
+//! learner whose disk is nearly full is not promoted: as a voter it would stop the writes of the cluster.
 //!
 //! See also: `catch_up` (when a learner has caught up).
 

@@ -1,11 +1,12 @@
-//! Handing leadership over (Raft thesis 3.10).
+//! Leadership transfer (Raft thesis 3.10).
 //!
-//! Why: a leader that is to be removed or stopped hands over first, so that nobody waits for an election timeout.
+//! Why: a leader that is to be removed or stopped hands over first, so that no client waits for an election timeout.
 //!
-//! Laws: leadership is handed only to a live voter. Raft drops proposals while a transfer is under way; they are tried
-//! again and fail nobody. A transfer that has not succeeded within an election timeout is given up by raft itself.
+//! Invariants: leadership is handed only to a live voter. Raft drops proposals while a transfer is under way; they are
+//! tried again and fail no request. A transfer that has not succeeded within an election timeout is given up by raft
+//! itself.
 //!
-//! Not here: which requests lead to a transfer (`join`, `driver`).
+//! See also: which requests lead to a transfer (`join`, `driver`).
 
 use slog::info;
 

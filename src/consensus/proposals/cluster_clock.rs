@@ -1,14 +1,15 @@
-//! The cluster's time: how a leader comes to its stamps, and what it proposes because time has passed.
+//! The cluster's clock: a leader's timestamps, and the removal of expired keys.
 //!
-//! Why: keys expire by a time that all nodes share, and no clock of a machine may be trusted with that: a wrong one would
-//! remove keys early.
+//! Why: keys expire by a time that all nodes share, and no clock of a machine may be trusted with that: a wrong one
+//! would remove keys early.
 //!
-//! Laws: a leader's time is the applied clock at the moment it began to lead, and its own monotonic time since; where
-//! more is applied, it goes on from there. So the cluster's time never runs faster than real time, and stands still while
-//! nobody leads. While any key has an expiry an entry is stamped every [`STAMP_EVERY`] at least, so that is how much a new
-//! leader may be behind. A leader that cannot commit removes nothing: a key goes when the entry is applied.
+//! Invariants: a leader's time is the applied clock at the moment it began to lead, and its own monotonic time since;
+//! where more is applied, it goes on from there. So the cluster's time never runs faster than real time, and stands
+//! still while there is no leader. While any key has an expiry an entry is stamped every [`STAMP_EVERY`] at least, so
+//! that is how much a new leader may be behind. A leader that cannot commit removes nothing: a key goes when the entry
+//! is applied.
 //!
-//! Not here: what is removed in the end, which is decided where the entry is applied ([`crate::model::decide`]).
+//! See also: what is removed in the end, which is decided where the entry is applied ([`crate::model::decide`]).
 
 use crate::consensus::core::Core;
 use crate::model::Command;

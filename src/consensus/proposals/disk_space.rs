@@ -1,13 +1,14 @@
-//! How much space the members' disks have left, and what the leader refuses while one has too little.
+//! Free space of the members' disks, and the writes that a leader refuses while a voter has too little.
 //!
-//! Why: all members hold the same data, and a node whose disk is full ends. Before one is, what would need more of it is
-//! refused, so that a cluster that is full still answers reads, deletes and membership requests.
+//! Why: all members hold the same data, and a node whose disk is full ends. Before one is, what would need more of it
+//! is refused, so that a cluster that is full still answers reads, deletes and membership requests.
 //!
-//! Laws: every member tells every other one what it has left each second, so a new leader knows as much as the last one. A
-//! word counts for [`TOLD_FOR`]: a node that is down takes no space, and tells anew when it is back. While any voter is
-//! below its reserve, nothing that may make the state larger is proposed for a client. That ends by itself.
+//! Invariants: every member tells every other one what it has left each second, so a new leader knows as much as the
+//! last one. A word counts for [`TOLD_FOR`]: a node that is down takes no space, and tells anew when it is back. While
+//! any voter is below its reserve, nothing that may make the state larger is proposed for a client. That ends by
+//! itself.
 //!
-//! Not here: how the space is measured (`storage`), and that a copy of the state leaves the reserve alone.
+//! See also: how the space is measured (`storage`), and that a snapshot of the state leaves the reserve alone.
 
 use std::collections::BTreeMap;
 

@@ -1,17 +1,17 @@
-//! Clients' requests: proposed here, sent on to the leader, or parked until there is one.
+//! Client requests: proposed here, forwarded to the leader, or waiting until there is one.
 //!
-//! Why: any node takes any request, and whoever asked must learn exactly what is known of its fate.
+//! Why: any node takes any request, and its client must learn exactly what is known of its outcome.
 //!
-//! Laws: `propose` is only ever called on the leader. A write is proposed at most once after which its fate is unknown;
-//! only one that certainly was not applied is tried again, until its deadline. A request goes to the leader, or through
-//! one member to the leader, and no further ([`Hop`]). Nothing is proposed that [`validate`] does not let pass, wherever
-//! it comes from. What has waited past its deadline, in a queue or on a disk, is dropped and never proposed: its client may
-//! have been told so, and may have written something else since. Nor is what would make the state larger while the disk of a
-//! voter is nearly full (`disk_space`).
-//! One entry holds one command. Everything that waits counts against one bound. One proposal of writes is on its way, the
-//! next takes everything that came meanwhile: what a write costs is syncs and turns, on every node, and not its bytes.
+//! Invariants: `propose` is only called on the leader. A write is proposed at most once after which its outcome is
+//! unknown; only one that certainly was not applied is tried again, until its deadline. A request goes to the leader,
+//! or through one member to the leader, and no further ([`Hop`]). Nothing is proposed that [`validate`] refuses,
+//! wherever it comes from, nor what has waited past its deadline: its client may have been told so, and may have
+//! written something else since. Nor is what would make the state larger while the disk of a voter is nearly full
+//! (`disk_space`). One entry holds one command. Everything that waits counts against one bound. One proposal of writes
+//! is under way, the next takes everything that came meanwhile: what a write costs is syncs and turns, on every node,
+//! and not its bytes.
 //!
-//! Not here: waiters by (term, index) (`waiters`), and what membership requests do (`membership`).
+//! See also: waiters by (term, index) (`waiters`), membership requests (`membership`).
 
 pub(crate) mod cluster_clock;
 pub(crate) mod context;
@@ -95,7 +95,7 @@ fn undecided() -> Refusal {
 }
 
 impl Proposals {
-    /// Takes a request in. Whoever sent it on has other limits, or none.
+    /// Takes a request in. The node that forwarded it may have other limits, or none.
     pub fn request(&mut self, cx: &mut Context<'_>, waiting: ClientRequest, unavailable: Option<Refusal>) {
         if let Some(refusal) = unavailable {
             return cx.core.refuse(waiting, refusal);

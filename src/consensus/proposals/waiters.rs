@@ -1,13 +1,13 @@
-//! Who waits for which entry.
+//! Waiters by the (term, index) of their entry.
 //!
 //! Why: a proposal has no name but its place in the log. An index alone does not identify it: after a change of leaders
 //! another entry may stand there. (term, index) does.
 //!
-//! Laws: losing leadership fails nobody. The same (term, index) applied is the result; an entry of a higher term applied
-//! at or below the index proves that the proposal is lost (terms never fall along a log, Raft thesis 3.5); anything else
-//! ends with the deadline, as unknown.
+//! Invariants: losing leadership fails no request. The same (term, index) applied is the result; an entry of a higher
+//! term applied at or below the index proves that the proposal is lost (terms never fall along a log, Raft thesis 3.5);
+//! anything else ends with the deadline, as unknown.
 //!
-//! Not here: what is done with the answer (`consensus::proposals`).
+//! See also: what is done with the answer (`consensus::proposals`).
 
 use std::collections::BTreeMap;
 
@@ -29,12 +29,12 @@ impl<W> Waiters<W> {
         self.0.len()
     }
 
-    /// Lets `waiter` wait for the entry at (term, index) until `deadline`; nobody else may wait for it.
+    /// Lets `waiter` wait for the entry at (term, index) until `deadline`; it is the only one that waits for it.
     pub fn insert(&mut self, term: u64, index: u64, deadline: Millis, waiter: W) {
         self.0.insert((index, term), (deadline, waiter));
     }
 
-    /// Takes whoever waits for exactly this entry, which was applied.
+    /// Takes the waiter of exactly this entry, which was applied.
     pub fn applied(&mut self, term: u64, index: u64) -> Option<W> {
         let terms = if plant::is(Plant::WokenByIndex) { 0..=u64::MAX } else { term..=term };
         let (&at, _) = self.0.range((index, *terms.start())..=(index, *terms.end())).next()?;
@@ -56,7 +56,7 @@ impl<W> Waiters<W> {
         self.take(|_, _, deadline| deadline <= now)
     }
 
-    /// Takes everybody.
+    /// Takes all waiters.
     pub fn drain(&mut self) -> Vec<W> {
         self.take(|_, _, _| true)
     }

@@ -3,25 +3,17 @@
 //! Why: a follower that acknowledges an entry makes it part of what is committed, and what is committed must be applied
 //! by every node, after every restart. So what cannot be decoded is refused before it is appended.
 //!
-//! Laws: the type of an entry is looked at before its data. What is appended can be decoded. A command that decodes but
-//! may not be is no matter of this file: it is refused where it is decided, on every node alike.
+//! Invariants: the type of an entry is looked at before its data. What is appended can be decoded. A command that
+//! decodes but may not be is no matter of this file: it is refused where it is decided, on every node alike.
 //!
-//! Not here: terms and indexes of a message (`transport::handshake::admission`), and what a command may be
+//! See also: terms and indexes of a message (`transport::handshake::admission`), and what a command may be
 //! ([`crate::model::validate`]).
 
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType};
-use slog::error;
 
-use crate::consensus::driver::Driver;
-use crate::model::Millis;
 use crate::model::validate;
 use crate::model::{MemberChange, Proposal, Role, codec};
-use crate::plant::{self, Plant};
-use crate::storage::Error;
-
-/// How often the refusal of a member's message is logged at most.
-const REFUSED_EVERY: Millis = 1000;
 
 /// What an entry holds.
 #[derive(Debug)]
@@ -93,26 +85,6 @@ pub(crate) fn check_append(message: &Message) -> Result<(), String> {
         sound.map_err(|why| format!("entry {} of term {} cannot be read: {why}", entry.index, entry.term))?;
     }
     Ok(())
-}
-
-impl Driver {
-    /// Steps a message of a peer, unless it asks this node to append what could not be applied: then it is as if it had
-    /// never arrived.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
-    pub(crate) fn step_checked(&mut self, message: Message) -> Result<(), Error> {
-        let Err(detail) = check_append(&message) else { return self.step(message) };
-        if plant::is(Plant::AppendUnchecked) {
-            return self.step(message);
-        }
-        if self.append_refused.is_none_or(|at| self.core.now >= at + REFUSED_EVERY) {
-            self.append_refused = Some(self.core.now);
-            let from = self.core.name_of(message.from);
-            error!(self.core.log, "a message of a member is refused; that node is broken"; "from" => from, "detail" => detail);
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Why: its settings are few, and each has a reason that a test could not show.
 //!
-//! Not here: what is done with it (`consensus::driver::ready`).
+//! See also: what is done with it (`consensus::driver::ready`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,13 +1,13 @@
 //! Raft's view of the disk: the journal, the configuration, and the offer of a snapshot.
 //!
 //! Why: raft asks its storage questions in the middle of a step. The journal answers those about entries; whether a
-//! follower may have a copy now is the loop's decision, kept here because raft asks for it here.
+//! follower may have a snapshot now is the loop's decision, kept here because raft asks for it here.
 //!
-//! Laws: first, last and term never touch the disk. A snapshot is metadata only and names the applied state; it is
-//! offered to one follower at a time, and not before its last failure is far enough back, since each offer must end in a
-//! report or the follower is stuck.
+//! Invariants: first, last and term never touch the disk. A snapshot is metadata only and names the applied state; it
+//! is offered to one follower at a time, and not before its last failure is far enough back, since each offer must end
+//! in a report or the follower is stuck.
 //!
-//! Not here: the stream of a copy (`consensus::snapshots`).
+//! See also: the stream of a snapshot (`consensus::snapshots`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,9 +29,9 @@ pub(crate) struct RaftStorage {
     pub conf_state: ConfState,
     /// The (index, term) of the entry applied last.
     pub applied: (u64, u64),
-    /// Whether a copy is on its way to somebody, or was just offered.
+    /// Whether a snapshot stream is under way, or was just offered.
     pub streaming: Cell<bool>,
-    /// Before when a follower whose last copy failed is not offered another.
+    /// Before when a follower whose last snapshot failed is not offered another.
     pub not_before: BTreeMap<u64, Millis>,
     /// The present time.
     pub now: Millis,

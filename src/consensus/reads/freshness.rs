@@ -1,14 +1,14 @@
-//! As of which moment this node's state is known to be the cluster's latest.
+//! Freshness: the moment as of which this node's state is known to be the cluster's latest.
 //!
 //! Why: when a message of the leader is handled says nothing of when it was sent. A process that was stopped finds what
 //! the leader sent before in its sockets, and would take seconds for nothing.
 //!
-//! Laws: only what this node sent counts, from the moment that it did: a round of ReadIndex (Raft thesis 6.4) that began
-//! at a moment and was confirmed proves that whatever was committed by that moment lies at or below the index it was
-//! confirmed at. Once that is applied, the state is as fresh as the moment. So a leader that was deposed, or stopped,
-//! proves nothing either.
+//! Invariants: only what this node sent counts, from the moment that it did: a round of ReadIndex (Raft thesis 6.4)
+//! that began at a moment and was confirmed proves that whatever was committed by that moment lies at or below the
+//! index it was confirmed at. Once that is applied, the state is as fresh as the moment. So a leader that was deposed,
+//! or stopped, proves nothing either.
 //!
-//! Not here: the rounds (`reads`).
+//! See also: the rounds (`reads`).
 
 use std::collections::VecDeque;
 

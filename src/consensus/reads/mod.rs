@@ -3,15 +3,16 @@
 //! Why: a node that believes it leads may be deposed already; only a round of heartbeats proves the commit index that a
 //! read must wait for. One round serves all reads that were there when it began.
 //!
-//! Laws: one round is in flight, the next takes everything that came meanwhile. A read is answered when the machine has
-//! applied the index that its round confirmed. Raft drops a ReadIndex silently when there is no leader, before the
-//! leader's first commit of its term and at any change of roles, so a round is repeated with a new context until the
-//! deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases are not
-//! used: a transfer of leadership breaks them. What a turn answers is bounded in bytes and time; the rest waits for the
-//! next. A stale read with a bound is answered at once where an earlier round proves enough ([`freshness`]), and
-//! waits for a round of its own where not. A node that lags refuses both at once (`readiness`). Watchers' `progress` rests on rounds too.
+//! Invariants: one round is in flight, the next takes everything that came meanwhile. A read is answered when the state
+//! machine has applied the index that its round confirmed. Raft drops a ReadIndex silently when there is no leader,
+//! before the leader's first commit of its term and at any change of roles, so a round is repeated with a new context
+//! until the deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases
+//! are not used: a transfer of leadership breaks them. What a turn answers is bounded in bytes and time; the rest waits
+//! for the next. A stale read with a bound is answered at once where an earlier round proves enough ([`freshness`]),
+//! and waits for a round of its own where not. A node that lags refuses both at once (`readiness`). Watchers'
+//! `progress` rests on rounds too.
 //!
-//! Not here: raft's own bookkeeping of acknowledgements.
+//! See also: raft's own bookkeeping of acknowledgements.
 
 pub(crate) mod freshness;
 pub(crate) mod unsent;
@@ -319,13 +320,13 @@ impl Reads {
 
     pub fn expire_reads(&mut self, view: View<'_>) {
         let now = view.core.now;
-        // Without a leader no round will be confirmed soon, and whoever reads stale does not wait for an election.
+        // Without a leader no round will be confirmed soon, and a stale read does not wait for an election.
         let lost = view.core.raw.raft.leader_id == 0;
         let late = |reader: &mut Reader| reader.deadline <= now || (lost && reader.bounds.max_stale_ms.is_some());
         let mut expired = self.queue.extract_if(.., late).collect::<Vec<_>>();
         if let Some(round) = &mut self.round {
             expired.extend(round.readers.extract_if(.., late));
-            // One without readers was begun for those who watch.
+            // One without readers was begun for watchers.
             if round.readers.is_empty() && now >= round.began + REPEAT_AFTER {
                 self.round = None;
             }

@@ -1,12 +1,12 @@
-//! What the loop has read for clients and nobody has taken from it yet.
+//! Bytes of read results that http has not taken from the loop yet.
 //!
 //! Why: the loop reads values faster than they can be written out as JSON, and whether there is memory for an answer is
 //! only asked then. Thousands of reads at once would be thousands of values in memory.
 //!
-//! Laws: where too much lies there, the loop reads nothing more until some was taken; what waits then is answered late,
-//! by the next turn that finds room.
+//! Invariants: where too much lies there, the loop reads nothing more until some was taken; what waits then is answered
+//! late, by the next turn that finds room.
 //!
-//! Not here: how many reads may wait (`reads`).
+//! See also: how many reads may wait (`reads`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

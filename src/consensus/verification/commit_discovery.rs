@@ -1,17 +1,18 @@
 //! Learning from a removed voter that its removal was committed.
 //!
-//! Why: a leader may inherit its own removal from the leader before it. It learns that the entry is committed, applies it
-//! and is gone, perhaps before any other node has heard of the commit. The others still count it as a voter: of two, the
-//! one that is left would need the vote of the one that was removed, for ever (Raft thesis 4.2.2 leaves this to the
+//! Why: a leader may inherit its own removal from the leader before it. It learns that the entry is committed, applies
+//! it and is gone, perhaps before any other node has heard of the commit. The others still count it as a voter: of two,
+//! the one that is left would need the vote of the one that was removed, for ever (Raft thesis 4.2.2 leaves this to the
 //! removed leader's last messages).
 //!
-//! Laws: asked only by a member that has had no leader for long, about the first removal in its log that it does not know
-//! to be committed, and only of the voter that this removes, at the address that the table has for it. That voter says yes
-//! only where its own log has the entry of this index and term, and it knows that to be committed. Two logs with the same
-//! entry are equal up to it (Raft 5.3), so what is learned is a fact about this node's log too. Of a connection that
-//! answers in the voter's place the same holds as of one that sends raft's messages: logins tell them apart.
+//! Invariants: asked only by a member that has had no leader for long, about the first removal in its log that it does
+//! not know to be committed, and only of the voter that this removes, at the address that the table has for it. That
+//! voter says yes only where its own log has the entry of this index and term, and it knows that to be committed. Two
+//! logs with the same entry are equal up to it (Raft 5.3), so what is learned is a fact about this node's log too. Of a
+//! connection that answers in the voter's place the same holds as of one that sends raft's messages: logins tell them
+//! apart.
 //!
-//! Not here: what would end this node if it were true (`verification`).
+//! See also: what would end this node if it were true (`verification`).
 
 use raft::GetEntriesContext;
 use slog::{info, warn};
@@ -46,7 +47,7 @@ struct Removal {
 }
 
 impl CommitDiscovery {
-    /// Asks the voter that an entry removes whether that entry is committed, where nobody else is left to tell.
+    /// Asks the voter that an entry removes whether that entry is committed, where no other node is left to tell.
     pub fn discover_commit(&mut self, core: &mut Core, live: &Liveness) {
         let due = core.now >= self.ask_after;
         if !due || core.phase != Phase::Member || !live.is_leaderless_for_long(core) {

@@ -1,14 +1,14 @@
-//! Whether this node's state is the leader's, index by index.
+//! State digests: comparison of this node's state with the leader's at equal indexes.
 //!
 //! Why: nodes that apply the same entries have the same state, and nothing in raft would notice where they have not: a
-//! bug, a bad memory cell, a majority that was brought back from older disks. Every machine keeps a digest of its state;
-//! the leader tells its own every second, and whoever differs finds out before its clients do.
+//! bug, a bad memory cell, a majority that was brought back from older disks. Every machine keeps a digest of its
+//! state; the leader tells its own every second, and a node that differs finds out before its clients do.
 //!
-//! Laws: digests are compared at an equal applied index only: a follower ends a batch where the leader has told one.
-//! A digest counts where it comes from the leader of the present term. That it differs is a claim, which the other voters
-//! decide (`verification`), and they remember theirs at the latest indexes that were told.
+//! Invariants: digests are compared at an equal applied index only: a follower ends a batch where the leader has told
+//! one. A digest counts where it comes from the leader of the present term. That it differs is a claim, which the other
+//! voters decide (`verification`), and they remember theirs at the latest indexes that were told.
 //!
-//! Not here: the digest itself (`storage::StateMachine`).
+//! See also: the digest itself (`storage::StateMachine`).
 
 use std::collections::VecDeque;
 

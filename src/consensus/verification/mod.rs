@@ -1,18 +1,19 @@
-//! What would end this node if it were true, and what the other voters say to it.
+//! Verification of claims that would end this node: the other voters are asked first.
 //!
-//! Why: anybody who reaches the peer port can say that a node was removed, that its log is lost, or that its state is
-//! wrong. Each is true at times, and then the node must end; so none is believed from the message alone. The node stops
-//! serving clients, and asks the voters of the configuration that it knows, at the addresses that its table has.
+//! Why: any process that reaches the peer port can claim that a node was removed, that its log is lost, or that its
+//! state is wrong. Each is true at times, and then the node must end; so none is believed from the message alone. The
+//! node stops serving clients, and asks the voters of the configuration that it knows, at the addresses that its table
+//! has.
 //!
-//! Laws: with `n` other voters, a removal and a lost log are true where more than half of those `n` say so, which are a
-//! majority of the configuration that goes on without this node; of two voters the other one is believed. A lost log
-//! needs the word of the leader too, that this node has acknowledged the index. A state is wrong where more than half of
-//! all voters have one and the same other digest; a follower of two voters believes its leader. A verification ends within
-//! [`LIMIT`], and the next one of its kind waits, so that a stranger cannot keep a node from serving; only a state that
-//! a voter confirms to differ is not served while that stays so. While a lost log is verified, raft sees no message and
-//! no tick. The message itself is never stepped.
+//! Invariants: with `n` other voters, a removal and a lost log are true where more than half of those `n` say so, which
+//! are a majority of the configuration that goes on without this node; of two voters the other one is believed. A lost
+//! log needs the word of the leader too, that this node has acknowledged the index. A state is wrong where more than
+//! half of all voters have one and the same other digest; a follower of two voters believes its leader. A verification
+//! ends within [`LIMIT`], and the next one of its kind waits, so that a stranger cannot keep a node from serving; only
+//! a state that a voter confirms to differ is not served while that stays so. While a lost log is verified, raft sees
+//! no message and no tick. The message itself is never stepped.
 //!
-//! Not here: when digests are compared (`digests`), what of a message is believed (`term_bound`).
+//! See also: when digests are compared (`digests`), what of a message is believed (`term_bound`).
 
 pub(crate) mod commit_discovery;
 pub(crate) mod digests;
@@ -82,7 +83,7 @@ pub(crate) enum Verdict {
 
 /// What one answer says to a claim.
 #[derive(Debug, PartialEq, Eq)]
-enum Says {
+enum Vote {
     Yes,
     No,
     /// No, from the one that must know.
@@ -165,9 +166,9 @@ impl Verification {
 }
 
 impl Verification {
-    /// The leader has confirmed by a round of heartbeats that only so much is committed, and this node had applied more before
-    /// it asked. A leader answers no such question before it has committed in its own term, so it has all that was ever
-    /// committed (Raft thesis 6.4), unless a majority has lost that. Then no two nodes can both be right.
+    /// The leader has confirmed by a round of heartbeats that only so much is committed, and this node had applied more
+    /// before it asked. A leader answers no such question before it has committed in its own term, so it has all that
+    /// was ever committed (Raft thesis 6.4), unless a majority has lost that. Then no two nodes can both be right.
     pub fn leader_lacks(&mut self, core: &Core, confirmed: u64, applied: u64) {
         let lacks = format!(
             "the leader says that entry {confirmed} is the last one committed, and this node had applied entry {applied}: a \
@@ -195,7 +196,7 @@ impl Verification {
         match claim {
             Claim::Removed | Claim::LogLost { .. } => others / 2 + 1,
             Claim::Diverged { .. } if core.leads() => all / 2 + 1,
-            // Never none: a lone voter has nobody who could bear it out.
+            // Never none: a lone voter has no other voter to confirm it.
             Claim::Diverged { .. } => (all / 2 + 1).min(others).max(1),
         }
     }
@@ -247,14 +248,14 @@ impl Verification {
     pub fn probed(&mut self, core: &Core, token: u64, result: Result<ProbeReply, Refusal>) -> Result<Verdict, Error> {
         let Some(open) = self.open.as_mut() else { return Ok(Verdict::GoesOn) };
         let (Some(voter), Ok(reply)) = (open.asked.remove(&token), result) else { return Ok(Verdict::GoesOn) };
-        match says(open.claim, voter, &reply) {
-            Says::Yes => {
+        match vote_of(open.claim, voter, &reply) {
+            Vote::Yes => {
                 open.no.remove(&voter);
                 open.yes.insert(voter, reply);
             }
-            Says::No => drop(open.no.insert(voter)),
-            Says::Never => open.never = true,
-            Says::Nothing => {}
+            Vote::No => drop(open.no.insert(voter)),
+            Vote::Never => open.never = true,
+            Vote::Nothing => {}
         }
         self.conclude(core)
     }
@@ -410,24 +411,24 @@ impl Verification {
 }
 
 /// What the answer of `voter` says to a claim.
-fn says(claim: Claim, voter: u64, reply: &ProbeReply) -> Says {
+fn vote_of(claim: Claim, voter: u64, reply: &ProbeReply) -> Vote {
     match claim {
-        // A tombstone is one for ever, whoever tells of it, and whatever has become of the voter.
+        // A tombstone is permanent, whichever voter reports it and whatever has become of that voter.
         Claim::Removed => match reply.asker {
-            Recorded::Tombstone => Says::Yes,
-            Recorded::Member if reply.is_member => Says::No,
-            Recorded::Member | Recorded::Unknown => Says::Nothing,
+            Recorded::Tombstone => Vote::Yes,
+            Recorded::Member if reply.is_member => Vote::No,
+            Recorded::Member | Recorded::Unknown => Vote::Nothing,
         },
-        _ if reply.raft_id != voter || !reply.is_member => Says::Nothing,
+        _ if reply.raft_id != voter || !reply.is_member => Vote::Nothing,
         Claim::LogLost { index } => match reply.acknowledged {
-            Some(acknowledged) if acknowledged < index => Says::Never,
-            _ if reply.commit_index >= index => Says::Yes,
-            _ => Says::No,
+            Some(acknowledged) if acknowledged < index => Vote::Never,
+            _ if reply.commit_index >= index => Vote::Yes,
+            _ => Vote::No,
         },
         Claim::Diverged { digest, .. } => match reply.digest {
-            None => Says::Nothing,
-            Some(theirs) if theirs == digest => Says::No,
-            Some(_) => Says::Yes,
+            None => Vote::Nothing,
+            Some(theirs) if theirs == digest => Vote::No,
+            Some(_) => Vote::Yes,
         },
     }
 }

@@ -1,16 +1,17 @@
-//! What of a peer's message is believed before raft sees it.
+//! Plausibility checks of a peer's message before raft sees it.
 //!
-//! Why: raft takes a message at its word. A term near the end of what can be counted ends all elections, a commit behind
-//! the end of the log ends the process, an acknowledgement of what nobody has leaves a follower behind for ever.
+//! Why: raft takes a message at its word. A term near the end of what can be counted ends all elections, a commit
+//! behind the end of the log ends the process, an acknowledgement of an entry that does not exist leaves a follower
+//! behind for ever.
 //!
-//! Laws: what is believed is far below what can be counted: a term at most [`TERM_LEAP`] above this node's own, so that
-//! taking the largest one any number of times leaves room for elections and restarts. A higher one, up to [`MOST_TERM`],
-//! is believed where the node it comes from says the same at the address that the table has for it, or a member that was
-//! away for long could never be heard again; and by a joiner, which knows nobody to ask. What is not believed changes
-//! nothing.
+//! Invariants: what is believed is far below what can be counted: a term at most [`TERM_LEAP`] above this node's own,
+//! so that taking the largest one any number of times leaves room for elections and restarts. A higher one, up to
+//! [`MOST_TERM`], is believed where the node it comes from says the same at the address that the table has for it, or a
+//! member that was away for long could never be heard again; and by a joiner, which knows no member to ask. What is not
+//! believed changes nothing.
 //!
-//! Not here: the form of a message, which the transport checks (`transport::handshake::admission`); what follows where a message
-//! would end the node (`verification`).
+//! See also: the form of a message, which the transport checks (`transport::handshake::admission`); what follows where
+//! a message would end the node (`verification`).
 
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
@@ -36,7 +37,7 @@ const SAY_EVERY: Millis = 1000;
 pub(crate) struct TermBound {
     /// The highest term that a member has confirmed at its address.
     confirmed_term: u64,
-    /// The question about a term that is under way, and whom it went to.
+    /// The token of the open question about a term, and the member that was asked.
     asked: Option<(u64, u64)>,
     ask_after: Millis,
     said: Option<Millis>,

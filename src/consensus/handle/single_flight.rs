@@ -1,12 +1,12 @@
 //! Requests for the status that share one answer.
 //!
-//! Why: everybody may ask how a node is, as often as they like, and the loop has better things to do than to say it to
-//! each.
+//! Why: every client may ask for the status of a node, as often as it likes, and the loop has better things to do than
+//! to say it to each.
 //!
-//! Laws: at most one such request is with the loop. Whoever asks meanwhile gets the same answer, which was given after they
-//! asked; what comes after it begins the next one.
+//! Invariants: at most one such request is with the loop. A caller that comes meanwhile gets the same answer, which was
+//! given after they asked; what comes after it begins the next one.
 //!
-//! Not here: what the status holds (`status`).
+//! See also: what the status holds (`status`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,18 +17,18 @@ use crate::model::Status;
 /// Each is told the status, or None where it has to ask again.
 type Waiters = Vec<oneshot::Sender<Option<Arc<Status>>>>;
 
-/// Those who wait for the present answer.
+/// The callers that wait for the present answer.
 #[derive(Clone, Default)]
 pub(crate) struct SingleFlight(Arc<Mutex<Waiters>>);
 
-/// Whoever is to ask for all and has not asked yet; dropped, all have to ask again.
+/// The caller that is to ask for all and has not asked yet; dropped, all have to ask again.
 pub(crate) struct AskTicket(SingleFlight);
 
 /// The duty to answer all who wait; dropped, there is no answer any more.
 pub(crate) struct AskInFlight(SingleFlight);
 
 impl SingleFlight {
-    /// Waits with the others; whoever is the first has to ask.
+    /// Waits with the others; the first one has to ask.
     pub(crate) fn join(&self) -> (oneshot::Receiver<Option<Arc<Status>>>, Option<AskTicket>) {
         let (told, answer) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,7 +48,7 @@ impl SingleFlight {
 impl AskTicket {
     /// It asks now.
     pub(crate) fn depart(mut self) -> AskInFlight {
-        // What is left in here waits for nobody.
+        // No caller is left in here.
         AskInFlight(std::mem::take(&mut self.0))
     }
 }
@@ -62,7 +62,7 @@ impl Drop for AskTicket {
 impl AskInFlight {
     /// Answers all who have asked up to now.
     pub(crate) fn land(mut self, status: Status) {
-        // Whoever comes from here on waits for the next one, which is none of this one's to end.
+        // A caller that comes from here on waits for the next one, which is none of this one's to end.
         std::mem::take(&mut self.0).tell(Some(&Arc::new(status)));
     }
 }

@@ -1,30 +1,20 @@
-//! One consistent look at the node, between two turns.
+//! One consistent look at the node between two turns: status, names, and the state of the change feed.
 //!
-//! Not here: how it is written out (`http::api::stats`).
-
-pub(crate) mod names;
-pub(crate) mod single_flight;
+//! See also: `http::api::stats` (how it is written out).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use raft::StateRole;
+use raft::eraftpb::ConfState;
 
-use super::core::Phase;
-use super::driver::{Driver, view};
-use super::handle::Names;
+use super::Driver;
+use super::lend::view;
 use crate::changefeed::FeedStatus;
+use crate::consensus::core::Phase;
+use crate::consensus::core::role::state;
+use crate::consensus::handle::Names;
 use crate::model::{MemberStatus, Refusal, State, Status};
 use crate::storage;
-
-/// Raft's role in hashicorp/raft's words.
-pub(crate) fn state(role: StateRole) -> State {
-    match role {
-        StateRole::Leader => State::Leader,
-        StateRole::Follower => State::Follower,
-        StateRole::Candidate | StateRole::PreCandidate => State::Candidate,
-    }
-}
 
 impl Driver {
     /// Why this node takes no requests now; None where it does.
@@ -73,7 +63,7 @@ impl Driver {
         }
     }
 
-    /// Who this node is, who leads and who is a member, for those who answer clients and for peers; `before` is what was told last.
+    /// The names of this node, the leader and the members, for http and for peers; `before` is what was published last.
     #[must_use]
     pub fn names(&self, before: &Names) -> Names {
         let follows = if self.core.phase == Phase::Member { self.core.raw.raft.leader_id } else { 0 };
@@ -106,7 +96,7 @@ impl Driver {
         hosts.map(str::to_ascii_lowercase).collect()
     }
 
-    /// How the node is, for those who watch.
+    /// The status line of the change feed.
     pub(crate) fn footing(&self) -> FeedStatus {
         FeedStatus {
             term: self.core.raw.raft.term,
@@ -134,5 +124,19 @@ impl Driver {
             last_contact_ms: if me { Some(0) } else { heard }.filter(|_| self.core.leads()),
             disk: self.voter_disk_space.space_of(&self.core, member.raft_id),
         }
+    }
+
+    /// Whether raft counts votes by the configuration that is stored, which must be so between any two turns; for
+    /// tests.
+    #[must_use]
+    pub fn configuration_agrees(&self) -> bool {
+        let sets = |is: &ConfState| {
+            let sorted = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<_>>();
+            [is.get_voters(), is.get_learners(), is.get_voters_outgoing(), is.get_learners_next()].map(sorted)
+        };
+        let stored = &self.core.raw.store().conf_state;
+        self.core.phase == Phase::Removed
+            || (sets(&self.core.raw.raft.prs().conf().to_conf_state()) == sets(stored)
+                && sets(self.core.state_machine.conf_state()) == sets(stored))
     }
 }

@@ -1,12 +1,14 @@
-//! The door: how http and the transport reach the loop.
+//! The handle: how http and the transport reach the loop.
 //!
 //! Why: everything above the loop is async and many-threaded, the loop is neither. A [`Handle`] turns a call into one
 //! [`Input`] and its reply into a future.
 //!
-//! Laws: the client queue is bounded, and a full one refuses at once; what peers and the loop's own errands deliver has
-//! a queue of its own, so clients cannot starve heartbeats.
+//! Invariants: the client queue is bounded, and a full one refuses at once; what peers and the loop's background work
+//! deliver has a queue of its own, so clients cannot starve heartbeats.
 //!
-//! Not here: what happens to an input (`consensus::driver`).
+//! See also: what happens to an input (`consensus::driver`).
+
+mod single_flight;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,19 +19,20 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed};
 use super::reads::unsent::UnsentResults;
-use super::status::single_flight::SingleFlight;
+
 use crate::changefeed::ChangeFeed;
 use crate::model::Millis;
 use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
 };
 use crate::storage;
+use single_flight::SingleFlight;
 
 /// How many inputs of peers and errands wait at most; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
 
-/// The process's monotonic clock, in milliseconds since it was made. Where the system tells (Linux), it goes on while the
-/// machine is suspended: what was fresh before is not fresh after.
+/// The process's monotonic clock, in milliseconds since it was made. Where the system tells (Linux), it goes on while
+/// the machine is suspended: what was fresh before is not fresh after.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Duration);
 
@@ -73,7 +76,7 @@ pub struct Inbox {
     pub peers: mpsc::Receiver<Input>,
     /// The clock that deadlines are given in.
     pub clock: Clock,
-    /// Where the loop tells what happens, for those who watch.
+    /// Where the loop publishes events.
     pub feed: Arc<ChangeFeed>,
     pub(super) unsent: UnsentResults,
     names: Published,
@@ -171,7 +174,7 @@ impl Handle {
         self.serving.store(true, Ordering::Relaxed);
     }
 
-    /// What this node applies, for those who watch; without asking the loop.
+    /// The change feed of this node; without asking the loop.
     #[must_use]
     pub fn feed(&self) -> &ChangeFeed {
         &self.feed
@@ -183,8 +186,8 @@ impl Handle {
         Arc::clone(&self.names.lock().unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// How long ago the loop has ended its last turn; None before the first. It turns at least once a tick, unless it waits
-    /// for its disk.
+    /// How long ago the loop has ended its last turn; None before the first. It turns at least once a tick, unless it
+    /// waits for its disk.
     #[must_use]
     pub fn silence(&self) -> Option<Duration> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).1.map(|turned| turned.elapsed())
@@ -273,7 +276,7 @@ impl Handle {
         answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
     }
 
-    /// Takes a durable cut of the machine now.
+    /// Takes a checkpoint of the state machine now.
     ///
     /// # Errors
     /// [`Refusal`] where that takes too long.
@@ -296,7 +299,7 @@ impl Handle {
                 let flight = boarding.depart();
                 room.send(Input::Status { reply: Box::new(|status| flight.land(status)) });
             }
-            // None where whoever was to ask has given up before the loop had room for it.
+            // None where the caller that was to ask has given up before the loop had room for it.
             if let Some(status) = answer.await.map_err(|_| stopping())? {
                 return Ok(status);
             }

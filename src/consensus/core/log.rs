@@ -1,0 +1,95 @@
+//! The log of the core: records that are made durable, and entries as operations of the state machine.
+//!
+//! Invariants: at most one record and one sync for a Ready; one more before a membership entry is reported as
+//! committed. An entry that cannot be, or that raft refuses, is refused on every node alike.
+//!
+//! See also: `driver::ready` (when), `storage::journal` (how), `entry_codec` (what an entry holds).
+
+use raft::eraftpb::{Entry, HardState};
+use slog::{error, warn};
+
+use super::Core;
+use crate::consensus::raft_node::entry_codec::{self, Payload};
+use crate::model::Millis;
+use crate::plant::{self, Plant};
+use crate::storage::{Error, Operation};
+
+/// A sync that takes longer than this is worth a line in the log.
+const SLOW_SYNC: Millis = 500;
+
+impl Core {
+    /// One record, one sync.
+    pub fn persist(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        debug_assert!(hard_state.term >= self.raw.store().journal.hard_state().term, "terms never fall");
+        self.records += 1;
+        let journal = &mut self.raw.mut_store().journal;
+        let known = journal.hard_state().term == hard_state.term;
+        journal.append(entries, hard_state)?;
+        if plant::is(Plant::AckBeforeSync) && self.leads() && known {
+            return Ok(());
+        }
+        let began = self.background.now();
+        self.raw.mut_store().journal.sync()?;
+        let took = self.background.now().saturating_sub(began);
+        self.pass();
+        if took > SLOW_SYNC {
+            warn!(self.log, "the disk is slow: a sync stalled the loop"; "ms" => took);
+        }
+        Ok(())
+    }
+
+    /// Makes it durable that what lies up to `index` is committed. Done for a membership entry before it is reported as
+    /// committed: a node that was told of its removal votes no more, and of two voters the one that stays could
+    /// otherwise forget at a crash that the entry was committed, and would need the vote of the other for ever.
+    pub(crate) fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
+        let log = self.raw.mut_store();
+        // The others may have committed what this node has not synced; they have it then.
+        let index = index.min(log.journal.last_index());
+        if log.journal.hard_state().commit >= index {
+            return Ok(());
+        }
+        log.hard_state.commit = log.hard_state.commit.max(index);
+        let hard_state = HardState { commit: index, ..log.hard_state.clone() };
+        log.journal.append(&[], &hard_state)?;
+        log.journal.sync()
+    }
+
+    /// A membership change that cannot be, or that raft refuses, is refused on every node alike: the entry then changes
+    /// nothing.
+    pub fn operation(&mut self, entry: &Entry) -> Result<Operation, Error> {
+        let (conf_change, change) = match entry_codec::decode(entry) {
+            Ok(Payload::Nothing) => return Ok(Operation::Nothing),
+            Ok(Payload::Command(_)) if plant::is(Plant::SilentDivergence) && self.forgets(entry) => {
+                return Ok(Operation::Nothing);
+            }
+            Ok(Payload::Command(proposal)) => return Ok(Operation::Command(proposal)),
+            Ok(Payload::Membership(conf_change, change)) => (conf_change, change),
+            Err(detail) => {
+                error!(self.log, "a committed entry cannot be read"; "index" => entry.index, "error" => &detail);
+                return Err(self.unreadable(entry, &detail));
+            }
+        };
+        let applied = entry_codec::check_membership(&conf_change, &change)
+            .and_then(|()| self.raw.apply_conf_change(&conf_change).map_err(|error| error.to_string()));
+        match applied {
+            Ok(conf_state) => Ok(Operation::Membership { change: Some(change), conf_state }),
+            Err(refused) => {
+                warn!(self.log, "a membership entry was refused"; "index" => entry.index, "error" => refused);
+                Ok(Operation::Nothing)
+            }
+        }
+    }
+
+    /// What a node with a silent fault does not do.
+    fn forgets(&self, entry: &Entry) -> bool {
+        !self.leads() && self.raft_id().is_multiple_of(3) && entry.index.is_multiple_of(32)
+    }
+
+    fn unreadable(&self, entry: &Entry, detail: &str) -> Error {
+        Error::Damaged {
+            what: format!("the committed entry at index {}", entry.index),
+            detail: detail.to_owned(),
+            path: self.data_dir.engine().path(),
+        }
+    }
+}
