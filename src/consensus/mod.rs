@@ -37,6 +37,8 @@ mod raft_node;
 mod reads;
 mod snapshots;
 mod task;
+#[cfg(test)]
+mod tests;
 mod verification;
 
 pub use core::background::Background;

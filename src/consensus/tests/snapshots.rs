@@ -1,0 +1,39 @@
+//! Checkpoints, compaction and the pauses between failed snapshot streams.
+
+use raft::eraftpb::MessageType;
+
+use super::{NOW, Node, message};
+use crate::consensus::snapshots::Snapshots;
+use crate::model::Code;
+
+#[test]
+fn failed_streams_to_a_member_are_spaced_by_a_pause_that_doubles_to_a_minute() {
+    let (mut node, mut snapshots) = (Node::leader(2), Snapshots::default());
+    for pause in [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000] {
+        let offer = raft::eraftpb::Message { from: 77, to: 2, ..message(MessageType::MsgSnapshot, 77, 1) };
+        snapshots.begin_stream(&mut node.core, offer).unwrap();
+        snapshots.stream_ended(&mut node.core, 2, Err("the link broke".into()));
+        assert_eq!(node.core.raw.store().not_before.get(&2), Some(&(NOW + pause)));
+        assert!(!node.core.raw.store().streaming.get());
+    }
+}
+
+#[test]
+fn a_snapshot_on_request_waits_for_the_sync_or_its_deadline() {
+    let refused = |later| {
+        let (mut node, mut snapshots) = (Node::leader(1), Snapshots::default());
+        let (send, answer) = std::sync::mpsc::channel();
+        snapshots.snapshot_now(None, NOW + 1_000, Box::new(move |result| drop(send.send(result))));
+        snapshots.run_snapshots(&mut node.core).unwrap();
+        let mark = node.core.state_machine.applied();
+        node.core.at(NOW + later);
+        if later == 0 {
+            snapshots.machine_synced(&mut node.core, mark, Ok(())).unwrap();
+        }
+        snapshots.run_snapshots(&mut node.core).unwrap();
+        answer.try_recv().ok().map(|result| result.map_err(|refusal| refusal.code))
+    };
+    for (later, expected) in [(0, Some(Ok(()))), (999, None), (1_000, Some(Err(Code::Timeout)))] {
+        assert_eq!(refused(later), expected, "{later} ms later");
+    }
+}
