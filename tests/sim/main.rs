@@ -31,6 +31,7 @@ mod returning;
 mod rng;
 mod rogue;
 mod run;
+mod scenarios;
 mod silence;
 mod strangers;
 mod streams;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         Trial::test("a_copy_covers_changes_that_are_not_applied_yet", installs::a_change_that_a_copy_covers),
         Trial::test("turns_are_bounded_in_work_and_in_time", || turns::are_bounded().map_err(Failed::from)),
     ];
+    trials.extend(scenarios::trials());
     trials.extend(plants::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -90,7 +90,7 @@ impl Joiner {
             cluster_id: core.data_dir.identity().cluster_id,
             http_address: core.options.http_address.clone(),
             standing: self.standing(core, busy),
-            offers: offers,
+            offers,
             raft_address: core.options.raft_address.clone(),
             moved: core.has_moved(),
         }
@@ -267,9 +267,7 @@ impl Joiner {
         result: Result<WhoAmI, Refusal>,
     ) -> Option<Accepted> {
         let asked = |offer: &mut ReceivedOffer| matches!(offer.waits_for, LeaderProof::Leader(asked) if asked == token);
-        let Some(ReceivedOffer { adopt, reply, .. }) = self.offer.take_if(asked) else {
-            return None;
-        };
+        let ReceivedOffer { adopt, reply, .. } = self.offer.take_if(asked)?;
         let (me, address, leader) = (core.my_name(), &adopt.leader_address, &adopt.leader_name);
         let wrong = match result {
             Ok(who) if who.raft_id != adopt.leader_id || who.cluster_id != adopt.cluster_id => {
