@@ -1,14 +1,14 @@
-//! What happened lately, for those who watch.
+//! The change feed: the latest events, for watchers.
 //!
 //! Why: a watcher that lost its connection goes on where it was, on any node, so every node keeps the latest events
-//! whether anybody watches or not. The loop writes here, and any number of readers read at their own speed.
+//! whether there are watchers or not. The loop writes here, and any number of readers read at their own speed.
 //!
-//! Laws: the loop appends, drops what is too old and tells of it, and never waits for a reader. What is kept is bounded
+//! Invariants: the loop appends, drops what is too old and tells of it, and never waits for a reader. What is kept is bounded
 //! in number and bytes; all events of an index come and go together, and those of the newest stay whatever they take.
-//! Events begin where the node started or took a copy of the state in. A reader sees each event from its cursor on
+//! Events begin where the node started or installed a snapshot. A reader sees each event from its cursor on
 //! once and in order, or is told that some are gone.
 //!
-//! Not here: what an event is ([`crate::model::Event`]), who has sent what to whom (`http::api::watch`).
+//! See also: the event itself ([`crate::model::Event`]), how watchers are sent events (`http::api::watch`).
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -68,11 +68,11 @@ pub struct FeedStatus {
     /// Until when it counts as in contact with a leader that has a majority: an election timeout after the moment as of which
     /// one has confirmed its state.
     pub in_touch_until: Millis,
-    /// Why nobody may watch here, if so.
+    /// Why no client may watch here, if so.
     pub refusal: Option<Refusal>,
 }
 
-/// Which keys somebody watches.
+/// Which keys a client watches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Filter {
     /// This one.
@@ -188,7 +188,7 @@ impl ChangeFeed {
         let dropped = ring.trim();
         drop(ring);
         self.news.notify_one();
-        // Freeing values takes time that nobody has to wait for.
+        // Freeing values takes time that no reader has to wait for.
         drop(dropped);
     }
 
@@ -252,7 +252,7 @@ impl ChangeFeed {
         // Looked at first: what was appended before the end is read to its end.
         let closed = *self.closed.borrow();
         let ring = self.ring();
-        // A node that stops still applies what it has promised, and those who watch hear of it.
+        // A node that stops still applies what it has promised, and watchers hear of it.
         let refuses = ring.footing.refusal.as_ref().is_some_and(|refusal| refusal.code != Code::Stopping);
         if ring.epoch != epoch || refuses {
             return FeedRead::Ended;

@@ -60,7 +60,7 @@ pub struct Start {
     pub raft_log: Logger,
 }
 
-/// Starts the loop on a thread of its own. `handle` is how its errands report back.
+/// Starts the loop on a thread of its own. `handle` is how its background jobs report back.
 ///
 /// # Errors
 /// Where the system gives no thread.
@@ -158,15 +158,15 @@ struct Threads {
 }
 
 impl Threads {
-    /// Runs an errand. Where the system gives no thread, the loop hears what it would have heard at its end.
-    fn run(&self, name: &str, errand: impl FnOnce() + Send + 'static, instead: impl FnOnce(Error) -> Option<Input>) {
-        if let Err(source) = thread::Builder::new().name(name.into()).spawn(errand) {
+    /// Runs a background job. Where the system gives no thread, the loop hears what it would have heard at its end.
+    fn run(&self, name: &str, job: impl FnOnce() + Send + 'static, instead: impl FnOnce(Error) -> Option<Input>) {
+        if let Err(source) = thread::Builder::new().name(name.into()).spawn(job) {
             error!(self.log, "the system gives no thread"; "for" => name, "error" => %source);
             let failure = Error::Io { what: format!("no thread for {name}"), path: "the process".into(), source };
             if let Some(input) = instead(failure)
                 && !self.handle.offer(input)
             {
-                error!(self.log, "the loop's queue is full; an errand is lost"; "for" => name);
+                error!(self.log, "the loop's queue is full; the result of a background job is lost"; "for" => name);
             }
         }
     }
@@ -175,14 +175,14 @@ impl Threads {
 impl Background for Threads {
     fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
         let handle = self.handle.clone();
-        let errand = move || handle.deliver_blocking(Input::Synced { mark, result: db.sync() });
-        self.run("sync", errand, |failure| Some(Input::Synced { mark, result: Err(failure) }));
+        let job = move || handle.deliver_blocking(Input::Synced { mark, result: db.sync() });
+        self.run("sync", job, |failure| Some(Input::Synced { mark, result: Err(failure) }));
     }
 
     fn spool(&mut self, token: u64, mut spooler: Spooler) {
         let handle = self.handle.clone();
         let log = self.log.clone();
-        let errand = move || {
+        let job = move || {
             let mut told = false;
             loop {
                 match spooler.wait() {
@@ -199,12 +199,12 @@ impl Background for Threads {
                 }
             }
         };
-        self.run("spool", errand, |failure| Some(Input::Scanned { token, result: Err(failure) }));
+        self.run("spool", job, |failure| Some(Input::Scanned { token, result: Err(failure) }));
     }
 
     fn discard(&mut self, unused: Vec<Box<dyn Send>>, engine: Arc<dyn Engine>, names: Vec<String>) {
         let log = self.log.clone();
-        let errand = move || {
+        let job = move || {
             drop(unused);
             for name in names {
                 if let Err(failure) = engine.remove(&name) {
@@ -212,7 +212,7 @@ impl Background for Threads {
                 }
             }
         };
-        self.run("discard", errand, |_| None);
+        self.run("discard", job, |_| None);
     }
 
     fn now(&self) -> Millis {

@@ -28,7 +28,7 @@ use crate::model::{
 use crate::storage;
 use single_flight::SingleFlight;
 
-/// How many inputs of peers and errands wait at most; beyond that the sender waits.
+/// How many inputs of peers and background jobs wait at most; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
 
 /// The process's monotonic clock, in milliseconds since it was made. Where the system tells (Linux), it goes on while
@@ -72,7 +72,7 @@ fn since_boot() -> Duration {
 pub struct Inbox {
     /// What clients want.
     pub clients: mpsc::Receiver<Input>,
-    /// What peers and errands deliver.
+    /// What peers and background jobs deliver.
     pub peers: mpsc::Receiver<Input>,
     /// The clock that deadlines are given in.
     pub clock: Clock,
@@ -336,7 +336,7 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Hands the loop something that a peer or an errand brought, waiting while its queue is full. After the loop's end
+    /// Hands the loop something that a peer or a background job brought, waiting while its queue is full. After the loop's end
     /// it is dropped.
     pub async fn deliver(&self, input: Input) {
         drop(self.peers.send(input).await);

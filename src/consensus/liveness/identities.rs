@@ -88,7 +88,7 @@ impl Identities {
         }
         if waits {
             self.announced = Some(core.now);
-            warn!(core.log, "this node's raft address is not the one that its cluster has for it, and nobody follows it by its \
+            warn!(core.log, "this node's raft address is not the one that its cluster has for it, and no member follows it by its \
                 own word; start it at the old address again, or POST the new one on a member: /raft/join \
                 {{\"node_id\": \"{}\", \"raft_address\": \"{}\"}}", row.name, core.options.raft_address;
                 "recorded" => &row.raft_address);

@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(
             peer_contact.relays(&voters, 1, 0, 100 + WORD_HOLDS),
             [2, 5],
-            "3 follows nobody, 4 this node, 6 is none"
+            "3 follows no leader, 4 this node, 6 is no voter"
         );
         assert_eq!(peer_contact.relays(&voters, 1, 5, 100), [2], "5 is the leader that cannot be reached");
         assert_eq!(peer_contact.relays(&voters, 1, 0, 101 + WORD_HOLDS), [0; 0], "the words are too old");

@@ -140,7 +140,7 @@ impl Membership {
         raft_id != 0 && !members.is_tombstone(raft_id) && members.get(raft_id).is_none()
     }
 
-    /// Whether a member has the joiner's name. There was none when the joiner was judged, but a join that was given up
+    /// Whether a member has the joiner's name. There was none when the joiner was checked, but a join that was given up
     /// may have left its entry in the log, and that was applied since.
     pub fn name_is_taken(&self, cx: &Context<'_>, request: &Request) -> bool {
         matches!(request, Request::Join { node_id, .. } if cx.core.state_machine.members().named(node_id).is_some())

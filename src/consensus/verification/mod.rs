@@ -173,7 +173,7 @@ impl Verification {
         let lacks = format!(
             "the leader says that entry {confirmed} is the last one committed, and this node had applied entry {applied}: a \
              majority of the voters has lost what was committed, as where their disks were brought back from older copies. \
-             This node keeps what it has and serves nobody; keep either its directory or the cluster as it is now, for which \
+             This node keeps what it has and serves no client; keep either its directory or the cluster as it is now, for which \
              this directory is moved away and the node joins again, empty"
         );
         if self.lacks.is_none() {
