@@ -120,6 +120,7 @@ impl Snapshots {
     fn keep_from(&self, core: &Core, mark: u64) -> u64 {
         let journal = &core.raw.store().journal;
         let bound = journal.bytes_after(mark) + core.options.snapshot_every_bytes;
+        // Binary search for the first index behind which the log is no longer than the bound.
         let (mut low, mut high) = (mark.saturating_sub(core.options.snapshot_keep_entries), mark);
         while low < high {
             let middle = low + (high - low) / 2;

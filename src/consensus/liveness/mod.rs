@@ -67,6 +67,8 @@ impl Liveness {
 
     /// Refuses a configuration in which the live voters are no quorum, before or after the change.
     pub fn check_quorum(&self, core: &Core, after: &[u64]) -> Result<(), Refusal> {
+        // Three voters, n3 silent. Remove n3: before, two of three are live; after, two of two. Allowed. Remove n2: after,
+        // n1 and n3 are left, of which one is live where two are needed. Refused.
         for voters in [core.conf_voters(), after] {
             let (live, dead): (Vec<u64>, Vec<u64>) = voters.iter().partition(|id| self.is_live(core, **id));
             let quorum = voters.len() / 2 + 1;
@@ -140,6 +142,8 @@ impl Liveness {
             Hop::Client if known && !self.peers.is_unreached(leader, core.now) => direct,
             Hop::Client => {
                 // A membership change is answered once this node has applied it, which takes a leader that it hears.
+                // A write may go through a relay even where this node knows no leader: n3 is cut off from the leader n1, and
+                // n2 follows n1.
                 let cut_off = self.is_leaderless_for_long(core);
                 let may = known || cut_off && matches!(request, Request::Write(_));
                 self.relay(core).filter(|_| may).map(|relay| (relay, Hop::Relay)).or(direct)

@@ -165,6 +165,7 @@ impl Membership {
 
     /// Another node leads: requests go there, where they begin again; each finds in the table what was done.
     fn give_back(&mut self) {
+        // A join whose learner is in the log already may go on under the next leader: from here on it may have been applied.
         self.catch_up = CatchUp::default();
         let mut operations = std::mem::take(&mut self.aside);
         operations.extend(self.current.take());

@@ -43,6 +43,8 @@ impl<W> Waiters<W> {
 
     /// Takes all whose entry is proven lost by an entry of `term` applied at `index`.
     pub fn lost(&mut self, term: u64, index: u64) -> Vec<W> {
+        // Proposed in term 2 at 10 and 12; an entry of term 3 is applied at 11. Terms never fall along a log, so nothing of
+        // term 2 can come at 12 or above: that one is lost. The one at 10 was applied before, or replaced before.
         self.take(|i, t, _| i >= index && t < term && !plant::is(Plant::WokenByIndex))
     }
 

@@ -221,6 +221,8 @@ impl Reads {
         let round = self.round.as_ref()?;
         let state = states.into_iter().find(|state| round.contexts.contains(&state.request_ctx))?;
         let Round { first, applied, readers, .. } = self.round.take()?;
+        // A leader that has committed in its term has all that was ever committed. One that confirms 80 to a node that had
+        // applied 90 has lost ten entries, and a majority with it.
         if state.index < applied {
             return Some(RoundEnd::LeaderLacks { confirmed: state.index, applied, readers });
         }
