@@ -39,7 +39,7 @@ fn incarnation(directory: &std::path::Path) -> (DataDir, Incarnation) {
         cache_bytes: 64 << 20,
         picked_http_port: None,
         picked_raft_port: None,
-        mint: Box::new(move || ids.fetch_add(1, Ordering::Relaxed)),
+        random: Box::new(move || ids.fetch_add(1, Ordering::Relaxed)),
     };
     DataDir::open(engine, boot).expect("a fresh directory opens")
 }

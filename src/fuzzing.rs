@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use crate::config::{Config, ConfigError, Given, keys::KEYS, load, parse_file};
 use crate::model::validate;
 use crate::model::{
-    ApplyPoint, Command, CommandResult, Limits, MemberChange, Members, Proposal, Results, Write, codec, decide_once,
+    ApplyPoint, Command, CommandResult, DedupTable, Limits, MemberChange, Members, Proposal, Write, codec, decide_write,
 };
 use crate::{http, storage, transport};
 
@@ -90,8 +90,8 @@ fn decided(write: Write) {
     {
         assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&value.bytes).is_ok(), "JSON is JSON");
     }
-    let run = |_| Ok::<_, Infallible>(CommandResult::Nothing);
-    let Ok((written, kept)) = decide_once(write, ApplyPoint { index: 1, clock: 0 }, 1, &Results::default(), run);
+    let run = |_| Ok::<_, Infallible>(CommandResult::NoOp);
+    let Ok((written, kept)) = decide_write(write, ApplyPoint { index: 1, clock: 0 }, 1, &DedupTable::default(), run);
     assert_eq!(written.outcome == CommandResult::Invalid, !allowed);
     assert!(allowed || kept.is_none(), "nothing is kept of what is refused");
 }

@@ -67,7 +67,7 @@ impl From<Failure> for ExitError {
     fn from(failure: Failure) -> Self {
         let code = match failure.code.as_str() {
             "precondition_failed" => CONDITION,
-            _ if failure.fate == Outcome::Unknown => UNKNOWN,
+            _ if failure.outcome == Outcome::Unknown => UNKNOWN,
             _ => FAILED,
         };
         let unknown = if code == UNKNOWN { "; whether the change was made is not known" } else { "" };
@@ -193,13 +193,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
-    fn failure(code: &str, fate: Outcome) -> Failure {
+    fn failure(code: &str, outcome: Outcome) -> Failure {
         Failure {
             endpoint: "a:1".into(),
             status: None,
             code: code.into(),
             detail: "it broke".into(),
-            fate,
+            outcome,
             version: None,
             oldest_index: None,
             newest_index: None,
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn exit_codes_tell_apart_what_a_script_must_treat_differently() {
-        let code = |code, fate| ExitError::from(failure(code, fate)).code;
+        let code = |code, outcome| ExitError::from(failure(code, outcome)).code;
         assert_eq!(code("no_answer", Outcome::NotApplied), 1);
         assert_eq!(code("precondition_failed", Outcome::NotApplied), 4);
         assert_eq!(code("timeout", Outcome::Unknown), 5);

@@ -133,7 +133,7 @@ struct Deleted {
 }
 
 #[derive(Deserialize)]
-struct Swept {
+struct PrefixDeleted {
     deleted: u64,
     more: bool,
 }
@@ -166,7 +166,7 @@ impl Client {
     /// Stores `value`; its version. It is durable on a majority then.
     ///
     /// # Errors
-    /// [`Failure`]; its `fate` says whether the value may have been stored all the same. `precondition_failed` where
+    /// [`Failure`]; its `outcome` says whether the value may have been stored all the same. `precondition_failed` where
     /// the condition is not true.
     pub async fn put(&self, key: &str, value: impl Into<Bytes>, write: &Write) -> Result<u64, Failure> {
         let value = value.into();
@@ -198,7 +198,7 @@ impl Client {
     /// As [`Client::put`].
     pub async fn delete_some(&self, prefix: &str) -> Result<(u64, bool), Failure> {
         let ask = Ask::new(Method::DELETE, path("/store", &[("prefix", prefix.to_owned())]));
-        let swept: Swept = data(&self.send(Kind::Write, &ask).await?)?;
+        let swept: PrefixDeleted = data(&self.send(Kind::Write, &ask).await?)?;
         Ok((swept.deleted, swept.more))
     }
 
@@ -255,7 +255,7 @@ impl Client {
     /// Takes the member called `name` out.
     ///
     /// # Errors
-    /// [`Failure`]; its `fate` says whether it may have been done all the same.
+    /// [`Failure`]; its `outcome` says whether it may have been done all the same.
     pub async fn remove(&self, name: &str) -> Result<Change, Failure> {
         self.change("/raft/remove", &json!({ "node_id": name })).await
     }

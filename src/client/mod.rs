@@ -81,7 +81,7 @@ pub struct Failure {
     /// What happened, for a person.
     pub detail: String,
     /// Whether a change may have been made all the same, by any of the attempts; not applied for a read.
-    pub fate: Outcome,
+    pub outcome: Outcome,
     /// The version that the key has, 0 for no such key, where a condition was not true.
     pub version: Option<u64>,
     /// The index from which on the node can tell changes, where a watch began before it.
@@ -93,13 +93,13 @@ pub struct Failure {
 
 impl Failure {
     /// A failure that this side tells.
-    fn here(endpoint: &str, code: &str, detail: impl Into<String>, fate: Outcome) -> Self {
+    fn here(endpoint: &str, code: &str, detail: impl Into<String>, outcome: Outcome) -> Self {
         Self {
             endpoint: endpoint.to_owned(),
             status: None,
             code: code.to_owned(),
             detail: detail.into(),
-            fate,
+            outcome,
             version: None,
             oldest_index: None,
             newest_index: None,
@@ -149,8 +149,8 @@ impl Client {
                     return Err(failure);
                 }
                 // A later attempt that was refused tells nothing of an earlier one that may have been done.
-                uncertain |= failure.fate == Outcome::Unknown;
-                failure.fate = if uncertain { Outcome::Unknown } else { failure.fate };
+                uncertain |= failure.outcome == Outcome::Unknown;
+                failure.outcome = if uncertain { Outcome::Unknown } else { failure.outcome };
                 last = Some(failure);
             }
             let left = deadline.saturating_duration_since(Instant::now());

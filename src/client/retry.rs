@@ -88,17 +88,17 @@ pub(super) fn refused(kind: Kind, endpoint: &str, answer: &Answer) -> Judged {
     let is_node = problem.code.is_some();
     // Below 500 a server says that it did not do it, whatever stands there.
     let unsaid = if kind.changes() && status >= 500 { Outcome::Unknown } else { Outcome::NotApplied };
-    let fate = problem.outcome.unwrap_or(unsaid);
+    let outcome = problem.outcome.unwrap_or(unsaid);
     let code = problem.code.unwrap_or_else(|| NO_NODE.to_owned());
     let detail = problem.detail.filter(|_| is_node);
     let detail = detail.unwrap_or_else(|| format!("status {status} and no reason, so this is no huskv node"));
-    let again = PASSING.contains(&code.as_str()) && (kind.is_repeatable() || fate == Outcome::NotApplied);
+    let again = PASSING.contains(&code.as_str()) && (kind.is_repeatable() || outcome == Outcome::NotApplied);
     let failure = Failure {
         endpoint: endpoint.to_owned(),
         status: Some(status),
         code,
         detail,
-        fate,
+        outcome,
         version: problem.version,
         oldest_index: problem.oldest_index,
         newest_index: problem.newest_index,
@@ -108,9 +108,9 @@ pub(super) fn refused(kind: Kind, endpoint: &str, answer: &Answer) -> Judged {
 
 /// Judges the lack of an answer.
 pub(super) fn unanswered(kind: Kind, endpoint: &str, trouble: Trouble) -> Judged {
-    let fate = if kind.changes() && trouble.sent { Outcome::Unknown } else { Outcome::NotApplied };
-    let again = kind.is_repeatable() || fate == Outcome::NotApplied;
-    Judged { failure: Failure::here(endpoint, NO_ANSWER, trouble.detail, fate), again }
+    let outcome = if kind.changes() && trouble.sent { Outcome::Unknown } else { Outcome::NotApplied };
+    let again = kind.is_repeatable() || outcome == Outcome::NotApplied;
+    Judged { failure: Failure::here(endpoint, NO_ANSWER, trouble.detail, outcome), again }
 }
 
 #[cfg(test)]
@@ -130,12 +130,12 @@ mod tests {
             assert_eq!(judged(kind, 504, timeout).again, again, "{kind:?}");
             let trouble = || Trouble { sent: true, late: false, detail: "the connection broke".into() };
             assert_eq!(unanswered(kind, "a:1", trouble()).again, again, "{kind:?}");
-            let fate = unanswered(kind, "a:1", trouble()).failure.fate;
-            assert_eq!(fate == Outcome::Unknown, kind.changes(), "{kind:?}");
+            let outcome = unanswered(kind, "a:1", trouble()).failure.outcome;
+            assert_eq!(outcome == Outcome::Unknown, kind.changes(), "{kind:?}");
         }
         // A word from something in between says nothing about what the node did.
         let between = judged(Kind::Write, 502, "<h1>Bad gateway</h1>");
-        assert_eq!((between.again, between.failure.fate), (false, Outcome::Unknown));
+        assert_eq!((between.again, between.failure.outcome), (false, Outcome::Unknown));
         assert!(judged(Kind::Keyed, 502, "<h1>Bad gateway</h1>").again);
         // A problem without its outcome is no promise.
         assert!(!judged(Kind::Write, 503, r#"{"code":"no_leader"}"#).again);
@@ -146,7 +146,7 @@ mod tests {
         for code in ["no_leader", "overloaded", "stopping", "joining"] {
             let body = format!(r#"{{"code":"{code}","detail":"d","outcome":"not_applied"}}"#);
             let judged = judged(Kind::Write, 503, &body);
-            assert!(judged.again && judged.failure.fate == Outcome::NotApplied, "{code}");
+            assert!(judged.again && judged.failure.outcome == Outcome::NotApplied, "{code}");
         }
         let never_sent = Trouble { sent: false, late: false, detail: "refused".into() };
         assert!(unanswered(Kind::Write, "a:1", never_sent).again);

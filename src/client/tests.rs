@@ -118,7 +118,7 @@ async fn a_write_that_may_have_happened_is_sent_once_unless_it_has_a_key() {
         let broken = Node::start("n1", vec![first]).await;
         let sound = Node::start("n2", vec![reply(200, PUT)]).await;
         let failure = client(&[&broken, &sound]).put("k", "v", &Write::default()).await.unwrap_err();
-        assert_eq!(failure.fate, Outcome::Unknown, "{failure}");
+        assert_eq!(failure.outcome, Outcome::Unknown, "{failure}");
         assert_eq!((broken.asked().len(), sound.asked().len()), (1, 0), "{failure}");
         assert_eq!(client(&[&broken, &sound]).put("k", "v", &keyed()).await.unwrap(), 7);
         assert!(sound.asked()[0].contains("idempotency-key: once"), "{:?}", sound.asked());
@@ -144,7 +144,7 @@ async fn an_attempt_that_may_have_happened_is_not_forgotten_over_later_ones() {
     let broken = Node::start("n1", vec![Reply::Break, problem(503, "no_leader", "not_applied")]).await;
     let client = Client::new([broken.address.clone()], Duration::from_millis(200));
     let failure = client.put("k", "v", &keyed()).await.unwrap_err();
-    assert_eq!((failure.code.as_str(), failure.fate), ("no_leader", Outcome::Unknown));
+    assert_eq!((failure.code.as_str(), failure.outcome), ("no_leader", Outcome::Unknown));
     assert!(broken.asked().len() > 1);
 }
 

@@ -13,7 +13,7 @@ use crate::model::{
     Answer, DiskSpace, Item, JoinAccepted, JoinOffer, List, Page, Probe, ProbeReply, Refusal, Request, StateDigest,
     Status, WhoAmI,
 };
-use crate::storage::{Received, Reception};
+use crate::storage::{ReceivedSnapshot, SnapshotTarget};
 
 /// How an answer goes back up: called once, from the loop's thread, so it must not block.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -268,14 +268,14 @@ pub enum Input {
         /// The member that sends it.
         from: u64,
         /// Where the answer goes.
-        reply: Reply<Result<Reception, InstallError>>,
+        reply: Reply<Result<SnapshotTarget, InstallError>>,
     },
     /// A snapshot has arrived completely and is durable.
     Install {
         /// The leader's MsgSnapshot with the final metadata.
         message: Box<Message>,
         /// The generation.
-        received: Received,
+        received: ReceivedSnapshot,
         /// Where the answer goes: once the flip is durable.
         reply: Reply<Result<(), InstallError>>,
     },

@@ -21,7 +21,7 @@ use super::core::{Core, Phase};
 use super::input::{InstallError, Reply};
 use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal};
-use crate::storage::{Error, Reception, SpoolBound};
+use crate::storage::{Error, SnapshotTarget, SpoolBound};
 
 /// How many journal records one turn removes at most.
 const RECORDS_PER_TURN: usize = 256;
@@ -104,7 +104,7 @@ impl Snapshots {
         let behind = self.keep_from(core, mark.0);
         let log = core.raw.mut_store();
         let hard_state = log.hard_state.clone();
-        log.journal.note_snapshot(mark.0, mark.1);
+        log.journal.record_checkpoint(mark.0, mark.1);
         log.journal.append(&[], &hard_state)?;
         log.journal.sync()?;
         self.compact_to = self.compact_to.max(behind);
@@ -134,7 +134,7 @@ impl Snapshots {
         if let Some((to, reason)) = self.stillborn.take() {
             self.stream_ended(core, to, Err(reason));
         }
-        let (mark, _) = core.raw.store().journal.snapshot();
+        let (mark, _) = core.raw.store().journal.checkpoint();
         let entries = core.state_machine.applied().0.saturating_sub(mark);
         let due = entries >= core.options.snapshot_every_entries
             || (entries > 0 && core.raw.store().journal.bytes_after(mark) >= core.options.snapshot_every_bytes);
@@ -162,7 +162,7 @@ impl Snapshots {
                 target = target.min(pin);
             }
         }
-        debug_assert!(target <= core.raw.store().journal.snapshot().0, "the log goes only behind what is synced");
+        debug_assert!(target <= core.raw.store().journal.checkpoint().0, "the log goes only behind what is synced");
         if target >= core.raw.store().journal.first_index() {
             core.raw.mut_store().journal.compact(target, RECORDS_PER_TURN)?;
         }
@@ -178,7 +178,7 @@ impl Snapshots {
             Ok(scratch) => {
                 // What fails here is a write to the tree, not the snapshot: it poisons like any other.
                 let bound = SpoolBound::on(core.data_dir.engine(), core.options.snapshot_spool_bytes);
-                let (spooler, reader) = core.state_machine.begin_cut(scratch, bound)?;
+                let (spooler, reader) = core.state_machine.begin_snapshot(scratch, bound)?;
                 info!(core.log, "snapshot stream begun"; "to" => core.name_of(to), "index" => index);
                 core.background.spool(token, spooler);
                 core.outbox.stream(to, message, reader);
@@ -198,16 +198,16 @@ impl Snapshots {
         }
         if let Err(failure) = result {
             warn!(core.log, "a snapshot stream failed"; "error" => %failure);
-            core.state_machine.abort_cut();
+            core.state_machine.abort_snapshot();
             return Ok(());
         }
-        core.state_machine.end_cut()
+        core.state_machine.end_snapshot()
     }
 
     /// The stream of a snapshot has ended, well or not.
     pub fn stream_ended(&mut self, core: &mut Core, to: u64, result: Result<SnapshotMetadata, String>) {
         let Some(Stream { began, .. }) = self.stream.take_if(|stream| stream.to == to) else { return };
-        core.state_machine.abort_cut();
+        core.state_machine.abort_snapshot();
         core.raw.mut_store().streaming.set(false);
         let (name, ms) = (core.name_of(to), core.now.saturating_sub(began));
         match result {
@@ -231,7 +231,7 @@ impl Snapshots {
     }
 
     /// Answers a peer that wants to send a snapshot, which only the leader has a reason to; whether one is taken.
-    pub fn receive(core: &mut Core, from: u64, reply: Reply<Result<Reception, InstallError>>) -> bool {
+    pub fn receive(core: &mut Core, from: u64, reply: Reply<Result<SnapshotTarget, InstallError>>) -> bool {
         if !matches!(core.phase, Phase::Member | Phase::Joining) || core.stop_by.is_some() {
             reply(Err(InstallError("this node takes no copy now".into())));
             return false;
@@ -242,7 +242,7 @@ impl Snapshots {
             return false;
         }
         info!(core.log, "receiving a snapshot"; "from" => core.name_of(from));
-        reply(core.data_dir.receive().map_err(|failure| {
+        reply(core.data_dir.reserve_generation().map_err(|failure| {
             warn!(core.log, "a snapshot cannot be received"; "error" => %failure);
             InstallError(failure.to_string())
         }));

@@ -191,7 +191,7 @@ impl Background for Threads {
                         told = true;
                         handle.deliver_blocking(Input::Scanned { token, result: Ok(()) });
                     }
-                    Ok(Spooled::Whole) => return,
+                    Ok(Spooled::Complete) => return,
                     Err(failure) if told => {
                         return warn!(log, "a snapshot stream was not finished"; "error" => %failure);
                     }

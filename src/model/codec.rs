@@ -1,13 +1,13 @@
-//! Versioned bytes: the one place that turns values of the model into bytes and back.
+//! Versioned encoding: the only place that turns values of the model into bytes and back.
 //!
-//! Why: these bytes lie on disks and cross between versions of huskv, so each begins with a version and is bounded
-//! before anything is allocated. It is also the only file that names the serializer.
+//! Why: these bytes lie on disks and cross between versions of huskv, so each encoding begins with a version and is bounded
+//! before memory is allocated. It is the only file that names the serializer.
 //!
-//! Laws: a newer version is an error that says so, never a guess; every byte must be used up; what a length field
-//! promises is not allocated before the bytes are there, but for a small multiple of what is. A list whose elements are much
-//! larger in memory than in bytes is bounded in number (`list`).
+//! Invariants: another version is an error, never a guess. Every byte must be consumed. A length field allocates nothing before
+//! its bytes are there, but for a small multiple of the input. A list whose elements are much larger in memory than encoded is
+//! bounded in number ([`MAX_ELEMENTS`]).
 //!
-//! Not here: checksums and framing; those belong to the journal and to the wire.
+//! See also: `storage::journal::record` and `transport::wire` (checksums and framing).
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -86,9 +86,9 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 }
 
 /// The most elements of a list whose elements are small in bytes and large in memory; far more than a request may have.
-pub const MOST_ELEMENTS: usize = 4096;
+pub const MAX_ELEMENTS: usize = 4096;
 
-/// Decodes a list of at most [`MOST_ELEMENTS`], for `deserialize_with`: a step of a transaction takes 12 bytes and ten times
+/// Decodes a list of at most [`MAX_ELEMENTS`], for `deserialize_with`: a step of a transaction takes 12 bytes and ten times
 /// as much in memory.
 ///
 /// # Errors
@@ -100,18 +100,18 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> R
         type Value = Vec<T>;
 
         fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(out, "at most {MOST_ELEMENTS} elements")
+            write!(out, "at most {MAX_ELEMENTS} elements")
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
             let too_many = |count| Err(A::Error::invalid_length(count, &self));
-            if let Some(count) = seq.size_hint().filter(|count| *count > MOST_ELEMENTS) {
+            if let Some(count) = seq.size_hint().filter(|count| *count > MAX_ELEMENTS) {
                 return too_many(count);
             }
             let mut elements = Vec::new();
             while let Some(element) = seq.next_element()? {
-                if elements.len() == MOST_ELEMENTS {
-                    return too_many(MOST_ELEMENTS + 1);
+                if elements.len() == MAX_ELEMENTS {
+                    return too_many(MAX_ELEMENTS + 1);
                 }
                 elements.push(element);
             }
@@ -180,7 +180,7 @@ mod tests {
             let then = vec![Operation::Get { key: Bytes::new() }; count];
             encode(&Command::Txn(Txn { checks: Vec::new(), then, otherwise: Vec::new() }))
         };
-        assert!(decode::<Command>(&steps(MOST_ELEMENTS)).is_ok());
+        assert!(decode::<Command>(&steps(MAX_ELEMENTS)).is_ok());
         let many = steps(200_000);
         let taken = allocation_counter::measure(|| {
             assert!(matches!(decode::<Command>(&many), Err(CodecError::Malformed(_))));

@@ -1,9 +1,9 @@
-//! How much of its disk a node has left.
+//! Free disk space of a node.
 //!
-//! Why: all members hold the same data, so one full disk stops what a cluster may take; a member says what it has left
-//! before that, and the leader refuses what would need more.
+//! Why: all members hold the same data, so one full disk stops the cluster's writes. Each member reports its free space, and the
+//! leader refuses growing writes before a disk is full.
 //!
-//! Not here: how it is measured (`storage`), and what is refused meanwhile (`consensus`).
+//! See also: `storage` (measurement), `consensus::proposals::disk_space` (what is refused).
 
 use serde::{Deserialize, Serialize};
 

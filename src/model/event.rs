@@ -1,19 +1,23 @@
-//! What a change of a key is to those who watch.
+//! Change events and the cursors of watchers.
 //!
-//! Why: an event has to be found again by its name alone, on any node and after any failure, so its name is its place in
-//! the log.
+//! Why: a watcher must find its place again by the event id alone, on any node and after any failure, so the id is the position
+//! of the change in the log.
 //!
-//! Laws: the place counts all changes of an index, whoever watches which of them. A change that leaves the version of
-//! its key alone is no event.
+//! Invariants: the position counts all changes of an index, whatever the watcher filters. A change that keeps the version of its
+//! key (a touch) is no event.
 //!
-//! Not here: how long events are kept (`changefeed`), and how they are written out (`http::api::watch`).
+//! Example: entry 41 is a transaction that puts two keys. Its events have the ids `41.1` and `41.2`. An entry with one change has
+//! the plain id `42`. A watcher with `Last-Event-ID: 41.1` resumes at the second change of 41.
+//!
+//! See also: `changefeed` (retention), `http::api::watch` (server-sent events).
 
 use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
 
-use super::{ApplyPoint, Change, Item};
+use super::decide::view::{ApplyPoint, Change};
+use super::value::Item;
 
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +33,7 @@ pub struct Event {
     /// The key.
     pub key: Bytes,
     /// What happened to it.
-    pub happening: EventKind,
+    pub kind: EventKind,
 }
 
 /// What happened to a key.
@@ -47,18 +51,18 @@ impl Event {
     /// The event of a change at `at`, where it is one; the only one of its index until it is numbered.
     #[must_use]
     pub fn of(change: &Change, at: ApplyPoint) -> Option<Self> {
-        let (key, happening) = match change {
+        let (key, kind) = match change {
             Change::Put { key, item } => (key, EventKind::Put(item.clone())),
             Change::Delete { key, expired: false } => (key, EventKind::Deleted),
             Change::Delete { key, expired: true } => (key, EventKind::Expired),
             Change::Touch { .. } | Change::Move { .. } => return None,
         };
-        Some(Self { index: at.index, place: 1, of: 1, clock: at.clock, key: key.clone(), happening })
+        Some(Self { index: at.index, place: 1, of: 1, clock: at.clock, key: key.clone(), kind })
     }
 
     /// Numbers all events of one index.
     pub fn number(events: &mut [Self]) {
-        // A command changes far fewer keys ([`super::SWEEP_KEYS`]).
+        // A command changes far fewer keys ([`super::DELETE_PREFIX_KEYS`]).
         let of = u32::try_from(events.len()).unwrap_or(u32::MAX);
         for (place, event) in (1..).zip(events) {
             (event.place, event.of) = (place, of);
@@ -80,7 +84,7 @@ impl Event {
     /// About how many bytes it takes up.
     #[must_use]
     pub fn size(&self) -> usize {
-        let value = if let EventKind::Put(item) = &self.happening {
+        let value = if let EventKind::Put(item) = &self.kind {
             item.value.content_type.len() + item.value.bytes.len()
         } else {
             0
@@ -174,7 +178,7 @@ mod tests {
         let mut events: Vec<_> = changes.iter().filter_map(|change| Event::of(change, AT)).collect();
         Event::number(&mut events);
         assert_eq!(events.iter().map(Event::id).collect::<Vec<_>>(), ["7.1", "7.2", "7.3"]);
-        assert_eq!((&events[1].happening, &events[2].happening), (&EventKind::Deleted, &EventKind::Expired));
+        assert_eq!((&events[1].kind, &events[2].kind), (&EventKind::Deleted, &EventKind::Expired));
         let mut alone = vec![Event::of(&put("a", 7), AT).unwrap()];
         Event::number(&mut alone);
         assert_eq!(alone[0].id(), "7");

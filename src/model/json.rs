@@ -1,12 +1,12 @@
-//! What a JSON value must be beside JSON: something that the parsers of all common languages read.
+//! Interoperability limits of JSON values.
 //!
-//! Why: a value is shown inside of pages and events as the very text that was sent, so one value that a reader's parser
-//! refuses makes the whole page unreadable.
+//! Why: a JSON value is embedded verbatim in pages and events, so one value that a common parser refuses makes the whole page
+//! unreadable.
 //!
-//! Laws: at most [`DEPTH`] levels; surrogates in `\u` escapes come in pairs (RFC 8259, section 8.2); a number has at most
-//! [`DIGITS`] digits and lies within the range of a double (section 6).
+//! Invariants: at most [`DEPTH`] levels; surrogates in `\u` escapes come in pairs (RFC 8259, section 8.2); a number has at most
+//! [`DIGITS`] digits and is within the range of a double (section 6). The input is known to be JSON.
 //!
-//! Not here: whether a text is JSON at all, which the caller has made sure of.
+//! See also: [`validate::json`](crate::model::validate::json).
 
 /// The deepest JSON. Common parsers stop at 128, and an answer adds a few levels of its own around a value.
 pub const DEPTH: usize = 100;

@@ -1,10 +1,8 @@
-//! Ranges of keys: what a client can ask to see of many keys at once.
+//! Range queries: the parameters and the result of a list request.
 //!
-//! Why: http asks for a page and storage finds it, so both share what a page is.
+//! Invariants: keys are in byte order; a range includes its start and excludes its end.
 //!
-//! Laws: keys are in byte order; a range has its start and not its end.
-//!
-//! Not here: cursors and parameters (`http::api::list`).
+//! See also: `http::api::list` (cursors and parameters), `storage::kv::scan` (execution).
 
 use bytes::Bytes;
 

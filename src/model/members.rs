@@ -1,14 +1,14 @@
-//! The member table: who belongs to the cluster, under which name, and where it is dialled.
+//! The member table: names, addresses and roles of the members, and tombstones of removed raft ids.
 //!
-//! Why: raft knows members only as numbers. Names and addresses are data, replicated like any other, and change by log
-//! entries only, so every node that has applied the same index has the same table.
+//! Why: raft knows members only as numbers. Names and addresses are replicated data and change by log entries only, so every
+//! node that has applied the same index has the same table.
 //!
-//! Laws: a raft id that was removed is a tombstone and never comes back (Raft thesis 4.4: a server that returns without
-//! its disk is another server). A name belongs to one member at a time. The table is bounded: of the removed ids the
-//! latest [`TOMBSTONES`] are kept. One that is forgotten is no member either, so it votes and is heard nowhere; only what
-//! its process is told is less exact. That an id does not come back rests on its being random, not on this list.
+//! Invariants: a removed raft id becomes a tombstone and is never a member again (Raft thesis, section 4.4: a server that lost its
+//! disk is a new server). A name belongs to one member at a time. The latest [`TOMBSTONES`] removed ids are kept. An older one is
+//! unknown instead of removed: it cannot vote either, only the error that its process gets is less exact. Raft ids are random, so
+//! uniqueness does not depend on the tombstones.
 //!
-//! Not here: who is alive (`consensus::membership`), and the votes (`raft::eraftpb::ConfState`).
+//! See also: `consensus::membership` (liveness and changes), `raft::eraftpb::ConfState` (the voters).
 
 use std::collections::BTreeMap;
 
@@ -85,7 +85,7 @@ impl Members {
     }
 
     /// Replaces the addresses of a member; false where the id is no member.
-    pub fn relocate(&mut self, raft_id: u64, raft_address: &str, http_address: &str) -> bool {
+    pub fn update_addresses(&mut self, raft_id: u64, raft_address: &str, http_address: &str) -> bool {
         let Some(member) = self.members.get_mut(&raft_id) else { return false };
         raft_address.clone_into(&mut member.raft_address);
         http_address.clone_into(&mut member.http_address);
@@ -174,7 +174,7 @@ mod tests {
     fn a_promotion_keeps_the_addresses_of_a_move_before_it() {
         let mut members = Members::default();
         members.apply(&MemberChange::Set(member("a", 5)));
-        members.relocate(5, "x:1", "x:2");
+        members.update_addresses(5, "x:1", "x:2");
         members.apply(&MemberChange::Set(Member { role: Role::Voter, ..member("a", 5) }));
         let row = members.get(5).map(|m| (m.raft_address.as_str(), m.role));
         assert_eq!(row, Some(("x:1", Role::Voter)));
@@ -184,8 +184,8 @@ mod tests {
     fn a_move_changes_addresses_only_and_only_of_a_member() {
         let mut members = Members::default();
         members.apply(&MemberChange::Set(member("a", 5)));
-        assert!(members.relocate(5, "x:1", "x:2"));
-        assert!(!members.relocate(6, "x:1", "x:2"));
+        assert!(members.update_addresses(5, "x:1", "x:2"));
+        assert!(!members.update_addresses(6, "x:1", "x:2"));
         assert_eq!(members.get(5).map(|m| (m.name.as_str(), m.raft_address.as_str())), Some(("a", "x:1")));
         assert_eq!(members.len(), 1);
     }

@@ -1,17 +1,23 @@
-//! The ground floor: what huskv talks about, as plain values.
+//! The shared values of huskv, and the pure rules over them.
 //!
-//! Why: every room above agrees on these words, so they may depend on nothing: no disk, no socket, no clock, no
-//! randomness, no async. What is decided here is decided the same way on every node.
+//! Why: every layer above uses these types, so they depend on nothing: no disk, no socket, no clock, no randomness, no
+//! async. What is decided here is decided the same way on every node.
 //!
-//! Laws: the rule from [`Command`] to [`CommandResult`] is a pure function, and so is the check of what a command may be
-//! ([`validate`]); bytes that leave a process go through [`codec`]
-//! and carry a version.
+//! Invariants: [`decide`] and [`validate`] are pure functions. Bytes that leave a process go through [`codec`] and carry a
+//! version.
 //!
-//! Not here: raft's own messages (they stay in `raft::eraftpb`), and how any of this is stored or sent.
+//! ```text
+//!   decide ---> decide::view, command (Command, Txn) ---> value, codec
+//!   dedup  ---> validate ---> command::write, peer, members
+//!   event  ---> decide::view
+//! ```
+//!
+//! See also: `raft::eraftpb` (raft's own messages), `storage` and `transport` (how these values are stored and sent).
 
 mod boot_id;
 pub mod codec;
 mod command;
+mod decide;
 mod disk_space;
 mod event;
 pub mod json;
@@ -26,15 +32,18 @@ pub mod test_store;
 mod time;
 mod value;
 
-pub use boot_id::{BootHistory, BootId, IdentityConflict, LIVES_NAMED};
+pub use boot_id::{BootHistory, BootId, IdentityConflict, PREVIOUS_BOOT_IDS};
 pub use command::dedup::{
-    IdempotencyKey, LEAST_MS, RESULT_BYTES, RESULT_MS, RESULTS_BYTES, Results, StoredResult, Write, decide_once,
+    DEDUP_TABLE_BYTES, DedupTable, MAX_RESULT_BYTES, MAX_RETENTION_MS, MIN_RETENTION_MS, StoredResult, decide_write,
 };
 pub use command::proposal::Proposal;
-pub use command::txn::{Check, OpResult, Operation, SWEEP_BYTES, SWEEP_KEYS, TXN_BYTES, Test, Txn};
+pub use command::txn::{Check, DELETE_PREFIX_BYTES, DELETE_PREFIX_KEYS, OpResult, Operation, TXN_BYTES, Test, Txn};
 pub use command::validate;
 pub use command::validate::Limits;
-pub use command::{ApplyPoint, Change, Command, CommandResult, View, decide};
+pub use command::write::{IdempotencyKey, Write, Written};
+pub use command::{Command, CommandResult};
+pub use decide::decide;
+pub use decide::view::{ApplyPoint, Change, View};
 pub use disk_space::{DiskSpace, mib};
 pub use event::{Cursor, Event, EventKind};
 pub use list::{List, Page, after, after_prefix};
@@ -43,7 +52,7 @@ pub use node_address::{
     ADDRESS_BYTES, NAME_BYTES, check_address, check_dialable, check_host, check_name, is_unspecified,
 };
 pub use peer::probe::{Probe, ProbeReply, Recorded, StateDigest};
-pub use peer::{Answer, JoinAccepted, JoinOffer, NodeKind, PeerTable, Request, WhoAmI, Written};
+pub use peer::{Answer, JoinAccepted, JoinOffer, NodeKind, PeerTable, Request, WhoAmI};
 pub use refusal::{Code, Leader, Outcome, Refusal};
 pub use status::{MemberStatus, PreviousStatus, State, Status, Voters};
 pub use time::Millis;

@@ -1,11 +1,11 @@
-//! What the name of a node and the address of a node look like.
+//! Node names and node addresses: one type and one parser each.
 //!
-//! Why: both come from people, over HTTP, and from strangers on the peer port; they end up in the member table, in logs
-//! and in dials. One rule says everywhere what they may be, so what one door takes no other finds odd.
+//! Why: both come from operators, over HTTP, and from peers before they are authenticated. They end up in the member table, in
+//! logs and in dials, so all of these accept the same syntax.
 //!
-//! Laws: pure functions of the text; nothing is resolved. The reasons never repeat the text.
+//! Invariants: pure functions of the text; no name is resolved. Error messages never repeat the input.
 //!
-//! Not here: whether anybody answers at an address (`transport`).
+//! See also: `transport::handshake::dial` (name resolution).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,11 +1,11 @@
-//! Why a request was not done, in words that programs can rely on.
+//! Refusals: the error of a request, with a stable code and the outcome of the write.
 //!
-//! Why: the person who gets an error must learn what happened, whether the write may still take effect, and what to do.
-//! A refusal travels from the leader through the node that was asked to the client unchanged, so it is a value.
+//! Why: a client must learn what happened, whether the write may still take effect, and what to do. A refusal travels unchanged
+//! from the leader over the forwarding node to the client.
 //!
-//! Laws: a [`Code`] is stable; [`Outcome::NotApplied`] is said only where it is certain.
+//! Invariants: a [`Code`] is stable. [`Outcome::NotApplied`] is only used if it is certain.
 //!
-//! Not here: HTTP statuses (`http::response::problem`), and broken disks, which end the process.
+//! See also: `http::response::problem` (HTTP statuses).
 
 use serde::{Deserialize, Serialize};
 
@@ -141,7 +141,7 @@ pub struct Refusal {
     /// What happened and what to do, for a person.
     pub detail: String,
     /// Whether the change may take effect all the same; meaningless for a read.
-    pub fate: Outcome,
+    pub outcome: Outcome,
     /// Who leads, where that is known.
     pub leader: Option<Leader>,
 }
@@ -149,11 +149,11 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal of something that has had no effect and never will.
     pub fn not_applied(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), fate: Outcome::NotApplied, leader: None }
+        Self { code, detail: detail.into(), outcome: Outcome::NotApplied, leader: None }
     }
 
     /// A failure after which the change may still take effect.
     pub fn unknown(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), fate: Outcome::Unknown, leader: None }
+        Self { code, detail: detail.into(), outcome: Outcome::Unknown, leader: None }
     }
 }

@@ -1,9 +1,6 @@
-//! What a node says about itself when an operator asks.
+//! The status of a node: one consistent view, taken between two turns of the consensus loop.
 //!
-//! Why: /raft/stats, /health, the demo and the tests all look at one value, taken between two turns of the loop, so its
-//! fields belong together.
-//!
-//! Not here: how it is written out as hashicorp/raft's strings (`http::api::stats`).
+//! See also: `http::api::stats` (rendered in hashicorp/raft's field names).
 
 use super::{DiskSpace, Leader, Refusal, Role};
 

@@ -1,8 +1,4 @@
-//! A store in memory, for tests of the rule and of those who rely on it.
-//!
-//! Why: the rule is a function of a view, so its tests need one, and so do tests that play the loop.
-//!
-//! Not here: anything that ships.
+//! An in-memory state machine for tests.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -10,25 +6,25 @@ use std::convert::Infallible;
 use bytes::Bytes;
 
 use super::{
-    ApplyPoint, Change, Command, CommandResult, Item, KeyMeta, List, Page, Results, View, Write, Written, codec,
-    decide, decide_once,
+    ApplyPoint, Change, Command, CommandResult, DedupTable, Item, KeyMeta, List, Page, View, Write, Written, codec,
+    decide, decide_write,
 };
 
 /// Keys and what they hold, and the results that are kept.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Map(pub BTreeMap<Bytes, Item>, Results);
+pub struct Map(pub BTreeMap<Bytes, Item>, DedupTable);
 
 impl FromIterator<(&'static str, Item)> for Map {
     fn from_iter<I: IntoIterator<Item = (&'static str, Item)>>(items: I) -> Self {
-        Self(items.into_iter().map(|(key, item)| (key.into(), item)).collect(), Results::default())
+        Self(items.into_iter().map(|(key, item)| (key.into(), item)).collect(), DedupTable::default())
     }
 }
 
 impl View for Map {
     type Error = Infallible;
 
-    fn stamp(&self, key: &Bytes) -> Result<Option<KeyMeta>, Infallible> {
-        Ok(self.0.get(key).map(Item::stamp))
+    fn meta(&self, key: &Bytes) -> Result<Option<KeyMeta>, Infallible> {
+        Ok(self.0.get(key).map(Item::meta))
     }
 
     fn item(&self, key: &Bytes) -> Result<Option<Item>, Infallible> {
@@ -38,7 +34,7 @@ impl View for Map {
     fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, KeyMeta)>, Infallible> {
         let found = self.0.range(Bytes::copy_from_slice(from)..).next();
         let found = found.filter(|(key, _)| to.is_none_or(|to| &key[..] < to));
-        Ok(found.map(|(key, item)| (key.clone(), item.stamp())))
+        Ok(found.map(|(key, item)| (key.clone(), item.meta())))
     }
 }
 
@@ -66,10 +62,10 @@ impl Map {
         let at = ApplyPoint { index, clock: 0 };
         let mut results = std::mem::take(&mut self.1);
         let Ok((written, kept)) =
-            decide_once(write, at, term, &results, |command| Ok::<_, Infallible>(self.apply_at(command, at)));
+            decide_write(write, at, term, &results, |command| Ok::<_, Infallible>(self.apply_at(command, at)));
         if let Some(kept) = kept {
             let bytes = codec::encode(&kept).len();
-            results.keep(kept, bytes);
+            results.store(kept, bytes);
         }
         self.1 = results;
         written

@@ -1,12 +1,8 @@
-//! What a key holds: bytes with a content type, and the indexes of their history.
+//! Values, items, time to live and conditions.
 //!
-//! Why: a store that keeps bytes as they came can hold anything, and the content type says how to show them. The two
-//! indexes are what conditions and caches rely on.
+//! Invariants: the bytes of a value are opaque here. Version 0 means "no such key"; raft indexes begin at 1.
 //!
-//! Laws: bytes are never looked into here. Version 0 stands for "there is no such key" everywhere; raft indexes begin
-//! at 1.
-//!
-//! Not here: how a value looks in an answer (`http::response::item_json`), and how it lies on the disk (`storage::kv::item_codec`).
+//! See also: `http::response::item_json` (JSON form), `storage::kv::item_codec` (disk format).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -56,7 +52,7 @@ pub struct Item {
 impl Item {
     /// What is known of it without its value.
     #[must_use]
-    pub fn stamp(&self) -> KeyMeta {
+    pub fn meta(&self) -> KeyMeta {
         let (version, create_version, expires) = (self.version, self.create_version, self.expires);
         KeyMeta { version, create_version, bytes: self.value.bytes.len(), expires }
     }
@@ -65,13 +61,13 @@ impl Item {
 /// How long a key is kept after its last put or touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ttl(
-    /// Seconds, from 1 to [`Ttl::MOST_SECONDS`].
+    /// Seconds, from 1 to [`Ttl::MAX_SECONDS`].
     pub u32,
 );
 
 impl Ttl {
     /// The longest, ten years of 365 days.
-    pub const MOST_SECONDS: u32 = 315_360_000;
+    pub const MAX_SECONDS: u32 = 315_360_000;
 
     /// When a key that is set or touched at `clock` may be removed.
     #[must_use]

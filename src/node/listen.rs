@@ -184,7 +184,7 @@ mod tests {
             ready: true,
             formed: false,
             removed: false,
-            lives: crate::model::BootHistory::default(),
+            boot_history: crate::model::BootHistory::default(),
             raft_address: String::new(),
             http_address: String::new(),
             picked_http_port: Some(http),

@@ -47,7 +47,7 @@ pub(super) fn boot(config: &Config, ports: &Ports, memory: Memory) -> OpenOption
         cache_bytes: cache_bytes(config, memory),
         picked_http_port: ports.http.picked,
         picked_raft_port: ports.raft.picked,
-        mint: Box::new(|| getrandom::u64().expect("the start has drawn one, and a system does not lose the ability")),
+        random: Box::new(|| getrandom::u64().expect("the start has drawn one, and a system does not lose the ability")),
     }
 }
 

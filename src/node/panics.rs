@@ -21,7 +21,7 @@ const INTERNAL_ERROR: i32 = 70;
 /// Makes every panic from now on end the process with one line in the log.
 pub fn install(log: Logger, guard: Guard) {
     std::panic::set_hook(Box::new(move |panic| {
-        if storage::opening() {
+        if storage::catches_panic() {
             return;
         }
         crit!(log, "huskv stops: internal error {}", line(panic));

@@ -1,26 +1,25 @@
-//! The directory of a node: started, checked, adopted.
+//! The data directory: bootstrap, recovery checks, incarnation switches, garbage.
 //!
-//! Why: which log and which state belong together, and to whom, is decided once, here, before anything of it is used.
+//! Why: which log and which state belong together, and to which node, is decided once, here, before either is used.
 //!
-//! Laws: the rename of `identity` is the only flip: a folder is complete and durable before the identity names it, and
-//! what nothing names is garbage. An adopted node's previous incarnation is named until a copy of the adopting cluster's
-//! state is installed, and only until then can the node go back to it. A raft id is minted anew for each incarnation and
-//! never reused. Log and state must fit each other, or the node does not start.
+//! Invariants: the rename of `identity` is the only commit point: a folder is complete and durable before the identity names it,
+//! and a folder that nothing names is garbage. The previous incarnation of a joiner is named until a snapshot of the new cluster
+//! is installed, and only until then can the node roll back. Each incarnation has a fresh random raft id. Log and state must fit
+//! each other (`first - 1 <= applied <= commit <= last`), or the node does not start.
 //!
-//! Not here: what the log and the state hold, and when to adopt (`consensus::membership`).
+//! See also: `consensus::membership` (when a node joins).
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, HardState};
 
-use crate::model::{BootHistory, DiskSpace, MAX_RAFT_ID, Member, MemberChange, Members, Role, mib};
+use crate::model::{BootHistory, MAX_RAFT_ID, Member, MemberChange, Members, Role};
 use crate::plant::{self, Plant};
 
+use super::generations::{Reservation, Reservations, ReservedGeneration};
 use super::identity::{decode, encode};
 use super::layout::{self, IDENTITY};
-use super::snapshot::left;
-use super::{Engine, Error, Identity, Journal, Previous, SnapshotWriter, StateMachine};
+use super::{Engine, Error, Identity, Journal, PreviousIncarnation, SnapshotTarget, StateMachine};
 
 /// The journal's cache; its reads are rare and in order.
 const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
@@ -28,14 +27,8 @@ const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
 /// The first machine generation of an incarnation.
 const FIRST_GENERATION: u64 = 1;
 
-/// What may come with a copy beside the state, about: the effects of what is applied while it is made, 1 GiB.
-const CHANGES_BYTES: u64 = 1 << 30;
-
-/// How many times smaller a copy may be than the files that it is of; these have been seen at 12 times the data.
-const SHRINKS: u64 = 16;
-
 /// Where random numbers come from; the simulator seeds it.
-pub type Mint = Box<dyn FnMut() -> u64 + Send>;
+pub type RandomSource = Box<dyn FnMut() -> u64 + Send>;
 
 /// What a node is started with.
 pub struct OpenOptions {
@@ -52,7 +45,7 @@ pub struct OpenOptions {
     /// The raft port picked now, likewise.
     pub picked_raft_port: Option<u16>,
     /// Randomness.
-    pub mint: Mint,
+    pub random: RandomSource,
 }
 
 /// The log and the state of one raft id.
@@ -68,7 +61,7 @@ pub struct DataDir {
     engine: Arc<dyn Engine>,
     identity: Identity,
     cache_bytes: u64,
-    mint: Mint,
+    random: RandomSource,
     reservations: Arc<Reservations>,
     /// The last generation handed out for the incarnation in use, so that no number is used twice by one process.
     last_generation: u64,
@@ -80,19 +73,19 @@ impl DataDir {
     ///
     /// # Errors
     /// [`Error`] for damage, another name, a newer format; nothing was changed then, but by the engine's own recovery.
-    pub fn open(engine: Arc<dyn Engine>, mut boot: OpenOptions) -> Result<(Self, Incarnation), Error> {
+    pub fn open(engine: Arc<dyn Engine>, mut options: OpenOptions) -> Result<(Self, Incarnation), Error> {
         let found = match engine.read_file(IDENTITY)? {
             Some(bytes) => decode(&bytes, &engine.path())?,
-            None => begin(&*engine, &mut boot)?,
+            None => write_first_identity(&*engine, &mut options)?,
         };
-        if found.started_as != boot.name {
-            return Err(Error::OtherName { path: engine.path(), found: found.started_as, asked: boot.name });
+        if found.started_as != options.name {
+            return Err(Error::OtherName { path: engine.path(), found: found.started_as, asked: options.name });
         }
         let mut data_dir = Self {
             engine,
             identity: found,
-            cache_bytes: boot.cache_bytes,
-            mint: boot.mint,
+            cache_bytes: options.cache_bytes,
+            random: options.random,
             reservations: Arc::default(),
             last_generation: FIRST_GENERATION,
         };
@@ -101,22 +94,22 @@ impl DataDir {
             data_dir.open_incarnation(raft_id)?
         } else {
             data_dir.engine.remove(&raft_id.to_string())?;
-            let incarnation = data_dir.bootstrap(raft_id, &boot.raft_address, &boot.http_address)?;
+            let incarnation = data_dir.bootstrap(raft_id, &options.raft_address, &options.http_address)?;
             data_dir.update(|identity| {
                 identity.ready = true;
-                (identity.raft_address, identity.http_address) = (boot.raft_address, boot.http_address);
+                (identity.raft_address, identity.http_address) = (options.raft_address, options.http_address);
             })?;
             incarnation
         };
         if data_dir.identity.previous.is_some() && incarnation.state_machine.applied().0 != 0 {
             // The process ended between the installation of the first copy and the note of it.
-            data_dir.settle()?;
+            data_dir.commit_join()?;
         }
-        let nonce = (data_dir.mint)();
+        let nonce = (data_dir.random)();
         data_dir.update(|identity| {
-            identity.picked_http_port = boot.picked_http_port.or(identity.picked_http_port);
-            identity.picked_raft_port = boot.picked_raft_port.or(identity.picked_raft_port);
-            identity.lives.begin(nonce);
+            identity.picked_http_port = options.picked_http_port.or(identity.picked_http_port);
+            identity.picked_raft_port = options.picked_raft_port.or(identity.picked_raft_port);
+            identity.boot_history.start(nonce);
         })?;
         Ok((data_dir, incarnation))
     }
@@ -139,12 +132,12 @@ impl DataDir {
     }
 
     /// Makes a new, empty incarnation in `cluster_id` under a fresh raft id and flips the identity to it; durable on
-    /// return. The incarnation in use is kept for [`DataDir::go_back`]; `holds_data` says whether it has something to lose.
+    /// return. The incarnation in use is kept for [`DataDir::roll_back`]; `holds_data` says whether it has something to lose.
     /// Where that one is empty itself, adopted by another cluster that never sent anything, the one before it stays kept.
     ///
     /// # Errors
     /// [`Error`]: before the flip the old incarnation is still the one.
-    pub fn adopt(
+    pub fn switch_incarnation(
         &mut self,
         cluster_id: u64,
         raft_address: &str,
@@ -153,7 +146,7 @@ impl DataDir {
     ) -> Result<Incarnation, Error> {
         let names = self.engine.list("")?;
         let raft_id = loop {
-            let mut id = mint_id(&mut self.mint);
+            let mut id = random_id(&mut self.random);
             let known = u64::from(crc32fast::hash(self.identity.started_as.as_bytes()));
             if plant::is(Plant::RaftIdReused) && !names.contains(&known.to_string()) {
                 id = known;
@@ -164,9 +157,9 @@ impl DataDir {
         };
         let nothing = (0, 0);
         let incarnation =
-            self.make(raft_id, nothing, &HardState::default(), Members::default(), ConfState::default())?;
+            self.create_incarnation(raft_id, nothing, &HardState::default(), Members::default(), ConfState::default())?;
         self.update(|identity| {
-            let present = Previous {
+            let present = PreviousIncarnation {
                 cluster_id: identity.cluster_id,
                 raft_id: identity.raft_id,
                 formed: identity.formed,
@@ -190,7 +183,7 @@ impl DataDir {
     /// # Errors
     /// [`Error`] where it cannot be opened; the identity is unchanged then. [`Error::Busy`] where a thread of this process
     /// has not let go of it yet.
-    pub fn go_back(&mut self) -> Result<Option<Incarnation>, Error> {
+    pub fn roll_back(&mut self) -> Result<Option<Incarnation>, Error> {
         let Some(previous) = self.identity.previous.clone() else { return Ok(None) };
         let incarnation = self.open_incarnation(previous.raft_id)?;
         self.update(|identity| {
@@ -207,7 +200,7 @@ impl DataDir {
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn settle(&mut self) -> Result<(), Error> {
+    pub fn commit_join(&mut self) -> Result<(), Error> {
         if self.identity.formed && self.identity.previous.is_none() {
             return Ok(());
         }
@@ -218,15 +211,18 @@ impl DataDir {
     ///
     /// # Errors
     /// [`Error`] where the directory cannot be listed.
-    pub fn receive(&mut self) -> Result<Reception, Error> {
+    pub fn reserve_generation(&mut self) -> Result<SnapshotTarget, Error> {
         let raft_id = self.identity.raft_id;
         let names = self.engine.list(&raft_id.to_string())?;
         let highest = names.iter().filter_map(|name| layout::generation_of(name)).max().unwrap_or_default();
         let generation = highest.max(self.last_generation) + 1;
         self.last_generation = generation;
-        let reserved =
-            Reserved::new(self.engine.clone(), self.reservations.clone(), Reservation { raft_id, generation });
-        Ok(Reception { reserved, cache_bytes: self.cache_bytes })
+        let reserved = ReservedGeneration::new(
+            self.engine.clone(),
+            self.reservations.clone(),
+            Reservation { raft_id, generation },
+        );
+        Ok(SnapshotTarget::new(reserved, self.cache_bytes))
     }
 
     /// Folders of incarnations and generations that nothing names: they can be removed, off the loop. `generation` is
@@ -282,10 +278,10 @@ impl DataDir {
         }));
         let hard_state = HardState { term: 1, commit: 1, ..HardState::default() };
         let conf_state = ConfState { voters: vec![raft_id], ..ConfState::default() };
-        self.make(raft_id, (1, 1), &hard_state, members, conf_state)
+        self.create_incarnation(raft_id, (1, 1), &hard_state, members, conf_state)
     }
 
-    fn make(
+    fn create_incarnation(
         &self,
         raft_id: u64,
         base: (u64, u64),
@@ -321,7 +317,7 @@ impl DataDir {
         if journal.term(applied) != Some(term) {
             return damaged(log, format!("log lost: entry {applied} is not the one of term {term} that was applied"));
         }
-        journal.raise_commit(applied);
+        journal.raise_commit_to(applied);
         let commit = journal.hard_state().commit;
         if commit > last {
             return damaged(log, format!("log lost: it ends with entry {last}, but entry {commit} was committed"));
@@ -332,117 +328,34 @@ impl DataDir {
 }
 
 /// Writes the first identity of an empty directory.
-fn begin(engine: &dyn Engine, boot: &mut OpenOptions) -> Result<Identity, Error> {
+fn write_first_identity(engine: &dyn Engine, options: &mut OpenOptions) -> Result<Identity, Error> {
     if let Some(folder) = engine.list("")?.into_iter().find(|name| layout::raft_id_of(name).is_some()) {
         let detail = format!("identity is missing, but the folder {folder} of a node is there");
         return Err(Error::Damaged { what: IDENTITY.into(), detail, path: engine.path() });
     }
     let identity = Identity {
-        started_as: boot.name.clone(),
-        cluster_id: mint_id(&mut boot.mint),
-        raft_id: mint_id(&mut boot.mint),
+        started_as: options.name.clone(),
+        cluster_id: random_id(&mut options.random),
+        raft_id: random_id(&mut options.random),
         ready: false,
         formed: false,
         removed: false,
-        raft_address: boot.raft_address.clone(),
-        http_address: boot.http_address.clone(),
-        picked_http_port: boot.picked_http_port,
-        picked_raft_port: boot.picked_raft_port,
+        raft_address: options.raft_address.clone(),
+        http_address: options.http_address.clone(),
+        picked_http_port: options.picked_http_port,
+        picked_raft_port: options.picked_raft_port,
         previous: None,
-        lives: BootHistory::default(),
+        boot_history: BootHistory::default(),
     };
     engine.replace_file(IDENTITY, &encode(&identity))?;
     Ok(identity)
 }
 
-fn mint_id(mint: &mut Mint) -> u64 {
+fn random_id(random: &mut RandomSource) -> u64 {
     loop {
-        let id = mint() & MAX_RAFT_ID;
+        let id = random() & MAX_RAFT_ID;
         if id != 0 {
             return id;
-        }
-    }
-}
-
-/// A generation that is being received, or was received and may be taken into use next.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Reservation {
-    raft_id: u64,
-    generation: u64,
-}
-
-/// All of them, with whether they were taken.
-#[derive(Default)]
-struct Reservations(Mutex<BTreeMap<Reservation, bool>>);
-
-impl Reservations {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Reservation, bool>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Where a copy is to be received; dropped, it leaves nothing behind.
-pub struct Reception {
-    reserved: Reserved,
-    cache_bytes: u64,
-}
-
-impl Reception {
-    /// Makes the generation, which takes a while: not for the loop's thread. `announced` is how many bytes the sender says
-    /// its state takes up on its disk.
-    ///
-    /// # Errors
-    /// [`Error`] where there is no room for even a small part of it, or the generation cannot be made.
-    pub fn open(self, announced: u64) -> Result<SnapshotWriter, Error> {
-        let Self { reserved, cache_bytes } = self;
-        if let Some(space) = reserved.space().filter(|space| space.room() < announced / SHRINKS) {
-            let (announced, left) = (mib(announced), left(space));
-            return Err(Error::copy(format!("{announced} on the sender's disk do not fit on the receiver's: {left}")));
-        }
-        let most = announced.saturating_mul(2).saturating_add(CHANGES_BYTES);
-        let name = layout::state_machine(reserved.this.raft_id, reserved.this.generation);
-        let db = reserved.engine.open(&name, true, cache_bytes)?;
-        Ok(SnapshotWriter::new(db, reserved, most))
-    }
-}
-
-/// Holds a folder for a copy: kept out of the garbage, and removed again where nothing came of it.
-pub(crate) struct Reserved {
-    engine: Arc<dyn Engine>,
-    all: Arc<Reservations>,
-    this: Reservation,
-    kept: bool,
-}
-
-impl Reserved {
-    fn new(engine: Arc<dyn Engine>, all: Arc<Reservations>, this: Reservation) -> Self {
-        all.lock().insert(this.clone(), false);
-        Self { engine, all, this, kept: false }
-    }
-
-    /// The generation.
-    pub(crate) fn generation(&self) -> u64 {
-        self.this.generation
-    }
-
-    /// What is left of the disk.
-    pub(crate) fn space(&self) -> Option<DiskSpace> {
-        self.engine.space()
-    }
-
-    /// The folder stays.
-    pub(crate) fn keep(mut self) {
-        self.kept = true;
-        self.all.lock().insert(self.this.clone(), true);
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        if !self.kept {
-            // What cannot be removed now is garbage, and is removed at the next start.
-            drop(self.engine.remove(&layout::state_machine(self.this.raft_id, self.this.generation)));
-            self.all.lock().remove(&self.this);
         }
     }
 }

@@ -1,12 +1,11 @@
-//! The seam: what huskv asks of a storage engine.
+//! The storage engine interface.
 //!
-//! Why: journal, machine and volume are written against these two traits, so that a simulator can run them over an
-//! engine that loses what was not synced, and so that the vendor's name stays on one page ([`super::SledEngine`]).
+//! Why: journal, state machine and data directory use only these two traits. So the simulator can run them over an engine that
+//! loses what was not synced, and sled stays behind [`super::SledEngine`].
 //!
-//! Laws: a failed write or sync poisons a database: it answers nothing but errors from then on. Names are relative and
-//! use `/`.
+//! Invariants: a failed write or sync poisons a database: every later call fails. Names are relative paths with `/`.
 //!
-//! Not here: what is stored (`layout`).
+//! See also: `layout` (what is stored).
 
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
-//! What the disk can do to a node, said so that an operator knows what to do.
+//! Storage errors, with instructions for the operator.
 //!
-//! Why: a node that cannot keep its promises stops, and the one line it leaves behind is all that its operator has.
+//! Why: a node that cannot keep its promises stops, and this one message is all its operator has.
 //!
-//! Laws: every message names the place and the way out. All but [`Error::Copy`] end the process.
+//! Invariants: every message names the place and the remedy. Every error but [`Error::Snapshot`] ends the process.
 //!
-//! Not here: what to answer clients then (`consensus`).
+//! See also: `consensus` (what clients are answered then).
 
 use thiserror::Error;
 
@@ -13,7 +13,7 @@ use crate::model::mib;
 /// What has to be free for a start: two segments of each of the two databases, beside the small files.
 const START_BYTES: u64 = 20 << 20;
 
-/// Why the storage cannot go on. All but [`Error::Copy`] end the process; none leaves anything half changed.
+/// Why the storage cannot go on. All but [`Error::Snapshot`] end the process; none leaves anything half changed.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The operating system refused.
@@ -105,7 +105,7 @@ pub enum Error {
     },
     /// A copy of the machine was given up: aborted, over a bound, or malformed. Only the copy is lost; the node goes on.
     #[error("the copy of the state was given up: {detail}")]
-    Copy {
+    Snapshot {
         /// Why.
         detail: String,
     },
@@ -118,7 +118,7 @@ impl Error {
     }
 
     /// A copy that is given up.
-    pub(super) fn copy(detail: impl Into<String>) -> Self {
-        Self::Copy { detail: detail.into() }
+    pub(super) fn snapshot(detail: impl Into<String>) -> Self {
+        Self::Snapshot { detail: detail.into() }
     }
 }

@@ -1,11 +1,7 @@
-//! What a spoiled disk or a stranger's copy can hold, for fuzzers.
+//! Fuzz targets: damaged disks and malformed snapshots.
 //!
-//! Why: a damaged directory must end in one clear line, never in a panic, whichever bytes of it changed.
-//!
-//! Laws: whatever the bytes are, these functions return. Targets that begin behind a checksum put a right one there, so
-//! they test what a checksum does not catch: another program's bytes, or a liar's.
-//!
-//! Not here: the storage engine's own files.
+//! Invariants: every target returns, whatever the input. Targets behind a checksum write a correct one, so they test what a
+//! checksum does not catch: bytes of another program or of a malicious peer.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,7 +14,7 @@ use raft::eraftpb::{Entry, HardState};
 use super::journal::record;
 use super::kv::chunks;
 use super::kv::meta::State;
-use super::layout::{Bytes, Kind, PIECE_BYTES, record_key};
+use super::layout::{CHUNK_BYTES, FieldReader, Kind, record_key};
 use super::snapshot::spool::Spool;
 use super::{Applied, Batch, Db, Error, Journal, Operation, Pair, StateMachine, identity, peers, snapshot};
 use crate::model::{Command, codec};
@@ -35,7 +31,7 @@ impl Memory {
     /// Pairs as the fuzzer wrote them: a byte for the key's length, the key, two for the value's, the value.
     fn of(bytes: &[u8]) -> Arc<Self> {
         let db = Self::default();
-        let mut bytes = Bytes(bytes);
+        let mut bytes = FieldReader(bytes);
         while let Some((key, value)) = pair(&mut bytes) {
             db.pairs().insert(key.to_vec(), value.to_vec());
         }
@@ -43,12 +39,12 @@ impl Memory {
     }
 }
 
-fn pair<'a>(bytes: &mut Bytes<'a>) -> Option<(&'a [u8], &'a [u8])> {
+fn pair<'a>(bytes: &mut FieldReader<'a>) -> Option<(&'a [u8], &'a [u8])> {
     let key = bytes.u8()?;
     Some((bytes.take(usize::from(key))?, short_run(bytes)?))
 }
 
-fn short_run<'a>(bytes: &mut Bytes<'a>) -> Option<&'a [u8]> {
+fn short_run<'a>(bytes: &mut FieldReader<'a>) -> Option<&'a [u8]> {
     let length = u16::from_le_bytes([bytes.u8()?, bytes.u8()?]);
     bytes.take(usize::from(length))
 }
@@ -102,8 +98,8 @@ impl Db for Memory {
 
 /// The identity file, as it is and behind a right first line.
 pub fn identity(bytes: &[u8]) {
-    let sealed = [format!("huskv-identity 1 {:08x}\n", crc32fast::hash(bytes)).as_bytes(), bytes].concat();
-    for bytes in [bytes, &sealed] {
+    let with_checksum = [format!("huskv-identity 1 {:08x}\n", crc32fast::hash(bytes)).as_bytes(), bytes].concat();
+    for bytes in [bytes, &with_checksum] {
         match identity::decode(bytes, "nowhere") {
             Ok(identity) => {
                 let again = identity::decode(&identity::encode(&identity), "nowhere");
@@ -116,8 +112,8 @@ pub fn identity(bytes: &[u8]) {
 
 /// The file of the peers' lives, as it is and behind a right first line.
 pub fn peers(bytes: &[u8]) {
-    let sealed = [format!("huskv-peers 1 {:08x}\n", crc32fast::hash(bytes)).as_bytes(), bytes].concat();
-    for bytes in [bytes, &sealed] {
+    let with_checksum = [format!("huskv-peers 1 {:08x}\n", crc32fast::hash(bytes)).as_bytes(), bytes].concat();
+    for bytes in [bytes, &with_checksum] {
         match peers::decode(bytes, "nowhere") {
             Ok(known) => {
                 let again = peers::decode(&peers::encode(&known), "nowhere");
@@ -142,7 +138,7 @@ pub fn machine_pairs(bytes: &[u8]) {
 
 /// A machine of sound values that add up, whatever they hold: the state's bytes, the table's, then keys and values.
 pub fn machine_values(bytes: &[u8]) {
-    let mut bytes = Bytes(bytes);
+    let mut bytes = FieldReader(bytes);
     let (Some(mut state), Some(table)) = (short_run(&mut bytes).map(<[u8]>::to_vec), short_run(&mut bytes)) else {
         return;
     };
@@ -169,7 +165,7 @@ pub fn machine_values(bytes: &[u8]) {
         digest = digest.wrapping_add(header.digest());
     }
     if let Ok(mut read) = State::decode(&state) {
-        read.tally = chunks::StateChecksum { keys, digest };
+        read.totals = chunks::StateTotals { keys, digest };
         state = read.encode();
     }
     chunks::put(&mut batch, Kind::State, b"", 1, &state, None);
@@ -185,14 +181,14 @@ pub fn journal_pairs(bytes: &[u8]) {
 
 /// A journal of sound records, whatever they hold: the number of the first one, then their payloads.
 pub fn journal_records(bytes: &[u8]) {
-    let mut bytes = Bytes(bytes);
+    let mut bytes = FieldReader(bytes);
     let Some(first) = bytes.u64() else { return };
     let db = Memory::default();
     let mut seq = first;
     while let Some(payload) = short_run(&mut bytes) {
-        let record = record::sealed(seq, payload);
-        for (piece, number) in record.chunks(PIECE_BYTES).zip(0..) {
-            db.pairs().insert(record_key(seq, number).to_vec(), piece.to_vec());
+        let record = record::with_checksum(seq, payload);
+        for (chunk, number) in record.chunks(CHUNK_BYTES).zip(0..) {
+            db.pairs().insert(record_key(seq, number).to_vec(), chunk.to_vec());
         }
         seq = seq.wrapping_add(1);
     }
@@ -202,8 +198,8 @@ pub fn journal_records(bytes: &[u8]) {
 /// The changes of a copy, and the machine that they make.
 pub fn changes(bytes: &[u8]) {
     let db = Memory::default();
-    let Some(batch) = snapshot::decode(bytes) else { return };
-    assert!(batch.changes.iter().all(|(_, value)| value.as_ref().is_none_or(|value| value.len() <= PIECE_BYTES)));
+    let Some(batch) = snapshot::frames::decode(bytes) else { return };
+    assert!(batch.changes.iter().all(|(_, value)| value.as_ref().is_none_or(|value| value.len() <= CHUNK_BYTES)));
     db.write(batch).expect("memory takes everything");
     use_machine(Arc::new(db));
 }
@@ -224,13 +220,13 @@ pub fn spool(bytes: &[u8]) {
         file.set_len(0).and_then(|()| file.write_all_at(bytes, 0)).expect("a small scratch file can be written");
         let spool = Spool::holding(file.try_clone().expect("a second handle"), bytes.len() as u64);
         while let Ok(Some(frame)) = spool.next() {
-            drop(snapshot::decode(&frame));
+            drop(snapshot::frames::decode(&frame));
         }
     });
 }
 
 fn use_machine(db: Arc<Memory>) {
-    let data: Vec<_> = db.pairs().keys().filter_map(|key| super::layout::parse_cell_key(key)).collect();
+    let data: Vec<_> = db.pairs().keys().filter_map(|key| super::layout::parse_chunk_key(key)).collect();
     let mut state_machine = match StateMachine::open(db) {
         Ok(state_machine) => state_machine,
         Err(error) => return assert!(!error.to_string().contains('\n'), "one line: {error}"),

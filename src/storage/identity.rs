@@ -1,24 +1,24 @@
-//! Who the node is, in one small checksummed file.
+//! The identity file: which node this is.
 //!
-//! Why: the raft id decides which folder is the node's log and state, so this file is the flip of an adoption: the
-//! rename that replaces it is the moment at which a node is another one.
+//! Why: the raft id selects the folder with the node's log and state, so the rename that replaces this file is the commit point
+//! of a join.
 //!
-//! Laws: replaced as a whole (write, fsync, rename, fsync of the directory), never edited; checked before anything else
-//! in the directory is opened.
+//! Invariants: replaced as a whole (write, fsync, rename, fsync of the directory), never edited. Checked before anything else in
+//! the directory is opened.
 //!
-//! Not here: the folders it names ([`super::DataDir`]).
+//! See also: [`super::DataDir`] (the folders it names).
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::checksummed_file::FileFormat;
 use super::layout::{IDENTITY, IDENTITY_VERSION};
-use super::sealed_file::Seal;
 use crate::model::BootHistory;
 
 /// Version 1 did not have the lives.
-const SEAL: Seal = Seal { file: IDENTITY, magic: "huskv-identity", oldest: 1, version: IDENTITY_VERSION };
+const FORMAT: FileFormat = FileFormat { file: IDENTITY, magic: "huskv-identity", oldest: 1, version: IDENTITY_VERSION };
 
 /// The content of the `identity` file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,15 +45,15 @@ pub struct Identity {
     pub picked_raft_port: Option<u16>,
     /// What the node was before the cluster above adopted it, until a copy of that cluster's state is installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous: Option<Previous>,
+    pub previous: Option<PreviousIncarnation>,
     /// The present start of the process on this directory, and those before.
-    #[serde(default)]
-    pub lives: BootHistory,
+    #[serde(rename = "lives", default)]
+    pub boot_history: BootHistory,
 }
 
 /// The incarnation that an adopted node goes back to where the join is never finished.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Previous {
+pub struct PreviousIncarnation {
     /// The cluster it belonged to.
     pub cluster_id: u64,
     /// Its raft id; its folder has this name.
@@ -86,7 +86,7 @@ pub fn peek(dir: &Path) -> Result<Option<Identity>, Error> {
 
 /// The bytes of the file.
 pub(super) fn encode(identity: &Identity) -> Vec<u8> {
-    SEAL.encode(identity)
+    FORMAT.encode(identity)
 }
 
 /// What [`encode`] wrote.
@@ -94,7 +94,7 @@ pub(super) fn encode(identity: &Identity) -> Vec<u8> {
 /// # Errors
 /// [`Error::Newer`] and [`Error::Damaged`], both naming `directory`.
 pub(super) fn decode(bytes: &[u8], directory: &str) -> Result<Identity, Error> {
-    SEAL.decode(bytes, directory)
+    FORMAT.decode(bytes, directory)
 }
 
 #[cfg(test)]
@@ -115,12 +115,15 @@ mod tests {
             picked_http_port: None,
             picked_raft_port: Some(7),
             previous: None,
-            lives: BootHistory { current: BootId { count: 2, nonce: 9 }, before: vec![BootId { count: 1, nonce: 8 }] },
+            boot_history: BootHistory {
+                current: BootId { count: 2, nonce: 9 },
+                before: vec![BootId { count: 1, nonce: 8 }],
+            },
         }
     }
 
     fn joining() -> Identity {
-        let previous = Previous {
+        let previous = PreviousIncarnation {
             cluster_id: 1,
             raft_id: 2,
             formed: true,
@@ -154,7 +157,10 @@ mod tests {
         let old = "huskv-identity 1 954e9c00\n{\n  \"started_as\": \"node1\",\n  \"cluster_id\": 3,\n  \"raft_id\": 5,\n  \
                    \"ready\": true,\n  \"formed\": false,\n  \"removed\": false,\n  \"raft_address\": \"a:1\",\n  \
                    \"http_address\": \"a:2\",\n  \"picked_http_port\": null,\n  \"picked_raft_port\": 7\n}\n";
-        assert_eq!(decode(old.as_bytes(), "d").unwrap(), Identity { lives: BootHistory::default(), ..identity() });
+        assert_eq!(
+            decode(old.as_bytes(), "d").unwrap(),
+            Identity { boot_history: BootHistory::default(), ..identity() }
+        );
     }
 
     #[test]

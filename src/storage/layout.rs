@@ -1,13 +1,11 @@
-//! The format page: every name, key byte and version of what a node keeps on its disk.
+//! The disk format: every name, key encoding and version of a data directory.
 //!
-//! Why: two versions of huskv meet on one directory, so what bytes mean is decided in one place and held by golden-byte
-//! tests: a changed byte is a changed format.
+//! Why: two versions of huskv may open one directory, so the format is defined in one place and held by golden tests.
 //!
-//! Laws: a newer version is refused by name, never guessed. Keys keep byte order, and all pieces of a value lie beside
-//! each other. No stored value is longer than [`PIECE_BYTES`]: sled would put a larger page into a blob file, which it
-//! never syncs.
+//! Invariants: a newer version is refused by name, never guessed. Encoded keys keep byte order, and the chunks of a value are
+//! adjacent. No stored value is longer than [`CHUNK_BYTES`]: sled would put a larger page into a blob file, which it never syncs.
 //!
-//! Not here: what the records and values hold ([`super::journal::record`], [`super::kv::chunks`], [`super::identity`]).
+//! See also: [`super::journal::record`], [`super::kv::chunks`], [`super::identity`] (the contents).
 
 use crate::model::validate;
 
@@ -27,7 +25,7 @@ pub(super) const PEERS_VERSION: u32 = 1;
 /// The format of a journal record, in its first byte.
 pub(super) const RECORD_VERSION: u8 = 1;
 /// The format of a value of the machine, in the first byte of its first piece.
-pub(super) const CELL_VERSION: u8 = 1;
+pub(super) const VALUE_VERSION: u8 = 1;
 /// The format of the machine's own state.
 pub(super) const STATE_VERSION: u8 = 1;
 /// The format of the changes in a copy, in the first byte of each frame.
@@ -35,11 +33,11 @@ pub(super) const CHANGES_VERSION: u8 = 1;
 
 /// The most bytes of one stored value: a leaf of sled holds about 16 values, and a page must stay below a quarter of a
 /// segment.
-pub(super) const PIECE_BYTES: usize = 4096;
+pub(super) const CHUNK_BYTES: usize = 4096;
 
 /// The largest index, term or record number that is believed. No node ever counts that far, and nothing that is at or
 /// below it overflows where it is added to.
-pub(super) const MOST_COUNT: u64 = 1 << 62;
+pub(super) const MAX_COUNT: u64 = 1 << 62;
 
 /// The key that the proof of durability writes; it sorts before every other key, and no reader looks at it.
 pub(super) const PROOF_KEY: [u8; 1] = [0];
@@ -92,23 +90,23 @@ pub(super) fn generation_of(name: &str) -> Option<u64> {
 }
 
 /// The key of one piece of a journal record.
-pub(super) fn record_key(seq: u64, piece: u32) -> [u8; 12] {
+pub(super) fn record_key(seq: u64, chunk: u32) -> [u8; 12] {
     let mut key = [0; 12];
     key[..8].copy_from_slice(&seq.to_be_bytes());
-    key[8..].copy_from_slice(&piece.to_be_bytes());
+    key[8..].copy_from_slice(&chunk.to_be_bytes());
     key
 }
 
 /// What [`record_key`] was made of.
 pub(super) fn parse_record_key(key: &[u8]) -> Option<(u64, u32)> {
-    let mut bytes = Bytes(key);
+    let mut bytes = FieldReader(key);
     let seq = u64::from_be_bytes(bytes.take(8)?.try_into().ok()?);
-    let piece = u32::from_be_bytes(bytes.take(4)?.try_into().ok()?);
-    bytes.is_empty().then_some((seq, piece))
+    let chunk = u32::from_be_bytes(bytes.take(4)?.try_into().ok()?);
+    bytes.is_empty().then_some((seq, chunk))
 }
 
 /// The key of one piece of a value: kind, the key with 0x00 written as 0x00 0xFF and ended by 0x00 0x01, piece.
-pub(super) fn cell_key(kind: Kind, key: &[u8], piece: u16) -> Vec<u8> {
+pub(super) fn chunk_key(kind: Kind, key: &[u8], chunk: u16) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(key.len() + 5);
     bytes.push(kind as u8);
     for &byte in key {
@@ -118,7 +116,7 @@ pub(super) fn cell_key(kind: Kind, key: &[u8], piece: u16) -> Vec<u8> {
         }
     }
     bytes.extend_from_slice(&[0, 1]);
-    bytes.extend_from_slice(&piece.to_be_bytes());
+    bytes.extend_from_slice(&chunk.to_be_bytes());
     bytes
 }
 
@@ -133,8 +131,8 @@ pub(super) fn is_key_of(kind: Kind, key: &[u8]) -> bool {
     }
 }
 
-/// What [`cell_key`] was made of.
-pub(super) fn parse_cell_key(bytes: &[u8]) -> Option<(Kind, Vec<u8>, u16)> {
+/// What [`chunk_key`] was made of.
+pub(super) fn parse_chunk_key(bytes: &[u8]) -> Option<(Kind, Vec<u8>, u16)> {
     let (&kind, mut rest) = bytes.split_first()?;
     let kind = Kind::from_byte(kind)?;
     let mut key = Vec::with_capacity(rest.len());
@@ -155,9 +153,9 @@ pub(super) fn parse_cell_key(bytes: &[u8]) -> Option<(Kind, Vec<u8>, u16)> {
 }
 
 /// Reads little-endian fields off the front of untrusted bytes; None wherever they end too early.
-pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
+pub(super) struct FieldReader<'a>(pub(super) &'a [u8]);
 
-impl<'a> Bytes<'a> {
+impl<'a> FieldReader<'a> {
     /// The next `count` bytes.
     pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
@@ -181,7 +179,7 @@ impl<'a> Bytes<'a> {
         Some((self.u64()?, self.u64()?))
     }
     /// A four-byte length and that many bytes.
-    pub(super) fn run(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn prefixed(&mut self) -> Option<&'a [u8]> {
         let length = self.u32()?;
         self.take(usize::try_from(length).ok()?)
     }
@@ -191,8 +189,8 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// Writes what [`Bytes::run`] reads.
-pub(super) fn push_run(out: &mut Vec<u8>, bytes: &[u8]) {
+/// Writes what [`FieldReader::prefixed`] reads.
+pub(super) fn push_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&length(bytes).to_le_bytes());
     out.extend_from_slice(bytes);
 }
@@ -210,11 +208,11 @@ mod tests {
     #[test]
     fn golden_keys() {
         assert_eq!(record_key(0x0102, 3), [0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 3]);
-        assert_eq!(cell_key(Kind::Data, b"a\0b", 258), [0x10, b'a', 0, 0xFF, b'b', 0, 1, 1, 2]);
-        assert_eq!(cell_key(Kind::State, b"", 0), [1, 0, 1, 0, 0]);
-        assert_eq!(cell_key(Kind::Members, b"", 0), [2, 0, 1, 0, 0]);
-        assert_eq!(cell_key(Kind::Expiry, b"e", 0), [4, b'e', 0, 1, 0, 0]);
-        assert_eq!(cell_key(Kind::Result, b"r", 0), [5, b'r', 0, 1, 0, 0]);
+        assert_eq!(chunk_key(Kind::Data, b"a\0b", 258), [0x10, b'a', 0, 0xFF, b'b', 0, 1, 1, 2]);
+        assert_eq!(chunk_key(Kind::State, b"", 0), [1, 0, 1, 0, 0]);
+        assert_eq!(chunk_key(Kind::Members, b"", 0), [2, 0, 1, 0, 0]);
+        assert_eq!(chunk_key(Kind::Expiry, b"e", 0), [4, b'e', 0, 1, 0, 0]);
+        assert_eq!(chunk_key(Kind::Result, b"r", 0), [5, b'r', 0, 1, 0, 0]);
         assert_eq!((journal(7), state_machine(7, 2)), ("7/journal".into(), "7/machine-2".into()));
     }
 
@@ -231,15 +229,15 @@ mod tests {
     proptest! {
         #[test]
         fn keys_come_back_and_keep_their_order(a: Vec<u8>, b: Vec<u8>, p: u16, q: u16) {
-            let (x, y) = (cell_key(Kind::Data, &a, p), cell_key(Kind::Data, &b, q));
-            prop_assert_eq!(parse_cell_key(&x), Some((Kind::Data, a.clone(), p)));
+            let (x, y) = (chunk_key(Kind::Data, &a, p), chunk_key(Kind::Data, &b, q));
+            prop_assert_eq!(parse_chunk_key(&x), Some((Kind::Data, a.clone(), p)));
             prop_assert_eq!((&a, p).cmp(&(&b, q)), x.cmp(&y));
         }
 
         #[test]
         fn no_bytes_break_the_parser(bytes: Vec<u8>) {
-            if let Some((kind, key, piece)) = parse_cell_key(&bytes) {
-                prop_assert_eq!(cell_key(kind, &key, piece), bytes);
+            if let Some((kind, key, chunk)) = parse_chunk_key(&bytes) {
+                prop_assert_eq!(chunk_key(kind, &key, chunk), bytes);
             }
         }
     }

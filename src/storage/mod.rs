@@ -1,39 +1,49 @@
-//! The disk: everything a node keeps, and the only room that knows the storage engine.
+//! Storage: everything a node keeps on its disk. The only room that uses the storage engine.
 //!
-//! Why: what an acknowledgement is worth is decided here. Raft's log and hard state live in the [`Journal`], the
-//! key-value state in the [`StateMachine`], who the node is in the [`Identity`]; a [`DataDir`] is the directory that holds them.
+//! Why: this room decides what an acknowledgement is worth. Raft's log and hard state are in the [`Journal`], the key-value state
+//! is in the [`StateMachine`], and the [`Identity`] says which node this is. A [`DataDir`] holds them.
 //!
-//! Laws: nothing is durable before a sync says so; after one failed write or sync nothing is believed any more (the
-//! caller ends the process); nothing read from the disk is trusted before it was checked.
+//! ```text
+//!   data_dir/            one process (LOCK)
+//!     identity           raft id in use: replaced atomically, the commit point of a join
+//!     peers              last boot id of each peer
+//!     <raft id>/journal          raft log, synced every turn
+//!     <raft id>/machine-<n>      key-value tree, generation n, synced at checkpoints
+//! ```
 //!
-//! Not here: when to write what (`consensus::driver::ready`), and snapshots on the wire (`transport::snapshot_stream`).
+//! Invariants: nothing is durable before a sync returns. After one failed write or sync nothing is trusted any more and the caller
+//! ends the process. Nothing read from the disk is used before it was checked.
+//!
+//! See also: `consensus::driver::ready` (when to write), `transport::snapshot_stream` (snapshots on the wire).
 
+mod checksummed_file;
 mod data_dir;
 pub mod engine;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod generations;
 mod identity;
 mod journal;
 mod kv;
 mod layout;
 mod peers;
-mod sealed_file;
 mod sled;
 mod snapshot;
 
 #[cfg(test)]
 mod tests;
 
-pub use data_dir::{DataDir, Incarnation, Mint, OpenOptions, Reception};
+pub use data_dir::{DataDir, Incarnation, OpenOptions, RandomSource};
 pub use engine::{Batch, Db, Engine, Pair};
 pub use error::Error;
-pub use identity::{Identity, Previous, peek};
+pub use identity::{Identity, PreviousIncarnation, peek};
 pub use journal::Journal;
 pub use kv::state_machine::{Applied, Operation, StateMachine};
 pub use peers::Peers;
 pub use sled::engine::SledEngine;
-pub use sled::fsync::{step_back, syncs};
-pub use sled::panic_guard::{is_at_disk, opening};
+pub use sled::fsync::{lower_thread_priority, syncs};
+pub use sled::panic_guard::{catches_panic, is_waiting_for_disk};
+pub use snapshot::reader::{Frame, SnapshotReader, Spooled, Spooler};
 pub use snapshot::spool::SpoolBound;
-pub use snapshot::{Frame, Received, SnapshotReader, SnapshotWriter, Spooled, Spooler};
+pub use snapshot::writer::{ReceivedSnapshot, SnapshotTarget, SnapshotWriter};

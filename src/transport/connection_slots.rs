@@ -1,13 +1,13 @@
-//! The places at the peer port: who may hold how many connections, and who makes room for whom.
+//! Connection slots of the peer port: limits per source and eviction.
 //!
-//! Why: anything can open hundreds of connections and hold them, before its handshake or behind one with made-up raft
-//! ids; the members have to get in all the same.
+//! Why: anything can open hundreds of connections and hold them, before its handshake or with made-up raft ids. Members must get
+//! in all the same.
 //!
-//! Laws: a raft id in the member table always gets a place, and nobody who is not takes it. There is one connection for a
-//! raft id, purpose and source address: a newer one takes the place of the older, so a member that comes back does not wait
-//! for its old one to time out. Where others are too many, the oldest of that source address leaves that has the most.
+//! Invariants: a raft id in the member table always gets a slot, which no other peer can take. There is one connection for a raft
+//! id, purpose and source address: a newer one replaces the older, so a restarted member does not wait for a timeout. If other
+//! connections are too many, the oldest one of the source address with the most is evicted.
 //!
-//! Not here: who is in the table, and what a connection is for (`listener`).
+//! See also: `listener` (the user).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,44 +18,44 @@ use tokio::sync::watch;
 use super::handshake::Purpose;
 
 /// The most source addresses from which one member holds connections for one purpose at once.
-const SOURCES_OF_A_MEMBER: usize = 4;
+const SOURCES_PER_MEMBER: usize = 4;
 
 /// All places.
 pub struct ConnectionSlots {
     /// The most connections that have not introduced themselves, or only ask one question.
-    most_strangers: usize,
+    max_unidentified: usize,
     /// The most connections under raft ids that are not in the table.
-    most_unlisted: usize,
-    held: Mutex<Held>,
+    max_unlisted: usize,
+    table: Mutex<SlotTable>,
 }
 
 #[derive(Default)]
-struct Held {
+struct SlotTable {
     /// The number of the next one.
     next: u64,
     /// In the order in which they came.
-    places: BTreeMap<u64, Taken>,
+    slots: BTreeMap<u64, Occupant>,
 }
 
 /// A place that is taken.
-struct Taken {
+struct Occupant {
     source: IpAddr,
     /// The raft id and the purpose, once introduced as one of this cluster.
     owner: Option<(u64, Purpose)>,
     /// Dropped, it shows the holder out.
-    _leave: watch::Sender<()>,
+    _evict: watch::Sender<()>,
 }
 
 /// A place; dropped, it is free again.
 pub struct ConnectionSlot {
-    places: Arc<ConnectionSlots>,
+    slots: Arc<ConnectionSlots>,
     number: u64,
-    shown_out: watch::Receiver<()>,
+    evicted: watch::Receiver<()>,
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.places.held().places.remove(&self.number);
+        self.slots.table().slots.remove(&self.number);
     }
 }
 
@@ -63,68 +63,68 @@ impl ConnectionSlots {
     /// Half of `max` places for strangers, a quarter for raft ids that are not in the table; the rest, and where that is
     /// not enough more, for those that are.
     pub fn new(max: usize) -> Arc<Self> {
-        let held = Mutex::default();
-        Arc::new(Self { most_strangers: (max / 2).max(1), most_unlisted: (max / 4).max(1), held })
+        let table = Mutex::default();
+        Arc::new(Self { max_unidentified: (max / 2).max(1), max_unlisted: (max / 4).max(1), table })
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().expect("nothing panics while it holds the places")
+    fn table(&self) -> MutexGuard<'_, SlotTable> {
+        self.table.lock().expect("nothing panics while it holds the places")
     }
 
     /// A place for who has just connected, and whether another one had to make room.
-    pub fn enter(self: &Arc<Self>, source: IpAddr) -> (ConnectionSlot, bool) {
+    pub fn acquire(self: &Arc<Self>, source: IpAddr) -> (ConnectionSlot, bool) {
         let source = network(source);
-        let (leave, shown_out) = watch::channel(());
-        let mut held = self.held();
-        let crowded = held.make_room(self.most_strangers, |place| place.owner.is_none());
-        let number = held.next;
-        held.next += 1;
-        held.places.insert(number, Taken { source, owner: None, _leave: leave });
-        drop(held);
-        (ConnectionSlot { places: Arc::clone(self), number, shown_out }, crowded)
+        let (evict, evicted) = watch::channel(());
+        let mut table = self.table();
+        let evicted_other = table.make_room(self.max_unidentified, |slot| slot.owner.is_none());
+        let number = table.next;
+        table.next += 1;
+        table.slots.insert(number, Occupant { source, owner: None, _evict: evict });
+        drop(table);
+        (ConnectionSlot { slots: Arc::clone(self), number, evicted }, evicted_other)
     }
 }
 
 impl ConnectionSlot {
     /// Returns once somebody else has been given the place.
-    pub async fn shown_out(&self) {
-        let mut shown_out = self.shown_out.clone();
-        while shown_out.changed().await.is_ok() {}
+    pub async fn evicted(&self) {
+        let mut evicted = self.evicted.clone();
+        while evicted.changed().await.is_ok() {}
     }
 
     /// The holder has introduced itself as this raft id of the cluster. `is_listed` says which are in the table. Whether
     /// another one had to make room.
-    pub fn settle(&self, raft_id: u64, purpose: Purpose, is_listed: impl Fn(u64) -> bool) -> bool {
+    pub fn assign(&self, raft_id: u64, purpose: Purpose, is_listed: impl Fn(u64) -> bool) -> bool {
         let owner = (raft_id, purpose);
-        let mut held = self.places.held();
+        let mut table = self.slots.table();
         // Shown out meanwhile.
-        let Some(mut own) = held.places.remove(&self.number) else { return false };
-        let same = |place: &Taken| place.owner == Some(owner);
-        held.places.retain(|_, place| !(same(place) && place.source == own.source));
-        let crowded = if is_listed(raft_id) {
-            held.make_room(SOURCES_OF_A_MEMBER, same)
+        let Some(mut occupant) = table.slots.remove(&self.number) else { return false };
+        let same = |slot: &Occupant| slot.owner == Some(owner);
+        table.slots.retain(|_, slot| !(same(slot) && slot.source == occupant.source));
+        let evicted_other = if is_listed(raft_id) {
+            table.make_room(SOURCES_PER_MEMBER, same)
         } else {
-            held.make_room(self.places.most_unlisted, |place| place.owner.is_some_and(|(id, _)| !is_listed(id)))
+            table.make_room(self.slots.max_unlisted, |slot| slot.owner.is_some_and(|(id, _)| !is_listed(id)))
         };
-        own.owner = Some(owner);
-        held.places.insert(self.number, own);
-        crowded
+        occupant.owner = Some(owner);
+        table.slots.insert(self.number, occupant);
+        evicted_other
     }
 }
 
-impl Held {
-    /// Where `most` of the places are taken by those that `which` tells, the oldest leaves of the source that has the most
+impl SlotTable {
+    /// Where `max` of the places are taken by those that `matches` tells, the oldest leaves of the source that has the most
     /// of them.
-    fn make_room(&mut self, most: usize, which: impl Fn(&Taken) -> bool) -> bool {
+    fn make_room(&mut self, max: usize, matches: impl Fn(&Occupant) -> bool) -> bool {
         let mut by_source = BTreeMap::<IpAddr, (usize, u64)>::new();
         let mut count = 0;
-        for (number, place) in self.places.iter().filter(|(_, place)| which(place)) {
-            by_source.entry(place.source).or_insert((0, *number)).0 += 1;
+        for (number, slot) in self.slots.iter().filter(|(_, slot)| matches(slot)) {
+            by_source.entry(slot.source).or_insert((0, *number)).0 += 1;
             count += 1;
         }
         let oldest = by_source.into_values().max_by_key(|(count, oldest)| (*count, std::cmp::Reverse(*oldest)));
         match oldest {
-            Some((_, oldest)) if count >= most => self.places.remove(&oldest).is_some(),
+            Some((_, oldest)) if count >= max => self.slots.remove(&oldest).is_some(),
             _ => false,
         }
     }
@@ -146,51 +146,51 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    fn is_out(place: &ConnectionSlot) -> bool {
-        place.shown_out.has_changed().is_err()
+    fn is_evicted(slot: &ConnectionSlot) -> bool {
+        slot.evicted.has_changed().is_err()
     }
 
-    fn peer(places: &Arc<ConnectionSlots>, source: u8, raft_id: u64) -> ConnectionSlot {
-        let place = places.enter(from(source)).0;
-        place.settle(raft_id, Purpose::Peer, |id| id < 10);
-        place
+    fn peer(slots: &Arc<ConnectionSlots>, source: u8, raft_id: u64) -> ConnectionSlot {
+        let slot = slots.acquire(from(source)).0;
+        slot.assign(raft_id, Purpose::Peer, |id| id < 10);
+        slot
     }
 
     #[test]
     fn a_crowd_of_strangers_makes_room_for_itself_and_not_for_others() {
-        let places = ConnectionSlots::new(16);
-        let member = peer(&places, 1, 1);
-        let quiet = places.enter(from(2)).0;
-        let crowd: Vec<ConnectionSlot> = (0..100).map(|_| places.enter(from(3)).0).collect();
-        assert!(!is_out(&member) && !is_out(&quiet));
-        assert_eq!(crowd.iter().filter(|place| !is_out(place)).count(), 7);
-        assert!(!is_out(crowd.last().unwrap()), "the newest stay");
+        let slots = ConnectionSlots::new(16);
+        let member = peer(&slots, 1, 1);
+        let quiet = slots.acquire(from(2)).0;
+        let crowd: Vec<ConnectionSlot> = (0..100).map(|_| slots.acquire(from(3)).0).collect();
+        assert!(!is_evicted(&member) && !is_evicted(&quiet));
+        assert_eq!(crowd.iter().filter(|slot| !is_evicted(slot)).count(), 7);
+        assert!(!is_evicted(crowd.last().unwrap()), "the newest stay");
     }
 
     #[test]
     fn raft_ids_that_were_made_up_do_not_take_the_members_places() {
-        let places = ConnectionSlots::new(16);
-        let member = peer(&places, 1, 1);
-        let made_up: Vec<ConnectionSlot> = (0..100).map(|id| peer(&places, 1, 100 + id)).collect();
-        let second = peer(&places, 1, 2);
-        assert!(!is_out(&member) && !is_out(&second));
-        assert_eq!(made_up.iter().filter(|place| !is_out(place)).count(), 4);
+        let slots = ConnectionSlots::new(16);
+        let member = peer(&slots, 1, 1);
+        let made_up: Vec<ConnectionSlot> = (0..100).map(|id| peer(&slots, 1, 100 + id)).collect();
+        let second = peer(&slots, 1, 2);
+        assert!(!is_evicted(&member) && !is_evicted(&second));
+        assert_eq!(made_up.iter().filter(|slot| !is_evicted(slot)).count(), 4);
     }
 
     #[test]
     fn the_newer_connection_of_a_raft_id_takes_the_place_of_the_older() {
-        let places = ConnectionSlots::new(16);
-        let old = peer(&places, 1, 1);
-        let elsewhere = peer(&places, 2, 1);
-        let copy = places.enter(from(1)).0;
-        copy.settle(1, Purpose::Snapshot, |_| true);
-        let new = peer(&places, 1, 1);
-        assert!(is_out(&old));
-        assert!(!is_out(&new) && !is_out(&elsewhere) && !is_out(&copy));
+        let slots = ConnectionSlots::new(16);
+        let old = peer(&slots, 1, 1);
+        let elsewhere = peer(&slots, 2, 1);
+        let copy = slots.acquire(from(1)).0;
+        copy.assign(1, Purpose::Snapshot, |_| true);
+        let new = peer(&slots, 1, 1);
+        assert!(is_evicted(&old));
+        assert!(!is_evicted(&new) && !is_evicted(&elsewhere) && !is_evicted(&copy));
         drop(old);
-        assert!(!is_out(&new), "the end of the old one is not that of the new one");
-        let _others: Vec<ConnectionSlot> = (3..6).map(|source| peer(&places, source, 1)).collect();
-        assert!(is_out(&elsewhere) || is_out(&new), "a raft id is in few places at once");
+        assert!(!is_evicted(&new), "the end of the old one is not that of the new one");
+        let _others: Vec<ConnectionSlot> = (3..6).map(|source| peer(&slots, source, 1)).collect();
+        assert!(is_evicted(&elsewhere) || is_evicted(&new), "a raft id is in few places at once");
     }
 
     #[test]

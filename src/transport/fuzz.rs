@@ -1,10 +1,6 @@
-//! What a stranger can send to the peer port, for fuzzers.
+//! Fuzz targets: what an unknown peer can send to the peer port.
 //!
-//! Why: everything on the peer port is parsed before anybody knows who sent it.
-//!
-//! Laws: whatever the bytes are, these functions return; what was understood has bytes that mean the same.
-//!
-//! Not here: the corpus and the bounds of memory (`fuzzing`).
+//! Invariants: every target returns, whatever the input. A decoded frame encodes to bytes that decode to the same frame.
 
 use futures_util::FutureExt;
 
@@ -12,20 +8,20 @@ use super::handshake::admission::{admit, check_message, check_snapshot};
 use super::handshake::dial::PeerAddress;
 use super::handshake::{Hello, WIRE_VERSION};
 use super::wire::frame_limits;
-use super::wire::framing::{Opening, read_frame, read_opening};
+use super::wire::framing::{Preamble, read_frame, read_preamble};
 use super::wire::{Frame, HEAD_BYTES};
 use crate::model::{PeerTable, check_address, codec};
 
 /// A whole connection as it comes: preamble, handshake, frames.
 pub fn stream(mut bytes: &[u8]) {
-    let opening = read_opening(&mut bytes).now_or_never().expect("bytes in memory are never waited for");
-    if !matches!(opening, Ok(Opening::Huskv(WIRE_VERSION))) {
+    let opening = read_preamble(&mut bytes).now_or_never().expect("bytes in memory are never waited for");
+    if !matches!(opening, Ok(Preamble::Huskv(WIRE_VERSION))) {
         return;
     }
-    let mut bounds = frame_limits::HELLO;
-    while let Some(Ok(frame)) = read_frame(&mut bytes, bounds).now_or_never() {
+    let mut limits = frame_limits::HELLO;
+    while let Some(Ok(frame)) = read_frame(&mut bytes, limits).now_or_never() {
         understood(&frame);
-        bounds = frame_limits::ANY;
+        limits = frame_limits::ANY;
     }
 }
 
@@ -53,10 +49,10 @@ pub fn frame(bytes: &[u8]) {
 pub fn address(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let sound = check_address(text).is_ok();
-    let mut whereabouts = PeerAddress::new("table:1");
-    whereabouts.heard(text);
-    whereabouts.gossiped(text);
-    let taken = (0..3).any(|attempt| whereabouts.address(attempt) == text);
+    let mut peer_address = PeerAddress::new("table:1");
+    peer_address.set_self_reported(text);
+    peer_address.set_gossiped(text);
+    let taken = (0..3).any(|attempt| peer_address.address(attempt) == text);
     assert!(taken == sound || text == "table:1", "what is no address is not dialled");
 }
 
@@ -69,7 +65,7 @@ fn understood(frame: &Frame) {
         Frame::Hello(hello) => asked(hello),
         Frame::Step(message) => drop(check_message(message, message.from, message.to)),
         Frame::End(message) => drop(check_snapshot(message, message.from, message.to)),
-        Frame::PeerAddress(known) => {
+        Frame::PeerAddresses(known) => {
             known.iter().for_each(|(_, text)| address(text.as_bytes()));
         }
         _ => {}

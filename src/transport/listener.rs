@@ -1,13 +1,12 @@
-//! The peer port: who comes in, and what for.
+//! The peer port: accepts connections and completes the handshake.
 //!
-//! Why: anything can connect here: members, joiners, a browser, a port scan. All are strangers until their handshake is
-//! done.
+//! Why: anything can connect: members, joiners, a browser, a port scan.
 //!
-//! Laws: who may hold a connection, and who makes room for whom, is said in `connection_slots`; a stranger has [`HANDSHAKE_LIMIT`] to
-//! introduce itself. What is not huskv is dropped at its first wrong byte, with at most one log line a second.
-//! Another version is answered with this one's preamble, which every version can read.
+//! Invariants: `connection_slots` limits connections. A peer has [`HANDSHAKE_LIMIT`] to identify itself. A connection that is not
+//! huskv is closed at its first wrong byte, with rate-limited log lines. Another wire version is answered with this version's
+//! preamble, which every version can read.
 //!
-//! Not here: what is said after the handshake (`acceptor`, `snapshot_stream`, `rpc`), and who is let in (`admission`).
+//! See also: `acceptor`, `snapshot_stream`, `rpc` (what follows), `admission` (the rules).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,10 +20,10 @@ use super::connection_slots::{ConnectionSlot, ConnectionSlots};
 use super::handshake::admission::check_hello;
 use super::handshake::{Denial, Hello, Purpose, WIRE_VERSION, Welcome, preamble};
 use super::link::acceptor;
-use super::link::dialer::FAREWELL;
+use super::link::dialer::DRAIN_LIMIT;
 use super::registry::Registry;
 use super::wire::frame_limits;
-use super::wire::framing::{Opening, part, read_frame, read_opening};
+use super::wire::framing::{Preamble, close_gracefully, read_frame, read_preamble};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use super::{rpc, snapshot_stream};
 use crate::model::{BootHistory, PeerTable};
@@ -32,13 +31,13 @@ use crate::model::{BootHistory, PeerTable};
 /// How long a stranger may take to introduce itself.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
 /// How long one may take that is shown out.
-const PARTING: Duration = Duration::from_millis(500);
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 /// How long nobody is let in after the system refused a connection, as where it is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Lets in about `max_inbound` connections at once, until the transport stops.
 pub async fn accept(listener: TcpListener, registry: Arc<Registry>, max_inbound: usize) {
-    let places = ConnectionSlots::new(max_inbound);
+    let slots = ConnectionSlots::new(max_inbound);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -52,15 +51,15 @@ pub async fn accept(listener: TcpListener, registry: Arc<Registry>, max_inbound:
                 continue;
             }
         };
-        let (place, crowded) = places.enter(from.ip());
-        let guest = Inbound { registry: Arc::clone(&registry), from };
-        guest.crowded(crowded);
+        let (slot, evicted_other) = slots.acquire(from.ip());
+        let inbound = Inbound { registry: Arc::clone(&registry), from };
+        inbound.log_eviction(evicted_other);
         registry.spawn(async move {
             tokio::select! {
-                () = Box::pin(guest.receive(stream, &place)) => {}
-                () = place.shown_out() => {}
+                () = Box::pin(inbound.receive(stream, &slot)) => {}
+                () = slot.evicted() => {}
                 // Members are given a moment to be told what is due.
-                () = async { guest.registry.stopped().await; sleep(FAREWELL).await } => {}
+                () = async { inbound.registry.stopped().await; sleep(DRAIN_LIMIT).await } => {}
             }
         });
     }
@@ -74,38 +73,38 @@ struct Inbound {
 
 impl Inbound {
     /// Serves the connection to its end.
-    async fn receive(&self, mut stream: TcpStream, place: &ConnectionSlot) {
+    async fn receive(&self, mut stream: TcpStream, slot: &ConnectionSlot) {
         drop(stream.set_nodelay(true));
-        let (hello, welcome) = match timeout(HANDSHAKE_LIMIT, self.greet(&mut stream, place)).await {
-            Ok(Some(greeted)) => greeted,
+        let (hello, welcome) = match timeout(HANDSHAKE_LIMIT, self.handshake(&mut stream, slot)).await {
+            Ok(Some(accepted_peer)) => accepted_peer,
             Ok(None) => return,
             Err(_) => return self.warn_limited("not huskv", "it did not introduce itself in time"),
         };
-        let (registry, who) = (&self.registry, self.who(&hello));
+        let (registry, who) = (&self.registry, self.describe(&hello));
         match hello.purpose {
             Purpose::Peer => acceptor::serve(registry, stream, &hello, welcome, &who).await,
             Purpose::Snapshot => snapshot_stream::receive(registry, stream, &hello, welcome, &who).await,
             Purpose::Identify => rpc::answer_identify(registry, stream).await,
-            Purpose::JoinOffer => rpc::answer_adopt(registry, &who, stream).await,
+            Purpose::JoinOffer => rpc::answer_join_offer(registry, &who, stream).await,
             Purpose::Probe => rpc::answer_probe(registry, &who, stream).await,
         }
     }
 
     /// The acceptor's side of the handshake; None where the guest was shown out.
-    async fn greet(&self, stream: &mut TcpStream, place: &ConnectionSlot) -> Option<(Hello, Welcome)> {
-        match read_opening(stream).await {
-            Ok(Opening::Huskv(WIRE_VERSION)) => {}
-            Ok(Opening::Huskv(version)) => {
+    async fn handshake(&self, stream: &mut TcpStream, slot: &ConnectionSlot) -> Option<(Hello, Welcome)> {
+        match read_preamble(stream).await {
+            Ok(Preamble::Huskv(WIRE_VERSION)) => {}
+            Ok(Preamble::Huskv(version)) => {
                 let detail = format!("it speaks {version}, this node speaks {WIRE_VERSION}");
                 self.warn_limited("another wire version", &detail);
-                self.show_out(stream, &preamble(WIRE_VERSION)).await;
+                self.close_after(stream, &preamble(WIRE_VERSION)).await;
                 return None;
             }
-            Ok(Opening::Foreign(bytes)) => {
+            Ok(Preamble::Foreign(bytes)) => {
                 self.warn_limited("not huskv", &format!("it begins with {:?}", String::from_utf8_lossy(&bytes)));
                 return None;
             }
-            Ok(Opening::Nothing) => {
+            Ok(Preamble::Closed) => {
                 self.warn_limited("not huskv", "it closed the connection without a word");
                 return None;
             }
@@ -116,11 +115,11 @@ impl Inbound {
         }
         let hello = match read_frame(stream, frame_limits::HELLO).await {
             Ok(Frame::Hello(hello)) => hello,
-            Ok(other) => return self.garbled(&WireError::Unexpected(other.kind().1)),
-            Err(error) => return self.garbled(&error),
+            Ok(other) => return self.malformed(&WireError::Unexpected(other.kind().1)),
+            Err(error) => return self.malformed(&error),
         };
         if let Err(reason) = check_hello(&hello) {
-            return self.garbled(&WireError::Malformed(reason));
+            return self.malformed(&WireError::Malformed(reason));
         }
         let admitted = match hello.purpose {
             Purpose::Peer | Purpose::Snapshot => self.registry.admit(&hello).await,
@@ -133,32 +132,38 @@ impl Inbound {
             Welcome {
                 cluster_id: of(|table| table.cluster_id),
                 raft_id: of(|table| table.raft_id),
-                lives: if stranger { BootHistory::default() } else { self.registry.lives(hello.from, hello.known) },
+                boot_history: if stranger {
+                    BootHistory::default()
+                } else {
+                    self.registry.boot_history(hello.from, hello.known)
+                },
             }
         });
-        let told = verdict.clone().map_err(|denial| match denial {
-            Denial::Conflict(conflict) => Denial::Conflict(conflict.for_strangers()),
+        let reported = verdict.clone().map_err(|denial| match denial {
+            Denial::Conflict(conflict) => Denial::Conflict(conflict.redacted()),
             denial => denial,
         });
-        let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(told).encode().ok()?].concat();
+        let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(reported).encode().ok()?].concat();
         match verdict {
             Ok(welcome) => {
                 if matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot) {
-                    self.crowded(place.settle(hello.from, hello.purpose, |raft_id| self.registry.is_listed(raft_id)));
+                    self.log_eviction(
+                        slot.assign(hello.from, hello.purpose, |raft_id| self.registry.is_listed(raft_id)),
+                    );
                 }
                 stream.write_all(&bytes).await.ok()?;
                 Some((hello, welcome))
             }
             Err(denial) => {
                 self.refuse(&hello, &denial).await;
-                self.show_out(stream, &bytes).await;
+                self.close_after(stream, &bytes).await;
                 None
             }
         }
     }
 
     async fn refuse(&self, hello: &Hello, denial: &Denial) {
-        let who = self.who(hello);
+        let who = self.describe(hello);
         if let Denial::Conflict(conflict) = denial {
             return self.registry.conflict(hello.from, &who, false, *conflict).await;
         }
@@ -166,18 +171,18 @@ impl Inbound {
     }
 
     /// The guest for the log: its name is its own word, so it is cut and escaped.
-    fn who(&self, hello: &Hello) -> String {
+    fn describe(&self, hello: &Hello) -> String {
         format!("{:?} ({})", hello.node_id.chars().take(64).collect::<String>(), self.from)
     }
 
-    async fn show_out(&self, stream: &mut TcpStream, last_word: &[u8]) {
+    async fn close_after(&self, stream: &mut TcpStream, last_word: &[u8]) {
         if stream.write_all(last_word).await.is_ok() {
-            part(stream, HANDSHAKE_BYTES, PARTING).await;
+            close_gracefully(stream, HANDSHAKE_BYTES, CLOSE_LIMIT).await;
         }
     }
 
-    fn crowded(&self, made_room: bool) {
-        if made_room {
+    fn log_eviction(&self, evicted: bool) {
+        if evicted {
             self.warn_limited("the peer port is crowded", "whoever came first has to make room");
         }
     }
@@ -186,7 +191,7 @@ impl Inbound {
         self.registry.warn_limited(reason, &self.from.to_string(), detail);
     }
 
-    fn garbled(&self, error: &WireError) -> Option<(Hello, Welcome)> {
+    fn malformed(&self, error: &WireError) -> Option<(Hello, Welcome)> {
         self.warn_limited("a handshake cannot be understood", &error.to_string());
         None
     }

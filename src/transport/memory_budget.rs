@@ -1,11 +1,11 @@
-//! How many bytes of frames may be on their way through this node at once.
+//! The memory budget of incoming frames.
 //!
-//! Why: each frame is bounded, but many connections may each bring a large one, faster than the loop takes them in.
+//! Why: each frame is bounded, but many connections may each send a large one faster than the loop takes them.
 //!
-//! Laws: a frame takes its room before its body is read, and gives it back once the loop has taken it in. Members have a
-//! room of their own, which others cannot fill; no connection takes more than its share.
+//! Invariants: a frame reserves its bytes before its body is read, and releases them once the loop has taken it. Members have a
+//! budget of their own, which other peers cannot use up. No connection exceeds its share.
 //!
-//! Not here: requests that were taken in and wait for their answers (`acceptor`).
+//! See also: `acceptor` (requests in flight).
 
 use std::sync::Arc;
 
@@ -25,10 +25,10 @@ pub struct Budget {
 }
 
 /// The room of one connection.
-pub struct Share(Arc<Semaphore>);
+pub struct ConnectionShare(Arc<Semaphore>);
 
 /// What one frame takes up, until it is dropped.
-pub struct Room {
+pub struct BudgetPermit {
     /// The bytes of its payload.
     pub bytes: usize,
     _permits: [Option<OwnedSemaphorePermit>; 2],
@@ -44,7 +44,7 @@ pub fn count(bytes: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(bytes / UNIT))
 }
 
-impl Share {
+impl ConnectionShare {
     /// The room of a new connection.
     pub fn new() -> Self {
         Self(count(CONNECTION_BYTES))
@@ -58,12 +58,12 @@ impl Budget {
     }
 
     /// Waits for room for a frame of `bytes`.
-    pub async fn room(&self, share: &Share, is_member: bool, bytes: usize) -> Room {
+    pub async fn reserve(&self, share: &ConnectionShare, is_member: bool, bytes: usize) -> BudgetPermit {
         let pool = if is_member { &self.members } else { &self.others };
         // Nobody closes them, so there is always a permit in the end.
         let own = Arc::clone(&share.0).acquire_many_owned(units(bytes)).await.ok();
         let all = Arc::clone(pool).acquire_many_owned(units(bytes)).await.ok();
-        Room { bytes, _permits: [own, all] }
+        BudgetPermit { bytes, _permits: [own, all] }
     }
 }
 
@@ -76,14 +76,14 @@ mod tests {
     #[test]
     fn others_cannot_fill_the_room_of_members_and_no_connection_that_of_the_rest() {
         let budget = Budget::new(256 << 20);
-        let shares: Vec<Share> = (0..8).map(|_| Share::new()).collect();
-        let room = |share, member| budget.room(share, member, FRAME_BYTES).now_or_never();
-        let stranger = room(&shares[0], false).unwrap();
-        assert!(room(&shares[1], false).is_none(), "others have one large frame");
-        let first = room(&shares[2], true).unwrap();
-        assert!(room(&shares[2], true).is_none(), "one large frame a connection");
-        assert!(shares[3..].iter().all(|share| room(share, true).is_some()));
+        let shares: Vec<ConnectionShare> = (0..8).map(|_| ConnectionShare::new()).collect();
+        let room = |share, member| budget.reserve(share, member, FRAME_BYTES).now_or_never();
+        let stranger = reserve(&shares[0], false).unwrap();
+        assert!(reserve(&shares[1], false).is_none(), "others have one large frame");
+        let first = reserve(&shares[2], true).unwrap();
+        assert!(reserve(&shares[2], true).is_none(), "one large frame a connection");
+        assert!(shares[3..].iter().all(|share| reserve(share, true).is_some()));
         drop((stranger, first));
-        assert!(room(&shares[1], false).is_some() && room(&shares[2], true).is_some(), "it is given back");
+        assert!(reserve(&shares[1], false).is_some() && reserve(&shares[2], true).is_some(), "it is given back");
     }
 }

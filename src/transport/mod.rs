@@ -1,19 +1,24 @@
-//! Peers: how nodes reach each other.
+//! Transport: connections between nodes.
 //!
-//! Why: raft wants messages carried between members, clients want their requests carried to the leader, and joins want
-//! strangers asked; all of it crosses networks that break, and meets ports where anybody can knock.
+//! Why: raft needs messages between members, clients need their requests forwarded to the leader, and a join contacts nodes
+//! outside the cluster. Networks break, and anything may connect to the port.
 //!
-//! One ordered TCP connection leads from each member to each other; it carries raft's messages and the requests handed
-//! on to a leader, and back come the answers to those, and the messages of a node in whose table the dialler is not yet.
-//! Both ends say every second whom they follow. Copies of the machine, and questions to strangers, have connections of
-//! their own.
+//! ```text
+//!   consensus loop --PeerOutbox--> queue per member --DialerLink--> TCP --> acceptor of the peer --> its loop
+//!                 <-------------------- replies, pongs ------------------------'
+//!   listener --> handshake --> acceptor (peer) | snapshot_stream | rpc (identify, join offer, probe)
+//! ```
 //!
-//! Laws: nobody is heard before its handshake fits the [`PeerTable`](crate::model::PeerTable) last published and its life
-//! follows from the one that is known ([`BootHistory`](crate::model::BootHistory)), durably noted; the members in the table always find
-//! a place. Every queue, frame and wait is bounded, and so is all that is on its way together. A broken connection hurts nothing but what was on it: messages, which raft
-//! and requests, which are answered as unknown.
+//! One ordered TCP connection leads from each member to each other. It carries raft messages and forwarded requests; back come
+//! the replies, and messages of a node in whose table the dialler is not yet. Both ends report every second which leader they
+//! follow. Snapshots and rpcs have connections of their own.
 //!
-//! Not here: what any message means (`consensus`); encryption and login, which this wire does not have.
+//! Invariants: no peer is served before its handshake matches the last published [`PeerTable`](crate::model::PeerTable) and its
+//! [`BootHistory`](crate::model::BootHistory) continues the recorded one, durably. Members of the table always get a connection
+//! slot. Every queue, frame and wait is bounded, and so are all bytes in flight together. A broken connection loses only what
+//! was on it: raft repeats messages, and requests are answered as unknown.
+//!
+//! See also: `consensus` (what a message means). The wire has no encryption and no login.
 
 mod connection_slots;
 #[cfg(any(test, feature = "fuzzing"))]

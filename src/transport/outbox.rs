@@ -1,12 +1,12 @@
-//! The loop's way out, as sockets: the implementation of [`Outbox`].
+//! The outbox: the transport as the consensus loop calls it.
 //!
-//! Why: the loop calls from its own thread and must not wait; here its wishes become parcels in bounded queues, and
-//! tasks on the transport's runtime.
+//! Why: the loop calls from its own thread and must not wait. Calls become frames in bounded queues, and tasks on the transport's
+//! runtime.
 //!
-//! Laws: nothing here blocks. What does not fit into a queue is dropped and reported (messages) or given back at once
+//! Invariants: nothing here blocks. What does not fit into a queue is dropped and reported (messages) or refused at once
 //! (requests).
 //!
-//! Not here: what the tasks do (`link`, `rpc`, `snapshot_stream`).
+//! See also: `link`, `rpc`, `snapshot_stream` (the tasks).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::handshake::Purpose;
 use super::handshake::dial::PeerAddress;
 use super::link::forwards::Forwards;
-use super::link::send_queue::{QUEUE_PARCELS, QueuedBytes, QueuedFrame};
+use super::link::send_queue::{QUEUE_FRAMES, QueuedBytes, QueuedFrame};
 use super::link::{LinkState, Peer};
 use super::registry::{Directory, Registry};
 use super::rpc;
@@ -31,9 +31,9 @@ use crate::model::{Code, DiskSpace, JoinOffer, PeerTable, Probe, Refusal, Reques
 use crate::storage::SnapshotReader;
 
 /// The most questions to strangers that are under way at once.
-const MAX_ERRANDS: usize = 64;
+const MAX_RPCS: usize = 64;
 /// What a parcel takes up beside its data, roughly.
-const PARCEL_BYTES: usize = 256;
+const FRAME_OVERHEAD: usize = 256;
 /// What an entry takes up beside its data, roughly.
 const ENTRY_BYTES: usize = 64;
 /// The most bytes of a message to a peer that is not in the table: answers have no entries.
@@ -45,8 +45,8 @@ const MAX_WAIT_MS: u64 = 3_600_000;
 pub struct PeerOutbox {
     registry: Arc<Registry>,
     links: HashMap<u64, Link>,
-    introduced_as: Option<(String, u64, u64, String)>,
-    errands: Arc<Semaphore>,
+    identity: Option<(String, u64, u64, String)>,
+    rpcs: Arc<Semaphore>,
 }
 
 /// The near end of a member's queue.
@@ -59,16 +59,16 @@ struct Link {
 }
 
 impl Link {
-    fn put(&self, bytes: usize, parcel: impl FnOnce(QueuedBytes) -> QueuedFrame) -> bool {
-        QueuedBytes::take(&self.bytes, bytes).is_some_and(|load| self.queue.try_send(parcel(load)).is_ok())
+    fn put(&self, bytes: usize, frame: impl FnOnce(QueuedBytes) -> QueuedFrame) -> bool {
+        QueuedBytes::take(&self.bytes, bytes).is_some_and(|bytes_held| self.queue.try_send(frame(bytes_held)).is_ok())
     }
 }
 
 impl PeerOutbox {
     /// An outbox that knows nobody yet.
     pub fn new(registry: Arc<Registry>) -> Self {
-        let errands = Arc::new(Semaphore::new(MAX_ERRANDS));
-        Self { registry, links: HashMap::new(), introduced_as: None, errands }
+        let rpcs = Arc::new(Semaphore::new(MAX_RPCS));
+        Self { registry, links: HashMap::new(), identity: None, rpcs }
     }
 
     /// Delivers from a task of its own: the loop must not wait for its own queue.
@@ -82,16 +82,18 @@ impl PeerOutbox {
         if message.msg_type == MessageType::MsgSnapshot || message_bytes(message) > ANSWER_BYTES {
             return;
         }
-        for (_, caller) in self.registry.directory().callers.range((message.to, 0)..=(message.to, u64::MAX)) {
+        for (_, unlisted_peer) in
+            self.registry.directory().unlisted_peers.range((message.to, 0)..=(message.to, u64::MAX))
+        {
             // Where it does not fit, raft repeats it.
-            drop(caller.queue.try_send(Frame::Step(Box::new(message.clone()))));
+            drop(unlisted_peer.queue.try_send(Frame::Step(Box::new(message.clone()))));
         }
     }
 
-    fn begin(&mut self, directory: &mut Directory, raft_id: u64, name: &str, whereabouts: PeerAddress) {
-        let (queue, queue_end) = mpsc::channel(QUEUE_PARCELS);
-        let (sender, whereabouts) = watch::channel(whereabouts);
-        directory.roster.insert(raft_id, sender);
+    fn start_link(&mut self, directory: &mut Directory, raft_id: u64, name: &str, peer_address: PeerAddress) {
+        let (queue, queue_end) = mpsc::channel(QUEUE_FRAMES);
+        let (sender, peer_address) = watch::channel(peer_address);
+        directory.dialled.insert(raft_id, sender);
         let forwards = Arc::new(Forwards::new(self.registry.handle.clone(), name));
         let peer = Peer {
             raft_id,
@@ -100,20 +102,23 @@ impl PeerOutbox {
             registry: Arc::clone(&self.registry),
             queue: queue_end,
             forwards: Arc::clone(&forwards),
-            whereabouts,
-            life: LinkState::new(),
+            peer_address,
+            state: LinkState::new(),
         };
         self.registry.spawn(peer.run());
         self.links.insert(raft_id, Link { queue, bytes: Arc::default(), forwards, name: name.into(), full: false });
     }
 
-    fn errand<F>(&self, answer: impl FnOnce(Option<Refusal>) -> F)
+    fn spawn_rpc<F>(&self, answer: impl FnOnce(Option<Refusal>) -> F)
     where
         F: Future<Output = Input> + Send + 'static,
     {
-        let permit = Arc::clone(&self.errands).try_acquire_owned().ok();
+        let permit = Arc::clone(&self.rpcs).try_acquire_owned().ok();
         let refusal = permit.is_none().then(|| {
-            Refusal::not_applied(Code::Overloaded, format!("{MAX_ERRANDS} conversations with strangers are under way"))
+            Refusal::not_applied(
+                Code::Overloaded,
+                format!("{MAX_RPCS} calls to nodes outside the cluster are in progress already"),
+            )
         });
         let (registry, answer) = (Arc::clone(&self.registry), answer(refusal));
         self.registry.spawn(async move {
@@ -139,7 +144,7 @@ impl Outbox for PeerOutbox {
                 continue;
             }
             let bytes = message_bytes(&message);
-            let queued = link.put(bytes, |load| QueuedFrame::Step(Box::new(message), load));
+            let queued = link.put(bytes, |bytes_held| QueuedFrame::Step(Box::new(message), bytes_held));
             let begins = !queued && !link.full;
             link.full = !queued;
             if begins && !link.queue.is_closed() {
@@ -157,9 +162,9 @@ impl Outbox for PeerOutbox {
                 format!("the member with raft id {to} is not in the member table here"),
             ),
             Some(link) => {
-                let bytes = PARCEL_BYTES + request_bytes(&request);
+                let bytes = FRAME_OVERHEAD + request_bytes(&request);
                 let open = link.forwards.open(token, deadline);
-                if open && link.put(bytes, |load| QueuedFrame::Forward(token, hop, request, load)) {
+                if open && link.put(bytes, |bytes_held| QueuedFrame::Forward(token, hop, request, bytes_held)) {
                     return;
                 }
                 if open && !link.forwards.withdraw(token) {
@@ -178,7 +183,7 @@ impl Outbox for PeerOutbox {
 
     fn identify(&mut self, token: u64, address: &str) {
         let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
-        self.errand(|refusal| async move {
+        self.spawn_rpc(|refusal| async move {
             let result = match refusal {
                 Some(refusal) => Err(refusal),
                 None => rpc::identify(&registry, &address).await,
@@ -187,19 +192,19 @@ impl Outbox for PeerOutbox {
         });
     }
 
-    fn adopt(&mut self, token: u64, address: &str, adopt: JoinOffer) {
+    fn adopt(&mut self, token: u64, address: &str, offer: JoinOffer) {
         let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
-        self.errand(|refusal| async move {
+        self.spawn_rpc(|refusal| async move {
             let result = match refusal {
                 Some(refusal) => Err(refusal),
-                None => rpc::adopt(&registry, &address, adopt).await,
+                None => rpc::offer_join(&registry, &address, offer).await,
             };
             Input::AdoptAnswered { token, result }
         });
     }
 
     fn end_join(&mut self, address: &str, cluster_id: u64, raft_id: u64) {
-        let Ok(permit) = Arc::clone(&self.errands).try_acquire_owned() else { return };
+        let Ok(permit) = Arc::clone(&self.rpcs).try_acquire_owned() else { return };
         let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
         self.registry.spawn(async move {
             rpc::end_join(&registry, &address, cluster_id, raft_id).await;
@@ -209,7 +214,7 @@ impl Outbox for PeerOutbox {
 
     fn probe(&mut self, token: u64, address: &str, probe: Probe) {
         let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
-        self.errand(|refusal| async move {
+        self.spawn_rpc(|refusal| async move {
             let result = match refusal {
                 Some(refusal) => Err(refusal),
                 None => rpc::probe(&registry, &address, probe).await,
@@ -218,10 +223,10 @@ impl Outbox for PeerOutbox {
         });
     }
 
-    fn tell_digest(&mut self, to: u64, told: StateDigest) {
+    fn tell_digest(&mut self, to: u64, digest: StateDigest) {
         if let Some(link) = self.links.get(&to) {
             // Another one follows in a second.
-            drop(link.queue.try_send(QueuedFrame::Digest(told)));
+            drop(link.queue.try_send(QueuedFrame::Digest(digest)));
         }
     }
 
@@ -253,31 +258,31 @@ impl Outbox for PeerOutbox {
         // From before the table lets anybody in until its members are dialled: who comes in by it is in it.
         let mut directory = registry.directory();
         registry.table.send_replace(Some(Arc::clone(&table)));
-        let introduced_as = Some((table.node_id.clone(), table.raft_id, table.cluster_id, table.raft_address.clone()));
-        if table.removed || self.introduced_as != introduced_as {
+        let identity = Some((table.node_id.clone(), table.raft_id, table.cluster_id, table.raft_address.clone()));
+        if table.removed || self.identity != identity {
             // Every connection was opened under another name than the present one.
-            self.introduced_as = introduced_as;
+            self.identity = identity;
             self.links.clear();
-            directory.roster.clear();
-            directory.callers.clear();
+            directory.dialled.clear();
+            directory.unlisted_peers.clear();
         }
         let listed: &[_] = if table.removed { &[] } else { &table.peers };
         for (raft_id, name, address) in listed.iter().filter(|(raft_id, ..)| *raft_id != table.raft_id) {
-            let called = directory.callers.range((*raft_id, 0)..=(*raft_id, u64::MAX)).next_back();
-            let said = called.map(|(_, caller)| caller.address.clone());
-            if let Some(whereabouts) = directory.roster.get(raft_id) {
-                whereabouts.send_if_modified(|whereabouts| whereabouts.listed(address));
+            let inbound = directory.unlisted_peers.range((*raft_id, 0)..=(*raft_id, u64::MAX)).next_back();
+            let self_reported = inbound.map(|(_, unlisted_peer)| unlisted_peer.address.clone());
+            if let Some(peer_address) = directory.dialled.get(raft_id) {
+                peer_address.send_if_modified(|peer_address| peer_address.set_listed(address));
             } else {
-                let mut whereabouts = PeerAddress::new(address);
-                if let Some(said) = said {
-                    whereabouts.heard(&said);
+                let mut peer_address = PeerAddress::new(address);
+                if let Some(self_reported) = self_reported {
+                    peer_address.set_self_reported(&self_reported);
                 }
-                self.begin(&mut directory, *raft_id, name, whereabouts);
+                self.start_link(&mut directory, *raft_id, name, peer_address);
             }
         }
         let is_listed = |raft_id: &u64| listed.iter().any(|(listed, ..)| listed == raft_id);
-        directory.callers.retain(|(raft_id, _), _| !table.tombstones.contains(raft_id) && !is_listed(raft_id));
-        directory.roster.retain(|raft_id, _| is_listed(raft_id));
+        directory.unlisted_peers.retain(|(raft_id, _), _| !table.tombstones.contains(raft_id) && !is_listed(raft_id));
+        directory.dialled.retain(|raft_id, _| is_listed(raft_id));
         self.links.retain(|_, link| !link.queue.is_closed());
     }
 }
@@ -285,13 +290,13 @@ impl Outbox for PeerOutbox {
 /// About how many bytes a message takes up.
 fn message_bytes(message: &Message) -> usize {
     let entries = message.entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES);
-    PARCEL_BYTES + message.context.len() + entries.sum::<usize>()
+    FRAME_OVERHEAD + message.context.len() + entries.sum::<usize>()
 }
 
 /// About how many bytes a request takes up.
 fn request_bytes(request: &Request) -> usize {
     match request {
         Request::Write(write) => write.size(),
-        _ => PARCEL_BYTES,
+        _ => FRAME_OVERHEAD,
     }
 }

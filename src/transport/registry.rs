@@ -1,10 +1,9 @@
-//! What all tasks of the transport share: the loop's door, the table last published, where members are, the end.
+//! The registry: the state that all transport tasks share.
 //!
-//! Why: connections live in tasks of their own and meet only here.
+//! Why: each connection is a task of its own; they share the loop's handle, the published table, the addresses of members, and
+//! the shutdown signal.
 //!
-//! Laws: no lock is held over an await. Every task is counted, so the end can be waited for.
-//!
-//! Not here: anything about bytes or sockets.
+//! Invariants: no lock is held over an await. Every task is counted, so shutdown can wait for all of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -47,7 +46,7 @@ pub struct Registry {
     /// In which life each peer was spoken to last.
     pub peers: Arc<Peers>,
     /// Tells that this has changed.
-    met: watch::Sender<()>,
+    peers_changed: watch::Sender<()>,
     /// How many connections there are to each peer in each of its lives.
     connected: Mutex<HashMap<(u64, BootId), usize>>,
     directory: Mutex<Directory>,
@@ -62,17 +61,17 @@ pub struct Registry {
 #[derive(Default)]
 pub struct Directory {
     /// Where the members are that are dialled now; a sender that is dropped retires its peer.
-    pub roster: BTreeMap<u64, watch::Sender<PeerAddress>>,
+    pub dialled: BTreeMap<u64, watch::Sender<PeerAddress>>,
     /// Who is connected to this node and is not in the table: a node whose table is old or empty (every joiner's is) must
     /// answer the leader all the same. It does so on the connection that is there; nobody's word makes it dial.
     /// Each by its raft id and a number of its own: more than one may call itself by the same id.
-    pub callers: BTreeMap<(u64, u64), Caller>,
+    pub unlisted_peers: BTreeMap<(u64, u64), UnlistedPeer>,
     /// The number of the next caller.
-    next_caller: u64,
+    next_unlisted: u64,
 }
 
 /// A peer that is not in the table, for as long as its connection lasts.
-pub struct Caller {
+pub struct UnlistedPeer {
     /// Where it says that it is.
     pub address: String,
     /// What is to be sent to it.
@@ -80,14 +79,14 @@ pub struct Caller {
 }
 
 /// Forgets a caller when it is dropped.
-pub struct Calling<'a> {
+pub struct UnlistedPeerGuard<'a> {
     registry: &'a Registry,
-    caller: (u64, u64),
+    unlisted_peer: (u64, u64),
 }
 
-impl Drop for Calling<'_> {
+impl Drop for UnlistedPeerGuard<'_> {
     fn drop(&mut self) {
-        self.registry.directory().callers.remove(&self.caller);
+        self.registry.directory().unlisted_peers.remove(&self.unlisted_peer);
     }
 }
 
@@ -122,9 +121,9 @@ struct Complaint {
 }
 
 /// Counts a task while it exists, also where it is dropped by the end of the runtime.
-struct Counted(Arc<Registry>);
+struct TaskGuard(Arc<Registry>);
 
-impl Drop for Counted {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
         self.0.tasks.send_modify(|tasks| *tasks -= 1);
     }
@@ -141,7 +140,7 @@ impl Registry {
             receptions: watch::Sender::new(0),
             reception: Arc::new(Semaphore::new(1)),
             peers,
-            met: watch::Sender::new(()),
+            peers_changed: watch::Sender::new(()),
             connected: Mutex::default(),
             directory: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
@@ -154,9 +153,9 @@ impl Registry {
     /// Runs `task` on the transport's runtime, from any thread.
     pub fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.send_modify(|tasks| *tasks += 1);
-        let counted = Counted(Arc::clone(self));
+        let task_guard = TaskGuard(Arc::clone(self));
         self.runtime.spawn(async move {
-            let _counted = counted;
+            let _task_guard = task_guard;
             task.await;
         });
     }
@@ -195,14 +194,14 @@ impl Registry {
             node_id: text(|table| &table.node_id),
             raft_address: text(|table| &table.raft_address),
             moved: table.as_deref().is_some_and(|table| table.moved),
-            lives: self.lives(to, None),
-            known: self.peers.life(to),
+            boot_history: self.boot_history(to, None),
+            known: self.peers.boot_id(to),
         }
     }
 
     /// The lives of this node as the peer `to` is told them, which has `shown` that it knows one; none for strangers.
-    pub fn lives(&self, to: u64, shown: Option<BootId>) -> BootHistory {
-        self.table().map_or_else(BootHistory::default, |table| table.lives_for(to, self.peers.heard(to), shown))
+    pub fn boot_history(&self, to: u64, shown: Option<BootId>) -> BootHistory {
+        self.table().map_or_else(BootHistory::default, |table| table.boot_history_for(to, self.peers.heard(to), shown))
     }
 
     /// Whether a peer that introduces itself so may be heard. It is known in this life from then on, durably.
@@ -210,8 +209,8 @@ impl Registry {
     /// # Errors
     /// [`Denial`], to be sent back.
     pub async fn admit(&self, hello: &Hello) -> Result<(), Denial> {
-        admit(self.table().as_deref(), hello, || self.peers.check(hello.from, &hello.lives))?;
-        self.meet(hello.from, &hello.lives, false).await
+        admit(self.table().as_deref(), hello, || self.peers.check(hello.from, &hello.boot_history))?;
+        self.record_peer(hello.from, &hello.boot_history, false).await
     }
 
     /// Takes note of the peer `raft_id`, which is spoken to in this life, and of whether it has `heard` the present life of
@@ -219,28 +218,29 @@ impl Registry {
     ///
     /// # Errors
     /// [`Denial`]: it is not to be spoken to.
-    pub async fn meet(&self, raft_id: u64, lives: &BootHistory, heard: bool) -> Result<(), Denial> {
+    pub async fn record_peer(&self, raft_id: u64, boot_history: &BootHistory, heard: bool) -> Result<(), Denial> {
         let Some(table) = self.table() else { return Err(Denial::Starting) };
         if !table.lists(raft_id) {
-            return self.peers.check(raft_id, lives).map_err(Denial::Conflict);
+            return self.peers.check(raft_id, boot_history).map_err(Denial::Conflict);
         }
-        let heard = heard.then_some(table.lives.current);
-        if self.peers.knows(raft_id, lives.current, heard) {
+        let heard = heard.then_some(table.boot_history.current);
+        if self.peers.is_recorded(raft_id, boot_history.current, heard) {
             return Ok(());
         }
-        if let Some(known) = self.peers.life(raft_id)
-            && known != lives.current
+        if let Some(known) = self.peers.boot_id(raft_id)
+            && known != boot_history.current
             && self.is_connected(raft_id, known)
         {
-            self.peers.check(raft_id, lives).map_err(Denial::Conflict)?;
+            self.peers.check(raft_id, boot_history).map_err(Denial::Conflict)?;
             return Err(Denial::Connected(BootId { nonce: known.nonce & 0xffff, ..known }));
         }
-        let (peers, lives) = (Arc::clone(&self.peers), lives.clone());
-        let met = move || peers.meet(raft_id, &lives, heard, |known| !table.tombstones.contains(&known));
-        let detail = match self.runtime.spawn_blocking(met).await {
-            Ok(Ok(met)) => {
-                let new = met.map_err(Denial::Conflict)?;
-                self.met.send_if_modified(|()| new);
+        let (peers, boot_history) = (Arc::clone(&self.peers), boot_history.clone());
+        let peers_changed =
+            move || peers.record(raft_id, &boot_history, heard, |known| !table.tombstones.contains(&known));
+        let detail = match self.runtime.spawn_blocking(peers_changed).await {
+            Ok(Ok(peers_changed)) => {
+                let new = peers_changed.map_err(Denial::Conflict)?;
+                self.peers_changed.send_if_modified(|()| new);
                 return Ok(());
             }
             Ok(Err(error)) => error.to_string(),
@@ -252,13 +252,13 @@ impl Registry {
 
     /// Counts a connection to the peer in this life for as long as the result lives: meanwhile no other life follows it.
     #[must_use]
-    pub fn connect(&self, raft_id: u64, life: BootId) -> Connected<'_> {
-        *self.connections().entry((raft_id, life)).or_default() += 1;
-        Connected { registry: self, peer: (raft_id, life) }
+    pub fn connect(&self, raft_id: u64, boot_id: BootId) -> Connected<'_> {
+        *self.connections().entry((raft_id, boot_id)).or_default() += 1;
+        Connected { registry: self, peer: (raft_id, boot_id) }
     }
 
-    fn is_connected(&self, raft_id: u64, life: BootId) -> bool {
-        self.connections().contains_key(&(raft_id, life))
+    fn is_connected(&self, raft_id: u64, boot_id: BootId) -> bool {
+        self.connections().contains_key(&(raft_id, boot_id))
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<(u64, BootId), usize>> {
@@ -266,24 +266,24 @@ impl Registry {
     }
 
     /// Waits until the peer is known in a life that these do not follow from.
-    pub async fn overtaken(&self, raft_id: u64, lives: &BootHistory) -> IdentityConflict {
-        let (mut table, mut met) = (self.table.subscribe(), self.met.subscribe());
+    pub async fn until_superseded(&self, raft_id: u64, boot_history: &BootHistory) -> IdentityConflict {
+        let (mut table, mut peers_changed) = (self.table.subscribe(), self.peers_changed.subscribe());
         loop {
             // A peer that is in the table from now on is noted.
-            if let Err(Denial::Conflict(conflict)) = self.meet(raft_id, lives, true).await {
+            if let Err(Denial::Conflict(conflict)) = self.record_peer(raft_id, boot_history, true).await {
                 return conflict;
             }
             // The senders live as long as `self`.
             tokio::select! {
                 changed = table.changed() => drop(changed),
-                changed = met.changed() => drop(changed),
+                changed = peers_changed.changed() => drop(changed),
             }
         }
     }
 
     /// Waits until the table or the life that a peer is known in does not admit it any more, and tells why.
-    pub async fn unwanted(&self, hello: &Hello) -> Denial {
-        let (mut table, mut met) = (self.table.subscribe(), self.met.subscribe());
+    pub async fn until_denied(&self, hello: &Hello) -> Denial {
+        let (mut table, mut peers_changed) = (self.table.subscribe(), self.peers_changed.subscribe());
         loop {
             match self.admit(hello).await {
                 Ok(()) | Err(Denial::Disk) => {}
@@ -291,7 +291,7 @@ impl Registry {
             }
             tokio::select! {
                 changed = table.changed() => drop(changed),
-                changed = met.changed() => drop(changed),
+                changed = peers_changed.changed() => drop(changed),
             }
         }
     }
@@ -321,23 +321,23 @@ impl Registry {
     /// Remembers where a peer that was let in said it is, and that it is alive; one that is not in the table is answered
     /// through `queue` for as long as the result lives.
     #[must_use]
-    pub fn heard(&self, hello: &Hello, queue: mpsc::Sender<Frame>) -> Option<Calling<'_>> {
+    pub fn register_inbound(&self, hello: &Hello, queue: mpsc::Sender<Frame>) -> Option<UnlistedPeerGuard<'_>> {
         let mut directory = self.directory();
-        if let Some(whereabouts) = directory.roster.get(&hello.from) {
-            whereabouts.send_modify(|whereabouts| whereabouts.heard(&hello.raft_address));
+        if let Some(peer_address) = directory.dialled.get(&hello.from) {
+            peer_address.send_modify(|peer_address| peer_address.set_self_reported(&hello.raft_address));
             return None;
         }
-        let caller = (hello.from, directory.next_caller);
-        directory.next_caller += 1;
-        directory.callers.insert(caller, Caller { address: hello.raft_address.clone(), queue });
-        Some(Calling { registry: self, caller })
+        let unlisted_peer = (hello.from, directory.next_unlisted);
+        directory.next_unlisted += 1;
+        directory.unlisted_peers.insert(unlisted_peer, UnlistedPeer { address: hello.raft_address.clone(), queue });
+        Some(UnlistedPeerGuard { registry: self, unlisted_peer })
     }
 
     /// Where members other than `except` have said they are, where that is not what the table says. Passed on, it lets two
     /// members that have both moved find each other through a third.
     pub fn self_reported_addresses(&self, except: u64) -> Vec<(u64, String)> {
         let directory = self.directory();
-        let others = directory.roster.iter().filter(|(raft_id, _)| **raft_id != except);
+        let others = directory.dialled.iter().filter(|(raft_id, _)| **raft_id != except);
         others.filter_map(|(raft_id, it)| Some((*raft_id, it.borrow().self_reported()?.to_owned()))).collect()
     }
 
@@ -353,8 +353,8 @@ impl Registry {
         }
         let directory = self.directory();
         for (raft_id, address) in known {
-            if let Some(whereabouts) = directory.roster.get(raft_id) {
-                whereabouts.send_if_modified(|whereabouts| whereabouts.gossiped(address));
+            if let Some(peer_address) = directory.dialled.get(raft_id) {
+                peer_address.send_if_modified(|peer_address| peer_address.set_gossiped(address));
             }
         }
     }

@@ -1,12 +1,12 @@
-//! Conversations of one question: who are you, what do you know of me, and will you be one of us. Both ends of them.
+//! Single-request connections: identify, probe, join offer. Both ends.
 //!
-//! Why: they go to addresses that a person typed, before anybody there is a member, so they have connections of their
-//! own and answers that a person can use.
+//! Why: they go to addresses that an operator typed, before the node there is a member, so they have connections of their own and
+//! errors for humans.
 //!
-//! Laws: each ends within its limit. Once an offer to adopt was sent, no answer means unknown: the joiner may have taken
+//! Invariants: each ends within its limit. Once a join offer was sent, a missing answer means unknown: the joiner may have accepted
 //! it.
 //!
-//! Not here: what is asked when (`consensus::membership`).
+//! See also: `consensus::membership` (the caller).
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use slog::debug;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::handshake::admission::{check_adopted, check_offer, check_who};
+use super::handshake::admission::{check_join_accepted, check_offer, check_who};
 use super::handshake::dial::{DialError, dial};
 use super::handshake::{Purpose, WIRE_VERSION};
-use super::memory_budget::Share;
+use super::memory_budget::ConnectionShare;
 use super::registry::Registry;
 use super::wire::frame_limits;
-use super::wire::framing::{part, read_counted, read_frame_within, write_frame_within};
+use super::wire::framing::{close_gracefully, read_budgeted, read_frame_within, write_frame_within};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use crate::consensus::Input;
 use crate::model::{Code, JoinAccepted, JoinOffer, Probe, ProbeReply, Refusal, WhoAmI};
@@ -28,13 +28,13 @@ use crate::model::{Code, JoinAccepted, JoinOffer, Probe, ProbeReply, Refusal, Wh
 /// How long finding out who answers may take; the loop was promised 3 s.
 const IDENTIFY_LIMIT: Duration = Duration::from_millis(2_900);
 /// How long an adoption may take; the loop was promised 6 s.
-const ADOPT_LIMIT: Duration = Duration::from_millis(5_900);
+const JOIN_OFFER_LIMIT: Duration = Duration::from_millis(5_900);
 /// How long the dialler of an adoption may take to make its offer, and either end to take an answer.
 const OFFER_LIMIT: Duration = Duration::from_secs(3);
 /// How long the loop of the joiner may think about an offer; the asker has given up long before.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long the end of a conversation may take.
-const PARTING: Duration = Duration::from_millis(500);
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Asks whoever answers at `address` who it is.
 ///
@@ -45,15 +45,15 @@ pub async fn identify(registry: &Registry, address: &str) -> Result<WhoAmI, Refu
     let hello = registry.hello(Purpose::Identify, 0);
     let mut stream = match dial(address, &hello, IDENTIFY_LIMIT).await {
         Ok((stream, _)) => stream,
-        Err(error) => return Err(explain(registry, address, &error)),
+        Err(error) => return Err(dial_refusal(registry, address, &error)),
     };
-    let patience = deadline.saturating_duration_since(Instant::now());
-    match read_frame_within(&mut stream, frame_limits::WHO, patience).await {
+    let left = deadline.saturating_duration_since(Instant::now());
+    match read_frame_within(&mut stream, frame_limits::WHO, left).await {
         Ok(Frame::Who(Ok(who))) => match check_who(&who) {
             Ok(()) => Ok(who),
             Err(detail) => Err(no_answer(address, &WireError::Malformed(detail))),
         },
-        Ok(Frame::Who(Err(refusal))) => Err(not_now(address, refusal.code)),
+        Ok(Frame::Who(Err(refusal))) => Err(identify_refusal(address, refusal.code)),
         Ok(other) => Err(no_answer(address, &WireError::Unexpected(other.kind().1))),
         Err(error) => Err(no_answer(address, &error)),
     }
@@ -69,7 +69,7 @@ pub async fn probe(registry: &Registry, address: &str, probe: Probe) -> Result<P
     let hello = registry.hello(Purpose::Probe, 0);
     let mut stream = match dial(address, &hello, IDENTIFY_LIMIT).await {
         Ok((stream, _)) => stream,
-        Err(error) => return Err(explain(registry, address, &error)),
+        Err(error) => return Err(dial_refusal(registry, address, &error)),
     };
     let answered = async {
         write_frame_within(&mut stream, &Frame::Probe(probe), left()).await?;
@@ -85,23 +85,23 @@ pub async fn probe(registry: &Registry, address: &str, probe: Probe) -> Result<P
 ///
 /// # Errors
 /// [`Refusal`]: the joiner's own, or what happened on the way; unknown where the offer had been sent by then.
-pub async fn adopt(registry: &Registry, address: &str, adopt: JoinOffer) -> Result<JoinAccepted, Refusal> {
-    let deadline = Instant::now() + ADOPT_LIMIT;
+pub async fn offer_join(registry: &Registry, address: &str, offer: JoinOffer) -> Result<JoinAccepted, Refusal> {
+    let deadline = Instant::now() + JOIN_OFFER_LIMIT;
     let left = || deadline.saturating_duration_since(Instant::now());
     let hello = registry.hello(Purpose::JoinOffer, 0);
-    let mut stream = match dial(address, &hello, ADOPT_LIMIT).await {
+    let mut stream = match dial(address, &hello, JOIN_OFFER_LIMIT).await {
         Ok((stream, _)) => stream,
-        Err(error) => return Err(explain(registry, address, &error)),
+        Err(error) => return Err(dial_refusal(registry, address, &error)),
     };
-    let offer = Frame::JoinOffer(adopt);
+    let frame = Frame::JoinOffer(offer);
     let answered = async {
-        write_frame_within(&mut stream, &offer, left()).await?;
-        match read_frame_within(&mut stream, frame_limits::ADOPTED, left()).await? {
-            Frame::JoinAccepted(Ok(adopted)) => match check_adopted(&adopted) {
-                Ok(()) => Ok(Ok(adopted)),
+        write_frame_within(&mut stream, &frame, left()).await?;
+        match read_frame_within(&mut stream, frame_limits::JOIN_ACCEPTED, left()).await? {
+            Frame::JoinAccepted(Ok(accepted)) => match check_join_accepted(&accepted) {
+                Ok(()) => Ok(Ok(accepted)),
                 Err(detail) => Err(WireError::Malformed(detail)),
             },
-            Frame::JoinAccepted(Err(refusal)) => Ok(Err(said_by_the_joiner(address, refusal))),
+            Frame::JoinAccepted(Err(refusal)) => Ok(Err(joiner_refusal(address, refusal))),
             other => Err(WireError::Unexpected(other.kind().1)),
         }
     };
@@ -117,7 +117,7 @@ pub async fn adopt(registry: &Registry, address: &str, adopt: JoinOffer) -> Resu
 /// Tells the node at `address` that its join is over, as far as it can be told.
 pub async fn end_join(registry: &Registry, address: &str, cluster_id: u64, raft_id: u64) {
     let hello = registry.hello(Purpose::JoinOffer, 0);
-    let Ok((mut stream, _)) = dial(address, &hello, ADOPT_LIMIT).await else { return };
+    let Ok((mut stream, _)) = dial(address, &hello, JOIN_OFFER_LIMIT).await else { return };
     finish(&mut stream, &Frame::Removed { cluster_id, raft_id }).await;
 }
 
@@ -139,37 +139,37 @@ pub async fn answer_probe(registry: &Registry, who: &str, mut stream: TcpStream)
 }
 
 /// Hands a stranger's offer to the loop, and takes back what it says.
-pub async fn answer_adopt(registry: &Registry, who: &str, mut stream: TcpStream) {
-    let share = Share::new();
-    let room = |bytes| registry.budget.room(&share, false, bytes);
+pub async fn answer_join_offer(registry: &Registry, who: &str, mut stream: TcpStream) {
+    let share = ConnectionShare::new();
+    let reserve = |bytes| registry.budget.reserve(&share, false, bytes);
     // The room is held until the loop has answered.
-    let (adopt, _room) = match read_counted(&mut stream, frame_limits::ADOPT, OFFER_LIMIT, room).await {
-        Ok((Frame::JoinOffer(adopt), room)) => (adopt, room),
+    let (offer, _room) = match read_budgeted(&mut stream, frame_limits::JOIN_OFFER, OFFER_LIMIT, reserve).await {
+        Ok((Frame::JoinOffer(offer), permit)) => (offer, permit),
         Ok((Frame::Removed { cluster_id, raft_id }, _)) => {
             return registry.handle.deliver(Input::JoinEnded { cluster_id, raft_id }).await;
         }
         Ok((other, _)) => return registry.warn_limited("no offer to adopt", who, other.kind().1),
         Err(error) => return registry.warn_limited("no offer to adopt", who, &error.to_string()),
     };
-    if let Err(detail) = check_offer(&adopt) {
+    if let Err(detail) = check_offer(&offer) {
         registry.warn_limited("no offer to adopt", who, &detail);
         let refusal = Refusal::not_applied(Code::BadRequest, format!("the offer cannot be taken: {detail}"));
         return finish(&mut stream, &Frame::JoinAccepted(Err(refusal))).await;
     }
-    let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.adopt(adopt)).await else { return };
+    let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.adopt(offer)).await else { return };
     finish(&mut stream, &Frame::JoinAccepted(answer)).await;
 }
 
 async fn finish(stream: &mut TcpStream, answer: &Frame) {
     // Whether the asker still listens is its own affair.
     if write_frame_within(stream, answer, OFFER_LIMIT).await.is_ok() {
-        part(stream, HANDSHAKE_BYTES, PARTING).await;
+        close_gracefully(stream, HANDSHAKE_BYTES, CLOSE_LIMIT).await;
     }
 }
 
 /// A node that does not say who it is. Of what answers at an address only the reason counts, and none of its words: whoever
 /// may ask for a dial is not to read other hosts, and they are not to speak through this one.
-fn not_now(address: &str, code: Code) -> Refusal {
+fn identify_refusal(address: &str, code: Code) -> Refusal {
     let passes = matches!(code, Code::Stopping | Code::Starting | Code::Verifying);
     let detail = format!("the node at {address} does not say who it is now ({}); try again in a moment", code.as_str());
     Refusal::not_applied(if passes { code } else { Code::Unreachable }, detail)
@@ -177,7 +177,7 @@ fn not_now(address: &str, code: Code) -> Refusal {
 
 /// The reason of a joiner, as that of a node that nobody knows yet: within bounds, on one line, and none that says more than
 /// that it does not join.
-fn said_by_the_joiner(address: &str, refusal: Refusal) -> Refusal {
+fn joiner_refusal(address: &str, refusal: Refusal) -> Refusal {
     const MOST: usize = 600;
     let printable = |char: &char| !char.is_control();
     let said: String = refusal.detail.chars().filter(printable).take(MOST).collect();
@@ -193,11 +193,16 @@ fn said_by_the_joiner(address: &str, refusal: Refusal) -> Refusal {
         | Code::Timeout => refusal.code,
         _ => Code::BadRequest,
     };
-    Refusal { code, fate: refusal.fate, detail: format!("the node at {address} does not join: {said}"), leader: None }
+    Refusal {
+        code,
+        outcome: refusal.outcome,
+        detail: format!("the node at {address} does not join: {said}"),
+        leader: None,
+    }
 }
 
 /// What a failed dial means to the person who gave the address.
-fn explain(registry: &Registry, address: &str, error: &DialError) -> Refusal {
+fn dial_refusal(registry: &Registry, address: &str, error: &DialError) -> Refusal {
     if let DialError::Foreign(said) = error {
         debug!(registry.log, "what answered there is no huskv"; "address" => address, "said" => said);
     }

@@ -1,14 +1,21 @@
-//! A copy of the machine on its way to another node, on a connection of its own.
+//! Snapshot streams: one snapshot on a connection of its own.
 //!
-//! Why: heartbeats must not wait behind gigabytes, and what ends a stream must not end anything else.
+//! Why: heartbeats must not wait behind gigabytes, and a failed stream must not end anything else.
 //!
-//! Laws: a stream ends in one word from the receiver: in use, or the reason why not. Every step of it has to be done
-//! within [`PROGRESS`], the receiver's last one within [`FINISH`]. Disks are read and written on threads of their own.
-//! A copy is announced first; the receiver's loop, which knows who leads, says whether it is wanted, and before that nothing
-//! of it is opened or read. One copy is received at a time: a newer one ends the older. Nothing is installed before it has
-//! arrived completely and is durable, and a copy that is not leaves nothing behind.
+//! ```text
+//!   sender                              receiver
+//!   Announce (index, bytes) ---------->  loop: is it wanted? (only from the present leader)
+//!   Changes, Changes, ... (Ping) ------>  writer thread: a new generation
+//!   End (metadata) -------------------->  verify, sync, install
+//!                         <------------  Taken (ok or reason), Ping meanwhile
+//! ```
 //!
-//! Not here: how a copy is made and taken apart (`storage`), and when (`consensus`).
+//! Invariants: a stream ends with one result from the receiver. Every step has to be done within [`PROGRESS`], the receiver's last
+//! one within [`FINISH`]. Disks are read and written on threads of their own. Before the receiver's loop has accepted the
+//! announcement nothing is opened or read. One snapshot is received at a time: a newer one ends the older. Nothing is installed
+//! before it is complete and durable, and an incomplete snapshot leaves nothing behind.
+//!
+//! See also: `storage::snapshot` (creation and verification), `consensus::snapshots` (when).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +36,7 @@ use super::wire::frame_limits;
 use super::wire::framing::{read_frame_within, write_frame_within};
 use super::wire::{Frame, WireError};
 use crate::consensus::{Input, InstallError};
-use crate::storage::{self, Received, Reception, SnapshotReader};
+use crate::storage::{self, ReceivedSnapshot, SnapshotReader, SnapshotTarget};
 
 /// How long a stream may take over one piece before it is given up.
 const PROGRESS: Duration = Duration::from_secs(30);
@@ -38,20 +45,20 @@ const FINISH: Duration = Duration::from_secs(600);
 /// How long the dial of a stream may take.
 const DIAL_LIMIT: Duration = Duration::from_secs(6);
 /// How long the receiver's reason is waited for after the connection failed.
-const LAST_WORD: Duration = Duration::from_secs(1);
+const OUTCOME_LIMIT: Duration = Duration::from_secs(1);
 /// How often either end says that it is still there while it has nothing to send.
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// How long the announcement of a copy is waited for.
 const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
 /// How long an earlier copy may take to be cleared away.
-const CLEARING_LIMIT: Duration = Duration::from_secs(20);
+const PREVIOUS_STREAM_LIMIT: Duration = Duration::from_secs(20);
 /// The longest reason that is sent back.
 const REASON_CHARS: usize = 1_000;
 /// How many pieces, of 1 MiB each, lie between the disk and the network.
-const PIECES_AHEAD: usize = 4;
+const FRAMES_AHEAD: usize = 4;
 
 /// A piece of the copy as it was read, or why there is none.
-type Piece = Result<storage::Frame, String>;
+type ReadFrame = Result<storage::Frame, String>;
 
 /// Streams a copy to the member `to` and waits for its word.
 ///
@@ -67,9 +74,9 @@ pub async fn send(
     let sending = async {
         let (stream, address) = dial_member(registry, to).await?;
         info!(registry.log, "stream of a copy begun"; "to" => to, "address" => address);
-        let (bytes, (pieces, pieces_end)) = (reader.bytes(), mpsc::channel(PIECES_AHEAD));
-        on_thread("copy-reader", move || read_copy(|| reader.next(), &pieces))?;
-        stream_out(stream, message, bytes, pieces_end).await
+        let (bytes, (frames, frames_end)) = (reader.bytes(), mpsc::channel(FRAMES_AHEAD));
+        on_thread("copy-reader", move || read_frames(|| reader.next(), &frames))?;
+        stream_out(stream, message, bytes, frames_end).await
     };
     let result = tokio::select! {
         result = sending => result,
@@ -83,8 +90,8 @@ pub async fn send(
 async fn dial_member(registry: &Registry, to: u64) -> Result<(TcpStream, String), String> {
     let addresses = {
         let directory = registry.directory();
-        let whereabouts = directory.roster.get(&to).ok_or("it is not in the member table")?.borrow();
-        let mut addresses = vec![whereabouts.address(0).to_owned(), whereabouts.address(1).to_owned()];
+        let peer_address = directory.dialled.get(&to).ok_or("it is not in the member table")?.borrow();
+        let mut addresses = vec![peer_address.address(0).to_owned(), peer_address.address(1).to_owned()];
         addresses.dedup();
         addresses
     };
@@ -92,10 +99,12 @@ async fn dial_member(registry: &Registry, to: u64) -> Result<(TcpStream, String)
     let mut failures = Vec::new();
     for address in addresses {
         match dial(&address, &hello, DIAL_LIMIT).await {
-            Ok((stream, welcome)) if welcome.raft_id == to => match registry.meet(to, &welcome.lives, true).await {
-                Ok(()) => return Ok((stream, address)),
-                Err(denial) => failures.push(format!("{address}: {denial}")),
-            },
+            Ok((stream, welcome)) if welcome.raft_id == to => {
+                match registry.record_peer(to, &welcome.boot_history, true).await {
+                    Ok(()) => return Ok((stream, address)),
+                    Err(denial) => failures.push(format!("{address}: {denial}")),
+                }
+            }
             Ok(_) => failures.push(format!("{address}: another node answers there")),
             Err(error) => failures.push(format!("{address}: {error}")),
         }
@@ -104,12 +113,12 @@ async fn dial_member(registry: &Registry, to: u64) -> Result<(TcpStream, String)
 }
 
 /// Reads the copy to its end, or until nobody wants it any more.
-fn read_copy(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>, pieces: &mpsc::Sender<Piece>) {
-    storage::step_back();
+fn read_frames(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>, frames: &mpsc::Sender<ReadFrame>) {
+    storage::lower_thread_priority();
     loop {
-        let piece = next().map_err(|error| error.to_string());
-        let last = !matches!(piece, Ok(storage::Frame::Changes(_)));
-        if pieces.blocking_send(piece).is_err() || last {
+        let frame = next().map_err(|error| error.to_string());
+        let last = !matches!(frame, Ok(storage::Frame::Changes(_)));
+        if frames.blocking_send(frame).is_err() || last {
             return;
         }
     }
@@ -120,52 +129,52 @@ pub async fn stream_out(
     stream: TcpStream,
     message: Message,
     bytes: u64,
-    pieces: mpsc::Receiver<Piece>,
+    frames: mpsc::Receiver<ReadFrame>,
 ) -> Result<SnapshotMetadata, String> {
     let (mut reader, mut writer) = stream.into_split();
-    let word = last_word(&mut reader);
-    tokio::pin!(word);
+    let outcome = read_outcome(&mut reader);
+    tokio::pin!(outcome);
     let sent = tokio::select! {
         biased;
-        word = &mut word => return Err(word.err().unwrap_or_else(|| "it was taken before its end".into())),
-        sent = push(&mut writer, message, bytes, pieces) => sent,
+        outcome = &mut outcome => return Err(outcome.err().unwrap_or_else(|| "it was taken before its end".into())),
+        sent = send_frames(&mut writer, message, bytes, frames) => sent,
     };
     match sent {
         Ok(metadata) => {
-            let word = timeout(FINISH, word).await;
-            word.unwrap_or_else(|_| Err(format!("not in use there after {} s", FINISH.as_secs())))?;
+            let outcome = timeout(FINISH, outcome).await;
+            outcome.unwrap_or_else(|_| Err(format!("not in use there after {} s", FINISH.as_secs())))?;
             Ok(metadata)
         }
         // The receiver may have said why before it closed.
-        Err(Unsent::Connection(error)) => Err(match timeout(LAST_WORD, word).await {
+        Err(SendError::Connection(error)) => Err(match timeout(OUTCOME_LIMIT, outcome).await {
             Ok(Err(reason)) => reason,
             _ => error.to_string(),
         }),
-        Err(Unsent::Copy(reason)) => Err(reason),
+        Err(SendError::Snapshot(reason)) => Err(reason),
     }
 }
 
 /// Why a copy was not sent completely.
-enum Unsent {
+enum SendError {
     Connection(WireError),
-    Copy(String),
+    Snapshot(String),
 }
 
-async fn push<W: AsyncWrite + Unpin>(
+async fn send_frames<W: AsyncWrite + Unpin>(
     writer: &mut W,
     mut message: Message,
     bytes: u64,
-    mut pieces: mpsc::Receiver<Piece>,
-) -> Result<SnapshotMetadata, Unsent> {
+    mut frames: mpsc::Receiver<ReadFrame>,
+) -> Result<SnapshotMetadata, SendError> {
     let announce = Frame::Announce { index: message.get_snapshot().get_metadata().index, bytes };
-    write_frame_within(writer, &announce, PROGRESS).await.map_err(Unsent::Connection)?;
+    write_frame_within(writer, &announce, PROGRESS).await.map_err(SendError::Connection)?;
     let mut last = Instant::now();
     loop {
-        let frame = match timeout(PING_EVERY, pieces.recv()).await {
+        let frame = match timeout(PING_EVERY, frames.recv()).await {
             Err(_) if last.elapsed() < PROGRESS => Frame::Ping,
-            Err(_) => return Err(Unsent::Copy(format!("nothing to send for {} s", PROGRESS.as_secs()))),
-            Ok(None) => return Err(Unsent::Copy("the copy broke off".into())),
-            Ok(Some(Err(reason))) => return Err(Unsent::Copy(reason)),
+            Err(_) => return Err(SendError::Snapshot(format!("nothing to send for {} s", PROGRESS.as_secs()))),
+            Ok(None) => return Err(SendError::Snapshot("the copy broke off".into())),
+            Ok(Some(Err(reason))) => return Err(SendError::Snapshot(reason)),
             Ok(Some(Ok(storage::Frame::Changes(changes)))) => {
                 last = Instant::now();
                 Frame::Changes(changes)
@@ -173,20 +182,20 @@ async fn push<W: AsyncWrite + Unpin>(
             Ok(Some(Ok(storage::Frame::End(metadata)))) => {
                 message.mut_snapshot().set_metadata(metadata.clone());
                 let end = Frame::End(Box::new(message));
-                write_frame_within(writer, &end, PROGRESS).await.map_err(Unsent::Connection)?;
+                write_frame_within(writer, &end, PROGRESS).await.map_err(SendError::Connection)?;
                 return Ok(metadata);
             }
         };
-        write_frame_within(writer, &frame, PROGRESS).await.map_err(Unsent::Connection)?;
+        write_frame_within(writer, &frame, PROGRESS).await.map_err(SendError::Connection)?;
     }
 }
 
 /// Waits for the receiver's word.
-async fn last_word<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), String> {
+async fn read_outcome<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), String> {
     loop {
         match read_frame_within(reader, frame_limits::TAKEN, PROGRESS).await {
             Ok(Frame::Ping) => {}
-            Ok(Frame::Taken(word)) => return word,
+            Ok(Frame::Taken(outcome)) => return outcome,
             Ok(other) => return Err(WireError::Unexpected(other.kind().1).to_string()),
             Err(error) => return Err(error.to_string()),
         }
@@ -200,16 +209,16 @@ pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welc
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let result = {
-        let taking = asked_and_taken(registry, &mut reader, hello, welcome);
-        tokio::pin!(taking);
-        let unwanted = registry.unwanted(hello);
-        tokio::pin!(unwanted);
+        let receiving = receive_snapshot(registry, &mut reader, hello, welcome);
+        tokio::pin!(receiving);
+        let until_denied = registry.until_denied(hello);
+        tokio::pin!(until_denied);
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                result = &mut taking => break result,
-                denial = &mut unwanted => break Err(denial.to_string()),
+                result = &mut receiving => break result,
+                denial = &mut until_denied => break Err(denial.to_string()),
                 () = registry.stopped() => break Err("the node is stopping".into()),
                 _ = ping.tick() => {
                     if let Err(error) = write_frame_within(&mut writer, &Frame::Ping, PROGRESS).await {
@@ -222,10 +231,10 @@ pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welc
     let outcome = result.as_ref().map_or_else(String::as_str, |()| "in use");
     info!(registry.log, "stream of a copy ended"; "from" => who, "outcome" => outcome, "ms" => ms(began));
     // Whether the sender still listens is its own affair; what it still sends is not to take back what it is told.
-    let word = result.map_err(|reason| reason.chars().take(REASON_CHARS).collect());
-    if write_frame_within(&mut writer, &Frame::Taken(word), LAST_WORD).await.is_ok() {
+    let outcome = result.map_err(|reason| reason.chars().take(REASON_CHARS).collect());
+    if write_frame_within(&mut writer, &Frame::Taken(outcome), OUTCOME_LIMIT).await.is_ok() {
         drop(writer);
-        drop(timeout(LAST_WORD, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
+        drop(timeout(OUTCOME_LIMIT, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
     }
 }
 
@@ -233,7 +242,7 @@ pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welc
 const STOPPING: &str = "the node is stopping";
 
 /// The receiver's end of a stream, from the announcement until the copy is in use.
-async fn asked_and_taken(
+async fn receive_snapshot(
     registry: &Registry,
     reader: &mut BufReader<OwnedReadHalf>,
     hello: &Hello,
@@ -252,28 +261,28 @@ async fn asked_and_taken(
     // This one is wanted now, so an earlier one, of a leader that was, is not.
     registry.receptions.send_modify(|count| *count += 1);
     let mut receptions = registry.receptions.subscribe();
-    let turn = timeout(CLEARING_LIMIT, Arc::clone(&registry.reception).acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else { return Err("an earlier copy is still being cleared away".into()) };
+    let permit = timeout(PREVIOUS_STREAM_LIMIT, Arc::clone(&registry.reception).acquire_owned()).await;
+    let Ok(Ok(permit)) = permit else { return Err("an earlier copy is still being cleared away".into()) };
     tokio::select! {
-        result = take_in(registry, reader, (hello.from, welcome.raft_id), announced, (reception, turn)) => result,
+        result = write_and_install(registry, reader, (hello.from, welcome.raft_id), announced, (reception, permit)) => result,
         _ = receptions.changed() => Err("a newer copy is received instead".into()),
     }
 }
 
 /// Takes the copy that was announced from a member to this node, into `reception`, while it is this one's turn.
-async fn take_in(
+async fn write_and_install(
     registry: &Registry,
     reader: &mut BufReader<OwnedReadHalf>,
     (from, to): (u64, u64),
     (index, bytes): (u64, u64),
-    (reception, turn): (Reception, OwnedSemaphorePermit),
+    (reception, permit): (SnapshotTarget, OwnedSemaphorePermit),
 ) -> Result<(), String> {
-    let (pieces, pieces_end) = mpsc::channel(PIECES_AHEAD);
+    let (frames, frames_end) = mpsc::channel(FRAMES_AHEAD);
     let (written, mut written_end) = oneshot::channel();
     on_thread("copy-writer", move || {
         // What was written of a copy that failed is gone when the turn ends.
-        drop(written.send(write_copy(reception, bytes, pieces_end)));
-        drop(turn);
+        drop(written.send(write_frames(reception, bytes, frames_end)));
+        drop(permit);
     })?;
     let written = loop {
         // Reading cannot be taken up again where the writer ends first; then there is nothing to read for either.
@@ -293,7 +302,7 @@ async fn take_in(
             }
             other => return Err(WireError::Unexpected(other.kind().1).to_string()),
         };
-        if pieces.send(frame).await.is_err() || last {
+        if frames.send(frame).await.is_err() || last {
             break written_end.await;
         }
     };
@@ -306,16 +315,16 @@ async fn take_in(
 }
 
 /// Writes what comes, until the end of the copy; where there is none, the generation is dropped again.
-fn write_copy(
-    reception: Reception,
+fn write_frames(
+    reception: SnapshotTarget,
     announced: u64,
-    mut pieces: mpsc::Receiver<Frame>,
-) -> Result<(Received, Box<Message>), String> {
+    mut frames: mpsc::Receiver<Frame>,
+) -> Result<(ReceivedSnapshot, Box<Message>), String> {
     let mut writer = reception.open(announced).map_err(|error| error.to_string())?;
     // The opening is short, and a sender waits for it.
-    storage::step_back();
-    while let Some(piece) = pieces.blocking_recv() {
-        match piece {
+    storage::lower_thread_priority();
+    while let Some(frame) = frames.blocking_recv() {
+        match frame {
             Frame::Changes(changes) => writer.write(&changes).map_err(|error| error.to_string())?,
             Frame::End(message) => {
                 let received = writer.finish(message.get_snapshot().get_metadata());

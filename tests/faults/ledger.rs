@@ -35,7 +35,7 @@ pub struct Asked {
     /// Whether it may expire.
     pub ttl: bool,
     /// What came of it.
-    pub fate: Fate,
+    pub outcome: Fate,
 }
 
 /// What came of a write.
@@ -82,7 +82,7 @@ pub fn judge(begin: u64, asked: &[Asked], watchers: &[(String, Vec<Told>)]) -> V
     let mut verdict = Verdict::default();
     let mut happened = BTreeMap::new();
     for one in asked {
-        if let Fate::Done(at) = one.fate {
+        if let Fate::Done(at) = one.outcome {
             verdict.acknowledged += 1;
             if let Some(other) = happened.insert(at, (one.key, one.change)) {
                 verdict.wrong.push(format!("{one:?} was acknowledged where {other:?} was too"));
@@ -119,7 +119,9 @@ fn values(asked: &[Asked], happened: &BTreeMap<At, (u32, Change)>, verdict: &mut
     for (at, (key, change)) in happened {
         let Change::Put(value) = change else { continue };
         match by_value.get_mut(value) {
-            Some((one, first)) if one.key == *key && one.fate != Fate::Refused && first.is_none() => *first = Some(*at),
+            Some((one, first)) if one.key == *key && one.outcome != Fate::Refused && first.is_none() => {
+                *first = Some(*at)
+            }
             other => verdict.wrong.push(format!("{change:?} of key {key} at {at:?} comes from {other:?}")),
         }
     }
@@ -249,7 +251,7 @@ fn follow(
 crate::harness::cases![a_ledger_finds_what_is_lost_doubled_late_and_made_up];
 
 fn a_ledger_finds_what_is_lost_doubled_late_and_made_up() {
-    let asked = |key, value, fate| Asked { key, change: Change::Put(value), ttl: false, fate };
+    let asked = |key, value, outcome| Asked { key, change: Change::Put(value), ttl: false, outcome };
     let done = |index| Fate::Done((index, 0));
     let written = [asked(1, 1, done(11)), asked(2, 2, done(12)), asked(1, 3, done(14)), asked(3, 4, Fate::Unknown)];
     let put = |index, key, value| Told::Event((index, 0), key, Change::Put(value));

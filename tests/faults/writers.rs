@@ -53,7 +53,7 @@ impl Shared {
     /// How many changes are known to have happened, and how many were asked for.
     pub fn count(&self) -> (usize, usize) {
         let asked = self.asked.lock().expect("no writer panics");
-        (asked.iter().filter(|one| matches!(one.fate, Fate::Done(_))).count(), asked.len())
+        (asked.iter().filter(|one| matches!(one.outcome, Fate::Done(_))).count(), asked.len())
     }
 }
 
@@ -94,7 +94,7 @@ impl Writers {
         let last = Attempt::put(&self.shared, END, None);
         send(&self.shared, &self.shared.addresses[0], last);
         let asked = std::mem::take(&mut *self.shared.asked.lock().expect("no writer panics"));
-        let told = asked.last().is_some_and(|last| last.key == END && matches!(last.fate, Fate::Done(_)));
+        let told = asked.last().is_some_and(|last| last.key == END && matches!(last.outcome, Fate::Done(_)));
         assert!(told, "a cluster that is whole takes no write: {:?}", asked.last());
         asked
     }
@@ -165,10 +165,10 @@ fn send(shared: &Shared, address: &str, Attempt { changes, ttl, request }: Attem
         }
         Err(_) => vec![Some(Fate::Unknown); changes.len()],
     };
-    let known = changes.into_iter().zip(fates).filter_map(|((key, change), fate)| {
+    let known = changes.into_iter().zip(fates).filter_map(|((key, change), outcome)| {
         // A removal that is not known to have happened asks for nothing that a watcher must be told.
-        let counts = key < BESIDE && (change != Change::Delete || matches!(fate, Some(Fate::Done(_))));
-        counts.then_some(Asked { key, change, ttl, fate: fate? })
+        let counts = key < BESIDE && (change != Change::Delete || matches!(outcome, Some(Fate::Done(_))));
+        counts.then_some(Asked { key, change, ttl, outcome: outcome? })
     });
     shared.asked.lock().expect("no writer panics").extend(known);
 }
@@ -182,11 +182,11 @@ fn done(changes: &[(u32, Change)], answer: &Answer) -> Vec<Option<Fate>> {
     let happens: Vec<bool> = results.iter().map(|result| result["deleted"] != false).collect();
     let many = happens.iter().filter(|happens| **happens).count() > 1;
     let mut place = 0;
-    let fate = |happens: bool| {
+    let outcome = |happens: bool| {
         happens.then(|| {
             place += 1;
             Fate::Done((index, if many { place } else { 0 }))
         })
     };
-    happens.into_iter().map(fate).collect()
+    happens.into_iter().map(outcome).collect()
 }

@@ -181,7 +181,7 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
     }
     if let Err(refusal) = result {
         // Unless it says otherwise, a refusal may come after an effect, and a change that was given up may still be in the log.
-        if refusal.fate == Outcome::NotApplied
+        if refusal.outcome == Outcome::NotApplied
             && let Some(open) = world.admin.open.remove(&asked)
             && open.alone
             && let Some(name) = subject(&open.request).cloned()

@@ -404,11 +404,11 @@ fn watch(world: &mut World, at: usize, applied: u64) {
                 wrong = Some(format!("n{at} tells of {} again", event.id()));
             }
             last = event.after();
-            let known = match &event.happening {
+            let known = match &event.kind {
                 EventKind::Put(item) => mirror.items.insert(event.key.to_vec(), item.clone()),
                 EventKind::Deleted | EventKind::Expired => mirror.items.remove(&event.key[..]),
             };
-            if matches!(event.happening, EventKind::Put(_)) || known.is_some() {
+            if matches!(event.kind, EventKind::Put(_)) || known.is_some() {
                 continue;
             }
             wrong = Some(format!("n{at} tells at {} that a key is gone which was not there", event.id()));

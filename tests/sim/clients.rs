@@ -94,7 +94,7 @@ impl Clients {
         }
     }
 
-    /// The whole history: what is still open is of unknown fate. Of a put the nodes know more: it was decided by the time
+    /// The whole history: what is still open is of unknown outcome. Of a put the nodes know more: it was decided by the time
     /// that the first of them applied it, or, if none has, no client can have read it. Without that the search for an
     /// order would have no end. `written` tells what was written at an index, `done` what came of conditions; where a client
     /// was told something else, that is the error.
@@ -200,10 +200,10 @@ fn heard(world: &mut World, id: u64, result: Result<Answer, Refusal>) -> Option<
         }
         (Ok(other), _) => Some(Ok(other)),
         (Err(refusal), first) => {
-            named.doubt |= refusal.fate == Outcome::Unknown;
+            named.doubt |= refusal.outcome == Outcome::Unknown;
             let last = first.is_none() && named.left + named.under_way == 0;
-            let fate = if named.doubt { Outcome::Unknown } else { refusal.fate };
-            last.then_some(Err(Refusal { fate, ..refusal }))
+            let outcome = if named.doubt { Outcome::Unknown } else { refusal.outcome };
+            last.then_some(Err(Refusal { outcome, ..refusal }))
         }
     }
 }
@@ -273,7 +273,7 @@ fn ask(world: &mut World, id: u64, at: usize, how: How, bound: Option<u64>, tast
     let input = match how {
         How::Write(command) if taste.chance(NAMED) => {
             let once = IdempotencyKey { key: format!("op{id}").into(), fingerprint: id.into() };
-            let write = Write { once: Some(once), command };
+            let write = Write { idempotency_key: Some(once), command };
             let left = 1 + taste.below(2);
             let named = Named { write: write.clone(), left, under_way: 1, doubt: false, first: None };
             world.clients.named.insert(id, named);
@@ -304,7 +304,7 @@ pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Ref
     world.say(|| format!("op{id} {result:?}"));
     if let Err(refusal) = &result
         && refusal.code == Code::DiskNearlyFull
-        && refusal.fate != Outcome::NotApplied
+        && refusal.outcome != Outcome::NotApplied
     {
         world.fail(format!("op{id} is refused for want of space, and may have been applied: {refusal:?}"));
     }
@@ -330,7 +330,7 @@ pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Ref
             }
         }
         Ok(answer) => world.fail(format!("op{id} was answered by {answer:?}")),
-        Err(refusal) if refusal.fate == Outcome::NotApplied => checks::told(world, id, None),
+        Err(refusal) if refusal.outcome == Outcome::NotApplied => checks::told(world, id, None),
         Err(_) => {
             let operation = Operation { client: open.client, called: open.called, returned: None, seen: open.seen };
             world.clients.history.entry(open.key).or_default().push(operation);

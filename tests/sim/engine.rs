@@ -42,20 +42,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Lets one write or sync happen, or not.
 fn burn(fuse: &Fuse) -> Result<(), Error> {
-    let mut fate = lock(fuse);
-    let what = match *fate {
+    let mut outcome = lock(fuse);
+    let what = match *outcome {
         Fate::Whole => return Ok(()),
         Fate::Crash(0) => "the simulated process crashed",
         Fate::Crash(left) => {
-            *fate = Fate::Crash(left - 1);
+            *outcome = Fate::Crash(left - 1);
             return Ok(());
         }
         Fate::Fail(left) if left > 0 => {
-            *fate = Fate::Fail(left - 1);
+            *outcome = Fate::Fail(left - 1);
             return Ok(());
         }
         Fate::Fail(_) | Fate::Failed => {
-            *fate = Fate::Failed;
+            *outcome = Fate::Failed;
             "no space left on the simulated disk"
         }
     };
@@ -230,26 +230,26 @@ impl SimEngine {
     }
 
     /// What becomes of the effects from now on.
-    pub fn set_fate(&self, fate: Fate) {
-        *lock(&lock(&self.0).fuse) = fate;
+    pub fn set_outcome(&self, outcome: Fate) {
+        *lock(&lock(&self.0).fuse) = outcome;
     }
 
     /// What is to become of the effects.
-    pub fn fate(&self) -> Fate {
+    pub fn outcome(&self) -> Fate {
         *lock(&lock(&self.0).fuse)
     }
 
     /// Whether the process is gone at this point of its effects.
     pub fn gone(&self) -> bool {
-        self.fate() == Fate::Crash(0)
+        self.outcome() == Fate::Crash(0)
     }
 
     /// One effect that is no write: false where the process is gone before it.
     pub fn effect(&self) -> bool {
-        match self.fate() {
+        match self.outcome() {
             Fate::Crash(0) => false,
             Fate::Crash(left) => {
-                self.set_fate(Fate::Crash(left - 1));
+                self.set_outcome(Fate::Crash(left - 1));
                 true
             }
             _ => true,

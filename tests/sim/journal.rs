@@ -41,7 +41,7 @@ pub struct Entry {
 impl Entry {
     /// Whether its client has given the write a name, and may send it again.
     pub fn is_named(&self) -> bool {
-        self.proposal.as_deref().is_some_and(|proposal| proposal.write.once.is_some())
+        self.proposal.as_deref().is_some_and(|proposal| proposal.write.idempotency_key.is_some())
     }
 
     /// The client's operation that it is of, if it is one that can be told.

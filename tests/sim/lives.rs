@@ -1,7 +1,7 @@
 //! Disks that are brought back from older copies, and copies that start beside the node that they were made of.
 //!
 //! Why: a copy says of itself what its original says. Only the lives that others have spoken to since, and the address, tell
-//! them apart, by the rules that the real transport asks (`model::BootHistory`, `PeerTable::unfollowed`, `storage::Peers`).
+//! them apart, by the rules that the real transport asks (`model::BootHistory`, `PeerTable::unconfirmed_move`, `storage::Peers`).
 //!
 //! Laws: neither a disk that was brought back nor a copy takes part again: its log does not grow and it leads nobody. Disks
 //! are brought back one at a time, while all is well and everybody has heard of a later life: what nobody knows of cannot
@@ -69,11 +69,11 @@ pub fn replace(world: &mut World) {
 fn later_life_is_known(world: &World, at: usize) -> bool {
     let node = &world.nodes[at];
     let Some(image) = &node.image else { return false };
-    let (raft_id, current) = (node.table.raft_id, node.table.lives.current);
+    let (raft_id, current) = (node.table.raft_id, node.table.boot_history.current);
     let knows =
-        |other: &usize| world.nodes[*other].peers.as_ref().and_then(|peers| peers.life(raft_id)) == Some(current);
+        |other: &usize| world.nodes[*other].peers.as_ref().and_then(|peers| peers.boot_id(raft_id)) == Some(current);
     image.table.raft_id == raft_id
-        && image.table.lives.current.count < current.count
+        && image.table.boot_history.current.count < current.count
         && (0..world.size).filter(|other| *other != at).all(|other| knows(&other))
 }
 
@@ -143,10 +143,11 @@ impl World {
         let (dialler, acceptor) = (&self.nodes[from], &self.nodes[to]);
         let (Some(known_there), Some(known_here)) = (&acceptor.peers, &dialler.peers) else { return false };
         let (here, there) = (&dialler.table, &acceptor.table);
-        if here.unfollowed(there.raft_id, there.moved, &there.raft_address).is_some() {
+        if here.unconfirmed_move(there.raft_id, there.moved, &there.raft_address).is_some() {
             return false;
         }
-        let told = |table: &PeerTable, known: &Peers, to: u64, shown| table.lives_for(to, known.heard(to), shown);
+        let told =
+            |table: &PeerTable, known: &Peers, to: u64, shown| table.boot_history_for(to, known.heard(to), shown);
         let said = told(here, known_here, there.raft_id, None);
         if known_there.check(here.raft_id, &said).is_err() {
             let (here, there) = (here.raft_id, there.raft_id);
@@ -154,13 +155,13 @@ impl World {
             self.conflict(from, there, true);
             return false;
         }
-        if there.unfollowed(here.raft_id, here.moved, &here.raft_address).is_some() {
+        if there.unconfirmed_move(here.raft_id, here.moved, &here.raft_address).is_some() {
             return false;
         }
         if !note(&acceptor.engine, known_there, here.raft_id, &said, None, there).is_some_and(|met| met) {
             return false;
         }
-        let answered = told(there, known_there, here.raft_id, known_here.life(there.raft_id));
+        let answered = told(there, known_there, here.raft_id, known_here.boot_id(there.raft_id));
         let met = note(&dialler.engine, known_here, there.raft_id, &answered, Some(here), here);
         if met == Some(false) {
             let there = there.raft_id;
@@ -185,26 +186,26 @@ fn note(
     engine: &SimEngine,
     known: &Peers,
     raft_id: u64,
-    lives: &BootHistory,
+    boot_history: &BootHistory,
     heard: Option<&PeerTable>,
     table: &PeerTable,
 ) -> Option<bool> {
-    let heard = heard.map(|table| table.lives.current);
-    if known.knows(raft_id, lives.current, heard) {
+    let heard = heard.map(|table| table.boot_history.current);
+    if known.is_recorded(raft_id, lives.current, heard) {
         return Some(true);
     }
     if !table.lists(raft_id) {
         return Some(known.check(raft_id, lives).is_ok());
     }
     // A disk that fails here fails the connection and not the node; that is not what this simulator looks at.
-    let fate = engine.fate();
-    let fails = matches!(fate, Fate::Fail(_) | Fate::Failed);
+    let outcome = engine.outcome();
+    let fails = matches!(outcome, Fate::Fail(_) | Fate::Failed);
     if fails {
-        engine.set_fate(Fate::Whole);
+        engine.set_outcome(Fate::Whole);
     }
-    let met = known.meet(raft_id, lives, heard, |known| !table.tombstones.contains(&known));
+    let met = known.record(raft_id, lives, heard, |known| !table.tombstones.contains(&known));
     if fails {
-        engine.set_fate(fate);
+        engine.set_outcome(outcome);
     }
     met.ok().map(|met| met.is_ok())
 }

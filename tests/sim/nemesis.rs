@@ -29,7 +29,7 @@ pub fn act(world: &mut World) {
         1..=4 => {
             let effects = world.rng.below(40);
             world.say(|| format!("n{at} will crash after {effects} effects"));
-            world.nodes[at].engine.set_fate(Fate::Crash(effects));
+            world.nodes[at].engine.set_outcome(Fate::Crash(effects));
         }
         5 => (0..count).for_each(|at| down(world, at, 2000)),
         6 | 7 => {
@@ -42,7 +42,7 @@ pub fn act(world: &mut World) {
             let effects = world.rng.below(40);
             let full = world.rng.below(4000);
             world.say(|| format!("the disk of n{at} fails after {effects} writes, for {full} ms"));
-            world.nodes[at].engine.set_fate(Fate::Fail(effects));
+            world.nodes[at].engine.set_outcome(Fate::Fail(effects));
             world.nodes[at].full_until = world.now + full;
         }
         13 if world.follow_moves || admin::settled(world) => {

@@ -100,7 +100,7 @@ impl World {
             return;
         }
         let (delay, from) = (self.delay(), life);
-        let life = self.nodes[at].table.lives.current;
+        let life = self.nodes[at].table.boot_history.current;
         if let Some(spoiled) = rogue::spoiled(self, &message) {
             self.after(1, Event::ToIncarnation { from, to, cluster, message: Box::new(spoiled), life });
         }

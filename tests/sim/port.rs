@@ -8,7 +8,7 @@ use huskv::model::Millis;
 use huskv::model::{
     Answer, DiskSpace, JoinAccepted, JoinOffer, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
 };
-use huskv::storage::{Db, Engine, Reception, SnapshotReader, Spooler};
+use huskv::storage::{Db, Engine, SnapshotReader, SnapshotTarget, Spooler};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 
 use crate::engine::{Fate, SimEngine};
@@ -110,7 +110,7 @@ pub enum Said {
     JoinAccepted { origin: Life, token: u64, result: Result<JoinAccepted, Refusal> },
     Forged { adopt: Box<JoinOffer>, result: Result<JoinAccepted, Refusal> },
     Own { raft_id: u64, key: String, result: Result<Answer, Refusal> },
-    Receive { stream: u64, reception: Box<Result<Reception, InstallError>> },
+    Receive { stream: u64, reception: Box<Result<SnapshotTarget, InstallError>> },
     Installed { stream: u64, metadata: SnapshotMetadata, result: Result<(), InstallError> },
 }
 
@@ -138,7 +138,7 @@ impl Port {
     pub fn push(&self, out: Out) {
         let passes = self.engine.effect();
         let mut outs = self.outs.lock().expect("one thread");
-        if self.engine.fate() == Fate::Failed && out.promises() {
+        if self.engine.outcome() == Fate::Failed && out.promises() {
             outs.push(Out::Wrong("lets a promise out after its disk has failed".into()));
         }
         if passes {

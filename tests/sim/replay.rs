@@ -50,7 +50,7 @@ impl Store {
                 self.0.get_mut(key).map(|(_, _, at)| *at = Some(expires)).is_some()
             }
             Command::Delete { key, condition } if self.is(key, *condition) => self.0.remove(key).is_some(),
-            Command::Sweep { prefix } => {
+            Command::DeletePrefix { prefix } => {
                 let before = self.0.len();
                 self.0.retain(|key, _| !key.starts_with(prefix));
                 self.0.len() < before
@@ -91,7 +91,7 @@ pub fn replay<'a>(entries: impl Iterator<Item = (u64, Option<&'a Proposal>)>) ->
             break;
         }
         last = index;
-        let Some(Proposal { stamp, write: Write { once, command } }) = proposal else { continue };
+        let Some(Proposal { stamp, write: Write { idempotency_key: once, command } }) = proposal else { continue };
         store.1 = store.1.max(*stamp);
         if once.as_ref().is_some_and(|once| !names.insert(&once.key)) {
             continue;

@@ -68,7 +68,7 @@ pub fn a_request_for_what_it_was() -> Result<(), Failed> {
     for (to, key) in [(raft_id + 1, "other"), (raft_id, "own")] {
         let heard = Arc::clone(&heard);
         let reply = Box::new(move |result: Result<Answer, Refusal>| {
-            heard.lock().expect("one thread").push(result.map_err(|refusal| (refusal.code, refusal.fate)));
+            heard.lock().expect("one thread").push(result.map_err(|refusal| (refusal.code, refusal.outcome)));
         });
         let request = Request::Write(Command::put(key, "v").into());
         let deadline = world.now + world.nodes[1].ahead + 5_000;

@@ -42,7 +42,7 @@ pub fn act(world: &mut World) {
 /// What was asked for was answered: it must be refused, and without an effect.
 pub fn answered(world: &mut World, at: usize, result: Result<Answer, Refusal>) {
     match result {
-        Err(refusal) if refusal.fate == Outcome::NotApplied => {}
+        Err(refusal) if refusal.outcome == Outcome::NotApplied => {}
         other => world.fail(format!("n{at} comes to {other:?} over what no client may ask for")),
     }
 }
@@ -64,7 +64,7 @@ fn illegal(rng: &mut Rng) -> Request {
         Command::put(&b"k\xff"[..], "v"),
         put(json),
         put(Value { content_type: "a\r\nb".into(), ..binary("v") }),
-        Command::Sweep { prefix: "".into() },
+        Command::DeletePrefix { prefix: "".into() },
         Command::Touch { key: "k0".into(), ttl: Ttl(0), condition: Condition::Always },
         Command::Txn(Txn { checks: Vec::new(), then: (0..200).map(|_| get()).collect(), otherwise: Vec::new() }),
         Command::Expire { keys: (0..200).map(|at: u64| (format!("k{at}").into(), at)).collect() },
@@ -72,7 +72,7 @@ fn illegal(rng: &mut Rng) -> Request {
         Command::Move { raft_id, raft_address, http_address },
     ];
     match rng.below(16) {
-        0 => Request::Write(Write { once, command: Command::put("k0", "v") }),
+        0 => Request::Write(Write { idempotency_key: once, command: Command::put("k0", "v") }),
         1 => Request::Join { node_id: "n\u{1b}[2J".into(), raft_address: "n0:1".into(), force: true },
         2 => Request::Join { node_id: "n0".into(), raft_address: "0.0.0.0:1".into(), force: true },
         3 => Request::Remove { node_id: String::new() },

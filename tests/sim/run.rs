@@ -102,7 +102,7 @@ fn heal(world: &mut World) {
         if world.nodes[at].driver.is_none() {
             world.after(1, Event::Restart(at));
         } else {
-            world.nodes[at].engine.set_fate(crate::engine::Fate::Whole);
+            world.nodes[at].engine.set_outcome(crate::engine::Fate::Whole);
         }
     }
     world.admin.complete = false;

@@ -168,11 +168,11 @@ fn cluster(voters: usize, nodes: usize) -> Result<World, Failed> {
 }
 
 fn refused(refusal: &Refusal) -> String {
-    let fate = match refusal.fate {
+    let outcome = match refusal.outcome {
         Outcome::NotApplied => "not applied",
         Outcome::Unknown => "it may have been applied",
     };
-    format!("{}: {fate}", refusal.code.as_str())
+    format!("{}: {outcome}", refusal.code.as_str())
 }
 
 /// Hands a node a request and waits for the answer.

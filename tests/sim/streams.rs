@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use huskv::consensus::{Input, InstallError};
 use huskv::model::DiskSpace;
-use huskv::storage::{Engine, Error, Frame, Reception, SnapshotReader, Spooled, Spooler};
+use huskv::storage::{Engine, Error, Frame, SnapshotReader, SnapshotTarget, Spooled, Spooler};
 use raft::eraftpb::{Message, SnapshotMetadata};
 
 use crate::engine::Fate;
@@ -77,7 +77,7 @@ impl World {
         let life = (at, self.nodes[at].life);
         let whole = loop {
             match spooler.step() {
-                Ok(Some(Spooled::Whole)) => break true,
+                Ok(Some(Spooled::Complete)) => break true,
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break false,
             }
@@ -133,7 +133,7 @@ impl World {
         self.happen(Event::Input(life, Box::new(Input::Receive { from: sender, reply })));
     }
 
-    pub fn receive(&mut self, id: u64, reception: Result<Reception, InstallError>) {
+    pub fn receive(&mut self, id: u64, reception: Result<SnapshotTarget, InstallError>) {
         let Some(stream) = self.streams.get(&id) else { return };
         let (to, from) = (stream.to, stream.from);
         let reception = match reception {
@@ -146,16 +146,16 @@ impl World {
         };
         // A disk that fails here fails the copy and not the node; that is not what this simulator looks at.
         let engine = self.nodes[at].engine.clone();
-        let fate = engine.fate();
-        if matches!(fate, Fate::Fail(_)) {
-            engine.set_fate(Fate::Whole);
+        let outcome = engine.outcome();
+        if matches!(outcome, Fate::Fail(_)) {
+            engine.set_outcome(Fate::Whole);
         }
         let received = reception.open(0).and_then(|mut writer| {
             stream.frames.iter().try_for_each(|frame| writer.write(frame))?;
             writer.finish(&metadata)
         });
-        if matches!(fate, Fate::Fail(_)) {
-            engine.set_fate(fate);
+        if matches!(outcome, Fate::Fail(_)) {
+            engine.set_outcome(outcome);
         }
         let received = match received {
             Ok(received) => received,

@@ -66,7 +66,7 @@ fn key(at: u64) -> Bytes {
 
 /// What a client wishes for: a change in 5 of 10 choices, a removal in 1, else a read.
 /// Where `calm` is not true of a register, it is put or read only: many conditions under way at once on one register, all
-/// of unknown fate, would tangle its history beyond what can be searched.
+/// of unknown outcome, would tangle its history beyond what can be searched.
 pub fn draw(id: u64, choice: u64, which: u64, rng: &mut Rng, known: &Known, calm: impl Fn(u64) -> bool) -> Wish {
     match choice {
         0..5 if rng.below(6) == 0 => timed(id, rng),
@@ -144,7 +144,7 @@ fn removal(which: u64, rng: &mut Rng, known: &Known, calm: impl Fn(u64) -> bool)
             let seen = Seen::Cas { expected: Some(value), new: None, done: None };
             (which, seen, Command::Delete { key: key(which), condition: Condition::Version(version) })
         }
-        (2, _) if calm(PAIR) => (PAIR, Seen::Delete(None), Command::Sweep { prefix: Bytes::from_static(b"p/") }),
+        (2, _) if calm(PAIR) => (PAIR, Seen::Delete(None), Command::DeletePrefix { prefix: Bytes::from_static(b"p/") }),
         _ => (which, Seen::Delete(None), Command::delete(key(which))),
     };
     Wish { key, seen, how: How::Write(command) }
@@ -211,20 +211,22 @@ pub fn outcome(key: u64, seen: &Seen, index: u64, outcome: &CommandResult) -> Op
         _ => None,
     };
     Some(match (seen, outcome) {
-        (Seen::Get(None), CommandResult::Touched(_) | CommandResult::NoKey) if key == TIMED => Vec::new(),
+        (Seen::Get(None), CommandResult::Touched(_) | CommandResult::NotFound) if key == TIMED => Vec::new(),
         (Seen::Put(_), CommandResult::Put { .. } | CommandResult::Txn { succeeded: true, .. }) => {
             happened(seen.clone(), Some(index))
         }
         (Seen::Delete(_), CommandResult::Deleted { existed }) => happened(Seen::Delete(Some(*existed)), None),
-        (Seen::Delete(_), CommandResult::Swept { deleted: 0, more: false }) => {
+        (Seen::Delete(_), CommandResult::PrefixDeleted { deleted: 0, more: false }) => {
             happened(Seen::Delete(Some(false)), None)
         }
-        (Seen::Delete(_), CommandResult::Swept { deleted: 2, more: false }) => happened(Seen::Delete(Some(true)), None),
+        (Seen::Delete(_), CommandResult::PrefixDeleted { deleted: 2, more: false }) => {
+            happened(Seen::Delete(Some(true)), None)
+        }
         (Seen::Cas { new: Some(_), .. }, CommandResult::Put { .. } | CommandResult::Txn { succeeded: true, .. }) => {
             happened(cas(true)?, Some(index))
         }
         (Seen::Cas { new: None, .. }, CommandResult::Deleted { existed: true }) => happened(cas(true)?, None),
-        (Seen::Cas { .. }, CommandResult::Failed { version }) => {
+        (Seen::Cas { .. }, CommandResult::ConditionFailed { version }) => {
             let mut learned = happened(cas(false)?, None);
             learned.push(Learned::Had { key, version: *version });
             learned

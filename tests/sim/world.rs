@@ -296,8 +296,8 @@ impl World {
     /// Whether what was sent to a life of a node arrives: its connection ends there, and what is still queued by the sender
     /// goes to a later life only once the sender has met that.
     fn still_reaches(&self, from: Life, to: usize, life: huskv::model::BootId) -> bool {
-        let (current, raft_id) = (self.nodes[to].table.lives.current, self.nodes[to].table.raft_id);
-        let met = || self.nodes[from.0].peers.as_ref().and_then(|peers| peers.life(raft_id)) == Some(current);
+        let (current, raft_id) = (self.nodes[to].table.boot_history.current, self.nodes[to].table.raft_id);
+        let met = || self.nodes[from.0].peers.as_ref().and_then(|peers| peers.boot_id(raft_id)) == Some(current);
         current == life || (self.alive(from) && met())
     }
 
@@ -395,7 +395,7 @@ impl World {
         let apply_work = self.apply_work.unwrap_or(if self.slow { 1 } else { 6 << 10 });
         let node = &mut self.nodes[at];
         if fails {
-            node.engine.set_fate(Fate::Fail(effects));
+            node.engine.set_outcome(Fate::Fail(effects));
         }
         node.life += 1;
         node.port = Port::new(self.clock.clone(), node.engine.clone());
@@ -432,7 +432,7 @@ impl World {
             cache_bytes: 1 << 20,
             picked_http_port: None,
             picked_raft_port: None,
-            mint: Box::new(move || ids.next()),
+            random: Box::new(move || ids.next()),
         };
         let log = narrator::logger(at, self.clock.clone(), self.trace.clone());
         let raft_trace = if self.raft_trace { self.trace.clone() } else { Trace::Off };
@@ -445,7 +445,7 @@ impl World {
         let life = node.life;
         match driver {
             Ok(driver) => self.nodes[at].driver = Some(driver),
-            Err(_) if matches!(self.nodes[at].engine.fate(), Fate::Crash(0) | Fate::Failed) => {
+            Err(_) if matches!(self.nodes[at].engine.outcome(), Fate::Crash(0) | Fate::Failed) => {
                 self.crash(at);
                 return self.after(500, Event::Restart(at));
             }
@@ -482,7 +482,7 @@ impl World {
         let Some(driver) = self.nodes[at].driver.as_mut() else { return };
         let work = || run(driver, now).and_then(|()| if gathers { Ok(()) } else { driver.turn(now) });
         let (result, closed) = in_loop(work);
-        if closed && self.nodes[at].engine.fate() == Fate::Whole {
+        if closed && self.nodes[at].engine.outcome() == Fate::Whole {
             self.fail(format!("n{at} closes a database on the thread of its loop"));
         }
         if gathers && !queued {
@@ -500,7 +500,7 @@ impl World {
         for out in outs {
             self.let_out(life, out);
         }
-        match (result, self.nodes[at].engine.fate()) {
+        match (result, self.nodes[at].engine.outcome()) {
             (Ok(()) | Err(_), Fate::Crash(0)) => {}
             (Ok(()), Fate::Failed) => self.fail(format!("n{at} goes on after its disk has failed")),
             (Ok(()), _) => {
@@ -534,7 +534,7 @@ impl World {
             self.let_out(life, out);
         }
         let node = &mut self.nodes[at];
-        match (finished, node.engine.fate()) {
+        match (finished, node.engine.outcome()) {
             (Ok(()), Fate::Failed) => return self.fail(format!("n{at} stops well after its disk has failed")),
             (Ok(()), Fate::Crash(0)) => {}
             (Ok(()), _) => node.durable = (node.table.raft_id, node.seen.applied()),

@@ -55,8 +55,8 @@ impl Core {
         if refusal.leader.is_none() {
             refusal.leader = self.leader();
         }
-        if waiting.maybe_applied && refusal.fate == Outcome::NotApplied {
-            refusal.fate = Outcome::Unknown;
+        if waiting.maybe_applied && refusal.outcome == Outcome::NotApplied {
+            refusal.outcome = Outcome::Unknown;
             let join = matches!(waiting.request, Request::Join { .. });
             refusal.code = if join { Code::JoinUnfinished } else { Code::Timeout };
         }

@@ -29,7 +29,7 @@ use crate::consensus::verification::digests::Digests;
 use crate::consensus::verification::term_bound::TermBound;
 use crate::model::{Millis, NodeKind};
 use crate::plant::{self, Plant};
-use crate::storage::{Error, Incarnation, Received};
+use crate::storage::{Error, Incarnation, ReceivedSnapshot};
 
 impl Driver {
     /// What a joiner has to know of the other components.
@@ -48,10 +48,10 @@ impl Driver {
             warn!(self.core.log, "a forced join gives up data once the cluster's state has arrived"; "data" => dropped);
         }
         self.refuse_everything(refusals::joining);
-        self.core.state_machine.abort_cut();
+        self.core.state_machine.abort_snapshot();
         let (raft_address, http_address) =
             (self.core.options.raft_address.clone(), self.core.options.http_address.clone());
-        let incarnation = self.core.data_dir.adopt(adopt.cluster_id, &raft_address, &http_address, standalone)?;
+        let incarnation = self.core.data_dir.switch_incarnation(adopt.cluster_id, &raft_address, &http_address, standalone)?;
         self.swap(incarnation)?;
         info!(self.core.log, "taken by a cluster";
             "cluster_id" => adopt.cluster_id, "as" => &adopt.node_id, "leader" => &adopt.leader_name, "raft_id" => self.core.raft_id());
@@ -64,7 +64,7 @@ impl Driver {
         self.core.data_dir.update(|identity| identity.removed = true)?;
         self.core.phase = Phase::Removed;
         self.verification = Verification::default();
-        self.core.state_machine.abort_cut();
+        self.core.state_machine.abort_snapshot();
         self.proposals.answer_own_removal(context!(self));
         self.refuse_everything(refusals::removed);
         warn!(
@@ -77,7 +77,7 @@ impl Driver {
 
     pub(crate) fn go_back(&mut self, reason: &'static str) -> Result<(), Error> {
         let (cluster_id, abandoned) = (self.core.data_dir.identity().cluster_id, self.core.raft_id());
-        let incarnation = match self.core.data_dir.go_back() {
+        let incarnation = match self.core.data_dir.roll_back() {
             Ok(Some(incarnation)) => incarnation,
             Ok(None) => return Ok(()),
             // A sync or a scan of the previous incarnation still runs: the next tick tries again.
@@ -126,14 +126,14 @@ impl Driver {
             info!(self.core.log, "the join has brought the cluster's state; what this node was is removed";
                 "cluster_id" => previous.cluster_id, "raft_id" => previous.raft_id);
         }
-        self.core.data_dir.settle()
+        self.core.data_dir.commit_join()
     }
 
     /// A snapshot has arrived: raft decides in the turn that follows whether it is taken.
     pub(crate) fn install(
         &mut self,
         message: Message,
-        received: Received,
+        received: ReceivedSnapshot,
         reply: Reply<Result<(), InstallError>>,
     ) -> Result<(), Error> {
         let fits = message.get_msg_type() == MessageType::MsgSnapshot && message.to == self.core.raft_id();
@@ -201,7 +201,7 @@ impl Driver {
     /// [`Error`]: poisoned.
     pub fn finish(&mut self) -> Result<(), Error> {
         self.refuse_everything(refusals::stopping);
-        self.core.state_machine.abort_cut();
+        self.core.state_machine.abort_snapshot();
         self.core.raw.mut_store().journal.sync()?;
         self.core.state_machine.db()?.sync()
     }

@@ -49,7 +49,7 @@ use super::verification::digests::Digests;
 use super::verification::term_bound::TermBound;
 use crate::changefeed::ChangeFeed;
 use crate::model::{List, Millis, Page};
-use crate::storage::{DataDir, Error, Incarnation, Received};
+use crate::storage::{DataDir, Error, Incarnation, ReceivedSnapshot};
 use lend::{context, view};
 
 /// One node's consensus.
@@ -68,7 +68,7 @@ pub struct Driver {
     pub(crate) committed: VecDeque<Entry>,
     pub(crate) clock: ClusterClock,
     /// A snapshot that has arrived, between the step of its message and the turn that takes it.
-    pub(crate) installing: Option<(Received, Reply<Result<(), InstallError>>)>,
+    pub(crate) installing: Option<(ReceivedSnapshot, Reply<Result<(), InstallError>>)>,
     /// What the last turn saw, to tell changes from.
     pub(crate) seen: Seen,
     /// A membership entry that is not committed yet has at most this index.

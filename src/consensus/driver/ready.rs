@@ -202,7 +202,7 @@ impl Driver {
         } else {
             hard_state.commit.max(index)
         };
-        self.core.state_machine.abort_cut();
+        self.core.state_machine.abort_snapshot();
         // What was not applied yet is in the snapshot.
         self.committed.clear();
         let (generation, state_machine) = received.take();
@@ -305,7 +305,7 @@ impl Driver {
             "reason" => reason);
         if was.role == StateRole::Leader && is.role != StateRole::Leader {
             self.live.leader_seen = Some(self.core.now);
-            self.core.state_machine.abort_cut();
+            self.core.state_machine.abort_snapshot();
         }
         self.role_changed();
     }

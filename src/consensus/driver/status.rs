@@ -29,7 +29,7 @@ impl Driver {
         let raft = &self.core.raw.raft;
         let journal = &self.core.raw.store().journal;
         let (applied_index, applied_term) = self.core.state_machine.applied();
-        let (last_snapshot_index, last_snapshot_term) = journal.snapshot();
+        let (last_snapshot_index, last_snapshot_term) = journal.checkpoint();
         let last_log_index = raft.raft_log.last_index();
         let in_cluster = self.core.phase == Phase::Member;
         let since = |id: u64| self.live.contact.get(&id).map(|heard| self.core.now.saturating_sub(*heard));

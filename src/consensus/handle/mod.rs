@@ -195,8 +195,8 @@ impl Handle {
 
     /// Whether a disk is waited for at this moment, by the loop or beside it.
     #[must_use]
-    pub fn is_at_disk(&self) -> bool {
-        storage::is_at_disk()
+    pub fn is_waiting_for_disk(&self) -> bool {
+        storage::is_waiting_for_disk()
     }
 
     /// Has `command` committed and applied, on this node if it leads and through the leader if not. On return it is

@@ -287,7 +287,7 @@ impl Membership {
         let refusal = match result.and_then(|adopted| validate::adopted(&adopted).map(|()| adopted)) {
             // The question alone changes nothing, even where its answer is lost.
             Err(refusal) if matches!(operation.stage, Stage::Prepared { .. }) => {
-                Refusal { fate: Outcome::NotApplied, ..refusal }
+                Refusal { outcome: Outcome::NotApplied, ..refusal }
             }
             Err(refusal) => refusal,
             Ok(_) if let Stage::Prepared { old, .. } = operation.stage => {

@@ -77,7 +77,7 @@ impl Membership {
             };
         }
         let removed_here = ours && members.is_tombstone(who.raft_id);
-        match who.standing {
+        match who.kind {
             NodeKind::Standalone if !force => {
                 return refuse(
                     Code::HasData,

@@ -89,7 +89,7 @@ impl Joiner {
             raft_id: core.raft_id(),
             cluster_id: core.data_dir.identity().cluster_id,
             http_address: core.options.http_address.clone(),
-            standing: self.standing(core, busy),
+            kind: self.standing(core, busy),
             offers,
             raft_address: core.options.raft_address.clone(),
             moved: core.has_moved(),

@@ -96,7 +96,7 @@ impl VoterDiskSpace {
             return None;
         }
         let (voter, space) = self.nearly_full_voter(core)?;
-        if write.once.as_ref().is_some_and(|once| core.state_machine.was_done(once)) {
+        if write.idempotency_key.as_ref().is_some_and(|once| core.state_machine.is_duplicate(once)) {
             // It changes nothing any more, and its client is to hear what it came to.
             return None;
         }

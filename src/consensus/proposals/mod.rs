@@ -73,7 +73,7 @@ impl Proposals {
             + self.awaiting_visibility.len()
     }
 
-    /// Whether a request is under way whose fate will be known.
+    /// Whether a request is under way whose outcome will be known.
     pub fn any_undecided(&self) -> bool {
         !self.batch.is_empty()
             || self.waiters.len() > 0
@@ -257,17 +257,17 @@ impl Proposals {
             Err(refusal) => {
                 let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. })
                     || plant::is(Plant::ForwardRetried);
-                let again = match refusal.fate {
+                let again = match refusal.outcome {
                     Outcome::NotApplied => {
                         matches!(refusal.code, Code::NoLeader | Code::Stopping | Code::Removed | Code::Joining)
                     }
                     Outcome::Unknown => repeatable && matches!(refusal.code, Code::Timeout | Code::JoinUnfinished),
                 };
-                if again && refusal.fate == Outcome::NotApplied {
+                if again && refusal.outcome == Outcome::NotApplied {
                     cx.live.note_no_way(cx.core, to);
                 }
                 if again && waiting.deadline > cx.core.now {
-                    let maybe_applied = waiting.maybe_applied || refusal.fate == Outcome::Unknown;
+                    let maybe_applied = waiting.maybe_applied || refusal.outcome == Outcome::Unknown;
                     self.awaiting_leader.push(ClientRequest { maybe_applied, ..waiting });
                 } else {
                     cx.core.refuse(waiting, refusal);

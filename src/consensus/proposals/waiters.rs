@@ -48,7 +48,7 @@ impl<W> Waiters<W> {
         self.take(|i, t, _| i >= index && t < term && !plant::is(Plant::WokenByIndex))
     }
 
-    /// Takes all whose fate a snapshot up to `index` hides.
+    /// Takes all whose outcome a snapshot up to `index` hides.
     pub fn hidden(&mut self, index: u64) -> Vec<W> {
         self.take(|i, _, _| i <= index)
     }

@@ -149,7 +149,7 @@ impl Node {
             cache_bytes: 1 << 20,
             picked_http_port: None,
             picked_raft_port: None,
-            mint: Box::new(|| ME),
+            random: Box::new(|| ME),
         };
         let engine = Arc::new(SledEngine::new(dir.path()).unwrap());
         let (data_dir, incarnation) = DataDir::open(engine, boot).unwrap();

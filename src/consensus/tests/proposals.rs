@@ -25,7 +25,7 @@ fn a_forward_that_failed_is_tried_again_only_where_nothing_was_done() {
         let token = node.sent.tokens("forward")[0];
         node.core.at(NOW + later);
         proposals.forward_ended(&mut node.context(), token, Err(refusal));
-        assert_eq!(answer.try_recv().ok().map(|result| result.unwrap_err().fate), expected, "{case}");
+        assert_eq!(answer.try_recv().ok().map(|result| result.unwrap_err().outcome), expected, "{case}");
         proposals.route_waiting(&mut node.context());
         let again = node.sent.tokens("forward").len() == 2;
         assert_eq!(again, expected.is_none(), "{case}");
@@ -41,7 +41,7 @@ fn a_retried_request_whose_first_try_may_have_worked_is_never_refused_as_not_app
     proposals.forward_ended(&mut node.context(), token, Err(Refusal::unknown(Code::Timeout, "")));
     node.core.at(NOW + 10_000);
     proposals.expire_requests(&mut node.context());
-    assert_eq!(answer.try_recv().unwrap().unwrap_err().fate, Outcome::Unknown);
+    assert_eq!(answer.try_recv().unwrap().unwrap_err().outcome, Outcome::Unknown);
 }
 
 #[test]

@@ -38,12 +38,12 @@ const DOWN: u8 = b'<';
 /// What DELETE answers.
 #[derive(Serialize)]
 struct Sweeping {
-    data: Swept,
+    data: PrefixDeleted,
     message: &'static str,
 }
 
 #[derive(Serialize)]
-struct Swept {
+struct PrefixDeleted {
     deleted: u64,
     more: bool,
 }
@@ -109,9 +109,9 @@ pub(crate) async fn sweep(call: &RequestContext) -> Result<Response, Problem> {
         return Err(Problem::query("query parameter `prefix` is longer than any key"));
     }
     conditions::none(call)?;
-    let written = store::write(call, b"", Command::Sweep { prefix: prefix.into() }, deadline).await?;
-    let CommandResult::Swept { deleted, more } = written.outcome else { return Err(Problem::internal()) };
-    let data = Swept { deleted, more };
+    let written = store::write(call, b"", Command::DeletePrefix { prefix: prefix.into() }, deadline).await?;
+    let CommandResult::PrefixDeleted { deleted, more } = written.outcome else { return Err(Problem::internal()) };
+    let data = PrefixDeleted { deleted, more };
     let mut response = success::json(&Sweeping { data, message: "success removing data" });
     success::mark_written(&mut response, &written);
     Ok(response)

@@ -154,9 +154,9 @@ pub(crate) async fn write(
     command: Command,
     deadline: Deadline,
 ) -> Result<Written, Problem> {
-    let write = Write { once: idempotency::of(call, body)?, command };
+    let write = Write { idempotency_key: idempotency::of(call, body)?, command };
     match call.context.request(Request::Write(write), deadline).await? {
-        Answer::Written(written) if written.outcome == CommandResult::KeyReused => {
+        Answer::Written(written) if written.outcome == CommandResult::IdempotencyKeyReused => {
             Err(Problem::key_reused().decided(&written))
         }
         Answer::Written(written) if written.outcome == CommandResult::Invalid => {
@@ -173,8 +173,8 @@ pub(crate) async fn write(
 /// The refusal of a write of one key, as it was decided where it was applied.
 pub(crate) fn refused(key: &str, written: &Written) -> Problem {
     match written.outcome {
-        CommandResult::Failed { version } => Problem::condition(key, version).decided(written),
-        CommandResult::NoKey => Problem::no_key(key).decided(written),
+        CommandResult::ConditionFailed { version } => Problem::condition(key, version).decided(written),
+        CommandResult::NotFound => Problem::no_key(key).decided(written),
         _ => Problem::internal(),
     }
 }

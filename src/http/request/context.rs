@@ -178,7 +178,7 @@ impl ServerContext {
 
     /// How long ago the loop has ended its last turn, None before the first; and whether a disk is waited for.
     pub(crate) fn silence(&self) -> (Option<Duration>, bool) {
-        (self.handle.silence(), self.handle.is_at_disk())
+        (self.handle.silence(), self.handle.is_waiting_for_disk())
     }
 
     /// Says in the answer which node of which cluster gives it, and who leads as far as it knows.

@@ -2,7 +2,7 @@
 //!
 //! Why: it is a member of three bodies and a parameter of one route, and means the same in all of them.
 //!
-//! Laws: from 1 to [`Ttl::MOST_SECONDS`], written in plain digits; anything else is refused by name.
+//! Laws: from 1 to [`Ttl::MAX_SECONDS`], written in plain digits; anything else is refused by name.
 //!
 //! Not here: when the time is over (`consensus::proposals::cluster_clock`).
 
@@ -24,7 +24,7 @@ pub(crate) fn of_member(member: Option<&RawValue>) -> Result<Option<Ttl>, Proble
 }
 
 fn wanted(text: &str) -> String {
-    format!("`ttl` must be whole seconds from 1 to {}, not `{}`", Ttl::MOST_SECONDS, clip(text))
+    format!("`ttl` must be whole seconds from 1 to {}, not `{}`", Ttl::MAX_SECONDS, clip(text))
 }
 
 fn parse(text: &str) -> Option<Ttl> {

@@ -34,7 +34,7 @@ pub(crate) struct Rest {
 /// Begins to write an event: the first piece, and the rest where there is one, kept if `share` gives room for as many
 /// bytes.
 pub(crate) fn begin(event: &Arc<Event>, share: impl FnOnce(usize) -> Option<Share>) -> (Bytes, Option<Rest>) {
-    let EventKind::Put(item) = &event.happening else { return (whole(event), None) };
+    let EventKind::Put(item) = &event.kind else { return (whole(event), None) };
     if item.value.bytes.len() <= PIECE_BYTES {
         return (whole(event), None);
     }
@@ -51,7 +51,7 @@ impl Rest {
     /// The next piece, and what is left behind it; None where the event is gone.
     pub(crate) fn next(mut self) -> Option<(Bytes, Option<Self>)> {
         let event = self.event.upgrade()?;
-        let EventKind::Put(item) = &event.happening else { return None };
+        let EventKind::Put(item) = &event.kind else { return None };
         let mut out = Vec::new();
         let piece = self.form.piece(&item.value.bytes[self.at..], PIECE_BYTES);
         self.form.write(&mut out, piece);
@@ -72,7 +72,7 @@ pub(crate) fn whole(event: &Event) -> Bytes {
     let mut data = Vec::new();
     // No key is other than UTF-8; whatever is stored, the event is text.
     let key = String::from_utf8_lossy(&event.key);
-    let name = match &event.happening {
+    let name = match &event.kind {
         EventKind::Put(item) => {
             item_json::item(&mut data, &key, item, event.clock);
             "put"
@@ -81,7 +81,7 @@ pub(crate) fn whole(event: &Event) -> Bytes {
             data.extend_from_slice(br#"{"key":"#);
             item_json::string(&mut data, &key);
             data.extend_from_slice(format!(r#","value":null,"version":{}}}"#, event.index).as_bytes());
-            if event.happening == EventKind::Expired { "expire" } else { "delete" }
+            if event.kind == EventKind::Expired { "expire" } else { "delete" }
         }
     };
     on_one_line(&mut data);
@@ -106,7 +106,7 @@ mod tests {
     fn event(content_type: &str, bytes: impl Into<Bytes>) -> Arc<Event> {
         let value = Value { content_type: content_type.into(), bytes: bytes.into() };
         let item = Item { value, version: 9, create_version: 2, expires: Some(5000) };
-        Arc::new(Event { index: 9, place: 2, of: 3, clock: 1000, key: "k\"é".into(), happening: EventKind::Put(item) })
+        Arc::new(Event { index: 9, place: 2, of: 3, clock: 1000, key: "k\"é".into(), kind: EventKind::Put(item) })
     }
 
     /// The pieces of an event, joined, and how many there were.

@@ -54,7 +54,7 @@ struct Parts {
     code: &'static str,
     title: &'static str,
     detail: String,
-    fate: Outcome,
+    outcome: Outcome,
     leader: Option<Leader>,
     allow: Option<&'static str>,
     /// The version that the key has, where a condition was not true; 0 where there is no such key.
@@ -98,7 +98,7 @@ impl Problem {
             code,
             title,
             detail: detail.into(),
-            fate: Outcome::NotApplied,
+            outcome: Outcome::NotApplied,
             leader: None,
             allow: None,
             version: None,
@@ -111,8 +111,8 @@ impl Problem {
     }
 
     /// A failure that only the loop could tell, so it is not this room's own refusal.
-    fn of_the_loop(mut self, fate: Outcome) -> Self {
-        self.0.fate = fate;
+    fn of_the_loop(mut self, outcome: Outcome) -> Self {
+        self.0.outcome = outcome;
         self.0.local = false;
         self
     }
@@ -368,7 +368,7 @@ impl Problem {
             detail: &parts.detail,
             code: parts.code,
             error: &parts.detail,
-            outcome: could_change.then_some(parts.fate),
+            outcome: could_change.then_some(parts.outcome),
             leader: parts.leader.as_ref(),
             version: parts.version,
             oldest_index: parts.oldest_index,
@@ -411,7 +411,8 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let (status, title) = of_loop(refusal.code);
-        let mut problem = Self::local(status, refusal.code.as_str(), title, refusal.detail).of_the_loop(refusal.fate);
+        let mut problem =
+            Self::local(status, refusal.code.as_str(), title, refusal.detail).of_the_loop(refusal.outcome);
         problem.0.leader = refusal.leader;
         problem
     }

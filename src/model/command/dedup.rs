@@ -1,13 +1,16 @@
-//! Exactly once: a client's name for a request, and what became of the requests that had one.
+//! The dedup table: results of writes with an idempotency key, so that a retry is answered and not applied again.
 //!
-//! Why: a client that lost the answer to a write must ask again, and must not have it done twice. What a named request came
-//! to is state like the keys, kept by the very entry that did it, so any later leader knows it.
+//! Why: a client that lost the answer to a write has to send it again. The result is replicated state, stored by the entry that
+//! applied the write, so every later leader has it.
 //!
-//! Laws: a write that may not be is refused here on every node alike, before anything else is looked at. Which result is
-//! kept, and which one goes for it, is a function of the applied entries alone. No result goes before [`LEAST_MS`]; where
-//! younger ones fill the room, a named write is not done. Work and room are bounded; the oldest results go first.
+//! Invariants: an invalid write is refused on every node alike, before the table is read. Which result is stored and which is
+//! evicted is a function of the applied entries alone. No result is evicted before [`MIN_RETENTION_MS`]; if younger results fill
+//! the table, a write with an idempotency key is refused. Work per write is bounded; the oldest results are evicted first.
 //!
-//! Not here: how a request gets its name and fingerprint (`http::request::idempotency`), and how results are stored (`storage::kv::dedup_table`).
+//! Example: key `k1` is applied at index 7. A retry arrives as entry 9: the answer is the result of index 7 with `replayed`, and
+//! entry 9 changes nothing. Another request with key `k1` and a different fingerprint is `IdempotencyKeyReused`.
+//!
+//! See also: `http::request::idempotency` (key and fingerprint), `storage::kv::dedup_table` (persistence).
 
 use std::collections::BTreeMap;
 
@@ -15,75 +18,46 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::validate;
-use crate::model::{ApplyPoint, Command, CommandResult, Limits, Written, codec};
+use super::write::{IdempotencyKey, Write, Written};
+use super::{Command, CommandResult};
+use crate::model::codec;
+use crate::model::decide::view::ApplyPoint;
 
 /// The most bytes that all results take up together, as `cost` counts them: of short ones about 130 000, which is 1 000
-/// named writes a second over [`LEAST_MS`].
-pub const RESULTS_BYTES: usize = 64 << 20;
+/// named writes a second over [`MIN_RETENTION_MS`].
+pub const DEDUP_TABLE_BYTES: usize = 64 << 20;
 /// For how long a result is kept at least, in milliseconds of the cluster's time: twice the longest timeout, so that no
 /// request that is still on its way can find its name forgotten.
-pub const LEAST_MS: u64 = 120_000;
+pub const MIN_RETENTION_MS: u64 = 120_000;
 /// For how long a result is kept at most, in milliseconds of the cluster's time.
-pub const RESULT_MS: u64 = 24 * 60 * 60 * 1000;
+pub const MAX_RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
 /// Of a result with more encoded bytes only the status and the version are kept.
-pub const RESULT_BYTES: usize = 4 << 10;
+pub const MAX_RESULT_BYTES: usize = 4 << 10;
 /// How many results whose time is over one new result removes at most.
-const OLD_AT_ONCE: usize = 16;
+const EXPIRED_PER_STORE: usize = 16;
 /// What a result takes up in memory besides its encoded bytes: itself, and its places in two maps.
-const RESULT_COST: usize = 400;
+const RESULT_OVERHEAD: usize = 400;
 /// The most that one result takes up: its name and its fields beside the outcome have less than 256 bytes.
-const MOST_COST: usize = RESULT_COST + RESULT_BYTES + 256;
-
-/// What a write carries so that it is done once, however often it is sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdempotencyKey {
-    /// The client's name for the request, 1 to [`validate::IDEMPOTENCY_KEY_BYTES`] visible ASCII characters.
-    pub key: Bytes,
-    /// A sum over all that the request asks; another one under the same name is another request.
-    pub fingerprint: u128,
-}
-
-/// A command, as a client asks for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Write {
-    /// What keeps it from being done twice; without it each proposal is done.
-    pub once: Option<IdempotencyKey>,
-    /// What is to be done.
-    pub command: Command,
-}
-
-impl Write {
-    /// About how many bytes it takes up.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.once.as_ref().map_or(0, |once| once.key.len() + size_of::<IdempotencyKey>()) + self.command.size()
-    }
-}
-
-impl From<Command> for Write {
-    fn from(command: Command) -> Self {
-        Self { once: None, command }
-    }
-}
+const MAX_COST: usize = RESULT_OVERHEAD + MAX_RESULT_BYTES + 256;
 
 /// What a named request came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredResult {
     /// The request.
-    pub once: IdempotencyKey,
-    /// Its result, shortened where it is over [`RESULT_BYTES`].
+    pub idempotency_key: IdempotencyKey,
+    /// Its result, shortened where it is over [`MAX_RESULT_BYTES`].
     pub written: Written,
 }
 
 impl StoredResult {
     /// What is kept of this result.
-    fn of(once: IdempotencyKey, written: &Written) -> Self {
-        let outcome = if codec::encode(&written.outcome).len() > RESULT_BYTES {
+    fn of(idempotency_key: IdempotencyKey, written: &Written) -> Self {
+        let outcome = if codec::encode(&written.outcome).len() > MAX_RESULT_BYTES {
             CommandResult::Truncated { version: written.outcome.version(written.index) }
         } else {
             written.outcome.clone()
         };
-        Self { once, written: Written { outcome, ..written.clone() } }
+        Self { idempotency_key, written: Written { outcome, ..written.clone() } }
     }
 }
 
@@ -92,62 +66,64 @@ impl StoredResult {
 ///
 /// # Errors
 /// Only what `run` fails with.
-pub fn decide_once<E>(
+pub fn decide_write<E>(
     write: Write,
     at: ApplyPoint,
     term: u64,
-    results: &Results,
+    results: &DedupTable,
     run: impl FnOnce(Command) -> Result<CommandResult, E>,
 ) -> Result<(Written, Option<StoredResult>), E> {
-    let valid = validate::write(&write, &Limits::ALL_NODES).is_ok();
-    let Write { once, command } = write;
-    let first = once.as_ref().and_then(|once| Some((once, results.named(&once.key, at.clock)?)));
+    let valid = validate::write(&write, &validate::Limits::ALL_NODES).is_ok();
+    let Write { idempotency_key, command } = write;
+    let first = idempotency_key
+        .as_ref()
+        .and_then(|idempotency_key| Some((idempotency_key, results.live(&idempotency_key.key, at.clock)?)));
     let here = |outcome| Written { index: at.index, term, clock: at.clock, outcome, replayed: false };
     if !valid {
         return Ok((here(CommandResult::Invalid), None));
     }
-    if let Some((once, first)) = first {
-        let same = once.fingerprint == first.once.fingerprint;
+    if let Some((idempotency_key, first)) = first {
+        let same = idempotency_key.fingerprint == first.idempotency_key.fingerprint;
         let again = || Written { replayed: true, ..first.written.clone() };
-        return Ok((if same { again() } else { here(CommandResult::KeyReused) }, None));
+        return Ok((if same { again() } else { here(CommandResult::IdempotencyKeyReused) }, None));
     }
-    if once.is_some() && !results.has_room(at.clock) {
+    if idempotency_key.is_some() && !results.has_room(at.clock) {
         return Ok((here(CommandResult::ResultsFull), None));
     }
     let written = here(run(command)?);
-    let kept = once.map(|once| StoredResult::of(once, &written));
+    let kept = idempotency_key.map(|idempotency_key| StoredResult::of(idempotency_key, &written));
     Ok((written, kept))
 }
 
 /// The results that are kept, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Results {
+pub struct DedupTable {
     /// By the index of the entry that did it; with what it takes up.
-    kept: BTreeMap<u64, (StoredResult, usize)>,
+    results: BTreeMap<u64, (StoredResult, usize)>,
     by_key: BTreeMap<Bytes, u64>,
     bytes: usize,
 }
 
-impl Results {
+impl DedupTable {
     /// Whether the result of a request of this name is still to be given at `clock`, so that it does nothing if it comes again.
     #[must_use]
-    pub fn knows(&self, key: &Bytes, clock: u64) -> bool {
-        self.named(key, clock).is_some()
+    pub fn contains(&self, key: &Bytes, clock: u64) -> bool {
+        self.live(key, clock).is_some()
     }
 
     /// The request of this name whose result is still to be given at `clock`.
-    fn named(&self, key: &Bytes, clock: u64) -> Option<&StoredResult> {
-        let (kept, _) = self.kept.get(self.by_key.get(key)?)?;
-        (!is_over(&kept.written, clock)).then_some(kept)
+    fn live(&self, key: &Bytes, clock: u64) -> Option<&StoredResult> {
+        let (kept, _) = self.results.get(self.by_key.get(key)?)?;
+        (!is_expired(&kept.written, clock)).then_some(kept)
     }
 
     /// Whether another result can be taken in at `clock`, in place of old ones if need be.
     fn has_room(&self, clock: u64) -> bool {
-        let mut over = (self.bytes + MOST_COST).saturating_sub(RESULTS_BYTES);
-        let mut oldest = self.kept.values();
+        let mut over = (self.bytes + MAX_COST).saturating_sub(DEDUP_TABLE_BYTES);
+        let mut oldest = self.results.values();
         while over > 0 {
             match oldest.next() {
-                Some((kept, cost)) if may_go(&kept.written, clock) => over = over.saturating_sub(*cost),
+                Some((kept, cost)) if is_evictable(&kept.written, clock) => over = over.saturating_sub(*cost),
                 _ => return false,
             }
         }
@@ -155,14 +131,14 @@ impl Results {
     }
 
     /// Takes a result in, for which there is room; it has this many `bytes` as it is encoded. What goes for it, oldest first.
-    pub fn keep(&mut self, kept: StoredResult, bytes: usize) -> Vec<StoredResult> {
+    pub fn store(&mut self, kept: StoredResult, bytes: usize) -> Vec<StoredResult> {
         let clock = kept.written.clock;
-        let same_name = self.by_key.get(&kept.once.key).copied();
+        let same_name = self.by_key.get(&kept.idempotency_key.key).copied();
         let mut gone: Vec<_> = same_name.and_then(|index| self.remove(index)).into_iter().collect();
-        self.insert(kept, bytes);
-        while let Some((&index, (first, _))) = self.kept.first_key_value() {
-            let goes_for_it = self.bytes > RESULTS_BYTES && may_go(&first.written, clock);
-            let is_old = is_over(&first.written, clock) && gone.len() < OLD_AT_ONCE;
+        self.restore(kept, bytes);
+        while let Some((&index, (first, _))) = self.results.first_key_value() {
+            let goes_for_it = self.bytes > DEDUP_TABLE_BYTES && is_evictable(&first.written, clock);
+            let is_old = is_expired(&first.written, clock) && gone.len() < EXPIRED_PER_STORE;
             if !goes_for_it && !is_old {
                 break;
             }
@@ -172,28 +148,28 @@ impl Results {
     }
 
     /// Takes in a result that was kept before; whether neither its name nor its index is there already.
-    pub fn insert(&mut self, kept: StoredResult, bytes: usize) -> bool {
-        let (index, key) = (kept.written.index, kept.once.key.clone());
+    pub fn restore(&mut self, kept: StoredResult, bytes: usize) -> bool {
+        let (index, key) = (kept.written.index, kept.idempotency_key.key.clone());
         let cost = cost(bytes);
         self.bytes += cost;
-        self.kept.insert(index, (kept, cost)).is_none() & self.by_key.insert(key, index).is_none()
+        self.results.insert(index, (kept, cost)).is_none() & self.by_key.insert(key, index).is_none()
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.kept.len()
+        self.results.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.results.is_empty()
     }
 
     fn remove(&mut self, index: u64) -> Option<StoredResult> {
-        let (kept, cost) = self.kept.remove(&index)?;
-        self.by_key.remove(&kept.once.key);
+        let (kept, cost) = self.results.remove(&index)?;
+        self.by_key.remove(&kept.idempotency_key.key);
         self.bytes -= cost;
         Some(kept)
     }
@@ -201,15 +177,15 @@ impl Results {
 
 /// What a result takes up that has so many bytes as it is encoded.
 fn cost(bytes: usize) -> usize {
-    RESULT_COST + bytes
+    RESULT_OVERHEAD + bytes
 }
 
-fn may_go(written: &Written, clock: u64) -> bool {
-    clock >= written.clock.saturating_add(LEAST_MS)
+fn is_evictable(written: &Written, clock: u64) -> bool {
+    clock >= written.clock.saturating_add(MIN_RETENTION_MS)
 }
 
-fn is_over(written: &Written, clock: u64) -> bool {
-    clock >= written.clock.saturating_add(RESULT_MS)
+fn is_expired(written: &Written, clock: u64) -> bool {
+    clock >= written.clock.saturating_add(MAX_RETENTION_MS)
 }
 
 #[cfg(test)]
@@ -228,33 +204,37 @@ mod tests {
     }
 
     fn kept(key: impl Into<Bytes>, index: u64, clock: u64) -> StoredResult {
-        StoredResult { once: once(key, 0), written: written(index, clock) }
+        StoredResult { idempotency_key: once(key, 0), written: written(index, clock) }
     }
 
-    fn decided(results: &Results, once: IdempotencyKey, at: ApplyPoint) -> (Written, Option<StoredResult>) {
-        let write = Write { once: Some(once), command: Command::delete("k") };
+    fn decided(
+        results: &DedupTable,
+        idempotency_key: IdempotencyKey,
+        at: ApplyPoint,
+    ) -> (Written, Option<StoredResult>) {
+        let write = Write { idempotency_key: Some(idempotency_key), command: Command::delete("k") };
         let run = |_| Ok::<_, std::convert::Infallible>(CommandResult::Deleted { existed: true });
-        let Ok(decided) = decide_once(write, at, 1, results, run);
+        let Ok(decided) = decide_write(write, at, 1, results, run);
         decided
     }
 
     #[test]
     fn a_named_write_is_done_once_and_its_result_given_again() {
-        let mut results = Results::default();
+        let mut results = DedupTable::default();
         let (first, kept) = decided(&results, once("a", 5), AT);
         assert_eq!(first, written(7, 1_000));
-        results.keep(kept.unwrap(), 1);
+        results.store(kept.unwrap(), 1);
         let later = ApplyPoint { index: 9, clock: 2_000 };
         assert_eq!(decided(&results, once("a", 5), later), (Written { replayed: true, ..first }, None));
         let (other, kept) = decided(&results, once("a", 6), later);
-        assert_eq!((other.index, other.outcome, kept), (9, CommandResult::KeyReused, None));
+        assert_eq!((other.index, other.outcome, kept), (9, CommandResult::IdempotencyKeyReused, None));
         assert_eq!(decided(&results, once("b", 5), later).0, written(9, 2_000));
     }
 
     #[test]
     fn what_may_not_be_is_refused_before_its_name_is_looked_at_and_nothing_is_kept() {
-        let mut results = Results::default();
-        results.keep(kept("a", 5, 1_000), 1);
+        let mut results = DedupTable::default();
+        results.store(kept("a", 5, 1_000), 1);
         let invalid = Written { outcome: CommandResult::Invalid, ..written(7, 1_000) };
         let run = |_| -> Result<CommandResult, std::convert::Infallible> { panic!("it is not done") };
         for (key, command) in [
@@ -263,8 +243,8 @@ mod tests {
             ("b", Command::put(&b"\xff"[..], "v")),
             ("no name\n", Command::delete("k")),
         ] {
-            let write = Write { once: Some(once(key, 0)), command };
-            let Ok(decided) = decide_once(write, AT, 1, &results, run);
+            let write = Write { idempotency_key: Some(once(key, 0)), command };
+            let Ok(decided) = decide_write(write, AT, 1, &results, run);
             assert_eq!(decided, (invalid.clone(), None));
         }
         let many = vec![Operation::Get { key: "k".into() }; 200_000];
@@ -272,28 +252,28 @@ mod tests {
         let json = Value { content_type: "application/json".into(), bytes: "1,2".into() };
         let put = Command::Put { key: "k".into(), value: json, condition: Condition::Always, ttl: None };
         for command in [txn, put] {
-            let Ok(decided) = decide_once(command.into(), AT, 1, &results, run);
+            let Ok(decided) = decide_write(command.into(), AT, 1, &results, run);
             assert_eq!(decided, (invalid.clone(), None));
         }
     }
 
     #[test]
     fn a_result_over_its_time_is_unknown_and_replaced() {
-        let mut results = Results::default();
-        results.keep(kept("a", 7, 1_000), 1);
-        let over = ApplyPoint { index: 9, clock: 1_000 + RESULT_MS };
+        let mut results = DedupTable::default();
+        results.store(kept("a", 7, 1_000), 1);
+        let over = ApplyPoint { index: 9, clock: 1_000 + MAX_RETENTION_MS };
         assert!(decided(&results, once("a", 0), ApplyPoint { clock: over.clock - 1, ..over }).0.replayed);
         let (again, new) = decided(&results, once("a", 0), over);
         assert_eq!(again, written(9, over.clock));
-        assert_eq!(results.keep(new.unwrap(), 1), [kept("a", 7, 1_000)]);
+        assert_eq!(results.store(new.unwrap(), 1), [kept("a", 7, 1_000)]);
         assert_eq!(results.len(), 1);
     }
 
     /// Results at index 1 and after, all of `clock`, that leave no room.
-    fn full(clock: u64) -> Results {
-        let mut results = Results::default();
-        for index in 1..=(RESULTS_BYTES / cost(RESULT_BYTES)) as u64 {
-            assert_eq!(results.keep(kept(format!("n{index}"), index, clock), RESULT_BYTES), []);
+    fn full(clock: u64) -> DedupTable {
+        let mut results = DedupTable::default();
+        for index in 1..=(DEDUP_TABLE_BYTES / cost(MAX_RESULT_BYTES)) as u64 {
+            assert_eq!(results.store(kept(format!("n{index}"), index, clock), MAX_RESULT_BYTES), []);
         }
         results
     }
@@ -301,53 +281,54 @@ mod tests {
     #[test]
     fn a_young_result_goes_for_nothing_and_a_write_without_room_is_not_done() {
         let mut results = full(5);
-        let young = ApplyPoint { index: 90_000, clock: 4 + LEAST_MS };
-        let write = Write { once: Some(once("new", 0)), command: Command::delete("k") };
+        let young = ApplyPoint { index: 90_000, clock: 4 + MIN_RETENTION_MS };
+        let write = Write { idempotency_key: Some(once("new", 0)), command: Command::delete("k") };
         let run = |_| -> Result<CommandResult, &str> { panic!("it is not done") };
-        let (refused, none) = decide_once(write, young, 1, &results, run).unwrap();
+        let (refused, none) = decide_write(write, young, 1, &results, run).unwrap();
         assert_eq!((refused.outcome, refused.replayed, none), (CommandResult::ResultsFull, false, None));
         let first = once("n1", 0);
         assert!(decided(&results, first.clone(), young).0.replayed, "what is kept is answered all the same");
-        let unnamed = Write { once: None, command: Command::delete("k") };
+        let unnamed = Write { idempotency_key: None, command: Command::delete("k") };
         let run = |_| Ok::<_, std::convert::Infallible>(CommandResult::Deleted { existed: true });
-        let Ok((done, _)) = decide_once(unnamed, young, 1, &results, run);
+        let Ok((done, _)) = decide_write(unnamed, young, 1, &results, run);
         assert_eq!(done.outcome, CommandResult::Deleted { existed: true });
         // At the very moment when the oldest are old enough, as many go as there is need for.
-        let old = ApplyPoint { clock: 5 + LEAST_MS, ..young };
+        let old = ApplyPoint { clock: 5 + MIN_RETENTION_MS, ..young };
         let (done, new) = decided(&results, once("new", 0), old);
         assert_eq!(done.outcome, CommandResult::Deleted { existed: true });
         let before = results.len();
-        let gone = results.keep(new.unwrap(), RESULT_BYTES);
+        let gone = results.store(new.unwrap(), MAX_RESULT_BYTES);
         assert_eq!((gone.len(), results.len()), (1, before));
-        assert_eq!(gone[0].once, first);
-        assert!(results.bytes <= RESULTS_BYTES);
+        assert_eq!(gone[0].idempotency_key, first);
+        assert!(results.bytes <= DEDUP_TABLE_BYTES);
     }
 
     #[test]
     fn ten_thousand_later_names_forget_none() {
-        let mut results = Results::default();
+        let mut results = DedupTable::default();
         for index in 1..=100_000_u64 {
             let new = kept(format!("n{index}"), index, index);
             let bytes = codec::encode(&new).len();
             assert!(results.has_room(index));
-            assert_eq!(results.keep(new, bytes), []);
+            assert_eq!(results.store(new, bytes), []);
         }
         assert!(decided(&results, once("n1", 0), ApplyPoint { index: 1 << 20, clock: 100_000 }).0.replayed);
         // What one result takes up at most is reckoned with before it is known.
-        let largest = StoredResult { once: once(vec![b'x'; 64], u128::MAX), written: written(u64::MAX, u64::MAX) };
+        let largest =
+            StoredResult { idempotency_key: once(vec![b'x'; 64], u128::MAX), written: written(u64::MAX, u64::MAX) };
         let beside = codec::encode(&largest).len() - codec::encode(&largest.written.outcome).len();
-        assert!(cost(beside + RESULT_BYTES) <= MOST_COST);
+        assert!(cost(beside + MAX_RESULT_BYTES) <= MAX_COST);
     }
 
     #[test]
     fn results_over_their_time_go_a_few_at_a_time() {
-        let mut results = Results::default();
+        let mut results = DedupTable::default();
         let name = |index: u64| index.to_be_bytes().to_vec();
         for index in 1..=40 {
-            results.keep(kept(name(index), index, 5), 100);
+            results.store(kept(name(index), index, 5), 100);
         }
-        let gone = results.keep(kept("late", 50, 5 + RESULT_MS), 100);
-        assert_eq!(gone, (1..=OLD_AT_ONCE as u64).map(|index| kept(name(index), index, 5)).collect::<Vec<_>>());
+        let gone = results.store(kept("late", 50, 5 + MAX_RETENTION_MS), 100);
+        assert_eq!(gone, (1..=EXPIRED_PER_STORE as u64).map(|index| kept(name(index), index, 5)).collect::<Vec<_>>());
     }
 
     #[test]
@@ -356,8 +337,8 @@ mod tests {
         let got = |bytes| CommandResult::Txn { succeeded: true, results: vec![OpResult::Got(Some(item(bytes)))] };
         for (outcome, expected) in [
             (got(10), got(10)),
-            (got(RESULT_BYTES), CommandResult::Truncated { version: 7 }),
-            (CommandResult::Touched(item(RESULT_BYTES)), CommandResult::Truncated { version: 3 }),
+            (got(MAX_RESULT_BYTES), CommandResult::Truncated { version: 7 }),
+            (CommandResult::Touched(item(MAX_RESULT_BYTES)), CommandResult::Truncated { version: 3 }),
         ] {
             let kept = StoredResult::of(once("a", 0), &Written { outcome, ..written(7, 0) });
             assert_eq!(kept.written.outcome, expected);
@@ -366,7 +347,8 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_a_kept_result() {
-        let kept = StoredResult { once: once("n", 0x0102), written: Written { replayed: true, ..written(7, 9) } };
+        let kept =
+            StoredResult { idempotency_key: once("n", 0x0102), written: Written { replayed: true, ..written(7, 9) } };
         let golden = [
             &b"\x01\x01\0\0\0\0\0\0\0n\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..],
             b"\x07\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x01\0\0\0\x01\x01",

@@ -1,15 +1,17 @@
-//! What the entry of a write holds: the command with its client's name for it, and the leader's stamp of the cluster's time.
+//! The data of a log entry: a write and the leader's timestamp.
 //!
-//! Why: apply reads no clock, so whatever depends on time is decided by a time that stands in the entry itself.
+//! Why: applying an entry reads no clock, so whatever depends on time uses the timestamp in the entry.
 //!
-//! Laws: the leader stamps an entry when it proposes it; nobody stamps it again. The cluster's clock is the greatest stamp
-//! that was applied, so it never goes back.
+//! Invariants: a leader sets the timestamp when it proposes the entry, and it is never changed. The cluster clock is the greatest
+//! timestamp applied, so it never goes back.
 //!
-//! Not here: how a leader comes to its stamps (`consensus::proposals::cluster_clock`), and membership entries, which carry none.
+//! See also: `consensus::proposals::cluster_clock` (how the leader chooses timestamps).
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Command, Write, codec};
+use super::Command;
+use super::write::Write;
+use crate::model::codec;
 
 /// What an encoded proposal has beside the bytes that its command counts, roughly.
 const FRAME_BYTES: usize = 64;
@@ -49,8 +51,8 @@ mod tests {
         let bytes = Proposal::encode(0x0102, &Command::delete("k").into());
         assert_eq!(bytes, [b"\x01\x02\x01\0\0\0\0\0\0\0", &delete[..]].concat());
         assert_eq!(codec::decode(&bytes), Ok(Proposal { stamp: 0x0102, write: Command::delete("k").into() }));
-        let once = Some(IdempotencyKey { key: "n".into(), fingerprint: 3 });
-        let bytes = Proposal::encode(0x0102, &Write { once, command: Command::delete("k") });
+        let idempotency_key = Some(IdempotencyKey { key: "n".into(), fingerprint: 3 });
+        let bytes = Proposal::encode(0x0102, &Write { idempotency_key, command: Command::delete("k") });
         let named = b"\x01\x02\x01\0\0\0\0\0\0\x01\x01\0\0\0\0\0\0\0n\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         assert_eq!(bytes, [&named[..], delete].concat());
     }

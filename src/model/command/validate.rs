@@ -1,17 +1,17 @@
-//! What a command may be: the one total, deterministic check of what clients and members ask for.
+//! Validation of commands and requests: one total, deterministic check.
 //!
-//! Why: a limit that only the node of a client checks is no limit. Requests come over the peer port too, and what is in
-//! the log is applied by every node, so one oversized or malformed command would hurt all of them, again at each restart.
+//! Why: a limit that only the client's node checks is no limit. Requests also arrive over the peer port, and every node applies
+//! what is in the log, so one oversized or malformed command would hurt all of them, again at each restart.
 //!
-//! Laws: the check is a function of the command and of constants, so every node decides alike. A local setting
-//! ([`Limits`]) can only be stricter; it holds where a request comes in, never where an entry is decided. The work of a
-//! check is bounded by the bytes it is given.
+//! Invariants: the check is a function of the command and of constants, so every node decides alike. The limits of one node
+//! ([`Limits`]) can only be stricter, and hold where a request arrives, never where an entry is applied. The work is bounded by
+//! the size of the input.
 //!
-//! Called by http (its parts, with its own words around them), by the loop before anything is proposed, and by
-//! [`crate::model::decide_once`], where a command that fails it is refused and changes nothing.
+//! Called by http (for parts of a request), by the consensus loop before a proposal, and by
+//! [`decide_write`](crate::model::decide_write), where an invalid command changes nothing.
 //!
-//! Not here: how much stored data a command may move ([`crate::model::TXN_BYTES`], [`crate::model::SWEEP_BYTES`]), which only the
-//! state can tell.
+//! See also: [`TXN_BYTES`](crate::model::TXN_BYTES) and [`DELETE_PREFIX_BYTES`](crate::model::DELETE_PREFIX_BYTES) (limits on
+//! stored data, which only the state machine can check).
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -20,13 +20,15 @@ use std::collections::BTreeSet;
 
 use serde::de::IgnoredAny;
 
+use super::Command;
+use super::txn::{Check, Operation, Test, Txn};
+use super::write::{IdempotencyKey, Write};
 use crate::model::json;
-use crate::model::members::MAX_RAFT_ID;
+use crate::model::members::{MAX_RAFT_ID, Member, MemberChange};
 use crate::model::node_address::{check_address, check_name};
-use crate::model::{
-    Check, Code, Command, IdempotencyKey, JoinAccepted, Member, MemberChange, Operation, Refusal, Request, Test, Ttl,
-    Txn, Value, WhoAmI, Write,
-};
+use crate::model::peer::{JoinAccepted, Request, WhoAmI};
+use crate::model::refusal::{Code, Refusal};
+use crate::model::value::{Ttl, Value};
 
 /// The longest key and the longest prefix, in bytes: what the tree stores without a blob.
 pub const KEY_BYTES: usize = 1024;
@@ -95,8 +97,8 @@ pub fn request(request: &Request, limits: &Limits) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// As [`request`].
-pub fn write(Write { once, command }: &Write, limits: &Limits) -> Result<(), Refusal> {
-    if let Some(IdempotencyKey { key, .. }) = once {
+pub fn write(Write { idempotency_key, command }: &Write, limits: &Limits) -> Result<(), Refusal> {
+    if let Some(IdempotencyKey { key, .. }) = idempotency_key {
         if !is_idempotency_key(key) {
             let detail = format!("an idempotency key must be 1 to {IDEMPOTENCY_KEY_BYTES} visible ASCII characters");
             return Err(refused(detail));
@@ -115,7 +117,7 @@ pub fn write(Write { once, command }: &Write, limits: &Limits) -> Result<(), Ref
             checked_value(value, limits)?;
             ttl.map_or(Ok(()), checked_ttl)
         }
-        Command::Delete { key, .. } | Command::Sweep { prefix: key } => checked_key(key, limits),
+        Command::Delete { key, .. } | Command::DeletePrefix { prefix: key } => checked_key(key, limits),
         Command::Touch { key, ttl, .. } => {
             checked_key(key, limits)?;
             checked_ttl(*ttl)
@@ -192,7 +194,7 @@ fn checked_ttl(ttl: Ttl) -> Result<(), Refusal> {
     if is_ttl(ttl) {
         return Ok(());
     }
-    Err(refused(format!("a ttl must be from 1 to {} seconds, not {}", Ttl::MOST_SECONDS, ttl.0)))
+    Err(refused(format!("a ttl must be from 1 to {} seconds, not {}", Ttl::MAX_SECONDS, ttl.0)))
 }
 
 /// Whether `bytes` are a key of 1 to `limit` bytes of UTF-8.
@@ -266,7 +268,7 @@ pub fn json(bytes: &[u8]) -> Result<(), String> {
 /// Whether a key may be kept for so long.
 #[must_use]
 pub fn is_ttl(ttl: Ttl) -> bool {
-    (1..=Ttl::MOST_SECONDS).contains(&ttl.0)
+    (1..=Ttl::MAX_SECONDS).contains(&ttl.0)
 }
 
 /// Whether these bytes are a client's name for a request.

@@ -1,17 +1,15 @@
-//! What nodes ask and tell each other besides raft's own messages.
+//! Messages between nodes besides raft's own: forwarded requests, identification, join offers.
 //!
-//! Why: forwarding, finding out who answers at an address, and taking a node into a cluster are conversations of their
-//! own; both ends and the wire between them share these values.
+//! Invariants: all of these are encoded by [`crate::model::codec`], so any change of them is a new wire version.
 //!
-//! Laws: all of these are sent through [`crate::model::codec`], so a change of any of them is a new wire version.
-//!
-//! Not here: frames, handshakes and connections (`transport`).
+//! See also: `transport` (frames, handshake, connections).
 
 pub(crate) mod probe;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootHistory, BootId, CommandResult, Write};
+use super::boot_id::{BootHistory, BootId};
+use super::command::write::{Write, Written};
 
 /// What any node takes from a client and the leader carries out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,21 +44,6 @@ pub enum Request {
         /// Where its clients find it, `host:port`.
         http_address: String,
     },
-}
-
-/// A command that was applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Written {
-    /// The index of its entry, which is the version of what it changed.
-    pub index: u64,
-    /// The term of its entry.
-    pub term: u64,
-    /// The cluster's time then, in milliseconds.
-    pub clock: u64,
-    /// What it came to.
-    pub outcome: CommandResult,
-    /// Whether it was done before, and this is the result that was kept.
-    pub replayed: bool,
 }
 
 /// What came of a [`Request`] that was done.
@@ -114,7 +97,7 @@ pub struct WhoAmI {
     /// Where its clients find it, `host:port`.
     pub http_address: String,
     /// What it is to that cluster.
-    pub standing: NodeKind,
+    pub kind: NodeKind,
     /// The offers to adopt that it has made and that are not answered yet ([`JoinOffer::offer`]).
     pub offers: Vec<u64>,
     /// Where it tells its peers to dial it, `host:port`.
@@ -183,7 +166,7 @@ pub struct PeerTable {
     /// Whether this node was removed itself: it dials nobody then.
     pub removed: bool,
     /// The lives of this node.
-    pub lives: BootHistory,
+    pub boot_history: BootHistory,
     /// Whether this node has another raft address than the one that its cluster has recorded for it.
     pub moved: bool,
     /// Whether members are followed to where they say they are now.
@@ -201,16 +184,16 @@ impl PeerTable {
     /// say that another one follows from it, so only members are told; and, since the table of a node that was started
     /// again may be older than it was, whoever has `shown` that it knows one.
     #[must_use]
-    pub fn lives_for(&self, raft_id: u64, heard: Option<BootId>, shown: Option<BootId>) -> BootHistory {
-        let lives = self.lives.clone().naming(heard);
-        let knows = shown.is_some_and(|shown| lives.follow(Some(shown)).is_ok());
-        if self.lists(raft_id) || knows { lives } else { BootHistory::default() }
+    pub fn boot_history_for(&self, raft_id: u64, heard: Option<BootId>, shown: Option<BootId>) -> BootHistory {
+        let boot_history = self.boot_history.clone().including(heard);
+        let knows = shown.is_some_and(|shown| boot_history.continues(Some(shown)).is_ok());
+        if self.lists(raft_id) || knows { boot_history } else { BootHistory::default() }
     }
 
     /// The address in the table of a member that says to have `moved` to `raft_address`, where nothing but its own word is
     /// known of that: so speaks a copy of its disk too.
     #[must_use]
-    pub fn unfollowed(&self, raft_id: u64, moved: bool, raft_address: &str) -> Option<&str> {
+    pub fn unconfirmed_move(&self, raft_id: u64, moved: bool, raft_address: &str) -> Option<&str> {
         let (_, _, listed) = self.peers.iter().find(|(listed, ..)| *listed == raft_id)?;
         (moved && !self.follow_moves && listed != raft_address).then_some(listed)
     }

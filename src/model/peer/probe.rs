@@ -1,12 +1,11 @@
-//! What a voter asks another one about itself, and the digests of the state that nodes compare.
+//! Probes between voters, and state digests.
 //!
-//! Why: some messages would end a node if they were true: that it was removed, that its log is lost, that its state is
-//! wrong. It asks the other voters before it believes any of them, and these are the question and the answer. So is the
-//! question of a node without a leader whether an entry of its log is committed.
+//! Why: some messages would end a node if they were true: that it was removed, that its log is lost, that its state diverges.
+//! Before a node believes one it probes the other voters. A node without a leader probes whether an entry of its log is committed.
 //!
-//! Laws: all of these are sent through [`crate::model::codec`], so a change of any of them is a new wire version.
+//! Invariants: all of these are encoded by [`crate::model::codec`], so any change of them is a new wire version.
 //!
-//! Not here: what follows from the answers (`consensus::verification`).
+//! See also: `consensus::verification` (how replies are judged).
 
 use serde::{Deserialize, Serialize};
 

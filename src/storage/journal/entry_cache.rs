@@ -1,24 +1,22 @@
-//! The last entries of the log, in memory.
+//! The entry cache: the last entries of the log in memory.
 //!
-//! Why: nearly every read of the log is for entries that were just appended: for followers, and for applying them.
+//! Why: nearly every read of the log is for entries just appended: to replicate and to apply them.
 //!
-//! Laws: contiguous up to the last entry of the log, and at most [`TAIL_BYTES`], the last entry alone excepted.
-//!
-//! Not here: entries that are on the disk only (`journal`).
+//! Invariants: contiguous up to the last entry of the log, at most [`ENTRY_CACHE_BYTES`] unless the last entry alone is larger.
 
 use std::collections::VecDeque;
 
 use raft::eraftpb::Entry;
 
 /// The most bytes of entries held, 32 MiB.
-pub(crate) const TAIL_BYTES: usize = 32 << 20;
+pub(crate) const ENTRY_CACHE_BYTES: usize = 32 << 20;
 
 /// What an entry costs besides its bytes.
 const OVERHEAD: usize = std::mem::size_of::<Entry>();
 
 /// The entries themselves.
 #[derive(Default)]
-pub(crate) struct Tail {
+pub(crate) struct EntryCache {
     entries: VecDeque<Entry>,
     bytes: usize,
 }
@@ -27,7 +25,7 @@ fn cost(entry: &Entry) -> usize {
     entry.data.len() + entry.context.len() + OVERHEAD
 }
 
-impl Tail {
+impl EntryCache {
     /// The entry at `index`, if it is held.
     pub(crate) fn get(&self, index: u64) -> Option<&Entry> {
         let first = self.entries.front()?.index;
@@ -38,7 +36,7 @@ impl Tail {
     pub(crate) fn push(&mut self, entry: Entry) {
         self.bytes += cost(&entry);
         self.entries.push_back(entry);
-        while self.bytes > TAIL_BYTES && self.entries.len() > 1 {
+        while self.bytes > ENTRY_CACHE_BYTES && self.entries.len() > 1 {
             self.pop_front();
         }
     }
@@ -72,16 +70,16 @@ mod tests {
 
     #[test]
     fn it_is_bounded_by_bytes_and_keeps_the_last() {
-        let mut tail = Tail::default();
+        let mut cache = EntryCache::default();
         for index in 1..=10 {
-            tail.push(entry(index, TAIL_BYTES / 4));
+            cache.push(entry(index, ENTRY_CACHE_BYTES / 4));
         }
-        assert!(tail.get(7).is_none() && tail.get(8).is_some() && tail.get(10).is_some() && tail.get(11).is_none());
-        tail.truncate(10);
-        assert!(tail.get(9).is_some() && tail.get(10).is_none());
-        tail.push(entry(10, TAIL_BYTES * 2));
-        assert!(tail.get(9).is_none() && tail.get(10).is_some());
-        tail.begin_after(10);
-        assert_eq!((tail.bytes, tail.entries.len()), (0, 0));
+        assert!(cache.get(7).is_none() && cache.get(8).is_some() && cache.get(10).is_some() && cache.get(11).is_none());
+        cache.truncate(10);
+        assert!(cache.get(9).is_some() && cache.get(10).is_none());
+        cache.push(entry(10, ENTRY_CACHE_BYTES * 2));
+        assert!(cache.get(9).is_none() && cache.get(10).is_some());
+        cache.begin_after(10);
+        assert_eq!((cache.bytes, cache.entries.len()), (0, 0));
     }
 }

@@ -1,25 +1,36 @@
-//! Which records of the log live, and where each entry lies; all in memory.
+//! The log index: which records are live, and where each entry is; all in memory.
 //!
-//! Why: first, last and term are asked many times a turn and must not touch the disk.
+//! Why: first index, last index and terms are read many times a turn and must not touch the disk.
 //!
-//! Laws: a record whose entries begin at an index overrides all earlier ones from there on. The live entries of a record
-//! are the first of its entries, never some in the middle, and those of earlier records come before those of later ones.
+//! Invariants: a record overrides all earlier entries from its first index on. The live entries of a record are a prefix of its
+//! entries, and those of earlier records come before those of later ones. Terms are monotone along the log.
 //!
-//! Not here: bytes and the database (`journal`, `record`).
+//! Example: three records, one override.
+//!
+//! ```text
+//!   record 1 (seq 1): entries 2 3 4      live_to 4
+//!   record 2 (seq 2): entries 5 6        live_to 6
+//!   record 3 (seq 3): entries 4' 5'      live_to 5    overrides 4, 5, 6
+//!
+//!   after record 3:   record 1 live_to 3, record 2 live_to 0 (dead), record 3 live_to 5
+//!   the log is        2 3 4' 5'
+//! ```
+//!
+//! See also: `journal` (the database), `record` (bytes).
 
 use std::collections::VecDeque;
 
 use raft::eraftpb::Entry;
 
-use super::entry_cache::Tail;
-use super::record::{Head, Point};
+use super::entry_cache::EntryCache;
+use super::record::{LogId, RecordMeta};
 
 /// What an entry takes besides its data and its context.
 const ENTRY_BYTES: usize = 17;
 
 /// Where an entry lies.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct EntryLocation {
     /// Its record.
     pub(crate) seq: u64,
     /// Where in the record's payload it begins.
@@ -30,11 +41,11 @@ pub(crate) struct Place {
 
 /// One record on the disk.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stored {
+pub(crate) struct LiveRecord {
     /// Its number.
     pub(crate) seq: u64,
     /// How many pieces it has.
-    pub(crate) pieces: u32,
+    pub(crate) chunks: u32,
     /// The index before its first entry.
     before: u64,
     /// Its last entry that no later record overrides; 0 where it has none.
@@ -44,14 +55,14 @@ pub(crate) struct Stored {
 /// The index of the log.
 #[derive(Default)]
 pub(crate) struct Index {
-    base: Point,
+    base: LogId,
     /// Oldest first.
-    records: VecDeque<Stored>,
+    records: VecDeque<LiveRecord>,
     /// One an entry, from `base.0 + 1` on.
-    places: VecDeque<Place>,
+    locations: VecDeque<EntryLocation>,
     /// First index and term of each run of entries of one term.
-    terms: VecDeque<Point>,
-    tail: Tail,
+    terms: VecDeque<LogId>,
+    cache: EntryCache,
     /// Bytes of all entries since the log was opened, and of those up to `base`.
     bytes: u64,
     base_bytes: u64,
@@ -61,18 +72,18 @@ pub(crate) struct Index {
 
 impl Index {
     /// What the log begins behind.
-    pub(crate) fn base(&self) -> Point {
+    pub(crate) fn base(&self) -> LogId {
         self.base
     }
 
     /// Lets an empty log begin behind what the first record on the disk follows.
-    pub(crate) fn begin(&mut self, base: Point) {
+    pub(crate) fn begin(&mut self, base: LogId) {
         self.base = base;
     }
 
     /// The index of the last entry.
     pub(crate) fn last(&self) -> u64 {
-        self.base.0 + self.places.len() as u64
+        self.base.0 + self.locations.len() as u64
     }
 
     /// The term at `index`, from the base to the last entry.
@@ -88,13 +99,13 @@ impl Index {
     }
 
     /// The entry at `index`, if it is still in memory.
-    pub(crate) fn held(&self, index: u64) -> Option<&Entry> {
-        self.tail.get(index)
+    pub(crate) fn cached(&self, index: u64) -> Option<&Entry> {
+        self.cache.get(index)
     }
 
     /// Where the entry at `index` lies.
-    pub(crate) fn place(&self, index: u64) -> Option<Place> {
-        self.places.get(usize::try_from(index.checked_sub(self.base.0 + 1)?).ok()?).copied()
+    pub(crate) fn location(&self, index: u64) -> Option<EntryLocation> {
+        self.locations.get(usize::try_from(index.checked_sub(self.base.0 + 1)?).ok()?).copied()
     }
 
     /// Bytes of the entries after `index`.
@@ -106,41 +117,41 @@ impl Index {
     fn bytes_to(&self, index: u64) -> u64 {
         match usize::try_from(index.saturating_sub(self.base.0)) {
             Ok(0) => self.base_bytes,
-            Ok(count) => self.places.get(count - 1).map_or(self.bytes, |place| place.end),
+            Ok(count) => self.locations.get(count - 1).map_or(self.bytes, |location| location.end),
             Err(_) => self.bytes,
         }
     }
 
     /// Takes in a record that is on the disk, and known to follow.
-    pub(crate) fn admit(&mut self, seq: u64, pieces: u32, head: &Head, offsets: &[u32], entries: Vec<Entry>) {
+    pub(crate) fn insert(&mut self, seq: u64, chunks: u32, meta: &RecordMeta, offsets: &[u32], entries: Vec<Entry>) {
         let mut live_to = 0;
-        if head.reset {
+        if meta.reset {
             self.reset = seq;
-            self.override_from(0);
-            self.base = head.prev;
+            self.truncate_from(0);
+            self.base = meta.prev;
         } else if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
-            self.override_from(first.index);
+            self.truncate_from(first.index);
             live_to = last.index;
         }
-        self.records.push_back(Stored { seq, pieces, before: head.prev.0, live_to });
+        self.records.push_back(LiveRecord { seq, chunks, before: meta.prev.0, live_to });
         for (entry, &offset) in entries.into_iter().zip(offsets) {
             if self.terms.back().is_none_or(|(_, term)| *term != entry.term) {
                 self.terms.push_back((entry.index, entry.term));
             }
             self.bytes += (entry.data.len() + entry.context.len() + ENTRY_BYTES) as u64;
-            self.places.push_back(Place { seq, offset, end: self.bytes });
-            self.tail.push(entry);
+            self.locations.push_back(EntryLocation { seq, offset, end: self.bytes });
+            self.cache.push(entry);
         }
     }
 
     /// Forgets the entries from `index` on; 0 is all of them.
-    fn override_from(&mut self, index: u64) {
+    fn truncate_from(&mut self, index: u64) {
         self.bytes = self.bytes_to(index.saturating_sub(1));
-        self.places.truncate(usize::try_from(index.saturating_sub(self.base.0 + 1)).unwrap_or(usize::MAX));
+        self.locations.truncate(usize::try_from(index.saturating_sub(self.base.0 + 1)).unwrap_or(usize::MAX));
         while self.terms.back().is_some_and(|(first, _)| *first >= index) {
             self.terms.pop_back();
         }
-        self.tail.truncate(index);
+        self.cache.truncate(index);
         for record in self.records.iter_mut().rev() {
             if record.live_to >= index {
                 record.live_to = if record.before + 1 < index { index - 1 } else { 0 };
@@ -153,7 +164,7 @@ impl Index {
     /// The oldest records that a compaction to `index` removes: whose live entries are all at or below it, never the
     /// last record, `max_records` of them. A few more are taken where the log would otherwise begin with a record whose
     /// place only those before it explain: one without live entries, unless a later record voids it anyway.
-    pub(crate) fn removable(&self, index: u64, max_records: usize) -> impl Iterator<Item = &Stored> {
+    pub(crate) fn removable(&self, index: u64, max_records: usize) -> impl Iterator<Item = &LiveRecord> {
         let mut count = 0;
         while self.is_removable(count, index) {
             let can_begin = self.records[count].live_to > 0 || self.records[count].seq < self.reset;
@@ -182,14 +193,14 @@ impl Index {
     fn begin_after(&mut self, index: u64) {
         let Some(term) = self.term(index) else { return };
         self.base_bytes = self.bytes_to(index);
-        self.places.drain(..usize::try_from(index - self.base.0).unwrap_or(usize::MAX).min(self.places.len()));
+        self.locations.drain(..usize::try_from(index - self.base.0).unwrap_or(usize::MAX).min(self.locations.len()));
         self.base = (index, term);
         while self.terms.get(1).is_some_and(|(first, _)| *first <= index + 1) {
             self.terms.pop_front();
         }
-        if self.places.is_empty() {
+        if self.locations.is_empty() {
             self.terms.clear();
         }
-        self.tail.begin_after(index);
+        self.cache.begin_after(index);
     }
 }

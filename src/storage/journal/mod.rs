@@ -1,14 +1,14 @@
-//! Raft's log and hard state.
+//! The journal: raft's log and hard state.
 //!
-//! Why: one turn of the loop is one record and one sync, whatever it holds. Records are only ever appended: one whose
-//! entries begin at an index overrides all earlier entries from there on, so nothing is changed in place and a crash
-//! leaves a prefix.
+//! Why: one turn of the consensus loop is one record and one sync. Records are only appended: a record whose entries begin at an
+//! index overrides all earlier entries from that index on, so nothing is changed in place and a crash leaves a prefix.
 //!
-//! Laws: the pieces of a record are put one by one, in order, not as a batch (a batch costs a second sync); length and
-//! checksum tell a torn one. Compaction removes whole records, oldest first, in one batch, and never the last, so term,
-//! vote and `term(first_index - 1)` are always in what is left, and nothing overridden comes back.
+//! Invariants: the chunks of a record are written one by one, in order, not as a batch (a batch costs a second sync); length and
+//! checksum detect a torn record. Compaction removes whole records, oldest first, in one batch, and never the last one. So term,
+//! vote and `term(first_index - 1)` are always in what is left, and no overridden entry comes back. Terms never fall along the
+//! log.
 //!
-//! Not here: reading it at a start ([`recovery`]), the bytes of a record ([`record`]).
+//! See also: [`recovery`] (reading at start), [`record`] (bytes), [`index`] (what is live).
 
 pub(crate) mod entry_cache;
 pub(crate) mod index;
@@ -23,24 +23,24 @@ use raft::eraftpb::{Entry, HardState};
 
 use crate::plant::{self, Plant};
 
-use super::layout::{self, PIECE_BYTES, record_key};
+use super::layout::{self, CHUNK_BYTES, record_key};
 use super::{Batch, Db, Error};
 use index::Index;
-use record::{Head, Point, Promise};
+use record::{LogId, RecordHeader, RecordMeta};
 
 /// The log of one incarnation.
 pub struct Journal {
     db: Arc<dyn Db>,
     hard_state: HardState,
     generation: u64,
-    snapshot: Point,
+    checkpoint: LogId,
     /// What lies where.
     pub(crate) index: Index,
     next_seq: u64,
     /// A torn last record, to be removed before the next is written under its number.
     pub(crate) torn: Option<(u64, u32)>,
     /// The payload of the record read last.
-    memo: Mutex<Option<(u64, Bytes)>>,
+    last_payload: Mutex<Option<(u64, Bytes)>>,
 }
 
 impl Journal {
@@ -50,11 +50,11 @@ impl Journal {
             db,
             hard_state: HardState::default(),
             generation: 0,
-            snapshot: (0, 0),
+            checkpoint: (0, 0),
             index: Index::default(),
             next_seq: 1,
             torn: None,
-            memo: Mutex::new(None),
+            last_payload: Mutex::new(None),
         }
     }
 
@@ -108,7 +108,7 @@ impl Journal {
         let mut found = Vec::new();
         let mut size = 0;
         for index in low..high {
-            let entry = match self.index.held(index) {
+            let entry = match self.index.cached(index) {
                 Some(entry) => entry.clone(),
                 None => self.fetch(index)?,
             };
@@ -150,19 +150,19 @@ impl Journal {
     /// [`Error`]: poisoned.
     pub fn install(&mut self, index: u64, term: u64, generation: u64, hard_state: &HardState) -> Result<(), Error> {
         self.generation = generation;
-        self.snapshot = (index, term);
+        self.checkpoint = (index, term);
         self.write((index, term), true, &[], hard_state)?;
         self.sync()
     }
 
     /// Notes a durable cut of the machine at (index, term); recorded with the next record.
-    pub fn note_snapshot(&mut self, index: u64, term: u64) {
-        self.snapshot = (index, term);
+    pub fn record_checkpoint(&mut self, index: u64, term: u64) {
+        self.checkpoint = (index, term);
     }
 
     /// The last durable cut, (0, 0) if none.
-    pub fn snapshot(&self) -> (u64, u64) {
-        self.snapshot
+    pub fn checkpoint(&self) -> (u64, u64) {
+        self.checkpoint
     }
 
     /// The machine generation that belongs to this log.
@@ -179,7 +179,7 @@ impl Journal {
         let mut batch = Batch::default();
         let mut count = 0;
         for record in self.index.removable(index, max_records) {
-            batch.changes.extend((0..record.pieces).map(|piece| (record_key(record.seq, piece).to_vec(), None)));
+            batch.changes.extend((0..record.chunks).map(|chunk| (record_key(record.seq, chunk).to_vec(), None)));
             count += 1;
         }
         if count == 0 {
@@ -195,39 +195,39 @@ impl Journal {
     }
 
     /// Raises the recorded commit to what the machine has applied: it may be ahead, and raft panics otherwise (m).
-    pub(crate) fn raise_commit(&mut self, applied: u64) {
+    pub(crate) fn raise_commit_to(&mut self, applied: u64) {
         if !plant::is(Plant::CommitNotRaised) {
             self.hard_state.commit = self.hard_state.commit.max(applied);
         }
     }
 
-    fn write(&mut self, prev: Point, reset: bool, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
-        if let Some((seq, pieces)) = self.torn.take() {
-            let changes = (0..pieces).map(|piece| (record_key(seq, piece).to_vec(), None)).collect();
+    fn write(&mut self, prev: LogId, reset: bool, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        if let Some((seq, chunks)) = self.torn.take() {
+            let changes = (0..chunks).map(|chunk| (record_key(seq, chunk).to_vec(), None)).collect();
             self.db.write(Batch { changes })?;
         }
-        let head = Head {
-            hard_state: self.said(hard_state, reset),
+        let meta = RecordMeta {
+            hard_state: self.recorded_hard_state(hard_state, reset),
             generation: self.generation,
-            snapshot: self.snapshot,
+            checkpoint: self.checkpoint,
             base: if reset { prev } else { self.index.base() },
             reset,
             prev,
             entries: u32::try_from(entries.len()).expect("raft bounds a Ready to far below 4 G entries"),
         };
         let seq = self.next_seq;
-        let (bytes, offsets) = record::encode(seq, &head, entries);
-        let mut pieces = 0;
-        for piece in bytes.chunks(PIECE_BYTES) {
-            self.db.put(&record_key(seq, pieces), piece)?;
-            pieces += 1;
+        let (bytes, offsets) = record::encode(seq, &meta, entries);
+        let mut chunks = 0;
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            self.db.put(&record_key(seq, chunks), chunk)?;
+            chunks += 1;
         }
-        self.admit(seq, pieces, &head, &offsets, entries.to_vec());
+        self.index_record(seq, chunks, &meta, &offsets, entries.to_vec());
         Ok(())
     }
 
     /// What a record says of the hard state: all of it.
-    fn said(&self, hard_state: &HardState, reset: bool) -> (u64, u64, u64) {
+    fn recorded_hard_state(&self, hard_state: &HardState, reset: bool) -> (u64, u64, u64) {
         let known = (hard_state.term, hard_state.vote) == (self.hard_state.term, self.hard_state.vote);
         if plant::is(Plant::HardStateLeftOut) && known && !reset {
             return (0, 0, 0);
@@ -236,42 +236,49 @@ impl Journal {
     }
 
     /// Takes a record that is on the disk, and known to follow, into the index.
-    pub(crate) fn admit(&mut self, seq: u64, pieces: u32, head: &Head, offsets: &[u32], entries: Vec<Entry>) {
-        if !(plant::is(Plant::HardStateLeftOut) && head.hard_state.0 == 0) {
-            self.hard_state = head.hard_state();
+    pub(crate) fn index_record(
+        &mut self,
+        seq: u64,
+        chunks: u32,
+        meta: &RecordMeta,
+        offsets: &[u32],
+        entries: Vec<Entry>,
+    ) {
+        if !(plant::is(Plant::HardStateLeftOut) && meta.hard_state.0 == 0) {
+            self.hard_state = meta.hard_state();
         }
-        self.generation = head.generation;
-        self.snapshot = head.snapshot;
+        self.generation = meta.generation;
+        self.checkpoint = meta.checkpoint;
         self.next_seq = seq + 1;
-        self.index.admit(seq, pieces, head, offsets, entries);
+        self.index.insert(seq, chunks, meta, offsets, entries);
     }
 
     /// Reads an entry that is not in memory.
     fn fetch(&self, index: u64) -> Result<Entry, Error> {
-        let place = self.index.place(index).ok_or_else(|| self.damaged(format!("entry {index} lies nowhere")))?;
-        let payload = self.payload(place.seq)?;
+        let location = self.index.location(index).ok_or_else(|| self.damaged(format!("entry {index} lies nowhere")))?;
+        let payload = self.payload(location.seq)?;
         payload
-            .get(place.offset as usize..)
-            .and_then(|bytes| record::decode_entry(&mut layout::Bytes(bytes), index))
+            .get(location.offset as usize..)
+            .and_then(|bytes| record::decode_entry(&mut layout::FieldReader(bytes), index))
             .filter(|entry| Some(entry.term) == self.term(index))
-            .ok_or_else(|| self.damaged(format!("record {} does not hold entry {index}", place.seq)))
+            .ok_or_else(|| self.damaged(format!("record {} does not hold entry {index}", location.seq)))
     }
 
     /// The payload of a record, checked.
     fn payload(&self, seq: u64) -> Result<Bytes, Error> {
-        let mut memo = self.memo.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, payload)) = memo.as_ref().filter(|(held, _)| *held == seq) {
+        let mut last_payload = self.last_payload.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, payload)) = last_payload.as_ref().filter(|(cached, _)| *cached == seq) {
             return Ok(payload.clone());
         }
         let mut record = Vec::new();
-        for (_, piece) in self.db.scan(&record_key(seq, 0), Some(&record_key(seq + 1, 0)), usize::MAX)? {
-            record.extend_from_slice(&piece);
+        for (_, chunk) in self.db.scan(&record_key(seq, 0), Some(&record_key(seq + 1, 0)), usize::MAX)? {
+            record.extend_from_slice(&chunk);
         }
-        let payload = Promise::read(&record)
-            .and_then(|promise| promise.payload(seq, &record))
+        let payload = RecordHeader::read(&record)
+            .and_then(|header| header.payload(seq, &record))
             .ok_or_else(|| self.damaged(format!("the checksum of record {seq} does not fit")))?;
         let payload = Bytes::copy_from_slice(payload);
-        *memo = Some((seq, payload.clone()));
+        *last_payload = Some((seq, payload.clone()));
         Ok(payload)
     }
 

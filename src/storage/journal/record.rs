@@ -1,56 +1,61 @@
-//! One record of the journal as bytes.
+//! The encoding of a journal record.
 //!
-//! Why: one turn of the loop becomes one record, so that one sync makes all of it durable or, torn, none of it.
+//! Why: one turn of the loop is one record, so that one sync makes all of it durable or, torn, none of it.
 //!
-//! Laws: every record carries the whole hard state and the (index, term) before its first entry, so that any suffix of
-//! the records is a log of its own. Nothing is decoded before the checksum over the whole record, its number included,
-//! has been compared.
+//! ```text
+//!   | version u8 | length u32 | crc of seq + payload u32 | crc of these 9 bytes u32 | payload |
+//!   payload: | reset u8 | hard state 3 x u64 | generation | checkpoint | base | prev | count u32 | entries |
+//!   entry:   | type u8 | term u64 | data: length u32 + bytes | context: length u32 + bytes |
+//! ```
 //!
-//! Not here: which records live (`journal`).
+//! Invariants: every record carries the whole hard state and the (index, term) before its first entry, so any suffix of the
+//! records is a log of its own. Nothing is decoded before the checksum over the record and its number was compared.
+//!
+//! See also: [`super::index`] (which records are live).
 
 use raft::eraftpb::{Entry, EntryType, HardState};
 
-use crate::storage::layout::{Bytes, MOST_COUNT, PIECE_BYTES, RECORD_VERSION, length, push_run};
+use crate::storage::layout::{CHUNK_BYTES, FieldReader, MAX_COUNT, RECORD_VERSION, length, push_prefixed};
 
 /// Format, length, checksum, and a checksum over these three, in front of the first piece: a record must not look torn
 /// because its length is wrong.
 pub(crate) const HEADER_BYTES: usize = 1 + 4 + 4 + 4;
 
 /// What a payload has in front of its entries.
-const HEAD_BYTES: usize = 1 + 10 * 8 + 4;
+const META_BYTES: usize = 1 + 10 * 8 + 4;
 
 /// What an entry has beside its data and its context: type, term and two lengths.
 const ENTRY_BYTES: usize = 1 + 8 + 4 + 4;
 
 /// An index with its term.
-pub(crate) type Point = (u64, u64);
+pub(crate) type LogId = (u64, u64);
 
 /// What a record says besides its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct RecordMeta {
     /// Term, vote and commit at the end of the turn.
     pub(crate) hard_state: (u64, u64, u64),
     /// The machine generation that belongs to the log.
     pub(crate) generation: u64,
     /// The last durable cut of the machine.
-    pub(crate) snapshot: Point,
+    pub(crate) checkpoint: LogId,
     /// What the log began behind when this was written.
-    pub(crate) base: Point,
+    pub(crate) base: LogId,
     /// Whether everything before this record is void: a snapshot was installed, or the log begins.
     pub(crate) reset: bool,
     /// What the record's first entry follows; the last entry of the log where it has none.
-    pub(crate) prev: Point,
+    pub(crate) prev: LogId,
     /// How many entries follow.
     pub(crate) entries: u32,
 }
 
-impl Head {
+impl RecordMeta {
     /// Whether a node can have counted that far.
     pub(crate) fn is_possible(&self) -> bool {
         let (term, _, commit) = self.hard_state;
-        let points = [self.snapshot, self.base, self.prev];
+        let points = [self.checkpoint, self.base, self.prev];
         let counts = points.iter().flat_map(|(index, term)| [*index, *term]).chain([term, commit, self.generation]);
-        counts.into_iter().all(|count| count <= MOST_COUNT)
+        counts.into_iter().all(|count| count <= MAX_COUNT)
     }
 
     /// The hard state in raft's type.
@@ -61,31 +66,31 @@ impl Head {
 }
 
 /// The whole record, and where in its payload each entry begins.
-pub(crate) fn encode(seq: u64, head: &Head, entries: &[Entry]) -> (Vec<u8>, Vec<u32>) {
+pub(crate) fn encode(seq: u64, meta: &RecordMeta, entries: &[Entry]) -> (Vec<u8>, Vec<u32>) {
     let size = entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES).sum::<usize>();
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + HEAD_BYTES + size);
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + META_BYTES + size);
     bytes.resize(HEADER_BYTES, 0);
-    bytes.push(u8::from(head.reset));
-    let (term, vote, commit) = head.hard_state;
-    let points = [head.snapshot, head.base, head.prev].into_iter().flat_map(|(index, term)| [index, term]);
-    for number in [term, vote, commit, head.generation].into_iter().chain(points) {
+    bytes.push(u8::from(meta.reset));
+    let (term, vote, commit) = meta.hard_state;
+    let points = [meta.checkpoint, meta.base, meta.prev].into_iter().flat_map(|(index, term)| [index, term]);
+    for number in [term, vote, commit, meta.generation].into_iter().chain(points) {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
-    bytes.extend_from_slice(&head.entries.to_le_bytes());
+    bytes.extend_from_slice(&meta.entries.to_le_bytes());
     let mut offsets = Vec::with_capacity(entries.len());
     for entry in entries {
         offsets.push(length(&bytes[HEADER_BYTES..]));
         bytes.push(entry.entry_type as u8);
         bytes.extend_from_slice(&entry.term.to_le_bytes());
-        push_run(&mut bytes, &entry.data);
-        push_run(&mut bytes, &entry.context);
+        push_prefixed(&mut bytes, &entry.data);
+        push_prefixed(&mut bytes, &entry.context);
     }
-    seal(seq, &mut bytes);
+    write_header(seq, &mut bytes);
     (bytes, offsets)
 }
 
 /// Writes the header of a record whose payload is there.
-fn seal(seq: u64, record: &mut [u8]) {
+fn write_header(seq: u64, record: &mut [u8]) {
     let (header, payload) = record.split_at_mut(HEADER_BYTES);
     header[0] = RECORD_VERSION;
     header[1..5].copy_from_slice(&length(payload).to_le_bytes());
@@ -96,9 +101,9 @@ fn seal(seq: u64, record: &mut [u8]) {
 
 /// A record with right checksums around any payload.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn sealed(seq: u64, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn with_checksum(seq: u64, payload: &[u8]) -> Vec<u8> {
     let mut record = [&[0; HEADER_BYTES], payload].concat();
-    seal(seq, &mut record);
+    write_header(seq, &mut record);
     record
 }
 
@@ -111,7 +116,7 @@ fn checksum(seq: u64, payload: &[u8]) -> u32 {
 
 /// What the first piece promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Promise {
+pub(crate) struct RecordHeader {
     /// The record's format.
     pub(crate) version: u8,
     /// The length of all pieces together.
@@ -119,20 +124,20 @@ pub(crate) struct Promise {
     checksum: u32,
 }
 
-impl Promise {
+impl RecordHeader {
     /// Reads it off the first piece, if it is what was written.
-    pub(crate) fn read(piece: &[u8]) -> Option<Self> {
-        let mut bytes = Bytes(piece);
+    pub(crate) fn read(chunk: &[u8]) -> Option<Self> {
+        let mut bytes = FieldReader(chunk);
         let (version, length, checksum) = (bytes.u8()?, bytes.u32()?, bytes.u32()?);
-        if crc32fast::hash(&piece[..9]) != bytes.u32()? {
+        if crc32fast::hash(&chunk[..9]) != bytes.u32()? {
             return None;
         }
         Some(Self { version, total: HEADER_BYTES + length as usize, checksum })
     }
 
     /// How many pieces the record has.
-    pub(crate) fn pieces(self) -> usize {
-        self.total.div_ceil(PIECE_BYTES)
+    pub(crate) fn chunks(self) -> usize {
+        self.total.div_ceil(CHUNK_BYTES)
     }
 
     /// The payload of a whole record, if it is what was written.
@@ -143,7 +148,7 @@ impl Promise {
 }
 
 /// Reads the head of a payload and leaves `bytes` at the first entry.
-pub(crate) fn decode_head(bytes: &mut Bytes<'_>) -> Option<Head> {
+pub(crate) fn decode_meta(bytes: &mut FieldReader<'_>) -> Option<RecordMeta> {
     let reset = match bytes.u8()? {
         0 => false,
         1 => true,
@@ -151,10 +156,10 @@ pub(crate) fn decode_head(bytes: &mut Bytes<'_>) -> Option<Head> {
     };
     let (term, vote) = bytes.pair()?;
     let (commit, generation) = bytes.pair()?;
-    Some(Head {
+    Some(RecordMeta {
         hard_state: (term, vote, commit),
         generation,
-        snapshot: bytes.pair()?,
+        checkpoint: bytes.pair()?,
         base: bytes.pair()?,
         reset,
         prev: bytes.pair()?,
@@ -163,7 +168,7 @@ pub(crate) fn decode_head(bytes: &mut Bytes<'_>) -> Option<Head> {
 }
 
 /// Reads one entry, which has this index.
-pub(crate) fn decode_entry(bytes: &mut Bytes<'_>, index: u64) -> Option<Entry> {
+pub(crate) fn decode_entry(bytes: &mut FieldReader<'_>, index: u64) -> Option<Entry> {
     let entry_type = match bytes.u8()? {
         0 => EntryType::EntryNormal,
         1 => EntryType::EntryConfChange,
@@ -171,8 +176,8 @@ pub(crate) fn decode_entry(bytes: &mut Bytes<'_>, index: u64) -> Option<Entry> {
         _ => return None,
     };
     let term = bytes.u64()?;
-    let data = bytes::Bytes::copy_from_slice(bytes.run()?);
-    let context = bytes::Bytes::copy_from_slice(bytes.run()?);
+    let data = bytes::Bytes::copy_from_slice(bytes.prefixed()?);
+    let context = bytes::Bytes::copy_from_slice(bytes.prefixed()?);
     Some(Entry { entry_type, term, index, data, context, ..Entry::default() })
 }
 
@@ -180,7 +185,7 @@ pub(crate) fn decode_entry(bytes: &mut Bytes<'_>, index: u64) -> Option<Entry> {
 mod tests {
     use super::*;
 
-    fn sample() -> (Head, Vec<Entry>) {
+    fn sample() -> (RecordMeta, Vec<Entry>) {
         let entry = Entry {
             entry_type: EntryType::EntryConfChangeV2,
             term: 9,
@@ -189,22 +194,22 @@ mod tests {
             context: "c".into(),
             ..Entry::default()
         };
-        let head = Head {
+        let meta = RecordMeta {
             hard_state: (9, 5, 6),
             generation: 2,
-            snapshot: (4, 3),
+            checkpoint: (4, 3),
             base: (1, 1),
             reset: false,
             prev: (7, 8),
             entries: 1,
         };
-        (head, vec![entry])
+        (meta, vec![entry])
     }
 
     #[test]
     fn golden_bytes() {
-        let (head, entries) = sample();
-        let (bytes, offsets) = encode(11, &head, &entries);
+        let (meta, entries) = sample();
+        let (bytes, offsets) = encode(11, &meta, &entries);
         let mut golden = b"\x01\x69\0\0\0jw=@\xe1\xdb\xc7\x27\0".to_vec();
         for number in [9_u8, 5, 6, 2, 4, 3, 1, 1, 7, 8] {
             golden.extend_from_slice(&[number, 0, 0, 0, 0, 0, 0, 0]);
@@ -216,18 +221,18 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_and_every_flipped_byte_is_found() {
-        let (head, entries) = sample();
-        let (bytes, _) = encode(11, &head, &entries);
-        let promise = Promise::read(&bytes).unwrap();
-        let mut payload = Bytes(promise.payload(11, &bytes).unwrap());
-        assert_eq!(decode_head(&mut payload), Some(head));
+        let (meta, entries) = sample();
+        let (bytes, _) = encode(11, &meta, &entries);
+        let header = RecordHeader::read(&bytes).unwrap();
+        let mut payload = FieldReader(header.payload(11, &bytes).unwrap());
+        assert_eq!(decode_meta(&mut payload), Some(meta));
         assert_eq!(decode_entry(&mut payload, 8), Some(entries[0].clone()));
         assert!(payload.is_empty());
-        assert!(promise.payload(12, &bytes).is_none(), "a record under another number");
+        assert!(header.payload(12, &bytes).is_none(), "a record under another number");
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 4;
-            let found = Promise::read(&flipped).is_none_or(|promise| promise.payload(11, &flipped).is_none());
+            let found = RecordHeader::read(&flipped).is_none_or(|header| header.payload(11, &flipped).is_none());
             assert!(found, "flipped byte {at}");
         }
     }

@@ -1,22 +1,21 @@
-//! A batch of entries while it is decided.
+//! An apply batch: entries that are decided together before anything is written.
 //!
-//! Why: each entry sees what the earlier ones of its batch did, to the keys, the member table and the kept results, before
-//! any of it is written.
+//! Why: each entry sees the effects of the earlier ones of its batch, on keys, member table and dedup table.
 //!
-//! Laws: what is kept of results is taken in at once, so a failure in the middle of a batch ends the machine.
+//! Invariants: the dedup table in memory is updated at once, so a failure in the middle of a batch ends the state machine.
 //!
-//! Not here: writing it down, which happens once for the whole batch (`state_machine`).
+//! See also: `state_machine` (which writes the whole batch once).
 
 use super::dedup_table;
 use super::meta::State;
-use super::overlay::{Now, Overlay};
+use super::overlay::{KeyState, Overlay};
 use crate::model::{
-    ApplyPoint, Change, Command, CommandResult, Event, Members, Results, Write, Written, decide, decide_once,
+    ApplyPoint, Change, Command, CommandResult, DedupTable, Event, Members, Write, Written, decide, decide_write,
 };
 use crate::storage::{Batch, Db, Error};
 
 /// A batch while it is decided.
-pub(crate) struct Progress<'a> {
+pub(crate) struct ApplyBatch<'a> {
     /// The state, as of the entry decided last.
     pub(crate) state: State,
     /// The member table.
@@ -48,7 +47,7 @@ impl Table {
     }
 }
 
-impl<'a> Progress<'a> {
+impl<'a> ApplyBatch<'a> {
     /// A batch after `state`, of which nothing is decided.
     pub(crate) fn new(state: State, members: Members, db: &'a dyn Db) -> Self {
         let table = Table { members, changed: None };
@@ -59,12 +58,12 @@ impl<'a> Progress<'a> {
     ///
     /// # Errors
     /// [`Error`] for damage.
-    pub(crate) fn write(&mut self, write: Write, results: &mut Results) -> Result<Written, Error> {
+    pub(crate) fn write(&mut self, write: Write, dedup: &mut DedupTable) -> Result<Written, Error> {
         let State { index, term, clock, .. } = self.state;
         let at = ApplyPoint { index, clock };
-        let (written, kept) = decide_once(write, at, term, results, |command| self.run(command, at))?;
-        if let Some(kept) = kept {
-            dedup_table::keep(results, kept, &mut self.batch, &mut self.state.tally);
+        let (written, stored) = decide_write(write, at, term, dedup, |command| self.run(command, at))?;
+        if let Some(stored) = stored {
+            dedup_table::insert(dedup, stored, &mut self.batch, &mut self.state.totals);
         }
         Ok(written)
     }
@@ -76,11 +75,13 @@ impl<'a> Progress<'a> {
         for change in changes {
             self.events.extend(Event::of(&change, at));
             match change {
-                Change::Put { key, item } | Change::Touch { key, item } => self.overlay.set(key, Now::Holds(item))?,
-                Change::Delete { key, .. } => self.overlay.set(key, Now::Gone)?,
+                Change::Put { key, item } | Change::Touch { key, item } => {
+                    self.overlay.set(key, KeyState::Value(item))?
+                }
+                Change::Delete { key, .. } => self.overlay.set(key, KeyState::Deleted)?,
                 Change::Move { raft_id, raft_address, http_address } => {
                     self.table.change(at.index, |members| {
-                        members.relocate(raft_id, &raft_address, &http_address);
+                        members.update_addresses(raft_id, &raft_address, &http_address);
                     });
                 }
             }

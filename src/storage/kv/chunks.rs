@@ -1,17 +1,15 @@
-//! Values of the machine: cut into pieces, checksummed, and counted into one digest.
+//! Chunked values: split into chunks, checksummed, and summed into one digest.
 //!
-//! Why: sled drops updates silently where a byte of its log is flipped in the middle, so a node that trusted what it
-//! reads would serve an old value as if it were right. Every value therefore carries a checksum over itself, its key and
-//! its version, and the machine keeps the sum of all of them: a start reads everything once and compares.
+//! Why: sled silently drops updates if a byte in the middle of its log is flipped. So every value carries a checksum over itself,
+//! its key and its version, and the state records the sum of all of them.
 //!
-//! Laws: no piece is longer than [`PIECE_BYTES`]. A value is valid only as a whole. The digest is a plain sum, so it
-//! does not depend on any order, and equal states have equal digests on every node.
+//! Invariants: no chunk is longer than [`CHUNK_BYTES`]. A value is valid only as a whole. The digest is a plain sum, so it does
+//! not depend on any order, and equal states have equal digests on every node.
 //!
-//! Not here: which values there are (`state_machine`), and the bytes of keys (`layout`).
+//! See also: [`super::audit`] (the start-up check), `layout` (the bytes of keys).
 
-use super::{item_codec, ttl_index};
 use crate::model::codec::MAX_BYTES;
-use crate::storage::layout::{Bytes, CELL_VERSION, Kind, PIECE_BYTES, cell_key, is_key_of, length, parse_cell_key};
+use crate::storage::layout::{CHUNK_BYTES, FieldReader, Kind, VALUE_VERSION, chunk_key, length};
 use crate::storage::{Batch, Db, Error};
 
 /// Bytes of the header in front of the first piece: format, version, length, checksum.
@@ -41,7 +39,7 @@ impl Header {
     /// The beginning of a first piece, with room for `rest` behind it.
     fn encode(self, rest: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + rest);
-        bytes.push(CELL_VERSION);
+        bytes.push(VALUE_VERSION);
         bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&self.length.to_le_bytes());
         bytes.extend_from_slice(&self.checksum.to_le_bytes());
@@ -49,15 +47,15 @@ impl Header {
     }
 
     /// The header of a first piece, and the bytes after it.
-    fn decode<'a>(piece: &'a [u8], db: &dyn Db) -> Result<(Self, &'a [u8]), Error> {
-        let mut bytes = Bytes(piece);
+    pub(crate) fn decode<'a>(chunk: &'a [u8], db: &dyn Db) -> Result<(Self, &'a [u8]), Error> {
+        let mut bytes = FieldReader(chunk);
         let mut read = || Some((bytes.u8()?, bytes.u64()?, bytes.u32()?, bytes.u32()?));
         let (format, version, length, checksum) =
             read().ok_or_else(|| Error::damaged(db, "a value is too short to be one"))?;
-        if format > CELL_VERSION {
-            return Err(Error::Newer { what: db.name().into(), found: format.into(), known: CELL_VERSION.into() });
+        if format > VALUE_VERSION {
+            return Err(Error::Newer { what: db.name().into(), found: format.into(), known: VALUE_VERSION.into() });
         }
-        if format < CELL_VERSION || length as usize > MAX_BYTES {
+        if format < VALUE_VERSION || length as usize > MAX_BYTES {
             return Err(Error::damaged(db, "a value begins as none can"));
         }
         Ok((Self { version, length, checksum }, bytes.0))
@@ -73,8 +71,8 @@ impl Header {
     }
 
     /// How many pieces the value has.
-    pub(crate) fn pieces(self) -> usize {
-        self.total().div_ceil(PIECE_BYTES)
+    pub(crate) fn chunks(self) -> usize {
+        self.total().div_ceil(CHUNK_BYTES)
     }
 
     /// What this value adds to the digest of the machine.
@@ -89,8 +87,8 @@ impl Header {
     }
 }
 
-fn piece_number(piece: usize) -> u16 {
-    u16::try_from(piece).expect("the codec bounds a value to 64 MiB, a quarter of what piece numbers can count")
+fn chunk_number(chunk: usize) -> u16 {
+    u16::try_from(chunk).expect("the codec bounds a value to 64 MiB, a quarter of what piece numbers can count")
 }
 
 /// Adds to `batch` what makes `value` the value of `key`, over the `old` one.
@@ -103,38 +101,38 @@ pub(crate) fn put(
     old: Option<Header>,
 ) -> Header {
     let header = Header::of(kind, key, version, value);
-    let (head, mut rest) = value.split_at(value.len().min(PIECE_BYTES - HEADER_BYTES));
+    let (head, mut rest) = value.split_at(value.len().min(CHUNK_BYTES - HEADER_BYTES));
     let mut first = header.encode(head.len());
     first.extend_from_slice(head);
-    batch.changes.push((cell_key(kind, key, 0), Some(first)));
-    for piece in 1..header.pieces() {
-        let (bytes, more) = rest.split_at(rest.len().min(PIECE_BYTES));
-        batch.changes.push((cell_key(kind, key, piece_number(piece)), Some(bytes.to_vec())));
+    batch.changes.push((chunk_key(kind, key, 0), Some(first)));
+    for chunk in 1..header.chunks() {
+        let (bytes, more) = rest.split_at(rest.len().min(CHUNK_BYTES));
+        batch.changes.push((chunk_key(kind, key, chunk_number(chunk)), Some(bytes.to_vec())));
         rest = more;
     }
-    remove_pieces(batch, kind, key, header.pieces(), old);
+    remove_chunks(batch, kind, key, header.chunks(), old);
     header
 }
 
 /// Adds to `batch` what removes the value of `key`.
 pub(crate) fn delete(batch: &mut Batch, kind: Kind, key: &[u8], old: Header) {
-    remove_pieces(batch, kind, key, 0, Some(old));
+    remove_chunks(batch, kind, key, 0, Some(old));
 }
 
-fn remove_pieces(batch: &mut Batch, kind: Kind, key: &[u8], from: usize, old: Option<Header>) {
-    for piece in from..old.map_or(0, Header::pieces) {
-        batch.changes.push((cell_key(kind, key, piece_number(piece)), None));
+fn remove_chunks(batch: &mut Batch, kind: Kind, key: &[u8], from: usize, old: Option<Header>) {
+    for chunk in from..old.map_or(0, Header::chunks) {
+        batch.changes.push((chunk_key(kind, key, chunk_number(chunk)), None));
     }
 }
 
 /// The header of the value of `key` and the beginning of it; nothing of it is checked.
 pub(crate) fn first(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header, Vec<u8>)>, Error> {
-    db.get(&cell_key(kind, key, 0))?.map(|piece| begin(db, &piece)).transpose()
+    db.get(&chunk_key(kind, key, 0))?.map(|chunk| begin(db, &chunk)).transpose()
 }
 
 /// What a first piece holds.
-pub(crate) fn begin(db: &dyn Db, piece: &[u8]) -> Result<(Header, Vec<u8>), Error> {
-    Header::decode(piece, db).map(|(header, first)| (header, first.to_vec()))
+pub(crate) fn begin(db: &dyn Db, chunk: &[u8]) -> Result<(Header, Vec<u8>), Error> {
+    Header::decode(chunk, db).map(|(header, first)| (header, first.to_vec()))
 }
 
 /// The whole value of `key`, where its checksum is right.
@@ -142,24 +140,24 @@ pub(crate) fn checked(db: &dyn Db, kind: Kind, key: &[u8], header: Header, value
     if Header::of(kind, key, header.version, &value) == header {
         return Ok(value);
     }
-    Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", shown(kind, key))))
+    Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", describe(kind, key))))
 }
 
 /// The value of `key`, checked.
 pub(crate) fn read(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header, Vec<u8>)>, Error> {
-    let Some(piece) = db.get(&cell_key(kind, key, 0))? else { return Ok(None) };
-    let (header, first) = Header::decode(&piece, db)?;
+    let Some(chunk) = db.get(&chunk_key(kind, key, 0))? else { return Ok(None) };
+    let (header, first) = Header::decode(&chunk, db)?;
     let mut value = first.to_vec();
-    if header.pieces() > 1 {
-        let (from, to) = (cell_key(kind, key, 1), cell_key(kind, key, piece_number(header.pieces())));
-        for (_, piece) in db.scan(&from, Some(&to), header.pieces())? {
-            value.extend_from_slice(&piece);
+    if header.chunks() > 1 {
+        let (from, to) = (chunk_key(kind, key, 1), chunk_key(kind, key, chunk_number(header.chunks())));
+        for (_, chunk) in db.scan(&from, Some(&to), header.chunks())? {
+            value.extend_from_slice(&chunk);
         }
     }
     Ok(Some((header, checked(db, kind, key, header, value)?)))
 }
 
-fn shown(kind: Kind, key: &[u8]) -> String {
+pub(crate) fn describe(kind: Kind, key: &[u8]) -> String {
     match kind {
         Kind::State => "the applied state".into(),
         Kind::Members => "the member table".into(),
@@ -171,14 +169,14 @@ fn shown(kind: Kind, key: &[u8]) -> String {
 
 /// What a whole machine adds up to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StateChecksum {
+pub(crate) struct StateTotals {
     /// The number of client keys.
     pub(crate) keys: u64,
     /// The sum of the digests of all values but the state itself.
     pub(crate) digest: u64,
 }
 
-impl StateChecksum {
+impl StateTotals {
     /// Counts a value in.
     pub(crate) fn add(&mut self, header: Header) {
         self.digest = self.digest.wrapping_add(header.digest());
@@ -188,83 +186,6 @@ impl StateChecksum {
     pub(crate) fn remove(&mut self, header: Header) {
         self.digest = self.digest.wrapping_sub(header.digest());
     }
-}
-
-/// The most pairs that one step of a walk reads, up to 1 MiB.
-const STEP: usize = 256;
-
-/// What an audit has found so far.
-#[derive(Default)]
-struct Found {
-    tally: StateChecksum,
-    /// The digests of all expiries that the items ask for, less those of all that there are.
-    expiries: u64,
-}
-
-/// Reads and checks every value there is, and that every expiry belongs to an item and every item has its own.
-pub(crate) fn audit(db: &dyn Db) -> Result<StateChecksum, Error> {
-    let mut found = Found::default();
-    let mut from = Kind::FIRST.to_vec();
-    let mut value: Option<Partial> = None;
-    loop {
-        let pairs = db.scan(&from, None, STEP)?;
-        let Some((last, _)) = pairs.last() else { break };
-        from.clone_from(last);
-        from.push(0);
-        for (stored, piece) in &pairs {
-            let (kind, key, number) = parse_cell_key(stored)
-                .filter(|(kind, key, _)| is_key_of(*kind, key))
-                .ok_or_else(|| Error::damaged(db, "it holds a key that huskv does not write"))?;
-            if number == 0 {
-                finish(value.take(), &mut found, db)?;
-                let (header, first) = Header::decode(piece, db)?;
-                value = Some(Partial { kind, key, header, bytes: first.to_vec(), pieces: 1 });
-                continue;
-            }
-            match &mut value {
-                Some(open) if open.kind == kind && open.key == key && open.pieces == usize::from(number) => {
-                    open.bytes.extend_from_slice(piece);
-                    open.pieces += 1;
-                }
-                _ => return Err(Error::damaged(db, format!("a piece of {} is missing", shown(kind, &key)))),
-            }
-        }
-    }
-    finish(value, &mut found, db)?;
-    if found.expiries != 0 {
-        return Err(Error::damaged(db, "the times at which its keys expire do not fit the keys"));
-    }
-    Ok(found.tally)
-}
-
-struct Partial {
-    kind: Kind,
-    key: Vec<u8>,
-    header: Header,
-    bytes: Vec<u8>,
-    pieces: usize,
-}
-
-fn finish(value: Option<Partial>, found: &mut Found, db: &dyn Db) -> Result<(), Error> {
-    let Some(Partial { kind, key, header, bytes, pieces }) = value else { return Ok(()) };
-    if pieces != header.pieces() || Header::of(kind, &key, header.version, &bytes) != header {
-        return Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", shown(kind, &key))));
-    }
-    match kind {
-        Kind::Data => {
-            if let Some(expires) = item_codec::check(db, header, &bytes)? {
-                let digest = ttl_index::header(&key, header.version, expires).digest();
-                found.expiries = found.expiries.wrapping_add(digest);
-            }
-        }
-        Kind::Expiry => found.expiries = found.expiries.wrapping_sub(header.digest()),
-        Kind::State | Kind::Members | Kind::Result => {}
-    }
-    if kind != Kind::State {
-        found.tally.add(header);
-        found.tally.keys += u64::from(kind == Kind::Data);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -282,13 +203,13 @@ mod tests {
     #[test]
     fn pieces_are_bounded_and_a_shorter_value_removes_what_it_does_not_overwrite() {
         let mut batch = Batch::default();
-        let fits = vec![7; PIECE_BYTES - HEADER_BYTES];
+        let fits = vec![7; CHUNK_BYTES - HEADER_BYTES];
         let one = put(&mut batch, Kind::Data, b"k", 1, &fits, None);
         assert_eq!(batch.changes.len(), 1);
         let mut batch = Batch::default();
-        let big = put(&mut batch, Kind::Data, b"k", 2, &[fits, vec![8; PIECE_BYTES + 1]].concat(), Some(one));
+        let big = put(&mut batch, Kind::Data, b"k", 2, &[fits, vec![8; CHUNK_BYTES + 1]].concat(), Some(one));
         assert_eq!(batch.changes.len(), 3);
-        assert!(batch.changes.iter().all(|(_, value)| value.as_ref().is_some_and(|v| v.len() <= PIECE_BYTES)));
+        assert!(batch.changes.iter().all(|(_, value)| value.as_ref().is_some_and(|v| v.len() <= CHUNK_BYTES)));
         let mut batch = Batch::default();
         put(&mut batch, Kind::Data, b"k", 3, b"", Some(big));
         let removed: Vec<_> = batch.changes[1..].iter().map(|(key, value)| (key[key.len() - 1], value)).collect();

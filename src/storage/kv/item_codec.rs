@@ -1,17 +1,16 @@
-//! An item as the bytes of one value of the machine.
+//! The encoding of an item as the bytes of one value.
 //!
-//! Why: what a key carries beside its value must change in the same write and be covered by the same checksum, so it is
-//! stored in front of the value itself.
+//! Why: the metadata of a key must change in the same write as its value and be covered by the same checksum, so it is stored in
+//! front of the value.
 //!
-//! Laws: the index that made the key comes first, then when it expires (0 for never) and the content type, so all of them
-//! are in the first piece.
+//! Invariants: create version, expiry (0 for never) and content type come first, so all of them are in the first chunk.
 //!
-//! Not here: pieces, checksums and the version of the last change ([`super::chunks`]).
+//! See also: [`super::chunks`] (chunks, checksums, version).
 
 use super::chunks;
 use super::chunks::Header;
 use crate::model::{Item, KeyMeta, Value};
-use crate::storage::layout::{Bytes, Kind, push_run};
+use crate::storage::layout::{FieldReader, Kind, push_prefixed};
 use crate::storage::{Batch, Db, Error};
 
 /// Adds to `batch` what makes `item` the item of `key`, over the `old` one.
@@ -32,8 +31,8 @@ pub(crate) fn read(db: &dyn Db, key: &[u8]) -> Result<Option<Item>, Error> {
 ///
 /// # Errors
 /// [`Error`] for damage.
-pub(crate) fn stamp(db: &dyn Db, header: Header, first: &[u8]) -> Result<KeyMeta, Error> {
-    let (create_version, expires) = Bytes(first).pair().ok_or_else(|| damaged(db))?;
+pub(crate) fn meta(db: &dyn Db, header: Header, first: &[u8]) -> Result<KeyMeta, Error> {
+    let (create_version, expires) = FieldReader(first).pair().ok_or_else(|| damaged(db))?;
     let bytes = length(db, header, first)?;
     Ok(KeyMeta { version: header.version, create_version, bytes, expires: some(expires) })
 }
@@ -43,8 +42,8 @@ pub(crate) fn stamp(db: &dyn Db, header: Header, first: &[u8]) -> Result<KeyMeta
 /// # Errors
 /// [`Error`] for damage.
 pub(crate) fn length(db: &dyn Db, header: Header, first: &[u8]) -> Result<usize, Error> {
-    let mut bytes = Bytes(first);
-    let before = bytes.pair().and_then(|_| bytes.run()).map(before_value);
+    let mut bytes = FieldReader(first);
+    let before = bytes.pair().and_then(|_| bytes.prefixed()).map(prefix_bytes);
     before.and_then(|before| header.length().checked_sub(before)).ok_or_else(|| damaged(db))
 }
 
@@ -55,7 +54,7 @@ pub(crate) fn length(db: &dyn Db, header: Header, first: &[u8]) -> Result<usize,
 pub(crate) fn decode(db: &dyn Db, header: Header, bytes: Vec<u8>) -> Result<Item, Error> {
     let (create_version, expires, content_type) = parse(&bytes).ok_or_else(|| damaged(db))?;
     let content_type = content_type.to_owned();
-    let value = bytes::Bytes::from(bytes).split_off(before_value(content_type.as_bytes()));
+    let value = bytes::Bytes::from(bytes).split_off(prefix_bytes(content_type.as_bytes()));
     Ok(Item { value: Value { content_type, bytes: value }, version: header.version, create_version, expires })
 }
 
@@ -70,23 +69,23 @@ pub(crate) fn check(db: &dyn Db, header: Header, bytes: &[u8]) -> Result<Option<
 
 fn encode(item: &Item) -> Vec<u8> {
     let Value { content_type, bytes: value } = &item.value;
-    let mut bytes = Vec::with_capacity(before_value(content_type.as_bytes()) + value.len());
+    let mut bytes = Vec::with_capacity(prefix_bytes(content_type.as_bytes()) + value.len());
     bytes.extend_from_slice(&item.create_version.to_le_bytes());
     bytes.extend_from_slice(&item.expires.unwrap_or(0).to_le_bytes());
-    push_run(&mut bytes, content_type.as_bytes());
+    push_prefixed(&mut bytes, content_type.as_bytes());
     bytes.extend_from_slice(value);
     bytes
 }
 
 /// The index that made the key, when it expires, and the content type.
 fn parse(bytes: &[u8]) -> Option<(u64, Option<u64>, &str)> {
-    let mut rest = Bytes(bytes);
+    let mut rest = FieldReader(bytes);
     let (create_version, expires) = rest.pair()?;
-    Some((create_version, some(expires), std::str::from_utf8(rest.run()?).ok()?))
+    Some((create_version, some(expires), std::str::from_utf8(rest.prefixed()?).ok()?))
 }
 
 /// How many bytes stand before the value.
-fn before_value(content_type: &[u8]) -> usize {
+fn prefix_bytes(content_type: &[u8]) -> usize {
     8 + 8 + 4 + content_type.len()
 }
 

@@ -1,17 +1,17 @@
-//! What the machine keeps of itself beside the values: applied index, configuration, counts.
+//! The state record: applied index, cluster clock, configuration, totals.
 //!
-//! Why: it changes with every batch, in the same atomic write as the effects, so after a crash the machine knows exactly
-//! what it has applied, and how many keys there are without a scan.
+//! Why: it changes with every batch, in the same atomic write as the effects. So after a crash the state machine knows exactly
+//! what it has applied, and the number of keys without a scan.
 //!
-//! Laws: all of it is a function of the applied entries, so it is equal on all nodes at the same index.
+//! Invariants: a function of the applied entries, so equal on all nodes at the same index.
 //!
-//! Not here: who the node is (`identity`), which no other node shares.
+//! See also: `identity` (what is specific to one node).
 
 use protobuf::Message;
 use raft::eraftpb::ConfState;
 
-use super::chunks::StateChecksum;
-use crate::storage::layout::{Bytes, MOST_COUNT, STATE_VERSION, push_run};
+use super::chunks::StateTotals;
+use crate::storage::layout::{FieldReader, MAX_COUNT, STATE_VERSION, push_prefixed};
 
 /// The state record.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,7 +23,7 @@ pub(crate) struct State {
     /// The index of the last membership change.
     pub(crate) configuration_index: u64,
     /// What all values add up to.
-    pub(crate) tally: StateChecksum,
+    pub(crate) totals: StateTotals,
     /// Whether a client ever changed anything.
     pub(crate) was_written: bool,
     /// The cluster's time in milliseconds: the greatest stamp that was applied.
@@ -43,18 +43,18 @@ pub(crate) enum Unreadable {
 impl State {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![STATE_VERSION];
-        for number in [self.index, self.term, self.configuration_index, self.tally.keys, self.tally.digest] {
+        for number in [self.index, self.term, self.configuration_index, self.totals.keys, self.totals.digest] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.push(u8::from(self.was_written));
         bytes.extend_from_slice(&self.clock.to_le_bytes());
         let conf_state = self.conf_state.write_to_bytes().expect("a ConfState has no required fields to miss");
-        push_run(&mut bytes, &conf_state);
+        push_prefixed(&mut bytes, &conf_state);
         bytes
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let mut bytes = Bytes(bytes);
+        let mut bytes = FieldReader(bytes);
         match bytes.u8() {
             Some(STATE_VERSION) => {}
             Some(version) if version > STATE_VERSION => return Err(Unreadable::Newer(version)),
@@ -66,11 +66,11 @@ impl State {
             let (keys, digest) = bytes.pair()?;
             let was_written = bytes.u8()? != 0;
             let clock = bytes.u64()?;
-            let conf_state = ConfState::parse_from_bytes(bytes.run()?).ok()?;
-            let tally = StateChecksum { keys, digest };
-            Some(Self { index, term, configuration_index, tally, was_written, clock, conf_state })
+            let conf_state = ConfState::parse_from_bytes(bytes.prefixed()?).ok()?;
+            let totals = StateTotals { keys, digest };
+            Some(Self { index, term, configuration_index, totals, was_written, clock, conf_state })
         };
-        let possible = |state: &Self| state.index <= MOST_COUNT && state.term <= MOST_COUNT;
+        let possible = |state: &Self| state.index <= MAX_COUNT && state.term <= MAX_COUNT;
         read().filter(|state| bytes.is_empty() && possible(state)).ok_or(Unreadable::Malformed)
     }
 }
@@ -85,7 +85,7 @@ mod tests {
             index: 1,
             term: 2,
             configuration_index: 3,
-            tally: StateChecksum { keys: 4, digest: 5 },
+            totals: StateTotals { keys: 4, digest: 5 },
             was_written: true,
             clock: 6,
             conf_state: ConfState { voters: vec![6], ..ConfState::default() },

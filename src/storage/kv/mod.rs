@@ -1,6 +1,7 @@
-//! The state machine on its tree: apply, scans, and what is kept beside the values.
+//! The key-value state machine on its tree: apply, scans, memtable, and the metadata beside the values.
 
 pub(crate) mod apply;
+pub(crate) mod audit;
 pub(crate) mod chunks;
 pub(crate) mod dedup_table;
 pub(crate) mod item_codec;

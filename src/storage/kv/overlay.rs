@@ -1,10 +1,10 @@
-//! The tree under the effects of a batch that is not written yet.
+//! The overlay: the tree with the unwritten effects of the current batch on top.
 //!
-//! Why: several entries of a batch may touch one key, and each must see what the earlier ones did.
+//! Why: several entries of a batch may touch one key, and each must see the effects of the earlier ones.
 //!
-//! Laws: a key is read from the tree at most once a batch; what was read is remembered beside what became of it.
+//! Invariants: the metadata of a key is read from the tree at most once a batch.
 //!
-//! Not here: the rule that looks through it ([`crate::model::decide`]), and writing it down (`state_machine`).
+//! See also: [`crate::model::decide`] (the reader), `state_machine` (which writes the effects).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,25 +20,25 @@ use crate::storage::{Db, Error};
 
 /// What a batch has made of a key so far.
 #[derive(Debug)]
-pub(crate) enum Now {
+pub(crate) enum KeyState {
     /// Nothing; it was only looked at.
     Unchanged,
     /// It holds this.
-    Holds(Item),
+    Value(Item),
     /// It is gone.
-    Gone,
+    Deleted,
 }
 
 /// One key of a batch.
-pub(crate) struct Slot {
+pub(crate) struct TouchedKey {
     /// What is stored, before the batch.
     pub(crate) before: Option<(Header, KeyMeta)>,
     /// What the batch makes of it.
-    pub(crate) now: Now,
+    pub(crate) state: KeyState,
 }
 
 /// All keys of a batch.
-pub(crate) type Touched = BTreeMap<Bytes, Slot>;
+pub(crate) type TouchedKeys = BTreeMap<Bytes, TouchedKey>;
 
 /// What looking at a key or changing it counts besides the bytes of its value.
 const KEY_WORK: usize = 1 << 10;
@@ -46,7 +46,7 @@ const KEY_WORK: usize = 1 << 10;
 /// The view that the entries of a batch are decided against.
 pub(crate) struct Overlay<'a> {
     db: &'a dyn Db,
-    touched: RefCell<Touched>,
+    touched: RefCell<TouchedKeys>,
     work: Cell<usize>,
 }
 
@@ -69,51 +69,51 @@ impl<'a> Overlay<'a> {
     ///
     /// # Errors
     /// [`Error`] for damage.
-    pub(crate) fn set(&self, key: Bytes, now: Now) -> Result<(), Error> {
-        if let Some(slot) = self.touched.borrow_mut().get_mut(&key) {
-            self.count(slot.before.map_or(0, |(_, stamp)| stamp.bytes));
-            slot.now = now;
+    pub(crate) fn set(&self, key: Bytes, state: KeyState) -> Result<(), Error> {
+        if let Some(touched_key) = self.touched.borrow_mut().get_mut(&key) {
+            self.count(touched_key.before.map_or(0, |(_, meta)| meta.bytes));
+            touched_key.state = state;
             return Ok(());
         }
         let before = self.stored(&key)?;
-        self.count(before.map_or(0, |(_, stamp)| stamp.bytes));
-        self.touched.borrow_mut().insert(key, Slot { before, now });
+        self.count(before.map_or(0, |(_, meta)| meta.bytes));
+        self.touched.borrow_mut().insert(key, TouchedKey { before, state });
         Ok(())
     }
 
     /// What became of all keys that were touched.
-    pub(crate) fn into_touched(self) -> Touched {
+    pub(crate) fn into_touched(self) -> TouchedKeys {
         self.touched.into_inner()
     }
 
     fn stored(&self, key: &[u8]) -> Result<Option<(Header, KeyMeta)>, Error> {
         let Some((header, first)) = chunks::first(self.db, Kind::Data, key)? else { return Ok(None) };
-        Ok(Some((header, item_codec::stamp(self.db, header, &first)?)))
+        Ok(Some((header, item_codec::meta(self.db, header, &first)?)))
     }
 }
 
 impl View for Overlay<'_> {
     type Error = Error;
 
-    fn stamp(&self, key: &Bytes) -> Result<Option<KeyMeta>, Error> {
-        if let Some(slot) = self.touched.borrow().get(key) {
-            return Ok(match &slot.now {
-                Now::Unchanged => slot.before.map(|(_, stamp)| stamp),
-                Now::Holds(item) => Some(item.stamp()),
-                Now::Gone => None,
+    fn meta(&self, key: &Bytes) -> Result<Option<KeyMeta>, Error> {
+        if let Some(touched_key) = self.touched.borrow().get(key) {
+            return Ok(match &touched_key.state {
+                KeyState::Unchanged => touched_key.before.map(|(_, meta)| meta),
+                KeyState::Value(item) => Some(item.meta()),
+                KeyState::Deleted => None,
             });
         }
         let before = self.stored(key)?;
         self.count(0);
-        self.touched.borrow_mut().insert(key.clone(), Slot { before, now: Now::Unchanged });
-        Ok(before.map(|(_, stamp)| stamp))
+        self.touched.borrow_mut().insert(key.clone(), TouchedKey { before, state: KeyState::Unchanged });
+        Ok(before.map(|(_, meta)| meta))
     }
 
     fn item(&self, key: &Bytes) -> Result<Option<Item>, Error> {
-        let item = match self.touched.borrow().get(key).map(|slot| &slot.now) {
-            Some(Now::Holds(item)) => Some(item.clone()),
-            Some(Now::Gone) => None,
-            Some(Now::Unchanged) | None => item_codec::read(self.db, key)?,
+        let item = match self.touched.borrow().get(key).map(|touched_key| &touched_key.state) {
+            Some(KeyState::Value(item)) => Some(item.clone()),
+            Some(KeyState::Deleted) => None,
+            Some(KeyState::Unchanged) | None => item_codec::read(self.db, key)?,
         };
         self.count(item.as_ref().map_or(0, |item| item.value.bytes.len()));
         Ok(item)
@@ -121,23 +121,24 @@ impl View for Overlay<'_> {
 
     fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, KeyMeta)>, Error> {
         let touched = self.touched.borrow();
-        let mut held = touched.range(Bytes::copy_from_slice(from)..).filter_map(|(key, slot)| match &slot.now {
-            Now::Holds(item) => Some((key, item.stamp())),
-            Now::Unchanged | Now::Gone => None,
-        });
-        let held = held.next().filter(|(key, _)| to.is_none_or(|to| &key[..] < to));
+        let mut written =
+            touched.range(Bytes::copy_from_slice(from)..).filter_map(|(key, touched_key)| match &touched_key.state {
+                KeyState::Value(item) => Some((key, item.meta())),
+                KeyState::Unchanged | KeyState::Deleted => None,
+            });
+        let written = written.next().filter(|(key, _)| to.is_none_or(|to| &key[..] < to));
         let mut from = from.to_vec();
         while let Some((key, header, first)) = scan::next(self.db, &from, to)? {
-            if held.as_ref().is_some_and(|(held, _)| **held <= key) {
+            if written.as_ref().is_some_and(|(written, _)| **written <= key) {
                 break;
             }
             // A key that holds something new is among those that are held, so only one that is gone is left to skip.
-            if !matches!(touched.get(&key), Some(Slot { now: Now::Gone, .. })) {
-                let stamp = item_codec::stamp(self.db, header, &first)?;
-                return Ok(Some((key, stamp)));
+            if !matches!(touched.get(&key), Some(TouchedKey { state: KeyState::Deleted, .. })) {
+                let meta = item_codec::meta(self.db, header, &first)?;
+                return Ok(Some((key, meta)));
             }
             from = after(&key);
         }
-        Ok(held.map(|(key, stamp)| (key.clone(), stamp)))
+        Ok(written.map(|(key, meta)| (key.clone(), meta)))
     }
 }

@@ -1,13 +1,12 @@
-//! The key-value tree with everything replicated beside it.
+//! The replicated key-value state machine.
 //!
-//! Why: it is what the log is for: committed entries become absolute changes here, in order, once.
+//! Why: committed entries become absolute changes here, in order, once.
 //!
-//! Laws: effects, counts and the applied index go into one atomic batch, or a crash would apply twice. Applying reads no
-//! clock, no randomness and no local setting, so all nodes come to the same bytes. Reads are answered between two
-//! batches, by the thread that applies: sled inserts a batch key by key.
+//! Invariants: effects, totals and the applied index are one atomic batch, or a crash would apply an entry twice. Applying reads
+//! no clock, no randomness and no local setting, so all nodes compute the same bytes. The applied index advances by one per entry
+//! and terms never fall. Reads happen between two batches, on the applying thread, because sled inserts a batch key by key.
 //!
-//! Not here: the rule from command to effect ([`crate::model::decide`]), when to sync (the loop), copies for others
-//! (`snapshot`).
+//! See also: [`crate::model::decide`] (the rule), [`super::memtable`] (when batches reach the tree), `storage::snapshot`.
 
 use std::sync::Arc;
 
@@ -15,23 +14,24 @@ use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
 use crate::model::{
-    CommandResult, Event, IdempotencyKey, Item, KeyMeta, List, MemberChange, Members, Page, Proposal, Results, Written,
-    codec,
+    CommandResult, DedupTable, Event, IdempotencyKey, Item, KeyMeta, List, MemberChange, Members, Page, Proposal,
+    Written, codec,
 };
 use crate::plant::{self, Plant};
 
-use super::apply::{Progress, Table};
+use super::apply::{ApplyBatch, Table};
+use super::audit;
 use super::chunks;
-use super::chunks::{Header, StateChecksum};
+use super::chunks::{Header, StateTotals};
 use super::dedup_table;
 use super::item_codec;
 use super::memtable::Memtable;
 use super::meta::{State, Unreadable};
-use super::overlay::{Now, Slot, Touched};
+use super::overlay::{KeyState, TouchedKey, TouchedKeys};
 use super::scan;
 use super::ttl_index;
 use crate::storage::layout::{Kind, STATE_VERSION};
-use crate::storage::snapshot::spool::{Line, Spool};
+use crate::storage::snapshot::spool::{EffectSender, Spool};
 use crate::storage::{Batch, Db, Error, SnapshotReader, SpoolBound, Spooler};
 
 /// What one committed entry asks of the machine.
@@ -72,7 +72,7 @@ pub struct StateMachine {
     /// The first time at which a key may be removed.
     first_expiry: Option<u64>,
     /// What named requests came to.
-    results: Results,
+    dedup: DedupTable,
     /// What was applied since it was last asked for.
     events: Vec<Event>,
     /// What the last call of [`StateMachine::apply`] has cost.
@@ -91,7 +91,7 @@ impl StateMachine {
         let mut batch = Batch::default();
         let members_header = chunks::put(&mut batch, Kind::Members, b"", index, &codec::encode(&members), None);
         let mut state = State { index, term, configuration_index: index, conf_state, ..State::default() };
-        state.tally.digest = members_header.digest();
+        state.totals.digest = members_header.digest();
         let state_header = chunks::put(&mut batch, Kind::State, b"", index, &state.encode(), None);
         db.write(batch)?;
         db.sync()?;
@@ -103,7 +103,7 @@ impl StateMachine {
             members_header,
             state_header,
             first_expiry: None,
-            results: Results::default(),
+            dedup: DedupTable::default(),
             events,
             work: 0,
         })
@@ -132,15 +132,15 @@ impl StateMachine {
             }
             error => Error::damaged(&*db, format!("the member table cannot be read: {error}")),
         })?;
-        let found = chunks::audit(&*db)?;
-        if found != state.tally {
-            let (keys, counted) = (found.keys, state.tally.keys);
+        let found = audit::audit(&*db)?;
+        if found != state.totals {
+            let (keys, counted) = (found.keys, state.totals.keys);
             let detail = format!("its values do not add up ({keys} keys found, {counted} written)");
             return Err(Error::damaged(&*db, detail));
         }
-        let (first_expiry, results, events) = (ttl_index::first(&*db)?, dedup_table::read(&*db)?, Vec::new());
+        let (first_expiry, dedup, events) = (ttl_index::first(&*db)?, dedup_table::read(&*db)?, Vec::new());
         let db = Memtable::new(db);
-        Ok(Self { db, state, members, members_header, state_header, first_expiry, results, events, work: 0 })
+        Ok(Self { db, state, members, members_header, state_header, first_expiry, dedup, events, work: 0 })
     }
 
     /// The (index, term) of the entry applied last.
@@ -165,17 +165,17 @@ impl StateMachine {
 
     /// How many keys there are.
     pub fn keys(&self) -> u64 {
-        self.state.tally.keys
+        self.state.totals.keys
     }
 
     /// Whether a request of this name was done, and would be answered with what it came to.
-    pub fn was_done(&self, once: &IdempotencyKey) -> bool {
-        self.results.knows(&once.key, self.state.clock)
+    pub fn is_duplicate(&self, idempotency_key: &IdempotencyKey) -> bool {
+        self.dedup.contains(&idempotency_key.key, self.state.clock)
     }
 
     /// A sum over all keys, values and versions and the member table: equal on all nodes at the same applied index.
     pub fn digest(&self) -> u64 {
-        self.state.tally.digest
+        self.state.totals.digest
     }
 
     /// Whether any client command was ever applied; a moved address is none.
@@ -219,18 +219,18 @@ impl StateMachine {
     }
 
     /// Applies committed entries in order, each batch of them atomically with its applied index; one answer for each that
-    /// was applied. Those are the first ones, at least one: what comes after `most_work`, about the bytes that entries
+    /// was applied. Those are the first ones, at least one: what comes after `max_work`, about the bytes that entries
     /// read, replace and remove, is left for another call. A batch ends with a command that removes many keys, or commands
     /// after it would step over the same ones again.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn apply(&mut self, entries: Vec<Applied>, most_work: usize) -> Result<Vec<Written>, Error> {
+    pub fn apply(&mut self, entries: Vec<Applied>, max_work: usize) -> Result<Vec<Written>, Error> {
         let mut written = Vec::with_capacity(entries.len());
         let mut entries = entries.into_iter().peekable();
         self.work = 0;
-        while entries.peek().is_some() && (self.work < most_work || written.is_empty()) {
-            self.work += self.apply_batch(&mut entries, &mut written, most_work.saturating_sub(self.work))?;
+        while entries.peek().is_some() && (self.work < max_work || written.is_empty()) {
+            self.work += self.apply_batch(&mut entries, &mut written, max_work.saturating_sub(self.work))?;
         }
         Ok(written)
     }
@@ -250,42 +250,42 @@ impl StateMachine {
         &mut self,
         entries: &mut impl Iterator<Item = Applied>,
         written: &mut Vec<Written>,
-        most: usize,
+        max_work: usize,
     ) -> Result<usize, Error> {
-        let mut progress = Progress::new(self.state.clone(), self.members.clone(), &self.db);
+        let mut batch = ApplyBatch::new(self.state.clone(), self.members.clone(), &self.db);
         for Applied { index, term, operation } in entries {
-            let state = &mut progress.state;
+            let state = &mut batch.state;
             if index != state.index + 1 || term < state.term {
                 let detail = format!("entry {index} was to be applied after entry {}", state.index);
                 return Err(Error::damaged(&self.db, detail));
             }
             (state.index, state.term) = (index, term);
-            let nothing = Written { index, term, clock: state.clock, outcome: CommandResult::Nothing, replayed: false };
+            let nothing = Written { index, term, clock: state.clock, outcome: CommandResult::NoOp, replayed: false };
             let mut is_last = false;
             written.push(match operation {
                 Operation::Nothing => nothing,
                 Operation::Membership { change, conf_state } => {
                     if let Some(change) = change {
-                        progress.table.change(index, |members| members.apply(&change));
+                        batch.table.change(index, |members| members.apply(&change));
                     }
-                    progress.state.conf_state = conf_state;
-                    progress.state.configuration_index = index;
+                    batch.state.conf_state = conf_state;
+                    batch.state.configuration_index = index;
                     nothing
                 }
                 Operation::Command(Proposal { stamp, write }) => {
                     is_last = write.command.removes_many();
-                    let of_client = write.command.is_of_client();
-                    progress.state.clock = progress.state.clock.max(stamp);
-                    let written = progress.write(write, &mut self.results)?;
-                    progress.state.was_written |= of_client && written.outcome != CommandResult::Invalid;
+                    let from_client = write.command.is_of_client();
+                    batch.state.clock = batch.state.clock.max(stamp);
+                    let written = batch.write(write, &mut self.dedup)?;
+                    batch.state.was_written |= from_client && written.outcome != CommandResult::Invalid;
                     written
                 }
             });
-            if is_last || progress.overlay.work() >= most {
+            if is_last || batch.overlay.work() >= max_work {
                 break;
             }
         }
-        let Progress { state, table, overlay, mut events, batch } = progress;
+        let ApplyBatch { state, table, overlay, mut events, batch } = batch;
         let work = overlay.work();
         let touched = overlay.into_touched();
         self.commit(batch, state, table, touched)?;
@@ -293,13 +293,13 @@ impl StateMachine {
         Ok(work)
     }
 
-    fn commit(&mut self, mut batch: Batch, mut state: State, table: Table, touched: Touched) -> Result<(), Error> {
-        let expiries_changed = write_down(&mut batch, touched, &mut state.tally);
-        let tally = &mut state.tally;
+    fn commit(&mut self, mut batch: Batch, mut state: State, table: Table, touched: TouchedKeys) -> Result<(), Error> {
+        let expiries_changed = stage_changes(&mut batch, touched, &mut state.totals);
+        let totals = &mut state.totals;
         if let Some(index) = table.changed {
             let (bytes, old) = (codec::encode(&table.members), self.members_header);
             let header = chunks::put(&mut batch, Kind::Members, b"", index, &bytes, Some(old));
-            tally.digest = tally.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
+            totals.digest = totals.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
             (self.members, self.members_header) = (table.members, header);
         }
         let effects_end = batch.changes.len();
@@ -309,7 +309,7 @@ impl StateMachine {
         if plant::is(Plant::AppliedApart) {
             let state = batch.changes.split_off(effects_end);
             self.db.write(std::mem::replace(&mut batch, Batch { changes: state }))?;
-            self.db.written()?;
+            self.db.flushed()?;
         }
         self.db.write(batch)?;
         if expiries_changed {
@@ -323,7 +323,7 @@ impl StateMachine {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn db(&self) -> Result<Arc<dyn Db>, Error> {
-        self.db.written()
+        self.db.flushed()
     }
 
     /// Begins a copy of the state; at most one at a time, an earlier one is aborted. What is applied while it is made goes
@@ -331,13 +331,13 @@ impl StateMachine {
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn begin_cut(
+    pub fn begin_snapshot(
         &mut self,
         scratch: std::fs::File,
         bound: impl Into<SpoolBound>,
     ) -> Result<(Spooler, SnapshotReader), Error> {
         let spool = Arc::new(Spool::new(scratch, bound.into()));
-        let db = self.db.begin_copy(Line::new(spool.clone()))?;
+        let db = self.db.begin_snapshot(EffectSender::new(spool.clone()))?;
         let bytes = db.size_on_disk();
         Ok((Spooler::new(spool.clone()), SnapshotReader::new(db, spool, bytes)))
     }
@@ -346,52 +346,52 @@ impl StateMachine {
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn end_cut(&mut self) -> Result<(), Error> {
-        if let Some(cut) = self.db.end_copy()? {
+    pub fn end_snapshot(&mut self) -> Result<(), Error> {
+        if let Some(snapshot) = self.db.end_snapshot()? {
             let mut metadata =
                 SnapshotMetadata { index: self.state.index, term: self.state.term, ..Default::default() };
             metadata.set_conf_state(self.state.conf_state.clone());
-            cut.end(metadata);
+            snapshot.end(metadata);
         }
         Ok(())
     }
 
     /// Gives the running cut up, if any.
-    pub fn abort_cut(&mut self) {
-        self.db.abort_copy();
+    pub fn abort_snapshot(&mut self) {
+        self.db.abort_snapshot();
     }
 }
 
 /// Adds what became of the keys to `batch`, their expiries with them, and counts it; whether any expiry is another now.
-fn write_down(batch: &mut Batch, touched: Touched, tally: &mut StateChecksum) -> bool {
+fn stage_changes(batch: &mut Batch, touched: TouchedKeys, totals: &mut StateTotals) -> bool {
     let mut expiries_changed = false;
-    for (key, Slot { before, now }) in touched {
-        let item = match now {
-            Now::Unchanged => continue,
-            Now::Gone => None,
-            Now::Holds(item) => Some(item),
+    for (key, TouchedKey { before, state: key_state }) in touched {
+        let item = match key_state {
+            KeyState::Unchanged => continue,
+            KeyState::Deleted => None,
+            KeyState::Value(item) => Some(item),
         };
         let expiry = |stamp: KeyMeta| stamp.expires.map(|expires| (stamp.version, expires));
-        let had = before.and_then(|(_, stamp)| expiry(stamp));
-        let has = item.as_ref().and_then(|item| expiry(item.stamp()));
-        if had != has {
+        let old_expiry = before.and_then(|(_, stamp)| expiry(stamp));
+        let new_expiry = item.as_ref().and_then(|item| expiry(item.meta()));
+        if old_expiry != new_expiry {
             expiries_changed = true;
-            if let Some((version, expires)) = had {
-                tally.remove(ttl_index::delete(batch, &key, version, expires));
+            if let Some((version, expires)) = old_expiry {
+                totals.remove(ttl_index::delete(batch, &key, version, expires));
             }
-            if let Some((version, expires)) = has {
-                tally.add(ttl_index::put(batch, &key, version, expires));
+            if let Some((version, expires)) = new_expiry {
+                totals.add(ttl_index::put(batch, &key, version, expires));
             }
         }
         let before = before.map(|(header, _)| header);
         if let Some(before) = before {
-            tally.keys -= 1;
-            tally.remove(before);
+            totals.keys -= 1;
+            totals.remove(before);
         }
         match (item, before) {
             (Some(item), _) => {
-                tally.keys += 1;
-                tally.add(item_codec::put(batch, &key, &item, before));
+                totals.keys += 1;
+                totals.add(item_codec::put(batch, &key, &item, before));
             }
             (None, Some(before)) => chunks::delete(batch, Kind::Data, &key, before),
             (None, None) => {}

@@ -1,20 +1,20 @@
-//! When keys may be removed, in the order of that time.
+//! The TTL index: keys in the order of their expiry.
 //!
-//! Why: whoever looks for keys whose time is over must not look at all the others.
+//! Why: the search for expired keys must not read all the others.
 //!
-//! Laws: an item with an expiry has exactly one value here, written in the same batch, and it carries the item's version;
-//! an audit compares both. What is here is state like all the rest: in copies, and in the digest.
+//! Invariants: an item with an expiry has exactly one record here, written in the same batch, with the item's version; the audit
+//! compares both. The index is part of the state: in snapshots and in the digest.
 //!
-//! Not here: who removes a key ([`crate::model::Command::Expire`]).
+//! See also: [`crate::model::Command::Expire`] (which removes keys).
 
 use bytes::Bytes;
 
 use super::chunks;
 use super::chunks::Header;
 use super::item_codec;
-use crate::model::SWEEP_BYTES;
+use crate::model::DELETE_PREFIX_BYTES;
 use crate::model::validate::{EXPIRE_BYTES, EXPIRE_KEYS};
-use crate::storage::layout::{Kind, cell_key, parse_cell_key};
+use crate::storage::layout::{Kind, chunk_key, parse_chunk_key};
 use crate::storage::{Batch, Db, Error, Pair};
 
 fn name(key: &[u8], expires: u64) -> Vec<u8> {
@@ -48,13 +48,13 @@ pub(crate) fn first(db: &dyn Db) -> Result<Option<u64>, Error> {
 }
 
 /// The first keys, with their versions, that may be removed at `clock`: as many as one command may name. Their values have at
-/// most [`SWEEP_BYTES`], as those of a removal by prefix, unless the first has more: one entry is applied in one turn.
+/// most [`DELETE_PREFIX_BYTES`], as those of a removal by prefix, unless the first has more: one entry is applied in one turn.
 ///
 /// # Errors
 /// [`Error`] for damage.
 pub(crate) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
     let end = clock.checked_add(1).map_or(vec![Kind::Expiry as u8 + 1], |end| {
-        let mut end = cell_key(Kind::Expiry, &end.to_be_bytes(), 0);
+        let mut end = chunk_key(Kind::Expiry, &end.to_be_bytes(), 0);
         // Without what ends a key: longer ones are not to come before it.
         end.truncate(end.len() - 4);
         end
@@ -66,7 +66,7 @@ pub(crate) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
         if let Some((header, first)) = chunks::first(db, Kind::Data, &key)? {
             stored += item_codec::length(db, header, &first)?;
         }
-        if !keys.is_empty() && (bytes > EXPIRE_BYTES || stored > SWEEP_BYTES) {
+        if !keys.is_empty() && (bytes > EXPIRE_BYTES || stored > DELETE_PREFIX_BYTES) {
             break;
         }
         keys.push((key, version));
@@ -75,10 +75,10 @@ pub(crate) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
 }
 
 /// The time, the key and its version.
-fn parse(db: &dyn Db, (stored, piece): &Pair) -> Result<(u64, Bytes, u64), Error> {
+fn parse(db: &dyn Db, (stored, chunk): &Pair) -> Result<(u64, Bytes, u64), Error> {
     let damaged = || Error::damaged(db, "an expiry is not what huskv writes");
-    let Some((Kind::Expiry, name, 0)) = parse_cell_key(stored) else { return Err(damaged()) };
+    let Some((Kind::Expiry, name, 0)) = parse_chunk_key(stored) else { return Err(damaged()) };
     let (expires, key) = name.split_first_chunk().ok_or_else(damaged)?;
-    let (header, _) = chunks::begin(db, piece)?;
+    let (header, _) = chunks::begin(db, chunk)?;
     Ok((u64::from_be_bytes(*expires), Bytes::copy_from_slice(key), header.version))
 }

@@ -1,20 +1,20 @@
-//! One sled database behind the seam.
+//! One sled database behind the [`Db`] interface.
 //!
-//! Why: every call goes through one place that catches panics, remembers a failure for good, and puts sled's errors into
-//! words an operator can use.
+//! Why: every call goes through one place that catches panics, remembers a failure for good, and translates sled's errors for
+//! operators.
 //!
-//! Laws: after one error, whatever it was, every call answers with an error and none reaches sled.
+//! Invariants: after one error every call fails and none reaches sled.
 //!
-//! Not here: how a database is found, checked and opened ([`super::engine`]).
+//! See also: [`super::engine`] (how a database is checked and opened).
 
 use std::fs::{File, Metadata};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::fsync;
-use super::panic_guard::{Poison, guarded, in_place, is_gone};
+use super::errors::translate;
+use super::file_state::{is_missing, is_same_file};
+use super::panic_guard::{Poison, catch_panic};
 use crate::storage::{Batch, Db, Error, Pair};
 
 /// One sled database.
@@ -23,7 +23,7 @@ pub(crate) struct SledDb {
     db: Option<sled::Db>,
     name: String,
     dir: PathBuf,
-    shown: String,
+    path_text: String,
     poison: Poison,
     /// The file that holds everything, as it was when it was opened; None where the system did not tell.
     file: Option<Metadata>,
@@ -40,7 +40,7 @@ impl SledDb {
             db: Some(db),
             name: name.into(),
             dir: dir.into(),
-            shown: dir.display().to_string(),
+            path_text: dir.display().to_string(),
             poison: Poison::default(),
             file: std::fs::metadata(dir.join(name).join("db")).ok(),
             running: Mutex::default(),
@@ -49,11 +49,11 @@ impl SledDb {
     }
 
     fn run<T>(&self, what: &str, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
-        self.poison.check(&self.shown)?;
-        let Some(db) = &self.db else { return Err(self.poison.error(&self.shown)) };
+        self.poison.check(&self.path_text)?;
+        let Some(db) = &self.db else { return Err(self.poison.error(&self.path_text)) };
         let begun = Instant::now();
         self.running.lock().unwrap_or_else(PoisonError::into_inner).push(begun);
-        let answer = guarded(false, || call(db));
+        let answer = catch_panic(false, || call(db));
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = running.iter().position(|other| *other == begun) {
             running.swap_remove(at);
@@ -75,18 +75,18 @@ impl SledDb {
     /// Which file is gone that the engine writes to, or without which it does not open again.
     pub(crate) fn missing(&self) -> Option<&'static str> {
         let folder = self.dir.join(&self.name);
-        if !in_place(&folder.join("db"), self.file.as_ref()) {
+        if !is_same_file(&folder.join("db"), self.file.as_ref()) {
             return Some("db");
         }
-        is_gone(&folder.join("conf")).then_some("conf")
+        is_missing(&folder.join("conf")).then_some("conf")
     }
 
-    /// Called from [`super::panic_guard::Watch`]: where a call has run for `patience` and sled has stored an error meanwhile, a second flush
+    /// Called from [`super::panic_guard::Watchdog`]: where a call has run for `stuck_after` and sled has stored an error meanwhile, a second flush
     /// answers at once with that error, and wakes the first call, which then answers with it too.
-    pub(crate) fn rouse(&self, patience: Duration) {
+    pub(crate) fn wake_stuck_call(&self, stuck_after: Duration) {
         let oldest = self.running.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
         let Some(db) = &self.db else { return };
-        if oldest.is_some_and(|begun| begun.elapsed() >= patience) && db.context.global_error().is_err() {
+        if oldest.is_some_and(|begun| begun.elapsed() >= stuck_after) && db.context.global_error().is_err() {
             drop(db.flush());
         }
     }
@@ -140,7 +140,7 @@ impl Db for SledDb {
     }
 
     fn directory(&self) -> &str {
-        &self.shown
+        &self.path_text
     }
 }
 
@@ -151,47 +151,7 @@ impl Drop for SledDb {
             // Dropping it would flush, and what has panicked once may hang or panic again.
             std::mem::forget(db);
         } else {
-            drop(guarded(false, || drop(db)));
+            drop(catch_panic(false, || drop(db)));
         }
     }
-}
-
-/// sled's error in our words.
-pub(crate) fn translate(error: sled::Error, what: &str, name: &str, dir: &Path) -> Error {
-    let path = dir.display().to_string();
-    match error {
-        sled::Error::Io(source) if matches!(source.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
-            Error::Damaged { what: name.into(), detail: "a file ends too early or cannot be read".into(), path }
-        }
-        sled::Error::Io(source) => system(format!("{what} {name}"), dir, source),
-        sled::Error::Corruption { .. } => {
-            Error::Damaged { what: name.into(), detail: "a checksum of the storage engine does not fit".into(), path }
-        }
-        sled::Error::Unsupported(detail) => Error::Damaged { what: name.into(), detail, path },
-        sled::Error::CollectionNotFound(_) | sled::Error::ReportableBug(_) => {
-            Error::Damaged { what: name.into(), detail: "the storage engine finds it inconsistent".into(), path }
-        }
-    }
-}
-
-/// The system's error in our words: a full disk is told from all others, and says what is left.
-pub(crate) fn system(what: impl Into<String>, dir: &Path, source: std::io::Error) -> Error {
-    let path = dir.display().to_string();
-    match source.kind() {
-        ErrorKind::StorageFull => full(what, dir, false),
-        ErrorKind::QuotaExceeded => full(what, dir, true),
-        _ => Error::Io { what: what.into(), path, source },
-    }
-}
-
-/// That `what` found no space in `dir`; `quota` says that it is not the disk that is full.
-pub(crate) fn full(what: impl Into<String>, dir: &Path, quota: bool) -> Error {
-    let found = fsync::file_system(dir);
-    let hint = match found {
-        _ if quota => ", but the quota of this user is used up, so more of that is needed",
-        Some(found) if found.lacks_inodes => ", but the file system has no inode left, so files have to go",
-        _ => "",
-    };
-    let free_bytes = found.map_or(0, |found| found.free_bytes);
-    Error::Full { what: what.into(), path: dir.display().to_string(), free_bytes, hint }
 }

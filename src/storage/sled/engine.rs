@@ -1,16 +1,13 @@
-//! The real engine: one directory, one sled database a name; the only page that names the vendor.
+//! The sled engine: one directory, one sled database per name.
 //!
-//! Why: sled 0.34 has habits that a node must not inherit, and each is met here. A flush that reaches no disk is proven
-//! to be replaced ([`super::fsync`]); its panics on damaged files become [`Error::Damaged`]; a file in `blobs/` is
-//! refused; a half-written `snap.*.generating`, which a kill or a full disk leaves behind and which would make the next
-//! start fail as corrupt although it was never in force, is removed; one of its two write paths stores an error without
-//! waking who waits for it, so a call that takes seconds is looked after by [`Watch`]; it panics where the wall clock shows
-//! a time before 1970 ([`super::wall_clock`]).
+//! Why: sled 0.34 has faults that a node must not inherit, and each is handled here. A flush that does not reach the disk is
+//! proven to be replaced ([`super::fsync`]). Panics on damaged files become [`Error::Damaged`]. A file in `blobs/` is refused. A
+//! half-written `snap.*.generating`, left by a kill or a full disk, would make the next start fail as corrupt although it was
+//! never in use; it is removed. One of sled's two write paths stores an error without waking its waiter, so the [`Watchdog`]
+//! wakes calls that take seconds. sled panics where the wall clock shows a time before 1970 ([`super::wall_clock`]).
 //!
-//! Laws: the directory belongs to one process (`LOCK`). After one failed write or sync a database answers nothing but
-//! errors. What can be checked is checked before sled opens anything, because opening writes.
-//!
-//! Not here: what is stored (journal, machine), and ending the process (the loop).
+//! Invariants: the directory belongs to one process (`LOCK`). After one failed write or sync a database answers only errors. What
+//! can be checked is checked before sled opens anything, because opening writes.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -19,9 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::db::{SledDb, system, translate};
+use super::db::SledDb;
+use super::errors::{system_error, translate};
 use super::fsync;
-use super::panic_guard::{Reserve, Watch, at_disk, guarded};
+use super::panic_guard::{catch_panic, disk_wait};
+use super::watchdog::{Reserve, Watchdog};
 use crate::model::DiskSpace;
 use crate::storage::layout::{IDENTITY, LOCK, PROOF_KEY, SPOOL};
 use crate::storage::{Db, Engine, Error};
@@ -36,17 +35,17 @@ const SEGMENT_BYTES: usize = 4 << 20;
 const CONF: &[u8] = b"segment_size: 4194304\nuse_compression: false\nversion: 0.34\n";
 
 /// How long an open waits for sled's threads of an earlier handle of the same database to let go of its file.
-const HANDOVER: Duration = Duration::from_secs(5);
+const REOPEN_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the end of an engine waits for the thread that looks after its files.
-const LAST_LOOK: Duration = Duration::from_millis(200);
+const WATCHDOG_EXIT_WAIT: Duration = Duration::from_millis(200);
 
 /// The real thing: one sled database a name, under one directory.
 pub struct SledEngine {
     dir: PathBuf,
-    shown: String,
+    path_text: String,
     spool: Mutex<()>,
-    watch: Arc<Watch>,
+    watchdog: Arc<Watchdog>,
     lock: Arc<File>,
     reserve: Reserve,
 }
@@ -67,36 +66,38 @@ impl SledEngine {
     /// [`Error::Busy`] where another process has it, [`Error::Full`] and [`Error::Io`] where the system refuses.
     pub fn with_reserve(dir: impl Into<PathBuf>, reserve: Option<u64>) -> Result<Self, Error> {
         let dir = dir.into();
-        let shown = dir.display().to_string();
-        make_dir(&dir).map_err(|error| system("creating the directory", &dir, error))?;
+        let path_text = dir.display().to_string();
+        make_dir(&dir).map_err(|error| system_error("creating the directory", &dir, error))?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .custom_flags(libc::O_NOFOLLOW)
             .open(dir.join(LOCK));
-        let lock = lock.map_err(|error| system("opening LOCK", &dir, error))?;
+        let lock = lock.map_err(|error| system_error("opening LOCK", &dir, error))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: shown }),
-            Err(TryLockError::Error(error)) => return Err(system("locking LOCK", &dir, error)),
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: path_text }),
+            Err(TryLockError::Error(error)) => return Err(system_error("locking LOCK", &dir, error)),
         }
         match std::fs::remove_file(dir.join(SPOOL)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(system("removing the spool", &dir, error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(system_error("removing the spool", &dir, error));
+            }
             _ => {}
         }
         let lock = Arc::new(lock);
         let reserve = Reserve(reserve);
-        let watch = Watch::start(&dir, Arc::clone(&lock), reserve);
-        Ok(Self { dir, shown, spool: Mutex::new(()), watch, lock, reserve })
+        let watchdog = Watchdog::start(&dir, Arc::clone(&lock), reserve);
+        Ok(Self { dir, path_text, spool: Mutex::new(()), watchdog, lock, reserve })
     }
 
     fn system(&self, what: impl Into<String>, error: std::io::Error) -> Error {
-        system(what, &self.dir, error)
+        system_error(what, &self.dir, error)
     }
 
     fn damaged(&self, what: &str, detail: impl Into<String>) -> Error {
-        Error::Damaged { what: what.into(), detail: detail.into(), path: self.shown.clone() }
+        Error::Damaged { what: what.into(), detail: detail.into(), path: self.path_text.clone() }
     }
 
     /// Looks at the files of a database without opening it.
@@ -143,11 +144,11 @@ impl SledEngine {
             .flush_every_ms(None);
         let begun = Instant::now();
         loop {
-            match guarded(true, || config.open()) {
+            match catch_panic(true, || config.open()) {
                 Ok(Ok(db)) => return Ok(db),
                 Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
-                    if begun.elapsed() > HANDOVER {
-                        return Err(Error::Busy { path: self.shown.clone() });
+                    if begun.elapsed() > REOPEN_WAIT {
+                        return Err(Error::Busy { path: self.path_text.clone() });
                     }
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -158,7 +159,7 @@ impl SledEngine {
     }
 
     /// Makes sure once a process that sled's flush ends in our sync.
-    fn prove(db: &SledDb) -> Result<(), Error> {
+    fn prove_flush_syncs(db: &SledDb) -> Result<(), Error> {
         static PROVEN: OnceLock<()> = OnceLock::new();
         if cfg!(not(target_os = "linux")) || PROVEN.get().is_some() {
             return Ok(());
@@ -180,7 +181,7 @@ impl Drop for SledEngine {
     /// Whoever opens the directory next in this process is not to find it taken by the thread that looks after it.
     fn drop(&mut self) {
         let begun = Instant::now();
-        while Arc::strong_count(&self.watch) > 1 && begun.elapsed() < LAST_LOOK {
+        while Arc::strong_count(&self.watchdog) > 1 && begun.elapsed() < WATCHDOG_EXIT_WAIT {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -188,7 +189,7 @@ impl Drop for SledEngine {
 
 impl Engine for SledEngine {
     fn open(&self, name: &str, create: bool, cache_bytes: u64) -> Result<Arc<dyn Db>, Error> {
-        let _at_disk = at_disk();
+        let _waiting = disk_wait();
         let folder = self.dir.join(name);
         if create {
             let making = |error| self.system(format!("creating {name}"), error);
@@ -201,7 +202,7 @@ impl Engine for SledEngine {
         }
         let db = SledDb::new(self.start(name, cache_bytes)?, name, &self.dir, self.lock.clone());
         let db = Arc::new(db);
-        Self::prove(&db)?;
+        Self::prove_flush_syncs(&db)?;
         db.sync()?;
         let durably = || {
             // The process before may have been killed between a write and its sync, and sled has nothing to flush now.
@@ -211,13 +212,13 @@ impl Engine for SledEngine {
             if create { folder.parent().map_or(Ok(()), sync_dir) } else { Ok(()) }
         };
         durably().map_err(|error| self.system(format!("syncing {name}"), error))?;
-        self.watch.add(&db);
+        self.watchdog.add(&db);
         Ok(db)
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
-        let _at_disk = at_disk();
-        self.watch.forget(name);
+        let _waiting = disk_wait();
+        self.watchdog.unwatch(name);
         match std::fs::remove_dir_all(self.dir.join(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(self.system(format!("removing {name}"), error)),
             _ => Ok(()),
@@ -225,7 +226,7 @@ impl Engine for SledEngine {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
-        let _at_disk = at_disk();
+        let _waiting = disk_wait();
         let listing = |error| self.system(format!("listing {folder:?}"), error);
         let entries = match std::fs::read_dir(self.dir.join(folder)) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -240,7 +241,7 @@ impl Engine for SledEngine {
     }
 
     fn read_file(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        let _at_disk = at_disk();
+        let _waiting = disk_wait();
         match std::fs::read(self.dir.join(name)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.system(format!("reading {name}"), error)),
@@ -249,7 +250,7 @@ impl Engine for SledEngine {
     }
 
     fn replace_file(&self, name: &str, content: &[u8]) -> Result<(), Error> {
-        let _at_disk = at_disk();
+        let _waiting = disk_wait();
         let path = self.dir.join(name);
         let fresh = path.with_extension("tmp");
         let replace = || {
@@ -265,13 +266,13 @@ impl Engine for SledEngine {
             error
         })?;
         if name == IDENTITY {
-            self.watch.has_identity();
+            self.watchdog.has_identity();
         }
         Ok(())
     }
 
     fn scratch(&self) -> Result<File, Error> {
-        let _at_disk = at_disk();
+        let _waiting = disk_wait();
         let _one = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.dir.join(SPOOL);
         let make = || {
@@ -287,16 +288,16 @@ impl Engine for SledEngine {
     }
 
     fn last_space(&self) -> Option<DiskSpace> {
-        self.watch.space()
+        self.watchdog.space()
     }
 
     fn path(&self) -> String {
-        self.shown.clone()
+        self.path_text.clone()
     }
 
     fn check(&self) -> Result<(), Error> {
-        match self.watch.missing() {
-            Some(what) => Err(Error::Gone { what, path: self.shown.clone() }),
+        match self.watchdog.missing() {
+            Some(what) => Err(Error::Gone { what, path: self.path_text.clone() }),
             None => Ok(()),
         }
     }

@@ -1,22 +1,19 @@
-//! The operating system's calls that std does not offer: the sync that sled must do, the space that is left, and a
-//! thread's priority.
+//! fsync for sled, free disk space, and thread priority.
 //!
-//! Why: on Linux sled 0.34 ends a flush in `sync_file_range`, which is no fsync: it writes no metadata and leaves the
-//! disk's cache alone, so a power cut loses what was acknowledged. Here is a definition of that one C symbol, to which
-//! sled's call links instead of libc's: a real `fdatasync`. So each buffer that sled writes is durable before the next
-//! one, in order; a flush followed by a sync of our own was not enough (m: 1 of 20 simulated power cuts lost entries).
+//! Why: on Linux sled 0.34 ends a flush in `sync_file_range`, which is no fsync: it writes no metadata and does not flush the
+//! disk's cache, so a power failure loses acknowledged data. This file defines that one C symbol, to which sled's call links
+//! instead of libc's, as a real `fdatasync`. So each buffer that sled writes is durable before the next one. A flush followed by
+//! our own sync was not enough: 1 of 20 simulated power failures lost entries (measured with sled 0.34.7).
 //!
-//! Laws: here and in [`super::wall_clock`] is the only `unsafe` in the tree. Whether the definition is in force is not assumed:
-//! [`crate::storage::SledEngine`] flushes once and refuses to start where [`syncs`] has not moved.
-//!
-//! Not here: when to sync (the journal, the loop).
+//! Invariants: with [`super::wall_clock`] the only `unsafe` in the tree. That the definition is in force is not assumed:
+//! [`crate::storage::SledEngine`] flushes once and refuses to start if [`syncs`] has not moved.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The priority of [`step_back`], as in nice(1): about a tenth of a core beside a thread that has the usual one.
+/// The priority of [`lower_thread_priority`], as in nice(1): about a tenth of a core beside a thread that has the usual one.
 #[cfg(target_os = "linux")]
-const BEHIND_OTHERS: libc::c_int = 10;
+const BACKGROUND_NICE: libc::c_int = 10;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
@@ -87,11 +84,11 @@ pub(crate) fn file_system(path: &Path) -> Option<FileSystem> {
 /// Lets every other thread go before the calling one where there are not cores enough: for long work that no client waits
 /// for. Where the system knows no priority of a single thread, nothing.
 #[allow(unsafe_code, reason = "setpriority has no counterpart in std")]
-pub fn step_back() {
+pub fn lower_thread_priority() {
     // SAFETY: the call takes numbers alone. On Linux, 0 is the calling thread, and anybody may lower a priority.
     #[cfg(target_os = "linux")]
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, BEHIND_OTHERS);
+        libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE);
     }
 }
 

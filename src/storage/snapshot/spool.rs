@@ -1,14 +1,20 @@
-//! The way of what is applied during a copy from the machine to the copy's reader: a queue of effects, and a ring of frames
-//! in a scratch file.
+//! The spool of a snapshot: a queue of effects from the state machine, and a ring of frames in a scratch file for the reader.
 //!
-//! Why: the loop may not wait for a slow peer, so the effects that the peer has not taken lie in a file; and neither file
-//! nor memory may grow without bound, so over a bound, or where the disk is nearly full, the copy ends. The tree itself is
-//! never spooled: its scan waits for the reader.
+//! Why: the consensus loop may not wait for a slow peer, so effects that the peer has not taken are in a file. Neither file nor
+//! memory may grow without bound, so over a bound, or on a nearly full disk, the snapshot is aborted. The tree itself is never
+//! spooled: its scan waits for the reader.
 //!
-//! Laws: one spooler, one reader, one machine; whichever goes away, the others get an error and nobody waits for ever.
-//! Effects keep the order in which they were applied. What is read back is checked against its checksum.
+//! ```text
+//!   state machine        spooler thread                 reader thread
+//!   EffectSender --push--> effects (<= 64 MiB) --append--> ring file (<= spool_mb) --next--> peer
+//!                          written ->                      read ->
+//! ```
 //!
-//! Not here: what makes the copy exact (`snapshot`), and what a frame holds.
+//! Invariants: one state machine, one spooler, one reader. If one of them goes away the others get an error and none waits for
+//! ever. `read <= written`, and `written - read` is at most the bound. Effects keep the order in which they were applied. Frames
+//! are checked against their checksum.
+//!
+//! See also: [`super`] (why the snapshot is exact).
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,12 +23,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use raft::eraftpb::SnapshotMetadata;
 
-use super::left;
+use super::frames::free_space_text;
 use crate::model::DiskSpace;
 use crate::storage::{Batch, Engine, Error};
 
 /// The most bytes of effects that wait for the spooler, 64 MiB.
-const EFFECT_BYTES: usize = 64 << 20;
+const PENDING_EFFECT_BYTES: usize = 64 << 20;
 
 /// Length and checksum before each frame.
 const FRAME_HEADER: usize = 8;
@@ -51,12 +57,12 @@ impl From<u64> for SpoolBound {
 pub(crate) struct Spool {
     file: File,
     bound: SpoolBound,
-    progress: Mutex<Progress>,
+    state: Mutex<SpoolState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Progress {
+struct SpoolState {
     effects: VecDeque<Batch>,
     effect_bytes: usize,
     /// The reader has read the tree to its end.
@@ -76,9 +82,9 @@ struct Progress {
     failed: Option<String>,
 }
 
-impl Progress {
+impl SpoolState {
     fn check(&self) -> Result<(), Error> {
-        self.failed.as_ref().map_or(Ok(()), |detail| Err(Error::copy(detail.clone())))
+        self.failed.as_ref().map_or(Ok(()), |detail| Err(Error::snapshot(detail.clone())))
     }
 }
 
@@ -96,7 +102,7 @@ impl Spool {
     /// A spool in this file.
     pub(crate) fn new(file: File, mut bound: SpoolBound) -> Self {
         bound.bytes = bound.bytes.max(1);
-        Self { file, bound, progress: Mutex::default(), changed: Condvar::new() }
+        Self { file, bound, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// A spool of which the first `written` bytes of this file are the frames.
@@ -104,48 +110,48 @@ impl Spool {
     pub(crate) fn holding(file: File, written: u64) -> Self {
         let spool = Self::new(file, written.into());
         {
-            let mut progress = spool.lock();
-            (progress.written, progress.sealed, progress.ended) = (written, true, Some(SnapshotMetadata::default()));
+            let mut state = spool.lock();
+            (state.written, state.sealed, state.ended) = (written, true, Some(SnapshotMetadata::default()));
         }
         spool
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SpoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until `ready`, or until the copy has failed.
-    fn wait(&self, ready: impl Fn(&Progress) -> bool) {
-        let waits = |progress: &mut Progress| progress.failed.is_none() && !ready(progress);
+    fn wait(&self, ready: impl Fn(&SpoolState) -> bool) {
+        let waits = |state: &mut SpoolState| state.failed.is_none() && !ready(state);
         drop(self.changed.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Ends the copy for everybody, unless it is complete.
     pub(crate) fn fail(&self, detail: impl Into<String>) {
-        let mut progress = self.lock();
-        if !progress.sealed {
-            progress.failed.get_or_insert(detail.into());
-            (progress.effects, progress.effect_bytes) = (VecDeque::new(), 0);
+        let mut state = self.lock();
+        if !state.sealed {
+            state.failed.get_or_insert(detail.into());
+            (state.effects, state.effect_bytes) = (VecDeque::new(), 0);
         }
         self.changed.notify_all();
     }
 
     /// The reader is gone, so nobody needs the rest.
-    pub(crate) fn leave(&self) {
-        let mut progress = self.lock();
-        progress.failed.get_or_insert("its reader is gone".into());
+    pub(crate) fn reader_gone(&self) {
+        let mut state = self.lock();
+        state.failed.get_or_insert("its reader is gone".into());
         self.changed.notify_all();
     }
 
-    /// What there is to do now, if anything; `told` says that the end of the scan is known already.
-    pub(crate) fn work(&self, told: bool) -> Result<Option<Work>, Error> {
-        let mut progress = self.lock();
-        progress.check()?;
-        if !progress.effects.is_empty() {
-            progress.effect_bytes = 0;
-            return Ok(Some(Work::Effects(std::mem::take(&mut progress.effects))));
+    /// What there is to do now, if anything; `scan_reported` says that the end of the scan is known already.
+    pub(crate) fn work(&self, scan_reported: bool) -> Result<Option<Work>, Error> {
+        let mut state = self.lock();
+        state.check()?;
+        if !state.effects.is_empty() {
+            state.effect_bytes = 0;
+            return Ok(Some(Work::Effects(std::mem::take(&mut state.effects))));
         }
-        Ok(match (progress.scanned && !told, &progress.ended) {
+        Ok(match (state.scanned && !scan_reported, &state.ended) {
             (true, _) => Some(Work::Scanned),
             (false, Some(_)) => Some(Work::Ended),
             (false, None) => None,
@@ -153,8 +159,8 @@ impl Spool {
     }
 
     /// Waits until [`Spool::work`] has something, or an error.
-    pub(crate) fn wait_for_work(&self, told: bool) {
-        self.wait(|progress| !progress.effects.is_empty() || (progress.scanned && !told) || progress.ended.is_some());
+    pub(crate) fn wait_for_work(&self, scan_reported: bool) {
+        self.wait(|state| !state.effects.is_empty() || (state.scanned && !scan_reported) || state.ended.is_some());
     }
 
     /// The tree has been read to its end.
@@ -165,8 +171,8 @@ impl Spool {
 
     /// A part of the tree was read: the frames that are here now are to be read before the next.
     pub(crate) fn mark_due(&self) {
-        let mut progress = self.lock();
-        progress.due = progress.written;
+        let mut state = self.lock();
+        state.due = state.written;
     }
 
     /// Appends a frame.
@@ -177,32 +183,32 @@ impl Spool {
         frame.extend_from_slice(payload);
         let length = frame.len() as u64;
         let (at, grows) = {
-            let mut progress = self.lock();
-            progress.check()?;
-            if progress.written == progress.read {
+            let mut state = self.lock();
+            state.check()?;
+            if state.written == state.read {
                 // Nothing is left in it, so it is filled from its beginning again.
-                (progress.written, progress.read, progress.due) = (0, 0, 0);
+                (state.written, state.read, state.due) = (0, 0, 0);
             }
-            if progress.written - progress.read + length > self.bound.bytes {
-                return Err(Error::copy(format!(
+            if state.written - state.read + length > self.bound.bytes {
+                return Err(Error::snapshot(format!(
                     "the peer takes it too slowly: more than {} bytes of changes would wait in the spool \
                      (snapshot.spool_mb)",
                     self.bound.bytes
                 )));
             }
-            let end = (progress.written + length).min(self.bound.bytes);
-            (progress.written, end.saturating_sub(progress.extent))
+            let end = (state.written + length).min(self.bound.bytes);
+            (state.written, end.saturating_sub(state.extent))
         };
         self.check_space(grows)?;
-        for (from, to, offset) in self.spans(at, frame.len()) {
+        for (from, to, offset) in self.ring_spans(at, frame.len()) {
             self.file
                 .write_all_at(&frame[from..to], offset)
-                .map_err(|error| Error::copy(format!("the spool cannot be written: {error}")))?;
+                .map_err(|error| Error::snapshot(format!("the spool cannot be written: {error}")))?;
         }
-        let mut progress = self.lock();
-        progress.written += length;
-        progress.extent += grows;
-        drop(progress);
+        let mut state = self.lock();
+        state.written += length;
+        state.extent += grows;
+        drop(state);
         self.changed.notify_all();
         Ok(())
     }
@@ -210,14 +216,17 @@ impl Spool {
     /// Whether the file may grow by so many bytes.
     fn check_space(&self, grows: u64) -> Result<(), Error> {
         let Some(space) = (self.bound.space)().filter(|space| grows > 0 && space.room() < grows) else { return Ok(()) };
-        Err(Error::copy(format!("the changes made meanwhile do not fit on the sender's disk: {}", left(space))))
+        Err(Error::snapshot(format!(
+            "the changes made meanwhile do not fit on the sender's disk: {}",
+            free_space_text(space)
+        )))
     }
 
     /// All frames are written.
     pub(crate) fn seal(&self) -> Result<(), Error> {
-        let mut progress = self.lock();
-        progress.check()?;
-        progress.sealed = true;
+        let mut state = self.lock();
+        state.check()?;
+        state.sealed = true;
         self.changed.notify_all();
         Ok(())
     }
@@ -225,26 +234,26 @@ impl Spool {
     /// The next frame, if there is one; of those that are due alone where the tree is not read to its end.
     pub(crate) fn next(&self) -> Result<Option<Vec<u8>>, Error> {
         let at = {
-            let progress = self.lock();
-            progress.check()?;
-            let readable = if progress.scanned || progress.sealed { progress.written } else { progress.due };
-            if progress.read >= readable {
+            let state = self.lock();
+            state.check()?;
+            let readable = if state.scanned || state.sealed { state.written } else { state.due };
+            if state.read >= readable {
                 return Ok(None);
             }
-            progress.read
+            state.read
         };
         let mut header = [0; FRAME_HEADER];
-        self.fill(at, &mut header)?;
+        self.read_at(at, &mut header)?;
         let (length, checksum) = header.split_at(4);
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte));
         let length = number(length) as usize;
         if length as u64 > self.lock().written - at {
-            return Err(Error::copy("the spool does not hold what was written to it"));
+            return Err(Error::snapshot("the spool does not hold what was written to it"));
         }
         let mut payload = vec![0; length];
-        self.fill(at + FRAME_HEADER as u64, &mut payload)?;
+        self.read_at(at + FRAME_HEADER as u64, &mut payload)?;
         if crc32fast::hash(&payload) != number(checksum) {
-            return Err(Error::copy("the spool does not hold what was written to it"));
+            return Err(Error::snapshot("the spool does not hold what was written to it"));
         }
         self.lock().read += (FRAME_HEADER + length) as u64;
         Ok(Some(payload))
@@ -252,27 +261,27 @@ impl Spool {
 
     /// What the copy is a copy of, once all frames were read.
     pub(crate) fn end(&self) -> Result<Option<SnapshotMetadata>, Error> {
-        let progress = self.lock();
-        progress.check()?;
-        Ok(progress.ended.clone().filter(|_| progress.sealed && progress.read >= progress.written))
+        let state = self.lock();
+        state.check()?;
+        Ok(state.ended.clone().filter(|_| state.sealed && state.read >= state.written))
     }
 
     /// Waits, once the tree is read to its end, until there is another frame, no further one, or an error.
     pub(crate) fn wait_for_frame(&self) {
-        self.wait(|progress| progress.read < progress.written || progress.sealed);
+        self.wait(|state| state.read < state.written || state.sealed);
     }
 
-    fn fill(&self, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        for (from, to, offset) in self.spans(at, bytes.len()) {
+    fn read_at(&self, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        for (from, to, offset) in self.ring_spans(at, bytes.len()) {
             self.file
                 .read_exact_at(&mut bytes[from..to], offset)
-                .map_err(|error| Error::copy(format!("the spool cannot be read: {error}")))?;
+                .map_err(|error| Error::snapshot(format!("the spool cannot be read: {error}")))?;
         }
         Ok(())
     }
 
     /// Where bytes of the stream lie in the file: the file is a ring, so a run may have two parts.
-    fn spans(&self, at: u64, length: usize) -> impl Iterator<Item = (usize, usize, u64)> {
+    fn ring_spans(&self, at: u64, length: usize) -> impl Iterator<Item = (usize, usize, u64)> {
         let capacity = self.bound.bytes;
         let offset = at % capacity;
         let first = usize::try_from(capacity - offset).unwrap_or(usize::MAX).min(length);
@@ -280,12 +289,12 @@ impl Spool {
     }
 }
 
-/// The machine's end: dropped without [`Line::end`], the copy is aborted.
-pub(crate) struct Line {
+/// The machine's end: dropped without [`EffectSender::end`], the copy is aborted.
+pub(crate) struct EffectSender {
     spool: Arc<Spool>,
 }
 
-impl Line {
+impl EffectSender {
     pub(crate) fn new(spool: Arc<Spool>) -> Self {
         Self { spool }
     }
@@ -294,17 +303,17 @@ impl Line {
     pub(crate) fn push(&self, effects: Batch) {
         let bytes = effects.changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + 64);
         let bytes: usize = bytes.sum();
-        let mut progress = self.spool.lock();
-        if progress.failed.is_some() {
+        let mut state = self.spool.lock();
+        if state.failed.is_some() {
             return;
         }
-        if progress.effect_bytes + bytes > EFFECT_BYTES {
-            drop(progress);
-            self.spool.fail(format!("more than {EFFECT_BYTES} bytes of changes wait to be copied"));
+        if state.effect_bytes + bytes > PENDING_EFFECT_BYTES {
+            drop(state);
+            self.spool.fail(format!("more than {PENDING_EFFECT_BYTES} bytes of changes wait to be copied"));
             return;
         }
-        progress.effect_bytes += bytes;
-        progress.effects.push_back(effects);
+        state.effect_bytes += bytes;
+        state.effects.push_back(effects);
         self.spool.changed.notify_all();
     }
 
@@ -315,7 +324,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for EffectSender {
     fn drop(&mut self) {
         if self.spool.lock().ended.is_none() {
             self.spool.fail("it was aborted");
@@ -365,22 +374,22 @@ mod tests {
     fn what_is_not_taken_is_bounded() {
         let spool = spool(100);
         spool.append(&[1; 60]).unwrap();
-        assert!(matches!(spool.append(&[1; 60]), Err(Error::Copy { .. })));
+        assert!(matches!(spool.append(&[1; 60]), Err(Error::Snapshot { .. })));
         next(&spool);
         spool.append(&[1; 60]).unwrap();
     }
 
     #[test]
     fn the_reserve_of_the_disk_is_left_alone() {
-        let left = Arc::new(Mutex::new(1_000));
+        let free_space_text = Arc::new(Mutex::new(1_000));
         let space = {
-            let left = left.clone();
-            move || Some(DiskSpace { free_bytes: *left.lock().unwrap(), reserve_bytes: 900 })
+            let free_space_text = free_space_text.clone();
+            move || Some(DiskSpace { free_bytes: *free_space_text.lock().unwrap(), reserve_bytes: 900 })
         };
         let spool = Spool::new(tempfile::tempfile().unwrap(), SpoolBound { bytes: 1 << 20, space: Box::new(space) });
         spool.scanned();
         spool.append(&[1; 60]).unwrap();
-        *left.lock().unwrap() = 940;
+        *free_space_text.lock().unwrap() = 940;
         let error = spool.append(&[1; 60]).unwrap_err().to_string();
         assert!(error.contains("storage.reserve_mb"), "{error}");
         // What is in the file already takes no more of the disk.
@@ -405,17 +414,17 @@ mod tests {
         let spool = spool(100);
         spool.append(&[1; 60]).unwrap();
         spool.file.write_all_at(&[2], 30).unwrap();
-        assert!(matches!(spool.next(), Err(Error::Copy { .. })));
+        assert!(matches!(spool.next(), Err(Error::Snapshot { .. })));
     }
 
     #[test]
     fn too_many_effects_end_the_copy_and_not_the_machine() {
         let spool = Arc::new(spool(100));
-        let line = Line::new(spool.clone());
-        let half = Batch { changes: vec![(vec![1], Some(vec![0; EFFECT_BYTES / 2]))] };
+        let line = EffectSender::new(spool.clone());
+        let half = Batch { changes: vec![(vec![1], Some(vec![0; PENDING_EFFECT_BYTES / 2]))] };
         line.push(half.clone());
         line.push(half);
-        assert!(matches!(spool.work(true), Err(Error::Copy { .. })));
-        assert!(matches!(spool.next(), Err(Error::Copy { .. })));
+        assert!(matches!(spool.work(true), Err(Error::Snapshot { .. })));
+        assert!(matches!(spool.next(), Err(Error::Snapshot { .. })));
     }
 }

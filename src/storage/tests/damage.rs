@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use raft::eraftpb::{Entry, HardState};
 
-use super::super::{DataDir, Incarnation, opening};
-use super::{Dice, boot, put, sled};
+use super::super::{DataDir, Incarnation, catches_panic};
+use super::{Rng, boot, put, sled};
 
 /// Entries that the node was given; enough for several segments of sled in both databases.
 const ENTRIES: u64 = 1500;
@@ -27,9 +27,9 @@ fn key(index: u64) -> Vec<u8> {
 }
 
 fn value(index: u64) -> Vec<u8> {
-    let mut dice = Dice(index);
-    let length = 500 + dice.below(12_000);
-    (0..length / 8).flat_map(|_| dice.next().to_be_bytes()).collect()
+    let mut rng = Rng(index);
+    let length = 500 + rng.below(12_000);
+    (0..length / 8).flat_map(|_| rng.next().to_be_bytes()).collect()
 }
 
 fn entry(index: u64) -> Entry {
@@ -61,7 +61,7 @@ fn build(dir: &Path) {
 /// The damaged node: says how its start ended.
 fn child(dir: &Path) {
     std::panic::set_hook(Box::new(|info| {
-        if !opening() {
+        if !catches_panic() {
             println!("PANIC {info}");
         }
     }));
@@ -120,24 +120,24 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// Does something to one file, and says what.
-fn spoil(dir: &Path, dice: &mut Dice) -> String {
+fn spoil(dir: &Path, rng: &mut Rng) -> String {
     let mut all = Vec::new();
     files(dir, &mut all);
-    let mut pick = |dice: &mut Dice| all.swap_remove(usize::try_from(dice.below(all.len() as u64)).unwrap());
+    let mut pick = |rng: &mut Rng| all.swap_remove(usize::try_from(rng.below(all.len() as u64)).unwrap());
     // Most of what there is lies in the two files named db.
-    let mut path = pick(dice);
-    if dice.below(3) > 0 && !path.ends_with("db") {
-        path = pick(dice);
+    let mut path = pick(rng);
+    if rng.below(3) > 0 && !path.ends_with("db") {
+        path = pick(rng);
     }
     let mut bytes = fs::read(&path).unwrap();
-    let at = usize::try_from(dice.below(bytes.len() as u64)).unwrap();
-    let what = match dice.below(5) {
+    let at = usize::try_from(rng.below(bytes.len() as u64)).unwrap();
+    let what = match rng.below(5) {
         0 => {
             bytes.truncate(at);
             "cut at"
         }
         1 => {
-            let end = bytes.len().min(at + usize::try_from(dice.below(20_000)).unwrap());
+            let end = bytes.len().min(at + usize::try_from(rng.below(20_000)).unwrap());
             bytes[at..end].fill(0);
             "zeros at"
         }
@@ -146,7 +146,7 @@ fn spoil(dir: &Path, dice: &mut Dice) -> String {
             return format!("removed {}", path.display());
         }
         _ => {
-            bytes[at] ^= 1 << dice.below(8);
+            bytes[at] ^= 1 << rng.below(8);
             "flipped at"
         }
     };
@@ -193,7 +193,7 @@ fn a_damaged_directory_is_refused_or_served_as_it_was_and_never_panics_or_hangs(
     for case in 0..=cases {
         let dir = root.path().join("damaged");
         copy(&whole, &dir);
-        let what = if case == 0 { "nothing".into() } else { spoil(&dir, &mut Dice(case)) };
+        let what = if case == 0 { "nothing".into() } else { spoil(&dir, &mut Rng(case)) };
         let said = start(&dir);
         let word = |word: &str| said.contains(word);
         assert!(!word("PANIC") && !word("panicked") && !word("WRONG") && !word("HANGS"), "case {case}, {what}: {said}");

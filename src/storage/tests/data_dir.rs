@@ -49,10 +49,10 @@ fn everything_synced_is_there_after_a_restart_and_the_commit_covers_what_was_app
     let identity = data_dir.identity().clone();
     drop((data_dir, journal, state_machine));
     let (data_dir, Incarnation { journal, state_machine }) = start(dir.path(), "n1").unwrap();
-    let lives = &data_dir.identity().lives;
-    assert_eq!((lives.current.count, &lives.before), (2, &vec![identity.lives.current]));
-    assert_ne!(lives.current.nonce, identity.lives.current.nonce);
-    assert_eq!(data_dir.identity(), &identity::Identity { lives: lives.clone(), ..identity });
+    let boot_history = &data_dir.identity().boot_history;
+    assert_eq!((boot_history.current.count, &boot_history.before), (2, &vec![identity.boot_history.current]));
+    assert_ne!(boot_history.current.nonce, identity.boot_history.current.nonce);
+    assert_eq!(data_dir.identity(), &identity::Identity { boot_history: boot_history.clone(), ..identity });
     assert_eq!(peek(dir.path()).unwrap().as_ref(), Some(data_dir.identity()), "it is durable before anything is said");
     assert_eq!(journal.hard_state(), hard_state(1, 9, 3));
     assert_eq!(journal.entries(2, 4, u64::MAX).unwrap(), [entry(2, 1), entry(3, 1)]);
@@ -126,7 +126,7 @@ fn adoption_is_flipped_by_the_identity_and_the_old_incarnation_is_kept_until_the
     let dir = tempfile::tempdir().unwrap();
     let (mut data_dir, old) = start(dir.path(), "n1").unwrap();
     let old_id = data_dir.identity().raft_id;
-    let Incarnation { journal, state_machine } = data_dir.adopt(77, "r:1", "h:1", false).unwrap();
+    let Incarnation { journal, state_machine } = data_dir.switch_incarnation(77, "r:1", "h:1", false).unwrap();
     assert_eq!((journal.first_index(), journal.last_index(), journal.term(0)), (1, 0, Some(0)));
     assert_eq!((journal.hard_state(), state_machine.applied()), (HardState::default(), (0, 0)));
     assert!(state_machine.members().is_empty() && state_machine.conf_state() == &ConfState::default());
@@ -135,11 +135,11 @@ fn adoption_is_flipped_by_the_identity_and_the_old_incarnation_is_kept_until_the
     assert!(identity.cluster_id == 77 && identity.raft_id != old_id && !identity.formed);
     drop((data_dir, old, journal, state_machine));
     let (mut data_dir, incarnation) = start(dir.path(), "n1").unwrap();
-    let lives = data_dir.identity().lives.clone();
-    assert_eq!(data_dir.identity(), &identity::Identity { lives, ..identity });
+    let boot_history = data_dir.identity().boot_history.clone();
+    assert_eq!(data_dir.identity(), &identity::Identity { boot_history, ..identity });
     assert_eq!(incarnation.state_machine.applied(), (0, 0));
     assert!(data_dir.garbage(1).unwrap().is_empty(), "nor is it after a start");
-    data_dir.settle().unwrap();
+    data_dir.commit_join().unwrap();
     assert!(data_dir.identity().formed && data_dir.identity().previous.is_none());
     assert_eq!(data_dir.garbage(1).unwrap(), [old_id.to_string()]);
     for name in data_dir.garbage(1).unwrap() {
@@ -159,10 +159,11 @@ fn an_install_is_flipped_by_the_journal_and_garbage_is_only_what_nothing_names()
         fs::create_dir_all(dir.path().join(name)).unwrap();
     }
     fs::create_dir_all(dir.path().join(layout::state_machine(folder, 4))).unwrap();
-    let mut writer = data_dir.receive().unwrap().open(0).unwrap();
+    let mut writer = data_dir.reserve_generation().unwrap().open(0).unwrap();
     assert_eq!(data_dir.garbage(1).unwrap(), ["7".into(), layout::state_machine(folder, 4)]);
-    let (mut spooler, mut reader) = state_machine.begin_cut(data_dir.engine().scratch().unwrap(), 1 << 20).unwrap();
-    state_machine.end_cut().unwrap();
+    let (mut spooler, mut reader) =
+        state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20).unwrap();
+    state_machine.end_snapshot().unwrap();
     super::spool_rest(&mut spooler).unwrap();
     let metadata = loop {
         match reader.next().unwrap() {

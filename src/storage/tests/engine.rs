@@ -4,9 +4,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::super::layout::Kind;
-use super::super::layout::cell_key;
+use super::super::layout::chunk_key;
 use super::super::{Engine, Error, SledEngine, StateMachine};
-use super::{Dice, put, sled};
+use super::{Rng, put, sled};
 use crate::model::Members;
 use crate::storage::sled::fsync;
 use raft::eraftpb::ConfState;
@@ -42,28 +42,28 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
     let engine = sled(dir.path());
     let db = engine.open("m", true, 4 << 20).unwrap();
     let mut state_machine = StateMachine::create(db, (1, 1), Members::default(), ConfState::default()).unwrap();
-    let mut dice = Dice(7);
+    let mut rng = Rng(7);
     // Long keys full of zeros are the longest there are once they are escaped.
-    let key = |number: u64| [&vec![0; 1016][..], &Dice(number).next().to_be_bytes()].concat();
+    let key = |number: u64| [&vec![0; 1016][..], &Rng(number).next().to_be_bytes()].concat();
     for index in 2..26 {
-        let number = dice.below(12);
-        let length = if dice.below(2) == 0 { 1 << 20 } else { 1 + dice.below(20_000) };
+        let number = rng.below(12);
+        let length = if rng.below(2) == 0 { 1 << 20 } else { 1 + rng.below(20_000) };
         let value = vec![u8::try_from(index).unwrap(); usize::try_from(length).unwrap()];
         state_machine.apply(vec![put(index, &key(number), value)], usize::MAX).unwrap();
     }
     // Enough of them that inner pages are full.
     let mut order: Vec<u64> = (0..6000).collect();
     for at in (1..order.len()).rev() {
-        order.swap(at, usize::try_from(dice.below(at as u64 + 1)).unwrap());
+        order.swap(at, usize::try_from(rng.below(at as u64 + 1)).unwrap());
     }
     for number in &order {
-        state_machine.db().unwrap().put(&cell_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
+        state_machine.db().unwrap().put(&chunk_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
     }
     for number in &order {
         state_machine
             .db()
             .unwrap()
-            .write(super::Batch { changes: vec![(cell_key(Kind::Data, &key(100 + number), 0), None)] })
+            .write(super::Batch { changes: vec![(chunk_key(Kind::Data, &key(100 + number), 0), None)] })
             .unwrap();
     }
     state_machine.db().unwrap().sync().unwrap();

@@ -157,8 +157,9 @@ fn copy() -> (Vec<Vec<u8>>, SnapshotMetadata) {
     let disk = Disk::default();
     let (data_dir, Incarnation { mut state_machine, .. }) = disk.start();
     state_machine.apply(vec![put(2, b"theirs", vec![2])], usize::MAX).unwrap();
-    let (mut spooler, mut reader) = state_machine.begin_cut(data_dir.engine().scratch().unwrap(), 1 << 20).unwrap();
-    state_machine.end_cut().unwrap();
+    let (mut spooler, mut reader) =
+        state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20).unwrap();
+    state_machine.end_snapshot().unwrap();
     spool_rest(&mut spooler).unwrap();
     let mut frames = Vec::new();
     loop {
@@ -177,10 +178,10 @@ fn remove_garbage(data_dir: &DataDir, generation: u64) -> Result<(), Error> {
 fn joined(disk: &Disk) -> Result<(), Error> {
     let (frames, metadata) = copy();
     let (mut data_dir, old) = DataDir::open(Arc::new(disk.clone()), boot("n1"))?;
-    let Incarnation { mut journal, .. } = data_dir.adopt(77, "r:1", "h:1", true)?;
+    let Incarnation { mut journal, .. } = data_dir.switch_incarnation(77, "r:1", "h:1", true)?;
     drop(old);
     remove_garbage(&data_dir, 1)?;
-    let mut writer = data_dir.receive()?.open(0)?;
+    let mut writer = data_dir.reserve_generation()?.open(0)?;
     frames.iter().try_for_each(|frame| writer.write(frame))?;
     let (generation, _machine) = writer.finish(&metadata)?.take();
     journal.install(
@@ -189,16 +190,16 @@ fn joined(disk: &Disk) -> Result<(), Error> {
         generation,
         &HardState { term: 1, commit: metadata.index, ..HardState::default() },
     )?;
-    data_dir.settle()?;
+    data_dir.commit_join()?;
     remove_garbage(&data_dir, generation)
 }
 
 /// Everything that a join which is given up does to it.
 fn given_up(disk: &Disk) -> Result<(), Error> {
     let (mut data_dir, _) = DataDir::open(Arc::new(disk.clone()), boot("n1"))?;
-    data_dir.adopt(77, "r:1", "h:1", true)?;
+    data_dir.switch_incarnation(77, "r:1", "h:1", true)?;
     remove_garbage(&data_dir, 1)?;
-    let Some(Incarnation { journal, .. }) = data_dir.go_back()? else { panic!("nothing was kept") };
+    let Some(Incarnation { journal, .. }) = data_dir.roll_back()? else { panic!("nothing was kept") };
     remove_garbage(&data_dir, journal.generation())
 }
 
@@ -218,7 +219,7 @@ fn found(disk: &Disk, own: u64) -> &'static str {
         let previous = previous.expect("an empty incarnation names the one before");
         assert!(previous.raft_id == own && previous.holds_data && state_machine.conf_state() == &ConfState::default());
         drop((journal, state_machine));
-        let Incarnation { state_machine, .. } = data_dir.go_back().unwrap().unwrap();
+        let Incarnation { state_machine, .. } = data_dir.roll_back().unwrap().unwrap();
         assert_eq!((data_dir.identity().raft_id, data_dir.identity().cluster_id), (own, previous.cluster_id));
         assert_eq!(state_machine.get(b"own").unwrap().unwrap().value.bytes, vec![1]);
         return "kept";
@@ -260,16 +261,16 @@ fn a_crash_anywhere_on_the_way_back_leaves_the_old_data() {
 fn adopted_again_before_anything_came_a_node_still_goes_back_to_what_it_had() {
     let (disk, own) = owner();
     let (mut data_dir, _) = disk.start();
-    data_dir.adopt(77, "r:1", "h:1", true).unwrap();
+    data_dir.switch_incarnation(77, "r:1", "h:1", true).unwrap();
     let first = data_dir.identity().raft_id;
-    data_dir.adopt(78, "r:1", "h:1", false).unwrap();
+    data_dir.switch_incarnation(78, "r:1", "h:1", false).unwrap();
     assert_eq!(data_dir.garbage(1).unwrap(), [first.to_string()]);
     let previous = data_dir.identity().previous.clone().unwrap();
     assert!(previous.raft_id == own && previous.holds_data);
     let second = data_dir.identity().raft_id;
-    data_dir.go_back().unwrap().unwrap();
+    data_dir.roll_back().unwrap().unwrap();
     assert_eq!(data_dir.garbage(1).unwrap().len(), 2);
-    data_dir.adopt(77, "r:1", "h:1", true).unwrap();
+    data_dir.switch_incarnation(77, "r:1", "h:1", true).unwrap();
     assert!(![own, first, second].contains(&data_dir.identity().raft_id), "a raft id is never used again");
-    assert!(data_dir.go_back().unwrap().is_some() && data_dir.go_back().unwrap().is_none());
+    assert!(data_dir.roll_back().unwrap().is_some() && data_dir.roll_back().unwrap().is_none());
 }

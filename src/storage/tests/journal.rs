@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use raft::eraftpb::{Entry, EntryType, HardState};
 
-use super::super::layout::{PIECE_BYTES, parse_record_key, record_key};
+use super::super::layout::{CHUNK_BYTES, parse_record_key, record_key};
 use super::super::{Error, Journal};
-use super::{Dice, Memory, Pairs};
+use super::{Memory, Pairs, Rng};
 
 fn entry(index: u64, term: u64, bytes: usize) -> Entry {
     let fill = u8::try_from((index * 31 + term) % 251).unwrap();
@@ -59,46 +59,46 @@ impl Model {
 #[test]
 fn it_does_what_a_model_does_over_appends_overrides_compactions_installs_and_restarts() {
     for seed in 0..60 {
-        let mut dice = Dice(seed);
+        let mut rng = Rng(seed);
         let (db, mut journal) = fresh();
         let mut model = Model { base: (1, 1), entries: Vec::new(), hard_state: hard_state(1, 0, 1), snapshot: (1, 1) };
         for _ in 0..60 {
-            match dice.below(12) {
+            match rng.below(12) {
                 0..6 => {
                     let keep = model.hard_state.commit - model.base.0;
-                    let cut = keep + dice.below(model.entries.len() as u64 - keep + 1);
-                    let cut = if dice.below(3) == 0 { cut } else { model.entries.len() as u64 };
+                    let cut = keep + rng.below(model.entries.len() as u64 - keep + 1);
+                    let cut = if rng.below(3) == 0 { cut } else { model.entries.len() as u64 };
                     model.entries.truncate(usize::try_from(cut).unwrap());
-                    let term = model.hard_state.term + dice.below(2);
+                    let term = model.hard_state.term + rng.below(2);
                     let from = model.last() + 1;
-                    let fresh: Vec<_> = (from..from + dice.below(5))
-                        .map(|index| entry(index, term, usize::try_from(dice.below(6000)).unwrap()))
+                    let fresh: Vec<_> = (from..from + rng.below(5))
+                        .map(|index| entry(index, term, usize::try_from(rng.below(6000)).unwrap()))
                         .collect();
                     if fresh.is_empty() && cut < journal.last_index() - model.base.0 {
                         // Nothing overrides, so nothing is gone.
                         model.entries = journal.entries(model.base.0 + 1, journal.last_index() + 1, u64::MAX).unwrap();
                     }
                     model.entries.extend_from_slice(&fresh);
-                    let commit = model.hard_state.commit + dice.below(model.last() - model.hard_state.commit + 1);
-                    model.hard_state = hard_state(term, dice.below(3), commit);
+                    let commit = model.hard_state.commit + rng.below(model.last() - model.hard_state.commit + 1);
+                    model.hard_state = hard_state(term, rng.below(3), commit);
                     journal.append(&fresh, &model.hard_state).unwrap();
                 }
                 6..9 => {
-                    let index = model.base.0 + dice.below(model.hard_state.commit - model.base.0 + 1);
+                    let index = model.base.0 + rng.below(model.hard_state.commit - model.base.0 + 1);
                     let term = journal.term(index).unwrap();
-                    while journal.compact(index, 1 + usize::try_from(dice.below(3)).unwrap()).unwrap() {
-                        if dice.below(4) == 0 {
+                    while journal.compact(index, 1 + usize::try_from(rng.below(3)).unwrap()).unwrap() {
+                        if rng.below(4) == 0 {
                             break;
                         }
                     }
                     model.entries.retain(|entry| entry.index > index);
                     model.base = (index, term);
-                    journal.note_snapshot(index, term);
+                    journal.record_checkpoint(index, term);
                     model.snapshot = (index, term);
                 }
                 9 => {
                     // Entries after the commit may be of another leader, beyond what the snapshot holds.
-                    let index = model.hard_state.commit + 1 + dice.below(9);
+                    let index = model.hard_state.commit + 1 + rng.below(9);
                     let term = model.hard_state.term;
                     model.hard_state = hard_state(term, 2, index);
                     (model.base, model.entries, model.snapshot) = ((index, term), Vec::new(), (index, term));
@@ -110,12 +110,12 @@ fn it_does_what_a_model_does_over_appends_overrides_compactions_installs_and_res
                     let generation = journal.generation();
                     journal.append(&[], &model.hard_state).unwrap();
                     journal = Journal::open(db.clone()).unwrap();
-                    assert_eq!((journal.generation(), journal.snapshot()), (generation, model.snapshot));
+                    assert_eq!((journal.generation(), journal.checkpoint()), (generation, model.snapshot));
                 }
             }
             model.check(&journal);
         }
-        assert!(db.pairs.lock().unwrap().values().all(|piece| piece.len() <= PIECE_BYTES));
+        assert!(db.pairs.lock().unwrap().values().all(|chunk| chunk.len() <= CHUNK_BYTES));
     }
 }
 
@@ -136,7 +136,7 @@ fn at_least_one_entry_then_as_many_as_fit_and_nothing_outside_the_log() {
 #[test]
 fn entries_that_memory_no_longer_holds_are_read_from_the_disk_and_checked() {
     let (db, mut journal) = fresh();
-    let size = crate::storage::journal::entry_cache::TAIL_BYTES / 3;
+    let size = crate::storage::journal::entry_cache::ENTRY_CACHE_BYTES / 3;
     for index in 2..8 {
         journal.append(&[entry(index, 1, size)], &hard_state(1, 0, 1)).unwrap();
     }
@@ -152,7 +152,7 @@ fn entries_that_memory_no_longer_holds_are_read_from_the_disk_and_checked() {
 fn a_torn_last_record_is_dropped_and_its_pieces_go_with_the_next_one() {
     let (db, mut journal) = fresh();
     journal.append(&[entry(2, 1, 9)], &hard_state(1, 7, 1)).unwrap();
-    journal.append(&[entry(3, 2, 5 * PIECE_BYTES)], &hard_state(2, 8, 2)).unwrap();
+    journal.append(&[entry(3, 2, 5 * CHUNK_BYTES)], &hard_state(2, 8, 2)).unwrap();
     let whole = db.pairs.lock().unwrap().clone();
     for kept in 1..6 {
         let torn: Vec<_> = whole.clone().into_iter().filter(|(key, _)| key[..] < record_key(3, kept)[..]).collect();
@@ -172,7 +172,7 @@ fn a_torn_last_record_is_dropped_and_its_pieces_go_with_the_next_one() {
 fn holes_and_flipped_bytes_are_damage() {
     let (db, mut journal) = fresh();
     for index in 2..6 {
-        journal.append(&[entry(index, 1, PIECE_BYTES)], &hard_state(1, 7, index - 1)).unwrap();
+        journal.append(&[entry(index, 1, CHUNK_BYTES)], &hard_state(1, 7, index - 1)).unwrap();
     }
     let whole = db.pairs.lock().unwrap().clone();
     let opened = |change: &dyn Fn(&mut Pairs)| {
@@ -181,22 +181,22 @@ fn holes_and_flipped_bytes_are_damage() {
         Journal::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() }))
     };
     for key in whole.keys() {
-        let (seq, piece) = parse_record_key(key).unwrap();
+        let (seq, chunk) = parse_record_key(key).unwrap();
         let without = opened(&|pairs| drop(pairs.remove(key)));
         // Only a last piece of the last record can be missing without damage, and a first record without a trace.
-        let fine = (seq, piece) == (5, 1) || seq == 1;
-        assert_eq!(without.is_ok(), fine, "without piece {piece} of record {seq}");
+        let fine = (seq, chunk) == (5, 1) || seq == 1;
+        assert_eq!(without.is_ok(), fine, "without piece {chunk} of record {seq}");
         for at in [0, 3, 7, 40] {
             let flipped = opened(&|pairs| pairs.get_mut(key).unwrap()[at] ^= 0x40);
-            assert!(flipped.is_err(), "byte {at} of piece {piece} of record {seq}");
+            assert!(flipped.is_err(), "byte {at} of piece {chunk} of record {seq}");
         }
     }
     assert!(matches!(opened(&|pairs| pairs.clear()), Err(Error::Damaged { .. })));
     let newer = opened(&|pairs| {
-        let piece = pairs.get_mut(&record_key(3, 0)[..]).unwrap();
-        piece[0] = 2;
-        let own = crc32fast::hash(&piece[..9]).to_le_bytes();
-        piece[9..13].copy_from_slice(&own);
+        let chunk = pairs.get_mut(&record_key(3, 0)[..]).unwrap();
+        chunk[0] = 2;
+        let own = crc32fast::hash(&chunk[..9]).to_le_bytes();
+        chunk[9..13].copy_from_slice(&own);
     });
     assert!(matches!(newer, Err(Error::Newer { found: 2, known: 1, .. })));
 }

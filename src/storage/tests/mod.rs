@@ -33,17 +33,17 @@ pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(super) struct Memory {
     pub(super) pairs: Mutex<Pairs>,
     /// A copy of which a chunk is made before and after each change that a batch brings.
-    pub(super) copy: Mutex<Option<Copied>>,
+    pub(super) copy: Mutex<Option<SteppedSnapshot>>,
 }
 
 /// A copy on its way, one step at a time.
-pub(super) struct Copied {
+pub(super) struct SteppedSnapshot {
     pub(super) spooler: Spooler,
     pub(super) reader: SnapshotReader,
     pub(super) frames: Vec<Vec<u8>>,
 }
 
-impl Copied {
+impl SteppedSnapshot {
     pub(super) fn new((spooler, reader): (Spooler, SnapshotReader)) -> Self {
         Self { spooler, reader, frames: Vec::new() }
     }
@@ -69,7 +69,7 @@ impl Copied {
 
 /// Spools what is left, once the machine has ended the copy.
 pub(super) fn spool_rest(spooler: &mut Spooler) -> Result<(), Error> {
-    while spooler.wait()? != Spooled::Whole {}
+    while spooler.wait()? != Spooled::Complete {}
     Ok(())
 }
 
@@ -142,9 +142,9 @@ impl Db for Memory {
 }
 
 /// Numbers that look random and are the same in every run.
-pub(super) struct Dice(pub(super) u64);
+pub(super) struct Rng(pub(super) u64);
 
-impl Dice {
+impl Rng {
     pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut x = self.0;
@@ -164,7 +164,7 @@ pub(super) fn sled(dir: &std::path::Path) -> Arc<dyn Engine> {
 }
 
 pub(super) fn boot(name: &str) -> OpenOptions {
-    let mut dice = Dice(name.len() as u64);
+    let mut rng = Rng(name.len() as u64);
     OpenOptions {
         name: name.into(),
         raft_address: "127.0.0.1:1".into(),
@@ -172,7 +172,7 @@ pub(super) fn boot(name: &str) -> OpenOptions {
         cache_bytes: 8 << 20,
         picked_http_port: None,
         picked_raft_port: None,
-        mint: Box::new(move || dice.next()),
+        random: Box::new(move || rng.next()),
     }
 }
 

@@ -3,74 +3,74 @@
 use raft::eraftpb::ConfState;
 
 use super::state_machine::{batch, bytes, fresh};
-use super::{Dice, outcomes_of, put};
+use super::{Rng, outcomes_of, put};
 use crate::model::test_store::Map;
 use crate::model::{
-    Check, Command, CommandResult, Condition, IdempotencyKey, List, Member, MemberChange, Proposal, Role, SWEEP_BYTES,
-    Test, Ttl, Txn, Value, Write, after_prefix,
+    Check, Command, CommandResult, Condition, DELETE_PREFIX_BYTES, IdempotencyKey, List, Member, MemberChange,
+    Proposal, Role, Test, Ttl, Txn, Value, Write, after_prefix,
 };
-use crate::storage::layout::PIECE_BYTES;
+use crate::storage::layout::CHUNK_BYTES;
 use crate::storage::{Applied, Operation, StateMachine};
 
-fn key(dice: &mut Dice) -> Vec<u8> {
-    let parts = bytes(dice, 4).into_iter().map(|byte| ["\0", "a", "\u{10FFFF}"][usize::from(byte)]);
+fn key(rng: &mut Rng) -> Vec<u8> {
+    let parts = bytes(rng, 4).into_iter().map(|byte| ["\0", "a", "\u{10FFFF}"][usize::from(byte)]);
     parts.collect::<String>().into_bytes()
 }
 
 /// Some keys expire, at one of few times.
-fn ttl(dice: &mut Dice) -> Option<Ttl> {
-    (dice.below(2) == 0).then(|| Ttl(1 + u32::try_from(dice.below(3)).unwrap()))
+fn ttl(rng: &mut Rng) -> Option<Ttl> {
+    (rng.below(2) == 0).then(|| Ttl(1 + u32::try_from(rng.below(3)).unwrap()))
 }
 
-fn command(dice: &mut Dice) -> Command {
-    let operation = |dice: &mut Dice| {
-        let key = key(dice).into();
-        match dice.below(3) {
+fn command(rng: &mut Rng) -> Command {
+    let operation = |rng: &mut Rng| {
+        let key = key(rng).into();
+        match rng.below(3) {
             0 => crate::model::Operation::Get { key },
             1 => crate::model::Operation::Delete { key },
             _ => {
-                let ttl = ttl(dice);
-                crate::model::Operation::Put { key, value: Value::binary(bytes(dice, 9000)), ttl }
+                let ttl = ttl(rng);
+                crate::model::Operation::Put { key, value: Value::binary(bytes(rng, 9000)), ttl }
             }
         }
     };
-    let checks = (0..dice.below(3)).map(|_| {
-        let test = if dice.below(2) == 0 { Test::Is(Condition::Exists) } else { Test::Holds(vec![0].into()) };
-        Check { key: key(dice).into(), test }
+    let checks = (0..rng.below(3)).map(|_| {
+        let test = if rng.below(2) == 0 { Test::Is(Condition::Exists) } else { Test::Holds(vec![0].into()) };
+        Check { key: key(rng).into(), test }
     });
     let checks = checks.collect();
-    match dice.below(8) {
+    match rng.below(8) {
         6 => {
-            let value = Value::binary(bytes(dice, 20));
-            Command::Put { key: key(dice).into(), value, condition: Condition::Always, ttl: ttl(dice) }
+            let value = Value::binary(bytes(rng, 20));
+            Command::Put { key: key(rng).into(), value, condition: Condition::Always, ttl: ttl(rng) }
         }
-        7 => Command::Touch { key: key(dice).into(), ttl: Ttl(7), condition: Condition::Always },
-        0 => Command::Sweep { prefix: key(dice).into() },
-        1 => Command::delete(key(dice)),
+        7 => Command::Touch { key: key(rng).into(), ttl: Ttl(7), condition: Condition::Always },
+        0 => Command::DeletePrefix { prefix: key(rng).into() },
+        1 => Command::delete(key(rng)),
         2 | 3 => {
-            let then = (0..dice.below(5)).map(|_| operation(dice)).collect();
-            let otherwise = (0..dice.below(3)).map(|_| operation(dice)).collect();
+            let then = (0..rng.below(5)).map(|_| operation(rng)).collect();
+            let otherwise = (0..rng.below(3)).map(|_| operation(rng)).collect();
             Command::Txn(Txn { checks, then, otherwise })
         }
-        _ => Command::put(key(dice), bytes(dice, 3 * PIECE_BYTES as u64)),
+        _ => Command::put(key(rng), bytes(rng, 3 * CHUNK_BYTES as u64)),
     }
 }
 
 /// Some have one of few names, and are now and then what had that name before.
-fn write(dice: &mut Dice) -> Write {
-    let once = (dice.below(3) == 0).then(|| {
-        let key = dice.below(6).to_string().into();
-        IdempotencyKey { key, fingerprint: u128::from(dice.below(2)) }
+fn write(rng: &mut Rng) -> Write {
+    let idempotency_key = (rng.below(3) == 0).then(|| {
+        let key = rng.below(6).to_string().into();
+        IdempotencyKey { key, fingerprint: u128::from(rng.below(2)) }
     });
-    Write { once, command: command(dice) }
+    Write { idempotency_key, command: command(rng) }
 }
 
-fn lists(dice: &mut Dice, state_machine: &StateMachine, map: &Map) {
+fn lists(rng: &mut Rng, state_machine: &StateMachine, map: &Map) {
     for _ in 0..10 {
-        let (start, prefix) = (key(dice), key(dice));
-        let end = if dice.below(2) == 0 { after_prefix(&prefix) } else { None };
-        let limit = 1 + usize::try_from(dice.below(9)).unwrap();
-        let list = List { start, end, reverse: dice.below(2) == 0, limit, keys_only: dice.below(2) == 0 };
+        let (start, prefix) = (key(rng), key(rng));
+        let end = if rng.below(2) == 0 { after_prefix(&prefix) } else { None };
+        let limit = 1 + usize::try_from(rng.below(9)).unwrap();
+        let list = List { start, end, reverse: rng.below(2) == 0, limit, keys_only: rng.below(2) == 0 };
         assert_eq!(state_machine.list(&list).unwrap(), map.list(&list), "{list:?}");
     }
 }
@@ -79,12 +79,12 @@ fn lists(dice: &mut Dice, state_machine: &StateMachine, map: &Map) {
 fn many_keys_are_what_a_model_says_whatever_shares_their_batch() {
     let mut replayed = 0;
     for seed in 0..60 {
-        let mut dice = Dice(seed);
+        let mut rng = Rng(seed);
         let (db, mut state_machine) = fresh();
         let mut map = Map::default();
         for _ in 0..15 {
             let first = state_machine.applied().0 + 1;
-            let writes: Vec<_> = (0..1 + dice.below(6)).map(|_| write(&mut dice)).collect();
+            let writes: Vec<_> = (0..1 + rng.below(6)).map(|_| write(&mut rng)).collect();
             let entries = (first..).zip(writes.clone());
             let entries = entries.map(|(index, write)| Applied {
                 index,
@@ -95,18 +95,18 @@ fn many_keys_are_what_a_model_says_whatever_shares_their_batch() {
             let expected: Vec<_> = (first..).zip(writes).map(|(index, write)| map.write(write, index, 1)).collect();
             assert_eq!(written, expected, "seed {seed}");
             replayed += written.iter().filter(|written| written.replayed).count();
-            if dice.below(4) == 0 {
+            if rng.below(4) == 0 {
                 state_machine.db().unwrap();
                 state_machine = StateMachine::open(db.clone()).unwrap();
             }
             assert_eq!(state_machine.keys(), map.0.len() as u64);
-            lists(&mut dice, &state_machine, &map);
+            lists(&mut rng, &state_machine, &map);
         }
         let digest = state_machine.digest();
         state_machine.db().unwrap();
         let state_machine = StateMachine::open(db).unwrap();
         assert_eq!(state_machine.digest(), digest, "seed {seed}");
-        lists(&mut dice, &state_machine, &map);
+        lists(&mut rng, &state_machine, &map);
     }
     assert!(replayed > 100, "only {replayed} writes were done before");
 }
@@ -136,24 +136,27 @@ fn a_page_is_bounded_in_bytes_and_has_one_item_whatever_its_size() {
 #[test]
 fn a_sweep_sees_what_its_batch_did_before_and_takes_what_is_left_in_the_next() {
     let (_, mut state_machine) = fresh();
-    let sweep =
-        |index| Applied { index, term: 1, operation: Operation::Command(Command::Sweep { prefix: "p".into() }.into()) };
-    let mut entries = vec![put(2, b"pa", vec![1; SWEEP_BYTES]), put(3, b"pb", vec![1]), put(4, b"q", vec![1])];
+    let sweep = |index| Applied {
+        index,
+        term: 1,
+        operation: Operation::Command(Command::DeletePrefix { prefix: "p".into() }.into()),
+    };
+    let mut entries = vec![put(2, b"pa", vec![1; DELETE_PREFIX_BYTES]), put(3, b"pb", vec![1]), put(4, b"q", vec![1])];
     entries.extend([sweep(5), put(6, b"pc", vec![1]), sweep(7), sweep(8)]);
     let outcomes = outcomes_of(state_machine.apply(entries, usize::MAX).unwrap());
-    let swept = |deleted, more| CommandResult::Swept { deleted, more };
+    let swept = |deleted, more| CommandResult::PrefixDeleted { deleted, more };
     assert_eq!((&outcomes[3], &outcomes[5], &outcomes[6]), (&swept(1, true), &swept(2, false), &swept(0, false)));
     assert_eq!((state_machine.keys(), state_machine.applied().0), (1, 8));
-    let more = batch(&mut Dice(1), 8, 9);
+    let more = batch(&mut Rng(1), 8, 9);
     assert_eq!(state_machine.apply(more.clone(), usize::MAX).unwrap().len(), more.len());
 }
 
 #[test]
 fn work_is_bounded_and_what_is_left_goes_on_as_if_nothing_had_come_between() {
     for seed in 0..20 {
-        let mut dice = Dice(seed);
+        let mut rng = Rng(seed);
         let ((_, mut whole), (_, mut parts)) = (fresh(), fresh());
-        let commands: Vec<_> = (2..60).zip(std::iter::repeat_with(|| command(&mut dice))).collect();
+        let commands: Vec<_> = (2..60).zip(std::iter::repeat_with(|| command(&mut rng))).collect();
         let entries = commands.into_iter().map(|(index, command)| Applied {
             index,
             term: 1,
@@ -163,7 +166,7 @@ fn work_is_bounded_and_what_is_left_goes_on_as_if_nothing_had_come_between() {
         let expected = whole.apply(entries.clone(), usize::MAX).unwrap();
         let (mut outcomes, mut calls) = (Vec::new(), 0);
         while !entries.is_empty() {
-            let most = usize::try_from(dice.below(3)).unwrap() * 2_000;
+            let most = usize::try_from(rng.below(3)).unwrap() * 2_000;
             let some = parts.apply(entries.clone(), most).unwrap();
             assert!(!some.is_empty(), "at least one");
             entries.drain(..some.len());

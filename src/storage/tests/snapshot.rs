@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::state_machine::{batch, fresh};
-use super::{Copied, Dice, Memory, boot, put, sled, spool_rest};
+use super::{Memory, Rng, SteppedSnapshot, boot, put, sled, spool_rest};
 use crate::storage::{DataDir, Error, Frame, SledEngine, SnapshotReader, Spooled, StateMachine};
 
 /// Reads the rest of a copy into a database in memory that has what is read of it already.
@@ -25,12 +25,12 @@ fn receive(read: Vec<Vec<u8>>, mut reader: SnapshotReader) -> Result<(Arc<Memory
 #[test]
 fn it_is_exact_over_random_interleavings_with_a_writer() {
     for seed in 0..60 {
-        let mut dice = Dice(seed);
+        let mut rng = Rng(seed);
         let (db, mut state_machine) = fresh();
         for _ in 0..40 {
-            state_machine.apply(batch(&mut dice, state_machine.applied().0, 400), usize::MAX).unwrap();
+            state_machine.apply(batch(&mut rng, state_machine.applied().0, 400), usize::MAX).unwrap();
         }
-        let (mut spooler, reader) = state_machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
+        let (mut spooler, reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
         let received = std::thread::scope(|scope| {
             let (sender, scanned) = std::sync::mpsc::channel();
             let reading = scope.spawn(|| receive(Vec::new(), reader));
@@ -39,26 +39,26 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
                     match spooler.wait().unwrap() {
                         Spooled::Effects => std::thread::yield_now(),
                         Spooled::Scanned => sender.send(()).unwrap(),
-                        Spooled::Whole => break,
+                        Spooled::Complete => break,
                     }
                 }
             });
             let mut rounds = 0;
             while matches!(scanned.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
-                state_machine.apply(batch(&mut dice, state_machine.applied().0, 400), usize::MAX).unwrap();
-                if dice.below(2) == 0 {
+                state_machine.apply(batch(&mut rng, state_machine.applied().0, 400), usize::MAX).unwrap();
+                if rng.below(2) == 0 {
                     state_machine.db().unwrap();
                 }
                 rounds += 1;
             }
-            for _ in 0..rounds.min(dice.below(30)) {
-                state_machine.apply(batch(&mut dice, state_machine.applied().0, 400), usize::MAX).unwrap();
+            for _ in 0..rounds.min(rng.below(30)) {
+                state_machine.apply(batch(&mut rng, state_machine.applied().0, 400), usize::MAX).unwrap();
             }
-            state_machine.end_cut().unwrap();
+            state_machine.end_snapshot().unwrap();
             let end = state_machine.applied().0;
             // What is applied after the end is not in the copy.
             let frozen = db.pairs.lock().unwrap().clone();
-            state_machine.apply(batch(&mut dice, end, 400), usize::MAX).unwrap();
+            state_machine.apply(batch(&mut rng, end, 400), usize::MAX).unwrap();
             let (copy, index) = reading.join().unwrap().unwrap();
             assert_eq!(index, end);
             assert!(*copy.pairs.lock().unwrap() == frozen, "seed {seed}");
@@ -71,21 +71,22 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
 #[test]
 fn stepwise_interleavings_are_exact_too() {
     for seed in 0..40 {
-        let mut dice = Dice(seed);
+        let mut rng = Rng(seed);
         let (db, mut state_machine) = fresh();
         for _ in 0..60 {
-            state_machine.apply(batch(&mut dice, state_machine.applied().0, 3000), usize::MAX).unwrap();
+            state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
         }
-        let mut copied = Copied::new(state_machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
+        let mut copied =
+            SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
         while copied.step().unwrap() {
-            for _ in 0..dice.below(4) {
-                state_machine.apply(batch(&mut dice, state_machine.applied().0, 3000), usize::MAX).unwrap();
-                if dice.below(2) == 0 {
+            for _ in 0..rng.below(4) {
+                state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
+                if rng.below(2) == 0 {
                     state_machine.db().unwrap();
                 }
             }
         }
-        state_machine.end_cut().unwrap();
+        state_machine.end_snapshot().unwrap();
         spool_rest(&mut copied.spooler).unwrap();
         let (copy, index) = receive(copied.frames, copied.reader).unwrap();
         assert_eq!(index, state_machine.applied().0);
@@ -96,18 +97,19 @@ fn stepwise_interleavings_are_exact_too() {
 #[test]
 fn chunks_in_the_middle_of_a_batch_are_exact_too() {
     for seed in 0..20 {
-        let mut dice = Dice(seed);
+        let mut rng = Rng(seed);
         let (db, mut state_machine) = fresh();
         for _ in 0..400 {
-            state_machine.apply(batch(&mut dice, state_machine.applied().0, 3000), usize::MAX).unwrap();
+            state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
         }
-        let copied = Copied::new(state_machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
+        let copied =
+            SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
         *db.copy.lock().unwrap() = Some(copied);
         for _ in 0..6 {
-            state_machine.apply(batch(&mut dice, state_machine.applied().0, 3000), usize::MAX).unwrap();
+            state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
             state_machine.db().unwrap();
         }
-        state_machine.end_cut().unwrap();
+        state_machine.end_snapshot().unwrap();
         let mut copied = db.copy.lock().unwrap().take().unwrap();
         spool_rest(&mut copied.spooler).unwrap();
         let (copy, _) = receive(copied.frames, copied.reader).unwrap();
@@ -119,34 +121,36 @@ fn chunks_in_the_middle_of_a_batch_are_exact_too() {
 fn whoever_goes_away_nobody_waits_for_ever() {
     let begin = || {
         let (_, mut state_machine) = fresh();
-        let (spooler, reader) = state_machine.begin_cut(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+        let (spooler, reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
         (state_machine, spooler, reader)
     };
     let (state_machine, mut spooler, mut reader) = begin();
     drop(state_machine);
-    assert!(matches!(spooler.wait(), Err(Error::Copy { .. })));
-    assert!(std::iter::from_fn(|| Some(reader.next())).take(9).any(|frame| matches!(frame, Err(Error::Copy { .. }))));
+    assert!(matches!(spooler.wait(), Err(Error::Snapshot { .. })));
+    assert!(
+        std::iter::from_fn(|| Some(reader.next())).take(9).any(|frame| matches!(frame, Err(Error::Snapshot { .. })))
+    );
 
     let (mut state_machine, spooler, mut reader) = begin();
     drop(spooler);
-    assert!(matches!(reader.next(), Err(Error::Copy { .. })));
+    assert!(matches!(reader.next(), Err(Error::Snapshot { .. })));
     state_machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
-    state_machine.end_cut().unwrap();
+    state_machine.end_snapshot().unwrap();
 
     let (mut state_machine, mut spooler, reader) = begin();
     drop(reader);
-    assert!(matches!(spooler.wait(), Err(Error::Copy { .. })));
+    assert!(matches!(spooler.wait(), Err(Error::Snapshot { .. })));
     state_machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
 
     let (mut state_machine, mut spooler, _reader) = begin();
-    state_machine.begin_cut(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
-    assert!(matches!(spooler.wait(), Err(Error::Copy { .. })), "the earlier cut is aborted");
+    state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+    assert!(matches!(spooler.wait(), Err(Error::Snapshot { .. })), "the earlier cut is aborted");
 }
 
 #[test]
 fn over_the_bound_of_the_spool_the_copy_ends_with_a_clear_error() {
     let (_, mut state_machine) = fresh();
-    let (mut spooler, mut reader) = state_machine.begin_cut(tempfile::tempfile().unwrap(), 50_000).unwrap();
+    let (mut spooler, mut reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 50_000).unwrap();
     state_machine.apply(vec![put(2, b"x", vec![1; 100_000])], usize::MAX).unwrap();
     state_machine.db().unwrap();
     let error = spooler.wait().unwrap_err();
@@ -162,9 +166,9 @@ fn the_tree_waits_for_its_reader_and_is_never_spooled() {
         .apply((2..40).map(|index| put(index, &[index as u8], vec![1; 100_000])).collect(), usize::MAX)
         .unwrap();
     let scratch = tempfile::tempfile().unwrap();
-    let (mut spooler, reader) = state_machine.begin_cut(scratch.try_clone().unwrap(), 50_000).unwrap();
+    let (mut spooler, reader) = state_machine.begin_snapshot(scratch.try_clone().unwrap(), 50_000).unwrap();
     assert_eq!((spooler.step().unwrap(), reader.scans()), (None, 0));
-    state_machine.end_cut().unwrap();
+    state_machine.end_snapshot().unwrap();
     spool_rest(&mut spooler).unwrap();
     let (copy, _) = receive(Vec::new(), reader).unwrap();
     assert_eq!(StateMachine::open(copy).unwrap().digest(), state_machine.digest());
@@ -181,7 +185,7 @@ fn a_copy_leaves_the_reserve_of_the_receivers_disk_alone_and_nothing_behind() {
     let (mut data_dir, _incarnation) = DataDir::open(engine.clone(), boot("b")).unwrap();
     let failure = transfer(&mut state_machine, &mut data_dir, |_| {}).unwrap_err().to_string();
     assert!(failure.contains("receiver's disk") && failure.contains("storage.reserve_mb"), "{failure}");
-    assert!(data_dir.receive().unwrap().open(1 << 40).is_err(), "no room for even a small part of it");
+    assert!(data_dir.reserve_generation().unwrap().open(1 << 40).is_err(), "no room for even a small part of it");
     let folder = data_dir.identity().raft_id.to_string();
     assert_eq!(engine.list(&folder).unwrap(), ["journal", "machine-1"]);
 }
@@ -192,10 +196,10 @@ fn transfer(
     data_dir: &mut DataDir,
     change: impl Fn(&mut Vec<u8>),
 ) -> Result<(), Error> {
-    let (mut spooler, mut reader) = state_machine.begin_cut(tempfile::tempfile().unwrap(), 64 << 20)?;
-    state_machine.end_cut().unwrap();
+    let (mut spooler, mut reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20)?;
+    state_machine.end_snapshot().unwrap();
     spool_rest(&mut spooler)?;
-    let mut writer = data_dir.receive()?.open(0)?;
+    let mut writer = data_dir.reserve_generation()?.open(0)?;
     loop {
         match reader.next()? {
             Frame::Changes(mut changes) => {
@@ -217,19 +221,19 @@ fn a_copy_between_real_directories_is_checked_as_a_whole_and_leaves_nothing_behi
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (sender, mut incarnation) = DataDir::open(sled(from.path()), boot("a")).unwrap();
     let state_machine = &mut incarnation.state_machine;
-    let mut dice = Dice(1);
+    let mut rng = Rng(1);
     for _ in 0..20 {
-        state_machine.apply(batch(&mut dice, state_machine.applied().0, 100), usize::MAX).unwrap();
+        state_machine.apply(batch(&mut rng, state_machine.applied().0, 100), usize::MAX).unwrap();
     }
     let engine: Arc<dyn super::Engine> = Arc::new(SledEngine::new(to.path()).unwrap());
     let (mut data_dir, _receiver) = DataDir::open(engine.clone(), boot("b")).unwrap();
     transfer(state_machine, &mut data_dir, |_| {}).unwrap();
     let flipped = transfer(state_machine, &mut data_dir, |changes| *changes.last_mut().unwrap() ^= 1);
-    assert!(matches!(flipped, Err(Error::Copy { .. })));
+    assert!(matches!(flipped, Err(Error::Snapshot { .. })));
     let cut_short = transfer(state_machine, &mut data_dir, |changes| changes.truncate(changes.len() - 1));
-    assert!(matches!(cut_short, Err(Error::Copy { .. })));
+    assert!(matches!(cut_short, Err(Error::Snapshot { .. })));
     let newer = transfer(state_machine, &mut data_dir, |changes| changes[0] = 9);
-    assert!(matches!(newer, Err(Error::Copy { .. })));
+    assert!(matches!(newer, Err(Error::Snapshot { .. })));
     let folder = data_dir.identity().raft_id.to_string();
     assert_eq!(engine.list(&folder).unwrap(), ["journal", "machine-1"]);
     drop(sender);

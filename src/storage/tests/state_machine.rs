@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
 
-use super::{Dice, Memory, Pairs, delete, outcomes_of, put};
+use super::{Memory, Pairs, Rng, delete, outcomes_of, put};
 use crate::model::{
-    self, Command, CommandResult, Condition, EventKind, Item, Member, MemberChange, Members, Proposal, Role,
-    SWEEP_BYTES, Ttl, Txn, Value,
+    self, Command, CommandResult, Condition, DELETE_PREFIX_BYTES, EventKind, Item, Member, MemberChange, Members,
+    Proposal, Role, Ttl, Txn, Value,
 };
-use crate::storage::layout::{Kind, PIECE_BYTES};
+use crate::storage::layout::{CHUNK_BYTES, Kind};
 use crate::storage::{Applied, Batch, Db, Error, Operation, StateMachine};
 
 pub(crate) fn fresh() -> (Arc<Memory>, StateMachine) {
@@ -21,24 +21,24 @@ pub(crate) fn fresh() -> (Arc<Memory>, StateMachine) {
 }
 
 /// A key or value of a size that crosses the bounds of pieces now and then.
-pub(crate) fn bytes(dice: &mut Dice, longest: u64) -> Vec<u8> {
-    let length = dice.below(longest);
-    (0..length).map(|_| u8::try_from(dice.below(3)).unwrap()).collect()
+pub(crate) fn bytes(rng: &mut Rng, longest: u64) -> Vec<u8> {
+    let length = rng.below(longest);
+    (0..length).map(|_| u8::try_from(rng.below(3)).unwrap()).collect()
 }
 
 /// A random batch after `index`.
-pub(crate) fn batch(dice: &mut Dice, index: u64, keys: u64) -> Vec<Applied> {
-    let count = 1 + dice.below(5);
+pub(crate) fn batch(rng: &mut Rng, index: u64, keys: u64) -> Vec<Applied> {
+    let count = 1 + rng.below(5);
     (index + 1..=index + count)
         .map(|index| {
-            let number = dice.below(keys);
-            let key = Dice(number).next().to_be_bytes()[..1 + usize::try_from(number % 7).unwrap()].to_vec();
+            let number = rng.below(keys);
+            let key = Rng(number).next().to_be_bytes()[..1 + usize::try_from(number % 7).unwrap()].to_vec();
             let key: Vec<u8> = key.into_iter().map(|byte| byte & 0x7F).collect();
-            match dice.below(4) {
+            match rng.below(4) {
                 0 => delete(index, &key),
                 _ => {
-                    let longest = if dice.below(4) == 0 { 3 * PIECE_BYTES as u64 } else { 20 };
-                    put(index, &key, bytes(dice, longest))
+                    let longest = if rng.below(4) == 0 { 3 * CHUNK_BYTES as u64 } else { 20 };
+                    put(index, &key, bytes(rng, longest))
                 }
             }
         })
@@ -48,11 +48,11 @@ pub(crate) fn batch(dice: &mut Dice, index: u64, keys: u64) -> Vec<Applied> {
 #[test]
 fn it_does_what_a_model_does_and_survives_a_reopen() {
     for seed in 0..40 {
-        let mut dice = Dice(seed);
+        let mut rng = Rng(seed);
         let (db, mut state_machine) = fresh();
         let mut model: BTreeMap<Vec<u8>, Item> = BTreeMap::new();
         for _ in 0..30 {
-            let entries = batch(&mut dice, state_machine.applied().0, 20);
+            let entries = batch(&mut rng, state_machine.applied().0, 20);
             let outcomes = state_machine.apply(entries.clone(), usize::MAX).unwrap();
             for (entry, outcome) in entries.into_iter().zip(outcomes) {
                 let Operation::Command(proposal) = entry.operation else { panic!("commands only") };
@@ -63,11 +63,11 @@ fn it_does_what_a_model_does_and_survives_a_reopen() {
                         CommandResult::Put { create_version }
                     }
                     Command::Delete { key, .. } => CommandResult::Deleted { existed: model.remove(&key[..]).is_some() },
-                    _ => CommandResult::Nothing,
+                    _ => CommandResult::NoOp,
                 };
                 assert_eq!(outcome.outcome, expected);
             }
-            if dice.below(5) == 0 {
+            if rng.below(5) == 0 {
                 let digest = state_machine.digest();
                 drop(state_machine.db().unwrap());
                 state_machine = StateMachine::open(db.clone()).unwrap();
@@ -79,7 +79,7 @@ fn it_does_what_a_model_does_and_survives_a_reopen() {
                 assert_eq!(state_machine.get(key).unwrap().as_ref(), Some(value));
             }
         }
-        assert!(db.pairs.lock().unwrap().values().all(|piece| piece.len() <= PIECE_BYTES));
+        assert!(db.pairs.lock().unwrap().values().all(|chunk| chunk.len() <= CHUNK_BYTES));
     }
 }
 
@@ -103,18 +103,18 @@ fn a_condition_sees_what_earlier_entries_of_its_batch_did() {
         usize::MAX,
     );
     let expected = [
-        CommandResult::Failed { version: 0 },
+        CommandResult::ConditionFailed { version: 0 },
         CommandResult::Put { create_version: 3 },
-        CommandResult::Failed { version: 3 },
+        CommandResult::ConditionFailed { version: 3 },
         CommandResult::Put { create_version: 3 },
         CommandResult::Deleted { existed: true },
-        CommandResult::Failed { version: 0 },
+        CommandResult::ConditionFailed { version: 0 },
         CommandResult::Put { create_version: 8 },
     ];
     assert_eq!(outcomes_of(outcomes.unwrap()), expected);
     assert_eq!(
         outcomes_of(state_machine.apply(vec![when(9, Condition::Version(7))], usize::MAX).unwrap()),
-        [CommandResult::Failed { version: 8 }]
+        [CommandResult::ConditionFailed { version: 8 }]
     );
     state_machine.db().unwrap();
     let stored = db.pairs.lock().unwrap().keys().filter(|key| key[0] == 0x10).count();
@@ -132,8 +132,11 @@ fn what_was_applied_is_told_once_with_its_place_in_the_log() {
     };
     let (b, c) = (model::Operation::Delete { key: "b".into() }, model::Operation::Delete { key: "c".into() });
     let a = model::Operation::Put { key: "a".into(), value: Value::binary("2"), ttl: None };
-    let sweep =
-        Applied { index: 7, term: 1, operation: Operation::Command(Command::Sweep { prefix: "a".into() }.into()) };
+    let sweep = Applied {
+        index: 7,
+        term: 1,
+        operation: Operation::Command(Command::DeletePrefix { prefix: "a".into() }.into()),
+    };
     let entries = vec![
         put(2, b"a", b"1".to_vec()),
         put(3, b"b", b"1".to_vec()),
@@ -144,7 +147,7 @@ fn what_was_applied_is_told_once_with_its_place_in_the_log() {
     ];
     state_machine.apply(entries, usize::MAX).unwrap();
     let told: Vec<_> =
-        state_machine.take_events().into_iter().map(|event| (event.id(), event.key, event.happening)).collect();
+        state_machine.take_events().into_iter().map(|event| (event.id(), event.key, event.kind)).collect();
     let put = |bytes: &'static str, version, create_version| {
         EventKind::Put(Item { value: Value::binary(bytes), version, create_version, expires: None })
     };
@@ -155,7 +158,7 @@ fn what_was_applied_is_told_once_with_its_place_in_the_log() {
         ("6.2", "a", put("2", 6, 2)),
         ("7", "a", EventKind::Deleted),
     ];
-    assert_eq!(told, expected.map(|(id, key, happening)| (id.to_owned(), key.into(), happening)));
+    assert_eq!(told, expected.map(|(id, key, kind)| (id.to_owned(), key.into(), kind)));
     assert_eq!(state_machine.take_events(), []);
 }
 
@@ -192,7 +195,7 @@ fn members_and_votes_change_in_the_same_batch_and_come_back() {
         Applied { index: 4, term: 2, operation: Operation::Command(moved.into()) },
     ];
     let outcomes = state_machine.apply(entries, usize::MAX).unwrap();
-    assert_eq!(outcomes_of(outcomes), [CommandResult::Nothing, CommandResult::Nothing, CommandResult::Moved]);
+    assert_eq!(outcomes_of(outcomes), [CommandResult::NoOp, CommandResult::NoOp, CommandResult::Moved]);
     drop(state_machine.db().unwrap());
     for state_machine in [&state_machine, &StateMachine::open(db.clone()).unwrap()] {
         assert_eq!((state_machine.applied(), state_machine.configuration_index()), ((4, 2), 2));
@@ -301,7 +304,7 @@ fn what_is_due_comes_in_the_order_of_its_time_and_every_write_keeps_the_order() 
     let keys = state_machine.due(5_000).unwrap();
     state_machine.apply(vec![at(11, 4_500, Command::Expire { keys })], usize::MAX).unwrap();
     assert_eq!((state_machine.keys(), state_machine.first_expiry()), (2, Some(10_000)));
-    let told: Vec<_> = state_machine.take_events().into_iter().map(|event| (event.key, event.happening)).collect();
+    let told: Vec<_> = state_machine.take_events().into_iter().map(|event| (event.key, event.kind)).collect();
     let gone = ["soon", "zero\0key", "moved"].map(|key| (Bytes::from(key), EventKind::Expired));
     assert_eq!(told, gone);
 }
@@ -309,8 +312,10 @@ fn what_is_due_comes_in_the_order_of_its_time_and_every_write_keeps_the_order() 
 #[test]
 fn one_removal_takes_no_more_bytes_of_values_than_one_by_prefix_but_always_one() {
     let (_, mut state_machine) = fresh();
-    let half = SWEEP_BYTES / 2;
-    for (index, (key, bytes)) in (2..).zip([("a", 2 * SWEEP_BYTES), ("b", half), ("c", half), ("d", half), ("e", 1)]) {
+    let half = DELETE_PREFIX_BYTES / 2;
+    for (index, (key, bytes)) in
+        (2..).zip([("a", 2 * DELETE_PREFIX_BYTES), ("b", half), ("c", half), ("d", half), ("e", 1)])
+    {
         let value = Value::binary(vec![7; bytes]);
         let command = Command::Put { key: key.into(), value, condition: Condition::Always, ttl: Some(Ttl(1)) };
         let operation = Operation::Command(Proposal { stamp: index, write: command.into() });
@@ -358,8 +363,8 @@ fn a_copy_or_a_tree_with_a_key_that_no_command_writes_is_refused() {
         let mut frame = vec![crate::storage::layout::CHANGES_VERSION];
         for (stored, value) in &batch.changes {
             frame.push(1);
-            crate::storage::layout::push_run(&mut frame, stored);
-            crate::storage::layout::push_run(&mut frame, value.as_ref().unwrap());
+            crate::storage::layout::push_prefixed(&mut frame, stored);
+            crate::storage::layout::push_prefixed(&mut frame, value.as_ref().unwrap());
         }
         (batch, frame)
     };

@@ -1,10 +1,10 @@
-//! Who is let in, and which raft messages are.
+//! Admission: which peers and which raft messages are accepted.
 //!
-//! Why: raft itself checks neither the sender, nor the receiver, nor the cluster; one foreign heartbeat deposes a leader.
+//! Why: raft itself checks neither sender, nor receiver, nor cluster; one foreign heartbeat deposes a leader.
 //!
-//! Laws: pure functions of the table last published and of what was said; nothing here looks at a socket.
+//! Invariants: pure functions of the published table and of the received message.
 //!
-//! Not here: when the questions are asked (`listener`, `acceptor`, `snapshot_stream`).
+//! See also: `listener`, `acceptor`, `snapshot_stream` (the callers).
 
 use raft::eraftpb::{Message, MessageType};
 
@@ -13,9 +13,9 @@ use crate::model::{IdentityConflict, JoinAccepted, JoinOffer, PeerTable, WhoAmI,
 
 /// The largest term or index that is believed. No cluster ever counts that far, raft adds to both without a check, and a
 /// node that once recorded such a term could never start again.
-const MOST_COUNT: u64 = 1 << 62;
+const MAX_COUNT: u64 = 1 << 62;
 
-fn named(name: &str, address: &str) -> Result<(), String> {
+fn check_node(name: &str, address: &str) -> Result<(), String> {
     check_name(name).map_err(|reason| format!("the name it gives: {reason}"))?;
     check_address(address).map_err(|reason| format!("the address it gives: {reason}"))
 }
@@ -26,16 +26,16 @@ fn named(name: &str, address: &str) -> Result<(), String> {
 /// What is wrong, for the log.
 pub fn check_hello(hello: &Hello) -> Result<(), String> {
     let starting = hello.cluster_id == 0 && hello.node_id.is_empty() && hello.raft_address.is_empty();
-    if starting { Ok(()) } else { named(&hello.node_id, &hello.raft_address) }
+    if starting { Ok(()) } else { check_node(&hello.node_id, &hello.raft_address) }
 }
 
 /// Whether the names and addresses of an offer are ones.
 ///
 /// # Errors
 /// What is wrong, for the log and for the leader.
-pub fn check_offer(adopt: &JoinOffer) -> Result<(), String> {
-    named(&adopt.leader_name, &adopt.leader_address)?;
-    named(&adopt.node_id, &adopt.raft_address)
+pub fn check_offer(offer: &JoinOffer) -> Result<(), String> {
+    check_node(&offer.leader_name, &offer.leader_address)?;
+    check_node(&offer.node_id, &offer.raft_address)
 }
 
 /// Whether the name and the address in the answer of a stranger are ones.
@@ -43,16 +43,16 @@ pub fn check_offer(adopt: &JoinOffer) -> Result<(), String> {
 /// # Errors
 /// What is wrong, for the person who asked.
 pub fn check_who(who: &WhoAmI) -> Result<(), String> {
-    named(&who.node_id, &who.http_address)?;
-    named(&who.node_id, &who.raft_address)
+    check_node(&who.node_id, &who.http_address)?;
+    check_node(&who.node_id, &who.raft_address)
 }
 
 /// Whether the name and the address of a joiner are ones.
 ///
 /// # Errors
 /// What is wrong, for the person who asked.
-pub fn check_adopted(adopted: &JoinAccepted) -> Result<(), String> {
-    named(&adopted.started_as, &adopted.http_address)
+pub fn check_join_accepted(accepted: &JoinAccepted) -> Result<(), String> {
+    check_node(&accepted.started_as, &accepted.http_address)
 }
 
 /// Whether a peer that introduces itself so may come in, for as long as `table` is the one and `known` is the life that it
@@ -68,7 +68,7 @@ pub fn admit(
 ) -> Result<(), Denial> {
     let table = table.ok_or(Denial::Starting)?;
     if table.removed {
-        return Err(Denial::Retired);
+        return Err(Denial::AcceptorRemoved);
     }
     if hello.cluster_id != table.cluster_id {
         return Err(Denial::OtherCluster { cluster_id: table.cluster_id });
@@ -77,16 +77,16 @@ pub fn admit(
         return Err(Denial::Removed { cluster_id: table.cluster_id, raft_id: hello.from });
     }
     if hello.from == table.raft_id || hello.from == 0 {
-        return Err(Denial::Yourself);
+        return Err(Denial::SelfDial);
     }
     if hello.to != table.raft_id {
-        return Err(Denial::SomebodyElse { raft_id: table.raft_id });
+        return Err(Denial::WrongNode { raft_id: table.raft_id });
     }
     check().map_err(Denial::Conflict)?;
-    if table.lists(hello.from) && hello.lives.current.count == 0 {
-        return Err(Denial::NoLife);
+    if table.lists(hello.from) && hello.boot_history.current.count == 0 {
+        return Err(Denial::NoBootId);
     }
-    match table.unfollowed(hello.from, hello.moved, &hello.raft_address) {
+    match table.unconfirmed_move(hello.from, hello.moved, &hello.raft_address) {
         Some(listed) => Err(Denial::Moved { listed: listed.into() }),
         None => Ok(()),
     }
@@ -103,7 +103,7 @@ pub fn check_message(message: &Message, from: u64, to: u64) -> Result<(), String
     let kind = message.msg_type;
     let points = [message.index, message.commit, message.reject_hint, message.request_snapshot];
     let terms = [message.term, message.log_term, message.commit_term];
-    if points.iter().chain(&terms).any(|count| *count > MOST_COUNT) {
+    if points.iter().chain(&terms).any(|count| *count > MAX_COUNT) {
         return Err(format!("{kind:?} with a term or an index that no cluster reaches"));
     }
     match kind {
@@ -147,7 +147,7 @@ pub fn check_snapshot(message: &Message, from: u64, to: u64) -> Result<(), Strin
         && metadata.index != 0
         && metadata.term != 0
         && metadata.term <= message.term
-        && message.term.max(metadata.index) <= MOST_COUNT;
+        && message.term.max(metadata.index) <= MAX_COUNT;
     if sound { Ok(()) } else { Err("the stream ended in a message that is no snapshot for this node".into()) }
 }
 
@@ -179,8 +179,8 @@ mod tests {
 
     fn hello(cluster_id: u64, from: u64, to: u64) -> Hello {
         let (node_id, raft_address) = ("a".into(), "h:1".into());
-        let (moved, lives) = (false, BootHistory::default());
-        Hello { purpose: Purpose::Peer, cluster_id, from, to, node_id, raft_address, moved, lives, known: None }
+        let (moved, boot_history) = (false, BootHistory::default());
+        Hello { purpose: Purpose::Peer, cluster_id, from, to, node_id, raft_address, moved, boot_history, known: None }
     }
 
     #[test]
@@ -190,9 +190,9 @@ mod tests {
         assert_eq!(admit(hello(7, 1, 2)), Ok(()));
         assert_eq!(admit(hello(8, 1, 2)), Err(Denial::OtherCluster { cluster_id: 7 }));
         assert_eq!(admit(hello(7, 9, 2)), Err(Denial::Removed { cluster_id: 7, raft_id: 9 }));
-        assert_eq!(admit(hello(7, 1, 3)), Err(Denial::SomebodyElse { raft_id: 2 }));
-        assert_eq!(admit(hello(7, 2, 2)), Err(Denial::Yourself));
-        assert_eq!(admit(hello(7, 0, 2)), Err(Denial::Yourself));
+        assert_eq!(admit(hello(7, 1, 3)), Err(Denial::WrongNode { raft_id: 2 }));
+        assert_eq!(admit(hello(7, 2, 2)), Err(Denial::SelfDial));
+        assert_eq!(admit(hello(7, 0, 2)), Err(Denial::SelfDial));
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
     fn nobody_comes_in_before_the_start_or_after_the_removal() {
         assert_eq!(admit(None, &hello(7, 1, 2), || Ok(())), Err(Denial::Starting));
         let removed = PeerTable { removed: true, ..table() };
-        assert_eq!(admit(Some(&removed), &hello(7, 1, 2), || Ok(())), Err(Denial::Retired));
+        assert_eq!(admit(Some(&removed), &hello(7, 1, 2), || Ok(())), Err(Denial::AcceptorRemoved));
     }
 
     #[test]
@@ -219,10 +219,10 @@ mod tests {
         let table = PeerTable { peers: vec![(1, "a".into(), "old:1".into())], ..table() };
         let admit = |table: &PeerTable, hello: &Hello| admit(Some(table), hello, || Ok(()));
         let known = |hello: Hello| Hello {
-            lives: BootHistory { current: BootId { count: 1, nonce: 1 }, ..hello.lives },
+            boot_history: BootHistory { current: BootId { count: 1, nonce: 1 }, ..hello.boot_history },
             ..hello
         };
-        assert_eq!(admit(&table, &hello(7, 1, 2)), Err(Denial::NoLife));
+        assert_eq!(admit(&table, &hello(7, 1, 2)), Err(Denial::NoBootId));
         let moved = Hello { moved: true, ..known(hello(7, 1, 2)) };
         assert_eq!(admit(&table, &moved), Err(Denial::Moved { listed: "old:1".into() }));
         assert_eq!(admit(&table, &known(hello(7, 1, 2))), Ok(()), "its table has it under another spelling");
@@ -235,7 +235,8 @@ mod tests {
     #[test]
     fn a_copy_is_refused_as_one_wherever_it_is() {
         let table = PeerTable { peers: vec![(1, "a".into(), "old:1".into())], ..table() };
-        let conflict = IdentityConflict { known: BootId { count: 2, nonce: 1 }, said: BootId { count: 2, nonce: 2 } };
+        let conflict =
+            IdentityConflict { known: BootId { count: 2, nonce: 1 }, claimed: BootId { count: 2, nonce: 2 } };
         for moved in [false, true] {
             let hello = Hello { moved, ..hello(7, 1, 2) };
             assert_eq!(admit(Some(&table), &hello, || Err(conflict)), Err(Denial::Conflict(conflict)));
@@ -286,10 +287,10 @@ mod tests {
     #[test]
     fn terms_and_indexes_that_raft_could_not_count_on_from_are_refused() {
         for msg_type in [MessageType::MsgAppend, MessageType::MsgRequestVote, MessageType::MsgHeartbeat] {
-            let sound = Message { msg_type, from: 1, to: 2, term: MOST_COUNT, ..Message::default() };
+            let sound = Message { msg_type, from: 1, to: 2, term: MAX_COUNT, ..Message::default() };
             assert_eq!(check_message(&sound, 1, 2), Ok(()));
             for wrong in [
-                Message { term: MOST_COUNT + 1, ..sound.clone() },
+                Message { term: MAX_COUNT + 1, ..sound.clone() },
                 Message { log_term: u64::MAX, ..sound.clone() },
                 Message { index: u64::MAX, ..sound.clone() },
                 Message { commit: u64::MAX, ..sound.clone() },

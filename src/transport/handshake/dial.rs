@@ -1,12 +1,12 @@
-//! Dialling: from an address to a connection on which both ends have introduced themselves.
+//! Dialling: from an address to a connection on which both ends have completed the handshake.
 //!
-//! Why: members, streams and strangers are all reached the same way, and what goes wrong on the way has to be told to a
-//! person who typed the address.
+//! Why: members, snapshot streams and rpcs dial the same way, and a failure must be explained to the operator who typed the
+//! address.
 //!
-//! Laws: the name is resolved at every dial and every address it stands for is tried, handshake included (`localhost`
-//! may be `::1`, where somebody else listens). Every wait is bounded.
+//! Invariants: the name is resolved at every dial, and every address of it is tried, handshake included (`localhost` may be `::1`,
+//! where another process listens). Every wait is bounded.
 //!
-//! Not here: when to dial again (`link`).
+//! See also: `link` (when to dial again).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{Denial, Hello, WIRE_VERSION, Welcome, preamble};
 use crate::model::{IdentityConflict, check_address};
 use crate::transport::wire::frame_limits;
-use crate::transport::wire::framing::{Opening, read_frame, read_opening};
+use crate::transport::wire::framing::{Preamble, read_frame, read_preamble};
 use crate::transport::wire::{Frame, WireError};
 
 /// How long one address may take to connect.
@@ -39,7 +39,7 @@ pub enum DialError {
     Unresolved(String),
     /// Nothing listens, or nothing answers.
     #[error("{0}")]
-    Unreached(String),
+    Unreachable(String),
     /// Something listens that does not speak huskv. What it said is for the debug log alone: whoever may ask for a dial
     /// is not to read the banners of other hosts.
     #[error("something answered, but not as a huskv peer port (an HTTP port?)")]
@@ -48,7 +48,7 @@ pub enum DialError {
     #[error(
         "{0} takes the connection, but does not answer as a huskv peer port (an HTTP port, or a process that hangs?)"
     )]
-    Mute(SocketAddr),
+    Unresponsive(SocketAddr),
     /// The connection broke during the handshake.
     #[error("the handshake failed: {0}")]
     Broken(String),
@@ -65,12 +65,12 @@ pub enum DialError {
 
 impl DialError {
     /// How much an error tells; of several addresses the most telling is reported.
-    fn weight(&self) -> u8 {
+    fn specificity(&self) -> u8 {
         match self {
             Self::Unresolved(_) => 0,
-            Self::Unreached(_) => 1,
+            Self::Unreachable(_) => 1,
             Self::Address(_) => 2,
-            Self::Foreign(_) | Self::Mute(_) => 3,
+            Self::Foreign(_) | Self::Unresponsive(_) => 3,
             Self::Broken(_) => 4,
             Self::Version(_) => 5,
             Self::Denied(Denial::Removed { .. } | Denial::Conflict(_)) | Self::Conflict(_) => 7,
@@ -87,7 +87,7 @@ pub struct PeerAddress {
     /// What the member itself said last, in a handshake.
     self_reported: Option<String>,
     /// Whether its own word is newer than the table's.
-    own_word_first: bool,
+    prefer_self_reported: bool,
     /// What another member says it has said.
     gossiped: Option<String>,
 }
@@ -95,7 +95,7 @@ pub struct PeerAddress {
 impl PeerAddress {
     /// Where the table says the member is.
     pub fn new(table: &str) -> Self {
-        Self { table: table.into(), self_reported: None, own_word_first: false, gossiped: None }
+        Self { table: table.into(), self_reported: None, prefer_self_reported: false, gossiped: None }
     }
 
     /// What the table says.
@@ -104,25 +104,25 @@ impl PeerAddress {
     }
 
     /// The member has said where it is.
-    pub fn heard(&mut self, address: &str) {
+    pub fn set_self_reported(&mut self, address: &str) {
         if check_address(address).is_ok() {
-            self.own_word_first = address != self.table;
+            self.prefer_self_reported = address != self.table;
             self.self_reported = Some(address.into());
         }
     }
 
     /// The table was published; true where it says something new.
-    pub fn listed(&mut self, address: &str) -> bool {
+    pub fn set_listed(&mut self, address: &str) -> bool {
         let changed = address != self.table;
         if changed {
             address.clone_into(&mut self.table);
-            self.own_word_first = false;
+            self.prefer_self_reported = false;
         }
         changed
     }
 
     /// Another member has passed on where this one is; true where that is new.
-    pub fn gossiped(&mut self, address: &str) -> bool {
+    pub fn set_gossiped(&mut self, address: &str) -> bool {
         let new = check_address(address).is_ok() && self.gossiped.as_deref() != Some(address);
         if new {
             self.gossiped = Some(address.into());
@@ -138,11 +138,11 @@ impl PeerAddress {
     /// What to dial at the given attempt: the newer word, and in turn the others.
     pub fn address(&self, attempt: usize) -> &str {
         let (table, self_reported) = (Some(self.table.as_str()), self.self_reported.as_deref());
-        let words = if self.own_word_first { [self_reported, table] } else { [table, self_reported] };
+        let sources = if self.prefer_self_reported { [self_reported, table] } else { [table, self_reported] };
         let mut known: Vec<&str> = Vec::new();
-        for word in words.into_iter().chain([self.gossiped.as_deref()]).flatten() {
-            if !known.contains(&word) {
-                known.push(word);
+        for address in sources.into_iter().chain([self.gossiped.as_deref()]).flatten() {
+            if !known.contains(&address) {
+                known.push(address);
             }
         }
         known[attempt % known.len()]
@@ -158,17 +158,17 @@ pub async fn dial(address: &str, hello: &Hello, limit: Duration) -> Result<(TcpS
     let deadline = Instant::now() + limit;
     let sockets = timeout_at(deadline, resolve(address)).await;
     let sockets = sockets.map_err(|_| DialError::Unresolved("no answer in time".into()))??;
-    let mut worst = DialError::Unresolved("it has no address".into());
+    let mut most_specific = DialError::Unresolved("it has no address".into());
     for (tried, socket) in sockets.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(sockets.len() - tried).unwrap_or(1);
-        match meet(*socket, hello, share.max(left.min(HANDSHAKE_LIMIT / 6))).await {
-            Ok(met) => return Ok(met),
-            Err(error) if error.weight() >= worst.weight() => worst = error,
+        match connect_one(*socket, hello, share.max(left.min(HANDSHAKE_LIMIT / 6))).await {
+            Ok(established) => return Ok(established),
+            Err(error) if error.specificity() >= most_specific.specificity() => most_specific = error,
             Err(_) => {}
         }
     }
-    Err(worst)
+    Err(most_specific)
 }
 
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
@@ -177,20 +177,20 @@ async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
 }
 
 /// Connects to one address and shakes hands.
-async fn meet(socket: SocketAddr, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
+async fn connect_one(socket: SocketAddr, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
     let deadline = Instant::now() + limit;
     let connected = timeout(limit.min(CONNECT_LIMIT), TcpStream::connect(socket)).await;
     let mut stream = connected
-        .map_err(|_| DialError::Unreached(format!("{socket} does not answer")))?
-        .map_err(|error| DialError::Unreached(format!("{socket}: {error}")))?;
+        .map_err(|_| DialError::Unreachable(format!("{socket} does not answer")))?
+        .map_err(|error| DialError::Unreachable(format!("{socket}: {error}")))?;
     // A free local port can be picked as the source of a connection to itself; nobody listens there.
     if stream.local_addr().ok() == stream.peer_addr().ok() {
-        return Err(DialError::Unreached(format!("{socket}: nothing listens there")));
+        return Err(DialError::Unreachable(format!("{socket}: nothing listens there")));
     }
     drop(stream.set_nodelay(true));
     let limit = deadline.saturating_duration_since(Instant::now()).min(HANDSHAKE_LIMIT);
     let welcome = timeout(limit, shake_hands(&mut stream, hello)).await;
-    Ok((stream, welcome.map_err(|_| DialError::Mute(socket))??))
+    Ok((stream, welcome.map_err(|_| DialError::Unresponsive(socket))??))
 }
 
 async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, DialError> {
@@ -200,13 +200,13 @@ async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, D
     bytes.extend(Frame::Hello(hello.clone()).encode().map_err(broken)?);
     // Whoever refuses may do so, and close, before it has read everything: what it said is read all the same.
     let written = stream.write_all(&bytes).await;
-    match read_opening(stream).await {
-        Ok(Opening::Huskv(WIRE_VERSION)) => {}
-        Ok(Opening::Huskv(version)) => return Err(DialError::Version(version)),
-        Ok(Opening::Foreign(bytes)) => {
+    match read_preamble(stream).await {
+        Ok(Preamble::Huskv(WIRE_VERSION)) => {}
+        Ok(Preamble::Huskv(version)) => return Err(DialError::Version(version)),
+        Ok(Preamble::Foreign(bytes)) => {
             return Err(DialError::Foreign(format!("it begins with {}", bytes.escape_ascii())));
         }
-        Ok(Opening::Nothing) => return Err(DialError::Foreign("it closed the connection without a word".into())),
+        Ok(Preamble::Closed) => return Err(DialError::Foreign("it closed the connection without a word".into())),
         Err(error) => return Err(DialError::Foreign(error.to_string())),
     }
     written.map_err(|error| DialError::Broken(error.to_string()))?;
@@ -223,19 +223,19 @@ mod tests {
 
     #[test]
     fn the_newer_word_is_dialled_first_and_the_other_in_turn() {
-        let mut whereabouts = PeerAddress::new("old:1");
-        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["old:1", "old:1"]);
-        whereabouts.heard("moved:1");
-        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["moved:1", "old:1"]);
-        assert!(!whereabouts.listed("old:1"));
-        assert_eq!(whereabouts.address(0), "moved:1");
-        assert!(whereabouts.listed("new:1"));
-        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "moved:1"]);
-        whereabouts.heard("not an address");
-        assert_eq!(whereabouts.address(0), "new:1");
-        whereabouts.heard("new:1");
-        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "new:1"]);
-        assert!(whereabouts.gossiped("third:1") && !whereabouts.gossiped("third:1"));
-        assert_eq!([whereabouts.address(0), whereabouts.address(1)], ["new:1", "third:1"]);
+        let mut peer_address = PeerAddress::new("old:1");
+        assert_eq!([peer_address.address(0), peer_address.address(1)], ["old:1", "old:1"]);
+        peer_address.set_self_reported("moved:1");
+        assert_eq!([peer_address.address(0), peer_address.address(1)], ["moved:1", "old:1"]);
+        assert!(!peer_address.set_listed("old:1"));
+        assert_eq!(peer_address.address(0), "moved:1");
+        assert!(peer_address.set_listed("new:1"));
+        assert_eq!([peer_address.address(0), peer_address.address(1)], ["new:1", "moved:1"]);
+        peer_address.set_self_reported("not an address");
+        assert_eq!(peer_address.address(0), "new:1");
+        peer_address.set_self_reported("new:1");
+        assert_eq!([peer_address.address(0), peer_address.address(1)], ["new:1", "new:1"]);
+        assert!(peer_address.set_gossiped("third:1") && !peer_address.set_gossiped("third:1"));
+        assert_eq!([peer_address.address(0), peer_address.address(1)], ["new:1", "third:1"]);
     }
 }

@@ -1,17 +1,20 @@
-//! How two nodes introduce themselves at the beginning of a connection.
+//! The handshake: how two nodes identify themselves at the beginning of a connection.
 //!
-//! A connection is: the preamble ([`MAGIC`], then the version as u16 LE) from the dialler, together with its [`Hello`];
-//! the preamble and a verdict ([`Welcome`] or [`Denial`]) from the acceptor; then frames as the [`Purpose`] has it.
+//! ```text
+//!   dialler  -> acceptor:  preamble (MAGIC, version u16 LE), Hello (purpose, cluster, from, to, boot history)
+//!   acceptor -> dialler:   preamble, verdict: Welcome or Denial
+//!   then frames as the Purpose defines
+//! ```
 //!
-//! Why: anything may dial a port, and an address may have passed to somebody else; so both ends say first which protocol
-//! they speak, in which version, and who they are.
+//! Why: anything may connect to a port, and an address may belong to another node by now. So both ends first exchange protocol,
+//! version and identity.
 //!
-//! Where a member stands up in two lives that cannot both follow from one disk ([`IdentityConflict`]), neither end has
-//! spoken to the wrong one: the acceptor looks before its verdict, the dialler before it uses the connection.
+//! If a member appears with two boot histories that cannot come from one disk ([`IdentityConflict`]), neither end serves the wrong
+//! one: the acceptor checks before its verdict, the dialler before it uses the connection.
 //!
-//! Laws: the preamble stays parseable for ever, so that any two versions can tell each other which they are.
+//! Invariants: the preamble stays parseable for ever, so that any two versions can report each other's version.
 //!
-//! Not here: who is let in (`admission`), and who speaks when (`dial`, `listener`).
+//! See also: `admission` (the rules), `dial` and `listener` (the two sides).
 
 pub(crate) mod admission;
 pub(crate) mod dial;
@@ -59,7 +62,7 @@ pub struct Hello {
     /// Whether that is another address than the one that its cluster has recorded for it.
     pub moved: bool,
     /// Its lives, and the one that the acceptor has heard last; none for strangers.
-    pub lives: BootHistory,
+    pub boot_history: BootHistory,
     /// The life that it has spoken to the acceptor in last: whoever knows it is told those since.
     pub known: Option<BootId>,
 }
@@ -72,7 +75,7 @@ pub struct Welcome {
     /// Its raft id, likewise.
     pub raft_id: u64,
     /// Its lives, and the one that the dialler has heard last; none for strangers.
-    pub lives: BootHistory,
+    pub boot_history: BootHistory,
 }
 
 /// Why the acceptor will not have the dialler.
@@ -83,7 +86,7 @@ pub enum Denial {
     Starting,
     /// The acceptor was itself removed from its cluster.
     #[error("the node there was removed from its cluster")]
-    Retired,
+    AcceptorRemoved,
     /// The acceptor belongs to another cluster.
     #[error("the node there belongs to another cluster ({cluster_id})")]
     OtherCluster {
@@ -100,13 +103,13 @@ pub enum Denial {
     },
     /// The acceptor has another raft id than the one dialled.
     #[error("another node answers there (raft id {raft_id})")]
-    SomebodyElse {
+    WrongNode {
         /// The acceptor's raft id.
         raft_id: u64,
     },
     /// The dialler claims the acceptor's own raft id, or none.
     #[error("what answers there is this node itself, or a copy of it")]
-    Yourself,
+    SelfDial,
     /// The dialler is not the member that the acceptor has spoken to before.
     #[error("identity conflict: this node's {0}")]
     Conflict(IdentityConflict),
@@ -127,7 +130,7 @@ pub enum Denial {
     },
     /// The dialler is in the table and names no life.
     #[error("a member of the cluster says in which life it is")]
-    NoLife,
+    NoBootId,
     /// The acceptor cannot write down whom it speaks to.
     #[error("the disk of the node there fails")]
     Disk,

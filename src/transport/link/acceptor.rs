@@ -1,15 +1,18 @@
 //! The acceptor's end of an established connection from a member.
 //!
-//! Why: raft's messages and forwarded requests arrive here in the member's order, and the answers to the requests go
-//! back on the same socket.
+//! Why: raft messages and forwarded requests arrive here in the member's order, and replies go back on the same socket.
 //!
-//! Laws: every message is checked again, for a member can be wrong too. The requests under way are bounded in number and
-//! in bytes, so the queue of their answers never refuses one, and the loop never waits. A request's deadline comes with it,
-//! by this node's clock: when the request is read says nothing. A peer that is not in the table
-//! gets what is to be said to it on this same connection, and hands no requests on. As soon as the table no longer has the member,
-//! the connection ends; a member that was removed is told so first.
+//! ```text
+//!   socket --> Reader: check, budget --> consensus loop --ReplyGuard--> replies (<= 1024) --> Writer --> socket
+//!                  '--- pongs, follows --------------------------> control frames (<= 64) --'
+//! ```
 //!
-//! Not here: the handshake (`listener`).
+//! Invariants: every message is checked again, for a member can be faulty, too. Requests in flight are bounded in number and
+//! bytes, so the queue of replies never overflows and the loop never waits. A request carries its deadline by this node's clock:
+//! the time at which it is read means nothing. A peer that is not in the table gets its messages on this connection, and its
+//! requests are refused. The connection ends as soon as the table no longer has the member; a removed member is told so first.
+//!
+//! See also: `listener` (the handshake), `dialer` (the other end).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,16 +24,16 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::dialer::{BUFFER_BYTES, FAREWELL, SILENCE};
+use super::dialer::{BUFFER_BYTES, DRAIN_LIMIT, SILENCE};
 use crate::consensus::{Hop, Input};
 use crate::model::{Answer, Code, Refusal};
 use crate::transport::handshake::admission::check_message;
 use crate::transport::handshake::{Denial, Hello, Welcome};
 use crate::transport::memory_budget;
-use crate::transport::memory_budget::Share;
+use crate::transport::memory_budget::ConnectionShare;
 use crate::transport::registry::Registry;
 use crate::transport::wire::frame_limits;
-use crate::transport::wire::framing::read_counted;
+use crate::transport::wire::framing::read_budgeted;
 use crate::transport::wire::{Frame, WireError};
 
 /// The most requests of one member that are under way at once.
@@ -38,32 +41,33 @@ const MAX_IN_FLIGHT: usize = 1024;
 /// The most bytes of one member's requests that are under way at once, 128 MiB.
 const MAX_BYTES: usize = 128 << 20;
 /// The most frames besides answers that wait to be written.
-const MAX_NOTICES: usize = 64;
+const MAX_CONTROL_FRAMES: usize = 64;
 /// The longest a member may have a request wait, one hour.
-const MAX_WAIT: Duration = Duration::from_hours(1);
+const MAX_DEADLINE: Duration = Duration::from_hours(1);
 
 /// Serves the connection to its end. `who` is the member for the log.
 pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcome: Welcome, who: &str) {
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     let (replies, replies_end) = mpsc::channel(MAX_IN_FLIGHT);
-    let (notices, notices_end) = mpsc::channel(MAX_NOTICES);
-    let _calling = registry.heard(hello, notices.clone());
-    let _connected = registry.connect(hello.from, hello.lives.current);
-    let (seats, bytes) = (Arc::new(Semaphore::new(MAX_IN_FLIGHT)), memory_budget::count(MAX_BYTES));
-    let ears = Reader { registry, hello, welcome, who, replies, notices, seats, bytes, share: Share::new() };
+    let (control, control_end) = mpsc::channel(MAX_CONTROL_FRAMES);
+    let _unlisted = registry.register_inbound(hello, control.clone());
+    let _connected = registry.connect(hello.from, hello.boot_history.current);
+    let (in_flight, bytes) = (Arc::new(Semaphore::new(MAX_IN_FLIGHT)), memory_budget::count(MAX_BYTES));
+    let reader_half =
+        Reader { registry, hello, welcome, who, replies, control, in_flight, bytes, share: ConnectionShare::new() };
     debug!(registry.log, "a peer has connected"; "peer" => who, "raft_id" => hello.from);
-    let mouth = Writer { registry, hello, replies: replies_end, notices: notices_end };
+    let writer_half = Writer { registry, hello, replies: replies_end, control: control_end };
     tokio::select! {
-        error = ears.listen(&mut reader) => match error {
+        error = reader_half.read_loop(&mut reader) => match error {
             WireError::Closed | WireError::Io(_) | WireError::Silent(_) => {
                 debug!(registry.log, "a peer has gone"; "peer" => who, "reason" => %error);
             }
             error => registry.warn_limited("a peer cannot be understood", who, &error.to_string()),
         },
-        _ = mouth.speak(writer) => {
+        _ = writer_half.write_loop(writer) => {
             // What was said last is read there only if what comes from there is read here; none of it counts any more.
-            drop(timeout(FAREWELL, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
+            drop(timeout(DRAIN_LIMIT, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
         }
     }
 }
@@ -77,15 +81,15 @@ type Reply = (u64, Result<Answer, Refusal>, InFlightPermit);
 /// The reply that a forwarded request carries; dropped by a loop that ends, it says so.
 struct ReplyGuard {
     token: u64,
-    seat: Option<InFlightPermit>,
+    permit: Option<InFlightPermit>,
     replies: mpsc::Sender<Reply>,
 }
 
 impl ReplyGuard {
     fn answer(&mut self, result: Result<Answer, Refusal>) {
-        if let Some(seat) = self.seat.take() {
+        if let Some(permit) = self.permit.take() {
             // There is room for every ticket; it fails only where the connection is gone.
-            drop(self.replies.try_send((self.token, result, seat)));
+            drop(self.replies.try_send((self.token, result, permit)));
         }
     }
 }
@@ -103,19 +107,19 @@ struct Reader<'a> {
     welcome: Welcome,
     who: &'a str,
     replies: mpsc::Sender<Reply>,
-    notices: mpsc::Sender<Frame>,
-    seats: Arc<Semaphore>,
+    control: mpsc::Sender<Frame>,
+    in_flight: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    share: Share,
+    share: ConnectionShare,
 }
 
 impl Reader<'_> {
-    async fn listen(&self, reader: &mut BufReader<OwnedReadHalf>) -> WireError {
+    async fn read_loop(&self, reader: &mut BufReader<OwnedReadHalf>) -> WireError {
         let mut heard = false;
         loop {
             let is_member = self.registry.is_listed(self.hello.from);
-            let room = |bytes| self.registry.budget.room(&self.share, is_member, bytes);
-            let (frame, room) = match read_counted(reader, frame_limits::FROM_DIALLER, SILENCE, room).await {
+            let reserve = |bytes| self.registry.budget.reserve(&self.share, is_member, bytes);
+            let (frame, permit) = match read_budgeted(reader, frame_limits::FROM_DIALLER, SILENCE, reserve).await {
                 Ok(read) => read,
                 Err(error) => return error,
             };
@@ -123,32 +127,34 @@ impl Reader<'_> {
                 // It speaks, so it has taken the welcome and knows this node's life. If that cannot be noted now, it is at the
                 // next connection.
                 heard = true;
-                drop(self.registry.meet(self.hello.from, &self.hello.lives, true).await);
+                drop(self.registry.record_peer(self.hello.from, &self.hello.boot_history, true).await);
             }
             match frame {
                 Frame::Step(message) => match check_message(&message, self.hello.from, self.welcome.raft_id) {
                     Ok(()) => {
-                        let (term, most) = (message.term, self.registry.handle.names().believable_term);
+                        let (term, max_term) = (message.term, self.registry.handle.names().believable_term);
                         // The loop does not believe it either, and may ask the member about it.
                         let input = Box::new(Input::Step(message));
-                        self.registry.handle.deliver(Input::Counted { input, room: Box::new(room) }).await;
-                        if let Some(most) = most.filter(|most| term > *most) {
-                            return WireError::Malformed(format!("a raft message of term {term}, of at most {most}"));
+                        self.registry.handle.deliver(Input::Counted { input, room: Box::new(permit) }).await;
+                        if let Some(max_term) = max_term.filter(|max_term| term > *max_term) {
+                            return WireError::Malformed(format!(
+                                "a raft message of term {term}, of at most {max_term}"
+                            ));
                         }
                     }
                     Err(detail) => self.registry.warn_limited("a raft message is refused", self.who, &detail),
                 },
                 Frame::Forward { token, deadline, relay, request } => {
-                    let seat = match self.seat(is_member, room.bytes) {
-                        Ok(seat) => seat,
+                    let permit = match self.permit(is_member, permit.bytes) {
+                        Ok(permit) => permit,
                         Err(refusal) => {
-                            drop(self.notices.send(Frame::Reply { token, result: Err(refusal) }).await);
+                            drop(self.control.send(Frame::Reply { token, result: Err(refusal) }).await);
                             continue;
                         }
                     };
-                    let mut ticket = ReplyGuard { token, seat: Some(seat), replies: self.replies.clone() };
-                    let deadline = deadline.min(self.registry.handle.clock().after(MAX_WAIT));
-                    let reply = Box::new(move |result| ticket.answer(result));
+                    let mut reply_guard = ReplyGuard { token, permit: Some(permit), replies: self.replies.clone() };
+                    let deadline = deadline.min(self.registry.handle.clock().after(MAX_DEADLINE));
+                    let reply = Box::new(move |result| reply_guard.answer(result));
                     let hop = if relay { Hop::Relay } else { Hop::Leader };
                     let to = self.welcome.raft_id;
                     self.registry.handle.deliver(Input::Request { request, deadline, hop, to, reply }).await;
@@ -156,17 +162,17 @@ impl Reader<'_> {
                 // Where it does not fit, what is there already tells as much.
                 Frame::Ping => {
                     let follows = Frame::Follows(self.registry.handle.names().follows);
-                    drop(self.notices.try_send(follows));
-                    drop(self.notices.try_send(Frame::Pong(self.registry.handle.clock().now())));
+                    drop(self.control.try_send(follows));
+                    drop(self.control.try_send(Frame::Pong(self.registry.handle.clock().now())));
                 }
                 Frame::Follows(leader) => self.registry.heard_follows(self.hello.from, leader),
-                Frame::PeerAddress(known) => {
+                Frame::PeerAddresses(known) => {
                     if is_member {
                         self.registry.gossiped(&known);
                     }
                 }
-                Frame::Digest(told) => {
-                    self.registry.handle.deliver(Input::Digest { from: self.hello.from, told }).await
+                Frame::Digest(digest) => {
+                    self.registry.handle.deliver(Input::Digest { from: self.hello.from, told: digest }).await
                 }
                 Frame::Space(space) => {
                     self.registry.handle.deliver(Input::Space { from: self.hello.from, space }).await
@@ -182,16 +188,16 @@ impl Reader<'_> {
     }
 
     /// A place for a request of so many bytes.
-    fn seat(&self, is_member: bool, bytes: usize) -> Result<InFlightPermit, Refusal> {
+    fn permit(&self, is_member: bool, bytes: usize) -> Result<InFlightPermit, Refusal> {
         if !is_member {
             let detail =
                 "the node there does not know the one that sent the request on as a member; try again in a moment";
             return Err(Refusal::not_applied(Code::NoLeader, detail));
         }
-        let seat = Arc::clone(&self.seats).try_acquire_owned();
+        let permit = Arc::clone(&self.in_flight).try_acquire_owned();
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(memory_budget::units(bytes));
-        match (seat, bytes) {
-            (Ok(seat), Ok(bytes)) => Ok([seat, bytes]),
+        match (permit, bytes) {
+            (Ok(permit), Ok(bytes)) => Ok([permit, bytes]),
             _ => {
                 let detail = "too many requests of one node wait on the leader; try again in a moment";
                 Err(Refusal::not_applied(Code::Overloaded, detail))
@@ -205,23 +211,23 @@ struct Writer<'a> {
     registry: &'a Registry,
     hello: &'a Hello,
     replies: mpsc::Receiver<Reply>,
-    notices: mpsc::Receiver<Frame>,
+    control: mpsc::Receiver<Frame>,
 }
 
 impl Writer<'_> {
-    async fn speak(mut self, writer: OwnedWriteHalf) -> Result<(), WireError> {
+    async fn write_loop(mut self, writer: OwnedWriteHalf) -> Result<(), WireError> {
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
-        let unwanted = self.registry.unwanted(self.hello);
-        tokio::pin!(unwanted);
+        let until_denied = self.registry.until_denied(self.hello);
+        tokio::pin!(until_denied);
         let stopped = self.registry.stopped();
         tokio::pin!(stopped);
         loop {
-            if self.replies.is_empty() && self.notices.is_empty() {
+            if self.replies.is_empty() && self.control.is_empty() {
                 writer.flush().await?;
             }
             let frame = tokio::select! {
                 biased;
-                denial = &mut unwanted => {
+                denial = &mut until_denied => {
                     if let Denial::Removed { cluster_id, raft_id } = denial {
                         writer.write_all(&Frame::Removed { cluster_id, raft_id }.encode()?).await?;
                     }
@@ -229,7 +235,7 @@ impl Writer<'_> {
                 }
                 () = &mut stopped => break,
                 Some((token, result, _seat)) = self.replies.recv() => Frame::Reply { token, result },
-                Some(notice) = self.notices.recv() => notice,
+                Some(control_frame) = self.control.recv() => control_frame,
             };
             writer.write_all(&frame.encode()?).await?;
         }

@@ -1,13 +1,13 @@
 //! The dialler's end of an established connection to a member.
 //!
-//! Why: raft's messages and clients' requests leave here in the order in which the loop gave them, and the answers to
-//! the requests (and to messages, from a node in whose table this one is not yet) come back on the same socket, so a broken connection tells exactly which of them are unknown.
+//! Why: raft messages and client requests are sent in the order in which the loop gave them. Replies come back on the same socket,
+//! so a broken connection tells exactly which requests are unknown.
 //!
-//! Laws: what is queued is coalesced, and flushed as soon as the queue is empty, never by a timer. The dialler pings
-//! every second, so either end finds a connection that is only half there within [`SILENCE`]. The first pong is waited for
-//! before a request leaves (`peer_clock`).
+//! Invariants: queued frames are coalesced, and flushed as soon as the queue is empty, never by a timer. The dialler pings every
+//! second, so either end detects a half-open connection within [`SILENCE`]. No request is sent before the first pong
+//! (`peer_clock`).
 //!
-//! Not here: dialling again (`link`), and the other end (`acceptor`).
+//! See also: `link` (reconnects), `acceptor` (the other end).
 
 use std::time::Duration;
 
@@ -25,10 +25,10 @@ use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
 use crate::transport::handshake::Hello;
 use crate::transport::handshake::admission::check_message;
 use crate::transport::handshake::dial::PeerAddress;
-use crate::transport::memory_budget::Share;
+use crate::transport::memory_budget::ConnectionShare;
 use crate::transport::registry::Registry;
 use crate::transport::wire::frame_limits;
-use crate::transport::wire::framing::read_counted;
+use crate::transport::wire::framing::read_budgeted;
 use crate::transport::wire::{Frame, WireError};
 
 /// How long nothing may come in before the connection counts as dead, at either end.
@@ -36,11 +36,11 @@ pub const SILENCE: Duration = Duration::from_secs(10);
 /// How much is gathered before it is written.
 pub const BUFFER_BYTES: usize = 64 << 10;
 /// How long a connection that is not wanted any more may take to send what is queued.
-pub const FAREWELL: Duration = Duration::from_millis(150);
+pub const DRAIN_LIMIT: Duration = Duration::from_millis(150);
 /// How often the dialler says that it is still here.
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// How long a member that left the table is still told what is queued for it.
-const LINGER: Duration = Duration::from_millis(500);
+const RETIRE_DELAY: Duration = Duration::from_millis(500);
 
 /// How a connection ended.
 pub enum End {
@@ -51,8 +51,8 @@ pub enum End {
 }
 
 /// Why a connection ends whose other end is known in another life by now.
-fn met_anew(conflict: &IdentityConflict) -> String {
-    if conflict.said.count == 0 {
+fn superseded_reason(conflict: &IdentityConflict) -> String {
+    if conflict.claimed.count == 0 {
         // It was met while one of the two was no member yet.
         return "it is a member now, and is dialled again for the life that it is in".to_owned();
     }
@@ -60,7 +60,7 @@ fn met_anew(conflict: &IdentityConflict) -> String {
 }
 
 /// One connection and what it belongs to.
-pub struct Outgoing<'a> {
+pub struct DialerLink<'a> {
     /// The member's raft id.
     pub peer: u64,
     /// How this node introduced itself.
@@ -70,66 +70,67 @@ pub struct Outgoing<'a> {
     /// The member's requests.
     pub forwards: &'a Forwards,
     /// The lives that the other end has.
-    pub lives: &'a BootHistory,
+    pub boot_history: &'a BootHistory,
 }
 
-impl Outgoing<'_> {
+impl DialerLink<'_> {
     /// Uses `stream` to its end: first for what was `held`, then for the `queue`.
     pub async fn run(
         &self,
         stream: TcpStream,
         held: Vec<QueuedFrame>,
         queue: &mut mpsc::Receiver<QueuedFrame>,
-        whereabouts: &mut watch::Receiver<PeerAddress>,
+        peer_address: &mut watch::Receiver<PeerAddress>,
     ) -> End {
-        let _connected = self.registry.connect(self.peer, self.lives.current);
+        let _connected = self.registry.connect(self.peer, self.boot_history.current);
         let (reader, writer) = stream.into_split();
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
         let clock = PeerClock::new(self.registry.handle.clock());
-        let listening = self.listen(reader, &clock);
-        tokio::pin!(listening);
+        let reading = self.read_loop(reader, &clock);
+        tokio::pin!(reading);
         let end = tokio::select! {
-            reason = &mut listening => End::Broken(reason),
-            conflict = self.registry.overtaken(self.peer, self.lives) => End::Broken(met_anew(&conflict)),
-            end = self.speak(&mut writer, &clock, held, queue, whereabouts) => end.unwrap_or_else(|e| End::Broken(e.to_string())),
+            reason = &mut reading => End::Broken(reason),
+            conflict = self.registry.until_superseded(self.peer, self.boot_history) => End::Broken(superseded_reason(&conflict)),
+            end = self.write_loop(&mut writer, &clock, held, queue, peer_address) => end.unwrap_or_else(|e| End::Broken(e.to_string())),
             // The other end may have stopped taking anything.
-            () = async { self.registry.stopped().await; sleep(FAREWELL).await } => End::Over,
+            () = async { self.registry.stopped().await; sleep(DRAIN_LIMIT).await } => End::Over,
         };
         if matches!(end, End::Over) {
             // What was said last is read there only if what comes from there is read here.
-            let parting = async {
+            let closing = async {
                 if writer.shutdown().await.is_ok() {
-                    listening.await;
+                    reading.await;
                 }
             };
-            drop(timeout(FAREWELL, parting).await);
+            drop(timeout(DRAIN_LIMIT, closing).await);
         }
         end
     }
 
     /// Takes what comes back, until the connection fails.
-    async fn listen(&self, reader: OwnedReadHalf, clock: &PeerClock) -> String {
+    async fn read_loop(&self, reader: OwnedReadHalf, clock: &PeerClock) -> String {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-        let share = Share::new();
+        let share = ConnectionShare::new();
         loop {
-            let room = |bytes| self.registry.budget.room(&share, true, bytes);
-            let (frame, room) = match read_counted(&mut reader, frame_limits::FROM_ACCEPTOR, SILENCE, room).await {
+            let reserve = |bytes| self.registry.budget.reserve(&share, true, bytes);
+            let (frame, permit) = match read_budgeted(&mut reader, frame_limits::FROM_ACCEPTOR, SILENCE, reserve).await
+            {
                 Ok(read) => read,
                 Err(error) => return error.to_string(),
             };
             match frame {
-                Frame::Reply { token, result } => self.forwards.answer_counted(token, result, room).await,
+                Frame::Reply { token, result } => self.forwards.answer_counted(token, result, permit).await,
                 // A node in whose table this one is not yet answers on this connection.
                 Frame::Step(message) => match check_message(&message, self.peer, self.hello.from) {
                     Ok(()) => {
                         let input = Box::new(Input::Step(message));
-                        self.registry.handle.deliver(Input::Counted { input, room: Box::new(room) }).await;
+                        self.registry.handle.deliver(Input::Counted { input, room: Box::new(permit) }).await;
                     }
                     Err(detail) => {
                         self.registry.warn_limited("a raft message is refused", &self.peer.to_string(), &detail)
                     }
                 },
-                Frame::Pong(theirs) => clock.heard(theirs),
+                Frame::Pong(theirs) => clock.record_pong(theirs),
                 Frame::Follows(leader) => self.registry.heard_follows(self.peer, leader),
                 Frame::Removed { cluster_id, raft_id } => {
                     if (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from) {
@@ -142,26 +143,26 @@ impl Outgoing<'_> {
     }
 
     /// Writes what is queued, until the connection is not wanted any more or fails.
-    async fn speak(
+    async fn write_loop(
         &self,
         writer: &mut BufWriter<OwnedWriteHalf>,
         clock: &PeerClock,
         held: Vec<QueuedFrame>,
         queue: &mut mpsc::Receiver<QueuedFrame>,
-        whereabouts: &mut watch::Receiver<PeerAddress>,
+        peer_address: &mut watch::Receiver<PeerAddress>,
     ) -> Result<End, WireError> {
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let retired = async {
-            while whereabouts.changed().await.is_ok() {}
-            sleep(LINGER).await;
+        let removed_from_table = async {
+            while peer_address.changed().await.is_ok() {}
+            sleep(RETIRE_DELAY).await;
         };
-        tokio::pin!(retired);
+        tokio::pin!(removed_from_table);
         let stopped = self.registry.stopped();
         tokio::pin!(stopped);
         writer.write_all(&Frame::Ping.encode()?).await?;
-        for parcel in held {
-            self.write(writer, clock, parcel).await?;
+        for frame in held {
+            self.write(writer, clock, frame).await?;
         }
         loop {
             if queue.is_empty() {
@@ -170,24 +171,24 @@ impl Outgoing<'_> {
             tokio::select! {
                 biased;
                 () = &mut stopped => break,
-                () = &mut retired => break,
+                () = &mut removed_from_table => break,
                 _ = ping.tick() => {
                     let known = self.registry.self_reported_addresses(self.peer);
                     if !known.is_empty() {
-                        writer.write_all(&Frame::PeerAddress(known).encode()?).await?;
+                        writer.write_all(&Frame::PeerAddresses(known).encode()?).await?;
                     }
                     let follows = self.registry.handle.names().follows;
                     writer.write_all(&Frame::Follows(follows).encode()?).await?;
                     writer.write_all(&Frame::Ping.encode()?).await?;
                 }
-                parcel = queue.recv() => match parcel {
-                    Some(parcel) => self.write(writer, clock, parcel).await?,
+                frame = queue.recv() => match frame {
+                    Some(frame) => self.write(writer, clock, frame).await?,
                     None => break,
                 },
             }
         }
-        while let Ok(parcel) = queue.try_recv() {
-            self.write(writer, clock, parcel).await?;
+        while let Ok(frame) = queue.try_recv() {
+            self.write(writer, clock, frame).await?;
         }
         writer.flush().await?;
         Ok(End::Over)
@@ -197,10 +198,10 @@ impl Outgoing<'_> {
         &self,
         writer: &mut BufWriter<OwnedWriteHalf>,
         clock: &PeerClock,
-        parcel: QueuedFrame,
+        frame: QueuedFrame,
     ) -> Result<(), WireError> {
-        let bytes = match parcel {
-            QueuedFrame::Step(message, _load) => match Frame::Step(message).encode() {
+        let bytes = match frame {
+            QueuedFrame::Step(message, _bytes) => match Frame::Step(message).encode() {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     self.registry.warn_limited(
@@ -212,14 +213,14 @@ impl Outgoing<'_> {
                     return Ok(());
                 }
             },
-            QueuedFrame::Forward(token, hop, request, _load) => {
+            QueuedFrame::Forward(token, hop, request, _bytes) => {
                 if clock.is_unknown() {
                     writer.flush().await?;
-                    clock.known().await;
+                    clock.wait_for_first().await;
                 }
                 // Answered already: its time ran out in the queue.
                 let Some(until) = self.forwards.sending(token) else { return Ok(()) };
-                let (deadline, relay) = (clock.theirs(until), hop == Hop::Relay);
+                let (deadline, relay) = (clock.to_peer_time(until), hop == Hop::Relay);
                 match (Frame::Forward { token, deadline, relay, request }).encode() {
                     Ok(bytes) => bytes,
                     Err(error) => {
@@ -229,7 +230,7 @@ impl Outgoing<'_> {
                     }
                 }
             }
-            QueuedFrame::Digest(told) => Frame::Digest(told).encode()?,
+            QueuedFrame::Digest(digest) => Frame::Digest(digest).encode()?,
             QueuedFrame::Space(space) => Frame::Space(space).encode()?,
             QueuedFrame::Removed => {
                 Frame::Removed { cluster_id: self.hello.cluster_id, raft_id: self.peer }.encode()?

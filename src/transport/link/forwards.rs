@@ -1,12 +1,12 @@
-//! The requests that were handed on to one member, until each is answered.
+//! Forwarded requests to one member, until each is answered.
 //!
-//! Why: the loop, and the client behind it, wait for every one of them; the connection may break, the member may
-//! vanish, the time may run out, all at once and from different tasks.
+//! Why: the connection may break, the member may be removed, the deadline may pass, all at once and from different tasks; the
+//! client behind the loop needs exactly one answer.
 //!
-//! Laws: every token taken by [`Forwards::open`] is answered exactly once: whoever takes it out of the book answers it.
-//! `not_applied` is said only of what was never given to the connection; from that moment on it is `unknown`.
+//! Invariants: every token accepted by [`Forwards::open`] is answered exactly once: whichever task removes it from the table
+//! answers it. `not_applied` is only used for a request that was never given to the connection; from then on it is `unknown`.
 //!
-//! Not here: the connection itself (`link`, `dialer`).
+//! See also: `link`, `dialer`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::consensus::{Handle, Input};
 use crate::model::Millis;
 use crate::model::{Answer, Code, Refusal};
-use crate::transport::memory_budget::Room;
+use crate::transport::memory_budget::BudgetPermit;
 
 /// The most requests that wait for one member.
 const MAX_WAITING: usize = 4096;
@@ -25,8 +25,8 @@ const MAX_WAITING: usize = 4096;
 pub struct Forwards {
     handle: Handle,
     peer: String,
-    book: Mutex<ForwardTable>,
-    earlier: Notify,
+    table: Mutex<ForwardTable>,
+    deadline_moved: Notify,
 }
 
 #[derive(Default)]
@@ -39,7 +39,7 @@ struct ForwardTable {
 struct PendingForward {
     deadline: Instant,
     /// The same moment by the process's clock.
-    until: Millis,
+    until_ms: Millis,
     sent: bool,
 }
 
@@ -61,25 +61,25 @@ impl ForwardTable {
 impl Forwards {
     /// An empty book for the member called `peer`.
     pub fn new(handle: Handle, peer: &str) -> Self {
-        Self { handle, peer: peer.into(), book: Mutex::default(), earlier: Notify::new() }
+        Self { handle, peer: peer.into(), table: Mutex::default(), deadline_moved: Notify::new() }
     }
 
-    fn book(&self) -> MutexGuard<'_, ForwardTable> {
-        self.book.lock().expect("nothing panics while it holds the book")
+    fn table(&self) -> MutexGuard<'_, ForwardTable> {
+        self.table.lock().expect("nothing panics while it holds the book")
     }
 
     /// Takes a token in; false, and nothing taken, where the book is full or closed.
     #[must_use]
     pub fn open(&self, token: u64, deadline: Instant) -> bool {
-        let mut book = self.book();
-        if book.closed || book.waiting.len() >= MAX_WAITING || book.waiting.contains_key(&token) {
+        let mut table = self.table();
+        if table.closed || table.waiting.len() >= MAX_WAITING || table.waiting.contains_key(&token) {
             return false;
         }
-        let until = self.handle.clock().after(deadline.saturating_duration_since(Instant::now()));
-        book.waiting.insert(token, PendingForward { deadline, until, sent: false });
-        book.deadlines.insert((deadline, token));
-        if book.deadlines.first() == Some(&(deadline, token)) {
-            self.earlier.notify_one();
+        let until_ms = self.handle.clock().after(deadline.saturating_duration_since(Instant::now()));
+        table.waiting.insert(token, PendingForward { deadline, until_ms, sent: false });
+        table.deadlines.insert((deadline, token));
+        if table.deadlines.first() == Some(&(deadline, token)) {
+            self.deadline_moved.notify_one();
         }
         true
     }
@@ -87,16 +87,16 @@ impl Forwards {
     /// Takes a token out again that could not be queued; false where somebody else has answered it.
     #[must_use]
     pub fn withdraw(&self, token: u64) -> bool {
-        self.book().take(token).is_some()
+        self.table().take(token).is_some()
     }
 
     /// The token is about to be given to the connection: until when it is waited for, by the process's clock, or None where
     /// it was answered already.
     pub fn sending(&self, token: u64) -> Option<Millis> {
-        let mut book = self.book();
-        let waiting = book.waiting.get_mut(&token)?;
+        let mut table = self.table();
+        let waiting = table.waiting.get_mut(&token)?;
         waiting.sent = true;
-        Some(waiting.until)
+        Some(waiting.until_ms)
     }
 
     /// Answers one token, unless that was done already.
@@ -107,16 +107,16 @@ impl Forwards {
     }
 
     /// As [`Forwards::answer`], with the room that the answer takes until the loop has it.
-    pub async fn answer_counted(&self, token: u64, result: Result<Answer, Refusal>, room: Room) {
+    pub async fn answer_counted(&self, token: u64, result: Result<Answer, Refusal>, permit: BudgetPermit) {
         if self.withdraw(token) {
             let input = Box::new(Input::Forwarded { token, result });
-            self.handle.deliver(Input::Counted { input, room: Box::new(room) }).await;
+            self.handle.deliver(Input::Counted { input, room: Box::new(permit) }).await;
         }
     }
 
     /// The connection broke: what was given to it is answered as unknown.
     pub async fn broken(&self, reason: &str) {
-        let lost = self.book().take_all(|waiting| waiting.sent);
+        let lost = self.table().take_all(|waiting| waiting.sent);
         let detail = format!(
             "the request was sent on to {}, and then the connection broke ({reason}); it may or may not have been done",
             self.peer
@@ -130,9 +130,9 @@ impl Forwards {
     /// Nothing more is taken in, and what is left is answered.
     pub async fn close(&self, code: Code, reason: &str) {
         let left = {
-            let mut book = self.book();
-            book.closed = true;
-            book.take_all(|_| true)
+            let mut table = self.table();
+            table.closed = true;
+            table.take_all(|_| true)
         };
         for (token, waiting) in left {
             let result = Err(if waiting.sent {
@@ -147,19 +147,19 @@ impl Forwards {
     /// Answers what runs out of time, for ever.
     pub async fn expire(&self) {
         loop {
-            let next = self.book().deadlines.first().copied();
+            let next = self.table().deadlines.first().copied();
             let Some((deadline, token)) = next else {
-                self.earlier.notified().await;
+                self.deadline_moved.notified().await;
                 continue;
             };
             if deadline > Instant::now() {
                 tokio::select! {
                     () = sleep_until(deadline) => {}
-                    () = self.earlier.notified() => {}
+                    () = self.deadline_moved.notified() => {}
                 }
                 continue;
             }
-            let Some(waiting) = self.book().take(token) else { continue };
+            let Some(waiting) = self.table().take(token) else { continue };
             let result = Err(if waiting.sent {
                 Refusal::unknown(
                     Code::Timeout,
@@ -189,13 +189,13 @@ mod tests {
         (Forwards::new(handle, "node2"), inbox)
     }
 
-    fn fates(inbox: &mut Inbox) -> Vec<(u64, Option<(Code, Outcome)>)> {
-        let mut fates = Vec::new();
+    fn outcomes(inbox: &mut Inbox) -> Vec<(u64, Option<(Code, Outcome)>)> {
+        let mut outcomes = Vec::new();
         while let Ok(input) = inbox.peers.try_recv() {
             let Input::Forwarded { token, result } = input else { panic!("something else was delivered") };
-            fates.push((token, result.err().map(|refusal| (refusal.code, refusal.fate))));
+            outcomes.push((token, result.err().map(|refusal| (refusal.code, refusal.outcome))));
         }
-        fates
+        outcomes
     }
 
     fn soon() -> Instant {
@@ -208,9 +208,9 @@ mod tests {
         assert!(forwards.open(1, soon()) && forwards.open(2, soon()));
         assert!(forwards.sending(1).is_some());
         forwards.broken("reset").await;
-        assert_eq!(fates(&mut inbox), [(1, Some((Code::Timeout, Outcome::Unknown)))]);
+        assert_eq!(outcomes(&mut inbox), [(1, Some((Code::Timeout, Outcome::Unknown)))]);
         forwards.close(Code::Stopping, "the node stops").await;
-        assert_eq!(fates(&mut inbox), [(2, Some((Code::Stopping, Outcome::NotApplied)))]);
+        assert_eq!(outcomes(&mut inbox), [(2, Some((Code::Stopping, Outcome::NotApplied)))]);
         assert!(!forwards.open(3, soon()));
     }
 
@@ -223,7 +223,7 @@ mod tests {
         forwards.answer(1, Ok(moved.clone())).await;
         forwards.answer(1, Ok(moved)).await;
         forwards.broken("reset").await;
-        assert_eq!(fates(&mut inbox), [(1, None)]);
+        assert_eq!(outcomes(&mut inbox), [(1, None)]);
         assert!(forwards.sending(1).is_none() && !forwards.withdraw(1));
     }
 
@@ -237,7 +237,7 @@ mod tests {
         let watch = async {
             while ended.len() < 2 {
                 let Some(Input::Forwarded { token, result }) = inbox.peers.recv().await else { panic!("nothing came") };
-                ended.push((token, result.map_err(|refusal| (refusal.code, refusal.fate))));
+                ended.push((token, result.map_err(|refusal| (refusal.code, refusal.outcome))));
                 if ended.len() == 1 {
                     // Taken in while the book waits for one that is later.
                     assert!(forwards.open(3, Instant::now() + Duration::from_millis(20)));

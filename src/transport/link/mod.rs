@@ -1,14 +1,20 @@
-//! One member, from this side: dialled again and again, for as long as the table lists it.
+//! The link to one member: dialled again and again for as long as the table lists it.
 //!
-//! Why: raft wants a channel to each member that may lose messages but never mixes up their order; this is the life of
-//! that channel between its connections.
+//! Why: raft needs a channel to each member that may lose messages but never reorders them. This is the state of that channel
+//! between its connections.
 //!
-//! Laws: nothing queues up for a member that cannot be reached: raft's messages are dropped (raft repeats them) and
-//! requests are given back at once. The loop is told [`Input::PeerDown`] once for each spell of dropping. Between two
-//! dials lies a backoff with jitter, whatever happens. What was only said, in a handshake or by another member, is worth
-//! a bounded number of dials ([`Hints`]) until the member has answered there: anybody can say it, of anybody's address.
+//! ```text
+//!   dial_loop:  dial --ok--> use_connection --closed--> back_off (50 ms .. 1 s, jitter) --> dial
+//!                |                                        ^
+//!                +--failed--> handle_dial_failure --------+
+//! ```
 //!
-//! Not here: what is said on an established connection (`dialer`).
+//! Invariants: nothing queues up for an unreachable member: raft messages are dropped (raft repeats them) and requests are refused
+//! at once. The loop gets one [`Input::PeerDown`] per period of dropping. There is always a backoff with jitter between two dials.
+//! An address that is only self-reported or gossiped is worth a bounded number of dials ([`DialCredits`]) until the member has
+//! answered there, because any peer can claim any address.
+//!
+//! See also: `dialer` (an established connection).
 
 pub(crate) mod acceptor;
 pub(crate) mod dialer;
@@ -30,25 +36,25 @@ use super::handshake::{Denial, Hello, Purpose};
 use super::registry::Registry;
 use crate::consensus::Input;
 use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
-use dialer::{End, Outgoing};
+use dialer::{DialerLink, End};
 use forwards::Forwards;
 use send_queue::QueuedFrame;
 
 /// The most parcels kept for the connection that is being dialled.
-const HELD_PARCELS: usize = 128;
+const HELD_FRAMES: usize = 128;
 /// The shortest time between two dials.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest time between two dials.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A connection that lived this long was a good one: the backoff begins anew.
-const GOOD_CONNECTION: Duration = Duration::from_secs(1);
+const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// How long one dial may take, all addresses of the name together.
 const DIAL_LIMIT: Duration = Duration::from_secs(6);
 /// How many dials at once an unproven word is worth: the first of a member to an address that is not the table's, or sooner
 /// than the backoff has it.
-const HINTS_AT_ONCE: u32 = 16;
+const UNVERIFIED_DIALS: u32 = 16;
 /// How long it takes until another one is.
-const HINT_EVERY: Duration = Duration::from_secs(30);
+const UNVERIFIED_DIAL_REFILL: Duration = Duration::from_secs(30);
 /// How often the log says what is dialled in vain.
 const REMINDER_EVERY: Duration = Duration::from_secs(10);
 
@@ -67,9 +73,9 @@ pub struct Peer {
     /// The requests on their way.
     pub forwards: Arc<Forwards>,
     /// Where it may be found; its end retires the member after a moment.
-    pub whereabouts: watch::Receiver<PeerAddress>,
+    pub peer_address: watch::Receiver<PeerAddress>,
     /// What is remembered between two connections.
-    pub life: LinkState,
+    pub state: LinkState,
 }
 
 /// What is remembered of a member between two connections.
@@ -77,31 +83,31 @@ pub struct LinkState {
     attempt: usize,
     backoff: Duration,
     away_since: Instant,
-    reminded: Instant,
+    last_reminder: Instant,
     /// What the attempts count from: a newer word begins them anew.
     known: Option<PeerAddress>,
     /// The kinds of refusal that the log has told already.
-    told: Vec<Discriminant<DialError>>,
+    logged_refusals: Vec<Discriminant<DialError>>,
     ever_up: bool,
-    told_down: bool,
-    hints: Hints,
+    reported_down: bool,
+    credits: DialCredits,
     /// The address at which the member answered last.
-    proven: Option<String>,
+    verified_address: Option<String>,
 }
 
 /// How many dials an unproven word is still worth.
-struct Hints {
+struct DialCredits {
     left: u32,
     since: Instant,
 }
 
-impl Hints {
+impl DialCredits {
     /// Takes one; false where none is left.
     fn take(&mut self, now: Instant) -> bool {
-        while self.left < HINTS_AT_ONCE && now.duration_since(self.since) >= HINT_EVERY {
-            (self.left, self.since) = (self.left + 1, self.since + HINT_EVERY);
+        while self.left < UNVERIFIED_DIALS && now.duration_since(self.since) >= UNVERIFIED_DIAL_REFILL {
+            (self.left, self.since) = (self.left + 1, self.since + UNVERIFIED_DIAL_REFILL);
         }
-        if self.left == HINTS_AT_ONCE {
+        if self.left == UNVERIFIED_DIALS {
             self.since = now;
         }
         let some = self.left > 0;
@@ -118,29 +124,29 @@ impl LinkState {
             attempt: 0,
             backoff: BACKOFF_MIN,
             away_since: now,
-            reminded: now,
+            last_reminder: now,
             known: None,
-            told: Vec::new(),
+            logged_refusals: Vec::new(),
             ever_up: false,
-            told_down: false,
-            hints: Hints { left: HINTS_AT_ONCE, since: now },
-            proven: None,
+            reported_down: false,
+            credits: DialCredits { left: UNVERIFIED_DIALS, since: now },
+            verified_address: None,
         }
     }
 }
 
 /// How a dial ended.
 enum Dialled {
-    Up(Box<Met>, Vec<QueuedFrame>),
+    Up(Box<Established>, Vec<QueuedFrame>),
     Failed(String, DialError),
     Over,
 }
 
 /// A connection on which both ends have introduced themselves.
-struct Met {
+struct Established {
     stream: TcpStream,
     address: String,
-    lives: BootHistory,
+    boot_history: BootHistory,
 }
 
 impl Peer {
@@ -148,25 +154,25 @@ impl Peer {
     pub async fn run(mut self) {
         let forwards = Arc::clone(&self.forwards);
         tokio::select! {
-            () = self.live() => {}
+            () = self.dial_loop() => {}
             () = forwards.expire() => {}
         }
         forwards.close(Code::NoLeader, "the connection to it was given up").await;
     }
 
-    async fn live(&mut self) {
+    async fn dial_loop(&mut self) {
         loop {
-            self.life.told_down = false;
+            self.state.reported_down = false;
             match self.dial().await {
                 Dialled::Over => return,
-                Dialled::Failed(address, error) => self.note(&address, error).await,
-                Dialled::Up(met, held) => {
-                    if self.converse(*met, held).await {
+                Dialled::Failed(address, error) => self.handle_dial_failure(&address, error).await,
+                Dialled::Up(established, held) => {
+                    if self.use_connection(*established, held).await {
                         return;
                     }
                 }
             }
-            if !self.pause().await {
+            if !self.back_off().await {
                 return;
             }
         }
@@ -174,18 +180,19 @@ impl Peer {
 
     /// Dials once. Raft's messages are held for the connection meanwhile, requests are given back.
     async fn dial(&mut self) -> Dialled {
-        let whereabouts = self.whereabouts.borrow_and_update().clone();
-        if self.life.known.as_ref() != Some(&whereabouts) {
-            self.life.attempt = 0;
+        let peer_address = self.peer_address.borrow_and_update().clone();
+        if self.state.known.as_ref() != Some(&peer_address) {
+            self.state.attempt = 0;
         }
-        let mut address = whereabouts.address(self.life.attempt).to_owned();
-        let vouched = address == whereabouts.listed_address() || self.life.proven.as_ref() == Some(&address);
-        if !vouched && !self.life.hints.take(Instant::now()) {
-            whereabouts.listed_address().clone_into(&mut address);
+        let mut address = peer_address.address(self.state.attempt).to_owned();
+        let trusted =
+            address == peer_address.listed_address() || self.state.verified_address.as_ref() == Some(&address);
+        if !trusted && !self.state.credits.take(Instant::now()) {
+            peer_address.listed_address().clone_into(&mut address);
         }
-        self.life.known = Some(whereabouts);
-        self.life.attempt += 1;
-        self.introduce_anew();
+        self.state.known = Some(peer_address);
+        self.state.attempt += 1;
+        self.refresh_hello();
         let (target, hello) = (address.clone(), self.hello.clone());
         let expected = (hello.cluster_id, self.raft_id);
         let dialling = dial(&target, &hello, DIAL_LIMIT);
@@ -195,37 +202,42 @@ impl Peer {
         tokio::pin!(stopped);
         let mut held = Vec::new();
         let result = loop {
-            let parcel = tokio::select! {
+            let frame = tokio::select! {
                 result = &mut dialling => break result,
-                parcel = self.queue.recv() => parcel,
+                frame = self.queue.recv() => frame,
                 () = &mut stopped => None,
             };
-            match parcel {
+            match frame {
                 None => return Dialled::Over,
-                Some(QueuedFrame::Forward(..)) => self.discard(parcel).await,
-                Some(parcel) if held.len() < HELD_PARCELS => held.push(parcel),
-                Some(_) => self.discard(parcel).await,
+                Some(QueuedFrame::Forward(..)) => self.discard(frame).await,
+                Some(frame) if held.len() < HELD_FRAMES => held.push(frame),
+                Some(_) => self.discard(frame).await,
             }
         };
         let error = match result {
             Ok((stream, welcome)) if (welcome.cluster_id, welcome.raft_id) == expected => {
-                match self.registry.meet(self.raft_id, &welcome.lives, true).await {
-                    Ok(()) => return Dialled::Up(Box::new(Met { stream, address, lives: welcome.lives }), held),
+                match self.registry.record_peer(self.raft_id, &welcome.boot_history, true).await {
+                    Ok(()) => {
+                        return Dialled::Up(
+                            Box::new(Established { stream, address, boot_history: welcome.boot_history }),
+                            held,
+                        );
+                    }
                     Err(Denial::Conflict(conflict)) => DialError::Conflict(conflict),
                     Err(denial) => DialError::Broken(denial.to_string()),
                 }
             }
-            Ok((_, welcome)) => DialError::Denied(Denial::SomebodyElse { raft_id: welcome.raft_id }),
+            Ok((_, welcome)) => DialError::Denied(Denial::WrongNode { raft_id: welcome.raft_id }),
             Err(error) => error,
         };
-        for parcel in held {
-            self.discard(Some(parcel)).await;
+        for frame in held {
+            self.discard(Some(frame)).await;
         }
         Dialled::Failed(address, error)
     }
 
     /// This node's address, or what the member has heard of its lives, may be another since the last dial. Who it is stays.
-    fn introduce_anew(&mut self) {
+    fn refresh_hello(&mut self) {
         let fresh = self.registry.hello(Purpose::Peer, self.raft_id);
         if (fresh.cluster_id, fresh.from) == (self.hello.cluster_id, self.hello.from) {
             self.hello = fresh;
@@ -233,25 +245,25 @@ impl Peer {
     }
 
     /// Uses a connection to its end; true where nothing is to be dialled any more.
-    async fn converse(&mut self, met: Met, held: Vec<QueuedFrame>) -> bool {
-        let Met { stream, address, lives } = met;
+    async fn use_connection(&mut self, established: Established, held: Vec<QueuedFrame>) -> bool {
+        let Established { stream, address, boot_history } = established;
         let address = address.as_str();
-        let away = self.life.away_since.elapsed();
+        let away = self.state.away_since.elapsed();
         info!(self.registry.log, "peer found"; "peer" => &self.name, "raft_id" => self.raft_id, "address" => address,
             "away_ms" => ms(away));
         let began = Instant::now();
-        self.life.ever_up = true;
-        self.life.proven = Some(address.to_owned());
-        self.life.told.clear();
+        self.state.ever_up = true;
+        self.state.verified_address = Some(address.to_owned());
+        self.state.logged_refusals.clear();
         self.registry.handle.deliver(Input::PeerUp(self.raft_id)).await;
-        let outgoing = Outgoing {
+        let dialer_link = DialerLink {
             peer: self.raft_id,
             hello: &self.hello,
             registry: &self.registry,
             forwards: &self.forwards,
-            lives: &lives,
+            boot_history: &boot_history,
         };
-        let end = Box::pin(outgoing.run(stream, held, &mut self.queue, &mut self.whereabouts)).await;
+        let end = Box::pin(dialer_link.run(stream, held, &mut self.queue, &mut self.peer_address)).await;
         let (event, reason) = match &end {
             End::Broken(reason) => ("peer lost", reason.as_str()),
             End::Over => ("peer let go", "the connection is not wanted any more"),
@@ -261,36 +273,36 @@ impl Peer {
         self.forwards.broken(reason).await;
         self.down().await;
         let now = Instant::now();
-        (self.life.away_since, self.life.reminded) = (now, now);
+        (self.state.away_since, self.state.last_reminder) = (now, now);
         // What was good once is tried first again.
-        self.life.attempt -= 1;
-        if now.duration_since(began) >= GOOD_CONNECTION {
-            self.life.backoff = BACKOFF_MIN;
+        self.state.attempt -= 1;
+        if now.duration_since(began) >= STABLE_AFTER {
+            self.state.backoff = BACKOFF_MIN;
         }
         matches!(end, End::Over)
     }
 
     /// Waits before the next dial; false where there is to be none.
-    async fn pause(&mut self) -> bool {
-        let mut until = Instant::now() + jitter(self.life.backoff);
-        self.life.backoff = (self.life.backoff * 2).min(BACKOFF_MAX);
+    async fn back_off(&mut self) -> bool {
+        let mut until = Instant::now() + jitter(self.state.backoff);
+        self.state.backoff = (self.state.backoff * 2).min(BACKOFF_MAX);
         let registry = Arc::clone(&self.registry);
         let stopped = registry.stopped();
         tokio::pin!(stopped);
         loop {
             tokio::select! {
                 () = sleep_until(until) => return true,
-                parcel = self.queue.recv() => match parcel {
+                frame = self.queue.recv() => match frame {
                     None => return false,
-                    parcel => self.discard(parcel).await,
+                    frame => self.discard(frame).await,
                 },
-                changed = self.whereabouts.changed() => {
+                changed = self.peer_address.changed() => {
                     if changed.is_err() {
                         return false;
                     }
                     // It moved, or has just dialled this node: it is worth a try.
-                    if self.life.hints.take(Instant::now()) {
-                        self.life.backoff = BACKOFF_MIN;
+                    if self.state.credits.take(Instant::now()) {
+                        self.state.backoff = BACKOFF_MIN;
                         until = until.min(Instant::now() + jitter(BACKOFF_MIN));
                     }
                 }
@@ -300,8 +312,8 @@ impl Peer {
     }
 
     /// Gives up a parcel because there is no connection.
-    async fn discard(&mut self, parcel: Option<QueuedFrame>) {
-        match parcel {
+    async fn discard(&mut self, frame: Option<QueuedFrame>) {
+        match frame {
             Some(QueuedFrame::Forward(token, ..)) => {
                 let refusal = Refusal::not_applied(
                     Code::NoLeader,
@@ -315,14 +327,14 @@ impl Peer {
     }
 
     async fn down(&mut self) {
-        if !self.life.told_down {
-            self.life.told_down = true;
+        if !self.state.reported_down {
+            self.state.reported_down = true;
             self.registry.handle.deliver(Input::PeerDown(self.raft_id)).await;
         }
     }
 
     /// Draws the consequences of a failed dial, and logs it where that is due.
-    async fn note(&mut self, address: &str, error: DialError) {
+    async fn handle_dial_failure(&mut self, address: &str, error: DialError) {
         if let DialError::Denied(Denial::Removed { cluster_id, raft_id }) = error
             && (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from)
         {
@@ -340,25 +352,25 @@ impl Peer {
         let log = &self.registry.log;
         let kind = discriminant(&error);
         let answered = matches!(error, DialError::Version(_) | DialError::Denied(_) | DialError::Foreign(_));
-        if answered && !self.life.told.contains(&kind) {
+        if answered && !self.state.logged_refusals.contains(&kind) {
             warn!(log, "peer will not talk"; "peer" => &self.name, "address" => address, "reason" => %error);
-            self.life.told.push(kind);
-        } else if self.life.reminded.elapsed() >= REMINDER_EVERY {
-            self.life.reminded = Instant::now();
-            self.remind(log, &error);
+            self.state.logged_refusals.push(kind);
+        } else if self.state.last_reminder.elapsed() >= REMINDER_EVERY {
+            self.state.last_reminder = Instant::now();
+            self.log_unreachable(log, &error);
         }
     }
 
-    fn remind(&self, log: &Logger, error: &DialError) {
+    fn log_unreachable(&self, log: &Logger, error: &DialError) {
         let addresses = {
-            let whereabouts = self.whereabouts.borrow();
-            let (first, second) = (whereabouts.address(0), whereabouts.address(1));
+            let peer_address = self.peer_address.borrow();
+            let (first, second) = (peer_address.address(0), peer_address.address(1));
             if first == second { first.to_owned() } else { format!("{first}, {second}") }
         };
         warn!(log, "peer cannot be reached; it is dialled at the address given, and where nodes advertise host names \
              (HUSKV_ADVERTISE_HOST) instead of numbers they are found again after a move";
             "peer" => &self.name, "address" => addresses, "reason" => %error,
-            "away_ms" => ms(self.life.away_since.elapsed()), "ever_up" => self.life.ever_up);
+            "away_ms" => ms(self.state.away_since.elapsed()), "ever_up" => self.state.ever_up);
     }
 }
 
@@ -380,8 +392,8 @@ mod tests {
     #[test]
     fn hints_are_bounded_and_come_back_slowly() {
         let began = Instant::now();
-        let mut hints = Hints { left: HINTS_AT_ONCE, since: began };
-        let mut take = |seconds| (0..1_000).filter(|_| hints.take(began + Duration::from_secs(seconds))).count();
+        let mut credits = DialCredits { left: UNVERIFIED_DIALS, since: began };
+        let mut take = |seconds| (0..1_000).filter(|_| credits.take(began + Duration::from_secs(seconds))).count();
         assert_eq!((take(5), take(20), take(36), take(66)), (16, 0, 1, 1));
         assert_eq!(take(100_000), 16);
     }

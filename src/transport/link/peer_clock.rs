@@ -1,14 +1,15 @@
-//! What the dialler knows of the acceptor's clock.
+//! The acceptor's clock as the dialler estimates it.
 //!
-//! Why: a request that is sent on has a deadline, and how much of it is left when it arrives cannot be told from the time
-//! of its arrival: a process that was stopped finds it in its socket, seconds after it came. So the deadline travels as a
-//! moment of the acceptor's own clock.
+//! Why: a forwarded request has a deadline, and the time of its arrival does not tell how much of it is left: a stopped process
+//! finds the request in its socket seconds after it came. So the deadline is sent in the acceptor's own clock.
 //!
-//! Laws: a pong carries the acceptor's clock as it was before it was sent, so the clock is at least that far ahead when the
-//! pong is read. The greatest of the latest of these differences is used: a deadline comes early by at most the time that
-//! such a pong took, and never late. Nothing is sent on before the first pong.
+//! Invariants: a pong carries the acceptor's clock before it was sent, so that clock is at least this far ahead when the pong is
+//! read. The greatest of the latest differences is used: a deadline may be early by the delay of that pong, and is never late.
 //!
-//! Not here: what is done with the deadline (`consensus::proposals`).
+//! Example: local clock 5 000, pong 15 000 after 3 ms, pong 14 000 after 1 s. The offset is 10 000 - 3 at least, so a local
+//! deadline of 6 000 is sent as about 15 997.
+//!
+//! See also: `consensus::proposals` (how the deadline is used).
 
 use std::collections::VecDeque;
 
@@ -22,20 +23,20 @@ const SAMPLES: usize = 16;
 
 /// The acceptor's clock, as seen over one connection.
 pub struct PeerClock {
-    own: Clock,
+    local: Clock,
     /// By how many milliseconds it is ahead, at least.
     ahead: watch::Sender<VecDeque<i64>>,
 }
 
 impl PeerClock {
     /// One of which nothing is known yet.
-    pub fn new(own: Clock) -> Self {
-        Self { own, ahead: watch::Sender::default() }
+    pub fn new(local: Clock) -> Self {
+        Self { local, ahead: watch::Sender::default() }
     }
 
-    /// The acceptor's clock was at `theirs` before now.
-    pub fn heard(&self, theirs: Millis) {
-        let ahead = signed(theirs).saturating_sub(signed(self.own.now()));
+    /// The acceptor's clock was at `to_peer_time` before now.
+    pub fn record_pong(&self, to_peer_time: Millis) {
+        let ahead = signed(to_peer_time).saturating_sub(signed(self.local.now()));
         self.ahead.send_modify(|samples| {
             samples.truncate(SAMPLES - 1);
             samples.push_front(ahead);
@@ -48,15 +49,15 @@ impl PeerClock {
     }
 
     /// Waits until something is known.
-    pub async fn known(&self) {
+    pub async fn wait_for_first(&self) {
         // The sender lives as long as `self`.
         drop(self.ahead.subscribe().wait_for(|samples| !samples.is_empty()).await);
     }
 
     /// A moment of the own clock by the acceptor's, rather too early than too late.
-    pub fn theirs(&self, own: Millis) -> Millis {
+    pub fn to_peer_time(&self, local: Millis) -> Millis {
         let ahead = self.ahead.borrow().iter().copied().max().unwrap_or(i64::MIN);
-        u64::try_from(signed(own).saturating_add(ahead)).unwrap_or(0)
+        u64::try_from(signed(local).saturating_add(ahead)).unwrap_or(0)
     }
 }
 
@@ -70,19 +71,19 @@ mod tests {
 
     #[tokio::test]
     async fn the_quickest_of_the_latest_pongs_counts() {
-        let own = Clock::start();
-        let clock = PeerClock::new(own);
-        assert!(clock.is_unknown() && clock.theirs(5_000) == 0);
-        clock.heard(own.now() + 10_000);
-        clock.known().await;
+        let local = Clock::start();
+        let clock = PeerClock::new(local);
+        assert!(clock.is_unknown() && clock.to_peer_time(5_000) == 0);
+        clock.record_pong(local.now() + 10_000);
+        clock.wait_for_first().await;
         // One that took 3 s, as one does that is read by a process which was stopped.
-        clock.heard(own.now() + 7_000);
-        let theirs = clock.theirs(5_000);
-        assert!((14_900..=15_000).contains(&theirs), "{theirs}");
-        (0..SAMPLES).for_each(|_| clock.heard(own.now() + 8_000));
-        let theirs = clock.theirs(5_000);
-        assert!((12_900..=13_000).contains(&theirs), "{theirs}");
-        clock.heard(u64::MAX);
-        clock.theirs(u64::MAX);
+        clock.record_pong(local.now() + 7_000);
+        let to_peer_time = clock.to_peer_time(5_000);
+        assert!((14_900..=15_000).contains(&to_peer_time), "{to_peer_time}");
+        (0..SAMPLES).for_each(|_| clock.record_pong(local.now() + 8_000));
+        let to_peer_time = clock.to_peer_time(5_000);
+        assert!((12_900..=13_000).contains(&to_peer_time), "{to_peer_time}");
+        clock.record_pong(u64::MAX);
+        clock.to_peer_time(u64::MAX);
     }
 }

@@ -1,10 +1,10 @@
-//! What waits for a member in its queue, and how much of it may wait.
+//! The send queue of a member, and its limit in bytes.
 //!
-//! Why: the loop fills the queue without waiting, and a member that takes nothing must not take the memory either.
+//! Why: the loop fills the queue without waiting, and a slow member must not exhaust the memory.
 //!
-//! Laws: a queue is bounded in parcels and in bytes; the bytes count until the parcel is written or dropped.
+//! Invariants: a queue is bounded in frames and in bytes; bytes count until the frame is written or dropped.
 //!
-//! Not here: what happens to a parcel that finds no room (`outbox`).
+//! See also: `outbox` (what happens to a frame without room).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use crate::consensus::Hop;
 use crate::model::{DiskSpace, Request, StateDigest};
 
 /// The most parcels that wait for one member.
-pub const QUEUE_PARCELS: usize = 4096;
+pub const QUEUE_FRAMES: usize = 4096;
 /// The most bytes that wait for one member, 64 MiB.
 pub const QUEUE_BYTES: usize = 64 << 20;
 
@@ -44,8 +44,8 @@ impl QueuedBytes {
     pub fn take(total: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
         let before = total.fetch_add(bytes, Ordering::Relaxed);
         // Dropped, it gives back what it took.
-        let load = Self { bytes, total: Arc::clone(total) };
-        (before + bytes <= QUEUE_BYTES).then_some(load)
+        let guard = Self { bytes, total: Arc::clone(total) };
+        (before + bytes <= QUEUE_BYTES).then_some(guard)
     }
 }
 
@@ -65,7 +65,7 @@ mod tests {
         let most = QueuedBytes::take(&total, QUEUE_BYTES).unwrap();
         assert!(QueuedBytes::take(&total, 1).is_none());
         drop(most);
-        assert_eq!(total.load(Ordering::Relaxed), 0);
+        assert_eq!(total.guard(Ordering::Relaxed), 0);
         assert!(QueuedBytes::take(&total, 1).is_some());
     }
 }

@@ -27,7 +27,7 @@ fn hello(from: u64, to: u64, purpose: Purpose) -> Hello {
         node_id,
         raft_address,
         moved: false,
-        lives: BootHistory::default(),
+        boot_history: BootHistory::default(),
         known: None,
     }
 }
@@ -101,8 +101,8 @@ async fn one_who_is_no_member_is_answered_where_it_called_and_dialled_nowhere() 
     let mut b = Node::start(2);
     b.publish(&[]);
     let address = third.local_addr().unwrap().to_string();
-    let lives = BootHistory { current: BootId { count: 1, nonce: 1 }, ..BootHistory::default() };
-    let stranger = Hello { raft_address: address, lives, ..hello(1, 2, Purpose::Peer) };
+    let boot_history = BootHistory { current: BootId { count: 1, nonce: 1 }, ..BootHistory::default() };
+    let stranger = Hello { raft_address: address, boot_history, ..hello(1, 2, Purpose::Peer) };
     let mut stream = greet(&b.address, &stranger).await;
     let ask = Frame::Step(Box::new(append(1, 2, 5, 1)));
     write_frame_within(&mut stream, &ask, PATIENCE).await.unwrap();
@@ -138,8 +138,8 @@ async fn whoever_speaks_as_a_member_makes_a_node_dial_others_only_so_often() {
     let address = third.local_addr().unwrap().to_string();
     let mut b = Node::start(2);
     b.publish(&[(1, &nowhere())]);
-    let lives = BootHistory { current: BootId { count: 1, nonce: 1 }, ..BootHistory::default() };
-    let stranger = Hello { raft_address: address, lives, ..hello(1, 2, Purpose::Peer) };
+    let boot_history = BootHistory { current: BootId { count: 1, nonce: 1 }, ..BootHistory::default() };
+    let stranger = Hello { raft_address: address, boot_history, ..hello(1, 2, Purpose::Peer) };
     let mut dialled = 0;
     for _ in 0..60 {
         drop(greet(&b.address, &stranger).await);
@@ -207,7 +207,7 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
         cache_bytes: 8 << 20,
         picked_http_port: None,
         picked_raft_port: None,
-        mint: Box::new(|| 77),
+        random: Box::new(|| 77),
     };
     let (data_dir, incarnation) = DataDir::open(Arc::new(SledEngine::new(dir).unwrap()), boot).unwrap();
     let options = consensus::Options {

@@ -98,7 +98,7 @@ async fn a_copy_elsewhere_does_not_take_the_place_of_a_member_that_is_away() {
 #[tokio::test]
 async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
     let (a, b) = pair().await;
-    let stranger = |from, lives: &BootHistory| Hello {
+    let stranger = |from, boot_history: &BootHistory| Hello {
         purpose: Purpose::Peer,
         cluster_id: CLUSTER,
         from,
@@ -106,16 +106,16 @@ async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
         node_id: "x".into(),
         raft_address: "x:1".into(),
         moved: false,
-        lives: lives.clone(),
+        boot_history: boot_history.clone(),
         known: None,
     };
     let (_, welcome) = dial(&b.address, &stranger(9, &BootHistory::default()), PATIENCE).await.unwrap();
-    assert_eq!(welcome.lives, BootHistory::default());
+    assert_eq!(welcome.boot_history, BootHistory::default());
     let mut guessed = BootHistory::default();
     assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
     (0..9).for_each(|nonce| guessed.begin(nonce));
     assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
-    assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().life(1), Some(a.disk.lives.current));
+    assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().life(1), Some(a.disk.boot_history.current));
 }
 
 /// What is refused is not told what it would have to name, and whoever knows that nevertheless takes nobody's place while
@@ -124,7 +124,7 @@ async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
 async fn a_connected_member_is_not_overtaken() {
     let (a, b) = pair().await;
     let address = a.address.clone();
-    let hello = |lives: &BootHistory| Hello {
+    let hello = |boot_history: &BootHistory| Hello {
         purpose: Purpose::Peer,
         cluster_id: CLUSTER,
         from: 1,
@@ -132,10 +132,10 @@ async fn a_connected_member_is_not_overtaken() {
         node_id: "x".into(),
         raft_address: address.clone(),
         moved: false,
-        lives: lives.clone(),
+        boot_history: boot_history.clone(),
         known: None,
     };
-    let real = a.disk.lives.current;
+    let real = a.disk.boot_history.current;
     let mut guessed = BootHistory::default();
     guessed.begin(1);
     let Err(DialError::Denied(Denial::Conflict(told))) = dial(&b.address, &hello(&guessed), PATIENCE).await else {
@@ -187,8 +187,8 @@ async fn a_member_that_was_started_often_while_another_was_down_is_known_again()
 async fn what_is_known_of_a_life_is_durable_before_it_is_spoken_to() {
     let (a, b) = pair().await;
     let known = Peers::open(a.disk.engine.clone()).unwrap();
-    assert_eq!(known.life(2), Some(b.disk.lives.current));
+    assert_eq!(known.life(2), Some(b.disk.boot_history.current));
     let said = BootHistory::default();
-    let expected = IdentityConflict { known: b.disk.lives.current, said: said.current };
+    let expected = IdentityConflict { known: b.disk.boot_history.current, said: said.current };
     assert_eq!(known.check(2, &said), Err(expected));
 }

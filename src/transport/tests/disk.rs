@@ -9,7 +9,7 @@ use super::*;
 use crate::consensus::{InstallError, Reply};
 use crate::model::Command;
 use crate::storage::{
-    Applied, DataDir, Incarnation, OpenOptions, Operation, Received, SledEngine, Spooled, StateMachine,
+    Applied, DataDir, Incarnation, OpenOptions, Operation, ReceivedSnapshot, SledEngine, Spooled, StateMachine,
 };
 
 type Scanned = oneshot::Receiver<()>;
@@ -32,7 +32,7 @@ fn data_dir(dir: &Path, name: &str) -> (DataDir, Incarnation) {
         cache_bytes: 8 << 20,
         picked_http_port: None,
         picked_raft_port: None,
-        mint: Box::new(mint),
+        random: Box::new(mint),
     };
     DataDir::open(Arc::new(SledEngine::new(dir).unwrap()), boot).unwrap()
 }
@@ -60,7 +60,7 @@ fn stream(
 ) -> (std::thread::JoinHandle<()>, Scanned) {
     let (scanned, scan_end) = oneshot::channel();
     let scratch = data_dir.engine().scratch().unwrap();
-    let (mut spooler, reader) = state_machine.begin_cut(scratch, SPOOL_BYTES).unwrap();
+    let (mut spooler, reader) = state_machine.begin_snapshot(scratch, SPOOL_BYTES).unwrap();
     let mut message = Message { msg_type: MessageType::MsgSnapshot, from: 1, to: 2, term: 1, ..Message::default() };
     // What raft asked for is older than what is sent in the end.
     message.mut_snapshot().set_metadata(SnapshotMetadata { index: 1, term: 1, ..Default::default() });
@@ -82,10 +82,10 @@ fn stream(
 /// Takes the next stream into `data_dir`.
 async fn accept(b: &mut Node, data_dir: &mut DataDir) {
     let reply = b.wait(|input| if let Input::Receive { from: 1, reply } = input { Some(reply) } else { None }).await;
-    reply(data_dir.receive().map_err(|error| InstallError(error.to_string())));
+    reply(data_dir.reserve_generation().map_err(|error| InstallError(error.to_string())));
 }
 
-async fn install(b: &mut Node) -> (Box<Message>, Received, Reply<Result<(), InstallError>>) {
+async fn install(b: &mut Node) -> (Box<Message>, ReceivedSnapshot, Reply<Result<(), InstallError>>) {
     b.wait(|input| match input {
         Input::Install { message, received, reply } => Some((message, received, reply)),
         _ => None,
@@ -109,7 +109,7 @@ async fn a_copy_arrives_as_it_was_at_its_end() {
     // Written while the copy is made.
     fill(&mut from.state_machine, KEYS..KEYS + 100);
     scanned.await.unwrap();
-    from.state_machine.end_cut().unwrap();
+    from.state_machine.end_snapshot().unwrap();
     let end = from.state_machine.applied();
     fill(&mut from.state_machine, KEYS + 100..KEYS + 200);
     let (message, received, reply) = install(&mut b).await;
@@ -149,18 +149,18 @@ async fn a_copy_that_breaks_off_or_is_too_large_leaves_nothing_behind() {
         node_id: "node1".into(),
         raft_address: "h:1".into(),
         moved: false,
-        lives: BootHistory::default(),
+        boot_history: BootHistory::default(),
         known: None,
     };
-    for (bytes, piece) in [(0, Some(vec![1; 1 << 20])), (0, None), (u64::MAX - 1, None)] {
+    for (bytes, frame) in [(0, Some(vec![1; 1 << 20])), (0, None), (u64::MAX - 1, None)] {
         let (mut stream, _) = crate::transport::handshake::dial::dial(&b.address, &hello, PATIENCE).await.unwrap();
         write_frame_within(&mut stream, &Frame::Announce { index: 1, bytes }, PATIENCE).await.unwrap();
         accept(&mut b, &mut data_dir).await;
-        match piece {
+        match frame {
             // It breaks off.
             None if bytes == 0 => drop(stream),
-            piece => {
-                if let Some(changes) = piece {
+            frame => {
+                if let Some(changes) = frame {
                     write_frame_within(&mut stream, &Frame::Changes(changes), PATIENCE).await.unwrap();
                 }
                 let word = loop {
@@ -191,7 +191,7 @@ async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
     // The sender gives the copy up.
     let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
-    from.state_machine.abort_cut();
+    from.state_machine.abort_snapshot();
     drop(scanned);
     making.join().unwrap();
     assert!(ended(&mut a).await.is_err());
@@ -199,7 +199,7 @@ async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
     let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
     scanned.await.unwrap();
-    from.state_machine.end_cut().unwrap();
+    from.state_machine.end_snapshot().unwrap();
     let (_, received, reply) = install(&mut b).await;
     drop(received);
     reply(Err(InstallError("too old".into())));
@@ -209,7 +209,7 @@ async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
     let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
     scanned.await.unwrap();
-    from.state_machine.end_cut().unwrap();
+    from.state_machine.end_snapshot().unwrap();
     let (_, received, reply) = install(&mut b).await;
     assert_eq!(received.state_machine().keys(), KEYS);
     reply(Ok(()));
@@ -221,7 +221,7 @@ async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
     drop(b.transport.take());
     drop(scanned);
     assert!(ended(&mut a).await.is_err());
-    from.state_machine.abort_cut();
+    from.state_machine.abort_snapshot();
     making.join().unwrap();
     while let Ok(input) = a.inbox.peers.try_recv() {
         assert!(!matches!(bare(input), Input::StreamEnded { .. }), "told once");

@@ -8,7 +8,7 @@ use crate::transport::handshake::{WIRE_VERSION, Welcome, preamble};
 use crate::transport::link::send_queue::QUEUE_BYTES;
 use crate::transport::wire::Frame;
 use crate::transport::wire::frame_limits::ANY;
-use crate::transport::wire::framing::{read_frame, read_opening, write_frame_within};
+use crate::transport::wire::framing::{read_frame, read_preamble, write_frame_within};
 
 #[tokio::test]
 async fn messages_arrive_complete_and_in_order() {
@@ -221,11 +221,14 @@ async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
     let mut a = Node::start(1);
     a.publish(&[(2, &listener.local_addr().unwrap().to_string())]);
     let (mut deaf, _) = listener.accept().await.unwrap();
-    read_opening(&mut deaf).await.unwrap();
+    read_preamble(&mut deaf).await.unwrap();
     read_frame(&mut deaf, ANY).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut deaf, &preamble(WIRE_VERSION)).await.unwrap();
-    let welcome =
-        Frame::Verdict(Ok(Welcome { cluster_id: CLUSTER, raft_id: 2, lives: crate::model::BootHistory::default() }));
+    let welcome = Frame::Verdict(Ok(Welcome {
+        cluster_id: CLUSTER,
+        raft_id: 2,
+        boot_history: crate::model::BootHistory::default(),
+    }));
     write_frame_within(&mut deaf, &welcome, PATIENCE).await.unwrap();
     a.up(2).await;
     let message = append(1, 2, 6, 1 << 20);
@@ -262,7 +265,7 @@ async fn stop_is_quick_and_sends_what_is_queued() {
     assert!(std::net::TcpStream::connect(&a.address).is_err(), "nobody listens any more");
     a.post.forward(1, 2, crate::consensus::Hop::Leader, crate::model::Request::Transfer { node_id: None }, 1_000);
     let result = a.wait(|input| if let Input::Forwarded { result, .. } = input { Some(result) } else { None }).await;
-    assert_eq!(result.unwrap_err().fate, crate::model::Outcome::NotApplied);
+    assert_eq!(result.unwrap_err().outcome, crate::model::Outcome::NotApplied);
 }
 
 #[tokio::test]

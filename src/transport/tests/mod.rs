@@ -75,20 +75,24 @@ struct Node {
 /// What a node has on its disk: its lives, and what it knows of those of others.
 #[derive(Clone)]
 struct Disk {
-    lives: BootHistory,
+    boot_history: BootHistory,
     engine: Arc<dyn Engine>,
     _directory: Arc<TempDir>,
 }
 
 impl Disk {
-    fn new(lives: BootHistory) -> Self {
+    fn new(boot_history: BootHistory) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { lives, engine: Arc::new(SledEngine::new(directory.path()).unwrap()), _directory: Arc::new(directory) }
+        Self {
+            boot_history,
+            engine: Arc::new(SledEngine::new(directory.path()).unwrap()),
+            _directory: Arc::new(directory),
+        }
     }
 
     /// Another disk that holds the same.
     fn copy(&self) -> Self {
-        let copy = Self::new(self.lives.clone());
+        let copy = Self::new(self.boot_history.clone());
         if let Some(bytes) = self.engine.read_file("peers").unwrap() {
             copy.engine.replace_file("peers", &bytes).unwrap();
         }
@@ -107,7 +111,7 @@ impl Node {
 
     /// The next life on what `disk` holds.
     fn start_on(mut disk: Disk, raft_id: u64, address: &str) -> Self {
-        disk.lives.begin(getrandom::u64().unwrap());
+        disk.boot_history.start(getrandom::u64().unwrap());
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (handle, inbox) = channel(64);
@@ -128,7 +132,7 @@ impl Node {
             cluster_id: CLUSTER,
             raft_address: self.address.clone(),
             peers: others.iter().map(|(id, address)| (*id, format!("node{id}"), (*address).to_owned())).collect(),
-            lives: self.disk.lives.clone(),
+            boot_history: self.disk.boot_history.clone(),
             follow_moves: self.follow_moves,
             ..PeerTable::default()
         }
@@ -194,7 +198,7 @@ fn who(raft_id: u64) -> WhoAmI {
         raft_id,
         cluster_id: CLUSTER,
         http_address: "h:1".into(),
-        standing: NodeKind::Member,
+        kind: NodeKind::Member,
         offers: Vec::new(),
         raft_address: "h:2".into(),
         moved: false,

@@ -42,10 +42,10 @@ async fn asked(node: &mut Node) -> (Request, u64, Reply<Result>) {
     .await
 }
 
-fn fate(result: Result) -> (Code, Outcome) {
+fn outcome(result: Result) -> (Code, Outcome) {
     let refusal = result.unwrap_err();
     assert!(!refusal.detail.is_empty());
-    (refusal.code, refusal.fate)
+    (refusal.code, refusal.outcome)
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn a_request_on_a_broken_connection_is_unknown() {
     let (_, _, reply) = asked(&mut b).await;
     drop(b.transport.take());
     let (token, result) = ended(&mut a).await;
-    assert_eq!((token, fate(result)), (11, (Code::Timeout, Outcome::Unknown)));
+    assert_eq!((token, outcome(result)), (11, (Code::Timeout, Outcome::Unknown)));
     reply(Ok(written()));
     a.down(2).await;
 }
@@ -139,7 +139,7 @@ async fn a_request_that_is_not_answered_in_time_is_unknown() {
     a.post.forward(11, 2, Hop::Leader, put(), 150);
     let (_, _, reply) = asked(&mut b).await;
     let (token, result) = ended(&mut a).await;
-    assert_eq!((token, fate(result)), (11, (Code::Timeout, Outcome::Unknown)));
+    assert_eq!((token, outcome(result)), (11, (Code::Timeout, Outcome::Unknown)));
     // Late, and nobody waits; the next one is not confused with it.
     reply(Ok(written()));
     a.post.forward(12, 2, Hop::Leader, put(), 60_000);
@@ -152,7 +152,7 @@ async fn a_leader_that_drops_a_request_leaves_it_unknown() {
     let (mut a, mut b) = pair().await;
     a.post.forward(11, 2, Hop::Leader, put(), 60_000);
     drop(asked(&mut b).await);
-    assert_eq!(fate(ended(&mut a).await.1), (Code::Stopping, Outcome::Unknown));
+    assert_eq!(outcome(ended(&mut a).await.1), (Code::Stopping, Outcome::Unknown));
 }
 
 #[tokio::test]
@@ -162,10 +162,10 @@ async fn a_request_that_never_left_is_not_applied() {
     a.post.forward(11, 2, Hop::Leader, put(), 60_000);
     let (token, result) = ended(&mut a).await;
     assert!(result.clone().unwrap_err().detail.contains("node2"));
-    assert_eq!((token, fate(result)), (11, (Code::NoLeader, Outcome::NotApplied)));
+    assert_eq!((token, outcome(result)), (11, (Code::NoLeader, Outcome::NotApplied)));
     a.post.forward(12, 3, Hop::Leader, put(), 60_000);
     let (token, result) = ended(&mut a).await;
-    assert_eq!((token, fate(result)), (12, (Code::NoLeader, Outcome::NotApplied)));
+    assert_eq!((token, outcome(result)), (12, (Code::NoLeader, Outcome::NotApplied)));
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ fn hello(to: u64, purpose: Purpose) -> Hello {
         node_id,
         raft_address,
         moved: false,
-        lives: BootHistory::default(),
+        boot_history: BootHistory::default(),
         known: None,
     }
 }
@@ -35,8 +35,8 @@ async fn a_copy_that_the_loop_does_not_want_is_refused_with_its_reason() {
     b.publish(&[]);
     let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), PATIENCE).await.unwrap();
     // The sender is in the middle of it, and hears the reason all the same.
-    let (pieces, pieces_end) = mpsc::channel(4);
-    tokio::spawn(async move { while pieces.send(Ok(storage::Frame::Changes(vec![0; 1 << 20]))).await.is_ok() {} });
+    let (frames, pieces_end) = mpsc::channel(4);
+    tokio::spawn(async move { while frames.send(Ok(storage::Frame::Changes(vec![0; 1 << 20]))).await.is_ok() {} });
     let sent = tokio::spawn(stream_out(stream, snapshot(), 0, pieces_end));
     let reply = b.wait(|input| if let Input::Receive { from: 1, reply } = input { Some(reply) } else { None });
     reply.await(Err(InstallError("one copy at a time".into())));
@@ -49,8 +49,8 @@ async fn a_copy_that_breaks_off_is_a_failed_stream() {
     let mut b = Node::start(2);
     b.publish(&[]);
     let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), PATIENCE).await.unwrap();
-    let (pieces, pieces_end) = mpsc::channel(4);
-    pieces.send(Err("the cut was aborted".into())).await.unwrap();
+    let (frames, pieces_end) = mpsc::channel(4);
+    frames.send(Err("the cut was aborted".into())).await.unwrap();
     let result = timeout(PATIENCE, stream_out(stream, snapshot(), 0, pieces_end)).await.unwrap();
     assert_eq!(result.unwrap_err(), "the cut was aborted");
     drop(b.wait(|input| if let Input::Receive { reply, .. } = input { Some(reply) } else { None }).await);

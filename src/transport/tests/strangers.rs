@@ -8,7 +8,7 @@ use crate::model::{BootHistory, Code, JoinAccepted, JoinOffer, Outcome, Refusal}
 use crate::transport::handshake::{WIRE_VERSION, Welcome, preamble};
 use crate::transport::wire::Frame;
 use crate::transport::wire::frame_limits::ANY;
-use crate::transport::wire::framing::{read_frame, read_opening};
+use crate::transport::wire::framing::{read_frame, read_preamble};
 
 async fn identify(node: &mut Node, address: &str) -> Result<WhoAmI, Refusal> {
     node.post.identify(5, address);
@@ -24,7 +24,7 @@ async fn identify(node: &mut Node, address: &str) -> Result<WhoAmI, Refusal> {
 
 async fn refused(node: &mut Node, address: &str, code: Code, says: &str) {
     let refusal = identify(node, address).await.unwrap_err();
-    assert_eq!((refusal.code, refusal.fate), (code, Outcome::NotApplied), "{refusal:?}");
+    assert_eq!((refusal.code, refusal.outcome), (code, Outcome::NotApplied), "{refusal:?}");
     assert!(refusal.detail.contains(says) && refusal.detail.contains(address), "{refusal:?}");
 }
 
@@ -171,7 +171,7 @@ async fn an_offer_is_answered_by_the_joiners_loop() {
         reply.await(answer.clone());
         match (adopted(&mut a).await, answer) {
             (Err(told), Err(said)) => {
-                assert_eq!((told.code, told.fate), (said.code, said.fate));
+                assert_eq!((told.code, told.outcome), (said.code, said.outcome));
                 assert!(told.detail.contains(&b.address) && told.detail.ends_with(&said.detail), "{told:?}");
             }
             (told, said) => assert_eq!(told, said),
@@ -179,7 +179,7 @@ async fn an_offer_is_answered_by_the_joiners_loop() {
     }
     a.post.adopt(6, &nowhere(), offer());
     let refusal = adopted(&mut a).await.unwrap_err();
-    assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Outcome::NotApplied));
+    assert_eq!((refusal.code, refusal.outcome), (Code::Unreachable, Outcome::NotApplied));
 }
 
 #[tokio::test]
@@ -200,13 +200,13 @@ async fn an_offer_without_an_answer_is_unknown() {
     let mut a = Node::start(1);
     a.post.adopt(6, &listener.local_addr().unwrap().to_string(), offer());
     let (mut joiner, _) = listener.accept().await.unwrap();
-    read_opening(&mut joiner).await.unwrap();
+    read_preamble(&mut joiner).await.unwrap();
     read_frame(&mut joiner, ANY).await.unwrap();
     joiner.write_all(&preamble(WIRE_VERSION)).await.unwrap();
-    let welcome = Frame::Verdict(Ok(Welcome { cluster_id: 9, raft_id: 2, lives: BootHistory::default() }));
+    let welcome = Frame::Verdict(Ok(Welcome { cluster_id: 9, raft_id: 2, boot_history: BootHistory::default() }));
     joiner.write_all(&welcome.encode().unwrap()).await.unwrap();
     assert_eq!(read_frame(&mut joiner, ANY).await.unwrap(), Frame::JoinOffer(offer()));
     drop(joiner);
     let refusal = adopted(&mut a).await.unwrap_err();
-    assert_eq!((refusal.code, refusal.fate), (Code::Unreachable, Outcome::Unknown));
+    assert_eq!((refusal.code, refusal.outcome), (Code::Unreachable, Outcome::Unknown));
 }

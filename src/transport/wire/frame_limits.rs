@@ -1,23 +1,22 @@
-//! How large a frame may be: by its kind, and by who sends it in which conversation.
+//! Frame size limits by kind and conversation.
 //!
-//! Why: nine bytes can announce a frame of 32 MiB. What is refused here is refused from its head, before anything of it is
-//! read or allocated.
+//! Why: nine bytes can announce a frame of 32 MiB. A frame over its limit is refused from its head, before anything is read or
+//! allocated.
 //!
-//! Laws: a kind that a table does not have is not expected in that conversation at all. What a huskv sends fits.
+//! Invariants: a kind that a table does not have is unexpected in that conversation. Every frame that huskv sends fits.
 //!
-//! Not here: the bytes of a frame (`wire`), what its content adds up to (`precheck`), and how many frames may be on their
-//! way at once (`memory_budget`).
+//! See also: `precheck` (size in memory), `memory_budget` (frames in flight).
 
 use super::{FRAME_BYTES, WireError};
 use crate::model::ADDRESS_BYTES;
 
 /// The kinds that a conversation has, each with the most bytes of its payload.
-pub type Bounds = &'static [(u8, usize)];
+pub type FrameLimits = &'static [(u8, usize)];
 
 /// Room for names, addresses and numbers.
-const WORDS: usize = 8 << 10;
+const SMALL_BYTES: usize = 8 << 10;
 /// Where members are: for each a raft id, a length and an address.
-const WHEREABOUTS_BYTES: usize = 256 * (16 + ADDRESS_BYTES);
+const PEER_ADDRESSES_BYTES: usize = 256 * (16 + ADDRESS_BYTES);
 /// The most bytes of an offer to adopt, 1 MiB: room for 100 000 removed raft ids.
 const OFFER_BYTES: usize = 1 << 20;
 /// A piece of a snapshot: 1 MiB and one change, of a piece of a value under a key.
@@ -26,33 +25,33 @@ const CHANGES_BYTES: usize = (1 << 20) + (64 << 10);
 const END_BYTES: usize = 64 << 10;
 
 /// Dialler, first: a hello.
-pub const HELLO: Bounds = &[(1, WORDS)];
+pub const HELLO: FrameLimits = &[(1, SMALL_BYTES)];
 /// Acceptor, first: a verdict.
-pub const VERDICT: Bounds = &[(2, WORDS)];
+pub const VERDICT: FrameLimits = &[(2, SMALL_BYTES)];
 /// Peer, from the dialler: step, forward, ping, removed, whereabouts, digest, follows, space.
-pub const FROM_DIALLER: Bounds =
-    &[(3, FRAME_BYTES), (4, FRAME_BYTES), (6, 0), (8, 32), (15, WHEREABOUTS_BYTES), (18, 32), (28, 16), (29, 32)];
+pub const FROM_DIALLER: FrameLimits =
+    &[(3, FRAME_BYTES), (4, FRAME_BYTES), (6, 0), (8, 32), (15, PEER_ADDRESSES_BYTES), (18, 32), (28, 16), (29, 32)];
 /// Peer, from the acceptor: step, reply, pong, removed, follows.
-pub const FROM_ACCEPTOR: Bounds = &[(3, FRAME_BYTES), (5, FRAME_BYTES), (7, 16), (8, 32), (28, 16)];
+pub const FROM_ACCEPTOR: FrameLimits = &[(3, FRAME_BYTES), (5, FRAME_BYTES), (7, 16), (8, 32), (28, 16)];
 /// Identify, from the acceptor: who.
-pub const WHO: Bounds = &[(9, WORDS)];
+pub const WHO: FrameLimits = &[(9, SMALL_BYTES)];
 /// Probe, from the dialler: probe.
-pub const PROBE: Bounds = &[(16, WORDS)];
+pub const PROBE: FrameLimits = &[(16, SMALL_BYTES)];
 /// Probe, from the acceptor: probed.
-pub const PROBED: Bounds = &[(17, WORDS)];
+pub const PROBED: FrameLimits = &[(17, SMALL_BYTES)];
 /// Adopt, from the dialler: adopt, removed.
-pub const ADOPT: Bounds = &[(8, 32), (10, OFFER_BYTES)];
+pub const JOIN_OFFER: FrameLimits = &[(8, 32), (10, OFFER_BYTES)];
 /// Adopt, from the acceptor: adopted.
-pub const ADOPTED: Bounds = &[(11, WORDS)];
+pub const JOIN_ACCEPTED: FrameLimits = &[(11, SMALL_BYTES)];
 /// Snapshot, from the dialler, first: announce.
-pub const ANNOUNCE: Bounds = &[(21, 32)];
+pub const ANNOUNCE: FrameLimits = &[(21, 32)];
 /// Snapshot, from the dialler, once it was asked to go on: ping, changes, end.
-pub const SNAPSHOT: Bounds = &[(6, 0), (12, CHANGES_BYTES), (13, END_BYTES)];
+pub const SNAPSHOT: FrameLimits = &[(6, 0), (12, CHANGES_BYTES), (13, END_BYTES)];
 /// Snapshot, from the acceptor: ping, taken.
-pub const TAKEN: Bounds = &[(6, 0), (14, WORDS)];
+pub const TAKEN: FrameLimits = &[(6, 0), (14, SMALL_BYTES)];
 /// Anything, for who only looks.
 #[cfg(any(test, feature = "fuzzing"))]
-pub const ANY: Bounds = &{
+pub const ANY: FrameLimits = &{
     let mut all = [(0, FRAME_BYTES); 32];
     let mut kind = 0;
     while kind < all.len() {
@@ -66,8 +65,8 @@ pub const ANY: Bounds = &{
 ///
 /// # Errors
 /// [`WireError::Unexpected`] and [`WireError::TooLong`].
-pub fn check(bounds: Bounds, kind: u8, length: usize) -> Result<(), WireError> {
-    match bounds.iter().find(|(allowed, _)| *allowed == kind) {
+pub fn check(limits: FrameLimits, kind: u8, length: usize) -> Result<(), WireError> {
+    match limits.iter().find(|(allowed, _)| *allowed == kind) {
         None => Err(WireError::Unexpected("of a kind that does not belong here")),
         Some((_, most)) if length > *most => Err(WireError::TooLong(length, *most)),
         Some(_) => Ok(()),
@@ -83,10 +82,10 @@ mod tests {
         assert!(check(FROM_DIALLER, 6, 0).is_ok() && check(FROM_DIALLER, 3, FRAME_BYTES).is_ok());
         assert!(matches!(check(FROM_DIALLER, 6, 1), Err(WireError::TooLong(1, 0))));
         assert!(matches!(check(FROM_DIALLER, 3, FRAME_BYTES + 1), Err(WireError::TooLong(..))));
-        assert!(matches!(check(HELLO, 1, WORDS + 1), Err(WireError::TooLong(..))));
+        assert!(matches!(check(HELLO, 1, SMALL_BYTES + 1), Err(WireError::TooLong(..))));
         // A snapshot's pieces on a connection for messages, an answer from who asks, a kind that nobody knows.
-        for (bounds, kind) in [(FROM_DIALLER, 12), (FROM_DIALLER, 5), (FROM_ACCEPTOR, 4), (ANNOUNCE, 12), (WHO, 200)] {
-            assert!(matches!(check(bounds, kind, 0), Err(WireError::Unexpected(_))), "{kind}");
+        for (limits, kind) in [(FROM_DIALLER, 12), (FROM_DIALLER, 5), (FROM_ACCEPTOR, 4), (ANNOUNCE, 12), (WHO, 200)] {
+            assert!(matches!(check(limits, kind, 0), Err(WireError::Unexpected(_))), "{kind}");
         }
     }
 }

@@ -1,11 +1,9 @@
-//! Frames on a stream: reading and writing them, bounded in bytes and in time.
+//! Framed I/O: reading and writing frames, bounded in bytes and time.
 //!
-//! Why: everything that comes in passes here first, so here is where a stranger's length is not believed.
+//! Invariants: memory grows only with the bytes that arrived. An unexpected kind or a length over its limit is refused before the
+//! body is read. A started read must be finished or the connection closed: reads are not resumable.
 //!
-//! Laws: memory grows with the bytes that really arrived; a kind that is not expected, and a length over its bound, are
-//! refused before anything of the frame is read. A frame that was begun to be read has to be read to its end or the connection closed: reading is not resumable.
-//!
-//! Not here: the bytes themselves (`wire`).
+//! See also: [`super`] (the bytes of a frame).
 
 use std::io;
 use std::time::Duration;
@@ -14,64 +12,64 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::frame_limits;
-use super::frame_limits::Bounds;
+use super::frame_limits::FrameLimits;
 use super::{CHECKSUM_BYTES, Frame, HEAD_BYTES, WireError};
 use crate::transport::handshake::MAGIC;
-use crate::transport::memory_budget::Room;
+use crate::transport::memory_budget::BudgetPermit;
 
 /// How much is allocated ahead of the bytes that arrive.
 const AHEAD_BYTES: usize = 64 << 10;
 
 /// What the first bytes of a connection say.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Opening {
+pub enum Preamble {
     /// A huskv of this wire version.
     Huskv(u16),
     /// Something else: the bytes up to the first that does not fit.
     Foreign(Vec<u8>),
     /// The other end closed before it had said enough.
-    Nothing,
+    Closed,
 }
 
 /// Reads a preamble, and no further than the first byte that is not one.
 ///
 /// # Errors
 /// Where the connection fails.
-pub async fn read_opening<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Opening> {
+pub async fn read_preamble<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Preamble> {
     let mut bytes = [0; MAGIC.len() + 2];
     let mut filled = 0;
     while filled < bytes.len() {
         let count = reader.read(&mut bytes[filled..]).await?;
         if count == 0 {
-            return Ok(Opening::Nothing);
+            return Ok(Preamble::Closed);
         }
         filled += count;
         let magic = filled.min(MAGIC.len());
         if bytes[..magic] != MAGIC[..magic] {
-            return Ok(Opening::Foreign(bytes[..filled].to_vec()));
+            return Ok(Preamble::Foreign(bytes[..filled].to_vec()));
         }
     }
-    Ok(Opening::Huskv(u16::from_le_bytes([bytes[MAGIC.len()], bytes[MAGIC.len() + 1]])))
+    Ok(Preamble::Huskv(u16::from_le_bytes([bytes[MAGIC.len()], bytes[MAGIC.len() + 1]])))
 }
 
-/// Reads one frame, which has to be of a kind and of a size that `bounds` allow.
+/// Reads one frame, which has to be of a kind and of a size that `limits` allow.
 ///
 /// # Errors
 /// [`WireError`]; the connection cannot be read any further then.
-pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R, bounds: Bounds) -> Result<Frame, WireError> {
-    let (head, length) = read_head(reader, bounds).await?;
+pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R, limits: FrameLimits) -> Result<Frame, WireError> {
+    let (head, length) = read_head(reader, limits).await?;
     read_body(reader, head, length).await
 }
 
 /// The head of a frame, and how many bytes its payload has.
 async fn read_head<R: AsyncRead + Unpin>(
     reader: &mut R,
-    bounds: Bounds,
+    limits: FrameLimits,
 ) -> Result<([u8; HEAD_BYTES], usize), WireError> {
     let mut head = [0; HEAD_BYTES];
     reader.read_exact(&mut head).await.map_err(closed)?;
     let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    frame_limits::check(bounds, head[4], length)?;
+    frame_limits::check(limits, head[4], length)?;
     Ok((head, length))
 }
 
@@ -89,59 +87,59 @@ async fn read_body<R: AsyncRead + Unpin>(
     Frame::decode(head, body)
 }
 
-/// As [`read_frame`], but the whole frame has to be there within `patience`.
+/// As [`read_frame`], but the whole frame has to be there within `limit`.
 ///
 /// # Errors
 /// [`WireError`], [`WireError::Silent`] included.
 pub async fn read_frame_within<R: AsyncRead + Unpin>(
     reader: &mut R,
-    bounds: Bounds,
-    patience: Duration,
+    limits: FrameLimits,
+    limit: Duration,
 ) -> Result<Frame, WireError> {
-    timeout(patience, read_frame(reader, bounds)).await.unwrap_or(Err(WireError::Silent(patience.as_secs())))
+    timeout(limit, read_frame(reader, limits)).await.unwrap_or(Err(WireError::Silent(limit.as_secs())))
 }
 
 /// As [`read_frame_within`], but between its head and its body the frame waits for `room`.
 ///
 /// # Errors
 /// As [`read_frame_within`].
-pub async fn read_counted<R: AsyncRead + Unpin, F: Future<Output = Room>>(
+pub async fn read_budgeted<R: AsyncRead + Unpin, F: Future<Output = BudgetPermit>>(
     reader: &mut R,
-    bounds: Bounds,
-    patience: Duration,
-    room: impl FnOnce(usize) -> F,
-) -> Result<(Frame, Room), WireError> {
-    let silent = |_| WireError::Silent(patience.as_secs());
-    let (head, length) = timeout(patience, read_head(reader, bounds)).await.map_err(silent)??;
-    let room = room(length).await;
-    Ok((timeout(patience, read_body(reader, head, length)).await.map_err(silent)??, room))
+    limits: FrameLimits,
+    limit: Duration,
+    reserve: impl FnOnce(usize) -> F,
+) -> Result<(Frame, BudgetPermit), WireError> {
+    let silent = |_| WireError::Silent(limit.as_secs());
+    let (head, length) = timeout(limit, read_head(reader, limits)).await.map_err(silent)??;
+    let permit = reserve(length).await;
+    Ok((timeout(limit, read_body(reader, head, length)).await.map_err(silent)??, permit))
 }
 
-/// Writes one frame and flushes; all of it has to be taken within `patience`.
+/// Writes one frame and flushes; all of it has to be taken within `limit`.
 ///
 /// # Errors
 /// [`WireError`]; the connection cannot be written any further then.
 pub async fn write_frame_within<W: AsyncWrite + Unpin>(
     writer: &mut W,
     frame: &Frame,
-    patience: Duration,
+    limit: Duration,
 ) -> Result<(), WireError> {
     let bytes = frame.encode()?;
-    let written = timeout(patience, async {
+    let written = timeout(limit, async {
         writer.write_all(&bytes).await?;
         writer.flush().await
     });
-    written.await.map_err(|_| WireError::Silent(patience.as_secs()))?.map_err(closed)
+    written.await.map_err(|_| WireError::Silent(limit.as_secs()))?.map_err(closed)
 }
 
-/// Ends the writing and reads on, for at most `patience` and `limit` bytes, until the other end has closed too: closing
+/// Ends the writing and reads on, for at most `limit` and `max_bytes`, until the other end has closed too: closing
 /// over unread bytes would take back what was written last.
-pub async fn part<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, limit: usize, patience: Duration) {
-    let parting = async {
+pub async fn close_gracefully<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, max_bytes: usize, limit: Duration) {
+    let closing = async {
         stream.shutdown().await?;
-        tokio::io::copy(&mut stream.take(limit as u64), &mut tokio::io::sink()).await
+        tokio::io::copy(&mut stream.take(max_bytes as u64), &mut tokio::io::sink()).await
     };
-    drop(timeout(patience, parting).await);
+    drop(timeout(limit, closing).await);
 }
 
 fn closed(error: io::Error) -> WireError {
@@ -163,12 +161,12 @@ mod tests {
     #[tokio::test]
     async fn an_opening_is_judged_at_the_first_byte_that_does_not_fit() {
         let mut sound = &preamble(513)[..];
-        assert_eq!(read_opening(&mut sound).await.unwrap(), Opening::Huskv(513));
+        assert_eq!(read_preamble(&mut sound).await.unwrap(), Preamble::Huskv(513));
         let (mut end, mut stranger) = tokio::io::duplex(64);
         stranger.write_all(b"G").await.unwrap();
-        assert_eq!(read_opening(&mut end).await.unwrap(), Opening::Foreign(b"G".to_vec()));
+        assert_eq!(read_preamble(&mut end).await.unwrap(), Preamble::Foreign(b"G".to_vec()));
         let mut cut = &preamble(1)[..9];
-        assert_eq!(read_opening(&mut cut).await.unwrap(), Opening::Nothing);
+        assert_eq!(read_preamble(&mut cut).await.unwrap(), Preamble::Closed);
     }
 
     #[tokio::test]

@@ -1,15 +1,13 @@
-//! The wire: what two nodes can say to each other, and its bytes.
+//! The wire format: frames between two nodes.
 //!
-//! Why: one page tells what crosses the network, so that a change of it is seen as one, and bumps the wire version.
+//! Why: one page shows what crosses the network, so that a change of it is seen as one and bumps the wire version.
 //!
-//! A frame is: u32 LE length of the payload, u8 kind, payload, u32 LE crc32 of all before it.
+//! A frame is: payload length u32 LE, kind u8, payload, crc32 u32 LE of everything before it.
 //!
-//! Laws: nothing that arrives is believed before its length and its checksum are checked, and no raft message is decoded
-//! before `precheck` has said what becomes of it; no bytes can make the
-//! decoding panic.
+//! Invariants: nothing is decoded before its length and checksum were checked, and no raft message before `precheck` has bounded
+//! its size in memory. No input makes the decoder panic.
 //!
-//! Not here: how a connection begins (`handshake`), sockets and timeouts (`framing`), and whether what was said is
-//! acceptable (`admission`).
+//! See also: `handshake` (how a connection begins), `framing` (sockets and timeouts), `admission` (semantic checks).
 
 pub(crate) mod frame_limits;
 pub(crate) mod framing;
@@ -29,7 +27,7 @@ use crate::model::{
 /// The most bytes that are read, and thrown away, where a conversation ends, 64 KiB.
 pub const HANDSHAKE_BYTES: usize = 64 << 10;
 /// The most payload of any frame, 32 MiB: the largest command, which is far smaller, and a batch of entries. What each
-/// kind may have is in `bounds`.
+/// kind may have is in `limits`.
 pub const FRAME_BYTES: usize = 32 << 20;
 /// Length and kind.
 pub const HEAD_BYTES: usize = 5;
@@ -66,7 +64,7 @@ pub enum Frame {
     /// Both: still here.
     Ping,
     /// Peer, dialler: where other members have told it that they are now: raft id and address.
-    PeerAddress(Vec<(u64, String)>),
+    PeerAddresses(Vec<(u64, String)>),
     /// Peer, acceptor: the answer to a ping, with the acceptor's clock in milliseconds.
     Pong(u64),
     /// Peer, both, with each ping and its answer: the raft id of the leader that the sender follows or is, 0 for none.
@@ -153,7 +151,7 @@ impl Frame {
             Self::Changes(_) => (12, "changes"),
             Self::End(_) => (13, "end"),
             Self::Taken(_) => (14, "taken"),
-            Self::PeerAddress(_) => (15, "whereabouts"),
+            Self::PeerAddresses(_) => (15, "whereabouts"),
             Self::Probe(_) => (16, "probe"),
             Self::Probed(_) => (17, "probed"),
             Self::Digest(_) => (18, "digest"),
@@ -184,14 +182,14 @@ impl Frame {
             Self::Pong(clock) => bytes.extend(codec::encode(clock)),
             Self::Removed { cluster_id, raft_id } => bytes.extend(codec::encode(&(cluster_id, raft_id))),
             Self::Who(result) => bytes.extend(codec::encode(result)),
-            Self::JoinOffer(adopt) => bytes.extend(codec::encode(adopt)),
+            Self::JoinOffer(offer) => bytes.extend(codec::encode(offer)),
             Self::JoinAccepted(result) => bytes.extend(codec::encode(result)),
             Self::Changes(changes) => bytes.extend_from_slice(changes),
             Self::Taken(result) => bytes.extend(codec::encode(result)),
-            Self::PeerAddress(known) => bytes.extend(codec::encode(known)),
+            Self::PeerAddresses(known) => bytes.extend(codec::encode(known)),
             Self::Probe(probe) => bytes.extend(codec::encode(probe)),
             Self::Probed(result) => bytes.extend(codec::encode(result)),
-            Self::Digest(told) => bytes.extend(codec::encode(told)),
+            Self::Digest(digest) => bytes.extend(codec::encode(digest)),
             Self::Announce { index, bytes: size } => bytes.extend(codec::encode(&(index, size))),
             Self::Follows(leader) => bytes.extend(codec::encode(leader)),
             Self::Space(space) => bytes.extend(codec::encode(space)),
@@ -243,7 +241,7 @@ impl Frame {
             12 => Self::Changes(body),
             13 => Self::End(message(body, true)?),
             14 => Self::Taken(value(&body)?),
-            15 => Self::PeerAddress(value(&body)?),
+            15 => Self::PeerAddresses(value(&body)?),
             16 => Self::Probe(value(&body)?),
             17 => Self::Probed(value(&body)?),
             18 => Self::Digest(value(&body)?),
@@ -284,7 +282,7 @@ mod tests {
 
     fn samples() -> Vec<Frame> {
         let (before, now) = (BootId { count: 1, nonce: 8 }, BootId { count: 2, nonce: 9 });
-        let lives = BootHistory { current: now, before: vec![before] };
+        let boot_history = BootHistory { current: now, before: vec![before] };
         let hello = Hello {
             purpose: Purpose::Peer,
             cluster_id: 7,
@@ -293,7 +291,7 @@ mod tests {
             node_id: "a".into(),
             raft_address: "h:1".into(),
             moved: true,
-            lives: lives.clone(),
+            boot_history: boot_history.clone(),
             known: Some(now),
         };
         let mut append = Message { from: 1, term: 3, ..Message::default() };
@@ -303,8 +301,8 @@ mod tests {
         let put = Command::put("k", "1");
         vec![
             Frame::Hello(hello),
-            Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2, lives })),
-            Frame::Verdict(Err(Denial::Conflict(IdentityConflict { known: before, said: now }))),
+            Frame::Verdict(Ok(Welcome { cluster_id: 7, raft_id: 2, boot_history })),
+            Frame::Verdict(Err(Denial::Conflict(IdentityConflict { known: before, claimed: now }))),
             Frame::Verdict(Err(Denial::Removed { cluster_id: 7, raft_id: 1 })),
             Frame::Step(Box::new(append.clone())),
             Frame::Forward { token: 9, deadline: 500, relay: true, request: Request::Write(put.into()) },

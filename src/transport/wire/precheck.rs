@@ -1,21 +1,21 @@
-//! What a raft message adds up to, before it is decoded.
+//! Pre-decode check of raft messages.
 //!
-//! Why: an entry of two bytes on the wire takes over a hundred in memory, so one frame of empty entries could take
-//! gigabytes. A walk over the bytes, which allocates nothing, says beforehand what would become of them.
+//! Why: an entry of two bytes on the wire takes over a hundred in memory, so one frame of empty entries could take gigabytes. A
+//! walk over the bytes, which allocates nothing, bounds the message first.
 //!
-//! Laws: only fields that a huskv sends pass; unknown ones, which the decoder would keep, and groups do not. Every length
-//! is inside of what is there.
+//! Invariants: only fields that huskv sends pass; unknown fields, which the decoder would keep, and groups do not. Every length is
+//! within the input.
 //!
-//! Not here: what the values mean (`admission`).
+//! See also: `admission` (semantic checks).
 
 /// The most entries of one message. A leader packs at most 512 KiB of entries into one, unless it is one alone, and an
 /// entry has at least four bytes.
-pub const MOST_ENTRIES: usize = 128 << 10;
+pub const MAX_ENTRIES: usize = 128 << 10;
 /// The most bytes of a message's context; raft's own have at most 24.
 const CONTEXT_BYTES: usize = 1 << 10;
 
 /// Where a walk is.
-struct Walk<'a>(&'a [u8]);
+struct ProtoReader<'a>(&'a [u8]);
 
 /// What stands behind a field's number.
 enum Field<'a> {
@@ -23,7 +23,7 @@ enum Field<'a> {
     Bytes(&'a [u8]),
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ProtoReader<'a> {
     fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..70).step_by(7) {
@@ -64,13 +64,13 @@ impl<'a> Walk<'a> {
 /// What is wrong with them.
 pub fn check(bytes: &[u8], snapshot: bool) -> Result<(), &'static str> {
     const MALFORMED: &str = "no raft message";
-    let (mut walk, mut entries) = (Walk(bytes), 0);
-    while !walk.0.is_empty() {
-        match walk.field().ok_or(MALFORMED)? {
+    let (mut reader, mut entries) = (ProtoReader(bytes), 0);
+    while !reader.0.is_empty() {
+        match reader.field().ok_or(MALFORMED)? {
             (1..=6 | 8 | 10 | 11 | 13..=16, Field::Number) => {}
             (7, Field::Bytes(entry)) if !snapshot => {
                 entries += 1;
-                if entries > MOST_ENTRIES {
+                if entries > MAX_ENTRIES {
                     return Err("more entries than a leader sends at once");
                 }
                 check_entry(entry).ok_or(MALFORMED)?;
@@ -84,9 +84,9 @@ pub fn check(bytes: &[u8], snapshot: bool) -> Result<(), &'static str> {
 }
 
 fn check_entry(entry: &[u8]) -> Option<()> {
-    let mut walk = Walk(entry);
-    while !walk.0.is_empty() {
-        match walk.field()? {
+    let mut reader = ProtoReader(entry);
+    while !reader.0.is_empty() {
+        match reader.field()? {
             (1..=3 | 5, Field::Number) | (4 | 6, Field::Bytes(_)) => {}
             _ => return None,
         }
@@ -126,7 +126,7 @@ mod tests {
             assert_eq!(check(EMPTY, false), Ok(()));
         });
         assert_eq!(taken.bytes_total, 0);
-        let most = EMPTY.repeat(MOST_ENTRIES / 2);
+        let most = EMPTY.repeat(MAX_ENTRIES / 2);
         assert_eq!(check(&most, false), Ok(()));
         assert!(check(&[&most, EMPTY].concat(), false).is_err());
     }

@@ -54,10 +54,10 @@ impl Rogue {
             cache_bytes: 8 << 20,
             picked_http_port: None,
             picked_raft_port: None,
-            mint: Box::new(|| 1),
+            random: Box::new(|| 1),
         };
         let (data_dir, _) = DataDir::open(disk.clone(), boot).expect("the member's directory");
-        let lives = data_dir.identity().lives.clone();
+        let lives = data_dir.identity().boot_history.clone();
         let id = |row: &Json| row["raft_id"].as_u64().expect("a raft id");
         let text = |row: &Json, name: &str| row[name].as_str().expect("a text").to_owned();
         let rows = stats["members"].as_array().expect("members");
@@ -91,7 +91,7 @@ impl Rogue {
             raft_id: self.table.raft_id,
             cluster_id: self.table.cluster_id,
             http_address: "127.0.0.1:1".into(),
-            standing: NodeKind::Member,
+            kind: NodeKind::Member,
             offers: Vec::new(),
             raft_address: self.table.raft_address.clone(),
             moved: false,
@@ -176,7 +176,7 @@ fn what_no_client_may_ask_is_refused_when_a_member_sends_it_on() {
         ("a name with escapes", Request::Remove { node_id: "\u{1b}[2J\r\n".into() }, Code::BadRequest),
     ] {
         let refusal = rogue.send_on(to, request).expect_err(what);
-        assert_eq!((refusal.code, refusal.fate), (code, Outcome::NotApplied), "{what}: {refusal:?}");
+        assert_eq!((refusal.code, refusal.outcome), (code, Outcome::NotApplied), "{what}: {refusal:?}");
     }
     for node in cluster.nodes.iter().filter(|node| node.runs()) {
         let listed = node.get("/store").expect(200, "a page").data();

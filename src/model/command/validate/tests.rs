@@ -2,7 +2,7 @@
 //!
 //! Why: each bound protects every node at once, so each is shown at its edge, in every command that it concerns.
 //!
-//! Not here: what a refused command leaves behind ([`crate::model::decide_once`]).
+//! Not here: what a refused command leaves behind ([`crate::model::decide_write`]).
 
 use super::*;
 use crate::model::{Condition, NodeKind, Role};
@@ -34,7 +34,7 @@ fn code(command: Command) -> Result<(), Code> {
 }
 
 fn named(key: impl Into<bytes::Bytes>, command: Command) -> Write {
-    Write { once: Some(IdempotencyKey { key: key.into(), fingerprint: 0 }), command }
+    Write { idempotency_key: Some(IdempotencyKey { key: key.into(), fingerprint: 0 }), command }
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn keys_are_utf_8_of_bounded_length_in_every_command() {
         ];
         let touch = Command::Touch { key: key.clone(), ttl: Ttl(1), condition: Condition::Always };
         let mut all = vec![Command::put(key.clone(), "v"), Command::delete(key.clone()), touch];
-        all.push(Command::Sweep { prefix: key.clone() });
+        all.push(Command::DeletePrefix { prefix: key.clone() });
         for test in [Test::Is(Condition::Absent), Test::Holds("v".into())] {
             all.push(txn_of(vec![Check { key: key.clone(), test }], vec![], vec![]));
         }
@@ -123,7 +123,7 @@ fn counts_and_the_whole_are_bounded() {
 
 #[test]
 fn ttls_and_idempotency_keys_are_within_their_ranges() {
-    for (seconds, sound) in [(0, false), (1, true), (Ttl::MOST_SECONDS, true), (Ttl::MOST_SECONDS + 1, false)] {
+    for (seconds, sound) in [(0, false), (1, true), (Ttl::MAX_SECONDS, true), (Ttl::MAX_SECONDS + 1, false)] {
         let ttl = Ttl(seconds);
         let value = Value::binary("v");
         let put = Command::Put { key: "k".into(), value: value.clone(), condition: Condition::Always, ttl: Some(ttl) };
@@ -211,7 +211,7 @@ fn names_and_addresses_of_members_are_some() {
         raft_id: 1,
         cluster_id: 1,
         http_address: "a:2".into(),
-        standing: NodeKind::Member,
+        kind: NodeKind::Member,
         offers: Vec::new(),
         raft_address: "a:1".into(),
         moved: false,

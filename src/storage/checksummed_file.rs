@@ -1,10 +1,8 @@
-//! Small files that are read as a whole: one line with a name, the format's version and the checksum of the rest, then
-//! JSON.
+//! Small checksummed files: one line with a magic word, a format version and a CRC, then JSON.
 //!
-//! Why: what such a file says decides what a node is, so a flipped byte is noticed and a newer format is named, the same
-//! way for each.
+//! Why: such a file decides which node this is, so a flipped byte must be detected and a newer format named.
 //!
-//! Not here: what they say ([`super::identity`], [`super::peers`]).
+//! See also: [`super::identity`] and [`super::peers`] (the contents).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::Error;
 
 /// What a file is called and which formats of it are read.
-pub(crate) struct Seal {
+pub(crate) struct FileFormat {
     /// Its name.
     pub file: &'static str,
     /// The first word in it.
@@ -23,7 +21,7 @@ pub(crate) struct Seal {
     pub version: u32,
 }
 
-impl Seal {
+impl FileFormat {
     /// The bytes of the file.
     pub fn encode(&self, value: &impl Serialize) -> Vec<u8> {
         let mut json = serde_json::to_string_pretty(value).expect("numbers, booleans and strings are always JSON");
@@ -32,7 +30,7 @@ impl Seal {
         format!("{magic} {version} {:08x}\n{json}", crc32fast::hash(json.as_bytes())).into_bytes()
     }
 
-    /// What [`Seal::encode`] wrote.
+    /// What [`FileFormat::encode`] wrote.
     ///
     /// # Errors
     /// [`Error::Newer`] and [`Error::Damaged`], both naming `directory`.

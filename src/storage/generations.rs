@@ -1,0 +1,82 @@
+//! Reserved state machine generations: folders of snapshots that are being received.
+//!
+//! Why: garbage collection must not remove a folder that a snapshot is being written to, and an aborted snapshot must leave
+//! none behind.
+//!
+//! Invariants: a reserved folder is no garbage until it is dropped or another generation is in use.
+//!
+//! See also: [`super::DataDir::garbage`], [`super::SnapshotWriter`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::layout;
+use super::{Db, Engine, Error};
+use crate::model::DiskSpace;
+
+/// A generation that is being received, or was received and may be taken into use next.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Reservation {
+    pub(crate) raft_id: u64,
+    pub(crate) generation: u64,
+}
+
+/// All of them, with whether they were taken.
+#[derive(Default)]
+pub(crate) struct Reservations(Mutex<BTreeMap<Reservation, bool>>);
+
+impl Reservations {
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Reservation, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Holds a folder for a copy: kept out of the garbage, and removed again where nothing came of it.
+pub(crate) struct ReservedGeneration {
+    engine: Arc<dyn Engine>,
+    all: Arc<Reservations>,
+    this: Reservation,
+    kept: bool,
+}
+
+impl ReservedGeneration {
+    pub(crate) fn new(engine: Arc<dyn Engine>, all: Arc<Reservations>, this: Reservation) -> Self {
+        all.lock().insert(this.clone(), false);
+        Self { engine, all, this, kept: false }
+    }
+
+    /// The generation.
+    pub(crate) fn generation(&self) -> u64 {
+        self.this.generation
+    }
+
+    /// Opens an empty database for it.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be created.
+    pub(crate) fn create(&self, cache_bytes: u64) -> Result<Arc<dyn Db>, Error> {
+        let name = layout::state_machine(self.this.raft_id, self.this.generation);
+        self.engine.open(&name, true, cache_bytes)
+    }
+
+    /// Returns the free disk space.
+    pub(crate) fn space(&self) -> Option<DiskSpace> {
+        self.engine.space()
+    }
+
+    /// The folder stays.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+        self.all.lock().insert(self.this.clone(), true);
+    }
+}
+
+impl Drop for ReservedGeneration {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed now is garbage, and is removed at the next start.
+            drop(self.engine.remove(&layout::state_machine(self.this.raft_id, self.this.generation)));
+            self.all.lock().remove(&self.this);
+        }
+    }
+}

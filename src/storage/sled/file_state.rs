@@ -1,0 +1,16 @@
+//! Checks whether files are still the ones that were opened.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Whether there is certainly no file at `path`.
+pub(crate) fn is_missing(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
+}
+
+/// Whether the file at `path` is the one that `opened` tells of.
+pub(crate) fn is_same_file(path: &Path, opened: Option<&Metadata>) -> bool {
+    let same = |found: &Metadata, opened: &Metadata| (found.dev(), found.ino()) == (opened.dev(), opened.ino());
+    std::fs::metadata(path).is_ok_and(|found| opened.is_none_or(|opened| same(&found, opened)))
+}

@@ -1,0 +1,133 @@
+//! The receiving side of a snapshot: a new generation, written, verified, and taken into use.
+//!
+//! Invariants: the generation is complete, verified and durable before it can be taken; dropped earlier, it is removed.
+
+use std::sync::Arc;
+
+use raft::eraftpb::SnapshotMetadata;
+
+use super::frames::{decode, free_space_text};
+use crate::model::mib;
+use crate::storage::generations::ReservedGeneration;
+use crate::storage::{Db, Error, StateMachine};
+
+/// What the engine may write before the space is looked at again: some of its segments.
+const SPACE_CHECK_MARGIN: u64 = 16 << 20;
+
+/// What may come with a copy beside the state, about: the effects of what is applied while it is made, 1 GiB.
+const CHANGES_ALLOWANCE: u64 = 1 << 30;
+
+/// How many times smaller a copy may be than the files that it is of; these have been seen at 12 times the data.
+const MAX_COMPRESSION: u64 = 16;
+
+/// Where a copy is to be received; dropped, it leaves nothing behind.
+pub struct SnapshotTarget {
+    reserved: ReservedGeneration,
+    cache_bytes: u64,
+}
+
+impl SnapshotTarget {
+    pub(crate) fn new(reserved: ReservedGeneration, cache_bytes: u64) -> Self {
+        Self { reserved, cache_bytes }
+    }
+
+    /// Makes the generation, which takes a while: not for the loop's thread. `announced` is how many bytes the sender says
+    /// its state takes up on its disk.
+    ///
+    /// # Errors
+    /// [`Error`] where there is no room for even a small part of it, or the generation cannot be made.
+    pub fn open(self, announced: u64) -> Result<SnapshotWriter, Error> {
+        let Self { reserved, cache_bytes } = self;
+        if let Some(space) = reserved.space().filter(|space| space.room() < announced / MAX_COMPRESSION) {
+            let (announced, free_space_text) = (mib(announced), free_space_text(space));
+            return Err(Error::snapshot(format!(
+                "{announced} on the sender's disk do not fit on the receiver's: {free_space_text}"
+            )));
+        }
+        let most = announced.saturating_mul(2).saturating_add(CHANGES_ALLOWANCE);
+        let db = reserved.create(cache_bytes)?;
+        Ok(SnapshotWriter::new(db, reserved, most))
+    }
+}
+
+/// Builds a new machine generation out of a copy that arrives.
+pub struct SnapshotWriter {
+    db: Arc<dyn Db>,
+    reserved: ReservedGeneration,
+    /// How many bytes may still come.
+    left: u64,
+}
+
+impl SnapshotWriter {
+    pub(crate) fn new(db: Arc<dyn Db>, reserved: ReservedGeneration, most: u64) -> Self {
+        Self { db, reserved, left: most }
+    }
+
+    /// Writes one piece; not durable yet.
+    ///
+    /// # Errors
+    /// [`Error`] for malformed bytes, for more than was announced, where the disk would have less than its reserve, or for
+    /// a failed write; the generation is dropped then and nothing else is touched.
+    pub fn write(&mut self, changes: &[u8]) -> Result<(), Error> {
+        if let Some(space) = self.reserved.space().filter(|space| space.room() < SPACE_CHECK_MARGIN) {
+            return Err(Error::snapshot(format!("it does not fit on the receiver's disk: {}", free_space_text(space))));
+        }
+        let left = self.left.checked_sub(changes.len() as u64);
+        self.left = left.ok_or_else(|| Error::snapshot("more comes than was announced, or than there is room for"))?;
+        let batch = decode(changes).ok_or_else(|| Error::snapshot("it holds changes that this huskv cannot read"))?;
+        self.db.write(batch)
+    }
+
+    /// Checks that the state is the one announced, and syncs it.
+    ///
+    /// # Errors
+    /// [`Error`] as above.
+    pub fn finish(self, metadata: &SnapshotMetadata) -> Result<ReceivedSnapshot, Error> {
+        self.db.sync()?;
+        let state_machine = StateMachine::open(self.db).map_err(|error| match error {
+            Error::Damaged { detail, .. } => Error::snapshot(format!("it did not arrive whole: {detail}")),
+            Error::Newer { what, found, known } => {
+                Error::snapshot(format!("{what} has format version {found}, this huskv reads up to {known}"))
+            }
+            other => other,
+        })?;
+        if state_machine.applied() != (metadata.index, metadata.term)
+            || state_machine.conf_state() != metadata.get_conf_state()
+        {
+            let (index, term) = state_machine.applied();
+            return Err(Error::snapshot(format!(
+                "it is of entry {index} of term {term}, announced was entry {} of term {}",
+                metadata.index, metadata.term
+            )));
+        }
+        Ok(ReceivedSnapshot {
+            generation: self.reserved.generation(),
+            state_machine: Box::new(state_machine),
+            reserved: self.reserved,
+        })
+    }
+}
+
+/// A complete, durable machine generation that is not in use yet; dropped, it is removed again.
+pub struct ReceivedSnapshot {
+    /// The generation.
+    pub generation: u64,
+    // Before the reservation, so that the database is closed when its folder goes. Boxed, since it travels in the loop's
+    // inbox, whose every place is as large as the largest input.
+    state_machine: Box<StateMachine>,
+    reserved: ReservedGeneration,
+}
+
+impl ReceivedSnapshot {
+    /// The machine in it.
+    pub fn state_machine(&self) -> &StateMachine {
+        &self.state_machine
+    }
+
+    /// Takes the generation into use: its folder stays from now on, until [`super::DataDir::garbage`] is asked with
+    /// another generation than this.
+    pub fn take(self) -> (u64, StateMachine) {
+        self.reserved.keep();
+        (self.generation, *self.state_machine)
+    }
+}
