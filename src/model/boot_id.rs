@@ -79,6 +79,7 @@ impl BootHistory {
             self.before.insert(0, before);
             self.before.truncate(PREVIOUS_BOOT_IDS);
         }
+        debug_assert!(self.before.iter().all(|earlier| earlier.count < self.current.count), "boot counts grow");
     }
 
     /// The same lives, with `life` among those before.

@@ -49,11 +49,12 @@ pub use event::{Cursor, Event, EventKind};
 pub use list::{List, Page, after, after_prefix};
 pub use members::{MAX_RAFT_ID, Member, MemberChange, Members, Role};
 pub use node_address::{
-    ADDRESS_BYTES, NAME_BYTES, check_address, check_dialable, check_host, check_name, is_unspecified,
+    ADDRESS_BYTES, NAME_BYTES, NodeAddress, NodeName, check_address, check_dialable, check_host, check_name,
+    is_unspecified,
 };
 pub use peer::probe::{Probe, ProbeReply, Recorded, StateDigest};
 pub use peer::{Answer, JoinAccepted, JoinOffer, NodeKind, PeerTable, Request, WhoAmI};
 pub use refusal::{Code, Leader, Outcome, Refusal};
 pub use status::{MemberStatus, PreviousStatus, State, Status, Voters};
-pub use time::Millis;
+pub use time::{ClientDuration, Millis};
 pub use value::{Condition, Item, KeyMeta, Ttl, Value};

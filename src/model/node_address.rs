@@ -7,7 +7,10 @@
 //!
 //! See also: `transport::handshake::dial` (name resolution).
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
+use std::str::FromStr;
 
 /// The longest name of a node, in bytes.
 pub const NAME_BYTES: usize = 64;
@@ -18,10 +21,65 @@ const LABEL_BYTES: usize = 63;
 /// The longest `host:port`, in bytes.
 pub const ADDRESS_BYTES: usize = HOST_BYTES + 6;
 
-/// Whether `name` can be the name of a node.
+/// The name of a node: 1 to [`NAME_BYTES`] of `A-Z a-z 0-9 . _ -`, not dots alone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeName(String);
+
+impl FromStr for NodeName {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, &'static str> {
+        check_name(name).map(|()| Self(name.to_owned()))
+    }
+}
+
+impl Deref for NodeName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The address of a node, `host:port`, as another node can dial it.
+///
+/// Examples: `node1:1111`, `10.0.0.1:1111`, `[::1]:1111`. Not `0.0.0.0:1111` (a bind address), not `node1` (no port), not
+/// `http://node1:1111` (a URL).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeAddress(String);
+
+impl FromStr for NodeAddress {
+    type Err = &'static str;
+
+    fn from_str(address: &str) -> Result<Self, &'static str> {
+        check_address(address).map(|()| Self(address.to_owned()))
+    }
+}
+
+impl Deref for NodeAddress {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Checks the syntax of a node name; the parser of [`NodeName`].
 ///
 /// # Errors
-/// What a name is.
+/// The syntax, as a message.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(plain) {
@@ -33,11 +91,11 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether `host` is what stands before the port of an address: a host name (underscores are common in container
+/// Checks the host of an address: a host name (underscores are common in container
 /// networks), an IPv4 address, or an IPv6 address in brackets.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The reason, as a message.
 pub fn check_host(host: &str) -> Result<(), &'static str> {
     if host.is_empty() {
         return Err("the host is missing");
@@ -61,17 +119,18 @@ pub fn check_host(host: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether resolvers take a host that ends in this label for an IPv4 address in one of its old forms.
+/// Whether resolvers parse a host with this last label as an IPv4 address in one of its old forms (`127.1`, `0x7f000001`).
 fn is_numeric(label: &str) -> bool {
     let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
     hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
         || !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether another node can dial `host`, an IPv6 address with or without its brackets: not one that stands for many.
+/// Checks that another node can dial `host`: it is no unspecified, multicast or broadcast address. IPv6 with or without
+/// brackets.
 ///
 /// # Errors
-/// What it stands for.
+/// The reason, as a message.
 pub fn check_dialable(host: &str) -> Result<(), &'static str> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let Ok(address) = bare.parse::<IpAddr>() else { return Ok(()) };
@@ -88,18 +147,18 @@ pub fn check_dialable(host: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Whether `host`, an IPv6 address with or without its brackets, is an address that means "all of them", which nobody can
-/// dial.
+/// Whether `host` is an unspecified address (`0.0.0.0`, `::`), which can be bound but not dialled. IPv6 with or without
+/// brackets.
 #[must_use]
 pub fn is_unspecified(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_unspecified())
 }
 
-/// Whether `address` is `host:port`, as other nodes can dial it.
+/// Checks that `address` is a `host:port` that other nodes can dial; the parser of [`NodeAddress`].
 ///
 /// # Errors
-/// What is wrong with it.
+/// The reason, as a message.
 pub fn check_address(address: &str) -> Result<(), &'static str> {
     if address.contains("://") {
         return Err("leave the scheme away");

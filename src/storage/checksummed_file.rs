@@ -9,20 +9,20 @@ use serde::de::DeserializeOwned;
 
 use super::Error;
 
-/// What a file is called and which formats of it are read.
+/// The name and the versions of a file.
 pub(crate) struct FileFormat {
-    /// Its name.
+    /// The file name.
     pub file: &'static str,
-    /// The first word in it.
+    /// The magic word at its beginning.
     pub magic: &'static str,
-    /// The oldest version that is read.
+    /// The oldest readable version.
     pub oldest: u32,
-    /// The version that is written.
+    /// The current version.
     pub version: u32,
 }
 
 impl FileFormat {
-    /// The bytes of the file.
+    /// Encodes a value.
     pub fn encode(&self, value: &impl Serialize) -> Vec<u8> {
         let mut json = serde_json::to_string_pretty(value).expect("numbers, booleans and strings are always JSON");
         json.push('\n');
@@ -30,7 +30,7 @@ impl FileFormat {
         format!("{magic} {version} {:08x}\n{json}", crc32fast::hash(json.as_bytes())).into_bytes()
     }
 
-    /// What [`FileFormat::encode`] wrote.
+    /// Decodes a value.
     ///
     /// # Errors
     /// [`Error::Newer`] and [`Error::Damaged`], both naming `directory`.

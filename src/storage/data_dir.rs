@@ -24,13 +24,13 @@ use super::{Engine, Error, Identity, Journal, PreviousIncarnation, SnapshotTarge
 /// The journal's cache; its reads are rare and in order.
 const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
 
-/// The first machine generation of an incarnation.
+/// The first state machine generation of an incarnation.
 const FIRST_GENERATION: u64 = 1;
 
-/// Where random numbers come from; the simulator seeds it.
+/// The source of randomness; the simulator seeds it.
 pub type RandomSource = Box<dyn FnMut() -> u64 + Send>;
 
-/// What a node is started with.
+/// The options of [`DataDir::open`].
 pub struct OpenOptions {
     /// Its name (RAFT_NODE_ID).
     pub name: String,
@@ -38,11 +38,11 @@ pub struct OpenOptions {
     pub raft_address: String,
     /// Its advertised HTTP address, likewise.
     pub http_address: String,
-    /// The machine's cache.
+    /// The cache of the state machine, in bytes.
     pub cache_bytes: u64,
-    /// The HTTP port picked now, where port 0 was asked for.
+    /// The HTTP port chosen at this start for port 0.
     pub picked_http_port: Option<u16>,
-    /// The raft port picked now, likewise.
+    /// The raft port chosen at this start for port 0.
     pub picked_raft_port: Option<u16>,
     /// Randomness.
     pub random: RandomSource,
@@ -63,16 +63,15 @@ pub struct DataDir {
     cache_bytes: u64,
     random: RandomSource,
     reservations: Arc<Reservations>,
-    /// The last generation handed out for the incarnation in use, so that no number is used twice by one process.
+    /// The last reserved generation, so that no number is used twice by one process.
     last_generation: u64,
 }
 
 impl DataDir {
-    /// Opens the directory, or makes a fresh one-voter cluster in an empty one, as if a snapshot existed at (1, 1). A new
-    /// life has begun on return, durably.
+    /// Opens the directory, or bootstraps a one-voter cluster in an empty one. A new boot id is durable on return.
     ///
     /// # Errors
-    /// [`Error`] for damage, another name, a newer format; nothing was changed then, but by the engine's own recovery.
+    /// [`Error`] for damage, another name or a newer format; nothing was changed then but by the engine's own recovery.
     pub fn open(engine: Arc<dyn Engine>, mut options: OpenOptions) -> Result<(Self, Incarnation), Error> {
         let found = match engine.read_file(IDENTITY)? {
             Some(bytes) => decode(&bytes, &engine.path())?,
@@ -101,8 +100,10 @@ impl DataDir {
             })?;
             incarnation
         };
+        // Crash matrix of a join: before the rename of `identity` the old incarnation is in use and the new folder is garbage;
+        // after it the new one is in use and the old one is kept; after the first snapshot `commit_join` drops the old one.
         if data_dir.identity.previous.is_some() && incarnation.state_machine.applied().0 != 0 {
-            // The process ended between the installation of the first copy and the note of it.
+            // The process ended between the install of the first snapshot and the commit of the join.
             data_dir.commit_join()?;
         }
         let nonce = (data_dir.random)();
@@ -114,7 +115,7 @@ impl DataDir {
         Ok((data_dir, incarnation))
     }
 
-    /// Who the node is.
+    /// Returns the identity.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -131,12 +132,12 @@ impl DataDir {
         Ok(())
     }
 
-    /// Makes a new, empty incarnation in `cluster_id` under a fresh raft id and flips the identity to it; durable on
-    /// return. The incarnation in use is kept for [`DataDir::roll_back`]; `holds_data` says whether it has something to lose.
-    /// Where that one is empty itself, adopted by another cluster that never sent anything, the one before it stays kept.
+    /// Creates a new, empty incarnation in `cluster_id` under a fresh raft id and switches to it; durable on return.
+    /// The current incarnation is kept for [`DataDir::roll_back`]; `holds_data` says whether it has data to lose. If it
+    /// is empty itself (a join that received nothing), the one before it stays kept.
     ///
     /// # Errors
-    /// [`Error`]: before the flip the old incarnation is still the one.
+    /// [`Error`]: the old incarnation is still in use.
     pub fn switch_incarnation(
         &mut self,
         cluster_id: u64,
@@ -168,6 +169,8 @@ impl DataDir {
                 http_address: std::mem::take(&mut identity.http_address),
                 holds_data,
             };
+            // An incarnation that never received anything is not worth keeping: if A joined B in vain and now joins C, A stays
+            // the one to roll back to.
             identity.previous.get_or_insert(present);
             (identity.cluster_id, identity.raft_id) = (cluster_id, raft_id);
             (identity.formed, identity.removed) = (false, false);
@@ -177,14 +180,15 @@ impl DataDir {
         Ok(incarnation)
     }
 
-    /// Flips the identity back to the incarnation that was in use before the adoption, and opens it; durable on return.
-    /// The abandoned one is left to [`DataDir::garbage`], and its raft id is never used again. None where nothing is kept.
+    /// Switches back to the incarnation before the join, and opens it; durable on return. The abandoned one becomes
+    /// garbage, and its raft id is never used again. None if no incarnation is kept.
     ///
     /// # Errors
-    /// [`Error`] where it cannot be opened; the identity is unchanged then. [`Error::Busy`] where a thread of this process
-    /// has not let go of it yet.
+    /// [`Error`] if it cannot be opened; the identity is unchanged then. [`Error::Busy`] if a thread of this process
+    /// still has it open.
     pub fn roll_back(&mut self) -> Result<Option<Incarnation>, Error> {
         let Some(previous) = self.identity.previous.clone() else { return Ok(None) };
+        // Opens first and renames after: if the old incarnation is damaged, the identity is unchanged.
         let incarnation = self.open_incarnation(previous.raft_id)?;
         self.update(|identity| {
             identity.previous = None;
@@ -195,8 +199,7 @@ impl DataDir {
         Ok(Some(incarnation))
     }
 
-    /// Notes that a copy of the cluster's state is installed: the node is of that cluster on purpose, and has nothing to
-    /// go back to. Durable on return.
+    /// Commits a join after a snapshot of the cluster was installed: drops the previous incarnation. Durable on return.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -207,7 +210,7 @@ impl DataDir {
         self.update(|identity| (identity.formed, identity.previous) = (true, None))
     }
 
-    /// A number for a new machine generation, for a copy to be received into; nothing of it is on the disk yet.
+    /// Reserves a new generation for a snapshot; nothing of it is on disk yet.
     ///
     /// # Errors
     /// [`Error`] where the directory cannot be listed.
@@ -225,8 +228,8 @@ impl DataDir {
         Ok(SnapshotTarget::new(reserved, self.cache_bytes))
     }
 
-    /// Folders of incarnations and generations that nothing names: they can be removed, off the loop. `generation` is
-    /// the one in use.
+    /// Lists folders of unused incarnations and generations, to be removed on another thread. `generation` is the one
+    /// in use.
     ///
     /// # Errors
     /// [`Error`] where the directory cannot be listed.
@@ -250,7 +253,7 @@ impl DataDir {
         }
         for name in self.engine.list(&own.to_string())? {
             if let Some(found) = layout::generation_of(&name) {
-                // A reserved one may be taken into use next; one below the generation in use was passed over.
+                // A reserved one may be taken into use next; one below the generation in use was skipped.
                 let held =
                     found > generation && reserved.contains_key(&Reservation { raft_id: own, generation: found });
                 if found != generation && !held {
@@ -266,7 +269,8 @@ impl DataDir {
         self.engine.clone()
     }
 
-    /// A one-voter cluster as if a snapshot existed at index 1: an off-log configuration at index 0 breaks joiners (m).
+    /// Creates a one-voter cluster as if a snapshot existed at index 1: a configuration at index 0, outside of the log,
+    /// breaks joiners (measured).
     fn bootstrap(&self, raft_id: u64, raft_address: &str, http_address: &str) -> Result<Incarnation, Error> {
         let mut members = Members::default();
         members.apply(&MemberChange::Set(Member {
@@ -317,11 +321,14 @@ impl DataDir {
         if journal.term(applied) != Some(term) {
             return damaged(log, format!("log lost: entry {applied} is not the one of term {term} that was applied"));
         }
+        // The state machine may have applied an entry whose commit was not recorded yet: the commit travels with the next record.
         journal.raise_commit_to(applied);
         let commit = journal.hard_state().commit;
         if commit > last {
             return damaged(log, format!("log lost: it ends with entry {last}, but entry {commit} was committed"));
         }
+        let fits = first <= applied + 1 && applied <= last && commit <= last;
+        debug_assert!(fits, "first {first}, applied {applied}, commit {commit}, last {last}");
         self.last_generation = journal.generation();
         Ok(Incarnation { journal, state_machine })
     }

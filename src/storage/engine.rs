@@ -12,10 +12,10 @@ use std::sync::Arc;
 use super::Error;
 use crate::model::DiskSpace;
 
-/// A set of absolute changes that take effect together or, after a crash, not at all.
+/// A set of absolute changes, atomic with regard to crashes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Keys with their new values, or None for a removal; a later change of the same key wins.
+    /// Keys with new values, None for a removal; a later change of the same key wins.
     pub changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
@@ -24,7 +24,7 @@ pub type Pair = (Vec<u8>, Vec<u8>);
 
 /// One ordered key-value database. Writes are visible at once and durable after [`Db::sync`].
 pub trait Db: Send + Sync {
-    /// The value of `key`.
+    /// Returns the value of `key`.
     ///
     /// # Errors
     /// [`Error`] where the engine cannot read or finds damage.
@@ -34,17 +34,17 @@ pub trait Db: Send + Sync {
     /// # Errors
     /// [`Error`] as for any failed write: the database is poisoned.
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error>;
-    /// Applies `batch` atomically as far as crashes are concerned; readers may see it half done.
+    /// Applies `batch` atomically with regard to crashes; concurrent readers may see a part of it.
     ///
     /// # Errors
     /// [`Error`] as for any failed write: the database is poisoned.
     fn write(&self, batch: Batch) -> Result<(), Error>;
-    /// Up to `limit` pairs with `from <= key`, and `key < to` where given, in byte order.
+    /// Returns up to `limit` pairs with `from <= key < to` in byte order; without `to` the range is unbounded.
     ///
     /// # Errors
     /// [`Error`] where the engine cannot read or finds damage.
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error>;
-    /// The last pair with `from <= key < to` in byte order.
+    /// Returns the last pair with `from <= key < to`.
     ///
     /// # Errors
     /// [`Error`] where the engine cannot read or finds damage.
@@ -54,35 +54,35 @@ pub trait Db: Send + Sync {
     /// # Errors
     /// [`Error`] where that failed: the database is poisoned.
     fn sync(&self) -> Result<(), Error>;
-    /// About how many bytes it takes up on the disk; 0 where the engine does not say.
+    /// Returns about its bytes on disk; 0 if the engine does not report them.
     fn size_on_disk(&self) -> u64 {
         0
     }
-    /// The relative name it was opened under, for messages.
+    /// Returns its relative name, for messages.
     fn name(&self) -> &str;
-    /// The node's directory as people know it, for messages.
+    /// Returns the path of the data directory, for messages.
     fn directory(&self) -> &str;
 }
 
-/// Where databases and small files live: one node's directory.
+/// A data directory with databases and small files.
 pub trait Engine: Send + Sync {
-    /// Opens the database of this relative name; `create` makes a new one, otherwise a missing one is damage. What it
-    /// holds is durable on return, also what a process wrote that was killed before its sync: whoever reads it, promises it.
+    /// Opens a database; `create` makes a new one, otherwise a missing one is damage. Everything in it is durable on
+    /// return, also what a killed process wrote before its sync, because readers rely on it.
     ///
     /// # Errors
     /// [`Error`] where it cannot be opened or is damaged.
     fn open(&self, name: &str, create: bool, cache_bytes: u64) -> Result<Arc<dyn Db>, Error>;
-    /// Removes a database or folder of this relative name with everything in it; one that is not there is fine.
+    /// Removes a database or folder with everything in it; a missing one is no error.
     ///
     /// # Errors
     /// [`Error`] where the system refuses.
     fn remove(&self, name: &str) -> Result<(), Error>;
-    /// The names in a relative folder ("" is the root); none where it does not exist.
+    /// Lists the names in a folder ("" is the root); none if it does not exist.
     ///
     /// # Errors
     /// [`Error`] where the system refuses.
     fn list(&self, folder: &str) -> Result<Vec<String>, Error>;
-    /// A small file's content, or None where there is none.
+    /// Reads a small file; None if it does not exist.
     ///
     /// # Errors
     /// [`Error`] where the system refuses.
@@ -92,24 +92,31 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`Error`] where the system refuses; the old content is still there then.
     fn replace_file(&self, name: &str, content: &[u8]) -> Result<(), Error>;
-    /// An empty, unnamed scratch file that is gone with the process.
+    /// Creates an unnamed scratch file, which is deleted when the process ends.
     ///
     /// # Errors
     /// [`Error`] where the system refuses.
     fn scratch(&self) -> Result<std::fs::File, Error>;
-    /// What is left of the disk now; None where the system does not say. It may take as long as the disk does.
+    /// Measures the free disk space; None if the system does not report it. Blocks as long as the disk does.
     fn space(&self) -> Option<DiskSpace> {
         None
     }
-    /// The same, as of at most a second or two ago; does not block.
+    /// Returns the free disk space of at most two seconds ago; does not block.
     fn last_space(&self) -> Option<DiskSpace> {
         self.space()
     }
-    /// The directory as people know it, for messages.
+    /// Returns the path of the data directory, for messages.
     fn path(&self) -> String;
-    /// Whether the files in use are still where the engine keeps them, as of at most a second or two ago; does not block.
+    /// Checks that the files in use are still in place, as of at most two seconds ago; does not block.
     ///
     /// # Errors
-    /// [`Error::Gone`] where one was removed or replaced: what is written from now on is lost at the next start.
+    /// [`Error::Gone`] if one was removed or replaced: later writes are lost at the next start.
     fn check(&self) -> Result<(), Error>;
+}
+
+impl Error {
+    /// Returns the error of a damaged database.
+    pub(super) fn damaged(db: &dyn Db, detail: impl Into<String>) -> Self {
+        Self::Damaged { what: db.name().into(), detail: detail.into(), path: db.directory().into() }
+    }
 }

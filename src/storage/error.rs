@@ -10,20 +10,20 @@ use thiserror::Error;
 
 use crate::model::mib;
 
-/// What has to be free for a start: two segments of each of the two databases, beside the small files.
+/// The free bytes needed to start: two segments of each database and the small files.
 const START_BYTES: u64 = 20 << 20;
 
-/// Why the storage cannot go on. All but [`Error::Snapshot`] end the process; none leaves anything half changed.
+/// A storage error. All but [`Error::Snapshot`] end the process; none leaves a partial change.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The operating system refused.
+    /// A system call failed.
     #[error("{what} in {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Where.
+        /// The path.
         path: String,
-        /// The system's answer.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// No space is left.
@@ -35,24 +35,24 @@ pub enum Error {
         mib(START_BYTES)
     )]
     Full {
-        /// What was tried.
+        /// The operation.
         what: String,
         /// The directory of the node.
         path: String,
-        /// What is left there.
+        /// The free bytes.
         free_bytes: u64,
-        /// What else is known of the reason; empty for nothing.
+        /// A further hint; may be empty.
         hint: &'static str,
     },
-    /// What lies on the disk is not what was written.
+    /// Data on disk differs from what was written.
     #[error(
         "{what} is damaged: {detail}. huskv has changed nothing there, but its storage engine may have: where it finds an \
          unfinished end of its own files (`db`, `snap.*`), it cuts that off before huskv sees anything. To rejoin: move the directory {path} away, start the node empty and POST /raft/join for it on a healthy member"
     )]
     Damaged {
-        /// What is damaged.
+        /// The damaged file or database.
         what: String,
-        /// What was found.
+        /// The finding.
         detail: String,
         /// The directory of the node.
         path: String,
@@ -62,7 +62,7 @@ pub enum Error {
         "{what} is no longer in {path}: the directory was removed, replaced or unmounted while the node ran. Bring the same directory back and start again; if it is lost, start the node empty and POST /raft/join for it on a healthy member"
     )]
     Gone {
-        /// What is missing.
+        /// The missing file.
         what: String,
         /// The directory of the node.
         path: String,
@@ -70,7 +70,7 @@ pub enum Error {
     /// Written by a newer huskv.
     #[error("{what} has format version {found}, this huskv reads up to {known}; start the newer huskv again")]
     Newer {
-        /// What has it.
+        /// The file or database.
         what: String,
         /// The version found.
         found: u32,
@@ -83,7 +83,7 @@ pub enum Error {
         /// The directory.
         path: String,
     },
-    /// The directory was made under another name.
+    /// The directory belongs to another node name.
     #[error(
         "{path} belongs to node {found:?}, but RAFT_NODE_ID says {asked:?}; start it under its own name, or use another RAFT_VOL_DIR"
     )]
@@ -95,29 +95,24 @@ pub enum Error {
         /// The name asked for now.
         asked: String,
     },
-    /// The proof that a flush reaches the disk failed.
+    /// A flush did not reach the disk in the start-up test.
     #[error(
         "the storage engine's flush does not reach the disk in this build ({detail}); refusing to promise durability"
     )]
     NotDurable {
-        /// What was seen.
+        /// The observation.
         detail: String,
     },
-    /// A copy of the machine was given up: aborted, over a bound, or malformed. Only the copy is lost; the node goes on.
+    /// A snapshot was aborted: cancelled, over a limit, or malformed. The node goes on.
     #[error("the copy of the state was given up: {detail}")]
     Snapshot {
-        /// Why.
+        /// The reason.
         detail: String,
     },
 }
 
 impl Error {
-    /// Damage in the database `db`.
-    pub(super) fn damaged(db: &dyn super::Db, detail: impl Into<String>) -> Self {
-        Self::Damaged { what: db.name().into(), detail: detail.into(), path: db.directory().into() }
-    }
-
-    /// A copy that is given up.
+    /// Returns the error of an aborted snapshot.
     pub(super) fn snapshot(detail: impl Into<String>) -> Self {
         Self::Snapshot { detail: detail.into() }
     }

@@ -28,7 +28,7 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pairs as the fuzzer wrote them: a byte for the key's length, the key, two for the value's, the value.
+    /// Reads pairs: key length u8, key, value length u16, value.
     fn of(bytes: &[u8]) -> Arc<Self> {
         let db = Self::default();
         let mut bytes = FieldReader(bytes);
@@ -96,7 +96,7 @@ impl Db for Memory {
     }
 }
 
-/// The identity file, as it is and behind a right first line.
+/// The identity file, raw and behind a correct first line.
 pub fn identity(bytes: &[u8]) {
     let with_checksum = [format!("huskv-identity 1 {:08x}\n", crc32fast::hash(bytes)).as_bytes(), bytes].concat();
     for bytes in [bytes, &with_checksum] {
@@ -110,7 +110,7 @@ pub fn identity(bytes: &[u8]) {
     }
 }
 
-/// The file of the peers' lives, as it is and behind a right first line.
+/// The peers file, raw and behind a correct first line.
 pub fn peers(bytes: &[u8]) {
     let with_checksum = [format!("huskv-peers 1 {:08x}\n", crc32fast::hash(bytes)).as_bytes(), bytes].concat();
     for bytes in [bytes, &with_checksum] {
@@ -124,19 +124,20 @@ pub fn peers(bytes: &[u8]) {
     }
 }
 
-/// What the machine keeps of itself.
+/// The state record.
 pub fn state(bytes: &[u8]) {
     if let Ok(state) = State::decode(bytes) {
         assert!(matches!(State::decode(&state.encode()), Ok(again) if again == state));
     }
 }
 
-/// A machine of any pairs.
+/// A state machine over arbitrary pairs.
 pub fn machine_pairs(bytes: &[u8]) {
     use_machine(Memory::of(bytes));
 }
 
-/// A machine of sound values that add up, whatever they hold: the state's bytes, the table's, then keys and values.
+/// A state machine over valid values with matching totals and arbitrary content: the state record, the member table,
+/// then keys and values.
 pub fn machine_values(bytes: &[u8]) {
     let mut bytes = FieldReader(bytes);
     let (Some(mut state), Some(table)) = (short_run(&mut bytes).map(<[u8]>::to_vec), short_run(&mut bytes)) else {
@@ -174,12 +175,12 @@ pub fn machine_values(bytes: &[u8]) {
     use_machine(Arc::new(db));
 }
 
-/// A journal of any pairs.
+/// A journal over arbitrary pairs.
 pub fn journal_pairs(bytes: &[u8]) {
     use_journal(Memory::of(bytes));
 }
 
-/// A journal of sound records, whatever they hold: the number of the first one, then their payloads.
+/// A journal of valid records with arbitrary payloads: the first record number, then the payloads.
 pub fn journal_records(bytes: &[u8]) {
     let mut bytes = FieldReader(bytes);
     let Some(first) = bytes.u64() else { return };
@@ -195,7 +196,7 @@ pub fn journal_records(bytes: &[u8]) {
     use_journal(Arc::new(db));
 }
 
-/// The changes of a copy, and the machine that they make.
+/// A frame of snapshot changes, and the state machine it produces.
 pub fn changes(bytes: &[u8]) {
     let db = Memory::default();
     let Some(batch) = snapshot::frames::decode(bytes) else { return };
@@ -204,7 +205,7 @@ pub fn changes(bytes: &[u8]) {
     use_machine(Arc::new(db));
 }
 
-/// The scratch file of a copy, spoiled.
+/// A damaged spool file.
 pub fn spool(bytes: &[u8]) {
     thread_local! {
         static SCRATCH: RefCell<Option<File>> = const { RefCell::new(None) };

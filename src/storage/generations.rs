@@ -14,14 +14,14 @@ use super::layout;
 use super::{Db, Engine, Error};
 use crate::model::DiskSpace;
 
-/// A generation that is being received, or was received and may be taken into use next.
+/// A generation that a snapshot is received into.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Reservation {
     pub(crate) raft_id: u64,
     pub(crate) generation: u64,
 }
 
-/// All of them, with whether they were taken.
+/// All reserved generations, with whether they were taken into use.
 #[derive(Default)]
 pub(crate) struct Reservations(Mutex<BTreeMap<Reservation, bool>>);
 
@@ -31,7 +31,7 @@ impl Reservations {
     }
 }
 
-/// Holds a folder for a copy: kept out of the garbage, and removed again where nothing came of it.
+/// A reserved generation: excluded from garbage, and removed when dropped unless it was kept.
 pub(crate) struct ReservedGeneration {
     engine: Arc<dyn Engine>,
     all: Arc<Reservations>,
@@ -45,7 +45,7 @@ impl ReservedGeneration {
         Self { engine, all, this, kept: false }
     }
 
-    /// The generation.
+    /// Returns the generation number.
     pub(crate) fn generation(&self) -> u64 {
         self.this.generation
     }
@@ -64,7 +64,7 @@ impl ReservedGeneration {
         self.engine.space()
     }
 
-    /// The folder stays.
+    /// Keeps the folder.
     pub(crate) fn keep(mut self) {
         self.kept = true;
         self.all.lock().insert(self.this.clone(), true);
@@ -74,7 +74,7 @@ impl ReservedGeneration {
 impl Drop for ReservedGeneration {
     fn drop(&mut self) {
         if !self.kept {
-            // What cannot be removed now is garbage, and is removed at the next start.
+            // A folder that cannot be removed now is garbage and removed at the next start.
             drop(self.engine.remove(&layout::state_machine(self.this.raft_id, self.this.generation)));
             self.all.lock().remove(&self.this);
         }

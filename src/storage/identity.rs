@@ -17,41 +17,41 @@ use super::checksummed_file::FileFormat;
 use super::layout::{IDENTITY, IDENTITY_VERSION};
 use crate::model::BootHistory;
 
-/// Version 1 did not have the lives.
+/// Version 1 had no boot history.
 const FORMAT: FileFormat = FileFormat { file: IDENTITY, magic: "huskv-identity", oldest: 1, version: IDENTITY_VERSION };
 
 /// The content of the `identity` file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The name that the process is started with (RAFT_NODE_ID).
+    /// The name of the node (RAFT_NODE_ID).
     pub started_as: String,
-    /// The cluster it belongs to.
+    /// Its cluster.
     pub cluster_id: u64,
     /// The raft id of the incarnation in use; its folder has this name.
     pub raft_id: u64,
-    /// False while the folder of that incarnation is still being made, at the very first start only.
+    /// False while the folder of the first incarnation is being created.
     pub ready: bool,
-    /// Whether it began or joined a cluster on purpose: such a node never forms another from `HUSKV_JOIN`.
+    /// Whether it formed or joined a cluster: such a node never forms another from `HUSKV_JOIN`.
     pub formed: bool,
     /// Whether it was removed from its cluster.
     pub removed: bool,
-    /// The raft address it last had the cluster record for it.
+    /// The raft address that the cluster last recorded for it.
     pub raft_address: String,
-    /// The client address it last had the cluster record for it.
+    /// The client address that the cluster last recorded for it.
     pub http_address: String,
     /// The HTTP port picked at the first start with port 0.
     pub picked_http_port: Option<u16>,
     /// The raft port picked at the first start with port 0.
     pub picked_raft_port: Option<u16>,
-    /// What the node was before the cluster above adopted it, until a copy of that cluster's state is installed.
+    /// The incarnation before a join, until a snapshot of the new cluster is installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<PreviousIncarnation>,
-    /// The present start of the process on this directory, and those before.
+    /// The boot id of this process and of earlier ones.
     #[serde(rename = "lives", default)]
     pub boot_history: BootHistory,
 }
 
-/// The incarnation that an adopted node goes back to where the join is never finished.
+/// The incarnation that a joiner rolls back to if the join is never completed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreviousIncarnation {
     /// The cluster it belonged to.
@@ -70,8 +70,7 @@ pub struct PreviousIncarnation {
     pub holds_data: bool,
 }
 
-/// Reads who the node in the directory `dir` is, without creating, locking or changing anything; None where there is no
-/// node yet.
+/// Reads the identity of a data directory without creating, locking or changing anything; None if there is no node yet.
 ///
 /// # Errors
 /// [`Error`] where the file is damaged, newer, or cannot be read.
@@ -84,12 +83,12 @@ pub fn peek(dir: &Path) -> Result<Option<Identity>, Error> {
     }
 }
 
-/// The bytes of the file.
+/// Encodes the file.
 pub(super) fn encode(identity: &Identity) -> Vec<u8> {
     FORMAT.encode(identity)
 }
 
-/// What [`encode`] wrote.
+/// Decodes the file.
 ///
 /// # Errors
 /// [`Error::Newer`] and [`Error::Damaged`], both naming `directory`.

@@ -7,15 +7,17 @@
 //!
 //! See also: [`super::journal::record`], [`super::kv::chunks`], [`super::identity`] (the contents).
 
+use bytes::Buf;
+
 use crate::model::validate;
 
-/// The file that says who the node is.
+/// The identity file.
 pub(super) const IDENTITY: &str = "identity";
-/// The file that says in which life each peer was spoken to last.
+/// The peers file.
 pub(super) const PEERS: &str = "peers";
-/// The file that one process holds locked.
+/// The lock file.
 pub(super) const LOCK: &str = "LOCK";
-/// The name that a scratch file has for the moment between its creation and its removal.
+/// The name of a scratch file between its creation and its removal.
 pub(super) const SPOOL: &str = "spool";
 
 /// The format of the identity file.
@@ -24,42 +26,42 @@ pub(super) const IDENTITY_VERSION: u32 = 2;
 pub(super) const PEERS_VERSION: u32 = 1;
 /// The format of a journal record, in its first byte.
 pub(super) const RECORD_VERSION: u8 = 1;
-/// The format of a value of the machine, in the first byte of its first piece.
+/// The format of a chunked value, in the first byte of its first chunk.
 pub(super) const VALUE_VERSION: u8 = 1;
-/// The format of the machine's own state.
+/// The format of the state record.
 pub(super) const STATE_VERSION: u8 = 1;
-/// The format of the changes in a copy, in the first byte of each frame.
+/// The format of a snapshot frame, in its first byte.
 pub(super) const CHANGES_VERSION: u8 = 1;
 
-/// The most bytes of one stored value: a leaf of sled holds about 16 values, and a page must stay below a quarter of a
-/// segment.
+/// The maximum bytes of one stored value: a leaf of sled holds about 16 values, and a page must stay below a quarter of
+/// a segment.
 pub(super) const CHUNK_BYTES: usize = 4096;
 
-/// The largest index, term or record number that is believed. No node ever counts that far, and nothing that is at or
-/// below it overflows where it is added to.
+/// The largest valid index, term or record number. No node ever counts that far, and arithmetic on valid numbers cannot
+/// overflow.
 pub(super) const MAX_COUNT: u64 = 1 << 62;
 
-/// The key that the proof of durability writes; it sorts before every other key, and no reader looks at it.
+/// The key of the flush test; it sorts before every other key and is never read as data.
 pub(super) const PROOF_KEY: [u8; 1] = [0];
 
-/// What a key of the machine holds, its first byte. Gaps are left for kinds that a later version may put between.
+/// The kind of a key, its first byte. Gaps are left for later kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Kind {
-    /// The applied index and all that is counted; one value, under the empty key.
+    /// The state record; one value, under the empty key.
     State = 0x01,
     /// The member table with its tombstones; one value, under the empty key.
     Members = 0x02,
-    /// When a key may be removed: the cluster's time as eight bytes, big-endian, and the key; no value.
+    /// The TTL index: the expiry as eight bytes, big-endian, and the key; no value.
     Expiry = 0x04,
-    /// What a named request came to, under the index of the entry that did it as eight bytes, big-endian.
+    /// A result in the dedup table, under the index of its entry as eight bytes, big-endian.
     Result = 0x05,
     /// A client's key.
     Data = 0x10,
 }
 
 impl Kind {
-    /// The smallest key that any kind may have.
+    /// The smallest possible key.
     pub(super) const FIRST: [u8; 1] = [Self::State as u8];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -69,27 +71,27 @@ impl Kind {
     }
 }
 
-/// The folder of the log of `raft_id`.
+/// Returns the folder of the journal of `raft_id`.
 pub(super) fn journal(raft_id: u64) -> String {
     format!("{raft_id}/journal")
 }
 
-/// The folder of a generation of the machine of `raft_id`.
+/// Returns the folder of a state machine generation of `raft_id`.
 pub(super) fn state_machine(raft_id: u64, generation: u64) -> String {
     format!("{raft_id}/machine-{generation}")
 }
 
-/// The raft id whose folder has exactly this name.
+/// Parses the folder name of a raft id.
 pub(super) fn raft_id_of(name: &str) -> Option<u64> {
     name.parse().ok().filter(|id: &u64| *id != 0 && id.to_string() == name)
 }
 
-/// The generation whose folder has exactly this name.
+/// Parses the folder name of a generation.
 pub(super) fn generation_of(name: &str) -> Option<u64> {
     raft_id_of(name.strip_prefix("machine-")?)
 }
 
-/// The key of one piece of a journal record.
+/// Encodes the key of a chunk of a journal record.
 pub(super) fn record_key(seq: u64, chunk: u32) -> [u8; 12] {
     let mut key = [0; 12];
     key[..8].copy_from_slice(&seq.to_be_bytes());
@@ -97,15 +99,18 @@ pub(super) fn record_key(seq: u64, chunk: u32) -> [u8; 12] {
     key
 }
 
-/// What [`record_key`] was made of.
+/// Decodes a [`record_key`].
 pub(super) fn parse_record_key(key: &[u8]) -> Option<(u64, u32)> {
-    let mut bytes = FieldReader(key);
-    let seq = u64::from_be_bytes(bytes.take(8)?.try_into().ok()?);
-    let chunk = u32::from_be_bytes(bytes.take(4)?.try_into().ok()?);
+    let mut bytes = key;
+    let (seq, chunk) = (bytes.try_get_u64().ok()?, bytes.try_get_u32().ok()?);
     bytes.is_empty().then_some((seq, chunk))
 }
 
-/// The key of one piece of a value: kind, the key with 0x00 written as 0x00 0xFF and ended by 0x00 0x01, piece.
+/// Encodes the key of a chunk of a value: kind, the key with 0x00 escaped as 0x00 0xFF and terminated by 0x00 0x01,
+/// chunk number.
+///
+/// Example: chunk 2 of the client key `a` is `10 61 00 01 00 02`. The terminator keeps byte order: `a` sorts before
+/// `ab`, and all chunks of `a` are adjacent.
 pub(super) fn chunk_key(kind: Kind, key: &[u8], chunk: u16) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(key.len() + 5);
     bytes.push(kind as u8);
@@ -120,7 +125,7 @@ pub(super) fn chunk_key(kind: Kind, key: &[u8], chunk: u16) -> Vec<u8> {
     bytes
 }
 
-/// Whether `key` is one that values of this kind lie under. No other is ever written: a longer one would make a blob.
+/// Whether `key` is valid for this kind. A longer key would create a blob file.
 pub(super) fn is_key_of(kind: Kind, key: &[u8]) -> bool {
     let of_client = |key: &[u8]| validate::key(key, validate::KEY_BYTES).is_ok();
     match kind {
@@ -131,7 +136,7 @@ pub(super) fn is_key_of(kind: Kind, key: &[u8]) -> bool {
     }
 }
 
-/// What [`chunk_key`] was made of.
+/// Decodes a [`chunk_key`].
 pub(super) fn parse_chunk_key(bytes: &[u8]) -> Option<(Kind, Vec<u8>, u16)> {
     let (&kind, mut rest) = bytes.split_first()?;
     let kind = Kind::from_byte(kind)?;
@@ -152,50 +157,50 @@ pub(super) fn parse_chunk_key(bytes: &[u8]) -> Option<(Kind, Vec<u8>, u16)> {
     }
 }
 
-/// Reads little-endian fields off the front of untrusted bytes; None wherever they end too early.
+/// Reads little-endian fields from untrusted bytes; every method returns None if too few are left.
 pub(super) struct FieldReader<'a>(pub(super) &'a [u8]);
 
 impl<'a> FieldReader<'a> {
-    /// The next `count` bytes.
+    /// Reads `count` bytes.
     pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
-    /// One byte.
+    /// Reads one byte.
     pub(super) fn u8(&mut self) -> Option<u8> {
-        self.take(1).map(|bytes| bytes[0])
+        self.0.try_get_u8().ok()
     }
-    /// Four bytes.
+    /// Reads four bytes.
     pub(super) fn u32(&mut self) -> Option<u32> {
-        self.take(4)?.try_into().ok().map(u32::from_le_bytes)
+        self.0.try_get_u32_le().ok()
     }
-    /// Eight bytes.
+    /// Reads eight bytes.
     pub(super) fn u64(&mut self) -> Option<u64> {
-        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
+        self.0.try_get_u64_le().ok()
     }
-    /// Two times eight bytes.
+    /// Reads two integers of eight bytes.
     pub(super) fn pair(&mut self) -> Option<(u64, u64)> {
         Some((self.u64()?, self.u64()?))
     }
-    /// A four-byte length and that many bytes.
+    /// Reads a four-byte length and that many bytes.
     pub(super) fn prefixed(&mut self) -> Option<&'a [u8]> {
         let length = self.u32()?;
         self.take(usize::try_from(length).ok()?)
     }
-    /// Whether everything is used up.
+    /// Whether all bytes were read.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Writes what [`FieldReader::prefixed`] reads.
+/// Writes a four-byte length and the bytes.
 pub(super) fn push_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&length(bytes).to_le_bytes());
     out.extend_from_slice(bytes);
 }
 
-/// The length of `bytes` as it is stored.
+/// Returns the length of `bytes` as a u32.
 pub(super) fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("raft and the codec bound everything stored to far below 4 GiB")
 }

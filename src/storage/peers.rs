@@ -22,20 +22,20 @@ use crate::plant::{self, Plant};
 
 const FORMAT: FileFormat = FileFormat { file: PEERS, magic: "huskv-peers", oldest: 1, version: PEERS_VERSION };
 
-/// What is known of one peer.
+/// The record of one peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PeerRecord {
-    /// The life that it was spoken to in last.
+    /// Its last boot id.
     #[serde(rename = "life")]
     boot_id: Option<BootId>,
-    /// The life of this node that it has heard last, as far as this node knows.
+    /// The last boot id of this node that the peer has seen, as far as this node knows.
     heard: Option<BootId>,
 }
 
 /// The content of the file.
 pub(super) type PeerRecords = BTreeMap<u64, PeerRecord>;
 
-/// What the bytes of the file say.
+/// Decodes the file.
 ///
 /// # Errors
 /// [`Error::Newer`] and [`Error::Damaged`], both naming `directory`.
@@ -43,19 +43,19 @@ pub(super) fn decode(bytes: &[u8], directory: &str) -> Result<PeerRecords, Error
     FORMAT.decode(bytes, directory)
 }
 
-/// The bytes of the file.
+/// Encodes the file.
 pub(super) fn encode(known: &PeerRecords) -> Vec<u8> {
     FORMAT.encode(known)
 }
 
-/// The file `peers` and its content.
+/// The peers file and its content.
 pub struct Peers {
     engine: Arc<dyn Engine>,
     known: Mutex<PeerRecords>,
 }
 
 impl Peers {
-    /// Reads the file; a directory without one knows nobody yet.
+    /// Reads the file; without one no peer is known yet.
     ///
     /// # Errors
     /// [`Error`] where it is damaged, newer, or cannot be read.
@@ -67,12 +67,12 @@ impl Peers {
         Ok(Self { engine, known: Mutex::new(known) })
     }
 
-    /// The life that this peer was spoken to in last.
+    /// Returns the last boot id of this peer.
     pub fn boot_id(&self, raft_id: u64) -> Option<BootId> {
         self.lock().get(&raft_id)?.boot_id
     }
 
-    /// The life of this node that this peer has heard last.
+    /// Returns the last boot id of this node that this peer has seen.
     pub fn heard(&self, raft_id: u64) -> Option<BootId> {
         self.lock().get(&raft_id)?.heard
     }
@@ -84,19 +84,19 @@ impl Peers {
             .is_some_and(|known| known.boot_id == Some(boot_id) && (heard.is_none() || known.heard == heard))
     }
 
-    /// Whether the peer with these lives may be spoken to.
+    /// Checks that a peer with this boot history is the recorded one.
     ///
     /// # Errors
-    /// [`IdentityConflict`]: it is not the one that is known.
+    /// [`IdentityConflict`]: it is not the recorded peer.
     pub fn check(&self, raft_id: u64, boot_history: &BootHistory) -> Result<(), IdentityConflict> {
         follow(self.boot_id(raft_id), boot_history).map(drop)
     }
 
-    /// Takes note of a peer that is spoken to, and of which life of this node it has `heard`, where that is certain;
-    /// durable on return. What is known of others is kept as far as `keep` says. True where that was new.
+    /// Records the boot id of a peer, and which boot id of this node it has `heard`, if that is certain; durable on
+    /// return. Records of other peers are retained as `keep` says. Returns whether anything was new.
     ///
     /// # Errors
-    /// [`Error`] where it cannot be written; inside, [`IdentityConflict`] where it is not the peer that is known. Nothing is
+    /// [`Error`] if the file cannot be written; inside, [`IdentityConflict`] if it is not the recorded peer. Nothing is
     /// changed then.
     pub fn record(
         &self,

@@ -17,36 +17,36 @@ use tokio::sync::watch;
 
 use super::handshake::Purpose;
 
-/// The most source addresses from which one member holds connections for one purpose at once.
+/// The maximum source addresses of one member per purpose.
 const SOURCES_PER_MEMBER: usize = 4;
 
-/// All places.
+/// All connection slots.
 pub struct ConnectionSlots {
-    /// The most connections that have not introduced themselves, or only ask one question.
+    /// The maximum connections before their handshake, or for an rpc.
     max_unidentified: usize,
-    /// The most connections under raft ids that are not in the table.
+    /// The maximum connections under unlisted raft ids.
     max_unlisted: usize,
     table: Mutex<SlotTable>,
 }
 
 #[derive(Default)]
 struct SlotTable {
-    /// The number of the next one.
+    /// The number of the next slot.
     next: u64,
-    /// In the order in which they came.
+    /// In the order of their connections.
     slots: BTreeMap<u64, Occupant>,
 }
 
-/// A place that is taken.
+/// An occupied slot.
 struct Occupant {
     source: IpAddr,
-    /// The raft id and the purpose, once introduced as one of this cluster.
+    /// Raft id and purpose after the handshake.
     owner: Option<(u64, Purpose)>,
-    /// Dropped, it shows the holder out.
+    /// Dropped, it evicts the connection.
     _evict: watch::Sender<()>,
 }
 
-/// A place; dropped, it is free again.
+/// A slot; dropped, it is free again.
 pub struct ConnectionSlot {
     slots: Arc<ConnectionSlots>,
     number: u64,
@@ -60,8 +60,8 @@ impl Drop for ConnectionSlot {
 }
 
 impl ConnectionSlots {
-    /// Half of `max` places for strangers, a quarter for raft ids that are not in the table; the rest, and where that is
-    /// not enough more, for those that are.
+    /// Allows half of `max` slots before a handshake and for rpcs, a quarter for unlisted raft ids; the rest, and more
+    /// if needed, for members.
     pub fn new(max: usize) -> Arc<Self> {
         let table = Mutex::default();
         Arc::new(Self { max_unidentified: (max / 2).max(1), max_unlisted: (max / 4).max(1), table })
@@ -71,7 +71,7 @@ impl ConnectionSlots {
         self.table.lock().expect("nothing panics while it holds the places")
     }
 
-    /// A place for who has just connected, and whether another one had to make room.
+    /// Acquires a slot for a new connection; returns whether another one was evicted.
     pub fn acquire(self: &Arc<Self>, source: IpAddr) -> (ConnectionSlot, bool) {
         let source = network(source);
         let (evict, evicted) = watch::channel(());
@@ -86,18 +86,18 @@ impl ConnectionSlots {
 }
 
 impl ConnectionSlot {
-    /// Returns once somebody else has been given the place.
+    /// Waits until this connection is evicted.
     pub async fn evicted(&self) {
         let mut evicted = self.evicted.clone();
         while evicted.changed().await.is_ok() {}
     }
 
-    /// The holder has introduced itself as this raft id of the cluster. `is_listed` says which are in the table. Whether
-    /// another one had to make room.
+    /// Assigns the slot to a raft id after its handshake. `is_listed` says which ids are in the table. Returns whether
+    /// another connection was evicted.
     pub fn assign(&self, raft_id: u64, purpose: Purpose, is_listed: impl Fn(u64) -> bool) -> bool {
         let owner = (raft_id, purpose);
         let mut table = self.slots.table();
-        // Shown out meanwhile.
+        // Evicted meanwhile.
         let Some(mut occupant) = table.slots.remove(&self.number) else { return false };
         let same = |slot: &Occupant| slot.owner == Some(owner);
         table.slots.retain(|_, slot| !(same(slot) && slot.source == occupant.source));
@@ -113,8 +113,7 @@ impl ConnectionSlot {
 }
 
 impl SlotTable {
-    /// Where `max` of the places are taken by those that `matches` tells, the oldest leaves of the source that has the most
-    /// of them.
+    /// If `max` of the slots match, evicts the oldest one of the source with the most of them.
     fn make_room(&mut self, max: usize, matches: impl Fn(&Occupant) -> bool) -> bool {
         let mut by_source = BTreeMap::<IpAddr, (usize, u64)>::new();
         let mut count = 0;
@@ -130,7 +129,7 @@ impl SlotTable {
     }
 }
 
-/// What counts as one source: an IPv4 address, or the 64 bits of an IPv6 address that a network gives to one customer.
+/// Returns the network of a source: an IPv4 address, or the /64 of an IPv6 address.
 fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),

@@ -12,7 +12,7 @@ use super::wire::framing::{Preamble, read_frame, read_preamble};
 use super::wire::{Frame, HEAD_BYTES};
 use crate::model::{PeerTable, check_address, codec};
 
-/// A whole connection as it comes: preamble, handshake, frames.
+/// A whole connection: preamble, handshake, frames.
 pub fn stream(mut bytes: &[u8]) {
     let opening = read_preamble(&mut bytes).now_or_never().expect("bytes in memory are never waited for");
     if !matches!(opening, Ok(Preamble::Huskv(WIRE_VERSION))) {
@@ -25,8 +25,8 @@ pub fn stream(mut bytes: &[u8]) {
     }
 }
 
-/// One frame whose length and checksum are right: kind, then payload. The version byte of our own encodings is put in
-/// front of it, so that chance need not find it.
+/// One frame with correct length and checksum: kind, then payload. The version byte of our encodings is prepended, so
+/// that the fuzzer need not find it.
 pub fn frame(bytes: &[u8]) {
     let Some((&kind, payload)) = bytes.split_first() else { return };
     for version in [None, Some(codec::VERSION)] {
@@ -45,7 +45,7 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-/// An address that a stranger calls its own.
+/// An address that an unknown peer reports as its own.
 pub fn address(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let sound = check_address(text).is_ok();

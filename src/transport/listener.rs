@@ -28,14 +28,14 @@ use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use super::{rpc, snapshot_stream};
 use crate::model::{BootHistory, PeerTable};
 
-/// How long a stranger may take to introduce itself.
+/// The limit of the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
-/// How long one may take that is shown out.
+/// How long a refused connection may take to close.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
-/// How long nobody is let in after the system refused a connection, as where it is out of descriptors.
+/// The pause after a failed accept, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Lets in about `max_inbound` connections at once, until the transport stops.
+/// Accepts about `max_inbound` connections at once, until the transport stops.
 pub async fn accept(listener: TcpListener, registry: Arc<Registry>, max_inbound: usize) {
     let slots = ConnectionSlots::new(max_inbound);
     loop {
@@ -58,14 +58,14 @@ pub async fn accept(listener: TcpListener, registry: Arc<Registry>, max_inbound:
             tokio::select! {
                 () = Box::pin(inbound.receive(stream, &slot)) => {}
                 () = slot.evicted() => {}
-                // Members are given a moment to be told what is due.
+                // Members get a moment to receive what is queued.
                 () = async { inbound.registry.stopped().await; sleep(DRAIN_LIMIT).await } => {}
             }
         });
     }
 }
 
-/// Somebody who has connected.
+/// An inbound connection.
 struct Inbound {
     registry: Arc<Registry>,
     from: SocketAddr,
@@ -90,7 +90,7 @@ impl Inbound {
         }
     }
 
-    /// The acceptor's side of the handshake; None where the guest was shown out.
+    /// The acceptor's side of the handshake; None if the connection was refused.
     async fn handshake(&self, stream: &mut TcpStream, slot: &ConnectionSlot) -> Option<(Hello, Welcome)> {
         match read_preamble(stream).await {
             Ok(Preamble::Huskv(WIRE_VERSION)) => {}
@@ -170,7 +170,7 @@ impl Inbound {
         self.registry.warn_limited("a peer is refused", &who, &format!("it was answered: {denial}"));
     }
 
-    /// The guest for the log: its name is its own word, so it is cut and escaped.
+    /// Describes the peer for the log: its name is not trusted, so it is shortened and escaped.
     fn describe(&self, hello: &Hello) -> String {
         format!("{:?} ({})", hello.node_id.chars().take(64).collect::<String>(), self.from)
     }

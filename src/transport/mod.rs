@@ -20,12 +20,14 @@
 //!
 //! See also: `consensus` (what a message means). The wire has no encryption and no login.
 
+mod backoff;
 mod connection_slots;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod handshake;
 mod link;
 mod listener;
+mod log_limit;
 mod memory_budget;
 mod outbox;
 mod registry;
@@ -45,16 +47,16 @@ use tokio::time::timeout;
 use crate::consensus::{Handle, Outbox};
 use crate::storage::Peers;
 
-/// How long the connections may take to end when the transport stops.
+/// The limit of a shutdown.
 const STOP_LIMIT: Duration = Duration::from_millis(450);
 
-/// What the transport is configured with.
+/// The options of the transport.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// About how many connections may be open at once: strangers hold half of them at most, raft ids that are not in the
-    /// member table a quarter, and those that are never find none left.
+    /// The maximum open inbound connections, roughly: at most half before or outside of a handshake, a quarter under
+    /// unlisted raft ids. Members always get a slot.
     pub max_inbound: usize,
-    /// The most bytes of members' frames that are on their way into the loop; at least one frame of 32 MiB fits.
+    /// The maximum bytes of members' frames in flight; at least one frame of 32 MiB fits.
     pub member_bytes: usize,
 }
 
@@ -63,11 +65,11 @@ pub struct Transport {
     registry: Arc<Registry>,
 }
 
-/// Accepts peers on `listener`, which are known by what `peers` says of them, and makes the outbox that dials them. Tasks run on the calling tokio runtime. Nobody is
-/// dialled, and peers are refused, until the loop publishes who is who.
+/// Starts the listener, and returns the outbox that dials members. `peers` holds the recorded boot ids. Tasks run on
+/// the current tokio runtime. Before the loop publishes a table no member is dialled and peers are refused.
 ///
 /// # Errors
-/// Where the listener cannot be used.
+/// If the listener cannot be used.
 pub fn start(
     listener: TcpListener,
     handle: Handle,
@@ -84,10 +86,10 @@ pub fn start(
 }
 
 impl Transport {
-    /// Stops accepting, sends what is queued as far as that is quick, and closes every connection; at most half a second.
+    /// Stops accepting, sends what is queued if that is quick, and closes every connection; at most half a second.
     pub async fn stop(self) {
         self.registry.stop();
-        // What is left then ends with the runtime.
+        // Remaining tasks end with the runtime.
         drop(timeout(STOP_LIMIT, self.registry.finished()).await);
     }
 }

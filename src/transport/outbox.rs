@@ -30,15 +30,15 @@ use crate::consensus::{Hop, Input, Outbox};
 use crate::model::{Code, DiskSpace, JoinOffer, PeerTable, Probe, Refusal, Request, StateDigest};
 use crate::storage::SnapshotReader;
 
-/// The most questions to strangers that are under way at once.
+/// The maximum concurrent rpcs.
 const MAX_RPCS: usize = 64;
-/// What a parcel takes up beside its data, roughly.
+/// The memory of a frame besides its data, roughly.
 const FRAME_OVERHEAD: usize = 256;
-/// What an entry takes up beside its data, roughly.
+/// The memory of an entry besides its data, roughly.
 const ENTRY_BYTES: usize = 64;
-/// The most bytes of a message to a peer that is not in the table: answers have no entries.
+/// The maximum bytes of a message to an unlisted peer: responses have no entries.
 const ANSWER_BYTES: usize = 64 << 10;
-/// The longest a request may wait; longer ones are cut to it.
+/// The maximum deadline of a request.
 const MAX_WAIT_MS: u64 = 3_600_000;
 
 /// The transport as the loop sees it.
@@ -49,7 +49,7 @@ pub struct PeerOutbox {
     rpcs: Arc<Semaphore>,
 }
 
-/// The near end of a member's queue.
+/// The sending end of a link.
 struct Link {
     queue: mpsc::Sender<QueuedFrame>,
     bytes: Arc<AtomicUsize>,
@@ -65,19 +65,19 @@ impl Link {
 }
 
 impl PeerOutbox {
-    /// An outbox that knows nobody yet.
+    /// Returns an outbox without members.
     pub fn new(registry: Arc<Registry>) -> Self {
         let rpcs = Arc::new(Semaphore::new(MAX_RPCS));
         Self { registry, links: HashMap::new(), identity: None, rpcs }
     }
 
-    /// Delivers from a task of its own: the loop must not wait for its own queue.
+    /// Delivers from a task: the loop must not wait for its own queue.
     fn deliver(&self, input: Input) {
         let registry = Arc::clone(&self.registry);
         self.registry.spawn(async move { registry.handle.deliver(input).await });
     }
 
-    /// Says something to a peer that is not in the table, on every connection that it has opened.
+    /// Sends a message to an unlisted peer on every connection it has opened.
     fn answer(&self, message: &Message) {
         if message.msg_type == MessageType::MsgSnapshot || message_bytes(message) > ANSWER_BYTES {
             return;
@@ -85,7 +85,7 @@ impl PeerOutbox {
         for (_, unlisted_peer) in
             self.registry.directory().unlisted_peers.range((message.to, 0)..=(message.to, u64::MAX))
         {
-            // Where it does not fit, raft repeats it.
+            // If the queue is full, raft repeats it.
             drop(unlisted_peer.queue.try_send(Frame::Step(Box::new(message.clone()))));
         }
     }
@@ -139,7 +139,7 @@ impl Outbox for PeerOutbox {
                 continue;
             };
             if message.msg_type == MessageType::MsgSnapshot {
-                // A copy is streamed; without it the message would promise what never comes.
+                // A snapshot is streamed; the message alone would be useless.
                 registry.warn_limited("a snapshot cannot be sent as a message", &link.name, "dropped");
                 continue;
             }
@@ -168,7 +168,7 @@ impl Outbox for PeerOutbox {
                     return;
                 }
                 if open && !link.forwards.withdraw(token) {
-                    // The member's task ended meanwhile and has answered it.
+                    // The link ended meanwhile and has answered it.
                     return;
                 }
                 if link.queue.is_closed() {
@@ -225,21 +225,21 @@ impl Outbox for PeerOutbox {
 
     fn tell_digest(&mut self, to: u64, digest: StateDigest) {
         if let Some(link) = self.links.get(&to) {
-            // Another one follows in a second.
+            // Sent again in a second.
             drop(link.queue.try_send(QueuedFrame::Digest(digest)));
         }
     }
 
     fn tell_space(&mut self, to: u64, space: DiskSpace) {
         if let Some(link) = self.links.get(&to) {
-            // Another one follows in a second.
+            // Sent again in a second.
             drop(link.queue.try_send(QueuedFrame::Space(space)));
         }
     }
 
     fn tell_removed(&mut self, raft_id: u64) {
         if let Some(link) = self.links.get(&raft_id) {
-            // Where it is full or closed, the member hears it at its next handshake.
+            // If the queue is full or closed, the member learns it at its next handshake.
             drop(link.queue.try_send(QueuedFrame::Removed));
         }
     }
@@ -255,12 +255,13 @@ impl Outbox for PeerOutbox {
     fn publish(&mut self, table: PeerTable) {
         let table = Arc::new(table);
         let registry = Arc::clone(&self.registry);
-        // From before the table lets anybody in until its members are dialled: who comes in by it is in it.
+        // Locked from before the new table admits peers until its members are dialled, so that an admitted peer finds
+        // itself there.
         let mut directory = registry.directory();
         registry.table.send_replace(Some(Arc::clone(&table)));
         let identity = Some((table.node_id.clone(), table.raft_id, table.cluster_id, table.raft_address.clone()));
         if table.removed || self.identity != identity {
-            // Every connection was opened under another name than the present one.
+            // All connections were opened under another identity.
             self.identity = identity;
             self.links.clear();
             directory.dialled.clear();
@@ -287,13 +288,13 @@ impl Outbox for PeerOutbox {
     }
 }
 
-/// About how many bytes a message takes up.
+/// Estimates the size of a message.
 fn message_bytes(message: &Message) -> usize {
     let entries = message.entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES);
     FRAME_OVERHEAD + message.context.len() + entries.sum::<usize>()
 }
 
-/// About how many bytes a request takes up.
+/// Estimates the size of a request.
 fn request_bytes(request: &Request) -> usize {
     match request {
         Request::Write(write) => write.size(),

@@ -8,77 +8,69 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
 
-use slog::{Logger, error, warn};
+use slog::{Logger, error};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::handshake::admission::admit;
 use super::handshake::dial::PeerAddress;
 use super::handshake::{Denial, Hello, Purpose};
+use super::log_limit::LogLimit;
 use super::memory_budget::Budget;
 use super::wire::Frame;
 use crate::consensus::{Handle, Input};
 use crate::model::{BootHistory, BootId, IdentityConflict, PeerTable};
 use crate::storage::Peers;
 
-/// How many lines of one reason are logged one after the other before they are thinned out.
-const COMPLAINTS_AT_ONCE: u32 = 8;
-/// The shortest time between two log lines of the same reason after that; it doubles while the reason goes on.
-const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
-/// The longest time between two log lines of a reason that goes on.
-const COMPLAINT_AT_LEAST_EVERY: Duration = Duration::from_secs(16);
-
-/// The middle of the transport.
+/// The shared state of the transport.
 pub struct Registry {
-    /// The way to the loop.
+    /// The handle of the consensus loop.
     pub handle: Handle,
     /// The log.
     pub log: Logger,
-    /// What the loop published last; None before the first time.
+    /// The last published table; None before the first one.
     pub table: watch::Sender<Option<Arc<PeerTable>>>,
-    /// The bytes that peers may have on their way.
+    /// The memory budget of incoming frames.
     pub budget: Budget,
-    /// Counts the snapshots that were begun to be received: a newer one ends the older.
+    /// Counts received snapshots: a newer one ends the older.
     pub receptions: watch::Sender<u64>,
     /// Held while a snapshot is written.
     pub reception: Arc<Semaphore>,
-    /// In which life each peer was spoken to last.
+    /// The recorded boot ids of peers.
     pub peers: Arc<Peers>,
-    /// Tells that this has changed.
+    /// Notifies of changes of `peers`.
     peers_changed: watch::Sender<()>,
-    /// How many connections there are to each peer in each of its lives.
+    /// The number of connections per peer and boot id.
     connected: Mutex<HashMap<(u64, BootId), usize>>,
     directory: Mutex<Directory>,
     runtime: tokio::runtime::Handle,
-    complaints: Mutex<HashMap<&'static str, Complaint>>,
+    log_limit: LogLimit,
     stopping: watch::Sender<bool>,
     tasks: watch::Sender<usize>,
 }
 
-/// Who is dialled, and who has called; under one lock, so that no member's word is lost on its way from one to the
-/// other.
+/// Dialled members and connected unlisted peers; under one lock, so that no reported address is lost between the two.
 #[derive(Default)]
 pub struct Directory {
-    /// Where the members are that are dialled now; a sender that is dropped retires its peer.
+    /// The addresses of dialled members; dropping a sender retires the link.
     pub dialled: BTreeMap<u64, watch::Sender<PeerAddress>>,
-    /// Who is connected to this node and is not in the table: a node whose table is old or empty (every joiner's is) must
-    /// answer the leader all the same. It does so on the connection that is there; nobody's word makes it dial.
-    /// Each by its raft id and a number of its own: more than one may call itself by the same id.
+    /// Connected peers that are not in the table. A node with an old or empty table (every joiner) must still answer
+    /// the leader, and does so on the existing connection; a reported address never makes it dial. Keyed by raft id and
+    /// a number, because several peers may claim the same id.
     pub unlisted_peers: BTreeMap<(u64, u64), UnlistedPeer>,
-    /// The number of the next caller.
+    /// The number of the next one.
     next_unlisted: u64,
 }
 
-/// A peer that is not in the table, for as long as its connection lasts.
+/// A connected peer that is not in the table.
 pub struct UnlistedPeer {
-    /// Where it says that it is.
+    /// The address it reports.
     pub address: String,
-    /// What is to be sent to it.
+    /// Its outgoing frames.
     pub queue: mpsc::Sender<Frame>,
 }
 
-/// Forgets a caller when it is dropped.
+/// Removes an unlisted peer when dropped.
 pub struct UnlistedPeerGuard<'a> {
     registry: &'a Registry,
     unlisted_peer: (u64, u64),
@@ -90,7 +82,7 @@ impl Drop for UnlistedPeerGuard<'_> {
     }
 }
 
-/// A connection to a peer in one of its lives.
+/// Counts a connection to a peer at one boot id, until dropped.
 pub struct Connected<'a> {
     registry: &'a Registry,
     peer: (u64, BootId),
@@ -108,19 +100,7 @@ impl Drop for Connected<'_> {
     }
 }
 
-/// One reason to complain.
-struct Complaint {
-    /// When it was last said.
-    said: Instant,
-    /// How long it is not said again.
-    pause: Duration,
-    /// How often it came up since.
-    unsaid: u64,
-    /// How many more may be said at once.
-    at_once: u32,
-}
-
-/// Counts a task while it exists, also where it is dropped by the end of the runtime.
+/// Counts a task while it exists, even if the runtime drops it.
 struct TaskGuard(Arc<Registry>);
 
 impl Drop for TaskGuard {
@@ -130,7 +110,7 @@ impl Drop for TaskGuard {
 }
 
 impl Registry {
-    /// Begins without a table, on the calling runtime.
+    /// Creates the registry without a table, on the current runtime.
     pub fn new(handle: Handle, peers: Arc<Peers>, member_bytes: usize, log: Logger) -> Self {
         Self {
             handle,
@@ -144,7 +124,7 @@ impl Registry {
             connected: Mutex::default(),
             directory: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
-            complaints: Mutex::default(),
+            log_limit: LogLimit::default(),
             stopping: watch::Sender::new(false),
             tasks: watch::Sender::new(0),
         }
@@ -160,7 +140,7 @@ impl Registry {
         });
     }
 
-    /// Tells every task to end.
+    /// Signals every task to end.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
     }
@@ -171,17 +151,17 @@ impl Registry {
         drop(self.stopping.subscribe().wait_for(|stopping| *stopping).await);
     }
 
-    /// Returns once no task is left.
+    /// Waits until no task is left.
     pub async fn finished(&self) {
         drop(self.tasks.subscribe().wait_for(|tasks| *tasks == 0).await);
     }
 
-    /// The table published last.
+    /// Returns the last published table.
     pub fn table(&self) -> Option<Arc<PeerTable>> {
         self.table.borrow().clone()
     }
 
-    /// How this node introduces itself to the node with raft id `to`, 0 for a stranger.
+    /// Builds the hello of this node for raft id `to`, 0 for a node outside of the cluster.
     pub fn hello(&self, purpose: Purpose, to: u64) -> Hello {
         let table = self.table();
         let of = |field: fn(&PeerTable) -> u64| table.as_deref().map_or(0, field);
@@ -199,12 +179,12 @@ impl Registry {
         }
     }
 
-    /// The lives of this node as the peer `to` is told them, which has `shown` that it knows one; none for strangers.
+    /// Returns the boot history for the peer `to`, which has `shown` a boot id it knows; empty for other nodes.
     pub fn boot_history(&self, to: u64, shown: Option<BootId>) -> BootHistory {
         self.table().map_or_else(BootHistory::default, |table| table.boot_history_for(to, self.peers.heard(to), shown))
     }
 
-    /// Whether a peer that introduces itself so may be heard. It is known in this life from then on, durably.
+    /// Checks whether a peer is admitted, and records its boot id durably.
     ///
     /// # Errors
     /// [`Denial`], to be sent back.
@@ -213,11 +193,11 @@ impl Registry {
         self.record_peer(hello.from, &hello.boot_history, false).await
     }
 
-    /// Takes note of the peer `raft_id`, which is spoken to in this life, and of whether it has `heard` the present life of
-    /// this node; durable on return. A peer that the table does not have is only compared with what is known.
+    /// Records the boot id of the peer `raft_id`, and that it has `heard` the current boot id of this node; durable on
+    /// return. A peer that is not in the table is only checked.
     ///
     /// # Errors
-    /// [`Denial`]: it is not to be spoken to.
+    /// [`Denial`]: it is refused.
     pub async fn record_peer(&self, raft_id: u64, boot_history: &BootHistory, heard: bool) -> Result<(), Denial> {
         let Some(table) = self.table() else { return Err(Denial::Starting) };
         if !table.lists(raft_id) {
@@ -250,7 +230,8 @@ impl Registry {
         Err(Denial::Disk)
     }
 
-    /// Counts a connection to the peer in this life for as long as the result lives: meanwhile no other life follows it.
+    /// Counts a connection to the peer at this boot id until the result is dropped: meanwhile no other boot id is
+    /// accepted.
     #[must_use]
     pub fn connect(&self, raft_id: u64, boot_id: BootId) -> Connected<'_> {
         *self.connections().entry((raft_id, boot_id)).or_default() += 1;
@@ -265,11 +246,11 @@ impl Registry {
         self.connected.lock().expect("nothing panics while it counts connections")
     }
 
-    /// Waits until the peer is known in a life that these do not follow from.
+    /// Waits until the peer is recorded with a boot id that this history does not continue.
     pub async fn until_superseded(&self, raft_id: u64, boot_history: &BootHistory) -> IdentityConflict {
         let (mut table, mut peers_changed) = (self.table.subscribe(), self.peers_changed.subscribe());
         loop {
-            // A peer that is in the table from now on is noted.
+            // A peer that has just entered the table is recorded.
             if let Err(Denial::Conflict(conflict)) = self.record_peer(raft_id, boot_history, true).await {
                 return conflict;
             }
@@ -281,7 +262,7 @@ impl Registry {
         }
     }
 
-    /// Waits until the table or the life that a peer is known in does not admit it any more, and tells why.
+    /// Waits until the table or the recorded boot id no longer admits a peer, and returns why.
     pub async fn until_denied(&self, hello: &Hello) -> Denial {
         let (mut table, mut peers_changed) = (self.table.subscribe(), self.peers_changed.subscribe());
         loop {
@@ -296,19 +277,21 @@ impl Registry {
         }
     }
 
-    /// Says, here and to the loop, that what speaks as the peer `raft_id` is not it, or that this peer says so of this node.
+    /// Reports an identity conflict to the log and the loop: of the peer `raft_id`, or of this node as that peer sees
+    /// it.
     pub async fn conflict(&self, raft_id: u64, who: &str, of_this_node: bool, conflict: IdentityConflict) {
         let detail = conflict.to_string();
         let whose = if of_this_node { "this node is refused by" } else { "what is refused" };
-        if let Some(unsaid) = self.due(if of_this_node { "identity conflict here" } else { "identity conflict there" })
+        if let Some(suppressed) =
+            self.log_limit.due(if of_this_node { "identity conflict here" } else { "identity conflict there" })
         {
             error!(self.log, "identity conflict"; whose => who, "raft_id" => raft_id, "detail" => &detail,
-                "more_like_this" => unsaid);
+                "more_like_this" => suppressed);
         }
         self.handle.deliver(Input::IdentityConflict { raft_id, of_this_node, detail }).await;
     }
 
-    /// Who is dialled, and who has called.
+    /// Locks the directory.
     pub fn directory(&self) -> MutexGuard<'_, Directory> {
         self.directory.lock().expect("nothing panics while it holds the directory")
     }
@@ -318,8 +301,8 @@ impl Registry {
         self.table.borrow().as_deref().is_some_and(|table| table.lists(raft_id))
     }
 
-    /// Remembers where a peer that was let in said it is, and that it is alive; one that is not in the table is answered
-    /// through `queue` for as long as the result lives.
+    /// Stores the reported address of an admitted peer. A peer that is not in the table is answered through `queue`
+    /// until the result is dropped.
     #[must_use]
     pub fn register_inbound(&self, hello: &Hello, queue: mpsc::Sender<Frame>) -> Option<UnlistedPeerGuard<'_>> {
         let mut directory = self.directory();
@@ -333,20 +316,20 @@ impl Registry {
         Some(UnlistedPeerGuard { registry: self, unlisted_peer })
     }
 
-    /// Where members other than `except` have said they are, where that is not what the table says. Passed on, it lets two
-    /// members that have both moved find each other through a third.
+    /// Returns self-reported addresses of members other than `except` that differ from the table. Passed on, they let
+    /// two members that have both moved find each other through a third.
     pub fn self_reported_addresses(&self, except: u64) -> Vec<(u64, String)> {
         let directory = self.directory();
         let others = directory.dialled.iter().filter(|(raft_id, _)| **raft_id != except);
         others.filter_map(|(raft_id, it)| Some((*raft_id, it.borrow().self_reported()?.to_owned()))).collect()
     }
 
-    /// A peer is there, and follows this leader; where the loop is busy, the next word comes in a second.
+    /// Reports that a peer is alive and follows this leader; if the loop is busy, the next report comes in a second.
     pub fn heard_follows(&self, from: u64, follows: u64) {
         _ = self.handle.offer(Input::Heard { from, follows });
     }
 
-    /// A member has passed on where others told it that they are.
+    /// Stores addresses that a member has passed on.
     pub fn gossiped(&self, known: &[(u64, String)]) {
         if !self.table().is_some_and(|table| table.follow_moves) {
             return;
@@ -359,37 +342,8 @@ impl Registry {
         }
     }
 
-    /// Logs what a stranger or a peer did wrong: a few lines for each `reason` at once, then at most one a second, and fewer
-    /// while it goes on.
-    pub fn warn_limited(&self, reason: &'static str, who: &str, detail: &str) {
-        if let Some(unsaid) = self.due(reason) {
-            warn!(self.log, "{}", reason; "peer" => who, "detail" => detail, "more_like_this" => unsaid);
-        }
-    }
-
-    /// Whether a line with this `reason` is due, and how many were left out before it.
-    fn due(&self, reason: &'static str) -> Option<u64> {
-        let now = Instant::now();
-        let mut complaints = self.complaints.lock().expect("nothing panics while it holds the complaints");
-        let complaint = complaints.entry(reason).or_insert(Complaint {
-            said: now,
-            pause: COMPLAINT_EVERY,
-            unsaid: 0,
-            at_once: COMPLAINTS_AT_ONCE,
-        });
-        let quiet_for = now.duration_since(complaint.said);
-        if quiet_for >= complaint.pause * 2 {
-            (complaint.at_once, complaint.pause) = (COMPLAINTS_AT_ONCE, COMPLAINT_EVERY);
-        }
-        if complaint.at_once > 0 {
-            complaint.at_once -= 1;
-        } else if quiet_for < complaint.pause {
-            complaint.unsaid += 1;
-            return None;
-        } else {
-            complaint.pause = (complaint.pause * 2).min(COMPLAINT_AT_LEAST_EVERY);
-        }
-        complaint.said = now;
-        Some(std::mem::take(&mut complaint.unsaid))
+    /// Logs a rate-limited warning about `peer`.
+    pub fn warn_limited(&self, reason: &'static str, peer: &str, detail: &str) {
+        self.log_limit.warn(&self.log, reason, peer, detail);
     }
 }

@@ -25,18 +25,18 @@ use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use crate::consensus::Input;
 use crate::model::{Code, JoinAccepted, JoinOffer, Probe, ProbeReply, Refusal, WhoAmI};
 
-/// How long finding out who answers may take; the loop was promised 3 s.
+/// The limit of identify; the loop expects 3 s.
 const IDENTIFY_LIMIT: Duration = Duration::from_millis(2_900);
-/// How long an adoption may take; the loop was promised 6 s.
+/// The limit of a join offer; the loop expects 6 s.
 const JOIN_OFFER_LIMIT: Duration = Duration::from_millis(5_900);
-/// How long the dialler of an adoption may take to make its offer, and either end to take an answer.
+/// The limit of sending the request, and of reading the answer.
 const OFFER_LIMIT: Duration = Duration::from_secs(3);
-/// How long the loop of the joiner may think about an offer; the asker has given up long before.
+/// The limit of the loop's answer; the dialler has given up long before.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// How long the end of a conversation may take.
+/// The limit of a graceful close.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
-/// Asks whoever answers at `address` who it is.
+/// Asks the node at `address` for its identity.
 ///
 /// # Errors
 /// [`Refusal`] naming the address and what happened there.
@@ -59,7 +59,7 @@ pub async fn identify(registry: &Registry, address: &str) -> Result<WhoAmI, Refu
     }
 }
 
-/// Asks whoever answers at `address` what it knows of this node.
+/// Probes the node at `address`.
 ///
 /// # Errors
 /// [`Refusal`] naming the address and what happened there.
@@ -81,10 +81,10 @@ pub async fn probe(registry: &Registry, address: &str, probe: Probe) -> Result<P
     answered.await.unwrap_or_else(|error| Err(no_answer(address, &error)))
 }
 
-/// Asks the node at `address` to be adopted.
+/// Offers the node at `address` to join.
 ///
 /// # Errors
-/// [`Refusal`]: the joiner's own, or what happened on the way; unknown where the offer had been sent by then.
+/// [`Refusal`]: the joiner's own, or a failure on the way; unknown if the offer was already sent.
 pub async fn offer_join(registry: &Registry, address: &str, offer: JoinOffer) -> Result<JoinAccepted, Refusal> {
     let deadline = Instant::now() + JOIN_OFFER_LIMIT;
     let left = || deadline.saturating_duration_since(Instant::now());
@@ -114,20 +114,20 @@ pub async fn offer_join(registry: &Registry, address: &str, offer: JoinOffer) ->
     })
 }
 
-/// Tells the node at `address` that its join is over, as far as it can be told.
+/// Notifies the node at `address` that its join has ended, if it can be reached.
 pub async fn end_join(registry: &Registry, address: &str, cluster_id: u64, raft_id: u64) {
     let hello = registry.hello(Purpose::JoinOffer, 0);
     let Ok((mut stream, _)) = dial(address, &hello, JOIN_OFFER_LIMIT).await else { return };
     finish(&mut stream, &Frame::Removed { cluster_id, raft_id }).await;
 }
 
-/// Tells a stranger who this node is.
+/// Answers identify.
 pub async fn answer_identify(registry: &Registry, mut stream: TcpStream) {
     let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.who_am_i()).await else { return };
     finish(&mut stream, &Frame::Who(answer)).await;
 }
 
-/// Tells a voter what this node knows of it.
+/// Answers a probe.
 pub async fn answer_probe(registry: &Registry, who: &str, mut stream: TcpStream) {
     let probe = match read_frame_within(&mut stream, frame_limits::PROBE, OFFER_LIMIT).await {
         Ok(Frame::Probe(probe)) => probe,
@@ -138,11 +138,11 @@ pub async fn answer_probe(registry: &Registry, who: &str, mut stream: TcpStream)
     finish(&mut stream, &Frame::Probed(answer)).await;
 }
 
-/// Hands a stranger's offer to the loop, and takes back what it says.
+/// Passes a join offer to the loop, and returns its answer.
 pub async fn answer_join_offer(registry: &Registry, who: &str, mut stream: TcpStream) {
     let share = ConnectionShare::new();
     let reserve = |bytes| registry.budget.reserve(&share, false, bytes);
-    // The room is held until the loop has answered.
+    // The permit is held until the loop has answered.
     let (offer, _room) = match read_budgeted(&mut stream, frame_limits::JOIN_OFFER, OFFER_LIMIT, reserve).await {
         Ok((Frame::JoinOffer(offer), permit)) => (offer, permit),
         Ok((Frame::Removed { cluster_id, raft_id }, _)) => {
@@ -161,22 +161,22 @@ pub async fn answer_join_offer(registry: &Registry, who: &str, mut stream: TcpSt
 }
 
 async fn finish(stream: &mut TcpStream, answer: &Frame) {
-    // Whether the asker still listens is its own affair.
+    // The dialler may be gone by now.
     if write_frame_within(stream, answer, OFFER_LIMIT).await.is_ok() {
         close_gracefully(stream, HANDSHAKE_BYTES, CLOSE_LIMIT).await;
     }
 }
 
-/// A node that does not say who it is. Of what answers at an address only the reason counts, and none of its words: whoever
-/// may ask for a dial is not to read other hosts, and they are not to speak through this one.
+/// Returns the refusal of a node that did not identify itself. Only its code is used, never its text: a client that may
+/// cause a dial must not read other hosts, and they must not speak through this node.
 fn identify_refusal(address: &str, code: Code) -> Refusal {
     let passes = matches!(code, Code::Stopping | Code::Starting | Code::Verifying);
     let detail = format!("the node at {address} does not say who it is now ({}); try again in a moment", code.as_str());
     Refusal::not_applied(if passes { code } else { Code::Unreachable }, detail)
 }
 
-/// The reason of a joiner, as that of a node that nobody knows yet: within bounds, on one line, and none that says more than
-/// that it does not join.
+/// Sanitizes the refusal of a joiner, which is no member yet: bounded, one line, and only codes that mean that it does
+/// not join.
 fn joiner_refusal(address: &str, refusal: Refusal) -> Refusal {
     const MOST: usize = 600;
     let printable = |char: &char| !char.is_control();
@@ -201,7 +201,7 @@ fn joiner_refusal(address: &str, refusal: Refusal) -> Refusal {
     }
 }
 
-/// What a failed dial means to the person who gave the address.
+/// Explains a failed dial to the client.
 fn dial_refusal(registry: &Registry, address: &str, error: &DialError) -> Refusal {
     if let DialError::Foreign(said) = error {
         debug!(registry.log, "what answered there is no huskv"; "address" => address, "said" => said);

@@ -38,32 +38,32 @@ use super::wire::{Frame, WireError};
 use crate::consensus::{Input, InstallError};
 use crate::storage::{self, ReceivedSnapshot, SnapshotReader, SnapshotTarget};
 
-/// How long a stream may take over one piece before it is given up.
+/// The limit of one step of a stream.
 const PROGRESS: Duration = Duration::from_secs(30);
-/// How long the receiver may take to make the whole copy durable and take it into use.
+/// The limit for the receiver to verify, sync and install the snapshot.
 const FINISH: Duration = Duration::from_secs(600);
-/// How long the dial of a stream may take.
+/// The limit of the dial.
 const DIAL_LIMIT: Duration = Duration::from_secs(6);
-/// How long the receiver's reason is waited for after the connection failed.
+/// How long to wait for the receiver's reason after the connection failed.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(1);
-/// How often either end says that it is still there while it has nothing to send.
+/// The interval of pings while there is nothing to send.
 const PING_EVERY: Duration = Duration::from_secs(1);
-/// How long the announcement of a copy is waited for.
+/// How long to wait for the announcement.
 const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
-/// How long an earlier copy may take to be cleared away.
+/// How long an earlier stream may take to be cleaned up.
 const PREVIOUS_STREAM_LIMIT: Duration = Duration::from_secs(20);
-/// The longest reason that is sent back.
+/// The maximum characters of a reason sent back.
 const REASON_CHARS: usize = 1_000;
-/// How many pieces, of 1 MiB each, lie between the disk and the network.
+/// The frames, of 1 MiB each, buffered between disk and network.
 const FRAMES_AHEAD: usize = 4;
 
-/// A piece of the copy as it was read, or why there is none.
+/// A frame as read from storage, or the reason of a failure.
 type ReadFrame = Result<storage::Frame, String>;
 
-/// Streams a copy to the member `to` and waits for its word.
+/// Streams a snapshot to the member `to` and waits for its result.
 ///
 /// # Errors
-/// Why it is not in use there, for the log.
+/// Why it was not installed there, for the log.
 pub async fn send(
     registry: &Registry,
     to: u64,
@@ -112,7 +112,7 @@ async fn dial_member(registry: &Registry, to: u64) -> Result<(TcpStream, String)
     Err(failures.join("; "))
 }
 
-/// Reads the copy to its end, or until nobody wants it any more.
+/// Reads the snapshot to its end, or until the stream is closed.
 fn read_frames(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>, frames: &mpsc::Sender<ReadFrame>) {
     storage::lower_thread_priority();
     loop {
@@ -124,7 +124,7 @@ fn read_frames(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>,
     }
 }
 
-/// The sender's end of a stream of a state that takes up about `bytes` on its disk.
+/// The sender's end of a stream; `bytes` is the size of the state on its disk.
 pub async fn stream_out(
     stream: TcpStream,
     message: Message,
@@ -145,7 +145,7 @@ pub async fn stream_out(
             outcome.unwrap_or_else(|_| Err(format!("not in use there after {} s", FINISH.as_secs())))?;
             Ok(metadata)
         }
-        // The receiver may have said why before it closed.
+        // The receiver may have sent a reason before it closed.
         Err(SendError::Connection(error)) => Err(match timeout(OUTCOME_LIMIT, outcome).await {
             Ok(Err(reason)) => reason,
             _ => error.to_string(),
@@ -154,7 +154,7 @@ pub async fn stream_out(
     }
 }
 
-/// Why a copy was not sent completely.
+/// Why a snapshot was not sent completely.
 enum SendError {
     Connection(WireError),
     Snapshot(String),
@@ -190,7 +190,7 @@ async fn send_frames<W: AsyncWrite + Unpin>(
     }
 }
 
-/// Waits for the receiver's word.
+/// Waits for the receiver's result.
 async fn read_outcome<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), String> {
     loop {
         match read_frame_within(reader, frame_limits::TAKEN, PROGRESS).await {
@@ -202,7 +202,7 @@ async fn read_outcome<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), String
     }
 }
 
-/// Takes in a copy that a member streams here. `who` is the member for the log.
+/// Receives a snapshot from a member. `who` describes the member in the log.
 pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welcome: Welcome, who: &str) {
     let began = Instant::now();
     info!(registry.log, "stream of a copy begun"; "from" => who);
@@ -230,7 +230,7 @@ pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welc
     };
     let outcome = result.as_ref().map_or_else(String::as_str, |()| "in use");
     info!(registry.log, "stream of a copy ended"; "from" => who, "outcome" => outcome, "ms" => ms(began));
-    // Whether the sender still listens is its own affair; what it still sends is not to take back what it is told.
+    // Reads on after the result: closing over unread bytes would reset the connection and lose it.
     let outcome = result.map_err(|reason| reason.chars().take(REASON_CHARS).collect());
     if write_frame_within(&mut writer, &Frame::Taken(outcome), OUTCOME_LIMIT).await.is_ok() {
         drop(writer);
@@ -238,10 +238,10 @@ pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welc
     }
 }
 
-/// Why a copy is not taken where the loop does not answer any more.
+/// The reason if the loop has stopped.
 const STOPPING: &str = "the node is stopping";
 
-/// The receiver's end of a stream, from the announcement until the copy is in use.
+/// The receiver's end of a stream, from the announcement to the install.
 async fn receive_snapshot(
     registry: &Registry,
     reader: &mut BufReader<OwnedReadHalf>,
@@ -258,7 +258,7 @@ async fn receive_snapshot(
     registry.handle.deliver(Input::Receive { from: hello.from, reply }).await;
     let reception = answer.await.map_err(|_| STOPPING)?.map_err(|InstallError(reason)| reason)?;
 
-    // This one is wanted now, so an earlier one, of a leader that was, is not.
+    // The loop wants this one, so an earlier one, of a former leader, is obsolete.
     registry.receptions.send_modify(|count| *count += 1);
     let mut receptions = registry.receptions.subscribe();
     let permit = timeout(PREVIOUS_STREAM_LIMIT, Arc::clone(&registry.reception).acquire_owned()).await;
@@ -269,7 +269,7 @@ async fn receive_snapshot(
     }
 }
 
-/// Takes the copy that was announced from a member to this node, into `reception`, while it is this one's turn.
+/// Receives the announced snapshot into `reception`, while it holds the permit.
 async fn write_and_install(
     registry: &Registry,
     reader: &mut BufReader<OwnedReadHalf>,
@@ -280,12 +280,12 @@ async fn write_and_install(
     let (frames, frames_end) = mpsc::channel(FRAMES_AHEAD);
     let (written, mut written_end) = oneshot::channel();
     on_thread("copy-writer", move || {
-        // What was written of a copy that failed is gone when the turn ends.
+        // A failed snapshot is removed before the permit is released.
         drop(written.send(write_frames(reception, bytes, frames_end)));
         drop(permit);
     })?;
     let written = loop {
-        // Reading cannot be taken up again where the writer ends first; then there is nothing to read for either.
+        // A read cannot be resumed if the writer ends first, but then there is nothing left to read.
         let frame = tokio::select! {
             frame = read_frame_within(reader, frame_limits::SNAPSHOT, PROGRESS) => frame.map_err(|error| error.to_string())?,
             written = &mut written_end => break written,
@@ -314,14 +314,14 @@ async fn write_and_install(
     answer.await.map_err(|_| STOPPING)?.map_err(|InstallError(reason)| reason)
 }
 
-/// Writes what comes, until the end of the copy; where there is none, the generation is dropped again.
+/// Writes frames until the end; without an end the generation is dropped.
 fn write_frames(
     reception: SnapshotTarget,
     announced: u64,
     mut frames: mpsc::Receiver<Frame>,
 ) -> Result<(ReceivedSnapshot, Box<Message>), String> {
     let mut writer = reception.open(announced).map_err(|error| error.to_string())?;
-    // The opening is short, and a sender waits for it.
+    // The opening is short, and the sender waits for it.
     storage::lower_thread_priority();
     while let Some(frame) = frames.blocking_recv() {
         match frame {
@@ -336,7 +336,7 @@ fn write_frames(
     Err("the stream broke off".into())
 }
 
-/// Does the work of a copy on a thread of its own; its long part behind everything that a client waits for.
+/// Runs snapshot work on a thread of its own.
 fn on_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let spawned = std::thread::Builder::new().name(name.into()).spawn(work);
     spawned.map(drop).map_err(|error| format!("no thread for it: {error}"))

@@ -171,6 +171,7 @@ impl DedupTable {
         let (kept, cost) = self.results.remove(&index)?;
         self.by_key.remove(&kept.idempotency_key.key);
         self.bytes -= cost;
+        debug_assert_eq!(self.results.len(), self.by_key.len(), "one result per idempotency key");
         Some(kept)
     }
 }

@@ -17,6 +17,7 @@
 pub(crate) mod tests;
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use serde::de::IgnoredAny;
 
@@ -25,7 +26,7 @@ use super::txn::{Check, Operation, Test, Txn};
 use super::write::{IdempotencyKey, Write};
 use crate::model::json;
 use crate::model::members::{MAX_RAFT_ID, Member, MemberChange};
-use crate::model::node_address::{check_address, check_name};
+use crate::model::node_address::{NodeAddress, NodeName};
 use crate::model::peer::{JoinAccepted, Request, WhoAmI};
 use crate::model::refusal::{Code, Refusal};
 use crate::model::value::{Ttl, Value};
@@ -316,13 +317,14 @@ pub fn adopted(JoinAccepted { started_as, http_address, .. }: &JoinAccepted) -> 
 }
 
 fn node<const N: usize>(name: &str, its_addresses: [&str; N]) -> Result<(), Refusal> {
-    check_name(name).map_err(|what| refused(format!("{what}, not {:?}", clip(name))))?;
+    NodeName::from_str(name).map_err(|what| refused(format!("{what}, not {:?}", clip(name))))?;
     addresses(its_addresses)
 }
 
 fn addresses<const N: usize>(addresses: [&str; N]) -> Result<(), Refusal> {
     addresses.into_iter().try_for_each(|address| {
-        check_address(address)
+        NodeAddress::from_str(address)
+            .map(drop)
             .map_err(|why| refused(format!("an address must be host:port, not {:?}: {why}", clip(address))))
     })
 }

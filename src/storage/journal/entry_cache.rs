@@ -8,13 +8,13 @@ use std::collections::VecDeque;
 
 use raft::eraftpb::Entry;
 
-/// The most bytes of entries held, 32 MiB.
+/// The maximum bytes of cached entries, 32 MiB.
 pub(crate) const ENTRY_CACHE_BYTES: usize = 32 << 20;
 
-/// What an entry costs besides its bytes.
+/// The memory of an entry besides its bytes.
 const OVERHEAD: usize = std::mem::size_of::<Entry>();
 
-/// The entries themselves.
+/// The cached entries.
 #[derive(Default)]
 pub(crate) struct EntryCache {
     entries: VecDeque<Entry>,
@@ -26,14 +26,15 @@ fn cost(entry: &Entry) -> usize {
 }
 
 impl EntryCache {
-    /// The entry at `index`, if it is held.
+    /// Returns the entry at `index`, if it is cached.
     pub(crate) fn get(&self, index: u64) -> Option<&Entry> {
         let first = self.entries.front()?.index;
         self.entries.get(usize::try_from(index.checked_sub(first)?).ok()?)
     }
 
-    /// Adds the entry after the last one.
+    /// Appends an entry, and evicts the oldest ones over the limit.
     pub(crate) fn push(&mut self, entry: Entry) {
+        debug_assert!(self.entries.back().is_none_or(|last| last.index + 1 == entry.index), "the cache is contiguous");
         self.bytes += cost(&entry);
         self.entries.push_back(entry);
         while self.bytes > ENTRY_CACHE_BYTES && self.entries.len() > 1 {
@@ -41,14 +42,14 @@ impl EntryCache {
         }
     }
 
-    /// Forgets the entries from `index` on.
+    /// Removes the entries from `index` on.
     pub(crate) fn truncate(&mut self, index: u64) {
         while self.entries.back().is_some_and(|entry| entry.index >= index) {
             self.bytes -= self.entries.pop_back().map_or(0, |entry| cost(&entry));
         }
     }
 
-    /// Forgets the entries up to `index`.
+    /// Removes the entries up to `index`.
     pub(crate) fn begin_after(&mut self, index: u64) {
         while self.entries.front().is_some_and(|entry| entry.index <= index) {
             self.pop_front();

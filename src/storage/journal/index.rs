@@ -25,30 +25,30 @@ use raft::eraftpb::Entry;
 use super::entry_cache::EntryCache;
 use super::record::{LogId, RecordMeta};
 
-/// What an entry takes besides its data and its context.
+/// The encoded bytes of an entry besides data and context.
 const ENTRY_BYTES: usize = 17;
 
-/// Where an entry lies.
+/// The location of an entry on disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EntryLocation {
-    /// Its record.
+    /// The number of its record.
     pub(crate) seq: u64,
-    /// Where in the record's payload it begins.
+    /// Its offset in the payload of the record.
     pub(crate) offset: u32,
-    /// Bytes of all entries up to its end, since the log was opened.
+    /// Total bytes of all entries up to this one, since the log was opened.
     end: u64,
 }
 
-/// One record on the disk.
+/// A record on disk and the extent of its live entries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LiveRecord {
     /// Its number.
     pub(crate) seq: u64,
-    /// How many pieces it has.
+    /// The number of its chunks.
     pub(crate) chunks: u32,
     /// The index before its first entry.
     before: u64,
-    /// Its last entry that no later record overrides; 0 where it has none.
+    /// The last entry that no later record overrides; 0 for none.
     live_to: u64,
 }
 
@@ -66,27 +66,27 @@ pub(crate) struct Index {
     /// Bytes of all entries since the log was opened, and of those up to `base`.
     bytes: u64,
     base_bytes: u64,
-    /// The number of the last record that voided all before it.
+    /// The number of the last reset record.
     reset: u64,
 }
 
 impl Index {
-    /// What the log begins behind.
+    /// Returns the (index, term) before the first entry.
     pub(crate) fn base(&self) -> LogId {
         self.base
     }
 
-    /// Lets an empty log begin behind what the first record on the disk follows.
+    /// Sets the base of an empty log to what the first record follows.
     pub(crate) fn begin(&mut self, base: LogId) {
         self.base = base;
     }
 
-    /// The index of the last entry.
+    /// Returns the index of the last entry.
     pub(crate) fn last(&self) -> u64 {
         self.base.0 + self.locations.len() as u64
     }
 
-    /// The term at `index`, from the base to the last entry.
+    /// Returns the term at `index`, known from the base to the last entry.
     pub(crate) fn term(&self, index: u64) -> Option<u64> {
         if index == self.base.0 {
             return Some(self.base.1);
@@ -98,22 +98,22 @@ impl Index {
         self.terms.get(run.checked_sub(1)?).map(|(_, term)| *term)
     }
 
-    /// The entry at `index`, if it is still in memory.
+    /// Returns the entry at `index`, if it is cached.
     pub(crate) fn cached(&self, index: u64) -> Option<&Entry> {
         self.cache.get(index)
     }
 
-    /// Where the entry at `index` lies.
+    /// Returns the location of the entry at `index`.
     pub(crate) fn location(&self, index: u64) -> Option<EntryLocation> {
         self.locations.get(usize::try_from(index.checked_sub(self.base.0 + 1)?).ok()?).copied()
     }
 
-    /// Bytes of the entries after `index`.
+    /// Returns the bytes of the entries after `index`.
     pub(crate) fn bytes_after(&self, index: u64) -> u64 {
         self.bytes - self.bytes_to(index)
     }
 
-    /// Bytes of all entries up to `index`, since the log was opened.
+    /// Returns the bytes of all entries up to `index`, since the log was opened.
     fn bytes_to(&self, index: u64) -> u64 {
         match usize::try_from(index.saturating_sub(self.base.0)) {
             Ok(0) => self.base_bytes,
@@ -122,19 +122,29 @@ impl Index {
         }
     }
 
-    /// Takes in a record that is on the disk, and known to follow.
+    /// Adds a record that is on disk and follows the log.
     pub(crate) fn insert(&mut self, seq: u64, chunks: u32, meta: &RecordMeta, offsets: &[u32], entries: Vec<Entry>) {
+        // 0: a record without entries of its own (a hard state only) has no live entry.
         let mut live_to = 0;
+        debug_assert!(self.records.back().is_none_or(|last| last.seq + 1 == seq), "records are numbered without gaps");
         if meta.reset {
+            // A snapshot was installed: the log is empty and begins behind it, whatever was there before.
             self.reset = seq;
             self.truncate_from(0);
             self.base = meta.prev;
         } else if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            // Raft overwrites a conflicting suffix, so the log ends where this record begins, and then takes its entries.
             self.truncate_from(first.index);
             live_to = last.index;
         }
         self.records.push_back(LiveRecord { seq, chunks, before: meta.prev.0, live_to });
         for (entry, &offset) in entries.into_iter().zip(offsets) {
+            debug_assert_eq!(entry.index, self.last() + 1, "the log is contiguous");
+            debug_assert!(
+                self.terms.back().is_none_or(|(_, term)| *term <= entry.term),
+                "terms never fall along the log"
+            );
+            // `terms` holds one pair per run: entries 2 3 4 of terms 1 1 3 are [(2, 1), (4, 3)].
             if self.terms.back().is_none_or(|(_, term)| *term != entry.term) {
                 self.terms.push_back((entry.index, entry.term));
             }
@@ -144,7 +154,7 @@ impl Index {
         }
     }
 
-    /// Forgets the entries from `index` on; 0 is all of them.
+    /// Removes the entries from `index` on; 0 removes all.
     fn truncate_from(&mut self, index: u64) {
         self.bytes = self.bytes_to(index.saturating_sub(1));
         self.locations.truncate(usize::try_from(index.saturating_sub(self.base.0 + 1)).unwrap_or(usize::MAX));
@@ -152,6 +162,8 @@ impl Index {
             self.terms.pop_back();
         }
         self.cache.truncate(index);
+        // Newest record first. Override from index 4 of records with entries [2 3 4] and [5 6]: the second has no live entry
+        // left (0), the first keeps 2 and 3. The first record below the index ends the walk, since all older ones are below, too.
         for record in self.records.iter_mut().rev() {
             if record.live_to >= index {
                 record.live_to = if record.before + 1 < index { index - 1 } else { 0 };
@@ -161,11 +173,13 @@ impl Index {
         }
     }
 
-    /// The oldest records that a compaction to `index` removes: whose live entries are all at or below it, never the
-    /// last record, `max_records` of them. A few more are taken where the log would otherwise begin with a record whose
-    /// place only those before it explain: one without live entries, unless a later record voids it anyway.
+    /// Returns the oldest records that a compaction to `index` removes: at most `max_records` whose live entries are
+    /// all at or below it, never the last record. More are included while the log could not begin with the next one: a
+    /// record without live entries, unless a later reset voids it.
     pub(crate) fn removable(&self, index: u64, max_records: usize) -> impl Iterator<Item = &LiveRecord> {
         let mut count = 0;
+        // The log may begin only with a record that has a live entry, because recovery takes its `prev` as the base. A record of
+        // hard state alone says where the log ended when it was written, and that may have been overridden since.
         while self.is_removable(count, index) {
             let can_begin = self.records[count].live_to > 0 || self.records[count].seq < self.reset;
             if count >= max_records && can_begin {
@@ -180,8 +194,9 @@ impl Index {
         at + 1 < self.records.len() && self.records[at].live_to <= index
     }
 
-    /// Forgets the `count` oldest records; true where a compaction to `index` could remove more.
+    /// Removes the `count` oldest records; returns whether a compaction to `index` could remove more.
     pub(crate) fn remove(&mut self, count: usize, index: u64) -> bool {
+        debug_assert!(count < self.records.len(), "the last record is never removed");
         self.records.drain(..count);
         if let Some(front) = self.records.front().filter(|front| front.seq >= self.reset) {
             self.begin_after(front.before);
@@ -189,12 +204,13 @@ impl Index {
         self.is_removable(0, index)
     }
 
-    /// Lets the log begin after `index`, which is within it.
+    /// Moves the base of the log to `index`, which is within it.
     fn begin_after(&mut self, index: u64) {
         let Some(term) = self.term(index) else { return };
         self.base_bytes = self.bytes_to(index);
         self.locations.drain(..usize::try_from(index - self.base.0).unwrap_or(usize::MAX).min(self.locations.len()));
         self.base = (index, term);
+        // Keeps the run that holds `index + 1`: with runs (2, 1) (5, 3) and index 4 the first one is dropped.
         while self.terms.get(1).is_some_and(|(first, _)| *first <= index + 1) {
             self.terms.pop_front();
         }

@@ -34,17 +34,17 @@ pub struct Journal {
     hard_state: HardState,
     generation: u64,
     checkpoint: LogId,
-    /// What lies where.
+    /// Records and entry locations.
     pub(crate) index: Index,
     next_seq: u64,
-    /// A torn last record, to be removed before the next is written under its number.
+    /// A torn last record, whose chunks are removed before its number is written again.
     pub(crate) torn: Option<(u64, u32)>,
     /// The payload of the record read last.
     last_payload: Mutex<Option<(u64, Bytes)>>,
 }
 
 impl Journal {
-    /// A log with nothing in it yet, not even on the disk.
+    /// Returns an empty log with nothing on disk.
     pub(crate) fn blank(db: Arc<dyn Db>) -> Self {
         Self {
             db,
@@ -58,7 +58,7 @@ impl Journal {
         }
     }
 
-    /// Makes the log of a new incarnation in an empty database: its first entry will be `base_index + 1`. Durable on
+    /// Creates the log of a new incarnation in an empty database; its first entry will be `base_index + 1`. Durable on
     /// return.
     ///
     /// # Errors
@@ -75,31 +75,31 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The hard state as recorded last.
+    /// Returns the last recorded hard state.
     pub fn hard_state(&self) -> HardState {
         self.hard_state.clone()
     }
 
-    /// The index of the first entry that the log holds; one more than [`Journal::last_index`] where it holds none.
+    /// Returns the index of the first entry; one more than [`Journal::last_index`] if the log is empty.
     pub fn first_index(&self) -> u64 {
         self.index.base().0 + 1
     }
 
-    /// The index of the last entry.
+    /// Returns the index of the last entry.
     pub fn last_index(&self) -> u64 {
         self.index.last()
     }
 
-    /// The term of the entry at `index`; known from `first_index() - 1` to `last_index()`, else None.
+    /// Returns the term of the entry at `index`; None outside of `first_index() - 1..=last_index()`.
     pub fn term(&self, index: u64) -> Option<u64> {
         self.index.term(index)
     }
 
-    /// Entries from `low` to before `high`, at least one, then as many as fit `max_bytes`. The range must be within
-    /// `first_index()..=last_index() + 1`.
+    /// Returns entries from `low` to before `high`: at least one, then as many as fit `max_bytes`. The range must be
+    /// within `first_index()..=last_index() + 1`.
     ///
     /// # Errors
-    /// [`Error`] for damage, and for a range that is not within the log.
+    /// [`Error`] for damage, and for a range outside of the log.
     pub fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, Error> {
         if low < self.first_index() || high > self.last_index() + 1 {
             let (first, last) = (self.first_index(), self.last_index());
@@ -121,8 +121,8 @@ impl Journal {
         Ok(found)
     }
 
-    /// Writes one record: these entries, overriding all from the first one's index on, and the hard state. Not durable
-    /// before [`Journal::sync`].
+    /// Appends one record: these entries, which override all from the first one's index on, and the hard state. Not
+    /// durable before [`Journal::sync`].
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -143,8 +143,8 @@ impl Journal {
         self.db.sync()
     }
 
-    /// Replaces the whole log by a snapshot that ends at (index, term), names the machine generation that holds it, and
-    /// takes over the hard state, whose commit is at least index. One record, durable on return: the flip of an install.
+    /// Replaces the whole log by a snapshot that ends at (index, term): records its state machine generation and the
+    /// hard state, whose commit is at least index. One record, durable on return: the commit point of an install.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -155,23 +155,23 @@ impl Journal {
         self.sync()
     }
 
-    /// Notes a durable cut of the machine at (index, term); recorded with the next record.
+    /// Sets the checkpoint of the state machine; written with the next record.
     pub fn record_checkpoint(&mut self, index: u64, term: u64) {
         self.checkpoint = (index, term);
     }
 
-    /// The last durable cut, (0, 0) if none.
+    /// Returns the last checkpoint, (0, 0) if there is none.
     pub fn checkpoint(&self) -> (u64, u64) {
         self.checkpoint
     }
 
-    /// The machine generation that belongs to this log.
+    /// Returns the state machine generation of this log.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
     /// Removes up to `max_records` of the oldest records whose live entries are all at or below `index`, never the last
-    /// record, and a few more where the log could not begin with what follows. True where more could be removed.
+    /// record, and a few more if the log could not begin with the next one. Returns whether more could be removed.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -189,12 +189,13 @@ impl Journal {
         Ok(self.index.remove(count, index))
     }
 
-    /// Bytes of the entries after `index`, about.
+    /// Returns about the bytes of the entries after `index`.
     pub fn bytes_after(&self, index: u64) -> u64 {
         self.index.bytes_after(index)
     }
 
-    /// Raises the recorded commit to what the machine has applied: it may be ahead, and raft panics otherwise (m).
+    /// Raises the commit to the applied index. The state machine may be ahead of the recorded commit after a crash, and
+    /// raft panics if applied is greater than commit.
     pub(crate) fn raise_commit_to(&mut self, applied: u64) {
         if !plant::is(Plant::CommitNotRaised) {
             self.hard_state.commit = self.hard_state.commit.max(applied);
@@ -226,7 +227,7 @@ impl Journal {
         Ok(())
     }
 
-    /// What a record says of the hard state: all of it.
+    /// Returns the hard state as it is recorded: all of it.
     fn recorded_hard_state(&self, hard_state: &HardState, reset: bool) -> (u64, u64, u64) {
         let known = (hard_state.term, hard_state.vote) == (self.hard_state.term, self.hard_state.vote);
         if plant::is(Plant::HardStateLeftOut) && known && !reset {
@@ -235,7 +236,7 @@ impl Journal {
         (hard_state.term, hard_state.vote, hard_state.commit)
     }
 
-    /// Takes a record that is on the disk, and known to follow, into the index.
+    /// Adds a record that is on disk and follows the log.
     pub(crate) fn index_record(
         &mut self,
         seq: u64,
@@ -253,7 +254,7 @@ impl Journal {
         self.index.insert(seq, chunks, meta, offsets, entries);
     }
 
-    /// Reads an entry that is not in memory.
+    /// Reads an entry from disk.
     fn fetch(&self, index: u64) -> Result<Entry, Error> {
         let location = self.index.location(index).ok_or_else(|| self.damaged(format!("entry {index} lies nowhere")))?;
         let payload = self.payload(location.seq)?;
@@ -264,7 +265,7 @@ impl Journal {
             .ok_or_else(|| self.damaged(format!("record {} does not hold entry {index}", location.seq)))
     }
 
-    /// The payload of a record, checked.
+    /// Reads the payload of a record and verifies its checksum.
     fn payload(&self, seq: u64) -> Result<Bytes, Error> {
         let mut last_payload = self.last_payload.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, payload)) = last_payload.as_ref().filter(|(cached, _)| *cached == seq) {

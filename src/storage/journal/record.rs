@@ -17,40 +17,40 @@ use raft::eraftpb::{Entry, EntryType, HardState};
 
 use crate::storage::layout::{CHUNK_BYTES, FieldReader, MAX_COUNT, RECORD_VERSION, length, push_prefixed};
 
-/// Format, length, checksum, and a checksum over these three, in front of the first piece: a record must not look torn
-/// because its length is wrong.
+/// The header in front of the first chunk: format, length, checksum, and a checksum over these three, because a wrong
+/// length must not look like a torn record.
 pub(crate) const HEADER_BYTES: usize = 1 + 4 + 4 + 4;
 
-/// What a payload has in front of its entries.
+/// The bytes of a payload before its entries.
 const META_BYTES: usize = 1 + 10 * 8 + 4;
 
-/// What an entry has beside its data and its context: type, term and two lengths.
+/// The bytes of an entry besides data and context: type, term and two lengths.
 const ENTRY_BYTES: usize = 1 + 8 + 4 + 4;
 
 /// An index with its term.
 pub(crate) type LogId = (u64, u64);
 
-/// What a record says besides its entries.
+/// The metadata of a record: everything besides its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RecordMeta {
     /// Term, vote and commit at the end of the turn.
     pub(crate) hard_state: (u64, u64, u64),
-    /// The machine generation that belongs to the log.
+    /// The state machine generation that belongs to the log.
     pub(crate) generation: u64,
-    /// The last durable cut of the machine.
+    /// The last checkpoint of the state machine.
     pub(crate) checkpoint: LogId,
-    /// What the log began behind when this was written.
+    /// The base of the log when this was written.
     pub(crate) base: LogId,
-    /// Whether everything before this record is void: a snapshot was installed, or the log begins.
+    /// Whether everything before this record is void: a snapshot was installed, or the log was created.
     pub(crate) reset: bool,
-    /// What the record's first entry follows; the last entry of the log where it has none.
+    /// The entry before the first one of this record; without entries the last one of the log.
     pub(crate) prev: LogId,
-    /// How many entries follow.
+    /// The number of entries.
     pub(crate) entries: u32,
 }
 
 impl RecordMeta {
-    /// Whether a node can have counted that far.
+    /// Whether all counts are in the possible range.
     pub(crate) fn is_possible(&self) -> bool {
         let (term, _, commit) = self.hard_state;
         let points = [self.checkpoint, self.base, self.prev];
@@ -58,14 +58,14 @@ impl RecordMeta {
         counts.into_iter().all(|count| count <= MAX_COUNT)
     }
 
-    /// The hard state in raft's type.
+    /// Returns the hard state in raft's type.
     pub(crate) fn hard_state(&self) -> HardState {
         let (term, vote, commit) = self.hard_state;
         HardState { term, vote, commit, ..HardState::default() }
     }
 }
 
-/// The whole record, and where in its payload each entry begins.
+/// Encodes a record; returns its bytes and the offset of each entry in the payload.
 pub(crate) fn encode(seq: u64, meta: &RecordMeta, entries: &[Entry]) -> (Vec<u8>, Vec<u32>) {
     let size = entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES).sum::<usize>();
     let mut bytes = Vec::with_capacity(HEADER_BYTES + META_BYTES + size);
@@ -89,7 +89,7 @@ pub(crate) fn encode(seq: u64, meta: &RecordMeta, entries: &[Entry]) -> (Vec<u8>
     (bytes, offsets)
 }
 
-/// Writes the header of a record whose payload is there.
+/// Writes the header in front of a payload.
 fn write_header(seq: u64, record: &mut [u8]) {
     let (header, payload) = record.split_at_mut(HEADER_BYTES);
     header[0] = RECORD_VERSION;
@@ -99,7 +99,7 @@ fn write_header(seq: u64, record: &mut [u8]) {
     header[9..].copy_from_slice(&own.to_le_bytes());
 }
 
-/// A record with right checksums around any payload.
+/// Returns a record with correct checksums around any payload.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn with_checksum(seq: u64, payload: &[u8]) -> Vec<u8> {
     let mut record = [&[0; HEADER_BYTES], payload].concat();
@@ -114,18 +114,18 @@ fn checksum(seq: u64, payload: &[u8]) -> u32 {
     sum.finalize()
 }
 
-/// What the first piece promises.
+/// The header of a record, in its first chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordHeader {
     /// The record's format.
     pub(crate) version: u8,
-    /// The length of all pieces together.
+    /// The length of all chunks together.
     pub(crate) total: usize,
     checksum: u32,
 }
 
 impl RecordHeader {
-    /// Reads it off the first piece, if it is what was written.
+    /// Decodes it from the first chunk; None if its checksum does not match.
     pub(crate) fn read(chunk: &[u8]) -> Option<Self> {
         let mut bytes = FieldReader(chunk);
         let (version, length, checksum) = (bytes.u8()?, bytes.u32()?, bytes.u32()?);
@@ -135,19 +135,19 @@ impl RecordHeader {
         Some(Self { version, total: HEADER_BYTES + length as usize, checksum })
     }
 
-    /// How many pieces the record has.
+    /// Returns the number of chunks of the record.
     pub(crate) fn chunks(self) -> usize {
         self.total.div_ceil(CHUNK_BYTES)
     }
 
-    /// The payload of a whole record, if it is what was written.
+    /// Returns the payload of a complete record; None if its checksum does not match.
     pub(crate) fn payload(self, seq: u64, record: &[u8]) -> Option<&[u8]> {
         let payload = record.get(HEADER_BYTES..)?;
         (record.len() == self.total && checksum(seq, payload) == self.checksum).then_some(payload)
     }
 }
 
-/// Reads the head of a payload and leaves `bytes` at the first entry.
+/// Decodes the metadata and leaves `bytes` at the first entry.
 pub(crate) fn decode_meta(bytes: &mut FieldReader<'_>) -> Option<RecordMeta> {
     let reset = match bytes.u8()? {
         0 => false,
@@ -167,7 +167,7 @@ pub(crate) fn decode_meta(bytes: &mut FieldReader<'_>) -> Option<RecordMeta> {
     })
 }
 
-/// Reads one entry, which has this index.
+/// Decodes one entry with this index.
 pub(crate) fn decode_entry(bytes: &mut FieldReader<'_>, index: u64) -> Option<Entry> {
     let entry_type = match bytes.u8()? {
         0 => EntryType::EntryNormal,

@@ -16,10 +16,10 @@ use super::record::{self, RecordHeader};
 use crate::storage::layout::{FieldReader, MAX_COUNT, RECORD_VERSION, parse_record_key, record_key};
 use crate::storage::{Db, Error};
 
-/// The most pieces that one step reads, 1 MiB.
+/// The maximum chunks of one scan, 1 MiB.
 const SCAN_CHUNKS: usize = 256;
 
-/// A record whose pieces are being collected.
+/// A record whose chunks are being collected.
 struct Partial {
     seq: u64,
     chunks: u32,
@@ -27,13 +27,14 @@ struct Partial {
     bytes: Vec<u8>,
 }
 
-/// The walk over all records.
+/// The state of the scan over all records.
 struct Recovery {
     db: Arc<dyn Db>,
     journal: Journal,
     partial: Option<Partial>,
     last_seq: Option<u64>,
-    /// Records that do not fit, which is fine if a later one voids them: a compaction may have taken what they follow.
+    /// The first record that does not follow its predecessor. Valid if a later reset voids it: compaction may have
+    /// removed what it follows.
     mismatch: Option<String>,
 }
 
@@ -41,7 +42,7 @@ impl Journal {
     /// Reads and checks the log in `db`.
     ///
     /// # Errors
-    /// [`Error::Damaged`] and [`Error::Newer`], and whatever reading fails with. Nothing is changed.
+    /// [`Error::Damaged`], [`Error::Newer`], and read errors. Nothing is changed.
     pub(crate) fn open(db: Arc<dyn Db>) -> Result<Self, Error> {
         let journal = Self::blank(db.clone());
         let mut recovery = Recovery { db, journal, partial: None, last_seq: None, mismatch: None };
@@ -62,10 +63,12 @@ impl Journal {
 impl Recovery {
     fn read_chunk(&mut self, key: &[u8], chunk: &[u8]) -> Result<(), Error> {
         let (seq, number) = parse_record_key(key).ok_or_else(|| self.damaged("it holds a key that is no record's"))?;
+        // Chunk 0 begins a record. The one before must be complete: only the last record of the journal may be torn.
         if number == 0 {
             if let Some(torn) = &self.partial {
                 return Err(self.damaged(format!("record {} is incomplete, and another follows", torn.seq)));
             }
+            // Compaction removes whole records from the front, so the first number may be any and the others follow it.
             if self.last_seq.is_some_and(|last| seq != last + 1) || seq == 0 || seq > MAX_COUNT {
                 return Err(self.damaged(format!("records before record {seq} are missing")));
             }
@@ -116,14 +119,18 @@ impl Recovery {
         if entries.last().is_some_and(|entry| entry.term > MAX_COUNT) {
             return Err(unreadable());
         }
+        // Worked example: compaction has removed records 1 to 3. Record 4 has `prev = (7, 2)` and entries 8 and 9, so the log
+        // begins at 8. Record 5 has `prev = (8, 2)` and an entry 9 of term 3: it overrides the 9 of record 4.
         if self.last_seq.is_none() && !meta.reset {
-            // What was before it is compacted away: the log begins here.
+            // Everything before was compacted: the log begins here.
             self.journal.index.begin(meta.prev);
         }
         self.last_seq = Some(seq);
         if meta.reset {
+            // Everything before is void, whether it fits or not.
             self.mismatch = None;
         } else if self.mismatch.is_some() || !self.follows(&meta) {
+            // Kept as a record without entries, so that a later reset can still void it; otherwise the open fails.
             self.mismatch.get_or_insert_with(|| format!("record {seq} does not follow what is before it"));
             (entries, offsets) = (Vec::new(), Vec::new());
             meta.prev = (self.journal.last_index(), 0);

@@ -14,30 +14,30 @@ use crate::model::{
 };
 use crate::storage::{Batch, Db, Error};
 
-/// A batch while it is decided.
+/// The running batch.
 pub(crate) struct ApplyBatch<'a> {
-    /// The state, as of the entry decided last.
+    /// The state record at the last decided entry.
     pub(crate) state: State,
     /// The member table.
     pub(crate) table: Table,
-    /// What becomes of the keys.
+    /// The effects on keys.
     pub(crate) overlay: Overlay<'a>,
-    /// What watchers are to be told.
+    /// Events for the change feed.
     pub(crate) events: Vec<Event>,
-    /// What keeping results writes.
+    /// The writes of the dedup table.
     pub(crate) batch: Batch,
 }
 
 /// The member table of a batch.
 pub(crate) struct Table {
-    /// The table itself.
+    /// The member table.
     pub(crate) members: Members,
-    /// The index of the last entry that changed it, if any: the same on every node, whatever shares a batch there.
+    /// The index of the last entry that changed it: the same on every node, whatever its batches are.
     pub(crate) changed: Option<u64>,
 }
 
 impl Table {
-    /// Has the entry at `index` change it.
+    /// Applies a change of the entry at `index`.
     pub(crate) fn change(&mut self, index: u64, how: impl FnOnce(&mut Members)) {
         let mut members = self.members.clone();
         how(&mut members);
@@ -48,13 +48,13 @@ impl Table {
 }
 
 impl<'a> ApplyBatch<'a> {
-    /// A batch after `state`, of which nothing is decided.
+    /// Starts a batch after `state`.
     pub(crate) fn new(state: State, members: Members, db: &'a dyn Db) -> Self {
         let table = Table { members, changed: None };
         Self { state, table, overlay: Overlay::new(db), events: Vec::new(), batch: Batch::default() }
     }
 
-    /// Does what a client asks for, unless that was done before.
+    /// Applies a write, unless it is a duplicate.
     ///
     /// # Errors
     /// [`Error`] for damage.
@@ -68,7 +68,7 @@ impl<'a> ApplyBatch<'a> {
         Ok(written)
     }
 
-    /// Decides a command and takes its effects.
+    /// Decides a command and applies its changes to the overlay.
     fn run(&mut self, command: Command, at: ApplyPoint) -> Result<CommandResult, Error> {
         let (outcome, changes) = decide(command, at, &self.overlay)?;
         let first = self.events.len();

@@ -12,18 +12,18 @@ use super::{item_codec, ttl_index};
 use crate::storage::layout::{Kind, is_key_of, parse_chunk_key};
 use crate::storage::{Db, Error};
 
-/// The most pairs that one step of a walk reads, up to 1 MiB.
+/// The maximum pairs of one scan, up to 1 MiB.
 const STEP: usize = 256;
 
-/// What an audit has found so far.
+/// The state of an audit.
 #[derive(Default)]
 struct Found {
     totals: StateTotals,
-    /// The digests of all expiries that the items ask for, less those of all that there are.
+    /// The digests of the expiries that items require, minus those that exist.
     expiries: u64,
 }
 
-/// Reads and checks every value there is, and that every expiry belongs to an item and every item has its own.
+/// Reads and verifies every value and the TTL index; returns the totals.
 pub(crate) fn audit(db: &dyn Db) -> Result<StateTotals, Error> {
     let mut found = Found::default();
     let mut from = Kind::FIRST.to_vec();

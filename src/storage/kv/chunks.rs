@@ -12,10 +12,10 @@ use crate::model::codec::MAX_BYTES;
 use crate::storage::layout::{CHUNK_BYTES, FieldReader, Kind, VALUE_VERSION, chunk_key, length};
 use crate::storage::{Batch, Db, Error};
 
-/// Bytes of the header in front of the first piece: format, version, length, checksum.
+/// The bytes of the header in front of the first chunk: format, version, length, checksum.
 const HEADER_BYTES: usize = 1 + 8 + 4 + 4;
 
-/// What the first piece says of the whole value.
+/// The header of a value, in its first chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     /// The raft index of the last change.
@@ -25,7 +25,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// That of `value` under `key`.
+    /// Computes the header of `value` under `key`.
     pub(crate) fn of(kind: Kind, key: &[u8], version: u64, value: &[u8]) -> Self {
         let mut sum = crc32fast::Hasher::new();
         sum.update(&[kind as u8]);
@@ -36,7 +36,7 @@ impl Header {
         Self { version, length: length(value), checksum: sum.finalize() }
     }
 
-    /// The beginning of a first piece, with room for `rest` behind it.
+    /// Encodes it, with capacity for `rest` more bytes.
     fn encode(self, rest: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + rest);
         bytes.push(VALUE_VERSION);
@@ -46,7 +46,7 @@ impl Header {
         bytes
     }
 
-    /// The header of a first piece, and the bytes after it.
+    /// Decodes the header of a first chunk, and returns the bytes after it.
     pub(crate) fn decode<'a>(chunk: &'a [u8], db: &dyn Db) -> Result<(Self, &'a [u8]), Error> {
         let mut bytes = FieldReader(chunk);
         let mut read = || Some((bytes.u8()?, bytes.u64()?, bytes.u32()?, bytes.u32()?));
@@ -61,7 +61,7 @@ impl Header {
         Ok((Self { version, length, checksum }, bytes.0))
     }
 
-    /// The length of the value.
+    /// Returns the length of the value.
     pub(crate) fn length(self) -> usize {
         self.length as usize
     }
@@ -70,12 +70,12 @@ impl Header {
         HEADER_BYTES + self.length()
     }
 
-    /// How many pieces the value has.
+    /// Returns the number of chunks of the value.
     pub(crate) fn chunks(self) -> usize {
         self.total().div_ceil(CHUNK_BYTES)
     }
 
-    /// What this value adds to the digest of the machine.
+    /// Returns the contribution of this value to the digest.
     pub(crate) fn digest(self) -> u64 {
         let mix = |mut x: u64| {
             x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -91,7 +91,7 @@ fn chunk_number(chunk: usize) -> u16 {
     u16::try_from(chunk).expect("the codec bounds a value to 64 MiB, a quarter of what piece numbers can count")
 }
 
-/// Adds to `batch` what makes `value` the value of `key`, over the `old` one.
+/// Adds a write of `value` over the `old` one to `batch`.
 pub(crate) fn put(
     batch: &mut Batch,
     kind: Kind,
@@ -110,11 +110,20 @@ pub(crate) fn put(
         batch.changes.push((chunk_key(kind, key, chunk_number(chunk)), Some(bytes.to_vec())));
         rest = more;
     }
+    // A shorter value leaves no chunk of the older one behind: 3 chunks over 5 remove the numbers 3 and 4.
     remove_chunks(batch, kind, key, header.chunks(), old);
+    debug_assert!(
+        batch
+            .changes
+            .iter()
+            .rev()
+            .take(header.chunks())
+            .all(|(_, chunk)| chunk.as_ref().is_none_or(|chunk| chunk.len() <= CHUNK_BYTES))
+    );
     header
 }
 
-/// Adds to `batch` what removes the value of `key`.
+/// Adds the removal of `key` to `batch`.
 pub(crate) fn delete(batch: &mut Batch, kind: Kind, key: &[u8], old: Header) {
     remove_chunks(batch, kind, key, 0, Some(old));
 }
@@ -125,17 +134,17 @@ fn remove_chunks(batch: &mut Batch, kind: Kind, key: &[u8], from: usize, old: Op
     }
 }
 
-/// The header of the value of `key` and the beginning of it; nothing of it is checked.
+/// Reads the header and the first chunk of `key`, unchecked.
 pub(crate) fn first(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header, Vec<u8>)>, Error> {
     db.get(&chunk_key(kind, key, 0))?.map(|chunk| begin(db, &chunk)).transpose()
 }
 
-/// What a first piece holds.
+/// Decodes a first chunk.
 pub(crate) fn begin(db: &dyn Db, chunk: &[u8]) -> Result<(Header, Vec<u8>), Error> {
     Header::decode(chunk, db).map(|(header, first)| (header, first.to_vec()))
 }
 
-/// The whole value of `key`, where its checksum is right.
+/// Returns the complete value if its checksum matches.
 pub(crate) fn checked(db: &dyn Db, kind: Kind, key: &[u8], header: Header, value: Vec<u8>) -> Result<Vec<u8>, Error> {
     if Header::of(kind, key, header.version, &value) == header {
         return Ok(value);
@@ -143,7 +152,7 @@ pub(crate) fn checked(db: &dyn Db, kind: Kind, key: &[u8], header: Header, value
     Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", describe(kind, key))))
 }
 
-/// The value of `key`, checked.
+/// Reads the value of `key` and verifies its checksum.
 pub(crate) fn read(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header, Vec<u8>)>, Error> {
     let Some(chunk) = db.get(&chunk_key(kind, key, 0))? else { return Ok(None) };
     let (header, first) = Header::decode(&chunk, db)?;
@@ -167,22 +176,22 @@ pub(crate) fn describe(kind: Kind, key: &[u8]) -> String {
     }
 }
 
-/// What a whole machine adds up to.
+/// The totals of a state machine.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StateTotals {
     /// The number of client keys.
     pub(crate) keys: u64,
-    /// The sum of the digests of all values but the state itself.
+    /// The sum of the digests of all values but the state record.
     pub(crate) digest: u64,
 }
 
 impl StateTotals {
-    /// Counts a value in.
+    /// Adds a value.
     pub(crate) fn add(&mut self, header: Header) {
         self.digest = self.digest.wrapping_add(header.digest());
     }
 
-    /// Counts a value out.
+    /// Subtracts a value.
     pub(crate) fn remove(&mut self, header: Header) {
         self.digest = self.digest.wrapping_sub(header.digest());
     }

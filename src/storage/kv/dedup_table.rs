@@ -38,7 +38,7 @@ pub(crate) fn read(db: &dyn Db) -> Result<DedupTable, Error> {
     Ok(dedup)
 }
 
-/// Keeps a result, and adds to `batch` what that writes and removes.
+/// Stores a result, and adds the writes and evictions to `batch`.
 pub(crate) fn insert(dedup: &mut DedupTable, stored: StoredResult, batch: &mut Batch, totals: &mut StateTotals) {
     if plant::is(Plant::ResultsOutrun) && dedup.len() >= 8 {
         *dedup = DedupTable::default();

@@ -13,12 +13,12 @@ use crate::model::{Item, KeyMeta, Value};
 use crate::storage::layout::{FieldReader, Kind, push_prefixed};
 use crate::storage::{Batch, Db, Error};
 
-/// Adds to `batch` what makes `item` the item of `key`, over the `old` one.
+/// Adds a write of `item` over the `old` one to `batch`.
 pub(crate) fn put(batch: &mut Batch, key: &[u8], item: &Item, old: Option<Header>) -> Header {
     chunks::put(batch, Kind::Data, key, item.version, &encode(item), old)
 }
 
-/// The item of `key`, checked.
+/// Reads the item of `key` and verifies its checksum.
 ///
 /// # Errors
 /// [`Error`] for damage.
@@ -27,7 +27,7 @@ pub(crate) fn read(db: &dyn Db, key: &[u8]) -> Result<Option<Item>, Error> {
     decode(db, header, bytes).map(Some)
 }
 
-/// What is known of an item of which `first` is the beginning.
+/// Decodes the metadata of an item from its first chunk.
 ///
 /// # Errors
 /// [`Error`] for damage.
@@ -37,7 +37,7 @@ pub(crate) fn meta(db: &dyn Db, header: Header, first: &[u8]) -> Result<KeyMeta,
     Ok(KeyMeta { version: header.version, create_version, bytes, expires: some(expires) })
 }
 
-/// The length of the value of an item of which `first` is the beginning.
+/// Returns the length of the value of an item from its first chunk.
 ///
 /// # Errors
 /// [`Error`] for damage.
@@ -47,7 +47,7 @@ pub(crate) fn length(db: &dyn Db, header: Header, first: &[u8]) -> Result<usize,
     before.and_then(|before| header.length().checked_sub(before)).ok_or_else(|| damaged(db))
 }
 
-/// The item that a whole value holds.
+/// Decodes the item of a complete value.
 ///
 /// # Errors
 /// [`Error`] for damage.
@@ -58,7 +58,7 @@ pub(crate) fn decode(db: &dyn Db, header: Header, bytes: Vec<u8>) -> Result<Item
     Ok(Item { value: Value { content_type, bytes: value }, version: header.version, create_version, expires })
 }
 
-/// When the item that a whole value holds expires.
+/// Validates a complete value and returns its expiry.
 ///
 /// # Errors
 /// [`Error`] for damage.
@@ -77,19 +77,19 @@ fn encode(item: &Item) -> Vec<u8> {
     bytes
 }
 
-/// The index that made the key, when it expires, and the content type.
+/// Splits it into create version, expiry and content type.
 fn parse(bytes: &[u8]) -> Option<(u64, Option<u64>, &str)> {
     let mut rest = FieldReader(bytes);
     let (create_version, expires) = rest.pair()?;
     Some((create_version, some(expires), std::str::from_utf8(rest.prefixed()?).ok()?))
 }
 
-/// How many bytes stand before the value.
+/// Returns the bytes in front of the value.
 fn prefix_bytes(content_type: &[u8]) -> usize {
     8 + 8 + 4 + content_type.len()
 }
 
-/// No key can expire at the beginning of time, so 0 stands for never.
+/// No key expires at time 0, so 0 is stored for never.
 fn some(expires: u64) -> Option<u64> {
     (expires != 0).then_some(expires)
 }

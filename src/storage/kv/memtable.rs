@@ -25,24 +25,24 @@ use crate::storage::engine::Pair;
 use crate::storage::snapshot::spool::EffectSender;
 use crate::storage::{Batch, Db, Error};
 
-/// The most bytes that are kept back.
+/// The maximum bytes of buffered changes.
 const MEMTABLE_BYTES: usize = 1 << 20;
 
-/// The most changes that are kept back; writing them must not hold the loop up for long.
+/// The maximum number of buffered changes; a flush must not block the loop for long.
 const MEMTABLE_CHANGES: usize = 512;
 
-/// A database whose batches are gathered.
+/// A database with buffered changes on top.
 pub(crate) struct Memtable {
     db: Arc<dyn Db>,
     buffered: Mutex<Buffered>,
 }
 
-/// What is not in the tree yet: keys with their new values, or None for a removal.
+/// Buffered changes: keys with new values, or None for a removal.
 #[derive(Default)]
 struct Buffered {
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
-    /// The copy being made, if any.
+    /// The running snapshot, if any.
     snapshot: Option<EffectSender>,
 }
 
@@ -61,12 +61,12 @@ impl Buffered {
 }
 
 impl Memtable {
-    /// Gathers what is written to `db`; nothing is kept back yet.
+    /// Returns an empty memtable over `db`.
     pub fn new(db: Arc<dyn Db>) -> Self {
         Self { db, buffered: Mutex::default() }
     }
 
-    /// The database itself, after everything kept back was written to it.
+    /// Flushes the memtable and returns the database.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -75,8 +75,8 @@ impl Memtable {
         Ok(self.db.clone())
     }
 
-    /// Begins to tell a copy of what goes into the tree; the database to copy, with everything in it that was kept back.
-    /// A copy that was being made is aborted.
+    /// Flushes the memtable, starts to pass later flushes to the snapshot, and returns the database to scan. An earlier
+    /// snapshot is aborted.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -88,7 +88,7 @@ impl Memtable {
         Ok(self.db.clone())
     }
 
-    /// The copy being made, which has been told of everything now.
+    /// Flushes the memtable and returns the running snapshot, which has received everything now.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -98,7 +98,7 @@ impl Memtable {
         Ok(buffered.snapshot.take())
     }
 
-    /// Tells no copy any more.
+    /// Aborts the running snapshot.
     pub fn abort_snapshot(&self) {
         self.buffered().snapshot = None;
     }
@@ -111,7 +111,7 @@ impl Memtable {
         let batch = Batch { changes: std::mem::take(&mut buffered.changes).into_iter().collect() };
         let Some(snapshot) = &buffered.snapshot else { return self.db.write(batch) };
         self.db.write(batch.clone())?;
-        // Only now, when all of it can be read from the tree: the copy is exact because of this order.
+        // Only after the write, when the tree shows all of it: the snapshot is exact because of this order.
         if !plant::is(Plant::CopyWithoutEffects) {
             snapshot.push(batch);
         }
@@ -147,10 +147,13 @@ impl Db for Memtable {
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
         let buffered = self.buffered();
         let (mut from, mut found) = (from.to_vec(), Vec::new());
+        // Merges two sorted sources. The tree is read up to a known key `next`, and the buffered changes of the same range are laid
+        // over it. Example, limit 2: the tree has a, b, c; the memtable deletes b and puts bb. Round one reads a, b from the tree
+        // and merges up to b: [a]. Round two starts after b and finds bb: [a, bb].
         while found.len() < limit && to.is_none_or(|to| from.as_slice() < to) {
             let wanted = limit - found.len();
             let from_tree = self.db.scan(&from, to, wanted)?;
-            // Up to here it is known what the tree holds: to its last pair, or to the end where there were fewer.
+            // The tree is known up to here: its last pair, or the end of the range if there were fewer.
             let next = if from_tree.len() < wanted { None } else { from_tree.last().map(|(key, _)| after(key)) };
             let mut merged: BTreeMap<_, _> = from_tree.into_iter().map(|(key, value)| (key, Some(value))).collect();
             let changed = buffered.range(&from, next.as_deref().or(to));
@@ -173,6 +176,7 @@ impl Db for Memtable {
             }
             match value {
                 Some(value) => return Ok(Some((key.clone(), value.clone()))),
+                // The greatest key is deleted in the memtable: searches again below it.
                 None => end.clone_from(key),
             }
         }
@@ -229,11 +233,11 @@ mod tests {
     fn any_range_is_that_of_the_tree_with_everything_written() {
         for seed in 0..300 {
             let mut rng = Rng(seed);
-            let key = |rng: &mut Rng| format!("{:02}", rng.from_tree(30)).into_bytes();
+            let key = |rng: &mut Rng| format!("{:02}", rng.below(30)).into_bytes();
             let (tree, after) = (Arc::new(Memory::default()), Memory::default());
             let memtable = Memtable::new(tree.clone());
             for round in 0..40 {
-                let value = (rng.from_tree(3) > 0).then(|| format!("{round}").into_bytes());
+                let value = (rng.below(3) > 0).then(|| format!("{round}").into_bytes());
                 let batch = Batch { changes: vec![(key(&mut rng), value)] };
                 after.write(batch.clone()).unwrap();
                 if round < 20 { tree.write(batch).unwrap() } else { memtable.write(batch).unwrap() }
@@ -241,7 +245,7 @@ mod tests {
             for _ in 0..20 {
                 let (from, mut to) = (key(&mut rng), key(&mut rng));
                 to.push(0);
-                let limit = 1 + usize::try_from(rng.from_tree(12)).unwrap();
+                let limit = 1 + usize::try_from(rng.below(12)).unwrap();
                 for (to, limit) in [(Some(&to[..]), limit), (None, limit), (Some(&to[..]), usize::MAX)] {
                     let found = memtable.scan(&from, to, limit).unwrap();
                     assert_eq!(found, after.scan(&from, to, limit).unwrap(), "seed {seed}");

@@ -22,21 +22,21 @@ pub(crate) struct State {
     pub(crate) term: u64,
     /// The index of the last membership change.
     pub(crate) configuration_index: u64,
-    /// What all values add up to.
+    /// The totals of all values.
     pub(crate) totals: StateTotals,
-    /// Whether a client ever changed anything.
+    /// Whether a client command was ever applied.
     pub(crate) was_written: bool,
-    /// The cluster's time in milliseconds: the greatest stamp that was applied.
+    /// The cluster clock in milliseconds: the greatest timestamp applied.
     pub(crate) clock: u64,
     /// The configuration at `index`.
     pub(crate) conf_state: ConfState,
 }
 
-/// Why bytes are not a state.
+/// Why bytes are not a state record.
 pub(crate) enum Unreadable {
-    /// They are of this newer format.
+    /// A newer format.
     Newer(u8),
-    /// They are not ours.
+    /// Malformed.
     Malformed,
 }
 

@@ -18,32 +18,32 @@ use crate::model::{Item, KeyMeta, View, after};
 use crate::storage::layout::Kind;
 use crate::storage::{Db, Error};
 
-/// What a batch has made of a key so far.
+/// The state of a key in the current batch.
 #[derive(Debug)]
 pub(crate) enum KeyState {
-    /// Nothing; it was only looked at.
+    /// Read, not changed.
     Unchanged,
-    /// It holds this.
+    /// Set to this item.
     Value(Item),
-    /// It is gone.
+    /// Deleted.
     Deleted,
 }
 
-/// One key of a batch.
+/// A key that the batch has read or changed.
 pub(crate) struct TouchedKey {
-    /// What is stored, before the batch.
+    /// Its stored header and metadata, before the batch.
     pub(crate) before: Option<(Header, KeyMeta)>,
-    /// What the batch makes of it.
+    /// Its state in the batch.
     pub(crate) state: KeyState,
 }
 
-/// All keys of a batch.
+/// All keys that the batch has read or changed.
 pub(crate) type TouchedKeys = BTreeMap<Bytes, TouchedKey>;
 
-/// What looking at a key or changing it counts besides the bytes of its value.
+/// The fixed work of a key access, besides the bytes of its value.
 const KEY_WORK: usize = 1 << 10;
 
-/// The view that the entries of a batch are decided against.
+/// The state view of the entries of a batch.
 pub(crate) struct Overlay<'a> {
     db: &'a dyn Db,
     touched: RefCell<TouchedKeys>,
@@ -51,12 +51,12 @@ pub(crate) struct Overlay<'a> {
 }
 
 impl<'a> Overlay<'a> {
-    /// The tree itself, with no effects yet.
+    /// Returns an overlay without effects.
     pub(crate) fn new(db: &'a dyn Db) -> Self {
         Self { db, touched: RefCell::default(), work: Cell::new(0) }
     }
 
-    /// How much the entries so far have cost: about the bytes that they read, replaced and removed.
+    /// Returns the work so far: about the bytes read, replaced and removed.
     pub(crate) fn work(&self) -> usize {
         self.work.get()
     }
@@ -65,7 +65,7 @@ impl<'a> Overlay<'a> {
         self.work.set(self.work.get() + KEY_WORK + bytes);
     }
 
-    /// Adds the effect on one key.
+    /// Sets the state of a key.
     ///
     /// # Errors
     /// [`Error`] for damage.
@@ -81,7 +81,7 @@ impl<'a> Overlay<'a> {
         Ok(())
     }
 
-    /// What became of all keys that were touched.
+    /// Returns all touched keys.
     pub(crate) fn into_touched(self) -> TouchedKeys {
         self.touched.into_inner()
     }
@@ -132,7 +132,7 @@ impl View for Overlay<'_> {
             if written.as_ref().is_some_and(|(written, _)| **written <= key) {
                 break;
             }
-            // A key that holds something new is among those that are held, so only one that is gone is left to skip.
+            // Keys set by the batch come from `written`, so only deleted ones are skipped here.
             if !matches!(touched.get(&key), Some(TouchedKey { state: KeyState::Deleted, .. })) {
                 let meta = item_codec::meta(self.db, header, &first)?;
                 return Ok(Some((key, meta)));

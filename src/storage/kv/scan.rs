@@ -16,15 +16,15 @@ use crate::model::{List, Page, after};
 use crate::storage::layout::{Kind, chunk_key, parse_chunk_key};
 use crate::storage::{Db, Error, Pair};
 
-/// The most bytes of keys and values of a page, unless its first item has more.
+/// The maximum bytes of a page; a larger first item is returned all the same.
 const PAGE_BYTES: usize = 1 << 20;
-/// The most pairs that are read ahead; small, for what a large value shows to be in the way was read for nothing.
+/// The maximum pairs read ahead; small, because a large value in between makes them useless.
 const READ_AHEAD: usize = 64;
 
-/// A key with the beginning of its value.
+/// A key with its header and first chunk.
 pub(crate) type First = (Bytes, Header, Vec<u8>);
 
-/// The smallest key from `from` on, and smaller than `to` where given.
+/// Returns the smallest key in `from..to`; without `to` the range is unbounded.
 ///
 /// # Errors
 /// [`Error`] for damage.
@@ -33,7 +33,7 @@ pub(crate) fn next(db: &dyn Db, from: &[u8], to: Option<&[u8]>) -> Result<Option
     db.scan(&from, Some(&to), 1)?.into_iter().next().map(|pair| first(db, pair)).transpose()
 }
 
-/// The page that `list` asks for.
+/// Returns the page of `list`.
 ///
 /// # Errors
 /// [`Error`] for damage.
@@ -60,16 +60,16 @@ pub(crate) fn page(db: &dyn Db, list: &List) -> Result<Page, Error> {
     Ok(page)
 }
 
-/// A walk over the keys of a range.
+/// An iteration over the keys of a range.
 struct KeyScan<'a> {
     db: &'a dyn Db,
-    /// The smallest key that may come.
+    /// The inclusive start of the rest.
     from: Vec<u8>,
-    /// What the keys that may come are smaller than.
+    /// The exclusive end of the rest.
     to: Option<Vec<u8>>,
-    /// Pairs that were read already, the next one last.
+    /// Pairs read ahead, the next one last.
     ahead: Vec<Pair>,
-    /// How many to read next time.
+    /// The number of pairs to read next.
     count: usize,
 }
 
@@ -103,7 +103,7 @@ impl KeyScan<'_> {
     }
 }
 
-/// The stored keys between which the pieces of these keys lie.
+/// Returns the stored key range of these keys.
 fn bounds(from: &[u8], to: Option<&[u8]>) -> (Vec<u8>, Vec<u8>) {
     let to = to.map_or_else(|| vec![Kind::Data as u8 + 1], |to| chunk_key(Kind::Data, to, 0));
     (chunk_key(Kind::Data, from, 0), to)

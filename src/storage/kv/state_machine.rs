@@ -34,30 +34,30 @@ use crate::storage::layout::{Kind, STATE_VERSION};
 use crate::storage::snapshot::spool::{EffectSender, Spool};
 use crate::storage::{Batch, Db, Error, SnapshotReader, SpoolBound, Spooler};
 
-/// What one committed entry asks of the machine.
+/// The operation of a committed entry.
 #[derive(Debug, Clone)]
 pub enum Operation {
-    /// Nothing but to be counted as applied.
+    /// No effect but the applied index.
     Nothing,
-    /// A command, with the leader's stamp.
+    /// A command with the leader's timestamp.
     Command(Proposal),
-    /// A membership change, with the votes that result from it.
+    /// A membership change, with the resulting configuration.
     Membership {
-        /// What happens to the table; None where the entry carried nothing readable.
+        /// The change of the member table; None if the entry carried nothing readable.
         change: Option<MemberChange>,
         /// The configuration from this index on.
         conf_state: ConfState,
     },
 }
 
-/// One committed entry, ready to be applied.
+/// A committed entry to apply.
 #[derive(Debug, Clone)]
 pub struct Applied {
     /// Its index; each batch continues where the last one ended.
     pub index: u64,
     /// Its term.
     pub term: u64,
-    /// What it asks.
+    /// The operation.
     pub operation: Operation,
 }
 
@@ -66,22 +66,22 @@ pub struct StateMachine {
     db: Memtable,
     state: State,
     members: Members,
-    /// What the stored table and the stored state are overwritten as.
+    /// The headers of the stored member table and state record.
     members_header: Header,
     state_header: Header,
-    /// The first time at which a key may be removed.
+    /// The earliest expiry.
     first_expiry: Option<u64>,
-    /// What named requests came to.
+    /// The dedup table.
     dedup: DedupTable,
-    /// What was applied since it was last asked for.
+    /// Events that were not taken yet.
     events: Vec<Event>,
-    /// What the last call of [`StateMachine::apply`] has cost.
+    /// The work of the last [`StateMachine::apply`].
     work: usize,
 }
 
 impl StateMachine {
-    /// Makes the machine of a new incarnation in an empty database: this table and these votes, as of (index, term).
-    /// Durable on return.
+    /// Creates the state machine of a new incarnation in an empty database, with this member table and configuration at
+    /// (index, term). Durable on return.
     pub(crate) fn create(
         db: Arc<dyn Db>,
         (index, term): (u64, u64),
@@ -109,10 +109,10 @@ impl StateMachine {
         })
     }
 
-    /// Opens a machine and checks all of it: every value against its checksum, and their sum against the state.
+    /// Opens a state machine and audits it: every value against its checksum, and their sum against the state record.
     ///
     /// # Errors
-    /// [`Error::Damaged`] and [`Error::Newer`], and whatever reading fails with.
+    /// [`Error::Damaged`], [`Error::Newer`], and read errors.
     pub(crate) fn open(db: Arc<dyn Db>) -> Result<Self, Error> {
         let Some((state_header, bytes)) = chunks::read(&*db, Kind::State, b"")? else {
             return Err(Error::damaged(&*db, "it does not say what it has applied"));
@@ -143,58 +143,58 @@ impl StateMachine {
         Ok(Self { db, state, members, members_header, state_header, first_expiry, dedup, events, work: 0 })
     }
 
-    /// The (index, term) of the entry applied last.
+    /// Returns the (index, term) of the last applied entry.
     pub fn applied(&self) -> (u64, u64) {
         (self.state.index, self.state.term)
     }
 
-    /// The configuration at the applied index.
+    /// Returns the configuration at the applied index.
     pub fn conf_state(&self) -> &ConfState {
         &self.state.conf_state
     }
 
-    /// The index of the last membership change.
+    /// Returns the index of the last membership change.
     pub fn configuration_index(&self) -> u64 {
         self.state.configuration_index
     }
 
-    /// The member table at the applied index.
+    /// Returns the member table at the applied index.
     pub fn members(&self) -> &Members {
         &self.members
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub fn keys(&self) -> u64 {
         self.state.totals.keys
     }
 
-    /// Whether a request of this name was done, and would be answered with what it came to.
+    /// Whether a request with this idempotency key was applied, so that its stored result would be returned.
     pub fn is_duplicate(&self, idempotency_key: &IdempotencyKey) -> bool {
         self.dedup.contains(&idempotency_key.key, self.state.clock)
     }
 
-    /// A sum over all keys, values and versions and the member table: equal on all nodes at the same applied index.
+    /// Returns the digest of all keys, values, versions and the member table: equal on all nodes at the same applied
+    /// index.
     pub fn digest(&self) -> u64 {
         self.state.totals.digest
     }
 
-    /// Whether any client command was ever applied; a moved address is none.
+    /// Whether any client command was ever applied; a change of an address is none.
     pub fn was_written(&self) -> bool {
         self.state.was_written
     }
 
-    /// The cluster's time in milliseconds, as of the entry applied last.
+    /// Returns the cluster clock in milliseconds at the applied index.
     pub fn clock(&self) -> u64 {
         self.state.clock
     }
 
-    /// The first time, by the cluster's clock, at which a key may be removed.
+    /// Returns the earliest expiry by the cluster clock.
     pub fn first_expiry(&self) -> Option<u64> {
         self.first_expiry
     }
 
-    /// The keys, with their versions, that may be removed at `clock`, those of the earliest time first; as many as one
-    /// command may remove.
+    /// Returns the keys due at `clock` with their versions, earliest first; as many as one command may remove.
     ///
     /// # Errors
     /// [`Error`] for damage.
@@ -202,7 +202,7 @@ impl StateMachine {
         ttl_index::due(&self.db, clock)
     }
 
-    /// What there is under `key`.
+    /// Returns the item of `key`.
     ///
     /// # Errors
     /// [`Error`] for damage.
@@ -210,7 +210,7 @@ impl StateMachine {
         item_codec::read(&self.db, key)
     }
 
-    /// A page of keys.
+    /// Returns a page of keys.
     ///
     /// # Errors
     /// [`Error`] for damage.
@@ -218,10 +218,9 @@ impl StateMachine {
         scan::page(&self.db, list)
     }
 
-    /// Applies committed entries in order, each batch of them atomically with its applied index; one answer for each that
-    /// was applied. Those are the first ones, at least one: what comes after `max_work`, about the bytes that entries
-    /// read, replace and remove, is left for another call. A batch ends with a command that removes many keys, or commands
-    /// after it would step over the same ones again.
+    /// Applies committed entries in order, each batch atomically with its applied index; returns one result per applied
+    /// entry. At least one entry is applied; entries beyond `max_work` (about the bytes read, replaced and removed) are
+    /// left for the next call.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -235,13 +234,13 @@ impl StateMachine {
         Ok(written)
     }
 
-    /// About the bytes that the last call of [`StateMachine::apply`] has read, replaced and removed.
+    /// Returns about the bytes that the last [`StateMachine::apply`] read, replaced and removed.
     #[must_use]
     pub fn work(&self) -> usize {
         self.work
     }
 
-    /// What became of keys since this was last asked, in order.
+    /// Takes the events since the last call, in order.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
     }
@@ -281,6 +280,7 @@ impl StateMachine {
                     written
                 }
             });
+            // A delete by prefix ends the batch: later commands would have to step over the keys it removed in the overlay.
             if is_last || batch.overlay.work() >= max_work {
                 break;
             }
@@ -294,6 +294,8 @@ impl StateMachine {
     }
 
     fn commit(&mut self, mut batch: Batch, mut state: State, table: Table, touched: TouchedKeys) -> Result<(), Error> {
+        // One atomic batch. After a crash either all of it is there or none, and the journal repeats what is missing: entries
+        // 8 and 9 put `a`, the batch is lost, the state record still says 7, so both are applied again.
         let expiries_changed = stage_changes(&mut batch, touched, &mut state.totals);
         let totals = &mut state.totals;
         if let Some(index) = table.changed {
@@ -302,6 +304,12 @@ impl StateMachine {
             totals.digest = totals.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
             (self.members, self.members_header) = (table.members, header);
         }
+        debug_assert!(
+            state.index >= self.state.index && state.term >= self.state.term,
+            "the applied index never goes back"
+        );
+        debug_assert!(state.clock >= self.state.clock, "the cluster clock never goes back");
+        // The state record is last in the batch and covers everything before it: totals, applied index, clock.
         let effects_end = batch.changes.len();
         self.state_header =
             chunks::put(&mut batch, Kind::State, b"", state.index, &state.encode(), Some(self.state_header));
@@ -318,7 +326,8 @@ impl StateMachine {
         Ok(())
     }
 
-    /// The database, with everything applied written to it: a sync of it, on whatever thread, makes that durable.
+    /// Returns the database after flushing the memtable: a sync of it, on any thread, makes all applied entries
+    /// durable.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -326,8 +335,8 @@ impl StateMachine {
         self.db.flushed()
     }
 
-    /// Begins a copy of the state; at most one at a time, an earlier one is aborted. What is applied while it is made goes
-    /// into `scratch`.
+    /// Starts a snapshot; at most one at a time, an earlier one is aborted. Effects applied meanwhile go through
+    /// `scratch`.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -342,7 +351,7 @@ impl StateMachine {
         Ok((Spooler::new(spool.clone()), SnapshotReader::new(db, spool, bytes)))
     }
 
-    /// Ends the running cut at the present applied index: the copy is then exactly this state.
+    /// Ends the running snapshot at the applied index: it is then exactly this state.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -356,13 +365,14 @@ impl StateMachine {
         Ok(())
     }
 
-    /// Gives the running cut up, if any.
+    /// Aborts the running snapshot, if any.
     pub fn abort_snapshot(&mut self) {
         self.db.abort_snapshot();
     }
 }
 
-/// Adds what became of the keys to `batch`, their expiries with them, and counts it; whether any expiry is another now.
+/// Adds the changes of the touched keys and of the TTL index to `batch`, and updates the totals; returns whether any
+/// expiry changed.
 fn stage_changes(batch: &mut Batch, touched: TouchedKeys, totals: &mut StateTotals) -> bool {
     let mut expiries_changed = false;
     for (key, TouchedKey { before, state: key_state }) in touched {

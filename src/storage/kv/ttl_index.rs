@@ -21,24 +21,24 @@ fn name(key: &[u8], expires: u64) -> Vec<u8> {
     [&expires.to_be_bytes(), key].concat()
 }
 
-/// The header of the value that `key` of this version has here.
+/// Returns the header of the index record of `key` at this version.
 pub(crate) fn header(key: &[u8], version: u64, expires: u64) -> Header {
     Header::of(Kind::Expiry, &name(key, expires), version, b"")
 }
 
-/// Adds to `batch` that `key` of this version may be removed at `expires`.
+/// Adds the index record of `key` to `batch`.
 pub(crate) fn put(batch: &mut Batch, key: &[u8], version: u64, expires: u64) -> Header {
     chunks::put(batch, Kind::Expiry, &name(key, expires), version, b"", None)
 }
 
-/// Adds to `batch` what takes back what [`put`] added.
+/// Adds the removal of an index record to `batch`.
 pub(crate) fn delete(batch: &mut Batch, key: &[u8], version: u64, expires: u64) -> Header {
     let header = header(key, version, expires);
     chunks::delete(batch, Kind::Expiry, &name(key, expires), header);
     header
 }
 
-/// The first time at which a key may be removed.
+/// Returns the earliest expiry.
 ///
 /// # Errors
 /// [`Error`] for damage.
@@ -47,15 +47,15 @@ pub(crate) fn first(db: &dyn Db) -> Result<Option<u64>, Error> {
     found.first().map(|pair| parse(db, pair).map(|(expires, _, _)| expires)).transpose()
 }
 
-/// The first keys, with their versions, that may be removed at `clock`: as many as one command may name. Their values have at
-/// most [`DELETE_PREFIX_BYTES`], as those of a removal by prefix, unless the first has more: one entry is applied in one turn.
+/// Returns the first keys due at `clock` with their versions: as many as one command may name. Their values have at
+/// most [`DELETE_PREFIX_BYTES`], unless the first one has more, because one entry is applied in one turn.
 ///
 /// # Errors
 /// [`Error`] for damage.
 pub(crate) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
     let end = clock.checked_add(1).map_or(vec![Kind::Expiry as u8 + 1], |end| {
         let mut end = chunk_key(Kind::Expiry, &end.to_be_bytes(), 0);
-        // Without what ends a key: longer ones are not to come before it.
+        // Without the key terminator, so that longer keys are included.
         end.truncate(end.len() - 4);
         end
     });
@@ -74,7 +74,7 @@ pub(crate) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
     Ok(keys)
 }
 
-/// The time, the key and its version.
+/// Decodes expiry, key and version.
 fn parse(db: &dyn Db, (stored, chunk): &Pair) -> Result<(u64, Bytes, u64), Error> {
     let damaged = || Error::damaged(db, "an expiry is not what huskv writes");
     let Some((Kind::Expiry, name, 0)) = parse_chunk_key(stored) else { return Err(damaged()) };

@@ -25,11 +25,11 @@ pub(crate) struct SledDb {
     dir: PathBuf,
     path_text: String,
     poison: Poison,
-    /// The file that holds everything, as it was when it was opened; None where the system did not tell.
+    /// The metadata of the `db` file when it was opened; None if the system did not report it.
     file: Option<Metadata>,
-    /// When the calls began that sled has not answered yet.
+    /// The start times of running calls.
     running: Mutex<Vec<Instant>>,
-    /// The directory is this process's as long as any of its databases is open.
+    /// The directory stays locked while any of its databases is open.
     _lock: Arc<File>,
 }
 
@@ -72,7 +72,7 @@ impl SledDb {
         }
     }
 
-    /// Which file is gone that the engine writes to, or without which it does not open again.
+    /// Returns the missing file that the engine needs, if any.
     pub(crate) fn missing(&self) -> Option<&'static str> {
         let folder = self.dir.join(&self.name);
         if !is_same_file(&folder.join("db"), self.file.as_ref()) {
@@ -81,8 +81,8 @@ impl SledDb {
         is_missing(&folder.join("conf")).then_some("conf")
     }
 
-    /// Called from [`super::panic_guard::Watchdog`]: where a call has run for `stuck_after` and sled has stored an error meanwhile, a second flush
-    /// answers at once with that error, and wakes the first call, which then answers with it too.
+    /// Called by the watchdog: if a call has run for `stuck_after` and sled has stored an error meanwhile, a second
+    /// flush fails at once and wakes the first call, which then fails, too.
     pub(crate) fn wake_stuck_call(&self, stuck_after: Duration) {
         let oldest = self.running.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
         let Some(db) = &self.db else { return };
@@ -148,7 +148,7 @@ impl Drop for SledDb {
     fn drop(&mut self) {
         let Some(db) = self.db.take() else { return };
         if self.poison.panicked() {
-            // Dropping it would flush, and what has panicked once may hang or panic again.
+            // Dropping it would flush, which may hang or panic again after a panic.
             std::mem::forget(db);
         } else {
             drop(catch_panic(false, || drop(db)));

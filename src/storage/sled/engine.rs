@@ -25,22 +25,22 @@ use crate::model::DiskSpace;
 use crate::storage::layout::{IDENTITY, LOCK, PROOF_KEY, SPOOL};
 use crate::storage::{Db, Engine, Error};
 
-/// The size of sled's segments. A page record over a quarter of it becomes a blob, and the largest page is an inner one:
-/// up to 256 children and some, each under a key that may be 2 KiB long once it is escaped. With sled's own 512 KiB, keys
-/// of 1 KiB with a long common beginning make blobs (m); with 4 MiB there is room, at the same speed and for about 30 MB
-/// more disk (m).
+/// The size of sled's segments. A page record over a quarter of it becomes a blob, and the largest page is an inner
+/// one: some 256 children, each under a key of up to 2 KiB when escaped. With sled's default of 512 KiB, keys of 1 KiB
+/// with a long common prefix create blobs (measured); 4 MiB has room, at the same speed and for about 30 MB more disk
+/// (measured).
 const SEGMENT_BYTES: usize = 4 << 20;
 
-/// What sled 0.34 writes into `conf` for the settings used here, before the checksum.
+/// The content of sled 0.34's `conf` file for these settings, before its checksum.
 const CONF: &[u8] = b"segment_size: 4194304\nuse_compression: false\nversion: 0.34\n";
 
-/// How long an open waits for sled's threads of an earlier handle of the same database to let go of its file.
+/// How long an open waits for sled's threads of an earlier handle to release the file.
 const REOPEN_WAIT: Duration = Duration::from_secs(5);
 
-/// How long the end of an engine waits for the thread that looks after its files.
+/// How long a dropped engine waits for the watchdog thread.
 const WATCHDOG_EXIT_WAIT: Duration = Duration::from_millis(200);
 
-/// The real thing: one sled database a name, under one directory.
+/// The sled engine: one database per name, under one directory.
 pub struct SledEngine {
     dir: PathBuf,
     path_text: String,
@@ -51,7 +51,7 @@ pub struct SledEngine {
 }
 
 impl SledEngine {
-    /// As [`SledEngine::with_reserve`], with the reserve that is used where nothing is set.
+    /// As [`SledEngine::with_reserve`], with the default reserve.
     ///
     /// # Errors
     /// As there.
@@ -59,8 +59,8 @@ impl SledEngine {
         Self::with_reserve(dir, None)
     }
 
-    /// Takes the directory for this process, and creates it durably where it does not exist. `reserve` is how many bytes
-    /// of the disk are left free, 0 for none; without it the smaller of 256 MiB and a tenth of the file system.
+    /// Locks the directory for this process, and creates it durably if it does not exist. `reserve` is the disk space
+    /// to leave free, 0 for none; the default is the smaller of 256 MiB and a tenth of the file system.
     ///
     /// # Errors
     /// [`Error::Busy`] where another process has it, [`Error::Full`] and [`Error::Io`] where the system refuses.
@@ -72,7 +72,7 @@ impl SledEngine {
             .create(true)
             .truncate(false)
             .write(true)
-            .custom_flags(libc::O_NOFOLLOW)
+            .custom_flags(i32::from_ne_bytes(rustix::fs::OFlags::NOFOLLOW.bits().to_ne_bytes()))
             .open(dir.join(LOCK));
         let lock = lock.map_err(|error| system_error("opening LOCK", &dir, error))?;
         match lock.try_lock() {
@@ -100,7 +100,7 @@ impl SledEngine {
         Error::Damaged { what: what.into(), detail: detail.into(), path: self.path_text.clone() }
     }
 
-    /// Looks at the files of a database without opening it.
+    /// Checks the files of a database without opening it.
     fn inspect(&self, name: &str) -> Result<(), Error> {
         let folder = self.dir.join(name);
         let reading = |error| self.system(format!("reading {name}"), error);
@@ -158,14 +158,14 @@ impl SledEngine {
         }
     }
 
-    /// Makes sure once a process that sled's flush ends in our sync.
+    /// Verifies once per process that sled's flush ends in our fdatasync.
     fn prove_flush_syncs(db: &SledDb) -> Result<(), Error> {
         static PROVEN: OnceLock<()> = OnceLock::new();
         if cfg!(not(target_os = "linux")) || PROVEN.get().is_some() {
             return Ok(());
         }
         let before = fsync::syncs();
-        // Another value each time: a put that changes nothing would leave nothing to flush. No clock has to do with it.
+        // Writes another value each time: an unchanged one would leave nothing to flush.
         let last = db.get(&PROOF_KEY)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
         db.put(&PROOF_KEY, &last.unwrap_or(0).wrapping_add(1).to_be_bytes())?;
         db.sync()?;
@@ -178,7 +178,7 @@ impl SledEngine {
 }
 
 impl Drop for SledEngine {
-    /// Whoever opens the directory next in this process is not to find it taken by the thread that looks after it.
+    /// Waits for the watchdog thread to release the lock, so that the directory can be opened again in this process.
     fn drop(&mut self) {
         let begun = Instant::now();
         while Arc::strong_count(&self.watchdog) > 1 && begun.elapsed() < WATCHDOG_EXIT_WAIT {
@@ -205,7 +205,7 @@ impl Engine for SledEngine {
         Self::prove_flush_syncs(&db)?;
         db.sync()?;
         let durably = || {
-            // The process before may have been killed between a write and its sync, and sled has nothing to flush now.
+            // A killed process may have written without a sync, and sled has nothing to flush now.
             File::open(folder.join("db"))?.sync_all()?;
             File::open(folder.join("conf"))?.sync_all()?;
             sync_dir(&folder)?;
@@ -303,8 +303,8 @@ impl Engine for SledEngine {
     }
 }
 
-/// A new file for reading and writing. What stands in its place is removed first and never followed: a link that
-/// somebody has put there would otherwise make this process overwrite the file that it names.
+/// Creates a file for reading and writing. An existing one is removed first and never followed: through a planted link
+/// this process would overwrite the file the link names.
 fn create_new(path: &Path) -> std::io::Result<File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -313,7 +313,7 @@ fn create_new(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create_new(true).read(true).write(true).open(path)
 }
 
-/// Creates a folder and what is missing above it, each durable in its parent.
+/// Creates a folder and its missing parents, each durable in its parent.
 fn make_dir(path: &Path) -> std::io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());

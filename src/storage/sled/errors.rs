@@ -8,7 +8,7 @@ use std::path::Path;
 use super::fsync;
 use crate::storage::Error;
 
-/// sled's error in our words.
+/// Translates an error of sled.
 pub(crate) fn translate(error: sled::Error, what: &str, name: &str, dir: &Path) -> Error {
     let path = dir.display().to_string();
     match error {
@@ -26,7 +26,7 @@ pub(crate) fn translate(error: sled::Error, what: &str, name: &str, dir: &Path) 
     }
 }
 
-/// The system's error in our words: a full disk is told from all others, and says what is left.
+/// Translates an error of the system; a full disk gets an error of its own.
 pub(crate) fn system_error(what: impl Into<String>, dir: &Path, source: std::io::Error) -> Error {
     let path = dir.display().to_string();
     match source.kind() {
@@ -36,7 +36,7 @@ pub(crate) fn system_error(what: impl Into<String>, dir: &Path, source: std::io:
     }
 }
 
-/// That `what` found no space in `dir`; `quota` says that it is not the disk that is full.
+/// Returns the error of a full disk, or of a full quota.
 pub(crate) fn disk_full(what: impl Into<String>, dir: &Path, quota: bool) -> Error {
     let found = fsync::file_system(dir);
     let hint = match found {

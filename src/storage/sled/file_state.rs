@@ -9,7 +9,7 @@ pub(crate) fn is_missing(path: &Path) -> bool {
     matches!(path.try_exists(), Ok(false))
 }
 
-/// Whether the file at `path` is the one that `opened` tells of.
+/// Whether the file at `path` is the one with the metadata `opened`.
 pub(crate) fn is_same_file(path: &Path, opened: Option<&Metadata>) -> bool {
     let same = |found: &Metadata, opened: &Metadata| (found.dev(), found.ino()) == (opened.dev(), opened.ino());
     std::fs::metadata(path).is_ok_and(|found| opened.is_none_or(|opened| same(&found, opened)))

@@ -11,22 +11,22 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The priority of [`lower_thread_priority`], as in nice(1): about a tenth of a core beside a thread that has the usual one.
+/// The nice value of [`lower_thread_priority`]: about a tenth of a core beside a thread of normal priority.
 #[cfg(target_os = "linux")]
-const BACKGROUND_NICE: libc::c_int = 10;
+const BACKGROUND_NICE: i32 = 10;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// How many syncs this process has asked its disks for, through the definition below; 0 on systems without it.
+/// Returns the number of syncs through [`sync_file_range`] since the process started; 0 on other systems.
 #[must_use]
 pub fn syncs() -> u64 {
-    // A use of the function, so that the linker takes the object that defines it, and does so before it sees libc's.
+    // Uses the function, so that the linker resolves the symbol here before it searches libc.
     #[cfg(target_os = "linux")]
     std::hint::black_box(sync_file_range as *const ());
     CALLS.load(Ordering::SeqCst)
 }
 
-/// Stands in for libc's function of this name: syncs the whole file, whatever range is asked for.
+/// Replaces libc's function of this name: syncs the whole file, whatever the range.
 ///
 /// # Safety
 /// None is needed beyond C's calling convention: `fd` is only handed on, and the kernel checks it.
@@ -51,45 +51,32 @@ pub unsafe extern "C" fn sync_file_range(
     }
 }
 
-/// What a file system has.
+/// Capacity and free space of a file system.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FileSystem {
-    /// Bytes that an unprivileged process can still write.
+    /// Free bytes for an unprivileged process.
     pub free_bytes: u64,
-    /// All bytes.
+    /// Total bytes.
     pub all_bytes: u64,
-    /// Whether it can hold no further file, however many bytes are free.
+    /// Whether it has no free inode, whatever its free bytes.
     pub lacks_inodes: bool,
 }
 
-/// The file system that `path` is on; None where the system does not say.
-#[allow(unsafe_code, reason = "statvfs has no counterpart in std")]
+/// Returns the file system of `path`, or None if the system does not report it.
 pub(crate) fn file_system(path: &Path) -> Option<FileSystem> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
-    let mut answer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path ends in a zero byte, and the call writes at most one statvfs to the place it is given.
-    if unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) } != 0 {
-        return None;
-    }
-    // SAFETY: the call answered 0, so it has filled the structure.
-    let answer = unsafe { answer.assume_init() };
-    #[allow(clippy::useless_conversion, reason = "the fields have other widths on other systems")]
-    let bytes = |blocks| u64::from(blocks).saturating_mul(u64::from(answer.f_frsize));
-    let (free_bytes, all_bytes) = (bytes(answer.f_bavail), bytes(answer.f_blocks));
-    // A file system that makes inodes as it needs them, such as btrfs, has none at all.
-    Some(FileSystem { free_bytes, all_bytes, lacks_inodes: answer.f_files > 0 && answer.f_favail == 0 })
+    let found = rustix::fs::statvfs(path).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    // A file system that creates inodes on demand, such as btrfs, reports none at all.
+    let lacks_inodes = found.f_files > 0 && found.f_favail == 0;
+    Some(FileSystem { free_bytes: bytes(found.f_bavail), all_bytes: bytes(found.f_blocks), lacks_inodes })
 }
 
-/// Lets every other thread go before the calling one where there are not cores enough: for long work that no client waits
-/// for. Where the system knows no priority of a single thread, nothing.
-#[allow(unsafe_code, reason = "setpriority has no counterpart in std")]
+/// Lowers the priority of the calling thread, for long work that no client waits for. Does nothing where the system has no
+/// priority per thread.
 pub fn lower_thread_priority() {
-    // SAFETY: the call takes numbers alone. On Linux, 0 is the calling thread, and anybody may lower a priority.
+    // On Linux this is the calling thread alone, and every process may lower its own priority.
     #[cfg(target_os = "linux")]
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE);
-    }
+    drop(rustix::process::setpriority_process(None, BACKGROUND_NICE));
 }
 
 /// Lets a test make the syncs of one file fail.

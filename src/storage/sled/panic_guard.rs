@@ -21,8 +21,8 @@ thread_local! {
 static OPENING_CALLS: AtomicUsize = AtomicUsize::new(0);
 static DISK_WAITS: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether a panic on the calling thread is one that the storage catches and reports as an [`Error`]; the process's
-/// panic hook asks this first, and neither prints nor aborts then.
+/// Whether a panic on the calling thread is caught here and reported as an [`Error`]; the panic hook then neither
+/// prints nor aborts.
 #[must_use]
 pub fn catches_panic() -> bool {
     GUARDED_DEPTH.with(Cell::get) > 0
@@ -30,13 +30,13 @@ pub fn catches_panic() -> bool {
             && std::thread::current().name().is_some_and(|name| name.starts_with("sled-io")))
 }
 
-/// Whether any thread of the process waits for a disk at this moment, as far as the storage has sent it there.
+/// Whether any thread of the process is in a storage call at this moment.
 #[must_use]
 pub fn is_waiting_for_disk() -> bool {
     DISK_WAITS.load(Ordering::SeqCst) > 0
 }
 
-/// A call that may wait for the disk, for [`is_waiting_for_disk`]; it ends where this is dropped.
+/// A running call that may wait for the disk, for [`is_waiting_for_disk`].
 pub(crate) struct DiskWait(());
 
 pub(crate) fn disk_wait() -> DiskWait {
@@ -50,13 +50,13 @@ impl Drop for DiskWait {
     }
 }
 
-/// That the engine panicked.
+/// A caught panic of the engine.
 pub(crate) struct Panicked {
     full: bool,
 }
 
 impl Panicked {
-    /// As an error about the database `name` of the node in `dir`.
+    /// Converts it into an error about the database `name` of the node in `dir`.
     pub(crate) fn into_error(self, name: &str, dir: &Path) -> Error {
         if self.full {
             return disk_full(format!("writing {name}"), dir, false);
@@ -66,7 +66,7 @@ impl Panicked {
     }
 }
 
-/// Calls into the engine; `catches_panic` says that its own threads may panic too.
+/// Calls into the engine and catches a panic; `opening` says that sled's own threads may panic, too.
 pub(crate) fn catch_panic<T>(opening: bool, call: impl FnOnce() -> T) -> Result<T, Panicked> {
     let _waiting = disk_wait();
     let count = usize::from(opening);
@@ -85,7 +85,7 @@ pub(crate) fn catch_panic<T>(opening: bool, call: impl FnOnce() -> T) -> Result<
     })
 }
 
-/// Whether a database still answers.
+/// The poison flag of a database.
 #[derive(Default)]
 pub(crate) struct Poison {
     failed: AtomicBool,

@@ -27,22 +27,22 @@ use crate::model::DiskSpace;
 use crate::storage::Db;
 use crate::storage::layout::{IDENTITY, LOCK};
 
-/// How long a call, most likely a sync, may run before somebody asks whether it will ever end.
+/// How long a call may run before the watchdog wakes it.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
-/// How often [`Watchdog`] looks.
+/// The interval of the checks.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How much of a file system is left free where nothing is set: this part of it, and at most [`MAX_RESERVE_BYTES`].
+/// The default reserve: this fraction of the file system, at most [`MAX_RESERVE_BYTES`].
 const RESERVE_DIVISOR: u64 = 10;
 /// 256 MiB.
 const MAX_RESERVE_BYTES: u64 = 256 << 20;
 
-/// How many bytes are left free: as set, 0 for none, or None for the smaller of 256 MiB and a tenth of the file system.
+/// The reserve: as configured, 0 for none, None for the default.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reserve(pub Option<u64>);
 
 impl Reserve {
-    /// What is left of the disk that `dir` is on; None where the system does not say.
+    /// Measures the free space of the disk of `dir`; None if the system does not report it.
     pub(crate) fn space(self, dir: &Path) -> Option<DiskSpace> {
         let fsync::FileSystem { free_bytes, all_bytes, .. } = fsync::file_system(dir)?;
         let reserve_bytes = self.0.unwrap_or(MAX_RESERVE_BYTES.min(all_bytes / RESERVE_DIVISOR));
@@ -50,22 +50,20 @@ impl Reserve {
     }
 }
 
-/// Looks after calls that never end, after files that go away, and after the space that is left: one thread for all
-/// databases of an engine, which ends with it.
+/// The watchdog of an engine and its databases.
 pub(crate) struct Watchdog {
     dir: PathBuf,
     lock: Arc<File>,
     databases: Mutex<Vec<Weak<SledDb>>>,
     missing: OnceLock<String>,
-    /// Whether there is an identity: a new directory has none at first.
+    /// Whether the identity file exists: a new directory has none at first.
     has_identity: AtomicBool,
     reserve: Reserve,
     space: Mutex<Option<DiskSpace>>,
 }
 
 impl Watchdog {
-    /// Starts the thread for the node in `dir`, whose `LOCK` is open as `lock`. Where the system gives no thread, nothing
-    /// is looked after.
+    /// Starts the thread for the node in `dir`, whose `LOCK` is open as `lock`. Without a thread nothing is watched.
     pub(crate) fn start(dir: &Path, lock: Arc<File>, reserve: Reserve) -> Arc<Self> {
         let (databases, missing) = (Mutex::default(), OnceLock::new());
         let space = Mutex::new(reserve.space(dir));
@@ -82,28 +80,28 @@ impl Watchdog {
         watchdog
     }
 
-    /// Looks after `db` too, as long as it is open.
+    /// Watches `db`, as long as it is open.
     pub(crate) fn add(&self, db: &Arc<SledDb>) {
         self.lock_databases().push(Arc::downgrade(db));
     }
 
-    /// The identity is in the directory from now on.
+    /// Watches the identity file from now on.
     pub(crate) fn has_identity(&self) {
         self.has_identity.store(true, Ordering::Relaxed);
     }
 
-    /// Looks no longer after what lies in the folder `name`, which is about to be removed.
+    /// Stops watching the folder `name`, which is about to be removed.
     pub(crate) fn unwatch(&self, name: &str) {
         let below = |db: &SledDb| Path::new(db.name()).starts_with(name);
         self.lock_databases().retain(|db| db.upgrade().is_some_and(|db| !below(&db)));
     }
 
-    /// What is no longer in its place, if anything.
+    /// Returns the missing file, if any.
     pub(crate) fn missing(&self) -> Option<String> {
         self.missing.get().cloned()
     }
 
-    /// What was left of the disk when it was looked at last.
+    /// Returns the free space at the last check.
     pub(crate) fn space(&self) -> Option<DiskSpace> {
         *self.lock_space()
     }
@@ -121,7 +119,7 @@ impl Watchdog {
             let mut all = self.lock_databases();
             all.retain(|db| db.strong_count() > 0);
             let databases: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
-            // Under the lock, so that a folder which is removed on purpose is forgotten before it goes.
+            // Under the lock, so that a folder is unwatched before it is removed on purpose.
             if let Some(what) = self.find_missing(&databases) {
                 self.missing.get_or_init(|| what);
             }
@@ -130,7 +128,7 @@ impl Watchdog {
         for db in databases {
             db.wake_stuck_call(STUCK_AFTER);
         }
-        // Not under the lock: a disk that hangs must not make who asks for the last answer wait.
+        // Not under the lock: a disk that hangs must not block readers of the last value.
         let space = self.reserve.space(&self.dir);
         *self.lock_space() = space;
     }

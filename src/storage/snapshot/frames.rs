@@ -6,10 +6,10 @@ use crate::model::{DiskSpace, mib};
 use crate::storage::Batch;
 use crate::storage::layout::{CHANGES_VERSION, CHUNK_BYTES, FieldReader, is_key_of, parse_chunk_key, push_prefixed};
 
-/// The most bytes of a frame, 1 MiB and one change.
+/// The maximum bytes of a frame, 1 MiB and one change.
 const FRAME_BYTES: usize = 1 << 20;
 
-/// Hands `changes` on in frames, each of which [`decode`] reads.
+/// Encodes `changes` as frames for [`decode`].
 pub(crate) fn frames<E>(
     changes: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
     mut take: impl FnMut(Vec<u8>) -> Result<(), E>,
@@ -26,7 +26,7 @@ pub(crate) fn frames<E>(
     if frame.len() > 1 { take(frame) } else { Ok(()) }
 }
 
-/// What [`frames`] wrote.
+/// Decodes a frame; None if it is malformed.
 pub(crate) fn decode(changes: &[u8]) -> Option<Batch> {
     let mut bytes = FieldReader(changes);
     if bytes.u8()? != CHANGES_VERSION {
@@ -47,7 +47,7 @@ pub(crate) fn decode(changes: &[u8]) -> Option<Batch> {
     Some(batch)
 }
 
-/// What is left of a disk, with the setting that says how much stays free.
+/// Describes free space and reserve of a disk.
 pub(crate) fn free_space_text(space: DiskSpace) -> String {
     let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
     format!("{free} are free there, and {reserve} stay free (storage.reserve_mb)")

@@ -12,22 +12,21 @@ use super::spool::{Spool, Work};
 use crate::storage::layout::Kind;
 use crate::storage::{Db, Error};
 
-/// The most pairs of one chunk; up to 1 MiB.
+/// The maximum pairs of one scan, up to 1 MiB.
 const SCAN_PAIRS: usize = 256;
 
-/// What a [`Spooler`] has done.
+/// The result of one step of a [`Spooler`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spooled {
-    /// Effects are in the spool.
+    /// Effects were appended to the spool.
     Effects,
-    /// The tree has been read to its end, so the machine may end the copy; said once.
+    /// The scan of the tree has ended, so the state machine may end the snapshot; returned once.
     Scanned,
-    /// The machine has ended the copy, and all effects are in the spool.
+    /// The snapshot has ended, and all effects are in the spool.
     Complete,
 }
 
-/// Puts the effects of what is applied during a copy where its reader finds them. Dropped before it has said
-/// [`Spooled::Complete`], the copy is aborted.
+/// Moves effects from memory to the spool file. Dropped before [`Spooled::Complete`], the snapshot is aborted.
 pub struct Spooler {
     spool: Arc<Spool>,
     scan_reported: bool,
@@ -38,11 +37,11 @@ impl Spooler {
         Self { spool, scan_reported: false }
     }
 
-    /// Does what there is to do, without waiting; None where there is nothing.
+    /// Does the next task without waiting; None if there is none.
     ///
     /// # Errors
-    /// [`Error::Snapshot`] where the copy was aborted, its reader is gone, the spool is over its bound, or the disk would have
-    /// less than its reserve; the reader fails then too.
+    /// [`Error::Snapshot`] if the snapshot was aborted, its reader is gone, or the spool or the disk reached its limit;
+    /// the reader fails then, too.
     pub fn step(&mut self) -> Result<Option<Spooled>, Error> {
         let done = match self.spool.work(self.scan_reported)? {
             None => return Ok(None),
@@ -65,7 +64,7 @@ impl Spooler {
         Ok(Some(done))
     }
 
-    /// As [`Spooler::step`], but waits for something to do.
+    /// As [`Spooler::step`], but waits for a task.
     ///
     /// # Errors
     /// As there.
@@ -85,7 +84,7 @@ impl Drop for Spooler {
     }
 }
 
-/// Why a copy was given up, for the other end of it.
+/// Returns the reason of an abort for the other end.
 fn reason(failure: &Error) -> String {
     match failure {
         Error::Snapshot { detail } => detail.clone(),
@@ -93,23 +92,23 @@ fn reason(failure: &Error) -> String {
     }
 }
 
-/// A piece of a copy.
+/// A frame of a snapshot.
 #[derive(Debug)]
 pub enum Frame {
-    /// Changes, to be handed to [`SnapshotWriter::write`] as they are; at most 1 MiB and one change.
+    /// Changes for [`SnapshotWriter::write`](super::writer::SnapshotWriter::write); at most 1 MiB and one change.
     Changes(Vec<u8>),
-    /// The end: what the copy is a copy of.
+    /// The end, with the metadata of the snapshot.
     End(SnapshotMetadata),
 }
 
-/// Reads a copy while it is made: the tree, as fast as it is asked for, and the effects that were spooled meanwhile.
+/// Reads a snapshot while it is created: scans the tree on demand, and takes spooled effects.
 pub struct SnapshotReader {
     db: Arc<dyn Db>,
     spool: Arc<Spool>,
     bytes: u64,
-    /// Where the scan goes on; None at its end.
+    /// Where the scan resumes; None at its end.
     from: Option<Vec<u8>>,
-    /// What was read and not taken yet.
+    /// Frames of the last scan that were not returned yet.
     frames: VecDeque<Vec<u8>>,
     scans: u64,
 }
@@ -119,20 +118,20 @@ impl SnapshotReader {
         Self { db, spool, bytes, from: Some(Kind::FIRST.to_vec()), frames: VecDeque::new(), scans: 0 }
     }
 
-    /// About how many bytes the state takes up on this node's disk.
+    /// Returns about the bytes of the state on this node's disk.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many parts of the tree it has read: a simulator reads one at a time.
+    /// Returns the number of scans so far; the simulator makes one at a time.
     pub fn scans(&self) -> u64 {
         self.scans
     }
 
-    /// The next piece, waiting for it.
+    /// Waits for the next frame.
     ///
     /// # Errors
-    /// [`Error`] where the copy was aborted or failed, or the tree or the spool cannot be read.
+    /// [`Error`] if the snapshot was aborted, or the tree or the spool cannot be read.
     #[allow(clippy::should_implement_trait, reason = "it waits and fails, which an iterator's user does not expect")]
     pub fn next(&mut self) -> Result<Frame, Error> {
         loop {
@@ -145,7 +144,7 @@ impl SnapshotReader {
         }
     }
 
-    /// The next piece, where one can be had without waiting for the machine.
+    /// Returns the next frame without waiting for the state machine.
     ///
     /// # Errors
     /// As [`SnapshotReader::next`].
@@ -164,7 +163,7 @@ impl SnapshotReader {
         Ok(self.spool.end()?.map(Frame::End))
     }
 
-    /// Reads one chunk of the tree.
+    /// Scans one part of the tree.
     fn scan(&mut self, from: &[u8]) -> Result<(), Error> {
         self.scans += 1;
         let pairs = self.db.scan(from, None, SCAN_PAIRS)?;
@@ -174,7 +173,7 @@ impl SnapshotReader {
             kept.push_back(frame);
             Ok::<_, Error>(())
         })?;
-        // Effects and chunks take turns, so that neither keeps the other from being sent.
+        // Scans and effects take turns, so that neither starves the other.
         self.spool.mark_due();
         if self.from.is_none() {
             self.spool.scanned();

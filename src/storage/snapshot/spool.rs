@@ -27,33 +27,33 @@ use super::frames::free_space_text;
 use crate::model::DiskSpace;
 use crate::storage::{Batch, Engine, Error};
 
-/// The most bytes of effects that wait for the spooler, 64 MiB.
+/// The maximum bytes of effects waiting for the spooler, 64 MiB.
 const PENDING_EFFECT_BYTES: usize = 64 << 20;
 
-/// Length and checksum before each frame.
+/// The header of a frame in the file: length and checksum.
 const FRAME_HEADER: usize = 8;
 
-/// How large a spool may become.
+/// The size limit of a spool.
 pub struct SpoolBound {
     bytes: u64,
     space: Box<dyn Fn() -> Option<DiskSpace> + Send + Sync>,
 }
 
 impl SpoolBound {
-    /// At most `bytes`, and only as long as the disk of `engine` has more than its reserve.
+    /// Limits it to `bytes`, and to disks with more free space than their reserve.
     pub fn on(engine: Arc<dyn Engine>, bytes: u64) -> Self {
         Self { bytes, space: Box::new(move || engine.space()) }
     }
 }
 
 impl From<u64> for SpoolBound {
-    /// At most so many bytes, on a disk of which nothing is known.
+    /// Limits it to this many bytes, whatever the free disk space.
     fn from(bytes: u64) -> Self {
         Self { bytes, space: Box::new(|| None) }
     }
 }
 
-/// What the three share.
+/// The state shared by state machine, spooler and reader.
 pub(crate) struct Spool {
     file: File,
     bound: SpoolBound,
@@ -65,20 +65,20 @@ pub(crate) struct Spool {
 struct SpoolState {
     effects: VecDeque<Batch>,
     effect_bytes: usize,
-    /// The reader has read the tree to its end.
+    /// The reader has scanned the whole tree.
     scanned: bool,
-    /// The machine has said what the copy is a copy of: no effect comes after this.
+    /// The metadata of the snapshot, set by the state machine; no effect comes after it.
     ended: Option<SnapshotMetadata>,
-    /// Bytes of frames written and read since the file was empty last.
+    /// Bytes written and read since the ring was last empty.
     written: u64,
     read: u64,
-    /// Up to where there were frames when the reader read the tree last: they come before it reads on.
+    /// `written` at the last scan of the tree: frames before this position are sent before the next scan.
     due: u64,
-    /// How long the file is.
+    /// The length of the file.
     extent: u64,
     /// All frames are written.
     sealed: bool,
-    /// Why nothing comes of it.
+    /// Why the snapshot was aborted.
     failed: Option<String>,
 }
 
@@ -88,24 +88,24 @@ impl SpoolState {
     }
 }
 
-/// What there is to do for the spooler.
+/// The next task of the spooler.
 pub(crate) enum Work {
-    /// Effects came in.
+    /// Effects to append to the file.
     Effects(VecDeque<Batch>),
-    /// The tree has been read to its end.
+    /// The scan of the tree has ended.
     Scanned,
-    /// No effects come any more, and all were taken.
+    /// All effects were taken, and no more will come.
     Ended,
 }
 
 impl Spool {
-    /// A spool in this file.
+    /// Creates a spool in this file.
     pub(crate) fn new(file: File, mut bound: SpoolBound) -> Self {
         bound.bytes = bound.bytes.max(1);
         Self { file, bound, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// A spool of which the first `written` bytes of this file are the frames.
+    /// Creates a sealed spool whose file has `written` bytes of frames.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn holding(file: File, written: u64) -> Self {
         let spool = Self::new(file, written.into());
@@ -120,13 +120,13 @@ impl Spool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `ready`, or until the copy has failed.
+    /// Waits until `ready`, or until the snapshot is aborted.
     fn wait(&self, ready: impl Fn(&SpoolState) -> bool) {
         let waits = |state: &mut SpoolState| state.failed.is_none() && !ready(state);
         drop(self.changed.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Ends the copy for everybody, unless it is complete.
+    /// Aborts the snapshot for all three, unless it is complete.
     pub(crate) fn fail(&self, detail: impl Into<String>) {
         let mut state = self.lock();
         if !state.sealed {
@@ -136,14 +136,14 @@ impl Spool {
         self.changed.notify_all();
     }
 
-    /// The reader is gone, so nobody needs the rest.
+    /// Aborts the snapshot because its reader was dropped.
     pub(crate) fn reader_gone(&self) {
         let mut state = self.lock();
         state.failed.get_or_insert("its reader is gone".into());
         self.changed.notify_all();
     }
 
-    /// What there is to do now, if anything; `scan_reported` says that the end of the scan is known already.
+    /// Returns the next task, if there is one; `scan_reported` says that the end of the scan was already returned.
     pub(crate) fn work(&self, scan_reported: bool) -> Result<Option<Work>, Error> {
         let mut state = self.lock();
         state.check()?;
@@ -158,18 +158,18 @@ impl Spool {
         })
     }
 
-    /// Waits until [`Spool::work`] has something, or an error.
+    /// Waits until [`Spool::work`] returns a task or an error.
     pub(crate) fn wait_for_work(&self, scan_reported: bool) {
         self.wait(|state| !state.effects.is_empty() || (state.scanned && !scan_reported) || state.ended.is_some());
     }
 
-    /// The tree has been read to its end.
+    /// The scan of the tree has ended.
     pub(crate) fn scanned(&self) {
         self.lock().scanned = true;
         self.changed.notify_all();
     }
 
-    /// A part of the tree was read: the frames that are here now are to be read before the next.
+    /// Marks the frames that have to be sent before the next scan.
     pub(crate) fn mark_due(&self) {
         let mut state = self.lock();
         state.due = state.written;
@@ -186,7 +186,7 @@ impl Spool {
             let mut state = self.lock();
             state.check()?;
             if state.written == state.read {
-                // Nothing is left in it, so it is filled from its beginning again.
+                // The ring is empty: starts at offset 0 again, so that a short backlog keeps the file short.
                 (state.written, state.read, state.due) = (0, 0, 0);
             }
             if state.written - state.read + length > self.bound.bytes {
@@ -207,13 +207,18 @@ impl Spool {
         }
         let mut state = self.lock();
         state.written += length;
+        debug_assert!(
+            state.due <= state.written && state.read <= state.written,
+            "nothing is read before it is written"
+        );
+        debug_assert!(state.written - state.read <= self.bound.bytes, "the ring is bounded");
         state.extent += grows;
         drop(state);
         self.changed.notify_all();
         Ok(())
     }
 
-    /// Whether the file may grow by so many bytes.
+    /// Checks that the disk has room for this growth.
     fn check_space(&self, grows: u64) -> Result<(), Error> {
         let Some(space) = (self.bound.space)().filter(|space| grows > 0 && space.room() < grows) else { return Ok(()) };
         Err(Error::snapshot(format!(
@@ -231,7 +236,7 @@ impl Spool {
         Ok(())
     }
 
-    /// The next frame, if there is one; of those that are due alone where the tree is not read to its end.
+    /// Returns the next frame; before the end of the scan only those marked by [`Spool::mark_due`].
     pub(crate) fn next(&self) -> Result<Option<Vec<u8>>, Error> {
         let at = {
             let state = self.lock();
@@ -259,14 +264,14 @@ impl Spool {
         Ok(Some(payload))
     }
 
-    /// What the copy is a copy of, once all frames were read.
+    /// Returns the metadata once all frames were read.
     pub(crate) fn end(&self) -> Result<Option<SnapshotMetadata>, Error> {
         let state = self.lock();
         state.check()?;
         Ok(state.ended.clone().filter(|_| state.sealed && state.read >= state.written))
     }
 
-    /// Waits, once the tree is read to its end, until there is another frame, no further one, or an error.
+    /// Waits after the end of the scan until there is another frame, the end, or an error.
     pub(crate) fn wait_for_frame(&self) {
         self.wait(|state| state.read < state.written || state.sealed);
     }
@@ -280,16 +285,17 @@ impl Spool {
         Ok(())
     }
 
-    /// Where bytes of the stream lie in the file: the file is a ring, so a run may have two parts.
+    /// Maps a range of the stream to at most two ranges of the ring file.
     fn ring_spans(&self, at: u64, length: usize) -> impl Iterator<Item = (usize, usize, u64)> {
         let capacity = self.bound.bytes;
+        // Capacity 100, position 190, length 20: 10 bytes at offset 90, then 10 bytes at offset 0.
         let offset = at % capacity;
         let first = usize::try_from(capacity - offset).unwrap_or(usize::MAX).min(length);
         [(0, first, offset), (first, length, 0)].into_iter().filter(|(from, to, _)| from < to)
     }
 }
 
-/// The machine's end: dropped without [`EffectSender::end`], the copy is aborted.
+/// The state machine's end of the spool; dropped without [`EffectSender::end`], the snapshot is aborted.
 pub(crate) struct EffectSender {
     spool: Arc<Spool>,
 }
@@ -299,7 +305,7 @@ impl EffectSender {
         Self { spool }
     }
 
-    /// Hands over what was just written to the tree; never waits.
+    /// Queues a batch that was just written to the tree; never waits.
     pub(crate) fn push(&self, effects: Batch) {
         let bytes = effects.changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + 64);
         let bytes: usize = bytes.sum();
@@ -317,7 +323,7 @@ impl EffectSender {
         self.spool.changed.notify_all();
     }
 
-    /// Nothing follows: the copy is one of this.
+    /// Ends the snapshot at this metadata.
     pub(crate) fn end(self, metadata: SnapshotMetadata) {
         self.spool.lock().ended = Some(metadata);
         self.spool.changed.notify_all();

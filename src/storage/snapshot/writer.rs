@@ -11,16 +11,16 @@ use crate::model::mib;
 use crate::storage::generations::ReservedGeneration;
 use crate::storage::{Db, Error, StateMachine};
 
-/// What the engine may write before the space is looked at again: some of its segments.
+/// The bytes the engine may write between two checks of the free space: some of its segments.
 const SPACE_CHECK_MARGIN: u64 = 16 << 20;
 
-/// What may come with a copy beside the state, about: the effects of what is applied while it is made, 1 GiB.
+/// The maximum bytes of effects on top of the announced state, 1 GiB.
 const CHANGES_ALLOWANCE: u64 = 1 << 30;
 
-/// How many times smaller a copy may be than the files that it is of; these have been seen at 12 times the data.
+/// How many times smaller a snapshot may be than the files of its tree; up to 12 times was measured.
 const MAX_COMPRESSION: u64 = 16;
 
-/// Where a copy is to be received; dropped, it leaves nothing behind.
+/// A reserved generation for a snapshot; dropped, it leaves nothing behind.
 pub struct SnapshotTarget {
     reserved: ReservedGeneration,
     cache_bytes: u64,
@@ -31,11 +31,11 @@ impl SnapshotTarget {
         Self { reserved, cache_bytes }
     }
 
-    /// Makes the generation, which takes a while: not for the loop's thread. `announced` is how many bytes the sender says
-    /// its state takes up on its disk.
+    /// Creates the generation, which takes a while: not for the consensus thread. `announced` is the size of the state
+    /// on the sender's disk.
     ///
     /// # Errors
-    /// [`Error`] where there is no room for even a small part of it, or the generation cannot be made.
+    /// [`Error`] if there is no room for even a small part of it, or the generation cannot be created.
     pub fn open(self, announced: u64) -> Result<SnapshotWriter, Error> {
         let Self { reserved, cache_bytes } = self;
         if let Some(space) = reserved.space().filter(|space| space.room() < announced / MAX_COMPRESSION) {
@@ -50,11 +50,11 @@ impl SnapshotTarget {
     }
 }
 
-/// Builds a new machine generation out of a copy that arrives.
+/// Writes a received snapshot into a new generation.
 pub struct SnapshotWriter {
     db: Arc<dyn Db>,
     reserved: ReservedGeneration,
-    /// How many bytes may still come.
+    /// The bytes that may still come.
     left: u64,
 }
 
@@ -63,11 +63,11 @@ impl SnapshotWriter {
         Self { db, reserved, left: most }
     }
 
-    /// Writes one piece; not durable yet.
+    /// Writes one frame; not durable yet.
     ///
     /// # Errors
-    /// [`Error`] for malformed bytes, for more than was announced, where the disk would have less than its reserve, or for
-    /// a failed write; the generation is dropped then and nothing else is touched.
+    /// [`Error`] for malformed bytes, for more bytes than announced, for a disk at its reserve, or for a failed write;
+    /// the generation is dropped and nothing else is changed.
     pub fn write(&mut self, changes: &[u8]) -> Result<(), Error> {
         if let Some(space) = self.reserved.space().filter(|space| space.room() < SPACE_CHECK_MARGIN) {
             return Err(Error::snapshot(format!("it does not fit on the receiver's disk: {}", free_space_text(space))));
@@ -78,7 +78,7 @@ impl SnapshotWriter {
         self.db.write(batch)
     }
 
-    /// Checks that the state is the one announced, and syncs it.
+    /// Verifies the state against the metadata, and syncs it.
     ///
     /// # Errors
     /// [`Error`] as above.
@@ -108,24 +108,24 @@ impl SnapshotWriter {
     }
 }
 
-/// A complete, durable machine generation that is not in use yet; dropped, it is removed again.
+/// A complete, durable generation that is not in use yet; dropped, it is removed.
 pub struct ReceivedSnapshot {
     /// The generation.
     pub generation: u64,
-    // Before the reservation, so that the database is closed when its folder goes. Boxed, since it travels in the loop's
-    // inbox, whose every place is as large as the largest input.
+    // Declared before the reservation, so that the database is closed before its folder is removed. Boxed, because
+    // every slot of the loop's inbox is as large as the largest input.
     state_machine: Box<StateMachine>,
     reserved: ReservedGeneration,
 }
 
 impl ReceivedSnapshot {
-    /// The machine in it.
+    /// Returns its state machine.
     pub fn state_machine(&self) -> &StateMachine {
         &self.state_machine
     }
 
-    /// Takes the generation into use: its folder stays from now on, until [`super::DataDir::garbage`] is asked with
-    /// another generation than this.
+    /// Takes the generation into use: its folder is kept until [`super::super::DataDir::garbage`] is called with
+    /// another generation.
     pub fn take(self) -> (u64, StateMachine) {
         self.reserved.keep();
         (self.generation, *self.state_machine)

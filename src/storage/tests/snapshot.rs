@@ -11,7 +11,7 @@ fn receive(read: Vec<Vec<u8>>, mut reader: SnapshotReader) -> Result<(Arc<Memory
     let db = Arc::new(Memory::default());
     let write = |changes: &[u8]| {
         assert!(changes.len() < (1 << 20) + 10_000);
-        crate::storage::Db::write(&*db, crate::storage::snapshot::decode(changes).unwrap())
+        crate::storage::Db::write(&*db, crate::storage::snapshot::frames::decode(changes).unwrap())
     };
     read.iter().try_for_each(|changes| write(changes))?;
     loop {

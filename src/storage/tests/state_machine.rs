@@ -368,10 +368,10 @@ fn a_copy_or_a_tree_with_a_key_that_no_command_writes_is_refused() {
         }
         (batch, frame)
     };
-    assert!(crate::storage::snapshot::decode(&changes(b"k").1).is_some());
+    assert!(crate::storage::snapshot::frames::decode(&changes(b"k").1).is_some());
     for key in [&b""[..], b"\xff", &vec![b'k'; 1025], &vec![b'k'; 2 << 20]] {
         let (batch, frame) = changes(key);
-        assert!(crate::storage::snapshot::decode(&frame).is_none());
+        assert!(crate::storage::snapshot::frames::decode(&frame).is_none());
         let (db, state_machine) = fresh();
         drop(state_machine);
         db.write(batch).unwrap();

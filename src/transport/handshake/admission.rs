@@ -6,58 +6,59 @@
 //!
 //! See also: `listener`, `acceptor`, `snapshot_stream` (the callers).
 
+use std::str::FromStr;
+
 use raft::eraftpb::{Message, MessageType};
 
 use super::{Denial, Hello};
-use crate::model::{IdentityConflict, JoinAccepted, JoinOffer, PeerTable, WhoAmI, check_address, check_name};
+use crate::model::{IdentityConflict, JoinAccepted, JoinOffer, NodeAddress, NodeName, PeerTable, WhoAmI};
 
-/// The largest term or index that is believed. No cluster ever counts that far, raft adds to both without a check, and a
-/// node that once recorded such a term could never start again.
+/// The largest accepted term or index. No cluster ever counts that far, raft adds to both without a check, and a node
+/// that recorded such a term could never start again.
 const MAX_COUNT: u64 = 1 << 62;
 
 fn check_node(name: &str, address: &str) -> Result<(), String> {
-    check_name(name).map_err(|reason| format!("the name it gives: {reason}"))?;
-    check_address(address).map_err(|reason| format!("the address it gives: {reason}"))
+    NodeName::from_str(name).map_err(|reason| format!("its node name: {reason}"))?;
+    NodeAddress::from_str(address).map(drop).map_err(|reason| format!("its address: {reason}"))
 }
 
-/// Whether a name and an address are ones; a node that has not started completely has neither.
+/// Checks the name and address of a hello; a starting node has neither.
 ///
 /// # Errors
-/// What is wrong, for the log.
+/// The reason, for the log.
 pub fn check_hello(hello: &Hello) -> Result<(), String> {
     let starting = hello.cluster_id == 0 && hello.node_id.is_empty() && hello.raft_address.is_empty();
     if starting { Ok(()) } else { check_node(&hello.node_id, &hello.raft_address) }
 }
 
-/// Whether the names and addresses of an offer are ones.
+/// Checks the names and addresses of a join offer.
 ///
 /// # Errors
-/// What is wrong, for the log and for the leader.
+/// The reason, for the log and the leader.
 pub fn check_offer(offer: &JoinOffer) -> Result<(), String> {
     check_node(&offer.leader_name, &offer.leader_address)?;
     check_node(&offer.node_id, &offer.raft_address)
 }
 
-/// Whether the name and the address in the answer of a stranger are ones.
+/// Checks the name and addresses of an identify answer.
 ///
 /// # Errors
-/// What is wrong, for the person who asked.
+/// The reason, for the client.
 pub fn check_who(who: &WhoAmI) -> Result<(), String> {
     check_node(&who.node_id, &who.http_address)?;
     check_node(&who.node_id, &who.raft_address)
 }
 
-/// Whether the name and the address of a joiner are ones.
+/// Checks the name and address of a joiner.
 ///
 /// # Errors
-/// What is wrong, for the person who asked.
+/// The reason, for the client.
 pub fn check_join_accepted(accepted: &JoinAccepted) -> Result<(), String> {
     check_node(&accepted.started_as, &accepted.http_address)
 }
 
-/// Whether a peer that introduces itself so may come in, for as long as `table` is the one and `known` is the life that it
-/// was spoken to in last. A copy of a member's disk is refused as one, whatever its address: only then does it matter where
-/// it is.
+/// Decides whether a peer is admitted by `table`; `check` compares its boot history with the recorded one. A clone of a
+/// member's disk is reported as an identity conflict whatever its address, so that check comes before the address.
 ///
 /// # Errors
 /// [`Denial`], to be sent back.
@@ -92,10 +93,10 @@ pub fn admit(
     }
 }
 
-/// Whether raft may see this message of the peer `from` on the node `to`.
+/// Checks a raft message of the peer `from` on the node `to`.
 ///
 /// # Errors
-/// What is wrong with it, for the log.
+/// The reason, for the log.
 pub fn check_message(message: &Message, from: u64, to: u64) -> Result<(), String> {
     if (message.from, message.to) != (from, to) {
         return Err(format!("a message from {} to {}, between {from} and {to}", message.from, message.to));
@@ -118,7 +119,7 @@ pub fn check_message(message: &Message, from: u64, to: u64) -> Result<(), String
         | MessageType::MsgReadIndexResp
         | MessageType::MsgRequestPreVote
         | MessageType::MsgRequestPreVoteResponse => {}
-        // The one message that travels without a term.
+        // The only message without a term.
         MessageType::MsgReadIndex => return Ok(()),
         MessageType::MsgSnapshot
         | MessageType::MsgHup
@@ -129,16 +130,16 @@ pub fn check_message(message: &Message, from: u64, to: u64) -> Result<(), String
         | MessageType::MsgCheckQuorum => return Err(format!("{kind:?}, which never travels so")),
     }
     if message.term == 0 {
-        // Raft takes a message without a term for one of its own.
+        // Raft treats a message without a term as local.
         return Err(format!("{kind:?} without a term"));
     }
     Ok(())
 }
 
-/// Whether a MsgSnapshot at the end of a stream is one.
+/// Checks the MsgSnapshot at the end of a stream.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The reason.
 pub fn check_snapshot(message: &Message, from: u64, to: u64) -> Result<(), String> {
     let metadata = message.get_snapshot().get_metadata();
     let sound = message.msg_type == MessageType::MsgSnapshot
@@ -151,7 +152,10 @@ pub fn check_snapshot(message: &Message, from: u64, to: u64) -> Result<(), Strin
     if sound { Ok(()) } else { Err("the stream ended in a message that is no snapshot for this node".into()) }
 }
 
-/// A gap or a step back in an append would end the process inside raft.
+/// Checks that entries are contiguous with monotone terms: raft panics otherwise.
+///
+/// Example: after (4, term 2), the entries (5, 2) (6, 3) pass; (6, 3) alone has a gap; (5, 3) (6, 2) has a falling
+/// term.
 fn check_entries(message: &Message) -> Result<(), String> {
     let mut before = (message.index, message.log_term);
     for entry in message.entries.iter() {

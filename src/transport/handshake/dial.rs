@@ -9,6 +9,7 @@
 //! See also: `link` (when to dial again).
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -16,35 +17,35 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Denial, Hello, WIRE_VERSION, Welcome, preamble};
-use crate::model::{IdentityConflict, check_address};
+use crate::model::{IdentityConflict, NodeAddress};
 use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::{Preamble, read_frame, read_preamble};
 use crate::transport::wire::{Frame, WireError};
 
-/// How long one address may take to connect.
+/// The limit of a connect to one address.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// How long the other end may take to introduce itself.
+/// The limit of the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
-/// The most addresses of one name that are tried.
+/// The maximum addresses tried per name.
 const MAX_ADDRESSES: usize = 8;
 
-/// Why there is no connection.
+/// Why a dial failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DialError {
-    /// The address is none.
+    /// The address is malformed.
     #[error("it is not of the form host:port ({0})")]
     Address(&'static str),
-    /// The name stands for nothing.
+    /// The name cannot be resolved.
     #[error("the host name cannot be resolved: {0}")]
     Unresolved(String),
     /// Nothing listens, or nothing answers.
     #[error("{0}")]
     Unreachable(String),
-    /// Something listens that does not speak huskv. What it said is for the debug log alone: whoever may ask for a dial
-    /// is not to read the banners of other hosts.
+    /// Another protocol. What it sent goes to the debug log alone: a client that may cause a dial must not read the
+    /// banners of other hosts.
     #[error("something answered, but not as a huskv peer port (an HTTP port?)")]
     Foreign(String),
-    /// Something listens and says nothing.
+    /// It accepts the connection and sends nothing.
     #[error(
         "{0} takes the connection, but does not answer as a huskv peer port (an HTTP port, or a process that hangs?)"
     )]
@@ -52,19 +53,19 @@ pub enum DialError {
     /// The connection broke during the handshake.
     #[error("the handshake failed: {0}")]
     Broken(String),
-    /// It does not want this dialler.
+    /// It refuses this node.
     #[error("refused: {0}")]
     Denied(Denial),
-    /// It is not the member that was spoken to before.
+    /// It is not the recorded member.
     #[error("identity conflict: its {0}")]
     Conflict(IdentityConflict),
-    /// It speaks another version.
+    /// It speaks another wire version.
     #[error("it speaks wire version {0}, this node speaks {WIRE_VERSION}")]
     Version(u16),
 }
 
 impl DialError {
-    /// How much an error tells; of several addresses the most telling is reported.
+    /// Returns how specific an error is; of several addresses the most specific error is reported.
     fn specificity(&self) -> u8 {
         match self {
             Self::Unresolved(_) => 0,
@@ -79,39 +80,39 @@ impl DialError {
     }
 }
 
-/// Where a member may be found.
+/// The known addresses of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerAddress {
-    /// What the member table says.
+    /// The address in the member table.
     table: String,
-    /// What the member itself said last, in a handshake.
-    self_reported: Option<String>,
-    /// Whether its own word is newer than the table's.
+    /// The address the member reported last, in a handshake.
+    self_reported: Option<NodeAddress>,
+    /// Whether its own report is newer than the table.
     prefer_self_reported: bool,
-    /// What another member says it has said.
-    gossiped: Option<String>,
+    /// The address another member has passed on.
+    gossiped: Option<NodeAddress>,
 }
 
 impl PeerAddress {
-    /// Where the table says the member is.
+    /// Starts with the address in the table.
     pub fn new(table: &str) -> Self {
         Self { table: table.into(), self_reported: None, prefer_self_reported: false, gossiped: None }
     }
 
-    /// What the table says.
+    /// Returns the address in the table.
     pub fn listed_address(&self) -> &str {
         &self.table
     }
 
-    /// The member has said where it is.
+    /// Stores an address reported by the member itself.
     pub fn set_self_reported(&mut self, address: &str) {
-        if check_address(address).is_ok() {
-            self.prefer_self_reported = address != self.table;
-            self.self_reported = Some(address.into());
+        if let Ok(address) = NodeAddress::from_str(address) {
+            self.prefer_self_reported = *address != *self.table;
+            self.self_reported = Some(address);
         }
     }
 
-    /// The table was published; true where it says something new.
+    /// Stores the address in a published table; true if it is new.
     pub fn set_listed(&mut self, address: &str) -> bool {
         let changed = address != self.table;
         if changed {
@@ -121,21 +122,23 @@ impl PeerAddress {
         changed
     }
 
-    /// Another member has passed on where this one is; true where that is new.
+    /// Stores an address passed on by another member; true if it is new.
     pub fn set_gossiped(&mut self, address: &str) -> bool {
-        let new = check_address(address).is_ok() && self.gossiped.as_deref() != Some(address);
-        if new {
-            self.gossiped = Some(address.into());
+        match NodeAddress::from_str(address) {
+            Ok(address) if self.gossiped.as_ref() != Some(&address) => {
+                self.gossiped = Some(address);
+                true
+            }
+            _ => false,
         }
-        new
     }
 
-    /// What the member itself has said, where the table does not say so.
+    /// Returns the self-reported address if it differs from the table.
     pub fn self_reported(&self) -> Option<&str> {
-        self.self_reported.as_deref().filter(|address| *address != self.table)
+        self.self_reported.as_deref().filter(|address| *address != self.table.as_str())
     }
 
-    /// What to dial at the given attempt: the newer word, and in turn the others.
+    /// Returns the address of the given attempt: the newest first, and the others in turn.
     pub fn address(&self, attempt: usize) -> &str {
         let (table, self_reported) = (Some(self.table.as_str()), self.self_reported.as_deref());
         let sources = if self.prefer_self_reported { [self_reported, table] } else { [table, self_reported] };
@@ -149,12 +152,12 @@ impl PeerAddress {
     }
 }
 
-/// Dials `address` and introduces this node with `hello`, all within `limit`.
+/// Dials `address` and completes the handshake with `hello`, all within `limit`.
 ///
 /// # Errors
-/// [`DialError`]; of several addresses, what tells most.
+/// [`DialError`]; of several addresses, the most specific one.
 pub async fn dial(address: &str, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
-    check_address(address).map_err(DialError::Address)?;
+    NodeAddress::from_str(address).map_err(DialError::Address)?;
     let deadline = Instant::now() + limit;
     let sockets = timeout_at(deadline, resolve(address)).await;
     let sockets = sockets.map_err(|_| DialError::Unresolved("no answer in time".into()))??;
@@ -176,14 +179,14 @@ async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
     Ok(sockets.map_err(|error| DialError::Unresolved(error.to_string()))?.take(MAX_ADDRESSES).collect())
 }
 
-/// Connects to one address and shakes hands.
+/// Connects to one address and completes the handshake.
 async fn connect_one(socket: SocketAddr, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
     let deadline = Instant::now() + limit;
     let connected = timeout(limit.min(CONNECT_LIMIT), TcpStream::connect(socket)).await;
     let mut stream = connected
         .map_err(|_| DialError::Unreachable(format!("{socket} does not answer")))?
         .map_err(|error| DialError::Unreachable(format!("{socket}: {error}")))?;
-    // A free local port can be picked as the source of a connection to itself; nobody listens there.
+    // The kernel may pick the dialled port as the source port and connect the socket to itself.
     if stream.local_addr().ok() == stream.peer_addr().ok() {
         return Err(DialError::Unreachable(format!("{socket}: nothing listens there")));
     }
@@ -198,7 +201,7 @@ async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, D
     let broken = |error: WireError| DialError::Broken(error.to_string());
     let mut bytes = preamble(WIRE_VERSION).to_vec();
     bytes.extend(Frame::Hello(hello.clone()).encode().map_err(broken)?);
-    // Whoever refuses may do so, and close, before it has read everything: what it said is read all the same.
+    // An acceptor may refuse and close before it has read everything, so its answer is read even if the write failed.
     let written = stream.write_all(&bytes).await;
     match read_preamble(stream).await {
         Ok(Preamble::Huskv(WIRE_VERSION)) => {}

@@ -29,74 +29,75 @@ pub const MAGIC: [u8; 8] = *b"\x89HUSKV\r\n";
 /// The version of everything that follows the preamble, the encodings of `model` included.
 pub const WIRE_VERSION: u16 = 2;
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
-    /// Raft messages and forwarded requests, for as long as both live.
+    /// Raft messages and forwarded requests, for as long as both ends run.
     Peer,
-    /// One copy of the machine.
+    /// One snapshot.
     Snapshot,
-    /// One question: who are you?
+    /// One rpc: identify.
     Identify,
-    /// One question: will you be one of us?
+    /// One rpc: join offer.
     JoinOffer,
-    /// One question: what do you know of me?
+    /// One rpc: probe.
     Probe,
 }
 
-/// How the dialler introduces itself.
+/// The identity of the dialler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// What it wants.
+    /// The purpose.
     pub purpose: Purpose,
-    /// Its cluster; 0 where it does not know yet.
+    /// Its cluster; 0 if it is still starting.
     pub cluster_id: u64,
     /// Its raft id, likewise.
     pub from: u64,
-    /// The raft id that it expects to reach; 0 for strangers.
+    /// The raft id it dials; 0 for rpcs.
     pub to: u64,
     /// Its name, for messages.
     pub node_id: String,
-    /// Where its peers are to dial it, `host:port`; empty where it does not know yet.
+    /// Its peer address, `host:port`; empty if it is still starting.
     pub raft_address: String,
-    /// Whether that is another address than the one that its cluster has recorded for it.
+    /// Whether it differs from the address that its cluster has recorded.
     pub moved: bool,
-    /// Its lives, and the one that the acceptor has heard last; none for strangers.
+    /// Its boot history, including the boot id that the acceptor last saw; empty for rpcs.
     pub boot_history: BootHistory,
-    /// The life that it has spoken to the acceptor in last: whoever knows it is told those since.
+    /// The last boot id of the acceptor that it has seen: it proves that this is a known peer, so the acceptor answers
+    /// with its history.
     pub known: Option<BootId>,
 }
 
-/// The acceptor's good word, and who it is.
+/// The acceptor admits the dialler, and its identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// Its cluster; 0 where it does not know yet.
+    /// Its cluster; 0 if it is still starting.
     pub cluster_id: u64,
     /// Its raft id, likewise.
     pub raft_id: u64,
-    /// Its lives, and the one that the dialler has heard last; none for strangers.
+    /// Its boot history, including the boot id that the dialler last saw; empty for rpcs.
     pub boot_history: BootHistory,
 }
 
-/// Why the acceptor will not have the dialler.
+/// Why the acceptor refuses the dialler.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum Denial {
-    /// The acceptor has not started completely.
+    /// The acceptor is still starting.
     #[error("the node there is still starting")]
     Starting,
-    /// The acceptor was itself removed from its cluster.
+    /// The acceptor was removed from its cluster.
     #[error("the node there was removed from its cluster")]
     AcceptorRemoved,
     /// The acceptor belongs to another cluster.
     #[error("the node there belongs to another cluster ({cluster_id})")]
     OtherCluster {
-        /// Which.
+        /// Its cluster.
         cluster_id: u64,
     },
     /// The dialler was removed from the cluster.
     #[error("raft id {raft_id} was removed from the cluster {cluster_id}")]
     Removed {
-        /// Which cluster says so.
+        /// The cluster.
         cluster_id: u64,
         /// The dialler's raft id.
         raft_id: u64,
@@ -107,36 +108,36 @@ pub enum Denial {
         /// The acceptor's raft id.
         raft_id: u64,
     },
-    /// The dialler claims the acceptor's own raft id, or none.
+    /// The dialler uses the acceptor's own raft id, or none.
     #[error("what answers there is this node itself, or a copy of it")]
     SelfDial,
-    /// The dialler is not the member that the acceptor has spoken to before.
+    /// The dialler is not the recorded member.
     #[error("identity conflict: this node's {0}")]
     Conflict(IdentityConflict),
-    /// The dialler is connected in the life that is known, and says that it has begun another one.
+    /// The dialler is still connected at the recorded boot id and reports a newer one.
     #[error(
         "this node is connected there in its life {0}: where that has just ended, this passes within 10 s; where it has \
          not, one of the two is a copy of the other's disk"
     )]
     Connected(BootId),
-    /// The dialler has another address than its cluster has recorded, and has only its own word for that.
+    /// The dialler reports another address than its cluster has recorded, without proof.
     #[error(
         "the member table there has this node at {listed}; POST /raft/join on a member with this node's name and its new \
          address (or set cluster.follow_moves on every member)"
     )]
     Moved {
-        /// Where the table has it.
+        /// Its address in the table.
         listed: String,
     },
-    /// The dialler is in the table and names no life.
+    /// The dialler is in the table and reports no boot id.
     #[error("a member of the cluster says in which life it is")]
     NoBootId,
-    /// The acceptor cannot write down whom it speaks to.
+    /// The acceptor cannot record the dialler.
     #[error("the disk of the node there fails")]
     Disk,
 }
 
-/// The preamble of a version.
+/// Returns the preamble of a version.
 #[must_use]
 pub fn preamble(version: u16) -> [u8; MAGIC.len() + 2] {
     let mut bytes = [0; MAGIC.len() + 2];

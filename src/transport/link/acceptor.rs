@@ -36,16 +36,16 @@ use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::read_budgeted;
 use crate::transport::wire::{Frame, WireError};
 
-/// The most requests of one member that are under way at once.
+/// The maximum requests of one member in flight.
 const MAX_IN_FLIGHT: usize = 1024;
-/// The most bytes of one member's requests that are under way at once, 128 MiB.
+/// The maximum bytes of one member's requests in flight, 128 MiB.
 const MAX_BYTES: usize = 128 << 20;
-/// The most frames besides answers that wait to be written.
+/// The maximum queued control frames.
 const MAX_CONTROL_FRAMES: usize = 64;
-/// The longest a member may have a request wait, one hour.
+/// The maximum deadline, one hour.
 const MAX_DEADLINE: Duration = Duration::from_hours(1);
 
-/// Serves the connection to its end. `who` is the member for the log.
+/// Serves the connection to its end. `who` describes the member in the log.
 pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcome: Welcome, who: &str) {
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
@@ -66,19 +66,19 @@ pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcom
             error => registry.warn_limited("a peer cannot be understood", who, &error.to_string()),
         },
         _ = writer_half.write_loop(writer) => {
-            // What was said last is read there only if what comes from there is read here; none of it counts any more.
+            // Reads and discards: closing over unread bytes would reset the connection and lose the last frames sent.
             drop(timeout(DRAIN_LIMIT, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
         }
     }
 }
 
-/// The place of a request among those under way, in number and in bytes.
+/// A request in flight, by number and bytes.
 type InFlightPermit = [OwnedSemaphorePermit; 2];
 
-/// The answer to one forwarded request, with its place.
+/// The reply to a forwarded request, with its permit.
 type Reply = (u64, Result<Answer, Refusal>, InFlightPermit);
 
-/// The reply that a forwarded request carries; dropped by a loop that ends, it says so.
+/// Replies to a forwarded request exactly once; dropped by a stopping loop, it replies so.
 struct ReplyGuard {
     token: u64,
     permit: Option<InFlightPermit>,
@@ -88,7 +88,7 @@ struct ReplyGuard {
 impl ReplyGuard {
     fn answer(&mut self, result: Result<Answer, Refusal>) {
         if let Some(permit) = self.permit.take() {
-            // There is room for every ticket; it fails only where the connection is gone.
+            // The queue has a slot for every permit; sending fails only after the connection ended.
             drop(self.replies.try_send((self.token, result, permit)));
         }
     }
@@ -124,8 +124,8 @@ impl Reader<'_> {
                 Err(error) => return error,
             };
             if !heard {
-                // It speaks, so it has taken the welcome and knows this node's life. If that cannot be noted now, it is at the
-                // next connection.
+                // A frame proves that it received the welcome and knows this node's boot id. If that cannot be recorded
+                // now, it is at the next connection.
                 heard = true;
                 drop(self.registry.record_peer(self.hello.from, &self.hello.boot_history, true).await);
             }
@@ -133,7 +133,7 @@ impl Reader<'_> {
                 Frame::Step(message) => match check_message(&message, self.hello.from, self.welcome.raft_id) {
                     Ok(()) => {
                         let (term, max_term) = (message.term, self.registry.handle.names().believable_term);
-                        // The loop does not believe it either, and may ask the member about it.
+                        // The loop refuses such a term, too, and may ask the member about it.
                         let input = Box::new(Input::Step(message));
                         self.registry.handle.deliver(Input::Counted { input, room: Box::new(permit) }).await;
                         if let Some(max_term) = max_term.filter(|max_term| term > *max_term) {
@@ -159,7 +159,7 @@ impl Reader<'_> {
                     let to = self.welcome.raft_id;
                     self.registry.handle.deliver(Input::Request { request, deadline, hop, to, reply }).await;
                 }
-                // Where it does not fit, what is there already tells as much.
+                // If the queue is full, the queued frames say as much.
                 Frame::Ping => {
                     let follows = Frame::Follows(self.registry.handle.names().follows);
                     drop(self.control.try_send(follows));
@@ -187,7 +187,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A place for a request of so many bytes.
+    /// Acquires a permit for a request.
     fn permit(&self, is_member: bool, bytes: usize) -> Result<InFlightPermit, Refusal> {
         if !is_member {
             let detail =

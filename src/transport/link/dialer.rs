@@ -31,50 +31,50 @@ use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::read_budgeted;
 use crate::transport::wire::{Frame, WireError};
 
-/// How long nothing may come in before the connection counts as dead, at either end.
+/// The time without input after which a connection is dead, at either end.
 pub const SILENCE: Duration = Duration::from_secs(10);
-/// How much is gathered before it is written.
+/// The size of the write buffer.
 pub const BUFFER_BYTES: usize = 64 << 10;
-/// How long a connection that is not wanted any more may take to send what is queued.
+/// How long a closing connection may take to send what is queued.
 pub const DRAIN_LIMIT: Duration = Duration::from_millis(150);
-/// How often the dialler says that it is still here.
+/// The interval of pings.
 const PING_EVERY: Duration = Duration::from_secs(1);
-/// How long a member that left the table is still told what is queued for it.
+/// How long a removed member is still sent what is queued.
 const RETIRE_DELAY: Duration = Duration::from_millis(500);
 
 /// How a connection ended.
 pub enum End {
     /// It failed; the reason is for the log.
     Broken(String),
-    /// It was closed from here, for good.
+    /// It was closed by this node, for good.
     Over,
 }
 
-/// Why a connection ends whose other end is known in another life by now.
+/// Returns why a connection ends whose peer is now recorded at another boot id.
 fn superseded_reason(conflict: &IdentityConflict) -> String {
     if conflict.claimed.count == 0 {
-        // It was met while one of the two was no member yet.
+        // It was connected while one of the two was no member yet.
         return "it is a member now, and is dialled again for the life that it is in".to_owned();
     }
     conflict.to_string()
 }
 
-/// One connection and what it belongs to.
+/// An established connection to a member.
 pub struct DialerLink<'a> {
     /// The member's raft id.
     pub peer: u64,
-    /// How this node introduced itself.
+    /// The hello of this node.
     pub hello: &'a Hello,
-    /// What all share.
+    /// The shared state.
     pub registry: &'a Registry,
-    /// The member's requests.
+    /// The forwarded requests.
     pub forwards: &'a Forwards,
-    /// The lives that the other end has.
+    /// The boot history of the peer.
     pub boot_history: &'a BootHistory,
 }
 
 impl DialerLink<'_> {
-    /// Uses `stream` to its end: first for what was `held`, then for the `queue`.
+    /// Uses `stream` to its end: sends the `held` frames first, then the `queue`.
     pub async fn run(
         &self,
         stream: TcpStream,
@@ -92,11 +92,11 @@ impl DialerLink<'_> {
             reason = &mut reading => End::Broken(reason),
             conflict = self.registry.until_superseded(self.peer, self.boot_history) => End::Broken(superseded_reason(&conflict)),
             end = self.write_loop(&mut writer, &clock, held, queue, peer_address) => end.unwrap_or_else(|e| End::Broken(e.to_string())),
-            // The other end may have stopped taking anything.
+            // The other end may have stopped reading.
             () = async { self.registry.stopped().await; sleep(DRAIN_LIMIT).await } => End::Over,
         };
         if matches!(end, End::Over) {
-            // What was said last is read there only if what comes from there is read here.
+            // Reads on: closing over unread bytes would reset the connection and lose the last frames sent.
             let closing = async {
                 if writer.shutdown().await.is_ok() {
                     reading.await;
@@ -107,7 +107,7 @@ impl DialerLink<'_> {
         end
     }
 
-    /// Takes what comes back, until the connection fails.
+    /// Handles incoming frames until the connection fails.
     async fn read_loop(&self, reader: OwnedReadHalf, clock: &PeerClock) -> String {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
         let share = ConnectionShare::new();
@@ -120,7 +120,7 @@ impl DialerLink<'_> {
             };
             match frame {
                 Frame::Reply { token, result } => self.forwards.answer_counted(token, result, permit).await,
-                // A node in whose table this one is not yet answers on this connection.
+                // A node that does not have this one in its table yet answers on this connection.
                 Frame::Step(message) => match check_message(&message, self.peer, self.hello.from) {
                     Ok(()) => {
                         let input = Box::new(Input::Step(message));
@@ -142,7 +142,7 @@ impl DialerLink<'_> {
         }
     }
 
-    /// Writes what is queued, until the connection is not wanted any more or fails.
+    /// Writes queued frames until the connection is closed or fails.
     async fn write_loop(
         &self,
         writer: &mut BufWriter<OwnedWriteHalf>,
@@ -218,7 +218,7 @@ impl DialerLink<'_> {
                     writer.flush().await?;
                     clock.wait_for_first().await;
                 }
-                // Answered already: its time ran out in the queue.
+                // Answered already: its deadline passed in the queue.
                 let Some(until) = self.forwards.sending(token) else { return Ok(()) };
                 let (deadline, relay) = (clock.to_peer_time(until), hop == Hop::Relay);
                 match (Frame::Forward { token, deadline, relay, request }).encode() {

@@ -18,10 +18,10 @@ use crate::model::Millis;
 use crate::model::{Answer, Code, Refusal};
 use crate::transport::memory_budget::BudgetPermit;
 
-/// The most requests that wait for one member.
+/// The maximum requests waiting for one member.
 const MAX_WAITING: usize = 4096;
 
-/// The book of one member.
+/// The forwarded requests of one member.
 pub struct Forwards {
     handle: Handle,
     peer: String,
@@ -38,7 +38,7 @@ struct ForwardTable {
 
 struct PendingForward {
     deadline: Instant,
-    /// The same moment by the process's clock.
+    /// The same instant by the process's clock.
     until_ms: Millis,
     sent: bool,
 }
@@ -47,6 +47,7 @@ impl ForwardTable {
     fn take(&mut self, token: u64) -> Option<PendingForward> {
         let waiting = self.waiting.remove(&token)?;
         self.deadlines.remove(&(waiting.deadline, token));
+        debug_assert_eq!(self.waiting.len(), self.deadlines.len(), "one deadline per request");
         Some(waiting)
     }
 
@@ -59,7 +60,7 @@ impl ForwardTable {
 }
 
 impl Forwards {
-    /// An empty book for the member called `peer`.
+    /// Returns an empty table for the member `peer`.
     pub fn new(handle: Handle, peer: &str) -> Self {
         Self { handle, peer: peer.into(), table: Mutex::default(), deadline_moved: Notify::new() }
     }
@@ -68,7 +69,7 @@ impl Forwards {
         self.table.lock().expect("nothing panics while it holds the book")
     }
 
-    /// Takes a token in; false, and nothing taken, where the book is full or closed.
+    /// Adds a token; false if the table is full or closed.
     #[must_use]
     pub fn open(&self, token: u64, deadline: Instant) -> bool {
         let mut table = self.table();
@@ -84,14 +85,13 @@ impl Forwards {
         true
     }
 
-    /// Takes a token out again that could not be queued; false where somebody else has answered it.
+    /// Removes a token that could not be queued; false if it was answered already.
     #[must_use]
     pub fn withdraw(&self, token: u64) -> bool {
         self.table().take(token).is_some()
     }
 
-    /// The token is about to be given to the connection: until when it is waited for, by the process's clock, or None where
-    /// it was answered already.
+    /// Marks a token as sent; returns its deadline by the process's clock, or None if it was answered already.
     pub fn sending(&self, token: u64) -> Option<Millis> {
         let mut table = self.table();
         let waiting = table.waiting.get_mut(&token)?;
@@ -99,14 +99,14 @@ impl Forwards {
         Some(waiting.until_ms)
     }
 
-    /// Answers one token, unless that was done already.
+    /// Answers one token, unless it was answered already.
     pub async fn answer(&self, token: u64, result: Result<Answer, Refusal>) {
         if self.withdraw(token) {
             self.handle.deliver(Input::Forwarded { token, result }).await;
         }
     }
 
-    /// As [`Forwards::answer`], with the room that the answer takes until the loop has it.
+    /// As [`Forwards::answer`], and releases the memory budget of the reply once the loop has it.
     pub async fn answer_counted(&self, token: u64, result: Result<Answer, Refusal>, permit: BudgetPermit) {
         if self.withdraw(token) {
             let input = Box::new(Input::Forwarded { token, result });
@@ -114,7 +114,7 @@ impl Forwards {
         }
     }
 
-    /// The connection broke: what was given to it is answered as unknown.
+    /// The connection broke: answers what was sent as unknown.
     pub async fn broken(&self, reason: &str) {
         let lost = self.table().take_all(|waiting| waiting.sent);
         let detail = format!(
@@ -127,7 +127,7 @@ impl Forwards {
         }
     }
 
-    /// Nothing more is taken in, and what is left is answered.
+    /// Closes the table and answers the rest.
     pub async fn close(&self, code: Code, reason: &str) {
         let left = {
             let mut table = self.table();
@@ -144,7 +144,7 @@ impl Forwards {
         }
     }
 
-    /// Answers what runs out of time, for ever.
+    /// Answers requests whose deadline passes, for ever.
     pub async fn expire(&self) {
         loop {
             let next = self.table().deadlines.first().copied();

@@ -31,6 +31,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::backoff::Backoff;
 use super::handshake::dial::{DialError, PeerAddress, dial};
 use super::handshake::{Denial, Hello, Purpose};
 use super::registry::Registry;
@@ -40,69 +41,64 @@ use dialer::{DialerLink, End};
 use forwards::Forwards;
 use send_queue::QueuedFrame;
 
-/// The most parcels kept for the connection that is being dialled.
+/// The maximum frames held while dialling.
 const HELD_FRAMES: usize = 128;
-/// The shortest time between two dials.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-/// The longest time between two dials.
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// A connection that lived this long was a good one: the backoff begins anew.
+/// A connection that lasted this long resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
-/// How long one dial may take, all addresses of the name together.
+/// The limit of a dial over all addresses of the name.
 const DIAL_LIMIT: Duration = Duration::from_secs(6);
-/// How many dials at once an unproven word is worth: the first of a member to an address that is not the table's, or sooner
-/// than the backoff has it.
+/// The dials to unverified addresses: those of a member that are not in the table, or earlier than the backoff allows.
 const UNVERIFIED_DIALS: u32 = 16;
-/// How long it takes until another one is.
+/// The interval after which one more is allowed.
 const UNVERIFIED_DIAL_REFILL: Duration = Duration::from_secs(30);
-/// How often the log says what is dialled in vain.
+/// The interval of log lines about an unreachable member.
 const REMINDER_EVERY: Duration = Duration::from_secs(10);
 
-/// A member and what belongs to it.
+/// A link to a member.
 pub struct Peer {
     /// Its raft id.
     pub raft_id: u64,
     /// Its name, for messages.
     pub name: String,
-    /// How this node introduces itself.
+    /// The hello of this node.
     pub hello: Hello,
-    /// What all share.
+    /// The shared state.
     pub registry: Arc<Registry>,
-    /// What is to be sent; its end retires the member at once.
+    /// The queued frames; closing it retires the link at once.
     pub queue: mpsc::Receiver<QueuedFrame>,
-    /// The requests on their way.
+    /// The forwarded requests.
     pub forwards: Arc<Forwards>,
-    /// Where it may be found; its end retires the member after a moment.
+    /// The address; closing it retires the link after a moment.
     pub peer_address: watch::Receiver<PeerAddress>,
-    /// What is remembered between two connections.
+    /// The state between two connections.
     pub state: LinkState,
 }
 
-/// What is remembered of a member between two connections.
+/// The state of a link between two connections.
 pub struct LinkState {
     attempt: usize,
-    backoff: Duration,
+    backoff: Backoff,
     away_since: Instant,
     last_reminder: Instant,
-    /// What the attempts count from: a newer word begins them anew.
+    /// The address that `attempt` counts from: a change restarts it.
     known: Option<PeerAddress>,
-    /// The kinds of refusal that the log has told already.
+    /// The kinds of refusal already logged.
     logged_refusals: Vec<Discriminant<DialError>>,
     ever_up: bool,
     reported_down: bool,
     credits: DialCredits,
-    /// The address at which the member answered last.
+    /// The address at which the member last answered.
     verified_address: Option<String>,
 }
 
-/// How many dials an unproven word is still worth.
+/// A token bucket of dials to unverified addresses.
 struct DialCredits {
     left: u32,
     since: Instant,
 }
 
 impl DialCredits {
-    /// Takes one; false where none is left.
+    /// Takes one; false if none is left.
     fn take(&mut self, now: Instant) -> bool {
         while self.left < UNVERIFIED_DIALS && now.duration_since(self.since) >= UNVERIFIED_DIAL_REFILL {
             (self.left, self.since) = (self.left + 1, self.since + UNVERIFIED_DIAL_REFILL);
@@ -117,12 +113,12 @@ impl DialCredits {
 }
 
 impl LinkState {
-    /// The life of a member begins with its first dial.
+    /// Returns the state before the first dial.
     pub fn new() -> Self {
         let now = Instant::now();
         Self {
             attempt: 0,
-            backoff: BACKOFF_MIN,
+            backoff: Backoff::new(),
             away_since: now,
             last_reminder: now,
             known: None,
@@ -135,14 +131,14 @@ impl LinkState {
     }
 }
 
-/// How a dial ended.
+/// The result of a dial.
 enum Dialled {
     Up(Box<Established>, Vec<QueuedFrame>),
     Failed(String, DialError),
     Over,
 }
 
-/// A connection on which both ends have introduced themselves.
+/// A connection after a completed handshake.
 struct Established {
     stream: TcpStream,
     address: String,
@@ -150,7 +146,7 @@ struct Established {
 }
 
 impl Peer {
-    /// Lives until the member is retired or the transport stops.
+    /// Runs until the member is retired or the transport stops.
     pub async fn run(mut self) {
         let forwards = Arc::clone(&self.forwards);
         tokio::select! {
@@ -178,7 +174,7 @@ impl Peer {
         }
     }
 
-    /// Dials once. Raft's messages are held for the connection meanwhile, requests are given back.
+    /// Dials once. Meanwhile raft messages are held for the connection, and requests are refused.
     async fn dial(&mut self) -> Dialled {
         let peer_address = self.peer_address.borrow_and_update().clone();
         if self.state.known.as_ref() != Some(&peer_address) {
@@ -236,7 +232,7 @@ impl Peer {
         Dialled::Failed(address, error)
     }
 
-    /// This node's address, or what the member has heard of its lives, may be another since the last dial. Who it is stays.
+    /// Refreshes address and boot history since the last dial; the raft id stays the same.
     fn refresh_hello(&mut self) {
         let fresh = self.registry.hello(Purpose::Peer, self.raft_id);
         if (fresh.cluster_id, fresh.from) == (self.hello.cluster_id, self.hello.from) {
@@ -244,7 +240,7 @@ impl Peer {
         }
     }
 
-    /// Uses a connection to its end; true where nothing is to be dialled any more.
+    /// Uses a connection to its end; true if the member is not to be dialled again.
     async fn use_connection(&mut self, established: Established, held: Vec<QueuedFrame>) -> bool {
         let Established { stream, address, boot_history } = established;
         let address = address.as_str();
@@ -274,18 +270,17 @@ impl Peer {
         self.down().await;
         let now = Instant::now();
         (self.state.away_since, self.state.last_reminder) = (now, now);
-        // What was good once is tried first again.
+        // Tries the same address first again.
         self.state.attempt -= 1;
         if now.duration_since(began) >= STABLE_AFTER {
-            self.state.backoff = BACKOFF_MIN;
+            self.state.backoff.reset();
         }
         matches!(end, End::Over)
     }
 
-    /// Waits before the next dial; false where there is to be none.
+    /// Waits before the next dial; false if the link was retired.
     async fn back_off(&mut self) -> bool {
-        let mut until = Instant::now() + jitter(self.state.backoff);
-        self.state.backoff = (self.state.backoff * 2).min(BACKOFF_MAX);
+        let mut until = Instant::now() + self.state.backoff.next_delay();
         let registry = Arc::clone(&self.registry);
         let stopped = registry.stopped();
         tokio::pin!(stopped);
@@ -300,10 +295,10 @@ impl Peer {
                     if changed.is_err() {
                         return false;
                     }
-                    // It moved, or has just dialled this node: it is worth a try.
+                    // It has moved or has just dialled this node: tries again soon.
                     if self.state.credits.take(Instant::now()) {
-                        self.state.backoff = BACKOFF_MIN;
-                        until = until.min(Instant::now() + jitter(BACKOFF_MIN));
+                        self.state.backoff.reset();
+                        until = until.min(Instant::now() + self.state.backoff.next_delay());
                     }
                 }
                 () = &mut stopped => return false,
@@ -311,7 +306,7 @@ impl Peer {
         }
     }
 
-    /// Gives up a parcel because there is no connection.
+    /// Drops a frame because there is no connection.
     async fn discard(&mut self, frame: Option<QueuedFrame>) {
         match frame {
             Some(QueuedFrame::Forward(token, ..)) => {
@@ -333,7 +328,7 @@ impl Peer {
         }
     }
 
-    /// Draws the consequences of a failed dial, and logs it where that is due.
+    /// Handles a failed dial, and logs it if due.
     async fn handle_dial_failure(&mut self, address: &str, error: DialError) {
         if let DialError::Denied(Denial::Removed { cluster_id, raft_id }) = error
             && (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from)
@@ -374,13 +369,6 @@ impl Peer {
     }
 }
 
-/// Somewhere between half of `backoff` and all of it, so that nodes do not dial in step.
-fn jitter(backoff: Duration) -> Duration {
-    // Without randomness the longest wait is right too.
-    let part = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
-    backoff.mul_f64(0.5 + part / 2.0)
-}
-
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -396,13 +384,5 @@ mod tests {
         let mut take = |seconds| (0..1_000).filter(|_| credits.take(began + Duration::from_secs(seconds))).count();
         assert_eq!((take(5), take(20), take(36), take(66)), (16, 0, 1, 1));
         assert_eq!(take(100_000), 16);
-    }
-
-    #[test]
-    fn the_jitter_stays_between_half_and_all() {
-        for _ in 0..100 {
-            let wait = jitter(BACKOFF_MAX);
-            assert!(wait >= BACKOFF_MAX / 2 && wait <= BACKOFF_MAX);
-        }
     }
 }

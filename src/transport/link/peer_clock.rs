@@ -18,23 +18,23 @@ use tokio::sync::watch;
 use crate::consensus::Clock;
 use crate::model::Millis;
 
-/// How many of the latest pongs count; clocks drift.
+/// The number of latest pongs used; clocks drift.
 const SAMPLES: usize = 16;
 
-/// The acceptor's clock, as seen over one connection.
+/// The estimated clock of the acceptor of one connection.
 pub struct PeerClock {
     local: Clock,
-    /// By how many milliseconds it is ahead, at least.
+    /// The offsets of the latest pongs, in milliseconds; lower bounds.
     ahead: watch::Sender<VecDeque<i64>>,
 }
 
 impl PeerClock {
-    /// One of which nothing is known yet.
+    /// Returns an estimate without samples.
     pub fn new(local: Clock) -> Self {
         Self { local, ahead: watch::Sender::default() }
     }
 
-    /// The acceptor's clock was at `to_peer_time` before now.
+    /// Adds a pong that carried this time.
     pub fn record_pong(&self, to_peer_time: Millis) {
         let ahead = signed(to_peer_time).saturating_sub(signed(self.local.now()));
         self.ahead.send_modify(|samples| {
@@ -43,18 +43,18 @@ impl PeerClock {
         });
     }
 
-    /// Whether nothing is known yet.
+    /// Whether no pong was received yet.
     pub fn is_unknown(&self) -> bool {
         self.ahead.borrow().is_empty()
     }
 
-    /// Waits until something is known.
+    /// Waits for the first pong.
     pub async fn wait_for_first(&self) {
         // The sender lives as long as `self`.
         drop(self.ahead.subscribe().wait_for(|samples| !samples.is_empty()).await);
     }
 
-    /// A moment of the own clock by the acceptor's, rather too early than too late.
+    /// Converts a local time to the acceptor's clock, too early rather than too late.
     pub fn to_peer_time(&self, local: Millis) -> Millis {
         let ahead = self.ahead.borrow().iter().copied().max().unwrap_or(i64::MIN);
         u64::try_from(signed(local).saturating_add(ahead)).unwrap_or(0)

@@ -14,12 +14,12 @@ use raft::eraftpb::Message;
 use crate::consensus::Hop;
 use crate::model::{DiskSpace, Request, StateDigest};
 
-/// The most parcels that wait for one member.
+/// The maximum frames queued for one member.
 pub const QUEUE_FRAMES: usize = 4096;
-/// The most bytes that wait for one member, 64 MiB.
+/// The maximum bytes queued for one member, 64 MiB.
 pub const QUEUE_BYTES: usize = 64 << 20;
 
-/// One thing for a member.
+/// A queued frame.
 pub enum QueuedFrame {
     /// A raft message.
     Step(Box<Message>, QueuedBytes),
@@ -29,21 +29,21 @@ pub enum QueuedFrame {
     Removed,
     /// The digest of this leader's state.
     Digest(StateDigest),
-    /// What is left of this node's disk.
+    /// The free disk space of this node.
     Space(DiskSpace),
 }
 
-/// The bytes that a parcel takes up in the queue, until it is dropped.
+/// The bytes of a queued frame, released when dropped.
 pub struct QueuedBytes {
     bytes: usize,
     total: Arc<AtomicUsize>,
 }
 
 impl QueuedBytes {
-    /// Takes `bytes` of the queue's room, or None where there is too little left.
+    /// Reserves `bytes`; None if the queue is full.
     pub fn take(total: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
         let before = total.fetch_add(bytes, Ordering::Relaxed);
-        // Dropped, it gives back what it took.
+        // Releases them again when dropped over the limit.
         let guard = Self { bytes, total: Arc::clone(total) };
         (before + bytes <= QUEUE_BYTES).then_some(guard)
     }
@@ -51,7 +51,8 @@ impl QueuedBytes {
 
 impl Drop for QueuedBytes {
     fn drop(&mut self) {
-        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+        let before = self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+        debug_assert!(before >= self.bytes, "bytes are released once");
     }
 }
 
@@ -65,7 +66,7 @@ mod tests {
         let most = QueuedBytes::take(&total, QUEUE_BYTES).unwrap();
         assert!(QueuedBytes::take(&total, 1).is_none());
         drop(most);
-        assert_eq!(total.guard(Ordering::Relaxed), 0);
+        assert_eq!(total.load(Ordering::Relaxed), 0);
         assert!(QueuedBytes::take(&total, 1).is_some());
     }
 }

@@ -123,7 +123,7 @@ async fn one_who_is_no_member_is_answered_where_it_called_and_dialled_nowhere() 
     drop(stream);
     let registry = &b.transport.as_ref().unwrap().registry;
     let forgotten = async {
-        while !registry.directory().callers.is_empty() {
+        while !registry.directory().unlisted_peers.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -113,9 +113,9 @@ async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
     assert_eq!(welcome.boot_history, BootHistory::default());
     let mut guessed = BootHistory::default();
     assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
-    (0..9).for_each(|nonce| guessed.begin(nonce));
+    (0..9).for_each(|nonce| guessed.start(nonce));
     assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
-    assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().life(1), Some(a.disk.boot_history.current));
+    assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().boot_id(1), Some(a.disk.boot_history.current));
 }
 
 /// What is refused is not told what it would have to name, and whoever knows that nevertheless takes nobody's place while
@@ -137,20 +137,20 @@ async fn a_connected_member_is_not_overtaken() {
     };
     let real = a.disk.boot_history.current;
     let mut guessed = BootHistory::default();
-    guessed.begin(1);
+    guessed.start(1);
     let Err(DialError::Denied(Denial::Conflict(told))) = dial(&b.address, &hello(&guessed), PATIENCE).await else {
         panic!("a guessed life is a conflict");
     };
     assert!(told.known.count == real.count && told.known.nonce != real.nonce);
     for known in [told.known, real] {
         let mut forged = BootHistory { current: known, before: Vec::new() };
-        forged.begin(4711);
+        forged.start(4711);
         let refused = dial(&b.address, &hello(&forged), PATIENCE).await;
         let wanted = if known == real { "connected there" } else { "does not follow" };
         let error = refused.expect_err("the member is connected").to_string();
         assert!(error.contains(wanted), "{error}");
     }
-    assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().life(1), Some(real));
+    assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().boot_id(1), Some(real));
 }
 
 #[tokio::test]
@@ -187,8 +187,8 @@ async fn a_member_that_was_started_often_while_another_was_down_is_known_again()
 async fn what_is_known_of_a_life_is_durable_before_it_is_spoken_to() {
     let (a, b) = pair().await;
     let known = Peers::open(a.disk.engine.clone()).unwrap();
-    assert_eq!(known.life(2), Some(b.disk.boot_history.current));
+    assert_eq!(known.boot_id(2), Some(b.disk.boot_history.current));
     let said = BootHistory::default();
-    let expected = IdentityConflict { known: b.disk.boot_history.current, said: said.current };
+    let expected = IdentityConflict { known: b.disk.boot_history.current, claimed: said.current };
     assert_eq!(known.check(2, &said), Err(expected));
 }

@@ -69,7 +69,7 @@ fn stream(
         let mut scanned = Some(scanned);
         // An error is what the aborted ones end in.
         while let Ok(done) = spooler.wait()
-            && done != Spooled::Whole
+            && done != Spooled::Complete
         {
             if let Some(scanned) = scanned.take_if(|_| done == Spooled::Scanned) {
                 _ = scanned.send(());

@@ -10,16 +10,16 @@
 use super::{FRAME_BYTES, WireError};
 use crate::model::ADDRESS_BYTES;
 
-/// The kinds that a conversation has, each with the most bytes of its payload.
+/// The kinds of a conversation, each with its maximum payload.
 pub type FrameLimits = &'static [(u8, usize)];
 
-/// Room for names, addresses and numbers.
+/// The limit of names, addresses and numbers.
 const SMALL_BYTES: usize = 8 << 10;
-/// Where members are: for each a raft id, a length and an address.
+/// The limit of peer addresses: raft id, length and address of each.
 const PEER_ADDRESSES_BYTES: usize = 256 * (16 + ADDRESS_BYTES);
-/// The most bytes of an offer to adopt, 1 MiB: room for 100 000 removed raft ids.
+/// The limit of a join offer, 1 MiB: room for 100 000 removed raft ids.
 const OFFER_BYTES: usize = 1 << 20;
-/// A piece of a snapshot: 1 MiB and one change, of a piece of a value under a key.
+/// The limit of a snapshot frame: 1 MiB and one change.
 const CHANGES_BYTES: usize = (1 << 20) + (64 << 10);
 /// The end of a snapshot: a raft message without entries, but with the configuration.
 const END_BYTES: usize = 64 << 10;
@@ -28,7 +28,7 @@ const END_BYTES: usize = 64 << 10;
 pub const HELLO: FrameLimits = &[(1, SMALL_BYTES)];
 /// Acceptor, first: a verdict.
 pub const VERDICT: FrameLimits = &[(2, SMALL_BYTES)];
-/// Peer, from the dialler: step, forward, ping, removed, whereabouts, digest, follows, space.
+/// Peer, from the dialler: step, forward, ping, removed, peer addresses, digest, follows, space.
 pub const FROM_DIALLER: FrameLimits =
     &[(3, FRAME_BYTES), (4, FRAME_BYTES), (6, 0), (8, 32), (15, PEER_ADDRESSES_BYTES), (18, 32), (28, 16), (29, 32)];
 /// Peer, from the acceptor: step, reply, pong, removed, follows.
@@ -39,17 +39,17 @@ pub const WHO: FrameLimits = &[(9, SMALL_BYTES)];
 pub const PROBE: FrameLimits = &[(16, SMALL_BYTES)];
 /// Probe, from the acceptor: probed.
 pub const PROBED: FrameLimits = &[(17, SMALL_BYTES)];
-/// Adopt, from the dialler: adopt, removed.
+/// Join offer, from the dialler: offer, removed.
 pub const JOIN_OFFER: FrameLimits = &[(8, 32), (10, OFFER_BYTES)];
-/// Adopt, from the acceptor: adopted.
+/// Join offer, from the acceptor: accepted.
 pub const JOIN_ACCEPTED: FrameLimits = &[(11, SMALL_BYTES)];
 /// Snapshot, from the dialler, first: announce.
 pub const ANNOUNCE: FrameLimits = &[(21, 32)];
-/// Snapshot, from the dialler, once it was asked to go on: ping, changes, end.
+/// Snapshot, from the dialler, after the loop accepted it: ping, changes, end.
 pub const SNAPSHOT: FrameLimits = &[(6, 0), (12, CHANGES_BYTES), (13, END_BYTES)];
 /// Snapshot, from the acceptor: ping, taken.
 pub const TAKEN: FrameLimits = &[(6, 0), (14, SMALL_BYTES)];
-/// Anything, for who only looks.
+/// Any kind, for tests.
 #[cfg(any(test, feature = "fuzzing"))]
 pub const ANY: FrameLimits = &{
     let mut all = [(0, FRAME_BYTES); 32];
@@ -61,7 +61,7 @@ pub const ANY: FrameLimits = &{
     all
 };
 
-/// Whether a frame of this kind may have so many bytes of payload.
+/// Checks the kind and payload length of a frame.
 ///
 /// # Errors
 /// [`WireError::Unexpected`] and [`WireError::TooLong`].
@@ -83,7 +83,7 @@ mod tests {
         assert!(matches!(check(FROM_DIALLER, 6, 1), Err(WireError::TooLong(1, 0))));
         assert!(matches!(check(FROM_DIALLER, 3, FRAME_BYTES + 1), Err(WireError::TooLong(..))));
         assert!(matches!(check(HELLO, 1, SMALL_BYTES + 1), Err(WireError::TooLong(..))));
-        // A snapshot's pieces on a connection for messages, an answer from who asks, a kind that nobody knows.
+        // Snapshot frames on a peer connection, a reply from the dialler, an unknown kind.
         for (limits, kind) in [(FROM_DIALLER, 12), (FROM_DIALLER, 5), (FROM_ACCEPTOR, 4), (ANNOUNCE, 12), (WHO, 200)] {
             assert!(matches!(check(limits, kind, 0), Err(WireError::Unexpected(_))), "{kind}");
         }

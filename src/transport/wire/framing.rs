@@ -17,24 +17,24 @@ use super::{CHECKSUM_BYTES, Frame, HEAD_BYTES, WireError};
 use crate::transport::handshake::MAGIC;
 use crate::transport::memory_budget::BudgetPermit;
 
-/// How much is allocated ahead of the bytes that arrive.
+/// The maximum allocation ahead of the bytes that arrive.
 const AHEAD_BYTES: usize = 64 << 10;
 
-/// What the first bytes of a connection say.
+/// The preamble of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Preamble {
     /// A huskv of this wire version.
     Huskv(u16),
-    /// Something else: the bytes up to the first that does not fit.
+    /// Another protocol: the bytes up to the first mismatch.
     Foreign(Vec<u8>),
-    /// The other end closed before it had said enough.
+    /// The other end closed before its preamble was complete.
     Closed,
 }
 
-/// Reads a preamble, and no further than the first byte that is not one.
+/// Reads a preamble, at most up to the first mismatch.
 ///
 /// # Errors
-/// Where the connection fails.
+/// If the connection fails.
 pub async fn read_preamble<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Preamble> {
     let mut bytes = [0; MAGIC.len() + 2];
     let mut filled = 0;
@@ -52,7 +52,7 @@ pub async fn read_preamble<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<P
     Ok(Preamble::Huskv(u16::from_le_bytes([bytes[MAGIC.len()], bytes[MAGIC.len() + 1]])))
 }
 
-/// Reads one frame, which has to be of a kind and of a size that `limits` allow.
+/// Reads one frame of a kind and size within `limits`.
 ///
 /// # Errors
 /// [`WireError`]; the connection cannot be read any further then.
@@ -61,7 +61,7 @@ pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R, limits: FrameLimit
     read_body(reader, head, length).await
 }
 
-/// The head of a frame, and how many bytes its payload has.
+/// Reads the head of a frame; returns it and the payload length.
 async fn read_head<R: AsyncRead + Unpin>(
     reader: &mut R,
     limits: FrameLimits,
@@ -87,7 +87,7 @@ async fn read_body<R: AsyncRead + Unpin>(
     Frame::decode(head, body)
 }
 
-/// As [`read_frame`], but the whole frame has to be there within `limit`.
+/// As [`read_frame`], within a time limit.
 ///
 /// # Errors
 /// [`WireError`], [`WireError::Silent`] included.
@@ -99,7 +99,7 @@ pub async fn read_frame_within<R: AsyncRead + Unpin>(
     timeout(limit, read_frame(reader, limits)).await.unwrap_or(Err(WireError::Silent(limit.as_secs())))
 }
 
-/// As [`read_frame_within`], but between its head and its body the frame waits for `room`.
+/// As [`read_frame_within`], but waits for a memory budget permit between head and body.
 ///
 /// # Errors
 /// As [`read_frame_within`].
@@ -132,8 +132,8 @@ pub async fn write_frame_within<W: AsyncWrite + Unpin>(
     written.await.map_err(|_| WireError::Silent(limit.as_secs()))?.map_err(closed)
 }
 
-/// Ends the writing and reads on, for at most `limit` and `max_bytes`, until the other end has closed too: closing
-/// over unread bytes would take back what was written last.
+/// Shuts down the write side and reads on, for at most `limit` and `max_bytes`, until the other end has closed: closing
+/// over unread bytes would reset the connection and lose what was written last.
 pub async fn close_gracefully<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, max_bytes: usize, limit: Duration) {
     let closing = async {
         stream.shutdown().await?;

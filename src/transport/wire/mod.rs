@@ -24,22 +24,22 @@ use crate::model::{
     Answer, DiskSpace, JoinAccepted, JoinOffer, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI, codec,
 };
 
-/// The most bytes that are read, and thrown away, where a conversation ends, 64 KiB.
+/// The maximum bytes read and discarded while closing, 64 KiB.
 pub const HANDSHAKE_BYTES: usize = 64 << 10;
-/// The most payload of any frame, 32 MiB: the largest command, which is far smaller, and a batch of entries. What each
-/// kind may have is in `limits`.
+/// The maximum payload of any frame, 32 MiB: more than the largest command or batch of entries. Each kind has its own
+/// limit in `frame_limits`.
 pub const FRAME_BYTES: usize = 32 << 20;
 /// Length and kind.
 pub const HEAD_BYTES: usize = 5;
 /// The checksum behind the payload.
 pub const CHECKSUM_BYTES: usize = 4;
 
-/// Everything that can be said after the preamble.
+/// A frame: everything after the preamble.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Frame {
-    /// Dialler, first: who dials, and what for.
+    /// Dialler, first: identity and purpose.
     Hello(Hello),
-    /// Acceptor, first: come in, or not.
+    /// Acceptor, first: admitted or not.
     Verdict(Result<Welcome, Denial>),
     /// Peer, dialler: a raft message.
     Step(Box<Message>),
@@ -47,66 +47,66 @@ pub enum Frame {
     Forward {
         /// The dialler's number for it.
         token: u64,
-        /// Until when the client waits, in milliseconds of the acceptor's clock.
+        /// The deadline, in milliseconds of the acceptor's clock.
         deadline: u64,
-        /// Whether the receiver is to send it on to the leader rather than to lead itself.
+        /// Whether the receiver forwards it to the leader.
         relay: bool,
         /// The request.
         request: Request,
     },
-    /// Peer, acceptor: what came of a forwarded request.
+    /// Peer, acceptor: the result of a forwarded request.
     Reply {
-        /// The number it came with.
+        /// The number of the request.
         token: u64,
         /// The answer.
         result: Result<Answer, Refusal>,
     },
-    /// Both: still here.
+    /// Both: keep-alive.
     Ping,
-    /// Peer, dialler: where other members have told it that they are now: raft id and address.
+    /// Peer, dialler: self-reported addresses of other members: raft id and address.
     PeerAddresses(Vec<(u64, String)>),
     /// Peer, acceptor: the answer to a ping, with the acceptor's clock in milliseconds.
     Pong(u64),
-    /// Peer, both, with each ping and its answer: the raft id of the leader that the sender follows or is, 0 for none.
+    /// Peer, both, with each ping and pong: the raft id of the leader that the sender follows or is, 0 for none.
     Follows(u64),
-    /// Peer, both: the receiver was removed from the cluster. Adopt, dialler: the join is over for which the receiver took
-    /// this raft id.
+    /// Peer, both: the receiver was removed from the cluster. Join offer, dialler: the join for which the receiver took
+    /// this raft id has ended.
     Removed {
-        /// Which cluster says so.
+        /// The cluster.
         cluster_id: u64,
         /// The receiver's raft id.
         raft_id: u64,
     },
-    /// Identify, acceptor: who it is.
+    /// Identify, acceptor: its identity.
     Who(Result<WhoAmI, Refusal>),
-    /// Adopt, dialler: the offer.
+    /// Join offer, dialler: the offer.
     JoinOffer(JoinOffer),
-    /// Adopt, acceptor: its answer.
+    /// Join offer, acceptor: its answer.
     JoinAccepted(Result<JoinAccepted, Refusal>),
-    /// Snapshot, dialler, first: what is to come.
+    /// Snapshot, dialler, first: the announcement.
     Announce {
-        /// The index of the snapshot that raft asked for; the one that is sent is of it or of a later one.
+        /// The index of the requested snapshot; the one sent is at this index or later.
         index: u64,
-        /// About how many bytes it takes up on the sender's disk, which is more than is sent.
+        /// About its bytes on the sender's disk, which is more than is sent.
         bytes: u64,
     },
-    /// Snapshot, dialler: a piece of the copy, at most 1 MiB and one change.
+    /// Snapshot, dialler: changes, at most 1 MiB and one change.
     Changes(Vec<u8>),
-    /// Snapshot, dialler: the copy is complete; the MsgSnapshot with the final metadata.
+    /// Snapshot, dialler: the end; the MsgSnapshot with the final metadata.
     End(Box<Message>),
-    /// Snapshot, acceptor: the copy is in use there, or why not.
+    /// Snapshot, acceptor: installed, or the reason why not.
     Taken(Result<(), String>),
-    /// Probe, dialler: what is known of it?
+    /// Probe, dialler: the probe.
     Probe(Probe),
     /// Probe, acceptor: its answer.
     Probed(Result<ProbeReply, Refusal>),
     /// Peer, dialler: the digest of its state.
     Digest(StateDigest),
-    /// Peer, dialler: what is left of its disk.
+    /// Peer, dialler: its free disk space.
     Space(DiskSpace),
 }
 
-/// Why bytes are not a frame, or a frame cannot be had.
+/// A wire error.
 #[derive(Debug, Error)]
 pub enum WireError {
     /// The other end closed the connection.
@@ -115,10 +115,10 @@ pub enum WireError {
     /// The connection failed.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// Nothing came, or nothing was taken, for too long.
+    /// No progress within the limit.
     #[error("nothing moved for {0} s")]
     Silent(u64),
-    /// The length is over the bound; nothing of it was read or allocated.
+    /// The length is over its limit; nothing was read or allocated.
     #[error("a frame of {0} bytes is over the bound of {1}")]
     TooLong(usize, usize),
     /// The checksum does not fit the bytes.
@@ -127,13 +127,13 @@ pub enum WireError {
     /// The frame is sound but cannot be understood.
     #[error("malformed frame: {0}")]
     Malformed(String),
-    /// The frame does not belong into this conversation.
+    /// The frame does not belong to this conversation.
     #[error("unexpected frame: {0}")]
     Unexpected(&'static str),
 }
 
 impl Frame {
-    /// What kind of frame this is: its byte on the wire, and its word in messages.
+    /// Returns its kind on the wire, and its name in messages.
     #[must_use]
     pub fn kind(&self) -> (u8, &'static str) {
         match self {
@@ -161,10 +161,10 @@ impl Frame {
         }
     }
 
-    /// The whole frame, from its length to its checksum.
+    /// Encodes the frame, from its length to its checksum.
     ///
     /// # Errors
-    /// [`WireError::TooLong`] for a payload over [`FRAME_BYTES`], which no receiver would take.
+    /// [`WireError::TooLong`] for a payload over [`FRAME_BYTES`].
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
         let mut bytes = vec![0; HEAD_BYTES];
         match self {
@@ -204,7 +204,7 @@ impl Frame {
         Ok(bytes)
     }
 
-    /// Understands the payload and checksum that follow `head`.
+    /// Decodes the payload and checksum that follow `head`.
     ///
     /// # Errors
     /// [`WireError::Checksum`] and [`WireError::Malformed`].

@@ -8,16 +8,16 @@
 //!
 //! See also: `admission` (semantic checks).
 
-/// The most entries of one message. A leader packs at most 512 KiB of entries into one, unless it is one alone, and an
-/// entry has at least four bytes.
+/// The maximum entries of one message. A leader packs at most 512 KiB of entries into one, unless it is a single one,
+/// and an entry has at least four bytes.
 pub const MAX_ENTRIES: usize = 128 << 10;
-/// The most bytes of a message's context; raft's own have at most 24.
+/// The maximum bytes of a context; raft's own have at most 24.
 const CONTEXT_BYTES: usize = 1 << 10;
 
-/// Where a walk is.
+/// A reader of protobuf fields.
 struct ProtoReader<'a>(&'a [u8]);
 
-/// What stands behind a field's number.
+/// The value of a field.
 enum Field<'a> {
     Number,
     Bytes(&'a [u8]),
@@ -61,7 +61,7 @@ impl<'a> ProtoReader<'a> {
 /// snapshot, which has no entries, or one that has no snapshot.
 ///
 /// # Errors
-/// What is wrong with them.
+/// The reason.
 pub fn check(bytes: &[u8], snapshot: bool) -> Result<(), &'static str> {
     const MALFORMED: &str = "no raft message";
     let (mut reader, mut entries) = (ProtoReader(bytes), 0);
