@@ -43,7 +43,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
 
 /// What one room may name of another where it may not name everything: room, other room, names.
 const FACADES: &[(&str, &str, &[&str])] = &[
-    ("transport", "storage", &["Error", "Frame", "Peers", "Received", "Reception", "SnapshotReader", "SnapshotWriter"]),
+    (
+        "transport",
+        "storage",
+        &["Error", "Frame", "Peers", "ReceivedSnapshot", "SnapshotReader", "SnapshotTarget", "SnapshotWriter"],
+    ),
     (
         "http",
         "consensus",

@@ -17,13 +17,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// How many lives before the present one a node names to everybody.
+/// The number of previous boot ids that a node reports to its peers.
 pub const PREVIOUS_BOOT_IDS: usize = 16;
 
-/// One start of a process on one directory.
+/// The id of one start of a process on one data directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BootId {
-    /// The how manieth start of this directory it is, from 1 on; 0 for none.
+    /// The number of this start, from 1; 0 for none.
     pub count: u64,
     /// A random number, drawn at the start.
     pub nonce: u64,
@@ -35,43 +35,43 @@ impl fmt::Display for BootId {
     }
 }
 
-/// The present life of a node and the latest of those before.
+/// The boot id of a node and its latest previous ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootHistory {
-    /// The present one.
+    /// The current one.
     pub current: BootId,
-    /// Those before, the latest first.
+    /// The previous ones, the latest first.
     pub before: Vec<BootId>,
 }
 
-/// A life that does not follow from the one that is known.
+/// A boot id that does not continue the recorded one: a clone or a restored disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[error(
-    "life {claimed} does not follow life {known}, which was spoken to before: its disk was brought back from an older copy, \
-     or a copy of it has taken its place. Stop the copy; or move the directory of the one that is refused away, start it \
-     empty, and POST /raft/join for it again"
+    "boot {claimed} does not continue boot {known}, which was seen before: its disk was restored from an older copy, or a \
+     clone of it runs elsewhere. Stop the clone; or move the directory of the refused node away, start it empty, and \
+     POST /raft/join for it again"
 )]
 pub struct IdentityConflict {
-    /// The life that was spoken to last.
+    /// The recorded boot id.
     pub known: BootId,
-    /// The life that speaks now.
+    /// The boot id of the peer that connected.
     pub claimed: BootId,
 }
 
 impl IdentityConflict {
-    /// The same, as it is told to whoever was refused. To name a life is to prove that one follows from it, so what is left
-    /// of the random numbers is no more than the log shows.
+    /// Returns it for the refused peer. Naming a boot id proves that a history continues it, so of the random numbers
+    /// only what the log shows is left.
     #[must_use]
     pub fn redacted(mut self) -> Self {
-        for life in [&mut self.known, &mut self.claimed] {
-            life.nonce &= 0xffff;
+        for boot_id in [&mut self.known, &mut self.claimed] {
+            boot_id.nonce &= 0xffff;
         }
         self
     }
 }
 
 impl BootHistory {
-    /// Begins the next life.
+    /// Starts the next boot.
     pub fn start(&mut self, nonce: u64) {
         let before = self.current;
         self.current = BootId { count: before.count + 1, nonce };
@@ -82,27 +82,30 @@ impl BootHistory {
         debug_assert!(self.before.iter().all(|earlier| earlier.count < self.current.count), "boot counts grow");
     }
 
-    /// The same lives, with `life` among those before.
+    /// Returns the history with `boot_id` among the previous ones.
     #[must_use]
-    pub fn including(mut self, life: Option<BootId>) -> Self {
-        if let Some(life) = life
-            && life != self.current
-            && !self.before.contains(&life)
+    pub fn including(mut self, boot_id: Option<BootId>) -> Self {
+        if let Some(boot_id) = boot_id
+            && boot_id != self.current
+            && !self.before.contains(&boot_id)
         {
-            self.before.push(life);
+            self.before.push(boot_id);
         }
         self
     }
 
-    /// Whether whoever says to have these lives is the node that was spoken to last in the life `known`; true where the
-    /// present life is a newer one, to be known from now on.
+    /// Checks whether a node with this history is the one recorded at boot `known`; true if its current boot id is
+    /// newer and has to be recorded.
     ///
     /// # Errors
-    /// [`IdentityConflict`]: it is not, or nothing shows that it is.
+    /// [`IdentityConflict`]: it is not, or nothing proves that it is.
     pub fn continues(&self, known: Option<BootId>) -> Result<bool, IdentityConflict> {
         match known {
+            // A peer without a record is recorded at its first contact.
             None => Ok(true),
+            // The same process connects again.
             Some(known) if known == self.current => Ok(false),
+            // A later start of the same directory: it names the recorded boot id.
             Some(known) if self.current.count > known.count && self.before.contains(&known) => Ok(true),
             Some(known) => Err(IdentityConflict { known, claimed: self.current }),
         }
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn each_start_is_a_new_life_that_names_the_latest_before() {
+    fn each_start_has_a_new_boot_id_that_names_the_latest_ones() {
         let boot_history = started(1);
         assert_eq!((boot_history.current.count, boot_history.before.len()), (1, 0));
         let boot_history = started(20);
@@ -132,18 +135,18 @@ mod tests {
     }
 
     #[test]
-    fn a_life_follows_those_that_it_names_and_no_other() {
+    fn a_history_continues_only_the_boot_ids_it_names() {
         let boot_history = started(5);
         assert_eq!(boot_history.continues(None), Ok(true));
         assert_eq!(boot_history.continues(Some(boot_history.current)), Ok(false));
         assert_eq!(boot_history.continues(Some(boot_history.before[3])), Ok(true));
-        // A disk that was brought back does not know the lives since.
+        // A restored disk does not know the later boot ids.
         let known = started(6).current;
         assert_eq!(boot_history.continues(Some(known)), Err(IdentityConflict { known, claimed: boot_history.current }));
     }
 
     #[test]
-    fn of_two_that_begin_on_copies_of_one_disk_the_first_is_kept() {
+    fn of_two_clones_the_first_recorded_one_is_the_member() {
         let (mut one, mut other) = (started(3), started(3));
         let known = one.current;
         one.start(1);
@@ -151,7 +154,7 @@ mod tests {
         assert_eq!(one.continues(Some(known)), Ok(true));
         let known = one.current;
         assert!(other.continues(Some(known)).is_err());
-        // Counting further does not help.
+        // A higher count does not help.
         other.start(3);
         assert!(other.continues(Some(known)).is_err());
         one.start(4);
@@ -159,18 +162,18 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_is_not_told_what_it_would_have_to_name() {
+    fn a_refused_node_does_not_learn_the_recorded_nonce() {
         let (known, claimed) = (BootId { count: 5, nonce: u64::MAX }, BootId { count: 1, nonce: 0x1_2345 });
-        let told = IdentityConflict { known, claimed }.redacted();
-        assert_eq!((told.known.nonce, told.claimed.nonce), (0xffff, 0x2345));
-        assert_eq!(told.to_string(), IdentityConflict { known, claimed }.to_string());
-        let mut forged = BootHistory { current: told.known, before: Vec::new() };
+        let redacted = IdentityConflict { known, claimed }.redacted();
+        assert_eq!((redacted.known.nonce, redacted.claimed.nonce), (0xffff, 0x2345));
+        assert_eq!(redacted.to_string(), IdentityConflict { known, claimed }.to_string());
+        let mut forged = BootHistory { current: redacted.known, before: Vec::new() };
         forged.start(7);
         assert!(forged.continues(Some(known)).is_err());
     }
 
     #[test]
-    fn beyond_the_latest_only_what_is_kept_for_a_peer_is_shown() {
+    fn older_boot_ids_are_included_only_for_the_peer_that_needs_them() {
         let (known, boot_history) = (started(5).current, started(30));
         assert!(boot_history.continues(Some(known)).is_err());
         let boot_history = boot_history.including(Some(known));

@@ -18,22 +18,22 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The version that the first byte of every encoding names.
+/// The encoding version, the first byte of every encoding.
 pub const VERSION: u8 = 1;
 
-/// The most bytes that one encoded value may claim, 64 MiB; far above any limit that a client can reach.
+/// The maximum encoded size of one value, 64 MiB; far above any limit that a client can reach.
 pub const MAX_BYTES: usize = 64 << 20;
 
-/// Why bytes are not a value.
+/// A decode error.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CodecError {
-    /// There is no byte at all, not even the version.
+    /// No bytes, not even the version.
     #[error("empty encoding")]
     Empty,
-    /// Written by another version of huskv.
+    /// Another encoding version.
     #[error("encoding version {0}, this huskv reads version {VERSION}")]
     Version(u8),
-    /// The bytes do not hold what was expected.
+    /// Malformed bytes.
     #[error("malformed encoding: {0}")]
     Malformed(String),
 }
@@ -42,18 +42,18 @@ fn configuration<const LIMIT: usize>() -> Configuration<LittleEndian, Fixint, Li
     config::legacy().with_limit::<LIMIT>()
 }
 
-/// Decodes within a bound. The serializer allocates whatever a length field promises below it, so the bound has to be
-/// near what is really there.
+/// Decodes within a limit. The serializer allocates what a length field claims below the limit, so the limit has to be
+/// near the size of the input.
 fn within<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
     bincode::serde::decode_from_slice(bytes, configuration::<LIMIT>())
 }
 
-/// Encodes `value` behind the version byte.
+/// Encodes `value` with its version byte.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     encode_about(value, 0)
 }
 
-/// As [`encode`], for a value that takes about so many bytes: where that is enough, memory is asked for once.
+/// As [`encode`], with a capacity hint.
 pub fn encode_about<T: Serialize>(value: &T, size: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size);
     bytes.push(VERSION);
@@ -62,16 +62,16 @@ pub fn encode_about<T: Serialize>(value: &T, size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Decodes what [`encode`] made.
+/// Decodes an encoding.
 ///
 /// # Errors
-/// [`CodecError`] for another version, for anything malformed, and for bytes left over.
+/// [`CodecError`] for another version, malformed bytes, and trailing bytes.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let (&version, rest) = bytes.split_first().ok_or(CodecError::Empty)?;
     if version != VERSION {
         return Err(CodecError::Version(version));
     }
-    // A value takes no more of a bound than its encoding has bytes.
+    // A value never needs a larger limit than its encoding has bytes, so the smallest class that fits is used.
     let decoded = match rest.len() {
         0..=0x1000 => within::<T, 0x1000>(rest),
         0x1001..=0x1_0000 => within::<T, 0x1_0000>(rest),
@@ -79,20 +79,21 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
         _ => within::<T, MAX_BYTES>(rest),
     };
     let (value, used) = decoded.map_err(|error| CodecError::Malformed(error.to_string()))?;
+    // Trailing bytes mean that the value was written by another format.
     if used != rest.len() {
         return Err(CodecError::Malformed(format!("{} bytes left over", rest.len() - used)));
     }
     Ok(value)
 }
 
-/// The most elements of a list whose elements are small in bytes and large in memory; far more than a request may have.
+/// The maximum elements of a list whose elements are much larger in memory than encoded.
 pub const MAX_ELEMENTS: usize = 4096;
 
-/// Decodes a list of at most [`MAX_ELEMENTS`], for `deserialize_with`: a step of a transaction takes 12 bytes and ten times
-/// as much in memory.
+/// Decodes a list of at most [`MAX_ELEMENTS`], for `deserialize_with`: an operation of a transaction takes 12 bytes
+/// encoded and ten times as much in memory.
 ///
 /// # Errors
-/// Where there are more; none of them is decoded then.
+/// If there are more; none of them is decoded then.
 pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     struct Elements<T>(PhantomData<T>);
 

@@ -7,30 +7,30 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is left of the disk that a node's directory is on.
+/// Free space and reserve of the disk of a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSpace {
-    /// Bytes that the node can still write.
+    /// The free bytes.
     pub free_bytes: u64,
-    /// Bytes that it leaves free (`storage.reserve_mb`); 0 for none.
+    /// The reserve (`storage.reserve_mb`); 0 for none.
     pub reserve_bytes: u64,
 }
 
 impl DiskSpace {
-    /// Whether less is free than is to be left free.
+    /// Whether less than the reserve is free.
     #[must_use]
     pub fn is_nearly_full(self) -> bool {
         self.free_bytes < self.reserve_bytes
     }
 
-    /// Bytes that can be written before the reserve is touched.
+    /// Returns the free bytes above the reserve.
     #[must_use]
     pub fn room(self) -> u64 {
         self.free_bytes.saturating_sub(self.reserve_bytes)
     }
 }
 
-/// Bytes as people say them, such as `63.5 MiB`.
+/// Formats bytes in MiB, such as `63.5 MiB`.
 #[must_use]
 pub fn mib(bytes: u64) -> String {
     const TENTH: u64 = (1 << 20) / 10;
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_said_in_mib() {
+    fn bytes_are_printed_in_mib() {
         assert_eq!([mib(0), mib(63 << 20), mib((3 << 19) + 7)], ["0.0 MiB", "63.0 MiB", "1.5 MiB"]);
     }
 }

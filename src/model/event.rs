@@ -19,36 +19,36 @@ use bytes::Bytes;
 use super::decide::view::{ApplyPoint, Change};
 use super::value::Item;
 
-/// One change of one key.
+/// A change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The raft index of the entry that changed it.
+    /// The raft index of the entry.
     pub index: u64,
-    /// The change is this one of its index, counted from 1.
+    /// The position of the change in its entry, from 1.
     pub place: u32,
-    /// How many changes the index has.
+    /// The number of changes of the entry.
     pub of: u32,
-    /// The cluster's time then, in milliseconds.
+    /// The cluster clock at the entry, in milliseconds.
     pub clock: u64,
     /// The key.
     pub key: Bytes,
-    /// What happened to it.
+    /// The kind of change.
     pub kind: EventKind,
 }
 
-/// What happened to a key.
+/// The kind of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKind {
-    /// It holds this.
+    /// The key was set.
     Put(Item),
-    /// A client removed it.
+    /// A client deleted the key.
     Deleted,
-    /// Its time was over.
+    /// The key expired.
     Expired,
 }
 
 impl Event {
-    /// The event of a change at `at`, where it is one; the only one of its index until it is numbered.
+    /// Returns the event of a change, if it is one; position and count are set by [`Event::number`].
     #[must_use]
     pub fn of(change: &Change, at: ApplyPoint) -> Option<Self> {
         let (key, kind) = match change {
@@ -60,7 +60,7 @@ impl Event {
         Some(Self { index: at.index, place: 1, of: 1, clock: at.clock, key: key.clone(), kind })
     }
 
-    /// Numbers all events of one index.
+    /// Sets position and count of all events of one entry.
     pub fn number(events: &mut [Self]) {
         // A command changes far fewer keys ([`super::DELETE_PREFIX_KEYS`]).
         let of = u32::try_from(events.len()).unwrap_or(u32::MAX);
@@ -69,19 +69,19 @@ impl Event {
         }
     }
 
-    /// Where it is itself.
+    /// Returns its own cursor.
     #[must_use]
     pub fn at(&self) -> Cursor {
         Cursor { index: self.index, place: self.place }
     }
 
-    /// Where one goes on after it.
+    /// Returns the cursor after it.
     #[must_use]
     pub fn after(&self) -> Cursor {
         if self.place == self.of { Cursor::after(self.index) } else { Cursor { place: self.place + 1, ..self.at() } }
     }
 
-    /// About how many bytes it takes up.
+    /// Estimates its size in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let value = if let EventKind::Put(item) = &self.kind {
@@ -92,43 +92,43 @@ impl Event {
         size_of::<Self>() + self.key.len() + value
     }
 
-    /// Its name: the index, and where that has several changes which of them it is.
+    /// Returns its id: the index, and the position if the entry has several changes.
     #[must_use]
     pub fn id(&self) -> String {
         if self.of == 1 { self.index.to_string() } else { format!("{}.{}", self.index, self.place) }
     }
 }
 
-/// The first change that somebody has not had yet.
+/// A cursor of a watcher: the first change it has not received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// Its index.
     pub index: u64,
-    /// Its place there, from 1.
+    /// Its position there, from 1.
     pub place: u32,
 }
 
 impl Cursor {
-    /// Everything from `index` on.
+    /// Returns the cursor at the first change of `index`.
     #[must_use]
     pub fn from(index: u64) -> Self {
         Self { index, place: 1 }
     }
 
-    /// Everything after `index`.
+    /// Returns the cursor after `index`.
     #[must_use]
     pub fn after(index: u64) -> Self {
         Self::from(index.saturating_add(1))
     }
 
-    /// The last index of which nothing is missing, where this is not in the middle of one.
+    /// Returns the last completely received index; None in the middle of an entry.
     #[must_use]
     pub fn complete(self) -> Option<u64> {
         (self.place == 1).then(|| self.index.saturating_sub(1))
     }
 }
 
-/// The name of an event is no such name.
+/// An invalid event id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParseCursorError;
 
@@ -138,11 +138,12 @@ impl fmt::Display for ParseCursorError {
     }
 }
 
-/// From the id of the last event that somebody has had to where he goes on.
+/// Parses a `Last-Event-ID` into the cursor after it.
 impl FromStr for Cursor {
     type Err = ParseCursorError;
 
     fn from_str(id: &str) -> Result<Self, ParseCursorError> {
+        // "41" resumes at entry 42. "41.2" resumes at change 3 of entry 41, which may not exist: the feed then goes on to 42.
         let Some((index, place)) = id.split_once('.') else { return Ok(Self::after(number(id)?)) };
         let place = u32::try_from(number(place)?).map_err(|_| ParseCursorError)?;
         if place == 0 {
@@ -152,7 +153,7 @@ impl FromStr for Cursor {
     }
 }
 
-/// Digits, without the sign that the standard parser takes.
+/// Parses digits without the sign that the standard parser accepts.
 fn number(text: &str) -> Result<u64, ParseCursorError> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten().ok_or(ParseCursorError)

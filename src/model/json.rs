@@ -8,18 +8,18 @@
 //!
 //! See also: [`validate::json`](crate::model::validate::json).
 
-/// The deepest JSON. Common parsers stop at 128, and an answer adds a few levels of its own around a value.
+/// The maximum nesting. Common parsers stop at 128, and a response adds a few levels around a value.
 pub const DEPTH: usize = 100;
-/// The most digits of a number: jq and Python's `int` refuse numbers of some thousands.
+/// The maximum digits of a number: jq and Python's `int` refuse numbers of some thousands.
 pub const DIGITS: usize = 1_000;
 
-/// What some editors and libraries put before UTF-8 text. JSON may not begin with it (RFC 8259, section 8.1).
+/// The UTF-8 byte order mark that some editors write; JSON must not begin with it (RFC 8259, section 8.1).
 pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Checks `text`, which is JSON.
+/// Checks `text`, which is valid JSON.
 ///
 /// # Errors
-/// What is wrong, in words that continue a sentence.
+/// The reason, to continue a sentence.
 pub fn check(text: &str) -> Result<(), String> {
     let bytes = text.as_bytes();
     let (mut depth, mut at) = (0_usize, 0);
@@ -44,8 +44,8 @@ pub fn check(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What keeps bytes from being JSON that a parser says in other words, if it is one of these: text that is no UTF-8 but
-/// UTF-16, a byte order mark, or half of a surrogate pair. In words that continue a sentence.
+/// Returns the reason why bytes are no JSON where a parser's message would hide it: UTF-16, a byte order mark, or half of a
+/// surrogate pair. The words continue a sentence.
 #[must_use]
 pub fn hint(bytes: &[u8]) -> Option<String> {
     let utf_16 = match bytes {
@@ -81,7 +81,7 @@ fn mark_between_strings(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// Where the string whose content begins at `at` has ended.
+/// Returns the end of the string whose content begins at `at`.
 fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, String> {
     loop {
         match bytes.get(at) {
@@ -103,13 +103,13 @@ fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, String> {
     }
 }
 
-/// The UTF-16 code unit that the escape at `at` names, if it is such an escape.
+/// Returns the UTF-16 code unit of the escape at `at`, if it is one.
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Where the number that begins at `at` has ended.
+/// Returns the end of the number that begins at `at`.
 fn end_of_number(text: &str, at: usize) -> Result<usize, String> {
     let rest = &text[at..];
     let of_number = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);

@@ -8,40 +8,40 @@ use bytes::Bytes;
 
 use super::Item;
 
-/// Which keys a page begins with, and how far it may go.
+/// A range query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List {
-    /// The smallest key.
+    /// The inclusive start.
     pub start: Vec<u8>,
-    /// What all keys are smaller than, if anything.
+    /// The exclusive end, if any.
     pub end: Option<Vec<u8>>,
-    /// Whether the page begins with the greatest key and goes down.
+    /// Whether the order is descending.
     pub reverse: bool,
-    /// The most keys of the page.
+    /// The maximum keys.
     pub limit: usize,
-    /// Whether the keys alone are wanted.
+    /// Whether to return keys without items.
     pub keys_only: bool,
 }
 
-/// One page, as of one moment.
+/// A page, as of one applied index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
-    /// The keys in the order that was asked for; without their items where the keys alone were wanted.
+    /// The keys in the requested order; items are None if only keys were requested.
     pub items: Vec<(Bytes, Option<Item>)>,
-    /// Whether the range goes on behind the last of them.
+    /// Whether the range has more keys.
     pub more: bool,
 }
 
-/// The smallest key that is greater than all keys with this prefix, if there is one.
+/// Returns the end of the range of a prefix, None if it is unbounded: `ab` gives `ac`, `a\xff` gives `b`.
 #[must_use]
 pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
-    let kept = prefix.iter().rposition(|byte| *byte != 0xFF)?;
-    let mut after = prefix[..=kept].to_vec();
-    after[kept] += 1;
+    let last = prefix.iter().rposition(|byte| *byte != 0xFF)?;
+    let mut after = prefix[..=last].to_vec();
+    after[last] += 1;
     Some(after)
 }
 
-/// The smallest key that is greater than `key`.
+/// Returns the successor of `key`.
 #[must_use]
 pub fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
@@ -53,7 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_follows_a_prefix_is_the_next_one_of_its_length_or_shorter() {
+    fn the_end_of_a_prefix_range_is_its_successor() {
         assert_eq!(after_prefix(b"ab"), Some(b"ac".to_vec()));
         assert_eq!(after_prefix(b"a\xff\xff"), Some(b"b".to_vec()));
         assert_eq!((after_prefix(b"\xff"), after_prefix(b"")), (None, None));

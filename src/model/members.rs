@@ -14,63 +14,64 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The greatest raft id: readers of JSON round numbers from 2^53 on.
+/// The maximum raft id: JSON readers round numbers from 2^53.
 pub const MAX_RAFT_ID: u64 = (1 << 53) - 1;
 
-/// How many removed raft ids are kept, the latest: 8 KiB in the table, in each snapshot and in each offer to a joiner.
+/// The number of tombstones: 8 KiB in the table, in each snapshot and in each join offer.
 pub const TOMBSTONES: usize = 1024;
 
-/// What a member may do.
+/// The role of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Counts for the quorum.
+    /// Votes and counts for the quorum.
     Voter,
-    /// Receives everything and counts for nothing; what a joiner is until it has caught up (Raft thesis 4.2.1).
+    /// Receives the log without a vote; a joiner until it has caught up (Raft thesis, section 4.2.1).
     Learner,
 }
 
-/// One member.
+/// A member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Its name, unique among the members.
     pub name: String,
     /// The raft id of its present incarnation, from 1 to [`MAX_RAFT_ID`].
     pub raft_id: u64,
-    /// Where its peers dial it, `host:port`.
+    /// Its peer address, `host:port`.
     pub raft_address: String,
-    /// Where its clients find it, `host:port`.
+    /// Its client address, `host:port`.
     pub http_address: String,
     /// Voter or learner.
     pub role: Role,
 }
 
-/// What a committed configuration entry does to the table; it travels in the entry's context.
+/// The change of the member table by a configuration entry; in the context of the entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberChange {
-    /// The member joins the table, or, already there, has this role from now on.
+    /// Adds the member, or changes the role of an existing one.
     Set(Member),
-    /// The member leaves the table and its id becomes a tombstone.
+    /// Removes the member; its id becomes a tombstone.
     Remove {
-        /// Whose.
+        /// Its raft id.
         raft_id: u64,
     },
 }
 
-/// The table itself.
+/// The member table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {
     members: BTreeMap<u64, Member>,
-    /// In the order of their removals, which is that of the log.
+    /// In log order.
     tombstones: Vec<u64>,
 }
 
 impl Members {
-    /// Applies one committed change. Of a member that is in the table already a `Set` changes the role only: its addresses
-    /// may have moved since the change was proposed.
+    /// Applies a committed change. For an existing member a `Set` changes only the role: its addresses may have changed
+    /// since the proposal.
     pub fn apply(&mut self, change: &MemberChange) {
         match change {
             MemberChange::Set(member) => {
+                // The proposal may carry an older address: a member that moved after the change was proposed keeps its new one.
                 let row = self.members.entry(member.raft_id).or_insert_with(|| member.clone());
                 row.role = member.role;
             }
@@ -84,7 +85,7 @@ impl Members {
         }
     }
 
-    /// Replaces the addresses of a member; false where the id is no member.
+    /// Replaces the addresses of a member; false if there is no such member.
     pub fn update_addresses(&mut self, raft_id: u64, raft_address: &str, http_address: &str) -> bool {
         let Some(member) = self.members.get_mut(&raft_id) else { return false };
         raft_address.clone_into(&mut member.raft_address);
@@ -92,42 +93,42 @@ impl Members {
         true
     }
 
-    /// The member with this raft id.
+    /// Returns the member with this raft id.
     #[must_use]
     pub fn get(&self, raft_id: u64) -> Option<&Member> {
         self.members.get(&raft_id)
     }
 
-    /// The member with this name.
+    /// Returns the member with this name.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Member> {
         self.members.values().find(|member| member.name == name)
     }
 
-    /// All members, in the order of their raft ids.
+    /// Returns all members in order of raft ids.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
         self.members.values()
     }
 
-    /// How many members there are, learners included.
+    /// Returns the number of members, learners included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether there is no member at all, as on a joiner before its first snapshot.
+    /// Whether the table is empty, as on a joiner before its first snapshot.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Whether this raft id was removed, as far as that is kept.
+    /// Whether this raft id has a tombstone.
     #[must_use]
     pub fn is_tombstone(&self, raft_id: u64) -> bool {
         self.tombstones.contains(&raft_id)
     }
 
-    /// The raft ids that were removed, as far as they are kept, the earliest first.
+    /// Returns the tombstones, the earliest first.
     pub fn tombstones(&self) -> impl Iterator<Item = u64> {
         self.tombstones.iter().copied()
     }

@@ -27,8 +27,6 @@ mod node_address;
 mod peer;
 mod refusal;
 mod status;
-#[cfg(test)]
-pub mod test_store;
 mod time;
 mod value;
 
@@ -43,6 +41,8 @@ pub use command::validate::Limits;
 pub use command::write::{IdempotencyKey, Write, Written};
 pub use command::{Command, CommandResult};
 pub use decide::decide;
+#[cfg(test)]
+pub use decide::test_store;
 pub use decide::view::{ApplyPoint, Change, View};
 pub use disk_space::{DiskSpace, mib};
 pub use event::{Cursor, Event, EventKind};

@@ -106,6 +106,7 @@ pub fn check_host(host: &str) -> Result<(), &'static str> {
     if host.contains(':') {
         return Err("an IPv6 address goes in brackets, as in [::1]:1111");
     }
+    // `10.0.1` and `0x7f.1` are hosts to DNS but addresses to resolvers; only the plain dotted form is accepted.
     if is_numeric(host.rsplit('.').next().unwrap_or(host)) {
         return host.parse::<Ipv4Addr>().map(drop).map_err(|_| "the host is no IPv4 address");
     }
@@ -169,6 +170,7 @@ pub fn check_address(address: &str) -> Result<(), &'static str> {
     if address.ends_with(']') {
         return Err("the port is missing");
     }
+    // The last colon: an IPv6 host has more, inside of its brackets.
     let (host, port) = address.rsplit_once(':').ok_or("the port is missing")?;
     check_host(host)?;
     check_dialable(host)?;

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What became of a write that failed.
+/// The outcome of a failed write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -19,16 +19,16 @@ pub enum Outcome {
     Unknown,
 }
 
-/// Who leads, as clients are told.
+/// The leader, for clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leader {
     /// Its name.
     pub node_id: String,
-    /// Where its clients find it, `host:port`.
+    /// Its client address, `host:port`.
     pub http_address: String,
 }
 
-/// The stable word for a refusal.
+/// The stable code of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
@@ -46,7 +46,7 @@ pub enum Code {
     Joining,
     /// The node was removed from its cluster.
     Removed,
-    /// The node was told something that would end it, and asks the other voters whether it is so.
+    /// The node received a claim that would end it, and probes the other voters.
     Verifying,
     /// Another live member has this name.
     NameInUse,
@@ -62,7 +62,7 @@ pub enum Code {
     VersionMismatch,
     /// The join went on past its deadline; the same request resumes it.
     JoinUnfinished,
-    /// What was to be joined is the leader itself, under another name or address.
+    /// The node to be joined is the leader itself, under another name or address.
     JoinSelf,
     /// Nothing that speaks huskv answers at the address.
     Unreachable,
@@ -82,7 +82,7 @@ pub enum Code {
     TooStale,
     /// The request as such cannot be done; the detail says why.
     BadRequest,
-    /// The key is none.
+    /// The key is invalid.
     BadKey,
     /// The value, or the request, is over its limit.
     TooLarge,
@@ -95,7 +95,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The word itself, as in `"code": "no_leader"`.
+    /// Returns the code as in `"code": "no_leader"`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -133,26 +133,26 @@ impl Code {
     }
 }
 
-/// A request that was not done, and why.
+/// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// The stable word.
+    /// The code.
     pub code: Code,
-    /// What happened and what to do, for a person.
+    /// What happened and what to do, for humans.
     pub detail: String,
-    /// Whether the change may take effect all the same; meaningless for a read.
+    /// Whether the write may take effect all the same; meaningless for a read.
     pub outcome: Outcome,
-    /// Who leads, where that is known.
+    /// The leader, if known.
     pub leader: Option<Leader>,
 }
 
 impl Refusal {
-    /// A refusal of something that has had no effect and never will.
+    /// Returns a refusal of a request without effect.
     pub fn not_applied(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), outcome: Outcome::NotApplied, leader: None }
     }
 
-    /// A failure after which the change may still take effect.
+    /// Returns a refusal of a write that may still take effect.
     pub fn unknown(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), outcome: Outcome::Unknown, leader: None }
     }

@@ -4,19 +4,19 @@
 
 use super::{DiskSpace, Leader, Refusal, Role};
 
-/// The role that raft plays on this node, in hashicorp/raft's words.
+/// The raft role of a node, in hashicorp/raft's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It leads.
+    /// Leader.
     Leader,
-    /// It follows, or would.
+    /// Follower.
     Follower,
-    /// It asks for votes, or whether it would get them.
+    /// Candidate or pre-candidate.
     Candidate,
 }
 
 impl State {
-    /// The word as in `"state": "Leader"`.
+    /// Returns it as in `"state": "Leader"`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl State {
     }
 }
 
-/// One row of the member table with what the asked node knows of it.
+/// A member as the reporting node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberStatus {
     /// Its name.
@@ -40,26 +40,26 @@ pub struct MemberStatus {
     pub http_address: String,
     /// Voter or learner.
     pub role: Role,
-    /// Milliseconds since the asked node heard it last, whoever leads; 0 for that node itself, None if never.
+    /// Milliseconds since the reporting node last heard it; 0 for itself, None if never.
     pub heard_ms: Option<u64>,
-    /// Whether that is short enough for it to count as reachable.
+    /// Whether it counts as reachable.
     pub connected: bool,
-    /// On the leader: the last index known to be durable there.
+    /// On the leader: its match index.
     pub match_index: Option<u64>,
     /// On the leader: milliseconds since it was last heard; 0 for the leader itself, None if never.
     pub last_contact_ms: Option<u64>,
-    /// What is left of its disk, as it has told within the last seconds; None where it has not.
+    /// Its free disk space, if reported within the last seconds.
     pub disk: Option<DiskSpace>,
 }
 
-/// How many voters there are, and how many of them may still fail, as one node sees it.
+/// Voter counts as one node sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Voters {
     /// All of them.
     pub count: usize,
-    /// Those that the node does not hear.
+    /// The unreachable ones.
     pub unreachable: usize,
-    /// How many of the others may fail before no majority is left; 0 also where there is none.
+    /// How many more may fail before the majority is lost.
     pub failure_tolerance: usize,
 }
 
@@ -74,18 +74,18 @@ impl Voters {
     }
 }
 
-/// What a joining node was before.
+/// The previous incarnation of a joining node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PreviousStatus {
-    /// The cluster that it was of.
+    /// Its cluster.
     pub cluster_id: u64,
     /// Its raft id there.
     pub raft_id: u64,
-    /// In how many milliseconds the node goes back to it, unless something comes from the cluster that it joins.
+    /// Milliseconds until the node rolls back, unless the new cluster sends something.
     pub goes_back_in_ms: u64,
 }
 
-/// One consistent look at a node.
+/// A consistent status of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// This node's name.
@@ -104,15 +104,15 @@ pub struct Status {
     pub last_log_index: u64,
     /// Its term.
     pub last_log_term: u64,
-    /// What is known to be committed.
+    /// The commit index.
     pub commit_index: u64,
-    /// What the machine has applied.
+    /// The applied index.
     pub applied_index: u64,
     /// The term of the entry applied last.
     pub applied_term: u64,
-    /// Committed entries that wait for the machine.
+    /// Committed entries not applied yet.
     pub fsm_pending: u64,
-    /// The applied index of the last durable cut.
+    /// The index of the last checkpoint.
     pub last_snapshot_index: u64,
     /// Its term.
     pub last_snapshot_term: u64,
@@ -120,9 +120,9 @@ pub struct Status {
     pub configuration_index: u64,
     /// Milliseconds since the leader was last heard; 0 on the leader, None if never.
     pub last_contact_ms: Option<u64>,
-    /// How many keys the store has.
+    /// The number of keys.
     pub keys: u64,
-    /// How many syncs the node has asked its disk for since it started.
+    /// The number of syncs since the start.
     pub disk_syncs: u64,
     /// The member table.
     pub members: Vec<MemberStatus>,
@@ -130,16 +130,15 @@ pub struct Status {
     pub removed: bool,
     /// Whether this node belongs to no cluster yet (its data routes answer 503).
     pub joining: bool,
-    /// While `joining`: what the node keeps, to go back to where the join is never finished.
+    /// While `joining`: the incarnation to roll back to.
     pub previous: Option<PreviousStatus>,
-    /// Whether this node waits, pristine, for a cluster of its `HUSKV_JOIN` list to take it or to begin.
+    /// Whether this node waits to form or join the cluster of its `HUSKV_JOIN` list.
     pub forming: bool,
-    /// What this node was told that would end it, while it asks the other voters, and afterwards where they could not
-    /// tell; None where there is nothing of the kind.
+    /// The claim that would end this node, while it probes the other voters and afterwards if they could not decide.
     pub verifying: Option<String>,
-    /// Of which members a life speaks that is not the one that was known, and which members say so of this node.
+    /// Identity conflicts: of members with this node, and of this node as members see it.
     pub identity_conflicts: Vec<String>,
-    /// Why this node takes no requests now; None where it does.
+    /// Why this node refuses requests; None if it serves.
     pub not_ready: Option<Refusal>,
 }
 

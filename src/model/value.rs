@@ -7,50 +7,50 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// Bytes and what they are.
+/// A value: bytes with a content type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Value {
-    /// What the bytes are, as in a Content-Type header.
+    /// The content type.
     pub content_type: String,
-    /// The bytes, as the client sent them.
+    /// The bytes as sent by the client.
     pub bytes: Bytes,
 }
 
 impl Value {
-    /// Bytes of which nothing is known.
+    /// Returns an `application/octet-stream` value.
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
         Self { content_type: "application/octet-stream".to_owned(), bytes: bytes.into() }
     }
 }
 
-/// What is known of a key without reading its value.
+/// The metadata of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyMeta {
     /// The raft index of the last change.
     pub version: u64,
-    /// The raft index of the change that made the key.
+    /// The raft index at which the key was created.
     pub create_version: u64,
     /// The length of the value.
     pub bytes: usize,
-    /// The cluster's time, in milliseconds, from which on it may be removed, where it is not kept for ever.
+    /// The expiry by the cluster clock in milliseconds; None for never.
     pub expires: Option<u64>,
 }
 
-/// What the store has under a key.
+/// A stored item.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Item {
     /// The value.
     pub value: Value,
     /// The raft index of the last change.
     pub version: u64,
-    /// The raft index of the change that made the key.
+    /// The raft index at which the key was created.
     pub create_version: u64,
-    /// The cluster's time, in milliseconds, from which on it may be removed, where it is not kept for ever.
+    /// The expiry by the cluster clock in milliseconds; None for never.
     pub expires: Option<u64>,
 }
 
 impl Item {
-    /// What is known of it without its value.
+    /// Returns its metadata.
     #[must_use]
     pub fn meta(&self) -> KeyMeta {
         let (version, create_version, expires) = (self.version, self.create_version, self.expires);
@@ -58,7 +58,7 @@ impl Item {
     }
 }
 
-/// How long a key is kept after its last put or touch.
+/// The time to live of a key since its last put or touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ttl(
     /// Seconds, from 1 to [`Ttl::MAX_SECONDS`].
@@ -66,32 +66,32 @@ pub struct Ttl(
 );
 
 impl Ttl {
-    /// The longest, ten years of 365 days.
+    /// The maximum, ten years of 365 days.
     pub const MAX_SECONDS: u32 = 315_360_000;
 
-    /// When a key that is set or touched at `clock` may be removed.
+    /// Returns the expiry of a key set or touched at `clock`.
     #[must_use]
     pub fn from(self, clock: u64) -> u64 {
         clock.saturating_add(u64::from(self.0) * 1000)
     }
 }
 
-/// What has to be true of a key for a change to happen.
+/// A condition on the version of a key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
-    /// Nothing.
+    /// Always true.
     #[default]
     Always,
-    /// There is such a key.
+    /// The key exists.
     Exists,
-    /// There is no such key.
+    /// The key does not exist.
     Absent,
     /// The key has exactly this version.
     Version(u64),
 }
 
 impl Condition {
-    /// Whether it is true of a key with this version, 0 where there is no such key.
+    /// Whether it holds for this version, 0 for a missing key.
     #[must_use]
     pub fn holds(self, version: u64) -> bool {
         match self {

@@ -42,6 +42,7 @@ impl FileFormat {
             .position(|byte| *byte == b'\n')
             .and_then(|end| Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..])))
             .ok_or_else(|| damaged("its first line is missing"))?;
+        // Example of a first line: `huskv-identity 2 e2d42d36`. The checksum covers the JSON after the line.
         let words: Vec<&str> = line.split(' ').collect();
         let &[magic, version, checksum] = words.as_slice() else { return Err(damaged("its first line is not ours")) };
         let version: u32 = version.parse().map_err(|_| damaged("its first line is not ours"))?;

@@ -89,6 +89,7 @@ impl DataDir {
             last_generation: FIRST_GENERATION,
         };
         let raft_id = data_dir.identity.raft_id;
+        // `ready` is false only between the first identity and the end of the bootstrap: a crash there starts it over.
         let incarnation = if data_dir.identity.ready {
             data_dir.open_incarnation(raft_id)?
         } else {
@@ -146,6 +147,7 @@ impl DataDir {
         holds_data: bool,
     ) -> Result<Incarnation, Error> {
         let names = self.engine.list("")?;
+        // The id must be new for this directory: an old folder of the same id would be taken for this incarnation.
         let raft_id = loop {
             let mut id = random_id(&mut self.random);
             let known = u64::from(crc32fast::hash(self.identity.started_as.as_bytes()));
@@ -160,6 +162,7 @@ impl DataDir {
         let incarnation =
             self.create_incarnation(raft_id, nothing, &HardState::default(), Members::default(), ConfState::default())?;
         self.update(|identity| {
+            // Everything below changes in one replacement of the file.
             let present = PreviousIncarnation {
                 cluster_id: identity.cluster_id,
                 raft_id: identity.raft_id,
@@ -217,6 +220,7 @@ impl DataDir {
     pub fn reserve_generation(&mut self) -> Result<SnapshotTarget, Error> {
         let raft_id = self.identity.raft_id;
         let names = self.engine.list(&raft_id.to_string())?;
+        // Above both the folders on disk and the numbers this process has handed out, some of which may have no folder yet.
         let highest = names.iter().filter_map(|name| layout::generation_of(name)).max().unwrap_or_default();
         let generation = highest.max(self.last_generation) + 1;
         self.last_generation = generation;
@@ -256,6 +260,7 @@ impl DataDir {
                 // A reserved one may be taken into use next; one below the generation in use was skipped.
                 let held =
                     found > generation && reserved.contains_key(&Reservation { raft_id: own, generation: found });
+                // Example: generation 3 is in use and 4 is reserved. 1 and 2 are garbage; 4 is garbage once its reservation is dropped.
                 if found != generation && !held {
                     garbage.push(layout::state_machine(own, found));
                 }
@@ -305,19 +310,23 @@ impl DataDir {
         let names = self.engine.list(&folder)?;
         let damaged = |what: String, detail: String| Err(Error::Damaged { what, detail, path: self.engine.path() });
         if !names.iter().any(|name| layout::generation_of(name).is_some()) {
-            return damaged(folder, "it holds no state of the machine".into());
+            return damaged(folder, "it holds no state machine".into());
         }
         let log = layout::journal(raft_id);
         let mut journal = Journal::open(self.engine.open(&log, false, JOURNAL_CACHE_BYTES)?)?;
         let state_machine = layout::state_machine(raft_id, journal.generation());
         let state_machine = StateMachine::open(self.engine.open(&state_machine, false, self.cache_bytes)?)?;
         let ((applied, term), first, last) = (state_machine.applied(), journal.first_index(), journal.last_index());
+        // The log may begin after the applied index only by compaction, which never passes a checkpoint. So such a gap means that
+        // the state is older than the log.
         if applied + 1 < first {
             return damaged(log, format!("it begins with entry {first}, after what the state has applied ({applied})"));
         }
+        // The state never applies what the log does not hold: the log has lost entries.
         if applied > last {
             return damaged(log, format!("log lost: it ends with entry {last}, but the state has applied {applied}"));
         }
+        // The same index with another term: the log belongs to another history.
         if journal.term(applied) != Some(term) {
             return damaged(log, format!("log lost: entry {applied} is not the one of term {term} that was applied"));
         }

@@ -47,7 +47,7 @@ pub enum Error {
     /// Data on disk differs from what was written.
     #[error(
         "{what} is damaged: {detail}. huskv has changed nothing there, but its storage engine may have: where it finds an \
-         unfinished end of its own files (`db`, `snap.*`), it cuts that off before huskv sees anything. To rejoin: move the directory {path} away, start the node empty and POST /raft/join for it on a healthy member"
+         unfinished end of its own files (`db`, `snap.*`), it truncates it before huskv sees anything. To rejoin: move the directory {path} away, start the node empty and POST /raft/join for it on a healthy member"
     )]
     Damaged {
         /// The damaged file or database.
@@ -104,7 +104,7 @@ pub enum Error {
         detail: String,
     },
     /// A snapshot was aborted: cancelled, over a limit, or malformed. The node goes on.
-    #[error("the copy of the state was given up: {detail}")]
+    #[error("the snapshot was aborted: {detail}")]
     Snapshot {
         /// The reason.
         detail: String,

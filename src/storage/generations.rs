@@ -36,13 +36,13 @@ pub(crate) struct ReservedGeneration {
     engine: Arc<dyn Engine>,
     all: Arc<Reservations>,
     this: Reservation,
-    kept: bool,
+    keep_folder: bool,
 }
 
 impl ReservedGeneration {
     pub(crate) fn new(engine: Arc<dyn Engine>, all: Arc<Reservations>, this: Reservation) -> Self {
         all.lock().insert(this.clone(), false);
-        Self { engine, all, this, kept: false }
+        Self { engine, all, this, keep_folder: false }
     }
 
     /// Returns the generation number.
@@ -66,14 +66,15 @@ impl ReservedGeneration {
 
     /// Keeps the folder.
     pub(crate) fn keep(mut self) {
-        self.kept = true;
+        self.keep_folder = true;
         self.all.lock().insert(self.this.clone(), true);
     }
 }
 
 impl Drop for ReservedGeneration {
     fn drop(&mut self) {
-        if !self.kept {
+        // Dropped without `keep`: the snapshot was aborted.
+        if !self.keep_folder {
             // A folder that cannot be removed now is garbage and removed at the next start.
             drop(self.engine.remove(&layout::state_machine(self.this.raft_id, self.this.generation)));
             self.all.lock().remove(&self.this);

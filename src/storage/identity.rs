@@ -76,6 +76,7 @@ pub struct PreviousIncarnation {
 /// [`Error`] where the file is damaged, newer, or cannot be read.
 pub fn peek(dir: &Path) -> Result<Option<Identity>, Error> {
     let directory = dir.display().to_string();
+    // Without the engine: the command line reads the name of a stopped or running node without its lock.
     match std::fs::read(dir.join(IDENTITY)) {
         Ok(bytes) => decode(&bytes, &directory).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_version_had_no_lives() {
+    fn version_1_had_no_boot_history() {
         let old = "huskv-identity 1 954e9c00\n{\n  \"started_as\": \"node1\",\n  \"cluster_id\": 3,\n  \"raft_id\": 5,\n  \
                    \"ready\": true,\n  \"formed\": false,\n  \"removed\": false,\n  \"raft_address\": \"a:1\",\n  \
                    \"http_address\": \"a:2\",\n  \"picked_http_port\": null,\n  \"picked_raft_port\": 7\n}\n";

@@ -110,11 +110,13 @@ impl Peers {
         if let Err(conflict) = follow(before.boot_id, boot_history) {
             return Ok(Err(conflict));
         }
+        // `heard` is only known for sure after the peer has sent a frame; otherwise the older record stays.
         let now = PeerRecord { boot_id: Some(boot_history.current), heard: heard.or(before.heard) };
         let told = boot_history.current.count > 0 && keep(raft_id);
         if now == before || !told {
             return Ok(Ok(false));
         }
+        // Writes the file before the memory is updated, so that a failed write changes nothing.
         let mut next = known.clone();
         next.retain(|raft_id, _| keep(*raft_id));
         next.insert(raft_id, now);
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_outlives_the_process_and_only_members_are_kept() {
+    fn records_survive_the_process_and_only_members_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let engine = sled(dir.path());
         let peers = Peers::open(engine.clone()).unwrap();
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_that_does_not_follow_changes_nothing() {
+    fn a_conflicting_boot_history_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let peers = Peers::open(sled(dir.path())).unwrap();
         peers.record(5, &boot_history(3), None, |_| true).unwrap().unwrap();

@@ -68,7 +68,7 @@ impl ConnectionSlots {
     }
 
     fn table(&self) -> MutexGuard<'_, SlotTable> {
-        self.table.lock().expect("nothing panics while it holds the places")
+        self.table.lock().expect("no panic while the lock is held")
     }
 
     /// Acquires a slot for a new connection; returns whether another one was evicted.
@@ -100,6 +100,7 @@ impl ConnectionSlot {
         // Evicted meanwhile.
         let Some(mut occupant) = table.slots.remove(&self.number) else { return false };
         let same = |slot: &Occupant| slot.owner == Some(owner);
+        // The same raft id, purpose and source: the peer has restarted, and its old connection is dead.
         table.slots.retain(|_, slot| !(same(slot) && slot.source == occupant.source));
         let evicted_other = if is_listed(raft_id) {
             table.make_room(SOURCES_PER_MEMBER, same)
@@ -121,6 +122,7 @@ impl SlotTable {
             by_source.entry(slot.source).or_insert((0, *number)).0 += 1;
             count += 1;
         }
+        // Example, limit 4: source A holds 1, 2, 3 and source B holds 4. A has the most, so its oldest slot, 1, is evicted.
         let oldest = by_source.into_values().max_by_key(|(count, oldest)| (*count, std::cmp::Reverse(*oldest)));
         match oldest {
             Some((_, oldest)) if count >= max => self.slots.remove(&oldest).is_some(),
@@ -156,18 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_of_strangers_makes_room_for_itself_and_not_for_others() {
+    fn many_unidentified_connections_evict_only_each_other() {
         let slots = ConnectionSlots::new(16);
         let member = peer(&slots, 1, 1);
         let quiet = slots.acquire(from(2)).0;
-        let crowd: Vec<ConnectionSlot> = (0..100).map(|_| slots.acquire(from(3)).0).collect();
+        let many: Vec<ConnectionSlot> = (0..100).map(|_| slots.acquire(from(3)).0).collect();
         assert!(!is_evicted(&member) && !is_evicted(&quiet));
-        assert_eq!(crowd.iter().filter(|slot| !is_evicted(slot)).count(), 7);
-        assert!(!is_evicted(crowd.last().unwrap()), "the newest stay");
+        assert_eq!(many.iter().filter(|slot| !is_evicted(slot)).count(), 7);
+        assert!(!is_evicted(many.last().unwrap()), "the newest stay");
     }
 
     #[test]
-    fn raft_ids_that_were_made_up_do_not_take_the_members_places() {
+    fn made_up_raft_ids_cannot_take_member_slots() {
         let slots = ConnectionSlots::new(16);
         let member = peer(&slots, 1, 1);
         let made_up: Vec<ConnectionSlot> = (0..100).map(|id| peer(&slots, 1, 100 + id)).collect();

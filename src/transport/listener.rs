@@ -78,7 +78,7 @@ impl Inbound {
         let (hello, welcome) = match timeout(HANDSHAKE_LIMIT, self.handshake(&mut stream, slot)).await {
             Ok(Some(accepted_peer)) => accepted_peer,
             Ok(None) => return,
-            Err(_) => return self.warn_limited("not huskv", "it did not introduce itself in time"),
+            Err(_) => return self.warn_limited("not huskv", "the handshake timed out"),
         };
         let (registry, who) = (&self.registry, self.describe(&hello));
         match hello.purpose {
@@ -92,6 +92,8 @@ impl Inbound {
 
     /// The acceptor's side of the handshake; None if the connection was refused.
     async fn handshake(&self, stream: &mut TcpStream, slot: &ConnectionSlot) -> Option<(Hello, Welcome)> {
+        // Step 1: the preamble. Another protocol is closed at its first wrong byte; another version gets ours, so that it can
+        // report both numbers.
         match read_preamble(stream).await {
             Ok(Preamble::Huskv(WIRE_VERSION)) => {}
             Ok(Preamble::Huskv(version)) => {
@@ -105,7 +107,7 @@ impl Inbound {
                 return None;
             }
             Ok(Preamble::Closed) => {
-                self.warn_limited("not huskv", "it closed the connection without a word");
+                self.warn_limited("not huskv", "it closed the connection before its preamble");
                 return None;
             }
             Err(error) => {
@@ -113,6 +115,7 @@ impl Inbound {
                 return None;
             }
         }
+        // Step 2: the hello, bounded before it is decoded, and its name and address checked before they reach a log.
         let hello = match read_frame(stream, frame_limits::HELLO).await {
             Ok(Frame::Hello(hello)) => hello,
             Ok(other) => return self.malformed(&WireError::Unexpected(other.kind().1)),
@@ -121,24 +124,26 @@ impl Inbound {
         if let Err(reason) = check_hello(&hello) {
             return self.malformed(&WireError::Malformed(reason));
         }
+        // Step 3: admission. Only peers and snapshot streams are checked against the table; rpcs come from nodes outside of it.
         let admitted = match hello.purpose {
             Purpose::Peer | Purpose::Snapshot => self.registry.admit(&hello).await,
             Purpose::Identify | Purpose::JoinOffer | Purpose::Probe => Ok(()),
         };
         let verdict = admitted.map(|()| {
-            let stranger = !matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot);
+            let is_rpc = !matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot);
             let table = self.registry.table();
             let of = |field: fn(&PeerTable) -> u64| table.as_deref().map_or(0, field);
             Welcome {
                 cluster_id: of(|table| table.cluster_id),
                 raft_id: of(|table| table.raft_id),
-                boot_history: if stranger {
+                boot_history: if is_rpc {
                     BootHistory::default()
                 } else {
                     self.registry.boot_history(hello.from, hello.known)
                 },
             }
         });
+        // Step 4: the verdict. A refused peer does not get the recorded random number: with it, it could claim the boot id.
         let reported = verdict.clone().map_err(|denial| match denial {
             Denial::Conflict(conflict) => Denial::Conflict(conflict.redacted()),
             denial => denial,
@@ -175,15 +180,15 @@ impl Inbound {
         format!("{:?} ({})", hello.node_id.chars().take(64).collect::<String>(), self.from)
     }
 
-    async fn close_after(&self, stream: &mut TcpStream, last_word: &[u8]) {
-        if stream.write_all(last_word).await.is_ok() {
+    async fn close_after(&self, stream: &mut TcpStream, last_bytes: &[u8]) {
+        if stream.write_all(last_bytes).await.is_ok() {
             close_gracefully(stream, HANDSHAKE_BYTES, CLOSE_LIMIT).await;
         }
     }
 
     fn log_eviction(&self, evicted: bool) {
         if evicted {
-            self.warn_limited("the peer port is crowded", "whoever came first has to make room");
+            self.warn_limited("too many connections to the peer port", "the oldest one was closed");
         }
     }
 
@@ -192,7 +197,7 @@ impl Inbound {
     }
 
     fn malformed(&self, error: &WireError) -> Option<(Hello, Welcome)> {
-        self.warn_limited("a handshake cannot be understood", &error.to_string());
+        self.warn_limited("malformed handshake", &error.to_string());
         None
     }
 }

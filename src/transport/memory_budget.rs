@@ -74,16 +74,16 @@ mod tests {
     use futures_util::FutureExt;
 
     #[test]
-    fn others_cannot_fill_the_room_of_members_and_no_connection_that_of_the_rest() {
+    fn other_peers_cannot_exhaust_the_members_budget() {
         let budget = Budget::new(256 << 20);
         let shares: Vec<ConnectionShare> = (0..8).map(|_| ConnectionShare::new()).collect();
         let room = |share, member| budget.reserve(share, member, FRAME_BYTES).now_or_never();
-        let stranger = room(&shares[0], false).unwrap();
+        let other_peer = room(&shares[0], false).unwrap();
         assert!(room(&shares[1], false).is_none(), "others have one large frame");
         let first = room(&shares[2], true).unwrap();
         assert!(room(&shares[2], true).is_none(), "one large frame a connection");
         assert!(shares[3..].iter().all(|share| room(share, true).is_some()));
-        drop((stranger, first));
+        drop((other_peer, first));
         assert!(room(&shares[1], false).is_some() && room(&shares[2], true).is_some(), "it is given back");
     }
 }

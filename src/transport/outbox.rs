@@ -145,6 +145,7 @@ impl Outbox for PeerOutbox {
             }
             let bytes = message_bytes(&message);
             let queued = link.put(bytes, |bytes_held| QueuedFrame::Step(Box::new(message), bytes_held));
+            // Reported once per period of dropping, not per message.
             let begins = !queued && !link.full;
             link.full = !queued;
             if begins && !link.queue.is_closed() {
@@ -167,6 +168,7 @@ impl Outbox for PeerOutbox {
                 if open && link.put(bytes, |bytes_held| QueuedFrame::Forward(token, hop, request, bytes_held)) {
                     return;
                 }
+                // Between `open` and the queue the link may have ended and answered the token: it must not be answered twice.
                 if open && !link.forwards.withdraw(token) {
                     // The link ended meanwhile and has answered it.
                     return;
@@ -260,6 +262,7 @@ impl Outbox for PeerOutbox {
         let mut directory = registry.directory();
         registry.table.send_replace(Some(Arc::clone(&table)));
         let identity = Some((table.node_id.clone(), table.raft_id, table.cluster_id, table.raft_address.clone()));
+        // A changed identity (a join, a rollback, a move) closes every link; they are dialled again under the new one.
         if table.removed || self.identity != identity {
             // All connections were opened under another identity.
             self.identity = identity;
@@ -282,6 +285,7 @@ impl Outbox for PeerOutbox {
             }
         }
         let is_listed = |raft_id: &u64| listed.iter().any(|(listed, ..)| listed == raft_id);
+        // A peer that the table lists now is dialled, and a removed one is closed.
         directory.unlisted_peers.retain(|(raft_id, _), _| !table.tombstones.contains(raft_id) && !is_listed(raft_id));
         directory.dialled.retain(|raft_id, _| is_listed(raft_id));
         self.links.retain(|_, link| !link.queue.is_closed());

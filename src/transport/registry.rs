@@ -200,6 +200,7 @@ impl Registry {
     /// [`Denial`]: it is refused.
     pub async fn record_peer(&self, raft_id: u64, boot_history: &BootHistory, heard: bool) -> Result<(), Denial> {
         let Some(table) = self.table() else { return Err(Denial::Starting) };
+        // Not recorded: a file entry per made-up raft id would grow without bound.
         if !table.lists(raft_id) {
             return self.peers.check(raft_id, boot_history).map_err(Denial::Conflict);
         }
@@ -207,6 +208,8 @@ impl Registry {
         if self.peers.is_recorded(raft_id, boot_history.current, heard) {
             return Ok(());
         }
+        // A process that is still connected cannot have restarted: a newer boot id meanwhile is a clone, or the old connection
+        // has not timed out yet. Both are refused until that connection ends.
         if let Some(known) = self.peers.boot_id(raft_id)
             && known != boot_history.current
             && self.is_connected(raft_id, known)
@@ -217,6 +220,7 @@ impl Registry {
         let (peers, boot_history) = (Arc::clone(&self.peers), boot_history.clone());
         let peers_changed =
             move || peers.record(raft_id, &boot_history, heard, |known| !table.tombstones.contains(&known));
+        // The file is synced, which must not block a runtime thread.
         let detail = match self.runtime.spawn_blocking(peers_changed).await {
             Ok(Ok(peers_changed)) => {
                 let new = peers_changed.map_err(Denial::Conflict)?;
@@ -226,7 +230,7 @@ impl Registry {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        self.warn_limited("a peer cannot be written down, and is not spoken to", &raft_id.to_string(), &detail);
+        self.warn_limited("a peer cannot be recorded and is refused", &raft_id.to_string(), &detail);
         Err(Denial::Disk)
     }
 
@@ -243,7 +247,7 @@ impl Registry {
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<(u64, BootId), usize>> {
-        self.connected.lock().expect("nothing panics while it counts connections")
+        self.connected.lock().expect("no panic while the lock is held")
     }
 
     /// Waits until the peer is recorded with a boot id that this history does not continue.
@@ -293,7 +297,7 @@ impl Registry {
 
     /// Locks the directory.
     pub fn directory(&self) -> MutexGuard<'_, Directory> {
-        self.directory.lock().expect("nothing panics while it holds the directory")
+        self.directory.lock().expect("no panic while the lock is held")
     }
 
     /// Whether this raft id is in the table.

@@ -106,6 +106,7 @@ pub async fn offer_join(registry: &Registry, address: &str, offer: JoinOffer) ->
         }
     };
     answered.await.unwrap_or_else(|error| {
+        // The offer may have been accepted before the connection failed, so the outcome is unknown.
         let code = if matches!(error, WireError::Silent(_)) { Code::Timeout } else { Code::Unreachable };
         let detail = format!(
             "{address} was asked to join, and then there was no answer ({error}); it may have joined: try the same again"
@@ -131,8 +132,8 @@ pub async fn answer_identify(registry: &Registry, mut stream: TcpStream) {
 pub async fn answer_probe(registry: &Registry, who: &str, mut stream: TcpStream) {
     let probe = match read_frame_within(&mut stream, frame_limits::PROBE, OFFER_LIMIT).await {
         Ok(Frame::Probe(probe)) => probe,
-        Ok(other) => return registry.warn_limited("no question of a voter", who, other.kind().1),
-        Err(error) => return registry.warn_limited("no question of a voter", who, &error.to_string()),
+        Ok(other) => return registry.warn_limited("malformed probe", who, other.kind().1),
+        Err(error) => return registry.warn_limited("malformed probe", who, &error.to_string()),
     };
     let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.probe(probe)).await else { return };
     finish(&mut stream, &Frame::Probed(answer)).await;
@@ -148,11 +149,11 @@ pub async fn answer_join_offer(registry: &Registry, who: &str, mut stream: TcpSt
         Ok((Frame::Removed { cluster_id, raft_id }, _)) => {
             return registry.handle.deliver(Input::JoinEnded { cluster_id, raft_id }).await;
         }
-        Ok((other, _)) => return registry.warn_limited("no offer to adopt", who, other.kind().1),
-        Err(error) => return registry.warn_limited("no offer to adopt", who, &error.to_string()),
+        Ok((other, _)) => return registry.warn_limited("malformed join offer", who, other.kind().1),
+        Err(error) => return registry.warn_limited("malformed join offer", who, &error.to_string()),
     };
     if let Err(detail) = check_offer(&offer) {
-        registry.warn_limited("no offer to adopt", who, &detail);
+        registry.warn_limited("malformed join offer", who, &detail);
         let refusal = Refusal::not_applied(Code::BadRequest, format!("the offer cannot be taken: {detail}"));
         return finish(&mut stream, &Frame::JoinAccepted(Err(refusal))).await;
     }
@@ -180,7 +181,7 @@ fn identify_refusal(address: &str, code: Code) -> Refusal {
 fn joiner_refusal(address: &str, refusal: Refusal) -> Refusal {
     const MOST: usize = 600;
     let printable = |char: &char| !char.is_control();
-    let said: String = refusal.detail.chars().filter(printable).take(MOST).collect();
+    let text: String = refusal.detail.chars().filter(printable).take(MOST).collect();
     let code = match refusal.code {
         Code::BadRequest
         | Code::HasData
@@ -196,15 +197,15 @@ fn joiner_refusal(address: &str, refusal: Refusal) -> Refusal {
     Refusal {
         code,
         outcome: refusal.outcome,
-        detail: format!("the node at {address} does not join: {said}"),
+        detail: format!("the node at {address} does not join: {text}"),
         leader: None,
     }
 }
 
 /// Explains a failed dial to the client.
 fn dial_refusal(registry: &Registry, address: &str, error: &DialError) -> Refusal {
-    if let DialError::Foreign(said) = error {
-        debug!(registry.log, "what answered there is no huskv"; "address" => address, "said" => said);
+    if let DialError::Foreign(text) = error {
+        debug!(registry.log, "another protocol answered a dial"; "address" => address, "said" => text);
     }
     match error {
         DialError::Version(version) => Refusal::not_applied(

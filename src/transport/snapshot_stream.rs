@@ -73,9 +73,9 @@ pub async fn send(
     let began = Instant::now();
     let sending = async {
         let (stream, address) = dial_member(registry, to).await?;
-        info!(registry.log, "stream of a copy begun"; "to" => to, "address" => address);
+        info!(registry.log, "snapshot stream started"; "to" => to, "address" => address);
         let (bytes, (frames, frames_end)) = (reader.bytes(), mpsc::channel(FRAMES_AHEAD));
-        on_thread("copy-reader", move || read_frames(|| reader.next(), &frames))?;
+        on_thread("snapshot-reader", move || read_frames(|| reader.next(), &frames))?;
         stream_out(stream, message, bytes, frames_end).await
     };
     let result = tokio::select! {
@@ -83,7 +83,7 @@ pub async fn send(
         () = registry.stopped() => Err("this node is stopping".into()),
     };
     let outcome = result.as_ref().map_or_else(String::as_str, |_| "taken");
-    info!(registry.log, "stream of a copy ended"; "to" => to, "outcome" => outcome, "ms" => ms(began));
+    info!(registry.log, "snapshot stream ended"; "to" => to, "outcome" => outcome, "ms" => ms(began));
     result
 }
 
@@ -134,9 +134,10 @@ pub async fn stream_out(
     let (mut reader, mut writer) = stream.into_split();
     let outcome = read_outcome(&mut reader);
     tokio::pin!(outcome);
+    // The receiver may refuse at any time; its result is read while frames are sent.
     let sent = tokio::select! {
         biased;
-        outcome = &mut outcome => return Err(outcome.err().unwrap_or_else(|| "it was taken before its end".into())),
+        outcome = &mut outcome => return Err(outcome.err().unwrap_or_else(|| "it was accepted before its end".into())),
         sent = send_frames(&mut writer, message, bytes, frames) => sent,
     };
     match sent {
@@ -173,7 +174,7 @@ async fn send_frames<W: AsyncWrite + Unpin>(
         let frame = match timeout(PING_EVERY, frames.recv()).await {
             Err(_) if last.elapsed() < PROGRESS => Frame::Ping,
             Err(_) => return Err(SendError::Snapshot(format!("nothing to send for {} s", PROGRESS.as_secs()))),
-            Ok(None) => return Err(SendError::Snapshot("the copy broke off".into())),
+            Ok(None) => return Err(SendError::Snapshot("the snapshot ended early".into())),
             Ok(Some(Err(reason))) => return Err(SendError::Snapshot(reason)),
             Ok(Some(Ok(storage::Frame::Changes(changes)))) => {
                 last = Instant::now();
@@ -205,7 +206,7 @@ async fn read_outcome<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), String
 /// Receives a snapshot from a member. `who` describes the member in the log.
 pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welcome: Welcome, who: &str) {
     let began = Instant::now();
-    info!(registry.log, "stream of a copy begun"; "from" => who);
+    info!(registry.log, "snapshot stream started"; "from" => who);
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let result = {
@@ -229,7 +230,7 @@ pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welc
         }
     };
     let outcome = result.as_ref().map_or_else(String::as_str, |()| "in use");
-    info!(registry.log, "stream of a copy ended"; "from" => who, "outcome" => outcome, "ms" => ms(began));
+    info!(registry.log, "snapshot stream ended"; "from" => who, "outcome" => outcome, "ms" => ms(began));
     // Reads on after the result: closing over unread bytes would reset the connection and lose it.
     let outcome = result.map_err(|reason| reason.chars().take(REASON_CHARS).collect());
     if write_frame_within(&mut writer, &Frame::Taken(outcome), OUTCOME_LIMIT).await.is_ok() {
@@ -261,11 +262,13 @@ async fn receive_snapshot(
     // The loop wants this one, so an earlier one, of a former leader, is obsolete.
     registry.receptions.send_modify(|count| *count += 1);
     let mut receptions = registry.receptions.subscribe();
+    // The permit is held by the writer thread of an older stream until its generation is removed: two streams never write at
+    // once, and disk space is free again.
     let permit = timeout(PREVIOUS_STREAM_LIMIT, Arc::clone(&registry.reception).acquire_owned()).await;
-    let Ok(Ok(permit)) = permit else { return Err("an earlier copy is still being cleared away".into()) };
+    let Ok(Ok(permit)) = permit else { return Err("an earlier snapshot is still being cleaned up".into()) };
     tokio::select! {
         result = write_and_install(registry, reader, (hello.from, welcome.raft_id), announced, (reception, permit)) => result,
-        _ = receptions.changed() => Err("a newer copy is received instead".into()),
+        _ = receptions.changed() => Err("a newer snapshot is received instead".into()),
     }
 }
 
@@ -279,7 +282,7 @@ async fn write_and_install(
 ) -> Result<(), String> {
     let (frames, frames_end) = mpsc::channel(FRAMES_AHEAD);
     let (written, mut written_end) = oneshot::channel();
-    on_thread("copy-writer", move || {
+    on_thread("snapshot-writer", move || {
         // A failed snapshot is removed before the permit is released.
         drop(written.send(write_frames(reception, bytes, frames_end)));
         drop(permit);
@@ -306,7 +309,8 @@ async fn write_and_install(
             break written_end.await;
         }
     };
-    let (received, message) = written.map_err(|_| "the copy could not be written")??;
+    // The generation is complete, verified and synced. The loop now installs it between two turns.
+    let (received, message) = written.map_err(|_| "the snapshot could not be written")??;
 
     let (reply, answer) = oneshot::channel();
     let reply = Box::new(move |result| drop(reply.send(result)));
@@ -333,7 +337,7 @@ fn write_frames(
             _ => break,
         }
     }
-    Err("the stream broke off".into())
+    Err("the stream ended early".into())
 }
 
 /// Runs snapshot work on a thread of its own.

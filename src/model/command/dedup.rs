@@ -23,34 +23,34 @@ use super::{Command, CommandResult};
 use crate::model::codec;
 use crate::model::decide::view::ApplyPoint;
 
-/// The most bytes that all results take up together, as `cost` counts them: of short ones about 130 000, which is 1 000
-/// named writes a second over [`MIN_RETENTION_MS`].
+/// The maximum memory of all results: about 130 000 short ones, which is 1 000 writes per second over
+/// [`MIN_RETENTION_MS`].
 pub const DEDUP_TABLE_BYTES: usize = 64 << 20;
-/// For how long a result is kept at least, in milliseconds of the cluster's time: twice the longest timeout, so that no
-/// request that is still on its way can find its name forgotten.
+/// The minimum retention in milliseconds of the cluster clock: twice the longest timeout, so that no request in flight
+/// finds its result evicted.
 pub const MIN_RETENTION_MS: u64 = 120_000;
-/// For how long a result is kept at most, in milliseconds of the cluster's time.
+/// The maximum retention, in milliseconds of the cluster clock.
 pub const MAX_RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
-/// Of a result with more encoded bytes only the status and the version are kept.
+/// The maximum encoded size of a stored result; a larger one is truncated to its version.
 pub const MAX_RESULT_BYTES: usize = 4 << 10;
-/// How many results whose time is over one new result removes at most.
+/// The maximum expired results removed per stored one.
 const EXPIRED_PER_STORE: usize = 16;
-/// What a result takes up in memory besides its encoded bytes: itself, and its places in two maps.
+/// The memory of a result besides its encoded bytes: the entry and its places in two maps.
 const RESULT_OVERHEAD: usize = 400;
-/// The most that one result takes up: its name and its fields beside the outcome have less than 256 bytes.
+/// The maximum cost of one result: key and fixed fields have less than 256 bytes.
 const MAX_COST: usize = RESULT_OVERHEAD + MAX_RESULT_BYTES + 256;
 
-/// What a named request came to.
+/// The stored result of a request with an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredResult {
-    /// The request.
+    /// The idempotency key.
     pub idempotency_key: IdempotencyKey,
-    /// Its result, shortened where it is over [`MAX_RESULT_BYTES`].
+    /// Its result, truncated if over [`MAX_RESULT_BYTES`].
     pub written: Written,
 }
 
 impl StoredResult {
-    /// What is kept of this result.
+    /// Returns the stored form of a result.
     fn of(idempotency_key: IdempotencyKey, written: &Written) -> Self {
         let outcome = if codec::encode(&written.outcome).len() > MAX_RESULT_BYTES {
             CommandResult::Truncated { version: written.outcome.version(written.index) }
@@ -61,11 +61,11 @@ impl StoredResult {
     }
 }
 
-/// Decides a write at `at`, in an entry of `term`: `run` does its command, unless it was done before or is none that may be
-/// done. The answer for whoever waits, and what is to be kept of it.
+/// Applies a write at `at` in an entry of `term`: `run` decides its command, unless the write is invalid or a
+/// duplicate. Returns the result for the client and the result to store, if any.
 ///
 /// # Errors
-/// Only what `run` fails with.
+/// The error of `run`.
 pub fn decide_write<E>(
     write: Write,
     at: ApplyPoint,
@@ -73,6 +73,8 @@ pub fn decide_write<E>(
     results: &DedupTable,
     run: impl FnOnce(Command) -> Result<CommandResult, E>,
 ) -> Result<(Written, Option<StoredResult>), E> {
+    // Order matters: an invalid write never reads the table, a duplicate never runs, and a full table refuses before the
+    // command runs, because a write whose result cannot be stored must not take effect.
     let valid = validate::write(&write, &validate::Limits::ALL_NODES).is_ok();
     let Write { idempotency_key, command } = write;
     let first = idempotency_key
@@ -84,99 +86,104 @@ pub fn decide_write<E>(
     }
     if let Some((idempotency_key, first)) = first {
         let same = idempotency_key.fingerprint == first.idempotency_key.fingerprint;
-        let again = || Written { replayed: true, ..first.written.clone() };
-        return Ok((if same { again() } else { here(CommandResult::IdempotencyKeyReused) }, None));
+        let retried = || Written { replayed: true, ..first.written.clone() };
+        return Ok((if same { retried() } else { here(CommandResult::IdempotencyKeyReused) }, None));
     }
     if idempotency_key.is_some() && !results.has_room(at.clock) {
         return Ok((here(CommandResult::ResultsFull), None));
     }
     let written = here(run(command)?);
-    let kept = idempotency_key.map(|idempotency_key| StoredResult::of(idempotency_key, &written));
-    Ok((written, kept))
+    let stored = idempotency_key.map(|idempotency_key| StoredResult::of(idempotency_key, &written));
+    Ok((written, stored))
 }
 
-/// The results that are kept, oldest first.
+/// The stored results, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DedupTable {
-    /// By the index of the entry that did it; with what it takes up.
+    /// By the index of the entry, with the memory cost.
     results: BTreeMap<u64, (StoredResult, usize)>,
     by_key: BTreeMap<Bytes, u64>,
     bytes: usize,
 }
 
 impl DedupTable {
-    /// Whether the result of a request of this name is still to be given at `clock`, so that it does nothing if it comes again.
+    /// Whether a live result of this key exists at `clock`, so that a retry has no effect.
     #[must_use]
     pub fn contains(&self, key: &Bytes, clock: u64) -> bool {
         self.live(key, clock).is_some()
     }
 
-    /// The request of this name whose result is still to be given at `clock`.
+    /// Returns the live result of this key at `clock`.
     fn live(&self, key: &Bytes, clock: u64) -> Option<&StoredResult> {
-        let (kept, _) = self.results.get(self.by_key.get(key)?)?;
-        (!is_expired(&kept.written, clock)).then_some(kept)
+        let (stored, _) = self.results.get(self.by_key.get(key)?)?;
+        (!is_expired(&stored.written, clock)).then_some(stored)
     }
 
-    /// Whether another result can be taken in at `clock`, in place of old ones if need be.
+    /// Whether a result can be stored at `clock`, after evicting old ones if needed.
     fn has_room(&self, clock: u64) -> bool {
+        // Counts the oldest results that may be evicted until one more of maximum size fits. The first one that is too young
+        // ends the search, since all later ones are younger.
         let mut over = (self.bytes + MAX_COST).saturating_sub(DEDUP_TABLE_BYTES);
         let mut oldest = self.results.values();
         while over > 0 {
             match oldest.next() {
-                Some((kept, cost)) if is_evictable(&kept.written, clock) => over = over.saturating_sub(*cost),
+                Some((stored, cost)) if is_evictable(&stored.written, clock) => over = over.saturating_sub(*cost),
                 _ => return false,
             }
         }
         true
     }
 
-    /// Takes a result in, for which there is room; it has this many `bytes` as it is encoded. What goes for it, oldest first.
-    pub fn store(&mut self, kept: StoredResult, bytes: usize) -> Vec<StoredResult> {
-        let clock = kept.written.clock;
-        let same_name = self.by_key.get(&kept.idempotency_key.key).copied();
-        let mut gone: Vec<_> = same_name.and_then(|index| self.remove(index)).into_iter().collect();
-        self.restore(kept, bytes);
+    /// Stores a result of this encoded size, for which there is room; returns the evicted ones, oldest first.
+    pub fn store(&mut self, stored: StoredResult, bytes: usize) -> Vec<StoredResult> {
+        let clock = stored.written.clock;
+        // An expired result of the same key is replaced: one key has one result.
+        let same_name = self.by_key.get(&stored.idempotency_key.key).copied();
+        let mut evicted: Vec<_> = same_name.and_then(|index| self.remove(index)).into_iter().collect();
+        self.restore(stored, bytes);
         while let Some((&index, (first, _))) = self.results.first_key_value() {
+            // Evicts for space only what has had its minimum retention, and a few expired results on the way, so that the table
+            // shrinks without a scan.
             let goes_for_it = self.bytes > DEDUP_TABLE_BYTES && is_evictable(&first.written, clock);
-            let is_old = is_expired(&first.written, clock) && gone.len() < EXPIRED_PER_STORE;
+            let is_old = is_expired(&first.written, clock) && evicted.len() < EXPIRED_PER_STORE;
             if !goes_for_it && !is_old {
                 break;
             }
-            gone.extend(self.remove(index));
+            evicted.extend(self.remove(index));
         }
-        gone
+        evicted
     }
 
-    /// Takes in a result that was kept before; whether neither its name nor its index is there already.
-    pub fn restore(&mut self, kept: StoredResult, bytes: usize) -> bool {
-        let (index, key) = (kept.written.index, kept.idempotency_key.key.clone());
+    /// Restores a result from disk; false if its key or index exists already.
+    pub fn restore(&mut self, stored: StoredResult, bytes: usize) -> bool {
+        let (index, key) = (stored.written.index, stored.idempotency_key.key.clone());
         let cost = cost(bytes);
         self.bytes += cost;
-        self.results.insert(index, (kept, cost)).is_none() & self.by_key.insert(key, index).is_none()
+        self.results.insert(index, (stored, cost)).is_none() & self.by_key.insert(key, index).is_none()
     }
 
-    /// How many there are.
+    /// Returns the number of results.
     #[must_use]
     pub fn len(&self) -> usize {
         self.results.len()
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.results.is_empty()
     }
 
     fn remove(&mut self, index: u64) -> Option<StoredResult> {
-        let (kept, cost) = self.results.remove(&index)?;
-        self.by_key.remove(&kept.idempotency_key.key);
+        let (stored, cost) = self.results.remove(&index)?;
+        self.by_key.remove(&stored.idempotency_key.key);
         self.bytes -= cost;
         debug_assert_eq!(self.results.len(), self.by_key.len(), "one result per idempotency key");
-        Some(kept)
+        Some(stored)
     }
 }
 
-/// What a result takes up that has so many bytes as it is encoded.
+/// Returns the memory cost of a result of this encoded size.
 fn cost(bytes: usize) -> usize {
     RESULT_OVERHEAD + bytes
 }
@@ -204,7 +211,7 @@ mod tests {
         Written { index, term: 1, clock, outcome: CommandResult::Deleted { existed: true }, replayed: false }
     }
 
-    fn kept(key: impl Into<Bytes>, index: u64, clock: u64) -> StoredResult {
+    fn stored(key: impl Into<Bytes>, index: u64, clock: u64) -> StoredResult {
         StoredResult { idempotency_key: once(key, 0), written: written(index, clock) }
     }
 
@@ -220,22 +227,22 @@ mod tests {
     }
 
     #[test]
-    fn a_named_write_is_done_once_and_its_result_given_again() {
+    fn a_write_with_an_idempotency_key_is_applied_once_and_its_result_replayed() {
         let mut results = DedupTable::default();
-        let (first, kept) = decided(&results, once("a", 5), AT);
+        let (first, stored) = decided(&results, once("a", 5), AT);
         assert_eq!(first, written(7, 1_000));
-        results.store(kept.unwrap(), 1);
+        results.store(stored.unwrap(), 1);
         let later = ApplyPoint { index: 9, clock: 2_000 };
         assert_eq!(decided(&results, once("a", 5), later), (Written { replayed: true, ..first }, None));
-        let (other, kept) = decided(&results, once("a", 6), later);
-        assert_eq!((other.index, other.outcome, kept), (9, CommandResult::IdempotencyKeyReused, None));
+        let (other, stored) = decided(&results, once("a", 6), later);
+        assert_eq!((other.index, other.outcome, stored), (9, CommandResult::IdempotencyKeyReused, None));
         assert_eq!(decided(&results, once("b", 5), later).0, written(9, 2_000));
     }
 
     #[test]
-    fn what_may_not_be_is_refused_before_its_name_is_looked_at_and_nothing_is_kept() {
+    fn an_invalid_write_is_refused_before_the_table_is_read() {
         let mut results = DedupTable::default();
-        results.store(kept("a", 5, 1_000), 1);
+        results.store(stored("a", 5, 1_000), 1);
         let invalid = Written { outcome: CommandResult::Invalid, ..written(7, 1_000) };
         let run = |_| -> Result<CommandResult, std::convert::Infallible> { panic!("it is not done") };
         for (key, command) in [
@@ -261,12 +268,12 @@ mod tests {
     #[test]
     fn a_result_over_its_time_is_unknown_and_replaced() {
         let mut results = DedupTable::default();
-        results.store(kept("a", 7, 1_000), 1);
+        results.store(stored("a", 7, 1_000), 1);
         let over = ApplyPoint { index: 9, clock: 1_000 + MAX_RETENTION_MS };
         assert!(decided(&results, once("a", 0), ApplyPoint { clock: over.clock - 1, ..over }).0.replayed);
-        let (again, new) = decided(&results, once("a", 0), over);
-        assert_eq!(again, written(9, over.clock));
-        assert_eq!(results.store(new.unwrap(), 1), [kept("a", 7, 1_000)]);
+        let (retried, new) = decided(&results, once("a", 0), over);
+        assert_eq!(retried, written(9, over.clock));
+        assert_eq!(results.store(new.unwrap(), 1), [stored("a", 7, 1_000)]);
         assert_eq!(results.len(), 1);
     }
 
@@ -274,7 +281,7 @@ mod tests {
     fn full(clock: u64) -> DedupTable {
         let mut results = DedupTable::default();
         for index in 1..=(DEDUP_TABLE_BYTES / cost(MAX_RESULT_BYTES)) as u64 {
-            assert_eq!(results.store(kept(format!("n{index}"), index, clock), MAX_RESULT_BYTES), []);
+            assert_eq!(results.store(stored(format!("n{index}"), index, clock), MAX_RESULT_BYTES), []);
         }
         results
     }
@@ -298,9 +305,9 @@ mod tests {
         let (done, new) = decided(&results, once("new", 0), old);
         assert_eq!(done.outcome, CommandResult::Deleted { existed: true });
         let before = results.len();
-        let gone = results.store(new.unwrap(), MAX_RESULT_BYTES);
-        assert_eq!((gone.len(), results.len()), (1, before));
-        assert_eq!(gone[0].idempotency_key, first);
+        let evicted = results.store(new.unwrap(), MAX_RESULT_BYTES);
+        assert_eq!((evicted.len(), results.len()), (1, before));
+        assert_eq!(evicted[0].idempotency_key, first);
         assert!(results.bytes <= DEDUP_TABLE_BYTES);
     }
 
@@ -308,7 +315,7 @@ mod tests {
     fn ten_thousand_later_names_forget_none() {
         let mut results = DedupTable::default();
         for index in 1..=100_000_u64 {
-            let new = kept(format!("n{index}"), index, index);
+            let new = stored(format!("n{index}"), index, index);
             let bytes = codec::encode(&new).len();
             assert!(results.has_room(index));
             assert_eq!(results.store(new, bytes), []);
@@ -326,14 +333,17 @@ mod tests {
         let mut results = DedupTable::default();
         let name = |index: u64| index.to_be_bytes().to_vec();
         for index in 1..=40 {
-            results.store(kept(name(index), index, 5), 100);
+            results.store(stored(name(index), index, 5), 100);
         }
-        let gone = results.store(kept("late", 50, 5 + MAX_RETENTION_MS), 100);
-        assert_eq!(gone, (1..=EXPIRED_PER_STORE as u64).map(|index| kept(name(index), index, 5)).collect::<Vec<_>>());
+        let evicted = results.store(stored("late", 50, 5 + MAX_RETENTION_MS), 100);
+        assert_eq!(
+            evicted,
+            (1..=EXPIRED_PER_STORE as u64).map(|index| stored(name(index), index, 5)).collect::<Vec<_>>()
+        );
     }
 
     #[test]
-    fn of_a_large_result_the_version_is_kept() {
+    fn a_large_result_is_truncated_to_its_version() {
         let item = |bytes| Item { value: Value::binary(vec![0; bytes]), version: 3, create_version: 3, expires: None };
         let got = |bytes| CommandResult::Txn { succeeded: true, results: vec![OpResult::Got(Some(item(bytes)))] };
         for (outcome, expected) in [
@@ -341,20 +351,20 @@ mod tests {
             (got(MAX_RESULT_BYTES), CommandResult::Truncated { version: 7 }),
             (CommandResult::Touched(item(MAX_RESULT_BYTES)), CommandResult::Truncated { version: 3 }),
         ] {
-            let kept = StoredResult::of(once("a", 0), &Written { outcome, ..written(7, 0) });
-            assert_eq!(kept.written.outcome, expected);
+            let stored = StoredResult::of(once("a", 0), &Written { outcome, ..written(7, 0) });
+            assert_eq!(stored.written.outcome, expected);
         }
     }
 
     #[test]
-    fn golden_bytes_of_a_kept_result() {
-        let kept =
+    fn golden_bytes_of_a_stored_result() {
+        let stored =
             StoredResult { idempotency_key: once("n", 0x0102), written: Written { replayed: true, ..written(7, 9) } };
         let golden = [
             &b"\x01\x01\0\0\0\0\0\0\0n\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..],
             b"\x07\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x01\0\0\0\x01\x01",
         ];
-        assert_eq!(codec::encode(&kept), golden.concat());
-        assert_eq!(codec::decode(&golden.concat()), Ok(kept));
+        assert_eq!(codec::encode(&stored), golden.concat());
+        assert_eq!(codec::decode(&golden.concat()), Ok(stored));
     }
 }

@@ -13,20 +13,20 @@ use super::Command;
 use super::write::Write;
 use crate::model::codec;
 
-/// What an encoded proposal has beside the bytes that its command counts, roughly.
+/// The encoded bytes of a proposal besides its command, roughly.
 const FRAME_BYTES: usize = 64;
 
 /// The data of a normal entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
-    /// The cluster's time when it was proposed, in milliseconds.
+    /// The timestamp of the proposal, in milliseconds of the cluster clock.
     pub stamp: u64,
-    /// What is to be done.
+    /// The write.
     pub write: Write,
 }
 
 impl Proposal {
-    /// The bytes of a proposal of `write`.
+    /// Encodes a proposal of `write`.
     #[must_use]
     pub fn encode(stamp: u64, write: &Write) -> Vec<u8> {
         codec::encode_about(&(stamp, write), write.size() + FRAME_BYTES)
@@ -34,7 +34,7 @@ impl Proposal {
 }
 
 impl From<Command> for Proposal {
-    /// A proposal of the beginning of time.
+    /// Returns a proposal at time 0.
     fn from(command: Command) -> Self {
         Self { stamp: 0, write: command.into() }
     }

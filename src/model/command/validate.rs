@@ -31,56 +31,56 @@ use crate::model::peer::{JoinAccepted, Request, WhoAmI};
 use crate::model::refusal::{Code, Refusal};
 use crate::model::value::{Ttl, Value};
 
-/// The longest key and the longest prefix, in bytes: what the tree stores without a blob.
+/// The maximum key and prefix, in bytes: what the tree stores without a blob.
 pub const KEY_BYTES: usize = 1024;
-/// The longest value, in bytes.
+/// The maximum value, in bytes.
 pub const VALUE_BYTES: usize = 8 << 20;
-/// The most bytes of keys, values and content types of one command together.
+/// The maximum bytes of keys, values and content types of one command.
 pub const COMMAND_BYTES: usize = 16 << 20;
-/// The longest content type, in bytes.
+/// The maximum content type, in bytes.
 pub const CONTENT_TYPE_BYTES: usize = 128;
-/// The most conditions of a transaction, and the most operations of each of its branches.
+/// The maximum checks of a transaction, and operations of each branch.
 pub const TXN_PARTS: usize = 128;
-/// The longest idempotency key, in bytes.
+/// The maximum idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 64;
-/// The most keys that one removal of expired keys names.
+/// The maximum keys of one expiry command.
 pub const EXPIRE_KEYS: usize = 128;
-/// The most bytes that those have together.
+/// The maximum bytes of these keys.
 pub const EXPIRE_BYTES: usize = 64 << 10;
-/// How many characters of what was sent a message shows.
+/// The maximum characters of an input quoted in a message.
 const SHOWN: usize = 64;
 
-/// The limits of one node, which may be stricter than those of all.
+/// The limits of one node, at most those of all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The longest key, in bytes.
     pub key_bytes: usize,
-    /// The longest value, in bytes.
+    /// The maximum value, in bytes.
     pub value_bytes: usize,
     /// The most bytes of one command.
     pub command_bytes: usize,
 }
 
 impl Limits {
-    /// Those that every node has.
+    /// The limits of every node.
     pub const ALL_NODES: Self = Self { key_bytes: KEY_BYTES, value_bytes: VALUE_BYTES, command_bytes: COMMAND_BYTES };
 
-    /// Those of a node with these settings: nothing in them allows more than all nodes do.
+    /// Returns the limits of a node with these settings, never above [`Limits::ALL_NODES`].
     #[must_use]
     pub fn of_settings(key_bytes: usize, value_bytes: usize, body_bytes: usize) -> Self {
         Self {
             key_bytes: key_bytes.min(KEY_BYTES),
             value_bytes: value_bytes.min(VALUE_BYTES),
-            // A content type is not in the body that it describes.
+            // A content type is not part of the body.
             command_bytes: body_bytes.saturating_add(CONTENT_TYPE_BYTES).min(COMMAND_BYTES),
         }
     }
 }
 
-/// Checks what a client asks for, here or by way of another member: of commands only those that a client may send.
+/// Validates a client request, received directly or forwarded; internal commands are refused.
 ///
 /// # Errors
-/// A refusal that says what is wrong; nothing was applied.
+/// A refusal with the reason; nothing was applied.
 pub fn request(request: &Request, limits: &Limits) -> Result<(), Refusal> {
     match request {
         Request::Write(asked) if !asked.command.is_of_client() => {
@@ -94,7 +94,7 @@ pub fn request(request: &Request, limits: &Limits) -> Result<(), Refusal> {
     }
 }
 
-/// Checks a write, whoever proposes it.
+/// Validates a write of a client or of the leader.
 ///
 /// # Errors
 /// As [`request`].
@@ -126,7 +126,7 @@ pub fn write(Write { idempotency_key, command }: &Write, limits: &Limits) -> Res
         Command::Txn(asked) => txn(asked, limits),
         Command::Move { raft_address, http_address, .. } => addresses([raft_address, http_address]),
         Command::Expire { keys } => {
-            // Its keys are those of the store, and were checked when they were put there.
+            // Its keys are stored ones, and were validated when they were put.
             let bytes = keys.iter().map(|(key, _)| key.len()).sum::<usize>();
             if keys.len() > EXPIRE_KEYS || bytes > EXPIRE_BYTES {
                 return Err(too_large("a removal of expired keys names more than it may"));
@@ -150,6 +150,7 @@ fn txn(Txn { checks, then, otherwise }: &Txn, limits: &Limits) -> Result<(), Ref
         let mut written = BTreeSet::new();
         for (at, one) in branch.iter().enumerate() {
             operation(one, limits).map_err(|refusal| within(refusal, name, at))?;
+            // One write per key and branch: a second one would hide the first without any trace.
             if !matches!(one, Operation::Get { .. }) && !written.insert(one.key()) {
                 let key = String::from_utf8_lossy(one.key());
                 return Err(refused(format!("`{name}` writes key `{}` more than once", clip(&key))));
@@ -198,10 +199,10 @@ fn checked_ttl(ttl: Ttl) -> Result<(), Refusal> {
     Err(refused(format!("a ttl must be from 1 to {} seconds, not {}", Ttl::MAX_SECONDS, ttl.0)))
 }
 
-/// Whether `bytes` are a key of 1 to `limit` bytes of UTF-8.
+/// Validates a key of 1 to `limit` bytes of UTF-8.
 ///
 /// # Errors
-/// What is wrong, as a sentence.
+/// The reason, as a sentence.
 pub fn key(bytes: &[u8], limit: usize) -> Result<(), String> {
     match bytes.len() {
         0 => Err("the key is empty".to_owned()),
@@ -211,10 +212,10 @@ pub fn key(bytes: &[u8], limit: usize) -> Result<(), String> {
     }
 }
 
-/// Whether a value may have so many bytes.
+/// Validates the length of a value.
 ///
 /// # Errors
-/// What is wrong, as a sentence.
+/// The reason, as a sentence.
 pub fn value_length(length: usize, limit: usize) -> Result<(), String> {
     if length <= limit {
         return Ok(());
@@ -222,10 +223,10 @@ pub fn value_length(length: usize, limit: usize) -> Result<(), String> {
     Err(format!("the value has {length} bytes, over limits.value_bytes ({limit})"))
 }
 
-/// Whether `text` is a content type (RFC 9110, 8.3.1) of printable ASCII.
+/// Validates a content type (RFC 9110, 8.3.1) of printable ASCII.
 ///
 /// # Errors
-/// What is wrong, to go on after "the content type".
+/// The reason, to continue "the content type".
 pub fn content_type(text: &str) -> Result<(), String> {
     if text.len() > CONTENT_TYPE_BYTES {
         return Err(format!("has {} bytes, over the {CONTENT_TYPE_BYTES} that a content type may have", text.len()));
@@ -241,44 +242,44 @@ pub fn content_type(text: &str) -> Result<(), String> {
     }
 }
 
-/// The type and subtype of a content type, in small letters and without its parameters.
+/// Returns type and subtype of a content type in lower case, without parameters.
 #[must_use]
 pub fn essence(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
 }
 
-/// Whether values of this type are JSON.
+/// Whether values of this content type are JSON.
 #[must_use]
 pub fn is_json(content_type: &str) -> bool {
     let essence = essence(content_type);
     essence == "application/json" || essence.ends_with("+json")
 }
 
-/// Whether `bytes` are one JSON text that may be shown inside another, as [`json::check`] wants it.
+/// Validates one JSON text that can be embedded in another, as in [`json::check`].
 ///
 /// # Errors
-/// What is wrong, to go on after "the value".
+/// The reason, to continue "the value".
 pub fn json(bytes: &[u8]) -> Result<(), String> {
     let no_json = |error: String| json::hint(bytes).unwrap_or_else(|| format!("is no JSON: {error}"));
-    // Numbers and strings are skipped without being looked into, so bytes that are no UTF-8 would pass.
+    // The parser skips numbers and strings without decoding them, so invalid UTF-8 would pass.
     let text = std::str::from_utf8(bytes).map_err(|error| no_json(error.to_string()))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| no_json(error.to_string()))?;
     json::check(text)
 }
 
-/// Whether a key may be kept for so long.
+/// Whether a time to live is in range.
 #[must_use]
 pub fn is_ttl(ttl: Ttl) -> bool {
     (1..=Ttl::MAX_SECONDS).contains(&ttl.0)
 }
 
-/// Whether these bytes are a client's name for a request.
+/// Whether these bytes are a valid idempotency key.
 #[must_use]
 pub fn is_idempotency_key(bytes: &[u8]) -> bool {
     (1..=IDEMPOTENCY_KEY_BYTES).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
 }
 
-/// Checks a change of the member table.
+/// Validates a change of the member table.
 ///
 /// # Errors
 /// As [`request`].
@@ -289,7 +290,7 @@ pub fn member_change(change: &MemberChange) -> Result<(), Refusal> {
     }
 }
 
-/// Checks a row of the member table.
+/// Validates a row of the member table.
 ///
 /// # Errors
 /// As [`request`].
@@ -300,7 +301,7 @@ pub fn member(Member { name, raft_id, raft_address, http_address, .. }: &Member)
     node(name, [raft_address.as_str(), http_address.as_str()])
 }
 
-/// Checks what a node says of itself.
+/// Validates an identify answer.
 ///
 /// # Errors
 /// As [`request`].
@@ -308,7 +309,7 @@ pub fn who_am_i(WhoAmI { node_id, http_address, raft_address, .. }: &WhoAmI) -> 
     node(node_id, [http_address.as_str(), raft_address.as_str()])
 }
 
-/// Checks what a joiner says of its new self.
+/// Validates the answer of a joiner.
 ///
 /// # Errors
 /// As [`request`].
@@ -341,7 +342,7 @@ fn within(refusal: Refusal, name: &str, at: usize) -> Refusal {
     Refusal { detail: format!("`{name}[{at}]`: {}", refusal.detail), ..refusal }
 }
 
-/// What was sent, cut to a length that is fit for a message.
+/// Shortens an input for a message.
 #[must_use]
 pub fn clip(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {

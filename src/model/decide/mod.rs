@@ -8,6 +8,8 @@
 //!
 //! See also: [`decide_write`](crate::model::decide_write) (idempotency keys), `storage::kv::apply` (the caller).
 
+#[cfg(test)]
+pub mod test_store;
 mod txn;
 pub(crate) mod view;
 
@@ -37,6 +39,7 @@ pub fn decide<V: View>(command: Command, at: ApplyPoint, view: &V) -> Result<(Co
         }
         Command::Delete { key, condition } => {
             let version = view.meta(&key)?.map_or(0, |meta| meta.version);
+            // Version 0 means a missing key: a condition that holds for it (absent, always) makes the delete a success without effect.
             match (condition.holds(version), version) {
                 (false, _) => (CommandResult::ConditionFailed { version }, Vec::new()),
                 (true, 0) => (CommandResult::Deleted { existed: false }, Vec::new()),

@@ -72,6 +72,7 @@ struct Branch<'a, V> {
 
 impl<V: View> Branch<'_, V> {
     fn run(&mut self, operation: Operation) -> Result<(OpResult, Option<Change>), V::Error> {
+        // A key written by an earlier operation of this branch shadows the state.
         let meta = match self.written.get(operation.key()) {
             Some(now) => now.as_ref().map(Item::meta),
             None => self.view.meta(operation.key())?,
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_move_too_much_changes_nothing() {
+    fn an_oversized_transaction_changes_nothing() {
         let half = vec![0; TXN_BYTES / 2];
         let before = Map::from_iter([("a", item(half.clone(), 3)), ("b", item(half, 4)), ("c", item("1", 5))]);
         for last in [delete("c"), put("c", ""), get("c")] {

@@ -11,33 +11,33 @@ use serde::{Deserialize, Serialize};
 use super::boot_id::{BootHistory, BootId};
 use super::command::write::{Write, Written};
 
-/// What any node takes from a client and the leader carries out.
+/// A client request that the leader executes; any node accepts and forwards it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Propose this command.
+    /// Propose a write.
     Write(Write),
-    /// Make the node at this address a voter under this name (Raft thesis 4.2).
+    /// Make the node at this address a voter under this name (Raft thesis, section 4.2).
     Join {
-        /// The name it is to have.
+        /// Its new name.
         node_id: String,
-        /// Where the leader is to dial it, `host:port`.
+        /// The address to dial, `host:port`.
         raft_address: String,
-        /// Whether a standalone node may give up data of its own.
+        /// Whether a standalone node may drop its own data.
         force: bool,
     },
-    /// Take the member of this name out of the cluster.
+    /// Remove a member.
     Remove {
         /// Its name.
         node_id: String,
     },
-    /// Hand leadership to the member of this name, or to the most caught-up live voter (Raft thesis 3.10).
+    /// Transfer leadership to this member, or to the most caught-up live voter (Raft thesis, section 3.10).
     Transfer {
         /// Its name.
         node_id: Option<String>,
     },
-    /// A member says where it is now; the leader dials the address before it believes it.
+    /// A member reports new addresses; the leader verifies them by a dial.
     Move {
-        /// Who says so.
+        /// The raft id of the member.
         raft_id: u64,
         /// Where its peers are to dial it, `host:port`.
         raft_address: String,
@@ -46,38 +46,38 @@ pub enum Request {
     },
 }
 
-/// What came of a [`Request`] that was done.
+/// The result of a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// The command was applied.
+    /// The write was applied.
     Written(Written),
-    /// The member table is as asked.
+    /// The member table has the requested state.
     Members {
-        /// The index at which that was so; the node that was asked answers once it has applied this much.
+        /// The index at which this was so; the receiving node answers after it has applied this index.
         index: u64,
-        /// Whether anything had to be changed.
+        /// Whether anything was changed.
         changed: bool,
-        /// Something the caller should know, such as another name than the process was started with.
+        /// A warning for the client, such as a name that differs from the process's.
         warning: Option<String>,
-        /// What a joiner that was forced gave up.
+        /// The data that a forced joiner dropped.
         dropped: Option<String>,
     },
-    /// Leadership is with this member.
+    /// Leadership was transferred to this member.
     Transferred {
         /// Its name.
         node_id: String,
     },
 }
 
-/// What a node is to its cluster.
+/// The membership state of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeKind {
-    /// Alone, and nobody ever stored anything in it: it can be taken by a cluster.
+    /// Alone and without data: it can join any cluster.
     Pristine,
     /// Alone, with data of its own.
     Standalone,
-    /// Taken by a cluster from which nothing has arrived yet.
+    /// Joining a cluster, no snapshot received yet.
     Joining,
     /// One of several members.
     Member,
@@ -85,7 +85,7 @@ pub enum NodeKind {
     Removed,
 }
 
-/// What a node says of itself to whoever dials it.
+/// The answer to identify.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhoAmI {
     /// Its name.
@@ -96,59 +96,58 @@ pub struct WhoAmI {
     pub cluster_id: u64,
     /// Where its clients find it, `host:port`.
     pub http_address: String,
-    /// What it is to that cluster.
+    /// Its membership state.
     pub kind: NodeKind,
-    /// The offers to adopt that it has made and that are not answered yet ([`JoinOffer::offer`]).
+    /// Its unanswered join offers ([`JoinOffer::offer`]).
     pub offers: Vec<u64>,
-    /// Where it tells its peers to dial it, `host:port`.
+    /// Its advertised peer address, `host:port`.
     pub raft_address: String,
-    /// Whether that is another address than the one that its cluster has recorded for it.
+    /// Whether it differs from the address recorded by its cluster.
     pub moved: bool,
 }
 
-/// A leader asks a node to become part of its cluster.
+/// An offer of a leader to a node to join its cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinOffer {
     /// The leader's cluster.
     pub cluster_id: u64,
-    /// The leader's raft id; the joiner dials `leader_address` and expects exactly this id and cluster there.
+    /// The leader's raft id; the joiner dials `leader_address` and expects this id and cluster there.
     pub leader_id: u64,
-    /// The leader's number for this offer. Whoever is dialled must know of it: the address of a leader that made no offer
-    /// proves nothing.
+    /// The leader's number of this offer. The node at `leader_address` must confirm it: the address of a leader that
+    /// made no offer proves nothing.
     pub offer: u64,
     /// The leader's name, for messages.
     pub leader_name: String,
-    /// Where the leader's peers dial it, `host:port`.
+    /// The leader's peer address, `host:port`.
     pub leader_address: String,
-    /// The name that the joiner is to have.
+    /// The new name of the joiner.
     pub node_id: String,
     /// The address at which the leader dialled the joiner, `host:port`.
     pub raft_address: String,
-    /// Whether a standalone joiner may give up its data.
+    /// Whether a standalone joiner may drop its data.
     pub force: bool,
-    /// Whether this is only the question: the joiner checks all that it would check, the way to the leader included, and
-    /// stays what it is.
+    /// Whether this is a dry run: the joiner performs all checks, the dial of the leader included, and changes nothing.
     pub prepare: bool,
-    /// The removed raft ids of the cluster that are kept. A joiner of that cluster whose id is among them needs a new one;
-    /// whether it may give up what it has, they do not tell.
+    /// The tombstones of the cluster. A joiner of the same cluster whose id is among them needs a new id; they do not
+    /// decide whether it may drop its data.
     pub tombstones: Vec<u64>,
 }
 
-/// The joiner's answer to [`JoinOffer`]: it is another one now, durably, and keeps what it was until the cluster's state has
-/// arrived; or, where it was only asked, it would be.
+/// The answer of a joiner: it has durably switched to a new incarnation and keeps the old one until the first snapshot;
+/// or, in a dry run, it would.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinAccepted {
-    /// The raft id of its new, empty incarnation.
+    /// The raft id of its new incarnation.
     pub raft_id: u64,
-    /// The name that its process was started with.
+    /// The name its process was started with.
     pub started_as: String,
     /// Where its clients find it, `host:port`.
     pub http_address: String,
-    /// What it gave up, if anything.
+    /// The data it dropped, if any.
     pub dropped: Option<String>,
 }
 
-/// What the transport must know to dial peers and to check who dials.
+/// The published table: what the transport needs to dial and to admit peers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerTable {
     /// This node's name.
@@ -157,41 +156,43 @@ pub struct PeerTable {
     pub raft_id: u64,
     /// This node's cluster.
     pub cluster_id: u64,
-    /// Where this node tells its peers to dial it, `host:port`.
+    /// The advertised peer address of this node, `host:port`.
     pub raft_address: String,
-    /// The other members: raft id, name and the address the table has for them.
+    /// The other members: raft id, name and address.
     pub peers: Vec<(u64, String, String)>,
-    /// The raft ids that were removed from the cluster.
+    /// The tombstones.
     pub tombstones: Vec<u64>,
-    /// Whether this node was removed itself: it dials nobody then.
+    /// Whether this node was removed: it dials no peer then.
     pub removed: bool,
-    /// The lives of this node.
+    /// The boot history of this node.
     pub boot_history: BootHistory,
-    /// Whether this node has another raft address than the one that its cluster has recorded for it.
+    /// Whether it differs from the address recorded by the cluster.
     pub moved: bool,
-    /// Whether members are followed to where they say they are now.
+    /// Whether self-reported addresses of members are used (`cluster.follow_moves`).
     pub follow_moves: bool,
 }
 
 impl PeerTable {
-    /// Whether this raft id is that of another member.
+    /// Whether this raft id is another member.
     #[must_use]
     pub fn lists(&self, raft_id: u64) -> bool {
         self.peers.iter().any(|(listed, ..)| *listed == raft_id)
     }
 
-    /// The lives of this node as the peer `raft_id` is told them, which has `heard` this one last. Whoever knows a life can
-    /// say that another one follows from it, so only members are told; and, since the table of a node that was started
-    /// again may be older than it was, whoever has `shown` that it knows one.
+    /// Returns the boot history for the peer `raft_id`, which last saw the boot id `heard`. Knowing a boot id allows to
+    /// claim a history that continues it, so only members get it; and, since the table of a restarted node may be old,
+    /// peers that have `shown` that they know one.
     #[must_use]
     pub fn boot_history_for(&self, raft_id: u64, heard: Option<BootId>, shown: Option<BootId>) -> BootHistory {
+        // A peer that knows a boot id of this node may prove itself with it, so the history is shown only to members and to peers
+        // that have proven to know one of its ids.
         let boot_history = self.boot_history.clone().including(heard);
         let knows = shown.is_some_and(|shown| boot_history.continues(Some(shown)).is_ok());
         if self.lists(raft_id) || knows { boot_history } else { BootHistory::default() }
     }
 
-    /// The address in the table of a member that says to have `moved` to `raft_address`, where nothing but its own word is
-    /// known of that: so speaks a copy of its disk too.
+    /// Returns the listed address of a member that reports to have `moved`, if the move is unconfirmed: a clone of its
+    /// disk would report the same.
     #[must_use]
     pub fn unconfirmed_move(&self, raft_id: u64, moved: bool, raft_address: &str) -> Option<&str> {
         let (_, _, listed) = self.peers.iter().find(|(listed, ..)| *listed == raft_id)?;

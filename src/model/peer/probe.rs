@@ -9,31 +9,31 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The state of a node at an applied index, as a sum: equal on all nodes at the same index.
+/// The digest of a state at an applied index: equal on all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateDigest {
-    /// The term of the leader that tells it.
+    /// The term of the leader that sends it.
     pub term: u64,
     /// The applied index.
     pub index: u64,
-    /// The sum.
+    /// The digest.
     pub digest: u64,
 }
 
-/// A node asks another one what it knows of it.
+/// A probe: what does the other node know about this one?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
-    /// The cluster of the node that asks.
+    /// The cluster of the sender.
     pub cluster_id: u64,
     /// Its raft id.
     pub raft_id: u64,
-    /// An applied index, and the digest of its state there.
+    /// An applied index and the digest there.
     pub digest: Option<(u64, u64)>,
-    /// The index and term of an entry in its log.
+    /// Index and term of an entry of its log.
     pub entry: Option<(u64, u64)>,
 }
 
-/// What a node is in the member table of another one.
+/// The record of a node in the member table of another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recorded {
@@ -41,29 +41,29 @@ pub enum Recorded {
     Member,
     /// A member that was removed.
     Tombstone,
-    /// Neither, as far as that table goes.
+    /// Neither.
     Unknown,
 }
 
 /// The answer to a [`Probe`] of the same cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReply {
-    /// The raft id of the node that answers.
+    /// The raft id of the responder.
     pub raft_id: u64,
-    /// Whether that node is itself a member, as far as it knows.
+    /// Whether the responder is a member, as far as it knows.
     pub is_member: bool,
     /// Its term.
     pub term: u64,
     /// The last index of its log.
     pub last_index: u64,
-    /// What it knows to be committed.
+    /// Its commit index.
     pub commit_index: u64,
-    /// What the asker is in its table.
+    /// The record of the sender.
     pub asker: Recorded,
-    /// On the leader: the last index that the asker has acknowledged to it.
+    /// On the leader: the match index of the sender.
     pub acknowledged: Option<u64>,
-    /// The digest of its state at the index asked for, where it knows it.
+    /// Its digest at the requested index, if known.
     pub digest: Option<u64>,
-    /// Whether its log has the entry asked for, and it knows that to be committed.
+    /// Whether its log has the requested entry, committed.
     pub entry_committed: bool,
 }

@@ -94,6 +94,7 @@ impl Index {
         if index < self.base.0 || index > self.last() {
             return None;
         }
+        // Runs (2, 1) (5, 3): index 4 is in the run that begins at 2, so its term is 1.
         let run = self.terms.partition_point(|(first, _)| *first <= index);
         self.terms.get(run.checked_sub(1)?).map(|(_, term)| *term)
     }

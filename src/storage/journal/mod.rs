@@ -127,6 +127,7 @@ impl Journal {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn append(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        // Entries 5 6 over a log that ends at 7 follow entry 4 and override 5, 6 and 7.
         let before = entries.first().map_or(self.last_index(), |entry| entry.index.saturating_sub(1));
         let in_order = entries.iter().zip(before + 1..).all(|(entry, index)| entry.index == index);
         let Some(term) = self.term(before).filter(|_| in_order) else {
@@ -176,6 +177,7 @@ impl Journal {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn compact(&mut self, index: u64, max_records: usize) -> Result<bool, Error> {
+        // One batch, oldest record first: after a crash the log begins at the old or at the new position.
         let mut batch = Batch::default();
         let mut count = 0;
         for record in self.index.removable(index, max_records) {
@@ -203,6 +205,8 @@ impl Journal {
     }
 
     fn write(&mut self, prev: LogId, reset: bool, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
+        // Chunks of a torn record have the number of the next one: without this removal a shorter record would be followed by
+        // the old record's chunks.
         if let Some((seq, chunks)) = self.torn.take() {
             let changes = (0..chunks).map(|chunk| (record_key(seq, chunk).to_vec(), None)).collect();
             self.db.write(Batch { changes })?;
@@ -218,6 +222,7 @@ impl Journal {
         };
         let seq = self.next_seq;
         let (bytes, offsets) = record::encode(seq, &meta, entries);
+        // One put per chunk, in order: after a crash a prefix of them is there, and the header tells that it is torn.
         let mut chunks = 0;
         for chunk in bytes.chunks(CHUNK_BYTES) {
             self.db.put(&record_key(seq, chunks), chunk)?;
@@ -256,7 +261,8 @@ impl Journal {
 
     /// Reads an entry from disk.
     fn fetch(&self, index: u64) -> Result<Entry, Error> {
-        let location = self.index.location(index).ok_or_else(|| self.damaged(format!("entry {index} lies nowhere")))?;
+        let location =
+            self.index.location(index).ok_or_else(|| self.damaged(format!("entry {index} has no location")))?;
         let payload = self.payload(location.seq)?;
         payload
             .get(location.offset as usize..)

@@ -95,6 +95,7 @@ fn write_header(seq: u64, record: &mut [u8]) {
     header[0] = RECORD_VERSION;
     header[1..5].copy_from_slice(&length(payload).to_le_bytes());
     header[5..9].copy_from_slice(&checksum(seq, payload).to_le_bytes());
+    // A checksum of its own for the header: with a wrong length a damaged record would look torn and be dropped silently.
     let own = crc32fast::hash(&header[..9]);
     header[9..].copy_from_slice(&own.to_le_bytes());
 }
@@ -109,6 +110,7 @@ pub(crate) fn with_checksum(seq: u64, payload: &[u8]) -> Vec<u8> {
 
 fn checksum(seq: u64, payload: &[u8]) -> u32 {
     let mut sum = crc32fast::Hasher::new();
+    // The number is covered, so that a record cannot be taken for another one.
     sum.update(&seq.to_be_bytes());
     sum.update(payload);
     sum.finalize()

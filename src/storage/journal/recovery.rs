@@ -48,6 +48,7 @@ impl Journal {
         let mut recovery = Recovery { db, journal, partial: None, last_seq: None, mismatch: None };
         let mut from = record_key(0, 0).to_vec();
         loop {
+            // Resumes behind the last key of the scan before.
             let pairs = recovery.db.scan(&from, None, SCAN_CHUNKS)?;
             let Some((last, _)) = pairs.last() else { break };
             from.clone_from(last);
@@ -112,6 +113,7 @@ impl Recovery {
         if !bytes.is_empty() {
             return Err(unreadable());
         }
+        // Raft never lets terms fall along the log, and a vote on a log with falling terms would be wrong.
         let terms = std::iter::once(meta.prev.1).chain(entries.iter().map(|entry| entry.term));
         if !terms.is_sorted() {
             return Err(self.damaged(format!("the terms in record {seq} fall")));
@@ -152,6 +154,7 @@ impl Recovery {
         if self.last_seq.is_none() {
             return Err(self.damaged("it holds no record at all"));
         }
+        // Only the last record can be incomplete here: another record behind an incomplete one is an error above.
         self.journal.torn = self.partial.take().map(|torn| (torn.seq, torn.chunks));
         Ok(self.journal)
     }

@@ -71,6 +71,7 @@ impl<'a> ApplyBatch<'a> {
     /// Decides a command and applies its changes to the overlay.
     fn run(&mut self, command: Command, at: ApplyPoint) -> Result<CommandResult, Error> {
         let (outcome, changes) = decide(command, at, &self.overlay)?;
+        // Events of one entry are numbered together: 41.1, 41.2.
         let first = self.events.len();
         for change in changes {
             self.events.extend(Event::of(&change, at));

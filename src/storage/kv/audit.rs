@@ -37,6 +37,7 @@ pub(crate) fn audit(db: &dyn Db) -> Result<StateTotals, Error> {
             let (kind, key, number) = parse_chunk_key(stored)
                 .filter(|(kind, key, _)| is_key_of(*kind, key))
                 .ok_or_else(|| Error::damaged(db, "it holds a key that huskv does not write"))?;
+            // Chunk 0 begins a value and ends the one before. All chunks of a value are adjacent and in order.
             if number == 0 {
                 finish(value.take(), &mut found, db)?;
                 let (header, first) = Header::decode(chunk, db)?;
@@ -53,6 +54,7 @@ pub(crate) fn audit(db: &dyn Db) -> Result<StateTotals, Error> {
         }
     }
     finish(value, &mut found, db)?;
+    // Items add the digests of the expiries they require and the index subtracts those it has, so 0 means that they match.
     if found.expiries != 0 {
         return Err(Error::damaged(db, "the times at which its keys expire do not fit the keys"));
     }

@@ -56,7 +56,7 @@ impl Header {
             return Err(Error::Newer { what: db.name().into(), found: format.into(), known: VALUE_VERSION.into() });
         }
         if format < VALUE_VERSION || length as usize > MAX_BYTES {
-            return Err(Error::damaged(db, "a value begins as none can"));
+            return Err(Error::damaged(db, "a value has an impossible header"));
         }
         Ok((Self { version, length, checksum }, bytes.0))
     }
@@ -77,6 +77,7 @@ impl Header {
 
     /// Returns the contribution of this value to the digest.
     pub(crate) fn digest(self) -> u64 {
+        // splitmix64: spreads similar inputs over all bits, so that a plain sum of digests detects exchanged values.
         let mix = |mut x: u64| {
             x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_bounded_and_a_shorter_value_removes_what_it_does_not_overwrite() {
+    fn chunks_are_bounded_and_a_shorter_value_removes_the_rest() {
         let mut batch = Batch::default();
         let fits = vec![7; CHUNK_BYTES - HEADER_BYTES];
         let one = put(&mut batch, Kind::Data, b"k", 1, &fits, None);

@@ -47,6 +47,7 @@ pub(crate) fn insert(dedup: &mut DedupTable, stored: StoredResult, batch: &mut B
     totals.add(chunks::put(batch, Kind::Result, &index.to_be_bytes(), index, &bytes, None));
     for evicted in dedup.store(stored, bytes.len()) {
         let index = evicted.written.index;
+        // The header is computed from the same bytes as when it was stored, to subtract its digest.
         let header = Header::of(Kind::Result, &index.to_be_bytes(), index, &codec::encode(&evicted));
         chunks::delete(batch, Kind::Result, &index.to_be_bytes(), header);
         totals.remove(header);

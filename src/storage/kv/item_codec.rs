@@ -63,6 +63,7 @@ pub(crate) fn decode(db: &dyn Db, header: Header, bytes: Vec<u8>) -> Result<Item
 /// # Errors
 /// [`Error`] for damage.
 pub(crate) fn check(db: &dyn Db, header: Header, bytes: &[u8]) -> Result<Option<u64>, Error> {
+    // A key is created no later than it was changed.
     let made_before = |(create_version, ..): &(u64, Option<u64>, &str)| (1..=header.version).contains(create_version);
     parse(bytes).filter(made_before).map(|(_, expires, _)| expires).ok_or_else(|| damaged(db))
 }

@@ -108,6 +108,7 @@ impl Memtable {
             return Ok(());
         }
         buffered.bytes = 0;
+        // Whole and in one batch, so that the tree is always the state at some applied index.
         let batch = Batch { changes: std::mem::take(&mut buffered.changes).into_iter().collect() };
         let Some(snapshot) = &buffered.snapshot else { return self.db.write(batch) };
         self.db.write(batch.clone())?;
@@ -119,7 +120,7 @@ impl Memtable {
     }
 
     fn buffered(&self) -> MutexGuard<'_, Buffered> {
-        self.buffered.lock().expect("nothing panics while it holds what is kept back")
+        self.buffered.lock().expect("no panic while the lock is held")
     }
 }
 
@@ -138,6 +139,7 @@ impl Db for Memtable {
     fn write(&self, batch: Batch) -> Result<(), Error> {
         let mut buffered = self.buffered();
         buffered.absorb(batch);
+        // Flushes on the thread that applies: 1 MiB or 512 changes take a few milliseconds.
         if buffered.bytes < MEMTABLE_BYTES && buffered.changes.len() < MEMTABLE_CHANGES {
             return Ok(());
         }
@@ -170,6 +172,7 @@ impl Db for Memtable {
         let mut end = to.to_vec();
         loop {
             let from_tree = self.db.last(from, &end)?;
+            // The greatest key of both sources wins; of equal keys the buffered one.
             let Some((key, value)) = buffered.range(from, Some(&end)).next_back() else { return Ok(from_tree) };
             if from_tree.as_ref().is_some_and(|(from_tree, _)| from_tree > key) {
                 return Ok(from_tree);
@@ -214,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_back_is_read_before_the_tree_and_scanned_with_it() {
+    fn buffered_changes_shadow_the_tree_in_reads_and_scans() {
         let tree = Arc::new(Memory::default());
         tree.write(Batch { changes: vec![put("a", "1"), put("b", "1"), put("c", "1"), put("d", "1")] }).unwrap();
         let memtable = Memtable::new(tree.clone());
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_and_a_copy_write_everything_to_the_tree() {
+    fn the_limit_and_a_snapshot_flush_the_memtable() {
         let tree = Arc::new(Memory::default());
         let memtable = Memtable::new(tree.clone());
         for number in 0..MEMTABLE_CHANGES - 1 {

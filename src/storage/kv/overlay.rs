@@ -128,6 +128,8 @@ impl View for Overlay<'_> {
             });
         let written = written.next().filter(|(key, _)| to.is_none_or(|to| &key[..] < to));
         let mut from = from.to_vec();
+        // Merges the tree with the keys that the batch has set. Example: the tree has a, c; the batch has deleted a and set b: the
+        // walk skips a, sees c, and returns b, which is smaller.
         while let Some((key, header, first)) = scan::next(self.db, &from, to)? {
             if written.as_ref().is_some_and(|(written, _)| **written <= key) {
                 break;

@@ -84,6 +84,7 @@ impl KeyScan<'_> {
         let Some(pair) = self.ahead.pop() else { return Ok(None) };
         let (key, header, start) = first(self.db, pair)?;
         self.from = after(&key);
+        // The rest of the pairs read ahead are chunks of this value: drops them and reads only the next key.
         if header.chunks() > 1 {
             self.ahead.clear();
             self.count = 1;
@@ -93,6 +94,7 @@ impl KeyScan<'_> {
 
     fn next_down(&mut self) -> Result<Option<First>, Error> {
         let (from, to) = bounds(&self.from, self.to.as_deref());
+        // The last stored key below `to` may be any chunk of a value; its first chunk is read separately.
         let Some((stored, _)) = self.db.last(&from, &to)? else { return Ok(None) };
         let (_, key, _) =
             parse_chunk_key(&stored).ok_or_else(|| Error::damaged(self.db, "a key is none of huskv's"))?;

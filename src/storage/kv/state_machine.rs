@@ -115,13 +115,13 @@ impl StateMachine {
     /// [`Error::Damaged`], [`Error::Newer`], and read errors.
     pub(crate) fn open(db: Arc<dyn Db>) -> Result<Self, Error> {
         let Some((state_header, bytes)) = chunks::read(&*db, Kind::State, b"")? else {
-            return Err(Error::damaged(&*db, "it does not say what it has applied"));
+            return Err(Error::damaged(&*db, "the state record is missing"));
         };
         let state = State::decode(&bytes).map_err(|error| match error {
             Unreadable::Newer(found) => {
                 Error::Newer { what: db.name().into(), found: found.into(), known: STATE_VERSION.into() }
             }
-            Unreadable::Malformed => Error::damaged(&*db, "what it says of itself cannot be read"),
+            Unreadable::Malformed => Error::damaged(&*db, "the state record cannot be read"),
         })?;
         let Some((members_header, bytes)) = chunks::read(&*db, Kind::Members, b"")? else {
             return Err(Error::damaged(&*db, "the member table is missing"));
@@ -254,8 +254,9 @@ impl StateMachine {
         let mut batch = ApplyBatch::new(self.state.clone(), self.members.clone(), &self.db);
         for Applied { index, term, operation } in entries {
             let state = &mut batch.state;
+            // Applied indexes are contiguous and terms never fall; anything else is a bug or damage, and the node stops.
             if index != state.index + 1 || term < state.term {
-                let detail = format!("entry {index} was to be applied after entry {}", state.index);
+                let detail = format!("entry {index} cannot be applied after entry {}", state.index);
                 return Err(Error::damaged(&self.db, detail));
             }
             (state.index, state.term) = (index, term);
@@ -273,6 +274,7 @@ impl StateMachine {
                 }
                 Operation::Command(Proposal { stamp, write }) => {
                     is_last = write.command.removes_many();
+                    // Read before the write is consumed.
                     let from_client = write.command.is_of_client();
                     batch.state.clock = batch.state.clock.max(stamp);
                     let written = batch.write(write, &mut self.dedup)?;
@@ -298,6 +300,7 @@ impl StateMachine {
         // 8 and 9 put `a`, the batch is lost, the state record still says 7, so both are applied again.
         let expiries_changed = stage_changes(&mut batch, touched, &mut state.totals);
         let totals = &mut state.totals;
+        // The member table is rewritten only when it changed, under the index of that entry: equal bytes on every node.
         if let Some(index) = table.changed {
             let (bytes, old) = (codec::encode(&table.members), self.members_header);
             let header = chunks::put(&mut batch, Kind::Members, b"", index, &bytes, Some(old));
@@ -384,6 +387,7 @@ fn stage_changes(batch: &mut Batch, touched: TouchedKeys, totals: &mut StateTota
         let expiry = |stamp: KeyMeta| stamp.expires.map(|expires| (stamp.version, expires));
         let old_expiry = before.and_then(|(_, stamp)| expiry(stamp));
         let new_expiry = item.as_ref().and_then(|item| expiry(item.meta()));
+        // Keeps the TTL index in step: a put without ttl over a key with one removes the index record, a touch moves it.
         if old_expiry != new_expiry {
             expiries_changed = true;
             if let Some((version, expires)) = old_expiry {

@@ -59,6 +59,7 @@ pub(crate) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
         end.truncate(end.len() - 4);
         end
     });
+    // Bounded three times: number of keys, bytes of keys in the command, bytes of values that its apply removes.
     let (mut keys, mut bytes, mut stored) = (Vec::new(), 0, 0);
     for pair in db.scan(&[Kind::Expiry as u8], Some(&end), EXPIRE_KEYS)? {
         let (_, key, version) = parse(db, &pair)?;

@@ -51,6 +51,7 @@ impl SledDb {
     fn run<T>(&self, what: &str, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
         self.poison.check(&self.path_text)?;
         let Some(db) = &self.db else { return Err(self.poison.error(&self.path_text)) };
+        // The watchdog looks at the start times of running calls.
         let begun = Instant::now();
         self.running.lock().unwrap_or_else(PoisonError::into_inner).push(begun);
         let answer = catch_panic(false, || call(db));

@@ -123,6 +123,7 @@ impl SledEngine {
             }
             other => other.map_err(reading)?,
         };
+        // sled does not sync blob files, so a value in one could be lost after it was acknowledged.
         if let Some(blob) = self.list(&format!("{name}/blobs"))?.first() {
             return Err(self.damaged(name, format!("blobs/{blob} exists, and nothing huskv stores may be in a blob")));
         }
@@ -146,6 +147,7 @@ impl SledEngine {
         loop {
             match catch_panic(true, || config.open()) {
                 Ok(Ok(db)) => return Ok(db),
+                // sled closes a database on its own threads, some time after the last handle was dropped.
                 Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
                     if begun.elapsed() > REOPEN_WAIT {
                         return Err(Error::Busy { path: self.path_text.clone() });
@@ -164,6 +166,7 @@ impl SledEngine {
         if cfg!(not(target_os = "linux")) || PROVEN.get().is_some() {
             return Ok(());
         }
+        // The counter moves only if sled's call was linked to our function.
         let before = fsync::syncs();
         // Writes another value each time: an unchanged one would leave nothing to flush.
         let last = db.get(&PROOF_KEY)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
@@ -254,6 +257,7 @@ impl Engine for SledEngine {
         let path = self.dir.join(name);
         let fresh = path.with_extension("tmp");
         let replace = || {
+            // write, fsync, rename, fsync of the directory: after a crash the old or the new content is there, never a mix.
             let mut file = create_new(&fresh)?;
             file.write_all(content)?;
             file.sync_all()?;

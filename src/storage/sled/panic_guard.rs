@@ -71,6 +71,7 @@ pub(crate) fn catch_panic<T>(opening: bool, call: impl FnOnce() -> T) -> Result<
     let _waiting = disk_wait();
     let count = usize::from(opening);
     OPENING_CALLS.fetch_add(count, Ordering::SeqCst);
+    // A depth, since a drop inside of a call may be guarded again.
     GUARDED_DEPTH.with(|depth| depth.set(depth.get() + 1));
     let answer = std::panic::catch_unwind(AssertUnwindSafe(call));
     GUARDED_DEPTH.with(|depth| depth.set(depth.get() - 1));
@@ -108,7 +109,7 @@ impl Poison {
 
     #[allow(clippy::unused_self, reason = "only a poisoned database answers so")]
     pub(crate) fn error(&self, directory: &str) -> Error {
-        let source = std::io::Error::other("an earlier write or sync failed, so nothing here is believed any more");
+        let source = std::io::Error::other("an earlier write or sync failed, so the database is not trusted any more");
         Error::Io { what: "using the database".into(), path: directory.into(), source }
     }
 }

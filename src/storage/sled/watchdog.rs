@@ -125,6 +125,7 @@ impl Watchdog {
             }
             databases
         };
+        // After the lock was released: waking a call may take as long as the disk does.
         for db in databases {
             db.wake_stuck_call(STUCK_AFTER);
         }

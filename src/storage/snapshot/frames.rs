@@ -16,6 +16,7 @@ pub(crate) fn frames<E>(
 ) -> Result<(), E> {
     let mut frame = vec![CHANGES_VERSION];
     for (key, value) in changes {
+        // Checked before a change is added, so a frame is at most the limit and one change.
         if frame.len() >= FRAME_BYTES {
             take(std::mem::replace(&mut frame, vec![CHANGES_VERSION]))?;
         }
@@ -38,6 +39,7 @@ pub(crate) fn decode(changes: &[u8]) -> Option<Batch> {
         let (key, value) = (bytes.prefixed()?, bytes.prefixed()?);
         parse_chunk_key(key).filter(|(kind, key, _)| is_key_of(*kind, key))?;
         let value = match tag {
+            // The tag tells a removal from an empty value.
             0 if value.is_empty() => None,
             1 if value.len() <= CHUNK_BYTES => Some(value.to_vec()),
             _ => return None,

@@ -80,7 +80,7 @@ impl Spooler {
 
 impl Drop for Spooler {
     fn drop(&mut self) {
-        self.spool.fail("its making ended early");
+        self.spool.fail("its spooler ended early");
     }
 }
 
@@ -149,6 +149,7 @@ impl SnapshotReader {
     /// # Errors
     /// As [`SnapshotReader::next`].
     pub fn try_next(&mut self) -> Result<Option<Frame>, Error> {
+        // Priority: the rest of the last scan, then spooled effects that are due, then the next scan, then the end.
         let frame = match self.frames.pop_front() {
             Some(frame) => Some(frame),
             None => self.spool.next()?,

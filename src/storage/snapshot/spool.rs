@@ -182,6 +182,7 @@ impl Spool {
         frame.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
         frame.extend_from_slice(payload);
         let length = frame.len() as u64;
+        // Reserves the range under the lock and writes outside of it: there is one writer, so the range cannot be taken.
         let (at, grows) = {
             let mut state = self.lock();
             state.check()?;
@@ -241,6 +242,7 @@ impl Spool {
         let at = {
             let state = self.lock();
             state.check()?;
+            // Before the end of the scan only effects up to the last mark are sent: otherwise a busy writer would starve the scan.
             let readable = if state.scanned || state.sealed { state.written } else { state.due };
             if state.read >= readable {
                 return Ok(None);
@@ -313,9 +315,10 @@ impl EffectSender {
         if state.failed.is_some() {
             return;
         }
+        // The loop never waits for the spooler: over the limit the snapshot is aborted instead.
         if state.effect_bytes + bytes > PENDING_EFFECT_BYTES {
             drop(state);
-            self.spool.fail(format!("more than {PENDING_EFFECT_BYTES} bytes of changes wait to be copied"));
+            self.spool.fail(format!("more than {PENDING_EFFECT_BYTES} bytes of changes wait for the spooler"));
             return;
         }
         state.effect_bytes += bytes;
@@ -333,7 +336,7 @@ impl EffectSender {
 impl Drop for EffectSender {
     fn drop(&mut self) {
         if self.spool.lock().ended.is_none() {
-            self.spool.fail("it was aborted");
+            self.spool.fail("it was cancelled");
         }
     }
 }
@@ -367,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_spool_begins_anew() {
+    fn an_empty_spool_starts_over() {
         let spool = spool(1 << 20);
         for round in 0..50_u8 {
             spool.append(&[round; 23]).unwrap();
@@ -377,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_taken_is_bounded() {
+    fn the_backlog_is_bounded() {
         let spool = spool(100);
         spool.append(&[1; 60]).unwrap();
         assert!(matches!(spool.append(&[1; 60]), Err(Error::Snapshot { .. })));
@@ -404,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_come_while_the_tree_is_read_wait_for_the_next_part_of_it() {
+    fn effects_wait_for_the_running_scan() {
         let spool = Spool::new(tempfile::tempfile().unwrap(), 100.into());
         spool.append(&[1; 20]).unwrap();
         assert!(spool.next().unwrap().is_none());
@@ -424,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_effects_end_the_copy_and_not_the_machine() {
+    fn too_many_effects_abort_the_snapshot_and_not_the_state_machine() {
         let spool = Arc::new(spool(100));
         let line = EffectSender::new(spool.clone());
         let half = Batch { changes: vec![(vec![1], Some(vec![0; PENDING_EFFECT_BYTES / 2]))] };

@@ -73,7 +73,7 @@ impl SnapshotWriter {
             return Err(Error::snapshot(format!("it does not fit on the receiver's disk: {}", free_space_text(space))));
         }
         let left = self.left.checked_sub(changes.len() as u64);
-        self.left = left.ok_or_else(|| Error::snapshot("more comes than was announced, or than there is room for"))?;
+        self.left = left.ok_or_else(|| Error::snapshot("it is larger than announced"))?;
         let batch = decode(changes).ok_or_else(|| Error::snapshot("it holds changes that this huskv cannot read"))?;
         self.db.write(batch)
     }
@@ -84,6 +84,7 @@ impl SnapshotWriter {
     /// [`Error`] as above.
     pub fn finish(self, metadata: &SnapshotMetadata) -> Result<ReceivedSnapshot, Error> {
         self.db.sync()?;
+        // The open audits every value: a snapshot that lost a frame does not add up and is refused here.
         let state_machine = StateMachine::open(self.db).map_err(|error| match error {
             Error::Damaged { detail, .. } => Error::snapshot(format!("it did not arrive whole: {detail}")),
             Error::Newer { what, found, known } => {

@@ -1,10 +1,10 @@
-//! Truncated files and flipped bytes under a real node's directory.
+//! Damage tests: truncated files and flipped bytes in a real data directory.
 //!
-//! Why in processes of their own: sled's pool of threads is the process's, so a panic in it would stay; and a start that
-//! hangs must not hang the tests.
+//! Each runs in a process of its own: sled's thread pool belongs to the process, so a panic in it would stay, and a start that
+//! hangs must not hang the other tests.
 //!
-//! Laws: a start on a damaged directory ends, without a word of a panic, either in an error or in a node whose log is a
-//! prefix of what was written and whose state is exactly that of some index, never in anything else.
+//! Invariants: a start on a damaged directory ends without a printed panic, either in an error or in a node whose log is a prefix
+//! of what was written and whose state is exactly that of some index.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -95,14 +95,14 @@ fn child(dir: &Path) {
     println!("RUNS from {} to {last}, applied {applied}", journal.first_index());
 }
 
-fn copy(from: &Path, to: &Path) {
+fn snapshot(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         if entry.path().is_dir() {
-            copy(&entry.path(), &to.join(entry.file_name()));
+            snapshot(&entry.path(), &to.join(entry.file_name()));
         } else {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            fs::snapshot(entry.path(), to.join(entry.file_name())).unwrap();
         }
     }
 }
@@ -186,23 +186,26 @@ fn a_damaged_directory_is_refused_or_served_as_it_was_and_never_panics_or_hangs(
         return child(Path::new(&dir));
     }
     let root = tempfile::tempdir().unwrap();
-    let whole = root.path().join("whole");
-    build(&whole);
+    let complete = root.path().join("whole");
+    build(&complete);
     let cases = std::env::var("HUSKV_TEST_DAMAGE_CASES").map_or(16, |cases| cases.parse().unwrap());
     let (mut refused, mut runs) = (0, 0);
     for case in 0..=cases {
         let dir = root.path().join("damaged");
-        copy(&whole, &dir);
+        snapshot(&complete, &dir);
         let what = if case == 0 { "nothing".into() } else { spoil(&dir, &mut Rng(case)) };
-        let said = start(&dir);
-        let word = |word: &str| said.contains(word);
-        assert!(!word("PANIC") && !word("panicked") && !word("WRONG") && !word("HANGS"), "case {case}, {what}: {said}");
-        assert!(word("REFUSED") != word("RUNS"), "case {case}, {what}: {said}");
-        assert!(case > 0 || word("RUNS"), "undamaged: {said}");
+        let message = start(&dir);
+        let word = |word: &str| message.contains(word);
+        assert!(
+            !word("PANIC") && !word("panicked") && !word("WRONG") && !word("HANGS"),
+            "case {case}, {what}: {message}"
+        );
+        assert!(word("REFUSED") != word("RUNS"), "case {case}, {what}: {message}");
+        assert!(case > 0 || word("RUNS"), "undamaged: {message}");
         refused += u32::from(word("REFUSED"));
         runs += u32::from(word("RUNS"));
         if cases > 16 {
-            let line = said.lines().find(|line| line.contains("REFUSED") || line.contains("RUNS"));
+            let line = message.lines().find(|line| line.contains("REFUSED") || line.contains("RUNS"));
             println!("{case}: {what}: {}", line.unwrap_or_default());
         }
         fs::remove_dir_all(&dir).unwrap();

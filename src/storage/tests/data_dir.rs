@@ -1,4 +1,4 @@
-//! A directory's life: fresh, restarted, adopted, half made, someone else's.
+//! Data directory tests: fresh, restarted, joined, half created, of another node.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ fn a_fresh_directory_is_a_cluster_of_one_as_if_a_snapshot_existed() {
 }
 
 #[test]
-fn everything_synced_is_there_after_a_restart_and_the_commit_covers_what_was_applied() {
+fn synced_entries_survive_a_restart_and_the_commit_covers_the_applied_index() {
     let dir = tempfile::tempdir().unwrap();
     let (data_dir, Incarnation { mut journal, mut state_machine }) = start(dir.path(), "n1").unwrap();
     journal.append(&[entry(2, 1), entry(3, 1)], &hard_state(1, 9, 1)).unwrap();
@@ -122,7 +122,7 @@ fn a_start_that_was_killed_is_begun_again_and_a_lost_identity_is_not() {
 }
 
 #[test]
-fn adoption_is_flipped_by_the_identity_and_the_old_incarnation_is_kept_until_the_state_has_come() {
+fn a_join_commits_with_the_identity_and_keeps_the_old_incarnation_until_the_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let (mut data_dir, old) = start(dir.path(), "n1").unwrap();
     let old_id = data_dir.identity().raft_id;
@@ -149,7 +149,7 @@ fn adoption_is_flipped_by_the_identity_and_the_old_incarnation_is_kept_until_the
 }
 
 #[test]
-fn an_install_is_flipped_by_the_journal_and_garbage_is_only_what_nothing_names() {
+fn an_install_commits_with_the_journal_and_garbage_is_what_nothing_names() {
     let dir = tempfile::tempdir().unwrap();
     let (mut data_dir, Incarnation { mut journal, mut state_machine }) = start(dir.path(), "n1").unwrap();
     journal.append(&[entry(2, 1)], &hard_state(1, 0, 2)).unwrap();
@@ -171,7 +171,7 @@ fn an_install_is_flipped_by_the_journal_and_garbage_is_only_what_nothing_names()
             crate::storage::Frame::End(metadata) => break metadata,
         }
     };
-    let (generation, copy) = writer.finish(&metadata).unwrap().take();
+    let (generation, snapshot) = writer.finish(&metadata).unwrap().take();
     assert_eq!(generation, 5);
     assert!(!data_dir.garbage(1).unwrap().contains(&layout::state_machine(folder, 5)), "taken, and about to be named");
     journal.install(2, 1, generation, &hard_state(3, 0, 2)).unwrap();
@@ -179,7 +179,7 @@ fn an_install_is_flipped_by_the_journal_and_garbage_is_only_what_nothing_names()
         data_dir.garbage(5).unwrap(),
         ["7".into(), layout::state_machine(folder, 1), layout::state_machine(folder, 4)]
     );
-    drop((data_dir, journal, state_machine, copy, spooler, reader));
+    drop((data_dir, journal, state_machine, snapshot, spooler, reader));
     let (data_dir, incarnation) = start(dir.path(), "n1").unwrap();
     assert_eq!((incarnation.journal.generation(), incarnation.journal.term(2)), (5, Some(1)));
     assert_eq!(incarnation.state_machine.get(b"k").unwrap().unwrap().version, 2);

@@ -1,4 +1,4 @@
-//! sled behind the seam: what is refused, what is never made, what cannot hang.
+//! Tests of the sled engine: refusals, no blobs, no hangs.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -170,7 +170,7 @@ fn a_link_in_the_place_of_a_temporary_file_is_never_followed() {
 
 #[test]
 fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not() {
-    let gone = |engine: &dyn Engine| {
+    let removed = |engine: &dyn Engine| {
         let begun = Instant::now();
         while engine.check().is_ok() && begun.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(20));
@@ -182,7 +182,7 @@ fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not(
     let (dropped, kept) = (engine.open("1/x", true, 1 << 20).unwrap(), engine.open("kept", true, 1 << 20).unwrap());
     engine.remove("1").unwrap();
     fs::rename(dir.path().join("kept/db"), dir.path().join("kept/elsewhere")).unwrap();
-    let error = gone(&*engine);
+    let error = removed(&*engine);
     // The folder that the engine removed itself was opened first, and would be named in its place.
     assert!(matches!(&error, Error::Gone { what, .. } if what == "kept/db"), "{error}");
     drop((kept, dropped));
@@ -192,7 +192,7 @@ fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not(
     fs::remove_dir_all(dir.path()).unwrap();
     fs::create_dir(dir.path()).unwrap();
     fs::write(dir.path().join("LOCK"), b"").unwrap();
-    assert!(matches!(gone(&*engine), Error::Gone { what, .. } if what == "LOCK"));
+    assert!(matches!(removed(&*engine), Error::Gone { what, .. } if what == "LOCK"));
 
     // Without these a node goes on, and does not start again.
     for removed in ["identity", "kept/conf"] {
@@ -201,7 +201,7 @@ fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not(
         let kept = engine.open("kept", true, 1 << 20).unwrap();
         engine.replace_file("identity", b"1").unwrap();
         fs::remove_file(dir.path().join(removed)).unwrap();
-        assert!(matches!(gone(&*engine), Error::Gone { what, .. } if what == removed));
+        assert!(matches!(removed(&*engine), Error::Gone { what, .. } if what == removed));
         drop(kept);
     }
 }

@@ -1,4 +1,4 @@
-//! The crash matrix of an adoption: a crash between any two steps leaves what the node was or what it is to be.
+//! The crash matrix of a join: a crash between any two steps leaves the old or the new incarnation.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -40,13 +40,13 @@ impl Disk {
 
     /// The directory as a crash leaves it: with a loss of power only what was synced is there.
     fn crashed(&self, power: bool) -> Self {
-        let copy = |pairs: &Memory| {
+        let snapshot = |pairs: &Memory| {
             Arc::new(Memory { pairs: Mutex::new(pairs.pairs.lock().unwrap().clone()), ..Memory::default() })
         };
         let databases = self.databases.lock().unwrap();
         let left = databases.iter().map(|(name, content)| {
             let kept = if power { &content.synced } else { &content.now };
-            (name.clone(), Content { now: copy(kept), synced: copy(kept) })
+            (name.clone(), Content { now: snapshot(kept), synced: snapshot(kept) })
         });
         let files = self.files.lock().unwrap().clone();
         Self {
@@ -153,7 +153,7 @@ fn owner() -> (Disk, u64) {
 }
 
 /// A copy of the state of another cluster, which holds the key `theirs`.
-fn copy() -> (Vec<Vec<u8>>, SnapshotMetadata) {
+fn snapshot() -> (Vec<Vec<u8>>, SnapshotMetadata) {
     let disk = Disk::default();
     let (data_dir, Incarnation { mut state_machine, .. }) = disk.start();
     state_machine.apply(vec![put(2, b"theirs", vec![2])], usize::MAX).unwrap();
@@ -176,7 +176,7 @@ fn remove_garbage(data_dir: &DataDir, generation: u64) -> Result<(), Error> {
 
 /// Everything that a join which is finished does to the directory.
 fn joined(disk: &Disk) -> Result<(), Error> {
-    let (frames, metadata) = copy();
+    let (frames, metadata) = snapshot();
     let (mut data_dir, old) = DataDir::open(Arc::new(disk.clone()), boot("n1"))?;
     let Incarnation { mut journal, .. } = data_dir.switch_incarnation(77, "r:1", "h:1", true)?;
     drop(old);
@@ -236,9 +236,9 @@ fn crash_everywhere(steps: fn(&Disk) -> Result<(), Error>, expected: &[&str]) {
         for left in 0.. {
             let (disk, own) = owner();
             *disk.left.lock().unwrap() = Some(left);
-            let whole = steps(&disk).is_ok();
+            let complete = steps(&disk).is_ok();
             seen.push(found(&disk.crashed(power), own));
-            if whole {
+            if complete {
                 break;
             }
         }
@@ -248,17 +248,17 @@ fn crash_everywhere(steps: fn(&Disk) -> Result<(), Error>, expected: &[&str]) {
 }
 
 #[test]
-fn a_crash_anywhere_in_a_join_leaves_the_old_data_until_the_clusters_is_there() {
+fn a_crash_during_a_join_keeps_the_old_data_until_the_snapshot_is_installed() {
     crash_everywhere(joined, &["its own", "kept", "the cluster's"]);
 }
 
 #[test]
-fn a_crash_anywhere_on_the_way_back_leaves_the_old_data() {
+fn a_crash_during_a_rollback_keeps_the_old_data() {
     crash_everywhere(given_up, &["its own", "kept", "its own"]);
 }
 
 #[test]
-fn adopted_again_before_anything_came_a_node_still_goes_back_to_what_it_had() {
+fn a_second_join_before_any_snapshot_keeps_the_first_incarnation() {
     let (disk, own) = owner();
     let (mut data_dir, _) = disk.start();
     data_dir.switch_incarnation(77, "r:1", "h:1", true).unwrap();

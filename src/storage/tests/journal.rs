@@ -1,4 +1,4 @@
-//! The log against a model, and against what a crash or a flipped byte leaves of it.
+//! Journal tests: against a model, and against crashes and flipped bytes.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ impl Model {
 }
 
 #[test]
-fn it_does_what_a_model_does_over_appends_overrides_compactions_installs_and_restarts() {
+fn the_journal_matches_a_model_over_all_operations() {
     for seed in 0..60 {
         let mut rng = Rng(seed);
         let (db, mut journal) = fresh();
@@ -66,15 +66,15 @@ fn it_does_what_a_model_does_over_appends_overrides_compactions_installs_and_res
             match rng.below(12) {
                 0..6 => {
                     let keep = model.hard_state.commit - model.base.0;
-                    let cut = keep + rng.below(model.entries.len() as u64 - keep + 1);
-                    let cut = if rng.below(3) == 0 { cut } else { model.entries.len() as u64 };
-                    model.entries.truncate(usize::try_from(cut).unwrap());
+                    let torn = keep + rng.below(model.entries.len() as u64 - keep + 1);
+                    let torn = if rng.below(3) == 0 { torn } else { model.entries.len() as u64 };
+                    model.entries.truncate(usize::try_from(torn).unwrap());
                     let term = model.hard_state.term + rng.below(2);
                     let from = model.last() + 1;
                     let fresh: Vec<_> = (from..from + rng.below(5))
                         .map(|index| entry(index, term, usize::try_from(rng.below(6000)).unwrap()))
                         .collect();
-                    if fresh.is_empty() && cut < journal.last_index() - model.base.0 {
+                    if fresh.is_empty() && torn < journal.last_index() - model.base.0 {
                         // Nothing overrides, so nothing is gone.
                         model.entries = journal.entries(model.base.0 + 1, journal.last_index() + 1, u64::MAX).unwrap();
                     }
@@ -149,13 +149,13 @@ fn entries_that_memory_no_longer_holds_are_read_from_the_disk_and_checked() {
 }
 
 #[test]
-fn a_torn_last_record_is_dropped_and_its_pieces_go_with_the_next_one() {
+fn a_torn_last_record_is_dropped_and_its_chunks_are_removed_by_the_next_append() {
     let (db, mut journal) = fresh();
     journal.append(&[entry(2, 1, 9)], &hard_state(1, 7, 1)).unwrap();
     journal.append(&[entry(3, 2, 5 * CHUNK_BYTES)], &hard_state(2, 8, 2)).unwrap();
-    let whole = db.pairs.lock().unwrap().clone();
+    let complete = db.pairs.lock().unwrap().clone();
     for kept in 1..6 {
-        let torn: Vec<_> = whole.clone().into_iter().filter(|(key, _)| key[..] < record_key(3, kept)[..]).collect();
+        let torn: Vec<_> = complete.clone().into_iter().filter(|(key, _)| key[..] < record_key(3, kept)[..]).collect();
         *db.pairs.lock().unwrap() = torn.into_iter().collect();
         let mut journal = Journal::open(db.clone()).unwrap();
         assert_eq!((journal.last_index(), journal.hard_state()), (2, hard_state(1, 7, 1)));
@@ -174,13 +174,13 @@ fn holes_and_flipped_bytes_are_damage() {
     for index in 2..6 {
         journal.append(&[entry(index, 1, CHUNK_BYTES)], &hard_state(1, 7, index - 1)).unwrap();
     }
-    let whole = db.pairs.lock().unwrap().clone();
+    let complete = db.pairs.lock().unwrap().clone();
     let opened = |change: &dyn Fn(&mut Pairs)| {
-        let mut pairs = whole.clone();
+        let mut pairs = complete.clone();
         change(&mut pairs);
         Journal::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() }))
     };
-    for key in whole.keys() {
+    for key in complete.keys() {
         let (seq, chunk) = parse_record_key(key).unwrap();
         let without = opened(&|pairs| drop(pairs.remove(key)));
         // Only a last piece of the last record can be missing without damage, and a first record without a trace.

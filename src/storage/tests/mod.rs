@@ -1,11 +1,7 @@
-//! Tests of the room as a whole, and what they share.
+//! Tests of the storage room, and their shared helpers.
 //!
-//! Why: the promises of this room are about several of its files at once: what a log is worth after a crash, what a
-//! copy is worth while writes go on.
-//!
-//! Laws: a database in memory where only logic is tested, a real directory where sled's behaviour matters.
-//!
-//! Not here: golden bytes and parsers, which are tested beside their code.
+//! Invariants: an in-memory database where only logic is tested, a real directory where sled's behaviour matters. Golden bytes
+//! and parsers are tested beside their code.
 
 mod damage;
 mod data_dir;
@@ -33,7 +29,7 @@ pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(super) struct Memory {
     pub(super) pairs: Mutex<Pairs>,
     /// A copy of which a chunk is made before and after each change that a batch brings.
-    pub(super) copy: Mutex<Option<SteppedSnapshot>>,
+    pub(super) snapshot: Mutex<Option<SteppedSnapshot>>,
 }
 
 /// A copy on its way, one step at a time.
@@ -75,8 +71,8 @@ pub(super) fn spool_rest(spooler: &mut Spooler) -> Result<(), Error> {
 
 impl Memory {
     fn chunk(&self) {
-        if let Some(copy) = self.copy.lock().unwrap().as_mut() {
-            copy.step().unwrap();
+        if let Some(snapshot) = self.snapshot.lock().unwrap().as_mut() {
+            snapshot.step().unwrap();
         }
     }
 }

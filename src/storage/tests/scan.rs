@@ -1,4 +1,4 @@
-//! Lists, removals by prefix and transactions against a model, on a tree whose values have pieces.
+//! Lists, deletes by prefix and transactions against a model, on a tree with multi-chunk values.
 
 use raft::eraftpb::ConfState;
 
@@ -76,7 +76,7 @@ fn lists(rng: &mut Rng, state_machine: &StateMachine, map: &Map) {
 }
 
 #[test]
-fn many_keys_are_what_a_model_says_whatever_shares_their_batch() {
+fn many_keys_match_a_model_whatever_the_batches_are() {
     let mut replayed = 0;
     for seed in 0..60 {
         let mut rng = Rng(seed);
@@ -112,7 +112,7 @@ fn many_keys_are_what_a_model_says_whatever_shares_their_batch() {
 }
 
 #[test]
-fn a_page_is_bounded_in_bytes_and_has_one_item_whatever_its_size() {
+fn a_page_is_bounded_in_bytes_but_has_at_least_one_item() {
     let (_, mut state_machine) = fresh();
     let sizes = [2 << 20, 600_000, 400_000, 100_000, 10];
     let entries = (2..).zip(sizes).map(|(index, size)| put(index, format!("k{index}").as_bytes(), vec![7; size]));
@@ -134,7 +134,7 @@ fn a_page_is_bounded_in_bytes_and_has_one_item_whatever_its_size() {
 }
 
 #[test]
-fn a_sweep_sees_what_its_batch_did_before_and_takes_what_is_left_in_the_next() {
+fn a_delete_by_prefix_sees_its_batch_and_ends_it() {
     let (_, mut state_machine) = fresh();
     let sweep = |index| Applied {
         index,
@@ -152,10 +152,10 @@ fn a_sweep_sees_what_its_batch_did_before_and_takes_what_is_left_in_the_next() {
 }
 
 #[test]
-fn work_is_bounded_and_what_is_left_goes_on_as_if_nothing_had_come_between() {
+fn apply_work_is_bounded_and_the_rest_continues() {
     for seed in 0..20 {
         let mut rng = Rng(seed);
-        let ((_, mut whole), (_, mut parts)) = (fresh(), fresh());
+        let ((_, mut complete), (_, mut parts)) = (fresh(), fresh());
         let commands: Vec<_> = (2..60).zip(std::iter::repeat_with(|| command(&mut rng))).collect();
         let entries = commands.into_iter().map(|(index, command)| Applied {
             index,
@@ -163,7 +163,7 @@ fn work_is_bounded_and_what_is_left_goes_on_as_if_nothing_had_come_between() {
             operation: Operation::Command(command.into()),
         });
         let mut entries: Vec<_> = entries.collect();
-        let expected = whole.apply(entries.clone(), usize::MAX).unwrap();
+        let expected = complete.apply(entries.clone(), usize::MAX).unwrap();
         let (mut outcomes, mut calls) = (Vec::new(), 0);
         while !entries.is_empty() {
             let most = usize::try_from(rng.below(3)).unwrap() * 2_000;
@@ -175,7 +175,7 @@ fn work_is_bounded_and_what_is_left_goes_on_as_if_nothing_had_come_between() {
         }
         assert!(calls > 5, "{calls} calls");
         assert_eq!(outcomes, expected, "seed {seed}");
-        assert_eq!((parts.digest(), parts.keys()), (whole.digest(), whole.keys()));
+        assert_eq!((parts.digest(), parts.keys()), (complete.digest(), complete.keys()));
     }
 }
 

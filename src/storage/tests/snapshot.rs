@@ -1,4 +1,4 @@
-//! The copy is exact whatever is written while it is made, and ends for everybody when one end goes away.
+//! Snapshot tests: exact under concurrent writes, and aborted for all ends if one is dropped.
 
 use std::sync::Arc;
 
@@ -59,10 +59,10 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
             // What is applied after the end is not in the copy.
             let frozen = db.pairs.lock().unwrap().clone();
             state_machine.apply(batch(&mut rng, end, 400), usize::MAX).unwrap();
-            let (copy, index) = reading.join().unwrap().unwrap();
+            let (snapshot, index) = reading.join().unwrap().unwrap();
             assert_eq!(index, end);
-            assert!(*copy.pairs.lock().unwrap() == frozen, "seed {seed}");
-            copy
+            assert!(*snapshot.pairs.lock().unwrap() == frozen, "seed {seed}");
+            snapshot
         });
         StateMachine::open(received).unwrap();
     }
@@ -88,9 +88,9 @@ fn stepwise_interleavings_are_exact_too() {
         }
         state_machine.end_snapshot().unwrap();
         spool_rest(&mut copied.spooler).unwrap();
-        let (copy, index) = receive(copied.frames, copied.reader).unwrap();
+        let (snapshot, index) = receive(copied.frames, copied.reader).unwrap();
         assert_eq!(index, state_machine.applied().0);
-        assert!(*copy.pairs.lock().unwrap() == *db.pairs.lock().unwrap(), "seed {seed}");
+        assert!(*snapshot.pairs.lock().unwrap() == *db.pairs.lock().unwrap(), "seed {seed}");
     }
 }
 
@@ -104,21 +104,21 @@ fn chunks_in_the_middle_of_a_batch_are_exact_too() {
         }
         let copied =
             SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
-        *db.copy.lock().unwrap() = Some(copied);
+        *db.snapshot.lock().unwrap() = Some(copied);
         for _ in 0..6 {
             state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
             state_machine.db().unwrap();
         }
         state_machine.end_snapshot().unwrap();
-        let mut copied = db.copy.lock().unwrap().take().unwrap();
+        let mut copied = db.snapshot.lock().unwrap().take().unwrap();
         spool_rest(&mut copied.spooler).unwrap();
-        let (copy, _) = receive(copied.frames, copied.reader).unwrap();
-        assert!(*copy.pairs.lock().unwrap() == *db.pairs.lock().unwrap(), "seed {seed}");
+        let (snapshot, _) = receive(copied.frames, copied.reader).unwrap();
+        assert!(*snapshot.pairs.lock().unwrap() == *db.pairs.lock().unwrap(), "seed {seed}");
     }
 }
 
 #[test]
-fn whoever_goes_away_nobody_waits_for_ever() {
+fn if_one_end_is_dropped_the_others_fail_instead_of_waiting() {
     let begin = || {
         let (_, mut state_machine) = fresh();
         let (spooler, reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
@@ -148,7 +148,7 @@ fn whoever_goes_away_nobody_waits_for_ever() {
 }
 
 #[test]
-fn over_the_bound_of_the_spool_the_copy_ends_with_a_clear_error() {
+fn a_full_spool_aborts_the_snapshot_with_a_clear_error() {
     let (_, mut state_machine) = fresh();
     let (mut spooler, mut reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 50_000).unwrap();
     state_machine.apply(vec![put(2, b"x", vec![1; 100_000])], usize::MAX).unwrap();
@@ -170,13 +170,13 @@ fn the_tree_waits_for_its_reader_and_is_never_spooled() {
     assert_eq!((spooler.step().unwrap(), reader.scans()), (None, 0));
     state_machine.end_snapshot().unwrap();
     spool_rest(&mut spooler).unwrap();
-    let (copy, _) = receive(Vec::new(), reader).unwrap();
-    assert_eq!(StateMachine::open(copy).unwrap().digest(), state_machine.digest());
+    let (snapshot, _) = receive(Vec::new(), reader).unwrap();
+    assert_eq!(StateMachine::open(snapshot).unwrap().digest(), state_machine.digest());
     assert_eq!(scratch.metadata().unwrap().len(), 0);
 }
 
 #[test]
-fn a_copy_leaves_the_reserve_of_the_receivers_disk_alone_and_nothing_behind() {
+fn a_snapshot_stops_at_the_disk_reserve_of_the_receiver() {
     let (_, mut state_machine) = fresh();
     state_machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -217,7 +217,7 @@ fn transfer(
 }
 
 #[test]
-fn a_copy_between_real_directories_is_checked_as_a_whole_and_leaves_nothing_behind() {
+fn a_received_snapshot_is_verified_and_an_invalid_one_removed() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (sender, mut incarnation) = DataDir::open(sled(from.path()), boot("a")).unwrap();
     let state_machine = &mut incarnation.state_machine;
@@ -230,8 +230,8 @@ fn a_copy_between_real_directories_is_checked_as_a_whole_and_leaves_nothing_behi
     transfer(state_machine, &mut data_dir, |_| {}).unwrap();
     let flipped = transfer(state_machine, &mut data_dir, |changes| *changes.last_mut().unwrap() ^= 1);
     assert!(matches!(flipped, Err(Error::Snapshot { .. })));
-    let cut_short = transfer(state_machine, &mut data_dir, |changes| changes.truncate(changes.len() - 1));
-    assert!(matches!(cut_short, Err(Error::Snapshot { .. })));
+    let truncated = transfer(state_machine, &mut data_dir, |changes| changes.truncate(changes.len() - 1));
+    assert!(matches!(truncated, Err(Error::Snapshot { .. })));
     let newer = transfer(state_machine, &mut data_dir, |changes| changes[0] = 9);
     assert!(matches!(newer, Err(Error::Snapshot { .. })));
     let folder = data_dir.identity().raft_id.to_string();

@@ -1,4 +1,4 @@
-//! The machine against a model: values, versions, counts, and the whole of it after a reopen.
+//! State machine tests against a model: values, versions, totals, and everything after a reopen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub(crate) fn batch(rng: &mut Rng, index: u64, keys: u64) -> Vec<Applied> {
 }
 
 #[test]
-fn it_does_what_a_model_does_and_survives_a_reopen() {
+fn the_state_machine_matches_a_model_and_survives_a_reopen() {
     for seed in 0..40 {
         let mut rng = Rng(seed);
         let (db, mut state_machine) = fresh();
@@ -124,7 +124,7 @@ fn a_condition_sees_what_earlier_entries_of_its_batch_did() {
 }
 
 #[test]
-fn what_was_applied_is_told_once_with_its_place_in_the_log() {
+fn events_are_returned_once_with_their_position() {
     let (_, mut state_machine) = fresh();
     let txn = |index, then| {
         let command = Command::Txn(Txn { checks: vec![], then, otherwise: vec![] });
@@ -146,7 +146,7 @@ fn what_was_applied_is_told_once_with_its_place_in_the_log() {
         sweep,
     ];
     state_machine.apply(entries, usize::MAX).unwrap();
-    let told: Vec<_> =
+    let seen: Vec<_> =
         state_machine.take_events().into_iter().map(|event| (event.id(), event.key, event.kind)).collect();
     let put = |bytes: &'static str, version, create_version| {
         EventKind::Put(Item { value: Value::binary(bytes), version, create_version, expires: None })
@@ -158,12 +158,12 @@ fn what_was_applied_is_told_once_with_its_place_in_the_log() {
         ("6.2", "a", put("2", 6, 2)),
         ("7", "a", EventKind::Deleted),
     ];
-    assert_eq!(told, expected.map(|(id, key, kind)| (id.to_owned(), key.into(), kind)));
+    assert_eq!(seen, expected.map(|(id, key, kind)| (id.to_owned(), key.into(), kind)));
     assert_eq!(state_machine.take_events(), []);
 }
 
 #[test]
-fn the_digest_says_whether_two_states_are_equal_whatever_came_before() {
+fn equal_states_have_equal_digests_whatever_their_history() {
     let (_, mut a) = fresh();
     let (_, mut b) = fresh();
     a.apply(vec![put(2, b"x", vec![1; 9000]), delete(3, b"x"), put(4, b"x", vec![3])], usize::MAX).unwrap();
@@ -221,29 +221,29 @@ fn entries_out_of_order_are_refused_before_anything_changes() {
 }
 
 #[test]
-fn any_change_of_what_is_stored_is_found_at_the_next_start() {
+fn any_changed_value_is_detected_at_the_next_start() {
     let (db, mut state_machine) = fresh();
     state_machine.apply(vec![put(2, b"old", vec![7; 9000]), put(3, b"k", vec![1])], usize::MAX).unwrap();
     let earlier = db.pairs.lock().unwrap().clone();
     state_machine
         .apply(vec![put(4, b"old", vec![8; 9000]), delete(5, b"k"), put(6, b"n", vec![3])], usize::MAX)
         .unwrap();
-    let whole = db.pairs.lock().unwrap().clone();
+    let complete = db.pairs.lock().unwrap().clone();
     let opened = |change: &dyn Fn(&mut Pairs)| {
-        let mut pairs = whole.clone();
+        let mut pairs = complete.clone();
         change(&mut pairs);
         StateMachine::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() })).map(drop)
     };
     opened(&|_| {}).unwrap();
-    for key in whole.keys() {
+    for key in complete.keys() {
         assert!(opened(&|pairs| drop(pairs.remove(key))).is_err(), "without {key:?}");
-        for at in 0..whole[key].len().min(40) {
+        for at in 0..complete[key].len().min(40) {
             assert!(opened(&|pairs| pairs.get_mut(key).unwrap()[at] ^= 1).is_err(), "byte {at} of {key:?}");
         }
     }
     // What sled does with a flipped byte in its log: an update of one page is lost, and an older one comes back.
     for (key, value) in &earlier {
-        if whole.get(key) != Some(value) {
+        if complete.get(key) != Some(value) {
             let lost = opened(&|pairs| drop(pairs.insert(key.clone(), value.clone())));
             assert!(matches!(lost, Err(Error::Damaged { .. })), "the old piece {key:?}");
         }
@@ -264,7 +264,7 @@ fn a_newer_format_is_named() {
 }
 
 #[test]
-fn what_is_due_comes_in_the_order_of_its_time_and_every_write_keeps_the_order() {
+fn due_keys_come_in_order_of_expiry() {
     let (db, mut state_machine) = fresh();
     let at = |index, stamp, command: Command| {
         let operation = Operation::Command(Proposal { stamp, write: command.into() });
@@ -304,9 +304,9 @@ fn what_is_due_comes_in_the_order_of_its_time_and_every_write_keeps_the_order() 
     let keys = state_machine.due(5_000).unwrap();
     state_machine.apply(vec![at(11, 4_500, Command::Expire { keys })], usize::MAX).unwrap();
     assert_eq!((state_machine.keys(), state_machine.first_expiry()), (2, Some(10_000)));
-    let told: Vec<_> = state_machine.take_events().into_iter().map(|event| (event.key, event.kind)).collect();
-    let gone = ["soon", "zero\0key", "moved"].map(|key| (Bytes::from(key), EventKind::Expired));
-    assert_eq!(told, gone);
+    let seen: Vec<_> = state_machine.take_events().into_iter().map(|event| (event.key, event.kind)).collect();
+    let removed = ["soon", "zero\0key", "moved"].map(|key| (Bytes::from(key), EventKind::Expired));
+    assert_eq!(seen, removed);
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn one_removal_takes_no_more_bytes_of_values_than_one_by_prefix_but_always_one()
 }
 
 #[test]
-fn a_command_that_may_not_be_changes_nothing_but_what_is_applied() {
+fn an_invalid_command_changes_only_the_applied_index() {
     let (db, mut state_machine) = fresh();
     let before = state_machine.digest();
     let json = Value { content_type: "application/json".into(), bytes: "1,2".into() };
@@ -356,7 +356,7 @@ fn a_command_that_may_not_be_changes_nothing_but_what_is_applied() {
 }
 
 #[test]
-fn a_copy_or_a_tree_with_a_key_that_no_command_writes_is_refused() {
+fn a_snapshot_or_a_tree_with_an_invalid_key_is_refused() {
     let changes = |key: &[u8]| {
         let mut batch = Batch::default();
         crate::storage::kv::chunks::put(&mut batch, Kind::Data, key, 1, b"v", None);

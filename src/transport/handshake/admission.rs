@@ -74,6 +74,7 @@ pub fn admit(
     if hello.cluster_id != table.cluster_id {
         return Err(Denial::OtherCluster { cluster_id: table.cluster_id });
     }
+    // The order of the checks is the order of the answers: removal before identity, identity before address.
     if table.tombstones.contains(&hello.from) {
         return Err(Denial::Removed { cluster_id: table.cluster_id, raft_id: hello.from });
     }
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_addresses_are_ones() {
+    fn names_and_addresses_are_validated() {
         assert_eq!(check_hello(&hello(7, 1, 2)), Ok(()));
         let nobody = Hello { node_id: String::new(), raft_address: String::new(), ..hello(0, 0, 0) };
         assert_eq!(check_hello(&nobody), Ok(()), "it has not started completely");
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_comes_in_before_the_start_or_after_the_removal() {
+    fn no_peer_is_admitted_before_the_start_or_after_the_removal() {
         assert_eq!(admit(None, &hello(7, 1, 2), || Ok(())), Err(Denial::Starting));
         let removed = PeerTable { removed: true, ..table() };
         assert_eq!(admit(Some(&removed), &hello(7, 1, 2), || Ok(())), Err(Denial::AcceptorRemoved));
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_refused_as_one_wherever_it_is() {
+    fn a_clone_is_refused_at_any_address() {
         let table = PeerTable { peers: vec![(1, "a".into(), "old:1".into())], ..table() };
         let conflict =
             IdentityConflict { known: BootId { count: 2, nonce: 1 }, claimed: BootId { count: 2, nonce: 2 } };

@@ -161,17 +161,18 @@ pub async fn dial(address: &str, hello: &Hello, limit: Duration) -> Result<(TcpS
     let deadline = Instant::now() + limit;
     let sockets = timeout_at(deadline, resolve(address)).await;
     let sockets = sockets.map_err(|_| DialError::Unresolved("no answer in time".into()))??;
-    let mut most_specific = DialError::Unresolved("it has no address".into());
+    let mut best_error = DialError::Unresolved("it has no address".into());
     for (tried, socket) in sockets.iter().enumerate() {
+        // The rest of the time is shared by the addresses left, but each gets enough for a handshake on a fast network.
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(sockets.len() - tried).unwrap_or(1);
         match connect_one(*socket, hello, share.max(left.min(HANDSHAKE_LIMIT / 6))).await {
             Ok(established) => return Ok(established),
-            Err(error) if error.specificity() >= most_specific.specificity() => most_specific = error,
+            Err(error) if error.specificity() >= best_error.specificity() => best_error = error,
             Err(_) => {}
         }
     }
-    Err(most_specific)
+    Err(best_error)
 }
 
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
@@ -209,7 +210,7 @@ async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, D
         Ok(Preamble::Foreign(bytes)) => {
             return Err(DialError::Foreign(format!("it begins with {}", bytes.escape_ascii())));
         }
-        Ok(Preamble::Closed) => return Err(DialError::Foreign("it closed the connection without a word".into())),
+        Ok(Preamble::Closed) => return Err(DialError::Foreign("it closed the connection before its preamble".into())),
         Err(error) => return Err(DialError::Foreign(error.to_string())),
     }
     written.map_err(|error| DialError::Broken(error.to_string()))?;
@@ -225,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newer_word_is_dialled_first_and_the_other_in_turn() {
+    fn the_newest_address_is_dialled_first_and_the_others_in_turn() {
         let mut peer_address = PeerAddress::new("old:1");
         assert_eq!([peer_address.address(0), peer_address.address(1)], ["old:1", "old:1"]);
         peer_address.set_self_reported("moved:1");

@@ -109,20 +109,20 @@ pub enum Denial {
         raft_id: u64,
     },
     /// The dialler uses the acceptor's own raft id, or none.
-    #[error("what answers there is this node itself, or a copy of it")]
+    #[error("this node itself answers there, or a clone of it")]
     SelfDial,
     /// The dialler is not the recorded member.
     #[error("identity conflict: this node's {0}")]
     Conflict(IdentityConflict),
     /// The dialler is still connected at the recorded boot id and reports a newer one.
     #[error(
-        "this node is connected there in its life {0}: where that has just ended, this passes within 10 s; where it has \
-         not, one of the two is a copy of the other's disk"
+        "this node is still connected there as boot {0}: if that process has just ended, the conflict passes within 10 s; if \
+         not, one of the two runs on a clone of the other's disk"
     )]
     Connected(BootId),
     /// The dialler reports another address than its cluster has recorded, without proof.
     #[error(
-        "the member table there has this node at {listed}; POST /raft/join on a member with this node's name and its new \
+        "the member table there lists this node at {listed}; POST /raft/join on a member with this node's name and its new \
          address (or set cluster.follow_moves on every member)"
     )]
     Moved {
@@ -130,7 +130,7 @@ pub enum Denial {
         listed: String,
     },
     /// The dialler is in the table and reports no boot id.
-    #[error("a member of the cluster says in which life it is")]
+    #[error("a member of the cluster must report its boot id")]
     NoBootId,
     /// The acceptor cannot record the dialler.
     #[error("the disk of the node there fails")]

@@ -56,14 +56,14 @@ pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcom
     let (in_flight, bytes) = (Arc::new(Semaphore::new(MAX_IN_FLIGHT)), memory_budget::count(MAX_BYTES));
     let reader_half =
         Reader { registry, hello, welcome, who, replies, control, in_flight, bytes, share: ConnectionShare::new() };
-    debug!(registry.log, "a peer has connected"; "peer" => who, "raft_id" => hello.from);
+    debug!(registry.log, "peer connected"; "peer" => who, "raft_id" => hello.from);
     let writer_half = Writer { registry, hello, replies: replies_end, control: control_end };
     tokio::select! {
         error = reader_half.read_loop(&mut reader) => match error {
             WireError::Closed | WireError::Io(_) | WireError::Silent(_) => {
-                debug!(registry.log, "a peer has gone"; "peer" => who, "reason" => %error);
+                debug!(registry.log, "peer disconnected"; "peer" => who, "reason" => %error);
             }
-            error => registry.warn_limited("a peer cannot be understood", who, &error.to_string()),
+            error => registry.warn_limited("malformed frames from a peer", who, &error.to_string()),
         },
         _ = writer_half.write_loop(writer) => {
             // Reads and discards: closing over unread bytes would reset the connection and lose the last frames sent.
@@ -117,6 +117,7 @@ impl Reader<'_> {
     async fn read_loop(&self, reader: &mut BufReader<OwnedReadHalf>) -> WireError {
         let mut heard = false;
         loop {
+            // Looked up per frame: the table may change during the connection.
             let is_member = self.registry.is_listed(self.hello.from);
             let reserve = |bytes| self.registry.budget.reserve(&self.share, is_member, bytes);
             let (frame, permit) = match read_budgeted(reader, frame_limits::FROM_DIALLER, SILENCE, reserve).await {
@@ -145,6 +146,7 @@ impl Reader<'_> {
                     Err(detail) => self.registry.warn_limited("a raft message is refused", self.who, &detail),
                 },
                 Frame::Forward { token, deadline, relay, request } => {
+                    // A request holds its permit until its reply is written, so both queues are bounded by the permits.
                     let permit = match self.permit(is_member, permit.bytes) {
                         Ok(permit) => permit,
                         Err(refusal) => {
@@ -165,6 +167,7 @@ impl Reader<'_> {
                     drop(self.control.try_send(follows));
                     drop(self.control.try_send(Frame::Pong(self.registry.handle.clock().now())));
                 }
+                // Which leader the peer follows, and a sign of life.
                 Frame::Follows(leader) => self.registry.heard_follows(self.hello.from, leader),
                 Frame::PeerAddresses(known) => {
                     if is_member {
@@ -190,8 +193,7 @@ impl Reader<'_> {
     /// Acquires a permit for a request.
     fn permit(&self, is_member: bool, bytes: usize) -> Result<InFlightPermit, Refusal> {
         if !is_member {
-            let detail =
-                "the node there does not know the one that sent the request on as a member; try again in a moment";
+            let detail = "the receiving node does not list the forwarding node as a member yet; try again in a moment";
             return Err(Refusal::not_applied(Code::NoLeader, detail));
         }
         let permit = Arc::clone(&self.in_flight).try_acquire_owned();
@@ -199,7 +201,7 @@ impl Reader<'_> {
         match (permit, bytes) {
             (Ok(permit), Ok(bytes)) => Ok([permit, bytes]),
             _ => {
-                let detail = "too many requests of one node wait on the leader; try again in a moment";
+                let detail = "too many requests forwarded by one node are waiting on the leader; try again in a moment";
                 Err(Refusal::not_applied(Code::Overloaded, detail))
             }
         }
@@ -222,10 +224,12 @@ impl Writer<'_> {
         let stopped = self.registry.stopped();
         tokio::pin!(stopped);
         loop {
+            // Replies are coalesced in the buffer while more are queued.
             if self.replies.is_empty() && self.control.is_empty() {
                 writer.flush().await?;
             }
             let frame = tokio::select! {
+                // In this order: a denial ends the connection before further replies, and replies go before control frames.
                 biased;
                 denial = &mut until_denied => {
                     if let Denial::Removed { cluster_id, raft_id } = denial {
@@ -234,12 +238,12 @@ impl Writer<'_> {
                     break;
                 }
                 () = &mut stopped => break,
-                Some((token, result, _seat)) = self.replies.recv() => Frame::Reply { token, result },
+                Some((token, result, _permit)) = self.replies.recv() => Frame::Reply { token, result },
                 Some(control_frame) = self.control.recv() => control_frame,
             };
             writer.write_all(&frame.encode()?).await?;
         }
-        while let Ok((token, result, _seat)) = self.replies.try_recv() {
+        while let Ok((token, result, _permit)) = self.replies.try_recv() {
             writer.write_all(&Frame::Reply { token, result }.encode()?).await?;
         }
         writer.shutdown().await?;

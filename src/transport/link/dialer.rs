@@ -54,7 +54,7 @@ pub enum End {
 fn superseded_reason(conflict: &IdentityConflict) -> String {
     if conflict.claimed.count == 0 {
         // It was connected while one of the two was no member yet.
-        return "it is a member now, and is dialled again for the life that it is in".to_owned();
+        return "it has become a member and is dialled again".to_owned();
     }
     conflict.to_string()
 }
@@ -88,6 +88,7 @@ impl DialerLink<'_> {
         let clock = PeerClock::new(self.registry.handle.clock());
         let reading = self.read_loop(reader, &clock);
         tokio::pin!(reading);
+        // Four ends: the peer closed, its boot id was superseded, the queue was closed, the transport stopped.
         let end = tokio::select! {
             reason = &mut reading => End::Broken(reason),
             conflict = self.registry.until_superseded(self.peer, self.boot_history) => End::Broken(superseded_reason(&conflict)),
@@ -153,6 +154,7 @@ impl DialerLink<'_> {
     ) -> Result<End, WireError> {
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A removed member is still sent what is queued, above all the notice of its removal.
         let removed_from_table = async {
             while peer_address.changed().await.is_ok() {}
             sleep(RETIRE_DELAY).await;
@@ -165,6 +167,7 @@ impl DialerLink<'_> {
             self.write(writer, clock, frame).await?;
         }
         loop {
+            // Frames are coalesced in the buffer while more are queued.
             if queue.is_empty() {
                 writer.flush().await?;
             }
@@ -214,6 +217,7 @@ impl DialerLink<'_> {
                 }
             },
             QueuedFrame::Forward(token, hop, request, _bytes) => {
+                // The first request of a connection waits for the first pong, a round trip; raft messages before it are flushed.
                 if clock.is_unknown() {
                     writer.flush().await?;
                     clock.wait_for_first().await;

@@ -66,7 +66,7 @@ impl Forwards {
     }
 
     fn table(&self) -> MutexGuard<'_, ForwardTable> {
-        self.table.lock().expect("nothing panics while it holds the book")
+        self.table.lock().expect("no panic while the lock is held")
     }
 
     /// Adds a token; false if the table is full or closed.
@@ -79,6 +79,7 @@ impl Forwards {
         let until_ms = self.handle.clock().after(deadline.saturating_duration_since(Instant::now()));
         table.waiting.insert(token, PendingForward { deadline, until_ms, sent: false });
         table.deadlines.insert((deadline, token));
+        // The expiry task sleeps until the earliest deadline: wakes it if this one is earlier.
         if table.deadlines.first() == Some(&(deadline, token)) {
             self.deadline_moved.notify_one();
         }
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_sent_is_unknown_at_a_break_and_what_was_not_stays() {
+    async fn sent_requests_are_unknown_after_a_break_and_others_stay() {
         let (forwards, mut inbox) = forwards();
         assert!(forwards.open(1, soon()) && forwards.open(2, soon()));
         assert!(forwards.sending(1).is_some());

@@ -180,6 +180,7 @@ impl Peer {
         if self.state.known.as_ref() != Some(&peer_address) {
             self.state.attempt = 0;
         }
+        // Attempts alternate: the newest known address first, then the others.
         let mut address = peer_address.address(self.state.attempt).to_owned();
         let trusted =
             address == peer_address.listed_address() || self.state.verified_address.as_ref() == Some(&address);
@@ -188,6 +189,7 @@ impl Peer {
         }
         self.state.known = Some(peer_address);
         self.state.attempt += 1;
+        // The hello carries boot history and address, which may have changed since the last dial.
         self.refresh_hello();
         let (target, hello) = (address.clone(), self.hello.clone());
         let expected = (hello.cluster_id, self.raft_id);
@@ -198,6 +200,7 @@ impl Peer {
         tokio::pin!(stopped);
         let mut held = Vec::new();
         let result = loop {
+            // While dialling, raft messages are held and requests are refused at once: a client should try another node now.
             let frame = tokio::select! {
                 result = &mut dialling => break result,
                 frame = self.queue.recv() => frame,
@@ -260,15 +263,17 @@ impl Peer {
             boot_history: &boot_history,
         };
         let end = Box::pin(dialer_link.run(stream, held, &mut self.queue, &mut self.peer_address)).await;
+        // Whatever the end was, what was sent and not answered is unknown now.
         let (event, reason) = match &end {
             End::Broken(reason) => ("peer lost", reason.as_str()),
-            End::Over => ("peer let go", "the connection is not wanted any more"),
+            End::Over => ("peer released", "the connection is not needed any more"),
         };
         info!(self.registry.log, "{}", event; "peer" => &self.name, "raft_id" => self.raft_id, "address" => address,
             "reason" => reason, "up_ms" => ms(began.elapsed()));
         self.forwards.broken(reason).await;
         self.down().await;
         let now = Instant::now();
+        // Unreachable from now on, for the log.
         (self.state.away_since, self.state.last_reminder) = (now, now);
         // Tries the same address first again.
         self.state.attempt -= 1;
@@ -378,7 +383,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hints_are_bounded_and_come_back_slowly() {
+    fn dials_to_unverified_addresses_are_bounded() {
         let began = Instant::now();
         let mut credits = DialCredits { left: UNVERIFIED_DIALS, since: began };
         let mut take = |seconds| (0..1_000).filter(|_| credits.take(began + Duration::from_secs(seconds))).count();

@@ -1,4 +1,4 @@
-//! What somebody with a socket can do, who knows the protocol and belongs to nobody.
+//! Attacks by a peer that knows the protocol and is no member.
 
 use futures_util::FutureExt;
 use raft::eraftpb::SnapshotMetadata;
@@ -34,14 +34,14 @@ fn hello(from: u64, to: u64, purpose: Purpose) -> Hello {
 
 /// A connection behind its handshake.
 async fn greet(address: &str, hello: &Hello) -> TcpStream {
-    dial(address, hello, PATIENCE).await.unwrap().0
+    dial(address, hello, TEST_TIMEOUT).await.unwrap().0
 }
 
 /// Waits until the node has closed the connection, without a word.
 async fn closed(mut stream: TcpStream) {
-    let mut said = Vec::new();
-    drop(timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("the node keeps the connection"));
-    assert!(said.is_empty(), "{said:?}");
+    let mut reported = Vec::new();
+    drop(timeout(TEST_TIMEOUT, stream.read_to_end(&mut reported)).await.expect("the node keeps the connection"));
+    assert!(reported.is_empty(), "{reported:?}");
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn sockets_that_are_held_do_not_keep_members_out_restarts_included() {
         held.push(half);
         // Made-up raft ids; whoever names that of a member has to name its life.
         held.push(greet(&address, &hello(1_000 + number, 2, Purpose::Peer)).await);
-        assert!(dial(&address, &hello(1, 2, Purpose::Peer), PATIENCE).await.is_err());
+        assert!(dial(&address, &hello(1, 2, Purpose::Peer), TEST_TIMEOUT).await.is_err());
     }
     a.publish(&[(2, &address)]);
     a.up(2).await;
@@ -96,26 +96,26 @@ async fn a_frame_that_does_not_belong_is_refused_from_its_head() {
 }
 
 #[tokio::test]
-async fn one_who_is_no_member_is_answered_where_it_called_and_dialled_nowhere() {
+async fn an_unlisted_peer_is_answered_on_its_connection_and_never_dialled() {
     let third = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut b = Node::start(2);
     b.publish(&[]);
     let address = third.local_addr().unwrap().to_string();
     let boot_history = BootHistory { current: BootId { count: 1, nonce: 1 }, ..BootHistory::default() };
-    let stranger = Hello { raft_address: address, boot_history, ..hello(1, 2, Purpose::Peer) };
-    let mut stream = greet(&b.address, &stranger).await;
+    let unidentified = Hello { raft_address: address, boot_history, ..hello(1, 2, Purpose::Peer) };
+    let mut stream = greet(&b.address, &unidentified).await;
     let ask = Frame::Step(Box::new(append(1, 2, 5, 1)));
-    write_frame_within(&mut stream, &ask, PATIENCE).await.unwrap();
+    write_frame_within(&mut stream, &ask, TEST_TIMEOUT).await.unwrap();
     assert_eq!(b.message().await.index, 4);
     for index in 6..9 {
         b.post.send(vec![append(2, 1, index, 1)]);
-        let answer = read_frame_within(&mut stream, ANY, PATIENCE).await.unwrap();
+        let answer = read_frame_within(&mut stream, ANY, TEST_TIMEOUT).await.unwrap();
         assert_eq!(answer, Frame::Step(Box::new(append(2, 1, index, 1))));
     }
     // It cannot hand requests on, and is forgotten with its connection.
     let request = crate::model::Request::Transfer { node_id: None };
     let forward = Frame::Forward { token: 3, deadline: 9_000, relay: false, request };
-    write_frame_within(&mut stream, &forward, PATIENCE).await.unwrap();
+    write_frame_within(&mut stream, &forward, TEST_TIMEOUT).await.unwrap();
     let Frame::Reply { token: 3, result: Err(refusal) } = read_frame(&mut stream, ANY).await.unwrap() else {
         panic!("it was not refused")
     };
@@ -127,7 +127,7 @@ async fn one_who_is_no_member_is_answered_where_it_called_and_dialled_nowhere() 
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, forgotten).await.expect("callers end with their connection");
+    timeout(TEST_TIMEOUT, forgotten).await.expect("callers end with their connection");
     b.post.send(vec![append(2, 1, 9, 1)]);
     assert!(third.accept().now_or_never().is_none(), "nobody dials an address because somebody named it");
 }
@@ -139,10 +139,10 @@ async fn whoever_speaks_as_a_member_makes_a_node_dial_others_only_so_often() {
     let mut b = Node::start(2);
     b.publish(&[(1, &nowhere())]);
     let boot_history = BootHistory { current: BootId { count: 1, nonce: 1 }, ..BootHistory::default() };
-    let stranger = Hello { raft_address: address, boot_history, ..hello(1, 2, Purpose::Peer) };
+    let unidentified = Hello { raft_address: address, boot_history, ..hello(1, 2, Purpose::Peer) };
     let mut dialled = 0;
     for _ in 0..60 {
-        drop(greet(&b.address, &stranger).await);
+        drop(greet(&b.address, &unidentified).await);
         tokio::time::sleep(Duration::from_millis(60)).await;
         while let Some(Ok(_)) = third.accept().now_or_never() {
             dialled += 1;
@@ -187,7 +187,7 @@ async fn names_and_addresses_that_are_none_come_no_further_than_the_port() {
         JoinOffer { raft_address: "[::]:1".into(), ..offer },
     ] {
         let mut stream = greet(&b.address, &hello(1, 0, Purpose::JoinOffer)).await;
-        write_frame_within(&mut stream, &Frame::JoinOffer(bad), PATIENCE).await.unwrap();
+        write_frame_within(&mut stream, &Frame::JoinOffer(bad), TEST_TIMEOUT).await.unwrap();
         let Frame::JoinAccepted(Err(refusal)) = read_frame(&mut stream, ANY).await.unwrap() else {
             panic!("not refused")
         };
@@ -239,12 +239,12 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
     let (raft_id, cluster_id) = (data_dir.identity().raft_id, data_dir.identity().cluster_id);
     let start = consensus::Start { data_dir, incarnation, outbox, options, log: log.clone(), raft_log: log };
     drop(consensus::spawn(inbox, handle.clone(), start).unwrap());
-    timeout(PATIENCE, handle.who_am_i()).await.unwrap().unwrap();
+    timeout(TEST_TIMEOUT, handle.who_am_i()).await.unwrap().unwrap();
     (transport, address, raft_id, cluster_id)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_nobody_asked_for_is_refused_before_anything_is_opened() {
+async fn an_unannounced_snapshot_is_refused_before_anything_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     let (_transport, address, raft_id, cluster_id) = alone(dir.path()).await;
     let folder = dir.path().join(raft_id.to_string());
@@ -255,25 +255,25 @@ async fn a_copy_that_nobody_asked_for_is_refused_before_anything_is_opened() {
     for _ in 0..20 {
         let mut stream = greet(&address, &Hello { cluster_id, ..hello(5, raft_id, Purpose::Snapshot) }).await;
         let announce = Frame::Announce { index: 9, bytes: 1 << 20 };
-        write_frame_within(&mut stream, &announce, PATIENCE).await.unwrap();
-        let word = loop {
-            match read_frame_within(&mut stream, ANY, PATIENCE).await.unwrap() {
+        write_frame_within(&mut stream, &announce, TEST_TIMEOUT).await.unwrap();
+        let outcome = loop {
+            match read_frame_within(&mut stream, ANY, TEST_TIMEOUT).await.unwrap() {
                 Frame::Ping => {}
                 frame => break frame,
             }
         };
-        assert_eq!(word, Frame::Taken(Err("a copy is taken from the present leader alone".into())));
+        assert_eq!(outcome, Frame::Taken(Err("a copy is taken from the present leader alone".into())));
         assert_eq!(names(), before);
     }
     // Nor is one that was not announced.
     let mut stream = greet(&address, &Hello { cluster_id, ..hello(5, raft_id, Purpose::Snapshot) }).await;
-    write_frame_within(&mut stream, &Frame::Changes(vec![1; 100]), PATIENCE).await.unwrap();
-    let word = loop {
-        match read_frame_within(&mut stream, ANY, PATIENCE).await.unwrap() {
+    write_frame_within(&mut stream, &Frame::Changes(vec![1; 100]), TEST_TIMEOUT).await.unwrap();
+    let outcome = loop {
+        match read_frame_within(&mut stream, ANY, TEST_TIMEOUT).await.unwrap() {
             Frame::Ping => {}
             frame => break frame,
         }
     };
-    assert!(matches!(word, Frame::Taken(Err(_))));
+    assert!(matches!(outcome, Frame::Taken(Err(_))));
     assert_eq!(names(), before);
 }

@@ -1,4 +1,4 @@
-//! Members and the copies of their disks: of two that cannot both follow from one life, one is spoken to.
+//! Boot id tests: members and clones of their disks.
 
 use super::*;
 use crate::model::IdentityConflict;
@@ -32,7 +32,7 @@ impl Node {
 }
 
 #[tokio::test]
-async fn a_disk_that_was_brought_back_is_refused_by_whoever_knows_a_later_life_and_both_say_so() {
+async fn a_restored_disk_is_refused_by_peers_with_a_later_boot_id() {
     let (mut a, b) = pair().await;
     let (old, address) = (b.disk.copy(), b.address.clone());
     let disk = b.end().await;
@@ -58,7 +58,7 @@ async fn a_disk_that_was_brought_back_is_refused_by_whoever_knows_a_later_life_a
 }
 
 #[tokio::test]
-async fn of_two_that_begin_on_copies_of_one_disk_the_first_to_speak_is_kept() {
+async fn of_two_clones_the_first_connected_one_is_the_member() {
     let (mut a, b) = pair().await;
     let (copy, address) = (b.disk.copy(), b.address.clone());
     let disk = b.end().await;
@@ -78,7 +78,7 @@ async fn of_two_that_begin_on_copies_of_one_disk_the_first_to_speak_is_kept() {
 }
 
 #[tokio::test]
-async fn a_copy_elsewhere_does_not_take_the_place_of_a_member_that_is_away() {
+async fn a_clone_cannot_replace_a_member_that_is_down() {
     let (mut a, b) = pair().await;
     let (copy, address) = (b.disk.copy(), b.address.clone());
     let disk = b.end().await;
@@ -96,9 +96,9 @@ async fn a_copy_elsewhere_does_not_take_the_place_of_a_member_that_is_away() {
 }
 
 #[tokio::test]
-async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
+async fn an_unlisted_peer_learns_no_boot_id_and_cannot_impersonate_a_member() {
     let (a, b) = pair().await;
-    let stranger = |from, boot_history: &BootHistory| Hello {
+    let unidentified = |from, boot_history: &BootHistory| Hello {
         purpose: Purpose::Peer,
         cluster_id: CLUSTER,
         from,
@@ -109,12 +109,12 @@ async fn whoever_is_no_member_learns_no_life_and_cannot_take_ones_place() {
         boot_history: boot_history.clone(),
         known: None,
     };
-    let (_, welcome) = dial(&b.address, &stranger(9, &BootHistory::default()), PATIENCE).await.unwrap();
+    let (_, welcome) = dial(&b.address, &unidentified(9, &BootHistory::default()), TEST_TIMEOUT).await.unwrap();
     assert_eq!(welcome.boot_history, BootHistory::default());
     let mut guessed = BootHistory::default();
-    assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
+    assert!(dial(&b.address, &unidentified(1, &guessed), TEST_TIMEOUT).await.is_err());
     (0..9).for_each(|nonce| guessed.start(nonce));
-    assert!(dial(&b.address, &stranger(1, &guessed), PATIENCE).await.is_err());
+    assert!(dial(&b.address, &unidentified(1, &guessed), TEST_TIMEOUT).await.is_err());
     assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().boot_id(1), Some(a.disk.boot_history.current));
 }
 
@@ -138,15 +138,16 @@ async fn a_connected_member_is_not_overtaken() {
     let real = a.disk.boot_history.current;
     let mut guessed = BootHistory::default();
     guessed.start(1);
-    let Err(DialError::Denied(Denial::Conflict(told))) = dial(&b.address, &hello(&guessed), PATIENCE).await else {
-        panic!("a guessed life is a conflict");
+    let Err(DialError::Denied(Denial::Conflict(reported_to))) = dial(&b.address, &hello(&guessed), TEST_TIMEOUT).await
+    else {
+        panic!("a guessed boot id is a conflict");
     };
-    assert!(told.known.count == real.count && told.known.nonce != real.nonce);
-    for known in [told.known, real] {
+    assert!(reported_to.known.count == real.count && reported_to.known.nonce != real.nonce);
+    for known in [reported_to.known, real] {
         let mut forged = BootHistory { current: known, before: Vec::new() };
         forged.start(4711);
-        let refused = dial(&b.address, &hello(&forged), PATIENCE).await;
-        let wanted = if known == real { "connected there" } else { "does not follow" };
+        let refused = dial(&b.address, &hello(&forged), TEST_TIMEOUT).await;
+        let wanted = if known == real { "connected there" } else { "does not continue" };
         let error = refused.expect_err("the member is connected").to_string();
         assert!(error.contains(wanted), "{error}");
     }
@@ -154,7 +155,7 @@ async fn a_connected_member_is_not_overtaken() {
 }
 
 #[tokio::test]
-async fn a_member_whose_table_is_older_than_it_was_tells_its_lives_to_whoever_knows_one() {
+async fn a_member_with_an_old_table_reports_its_history_to_peers_that_know_it() {
     let (mut a, b) = pair().await;
     let address = b.address.clone();
     let disk = b.end().await;
@@ -184,11 +185,11 @@ async fn a_member_that_was_started_often_while_another_was_down_is_known_again()
 }
 
 #[tokio::test]
-async fn what_is_known_of_a_life_is_durable_before_it_is_spoken_to() {
+async fn a_boot_id_is_durable_before_the_peer_is_served() {
     let (a, b) = pair().await;
     let known = Peers::open(a.disk.engine.clone()).unwrap();
     assert_eq!(known.boot_id(2), Some(b.disk.boot_history.current));
-    let said = BootHistory::default();
-    let expected = IdentityConflict { known: b.disk.boot_history.current, claimed: said.current };
-    assert_eq!(known.check(2, &said), Err(expected));
+    let reported = BootHistory::default();
+    let expected = IdentityConflict { known: b.disk.boot_history.current, claimed: reported.current };
+    assert_eq!(known.check(2, &reported), Err(expected));
 }

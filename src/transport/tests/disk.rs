@@ -1,4 +1,4 @@
-//! Copies from disk to disk: what one node's machine holds is what the other's does, or the stream has failed.
+//! Snapshot streams between real disks: the receiver has the sender's state, or the stream has failed.
 
 use std::path::Path;
 
@@ -98,7 +98,7 @@ async fn ended(a: &mut Node) -> Result<SnapshotMetadata, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_arrives_as_it_was_at_its_end() {
+async fn a_snapshot_is_the_state_at_its_end() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (volume_a, mut from) = data_dir(ours.path(), "a");
     let (mut volume_b, _to) = data_dir(theirs.path(), "b");
@@ -122,14 +122,14 @@ async fn a_copy_arrives_as_it_was_at_its_end() {
         let value = state_machine.get(&key(number)).unwrap().unwrap().value;
         assert_eq!(value.bytes, vec![b'0' + (number % 10) as u8; 1_000]);
     }
-    assert!(!a.was_told(), "not ended before it is in use there");
+    assert!(!a.was_reported(), "not ended before it is in use there");
     reply(Ok(()));
     assert_eq!(ended(&mut a).await.unwrap().index, end.0);
     making.join().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_breaks_off_or_is_too_large_leaves_nothing_behind() {
+async fn an_incomplete_or_oversized_snapshot_leaves_nothing_behind() {
     use crate::transport::handshake::{Hello, Purpose};
     use crate::transport::wire::Frame;
     use crate::transport::wire::frame_limits::ANY;
@@ -153,23 +153,23 @@ async fn a_copy_that_breaks_off_or_is_too_large_leaves_nothing_behind() {
         known: None,
     };
     for (bytes, frame) in [(0, Some(vec![1; 1 << 20])), (0, None), (u64::MAX - 1, None)] {
-        let (mut stream, _) = crate::transport::handshake::dial::dial(&b.address, &hello, PATIENCE).await.unwrap();
-        write_frame_within(&mut stream, &Frame::Announce { index: 1, bytes }, PATIENCE).await.unwrap();
+        let (mut stream, _) = crate::transport::handshake::dial::dial(&b.address, &hello, TEST_TIMEOUT).await.unwrap();
+        write_frame_within(&mut stream, &Frame::Announce { index: 1, bytes }, TEST_TIMEOUT).await.unwrap();
         accept(&mut b, &mut data_dir).await;
         match frame {
             // It breaks off.
             None if bytes == 0 => drop(stream),
             frame => {
                 if let Some(changes) = frame {
-                    write_frame_within(&mut stream, &Frame::Changes(changes), PATIENCE).await.unwrap();
+                    write_frame_within(&mut stream, &Frame::Changes(changes), TEST_TIMEOUT).await.unwrap();
                 }
-                let word = loop {
-                    match read_frame_within(&mut stream, ANY, PATIENCE).await.unwrap() {
+                let outcome = loop {
+                    match read_frame_within(&mut stream, ANY, TEST_TIMEOUT).await.unwrap() {
                         Frame::Ping => {}
                         frame => break frame,
                     }
                 };
-                assert!(matches!(word, Frame::Taken(Err(_))), "{word:?}");
+                assert!(matches!(outcome, Frame::Taken(Err(_))), "{outcome:?}");
             }
         }
         let cleared = async {
@@ -177,7 +177,7 @@ async fn a_copy_that_breaks_off_or_is_too_large_leaves_nothing_behind() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, cleared).await.expect("the folder is removed");
+        timeout(TEST_TIMEOUT, cleared).await.expect("the folder is removed");
     }
 }
 

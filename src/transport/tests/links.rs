@@ -1,4 +1,4 @@
-//! Members and their connections: order, refusals, moves, removals, the end.
+//! Link tests: order, refusals, moves, removals, shutdown.
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -25,7 +25,7 @@ async fn messages_arrive_complete_and_in_order() {
 }
 
 #[tokio::test]
-async fn what_is_sent_while_the_first_dial_is_under_way_is_not_lost() {
+async fn messages_sent_during_the_first_dial_are_not_lost() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     b.publish(&[]);
     a.publish(&[(2, &b.address)]);
@@ -42,11 +42,11 @@ async fn another_cluster_hears_nothing() {
     a.down(2).await;
     b.lines.wait("a peer is refused").await;
     a.lines.wait("peer will not talk").await;
-    assert!(!b.was_told());
+    assert!(!b.was_reported());
 }
 
 #[tokio::test]
-async fn nobody_is_let_in_before_the_table_is_published() {
+async fn no_peer_is_admitted_before_the_table_is_published() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     a.publish(&[(2, &b.address)]);
     b.lines.wait("a peer is refused").await;
@@ -65,7 +65,7 @@ async fn messages_that_are_not_the_peers_own_are_refused_and_the_connection_goes
 }
 
 #[tokio::test]
-async fn a_removed_member_is_told_at_its_handshake() {
+async fn a_removed_member_learns_it_at_its_handshake() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     b.post.publish(PeerTable { tombstones: vec![1], ..b.table(&[]) });
     a.publish(&[(2, &b.address)]);
@@ -73,7 +73,7 @@ async fn a_removed_member_is_told_at_its_handshake() {
 }
 
 #[tokio::test]
-async fn a_removed_member_that_is_connected_is_told_and_let_go() {
+async fn a_connected_member_that_is_removed_learns_it_before_the_close() {
     let (mut a, mut b) = pair().await;
     b.post.publish(PeerTable { tombstones: vec![1], ..b.table(&[]) });
     assert_eq!(a.removed().await, (CLUSTER, 1));
@@ -183,7 +183,7 @@ async fn a_table_that_names_another_address_is_followed() {
 }
 
 #[tokio::test]
-async fn what_a_member_said_before_the_table_had_it_is_not_forgotten() {
+async fn an_address_reported_before_the_table_lists_the_member_is_used() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     a.publish(&[]);
     b.publish(&[(1, &a.address)]);
@@ -196,7 +196,7 @@ async fn what_a_member_said_before_the_table_had_it_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn a_node_whose_table_is_empty_answers_who_was_let_in() {
+async fn a_node_with_an_empty_table_answers_admitted_peers() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     b.publish(&[]);
     a.publish(&[(2, &b.address)]);
@@ -208,11 +208,11 @@ async fn a_node_whose_table_is_empty_answers_who_was_let_in() {
     b.publish(&[(1, &a.address)]);
     b.post.send(vec![append(2, 1, 8, 1)]);
     assert_eq!(a.message().await.index, 7);
-    assert_eq!(b.lines.count("peer lost") + b.lines.count("peer let go"), 0);
+    assert_eq!(b.lines.count("peer lost") + b.lines.count("peer released"), 0);
     // It is removed: nobody is there to answer any more.
     b.post.publish(PeerTable { tombstones: vec![1], ..b.table(&[]) });
     assert_eq!(a.removed().await, (CLUSTER, 1));
-    b.lines.wait("peer let go").await;
+    b.lines.wait("peer released").await;
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
         raft_id: 2,
         boot_history: crate::model::BootHistory::default(),
     }));
-    write_frame_within(&mut deaf, &welcome, PATIENCE).await.unwrap();
+    write_frame_within(&mut deaf, &welcome, TEST_TIMEOUT).await.unwrap();
     a.up(2).await;
     let message = append(1, 2, 6, 1 << 20);
     // Each clone shares the entry's bytes.
@@ -238,7 +238,7 @@ async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
         a.post.send(vec![message.clone()]);
     }
     a.down(2).await;
-    assert!(!a.was_told(), "told once");
+    assert!(!a.was_reported(), "told once");
     // It wakes up: what was queued arrives, then there is room again.
     for _ in 0..room / 2 {
         loop {
@@ -274,6 +274,6 @@ async fn a_dropped_transport_closes_its_connections() {
     let mut raw = tokio::net::TcpStream::connect(&a.address).await.unwrap();
     drop(a.transport.take());
     b.down(1).await;
-    let end = timeout(PATIENCE, raw.read_to_end(&mut Vec::new())).await.unwrap();
+    let end = timeout(TEST_TIMEOUT, raw.read_to_end(&mut Vec::new())).await.unwrap();
     assert!(end.is_err() || end.is_ok_and(|count| count == 0));
 }

@@ -1,10 +1,6 @@
-//! Whole transports in one process, on loopback and picked ports, each against a loop that the test plays by hand.
+//! Transport tests: whole transports in one process, on loopback and free ports, each with a scripted consensus loop.
 //!
-//! Why: what matters here shows only between two ends: order, refusals, broken connections, who is told what.
-//!
-//! Laws: tests wait for conditions, never for time; a wait that lasts [`PATIENCE`] is a failure.
-//!
-//! Not here: what one file can show of itself.
+//! Invariants: tests wait for conditions, never for time; a wait of [`TEST_TIMEOUT`] is a failure.
 
 mod attacks;
 mod boot_ids;
@@ -12,7 +8,7 @@ mod disk;
 mod links;
 mod requests;
 mod snapshot_stream;
-mod strangers;
+mod unidentified;
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -28,7 +24,7 @@ use crate::model::{BootHistory, NodeKind, PeerTable, WhoAmI};
 use crate::storage::{Engine, Peers, SledEngine};
 
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// The cluster of all nodes that a test says nothing else about.
 const CLUSTER: u64 = 7;
 
@@ -56,7 +52,9 @@ impl Lines {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("never logged: {line}; {:?}", self.0.lock().unwrap()));
+        timeout(TEST_TIMEOUT, seen)
+            .await
+            .unwrap_or_else(|_| panic!("never logged: {line}; {:?}", self.0.lock().unwrap()));
     }
 }
 
@@ -156,11 +154,11 @@ impl Node {
                 }
             }
         };
-        timeout(PATIENCE, found).await.expect("the input that the test waits for")
+        timeout(TEST_TIMEOUT, found).await.expect("the input that the test waits for")
     }
 
     /// Whether anything lies in the loop's queue besides word of whom peers follow.
-    fn was_told(&mut self) -> bool {
+    fn was_reported(&mut self) -> bool {
         std::iter::from_fn(|| self.inbox.peers.try_recv().ok()).any(|input| !matches!(input, Input::Heard { .. }))
     }
 

@@ -1,4 +1,4 @@
-//! Requests handed on to the leader: each is answered once, and with the truth.
+//! Forwarded request tests: each is answered exactly once and truthfully.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -88,7 +88,7 @@ async fn sluice(address: String) -> (String, watch::Sender<bool>) {
 }
 
 #[tokio::test]
-async fn a_deadline_is_kept_however_late_the_request_is_read() {
+async fn a_deadline_holds_even_if_the_request_is_read_late() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     let (near, hold) = sluice(b.address.clone()).await;
     a.publish(&[(2, &near)]);

@@ -1,4 +1,4 @@
-//! Streams of copies, as far as they go without a disk.
+//! Snapshot stream tests without a disk.
 
 use tokio::sync::mpsc;
 
@@ -30,39 +30,39 @@ fn snapshot() -> Message {
 }
 
 #[tokio::test]
-async fn a_copy_that_the_loop_does_not_want_is_refused_with_its_reason() {
+async fn a_snapshot_that_the_loop_refuses_fails_with_its_reason() {
     let mut b = Node::start(2);
     b.publish(&[]);
-    let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), PATIENCE).await.unwrap();
+    let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), TEST_TIMEOUT).await.unwrap();
     // The sender is in the middle of it, and hears the reason all the same.
-    let (frames, pieces_end) = mpsc::channel(4);
+    let (frames, frames_end) = mpsc::channel(4);
     tokio::spawn(async move { while frames.send(Ok(storage::Frame::Changes(vec![0; 1 << 20]))).await.is_ok() {} });
-    let sent = tokio::spawn(stream_out(stream, snapshot(), 0, pieces_end));
+    let sent = tokio::spawn(stream_out(stream, snapshot(), 0, frames_end));
     let reply = b.wait(|input| if let Input::Receive { from: 1, reply } = input { Some(reply) } else { None });
     reply.await(Err(InstallError("one copy at a time".into())));
-    let result = timeout(PATIENCE, sent).await.unwrap().unwrap();
+    let result = timeout(TEST_TIMEOUT, sent).await.unwrap().unwrap();
     assert_eq!(result.unwrap_err(), "one copy at a time");
 }
 
 #[tokio::test]
-async fn a_copy_that_breaks_off_is_a_failed_stream() {
+async fn an_incomplete_snapshot_is_a_failed_stream() {
     let mut b = Node::start(2);
     b.publish(&[]);
-    let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), PATIENCE).await.unwrap();
-    let (frames, pieces_end) = mpsc::channel(4);
+    let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), TEST_TIMEOUT).await.unwrap();
+    let (frames, frames_end) = mpsc::channel(4);
     frames.send(Err("the cut was aborted".into())).await.unwrap();
-    let result = timeout(PATIENCE, stream_out(stream, snapshot(), 0, pieces_end)).await.unwrap();
+    let result = timeout(TEST_TIMEOUT, stream_out(stream, snapshot(), 0, frames_end)).await.unwrap();
     assert_eq!(result.unwrap_err(), "the cut was aborted");
     drop(b.wait(|input| if let Input::Receive { reply, .. } = input { Some(reply) } else { None }).await);
-    b.lines.wait("stream of a copy ended").await;
+    b.lines.wait("snapshot stream ended").await;
 }
 
 #[tokio::test]
-async fn a_copy_for_another_node_or_cluster_is_refused_at_the_door() {
+async fn a_snapshot_for_another_node_or_cluster_is_refused() {
     let mut b = Node::start(2);
     b.publish(&[]);
-    assert!(dial(&b.address, &hello(3, Purpose::Snapshot), PATIENCE).await.is_err());
+    assert!(dial(&b.address, &hello(3, Purpose::Snapshot), TEST_TIMEOUT).await.is_err());
     let foreign = Hello { cluster_id: 8, ..hello(2, Purpose::Snapshot) };
-    assert!(dial(&b.address, &foreign, PATIENCE).await.is_err());
-    assert!(!b.was_told());
+    assert!(dial(&b.address, &foreign, TEST_TIMEOUT).await.is_err());
+    assert!(!b.was_reported());
 }

@@ -79,6 +79,7 @@ async fn read_body<R: AsyncRead + Unpin>(
     length: usize,
 ) -> Result<Frame, WireError> {
     let length = length + CHECKSUM_BYTES;
+    // Grows with the bytes that arrive: a claimed length of 32 MiB allocates 64 KiB.
     let mut body = Vec::with_capacity(length.min(AHEAD_BYTES));
     reader.take(length as u64).read_to_end(&mut body).await.map_err(closed)?;
     if body.len() < length {
@@ -162,11 +163,11 @@ mod tests {
     async fn an_opening_is_judged_at_the_first_byte_that_does_not_fit() {
         let mut sound = &preamble(513)[..];
         assert_eq!(read_preamble(&mut sound).await.unwrap(), Preamble::Huskv(513));
-        let (mut end, mut stranger) = tokio::io::duplex(64);
-        stranger.write_all(b"G").await.unwrap();
+        let (mut end, mut peer) = tokio::io::duplex(64);
+        peer.write_all(b"G").await.unwrap();
         assert_eq!(read_preamble(&mut end).await.unwrap(), Preamble::Foreign(b"G".to_vec()));
-        let mut cut = &preamble(1)[..9];
-        assert_eq!(read_preamble(&mut cut).await.unwrap(), Preamble::Closed);
+        let mut end_at = &preamble(1)[..9];
+        assert_eq!(read_preamble(&mut end_at).await.unwrap(), Preamble::Closed);
     }
 
     #[tokio::test]
@@ -182,9 +183,9 @@ mod tests {
         let bytes = Frame::Changes(vec![7; 10_000]).encode().unwrap();
         let mut whole = &bytes[..];
         assert_eq!(read_frame(&mut whole, ANY).await.unwrap(), Frame::Changes(vec![7; 10_000]));
-        for cut in [0, 3, 5, 9_000, bytes.len() - 1] {
-            let mut torn = &bytes[..cut];
-            assert!(matches!(read_frame(&mut torn, ANY).await, Err(WireError::Closed)), "{cut}");
+        for end_at in [0, 3, 5, 9_000, bytes.len() - 1] {
+            let mut torn = &bytes[..end_at];
+            assert!(matches!(read_frame(&mut torn, ANY).await, Err(WireError::Closed)), "{end_at}");
         }
     }
 

@@ -146,12 +146,12 @@ impl Frame {
             Self::Pong(_) => (7, "pong"),
             Self::Removed { .. } => (8, "removed"),
             Self::Who(_) => (9, "who"),
-            Self::JoinOffer(_) => (10, "adopt"),
-            Self::JoinAccepted(_) => (11, "adopted"),
+            Self::JoinOffer(_) => (10, "join offer"),
+            Self::JoinAccepted(_) => (11, "join accepted"),
             Self::Changes(_) => (12, "changes"),
             Self::End(_) => (13, "end"),
             Self::Taken(_) => (14, "taken"),
-            Self::PeerAddresses(_) => (15, "whereabouts"),
+            Self::PeerAddresses(_) => (15, "peer addresses"),
             Self::Probe(_) => (16, "probe"),
             Self::Probed(_) => (17, "probed"),
             Self::Digest(_) => (18, "digest"),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_what_is_heard() {
+    fn every_frame_survives_a_round_trip() {
         for frame in samples() {
             assert_eq!(decode(&frame.encode().unwrap()).unwrap(), frame);
         }

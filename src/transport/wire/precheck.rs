@@ -66,6 +66,7 @@ pub fn check(bytes: &[u8], snapshot: bool) -> Result<(), &'static str> {
     const MALFORMED: &str = "no raft message";
     let (mut reader, mut entries) = (ProtoReader(bytes), 0);
     while !reader.0.is_empty() {
+        // Field numbers of eraftpb.Message: 7 are entries, 9 the snapshot, 12 the context; all others are numbers.
         match reader.field().ok_or(MALFORMED)? {
             (1..=6 | 8 | 10 | 11 | 13..=16, Field::Number) => {}
             (7, Field::Bytes(entry)) if !snapshot => {
@@ -77,7 +78,7 @@ pub fn check(bytes: &[u8], snapshot: bool) -> Result<(), &'static str> {
             }
             (9, Field::Bytes(_)) if snapshot => {}
             (12, Field::Bytes(context)) if context.len() <= CONTEXT_BYTES => {}
-            _ => return Err("a raft message with a field that none has"),
+            _ => return Err("a raft message with an unknown field"),
         }
     }
     Ok(())
@@ -101,7 +102,7 @@ mod tests {
     use raft::eraftpb::{Entry, Message, MessageType, Snapshot};
 
     #[test]
-    fn what_a_leader_sends_passes() {
+    fn a_leaders_message_passes() {
         let entry = Entry { index: 4, term: u64::MAX, data: vec![7; 300].into(), ..Entry::default() };
         let change =
             Entry { entry_type: raft::eraftpb::EntryType::EntryConfChangeV2, context: vec![1].into(), ..entry };

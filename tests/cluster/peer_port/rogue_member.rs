@@ -68,7 +68,7 @@ impl Rogue {
             cluster_id: stats["cluster_id"].as_u64().expect("a cluster id"),
             raft_address: address.clone(),
             peers: others.map(|row| (id(row), text(row, "node_id"), text(row, "raft_address"))).collect(),
-            lives,
+            boot_history: lives,
             ..PeerTable::default()
         };
         let runtime = Runtime::new().expect("a runtime");

@@ -70,7 +70,7 @@ fn keys_are_utf_8_of_bounded_length_in_every_command() {
 }
 
 #[test]
-fn values_are_bounded_and_what_their_type_says() {
+fn values_are_bounded_and_match_their_content_type() {
     assert_eq!(code(put("k", "a/b", vec![0; VALUE_BYTES])), Ok(()));
     assert_eq!(code(put("k", "a/b", vec![0; VALUE_BYTES + 1])), Err(Code::TooLarge));
     let held = |bytes| vec![Check { key: "k".into(), test: Test::Holds(vec![0; bytes].into()) }];
@@ -227,7 +227,7 @@ fn names_and_addresses_of_members_are_some() {
 }
 
 #[test]
-fn a_message_shows_the_beginning_of_what_is_long() {
+fn a_long_input_is_shortened_in_messages() {
     assert_eq!(clip("short"), "short");
     assert_eq!(clip(&"\u{e9}".repeat(65)), format!("{}...", "\u{e9}".repeat(64)));
 }

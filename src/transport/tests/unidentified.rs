@@ -1,4 +1,4 @@
-//! Strangers: questions to addresses that somebody typed, and whatever knocks at the peer port.
+//! Tests of rpcs and of unknown peers at the port.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,7 +42,7 @@ async fn listener_that_says(bytes: Vec<u8>) -> String {
 }
 
 #[tokio::test]
-async fn who_answers_at_an_address_is_told() {
+async fn identify_returns_the_node_at_an_address() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     let address = b.address.clone();
     let (answer, ()) = tokio::join!(identify(&mut a, &address), async {
@@ -58,7 +58,7 @@ async fn who_answers_at_an_address_is_told() {
 }
 
 #[tokio::test]
-async fn nothing_and_nonsense_at_an_address_are_told_apart() {
+async fn an_unreachable_address_and_another_protocol_are_distinguished() {
     let mut a = Node::start(1);
     refused(&mut a, &nowhere(), Code::Unreachable, "refused").await;
     let http = listener_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()).await;
@@ -88,19 +88,19 @@ async fn silence_at_an_address_is_an_answer_in_time() {
 async fn another_wire_version_is_named_on_both_sides() {
     let mut a = Node::start(1);
     let newer = listener_that_says(preamble(9).to_vec()).await;
-    let said = format!("wire version 9, this one speaks {WIRE_VERSION}");
-    refused(&mut a, &newer, Code::VersionMismatch, &said).await;
+    let reported = format!("wire version 9, this one speaks {WIRE_VERSION}");
+    refused(&mut a, &newer, Code::VersionMismatch, &reported).await;
 
     let mut stream = TcpStream::connect(&a.address).await.unwrap();
     stream.write_all(&[&preamble(9)[..], &[0; 5_000]].concat()).await.unwrap();
     let mut answer = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    timeout(TEST_TIMEOUT, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
     assert_eq!(answer, preamble(WIRE_VERSION));
     assert_eq!(a.lines.count("another wire version"), 1);
 }
 
 #[tokio::test]
-async fn garbage_is_dropped_with_few_words_and_hurts_nobody() {
+async fn invalid_bytes_close_the_connection_with_few_log_lines() {
     let (mut a, mut b) = pair().await;
     let lie = [&preamble(WIRE_VERSION)[..], &[0xff, 0xff, 0xff, 0xff, 1]].concat();
     let broken = [&preamble(WIRE_VERSION)[..], &[3, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7]].concat();
@@ -110,7 +110,7 @@ async fn garbage_is_dropped_with_few_words_and_hurts_nobody() {
             drop(stream.write_all(garbage).await);
             let mut answer = Vec::new();
             // It is closed, with a reset where it was still being talked to.
-            drop(timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap());
+            drop(timeout(TEST_TIMEOUT, stream.read_to_end(&mut answer)).await.unwrap());
             assert!(answer.is_empty(), "{answer:?}");
         }
         drop(TcpStream::connect(&b.address).await.unwrap());
@@ -122,7 +122,7 @@ async fn garbage_is_dropped_with_few_words_and_hurts_nobody() {
 }
 
 #[tokio::test]
-async fn strangers_that_say_nothing_do_not_keep_members_out() {
+async fn silent_connections_do_not_block_members() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     b.publish(&[]);
     let mut silent = Vec::new();
@@ -131,7 +131,7 @@ async fn strangers_that_say_nothing_do_not_keep_members_out() {
     }
     a.publish(&[(2, &b.address)]);
     a.up(2).await;
-    assert!(b.lines.count("the peer port is crowded") > 0);
+    assert!(b.lines.count("too many connections to the peer port") > 0);
     assert_eq!(b.lines.count("not huskv"), 0, "the member did not wait for the time of the others to run out");
     drop(silent);
 }
@@ -151,7 +151,7 @@ fn offer() -> JoinOffer {
     }
 }
 
-async fn adopted(node: &mut Node) -> Result<JoinAccepted, Refusal> {
+async fn accepted(node: &mut Node) -> Result<JoinAccepted, Refusal> {
     node.wait(|input| if let Input::AdoptAnswered { token: 6, result } = input { Some(result) } else { None }).await
 }
 
@@ -162,28 +162,31 @@ async fn an_offer_is_answered_by_the_joiners_loop() {
     for answer in [Ok(yes), Err(Refusal::not_applied(Code::HasData, "it has data"))] {
         a.post.adopt(6, &b.address, offer());
         let reply = b.wait(|input| match input {
-            Input::JoinOffer { adopt, reply } => {
-                assert_eq!(adopt, offer());
+            Input::JoinOffer { adopt: received, reply } => {
+                assert_eq!(received, offer());
                 Some(reply)
             }
             _ => None,
         });
         reply.await(answer.clone());
-        match (adopted(&mut a).await, answer) {
-            (Err(told), Err(said)) => {
-                assert_eq!((told.code, told.outcome), (said.code, said.outcome));
-                assert!(told.detail.contains(&b.address) && told.detail.ends_with(&said.detail), "{told:?}");
+        match (accepted(&mut a).await, answer) {
+            (Err(reported_to), Err(reported)) => {
+                assert_eq!((reported_to.code, reported_to.outcome), (reported.code, reported.outcome));
+                assert!(
+                    reported_to.detail.contains(&b.address) && reported_to.detail.ends_with(&reported.detail),
+                    "{reported_to:?}"
+                );
             }
-            (told, said) => assert_eq!(told, said),
+            (reported_to, reported) => assert_eq!(reported_to, reported),
         }
     }
     a.post.adopt(6, &nowhere(), offer());
-    let refusal = adopted(&mut a).await.unwrap_err();
+    let refusal = accepted(&mut a).await.unwrap_err();
     assert_eq!((refusal.code, refusal.outcome), (Code::Unreachable, Outcome::NotApplied));
 }
 
 #[tokio::test]
-async fn a_joiner_is_told_that_its_join_has_ended() {
+async fn a_joiner_is_notified_that_its_join_has_ended() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     a.post.end_join(&nowhere(), CLUSTER, 5);
     a.post.end_join(&b.address, CLUSTER, 5);
@@ -207,6 +210,6 @@ async fn an_offer_without_an_answer_is_unknown() {
     joiner.write_all(&welcome.encode().unwrap()).await.unwrap();
     assert_eq!(read_frame(&mut joiner, ANY).await.unwrap(), Frame::JoinOffer(offer()));
     drop(joiner);
-    let refusal = adopted(&mut a).await.unwrap_err();
+    let refusal = accepted(&mut a).await.unwrap_err();
     assert_eq!((refusal.code, refusal.outcome), (Code::Unreachable, Outcome::Unknown));
 }

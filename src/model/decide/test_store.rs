@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 
-use super::{
+use crate::model::{
     ApplyPoint, Change, Command, CommandResult, DedupTable, Item, KeyMeta, List, Page, View, Write, Written, codec,
     decide, decide_write,
 };
