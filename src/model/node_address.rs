@@ -139,11 +139,11 @@ pub fn check_dialable(host: &str) -> Result<(), &'static str> {
         address if address.is_unspecified() => {
             Err("the host stands for every address of a machine, which no other node can dial")
         }
-        address if address.is_multicast() => Err("the host is a multicast address, which nobody can dial"),
+        address if address.is_multicast() => Err("the host is a multicast address, which no node can dial"),
         IpAddr::V4(address) if address.is_broadcast() => {
-            Err("the host is the broadcast address, which nobody can dial")
+            Err("the host is the broadcast address, which no node can dial")
         }
-        IpAddr::V4(address) if address.octets()[0] == 0 => Err("the host is of the network 0, which nobody can dial"),
+        IpAddr::V4(address) if address.octets()[0] == 0 => Err("the host is of the network 0, which no node can dial"),
         _ => Ok(()),
     }
 }

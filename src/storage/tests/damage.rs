@@ -102,7 +102,7 @@ fn snapshot(from: &Path, to: &Path) {
         if entry.path().is_dir() {
             snapshot(&entry.path(), &to.join(entry.file_name()));
         } else {
-            fs::snapshot(entry.path(), to.join(entry.file_name())).unwrap();
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
     }
 }

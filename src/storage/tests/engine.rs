@@ -182,7 +182,7 @@ fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not(
     let (dropped, kept) = (engine.open("1/x", true, 1 << 20).unwrap(), engine.open("kept", true, 1 << 20).unwrap());
     engine.remove("1").unwrap();
     fs::rename(dir.path().join("kept/db"), dir.path().join("kept/elsewhere")).unwrap();
-    let error = removed(&*engine);
+    let error = missing_file_error(&*engine);
     // The folder that the engine removed itself was opened first, and would be named in its place.
     assert!(matches!(&error, Error::Gone { what, .. } if what == "kept/db"), "{error}");
     drop((kept, dropped));
@@ -192,7 +192,7 @@ fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not(
     fs::remove_dir_all(dir.path()).unwrap();
     fs::create_dir(dir.path()).unwrap();
     fs::write(dir.path().join("LOCK"), b"").unwrap();
-    assert!(matches!(removed(&*engine), Error::Gone { what, .. } if what == "LOCK"));
+    assert!(matches!(missing_file_error(&*engine), Error::Gone { what, .. } if what == "LOCK"));
 
     // Without these a node goes on, and does not start again.
     for removed in ["identity", "kept/conf"] {
@@ -201,7 +201,7 @@ fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not(
         let kept = engine.open("kept", true, 1 << 20).unwrap();
         engine.replace_file("identity", b"1").unwrap();
         fs::remove_file(dir.path().join(removed)).unwrap();
-        assert!(matches!(removed(&*engine), Error::Gone { what, .. } if what == removed));
+        assert!(matches!(missing_file_error(&*engine), Error::Gone { what, .. } if what == removed));
         drop(kept);
     }
 }

@@ -152,7 +152,7 @@ fn owner() -> (Disk, u64) {
     (disk, data_dir.identity().raft_id)
 }
 
-/// A copy of the state of another cluster, which holds the key `theirs`.
+/// A snapshot of another cluster, which holds the key `theirs`.
 fn snapshot() -> (Vec<Vec<u8>>, SnapshotMetadata) {
     let disk = Disk::default();
     let (data_dir, Incarnation { mut state_machine, .. }) = disk.start();

@@ -183,7 +183,7 @@ fn holes_and_flipped_bytes_are_damage() {
     for key in complete.keys() {
         let (seq, chunk) = parse_record_key(key).unwrap();
         let without = opened(&|pairs| drop(pairs.remove(key)));
-        // Only a last piece of the last record can be missing without damage, and a first record without a trace.
+        // Only the last chunk of the last record can be missing without damage, and a first record without a trace.
         let fine = (seq, chunk) == (5, 1) || seq == 1;
         assert_eq!(without.is_ok(), fine, "without piece {chunk} of record {seq}");
         for at in [0, 3, 7, 40] {

@@ -28,11 +28,11 @@ pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 #[derive(Default)]
 pub(super) struct Memory {
     pub(super) pairs: Mutex<Pairs>,
-    /// A copy of which a chunk is made before and after each change that a batch brings.
+    /// A snapshot that is read one scan further before and after each change that a batch brings.
     pub(super) snapshot: Mutex<Option<SteppedSnapshot>>,
 }
 
-/// A copy on its way, one step at a time.
+/// A running snapshot, one step at a time.
 pub(super) struct SteppedSnapshot {
     pub(super) spooler: Spooler,
     pub(super) reader: SnapshotReader,
@@ -63,7 +63,7 @@ impl SteppedSnapshot {
     }
 }
 
-/// Spools what is left, once the machine has ended the copy.
+/// Spools what is left, once the state machine has ended the snapshot.
 pub(super) fn spool_rest(spooler: &mut Spooler) -> Result<(), Error> {
     while spooler.wait()? != Spooled::Complete {}
     Ok(())

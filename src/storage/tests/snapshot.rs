@@ -6,7 +6,7 @@ use super::state_machine::{batch, fresh};
 use super::{Memory, Rng, SteppedSnapshot, boot, put, sled, spool_rest};
 use crate::storage::{DataDir, Error, Frame, SledEngine, SnapshotReader, Spooled, StateMachine};
 
-/// Reads the rest of a copy into a database in memory that has what is read of it already.
+/// Reads the rest of a snapshot into a database in memory that has what is read of it already.
 fn receive(read: Vec<Vec<u8>>, mut reader: SnapshotReader) -> Result<(Arc<Memory>, u64), Error> {
     let db = Arc::new(Memory::default());
     let write = |changes: &[u8]| {
@@ -56,7 +56,7 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
             }
             state_machine.end_snapshot().unwrap();
             let end = state_machine.applied().0;
-            // What is applied after the end is not in the copy.
+            // What is applied after the end is not in the snapshot.
             let frozen = db.pairs.lock().unwrap().clone();
             state_machine.apply(batch(&mut rng, end, 400), usize::MAX).unwrap();
             let (snapshot, index) = reading.join().unwrap().unwrap();
@@ -144,7 +144,7 @@ fn if_one_end_is_dropped_the_others_fail_instead_of_waiting() {
 
     let (mut state_machine, mut spooler, _reader) = begin();
     state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
-    assert!(matches!(spooler.wait(), Err(Error::Snapshot { .. })), "the earlier cut is aborted");
+    assert!(matches!(spooler.wait(), Err(Error::Snapshot { .. })), "the earlier snapshot is aborted");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) fn fresh() -> (Arc<Memory>, StateMachine) {
     (db, state_machine)
 }
 
-/// A key or value of a size that crosses the bounds of pieces now and then.
+/// A key or value of a size that crosses chunk boundaries now and then.
 pub(crate) fn bytes(rng: &mut Rng, longest: u64) -> Vec<u8> {
     let length = rng.below(longest);
     (0..length).map(|_| u8::try_from(rng.below(3)).unwrap()).collect()

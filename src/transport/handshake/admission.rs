@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn names_and_addresses_are_validated() {
         assert_eq!(check_hello(&hello(7, 1, 2)), Ok(()));
-        let nobody = Hello { node_id: String::new(), raft_address: String::new(), ..hello(0, 0, 0) };
-        assert_eq!(check_hello(&nobody), Ok(()), "it has not started completely");
-        assert!(check_hello(&Hello { cluster_id: 7, ..nobody }).is_err());
+        let starting = Hello { node_id: String::new(), raft_address: String::new(), ..hello(0, 0, 0) };
+        assert_eq!(check_hello(&starting), Ok(()), "it has not started completely");
+        assert!(check_hello(&Hello { cluster_id: 7, ..starting }).is_err());
         for bad in ["a\nb", "", "a\u{1b}[31m"] {
             assert!(check_hello(&Hello { node_id: bad.into(), ..hello(7, 1, 2) }).is_err());
             assert!(check_hello(&Hello { raft_address: bad.into(), ..hello(7, 1, 2) }).is_err());

@@ -54,7 +54,7 @@ async fn sockets_that_are_held_do_not_keep_members_out_restarts_included() {
         let mut half = TcpStream::connect(&address).await.unwrap();
         half.write_all(&preamble(WIRE_VERSION)[..7]).await.unwrap();
         held.push(half);
-        // Made-up raft ids; whoever names that of a member has to name its life.
+        // Made-up raft ids; a raft id of a member needs its boot id, too.
         held.push(greet(&address, &hello(1_000 + number, 2, Purpose::Peer)).await);
         assert!(dial(&address, &hello(1, 2, Purpose::Peer), TEST_TIMEOUT).await.is_err());
     }
@@ -86,7 +86,7 @@ async fn a_frame_that_does_not_belong_is_refused_from_its_head() {
         head[4] = kind;
         head
     };
-    // A ping with a body, a piece of a snapshot, an answer, a raft message over every bound, a kind that nobody knows.
+    // A ping with a body, a snapshot frame, a reply, a raft message over every limit, a kind that no version knows.
     for head in [head(6, 1), head(12, 1 << 20), head(5, 10), head(3, (32 << 20) + 1), head(99, 0)] {
         let mut stream = greet(&b.address, &hello(1, 2, Purpose::Peer)).await;
         stream.write_all(&head).await.unwrap();
@@ -129,7 +129,7 @@ async fn an_unlisted_peer_is_answered_on_its_connection_and_never_dialled() {
     };
     timeout(TEST_TIMEOUT, forgotten).await.expect("callers end with their connection");
     b.post.send(vec![append(2, 1, 9, 1)]);
-    assert!(third.accept().now_or_never().is_none(), "nobody dials an address because somebody named it");
+    assert!(third.accept().now_or_never().is_none(), "a reported address is never dialled");
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ async fn of_two_clones_the_first_connected_one_is_the_member() {
     let mut b = Node::start_on(disk, 2, &address);
     b.publish(&[(1, &a.address)]);
     a.up(2).await;
-    // Under another address it is a copy all the same, and counting further does not help it.
+    // Under another address it is a clone all the same, and a higher count does not help.
     let mut copy = Node::start_on(Node::start_on(copy, 2, "127.0.0.1:0").end().await, 2, "127.0.0.1:0");
     copy.post.publish(PeerTable { moved: true, ..copy.table(&[(1, &a.address)]) });
     copy.post.send(vec![append(2, 1, 6, 1)]);
@@ -118,8 +118,8 @@ async fn an_unlisted_peer_learns_no_boot_id_and_cannot_impersonate_a_member() {
     assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().boot_id(1), Some(a.disk.boot_history.current));
 }
 
-/// What is refused is not told what it would have to name, and whoever knows that nevertheless takes nobody's place while
-/// the member is connected.
+/// A refused node does not learn the recorded boot id, and a node that knows it all the same cannot replace a connected
+/// member.
 #[tokio::test]
 async fn a_connected_member_is_not_overtaken() {
     let (a, b) = pair().await;

@@ -190,7 +190,7 @@ async fn an_address_reported_before_the_table_lists_the_member_is_used() {
     b.up(1).await;
     b.post.send(vec![append(2, 1, 6, 1)]);
     assert_eq!(a.message().await.index, 5);
-    // The table has an address that the member has left; it dials nobody anew meanwhile.
+    // The table has an address that the member has left; it starts no new dial meanwhile.
     a.publish(&[(2, &nowhere())]);
     a.up(2).await;
 }
@@ -209,7 +209,7 @@ async fn a_node_with_an_empty_table_answers_admitted_peers() {
     b.post.send(vec![append(2, 1, 8, 1)]);
     assert_eq!(a.message().await.index, 7);
     assert_eq!(b.lines.count("peer lost") + b.lines.count("peer released"), 0);
-    // It is removed: nobody is there to answer any more.
+    // It is removed: no node answers there any more.
     b.post.publish(PeerTable { tombstones: vec![1], ..b.table(&[]) });
     assert_eq!(a.removed().await, (CLUSTER, 1));
     b.lines.wait("peer released").await;
@@ -253,7 +253,7 @@ async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
 #[tokio::test]
 async fn stop_is_quick_and_sends_what_is_queued() {
     let (mut a, mut b) = pair().await;
-    // Somebody who has not introduced himself yet is no hindrance.
+    // A connection before its handshake does not delay the stop.
     let _silent = std::net::TcpStream::connect(&a.address).unwrap();
     a.post.send((1..=100).map(|index| append(1, 2, index, 1_000)).collect());
     let began = std::time::Instant::now();
@@ -262,7 +262,7 @@ async fn stop_is_quick_and_sends_what_is_queued() {
     for index in 1..=100 {
         assert_eq!(b.message().await.index, index - 1);
     }
-    assert!(std::net::TcpStream::connect(&a.address).is_err(), "nobody listens any more");
+    assert!(std::net::TcpStream::connect(&a.address).is_err(), "the port is closed");
     a.post.forward(1, 2, crate::consensus::Hop::Leader, crate::model::Request::Transfer { node_id: None }, 1_000);
     let result = a.wait(|input| if let Input::Forwarded { result, .. } = input { Some(result) } else { None }).await;
     assert_eq!(result.unwrap_err().outcome, crate::model::Outcome::NotApplied);

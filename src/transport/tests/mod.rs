@@ -70,7 +70,7 @@ struct Node {
     follow_moves: bool,
 }
 
-/// What a node has on its disk: its lives, and what it knows of those of others.
+/// What a node has on its disk: its boot history, and the recorded boot ids of peers.
 #[derive(Clone)]
 struct Disk {
     boot_history: BootHistory,
@@ -107,7 +107,7 @@ impl Node {
         Self::start_on(Disk::new(BootHistory::default()), raft_id, address)
     }
 
-    /// The next life on what `disk` holds.
+    /// The next boot on what `disk` holds.
     fn start_on(mut disk: Disk, raft_id: u64, address: &str) -> Self {
         disk.boot_history.start(getrandom::u64().unwrap());
         let listener = TcpListener::bind(address).unwrap();
@@ -220,7 +220,7 @@ fn append(from: u64, to: u64, index: u64, bytes: usize) -> Message {
     Message { msg_type, from, to, term: 1, log_term: 1, index, entries: vec![entry].into(), ..Message::default() }
 }
 
-/// An address at which nobody listens.
+/// An address without a listener.
 fn nowhere() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

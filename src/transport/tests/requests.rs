@@ -140,7 +140,7 @@ async fn a_request_that_is_not_answered_in_time_is_unknown() {
     let (_, _, reply) = asked(&mut b).await;
     let (token, result) = ended(&mut a).await;
     assert_eq!((token, outcome(result)), (11, (Code::Timeout, Outcome::Unknown)));
-    // Late, and nobody waits; the next one is not confused with it.
+    // Late, and no client waits; the next one is not confused with it.
     reply(Ok(written()));
     a.post.forward(12, 2, Hop::Leader, put(), 60_000);
     asked(&mut b).await.2(Ok(written()));

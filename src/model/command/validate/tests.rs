@@ -2,7 +2,7 @@
 //!
 //! Why: each bound protects every node at once, so each is shown at its edge, in every command that it concerns.
 //!
-//! Not here: what a refused command leaves behind ([`crate::model::decide_write`]).
+//! See also: what a refused command leaves behind ([`crate::model::decide_write`]).
 
 use super::*;
 use crate::model::{Condition, NodeKind, Role};
