@@ -170,7 +170,7 @@ fn a_link_in_the_place_of_a_temporary_file_is_never_followed() {
 
 #[test]
 fn files_that_are_no_longer_in_their_place_are_noticed_and_removed_ones_are_not() {
-    let removed = |engine: &dyn Engine| {
+    let missing_file_error = |engine: &dyn Engine| {
         let begun = Instant::now();
         while engine.check().is_ok() && begun.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(20));
