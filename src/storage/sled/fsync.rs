@@ -76,7 +76,7 @@ pub(crate) fn file_system(path: &Path) -> Option<FileSystem> {
 pub fn lower_thread_priority() {
     // On Linux this is the calling thread alone, and every process may lower its own priority.
     #[cfg(target_os = "linux")]
-    _ = rustix::process::setpriority_process(None, BACKGROUND_NICE);
+    let _ = rustix::process::setpriority_process(None, BACKGROUND_NICE);
 }
 
 /// Lets a test make the syncs of one file fail.
