@@ -17,7 +17,7 @@ const BACKGROUND_NICE: i32 = 10;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// Returns the number of syncs through [`sync_file_range`] since the process started; 0 on other systems.
+/// Returns the number of syncs through `sync_file_range` since the process started; 0 on other systems.
 #[must_use]
 pub fn syncs() -> u64 {
     // Uses the function, so that the linker resolves the symbol here before it searches libc.
