@@ -191,11 +191,11 @@ fn note(
     table: &PeerTable,
 ) -> Option<bool> {
     let heard = heard.map(|table| table.boot_history.current);
-    if known.is_recorded(raft_id, lives.current, heard) {
+    if known.is_recorded(raft_id, boot_history.current, heard) {
         return Some(true);
     }
     if !table.lists(raft_id) {
-        return Some(known.check(raft_id, lives).is_ok());
+        return Some(known.check(raft_id, boot_history).is_ok());
     }
     // A disk that fails here fails the connection and not the node; that is not what this simulator looks at.
     let outcome = engine.outcome();
@@ -203,7 +203,7 @@ fn note(
     if fails {
         engine.set_outcome(Fate::Whole);
     }
-    let met = known.record(raft_id, lives, heard, |known| !table.tombstones.contains(&known));
+    let met = known.record(raft_id, boot_history, heard, |known| !table.tombstones.contains(&known));
     if fails {
         engine.set_outcome(outcome);
     }

@@ -51,7 +51,8 @@ impl Driver {
         self.core.state_machine.abort_snapshot();
         let (raft_address, http_address) =
             (self.core.options.raft_address.clone(), self.core.options.http_address.clone());
-        let incarnation = self.core.data_dir.switch_incarnation(adopt.cluster_id, &raft_address, &http_address, standalone)?;
+        let incarnation =
+            self.core.data_dir.switch_incarnation(adopt.cluster_id, &raft_address, &http_address, standalone)?;
         self.swap(incarnation)?;
         info!(self.core.log, "taken by a cluster";
             "cluster_id" => adopt.cluster_id, "as" => &adopt.node_id, "leader" => &adopt.leader_name, "raft_id" => self.core.raft_id());
