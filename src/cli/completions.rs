@@ -1,11 +1,10 @@
-//! `huskv completions`: what a shell reads to complete huskv's command line.
-//!
-//! Not here: the command line itself.
+//! `huskv completions`: the completion script for a shell.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
 use super::common;
+use super::exit::{USAGE, exit_code};
 
 const SHELL: &str = "shell";
 
@@ -16,10 +15,10 @@ pub(super) fn command() -> Command {
         .arg(Arg::new(SHELL).value_name("SHELL").required(true).value_parser(value_parser!(Shell)).help("The shell"))
 }
 
-/// Does it; the exit code.
-pub(super) fn run(matches: &ArgMatches) -> u8 {
-    let Some(shell) = matches.get_one::<Shell>(SHELL) else { return super::USAGE };
+/// Prints the completions of the command line `of` and returns the exit code.
+pub(super) fn run(matches: &ArgMatches, of: &mut Command) -> u8 {
+    let Some(shell) = matches.get_one::<Shell>(SHELL) else { return USAGE };
     let mut text = Vec::new();
-    clap_complete::generate(*shell, &mut super::command(), "huskv", &mut text);
-    common::ended(common::print(&text))
+    clap_complete::generate(*shell, of, "huskv", &mut text);
+    exit_code(common::print_bytes(&text))
 }

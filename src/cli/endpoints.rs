@@ -1,22 +1,20 @@
-//! Which nodes a subcommand asks: those of `--endpoints`, of `HUSKV_ENDPOINTS`, or the node that the same variables
-//! start.
+//! Endpoints of a subcommand: `--endpoints`, else `HUSKV_ENDPOINTS`, else the node that the same variables start.
 //!
-//! Why: a shell that works with one cluster names it once, and beside a node, as in a container, nothing need be named.
+//! Why: a shell that works with one cluster names it once, and beside a node, as in a container, no flag is needed.
 //!
-//! Laws: what is no address is refused before anything is asked. Later wins: the node's own address, the variable, the
-//! flag.
+//! Invariants: an invalid address is refused before any request.
 //!
-//! Not here: asking ([`crate::client`]).
+//! See also: [`crate::client`], which sends the requests.
 
 use clap::{Arg, ArgMatches};
 
-use super::complain;
+use super::exit::print_error;
 use crate::config::{Config, ENDPOINTS_VARIABLE, Given, hidden_ports, load};
 
-/// The flag of the addresses.
+/// The name of the flag.
 const ENDPOINTS: &str = "endpoints";
 
-/// The flag.
+/// The flag for the addresses.
 pub(super) fn argument() -> Arg {
     Arg::new(ENDPOINTS)
         .long(ENDPOINTS)
@@ -29,32 +27,33 @@ pub(super) fn argument() -> Arg {
         ))
 }
 
-/// The addresses; an error in one line.
+/// The addresses that the flag, the variable or the settings give.
 pub(super) fn given(matches: &ArgMatches) -> Result<Vec<String>, String> {
     if let Some(given) = matches.get_many::<String>(ENDPOINTS) {
         return Ok(given.cloned().collect());
     }
     match std::env::var_os(ENDPOINTS_VARIABLE) {
-        Some(list) => listed(&list.to_string_lossy()),
-        None => Ok(vec![own()?]),
+        Some(list) => parse_list(&list.to_string_lossy()),
+        None => Ok(vec![own_address()?]),
     }
 }
 
-fn listed(list: &str) -> Result<Vec<String>, String> {
+fn parse_list(list: &str) -> Result<Vec<String>, String> {
     let addresses = list.split(',').map(|address| {
         let address = address.trim();
         Config::check_address(address).map(|()| address.to_owned())
     });
-    addresses.collect::<Result<_, _>>().map_err(|why| format!("the variable {ENDPOINTS_VARIABLE}: {why}"))
+    addresses.collect::<Result<_, _>>().map_err(|error| format!("the variable {ENDPOINTS_VARIABLE}: {error}"))
 }
 
 /// The address of the node that the environment of this process would start.
-fn own() -> Result<String, String> {
+fn own_address() -> Result<String, String> {
     let given = Given { variables: std::env::vars_os().collect(), ..Given::default() };
     let config = load(&given).map_err(|error| error.to_string())?;
     if let Some(sentence) = hidden_ports(&given.variables, &config) {
-        complain(sentence);
+        print_error(sentence);
     }
+    // Port 0 is picked at the start of the node, so the settings do not have it.
     config.local_http().ok_or_else(|| {
         let directory = config.raft.vol_dir.display();
         format!(
@@ -68,10 +67,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_addresses_and_nothing_else() {
-        assert_eq!(listed("a:1, [::1]:2").unwrap(), ["a:1", "[::1]:2"]);
+    fn a_list_holds_only_addresses() {
+        assert_eq!(parse_list("a:1, [::1]:2").unwrap(), ["a:1", "[::1]:2"]);
         for list in ["", "a", "a:1,", "http://a:1"] {
-            assert!(listed(list).unwrap_err().contains(ENDPOINTS_VARIABLE), "{list}");
+            assert!(parse_list(list).unwrap_err().contains(ENDPOINTS_VARIABLE), "{list}");
         }
     }
 }

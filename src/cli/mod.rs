@@ -1,40 +1,36 @@
-//! The command line: `huskv` runs a node; `get`, `put` and their like use a cluster, `members`, `join` and theirs shape
-//! it; `demo` runs three nodes, `bench` measures them.
+//! Command line: `huskv` runs a node; `get`, `put` and their like use a cluster; `members`, `join`, `remove` and
+//! `transfer` administer it; `demo` runs three nodes, `bench` measures them.
 //!
-//! Why: one binary is all there is to install. The flags of a node are made from the table of settings, so there is no
-//! second list of them here.
+//! Why: one binary is all there is to install. The flags of a node are generated from the table of settings, so no list
+//! of them is kept here.
 //!
-//! Laws: a mistake is one line on stderr and exit code 2, before anything is created. Exit code 0 means done as asked.
+//! Invariants: a usage error is one line on stderr and exit code 2, before anything is created. Exit code 0 means that
+//! the subcommand did what it was asked.
 //!
-//! Not here: one file for each subcommand holds what it does.
+//! See also: one file for each subcommand; `exit` for the exit codes.
 
+mod bench;
 mod cluster;
 mod common;
+mod completions;
+mod demo;
+mod endpoints;
+mod exit;
 mod kv;
+mod serve;
 
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 
-mod bench;
-mod completions;
-mod demo;
-mod endpoints;
-mod serve;
+use exit::{USAGE, print_error};
 
-/// The exit code for wrong settings or flags.
-const USAGE: u8 = 2;
-
-/// The exit code for what failed while it was done.
-const FAILED: u8 = 1;
-
-/// A subcommand: what it takes, and what it does.
+/// A subcommand: its arguments, and the function that runs it and returns the exit code.
 type Subcommand = (fn() -> Command, fn(&ArgMatches) -> u8);
 
-/// All of them, in the order of the help.
+/// All subcommands, in the order of the help.
 const SUBCOMMANDS: [Subcommand; 15] = [
     (serve::command, serve::run),
     (kv::get::command, kv::get::run),
@@ -50,21 +46,21 @@ const SUBCOMMANDS: [Subcommand; 15] = [
     (cluster::membership::transfer_command, cluster::membership::transfer),
     (demo::command, demo::run),
     (bench::command, bench::run),
-    (completions::command, completions::run),
+    (completions::command, |matches| completions::run(matches, &mut command())),
 ];
 
-/// Parses the arguments, the program's name first, and does what they say.
+/// Parses the arguments, the program's name first, and runs the subcommand.
 #[must_use]
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let code = match command().try_get_matches_from(arguments) {
         Ok(matches) => dispatch(&matches),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // Where nobody reads the help there is nobody to tell.
+            // A closed stdout is no error.
             error.print().ok();
             0
         }
         Err(error) => {
-            complain(format_args!("{}; huskv --help lists all", in_one_line(&error.to_string())));
+            print_error(format_args!("{}; huskv --help lists all", in_one_line(&error.to_string())));
             USAGE
         }
     };
@@ -90,17 +86,18 @@ fn command() -> Command {
         .args_conflicts_with_subcommands(true)
 }
 
-/// What clap says over several lines: its first, and the list below it where it ends in a colon.
+/// Joins clap's multi-line error: its first line, and the list below it where that ends in a colon.
+///
+/// ```text
+/// error: the following required arguments were not provided:
+///   <KEY>
+/// ```
+/// becomes `the following required arguments were not provided: <KEY>`.
 fn in_one_line(text: &str) -> String {
     let mut lines = text.lines();
     let first = lines.next().unwrap_or("wrong arguments").trim_start_matches("error: ");
     let rest: Vec<&str> = lines.take_while(|line| line.starts_with(' ')).map(str::trim).collect();
     if first.ends_with(':') { format!("{first} {}", rest.join(", ")) } else { first.to_owned() }
-}
-
-/// Says on stderr, in one line, what is wrong.
-fn complain(what: impl Display) {
-    eprintln!("huskv: {what}");
 }
 
 #[cfg(test)]

@@ -1,32 +1,32 @@
-//! `huskv serve`: settings, log, node.
+//! `huskv serve`: loads the settings, starts the log, runs a node.
 //!
-//! Not here: what the settings mean ([`crate::config`]) and what a node is ([`crate::node`]).
+//! See also: [`crate::config`] for the settings, [`crate::node`] for the node.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use slog::warn;
 
-use super::{USAGE, complain};
+use super::exit::{USAGE, print_error};
 use crate::config::keys::{KEYS, Key, Kind};
 use crate::config::{CONFIG_FLAG, CONFIG_VARIABLE, Given, load, near_misses, service_links};
 use crate::logging::{self, Format};
 use crate::node::{self, Stop};
 
-/// The flag by which the demo ties its nodes to its own life.
-pub(super) const WITH_STDIN: &str = "stop-with-stdin";
+/// The hidden flag that stops a node when its stdin closes, so that the demo's nodes end with the demo.
+pub(super) const STOP_WITH_STDIN: &str = "stop-with-stdin";
 
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("serve").about("Run one node (the default)").args(arguments())
 }
 
-/// The flags of a node: one for each setting, and the file.
+/// The flags of a node: one for each setting, and one for the file.
 pub(super) fn arguments() -> Vec<Arg> {
     let mut arguments = vec![
         Arg::new(CONFIG_FLAG)
             .long(CONFIG_FLAG)
             .value_name("FILE")
             .help(format!("A TOML file with settings [variable {CONFIG_VARIABLE}, default none]")),
-        Arg::new(WITH_STDIN).long(WITH_STDIN).hide(true).action(ArgAction::SetTrue),
+        Arg::new(STOP_WITH_STDIN).long(STOP_WITH_STDIN).hide(true).action(ArgAction::SetTrue),
     ];
     arguments.extend(KEYS.iter().map(argument));
     arguments
@@ -46,12 +46,12 @@ fn argument(key: &'static Key) -> Arg {
         .long(key.flag())
         .visible_aliases(key.aliases)
         .value_name(name)
-        // So that a negative number is told what is wrong with it, instead of being taken for a flag.
+        // A negative number is refused as a value, with its bounds, not as an unknown flag.
         .allow_negative_numbers(true)
         .help(format!("{} [variable {}, default {default}]", key.help, key.known_as()))
 }
 
-/// What was given: flags, and the environment of the process.
+/// The flags, and the environment of the process.
 pub(super) fn given(matches: &ArgMatches) -> Given {
     let text = |id: &str| matches.get_one::<String>(id).cloned();
     Given {
@@ -61,17 +61,17 @@ pub(super) fn given(matches: &ArgMatches) -> Given {
     }
 }
 
-/// Runs a node until it is stopped; the exit code.
+/// Runs a node until it is stopped and returns the exit code.
 pub(super) fn run(matches: &ArgMatches) -> u8 {
     let given = given(matches);
     let config = match load(&given) {
         Ok(config) => config,
         Err(error) => {
-            complain(error);
+            print_error(error);
             return USAGE;
         }
     };
-    let stop = if matches.get_flag(WITH_STDIN) { Stop::SignalsAndStdin } else { Stop::Signals };
+    let stop = if matches.get_flag(STOP_WITH_STDIN) { Stop::SignalsAndStdin } else { Stop::Signals };
     let level = logging::level_named(&config.log.level);
     let (log, guard) = logging::start(level, Format::named(&config.log.format));
     for (name, meant) in near_misses(&given.variables) {
@@ -80,6 +80,7 @@ pub(super) fn run(matches: &ArgMatches) -> u8 {
     if let Some(sentence) = service_links(&given.variables, &config) {
         warn!(log, "{}", sentence);
     }
+    // Before any thread of the node starts: limits and the panic hook are for the whole process.
     node::process::prepare(&log);
     node::panics::install(log.clone(), guard.clone());
     let code = node::run(&config, stop, &log, &guard);

@@ -1,10 +1,10 @@
-//! Plain HTTP and JSON to a node that the caller names.
+//! Client of a single node: plain HTTP and JSON to the address that the caller names.
 //!
-//! Why: forming a cluster, looking at single nodes and the demo are about this node and no other.
+//! Why: forming a cluster, `huskv status` and the demo are about one particular node.
 //!
-//! Laws: a request is sent once. Its timeout covers everything, the whole answer included.
+//! Invariants: a request is sent once. Its timeout covers everything, the whole response included.
 //!
-//! Not here: which node to ask ([`super::Client`]).
+//! See also: [`super::Client`], which chooses among endpoints and retries.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::Value;
 
-use super::wire::{Ask, Wire};
+use super::http_client::{ApiRequest, HttpClient};
 
 /// A client of single nodes; cheap to clone, and clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Direct {
-    wire: Wire,
+    http: HttpClient,
     timeout: Duration,
 }
 
-/// What a node answered.
+/// A response with a JSON body.
 #[derive(Debug, Clone)]
 pub struct Response {
     /// The HTTP status.
@@ -30,7 +30,7 @@ pub struct Response {
     pub body: serde_json::Value,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectError {
     /// The address cannot be dialled, the connection broke, or what answers there does not speak JSON.
@@ -38,16 +38,26 @@ pub enum DirectError {
     Unreachable {
         /// Which address.
         address: String,
-        /// What happened.
+        /// The cause.
         detail: String,
     },
-    /// No answer in time.
+    /// No response in time.
     #[error("{address}: no answer within {timeout:?}")]
     Timeout {
         /// Which address.
         address: String,
-        /// How long was waited.
+        /// The timeout of the request.
         timeout: Duration,
+    },
+    /// The response to a request for stats has none.
+    #[error("{address}: answers {status}: {detail}")]
+    NoStats {
+        /// Which address.
+        address: String,
+        /// The HTTP status.
+        status: u16,
+        /// The reason that the node gives.
+        detail: String,
     },
 }
 
@@ -55,26 +65,26 @@ impl Direct {
     /// A client whose requests take at most `timeout`.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
-        Self { wire: Wire::new(None), timeout }
+        Self { http: HttpClient::new(None), timeout }
     }
 
     /// `GET http://address/path`.
     ///
     /// # Errors
-    /// [`DirectError`] where nothing answers in time; any HTTP status is an answer.
+    /// [`DirectError`] where nothing responds in time; a response of any HTTP status is `Ok`.
     pub async fn get(&self, address: &str, path: &str) -> Result<Response, DirectError> {
-        self.send(address, Ask::new(Method::GET, path)).await
+        self.send(address, ApiRequest::new(Method::GET, path)).await
     }
 
     /// `POST http://address/path` with a JSON body.
     ///
     /// # Errors
-    /// [`DirectError`] where nothing answers in time; any HTTP status is an answer. A change that was asked for may
+    /// [`DirectError`] where nothing responds in time; a response of any HTTP status is `Ok`. A change that was asked for may
     /// have been made all the same.
     pub async fn post(&self, address: &str, path: &str, body: &Value) -> Result<Response, DirectError> {
-        let mut ask = Ask::new(Method::POST, path).body(body.to_string());
-        ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.send(address, ask).await
+        let mut request = ApiRequest::new(Method::POST, path).body(body.to_string());
+        request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.send(address, request).await
     }
 
     /// `DELETE http://address/path`.
@@ -82,17 +92,30 @@ impl Direct {
     /// # Errors
     /// As [`Direct::post`].
     pub async fn delete(&self, address: &str, path: &str) -> Result<Response, DirectError> {
-        self.send(address, Ask::new(Method::DELETE, path)).await
+        self.send(address, ApiRequest::new(Method::DELETE, path)).await
     }
 
-    async fn send(&self, address: &str, ask: Ask) -> Result<Response, DirectError> {
+    /// The `data` of `GET http://address/raft/stats`, to be read as [`super::NodeStats`].
+    ///
+    /// # Errors
+    /// As [`Direct::get`], and [`DirectError::NoStats`] where the node refuses or the response is not that of a node.
+    pub async fn stats(&self, address: &str) -> Result<Value, DirectError> {
+        let mut response = self.get(address, "/raft/stats").await?;
+        if response.status == 200 && response.body["data"].is_object() {
+            return Ok(response.body["data"].take());
+        }
+        let detail = response.body["detail"].as_str().unwrap_or("and that is no huskv node").to_owned();
+        Err(DirectError::NoStats { address: address.to_owned(), status: response.status, detail })
+    }
+
+    async fn send(&self, address: &str, request: ApiRequest) -> Result<Response, DirectError> {
         let unreachable = |detail| DirectError::Unreachable { address: address.to_owned(), detail };
-        let answer = match self.wire.exchange(address, &ask, self.timeout).await {
+        let answer = match self.http.exchange(address, &request, self.timeout).await {
             Ok(answer) => answer,
-            Err(trouble) if trouble.late => {
+            Err(error) if error.timed_out => {
                 return Err(DirectError::Timeout { address: address.to_owned(), timeout: self.timeout });
             }
-            Err(trouble) => return Err(unreachable(trouble.detail)),
+            Err(error) => return Err(unreachable(error.detail)),
         };
         let status = answer.status;
         if answer.body.is_empty() {
@@ -110,7 +133,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    /// Answers one request with these bytes; the address, and what was asked.
+    /// Serves one request with these bytes; returns the address, and the request that came.
     fn answering(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("localhost:{}", listener.local_addr().unwrap().port());
@@ -129,10 +152,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_status_is_an_answer() {
+    async fn a_response_of_any_status_is_ok() {
         let client = Direct::new(Duration::from_secs(30));
         let (address, asked) = answering("HTTP/1.1 503 X\r\nContent-Length: 16\r\n\r\n{\"code\":\"joining\"");
-        // A broken body is no answer, whatever its status.
+        // A response whose body is broken JSON is an error, whatever its status.
         assert!(matches!(client.get(&address, "/health").await, Err(DirectError::Unreachable { .. })));
         assert!(asked.join().unwrap().starts_with("GET /health HTTP/1.1\r\n"));
         let (address, asked) = answering("HTTP/1.1 404 X\r\nContent-Length: 12\r\n\r\n{\"keys\":[1]}");
@@ -146,15 +169,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_and_what_is_no_node_are_told_apart() {
+    async fn a_timeout_and_an_unreachable_address_are_different_errors() {
         let client = Direct::new(Duration::from_secs(30));
         assert!(matches!(client.get("not an address", "/").await, Err(DirectError::Unreachable { .. })));
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let refused = client.get(&closed, "/health").await.unwrap_err().to_string();
-        assert!(refused.contains("refused"), "the cause is told: {refused}");
+        assert!(refused.contains("refused"), "the error has its cause: {refused}");
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let impatient = Direct::new(Duration::from_millis(20));
-        let silence = impatient.get(&silent.local_addr().unwrap().to_string(), "/health").await;
+        let short = Direct::new(Duration::from_millis(20));
+        let silence = short.get(&silent.local_addr().unwrap().to_string(), "/health").await;
         assert!(matches!(silence, Err(DirectError::Timeout { .. })));
     }
 }

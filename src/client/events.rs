@@ -1,34 +1,34 @@
-//! The text of a watch, server-sent events, as changes.
+//! Parser of server-sent events, the format of a watch.
 //!
-//! Why: a stream comes in pieces that end anywhere, and an event counts only once it is whole.
+//! Why: a stream arrives in chunks that end anywhere, and an event counts only once it is complete.
 //!
-//! Laws: an event is told once its empty line has arrived. What is kept of an unfinished one is bounded.
+//! Invariants: an event is returned once its empty line has arrived. The buffer of an incomplete event is bounded.
 //!
-//! Not here: the connection ([`super::watch`]).
+//! See also: [`super::watch`] for the connection.
 
 use std::str::FromStr;
 
 use serde_json::value::RawValue;
 
-use super::wire::ANSWER_BYTES;
+use super::http_client::MAX_RESPONSE_BYTES;
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
     /// A key was written.
     Put,
     /// A key was removed.
     Delete,
-    /// A key's time was over.
+    /// A key's TTL passed.
     Expire,
-    /// Everything up to this id was told.
+    /// All events up to this id were sent.
     Progress,
-    /// This reader was too slow and was cut off.
+    /// The watcher was too slow and was cut off.
     Lagged,
 }
 
 impl EventKind {
-    /// The word, as in `event: put`.
+    /// The name on the wire, as in `event: put`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -55,21 +55,21 @@ impl FromStr for EventKind {
 /// One event of a watch.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Where a watch goes on after it: the raft index, with `.N` where that index has several changes. Empty for
-    /// `lagged`.
+    /// The cursor after which a watch resumes: the raft index, with `.N` where that index has several changes. Empty
+    /// for `lagged`.
     pub id: String,
-    /// What happened.
+    /// The kind.
     pub kind: EventKind,
-    /// The item as GET shows it; of a removal `{"key", "value": null, "version"}`, of progress `{"index"}`.
+    /// The item as GET returns it; of a delete `{"key", "value": null, "version"}`, of progress `{"index"}`.
     pub data: Box<RawValue>,
 }
 
-/// Takes a stream apart.
+/// An incremental parser.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
-    /// What has come and is not taken yet.
+    /// Bytes that have arrived and are not parsed yet.
     pending: Vec<u8>,
-    /// Up to where `pending` is known to hold no line's end.
+    /// The length of the prefix of `pending` that is known to hold no line feed.
     scanned: usize,
     id: String,
     event: String,
@@ -77,25 +77,26 @@ pub(super) struct Parser {
 }
 
 impl Parser {
-    /// Takes the next piece of the stream.
+    /// Appends the next chunk of the stream.
     ///
     /// # Errors
-    /// In words, where an event has more bytes than an answer may have.
-    pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), String> {
+    /// A message where an event exceeds the maximum size of a response.
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<(), String> {
         let held = self.pending.len() + self.data.as_ref().map_or(0, String::len);
-        if held + piece.len() > ANSWER_BYTES {
-            return Err(format!("an event of over {ANSWER_BYTES} bytes"));
+        if held + chunk.len() > MAX_RESPONSE_BYTES {
+            return Err(format!("an event of over {MAX_RESPONSE_BYTES} bytes"));
         }
-        self.pending.extend_from_slice(piece);
+        self.pending.extend_from_slice(chunk);
         Ok(())
     }
 
-    /// The next whole event, if it has come.
+    /// The next complete event, if it has arrived.
     ///
     /// # Errors
-    /// In words, for what no huskv node sends.
+    /// A message for what no huskv node sends.
     pub(super) fn next(&mut self) -> Result<Option<Event>, String> {
         while let Some(length) = self.pending[self.scanned..].iter().position(|byte| *byte == b'\n') {
+            // `scanned` bytes are known to have no line feed, so a long line that arrives in many chunks is searched once.
             let end = self.scanned + length;
             let line: Vec<u8> = self.pending.drain(..=end).collect();
             self.scanned = 0;
@@ -111,6 +112,7 @@ impl Parser {
     fn line(&mut self, line: &str) -> Result<Option<Event>, String> {
         if line.is_empty() {
             let (event, id) = (std::mem::take(&mut self.event), std::mem::take(&mut self.id));
+            // An empty line ends an event; without data it was a comment or a bare `retry`.
             let Some(data) = self.data.take() else { return Ok(None) };
             let data =
                 RawValue::from_string(data).map_err(|error| format!("an event whose data is no JSON: {error}"))?;
@@ -128,7 +130,7 @@ impl Parser {
                 }
                 None => self.data = Some(value.to_owned()),
             },
-            // Comments, which begin with the colon, and `retry`.
+            // Comments, which begin with a colon, and `retry`.
             _ => {}
         }
         Ok(None)
@@ -143,12 +145,12 @@ mod tests {
                           data: {\"key\":\ndata: 1}\r\n\r\nid: 9\nevent: progress\ndata: {\"index\":9}\n\nid: 10\nevent:";
 
     #[test]
-    fn events_are_the_same_however_the_stream_is_cut() {
+    fn events_are_the_same_for_every_chunk_size() {
         for size in [1, 2, 3, 7, 50, 1000] {
             let mut parser = Parser::default();
             let mut events = Vec::new();
-            for piece in STREAM.as_bytes().chunks(size) {
-                parser.push(piece).unwrap();
+            for chunk in STREAM.as_bytes().chunks(size) {
+                parser.push(chunk).unwrap();
                 while let Some(event) = parser.next().unwrap() {
                     events.push((event.id, event.kind, event.data.get().to_owned()));
                 }
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_node_sends_is_refused() {
+    fn invalid_events_are_refused() {
         for stream in ["event: put\ndata: nope\n\n", "event: rename\ndata: 1\n\n", "data: \u{fffd}\n\n"] {
             let mut parser = Parser::default();
             parser.push(stream.as_bytes()).unwrap();
@@ -174,6 +176,6 @@ mod tests {
         assert!(parser.next().is_err());
         let piece = vec![b'x'; 1 << 20];
         let mut parser = Parser::default();
-        assert!((0..=64).any(|_| parser.push(&piece).is_err()), "it is bounded");
+        assert!((0..=64).any(|_| parser.push(&piece).is_err()), "the buffer is bounded");
     }
 }

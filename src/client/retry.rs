@@ -1,48 +1,50 @@
-//! Whether a request that was not done may be sent again.
+//! Retry rule: whether a failed request may be sent again.
 //!
-//! Why: a client that repeats a write whose outcome it does not know may do it twice, and one that gives up where
-//! nothing happened makes every election a failure. The rule is one function, so that it can be read and tested.
+//! Why: a client that repeats a write of unknown outcome may apply it twice, and one that gives up where nothing was
+//! applied turns every election into an error. The rule is a pure function of the request's kind and the response.
 //!
-//! Laws: a write whose outcome is unknown is sent again only if it carries an idempotency key. What was never sent, or
-//! is
-//! `not_applied` for a reason that lies with the node, may be asked of another. A decided refusal is an answer.
+//! Invariants: a write of unknown outcome is sent again only with an idempotency key. A request that was never sent, or
+//! was `not_applied` for a transient reason, may go to another node. A refusal such as 404 or 412 is final.
 //!
-//! Not here: where to and when ([`super::Client`]).
+//! Example: a `PUT` without a key gets 504 `timeout`, outcome `unknown`: no retry. The same with a key: retry. A `PUT`
+//! that gets 503 `no_leader`, outcome `not_applied`: retry in both cases.
+//!
+//! See also: [`super::Client`] for the order of endpoints and the backoff.
 
 use std::num::NonZeroU64;
 
 use serde::Deserialize;
 
-use super::Failure;
-use super::wire::{Answer, Trouble};
+use super::failure::Failure;
+use super::http_client::{ApiResponse, ExchangeError};
 use crate::model::Outcome;
 
-/// What a request does, as far as it decides about a repetition.
+/// The kinds of requests that the rule distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Changes nothing; best asked of the leader, who need not ask anybody which node leads.
+pub(super) enum RequestKind {
+    /// A linearizable read; best sent to the leader, which needs no hop.
     Read,
-    /// Changes nothing, and any node answers it by itself.
+    /// A read that any node answers from its own state.
     Local,
-    /// Changes something, and doing it twice may differ from doing it once.
+    /// A write that is not idempotent.
     Write,
-    /// Changes something once, however often it is sent: it carries an idempotency key.
+    /// A write with an idempotency key: applied once however often it is sent.
     Keyed,
 }
 
-impl Kind {
-    /// Whether it may be sent again though it may have been done.
-    pub(super) fn is_repeatable(self) -> bool {
+impl RequestKind {
+    /// Whether it may be sent again though an earlier attempt may have been applied.
+    pub(super) fn is_idempotent(self) -> bool {
         self != Self::Write
     }
 
-    fn changes(self) -> bool {
+    fn is_write(self) -> bool {
         matches!(self, Self::Write | Self::Keyed)
     }
 }
 
-/// Codes that lie with the node that was asked or with the moment: another node, or the same one later, may do better.
-const PASSING: [&str; 12] = [
+/// Transient codes: another node, or the same one later, may succeed.
+const TRANSIENT: [&str; 12] = [
     "no_leader",
     "no_quorum",
     "overloaded",
@@ -57,12 +59,12 @@ const PASSING: [&str; 12] = [
     NO_NODE,
 ];
 
-/// The code of this side for an address where nothing answered.
+/// The client's own code for an address that does not respond.
 pub(super) const NO_ANSWER: &str = "no_answer";
-/// The code of this side for an answer that no huskv node gives.
+/// The client's own code for a response that no huskv node sends.
 pub(super) const NO_NODE: &str = "no_node";
 
-/// What this side reads of a problem.
+/// The fields of a problem (RFC 9457) that the client reads.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -76,23 +78,24 @@ struct Problem {
 
 /// A failure, and whether the request may be sent again.
 #[derive(Debug)]
-pub(super) struct Judged {
+pub(super) struct RetryDecision {
     pub(super) failure: Failure,
-    pub(super) again: bool,
+    pub(super) retry: bool,
 }
 
-/// Judges an answer that is no success.
-pub(super) fn refused(kind: Kind, endpoint: &str, answer: &Answer) -> Judged {
-    let status = answer.status;
-    let problem: Problem = serde_json::from_slice(&answer.body).unwrap_or_default();
+/// Classifies a response that is no success.
+pub(super) fn classify_response(kind: RequestKind, endpoint: &str, response: &ApiResponse) -> RetryDecision {
+    let status = response.status;
+    let problem: Problem = serde_json::from_slice(&response.body).unwrap_or_default();
     let is_node = problem.code.is_some();
-    // Below 500 a server says that it did not do it, whatever stands there.
-    let unsaid = if kind.changes() && status >= 500 { Outcome::Unknown } else { Outcome::NotApplied };
-    let outcome = problem.outcome.unwrap_or(unsaid);
+    // A problem without `outcome` comes from a proxy: a status below 500 says that nothing was applied.
+    let assumed = if kind.is_write() && status >= 500 { Outcome::Unknown } else { Outcome::NotApplied };
+    let outcome = problem.outcome.unwrap_or(assumed);
     let code = problem.code.unwrap_or_else(|| NO_NODE.to_owned());
     let detail = problem.detail.filter(|_| is_node);
     let detail = detail.unwrap_or_else(|| format!("status {status} and no reason, so this is no huskv node"));
-    let again = PASSING.contains(&code.as_str()) && (kind.is_repeatable() || outcome == Outcome::NotApplied);
+    // Both must hold: the cause may pass, and sending again cannot apply the write twice.
+    let retry = TRANSIENT.contains(&code.as_str()) && (kind.is_idempotent() || outcome == Outcome::NotApplied);
     let failure = Failure {
         endpoint: endpoint.to_owned(),
         status: Some(status),
@@ -103,14 +106,14 @@ pub(super) fn refused(kind: Kind, endpoint: &str, answer: &Answer) -> Judged {
         oldest_index: problem.oldest_index,
         newest_index: problem.newest_index,
     };
-    Judged { failure, again }
+    RetryDecision { failure, retry }
 }
 
-/// Judges the lack of an answer.
-pub(super) fn unanswered(kind: Kind, endpoint: &str, trouble: Trouble) -> Judged {
-    let outcome = if kind.changes() && trouble.sent { Outcome::Unknown } else { Outcome::NotApplied };
-    let again = kind.is_repeatable() || outcome == Outcome::NotApplied;
-    Judged { failure: Failure::here(endpoint, NO_ANSWER, trouble.detail, outcome), again }
+/// Classifies the lack of a response.
+pub(super) fn classify_error(kind: RequestKind, endpoint: &str, error: ExchangeError) -> RetryDecision {
+    let outcome = if kind.is_write() && error.sent { Outcome::Unknown } else { Outcome::NotApplied };
+    let retry = kind.is_idempotent() || outcome == Outcome::NotApplied;
+    RetryDecision { failure: Failure::local(endpoint, NO_ANSWER, error.detail, outcome), retry }
 }
 
 #[cfg(test)]
@@ -118,54 +121,59 @@ mod tests {
     use super::*;
     use hyper::HeaderMap;
 
-    fn judged(kind: Kind, status: u16, body: &str) -> Judged {
-        let answer = Answer { status, headers: HeaderMap::new(), body: body.to_owned().into() };
-        refused(kind, "a:1", &answer)
+    fn decide(kind: RequestKind, status: u16, body: &str) -> RetryDecision {
+        let response = ApiResponse { status, headers: HeaderMap::new(), body: body.to_owned().into() };
+        classify_response(kind, "a:1", &response)
     }
 
     #[test]
-    fn a_write_of_unknown_outcome_is_sent_again_only_with_a_key() {
+    fn a_write_of_unknown_outcome_is_retried_only_with_an_idempotency_key() {
         let timeout = r#"{"code":"timeout","detail":"d","outcome":"unknown"}"#;
-        for (kind, again) in [(Kind::Write, false), (Kind::Keyed, true), (Kind::Read, true), (Kind::Local, true)] {
-            assert_eq!(judged(kind, 504, timeout).again, again, "{kind:?}");
-            let trouble = || Trouble { sent: true, late: false, detail: "the connection broke".into() };
-            assert_eq!(unanswered(kind, "a:1", trouble()).again, again, "{kind:?}");
-            let outcome = unanswered(kind, "a:1", trouble()).failure.outcome;
-            assert_eq!(outcome == Outcome::Unknown, kind.changes(), "{kind:?}");
+        for (kind, retry) in [
+            (RequestKind::Write, false),
+            (RequestKind::Keyed, true),
+            (RequestKind::Read, true),
+            (RequestKind::Local, true),
+        ] {
+            assert_eq!(decide(kind, 504, timeout).retry, retry, "{kind:?}");
+            let error = || ExchangeError { sent: true, timed_out: false, detail: "the connection broke".into() };
+            assert_eq!(classify_error(kind, "a:1", error()).retry, retry, "{kind:?}");
+            let outcome = classify_error(kind, "a:1", error()).failure.outcome;
+            assert_eq!(outcome == Outcome::Unknown, kind.is_write(), "{kind:?}");
         }
-        // A word from something in between says nothing about what the node did.
-        let between = judged(Kind::Write, 502, "<h1>Bad gateway</h1>");
-        assert_eq!((between.again, between.failure.outcome), (false, Outcome::Unknown));
-        assert!(judged(Kind::Keyed, 502, "<h1>Bad gateway</h1>").again);
-        // A problem without its outcome is no promise.
-        assert!(!judged(Kind::Write, 503, r#"{"code":"no_leader"}"#).again);
+        // The response of a proxy says nothing about what the node did.
+        let from_proxy = decide(RequestKind::Write, 502, "<h1>Bad gateway</h1>");
+        assert_eq!((from_proxy.retry, from_proxy.failure.outcome), (false, Outcome::Unknown));
+        assert!(decide(RequestKind::Keyed, 502, "<h1>Bad gateway</h1>").retry);
+        // A problem without an outcome proves nothing.
+        assert!(!decide(RequestKind::Write, 503, r#"{"code":"no_leader"}"#).retry);
     }
 
     #[test]
-    fn what_was_not_applied_is_asked_of_another_node() {
+    fn a_write_that_was_not_applied_goes_to_another_node() {
         for code in ["no_leader", "overloaded", "stopping", "joining"] {
             let body = format!(r#"{{"code":"{code}","detail":"d","outcome":"not_applied"}}"#);
-            let judged = judged(Kind::Write, 503, &body);
-            assert!(judged.again && judged.failure.outcome == Outcome::NotApplied, "{code}");
+            let decision = decide(RequestKind::Write, 503, &body);
+            assert!(decision.retry && decision.failure.outcome == Outcome::NotApplied, "{code}");
         }
-        let never_sent = Trouble { sent: false, late: false, detail: "refused".into() };
-        assert!(unanswered(Kind::Write, "a:1", never_sent).again);
-        assert!(judged(Kind::Write, 410, r#"{"code":"removed","outcome":"not_applied"}"#).again);
+        let never_sent = ExchangeError { sent: false, timed_out: false, detail: "refused".into() };
+        assert!(classify_error(RequestKind::Write, "a:1", never_sent).retry);
+        assert!(decide(RequestKind::Write, 410, r#"{"code":"removed","outcome":"not_applied"}"#).retry);
     }
 
     #[test]
-    fn a_decided_refusal_is_an_answer() {
+    fn a_final_refusal_is_not_retried() {
         for (status, code) in
             [(400, "bad_key"), (404, "key_not_found"), (412, "precondition_failed"), (413, "too_large")]
         {
             let body = format!(r#"{{"code":"{code}","detail":"d","outcome":"not_applied","version":7}}"#);
-            for kind in [Kind::Write, Kind::Keyed, Kind::Read] {
-                let judged = judged(kind, status, &body);
-                assert!(!judged.again, "{kind:?} {code}");
-                assert_eq!((judged.failure.version, judged.failure.code.as_str()), (Some(7), code));
+            for kind in [RequestKind::Write, RequestKind::Keyed, RequestKind::Read] {
+                let decision = decide(kind, status, &body);
+                assert!(!decision.retry, "{kind:?} {code}");
+                assert_eq!((decision.failure.version, decision.failure.code.as_str()), (Some(7), code));
             }
         }
-        // Joins and the like say themselves how they go on.
-        assert!(!judged(Kind::Write, 503, r#"{"code":"transfer_failed","outcome":"not_applied"}"#).again);
+        // A membership change reports its own state; the operator repeats it.
+        assert!(!decide(RequestKind::Write, 503, r#"{"code":"transfer_failed","outcome":"not_applied"}"#).retry);
     }
 }

@@ -1,11 +1,12 @@
-//! A watch: every change of a key or of all keys with a prefix, in order, over as many connections as it takes.
+//! Watch: every change of a key or of all keys with a prefix, in order, over as many connections as it takes.
 //!
-//! Why: nodes come and go while a watch stays. Each event's id says where to go on, on any node.
+//! Why: a watch outlives single nodes. Each event's id is a cursor after which any node can resume it.
 //!
-//! Laws: no event is told twice and none is left out, or the watch fails and says why. 15 s of silence mean that the
-//! node has lost its leader, so another one is asked. A node that cannot go so far back is passed by for one that can.
+//! Invariants: no event is delivered twice and none is skipped, or the watch fails with the reason. After 15 s without
+//! an event or a comment the node has lost its leader, and the watch moves to another one. A node whose history is
+//! compacted is skipped for one whose history reaches back far enough.
 //!
-//! Not here: the text of the stream ([`super::events`]).
+//! See also: [`super::events`] for the parser.
 
 use std::time::{Duration, Instant};
 
@@ -15,38 +16,39 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::api::path;
+use super::cluster_client::{ATTEMPT_TIMEOUT, Client, MAX_PAUSE, PAUSE, no_endpoint};
 use super::events::{Event, EventKind, Parser};
-use super::retry::{self, Judged, Kind, NO_ANSWER, NO_NODE};
-use super::wire::{self, Ask, Trouble};
-use super::{ATTEMPT, Client, Failure, MOST_PAUSE, PAUSE};
+use super::failure::Failure;
+use super::http_client::{self, ApiRequest, ExchangeError};
+use super::retry::{self, NO_NODE, RequestKind, RetryDecision};
 use crate::model::Outcome;
 
-/// How long a node that is with its leader is silent at most, three times over.
-const SILENCE: Duration = Duration::from_secs(15);
+/// How long a connection may be idle: three times the longest pause between two events of a healthy node.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const INDEX: HeaderName = HeaderName::from_static("x-raft-index");
-/// The code of a node whose history begins later.
+/// The code of a node whose history begins after the requested index.
 const COMPACTED: &str = "compacted";
 
-/// Whose changes are told.
+/// The keys that a watch covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of one key.
+    /// One key.
     Key(String),
-    /// Those of all keys that begin with this; of every key where it is empty.
+    /// All keys with this prefix; every key where it is empty.
     Prefix(String),
 }
 
-/// A watch under way.
+/// A running watch.
 #[derive(Debug)]
 pub struct Watch {
     client: Client,
     scope: Scope,
-    /// The index to begin with, while no event has come.
+    /// The index to begin with, until the first event.
     from: Option<u64>,
     /// The id of the last event.
-    last: Option<String>,
+    last_id: Option<String>,
     stream: Option<Stream>,
 }
 
@@ -58,28 +60,28 @@ struct Stream {
 }
 
 impl Client {
-    /// Begins a watch. It goes on after the event `after`, or begins with index `from`, or else with what comes now: at
-    /// the first call of [`Watch::next`], which makes the connection.
+    /// Creates a watch. It resumes after the event `after`, or begins with index `from`, or else with the changes from
+    /// now on: from the first call of [`Watch::next`], which connects.
     #[must_use]
     pub fn watch(&self, scope: Scope, from: Option<u64>, after: Option<String>) -> Watch {
-        Watch { client: self.clone(), scope, from, last: after, stream: None }
+        Watch { client: self.clone(), scope, from, last_id: after, stream: None }
     }
 }
 
 impl Watch {
-    /// The id after which the watch goes on; none before the first event.
+    /// The id after which the watch resumes; none before the first event.
     #[must_use]
     pub fn last_id(&self) -> Option<&str> {
-        self.last.as_deref()
+        self.last_id.as_deref()
     }
 
-    /// The next event, however long it takes; progress, which comes every few seconds, is one too.
+    /// Waits for the next event; progress, which comes every few seconds, is one too.
     ///
     /// # Errors
-    /// [`Failure`] where no endpoint takes the watch within the client's timeout; where none can go so far back
-    /// (`compacted`) or this reader was too slow (`lagged`): then list the keys again, and watch from one behind the
-    /// [`super::Page::index`] of the first page. Where `compacted` names a [`Failure::newest_index`], the cluster was made
-    /// anew and has not come so far. After any but these two, calling it again goes on.
+    /// [`Failure`] where no endpoint accepts the watch within the client's timeout, where no node has the history
+    /// (`compacted`), or where this watcher was too slow (`lagged`). After the latter two, list the keys again and watch
+    /// from the [`super::Page::index`] of the first page plus one. Where `compacted` has a [`Failure::newest_index`], the
+    /// cluster was created anew and has not reached the requested index. After any other failure the next call resumes.
     pub async fn next(&mut self) -> Result<Event, Failure> {
         loop {
             let mut stream = match self.stream.take() {
@@ -90,32 +92,31 @@ impl Watch {
                 Ok(event) if event.kind == EventKind::Lagged => return Err(lagged(&stream.address)),
                 Ok(event) => {
                     if !event.id.is_empty() {
-                        self.last = Some(event.id.clone());
+                        self.last_id = Some(event.id.clone());
                     }
                     self.stream = Some(stream);
                     return Ok(event);
                 }
-                // The connection is gone, or not worth keeping; the next one goes on where this one was.
-                Err(_) => self.client.endpoints(|endpoints| endpoints.failed(&stream.address)),
+                // The connection broke or went idle; the next one resumes after `last_id`.
+                Err(_) => self.client.endpoints(|endpoints| endpoints.record_failure(&stream.address)),
             }
         }
     }
 
     async fn connect(&mut self) -> Result<Stream, Failure> {
-        let ask = self.ask()?;
+        let request = self.request()?;
         let deadline = Instant::now() + self.client.timeout;
         let mut pause = PAUSE;
-        let nobody = || Failure::here("no endpoint", NO_ANSWER, "there is nobody to ask", Outcome::NotApplied);
         loop {
             let mut last = None;
             let mut compacted = None;
             for address in self.client.endpoints(|endpoints| endpoints.order(false)) {
-                let failure = match self.open(&address, &ask).await {
+                let failure = match self.open(&address, &request).await {
                     Ok(stream) => return Ok(stream),
-                    Err(Judged { failure, again }) if again || failure.code == COMPACTED => failure,
-                    Err(Judged { failure, .. }) => return Err(failure),
+                    Err(RetryDecision { failure, retry }) if retry || failure.code == COMPACTED => failure,
+                    Err(RetryDecision { failure, .. }) => return Err(failure),
                 };
-                self.client.endpoints(|endpoints| endpoints.failed(&address));
+                self.client.endpoints(|endpoints| endpoints.record_failure(&address));
                 if failure.code == COMPACTED {
                     compacted = Some(failure);
                 } else {
@@ -126,50 +127,52 @@ impl Watch {
                 return Err(failure);
             }
             if deadline.saturating_duration_since(Instant::now()) <= pause {
-                return Err(last.unwrap_or_else(nobody));
+                return Err(last.unwrap_or_else(no_endpoint));
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MOST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
-    fn ask(&self) -> Result<Ask, Failure> {
+    fn request(&self) -> Result<ApiRequest, Failure> {
         let mut query = vec![match &self.scope {
             Scope::Key(key) => ("key", key.clone()),
             Scope::Prefix(prefix) => ("prefix", prefix.clone()),
         }];
-        if let (None, Some(from)) = (&self.last, self.from) {
+        if let (None, Some(from)) = (&self.last_id, self.from) {
             query.push(("from", from.to_string()));
         }
-        let mut ask = Ask::new(Method::GET, path("/watch", &query));
-        if let Some(last) = &self.last {
+        let mut request = ApiRequest::new(Method::GET, path("/watch", &query));
+        if let Some(last) = &self.last_id {
             let value = HeaderValue::from_str(last).map_err(|_| {
                 let detail = format!("{last:?} is no id of an event");
-                Failure::here("the request", "bad_request", detail, Outcome::NotApplied)
+                Failure::local("the request", "bad_request", detail, Outcome::NotApplied)
             })?;
-            ask.headers.insert(LAST_EVENT_ID, value);
+            request.headers.insert(LAST_EVENT_ID, value);
         }
-        Ok(ask)
+        Ok(request)
     }
 
-    async fn open(&mut self, address: &str, ask: &Ask) -> Result<Stream, Judged> {
-        let late = || Trouble { sent: true, late: true, detail: format!("no answer within {ATTEMPT:?}") };
-        let judged = |trouble| retry::unanswered(Kind::Local, address, trouble);
-        let opened = tokio::time::timeout(ATTEMPT, self.client.wire.open(address, ask)).await;
-        let response = opened.unwrap_or_else(|_| Err(late())).map_err(judged)?;
+    async fn open(&mut self, address: &str, request: &ApiRequest) -> Result<Stream, RetryDecision> {
+        let timed_out =
+            || ExchangeError { sent: true, timed_out: true, detail: format!("no answer within {ATTEMPT_TIMEOUT:?}") };
+        let decision = |error| retry::classify_error(RequestKind::Local, address, error);
+        let opened = tokio::time::timeout(ATTEMPT_TIMEOUT, self.client.http.open(address, request)).await;
+        let response = opened.unwrap_or_else(|_| Err(timed_out())).map_err(decision)?;
         if response.status().as_u16() != 200 {
-            let answer = tokio::time::timeout(ATTEMPT, wire::whole(response)).await;
-            let answer = answer.unwrap_or_else(|_| Err(late())).map_err(judged)?;
-            return Err(retry::refused(Kind::Local, address, &answer));
+            let response = tokio::time::timeout(ATTEMPT_TIMEOUT, http_client::read_response(response)).await;
+            let response = response.unwrap_or_else(|_| Err(timed_out())).map_err(decision)?;
+            return Err(retry::classify_response(RequestKind::Local, address, &response));
         }
-        self.client.learn(address, response.headers());
-        if self.last.is_none() && self.from.is_none() {
-            // From now on: the next connection must begin there too, or it would leave out what comes between.
+        self.client.record_response(address, response.headers());
+        if self.last_id.is_none() && self.from.is_none() {
+            // A watch from now on: a second connection must begin at the index of the first, or it would skip the events
+            // in between. A node at index 41 responds; this watch begins with 42 on whichever node comes next.
             let now = response.headers().get(INDEX).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
             let Some(now) = now else {
                 let detail = "it answers a watch without its index, so it is no huskv node";
-                let failure = Failure::here(address, NO_NODE, detail, Outcome::NotApplied);
-                return Err(Judged { failure, again: true });
+                let failure = Failure::local(address, NO_NODE, detail, Outcome::NotApplied);
+                return Err(RetryDecision { failure, retry: true });
             };
             self.from = Some(now.saturating_add(1));
         }
@@ -178,20 +181,20 @@ impl Watch {
 }
 
 impl Stream {
-    /// The next event; an error, in words, where the connection is of no use any more.
+    /// The next event; an error where the connection broke or is idle.
     async fn next(&mut self) -> Result<Event, String> {
         loop {
             if let Some(event) = self.parser.next()? {
                 return Ok(event);
             }
-            let frame = tokio::time::timeout(SILENCE, self.body.frame()).await;
-            match frame.map_err(|_| format!("silent for {SILENCE:?}"))? {
+            let frame = tokio::time::timeout(IDLE_TIMEOUT, self.body.frame()).await;
+            match frame.map_err(|_| format!("silent for {IDLE_TIMEOUT:?}"))? {
                 Some(Ok(frame)) => {
-                    if let Ok(piece) = frame.into_data() {
-                        self.parser.push(&piece)?;
+                    if let Ok(chunk) = frame.into_data() {
+                        self.parser.push(&chunk)?;
                     }
                 }
-                Some(Err(error)) => return Err(wire::explain(&error)),
+                Some(Err(error)) => return Err(http_client::with_causes(&error)),
                 None => return Err("the stream ended".to_owned()),
             }
         }
@@ -200,5 +203,5 @@ impl Stream {
 
 fn lagged(address: &str) -> Failure {
     let detail = "this watch was read too slowly and lost its place, so what it left out must be listed";
-    Failure::here(address, "lagged", detail, Outcome::NotApplied)
+    Failure::local(address, "lagged", detail, Outcome::NotApplied)
 }

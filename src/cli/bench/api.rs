@@ -1,57 +1,57 @@
-//! Operations as HTTP requests, for huskv and for what it is compared with.
+//! Operations as HTTP requests, for huskv and for etcd.
 //!
-//! Why: two systems are compared fairly only by one generator, so it speaks to both: huskv's own routes, and the JSON
-//! gateway of etcd (`/v3/kv/put` and `/v3/kv/range`, keys and values in base64).
+//! Why: a fair comparison needs one generator for both systems: huskv's own routes, and the JSON gateway of etcd
+//! (`/v3/kv/put` and `/v3/kv/range`, keys and values in base64).
 //!
-//! Laws: a request is written into a buffer that is used again, without a structure in between.
+//! Invariants: a request is written into a buffer that is reused, without an intermediate structure.
 //!
-//! Not here: sending it (`line`).
+//! See also: `raw_client`, which sends it.
 
 use std::io::Write;
 
-/// Which system is asked.
+/// The system under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Api {
-    /// This one.
+    /// A huskv node.
     Huskv,
     /// The JSON gateway of etcd 3.
     Etcd,
 }
 
-/// One kind of operation.
+/// The kind of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Operation {
     /// A write.
     Put,
     /// A read.
     Get,
 }
 
-/// How an operation ended.
+/// The result of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// As asked.
+pub(super) enum OperationResult {
+    /// Success.
     Done,
-    /// A read of a key that is not there; an answer like any other.
+    /// A read of a key that does not exist; a success too.
     Missing,
-    /// Not as asked, and why in few words.
+    /// A failure, with a short reason.
     Failed(String),
 }
 
 impl Api {
     /// Writes a put of `value`, which has no character that JSON escapes.
     pub(super) fn put(self, out: &mut Vec<u8>, host: &str, key: &str, value: &[u8]) {
-        let (path, around) = match self {
+        let (path, length) = match self {
             Self::Huskv => ("/store", key.len() + value.len() + r#"{"key":"","value":""}"#.len()),
             Self::Etcd => {
-                ("/v3/kv/put", sixty_four(key.len()) + sixty_four(value.len()) + r#"{"key":"","value":""}"#.len())
+                ("/v3/kv/put", base64_len(key.len()) + base64_len(value.len()) + r#"{"key":"","value":""}"#.len())
             }
         };
-        head(out, "POST", path, host, Some(around));
+        write_head(out, "POST", path, host, Some(length));
         out.extend_from_slice(br#"{"key":""#);
-        self.text(out, key.as_bytes());
+        self.write_text(out, key.as_bytes());
         out.extend_from_slice(br#"","value":""#);
-        self.text(out, value);
+        self.write_text(out, value);
         out.extend_from_slice(br#""}"#);
     }
 
@@ -60,39 +60,39 @@ impl Api {
         match self {
             Self::Huskv => {
                 let query = if stale { "?consistency=stale" } else { "" };
-                head(out, "GET", &format!("/store/{key}{query}"), host, None);
+                write_head(out, "GET", &format!("/store/{key}{query}"), host, None);
             }
             Self::Etcd => {
                 let end = if stale { r#"","serializable":true}"# } else { r#""}"# };
-                let length = sixty_four(key.len()) + r#"{"key":""#.len() + end.len();
-                head(out, "POST", "/v3/kv/range", host, Some(length));
+                let length = base64_len(key.len()) + r#"{"key":""#.len() + end.len();
+                write_head(out, "POST", "/v3/kv/range", host, Some(length));
                 out.extend_from_slice(br#"{"key":""#);
-                self.text(out, key.as_bytes());
+                self.write_text(out, key.as_bytes());
                 out.extend_from_slice(end.as_bytes());
             }
         }
     }
 
-    fn text(self, out: &mut Vec<u8>, bytes: &[u8]) {
+    fn write_text(self, out: &mut Vec<u8>, bytes: &[u8]) {
         match self {
             Self::Huskv => out.extend_from_slice(bytes),
-            Self::Etcd => base64(out, bytes),
+            Self::Etcd => write_base64(out, bytes),
         }
     }
 
-    /// What an answer to a `kind` means.
-    pub(super) fn ending(self, kind: Kind, status: u16, body: &[u8]) -> Ending {
+    /// Classifies a response.
+    pub(super) fn classify(self, operation: Operation, status: u16, body: &[u8]) -> OperationResult {
         let holds = |word: &[u8]| body.windows(word.len()).any(|part| part == word);
-        match (self, kind, status) {
-            (Self::Huskv, Kind::Get, 404) => Ending::Missing,
-            (Self::Etcd, Kind::Get, 200) if !holds(br#""kvs""#) => Ending::Missing,
-            (_, _, 200) => Ending::Done,
-            _ => Ending::Failed(format!("{status} {}", code(body))),
+        match (self, operation, status) {
+            (Self::Huskv, Operation::Get, 404) => OperationResult::Missing,
+            (Self::Etcd, Operation::Get, 200) if !holds(br#""kvs""#) => OperationResult::Missing,
+            (_, _, 200) => OperationResult::Done,
+            _ => OperationResult::Failed(format!("{status} {}", code(body))),
         }
     }
 }
 
-fn head(out: &mut Vec<u8>, method: &str, path: &str, host: &str, length: Option<usize>) {
+fn write_head(out: &mut Vec<u8>, method: &str, path: &str, host: &str, length: Option<usize>) {
     out.clear();
     // Writing to memory does not fail.
     write!(out, "{method} {path} HTTP/1.1\r\nHost: {host}\r\n").ok();
@@ -102,26 +102,28 @@ fn head(out: &mut Vec<u8>, method: &str, path: &str, host: &str, length: Option<
     out.extend_from_slice(b"\r\n");
 }
 
-/// The stable word of a failure, or how its body begins.
+/// The stable code of a failure, or the beginning of its body.
 fn code(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let word = text.split_once(r#""code":""#).and_then(|(_, rest)| rest.split('"').next());
     word.map_or_else(|| text.chars().take(60).collect::<String>().trim().to_owned(), str::to_owned)
 }
 
-/// How long so many bytes are in base64.
-fn sixty_four(bytes: usize) -> usize {
+/// The length of `bytes` bytes in base64.
+fn base64_len(bytes: usize) -> usize {
     bytes.div_ceil(3) * 4
 }
 
-fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for three in bytes.chunks(3) {
-        let at = |place: usize| u32::from(three.get(place).copied().unwrap_or(0));
+    for chunk in bytes.chunks(3) {
+        // Three bytes are four digits of six bits; a chunk of one byte gives two digits and `==`, of two bytes three
+        // and `=`.
+        let at = |place: usize| u32::from(chunk.get(place).copied().unwrap_or(0));
         let bits = at(0) << 16 | at(1) << 8 | at(2);
         for place in 0..4 {
             let digit = DIGITS[(bits >> (18 - 6 * place)) as usize & 63];
-            out.push(if place <= three.len() { digit } else { b'=' });
+            out.push(if place <= chunk.len() { digit } else { b'=' });
         }
     }
 }
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_whole() {
+    fn requests_have_the_right_path_and_body() {
         let (head, body) = written(|out| Api::Huskv.put(out, "h:1", "k1", b"vw"));
         assert!(head.starts_with("POST /store HTTP/1.1\r\nHost: h:1\r\n"), "{head}");
         assert_eq!(body, serde_json::json!({"key": "k1", "value": "vw"}));
@@ -160,13 +162,16 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_understood() {
-        assert_eq!(Api::Huskv.ending(Kind::Get, 200, b""), Ending::Done);
-        assert_eq!(Api::Huskv.ending(Kind::Get, 404, b""), Ending::Missing);
-        assert_eq!(Api::Etcd.ending(Kind::Get, 200, br#"{"header":{}}"#), Ending::Missing);
-        assert_eq!(Api::Etcd.ending(Kind::Get, 200, br#"{"kvs":[{}]}"#), Ending::Done);
+    fn responses_are_classified() {
+        assert_eq!(Api::Huskv.classify(Operation::Get, 200, b""), OperationResult::Done);
+        assert_eq!(Api::Huskv.classify(Operation::Get, 404, b""), OperationResult::Missing);
+        assert_eq!(Api::Etcd.classify(Operation::Get, 200, br#"{"header":{}}"#), OperationResult::Missing);
+        assert_eq!(Api::Etcd.classify(Operation::Get, 200, br#"{"kvs":[{}]}"#), OperationResult::Done);
         let busy = br#"{"title":"t","code":"overloaded","error":"e"}"#;
-        assert_eq!(Api::Huskv.ending(Kind::Put, 503, busy), Ending::Failed("503 overloaded".into()));
-        assert_eq!(Api::Huskv.ending(Kind::Put, 404, b"none here\n"), Ending::Failed("404 none here".into()));
+        assert_eq!(Api::Huskv.classify(Operation::Put, 503, busy), OperationResult::Failed("503 overloaded".into()));
+        assert_eq!(
+            Api::Huskv.classify(Operation::Put, 404, b"none here\n"),
+            OperationResult::Failed("404 none here".into())
+        );
     }
 }

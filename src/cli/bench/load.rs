@@ -1,14 +1,17 @@
-//! The load itself: clients that operate one after the other, each on a connection of its own.
+//! Load generator: clients that send one operation at a time, each on a connection of its own.
 //!
-//! Why: two questions need two shapes. In a closed loop each client sends its next operation when it has the answer to
-//! the last, which finds the most that a system can do. In an open loop operations are due at a fixed rate whatever the
-//! system does, and an operation's latency counts from when it was due, not from when a client had time for it: so a
-//! stall counts for everybody it would have held up (the "coordinated omission" that closed loops hide).
+//! Why: throughput and latency need two load models. A closed loop (each client sends its next operation when the last
+//! one has ended) finds the maximum throughput. In an open loop operations are due at a fixed rate, and latency counts
+//! from the due time, not from the send time: a stall counts for every operation that it delayed. Closed loops hide that
+//! ("coordinated omission").
 //!
-//! Laws: no clock is read twice for one moment. What was due in an open loop and never begun counts with the time it had
-//! waited. A failed operation closes its connection.
+//! Invariants: the clock is read once for one event. An operation of an open loop that was due and never sent counts
+//! with the time that it waited. A failed operation closes its connection.
 //!
-//! Not here: what an operation is (`api`, `keys`), and what is made of the counts (`report`).
+//! Example: at 1 000 operations a second a stall of 100 ms delays 100 operations; their latencies are 100, 99, 98 ... ms.
+//! A closed loop of one client would report a single latency of 100 ms.
+//!
+//! See also: `api` and `workload` for operations, `report` for the results.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,87 +22,76 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::api::{Ending, Kind};
-use super::plan::Plan;
+use super::api::{Operation, OperationResult};
+use super::plan::{LoadModel, Plan};
 use super::raw_client::RawClient;
 use super::recorder::{Recorder, Window};
 use super::workload::{Random, Values};
 
-/// How long one operation may take.
-const OPERATION_LIMIT: Duration = Duration::from_secs(10);
+/// The timeout of an operation.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client waits after a failure, so that a system that is down is not stormed.
-const PAUSE: Duration = Duration::from_millis(10);
+/// The backoff of a client after a failure.
+const BACKOFF: Duration = Duration::from_millis(10);
 
-/// Which operations there are.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Shape {
-    /// Every key is put once.
-    Load,
-    /// Each client at its own pace.
-    Closed,
-    /// So many a second, whatever happens.
-    Open(f64),
-}
-
-/// A run, shared by all of its threads.
+/// The state of a run, shared by all its threads.
 pub(super) struct Load {
     plan: Arc<Plan>,
-    shape: Shape,
+    model: LoadModel,
     addresses: Vec<String>,
     window: Window,
-    begun: Instant,
+    started: Instant,
     stopped: AtomicBool,
-    /// The number of the next operation, where operations have numbers.
+    /// The number of the next operation of a preload or an open loop.
     next: AtomicU64,
-    /// Operations that are due and not begun, in an open loop.
+    /// Operations of an open loop that are due and not sent.
     due: Semaphore,
-    /// When an operation last ended well, in microseconds since the beginning.
-    last: AtomicU64,
-    /// The longest time in the window in which none did.
+    /// The time of the last success, in microseconds since the start.
+    last_success: AtomicU64,
+    /// The longest time in the window without a success.
     gap: AtomicU64,
-    records: Vec<Mutex<Recorder>>,
+    recorders: Vec<Mutex<Recorder>>,
 }
 
 impl Load {
-    /// A run that begins now. Its window is open after `warmup`, for `span`.
+    /// Creates a run that begins now, with a measured window of `duration` after `warmup`.
     pub(super) fn new(
         plan: &Arc<Plan>,
-        shape: Shape,
+        model: LoadModel,
         addresses: &[String],
-        [warmup, span]: [Duration; 2],
+        [warmup, duration]: [Duration; 2],
     ) -> Arc<Self> {
-        let window = Window { begins: micros(warmup), ends: micros(warmup.saturating_add(span)) };
+        let window = Window { begins: micros(warmup), ends: micros(warmup.saturating_add(duration)) };
         Arc::new(Self {
             plan: Arc::clone(plan),
-            shape,
+            model,
             addresses: addresses.to_vec(),
             window,
-            begun: Instant::now(),
+            started: Instant::now(),
             stopped: AtomicBool::new(false),
             next: AtomicU64::new(0),
             due: Semaphore::new(0),
-            last: AtomicU64::new(window.begins),
+            last_success: AtomicU64::new(window.begins),
             gap: AtomicU64::new(0),
-            records: (0..plan.threads).map(|_| Mutex::new(Recorder::new())).collect(),
+            recorders: (0..plan.threads).map(|_| Mutex::new(Recorder::new())).collect(),
         })
     }
 
-    /// Starts the threads; they end by themselves, when the window has closed or everything is loaded.
+    /// Starts the threads; they exit at the end of the window or of the preload.
     ///
     /// # Errors
-    /// Where the system has no threads left.
+    /// Where the system cannot start a thread.
     pub(super) fn start(self: &Arc<Self>) -> io::Result<Vec<thread::JoinHandle<()>>> {
         let mut threads = Vec::new();
         for number in 0..self.plan.threads {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let load = Arc::clone(self);
-            let run = move || runtime.block_on(load.clients_of(number));
+            let run = move || runtime.block_on(load.run_clients(number));
             threads.push(thread::Builder::new().name(format!("load-{number}")).spawn(run)?);
         }
-        if let Shape::Open(rate) = self.shape {
+        if let LoadModel::Open(rate) = self.model {
             let load = Arc::clone(self);
-            threads.push(thread::Builder::new().name("pace".into()).spawn(move || load.pace(rate))?);
+            threads.push(thread::Builder::new().name("pacer".into()).spawn(move || load.run_pacer(rate))?);
         }
         Ok(threads)
     }
@@ -110,9 +102,9 @@ impl Load {
         self.due.close();
     }
 
-    /// Microseconds since the beginning.
+    /// Microseconds since the start.
     pub(super) fn now(&self) -> u64 {
-        micros(self.begun.elapsed())
+        micros(self.started.elapsed())
     }
 
     /// The measured window.
@@ -120,16 +112,16 @@ impl Load {
         self.window
     }
 
-    /// How many keys of a [`Shape::Load`] were begun.
-    pub(super) fn numbered(&self) -> u64 {
+    /// The number of operations that were started of a preload or an open loop.
+    pub(super) fn started_operations(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// How many operations ended well since the last look, how many have failed in the window so far, and the 99th
-    /// percentile of the former.
-    pub(super) fn look(&self) -> (u64, u64, u64) {
+    /// Samples the progress: successes since the last sample, failures in the window so far, and the 99th percentile of
+    /// the former's latency.
+    pub(super) fn sample(&self) -> (u64, u64, u64) {
         let mut sum = Recorder::new();
-        for record in &self.records {
+        for record in &self.recorders {
             let mut record = lock(record);
             sum.add(&record);
             sum.recent.add(&record.recent).ok();
@@ -138,50 +130,54 @@ impl Load {
         (sum.recent.len(), sum.failed(), sum.recent.value_at_quantile(0.99))
     }
 
-    /// Everything that was seen, once all threads have ended; and the longest time without a success, in microseconds.
+    /// Merges the recorders after all threads have exited; returns also the longest time without a success, in
+    /// microseconds.
     pub(super) fn finish(&self) -> (Recorder, u64) {
         let mut sum = Recorder::new();
-        self.records.iter().for_each(|record| sum.add(&lock(record)));
-        if let Shape::Open(rate) = self.shape {
-            let all = count(rate, self.window.ends);
-            let unsent = (self.numbered()..all).map(|number| moment(rate, number));
-            let kind = if self.plan.reads >= 50 { Kind::Get } else { Kind::Put };
-            sum.take_unsent(self.window, kind, unsent, self.window.ends);
+        self.recorders.iter().for_each(|record| sum.add(&lock(record)));
+        if let LoadModel::Open(rate) = self.model {
+            let total = due_before(rate, self.window.ends);
+            let unsent = (self.started_operations()..total).map(|number| due_time(rate, number));
+            let operation = if self.plan.reads >= 50 { Operation::Get } else { Operation::Put };
+            sum.record_unsent(self.window, operation, unsent, self.window.ends);
         }
-        let last = self.last.load(Ordering::Relaxed);
+        let last = self.last_success.load(Ordering::Relaxed);
         (sum, self.gap.load(Ordering::Relaxed).max(self.window.ends.saturating_sub(last)))
     }
 
-    /// Lets operations become due. A thread of its own, since its sleeps are exact to some 50 microseconds, while the
-    /// timers of the clients are to a millisecond.
-    fn pace(&self, rate: f64) {
-        let all = count(rate, self.window.ends);
+    /// Releases operations at their due times. It has a thread of its own, whose sleeps are exact to about 50
+    /// microseconds; tokio's timers are exact to a millisecond.
+    fn run_pacer(&self, rate: f64) {
+        let total = due_before(rate, self.window.ends);
         let mut released = 0;
-        while released < all && !self.stopped.load(Ordering::Relaxed) {
-            let due = count(rate, self.now() + 1).min(all);
+        while released < total && !self.stopped.load(Ordering::Relaxed) {
+            // At 2 000 a second an operation is due every 500 us. At 1 200 us three are due (0, 500, 1 000): if one is
+            // released so far, two permits are added, and the next wake-up is at 1 500 us.
+            let due = due_before(rate, self.now() + 1).min(total);
             self.due.add_permits(usize::try_from(due - released).unwrap_or(0));
             released = due;
-            let next = moment(rate, released).saturating_sub(self.now());
+            let next = due_time(rate, released).saturating_sub(self.now());
             thread::sleep(Duration::from_micros(next.max(1)));
         }
         thread::sleep(Duration::from_micros(self.window.ends.saturating_sub(self.now())));
         self.due.close();
     }
 
-    async fn clients_of(self: Arc<Self>, thread: usize) {
+    async fn run_clients(self: Arc<Self>, thread: usize) {
         let mine = (0..self.plan.clients).filter(|client| client % self.plan.threads == thread);
         let clients: Vec<_> =
             mine.map(|client| tokio::spawn(Client::new(Arc::clone(&self), client, thread).run())).collect();
         for client in clients {
-            // A client that panicked has ended the process's good name already; its message is on stderr.
+            // The message of a panic is on stderr already.
             client.await.ok();
         }
     }
 
-    /// Notes that something ended well.
-    fn succeeded(&self, at: u64) {
-        if self.window.holds(at) {
-            let before = self.last.swap(at, Ordering::Relaxed);
+    /// Records the time of a success.
+    fn record_success(&self, at: u64) {
+        if self.window.contains(at) {
+            // Several clients may swap at once and out of order; `saturating_sub` then yields 0, never a gap too long.
+            let before = self.last_success.swap(at, Ordering::Relaxed);
             self.gap.fetch_max(at.saturating_sub(before), Ordering::Relaxed);
         }
     }
@@ -191,7 +187,7 @@ impl Load {
 struct Client {
     load: Arc<Load>,
     thread: usize,
-    line: RawClient,
+    connection: RawClient,
     random: Random,
     values: Values,
     request: Vec<u8>,
@@ -201,83 +197,86 @@ impl Client {
     fn new(load: Arc<Load>, number: usize, thread: usize) -> Self {
         let mut random = Random::new(load.plan.seed.wrapping_add(number as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
         let values = Values::new(load.plan.value_bytes, &mut random);
-        let line = RawClient::to(&load.addresses[number % load.addresses.len()]);
-        Self { load, thread, line, random, values, request: Vec::new() }
+        let connection = RawClient::new(&load.addresses[number % load.addresses.len()]);
+        Self { load, thread, connection, random, values, request: Vec::new() }
     }
 
     async fn run(mut self) {
-        while let Some((due, kind, key)) = self.next().await {
-            let ending = self.operate(kind, key).await;
+        while let Some((due, operation, key)) = self.next().await {
+            let result = self.execute(operation, key).await;
             let ended = self.load.now();
-            let failed = matches!(ending, Ending::Failed(_));
+            let failed = matches!(result, OperationResult::Failed(_));
             if !failed {
-                self.load.succeeded(ended);
+                self.load.record_success(ended);
             }
-            lock(&self.load.records[self.thread]).take(self.load.window, kind, (due, ended), ending);
+            lock(&self.load.recorders[self.thread]).record(self.load.window, operation, (due, ended), result);
             if failed {
-                self.line.hang_up();
-                sleep(PAUSE).await;
+                self.connection.close();
+                sleep(BACKOFF).await;
             }
         }
     }
 
-    /// The next operation: when it was due, what it is, and on which key; none at the end of the run.
-    async fn next(&mut self) -> Option<(u64, Kind, u64)> {
+    /// The next operation: its due time, its operation and its key; none at the end of the run.
+    async fn next(&mut self) -> Option<(u64, Operation, u64)> {
         let load = Arc::clone(&self.load);
-        let due = match load.shape {
-            Shape::Load => {
+        let due = match load.model {
+            // Every key once, in order, by whichever client is free; keys beyond the last one end the client.
+            LoadModel::Preload => {
                 let key = load.next.fetch_add(1, Ordering::Relaxed);
-                let more = key < load.plan.key_count && !load.stopped.load(Ordering::Relaxed);
-                return more.then(|| (load.now(), Kind::Put, key));
+                let is_left = key < load.plan.key_count && !load.stopped.load(Ordering::Relaxed);
+                return is_left.then(|| (load.now(), Operation::Put, key));
             }
-            Shape::Closed => {
+            LoadModel::Closed => {
                 let now = load.now();
                 (now < load.window.ends && !load.stopped.load(Ordering::Relaxed)).then_some(now)?
             }
-            Shape::Open(rate) => {
+            // A permit stands for a due operation. Its number, not the time of the permit, gives its due time, so a late
+            // client still counts from when the operation should have been sent.
+            LoadModel::Open(rate) => {
                 load.due.acquire().await.ok()?.forget();
-                moment(rate, load.next.fetch_add(1, Ordering::Relaxed))
+                due_time(rate, load.next.fetch_add(1, Ordering::Relaxed))
             }
         };
-        let kind = if self.random.below(100) < load.plan.reads { Kind::Get } else { Kind::Put };
-        Some((due, kind, load.plan.keys.pick(&mut self.random)))
+        let operation = if self.random.below(100) < load.plan.reads { Operation::Get } else { Operation::Put };
+        Some((due, operation, load.plan.keys.pick(&mut self.random)))
     }
 
-    async fn operate(&mut self, kind: Kind, key: u64) -> Ending {
+    async fn execute(&mut self, operation: Operation, key: u64) -> OperationResult {
         let plan = &self.load.plan;
         let key = format!("{}{key:010}", plan.prefix);
-        match kind {
-            Kind::Put => {
-                let value = self.values.cut(&mut self.random);
-                plan.api.put(&mut self.request, self.line.address(), &key, value);
+        match operation {
+            Operation::Put => {
+                let value = self.values.pick(&mut self.random);
+                plan.api.put(&mut self.request, self.connection.address(), &key, value);
             }
-            Kind::Get => plan.api.get(&mut self.request, self.line.address(), &key, plan.stale),
+            Operation::Get => plan.api.get(&mut self.request, self.connection.address(), &key, plan.stale),
         }
-        match timeout(OPERATION_LIMIT, self.line.exchange(&self.request)).await {
-            Ok(Ok((status, body))) => plan.api.ending(kind, status, body),
-            Ok(Err(error)) => Ending::Failed(error.to_string()),
-            Err(_) => Ending::Failed(format!("no answer within {OPERATION_LIMIT:?}")),
+        match timeout(OPERATION_TIMEOUT, self.connection.exchange(&self.request)).await {
+            Ok(Ok((status, body))) => plan.api.classify(operation, status, body),
+            Ok(Err(error)) => OperationResult::Failed(error.to_string()),
+            Err(_) => OperationResult::Failed(format!("no answer within {OPERATION_TIMEOUT:?}")),
         }
     }
 }
 
-/// How many operations are due before a moment, at so many a second.
-fn count(rate: f64, before: u64) -> u64 {
+/// The number of operations that are due before `before`, at `rate` a second.
+fn due_before(rate: f64, before: u64) -> u64 {
     (rate * before as f64 / 1e6).ceil() as u64
 }
 
-/// When an operation is due.
-fn moment(rate: f64, number: u64) -> u64 {
+/// The due time of the operation `number`.
+fn due_time(rate: f64, number: u64) -> u64 {
     (number as f64 * 1e6 / rate) as u64
 }
 
-fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A record is whole after every operation on it, so one that a panicking thread held is still good.
-fn lock(record: &Mutex<Recorder>) -> MutexGuard<'_, Recorder> {
-    record.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks a recorder; one that a panicking thread held is consistent.
+fn lock(recorder: &Mutex<Recorder>) -> MutexGuard<'_, Recorder> {
+    recorder.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -285,11 +284,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_of_an_open_loop_are_due_evenly() {
-        assert_eq!((0..4).map(|number| moment(2_000.0, number)).collect::<Vec<_>>(), [0, 500, 1_000, 1_500]);
-        assert_eq!([0, 1, 500, 501, 1_000_000].map(|before| count(2_000.0, before)), [0, 1, 1, 2, 2_000]);
+    fn operations_of_an_open_loop_are_due_at_equal_intervals() {
+        assert_eq!((0..4).map(|number| due_time(2_000.0, number)).collect::<Vec<_>>(), [0, 500, 1_000, 1_500]);
+        assert_eq!([0, 1, 500, 501, 1_000_000].map(|before| due_before(2_000.0, before)), [0, 1, 1, 2, 2_000]);
         for number in 0..10_000 {
-            assert!(count(777.7, moment(777.7, number) + 2) > number, "{number} is due when it is due");
+            assert!(due_before(777.7, due_time(777.7, number) + 2) > number, "{number} is due when it is due");
         }
     }
 }

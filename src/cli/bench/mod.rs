@@ -1,15 +1,19 @@
-//! `huskv bench`: how fast is a cluster, and what does it cost.
+//! `huskv bench`: throughput, latency and CPU cost of a cluster.
 //!
-//! Why: promises about speed are worth what anybody can measure again. One command, no second tool, and the same
-//! generator for what huskv is compared with.
+//! Why: published figures must be reproducible with one command, and a comparison needs one generator for both systems.
 //!
-//! Laws: the result goes to stdout, everything else to stderr. Only keys that begin with the prefix are written. Exit
-//! code 1 where nothing succeeded.
+//! Invariants: the report goes to stdout, everything else to stderr. Only keys with the given prefix are written. Exit
+//! code 1 if no operation succeeded.
 //!
-//! Not here: flags (`plan`), clients (`load`), counting (`record`), and how the result looks (`report`).
+//! See also: `plan` for the flags, `load` for the generator, `recorder` for the counters, `report` for the output.
 
+mod api;
+mod load;
+mod plan;
 mod raw_client;
 mod recorder;
+mod report;
+mod system;
 mod workload;
 
 use std::io::{self, Write};
@@ -21,65 +25,59 @@ use clap::{ArgMatches, Command};
 use thiserror::Error;
 
 use self::api::Api;
-use self::load::{Load, Shape};
-use self::plan::Plan;
+use self::load::Load;
+use self::plan::{LoadModel, Plan};
+use self::raw_client::RawClient;
 use self::report::Report;
-use self::system::{Disk, cpu_us};
-use super::{FAILED, USAGE, complain};
+use self::system::{DiskTrial, cpu_us};
+use super::exit::{FAILED, USAGE, print_error};
 use crate::client::Direct;
-use raw_client::RawClient;
-
-mod api;
-mod load;
-mod plan;
-mod report;
-mod system;
 
 /// The name of the subcommand.
 const NAME: &str = "bench";
 
-/// How long a look at a node may take.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// The timeout of a dial and of a request for the leader.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often there is a line of progress.
-const PROGRESS: Duration = Duration::from_secs(1);
+/// The interval of progress lines.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the end is looked for while keys are loaded.
-const GLANCE: Duration = Duration::from_millis(20);
+/// The interval of polling for the end of the preload.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Why there is no result.
+/// Why there is no report.
 #[derive(Debug, Error)]
 enum BenchError {
-    /// Nobody answers.
+    /// An address cannot be dialled.
     #[error("cannot reach {address}: {source}")]
     Unreachable {
-        /// Where.
+        /// The address.
         address: String,
-        /// The system's answer.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The leader is not to be found.
+    /// The leader is not known.
     #[error("{0} does not say who leads; is it a huskv node with a quorum?")]
     NoLeader(String),
-    /// A server that is to be watched is not there.
+    /// A server process does not exist.
     #[error("there is no process {0} on this machine")]
     NoProcess(String),
-    /// The keys that reads need could not be stored.
-    #[error("{failed} of {all} keys could not be loaded, such as for: {why}")]
+    /// Keys could not be preloaded.
+    #[error("{failed} of {all} keys could not be loaded, such as for: {reason}")]
     NotLoaded {
-        /// How many.
+        /// The number of failures.
         failed: u64,
-        /// Of how many.
+        /// The number of keys.
         all: u64,
         /// One of the reasons.
-        why: String,
+        reason: String,
     },
-    /// The system refuses.
+    /// A system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// The system's answer.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -96,50 +94,52 @@ pub(crate) fn command() -> Command {
     )
 }
 
-/// Runs the benchmark; the exit code.
+/// Runs the benchmark and returns the exit code.
 pub(crate) fn run(matches: &ArgMatches) -> u8 {
-    let plan = match Plan::of(matches) {
+    let plan = match Plan::new(matches) {
         Ok(plan) => Arc::new(plan),
-        Err(problem) => {
-            complain(problem);
+        Err(error) => {
+            print_error(error);
             return USAGE;
         }
     };
     match measure(&plan) {
         Ok(succeeded) if succeeded => 0,
         Ok(_) => {
-            complain("no operation succeeded");
+            print_error("no operation succeeded");
             FAILED
         }
         Err(error) => {
-            complain(error);
+            print_error(error);
             FAILED
         }
     }
 }
 
-/// Does all of it and says the result; whether anything succeeded.
+/// Measures, prints the report, and returns whether any operation succeeded.
 fn measure(plan: &Arc<Plan>) -> Result<bool, BenchError> {
-    let addresses = whom_to_ask(plan)?;
-    let disk = plan.disk.as_deref().map(Disk::try_out).transpose().map_err(system("cannot try the disk"))?;
-    if plan.load {
-        load_keys(plan, &addresses)?;
+    let addresses = resolve_targets(plan)?;
+    let disk = plan.disk.as_deref().map(DiskTrial::run).transpose().map_err(system("cannot measure the disk"))?;
+    if plan.preload {
+        preload(plan, &addresses)?;
     }
+    // Read once before the run, so that a wrong process id is an error at once, not after the warm-up.
     let before_servers = cpu_of_servers(plan)?;
-    let load = Load::new(plan, plan.shape, &addresses, [plan.warmup, plan.duration]);
+    let load = Load::new(plan, plan.model, &addresses, [plan.warmup, plan.duration]);
     let threads = load.start().map_err(system("cannot start the generator"))?;
     wait_until(&load, load.window().begins, false);
+    // Only the window counts: CPU time is read at its begin and at its end.
     let begun = (load.now(), cpu_us("self"), cpu_of_servers(plan).ok().or(Some(before_servers)).flatten());
     wait_until(&load, load.window().ends, plan.progress);
     let ended = (load.now(), cpu_us("self"), cpu_of_servers(plan).ok().flatten());
     join(threads);
-    let (record, gap) = load.finish();
-    let succeeded = record.done > 0;
+    let (recorder, gap) = load.finish();
+    let succeeded = recorder.done > 0;
     let used = |before: Option<u64>, after: Option<u64>| after?.checked_sub(before?);
     let report = Report {
         plan,
         addresses: &addresses,
-        record,
+        recorder,
         seconds: (load.window().ends - load.window().begins) as f64 / 1e6,
         gap,
         own_cpu: used(begun.1, ended.1),
@@ -151,87 +151,87 @@ fn measure(plan: &Arc<Plan>) -> Result<bool, BenchError> {
     Ok(succeeded)
 }
 
-/// Finds the leader where only that is asked, and dials everyone once, so that a mistake is told before anything is
-/// written.
-fn whom_to_ask(plan: &Plan) -> Result<Vec<String>, BenchError> {
+/// Dials every address once, so that a wrong one is reported before anything is written, and finds the leader for
+/// `--ask leader`.
+fn resolve_targets(plan: &Plan) -> Result<Vec<String>, BenchError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(system("cannot start threads"))?;
     runtime.block_on(async {
         for address in &plan.addresses {
-            let dialled = tokio::time::timeout(LOOK_LIMIT, reach(address)).await;
+            let dialled = tokio::time::timeout(PROBE_TIMEOUT, dial(address)).await;
             let answer = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             answer.map_err(|source| BenchError::Unreachable { address: address.clone(), source })?;
         }
         let first = plan.addresses.first().filter(|_| plan.leader_only && plan.api == Api::Huskv);
         let Some(first) = first else { return Ok(plan.addresses.clone()) };
-        let health = Direct::new(LOOK_LIMIT).get(first, "/health").await;
+        let health = Direct::new(PROBE_TIMEOUT).get(first, "/health").await;
         let leader = health.ok().and_then(|health| health.body["leader"]["http_address"].as_str().map(str::to_owned));
         leader.map(|leader| vec![leader]).ok_or_else(|| BenchError::NoLeader(first.clone()))
     })
 }
 
-async fn reach(address: &str) -> io::Result<()> {
-    RawClient::to(address).dial().await
+async fn dial(address: &str) -> io::Result<()> {
+    RawClient::new(address).dial().await
 }
 
-fn load_keys(plan: &Arc<Plan>, addresses: &[String]) -> Result<(), BenchError> {
+fn preload(plan: &Arc<Plan>, addresses: &[String]) -> Result<(), BenchError> {
     let all = plan.key_count;
-    let load = Load::new(plan, Shape::Load, addresses, [Duration::ZERO, Duration::MAX]);
+    let load = Load::new(plan, LoadModel::Preload, addresses, [Duration::ZERO, Duration::MAX]);
     let threads = load.start().map_err(system("cannot start the generator"))?;
-    let mut said = load.now();
+    let mut last_line = load.now();
     while !threads.iter().all(JoinHandle::is_finished) {
-        thread::sleep(GLANCE);
-        if plan.progress && load.now() - said > PROGRESS.as_micros() as u64 {
-            said = load.now();
-            eprintln!("  loading: {} of {all} keys", load.numbered().min(all));
+        thread::sleep(POLL_INTERVAL);
+        if plan.progress && load.now() - last_line > PROGRESS_INTERVAL.as_micros() as u64 {
+            last_line = load.now();
+            eprintln!("  loading: {} of {all} keys", load.started_operations().min(all));
         }
-        let (_, failed, _) = load.look();
-        // One client more than all of them failed: this will not get better.
+        let (_, failed, _) = load.sample();
+        // More failures than clients: the system is down.
         if failed > plan.clients as u64 {
             load.stop();
         }
     }
     join(threads);
-    let (record, _) = load.finish();
-    if record.done < all {
-        let why = record.failures.keys().next().cloned().unwrap_or_default();
-        return Err(BenchError::NotLoaded { failed: all - record.done, all, why });
+    let (recorder, _) = load.finish();
+    if recorder.done < all {
+        let reason = recorder.failures.keys().next().cloned().unwrap_or_default();
+        return Err(BenchError::NotLoaded { failed: all - recorder.done, all, reason });
     }
     Ok(())
 }
 
-/// CPU time of all servers that were named; none where none was.
+/// The CPU time of all given server processes; none where none was given.
 fn cpu_of_servers(plan: &Plan) -> Result<Option<u64>, BenchError> {
     let times = plan.processes.iter().map(|pid| cpu_us(pid).ok_or_else(|| BenchError::NoProcess(pid.clone())));
     let sum = times.sum::<Result<u64, _>>()?;
     Ok((!plan.processes.is_empty()).then_some(sum))
 }
 
-/// Sleeps until a moment of the run, with a line of progress a second where asked.
-fn wait_until(load: &Load, moment: u64, progress: bool) {
-    load.look();
+/// Sleeps until a time of the run, with a progress line every second if asked.
+fn wait_until(load: &Load, until: u64, progress: bool) {
+    load.sample();
     let begun = load.now();
-    let mut said = begun;
+    let mut last_line = begun;
     loop {
-        let left = Duration::from_micros(moment.saturating_sub(load.now()));
+        let left = Duration::from_micros(until.saturating_sub(load.now()));
         if left.is_zero() {
             return;
         }
-        thread::sleep(left.min(PROGRESS));
+        thread::sleep(left.min(PROGRESS_INTERVAL));
         let now = load.now();
-        let (recent, failed, p99) = load.look();
-        if progress && now > said {
-            let rate = recent as f64 * 1e6 / (now - said) as f64;
+        let (recent, failed, p99) = load.sample();
+        if progress && now > last_line {
+            let rate = recent as f64 * 1e6 / (now - last_line) as f64;
             let (second, p99) = ((now - begun) as f64 / 1e6, p99 as f64 / 1_000.0);
             eprintln!("  {second:5.1} s  {rate:9.0} op/s  p99 {p99:8.2} ms  {failed} failed");
         }
-        said = now;
+        last_line = now;
     }
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
-        // A panic has said its word on stderr; what the thread counted until then is there.
+        // The message of a panic is on stderr already; the thread's counters up to it are valid.
         thread.join().ok();
     }
 }

@@ -1,6 +1,6 @@
-//! What a run of the benchmark shall do: its flags, read and checked.
+//! Plan of a benchmark run: its flags, parsed and checked.
 //!
-//! Not here: doing it.
+//! See also: `load`, which carries it out.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,62 +8,72 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
 
 use super::api::Api;
-use super::load::Shape;
-use super::workload::{Keys, MOST_KEYS};
+use super::workload::{Keys, MAX_KEYS};
 
-/// The longest value; what etcd takes too.
-const MOST_VALUE_BYTES: u64 = 1 << 20;
+/// The maximum size of a value, within etcd's limit too.
+const MAX_VALUE_BYTES: u64 = 1 << 20;
 
-/// The most clients.
-const MOST_CLIENTS: u64 = 10_000;
+/// The maximum number of clients.
+const MAX_CLIENTS: u64 = 10_000;
 
-/// The most threads of the generator.
-const MOST_THREADS: u64 = 64;
+/// The maximum number of generator threads.
+const MAX_THREADS: u64 = 64;
 
-/// A run.
+/// The load model: which operations are sent when.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum LoadModel {
+    /// Every key is put once.
+    Preload,
+    /// Closed loop: each client sends its next operation when the last one has ended.
+    Closed,
+    /// Open loop: a fixed number of operations a second is due, whatever the system does.
+    Open(f64),
+}
+
+/// A benchmark run.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Where to ask.
+    /// The HTTP addresses of the nodes.
     pub addresses: Vec<String>,
-    /// Whether all clients ask the leader, found through the first address.
+    /// Whether all clients use the leader, found through the first address.
     pub leader_only: bool,
-    /// Which system.
+    /// The system under test.
     pub api: Api,
     /// Connections, each with one operation at a time.
     pub clients: usize,
-    /// Threads of the generator.
+    /// Generator threads.
     pub threads: usize,
-    /// How many operations of a hundred are reads.
+    /// The percentage of reads.
     pub reads: u64,
     /// Whether reads may be stale.
     pub stale: bool,
-    /// Closed, or open with a rate.
-    pub shape: Shape,
-    /// How long before it counts.
+    /// The load model.
+    pub model: LoadModel,
+    /// The time before the measured window.
     pub warmup: Duration,
-    /// How long it counts.
+    /// The measured window.
     pub duration: Duration,
-    /// How many keys.
+    /// The number of keys.
     pub key_count: u64,
-    /// How they are chosen.
+    /// The distribution of keys.
     pub keys: Keys,
-    /// How that is called.
+    /// The name of the distribution.
     pub distribution: String,
-    /// What keys begin with.
+    /// The prefix of all keys.
     pub prefix: String,
-    /// The length of values.
+    /// The size of values.
     pub value_bytes: usize,
-    /// Whether every key is put once before.
-    pub load: bool,
-    /// Where the random numbers begin.
+    /// Whether every key is put once before the run.
+    pub preload: bool,
+    /// The seed of the random numbers.
     pub seed: u64,
-    /// The processes whose CPU time counts.
+    /// The server processes whose CPU time is measured.
     pub processes: Vec<String>,
-    /// The directory whose disk is tried first.
+    /// The directory whose disk is measured first.
     pub disk: Option<PathBuf>,
-    /// Whether the result is JSON.
+    /// Whether the report is JSON.
     pub json: bool,
-    /// Whether there is a line a second.
+    /// Whether to print a progress line every second.
     pub progress: bool,
 }
 
@@ -91,60 +101,48 @@ pub(super) fn arguments(command: Command) -> Command {
     let list = |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
     command.args([
         list("to", "LIST").value_delimiter(',').default_value("127.0.0.1:2221").help("HTTP addresses, comma-separated"),
-        choice("ask", &["all", "leader"], "Whom the clients ask: all addresses in turn, or the leader only"),
-        choice("api", &["huskv", "etcd"], "What is asked: huskv, or the JSON gateway of etcd 3"),
-        choice("op", &["put", "get", "mixed"], "What the clients do"),
-        number("reads", "50", (0, 100), "How many operations of a hundred are reads, for mixed"),
-        switch("stale", "Read without asking a majority"),
-        number("clients", "64", (1, MOST_CLIENTS), "Connections, each with one operation at a time"),
-        rate.help("Operations a second, due whatever happens (open loop); without it each client goes on at once (closed loop)"),
-        flag("duration", "SPAN", "10s", "How long is measured, such as 500ms or 30s").value_parser(span),
-        flag("warmup", "SPAN", "2s", "How long before that").value_parser(span),
-        number("keys", "10000", (1, MOST_KEYS), "How many keys there are"),
-        choice("distribution", &["uniform", "zipf"], "How keys are chosen"),
-        flag("prefix", "TEXT", "bench-", "What keys begin with").value_parser(plain),
-        number("value-bytes", "256", (0, MOST_VALUE_BYTES), "Length of the text that is the value"),
+        choice("ask", &["all", "leader"], "Targets of the clients: all addresses in turn, or the leader only"),
+        choice("api", &["huskv", "etcd"], "API of the system under test: huskv, or the JSON gateway of etcd 3"),
+        choice("op", &["put", "get", "mixed"], "Operations of the clients"),
+        number("reads", "50", (0, 100), "Percentage of reads, for mixed"),
+        switch("stale", "Stale reads, without a quorum"),
+        number("clients", "64", (1, MAX_CLIENTS), "Connections, each with one operation at a time"),
+        rate.help("Operations a second of an open loop; without it the loop is closed: each client sends its next operation at once"),
+        flag("duration", "SPAN", "10s", "Length of the measured window, such as 500ms or 30s").value_parser(humantime::parse_duration),
+        flag("warmup", "SPAN", "2s", "Time before the measured window").value_parser(humantime::parse_duration),
+        number("keys", "10000", (1, MAX_KEYS), "Number of keys"),
+        choice("distribution", &["uniform", "zipf"], "Distribution of keys"),
+        flag("prefix", "TEXT", "bench-", "Prefix of all keys").value_parser(unescaped),
+        number("value-bytes", "256", (0, MAX_VALUE_BYTES), "Size of values"),
         switch("no-load", "Do not put every key once before reads"),
-        number("threads", "1", (1, MOST_THREADS), "Threads of the generator"),
-        number("seed", "1", (0, u64::MAX), "Where the random numbers begin"),
-        list("pids", "LIST").value_delimiter(',').value_parser(value_parser!(u32)).help("Servers on this machine whose CPU time is told"),
-        list("disk", "DIRECTORY").value_parser(value_parser!(PathBuf)).help("Say first what a sync costs on the disk of this directory"),
-        switch("json", "Answer with one JSON object"),
-        switch("no-progress", "No line a second on stderr"),
+        number("threads", "1", (1, MAX_THREADS), "Generator threads"),
+        number("seed", "1", (0, u64::MAX), "Seed of the random numbers"),
+        list("pids", "LIST").value_delimiter(',').value_parser(value_parser!(u32)).help("Processes on this machine whose CPU time is measured"),
+        list("disk", "DIRECTORY").value_parser(value_parser!(PathBuf)).help("First measure the fsync latency of the disk of this directory"),
+        switch("json", "Print the report as one JSON object"),
+        switch("no-progress", "No progress line every second on stderr"),
     ])
 }
 
-/// A span such as 500ms, 10s or 2m.
-fn span(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let each = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        _ => return Err("give a number and ms, s or m, such as 10s".into()),
-    };
-    let number: u32 = digits.parse().map_err(|_| "give a whole number and ms, s or m, such as 10s".to_owned())?;
-    Ok(Duration::from_millis(u64::from(number) * each))
-}
-
-/// Text that needs no escape in a path or in JSON.
-fn plain(text: &str) -> Result<String, String> {
+/// Checks that a text needs no escape in a path or in JSON.
+fn unescaped(text: &str) -> Result<String, String> {
     let fits = text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     fits.then(|| text.to_owned()).ok_or_else(|| "at most 64 of A-Z a-z 0-9 . _ -".into())
 }
 
 impl Plan {
-    /// Reads the flags.
+    /// Parses the flags.
     ///
     /// # Errors
-    /// What is wrong with them together.
-    pub(super) fn of(matches: &ArgMatches) -> Result<Self, String> {
+    /// A message where flags contradict each other.
+    pub(super) fn new(matches: &ArgMatches) -> Result<Self, String> {
         let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or_default();
         let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
         let word = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
         let span = |name: &str| matches.get_one::<Duration>(name).copied().unwrap_or_default();
         let key_count = number("keys");
         let distribution = word("distribution");
+        // `--op put` and `--op get` are the ends of the scale of `--reads`.
         let reads = match word("op").as_str() {
             "put" => 0,
             "get" => 100,
@@ -163,7 +161,7 @@ impl Plan {
             threads: size("threads").min(size("clients")),
             reads,
             stale: matches.get_flag("stale"),
-            shape: rate.map_or(Shape::Closed, |rate| Shape::Open(*rate as f64)),
+            model: rate.map_or(LoadModel::Closed, |rate| LoadModel::Open(*rate as f64)),
             warmup: span("warmup"),
             duration: span("duration"),
             key_count,
@@ -171,7 +169,7 @@ impl Plan {
             distribution,
             prefix: word("prefix"),
             value_bytes: size("value-bytes"),
-            load: reads > 0 && !matches.get_flag("no-load"),
+            preload: reads > 0 && !matches.get_flag("no-load"),
             seed: number("seed"),
             processes: matches.get_many::<u32>("pids").unwrap_or_default().map(u32::to_string).collect(),
             disk: matches.get_one::<PathBuf>("disk").cloned(),
@@ -194,7 +192,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Everything about it in one line.
+    /// Describes the run in one line.
     pub(super) fn describe(&self) -> String {
         let operations = match self.reads {
             0 => "puts".to_owned(),
@@ -202,13 +200,13 @@ impl Plan {
             100 => "gets".to_owned(),
             reads => format!("{reads} % gets, {} % puts", 100 - reads),
         };
-        let shape = match self.shape {
-            Shape::Open(rate) => format!("open loop at {rate} a second"),
+        let model = match self.model {
+            LoadModel::Open(rate) => format!("open loop at {rate} a second"),
             _ => "closed loop".to_owned(),
         };
         let Self { clients, key_count, distribution, value_bytes, .. } = self;
         format!(
-            "{operations}, {clients} clients, {shape}, {key_count} keys ({distribution}), {value_bytes}-byte values"
+            "{operations}, {clients} clients, {model}, {key_count} keys ({distribution}), {value_bytes}-byte values"
         )
     }
 }
@@ -218,23 +216,22 @@ mod tests {
     use super::*;
 
     fn plan(arguments: &[&str]) -> Result<Plan, String> {
-        let command = arguments_of_a_test();
         let matches =
-            command.try_get_matches_from([&["bench"], arguments].concat()).map_err(|error| error.to_string())?;
-        Plan::of(&matches)
+            command().try_get_matches_from([&["bench"], arguments].concat()).map_err(|error| error.to_string())?;
+        Plan::new(&matches)
     }
 
-    fn arguments_of_a_test() -> Command {
+    fn command() -> Command {
         arguments(Command::new("bench"))
     }
 
     #[test]
-    fn flags_make_a_plan() {
-        arguments_of_a_test().debug_assert();
+    fn flags_are_parsed_into_a_plan() {
+        command().debug_assert();
         let closed = plan(&[]).unwrap();
-        assert_eq!((closed.reads, closed.shape, closed.clients, closed.load), (0, Shape::Closed, 64, false));
+        assert_eq!((closed.reads, closed.model, closed.clients, closed.preload), (0, LoadModel::Closed, 64, false));
         let open = plan(&["--op", "mixed", "--rate", "500", "--to", "a:1, b:2", "--pids", "1,2"]).unwrap();
-        assert_eq!((open.reads, open.shape, open.load), (50, Shape::Open(500.0), true));
+        assert_eq!((open.reads, open.model, open.preload), (50, LoadModel::Open(500.0), true));
         assert_eq!(
             (open.addresses, open.processes),
             (vec!["a:1".to_owned(), "b:2".into()], vec!["1".into(), "2".into()])
@@ -246,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn an_error_names_the_wrong_flag() {
         for (arguments, word) in [
             (&["--duration", "10"][..], "10s"),
             (&["--duration", "0s"], "zero"),

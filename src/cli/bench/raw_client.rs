@@ -1,68 +1,68 @@
-//! One connection: a request goes out, its answer comes in, and so on.
+//! Minimal HTTP/1.1 client: one connection, one request at a time.
 //!
-//! Why: the generator shares its machine with what it measures, so it must cost less than a server. A general HTTP client
-//! takes as much CPU for a request as the node does; this one writes bytes that are there already and looks only for
-//! what it needs in the answer.
+//! Why: the generator shares its machine with the system under test, so it must use less CPU than a server. A general
+//! HTTP client uses as much for a request as the node does; this one writes prepared bytes and parses only the status,
+//! the length and the connection header.
 //!
-//! Laws: one request at a time. After a failure the connection is closed, and the next request dials again.
+//! Invariants: after a failure the connection is closed, and the next request dials again.
 //!
-//! Not here: what is asked (`api`), and how long anybody waits (`load`).
+//! See also: `api` for the requests, `load` for the timeout.
 
 use std::io::{Error, ErrorKind, Result};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The most bytes that the head of an answer may have.
-const HEAD_BYTES: usize = 64 << 10;
+/// The maximum size of the head of a response.
+const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// The most bytes that the body of an answer may have.
-const BODY_BYTES: usize = 64 << 20;
+/// The maximum size of the body of a response.
+const MAX_BODY_BYTES: usize = 64 << 20;
 
-/// How much is read at once.
+/// The size of a read.
 const READ_BYTES: usize = 16 << 10;
 
-/// How a chunked body ends. What is asked for here is JSON, in which these bytes occur nowhere else.
+/// The end of a chunked body. The bodies are JSON, in which these bytes cannot occur.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// A connection to one address, dialled when it is needed.
 pub(crate) struct RawClient {
     address: String,
     stream: Option<TcpStream>,
-    read: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
-/// What the head of an answer says.
+/// The parsed head of a response.
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
     status: u16,
-    /// Where the body begins.
-    begins: usize,
-    /// How long it is; none where it is chunked.
+    /// The offset of the body.
+    body_start: usize,
+    /// The length of the body; none where it is chunked.
     length: Option<usize>,
     closes: bool,
 }
 
 impl RawClient {
-    /// A line to `address`, not dialled yet.
-    pub(crate) fn to(address: &str) -> Self {
-        Self { address: address.to_owned(), stream: None, read: Vec::new() }
+    /// Creates a client of `address` without a connection.
+    pub(crate) fn new(address: &str) -> Self {
+        Self { address: address.to_owned(), stream: None, buffer: Vec::new() }
     }
 
-    /// Where it leads.
+    /// The address of the server.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// Closes the connection, where there is one.
-    pub(crate) fn hang_up(&mut self) {
+    /// Closes the connection, if there is one.
+    pub(crate) fn close(&mut self) {
         self.stream = None;
     }
 
-    /// Dials, where that is needed.
+    /// Connects, if there is no connection.
     ///
     /// # Errors
-    /// Where nobody answers.
+    /// Where the connection is refused.
     pub(crate) async fn dial(&mut self) -> Result<()> {
         if self.stream.is_none() {
             let stream = TcpStream::connect(&self.address).await?;
@@ -72,61 +72,62 @@ impl RawClient {
         Ok(())
     }
 
-    /// Sends a whole request and waits for the whole answer: its status and its body, chunk heads included.
+    /// Sends a request and reads the whole response: its status and its body, with chunk sizes included.
     ///
     /// # Errors
-    /// Where the connection breaks or what comes is no HTTP. Cancelled, the connection must be closed with
-    /// [`RawClient::hang_up`].
+    /// Where the connection breaks or the response is not HTTP. After a cancellation the connection must be closed with
+    /// [`RawClient::close`].
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<(u16, &[u8])> {
         self.dial().await?;
         let stream = self.stream.as_mut().ok_or(ErrorKind::NotConnected)?;
-        let result = converse(stream, request, &mut self.read).await;
+        let result = send_and_read(stream, request, &mut self.buffer).await;
         if result.as_ref().map_or(true, |(head, _)| head.closes) {
             self.stream = None;
         }
         let (head, end) = result?;
-        Ok((head.status, &self.read[head.begins..end]))
+        Ok((head.status, &self.buffer[head.body_start..end]))
     }
 }
 
-async fn converse(stream: &mut TcpStream, request: &[u8], read: &mut Vec<u8>) -> Result<(Head, usize)> {
+async fn send_and_read(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> Result<(Head, usize)> {
     stream.write_all(request).await?;
-    read.clear();
+    buffer.clear();
     let head = loop {
-        more(stream, read).await?;
-        if let Some(head) = parse(read)? {
+        read_more(stream, buffer).await?;
+        if let Some(head) = parse_head(buffer)? {
             break head;
         }
-        if read.len() > HEAD_BYTES {
+        if buffer.len() > MAX_HEAD_BYTES {
             return Err(Error::new(ErrorKind::InvalidData, "the head of the answer has no end"));
         }
     };
     loop {
-        let whole = match head.length {
-            Some(length) => read.len() >= head.begins + length,
-            None => read[head.begins..].ends_with(LAST_CHUNK),
+        // With a length the body ends there; a chunked one ends with the chunk of size 0.
+        let is_complete = match head.length {
+            Some(length) => buffer.len() >= head.body_start + length,
+            None => buffer[head.body_start..].ends_with(LAST_CHUNK),
         };
-        if whole {
-            let end = head.length.map_or(read.len(), |length| head.begins + length);
+        if is_complete {
+            let end = head.length.map_or(buffer.len(), |length| head.body_start + length);
             return Ok((head, end));
         }
-        if read.len() > HEAD_BYTES + BODY_BYTES {
+        if buffer.len() > MAX_HEAD_BYTES + MAX_BODY_BYTES {
             return Err(Error::new(ErrorKind::InvalidData, "the answer is too long"));
         }
-        more(stream, read).await?;
+        read_more(stream, buffer).await?;
     }
 }
 
-async fn more(stream: &mut TcpStream, read: &mut Vec<u8>) -> Result<()> {
-    read.reserve(READ_BYTES);
-    match stream.read_buf(read).await? {
+async fn read_more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<()> {
+    buffer.reserve(READ_BYTES);
+    match stream.read_buf(buffer).await? {
         0 => Err(Error::new(ErrorKind::UnexpectedEof, "the connection was closed")),
         _ => Ok(()),
     }
 }
 
-/// Reads the head of an answer, once it is all there.
-fn parse(bytes: &[u8]) -> Result<Option<Head>> {
+/// Parses the head of a response; none until it is complete.
+fn parse_head(bytes: &[u8]) -> Result<Option<Head>> {
     let wrong = |what: &'static str| Error::new(ErrorKind::InvalidData, what);
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let text = std::str::from_utf8(&bytes[..end]).map_err(|_| wrong("the head of the answer is no text"))?;
@@ -134,7 +135,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>> {
     let first = lines.next().unwrap_or_default();
     let status = first.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok());
     let status = status.ok_or_else(|| wrong("what answers there does not speak HTTP/1"))?;
-    let mut head = Head { status, begins: end + 4, length: None, closes: false };
+    let mut head = Head { status, body_start: end + 4, length: None, closes: false };
     let mut chunked = false;
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         let value = value.trim();
@@ -146,6 +147,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>> {
             head.closes = value.eq_ignore_ascii_case("close");
         }
     }
+    // A body that ends with the connection would make every response look complete or never complete.
     if head.length.is_none() && !chunked {
         return Err(wrong("the answer does not say how long it is"));
     }
@@ -158,22 +160,22 @@ mod tests {
     use tokio::net::TcpListener;
 
     #[test]
-    fn heads_are_understood() {
+    fn heads_are_parsed() {
         let text = b"HTTP/1.1 404 Not Found\r\ncontent-length: 3\r\nConnection: close\r\n\r\nabc";
-        let head = parse(text).unwrap().unwrap();
-        assert_eq!(head, Head { status: 404, begins: text.len() - 3, length: Some(3), closes: true });
-        assert_eq!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n").unwrap(), None);
-        let chunked = parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().unwrap();
+        let head = parse_head(text).unwrap().unwrap();
+        assert_eq!(head, Head { status: 404, body_start: text.len() - 3, length: Some(3), closes: true });
+        assert_eq!(parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n").unwrap(), None);
+        let chunked = parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().unwrap();
         assert_eq!((chunked.status, chunked.length, chunked.closes), (200, None, false));
         for bad in ["SSH-2.0\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"] {
-            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+            assert!(parse_head(bad.as_bytes()).is_err(), "{bad}");
         }
     }
 
     #[tokio::test]
-    async fn answers_are_read_to_their_end_and_a_closed_line_is_dialled_again() {
+    async fn responses_are_read_to_their_end_and_a_closed_connection_is_dialled_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut line = RawClient::to(&listener.local_addr().unwrap().to_string());
+        let mut client = RawClient::new(&listener.local_addr().unwrap().to_string());
         let server = tokio::spawn(async move {
             for pieces in [
                 &["HTTP/1.1 200 OK\r\nContent-Len", "gth: 4\r\n\r\nab", "cd"][..],
@@ -189,12 +191,12 @@ mod tests {
                 }
             }
         });
-        assert_eq!(line.exchange(b"?").await.unwrap(), (200, &b"abcd"[..]));
-        assert!(line.exchange(b"?").await.is_err(), "the other end has gone");
-        assert_eq!(line.exchange(b"?").await.unwrap(), (200, &b"2\r\nab\r\n0\r\n\r\n"[..]));
-        line.hang_up();
-        assert_eq!(line.exchange(b"?").await.unwrap(), (503, &b""[..]));
-        assert!(line.stream.is_none());
+        assert_eq!(client.exchange(b"?").await.unwrap(), (200, &b"abcd"[..]));
+        assert!(client.exchange(b"?").await.is_err(), "the server has closed the connection");
+        assert_eq!(client.exchange(b"?").await.unwrap(), (200, &b"2\r\nab\r\n0\r\n\r\n"[..]));
+        client.close();
+        assert_eq!(client.exchange(b"?").await.unwrap(), (503, &b""[..]));
+        assert!(client.stream.is_none());
         server.await.unwrap();
     }
 }

@@ -1,28 +1,30 @@
-//! What a run has seen: latencies, failures, and how many operations there were when.
+//! Recorder of latencies, throughput and failures.
 //!
-//! Why: one place counts, so that the progress line, the table and the JSON cannot disagree.
+//! Why: the progress line, the table and the JSON are made from the same counters, so that they cannot disagree.
 //!
-//! Laws: times are in microseconds. Only operations that were due in the measured window count as latency; only those
-//! that ended in it count as throughput. A failure counts as neither.
+//! Invariants: times are in microseconds. Only operations that were due in the measured window count as latency; only
+//! those that ended in it count as throughput. A failure counts as neither.
 //!
-//! Not here: who operates (`load`), and how it is shown (`report`).
+//! Example: window 1 000 to 2 000. Due 900, ended 1 100: throughput only. Due 1 900, ended 2 500: latency 600 only.
+//!
+//! See also: `load` for the operations, `report` for the output.
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use super::api::{Ending, Kind};
+use super::api::{Operation, OperationResult};
 
-/// Digits that a latency keeps.
+/// The significant digits of a latency.
 const DIGITS: u8 = 3;
 
-/// The longest latency that is told from longer ones, in microseconds: ten minutes.
-const MOST_US: u64 = 600_000_000;
+/// The maximum recorded latency, in microseconds: ten minutes.
+const MAX_US: u64 = 600_000_000;
 
-/// The most kinds of failures that are told apart.
-const MOST_FAILURES: usize = 20;
+/// The maximum number of distinct failure reasons.
+const MAX_REASONS: usize = 20;
 
-/// The kind of all further failures.
+/// The reason of all further failures.
 const OTHERS: &str = "others";
 
 /// The measured window, in microseconds since the run began.
@@ -35,35 +37,35 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Whether a moment is in it.
-    pub(crate) fn holds(&self, at: u64) -> bool {
+    /// Whether the window contains a time.
+    pub(crate) fn contains(&self, at: u64) -> bool {
         (self.begins..self.ends).contains(&at)
     }
 }
 
-/// Counts of one thread, or of all once they were added up.
+/// The counters of one thread, or the sum of all threads.
 pub(crate) struct Recorder {
     /// Latencies of writes.
     pub puts: Histogram<u64>,
     /// Latencies of reads.
     pub gets: Histogram<u64>,
-    /// Latencies of both since it was last looked at, whatever the window.
+    /// Latencies of both since the last sample, in or outside the window.
     pub recent: Histogram<u64>,
-    /// How many operations ended well in the window.
+    /// Successes in the window.
     pub done: u64,
-    /// How many reads of those found nothing.
+    /// Reads among them that found no key.
     pub missing: u64,
-    /// Failures in the window, by kind.
+    /// Failures in the window, by reason.
     pub failures: BTreeMap<String, u64>,
 }
 
-/// An empty histogram of microseconds. One without a maximum would be clipped by `saturating_record` at its first size.
+/// Creates a histogram of microseconds. Without a maximum `saturating_record` would clip at the initial size.
 pub(crate) fn latencies() -> Histogram<u64> {
-    Histogram::new_with_max(MOST_US, DIGITS).expect("three digits up to ten minutes are allowed")
+    Histogram::new_with_max(MAX_US, DIGITS).expect("three digits up to ten minutes are allowed")
 }
 
 impl Recorder {
-    /// Nothing yet.
+    /// Creates empty counters.
     pub(crate) fn new() -> Self {
         Self {
             puts: latencies(),
@@ -75,54 +77,69 @@ impl Recorder {
         }
     }
 
-    /// Takes in an operation that was due at one moment and ended at another.
-    pub(crate) fn take(&mut self, window: Window, kind: Kind, (due, ended): (u64, u64), ending: Ending) {
+    /// Records an operation with its due time and its end.
+    pub(crate) fn record(
+        &mut self,
+        window: Window,
+        operation: Operation,
+        (due, ended): (u64, u64),
+        result: OperationResult,
+    ) {
         let latency = ended.saturating_sub(due);
-        if let Ending::Failed(why) = ending {
-            if window.holds(ended) {
-                let known = self.failures.contains_key(&why) || self.failures.len() < MOST_FAILURES;
-                *self.failures.entry(if known { why } else { OTHERS.into() }).or_default() += 1;
+        if let OperationResult::Failed(reason) = result {
+            if window.contains(ended) {
+                // A reason may hold an address or an index; without a bound a long run would keep a counter for each.
+                let known = self.failures.contains_key(&reason) || self.failures.len() < MAX_REASONS;
+                *self.failures.entry(if known { reason } else { OTHERS.into() }).or_default() += 1;
             }
             return;
         }
         self.recent.saturating_record(latency);
-        if window.holds(ended) {
+        // Throughput counts what ended in the window, latency what was due in it: an operation of the warm-up that
+        // ends late must not distort the latencies, and one that ends after the window must not be lost.
+        if window.contains(ended) {
             self.done += 1;
-            self.missing += u64::from(ending == Ending::Missing);
+            self.missing += u64::from(result == OperationResult::Missing);
         }
-        if window.holds(due) {
-            self.latencies(kind).saturating_record(latency);
-        }
-    }
-
-    /// Takes in operations that were due at these moments and had not even begun when the run ended: they took at least
-    /// so long.
-    pub(crate) fn take_unsent(&mut self, window: Window, kind: Kind, due: impl Iterator<Item = u64>, end: u64) {
-        for due in due.filter(|due| window.holds(*due)) {
-            self.latencies(kind).saturating_record(end.saturating_sub(due));
+        if window.contains(due) {
+            self.latencies(operation).saturating_record(latency);
         }
     }
 
-    fn latencies(&mut self, kind: Kind) -> &mut Histogram<u64> {
-        match kind {
-            Kind::Put => &mut self.puts,
-            Kind::Get => &mut self.gets,
+    /// Records operations that were due at these times and not sent when the run ended at `end`: they took at least
+    /// until then.
+    pub(crate) fn record_unsent(
+        &mut self,
+        window: Window,
+        operation: Operation,
+        due: impl Iterator<Item = u64>,
+        end: u64,
+    ) {
+        for due in due.filter(|due| window.contains(*due)) {
+            self.latencies(operation).saturating_record(end.saturating_sub(due));
         }
     }
 
-    /// Adds what another thread has seen.
+    fn latencies(&mut self, operation: Operation) -> &mut Histogram<u64> {
+        match operation {
+            Operation::Put => &mut self.puts,
+            Operation::Get => &mut self.gets,
+        }
+    }
+
+    /// Adds the counters of another thread.
     pub(crate) fn add(&mut self, other: &Self) {
-        // They all have the same digits and grow as they must.
+        // `add` fails only for histograms of different bounds.
         self.puts.add(&other.puts).ok();
         self.gets.add(&other.gets).ok();
         self.done += other.done;
         self.missing += other.missing;
-        for (why, times) in &other.failures {
-            *self.failures.entry(why.clone()).or_default() += times;
+        for (reason, times) in &other.failures {
+            *self.failures.entry(reason.clone()).or_default() += times;
         }
     }
 
-    /// How many operations failed.
+    /// The number of failures.
     pub(crate) fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
@@ -135,44 +152,48 @@ mod tests {
     const WINDOW: Window = Window { begins: 1_000, ends: 2_000 };
 
     #[test]
-    fn only_the_window_counts() {
-        let mut record = Recorder::new();
+    fn only_operations_of_the_window_count() {
+        let mut recorder = Recorder::new();
         for (due, ended) in [(500, 900), (900, 1_100), (1_000, 1_001), (1_900, 2_500), (2_000, 2_001)] {
-            record.take(WINDOW, Kind::Put, (due, ended), Ending::Done);
+            recorder.record(WINDOW, Operation::Put, (due, ended), OperationResult::Done);
         }
-        assert_eq!((record.done, record.puts.len(), record.gets.len(), record.recent.len()), (2, 2, 0, 5));
-        assert_eq!((record.puts.min(), record.puts.max()), (1, 600), "what ends late is still a latency");
-        record.take(WINDOW, Kind::Get, (1_500, 1_501), Ending::Missing);
-        record.take(WINDOW, Kind::Get, (1_500, 1_501), Ending::Failed("x".into()));
-        record.take(WINDOW, Kind::Get, (100, 200), Ending::Failed("x".into()));
-        assert_eq!((record.done, record.missing, record.failed(), record.gets.len()), (3, 1, 1, 1));
+        assert_eq!((recorder.done, recorder.puts.len(), recorder.gets.len(), recorder.recent.len()), (2, 2, 0, 5));
+        assert_eq!(
+            (recorder.puts.min(), recorder.puts.max()),
+            (1, 600),
+            "an operation that ends after the window has a latency"
+        );
+        recorder.record(WINDOW, Operation::Get, (1_500, 1_501), OperationResult::Missing);
+        recorder.record(WINDOW, Operation::Get, (1_500, 1_501), OperationResult::Failed("x".into()));
+        recorder.record(WINDOW, Operation::Get, (100, 200), OperationResult::Failed("x".into()));
+        assert_eq!((recorder.done, recorder.missing, recorder.failed(), recorder.gets.len()), (3, 1, 1, 1));
         let mut sum = Recorder::new();
-        sum.add(&record);
-        sum.add(&record);
+        sum.add(&recorder);
+        sum.add(&recorder);
         assert_eq!((sum.done, sum.failures["x"], sum.puts.len()), (6, 2, 4));
     }
 
     #[test]
-    fn operations_that_never_began_are_not_forgotten() {
-        let mut record = Recorder::new();
-        record.take_unsent(WINDOW, Kind::Put, [900, 1_200, 1_900, 2_100].into_iter(), 2_000);
-        assert_eq!((record.puts.len(), record.puts.min(), record.puts.max(), record.done), (2, 100, 800, 0));
+    fn operations_that_were_never_sent_count_as_latency() {
+        let mut recorder = Recorder::new();
+        recorder.record_unsent(WINDOW, Operation::Put, [900, 1_200, 1_900, 2_100].into_iter(), 2_000);
+        assert_eq!((recorder.puts.len(), recorder.puts.min(), recorder.puts.max(), recorder.done), (2, 100, 800, 0));
     }
 
     #[test]
-    fn long_latencies_are_kept() {
-        let mut record = Recorder::new();
-        record.take(WINDOW, Kind::Get, (1_000, 90_001_000), Ending::Done);
-        let seen = record.gets.max();
+    fn long_latencies_are_not_clipped() {
+        let mut recorder = Recorder::new();
+        recorder.record(WINDOW, Operation::Get, (1_000, 90_001_000), OperationResult::Done);
+        let seen = recorder.gets.max();
         assert!((90_000_000..90_100_000).contains(&seen), "{seen}");
     }
 
     #[test]
-    fn failures_are_bounded() {
-        let mut record = Recorder::new();
+    fn failure_reasons_are_bounded() {
+        let mut recorder = Recorder::new();
         for number in 0..50 {
-            record.take(WINDOW, Kind::Put, (1_000, 1_001), Ending::Failed(number.to_string()));
+            recorder.record(WINDOW, Operation::Put, (1_000, 1_001), OperationResult::Failed(number.to_string()));
         }
-        assert_eq!((record.failures.len(), record.failures[OTHERS], record.failed()), (MOST_FAILURES + 1, 30, 50));
+        assert_eq!((recorder.failures.len(), recorder.failures[OTHERS], recorder.failed()), (MAX_REASONS + 1, 30, 50));
     }
 }

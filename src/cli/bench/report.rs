@@ -1,43 +1,40 @@
-//! The result of a run, as a table for people and as one JSON object for programs.
+//! Report of a run, as a table for people and as one JSON object for programs.
 //!
-//! Laws: both are made from the same numbers. What was not measured is left out.
-//!
-//! Not here: measuring.
+//! Invariants: both are made from the same numbers. What was not measured is left out.
 
 use std::fmt::{self, Display};
 
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use super::load::Shape;
-use super::plan::Plan;
+use super::plan::{LoadModel, Plan};
 use super::recorder::Recorder;
-use super::system::Disk;
+use super::system::DiskTrial;
 
-/// Above this share of its threads the generator is what is measured.
+/// Above this share of its threads the generator is the bottleneck.
 const GENERATOR_BUSY: f64 = 0.9;
 
-/// Everything that is known at the end.
+/// The results of a run.
 pub(super) struct Report<'a> {
-    /// What was to be done.
+    /// The plan.
     pub plan: &'a Plan,
-    /// Whom the clients asked.
+    /// The addresses that the clients used.
     pub addresses: &'a [String],
-    /// What was seen.
-    pub record: Recorder,
-    /// How long was measured, in seconds.
+    /// The counters.
+    pub recorder: Recorder,
+    /// The length of the window, in seconds.
     pub seconds: f64,
-    /// The longest time without any success, in microseconds.
+    /// The longest time without a success, in microseconds.
     pub gap: u64,
-    /// CPU time of this process in the window, in microseconds, where the system tells.
+    /// CPU time of the generator in the window, in microseconds, where the system reports it.
     pub own_cpu: Option<u64>,
-    /// CPU time of all servers, where they were named.
+    /// CPU time of all servers, where their processes were given.
     pub server_cpu: Option<u64>,
-    /// What the disk is worth.
-    pub disk: Option<&'a Disk>,
+    /// The trial of the disk.
+    pub disk: Option<&'a DiskTrial>,
 }
 
-/// Latencies that are shown: name and quantile.
+/// The quantiles of the report, with their names.
 const QUANTILES: [(&str, f64); 5] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
 fn millis(micros: f64) -> f64 {
@@ -62,16 +59,16 @@ fn latencies(of: &Histogram<u64>) -> Value {
 
 impl Report<'_> {
     fn rate(&self) -> f64 {
-        self.record.done as f64 / self.seconds
+        self.recorder.done as f64 / self.seconds
     }
 
-    /// CPU of the servers for one operation, in microseconds.
+    /// CPU time of the servers per operation, in microseconds.
     fn server_us(&self) -> Option<f64> {
-        let operations = self.record.done + self.record.failed();
+        let operations = self.recorder.done + self.recorder.failed();
         self.server_cpu.filter(|_| operations > 0).map(|cpu| cpu as f64 / operations as f64)
     }
 
-    /// Cores that the generator used.
+    /// The cores that the generator used.
     fn own_cores(&self) -> Option<f64> {
         self.own_cpu.map(|cpu| cpu as f64 / 1e6 / self.seconds)
     }
@@ -81,19 +78,19 @@ impl Report<'_> {
     }
 
     fn kinds(&self) -> impl Iterator<Item = (&'static str, &Histogram<u64>)> {
-        [("put", &self.record.puts), ("get", &self.record.gets)].into_iter().filter(|(_, seen)| !seen.is_empty())
+        [("put", &self.recorder.puts), ("get", &self.recorder.gets)].into_iter().filter(|(_, seen)| !seen.is_empty())
     }
 
-    /// The result as JSON.
+    /// The report as JSON.
     pub(super) fn json(&self) -> Value {
         let plan = self.plan;
-        let offered = if let Shape::Open(rate) = plan.shape { Some(rate) } else { None };
+        let offered = if let LoadModel::Open(rate) = plan.model { Some(rate) } else { None };
         let mut object = json!({
             "addresses": self.addresses, "clients": plan.clients, "threads": plan.threads, "reads_percent": plan.reads,
             "stale": plan.stale, "open_loop_rate": offered, "keys": plan.key_count, "distribution": plan.distribution,
             "value_bytes": plan.value_bytes, "seconds": self.seconds, "ops_per_second": rounded(self.rate()),
-            "done": self.record.done, "missing": self.record.missing, "failed": self.record.failed(),
-            "failures": self.record.failures, "longest_gap_ms": rounded(millis(self.gap as f64)),
+            "done": self.recorder.done, "missing": self.recorder.missing, "failed": self.recorder.failed(),
+            "failures": self.recorder.failures, "longest_gap_ms": rounded(millis(self.gap as f64)),
             "generator_busy": self.generator_is_busy(),
         });
         for (kind, seen) in self.kinds() {
@@ -108,7 +105,7 @@ impl Report<'_> {
         if let Some(disk) = self.disk {
             object["disk"] = json!({
                 "directory": disk.directory, "syncs_per_second": rounded(disk.syncs_per_second),
-                "latency": latencies(&disk.latency), "verdict": disk.verdict(),
+                "latency": latencies(&disk.latency), "verdict": disk.assessment(),
             });
         }
         object
@@ -117,9 +114,9 @@ impl Report<'_> {
 
 impl Display for Report<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let record = &self.record;
+        let recorder = &self.recorder;
         writeln!(out, "{}, asking {}", self.plan.describe(), self.addresses.join(", "))?;
-        let (done, failed) = (record.done, record.failed());
+        let (done, failed) = (recorder.done, recorder.failed());
         writeln!(out, "  {:.0} op/s over {:.1} s: {done} done, {failed} failed", self.rate(), self.seconds)?;
         write!(out, "  {:>6}{:>10}{:>10}", "ms", "count", "mean")?;
         QUANTILES.iter().try_for_each(|(name, _)| write!(out, "{name:>10}"))?;
@@ -130,11 +127,11 @@ impl Display for Report<'_> {
             }
         }
         writeln!(out)?;
-        for (why, times) in &record.failures {
-            writeln!(out, "  failed {times} times: {why}")?;
+        for (reason, times) in &recorder.failures {
+            writeln!(out, "  failed {times} times: {reason}")?;
         }
-        if record.missing > 0 {
-            writeln!(out, "  {} reads found nothing", record.missing)?;
+        if recorder.missing > 0 {
+            writeln!(out, "  {} reads found nothing", recorder.missing)?;
         }
         writeln!(out, "  longest time without any success: {:.1} ms", millis(self.gap as f64))?;
         if let Some(us) = self.server_us() {
@@ -146,9 +143,12 @@ impl Display for Report<'_> {
         }
         if let Some(disk) = self.disk {
             let p99 = millis(disk.latency.value_at_quantile(0.99) as f64);
-            let Disk { directory, syncs_per_second, .. } = disk;
-            let verdict = disk.verdict();
-            writeln!(out, "  disk of {directory}: {syncs_per_second:.0} syncs/s of 4 KiB, p99 {p99:.2} ms: {verdict}")?;
+            let DiskTrial { directory, syncs_per_second, .. } = disk;
+            let assessment = disk.assessment();
+            writeln!(
+                out,
+                "  disk of {directory}: {syncs_per_second:.0} syncs/s of 4 KiB, p99 {p99:.2} ms: {assessment}"
+            )?;
         }
         Ok(())
     }

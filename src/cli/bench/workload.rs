@@ -1,29 +1,29 @@
-//! Which key and which value an operation has.
+//! Workload: the keys and values of operations.
 //!
-//! Why: a benchmark is only as honest as its keys. Uniform ones miss every cache, zipf ones hit the same few as real
-//! traffic does; both must cost the generator almost nothing.
+//! Why: the key distribution decides what a benchmark measures. Uniform keys miss every cache; zipf keys hit a few hot
+//! keys, as real traffic does. Both must cost the generator almost nothing.
 //!
-//! Laws: the same seed gives the same sequence. Popular keys are spread over the whole range, not its beginning.
+//! Invariants: the same seed gives the same sequence. Hot keys are spread over the whole range.
 //!
-//! Not here: how an operation is written as a request (`api`).
+//! See also: `api` for the requests.
 
-/// How skewed zipf keys are; the usual constant of YCSB.
+/// The skew of zipf keys; the default of YCSB.
 const THETA: f64 = 0.99;
 
-/// A prime above any number of keys, so that multiplying by it moves ranks without two of them meeting.
+/// A prime above any number of keys: multiplying ranks by it modulo the number of keys is a permutation.
 const SPREAD: u64 = 2_654_435_761;
 
-/// The most keys; below [`SPREAD`].
-pub(crate) const MOST_KEYS: u64 = 1_000_000_000;
+/// The maximum number of keys; below [`SPREAD`].
+pub(crate) const MAX_KEYS: u64 = 1_000_000_000;
 
-/// How much random text values are cut from, beside the length of one.
+/// The size of the random text that values are slices of, without the length of one value.
 const POOL_BYTES: usize = 64 << 10;
 
-/// A small, fast source of random numbers (splitmix64, Steele and others 2014).
+/// A small, fast random number generator (splitmix64, Steele and others 2014).
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// A source that begins with `seed`.
+    /// Creates a generator with `seed`.
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -37,24 +37,25 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`, 0 where that is 0.
+    /// A number below `bound`; 0 for a bound of 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        // The high half of a 64 x 64 bit product: uniform without a division (Lemire 2019); the bias is below 2^-32.
         let wide = u128::from(self.next()) * u128::from(bound);
         (wide >> 64) as u64
     }
 
-    /// A number from 0 up to, but not, 1.
+    /// A number in [0, 1).
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
-/// How keys are chosen out of so many.
+/// The distribution of keys, with their number.
 #[derive(Debug, Clone)]
 pub(crate) enum Keys {
-    /// Each as likely as any other.
+    /// Each key is equally likely.
     Uniform(u64),
-    /// Few of them most of the time.
+    /// Few keys are hot.
     Zipf(Zipf),
 }
 
@@ -69,21 +70,22 @@ pub(crate) struct Zipf {
 }
 
 impl Keys {
-    /// Zipf keys out of `count`; takes a moment for many.
+    /// Creates the zipf distribution of `count` keys, in time linear in `count`.
     pub(crate) fn zipf(count: u64) -> Self {
         let zeta = |count: u64| (1..=count).map(|rank| (rank as f64).powf(-THETA)).sum::<f64>();
         let all = zeta(count);
+        // The constants of Gray's approximation; `zeta(2)` is that of the two hottest keys.
         let eta = (1.0 - (2.0 / count as f64).powf(1.0 - THETA)) / (1.0 - zeta(2) / all);
         Self::Zipf(Zipf { count, zeta: all, second: 1.0 + 0.5_f64.powf(THETA), alpha: 1.0 / (1.0 - THETA), eta })
     }
 
-    /// The number of a key.
+    /// Draws a key.
     pub(crate) fn pick(&self, random: &mut Random) -> u64 {
         match self {
             Self::Uniform(count) => random.below(*count),
             Self::Zipf(zipf) => {
                 let rank = zipf.rank(random.unit());
-                // No multiplication of two numbers below 2^32 overflows.
+                // Both factors are below 2^32, so the product does not overflow.
                 rank * SPREAD % zipf.count
             }
         }
@@ -92,6 +94,8 @@ impl Keys {
 
 impl Zipf {
     fn rank(&self, unit: f64) -> u64 {
+        // Inverse transform: the ranks 0 and 1 exactly, the others by Gray's approximation, in constant time.
+        // For 1 000 keys zeta is about 7.7, so the hottest key gets 1 / 7.7 = 13 % of the operations.
         let place = unit * self.zeta;
         if place < 1.0 || self.count == 1 {
             return 0;
@@ -104,7 +108,7 @@ impl Zipf {
     }
 }
 
-/// Random text to cut values from.
+/// Random values, as slices of a pool of text.
 pub(crate) struct Values {
     pool: Vec<u8>,
     length: usize,
@@ -118,8 +122,8 @@ impl Values {
         Self { pool, length }
     }
 
-    /// One of them.
-    pub(crate) fn cut(&self, random: &mut Random) -> &[u8] {
+    /// Draws a value.
+    pub(crate) fn pick(&self, random: &mut Random) -> &[u8] {
         let from = random.below(POOL_BYTES as u64) as usize;
         &self.pool[from..from + self.length]
     }
@@ -130,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_seed_gives_one_sequence() {
+    fn the_same_seed_gives_the_same_sequence() {
         let draw =
             |seed| (0..5).map(|_| 0).scan(Random::new(seed), |random, _: i32| Some(random.next())).collect::<Vec<_>>();
         assert_eq!(draw(7), draw(7));
@@ -148,17 +152,17 @@ mod tests {
     }
 
     #[test]
-    fn uniform_keys_are_all_there_and_none_is_popular() {
+    fn uniform_keys_are_equally_frequent() {
         let seen = counts(&Keys::Uniform(100), 100);
         assert!(seen.iter().all(|times| (800..1200).contains(times)), "{seen:?}");
     }
 
     #[test]
-    fn zipf_keys_are_few_spread_and_as_often_as_the_law_says() {
+    fn zipf_keys_are_skewed_as_the_distribution_says_and_spread_over_the_range() {
         let mut seen = counts(&Keys::zipf(1000), 1000);
         // 1 / zeta(1000, 0.99) of them are the first.
         assert!((12_000..14_500).contains(&seen[0]), "{}", seen[0]);
-        assert!(seen[1] < 2_000, "the second most popular stands elsewhere");
+        assert!(seen[1] < 2_000, "the second hottest key is elsewhere");
         seen.sort_unstable();
         assert!(seen[999 - 1] > 5_000 && seen[500] < 100, "{:?}", &seen[990..]);
         assert_eq!(counts(&Keys::zipf(1), 1), [100_000]);
@@ -166,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn values_have_their_length_and_differ() {
+    fn values_have_the_given_length_and_differ() {
         let mut random = Random::new(3);
         let values = Values::new(256, &mut random);
-        let first = values.cut(&mut random).to_vec();
+        let first = values.pick(&mut random).to_vec();
         assert_eq!(first.len(), 256);
-        assert_ne!(first, values.cut(&mut random));
-        assert!(Values::new(0, &mut random).cut(&mut random).is_empty());
+        assert_ne!(first, values.pick(&mut random));
+        assert!(Values::new(0, &mut random).pick(&mut random).is_empty());
     }
 }

@@ -1,12 +1,13 @@
-//! `huskv status`: what nodes do, one line each, and an exit code that says whether they take requests.
+//! `huskv status`: prints the state of nodes, a line each, with an exit code for readiness.
 //!
-//! Why: scripts and container engines ask a node whether it is ready without curl and without reading JSON. Without
-//! arguments it asks the node that the same environment starts, so inside a container it needs none.
+//! Why: scripts and container engines probe readiness without curl and without parsing JSON. Without arguments it asks
+//! the node that the same environment starts, so a container's health check needs no flags.
 //!
-//! Laws: a node is ready when it answers, belongs to a cluster, knows who leads and does not lag behind: as `/readyz` says. Exit code 0 only where every node
-//! that was asked is ready, 1 otherwise, 2 for a wrong setting. It asks each node once and changes nothing.
+//! Invariants: a node is ready when it responds, belongs to a cluster, knows its leader and does not lag behind, as
+//! `/readyz` defines it. Exit code 0 only if every node is ready, 1 otherwise, 2 for a wrong setting. Each node gets one
+//! request, which changes nothing.
 //!
-//! Not here: what stats mean (`node_summary`).
+//! See also: `node_summary` for the meaning of the stats.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -15,19 +16,20 @@ use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::node_summary::{NodeSummary, role};
-use crate::cli::{FAILED, USAGE, common, complain, endpoints};
+use crate::cli::exit::{FAILED, USAGE, exit_code, print_error};
+use crate::cli::{common, endpoints};
 use crate::client::Direct;
 
 /// The name of the subcommand.
 const NAME: &str = "status";
 
-/// How long a node may take to answer.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// The timeout of a request.
+const STATS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The subcommand.
 pub(crate) fn command() -> Command {
     Command::new(NAME)
-        .about("Say what nodes do")
+        .about("Print the state of nodes, a line each")
         .after_help(
             "Exit codes: 0 every node that was asked takes requests: it belongs to a cluster, knows its leader and does not \
              lag behind it; 1 otherwise, 2 wrong settings.",
@@ -36,76 +38,68 @@ pub(crate) fn command() -> Command {
         .arg(common::json_argument())
 }
 
-/// Asks and tells; the exit code.
+/// Runs the subcommand and returns the exit code.
 pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let endpoints = match endpoints::given(matches) {
         Ok(endpoints) => endpoints,
-        Err(why) => {
-            complain(why);
+        Err(error) => {
+            print_error(error);
             return USAGE;
         }
     };
-    let seen = match common::block_on(look(&endpoints)) {
-        Ok(seen) => seen,
-        Err(ending) => return common::ended(Err(ending)),
+    let results = match common::block_on(fetch_stats(&endpoints)) {
+        Ok(results) => results,
+        Err(error) => return exit_code(Err(error)),
     };
     let json = common::json(matches);
     let lines: Vec<String> = endpoints
         .iter()
-        .zip(&seen)
-        .map(|(endpoint, seen)| match seen {
-            _ if json => object(endpoint, seen.as_ref()),
-            Ok(stats) => format!("{endpoint}: {}", line(&NodeSummary::of(stats))),
-            Err(why) => why.clone(),
+        .zip(&results)
+        .map(|(endpoint, result)| match result {
+            _ if json => object(endpoint, result.as_ref()),
+            Ok(stats) => format!("{endpoint}: {}", line(&NodeSummary::new(stats))),
+            Err(error) => error.clone(),
         })
         .collect();
-    // Where nobody reads it, the exit code still says it.
+    // With stdout closed the exit code is still the result.
     writeln!(io::stdout().lock(), "{}", lines.join("\n")).ok();
-    let all_ready = seen.iter().all(|seen| seen.as_ref().is_ok_and(|stats| NodeSummary::of(stats).ready()));
+    let all_ready = results.iter().all(|stats| stats.as_ref().is_ok_and(|stats| NodeSummary::new(stats).ready()));
     if all_ready { 0 } else { FAILED }
 }
 
-/// What a node said, as one JSON object.
-fn object(endpoint: &str, seen: Result<&Value, &String>) -> String {
-    match seen {
-        Ok(stats) => json!({ "endpoint": endpoint, "ready": NodeSummary::of(stats).ready(), "stats": stats }),
-        Err(why) => json!({ "endpoint": endpoint, "ready": false, "error": why }),
+/// The result of one node as a JSON object.
+fn object(endpoint: &str, result: Result<&Value, &String>) -> String {
+    match result {
+        Ok(stats) => json!({ "endpoint": endpoint, "ready": NodeSummary::new(stats).ready(), "stats": stats }),
+        Err(error) => json!({ "endpoint": endpoint, "ready": false, "error": error }),
     }
     .to_string()
 }
 
-/// The stats of each of `endpoints`, or in one line why there are none.
-async fn look(endpoints: &[String]) -> Vec<Result<Value, String>> {
-    let client = &Direct::new(LOOK_LIMIT);
-    let looks = endpoints.iter().map(|endpoint| async move {
-        let mut answer = client.get(endpoint, "/raft/stats").await.map_err(|error| error.to_string())?;
-        if answer.status == 200 && answer.body["data"].is_object() {
-            return Ok(answer.body["data"].take());
-        }
-        let detail = answer.body["detail"].as_str().unwrap_or("and that is no huskv node");
-        Err(format!("{endpoint}: answers {}: {detail}", answer.status))
-    });
-    futures_util::future::join_all(looks).await
+/// Fetches the stats of each of `endpoints`; an error is one line.
+async fn fetch_stats(endpoints: &[String]) -> Vec<Result<Value, String>> {
+    let client = &Direct::new(STATS_TIMEOUT);
+    let requests =
+        endpoints.iter().map(|endpoint| async move { client.stats(endpoint).await.map_err(|error| error.to_string()) });
+    futures_util::future::join_all(requests).await
 }
 
-/// `node2 follows node1, term 3, 3 voters, applied 17`, and which voters the node does not hear.
-fn line(view: &NodeSummary) -> String {
-    let name = &view.name;
-    let does = match (role(Some(view)), &view.leader) {
-        (does @ ("follows" | "lags behind"), Some(leader)) => format!("{name} {does} {leader}"),
+/// Formats `node2 follows node1, term 3, 3 voters, applied 17`, with warnings.
+fn line(node: &NodeSummary) -> String {
+    let name = &node.stats.node_id;
+    let state = match (role(Some(node)), node.leader()) {
+        (role @ ("follows" | "lags behind"), Some(leader)) => format!("{name} {role} {leader}"),
         ("follows", None) => format!("{name} knows no leader"),
         (role, _) => format!("{name} {role}"),
     };
-    let warnings = [view.warning(), view.space_warning()];
-    let warning: String = warnings.into_iter().flatten().map(|warning| format!(", {warning}")).collect();
-    let why = view.not_ready().filter(|_| view.lags()).map_or_else(String::new, |why| format!("\n  not ready: {why}"));
-    let conflicts: String = view.conflicts.iter().map(|it| format!("\n  identity conflict: {it}")).collect();
-    format!(
-        "{does}, term {}, {} voters, applied {}{warning}{why}{conflicts}",
-        view.term,
-        view.members.len(),
-        view.applied
-    )
+    let warnings = [node.unheard_warning(), node.disk_warning()];
+    let warnings: String = warnings.into_iter().flatten().map(|warning| format!(", {warning}")).collect();
+    let reason = node.not_ready().filter(|_| node.lags()).map(|reason| format!("\n  not ready: {reason}"));
+    let reason = reason.unwrap_or_default();
+    let conflicts = node.stats.identity_conflict.iter();
+    let conflicts: String = conflicts.map(|conflict| format!("\n  identity conflict: {conflict}")).collect();
+    let (term, voters, applied) = (&node.stats.term, node.voters().count(), &node.stats.applied_index);
+    format!("{state}, term {term}, {voters} voters, applied {applied}{warnings}{reason}{conflicts}")
 }
 
 #[cfg(test)]
@@ -113,32 +107,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_the_node_does() {
+    fn a_line_has_the_state_of_the_node_and_its_warnings() {
         let mut stats = json!({
             "node_id": "node2", "state": "Follower", "term": "3", "applied_index": "17",
             "members": [{"raft_id": 1, "role": "voter"}, {"raft_id": 2, "role": "voter"}],
             "leader": {"node_id": "node1", "http_address": "127.0.0.1:2221"},
         });
-        assert_eq!(line(&NodeSummary::of(&stats)), "node2 follows node1, term 3, 2 voters, applied 17");
+        assert_eq!(line(&NodeSummary::new(&stats)), "node2 follows node1, term 3, 2 voters, applied 17");
         stats["members"][0]["node_id"] = json!("node1");
         stats["members"][0]["connected"] = json!(false);
-        let told = ", does not hear node1 (never): no majority";
-        assert_eq!(line(&NodeSummary::of(&stats)), format!("node2 follows node1, term 3, 2 voters, applied 17{told}"));
+        let suffix = ", does not hear node1 (never): no majority";
+        assert_eq!(
+            line(&NodeSummary::new(&stats)),
+            format!("node2 follows node1, term 3, 2 voters, applied 17{suffix}")
+        );
         stats["members"][0]["connected"] = json!(true);
         stats["not_ready"] = json!({"code": "lagging", "detail": "it is being sent a copy"});
-        let told = ", 2 voters, applied 17\n  not ready: it is being sent a copy";
-        assert_eq!(line(&NodeSummary::of(&stats)), format!("node2 lags behind node1, term 3{told}"));
+        let suffix = ", 2 voters, applied 17\n  not ready: it is being sent a copy";
+        assert_eq!(line(&NodeSummary::new(&stats)), format!("node2 lags behind node1, term 3{suffix}"));
         stats["not_ready"] = json!(null);
         stats["leader"] = json!(null);
-        assert_eq!(line(&NodeSummary::of(&stats)), "node2 knows no leader, term 3, 2 voters, applied 17");
+        assert_eq!(line(&NodeSummary::new(&stats)), "node2 knows no leader, term 3, 2 voters, applied 17");
         stats["identity_conflict"] = json!(["node1 refuses this node"]);
         let conflict = "\n  identity conflict: node1 refuses this node";
         assert_eq!(
-            line(&NodeSummary::of(&stats)),
+            line(&NodeSummary::new(&stats)),
             format!("node2 knows no leader, term 3, 2 voters, applied 17{conflict}")
         );
         stats["identity_conflict"] = json!([]);
         stats["removed"] = json!(true);
-        assert_eq!(line(&NodeSummary::of(&stats)), "node2 is removed, term 3, 2 voters, applied 17");
+        assert_eq!(line(&NodeSummary::new(&stats)), "node2 is removed, term 3, 2 voters, applied 17");
     }
 }

@@ -1,11 +1,11 @@
-//! `huskv demo`: real nodes on this machine, joined, with a few lines to try.
+//! `huskv demo`: a cluster of real nodes on this machine, with a few commands to try.
 //!
-//! Why: the first minute with huskv. What it does is what the tutorial does by hand, so everything it starts can be
-//! looked at, killed and joined again with curl.
+//! Why: the first minute with huskv. The demo does what the tutorial does by hand, so its nodes can be inspected, killed
+//! and joined again with curl.
 //!
-//! Laws: nothing is left running when it ends. Data is kept and found again, unless `--fresh`.
+//! Invariants: no process is left when it ends. Data is kept for the next run, unless `--fresh`.
 //!
-//! Not here: child processes (`processes`), and making sense of their stats (`node_summary`).
+//! See also: `processes` for the child processes, `node_summary` for their stats.
 
 pub(crate) mod processes;
 
@@ -19,16 +19,16 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
-use super::cluster::node_summary::{NodeSummary, base, role};
-use super::{FAILED, complain};
+use super::cluster::node_summary::{NodeSummary, join_target, role};
+use super::exit::{FAILED, print_error};
 use crate::client::Direct;
 use processes::{Plan, ProcessError, Processes};
 
 /// The name of the subcommand.
 const NAME: &str = "demo";
 
-/// The most nodes; their ports must not run into each other's.
-const MOST_NODES: i64 = 32;
+/// The maximum number of nodes; the two ranges of ports must not overlap.
+const MAX_NODES: i64 = 32;
 
 /// The flag of the first HTTP port.
 const HTTP_FROM: &str = "http-from";
@@ -36,55 +36,55 @@ const HTTP_FROM: &str = "http-from";
 /// The flag of the first raft port.
 const RAFT_FROM: &str = "raft-from";
 
-/// The greatest port to count upwards from.
-const LAST_FIRST_PORT: i64 = 65_500;
+/// The maximum first port.
+const MAX_FIRST_PORT: i64 = 65_500;
 
-/// How long nodes may take to start, and a cluster to have a leader.
-const START_LIMIT: Duration = Duration::from_secs(30);
+/// The timeout for nodes to start, and for a cluster to elect a leader.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long one look at a node may take.
-const LOOK_LIMIT: Duration = Duration::from_secs(1);
+/// The timeout of a request for health or stats.
+const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The pause between two looks.
-const PAUSE: Duration = Duration::from_millis(300);
+/// The interval between two polls of the nodes.
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How long a join may take, the way there and back included.
-const JOIN_LIMIT: Duration = Duration::from_secs(65);
+/// The timeout of a join: the node's own 60 s and the round trip.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(65);
 
-/// How many lines of a log are shown when its node ends.
+/// The number of log lines that are shown when a node exits.
 const TAIL_LINES: usize = 3;
 
-/// Why the demo ends before it is told to.
+/// Why the demo ends early.
 #[derive(Debug, Error)]
 enum DemoError {
     /// The nodes cannot be started.
     #[error(transparent)]
     Processes(#[from] ProcessError),
-    /// A node ended while the demo began.
+    /// A node exited during the start.
     #[error("{0} did not start; its log says why. All nodes are stopped")]
-    NodeEnded(String),
-    /// A node does not answer.
-    #[error("{name} does not answer at {address} after {START_LIMIT:?}; see {log}")]
-    Silent {
-        /// Which.
+    NodeExited(String),
+    /// A node does not respond.
+    #[error("{name} does not answer at {address} after {START_TIMEOUT:?}; see {log}")]
+    NotHealthy {
+        /// Its name.
         name: String,
-        /// Where.
+        /// Its address.
         address: String,
         /// Its log.
         log: String,
     },
     /// There is no leader.
     #[error(
-        "no leader after {START_LIMIT:?}: the data is of a cluster of {members} nodes; run demo with as many --nodes, or with --fresh"
+        "no leader after {START_TIMEOUT:?}: the data is of a cluster of {members} nodes; run demo with as many --nodes, or with --fresh"
     )]
     NoLeader {
-        /// How many nodes the table has.
+        /// The number of voters in the member table.
         members: usize,
     },
-    /// Every node is gone.
+    /// Every node has exited.
     #[error("all nodes have ended; see their logs")]
-    AllEnded,
-    /// Nobody reads what the demo says, or the system refuses.
+    AllExited,
+    /// Stdout is closed, or a system call failed.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -94,31 +94,29 @@ pub(crate) fn command() -> Command {
     let nodes = Arg::new("nodes")
         .long("nodes")
         .value_name("NUMBER")
-        .value_parser(value_parser!(u16).range(1..=MOST_NODES))
+        .value_parser(value_parser!(u16).range(1..=MAX_NODES))
         .default_value("3")
-        .help("How many nodes");
+        .help("Number of nodes");
     let port = |name: &'static str, default: &'static str, help: &'static str| {
-        let parser = value_parser!(u16).range(1..=LAST_FIRST_PORT);
+        let parser = value_parser!(u16).range(1..=MAX_FIRST_PORT);
         Arg::new(name).long(name).value_name("PORT").value_parser(parser).default_value(default).help(help)
     };
     let http = port(HTTP_FROM, "2221", "HTTP port of the first node; the others count upwards");
     let raft = port(RAFT_FROM, "1111", "Raft port of the first node; the others count upwards");
-    let fresh = Arg::new("fresh")
-        .long("fresh")
-        .action(ArgAction::SetTrue)
-        .help("Remove what earlier demos stored and begin anew");
+    let fresh =
+        Arg::new("fresh").long("fresh").action(ArgAction::SetTrue).help("Delete the data of earlier demos first");
     let directory = Arg::new("dir")
         .long("dir")
         .value_name("DIRECTORY")
         .value_parser(value_parser!(PathBuf))
         .default_value("data")
-        .help("Where the nodes' directories node1, node2, ... and their logs are");
+        .help("Directory for the nodes' directories node1, node2, ... and their logs");
     Command::new(NAME)
         .about("Run a cluster of real nodes on this machine until Ctrl-C")
         .args([nodes, fresh, directory, http, raft])
 }
 
-/// Runs the demo; the exit code.
+/// Runs the demo and returns the exit code.
 pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let number = |name: &str| matches.get_one::<u16>(name).copied().expect("clap has a default for it");
     let directory = matches.get_one::<PathBuf>("dir").expect("clap has a default for it");
@@ -129,179 +127,181 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         .enable_all()
         .build()
         .map_err(DemoError::from)
-        .and_then(|runtime| runtime.block_on(Box::pin(demonstrate(plan, directory, fresh))));
+        .and_then(|runtime| runtime.block_on(Box::pin(run_until_signal(plan, directory, fresh))));
     match result {
         Ok(()) => 0,
         Err(error) => {
-            complain(error);
+            print_error(error);
             FAILED
         }
     }
 }
 
-async fn demonstrate(plan: Vec<Plan>, directory: &Path, fresh: bool) -> Result<(), DemoError> {
+async fn run_until_signal(plan: Vec<Plan>, directory: &Path, fresh: bool) -> Result<(), DemoError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     processes::check_ports(&plan)?;
     if fresh {
         for path in processes::clear(directory)? {
-            say(format_args!("removed {}", path.display()))?;
+            print_line(format_args!("removed {}", path.display()))?;
         }
     }
-    let mut fleet = Processes::start(plan)?;
+    let mut children = Processes::start(plan)?;
     let result = tokio::select! {
-        result = drive(&mut fleet) => result,
+        result = start_and_watch(&mut children) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         _ = hangup.recv() => Ok(()),
     };
-    let count = fleet.nodes.len();
-    for name in fleet.stop().await {
-        complain(format_args!("{name} did not stop in time and was killed; what it acknowledged is on disk"));
+    let count = children.nodes.len();
+    for name in children.stop().await {
+        print_error(format_args!("{name} did not stop in time and was killed; what it acknowledged is on disk"));
     }
     if result.is_ok() {
-        // The work is done; where nobody listens any more there is nothing to say.
-        say(format_args!("\n{count} nodes stopped; run demo again to find the data again")).ok();
+        // A closed stdout is no error after the stop.
+        print_line(format_args!("\n{count} nodes stopped; run demo again to find the data again")).ok();
     }
     result
 }
 
-fn say(line: std::fmt::Arguments<'_>) -> io::Result<()> {
+fn print_line(line: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
-/// Everything between start and stop; ends only where something is wrong.
-async fn drive(fleet: &mut Processes) -> Result<(), DemoError> {
-    wait_until_healthy(fleet).await?;
-    let looks = Direct::new(LOOK_LIMIT);
-    let (leader, members) = join_all(fleet, &looks).await?;
-    introduce(fleet, &leader, members)?;
-    let mut last = String::new();
+/// Joins the nodes and prints every change of their roles; returns only on an error.
+async fn start_and_watch(processes: &mut Processes) -> Result<(), DemoError> {
+    wait_until_healthy(processes).await?;
+    let client = Direct::new(STATS_TIMEOUT);
+    let (leader, members) = join_all(processes, &client).await?;
+    print_intro(processes, &leader, members)?;
+    let mut last_line = String::new();
     loop {
-        for node in fleet.newly_ended() {
-            report_end(&node.plan, node.ended.as_deref().unwrap_or_default())?;
+        for node in processes.newly_exited() {
+            print_exit(&node.plan, node.exited.as_deref().unwrap_or_default())?;
         }
-        if fleet.nodes.iter().all(|node| node.ended.is_some()) {
-            return Err(DemoError::AllEnded);
+        if processes.nodes.iter().all(|node| node.exited.is_some()) {
+            return Err(DemoError::AllExited);
         }
-        let views = look(fleet, &looks).await;
-        let line = status_line(fleet, &views);
-        if line != last {
-            say(format_args!("{line}"))?;
-            last = line;
+        let summaries = fetch_summaries(processes, &client).await;
+        let line = status_line(processes, &summaries);
+        if line != last_line {
+            print_line(format_args!("{line}"))?;
+            last_line = line;
         }
-        sleep(PAUSE).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-fn report_end(plan: &Plan, how: &str) -> io::Result<()> {
-    say(format_args!("{} has ended ({how}); the end of {}:", plan.name, plan.log.display()))?;
+fn print_exit(plan: &Plan, how: &str) -> io::Result<()> {
+    print_line(format_args!("{} has ended ({how}); the end of {}:", plan.name, plan.log.display()))?;
     let text = std::fs::read_to_string(&plan.log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].iter().try_for_each(|line| say(format_args!("  {line}")))
+    lines[lines.len().saturating_sub(TAIL_LINES)..].iter().try_for_each(|line| print_line(format_args!("  {line}")))
 }
 
-/// While the demo begins, the end of any node is the end of the demo.
-fn none_ended(fleet: &mut Processes) -> Result<(), DemoError> {
-    let ended = fleet.newly_ended();
-    for node in &ended {
-        report_end(&node.plan, node.ended.as_deref().unwrap_or_default())?;
+/// Fails if a node has exited: during the start that ends the demo.
+fn check_running(processes: &mut Processes) -> Result<(), DemoError> {
+    let exited = processes.newly_exited();
+    for node in &exited {
+        print_exit(&node.plan, node.exited.as_deref().unwrap_or_default())?;
     }
-    ended.first().map_or(Ok(()), |node| Err(DemoError::NodeEnded(node.plan.name.clone())))
+    exited.first().map_or(Ok(()), |node| Err(DemoError::NodeExited(node.plan.name.clone())))
 }
 
-async fn wait_until_healthy(fleet: &mut Processes) -> Result<(), DemoError> {
-    let client = Direct::new(LOOK_LIMIT);
-    let deadline = Instant::now() + START_LIMIT;
-    for plan in fleet.nodes.iter().map(|node| node.plan.clone()).collect::<Vec<_>>() {
+async fn wait_until_healthy(processes: &mut Processes) -> Result<(), DemoError> {
+    let client = Direct::new(STATS_TIMEOUT);
+    let deadline = Instant::now() + START_TIMEOUT;
+    for plan in processes.nodes.iter().map(|node| node.plan.clone()).collect::<Vec<_>>() {
         while !client.get(&plan.http(), "/health").await.is_ok_and(|answer| answer.status == 200) {
-            none_ended(fleet)?;
+            check_running(processes)?;
             if Instant::now() >= deadline {
                 let log = plan.log.display().to_string();
-                return Err(DemoError::Silent { address: plan.http(), name: plan.name, log });
+                return Err(DemoError::NotHealthy { address: plan.http(), name: plan.name, log });
             }
-            sleep(PAUSE).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
     Ok(())
 }
 
-async fn look(fleet: &Processes, client: &Direct) -> Vec<Option<NodeSummary>> {
-    let looks = fleet.nodes.iter().map(|node| async move {
-        if node.ended.is_some() {
+async fn fetch_summaries(processes: &Processes, client: &Direct) -> Vec<Option<NodeSummary>> {
+    let requests = processes.nodes.iter().map(|node| async move {
+        if node.exited.is_some() {
             return None;
         }
-        let answer = client.get(&node.plan.http(), "/raft/stats").await.ok()?;
-        (answer.status == 200).then(|| NodeSummary::of(&answer.body["data"]))
+        client.stats(&node.plan.http()).await.ok().map(|stats| NodeSummary::new(&stats))
     });
-    futures_util::future::join_all(looks).await
+    futures_util::future::join_all(requests).await
 }
 
-/// Waits for a leader and joins every node that is not a member yet; the leader's name, and how many voters there were
+/// Waits for a leader and joins every node that is no member yet; returns the leader's name, and the number of voters
 /// before.
-async fn join_all(fleet: &mut Processes, looks: &Direct) -> Result<(String, usize), DemoError> {
-    let deadline = Instant::now() + START_LIMIT;
-    let (through, views, leader) = loop {
-        none_ended(fleet)?;
-        let views = look(fleet, looks).await;
-        let found = base(&views).and_then(|(through, view)| Some((through, view.leader.clone()?)));
-        if let Some((through, leader)) = found.filter(|_| views.iter().all(Option::is_some)) {
-            break (through, views, leader);
+async fn join_all(processes: &mut Processes, client: &Direct) -> Result<(String, usize), DemoError> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    let (target, summaries, leader) = loop {
+        check_running(processes)?;
+        let summaries = fetch_summaries(processes, client).await;
+        // Wait until every node answers: a node that is missing could be the one with the larger cluster.
+        let found = join_target(&summaries).and_then(|(target, node)| Some((target, node.leader()?.to_owned())));
+        if let Some((target, leader)) = found.filter(|_| summaries.iter().all(Option::is_some)) {
+            break (target, summaries, leader);
         }
         if Instant::now() >= deadline {
-            let members = base(&views).map_or(0, |(_, view)| view.members.len());
+            let members = join_target(&summaries).map_or(0, |(_, node)| node.voters().count());
             return Err(DemoError::NoLeader { members });
         }
-        sleep(PAUSE).await;
+        sleep(POLL_INTERVAL).await;
     };
-    let joins = Direct::new(JOIN_LIMIT);
-    let through_address = fleet.nodes[through].plan.http();
-    for (number, node) in fleet.nodes.iter().enumerate() {
-        let is_member = match (&views[through], &views[number]) {
-            (Some(base), Some(view)) => base.counts(view),
+    let join_client = Direct::new(JOIN_TIMEOUT);
+    let target_address = processes.nodes[target].plan.http();
+    for (number, node) in processes.nodes.iter().enumerate() {
+        let is_member = match (&summaries[target], &summaries[number]) {
+            (Some(target), Some(node)) => target.has_member(node),
             _ => false,
         };
-        if number == through || is_member {
+        if number == target || is_member {
             continue;
         }
         let body = json!({ "node_id": node.plan.name, "raft_address": node.plan.raft() });
-        match joins.post(&through_address, "/raft/join?timeout=60s", &body).await {
-            Ok(answer) if answer.status == 200 => say(format_args!("{} joined", node.plan.name))?,
+        match join_client.post(&target_address, "/raft/join?timeout=60s", &body).await {
+            Ok(answer) if answer.status == 200 => print_line(format_args!("{} joined", node.plan.name))?,
             Ok(answer) => {
                 let detail = answer.body["detail"].as_str().unwrap_or("without a reason");
-                say(format_args!("{} could not be joined: {} {detail}", node.plan.name, answer.status))?;
+                print_line(format_args!("{} could not be joined: {} {detail}", node.plan.name, answer.status))?;
             }
-            Err(error) => say(format_args!("{} could not be joined: {error}", node.plan.name))?,
+            Err(error) => print_line(format_args!("{} could not be joined: {error}", node.plan.name))?,
         }
     }
-    let members = views[through].as_ref().map_or(0, |view| view.members.len());
+    let members = summaries[target].as_ref().map_or(0, |node| node.voters().count());
     Ok((leader, members))
 }
 
-fn introduce(fleet: &Processes, leader: &str, members: usize) -> io::Result<()> {
-    say(format_args!("\n{} nodes run:", fleet.nodes.len()))?;
-    for Plan { name, directory, log, http_port, raft_port } in fleet.nodes.iter().map(|node| &node.plan) {
+fn print_intro(processes: &Processes, leader: &str, members: usize) -> io::Result<()> {
+    print_line(format_args!("\n{} nodes run:", processes.nodes.len()))?;
+    for Plan { name, directory, log, http_port, raft_port } in processes.nodes.iter().map(|node| &node.plan) {
         let (directory, log) = (directory.display(), log.display());
-        say(format_args!("  {name}  http://127.0.0.1:{http_port}  raft 127.0.0.1:{raft_port}  {directory}  {log}"))?;
+        print_line(format_args!(
+            "  {name}  http://127.0.0.1:{http_port}  raft 127.0.0.1:{raft_port}  {directory}  {log}"
+        ))?;
     }
-    if members > fleet.nodes.len() {
-        say(format_args!("The cluster has {members} members, demo --nodes {members} starts them all."))?;
+    if members > processes.nodes.len() {
+        print_line(format_args!("The cluster has {members} members, demo --nodes {members} starts them all."))?;
     }
-    let first = fleet.nodes.first().map(|node| node.plan.http()).unwrap_or_default();
-    let last = fleet.nodes.last().map(|node| node.plan.http()).unwrap_or_default();
-    say(format_args!("{leader} leads; any node takes any request. Try:"))?;
-    say(format_args!("  curl -X POST http://{first}/store -d '{{\"key\": \"foo\", \"value\": \"bar\"}}'"))?;
-    say(format_args!("  curl http://{last}/store/foo"))?;
-    say(format_args!("  curl -X DELETE http://{last}/store/foo"))?;
-    say(format_args!("  curl http://{first}/raft/stats"))?;
-    say(format_args!("Ctrl-C stops them all.\n"))
+    let first = processes.nodes.first().map(|node| node.plan.http()).unwrap_or_default();
+    let last = processes.nodes.last().map(|node| node.plan.http()).unwrap_or_default();
+    print_line(format_args!("{leader} leads; any node takes any request. Try:"))?;
+    print_line(format_args!("  curl -X POST http://{first}/store -d '{{\"key\": \"foo\", \"value\": \"bar\"}}'"))?;
+    print_line(format_args!("  curl http://{last}/store/foo"))?;
+    print_line(format_args!("  curl -X DELETE http://{last}/store/foo"))?;
+    print_line(format_args!("  curl http://{first}/raft/stats"))?;
+    print_line(format_args!("Ctrl-C stops them all.\n"))
 }
 
-fn status_line(fleet: &Processes, views: &[Option<NodeSummary>]) -> String {
-    let term = views.iter().flatten().filter_map(|view| view.term.parse::<u64>().ok()).max();
-    let roles = fleet.nodes.iter().zip(views).map(|(node, view)| {
-        let role = if node.ended.is_some() { "has ended" } else { role(view.as_ref()) };
+fn status_line(processes: &Processes, summaries: &[Option<NodeSummary>]) -> String {
+    let term = summaries.iter().flatten().filter_map(|node| node.stats.term.parse::<u64>().ok()).max();
+    let roles = processes.nodes.iter().zip(summaries).map(|(node, summary)| {
+        let role = if node.exited.is_some() { "has ended" } else { role(summary.as_ref()) };
         format!("{} {role}", node.plan.name)
     });
     format!("term {}: {}", term.unwrap_or(0), roles.collect::<Vec<_>>().join(", "))

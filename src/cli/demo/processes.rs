@@ -1,13 +1,13 @@
-//! The demo's nodes: child processes of this very binary.
+//! Child processes of the demo: nodes run by this binary.
 //!
-//! Why: a demo of real nodes must start them as anybody would, through the four variables, and must leave nothing
-//! running, however it ends itself.
+//! Why: the demo starts its nodes as an operator would, through the four variables, and must leave no process behind,
+//! however it ends.
 //!
-//! Laws: each child holds the other end of a pipe to its standard input and stops when the demo lets go of it, be it on
-//! purpose or by dying. Children are in process groups of their own, so that Ctrl-C reaches only the demo, which then
-//! stops them. Ports and directories are checked before any child is started.
+//! Invariants: each child's stdin is a pipe from the demo, and the child stops when the pipe closes, also if the demo is
+//! killed. Children have process groups of their own, so that Ctrl-C reaches only the demo, which then stops them. Ports
+//! and directories are checked before any child is started.
 //!
-//! Not here: what the demo says and when nodes are joined (`demo`).
+//! See also: `demo` for the output and the joins.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,14 +20,13 @@ use thiserror::Error;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout_at};
 
-use crate::cli::serve::WITH_STDIN;
+use crate::cli::serve::STOP_WITH_STDIN;
 use crate::config::{CONFIG_VARIABLE, keys};
 
-/// How long children may take to stop; a node stops within 5 s.
-const STOP_LIMIT: Duration = Duration::from_secs(6);
+/// The timeout for children to stop; a node stops within 5 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Settings that make nodes different or point elsewhere: the demo's own, whatever its environment says. Others, such as
-/// `HUSKV_LOG`, reach the children.
+/// Settings that the demo sets for each node, whatever its environment has. Others, such as `HUSKV_LOG`, are inherited.
 const OWN_SETTINGS: &[&str] = &[
     "host",
     "advertise_host",
@@ -40,7 +39,7 @@ const OWN_SETTINGS: &[&str] = &[
     "raft.vol_dir",
 ];
 
-/// The file by which a directory is known to be a node's.
+/// The file that marks a data directory.
 const IDENTITY: &str = "identity";
 
 /// The file that a running node holds locked.
@@ -49,25 +48,25 @@ const LOCK: &str = "LOCK";
 /// Why the nodes cannot be started.
 #[derive(Debug, Error)]
 pub(crate) enum ProcessError {
-    /// A port is taken.
+    /// A port is in use.
     #[error("port {port} (for {what} of {node}) is in use; stop what uses it and try again. Nothing was started")]
     PortInUse {
-        /// Which.
+        /// The port.
         port: u16,
         /// HTTP or raft.
         what: &'static str,
-        /// Whose it would be.
+        /// The node that needs it.
         node: String,
     },
-    /// A directory that is to be removed belongs to a running node.
+    /// A data directory that is to be removed belongs to a running node.
     #[error("{} is in use by a running node; stop it first. Nothing was removed", .0.display())]
     DirectoryInUse(PathBuf),
-    /// The system refuses.
+    /// A system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// The system's answer.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -77,7 +76,7 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> ProcessError {
     move |source| ProcessError::System { what, source }
 }
 
-/// One node of the demo, before it runs.
+/// The ports and paths of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// Its name.
@@ -88,23 +87,23 @@ pub(crate) struct Plan {
     pub raft_port: u16,
     /// Its directory.
     pub directory: PathBuf,
-    /// Where its log goes.
+    /// The file of its log.
     pub log: PathBuf,
 }
 
 impl Plan {
-    /// Where its clients find it.
+    /// Its HTTP address.
     pub(crate) fn http(&self) -> String {
         format!("127.0.0.1:{}", self.http_port)
     }
 
-    /// Where its peers find it.
+    /// Its raft address.
     pub(crate) fn raft(&self) -> String {
         format!("127.0.0.1:{}", self.raft_port)
     }
 }
 
-/// The plan for `count` nodes under `directory`, with HTTP and raft ports from these two upwards.
+/// Plans `count` nodes under `directory`, with HTTP and raft ports from these two upwards.
 pub(crate) fn plan(count: u16, [http, raft]: [u16; 2], directory: &Path) -> Vec<Plan> {
     let node = |number: u16| {
         let name = format!("node{}", number + 1);
@@ -135,8 +134,7 @@ pub(crate) fn check_ports(plan: &[Plan]) -> Result<(), ProcessError> {
     Ok(())
 }
 
-/// Removes the directories `nodeN` under `directory` that nodes have made, once it is certain that none is in use; says
-/// which.
+/// Removes the data directories `nodeN` under `directory`, if none of them is in use; returns their paths.
 pub(crate) fn clear(directory: &Path) -> Result<Vec<PathBuf>, ProcessError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -148,13 +146,14 @@ pub(crate) fn clear(directory: &Path) -> Result<Vec<PathBuf>, ProcessError> {
         let entry = entry.map_err(system(format!("cannot list {}", directory.display())))?;
         let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("node")).unwrap_or("");
-        let ours = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        if ours && entry.path().join(IDENTITY).is_file() {
+        // `node1` and `node12` match; `nodes` and `node1x` are an operator's own directories.
+        let is_node = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        if is_node && entry.path().join(IDENTITY).is_file() {
             found.push(entry.path());
         }
     }
     found.sort();
-    if let Some(used) = found.iter().find(|path| in_use(path)) {
+    if let Some(used) = found.iter().find(|path| is_locked(path)) {
         return Err(ProcessError::DirectoryInUse(used.clone()));
     }
     for path in &found {
@@ -163,62 +162,64 @@ pub(crate) fn clear(directory: &Path) -> Result<Vec<PathBuf>, ProcessError> {
     Ok(found)
 }
 
-fn in_use(directory: &Path) -> bool {
+fn is_locked(directory: &Path) -> bool {
+    // A running node holds this lock; the system releases it when the process dies.
     File::open(directory.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err())
 }
 
 /// One running node.
 pub(crate) struct Node {
-    /// Where and what.
+    /// Its ports and paths.
     pub plan: Plan,
     child: Child,
-    /// How it ended, where it did and that was noticed.
-    pub ended: Option<String>,
+    /// Its exit status, once it has exited and was polled.
+    pub exited: Option<String>,
 }
 
-/// All of them. Dropped, they are killed.
+/// All nodes of the demo. Dropped, they are killed.
 pub(crate) struct Processes {
     /// In the order of their numbers.
     pub nodes: Vec<Node>,
 }
 
 impl Processes {
-    /// Starts every node of the plan. Where one cannot be started, the others are gone on return.
+    /// Starts every node of the plan. If one cannot be started, the others are killed.
     pub(crate) fn start(plan: Vec<Plan>) -> Result<Self, ProcessError> {
         let program = std::env::current_exe().map_err(system("cannot find this program"))?;
-        let mut fleet = Self { nodes: Vec::new() };
+        let mut processes = Self { nodes: Vec::new() };
         for plan in plan {
             let child = spawn(&program, &plan)?;
-            fleet.nodes.push(Node { plan, child, ended: None });
+            processes.nodes.push(Node { plan, child, exited: None });
         }
-        Ok(fleet)
+        Ok(processes)
     }
 
-    /// The nodes that have ended since the last call.
-    pub(crate) fn newly_ended(&mut self) -> Vec<&Node> {
-        let mut fresh = Vec::new();
+    /// The nodes that have exited since the last call.
+    pub(crate) fn newly_exited(&mut self) -> Vec<&Node> {
+        let mut exited = Vec::new();
         for node in &mut self.nodes {
-            if node.ended.is_none()
+            if node.exited.is_none()
                 && let Ok(Some(status)) = node.child.try_wait()
             {
-                node.ended = Some(status.to_string());
-                fresh.push(&*node);
+                node.exited = Some(status.to_string());
+                exited.push(&*node);
             }
         }
-        fresh
+        exited
     }
 
-    /// Stops them all and returns once they are gone; the names of those that had to be killed.
+    /// Stops all nodes, waits for their exit, and returns the names of those that had to be killed.
     pub(crate) async fn stop(mut self) -> Vec<String> {
+        // All pipes are closed first, so that the nodes stop at the same time.
         for node in &mut self.nodes {
             drop(node.child.stdin.take());
         }
-        let deadline = Instant::now() + STOP_LIMIT;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         let mut killed = Vec::new();
         for node in &mut self.nodes {
             if timeout_at(deadline, node.child.wait()).await.is_err() {
                 killed.push(node.plan.name.clone());
-                // One that has ended just now cannot be killed any more, which is as good.
+                // Killing a node that has just exited fails, which is fine.
                 node.child.kill().await.ok();
             }
         }
@@ -238,13 +239,14 @@ fn spawn(program: &Path, plan: &Plan) -> Result<Child, ProcessError> {
             command.env_remove(short);
         }
     }
+    // The four variables of the tutorial, and nothing that another node's environment could change.
     command
         .env_remove(CONFIG_VARIABLE)
         .env("SERVER_PORT", plan.http_port.to_string())
         .env("RAFT_NODE_ID", &plan.name)
         .env("RAFT_PORT", plan.raft_port.to_string())
         .env("RAFT_VOL_DIR", &plan.directory)
-        .arg(format!("--{WITH_STDIN}"))
+        .arg(format!("--{STOP_WITH_STDIN}"))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(log)
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_named() {
+    fn a_port_in_use_is_named() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut plan = plan(1, [2221, 1111], Path::new("x"));
         plan[0].http_port = 0;
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn only_unused_directories_of_nodes_are_removed() {
+    fn only_unlocked_data_directories_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str, file: &str| {
             fs::create_dir_all(folder.path().join(name)).unwrap();

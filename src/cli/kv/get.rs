@@ -1,12 +1,10 @@
-//! `huskv get`: a value, byte for byte.
-//!
-//! Not here: how fresh it is ([`crate::cli::common::freshness`]).
+//! `huskv get`: prints a value, byte for byte.
 
 use clap::{Arg, ArgMatches, Command};
 
 use super::render;
 use crate::cli::common;
-use crate::cli::common::ExitError;
+use crate::cli::exit::ExitError;
 
 const KEY: &str = "key";
 
@@ -15,19 +13,19 @@ pub(crate) fn command() -> Command {
     common::command("get", "10s")
         .about("Print the value of a key, byte for byte; with --json the item with its version and type")
         .arg(Arg::new(KEY).value_name("KEY").required(true).help("The key"))
-        .args(common::freshness())
+        .args(common::consistency_arguments())
 }
 
-/// Does it; the exit code.
+/// Runs the subcommand and returns the exit code.
 pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let key = common::text(matches, KEY).unwrap_or_default();
-    let read = common::read(matches);
+    let read = common::consistency(matches);
     common::run(matches, |client| async move {
         if common::json(matches) {
             let item = client.item(&key, &read).await?.ok_or_else(|| ExitError::no_key(&key))?;
-            return common::say(render::json(&item));
+            return common::print_line(render::json(&item));
         }
         let stored = client.get(&key, &read).await?.ok_or_else(|| ExitError::no_key(&key))?;
-        common::print(&stored.bytes)
+        common::print_bytes(&stored.bytes)
     })
 }

@@ -1,4 +1,4 @@
-//! The subcommands of users: keys, transactions, watches.
+//! Subcommands for keys, transactions and watches.
 
 pub(crate) mod delete;
 pub(crate) mod get;

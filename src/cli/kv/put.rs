@@ -1,10 +1,6 @@
 //! `huskv put`: stores a value from the command line or from stdin.
 //!
-//! Why: a value may be a word or a file, so what is not given as an argument is read.
-//!
-//! Laws: the value is stored byte for byte; a line's end that stdin has is part of it.
-//!
-//! Not here: the condition's meaning (`consensus`), and reading (`input`).
+//! Invariants: the value is stored byte for byte; a line feed at the end of stdin is part of it.
 
 use std::ffi::OsString;
 
@@ -14,14 +10,14 @@ use serde_json::json;
 use super::input;
 use super::write_flags;
 use crate::cli::common;
-use crate::cli::common::ExitError;
+use crate::cli::exit::ExitError;
 
 const KEY: &str = "key";
 const VALUE: &str = "value";
 const CONTENT_TYPE: &str = "content-type";
 const TTL: &str = "ttl";
-/// The longest that a key may live by itself, in seconds.
-const MOST_TTL: u64 = 315_360_000;
+/// The longest TTL, in seconds.
+const MAX_TTL: u64 = 315_360_000;
 
 /// The subcommand.
 pub(crate) fn command() -> Command {
@@ -39,21 +35,21 @@ pub(crate) fn command() -> Command {
             Arg::new(CONTENT_TYPE)
                 .long(CONTENT_TYPE)
                 .value_name("TYPE")
-                .help("Its type [default text/plain where it is UTF-8, else application/octet-stream]"),
+                .help("Content type [default text/plain for UTF-8, else application/octet-stream]"),
         )
         .arg(
             Arg::new(TTL)
                 .long(TTL)
                 .value_name("SECONDS")
-                .value_parser(value_parser!(u64).range(1..=MOST_TTL))
-                .help("After how many seconds the key goes by itself"),
+                .value_parser(value_parser!(u64).range(1..=MAX_TTL))
+                .help("Time to live: the key expires after so many seconds"),
         )
         .args(write_flags::conditions())
         .arg(write_flags::create_only())
         .arg(write_flags::idempotency_key())
 }
 
-/// Does it; the exit code.
+/// Runs the subcommand and returns the exit code.
 pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let key = common::text(matches, KEY).unwrap_or_default();
     let mut write = write_flags::given(matches);
@@ -66,8 +62,8 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         };
         let version = client.put(&key, value, &write).await?;
         if common::json(matches) {
-            return common::say(json!({ "key": key, "version": version }));
+            return common::print_line(json!({ "key": key, "version": version }));
         }
-        common::say(version)
+        common::print_line(version)
     })
 }

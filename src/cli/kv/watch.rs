@@ -1,19 +1,17 @@
-//! `huskv watch`: a line for every change.
+//! `huskv watch`: prints a line for every change.
 //!
-//! Why: a script reacts to changes with a loop over lines.
+//! Invariants: each change is one line, in order, none missing and none twice, until the watch ends; the last line on
+//! stderr then says how to resume. If the cluster was created anew, a line on stderr says so and the watch continues
+//! from its newest index.
 //!
-//! Laws: each change is one line, in order, none missing and none twice, until the watch ends; then the last line on
-//! stderr says how to go on. Where the cluster was made anew since, it says so there and goes on from what there is.
-//!
-//! Not here: finding another node ([`crate::client::Watch`]).
+//! See also: [`crate::client::Watch`], which changes nodes.
 
 use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 use serde_json::value::RawValue;
 
 use super::render;
 use crate::cli::common;
-use crate::cli::common::ExitError;
-use crate::cli::complain;
+use crate::cli::exit::{ExitError, print_error};
 use crate::client::{Client, Event, EventKind, Failure, Scope};
 
 const KEY: &str = "key";
@@ -35,7 +33,10 @@ pub(crate) fn command() -> Command {
         .about("Print a line for every change of a key, or of the keys with a prefix, until it is stopped")
         .arg(Arg::new(KEY).value_name("KEY").help("The key"))
         .arg(
-            Arg::new(PREFIX).long(PREFIX).value_name("PREFIX").help("Keys that begin with this; all where it is empty"),
+            Arg::new(PREFIX)
+                .long(PREFIX)
+                .value_name("PREFIX")
+                .help("All keys with this prefix; every key where it is empty"),
         )
         .group(ArgGroup::new("scope").args([KEY, PREFIX]).required(true))
         .arg(
@@ -43,30 +44,30 @@ pub(crate) fn command() -> Command {
                 .long(FROM)
                 .value_name("INDEX")
                 .value_parser(value_parser!(u64))
-                .help("Begin with the changes of this raft index [default: what comes now]"),
+                .help("Begin with the changes of this raft index [default: the next change]"),
         )
         .arg(
             Arg::new(AFTER)
                 .long(AFTER)
                 .value_name("ID")
                 .conflicts_with(FROM)
-                .help("Go on after the event with this id"),
+                .help("Resume after the event with this id"),
         )
         .mut_arg("json", |arg| arg.help("Print JSON, {\"id\", \"event\", \"data\"}, with `progress` events too"))
-        .mut_arg("timeout", |arg| arg.help("How long to look for a node that takes the watch, such as 500ms or 2s"))
+        .mut_arg("timeout", |arg| arg.help("Timeout to find a node that accepts the watch, such as 500ms or 2s"))
 }
 
-/// Does it; the exit code.
+/// Runs the subcommand and returns the exit code.
 pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let scope = match common::text(matches, KEY) {
         Some(key) => Scope::Key(key),
         None => Scope::Prefix(common::text(matches, PREFIX).unwrap_or_default()),
     };
     let (from, after) = (matches.get_one(FROM).copied(), common::text(matches, AFTER));
-    common::run(matches, |client| follow(client, scope, from, after, common::json(matches)))
+    common::run(matches, |client| print_events(client, scope, from, after, common::json(matches)))
 }
 
-async fn follow(
+async fn print_events(
     client: Client,
     scope: Scope,
     from: Option<u64>,
@@ -77,10 +78,12 @@ async fn follow(
     loop {
         match watch.next().await {
             Ok(Event { kind: EventKind::Progress, .. }) if !json => {}
-            Ok(event) => common::say(line(&event, json)?)?,
+            Ok(event) => common::print_line(line(&event, json)?)?,
             Err(Failure { newest_index: Some(newest), .. }) => {
+                // The cursor is of the former cluster, index 5 000, and the new one is at 6: resume at 7. A resume after 5 000
+                // would skip every change up to there.
                 let next = newest.saturating_add(1).get();
-                complain(format!(
+                print_error(format!(
                     "the cluster was made anew and has come to index {newest} only; going on from {next}, so list the keys \
                      again"
                 ));
@@ -100,13 +103,13 @@ fn line(event: &Event, json: bool) -> Result<String, ExitError> {
     Ok(render::json(&line.map_err(ExitError::failed)?))
 }
 
-/// Why the watch ended, and what to do.
+/// Why the watch ended, and how to resume it.
 fn advice(failure: &Failure, last: Option<&str>) -> String {
-    let anew =
+    let relist =
         "keep the number that `huskv status` calls applied, list the keys again, and watch --from that number + 1";
     match (failure.code.as_str(), last) {
-        ("compacted", _) => format!("{failure}; no node has changes from so long ago: {anew}"),
-        ("lagged", _) => format!("{failure}; {anew}"),
+        ("compacted", _) => format!("{failure}; no node has changes from so long ago: {relist}"),
+        ("lagged", _) => format!("{failure}; {relist}"),
         (_, Some(last)) => format!("{failure}; go on with --after {last}"),
         (_, None) => failure.to_string(),
     }

@@ -1,21 +1,21 @@
-//! The flags that `put`, `delete` and `txn` share: conditions, and the key that makes a write happen once.
+//! Flags that `put`, `delete` and `txn` share: conditions and the idempotency key.
 //!
-//! Not here: what they mean ([`crate::client::Write`]).
+//! See also: [`crate::client::Write`], which they fill.
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use crate::cli::common;
 use crate::client::{Condition, Write};
 
-/// The flag of the version.
+/// The flag for the condition on a version.
 pub(crate) const IF_VERSION: &str = "if-version";
-/// The flag of the mere existence.
+/// The flag for the condition that the key exists.
 pub(crate) const IF_EXISTS: &str = "if-exists";
 const CREATE_ONLY: &str = "create-only";
-/// The flag of the key.
+/// The flag for the idempotency key.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// What must be true of a key that is there.
+/// The flags for conditions on an existing key.
 pub(crate) fn conditions() -> [Arg; 2] {
     [
         Arg::new(IF_VERSION)
@@ -31,7 +31,7 @@ pub(crate) fn conditions() -> [Arg; 2] {
     ]
 }
 
-/// That there must be no such key.
+/// The flag for the condition that the key does not exist.
 pub(crate) fn create_only() -> Arg {
     Arg::new(CREATE_ONLY)
         .long(CREATE_ONLY)
@@ -40,15 +40,15 @@ pub(crate) fn create_only() -> Arg {
         .help("Only where there is no such key")
 }
 
-/// That it happens once.
+/// The flag for the idempotency key.
 pub(crate) fn idempotency_key() -> Arg {
     Arg::new(IDEMPOTENCY_KEY).long(IDEMPOTENCY_KEY).value_name("TEXT").help(
-        "Do it once however often it is sent with this text, at most 64 bytes; then it is tried again where its \
-             outcome is unknown",
+        "Idempotency key of at most 64 bytes: the write is applied once however often it is sent with it, and is \
+             retried where its outcome is unknown",
     )
 }
 
-/// What the flags say.
+/// The options of the write.
 pub(crate) fn given(matches: &ArgMatches) -> Write {
     // Not every subcommand has every flag.
     let is_set = |name| matches.try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false);

@@ -1,0 +1,142 @@
+//! HTTP client: one request to one address, and its response.
+//!
+//! Why: the retry rule must know whether a request can have reached the server, so an error says whether it was sent.
+//!
+//! Invariants: a request is sent once; the connection pool resends only what was never written to a connection. A
+//! timeout covers name resolution, dialling, sending and the whole response. A response has at most 64 MiB.
+//!
+//! See also: [`super::endpoints`] for the choice of the address, [`super::retry`] for the retry rule.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+/// The maximum size of a response.
+pub(super) const MAX_RESPONSE_BYTES: usize = 64 << 20;
+/// The idle timeout of pooled connections; shorter than a node's, so that the client closes first.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A pool of connections to any number of addresses; clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct HttpClient(legacy::Client<HttpConnector, Full<Bytes>>);
+
+/// A request to a node.
+#[derive(Debug, Clone)]
+pub(super) struct ApiRequest {
+    pub(super) method: Method,
+    /// The path, with the query where there is one; percent-encoded.
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// A response of a node, read to its end.
+#[derive(Debug)]
+pub(super) struct ApiResponse {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(super) struct ExchangeError {
+    /// Whether the request may have reached a server.
+    pub(super) sent: bool,
+    /// Whether the timeout passed.
+    pub(super) timed_out: bool,
+    /// What happened, for a log or a terminal.
+    pub(super) detail: String,
+}
+
+impl ApiRequest {
+    pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), headers: HeaderMap::new(), body: Bytes::new() }
+    }
+
+    /// Adds a header.
+    ///
+    /// # Errors
+    /// A message where the value cannot be a header.
+    pub(super) fn header(mut self, name: HeaderName, value: &str) -> Result<Self, String> {
+        let value =
+            HeaderValue::from_str(value).map_err(|_| format!("{value:?} cannot be sent as the header {name}"))?;
+        self.headers.insert(name, value);
+        Ok(self)
+    }
+
+    pub(super) fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+impl ExchangeError {
+    fn new(sent: bool, detail: String) -> Self {
+        Self { sent, timed_out: false, detail }
+    }
+}
+
+impl HttpClient {
+    /// Creates a pool without connections. Without `connect_timeout` only the timeout of the exchange bounds a dial.
+    pub(super) fn new(connect_timeout: Option<Duration>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(connect_timeout);
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .build(connector);
+        Self(http)
+    }
+
+    /// Sends `request` to `address` (`host:port`) and reads the whole response, within `timeout`.
+    pub(super) async fn exchange(
+        &self,
+        address: &str,
+        request: &ApiRequest,
+        timeout: Duration,
+    ) -> Result<ApiResponse, ExchangeError> {
+        let exchange = async { read_response(self.open(address, request).await?).await };
+        let Ok(response) = tokio::time::timeout(timeout, exchange).await else {
+            return Err(ExchangeError { sent: true, timed_out: true, detail: format!("no answer within {timeout:?}") });
+        };
+        response
+    }
+
+    /// Sends `request` and waits for the head of the response, without a timeout.
+    pub(super) async fn open(&self, address: &str, request: &ApiRequest) -> Result<Response<Incoming>, ExchangeError> {
+        let mut outgoing = Request::new(Full::new(request.body.clone()));
+        let uri = format!("http://{address}{}", request.path);
+        *outgoing.uri_mut() = uri.parse().map_err(|error| ExchangeError::new(false, with_causes(&error)))?;
+        *outgoing.method_mut() = request.method.clone();
+        *outgoing.headers_mut() = request.headers.clone();
+        self.0.request(outgoing).await.map_err(|error| ExchangeError::new(!error.is_connect(), with_causes(&error)))
+    }
+}
+
+/// Reads the body of a response.
+pub(super) async fn read_response(response: Response<Incoming>) -> Result<ApiResponse, ExchangeError> {
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await;
+    let body = body.map_err(|error| ExchangeError::new(true, format!("the answer broke off: {error}")))?.to_bytes();
+    Ok(ApiResponse { status: head.status.as_u16(), headers: head.headers, body })
+}
+
+/// Formats an error with its causes: hyper alone prints only "client error (Connect)".
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
