@@ -1,9 +1,9 @@
-//! warp alone, with no store behind it: what the HTTP face costs before huskv does anything.
+//! Baseline server: warp without a store, the cost of HTTP alone.
 //!
-//! Why: how much of a request is huskv's own is only known beside a server that does nothing, under the same generator.
-//! Run it with a port, then `huskv bench --to 127.0.0.1:PORT`; it answers as a store that holds every key.
+//! Why: the share of huskv in a request is the difference to this server under the same generator. Run it with a port,
+//! then `huskv bench --to 127.0.0.1:PORT`; it answers as a store that has every key.
 //!
-//! Laws: the answers have the form and size of huskv's, with a value of 256 bytes.
+//! Invariants: the responses have the form and size of huskv's, with a value of 256 bytes.
 
 use std::error::Error;
 

@@ -1,9 +1,8 @@
-//! The hot pieces of the way of a request, each for itself: the record of a batch in the journal, a batch in the machine, the
-//! coding of an entry, and a GET through the HTTP face.
+//! Microbenchmarks of the hot path: a journal record, a state machine batch, the entry codec, and a GET over HTTP.
 //!
-//! Why: `huskv bench` says how fast the whole is, and these say which part of it a change has moved.
+//! Why: `huskv bench` measures the whole; these show which part a change has affected.
 //!
-//! Laws: real disks and real sockets, on a temporary directory and loopback. Throughput is counted in entries.
+//! Invariants: real disks and real sockets, on a temporary directory and loopback. Throughput is counted in entries.
 
 use std::hint::black_box;
 use std::io::{Read, Write};

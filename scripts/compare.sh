@@ -57,7 +57,7 @@ else
     echo "compare.sh: no etcd on PATH, so huskv is measured alone" >&2
 fi
 
-# Whoever leads is asked: the case that the targets are about, for both systems.
+# The clients use the leader only, for both systems: the targets are about this case.
 leader_of() {
     python3 - "$1" <<'PY'
 import json, sys, time, urllib.request

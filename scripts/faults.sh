@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The fault suite on the real binary: `scripts/faults.sh --minutes N` runs rounds of fresh seeds for N minutes, prints each
 # seed, and stops at the first that fails. `FAULTS_SEED=N scripts/faults.sh` is one round. `scripts/faults.sh --watch N`
-# watches for N minutes while a minority is killed at a time, and says how many events were lost or told twice.
+# runs the watch suite for N minutes, with kills of minorities, and prints how many events were lost or delivered twice.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,6 +1,6 @@
-"""What scripts/compare.sh does not ask: follower reads, syncs, growth, snapshots, joins, restarts, failover, five nodes.
+"""Measurements beyond scripts/compare.sh: follower reads, syncs, growth, snapshots, joins, restarts, failover, five nodes.
 
-Why: a figure that a README names is worth what anybody can measure again.
+Why: every figure in the docs must be reproducible.
 
 Usage: scripts/measure.py [FOLDER] [WHAT ...]     results go to FOLDER, with a / in it (default target/measure): measure.jsonl
 WHAT is any of: reads syncs failover five growth copies soak; all of them without it, in about half an hour.
@@ -126,7 +126,7 @@ class Cluster:
                     return node
             except OSError:
                 pass
-        raise ValueError("nobody leads")
+        raise ValueError("there is no leader")
 
     def led(self):
         return until(10, "a leader", self.leader)[0]

@@ -1,8 +1,6 @@
-//! The benchmark from outside: a short run against a real node, and what it says.
+//! `huskv bench` against a real node: the report of a short run.
 //!
-//! Laws: no figure is expected of the machine, only that the figures agree with each other.
-//!
-//! Not here: the speed of anything.
+//! Invariants: the figures must agree with each other; none is compared with a speed.
 
 use std::fs;
 use std::path::Path;
@@ -77,7 +75,7 @@ fn number(result: &Value, path: &str) -> f64 {
 }
 
 #[test]
-fn a_closed_loop_counts_what_it_did() {
+fn the_counters_of_a_closed_loop_agree_with_the_node() {
     let node = Node::start();
     let pid = node.child.id().to_string();
     let result = node.bench("2s", &["--pids", &pid, "--disk", "."]);
@@ -103,7 +101,7 @@ fn a_closed_loop_counts_what_it_did() {
 }
 
 #[test]
-fn reads_find_what_was_loaded_and_an_open_loop_keeps_its_rate() {
+fn reads_find_the_preloaded_keys_and_an_open_loop_keeps_its_rate() {
     let node = Node::start();
     let gets = node.bench("500ms", &["--op", "get", "--keys", "50", "--ask", "leader", "--value-bytes", "2000"]);
     assert!(number(&gets, "/done") > 0.0 && number(&gets, "/missing") == 0.0, "{gets}");
@@ -116,7 +114,7 @@ fn reads_find_what_was_loaded_and_an_open_loop_keeps_its_rate() {
 }
 
 #[test]
-fn a_stall_counts_for_everybody_it_holds_up() {
+fn a_stall_counts_for_every_operation_that_it_delays() {
     let node = Node::start();
     let pid = node.child.id().to_string();
     let signal =
@@ -136,7 +134,7 @@ fn a_stall_counts_for_everybody_it_holds_up() {
 }
 
 #[test]
-fn mistakes_are_one_line() {
+fn usage_errors_are_one_line() {
     let node = Node::start();
     let run = |arguments: &[&str]| {
         let output = huskv(node.home.path(), &[&["bench", "--no-progress"], arguments].concat()).output();

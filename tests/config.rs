@@ -1,6 +1,6 @@
-//! The settings from outside: the documented file, the order of the sources, and what a mistake is told.
+//! Settings: the documented file, the precedence of the sources, and error messages.
 //!
-//! Not here: exit codes and that nothing is created (`launch.rs`).
+//! See also: `launch.rs` for exit codes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -70,7 +70,7 @@ fn the_defaults_are_those_of_the_tutorial() {
 }
 
 #[test]
-fn later_sources_win() {
+fn later_sources_take_precedence() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("huskv.toml");
     std::fs::write(&file, "join = [\"a:1\"]\n[raft]\ntick_ms = 10\nport = 7\nnode_id = \"file\"\n").expect("writable");
@@ -113,7 +113,7 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
 }
 
 #[test]
-fn mistakes_name_the_setting_and_its_source() {
+fn errors_name_the_setting_and_its_source() {
     let variable = |name: &str| Source::Variable(name.into());
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, Source, &'a str);
     let table: &[Case<'_>] = &[
@@ -177,7 +177,7 @@ fn mistakes_name_the_setting_and_its_source() {
 }
 
 #[test]
-fn mistakes_in_a_file_name_it() {
+fn errors_in_a_file_name_the_file() {
     let table = [
         ("colour = 1", "colour", "unknown"),
         ("[raft]\ntik_ms = 1", "raft.tik_ms", "unknown"),
@@ -201,7 +201,7 @@ fn mistakes_in_a_file_name_it() {
 }
 
 #[test]
-fn a_port_behind_a_relay_is_advertised_and_the_own_one_otherwise() {
+fn the_advertised_port_defaults_to_the_bound_one() {
     let own = load(&[], &[]).expect("the defaults are good");
     assert_eq!((own.advertised_raft(5).as_str(), own.advertised_http(6).as_str()), ("127.0.0.1:5", "127.0.0.1:6"));
     let relayed = [("HUSKV_ADVERTISE_PORT", "7001"), ("HUSKV_SERVER_ADVERTISE_PORT", "7002")];
@@ -254,7 +254,7 @@ fn the_page_of_settings_holds_the_table() {
 }
 
 #[test]
-fn the_example_of_env_holds_what_compose_reads_at_its_default() {
+fn the_env_example_has_every_variable_of_compose_at_its_default() {
     let mut read = BTreeSet::new();
     for line in COMPOSE.lines() {
         // `${NAME:-default}`, and the same without the colon.

@@ -1,7 +1,6 @@
-//! The document of the API against the source: every code that can be answered is in it, and every route.
+//! OpenAPI document against the source: it has every error code and every route.
 //!
-//! Why: a document that lags behind misleads whoever builds on it. What the routes take is asked of a live node, in
-//! `tests/cluster`.
+//! See also: `tests/cluster/api/openapi.rs` for parameters and bodies, against a live node.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -62,7 +61,7 @@ fn each<'a>(value: &'a Value, way: &str, look: &mut dyn FnMut(&str, &'a Value)) 
 }
 
 #[test]
-fn generators_of_clients_find_nothing_that_they_cannot_use() {
+fn the_document_uses_only_features_that_client_generators_support() {
     let document = document();
     let mut ids = BTreeSet::new();
     each(&document, "", &mut |way, value| {

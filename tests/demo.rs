@@ -1,6 +1,6 @@
-//! The demo from outside: it begins, is found again, and leaves nothing behind, however it ends.
+//! `huskv demo` as a process: start, restart with its data, and no process left behind.
 //!
-//! Not here: what the nodes do for their clients (`tests/cluster`).
+//! See also: `tests/cluster` for the nodes.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener};
@@ -105,7 +105,7 @@ fn nothing_listens(ports: [u16; 2], limit: Duration) {
 }
 
 #[test]
-fn a_demo_joins_its_nodes_is_found_again_and_leaves_nothing_running() {
+fn a_demo_joins_its_nodes_finds_its_data_again_and_leaves_no_process() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let ports = free_ranges();
     let mut demo = Demo::start(folder.path(), ports, &[]);
@@ -127,7 +127,7 @@ fn a_demo_joins_its_nodes_is_found_again_and_leaves_nothing_running() {
     let said = again.until("Ctrl-C");
     assert!(!said.contains("joined"), "a member was joined again: {said}");
     assert_eq!(get(&again.http(1), "/store/foo").body["data"]["value"], "bar");
-    // Killed outright it can stop nobody; its nodes notice that it is gone.
+    // A killed demo cannot stop its nodes; they stop when their stdin closes.
     drop(again);
     nothing_listens(ports, LONG);
 
@@ -137,7 +137,7 @@ fn a_demo_joins_its_nodes_is_found_again_and_leaves_nothing_running() {
 }
 
 #[test]
-fn more_nodes_are_joined_and_fewer_are_told_of_the_others() {
+fn a_demo_joins_more_nodes_and_names_the_missing_ones() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let ports = free_ranges();
     let mut one = Demo::start(folder.path(), ports, &["--nodes", "2"]);
@@ -162,7 +162,7 @@ fn more_nodes_are_joined_and_fewer_are_told_of_the_others() {
 }
 
 #[test]
-fn a_taken_port_is_named_before_anything_is_started() {
+fn a_port_in_use_is_named_before_any_node_is_started() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let [http, raft] = free_ranges();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, raft + 1)).expect("free a moment ago");

@@ -1,11 +1,11 @@
-//! The containers: `scripts/docker.sh test` with the binary under test, where a Docker engine is, and the manifests for
-//! Kubernetes.
+//! Container image and deployment files: `scripts/docker.sh test` with the binary under test, if there is a Docker
+//! engine, and the Kubernetes manifests.
 //!
 //! Why: the Dockerfile, `docker-compose.yml` and `config/k8s` are promises too: no root, any uid, healthy, one cluster
 //! without curl, data that survives `down` and a removed volume, and a leader that may be stopped. The script says what it
 //! does step by step, so people can do the same.
 //!
-//! Laws: as those of the black-box tests. Without an engine the test is counted as ignored and says what is missing, and
+//! Invariants: as those of the black-box tests. Without an engine the test is counted as ignored and says what is missing, and
 //! a machine whose engine cannot run a container counts as one without.
 
 // clippy knows tests by their attribute, and tests with a main of their own have none.
@@ -25,11 +25,11 @@ mod harness;
 use harness::{Need, Setup, binary, tool};
 
 harness::cases![
-    containers_survive_what_is_done_to_them.needs(Need::Docker),
-    the_manifests_are_such_as_kubernetes_takes_and_a_node_too.needs(Need::Kubernetes),
+    a_cluster_of_containers_survives_stops_and_removed_volumes.needs(Need::Docker),
+    the_manifests_are_valid_for_kubernetes_and_for_a_node.needs(Need::Kubernetes),
 ];
 
-fn containers_survive_what_is_done_to_them() {
+fn a_cluster_of_containers_survives_stops_and_removed_volumes() {
     let output = Command::new(Need::DOCKER_SCRIPT).arg("test").arg(binary()).stdin(Stdio::null()).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
@@ -48,7 +48,7 @@ fn piped(command: &mut Command, text: &[u8]) -> Vec<u8> {
     stdout
 }
 
-fn the_manifests_are_such_as_kubernetes_takes_and_a_node_too() {
+fn the_manifests_are_valid_for_kubernetes_and_for_a_node() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/k8s");
     let (kubectl, validate) = (tool("kubectl").unwrap(), tool("kubernetes-validate").unwrap());
     let manifests = piped(Command::new(kubectl).arg("kustomize").arg(folder), b"");

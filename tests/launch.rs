@@ -1,6 +1,6 @@
-//! The binary from a shell: exit codes, one line of complaint, and nothing created.
+//! Startup errors of the binary: exit code, one line on stderr, and no file created.
 //!
-//! Not here: nodes that run (`tests/cluster`), and every way to get a setting wrong (`config.rs`).
+//! See also: `tests/cluster` for running nodes, `config.rs` for the settings.
 
 use std::fs;
 use std::net::TcpListener;
@@ -62,7 +62,7 @@ fn wrong_settings_are_one_line_and_exit_code_2() {
 }
 
 #[test]
-fn a_mistake_in_the_file_names_the_file() {
+fn an_error_in_the_file_names_the_file() {
     let files = folder();
     let file = files.path().join("kv.toml");
     let path = file.to_str().expect("UTF-8");
@@ -76,7 +76,7 @@ fn a_mistake_in_the_file_names_the_file() {
 }
 
 #[test]
-fn help_and_version_answer_on_stdout() {
+fn help_and_version_are_printed_on_stdout() {
     let folder = folder();
     let help = huskv(folder.path(), &[], &["--help"]);
     assert_eq!(help.status.code(), Some(0));
@@ -97,7 +97,7 @@ fn a_port_in_use_is_named_and_nothing_is_created() {
 }
 
 #[test]
-fn a_misspelt_short_variable_is_warned_of() {
+fn a_misspelt_short_variable_causes_a_warning() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port().to_string();
     let variables = [("SERVER_PORT", "0"), ("RAFT_PORT", &port), ("RAFT_NODEID", "node2"), ("RAFT_X", "1")];
@@ -108,7 +108,7 @@ fn a_misspelt_short_variable_is_warned_of() {
 }
 
 #[test]
-fn the_log_is_json_where_asked() {
+fn the_log_can_be_json() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port().to_string();
     let variables = [("SERVER_PORT", "0"), ("RAFT_PORT", &port), ("HUSKV_LOG_FORMAT", "json")];

@@ -1,10 +1,9 @@
-//! The linearizability checker, checked.
+//! Tests of the linearizability checker.
 //!
-//! Why: a checker that accepts everything would make every run of the simulator and of the fault suite a success.
+//! Why: a checker that accepts everything would let every run of the simulator and of the fault suite pass.
 //!
-//! Laws: on thousands of small histories drawn from fixed seeds, most of them with an order and many without one, it
-//! says the same as a checker written by others (`todc-utils`), which is asked about every combination of the unknown
-//! fates.
+//! Invariants: on thousands of small histories from fixed seeds, most of them linearizable and many not, it agrees with
+//! the checker of `todc-utils`, which is run for every combination of the unknown outcomes.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +25,7 @@ fn operation(called: u64, returned: impl Into<Option<u64>>, seen: Seen) -> Opera
 }
 
 #[test]
-fn a_stale_read_is_found_and_a_concurrent_one_is_allowed() {
+fn a_stale_read_is_refused_and_a_concurrent_one_accepted() {
     let put = operation(0, 10, Seen::Put(1));
     assert!(check(&[put.clone(), operation(11, 12, Seen::Get(None))]).is_err());
     assert!(check(&[put.clone(), operation(5, 12, Seen::Get(None))]).is_ok());
@@ -45,14 +44,14 @@ fn an_unknown_write_may_take_effect_late_once_or_never() {
 }
 
 #[test]
-fn a_delete_must_know_whether_the_key_was_there() {
+fn a_delete_returns_whether_the_key_existed() {
     let put = operation(0, 1, Seen::Put(7));
     assert!(check(&[put.clone(), operation(2, 3, Seen::Delete(Some(true)))]).is_ok());
     assert!(check(&[put, operation(2, 3, Seen::Delete(Some(false)))]).is_err());
 }
 
 #[test]
-fn of_two_conditions_on_one_value_only_one_holds() {
+fn of_two_conditional_writes_on_one_value_only_one_succeeds() {
     let cas = |called, new, done| {
         operation(called, called + 5, Seen::Cas { expected: Some(1), new: Some(new), done: Some(done) })
     };
@@ -72,7 +71,7 @@ fn of_two_conditions_on_one_value_only_one_holds() {
 }
 
 #[test]
-fn a_long_sound_history_with_a_stale_read_becomes_a_short_timeline() {
+fn a_stale_read_in_a_long_history_gives_a_short_timeline() {
     let mut history = Vec::new();
     for round in 0..200 {
         history.push(operation(round * 10, round * 10 + 4, Seen::Put(round)));
@@ -90,20 +89,20 @@ fn a_long_sound_history_with_a_stale_read_becomes_a_short_timeline() {
 
 /// One operation as the other checker sees it: an unknown one is left out, or returns at the end.
 #[derive(Debug, Clone)]
-struct Theirs(Seen);
+struct TodcOperation(Seen);
 
 struct Register;
 
 impl Specification for Register {
     type State = Option<u64>;
-    type Operation = Theirs;
+    type Operation = TodcOperation;
 
     fn init() -> Self::State {
         None
     }
 
     // Written from the meaning of the answers, not from what the checker under test does.
-    fn apply(operation: &Theirs, state: &Self::State) -> (bool, Self::State) {
+    fn apply(operation: &TodcOperation, state: &Self::State) -> (bool, Self::State) {
         match operation.0 {
             Seen::Put(value) => (true, Some(value)),
             Seen::Get(value) if value == *state => (true, *state),
@@ -118,7 +117,7 @@ impl Specification for Register {
 }
 
 /// What the other checker says.
-fn theirs(history: &[Operation]) -> bool {
+fn todc_accepts(history: &[Operation]) -> bool {
     let unknown: Vec<usize> = (0..history.len()).filter(|&at| history[at].returned.is_none()).collect();
     (0..1_u32 << unknown.len()).any(|chosen| {
         let left_out: BTreeSet<usize> =
@@ -127,8 +126,8 @@ fn theirs(history: &[Operation]) -> bool {
         for (at, operation) in history.iter().enumerate().filter(|(at, _)| !left_out.contains(at)) {
             let end = operation.returned.unwrap_or(u64::MAX);
             // Each operation is a process of its own: only the order in time counts.
-            events.push((operation.called, 0, at, Action::Call(Theirs(operation.seen.clone()))));
-            events.push((end, 1, at, Action::Response(Theirs(operation.seen.clone()))));
+            events.push((operation.called, 0, at, Action::Call(TodcOperation(operation.seen.clone()))));
+            events.push((end, 1, at, Action::Response(TodcOperation(operation.seen.clone()))));
         }
         events.sort_by_key(|(time, kind, at, _)| (*time, *kind, *at));
         let actions: Vec<_> = events.into_iter().map(|(_, _, at, action)| (at, action)).collect();
@@ -180,13 +179,13 @@ fn draw(rng: &mut Rng) -> Vec<Operation> {
         history.push(Operation { client, called, returned: (!unknown).then_some(returned), seen });
     }
     if rng.chance(50) {
-        falsify(rng, &mut history);
+        corrupt(rng, &mut history);
     }
     history
 }
 
 /// Changes one answer, or a time.
-fn falsify(rng: &mut Rng, history: &mut [Operation]) {
+fn corrupt(rng: &mut Rng, history: &mut [Operation]) {
     if history.is_empty() {
         return;
     }
@@ -204,11 +203,11 @@ fn falsify(rng: &mut Rng, history: &mut [Operation]) {
 }
 
 #[test]
-fn it_agrees_with_a_checker_written_by_others() {
+fn it_agrees_with_the_checker_of_todc_utils() {
     let (mut sound, mut broken) = (0, 0);
     for seed in 1..=20_000 {
         let history = draw(&mut Rng::new(seed));
-        let theirs = theirs(&history);
+        let theirs = todc_accepts(&history);
         let ours = check(&history);
         assert_eq!(ours.is_ok(), theirs, "seed {seed}: {ours:?}\n{history:#?}");
         if theirs { sound += 1 } else { broken += 1 }
@@ -218,7 +217,7 @@ fn it_agrees_with_a_checker_written_by_others() {
 }
 
 #[test]
-fn what_a_timeline_shows_is_wrong_by_itself() {
+fn the_printed_timeline_is_not_linearizable_by_itself() {
     let mut shown = 0;
     for seed in 1..=2_000 {
         let history = draw(&mut Rng::new(seed));
@@ -234,7 +233,7 @@ fn what_a_timeline_shows_is_wrong_by_itself() {
         for begin in beginnings {
             let before = begin.map(|value| operation(0, 1, Seen::Put(value)));
             let whole: Vec<Operation> = before.into_iter().chain(left.clone()).collect();
-            assert!(!theirs(&whole), "seed {seed}: from {begin:?} there is an order: {left:?} of {history:?}");
+            assert!(!todc_accepts(&whole), "seed {seed}: from {begin:?} there is an order: {left:?} of {history:?}");
         }
         shown += 1;
     }

@@ -1,9 +1,9 @@
-//! The black-box tests: the real binary, over HTTP and signals.
+//! Black-box tests: the real binary, over HTTP and signals.
 //!
-//! Why: what huskv promises is promised to people who start processes, curl them, kill them and look at their disks. So
-//! nothing here knows a type of the program, but `rogue`, which speaks to the peer port as a member does.
+//! Why: the guarantees are for operators who start processes, curl them, kill them and look at their disks. So no test
+//! uses a type of the program, except `rogue_member`, which uses the transport.
 //!
-//! Laws: ports are picked by the nodes; a test waits on conditions and never sleeps for luck; everything is bounded in
+//! Invariants: ports are picked by the nodes; a test waits on conditions and never sleeps for luck; everything is bounded in
 //! time; a test whose machine lacks a tool is counted as ignored, with the reason before its name.
 //!
 //! One test: `cargo test --test cluster -- operations::launch::a_bare_node`, or `cargo nextest run --test cluster a_bare_node`.
@@ -15,11 +15,11 @@
 use std::process::ExitCode;
 
 mod api;
-// Only a part of it is of use here.
+// Used in part.
 #[allow(dead_code)]
-#[path = "../faults/disk.rs"]
-mod disk;
-// Only a part of the page that it shares is of use here.
+#[path = "../faults/failing_disk.rs"]
+mod failing_disk;
+// Used in part.
 #[allow(dead_code)]
 mod docs;
 mod examples;
@@ -28,10 +28,10 @@ mod harness;
 mod membership;
 mod operations;
 mod peer_port;
-// Only a part of it is of use here.
+// Used in part.
 #[allow(dead_code)]
-#[path = "../faults/links.rs"]
-mod links;
+#[path = "../faults/tcp_proxy.rs"]
+mod tcp_proxy;
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();

@@ -1,13 +1,12 @@
-//! Clients on all nodes, and the history of what they saw.
+//! Clients on all nodes, and the history of their operations.
 //!
-//! Why: only who remembers every call, every answer and both their times can say that an order explains them.
+//! Why: linearizability is checked on a history of every call, every response, and the times of both.
 //!
-//! Laws: every value is written once. A write is left out of the history only where it certainly had no effect: the
-//! node says `not_applied`, or the connection was refused. A key lives for a short while, so that no history of one key
-//! is long. Reads through a node that fails say nothing. Each request is sent once, but for writes with an idempotency
-//! key: what became of one without an answer is for the judge to find out.
+//! Invariants: every value is written once. A write is left out of the history only if it certainly had no effect: the
+//! node says `not_applied`, or the connection was refused. Keys are replaced often, so that the history of one key is
+//! short. A read that fails is left out. Each request is sent once, except for writes with an idempotency key; one
+//! without a response has an unknown outcome in the history.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,87 +16,37 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Request, millis, secs};
-use crate::leases::{self, Lease};
+use crate::history::{Event, History, Shared, found, is_truncated};
 use crate::linear::{Operation, Seen};
 use crate::rng::Rng;
+use crate::ttl::{self, Lease};
 
-/// How many keys are in use at one time.
+/// The number of keys that are in use at a time.
 const KEYS: u64 = 4;
 
 /// How long a key is in use, in milliseconds.
 const SPAN: u64 = 1_500;
 
-/// How many clients hold keys for a while.
+/// The number of lock holders.
 const HOLDERS: usize = 2;
 
 /// One of so many writes has an idempotency key.
-const NAMED: u64 = 3;
+const KEYED: u64 = 3;
 
-/// How often such a write is sent again at most, while it is not known to be done.
-const AGAIN: usize = 3;
+/// The maximum number of retries of such a write.
+const MAX_RETRIES: usize = 3;
 
-/// How long a value is that stays.
-const BALLAST_BYTES: usize = 200_000;
+/// The size of a ballast value.
+const BALFINAL_READER_BYTES: usize = 200_000;
 
-/// The number of who reads everything at the end, in a timeline.
-const LAST: usize = 100;
+/// The client number of the final reads.
+const FINAL_READER: usize = 100;
 
-/// The number of who waits for a node that sleeps.
-const PROBE: usize = 101;
+/// The client number of probes of a paused node.
+const PROBER: usize = 101;
 
-/// How many reads wait for a node that sleeps.
+/// The number of reads that wait for a paused node.
 const PROBES: u64 = 24;
-
-/// One call and its answer.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// What was called.
-    pub operation: Operation,
-    /// The version of the write, or of what was read.
-    pub version: Option<u64>,
-    /// The seconds left that a read has shown.
-    pub left: Option<u64>,
-}
-
-/// What all clients saw, by key.
-#[derive(Debug, Default)]
-pub struct History {
-    /// The calls that count.
-    pub events: BTreeMap<String, Vec<Event>>,
-    /// What was asked about how long values stay, by key.
-    pub leases: BTreeMap<String, Vec<Lease>>,
-    /// Answers that no node may give.
-    pub wrong: Vec<String>,
-    /// How many writes were acknowledged.
-    pub acknowledged: u64,
-    /// How many writes are of unknown fate.
-    pub unknown: u64,
-    /// How many reads were answered.
-    pub reads: u64,
-}
-
-/// What all clients have in common.
-pub struct Shared {
-    addresses: Vec<String>,
-    consistency: &'static str,
-    begun: Instant,
-    stop: AtomicBool,
-    next: AtomicU64,
-    history: Mutex<History>,
-    /// The latest version and value of each key that any client saw; what conditions are about.
-    known: Mutex<BTreeMap<String, (u64, u64)>>,
-}
-
-impl Shared {
-    /// Microseconds since the clients began.
-    fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros()).expect("a round is shorter than half a million years")
-    }
-
-    fn history(&self) -> std::sync::MutexGuard<'_, History> {
-        self.history.lock().expect("no client panics")
-    }
-}
 
 /// Running clients.
 pub struct Clients {
@@ -126,7 +75,7 @@ impl Clients {
         Self { threads: threads.collect(), shared }
     }
 
-    /// Ends the clients; `Shared` is for the last reads.
+    /// Stops the clients and returns the shared state for the final reads.
     pub fn finish(self) -> Arc<Shared> {
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
@@ -135,55 +84,55 @@ impl Clients {
         self.shared
     }
 
-    /// What the clients have in common.
+    /// The state that the clients share.
     pub fn shared(&self) -> Arc<Shared> {
         self.shared.clone()
     }
 
-    /// How many writes have been acknowledged so far.
+    /// The number of writes that are acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.shared.history().acknowledged
     }
 }
 
-/// Reads that lie in the sockets of a node that sleeps.
+/// Reads that wait in the sockets of a paused node.
 pub struct Probes(Vec<Probe>);
 
 /// When it was called, its key, and how to wait for the answer.
 type Probe = (u64, String, Box<dyn FnOnce(Duration) -> std::io::Result<Answer>>);
 
 impl Shared {
-    /// Writes large values that stay, so that a copy of the tree takes a while and faults fall into it.
+    /// Writes large values, so that a snapshot takes a while and faults hit it.
     pub fn ballast(&self, count: usize) {
         for number in 0..count {
             let value = self.next.fetch_add(1, Ordering::SeqCst);
             let key = format!("ballast-{number}");
-            let text = format!("{value}:{}", "b".repeat(BALLAST_BYTES));
+            let text = format!("{value}:{}", "b".repeat(BALFINAL_READER_BYTES));
             let body = json!({"key": key, "value": text}).to_string();
             let address = &self.addresses[number % self.addresses.len()];
             let request = Request::new("POST", "/store?timeout=5s").body(body).within(secs(10));
-            write(self, LAST, address, &key, Wish { seen: Seen::Put(value), ttl: None, request });
+            write(self, FINAL_READER, address, &key, PutAttempt { seen: Seen::Put(value), ttl: None, request });
         }
     }
 
-    /// Calls reads of the keys in use at a node that sleeps: whatever it takes itself for, they are what it sees first
-    /// when it wakes. The clients themselves would all hang on it long before another node leads.
+    /// Sends reads to a paused node: they are its first requests after it resumes, when it may still consider itself the
+    /// leader. The clients themselves would all time out before another node leads.
     pub fn probe(&self, place: usize) -> Probes {
         let one = |number: u64| -> Option<Probe> {
             let called = self.now();
             let key = format!("e{}-{}", called / 1_000 / SPAN, number % KEYS);
             let path = format!("/store/{key}?timeout=2s&consistency={}", self.consistency);
             let pending = Request::new("GET", path).within(secs(2)).open(&self.addresses[place]).ok()?;
-            Some((called, key, Box::new(move |patience| pending.answer(patience))))
+            Some((called, key, Box::new(move |timeout| pending.answer(timeout))))
         };
         Probes((0..PROBES).filter_map(one).collect())
     }
 
-    /// Hears what came of them.
-    pub fn hear(&self, probes: Probes) {
+    /// Records the results of the probes.
+    pub fn record_probes(&self, probes: Probes) {
         for (called, key, pending) in probes.0 {
             let answer = pending(secs(4));
-            _ = self.heard(PROBE, &key, called, answer);
+            _ = self.record_read(PROBER, &key, called, answer);
         }
     }
 }
@@ -193,7 +142,7 @@ pub fn read_all(shared: &Shared) -> Result<History, String> {
     let keys: Vec<String> = shared.history().events.keys().cloned().collect();
     for (at, key) in keys.iter().enumerate() {
         let address = &shared.addresses[at % shared.addresses.len()];
-        let answered = (0..5).any(|_| read(shared, LAST, address, key, secs(5)));
+        let answered = (0..5).any(|_| read(shared, FINAL_READER, address, key, secs(5)));
         if !answered {
             return Err(format!("{key} cannot be read at {address} from a cluster that is whole"));
         }
@@ -206,13 +155,13 @@ fn run(shared: &Shared, client: usize, mut rng: Rng) {
         let address = rng.pick(&shared.addresses).clone();
         let key = format!("e{}-{}", shared.now() / 1_000 / SPAN, rng.below(KEYS));
         // Some give up early, so that not all of them hang on a node that sleeps.
-        let patience = millis(300 + rng.below(2_200));
+        let timeout = millis(300 + rng.below(2_200));
         match rng.below(10) {
             0..5 => {
                 let value = shared.next.fetch_add(1, Ordering::SeqCst);
-                let mut wish = put(shared, &key, value, &mut rng);
-                wish.request = wish.request.within(patience);
-                write(shared, client, &address, &key, wish);
+                let mut attempt = put(shared, &key, value, &mut rng);
+                attempt.request = attempt.request.within(timeout);
+                write(shared, client, &address, &key, attempt);
             }
             5 => {
                 let request = Request::new("DELETE", format!("/store/{key}?timeout=1s"));
@@ -223,22 +172,22 @@ fn run(shared: &Shared, client: usize, mut rng: Rng) {
                     }
                     _ => (Seen::Delete(None), request),
                 };
-                let request = request.within(patience);
-                write(shared, client, &address, &key, Wish { seen, ttl: None, request });
+                let request = request.within(timeout);
+                write(shared, client, &address, &key, PutAttempt { seen, ttl: None, request });
             }
             6 if rng.chance(50) => {
                 let version = shared.known(&key).filter(|_| rng.chance(50)).map(|(version, _)| version);
-                Touch { ttl: 1 + rng.below(3), version, patience }.send(shared, client, &address, &key);
+                Touch { ttl: 1 + rng.below(3), version, timeout }.send(shared, client, &address, &key);
             }
-            _ => _ = read(shared, client, &address, &key, patience),
+            _ => _ = read(shared, client, &address, &key, timeout),
         }
         sleep(millis(2 + rng.below(20)));
     }
 }
 
-/// Whoever holds one key at a time, as a lock is held: makes it, renews it for a while, and lets it go or forgets it.
+/// A lock holder: creates a key with a TTL, renews it for a while, then deletes it or lets it expire.
 fn hold(shared: &Shared, client: usize, mut rng: Rng) {
-    let stays = |rng: &mut Rng| 2 + rng.below(leases::MOST - 1);
+    let stays = |rng: &mut Rng| 2 + rng.below(ttl::MAX_SECONDS - 1);
     let any = |rng: &mut Rng| rng.pick(&shared.addresses[..]).clone();
     for number in 0.. {
         let key = format!("lease-{client}-{number}");
@@ -246,24 +195,24 @@ fn hold(shared: &Shared, client: usize, mut rng: Rng) {
         let make = Request::new("PUT", format!("/store/{key}?timeout=1s&ttl={ttl}")).body(format!("{value}:"));
         let request = make.header("If-None-Match", "*").within(secs(2));
         let seen = Seen::Cas { expected: None, new: Some(value), done: None };
-        write(shared, client, &any(&mut rng), &key, Wish { seen, ttl: Some(ttl), request });
+        write(shared, client, &any(&mut rng), &key, PutAttempt { seen, ttl: Some(ttl), request });
         for _ in 0..rng.below(5) {
-            shared.rest(millis(100 + rng.below(1_500)));
+            shared.wait(millis(100 + rng.below(1_500)));
             let version = shared.known(&key).map(|(version, _)| version);
-            let touch = Touch { ttl: stays(&mut rng), version, patience: secs(2) };
+            let touch = Touch { ttl: stays(&mut rng), version, timeout: secs(2) };
             touch.send(shared, client, &any(&mut rng), &key);
         }
         if rng.chance(20) {
             let request = Request::new("DELETE", format!("/store/{key}?timeout=1s")).within(secs(2));
-            write(shared, client, &any(&mut rng), &key, Wish { seen: Seen::Delete(None), ttl: None, request });
+            write(shared, client, &any(&mut rng), &key, PutAttempt { seen: Seen::Delete(None), ttl: None, request });
         }
         // Looked at until it is gone, so that what goes too early is seen to.
         for _ in 0..40 {
-            shared.rest(millis(50 + rng.below(300)));
+            shared.wait(millis(50 + rng.below(300)));
             if shared.stop.load(Ordering::SeqCst) {
                 return;
             }
-            if read(shared, client, &any(&mut rng), &key, secs(1)) && shared.gone(&key) {
+            if read(shared, client, &any(&mut rng), &key, secs(1)) && shared.is_missing(&key) {
                 break;
             }
         }
@@ -271,7 +220,7 @@ fn hold(shared: &Shared, client: usize, mut rng: Rng) {
 }
 
 /// A write in the making: what it is to do, for how many seconds it is to stay, and how it is asked for.
-struct Wish {
+struct PutAttempt {
     seen: Seen,
     ttl: Option<u64>,
     request: Request,
@@ -279,7 +228,7 @@ struct Wish {
 
 /// One of the ways to set a key: with and without a condition, as JSON, as a raw body, in a transaction; some of each
 /// with a time to stay.
-fn put(shared: &Shared, key: &str, value: u64, rng: &mut Rng) -> Wish {
+fn put(shared: &Shared, key: &str, value: u64, rng: &mut Rng) -> PutAttempt {
     // Now and then a large one, so that records and copies are of several pieces.
     let padding = if rng.chance(4) { 40_000 } else { 0 };
     let text = format!("{value}:{}", "p".repeat(padding));
@@ -307,24 +256,24 @@ fn put(shared: &Shared, key: &str, value: u64, rng: &mut Rng) -> Wish {
             (Seen::Put(value), Request::new("POST", "/store?timeout=1s").body(body))
         }
     };
-    Wish { seen, ttl, request }
+    PutAttempt { seen, ttl, request }
 }
 
 /// Sends a write. One that has an idempotency key is sent on to other nodes until it is answered, and then once more: it
 /// must be done once, and answered alike.
 fn send(shared: &Shared, address: &str, request: Request) -> std::io::Result<Answer> {
     let number = shared.next.fetch_add(1, Ordering::SeqCst);
-    if !number.is_multiple_of(NAMED) {
+    if !number.is_multiple_of(KEYED) {
         return request.send(address);
     }
     let request = request.header("Idempotency-Key", &format!("write-{number}"));
     let others = shared.addresses.iter().cycle().skip_while(|other| *other != address).map(String::as_str);
     let (mut doubt, mut last) = (false, request.clone().send(address));
-    for other in others.skip(1).take(AGAIN) {
+    for other in others.skip(1).take(MAX_RETRIES) {
         match &last {
             Ok(answer) if [200, 412].contains(&answer.status) => {
                 if let Ok(again) = request.send(other) {
-                    shared.compare(answer, &again);
+                    shared.compare_replay(answer, &again);
                 }
                 return last;
             }
@@ -335,17 +284,12 @@ fn send(shared: &Shared, address: &str, request: Request) -> std::io::Result<Ans
     }
     match &last {
         Ok(answer) if [200, 412].contains(&answer.status) => last,
-        _ if doubt => Err(std::io::Error::other("none of its attempts was answered with its fate")),
+        _ if doubt => Err(std::io::Error::other("none of its attempts was answered with its outcome")),
         _ => last,
     }
 }
 
-/// Whether all that is left of a result is its version, which does not tell which branch of a transaction was taken.
-fn is_truncated(answer: &Answer) -> bool {
-    answer.status == 200 && answer.json()["data"]["truncated"] == true
-}
-
-fn write(shared: &Shared, client: usize, address: &str, key: &str, Wish { seen, ttl, request }: Wish) {
+fn write(shared: &Shared, client: usize, address: &str, key: &str, PutAttempt { seen, ttl, request }: PutAttempt) {
     let called = shared.now();
     let answer = send(shared, address, request);
     let now = shared.now();
@@ -365,14 +309,14 @@ fn write(shared: &Shared, client: usize, address: &str, key: &str, Wish { seen, 
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return sleep(millis(20)),
         Err(_) => (None, seen, None),
     };
-    shared.learn(key, &seen, version);
+    shared.record_version(key, &seen, version);
     let mut history = shared.history();
     match returned {
         Some(_) => history.acknowledged += 1,
         None => history.unknown += 1,
     }
     if let (Some(ttl), Seen::Put(value) | Seen::Cas { new: Some(value), done: None | Some(true), .. }) = (ttl, &seen) {
-        history.lease(key, Lease { value: Some(*value), put: true, called, returned, ttl });
+        history.add_lease(key, Lease { value: Some(*value), put: true, called, returned, ttl });
     }
     let operation = Operation { client, called, returned, seen };
     history.events.entry(key.to_owned()).or_default().push(Event { operation, version, left: None });
@@ -382,40 +326,40 @@ fn write(shared: &Shared, client: usize, address: &str, key: &str, Wish { seen, 
 struct Touch {
     ttl: u64,
     version: Option<u64>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Touch {
     /// What a touch answers is what a read would have found at its place in the order.
     fn send(self, shared: &Shared, client: usize, address: &str, key: &str) {
-        let Self { ttl, version, patience } = self;
+        let Self { ttl, version, timeout } = self;
         let mut request =
             Request::new("POST", format!("/touch/{key}?timeout=1s")).body(json!({"ttl": ttl}).to_string());
         if let Some(version) = version {
             request = request.header("If-Match", &format!("\"{version}\""));
         }
         let called = shared.now();
-        let answer = request.within(patience).send(address);
+        let answer = request.within(timeout).send(address);
         let lease = |value, returned| Lease { value, put: false, called, returned, ttl };
         match answer {
             Ok(answer) if answer.status == 200 => {
                 let (value, now) = (found(&answer.data()).map(|(value, ..)| value), shared.now());
-                if shared.heard(client, key, called, Ok(answer)) {
-                    shared.history().lease(key, lease(value, Some(now)));
+                if shared.record_read(client, key, called, Ok(answer)) {
+                    shared.history().add_lease(key, lease(value, Some(now)));
                 }
             }
             Ok(answer) if answer.status == 412 && answer.json()["version"] == 0 => {
-                shared.heard_nothing(client, key, called);
+                shared.record_missing(client, key, called);
             }
             Ok(answer) if answer.status == 412 => {}
-            Ok(answer) if answer.status == 404 => _ = shared.heard(client, key, called, Ok(answer)),
+            Ok(answer) if answer.status == 404 => _ = shared.record_read(client, key, called, Ok(answer)),
             Ok(answer) if answer.word("outcome") == "not_applied" => {}
             Ok(answer) if answer.word("outcome") != "unknown" => {
                 shared.history().wrong.push(format!("{address} on a touch of {key}: {answer}"));
             }
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => sleep(millis(20)),
             // It may take effect on whatever is there then.
-            Ok(_) | Err(_) => shared.history().lease(key, lease(None, None)),
+            Ok(_) | Err(_) => shared.history().add_lease(key, lease(None, None)),
         }
     }
 }
@@ -440,98 +384,13 @@ fn acknowledged(seen: &Seen, answer: &Answer) -> Option<(Seen, Option<u64>)> {
 }
 
 /// Whether it was answered.
-fn read(shared: &Shared, client: usize, address: &str, key: &str, patience: Duration) -> bool {
+fn read(shared: &Shared, client: usize, address: &str, key: &str, timeout: Duration) -> bool {
     let called = shared.now();
     let path = format!("/store/{key}?timeout=1s&consistency={}", shared.consistency);
-    let answer = Request::new("GET", path).within(patience).send(address);
-    let heard = shared.heard(client, key, called, answer);
+    let answer = Request::new("GET", path).within(timeout).send(address);
+    let heard = shared.record_read(client, key, called, answer);
     if !heard {
         sleep(millis(20));
     }
     heard
-}
-
-impl History {
-    fn lease(&mut self, key: &str, lease: Lease) {
-        self.leases.entry(key.to_owned()).or_default().push(lease);
-    }
-}
-
-impl Shared {
-    /// What a write came to, and what the same write was answered later.
-    fn compare(&self, first: &Answer, again: &Answer) {
-        let is_whole = !is_truncated(again);
-        let facts = |answer: &Answer| {
-            let text = is_whole.then(|| answer.text());
-            (answer.status, text, answer.header("x-raft-index").map(str::to_owned))
-        };
-        let decided = [200, 412, 422].contains(&again.status);
-        if decided && (facts(first) != facts(again) || again.header("idempotency-replayed") != Some("true")) {
-            self.history().wrong.push(format!("a write was answered {first}, and when it was sent again {again}"));
-        }
-    }
-
-    /// Waits, unless the clients are to stop.
-    fn rest(&self, span: Duration) {
-        let end = Instant::now() + span;
-        while Instant::now() < end && !self.stop.load(Ordering::SeqCst) {
-            sleep(millis(20));
-        }
-    }
-
-    /// Whether the last that was seen of a key is that it was not there.
-    fn gone(&self, key: &str) -> bool {
-        let history = self.history();
-        let last = history.events.get(key).and_then(|events| events.last());
-        last.is_some_and(|event| event.operation.seen == Seen::Get(None))
-    }
-
-    fn known(&self, key: &str) -> Option<(u64, u64)> {
-        self.known.lock().expect("no client panics").get(key).copied()
-    }
-
-    /// Remembers which version a key was seen to have.
-    fn learn(&self, key: &str, seen: &Seen, version: Option<u64>) {
-        if let (Seen::Put(value) | Seen::Get(Some(value)) | Seen::Cas { new: Some(value), .. }, Some(version)) =
-            (seen, version)
-        {
-            self.known.lock().expect("no client panics").insert(key.to_owned(), (version, *value));
-        }
-    }
-
-    /// Takes the answer to a read in; false where there is none.
-    fn heard(&self, client: usize, key: &str, called: u64, answer: std::io::Result<Answer>) -> bool {
-        let returned = Some(self.now());
-        let (value, version, left) = match answer {
-            Ok(answer) if answer.status == 200 => match found(&answer.data()) {
-                Some((value, version, left)) => (Some(value), Some(version), left),
-                None => {
-                    self.history().wrong.push(format!("a get of {key}: {answer}"));
-                    return false;
-                }
-            },
-            Ok(answer) if answer.status == 404 && answer.word("code") == "key_not_found" => (None, None, None),
-            _ => return false,
-        };
-        let operation = Operation { client, called, returned, seen: Seen::Get(value) };
-        self.learn(key, &operation.seen, version);
-        let mut history = self.history();
-        history.reads += 1;
-        history.events.entry(key.to_owned()).or_default().push(Event { operation, version, left });
-        true
-    }
-
-    /// An answer that says no more than that the key is not there.
-    fn heard_nothing(&self, client: usize, key: &str, called: u64) {
-        let operation = Operation { client, called, returned: Some(self.now()), seen: Seen::Get(None) };
-        let mut history = self.history();
-        history.reads += 1;
-        history.events.entry(key.to_owned()).or_default().push(Event { operation, version: None, left: None });
-    }
-}
-
-/// The value of an item, its version, and the seconds that it has left.
-fn found(data: &Value) -> Option<(u64, u64, Option<u64>)> {
-    let value = data["value"].as_str()?.split(':').next()?.parse().ok()?;
-    Some((value, data["version"].as_u64()?, data["ttl"].as_u64()))
 }

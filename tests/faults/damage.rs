@@ -1,7 +1,7 @@
-//! Directories that are wiped, damaged, swapped, copied, or used twice.
+//! Faults of data directories: wiped, damaged, swapped, copied, or used by two processes.
 //!
-//! Laws: before a disk loses what it had synced, every other node has everything that was acknowledged, and nobody else
-//! is disturbed until the victim is whole again. A directory of somebody else is refused, and untouched by that.
+//! Invariants: before a disk loses synced data, every other node has every acknowledged write, and no other fault comes
+//! until the victim has healed. A directory of another node is refused and not modified.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,16 +19,16 @@ pub fn lone(world: &mut World) {
     world.cluster.nodes[victim].kill9();
     // What was acknowledged so far may rest on the victim's disk and one other: the rest catches up first.
     if let Err(why) = others_have_everything(world, victim) {
-        world.story.say(format!("{name} was killed and keeps its disk: {why}"));
+        world.run_log.log(format!("{name} was killed and keeps its disk: {why}"));
         return world.start(victim);
     }
     if world.rng.chance(35) {
-        world.story.say(format!("{name} loses its directory"));
+        world.run_log.log(format!("{name} loses its directory"));
         world.cluster.nodes[victim].wipe();
         world.start(victim);
     } else {
         let what = spoil(world, victim);
-        world.story.say(format!("{name}: {what}"));
+        world.run_log.log(format!("{name}: {what}"));
         world.cluster.nodes[victim].spawn();
         if !comes_back(world, victim) {
             let log = world.gave_up(victim);
@@ -46,7 +46,7 @@ fn others_have_everything(world: &World, victim: usize) -> Result<(), String> {
     let mut goal = None;
     loop {
         let seen = (|| {
-            let leader = world.leader().ok_or("nobody leads")?;
+            let leader = world.leader().ok_or("there is no leader")?;
             let goal = match goal {
                 Some(goal) => goal,
                 None => *goal.insert(number(&world.cluster.nodes[leader].try_stats()?, "commit_index")),
@@ -113,7 +113,7 @@ fn comes_back(world: &mut World, victim: usize) -> bool {
     })
 }
 
-/// Somebody starts a node on a directory that is not its own; all that happens is a message.
+/// An operator starts a node on a directory that is not its own; it must exit with a message and change nothing.
 pub fn mistake(world: &mut World) {
     let (one, other) = (world.any(), world.any());
     if one == other || (world.small.is_some() && (one == 0 || other == 0)) {
@@ -129,7 +129,7 @@ pub fn mistake(world: &mut World) {
 /// A second process on the directory of a running node.
 fn twice(world: &mut World, one: usize) {
     let name = world.names(&[one]);
-    world.story.say(format!("a second process on the directory of {name}"));
+    world.run_log.log(format!("a second process on the directory of {name}"));
     let node = &world.cluster.nodes[one];
     let setup = node.setup().set("SERVER_PORT", 0).set("RAFT_PORT", 0).unset("HUSKV_JOIN").directory(node.directory());
     let mut second = setup.spawn();
@@ -141,7 +141,7 @@ fn twice(world: &mut World, one: usize) {
 
 /// Two nodes are started on each other's directories.
 fn swapped(world: &mut World, one: usize, other: usize) {
-    world.story.say(format!("{} are started on each other's directory", world.names(&[one, other])));
+    world.run_log.log(format!("{} are started on each other's directory", world.names(&[one, other])));
     for place in [one, other] {
         world.cluster.nodes[place].kill9();
     }
@@ -159,7 +159,7 @@ fn swapped(world: &mut World, one: usize, other: usize) {
 
 /// A node is started on a copy of another's directory.
 fn copied(world: &mut World, one: usize, other: usize) {
-    world.story.say(format!("{} is started on a copy of {}", world.names(&[one]), world.names(&[other])));
+    world.run_log.log(format!("{} is started on a copy of {}", world.names(&[one]), world.names(&[other])));
     for place in [one, other] {
         world.cluster.nodes[place].kill9();
     }

@@ -1,10 +1,10 @@
-//! What goes wrong, drawn from the seed.
+//! Nemesis: the faults of a round, drawn from the seed.
 //!
-//! Laws: the seed fixes which faults come in which order, on which nodes and for how long; what the cluster does
-//! meanwhile it does in real time. A fault that takes a disk away, as a wipe does, is only drawn while all others have
-//! everything that was acknowledged: no store survives more.
+//! Invariants: the seed fixes which faults come in which order, on which nodes and for how long; what the cluster does
+//! meanwhile it does in real time. A fault that loses a disk, such as a wipe, is only drawn while all other nodes have
+//! every acknowledged write: Raft does not survive more.
 //!
-//! Not here: damage to directories (`damage`).
+//! See also: `damage` for faults of directories.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::damage;
-use crate::disk::{DiskFault, shim};
+use crate::failing_disk::{DiskFault, shim};
 use crate::harness::{millis, secs};
-use crate::links::State;
+use crate::tcp_proxy::State;
 use crate::world::{RESERVE, World};
 
 /// Faults until `end`; each ends before the next begins, unless one is drawn inside another.
-pub fn haunt(world: &mut World, end: Instant) {
+pub fn run_faults(world: &mut World, end: Instant) {
     while Instant::now() < end {
         pause(world, 100, 900);
         world.attend();
@@ -48,7 +48,7 @@ pub fn pause(world: &mut World, least: u64, more: u64) {
 fn kill(world: &mut World) {
     let victims = if world.rng.chance(25) { (0..world.count()).collect() } else { world.some() };
     world.attend();
-    world.story.say(format!("kill -9 of {}", world.names(&victims)));
+    world.run_log.log(format!("kill -9 of {}", world.names(&victims)));
     for &victim in &victims {
         world.cluster.nodes[victim].kill9();
     }
@@ -58,13 +58,13 @@ fn kill(world: &mut World) {
         // Some are killed again while they start.
         if world.rng.chance(20) {
             pause(world, 0, 300);
-            world.story.say(format!("kill -9 of {} while it starts", world.names(&[victim])));
+            world.run_log.log(format!("kill -9 of {} while it starts", world.names(&[victim])));
             world.cluster.nodes[victim].kill9();
             world.cluster.nodes[victim].spawn();
         }
     }
     victims.iter().for_each(|&victim| world.cluster.nodes[victim].await_up());
-    world.story.say(format!("{} run again", world.names(&victims)));
+    world.run_log.log(format!("{} run again", world.names(&victims)));
 }
 
 /// SIGSTOP for longer than an election, most often of the leader; sometimes it hears of nothing for a while after it has
@@ -75,7 +75,7 @@ fn stop(world: &mut World) {
     let victim = leader.unwrap_or(any);
     let alone = world.rng.chance(50);
     let what = format!("{}{}", leader.map_or("", |_| ", the leader"), if alone { ", cut off" } else { "" });
-    world.story.say(format!("SIGSTOP of {}{what}", world.names(&[victim])));
+    world.run_log.log(format!("SIGSTOP of {}{what}", world.names(&[victim])));
     for other in (0..world.count()).filter(|&other| alone && other != victim) {
         world.links.set(other, victim, State::Hole);
         world.links.set(victim, other, State::Hole);
@@ -84,9 +84,9 @@ fn stop(world: &mut World) {
     pause(world, 1_500, 2_500);
     let probes = world.clients.as_ref().map(|clients| clients.probe(victim));
     world.cluster.nodes[victim].sigcont();
-    world.story.say(format!("SIGCONT of {}", world.names(&[victim])));
+    world.run_log.log(format!("SIGCONT of {}", world.names(&[victim])));
     if let (Some(clients), Some(probes)) = (&world.clients, probes) {
-        clients.hear(probes);
+        clients.record_probes(probes);
     }
     if alone {
         world.links.open();
@@ -107,7 +107,7 @@ fn during(world: &mut World) {
     }
     pause(world, 0, 1_500);
     world.links.open();
-    world.story.say("all links are open");
+    world.run_log.log("all links are open");
 }
 
 /// Changes some links.
@@ -136,14 +136,14 @@ fn fail_links(world: &mut World) {
             }
         }
     }
-    world.story.say(format!("links {state:?}: {}", links.join(" ")));
+    world.run_log.log(format!("links {state:?}: {}", links.join(" ")));
 }
 
 /// The links of one node come and go.
 fn flap(world: &mut World) {
     let (one, count) = (world.any(), world.count());
     let times = 4 + world.rng.below(12);
-    world.story.say(format!("the links of {} flap {times} times", world.names(&[one])));
+    world.run_log.log(format!("the links of {} flap {times} times", world.names(&[one])));
     for time in 0..times {
         let state = if time % 2 == 0 { State::Cut } else { State::Open };
         for other in (0..count).filter(|&other| other != one) {
@@ -157,7 +157,7 @@ fn flap(world: &mut World) {
 
 /// Connections are reset in bursts.
 fn reset(world: &mut World) {
-    world.story.say("resets");
+    world.run_log.log("resets");
     for _ in 0..5 + world.rng.below(20) {
         let (from, to) = (world.any(), world.any());
         if from != to {
@@ -194,7 +194,7 @@ fn churn(world: &mut World) {
     _ = world.ask(through, "/raft/remove", &body, 8);
     pause(world, 0, 1_000);
     if world.rng.chance(30) {
-        world.story.say(format!("kill -9 of {}", world.names(&[victim])));
+        world.run_log.log(format!("kill -9 of {}", world.names(&[victim])));
         world.cluster.nodes[victim].kill9();
         world.start(victim);
     }
@@ -215,14 +215,14 @@ fn disk(world: &mut World) {
     let name = world.names(&[victim]);
     let trigger = world.trigger(victim);
     if world.rng.chance(25) {
-        world.story.say(format!("syncs of {name} take 1.5 s each"));
+        world.run_log.log(format!("syncs of {name} take 1.5 s each"));
         DiskFault::Slow.begin(&trigger);
         pause(world, 1_000, 4_000);
         DiskFault::end(&trigger);
         return;
     }
     let fault = *world.rng.pick(&DiskFault::DEADLY);
-    world.story.say(format!("the disk of {name} fails: {fault:?}"));
+    world.run_log.log(format!("the disk of {name} fails: {fault:?}"));
     fault.begin(&trigger);
     let begun = Instant::now();
     // A node that no write reaches does not meet its disk.
@@ -234,7 +234,7 @@ fn disk(world: &mut World) {
         let again = world.rng.chance(40) && fault == DiskFault::Full;
         world.gave_up(victim);
         if again {
-            world.story.say(format!("{name} is started while its disk fails"));
+            world.run_log.log(format!("{name} is started while its disk fails"));
             world.cluster.nodes[victim].spawn();
             world.gave_up(victim);
         }
@@ -242,11 +242,11 @@ fn disk(world: &mut World) {
     DiskFault::end(&trigger);
     if ended {
         world.start(victim);
-        world.story.say(format!("{name} runs again"));
+        world.run_log.log(format!("{name} runs again"));
     } else {
         // A background write may have failed, which the node then learns at its next sync.
         world.suspects.insert(victim);
-        world.story.say(format!("{name} may not have met the fault"));
+        world.run_log.log(format!("{name} may not have met the fault"));
     }
 }
 
@@ -258,7 +258,7 @@ fn fill(world: &mut World) {
     }
     let left = if world.rng.chance(50) { 0 } else { 1 + world.rng.below(RESERVE) };
     let behind = world.rng.chance(50).then(|| falls_behind(world));
-    world.story.say(format!("the disk of node1 has {left} MB left"));
+    world.run_log.log(format!("the disk of node1 has {left} MB left"));
     let disk = world.small.as_ref().expect("it was there");
     if left == 0 {
         disk.fill()
@@ -280,10 +280,10 @@ fn fill(world: &mut World) {
     world.small.as_ref().expect("it was there").give_back();
     if ended {
         world.start(0);
-        world.story.say("node1 has space and runs again");
+        world.run_log.log("node1 has space and runs again");
     } else {
         world.suspects.insert(0);
-        world.story.say("node1 goes on");
+        world.run_log.log("node1 goes on");
     }
     if let Some(place) = behind.filter(|place| *place != 0) {
         world.cluster.nodes[place].await_up();
@@ -295,7 +295,7 @@ fn fill(world: &mut World) {
 fn falls_behind(world: &mut World) -> usize {
     let place = if world.rng.chance(50) { 0 } else { world.any() };
     world.attend();
-    world.story.say(format!("{} is killed and misses writes", world.names(&[place])));
+    world.run_log.log(format!("{} is killed and misses writes", world.names(&[place])));
     world.cluster.nodes[place].kill9();
     let through = (place + 1) % world.count();
     if place != 0 {

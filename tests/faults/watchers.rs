@@ -1,13 +1,12 @@
-//! Those who watch: each follows all watched keys from node to node, over whatever happens, and writes down what it is
-//! told.
+//! Watchers: each watches all watched keys, changes nodes when a connection fails, and records every event.
 //!
-//! Why: a watch outlives its connections, and what it promises is about all of them together.
+//! Why: a watch outlives its connections, and its guarantee covers all of them together.
 //!
-//! Laws: as the documentation tells a client to do: go on after the last id, on any node; 15 s of silence mean another
-//! node; where every node answers `compacted`, list the keys, and go on behind the index of the list. A list is written
-//! down as what it is, so that it hides nothing.
+//! Invariants: a watcher does what the documentation tells a client: it resumes after the last id on any node, changes
+//! nodes after 15 s without a byte, and where every node answers `compacted`, it lists the keys and watches from the
+//! index of the list plus one. A list is recorded as a list, so that it hides no lost event.
 //!
-//! Not here: what of it is right (`ledger`).
+//! See also: `event_log`, which checks the events.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -18,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::event_log::{At, Change, Observed};
 use crate::harness::{Event, Request, ask, binary, millis, secs};
-use crate::ledger::{At, Change, Told};
 use crate::rng::Rng;
 use crate::writers::{END, PREFIX, key};
 
@@ -31,7 +30,7 @@ const PROGRAM: Duration = secs(45);
 
 /// How a watcher goes about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
+pub enum WatchMethod {
     /// Stays with a node for as long as that lasts.
     Steady,
     /// Changes nodes every few seconds.
@@ -44,7 +43,7 @@ pub enum Manner {
 
 /// One watcher.
 pub struct Watcher {
-    manner: Manner,
+    manner: WatchMethod,
     addresses: Vec<String>,
     rng: Rng,
     deadline: Instant,
@@ -52,7 +51,7 @@ pub struct Watcher {
     last: Option<String>,
     from: u64,
     /// Everything that it was told.
-    pub told: Vec<Told>,
+    pub observed: Vec<Observed>,
     /// How many connections it had, or processes.
     pub connections: u64,
     /// How many nodes answered that they do not remember so much.
@@ -66,7 +65,7 @@ pub struct Watcher {
 }
 
 /// What a stream brings.
-enum Heard {
+enum Polled {
     Event(Event),
     Silence,
     End,
@@ -74,7 +73,7 @@ enum Heard {
 
 impl Watcher {
     /// One that begins behind this index.
-    pub fn new(manner: Manner, addresses: &[String], begin: u64, rng: Rng, deadline: Instant) -> Self {
+    pub fn new(manner: WatchMethod, addresses: &[String], begin: u64, rng: Rng, deadline: Instant) -> Self {
         Self {
             manner,
             addresses: addresses.to_vec(),
@@ -82,7 +81,7 @@ impl Watcher {
             deadline,
             last: None,
             from: begin + 1,
-            told: Vec::new(),
+            observed: Vec::new(),
             connections: 0,
             compacted: 0,
             lagged: 0,
@@ -95,8 +94,11 @@ impl Watcher {
     pub fn run(mut self) -> Self {
         let mut forgotten = Vec::new();
         while Instant::now() < self.deadline {
-            let ended =
-                if self.manner == Manner::Program { self.program(&mut forgotten) } else { self.stream(&mut forgotten) };
+            let ended = if self.manner == WatchMethod::Program {
+                self.program(&mut forgotten)
+            } else {
+                self.stream(&mut forgotten)
+            };
             if ended {
                 return self;
             }
@@ -107,11 +109,11 @@ impl Watcher {
                     return self;
                 }
             }
-            if self.manner == Manner::Sleepy && self.rng.chance(30) {
+            if self.manner == WatchMethod::Sleepy && self.rng.chance(30) {
                 sleep(millis(self.rng.below(12_000)));
             }
         }
-        panic!("{:?} was not told of the end in time; the last was {:?}", self.manner, self.told.last());
+        panic!("{:?} was not told of the end in time; the last was {:?}", self.manner, self.observed.last());
     }
 
     /// One connection to one node; whether the end was told.
@@ -144,7 +146,7 @@ impl Watcher {
         forgotten.clear();
         self.connections += 1;
         let stay = match self.manner {
-            Manner::Restless | Manner::Sleepy => millis(500 + self.rng.below(6_000)),
+            WatchMethod::Restless | WatchMethod::Sleepy => millis(500 + self.rng.below(6_000)),
             _ => secs(24 * 3_600),
         };
         self.take(Instant::now() + stay, SILENCE, |patience| received(watch.within(patience)))
@@ -173,23 +175,23 @@ impl Watcher {
             forgotten.clone_from(&self.addresses);
             self.lagged += 1;
         } else {
-            let found_nobody = said.contains("go on with --after") || self.last.is_none();
-            assert!(found_nobody, "huskv watch says {said:?}");
+            let found_no_node = said.contains("go on with --after") || self.last.is_none();
+            assert!(found_no_node, "huskv watch says {said:?}");
         }
         false
     }
 
     /// Writes down what comes until the stream ends, is silent, or it is time to leave; whether the end was told.
-    fn take(&mut self, leave: Instant, silence: Duration, mut next: impl FnMut(Duration) -> Heard) -> bool {
+    fn take(&mut self, leave: Instant, silence: Duration, mut next: impl FnMut(Duration) -> Polled) -> bool {
         loop {
             let patience = leave.saturating_duration_since(Instant::now()).min(silence);
             let event = match next(patience) {
-                Heard::Event(event) => event,
-                Heard::Silence => {
+                Polled::Event(event) => event,
+                Polled::Silence => {
                     self.silences += u64::from(Instant::now() < leave);
                     return false;
                 }
-                Heard::End => return false,
+                Polled::End => return false,
             };
             if event.kind == "lagged" {
                 self.lagged += 1;
@@ -199,7 +201,7 @@ impl Watcher {
             let at = place(&event.id).unwrap_or_else(|| panic!("the id of {event:?}"));
             if event.kind == "progress" {
                 assert_eq!(event.data["index"], at.0, "{event:?}");
-                self.told.push(Told::Progress(at.0));
+                self.observed.push(Observed::Progress(at.0));
                 continue;
             }
             let key = event.data["key"].as_str().and_then(key).unwrap_or_else(|| panic!("the key of {event:?}"));
@@ -211,7 +213,7 @@ impl Watcher {
                 _ => panic!("{event:?}"),
             };
             assert_eq!(event.data["version"], at.0, "{event:?}");
-            self.told.push(Told::Event(at, key, change));
+            self.observed.push(Observed::Event(at, key, change));
             if key == END {
                 return true;
             }
@@ -236,7 +238,7 @@ impl Watcher {
             let index = data["index"].as_u64().expect("the index of a list");
             let ended = items.contains_key(&END);
             self.lists += 1;
-            self.told.push(Told::List(index, items));
+            self.observed.push(Observed::List(index, items));
             (self.last, self.from) = (None, index + 1);
             return ended;
         }
@@ -251,11 +253,11 @@ fn place(id: &str) -> Option<At> {
     }
 }
 
-fn received(got: Result<Event, RecvTimeoutError>) -> Heard {
+fn received(got: Result<Event, RecvTimeoutError>) -> Polled {
     match got {
-        Ok(event) => Heard::Event(event),
-        Err(RecvTimeoutError::Timeout) => Heard::Silence,
-        Err(RecvTimeoutError::Disconnected) => Heard::End,
+        Ok(event) => Polled::Event(event),
+        Err(RecvTimeoutError::Timeout) => Polled::Silence,
+        Err(RecvTimeoutError::Disconnected) => Polled::End,
     }
 }
 
@@ -268,13 +270,13 @@ struct Process {
 impl Process {
     fn read(mut child: Child) -> Self {
         let lines = BufReader::new(child.stdout.take().expect("its stdout"));
-        let (told, events) = channel();
+        let (observed, events) = channel();
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 let Ok(line) = serde_json::from_str::<Value>(&line) else { return };
                 let text = |name: &str| line[name].as_str().unwrap_or("").to_owned();
                 let event = Event { id: text("id"), kind: text("event"), data: line["data"].clone() };
-                if told.send(event).is_err() {
+                if observed.send(event).is_err() {
                     return;
                 }
             }

@@ -1,6 +1,6 @@
-//! A few nodes with everything around them that can be broken, and how they are made whole again.
+//! World: a cluster with its proxies and disks, the faults that are active, and their repair.
 //!
-//! Laws: nodes form their cluster by `HUSKV_JOIN`, so a node whose directory was wiped never leads a cluster of its own
+//! Invariants: nodes form their cluster by `HUSKV_JOIN`, so a node whose directory was wiped never leads a cluster of its own
 //! that would answer the clients. Ports are fixed and lie below the range of the system, so that a node that is down
 //! finds its ports free when it comes back.
 
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::clients::Shared;
-use crate::disk::{DiskFault, SmallDisk, shim};
+use crate::failing_disk::{DiskFault, SmallDisk, shim};
 use crate::harness::{Cluster, Need, Node, Request, Setup, check, eventually, free_port, names, secs};
-use crate::links::{self, Links};
+use crate::history::Shared;
 use crate::rng::Rng;
+use crate::tcp_proxy::{self, Links};
 
 /// How many MB of the small disk are left free.
 pub const RESERVE: u64 = 16;
@@ -26,29 +26,29 @@ pub const HEALING: Duration = secs(90);
 
 /// What happened in a round, for people.
 #[derive(Clone)]
-pub struct Story {
+pub struct RunLog {
     begun: Instant,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
-impl Story {
+impl RunLog {
     /// An empty one.
     pub fn new() -> Self {
         Self { begun: Instant::now(), lines: Arc::default() }
     }
 
     /// Adds a line.
-    pub fn say(&self, line: impl AsRef<str>) {
+    pub fn log(&self, line: impl AsRef<str>) {
         let line = format!("{:>7.2} s  {}", self.begun.elapsed().as_secs_f64(), line.as_ref());
         if std::env::var_os("FAULTS_TRACE").is_some() {
             eprintln!("{line}");
         }
-        self.lines.lock().expect("nobody panics with the lock").push(line);
+        self.lines.lock().expect("no thread panics with the lock").push(line);
     }
 
     /// All of it.
     pub fn text(&self) -> String {
-        self.lines.lock().expect("nobody panics with the lock").join("\n")
+        self.lines.lock().expect("no thread panics with the lock").join("\n")
     }
 }
 
@@ -61,7 +61,7 @@ pub struct World {
     /// The seed's draws.
     pub rng: Rng,
     /// What happened.
-    pub story: Story,
+    pub run_log: RunLog,
     /// The disk of the first node, where it has one of its own.
     pub small: Option<SmallDisk>,
     /// What the clients have in common, once they run.
@@ -74,7 +74,7 @@ pub struct World {
 
 impl World {
     /// Three to five nodes that form one cluster.
-    pub fn new(seed: u64, story: Story) -> Self {
+    pub fn new(seed: u64, run_log: RunLog) -> Self {
         let mut rng = Rng::new(seed);
         let count = 3 + usize::try_from(rng.below(3)).expect("small");
         let triggers = tempfile::Builder::new().prefix("huskv-triggers-").tempdir().expect("a folder for triggers");
@@ -89,7 +89,7 @@ impl World {
             let mut setup = Setup::named(&format!("node{}", place + 1))
                 .set("SERVER_PORT", http_ports[place])
                 .set("RAFT_PORT", raft_ports[place])
-                .set("HUSKV_ADVERTISE_HOST", links::host(place))
+                .set("HUSKV_ADVERTISE_HOST", tcp_proxy::host(place))
                 .set("HUSKV_JOIN", list.join(","))
                 .set("HUSKV_RAFT_ELECTION_TICKS", 12)
                 .set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 50)
@@ -106,12 +106,12 @@ impl World {
         nodes.iter_mut().for_each(Node::await_up);
         let shims = if shim().is_some() { "disks can fail" } else { "no cc: disks cannot fail" };
         let mount = if small.is_some() { ", node1 on a disk of 256 MB" } else { "" };
-        story.say(format!("seed {seed}: {count} nodes; {shims}{mount}"));
+        run_log.log(format!("seed {seed}: {count} nodes; {shims}{mount}"));
         let world = Self {
             cluster: Cluster { nodes },
             links,
             rng,
-            story,
+            run_log,
             small,
             clients: None,
             suspects: BTreeSet::new(),
@@ -119,7 +119,7 @@ impl World {
             triggers,
         };
         eventually(HEALING, "the cluster forms", || world.whole());
-        world.story.say("the cluster is formed");
+        world.run_log.log("the cluster is formed");
         world
     }
 
@@ -165,14 +165,14 @@ impl World {
             Ok(answer) => format!("{} {} {}", answer.status, answer.word("code"), answer.word("detail")),
             Err(error) => error.clone(),
         };
-        self.story.say(format!("{path} {body} through {}: {said}", self.cluster.nodes[through].name()));
+        self.run_log.log(format!("{path} {body} through {}: {said}", self.cluster.nodes[through].name()));
         answer.map(|answer| answer.status)
     }
 
     /// POST /raft/join of a node at the address that leads through its proxy.
     pub fn join(&mut self, through: usize, place: usize, within: u64) -> Result<u16, String> {
         let name = self.cluster.nodes[place].name().to_owned();
-        let address = format!("{}:{}", links::host(place), self.raft_ports[place]);
+        let address = format!("{}:{}", tcp_proxy::host(place), self.raft_ports[place]);
         self.ask(through, "/raft/join", &json!({"node_id": name, "raft_address": address}), within)
     }
 
@@ -213,7 +213,7 @@ impl World {
             assert!(!log.contains(word), "{name}: {word:?} on stderr: {log}");
         }
         let last = log.lines().last().unwrap_or("").to_owned();
-        self.story.say(format!("{name} ended, {status}: {last}"));
+        self.run_log.log(format!("{name} ended, {status}: {last}"));
         log
     }
 
@@ -244,14 +244,14 @@ impl World {
             std::thread::sleep(Duration::from_millis(100));
         }
         eventually(HEALING, "every disk has enough space", || {
-            let leader = self.leader().ok_or("nobody leads")?;
+            let leader = self.leader().ok_or("there is no leader")?;
             let stats = self.cluster.nodes[leader].try_stats()?;
             let full = |member: &Value| member["disk"]["nearly_full"] == true;
             check(!stats["members"].as_array().is_some_and(|members| members.iter().any(full)), stats)
         });
         self.cluster.caught_up(HEALING);
         let leader = eventually(HEALING, "the cluster is whole", || self.whole());
-        self.story.say(format!(
+        self.run_log.log(format!(
             "whole after {:.1} s, {} leads",
             begun.elapsed().as_secs_f64(),
             self.cluster.nodes[leader].name()

@@ -1,8 +1,9 @@
-//! Clients that change the keys which are watched, in every way that there is, and remember what came of each change.
+//! Writers: clients that change the watched keys by every kind of write and record the outcome of each change.
 //!
-//! Laws: every value is written once, and each request is sent once, to any node. What an answer does not say is unknown.
+//! Invariants: every value is written once, and each request is sent once, to any node. Without a response the outcome is
+//! unknown.
 //!
-//! Not here: whether what they know agrees with what watchers were told (`ledger`).
+//! See also: `event_log`, which compares the changes with the events.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,8 +12,8 @@ use std::thread::{JoinHandle, sleep};
 
 use serde_json::{Value, json};
 
+use crate::event_log::{Attempted, Change, Outcome};
 use crate::harness::{Answer, Request, millis, secs};
-use crate::ledger::{Asked, Change, Fate};
 use crate::rng::Rng;
 
 /// How many keys are watched.
@@ -42,7 +43,7 @@ pub struct Shared {
     addresses: Vec<String>,
     stop: AtomicBool,
     next: AtomicU64,
-    asked: Mutex<Vec<Asked>>,
+    attempts: Mutex<Vec<Attempted>>,
 }
 
 impl Shared {
@@ -52,8 +53,8 @@ impl Shared {
 
     /// How many changes are known to have happened, and how many were asked for.
     pub fn count(&self) -> (usize, usize) {
-        let asked = self.asked.lock().expect("no writer panics");
-        (asked.iter().filter(|one| matches!(one.outcome, Fate::Done(_))).count(), asked.len())
+        let attempts = self.attempts.lock().expect("no writer panics");
+        (attempts.iter().filter(|one| matches!(one.outcome, Outcome::Done(_))).count(), attempts.len())
     }
 }
 
@@ -71,7 +72,7 @@ impl Writers {
             addresses: addresses.to_vec(),
             stop: AtomicBool::new(false),
             next: AtomicU64::new(1),
-            asked: Mutex::default(),
+            attempts: Mutex::default(),
         });
         let threads = (0..count).map(|_| {
             let (shared, mut rng) = (shared.clone(), rng.fork());
@@ -86,17 +87,17 @@ impl Writers {
     }
 
     /// Ends them, writes the last key of all, and hands out what was asked for. The cluster must be whole.
-    pub fn finish(self) -> Vec<Asked> {
+    pub fn finish(self) -> Vec<Attempted> {
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
             thread.join().expect("no writer panics");
         }
         let last = Attempt::put(&self.shared, END, None);
         send(&self.shared, &self.shared.addresses[0], last);
-        let asked = std::mem::take(&mut *self.shared.asked.lock().expect("no writer panics"));
-        let told = asked.last().is_some_and(|last| last.key == END && matches!(last.outcome, Fate::Done(_)));
-        assert!(told, "a cluster that is whole takes no write: {:?}", asked.last());
-        asked
+        let attempts = std::mem::take(&mut *self.shared.attempts.lock().expect("no writer panics"));
+        let told = attempts.last().is_some_and(|last| last.key == END && matches!(last.outcome, Outcome::Done(_)));
+        assert!(told, "a cluster that is whole takes no write: {:?}", attempts.last());
+        attempts
     }
 }
 
@@ -156,25 +157,25 @@ fn send(shared: &Shared, address: &str, Attempt { changes, ttl, request }: Attem
     let answer = request.within(secs(4)).send(address);
     let fates = match &answer {
         Ok(answer) if answer.status == 200 => done(&changes, answer),
-        Ok(answer) if answer.word("outcome") == "not_applied" => vec![Some(Fate::Refused); changes.len()],
-        Ok(answer) if answer.word("outcome") == "unknown" => vec![Some(Fate::Unknown); changes.len()],
+        Ok(answer) if answer.word("outcome") == "not_applied" => vec![Some(Outcome::Refused); changes.len()],
+        Ok(answer) if answer.word("outcome") == "unknown" => vec![Some(Outcome::Unknown); changes.len()],
         Ok(answer) => panic!("{address} on {changes:?}: {answer}"),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             sleep(millis(20));
-            vec![Some(Fate::Refused); changes.len()]
+            vec![Some(Outcome::Refused); changes.len()]
         }
-        Err(_) => vec![Some(Fate::Unknown); changes.len()],
+        Err(_) => vec![Some(Outcome::Unknown); changes.len()],
     };
     let known = changes.into_iter().zip(fates).filter_map(|((key, change), outcome)| {
         // A removal that is not known to have happened asks for nothing that a watcher must be told.
-        let counts = key < BESIDE && (change != Change::Delete || matches!(outcome, Some(Fate::Done(_))));
-        counts.then_some(Asked { key, change, ttl, outcome: outcome? })
+        let counts = key < BESIDE && (change != Change::Delete || matches!(outcome, Some(Outcome::Done(_))));
+        counts.then_some(Attempted { key, change, ttl, outcome: outcome? })
     });
-    shared.asked.lock().expect("no writer panics").extend(known);
+    shared.attempts.lock().expect("no writer panics").extend(known);
 }
 
 /// Where each change happened, none for the removal of a key that was not there.
-fn done(changes: &[(u32, Change)], answer: &Answer) -> Vec<Option<Fate>> {
+fn done(changes: &[(u32, Change)], answer: &Answer) -> Vec<Option<Outcome>> {
     let index = answer.header("x-raft-index").and_then(|text| text.parse().ok()).expect("a write's own index");
     let data = answer.json()["data"].clone();
     let results: Vec<Value> = data["results"].as_array().cloned().unwrap_or(vec![data]);
@@ -185,7 +186,7 @@ fn done(changes: &[(u32, Change)], answer: &Answer) -> Vec<Option<Fate>> {
     let outcome = |happens: bool| {
         happens.then(|| {
             place += 1;
-            Fate::Done((index, if many { place } else { 0 }))
+            Outcome::Done((index, if many { place } else { 0 }))
         })
     };
     happens.into_iter().map(outcome).collect()

@@ -1,13 +1,16 @@
-//! A linearizability checker for one register at a time (Wing and Gong 1993, with the memory of Lowe 2017).
+//! Linearizability checker for single registers (Wing and Gong 1993, with the memoization of Lowe 2017).
 //!
-//! Why: linearizability is local, so a history of a key-value store is checked key by key.
+//! Why: linearizability is local, so the history of a key-value store is checked key by key.
 //!
-//! Laws: an operation whose fate is unknown may take effect at any time after its call, or never. One that was refused
-//! as not applied takes no effect at all and does not belong into a history, nor does a read without an answer. An
-//! operation that is called when another returns counts as concurrent with it. A verdict of `Err` is a proof: what is
-//! left in the printed timeline has no order either.
+//! Invariants: an operation of unknown outcome may take effect at any time after its call, or never. One that was refused
+//! as not applied has no effect and is left out of the history, as is a read without a response. An operation that is
+//! called when another returns is concurrent with it. `Err` is a proof: the operations of the printed timeline are not
+//! linearizable by themselves.
 //!
-//! Not here: the tests, which compare it with a checker written by others (`tests/linear.rs`).
+//! Example: put 1 returns at 10; a read is called at 20 and returns nothing: no order explains it. If the put had no
+//! response, it may take effect after the read, and the history is linearizable.
+//!
+//! See also: `tests/linear.rs`, which compares it with another checker.
 
 // Shared by several test crates, each of which uses a part.
 #![allow(dead_code)]
@@ -15,8 +18,8 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-/// The most states that are looked at before the checker gives up: some seconds, and some hundred megabytes.
-const MOST_STATES: usize = 2_000_000;
+/// The maximum number of states that are searched before the checker gives up: some seconds, and some hundred megabytes.
+const MAX_STATES: usize = 2_000_000;
 
 /// What one operation did to its key, as its client saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +87,7 @@ pub fn check(history: &[Operation]) -> Result<(), String> {
     match explain(&all, &[None]) {
         Found::Order => Ok(()),
         Found::NoOrder => Err(timeline(&shrink(all).0, history.len())),
-        Found::Nothing => Err(format!("no verdict on {} operations within {MOST_STATES} states", history.len())),
+        Found::Nothing => Err(format!("no verdict on {} operations within {MAX_STATES} states", history.len())),
     }
 }
 
@@ -142,7 +145,7 @@ fn explain(order: &[Operation], begin: &[Option<u64>]) -> Found {
             }
         }
         stack.extend(certain.into_iter().rev());
-        if visited.len() > MOST_STATES {
+        if visited.len() > MAX_STATES {
             return Found::Nothing;
         }
     }

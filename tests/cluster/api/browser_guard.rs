@@ -1,4 +1,4 @@
-//! A browser page must not steer a node that has no login (issue, section 3).
+//! Browser guard: cross-origin requests, CORS, and DNS rebinding.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ crate::harness::cases![
     a_foreign_origin_is_403_and_changes_nothing,
     the_nodes_own_origins_are_served,
     listed_origins_get_cors_and_preflight,
-    a_page_of_a_rebound_name_reads_nothing,
+    a_page_with_a_rebound_dns_name_reads_nothing,
 ];
 
 fn port(node: &Node) -> &str {
@@ -107,7 +107,7 @@ fn same_origin(node: &Node, host: &str, path: &str) -> crate::harness::Answer {
     node.request(request)
 }
 
-fn a_page_of_a_rebound_name_reads_nothing() {
+fn a_page_with_a_rebound_dns_name_reads_nothing() {
     let node = Setup::named("node1").set("HUSKV_HTTP_ALLOWED_HOSTS", "kv.example.org").start();
     node.put("secret", "s");
     for path in ["/store/secret", "/store?prefix=", "/watch?prefix=", "/raft/stats", "/openapi.json"] {

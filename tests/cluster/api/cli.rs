@@ -1,6 +1,6 @@
-//! The subcommands that use a cluster, as a shell calls them: what they print and how they exit.
+//! Subcommands against a live cluster: output and exit codes.
 //!
-//! Laws: nothing but the flags and variables of the test reaches the subcommand.
+//! Invariants: nothing but the flags and variables of the test reaches the subcommand.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -11,26 +11,26 @@ use serde_json::{Value, json};
 use crate::harness::{Cluster, Setup, binary, check, eventually, secs};
 
 crate::harness::cases![
-    values_come_back_byte_for_byte_and_exit_codes_tell_what_happened,
+    get_prints_values_byte_for_byte_and_exit_codes_tell_the_outcome,
     conditions_decide_and_exit_with_4,
-    lists_page_by_themselves_and_prefixes_are_removed,
+    list_reads_all_pages_and_delete_removes_a_prefix,
     transactions_are_read_from_stdin_and_files,
-    a_dead_first_endpoint_is_passed_by,
-    subcommands_outlast_the_death_of_the_leader,
+    a_dead_first_endpoint_is_skipped,
+    subcommands_survive_a_failover,
     a_write_without_a_quorum_was_not_applied_or_is_unknown,
-    members_join_leave_and_lead_by_subcommand,
+    join_remove_and_transfer_change_members_and_leader,
     wrong_flags_are_one_line_and_exit_code_2,
     completions_name_the_subcommands,
-    a_watch_misses_nothing_over_the_death_of_its_node_and_says_what_to_do_where_it_cannot_go_on,
+    a_watch_skips_no_event_when_its_node_dies_and_prints_how_to_resume,
 ];
 
-struct Said {
+struct Output {
     code: Option<i32>,
     out: Vec<u8>,
     err: String,
 }
 
-impl Said {
+impl Output {
     #[track_caller]
     fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}{}", self.text(), self.err);
@@ -58,11 +58,11 @@ impl Shell {
         Self { endpoints: cluster.addresses().join(",") }
     }
 
-    fn run(&self, arguments: &[&str]) -> Said {
+    fn run(&self, arguments: &[&str]) -> Output {
         self.feed(arguments, b"")
     }
 
-    fn feed(&self, arguments: &[&str], stdin: &[u8]) -> Said {
+    fn feed(&self, arguments: &[&str], stdin: &[u8]) -> Output {
         let mut child = Command::new(binary())
             .env_clear()
             .env("HUSKV_ENDPOINTS", &self.endpoints)
@@ -76,11 +76,11 @@ impl Shell {
         let _ = child.stdin.take().expect("stdin").write_all(stdin);
         let output = child.wait_with_output().expect("it ends");
         let err = String::from_utf8(output.stderr).expect("UTF-8");
-        Said { code: output.status.code(), out: output.stdout, err }
+        Output { code: output.status.code(), out: output.stdout, err }
     }
 }
 
-fn values_come_back_byte_for_byte_and_exit_codes_tell_what_happened() {
+fn get_prints_values_byte_for_byte_and_exit_codes_tell_the_outcome() {
     let cluster = Cluster::of(3);
     let shell = Shell::of(&cluster);
     let version: u64 = shell.run(&["put", "foo", "bar"]).exits(0).text().trim().parse().expect("a version");
@@ -129,7 +129,7 @@ fn conditions_decide_and_exit_with_4() {
     shell.run(&["put", "lock", "x", "--if-exists"]).exits(4);
 }
 
-fn lists_page_by_themselves_and_prefixes_are_removed() {
+fn list_reads_all_pages_and_delete_removes_a_prefix() {
     let cluster = Cluster::of(1);
     let shell = Shell::of(&cluster);
     // More than one page has, and more than one removal takes.
@@ -180,7 +180,7 @@ fn transactions_are_read_from_stdin_and_files() {
     shell.run(&["txn", "/no/such/file"]).exits(1);
 }
 
-fn a_dead_first_endpoint_is_passed_by() {
+fn a_dead_first_endpoint_is_skipped() {
     let mut cluster = Cluster::of(3);
     let shell = Shell::of(&cluster);
     let dead = if cluster.agreed() == 0 { 1 } else { 0 };
@@ -197,7 +197,7 @@ fn a_dead_first_endpoint_is_passed_by() {
     assert!(refused.err.contains(&gone) && refused.err.contains("no_answer"), "never sent: {}", refused.err);
 }
 
-fn subcommands_outlast_the_death_of_the_leader() {
+fn subcommands_survive_a_failover() {
     let mut cluster = Cluster::of(3);
     let shell = Shell::of(&cluster);
     shell.run(&["put", "before", "1"]).exits(0);
@@ -229,7 +229,7 @@ fn a_write_without_a_quorum_was_not_applied_or_is_unknown() {
     assert_eq!(shell.run(&["get", "foo", "--stale"]).exits(0).out, b"bar");
 }
 
-fn members_join_leave_and_lead_by_subcommand() {
+fn join_remove_and_transfer_change_members_and_leader() {
     let cluster = Cluster::of(2);
     let shell = Shell::of(&cluster);
     let third = Setup::named("node3").start();
@@ -248,7 +248,7 @@ fn members_join_leave_and_lead_by_subcommand() {
         )
     });
     assert!(shell.run(&["members"]).text().contains("node3  voter, leads  "));
-    shell.run(&["transfer", "nobody"]).exits(1);
+    shell.run(&["transfer", "unknown"]).exits(1);
     shell.run(&["remove", "node3"]).exits(0);
     let outside = Shell { endpoints: third.http.clone() };
     eventually(secs(10), "the removed node knows", || {
@@ -296,7 +296,7 @@ fn completions_name_the_subcommands() {
 }
 
 /// A `huskv watch` under way, killed with the test.
-struct Watching {
+struct WatchProcess {
     child: Child,
     lines: mpsc::Receiver<String>,
     words: mpsc::Receiver<String>,
@@ -309,7 +309,7 @@ fn lines_of(out: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> 
     lines
 }
 
-impl Watching {
+impl WatchProcess {
     fn start(shell: &Shell, arguments: &[&str]) -> Self {
         let mut child = Command::new(binary())
             .env_clear()
@@ -338,7 +338,7 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for WatchProcess {
     fn drop(&mut self) {
         // Nothing can be done about a failure here; the process is gone then.
         let _ = self.child.kill();
@@ -346,14 +346,14 @@ impl Drop for Watching {
     }
 }
 
-fn a_watch_misses_nothing_over_the_death_of_its_node_and_says_what_to_do_where_it_cannot_go_on() {
+fn a_watch_skips_no_event_when_its_node_dies_and_prints_how_to_resume() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.agreed();
     // The node that is watched, and that dies, leads.
     cluster.nodes.swap(0, leader);
     let shell = Shell::of(&cluster);
     let first = shell.run(&["put", "a/0", "0"]).exits(0).text();
-    let watching = Watching::start(&shell, &["--prefix", "a/", "--from", first.trim()]);
+    let watching = WatchProcess::start(&shell, &["--prefix", "a/", "--from", first.trim()]);
     assert_eq!(watching.line(), format!("{}\tput\ta/0\t0", first.trim()));
     shell.run(&["put", "b/1", "not watched"]).exits(0);
     shell.run(&["put", "a/1", "1"]).exits(0);
@@ -372,7 +372,7 @@ fn a_watch_misses_nothing_over_the_death_of_its_node_and_says_what_to_do_where_i
     // From an id, in JSON; then progress comes too.
     let id = deleted.split('\t').next().expect("an id");
     let version = shell.run(&["put", "a/9", "9"]).exits(0).text();
-    let after = Watching::start(&shell, &["--prefix", "", "--after", id, "--json"]);
+    let after = WatchProcess::start(&shell, &["--prefix", "", "--after", id, "--json"]);
     let event = |line: String| serde_json::from_str::<Value>(&line).expect("JSON");
     let put = event(after.line());
     assert_eq!(
@@ -382,7 +382,7 @@ fn a_watch_misses_nothing_over_the_death_of_its_node_and_says_what_to_do_where_i
     assert_eq!(event(after.line())["event"], "progress");
 
     // An id of a cluster that was made anew since.
-    let anew = Watching::start(&shell, &["--prefix", "a/", "--after", "500000"]);
+    let anew = WatchProcess::start(&shell, &["--prefix", "a/", "--after", "500000"]);
     assert!(anew.word().contains("made anew"), "it is said");
     let version = shell.run(&["put", "a/10", "10"]).exits(0).text();
     assert_eq!(anew.line(), format!("{}\tput\ta/10\t10", version.trim()));

@@ -1,4 +1,4 @@
-//! The sessions that the READMEs of the followed stores print, replayed (issue of the wider API, section 8).
+//! Compatible APIs: the example sessions of the original stores' READMEs, replayed.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use crate::harness::{Answer, Cluster, Node, Request, Setup};
 crate::harness::cases![
     raft_kv_as_its_readme_prints_it,
     distributed_raft_kv_store_as_its_readme_prints_it,
-    values_that_are_no_text_look_as_in_the_envelope,
-    what_a_dialect_does_not_know_is_refused_and_changes_nothing,
+    binary_values_have_the_form_of_the_item_json,
+    unsupported_requests_of_a_compatible_api_are_refused_and_change_nothing,
 ];
 
 #[track_caller]
@@ -76,7 +76,7 @@ fn distributed_raft_kv_store_as_its_readme_prints_it() {
     assert_eq!(node.get("/health").expect(200, "health").json()["keys"], "10");
 }
 
-fn values_that_are_no_text_look_as_in_the_envelope() {
+fn binary_values_have_the_form_of_the_item_json() {
     let node = Setup::named("node1").start();
     node.post("/store", &json!({"key": "json", "value": {"n": [1, 2]}})).expect(200, "JSON");
     node.request(Request::new("PUT", "/store/bytes").body(b"\xff\x00".as_slice())).expect(200, "bytes");
@@ -89,7 +89,7 @@ fn values_that_are_no_text_look_as_in_the_envelope() {
     assert_eq!(node.get("/store/copy?raw").expect(200, "raw").body, b"\xff\x00");
 }
 
-fn what_a_dialect_does_not_know_is_refused_and_changes_nothing() {
+fn unsupported_requests_of_a_compatible_api_are_refused_and_change_nothing() {
     let node = Setup::named("node1").start();
     node.put("there", "before");
     for (method, path) in [("POST", "/keys/there/"), ("PUT", "/kv/there")] {

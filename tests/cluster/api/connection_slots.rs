@@ -1,4 +1,4 @@
-//! Connections at the limit: idle ones give way, and a busy node does not look dead.
+//! Connection limit: idle connections are closed for new ones, and probes are served at the limit.
 
 use std::io::{BufReader, Write};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::harness::{Node, Request, Setup, binary, check, eventually, secs};
 
 crate::harness::cases![
-    idle_connections_give_way_and_probes_find_a_place_among_busy_ones,
+    idle_connections_are_closed_for_new_ones_and_probes_are_served_at_the_limit,
     connections_that_ask_nothing_or_only_begin_to_keep_no_probe_out,
     a_limit_of_files_that_no_node_can_live_with_is_said_at_the_start,
 ];
@@ -32,7 +32,7 @@ fn status_of(stream: TcpStream) -> Option<u16> {
     crate::harness::read_head(&mut BufReader::new(stream)).ok().map(|head| head.status)
 }
 
-fn idle_connections_give_way_and_probes_find_a_place_among_busy_ones() {
+fn idle_connections_are_closed_for_new_ones_and_probes_are_served_at_the_limit() {
     let node = node();
     let idle: Vec<_> = (0..300)
         .map(|_| {

@@ -1,4 +1,4 @@
-//! Slow clients: what they hold is theirs, and nobody else waits for it.
+//! Slow clients: they use their own budget and delay no other client.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,12 +9,12 @@ use socket2::{Domain, Socket, Type};
 use crate::harness::{Node, Request, Setup, ask, check, eventually, secs};
 
 crate::harness::cases![
-    slow_watchers_hold_up_nobody_and_lose_their_places,
-    slow_readers_take_no_small_answer_from_anybody,
-    stalled_uploads_are_given_up_and_small_ones_get_through,
-    slow_transactions_keep_no_lock_from_being_renewed,
-    a_node_of_little_memory_refuses_what_it_cannot_hold,
-    what_a_load_took_goes_back_without_another,
+    slow_watchers_delay_no_other_client_and_are_disconnected,
+    slow_readers_delay_no_small_response_to_other_clients,
+    stalled_uploads_are_aborted_and_small_ones_succeed,
+    slow_transactions_do_not_delay_the_renewal_of_a_lock,
+    a_node_with_little_memory_refuses_requests_over_its_budget,
+    memory_is_returned_after_a_load_without_further_requests,
 ];
 
 const MIB: usize = 1 << 20;
@@ -38,7 +38,7 @@ fn put_large(node: &Node, key: &str) -> u16 {
     node.request(Request::new("PUT", format!("/store/{key}")).body(vec![b'x'; MIB])).status
 }
 
-fn slow_watchers_hold_up_nobody_and_lose_their_places() {
+fn slow_watchers_delay_no_other_client_and_are_disconnected() {
     let node = Setup::named("node1").set("HUSKV_LIMITS_WATCHERS", 101).start();
     let _slow: Vec<_> = (0..100).map(|_| slow(&node, &get("/watch?prefix=large/"))).collect();
     let healthy = ask(&node.http, "prefix=large/", None).unwrap().listen().unwrap();
@@ -56,12 +56,12 @@ fn slow_watchers_hold_up_nobody_and_lose_their_places() {
         assert_eq!((event.kind.as_str(), &event.data["key"]), ("put", &Value::from(key)));
         assert_eq!(event.data["value"].as_str().unwrap().len(), MIB);
     }
-    eventually(secs(20), "whoever takes nothing loses his place", || {
+    eventually(secs(20), "a watcher that reads nothing is disconnected", || {
         check(ask(&node.http, "prefix=", None).unwrap().head.status == 200, "there is no place")
     });
 }
 
-fn slow_readers_take_no_small_answer_from_anybody() {
+fn slow_readers_delay_no_small_response_to_other_clients() {
     let node = Setup::named("node1").start();
     assert_eq!(put_large(&node, "large"), 200);
     node.put("small", 1);
@@ -74,7 +74,7 @@ fn slow_readers_take_no_small_answer_from_anybody() {
     eventually(secs(30), "it is given back", || check(large() == 200, "it is not"));
 }
 
-fn stalled_uploads_are_given_up_and_small_ones_get_through() {
+fn stalled_uploads_are_aborted_and_small_ones_succeed() {
     let node = Setup::named("node1").set("HUSKV_LIMITS_BODY_BYTES", 16 * MIB).start();
     let mut stalled = Vec::new();
     eventually(secs(20), "the share of their address is taken", || {
@@ -105,7 +105,7 @@ fn stalled_uploads_are_given_up_and_small_ones_get_through() {
     assert!((1..=8).contains(&stalled), "{stalled} held half of the memory of bodies, and no more: {answers:?}");
 }
 
-fn slow_transactions_keep_no_lock_from_being_renewed() {
+fn slow_transactions_do_not_delay_the_renewal_of_a_lock() {
     let node = Setup::named("node1").start();
     assert_eq!(put_large(&node, "large"), 200);
     node.post("/store", &json!({"key": "lock", "value": "worker-1", "ttl": 600})).expect(200, "a lock");
@@ -131,7 +131,7 @@ fn memory(node: &Node, name: &str) -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
 }
 
-fn a_node_of_little_memory_refuses_what_it_cannot_hold() {
+fn a_node_with_little_memory_refuses_requests_over_its_budget() {
     const CLIENTS: usize = 128;
     let node = Setup::named("node1").set("HUSKV_LIMITS_MEMORY_MB", 192).start();
     // All of them have sent all but the last byte before any is answered.
@@ -160,7 +160,7 @@ fn a_node_of_little_memory_refuses_what_it_cannot_hold() {
     assert!(most < 384, "{most} MiB");
 }
 
-fn what_a_load_took_goes_back_without_another() {
+fn memory_is_returned_after_a_load_without_further_requests() {
     let node = Setup::named("node1").set("HUSKV_LIMITS_MEMORY_MB", 384).start();
     let all_at_once = |number: usize| {
         let put = Request::new("PUT", format!("/store/k{number}")).body(vec![b'x'; MIB]);

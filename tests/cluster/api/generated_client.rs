@@ -1,19 +1,19 @@
-//! A client that is generated from the contract, at work on a live node.
+//! A client generated from the OpenAPI document, against a live node.
 //!
-//! Why: a document that validates may still be one that no generator can use.
+//! Why: a valid document can still be one that no generator accepts.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::harness::{Need, Setup, tool};
 
-crate::harness::cases![a_client_generated_from_the_contract_works.needs(Need::OpenapiClient)];
+crate::harness::cases![a_client_generated_from_the_openapi_document_works.needs(Need::OpenapiClient)];
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
 }
 
-fn a_client_generated_from_the_contract_works() {
+fn a_client_generated_from_the_openapi_document_works() {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (contract, script) =
         (tree.join("src/http/api/openapi.json"), tree.join("tests/cluster/api/generated_client.py"));

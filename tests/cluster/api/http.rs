@@ -1,11 +1,11 @@
-//! The HTTP face of one node: forms, errors, limits (issue, section 3).
+//! HTTP API of one node: response bodies, errors, limits.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Node, Request, Setup};
 
 crate::harness::cases![
-    successes_have_their_envelope_and_headers,
+    successes_have_the_documented_body_and_headers,
     numbers_come_back_exactly_as_sent,
     any_json_is_a_value_and_a_missing_one_is_not,
     bodies_are_parsed_whatever_the_content_type,
@@ -38,7 +38,7 @@ fn has_data_headers(answer: &Answer) {
     assert_eq!(answer.header("cache-control"), Some(kept), "{answer}");
 }
 
-fn successes_have_their_envelope_and_headers() {
+fn successes_have_the_documented_body_and_headers() {
     let node = node();
     let put = node.post("/store", &json!({"key": "foo", "value": "bar"})).expect(200, "POST");
     assert!(put.header("content-type").is_some_and(|kind| kind.starts_with("application/json")), "{put}");

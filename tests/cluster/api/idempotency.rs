@@ -1,17 +1,16 @@
-//! `Idempotency-Key` on a live cluster: a request that is sent again is answered with the first result and not done again
-//! (issue of the wider API, section 6).
+//! Idempotency keys: a repeated request gets the stored result of the first one and is not applied again.
 
 use serde_json::json;
 
 use crate::harness::{Answer, Cluster, ELECTION, Node, Request, Setup};
 
 crate::harness::cases![
-    every_write_is_done_once_and_answered_again_on_any_node,
-    a_refusal_is_an_answer_too,
-    the_same_name_for_another_request_is_refused_and_changes_nothing,
+    every_write_is_applied_once_and_its_result_repeated_on_any_node,
+    a_refusal_is_repeated_too,
+    the_same_idempotency_key_for_another_request_is_refused_and_changes_nothing,
     a_result_that_is_too_large_keeps_its_status_and_version,
-    results_outlive_a_leader_a_restart_and_a_copy,
-    a_name_that_is_none_is_refused,
+    stored_results_survive_a_failover_a_restart_and_a_snapshot,
+    an_invalid_idempotency_key_is_refused,
 ];
 
 fn named(method: &str, path: &str, name: &str) -> Request {
@@ -37,7 +36,7 @@ fn applied(node: &Node, key: &str) -> Option<u64> {
     node.get(&format!("/store/{key}")).data()["version"].as_u64()
 }
 
-fn every_write_is_done_once_and_answered_again_on_any_node() {
+fn every_write_is_applied_once_and_its_result_repeated_on_any_node() {
     let cluster = Cluster::of(3);
     let nodes = &cluster.nodes;
     nodes[0].put("count", 1);
@@ -72,7 +71,7 @@ fn every_write_is_done_once_and_answered_again_on_any_node() {
     assert_eq!(nodes[1].get("/store/count").status, 404, "nothing was done again after it");
 }
 
-fn a_refusal_is_an_answer_too() {
+fn a_refusal_is_repeated_too() {
     let cluster = Cluster::of(3);
     let [one, two, _] = &cluster.nodes[..] else { panic!() };
     let version = one.put("k", 1);
@@ -91,7 +90,7 @@ fn a_refusal_is_an_answer_too() {
     assert_eq!(one.request(put("/store/k", "bad", "x")).expect(200, "put").header("idempotency-replayed"), None);
 }
 
-fn the_same_name_for_another_request_is_refused_and_changes_nothing() {
+fn the_same_idempotency_key_for_another_request_is_refused_and_changes_nothing() {
     let cluster = Cluster::of(3);
     let [one, two, _] = &cluster.nodes[..] else { panic!() };
     let version = one.request(put("/store/k", "n", "1")).expect(200, "put").data()["version"].as_u64();
@@ -133,7 +132,7 @@ fn a_result_that_is_too_large_keeps_its_status_and_version() {
     again(&first, &cluster.nodes[2].request(post()));
 }
 
-fn results_outlive_a_leader_a_restart_and_a_copy() {
+fn stored_results_survive_a_failover_a_restart_and_a_snapshot() {
     let small = |setup: Setup| setup.set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 50).set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 10);
     let mut cluster = Cluster::with(3, small);
     let leader = cluster.agreed();
@@ -157,7 +156,7 @@ fn results_outlive_a_leader_a_restart_and_a_copy() {
     cluster.nodes.iter().for_each(|node| again(&first, &node.request(put("/store/k", "n", "1"))));
 }
 
-fn a_name_that_is_none_is_refused() {
+fn an_invalid_idempotency_key_is_refused() {
     let node = Setup::named("node1").start();
     for name in ["", " ", "two words", "\u{e9}", &"x".repeat(65)] {
         node.request(put("/store/k", name, "1")).problem(400, "no such name").code("bad_header", name);

@@ -1,4 +1,4 @@
-//! Many keys: lists, removals by prefix and transactions, on any node (issue 5, section 3).
+//! Lists, deletes by prefix and transactions, on any node.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, Cluster, Node, Request, Setup};
 
 crate::harness::cases![
-    a_list_shows_every_key_once_on_every_node,
-    a_page_is_one_state_while_transactions_go_on,
-    a_removal_by_prefix_is_done_in_bounded_steps,
+    a_list_has_every_key_once_on_every_node,
+    a_page_is_a_consistent_state_during_transactions,
+    a_delete_by_prefix_runs_in_bounded_steps,
     a_transaction_is_all_or_nothing_on_every_node,
-    counters_by_transaction_lose_nothing,
-    a_transaction_that_moves_too_much_is_413_and_changes_nothing,
+    counters_by_transaction_lose_no_increment,
+    a_transaction_over_the_size_limit_is_413_and_changes_nothing,
 ];
 
 #[track_caller]
@@ -44,7 +44,7 @@ fn scan(node: &Node, query: &str) -> Vec<String> {
     }
 }
 
-fn a_list_shows_every_key_once_on_every_node() {
+fn a_list_has_every_key_once_on_every_node() {
     let cluster = Cluster::of(3);
     let mut keys: Vec<String> = (0..450).map(|number| format!("dir/{}", number * 7)).collect();
     keys.extend(["a".into(), "dir".into(), "dir0".into(), "ключ/1".into(), "z\u{0}z".into()]);
@@ -67,7 +67,7 @@ fn a_list_shows_every_key_once_on_every_node() {
     cluster.nodes[0].get("/store?cursor=nonsense").problem(400, "a bad cursor").code("bad_query", "a bad cursor");
 }
 
-fn a_page_is_one_state_while_transactions_go_on() {
+fn a_page_is_a_consistent_state_during_transactions() {
     let cluster = Cluster::of(3);
     let keys: Vec<String> = (0..60).map(|number| format!("same/{number:02}")).collect();
     fill(&cluster.nodes[0], &keys, "0");
@@ -96,7 +96,7 @@ fn a_page_is_one_state_while_transactions_go_on() {
     assert!(pages > 3, "{pages} pages");
 }
 
-fn a_removal_by_prefix_is_done_in_bounded_steps() {
+fn a_delete_by_prefix_runs_in_bounded_steps() {
     let mut node = Setup::named("node1").start();
     let keys: Vec<String> = (0..1500).map(|number| format!("old/{number}")).collect();
     fill(&node, &keys, "x");
@@ -157,7 +157,7 @@ fn a_transaction_is_all_or_nothing_on_every_node() {
     txn(&cluster.nodes[0], &twice).problem(400, "a key written twice").outcome("not_applied", "a key written twice");
 }
 
-fn counters_by_transaction_lose_nothing() {
+fn counters_by_transaction_lose_no_increment() {
     let cluster = Cluster::of(3);
     cluster.nodes[0].put("counter", 0);
     let addresses = Arc::new(cluster.addresses());
@@ -185,7 +185,7 @@ fn counters_by_transaction_lose_nothing() {
     assert_eq!(cluster.nodes[0].value("counter"), 40);
 }
 
-fn a_transaction_that_moves_too_much_is_413_and_changes_nothing() {
+fn a_transaction_over_the_size_limit_is_413_and_changes_nothing() {
     let cluster = Cluster::of(3);
     let node = &cluster.nodes[cluster.followers()[0]];
     let keys: Vec<String> = (0..17).map(|number| format!("big{number}")).collect();

@@ -1,4 +1,4 @@
-//! The document at `/openapi.json` against a live node.
+//! OpenAPI document of a live node, compared with its behaviour.
 
 use std::collections::BTreeSet;
 

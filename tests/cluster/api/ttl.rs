@@ -1,7 +1,7 @@
-//! Keys that expire: what is kept for how long, over failovers and copies (issue of the wider API, section 4).
+//! TTL: expiry over failovers, restarts and snapshots.
 //!
-//! Laws: a key may never be gone before its time, by the clock of the test, which began before the request was sent. How
-//! much later it goes is waited for, generously.
+//! Invariants: no key expires before its deadline by the clock of the test, which starts before the request is sent. The
+//! expiry itself is awaited with a generous timeout.
 
 use std::time::Instant;
 
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, Cluster, ELECTION, Node, Request, Setup, ask, check, eventually, secs};
 
 crate::harness::cases![
-    a_key_goes_on_every_node_and_never_early,
-    every_way_to_write_takes_a_ttl_and_a_put_without_one_ends_it,
-    a_touch_renews_and_changes_nothing_else,
-    what_is_no_ttl_is_refused_and_changes_nothing,
-    a_failover_ends_nothing_early_and_forgets_nothing,
-    a_paused_leader_ends_nothing_early,
-    a_copy_and_a_restart_keep_the_time,
-    whoever_watches_is_told,
+    a_key_expires_on_every_node_and_never_early,
+    every_kind_of_write_accepts_a_ttl_and_a_put_without_one_removes_it,
+    a_touch_renews_the_ttl_and_changes_nothing_else,
+    an_invalid_ttl_is_refused_and_changes_nothing,
+    a_failover_expires_no_key_early_and_keeps_every_ttl,
+    a_paused_leader_expires_no_key_early,
+    a_snapshot_and_a_restart_keep_the_ttl,
+    a_watcher_receives_expiries,
 ];
 
 fn put(node: &Node, path: &str, value: &str) -> Answer {
@@ -45,7 +45,7 @@ fn goes(cluster: &Cluster, key: &str, began: Instant, seconds: u64) {
     }
 }
 
-fn a_key_goes_on_every_node_and_never_early() {
+fn a_key_expires_on_every_node_and_never_early() {
     let cluster = Cluster::of(3);
     let node = &cluster.nodes[cluster.followers()[0]];
     let began = Instant::now();
@@ -62,7 +62,7 @@ fn a_key_goes_on_every_node_and_never_early() {
     node.request(new).expect(200, "create only");
 }
 
-fn every_way_to_write_takes_a_ttl_and_a_put_without_one_ends_it() {
+fn every_kind_of_write_accepts_a_ttl_and_a_put_without_one_removes_it() {
     let cluster = Cluster::of(3);
     let node = &cluster.nodes[0];
     let began = Instant::now();
@@ -82,7 +82,7 @@ fn every_way_to_write_takes_a_ttl_and_a_put_without_one_ends_it() {
     assert_eq!((ttl(node, "kept"), node.value("kept")), (None, json!("2")));
 }
 
-fn a_touch_renews_and_changes_nothing_else() {
+fn a_touch_renews_the_ttl_and_changes_nothing_else() {
     let cluster = Cluster::of(3);
     let node = &cluster.nodes[cluster.followers()[0]];
     let version = put(node, "/store/a/lock?ttl=20", "me").expect(200, "PUT").data()["version"].clone();
@@ -100,7 +100,7 @@ fn a_touch_renews_and_changes_nothing_else() {
     goes(&cluster, "a/lock", began, 1);
 }
 
-fn what_is_no_ttl_is_refused_and_changes_nothing() {
+fn an_invalid_ttl_is_refused_and_changes_nothing() {
     let node = Setup::named("node1").start();
     put(&node, "/store/there?ttl=1000", "before").expect(200, "PUT");
     for bad in ["0", "-1", "1.5", "315360001", "\"30\"", "null", "true", "99999999999999999999"] {
@@ -124,7 +124,7 @@ fn what_is_no_ttl_is_refused_and_changes_nothing() {
     assert!(ttl(&node, "there").is_some_and(|left| left > 900));
 }
 
-fn a_failover_ends_nothing_early_and_forgets_nothing() {
+fn a_failover_expires_no_key_early_and_keeps_every_ttl() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.agreed();
     let began = Instant::now();
@@ -141,7 +141,7 @@ fn a_failover_ends_nothing_early_and_forgets_nothing() {
     cluster.nodes[leader].get("/store/soon?consistency=stale").problem(404, "on the node that was away");
 }
 
-fn a_paused_leader_ends_nothing_early() {
+fn a_paused_leader_expires_no_key_early() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.agreed();
     let other = cluster.followers()[0];
@@ -161,7 +161,7 @@ fn a_paused_leader_ends_nothing_early() {
     }
 }
 
-fn a_copy_and_a_restart_keep_the_time() {
+fn a_snapshot_and_a_restart_keep_the_ttl() {
     let small = |setup: Setup| setup.set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 50).set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 10);
     let mut cluster = Cluster::with(3, small);
     let leader = cluster.agreed();
@@ -184,12 +184,12 @@ fn a_copy_and_a_restart_keep_the_time() {
     assert!(ttl(&cluster.nodes[away], "kept").is_some_and(|left| (700..=900).contains(&left)));
 }
 
-fn whoever_watches_is_told() {
+fn a_watcher_receives_expiries() {
     let node = Setup::named("node1").start();
     let watch = ask(&node.http, "prefix=w", None).unwrap().listen().unwrap();
     let began = Instant::now();
     put(&node, "/store/w?ttl=2", "a").expect(200, "PUT");
-    node.request(touch("w", &json!({"ttl": 3}))).expect(200, "a touch, of which nobody is told");
+    node.request(touch("w", &json!({"ttl": 3}))).expect(200, "a touch, which causes no event");
     let told = watch.change(secs(20)).unwrap();
     assert_eq!((told.kind.as_str(), &told.data["value"], &told.data["ttl"]), ("put", &json!("a"), &json!(2)));
     let told = watch.change(secs(30)).unwrap();

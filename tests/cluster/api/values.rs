@@ -1,4 +1,4 @@
-//! Values as bytes, and conditional requests, on any node (issue 5, sections 1 and 2).
+//! Binary values and conditional requests, on any node.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, Cluster, Node, Request, Setup};
 
 crate::harness::cases![
-    bytes_come_back_as_they_came_on_every_node_and_after_kill_9,
-    a_value_is_shown_as_its_type_says,
-    versions_and_types_are_in_a_copy_of_the_state,
+    values_are_returned_byte_for_byte_on_every_node_and_after_kill_9,
+    a_value_is_rendered_by_its_content_type,
+    a_snapshot_contains_versions_and_content_types,
     conditions_hold_on_every_node,
-    of_many_writers_with_one_condition_one_wins,
+    exactly_one_of_many_writers_with_the_same_condition_wins,
 ];
 
 const BYTES: &[u8] = b"\x00\xff\xfe\r\n\x80 bytes";
@@ -32,7 +32,7 @@ fn is_raw(node: &Node, key: &str, kind: &str, body: &[u8]) {
     assert_eq!(raw.header("content-security-policy"), Some("sandbox"));
 }
 
-fn bytes_come_back_as_they_came_on_every_node_and_after_kill_9() {
+fn values_are_returned_byte_for_byte_on_every_node_and_after_kill_9() {
     let mut cluster = Cluster::of(3);
     let follower = cluster.followers()[0];
     let answer = put(&cluster.nodes[follower], "image", Some("image/png"), BYTES).expect(200, "PUT");
@@ -53,7 +53,7 @@ fn bytes_come_back_as_they_came_on_every_node_and_after_kill_9() {
     put(&cluster.nodes[0], "bigger", None, vec![1; (1 << 20) + 1]).problem(413, "1 MiB and a byte");
 }
 
-fn a_value_is_shown_as_its_type_says() {
+fn a_value_is_rendered_by_its_content_type() {
     let node = Setup::named("node1").start();
     let text = "text/plain; charset=utf-8";
     let form = Some("application/x-www-form-urlencoded");
@@ -89,7 +89,7 @@ fn a_value_is_shown_as_its_type_says() {
     assert!(head.body.is_empty());
 }
 
-fn versions_and_types_are_in_a_copy_of_the_state() {
+fn a_snapshot_contains_versions_and_content_types() {
     let setup = Setup::named("node1").set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 100).set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 10);
     let node = setup.start();
     put(&node, "image", Some("image/png"), BYTES).expect(200, "PUT");
@@ -136,7 +136,7 @@ fn conditions_hold_on_every_node() {
     }
 }
 
-fn of_many_writers_with_one_condition_one_wins() {
+fn exactly_one_of_many_writers_with_the_same_condition_wins() {
     let cluster = Cluster::of(3);
     let addresses = Arc::new(cluster.addresses());
     let mut last = cluster.nodes[0].put("counter", 0);

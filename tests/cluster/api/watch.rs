@@ -1,4 +1,4 @@
-//! Watching, on any node and over whatever happens to them (issue 5, section 5).
+//! Watches on any node, over failovers, restarts, snapshots and slow readers.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -11,16 +11,16 @@ use crate::harness::{
 };
 
 crate::harness::cases![
-    every_change_is_told_on_every_node_as_get_shows_it,
-    a_resume_on_another_node_goes_on_in_the_middle_of_a_transaction,
-    nothing_is_missed_or_told_twice_while_nodes_are_killed,
-    history_begins_where_a_copy_was_installed_and_a_list_takes_over,
-    a_slow_reader_is_told_that_it_lags_and_nobody_else_waits,
-    a_thousand_watch_while_writes_go_on.alone(),
-    progress_stops_with_the_leader_and_comes_back_with_one,
-    a_stop_and_a_removal_end_streams_at_once,
-    a_rolling_restart_costs_a_browser_nothing,
-    a_cursor_of_another_life_is_told_so_at_once,
+    every_node_sends_an_event_for_every_change_in_the_form_of_get,
+    a_watch_resumes_on_another_node_in_the_middle_of_a_transaction,
+    no_event_is_skipped_or_delivered_twice_while_nodes_are_killed,
+    after_a_snapshot_the_history_begins_at_its_index_and_a_list_fills_the_gap,
+    a_slow_watcher_gets_lagged_and_delays_no_other_watcher,
+    a_thousand_watchers_do_not_stop_writes.alone(),
+    progress_events_stop_without_a_leader_and_return_with_one,
+    a_stop_and_a_removal_close_streams_at_once,
+    a_rolling_restart_skips_no_event_for_a_browser,
+    a_cursor_of_a_former_cluster_is_refused_at_once,
 ];
 
 const SOON: Duration = secs(20);
@@ -51,7 +51,7 @@ fn put(key: &str, value: impl Into<Value>) -> Value {
     json!({"op": "put", "key": key, "value": value.into()})
 }
 
-fn every_change_is_told_on_every_node_as_get_shows_it() {
+fn every_node_sends_an_event_for_every_change_in_the_form_of_get() {
     let cluster = Cluster::of(3);
     let node = &cluster.nodes[0];
     node.put("w/old", 1);
@@ -95,7 +95,7 @@ fn every_change_is_told_on_every_node_as_get_shows_it() {
     assert_eq!(ids, [second.to_string(), format!("{swept}.1")], "of one key");
 }
 
-fn a_resume_on_another_node_goes_on_in_the_middle_of_a_transaction() {
+fn a_watch_resumes_on_another_node_in_the_middle_of_a_transaction() {
     let mut cluster = Cluster::of(3);
     let index = txn(&cluster.nodes[0], json!([put("a", 1), put("b", 2), put("a/2", 3)]));
     let last = cluster.nodes[0].put("a", 4);
@@ -155,7 +155,7 @@ fn follow(addresses: Vec<String>, prefix: String, begin: String) -> (Vec<(String
     unreachable!("the addresses go round");
 }
 
-fn nothing_is_missed_or_told_twice_while_nodes_are_killed() {
+fn no_event_is_skipped_or_delivered_twice_while_nodes_are_killed() {
     let mut cluster = Cluster::of(3);
     let begin = cluster.nodes[0].put("begin", 1).to_string();
     let addresses = cluster.addresses();
@@ -192,10 +192,10 @@ fn nothing_is_missed_or_told_twice_while_nodes_are_killed() {
         assert_eq!(seen, expected);
         connections += count;
     }
-    assert!(connections > 3, "no node was killed that anybody watched");
+    assert!(connections > 3, "no node with a watcher was killed");
 }
 
-fn history_begins_where_a_copy_was_installed_and_a_list_takes_over() {
+fn after_a_snapshot_the_history_begins_at_its_index_and_a_list_fills_the_gap() {
     let mut cluster = Cluster::of(2);
     let leader = cluster.agreed();
     let begin = cluster.nodes[leader].put("k", 0);
@@ -219,7 +219,7 @@ fn history_begins_where_a_copy_was_installed_and_a_list_takes_over() {
     assert_eq!((event.id, &event.data["value"]), (version.to_string(), &json!("after")));
 }
 
-fn a_slow_reader_is_told_that_it_lags_and_nobody_else_waits() {
+fn a_slow_watcher_gets_lagged_and_delays_no_other_watcher() {
     // It takes nothing for as long as this takes.
     let setup = Setup::named("node1").set("HUSKV_LIMITS_WATCH_MB", 1).set("HUSKV_HTTP_RATE_GRACE_MS", 600_000);
     let node = setup.start();
@@ -253,7 +253,7 @@ fn memory(node: &Node) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
 }
 
-fn a_thousand_watch_while_writes_go_on() {
+fn a_thousand_watchers_do_not_stop_writes() {
     const WATCHERS: usize = 1000;
     const WRITES: u64 = 200;
     let cluster = Cluster::of(3);
@@ -294,7 +294,7 @@ fn a_thousand_watch_while_writes_go_on() {
     });
 }
 
-fn progress_stops_with_the_leader_and_comes_back_with_one() {
+fn progress_events_stop_without_a_leader_and_return_with_one() {
     let mut cluster = Cluster::of(3);
     let place = cluster.followers()[0];
     let stream = watch(&cluster.nodes[place], "prefix=", None);
@@ -317,7 +317,7 @@ fn progress_stops_with_the_leader_and_comes_back_with_one() {
     assert_eq!(stream.any(SOON).expect("the same stream goes on").kind, "progress");
 }
 
-fn a_stop_and_a_removal_end_streams_at_once() {
+fn a_stop_and_a_removal_close_streams_at_once() {
     let mut cluster = Cluster::of(3);
     let places = cluster.followers();
     let removed = watch(&cluster.nodes[places[0]], "prefix=", None);
@@ -342,7 +342,7 @@ fn a_stop_and_a_removal_end_streams_at_once() {
     drop(stuck);
 }
 
-fn a_rolling_restart_costs_a_browser_nothing() {
+fn a_rolling_restart_skips_no_event_for_a_browser() {
     let mut cluster = Cluster::of(3);
     let place = cluster.followers()[0];
     let leader = cluster.agreed();
@@ -367,7 +367,7 @@ fn a_rolling_restart_costs_a_browser_nothing() {
     assert_eq!(again.change(SOON).expect("what was missed").id, missed.to_string());
 }
 
-fn a_cursor_of_another_life_is_told_so_at_once() {
+fn a_cursor_of_a_former_cluster_is_refused_at_once() {
     let cluster = Cluster::of(3);
     let newest = cluster.nodes[0].put("k", 1);
     for node in &cluster.nodes {

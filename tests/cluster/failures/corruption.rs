@@ -1,7 +1,7 @@
-//! Damaged directories (issue, section 5): never a wrong value, never a panic, always a way back.
+//! Damaged data directories: never a wrong value, never a panic, always a way to rejoin.
 //!
-//! Laws: a node that starts on a damaged directory must have everything right (the damage hit nothing that is alive);
-//! else it exits with a message that names what is damaged and how to rejoin.
+//! Invariants: a node that starts on a damaged directory must serve every value right (the damage hit dead bytes);
+//! otherwise it exits with a message that names the damaged file and how to rejoin.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 use crate::harness::{Cluster, Node, START, Setup, content, copy, eventually, secs, walk};
 
 crate::harness::cases![
-    a_damaged_identity_is_refused_and_nothing_is_touched,
+    a_damaged_identity_is_refused_and_no_file_is_changed,
     a_newer_format_is_refused_naming_both_versions,
     a_damaged_journal_is_refused_or_harmless,
-    a_damaged_machine_is_refused_or_harmless,
+    a_damaged_state_machine_is_refused_or_harmless,
     a_missing_folder_is_refused,
     a_file_among_the_blobs_is_refused,
     a_damaged_member_rejoins_as_its_message_says,
-    a_log_shorter_than_acknowledged_is_noticed_as_soon_as_the_leader_speaks,
-    a_directory_that_is_removed_under_a_running_node_ends_it,
+    a_log_shorter_than_acknowledged_is_detected_at_the_first_message_of_the_leader,
+    a_running_node_stops_when_its_directory_is_removed,
 ];
 
 /// A lone node that was stopped in good order, and what it must answer.
@@ -68,7 +68,7 @@ impl Victim {
 
     /// Copies the directory, does `damage` to the copy, starts a node on it and judges what it does.
     #[track_caller]
-    fn suffers(&self, what: &str, untouched: bool, damage: impl Fn(&Path)) -> Verdict {
+    fn suffers(&self, what: &str, untouched: bool, damage: impl Fn(&Path)) -> StartResult {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("volume");
         copy(self.node.directory(), &directory);
@@ -78,14 +78,14 @@ impl Victim {
         let mut node = self.node.setup().directory(&directory).spawn();
         let Some(log) = refusal(&mut node, what) else {
             self.all_right(&node, what);
-            return Verdict::Harmless;
+            return StartResult::Harmless;
         };
         if untouched {
             for (path, bytes) in before {
                 assert!(fs::read(&path).is_ok_and(|now| now == bytes), "{what}: {} was changed", path.display());
             }
         }
-        Verdict::Refused(log)
+        StartResult::Refused(log)
     }
 
     /// Panics unless `node` answers everything as it was written.
@@ -104,12 +104,12 @@ impl Victim {
     }
 }
 
-enum Verdict {
+enum StartResult {
     Harmless,
     Refused(String),
 }
 
-impl Verdict {
+impl StartResult {
     #[track_caller]
     fn refused(self, what: &str) -> String {
         match self {
@@ -176,7 +176,7 @@ fn positions(path: &Path, count: usize) -> Vec<usize> {
     (0..count).filter_map(|step| used.get(step * used.len() / count).copied()).collect()
 }
 
-fn a_damaged_identity_is_refused_and_nothing_is_touched() {
+fn a_damaged_identity_is_refused_and_no_file_is_changed() {
     let victim = Victim::new();
     let identity = victim.files("identity").remove(0);
     let path = victim.node.directory().join(&identity);
@@ -214,8 +214,8 @@ fn a_newer_format_is_refused_naming_both_versions() {
 fn database_suffers(part: &str) {
     let victim = Victim::new();
     let mut refusals = 0;
-    let mut judge = |verdict: Verdict, what: &str| {
-        if let Verdict::Refused(log) = verdict {
+    let mut judge = |verdict: StartResult, what: &str| {
+        if let StartResult::Refused(log) = verdict {
             says_what_and_how(&log, &["journal", "machine", "log"], what);
             refusals += 1;
         }
@@ -242,7 +242,7 @@ fn a_damaged_journal_is_refused_or_harmless() {
     database_suffers("journal");
 }
 
-fn a_damaged_machine_is_refused_or_harmless() {
+fn a_damaged_state_machine_is_refused_or_harmless() {
     database_suffers("machine");
 }
 
@@ -301,7 +301,7 @@ fn a_damaged_member_rejoins_as_its_message_says() {
     assert_eq!(cluster.reign(), reign, "leader and term");
 }
 
-fn a_log_shorter_than_acknowledged_is_noticed_as_soon_as_the_leader_speaks() {
+fn a_log_shorter_than_acknowledged_is_detected_at_the_first_message_of_the_leader() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.agreed();
     let place = cluster.followers()[0];
@@ -315,7 +315,7 @@ fn a_log_shorter_than_acknowledged_is_noticed_as_soon_as_the_leader_speaks() {
     cluster.caught_up(secs(10));
     assert!(cluster.nodes[place].sigterm().success());
     // An older log and state under the identity of now: every checksum is right, and what was acknowledged since is gone.
-    // Where the identity is older too, nobody speaks to the node (`lives`).
+    // Where the identity is older too, no peer talks to the node (`model::BootHistory`).
     let identity = fs::read(cluster.nodes[place].directory().join("identity")).unwrap();
     cluster.nodes[place].wipe();
     copy(&backup, cluster.nodes[place].directory());
@@ -335,7 +335,7 @@ fn a_log_shorter_than_acknowledged_is_noticed_as_soon_as_the_leader_speaks() {
     assert_eq!(cluster.nodes[place].value("key"), 9);
 }
 
-fn a_directory_that_is_removed_under_a_running_node_ends_it() {
+fn a_running_node_stops_when_its_directory_is_removed() {
     type Remove = fn(&Path);
     let removals: [(&str, Remove); 3] = [
         ("the whole directory", |directory| fs::remove_dir_all(directory).unwrap()),

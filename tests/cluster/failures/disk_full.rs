@@ -1,4 +1,4 @@
-//! A disk that is full (issue, section 5).
+//! Full disk: the node stops and loses nothing.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use crate::harness::{Cluster, Need, Node, Request, Setup, secs};
 
 crate::harness::cases![
-    a_full_disk_ends_the_node_and_loses_nothing.needs(Need::Tmpfs),
-    a_follower_whose_disk_is_full_leaves_the_cluster_working.needs(Need::Tmpfs),
+    a_full_disk_stops_the_node_and_loses_nothing.needs(Need::Tmpfs),
+    a_follower_with_a_full_disk_does_not_stop_the_cluster.needs(Need::Tmpfs),
 ];
 
 /// A small disk, unmounted at the end.
@@ -111,7 +111,7 @@ fn exits_for_want_of_space(node: &mut Node, data_dir: &Path, what: &str) {
     assert!(log.to_lowercase().contains("free"), "{what}: {log}");
 }
 
-fn a_full_disk_ends_the_node_and_loses_nothing() {
+fn a_full_disk_stops_the_node_and_loses_nothing() {
     let disk = Disk::of(64);
     disk.reserve(24);
     let mut node = Setup::named("node1").directory(disk.data_dir()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
@@ -131,7 +131,7 @@ fn a_full_disk_ends_the_node_and_loses_nothing() {
     node.put("again", "it takes writes");
 }
 
-fn a_follower_whose_disk_is_full_leaves_the_cluster_working() {
+fn a_follower_with_a_full_disk_does_not_stop_the_cluster() {
     let disk = Disk::of(64);
     disk.reserve(24);
     let mut cluster = Cluster::of(2);

@@ -1,4 +1,4 @@
-//! Disks that are nearly full, and copies of the state beside them.
+//! Disk reserve: nearly full disks, and snapshots that do not fit.
 
 use serde_json::{Value, json};
 
@@ -6,11 +6,11 @@ use super::disk_full::Disk;
 use crate::harness::{Answer, Cluster, ELECTION, Need, Node, Request, Setup, check, eventually, member, secs};
 
 crate::harness::cases![
-    while_a_voter_is_nearly_full_what_needs_space_is_507_and_the_rest_goes_on.needs(Need::Tmpfs),
-    a_join_does_not_take_the_leaders_last_space.needs(Need::Tmpfs),
-    a_copy_that_does_not_fit_ends_and_says_so.needs(Need::Tmpfs),
+    while_a_voter_is_nearly_full_writes_that_need_space_are_507_and_others_succeed.needs(Need::Tmpfs),
+    a_join_does_not_use_the_disk_reserve_of_the_leader.needs(Need::Tmpfs),
+    a_snapshot_that_does_not_fit_is_aborted_and_reported.needs(Need::Tmpfs),
     a_node_whose_disk_is_nearly_full_is_not_joined.needs(Need::Tmpfs),
-    a_really_full_disk_says_what_is_needed.needs(Need::Tmpfs),
+    a_full_disk_reports_the_space_that_it_needs.needs(Need::Tmpfs),
 ];
 
 fn post(node: &Node, path: &str, body: &Value) -> Answer {
@@ -33,7 +33,7 @@ fn known(cluster: &Cluster, name: &str, nearly_full: bool) {
     });
 }
 
-fn while_a_voter_is_nearly_full_what_needs_space_is_507_and_the_rest_goes_on() {
+fn while_a_voter_is_nearly_full_writes_that_need_space_are_507_and_others_succeed() {
     let small = Disk::of(128);
     let mut cluster = Cluster::of(2);
     let third = Setup::named("node3").directory(small.data_dir()).start();
@@ -97,7 +97,7 @@ fn short(setup: Setup) -> Setup {
     setup.set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 5).set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 1)
 }
 
-fn a_join_does_not_take_the_leaders_last_space() {
+fn a_join_does_not_use_the_disk_reserve_of_the_leader() {
     let small = Disk::of(256);
     let leader = short(Setup::named("node1")).directory(small.data_dir()).set("HUSKV_STORAGE_RESERVE_MB", 4).start();
     fill(&leader, 24);
@@ -114,7 +114,7 @@ fn a_join_does_not_take_the_leaders_last_space() {
     assert!(small.free() >= 4 << 20, "{} bytes are free", small.free());
 }
 
-fn a_copy_that_does_not_fit_ends_and_says_so() {
+fn a_snapshot_that_does_not_fit_is_aborted_and_reported() {
     let small = Disk::of(64);
     let mut leader = short(Setup::named("node1")).start();
     fill(&leader, 48);
@@ -150,7 +150,7 @@ fn a_node_whose_disk_is_nearly_full_is_not_joined() {
     assert_eq!(leader.stats()["voters"], 1);
 }
 
-fn a_really_full_disk_says_what_is_needed() {
+fn a_full_disk_reports_the_space_that_it_needs() {
     let small = Disk::of(64);
     let mut node = Setup::named("node1").directory(small.data_dir()).set("HUSKV_STORAGE_RESERVE_MB", 0).start();
     small.fill();

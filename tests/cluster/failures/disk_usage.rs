@@ -1,14 +1,11 @@
-//! What disks and restarts cost, at a size that a debug build reaches in a minute (issue, section 5).
+//! Disk usage and restart time, at a size that a debug build reaches in a minute.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Node, Setup, blocks, check, eventually, secs};
 
-crate::harness::cases![
-    overwrites_do_not_make_the_directory_grow.alone(),
-    a_restart_is_no_replay_from_the_beginning.alone()
-];
+crate::harness::cases![overwrites_do_not_grow_the_directory.alone(), a_restart_does_not_replay_the_whole_log.alone()];
 
 /// How much the full test of the promise would be scaled; 1 is what `cargo test` runs.
 fn scale() -> u64 {
@@ -25,7 +22,7 @@ fn write(node: &Node, count: u64, key: impl Fn(u64) -> String + Sync, value: &st
     });
 }
 
-fn overwrites_do_not_make_the_directory_grow() {
+fn overwrites_do_not_grow_the_directory() {
     // 16 KiB values: what is written in all is far above the bound, what is live far below it.
     const KEYS: u64 = 200;
     const BYTES: u64 = 16 << 10;
@@ -42,7 +39,7 @@ fn overwrites_do_not_make_the_directory_grow() {
     eprintln!("disk after {} overwrites of {KEYS} keys: {} bytes", 10_000 * scale(), blocks(node.directory()));
 }
 
-fn a_restart_is_no_replay_from_the_beginning() {
+fn a_restart_does_not_replay_the_whole_log() {
     let keys = 12_000 * scale();
     let mut node = Setup::named("node1").start();
     write(&node, keys, |number| format!("key-{number:06}"), "a value of no particular length");

@@ -1,20 +1,20 @@
-//! Any node takes any request (issue, section 3).
+//! Forwarding: any node serves any request.
 
 use serde_json::json;
 
 use crate::harness::{Cluster, Load, Request, Setup, check, eventually, names, secs};
 
 crate::harness::cases![
-    a_follower_does_everything_that_the_leader_does,
+    a_follower_serves_every_request_that_the_leader_serves,
     reads_on_every_node_see_every_write_at_once,
-    versions_are_never_shared_whoever_is_asked,
-    a_write_is_seen_by_a_stale_read_that_names_its_index,
-    a_stale_read_may_say_how_stale,
-    a_node_that_was_stopped_does_not_take_what_it_finds_for_contact,
-    a_leader_that_was_stopped_does_not_do_what_nobody_waits_for,
+    no_two_writes_share_a_version_on_any_node,
+    a_stale_read_with_the_index_of_a_write_sees_it,
+    a_stale_read_can_bound_its_staleness,
+    a_resumed_node_does_not_count_queued_messages_as_contact,
+    a_resumed_leader_does_not_propose_requests_after_their_deadline,
 ];
 
-fn a_follower_does_everything_that_the_leader_does() {
+fn a_follower_serves_every_request_that_the_leader_serves() {
     let cluster = Cluster::of(3);
     let reign = cluster.reign();
     let follower = &cluster.nodes[cluster.followers()[0]];
@@ -57,7 +57,7 @@ fn reads_on_every_node_see_every_write_at_once() {
     }
 }
 
-fn versions_are_never_shared_whoever_is_asked() {
+fn no_two_writes_share_a_version_on_any_node() {
     let cluster = Cluster::of(3);
     let load = Load::start(&cluster.addresses(), 8, "versions");
     eventually(secs(60), "some hundred writes", || check(load.acked() >= 400, load.acked()));
@@ -68,7 +68,7 @@ fn versions_are_never_shared_whoever_is_asked() {
     }
 }
 
-fn a_write_is_seen_by_a_stale_read_that_names_its_index() {
+fn a_stale_read_with_the_index_of_a_write_sees_it() {
     let cluster = Cluster::of(3);
     for round in 0..30 {
         let put = cluster.nodes[round % 3].post("/store", &json!({"key": "own", "value": round})).expect(200, "POST");
@@ -89,7 +89,7 @@ fn a_write_is_seen_by_a_stale_read_that_names_its_index() {
     }
 }
 
-fn a_stale_read_may_say_how_stale() {
+fn a_stale_read_can_bound_its_staleness() {
     let mut cluster = Cluster::of(2);
     let follower = cluster.followers()[0];
     cluster.nodes[0].put("k", 1);
@@ -109,7 +109,7 @@ fn a_stale_read_may_say_how_stale() {
 }
 
 /// What the leader sent while the node was stopped waits in its sockets, and says nothing of now.
-fn a_node_that_was_stopped_does_not_take_what_it_finds_for_contact() {
+fn a_resumed_node_does_not_count_queued_messages_as_contact() {
     let mut cluster = Cluster::of(3);
     let (leader, follower) = (cluster.agreed(), cluster.followers()[0]);
     cluster.nodes[leader].put("k", "old");
@@ -132,7 +132,7 @@ fn a_node_that_was_stopped_does_not_take_what_it_finds_for_contact() {
 }
 
 /// Its client has long been told 504, and may have written something else since.
-fn a_leader_that_was_stopped_does_not_do_what_nobody_waits_for() {
+fn a_resumed_leader_does_not_propose_requests_after_their_deadline() {
     let mut cluster = Cluster::of(2);
     let (leader, follower) = (cluster.agreed(), cluster.followers()[0]);
     cluster.nodes[follower].put("before", 1);
@@ -147,5 +147,5 @@ fn a_leader_that_was_stopped_does_not_do_what_nobody_waits_for() {
         let put = follower.post("/store", &json!({"key": "after", "value": 1}));
         check(put.status == 200, put)
     });
-    follower.get("/store/late").problem(404, "what nobody waited for");
+    follower.get("/store/late").problem(404, "a request after its deadline");
 }

@@ -1,4 +1,4 @@
-//! What the kernel is asked for between a write and its answer (issue, section 5).
+//! Fsync: the system calls between a write and its response, traced by strace.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::harness::{Need, Node, Setup, check, eventually, secs};
 
 crate::harness::cases![
-    a_lone_node_syncs_between_a_write_and_its_answer.needs(Need::Strace),
-    a_follower_syncs_before_a_write_of_two_is_answered.needs(Need::Strace),
+    a_single_node_syncs_between_a_write_and_its_response.needs(Need::Strace),
+    a_follower_of_two_nodes_syncs_before_the_response.needs(Need::Strace),
 ];
 
 /// A node under strace, which writes all that matters to `trace`.
@@ -50,7 +50,7 @@ fn request_and_answer(lines: &[&str], key: &str) -> Result<(usize, usize), Strin
     Ok((arrived, arrived + place(left, "answer")?))
 }
 
-fn a_lone_node_syncs_between_a_write_and_its_answer() {
+fn a_single_node_syncs_between_a_write_and_its_response() {
     let home = tempfile::tempdir().unwrap();
     let trace = home.path().join("trace");
     let node = traced("node1", &trace);
@@ -69,7 +69,7 @@ fn a_lone_node_syncs_between_a_write_and_its_answer() {
     assert!(!text.contains("sync_file_range("), "sled's own call, which is no sync, reaches the kernel");
 }
 
-fn a_follower_syncs_before_a_write_of_two_is_answered() {
+fn a_follower_of_two_nodes_syncs_before_the_response() {
     let home = tempfile::tempdir().unwrap();
     let trace = home.path().join("trace");
     let leader = Setup::named("node1").start();

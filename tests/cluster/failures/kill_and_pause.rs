@@ -1,4 +1,4 @@
-//! kill -9 and SIGSTOP under load: nothing acknowledged is lost and nothing stale is served (issue, section 4).
+//! kill -9 and SIGSTOP under load: no acknowledged write is lost and no stale read is served.
 
 use std::time::Instant;
 
@@ -7,8 +7,8 @@ use crate::harness::{Cluster, Load, Node, Request, check, eventually, secs};
 crate::harness::cases![
     kill_9_of_the_leader_under_load_loses_nothing_and_a_new_one_leads_within_3_s.alone(),
     kill_9_of_all_at_once_loses_nothing.alone(),
-    kill_9_of_a_lone_node_loses_nothing,
-    a_leader_that_slept_never_serves_a_stale_read.alone(),
+    kill_9_of_a_single_node_loses_nothing,
+    a_paused_leader_never_serves_a_stale_read.alone(),
     kill_9_of_followers_in_turn_never_stops_writes.alone(),
 ];
 
@@ -48,7 +48,7 @@ fn kill_9_of_all_at_once_loses_nothing() {
     }
 }
 
-fn kill_9_of_a_lone_node_loses_nothing() {
+fn kill_9_of_a_single_node_loses_nothing() {
     let mut cluster = Cluster::of(1);
     for round in 0..4 {
         let load = Load::start(&cluster.addresses(), 4, &format!("round{round}"));
@@ -60,7 +60,7 @@ fn kill_9_of_a_lone_node_loses_nothing() {
     }
 }
 
-fn a_leader_that_slept_never_serves_a_stale_read() {
+fn a_paused_leader_never_serves_a_stale_read() {
     let mut cluster = Cluster::of(3);
     for round in 0..3_u64 {
         let old = cluster.agreed();

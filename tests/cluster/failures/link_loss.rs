@@ -1,13 +1,13 @@
-//! One cut link of three: the follower behind it says what it hears, and its clients' writes find another way.
+//! Loss of one link of three: the follower reports what it hears, and its writes go through another voter.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Node, Request, Setup, check, eventually, free_port, member, secs};
-use crate::links::{self, Links, State};
+use crate::tcp_proxy::{self, Links, State};
 
 crate::harness::cases![
-    a_follower_that_does_not_hear_its_leader_says_so_and_writes_through_another,
-    a_follower_that_only_cannot_send_to_its_leader_writes_through_another,
+    a_follower_that_does_not_hear_its_leader_reports_it_and_writes_through_another_voter,
+    a_follower_that_cannot_send_to_its_leader_writes_through_another_voter,
 ];
 
 /// Three nodes whose peers all come through proxies: the cluster, the links, and the places of the leader and the others.
@@ -19,12 +19,13 @@ pub fn linked(adjust: impl Fn(Setup) -> Setup) -> (Cluster, Links, [usize; 3]) {
         .enumerate()
         .map(|(place, port)| {
             let setup = adjust(Setup::named(&format!("node{}", place + 1))).set("RAFT_PORT", port);
-            setup.set("HUSKV_ADVERTISE_HOST", links::host(place)).spawn()
+            setup.set("HUSKV_ADVERTISE_HOST", tcp_proxy::host(place)).spawn()
         })
         .collect();
     nodes.iter_mut().for_each(Node::await_up);
     for (place, port) in ports.iter().enumerate().skip(1) {
-        let body = json!({"node_id": nodes[place].name(), "raft_address": format!("{}:{port}", links::host(place))});
+        let body =
+            json!({"node_id": nodes[place].name(), "raft_address": format!("{}:{port}", tcp_proxy::host(place))});
         nodes[0].post("/raft/join", &body).expect(200, "a join");
     }
     let cluster = Cluster { nodes };
@@ -48,7 +49,7 @@ fn sees(node: &Node, other: &Node, connected: bool) -> Value {
     })
 }
 
-fn a_follower_that_does_not_hear_its_leader_says_so_and_writes_through_another() {
+fn a_follower_that_does_not_hear_its_leader_reports_it_and_writes_through_another_voter() {
     let (cluster, proxies, [leader, cut, third]) = linked(|setup| setup);
     let (led, lonely, between) = (&cluster.nodes[leader], &cluster.nodes[cut], &cluster.nodes[third]);
     for (node, other) in [(led, lonely), (lonely, led), (lonely, between), (between, lonely)] {
@@ -70,7 +71,11 @@ fn a_follower_that_does_not_hear_its_leader_says_so_and_writes_through_another()
             "{stats}"
         );
     }
-    assert_eq!(sees(between, lonely, true)["failure_tolerance"], 1, "whoever hears all may lose one");
+    assert_eq!(
+        sees(between, lonely, true)["failure_tolerance"],
+        1,
+        "a node that hears all voters tolerates one failure"
+    );
     eventually(secs(20), "it knows no leader", || {
         let stats = lonely.try_stats()?;
         check(stats["leader"] == Value::Null, stats)
@@ -104,7 +109,7 @@ fn a_follower_that_does_not_hear_its_leader_says_so_and_writes_through_another()
     assert_eq!(lonely.value("relayed"), "relayed");
 }
 
-fn a_follower_that_only_cannot_send_to_its_leader_writes_through_another() {
+fn a_follower_that_cannot_send_to_its_leader_writes_through_another_voter() {
     let (cluster, proxies, [leader, cut, _]) = linked(|setup| setup);
     let reign = cluster.reign();
     let lonely = &cluster.nodes[cut];

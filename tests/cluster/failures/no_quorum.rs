@@ -1,4 +1,4 @@
-//! What is answered when no majority can be reached, and what happens to writes that were under way (issue, section 3).
+//! No quorum: responses without a majority, and the outcome of pending writes.
 
 use std::thread;
 use std::time::Instant;
@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, Cluster, Node, Request, check, eventually, millis, secs};
 
 crate::harness::cases![
-    without_quorum_stale_reads_go_on_and_the_rest_says_why_not,
-    a_write_proposed_by_a_cut_off_leader_is_unknown_and_never_done_twice,
-    a_follower_without_leader_keeps_a_write_until_its_deadline_and_does_it_when_one_comes,
+    without_a_quorum_stale_reads_succeed_and_other_requests_say_why_not,
+    a_write_proposed_by_an_isolated_leader_is_unknown_and_never_applied_twice,
+    a_follower_without_a_leader_keeps_a_write_until_its_deadline_and_forwards_it_after_an_election,
     too_many_pending_requests_are_refused_at_once,
-    sigterm_answers_what_is_pending.alone(),
+    sigterm_answers_pending_requests.alone(),
 ];
 
 fn write(node: &Node, timeout: &str) -> Answer {
@@ -28,7 +28,7 @@ fn not_applied_for_lack_of_a_leader(answer: Answer, what: &str) {
     assert!(after.is_some_and(|seconds| seconds > 0), "{what}: Retry-After of {answer}");
 }
 
-/// Waits until the node has noticed that nobody leads.
+/// Waits until the node knows no leader.
 #[track_caller]
 fn leaderless(node: &Node) {
     eventually(secs(15), format!("{} knows no leader", node.name()), || {
@@ -37,7 +37,7 @@ fn leaderless(node: &Node) {
     });
 }
 
-fn without_quorum_stale_reads_go_on_and_the_rest_says_why_not() {
+fn without_a_quorum_stale_reads_succeed_and_other_requests_say_why_not() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[0].put("kept", "value");
     cluster.caught_up(secs(10));
@@ -71,7 +71,7 @@ fn without_quorum_stale_reads_go_on_and_the_rest_says_why_not() {
     cluster.nodes[1].get("/store/lost").problem(404, "what was said not to be applied");
 }
 
-fn a_write_proposed_by_a_cut_off_leader_is_unknown_and_never_done_twice() {
+fn a_write_proposed_by_an_isolated_leader_is_unknown_and_never_applied_twice() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.agreed();
     let followers = cluster.followers();
@@ -79,13 +79,13 @@ fn a_write_proposed_by_a_cut_off_leader_is_unknown_and_never_done_twice() {
     for &place in &followers {
         cluster.nodes[place].sigstop();
     }
-    // It still believes that it leads, so this is proposed, and nobody confirms it.
+    // The node still considers itself the leader, so it proposes the write, which no quorum confirms.
     let begun = Instant::now();
     let answer = write(&cluster.nodes[leader], "400ms");
-    answer.problem(504, "a write nobody confirms").outcome("unknown", "a write nobody confirms");
+    answer.problem(504, "a write without a quorum").outcome("unknown", "a write without a quorum");
     assert!(begun.elapsed() < secs(3), "the deadline was 400 ms, the answer took {:?}", begun.elapsed());
     let read = cluster.nodes[leader].get("/store/warm?timeout=400ms");
-    read.problem(503, "a read nobody confirms").code("no_quorum", "a read nobody confirms");
+    read.problem(503, "a read without a quorum").code("no_quorum", "a read without a quorum");
     leaderless(&cluster.nodes[leader]);
     not_applied_for_lack_of_a_leader(write(&cluster.nodes[leader], "300ms"), "after it stepped down");
     for &place in &followers {
@@ -102,13 +102,13 @@ fn a_write_proposed_by_a_cut_off_leader_is_unknown_and_never_done_twice() {
     }
 }
 
-fn a_follower_without_leader_keeps_a_write_until_its_deadline_and_does_it_when_one_comes() {
+fn a_follower_without_a_leader_keeps_a_write_until_its_deadline_and_forwards_it_after_an_election() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.agreed();
     let followers = cluster.followers();
     cluster.nodes[leader].kill9();
-    // Sent while nobody leads; the two that are left elect one of them well before the deadline. Only the first can have
-    // gone out on a connection that broke under it, which is the one case in which nobody can know.
+    // Sent while there is no leader; the two that are left elect one of them well before the deadline. Only the first can have
+    // gone out on a connection that broke under it, the one case in which the outcome cannot be known.
     let answers: Vec<Answer> = followers.iter().map(|&place| write(&cluster.nodes[place], "20s")).collect();
     let [first, second] = answers.try_into().expect("two followers");
     if first.status != 200 {
@@ -149,7 +149,7 @@ fn too_many_pending_requests_are_refused_at_once() {
     cluster.nodes[leader].put("again", "it takes writes");
 }
 
-fn sigterm_answers_what_is_pending() {
+fn sigterm_answers_pending_requests() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.agreed();
     for place in cluster.followers() {

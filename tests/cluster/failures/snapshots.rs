@@ -1,4 +1,4 @@
-//! Snapshots, streams and what is left of the log (issue, section 5).
+//! Snapshots: checkpoints, streams to followers, and log compaction.
 
 use std::thread;
 
@@ -7,12 +7,12 @@ use serde_json::json;
 use crate::harness::{Cluster, ELECTION, Load, Node, Setup, blobs, check, eventually, millis, number, secs};
 
 crate::harness::cases![
-    snapshots_are_taken_by_themselves_and_when_asked,
-    a_follower_that_was_down_gets_a_stream_while_writes_go_on,
-    a_new_node_gets_a_stream_while_writes_go_on,
-    a_follower_killed_during_its_stream_gets_it_again,
-    a_leader_killed_during_a_stream_is_replaced_and_the_stream_begins_again,
-    large_values_in_random_order_leave_no_blob_anywhere,
+    snapshots_are_taken_automatically_and_on_request,
+    a_follower_that_was_down_receives_a_snapshot_during_writes,
+    a_new_node_receives_a_snapshot_during_writes,
+    a_follower_killed_during_a_snapshot_stream_receives_it_again,
+    a_new_leader_restarts_the_snapshot_stream_of_a_killed_one,
+    large_values_in_random_order_leave_no_blob_file,
 ];
 
 /// Thresholds that a test reaches with a few writes.
@@ -48,7 +48,7 @@ fn has_everything(cluster: &Cluster, node: &Node, count: usize, bytes: usize) {
     }
 }
 
-fn snapshots_are_taken_by_themselves_and_when_asked() {
+fn snapshots_are_taken_automatically_and_on_request() {
     let mut cluster = Cluster::with(2, small);
     let leader = cluster.agreed();
     let begun: Vec<u64> = cluster.nodes.iter().map(|node| node.number("last_snapshot_index")).collect();
@@ -75,7 +75,7 @@ fn snapshots_are_taken_by_themselves_and_when_asked() {
     assert!(kept > 100, "the point of the last snapshot survives: {kept}");
 }
 
-fn a_follower_that_was_down_gets_a_stream_while_writes_go_on() {
+fn a_follower_that_was_down_receives_a_snapshot_during_writes() {
     let mut cluster = Cluster::with(3, small);
     let reign = cluster.reign();
     let leader = cluster.agreed();
@@ -101,7 +101,7 @@ fn a_follower_that_was_down_gets_a_stream_while_writes_go_on() {
     has_everything(&cluster, &cluster.nodes[place], 300, 2_000);
 }
 
-fn a_new_node_gets_a_stream_while_writes_go_on() {
+fn a_new_node_receives_a_snapshot_during_writes() {
     let mut cluster = Cluster::with(2, small);
     fill(&cluster.nodes[0], 300, 2_000);
     let load = Load::start(&cluster.addresses(), 2, "meanwhile");
@@ -116,7 +116,7 @@ fn a_new_node_gets_a_stream_while_writes_go_on() {
     record.verify(&cluster.nodes[2]);
 }
 
-fn a_follower_killed_during_its_stream_gets_it_again() {
+fn a_follower_killed_during_a_snapshot_stream_receives_it_again() {
     let mut cluster = Cluster::with(3, small);
     let leader = cluster.agreed();
     let place = cluster.followers()[0];
@@ -135,7 +135,7 @@ fn a_follower_killed_during_its_stream_gets_it_again() {
     assert_eq!(cluster.nodes[place].value("during"), 800);
 }
 
-fn a_leader_killed_during_a_stream_is_replaced_and_the_stream_begins_again() {
+fn a_new_leader_restarts_the_snapshot_stream_of_a_killed_one() {
     let mut cluster = Cluster::with(3, small);
     let place = cluster.followers()[0];
     cluster.nodes[place].kill9();
@@ -164,7 +164,7 @@ fn a_leader_killed_during_a_stream_is_replaced_and_the_stream_begins_again() {
     assert_eq!(cluster.nodes[place].value("after"), 400);
 }
 
-fn large_values_in_random_order_leave_no_blob_anywhere() {
+fn large_values_in_random_order_leave_no_blob_file() {
     let mut cluster = Cluster::with(1, small);
     let sizes = [(12_u64, (1 << 20) - 2), (24, 300_000), (60, 16_384), (120, 8_192)];
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

@@ -1,4 +1,4 @@
-//! Wall clocks that are wrong: no start, no answer and no guarantee depends on them.
+//! Wrong wall clocks: no start, no response and no guarantee depends on them.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::{Need, Request, Setup, eventually, secs};
 
-crate::harness::cases![a_wall_clock_that_is_wrong_or_stands_still_harms_nobody.needs(Need::Cc),];
+crate::harness::cases![a_wrong_or_stopped_wall_clock_does_no_harm.needs(Need::Cc),];
 
 /// Answers every question for the wall clock with the seconds of the environment, and for each that has passed since the
 /// first question with so many more as it says; leaves the monotonic clock alone.
@@ -68,7 +68,7 @@ const CLOCKS: [(i64, i64, Option<bool>); 9] = [
     (316_516_000_000, 1, Some(false)),
 ];
 
-fn a_wall_clock_that_is_wrong_or_stands_still_harms_nobody() {
+fn a_wrong_or_stopped_wall_clock_does_no_harm() {
     let directory = tempfile::tempdir().unwrap();
     let (source, library) = (directory.path().join("clock.c"), directory.path().join("clock.so"));
     std::fs::write(&source, CLOCK).unwrap();

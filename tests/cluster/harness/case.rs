@@ -1,8 +1,8 @@
-//! The list of tests.
+//! Test cases: names, functions, and what they need of the machine.
 //!
 //! Why: this crate has a main of its own (see `Need`), so tests are listed by hand, with what they need.
 //!
-//! Laws: a name says what must be true. A test that measures time runs alone: it takes a lock exclusively that all
+//! Invariants: a name is a plain sentence that must be true. A test that measures time runs alone: it takes a lock exclusively that all
 //! others share, across processes, so it holds under `cargo test` (threads) and `cargo nextest run` (processes) alike.
 
 use std::fs::File;
@@ -44,7 +44,7 @@ impl Case {
         let Self { name, run, need, alone } = self;
         let told = name.clone();
         let trial = Trial::test(name, move || {
-            let _name = Told(told);
+            let _name = FailedTestName(told);
             let _turn = turn(alone);
             run();
             Ok(())
@@ -56,10 +56,10 @@ impl Case {
     }
 }
 
-/// Says at the end of a failed test's output whose it was: tests that run at once write to one stderr.
-struct Told(String);
+/// Prints the name of a failed test at the end of its output: concurrent tests share one stderr.
+struct FailedTestName(String);
 
-impl Drop for Told {
+impl Drop for FailedTestName {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the test that failed above: {}", self.0);

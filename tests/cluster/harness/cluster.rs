@@ -1,8 +1,8 @@
-//! A few nodes that form one cluster.
+//! A cluster of real nodes.
 //!
 //! Why: most tests begin with "three nodes, joined through the first".
 //!
-//! Laws: it is formed with POST /raft/join as an operator would, and every join must answer 200 the first time.
+//! Invariants: it is formed with POST /raft/join as an operator would, and every join must answer 200 the first time.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! A client that watches: server-sent events as they come.
+//! Watch client: reads server-sent events on a thread of its own.
 //!
-//! Why: a stream has no end to wait for, so it is read on a thread of its own, and a test takes events when it wants them.
+//! Why: a stream does not end, so a test takes events from a channel.
 //!
-//! Laws: whoever waits for an event waits for a bounded time. Dropping a watch ends its connection and its thread.
+//! Invariants: every wait for an event is bounded. Dropping a watch closes its connection and ends its thread.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Shutdown, TcpStream};

@@ -1,4 +1,4 @@
-//! A node's directory, seen from outside.
+//! Files of a data directory: listing, copying, sizes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

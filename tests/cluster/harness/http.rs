@@ -3,7 +3,7 @@
 //! Why: the tests must send what no polite library sends: paths untouched, two content types, no content type, chunked
 //! bodies, a body over the limit; and they must see the answer to the byte.
 //!
-//! Laws: every request is bounded in time; a connection serves one request.
+//! Invariants: every request is bounded in time; a connection serves one request.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -266,10 +266,12 @@ impl Answer {
             value: Box<RawValue>,
         }
         #[derive(Deserialize)]
-        struct Envelope {
+        struct SuccessBody {
             data: Data,
         }
-        serde_json::from_slice::<Envelope>(&self.body).map(|body| body.data.value.get().to_owned()).unwrap_or_default()
+        serde_json::from_slice::<SuccessBody>(&self.body)
+            .map(|body| body.data.value.get().to_owned())
+            .unwrap_or_default()
     }
 
     /// Panics where the status is another one.

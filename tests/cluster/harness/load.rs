@@ -1,9 +1,9 @@
-//! Clients that write without pause and remember what was acknowledged.
+//! Load: clients that write without pause and record the acknowledgements.
 //!
-//! Why: "no acknowledged write is lost" can only be checked by someone who keeps the acknowledgements.
+//! Why: "no acknowledged write is lost" is checked against the recorded acknowledgements.
 //!
-//! Laws: a client is the only writer of its keys, so whatever it had acknowledged must be read by anybody from then on;
-//! nothing is written twice.
+//! Invariants: a client is the only writer of its keys, so every later read must return its last acknowledged value;
+//! no value is written twice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

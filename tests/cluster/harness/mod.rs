@@ -1,4 +1,4 @@
-//! What the tests are written with: real processes, a plain HTTP client, waits on conditions.
+//! Test harness: real processes, a plain HTTP client, waits on conditions.
 
 mod case;
 mod cluster;

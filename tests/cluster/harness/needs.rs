@@ -1,7 +1,7 @@
-//! What some tests need of the machine.
+//! Needs: tools and rights of the machine that some tests require.
 //!
-//! Why: a test whose machine lacks a tool must be counted as ignored, never as passed; so it is asked before the tests
-//! are listed.
+//! Why: a test whose machine lacks a tool must be counted as ignored, never as passed, so needs are checked before the
+//! tests are listed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,8 +1,6 @@
-//! One node as a real process.
+//! A node as a real process, controlled by variables, HTTP and signals.
 //!
-//! Why: the tests speak to the node as its users do: variables, HTTP, signals, and the files in its directory.
-//!
-//! Laws: ports are picked by the node (port 0); a node is up when this start has written addresses.json and /health
+//! Invariants: ports are picked by the node (port 0); a node is up when this start has written addresses.json and /health
 //! answers 200; a process never outlives its `Node`; when a test fails, the tail of each node's log is printed.
 
 use std::fs::{self, File};

@@ -1,7 +1,6 @@
-//! Ports for the tests that must name one before a node picks it.
+//! Free ports for tests that must name one before the node runs.
 //!
-//! Why: some settings name the port of a node that does not run yet. Such ports are taken from below the range that the
-//! system hands out by itself, so that no node with port 0 gets the same one.
+//! Why: such ports are below the ephemeral range of the system, so that no node with port 0 gets the same one.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +10,7 @@ use std::sync::Mutex;
 /// A port of 127.0.0.1 on which nothing listens and that this function returns once.
 pub fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut given = GIVEN.lock().expect("nobody panics while choosing a port");
+    let mut given = GIVEN.lock().expect("no thread panics while choosing a port");
     for _ in 0..1000 {
         // A fresh RandomState is seeded anew, which is all the randomness that is needed here.
         let random = RandomState::new().hash_one(given.len());

@@ -1,6 +1,4 @@
-//! How a node is to be started: variables, arguments, directory.
-//!
-//! Why: a test says only what is special about its node; all else is the same everywhere: port 0 and a fresh directory.
+//! Setup of a node: variables, arguments, directory; by default port 0 and a fresh directory.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

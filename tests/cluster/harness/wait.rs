@@ -1,9 +1,8 @@
-//! Waiting for something to become true.
+//! Bounded waits on conditions.
 //!
-//! Why: a cluster does most things in its own time. A test names the condition it waits for and the most it may take;
-//! it never sleeps in the hope that something has happened meanwhile.
+//! Why: a test names the condition and the timeout; it never sleeps in the hope that the condition is true afterwards.
 //!
-//! Laws: every wait is bounded and its failure says what was waited for and what was seen last.
+//! Invariants: every wait is bounded, and its failure names the condition and the last observation.
 
 use std::fmt::Display;
 use std::thread::sleep;

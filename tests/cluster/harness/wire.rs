@@ -1,8 +1,6 @@
-//! The peer port as a stranger speaks it: preamble, frames and values by hand.
+//! Peer protocol by hand: preamble, frames and values as bytes.
 //!
-//! Why: what an attacker can send is not bound by what the program's own types can say.
-//!
-//! Not here: what is sent (`adoption`).
+//! Why: an attacker can send what the program's own types cannot express.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

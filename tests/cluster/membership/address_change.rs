@@ -1,15 +1,15 @@
-//! Members whose addresses change (issue, sections 4 and 6).
+//! Address changes of members.
 
 use serde_json::json;
 
 use crate::harness::{Cluster, Seen, check, eventually, free_port, member, secs};
 
 crate::harness::cases![
-    a_member_restarted_on_other_ports_gets_itself_updated_where_moves_are_followed,
-    a_member_restarted_on_other_ports_waits_for_a_post_and_says_which,
+    a_member_restarted_on_other_ports_updates_its_address_if_address_changes_are_followed,
+    a_member_restarted_on_other_ports_waits_for_a_join_request_and_logs_it,
     joining_a_member_at_another_address_updates_the_table,
-    a_majority_that_moved_heals_by_itself_where_moves_are_followed,
-    where_all_moved_at_once_the_log_says_what_is_dialled,
+    a_majority_with_new_addresses_recovers_if_address_changes_are_followed,
+    if_all_addresses_changed_at_once_the_log_names_the_dialled_addresses,
 ];
 
 /// Whether every running node's table has `node` where it is now.
@@ -33,7 +33,7 @@ fn following() -> Cluster {
     Cluster::with(3, |setup| setup.set("HUSKV_FOLLOW_MOVES", true))
 }
 
-fn a_member_restarted_on_other_ports_waits_for_a_post_and_says_which() {
+fn a_member_restarted_on_other_ports_waits_for_a_join_request_and_logs_it() {
     let mut cluster = Cluster::of(3);
     let reign = cluster.reign();
     let (leader, place) = (cluster.agreed(), cluster.followers()[0]);
@@ -53,7 +53,7 @@ fn a_member_restarted_on_other_ports_waits_for_a_post_and_says_which() {
         });
     }
     let row = member(&cluster.nodes[leader].stats(), &name).map(|row| row["raft_address"].clone());
-    assert_eq!(row, Some(before.into()), "nobody follows it by its own word");
+    assert_eq!(row, Some(before.into()), "no peer follows an unconfirmed address");
     let elsewhere = json!({"node_id": name, "raft_address": raft.replace("127.0.0.1", "localhost")});
     let answer =
         cluster.nodes[leader].post("/raft/join", &elsewhere).problem(409, "an address that it does not advertise");
@@ -68,7 +68,7 @@ fn a_member_restarted_on_other_ports_waits_for_a_post_and_says_which() {
     assert_eq!(cluster.nodes[place].value("moved"), "and well");
 }
 
-fn a_member_restarted_on_other_ports_gets_itself_updated_where_moves_are_followed() {
+fn a_member_restarted_on_other_ports_updates_its_address_if_address_changes_are_followed() {
     let mut cluster = following();
     let reign = cluster.reign();
     let place = cluster.followers()[0];
@@ -106,7 +106,7 @@ fn joining_a_member_at_another_address_updates_the_table() {
     node.put("still", "a member");
 }
 
-fn a_majority_that_moved_heals_by_itself_where_moves_are_followed() {
+fn a_majority_with_new_addresses_recovers_if_address_changes_are_followed() {
     let mut cluster = following();
     cluster.nodes[0].put("foo", "bar");
     cluster.nodes.iter_mut().for_each(|node| node.kill9());
@@ -123,7 +123,7 @@ fn a_majority_that_moved_heals_by_itself_where_moves_are_followed() {
     cluster.nodes[2].put("healed", true);
 }
 
-fn where_all_moved_at_once_the_log_says_what_is_dialled() {
+fn if_all_addresses_changed_at_once_the_log_names_the_dialled_addresses() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[0].put("foo", "bar");
     let old: Vec<_> = cluster.nodes.iter().map(|node| (node.http.clone(), node.raft.clone())).collect();

@@ -1,4 +1,4 @@
-//! A cluster without curl: HUSKV_JOIN (issue, section 2).
+//! Bootstrap with `HUSKV_JOIN`: nodes with one list form one cluster.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +7,13 @@ use serde_json::json;
 use crate::harness::{Cluster, Node, Request, Setup, check, eventually, free_port, names, secs};
 
 crate::harness::cases![
-    three_nodes_with_one_list_become_one_cluster_and_wait_until_then,
+    three_nodes_with_one_join_list_wait_for_each_other_and_form_one_cluster,
     a_wiped_first_node_joins_again_and_starts_no_second_cluster,
-    a_pristine_node_with_a_list_is_taken_by_a_running_cluster,
-    a_node_with_another_list_is_named_in_the_log,
-    a_member_ignores_the_list,
-    nodes_of_one_name_do_not_begin_and_say_so,
-    nodes_that_advertise_one_address_do_not_begin_until_that_is_mended,
+    a_pristine_node_with_a_join_list_joins_a_running_cluster,
+    a_node_with_another_join_list_is_named_in_the_log,
+    a_member_ignores_its_join_list,
+    nodes_with_the_same_name_do_not_form_a_cluster_and_report_it,
+    nodes_that_advertise_the_same_address_form_a_cluster_only_after_a_correction,
 ];
 
 /// `count` nodes that know each other's HTTP addresses before they run, with one list for all.
@@ -45,7 +45,7 @@ fn one_cluster(nodes: &[Node]) {
     });
 }
 
-fn three_nodes_with_one_list_become_one_cluster_and_wait_until_then() {
+fn three_nodes_with_one_join_list_wait_for_each_other_and_form_one_cluster() {
     let (mut nodes, _) = listed(3);
     nodes[0].start();
     nodes[1].start();
@@ -87,7 +87,7 @@ fn a_wiped_first_node_joins_again_and_starts_no_second_cluster() {
     assert_eq!(nodes[first].value("foo"), "bar");
 }
 
-fn a_pristine_node_with_a_list_is_taken_by_a_running_cluster() {
+fn a_pristine_node_with_a_join_list_joins_a_running_cluster() {
     let cluster = Cluster::of(2);
     let reign = cluster.reign();
     cluster.nodes[0].put("foo", "bar");
@@ -97,13 +97,13 @@ fn a_pristine_node_with_a_list_is_taken_by_a_running_cluster() {
         check(names(&stats, "voter").len() == 3, stats)
     });
     assert_eq!(third.value("foo"), "bar");
-    assert_eq!(cluster.reign(), reign, "it disturbs nobody");
+    assert_eq!(cluster.reign(), reign, "it does not disturb the leader");
     third.kill9();
     third.start();
     assert_eq!(third.value("foo"), "bar", "the same list at a later start changes nothing");
 }
 
-fn a_node_with_another_list_is_named_in_the_log() {
+fn a_node_with_another_join_list_is_named_in_the_log() {
     let ports = [free_port(), free_port(), free_port()];
     let address = |place: usize| format!("127.0.0.1:{}", ports[place]);
     let setup = |place: usize, list: &str| {
@@ -123,7 +123,7 @@ fn a_node_with_another_list_is_named_in_the_log() {
     }
     for node in [&first, &second, &third] {
         let answer = node.request(Request::new("GET", "/store/x"));
-        answer.problem(503, "nobody begins").code("joining", "nobody begins");
+        answer.problem(503, "no node forms a cluster").code("joining", "no node forms a cluster");
     }
 }
 
@@ -137,11 +137,11 @@ fn each_refuses_to_begin(nodes: &[Node], parts: &[&str]) {
         });
     }
     for node in nodes {
-        node.get("/store/x").problem(503, "nobody begins").code("joining", "nobody begins");
+        node.get("/store/x").problem(503, "no node forms a cluster").code("joining", "no node forms a cluster");
     }
 }
 
-fn nodes_of_one_name_do_not_begin_and_say_so() {
+fn nodes_with_the_same_name_do_not_form_a_cluster_and_report_it() {
     let (mut nodes, _) = listed(3);
     for node in &mut nodes {
         node.set("RAFT_NODE_ID", "node1");
@@ -157,7 +157,7 @@ fn nodes_of_one_name_do_not_begin_and_say_so() {
     one_cluster(&nodes);
 }
 
-fn nodes_that_advertise_one_address_do_not_begin_until_that_is_mended() {
+fn nodes_that_advertise_the_same_address_form_a_cluster_only_after_a_correction() {
     let (mut nodes, _) = listed(3);
     let ports: Vec<u16> = nodes.iter().map(|_| free_port()).collect();
     for (node, port) in nodes.iter_mut().zip(&ports) {
@@ -175,7 +175,7 @@ fn nodes_that_advertise_one_address_do_not_begin_until_that_is_mended() {
     one_cluster(&nodes);
 }
 
-fn a_member_ignores_the_list() {
+fn a_member_ignores_its_join_list() {
     let mut node = Setup::named("node1").start();
     node.put("foo", "bar");
     let id = node.stats()["cluster_id"].clone();

@@ -1,4 +1,4 @@
-//! Disks that were copied, and older copies that were brought back (issue 10, section 2).
+//! Copied disks: copies beside the original, and restored old copies.
 
 use std::fs;
 
@@ -7,10 +7,10 @@ use tempfile::TempDir;
 use crate::harness::{Cluster, Node, check, copy, eventually, free_port, secs, throughout};
 
 crate::harness::cases![
-    a_copy_of_the_whole_cluster_beside_it_takes_nobodys_place,
-    a_member_brought_back_from_an_older_copy_is_refused_and_rejoins_as_its_message_says,
-    a_majority_brought_back_from_older_copies_is_refused_by_the_third,
-    a_majority_brought_back_from_copies_of_running_nodes_is_noticed_by_the_third,
+    a_copy_of_the_whole_cluster_replaces_no_member_of_the_original,
+    a_member_restored_from_an_old_copy_is_refused_and_rejoins_as_its_message_says,
+    a_majority_restored_from_old_copies_is_refused_by_the_third_node,
+    a_majority_restored_from_copies_of_running_nodes_is_detected_by_the_third_node,
 ];
 
 /// Whether this start has logged an identity conflict as an error, with what to do.
@@ -34,7 +34,7 @@ fn beside(node: &Node) -> Node {
     beside
 }
 
-fn a_copy_of_the_whole_cluster_beside_it_takes_nobodys_place() {
+fn a_copy_of_the_whole_cluster_replaces_no_member_of_the_original() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[0].put("foo", "bar");
     cluster.caught_up(secs(20));
@@ -70,7 +70,7 @@ fn a_copy_of_the_whole_cluster_beside_it_takes_nobodys_place() {
     cluster.agreed();
 }
 
-fn a_member_brought_back_from_an_older_copy_is_refused_and_rejoins_as_its_message_says() {
+fn a_member_restored_from_an_old_copy_is_refused_and_rejoins_as_its_message_says() {
     let mut cluster = Cluster::of(3);
     let (leader, place) = (cluster.agreed(), cluster.followers()[0]);
     cluster.caught_up(secs(20));
@@ -99,9 +99,9 @@ fn a_member_brought_back_from_an_older_copy_is_refused_and_rejoins_as_its_messag
     assert_eq!(cluster.reign(), reign, "leader and term");
 }
 
-/// Their copies were made of running nodes, so no later start of theirs is known to anybody: what the third has applied, and
+/// Their copies were made of running nodes, so no node knows of a later start of theirs: what the third has applied, and
 /// they have lost, tells.
-fn a_majority_brought_back_from_copies_of_running_nodes_is_noticed_by_the_third() {
+fn a_majority_restored_from_copies_of_running_nodes_is_detected_by_the_third_node() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[0].put("foo", "old");
     cluster.caught_up(secs(20));
@@ -127,7 +127,7 @@ fn a_majority_brought_back_from_copies_of_running_nodes_is_noticed_by_the_third(
     cluster.nodes[0].put("foo", "other");
     cluster.nodes[2].spawn();
     cluster.nodes[2].await_up();
-    eventually(secs(30), "the third says that what was committed is lost, and serves nobody", || {
+    eventually(secs(30), "the third says that what was committed is lost, and serves no client", || {
         let answer = cluster.nodes[2].get("/store/foo?timeout=1s");
         check(answer.status == 503 && answer.text().contains("has lost what was committed"), answer.text())
     });
@@ -138,7 +138,7 @@ fn a_majority_brought_back_from_copies_of_running_nodes_is_noticed_by_the_third(
     assert!(cluster.nodes[2].stats()["verifying"].as_str().is_some_and(|text| text.contains("older copies")));
 }
 
-fn a_majority_brought_back_from_older_copies_is_refused_by_the_third() {
+fn a_majority_restored_from_old_copies_is_refused_by_the_third_node() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[0].put("foo", "old");
     cluster.caught_up(secs(20));

@@ -1,5 +1,4 @@
-//! Joins that must be refused, joins that must be safe, and joins that are interrupted (issue, section 4, "Membership
-//! safety").
+//! Joins: refusals, concurrent joins, and joins that are interrupted.
 
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -20,15 +19,15 @@ crate::harness::cases![
     joining_a_member_again_changes_nothing,
     the_address_of_a_member_under_another_name_is_refused_naming_it,
     the_name_of_a_live_member_is_in_use,
-    an_address_that_can_be_none_is_a_bad_body,
-    the_leader_joined_under_another_name_or_address_is_itself,
+    an_invalid_address_is_a_bad_body,
+    the_leader_joined_under_another_name_or_address_is_recognized,
     a_leader_behind_a_relay_is_joined_through_the_port_that_it_advertises,
-    two_fresh_nodes_joined_to_each_other_at_once_never_both_vanish,
+    two_fresh_nodes_joined_to_each_other_at_once_do_not_both_give_up_their_cluster,
     joins_run_one_at_a_time_and_both_succeed,
     a_join_past_its_deadline_is_unfinished_and_the_same_post_resumes_it,
     a_joiner_killed_at_any_moment_leaves_a_cluster_that_works,
     a_leader_killed_at_any_moment_of_a_join_leaves_a_cluster_that_works,
-    a_learner_that_never_comes_back_stands_in_nobodys_way,
+    a_learner_that_never_comes_back_blocks_no_other_join,
 ];
 
 #[track_caller]
@@ -148,7 +147,7 @@ fn the_address_of_a_member_under_another_name_is_refused_naming_it() {
     assert_eq!(names(&cluster.nodes[0].stats(), "voter"), ["node1", "node2"]);
 }
 
-fn an_address_that_can_be_none_is_a_bad_body() {
+fn an_invalid_address_is_a_bad_body() {
     let node = Setup::named("node1").start();
     for address in
         ["0.0.0.0:1112", "[::]:1112", "255.255.255.255:1112", "[ff02::1]:1112", "h:0", "a..b:1", "a b:1", ":1"]
@@ -159,7 +158,7 @@ fn an_address_that_can_be_none_is_a_bad_body() {
     }
 }
 
-fn the_leader_joined_under_another_name_or_address_is_itself() {
+fn the_leader_joined_under_another_name_or_address_is_recognized() {
     let cluster = Cluster::of(2);
     let leader = &cluster.nodes[cluster.agreed()];
     let port = leader.raft.rsplit_once(':').unwrap().1;
@@ -226,7 +225,7 @@ fn the_name_of_a_live_member_is_in_use() {
     assert_eq!(names(&cluster.nodes[2].stats(), "voter").len(), 3);
 }
 
-fn two_fresh_nodes_joined_to_each_other_at_once_never_both_vanish() {
+fn two_fresh_nodes_joined_to_each_other_at_once_do_not_both_give_up_their_cluster() {
     for round in 0..4 {
         let nodes = [Setup::named("left").start(), Setup::named("right").start()];
         thread::scope(|scope| {
@@ -372,7 +371,7 @@ fn a_leader_killed_at_any_moment_of_a_join_leaves_a_cluster_that_works() {
     }
 }
 
-fn a_learner_that_never_comes_back_stands_in_nobodys_way() {
+fn a_learner_that_never_comes_back_blocks_no_other_join() {
     let mut cluster =
         Cluster::with(3, |setup| setup.set("HUSKV_SNAPSHOT_EVERY_ENTRIES", 50).set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 10));
     fill(&cluster.nodes[0]);

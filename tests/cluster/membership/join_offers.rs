@@ -1,4 +1,4 @@
-//! Offers to adopt a node, by strangers and by leaders that never send anything (issue 10, section 1).
+//! Join offers by strangers, and by leaders that never send the snapshot.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,10 +12,10 @@ use crate::harness::wire::{
 use crate::harness::{Cluster, Node, Setup, check, eventually, names, secs, throughout};
 
 crate::harness::cases![
-    offers_of_strangers_are_refused_by_members_and_erase_nothing,
-    a_leader_that_has_made_no_offer_proves_none,
-    a_forced_join_that_its_leader_ends_gives_the_data_back_at_once,
-    a_forced_join_that_never_goes_on_gives_the_data_back,
+    join_offers_of_strangers_are_refused_by_members_and_erase_no_data,
+    a_leader_that_made_no_join_offer_does_not_confirm_one,
+    a_forced_join_that_its_leader_aborts_restores_the_data_at_once,
+    a_forced_join_that_never_continues_restores_the_data,
 ];
 
 /// An offer to adopt a node.
@@ -48,7 +48,7 @@ fn id(stats: &Json, what: &str) -> u64 {
     stats[what].as_u64().expect("an id")
 }
 
-fn offers_of_strangers_are_refused_by_members_and_erase_nothing() {
+fn join_offers_of_strangers_are_refused_by_members_and_erase_no_data() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[0].put("foo", "bar");
     cluster.caught_up(secs(20));
@@ -80,7 +80,7 @@ fn offers_of_strangers_are_refused_by_members_and_erase_nothing() {
     cluster.nodes.iter().for_each(|node| assert_eq!(node.value("foo"), "bar"));
 }
 
-fn a_leader_that_has_made_no_offer_proves_none() {
+fn a_leader_that_made_no_join_offer_does_not_confirm_one() {
     let owner = Setup::named("owner").start();
     owner.put("mine", "my own");
     let honest = Setup::named("honest").start();
@@ -93,7 +93,7 @@ fn a_leader_that_has_made_no_offer_proves_none() {
     assert_eq!(owner.stats()["state"], "Leader");
 }
 
-/// Answers whoever asks at a port of its own as the leader that has made the offer would.
+/// Answers at a port of its own as the leader that made the offer would.
 fn pretended_leader(preamble: Vec<u8>, cluster_id: u64, leader_id: u64, offer: u64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address").to_string();
@@ -150,7 +150,7 @@ fn is_back(owner: &Node, before: u64) -> Result<(), String> {
     check(id(&stats, "raft_id") == before && stats["state"] == "Leader" && stats["previous"].is_null(), stats)
 }
 
-fn a_forced_join_that_its_leader_ends_gives_the_data_back_at_once() {
+fn a_forced_join_that_its_leader_aborts_restores_the_data_at_once() {
     let (mut owner, before) = taken();
     let joined = id(&owner.stats(), "raft_id");
     let mut stream = connect(&owner, ADOPT);
@@ -164,7 +164,7 @@ fn a_forced_join_that_its_leader_ends_gives_the_data_back_at_once() {
     assert_ne!(id(&owner.stats(), "raft_id"), joined);
 }
 
-fn a_forced_join_that_never_goes_on_gives_the_data_back() {
+fn a_forced_join_that_never_continues_restores_the_data() {
     let (mut owner, before) = taken();
     owner.kill9();
     owner.start();

@@ -1,4 +1,4 @@
-//! Joins, removals, moves: what changes the member table.
+//! Membership changes: bootstrap, joins, removals, address changes.
 
 mod address_change;
 mod bootstrap;

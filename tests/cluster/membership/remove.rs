@@ -1,4 +1,4 @@
-//! Removing members, and what a removed node is (issue, section 4, "Membership safety").
+//! Removals of members, and the state of a removed node.
 
 use serde_json::json;
 
@@ -8,9 +8,9 @@ crate::harness::cases![
     the_last_voter_cannot_be_removed,
     a_removal_that_would_lose_quorum_is_refused,
     removing_the_leader_works_in_clusters_of_2_and_3,
-    a_removed_node_says_so_and_serves_no_data,
-    a_node_removed_while_it_was_down_learns_it_and_can_be_joined_again,
-    a_removal_that_too_few_can_confirm_is_said_and_not_believed,
+    a_removed_node_reports_its_removal_and_serves_no_data,
+    a_node_removed_while_it_was_down_learns_of_its_removal_and_can_rejoin,
+    a_removal_that_too_few_voters_can_confirm_is_reported_and_not_obeyed,
     removing_an_unknown_name_is_200_and_changes_nothing,
     a_wiped_directory_under_an_old_name_is_a_new_node,
 ];
@@ -71,7 +71,7 @@ fn removing_the_leader_works_in_clusters_of_2_and_3() {
     }
 }
 
-fn a_removed_node_says_so_and_serves_no_data() {
+fn a_removed_node_reports_its_removal_and_serves_no_data() {
     let cluster = Cluster::of(3);
     cluster.nodes[0].put("foo", "bar");
     let reign = cluster.reign();
@@ -101,7 +101,7 @@ fn a_removed_node_says_so_and_serves_no_data() {
     assert_eq!(cluster.reign(), reign, "leader and term");
 }
 
-fn a_node_removed_while_it_was_down_learns_it_and_can_be_joined_again() {
+fn a_node_removed_while_it_was_down_learns_of_its_removal_and_can_rejoin() {
     let mut cluster = Cluster::of(3);
     let reign = cluster.reign();
     let leader = cluster.agreed();
@@ -124,7 +124,7 @@ fn a_node_removed_while_it_was_down_learns_it_and_can_be_joined_again() {
     assert_eq!(cluster.reign(), reign, "leader and term");
 }
 
-fn a_removal_that_too_few_can_confirm_is_said_and_not_believed() {
+fn a_removal_that_too_few_voters_can_confirm_is_reported_and_not_obeyed() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.agreed();
     let followers = cluster.followers();
@@ -151,9 +151,9 @@ fn a_removal_that_too_few_can_confirm_is_said_and_not_believed() {
 fn removing_an_unknown_name_is_200_and_changes_nothing() {
     let cluster = Cluster::of(2);
     let before = cluster.nodes[0].stats();
-    let answer = cluster.nodes[1].remove("nobody").expect(200, "an unknown name");
-    assert!(answer.word("message").contains("nobody"), "{answer}");
-    assert_ne!(answer.word("message"), "node nobody removed successfully", "it must say that nothing changed");
+    let answer = cluster.nodes[1].remove("unknown").expect(200, "an unknown name");
+    assert!(answer.word("message").contains("unknown"), "{answer}");
+    assert_ne!(answer.word("message"), "node unknown removed successfully", "it must say that nothing changed");
     let after = cluster.nodes[0].stats();
     assert_eq!(after["latest_configuration"], before["latest_configuration"]);
     assert_eq!(after["latest_configuration_index"], before["latest_configuration_index"]);
@@ -172,7 +172,7 @@ fn a_wiped_directory_under_an_old_name_is_a_new_node() {
     cluster.nodes[place].wipe();
     cluster.nodes[place].start();
     let stats = cluster.nodes[place].stats();
-    assert_eq!(stats["num_peers"], "0", "it is a fresh node that belongs to nobody: {stats}");
+    assert_eq!(stats["num_peers"], "0", "it is a fresh node of a cluster of its own: {stats}");
     cluster.nodes[place].get("/store/foo").problem(404, "it has nothing");
     cluster.nodes[leader].join(&cluster.nodes[place]).expect(200, "one POST");
     assert_ne!(id(&cluster), old, "a raft id is never used again");

@@ -1,4 +1,4 @@
-//! Starting and stopping one node, and a leader that stops (issue, section 2).
+//! Start and stop of a node, ports, directories, signals.
 
 use std::fs;
 use std::time::Instant;
@@ -14,10 +14,10 @@ crate::harness::cases![
     a_directory_of_another_name_is_refused_naming_both,
     sigterm_and_sigint_exit_0_and_lose_nothing,
     sighup_stops_nothing,
-    a_leader_that_gets_sigterm_hands_over_and_answers_what_is_pending.alone(),
-    the_log_is_json_where_asked_and_tells_role_changes,
+    a_leader_that_gets_sigterm_transfers_leadership_and_answers_pending_requests.alone(),
+    the_log_can_be_json_and_has_role_changes,
     subcommand_serve_is_the_default,
-    who_asks_a_node_that_still_reads_its_directory_is_told_so,
+    a_node_that_still_loads_its_directory_answers_starting,
 ];
 
 fn a_bare_node_leads_itself_and_serves() {
@@ -98,7 +98,7 @@ fn sighup_stops_nothing() {
     assert!(node.log().contains("reason: SIGTERM"), "{}", node.log());
 }
 
-fn a_leader_that_gets_sigterm_hands_over_and_answers_what_is_pending() {
+fn a_leader_that_gets_sigterm_transfers_leadership_and_answers_pending_requests() {
     let mut cluster = Cluster::of(3);
     let (old, term) = cluster.reign();
     let place = cluster.place(&old).unwrap();
@@ -119,7 +119,7 @@ fn a_leader_that_gets_sigterm_hands_over_and_answers_what_is_pending() {
     record.verify(&cluster.nodes[place]);
 }
 
-fn the_log_is_json_where_asked_and_tells_role_changes() {
+fn the_log_can_be_json_and_has_role_changes() {
     let mut node = Setup::named("loud").set("HUSKV_LOG_FORMAT", "json").start();
     node.put("foo", "bar");
     assert!(node.sigterm().success());
@@ -146,7 +146,7 @@ fn subcommand_serve_is_the_default() {
     assert_eq!(health["node_id"], "node1");
 }
 
-fn who_asks_a_node_that_still_reads_its_directory_is_told_so() {
+fn a_node_that_still_loads_its_directory_answers_starting() {
     let mut node = Setup::named("node1").start();
     for number in 0..32 {
         let body = vec![b'x'; 1 << 20];

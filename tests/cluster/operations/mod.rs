@@ -1,4 +1,4 @@
-//! Starting, configuring and watching over nodes.
+//! Operations: start, settings, status, probes, the tutorial.
 
 mod launch;
 mod probes;

@@ -1,21 +1,21 @@
-//! `/readyz` and `/livez`: what orchestrators go by, in each state that a node can be in.
+//! Readiness and liveness probes in each state of a node.
 
 use serde_json::json;
 
 use super::status::status;
-use crate::disk::{DiskFault, shim};
+use crate::failing_disk::{DiskFault, shim};
 use crate::failures::link_loss::linked;
 use crate::failures::snapshots::{fill, small};
 use crate::harness::{Answer, Cluster, Need, Node, Request, Setup, check, eventually, secs};
-use crate::links::State;
+use crate::tcp_proxy::State;
 
 crate::harness::cases![
-    a_node_that_takes_requests_is_ready_and_lives,
-    a_node_that_waits_for_a_cluster_is_not_ready_and_lives,
-    a_node_without_a_quorum_is_not_ready_and_lives,
-    a_removed_node_is_not_ready_and_lives,
-    a_node_that_is_sent_a_copy_says_so_and_lets_no_read_wait.alone(),
-    a_node_whose_disk_hangs_lives_and_answers_what_is_pending_before_it_stops.needs(Need::Cc),
+    a_serving_node_is_ready_and_live,
+    a_node_that_waits_for_a_cluster_is_not_ready_but_live,
+    a_node_without_a_quorum_is_not_ready_but_live,
+    a_removed_node_is_not_ready_but_live,
+    a_node_that_receives_a_snapshot_reports_it_and_refuses_reads_at_once.alone(),
+    a_node_whose_disk_hangs_is_live_and_answers_pending_requests_before_it_stops.needs(Need::Cc),
 ];
 
 /// Waits until `/readyz` says this, and checks that `/livez` says that the node lives.
@@ -39,7 +39,7 @@ fn is_ready(node: &Node) {
     });
 }
 
-fn a_node_that_takes_requests_is_ready_and_lives() {
+fn a_serving_node_is_ready_and_live() {
     let node = Setup::named("node1").start();
     is_ready(&node);
     for path in ["/readyz", "/livez", "/readyz/", "/livez?timeout=1s"] {
@@ -60,7 +60,7 @@ fn a_node_that_takes_requests_is_ready_and_lives() {
     assert!(node.stats().get("not_ready").is_none());
 }
 
-fn a_node_that_waits_for_a_cluster_is_not_ready_and_lives() {
+fn a_node_that_waits_for_a_cluster_is_not_ready_but_live() {
     let node = Setup::named("node1").set("HUSKV_JOIN", "127.0.0.1:1,127.0.0.1:2").start();
     is_not_ready(&node, "joining");
     assert_eq!(node.stats()["not_ready"]["code"], "joining");
@@ -69,7 +69,7 @@ fn a_node_that_waits_for_a_cluster_is_not_ready_and_lives() {
     assert_eq!(foreign.body, b"");
 }
 
-fn a_node_without_a_quorum_is_not_ready_and_lives() {
+fn a_node_without_a_quorum_is_not_ready_but_live() {
     let mut cluster = Cluster::of(3);
     for node in &cluster.nodes {
         is_ready(node);
@@ -85,7 +85,7 @@ fn a_node_without_a_quorum_is_not_ready_and_lives() {
     }
 }
 
-fn a_removed_node_is_not_ready_and_lives() {
+fn a_removed_node_is_not_ready_but_live() {
     let cluster = Cluster::of(2);
     let (leader, gone) = (cluster.agreed(), cluster.followers()[0]);
     cluster.nodes[leader].remove(cluster.nodes[gone].name()).expect(200, "a removal");
@@ -93,7 +93,7 @@ fn a_removed_node_is_not_ready_and_lives() {
     is_ready(&cluster.nodes[leader]);
 }
 
-fn a_node_that_is_sent_a_copy_says_so_and_lets_no_read_wait() {
+fn a_node_that_receives_a_snapshot_reports_it_and_refuses_reads_at_once() {
     let (mut cluster, links, [before, place, leader]) = linked(small);
     // Who made the others join keeps its log for them for some seconds; another leader has no reason to.
     let to = json!({"node_id": cluster.nodes[leader].name()});
@@ -139,7 +139,7 @@ fn a_node_that_is_sent_a_copy_says_so_and_lets_no_read_wait() {
     assert_eq!(status(&[], &["--endpoints", &behind.http]).0, Some(0));
 }
 
-fn a_node_whose_disk_hangs_lives_and_answers_what_is_pending_before_it_stops() {
+fn a_node_whose_disk_hangs_is_live_and_answers_pending_requests_before_it_stops() {
     let trigger = tempfile::Builder::new().prefix("huskv-trigger-").tempdir().expect("a folder");
     let trigger = trigger.path().join("trigger");
     let library = shim().expect("cc is there");

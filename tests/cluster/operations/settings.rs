@@ -1,4 +1,4 @@
-//! Settings: what wins, what is refused, and how (issue, section 2).
+//! Settings: precedence and refusals.
 
 use std::fs;
 
@@ -12,8 +12,8 @@ crate::harness::cases![
     an_unknown_flag_exits_2,
     flags_win_over_environment_over_file_over_defaults,
     the_shipped_file_starts_a_node,
-    an_advertised_host_is_what_the_others_see,
-    variables_that_a_platform_makes_for_services_are_ignored_and_named,
+    peers_see_the_advertised_host,
+    service_link_variables_of_a_platform_are_ignored_and_named,
 ];
 
 /// Starts it, and panics unless it is refused as a bad setting whose line names all of `names`.
@@ -107,7 +107,7 @@ fn the_shipped_file_starts_a_node() {
     assert_eq!(node.value("foo"), "bar");
 }
 
-fn an_advertised_host_is_what_the_others_see() {
+fn peers_see_the_advertised_host() {
     let node = Setup::named("node1").set("HUSKV_HOST", "0.0.0.0").set("HUSKV_ADVERTISE_HOST", "localhost").start();
     let stats = node.stats();
     let raft = stats["members"][0]["raft_address"].as_str().unwrap_or("");
@@ -120,7 +120,7 @@ fn an_advertised_host_is_what_the_others_see() {
     named.put("foo", "bar");
 }
 
-fn variables_that_a_platform_makes_for_services_are_ignored_and_named() {
+fn service_link_variables_of_a_platform_are_ignored_and_named() {
     // Services called `huskv` and `huskv-raft`, as Kubernetes tells of them.
     let made = [
         ("HUSKV_PORT", "tcp://10.0.0.7:2221"),

@@ -1,13 +1,13 @@
-//! /raft/stats, /health, transfer and snapshot: their exact form (issue, section 3).
+//! Responses of `/raft/stats`, `/health`, transfer and snapshot.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Cluster, Setup, check, eventually, member, names, number, secs};
 
 crate::harness::cases![
-    stats_are_the_18_keys_as_strings_and_ours,
+    stats_have_the_18_compatible_keys_as_strings_and_our_own,
     health_is_flat_and_counts_keys,
-    leadership_moves_where_asked_and_nowhere_else,
+    leadership_is_transferred_to_the_named_voter_only,
 ];
 
 /// The keys of hashicorp/raft's `Stats()`.
@@ -35,7 +35,7 @@ const KEYS: [&str; 18] = [
 /// The largest integer that every reader of JSON keeps exact.
 const EXACT: u64 = 1 << 53;
 
-fn stats_are_the_18_keys_as_strings_and_ours() {
+fn stats_have_the_18_compatible_keys_as_strings_and_our_own() {
     let cluster = Cluster::of(2);
     let (leader, _) = cluster.reign();
     eventually(secs(10), "both nodes know everything about both", || {
@@ -77,11 +77,11 @@ fn stats_are_the_18_keys_as_strings_and_ours() {
         assert!(!stats["cluster_id"].is_null(), "{stats}");
         let place = cluster.place(&leader).unwrap();
         assert_eq!(stats["leader"], json!({"node_id": leader, "http_address": cluster.nodes[place].http}));
-        members_have_their_form(&stats, node.name() == leader);
+        member_rows_have_the_documented_fields(&stats, node.name() == leader);
     }
 }
 
-fn members_have_their_form(stats: &Value, on_leader: bool) {
+fn member_rows_have_the_documented_fields(stats: &Value, on_leader: bool) {
     for name in ["node1", "node2"] {
         let row = member(stats, name).unwrap_or_else(|| panic!("no {name} in {stats}"));
         let id = row["raft_id"].as_u64().unwrap_or(0);
@@ -118,7 +118,7 @@ fn health_is_flat_and_counts_keys() {
     assert_eq!(keys(&node.get("/health")), "2", "the count survives kill -9");
 }
 
-fn leadership_moves_where_asked_and_nowhere_else() {
+fn leadership_is_transferred_to_the_named_voter_only() {
     let cluster = Cluster::of(3);
     let (first, _) = cluster.reign();
     let other = cluster.followers()[0];
@@ -129,12 +129,12 @@ fn leadership_moves_where_asked_and_nowhere_else() {
     assert!(moved.data()["state"].is_string(), "data = stats: {moved}");
     let (second, term) = cluster.reign();
     assert_eq!(second, target, "to the node that was named");
-    cluster.nodes[third].post("/raft/transfer", &json!({})).expect(200, "a transfer to anybody");
+    cluster.nodes[third].post("/raft/transfer", &json!({})).expect(200, "a transfer to any voter");
     let (now, later) = cluster.reign();
     assert_ne!(now, second, "it moved");
     assert!(later > term);
-    let unknown = cluster.nodes[third].post("/raft/transfer", &json!({"node_id": "nobody"}));
-    assert!((400..500).contains(&unknown.status), "to nobody: {unknown}");
+    let unknown = cluster.nodes[third].post("/raft/transfer", &json!({"node_id": "unknown"}));
+    assert!((400..500).contains(&unknown.status), "to an unknown name: {unknown}");
     assert_eq!(cluster.reign(), (now, later), "a refused transfer changes nothing");
     let empty = cluster.nodes[third].request(crate::harness::Request::new("POST", "/raft/transfer"));
     empty.expect(200, "the body is optional");

@@ -1,4 +1,4 @@
-//! `huskv status`: what it says and its exit code, which container engines and scripts rely on.
+//! `huskv status`: output and exit code.
 
 use std::process::{Command, Output};
 
@@ -8,8 +8,8 @@ crate::harness::cases![
     status_is_0_where_all_nodes_know_their_leader_and_1_without_a_quorum,
     status_without_arguments_asks_the_node_that_the_same_variables_start,
     status_of_a_node_that_waits_for_its_cluster_is_1,
-    status_refuses_what_is_no_address,
-    dead_voters_are_shown_before_the_next_failure_makes_them_matter,
+    status_refuses_an_invalid_address,
+    status_warns_of_dead_voters_while_there_is_a_quorum,
 ];
 
 pub fn status(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
@@ -72,7 +72,7 @@ fn status_of_a_node_that_waits_for_its_cluster_is_1() {
     assert!(said.contains("node1 waits for a cluster"), "{said}");
 }
 
-fn dead_voters_are_shown_before_the_next_failure_makes_them_matter() {
+fn status_warns_of_dead_voters_while_there_is_a_quorum() {
     let mut cluster = Cluster::of(5);
     let dead: Vec<usize> = cluster.followers()[..2].to_vec();
     dead.iter().for_each(|&place| cluster.nodes[place].kill9());
@@ -89,7 +89,7 @@ fn dead_voters_are_shown_before_the_next_failure_makes_them_matter() {
     }
 }
 
-fn status_refuses_what_is_no_address() {
+fn status_refuses_an_invalid_address() {
     for list in ["localhost", "http://localhost:1", "localhost:1,", ""] {
         let (code, said) = status(&[], &["--endpoints", list]);
         assert_eq!(code, Some(2), "{list:?}: {said}");

@@ -1,6 +1,6 @@
-//! The tutorial, step by step, as the issue numbers it (section 4).
+//! The tutorial, step by step.
 //!
-//! Laws: every request answers what it must the first time; nothing is tried again.
+//! Invariants: every request succeeds the first time; nothing is retried.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! The peer port against everything that is no peer (issue, section 6).
+//! Hostile connections to the peer port: garbage, floods, idle sockets, other versions.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,10 +10,10 @@ use serde_json::json;
 use crate::harness::{Cluster, Node, Setup, check, eventually, secs, throughout};
 
 crate::harness::cases![
-    garbage_http_and_scans_make_one_log_line_each_and_hurt_nobody,
+    garbage_http_and_scans_cause_one_log_line_each_and_no_harm,
     idle_and_flooding_connections_do_not_keep_peers_out,
     held_sockets_do_not_keep_members_out_when_they_restart,
-    another_hosts_banner_is_not_read_through_a_join,
+    a_join_does_not_reveal_the_banner_of_another_host,
     a_lost_peer_and_its_return_are_logged,
     another_wire_version_is_refused_naming_both,
 ];
@@ -50,7 +50,7 @@ fn send(node: &Node, bytes: &[u8]) {
     }
 }
 
-fn garbage_http_and_scans_make_one_log_line_each_and_hurt_nobody() {
+fn garbage_http_and_scans_cause_one_log_line_each_and_no_harm() {
     let lone = Setup::named("node1").start();
     lone.put("foo", "bar");
     for (what, bytes) in strangers() {
@@ -119,7 +119,7 @@ fn held_sockets_do_not_keep_members_out_when_they_restart() {
     drop(held);
 }
 
-fn another_hosts_banner_is_not_read_through_a_join() {
+fn a_join_does_not_reveal_the_banner_of_another_host() {
     let lone = Setup::named("node1").start();
     let host = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = host.local_addr().expect("bound").to_string();

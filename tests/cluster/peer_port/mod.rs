@@ -1,4 +1,4 @@
-//! The peer port against strangers and broken members.
+//! Peer port against strangers and rogue members.
 
 mod hostile_peers;
 mod rogue_member;

@@ -1,10 +1,7 @@
-//! A member that is broken, at the peer ports of the others.
+//! Rogue member: a member with other limits, or with a bug, must not harm the others.
 //!
-//! Why: whoever is in the table is heard, so one member whose limits are other ones, or that has gone wrong, must not be
-//! able to hurt the rest.
-//!
-//! Laws: the broken member is this process: it takes the place of a node that was killed, and speaks through huskv's own
-//! transport, for what it says must be understood.
+//! Invariants: the rogue is this process. It takes the place of a killed node and uses huskv's own transport, so that its
+//! messages are decoded.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -25,8 +22,8 @@ use tokio::time::timeout;
 use crate::harness::{Cluster, Node, check, eventually, member, number, secs, throughout};
 
 crate::harness::cases![
-    what_no_client_may_ask_is_refused_when_a_member_sends_it_on,
-    what_cannot_be_decoded_is_not_appended_and_nobody_stops,
+    an_invalid_request_forwarded_by_a_member_is_refused,
+    an_entry_that_cannot_be_decoded_is_not_appended_and_no_node_stops,
 ];
 
 /// This process in the place of a member.
@@ -84,7 +81,7 @@ impl Rogue {
         Self { runtime, table, inbox, outbox, _transport: transport, token: 0 }
     }
 
-    /// Waits for the first input that `want` takes, and says who this is to whoever asks meanwhile.
+    /// Waits for the first input that `want` takes, and answers identity requests meanwhile.
     fn wait<T>(&mut self, mut want: impl FnMut(Input) -> Option<T>) -> T {
         let me = WhoAmI {
             node_id: self.table.node_id.clone(),
@@ -140,7 +137,7 @@ fn write(command: Command) -> Request {
     Request::Write(command.into())
 }
 
-fn what_no_client_may_ask_is_refused_when_a_member_sends_it_on() {
+fn an_invalid_request_forwarded_by_a_member_is_refused() {
     let mut cluster = Cluster::with(3, |setup| setup.set("HUSKV_LIMITS_VALUE_BYTES", 1000));
     let leader = cluster.agreed();
     let place = cluster.followers()[0];
@@ -189,7 +186,7 @@ fn what_no_client_may_ask_is_refused_when_a_member_sends_it_on() {
     assert_eq!(cluster.nodes[place].get("/store/k?raw").expect(200, "what is sound is there").text(), "v");
 }
 
-fn what_cannot_be_decoded_is_not_appended_and_nobody_stops() {
+fn an_entry_that_cannot_be_decoded_is_not_appended_and_no_node_stops() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[0].put("before", 1);
     let leader = cluster.agreed();

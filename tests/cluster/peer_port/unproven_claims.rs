@@ -1,6 +1,6 @@
-//! What a stranger says that would end a node if it were true: it speaks the wire as a member does, and is none.
+//! Unproven claims: a stranger sends what would stop a node if it were true.
 //!
-//! Laws: bytes are made by hand, as whoever reads the wire would make them.
+//! Invariants: the bytes are made by hand, as an attacker who knows the protocol would make them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,12 +11,12 @@ use crate::harness::wire::{VERDICT, read_frame};
 use crate::harness::{Cluster, Node, Setup, check, eventually, number, secs, throughout};
 
 crate::harness::cases![
-    a_term_beyond_all_is_not_believed_and_ends_its_connection,
-    the_largest_believable_term_taken_again_and_again_ends_nothing,
-    messages_that_raft_does_not_look_at_end_nobody,
-    a_lone_voter_survives_both,
-    a_false_removal_removes_nobody,
-    a_false_commit_and_a_false_digest_end_nobody,
+    an_impossible_term_is_refused_and_closes_its_connection,
+    the_largest_accepted_term_sent_repeatedly_stops_no_node,
+    messages_that_raft_ignores_stop_no_node,
+    a_single_voter_survives_both,
+    a_false_removal_removes_no_member,
+    a_false_commit_and_a_false_digest_stop_no_node,
 ];
 
 /// The wire version that this stranger speaks.
@@ -65,7 +65,7 @@ fn varint(mut number: u64) -> Vec<u8> {
 }
 
 /// The present life of a member, as one knows it who has looked into its directory: count and nonce.
-fn life(member: &Node) -> (u64, u64) {
+fn boot_id(member: &Node) -> (u64, u64) {
     let identity = std::fs::read_to_string(member.directory().join("identity")).expect("a member has one");
     let (_, json) = identity.split_once('\n').expect("its first line");
     let current = serde_json::from_str::<Value>(json).expect("JSON")["lives"]["current"].take();
@@ -93,7 +93,7 @@ impl Stranger {
     }
 
     /// Says it; the node may have closed already.
-    fn say(&mut self, kind: u8, payload: &[u8]) {
+    fn send_frame(&mut self, kind: u8, payload: &[u8]) {
         _ = self.stream.write_all(&frame(kind, payload));
     }
 
@@ -105,17 +105,17 @@ impl Stranger {
     fn message(&mut self, fields: &[(u64, u64)]) {
         let fields = [&[(2, self.to), (3, self.from)], fields].concat();
         let message: Vec<u8> = fields.iter().flat_map(|(field, n)| [varint(field << 3), varint(*n)].concat()).collect();
-        self.say(3, &message);
+        self.send_frame(3, &message);
     }
 
     fn removed(&mut self) {
         let removed = [&[1], &value(&[self.cluster_id, self.to], &[])[..]].concat();
-        self.say(8, &removed);
+        self.send_frame(8, &removed);
     }
 
     fn digest(&mut self, term: u64, index: u64) {
         let told = [&[1], &value(&[term, index, 4711], &[])[..]].concat();
-        self.say(18, &told);
+        self.send_frame(18, &told);
     }
 
     /// Waits until the node ends the connection, which it must.
@@ -134,7 +134,9 @@ fn strangers(cluster: &Cluster) -> Vec<Stranger> {
     for (at, node) in cluster.nodes.iter().enumerate() {
         let others = (0..cluster.nodes.len()).filter(|other| *other != at);
         all.extend(
-            others.map(|other| Stranger::at(node, ids[other], life(&cluster.nodes[other]), &cluster.nodes[other].raft)),
+            others.map(|other| {
+                Stranger::at(node, ids[other], boot_id(&cluster.nodes[other]), &cluster.nodes[other].raft)
+            }),
         );
     }
     all
@@ -158,7 +160,7 @@ fn whole(cluster: &Cluster, round: u64) {
     }
 }
 
-fn a_term_beyond_all_is_not_believed_and_ends_its_connection() {
+fn an_impossible_term_is_refused_and_closes_its_connection() {
     let mut cluster = Cluster::of(3);
     let reign = cluster.reign();
     for mut stranger in strangers(&cluster) {
@@ -176,7 +178,7 @@ fn a_term_beyond_all_is_not_believed_and_ends_its_connection() {
     whole(&cluster, 2);
 }
 
-fn the_largest_believable_term_taken_again_and_again_ends_nothing() {
+fn the_largest_accepted_term_sent_repeatedly_stops_no_node() {
     let mut cluster = Cluster::of(3);
     let place = cluster.followers()[0];
     let leader = cluster.agreed();
@@ -186,7 +188,7 @@ fn the_largest_believable_term_taken_again_and_again_ends_nothing() {
         let term = victim.number("term") + LEAP;
         eventually(secs(10), "the term is taken", || {
             // The member itself comes again and takes the stranger's place, so the stranger does, too.
-            Stranger::at(victim, from, life(&cluster.nodes[leader]), &address).heartbeat(term, 0);
+            Stranger::at(victim, from, boot_id(&cluster.nodes[leader]), &address).heartbeat(term, 0);
             let is = number(&cluster.nodes[place].try_stats()?, "term");
             check(is >= term, is)
         });
@@ -206,7 +208,7 @@ fn the_largest_believable_term_taken_again_and_again_ends_nothing() {
 
 /// An append far behind the log, of the term that raft finds there, with a commit and without; and a request for a read
 /// index that has nothing in it.
-fn messages_that_raft_does_not_look_at_end_nobody() {
+fn messages_that_raft_ignores_stop_no_node() {
     let mut cluster = Cluster::of(3);
     for round in 0..2 {
         let reign = cluster.reign();
@@ -217,7 +219,7 @@ fn messages_that_raft_does_not_look_at_end_nobody() {
             stranger.message(&[(1, 3), (4, reign.1 + round), (5, 0), (6, behind), (8, 1 << 40)]);
             stranger.message(&[(1, 3), (4, reign.1 + round), (5, 0), (6, behind)]);
         }
-        throughout(secs(2), "nobody ends", || {
+        throughout(secs(2), "no node stops", || {
             for node in &mut cluster.nodes {
                 check(node.exited().is_none(), node.log())?;
             }
@@ -227,7 +229,7 @@ fn messages_that_raft_does_not_look_at_end_nobody() {
     }
 }
 
-fn a_lone_voter_survives_both() {
+fn a_single_voter_survives_both() {
     let mut lone = Setup::named("node1").start();
     lone.put("foo", "bar");
     let mut stranger = Stranger::at(&lone, 4711, (0, 0), "127.0.0.1:1");
@@ -237,7 +239,7 @@ fn a_lone_voter_survives_both() {
         let term = lone.number("term") + LEAP;
         let mut stranger = Stranger::at(&lone, 4711, (0, 0), "127.0.0.1:1");
         stranger.heartbeat(term, 0);
-        // It is followed now, and there is nobody to ask whether it is right.
+        // The node follows the stranger, and a single voter has no other voter to ask.
         stranger.digest(term, lone.number("applied_index"));
         eventually(secs(10), "the term is taken, and the node leads again", || {
             let stats = lone.try_stats()?;
@@ -251,20 +253,20 @@ fn a_lone_voter_survives_both() {
     assert!(lone.number("term") >= 3 * LEAP);
 }
 
-fn a_false_removal_removes_nobody() {
+fn a_false_removal_removes_no_member() {
     for size in [2, 3] {
         let cluster = Cluster::of(size);
         for mut stranger in strangers(&cluster) {
             stranger.removed();
         }
-        throughout(secs(3), "nobody is removed", || {
+        throughout(secs(3), "no member is removed", || {
             for node in &cluster.nodes {
                 let stats = node.try_stats()?;
                 check(stats["removed"] != true, &stats)?;
             }
             Ok(())
         });
-        eventually(secs(10), "nobody asks any more", || {
+        eventually(secs(10), "no node asks the voters any more", || {
             for node in &cluster.nodes {
                 let stats = node.try_stats()?;
                 check(stats["verifying"].is_null(), &stats)?;
@@ -278,21 +280,21 @@ fn a_false_removal_removes_nobody() {
     }
 }
 
-fn a_false_commit_and_a_false_digest_end_nobody() {
+fn a_false_commit_and_a_false_digest_stop_no_node() {
     let mut cluster = Cluster::of(3);
     let reign = cluster.reign();
     let leader = cluster.agreed();
     let stats = cluster.nodes[leader].stats();
     let (from, address) = (id(&stats, "raft_id"), cluster.nodes[leader].raft.clone());
     for place in cluster.followers() {
-        let mut stranger = Stranger::at(&cluster.nodes[place], from, life(&cluster.nodes[leader]), &address);
+        let mut stranger = Stranger::at(&cluster.nodes[place], from, boot_id(&cluster.nodes[leader]), &address);
         stranger.heartbeat(reign.1, number(&stats, "last_log_index") + 1000);
         stranger.digest(reign.1, number(&stats, "applied_index"));
     }
     for mut stranger in strangers(&cluster) {
         stranger.heartbeat(reign.1, 1 << 40);
     }
-    throughout(secs(3), "nobody ends", || {
+    throughout(secs(3), "no node stops", || {
         for node in &mut cluster.nodes {
             check(node.exited().is_none(), node.log())?;
         }

@@ -1,44 +1,48 @@
-//! Watching while a minority is killed: nothing may be lost, and nothing told twice.
+//! Watch suite: watches while minorities are killed; no event may be lost or delivered twice.
 //!
-//! Why: a watch is worth what it keeps over the death of the node that tells it.
+//! A cluster of three or five nodes, writers on all nodes, watchers of each method, and for the given time `kill -9` of a
+//! minority, which is started again. At the end `event_log` compares every acknowledged change with the events of each
+//! watcher.
 //!
-//! How: a cluster of three or five, writers on all nodes, watchers of each manner, and for as long as it is told `kill -9`
-//! of a minority at a time, which is started again. At the end every acknowledged change is held against every event that
-//! each watcher was told.
-//!
-//! Laws: a majority lives at any time, as does what it remembers. Nodes remember little and are copied to often, so some
-//! watchers are told `compacted`, and have to list.
+//! Invariants: a majority with its history is alive at any time. Nodes have a short history and get snapshots often, so
+//! some watchers get `compacted` and have to list.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::event_log::{self, Observed};
 use crate::harness::{Cluster, check, eventually, free_port, millis, secs};
-use crate::ledger::{self, Told};
 use crate::rng::Rng;
-use crate::watchers::{Manner, Watcher};
-use crate::world::{HEALING, Story};
+use crate::watchers::{WatchMethod, Watcher};
+use crate::world::{HEALING, RunLog};
 use crate::writers::Writers;
 
-crate::harness::cases![nothing_is_lost_or_told_twice_while_a_minority_is_killed];
+crate::harness::cases![no_event_is_lost_or_delivered_twice_while_minorities_are_killed];
 
 /// How long the run takes that every change runs.
 const SHORT: Duration = secs(12);
 
-/// How long the last event may take to come to everybody: a sleeper's sleep, silences, and a busy machine.
+/// The timeout for the last event to reach every watcher: pauses of slow watchers, idle timeouts, a busy machine.
 const LAST: Duration = secs(180);
 
 /// How many writers there are.
 const WRITERS: usize = 3;
 
 /// Who watches.
-const WATCHERS: [Manner; 6] =
-    [Manner::Steady, Manner::Steady, Manner::Restless, Manner::Restless, Manner::Sleepy, Manner::Program];
+const WATCHERS: [WatchMethod; 6] = [
+    WatchMethod::Steady,
+    WatchMethod::Steady,
+    WatchMethod::Restless,
+    WatchMethod::Restless,
+    WatchMethod::Sleepy,
+    WatchMethod::Program,
+];
 
-/// How many of the wrong things are told in words.
-const TOLD: usize = 20;
+/// How many violations are printed in full.
+const MAX_PRINTED: usize = 20;
 
 /// One run; what it comes to, in a line.
-pub fn run(seed: u64, span: Duration, story: &Story) -> String {
+pub fn run(seed: u64, span: Duration, run_log: &RunLog) -> String {
     let mut rng = Rng::new(seed);
     let count = if rng.chance(70) { 3 } else { 5 };
     let mut cluster = Cluster::with(count, |setup| {
@@ -50,7 +54,7 @@ pub fn run(seed: u64, span: Duration, story: &Story) -> String {
             .set("HUSKV_SNAPSHOT_KEEP_ENTRIES", 100)
             .set("HUSKV_LIMITS_WATCH_EVENTS", 2_000)
     });
-    story.say(format!("seed {seed}: {count} nodes"));
+    run_log.log(format!("seed {seed}: {count} nodes"));
     let (addresses, begin) = (cluster.addresses(), cluster.nodes[0].put("begin", 1));
     let end = Instant::now() + span;
     let followers = WATCHERS.map(|manner| {
@@ -58,12 +62,12 @@ pub fn run(seed: u64, span: Duration, story: &Story) -> String {
         (manner, std::thread::spawn(move || watcher.run()))
     });
     let writers = Writers::start(&addresses, WRITERS, &mut rng);
-    let kills = kill(&mut cluster, &writers, &mut rng, end, story);
+    let kills = kill(&mut cluster, &writers, &mut rng, end, run_log);
     cluster.caught_up(HEALING);
     eventually(HEALING, "all agree on a leader", || cluster.leader_now());
-    let asked = writers.finish();
-    story.say("the last key is written");
-    let watched: Vec<(Manner, Watcher)> = followers
+    let attempts = writers.finish();
+    run_log.log("the last key is written");
+    let watched: Vec<(WatchMethod, Watcher)> = followers
         .into_iter()
         .map(|(manner, thread)| (manner, thread.join().unwrap_or_else(|_| panic!("a watcher, {manner:?}, has failed"))))
         .collect();
@@ -76,31 +80,31 @@ pub fn run(seed: u64, span: Duration, story: &Story) -> String {
         sum(|watcher| watcher.silences),
         sum(|watcher| watcher.lists)
     );
-    assert!(sum(|watcher| watcher.connections) > WATCHERS.len() as u64, "no node died that anybody watched");
-    let told: Vec<(String, Vec<Told>)> = watched
+    assert!(sum(|watcher| watcher.connections) > WATCHERS.len() as u64, "no node with a watcher was killed");
+    let observed: Vec<(String, Vec<Observed>)> = watched
         .into_iter()
         .enumerate()
-        .map(|(number, (manner, watcher))| (format!("watcher {number}, {manner:?}"), watcher.told))
+        .map(|(number, (manner, watcher))| (format!("watcher {number}, {manner:?}"), watcher.observed))
         .collect();
-    let verdict = ledger::judge(begin, &asked, &told);
+    let report = event_log::check(begin, &attempts, &observed);
     let line = format!(
-        "watching, seed {seed}: {kills} kills of a minority of {count}; {} changes acknowledged, {} events told to {} watchers, \
+        "watching, seed {seed}: {kills} kills of a minority of {count}; {} changes acknowledged, {} events delivered to {} watchers, \
          {} lost, {} doubled; {counts} that stood for {} events",
-        verdict.acknowledged,
-        verdict.told,
-        told.len(),
-        verdict.lost,
-        verdict.doubled,
-        verdict.listed
+        report.acknowledged,
+        report.observed,
+        observed.len(),
+        report.lost,
+        report.doubled,
+        report.listed
     );
-    story.say(&line);
-    let some = verdict.wrong.iter().take(TOLD).cloned().collect::<Vec<_>>().join("\n");
-    assert!(verdict.wrong.is_empty(), "{line}\n{} things are wrong:\n{some}", verdict.wrong.len());
+    run_log.log(&line);
+    let some = report.wrong.iter().take(MAX_PRINTED).cloned().collect::<Vec<_>>().join("\n");
+    assert!(report.wrong.is_empty(), "{line}\n{} things are wrong:\n{some}", report.wrong.len());
     line
 }
 
 /// kill -9 of a minority at a time, until it is time; how often.
-fn kill(cluster: &mut Cluster, writers: &Writers, rng: &mut Rng, end: Instant, story: &Story) -> u64 {
+fn kill(cluster: &mut Cluster, writers: &Writers, rng: &mut Rng, end: Instant, run_log: &RunLog) -> u64 {
     let count = cluster.nodes.len();
     let (mut kills, mut minute) = (0, Instant::now());
     while Instant::now() < end {
@@ -110,7 +114,7 @@ fn kill(cluster: &mut Cluster, writers: &Writers, rng: &mut Rng, end: Instant, s
         let first = leader.unwrap_or_else(|| usize::try_from(rng.below(count as u64)).expect("small"));
         let many = 1 + usize::try_from(rng.below(count as u64 / 2)).expect("small");
         let victims: Vec<usize> = (0..many).map(|step| (first + step) % count).collect();
-        story.say(format!("kill -9 of {victims:?}, leader {leader:?}"));
+        run_log.log(format!("kill -9 of {victims:?}, leader {leader:?}"));
         victims.iter().for_each(|&victim| cluster.nodes[victim].kill9());
         kills += victims.len() as u64;
         sleep(millis(rng.below(4_000)));
@@ -128,7 +132,7 @@ fn kill(cluster: &mut Cluster, writers: &Writers, rng: &mut Rng, end: Instant, s
     kills
 }
 
-fn nothing_is_lost_or_told_twice_while_a_minority_is_killed() {
-    let story = Story::new();
-    println!("{}", run(1, SHORT, &story));
+fn no_event_is_lost_or_delivered_twice_while_minorities_are_killed() {
+    let run_log = RunLog::new();
+    println!("{}", run(1, SHORT, &run_log));
 }

@@ -1,27 +1,30 @@
-//! How long values stay: none is gone before its time, and in a cluster that is whole each goes soon after.
+//! TTL checker: no key expires early, and in a healed cluster each expires soon after its deadline.
 //!
-//! Why: a key that expires is removed by nobody whom a history knows. To the checker it is a removal of unknown fate like
-//! any other, which cannot begin before the time is over; so a history with expiries is searched as every history is.
+//! Why: no client of the history deletes an expired key. For the linearizability checker an expiry is a delete of unknown
+//! outcome that cannot take effect before the deadline; so a history with expiries is searched like any other.
 //!
-//! Laws: time is that of the clients, one monotonic clock, and a time begins before its request is sent. A request for
-//! more time whose fate is unknown may take effect on any value of its key at any later moment. Where several requests
-//! may be the last, the earliest end counts.
+//! Invariants: the clock is the clients' monotonic clock, and a TTL begins before its request is sent. A renewal of
+//! unknown outcome may take effect on any value of its key at any later time. If several requests may be the last, the
+//! earliest deadline counts.
 //!
-//! Not here: who asks for how much time (`clients`).
+//! Example: a put with a TTL of 2 s is called at 0.1 s. A read at 2.0 s that finds no key is a violation; one at 2.2 s is
+//! explained by a delete between 2.1 s and 2.2 s.
+//!
+//! See also: `clients` for the requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::clients::{Event, History};
+use crate::checker;
 use crate::harness::{Node, Request, millis, number, secs};
-use crate::judge;
+use crate::history::{Event, History};
 use crate::linear::{Operation, Seen};
 use crate::world::{HEALING, World};
 
-crate::harness::cases![what_goes_early_or_shows_a_wrong_time_is_caught];
+crate::harness::cases![an_early_expiry_and_a_wrong_remaining_ttl_are_detected];
 
 /// The most seconds that any client asks for.
-pub const MOST: u64 = 5;
+pub const MAX_SECONDS: u64 = 5;
 
 /// By how much a failover may lengthen a time, beyond how long there is no leader.
 const FAILOVER: Duration = secs(5);
@@ -41,7 +44,7 @@ pub struct Lease {
     pub put: bool,
     /// When it was called, in microseconds.
     pub called: u64,
-    /// When it returned; `None` where its fate is unknown.
+    /// When it returned; `None` where its outcome is unknown.
     pub returned: Option<u64>,
     /// For how many seconds.
     pub ttl: u64,
@@ -83,12 +86,12 @@ pub fn shown(key: &str, events: &[Event], leases: &[Lease]) -> Result<(), String
         let (Seen::Get(Some(value)), Some(returned)) = (&event.operation.seen, event.operation.returned) else {
             continue;
         };
-        let asked = || leases.iter().filter(|lease| lease.about(*value) && lease.called <= returned);
-        let certain = asked().any(|lease| {
+        let requests = || leases.iter().filter(|lease| lease.about(*value) && lease.called <= returned);
+        let certain = requests().any(|lease| {
             let before = lease.returned.is_some_and(|end| end < event.operation.called);
             lease.value.is_some() && (lease.put || before)
         });
-        let most = asked().map(|lease| lease.ttl).max();
+        let most = requests().map(|lease| lease.ttl).max();
         let right = match event.left {
             Some(left) => most.is_some_and(|most| left <= most),
             None => !certain,
@@ -97,7 +100,7 @@ pub fn shown(key: &str, events: &[Event], leases: &[Lease]) -> Result<(), String
             return Err(format!(
                 "{key} shows {:?} s left, asked were {:?}: {event:?}",
                 event.left,
-                asked().collect::<Vec<_>>()
+                requests().collect::<Vec<_>>()
             ));
         }
     }
@@ -128,7 +131,7 @@ pub fn go(world: &World) {
                 }
                 until.retain(|name, _| left.contains_key(name));
                 for (name, seconds) in left {
-                    assert!(seconds <= MOST, "{name:?} shows {seconds} s left");
+                    assert!(seconds <= MAX_SECONDS, "{name:?} shows {seconds} s left");
                     let end = *until.entry(name.clone()).or_insert(now + secs(seconds));
                     assert!(now <= end + allowed, "{name:?} is there {:?} after its time", now - end);
                 }
@@ -143,7 +146,7 @@ pub fn go(world: &World) {
         let left = expiring(node).unwrap_or_else(|why| panic!("{why}"));
         assert!(left.is_empty(), "{} has keys that others have removed: {left:?}", node.name());
     }
-    world.story.say(format!("nothing is left that may expire, after {:.1} s", begun.elapsed().as_secs_f64()));
+    world.run_log.log(format!("nothing is left that may expire, after {:.1} s", begun.elapsed().as_secs_f64()));
 }
 
 /// The keys on a node that may expire, with their versions and the seconds left.
@@ -166,36 +169,36 @@ fn expiring(node: &Node) -> Result<BTreeMap<(String, u64), u64>, String> {
     Ok(found)
 }
 
-fn what_goes_early_or_shows_a_wrong_time_is_caught() {
+fn an_early_expiry_and_a_wrong_remaining_ttl_are_detected() {
     let event = |called, returned, seen, left| Event {
         operation: Operation { client: 0, called, returned: Some(returned), seen },
         version: Some(7),
         left,
     };
     let lease = |value, put, called, ttl| Lease { value, put, called, returned: Some(called + 10), ttl };
-    let verdict = |events: &[Event], leases: &[Lease]| {
+    let check = |events: &[Event], leases: &[Lease]| {
         let mut history = History::default();
         history.events.insert("k".to_owned(), events.to_vec());
         history.leases.insert("k".to_owned(), leases.to_vec());
-        judge::history(&history)
+        checker::check_history(&history)
     };
     let put = event(100, 110, Seen::Put(1), None);
     let gone = |called| Event { version: None, ..event(called, called + 10, Seen::Get(None), None) };
     let there = |called, left| event(called, called + 10, Seen::Get(Some(1)), left);
-    let asked = [lease(Some(1), true, 100, 2)];
+    let requests = [lease(Some(1), true, 100, 2)];
     let late = [put.clone(), there(1_000_000, Some(2)), gone(2_000_100)];
-    assert_eq!(verdict(&late, &asked), Ok(()));
-    assert_eq!(verdict(&[put.clone(), there(9_000_000, Some(1))], &asked), Ok(()), "how late is not for a history");
-    let early = verdict(&[put.clone(), gone(1_900_000)], &asked).expect_err("it goes 0.1 s early");
+    assert_eq!(check(&late, &requests), Ok(()));
+    assert_eq!(check(&[put.clone(), there(9_000_000, Some(1))], &requests), Ok(()), "how late is not for a history");
+    let early = check(&[put.clone(), gone(1_900_000)], &requests).expect_err("it expires 0.1 s early");
     assert!(early.contains("no order explains"), "{early}");
     let back = [put.clone(), gone(2_000_100), there(2_000_200, Some(1))];
-    verdict(&back, &asked).expect_err("what has gone comes back");
-    let renewed = [asked[0].clone(), lease(Some(1), false, 1_000_000, 2)];
-    verdict(&[put.clone(), gone(2_900_000)], &renewed).expect_err("it was renewed");
-    assert_eq!(verdict(&[put.clone(), gone(3_000_000)], &renewed), Ok(()));
-    let unheard = [asked[0].clone(), Lease { returned: None, ..lease(None, false, 1_000_000, 2) }];
-    assert_eq!(verdict(&[put.clone(), gone(2_000_100)], &unheard), Ok(()), "the touch may have come to nothing");
-    verdict(&[put.clone(), there(1_000_000, None)], &asked).expect_err("no time is shown");
-    verdict(&[put.clone(), there(1_000_000, Some(3))], &asked).expect_err("more than was asked for");
-    verdict(&[put, there(1_000_000, Some(1))], &[]).expect_err("nobody asked for a time");
+    check(&back, &requests).expect_err("an expired key comes back");
+    let renewed = [requests[0].clone(), lease(Some(1), false, 1_000_000, 2)];
+    check(&[put.clone(), gone(2_900_000)], &renewed).expect_err("it was renewed");
+    assert_eq!(check(&[put.clone(), gone(3_000_000)], &renewed), Ok(()));
+    let unheard = [requests[0].clone(), Lease { returned: None, ..lease(None, false, 1_000_000, 2) }];
+    assert_eq!(check(&[put.clone(), gone(2_000_100)], &unheard), Ok(()), "the touch may have come to nothing");
+    check(&[put.clone(), there(1_000_000, None)], &requests).expect_err("no TTL is shown");
+    check(&[put.clone(), there(1_000_000, Some(3))], &requests).expect_err("more than was asked for");
+    check(&[put, there(1_000_000, Some(1))], &[]).expect_err("no request had a TTL");
 }

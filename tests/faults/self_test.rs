@@ -1,23 +1,19 @@
-//! The suite itself: each kind of fault is one, and a wrong history is found.
+//! Self-test of the suite: each kind of fault takes effect, and a wrong history is detected.
 //!
-//! Why: a proxy that cuts nothing and a disk that never fails would make every round a success.
+//! Why: a proxy that cuts nothing and a disk that never fails would let every round pass.
 
 use std::time::Instant;
 
 use serde_json::json;
 
+use crate::checker;
 use crate::clients::{Clients, read_all};
-use crate::disk::DiskFault;
+use crate::failing_disk::DiskFault;
 use crate::harness::{Need, Request, check, eventually, millis, secs};
-use crate::judge;
-use crate::links::State;
-use crate::world::{Story, World};
+use crate::tcp_proxy::State;
+use crate::world::{RunLog, World};
 
-crate::harness::cases![
-    links_fail_as_they_are_told,
-    disks_fail_as_they_are_told.needs(Need::Cc),
-    stale_reads_are_caught,
-];
+crate::harness::cases![link_faults_take_effect, disk_faults_take_effect.needs(Need::Cc), stale_reads_are_detected,];
 
 /// A write through a node; whether it was acknowledged.
 fn writes(world: &World, place: usize) -> bool {
@@ -34,8 +30,8 @@ fn set(world: &World, one: usize, outward: bool, state: State) {
     }
 }
 
-fn links_fail_as_they_are_told() {
-    let mut world = World::new(1, Story::new());
+fn link_faults_take_effect() {
+    let mut world = World::new(1, RunLog::new());
     for state in [State::Cut, State::Hole] {
         for outward in [true, false] {
             let leader = world.heal();
@@ -64,8 +60,8 @@ fn links_fail_as_they_are_told() {
     eventually(secs(10), "resets are noticed", || check(reset() > before, reset()));
 }
 
-fn disks_fail_as_they_are_told() {
-    let mut world = World::new(2, Story::new());
+fn disk_faults_take_effect() {
+    let mut world = World::new(2, RunLog::new());
     for fault in DiskFault::DEADLY {
         let leader = world.heal();
         let victim = (leader + 1) % world.count();
@@ -85,8 +81,8 @@ fn disks_fail_as_they_are_told() {
 }
 
 /// Reads that may be stale, while the links are slow, must make a round fail.
-fn stale_reads_are_caught() {
-    let mut world = World::new(1, Story::new());
+fn stale_reads_are_detected() {
+    let mut world = World::new(1, RunLog::new());
     let addresses = world.cluster.addresses();
     let clients = Clients::start(&addresses, addresses.len() + 3, "stale", &mut world.rng.fork());
     for from in 0..world.count() {
@@ -96,7 +92,7 @@ fn stale_reads_are_caught() {
     let shared = clients.finish();
     world.heal();
     let history = read_all(&shared).unwrap_or_else(|why| panic!("{why}"));
-    let why = judge::history(&history).expect_err("a history with stale reads");
+    let why = checker::check_history(&history).expect_err("a history with stale reads");
     // An order may yet be found, by placing a write of unknown outcome late; then its version tells.
     assert!(why.contains("no order explains") || why.contains("a stale read of"), "{why}");
     println!("caught: {why}");

@@ -1,32 +1,32 @@
-//! What must be true of a history, and of nodes that are whole again.
+//! Checker of histories and of healed nodes: linearizability, versions, equal states.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::Value;
 
-use crate::clients::{Event, History};
 use crate::harness::{Node, Request, secs};
-use crate::leases;
+use crate::history::{Event, History};
 use crate::linear::{self, Operation, Seen};
+use crate::ttl;
 
 /// Every key's history has an order, and versions are in line with it.
-pub fn history(history: &History) -> Result<(), String> {
+pub fn check_history(history: &History) -> Result<(), String> {
     if let Some(wrong) = history.wrong.first() {
         return Err(format!("{} answers are wrong, such as: {wrong}", history.wrong.len()));
     }
     for (key, events) in &history.events {
         let asked = history.leases.get(key).map_or(&[][..], Vec::as_slice);
-        leases::shown(key, events, asked)?;
+        ttl::shown(key, events, asked)?;
         let mut operations: Vec<Operation> = events.iter().map(|event| event.operation.clone()).collect();
-        operations.extend(leases::ends(events, asked));
+        operations.extend(ttl::ends(events, asked));
         linear::check(&operations).map_err(|timeline| format!("{key}, times in us: {timeline}"))?;
     }
     versions(history)
 }
 
 /// No node has ever panicked, in none of its lives.
-pub fn logs(nodes: &[Node]) -> Result<(), String> {
+pub fn check_logs(nodes: &[Node]) -> Result<(), String> {
     for node in nodes {
         let log = fs::read(node.home().join("stderr")).map_err(|error| error.to_string())?;
         let log = String::from_utf8_lossy(&log);
@@ -37,7 +37,7 @@ pub fn logs(nodes: &[Node]) -> Result<(), String> {
     Ok(())
 }
 
-/// Versions are raft indexes: one write each, the same whoever reads, never less than that of a write that was
+/// Versions are raft indexes: one write each, the same for every reader, never less than that of a write that was
 /// acknowledged before, over all keys at once. It takes no search, so it sees what spans keys.
 fn versions(history: &History) -> Result<(), String> {
     let all = || history.events.iter().flat_map(|(key, events)| events.iter().map(move |event| (key, event)));
@@ -96,7 +96,7 @@ fn reads(key: &str, events: &[Event]) -> Result<(), String> {
 }
 
 /// All nodes have the same keys, values, versions and members.
-pub fn equal(nodes: &[Node], history: &History) -> Result<usize, String> {
+pub fn check_equal(nodes: &[Node], history: &History) -> Result<usize, String> {
     let mut first: Option<(String, Contents)> = None;
     for node in nodes {
         let contents = Contents::of(node, history)?;

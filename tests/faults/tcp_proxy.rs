@@ -1,16 +1,16 @@
-//! Every directed link between two nodes, as a proxy in the middle of its connections.
+//! TCP proxy of every directed link between two nodes, which cuts, delays and resets connections.
 //!
-//! Why: processes on one machine never lose sight of each other by themselves.
+//! Why: connections between processes on one machine do not fail by themselves.
 //!
 //! How: a node binds 127.0.0.1 and advertises 127.0.1.K with the same port, where the proxy of node K listens. So all
 //! peers come through it, and the first frame of each connection carries the address that its dialler advertises, which
 //! tells the link. A link from A to B is every connection that A dials to B, with the bytes of both ways on it: huskv
 //! sends A's raft messages for B only on those, so a link can fail in one direction alone.
 //!
-//! Laws: what the proxy passes on, it passes on in order and unchanged. Needs the whole of 127/8 on the loopback
+//! Invariants: bytes that the proxy forwards are in order and unchanged. It needs the whole of 127/8 on the loopback
 //! device, as Linux has it.
 //!
-//! Not here: when a link fails (`nemesis`).
+//! See also: `nemesis`, which draws the faults.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -58,7 +58,7 @@ struct Shared {
 
 impl Shared {
     fn orders(&self) -> MutexGuard<'_, Vec<Vec<Order>>> {
-        self.orders.lock().expect("nobody panics with the lock")
+        self.orders.lock().expect("no thread panics with the lock")
     }
 
     /// What holds for connections from `from`; a dialler that has no address yet gets the best of what others have.
@@ -135,7 +135,7 @@ fn connection(mut dialler: TcpStream, shared: &Arc<Shared>, to: usize, port: u16
     _ = dialler.set_nodelay(true);
     _ = dialler.set_read_timeout(Some(Duration::from_secs(10)));
     let mut first = Vec::new();
-    let from = introduction(&mut dialler, &mut first).ok().and_then(|()| source(&first));
+    let from = read_first_frame(&mut dialler, &mut first).ok().and_then(|()| source(&first));
     let age = shared.order(from, to).age;
     let Some(()) = admitted(shared, from, to, age) else { return };
     let Ok(mut target) = TcpStream::connect(("127.0.0.1", port)) else { return };
@@ -151,7 +151,7 @@ fn connection(mut dialler: TcpStream, shared: &Arc<Shared>, to: usize, port: u16
 }
 
 /// Reads the preamble and the first frame, or as much as there is of them.
-fn introduction(dialler: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<()> {
+fn read_first_frame(dialler: &mut TcpStream, first: &mut Vec<u8>) -> io::Result<()> {
     const PREAMBLE: usize = 10;
     const HEAD: usize = 5;
     const CHECKSUM: usize = 4;

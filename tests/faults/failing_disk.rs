@@ -1,9 +1,9 @@
-//! Disks that fail on demand.
+//! Disks that fail on demand: a shim for fsync and write errors, and a small tmpfs that fills up.
 //!
-//! Why: a failed sync or a full disk must end the node, and what it acknowledged before must be there afterwards.
+//! Why: a failed fsync or a full disk must end the node, and its acknowledged writes must be there afterwards.
 //!
-//! Laws: without a C compiler no fault of this page is drawn, and the round says so; without the right to mount, the
-//! same for the small disk.
+//! Invariants: without a C compiler the shim's faults are not drawn, and the round says so; without the right to mount,
+//! the same for the small disk.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -50,7 +50,7 @@ pub enum DiskFault {
     Torn,
     /// Syncs take longer than an election.
     Slow,
-    /// Syncs do not end. The rounds draw none of these: a process that hangs for good is not told from a dead one.
+    /// Syncs never return. The rounds do not draw it: a process that hangs for good looks like a dead one.
     #[allow(dead_code)]
     Frozen,
 }
