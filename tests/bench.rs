@@ -144,7 +144,7 @@ fn usage_errors_are_one_line() {
         (&["--to", "http://localhost:1"][..], 2, "scheme"),
         (&["--duration", "0s"], 2, "zero"),
         (&["--to", &node.http, "--pids", "4000000000"], 1, "4000000000"),
-        (&["--to", &node.http, "--disk", "missing"], 1, "cannot try the disk"),
+        (&["--to", &node.http, "--disk", "missing"], 1, "cannot measure the disk"),
         (&["--to", "localhost:1"], 1, "cannot reach localhost:1"),
     ] {
         let output = run(arguments);

@@ -26,7 +26,7 @@ fn between(text: &str, before: &str, after: &str) -> BTreeSet<String> {
 fn every_code_is_documented() {
     let refusals = source("src/model/refusal.rs");
     let of_the_loop = between(&refusals, " => \"", "\"");
-    let errors = source("src/http/errors.rs");
+    let errors = source("src/http/response/problem.rs");
     let of_http = between(&errors, "//! | `", "` |");
     assert!(of_the_loop.len() > 20 && of_http.len() > 10, "{of_the_loop:?} {of_http:?}");
     let documented = &document()["components"]["schemas"]["Code"]["enum"];
@@ -35,7 +35,7 @@ fn every_code_is_documented() {
     assert_eq!(documented, &of_the_loop | &of_http);
     // The table in the source is complete: whatever is answered stands in it.
     for code in between(&errors, "Self::local(StatusCode::", ",\n").iter().flat_map(|rest| rest.split('"').nth(1)) {
-        assert!(of_http.contains(code), "{code} is not in the table of src/http/errors.rs");
+        assert!(of_http.contains(code), "{code} is not in the table of src/http/response/problem.rs");
     }
 }
 

@@ -202,14 +202,14 @@ mod tests {
 
     #[test]
     fn a_node_that_waits_or_knows_no_leader_is_not_ready() {
+        let leader = json!({ "node_id": "a", "http_address": "a:1" });
         let forming = NodeSummary::new(&json!({ "state": "Follower", "leader": null, "forming": ["a:1", "b:1"] }));
         assert_eq!((forming.ready(), role(Some(&forming))), (false, "waits for a cluster"));
-        let verifying = NodeSummary::new(
-            &json!({ "state": "Leader", "leader": { "node_id": "a" }, "verifying": "it was removed" }),
-        );
+        let verifying =
+            NodeSummary::new(&json!({ "state": "Leader", "leader": leader.clone(), "verifying": "it was removed" }));
         assert_eq!((verifying.ready(), role(Some(&verifying))), (false, "asks the other voters"));
         let reason = json!({ "code": "lagging", "detail": "index 3 of 9" });
-        let lags = NodeSummary::new(&json!({ "state": "Follower", "leader": { "node_id": "a" }, "not_ready": reason }));
+        let lags = NodeSummary::new(&json!({ "state": "Follower", "leader": leader, "not_ready": reason }));
         assert_eq!((lags.ready(), role(Some(&lags)), lags.not_ready()), (false, "lags behind", Some("index 3 of 9")));
         let campaigns = NodeSummary::new(&json!({ "state": "Candidate", "leader": null }));
         assert_eq!((campaigns.ready(), role(Some(&campaigns))), (false, "campaigns"));
