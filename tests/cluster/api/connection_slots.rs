@@ -72,7 +72,7 @@ fn connections_that_ask_nothing_or_only_begin_to_keep_no_probe_out() {
             let node = with_files(files).start();
             let all: Vec<_> = (0..300).map(|_| TcpStream::connect(&node.http).unwrap()).collect();
             for mut stream in &all {
-                // Whoever was refused already may not be able to.
+                // A connection that was refused already may take no more.
                 drop(stream.write_all(begun.as_bytes()));
             }
             for path in ["/livez", "/readyz", "/health"].into_iter().cycle().take(30) {

@@ -173,7 +173,7 @@ fn memory_is_returned_after_a_load_without_further_requests() {
         let answers: Vec<u16> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         assert!(answers.contains(&200), "{answers:?}");
     });
-    // From here on nobody asks for anything. The latest changes and entries, and the tree's cache, stay.
+    // No request follows. The latest changes and entries, and the tree's cache, stay.
     eventually(secs(30), "what was freed goes back", || match memory(&node, "VmRSS:") {
         held if held < 256 => Ok(()),
         held => Err(format!("{held} MiB")),

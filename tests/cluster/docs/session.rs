@@ -135,7 +135,7 @@ impl Terminal {
             .current_dir(home)
             .env("READERS_PATH", &path)
             .env("PATH", format!("{}:{path}", home.join("target/release").display()))
-            // A busy machine is to elect nobody in the midst of a session, whose pages name indexes.
+            // On a busy machine an election within a session would shift the indexes that its pages name.
             .env("HUSKV_RAFT_ELECTION_TICKS", "60")
             .stdin(Stdio::piped())
             .stdout(file.try_clone().unwrap())

@@ -130,7 +130,7 @@ fn service_link_variables_of_a_platform_are_ignored_and_named() {
         ("HUSKV_SERVICE_PORT_HTTP", "2221"),
         ("HUSKV_RAFT_PORT", "tcp://10.0.0.8:1111"),
         ("HUSKV_RAFT_SERVICE_HOST", "10.0.0.8"),
-        // Set to nothing by somebody who wants to be rid of it.
+        // Set to nothing, which is how a pod gets rid of it.
         ("HUSKV_SERVER_SERVICE_HOST", ""),
     ];
     let node = made.iter().fold(Setup::named("node1"), |setup, (name, value)| setup.set(name, value)).start();
