@@ -16,7 +16,8 @@ use crate::storage::SnapshotReader;
 
 /// What the loop sends; implemented by the transport.
 pub trait Outbox: Send {
-    /// Sends raft messages to members; each may be lost. Messages to one member keep their order.
+    /// Sends raft messages to members; each may be lost. Appends to one member keep their order; messages without entries
+    /// may overtake them.
     fn send(&mut self, messages: Vec<Message>);
     /// Sends a client's request on to the member `to`, which leads or, as a [`Hop::Relay`], reaches the leader; ends in
     /// exactly one [`crate::consensus::Input::Forwarded`] with this token, at the latest `timeout_ms` later:

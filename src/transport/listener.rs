@@ -25,7 +25,7 @@ use super::registry::Registry;
 use super::wire::frame_limits;
 use super::wire::framing::{Preamble, close_gracefully, read_frame, read_preamble};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
-use super::{rpc, snapshot_stream};
+use super::{rpc, snapshot_stream, socket};
 use crate::model::{BootHistory, PeerTable};
 
 /// The limit of the handshake.
@@ -74,7 +74,7 @@ struct Inbound {
 impl Inbound {
     /// Serves the connection to its end.
     async fn receive(&self, mut stream: TcpStream, slot: &ConnectionSlot) {
-        drop(stream.set_nodelay(true));
+        drop(socket::prepare(&stream));
         let (hello, welcome) = match timeout(HANDSHAKE_LIMIT, self.handshake(&mut stream, slot)).await {
             Ok(Some(accepted_peer)) => accepted_peer,
             Ok(None) => return,

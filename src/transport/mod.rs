@@ -9,8 +9,8 @@
 //!   listener --> handshake --> acceptor (peer) | snapshot_stream | rpc (identify, join offer, probe)
 //! ```
 //!
-//! One ordered TCP connection leads from each member to each other. It carries raft messages and forwarded requests; back come
-//! the replies, and messages of a node in whose table the dialler is not yet. Both ends report every second which leader they
+//! One TCP connection leads from each member to each other. It carries raft messages and forwarded requests, those that must be
+//! timely first (`link::send_queue`); back come the replies, and messages of a node in whose table the dialler is not yet. Both ends report every second which leader they
 //! follow. Snapshots and rpcs have connections of their own.
 //!
 //! Invariants: no peer is served before its handshake matches the last published [`PeerTable`](crate::model::PeerTable) and its
@@ -33,6 +33,7 @@ mod outbox;
 mod registry;
 mod rpc;
 mod snapshot_stream;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -10,17 +10,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use raft::eraftpb::{Message, MessageType};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::handshake::Purpose;
 use super::handshake::dial::PeerAddress;
 use super::link::forwards::Forwards;
-use super::link::send_queue::{QUEUE_FRAMES, QueuedBytes, QueuedFrame};
+use super::link::send_queue::{QueuedFrame, SendQueue, is_control, send_queue};
 use super::link::{LinkState, Peer};
 use super::registry::{Directory, Registry};
 use super::rpc;
@@ -36,7 +35,7 @@ const MAX_RPCS: usize = 64;
 const FRAME_OVERHEAD: usize = 256;
 /// The memory of an entry besides its data, roughly.
 const ENTRY_BYTES: usize = 64;
-/// The maximum bytes of a message to an unlisted peer: responses have no entries.
+/// The maximum bytes of a message without entries of the log.
 const ANSWER_BYTES: usize = 64 << 10;
 /// The maximum deadline of a request.
 const MAX_WAIT_MS: u64 = 3_600_000;
@@ -51,17 +50,10 @@ pub struct PeerOutbox {
 
 /// The sending end of a link.
 struct Link {
-    queue: mpsc::Sender<QueuedFrame>,
-    bytes: Arc<AtomicUsize>,
+    queue: SendQueue,
     forwards: Arc<Forwards>,
     name: String,
     full: bool,
-}
-
-impl Link {
-    fn put(&self, bytes: usize, frame: impl FnOnce(QueuedBytes) -> QueuedFrame) -> bool {
-        QueuedBytes::take(&self.bytes, bytes).is_some_and(|bytes_held| self.queue.try_send(frame(bytes_held)).is_ok())
-    }
 }
 
 impl PeerOutbox {
@@ -91,7 +83,7 @@ impl PeerOutbox {
     }
 
     fn start_link(&mut self, directory: &mut Directory, raft_id: u64, name: &str, peer_address: PeerAddress) {
-        let (queue, queue_end) = mpsc::channel(QUEUE_FRAMES);
+        let (queue, queue_end) = send_queue();
         let (sender, peer_address) = watch::channel(peer_address);
         directory.dialled.insert(raft_id, sender);
         let forwards = Arc::new(Forwards::new(self.registry.handle.clone(), name));
@@ -106,7 +98,7 @@ impl PeerOutbox {
             state: LinkState::new(),
         };
         self.registry.spawn(peer.run());
-        self.links.insert(raft_id, Link { queue, bytes: Arc::default(), forwards, name: name.into(), full: false });
+        self.links.insert(raft_id, Link { queue, forwards, name: name.into(), full: false });
     }
 
     fn spawn_rpc<F>(&self, answer: impl FnOnce(Option<Refusal>) -> F)
@@ -144,7 +136,12 @@ impl Outbox for PeerOutbox {
                 continue;
             }
             let bytes = message_bytes(&message);
-            let queued = link.put(bytes, |bytes_held| QueuedFrame::Step(Box::new(message), bytes_held));
+            if is_control(&message) && bytes <= ANSWER_BYTES {
+                // If the lane is full, raft repeats it.
+                _ = link.queue.put_control(QueuedFrame::Step(Box::new(message)));
+                continue;
+            }
+            let queued = link.queue.put_bulk(bytes, |bytes_held| QueuedFrame::Append(Box::new(message), bytes_held));
             // Reported once per period of dropping, not per message.
             let begins = !queued && !link.full;
             link.full = !queued;
@@ -165,7 +162,9 @@ impl Outbox for PeerOutbox {
             Some(link) => {
                 let bytes = FRAME_OVERHEAD + request_bytes(&request);
                 let open = link.forwards.open(token, deadline);
-                if open && link.put(bytes, |bytes_held| QueuedFrame::Forward(token, hop, request, bytes_held)) {
+                if open
+                    && link.queue.put_bulk(bytes, |bytes_held| QueuedFrame::Forward(token, hop, request, bytes_held))
+                {
                     return;
                 }
                 // Between `open` and the queue the link may have ended and answered the token: it must not be answered twice.
@@ -228,21 +227,21 @@ impl Outbox for PeerOutbox {
     fn tell_digest(&mut self, to: u64, digest: StateDigest) {
         if let Some(link) = self.links.get(&to) {
             // Sent again in a second.
-            drop(link.queue.try_send(QueuedFrame::Digest(digest)));
+            _ = link.queue.put_control(QueuedFrame::Digest(digest));
         }
     }
 
     fn tell_space(&mut self, to: u64, space: DiskSpace) {
         if let Some(link) = self.links.get(&to) {
             // Sent again in a second.
-            drop(link.queue.try_send(QueuedFrame::Space(space)));
+            _ = link.queue.put_control(QueuedFrame::Space(space));
         }
     }
 
     fn tell_removed(&mut self, raft_id: u64) {
         if let Some(link) = self.links.get(&raft_id) {
-            // If the queue is full or closed, the member learns it at its next handshake.
-            drop(link.queue.try_send(QueuedFrame::Removed));
+            // Behind the entry that removes it. If the queue is full or closed, the member learns it at its next handshake.
+            _ = link.queue.put_bulk(0, |_| QueuedFrame::Removed);
         }
     }
 

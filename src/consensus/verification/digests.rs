@@ -29,7 +29,8 @@ const REMEMBERED: usize = 64;
 pub(crate) struct Digests {
     /// This node's own, by applied index.
     own: VecDeque<(u64, u64)>,
-    /// What the leader has at an index that is not applied here yet.
+    /// What the leader has at an index that is not applied here yet: the first that it told, because a node that is far
+    /// behind is told the next one before it is there.
     awaited: Option<StateDigest>,
     tell_after: Millis,
 }
@@ -52,6 +53,12 @@ impl Digests {
                 self.own.pop_front();
             }
             self.own.push_back((index, digest));
+        }
+    }
+
+    fn wait_for(&mut self, told: StateDigest) {
+        if self.awaited.is_none_or(|awaited| awaited.term != told.term || told.index < awaited.index) {
+            self.awaited = Some(told);
         }
     }
 
@@ -93,7 +100,7 @@ impl Digests {
     /// Compares the leader's digest with this node's, now or once its index is applied.
     pub fn told(&mut self, core: &Core, told: StateDigest) -> Option<Comparison> {
         if told.index > core.applied() {
-            self.awaited = Some(told);
+            self.wait_for(told);
             return None;
         }
         self.compare(core, told)
@@ -126,6 +133,15 @@ mod tests {
         for (index, most) in [(9, 5), (10, 1), (12, 3), (14, 5), (90, 5)] {
             digests.awaited = Some(StateDigest { term: 1, index, digest: 0 });
             assert_eq!(digests.before_comparison(&first, 5), most, "{index}");
+        }
+    }
+
+    #[test]
+    fn the_first_digest_that_a_leader_told_is_awaited_though_later_ones_come() {
+        let mut digests = Digests::default();
+        for (term, index, awaited) in [(3, 10, 10), (3, 20, 10), (3, 8, 8), (4, 30, 30), (4, 40, 30)] {
+            digests.wait_for(StateDigest { term, index, digest: 0 });
+            assert_eq!(digests.awaited.map(|it| it.index), Some(awaited), "{index} of term {term}");
         }
     }
 

@@ -191,7 +191,7 @@ async fn connect_one(socket: SocketAddr, hello: &Hello, limit: Duration) -> Resu
     if stream.local_addr().ok() == stream.peer_addr().ok() {
         return Err(DialError::Unreachable(format!("{socket}: nothing listens there")));
     }
-    drop(stream.set_nodelay(true));
+    drop(crate::transport::socket::prepare(&stream));
     let limit = deadline.saturating_duration_since(Instant::now()).min(HANDSHAKE_LIMIT);
     let welcome = timeout(limit, shake_hands(&mut stream, hello)).await;
     Ok((stream, welcome.map_err(|_| DialError::Unresponsive(socket))??))

@@ -229,7 +229,7 @@ impl Writer<'_> {
                 writer.flush().await?;
             }
             let frame = tokio::select! {
-                // In this order: a denial ends the connection before further replies, and replies go before control frames.
+                // In this order: a denial ends the connection before further replies, and a pong waits for no reply.
                 biased;
                 denial = &mut until_denied => {
                     if let Denial::Removed { cluster_id, raft_id } = denial {
@@ -238,8 +238,8 @@ impl Writer<'_> {
                     break;
                 }
                 () = &mut stopped => break,
-                Some((token, result, _permit)) = self.replies.recv() => Frame::Reply { token, result },
                 Some(control_frame) = self.control.recv() => control_frame,
+                Some((token, result, _permit)) = self.replies.recv() => Frame::Reply { token, result },
             };
             writer.write_all(&frame.encode()?).await?;
         }

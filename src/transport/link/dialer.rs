@@ -1,7 +1,7 @@
 //! The dialler's end of an established connection to a member.
 //!
-//! Why: raft messages and client requests are sent in the order in which the loop gave them. Replies come back on the same socket,
-//! so a broken connection tells exactly which requests are unknown.
+//! Why: raft messages and client requests are sent in the order of the send queue, control frames first. Replies come back on
+//! the same socket, so a broken connection tells exactly which requests are unknown.
 //!
 //! Invariants: queued frames are coalesced, and flushed as soon as the queue is empty, never by a timer. The dialler pings every
 //! second, so either end detects a half-open connection within [`SILENCE`]. No request is sent before the first pong
@@ -11,15 +11,16 @@
 
 use std::time::Duration;
 
+use raft::eraftpb::Message;
 use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::forwards::Forwards;
 use super::peer_clock::PeerClock;
-use super::send_queue::QueuedFrame;
+use super::send_queue::{QueuedFrame, SendQueueEnd};
 use crate::consensus::{Hop, Input};
 use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
 use crate::transport::handshake::Hello;
@@ -79,7 +80,7 @@ impl DialerLink<'_> {
         &self,
         stream: TcpStream,
         held: Vec<QueuedFrame>,
-        queue: &mut mpsc::Receiver<QueuedFrame>,
+        queue: &mut SendQueueEnd,
         peer_address: &mut watch::Receiver<PeerAddress>,
     ) -> End {
         let _connected = self.registry.connect(self.peer, self.boot_history.current);
@@ -149,7 +150,7 @@ impl DialerLink<'_> {
         writer: &mut BufWriter<OwnedWriteHalf>,
         clock: &PeerClock,
         held: Vec<QueuedFrame>,
-        queue: &mut mpsc::Receiver<QueuedFrame>,
+        queue: &mut SendQueueEnd,
         peer_address: &mut watch::Receiver<PeerAddress>,
     ) -> Result<End, WireError> {
         let mut ping = interval(PING_EVERY);
@@ -190,7 +191,7 @@ impl DialerLink<'_> {
                 },
             }
         }
-        while let Ok(frame) = queue.try_recv() {
+        while let Some(frame) = queue.try_recv() {
             self.write(writer, clock, frame).await?;
         }
         writer.flush().await?;
@@ -204,18 +205,8 @@ impl DialerLink<'_> {
         frame: QueuedFrame,
     ) -> Result<(), WireError> {
         let bytes = match frame {
-            QueuedFrame::Step(message, _bytes) => match Frame::Step(message).encode() {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    self.registry.warn_limited(
-                        "a raft message cannot be sent",
-                        &self.hello.node_id,
-                        &error.to_string(),
-                    );
-                    self.registry.handle.deliver(Input::PeerDown(self.peer)).await;
-                    return Ok(());
-                }
-            },
+            QueuedFrame::Step(message) => self.encode(message).await,
+            QueuedFrame::Append(message, _bytes) => self.encode(message).await,
             QueuedFrame::Forward(token, hop, request, _bytes) => {
                 // The first request of a connection waits for the first pong, a round trip; raft messages before it are flushed.
                 if clock.is_unknown() {
@@ -226,21 +217,35 @@ impl DialerLink<'_> {
                 let Some(until) = self.forwards.sending(token) else { return Ok(()) };
                 let (deadline, relay) = (clock.to_peer_time(until), hop == Hop::Relay);
                 match (Frame::Forward { token, deadline, relay, request }).encode() {
-                    Ok(bytes) => bytes,
+                    Ok(bytes) => Some(bytes),
                     Err(error) => {
                         let refusal = Refusal::not_applied(Code::BadRequest, format!("it cannot be sent on: {error}"));
                         self.forwards.answer(token, Err(refusal)).await;
-                        return Ok(());
+                        None
                     }
                 }
             }
-            QueuedFrame::Digest(digest) => Frame::Digest(digest).encode()?,
-            QueuedFrame::Space(space) => Frame::Space(space).encode()?,
+            QueuedFrame::Digest(digest) => Some(Frame::Digest(digest).encode()?),
+            QueuedFrame::Space(space) => Some(Frame::Space(space).encode()?),
             QueuedFrame::Removed => {
-                Frame::Removed { cluster_id: self.hello.cluster_id, raft_id: self.peer }.encode()?
+                Some(Frame::Removed { cluster_id: self.hello.cluster_id, raft_id: self.peer }.encode()?)
             }
         };
-        writer.write_all(&bytes).await?;
+        if let Some(bytes) = bytes {
+            writer.write_all(&bytes).await?;
+        }
         Ok(())
+    }
+
+    /// Encodes a raft message; None where that is not possible, which raft is told.
+    async fn encode(&self, message: Box<Message>) -> Option<Vec<u8>> {
+        match Frame::Step(message).encode() {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.registry.warn_limited("a raft message cannot be sent", &self.hello.node_id, &error.to_string());
+                self.registry.handle.deliver(Input::PeerDown(self.peer)).await;
+                None
+            }
+        }
     }
 }

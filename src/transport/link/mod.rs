@@ -1,7 +1,7 @@
 //! The link to one member: dialled again and again for as long as the table lists it.
 //!
-//! Why: raft needs a channel to each member that may lose messages but never reorders them. This is the state of that channel
-//! between its connections.
+//! Why: raft needs a channel to each member that may lose messages but keeps its appends in order. This is the state of that
+//! channel between its connections.
 //!
 //! ```text
 //!   dial_loop:  dial --ok--> use_connection --closed--> back_off (50 ms .. 1 s, jitter) --> dial
@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use slog::{Logger, info, warn};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Backoff;
@@ -39,7 +39,7 @@ use crate::consensus::Input;
 use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
 use dialer::{DialerLink, End};
 use forwards::Forwards;
-use send_queue::QueuedFrame;
+use send_queue::{QueuedFrame, SendQueueEnd};
 
 /// The maximum frames held while dialling.
 const HELD_FRAMES: usize = 128;
@@ -65,7 +65,7 @@ pub struct Peer {
     /// The shared state.
     pub registry: Arc<Registry>,
     /// The queued frames; closing it retires the link at once.
-    pub queue: mpsc::Receiver<QueuedFrame>,
+    pub queue: SendQueueEnd,
     /// The forwarded requests.
     pub forwards: Arc<Forwards>,
     /// The address; closing it retires the link after a moment.
@@ -321,7 +321,7 @@ impl Peer {
                 );
                 self.forwards.answer(token, Err(refusal)).await;
             }
-            Some(QueuedFrame::Step(..)) => self.down().await,
+            Some(QueuedFrame::Step(_) | QueuedFrame::Append(..)) => self.down().await,
             Some(QueuedFrame::Removed | QueuedFrame::Digest(_) | QueuedFrame::Space(_)) | None => {}
         }
     }

@@ -1,28 +1,103 @@
-//! The send queue of a member, and its limit in bytes.
+//! The send queue of a member: a control lane and a bulk lane, each bounded.
 //!
-//! Why: the loop fills the queue without waiting, and a slow member must not exhaust the memory.
+//! Why: the loop fills the queue without waiting, and a slow member must not exhaust the memory. What must be timely
+//! (heartbeats, ReadIndex, votes, acknowledgements) must not wait for megabytes of entries before it.
 //!
-//! Invariants: a queue is bounded in frames and in bytes; bytes count until the frame is written or dropped.
+//! ```text
+//!   append 7, append 8, heartbeat, append 9   is written as   heartbeat, append 7, append 8, append 9
+//! ```
+//!
+//! Invariants: both lanes are bounded in frames, and the bulk lane in bytes; bytes count until the frame is written or
+//! dropped. Each lane keeps its order. Between the lanes only what means the same before and after any append overtakes:
+//! a heartbeat commits no more than its receiver has acknowledged, and a read waits for the index that answers it. An
+//! append never overtakes another, not even an empty one: its receiver would refuse it and be probed anew.
 //!
 //! See also: `outbox` (what happens to a frame without room).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
+use tokio::sync::mpsc;
 
 use crate::consensus::Hop;
 use crate::model::{DiskSpace, Request, StateDigest};
 
-/// The maximum frames queued for one member.
+/// The maximum frames in each lane of one member.
 pub const QUEUE_FRAMES: usize = 4096;
 /// The maximum bytes queued for one member, 64 MiB.
 pub const QUEUE_BYTES: usize = 64 << 20;
 
+/// The loop's end of a send queue.
+pub struct SendQueue {
+    control: mpsc::Sender<QueuedFrame>,
+    bulk: mpsc::Sender<QueuedFrame>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The link's end of a send queue.
+pub struct SendQueueEnd {
+    control: mpsc::Receiver<QueuedFrame>,
+    bulk: mpsc::Receiver<QueuedFrame>,
+}
+
+/// Returns an empty queue.
+pub fn send_queue() -> (SendQueue, SendQueueEnd) {
+    let (control, control_end) = mpsc::channel(QUEUE_FRAMES);
+    let (bulk, bulk_end) = mpsc::channel(QUEUE_FRAMES);
+    (SendQueue { control, bulk, bytes: Arc::default() }, SendQueueEnd { control: control_end, bulk: bulk_end })
+}
+
+impl SendQueue {
+    /// Queues a frame in the control lane; false if it has no room.
+    pub fn put_control(&self, frame: QueuedFrame) -> bool {
+        self.control.try_send(frame).is_ok()
+    }
+
+    /// Queues a frame of this size in the bulk lane; false if it has no room.
+    pub fn put_bulk(&self, bytes: usize, frame: impl FnOnce(QueuedBytes) -> QueuedFrame) -> bool {
+        QueuedBytes::take(&self.bytes, bytes).is_some_and(|bytes_held| self.bulk.try_send(frame(bytes_held)).is_ok())
+    }
+
+    /// Whether the link has ended.
+    pub fn is_closed(&self) -> bool {
+        self.bulk.is_closed()
+    }
+}
+
+impl SendQueueEnd {
+    /// Waits for the next frame, those of the control lane first; None once the queue is closed and empty. Cancel safe.
+    pub async fn recv(&mut self) -> Option<QueuedFrame> {
+        tokio::select! {
+            biased;
+            Some(frame) = self.control.recv() => Some(frame),
+            Some(frame) = self.bulk.recv() => Some(frame),
+            else => None,
+        }
+    }
+
+    /// Takes the next frame if there is one.
+    pub fn try_recv(&mut self) -> Option<QueuedFrame> {
+        self.control.try_recv().or_else(|_| self.bulk.try_recv()).ok()
+    }
+
+    /// Whether no frame is queued.
+    pub fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.bulk.is_empty()
+    }
+}
+
+/// Whether a raft message goes by the control lane: all but those that bring entries.
+pub fn is_control(message: &Message) -> bool {
+    !matches!(message.msg_type, MessageType::MsgAppend | MessageType::MsgSnapshot | MessageType::MsgPropose)
+}
+
 /// A queued frame.
 pub enum QueuedFrame {
-    /// A raft message.
-    Step(Box<Message>, QueuedBytes),
+    /// A raft message with entries.
+    Append(Box<Message>, QueuedBytes),
+    /// Another raft message.
+    Step(Box<Message>),
     /// A client's request; its token is in the member's [`Forwards`](super::forwards::Forwards).
     Forward(u64, Hop, Request, QueuedBytes),
     /// The member's raft id was removed.
@@ -68,5 +143,50 @@ mod tests {
         drop(most);
         assert_eq!(total.load(Ordering::Relaxed), 0);
         assert!(QueuedBytes::take(&total, 1).is_some());
+    }
+
+    fn step(msg_type: MessageType, index: u64) -> Box<Message> {
+        Box::new(Message { msg_type, index, ..Message::default() })
+    }
+
+    #[tokio::test]
+    async fn control_frames_overtake_appends_and_each_lane_keeps_its_order() {
+        let (queue, mut end) = send_queue();
+        for index in 1..=3 {
+            assert!(queue.put_bulk(1, |bytes| QueuedFrame::Append(step(MessageType::MsgAppend, index), bytes)));
+            assert!(queue.put_control(QueuedFrame::Step(step(MessageType::MsgHeartbeat, index))));
+        }
+        drop(queue);
+        let mut got = Vec::new();
+        while let Some(QueuedFrame::Append(message, _) | QueuedFrame::Step(message)) = end.recv().await {
+            got.push((message.msg_type == MessageType::MsgAppend, message.index));
+        }
+        assert_eq!(got, [(false, 1), (false, 2), (false, 3), (true, 1), (true, 2), (true, 3)]);
+        assert!(end.is_empty() && end.try_recv().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_full_bulk_lane_leaves_the_control_lane_its_room() {
+        let (queue, mut end) = send_queue();
+        let append = |bytes| QueuedFrame::Append(step(MessageType::MsgAppend, 1), bytes);
+        assert!(queue.put_bulk(QUEUE_BYTES, append) && !queue.put_bulk(1, append));
+        assert!(queue.put_control(QueuedFrame::Step(step(MessageType::MsgHeartbeat, 1))));
+        assert!(matches!(end.recv().await, Some(QueuedFrame::Step(_))));
+        assert!(matches!(end.recv().await, Some(QueuedFrame::Append(..))));
+        assert!(queue.put_bulk(1, append));
+    }
+
+    #[test]
+    fn messages_with_entries_of_the_log_are_bulk_and_all_others_control() {
+        use MessageType::*;
+        for bulk in [MsgAppend, MsgSnapshot, MsgPropose] {
+            assert!(!is_control(&step(bulk, 1)), "{bulk:?}");
+        }
+        let control = [MsgHeartbeat, MsgHeartbeatResponse, MsgAppendResponse, MsgReadIndex, MsgReadIndexResp];
+        let votes =
+            [MsgRequestVote, MsgRequestVoteResponse, MsgRequestPreVote, MsgRequestPreVoteResponse, MsgTimeoutNow];
+        for control in control.into_iter().chain(votes) {
+            assert!(is_control(&step(control, 1)), "{control:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Link tests: order, refusals, moves, removals, shutdown.
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::transport::handshake::{WIRE_VERSION, Welcome, preamble};
@@ -215,8 +215,8 @@ async fn a_node_with_an_empty_table_answers_admitted_peers() {
     b.lines.wait("peer released").await;
 }
 
-#[tokio::test]
-async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
+/// A node that is connected to a peer whose end of the connection is read by the test.
+async fn deaf_peer() -> (Node, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut a = Node::start(1);
     a.publish(&[(2, &listener.local_addr().unwrap().to_string())]);
@@ -231,6 +231,37 @@ async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
     }));
     write_frame_within(&mut deaf, &welcome, TEST_TIMEOUT).await.unwrap();
     a.up(2).await;
+    (a, deaf)
+}
+
+#[tokio::test]
+async fn what_must_be_timely_overtakes_the_entries_that_a_slow_member_has_not_taken() {
+    let (mut a, mut deaf) = deaf_peer().await;
+    let appends = (QUEUE_BYTES >> 20) as u64 - 4;
+    a.post.send((1..=appends).map(|index| append(1, 2, index, 1 << 20)).collect());
+    let heartbeat = Message { msg_type: MessageType::MsgHeartbeat, from: 1, to: 2, term: 1, ..Message::default() };
+    a.post.send(vec![heartbeat.clone()]);
+    let digest = crate::model::StateDigest { term: 1, index: 5, digest: 6 };
+    a.post.tell_digest(2, digest);
+    let (mut taken, mut overtook) = (0, Vec::new());
+    while taken < appends {
+        match read_frame(&mut deaf, ANY).await.unwrap() {
+            Frame::Step(message) if *message == heartbeat => overtook.push("heartbeat"),
+            Frame::Digest(told) if told == digest => overtook.push("digest"),
+            Frame::Step(message) => {
+                taken += 1;
+                assert_eq!(message.entries[0].index, taken, "appends keep their order");
+            }
+            Frame::Ping | Frame::Follows(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(overtook, ["heartbeat", "digest"], "they came before the last append, in their order");
+}
+
+#[tokio::test]
+async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
+    let (mut a, mut deaf) = deaf_peer().await;
     let message = append(1, 2, 6, 1 << 20);
     // Each clone shares the entry's bytes.
     let room = QUEUE_BYTES >> 20;

@@ -1,0 +1,24 @@
+//! The options of a peer's socket.
+//!
+//! Why: what the system has taken cannot be overtaken any more, and by default it takes megabytes beyond what is on its way.
+//!
+//! See also: `link::send_queue` (what overtakes what).
+
+use std::io;
+
+use tokio::net::TcpStream;
+
+/// The bytes that the system holds beyond those on their way.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 128 << 10;
+
+/// Sets the options; the socket can be used without them, too.
+///
+/// # Errors
+/// If the system refuses one.
+pub fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    Ok(())
+}
