@@ -141,7 +141,7 @@ impl Outbox for PeerOutbox {
                 _ = link.queue.put_control(QueuedFrame::Step(Box::new(message)));
                 continue;
             }
-            let queued = link.queue.put_bulk(bytes, |bytes_held| QueuedFrame::Append(Box::new(message), bytes_held));
+            let queued = link.queue.put_append(bytes, Box::new(message));
             // Reported once per period of dropping, not per message.
             let begins = !queued && !link.full;
             link.full = !queued;

@@ -204,9 +204,14 @@ impl DialerLink<'_> {
         clock: &PeerClock,
         frame: QueuedFrame,
     ) -> Result<(), WireError> {
+        // Kept until it is written.
+        let mut held = None;
         let bytes = match frame {
             QueuedFrame::Step(message) => self.encode(message).await,
-            QueuedFrame::Append(message, _bytes) => self.encode(message).await,
+            QueuedFrame::Append(message, bytes_held) => {
+                held = Some(bytes_held);
+                self.encode(message).await
+            }
             QueuedFrame::Forward(token, hop, request, _bytes) => {
                 // The first request of a connection waits for the first pong, a round trip; raft messages before it are flushed.
                 if clock.is_unknown() {
@@ -234,6 +239,7 @@ impl DialerLink<'_> {
         if let Some(bytes) = bytes {
             writer.write_all(&bytes).await?;
         }
+        drop(held);
         Ok(())
     }
 

@@ -10,12 +10,13 @@
 //! Invariants: both lanes are bounded in frames, and the bulk lane in bytes; bytes count until the frame is written or
 //! dropped. Each lane keeps its order. Between the lanes only what means the same before and after any append overtakes:
 //! a heartbeat commits no more than its receiver has acknowledged, and a read waits for the index that answers it. An
-//! append never overtakes another, not even an empty one: its receiver would refuse it and be probed anew.
+//! append never overtakes another, not even an empty one: its receiver would refuse it and be probed anew. Entries are
+//! queued once: what waits here is either written, or dropped and reported as `PeerDown`.
 //!
 //! See also: `outbox` (what happens to a frame without room).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use raft::eraftpb::{Message, MessageType};
 use tokio::sync::mpsc;
@@ -32,7 +33,7 @@ pub const QUEUE_BYTES: usize = 64 << 20;
 pub struct SendQueue {
     control: mpsc::Sender<QueuedFrame>,
     bulk: mpsc::Sender<QueuedFrame>,
-    bytes: Arc<AtomicUsize>,
+    held: Arc<Held>,
 }
 
 /// The link's end of a send queue.
@@ -45,7 +46,7 @@ pub struct SendQueueEnd {
 pub fn send_queue() -> (SendQueue, SendQueueEnd) {
     let (control, control_end) = mpsc::channel(QUEUE_FRAMES);
     let (bulk, bulk_end) = mpsc::channel(QUEUE_FRAMES);
-    (SendQueue { control, bulk, bytes: Arc::default() }, SendQueueEnd { control: control_end, bulk: bulk_end })
+    (SendQueue { control, bulk, held: Arc::default() }, SendQueueEnd { control: control_end, bulk: bulk_end })
 }
 
 impl SendQueue {
@@ -56,7 +57,20 @@ impl SendQueue {
 
     /// Queues a frame of this size in the bulk lane; false if it has no room.
     pub fn put_bulk(&self, bytes: usize, frame: impl FnOnce(QueuedBytes) -> QueuedFrame) -> bool {
-        QueuedBytes::take(&self.bytes, bytes).is_some_and(|bytes_held| self.bulk.try_send(frame(bytes_held)).is_ok())
+        self.put(bytes, None, frame)
+    }
+
+    /// Queues a message with entries in the bulk lane; false if it has no room. Entries that the lane holds already are
+    /// not queued again: a heartbeat that has overtaken them makes raft send them once more.
+    pub fn put_append(&self, bytes: usize, message: Box<Message>) -> bool {
+        let entries = Entries::of(&message);
+        entries.is_some_and(|entries| self.held.covers(entries))
+            || self.put(bytes, entries, |bytes_held| QueuedFrame::Append(message, bytes_held))
+    }
+
+    fn put(&self, bytes: usize, entries: Option<Entries>, frame: impl FnOnce(QueuedBytes) -> QueuedFrame) -> bool {
+        let held = QueuedBytes::take(&self.held, bytes, entries);
+        held.is_some_and(|bytes_held| self.bulk.try_send(frame(bytes_held)).is_ok())
     }
 
     /// Whether the link has ended.
@@ -108,26 +122,73 @@ pub enum QueuedFrame {
     Space(DiskSpace),
 }
 
-/// The bytes of a queued frame, released when dropped.
+/// The entries of an append: the term of the leader that sent it, and the first and the last index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entries {
+    term: u64,
+    first: u64,
+    last: u64,
+}
+
+impl Entries {
+    fn of(message: &Message) -> Option<Self> {
+        let last = message.index + message.entries.len() as u64;
+        (last > message.index).then_some(Self { term: message.term, first: message.index + 1, last })
+    }
+}
+
+/// What the bulk lane holds.
+#[derive(Default)]
+struct Held {
+    bytes: AtomicUsize,
+    /// The entries of its appends, in their order.
+    appends: Mutex<Vec<Entries>>,
+}
+
+impl Held {
+    fn appends(&self) -> MutexGuard<'_, Vec<Entries>> {
+        self.appends.lock().expect("no panic while the lock is held")
+    }
+
+    /// Whether the lane holds all of these entries: a leader has one entry for each index in its term.
+    fn covers(&self, wanted: Entries) -> bool {
+        let mut next = wanted.first;
+        for held in self.appends().iter().filter(|held| held.term == wanted.term) {
+            if (held.first..=held.last).contains(&next) {
+                next = held.last + 1;
+            }
+        }
+        next > wanted.last
+    }
+}
+
+/// The place of a queued frame, released when dropped.
 pub struct QueuedBytes {
     bytes: usize,
-    total: Arc<AtomicUsize>,
+    entries: Option<Entries>,
+    held: Arc<Held>,
 }
 
 impl QueuedBytes {
     /// Reserves `bytes`; None if the queue is full.
-    pub fn take(total: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
-        let before = total.fetch_add(bytes, Ordering::Relaxed);
+    fn take(held: &Arc<Held>, bytes: usize, entries: Option<Entries>) -> Option<Self> {
+        let before = held.bytes.fetch_add(bytes, Ordering::Relaxed);
+        held.appends().extend(entries);
         // Releases them again when dropped over the limit.
-        let guard = Self { bytes, total: Arc::clone(total) };
+        let guard = Self { bytes, entries, held: Arc::clone(held) };
         (before + bytes <= QUEUE_BYTES).then_some(guard)
     }
 }
 
 impl Drop for QueuedBytes {
     fn drop(&mut self) {
-        let before = self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+        let before = self.held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         debug_assert!(before >= self.bytes, "bytes are released once");
+        if let Some(entries) = self.entries {
+            let mut appends = self.held.appends();
+            let place = appends.iter().position(|held| *held == entries);
+            place.map(|place| appends.remove(place));
+        }
     }
 }
 
@@ -137,12 +198,41 @@ mod tests {
 
     #[test]
     fn the_queue_has_a_bound_in_bytes_and_gets_room_back() {
-        let total = Arc::new(AtomicUsize::new(0));
-        let most = QueuedBytes::take(&total, QUEUE_BYTES).unwrap();
-        assert!(QueuedBytes::take(&total, 1).is_none());
+        let held = Arc::<Held>::default();
+        let most = QueuedBytes::take(&held, QUEUE_BYTES, None).unwrap();
+        assert!(QueuedBytes::take(&held, 1, None).is_none());
         drop(most);
-        assert_eq!(total.load(Ordering::Relaxed), 0);
-        assert!(QueuedBytes::take(&total, 1).is_some());
+        assert_eq!(held.bytes.load(Ordering::Relaxed), 0);
+        assert!(QueuedBytes::take(&held, 1, None).is_some());
+    }
+
+    #[tokio::test]
+    async fn entries_that_wait_in_the_queue_are_not_queued_again() {
+        let (queue, mut end) = send_queue();
+        let append = |term, before, count| {
+            let entries = vec![raft::eraftpb::Entry::default(); count].into();
+            Box::new(Message { msg_type: MessageType::MsgAppend, term, index: before, entries, ..Message::default() })
+        };
+        let mut unwritten = Vec::new();
+        // Term, index before the first entry, number of entries; whether it is queued.
+        for (term, before, count, queued) in [
+            (3, 10, 5, true),
+            (3, 15, 5, true),
+            (3, 10, 5, false),
+            (3, 12, 8, false),
+            (3, 12, 9, true),
+            (3, 9, 2, true),
+            (4, 10, 5, true),
+            (3, 15, 0, true),
+            (3, 15, 0, true),
+        ] {
+            assert!(queue.put_append(1, append(term, before, count)));
+            let last = std::iter::from_fn(|| end.bulk.try_recv().ok()).collect::<Vec<_>>();
+            assert_eq!(last.len(), usize::from(queued), "{count} entries after {before} of term {term}");
+            unwritten.extend(last);
+        }
+        drop(unwritten);
+        assert!(queue.put_append(1, append(3, 10, 5)) && !end.is_empty(), "what was written is sent again");
     }
 
     fn step(msg_type: MessageType, index: u64) -> Box<Message> {

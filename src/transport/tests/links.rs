@@ -262,20 +262,21 @@ async fn what_must_be_timely_overtakes_the_entries_that_a_slow_member_has_not_ta
 #[tokio::test]
 async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
     let (mut a, mut deaf) = deaf_peer().await;
-    let message = append(1, 2, 6, 1 << 20);
+    let first = append(1, 2, 1, 1 << 20);
     // Each clone shares the entry's bytes.
+    let message = |index: usize| Message { index: index as u64, ..first.clone() };
     let room = QUEUE_BYTES >> 20;
-    for _ in 0..4 * room {
-        a.post.send(vec![message.clone()]);
+    for index in 0..4 * room {
+        a.post.send(vec![message(index)]);
     }
     a.down(2).await;
     assert!(!a.was_reported(), "told once");
     // It wakes up: what was queued arrives, then there is room again.
-    for _ in 0..room / 2 {
+    for index in 0..room / 2 {
         loop {
             match read_frame(&mut deaf, ANY).await.unwrap() {
                 Frame::Ping | Frame::Follows(_) => {}
-                frame => break assert_eq!(frame, Frame::Step(Box::new(message.clone()))),
+                frame => break assert_eq!(frame, Frame::Step(Box::new(message(index)))),
             }
         }
     }
