@@ -43,7 +43,7 @@ mod verification;
 
 pub use core::background::Background;
 pub use driver::Driver;
-pub use handle::{Clock, Handle, Inbox, Names, channel};
+pub use handle::{Clock, Handle, Inbox, Names, WritePermit, channel};
 pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, Reply};
 pub use options::Options;
 pub use outbox::Outbox;

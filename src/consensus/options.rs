@@ -25,6 +25,10 @@ pub struct Options {
     pub snapshot_keep_entries: u64,
     /// The most bytes of changes that a snapshot for a follower may take on disk.
     pub snapshot_spool_bytes: u64,
+    /// The maximum bytes of the last log entries in memory.
+    pub entry_cache_bytes: usize,
+    /// About the bytes of entries that are on their way to one follower, unless a single entry is larger.
+    pub follower_bytes: usize,
     /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A
     /// few bytes of log can ask for megabytes of it, and the loop has heartbeats to send.
     pub apply_work: usize,

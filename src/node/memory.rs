@@ -21,6 +21,9 @@ const WATCHER_BYTES: u64 = 96 << 10;
 const GIVE_BACK: Duration = Duration::from_secs(1);
 /// A block that the allocator keeps in no list of its own: what is freed with it goes back.
 const BLOCK_BYTES: usize = 4 << 20;
+/// The least that writes need, and a queue or cache of log entries.
+const WRITES_LEAST: u64 = 20 * MIB;
+const ENTRIES_LEAST: u64 = 4 * MIB;
 /// The least that peers need: one frame of the largest kind, and some air.
 const PEERS_LEAST: u64 = 40 * MIB;
 
@@ -88,6 +91,21 @@ impl Memory {
     /// The most watchers.
     pub(super) fn watchers(self, most: usize) -> usize {
         most.min(super::options::size(self.part(8, u64::MAX) / WATCHER_BYTES))
+    }
+
+    /// Writes that wait for their answer: of clients, and as much for what members forward.
+    pub(super) fn writes(self) -> usize {
+        super::options::size(self.part(16, 256 * MIB).max(WRITES_LEAST))
+    }
+
+    /// Raft messages that wait to be sent to one member.
+    pub(super) fn send_queue(self) -> usize {
+        super::options::size(self.part(32, 64 * MIB).max(ENTRIES_LEAST))
+    }
+
+    /// The last entries of the log.
+    pub(super) fn entry_cache(self) -> usize {
+        super::options::size(self.part(32, 32 * MIB).max(ENTRIES_LEAST))
     }
 
     /// What members' frames on their way take.
@@ -187,6 +205,8 @@ mod tests {
             let clients = memory.clients();
             let held = clients.bodies + clients.answers + clients.events + clients.transactions + clients.renewals;
             let all = held as u64 + memory.cache() + memory.history();
+            let of_log = memory.entry_cache() + 2 * memory.send_queue() + 2 * memory.writes();
+            assert!(all + of_log as u64 <= (megabytes * MIB).max(LEAST), "{megabytes}: {all} and {of_log}");
             assert!(all <= megabytes * MIB * 2 / 3, "{megabytes}: {all}");
         }
         let (small, large) = (Memory::under(384, Path::new("/nowhere")), Memory::under(8192, Path::new("/nowhere")));
@@ -194,6 +214,8 @@ mod tests {
         assert_eq!((small.connections(4096), small.watchers(2048), small.peers()), (1536, 512, 48 << 20));
         assert_eq!((large.cache(), large.clients().bodies), (256 * MIB, 256 << 20));
         assert_eq!((large.connections(4096), large.watchers(2048), large.peers()), (4096, 2048, 256 << 20));
+        assert_eq!((small.writes(), small.send_queue(), small.entry_cache()), (24 << 20, 12 << 20, 12 << 20));
+        assert_eq!((large.writes(), large.send_queue(), large.entry_cache()), (256 << 20, 64 << 20, 32 << 20));
         let unknown = Memory::under(0, Path::new("/nowhere"));
         assert_eq!((unknown.whole, unknown.cache(), unknown.watchers(2048)), (None, 256 * MIB, 2048));
     }

@@ -204,6 +204,7 @@ impl Node {
         let boot = options::boot(config, &ports, memory);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
+        let handle = handle.bound_writes(memory.writes(), memory.writes());
         // Whoever asks meanwhile is told that the node starts.
         let serves = options::http(config, &ports, memory, files);
         let Ports { http, raft } = ports;

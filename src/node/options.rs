@@ -70,6 +70,8 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
         snapshot_every_bytes: config.snapshot.every_bytes,
         snapshot_keep_entries: config.snapshot.keep_entries,
         snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
+        entry_cache_bytes: bound.memory.entry_cache(),
+        follower_bytes: bound.memory.send_queue(),
         apply_work: APPLY_WORK,
         limits: Limits::of_settings(
             size(config.limits.key_bytes),
@@ -120,5 +122,5 @@ pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: Files)
 
 /// What the transport is configured with.
 pub(super) fn transport(memory: Memory, files: Files) -> transport::Options {
-    transport::Options { max_inbound: files.inbound(), member_bytes: memory.peers() }
+    transport::Options { max_inbound: files.inbound(), member_bytes: memory.peers(), queue_bytes: memory.send_queue() }
 }

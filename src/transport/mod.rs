@@ -59,6 +59,8 @@ pub struct Options {
     pub max_inbound: usize,
     /// The maximum bytes of members' frames in flight; at least one frame of 32 MiB fits.
     pub member_bytes: usize,
+    /// The maximum bytes of raft messages queued for one member.
+    pub queue_bytes: usize,
 }
 
 /// A started transport; dropped, its connections close.
@@ -80,7 +82,7 @@ pub fn start(
 ) -> std::io::Result<(Transport, Box<dyn Outbox>)> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let registry = Arc::new(Registry::new(handle, peers, options.member_bytes, log));
+    let registry = Arc::new(Registry::new(handle, peers, &options, log));
     registry.spawn(listener::accept(listener, Arc::clone(&registry), options.max_inbound));
     let outbox = outbox::PeerOutbox::new(Arc::clone(&registry));
     Ok((Transport { registry }, Box::new(outbox)))

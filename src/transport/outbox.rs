@@ -83,7 +83,7 @@ impl PeerOutbox {
     }
 
     fn start_link(&mut self, directory: &mut Directory, raft_id: u64, name: &str, peer_address: PeerAddress) {
-        let (queue, queue_end) = send_queue();
+        let (queue, queue_end) = send_queue(self.registry.queue_bytes);
         let (sender, peer_address) = watch::channel(peer_address);
         directory.dialled.insert(raft_id, sender);
         let forwards = Arc::new(Forwards::new(self.registry.handle.clone(), name));
@@ -160,11 +160,8 @@ impl Outbox for PeerOutbox {
                 format!("the member with raft id {to} is not in the member table here"),
             ),
             Some(link) => {
-                let bytes = FRAME_OVERHEAD + request_bytes(&request);
                 let open = link.forwards.open(token, deadline);
-                if open
-                    && link.queue.put_bulk(bytes, |bytes_held| QueuedFrame::Forward(token, hop, request, bytes_held))
-                {
+                if open && link.queue.put_forward(token, hop, request) {
                     return;
                 }
                 // Between `open` and the queue the link may have ended and answered the token: it must not be answered twice.
@@ -295,12 +292,4 @@ impl Outbox for PeerOutbox {
 fn message_bytes(message: &Message) -> usize {
     let entries = message.entries.iter().map(|entry| entry.data.len() + entry.context.len() + ENTRY_BYTES);
     FRAME_OVERHEAD + message.context.len() + entries.sum::<usize>()
-}
-
-/// Estimates the size of a request.
-fn request_bytes(request: &Request) -> usize {
-    match request {
-        Request::Write(write) => write.size(),
-        _ => FRAME_OVERHEAD,
-    }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use slog::{Logger, error};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::Options;
 use super::handshake::admission::admit;
 use super::handshake::dial::PeerAddress;
 use super::handshake::{Denial, Hello, Purpose};
@@ -32,6 +33,8 @@ pub struct Registry {
     pub table: watch::Sender<Option<Arc<PeerTable>>>,
     /// The memory budget of incoming frames.
     pub budget: Budget,
+    /// The maximum bytes of raft messages queued for one member.
+    pub queue_bytes: usize,
     /// Counts received snapshots: a newer one ends the older.
     pub receptions: watch::Sender<u64>,
     /// Held while a snapshot is written.
@@ -111,12 +114,13 @@ impl Drop for TaskGuard {
 
 impl Registry {
     /// Creates the registry without a table, on the current runtime.
-    pub fn new(handle: Handle, peers: Arc<Peers>, member_bytes: usize, log: Logger) -> Self {
+    pub fn new(handle: Handle, peers: Arc<Peers>, options: &Options, log: Logger) -> Self {
         Self {
             handle,
             log,
             table: watch::Sender::new(None),
-            budget: Budget::new(member_bytes),
+            budget: Budget::new(options.member_bytes),
+            queue_bytes: options.queue_bytes,
             receptions: watch::Sender::new(0),
             reception: Arc::new(Semaphore::new(1)),
             peers,

@@ -414,6 +414,8 @@ impl World {
             snapshot_every_bytes: 1 << 30,
             snapshot_keep_entries: self.log_length.1,
             snapshot_spool_bytes: 1 << 30,
+            entry_cache_bytes: 32 << 20,
+            follower_bytes: 64 << 20,
             apply_work,
             limits: Limits::ALL_NODES,
             pending_requests: 1000,

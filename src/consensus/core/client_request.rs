@@ -12,6 +12,8 @@ use crate::plant::{self, Plant};
 /// A request and where its answer goes.
 pub(crate) struct ClientRequest {
     pub request: Request,
+    /// When it came to this node.
+    pub since: Millis,
     pub deadline: Millis,
     pub hop: Hop,
     /// Whether an earlier try may have had an effect: then no refusal may say that there was none.

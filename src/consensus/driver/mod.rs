@@ -240,7 +240,8 @@ impl Driver {
         self.core.at(now);
         match input {
             Input::Request { request, deadline, hop, to, reply } => {
-                let waiting = ClientRequest { request, deadline, hop, maybe_applied: false, reply };
+                let waiting =
+                    ClientRequest { request, since: self.core.now, deadline, hop, maybe_applied: false, reply };
                 self.take_request(waiting, to);
             }
             Input::Read { key, consistency, bounds, deadline, reply } => {

@@ -3,12 +3,14 @@
 //! Why: everything above the loop is async and many-threaded, the loop is neither. A [`Handle`] turns a call into one
 //! [`Input`] and its reply into a future.
 //!
-//! Invariants: the client queue is bounded, and a full one refuses at once; what peers and the loop's background work
+//! Invariants: the client queue is bounded, and a full one refuses at once; so are the bytes of writes that wait for
+//! their answer, those of clients and those that members forward apart. What peers and the loop's background work
 //! deliver has a queue of its own, so clients cannot starve heartbeats.
 //!
 //! See also: what happens to an input (`consensus::driver`).
 
 mod single_flight;
+mod write_budget;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,9 +29,14 @@ use crate::model::{
 };
 use crate::storage;
 use single_flight::SingleFlight;
+use write_budget::WriteBudget;
+pub use write_budget::WritePermit;
 
 /// How many inputs of peers and background jobs wait at most; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
+
+/// The bytes of writes that wait, of clients and of members, unless [`Handle::bound_writes`] says otherwise.
+const WRITE_BYTES: usize = 256 << 20;
 
 /// The process's monotonic clock, in milliseconds since it was made. Where the system tells (Linux), it goes on while
 /// the machine is suspended: what was fresh before is not fresh after.
@@ -122,6 +129,8 @@ impl Inbox {
 pub struct Handle {
     clients: mpsc::Sender<Input>,
     peers: mpsc::Sender<Input>,
+    own_writes: WriteBudget,
+    forwarded_writes: WriteBudget,
     clock: Clock,
     feed: Arc<ChangeFeed>,
     unsent: UnsentResults,
@@ -142,6 +151,8 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let handle = Handle {
         clients,
         peers,
+        own_writes: WriteBudget::new(WRITE_BYTES),
+        forwarded_writes: WriteBudget::new(WRITE_BYTES),
         clock,
         feed: Arc::clone(&feed),
         unsent: unsent.clone(),
@@ -150,6 +161,12 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
         serving: Arc::clone(&serving),
     };
     (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, unsent, names, serving })
+}
+
+fn writes_full() -> Refusal {
+    let detail =
+        "the writes that wait on this node take as much memory as they may (limits.memory_mb); try again in a moment";
+    Refusal::not_applied(Code::Overloaded, detail)
 }
 
 fn stopping() -> Refusal {
@@ -161,6 +178,19 @@ impl Handle {
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// Bounds the bytes of writes that wait for their answer: those of this node's clients, and those that members
+    /// forward to it.
+    #[must_use]
+    pub fn bound_writes(self, own: usize, forwarded: usize) -> Self {
+        Self { own_writes: WriteBudget::new(own), forwarded_writes: WriteBudget::new(forwarded), ..self }
+    }
+
+    /// Reserves the bytes of a request that a member forwards, until its answer; None without room.
+    #[must_use]
+    pub fn reserve_forwarded(&self, bytes: usize) -> Option<WritePermit> {
+        self.forwarded_writes.reserve(bytes)
     }
 
     /// Whether the loop has ended its first turn.
@@ -213,13 +243,20 @@ impl Handle {
     /// # Errors
     /// [`Refusal`], which says whether the request may still take effect.
     pub async fn request(&self, request: Request, timeout: Duration) -> Result<Answer, Refusal> {
+        let room = match &request {
+            Request::Write(write) => Some(self.own_writes.reserve(write.size()).ok_or_else(writes_full)?),
+            _ => None,
+        };
         let (reply, answer) = oneshot::channel();
         self.client(Input::Request {
             request,
             deadline: self.deadline(timeout),
             hop: Hop::Client,
             to: 0,
-            reply: Box::new(|result| drop(reply.send(result))),
+            reply: Box::new(move |result| {
+                drop(room);
+                drop(reply.send(result));
+            }),
         })?;
         answer
             .await

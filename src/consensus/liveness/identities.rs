@@ -102,6 +102,7 @@ impl Identities {
         let log = core.log.clone();
         Ok(Some(ClientRequest {
             request: Request::Move { raft_id: row.raft_id, raft_address, http_address },
+            since: core.now,
             deadline: core.now + 4 * ANNOUNCE_EVERY,
             hop: Hop::Client,
             maybe_applied: false,

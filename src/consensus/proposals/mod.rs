@@ -13,6 +13,7 @@
 //!
 //! See also: waiters by (term, index) (`waiters`), membership requests (`membership`).
 
+mod backlog;
 pub(crate) mod cluster_clock;
 pub(crate) mod context;
 pub(crate) mod disk_space;
@@ -125,7 +126,9 @@ impl Proposals {
         if cx.core.is_late(&waiting) {
             cx.core.refuse(waiting, late());
         } else if cx.core.leads() {
-            if let Some(refusal) = cx.space.lacks_space(cx.core, &waiting.request) {
+            let before = self.waiters.iter().chain(&self.batch);
+            let backlog = backlog::refusal(cx.core.now, &waiting.request, before);
+            if let Some(refusal) = backlog.or_else(|| cx.space.lacks_space(cx.core, &waiting.request)) {
                 cx.core.refuse(waiting, refusal);
             } else if matches!(waiting.request, Request::Write(_)) {
                 self.batch.push_back(waiting);

@@ -29,6 +29,11 @@ impl<W> Waiters<W> {
         self.0.len()
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &W> {
+        self.0.values().map(|(_, waiter)| waiter)
+    }
+
     /// Lets `waiter` wait for the entry at (term, index) until `deadline`; it is the only one that waits for it.
     pub fn insert(&mut self, term: u64, index: u64, deadline: Millis, waiter: W) {
         self.0.insert((index, term), (deadline, waiter));

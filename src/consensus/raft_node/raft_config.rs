@@ -17,6 +17,19 @@ use crate::storage::{Error, Incarnation, StateMachine};
 /// How many bytes of committed entries raft hands out at once.
 pub(crate) const COMMITTED_BYTES_PER_READY: u64 = 1 << 20;
 
+/// The bytes of entries in one append, unless a single entry is larger.
+const MESSAGE_BYTES: usize = 512 << 10;
+
+/// The bounds of how many appends are on their way to one follower: enough for a long way, and for a long log.
+const IN_FLIGHT: (usize, usize) = (8, 128);
+
+/// Returns how many appends may be on their way to one follower. Raft counts them and not their bytes, so each counts as the
+/// largest that is common: a full one, or one entry with the largest value.
+fn in_flight(options: &Options) -> usize {
+    let largest = MESSAGE_BYTES.max(options.limits.value_bytes);
+    (options.follower_bytes / largest).clamp(IN_FLIGHT.0, IN_FLIGHT.1)
+}
+
 /// Builds raft over an incarnation, with the settings that the design gives reasons for.
 pub(crate) fn raw_node(
     raft_id: u64,
@@ -25,7 +38,8 @@ pub(crate) fn raw_node(
     log: &Logger,
     raft_log: &Logger,
 ) -> Result<(RawNode<RaftStorage>, StateMachine), Error> {
-    let Incarnation { journal, state_machine } = incarnation;
+    let Incarnation { mut journal, state_machine } = incarnation;
+    journal.limit_entry_cache(options.entry_cache_bytes);
     let config = raft::Config {
         id: raft_id,
         election_tick: options.election_ticks,
@@ -33,8 +47,8 @@ pub(crate) fn raw_node(
         min_election_tick: options.election_range.map_or(0, |(from, _)| from),
         max_election_tick: options.election_range.map_or(0, |(_, to)| to),
         applied: state_machine.applied().0,
-        max_size_per_msg: 512 << 10,
-        max_inflight_msgs: 128,
+        max_size_per_msg: MESSAGE_BYTES as u64,
+        max_inflight_msgs: in_flight(options),
         check_quorum: true,
         pre_vote: true,
         // raft 0.7.0 adds entries to an append that has none of its own without a look at where they begin. A follower

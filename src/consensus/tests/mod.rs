@@ -120,6 +120,8 @@ fn options() -> Options {
         snapshot_every_bytes: 64 << 20,
         snapshot_keep_entries: 1_000,
         snapshot_spool_bytes: 64 << 20,
+        entry_cache_bytes: 32 << 20,
+        follower_bytes: 64 << 20,
         apply_work: 1 << 20,
         pending_requests: 64,
         history: History { events: 10, bytes: 1 << 20 },
@@ -224,5 +226,8 @@ fn acknowledge(core: &mut Core, peer: u64) {
 pub(super) fn request(request: Request) -> (ClientRequest, Receiver<Result<Answer, Refusal>>) {
     let (send, answer) = channel();
     let reply = Box::new(move |result| drop(send.send(result)));
-    (ClientRequest { request, deadline: NOW + 10_000, hop: Hop::Client, maybe_applied: false, reply }, answer)
+    (
+        ClientRequest { request, since: NOW, deadline: NOW + 10_000, hop: Hop::Client, maybe_applied: false, reply },
+        answer,
+    )
 }

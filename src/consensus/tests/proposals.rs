@@ -70,6 +70,25 @@ fn a_leader_takes_what_it_may_propose() {
 }
 
 #[test]
+fn a_leader_refuses_large_writes_behind_a_backlog_that_has_waited_a_second() {
+    let (mut node, mut proposals) = (Node::leader(3), Proposals::default());
+    let large = || Request::Write(Command::put("k", vec![b'x'; 1 << 20]).into());
+    let mut take = |later, wanted| {
+        node.core.at(NOW + later);
+        let (waiting, answer) = request(wanted);
+        proposals.request(&mut node.context(), waiting, None);
+        answer.try_recv().ok().map(|result| result.unwrap_err())
+    };
+    assert_eq!(take(0, large()), None);
+    for number in 0..7 {
+        assert_eq!(take(1_000, large()), None, "{number}: there is no backlog in bytes yet");
+    }
+    let refusal = take(1_000, large()).unwrap();
+    assert_eq!((refusal.code, refusal.outcome), (Code::Overloaded, Outcome::NotApplied));
+    assert_eq!(take(1_000, put()), None, "a small one is taken");
+}
+
+#[test]
 fn a_report_of_disk_space_counts_for_ten_seconds() {
     let mut node = Node::leader(2);
     node.space.told_space(&node.core, 2, DiskSpace { free_bytes: 1, reserve_bytes: 2 });

@@ -2,23 +2,29 @@
 //!
 //! Why: nearly every read of the log is for entries just appended: to replicate and to apply them.
 //!
-//! Invariants: contiguous up to the last entry of the log, at most [`ENTRY_CACHE_BYTES`] unless the last entry alone is larger.
+//! Invariants: contiguous up to the last entry of the log, at most the limit unless the last entry alone is larger.
 
 use std::collections::VecDeque;
 
 use raft::eraftpb::Entry;
 
-/// The maximum bytes of cached entries, 32 MiB.
+/// The limit in bytes that a cache begins with, 32 MiB.
 pub(crate) const ENTRY_CACHE_BYTES: usize = 32 << 20;
 
 /// The memory of an entry besides its bytes.
 const OVERHEAD: usize = std::mem::size_of::<Entry>();
 
 /// The cached entries.
-#[derive(Default)]
 pub(crate) struct EntryCache {
     entries: VecDeque<Entry>,
     bytes: usize,
+    max_bytes: usize,
+}
+
+impl Default for EntryCache {
+    fn default() -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, max_bytes: ENTRY_CACHE_BYTES }
+    }
 }
 
 fn cost(entry: &Entry) -> usize {
@@ -37,7 +43,17 @@ impl EntryCache {
         debug_assert!(self.entries.back().is_none_or(|last| last.index + 1 == entry.index), "the cache is contiguous");
         self.bytes += cost(&entry);
         self.entries.push_back(entry);
-        while self.bytes > ENTRY_CACHE_BYTES && self.entries.len() > 1 {
+        self.evict();
+    }
+
+    /// Sets the limit, and evicts the oldest entries over it.
+    pub(crate) fn limit(&mut self, max_bytes: usize) {
+        self.max_bytes = max_bytes;
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        while self.bytes > self.max_bytes && self.entries.len() > 1 {
             self.pop_front();
         }
     }
@@ -78,6 +94,8 @@ mod tests {
         assert!(cache.get(7).is_none() && cache.get(8).is_some() && cache.get(10).is_some() && cache.get(11).is_none());
         cache.truncate(10);
         assert!(cache.get(9).is_some() && cache.get(10).is_none());
+        cache.limit(ENTRY_CACHE_BYTES / 4 + 1024);
+        assert!(cache.get(8).is_none() && cache.get(9).is_some());
         cache.push(entry(10, ENTRY_CACHE_BYTES * 2));
         assert!(cache.get(9).is_none() && cache.get(10).is_some());
         cache.begin_after(10);

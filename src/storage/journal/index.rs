@@ -99,6 +99,11 @@ impl Index {
         self.terms.get(run.checked_sub(1)?).map(|(_, term)| *term)
     }
 
+    /// Sets the maximum bytes of cached entries.
+    pub(crate) fn limit_cache(&mut self, max_bytes: usize) {
+        self.cache.limit(max_bytes);
+    }
+
     /// Returns the entry at `index`, if it is cached.
     pub(crate) fn cached(&self, index: u64) -> Option<&Entry> {
         self.cache.get(index)

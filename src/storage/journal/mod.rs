@@ -75,6 +75,11 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Sets the maximum bytes of the last entries in memory.
+    pub fn limit_entry_cache(&mut self, max_bytes: usize) {
+        self.index.limit_cache(max_bytes);
+    }
+
     /// Returns the last recorded hard state.
     pub fn hard_state(&self) -> HardState {
         self.hard_state.clone()

@@ -25,11 +25,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::dialer::{BUFFER_BYTES, DRAIN_LIMIT, SILENCE};
-use crate::consensus::{Hop, Input};
+use crate::consensus::{Hop, Input, WritePermit};
 use crate::model::{Answer, Code, Refusal};
 use crate::transport::handshake::admission::check_message;
 use crate::transport::handshake::{Denial, Hello, Welcome};
-use crate::transport::memory_budget;
 use crate::transport::memory_budget::ConnectionShare;
 use crate::transport::registry::Registry;
 use crate::transport::wire::frame_limits;
@@ -38,8 +37,6 @@ use crate::transport::wire::{Frame, WireError};
 
 /// The maximum requests of one member in flight.
 const MAX_IN_FLIGHT: usize = 1024;
-/// The maximum bytes of one member's requests in flight, 128 MiB.
-const MAX_BYTES: usize = 128 << 20;
 /// The maximum queued control frames.
 const MAX_CONTROL_FRAMES: usize = 64;
 /// The maximum deadline, one hour.
@@ -53,9 +50,9 @@ pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcom
     let (control, control_end) = mpsc::channel(MAX_CONTROL_FRAMES);
     let _unlisted = registry.register_inbound(hello, control.clone());
     let _connected = registry.connect(hello.from, hello.boot_history.current);
-    let (in_flight, bytes) = (Arc::new(Semaphore::new(MAX_IN_FLIGHT)), memory_budget::count(MAX_BYTES));
+    let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     let reader_half =
-        Reader { registry, hello, welcome, who, replies, control, in_flight, bytes, share: ConnectionShare::new() };
+        Reader { registry, hello, welcome, who, replies, control, in_flight, share: ConnectionShare::new() };
     debug!(registry.log, "peer connected"; "peer" => who, "raft_id" => hello.from);
     let writer_half = Writer { registry, hello, replies: replies_end, control: control_end };
     tokio::select! {
@@ -73,7 +70,7 @@ pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcom
 }
 
 /// A request in flight, by number and bytes.
-type InFlightPermit = [OwnedSemaphorePermit; 2];
+type InFlightPermit = (OwnedSemaphorePermit, WritePermit);
 
 /// The reply to a forwarded request, with its permit.
 type Reply = (u64, Result<Answer, Refusal>, InFlightPermit);
@@ -109,7 +106,6 @@ struct Reader<'a> {
     replies: mpsc::Sender<Reply>,
     control: mpsc::Sender<Frame>,
     in_flight: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
     share: ConnectionShare,
 }
 
@@ -197,11 +193,10 @@ impl Reader<'_> {
             return Err(Refusal::not_applied(Code::NoLeader, detail));
         }
         let permit = Arc::clone(&self.in_flight).try_acquire_owned();
-        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(memory_budget::units(bytes));
-        match (permit, bytes) {
-            (Ok(permit), Ok(bytes)) => Ok([permit, bytes]),
+        match (permit, self.registry.handle.reserve_forwarded(bytes)) {
+            (Ok(permit), Some(bytes)) => Ok((permit, bytes)),
             _ => {
-                let detail = "too many requests forwarded by one node are waiting on the leader; try again in a moment";
+                let detail = "the forwarded writes that wait on the leader are too many or take too much memory; try again in a moment";
                 Err(Refusal::not_applied(Code::Overloaded, detail))
             }
         }

@@ -212,7 +212,7 @@ impl DialerLink<'_> {
                 held = Some(bytes_held);
                 self.encode(message).await
             }
-            QueuedFrame::Forward(token, hop, request, _bytes) => {
+            QueuedFrame::Forward(token, hop, request) => {
                 // The first request of a connection waits for the first pong, a round trip; raft messages before it are flushed.
                 if clock.is_unknown() {
                     writer.flush().await?;

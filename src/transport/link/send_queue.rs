@@ -11,7 +11,9 @@
 //! dropped. Each lane keeps its order. Between the lanes only what means the same before and after any append overtakes:
 //! a heartbeat commits no more than its receiver has acknowledged, and a read waits for the index that answers it. An
 //! append never overtakes another, not even an empty one: its receiver would refuse it and be probed anew. Entries are
-//! queued once: what waits here is either written, or dropped and reported as `PeerDown`.
+//! queued once: what waits here is either written, or dropped and reported as `PeerDown`. An empty bulk lane takes one message of
+//! any size, and a full one still takes small messages. A forwarded request takes no bytes here: they were reserved where it
+//! came in, and the queue shares them.
 //!
 //! See also: `outbox` (what happens to a frame without room).
 
@@ -26,14 +28,15 @@ use crate::model::{DiskSpace, Request, StateDigest};
 
 /// The maximum frames in each lane of one member.
 pub const QUEUE_FRAMES: usize = 4096;
-/// The maximum bytes queued for one member, 64 MiB.
-pub const QUEUE_BYTES: usize = 64 << 20;
+/// The size up to which a message without entries always has room.
+const SMALL_BYTES: usize = 1 << 10;
 
 /// The loop's end of a send queue.
 pub struct SendQueue {
     control: mpsc::Sender<QueuedFrame>,
     bulk: mpsc::Sender<QueuedFrame>,
     held: Arc<Held>,
+    max: usize,
 }
 
 /// The link's end of a send queue.
@@ -42,11 +45,11 @@ pub struct SendQueueEnd {
     bulk: mpsc::Receiver<QueuedFrame>,
 }
 
-/// Returns an empty queue.
-pub fn send_queue() -> (SendQueue, SendQueueEnd) {
+/// Returns an empty queue whose bulk lane holds at most `max` bytes.
+pub fn send_queue(max: usize) -> (SendQueue, SendQueueEnd) {
     let (control, control_end) = mpsc::channel(QUEUE_FRAMES);
     let (bulk, bulk_end) = mpsc::channel(QUEUE_FRAMES);
-    (SendQueue { control, bulk, held: Arc::default() }, SendQueueEnd { control: control_end, bulk: bulk_end })
+    (SendQueue { control, bulk, held: Arc::default(), max }, SendQueueEnd { control: control_end, bulk: bulk_end })
 }
 
 impl SendQueue {
@@ -68,8 +71,13 @@ impl SendQueue {
             || self.put(bytes, entries, |bytes_held| QueuedFrame::Append(message, bytes_held))
     }
 
+    /// Queues a forwarded request in the bulk lane; false if it has no room.
+    pub fn put_forward(&self, token: u64, hop: Hop, request: Request) -> bool {
+        self.bulk.try_send(QueuedFrame::Forward(token, hop, request)).is_ok()
+    }
+
     fn put(&self, bytes: usize, entries: Option<Entries>, frame: impl FnOnce(QueuedBytes) -> QueuedFrame) -> bool {
-        let held = QueuedBytes::take(&self.held, bytes, entries);
+        let held = QueuedBytes::take(&self.held, bytes, entries, self.max);
         held.is_some_and(|bytes_held| self.bulk.try_send(frame(bytes_held)).is_ok())
     }
 
@@ -113,7 +121,7 @@ pub enum QueuedFrame {
     /// Another raft message.
     Step(Box<Message>),
     /// A client's request; its token is in the member's [`Forwards`](super::forwards::Forwards).
-    Forward(u64, Hop, Request, QueuedBytes),
+    Forward(u64, Hop, Request),
     /// The member's raft id was removed.
     Removed,
     /// The digest of this leader's state.
@@ -171,12 +179,12 @@ pub struct QueuedBytes {
 
 impl QueuedBytes {
     /// Reserves `bytes`; None if the queue is full.
-    fn take(held: &Arc<Held>, bytes: usize, entries: Option<Entries>) -> Option<Self> {
+    fn take(held: &Arc<Held>, bytes: usize, entries: Option<Entries>, max: usize) -> Option<Self> {
         let before = held.bytes.fetch_add(bytes, Ordering::Relaxed);
         held.appends().extend(entries);
         // Releases them again when dropped over the limit.
         let guard = Self { bytes, entries, held: Arc::clone(held) };
-        (before + bytes <= QUEUE_BYTES).then_some(guard)
+        (before + bytes <= max || before == 0 || bytes <= SMALL_BYTES).then_some(guard)
     }
 }
 
@@ -196,19 +204,33 @@ impl Drop for QueuedBytes {
 mod tests {
     use super::*;
 
+    const MAX: usize = 8 << 20;
+
     #[test]
     fn the_queue_has_a_bound_in_bytes_and_gets_room_back() {
         let held = Arc::<Held>::default();
-        let most = QueuedBytes::take(&held, QUEUE_BYTES, None).unwrap();
-        assert!(QueuedBytes::take(&held, 1, None).is_none());
+        let most = QueuedBytes::take(&held, MAX, None, MAX).unwrap();
+        assert!(QueuedBytes::take(&held, SMALL_BYTES + 1, None, MAX).is_none());
+        assert!(QueuedBytes::take(&held, SMALL_BYTES, None, MAX).is_some(), "a small message has room");
         drop(most);
         assert_eq!(held.bytes.load(Ordering::Relaxed), 0);
-        assert!(QueuedBytes::take(&held, 1, None).is_some());
+        assert!(QueuedBytes::take(&held, SMALL_BYTES + 1, None, MAX).is_some());
+    }
+
+    #[test]
+    fn a_message_over_the_bound_passes_an_empty_queue_alone() {
+        let held = Arc::<Held>::default();
+        let largest = QueuedBytes::take(&held, 2 * MAX, None, MAX).unwrap();
+        assert!(QueuedBytes::take(&held, 2 * MAX, None, MAX).is_none());
+        drop(largest);
+        let small = QueuedBytes::take(&held, 1, None, MAX).unwrap();
+        assert!(QueuedBytes::take(&held, 2 * MAX, None, MAX).is_none());
+        drop(small);
     }
 
     #[tokio::test]
     async fn entries_that_wait_in_the_queue_are_not_queued_again() {
-        let (queue, mut end) = send_queue();
+        let (queue, mut end) = send_queue(MAX);
         let append = |term, before, count| {
             let entries = vec![raft::eraftpb::Entry::default(); count].into();
             Box::new(Message { msg_type: MessageType::MsgAppend, term, index: before, entries, ..Message::default() })
@@ -241,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn control_frames_overtake_appends_and_each_lane_keeps_its_order() {
-        let (queue, mut end) = send_queue();
+        let (queue, mut end) = send_queue(MAX);
         for index in 1..=3 {
             assert!(queue.put_bulk(1, |bytes| QueuedFrame::Append(step(MessageType::MsgAppend, index), bytes)));
             assert!(queue.put_control(QueuedFrame::Step(step(MessageType::MsgHeartbeat, index))));
@@ -257,13 +279,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_bulk_lane_leaves_the_control_lane_its_room() {
-        let (queue, mut end) = send_queue();
+        let (queue, mut end) = send_queue(MAX);
         let append = |bytes| QueuedFrame::Append(step(MessageType::MsgAppend, 1), bytes);
-        assert!(queue.put_bulk(QUEUE_BYTES, append) && !queue.put_bulk(1, append));
+        assert!(queue.put_bulk(MAX, append) && !queue.put_bulk(SMALL_BYTES + 1, append));
         assert!(queue.put_control(QueuedFrame::Step(step(MessageType::MsgHeartbeat, 1))));
         assert!(matches!(end.recv().await, Some(QueuedFrame::Step(_))));
         assert!(matches!(end.recv().await, Some(QueuedFrame::Append(..))));
-        assert!(queue.put_bulk(1, append));
+        assert!(queue.put_bulk(SMALL_BYTES + 1, append));
     }
 
     #[test]

@@ -219,6 +219,8 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
         snapshot_every_bytes: 64 << 20,
         snapshot_keep_entries: 1_000,
         snapshot_spool_bytes: 64 << 20,
+        entry_cache_bytes: 32 << 20,
+        follower_bytes: 64 << 20,
         apply_work: 1 << 20,
         pending_requests: 64,
         history: History { events: 10, bytes: 1 << 20 },
@@ -233,9 +235,14 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
     let (handle, inbox) = channel(64);
     let log = slog::Logger::root(slog::Discard, o!());
     let peers = Arc::new(Peers::open(data_dir.engine()).unwrap());
-    let (transport, outbox) =
-        start(listener, handle.clone(), peers, Options { max_inbound: 64, member_bytes: 256 << 20 }, log.clone())
-            .unwrap();
+    let (transport, outbox) = start(
+        listener,
+        handle.clone(),
+        peers,
+        Options { max_inbound: 64, member_bytes: 256 << 20, queue_bytes: QUEUE_BYTES },
+        log.clone(),
+    )
+    .unwrap();
     let (raft_id, cluster_id) = (data_dir.identity().raft_id, data_dir.identity().cluster_id);
     let start = consensus::Start { data_dir, incarnation, outbox, options, log: log.clone(), raft_log: log };
     drop(consensus::spawn(inbox, handle.clone(), start).unwrap());

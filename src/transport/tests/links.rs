@@ -5,7 +5,6 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::transport::handshake::{WIRE_VERSION, Welcome, preamble};
-use crate::transport::link::send_queue::QUEUE_BYTES;
 use crate::transport::wire::Frame;
 use crate::transport::wire::frame_limits::ANY;
 use crate::transport::wire::framing::{read_frame, read_preamble, write_frame_within};
@@ -237,7 +236,7 @@ async fn deaf_peer() -> (Node, TcpStream) {
 #[tokio::test]
 async fn what_must_be_timely_overtakes_the_entries_that_a_slow_member_has_not_taken() {
     let (mut a, mut deaf) = deaf_peer().await;
-    let appends = (QUEUE_BYTES >> 20) as u64 - 4;
+    let appends = (super::QUEUE_BYTES >> 20) as u64 - 4;
     a.post.send((1..=appends).map(|index| append(1, 2, index, 1 << 20)).collect());
     let heartbeat = Message { msg_type: MessageType::MsgHeartbeat, from: 1, to: 2, term: 1, ..Message::default() };
     a.post.send(vec![heartbeat.clone()]);
@@ -265,7 +264,7 @@ async fn a_member_that_takes_nothing_fills_its_queue_and_no_more() {
     let first = append(1, 2, 1, 1 << 20);
     // Each clone shares the entry's bytes.
     let message = |index: usize| Message { index: index as u64, ..first.clone() };
-    let room = QUEUE_BYTES >> 20;
+    let room = super::QUEUE_BYTES >> 20;
     for index in 0..4 * room {
         a.post.send(vec![message(index)]);
     }

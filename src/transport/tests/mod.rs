@@ -23,6 +23,8 @@ use crate::consensus::{Inbox, Input, Outbox, channel};
 use crate::model::{BootHistory, NodeKind, PeerTable, WhoAmI};
 use crate::storage::{Engine, Peers, SledEngine};
 
+/// The bytes of messages queued for one member.
+const QUEUE_BYTES: usize = 64 << 20;
 /// How long anything may take on a busy machine.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// The cluster of all nodes that a test says nothing else about.
@@ -116,9 +118,14 @@ impl Node {
         let lines = Lines::default();
         let log = slog::Logger::root(lines.clone(), slog::o!());
         let peers = Peers::open(disk.engine.clone()).unwrap();
-        let (transport, post) =
-            start(listener, handle, Arc::new(peers), Options { max_inbound: 64, member_bytes: 256 << 20 }, log)
-                .unwrap();
+        let (transport, post) = start(
+            listener,
+            handle,
+            Arc::new(peers),
+            Options { max_inbound: 64, member_bytes: 256 << 20, queue_bytes: QUEUE_BYTES },
+            log,
+        )
+        .unwrap();
         Self { raft_id, address, inbox, post, transport: Some(transport), lines, disk, follow_moves: false }
     }
 

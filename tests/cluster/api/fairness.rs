@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Node, Request, Setup, ask, check, eventually, secs};
+use crate::harness::{Cluster, Node, Request, Setup, ask, check, eventually, secs};
 
 crate::harness::cases![
     slow_watchers_delay_no_other_client_and_are_disconnected,
@@ -15,6 +15,7 @@ crate::harness::cases![
     slow_transactions_do_not_delay_the_renewal_of_a_lock,
     a_node_with_little_memory_refuses_requests_over_its_budget,
     memory_is_returned_after_a_load_without_further_requests,
+    a_leader_with_little_memory_refuses_forwarded_writes_over_its_budget,
 ];
 
 const MIB: usize = 1 << 20;
@@ -178,4 +179,36 @@ fn memory_is_returned_after_a_load_without_further_requests() {
         held if held < 256 => Ok(()),
         held => Err(format!("{held} MiB")),
     });
+}
+
+fn a_leader_with_little_memory_refuses_forwarded_writes_over_its_budget() {
+    const CLIENTS: usize = 96;
+    let mut cluster = Cluster::with(3, |setup| setup.set("HUSKV_LIMITS_MEMORY_MB", 384));
+    let (leader, followers) = (cluster.agreed(), cluster.followers());
+    // What is sent to it stays in the leader's queue.
+    cluster.nodes[followers[1]].sigstop();
+    let nodes = [&cluster.nodes[leader], &cluster.nodes[followers[0]]];
+    let client = |number: usize| -> Vec<(u16, String)> {
+        let put = |round: usize| {
+            let put = Request::new("PUT", format!("/store/k{number}")).body(vec![b'x'; MIB]);
+            // One that was refused while it still sent may find its connection reset.
+            let refused = |error| (503, error);
+            let told =
+                |answer: crate::harness::Answer| (answer.status, String::from_utf8_lossy(&answer.body).into_owned());
+            nodes[(number + round) % 2].try_request(put).map_or_else(refused, told)
+        };
+        (0..4).map(put).collect()
+    };
+    let client = &client;
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    let of = |status: u16| answers.iter().filter(|(answer, _)| *answer == status).count();
+    let most: Vec<usize> = nodes.iter().map(|node| memory(node, "VmHWM:")).collect();
+    cluster.nodes[followers[1]].sigcont();
+    assert!(of(200) > 0 && of(503) > 4 * of(504), "{answers:?}");
+    assert!(answers.iter().all(|(status, body)| *status != 503 || !body.contains("unknown")), "{answers:?}");
+    assert!(most.iter().all(|most| *most < 300), "{most:?} MiB");
+    cluster.caught_up(secs(30));
 }

@@ -1,0 +1,41 @@
+//! The backlog of a leader, and the large writes that it refuses while that moves slowly.
+//!
+//! Why: writes are proposed in order, so one that is taken in behind megabytes of slow writes would reach its deadline
+//! while it waits, with an outcome that its client does not learn. A refusal at once says `not_applied`.
+//!
+//! Invariants: small writes are never refused for the backlog: they cost little, and locks are renewed with them.
+//!
+//! See also: how many bytes of writes a node holds at all (`handle::write_budget`).
+
+use crate::consensus::core::client_request::ClientRequest;
+use crate::model::{Code, Millis, Refusal, Request};
+
+/// The largest write that the backlog never refuses.
+const SMALL_BYTES: usize = 16 << 10;
+
+/// The bytes of waiting writes from which on their age counts: two proposals.
+pub(super) const BACKLOG_BYTES: usize = 2 * super::BYTES_PER_PROPOSAL;
+
+/// How long the oldest write may have waited; a fifth of the default timeout.
+const BACKLOG_AGE: Millis = 1000;
+
+fn bytes(request: &Request) -> usize {
+    if let Request::Write(write) = request { write.size() } else { 0 }
+}
+
+/// Returns why a write is not taken in behind those that are `waiting`, if it is not.
+pub(super) fn refusal<'a>(
+    now: Millis,
+    request: &Request,
+    waiting: impl Iterator<Item = &'a ClientRequest>,
+) -> Option<Refusal> {
+    if bytes(request) <= SMALL_BYTES {
+        return None;
+    }
+    let (held, since) =
+        waiting.fold((0, now), |(held, since), waiting| (held + bytes(&waiting.request), since.min(waiting.since)));
+    (held >= BACKLOG_BYTES && now - since >= BACKLOG_AGE).then(|| {
+        let detail = "the leader has more large writes waiting than it can carry out in time; try again in a moment";
+        Refusal::not_applied(Code::Overloaded, detail)
+    })
+}
