@@ -91,8 +91,9 @@
 //! * What would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim: the node
 //!   stops serving and asks the other voters (`consensus::verification`). A term is believed within a bound far below what
 //!   can be counted (`consensus::verification::term_bound`).
-//! * Members tell what their disks have left ([`model::DiskSpace`]). While a voter has less than its reserve, nothing that
-//!   may make the state larger is proposed for a client (`consensus::proposals::disk_space`), and no copy of the state touches a reserve.
+//! * Members tell what their disks have left ([`model::DiskSpace`]), less what they have yet to write. While a voter has less
+//!   than its reserve, nothing that may make the state larger is proposed for a client (`consensus::proposals::disk_space`), and no
+//!   copy of the state touches a reserve. Below its floor nothing that changes a key is proposed, and its checkpoints wait.
 //! * The loop closes no database: that is done elsewhere, as is every removal.
 //! * Nodes compare their states: the leader tells its digest every second (`consensus::verification::digests`), and who differs ends.
 //! * A start of a process is a life ([`model::BootHistory`]). A peer is spoken to only in the life that is known or one that

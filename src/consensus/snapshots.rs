@@ -6,7 +6,8 @@
 //! Invariants: the log is never compacted beyond what the state machine has synced, and the checkpoint is recorded
 //! durably first. A stream begins and ends between two batches of the loop. One stream is under way at a time, and each
 //! ends in a report to raft, or its follower is stuck for ever. Failed streams to one node are spaced 1 s, doubling to
-//! 60 s. Compaction waits for a stream under way, within a bound, and not on a disk that is nearly full.
+//! 60 s. Compaction waits for a stream under way, within a bound, and not on a disk that is nearly full. Below the floor of the disk,
+//! checkpoints, compaction and streams wait.
 //!
 //! See also: the scan (`storage::snapshot`), the stream (`transport::snapshot_stream`), the install
 //! (`driver::lifecycle`).
@@ -20,7 +21,7 @@ use slog::{info, warn};
 use super::core::{Core, Phase};
 use super::input::{InstallError, Reply};
 use crate::model::Millis;
-use crate::model::{Code, DiskSpace, Refusal};
+use crate::model::{Code, DiskSpace, Refusal, mib};
 use crate::storage::{Error, SnapshotTarget, SpoolBound};
 
 /// How many journal records one turn removes at most.
@@ -35,6 +36,9 @@ const PIN_AFTER: Millis = 10_000;
 /// The first and the longest pause after a failed snapshot.
 const PAUSES: (Millis, Millis) = (1000, 60_000);
 
+/// The least pause between two checkpoints that show how much space is left.
+const MEASURES_EVERY: Millis = 1000;
+
 /// A snapshot under way.
 struct Stream {
     /// Tells its scan from that of an earlier one.
@@ -43,6 +47,10 @@ struct Stream {
     /// The applied index when it began.
     index: u64,
     began: Millis,
+}
+
+fn is_below_floor(core: &Core) -> bool {
+    core.free_space().is_some_and(DiskSpace::is_below_floor)
 }
 
 /// Checkpoints and snapshot streams of this node.
@@ -62,6 +70,10 @@ pub(crate) struct Snapshots {
     stillborn: Option<(u64, String)>,
     /// Failures in a row, by follower.
     failures: BTreeMap<u64, u32>,
+    /// Whether a checkpoint waits for disk space, as the log says.
+    waits_for_space: bool,
+    /// When the next checkpoint may begin that only shows how much space is left.
+    measures_after: Millis,
 }
 
 impl Snapshots {
@@ -101,6 +113,7 @@ impl Snapshots {
         result?;
         let Some((_, began)) = self.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         self.syncing = None;
+        core.state_machine.synced();
         let behind = self.keep_from(core, mark.0);
         let log = core.raw.mut_store();
         let hard_state = log.hard_state.clone();
@@ -137,9 +150,11 @@ impl Snapshots {
         let (mark, _) = core.raw.store().journal.checkpoint();
         let entries = core.state_machine.applied().0.saturating_sub(mark);
         let due = entries >= core.options.snapshot_every_entries
-            || (entries > 0 && core.raw.store().journal.bytes_after(mark) >= core.options.snapshot_every_bytes);
+            || (entries > 0 && core.raw.store().journal.bytes_after(mark) >= core.options.snapshot_every_bytes)
+            || (entries > 0 && self.shows_space(core));
         let wanted = due || !self.waiting.is_empty();
-        if wanted && self.syncing.is_none() && core.phase == Phase::Member {
+        let waits = self.waits_for_space(core, wanted);
+        if wanted && !waits && self.syncing.is_none() && core.phase == Phase::Member {
             self.begin_cut(core)?;
         }
         let now = core.now;
@@ -149,7 +164,39 @@ impl Snapshots {
         if self.pinned.is_some_and(|(_, until)| now >= until) {
             self.pinned = None;
         }
-        self.compact(core)
+        // Removing from the journal takes space before it frees any.
+        if is_below_floor(core) { Ok(()) } else { self.compact(core) }
+    }
+
+    /// Whether the estimate of what is still to be written alone says that the disk has too little: a checkpoint makes it
+    /// exact.
+    fn shows_space(&mut self, core: &Core) -> bool {
+        let differs = core.free_space().zip(core.own_space()).is_some_and(|(free, own)| free.level_differs(own));
+        let shows = differs && core.now >= self.measures_after;
+        if shows {
+            self.measures_after = core.now + MEASURES_EVERY;
+        }
+        shows
+    }
+
+    /// Whether a checkpoint has to wait until the disk is above its floor; one on request is refused.
+    fn waits_for_space(&mut self, core: &Core, wanted: bool) -> bool {
+        let space = core.free_space().filter(|space| wanted && space.is_below_floor());
+        let waited = std::mem::replace(&mut self.waits_for_space, space.is_some());
+        let Some(space) = space else { return false };
+        let (free, floor) = (mib(space.free_bytes), mib(space.floor_bytes()));
+        if !waited {
+            warn!(core.log, "a checkpoint waits: the disk is almost full"; "free" => &free, "floor" => &floor);
+        }
+        let name = core.my_name();
+        for (_, reply) in std::mem::take(&mut self.waiting) {
+            let detail = format!(
+                "the disk of {name} has {free} free, and no checkpoint is taken below {floor} (storage.reserve_mb); free \
+                 some on that file system or make it larger"
+            );
+            reply(Err(Refusal::not_applied(Code::DiskNearlyFull, detail)));
+        }
+        true
     }
 
     fn compact(&mut self, core: &mut Core) -> Result<(), Error> {
@@ -174,6 +221,10 @@ impl Snapshots {
         let to = message.to;
         let (token, index) = (core.token(), core.state_machine.applied().0);
         self.stream = Some(Stream { token, to, index, began: core.now });
+        if is_below_floor(core) {
+            self.stillborn = Some((to, "the sender's disk is almost full (storage.reserve_mb)".into()));
+            return Ok(());
+        }
         match core.data_dir.engine().scratch() {
             Ok(scratch) => {
                 // What fails here is a write to the tree, not the snapshot: it poisons like any other.
@@ -215,6 +266,7 @@ impl Snapshots {
                 info!(core.log, "snapshot stream ended"; "to" => name, "index" => metadata.index, "ms" => ms);
                 self.failures.remove(&to);
                 core.raw.mut_store().not_before.remove(&to);
+                core.raw.mut_store().stream_failures.remove(&to);
                 self.pinned = Some((metadata.index, core.now + PIN_AFTER));
                 core.raw.report_snapshot(to, SnapshotStatus::Finish);
             }
@@ -222,9 +274,10 @@ impl Snapshots {
                 let failures = self.failures.entry(to).or_default();
                 let pause = (PAUSES.0 << (*failures).min(6)).min(PAUSES.1);
                 *failures += 1;
-                warn!(core.log, "snapshot stream failed"; "to" => name, "reason" => reason, "ms" => ms, "next_in_ms" => pause);
+                warn!(core.log, "snapshot stream failed"; "to" => name, "reason" => &reason, "ms" => ms, "next_in_ms" => pause);
                 let until = core.now + pause;
                 core.raw.mut_store().not_before.insert(to, until);
+                core.raw.mut_store().stream_failures.insert(to, reason);
                 core.raw.report_snapshot(to, SnapshotStatus::Failure);
             }
         }

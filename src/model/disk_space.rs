@@ -3,14 +3,21 @@
 //! Why: all members hold the same data, so one full disk stops the cluster's writes. Each member reports its free space, and the
 //! leader refuses growing writes before a disk is full.
 //!
+//! ```text
+//!   free   |---- all writes ----| reserve |-- deletes, touches, expiries, checkpoints --| floor |-- reads, membership --| 0
+//! ```
+//!
 //! See also: `storage` (measurement), `consensus::proposals::disk_space` (what is refused).
 
 use serde::{Deserialize, Serialize};
 
+/// The least floor: a start needs 20 MiB, and the write-out of what is pending up to three segments of 4 MiB.
+const MIN_FLOOR_BYTES: u64 = 32 << 20;
+
 /// Free space and reserve of the disk of a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSpace {
-    /// The free bytes.
+    /// The free bytes; as a member reports them, without what it has yet to write.
     pub free_bytes: u64,
     /// The reserve (`storage.reserve_mb`); 0 for none.
     pub reserve_bytes: u64,
@@ -21,6 +28,31 @@ impl DiskSpace {
     #[must_use]
     pub fn is_nearly_full(self) -> bool {
         self.free_bytes < self.reserve_bytes
+    }
+
+    /// Returns the floor: half of the reserve, but at least 32 MiB, and never more than the reserve. Deleting also takes
+    /// space before it frees any, so below the floor a node writes next to nothing.
+    #[must_use]
+    pub fn floor_bytes(self) -> u64 {
+        (self.reserve_bytes / 2).max(MIN_FLOOR_BYTES).min(self.reserve_bytes)
+    }
+
+    /// Whether less than the floor is free.
+    #[must_use]
+    pub fn is_below_floor(self) -> bool {
+        self.free_bytes < self.floor_bytes()
+    }
+
+    /// Returns the space that is left once so many more bytes are written.
+    #[must_use]
+    pub fn after_writing(self, bytes: u64) -> Self {
+        Self { free_bytes: self.free_bytes.saturating_sub(bytes), ..self }
+    }
+
+    /// Whether the two are on different sides of the reserve or of the floor.
+    #[must_use]
+    pub fn level_differs(self, other: Self) -> bool {
+        (self.is_nearly_full(), self.is_below_floor()) != (other.is_nearly_full(), other.is_below_floor())
     }
 
     /// Returns the free bytes above the reserve.
@@ -47,6 +79,28 @@ mod tests {
         let space = |free_bytes, reserve_bytes| DiskSpace { free_bytes, reserve_bytes };
         assert!(space(9, 10).is_nearly_full() && !space(10, 10).is_nearly_full() && !space(0, 0).is_nearly_full());
         assert_eq!((space(9, 10).room(), space(25, 10).room(), space(7, 0).room()), (0, 15, 7));
+    }
+
+    #[test]
+    fn the_floor_is_half_of_the_reserve_within_32_mib_and_the_reserve() {
+        for (reserve, floor) in [(0, 0), (8, 8), (32, 32), (40, 32), (64, 32), (67, 33), (256, 128), (1024, 512)] {
+            let space = |free_bytes| DiskSpace { free_bytes, reserve_bytes: reserve << 20 };
+            assert_eq!(space(0).floor_bytes() >> 20, floor, "a reserve of {reserve} MiB");
+            assert!(!space(space(0).floor_bytes()).is_below_floor());
+            assert_eq!(space(0).is_below_floor(), reserve > 0);
+        }
+    }
+
+    #[test]
+    fn pending_writes_count_as_used() {
+        let space = DiskSpace { free_bytes: 70 << 20, reserve_bytes: 64 << 20 };
+        for (pending, nearly_full, below_floor) in
+            [(0, false, false), (7, true, false), (39, true, true), (99, true, true)]
+        {
+            let after = space.after_writing(pending << 20);
+            assert_eq!((after.is_nearly_full(), after.is_below_floor()), (nearly_full, below_floor), "{pending} MiB");
+            assert_eq!(space.level_differs(after), pending > 0);
+        }
     }
 
     #[test]

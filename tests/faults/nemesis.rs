@@ -15,7 +15,7 @@ use crate::damage;
 use crate::failing_disk::{DiskFault, shim};
 use crate::harness::{millis, secs};
 use crate::tcp_proxy::State;
-use crate::world::{RESERVE, World};
+use crate::world::{FLOOR, RESERVE, World};
 
 /// Faults until `end`; each ends before the next begins, unless one is drawn inside another.
 pub fn run_faults(world: &mut World, end: Instant) {
@@ -273,6 +273,7 @@ fn fill(world: &mut World) {
         sleep(millis(20));
     }
     let ended = world.cluster.nodes[0].exited().is_some();
+    assert!(!ended || left < FLOOR / 2, "node1 ended, and {left} MB were left: {}", world.gave_up(0));
     if ended {
         let log = world.gave_up(0);
         assert!(log.to_lowercase().contains("free"), "the bytes free are not named: {log}");

@@ -18,8 +18,11 @@ use crate::history::Shared;
 use crate::rng::Rng;
 use crate::tcp_proxy::{self, Links};
 
-/// How many MB of the small disk are left free.
-pub const RESERVE: u64 = 16;
+/// The reserve of the small disk in MB.
+pub const RESERVE: u64 = 64;
+
+/// Below how many MB even deletes are refused; with half of them left, a node is not ended by its own work.
+pub const FLOOR: u64 = RESERVE / 2;
 
 /// How long a cluster without faults may take until everything is as it was, on a busy machine.
 pub const HEALING: Duration = secs(90);
@@ -82,7 +85,7 @@ impl World {
         let raft_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let links = Links::new(&raft_ports);
         let may_mount = Need::Tmpfs.missing().is_none();
-        let small = (may_mount && rng.chance(50)).then(|| SmallDisk::of(256));
+        let small = (may_mount && rng.chance(50)).then(|| SmallDisk::of(384));
         let list: Vec<String> = http_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let mut nodes = Vec::new();
         for place in 0..count {
@@ -105,7 +108,7 @@ impl World {
         }
         nodes.iter_mut().for_each(Node::await_up);
         let shims = if shim().is_some() { "disks can fail" } else { "no cc: disks cannot fail" };
-        let mount = if small.is_some() { ", node1 on a disk of 256 MB" } else { "" };
+        let mount = if small.is_some() { ", node1 on a disk of 384 MB" } else { "" };
         run_log.log(format!("seed {seed}: {count} nodes; {shims}{mount}"));
         let world = Self {
             cluster: Cluster { nodes },

@@ -20,8 +20,9 @@ use crate::world::{Event, World};
 /// What every disk has left as long as nothing happens to it, with its reserve.
 pub const PLENTY: DiskSpace = DiskSpace { free_bytes: 1 << 40, reserve_bytes: 1 << 28 };
 
-/// What is left of a disk below its reserve.
-const LITTLE: DiskSpace = DiskSpace { free_bytes: 1 << 27, reserve_bytes: 1 << 28 };
+/// What is left of a disk below its reserve, and of one below its floor.
+const LITTLE: DiskSpace = DiskSpace { free_bytes: 3 << 26, reserve_bytes: 1 << 28 };
+const NEXT_TO_NOTHING: DiskSpace = DiskSpace { free_bytes: 1 << 26, reserve_bytes: 1 << 28 };
 
 /// How long a leader may have forgotten a word, and how long it must not.
 const COUNTS_FOR: u64 = 9_000;
@@ -42,7 +43,11 @@ pub fn act(world: &mut World) {
     let pause = 200 + world.disks.below(2500);
     world.after(pause, Event::Disk);
     let at = usize::try_from(world.disks.below(world.size as u64)).expect("small");
-    let space = if world.disks.chance(40) { LITTLE } else { PLENTY };
+    let space = match world.disks.below(100) {
+        0..25 => LITTLE,
+        25..40 => NEXT_TO_NOTHING,
+        _ => PLENTY,
+    };
     world.say(|| format!("n{at} has {} bytes left", space.free_bytes));
     world.nodes[at].engine.set_space(space);
 }
@@ -80,11 +85,11 @@ pub fn hear(world: &mut World, at: usize, from: u64, space: DiskSpace) {
 }
 
 /// Entries that a leader has just proposed: none of a client that may make the state larger, where it knew of a voter
-/// below its reserve.
+/// below its reserve, and none that changes a key, an expiry neither, where it knew of one below its floor.
 pub fn check(world: &mut World, at: usize, status: &Status, index: u64, entry: &Entry) {
     let Some(proposal) = entry.proposal.as_deref() else { return };
     let command = &proposal.write.command;
-    if !command.may_grow() || !command.is_of_client() {
+    if !command.may_change_keys() {
         return;
     }
     // Done before, it changes nothing.
@@ -102,8 +107,8 @@ pub fn check(world: &mut World, at: usize, status: &Status, index: u64, entry: &
         let (space, at) = node.told.get(voter)?;
         (world.now < at + COUNTS_FOR).then_some(*space)
     };
-    let full =
-        voters.filter(|voter| before.contains(voter)).find(|voter| known(voter).is_some_and(DiskSpace::is_nearly_full));
+    let is_short = |space: DiskSpace| if command.may_grow() { space.is_nearly_full() } else { space.is_below_floor() };
+    let full = voters.filter(|voter| before.contains(voter)).find(|voter| known(voter).is_some_and(is_short));
     if let Some(voter) = full {
         let told = node.told.get(&voter).map(|(_, at)| *at);
         world.fail(format!(

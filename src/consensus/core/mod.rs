@@ -238,8 +238,13 @@ impl Core {
         self.data_dir.identity().raft_address != *advertised && row.is_none_or(|row| row.raft_address != *advertised)
     }
 
-    /// What is left of this node's disk.
+    /// What is left of this node's disk once everything that was applied is written.
     pub fn own_space(&self) -> Option<DiskSpace> {
+        Some(self.free_space()?.after_writing(self.state_machine.pending_bytes()))
+    }
+
+    /// What is free on this node's disk now.
+    pub fn free_space(&self) -> Option<DiskSpace> {
         self.data_dir.engine().last_space()
     }
 

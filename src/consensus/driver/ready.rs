@@ -46,7 +46,7 @@ impl Driver {
         self.core.budget = TurnBudget::new(self.core.background.now(), self.core.now, self.core.options.apply_work);
         self.proposals.propose_writes(context!(self));
         self.drive_membership();
-        self.clock.expire_keys(&mut self.core)?;
+        self.clock.expire_keys(&mut self.core, &self.voter_disk_space)?;
         self.reads.issue_read_index(&mut self.core, &self.lag);
         let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
         let mut goes_on = self.apply_committed()?;
@@ -61,7 +61,7 @@ impl Driver {
             goes_on = goes_on && self.apply_committed()?;
             self.core.pass();
             self.drive_membership();
-            self.clock.expire_keys(&mut self.core)?;
+            self.clock.expire_keys(&mut self.core, &self.voter_disk_space)?;
             self.reads.issue_read_index(&mut self.core, &self.lag);
         }
         self.core.pass();

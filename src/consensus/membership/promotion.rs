@@ -73,7 +73,7 @@ impl Membership {
         }
     }
 
-    /// Why a learner has not been promoted yet, where that is because of its link or its disk.
+    /// Why a learner has not been promoted yet, where that is because of its link, its disk or its snapshot.
     pub fn explain_slowness(&self, cx: &Context<'_>, raft_id: u64) -> Option<String> {
         if let Some(space) = cx.space.space_of(cx.core, raft_id).filter(|space| space.is_nearly_full()) {
             let (name, free, reserve) = (cx.core.name_of(raft_id), mib(space.free_bytes), mib(space.reserve_bytes));
@@ -81,6 +81,9 @@ impl Membership {
                 "The disk of {name} has {free} free and is to keep {reserve} (storage.reserve_mb): it becomes a voter once \
                  there is space"
             ));
+        }
+        if let Some(reason) = cx.core.raw.store().stream_failures.get(&raft_id) {
+            return Some(format!("The last snapshot for {} failed: {reason}", cx.core.name_of(raft_id)));
         }
         let (count, took) = self.catch_up.slow(raft_id)?;
         let matched = cx.core.raw.raft.prs().get(raft_id)?.matched;

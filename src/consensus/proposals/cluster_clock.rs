@@ -11,6 +11,7 @@
 //!
 //! See also: what is removed in the end, which is decided where the entry is applied ([`crate::model::decide`]).
 
+use super::disk_space::VoterDiskSpace;
 use crate::consensus::core::Core;
 use crate::model::Command;
 use crate::model::Millis;
@@ -67,7 +68,7 @@ impl ClusterClock {
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn expire_keys(&mut self, core: &mut Core) -> Result<(), Error> {
+    pub fn expire_keys(&mut self, core: &mut Core, space: &VoterDiskSpace) -> Result<(), Error> {
         if !core.leads() {
             return Ok(());
         }
@@ -75,7 +76,9 @@ impl ClusterClock {
         let Some(first) = core.state_machine.first_expiry() else { return Ok(()) };
         let leaving = core.stop_by.is_some() || core.raw.raft.lead_transferee.is_some();
         // Before the first entry of its term is applied a leader does not know all that it leads.
-        if leaving || !core.raw.raft.commit_to_current_term() || self.removal_under_way(core) {
+        // Where a voter's disk is below its floor, keys stay longer; stamps wait, too, since no checkpoint compacts them.
+        let waits = space.voter_below_floor(core).is_some();
+        if leaving || waits || !core.raw.raft.commit_to_current_term() || self.removal_under_way(core) {
             return Ok(());
         }
         let now = self.cluster_time(core);

@@ -5,8 +5,8 @@
 //!
 //! Invariants: every member tells every other one what it has left each second, so a new leader knows as much as the
 //! last one. A word counts for [`TOLD_FOR`]: a node that is down takes no space, and tells anew when it is back. While
-//! any voter is below its reserve, nothing that may make the state larger is proposed for a client. That ends by
-//! itself.
+//! any voter is below its reserve, nothing that may make the state larger is proposed for a client; below its floor,
+//! nothing that changes a key, and no expiry. That ends by itself. What a member tells counts what it has yet to write.
 //!
 //! See also: how the space is measured (`storage`), and that a snapshot of the state leaves the reserve alone.
 
@@ -31,8 +31,8 @@ pub(crate) struct VoterDiskSpace {
     /// By raft id, with when it was told.
     told: BTreeMap<u64, (DiskSpace, Millis)>,
     tell_after: Millis,
-    /// Whether this node's own disk was nearly full when it told so last.
-    own_is_full: bool,
+    /// What this node told of its own disk last.
+    own: Option<DiskSpace>,
     /// The voter for which this leader refuses writes, as the log says.
     refuses_for: Option<u64>,
 }
@@ -50,12 +50,15 @@ impl VoterDiskSpace {
     /// Tells every member what is left, at once where it has become too little, or enough again.
     pub fn tell_space(&mut self, core: &mut Core) {
         let Some(space) = core.own_space().filter(|_| core.phase == Phase::Member) else { return };
-        let is_full = space.is_nearly_full();
-        let turned = is_full != self.own_is_full;
+        let before = self.own.replace(space);
+        let turned = before.map_or(space.is_nearly_full(), |before| before.level_differs(space));
         if turned {
-            self.own_is_full = is_full;
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
-            if is_full {
+            if space.is_below_floor() {
+                warn!(core.log, "the disk is almost full: the cluster refuses deletes and touches, too, and expiries and \
+                     checkpoints wait until more of it is free (storage.reserve_mb)"; "free" => free,
+                     "floor" => mib(space.floor_bytes()), "directory" => core.data_dir.engine().path());
+            } else if space.is_nearly_full() {
                 warn!(core.log, "the disk is nearly full: the cluster refuses writes that need space until more of it is \
                      free (storage.reserve_mb)"; "free" => free, "reserve" => reserve, "directory" => core.data_dir.engine().path());
             } else {
@@ -82,33 +85,31 @@ impl VoterDiskSpace {
         }
     }
 
-    /// A voter whose disk is nearly full.
+    /// A voter whose disk is nearly full, below its floor where there is one.
     pub fn nearly_full_voter(&self, core: &Core) -> Option<(u64, DiskSpace)> {
-        let mut voter_disk_space =
-            core.conf_voters().iter().filter_map(|voter| Some((*voter, self.space_of(core, *voter)?)));
-        voter_disk_space.find(|(_, space)| space.is_nearly_full())
+        let voters = core.conf_voters().iter().filter_map(|voter| Some((*voter, self.space_of(core, *voter)?)));
+        voters.filter(|(_, space)| space.is_nearly_full()).max_by_key(|(_, space)| space.is_below_floor())
+    }
+
+    /// A voter whose disk is below its floor.
+    pub fn voter_below_floor(&self, core: &Core) -> Option<(u64, DiskSpace)> {
+        self.nearly_full_voter(core).filter(|(_, space)| space.is_below_floor())
     }
 
     /// Why this leader does not propose a request now, where it would need space that a voter does not have.
     pub fn lacks_space(&self, core: &Core, request: &Request) -> Option<Refusal> {
         let Request::Write(write) = request else { return None };
-        if !write.command.may_grow() || plant::is(Plant::SpaceIgnored) {
+        let command = &write.command;
+        if !command.may_change_keys() || plant::is(Plant::SpaceIgnored) {
             return None;
         }
-        let (voter, space) = self.nearly_full_voter(core)?;
+        let (voter, space) =
+            self.nearly_full_voter(core).filter(|(_, space)| command.may_grow() || space.is_below_floor())?;
         if write.idempotency_key.as_ref().is_some_and(|once| core.state_machine.is_duplicate(once)) {
             // It changes nothing any more, and its client is to hear what it came to.
             return None;
         }
-        let (name, free, reserve) = (core.name_of(voter), mib(space.free_bytes), mib(space.reserve_bytes));
-        Some(Refusal::not_applied(
-            Code::DiskNearlyFull,
-            format!(
-                "the disk of {name} has {free} free and is to keep {reserve} (storage.reserve_mb), so nothing is written \
-                 that needs space; free some on that file system or make it larger, or remove {name}. Reads, deletes, \
-                 touches and membership changes go on, and writes do by themselves once there is space"
-            ),
-        ))
+        Some(Refusal::not_applied(Code::DiskNearlyFull, refusal_detail(&core.name_of(voter), space)))
     }
 
     /// Says when this leader begins and ends to refuse writes.
@@ -124,4 +125,20 @@ impl VoterDiskSpace {
             _ => {}
         }
     }
+}
+
+fn refusal_detail(name: &str, space: DiskSpace) -> String {
+    let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
+    let refused = if space.is_below_floor() {
+        let floor = mib(space.floor_bytes());
+        format!("below {floor} deletes and touches are refused, too, since they take space before they free any")
+    } else {
+        "nothing is written that needs space".to_owned()
+    };
+    let goes_on = if space.is_below_floor() { "Reads" } else { "Reads, deletes, touches" };
+    format!(
+        "the disk of {name} has {free} free and is to keep {reserve} (storage.reserve_mb), so {refused}; free some on that \
+         file system or make it larger, or remove {name}. {goes_on} and membership changes go on, and writes do by \
+         themselves once there is space"
+    )
 }

@@ -66,6 +66,7 @@ pub(crate) fn raw_node(
         applied: state_machine.applied(),
         streaming: Cell::new(false),
         not_before: BTreeMap::new(),
+        stream_failures: BTreeMap::new(),
         now: 0,
         broken: RefCell::new(None),
         log: log.clone(),

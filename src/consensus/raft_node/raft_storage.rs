@@ -33,6 +33,8 @@ pub(crate) struct RaftStorage {
     pub streaming: Cell<bool>,
     /// Before when a follower whose last snapshot failed is not offered another.
     pub not_before: BTreeMap<u64, Millis>,
+    /// Why the last snapshot stream to a member failed, until one succeeds.
+    pub stream_failures: BTreeMap<u64, String>,
     /// The present time.
     pub now: Millis,
     /// What the journal failed with while raft was asking; the turn ends with it.

@@ -143,6 +143,11 @@ fn member(raft_id: u64, role: Role) -> Member {
 impl Node {
     /// A leader of this many voters, all of which it has just heard and which have its whole log.
     pub fn leader(voters: u64) -> Self {
+        Self::leader_with_reserve(voters, None)
+    }
+
+    /// The same with this reserve of its disk.
+    pub fn leader_with_reserve(voters: u64, reserve: Option<u64>) -> Self {
         let (dir, sent) = (tempfile::tempdir().unwrap(), Sent::default());
         let boot = OpenOptions {
             name: "n1".into(),
@@ -153,7 +158,7 @@ impl Node {
             picked_raft_port: None,
             random: Box::new(|| ME),
         };
-        let engine = Arc::new(SledEngine::new(dir.path()).unwrap());
+        let engine = Arc::new(SledEngine::with_reserve(dir.path(), reserve).unwrap());
         let (data_dir, incarnation) = DataDir::open(engine, boot).unwrap();
         let (log, outbox) = (Logger::root(Discard, o!()), Box::new(sent.clone()));
         let mut driver =

@@ -2,7 +2,8 @@
 
 use super::{NOW, Node, request};
 use crate::consensus::proposals::Proposals;
-use crate::model::{Code, Command, DiskSpace, Outcome, Refusal, Request};
+use crate::model::{Code, Command, Condition, DiskSpace, Outcome, Proposal, Refusal, Request, Ttl, Value};
+use crate::storage::{Applied, Operation};
 
 fn put() -> Request {
     Request::Write(Command::put("k", "v").into())
@@ -46,13 +47,26 @@ fn a_retried_request_whose_first_try_may_have_worked_is_never_refused_as_not_app
 
 #[test]
 fn a_leader_takes_what_it_may_propose() {
-    let full = DiskSpace { free_bytes: 1, reserve_bytes: 2 };
-    let delete = || Request::Write(Command::delete("k").into());
+    let has = |mib: u64| Some(DiskSpace { free_bytes: mib << 20, reserve_bytes: 64 << 20 });
+    let write = |command: Command| Request::Write(command.into());
+    let delete = || write(Command::delete("k"));
+    let prefix = || write(Command::DeletePrefix { prefix: "k".into() });
+    let touch = || write(Command::Touch { key: "k".into(), ttl: Ttl(5), condition: Condition::Always });
+    let removal = || Request::Remove { node_id: "n3".into() };
+    let full = Some(Code::DiskNearlyFull);
     for (case, wanted, late, space, expected) in [
         ("a write", put(), 0, None, None),
         ("a write past its deadline", put(), 10_000, None, Some(Code::Timeout)),
-        ("a write while the disk of a voter is nearly full", put(), 0, Some(full), Some(Code::DiskNearlyFull)),
-        ("a delete while the disk of a voter is nearly full", delete(), 0, Some(full), None),
+        ("a put at the reserve", put(), 0, has(64), None),
+        ("a put below the reserve", put(), 0, has(63), full),
+        ("a delete below the reserve", delete(), 0, has(63), None),
+        ("a delete by prefix at the floor", prefix(), 0, has(32), None),
+        ("a touch at the floor", touch(), 0, has(32), None),
+        ("a put below the floor", put(), 0, has(31), full),
+        ("a delete below the floor", delete(), 0, has(31), full),
+        ("a delete by prefix below the floor", prefix(), 0, has(31), full),
+        ("a touch below the floor", touch(), 0, has(31), full),
+        ("a removal of a member below the floor", removal(), 0, has(0), None),
     ] {
         let (mut node, mut proposals) = (Node::leader(3), Proposals::default());
         node.core.at(NOW + late);
@@ -65,7 +79,46 @@ fn a_leader_takes_what_it_may_propose() {
         let last = node.core.raw.raft.raft_log.last_index();
         proposals.propose_writes(&mut node.context());
         let proposed = node.core.raw.raft.raft_log.last_index() > last;
-        assert_eq!(proposed, expected.is_none(), "{case}");
+        let goes_on = proposed || proposals.take_changes().len() == 1;
+        assert_eq!(goes_on, expected.is_none(), "{case}");
+    }
+}
+
+#[test]
+fn a_refusal_for_want_of_space_names_the_node_and_what_goes_on() {
+    for (free, words) in [(63, "Reads, deletes, touches and membership"), (31, "below 32.0 MiB deletes and touches")] {
+        let (mut node, mut proposals) = (Node::leader(3), Proposals::default());
+        let full = DiskSpace { free_bytes: free << 20, reserve_bytes: 64 << 20 };
+        node.space.told_space(&node.core, 2, full);
+        let (waiting, answer) = request(put());
+        proposals.request(&mut node.context(), waiting, None);
+        let Refusal { outcome, detail, .. } = answer.try_recv().unwrap().unwrap_err();
+        assert_eq!(outcome, Outcome::NotApplied);
+        for word in ["n2", "storage.reserve_mb", "free some", words] {
+            assert!(detail.contains(word), "{word:?} is missing: {detail}");
+        }
+    }
+}
+
+#[test]
+fn a_key_expires_only_while_no_voter_is_below_its_floor() {
+    for (free, expires) in [(31, false), (32, true)] {
+        let mut node = Node::leader(2);
+        let (index, term) = node.core.state_machine.applied();
+        let stamp = node.clock.stamp(&node.core);
+        let put = Command::Put {
+            key: "k".into(),
+            value: Value::binary("1"),
+            condition: Condition::Always,
+            ttl: Some(Ttl(1)),
+        };
+        let operation = Operation::Command(Proposal { stamp, write: put.into() });
+        node.core.state_machine.apply(vec![Applied { index: index + 1, term, operation }], 1).unwrap();
+        node.core.at(NOW + 5_000);
+        node.space.told_space(&node.core, 2, DiskSpace { free_bytes: free << 20, reserve_bytes: 64 << 20 });
+        let last = node.core.raw.raft.raft_log.last_index();
+        node.clock.expire_keys(&mut node.core, &node.space).unwrap();
+        assert_eq!(node.core.raw.raft.raft_log.last_index() > last, expires, "{free} MiB are free");
     }
 }
 

@@ -19,6 +19,23 @@ fn failed_streams_to_a_member_are_spaced_by_a_pause_that_doubles_to_a_minute() {
 }
 
 #[test]
+fn below_the_floor_a_checkpoint_on_request_is_refused_and_a_stream_fails() {
+    // A floor that no disk is above, and none.
+    for (reserve, expected) in [(u64::MAX / 2, Some(Err(Code::DiskNearlyFull))), (0, None)] {
+        let (mut node, mut snapshots) = (Node::leader_with_reserve(2, Some(reserve)), Snapshots::default());
+        let (send, answer) = std::sync::mpsc::channel();
+        snapshots.snapshot_now(None, NOW + 1_000, Box::new(move |result| drop(send.send(result))));
+        let offer = raft::eraftpb::Message { from: 77, to: 2, ..message(MessageType::MsgSnapshot, 77, 1) };
+        snapshots.begin_stream(&mut node.core, offer).unwrap();
+        snapshots.run_snapshots(&mut node.core).unwrap();
+        assert_eq!(answer.try_recv().ok().map(|result| result.map_err(|refusal| refusal.code)), expected);
+        let failure = node.core.raw.store().stream_failures.get(&2);
+        assert_eq!(failure.is_some_and(|reason| reason.contains("the sender's disk")), reserve > 0);
+        assert_eq!(node.sent.tokens("stream").is_empty(), reserve > 0);
+    }
+}
+
+#[test]
 fn a_snapshot_on_request_waits_for_the_sync_or_its_deadline() {
     let refused = |later| {
         let (mut node, mut snapshots) = (Node::leader(1), Snapshots::default());

@@ -121,6 +121,23 @@ impl Command {
         }
     }
 
+    /// Whether it may put, remove or renew a key; each takes disk space until the engine uses the old space again.
+    #[must_use]
+    pub fn may_change_keys(&self) -> bool {
+        match self {
+            Self::Put { .. }
+            | Self::Delete { .. }
+            | Self::DeletePrefix { .. }
+            | Self::Touch { .. }
+            | Self::Expire { .. } => true,
+            Self::Txn(txn) => {
+                let changes = |operation: &txn::Operation| !matches!(operation, txn::Operation::Get { .. });
+                txn.then.iter().any(changes) || txn.otherwise.iter().any(changes)
+            }
+            Self::Move { .. } | Self::Tick => false,
+        }
+    }
+
     /// Whether it comes from a client; the other commands are proposed by the leader itself.
     #[must_use]
     pub fn is_of_client(&self) -> bool {

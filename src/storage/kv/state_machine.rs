@@ -338,6 +338,17 @@ impl StateMachine {
         self.db.flushed()
     }
 
+    /// Notes that a sync of what [`StateMachine::db`] returned last has ended.
+    pub fn synced(&self) {
+        self.db.synced();
+    }
+
+    /// Estimates the disk space that the applied entries still take once they are flushed and synced.
+    #[must_use]
+    pub fn pending_bytes(&self) -> u64 {
+        self.db.pending_bytes()
+    }
+
     /// Starts a snapshot; at most one at a time, an earlier one is aborted. Effects applied meanwhile go through
     /// `scratch`.
     ///
