@@ -92,8 +92,8 @@ pub fn check(world: &mut World, at: usize, status: &Status, index: u64, entry: &
     if !command.may_change_keys() {
         return;
     }
-    // Done before, it changes nothing.
-    if entry.is_named() && entry.operation().is_some_and(|id| world.book.was_applied(id)) {
+    // Done before, it changes nothing. A touch or a removal has no value that tells which operation it is, so a named one may be.
+    if entry.is_named() && entry.operation().is_none_or(|id| world.book.was_applied(id)) {
         return;
     }
     let node = &world.nodes[at];

@@ -77,7 +77,7 @@ fn connections_that_ask_nothing_or_only_begin_to_keep_no_probe_out() {
             }
             for path in ["/livez", "/readyz", "/health"].into_iter().cycle().take(30) {
                 // While the crowd still arrives, a probe may have to ask again.
-                eventually(secs(2), &format!("{files} files, {begun:?}: {path}"), || {
+                eventually(secs(2), format!("{files} files, {begun:?}: {path}"), || {
                     let answer = node.try_request(Request::new("GET", path).within(secs(5)))?;
                     check(answer.status == 200, &answer)
                 });
