@@ -198,7 +198,7 @@ impl Driver {
         self.digests.tell_digests(&mut self.core);
         self.voter_disk_space.tell_space(&mut self.core);
         self.stalled_followers.warn_stalled_followers(&self.core, &self.live);
-        if self.lag.update_lag(&self.core, self.reads.in_round()) {
+        if self.lag.update_lag(&self.core) {
             self.reads.refuse_reads_that_lag(view!(self));
         }
         self.proposals.expire_requests(context!(self));

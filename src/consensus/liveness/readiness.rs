@@ -1,19 +1,14 @@
 //! Readiness: whether this node lags behind its leader.
 //!
-//! Why: a follower that is being sent a snapshot of the state, has a long log to apply, or gets its leader's messages
-//! late would let each read wait until its deadline. Clients are better off elsewhere, and load balancers and
-//! orchestrators want to know.
+//! Why: a follower that is being sent a snapshot of the state, or has a long log to apply, would let each read wait
+//! until its deadline. Clients are better off elsewhere, and load balancers and orchestrators want to know.
 //!
 //! Invariants: a node lags from the moment that a snapshot is sent to it, or once it has not applied within an election
-//! timeout what the leader was known to have committed, and until it has applied all of that. It lags, too, once the
-//! leader that it follows has not answered a round of ReadIndex within an election timeout, and until one is answered in
-//! less. The time is counted in ticks of the loop, so that a stall of the disk or of the state machine is not taken for
-//! it. A leader does not lag, nor does a node that knows none. A node that has started is not ready before it has applied
-//! what its leader had committed then; its reads wait meanwhile.
+//! timeout what the leader was known to have committed, and until it has applied all of that. The time is counted in
+//! ticks of the loop, so that a stall of the disk or of the state machine is not taken for it. A leader does not lag,
+//! nor does a node that knows none.
 //!
 //! See also: which reads are refused then (`reads`), and how it is shown (`http::api::probes`, `http::api::stats`).
-
-use std::collections::VecDeque;
 
 use slog::{info, warn};
 
@@ -27,18 +22,11 @@ pub(crate) struct Lag {
     told: u64,
     /// Whether a leader from before the last change of role, term or leader told that.
     is_old: bool,
-    /// The indexes that were told and are not applied here, and for how many ticks each has not been; the oldest first, and
-    /// empty while this node lags.
-    goals: VecDeque<(u64, usize)>,
+    /// An index that was told and is not applied here, and for how many ticks it has not been.
+    goal: Option<(u64, usize)>,
     /// What was applied when a snapshot of the state began to arrive.
     copied_since: Option<u64>,
     lags: bool,
-    /// For how many ticks the round of ReadIndex in flight has waited for the leader.
-    waited: usize,
-    /// Whether the last round waited too long.
-    unanswered: bool,
-    /// Whether this node has applied what a leader told since it started.
-    caught_up: bool,
 }
 
 impl Lag {
@@ -50,15 +38,6 @@ impl Lag {
     /// What was told so far is true of committed entries for ever, but was another's word: the next one counts.
     pub fn leader_changes(&mut self) {
         self.is_old = true;
-        self.waited = 0;
-    }
-
-    /// The leader has answered a round: it has committed everything up to `index`. What comes after more than an election
-    /// timeout says how far it was that long ago, so only the next round shows whether that is over.
-    pub fn answered(&mut self, index: u64, most: usize) {
-        self.unanswered &= self.waited >= most;
-        self.waited = 0;
-        self.told(index);
     }
 
     /// A snapshot begins to arrive: the leader's log no longer reaches back to what is applied here.
@@ -68,39 +47,23 @@ impl Lag {
         self.lags = true;
     }
 
-    /// A tick has passed in which the leader had a round to answer, or not.
-    fn wait(&mut self, in_round: bool, most: usize) {
-        self.waited = if in_round { self.waited + 1 } else { 0 };
-        self.unanswered |= self.waited >= most;
-        self.lags |= self.unanswered;
-    }
-
     /// A tick has passed; a node that is behind for `most` of them lags.
     fn tick(&mut self, applied: u64, most: usize) {
         if applied >= self.told {
             return self.reached(applied);
         }
-        self.goals.retain_mut(|(goal, ticks)| {
-            *ticks += 1;
-            *goal > applied
-        });
-        if self.goals.back().is_none_or(|(goal, _)| *goal < self.told) {
-            self.goals.push_back((self.told, 0));
-        }
-        self.lags |= self.goals.front().is_some_and(|(_, ticks)| *ticks >= most);
-        if self.lags {
-            self.goals.clear();
-        }
+        self.goal = match self.goal {
+            Some((goal, ticks)) if goal > applied => Some((goal, ticks + 1)),
+            _ => Some((self.told, 0)),
+        };
+        self.lags |= self.goal.is_some_and(|(_, ticks)| ticks >= most);
     }
 
     /// Notes what is applied here.
     fn reached(&mut self, applied: u64) {
-        if applied < self.told {
-            return;
+        if applied >= self.told {
+            (self.goal, self.copied_since, self.lags) = (None, None, false);
         }
-        self.goals.clear();
-        (self.copied_since, self.lags) = (None, self.unanswered);
-        self.caught_up |= !self.is_old && self.told > 0;
     }
 }
 
@@ -108,22 +71,7 @@ impl Lag {
     /// The refusal of linearizable reads while this node lags.
     pub fn lagging(&self, core: &Core) -> Option<Refusal> {
         let lags = self.lags && !core.leads() && core.raw.raft.leader_id != 0;
-        lags.then(|| {
-            let behind = core.state_machine.applied().0 < self.told;
-            if behind { self.not_applied_yet(core, self.told) } else { unconfirmed(core) }
-        })
-    }
-
-    /// Why a node that has started is not ready yet, though its reads may wait.
-    pub fn starting(&self, core: &Core) -> Option<Refusal> {
-        let starts = !self.caught_up && core.phase == Phase::Member && !core.leads() && core.raw.raft.leader_id != 0;
-        let detail = "this node has started and not yet applied what its leader has committed";
-        starts.then(|| Refusal::not_applied(Code::Lagging, detail))
-    }
-
-    /// Whether this node asks its leader how far it is, though no client does.
-    pub fn asks(&self, core: &Core) -> bool {
-        core.phase == Phase::Member && !core.leads() && (!self.caught_up || self.unanswered)
+        lags.then(|| self.not_applied_yet(core, self.told))
     }
 
     /// The refusal of a read that waited in vain for what is committed up to `index` to be applied here.
@@ -149,15 +97,12 @@ impl Lag {
         self.lagging_changed(core, lagged)
     }
 
-    /// Looks once a tick how far behind this node is; `in_round` where a round of ReadIndex is in flight.
-    pub fn update_lag(&mut self, core: &Core, in_round: bool) -> bool {
+    /// Looks once a tick how far behind this node is.
+    pub fn update_lag(&mut self, core: &Core) -> bool {
         if core.leads() || core.raw.raft.leader_id == 0 {
-            (self.waited, self.unanswered) = (0, false);
-            self.caught_up |= core.leads();
             return false;
         }
         let lagged = self.lags;
-        self.wait(in_round && core.phase == Phase::Member, core.options.election_ticks);
         self.tick(core.state_machine.applied().0, core.options.election_ticks);
         self.lagging_changed(core, lagged)
     }
@@ -174,8 +119,7 @@ impl Lag {
         match (lagged, self.lags) {
             (false, true) => {
                 warn!(core.log, "this node lags behind its leader and answers no linearizable reads until it has caught up";
-                    "applied_index" => applied, "leader_index" => told, "copy" => self.copied_since.is_some(),
-                    "leader_answers" => !self.unanswered);
+                    "applied_index" => applied, "leader_index" => told, "copy" => self.copied_since.is_some());
             }
             (true, false) => {
                 info!(core.log, "this node has caught up with its leader"; "applied_index" => applied)
@@ -186,62 +130,11 @@ impl Lag {
     }
 }
 
-/// The refusal of a node that has applied all that it knows of, which may be old.
-fn unconfirmed(core: &Core) -> Refusal {
-    let (me, leader, ms) = (core.my_name(), core.name_of(core.raw.raft.leader_id), core.election_timeout());
-    let detail = format!(
-        "{leader} leads and has not confirmed within {ms} ms what {me} has to show: messages between them are late or \
-         lost; ask another node, or read what this one has with ?consistency=stale"
-    );
-    Refusal::not_applied(Code::Lagging, detail)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MOST: usize = 3;
-
-    #[test]
-    fn a_node_lags_once_a_round_waits_too_long_and_until_one_is_answered_in_time_and_applied() {
-        let mut lag = Lag::default();
-        lag.told(5);
-        let pass = |lag: &mut Lag, ticks: usize, in_round| {
-            (0..ticks).for_each(|_| {
-                lag.wait(in_round, MOST);
-                lag.tick(9, MOST);
-            });
-            lag.lags
-        };
-        assert!(!pass(&mut lag, MOST - 1, true), "a round may take a while");
-        lag.answered(9, MOST);
-        assert!(!pass(&mut lag, MOST - 1, true) && !pass(&mut lag, 9, false), "each round waits for itself");
-        assert!(pass(&mut lag, MOST, true));
-        lag.told(9);
-        assert!(pass(&mut lag, 1, true), "what is told by the way says nothing of now");
-        lag.answered(9, MOST);
-        assert!(pass(&mut lag, 1, true), "it came too late");
-        lag.answered(12, MOST);
-        assert!(pass(&mut lag, 1, false), "it is not applied");
-        lag.reached(12);
-        assert!(!lag.lags);
-    }
-
-    #[test]
-    fn a_node_has_caught_up_once_it_has_applied_what_a_leader_told_since_it_started() {
-        let mut lag = Lag::default();
-        lag.leader_changes();
-        lag.tick(7, MOST);
-        assert!(!lag.caught_up, "nothing was told");
-        lag.answered(9, MOST);
-        lag.reached(8);
-        assert!(!lag.caught_up);
-        lag.reached(9);
-        assert!(lag.caught_up);
-        lag.leader_changes();
-        lag.reached(9);
-        assert!(lag.caught_up, "for good");
-    }
 
     #[test]
     fn a_node_lags_once_it_has_not_applied_for_long_what_it_was_told_and_until_it_has_all_of_it() {
@@ -270,18 +163,6 @@ mod tests {
             lag.told(tick * 1000 + 2000);
             lag.tick(tick * 1000, MOST);
             assert!(!lag.lags, "tick {tick}");
-        }
-    }
-
-    #[test]
-    fn a_node_that_falls_behind_bit_by_bit_lags_as_soon_as_one_index_has_waited_long_enough() {
-        let mut lag = Lag::default();
-        // What is told at a tick is applied three ticks later, but what is told at the second never is.
-        for (applied, told, lags) in [(0, 10, false), (0, 20, false), (10, 30, false), (10, 40, false), (19, 50, true)]
-        {
-            lag.told(told);
-            lag.tick(applied, MOST);
-            assert_eq!((lag.lags, lag.goals.len() <= MOST), (lags, true), "{applied} of {told}");
         }
     }
 

@@ -9,8 +9,8 @@
 //! until the deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases
 //! are not used: a transfer of leadership breaks them. What a turn answers is bounded in bytes and time; the rest waits
 //! for the next. A stale read with a bound is answered at once where an earlier round proves enough ([`freshness`]),
-//! and waits for a round of its own where not. A node that lags refuses both at once (`readiness`), and asks on by itself
-//! where the leader does not answer. Watchers' `progress` rests on rounds too.
+//! and waits for a round of its own where not. A node that lags refuses both at once (`readiness`). Watchers'
+//! `progress` rests on rounds too.
 //!
 //! See also: raft's own bookkeeping of acknowledgements.
 
@@ -186,19 +186,14 @@ impl Reads {
         Ok(())
     }
 
-    /// Whether a round is in flight.
-    pub fn in_round(&self) -> bool {
-        self.round.is_some()
-    }
-
-    /// Begins a round where reads or this node itself wait and none is in flight, or the one in flight seems lost.
-    pub fn issue_read_index(&mut self, core: &mut Core, lag: &Lag) {
+    /// Begins a round where reads wait and none is in flight, or the one in flight seems lost.
+    pub fn issue_read_index(&mut self, core: &mut Core) {
         let ready = core.raw.raft.leader_id != 0 && (!core.leads() || core.raw.raft.commit_to_current_term());
         if !ready {
             return;
         }
         match &self.round {
-            None if self.queue.is_empty() && !core.feed.wants_contact() && !lag.asks(core) => return,
+            None if self.queue.is_empty() && !core.feed.wants_contact() => return,
             Some(round) if core.now < round.began + REPEAT_AFTER => return,
             _ => {}
         }
@@ -333,8 +328,8 @@ impl Reads {
         let mut expired = self.queue.extract_if(.., late).collect::<Vec<_>>();
         if let Some(round) = &mut self.round {
             expired.extend(round.readers.extract_if(.., late));
-            // One without readers was begun for watchers, unless this node asks by itself.
-            if round.readers.is_empty() && !view.lag.asks(view.core) && now >= round.began + REPEAT_AFTER {
+            // One without readers was begun for watchers.
+            if round.readers.is_empty() && now >= round.began + REPEAT_AFTER {
                 self.round = None;
             }
         }

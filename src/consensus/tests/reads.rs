@@ -46,7 +46,7 @@ fn a_read_is_answered_or_refused_or_waits_by_its_consistency() {
         let node = if leads { Node::leader(2) } else { Node::follower(2) };
         let mut lag = behind();
         if lags {
-            let began = (0..=node.core.options.election_ticks).filter(|_| lag.update_lag(&node.core, false)).count();
+            let began = (0..=node.core.options.election_ticks).filter(|_| lag.update_lag(&node.core)).count();
             assert_eq!(began, 1, "{case}: that it lags is told once");
         }
         let (mut reads, (reader, answer)) = (Reads::new((1, 1)), reader(consistency, bound));
@@ -62,7 +62,7 @@ fn a_round_confirms_all_reads_before_it_and_another_context_none() {
     let (mut node, lag) = (Node::leader(1), Lag::default());
     let (mut reads, (reader, answer)) = (Reads::new((1, 1)), reader(Consistency::Linearizable, None));
     reads.read(view(&node, &lag), reader, None).unwrap();
-    reads.issue_read_index(&mut node.core, &lag);
+    reads.issue_read_index(&mut node.core);
     let context = |counter: u64| [1, 1, counter].iter().flat_map(|part: &u64| part.to_be_bytes()).collect::<Vec<_>>();
     let state = |counter, index| vec![ReadState { index, request_ctx: context(counter) }];
     let applied = node.core.applied();
@@ -73,55 +73,11 @@ fn a_round_confirms_all_reads_before_it_and_another_context_none() {
 }
 
 #[test]
-fn a_round_that_the_leader_does_not_answer_ends_the_wait_of_its_reads_and_goes_on() {
-    let (mut node, mut lag) = (Node::follower(2), Lag::default());
-    let most = node.core.options.election_ticks;
-    lag.answered(0, most);
-    let (mut reads, (reader, answer)) = (Reads::new((1, 1)), reader(Consistency::Linearizable, None));
-    reads.read(view(&node, &lag), reader, None).unwrap();
-    for tick in 1..=most {
-        assert!(answer.try_recv().is_err(), "it waits at tick {tick}");
-        reads.issue_read_index(&mut node.core, &lag);
-        if lag.update_lag(&node.core, reads.in_round()) {
-            assert_eq!(tick, most);
-            reads.refuse_reads_that_lag(view(&node, &lag));
-        }
-    }
-    let refusal = answer.try_recv().unwrap().unwrap_err();
-    assert_eq!(refusal.code, Code::Lagging);
-    assert!(refusal.detail.contains("n2 leads and has not confirmed within 1000 ms"), "{}", refusal.detail);
-    assert_eq!(refusal.leader.unwrap().node_id, "n2");
-    // It asks on, though no client does.
-    node.core.at(NOW + 10_000);
-    reads.expire_reads(view(&node, &lag));
-    assert!(reads.in_round());
-}
-
-#[test]
-fn a_node_that_has_started_is_not_ready_before_it_has_what_its_leader_has_committed() {
-    let (mut node, mut lag) = (Node::follower(2), Lag::default());
-    let (most, applied) = (node.core.options.election_ticks, node.core.applied());
-    let mut reads = Reads::new((1, 1));
-    assert_eq!(lag.starting(&node.core).unwrap().code, Code::Lagging);
-    reads.issue_read_index(&mut node.core, &lag);
-    assert!(reads.in_round(), "it asks by itself");
-    lag.answered(applied + 1, most);
-    lag.note_applied(&node.core);
-    assert!(lag.starting(&node.core).is_some(), "one entry is missing");
-    assert!(lag.lagging(&node.core).is_none(), "reads wait for it");
-    lag.leader_changes();
-    lag.answered(applied, most);
-    lag.note_applied(&node.core);
-    assert!(lag.starting(&node.core).is_none());
-    assert!(Lag::default().starting(&Node::leader(1).core).is_none(), "a leader is ready at once");
-}
-
-#[test]
 fn a_leader_that_confirms_less_than_is_applied_here_has_lost_what_was_committed() {
     let (mut node, lag) = (Node::leader(1), Lag::default());
     let (mut reads, (reader, answer)) = (Reads::new((1, 1)), reader(Consistency::Linearizable, None));
     reads.read(view(&node, &lag), reader, None).unwrap();
-    reads.issue_read_index(&mut node.core, &lag);
+    reads.issue_read_index(&mut node.core);
     let request_ctx = [1_u64, 1, 1].iter().flat_map(|part| part.to_be_bytes()).collect();
     let end = reads.read_states(vec![ReadState { index: 0, request_ctx }]);
     assert!(matches!(end, Some(RoundEnd::LeaderLacks { confirmed: 0, readers, .. }) if readers.len() == 1));
