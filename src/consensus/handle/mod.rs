@@ -9,25 +9,26 @@
 //!
 //! See also: what happens to an input (`consensus::driver`).
 
+mod clock;
+mod node_state;
 mod single_flight;
 mod write_budget;
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed};
+use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Reply};
 use super::reads::unsent::UnsentResults;
-
 use crate::changefeed::ChangeFeed;
-use crate::model::Millis;
 use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
 };
 use crate::storage;
+pub use clock::Clock;
+pub use node_state::Names;
+use node_state::Published;
 use single_flight::SingleFlight;
 use write_budget::WriteBudget;
 pub use write_budget::WritePermit;
@@ -37,43 +38,6 @@ const PEER_QUEUE: usize = 4096;
 
 /// The bytes of writes that wait, of clients and of members, unless [`Handle::bound_writes`] says otherwise.
 const WRITE_BYTES: usize = 256 << 20;
-
-/// The process's monotonic clock, in milliseconds since it was made. Where the system tells (Linux), it goes on while
-/// the machine is suspended: what was fresh before is not fresh after.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock(Duration);
-
-impl Clock {
-    /// A clock that starts at 0 now.
-    #[must_use]
-    pub fn start() -> Self {
-        Self(since_boot())
-    }
-
-    /// The present time.
-    #[must_use]
-    pub fn now(&self) -> Millis {
-        millis(since_boot().saturating_sub(self.0))
-    }
-
-    /// The moment `wait` from now.
-    #[must_use]
-    pub fn after(&self, wait: Duration) -> Millis {
-        self.now().saturating_add(millis(wait))
-    }
-}
-
-fn millis(span: Duration) -> Millis {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn since_boot() -> Duration {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let clock = rustix::time::ClockId::Boottime;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let clock = rustix::time::ClockId::Monotonic;
-    Duration::try_from(rustix::time::clock_gettime(clock)).unwrap_or_default()
-}
 
 /// The loop's ends of its two queues.
 pub struct Inbox {
@@ -86,41 +50,13 @@ pub struct Inbox {
     /// Where the loop publishes events.
     pub feed: Arc<ChangeFeed>,
     pub(super) unsent: UnsentResults,
-    names: Published,
-    serving: Arc<AtomicBool>,
-}
-
-/// What the loop has published last, and when; None before its first turn.
-type Published = Arc<Mutex<(Arc<Names>, Option<Instant>)>>;
-
-/// Who this node is and who leads, as the loop knew after its last turn.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Names {
-    /// This node's name; empty before the loop's first turn.
-    pub node: String,
-    /// The leader's name, where one is known.
-    pub leader: Option<String>,
-    /// The raft id of the leader that this node follows or is; 0 where it knows none.
-    pub follows: u64,
-    /// The highest term that it believes of a peer's message; None before the loop's first turn.
-    pub believable_term: Option<u64>,
-    /// Whether this node belongs to no cluster yet, and its data routes say so.
-    pub in_no_cluster: bool,
-    /// The cluster that this node belongs to; 0 for none.
-    pub cluster_id: u64,
-    /// The hosts in the addresses of all members, in lower case and without brackets.
-    pub hosts: Arc<BTreeSet<String>>,
-    /// The index at which the member table got to be the one that these hosts are of.
-    pub table: u64,
-    /// Why the node takes no requests; None where it does, and before the loop's first turn.
-    pub not_ready: Option<Refusal>,
+    published: Published,
 }
 
 impl Inbox {
     /// Tells the handles who this node is and who leads.
     pub fn publish(&self, names: Names) {
-        self.serving.store(true, Ordering::Relaxed);
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (Arc::new(names), Some(Instant::now()));
+        self.published.publish(names);
     }
 }
 
@@ -135,8 +71,7 @@ pub struct Handle {
     feed: Arc<ChangeFeed>,
     unsent: UnsentResults,
     statuses: SingleFlight,
-    names: Published,
-    serving: Arc<AtomicBool>,
+    published: Published,
 }
 
 /// Makes the two queues; `pending_requests` bounds the one of clients.
@@ -145,9 +80,7 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let (clients, clients_end) = mpsc::channel(pending_requests);
     let (peers, peers_end) = mpsc::channel(PEER_QUEUE);
     let clock = Clock::start();
-    let names = Published::default();
-    let feed = Arc::<ChangeFeed>::default();
-    let (unsent, serving) = (UnsentResults::default(), Arc::<AtomicBool>::default());
+    let (published, unsent, feed) = (Published::default(), UnsentResults::default(), Arc::<ChangeFeed>::default());
     let handle = Handle {
         clients,
         peers,
@@ -157,10 +90,9 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
         feed: Arc::clone(&feed),
         unsent: unsent.clone(),
         statuses: SingleFlight::default(),
-        names: Arc::clone(&names),
-        serving: Arc::clone(&serving),
+        published: published.clone(),
     };
-    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, unsent, names, serving })
+    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, unsent, published })
 }
 
 fn writes_full() -> Refusal {
@@ -196,12 +128,12 @@ impl Handle {
     /// Whether the loop has ended its first turn.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.serving.load(Ordering::Relaxed)
+        self.published.is_serving()
     }
 
     /// Says that it has: for a loop that is none of this room's.
     pub fn begin_serving(&self) {
-        self.serving.store(true, Ordering::Relaxed);
+        self.published.begin_serving();
     }
 
     /// The change feed of this node; without asking the loop.
@@ -213,14 +145,14 @@ impl Handle {
     /// Who this node is and who leads, without asking the loop.
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
-        Arc::clone(&self.names.lock().unwrap_or_else(PoisonError::into_inner).0)
+        self.published.state()
     }
 
     /// How long ago the loop has ended its last turn; None before the first. It turns at least once a tick, unless it
     /// waits for its disk.
     #[must_use]
     pub fn silence(&self) -> Option<Duration> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).1.map(|turned| turned.elapsed())
+        self.published.age()
     }
 
     /// Whether a disk is waited for at this moment, by the loop or beside it.
@@ -248,19 +180,15 @@ impl Handle {
             _ => None,
         };
         let (reply, answer) = oneshot::channel();
-        self.client(Input::Request {
-            request,
-            deadline: self.deadline(timeout),
-            hop: Hop::Client,
-            to: 0,
-            reply: Box::new(move |result| {
-                drop(room);
-                drop(reply.send(result));
-            }),
-        })?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(Refusal::unknown(Code::Stopping, "the node stopped before it could answer")))
+        let reply = Box::new(move |result| {
+            drop(room);
+            drop(reply.send(result));
+        });
+        let deadline = self.clock.after(timeout);
+        self.client(Input::Request { request, deadline, hop: Hop::Client, to: 0, reply })?;
+        // The loop has the request: it may have been proposed before the node stopped.
+        let lost = |_| Err(Refusal::unknown(Code::Stopping, "the node stopped before it could answer"));
+        answer.await.unwrap_or_else(lost)
     }
 
     /// Reads one key.
@@ -273,19 +201,8 @@ impl Handle {
         (consistency, bounds): (Consistency, Bounds),
         timeout: Duration,
     ) -> Result<Fetched, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        let unsent = self.unsent.clone();
-        self.client(Input::Read {
-            key,
-            consistency,
-            bounds,
-            deadline: self.deadline(timeout),
-            reply: Box::new(move |result| {
-                let lying = unsent.add(result.as_ref().map_or(0, Fetched::bytes));
-                drop(reply.send((result, lying)));
-            }),
-        })?;
-        answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
+        let deadline = self.clock.after(timeout);
+        self.ask_state(Fetched::bytes, |reply| Input::Read { key, consistency, bounds, deadline, reply }).await
     }
 
     /// Reads a page of keys.
@@ -298,19 +215,8 @@ impl Handle {
         (consistency, bounds): (Consistency, Bounds),
         timeout: Duration,
     ) -> Result<Listed, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        let unsent = self.unsent.clone();
-        self.client(Input::List {
-            list,
-            consistency,
-            bounds,
-            deadline: self.deadline(timeout),
-            reply: Box::new(move |result| {
-                let lying = unsent.add(result.as_ref().map_or(0, Listed::bytes));
-                drop(reply.send((result, lying)));
-            }),
-        })?;
-        answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
+        let deadline = self.clock.after(timeout);
+        self.ask_state(Listed::bytes, |reply| Input::List { list, consistency, bounds, deadline, reply }).await
     }
 
     /// Takes a checkpoint of the state machine now.
@@ -318,8 +224,8 @@ impl Handle {
     /// # Errors
     /// [`Refusal`] where that takes too long.
     pub async fn snapshot(&self, timeout: Duration) -> Result<(), Refusal> {
+        let deadline = self.clock.after(timeout);
         let (reply, answer) = oneshot::channel();
-        let deadline = self.deadline(timeout);
         self.client(Input::Snapshot { deadline, reply: Box::new(|result| drop(reply.send(result))) })?;
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
@@ -348,9 +254,7 @@ impl Handle {
     /// # Errors
     /// [`Refusal`] where the node is stopping.
     pub async fn who_am_i(&self) -> Result<WhoAmI, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.deliver(Input::WhoAmI { reply: Box::new(|me| drop(reply.send(me))) }).await;
-        answer.await.map_err(|_| stopping())
+        self.ask(|reply| Input::WhoAmI { reply }).await
     }
 
     /// What this node knows of the voter that asks.
@@ -358,9 +262,7 @@ impl Handle {
     /// # Errors
     /// [`Refusal`] where the node is stopping, or of another cluster.
     pub async fn probe(&self, probe: Probe) -> Result<ProbeReply, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.deliver(Input::Probe { probe, reply: Box::new(|result| drop(reply.send(result))) }).await;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        self.ask(|reply| Input::Probe { probe, reply }).await?
     }
 
     /// Hands a leader's wish to adopt this node to the loop.
@@ -368,9 +270,7 @@ impl Handle {
     /// # Errors
     /// [`Refusal`] with the reason why the node stays what it is.
     pub async fn adopt(&self, adopt: JoinOffer) -> Result<JoinAccepted, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.deliver(Input::JoinOffer { adopt, reply: Box::new(|result| drop(reply.send(result))) }).await;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        self.ask(|reply| Input::JoinOffer { adopt, reply }).await?
     }
 
     /// Hands the loop something that a peer or a background job brought, waiting while its queue is full. After the loop's end
@@ -390,6 +290,29 @@ impl Handle {
         self.peers.try_send(input).is_ok()
     }
 
+    /// Asks the loop for what it knows, in the queue of peers.
+    async fn ask<T: Send + 'static>(&self, input: impl FnOnce(Reply<T>) -> Input) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.deliver(input(Box::new(|told| drop(reply.send(told))))).await;
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// Asks the loop for a part of the state, in the queue of clients. The bytes of the result, by `bytes`, count as unsent
+    /// until the caller has taken it.
+    async fn ask_state<T: Send + 'static>(
+        &self,
+        bytes: fn(&T) -> usize,
+        input: impl FnOnce(Reply<Result<T, Refusal>>) -> Input,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let unsent = self.unsent.clone();
+        self.client(input(Box::new(move |result: Result<T, Refusal>| {
+            let counted = unsent.add(result.as_ref().map_or(0, bytes));
+            drop(reply.send((result, counted)));
+        })))?;
+        answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
+    }
+
     fn client(&self, input: Input) -> Result<(), Refusal> {
         self.clients.try_send(input).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::not_applied(
@@ -398,9 +321,5 @@ impl Handle {
             ),
             mpsc::error::TrySendError::Closed(_) => stopping(),
         })
-    }
-
-    fn deadline(&self, timeout: Duration) -> Millis {
-        self.clock.after(timeout)
     }
 }
