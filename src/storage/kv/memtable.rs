@@ -74,6 +74,8 @@ impl Buffered {
 
     /// Estimates the file bytes that a flush and a sync take.
     fn pending_bytes(&self) -> u64 {
+        // Flushed is not written: sled buffers segments, so the space is still free for statvfs and promised already.
+        // At most a few segments are, hence the bound.
         let unsynced = FILE_BYTES_PER_BYTE * (self.flushed - self.synced);
         FILE_BYTES_PER_BYTE * self.flush_bytes + unsynced.min(MAX_SYNC_BYTES)
     }
@@ -147,7 +149,9 @@ impl Memtable {
         buffered.bytes = 0;
         buffered.flushed += std::mem::take(&mut buffered.flush_bytes);
         // Whole and in one batch, so that the tree is always the state at some applied index.
+        // Five puts of one key between two flushes are one change: the map holds the last value of each key.
         let batch = Batch { changes: std::mem::take(&mut buffered.changes).into_iter().collect() };
+        // Without a snapshot the batch is moved into the tree and not copied.
         let Some(snapshot) = &buffered.snapshot else { return self.db.write(batch) };
         self.db.write(batch.clone())?;
         // Only after the write, when the tree shows all of it: the snapshot is exact because of this order.

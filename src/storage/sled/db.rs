@@ -62,6 +62,8 @@ impl SledDb {
         drop(running);
         match answer {
             Ok(Ok(value)) => Ok(value),
+            // Poisoned, because after a failed fdatasync the kernel may have dropped the dirty pages: a second sync
+            // could succeed without the data being on the disk.
             Ok(Err(error)) => {
                 self.poison.set(false);
                 Err(translate(error, what, &self.name, &self.dir))

@@ -73,6 +73,7 @@ impl Watchdog {
         drop(std::thread::Builder::new().name("storage-watch".into()).spawn(move || {
             while let Some(watchdog) = weak.upgrade() {
                 watchdog.check_once();
+                // Dropped before the sleep, or the engine would stay alive, with its lock, for up to half a second.
                 drop(watchdog);
                 std::thread::sleep(CHECK_INTERVAL);
             }
