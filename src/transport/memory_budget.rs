@@ -61,6 +61,7 @@ impl Budget {
     pub async fn reserve(&self, share: &ConnectionShare, is_member: bool, bytes: usize) -> BudgetPermit {
         let pool = if is_member { &self.members } else { &self.others };
         // The semaphores are never closed, so this always succeeds.
+        // In this order: a connection that waits for its own share holds nothing of the pool meanwhile.
         let own = Arc::clone(&share.0).acquire_many_owned(units(bytes)).await.ok();
         let all = Arc::clone(pool).acquire_many_owned(units(bytes)).await.ok();
         BudgetPermit { bytes, _permits: [own, all] }

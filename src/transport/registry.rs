@@ -259,6 +259,7 @@ impl Registry {
         let (mut table, mut peers_changed) = (self.table.subscribe(), self.peers_changed.subscribe());
         loop {
             // A peer that has just entered the table is recorded.
+            // Subscribed first, checked second: a change between the two wakes the wait below.
             if let Err(Denial::Conflict(conflict)) = self.record_peer(raft_id, boot_history, true).await {
                 return conflict;
             }
@@ -314,6 +315,8 @@ impl Registry {
     #[must_use]
     pub fn register_inbound(&self, hello: &Hello, queue: mpsc::Sender<Frame>) -> Option<UnlistedPeerGuard<'_>> {
         let mut directory = self.directory();
+        // A dialled member is answered on the connection that leads to it; what it reports as its address only makes it
+        // be dialled there, too.
         if let Some(peer_address) = directory.dialled.get(&hello.from) {
             peer_address.send_modify(|peer_address| peer_address.set_self_reported(&hello.raft_address));
             return None;

@@ -192,6 +192,8 @@ impl Reader<'_> {
             let detail = "the receiving node does not list the forwarding node as a member yet; try again in a moment";
             return Err(Refusal::not_applied(Code::NoLeader, detail));
         }
+        // Two bounds, both held until the reply is written: 1 024 requests of this connection, and the bytes of all
+        // forwarded writes.
         let permit = Arc::clone(&self.in_flight).try_acquire_owned();
         match (permit, self.registry.handle.reserve_forwarded(bytes)) {
             (Ok(permit), Some(bytes)) => Ok((permit, bytes)),
@@ -238,6 +240,8 @@ impl Writer<'_> {
             };
             writer.write_all(&frame.encode()?).await?;
         }
+        // Replies that the loop has given already are still sent: their requests are done, and the peer would call them
+        // unknown.
         while let Ok((token, result, _permit)) = self.replies.try_recv() {
             writer.write_all(&Frame::Reply { token, result }.encode()?).await?;
         }
