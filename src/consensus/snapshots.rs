@@ -114,6 +114,8 @@ impl Snapshots {
         let Some((_, began)) = self.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         self.syncing = None;
         core.state_machine.synced();
+        // Order: the state machine is durable up to `mark` (that is why this is called), the journal records it
+        // durably, and only then may entries go. A crash in between finds the old checkpoint and the whole log.
         let behind = self.keep_from(core, mark.0);
         let log = core.raw.mut_store();
         let hard_state = log.hard_state.clone();
@@ -132,6 +134,8 @@ impl Snapshots {
     /// and, so that large values do not fill the disk, by the bytes between two checkpoints.
     fn keep_from(&self, core: &Core, mark: u64) -> u64 {
         let journal = &core.raw.store().journal;
+        // Example: a checkpoint at 50 000, bounds of 10 000 entries and 64 MiB. Entries of 1 KiB: the log goes up to 40
+        // 000, since 10 000 of them are 10 MiB. Entries of 1 MiB: it goes up to 49 936.
         let bound = journal.bytes_after(mark) + core.options.snapshot_every_bytes;
         // Binary search for the first index behind which the log is no longer than the bound.
         let (mut low, mut high) = (mark.saturating_sub(core.options.snapshot_keep_entries), mark);
@@ -144,6 +148,7 @@ impl Snapshots {
 
     /// Begins a checkpoint where one is due, and compacts a little.
     pub fn run_snapshots(&mut self, core: &mut Core) -> Result<(), Error> {
+        // Here and not in `begin_stream`: that runs between a Ready and its advance, where nothing may be stepped.
         if let Some((to, reason)) = self.stillborn.take() {
             self.stream_ended(core, to, Err(reason));
         }
@@ -200,6 +205,8 @@ impl Snapshots {
     }
 
     fn compact(&mut self, core: &mut Core) -> Result<(), Error> {
+        // What a stream under way will need of the log: its receiver goes on from the index where the snapshot ends,
+        // which is at least the one where it began. A log over 1 GiB or a disk that is nearly full outweighs that.
         let mut target = self.compact_to;
         let copy = self.stream.as_ref().map(|stream| stream.index);
         let after = self.pinned.map(|(index, _)| index);
@@ -272,6 +279,7 @@ impl Snapshots {
             }
             Err(reason) => {
                 let failures = self.failures.entry(to).or_default();
+                // 1, 2, 4, 8, 16, 32, 60, 60, ... seconds.
                 let pause = (PAUSES.0 << (*failures).min(6)).min(PAUSES.1);
                 *failures += 1;
                 warn!(core.log, "snapshot stream failed"; "to" => name, "reason" => &reason, "ms" => ms, "next_in_ms" => pause);

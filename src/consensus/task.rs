@@ -89,15 +89,22 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         let mut names = driver.names(&Names::default());
         inbox.publish(names.clone());
         let mut ticks = interval(tick);
+        // After a stall of 2 s one tick comes at once and the next one a full tick later, not twenty in a row; the
+        // driver counts what was missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !driver.stopped() {
             tokio::select! {
+                // The order of the arms is a priority. A tick first, so heartbeats leave however full the queues are.
+                // Peers before clients: an acknowledgement completes a write, a new write only makes more of them. The
+                // last arm never waits: it is for what the last turn has left over.
                 biased;
                 _ = ticks.tick() => driver.tick(clock.now())?,
                 Some(input) = inbox.peers.recv() => driver.handle(clock.now(), input)?,
                 Some(input) = inbox.clients.recv() => driver.handle(clock.now(), input)?,
                 () = std::future::ready(()), if driver.has_work() => {}
             }
+            // Group commit: what came while the last turn synced is handled first, and all of it goes into one record
+            // with one sync.
             drain(&mut driver, &mut inbox, &mut full, &log)?;
             driver.turn(clock.now())?;
             names = driver.names(&names);
@@ -183,6 +190,8 @@ impl Background for Threads {
         let handle = self.handle.clone();
         let log = self.log.clone();
         let job = move || {
+            // After the scan the loop has its answer, and the sender of the stream sees a failure itself: it is only
+            // logged.
             let mut told = false;
             loop {
                 match spooler.wait() {

@@ -44,6 +44,10 @@ impl Core {
     pub(crate) fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
         let log = self.raw.mut_store();
         // The others may have committed what this node has not synced; they have it then.
+        // Worked example: voters 1 and 2, and 1 leads and removes 2 by entry 9. Node 2 hears that 9 is committed and
+        // votes no more. Node 1 crashes with a commit of 8 on its disk. It comes back, still counts 2 as a voter, and
+        // waits for its vote for ever. With a commit of 9 on the disk it applies the removal at its start and leads
+        // alone.
         let index = index.min(log.journal.last_index());
         if log.journal.hard_state().commit >= index {
             return Ok(());

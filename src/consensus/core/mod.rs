@@ -128,6 +128,7 @@ impl Core {
         let (raw, state_machine) = raw_node(raft_id, incarnation, &self.options, &self.log, &self.raft_log)?;
         let raw = std::mem::replace(&mut self.raw, raw);
         let state_machine = std::mem::replace(&mut self.state_machine, state_machine);
+        // Not dropped here: closing two databases flushes them, which takes longer than a turn may.
         self.unused.push(Box::new((raw, state_machine)));
         self.raw.mut_store().now = self.now;
         Ok(())

@@ -17,6 +17,8 @@ impl Core {
     /// Whether raft would take a membership change as one: this node leads, has applied its whole log, and nothing is
     /// pending.
     pub(crate) fn can_change(&self) -> bool {
+        // Raft silently puts an empty entry in the place of a change while another one may be pending, and drops a
+        // proposal during a transfer.
         let raft = &self.raw.raft;
         self.leads()
             && raft.apply_to_current_term()
@@ -42,6 +44,8 @@ impl Core {
         Changer::new(self.raw.raft.prs()).simple(&[single]).map_err(|error| {
             Refusal::not_applied(Code::BadRequest, format!("raft would refuse this membership change: {error}"))
         })?;
+        // Two halves of one entry: `data` is what raft makes of it, `context` what the member table does. `entry_codec`
+        // checks that both mean the same.
         let mut conf_change = ConfChange::default();
         conf_change.set_change_type(kind);
         conf_change.node_id = raft_id;

@@ -49,6 +49,7 @@ impl TurnBudget {
 
     /// The work of the next piece, or None where the turn has done enough.
     pub fn piece(&self, measured: Millis) -> Option<usize> {
+        // 800 KiB of work in 8 pieces of 100 KiB: a turn stops after 8 of them, or after 4 that take 5 ms each.
         let goes_on = self.pieces == 0 || (self.work > 0 && !self.is_late(measured));
         goes_on.then_some(self.piece)
     }

@@ -40,6 +40,11 @@ impl Driver {
     /// The flip to a new, empty incarnation; durable on return. What this node was is kept until the cluster's state
     /// has arrived.
     pub(crate) fn become_adopted(&mut self, accepted: Accepted) -> Result<(), Error> {
+        // The order, and what a crash after each step leaves:
+        //    1 refuse every request                the node is what it was
+        //    2 new folder, rename of `identity`    the node joins at its next start; the old incarnation is kept
+        //    3 swap raft and state machine         as 2
+        //    4 answer the leader                   as 2: if the answer is lost, the leader asks again, or the node goes back
         let (Accepted { adopt, reply }, busy) = (accepted, self.busy());
         let keys = self.core.state_machine.keys();
         let standalone = self.joiner.standing(&self.core, busy) == NodeKind::Standalone;
@@ -62,6 +67,7 @@ impl Driver {
 
     /// Ends this node's part in its cluster; durable on return.
     pub(crate) fn become_removed(&mut self) -> Result<(), Error> {
+        // Durable before a request is answered: after a crash this node must not come back as a member.
         self.core.data_dir.update(|identity| identity.removed = true)?;
         self.core.phase = Phase::Removed;
         self.verification = Verification::default();
@@ -99,6 +105,8 @@ impl Driver {
     fn swap(&mut self, incarnation: Incarnation) -> Result<(), Error> {
         self.core.swap(incarnation)?;
         self.committed.clear();
+        // Everything that was derived from the old log begins anew. The counters of tokens and read contexts go on, so
+        // that no number is used twice.
         self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.core.raw.raft.term };
         self.reads.renew((self.core.raft_id(), self.core.options.nonce));
         self.lag = Lag::default();
@@ -114,6 +122,7 @@ impl Driver {
         self.joiner.swapped(self.core.now);
         self.core.feed.begin(self.core.state_machine.applied().0, self.core.options.history);
         self.core.publish();
+        // Last: only now nothing of the old incarnation is in use.
         self.core.discard_garbage()
     }
 
@@ -127,6 +136,7 @@ impl Driver {
             info!(self.core.log, "the join has brought the cluster's state; what this node was is removed";
                 "cluster_id" => previous.cluster_id, "raft_id" => previous.raft_id);
         }
+        // Until here the node could go back: from this update on the previous incarnation is garbage.
         self.core.data_dir.commit_join()
     }
 
@@ -137,6 +147,7 @@ impl Driver {
         received: ReceivedSnapshot,
         reply: Reply<Result<(), InstallError>>,
     ) -> Result<(), Error> {
+        // What was stepped before is carried out first, so the checks below look at the present state.
         let fits = message.get_msg_type() == MessageType::MsgSnapshot && message.to == self.core.raft_id();
         if fits {
             self.turn(self.core.now)?;
@@ -157,11 +168,14 @@ impl Driver {
         }
         self.live.contacted(&self.core, message.from);
         let metadata = message.get_snapshot().get_metadata().clone();
+        // Set before the step: the turn below takes it where raft wants the snapshot installed.
         self.installing = Some((received, reply));
         let stepped = self.core.raw.step(message);
         let offered = self.core.raw.snap().is_some_and(|snapshot| snapshot.get_metadata() == &metadata);
         if !offered && let Some((received, reply)) = self.installing.take() {
             self.core.discard(received);
+            // Raft did not want it. If this node has the state already (the log was faster), the sender is told that
+            // all is well, and goes on with entries.
             let behind = self.core.state_machine.applied().0 < metadata.index
                 && self.core.raw.raft.raft_log.committed < metadata.index;
             let detail = format!("raft did not take the copy at {}: {stepped:?}", metadata.index);
@@ -177,6 +191,8 @@ impl Driver {
 
     pub(crate) fn stop(&mut self, deadline: Millis) {
         self.core.stop_by = Some(deadline);
+        // What was proposed or sent on may still be decided before the deadline; the loop ends when nothing of it is
+        // left.
         self.refuse_undispatched(refusals::stopping);
         if self.core.leads()
             && let Some(successor) = self.live.successor(&self.core)
@@ -203,6 +219,7 @@ impl Driver {
     pub fn finish(&mut self) -> Result<(), Error> {
         self.refuse_everything(refusals::stopping);
         self.core.state_machine.abort_snapshot();
+        // The journal first: the state machine may be behind the log after a crash, but not ahead of it.
         self.core.raw.mut_store().journal.sync()?;
         self.core.state_machine.db()?.sync()
     }

@@ -183,15 +183,19 @@ impl Driver {
     /// [`Error`]: poisoned.
     pub fn tick(&mut self, now: Millis) -> Result<(), Error> {
         self.core.at(now);
+        // First of all: a node whose directory was removed neither campaigns nor sends a heartbeat any more.
         self.core.data_dir.engine().check()?;
         let missed = self.core.now.saturating_sub(std::mem::replace(&mut self.ticked, self.core.now))
             / self.core.options.tick_ms;
         let most = if self.core.leads() { self.core.options.heartbeat_ticks as u64 } else { 1 };
+        // A leader that was stopped for 3 ticks of a heartbeat every 2 makes up for 2, so the heartbeat leaves at once.
+        // A follower makes up for none: it would count ticks in which it could not have heard its leader, and campaign.
         for _ in 0..missed.clamp(1, most.max(1)) {
             if self.core.phase == Phase::Member && !self.verification.holds_raft() {
                 self.core.raw.tick();
             }
         }
+        // Before all that follows: it may say that this node was removed.
         let verdict = self.verification.tick_verification(&mut self.core)?;
         self.follow(verdict)?;
         self.commit_discovery.discover_commit(&mut self.core, &self.live);
@@ -207,6 +211,7 @@ impl Driver {
         self.membership.expire_membership(context!(self));
         let busy = self.busy();
         self.joiner.tick_joiner(&mut self.core, &self.live, busy);
+        // Behind all that looks at the present incarnation, because it may replace that.
         if let Some(reason) = self.joiner.goes_back(&self.core, &self.live) {
             self.go_back(reason)?;
         }

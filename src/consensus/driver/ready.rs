@@ -44,10 +44,16 @@ impl Driver {
         self.core.at(now);
         let before = self.core.marks();
         self.core.budget = TurnBudget::new(self.core.background.now(), self.core.now, self.core.options.apply_work);
+        // Everything that proposes or steps stands before `ready()`, or behind the advance at the end of `process`.
+        // What is proposed here leaves with one Ready: one record, one sync, one round of messages, and the heartbeats
+        // of the reads among them.
         self.proposals.propose_writes(context!(self));
         self.drive_membership();
         self.clock.expire_keys(&mut self.core, &self.voter_disk_space)?;
         self.reads.issue_read_index(&mut self.core);
+        // What the last turn has left is applied before a Ready adds to it, so entries keep their order. Where the
+        // budget is spent with that, one Ready is taken all the same and its entries wait: its messages and its sync
+        // must not wait for the state machine.
         let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
         let mut goes_on = self.apply_committed()?;
         while left > 0
@@ -65,13 +71,18 @@ impl Driver {
             self.reads.issue_read_index(&mut self.core);
         }
         self.core.pass();
+        // Behind all that applies, so a read that is answered here sees every write that was answered before it.
         self.lag.note_applied(&self.core);
         self.reads.release_reads(view!(self))?;
         self.proposals.answer_visible(context!(self));
+        // May step raft (the report of a stream), so it stands behind the last advance. A checkpoint begins at what
+        // this turn applied.
         self.snapshots.run_snapshots(&mut self.core)?;
         self.core.feed.stand(self.footing());
         let after = self.core.marks();
         debug_assert!(after.term >= before.term && after.commit >= before.commit && after.applied >= before.applied);
+        // The journal could not be read while raft asked for entries. Raft has seen `Unavailable` and gone on; the node
+        // ends here.
         match self.core.raw.store().broken.borrow_mut().take() {
             Some(failure) => Err(failure),
             None => Ok(()),
@@ -103,6 +114,8 @@ impl Driver {
             let metadata = ready.snapshot().get_metadata().clone();
             self.take_snapshot(metadata.index, metadata.term, &hard_state)?;
         }
+        // The install has written the hard state with its reset record; entries behind a snapshot need a record of
+        // their own.
         let recorded = !ready.snapshot().is_empty() && ready.entries().is_empty();
         if plant::is(Plant::AnswerBeforeSync) && !self.core.leads() {
             let answers = ready.take_persisted_messages();
@@ -150,10 +163,13 @@ impl Driver {
             // A change of the membership stands alone: raft is told of it once, when it is applied.
             let plain = || self.committed.iter().take(ENTRIES_PER_PIECE).take_while(|entry| !is_change(entry)).count();
             let count = if is_change(first) { 1 } else { plain() };
+            // The piece ends where the leader has told a digest, so that both are of the same index.
             let count = self.digests.before_comparison(first, count);
             let mut entries: Vec<_> = self.committed.drain(..count).collect();
             let done = self.apply(&entries, most_work)?;
             self.core.budget.spend(self.core.state_machine.work());
+            // 256 entries were taken and the state machine stopped after 100: the other 156 go back to the front, in
+            // their order.
             entries.drain(..done);
             entries.into_iter().rev().for_each(|entry| self.committed.push_front(entry));
             if self.core.phase == Phase::Removed {
@@ -165,6 +181,7 @@ impl Driver {
             let comparison = self.digests.compare_awaited(&self.core);
             self.compared(comparison);
         }
+        // Raft takes in that a change is applied, without which it takes no further one.
         self.core.raw.advance_apply_to(self.core.state_machine.applied().0);
         let whole = self.committed.is_empty();
         // Raft hands out as little as it can while there is enough to do.
@@ -205,6 +222,9 @@ impl Driver {
         self.core.state_machine.abort_snapshot();
         // What was not applied yet is in the snapshot.
         self.committed.clear();
+        // The record of the journal is the commit point. Before it a crash leaves the old state, and the received one
+        // is garbage. After it the new state is in use, and the next start does what is left of the steps below
+        // (`DataDir::open`).
         let (generation, state_machine) = received.take();
         let log = self.core.raw.mut_store();
         log.journal.install(index, term, generation, &hard_state)?;
@@ -235,6 +255,7 @@ impl Driver {
         );
         let mut batch = Vec::with_capacity(entries.len());
         let mut removed = Vec::new();
+        // Raft first, entry by entry: a membership entry stores the configuration that results from it.
         let mut table_changed = false;
         for entry in entries {
             let operation = self.core.operation(entry)?;
@@ -266,6 +287,9 @@ impl Driver {
         if table_changed {
             self.core.keep_commit(self.core.state_machine.applied().0)?;
         }
+        // Order: events, so that a writer who then watches finds its own; the commit of a membership change, so that
+        // none is reported that a crash could undo; the answers; and last what may end this node's part in the cluster,
+        // its own removal.
         self.wake(entries, written, last_term);
         if before.is_some_and(|before| before != *self.core.state_machine.members()) {
             self.members_changed(&removed)?;
@@ -275,6 +299,8 @@ impl Driver {
 
     fn wake(&mut self, entries: &[Entry], written: Vec<Written>, mut last_term: u64) {
         for (entry, written) in entries.iter().zip(written) {
+            // The first entry of a higher term proves the loss of proposals at its index and above; they are tried
+            // again before its own waiter is answered.
             if entry.term > last_term {
                 last_term = entry.term;
                 self.proposals.requests_lost(context!(self), entry.term, entry.index);

@@ -75,6 +75,8 @@ impl Driver {
 
     /// The node at an address has said who it is, as a membership request or the joiner had asked.
     pub(crate) fn identified(&mut self, token: u64, result: Result<WhoAmI, Refusal>) -> Result<(), Error> {
+        // Membership asks as a leader, the joiner as a candidate for another cluster: the token says whose question it
+        // was.
         let unclaimed = self.membership.identified(context!(self), token, result);
         self.follow_membership();
         let (Some(result), busy) = (unclaimed, self.busy()) else { return Ok(()) };
@@ -106,6 +108,8 @@ impl Driver {
         let members =
             table.iter().map(|m| format!("{} {:?} at {}", m.name, m.role, m.raft_address)).collect::<Vec<_>>();
         info!(self.core.log, "members"; "index" => self.core.state_machine.applied().0, "are" => members.join(", "));
+        // After its own removal this node is published as removed (`become_removed`); what else the batch removed is no
+        // matter of it.
         for raft_id in removed {
             if *raft_id == self.core.raft_id() {
                 return self.become_removed();

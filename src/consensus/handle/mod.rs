@@ -243,6 +243,8 @@ impl Handle {
     /// # Errors
     /// [`Refusal`], which says whether the request may still take effect.
     pub async fn request(&self, request: Request, timeout: Duration) -> Result<Answer, Refusal> {
+        // Released by the reply and not by this future: a client that hangs up leaves its write in the queue and in the
+        // log.
         let room = match &request {
             Request::Write(write) => Some(self.own_writes.reserve(write.size()).ok_or_else(writes_full)?),
             _ => None,
@@ -281,6 +283,8 @@ impl Handle {
             bounds,
             deadline: self.deadline(timeout),
             reply: Box::new(move |result| {
+                // Counted until the caller has taken the result: while many values wait to be taken, the loop answers
+                // fewer reads.
                 let lying = unsent.add(result.as_ref().map_or(0, Fetched::bytes));
                 drop(reply.send((result, lying)));
             }),

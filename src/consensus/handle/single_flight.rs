@@ -32,6 +32,8 @@ impl SingleFlight {
     pub(crate) fn join(&self) -> (oneshot::Receiver<Option<Arc<Status>>>, Option<AskTicket>) {
         let (told, answer) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Three callers in one turn are one question to the loop. A fourth that comes after its answer asks anew,
+        // because the answer must be younger than the question.
         waiting.push(told);
         (answer, (waiting.len() == 1).then(|| AskTicket(self.clone())))
     }

@@ -48,6 +48,8 @@ impl CatchUp {
     /// Looks at a learner that has the log up to `matched` while it ends at `last`; a round may take less than
     /// `within`.
     pub fn look(&mut self, learner: u64, (matched, last): (u64, u64), now: Millis, within: Millis) -> Look {
+        // Worked example, election timeout 1 s. Round 1: the log ends at 9 000, the learner has it 4 s later, too slow.
+        // Meanwhile the log has grown to 10 000: round 2 takes 0.5 s, and the learner has caught up.
         let first = Round { target: last, began: now, took: None, count: 0 };
         let round = self.rounds.entry(learner).or_insert(first);
         if matched < round.target {
@@ -58,6 +60,7 @@ impl CatchUp {
             return Look::CaughtUp;
         }
         *round = Round { target: last, began: now, took: Some(took), count: round.count + 1 };
+        // A round was too long, but nothing came meanwhile: the learner has the whole log.
         if matched >= last { Look::CaughtUp } else { Look::TooSlow(took) }
     }
 

@@ -40,6 +40,8 @@ impl Membership {
                 let old = *old;
                 self.propose_removal(cx, operation, old)
             }
+            // A join that was given up may have left its learner in the log; it was applied since, so the request
+            // begins again and finds it.
             Stage::Ask if cx.core.can_change() && self.name_is_taken(cx, &operation.waiting.request) => {
                 Step::Next(Stage::Start)
             }
@@ -71,6 +73,8 @@ impl Membership {
                 let (raft_id, raft_address, http_address) = (*raft_id, raft_address.clone(), http_address.clone());
                 self.propose_move(cx, operation, Command::Move { raft_id, raft_address, http_address })
             }
+            // The table said that there is nothing to do. It was read before the confirming entry was applied, so it is
+            // read again.
             Stage::Confirm { done: true } if self.table_is_as_asked(cx, &operation.waiting.request) => {
                 Step::Done(Ok(operation.answer(cx.core, false)))
             }
@@ -291,6 +295,8 @@ impl Membership {
             }
             Err(refusal) => refusal,
             Ok(_) if let Stage::Prepared { old, .. } = operation.stage => {
+                // Only now, when the joiner would come, the old bearer of its name is removed. The other way round a
+                // mistyped address would cost a voter.
                 operation.stage = Stage::Retire { old, done: false };
                 self.current = Some(operation);
                 return;
@@ -327,6 +333,7 @@ impl Membership {
 
     /// A join is given up: where its joiner was adopted and is in no entry, it is told.
     pub fn end_join(&mut self, cx: &mut Context<'_>, operation: &Operation) {
+        // Once the entry is proposed it may be committed by any leader, and the learner is a member then.
         if let Operation { stage: Stage::Add { member, done: false }, proposed: None, .. } = operation {
             self.tell_join_ended(cx, &member.raft_address, member.raft_id);
         }
@@ -367,6 +374,7 @@ impl Membership {
             operation.stage.entry_applied();
             return Step::Keep;
         }
+        // Checked again right before the proposal: a voter may have gone silent since the request came.
         let rest: Vec<u64> = cx.core.conf_voters().iter().copied().filter(|id| *id != raft_id).collect();
         if let Err(refusal) = cx.live.check_quorum(cx.core, &rest) {
             return refuse_once_settled(cx, refusal);

@@ -38,6 +38,8 @@ impl Membership {
         raft_address: &str,
         force: bool,
     ) -> Step {
+        // First by raft id: a member is the same whatever its name and address. Then by what the node is to its own
+        // cluster. The name comes last, in `check_name`, for nodes that are new here.
         let ours = who.cluster_id == cx.core.data_dir.identity().cluster_id;
         let members = cx.core.state_machine.members();
         if ours && let Some(member) = members.get(who.raft_id) {
@@ -152,6 +154,8 @@ impl Membership {
             Some(old) if old.raft_id == cx.core.raft_id() => {
                 refuse(Code::NameInUse, format!("{node_id} is the name of the leader; give this node another one"))
             }
+            // A node with another raft id answers at the address, so the old bearer of the name is not there any more.
+            // At another address it may be alive: the join waits up to 2 s for its silence.
             Some(old) if old.raft_address == raft_address => Step::Next(Stage::retire(old.raft_id)),
             Some(old) => Step::Next(Stage::Silence { old: old.raft_id, until: cx.core.now + NAME_WAIT }),
             None => match members.iter().find(|member| member.raft_address == raft_address) {

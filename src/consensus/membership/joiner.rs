@@ -107,9 +107,13 @@ impl Joiner {
     ) {
         let own_cluster = adopt.cluster_id == core.data_dir.identity().cluster_id;
         let listed = adopt.tombstones.contains(&core.raft_id());
+        // The answer to an earlier offer was lost, and the leader asks again: this node has switched already and says
+        // so once more.
         if core.phase == Phase::Joining && own_cluster && !listed {
             return reply(Ok(self.adopted(core, None)));
         }
+        // The offer says that this node was removed. It is a claim: a member waits until its own cluster has confirmed
+        // the removal.
         let removal = own_cluster && listed && self.standing(core, busy) == NodeKind::Member;
         let fit =
             if removal { self.may_consider(core, busy, &adopt) } else { self.may_be_adopted(core, live, busy, &adopt) };
@@ -269,6 +273,9 @@ impl Joiner {
         let asked = |offer: &mut ReceivedOffer| matches!(offer.waits_for, LeaderProof::Leader(asked) if asked == token);
         let ReceivedOffer { adopt, reply, .. } = self.offer.take_if(asked)?;
         let (me, address, leader) = (core.my_name(), &adopt.leader_address, &adopt.leader_name);
+        // Three checks of what answers at the advertised address: it is another node, it is that leader, and it lists
+        // this offer. Without the last one any process could make this node join in the name of a leader that never
+        // asked.
         let wrong = match result {
             Ok(who) if who.raft_id != adopt.leader_id || who.cluster_id != adopt.cluster_id => {
                 Some((Code::Unreachable, format!("another node, {}, answers there", who.node_id)))

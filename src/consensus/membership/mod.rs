@@ -136,6 +136,8 @@ impl Membership {
             self.refuse_unfinished(cx, operation);
             return None;
         }
+        // Proposed in an earlier term of this leader. The entry may have been lost with that term, so the stage goes on
+        // as if it had not been proposed; if it was applied, the stage finds that in the table.
         if operation.proposed.is_some_and(|(term, _)| term != cx.core.raw.raft.term) {
             operation.proposed = None;
         }
@@ -182,6 +184,8 @@ impl Membership {
     /// A join that waits for its learner makes way for other changes, and for other joins where the learner is silent.
     fn set_waiting_join_aside(&mut self, cx: &mut Context<'_>) {
         let Some(Operation { stage: Stage::Promote { raft_id, since }, .. }) = self.current else { return };
+        // Example: a join of n4 waits for a snapshot of 100 GB. A removal of n2 goes past it. A join of n5 waits behind
+        // n4, unless n4 has been silent for 3 s.
         let silent = cx.core.now > since + SILENT_AFTER
             && cx.live.contact.get(&raft_id).is_none_or(|heard| cx.core.now > heard + SILENT_AFTER);
         let next = self.queue.front();
@@ -195,6 +199,8 @@ impl Membership {
     /// An entry was applied that an operation may wait for.
     pub fn membership_applied(&mut self, term: u64, index: u64, is_change: bool) {
         let Some(operation) = self.current.as_mut() else { return };
+        // Raft may have put an empty entry in the place of a membership change: then the type differs, nothing was
+        // done, and the stage proposes again.
         if operation.proposed == Some((term, index)) {
             operation.proposed = None;
             if is_change == operation.stage.proposes_change() || plant::is(Plant::DroppedChangeApplied) {

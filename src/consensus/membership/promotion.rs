@@ -54,6 +54,7 @@ impl Membership {
     fn has_caught_up(&mut self, cx: &mut Context<'_>, learner: &Member) -> bool {
         let (raft_id, within) = (learner.raft_id, cx.core.election_timeout());
         let last = cx.core.raw.raft.raft_log.last_index();
+        // The time of a snapshot is no round: what is replicated behind it says how fast the link is.
         let copied = cx.core.raw.raft.prs().get(raft_id).filter(|progress| progress.state != ProgressState::Snapshot);
         let Some(matched) = copied.map(|progress| progress.matched).filter(|matched| *matched > 0) else {
             self.catch_up.forget(raft_id);

@@ -61,6 +61,7 @@ impl Membership {
         let leader = cx.core.raw.raft.leader_id;
         let Some(transfer) = &self.transfer else { return };
         let target = transfer.target;
+        // Three ends: raft gives it up after an election timeout, another node leads, or nothing is known after two.
         let given_up = cx.core.leads() && cx.core.raw.raft.lead_transferee.is_none();
         let elsewhere = leader != 0 && leader != cx.core.raft_id();
         if (given_up || elsewhere || cx.core.now >= transfer.until)

@@ -29,6 +29,8 @@ pub(super) fn refusal<'a>(
     request: &Request,
     waiting: impl Iterator<Item = &'a ClientRequest>,
 ) -> Option<Refusal> {
+    // Example: 8 MiB of writes of 1 MiB wait, the oldest for 1.2 s. One more of 1 MiB is refused, one of 100 bytes is
+    // taken.
     if bytes(request) <= SMALL_BYTES {
         return None;
     }

@@ -74,6 +74,7 @@ impl ClusterClock {
         }
         self.keep_time(core);
         let Some(first) = core.state_machine.first_expiry() else { return Ok(()) };
+        // A leader that hands over or stops proposes nothing of its own: the next one stamps and removes.
         let leaving = core.stop_by.is_some() || core.raw.raft.lead_transferee.is_some();
         // Before the first entry of its term is applied a leader does not know all that it leads.
         // Where a voter's disk is below its floor, keys stay longer; stamps wait, too, since no checkpoint compacts them.

@@ -51,6 +51,7 @@ impl VoterDiskSpace {
     pub fn tell_space(&mut self, core: &mut Core) {
         let Some(space) = core.own_space().filter(|_| core.phase == Phase::Member) else { return };
         let before = self.own.replace(space);
+        // A change of the level is told at once, everything else once a second.
         let turned = before.map_or(space.is_nearly_full(), |before| before.level_differs(space));
         if turned {
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));

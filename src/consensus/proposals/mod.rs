@@ -123,6 +123,8 @@ impl Proposals {
 
     /// Sends a request where it can be carried out.
     fn route(&mut self, cx: &mut Context<'_>, waiting: ClientRequest) {
+        // Four ways: too late; this node leads, and it is queued; a member leads or reaches the leader, and it is sent
+        // there; no way to a leader is known, and it waits for one here, until its deadline.
         if cx.core.is_late(&waiting) {
             cx.core.refuse(waiting, late());
         } else if cx.core.leads() {
@@ -158,6 +160,8 @@ impl Proposals {
     /// Whether a turn would propose writes.
     pub fn any_proposable(&self, core: &Core) -> bool {
         let log = &core.raw.raft.raft_log;
+        // Writes gather while those before them are not committed. Entry 7 is on its way; 8 to 20 come meanwhile and
+        // are proposed as one message once 7 is committed. With 1 024 of them it is worth a message of its own.
         let gathers = core.leads() && log.committed < log.last_index();
         !self.batch.is_empty() && (!gathers || self.batch.len() >= ENTRIES_PER_PROPOSAL)
     }
@@ -173,6 +177,7 @@ impl Proposals {
         self.batch = batch;
         over.into_iter().for_each(|waiting| cx.core.refuse(waiting, late()));
         self.refuse_what_grows(cx);
+        // One stamp for all: they become part of the log in the same moment.
         let (mut entries, mut bytes, stamp) = (Vec::new(), 0, cx.clock.stamp(cx.core));
         for waiting in &self.batch {
             if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {
@@ -223,6 +228,7 @@ impl Proposals {
             group.into_iter().for_each(|waiting| cx.core.refuse(waiting, full.clone()));
             return;
         }
+        // Raft has appended the group at the end of its log: three entries and an end of 20 are 18, 19 and 20.
         let (term, last) = (cx.core.raw.raft.term, cx.core.raw.raft.raft_log.last_index());
         let first = last + 1 - group.len() as u64;
         for (index, waiting) in (first..).zip(group) {
@@ -243,6 +249,8 @@ impl Proposals {
     }
 
     pub fn requests_hidden(&mut self, cx: &mut Context<'_>, index: u64, term: u64) {
+        // The snapshot holds everything up to `index`, and does not say which entries those were. A waiter at or below
+        // it may have been applied or lost.
         for waiting in self.waiters.hidden(index) {
             cx.core.refuse(waiting, undecided());
         }
@@ -252,6 +260,13 @@ impl Proposals {
     /// The leader, or the connection to it, has answered a request that was sent on.
     pub fn forward_ended(&mut self, cx: &mut Context<'_>, token: u64, result: Result<Answer, Refusal>) {
         let Some((to, waiting)) = self.forwarded.remove(&token) else { return };
+        // Which failures are tried again:
+        //    outcome        code                              write      membership change
+        //    not_applied    no leader, stopping, removed,     again      again
+        //                   joining
+        //    not_applied    any other                         refused    refused
+        //    unknown        timeout, join unfinished          refused    again: it finds in the table what was done
+        //  A transfer is like a write: twice is not the same as once.
         match result {
             Ok(answer) if waiting.hop == Hop::Relay => (waiting.reply)(Ok(answer)),
             // Whether it is tried again is for the node to say whose client waits.

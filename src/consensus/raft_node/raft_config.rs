@@ -26,6 +26,7 @@ const IN_FLIGHT: (usize, usize) = (8, 128);
 /// Returns how many appends may be on their way to one follower. Raft counts them and not their bytes, so each counts as the
 /// largest that is common: a full one, or one entry with the largest value.
 fn in_flight(options: &Options) -> usize {
+    // 64 MiB for a follower and values of 1 MiB: 64 appends. Values of 8 MiB: 8, the least.
     let largest = MESSAGE_BYTES.max(options.limits.value_bytes);
     (options.follower_bytes / largest).clamp(IN_FLIGHT.0, IN_FLIGHT.1)
 }

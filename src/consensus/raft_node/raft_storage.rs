@@ -84,6 +84,9 @@ impl raft::Storage for RaftStorage {
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // Raft asks in the middle of a step. `SnapshotTemporarilyUnavailable` makes it ask again with the next message
+        // to the follower. `Ok` moves the follower into the state Snapshot, which only a report ends: from here on a
+        // stream must begin.
         let waits = self.not_before.get(&to).is_some_and(|until| self.now < *until);
         if self.streaming.get() || waits || self.applied.0 < request_index {
             return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
