@@ -67,7 +67,7 @@ pub(crate) struct Snapshots {
     /// The index that a snapshot just sent still needs, and until when it is kept.
     pinned: Option<(u64, Millis)>,
     /// A stream that could not begin: its receiver, and why. Raft is told after the turn's Ready.
-    stillborn: Option<(u64, String)>,
+    failed_start: Option<(u64, String)>,
     /// Failures in a row, by follower.
     failures: BTreeMap<u64, u32>,
     /// Whether a checkpoint waits for disk space, as the log says.
@@ -93,7 +93,7 @@ impl Snapshots {
         self.waiting.push((deadline, reply));
     }
 
-    fn begin_cut(&mut self, core: &mut Core) -> Result<(), Error> {
+    fn begin_checkpoint(&mut self, core: &mut Core) -> Result<(), Error> {
         let mark = core.state_machine.applied();
         info!(core.log, "snapshot begun"; "index" => mark.0);
         self.syncing = Some((mark, core.now));
@@ -149,7 +149,7 @@ impl Snapshots {
     /// Begins a checkpoint where one is due, and compacts a little.
     pub fn run_snapshots(&mut self, core: &mut Core) -> Result<(), Error> {
         // Here and not in `begin_stream`: that runs between a Ready and its advance, where nothing may be stepped.
-        if let Some((to, reason)) = self.stillborn.take() {
+        if let Some((to, reason)) = self.failed_start.take() {
             self.stream_ended(core, to, Err(reason));
         }
         let (mark, _) = core.raw.store().journal.checkpoint();
@@ -160,7 +160,7 @@ impl Snapshots {
         let wanted = due || !self.waiting.is_empty();
         let waits = self.waits_for_space(core, wanted);
         if wanted && !waits && self.syncing.is_none() && core.phase == Phase::Member {
-            self.begin_cut(core)?;
+            self.begin_checkpoint(core)?;
         }
         let now = core.now;
         for (_, reply) in self.waiting.extract_if(.., |(deadline, _)| *deadline <= now) {
@@ -208,10 +208,10 @@ impl Snapshots {
         // What a stream under way will need of the log: its receiver goes on from the index where the snapshot ends,
         // which is at least the one where it began. A log over 1 GiB or a disk that is nearly full outweighs that.
         let mut target = self.compact_to;
-        let copy = self.stream.as_ref().map(|stream| stream.index);
+        let streaming = self.stream.as_ref().map(|stream| stream.index);
         let after = self.pinned.map(|(index, _)| index);
         let is_tight = core.own_space().is_some_and(DiskSpace::is_nearly_full);
-        for pin in [copy, after].into_iter().flatten() {
+        for pin in [streaming, after].into_iter().flatten() {
             if !is_tight && core.raw.store().journal.bytes_after(pin) < PIN_BYTES {
                 target = target.min(pin);
             }
@@ -229,7 +229,7 @@ impl Snapshots {
         let (token, index) = (core.token(), core.state_machine.applied().0);
         self.stream = Some(Stream { token, to, index, began: core.now });
         if is_below_floor(core) {
-            self.stillborn = Some((to, "the sender's disk is almost full (storage.reserve_mb)".into()));
+            self.failed_start = Some((to, "the sender's disk is almost full (storage.reserve_mb)".into()));
             return Ok(());
         }
         match core.data_dir.engine().scratch() {
@@ -241,7 +241,7 @@ impl Snapshots {
                 core.background.spool(token, spooler);
                 core.outbox.stream(to, message, reader);
             }
-            Err(failure) => self.stillborn = Some((to, failure.to_string())),
+            Err(failure) => self.failed_start = Some((to, failure.to_string())),
         }
         Ok(())
     }
@@ -294,12 +294,12 @@ impl Snapshots {
     /// Answers a peer that wants to send a snapshot, which only the leader has a reason to; whether one is taken.
     pub fn receive(core: &mut Core, from: u64, reply: Reply<Result<SnapshotTarget, InstallError>>) -> bool {
         if !matches!(core.phase, Phase::Member | Phase::Joining) || core.stop_by.is_some() {
-            reply(Err(InstallError("this node takes no copy now".into())));
+            reply(Err(InstallError("this node takes no snapshot now".into())));
             return false;
         }
         if from != core.raw.raft.leader_id {
             warn!(core.log, "a snapshot is refused"; "from" => core.name_of(from), "reason" => "it is not the leader");
-            reply(Err(InstallError("a copy is taken from the present leader alone".into())));
+            reply(Err(InstallError("a snapshot is taken from the present leader alone".into())));
             return false;
         }
         info!(core.log, "receiving a snapshot"; "from" => core.name_of(from));

@@ -54,7 +54,6 @@ impl LogLimit {
             suppressed: 0,
             burst_left: BURST,
         });
-        // One reason without an end is logged 8 times at once, then after 1, 2, 4, 8, 16, 16, ... seconds.
         let quiet_for = now.duration_since(limit.last);
         if quiet_for >= limit.interval * 2 {
             (limit.burst_left, limit.interval) = (BURST, MIN_INTERVAL);

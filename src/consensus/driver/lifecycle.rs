@@ -1,13 +1,13 @@
-//! Changes of what this node is: adopted by a cluster, back to what it was, removed, installed from a snapshot.
+//! Changes of the incarnation and of its state: join, rollback, removal, install of a snapshot.
 //!
 //! Why: each replaces the state of several components at once, which no component may do to another.
 //!
-//! Invariants: the replacement of `identities` is the flip, in both directions. The previous incarnation is kept until
-//! a snapshot of the cluster's state is installed; where nothing comes from the cluster for too long, or the cluster
-//! ends the join, the node goes back. An abandoned raft id is never used again. Before a swap every request is
+//! Invariants: the replacement of the `identity` file is the commit point, in both directions. The previous incarnation
+//! is kept until a snapshot of the cluster's state is installed. If nothing comes from the cluster for too long, or the
+//! cluster ends the join, the node rolls back. An abandoned raft id is never used again. Before a swap every request is
 //! answered.
 //!
-//! See also: `joiner` (when a node may be adopted and when it goes back), `storage::data_dir` (the folders).
+//! See also: `joiner` (when a node joins, and when it rolls back), `storage::data_dir` (the folders).
 
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
@@ -32,20 +32,20 @@ use crate::plant::{self, Plant};
 use crate::storage::{Error, Incarnation, ReceivedSnapshot};
 
 impl Driver {
-    /// What a joiner has to know of the other components.
+    /// Returns what the joiner checks of the other components.
     pub(crate) fn busy(&self) -> Busy {
         Busy { writes: self.proposals.any_write(), join: self.membership.join_in_progress() }
     }
 
-    /// The flip to a new, empty incarnation; durable on return. What this node was is kept until the cluster's state
-    /// has arrived.
-    pub(crate) fn become_adopted(&mut self, accepted: Accepted) -> Result<(), Error> {
+    /// Switches to a new, empty incarnation; durable on return. The previous one is kept until the cluster's state is
+    /// installed.
+    pub(crate) fn join_cluster(&mut self, accepted: Accepted) -> Result<(), Error> {
         // The order, and what a crash after each step leaves:
         //    1 refuse every request                the node is what it was
         //    2 new folder, rename of `identity`    the node joins at its next start; the old incarnation is kept
         //    3 swap raft and state machine         as 2
         //    4 answer the leader                   as 2: if the answer is lost, the leader asks again, or the node goes back
-        let (Accepted { adopt, reply }, busy) = (accepted, self.busy());
+        let (Accepted { offer, reply }, busy) = (accepted, self.busy());
         let keys = self.core.state_machine.keys();
         let standalone = self.joiner.standing(&self.core, busy) == NodeKind::Standalone;
         let dropped = standalone.then(|| format!("the {keys} keys that {} held alone", self.core.my_name()));
@@ -57,11 +57,11 @@ impl Driver {
         let (raft_address, http_address) =
             (self.core.options.raft_address.clone(), self.core.options.http_address.clone());
         let incarnation =
-            self.core.data_dir.switch_incarnation(adopt.cluster_id, &raft_address, &http_address, standalone)?;
+            self.core.data_dir.switch_incarnation(offer.cluster_id, &raft_address, &http_address, standalone)?;
         self.swap(incarnation)?;
         info!(self.core.log, "taken by a cluster";
-            "cluster_id" => adopt.cluster_id, "as" => &adopt.node_id, "leader" => &adopt.leader_name, "raft_id" => self.core.raft_id());
-        reply(Ok(self.joiner.adopted(&self.core, dropped)));
+            "cluster_id" => offer.cluster_id, "as" => &offer.node_id, "leader" => &offer.leader_name, "raft_id" => self.core.raft_id());
+        reply(Ok(self.joiner.join_accepted(&self.core, dropped)));
         Ok(())
     }
 
@@ -126,7 +126,7 @@ impl Driver {
         self.core.discard_garbage()
     }
 
-    /// The first snapshot of the cluster's state is installed: there is nothing to go back to any more. Durable on
+    /// Commits a join: the first snapshot of the cluster is installed, and the node can no more roll back. Durable on
     /// return.
     pub(crate) fn settle(&mut self) -> Result<(), Error> {
         if self.core.phase == Phase::Joining {
@@ -140,7 +140,7 @@ impl Driver {
         self.core.data_dir.commit_join()
     }
 
-    /// A snapshot has arrived: raft decides in the turn that follows whether it is taken.
+    /// Installs a received snapshot, if raft takes it in the turn that follows.
     pub(crate) fn install(
         &mut self,
         message: Message,
@@ -155,9 +155,9 @@ impl Driver {
         // The turn may have removed this node.
         let takes = matches!(self.core.phase, Phase::Member | Phase::Joining) && self.core.stop_by.is_none();
         let refusal = if !fits || !takes || self.installing.is_some() {
-            Some("this node takes no copy now")
+            Some("this node takes no snapshot now")
         } else if !self.believes(&message)? {
-            Some("this node does not believe the message that came with the copy")
+            Some("this node does not believe the message that came with the snapshot")
         } else {
             None
         };
@@ -178,7 +178,7 @@ impl Driver {
             // all is well, and goes on with entries.
             let behind = self.core.state_machine.applied().0 < metadata.index
                 && self.core.raw.raft.raft_log.committed < metadata.index;
-            let detail = format!("raft did not take the copy at {}: {stepped:?}", metadata.index);
+            let detail = format!("raft did not take the snapshot at {}: {stepped:?}", metadata.index);
             reply(if behind { Err(InstallError(detail)) } else { Ok(()) });
         }
         if offered && !plant::is(Plant::StaleEntriesAfterInstall) {
@@ -224,7 +224,7 @@ impl Driver {
         self.core.state_machine.db()?.sync()
     }
 
-    /// Whether the loop may end: it was told to stop, and nothing is left to wait for.
+    /// Whether the loop may end: it is stopping, and nothing is left to wait for.
     #[must_use]
     pub fn stopped(&self) -> bool {
         self.core.stop_by.is_some_and(|until| {

@@ -1,4 +1,4 @@
-//! One turn of the loop: what raft wants done, in the only order that is safe.
+//! One turn of the loop: what raft wants done, in the only safe order.
 //!
 //! Why: a crash can come between any two lines of this file, and what was promised before it must hold after it.
 //!
@@ -27,15 +27,15 @@ use crate::model::{Answer, Command, MemberChange, Written};
 use crate::plant::{self, Plant};
 use crate::storage::{Applied, Error, Operation};
 
-/// How many Readys one turn handles at most, each of at most 2 MiB of committed entries; more wait for the next turn,
-/// so that ticks, heartbeats and other inputs are never shut out for long.
+/// The maximum number of Readys in a turn, each of at most 2 MiB of committed entries; more wait for the next turn, so
+/// that ticks, heartbeats and other inputs are not held up.
 const READIES_PER_TURN: usize = 4;
 
-/// After how many applied entries a turn takes no further Ready.
+/// The number of applied entries after which a turn takes no further Ready.
 const ENTRIES_PER_TURN: u64 = 4096;
 
 impl Driver {
-    /// Carries out what all inputs since the last turn have caused. On return everything that was acknowledged is
+    /// Carries out what the inputs since the last turn have caused. On return everything that was acknowledged is
     /// durable.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ impl Driver {
         }
     }
 
-    /// Applies what is committed, in pieces, as far as the budget of the turn goes; whether that was all.
+    /// Applies committed entries in pieces, within the budget of the turn; returns whether all were applied.
     fn apply_committed(&mut self) -> Result<bool, Error> {
         while let Some(first) = self.committed.front()
             && let Some(most_work) = self.core.budget.piece(self.core.background.now())
@@ -192,7 +192,7 @@ impl Driver {
 
     /// Hands messages to the transport; the offer of a snapshot becomes a stream.
     fn dispatch(&mut self, messages: Vec<Message>) -> Result<(), Error> {
-        let (copies, plain): (Vec<_>, Vec<_>) =
+        let (offers, plain): (Vec<_>, Vec<_>) =
             messages.into_iter().partition(|message| message.get_msg_type() == MessageType::MsgSnapshot);
         if !plain.is_empty() {
             // A leader's messages say what is committed.
@@ -201,15 +201,15 @@ impl Driver {
             }
             self.core.outbox.send(plain);
         }
-        copies.into_iter().try_for_each(|message| self.snapshots.begin_stream(&mut self.core, message))
+        offers.into_iter().try_for_each(|message| self.snapshots.begin_stream(&mut self.core, message))
     }
 
-    /// The flip of an install: journal first, then the state machine in memory.
+    /// Installs a received snapshot: first the journal, durably, then the state machine in memory.
     fn take_snapshot(&mut self, index: u64, term: u64, hard_state: &HardState) -> Result<(), Error> {
         let Some((received, reply)) = self.installing.take() else {
             return Err(Error::Damaged {
                 what: "the raft log".into(),
-                detail: format!("a snapshot at {index} was to be installed, but no copy of it has arrived"),
+                detail: format!("a snapshot at {index} was to be installed, but it has not arrived"),
                 path: self.core.data_dir.engine().path(),
             });
         };
@@ -310,7 +310,7 @@ impl Driver {
         }
     }
 
-    /// Says and follows up a change of role, term or leader.
+    /// Logs and handles a change of role, term or leader.
     fn role_transition(&mut self) {
         let is = Seen {
             role: self.core.raw.raft.state,
@@ -336,7 +336,7 @@ impl Driver {
         self.role_changed();
     }
 
-    /// Follows a change of role, term or leader up.
+    /// Lets the components follow a change of role, term or leader.
     pub(crate) fn role_changed(&mut self) {
         self.live.led_since = if self.core.leads() { self.live.led_since.or(Some(self.core.now)) } else { None };
         self.lag.leader_changes();
@@ -346,7 +346,7 @@ impl Driver {
     }
 }
 
-/// Whether entries go on where the entry of this (index, term) was the last one.
+/// Whether these entries follow the entry of this (index, term) without a gap or a falling term.
 fn follows(applied: (u64, u64), entries: &[Entry]) -> bool {
     let marks = entries.iter().scan(applied, |last, entry| {
         let before = std::mem::replace(last, (entry.index, entry.term));
@@ -360,7 +360,7 @@ fn is_change(entry: &Entry) -> bool {
     entry.get_entry_type() != EntryType::EntryNormal
 }
 
-/// Why the role is another one, as far as raft lets one see.
+/// Returns why the role changed, as far as raft shows it.
 fn reason(was: Seen, is: Seen, me: u64, voters: usize) -> &'static str {
     match (was.role, is.role) {
         (_, StateRole::Leader) if voters == 1 => "the only voter",

@@ -282,7 +282,7 @@ impl Membership {
         let asked = |operation: &Operation| matches!(operation.stage, Stage::JoinOffer(t) | Stage::Prepared { token: t, .. } if t == token);
         if !self.current.as_ref().is_some_and(asked) {
             if let Ok(adopted) = result {
-                self.tell_join_ended(cx, &address, adopted.raft_id);
+                self.notify_join_ended(cx, &address, adopted.raft_id);
             }
             return;
         }
@@ -335,13 +335,13 @@ impl Membership {
     pub fn end_join(&mut self, cx: &mut Context<'_>, operation: &Operation) {
         // Once the entry is proposed it may be committed by any leader, and the learner is a member then.
         if let Operation { stage: Stage::Add { member, done: false }, proposed: None, .. } = operation {
-            self.tell_join_ended(cx, &member.raft_address, member.raft_id);
+            self.notify_join_ended(cx, &member.raft_address, member.raft_id);
         }
     }
 
     /// Tells a node that was adopted for nothing, so that it goes back to what it was at once. Not while another join
     /// of it may go on from there, here or on another leader.
-    fn tell_join_ended(&mut self, cx: &mut Context<'_>, address: &str, raft_id: u64) {
+    fn notify_join_ended(&mut self, cx: &mut Context<'_>, address: &str, raft_id: u64) {
         if cx.core.leads() && !self.joins(address) && cx.core.state_machine.members().get(raft_id).is_none() {
             info!(cx.core.log, "a join has ended without its joiner"; "at" => address, "raft_id" => raft_id);
             cx.core.outbox.end_join(address, cx.core.data_dir.identity().cluster_id, raft_id);

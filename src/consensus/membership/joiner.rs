@@ -20,7 +20,7 @@ use crate::model::Millis;
 use crate::model::{Code, JoinAccepted, JoinOffer, NodeKind, PreviousStatus, Refusal, WhoAmI, mib};
 use crate::plant::{self, Plant};
 
-/// How long a member that its own cluster wants to adopt may take to learn from the others that it was removed. The
+/// How long a member that its own cluster offers a join may take to learn from the others that it was removed. The
 /// leader waits for 6 s, of which dialling it may take 3.
 const LEARNS_WITHIN: Millis = 2500;
 
@@ -28,16 +28,16 @@ const LEARNS_WITHIN: Millis = 2500;
 #[derive(Default)]
 pub(crate) struct Joiner {
     /// The offer that is being looked into.
-    offer: Option<ReceivedOffer>,
+    received: Option<ReceivedOffer>,
     /// While joining: since when the cluster is waited for.
     pub(crate) waits_since: Millis,
     /// Whether the cluster that this node joins has said that the join is over.
     pub(crate) join_ended: bool,
 }
 
-/// An offer to adopt this node.
+/// An offer of a leader to take this node into its cluster.
 struct ReceivedOffer {
-    adopt: JoinOffer,
+    offer: JoinOffer,
     reply: Reply<Result<JoinAccepted, Refusal>>,
     waits_for: LeaderProof,
 }
@@ -61,7 +61,7 @@ pub(crate) struct Busy {
 
 /// An offer that passed every check; the driver carries it out.
 pub(crate) struct Accepted {
-    pub adopt: JoinOffer,
+    pub offer: JoinOffer,
     pub reply: Reply<Result<JoinAccepted, Refusal>>,
 }
 
@@ -97,54 +97,57 @@ impl Joiner {
     }
 
     /// A leader wants this node.
-    pub fn adopt(
+    pub fn receive_offer(
         &mut self,
         core: &mut Core,
         live: &Liveness,
         busy: Busy,
-        adopt: JoinOffer,
+        offer: JoinOffer,
         reply: Reply<Result<JoinAccepted, Refusal>>,
     ) {
-        let own_cluster = adopt.cluster_id == core.data_dir.identity().cluster_id;
-        let listed = adopt.tombstones.contains(&core.raft_id());
+        let own_cluster = offer.cluster_id == core.data_dir.identity().cluster_id;
+        let listed = offer.tombstones.contains(&core.raft_id());
         // The answer to an earlier offer was lost, and the leader asks again: this node has switched already and says
         // so once more.
         if core.phase == Phase::Joining && own_cluster && !listed {
-            return reply(Ok(self.adopted(core, None)));
+            return reply(Ok(self.join_accepted(core, None)));
         }
         // The offer says that this node was removed. It is a claim: a member waits until its own cluster has confirmed
         // the removal.
         let removal = own_cluster && listed && self.standing(core, busy) == NodeKind::Member;
-        let fit =
-            if removal { self.may_consider(core, busy, &adopt) } else { self.may_be_adopted(core, live, busy, &adopt) };
+        let fit = if removal {
+            self.check_preconditions(core, busy, &offer)
+        } else {
+            self.check_offer(core, live, busy, &offer)
+        };
         if let Err(refusal) = fit {
             return reply(Err(refusal));
         }
         let waits_for =
-            if removal { LeaderProof::Removal(core.now + LEARNS_WITHIN) } else { self.dial_leader(core, &adopt) };
-        self.offer = Some(ReceivedOffer { adopt, reply, waits_for });
+            if removal { LeaderProof::Removal(core.now + LEARNS_WITHIN) } else { self.dial_leader(core, &offer) };
+        self.received = Some(ReceivedOffer { offer, reply, waits_for });
     }
 
-    fn dial_leader(&mut self, core: &mut Core, adopt: &JoinOffer) -> LeaderProof {
+    fn dial_leader(&mut self, core: &mut Core, offer: &JoinOffer) -> LeaderProof {
         let token = core.token();
-        core.outbox.identify(token, &adopt.leader_address);
+        core.outbox.identify(token, &offer.leader_address);
         LeaderProof::Leader(token)
     }
 
     /// Whether an offer can be looked into at all.
-    fn may_consider(&self, core: &Core, busy: Busy, adopt: &JoinOffer) -> Result<(), Refusal> {
+    fn check_preconditions(&self, core: &Core, busy: Busy, offer: &JoinOffer) -> Result<(), Refusal> {
         let me = core.my_name();
         if core.stop_by.is_some() {
             return Err(refusals::stopping());
         }
-        if self.offer.is_some() || busy.join {
+        if self.received.is_some() || busy.join {
             return Err(Refusal::not_applied(
                 Code::JoinInProgress,
                 format!("{me} is busy with another join; try again when that has ended"),
             ));
         }
         let previous = core.data_dir.identity().previous.as_ref().map(|previous| previous.raft_id);
-        if adopt.leader_id == 0 || adopt.leader_id == core.raft_id() || Some(adopt.leader_id) == previous {
+        if offer.leader_id == 0 || offer.leader_id == core.raft_id() || Some(offer.leader_id) == previous {
             return Err(Refusal::not_applied(
                 Code::BadRequest,
                 format!("the leader that is to adopt {me} is said to be {me} itself"),
@@ -153,11 +156,11 @@ impl Joiner {
         Ok(())
     }
 
-    fn may_be_adopted(&self, core: &Core, live: &Liveness, busy: Busy, adopt: &JoinOffer) -> Result<(), Refusal> {
-        if plant::is(Plant::TombstonesBelieved) && adopt.tombstones.contains(&core.raft_id()) {
+    fn check_offer(&self, core: &Core, live: &Liveness, busy: Busy, offer: &JoinOffer) -> Result<(), Refusal> {
+        if plant::is(Plant::TombstonesBelieved) && offer.tombstones.contains(&core.raft_id()) {
             return Ok(());
         }
-        self.may_consider(core, busy, adopt)?;
+        self.check_preconditions(core, busy, offer)?;
         let me = core.my_name();
         if let Some(space) = core.own_space().filter(|space| space.is_nearly_full()) {
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
@@ -170,7 +173,7 @@ impl Joiner {
             ));
         }
         let identity = core.data_dir.identity();
-        let own_cluster = adopt.cluster_id == identity.cluster_id;
+        let own_cluster = offer.cluster_id == identity.cluster_id;
         let has_data = |data: String| {
             Err(Refusal::not_applied(
                 Code::HasData,
@@ -184,7 +187,7 @@ impl Joiner {
                 Code::JoinInProgress,
                 format!("{me} is being taken by another cluster; try again when that has ended"),
             )),
-            NodeKind::Joining if !adopt.force && identity.previous.as_ref().is_some_and(|kept| kept.holds_data) => {
+            NodeKind::Joining if !offer.force && identity.previous.as_ref().is_some_and(|kept| kept.holds_data) => {
                 has_data("data".into())
             }
             NodeKind::Joining => Ok(()),
@@ -195,7 +198,7 @@ impl Joiner {
                 ),
             )),
             NodeKind::Pristine => Ok(()),
-            NodeKind::Standalone if adopt.force => Ok(()),
+            NodeKind::Standalone if offer.force => Ok(()),
             NodeKind::Standalone => has_data(format!("{} keys", core.state_machine.keys())),
             NodeKind::Member => Err(Refusal::not_applied(
                 Code::OtherCluster,
@@ -249,12 +252,12 @@ impl Joiner {
     /// What is due while this node is being adopted, or waits for the cluster that has adopted it.
     pub fn tick_joiner(&mut self, core: &mut Core, live: &Liveness, busy: Busy) {
         let (now, removed) = (core.now, core.phase == Phase::Removed);
-        let ripe = |offer: &mut ReceivedOffer| matches!(offer.waits_for, LeaderProof::Removal(until) if removed || now >= until);
-        if let Some(ReceivedOffer { adopt, reply, .. }) = self.offer.take_if(ripe) {
-            match self.may_be_adopted(core, live, busy, &adopt) {
+        let ripe = |received: &mut ReceivedOffer| matches!(received.waits_for, LeaderProof::Removal(until) if removed || now >= until);
+        if let Some(ReceivedOffer { offer, reply, .. }) = self.received.take_if(ripe) {
+            match self.check_offer(core, live, busy, &offer) {
                 Ok(()) => {
-                    let waits_for = self.dial_leader(core, &adopt);
-                    self.offer = Some(ReceivedOffer { adopt, reply, waits_for });
+                    let waits_for = self.dial_leader(core, &offer);
+                    self.received = Some(ReceivedOffer { offer, reply, waits_for });
                 }
                 Err(refusal) => reply(Err(refusal)),
             }
@@ -270,8 +273,9 @@ impl Joiner {
         token: u64,
         result: Result<WhoAmI, Refusal>,
     ) -> Option<Accepted> {
-        let asked = |offer: &mut ReceivedOffer| matches!(offer.waits_for, LeaderProof::Leader(asked) if asked == token);
-        let ReceivedOffer { adopt, reply, .. } = self.offer.take_if(asked)?;
+        let asked =
+            |received: &mut ReceivedOffer| matches!(received.waits_for, LeaderProof::Leader(asked) if asked == token);
+        let ReceivedOffer { offer: adopt, reply, .. } = self.received.take_if(asked)?;
         let (me, address, leader) = (core.my_name(), &adopt.leader_address, &adopt.leader_name);
         // Three checks of what answers at the advertised address: it is another node, it is that leader, and it lists
         // this offer. Without the last one any process could make this node join in the name of a leader that never
@@ -296,18 +300,18 @@ impl Joiner {
             return None;
         }
         // Much may have happened while the leader was dialled.
-        if let Err(refusal) = self.may_be_adopted(core, live, busy, &adopt) {
+        if let Err(refusal) = self.check_offer(core, live, busy, &adopt) {
             reply(Err(refusal));
             return None;
         }
         if adopt.prepare {
-            reply(Ok(self.adopted(core, None)));
+            reply(Ok(self.join_accepted(core, None)));
             return None;
         }
-        Some(Accepted { adopt, reply })
+        Some(Accepted { offer: adopt, reply })
     }
 
-    pub fn adopted(&self, core: &Core, dropped: Option<String>) -> JoinAccepted {
+    pub fn join_accepted(&self, core: &Core, dropped: Option<String>) -> JoinAccepted {
         JoinAccepted {
             raft_id: core.raft_id(),
             started_as: core.data_dir.identity().started_as.clone(),
@@ -317,7 +321,7 @@ impl Joiner {
     }
 
     /// The cluster that this node joins has given the join up. Of a member this says nothing.
-    pub fn told_join_ended(&mut self, core: &Core, cluster_id: u64, raft_id: u64) {
+    pub fn note_join_ended(&mut self, core: &Core, cluster_id: u64, raft_id: u64) {
         let ours = cluster_id == core.data_dir.identity().cluster_id && raft_id == core.raft_id();
         self.join_ended |= ours && core.phase == Phase::Joining;
     }

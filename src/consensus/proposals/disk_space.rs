@@ -4,7 +4,7 @@
 //! is refused, so that a cluster that is full still answers reads, deletes and membership requests.
 //!
 //! Invariants: every member tells every other one what it has left each second, so a new leader knows as much as the
-//! last one. A word counts for [`TOLD_FOR`]: a node that is down takes no space, and tells anew when it is back. While
+//! last one. A word counts for [`REPORT_LIFETIME`]: a node that is down takes no space, and tells anew when it is back. While
 //! any voter is below its reserve, nothing that may make the state larger is proposed for a client; below its floor,
 //! nothing that changes a key, and no expiry. That ends by itself. What a member tells counts what it has yet to write.
 //!
@@ -20,17 +20,17 @@ use crate::model::{Code, DiskSpace, Refusal, Request, mib};
 use crate::plant::{self, Plant};
 
 /// How often a node tells what it has left.
-const TELL_EVERY: Millis = 1000;
+const REPORT_EVERY: Millis = 1000;
 
 /// How long a word counts.
-const TOLD_FOR: Millis = 10_000;
+const REPORT_LIFETIME: Millis = 10_000;
 
 /// What was told of which disk.
 #[derive(Default)]
 pub(crate) struct VoterDiskSpace {
     /// By raft id, with when it was told.
-    told: BTreeMap<u64, (DiskSpace, Millis)>,
-    tell_after: Millis,
+    reported: BTreeMap<u64, (DiskSpace, Millis)>,
+    report_after: Millis,
     /// What this node told of its own disk last.
     own: Option<DiskSpace>,
     /// The voter for which this leader refuses writes, as the log says.
@@ -43,12 +43,12 @@ impl VoterDiskSpace {
         if raft_id == core.raft_id() {
             return core.own_space();
         }
-        let (space, at) = self.told.get(&raft_id)?;
-        (core.now < at + TOLD_FOR).then_some(*space)
+        let (space, at) = self.reported.get(&raft_id)?;
+        (core.now < at + REPORT_LIFETIME).then_some(*space)
     }
 
     /// Tells every member what is left, at once where it has become too little, or enough again.
-    pub fn tell_space(&mut self, core: &mut Core) {
+    pub fn broadcast_space(&mut self, core: &mut Core) {
         let Some(space) = core.own_space().filter(|_| core.phase == Phase::Member) else { return };
         let before = self.own.replace(space);
         // A change of the level is told at once, everything else once a second.
@@ -67,22 +67,22 @@ impl VoterDiskSpace {
             }
         }
         self.note_refusals(core);
-        if !turned && core.now < self.tell_after {
+        if !turned && core.now < self.report_after {
             return;
         }
-        self.tell_after = core.now + TELL_EVERY;
+        self.report_after = core.now + REPORT_EVERY;
         let me = core.raft_id();
         let members = core.state_machine.members();
-        self.told.retain(|raft_id, _| members.get(*raft_id).is_some());
+        self.reported.retain(|raft_id, _| members.get(*raft_id).is_some());
         for member in members.iter().filter(|member| member.raft_id != me) {
             core.outbox.tell_space(member.raft_id, space);
         }
     }
 
     /// A member has told what is left of its disk.
-    pub fn told_space(&mut self, core: &Core, from: u64, space: DiskSpace) {
+    pub fn record_space(&mut self, core: &Core, from: u64, space: DiskSpace) {
         if core.state_machine.members().get(from).is_some() {
-            self.told.insert(from, (space, core.now));
+            self.reported.insert(from, (space, core.now));
         }
     }
 
