@@ -1,7 +1,14 @@
-//! The thread that the driver lives on.
+//! The consensus thread, which runs the driver.
 //!
 //! Why: raft, journal and machine belong to one thread, and their disk writes must never run on http's workers. The
 //! thread has a small tokio runtime of its own, only to wait for a tick, an input, whichever comes first.
+//!
+//! ```text
+//!   http workers -----> clients (limits.pending_requests) --.
+//!   transport tasks --> peers (4096 inputs) ----------------+--> consensus thread: tick, handle, turn --> Outbox --> links
+//!   sync, spool ------> peers                               |      |  '--> journal: one record, one sync
+//!   timer, every tick --------------------------------------'      '--> Background: sync, spool, discard (a thread each)
+//! ```
 //!
 //! Invariants: inputs of peers come before those of clients, and a turn takes a bounded number of both, and of their
 //! bytes, for a bounded time; while a turn syncs, the next batch gathers. A tick comes before all of them, so
@@ -28,13 +35,13 @@ use super::outbox::Outbox;
 use crate::model::Millis;
 use crate::storage::{DataDir, Db, Engine, Error, Incarnation, Spooled, Spooler};
 
-/// How many inputs of each queue one turn takes at most.
+/// The maximum inputs of each queue in a turn.
 const INPUTS_PER_TURN: usize = 1024;
 
-/// After how many bytes of entries and commands a turn takes no further input.
+/// The bytes of entries and commands after which a turn takes no further input.
 const BYTES_PER_TURN: usize = 8 << 20;
 
-/// How often the log says at most that the queue of clients is full, in milliseconds.
+/// The shortest interval between two log lines about a full client queue, in milliseconds.
 const WARN_EVERY: Millis = 10_000;
 
 /// The running loop.
@@ -44,7 +51,7 @@ pub struct Running {
     pub ended: oneshot::Receiver<Result<(), Error>>,
 }
 
-/// What a loop is started with.
+/// The parts of a loop.
 pub struct Start {
     /// The opened directory.
     pub data_dir: DataDir,
@@ -60,7 +67,7 @@ pub struct Start {
     pub raft_log: Logger,
 }
 
-/// Starts the loop on a thread of its own. `handle` is how its background jobs report back.
+/// Starts the loop on a thread of its own. Its background jobs report back through `handle`.
 ///
 /// # Errors
 /// Where the system gives no thread.
@@ -119,7 +126,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
 /// Complaints about a full queue of clients, which under overload is full at every turn.
 #[derive(Default)]
 struct Full {
-    /// How many turns have found it full since that was logged.
+    /// The number of turns that found it full since that was logged.
     turns: u64,
     quiet_until: Millis,
 }
@@ -165,7 +172,7 @@ struct Threads {
 }
 
 impl Threads {
-    /// Runs a background job. Where the system gives no thread, the loop hears what it would have heard at its end.
+    /// Runs a background job. If no thread can be started, the loop gets `instead`.
     fn run(&self, name: &str, job: impl FnOnce() + Send + 'static, instead: impl FnOnce(Error) -> Option<Input>) {
         if let Err(source) = thread::Builder::new().name(name.into()).spawn(job) {
             error!(self.log, "the system gives no thread"; "for" => name, "error" => %source);

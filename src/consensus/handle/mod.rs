@@ -32,31 +32,31 @@ use single_flight::SingleFlight;
 use write_budget::WriteBudget;
 pub use write_budget::WritePermit;
 
-/// How many inputs of peers and background jobs wait at most; beyond that the sender waits.
+/// The maximum inputs of peers and background jobs that wait; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
 
-/// The bytes of writes that wait, of clients and of members, unless [`Handle::bound_writes`] says otherwise.
+/// The default of [`Handle::bound_writes`].
 const WRITE_BYTES: usize = 256 << 20;
 
-/// The process's monotonic clock, in milliseconds since it was made. Where the system tells (Linux), it goes on while
-/// the machine is suspended: what was fresh before is not fresh after.
+/// The process's monotonic clock, in milliseconds since its creation. On Linux it includes the time that the machine is
+/// suspended: what was fresh before is not fresh after.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Duration);
 
 impl Clock {
-    /// A clock that starts at 0 now.
+    /// Returns a clock that starts at 0 now.
     #[must_use]
     pub fn start() -> Self {
         Self(since_boot())
     }
 
-    /// The present time.
+    /// Returns the present time.
     #[must_use]
     pub fn now(&self) -> Millis {
         millis(since_boot().saturating_sub(self.0))
     }
 
-    /// The moment `wait` from now.
+    /// Returns the time `wait` from now.
     #[must_use]
     pub fn after(&self, wait: Duration) -> Millis {
         self.now().saturating_add(millis(wait))
@@ -77,23 +77,23 @@ fn since_boot() -> Duration {
 
 /// The loop's ends of its two queues.
 pub struct Inbox {
-    /// What clients want.
+    /// Inputs of clients.
     pub clients: mpsc::Receiver<Input>,
-    /// What peers and background jobs deliver.
+    /// Inputs of peers and background jobs.
     pub peers: mpsc::Receiver<Input>,
     /// The clock that deadlines are given in.
     pub clock: Clock,
-    /// Where the loop publishes events.
+    /// The change feed.
     pub feed: Arc<ChangeFeed>,
     pub(super) unsent: UnsentResults,
     names: Published,
     serving: Arc<AtomicBool>,
 }
 
-/// What the loop has published last, and when; None before its first turn.
+/// The last published names, with the time; None before the first turn.
 type Published = Arc<Mutex<(Arc<Names>, Option<Instant>)>>;
 
-/// Who this node is and who leads, as the loop knew after its last turn.
+/// The identity of this node and its leader, as of the loop's last turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
     /// This node's name; empty before the loop's first turn.
@@ -110,21 +110,21 @@ pub struct Names {
     pub cluster_id: u64,
     /// The hosts in the addresses of all members, in lower case and without brackets.
     pub hosts: Arc<BTreeSet<String>>,
-    /// The index at which the member table got to be the one that these hosts are of.
+    /// The index of the last change of the member table that these hosts are from.
     pub table: u64,
-    /// Why the node takes no requests; None where it does, and before the loop's first turn.
+    /// Why the node takes no requests; None if it does, and before the loop's first turn.
     pub not_ready: Option<Refusal>,
 }
 
 impl Inbox {
-    /// Tells the handles who this node is and who leads.
+    /// Publishes names to the handles.
     pub fn publish(&self, names: Names) {
         self.serving.store(true, Ordering::Relaxed);
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (Arc::new(names), Some(Instant::now()));
     }
 }
 
-/// The way to the loop; cheap to clone.
+/// A handle of the loop; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     clients: mpsc::Sender<Input>,
@@ -139,7 +139,7 @@ pub struct Handle {
     serving: Arc<AtomicBool>,
 }
 
-/// Makes the two queues; `pending_requests` bounds the one of clients.
+/// Creates the two queues; `pending_requests` bounds that of clients.
 #[must_use]
 pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let (clients, clients_end) = mpsc::channel(pending_requests);
@@ -174,7 +174,7 @@ fn stopping() -> Refusal {
 }
 
 impl Handle {
-    /// The clock that this handle's deadlines are turned into.
+    /// Returns the clock of deadlines.
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
@@ -199,38 +199,37 @@ impl Handle {
         self.serving.load(Ordering::Relaxed)
     }
 
-    /// Says that it has: for a loop that is none of this room's.
+    /// Sets that it has, for a loop other than this one.
     pub fn begin_serving(&self) {
         self.serving.store(true, Ordering::Relaxed);
     }
 
-    /// The change feed of this node; without asking the loop.
+    /// Returns the change feed; without asking the loop.
     #[must_use]
     pub fn feed(&self) -> &ChangeFeed {
         &self.feed
     }
 
-    /// Who this node is and who leads, without asking the loop.
+    /// Returns the last published names; without asking the loop.
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
         Arc::clone(&self.names.lock().unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// How long ago the loop has ended its last turn; None before the first. It turns at least once a tick, unless it
-    /// waits for its disk.
+    /// Returns the time since the end of the loop's last turn; None before the first. There is a turn at least once a
+    /// tick, unless the loop waits for its disk.
     #[must_use]
     pub fn silence(&self) -> Option<Duration> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).1.map(|turned| turned.elapsed())
     }
 
-    /// Whether a disk is waited for at this moment, by the loop or beside it.
+    /// Whether any thread of the process waits for the disk.
     #[must_use]
     pub fn is_waiting_for_disk(&self) -> bool {
         storage::is_waiting_for_disk()
     }
 
-    /// Has `command` committed and applied, on this node if it leads and through the leader if not. On return it is
-    /// durable on a majority.
+    /// Commits and applies `command`, here or through the leader. On return it is durable on a majority.
     ///
     /// # Errors
     /// [`Refusal`], which says whether the command may still take effect.
@@ -238,7 +237,7 @@ impl Handle {
         self.request(Request::Write(command.into()), timeout).await
     }
 
-    /// Has the leader carry out `request`.
+    /// Carries out `request` on the leader.
     ///
     /// # Errors
     /// [`Refusal`], which says whether the request may still take effect.
@@ -328,7 +327,7 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// How the node is, between two turns. However many ask, the loop is asked once at a time.
+    /// Returns the status of the node between two turns. Concurrent callers share one request to the loop.
     ///
     /// # Errors
     /// [`Refusal`] where the node is stopping.
@@ -347,7 +346,7 @@ impl Handle {
         }
     }
 
-    /// Who the node is, for a stranger at the peer port.
+    /// Returns the identity of the node, for a process at the peer port.
     ///
     /// # Errors
     /// [`Refusal`] where the node is stopping.
@@ -357,7 +356,7 @@ impl Handle {
         answer.await.map_err(|_| stopping())
     }
 
-    /// What this node knows of the voter that asks.
+    /// Answers a voter's probe.
     ///
     /// # Errors
     /// [`Refusal`] where the node is stopping, or of another cluster.
@@ -367,7 +366,7 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Hands a leader's wish to adopt this node to the loop.
+    /// Passes a leader's join offer to the loop.
     ///
     /// # Errors
     /// [`Refusal`] with the reason why the node stays what it is.
@@ -377,8 +376,8 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Hands the loop something that a peer or a background job brought, waiting while its queue is full. After the loop's end
-    /// it is dropped.
+    /// Delivers an input of a peer or a background job, waiting while the queue is full. After the loop's end it is
+    /// dropped.
     pub async fn deliver(&self, input: Input) {
         drop(self.peers.send(input).await);
     }
@@ -388,7 +387,8 @@ impl Handle {
         drop(self.peers.blocking_send(input));
     }
 
-    /// As [`Handle::deliver`], but false, and dropped, where the queue is full: for messages that raft repeats.
+    /// As [`Handle::deliver`], but returns false and drops the input if the queue is full: for messages that raft
+    /// repeats.
     #[must_use]
     pub fn offer(&self, input: Input) -> bool {
         self.peers.try_send(input).is_ok()

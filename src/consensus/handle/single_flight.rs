@@ -1,10 +1,9 @@
-//! Requests for the status that share one answer.
+//! Coalescing of status requests: concurrent callers share one answer.
 //!
-//! Why: every client may ask for the status of a node, as often as it likes, and the loop has better things to do than
-//! to say it to each.
+//! Why: every client may ask for the status, as often as it likes, and each answer takes time of the loop.
 //!
-//! Invariants: at most one such request is with the loop. A caller that comes meanwhile gets the same answer, which was
-//! given after they asked; what comes after it begins the next one.
+//! Invariants: at most one such request is with the loop. A caller that comes meanwhile gets the same answer, which is
+//! younger than its request; the next one after it begins a new request.
 //!
 //! See also: what the status holds (`status`).
 
@@ -14,21 +13,21 @@ use tokio::sync::oneshot;
 
 use crate::model::Status;
 
-/// Each is told the status, or None where it has to ask again.
+/// The callers' ends: each gets the status, or None if it has to ask again.
 type Waiters = Vec<oneshot::Sender<Option<Arc<Status>>>>;
 
 /// The callers that wait for the present answer.
 #[derive(Clone, Default)]
 pub(crate) struct SingleFlight(Arc<Mutex<Waiters>>);
 
-/// The caller that is to ask for all and has not asked yet; dropped, all have to ask again.
+/// The caller that asks for all; dropped before it has asked, all ask again.
 pub(crate) struct AskTicket(SingleFlight);
 
-/// The duty to answer all who wait; dropped, there is no answer any more.
+/// The running request; dropped without an answer, all callers get an error.
 pub(crate) struct AskInFlight(SingleFlight);
 
 impl SingleFlight {
-    /// Waits with the others; the first one has to ask.
+    /// Joins the waiting callers; the first one gets a ticket and asks.
     pub(crate) fn join(&self) -> (oneshot::Receiver<Option<Arc<Status>>>, Option<AskTicket>) {
         let (told, answer) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,7 +47,7 @@ impl SingleFlight {
 }
 
 impl AskTicket {
-    /// It asks now.
+    /// Starts the request.
     pub(crate) fn depart(mut self) -> AskInFlight {
         // No caller is left in here.
         AskInFlight(std::mem::take(&mut self.0))
@@ -62,7 +61,7 @@ impl Drop for AskTicket {
 }
 
 impl AskInFlight {
-    /// Answers all who have asked up to now.
+    /// Answers all callers that wait.
     pub(crate) fn land(mut self, status: Status) {
         // A caller that comes from here on waits for the next one, which is none of this one's to end.
         std::mem::take(&mut self.0).tell(Some(&Arc::new(status)));

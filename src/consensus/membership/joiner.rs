@@ -1,14 +1,14 @@
-//! The joiner's side: what it takes for a node to give up what it is and become part of another cluster.
+//! The joiner's side of a join: when a node gives up its incarnation for another cluster.
 //!
-//! Why: being adopted means starting from nothing under a fresh raft id. A node that has something to lose must not do
-//! that by mistake, nor for a leader that it could never answer, nor because a stranger says so.
+//! Why: a joiner starts from nothing under a fresh raft id. A node that has something to lose must not do that by
+//! mistake, nor for a leader that it could not reach, nor because any process says so.
 //!
-//! Invariants: only a node without data of its own goes: pristine, removed, or joining somewhere from which nothing has
-//! come; `force` covers a standalone node's data, never a member's. Whether it was removed a member knows from its own
-//! cluster, never from an offer. The joiner dials the leader's advertised address and expects there, before anything
-//! changes, another node, which is that leader and has made this very offer; a leader that has to remove something
-//! first asks for that alone. The flip is the replacement of `identities`, durable before the answer. A node that leads
-//! a join itself refuses, or two fresh nodes joined to each other would both vanish.
+//! Invariants: only a node without data of its own joins: pristine, removed, or joining a cluster from which nothing
+//! has come. `force` covers the data of a standalone node, never a member's. That it was removed a member learns from
+//! its own cluster, never from an offer. Before anything changes the joiner dials the leader's advertised address, and
+//! must find that leader there, with this very offer; a leader that has to remove a member first asks with `prepare`.
+//! The commit point is the replacement of the `identity` file, durable before the answer. A node that leads a join
+//! refuses, or two fresh nodes that join each other would both vanish.
 //!
 //! See also: what the leader does with the answer (`join`), and the change of incarnation (`driver::lifecycle`).
 
@@ -20,18 +20,18 @@ use crate::model::Millis;
 use crate::model::{Code, JoinAccepted, JoinOffer, NodeKind, PreviousStatus, Refusal, WhoAmI, mib};
 use crate::plant::{self, Plant};
 
-/// How long a member that its own cluster offers a join may take to learn from the others that it was removed. The
-/// leader waits for 6 s, of which dialling it may take 3.
+/// How long a member to which its own cluster offers a join may take to learn from the others that it was removed. The
+/// leader waits for 6 s, of which the dial of it may take 3.
 const LEARNS_WITHIN: Millis = 2500;
 
-/// What this node knows of being adopted.
+/// The state of a joiner.
 #[derive(Default)]
 pub(crate) struct Joiner {
-    /// The offer that is being looked into.
+    /// The offer that is being checked.
     received: Option<ReceivedOffer>,
-    /// While joining: since when the cluster is waited for.
+    /// While joining: when the wait for the cluster began.
     pub(crate) waits_since: Millis,
-    /// Whether the cluster that this node joins has said that the join is over.
+    /// Whether the cluster has ended the join.
     pub(crate) join_ended: bool,
 }
 
@@ -42,20 +42,20 @@ struct ReceivedOffer {
     waits_for: LeaderProof,
 }
 
-/// What an offer still needs.
+/// The proof that an offer still needs.
 enum LeaderProof {
-    /// That this node's own cluster has removed it; until when.
+    /// The removal by this node's own cluster, until this time.
     Removal(Millis),
-    /// The leader's answer at its advertised address; the token of the question.
+    /// The leader's answer at its advertised address; the token of the request.
     Leader(u64),
 }
 
-/// What other components are in the middle of.
+/// What other components are doing that a joiner has to know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Busy {
-    /// A write is on its way into the log.
+    /// A write is queued or proposed.
     pub writes: bool,
-    /// This node leads a join that may be talking to its joiner.
+    /// This node leads a join, which may be in contact with its joiner.
     pub join: bool,
 }
 
@@ -66,13 +66,13 @@ pub(crate) struct Accepted {
 }
 
 impl Joiner {
-    /// Begins anew as another incarnation.
+    /// Starts over in another incarnation.
     pub fn swapped(&mut self, now: Millis) {
         self.waits_since = now;
         self.join_ended = false;
     }
 
-    /// What this node is to its cluster.
+    /// Returns what this node is to its cluster.
     pub fn standing(&self, core: &Core, busy: Busy) -> NodeKind {
         match core.phase {
             Phase::Removed => NodeKind::Removed,
@@ -96,7 +96,7 @@ impl Joiner {
         }
     }
 
-    /// A leader wants this node.
+    /// Checks a leader's offer, and begins to collect the proof that it needs.
     pub fn receive_offer(
         &mut self,
         core: &mut Core,
@@ -134,7 +134,7 @@ impl Joiner {
         LeaderProof::Leader(token)
     }
 
-    /// Whether an offer can be looked into at all.
+    /// Checks what holds for every offer.
     fn check_preconditions(&self, core: &Core, busy: Busy, offer: &JoinOffer) -> Result<(), Refusal> {
         let me = core.my_name();
         if core.stop_by.is_some() {
@@ -209,7 +209,7 @@ impl Joiner {
         }
     }
 
-    /// Whether anything has come from the cluster that this node joins, lately enough to wait for more.
+    /// Whether the cluster that this node joins was heard within the wait.
     pub fn hears_its_cluster(&self, core: &Core, live: &Liveness) -> bool {
         live.contact.values().any(|heard| core.now < heard + core.options.join_wait_ms)
     }
@@ -218,14 +218,14 @@ impl Joiner {
         live.contact.values().copied().max().unwrap_or(0).max(self.waits_since) + core.options.join_wait_ms
     }
 
-    /// What a joining node keeps, and for how long.
+    /// Returns the previous incarnation of a joining node, and when it rolls back.
     pub fn previous_status(&self, core: &Core, live: &Liveness) -> Option<PreviousStatus> {
         let previous = core.data_dir.identity().previous.as_ref().filter(|_| core.phase == Phase::Joining)?;
         let goes_back_in_ms = self.goes_back_at(core, live).saturating_sub(core.now);
         Some(PreviousStatus { cluster_id: previous.cluster_id, raft_id: previous.raft_id, goes_back_in_ms })
     }
 
-    /// The refusal of a node that is in no cluster yet.
+    /// Returns the refusal of a node that has not joined yet.
     pub fn not_joined_yet(&self, core: &Core, live: &Liveness) -> Refusal {
         let Some(PreviousStatus { goes_back_in_ms, .. }) = self.previous_status(core, live) else {
             return refusals::joining();
@@ -238,7 +238,7 @@ impl Joiner {
         Refusal::not_applied(Code::Joining, detail)
     }
 
-    /// Why a node that joins goes back now to what it was, if it does.
+    /// Returns why a joining node rolls back now, if it does.
     pub fn goes_back(&self, core: &Core, live: &Liveness) -> Option<&'static str> {
         if core.phase != Phase::Joining || core.stop_by.is_some() {
             return None;
@@ -249,7 +249,7 @@ impl Joiner {
         (core.now >= self.goes_back_at(core, live)).then_some("nothing has come from the cluster in time")
     }
 
-    /// What is due while this node is being adopted, or waits for the cluster that has adopted it.
+    /// Goes on with an offer that waits for a removal, once that is known or the wait is over.
     pub fn tick_joiner(&mut self, core: &mut Core, live: &Liveness, busy: Busy) {
         let (now, removed) = (core.now, core.phase == Phase::Removed);
         let ripe = |received: &mut ReceivedOffer| matches!(received.waits_for, LeaderProof::Removal(until) if removed || now >= until);
@@ -264,7 +264,7 @@ impl Joiner {
         }
     }
 
-    /// The address that the leader gave for itself has answered, or nothing has.
+    /// Handles the answer from the leader's advertised address; returns the offer if all checks pass.
     pub fn leader_identified(
         &mut self,
         core: &mut Core,
@@ -320,14 +320,14 @@ impl Joiner {
         }
     }
 
-    /// The cluster that this node joins has given the join up. Of a member this says nothing.
+    /// Notes that the cluster has ended the join; ignored by a member.
     pub fn note_join_ended(&mut self, core: &Core, cluster_id: u64, raft_id: u64) {
         let ours = cluster_id == core.data_dir.identity().cluster_id && raft_id == core.raft_id();
         self.join_ended |= ours && core.phase == Phase::Joining;
     }
 }
 
-/// Which setting of the leader is to be changed where no node can dial it at the address that it advertises.
+/// Names the setting to change on a leader that cannot be dialled at its advertised address.
 fn wrong_setting(address: &str, leader: &str, me: &str) -> String {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     format!(
@@ -336,7 +336,7 @@ fn wrong_setting(address: &str, leader: &str, me: &str) -> String {
     )
 }
 
-/// What the incarnation in use is busy being, as far as its directory says.
+/// Returns the phase of the incarnation in use, as its directory says.
 pub(crate) fn phase_of_incarnation(core: &Core) -> Phase {
     let identity = core.data_dir.identity();
     if identity.removed {
@@ -350,7 +350,7 @@ pub(crate) fn phase_of_incarnation(core: &Core) -> Phase {
     }
 }
 
-/// Whether this node is alone and was never written to.
+/// Whether this node is the only member, and no client command was ever applied.
 fn is_pristine(core: &Core) -> bool {
     let members = core.state_machine.members();
     members.len() == 1

@@ -46,7 +46,7 @@ impl Membership {
         }
     }
 
-    /// Takes the operation over until leadership has moved; the operation ends here.
+    /// Turns an operation into a transfer, which ends it.
     pub fn begin_transfer(&mut self, cx: &mut Context<'_>, operation: Operation) -> Option<Operation> {
         let Stage::Lead { successor } = operation.stage else { return Some(operation) };
         info!(cx.core.log, "handing leadership over"; "to" => cx.core.name_of(successor));
