@@ -38,7 +38,7 @@ pub struct Options {
     pub pending_requests: usize,
     /// How many of the latest events are kept.
     pub history: History,
-    /// The advertised raft address, `host:port`.
+    /// Where this node tells its peers to dial it, `host:port`.
     pub raft_address: String,
     /// The advertised client address, `host:port`.
     pub http_address: String,

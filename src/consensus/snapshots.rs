@@ -119,9 +119,9 @@ impl Snapshots {
         let Some((_, began)) = self.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         self.syncing = None;
         core.state_machine.synced();
+        let behind = self.keep_from(core, mark.0);
         // Order: the state machine is durable up to `mark` (that is why this is called), the journal records it
         // durably, and only then may entries go. A crash in between finds the old checkpoint and the whole log.
-        let behind = self.keep_from(core, mark.0);
         let log = core.raw.mut_store();
         let hard_state = log.hard_state.clone();
         log.journal.record_checkpoint(mark.0, mark.1);

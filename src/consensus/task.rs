@@ -100,6 +100,8 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         // driver counts what was missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !driver.stopped() {
+            // Group commit: one input wakes the loop, `drain` handles all that came while the last turn synced, and the
+            // turn makes one record of it, with one sync.
             tokio::select! {
                 // The order of the arms is a priority. A tick first, so heartbeats leave however full the queues are.
                 // Peers before clients: an acknowledgement completes a write, a new write only makes more of them. The
@@ -110,8 +112,6 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
                 Some(input) = inbox.clients.recv() => driver.handle(clock.now(), input)?,
                 () = std::future::ready(()), if driver.has_work() => {}
             }
-            // Group commit: what came while the last turn synced is handled first, and all of it goes into one record
-            // with one sync.
             drain(&mut driver, &mut inbox, &mut full, &log)?;
             driver.turn(clock.now())?;
             names = driver.names(&names);
@@ -126,7 +126,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
 /// Complaints about a full queue of clients, which under overload is full at every turn.
 #[derive(Default)]
 struct Full {
-    /// The number of turns that found it full since that was logged.
+    /// How many turns have found it full since that was logged.
     turns: u64,
     quiet_until: Millis,
 }

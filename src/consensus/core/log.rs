@@ -38,7 +38,9 @@ impl Core {
         Ok(())
     }
 
-    /// Makes the commit index `index` durable. Called before a membership entry is reported as committed.
+    /// Makes it durable that what lies up to `index` is committed. Done for a membership entry before it is reported as
+    /// committed: a node that was told of its removal votes no more, and of two voters the one that stays could
+    /// otherwise forget at a crash that the entry was committed, and would need the vote of the other for ever.
     pub(crate) fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
         let log = self.raw.mut_store();
         // The others may have committed what this node has not synced; they have it then.

@@ -17,9 +17,9 @@ impl Core {
     /// Whether raft would accept a membership change: this node leads, has applied its whole log, and no change is
     /// pending.
     pub(crate) fn can_change(&self) -> bool {
+        let raft = &self.raw.raft;
         // Raft silently puts an empty entry in the place of a change while another one may be pending, and drops a
         // proposal during a transfer.
-        let raft = &self.raw.raft;
         self.leads()
             && raft.apply_to_current_term()
             && !raft.has_pending_conf()

@@ -73,7 +73,7 @@ pub struct Driver {
     pub(crate) seen: Seen,
     /// A membership entry that is not committed yet has at most this index.
     pub(crate) pending_change: u64,
-    /// When the refusal of a message was last logged.
+    /// When the refusal of a message was logged last.
     pub(crate) append_refused: Option<Millis>,
     pub(crate) term_bound: TermBound,
     pub(crate) commit_discovery: CommitDiscovery,

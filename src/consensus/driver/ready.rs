@@ -51,10 +51,10 @@ impl Driver {
         self.drive_membership();
         self.clock.expire_keys(&mut self.core, &self.voter_disk_space)?;
         self.reads.issue_read_index(&mut self.core);
+        let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
         // What the last turn has left is applied before a Ready adds to it, so entries keep their order. Where the
         // budget is spent with that, one Ready is taken all the same and its entries wait: its messages and its sync
         // must not wait for the state machine.
-        let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
         let mut goes_on = self.apply_committed()?;
         while left > 0
             && self.core.phase != Phase::Removed

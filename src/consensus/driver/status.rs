@@ -96,7 +96,7 @@ impl Driver {
         hosts.map(str::to_ascii_lowercase).collect()
     }
 
-    /// Returns the status of the change feed.
+    /// The status line of the change feed.
     pub(crate) fn footing(&self) -> FeedStatus {
         FeedStatus {
             term: self.core.raw.raft.term,

@@ -29,7 +29,7 @@ struct Round {
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
     rounds: BTreeMap<u64, Round>,
-    /// When a slow learner was last logged.
+    /// When the log said last that one is too slow.
     pub logged: Option<Millis>,
 }
 

@@ -34,7 +34,7 @@ use crate::plant::{self, Plant};
 use context::Context;
 use waiters::Waiters;
 
-/// The maximum entries of a proposal.
+/// The most entries that one proposal carries.
 const ENTRIES_PER_PROPOSAL: usize = 1024;
 
 /// The maximum bytes of commands in a proposal, unless a single one is larger.
