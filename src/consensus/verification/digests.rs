@@ -64,6 +64,8 @@ impl Digests {
 
     /// How many of `count` entries, the first of which is `first`, may be applied before a digest is compared.
     pub fn before_comparison(&self, first: &Entry, count: usize) -> usize {
+        // The leader has told its digest at 12. Entries 10 to 14 are committed: 10, 11 and 12 are applied, the digests
+        // compared, and then 13 and 14.
         let end = self.awaited.and_then(|awaited| (awaited.index + 1).checked_sub(first.index));
         end.and_then(|end| usize::try_from(end).ok()).filter(|end| *end > 0).map_or(count, |end| end.min(count))
     }

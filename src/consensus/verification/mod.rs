@@ -192,6 +192,9 @@ impl Verification {
 
     /// How many voters must bear a claim out.
     fn needed(&self, core: &Core, claim: Claim) -> usize {
+        // Five voters: a removal needs three of the other four, a majority of the four that go on. A follower's state
+        // needs three of four as well. Two voters: the one other is believed of a removal, and by a follower of its
+        // state; a leader would need two, and goes on.
         let (all, others) = (core.conf_voters().len(), self.other_voters(core).len());
         match claim {
             Claim::Removed | Claim::LogLost { .. } => others / 2 + 1,
@@ -299,6 +302,8 @@ impl Verification {
             return self.borne_out(core, claim);
         }
         let me = usize::from(core.conf_voters().contains(&core.raft_id()));
+        // Four others, three needed: after two that say no the claim cannot be borne out any more. One yes keeps it
+        // open to its limit.
         let outvoted = match claim {
             Claim::Diverged { .. } => open.no.len() + me > core.conf_voters().len() / 2,
             Claim::Removed | Claim::LogLost { .. } => open.yes.is_empty() && open.no.len() + needed > others,
