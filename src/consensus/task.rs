@@ -83,6 +83,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     let tick = Duration::from_millis(options.tick_ms);
     let background = Threads { handle, clock, log: log.clone() };
     let mut driver = Driver::new(data_dir, incarnation, outbox, Box::new(background), options, log.clone(), raft_log)?;
+    // Watchers hold the feed of the handle, so the driver takes that one over before anything is applied.
     driver.set_feed(inbox.feed.clone());
     driver.set_unsent(inbox.unsent.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
@@ -151,6 +152,7 @@ fn drain(driver: &mut Driver, inbox: &mut Inbox, full: &mut Full, log: &Logger) 
 }
 
 fn drain_queue(driver: &mut Driver, queue: &mut mpsc::Receiver<Input>, clock: Clock) -> Result<(), Error> {
+    // Three bounds: 1 024 inputs, 8 MiB, 20 ms. The clock is read for each input, since one may wait for the disk.
     let (mut bytes, until) = (0, clock.now() + TURN);
     for _ in 0..INPUTS_PER_TURN {
         let now = clock.now();

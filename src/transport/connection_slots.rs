@@ -101,6 +101,7 @@ impl ConnectionSlot {
         let mut table = self.slots.table();
         // Evicted meanwhile.
         let Some(mut occupant) = table.slots.remove(&self.number) else { return false };
+        // A restarted member dials from the same address: its dead connection goes at once, not after 10 s of silence.
         let same = |slot: &Occupant| slot.owner == Some(owner);
         // The same raft id, purpose and source: the peer has restarted, and its old connection is dead.
         table.slots.retain(|_, slot| !(same(slot) && slot.source == occupant.source));

@@ -36,6 +36,7 @@ pub struct BudgetPermit {
 
 /// Converts bytes to units; the frame itself counts as one.
 pub fn units(bytes: usize) -> u32 {
+    // An empty frame takes one unit, or frames without a payload would be unbounded.
     u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX)
 }
 

@@ -105,6 +105,7 @@ impl PeerOutbox {
     where
         F: Future<Output = Input> + Send + 'static,
     {
+        // Without a permit the call is refused, but from a task as well: the loop gets its answer the same way.
         let permit = Arc::clone(&self.rpcs).try_acquire_owned().ok();
         let refusal = permit.is_none().then(|| {
             Refusal::not_applied(

@@ -290,6 +290,8 @@ async fn write_and_install(
 ) -> Result<(), String> {
     let (frames, frames_end) = mpsc::channel(FRAMES_AHEAD);
     let (written, mut written_end) = oneshot::channel();
+    // The task reads the socket, the thread writes the tree, four frames at most between them. A slow disk stops the
+    // reads, and so the sender.
     on_thread("snapshot-writer", move || {
         // A failed snapshot is removed before the permit is released.
         drop(written.send(write_frames(reception, bytes, frames_end)));

@@ -57,6 +57,8 @@ impl Core {
         if refusal.leader.is_none() {
             refusal.leader = self.leader();
         }
+        // A request that was forwarded and may have been applied comes back and finds no leader. "No leader" alone
+        // would say that nothing was done, so the outcome becomes unknown.
         if waiting.maybe_applied && refusal.outcome == Outcome::NotApplied {
             refusal.outcome = Outcome::Unknown;
             let join = matches!(waiting.request, Request::Join { .. });

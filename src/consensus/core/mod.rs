@@ -155,6 +155,8 @@ impl Core {
 
     /// Sets the time to `now`, unless it is later already.
     pub fn at(&mut self, now: Millis) {
+        // Inputs and turns read the clock at different moments, and the time within a turn is measured apart: the
+        // latest one counts.
         self.now = self.now.max(now);
         self.raw.mut_store().now = self.now;
     }
@@ -250,6 +252,7 @@ impl Core {
 
     /// Hands unused databases and the folders of garbage to the background.
     pub fn discard_garbage(&mut self) -> Result<(), Error> {
+        // What is in use is what the journal names, so this comes after the record of an install and not before.
         let generation = self.raw.store().journal.generation();
         let garbage = self.data_dir.garbage(generation)?;
         let unused = std::mem::take(&mut self.unused);

@@ -395,6 +395,8 @@ impl Handle {
     }
 
     fn client(&self, input: Input) -> Result<(), Refusal> {
+        // Never waits: a client that is refused at once can ask another node, one that waits in front of the queue
+        // cannot.
         self.clients.try_send(input).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::not_applied(
                 Code::Overloaded,

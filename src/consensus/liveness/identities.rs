@@ -81,6 +81,9 @@ impl Identities {
         if !moved && row.http_address == http_address {
             return addresses_are_recorded(core).map(|()| None);
         }
+        // Which address has moved decides who may say so. The clients' address: the node itself. The raft address: a
+        // leader itself, a follower only with cluster.follow_moves; otherwise an operator, since a copy of its disk
+        // would say the same.
         let waits = moved && !core.options.follow_moves && !core.leads();
         let every = if waits { REMIND_EVERY } else { ANNOUNCE_EVERY };
         if self.announced.is_some_and(|at| core.now < at + every) {

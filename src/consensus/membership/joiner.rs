@@ -339,6 +339,8 @@ fn wrong_setting(address: &str, leader: &str, me: &str) -> String {
 /// Returns the phase of the incarnation in use, as its directory says.
 pub(crate) fn phase_of_incarnation(core: &Core) -> Phase {
     let identity = core.data_dir.identity();
+    // Removed first: such a node has applied entries like any member. Joining is told by an empty state alone, which a
+    // snapshot of the cluster ends.
     if identity.removed {
         Phase::Removed
     } else if core.state_machine.applied().0 == 0 {
@@ -353,6 +355,7 @@ pub(crate) fn phase_of_incarnation(core: &Core) -> Phase {
 /// Whether this node is the only member, and no client command was ever applied.
 fn is_pristine(core: &Core) -> bool {
     let members = core.state_machine.members();
+    // Alone, with no member ever removed, no write applied, and nothing in the log that might be one.
     members.len() == 1
         && members.get(core.raft_id()).is_some()
         && members.tombstones().next().is_none()

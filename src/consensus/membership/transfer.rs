@@ -51,6 +51,7 @@ impl Membership {
         let Stage::Lead { successor } = operation.stage else { return Some(operation) };
         info!(cx.core.log, "handing leadership over"; "to" => cx.core.name_of(successor));
         cx.core.raw.transfer_leader(successor);
+        // Raft gives up after one election timeout; the second leaves time to hear the new leader.
         let until = cx.core.now + 2 * cx.core.election_timeout();
         self.transfer = Some(Transfer { waiting: operation.waiting, target: successor, until });
         None

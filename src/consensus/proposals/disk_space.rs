@@ -89,6 +89,7 @@ impl VoterDiskSpace {
 
     /// Returns a voter whose disk is nearly full; one below its floor comes first.
     pub fn nearly_full_voter(&self, core: &Core) -> Option<(u64, DiskSpace)> {
+        // Voters only: a learner with a full disk stops no commit.
         let voters = core.conf_voters().iter().filter_map(|voter| Some((*voter, self.space_of(core, *voter)?)));
         voters.filter(|(_, space)| space.is_nearly_full()).max_by_key(|(_, space)| space.is_below_floor())
     }

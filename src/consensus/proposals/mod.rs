@@ -309,6 +309,8 @@ impl Proposals {
         if self.awaiting_visibility.is_empty() {
             return;
         }
+        // The leader has answered a join of n4 at index 50, and this follower has applied 48. The client that asks for
+        // the members here next must find n4, so its answer waits for 50.
         let applied = cx.core.state_machine.applied().0;
         let leader = cx.core.leader().map(|leader| leader.node_id);
         let done = self.awaiting_visibility.extract_if(.., |(until, _, _)| match until {

@@ -32,6 +32,8 @@ pub(crate) enum Payload {
 /// What is wrong with it.
 pub(crate) fn decode(entry: &Entry) -> Result<Payload, String> {
     match entry.get_entry_type() {
+        // A leader's first entry, and what raft puts in the place of a dropped change, have no data. A command always
+        // has some.
         EntryType::EntryNormal if entry.data.is_empty() => Ok(Payload::Nothing),
         EntryType::EntryNormal => codec::decode(&entry.data).map(Payload::Command).map_err(|error| error.to_string()),
         EntryType::EntryConfChange => {

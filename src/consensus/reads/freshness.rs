@@ -35,6 +35,8 @@ impl Freshness {
 
     /// Everything up to `index` is applied.
     pub fn applied(&mut self, index: u64) {
+        // A round that began at 10 was confirmed at index 5, one that began at 20 at index 8. With 7 applied, the state
+        // is as fresh as 10: entry 8 may have been committed before 20.
         while let Some((began, _)) = self.waiting.pop_front_if(|(_, wanted)| *wanted <= index) {
             self.as_of = self.as_of.max(Some(began));
         }

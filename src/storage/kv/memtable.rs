@@ -121,6 +121,8 @@ impl Memtable {
     /// [`Error`]: poisoned.
     pub fn begin_snapshot(&self, snapshot: EffectSender) -> Result<Arc<dyn Db>, Error> {
         let mut buffered = self.buffered();
+        // First: what is flushed now is in the tree before the new scan begins, and the aborted snapshot needs it no
+        // more.
         buffered.snapshot = None;
         self.flush(&mut buffered)?;
         buffered.snapshot = Some(snapshot);
@@ -211,6 +213,8 @@ impl Db for Memtable {
 
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
         let buffered = self.buffered();
+        // The tree has a, c; the memtable deletes c. The last pair below z: c of the tree is deleted, so the search
+        // goes on below c and finds a.
         let mut end = to.to_vec();
         loop {
             let from_tree = self.db.last(from, &end)?;

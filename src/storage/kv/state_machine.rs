@@ -229,6 +229,8 @@ impl StateMachine {
     pub fn apply(&mut self, entries: Vec<Applied>, max_work: usize) -> Result<Vec<Written>, Error> {
         let mut written = Vec::with_capacity(entries.len());
         let mut entries = entries.into_iter().peekable();
+        // Entries 5 to 9 each replace a value of 1 MB, and `max_work` is 2 MB: 5 and 6 are applied, and the caller
+        // gives 7 to 9 again.
         self.work = 0;
         while entries.peek().is_some() && (self.work < max_work || written.is_empty()) {
             self.work += self.apply_batch(&mut entries, &mut written, max_work.saturating_sub(self.work))?;
@@ -380,6 +382,8 @@ impl StateMachine {
     /// [`Error`]: poisoned.
     pub fn end_snapshot(&mut self) -> Result<(), Error> {
         if let Some(snapshot) = self.db.end_snapshot()? {
+            // The snapshot ends where the state machine stands now, not where it began: all effects up to here were
+            // passed to it.
             let mut metadata =
                 SnapshotMetadata { index: self.state.index, term: self.state.term, ..Default::default() };
             metadata.set_conf_state(self.state.conf_state.clone());

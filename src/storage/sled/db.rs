@@ -59,6 +59,7 @@ impl SledDb {
         if let Some(at) = running.iter().position(|other| *other == begun) {
             running.swap_remove(at);
         }
+        // Released before a failure is translated: that may ask the file system, and the watchdog takes this lock.
         drop(running);
         match answer {
             Ok(Ok(value)) => Ok(value),

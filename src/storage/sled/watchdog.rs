@@ -139,6 +139,7 @@ impl Watchdog {
         if !is_same_file(&self.dir.join(LOCK), self.lock.metadata().ok().as_ref()) {
             return Some(LOCK.into());
         }
+        // A new directory has no identity at first, which is no loss.
         if self.has_identity.load(Ordering::Relaxed) && is_missing(&self.dir.join(IDENTITY)) {
             return Some(IDENTITY.into());
         }

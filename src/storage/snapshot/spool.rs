@@ -129,6 +129,8 @@ impl Spool {
     /// Aborts the snapshot for all three, unless it is complete.
     pub(crate) fn fail(&self, detail: impl Into<String>) {
         let mut state = self.lock();
+        // Once all is in the file the reader needs neither state machine nor spooler, so their end does not matter to
+        // it.
         if !state.sealed {
             state.failed.get_or_insert(detail.into());
             (state.effects, state.effect_bytes) = (VecDeque::new(), 0);

@@ -151,6 +151,7 @@ impl Reader<'_> {
                         }
                     };
                     let mut reply_guard = ReplyGuard { token, permit: Some(permit), replies: self.replies.clone() };
+                    // A deadline far away would keep the request in the loop for as long: at most one hour.
                     let deadline = deadline.min(self.registry.handle.clock().after(MAX_DEADLINE));
                     let reply = Box::new(move |result| reply_guard.answer(result));
                     let hop = if relay { Hop::Relay } else { Hop::Leader };
