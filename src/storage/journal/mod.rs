@@ -157,9 +157,9 @@ impl Journal {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn install(&mut self, index: u64, term: u64, generation: u64, hard_state: &HardState) -> Result<(), Error> {
-        // The generation goes with the reset in one record: log and state are switched together or not at all.
         self.generation = generation;
         self.checkpoint = (index, term);
+        // The generation goes with the reset in one record: log and state are switched together or not at all.
         self.write((index, term), true, &[], hard_state)?;
         self.sync()
     }
