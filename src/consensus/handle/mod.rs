@@ -284,8 +284,8 @@ impl Handle {
             reply: Box::new(move |result| {
                 // Counted until the caller has taken the result: while many values wait to be taken, the loop answers
                 // fewer reads.
-                let lying = unsent.add(result.as_ref().map_or(0, Fetched::bytes));
-                drop(reply.send((result, lying)));
+                let unsent_bytes = unsent.add(result.as_ref().map_or(0, Fetched::bytes));
+                drop(reply.send((result, unsent_bytes)));
             }),
         })?;
         answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
@@ -309,8 +309,8 @@ impl Handle {
             bounds,
             deadline: self.deadline(timeout),
             reply: Box::new(move |result| {
-                let lying = unsent.add(result.as_ref().map_or(0, Listed::bytes));
-                drop(reply.send((result, lying)));
+                let unsent_bytes = unsent.add(result.as_ref().map_or(0, Listed::bytes));
+                drop(reply.send((result, unsent_bytes)));
             }),
         })?;
         answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
@@ -333,11 +333,11 @@ impl Handle {
     /// [`Refusal`] where the node is stopping.
     pub async fn status(&self) -> Result<Arc<Status>, Refusal> {
         loop {
-            let (answer, boarding) = self.statuses.join();
-            if let Some(boarding) = boarding {
+            let (answer, ticket) = self.statuses.join();
+            if let Some(ticket) = ticket {
                 let room = self.peers.reserve().await.map_err(|_| stopping())?;
-                let flight = boarding.depart();
-                room.send(Input::Status { reply: Box::new(|status| flight.land(status)) });
+                let request = ticket.start();
+                room.send(Input::Status { reply: Box::new(|status| request.answer_all(status)) });
             }
             // None where the caller that was to ask has given up before the loop had room for it.
             if let Some(status) = answer.await.map_err(|_| stopping())? {

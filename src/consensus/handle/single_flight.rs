@@ -29,26 +29,26 @@ pub(crate) struct AskInFlight(SingleFlight);
 impl SingleFlight {
     /// Joins the waiting callers; the first one gets a ticket and asks.
     pub(crate) fn join(&self) -> (oneshot::Receiver<Option<Arc<Status>>>, Option<AskTicket>) {
-        let (told, answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Three callers in one turn are one question to the loop. A fourth that comes after its answer asks anew,
         // because the answer must be younger than the question.
-        waiting.push(told);
+        waiting.push(reply);
         (answer, (waiting.len() == 1).then(|| AskTicket(self.clone())))
     }
 
-    fn tell(&self, status: Option<&Arc<Status>>) {
+    fn send_all(&self, status: Option<&Arc<Status>>) {
         let waiting = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for told in waiting {
+        for reply in waiting {
             // Some have given up.
-            drop(told.send(status.cloned()));
+            drop(reply.send(status.cloned()));
         }
     }
 }
 
 impl AskTicket {
     /// Starts the request.
-    pub(crate) fn depart(mut self) -> AskInFlight {
+    pub(crate) fn start(mut self) -> AskInFlight {
         // No caller is left in here.
         AskInFlight(std::mem::take(&mut self.0))
     }
@@ -56,15 +56,15 @@ impl AskTicket {
 
 impl Drop for AskTicket {
     fn drop(&mut self) {
-        self.0.tell(None);
+        self.0.send_all(None);
     }
 }
 
 impl AskInFlight {
     /// Answers all callers that wait.
-    pub(crate) fn land(mut self, status: Status) {
+    pub(crate) fn answer_all(mut self, status: Status) {
         // A caller that comes from here on waits for the next one, which is none of this one's to end.
-        std::mem::take(&mut self.0).tell(Some(&Arc::new(status)));
+        std::mem::take(&mut self.0).send_all(Some(&Arc::new(status)));
     }
 }
 
@@ -79,18 +79,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_the_first_asks_and_the_others_hear_it_or_ask_again() {
+    fn the_first_caller_asks_and_the_others_get_its_answer_or_ask_again() {
         let flights = SingleFlight::default();
-        let (mut first, boarding) = flights.join();
+        let (mut first, ticket) = flights.join();
         let (mut second, none) = flights.join();
-        assert!(boarding.is_some() && none.is_none());
-        drop(boarding);
+        assert!(ticket.is_some() && none.is_none());
+        drop(ticket);
         assert!(matches!((first.try_recv(), second.try_recv()), (Ok(None), Ok(None))), "it has given up");
-        let (mut third, boarding) = flights.join();
-        let flight = boarding.expect("the first again").depart();
+        let (mut third, ticket) = flights.join();
+        let request = ticket.expect("the first again").start();
         let (mut fourth, none) = flights.join();
         assert!(none.is_none());
-        drop(flight);
+        drop(request);
         let gone = Err(oneshot::error::TryRecvError::Closed);
         assert!(third.try_recv() == gone && fourth.try_recv() == gone, "the loop is gone");
         assert!(flights.join().1.is_some());
