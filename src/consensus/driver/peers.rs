@@ -38,7 +38,7 @@ impl Driver {
 
     pub(crate) fn step(&mut self, message: Message) -> Result<(), Error> {
         // The order of the checks: is it for this incarnation, is its sender no former member, is it believed, and only
-        // then does it count as contact. A stranger's message must not make a member look alive.
+        // then does it count as contact. A message of any process must not make a member look alive.
         if !matches!(self.core.phase, Phase::Member | Phase::Joining) {
             return Ok(());
         }

@@ -369,7 +369,7 @@ impl Handle {
     /// Passes a leader's join offer to the loop.
     ///
     /// # Errors
-    /// [`Refusal`] with the reason why the node stays what it is.
+    /// [`Refusal`] with the reason why the node does not join.
     pub async fn adopt(&self, adopt: JoinOffer) -> Result<JoinAccepted, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.deliver(Input::JoinOffer { adopt, reply: Box::new(|result| drop(reply.send(result))) }).await;

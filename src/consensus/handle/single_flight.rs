@@ -63,7 +63,7 @@ impl Drop for AskTicket {
 impl AskInFlight {
     /// Answers all callers that wait.
     pub(crate) fn answer_all(mut self, status: Status) {
-        // A caller that comes from here on waits for the next one, which is none of this one's to end.
+        // A caller that joins from here on waits for the next request, which this one's drop must not end.
         std::mem::take(&mut self.0).send_all(Some(&Arc::new(status)));
     }
 }

@@ -291,14 +291,14 @@ impl Membership {
         let address = self.asked.remove(&token).unwrap_or_default();
         let asked = |operation: &Operation| matches!(operation.stage, Stage::JoinOffer(t) | Stage::Prepared { token: t, .. } if t == token);
         if !self.current.as_ref().is_some_and(asked) {
-            if let Ok(adopted) = result {
-                self.notify_join_ended(cx, &address, adopted.raft_id);
+            if let Ok(accepted) = result {
+                self.notify_join_ended(cx, &address, accepted.raft_id);
             }
             return;
         }
         let Some(mut operation) = self.current.take() else { return };
         let Request::Join { node_id, raft_address, .. } = &operation.waiting.request else { return };
-        let refusal = match result.and_then(|adopted| validate::adopted(&adopted).map(|()| adopted)) {
+        let refusal = match result.and_then(|accepted| validate::adopted(&accepted).map(|()| accepted)) {
             // The question alone changes nothing, even where its answer is lost.
             Err(refusal) if matches!(operation.stage, Stage::Prepared { .. }) => {
                 Refusal { outcome: Outcome::NotApplied, ..refusal }
@@ -311,28 +311,28 @@ impl Membership {
                 self.current = Some(operation);
                 return;
             }
-            Ok(adopted) if !self.may_be_a_joiner(cx, adopted.raft_id) => Refusal::not_applied(
+            Ok(accepted) if !self.may_be_a_joiner(cx, accepted.raft_id) => Refusal::not_applied(
                 Code::BadRequest,
                 format!("{raft_address} answered with a raft id that cannot be used"),
             ),
-            Ok(adopted) => {
-                info!(cx.core.log, "a node was adopted"; "node" => node_id, "at" => raft_address, "raft_id" => adopted.raft_id);
-                if adopted.started_as != *node_id {
+            Ok(accepted) => {
+                info!(cx.core.log, "a node was adopted"; "node" => node_id, "at" => raft_address, "raft_id" => accepted.raft_id);
+                if accepted.started_as != *node_id {
                     operation.warning = Some(format!(
                         "the process at {raft_address} was started as {}; as a member its name is {node_id}",
-                        adopted.started_as
+                        accepted.started_as
                     ));
                 }
-                operation.dropped = adopted.dropped;
+                operation.dropped = accepted.dropped;
                 let member = Member {
                     name: node_id.clone(),
-                    raft_id: adopted.raft_id,
+                    raft_id: accepted.raft_id,
                     raft_address: raft_address.clone(),
-                    http_address: adopted.http_address,
+                    http_address: accepted.http_address,
                     role: Role::Learner,
                 };
                 operation.stage = Stage::Add { member, done: false };
-                // It has given up what it was.
+                // The joiner has switched incarnations.
                 operation.waiting.maybe_applied = true;
                 self.current = Some(operation);
                 return;

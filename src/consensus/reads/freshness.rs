@@ -42,7 +42,7 @@ impl Freshness {
         }
     }
 
-    /// The moment, if there was any in this life.
+    /// Returns the moment; None if no round was confirmed since the start.
     pub fn as_of(&self) -> Option<Millis> {
         self.as_of
     }

@@ -301,7 +301,7 @@ impl Verification {
             return self.borne_out(core, claim);
         }
         let me = usize::from(core.conf_voters().contains(&core.raft_id()));
-        // Four others, three needed: after two that say no the claim cannot be borne out any more. One yes keeps it
+        // Four others, three needed: after two that say no the claim cannot be confirmed any more. One yes keeps it
         // open to its limit.
         let outvoted = match claim {
             Claim::Diverged { .. } => open.no.len() + me > core.conf_voters().len() / 2,
