@@ -1,4 +1,4 @@
-//! Everything that can happen to the loop, as one type.
+//! The inputs of the loop, as one type.
 //!
 //! Why: the loop has one inbox, so the order of events is the order of this queue, in a simulator as in life.
 //!
@@ -15,10 +15,10 @@ use crate::model::{
 };
 use crate::storage::{ReceivedSnapshot, SnapshotTarget};
 
-/// How an answer goes back up: called once, from the loop's thread, so it must not block.
+/// The reply to a request: called once, from the loop's thread, so it must not block.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
-/// How fresh a read has to be.
+/// The consistency of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
     /// As of some moment between request and answer (ReadIndex, Raft thesis 6.4).
@@ -27,17 +27,17 @@ pub enum Consistency {
     Stale,
 }
 
-/// What a client asks of the state that it is to be shown, beside [`Consistency`].
+/// The bounds of a read, beside its [`Consistency`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bounds {
     /// The state has this index or a later one.
     pub min_index: u64,
-    /// How long ago the moment may be at which the state was the cluster's latest, of stale reads; those that a round
-    /// of ReadIndex after the read proves fresh pass any bound.
+    /// The maximum age of the state, of stale reads. A read that a later round of ReadIndex proves fresh passes any
+    /// bound.
     pub max_stale_ms: Option<Millis>,
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The value, or None where there is no such key.
@@ -51,7 +51,7 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// How many bytes the value has.
+    /// Returns the bytes of the value.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.value.as_ref().map_or(0, |item| item.value.bytes.len())
@@ -59,7 +59,7 @@ impl Fetched {
 }
 
 impl Listed {
-    /// How many bytes the values of the page have.
+    /// Returns the bytes of the values of the page.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let values = self.page.items.iter().filter_map(|(_, item)| item.as_ref());
@@ -67,7 +67,7 @@ impl Listed {
     }
 }
 
-/// What a list found.
+/// The result of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     /// The page, which is one state.
@@ -83,11 +83,11 @@ pub struct Listed {
 /// Why a received snapshot was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstallError(
-    /// What to tell the sender.
+    /// The reason for the sender.
     pub String,
 );
 
-/// How far a request has come on its way to the leader. Each step is taken at most once, so no request goes in circles.
+/// The hop of a request on its way to the leader. Each is taken at most once, so no request goes in circles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hop {
     /// From a client of this node.
@@ -98,72 +98,71 @@ pub enum Hop {
     Leader,
 }
 
-/// One thing that happens to the loop.
+/// An input of the loop.
 pub enum Input {
-    /// A client, or a peer on behalf of one, wants something done.
+    /// A request of a client, or of a peer on behalf of one.
     Request {
-        /// What.
+        /// The request.
         request: Request,
-        /// Until when.
+        /// The deadline.
         deadline: Millis,
-        /// How far it has come.
+        /// The hop.
         hop: Hop,
-        /// The raft id that a peer has sent it to; 0 where it is a client's. A node may have become another one since.
+        /// The raft id that a peer has sent it to, which this node may have given up since; 0 for a client's.
         to: u64,
-        /// Where the answer goes.
+        /// The reply.
         reply: Reply<Result<Answer, Refusal>>,
     },
-    /// A client wants to read.
+    /// A read of one key.
     Read {
-        /// Which key.
+        /// The key.
         key: Vec<u8>,
-        /// How fresh.
+        /// The consistency.
         consistency: Consistency,
-        /// What else it must be.
+        /// The bounds.
         bounds: Bounds,
-        /// Until when.
+        /// The deadline.
         deadline: Millis,
-        /// Where the answer goes.
+        /// The reply.
         reply: Reply<Result<Fetched, Refusal>>,
     },
-    /// A client wants to see many keys.
+    /// A read of a page of keys.
     List {
-        /// Which.
+        /// The range.
         list: List,
-        /// How fresh.
+        /// The consistency.
         consistency: Consistency,
-        /// What else it must be.
+        /// The bounds.
         bounds: Bounds,
-        /// Until when.
+        /// The deadline.
         deadline: Millis,
-        /// Where the answer goes.
+        /// The reply.
         reply: Reply<Result<Listed, Refusal>>,
     },
-    /// An operator wants a checkpoint now; answered when it is there.
+    /// A request for a checkpoint, answered when it is durable.
     Snapshot {
-        /// Until when.
+        /// The deadline.
         deadline: Millis,
-        /// Where the answer goes.
+        /// The reply.
         reply: Reply<Result<(), Refusal>>,
     },
     /// A request for the status of the node.
     Status {
-        /// Where the answer goes.
+        /// The reply.
         reply: Reply<Status>,
     },
-    /// The process is to end: hand leadership over, finish or answer what is pending, then stop.
+    /// The order to stop: hand over leadership, finish or answer what is pending, then end.
     Stop {
-        /// Until when; what is pending then is answered as it stands.
+        /// The deadline; what is pending then is refused.
         deadline: Millis,
     },
-    /// A node that waits to form a cluster is the one to begin it.
+    /// The order to begin a cluster, for a node that waits to form one.
     Begin,
-    /// Another input, with the room that it takes among the bytes that peers may have on their way: given back once the
-    /// loop has taken it in.
+    /// Another input, with its memory budget among the bytes of peers, released once the loop has handled it.
     Counted {
-        /// What happens.
+        /// The input.
         input: Box<Input>,
-        /// Dropped, it gives the room back.
+        /// The budget, released when dropped.
         room: Box<dyn Send>,
     },
     /// A message of a peer, which the transport has checked: its cluster, `from` and `to` are right.
@@ -179,131 +178,132 @@ pub enum Input {
         /// The raft id of the leader that it follows or is; 0 where it knows none.
         follows: u64,
     },
-    /// A request that [`crate::consensus::Outbox::forward`] sent on has come to an end.
+    /// The end of a request that [`crate::consensus::Outbox::forward`] has sent.
     Forwarded {
-        /// The token given with it.
+        /// Its token.
         token: u64,
         /// The leader's answer. A refusal of [`crate::model::Outcome::NotApplied`] may be tried again.
         result: Result<Answer, Refusal>,
     },
     /// The answer to [`crate::consensus::Outbox::identify`].
     Identified {
-        /// The token given with it.
+        /// Its token.
         token: u64,
         /// The node that answered, or why none did.
         result: Result<WhoAmI, Refusal>,
     },
     /// The answer to [`crate::consensus::Outbox::adopt`].
     AdoptAnswered {
-        /// The token given with it.
+        /// Its token.
         token: u64,
-        /// The joiner's word.
+        /// The joiner's answer.
         result: Result<JoinAccepted, Refusal>,
     },
-    /// A stranger asks who this is.
+    /// A request for this node's identity, by any process.
     WhoAmI {
-        /// Where the answer goes.
+        /// The reply.
         reply: Reply<WhoAmI>,
     },
-    /// A leader wants this node in its cluster.
+    /// A leader's offer to join its cluster.
     JoinOffer {
-        /// Its words.
+        /// The offer.
         adopt: JoinOffer,
-        /// Where the answer goes.
+        /// The reply.
         reply: Reply<Result<JoinAccepted, Refusal>>,
     },
-    /// A member of this cluster says that this raft id was removed.
+    /// A member's claim that this raft id was removed.
     Removed {
-        /// The cluster that says so.
+        /// The cluster of the sender.
         cluster_id: u64,
         /// The raft id that was removed.
         raft_id: u64,
     },
-    /// The leader that had this node adopted under this raft id reports that the join is over.
+    /// The leader's report that the join is over for which this node took this raft id.
     JoinEnded {
-        /// The cluster that it was to join.
+        /// The cluster to join.
         cluster_id: u64,
-        /// The raft id that it took for that.
+        /// The raft id of the joiner.
         raft_id: u64,
     },
-    /// Another voter asks what this node knows of it.
+    /// A voter's probe.
     Probe {
-        /// The question.
+        /// The probe.
         probe: Probe,
-        /// Where the answer goes.
+        /// The reply.
         reply: Reply<Result<ProbeReply, Refusal>>,
     },
     /// The answer to [`crate::consensus::Outbox::probe`].
     Probed {
-        /// The token given with it.
+        /// Its token.
         token: u64,
         /// The answer, or why there is none.
         result: Result<ProbeReply, Refusal>,
     },
-    /// A peer tells the digest of its state.
+    /// The leader's digest of its state.
     Digest {
-        /// The member that tells it.
+        /// The sender.
         from: u64,
-        /// What it tells.
+        /// The report.
         told: StateDigest,
     },
-    /// A peer tells what is left of its disk.
+    /// A member's free disk space.
     Space {
-        /// The member that tells it.
+        /// The sender.
         from: u64,
-        /// What it tells.
+        /// The report.
         space: DiskSpace,
     },
-    /// What speaks as this peer is not the member that was spoken to before; or the peer says so of this node.
+    /// An identity conflict: the process that speaks as this peer is not the recorded member, or the peer says so of
+    /// this node.
     IdentityConflict {
         /// The peer.
         raft_id: u64,
-        /// Whether it is this node that is refused.
+        /// Whether this node is the refused one.
         of_this_node: bool,
-        /// The lives, and what to do.
+        /// The boot ids, and the remedy.
         detail: String,
     },
-    /// A peer wants to send a snapshot of the state; answered with where to write it.
+    /// A peer's request to send a snapshot, answered with its target.
     Receive {
         /// The member that sends it.
         from: u64,
-        /// Where the answer goes.
+        /// The reply.
         reply: Reply<Result<SnapshotTarget, InstallError>>,
     },
-    /// A snapshot has arrived completely and is durable.
+    /// A received snapshot, complete and durable.
     Install {
         /// The leader's MsgSnapshot with the final metadata.
         message: Box<Message>,
         /// The generation.
         received: ReceivedSnapshot,
-        /// Where the answer goes: once the flip is durable.
+        /// The reply, once the install is durable.
         reply: Reply<Result<(), InstallError>>,
     },
-    /// The stream of a snapshot to a member has come to an end.
+    /// The end of a snapshot stream to a member.
     StreamEnded {
-        /// Whose.
+        /// The member.
         to: u64,
-        /// What was taken there, or why it was not.
+        /// The metadata of the installed snapshot, or the failure.
         result: Result<SnapshotMetadata, String>,
     },
-    /// A sync of the state machine that the loop had asked for is done.
+    /// The end of a sync of the state machine.
     Synced {
         /// The applied (index, term) that is durable now.
         mark: (u64, u64),
-        /// How it went.
+        /// The result.
         result: Result<(), crate::storage::Error>,
     },
-    /// The reader of a snapshot has read the tree to its end, or the snapshot has failed before.
+    /// The end of a snapshot's scan, or a failure before it.
     Scanned {
-        /// The token given with it.
+        /// Its token.
         token: u64,
-        /// How it went.
+        /// The result.
         result: Result<(), crate::storage::Error>,
     },
 }
 
 impl Input {
-    /// About how many bytes of entries and commands it brings into the loop.
+    /// Returns about the bytes of entries and commands in it.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Request { request: Request::Write(write), .. } => write.size(),

@@ -1,4 +1,4 @@
-//! The loop around raft: the only room that holds a `RawNode`.
+//! Consensus: the loop around raft, and the only module that holds a `RawNode`.
 //!
 //! Why: one thread owns raft, the journal and the state machine, so the order of everything that matters is the order
 //! of one function ([`Driver::turn`]). The rest of the process reaches the loop through a [`Handle`] and gets its

@@ -5,7 +5,7 @@
 use crate::changefeed::History;
 use crate::model::Limits;
 
-/// What the loop is configured with.
+/// The options of the loop.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The length of a raft tick in milliseconds.
@@ -23,32 +23,32 @@ pub struct Options {
     pub snapshot_every_bytes: u64,
     /// Entries kept behind a checkpoint for slow followers.
     pub snapshot_keep_entries: u64,
-    /// The most bytes of changes that a snapshot for a follower may take on disk.
+    /// The maximum bytes of changes that a snapshot for a follower may take on disk.
     pub snapshot_spool_bytes: u64,
     /// The maximum bytes of the last log entries in memory.
     pub entry_cache_bytes: usize,
-    /// About the bytes of entries that are on their way to one follower, unless a single entry is larger.
+    /// About the maximum bytes of entries in flight to one follower, unless a single entry is larger.
     pub follower_bytes: usize,
     /// The work after which a turn applies no further entry: about the bytes that entries read, replace and remove. A
     /// few bytes of log can ask for megabytes of it, and the loop has heartbeats to send.
     pub apply_work: usize,
-    /// What a command may have that is proposed here; other nodes may have other limits.
+    /// The limits of commands proposed here; other nodes may have other limits.
     pub limits: Limits,
-    /// The most client requests that wait at once.
+    /// The maximum number of waiting client requests.
     pub pending_requests: usize,
     /// How many of the latest events are kept.
     pub history: History,
     /// Where this node tells its peers to dial it, `host:port`.
     pub raft_address: String,
-    /// Where this node's clients find it, `host:port`.
+    /// The advertised client address, `host:port`.
     pub http_address: String,
     /// Whether members are followed to the address that they report, without an operator's request.
     pub follow_moves: bool,
-    /// Whether a pristine node waits to be taken, or told to begin, instead of leading itself (HUSKV_JOIN).
+    /// Whether a pristine node waits for a cluster to take it, or for the command to begin one, instead of leading
+    /// itself (HUSKV_JOIN).
     pub forming: bool,
-    /// How long a node that was adopted waits for something to come from the cluster, until it goes back to what it
-    /// was.
+    /// How long a joining node waits for its cluster before it rolls back.
     pub join_wait_ms: u64,
-    /// A random number that no other life of this process has: it makes the contexts of reads unique.
+    /// A random number of this process: it makes the contexts of reads unique.
     pub nonce: u64,
 }

@@ -3,6 +3,11 @@
 //! Why: the tree on disk is the snapshot (Raft thesis 5.2); a checkpoint only makes it durable up to a known index, off
 //! the loop, so that the log behind it can go. State is streamed only to a follower or joiner that needs it.
 //!
+//! ```text
+//!   checkpoint:  begin_checkpoint --sync thread--> machine_synced: record, sync --> compact, a little each turn
+//!   stream:      raft's offer --> begin_stream --spool thread--> scanned: the snapshot ends --> stream_ended: report to raft
+//! ```
+//!
 //! Invariants: the log is never compacted beyond what the state machine has synced, and the checkpoint is recorded
 //! durably first. A stream begins and ends between two batches of the loop. One stream is under way at a time, and each
 //! ends in a report to raft, or its follower is stuck for ever. Failed streams to one node are spaced 1 s, doubling to
@@ -24,24 +29,24 @@ use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal, mib};
 use crate::storage::{Error, SnapshotTarget, SpoolBound};
 
-/// How many journal records one turn removes at most.
+/// The maximum journal records that one turn removes.
 const RECORDS_PER_TURN: usize = 256;
 
-/// How many bytes of log a snapshot under way may keep from being compacted.
+/// The maximum bytes of log that a running snapshot keeps from being compacted.
 const PIN_BYTES: u64 = 1 << 30;
 
-/// How long after a snapshot the log behind it is still kept, for the follower to go on from there.
+/// How long the log behind a sent snapshot is kept, for the follower to go on from there.
 const PIN_AFTER: Millis = 10_000;
 
 /// The first and the longest pause after a failed snapshot.
 const PAUSES: (Millis, Millis) = (1000, 60_000);
 
-/// The least pause between two checkpoints that show how much space is left.
+/// The shortest interval between two checkpoints that are taken only to measure the disk space.
 const MEASURES_EVERY: Millis = 1000;
 
-/// A snapshot under way.
+/// A running snapshot stream.
 struct Stream {
-    /// Tells its scan from that of an earlier one.
+    /// The token of its scan.
     token: u64,
     to: u64,
     /// The applied index when it began.
@@ -56,28 +61,28 @@ fn is_below_floor(core: &Core) -> bool {
 /// Checkpoints and snapshot streams of this node.
 #[derive(Default)]
 pub(crate) struct Snapshots {
-    /// The mark of the sync under way, and when it began.
+    /// The mark of the running sync, and when it began.
     syncing: Option<((u64, u64), Millis)>,
-    /// Who waits for a checkpoint.
+    /// Requests for a checkpoint.
     waiting: Vec<(Millis, Reply<Result<(), Refusal>>)>,
-    /// Up to where the log can go.
+    /// The index that the log may be compacted to.
     compact_to: u64,
-    /// The snapshot under way.
+    /// The running stream.
     stream: Option<Stream>,
-    /// The index that a snapshot just sent still needs, and until when it is kept.
+    /// The index that the receiver of the last snapshot still needs, and until when it is kept.
     pinned: Option<(u64, Millis)>,
-    /// A stream that could not begin: its receiver, and why. Raft is told after the turn's Ready.
-    stillborn: Option<(u64, String)>,
-    /// Failures in a row, by follower.
+    /// A stream that could not begin: its receiver, and why. Reported to raft after the turn's Ready.
+    failed_start: Option<(u64, String)>,
+    /// Consecutive failures by follower.
     failures: BTreeMap<u64, u32>,
-    /// Whether a checkpoint waits for disk space, as the log says.
+    /// Whether the log says that a checkpoint waits for disk space.
     waits_for_space: bool,
-    /// When the next checkpoint may begin that only shows how much space is left.
+    /// When the next checkpoint may begin that only measures the disk space.
     measures_after: Millis,
 }
 
 impl Snapshots {
-    /// A snapshot was installed: what was to be compacted belongs to the old log.
+    /// Forgets checkpoint and compaction of the old log after an install.
     pub fn installed(&mut self) {
         self.syncing = None;
         self.compact_to = 0;
@@ -85,7 +90,7 @@ impl Snapshots {
 }
 
 impl Snapshots {
-    /// An operator wants a checkpoint.
+    /// Requests a checkpoint.
     pub fn snapshot_now(&mut self, unavailable: Option<Refusal>, deadline: Millis, reply: Reply<Result<(), Refusal>>) {
         if let Some(refusal) = unavailable {
             return reply(Err(refusal));
@@ -93,7 +98,7 @@ impl Snapshots {
         self.waiting.push((deadline, reply));
     }
 
-    fn begin_cut(&mut self, core: &mut Core) -> Result<(), Error> {
+    fn begin_checkpoint(&mut self, core: &mut Core) -> Result<(), Error> {
         let mark = core.state_machine.applied();
         info!(core.log, "snapshot begun"; "index" => mark.0);
         self.syncing = Some((mark, core.now));
@@ -102,7 +107,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// The state machine is durable up to `mark`: this is recorded, and the log behind it may go.
+    /// Records a checkpoint: the state machine is durable up to `mark`, and the log behind it may be compacted.
     pub fn machine_synced(
         &mut self,
         core: &mut Core,
@@ -115,6 +120,8 @@ impl Snapshots {
         self.syncing = None;
         core.state_machine.synced();
         let behind = self.keep_from(core, mark.0);
+        // Order: the state machine is durable up to `mark` (that is why this is called), the journal records it
+        // durably, and only then may entries go. A crash in between finds the old checkpoint and the whole log.
         let log = core.raw.mut_store();
         let hard_state = log.hard_state.clone();
         log.journal.record_checkpoint(mark.0, mark.1);
@@ -128,10 +135,13 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Up to where the log behind a checkpoint at `mark` can go: a tail is kept for slow followers, bounded by entries
-    /// and, so that large values do not fill the disk, by the bytes between two checkpoints.
+    /// Returns the index that the log may be compacted to after a checkpoint at `mark`. A tail is kept for slow
+    /// followers, bounded by entries and, so that large values do not fill the disk, by the bytes between two
+    /// checkpoints.
     fn keep_from(&self, core: &Core, mark: u64) -> u64 {
         let journal = &core.raw.store().journal;
+        // Example: a checkpoint at 50 000, bounds of 10 000 entries and 64 MiB. Entries of 1 KiB: the log goes up to 40
+        // 000, since 10 000 of them are 10 MiB. Entries of 1 MiB: it goes up to 49 936.
         let bound = journal.bytes_after(mark) + core.options.snapshot_every_bytes;
         // Binary search for the first index behind which the log is no longer than the bound.
         let (mut low, mut high) = (mark.saturating_sub(core.options.snapshot_keep_entries), mark);
@@ -142,9 +152,10 @@ impl Snapshots {
         low
     }
 
-    /// Begins a checkpoint where one is due, and compacts a little.
+    /// Begins a checkpoint if one is due, and compacts a little.
     pub fn run_snapshots(&mut self, core: &mut Core) -> Result<(), Error> {
-        if let Some((to, reason)) = self.stillborn.take() {
+        // Here and not in `begin_stream`: that runs between a Ready and its advance, where nothing may be stepped.
+        if let Some((to, reason)) = self.failed_start.take() {
             self.stream_ended(core, to, Err(reason));
         }
         let (mark, _) = core.raw.store().journal.checkpoint();
@@ -155,7 +166,7 @@ impl Snapshots {
         let wanted = due || !self.waiting.is_empty();
         let waits = self.waits_for_space(core, wanted);
         if wanted && !waits && self.syncing.is_none() && core.phase == Phase::Member {
-            self.begin_cut(core)?;
+            self.begin_checkpoint(core)?;
         }
         let now = core.now;
         for (_, reply) in self.waiting.extract_if(.., |(deadline, _)| *deadline <= now) {
@@ -168,7 +179,7 @@ impl Snapshots {
         if is_below_floor(core) { Ok(()) } else { self.compact(core) }
     }
 
-    /// Whether the estimate of what is still to be written alone says that the disk has too little: a checkpoint makes it
+    /// Whether the disk has too little space only by the estimate of what is still to be written; a checkpoint makes it
     /// exact.
     fn shows_space(&mut self, core: &Core) -> bool {
         let differs = core.free_space().zip(core.own_space()).is_some_and(|(free, own)| free.level_differs(own));
@@ -179,7 +190,7 @@ impl Snapshots {
         shows
     }
 
-    /// Whether a checkpoint has to wait until the disk is above its floor; one on request is refused.
+    /// Whether a checkpoint has to wait until the disk is above its floor; requested ones are refused then.
     fn waits_for_space(&mut self, core: &Core, wanted: bool) -> bool {
         let space = core.free_space().filter(|space| wanted && space.is_below_floor());
         let waited = std::mem::replace(&mut self.waits_for_space, space.is_some());
@@ -200,11 +211,13 @@ impl Snapshots {
     }
 
     fn compact(&mut self, core: &mut Core) -> Result<(), Error> {
+        // What a stream under way will need of the log: its receiver goes on from the index where the snapshot ends,
+        // which is at least the one where it began. A log over 1 GiB or a disk that is nearly full outweighs that.
         let mut target = self.compact_to;
-        let copy = self.stream.as_ref().map(|stream| stream.index);
+        let streaming = self.stream.as_ref().map(|stream| stream.index);
         let after = self.pinned.map(|(index, _)| index);
         let is_tight = core.own_space().is_some_and(DiskSpace::is_nearly_full);
-        for pin in [copy, after].into_iter().flatten() {
+        for pin in [streaming, after].into_iter().flatten() {
             if !is_tight && core.raw.store().journal.bytes_after(pin) < PIN_BYTES {
                 target = target.min(pin);
             }
@@ -216,13 +229,13 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Raft has offered a follower a snapshot: the snapshot begins.
+    /// Begins a snapshot stream to the follower that raft has offered one.
     pub fn begin_stream(&mut self, core: &mut Core, message: Message) -> Result<(), Error> {
         let to = message.to;
         let (token, index) = (core.token(), core.state_machine.applied().0);
         self.stream = Some(Stream { token, to, index, began: core.now });
         if is_below_floor(core) {
-            self.stillborn = Some((to, "the sender's disk is almost full (storage.reserve_mb)".into()));
+            self.failed_start = Some((to, "the sender's disk is almost full (storage.reserve_mb)".into()));
             return Ok(());
         }
         match core.data_dir.engine().scratch() {
@@ -234,12 +247,12 @@ impl Snapshots {
                 core.background.spool(token, spooler);
                 core.outbox.stream(to, message, reader);
             }
-            Err(failure) => self.stillborn = Some((to, failure.to_string())),
+            Err(failure) => self.failed_start = Some((to, failure.to_string())),
         }
         Ok(())
     }
 
-    /// The reader has read the tree to its end: the snapshot ends at the state that is applied now.
+    /// Ends the snapshot at the applied state, once the reader has scanned the tree.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -255,7 +268,7 @@ impl Snapshots {
         core.state_machine.end_snapshot()
     }
 
-    /// The stream of a snapshot has ended, well or not.
+    /// Handles the end of a stream, and reports it to raft.
     pub fn stream_ended(&mut self, core: &mut Core, to: u64, result: Result<SnapshotMetadata, String>) {
         let Some(Stream { began, .. }) = self.stream.take_if(|stream| stream.to == to) else { return };
         core.state_machine.abort_snapshot();
@@ -272,6 +285,7 @@ impl Snapshots {
             }
             Err(reason) => {
                 let failures = self.failures.entry(to).or_default();
+                // 1, 2, 4, 8, 16, 32, 60, 60, ... seconds.
                 let pause = (PAUSES.0 << (*failures).min(6)).min(PAUSES.1);
                 *failures += 1;
                 warn!(core.log, "snapshot stream failed"; "to" => name, "reason" => &reason, "ms" => ms, "next_in_ms" => pause);
@@ -283,15 +297,15 @@ impl Snapshots {
         }
     }
 
-    /// Answers a peer that wants to send a snapshot, which only the leader has a reason to; whether one is taken.
+    /// Answers a peer that wants to send a snapshot, which only the leader may; returns whether one is received.
     pub fn receive(core: &mut Core, from: u64, reply: Reply<Result<SnapshotTarget, InstallError>>) -> bool {
         if !matches!(core.phase, Phase::Member | Phase::Joining) || core.stop_by.is_some() {
-            reply(Err(InstallError("this node takes no copy now".into())));
+            reply(Err(InstallError("this node takes no snapshot now".into())));
             return false;
         }
         if from != core.raw.raft.leader_id {
             warn!(core.log, "a snapshot is refused"; "from" => core.name_of(from), "reason" => "it is not the leader");
-            reply(Err(InstallError("a copy is taken from the present leader alone".into())));
+            reply(Err(InstallError("a snapshot is taken from the present leader alone".into())));
             return false;
         }
         info!(core.log, "receiving a snapshot"; "from" => core.name_of(from));

@@ -1,7 +1,14 @@
-//! The thread that the driver lives on.
+//! The consensus thread, which runs the driver.
 //!
 //! Why: raft, journal and machine belong to one thread, and their disk writes must never run on http's workers. The
 //! thread has a small tokio runtime of its own, only to wait for a tick, an input, whichever comes first.
+//!
+//! ```text
+//!   http workers -----> clients (limits.pending_requests) --.
+//!   transport tasks --> peers (4096 inputs) ----------------+--> consensus thread: tick, handle, turn --> Outbox --> links
+//!   sync, spool ------> peers                               |      |  '--> journal: one record, one sync
+//!   timer, every tick --------------------------------------'      '--> Background: sync, spool, discard (a thread each)
+//! ```
 //!
 //! Invariants: inputs of peers come before those of clients, and a turn takes a bounded number of both, and of their
 //! bytes, for a bounded time; while a turn syncs, the next batch gathers. A tick comes before all of them, so
@@ -28,13 +35,13 @@ use super::outbox::Outbox;
 use crate::model::Millis;
 use crate::storage::{DataDir, Db, Engine, Error, Incarnation, Spooled, Spooler};
 
-/// How many inputs of each queue one turn takes at most.
+/// The maximum inputs of each queue in a turn.
 const INPUTS_PER_TURN: usize = 1024;
 
-/// After how many bytes of entries and commands a turn takes no further input.
+/// The bytes of entries and commands after which a turn takes no further input.
 const BYTES_PER_TURN: usize = 8 << 20;
 
-/// How often the log says at most that the queue of clients is full, in milliseconds.
+/// The shortest interval between two log lines about a full client queue, in milliseconds.
 const WARN_EVERY: Millis = 10_000;
 
 /// The running loop.
@@ -44,7 +51,7 @@ pub struct Running {
     pub ended: oneshot::Receiver<Result<(), Error>>,
 }
 
-/// What a loop is started with.
+/// The parts of a loop.
 pub struct Start {
     /// The opened directory.
     pub data_dir: DataDir,
@@ -60,7 +67,7 @@ pub struct Start {
     pub raft_log: Logger,
 }
 
-/// Starts the loop on a thread of its own. `handle` is how its background jobs report back.
+/// Starts the loop on a thread of its own. Its background jobs report back through `handle`.
 ///
 /// # Errors
 /// Where the system gives no thread.
@@ -76,6 +83,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     let tick = Duration::from_millis(options.tick_ms);
     let background = Threads { handle, clock, log: log.clone() };
     let mut driver = Driver::new(data_dir, incarnation, outbox, Box::new(background), options, log.clone(), raft_log)?;
+    // Watchers hold the feed of the handle, so the driver takes that one over before anything is applied.
     driver.set_feed(inbox.feed.clone());
     driver.set_unsent(inbox.unsent.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
@@ -89,9 +97,16 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         let mut names = driver.names(&Names::default());
         inbox.publish(names.clone());
         let mut ticks = interval(tick);
+        // After a stall of 2 s one tick comes at once and the next one a full tick later, not twenty in a row; the
+        // driver counts what was missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !driver.stopped() {
+            // Group commit: one input wakes the loop, `drain` handles all that came while the last turn synced, and the
+            // turn makes one record of it, with one sync.
             tokio::select! {
+                // The order of the arms is a priority. A tick first, so heartbeats leave however full the queues are.
+                // Peers before clients: an acknowledgement completes a write, a new write only makes more of them. The
+                // last arm never waits: it is for what the last turn has left over.
                 biased;
                 _ = ticks.tick() => driver.tick(clock.now())?,
                 Some(input) = inbox.peers.recv() => driver.handle(clock.now(), input)?,
@@ -137,6 +152,7 @@ fn drain(driver: &mut Driver, inbox: &mut Inbox, full: &mut Full, log: &Logger) 
 }
 
 fn drain_queue(driver: &mut Driver, queue: &mut mpsc::Receiver<Input>, clock: Clock) -> Result<(), Error> {
+    // Three bounds: 1 024 inputs, 8 MiB, 20 ms. The clock is read for each input, since one may wait for the disk.
     let (mut bytes, until) = (0, clock.now() + TURN);
     for _ in 0..INPUTS_PER_TURN {
         let now = clock.now();
@@ -158,7 +174,7 @@ struct Threads {
 }
 
 impl Threads {
-    /// Runs a background job. Where the system gives no thread, the loop hears what it would have heard at its end.
+    /// Runs a background job. If no thread can be started, the loop gets `instead`.
     fn run(&self, name: &str, job: impl FnOnce() + Send + 'static, instead: impl FnOnce(Error) -> Option<Input>) {
         if let Err(source) = thread::Builder::new().name(name.into()).spawn(job) {
             error!(self.log, "the system gives no thread"; "for" => name, "error" => %source);
@@ -183,6 +199,8 @@ impl Background for Threads {
         let handle = self.handle.clone();
         let log = self.log.clone();
         let job = move || {
+            // After the scan the loop has its answer, and the sender of the stream sees a failure itself: it is only
+            // logged.
             let mut told = false;
             loop {
                 match spooler.wait() {

@@ -88,6 +88,9 @@ impl DataDir {
             reservations: Arc::default(),
             last_generation: FIRST_GENERATION,
         };
+        // A bootstrap writes the identity first (`ready` false), then the folder, then `ready`. A folder without an
+        // identity is never taken for a new directory: `write_first_identity` refuses it, since its identity file was
+        // lost.
         let raft_id = data_dir.identity.raft_id;
         // `ready` is false only between the first identity and the end of the bootstrap: a crash there starts it over.
         let incarnation = if data_dir.identity.ready {
@@ -101,12 +104,18 @@ impl DataDir {
             })?;
             incarnation
         };
-        // Crash matrix of a join: before the rename of `identity` the old incarnation is in use and the new folder is garbage;
-        // after it the new one is in use and the old one is kept; after the first snapshot `commit_join` drops the old one.
+        // Crash matrix of a join of node 5, which becomes 9:
+        //  identity          | folders                  | the next start
+        //  5                 | 5, 9 or a part of it     | opens 5; 9 is garbage
+        //  9, previous 5     | 5, 9 with applied 0      | opens 9, which waits for a snapshot or goes back to 5
+        //  9, previous 5     | 5, 9 with a snapshot     | opens 9 and commits the join; 5 is garbage
+        //  9                 | 5, 9                     | opens 9; 5 is garbage
         if data_dir.identity.previous.is_some() && incarnation.state_machine.applied().0 != 0 {
             // The process ended between the install of the first snapshot and the commit of the join.
             data_dir.commit_join()?;
         }
+        // A boot id is durable before the first message of this boot: peers record it, and a boot that forgot its id
+        // would look like a clone of the disk.
         let nonce = (data_dir.random)();
         data_dir.update(|identity| {
             identity.picked_http_port = options.picked_http_port.or(identity.picked_http_port);
@@ -338,6 +347,8 @@ impl DataDir {
         }
         let fits = first <= applied + 1 && applied <= last && commit <= last;
         debug_assert!(fits, "first {first}, applied {applied}, commit {commit}, last {last}");
+        // The journal names the generation, so the install of a snapshot is one record: before it the old generation is
+        // in use, after it the new one, and the other folder is garbage.
         self.last_generation = journal.generation();
         Ok(Incarnation { journal, state_machine })
     }

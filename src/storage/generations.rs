@@ -76,6 +76,7 @@ impl Drop for ReservedGeneration {
         // Dropped without `keep`: the snapshot was aborted.
         if !self.keep_folder {
             // A folder that cannot be removed now is garbage and removed at the next start.
+            // As long as it is reserved `garbage` does not list the folder, so no second thread removes it.
             drop(self.engine.remove(&layout::state_machine(self.this.raft_id, self.this.generation)));
             self.all.lock().remove(&self.this);
         }

@@ -112,6 +112,9 @@ pub(super) fn parse_record_key(key: &[u8]) -> Option<(u64, u32)> {
 /// Example: chunk 2 of the client key `a` is `10 61 00 01 00 02`. The terminator keeps byte order: `a` sorts before
 /// `ab`, and all chunks of `a` are adjacent.
 pub(super) fn chunk_key(kind: Kind, key: &[u8], chunk: u16) -> Vec<u8> {
+    // Why a key does not end in 0x00 alone: then chunk 0 of the key `a\0`, `61 00 00 00 00`, would lie between chunk 0
+    // of `a`, `61 00 00 00`, and its chunk 1, `61 00 00 01`. Escaped, `a\0` begins with `61 00 FF` and sorts behind all
+    // of `61 00 01`.
     let mut bytes = Vec::with_capacity(key.len() + 5);
     bytes.push(kind as u8);
     for &byte in key {
@@ -148,6 +151,7 @@ pub(super) fn parse_chunk_key(bytes: &[u8]) -> Option<(Kind, Vec<u8>, u16)> {
                 rest = more;
             }
             [0, 1, high, low] => return Some((kind, key, u16::from_be_bytes([high, low]))),
+            // 0x00 before any other byte is neither an escaped zero nor the end of a key.
             [0, ..] | [] => return None,
             [byte, ref more @ ..] => {
                 key.push(byte);

@@ -112,8 +112,9 @@ impl Peers {
         }
         // `heard` is only known for sure after the peer has sent a frame; otherwise the older record stays.
         let now = PeerRecord { boot_id: Some(boot_history.current), heard: heard.or(before.heard) };
-        let told = boot_history.current.count > 0 && keep(raft_id);
-        if now == before || !told {
+        // Of a removed raft id nothing is recorded, or the file would get its record back after the removal.
+        let is_recordable = boot_history.current.count > 0 && keep(raft_id);
+        if now == before || !is_recordable {
             return Ok(Ok(false));
         }
         // Writes the file before the memory is updated, so that a failed write changes nothing.

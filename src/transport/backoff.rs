@@ -1,7 +1,7 @@
 //! Exponential backoff with jitter between dials.
 //!
-//! Invariants: the delay doubles from [`Backoff::MIN`] to [`Backoff::MAX`]; the jitter is between half of it and all of it, so that nodes do not dial in
-//! step.
+//! Invariants: the delay doubles from [`Backoff::MIN`] to [`Backoff::MAX`]. Each one is a random part of it, half at least, so that
+//! nodes do not dial in step.
 
 use std::time::Duration;
 

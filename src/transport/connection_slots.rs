@@ -76,6 +76,8 @@ impl ConnectionSlots {
         let source = network(source);
         let (evict, evicted) = watch::channel(());
         let mut table = self.table();
+        // The new connection always gets in; an old one goes. A flood from one source evicts its own, since that source
+        // has the most.
         let evicted_other = table.make_room(self.max_unidentified, |slot| slot.owner.is_none());
         let number = table.next;
         table.next += 1;
@@ -99,9 +101,11 @@ impl ConnectionSlot {
         let mut table = self.slots.table();
         // Evicted meanwhile.
         let Some(mut occupant) = table.slots.remove(&self.number) else { return false };
+        // A restarted member dials from the same address: its dead connection goes at once, not after 10 s of silence.
         let same = |slot: &Occupant| slot.owner == Some(owner);
         // The same raft id, purpose and source: the peer has restarted, and its old connection is dead.
         table.slots.retain(|_, slot| !(same(slot) && slot.source == occupant.source));
+        // A member competes only with connections under its own raft id, so no other peer can take its place.
         let evicted_other = if is_listed(raft_id) {
             table.make_room(SOURCES_PER_MEMBER, same)
         } else {

@@ -51,6 +51,7 @@ pub async fn accept(listener: TcpListener, registry: Arc<Registry>, max_inbound:
                 continue;
             }
         };
+        // The slot is taken before a byte is read: a connection counts from its accept on.
         let (slot, evicted_other) = slots.acquire(from.ip());
         let inbound = Inbound { registry: Arc::clone(&registry), from };
         inbound.log_eviction(evicted_other);

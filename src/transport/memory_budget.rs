@@ -36,6 +36,7 @@ pub struct BudgetPermit {
 
 /// Converts bytes to units; the frame itself counts as one.
 pub fn units(bytes: usize) -> u32 {
+    // An empty frame takes one unit, or frames without a payload would be unbounded.
     u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX)
 }
 
@@ -61,6 +62,7 @@ impl Budget {
     pub async fn reserve(&self, share: &ConnectionShare, is_member: bool, bytes: usize) -> BudgetPermit {
         let pool = if is_member { &self.members } else { &self.others };
         // The semaphores are never closed, so this always succeeds.
+        // In this order: a connection that waits for its own share holds nothing of the pool meanwhile.
         let own = Arc::clone(&share.0).acquire_many_owned(units(bytes)).await.ok();
         let all = Arc::clone(pool).acquire_many_owned(units(bytes)).await.ok();
         BudgetPermit { bytes, _permits: [own, all] }

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! One TCP connection leads from each member to each other. It carries raft messages and forwarded requests, those that must be
-//! timely first (`link::send_queue`); back come the replies, and messages of a node in whose table the dialler is not yet. Both ends report every second which leader they
-//! follow. Snapshots and rpcs have connections of their own.
+//! timely first (`link::send_queue`). Back come the replies, and messages of a node in whose table the dialler is not yet. Both
+//! ends report every second which leader they follow. Snapshots and rpcs have connections of their own.
 //!
 //! Invariants: no peer is served before its handshake matches the last published [`PeerTable`](crate::model::PeerTable) and its
 //! [`BootHistory`](crate::model::BootHistory) continues the recorded one, durably. Members of the table always get a connection

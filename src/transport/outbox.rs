@@ -105,6 +105,7 @@ impl PeerOutbox {
     where
         F: Future<Output = Input> + Send + 'static,
     {
+        // Without a permit the call is refused, but from a task as well: the loop gets its answer the same way.
         let permit = Arc::clone(&self.rpcs).try_acquire_owned().ok();
         let refusal = permit.is_none().then(|| {
             Refusal::not_applied(
@@ -160,6 +161,8 @@ impl Outbox for PeerOutbox {
                 format!("the member with raft id {to} is not in the member table here"),
             ),
             Some(link) => {
+                // The token is in the table before the frame is in the queue: the link may send it and read the reply
+                // before `put_forward` returns.
                 let open = link.forwards.open(token, deadline);
                 if open && link.queue.put_forward(token, hop, request) {
                     return;
@@ -268,6 +271,7 @@ impl Outbox for PeerOutbox {
         }
         let listed: &[_] = if table.removed { &[] } else { &table.peers };
         for (raft_id, name, address) in listed.iter().filter(|(raft_id, ..)| *raft_id != table.raft_id) {
+            // A peer that has connected before the table listed it: the newest of its connections says where it is now.
             let inbound = directory.unlisted_peers.range((*raft_id, 0)..=(*raft_id, u64::MAX)).next_back();
             let self_reported = inbound.map(|(_, unlisted_peer)| unlisted_peer.address.clone());
             if let Some(peer_address) = directory.dialled.get(raft_id) {

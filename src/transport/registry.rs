@@ -136,6 +136,7 @@ impl Registry {
 
     /// Runs `task` on the transport's runtime, from any thread.
     pub fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        // Counted before the task runs, so `finished` cannot miss one that was just spawned.
         self.tasks.send_modify(|tasks| *tasks += 1);
         let task_guard = TaskGuard(Arc::clone(self));
         self.runtime.spawn(async move {
@@ -193,6 +194,7 @@ impl Registry {
     /// # Errors
     /// [`Denial`], to be sent back.
     pub async fn admit(&self, hello: &Hello) -> Result<(), Denial> {
+        // Checked first and recorded second: a refused hello writes nothing.
         admit(self.table().as_deref(), hello, || self.peers.check(hello.from, &hello.boot_history))?;
         self.record_peer(hello.from, &hello.boot_history, false).await
     }
@@ -259,6 +261,7 @@ impl Registry {
         let (mut table, mut peers_changed) = (self.table.subscribe(), self.peers_changed.subscribe());
         loop {
             // A peer that has just entered the table is recorded.
+            // Subscribed first, checked second: a change between the two wakes the wait below.
             if let Err(Denial::Conflict(conflict)) = self.record_peer(raft_id, boot_history, true).await {
                 return conflict;
             }
@@ -314,10 +317,14 @@ impl Registry {
     #[must_use]
     pub fn register_inbound(&self, hello: &Hello, queue: mpsc::Sender<Frame>) -> Option<UnlistedPeerGuard<'_>> {
         let mut directory = self.directory();
+        // A dialled member is answered on the connection that leads to it; what it reports as its address only makes it
+        // be dialled there, too.
         if let Some(peer_address) = directory.dialled.get(&hello.from) {
             peer_address.send_modify(|peer_address| peer_address.set_self_reported(&hello.raft_address));
             return None;
         }
+        // The joiner's own table is empty, so it cannot dial the leader. It answers on the connection that the leader
+        // has opened.
         let unlisted_peer = (hello.from, directory.next_unlisted);
         directory.next_unlisted += 1;
         directory.unlisted_peers.insert(unlisted_peer, UnlistedPeer { address: hello.raft_address.clone(), queue });

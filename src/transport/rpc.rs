@@ -93,6 +93,7 @@ pub async fn offer_join(registry: &Registry, address: &str, offer: JoinOffer) ->
         Ok((stream, _)) => stream,
         Err(error) => return Err(dial_refusal(registry, address, &error)),
     };
+    // Up to here no offer was sent, and a failure is `not_applied`.
     let frame = Frame::JoinOffer(offer);
     let answered = async {
         write_frame_within(&mut stream, &frame, left()).await?;
@@ -157,6 +158,7 @@ pub async fn answer_join_offer(registry: &Registry, who: &str, mut stream: TcpSt
         let refusal = Refusal::not_applied(Code::BadRequest, format!("the offer cannot be taken: {detail}"));
         return finish(&mut stream, &Frame::JoinAccepted(Err(refusal))).await;
     }
+    // The loop refuses, or answers once this node has switched incarnations durably (or, to a mere question, would).
     let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.adopt(offer)).await else { return };
     finish(&mut stream, &Frame::JoinAccepted(answer)).await;
 }

@@ -74,6 +74,8 @@ pub async fn send(
     let sending = async {
         let (stream, address) = dial_member(registry, to).await?;
         info!(registry.log, "snapshot stream started"; "to" => to, "address" => address);
+        // At most 4 frames wait between the reader thread and the socket, so a slow peer stops the scan and not this
+        // task's memory.
         let (bytes, (frames, frames_end)) = (reader.bytes(), mpsc::channel(FRAMES_AHEAD));
         on_thread("snapshot-reader", move || read_frames(|| reader.next(), &frames))?;
         stream_out(stream, message, bytes, frames_end).await
@@ -172,6 +174,8 @@ async fn send_frames<W: AsyncWrite + Unpin>(
     let mut last = Instant::now();
     loop {
         let frame = match timeout(PING_EVERY, frames.recv()).await {
+            // Behind the scan there may be nothing to send until the loop ends the snapshot. Pings keep the receiver
+            // waiting meanwhile.
             Err(_) if last.elapsed() < PROGRESS => Frame::Ping,
             Err(_) => return Err(SendError::Snapshot(format!("nothing to send for {} s", PROGRESS.as_secs()))),
             Ok(None) => return Err(SendError::Snapshot("the snapshot ended early".into())),
@@ -181,6 +185,7 @@ async fn send_frames<W: AsyncWrite + Unpin>(
                 Frame::Changes(changes)
             }
             Ok(Some(Ok(storage::Frame::End(metadata)))) => {
+                // The offer named the index where the snapshot began. It ends at this one, which is what raft installs.
                 message.mut_snapshot().set_metadata(metadata.clone());
                 let end = Frame::End(Box::new(message));
                 write_frame_within(writer, &end, PROGRESS).await.map_err(SendError::Connection)?;
@@ -209,6 +214,8 @@ pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welc
     info!(registry.log, "snapshot stream started"; "from" => who);
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
+    // Three tasks in one: the snapshot, pings to the sender, which must hear something every 30 s, and the end of its
+    // admission.
     let result = {
         let receiving = receive_snapshot(registry, &mut reader, hello, welcome);
         tokio::pin!(receiving);
@@ -257,6 +264,7 @@ async fn receive_snapshot(
     let (reply, answer) = oneshot::channel();
     let reply = Box::new(move |result| drop(reply.send(result)));
     registry.handle.deliver(Input::Receive { from: hello.from, reply }).await;
+    // The loop refuses a sender that does not lead before a byte is written here.
     let reception = answer.await.map_err(|_| STOPPING)?.map_err(|InstallError(reason)| reason)?;
 
     // The loop wants this one, so an earlier one, of a former leader, is obsolete.
@@ -282,6 +290,8 @@ async fn write_and_install(
 ) -> Result<(), String> {
     let (frames, frames_end) = mpsc::channel(FRAMES_AHEAD);
     let (written, mut written_end) = oneshot::channel();
+    // The task reads the socket, the thread writes the tree, four frames at most between them. A slow disk stops the
+    // reads, and so the sender.
     on_thread("snapshot-writer", move || {
         // A failed snapshot is removed before the permit is released.
         drop(written.send(write_frames(reception, bytes, frames_end)));

@@ -18,12 +18,11 @@ pub trait Background: Send {
     /// Syncs `db`, in which everything up to the applied (index, term) `mark` is written; ends in one
     /// [`Input::Synced`](crate::consensus::Input::Synced).
     fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64));
-    /// Keeps what is applied during a snapshot for its reader; one [`Input::Scanned`](crate::consensus::Input::Scanned)
-    /// says when the reader has read the tree to its end, or why nothing comes of the snapshot.
+    /// Spools what is applied during a snapshot. One [`Input::Scanned`](crate::consensus::Input::Scanned) follows when
+    /// the reader has scanned the tree, or when the snapshot has failed before.
     fn spool(&mut self, token: u64, spooler: Spooler);
-    /// Drops what is not in use any more, which closes databases and may remove what was received; then removes folders
-    /// that nothing names.
+    /// Drops unused databases, which closes them and may remove received snapshots; then removes the folders `names`.
     fn discard(&mut self, unused: Vec<Box<dyn Send>>, engine: Arc<dyn Engine>, names: Vec<String>);
-    /// The present time, for measuring what a turn takes.
+    /// Returns the present time, to measure the length of a turn.
     fn now(&self) -> Millis;
 }

@@ -9,24 +9,24 @@ use crate::consensus::input::{Hop, Reply};
 use crate::model::{Answer, Code, Millis, Outcome, Refusal, Request};
 use crate::plant::{self, Plant};
 
-/// A request and where its answer goes.
+/// A request with its reply.
 pub(crate) struct ClientRequest {
     pub request: Request,
-    /// When it came to this node.
+    /// When this node received it.
     pub since: Millis,
     pub deadline: Millis,
     pub hop: Hop,
-    /// Whether an earlier try may have had an effect: then no refusal may say that there was none.
+    /// Whether an earlier attempt may have had an effect; then no refusal says `not_applied`.
     pub maybe_applied: bool,
     pub reply: Reply<Result<Answer, Refusal>>,
 }
 
-/// The refusal of a node that is shutting down.
+/// Returns the refusal of a node that is shutting down.
 pub(crate) fn stopping() -> Refusal {
     Refusal::not_applied(Code::Stopping, "this node is shutting down; ask another one")
 }
 
-/// The refusal of a node that was removed.
+/// Returns the refusal of a node that was removed.
 pub(crate) fn removed() -> Refusal {
     Refusal::not_applied(
         Code::Removed,
@@ -34,12 +34,12 @@ pub(crate) fn removed() -> Refusal {
     )
 }
 
-/// The refusal of a node that is in no cluster yet.
+/// Returns the refusal of a node that is in no cluster yet.
 pub(crate) fn joining() -> Refusal {
     Refusal::not_applied(Code::Joining, "this node is not part of a cluster yet; ask another one, or wait for its join")
 }
 
-/// The refusal of what waited, on this node or on its way here, for longer than its client.
+/// Returns the refusal of a request whose deadline passed before it was taken up.
 pub(crate) fn late() -> Refusal {
     Refusal::not_applied(
         Code::Timeout,
@@ -48,7 +48,7 @@ pub(crate) fn late() -> Refusal {
 }
 
 impl Core {
-    /// Whether the time of a request is over, so that it may have no effect from now on.
+    /// Whether the deadline of a request has passed, so that it may have no effect from now on.
     pub(crate) fn is_late(&self, waiting: &ClientRequest) -> bool {
         waiting.deadline <= self.now && !plant::is(Plant::LateProposal)
     }
@@ -57,6 +57,8 @@ impl Core {
         if refusal.leader.is_none() {
             refusal.leader = self.leader();
         }
+        // A request that was forwarded and may have been applied comes back and finds no leader. "No leader" alone
+        // would say that nothing was done, so the outcome becomes unknown.
         if waiting.maybe_applied && refusal.outcome == Outcome::NotApplied {
             refusal.outcome = Outcome::Unknown;
             let join = matches!(waiting.request, Request::Join { .. });

@@ -1,7 +1,7 @@
-//! The log of the core: records that are made durable, and entries as operations of the state machine.
+//! Records made durable, and entries decoded into operations of the state machine.
 //!
 //! Invariants: at most one record and one sync for a Ready; one more before a membership entry is reported as
-//! committed. An entry that cannot be, or that raft refuses, is refused on every node alike.
+//! committed. A membership entry that is malformed, or that raft refuses, changes nothing, on every node alike.
 //!
 //! See also: `driver::ready` (when), `storage::journal` (how), `entry_codec` (what an entry holds).
 
@@ -14,11 +14,11 @@ use crate::model::Millis;
 use crate::plant::{self, Plant};
 use crate::storage::{Error, Operation};
 
-/// A sync that takes longer than this is worth a line in the log.
+/// A sync that takes longer is logged.
 const SLOW_SYNC: Millis = 500;
 
 impl Core {
-    /// One record, one sync.
+    /// Appends one record and syncs it.
     pub fn persist(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
         debug_assert!(hard_state.term >= self.raw.store().journal.hard_state().term, "terms never fall");
         self.records += 1;
@@ -44,6 +44,10 @@ impl Core {
     pub(crate) fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
         let log = self.raw.mut_store();
         // The others may have committed what this node has not synced; they have it then.
+        // Worked example: voters 1 and 2, and 1 leads and removes 2 by entry 9. Node 2 hears that 9 is committed and
+        // votes no more. Node 1 crashes with a commit of 8 on its disk. It comes back, still counts 2 as a voter, and
+        // waits for its vote for ever. With a commit of 9 on the disk it applies the removal at its start and leads
+        // alone.
         let index = index.min(log.journal.last_index());
         if log.journal.hard_state().commit >= index {
             return Ok(());
@@ -54,8 +58,8 @@ impl Core {
         log.journal.sync()
     }
 
-    /// A membership change that cannot be, or that raft refuses, is refused on every node alike: the entry then changes
-    /// nothing.
+    /// Decodes an entry into an operation. A membership change is applied to raft here; if it is malformed or raft
+    /// refuses it, the entry changes nothing, on every node alike.
     pub fn operation(&mut self, entry: &Entry) -> Result<Operation, Error> {
         let (conf_change, change) = match entry_codec::decode(entry) {
             Ok(Payload::Nothing) => return Ok(Operation::Nothing),
@@ -80,7 +84,7 @@ impl Core {
         }
     }
 
-    /// What a node with a silent fault does not do.
+    /// Whether the planted bug leaves this entry out.
     fn forgets(&self, entry: &Entry) -> bool {
         !self.leads() && self.raft_id().is_multiple_of(3) && entry.index.is_multiple_of(32)
     }

@@ -31,14 +31,14 @@ use crate::storage::{DataDir, Error, Incarnation, StateMachine};
 use background::Background;
 use turn_budget::TurnBudget;
 
-/// What the node is busy being.
+/// The phase of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Pristine, and waiting to be taken by a cluster or told to begin one.
+    /// Pristine: waits for a cluster to take it, or for the command to begin one.
     Forming,
-    /// Taken by a cluster from which nothing has arrived yet.
+    /// Joined a cluster, of which no snapshot is installed yet.
     Joining,
-    /// A member of its cluster, be it the only one.
+    /// A member of its cluster, possibly the only one.
     Member,
     /// Removed from its cluster.
     Removed,
@@ -53,7 +53,7 @@ pub(crate) struct Marks {
     pub term: u64,
 }
 
-/// What all components share.
+/// The state that all components share.
 pub(crate) struct Core {
     pub raw: RawNode<RaftStorage>,
     pub state_machine: StateMachine,
@@ -64,20 +64,20 @@ pub(crate) struct Core {
     pub log: Logger,
     pub raft_log: Logger,
     pub now: Millis,
-    /// What is left of the present turn.
+    /// The rest of the budget of this turn.
     pub budget: TurnBudget,
     pub phase: Phase,
     /// Set by [`Input::Stop`](super::input::Input::Stop): when to stop at the latest.
     pub stop_by: Option<Millis>,
     pub feed: Arc<ChangeFeed>,
-    /// What is not in use any more, to be dropped off the loop.
+    /// Unused databases, to be dropped on another thread.
     pub unused: Vec<Box<dyn Send>>,
-    /// Records of Readys that were written, for the check that there is one for each at most.
+    /// The number of records written for Readys; asserted to grow by at most one a Ready.
     pub records: u64,
     next_token: u64,
 }
 
-/// What a core is made from.
+/// The parts of a core.
 pub(crate) struct Parts {
     pub data_dir: DataDir,
     pub incarnation: Incarnation,
@@ -128,6 +128,7 @@ impl Core {
         let (raw, state_machine) = raw_node(raft_id, incarnation, &self.options, &self.log, &self.raft_log)?;
         let raw = std::mem::replace(&mut self.raw, raw);
         let state_machine = std::mem::replace(&mut self.state_machine, state_machine);
+        // Not dropped here: closing two databases flushes them, which takes longer than a turn may.
         self.unused.push(Box::new((raw, state_machine)));
         self.raw.mut_store().now = self.now;
         Ok(())
@@ -138,8 +139,7 @@ impl Core {
         self.budget.is_late(self.background.now())
     }
 
-    /// The marks of the log, which only grow while this node is one incarnation; they are in order before and after a
-    /// turn.
+    /// Returns the marks of the log, which only grow within one incarnation; asserted to be in order.
     pub fn marks(&self) -> Marks {
         let raft = &self.raw.raft;
         let (commit, last) = (raft.raft_log.committed, raft.raft_log.last_index());
@@ -148,18 +148,20 @@ impl Core {
         marks
     }
 
-    /// The index applied last.
+    /// Returns the applied index.
     pub fn applied(&self) -> u64 {
         self.state_machine.applied().0
     }
 
-    /// The time is `now`, or later where more has passed already.
+    /// Sets the time to `now`, unless it is later already.
     pub fn at(&mut self, now: Millis) {
+        // Inputs and turns read the clock at different moments, and the time within a turn is measured apart: the
+        // latest one counts.
         self.now = self.now.max(now);
         self.raw.mut_store().now = self.now;
     }
 
-    /// Takes in how much time has passed since the turn began.
+    /// Advances the time by what has passed since the turn began.
     pub fn pass(&mut self) {
         self.at(self.budget.time(self.background.now()));
     }
@@ -169,17 +171,17 @@ impl Core {
         self.next_token
     }
 
-    /// The number of the offer that a question carries: no other process makes one of the same.
+    /// Returns the number of a join offer: unique among all processes.
     pub fn offer_number(&self, token: u64) -> u64 {
         self.options.nonce.wrapping_add(token)
     }
 
-    /// The shortest election timeout.
+    /// Returns the shortest election timeout.
     pub fn election_timeout(&self) -> Millis {
         self.options.tick_ms * self.options.election_ticks as u64
     }
 
-    /// Tells the transport who this node is and who its peers are.
+    /// Publishes identity and member table to the transport.
     pub fn publish(&mut self) {
         let me = self.raft_id();
         let members = self.state_machine.members();
@@ -220,36 +222,37 @@ impl Core {
             .map_or_else(|| self.data_dir.identity().started_as.clone(), |member| member.name.clone())
     }
 
-    /// A member's name for messages; its number where it has none.
+    /// Returns a member's name, or its raft id if it has none.
     pub fn name_of(&self, raft_id: u64) -> String {
         self.state_machine.members().get(raft_id).map_or_else(|| raft_id.to_string(), |member| member.name.clone())
     }
 
-    /// Who leads, where this node knows it and has it in its table.
+    /// Returns the leader, if it is known and in the member table.
     pub fn leader(&self) -> Option<Leader> {
         let member = self.state_machine.members().get(self.raw.raft.leader_id)?;
         Some(Leader { node_id: member.name.clone(), http_address: member.http_address.clone() })
     }
 
-    /// Whether this node has another raft address than its cluster has recorded for it.
+    /// Whether this node's raft address differs from the recorded one.
     pub fn has_moved(&self) -> bool {
         let row = self.state_machine.members().get(self.raft_id());
         let advertised = &self.options.raft_address;
         self.data_dir.identity().raft_address != *advertised && row.is_none_or(|row| row.raft_address != *advertised)
     }
 
-    /// What is left of this node's disk once everything that was applied is written.
+    /// Returns the free disk space, less what the applied entries still take.
     pub fn own_space(&self) -> Option<DiskSpace> {
         Some(self.free_space()?.after_writing(self.state_machine.pending_bytes()))
     }
 
-    /// What is free on this node's disk now.
+    /// Returns the free disk space.
     pub fn free_space(&self) -> Option<DiskSpace> {
         self.data_dir.engine().last_space()
     }
 
-    /// Has folders removed that nothing names any more, once what was open of them is closed.
+    /// Hands unused databases and the folders of garbage to the background.
     pub fn discard_garbage(&mut self) -> Result<(), Error> {
+        // What is in use is what the journal names, so this comes after the record of an install and not before.
         let generation = self.raw.store().journal.generation();
         let garbage = self.data_dir.garbage(generation)?;
         let unused = std::mem::take(&mut self.unused);
@@ -259,7 +262,7 @@ impl Core {
         Ok(())
     }
 
-    /// Has something dropped elsewhere: closing a database, or removing what was received, takes longer than a turn
+    /// Drops `unused` in the background: closing a database or removing a received snapshot takes longer than a turn
     /// may.
     pub fn discard(&mut self, unused: impl Send + 'static) {
         self.background.discard(vec![Box::new(unused)], self.data_dir.engine(), Vec::new());

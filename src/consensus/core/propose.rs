@@ -1,4 +1,4 @@
-//! Proposals of the node's own: membership entries and commands, and what raft would make of them.
+//! Proposals by the node itself: membership entries and commands.
 //!
 //! Invariants: a membership entry is proposed only where raft would take it as one, since raft silently turns others
 //! into empty entries; raft's own `Changer` simulates it first.
@@ -14,10 +14,12 @@ use super::{Core, Phase};
 use crate::model::{Code, Command, MemberChange, Proposal, Refusal, codec, validate};
 
 impl Core {
-    /// Whether raft would take a membership change as one: this node leads, has applied its whole log, and nothing is
+    /// Whether raft would accept a membership change: this node leads, has applied its whole log, and no change is
     /// pending.
     pub(crate) fn can_change(&self) -> bool {
         let raft = &self.raw.raft;
+        // Raft silently puts an empty entry in the place of a change while another one may be pending, and drops a
+        // proposal during a transfer.
         self.leads()
             && raft.apply_to_current_term()
             && !raft.has_pending_conf()
@@ -25,7 +27,7 @@ impl Core {
             && self.stop_by.is_none()
     }
 
-    /// Proposes one membership entry; the (term, index) it has if it survives.
+    /// Proposes one membership entry; returns its (term, index), or None if raft dropped it.
     ///
     /// # Errors
     /// A refusal where the change is impossible as such; nothing was proposed.
@@ -42,6 +44,8 @@ impl Core {
         Changer::new(self.raw.raft.prs()).simple(&[single]).map_err(|error| {
             Refusal::not_applied(Code::BadRequest, format!("raft would refuse this membership change: {error}"))
         })?;
+        // Two halves of one entry: `data` is what raft makes of it, `context` what the member table does. `entry_codec`
+        // checks that both mean the same.
         let mut conf_change = ConfChange::default();
         conf_change.set_change_type(kind);
         conf_change.node_id = raft_id;
@@ -51,7 +55,7 @@ impl Core {
         }
     }
 
-    /// Proposes one command of the node's own.
+    /// Proposes one command of this node; returns its (term, index), or None if raft dropped it.
     pub(crate) fn propose_command(&mut self, stamp: u64, command: Command) -> Option<(u64, u64)> {
         let data = Proposal::encode(stamp, &command.into());
         let mut message = Message::default();
@@ -62,7 +66,7 @@ impl Core {
         Some((self.raw.raft.term, self.raw.raft.raft_log.last_index()))
     }
 
-    /// Lets a lone voter lead at once: no other node could end the election timeout.
+    /// Lets a lone voter campaign at once: an election timeout would only be waited for.
     pub(crate) fn campaign_if_alone(&mut self) {
         if self.phase == Phase::Member
             && self.raw.raft.state == StateRole::Follower
@@ -73,7 +77,7 @@ impl Core {
         }
     }
 
-    /// Whether this node knows the entry of this index and term to be committed.
+    /// Whether the entry of this index and term is known to be committed here.
     pub(crate) fn knows_committed(&self, (index, term): (u64, u64)) -> bool {
         let log = &self.raw.raft.raft_log;
         term != 0 && index <= log.committed && log.match_term(index, term)

@@ -1,8 +1,8 @@
-//! What the driver lends to a component: the state below it, borrowed beside the component itself.
+//! Macros that lend the driver's fields to a component, beside the component itself.
 //!
 //! Why: a method that borrowed these fields would borrow the whole driver, and the component with it.
 
-/// What reads look at, borrowed beside the reads themselves.
+/// Borrows what reads look at, beside the reads themselves.
 macro_rules! view {
     ($driver:ident) => {
         $crate::consensus::reads::View {
@@ -15,7 +15,7 @@ macro_rules! view {
 }
 pub(super) use view;
 
-/// What proposals and membership look at, borrowed beside them.
+/// Borrows what proposals and membership look at, beside them.
 macro_rules! context {
     ($driver:ident) => {
         &mut $crate::consensus::proposals::context::Context {

@@ -1,13 +1,13 @@
-//! Changes of what this node is: adopted by a cluster, back to what it was, removed, installed from a snapshot.
+//! Changes of the incarnation and of its state: join, rollback, removal, install of a snapshot.
 //!
 //! Why: each replaces the state of several components at once, which no component may do to another.
 //!
-//! Invariants: the replacement of `identities` is the flip, in both directions. The previous incarnation is kept until
-//! a snapshot of the cluster's state is installed; where nothing comes from the cluster for too long, or the cluster
-//! ends the join, the node goes back. An abandoned raft id is never used again. Before a swap every request is
+//! Invariants: the replacement of the `identity` file is the commit point, in both directions. The previous incarnation
+//! is kept until a snapshot of the cluster's state is installed. If nothing comes from the cluster for too long, or the
+//! cluster ends the join, the node rolls back. An abandoned raft id is never used again. Before a swap every request is
 //! answered.
 //!
-//! See also: `joiner` (when a node may be adopted and when it goes back), `storage::data_dir` (the folders).
+//! See also: `joiner` (when a node joins, and when it rolls back), `storage::data_dir` (the folders).
 
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
@@ -32,15 +32,20 @@ use crate::plant::{self, Plant};
 use crate::storage::{Error, Incarnation, ReceivedSnapshot};
 
 impl Driver {
-    /// What a joiner has to know of the other components.
+    /// Returns what the joiner checks of the other components.
     pub(crate) fn busy(&self) -> Busy {
         Busy { writes: self.proposals.any_write(), join: self.membership.join_in_progress() }
     }
 
-    /// The flip to a new, empty incarnation; durable on return. What this node was is kept until the cluster's state
-    /// has arrived.
-    pub(crate) fn become_adopted(&mut self, accepted: Accepted) -> Result<(), Error> {
-        let (Accepted { adopt, reply }, busy) = (accepted, self.busy());
+    /// Switches to a new, empty incarnation; durable on return. The previous one is kept until the cluster's state is
+    /// installed.
+    pub(crate) fn join_cluster(&mut self, accepted: Accepted) -> Result<(), Error> {
+        // The order, and what a crash after each step leaves:
+        //    1 refuse every request                the node is what it was
+        //    2 new folder, rename of `identity`    the node joins at its next start; the old incarnation is kept
+        //    3 swap raft and state machine         as 2
+        //    4 answer the leader                   as 2: if the answer is lost, the leader asks again, or the node goes back
+        let (Accepted { offer, reply }, busy) = (accepted, self.busy());
         let keys = self.core.state_machine.keys();
         let standalone = self.joiner.standing(&self.core, busy) == NodeKind::Standalone;
         let dropped = standalone.then(|| format!("the {keys} keys that {} held alone", self.core.my_name()));
@@ -52,16 +57,17 @@ impl Driver {
         let (raft_address, http_address) =
             (self.core.options.raft_address.clone(), self.core.options.http_address.clone());
         let incarnation =
-            self.core.data_dir.switch_incarnation(adopt.cluster_id, &raft_address, &http_address, standalone)?;
+            self.core.data_dir.switch_incarnation(offer.cluster_id, &raft_address, &http_address, standalone)?;
         self.swap(incarnation)?;
         info!(self.core.log, "taken by a cluster";
-            "cluster_id" => adopt.cluster_id, "as" => &adopt.node_id, "leader" => &adopt.leader_name, "raft_id" => self.core.raft_id());
-        reply(Ok(self.joiner.adopted(&self.core, dropped)));
+            "cluster_id" => offer.cluster_id, "as" => &offer.node_id, "leader" => &offer.leader_name, "raft_id" => self.core.raft_id());
+        reply(Ok(self.joiner.join_accepted(&self.core, dropped)));
         Ok(())
     }
 
     /// Ends this node's part in its cluster; durable on return.
     pub(crate) fn become_removed(&mut self) -> Result<(), Error> {
+        // Durable before a request is answered: after a crash this node must not come back as a member.
         self.core.data_dir.update(|identity| identity.removed = true)?;
         self.core.phase = Phase::Removed;
         self.verification = Verification::default();
@@ -99,6 +105,8 @@ impl Driver {
     fn swap(&mut self, incarnation: Incarnation) -> Result<(), Error> {
         self.core.swap(incarnation)?;
         self.committed.clear();
+        // Everything that was derived from the old log begins anew. The counters of tokens and read contexts go on, so
+        // that no number is used twice.
         self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.core.raw.raft.term };
         self.reads.renew((self.core.raft_id(), self.core.options.nonce));
         self.lag = Lag::default();
@@ -114,10 +122,11 @@ impl Driver {
         self.joiner.swapped(self.core.now);
         self.core.feed.begin(self.core.state_machine.applied().0, self.core.options.history);
         self.core.publish();
+        // Last: only now nothing of the old incarnation is in use.
         self.core.discard_garbage()
     }
 
-    /// The first snapshot of the cluster's state is installed: there is nothing to go back to any more. Durable on
+    /// Commits a join: the first snapshot of the cluster is installed, and the node can no more roll back. Durable on
     /// return.
     pub(crate) fn settle(&mut self) -> Result<(), Error> {
         if self.core.phase == Phase::Joining {
@@ -127,16 +136,18 @@ impl Driver {
             info!(self.core.log, "the join has brought the cluster's state; what this node was is removed";
                 "cluster_id" => previous.cluster_id, "raft_id" => previous.raft_id);
         }
+        // Until here the node could go back: from this update on the previous incarnation is garbage.
         self.core.data_dir.commit_join()
     }
 
-    /// A snapshot has arrived: raft decides in the turn that follows whether it is taken.
+    /// Installs a received snapshot, if raft takes it in the turn that follows.
     pub(crate) fn install(
         &mut self,
         message: Message,
         received: ReceivedSnapshot,
         reply: Reply<Result<(), InstallError>>,
     ) -> Result<(), Error> {
+        // What was stepped before is carried out first, so the checks below look at the present state.
         let fits = message.get_msg_type() == MessageType::MsgSnapshot && message.to == self.core.raft_id();
         if fits {
             self.turn(self.core.now)?;
@@ -144,9 +155,9 @@ impl Driver {
         // The turn may have removed this node.
         let takes = matches!(self.core.phase, Phase::Member | Phase::Joining) && self.core.stop_by.is_none();
         let refusal = if !fits || !takes || self.installing.is_some() {
-            Some("this node takes no copy now")
+            Some("this node takes no snapshot now")
         } else if !self.believes(&message)? {
-            Some("this node does not believe the message that came with the copy")
+            Some("this node does not believe the message that came with the snapshot")
         } else {
             None
         };
@@ -157,14 +168,17 @@ impl Driver {
         }
         self.live.contacted(&self.core, message.from);
         let metadata = message.get_snapshot().get_metadata().clone();
+        // Set before the step: the turn below takes it where raft wants the snapshot installed.
         self.installing = Some((received, reply));
         let stepped = self.core.raw.step(message);
         let offered = self.core.raw.snap().is_some_and(|snapshot| snapshot.get_metadata() == &metadata);
         if !offered && let Some((received, reply)) = self.installing.take() {
             self.core.discard(received);
+            // Raft did not want it. If this node has the state already (the log was faster), the sender is told that
+            // all is well, and goes on with entries.
             let behind = self.core.state_machine.applied().0 < metadata.index
                 && self.core.raw.raft.raft_log.committed < metadata.index;
-            let detail = format!("raft did not take the copy at {}: {stepped:?}", metadata.index);
+            let detail = format!("raft did not take the snapshot at {}: {stepped:?}", metadata.index);
             reply(if behind { Err(InstallError(detail)) } else { Ok(()) });
         }
         if offered && !plant::is(Plant::StaleEntriesAfterInstall) {
@@ -177,6 +191,8 @@ impl Driver {
 
     pub(crate) fn stop(&mut self, deadline: Millis) {
         self.core.stop_by = Some(deadline);
+        // What was proposed or sent on may still be decided before the deadline; the loop ends when nothing of it is
+        // left.
         self.refuse_undispatched(refusals::stopping);
         if self.core.leads()
             && let Some(successor) = self.live.successor(&self.core)
@@ -203,11 +219,12 @@ impl Driver {
     pub fn finish(&mut self) -> Result<(), Error> {
         self.refuse_everything(refusals::stopping);
         self.core.state_machine.abort_snapshot();
+        // The journal first: the state machine may be behind the log after a crash, but not ahead of it.
         self.core.raw.mut_store().journal.sync()?;
         self.core.state_machine.db()?.sync()
     }
 
-    /// Whether the loop may end: it was told to stop, and nothing is left to wait for.
+    /// Whether the loop may end: it is stopping, and nothing is left to wait for.
     #[must_use]
     pub fn stopped(&self) -> bool {
         self.core.stop_by.is_some_and(|until| {

@@ -69,7 +69,7 @@ pub struct Driver {
     pub(crate) clock: ClusterClock,
     /// A snapshot that has arrived, between the step of its message and the turn that takes it.
     pub(crate) installing: Option<(ReceivedSnapshot, Reply<Result<(), InstallError>>)>,
-    /// What the last turn saw, to tell changes from.
+    /// Role, leader and term at the last turn.
     pub(crate) seen: Seen,
     /// A membership entry that is not committed yet has at most this index.
     pub(crate) pending_change: u64,
@@ -84,7 +84,7 @@ pub struct Driver {
     pub(crate) lag: Lag,
 }
 
-/// Role, leader and term as they were.
+/// Role, leader and term at a turn, to detect their changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub role: StateRole,
@@ -93,7 +93,7 @@ pub(crate) struct Seen {
 }
 
 impl Driver {
-    /// A driver for an opened data directory; nothing is sent or written before the first turn.
+    /// Creates a driver for an opened data directory; nothing is sent or written before the first turn.
     ///
     /// # Errors
     /// [`Error`] where raft refuses what lies on the disk.
@@ -136,13 +136,13 @@ impl Driver {
         Ok(driver)
     }
 
-    /// The events of what this node applies from its start on.
+    /// Returns the change feed, with the events of what this node applies from its start on.
     #[must_use]
     pub fn feed(&self) -> &Arc<ChangeFeed> {
         &self.core.feed
     }
 
-    /// A page of the applied state, without ReadIndex.
+    /// Reads a page of the applied state, without ReadIndex.
     ///
     /// # Errors
     /// [`Error`] for damage.
@@ -161,8 +161,8 @@ impl Driver {
         self.core.feed = feed;
     }
 
-    /// What comes before the first input: peers become known, garbage goes, what was left of the last life is finished,
-    /// and a lone voter campaigns at once, so that a restart costs no election timeout.
+    /// Runs before the first input: publishes the peers, removes garbage, finishes what a crash has left, and lets a
+    /// lone voter campaign at once, so that a restart costs no election timeout.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -183,20 +183,24 @@ impl Driver {
     /// [`Error`]: poisoned.
     pub fn tick(&mut self, now: Millis) -> Result<(), Error> {
         self.core.at(now);
+        // First of all: a node whose directory was removed neither campaigns nor sends a heartbeat any more.
         self.core.data_dir.engine().check()?;
         let missed = self.core.now.saturating_sub(std::mem::replace(&mut self.ticked, self.core.now))
             / self.core.options.tick_ms;
         let most = if self.core.leads() { self.core.options.heartbeat_ticks as u64 } else { 1 };
+        // A leader that was stopped for 3 ticks of a heartbeat every 2 makes up for 2, so the heartbeat leaves at once.
+        // A follower makes up for none: it would count ticks in which it could not have heard its leader, and campaign.
         for _ in 0..missed.clamp(1, most.max(1)) {
             if self.core.phase == Phase::Member && !self.verification.holds_raft() {
                 self.core.raw.tick();
             }
         }
+        // Before all that follows: it may say that this node was removed.
         let verdict = self.verification.tick_verification(&mut self.core)?;
         self.follow(verdict)?;
         self.commit_discovery.discover_commit(&mut self.core, &self.live);
         self.digests.tell_digests(&mut self.core);
-        self.voter_disk_space.tell_space(&mut self.core);
+        self.voter_disk_space.broadcast_space(&mut self.core);
         self.stalled_followers.warn_stalled_followers(&self.core, &self.live);
         if self.lag.update_lag(&self.core) {
             self.reads.refuse_reads_that_lag(view!(self));
@@ -207,6 +211,7 @@ impl Driver {
         self.membership.expire_membership(context!(self));
         let busy = self.busy();
         self.joiner.tick_joiner(&mut self.core, &self.live, busy);
+        // Behind all that looks at the present incarnation, because it may replace that.
         if let Some(reason) = self.joiner.goes_back(&self.core, &self.live) {
             self.go_back(reason)?;
         }
@@ -216,7 +221,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Whether another turn has something to do even if nothing comes in.
+    /// Whether another turn has work even if no input comes.
     #[must_use]
     pub fn has_work(&self) -> bool {
         (self.core.phase != Phase::Removed && self.core.raw.has_ready())
@@ -225,14 +230,14 @@ impl Driver {
             || self.reads.any_read_ready(&self.core)
     }
 
-    /// A sum over everything that was applied: equal on all nodes at the same applied index.
+    /// Returns the digest of the applied state: equal on all nodes at the same applied index.
     #[must_use]
     pub fn digest(&self) -> u64 {
         self.core.state_machine.digest()
     }
 
-    /// Takes one input in at the time `now`, which is that of the call: inputs may have waited for a disk or for a
-    /// process that was stopped. The consequences are drawn by the next [`Driver::turn`].
+    /// Handles one input at the time `now` of the call, since the input may have waited for a disk or for a stopped
+    /// process. Its consequences follow in the next [`Driver::turn`].
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -267,17 +272,17 @@ impl Driver {
             Input::AdoptAnswered { token, result } => self.membership.adopt_answered(context!(self), token, result),
             Input::JoinOffer { adopt, reply } => {
                 let busy = self.busy();
-                self.joiner.adopt(&mut self.core, &self.live, busy, adopt, reply);
+                self.joiner.receive_offer(&mut self.core, &self.live, busy, adopt, reply);
             }
-            Input::Removed { cluster_id, raft_id } => self.told_removed(cluster_id, raft_id)?,
+            Input::Removed { cluster_id, raft_id } => self.removal_claimed(cluster_id, raft_id)?,
             Input::Probe { probe, reply } => {
                 let digest = probe.digest.and_then(|(index, _)| self.digests.digest_at(&self.core, index));
                 self.verification.answer_probe(&mut self.core, probe, digest, reply);
             }
             Input::Probed { token, result } => self.probed(token, result)?,
             Input::Digest { from, told } => self.told_digest(from, told),
-            Input::Space { from, space } => self.voter_disk_space.told_space(&self.core, from, space),
-            Input::JoinEnded { cluster_id, raft_id } => self.joiner.told_join_ended(&self.core, cluster_id, raft_id),
+            Input::Space { from, space } => self.voter_disk_space.record_space(&self.core, from, space),
+            Input::JoinEnded { cluster_id, raft_id } => self.joiner.note_join_ended(&self.core, cluster_id, raft_id),
             Input::IdentityConflict { raft_id, of_this_node, detail } => {
                 self.identities.identity_conflict(&self.core, raft_id, of_this_node, detail);
             }

@@ -15,12 +15,11 @@ use crate::model::{Millis, ProbeReply, Refusal, StateDigest};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 
-/// How often the refusal of a member's message is logged at most.
+/// The shortest interval between two log lines about refused messages.
 const REFUSED_EVERY: Millis = 1000;
 
 impl Driver {
-    /// Steps a message of a peer, unless it asks this node to append what could not be applied: then it is as if it had
-    /// never arrived.
+    /// Steps a message of a peer, or drops it if it appends entries that could not be applied.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -38,6 +37,8 @@ impl Driver {
     }
 
     pub(crate) fn step(&mut self, message: Message) -> Result<(), Error> {
+        // The order of the checks: is it for this incarnation, is its sender no former member, is it believed, and only
+        // then does it count as contact. A message of any process must not make a member look alive.
         if !matches!(self.core.phase, Phase::Member | Phase::Joining) {
             return Ok(());
         }
@@ -68,12 +69,12 @@ impl Driver {
         Ok(())
     }
 
-    /// A member of this cluster says that this node was removed from it.
-    pub(crate) fn told_removed(&mut self, cluster_id: u64, raft_id: u64) -> Result<(), Error> {
+    /// Handles a peer's claim that this node was removed.
+    pub(crate) fn removal_claimed(&mut self, cluster_id: u64, raft_id: u64) -> Result<(), Error> {
         let ours = cluster_id == self.core.data_dir.identity().cluster_id && raft_id == self.core.raft_id();
         match self.core.phase {
             // It has never been more than asked to join, and knows no voters to ask: the join is over.
-            Phase::Joining => self.joiner.told_join_ended(&self.core, cluster_id, raft_id),
+            Phase::Joining => self.joiner.note_join_ended(&self.core, cluster_id, raft_id),
             Phase::Member if ours && plant::is(Plant::RemovalUnverified) => return self.become_removed(),
             Phase::Member if ours => self.verification.verify(&mut self.core, Claim::Removed),
             Phase::Forming | Phase::Member | Phase::Removed => {}
@@ -81,7 +82,7 @@ impl Driver {
         Ok(())
     }
 
-    /// A voter has answered, or has not.
+    /// Handles the answer to a probe, or its failure.
     pub(crate) fn probed(&mut self, token: u64, result: Result<ProbeReply, Refusal>) -> Result<(), Error> {
         if self.term_bound.term_told(token, &result)
             || self.commit_discovery.commit_told(&mut self.core, token, &result)
@@ -99,7 +100,7 @@ impl Driver {
         }
     }
 
-    /// The leader has told its digest.
+    /// Compares the leader's digest with this node's.
     pub(crate) fn told_digest(&mut self, from: u64, told: StateDigest) {
         if self.digests.counts(&self.core, from, told) {
             self.lag.told(told.index);
@@ -118,7 +119,7 @@ impl Driver {
         }
     }
 
-    /// Whether raft may see a message; what would end this node is verified first.
+    /// Whether a message may be stepped; what would end this node is verified first.
     pub(crate) fn believes(&mut self, message: &Message) -> Result<bool, Error> {
         if self.verification.holds_raft() {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! One turn of the loop: what raft wants done, in the only order that is safe.
+//! One turn of the loop: what raft wants done, in the only safe order.
 //!
 //! Why: a crash can come between any two lines of this file, and what was promised before it must hold after it.
 //!
@@ -27,15 +27,15 @@ use crate::model::{Answer, Command, MemberChange, Written};
 use crate::plant::{self, Plant};
 use crate::storage::{Applied, Error, Operation};
 
-/// How many Readys one turn handles at most, each of at most 2 MiB of committed entries; more wait for the next turn,
-/// so that ticks, heartbeats and other inputs are never shut out for long.
+/// The maximum number of Readys in a turn, each of at most 2 MiB of committed entries; more wait for the next turn, so
+/// that ticks, heartbeats and other inputs are not held up.
 const READIES_PER_TURN: usize = 4;
 
-/// After how many applied entries a turn takes no further Ready.
+/// The number of applied entries after which a turn takes no further Ready.
 const ENTRIES_PER_TURN: u64 = 4096;
 
 impl Driver {
-    /// Carries out what all inputs since the last turn have caused. On return everything that was acknowledged is
+    /// Carries out what the inputs since the last turn have caused. On return everything that was acknowledged is
     /// durable.
     ///
     /// # Errors
@@ -44,11 +44,17 @@ impl Driver {
         self.core.at(now);
         let before = self.core.marks();
         self.core.budget = TurnBudget::new(self.core.background.now(), self.core.now, self.core.options.apply_work);
+        // Everything that proposes or steps stands before `ready()`, or behind the advance at the end of `process`.
+        // What is proposed here leaves with one Ready: one record, one sync, one round of messages, and the heartbeats
+        // of the reads among them.
         self.proposals.propose_writes(context!(self));
         self.drive_membership();
         self.clock.expire_keys(&mut self.core, &self.voter_disk_space)?;
         self.reads.issue_read_index(&mut self.core);
         let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
+        // What the last turn has left is applied before a Ready adds to it, so entries keep their order. Where the
+        // budget is spent with that, one Ready is taken all the same and its entries wait: its messages and its sync
+        // must not wait for the state machine.
         let mut goes_on = self.apply_committed()?;
         while left > 0
             && self.core.phase != Phase::Removed
@@ -65,13 +71,18 @@ impl Driver {
             self.reads.issue_read_index(&mut self.core);
         }
         self.core.pass();
+        // Behind all that applies, so a read that is answered here sees every write that was answered before it.
         self.lag.note_applied(&self.core);
         self.reads.release_reads(view!(self))?;
         self.proposals.answer_visible(context!(self));
+        // May step raft (the report of a stream), so it stands behind the last advance. A checkpoint begins at what
+        // this turn applied.
         self.snapshots.run_snapshots(&mut self.core)?;
         self.core.feed.stand(self.footing());
         let after = self.core.marks();
         debug_assert!(after.term >= before.term && after.commit >= before.commit && after.applied >= before.applied);
+        // The journal could not be read while raft asked for entries. Raft has seen `Unavailable` and gone on; the node
+        // ends here.
         match self.core.raw.store().broken.borrow_mut().take() {
             Some(failure) => Err(failure),
             None => Ok(()),
@@ -103,6 +114,8 @@ impl Driver {
             let metadata = ready.snapshot().get_metadata().clone();
             self.take_snapshot(metadata.index, metadata.term, &hard_state)?;
         }
+        // The install has written the hard state with its reset record; entries behind a snapshot need a record of
+        // their own.
         let recorded = !ready.snapshot().is_empty() && ready.entries().is_empty();
         if plant::is(Plant::AnswerBeforeSync) && !self.core.leads() {
             let answers = ready.take_persisted_messages();
@@ -142,7 +155,7 @@ impl Driver {
         }
     }
 
-    /// Applies what is committed, in pieces, as far as the budget of the turn goes; whether that was all.
+    /// Applies committed entries in pieces, within the budget of the turn; returns whether all were applied.
     fn apply_committed(&mut self) -> Result<bool, Error> {
         while let Some(first) = self.committed.front()
             && let Some(most_work) = self.core.budget.piece(self.core.background.now())
@@ -150,10 +163,13 @@ impl Driver {
             // A change of the membership stands alone: raft is told of it once, when it is applied.
             let plain = || self.committed.iter().take(ENTRIES_PER_PIECE).take_while(|entry| !is_change(entry)).count();
             let count = if is_change(first) { 1 } else { plain() };
+            // The piece ends where the leader has told a digest, so that both are of the same index.
             let count = self.digests.before_comparison(first, count);
             let mut entries: Vec<_> = self.committed.drain(..count).collect();
             let done = self.apply(&entries, most_work)?;
             self.core.budget.spend(self.core.state_machine.work());
+            // 256 entries were taken and the state machine stopped after 100: the other 156 go back to the front, in
+            // their order.
             entries.drain(..done);
             entries.into_iter().rev().for_each(|entry| self.committed.push_front(entry));
             if self.core.phase == Phase::Removed {
@@ -165,6 +181,7 @@ impl Driver {
             let comparison = self.digests.compare_awaited(&self.core);
             self.compared(comparison);
         }
+        // Raft takes in that a change is applied, without which it takes no further one.
         self.core.raw.advance_apply_to(self.core.state_machine.applied().0);
         let whole = self.committed.is_empty();
         // Raft hands out as little as it can while there is enough to do.
@@ -175,7 +192,7 @@ impl Driver {
 
     /// Hands messages to the transport; the offer of a snapshot becomes a stream.
     fn dispatch(&mut self, messages: Vec<Message>) -> Result<(), Error> {
-        let (copies, plain): (Vec<_>, Vec<_>) =
+        let (offers, plain): (Vec<_>, Vec<_>) =
             messages.into_iter().partition(|message| message.get_msg_type() == MessageType::MsgSnapshot);
         if !plain.is_empty() {
             // A leader's messages say what is committed.
@@ -184,15 +201,15 @@ impl Driver {
             }
             self.core.outbox.send(plain);
         }
-        copies.into_iter().try_for_each(|message| self.snapshots.begin_stream(&mut self.core, message))
+        offers.into_iter().try_for_each(|message| self.snapshots.begin_stream(&mut self.core, message))
     }
 
-    /// The flip of an install: journal first, then the state machine in memory.
+    /// Installs a received snapshot: first the journal, durably, then the state machine in memory.
     fn take_snapshot(&mut self, index: u64, term: u64, hard_state: &HardState) -> Result<(), Error> {
         let Some((received, reply)) = self.installing.take() else {
             return Err(Error::Damaged {
                 what: "the raft log".into(),
-                detail: format!("a snapshot at {index} was to be installed, but no copy of it has arrived"),
+                detail: format!("a snapshot at {index} was to be installed, but it has not arrived"),
                 path: self.core.data_dir.engine().path(),
             });
         };
@@ -205,6 +222,9 @@ impl Driver {
         self.core.state_machine.abort_snapshot();
         // What was not applied yet is in the snapshot.
         self.committed.clear();
+        // The record of the journal is the commit point. Before it a crash leaves the old state, and the received one
+        // is garbage. After it the new state is in use, and the next start does what is left of the steps below
+        // (`DataDir::open`).
         let (generation, state_machine) = received.take();
         let log = self.core.raw.mut_store();
         log.journal.install(index, term, generation, &hard_state)?;
@@ -235,6 +255,7 @@ impl Driver {
         );
         let mut batch = Vec::with_capacity(entries.len());
         let mut removed = Vec::new();
+        // Raft first, entry by entry: a membership entry stores the configuration that results from it.
         let mut table_changed = false;
         for entry in entries {
             let operation = self.core.operation(entry)?;
@@ -266,6 +287,9 @@ impl Driver {
         if table_changed {
             self.core.keep_commit(self.core.state_machine.applied().0)?;
         }
+        // Order: events, so that a writer who then watches finds its own; the commit of a membership change, so that
+        // none is reported that a crash could undo; the answers; and last what may end this node's part in the cluster,
+        // its own removal.
         self.wake(entries, written, last_term);
         if before.is_some_and(|before| before != *self.core.state_machine.members()) {
             self.members_changed(&removed)?;
@@ -275,6 +299,8 @@ impl Driver {
 
     fn wake(&mut self, entries: &[Entry], written: Vec<Written>, mut last_term: u64) {
         for (entry, written) in entries.iter().zip(written) {
+            // The first entry of a higher term proves the loss of proposals at its index and above; they are tried
+            // again before its own waiter is answered.
             if entry.term > last_term {
                 last_term = entry.term;
                 self.proposals.requests_lost(context!(self), entry.term, entry.index);
@@ -284,7 +310,7 @@ impl Driver {
         }
     }
 
-    /// Says and follows up a change of role, term or leader.
+    /// Logs and handles a change of role, term or leader.
     fn role_transition(&mut self) {
         let is = Seen {
             role: self.core.raw.raft.state,
@@ -310,7 +336,7 @@ impl Driver {
         self.role_changed();
     }
 
-    /// Follows a change of role, term or leader up.
+    /// Lets the components follow a change of role, term or leader.
     pub(crate) fn role_changed(&mut self) {
         self.live.led_since = if self.core.leads() { self.live.led_since.or(Some(self.core.now)) } else { None };
         self.lag.leader_changes();
@@ -320,7 +346,7 @@ impl Driver {
     }
 }
 
-/// Whether entries go on where the entry of this (index, term) was the last one.
+/// Whether these entries follow the entry of this (index, term) without a gap or a falling term.
 fn follows(applied: (u64, u64), entries: &[Entry]) -> bool {
     let marks = entries.iter().scan(applied, |last, entry| {
         let before = std::mem::replace(last, (entry.index, entry.term));
@@ -334,7 +360,7 @@ fn is_change(entry: &Entry) -> bool {
     entry.get_entry_type() != EntryType::EntryNormal
 }
 
-/// Why the role is another one, as far as raft lets one see.
+/// Returns why the role changed, as far as raft shows it.
 fn reason(was: Seen, is: Seen, me: u64, voters: usize) -> &'static str {
     match (was.role, is.role) {
         (_, StateRole::Leader) if voters == 1 => "the only voter",

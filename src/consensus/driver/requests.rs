@@ -1,4 +1,4 @@
-//! Requests on their way between proposals, membership and reads.
+//! Routing of requests between proposals, membership and reads.
 //!
 //! See also: `proposals`, `membership`, `reads` (what becomes of them).
 
@@ -14,12 +14,12 @@ use crate::model::{Code, Refusal, WhoAmI};
 use crate::storage::Error;
 
 impl Driver {
-    /// Why this node answers no data requests now, if it does not.
+    /// Returns why this node refuses data requests now, if it does.
     pub(crate) fn unavailable(&self) -> Option<Refusal> {
         self.no_member().or_else(|| self.verification.refusal())
     }
 
-    /// Why this node is none that answers data requests, if it is not.
+    /// Returns why this node is no serving member, if it is none.
     pub(crate) fn no_member(&self) -> Option<Refusal> {
         if self.core.stop_by.is_some() {
             return Some(stopping());
@@ -31,8 +31,9 @@ impl Driver {
         }
     }
 
-    /// Takes in a request that was sent to the raft id `to`, or a client's where that is 0. This node may belong to
-    /// another cluster since: there the request would be done and acknowledged, and in its own it would be lost.
+    /// Accepts a request that a peer sent to the raft id `to`, or a client's if that is 0. If this node has switched
+    /// incarnations since, it refuses: in the new cluster the request would be done and acknowledged, and in its own it
+    /// would be lost.
     pub(crate) fn take_request(&mut self, waiting: ClientRequest, to: u64) {
         if to == 0 || to == self.core.raft_id() {
             return self.request(waiting);
@@ -41,7 +42,7 @@ impl Driver {
         (waiting.reply)(Err(Refusal::not_applied(Code::NoLeader, detail)));
     }
 
-    /// Takes a request in.
+    /// Passes a request to proposals and membership.
     pub(crate) fn request(&mut self, waiting: ClientRequest) {
         let unavailable = self.unavailable();
         self.proposals.request(context!(self), waiting, unavailable);
@@ -58,7 +59,7 @@ impl Driver {
         }
     }
 
-    /// Moves membership requests on, and what came of them.
+    /// Advances membership requests, and carries out their effects.
     pub(crate) fn drive_membership(&mut self) {
         self.membership.drive_membership(context!(self));
         self.follow_membership();
@@ -73,18 +74,20 @@ impl Driver {
         }
     }
 
-    /// The node at an address has said who it is, as a membership request or the joiner had asked.
+    /// Handles the answer of a node that a membership request or the joiner has asked for its identity.
     pub(crate) fn identified(&mut self, token: u64, result: Result<WhoAmI, Refusal>) -> Result<(), Error> {
+        // Membership asks as a leader, the joiner as a candidate for another cluster: the token says whose question it
+        // was.
         let unclaimed = self.membership.identified(context!(self), token, result);
         self.follow_membership();
         let (Some(result), busy) = (unclaimed, self.busy()) else { return Ok(()) };
         match self.joiner.leader_identified(&mut self.core, &self.live, busy, token, result) {
-            Some(accepted) => self.become_adopted(accepted),
+            Some(accepted) => self.join_cluster(accepted),
             None => Ok(()),
         }
     }
 
-    /// Refuses what has not reached the log or another node yet.
+    /// Refuses requests that were neither proposed nor forwarded.
     pub(crate) fn refuse_undispatched(&mut self, why: fn() -> Refusal) {
         self.proposals.refuse_undispatched(&self.core, why);
         for waiting in self.membership.take_queue() {
@@ -92,7 +95,7 @@ impl Driver {
         }
     }
 
-    /// Refuses everything that waits: as unknown where it was proposed or sent on.
+    /// Refuses all waiting requests: as unknown if they were proposed or forwarded.
     pub(crate) fn refuse_everything(&mut self, why: fn() -> Refusal) {
         self.refuse_undispatched(why);
         self.proposals.refuse_dispatched(&self.core, why);
@@ -100,12 +103,14 @@ impl Driver {
         self.membership.refuse_membership(context!(self), why);
     }
 
-    /// The table has changed by applied entries; `removed` are ids that left it.
+    /// Follows a change of the member table; `removed` are the raft ids that left it.
     pub(crate) fn members_changed(&mut self, removed: &[u64]) -> Result<(), Error> {
         let table = self.core.state_machine.members();
         let members =
             table.iter().map(|m| format!("{} {:?} at {}", m.name, m.role, m.raft_address)).collect::<Vec<_>>();
         info!(self.core.log, "members"; "index" => self.core.state_machine.applied().0, "are" => members.join(", "));
+        // After its own removal this node is published as removed (`become_removed`); what else the batch removed is no
+        // matter of it.
         for raft_id in removed {
             if *raft_id == self.core.raft_id() {
                 return self.become_removed();

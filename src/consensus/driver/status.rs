@@ -1,4 +1,4 @@
-//! One consistent look at the node between two turns: status, names, and the state of the change feed.
+//! Status, names and change feed status: one consistent view of the node between two turns.
 //!
 //! See also: `http::api::stats` (how it is written out).
 
@@ -17,7 +17,7 @@ use crate::model::{MemberStatus, Refusal, State, Status};
 use crate::storage;
 
 impl Driver {
-    /// Why this node takes no requests now; None where it does.
+    /// Returns why this node takes no requests now; None if it does.
     pub(crate) fn not_ready(&self) -> Option<Refusal> {
         let why =
             self.unavailable().or_else(|| self.live.leaderless(&self.core)).or_else(|| self.lag.lagging(&self.core))?;
@@ -63,7 +63,7 @@ impl Driver {
         }
     }
 
-    /// The names of this node, the leader and the members, for http and for peers; `before` is what was published last.
+    /// Returns the names of this node, the leader and the members; `before` is what was published last.
     #[must_use]
     pub fn names(&self, before: &Names) -> Names {
         let follows = if self.core.phase == Phase::Member { self.core.raw.raft.leader_id } else { 0 };
@@ -126,8 +126,7 @@ impl Driver {
         }
     }
 
-    /// Whether raft counts votes by the configuration that is stored, which must be so between any two turns; for
-    /// tests.
+    /// Whether raft's configuration is the stored one, as it must be between two turns; for tests.
     #[must_use]
     pub fn configuration_agrees(&self) -> bool {
         let sets = |is: &ConfState| {

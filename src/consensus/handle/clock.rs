@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use crate::model::Millis;
 
-/// The process's monotonic clock, in milliseconds since it was made. Where the system tells (Linux), it goes on while
-/// the machine is suspended: what was fresh before is not fresh after.
+/// The process's monotonic clock, in milliseconds since its creation. On Linux it includes the time that the machine is
+/// suspended: what was fresh before is not fresh after.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Duration);
 
 impl Clock {
-    /// A clock that starts at 0 now.
+    /// Returns a clock that starts at 0 now.
     #[must_use]
     pub fn start() -> Self {
         Self(since_boot())
     }
 
-    /// The present time.
+    /// Returns the present time.
     #[must_use]
     pub fn now(&self) -> Millis {
         millis(since_boot().saturating_sub(self.0))
     }
 
-    /// The moment `wait` from now.
+    /// Returns the time `wait` from now.
     #[must_use]
     pub fn after(&self, wait: Duration) -> Millis {
         self.now().saturating_add(millis(wait))

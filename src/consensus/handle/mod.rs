@@ -33,34 +33,34 @@ use single_flight::SingleFlight;
 use write_budget::WriteBudget;
 pub use write_budget::WritePermit;
 
-/// How many inputs of peers and background jobs wait at most; beyond that the sender waits.
+/// The maximum inputs of peers and background jobs that wait; beyond that the sender waits.
 const PEER_QUEUE: usize = 4096;
 
-/// The bytes of writes that wait, of clients and of members, unless [`Handle::bound_writes`] says otherwise.
+/// The default of [`Handle::bound_writes`].
 const WRITE_BYTES: usize = 256 << 20;
 
 /// The loop's ends of its two queues.
 pub struct Inbox {
-    /// What clients want.
+    /// Inputs of clients.
     pub clients: mpsc::Receiver<Input>,
-    /// What peers and background jobs deliver.
+    /// Inputs of peers and background jobs.
     pub peers: mpsc::Receiver<Input>,
     /// The clock that deadlines are given in.
     pub clock: Clock,
-    /// Where the loop publishes events.
+    /// The change feed.
     pub feed: Arc<ChangeFeed>,
     pub(super) unsent: UnsentResults,
     published: Published,
 }
 
 impl Inbox {
-    /// Tells the handles who this node is and who leads.
+    /// Publishes names to the handles.
     pub fn publish(&self, names: Names) {
         self.published.publish(names);
     }
 }
 
-/// The way to the loop; cheap to clone.
+/// A handle of the loop; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     clients: mpsc::Sender<Input>,
@@ -74,7 +74,7 @@ pub struct Handle {
     published: Published,
 }
 
-/// Makes the two queues; `pending_requests` bounds the one of clients.
+/// Creates the two queues; `pending_requests` bounds that of clients.
 #[must_use]
 pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let (clients, clients_end) = mpsc::channel(pending_requests);
@@ -106,7 +106,7 @@ fn stopping() -> Refusal {
 }
 
 impl Handle {
-    /// The clock that this handle's deadlines are turned into.
+    /// Returns the clock of deadlines.
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
@@ -131,38 +131,37 @@ impl Handle {
         self.published.is_serving()
     }
 
-    /// Says that it has: for a loop that is none of this room's.
+    /// Sets that it has, for a loop other than this one.
     pub fn begin_serving(&self) {
         self.published.begin_serving();
     }
 
-    /// The change feed of this node; without asking the loop.
+    /// Returns the change feed; without asking the loop.
     #[must_use]
     pub fn feed(&self) -> &ChangeFeed {
         &self.feed
     }
 
-    /// Who this node is and who leads, without asking the loop.
+    /// Returns the last published names; without asking the loop.
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
         self.published.state()
     }
 
-    /// How long ago the loop has ended its last turn; None before the first. It turns at least once a tick, unless it
-    /// waits for its disk.
+    /// Returns the time since the end of the loop's last turn; None before the first. There is a turn at least once a
+    /// tick, unless the loop waits for its disk.
     #[must_use]
     pub fn silence(&self) -> Option<Duration> {
         self.published.age()
     }
 
-    /// Whether a disk is waited for at this moment, by the loop or beside it.
+    /// Whether any thread of the process waits for the disk.
     #[must_use]
     pub fn is_waiting_for_disk(&self) -> bool {
         storage::is_waiting_for_disk()
     }
 
-    /// Has `command` committed and applied, on this node if it leads and through the leader if not. On return it is
-    /// durable on a majority.
+    /// Commits and applies `command`, here or through the leader. On return it is durable on a majority.
     ///
     /// # Errors
     /// [`Refusal`], which says whether the command may still take effect.
@@ -170,11 +169,13 @@ impl Handle {
         self.request(Request::Write(command.into()), timeout).await
     }
 
-    /// Has the leader carry out `request`.
+    /// Carries out `request` on the leader.
     ///
     /// # Errors
     /// [`Refusal`], which says whether the request may still take effect.
     pub async fn request(&self, request: Request, timeout: Duration) -> Result<Answer, Refusal> {
+        // Released by the reply and not by this future: a client that hangs up leaves its write in the queue and in the
+        // log.
         let room = match &request {
             Request::Write(write) => Some(self.own_writes.reserve(write.size()).ok_or_else(writes_full)?),
             _ => None,
@@ -230,17 +231,17 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// How the node is, between two turns. However many ask, the loop is asked once at a time.
+    /// Returns the status of the node between two turns. Concurrent callers share one request to the loop.
     ///
     /// # Errors
     /// [`Refusal`] where the node is stopping.
     pub async fn status(&self) -> Result<Arc<Status>, Refusal> {
         loop {
-            let (answer, boarding) = self.statuses.join();
-            if let Some(boarding) = boarding {
+            let (answer, ticket) = self.statuses.join();
+            if let Some(ticket) = ticket {
                 let room = self.peers.reserve().await.map_err(|_| stopping())?;
-                let flight = boarding.depart();
-                room.send(Input::Status { reply: Box::new(|status| flight.land(status)) });
+                let request = ticket.start();
+                room.send(Input::Status { reply: Box::new(|status| request.answer_all(status)) });
             }
             // None where the caller that was to ask has given up before the loop had room for it.
             if let Some(status) = answer.await.map_err(|_| stopping())? {
@@ -249,7 +250,7 @@ impl Handle {
         }
     }
 
-    /// Who the node is, for a stranger at the peer port.
+    /// Returns the identity of the node, for a process at the peer port.
     ///
     /// # Errors
     /// [`Refusal`] where the node is stopping.
@@ -257,7 +258,7 @@ impl Handle {
         self.ask(|reply| Input::WhoAmI { reply }).await
     }
 
-    /// What this node knows of the voter that asks.
+    /// Answers a voter's probe.
     ///
     /// # Errors
     /// [`Refusal`] where the node is stopping, or of another cluster.
@@ -265,16 +266,16 @@ impl Handle {
         self.ask(|reply| Input::Probe { probe, reply }).await?
     }
 
-    /// Hands a leader's wish to adopt this node to the loop.
+    /// Passes a leader's join offer to the loop.
     ///
     /// # Errors
-    /// [`Refusal`] with the reason why the node stays what it is.
+    /// [`Refusal`] with the reason why the node does not join.
     pub async fn adopt(&self, adopt: JoinOffer) -> Result<JoinAccepted, Refusal> {
         self.ask(|reply| Input::JoinOffer { adopt, reply }).await?
     }
 
-    /// Hands the loop something that a peer or a background job brought, waiting while its queue is full. After the loop's end
-    /// it is dropped.
+    /// Delivers an input of a peer or a background job, waiting while the queue is full. After the loop's end it is
+    /// dropped.
     pub async fn deliver(&self, input: Input) {
         drop(self.peers.send(input).await);
     }
@@ -284,7 +285,8 @@ impl Handle {
         drop(self.peers.blocking_send(input));
     }
 
-    /// As [`Handle::deliver`], but false, and dropped, where the queue is full: for messages that raft repeats.
+    /// As [`Handle::deliver`], but returns false and drops the input if the queue is full: for messages that raft
+    /// repeats.
     #[must_use]
     pub fn offer(&self, input: Input) -> bool {
         self.peers.try_send(input).is_ok()
@@ -314,6 +316,8 @@ impl Handle {
     }
 
     fn client(&self, input: Input) -> Result<(), Refusal> {
+        // Never waits: a client that is refused at once can ask another node, one that waits in front of the queue
+        // cannot.
         self.clients.try_send(input).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::not_applied(
                 Code::Overloaded,

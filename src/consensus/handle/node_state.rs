@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::Refusal;
 
-/// Who this node is and who leads, as the loop knew after its last turn.
+/// The identity of this node and its leader, as of the loop's last turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
     /// This node's name; empty before the loop's first turn.
@@ -28,9 +28,9 @@ pub struct Names {
     pub cluster_id: u64,
     /// The hosts in the addresses of all members, in lower case and without brackets.
     pub hosts: Arc<BTreeSet<String>>,
-    /// The index at which the member table got to be the one that these hosts are of.
+    /// The index of the last change of the member table that these hosts are from.
     pub table: u64,
-    /// Why the node takes no requests; None where it does, and before the loop's first turn.
+    /// Why the node takes no requests; None if it does, and before the loop's first turn.
     pub not_ready: Option<Refusal>,
 }
 

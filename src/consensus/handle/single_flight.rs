@@ -1,10 +1,9 @@
-//! Requests for the status that share one answer.
+//! Coalescing of status requests: concurrent callers share one answer.
 //!
-//! Why: every client may ask for the status of a node, as often as it likes, and the loop has better things to do than
-//! to say it to each.
+//! Why: every client may ask for the status, as often as it likes, and each answer takes time of the loop.
 //!
-//! Invariants: at most one such request is with the loop. A caller that comes meanwhile gets the same answer, which was
-//! given after they asked; what comes after it begins the next one.
+//! Invariants: at most one such request is with the loop. A caller that comes meanwhile gets the same answer, which is
+//! younger than its request; the next one after it begins a new request.
 //!
 //! See also: what the status holds (`status`).
 
@@ -14,40 +13,42 @@ use tokio::sync::oneshot;
 
 use crate::model::Status;
 
-/// Each is told the status, or None where it has to ask again.
+/// The callers' ends: each gets the status, or None if it has to ask again.
 type Waiters = Vec<oneshot::Sender<Option<Arc<Status>>>>;
 
 /// The callers that wait for the present answer.
 #[derive(Clone, Default)]
 pub(crate) struct SingleFlight(Arc<Mutex<Waiters>>);
 
-/// The caller that is to ask for all and has not asked yet; dropped, all have to ask again.
+/// The caller that asks for all; dropped before it has asked, all ask again.
 pub(crate) struct AskTicket(SingleFlight);
 
-/// The duty to answer all who wait; dropped, there is no answer any more.
+/// The running request; dropped without an answer, all callers get an error.
 pub(crate) struct AskInFlight(SingleFlight);
 
 impl SingleFlight {
-    /// Waits with the others; the first one has to ask.
+    /// Joins the waiting callers; the first one gets a ticket and asks.
     pub(crate) fn join(&self) -> (oneshot::Receiver<Option<Arc<Status>>>, Option<AskTicket>) {
-        let (told, answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(told);
+        // Three callers in one turn are one question to the loop. A fourth that comes after its answer asks anew,
+        // because the answer must be younger than the question.
+        waiting.push(reply);
         (answer, (waiting.len() == 1).then(|| AskTicket(self.clone())))
     }
 
-    fn tell(&self, status: Option<&Arc<Status>>) {
+    fn send_all(&self, status: Option<&Arc<Status>>) {
         let waiting = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for told in waiting {
+        for reply in waiting {
             // Some have given up.
-            drop(told.send(status.cloned()));
+            drop(reply.send(status.cloned()));
         }
     }
 }
 
 impl AskTicket {
-    /// It asks now.
-    pub(crate) fn depart(mut self) -> AskInFlight {
+    /// Starts the request.
+    pub(crate) fn start(mut self) -> AskInFlight {
         // No caller is left in here.
         AskInFlight(std::mem::take(&mut self.0))
     }
@@ -55,15 +56,15 @@ impl AskTicket {
 
 impl Drop for AskTicket {
     fn drop(&mut self) {
-        self.0.tell(None);
+        self.0.send_all(None);
     }
 }
 
 impl AskInFlight {
-    /// Answers all who have asked up to now.
-    pub(crate) fn land(mut self, status: Status) {
-        // A caller that comes from here on waits for the next one, which is none of this one's to end.
-        std::mem::take(&mut self.0).tell(Some(&Arc::new(status)));
+    /// Answers all callers that wait.
+    pub(crate) fn answer_all(mut self, status: Status) {
+        // A caller that joins from here on waits for the next request, which this one's drop must not end.
+        std::mem::take(&mut self.0).send_all(Some(&Arc::new(status)));
     }
 }
 
@@ -78,18 +79,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_the_first_asks_and_the_others_hear_it_or_ask_again() {
+    fn the_first_caller_asks_and_the_others_get_its_answer_or_ask_again() {
         let flights = SingleFlight::default();
-        let (mut first, boarding) = flights.join();
+        let (mut first, ticket) = flights.join();
         let (mut second, none) = flights.join();
-        assert!(boarding.is_some() && none.is_none());
-        drop(boarding);
+        assert!(ticket.is_some() && none.is_none());
+        drop(ticket);
         assert!(matches!((first.try_recv(), second.try_recv()), (Ok(None), Ok(None))), "it has given up");
-        let (mut third, boarding) = flights.join();
-        let flight = boarding.expect("the first again").depart();
+        let (mut third, ticket) = flights.join();
+        let request = ticket.expect("the first again").start();
         let (mut fourth, none) = flights.join();
         assert!(none.is_none());
-        drop(flight);
+        drop(request);
         let gone = Err(oneshot::error::TryRecvError::Closed);
         assert!(third.try_recv() == gone && fourth.try_recv() == gone, "the loop is gone");
         assert!(flights.join().1.is_some());

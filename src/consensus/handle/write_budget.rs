@@ -49,6 +49,7 @@ impl WriteBudget {
     pub(super) fn reserve(&self, bytes: usize) -> Option<WritePermit> {
         let units = u32::try_from(bytes.min(self.bytes).div_ceil(UNIT)).ok()?;
         let of = |pool: &Arc<Semaphore>| Arc::clone(pool).try_acquire_many_owned(units).ok();
+        // Small writes use the reserve last, so it is whole when the large ones have taken the rest.
         let permit = of(&self.large).or_else(|| if bytes <= SMALL_BYTES { of(&self.small) } else { None })?;
         Some(WritePermit(permit))
     }

@@ -1,15 +1,14 @@
 //! Identity conflicts, and changed addresses of this node.
 //!
-//! Why: a copy of a member's disk says the same of itself as the member does. What it cannot have is the member's
-//! address while the member is there, and the lives that others have spoken to since. So a node that finds itself
-//! elsewhere than its cluster has recorded waits for an operator, and a conflict of incarnations is shown in the status
-//! of the node.
+//! Why: a clone of a member's disk has the same identity. It cannot have the member's address while the member is
+//! running, nor the boot ids that others have recorded since. So a node at another address than the recorded one waits
+//! for an operator, and an identity conflict is shown in the status.
 //!
-//! Invariants: nothing is concluded from a peer's word that this node is refused: it may be wrong, and the connection
-//! is not had anyway. Where a majority refuses it, no quorum can be had with this node, so it neither leads, nor
-//! commits, nor confirms a read.
+//! Invariants: a peer's report that this node is refused has no further effect: it may be wrong, and there is no
+//! connection anyway. A node that a majority refuses gets no quorum, so it neither leads, nor commits, nor confirms a
+//! read.
 //!
-//! See also: the rule (`model::BootHistory`), what is known (`storage::Peers`), and who is let in (`transport`).
+//! See also: `model::BootHistory` (the rule), `storage::Peers` (the records), `transport` (admission).
 
 use std::collections::BTreeMap;
 
@@ -22,17 +21,16 @@ use crate::model::Millis;
 use crate::model::Request;
 use crate::storage::Error;
 
-/// How often a member that moved asks the leader to note it.
+/// The interval at which a moved member asks the leader to record its address.
 const ANNOUNCE_EVERY: Millis = 2_000;
 
-/// How often the log says what has to be done where no member follows it.
+/// The interval of the log line for a moved member that no member follows.
 const REMIND_EVERY: Millis = 10_000;
 
-/// How long a conflict is shown after it was heard of last; connections are tried more often than that.
+/// How long a conflict is shown after its last report; connections are tried more often.
 const SHOWN: Millis = 30_000;
 
-/// Conflicts that were heard of lately, by the peer and whether it is this node that is refused; and what was said of
-/// this node's address.
+/// Recent conflicts by peer and whether this node is the refused one; and when this node's address was last announced.
 #[derive(Default)]
 pub(crate) struct Identities {
     conflicts: BTreeMap<(u64, bool), (String, Millis)>,
@@ -40,19 +38,19 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    /// A conflict with this peer has been found, here or there.
+    /// Records an identity conflict with this peer.
     pub fn identity_conflict(&mut self, core: &Core, raft_id: u64, of_this_node: bool, detail: String) {
         if core.state_machine.members().get(raft_id).is_some() {
             self.conflicts.insert((raft_id, of_this_node), (detail, core.now));
         }
     }
 
-    /// The connection to this peer is up, so both are who they are.
+    /// Clears the conflicts with this peer, whose connection is up.
     pub fn identity_agreed(&mut self, raft_id: u64) {
         self.conflicts.retain(|(peer, _), _| *peer != raft_id);
     }
 
-    /// What is to be shown, a line each.
+    /// Returns the recent conflicts, a line each.
     pub fn identity_conflicts(&self, core: &Core) -> Vec<String> {
         let recent = self.conflicts.iter().filter(|(_, (_, heard))| core.now < heard + SHOWN);
         recent
@@ -67,8 +65,8 @@ impl Identities {
             .collect()
     }
 
-    /// A member that was started on other addresses than it last advertised has the table say so: by its own word where
-    /// it is followed, where it leads, or where only its clients' address is another; else an operator has to POST it.
+    /// Returns the request to record new addresses of this node, if one is due: by its own report if it is followed, if
+    /// it leads, or if only its client address has changed; otherwise an operator has to POST it.
     pub fn announce_addresses(&mut self, core: &mut Core) -> Result<Option<ClientRequest>, Error> {
         let Some(row) = core.state_machine.members().get(core.raft_id()).cloned() else { return Ok(None) };
         // A move that was asked for long ago may be recorded after a later one, or after the way back.
@@ -81,6 +79,9 @@ impl Identities {
         if !moved && row.http_address == http_address {
             return addresses_are_recorded(core).map(|()| None);
         }
+        // Which address has moved decides who may say so. The clients' address: the node itself. The raft address: a
+        // leader itself, a follower only with cluster.follow_moves; otherwise an operator, since a copy of its disk
+        // would say the same.
         let waits = moved && !core.options.follow_moves && !core.leads();
         let every = if waits { REMIND_EVERY } else { ANNOUNCE_EVERY };
         if self.announced.is_some_and(|at| core.now < at + every) {
@@ -115,7 +116,7 @@ impl Identities {
     }
 }
 
-/// The table has this node where it is: that is what it tells others from now on.
+/// Stores the recorded addresses in the identity file, once the table has them.
 fn addresses_are_recorded(core: &mut Core) -> Result<(), Error> {
     let (raft_address, http_address) = (&core.options.raft_address, &core.options.http_address);
     let identity = core.data_dir.identity();

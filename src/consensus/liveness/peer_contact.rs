@@ -10,32 +10,32 @@ use std::collections::BTreeMap;
 
 use crate::model::Millis;
 
-/// How long ago a member that counts as heard was heard at most, where the election timeout is not longer. Members say
-/// that they are there every second.
+/// The maximum age of a report of a member that counts as heard, if the election timeout is not longer. Members report
+/// every second.
 pub(crate) const HEARD_WITHIN: Millis = 3_000;
 
-/// How long what a member said about its leader is believed.
+/// How long a report of a leader holds.
 const WORD_HOLDS: Millis = 2_500;
 
-/// How long after an election timeout without a leader the others have surely said that they have none either.
+/// How long after an election timeout without a leader all others have reported that they have none either.
 const WORD_TRAVELS: Millis = 1_500;
 
-/// How long other ways are preferred to the leader's own connection after there was none.
+/// How long relays are preferred after the leader's own connection failed.
 const DETOUR: Millis = 1_000;
 
-/// What members have said of themselves, beside raft's messages.
+/// The reports of the members, beside raft's messages.
 #[derive(Default)]
 pub(crate) struct PeerContact {
     said: BTreeMap<u64, LeaderReport>,
-    /// Since when this node knows no leader.
+    /// When this node lost its leader.
     leaderless_since: Option<Millis>,
     /// A leader that could not be reached, and when.
     unreached: Option<(u64, Millis)>,
-    /// Counts relayed requests, so that members take turns.
+    /// The number of relayed requests, so that members take turns.
     turn: usize,
 }
 
-/// What a member said last.
+/// The last report of a member.
 struct LeaderReport {
     at: Millis,
     /// The leader that it follows or is; 0 for none.
@@ -43,18 +43,18 @@ struct LeaderReport {
 }
 
 impl PeerContact {
-    /// When a member reported last.
+    /// Returns when a member last reported.
     pub fn heard_at(&self, raft_id: u64) -> Option<Millis> {
         self.said.get(&raft_id).map(|report| report.at)
     }
 
-    /// Counts a relayed request.
+    /// Counts a relayed request; returns its number.
     pub fn next_turn(&mut self) -> usize {
         self.turn = self.turn.wrapping_add(1);
         self.turn
     }
 
-    /// A member is there, and follows this leader.
+    /// Records the report of a member, which follows this leader.
     pub fn heard(&mut self, from: u64, follows: u64, now: Millis) {
         self.said.insert(from, LeaderReport { at: now, follows });
     }
@@ -72,7 +72,7 @@ impl PeerContact {
         }
     }
 
-    /// A member is none any more.
+    /// Forgets a removed member.
     pub fn forget(&mut self, raft_id: u64) {
         self.said.remove(&raft_id);
     }
@@ -81,17 +81,19 @@ impl PeerContact {
         self.unreached.is_some_and(|(whom, at)| whom == leader && now < at + DETOUR)
     }
 
-    /// Whether there has been no leader for so long that a member that still follows one does so because it is there.
+    /// Whether this node has had no leader for so long that a member that still follows one must hear it.
     pub fn is_cut_off(&self, election_timeout: Millis, now: Millis) -> bool {
+        // Election timeout 1 s, without a leader since 10.0 s: by 12.5 s all members have given a failed leader up and
+        // said so. A member that still follows one hears it, so it is this node's link that is broken.
         self.leaderless_since.is_some_and(|since| now >= since + election_timeout + WORD_TRAVELS)
     }
 
-    /// The leader that the member `id` follows, as it has just said.
+    /// Returns the leader that the member `id` follows by its last report.
     pub fn follows(&self, id: u64, now: Millis) -> Option<u64> {
         self.said.get(&id).filter(|word| word.follows != 0 && now <= word.at + WORD_HOLDS).map(|word| word.follows)
     }
 
-    /// The voters that reach a leader which is neither this node nor the one that cannot be reached.
+    /// Returns the voters that reach a leader other than this node and the unreachable one.
     pub fn relays(&self, voters: &[u64], me: u64, unreached: u64, now: Millis) -> Vec<u64> {
         let reaches = |id: u64| self.follows(id, now).is_some_and(|leader| leader != me);
         voters.iter().copied().filter(|id| *id != me && *id != unreached && reaches(*id)).collect()

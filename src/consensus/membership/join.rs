@@ -1,13 +1,23 @@
 //! The steps of a join, a removal and a move, each of which may be the last before a crash.
 //!
-//! Why: the node that answers at an address decides what a join means: a member that is there already, one that has
-//! moved, a new node, or a stranger. So the leader asks first, and writes nothing before the joiner has given up what
-//! it was.
+//! Why: the node that answers at an address decides what a join means: a present member, one that has moved, a new
+//! node, or a node of another cluster. So the leader asks first, and proposes nothing before the joiner has switched
+//! incarnations.
 //!
-//! Invariants: before anything is committed the joiner has been asked, the way back to the leader included. From the
-//! first entry that is proposed on, and from the moment that a joiner has given up what it was, no refusal says
-//! `not_applied`. A name that is alive is not taken over; one whose node is gone is freed first, with the checks of a
-//! removal. The address in the table is the one that was dialled.
+//! ```text
+//!   Start -> Identify -+-> Ask -> JoinOffer -> Add -> Promote -> done            a new node
+//!                      +-> Prepare -> Prepared -> Retire -> Ask ...              its name is a silent member's
+//!                      +-> Silence -> Prepare ...                                as before, once that counts as silent
+//!                      +-> Relocate | Promote | Confirm -> done                  a member already
+//! ```
+//!
+//! After a crash of the leader up to `JoinOffer` nothing is left but a joiner that rolls back by itself; from `Add` on the next
+//! leader finds the learner in the table and promotes it.
+//!
+//! Invariants: before anything is proposed the joiner has been asked, and has dialled the leader. From the first
+//! proposed entry on, and from the switch of the joiner on, no refusal says `not_applied`. The name of a live member is
+//! not taken over; that of a silent one is freed first, with the checks of a removal. The address in the table is the
+//! one that was dialled.
 //!
 //! See also: when a step may be taken and how it is proposed (`membership`).
 
@@ -25,7 +35,7 @@ use crate::model::{
 use crate::plant::{self, Plant};
 
 impl Membership {
-    /// One step of an operation.
+    /// Advances an operation by one step.
     pub fn advance_stage(&mut self, cx: &mut Context<'_>, operation: &mut Operation) -> Step {
         match &operation.stage {
             Stage::Start if !cx.core.raw.raft.apply_to_current_term() && !plant::is(Plant::DroppedChangeApplied) => {
@@ -40,6 +50,8 @@ impl Membership {
                 let old = *old;
                 self.propose_removal(cx, operation, old)
             }
+            // A join that was given up may have left its learner in the log; it was applied since, so the request
+            // begins again and finds it.
             Stage::Ask if cx.core.can_change() && self.name_is_taken(cx, &operation.waiting.request) => {
                 Step::Next(Stage::Start)
             }
@@ -71,6 +83,8 @@ impl Membership {
                 let (raft_id, raft_address, http_address) = (*raft_id, raft_address.clone(), http_address.clone());
                 self.propose_move(cx, operation, Command::Move { raft_id, raft_address, http_address })
             }
+            // The table said that there is nothing to do. It was read before the confirming entry was applied, so it is
+            // read again.
             Stage::Confirm { done: true } if self.table_is_as_asked(cx, &operation.waiting.request) => {
                 Step::Done(Ok(operation.answer(cx.core, false)))
             }
@@ -90,7 +104,7 @@ impl Membership {
         }
     }
 
-    /// A name is free once its old bearer is silent.
+    /// Waits until the present bearer of a name counts as silent.
     fn wait_for_silence(&self, cx: &Context<'_>, old: u64, until: Millis) -> Step {
         if !cx.live.is_live(cx.core, old) && !cx.live.is_settling(cx.core) {
             return Step::Next(Stage::retire(old));
@@ -193,7 +207,7 @@ impl Membership {
         }
     }
 
-    /// The node at the address has said who it is; the result is given back where no request here asked.
+    /// Handles the answer to identify; returns the result if no request here has asked.
     pub fn identified(
         &mut self,
         cx: &mut Context<'_>,
@@ -230,7 +244,7 @@ impl Membership {
         Some(result)
     }
 
-    /// Asks the joiner whether it would join, where the removal that comes first would be allowed now.
+    /// Asks the joiner whether it would join, if the removal that comes first would be allowed now.
     fn ask_before_removal(&mut self, cx: &mut Context<'_>, request: &Request, old: u64) -> Step {
         let rest: Vec<u64> = cx.core.conf_voters().iter().copied().filter(|id| *id != old).collect();
         match self.ask_joiner(cx, request, true, rest) {
@@ -239,7 +253,7 @@ impl Membership {
         }
     }
 
-    /// Asks the joiner to be adopted, or whether it would be, where the `voters` that there are then are a quorum.
+    /// Sends the joiner an offer, or only asks with `prepare`, if the live ones of `voters` are a quorum.
     fn ask_joiner(
         &mut self,
         cx: &mut Context<'_>,
@@ -272,13 +286,13 @@ impl Membership {
         Ok(token)
     }
 
-    /// The joiner has become ours, durably, or has said why not.
+    /// Handles the answer to an offer: the joiner has switched incarnations durably, or refuses.
     pub fn adopt_answered(&mut self, cx: &mut Context<'_>, token: u64, result: Result<JoinAccepted, Refusal>) {
         let address = self.asked.remove(&token).unwrap_or_default();
         let asked = |operation: &Operation| matches!(operation.stage, Stage::JoinOffer(t) | Stage::Prepared { token: t, .. } if t == token);
         if !self.current.as_ref().is_some_and(asked) {
-            if let Ok(adopted) = result {
-                self.tell_join_ended(cx, &address, adopted.raft_id);
+            if let Ok(accepted) = result {
+                self.notify_join_ended(cx, &address, accepted.raft_id);
             }
             return;
         }
@@ -291,32 +305,34 @@ impl Membership {
             }
             Err(refusal) => refusal,
             Ok(_) if let Stage::Prepared { old, .. } = operation.stage => {
+                // Only now, when the joiner would come, the old bearer of its name is removed. The other way round a
+                // mistyped address would cost a voter.
                 operation.stage = Stage::Retire { old, done: false };
                 self.current = Some(operation);
                 return;
             }
-            Ok(adopted) if !self.may_be_a_joiner(cx, adopted.raft_id) => Refusal::not_applied(
+            Ok(accepted) if !self.may_be_a_joiner(cx, accepted.raft_id) => Refusal::not_applied(
                 Code::BadRequest,
                 format!("{raft_address} answered with a raft id that cannot be used"),
             ),
-            Ok(adopted) => {
-                info!(cx.core.log, "a node was adopted"; "node" => node_id, "at" => raft_address, "raft_id" => adopted.raft_id);
-                if adopted.started_as != *node_id {
+            Ok(accepted) => {
+                info!(cx.core.log, "a node was adopted"; "node" => node_id, "at" => raft_address, "raft_id" => accepted.raft_id);
+                if accepted.started_as != *node_id {
                     operation.warning = Some(format!(
                         "the process at {raft_address} was started as {}; as a member its name is {node_id}",
-                        adopted.started_as
+                        accepted.started_as
                     ));
                 }
-                operation.dropped = adopted.dropped;
+                operation.dropped = accepted.dropped;
                 let member = Member {
                     name: node_id.clone(),
-                    raft_id: adopted.raft_id,
+                    raft_id: accepted.raft_id,
                     raft_address: raft_address.clone(),
-                    http_address: adopted.http_address,
+                    http_address: accepted.http_address,
                     role: Role::Learner,
                 };
                 operation.stage = Stage::Add { member, done: false };
-                // It has given up what it was.
+                // The joiner has switched incarnations.
                 operation.waiting.maybe_applied = true;
                 self.current = Some(operation);
                 return;
@@ -325,16 +341,17 @@ impl Membership {
         cx.core.refuse(operation.waiting, refusal);
     }
 
-    /// A join is given up: where its joiner was adopted and is in no entry, it is told.
+    /// Notifies the joiner of a join that has ended, if it has switched and is in no entry.
     pub fn end_join(&mut self, cx: &mut Context<'_>, operation: &Operation) {
+        // Once the entry is proposed it may be committed by any leader, and the learner is a member then.
         if let Operation { stage: Stage::Add { member, done: false }, proposed: None, .. } = operation {
-            self.tell_join_ended(cx, &member.raft_address, member.raft_id);
+            self.notify_join_ended(cx, &member.raft_address, member.raft_id);
         }
     }
 
-    /// Tells a node that was adopted for nothing, so that it goes back to what it was at once. Not while another join
-    /// of it may go on from there, here or on another leader.
-    fn tell_join_ended(&mut self, cx: &mut Context<'_>, address: &str, raft_id: u64) {
+    /// Notifies a joiner that its join has ended, so that it rolls back at once; not while another join of it may go on
+    /// from there, here or on another leader.
+    fn notify_join_ended(&mut self, cx: &mut Context<'_>, address: &str, raft_id: u64) {
         if cx.core.leads() && !self.joins(address) && cx.core.state_machine.members().get(raft_id).is_none() {
             info!(cx.core.log, "a join has ended without its joiner"; "at" => address, "raft_id" => raft_id);
             cx.core.outbox.end_join(address, cx.core.data_dir.identity().cluster_id, raft_id);
@@ -367,6 +384,7 @@ impl Membership {
             operation.stage.entry_applied();
             return Step::Keep;
         }
+        // Checked again right before the proposal: a voter may have gone silent since the request came.
         let rest: Vec<u64> = cx.core.conf_voters().iter().copied().filter(|id| *id != raft_id).collect();
         if let Err(refusal) = cx.live.check_quorum(cx.core, &rest) {
             return refuse_once_settled(cx, refusal);

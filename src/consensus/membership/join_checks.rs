@@ -1,7 +1,7 @@
-//! Checks of a join or a move: what it means, given which node answered at the address.
+//! Checks of a join or a move, by the identity of the node that answers at the address.
 //!
 //! Why: the same POST can mean nothing to do, a moved member, a new node, a wiped one under its old name, or a mistake.
-//! Who answers at the address tells them apart, before anything is written.
+//! The node that answers at the address tells them apart, before anything is written.
 //!
 //! Invariants: a member is known by its raft id, never by its name or address. A name or an address that belongs to a
 //! live member is not taken over. Data that was not handed over is not given up without `force`, and a member's never.
@@ -14,7 +14,7 @@ use crate::consensus::proposals::context::Context;
 use crate::model::Millis;
 use crate::model::{Code, NodeKind, Refusal, Request, Role, WhoAmI};
 
-/// How long a join waits for the old bearer of its name to turn out silent.
+/// How long a join waits for the present bearer of its name to count as silent.
 const NAME_WAIT: Millis = 2000;
 
 impl Membership {
@@ -29,7 +29,7 @@ impl Membership {
         Step::Next(Stage::Relocate { raft_id, raft_address, http_address: who.http_address, done: false })
     }
 
-    /// What a join means, given who answered.
+    /// Decides what a join means, given the node that answered.
     pub fn check_join(
         &mut self,
         cx: &mut Context<'_>,
@@ -38,6 +38,8 @@ impl Membership {
         raft_address: &str,
         force: bool,
     ) -> Step {
+        // First by raft id: a member is the same whatever its name and address. Then by what the node is to its own
+        // cluster. The name comes last, in `check_name`, for nodes that are new here.
         let ours = who.cluster_id == cx.core.data_dir.identity().cluster_id;
         let members = cx.core.state_machine.members();
         if ours && let Some(member) = members.get(who.raft_id) {
@@ -98,8 +100,8 @@ impl Membership {
         self.check_name(cx, node_id, raft_address)
     }
 
-    /// A member at another address than its cluster has for it: it must be the only one that speaks in its name, and
-    /// the table must have it where it says it is, or no peer lets it in.
+    /// Checks a member that answers at another address than the recorded one: it must be the only node with this
+    /// identity, and advertise the address at which it answered, or no peer would admit it.
     fn check_moved_member(&self, cx: &Context<'_>, who: &WhoAmI, listed: &str, raft_address: &str) -> Option<Step> {
         let (me, moved) = (&who.node_id, who.moved && !cx.core.options.follow_moves);
         if moved && cx.live.is_live(cx.core, who.raft_id) {
@@ -121,7 +123,7 @@ impl Membership {
         None
     }
 
-    /// Whether a request that found nothing to do finds nothing still.
+    /// Whether a request that found nothing to do still finds nothing to do.
     pub fn table_is_as_asked(&self, cx: &Context<'_>, request: &Request) -> bool {
         let members = cx.core.state_machine.members();
         match request {
@@ -133,15 +135,14 @@ impl Membership {
         }
     }
 
-    /// Whether a joiner can have this raft id: one that was never a member's. A node that is one already is not asked
-    /// again.
+    /// Whether a joiner may have this raft id: not one that is or was a member's.
     pub fn may_be_a_joiner(&self, cx: &Context<'_>, raft_id: u64) -> bool {
         let members = cx.core.state_machine.members();
         raft_id != 0 && !members.is_tombstone(raft_id) && members.get(raft_id).is_none()
     }
 
-    /// Whether a member has the joiner's name. There was none when the joiner was checked, but a join that was given up
-    /// may have left its entry in the log, and that was applied since.
+    /// Whether a member has the joiner's name by now: a join that was given up may have left its entry in the log,
+    /// which was applied since.
     pub fn name_is_taken(&self, cx: &Context<'_>, request: &Request) -> bool {
         matches!(request, Request::Join { node_id, .. } if cx.core.state_machine.members().named(node_id).is_some())
     }
@@ -152,6 +153,8 @@ impl Membership {
             Some(old) if old.raft_id == cx.core.raft_id() => {
                 refuse(Code::NameInUse, format!("{node_id} is the name of the leader; give this node another one"))
             }
+            // A node with another raft id answers at the address, so the old bearer of the name is not there any more.
+            // At another address it may be alive: the join waits up to 2 s for its silence.
             Some(old) if old.raft_address == raft_address => Step::Next(Stage::retire(old.raft_id)),
             Some(old) => Step::Next(Stage::Silence { old: old.raft_id, until: cx.core.now + NAME_WAIT }),
             None => match members.iter().find(|member| member.raft_address == raft_address) {

@@ -1,14 +1,14 @@
-//! The joiner's side: what it takes for a node to give up what it is and become part of another cluster.
+//! The joiner's side of a join: when a node gives up its incarnation for another cluster.
 //!
-//! Why: being adopted means starting from nothing under a fresh raft id. A node that has something to lose must not do
-//! that by mistake, nor for a leader that it could never answer, nor because a stranger says so.
+//! Why: a joiner starts from nothing under a fresh raft id. A node that has something to lose must not do that by
+//! mistake, nor for a leader that it could not reach, nor because any process says so.
 //!
-//! Invariants: only a node without data of its own goes: pristine, removed, or joining somewhere from which nothing has
-//! come; `force` covers a standalone node's data, never a member's. Whether it was removed a member knows from its own
-//! cluster, never from an offer. The joiner dials the leader's advertised address and expects there, before anything
-//! changes, another node, which is that leader and has made this very offer; a leader that has to remove something
-//! first asks for that alone. The flip is the replacement of `identities`, durable before the answer. A node that leads
-//! a join itself refuses, or two fresh nodes joined to each other would both vanish.
+//! Invariants: only a node without data of its own joins: pristine, removed, or joining a cluster from which nothing
+//! has come. `force` covers the data of a standalone node, never a member's. That it was removed a member learns from
+//! its own cluster, never from an offer. Before anything changes the joiner dials the leader's advertised address, and
+//! must find that leader there, with this very offer; a leader that has to remove a member first asks with `prepare`.
+//! The commit point is the replacement of the `identity` file, durable before the answer. A node that leads a join
+//! refuses, or two fresh nodes that join each other would both vanish.
 //!
 //! See also: what the leader does with the answer (`join`), and the change of incarnation (`driver::lifecycle`).
 
@@ -20,59 +20,59 @@ use crate::model::Millis;
 use crate::model::{Code, JoinAccepted, JoinOffer, NodeKind, PreviousStatus, Refusal, WhoAmI, mib};
 use crate::plant::{self, Plant};
 
-/// How long a member that its own cluster wants to adopt may take to learn from the others that it was removed. The
-/// leader waits for 6 s, of which dialling it may take 3.
+/// How long a member to which its own cluster offers a join may take to learn from the others that it was removed. The
+/// leader waits for 6 s, of which the dial of it may take 3.
 const LEARNS_WITHIN: Millis = 2500;
 
-/// What this node knows of being adopted.
+/// The state of a joiner.
 #[derive(Default)]
 pub(crate) struct Joiner {
-    /// The offer that is being looked into.
-    offer: Option<ReceivedOffer>,
-    /// While joining: since when the cluster is waited for.
+    /// The offer that is being checked.
+    received: Option<ReceivedOffer>,
+    /// While joining: when the wait for the cluster began.
     pub(crate) waits_since: Millis,
-    /// Whether the cluster that this node joins has said that the join is over.
+    /// Whether the cluster has ended the join.
     pub(crate) join_ended: bool,
 }
 
-/// An offer to adopt this node.
+/// An offer of a leader to take this node into its cluster.
 struct ReceivedOffer {
-    adopt: JoinOffer,
+    offer: JoinOffer,
     reply: Reply<Result<JoinAccepted, Refusal>>,
     waits_for: LeaderProof,
 }
 
-/// What an offer still needs.
+/// The proof that an offer still needs.
 enum LeaderProof {
-    /// That this node's own cluster has removed it; until when.
+    /// The removal by this node's own cluster, until this time.
     Removal(Millis),
-    /// The leader's answer at its advertised address; the token of the question.
+    /// The leader's answer at its advertised address; the token of the request.
     Leader(u64),
 }
 
-/// What other components are in the middle of.
+/// What other components are doing that a joiner has to know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Busy {
-    /// A write is on its way into the log.
+    /// A write is queued or proposed.
     pub writes: bool,
-    /// This node leads a join that may be talking to its joiner.
+    /// This node leads a join, which may be in contact with its joiner.
     pub join: bool,
 }
 
 /// An offer that passed every check; the driver carries it out.
 pub(crate) struct Accepted {
-    pub adopt: JoinOffer,
+    pub offer: JoinOffer,
     pub reply: Reply<Result<JoinAccepted, Refusal>>,
 }
 
 impl Joiner {
-    /// Begins anew as another incarnation.
+    /// Starts over in another incarnation.
     pub fn swapped(&mut self, now: Millis) {
         self.waits_since = now;
         self.join_ended = false;
     }
 
-    /// What this node is to its cluster.
+    /// Returns what this node is to its cluster.
     pub fn standing(&self, core: &Core, busy: Busy) -> NodeKind {
         match core.phase {
             Phase::Removed => NodeKind::Removed,
@@ -96,51 +96,58 @@ impl Joiner {
         }
     }
 
-    /// A leader wants this node.
-    pub fn adopt(
+    /// Checks a leader's offer, and begins to collect the proof that it needs.
+    pub fn receive_offer(
         &mut self,
         core: &mut Core,
         live: &Liveness,
         busy: Busy,
-        adopt: JoinOffer,
+        offer: JoinOffer,
         reply: Reply<Result<JoinAccepted, Refusal>>,
     ) {
-        let own_cluster = adopt.cluster_id == core.data_dir.identity().cluster_id;
-        let listed = adopt.tombstones.contains(&core.raft_id());
+        let own_cluster = offer.cluster_id == core.data_dir.identity().cluster_id;
+        let listed = offer.tombstones.contains(&core.raft_id());
+        // The answer to an earlier offer was lost, and the leader asks again: this node has switched already and says
+        // so once more.
         if core.phase == Phase::Joining && own_cluster && !listed {
-            return reply(Ok(self.adopted(core, None)));
+            return reply(Ok(self.join_accepted(core, None)));
         }
+        // The offer says that this node was removed. It is a claim: a member waits until its own cluster has confirmed
+        // the removal.
         let removal = own_cluster && listed && self.standing(core, busy) == NodeKind::Member;
-        let fit =
-            if removal { self.may_consider(core, busy, &adopt) } else { self.may_be_adopted(core, live, busy, &adopt) };
+        let fit = if removal {
+            self.check_preconditions(core, busy, &offer)
+        } else {
+            self.check_offer(core, live, busy, &offer)
+        };
         if let Err(refusal) = fit {
             return reply(Err(refusal));
         }
         let waits_for =
-            if removal { LeaderProof::Removal(core.now + LEARNS_WITHIN) } else { self.dial_leader(core, &adopt) };
-        self.offer = Some(ReceivedOffer { adopt, reply, waits_for });
+            if removal { LeaderProof::Removal(core.now + LEARNS_WITHIN) } else { self.dial_leader(core, &offer) };
+        self.received = Some(ReceivedOffer { offer, reply, waits_for });
     }
 
-    fn dial_leader(&mut self, core: &mut Core, adopt: &JoinOffer) -> LeaderProof {
+    fn dial_leader(&mut self, core: &mut Core, offer: &JoinOffer) -> LeaderProof {
         let token = core.token();
-        core.outbox.identify(token, &adopt.leader_address);
+        core.outbox.identify(token, &offer.leader_address);
         LeaderProof::Leader(token)
     }
 
-    /// Whether an offer can be looked into at all.
-    fn may_consider(&self, core: &Core, busy: Busy, adopt: &JoinOffer) -> Result<(), Refusal> {
+    /// Checks what holds for every offer.
+    fn check_preconditions(&self, core: &Core, busy: Busy, offer: &JoinOffer) -> Result<(), Refusal> {
         let me = core.my_name();
         if core.stop_by.is_some() {
             return Err(refusals::stopping());
         }
-        if self.offer.is_some() || busy.join {
+        if self.received.is_some() || busy.join {
             return Err(Refusal::not_applied(
                 Code::JoinInProgress,
                 format!("{me} is busy with another join; try again when that has ended"),
             ));
         }
         let previous = core.data_dir.identity().previous.as_ref().map(|previous| previous.raft_id);
-        if adopt.leader_id == 0 || adopt.leader_id == core.raft_id() || Some(adopt.leader_id) == previous {
+        if offer.leader_id == 0 || offer.leader_id == core.raft_id() || Some(offer.leader_id) == previous {
             return Err(Refusal::not_applied(
                 Code::BadRequest,
                 format!("the leader that is to adopt {me} is said to be {me} itself"),
@@ -149,11 +156,11 @@ impl Joiner {
         Ok(())
     }
 
-    fn may_be_adopted(&self, core: &Core, live: &Liveness, busy: Busy, adopt: &JoinOffer) -> Result<(), Refusal> {
-        if plant::is(Plant::TombstonesBelieved) && adopt.tombstones.contains(&core.raft_id()) {
+    fn check_offer(&self, core: &Core, live: &Liveness, busy: Busy, offer: &JoinOffer) -> Result<(), Refusal> {
+        if plant::is(Plant::TombstonesBelieved) && offer.tombstones.contains(&core.raft_id()) {
             return Ok(());
         }
-        self.may_consider(core, busy, adopt)?;
+        self.check_preconditions(core, busy, offer)?;
         let me = core.my_name();
         if let Some(space) = core.own_space().filter(|space| space.is_nearly_full()) {
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
@@ -166,7 +173,7 @@ impl Joiner {
             ));
         }
         let identity = core.data_dir.identity();
-        let own_cluster = adopt.cluster_id == identity.cluster_id;
+        let own_cluster = offer.cluster_id == identity.cluster_id;
         let has_data = |data: String| {
             Err(Refusal::not_applied(
                 Code::HasData,
@@ -180,7 +187,7 @@ impl Joiner {
                 Code::JoinInProgress,
                 format!("{me} is being taken by another cluster; try again when that has ended"),
             )),
-            NodeKind::Joining if !adopt.force && identity.previous.as_ref().is_some_and(|kept| kept.holds_data) => {
+            NodeKind::Joining if !offer.force && identity.previous.as_ref().is_some_and(|kept| kept.holds_data) => {
                 has_data("data".into())
             }
             NodeKind::Joining => Ok(()),
@@ -191,7 +198,7 @@ impl Joiner {
                 ),
             )),
             NodeKind::Pristine => Ok(()),
-            NodeKind::Standalone if adopt.force => Ok(()),
+            NodeKind::Standalone if offer.force => Ok(()),
             NodeKind::Standalone => has_data(format!("{} keys", core.state_machine.keys())),
             NodeKind::Member => Err(Refusal::not_applied(
                 Code::OtherCluster,
@@ -202,7 +209,7 @@ impl Joiner {
         }
     }
 
-    /// Whether anything has come from the cluster that this node joins, lately enough to wait for more.
+    /// Whether the cluster that this node joins was heard within the wait.
     pub fn hears_its_cluster(&self, core: &Core, live: &Liveness) -> bool {
         live.contact.values().any(|heard| core.now < heard + core.options.join_wait_ms)
     }
@@ -211,14 +218,14 @@ impl Joiner {
         live.contact.values().copied().max().unwrap_or(0).max(self.waits_since) + core.options.join_wait_ms
     }
 
-    /// What a joining node keeps, and for how long.
+    /// Returns the previous incarnation of a joining node, and when it rolls back.
     pub fn previous_status(&self, core: &Core, live: &Liveness) -> Option<PreviousStatus> {
         let previous = core.data_dir.identity().previous.as_ref().filter(|_| core.phase == Phase::Joining)?;
         let goes_back_in_ms = self.goes_back_at(core, live).saturating_sub(core.now);
         Some(PreviousStatus { cluster_id: previous.cluster_id, raft_id: previous.raft_id, goes_back_in_ms })
     }
 
-    /// The refusal of a node that is in no cluster yet.
+    /// Returns the refusal of a node that has not joined yet.
     pub fn not_joined_yet(&self, core: &Core, live: &Liveness) -> Refusal {
         let Some(PreviousStatus { goes_back_in_ms, .. }) = self.previous_status(core, live) else {
             return refusals::joining();
@@ -231,7 +238,7 @@ impl Joiner {
         Refusal::not_applied(Code::Joining, detail)
     }
 
-    /// Why a node that joins goes back now to what it was, if it does.
+    /// Returns why a joining node rolls back now, if it does.
     pub fn goes_back(&self, core: &Core, live: &Liveness) -> Option<&'static str> {
         if core.phase != Phase::Joining || core.stop_by.is_some() {
             return None;
@@ -242,22 +249,22 @@ impl Joiner {
         (core.now >= self.goes_back_at(core, live)).then_some("nothing has come from the cluster in time")
     }
 
-    /// What is due while this node is being adopted, or waits for the cluster that has adopted it.
+    /// Goes on with an offer that waits for a removal, once that is known or the wait is over.
     pub fn tick_joiner(&mut self, core: &mut Core, live: &Liveness, busy: Busy) {
         let (now, removed) = (core.now, core.phase == Phase::Removed);
-        let ripe = |offer: &mut ReceivedOffer| matches!(offer.waits_for, LeaderProof::Removal(until) if removed || now >= until);
-        if let Some(ReceivedOffer { adopt, reply, .. }) = self.offer.take_if(ripe) {
-            match self.may_be_adopted(core, live, busy, &adopt) {
+        let ripe = |received: &mut ReceivedOffer| matches!(received.waits_for, LeaderProof::Removal(until) if removed || now >= until);
+        if let Some(ReceivedOffer { offer, reply, .. }) = self.received.take_if(ripe) {
+            match self.check_offer(core, live, busy, &offer) {
                 Ok(()) => {
-                    let waits_for = self.dial_leader(core, &adopt);
-                    self.offer = Some(ReceivedOffer { adopt, reply, waits_for });
+                    let waits_for = self.dial_leader(core, &offer);
+                    self.received = Some(ReceivedOffer { offer, reply, waits_for });
                 }
                 Err(refusal) => reply(Err(refusal)),
             }
         }
     }
 
-    /// The address that the leader gave for itself has answered, or nothing has.
+    /// Handles the answer from the leader's advertised address; returns the offer if all checks pass.
     pub fn leader_identified(
         &mut self,
         core: &mut Core,
@@ -266,9 +273,13 @@ impl Joiner {
         token: u64,
         result: Result<WhoAmI, Refusal>,
     ) -> Option<Accepted> {
-        let asked = |offer: &mut ReceivedOffer| matches!(offer.waits_for, LeaderProof::Leader(asked) if asked == token);
-        let ReceivedOffer { adopt, reply, .. } = self.offer.take_if(asked)?;
+        let asked =
+            |received: &mut ReceivedOffer| matches!(received.waits_for, LeaderProof::Leader(asked) if asked == token);
+        let ReceivedOffer { offer: adopt, reply, .. } = self.received.take_if(asked)?;
         let (me, address, leader) = (core.my_name(), &adopt.leader_address, &adopt.leader_name);
+        // Three checks of what answers at the advertised address: it is another node, it is that leader, and it lists
+        // this offer. Without the last one any process could make this node join in the name of a leader that never
+        // asked.
         let wrong = match result {
             Ok(who) if who.raft_id != adopt.leader_id || who.cluster_id != adopt.cluster_id => {
                 Some((Code::Unreachable, format!("another node, {}, answers there", who.node_id)))
@@ -289,18 +300,18 @@ impl Joiner {
             return None;
         }
         // Much may have happened while the leader was dialled.
-        if let Err(refusal) = self.may_be_adopted(core, live, busy, &adopt) {
+        if let Err(refusal) = self.check_offer(core, live, busy, &adopt) {
             reply(Err(refusal));
             return None;
         }
         if adopt.prepare {
-            reply(Ok(self.adopted(core, None)));
+            reply(Ok(self.join_accepted(core, None)));
             return None;
         }
-        Some(Accepted { adopt, reply })
+        Some(Accepted { offer: adopt, reply })
     }
 
-    pub fn adopted(&self, core: &Core, dropped: Option<String>) -> JoinAccepted {
+    pub fn join_accepted(&self, core: &Core, dropped: Option<String>) -> JoinAccepted {
         JoinAccepted {
             raft_id: core.raft_id(),
             started_as: core.data_dir.identity().started_as.clone(),
@@ -309,14 +320,14 @@ impl Joiner {
         }
     }
 
-    /// The cluster that this node joins has given the join up. Of a member this says nothing.
-    pub fn told_join_ended(&mut self, core: &Core, cluster_id: u64, raft_id: u64) {
+    /// Notes that the cluster has ended the join; ignored by a member.
+    pub fn note_join_ended(&mut self, core: &Core, cluster_id: u64, raft_id: u64) {
         let ours = cluster_id == core.data_dir.identity().cluster_id && raft_id == core.raft_id();
         self.join_ended |= ours && core.phase == Phase::Joining;
     }
 }
 
-/// Which setting of the leader is to be changed where no node can dial it at the address that it advertises.
+/// Names the setting to change on a leader that cannot be dialled at its advertised address.
 fn wrong_setting(address: &str, leader: &str, me: &str) -> String {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     format!(
@@ -325,9 +336,11 @@ fn wrong_setting(address: &str, leader: &str, me: &str) -> String {
     )
 }
 
-/// What the incarnation in use is busy being, as far as its directory says.
+/// Returns the phase of the incarnation in use, as its directory says.
 pub(crate) fn phase_of_incarnation(core: &Core) -> Phase {
     let identity = core.data_dir.identity();
+    // Removed first: such a node has applied entries like any member. Joining is told by an empty state alone, which a
+    // snapshot of the cluster ends.
     if identity.removed {
         Phase::Removed
     } else if core.state_machine.applied().0 == 0 {
@@ -339,9 +352,10 @@ pub(crate) fn phase_of_incarnation(core: &Core) -> Phase {
     }
 }
 
-/// Whether this node is alone and was never written to.
+/// Whether this node is the only member, and no client command was ever applied.
 fn is_pristine(core: &Core) -> bool {
     let members = core.state_machine.members();
+    // Alone, with no member ever removed, no write applied, and nothing in the log that might be one.
     members.len() == 1
         && members.get(core.raft_id()).is_some()
         && members.tombstones().next().is_none()

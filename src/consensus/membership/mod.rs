@@ -1,14 +1,13 @@
-//! The leader's side of membership: join, remove, move, and who may be promoted.
+//! The leader's side of membership: join, remove, move, promotion.
 //!
-//! Why: a membership change that is only almost right stops a cluster for good. Each goes through the same small steps,
-//! any of which may be the last before a crash, and the next leader finds all it needs in the replicated table.
+//! Why: a wrong membership change can stop a cluster for good. Each goes through the same small steps, any of which may
+//! be the last before a crash, and the next leader finds all it needs in the replicated table.
 //!
-//! Invariants: one change at a time (Raft thesis 4.1), proposed only when the leader has applied its whole log and
-//! nothing is pending, since raft silently turns others into empty entries; simulated with raft's own `Changer` first;
-//! answered by the type of the entry that was applied at its (term, index). Once an entry of a request was proposed no
-//! refusal of it says that nothing was done. The live voters must be a quorum before and after. A joiner is a learner
-//! until it has caught up (`catch_up`), and any leader promotes any learner that has. A leader never proposes its own
-//! removal.
+//! Invariants: one change at a time (Raft thesis 4.1), proposed only when the leader has applied its whole log and no
+//! change is pending, since raft silently turns others into empty entries; simulated with raft's own `Changer` first;
+//! answered by the type of the entry that was applied at its (term, index). Once an entry of a request was proposed, no
+//! refusal of it says `not_applied`. The live voters must be a quorum before and after. A joiner is a learner until it
+//! has caught up (`catch_up`), and any leader promotes any learner that has. A leader never proposes its own removal.
 //!
 //! See also: the joiner's side (`joiner`), transfers (`transfer`), members that moved (`identities`).
 
@@ -32,10 +31,10 @@ use crate::plant::{self, Plant};
 use catch_up::CatchUp;
 use operation::{Effect, Operation, Stage, Step, Transfer};
 
-/// How many membership requests wait at most.
+/// The maximum number of waiting membership requests.
 const QUEUE: usize = 64;
 
-/// How long a learner may be silent before its join no longer holds up the next one.
+/// How long a learner may be silent before its join lets the next one pass.
 const SILENT_AFTER: Millis = 3000;
 
 /// All membership requests on this node.
@@ -43,20 +42,19 @@ const SILENT_AFTER: Millis = 3000;
 pub(crate) struct Membership {
     queue: VecDeque<ClientRequest>,
     pub(crate) current: Option<Operation>,
-    /// Joins that only wait for their learner, while something else wants to go on: they end by themselves.
+    /// Joins that only wait for their learner and let other requests pass: they end by themselves.
     aside: Vec<Operation>,
-    /// Questions to joiners that are not answered yet, and at which address; a join may be over before its joiner has
-    /// decided.
+    /// Offers that were not answered yet, by token, with the address; a join may end before its joiner has decided.
     pub(crate) asked: BTreeMap<u64, String>,
     pub(crate) transfer: Option<Transfer>,
-    /// How the learners catch up, on the leader.
+    /// The catch-up of learners, on the leader.
     pub(crate) catch_up: CatchUp,
-    /// What the driver is to do, in order.
+    /// Effects for the driver, in order.
     effects: Vec<Effect>,
 }
 
 impl Membership {
-    /// Lets a request wait for its turn; gives it back where too many wait.
+    /// Queues a request; returns it if the queue is full.
     pub fn enqueue(&mut self, waiting: ClientRequest) -> Result<(), Box<ClientRequest>> {
         if self.queue.len() >= QUEUE {
             return Err(Box::new(waiting));
@@ -65,7 +63,7 @@ impl Membership {
         Ok(())
     }
 
-    /// Takes what the driver is to do since the last call.
+    /// Takes the effects since the last call.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
@@ -74,14 +72,14 @@ impl Membership {
         std::mem::take(&mut self.queue)
     }
 
-    /// Whether this node leads a join that may be talking to a joiner.
+    /// Whether this node leads a join, which may be in contact with its joiner.
     pub fn join_in_progress(&self) -> bool {
         let joins = |waiting: &ClientRequest| matches!(waiting.request, Request::Join { .. });
         let current = self.current.as_ref().is_some_and(|operation| joins(&operation.waiting));
         current || self.queue.iter().any(joins) || !self.asked.is_empty()
     }
 
-    /// Whether a join of the node at this address is under way or waits.
+    /// Whether a join of the node at this address is running or queued.
     pub fn joins(&self, address: &str) -> bool {
         let under_way = self.current.iter().chain(&self.aside).map(|operation| &operation.waiting);
         under_way
@@ -91,7 +89,7 @@ impl Membership {
 }
 
 impl Membership {
-    /// Moves every membership request on as far as it goes now.
+    /// Advances every membership request as far as possible now.
     pub fn drive_membership(&mut self, cx: &mut Context<'_>) {
         self.drive_transfer(cx);
         if !cx.core.leads() {
@@ -129,13 +127,15 @@ impl Membership {
         Some(Operation { waiting, stage: Stage::Start, warning: None, dropped: None, proposed: None })
     }
 
-    /// Moves one operation on; None once it has been answered.
+    /// Advances one operation; None once it has been answered.
     fn advance(&mut self, cx: &mut Context<'_>, mut operation: Operation) -> Option<Operation> {
         if cx.core.is_late(&operation.waiting) {
             self.end_join(cx, &operation);
             self.refuse_unfinished(cx, operation);
             return None;
         }
+        // Proposed in an earlier term of this leader. The entry may have been lost with that term, so the stage goes on
+        // as if it had not been proposed; if it was applied, the stage finds that in the table.
         if operation.proposed.is_some_and(|(term, _)| term != cx.core.raw.raft.term) {
             operation.proposed = None;
         }
@@ -163,7 +163,8 @@ impl Membership {
         }
     }
 
-    /// Another node leads: requests go there, where they begin again; each finds in the table what was done.
+    /// Returns all requests to the driver after a loss of leadership: they start over on the next leader, and find in
+    /// the table what was done.
     fn give_back(&mut self) {
         // A join whose learner is in the log already may go on under the next leader: from here on it may have been applied.
         self.catch_up = CatchUp::default();
@@ -179,9 +180,11 @@ impl Membership {
         }
     }
 
-    /// A join that waits for its learner makes way for other changes, and for other joins where the learner is silent.
+    /// Lets other changes pass a join that waits for its learner, and other joins, too, if the learner is silent.
     fn set_waiting_join_aside(&mut self, cx: &mut Context<'_>) {
         let Some(Operation { stage: Stage::Promote { raft_id, since }, .. }) = self.current else { return };
+        // Example: a join of n4 waits for a snapshot of 100 GB. A removal of n2 goes past it. A join of n5 waits behind
+        // n4, unless n4 has been silent for 3 s.
         let silent = cx.core.now > since + SILENT_AFTER
             && cx.live.contact.get(&raft_id).is_none_or(|heard| cx.core.now > heard + SILENT_AFTER);
         let next = self.queue.front();
@@ -192,9 +195,11 @@ impl Membership {
         }
     }
 
-    /// An entry was applied that an operation may wait for.
+    /// Notes an applied entry, which the current operation may wait for.
     pub fn membership_applied(&mut self, term: u64, index: u64, is_change: bool) {
         let Some(operation) = self.current.as_mut() else { return };
+        // Raft may have put an empty entry in the place of a membership change: then the type differs, nothing was
+        // done, and the stage proposes again.
         if operation.proposed == Some((term, index)) {
             operation.proposed = None;
             if is_change == operation.stage.proposes_change() || plant::is(Plant::DroppedChangeApplied) {
@@ -218,7 +223,7 @@ impl Membership {
         over.into_iter().for_each(|waiting| cx.core.refuse(waiting, late()));
     }
 
-    /// Answers a request whose deadline has come; what it has begun may go on.
+    /// Refuses a request at its deadline; what it has begun may go on.
     fn refuse_unfinished(&self, cx: &Context<'_>, operation: Operation) {
         let Operation { waiting, stage, .. } = operation;
         let refusal = if matches!(waiting.request, Request::Join { .. }) {

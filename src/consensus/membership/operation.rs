@@ -1,4 +1,4 @@
-//! A membership request under way: its stage, what a step of it comes to, and what the driver is to do for it.
+//! A running membership request: its stage, the result of a step, and the effects for the driver.
 //!
 //! See also: `join` (the steps), `membership` (when they are taken).
 
@@ -8,7 +8,7 @@ use crate::consensus::proposals::context::Context;
 use crate::model::{Answer, Code, Member, Millis, Refusal};
 use crate::plant::{self, Plant};
 
-/// One membership request under way on the leader.
+/// One running membership request, on the leader.
 pub(crate) struct Operation {
     pub waiting: ClientRequest,
     pub stage: Stage,
@@ -19,36 +19,36 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    /// An entry was proposed for its stage, unless raft took none; from now on there may be an effect.
+    /// Notes the proposed entry of its stage, unless raft dropped it; from then on there may be an effect.
     pub fn proposed(&mut self, proposed: Option<(u64, u64)>) {
         self.proposed = proposed;
         let changes = !matches!(self.stage, Stage::Confirm { .. });
         self.waiting.maybe_applied |= proposed.is_some() && changes && !plant::is(Plant::RetiredBeforeAsked);
     }
 
-    /// The answer of a request that is done.
+    /// Returns the answer of a completed request.
     pub fn answer(&self, core: &Core, changed: bool) -> Answer {
         Answer::Members { index: core.applied(), changed, warning: self.warning.clone(), dropped: self.dropped.clone() }
     }
 }
 
-/// Where a membership request stands.
+/// The stage of a membership request.
 pub(crate) enum Stage {
     /// Nothing has been done.
     Start,
-    /// The address was asked who it is; the token of the question.
+    /// The node at the address was asked for its identity; the token of the request.
     Identify(u64),
     /// The name belongs to a member that may be gone: its silence is waited for.
     Silence { old: u64, until: Millis },
-    /// The node is to be asked whether it would join, before the old bearer of its name is removed.
+    /// The node will be asked whether it would join, before the present bearer of its name is removed.
     Prepare { old: u64 },
-    /// It was asked; the token of the question.
+    /// It was asked; the token of the request.
     Prepared { old: u64, token: u64 },
-    /// The old bearer of the name is being removed; `done` once that is applied.
+    /// The present bearer of the name is being removed; `done` once that is applied.
     Retire { old: u64, done: bool },
-    /// The node is known to be free to join and is to be asked now.
+    /// The node may join, and will get an offer.
     Ask,
-    /// The node was asked to be adopted; the token of the question.
+    /// The node got an offer; the token of the request.
     JoinOffer(u64),
     /// The learner is being added.
     Add { member: Member, done: bool },
@@ -58,8 +58,8 @@ pub(crate) enum Stage {
     Relocate { raft_id: u64, raft_address: String, http_address: String, done: bool },
     /// A member is being removed.
     Remove { raft_id: u64, done: bool },
-    /// The table already is as asked. An entry that changes nothing proves that this node still leads, and so that its
-    /// table is the cluster's.
+    /// The table is already as requested. An entry that changes nothing proves that this node still leads, so its table
+    /// is the cluster's.
     Confirm { done: bool },
     /// The member to be removed leads: leadership moves first.
     Lead { successor: u64 },
@@ -85,12 +85,12 @@ impl Stage {
         )
     }
 
-    /// What comes before the removal of the old bearer of a joiner's name.
+    /// Returns the stage before the removal of the present bearer of a joiner's name.
     pub fn retire(old: u64) -> Self {
         if plant::is(Plant::RetiredBeforeAsked) { Self::Retire { old, done: false } } else { Self::Prepare { old } }
     }
 
-    /// Notes that the entry it waits for was applied as what it is.
+    /// Notes that the entry it waits for was applied with its type.
     pub fn entry_applied(&mut self) {
         match self {
             Self::Confirm { done }
@@ -105,28 +105,28 @@ impl Stage {
     }
 }
 
-/// What a step of an operation came to.
+/// The result of a step.
 pub(crate) enum Step {
-    /// It goes on in a later turn.
+    /// Goes on in a later turn.
     Keep,
-    /// It has a new stage, which may go on at once.
+    /// Enters a new stage, which may go on at once.
     Next(Stage),
-    /// It has ended.
+    /// Ends.
     Done(Result<Answer, Refusal>),
 }
 
-/// A transfer under way.
+/// A running transfer.
 pub(crate) struct Transfer {
     pub waiting: ClientRequest,
     pub target: u64,
     pub until: Millis,
 }
 
-/// What the driver does for membership.
+/// An effect that the driver carries out.
 pub(crate) enum Effect {
     /// Answers a request once this node shows what the answer says.
     Answer(ClientRequest, Answer),
-    /// Tries a request again that certainly had no effect, or that finds in the table what was done.
+    /// Tries a request again that had no effect, or that finds in the table what was done.
     Retry(ClientRequest),
 }
 
@@ -134,7 +134,7 @@ pub(crate) fn refuse(code: Code, detail: String) -> Step {
     Step::Done(Err(Refusal::not_applied(code, detail)))
 }
 
-/// Ends with `refusal`, unless that only looks so because the members have not been heard yet.
+/// Ends with `refusal`, unless its cause may be that the members have not been heard yet.
 pub(crate) fn refuse_once_settled(cx: &Context<'_>, refusal: Refusal) -> Step {
     if cx.live.is_settling(cx.core) { Step::Keep } else { Step::Done(Err(refusal)) }
 }

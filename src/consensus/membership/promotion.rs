@@ -15,11 +15,11 @@ use super::operation::{Operation, Step, refuse};
 use crate::consensus::proposals::context::Context;
 use crate::model::{Code, DiskSpace, Member, MemberChange, Millis, Role, mib};
 
-/// How often the log says that a learner does not catch up.
+/// The shortest interval between two log lines about a slow learner.
 const SLOW_EVERY: Millis = 10_000;
 
 impl Membership {
-    /// Where a join stands that waits for its learner.
+    /// Returns the step of a join that waits for its learner.
     pub fn promoted(&self, cx: &Context<'_>, operation: &Operation, raft_id: u64) -> Step {
         match cx.core.state_machine.members().get(raft_id).map(|member| member.role) {
             Some(Role::Voter) => Step::Done(Ok(operation.answer(cx.core, true))),
@@ -28,7 +28,7 @@ impl Membership {
         }
     }
 
-    /// Any leader promotes any learner that has caught up: that is what lets a join survive its leader.
+    /// Promotes a learner that has caught up. Every leader does so, which lets a join survive its leader.
     pub fn promote_learners(&mut self, cx: &mut Context<'_>) {
         if !cx.core.can_change() {
             return;
@@ -54,6 +54,7 @@ impl Membership {
     fn has_caught_up(&mut self, cx: &mut Context<'_>, learner: &Member) -> bool {
         let (raft_id, within) = (learner.raft_id, cx.core.election_timeout());
         let last = cx.core.raw.raft.raft_log.last_index();
+        // The time of a snapshot is no round: what is replicated behind it says how fast the link is.
         let copied = cx.core.raw.raft.prs().get(raft_id).filter(|progress| progress.state != ProgressState::Snapshot);
         let Some(matched) = copied.map(|progress| progress.matched).filter(|matched| *matched > 0) else {
             self.catch_up.forget(raft_id);
@@ -73,7 +74,7 @@ impl Membership {
         }
     }
 
-    /// Why a learner has not been promoted yet, where that is because of its link, its disk or its snapshot.
+    /// Returns why a learner was not promoted yet, if its link, its disk or its snapshot is the cause.
     pub fn explain_slowness(&self, cx: &Context<'_>, raft_id: u64) -> Option<String> {
         if let Some(space) = cx.space.space_of(cx.core, raft_id).filter(|space| space.is_nearly_full()) {
             let (name, free, reserve) = (cx.core.name_of(raft_id), mib(space.free_bytes), mib(space.reserve_bytes));

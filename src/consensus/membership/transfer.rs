@@ -46,11 +46,12 @@ impl Membership {
         }
     }
 
-    /// Takes the operation over until leadership has moved; the operation ends here.
+    /// Turns an operation into a transfer, which ends it.
     pub fn begin_transfer(&mut self, cx: &mut Context<'_>, operation: Operation) -> Option<Operation> {
         let Stage::Lead { successor } = operation.stage else { return Some(operation) };
         info!(cx.core.log, "handing leadership over"; "to" => cx.core.name_of(successor));
         cx.core.raw.transfer_leader(successor);
+        // Raft gives up after one election timeout; the second leaves time to hear the new leader.
         let until = cx.core.now + 2 * cx.core.election_timeout();
         self.transfer = Some(Transfer { waiting: operation.waiting, target: successor, until });
         None
@@ -61,6 +62,7 @@ impl Membership {
         let leader = cx.core.raw.raft.leader_id;
         let Some(transfer) = &self.transfer else { return };
         let target = transfer.target;
+        // Three ends: raft gives it up after an election timeout, another node leads, or nothing is known after two.
         let given_up = cx.core.leads() && cx.core.raw.raft.lead_transferee.is_none();
         let elsewhere = leader != 0 && leader != cx.core.raft_id();
         if (given_up || elsewhere || cx.core.now >= transfer.until)

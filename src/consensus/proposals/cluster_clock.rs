@@ -1,4 +1,4 @@
-//! The cluster's clock: a leader's timestamps, and the removal of expired keys.
+//! The cluster clock: the leader's timestamps, and the removal of expired keys.
 //!
 //! Why: keys expire by a time that all nodes share, and no clock of a machine may be trusted with that: a wrong one
 //! would remove keys early.
@@ -17,25 +17,25 @@ use crate::model::Command;
 use crate::model::Millis;
 use crate::storage::Error;
 
-/// How long after the last stamp another one is proposed while any key has an expiry.
+/// The interval after which another timestamp is proposed while any key has an expiry.
 const STAMP_EVERY: Millis = 5_000;
 
-/// How a leader counts.
+/// The clock of a leader.
 #[derive(Default)]
 pub(crate) struct ClusterClock {
-    /// The term that this is about; 0 for none.
+    /// Its term; 0 for none.
     term: u64,
-    /// A moment by the cluster's clock, and the same one by this node's.
+    /// A moment by the cluster clock, and the same one by this node's clock.
     base: (u64, Millis),
-    /// When an entry was stamped last, by this node's clock.
+    /// When an entry was last stamped, by this node's clock.
     stamped: Millis,
-    /// The (term, index) of the last removal of keys whose time was over.
+    /// The (term, index) of the last removal of expired keys.
     removal: Option<(u64, u64)>,
 }
 
 impl ClusterClock {
-    /// The cluster's time in milliseconds, as far as this node can know it: a node that does not lead knows what it has
-    /// applied.
+    /// Returns the cluster's time in milliseconds, as far as this node knows it: a node that does not lead knows what
+    /// it has applied.
     pub fn cluster_time(&self, core: &Core) -> u64 {
         let applied = core.state_machine.clock();
         if !core.leads() || self.term != core.raw.raft.term {
@@ -45,7 +45,7 @@ impl ClusterClock {
         applied.max(clock.saturating_add(core.now.saturating_sub(since)))
     }
 
-    /// Begins to count where this node has begun to lead, or goes on from what is applied where that is more.
+    /// Starts the clock when this node begins to lead, and advances it to the applied clock if that is ahead.
     fn keep_time(&mut self, core: &Core) {
         // The last leader stamped 40 000 and died; this one leads from its own 7 000 on. At its own 9 500 the cluster's time
         // is 40 000 + 2 500, whatever time has passed without a leader.
@@ -57,14 +57,14 @@ impl ClusterClock {
         }
     }
 
-    /// The stamp for what is proposed now; only a leader asks.
+    /// Returns the timestamp of a proposal; only a leader asks.
     pub fn stamp(&mut self, core: &Core) -> u64 {
         self.keep_time(core);
         self.stamped = core.now;
         self.cluster_time(core)
     }
 
-    /// Proposes what is due on a leader: the removal of keys whose time is over, one batch at a time, or a stamp.
+    /// Proposes what is due on a leader: the removal of expired keys, one batch at a time, or a timestamp.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
@@ -74,6 +74,7 @@ impl ClusterClock {
         }
         self.keep_time(core);
         let Some(first) = core.state_machine.first_expiry() else { return Ok(()) };
+        // A leader that hands over or stops proposes nothing of its own: the next one stamps and removes.
         let leaving = core.stop_by.is_some() || core.raw.raft.lead_transferee.is_some();
         // Before the first entry of its term is applied a leader does not know all that it leads.
         // Where a voter's disk is below its floor, keys stay longer; stamps wait, too, since no checkpoint compacts them.

@@ -1,4 +1,4 @@
-//! What proposals and membership changes look at beside their own state.
+//! The state that proposals and membership changes use beside their own.
 //!
 //! See also: `driver` (which lends it).
 
@@ -7,7 +7,7 @@ use super::disk_space::VoterDiskSpace;
 use crate::consensus::core::Core;
 use crate::consensus::liveness::Liveness;
 
-/// The floor below proposals and membership.
+/// The borrowed state.
 pub(crate) struct Context<'a> {
     pub core: &'a mut Core,
     pub live: &'a mut Liveness,

@@ -1,12 +1,13 @@
-//! Free space of the members' disks, and the writes that a leader refuses while a voter has too little.
+//! Free disk space of the members, and the writes that a leader refuses while a voter has too little.
 //!
-//! Why: all members hold the same data, and a node whose disk is full ends. Before one is, what would need more of it
-//! is refused, so that a cluster that is full still answers reads, deletes and membership requests.
+//! Why: all members hold the same data, and a node whose disk is full ends. Before that happens, what would need more
+//! space is refused, so that a full cluster still answers reads, deletes and membership requests.
 //!
-//! Invariants: every member tells every other one what it has left each second, so a new leader knows as much as the
-//! last one. A word counts for [`TOLD_FOR`]: a node that is down takes no space, and tells anew when it is back. While
-//! any voter is below its reserve, nothing that may make the state larger is proposed for a client; below its floor,
-//! nothing that changes a key, and no expiry. That ends by itself. What a member tells counts what it has yet to write.
+//! Invariants: every member reports its free space to every other one each second, so a new leader knows as much as the
+//! last one. A report counts for [`REPORT_LIFETIME`]: a node that is down takes no space, and reports anew when it is
+//! back. While any voter is below its reserve, nothing that may make the state larger is proposed for a client; below
+//! its floor, nothing that changes a key, and no expiry. That ends by itself. A report counts what the member has yet
+//! to write.
 //!
 //! See also: how the space is measured (`storage`), and that a snapshot of the state leaves the reserve alone.
 
@@ -19,38 +20,39 @@ use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal, Request, mib};
 use crate::plant::{self, Plant};
 
-/// How often a node tells what it has left.
-const TELL_EVERY: Millis = 1000;
+/// The interval of reports.
+const REPORT_EVERY: Millis = 1000;
 
-/// How long a word counts.
-const TOLD_FOR: Millis = 10_000;
+/// How long a report counts.
+const REPORT_LIFETIME: Millis = 10_000;
 
-/// What was told of which disk.
+/// The reported free space.
 #[derive(Default)]
 pub(crate) struct VoterDiskSpace {
-    /// By raft id, with when it was told.
-    told: BTreeMap<u64, (DiskSpace, Millis)>,
-    tell_after: Millis,
-    /// What this node told of its own disk last.
+    /// By raft id, with the time of the report.
+    reported: BTreeMap<u64, (DiskSpace, Millis)>,
+    report_after: Millis,
+    /// The last report of this node.
     own: Option<DiskSpace>,
-    /// The voter for which this leader refuses writes, as the log says.
+    /// The voter for which this leader refuses writes, as logged.
     refuses_for: Option<u64>,
 }
 
 impl VoterDiskSpace {
-    /// What is left of the disk of a member, as far as it has told lately.
+    /// Returns the free space of a member, if it reported lately.
     pub fn space_of(&self, core: &Core, raft_id: u64) -> Option<DiskSpace> {
         if raft_id == core.raft_id() {
             return core.own_space();
         }
-        let (space, at) = self.told.get(&raft_id)?;
-        (core.now < at + TOLD_FOR).then_some(*space)
+        let (space, at) = self.reported.get(&raft_id)?;
+        (core.now < at + REPORT_LIFETIME).then_some(*space)
     }
 
-    /// Tells every member what is left, at once where it has become too little, or enough again.
-    pub fn tell_space(&mut self, core: &mut Core) {
+    /// Reports the free space to every member, at once if its level has changed.
+    pub fn broadcast_space(&mut self, core: &mut Core) {
         let Some(space) = core.own_space().filter(|_| core.phase == Phase::Member) else { return };
         let before = self.own.replace(space);
+        // A change of the level is told at once, everything else once a second.
         let turned = before.map_or(space.is_nearly_full(), |before| before.level_differs(space));
         if turned {
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
@@ -66,37 +68,38 @@ impl VoterDiskSpace {
             }
         }
         self.note_refusals(core);
-        if !turned && core.now < self.tell_after {
+        if !turned && core.now < self.report_after {
             return;
         }
-        self.tell_after = core.now + TELL_EVERY;
+        self.report_after = core.now + REPORT_EVERY;
         let me = core.raft_id();
         let members = core.state_machine.members();
-        self.told.retain(|raft_id, _| members.get(*raft_id).is_some());
+        self.reported.retain(|raft_id, _| members.get(*raft_id).is_some());
         for member in members.iter().filter(|member| member.raft_id != me) {
             core.outbox.tell_space(member.raft_id, space);
         }
     }
 
-    /// A member has told what is left of its disk.
-    pub fn told_space(&mut self, core: &Core, from: u64, space: DiskSpace) {
+    /// Records the report of a member.
+    pub fn record_space(&mut self, core: &Core, from: u64, space: DiskSpace) {
         if core.state_machine.members().get(from).is_some() {
-            self.told.insert(from, (space, core.now));
+            self.reported.insert(from, (space, core.now));
         }
     }
 
-    /// A voter whose disk is nearly full, below its floor where there is one.
+    /// Returns a voter whose disk is nearly full; one below its floor comes first.
     pub fn nearly_full_voter(&self, core: &Core) -> Option<(u64, DiskSpace)> {
+        // Voters only: a learner with a full disk stops no commit.
         let voters = core.conf_voters().iter().filter_map(|voter| Some((*voter, self.space_of(core, *voter)?)));
         voters.filter(|(_, space)| space.is_nearly_full()).max_by_key(|(_, space)| space.is_below_floor())
     }
 
-    /// A voter whose disk is below its floor.
+    /// Returns a voter whose disk is below its floor.
     pub fn voter_below_floor(&self, core: &Core) -> Option<(u64, DiskSpace)> {
         self.nearly_full_voter(core).filter(|(_, space)| space.is_below_floor())
     }
 
-    /// Why this leader does not propose a request now, where it would need space that a voter does not have.
+    /// Returns why this leader does not propose a request now: it would need space that a voter does not have.
     pub fn lacks_space(&self, core: &Core, request: &Request) -> Option<Refusal> {
         let Request::Write(write) = request else { return None };
         let command = &write.command;
@@ -112,7 +115,7 @@ impl VoterDiskSpace {
         Some(Refusal::not_applied(Code::DiskNearlyFull, refusal_detail(&core.name_of(voter), space)))
     }
 
-    /// Says when this leader begins and ends to refuse writes.
+    /// Logs when this leader begins and ends to refuse writes.
     fn note_refusals(&mut self, core: &Core) {
         let voter = self.nearly_full_voter(core).filter(|_| core.leads());
         let before = std::mem::replace(&mut self.refuses_for, voter.map(|(voter, _)| voter));

@@ -37,10 +37,10 @@ use waiters::Waiters;
 /// The most entries that one proposal carries.
 const ENTRIES_PER_PROPOSAL: usize = 1024;
 
-/// The most bytes of commands that one proposal carries, unless a single one is larger.
+/// The maximum bytes of commands in a proposal, unless a single one is larger.
 const BYTES_PER_PROPOSAL: usize = 4 << 20;
 
-/// What has to be true here before a membership answer is given.
+/// The condition for a membership answer on this node.
 enum Until {
     Applied(u64),
     LeaderIs(String),
@@ -55,9 +55,9 @@ pub(crate) struct Proposals {
     waiters: Waiters<ClientRequest>,
     /// Requests that wait for a leader.
     awaiting_leader: Vec<ClientRequest>,
-    /// Requests that were sent on, by token, with the member they were sent to.
+    /// Forwarded requests, by token, with the member they were forwarded to.
     forwarded: BTreeMap<u64, (u64, ClientRequest)>,
-    /// Requests that are done, but not yet visible on this node.
+    /// Completed requests that are not yet visible on this node.
     awaiting_visibility: Vec<(Until, ClientRequest, Answer)>,
     /// Membership requests that this node leads, on their way to `membership`.
     changes: Vec<ClientRequest>,
@@ -74,7 +74,7 @@ impl Proposals {
             + self.awaiting_visibility.len()
     }
 
-    /// Whether a request is under way whose outcome will be known.
+    /// Whether a request is pending whose outcome will be known.
     pub fn any_undecided(&self) -> bool {
         !self.batch.is_empty()
             || self.waiters.len() > 0
@@ -82,7 +82,7 @@ impl Proposals {
             || !self.awaiting_visibility.is_empty()
     }
 
-    /// Whether a write is on its way into the log.
+    /// Whether a write is queued or proposed.
     pub fn any_write(&self) -> bool {
         !self.batch.is_empty() || self.waiters.len() > 0
     }
@@ -96,7 +96,7 @@ fn undecided() -> Refusal {
 }
 
 impl Proposals {
-    /// Takes a request in. The node that forwarded it may have other limits, or none.
+    /// Accepts a request. The node that forwarded it may have other limits, or none.
     pub fn request(&mut self, cx: &mut Context<'_>, waiting: ClientRequest, unavailable: Option<Refusal>) {
         if let Some(refusal) = unavailable {
             return cx.core.refuse(waiting, refusal);
@@ -121,8 +121,10 @@ impl Proposals {
         self.route(cx, waiting);
     }
 
-    /// Sends a request where it can be carried out.
+    /// Routes a request to where it can be carried out.
     fn route(&mut self, cx: &mut Context<'_>, waiting: ClientRequest) {
+        // Four ways: too late; this node leads, and it is queued; a member leads or reaches the leader, and it is sent
+        // there; no way to a leader is known, and it waits for one here, until its deadline.
         if cx.core.is_late(&waiting) {
             cx.core.refuse(waiting, late());
         } else if cx.core.leads() {
@@ -145,7 +147,8 @@ impl Proposals {
         }
     }
 
-    /// Tries again what certainly was not applied; a peer's request goes back to where it came from for that.
+    /// Queues a request again that certainly was not applied; a forwarded one is refused, for its first node to try
+    /// again.
     pub fn retry_later(&mut self, cx: &mut Context<'_>, waiting: ClientRequest) {
         if waiting.hop != Hop::Client || waiting.deadline <= cx.core.now {
             let refusal = cx.live.no_leader(cx.core, &waiting.request);
@@ -158,12 +161,13 @@ impl Proposals {
     /// Whether a turn would propose writes.
     pub fn any_proposable(&self, core: &Core) -> bool {
         let log = &core.raw.raft.raft_log;
+        // Writes gather while those before them are not committed. Entry 7 is on its way; 8 to 20 come meanwhile and
+        // are proposed as one message once 7 is committed. With 1 024 of them it is worth a message of its own.
         let gathers = core.leads() && log.committed < log.last_index();
         !self.batch.is_empty() && (!gathers || self.batch.len() >= ENTRIES_PER_PROPOSAL)
     }
 
-    /// Proposes writes that have come in, one entry each, in one message of bounded size; the rest waits for the next
-    /// turn.
+    /// Proposes queued writes, one entry each, in one message of bounded size; the rest waits for the next turn.
     pub fn propose_writes(&mut self, cx: &mut Context<'_>) {
         if !self.any_proposable(cx.core) {
             return;
@@ -173,6 +177,7 @@ impl Proposals {
         self.batch = batch;
         over.into_iter().for_each(|waiting| cx.core.refuse(waiting, late()));
         self.refuse_what_grows(cx);
+        // One stamp for all: they become part of the log in the same moment.
         let (mut entries, mut bytes, stamp) = (Vec::new(), 0, cx.clock.stamp(cx.core));
         for waiting in &self.batch {
             if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {
@@ -189,7 +194,7 @@ impl Proposals {
         }
     }
 
-    /// Refuses what was taken in before a voter told that its disk is nearly full.
+    /// Refuses queued writes that need space, if a voter has reported a nearly full disk since.
     fn refuse_what_grows(&mut self, cx: &mut Context<'_>) {
         if cx.space.nearly_full_voter(cx.core).is_none() {
             return;
@@ -223,6 +228,7 @@ impl Proposals {
             group.into_iter().for_each(|waiting| cx.core.refuse(waiting, full.clone()));
             return;
         }
+        // Raft has appended the group at the end of its log: three entries and an end of 20 are 18, 19 and 20.
         let (term, last) = (cx.core.raw.raft.term, cx.core.raw.raft.raft_log.last_index());
         let first = last + 1 - group.len() as u64;
         for (index, waiting) in (first..).zip(group) {
@@ -243,15 +249,24 @@ impl Proposals {
     }
 
     pub fn requests_hidden(&mut self, cx: &mut Context<'_>, index: u64, term: u64) {
+        // The snapshot holds everything up to `index`, and does not say which entries those were. A waiter at or below
+        // it may have been applied or lost.
         for waiting in self.waiters.hidden(index) {
             cx.core.refuse(waiting, undecided());
         }
         self.requests_lost(cx, term, index);
     }
 
-    /// The leader, or the connection to it, has answered a request that was sent on.
+    /// Handles the end of a forwarded request: an answer, or a failure on the way.
     pub fn forward_ended(&mut self, cx: &mut Context<'_>, token: u64, result: Result<Answer, Refusal>) {
         let Some((to, waiting)) = self.forwarded.remove(&token) else { return };
+        // Which failures are tried again:
+        //    outcome        code                              write      membership change
+        //    not_applied    no leader, stopping, removed,     again      again
+        //                   joining
+        //    not_applied    any other                         refused    refused
+        //    unknown        timeout, join unfinished          refused    again: it finds in the table what was done
+        //  A transfer is like a write: twice is not the same as once.
         match result {
             Ok(answer) if waiting.hop == Hop::Relay => (waiting.reply)(Ok(answer)),
             // Whether it is tried again is for the node to say whose client waits.
@@ -279,7 +294,7 @@ impl Proposals {
         }
     }
 
-    /// Gives an answer once this node shows what it says.
+    /// Answers a request once its result is visible on this node.
     pub fn answer_when_visible(&mut self, cx: &mut Context<'_>, waiting: ClientRequest, answer: Answer) {
         let until = match &answer {
             Answer::Written(_) => return (waiting.reply)(Ok(answer)),
@@ -294,6 +309,8 @@ impl Proposals {
         if self.awaiting_visibility.is_empty() {
             return;
         }
+        // The leader has answered a join of n4 at index 50, and this follower has applied 48. The client that asks for
+        // the members here next must find n4, so its answer waits for 50.
         let applied = cx.core.state_machine.applied().0;
         let leader = cx.core.leader().map(|leader| leader.node_id);
         let done = self.awaiting_visibility.extract_if(.., |(until, _, _)| match until {
@@ -305,7 +322,7 @@ impl Proposals {
         }
     }
 
-    /// This node was removed, which some requests wait for: they are done.
+    /// Answers the requests that asked for the removal of this node.
     pub fn answer_own_removal(&mut self, cx: &mut Context<'_>) {
         let (me, index) = (cx.core.my_name(), cx.core.state_machine.applied().0);
         let members = cx.core.state_machine.members();
@@ -324,7 +341,7 @@ impl Proposals {
         }
     }
 
-    /// Sends parked requests to the leader where there is a way to one now.
+    /// Routes waiting requests again, if there may be a way to a leader.
     pub fn route_waiting(&mut self, cx: &mut Context<'_>) {
         if cx.core.raw.raft.lead_transferee.is_none() && cx.core.phase == Phase::Member {
             for waiting in std::mem::take(&mut self.awaiting_leader) {
@@ -364,19 +381,19 @@ impl Proposals {
         }
     }
 
-    /// Takes the membership requests that this leader is to carry out.
+    /// Takes the membership requests for this leader.
     pub fn take_changes(&mut self) -> Vec<ClientRequest> {
         std::mem::take(&mut self.changes)
     }
 
-    /// Refuses what has not reached the log or another node yet.
+    /// Refuses requests that were neither proposed nor forwarded.
     pub fn refuse_undispatched(&mut self, core: &Core, why: fn() -> Refusal) {
         let mut waiting = Vec::from(std::mem::take(&mut self.batch));
         waiting.append(&mut self.awaiting_leader);
         waiting.into_iter().for_each(|one| core.refuse(one, why()));
     }
 
-    /// Refuses what was proposed or sent on, as unknown.
+    /// Refuses proposed and forwarded requests as unknown.
     pub fn refuse_dispatched(&mut self, core: &Core, why: fn() -> Refusal) {
         let mut proposed = self.waiters.drain();
         proposed.extend(std::mem::take(&mut self.forwarded).into_values().map(|(_, waiting)| waiting));

@@ -24,17 +24,17 @@ impl<W> Default for Waiters<W> {
 }
 
 impl<W> Waiters<W> {
-    /// How many wait.
+    /// Returns the number of waiters.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// All of them.
+    /// Returns all waiters.
     pub fn iter(&self) -> impl Iterator<Item = &W> {
         self.0.values().map(|(_, waiter)| waiter)
     }
 
-    /// Lets `waiter` wait for the entry at (term, index) until `deadline`; it is the only one that waits for it.
+    /// Adds the only waiter of the entry at (term, index), until `deadline`.
     pub fn insert(&mut self, term: u64, index: u64, deadline: Millis, waiter: W) {
         self.0.insert((index, term), (deadline, waiter));
     }
@@ -46,19 +46,19 @@ impl<W> Waiters<W> {
         self.0.remove(&at).map(|(_, waiter)| waiter)
     }
 
-    /// Takes all whose entry is proven lost by an entry of `term` applied at `index`.
+    /// Takes the waiters whose entry an entry of `term` applied at `index` proves lost.
     pub fn lost(&mut self, term: u64, index: u64) -> Vec<W> {
         // Proposed in term 2 at 10 and 12; an entry of term 3 is applied at 11. Terms never fall along a log, so nothing of
         // term 2 can come at 12 or above: that one is lost. The one at 10 was applied before, or replaced before.
         self.take(|i, t, _| i >= index && t < term && !plant::is(Plant::WokenByIndex))
     }
 
-    /// Takes all whose outcome a snapshot up to `index` hides.
+    /// Takes the waiters whose outcome a snapshot up to `index` hides.
     pub fn hidden(&mut self, index: u64) -> Vec<W> {
         self.take(|i, _, _| i <= index)
     }
 
-    /// Takes all whose deadline has come.
+    /// Takes the waiters whose deadline has passed.
     pub fn expired(&mut self, now: Millis) -> Vec<W> {
         self.take(|_, _, deadline| deadline <= now)
     }

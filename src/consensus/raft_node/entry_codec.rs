@@ -1,10 +1,10 @@
-//! Log entries: what raft carries, as what the state machine is asked for.
+//! Decoding of log entries.
 //!
 //! Why: a follower that acknowledges an entry makes it part of what is committed, and what is committed must be applied
 //! by every node, after every restart. So what cannot be decoded is refused before it is appended.
 //!
-//! Invariants: the type of an entry is looked at before its data. What is appended can be decoded. A command that
-//! decodes but may not be is no matter of this file: it is refused where it is decided, on every node alike.
+//! Invariants: the type of an entry is checked before its data. Every appended entry can be decoded. A command that
+//! decodes and is invalid is not refused here, but where it is decided, on every node alike.
 //!
 //! See also: terms and indexes of a message (`transport::handshake::admission`), and what a command may be
 //! ([`crate::model::validate`]).
@@ -15,14 +15,14 @@ use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message, Messa
 use crate::model::validate;
 use crate::model::{MemberChange, Proposal, Role, codec};
 
-/// What an entry holds.
+/// The payload of an entry.
 #[derive(Debug)]
 pub(crate) enum Payload {
     /// Nothing: the first entry of a leader's term, or a membership change that raft dropped.
     Nothing,
     /// A command.
     Command(Proposal),
-    /// A membership change: what it is to raft, and to the member table.
+    /// A membership change: for raft, and for the member table.
     Membership(ConfChange, MemberChange),
 }
 
@@ -32,6 +32,8 @@ pub(crate) enum Payload {
 /// What is wrong with it.
 pub(crate) fn decode(entry: &Entry) -> Result<Payload, String> {
     match entry.get_entry_type() {
+        // A leader's first entry, and what raft puts in the place of a dropped change, have no data. A command always
+        // has some.
         EntryType::EntryNormal if entry.data.is_empty() => Ok(Payload::Nothing),
         EntryType::EntryNormal => codec::decode(&entry.data).map(Payload::Command).map_err(|error| error.to_string()),
         EntryType::EntryConfChange => {
@@ -43,7 +45,7 @@ pub(crate) fn decode(entry: &Entry) -> Result<Payload, String> {
     }
 }
 
-/// Whether both halves of a membership change mean the same, and its names and addresses can be some.
+/// Checks that both halves of a membership change agree, and that its names and addresses are valid.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -59,7 +61,7 @@ pub(crate) fn check_membership(conf_change: &ConfChange, change: &MemberChange) 
     validate::member_change(change).map_err(|refusal| refusal.detail)
 }
 
-/// Whether everything that a message asks this node to append can be applied once it is committed.
+/// Checks that every entry of a message could be applied once it is committed.
 ///
 /// # Errors
 /// What is wrong with the first entry that cannot.

@@ -1,4 +1,4 @@
-//! What raft runs on: its settings, its view of the disk, the bytes of its entries.
+//! The parts of the `RawNode`: settings, storage, entries.
 
 pub(crate) mod entry_codec;
 pub(crate) mod raft_config;

@@ -1,6 +1,6 @@
-//! Raft, built over what lies on the disk.
+//! Raft's settings, and the `RawNode` over an incarnation.
 //!
-//! Why: its settings are few, and each has a reason that a test could not show.
+//! Why: the settings are few, and each has a reason that no test could show.
 //!
 //! See also: what is done with it (`consensus::driver::ready`).
 
@@ -14,23 +14,24 @@ use super::raft_storage::RaftStorage;
 use crate::consensus::options::Options;
 use crate::storage::{Error, Incarnation, StateMachine};
 
-/// How many bytes of committed entries raft hands out at once.
+/// The maximum bytes of committed entries in a Ready.
 pub(crate) const COMMITTED_BYTES_PER_READY: u64 = 1 << 20;
 
 /// The bytes of entries in one append, unless a single entry is larger.
 const MESSAGE_BYTES: usize = 512 << 10;
 
-/// The bounds of how many appends are on their way to one follower: enough for a long way, and for a long log.
+/// The bounds of the number of appends in flight to one follower.
 const IN_FLIGHT: (usize, usize) = (8, 128);
 
-/// Returns how many appends may be on their way to one follower. Raft counts them and not their bytes, so each counts as the
-/// largest that is common: a full one, or one entry with the largest value.
+/// Returns the maximum appends in flight to one follower. Raft counts messages and not bytes, so each counts as the
+/// largest common one: a full append, or one entry with the largest value.
 fn in_flight(options: &Options) -> usize {
+    // 64 MiB for a follower and values of 1 MiB: 64 appends. Values of 8 MiB: 8, the least.
     let largest = MESSAGE_BYTES.max(options.limits.value_bytes);
     (options.follower_bytes / largest).clamp(IN_FLIGHT.0, IN_FLIGHT.1)
 }
 
-/// Builds raft over an incarnation, with the settings that the design gives reasons for.
+/// Builds raft over an incarnation.
 pub(crate) fn raw_node(
     raft_id: u64,
     incarnation: Incarnation,

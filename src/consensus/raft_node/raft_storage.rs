@@ -1,4 +1,4 @@
-//! Raft's view of the disk: the journal, the configuration, and the offer of a snapshot.
+//! Raft's storage: the journal, the configuration, and the offer of a snapshot.
 //!
 //! Why: raft asks its storage questions in the middle of a step. The journal answers those about entries; whether a
 //! follower may have a snapshot now is the loop's decision, kept here because raft asks for it here.
@@ -29,17 +29,17 @@ pub(crate) struct RaftStorage {
     pub conf_state: ConfState,
     /// The (index, term) of the entry applied last.
     pub applied: (u64, u64),
-    /// Whether a snapshot stream is under way, or was just offered.
+    /// Whether a snapshot was offered and its stream has not ended.
     pub streaming: Cell<bool>,
-    /// Before when a follower whose last snapshot failed is not offered another.
+    /// The time before which a follower gets no further offer after a failed stream.
     pub not_before: BTreeMap<u64, Millis>,
     /// Why the last snapshot stream to a member failed, until one succeeds.
     pub stream_failures: BTreeMap<u64, String>,
     /// The present time.
     pub now: Millis,
-    /// What the journal failed with while raft was asking; the turn ends with it.
+    /// The journal's failure while raft was reading it; the turn ends with it.
     pub broken: RefCell<Option<crate::storage::Error>>,
-    /// Where a failure is said.
+    /// The log.
     pub log: Logger,
 }
 
@@ -84,6 +84,9 @@ impl raft::Storage for RaftStorage {
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // Raft asks in the middle of a step. `SnapshotTemporarilyUnavailable` makes it ask again with the next message
+        // to the follower. `Ok` moves the follower into the state Snapshot, which only a report ends: from here on a
+        // stream must begin.
         let waits = self.not_before.get(&to).is_some_and(|until| self.now < *until);
         if self.streaming.get() || waits || self.applied.0 < request_index {
             return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));

@@ -35,12 +35,14 @@ impl Freshness {
 
     /// Everything up to `index` is applied.
     pub fn applied(&mut self, index: u64) {
+        // A round that began at 10 was confirmed at index 5, one that began at 20 at index 8. With 7 applied, the state
+        // is as fresh as 10: entry 8 may have been committed before 20.
         while let Some((began, _)) = self.waiting.pop_front_if(|(_, wanted)| *wanted <= index) {
             self.as_of = self.as_of.max(Some(began));
         }
     }
 
-    /// The moment, if there was any in this life.
+    /// Returns the moment; None if no round was confirmed since the start.
     pub fn as_of(&self) -> Option<Millis> {
         self.as_of
     }

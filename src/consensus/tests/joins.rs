@@ -57,7 +57,7 @@ fn an_offer_is_looked_into_only_by_a_node_that_has_nothing_to_lose() {
         let mut offer = offer(&node);
         change(&node, &mut offer);
         let (send, answer) = std::sync::mpsc::channel();
-        joiner.adopt(&mut node.core, &node.live, busy, offer, Box::new(move |result| drop(send.send(result))));
+        joiner.receive_offer(&mut node.core, &node.live, busy, offer, Box::new(move |result| drop(send.send(result))));
         let refused = answer.try_recv().ok().map(|result| result.unwrap_err().code);
         assert_eq!(refused, expected, "{case}");
         assert_eq!(

@@ -71,7 +71,7 @@ fn a_leader_takes_what_it_may_propose() {
         let (mut node, mut proposals) = (Node::leader(3), Proposals::default());
         node.core.at(NOW + late);
         if let Some(space) = space {
-            node.space.told_space(&node.core, 2, space);
+            node.space.record_space(&node.core, 2, space);
         }
         let (waiting, answer) = request(wanted);
         proposals.request(&mut node.context(), waiting, None);
@@ -89,7 +89,7 @@ fn a_refusal_for_want_of_space_names_the_node_and_what_goes_on() {
     for (free, words) in [(63, "Reads, deletes, touches and membership"), (31, "below 32.0 MiB deletes and touches")] {
         let (mut node, mut proposals) = (Node::leader(3), Proposals::default());
         let full = DiskSpace { free_bytes: free << 20, reserve_bytes: 64 << 20 };
-        node.space.told_space(&node.core, 2, full);
+        node.space.record_space(&node.core, 2, full);
         let (waiting, answer) = request(put());
         proposals.request(&mut node.context(), waiting, None);
         let Refusal { outcome, detail, .. } = answer.try_recv().unwrap().unwrap_err();
@@ -115,7 +115,7 @@ fn a_key_expires_only_while_no_voter_is_below_its_floor() {
         let operation = Operation::Command(Proposal { stamp, write: put.into() });
         node.core.state_machine.apply(vec![Applied { index: index + 1, term, operation }], 1).unwrap();
         node.core.at(NOW + 5_000);
-        node.space.told_space(&node.core, 2, DiskSpace { free_bytes: free << 20, reserve_bytes: 64 << 20 });
+        node.space.record_space(&node.core, 2, DiskSpace { free_bytes: free << 20, reserve_bytes: 64 << 20 });
         let last = node.core.raw.raft.raft_log.last_index();
         node.clock.expire_keys(&mut node.core, &node.space).unwrap();
         assert_eq!(node.core.raw.raft.raft_log.last_index() > last, expires, "{free} MiB are free");
@@ -144,7 +144,7 @@ fn a_leader_refuses_large_writes_behind_a_backlog_that_has_waited_a_second() {
 #[test]
 fn a_report_of_disk_space_counts_for_ten_seconds() {
     let mut node = Node::leader(2);
-    node.space.told_space(&node.core, 2, DiskSpace { free_bytes: 1, reserve_bytes: 2 });
+    node.space.record_space(&node.core, 2, DiskSpace { free_bytes: 1, reserve_bytes: 2 });
     for (later, counts) in [(9_999, true), (10_000, false)] {
         node.core.at(NOW + later);
         assert_eq!(node.space.space_of(&node.core, 2).is_some(), counts, "{later} ms later");

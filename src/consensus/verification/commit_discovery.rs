@@ -1,18 +1,17 @@
-//! Learning from a removed voter that its removal was committed.
+//! Commit discovery: a removed voter is asked whether its removal is committed.
 //!
 //! Why: a leader may inherit its own removal from the leader before it. It learns that the entry is committed, applies
-//! it and is gone, perhaps before any other node has heard of the commit. The others still count it as a voter: of two,
-//! the one that is left would need the vote of the one that was removed, for ever (Raft thesis 4.2.2 leaves this to the
-//! removed leader's last messages).
+//! it and stops, perhaps before any other node has heard of the commit. The others still count it as a voter: of two,
+//! the remaining one would need the vote of the removed one for ever (Raft thesis 4.2.2 leaves this to the removed
+//! leader's last messages).
 //!
-//! Invariants: asked only by a member that has had no leader for long, about the first removal in its log that it does
-//! not know to be committed, and only of the voter that this removes, at the address that the table has for it. That
-//! voter says yes only where its own log has the entry of this index and term, and it knows that to be committed. Two
-//! logs with the same entry are equal up to it (Raft 5.3), so what is learned is a fact about this node's log too. Of a
-//! connection that answers in the voter's place the same holds as of one that sends raft's messages: logins tell them
-//! apart.
+//! Invariants: asked only by a member without a leader for long, about the first removal in its log that it does not
+//! know to be committed, and only of the voter that this removes, at its address in the table. That voter confirms only
+//! if its own log has the entry of this index and term and it knows that to be committed. Two logs with the same entry
+//! are equal up to it (Raft 5.3), so the answer is true of this node's log, too. A process that answers in the voter's
+//! place is as little authenticated as one that sends raft messages.
 //!
-//! See also: what would end this node if it were true (`verification`).
+//! See also: claims that would end this node (`verification`).
 
 use raft::GetEntriesContext;
 use slog::{info, warn};
@@ -26,7 +25,7 @@ use crate::model::{MemberChange, Probe, ProbeReply, Refusal};
 /// The shortest time between two questions.
 const ASK_EVERY: Millis = 1000;
 
-/// The question under way, and when the next one may be asked.
+/// The open probe, and when the next one may be sent.
 #[derive(Default)]
 pub(crate) struct CommitDiscovery {
     asked: Option<Asked>,
@@ -47,7 +46,7 @@ struct Removal {
 }
 
 impl CommitDiscovery {
-    /// Asks the voter that an entry removes whether that entry is committed, where no other node is left to tell.
+    /// Asks the voter that an entry removes whether that entry is committed, if no other node can say so.
     pub fn discover_commit(&mut self, core: &mut Core, live: &Liveness) {
         let due = core.now >= self.ask_after;
         if !due || core.phase != Phase::Member || !live.is_leaderless_for_long(core) {
@@ -64,7 +63,7 @@ impl CommitDiscovery {
         core.outbox.probe(token, &address, probe);
     }
 
-    /// The first entry that removes another voter, of those that are not known to be committed.
+    /// Returns the first entry that removes another voter and is not known to be committed.
     fn pending_removal(&self, core: &Core) -> Option<Removal> {
         let log = &core.raw.raft.raft_log;
         let entries = log.entries(log.committed + 1, None, GetEntriesContext::empty(false)).ok()?;
@@ -76,7 +75,7 @@ impl CommitDiscovery {
         })
     }
 
-    /// Whether this answers the question; what it says of the commit is noted.
+    /// Handles the answer to the probe; false if it is of another one.
     pub fn commit_told(&mut self, core: &mut Core, token: u64, result: &Result<ProbeReply, Refusal>) -> bool {
         let Some(Asked { removal, .. }) = self.asked.take_if(|asked| asked.token == token) else {
             return false;

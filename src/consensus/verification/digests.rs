@@ -1,12 +1,12 @@
 //! State digests: comparison of this node's state with the leader's at equal indexes.
 //!
-//! Why: nodes that apply the same entries have the same state, and nothing in raft would notice where they have not: a
-//! bug, a bad memory cell, a majority that was brought back from older disks. Every machine keeps a digest of its
-//! state; the leader tells its own every second, and a node that differs finds out before its clients do.
+//! Why: nodes that apply the same entries have the same state, and raft would not notice if they have not: a bug, a bad
+//! memory cell, a majority restored from older disks. Every state machine keeps a digest of its state. The leader sends
+//! its own every second, and a node that differs finds out before its clients do.
 //!
-//! Invariants: digests are compared at an equal applied index only: a follower ends a batch where the leader has told
-//! one. A digest counts where it comes from the leader of the present term. That it differs is a claim, which the other
-//! voters decide (`verification`), and they remember theirs at the latest indexes that were told.
+//! Invariants: digests are compared at an equal applied index only: a follower ends a batch at the index of the
+//! leader's digest. A digest counts if it comes from the leader of the present term. A difference is a claim, which the
+//! other voters decide (`verification`); they remember theirs at the latest indexes.
 //!
 //! See also: the digest itself (`storage::StateMachine`).
 
@@ -18,28 +18,28 @@ use crate::consensus::core::{Core, Phase};
 use crate::model::Millis;
 use crate::model::StateDigest;
 
-/// How often a leader tells its digest.
+/// The interval of digests.
 const TELL_EVERY: Millis = 1000;
 
-/// How many digests are remembered, about a minute of them.
+/// The number of remembered digests, about a minute of them.
 const REMEMBERED: usize = 64;
 
-/// The digests that this node has told or was told.
+/// The digests of this node and of its leader.
 #[derive(Default)]
 pub(crate) struct Digests {
     /// This node's own, by applied index.
     own: VecDeque<(u64, u64)>,
-    /// What the leader has at an index that is not applied here yet: the first that it told, because a node that is far
-    /// behind is told the next one before it is there.
+    /// The leader's digest at an index that is not applied here yet: the first one sent, because a node that is far
+    /// behind gets the next one before it is there.
     awaited: Option<StateDigest>,
     tell_after: Millis,
 }
 
-/// What this node's digest is to the leader's.
+/// The result of a comparison with the leader's digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Comparison {
     Agrees,
-    /// This node's digest at the index is another one.
+    /// This node has another digest at this index.
     Differs {
         index: u64,
         digest: u64,
@@ -62,21 +62,23 @@ impl Digests {
         }
     }
 
-    /// How many of `count` entries, the first of which is `first`, may be applied before a digest is compared.
+    /// Returns how many of `count` entries from `first` on may be applied before a comparison.
     pub fn before_comparison(&self, first: &Entry, count: usize) -> usize {
+        // The leader has told its digest at 12. Entries 10 to 14 are committed: 10, 11 and 12 are applied, the digests
+        // compared, and then 13 and 14.
         let end = self.awaited.and_then(|awaited| (awaited.index + 1).checked_sub(first.index));
         end.and_then(|end| usize::try_from(end).ok()).filter(|end| *end > 0).map_or(count, |end| end.min(count))
     }
 }
 
 impl Digests {
-    /// The digest of this node's state at an index, where it is remembered.
+    /// Returns this node's digest at an index, if it is remembered.
     pub fn digest_at(&self, core: &Core, index: u64) -> Option<u64> {
         let remembered = self.own.iter().find(|(at, _)| *at == index).map(|(_, digest)| *digest);
         remembered.or_else(|| (core.state_machine.applied().0 == index).then(|| core.state_machine.digest()))
     }
 
-    /// Tells every member, where this node leads.
+    /// Sends the digest to every member, if this node leads.
     pub fn tell_digests(&mut self, core: &mut Core) {
         if !core.leads() || core.phase != Phase::Member || core.now < self.tell_after {
             return;
@@ -91,7 +93,7 @@ impl Digests {
         }
     }
 
-    /// Whether a digest comes from the leader of the present term, and this node follows it.
+    /// Whether a digest comes from the leader of the present term, which this node follows.
     pub fn counts(&self, core: &Core, from: u64, told: StateDigest) -> bool {
         let raft = &core.raw.raft;
         core.phase == Phase::Member && !core.leads() && (from, told.term) == (raft.leader_id, raft.term)
@@ -106,7 +108,7 @@ impl Digests {
         self.compare(core, told)
     }
 
-    /// Entries were applied: a digest may have waited for them.
+    /// Compares a digest that has waited for the applied index.
     pub fn compare_awaited(&mut self, core: &Core) -> Option<Comparison> {
         let applied = core.applied();
         let told = self.awaited.take_if(|awaited| awaited.index <= applied)?;

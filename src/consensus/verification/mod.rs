@@ -2,8 +2,7 @@
 //!
 //! Why: any process that reaches the peer port can claim that a node was removed, that its log is lost, or that its
 //! state is wrong. Each is true at times, and then the node must end; so none is believed from the message alone. The
-//! node stops serving clients, and asks the voters of the configuration that it knows, at the addresses that its table
-//! has.
+//! node stops serving clients, and probes the voters of its configuration, at their addresses in its table.
 //!
 //! Invariants: with `n` other voters, a removal and a lost log are true where more than half of those `n` say so, which
 //! are a majority of the configuration that goes on without this node; of two voters the other one is believed. A lost
@@ -29,16 +28,16 @@ use crate::model::Millis;
 use crate::model::{Code, Probe, ProbeReply, Recorded, Refusal};
 use crate::storage::Error;
 
-/// How long a verification takes at most.
+/// The maximum length of a verification.
 const LIMIT: Millis = 5000;
-/// How long after the last question a voter that has not borne the claim out is asked again.
+/// The interval after which a voter that has not confirmed the claim is asked again.
 const ASK_EVERY: Millis = 1000;
-/// The first and the longest pause after a claim that was not borne out.
+/// The first and the longest pause after a claim that was not confirmed.
 const PAUSES: (Millis, Millis) = (1000, 30_000);
-/// After so long without a claim the pauses begin anew.
+/// The time without a claim after which the pauses start over.
 const QUIET: Millis = 60_000;
 
-/// What a message claims, without which this node could go on.
+/// A claim in a message that would end this node if it were true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// This raft id was removed from the cluster.
@@ -71,7 +70,7 @@ impl Claim {
     }
 }
 
-/// What came of the answers so far.
+/// The result of the answers so far.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -81,12 +80,12 @@ pub(crate) enum Verdict {
     Removed,
 }
 
-/// What one answer says to a claim.
+/// The vote of one answer on a claim.
 #[derive(Debug, PartialEq, Eq)]
 enum Vote {
     Yes,
     No,
-    /// No, from the one that must know.
+    /// No, from the node that must know.
     Never,
     Nothing,
 }
@@ -94,9 +93,9 @@ enum Vote {
 /// A claim that is being verified.
 struct Open {
     claim: Claim,
-    /// Questions under way: token and voter.
+    /// Open probes: token and voter.
     asked: BTreeMap<u64, u64>,
-    /// The voters that bear it out, with what they said.
+    /// The voters that confirm it, with their answers.
     yes: BTreeMap<u64, ProbeReply>,
     no: BTreeSet<u64>,
     never: bool,
@@ -104,7 +103,7 @@ struct Open {
     until: Millis,
 }
 
-/// How long claims of one kind wait after one that was not borne out.
+/// The pause of one kind of claim, after one that was not confirmed.
 #[derive(Clone, Copy, Default)]
 struct Pause {
     until: Millis,
@@ -123,23 +122,23 @@ pub(crate) struct Verification {
 }
 
 impl Verification {
-    /// Whether raft must not see any message nor tick.
+    /// Whether raft may neither step messages nor tick.
     pub fn holds_raft(&self) -> bool {
         self.open.as_ref().is_some_and(|open| matches!(open.claim, Claim::LogLost { .. }))
     }
 
-    /// Whether the state is said to be wrong.
+    /// Whether a divergence of the state is being verified.
     fn diverged(&self) -> bool {
         self.open.as_ref().is_some_and(|open| matches!(open.claim, Claim::Diverged { .. }))
     }
 
-    /// For status: what is being verified, or could not be.
+    /// Returns for the status what is being verified, or could not be.
     pub fn words(&self) -> Option<String> {
         let open = self.open.as_ref().map(|open| format!("a peer says that {}", open.claim.words()));
         open.or_else(|| self.lacks.clone()).or_else(|| self.untold.clone())
     }
 
-    /// The refusal of a node that asks the others.
+    /// Returns the refusal of a node that verifies a claim.
     pub fn refusal(&self) -> Option<Refusal> {
         if let Some(lacks) = &self.lacks {
             return Some(Refusal::not_applied(Code::Verifying, format!("{lacks}. Ask another node")));
@@ -155,7 +154,7 @@ impl Verification {
         })
     }
 
-    /// The pause before a claim of this kind, as it is at `now`.
+    /// Returns the pause of this kind of claim at `now`.
     fn pause(&mut self, claim: Claim, now: Millis) -> &mut Pause {
         let pause = &mut self.pauses[claim.kind()];
         if now >= pause.until + QUIET {
@@ -166,9 +165,9 @@ impl Verification {
 }
 
 impl Verification {
-    /// The leader has confirmed by a round of heartbeats that only so much is committed, and this node had applied more
-    /// before it asked. A leader answers no such question before it has committed in its own term, so it has all that
-    /// was ever committed (Raft thesis 6.4), unless a majority has lost that. Then no two nodes can both be right.
+    /// Handles a ReadIndex round whose leader has committed less than this node had applied before it asked. A leader
+    /// confirms no round before it has committed in its own term, so it has all that was ever committed (Raft thesis
+    /// 6.4), unless a majority has lost that. Then the two nodes cannot both be right.
     pub fn leader_lacks(&mut self, core: &Core, confirmed: u64, applied: u64) {
         let lacks = format!(
             "the leader says that entry {confirmed} is the last one committed, and this node had applied entry {applied}: a \
@@ -182,7 +181,7 @@ impl Verification {
         self.lacks = Some(lacks);
     }
 
-    /// The voters besides this node, with the addresses that the table has for them.
+    /// Returns the other voters, with their addresses in the table.
     fn other_voters(&self, core: &Core) -> Vec<(u64, String)> {
         let others = core.conf_voters().iter().filter(|voter| **voter != core.raft_id());
         others
@@ -190,8 +189,11 @@ impl Verification {
             .collect()
     }
 
-    /// How many voters must bear a claim out.
+    /// Returns how many voters must confirm a claim.
     fn needed(&self, core: &Core, claim: Claim) -> usize {
+        // Five voters: a removal needs three of the other four, a majority of the four that go on. A follower's state
+        // needs three of four as well. Two voters: the one other is believed of a removal, and by a follower of its
+        // state; a leader would need two, and goes on.
         let (all, others) = (core.conf_voters().len(), self.other_voters(core).len());
         match claim {
             Claim::Removed | Claim::LogLost { .. } => others / 2 + 1,
@@ -201,7 +203,7 @@ impl Verification {
         }
     }
 
-    /// Begins to verify a claim, unless another one is being verified or one of its kind was not borne out just now.
+    /// Begins to verify a claim, unless another one is being verified, or one of its kind was not confirmed just now.
     pub fn verify(&mut self, core: &mut Core, claim: Claim) {
         let now = core.now;
         if self.open.as_ref().is_some_and(|open| open.claim == claim) {
@@ -244,7 +246,7 @@ impl Verification {
         self.open = Some(open);
     }
 
-    /// A voter has answered, or has not.
+    /// Counts the answer of a voter.
     pub fn probed(&mut self, core: &Core, token: u64, result: Result<ProbeReply, Refusal>) -> Result<Verdict, Error> {
         let Some(open) = self.open.as_mut() else { return Ok(Verdict::GoesOn) };
         let (Some(voter), Ok(reply)) = (open.asked.remove(&token), result) else { return Ok(Verdict::GoesOn) };
@@ -260,7 +262,7 @@ impl Verification {
         self.conclude(core)
     }
 
-    /// Asks again what was not borne out, and ends what has taken long enough.
+    /// Asks again, and ends a verification at its limit.
     pub fn tick_verification(&mut self, core: &mut Core) -> Result<Verdict, Error> {
         if core.raw.raft.leader_id != 0 && core.phase == Phase::Member {
             self.untold = None;
@@ -272,14 +274,14 @@ impl Verification {
         self.conclude(core)
     }
 
-    /// The state at `index` is that of the leader.
+    /// Ends the verification of a divergence: the state is the leader's again.
     pub fn state_agrees(&mut self, core: &Core) {
         if self.diverged() {
             self.dismiss(core, "its state is that of the leader again");
         }
     }
 
-    /// Draws the consequence where the answers allow one.
+    /// Ends a verification, if the answers decide it.
     fn conclude(&mut self, core: &Core) -> Result<Verdict, Error> {
         let Some(open) = &self.open else { return Ok(Verdict::GoesOn) };
         let (claim, others) = (open.claim, self.other_voters(core).len());
@@ -299,6 +301,8 @@ impl Verification {
             return self.borne_out(core, claim);
         }
         let me = usize::from(core.conf_voters().contains(&core.raft_id()));
+        // Four others, three needed: after two that say no the claim cannot be confirmed any more. One yes keeps it
+        // open to its limit.
         let outvoted = match claim {
             Claim::Diverged { .. } => open.no.len() + me > core.conf_voters().len() / 2,
             Claim::Removed | Claim::LogLost { .. } => open.yes.is_empty() && open.no.len() + needed > others,
@@ -312,7 +316,7 @@ impl Verification {
         Ok(Verdict::GoesOn)
     }
 
-    /// The node goes on.
+    /// Ends a verification without a confirmation.
     fn dismiss(&mut self, core: &Core, why: &str) {
         let Some(open) = self.open.take() else { return };
         let now = core.now;
@@ -342,7 +346,7 @@ impl Verification {
         if names.is_empty() { "none".into() } else { names }
     }
 
-    /// The voters say so: this is the end of the node's part.
+    /// Carries out a confirmed claim.
     fn borne_out(&mut self, core: &Core, claim: Claim) -> Result<Verdict, Error> {
         let Some(open) = self.open.take() else { return Ok(Verdict::GoesOn) };
         let witnesses = self.named(core, open.yes.keys());
@@ -368,7 +372,7 @@ impl Verification {
         Err(Error::Damaged { what: what.into(), detail, path: core.data_dir.engine().path() })
     }
 
-    /// Another node asks what this one knows of it.
+    /// Answers the probe of another node.
     pub fn answer_probe(
         &mut self,
         core: &mut Core,
@@ -410,7 +414,7 @@ impl Verification {
     }
 }
 
-/// What the answer of `voter` says to a claim.
+/// Returns the vote of an answer on a claim.
 fn vote_of(claim: Claim, voter: u64, reply: &ProbeReply) -> Vote {
     match claim {
         // A tombstone is permanent, whichever voter reports it and whatever has become of that voter.

@@ -53,6 +53,7 @@ impl EntryCache {
     }
 
     fn evict(&mut self) {
+        // The newest entry stays even if it alone is over the limit: replication and apply read it next.
         while self.bytes > self.max_bytes && self.entries.len() > 1 {
             self.pop_front();
         }

@@ -204,6 +204,8 @@ impl Index {
     pub(crate) fn remove(&mut self, count: usize, index: u64) -> bool {
         debug_assert!(count < self.records.len(), "the last record is never removed");
         self.records.drain(..count);
+        // A record older than the last reset says nothing of the base. Records 2 and 3 (entries 5 6), then 4 (reset at
+        // 90): when 2 is removed, 3 is in front and follows entry 4, but the base stays at 90.
         if let Some(front) = self.records.front().filter(|front| front.seq >= self.reset) {
             self.begin_after(front.before);
         }
@@ -213,6 +215,8 @@ impl Index {
     /// Moves the base of the log to `index`, which is within it.
     fn begin_after(&mut self, index: u64) {
         let Some(term) = self.term(index) else { return };
+        // `end` of a location counts from when the log was opened, so the removed bytes stay in all totals and are
+        // subtracted here.
         self.base_bytes = self.bytes_to(index);
         self.locations.drain(..usize::try_from(index - self.base.0).unwrap_or(usize::MAX).min(self.locations.len()));
         self.base = (index, term);

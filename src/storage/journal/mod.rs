@@ -110,6 +110,8 @@ impl Journal {
             let (first, last) = (self.first_index(), self.last_index());
             return Err(self.damaged(format!("it has entries {first} to {last}, asked for {low} to before {high}")));
         }
+        // Whatever its size the first entry is returned: with an empty answer raft could neither send nor apply an
+        // entry over the limit.
         let mut found = Vec::new();
         let mut size = 0;
         for index in low..high {
@@ -157,6 +159,7 @@ impl Journal {
     pub fn install(&mut self, index: u64, term: u64, generation: u64, hard_state: &HardState) -> Result<(), Error> {
         self.generation = generation;
         self.checkpoint = (index, term);
+        // The generation goes with the reset in one record: log and state are switched together or not at all.
         self.write((index, term), true, &[], hard_state)?;
         self.sync()
     }
@@ -216,6 +219,8 @@ impl Journal {
             let changes = (0..chunks).map(|chunk| (record_key(seq, chunk).to_vec(), None)).collect();
             self.db.write(Batch { changes })?;
         }
+        // The log is 8 to 20 and entries 18 and 19 come again in a later term: `base` is (7, t), where the log begins,
+        // `prev` is (17, t), what this record follows, and the old 18, 19 and 20 are overridden.
         let meta = RecordMeta {
             hard_state: self.recorded_hard_state(hard_state, reset),
             generation: self.generation,
@@ -266,6 +271,8 @@ impl Journal {
 
     /// Reads an entry from disk.
     fn fetch(&self, index: u64) -> Result<Entry, Error> {
+        // Only entries that the cache has evicted are read here, mostly in order, for a slow follower. The payload of
+        // the last record is kept, so a record of 100 entries is read and checked once, not 100 times.
         let location =
             self.index.location(index).ok_or_else(|| self.damaged(format!("entry {index} has no location")))?;
         let payload = self.payload(location.seq)?;
@@ -283,6 +290,7 @@ impl Journal {
             return Ok(payload.clone());
         }
         let mut record = Vec::new();
+        // Keys are big-endian: the chunks of record 5 are (5, 0), (5, 1), ... and end before (6, 0).
         for (_, chunk) in self.db.scan(&record_key(seq, 0), Some(&record_key(seq + 1, 0)), usize::MAX)? {
             record.extend_from_slice(&chunk);
         }

@@ -77,6 +77,7 @@ pub(crate) fn encode(seq: u64, meta: &RecordMeta, entries: &[Entry]) -> (Vec<u8>
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     bytes.extend_from_slice(&meta.entries.to_le_bytes());
+    // The index of an entry is not stored: the nth entry of a record, counted from 0, has the index `prev + 1 + n`.
     let mut offsets = Vec::with_capacity(entries.len());
     for entry in entries {
         offsets.push(length(&bytes[HEADER_BYTES..]));

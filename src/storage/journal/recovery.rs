@@ -89,6 +89,8 @@ impl Recovery {
         };
         partial.bytes.extend_from_slice(chunk);
         partial.chunks += 1;
+        // The header in chunk 0 says how long the record is: 9 000 bytes are the chunks 0, 1 and 2. A crash after chunk
+        // 1 leaves a record that never completes and is still in `partial` at the end: the torn one.
         let complete = partial.chunks as usize >= partial.header.chunks();
         self.partial.take_if(|_| complete).map_or(Ok(()), |partial| self.read_record(&partial))
     }
@@ -129,6 +131,10 @@ impl Recovery {
         }
         self.last_seq = Some(seq);
         if meta.reset {
+            // Why a mismatch waits for a later reset. Record 1 has entries 2 to 10, record 2 a hard state alone (prev
+            // 10), record 3 overrides from entry 5 on (prev 4), record 4 is the reset of an installed snapshot. A
+            // compaction has removed record 1. The log then seems to begin at 10, and record 3 does not follow; but
+            // nothing before record 4 is live.
             // Everything before is void, whether it fits or not.
             self.mismatch = None;
         } else if self.mismatch.is_some() || !self.follows(&meta) {
@@ -142,6 +148,8 @@ impl Recovery {
     }
 
     fn follows(&self, meta: &record::RecordMeta) -> bool {
+        // With entries, `prev` may be anywhere in the log, and the record overrides what comes after it. Without
+        // entries it names the end of the log; any other index means that a record in between is missing.
         let (index, term) = meta.prev;
         let in_place = meta.entries > 0 || index == self.journal.last_index();
         in_place && self.journal.term(index) == Some(term)

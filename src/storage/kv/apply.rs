@@ -61,6 +61,8 @@ impl<'a> ApplyBatch<'a> {
     pub(crate) fn write(&mut self, write: Write, dedup: &mut DedupTable) -> Result<Written, Error> {
         let State { index, term, clock, .. } = self.state;
         let at = ApplyPoint { index, clock };
+        // The result is in the table before the next entry of the batch is decided: if entries 8 and 9 are one PUT sent
+        // twice under one idempotency key, 9 changes nothing and is answered with the result of 8.
         let (written, stored) = decide_write(write, at, term, dedup, |command| self.run(command, at))?;
         if let Some(stored) = stored {
             dedup_table::insert(dedup, stored, &mut self.batch, &mut self.state.totals);

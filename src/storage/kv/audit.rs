@@ -77,6 +77,8 @@ fn finish(value: Option<Partial>, found: &mut Found, db: &dyn Db) -> Result<(), 
     match kind {
         Kind::Data => {
             if let Some(expires) = item_codec::check(db, header, &bytes)? {
+                // What the index record of this item must be is computed and not looked up: one pass in key order,
+                // without random reads.
                 let digest = ttl_index::header(&key, header.version, expires).digest();
                 found.expiries = found.expiries.wrapping_add(digest);
             }

@@ -101,6 +101,7 @@ pub(crate) fn put(
     value: &[u8],
     old: Option<Header>,
 ) -> Header {
+    // A value of 10 000 bytes: chunk 0 is the header (17) and 4 079 bytes, chunk 1 has 4 096, chunk 2 the last 1 825.
     let header = Header::of(kind, key, version, value);
     let (head, mut rest) = value.split_at(value.len().min(CHUNK_BYTES - HEADER_BYTES));
     let mut first = header.encode(head.len());
@@ -158,6 +159,7 @@ pub(crate) fn read(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header
     let Some(chunk) = db.get(&chunk_key(kind, key, 0))? else { return Ok(None) };
     let (header, first) = Header::decode(&chunk, db)?;
     let mut value = first.to_vec();
+    // A missing chunk is not looked for here: the value is then too short, and its checksum does not match.
     if header.chunks() > 1 {
         let (from, to) = (chunk_key(kind, key, 1), chunk_key(kind, key, chunk_number(header.chunks())));
         for (_, chunk) in db.scan(&from, Some(&to), header.chunks())? {

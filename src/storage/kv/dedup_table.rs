@@ -24,6 +24,7 @@ pub(crate) fn read(db: &dyn Db) -> Result<DedupTable, Error> {
     }
     let damaged = || Error::damaged(db, "a kept result is not what huskv writes");
     let (mut dedup, mut from) = (DedupTable::default(), vec![Kind::Result as u8]);
+    // One stored chunk per step: a result of two chunks is read whole at chunk 0, and its chunk 1 is skipped.
     while let Some((stored, _)) = db.scan(&from, Some(&[Kind::Result as u8 + 1]), 1)?.first() {
         let (_, name, chunk) = parse_chunk_key(stored).ok_or_else(damaged)?;
         if chunk == 0 {
@@ -45,6 +46,7 @@ pub(crate) fn insert(dedup: &mut DedupTable, stored: StoredResult, batch: &mut B
     }
     let (index, bytes) = (stored.written.index, codec::encode(&stored));
     totals.add(chunks::put(batch, Kind::Result, &index.to_be_bytes(), index, &bytes, None));
+    // What is evicted depends on the table and on the clock of the entry alone, so every node removes the same results.
     for evicted in dedup.store(stored, bytes.len()) {
         let index = evicted.written.index;
         // The header is computed from the same bytes as when it was stored, to subtract its digest.

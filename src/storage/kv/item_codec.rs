@@ -42,6 +42,8 @@ pub(crate) fn meta(db: &dyn Db, header: Header, first: &[u8]) -> Result<KeyMeta,
 /// # Errors
 /// [`Error`] for damage.
 pub(crate) fn length(db: &dyn Db, header: Header, first: &[u8]) -> Result<usize, Error> {
+    // The length of the whole value is in the header, that of what comes before the client's bytes is in the first
+    // chunk.
     let mut bytes = FieldReader(first);
     let before = bytes.pair().and_then(|_| bytes.prefixed()).map(prefix_bytes);
     before.and_then(|before| header.length().checked_sub(before)).ok_or_else(|| damaged(db))
@@ -54,6 +56,7 @@ pub(crate) fn length(db: &dyn Db, header: Header, first: &[u8]) -> Result<usize,
 pub(crate) fn decode(db: &dyn Db, header: Header, bytes: Vec<u8>) -> Result<Item, Error> {
     let (create_version, expires, content_type) = parse(&bytes).ok_or_else(|| damaged(db))?;
     let content_type = content_type.to_owned();
+    // Shares the allocation: a large value is not copied to drop a short prefix.
     let value = bytes::Bytes::from(bytes).split_off(prefix_bytes(content_type.as_bytes()));
     Ok(Item { value: Value { content_type, bytes: value }, version: header.version, create_version, expires })
 }

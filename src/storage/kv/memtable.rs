@@ -74,6 +74,8 @@ impl Buffered {
 
     /// Estimates the file bytes that a flush and a sync take.
     fn pending_bytes(&self) -> u64 {
+        // Flushed is not written: sled buffers segments, so the space is still free for statvfs and promised already.
+        // At most a few segments are, hence the bound.
         let unsynced = FILE_BYTES_PER_BYTE * (self.flushed - self.synced);
         FILE_BYTES_PER_BYTE * self.flush_bytes + unsynced.min(MAX_SYNC_BYTES)
     }
@@ -119,6 +121,8 @@ impl Memtable {
     /// [`Error`]: poisoned.
     pub fn begin_snapshot(&self, snapshot: EffectSender) -> Result<Arc<dyn Db>, Error> {
         let mut buffered = self.buffered();
+        // First: what is flushed now is in the tree before the new scan begins, and the aborted snapshot needs it no
+        // more.
         buffered.snapshot = None;
         self.flush(&mut buffered)?;
         buffered.snapshot = Some(snapshot);
@@ -147,7 +151,9 @@ impl Memtable {
         buffered.bytes = 0;
         buffered.flushed += std::mem::take(&mut buffered.flush_bytes);
         // Whole and in one batch, so that the tree is always the state at some applied index.
+        // Five puts of one key between two flushes are one change: the map holds the last value of each key.
         let batch = Batch { changes: std::mem::take(&mut buffered.changes).into_iter().collect() };
+        // Without a snapshot the batch is moved into the tree and not copied.
         let Some(snapshot) = &buffered.snapshot else { return self.db.write(batch) };
         self.db.write(batch.clone())?;
         // Only after the write, when the tree shows all of it: the snapshot is exact because of this order.
@@ -207,6 +213,8 @@ impl Db for Memtable {
 
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
         let buffered = self.buffered();
+        // The tree has a, c; the memtable deletes c. The last pair below z: c of the tree is deleted, so the search
+        // goes on below c and finds a.
         let mut end = to.to_vec();
         loop {
             let from_tree = self.db.last(from, &end)?;

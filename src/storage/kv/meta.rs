@@ -55,6 +55,7 @@ impl State {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         let mut bytes = FieldReader(bytes);
+        // The version comes first in every format, so a newer record is named as newer and not as damaged.
         match bytes.u8() {
             Some(STATE_VERSION) => {}
             Some(version) if version > STATE_VERSION => return Err(Unreadable::Newer(version)),

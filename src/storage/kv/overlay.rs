@@ -75,6 +75,8 @@ impl<'a> Overlay<'a> {
             touched_key.state = state;
             return Ok(());
         }
+        // `before` is what the tree has, read at the first access of the batch. Put, delete and put of one key in a
+        // batch replace that one value, so the totals subtract it once.
         let before = self.stored(&key)?;
         self.count(before.map_or(0, |(_, meta)| meta.bytes));
         self.touched.borrow_mut().insert(key, TouchedKey { before, state });
@@ -110,6 +112,7 @@ impl View for Overlay<'_> {
     }
 
     fn item(&self, key: &Bytes) -> Result<Option<Item>, Error> {
+        // A value that is only read is not kept: a transaction may read many large ones.
         let item = match self.touched.borrow().get(key).map(|touched_key| &touched_key.state) {
             Some(KeyState::Value(item)) => Some(item.clone()),
             Some(KeyState::Deleted) => None,

@@ -40,6 +40,8 @@ pub(crate) fn next(db: &dyn Db, from: &[u8], to: Option<&[u8]>) -> Result<Option
 pub(crate) fn page(db: &dyn Db, list: &List) -> Result<Page, Error> {
     let mut page = Page::default();
     let mut scan = KeyScan { db, from: list.start.clone(), to: list.end.clone(), ahead: Vec::new(), count: READ_AHEAD };
+    // Why `next_up` looks ahead and `next_down` does not: upwards the small values of a listing come in one read of 64
+    // pairs. Downwards the interface has only `last`, one pair at a time.
     let mut bytes = 0;
     if list.end.as_ref().is_some_and(|end| *end <= list.start) {
         return Ok(page);
@@ -75,6 +77,8 @@ struct KeyScan<'a> {
 
 impl KeyScan<'_> {
     fn next_up(&mut self) -> Result<Option<First>, Error> {
+        // The count doubles after a large value: 1, 2, 4, ... 64 pairs, so one large value among small ones costs a few
+        // short reads.
         if self.ahead.is_empty() {
             let (from, to) = bounds(&self.from, self.to.as_deref());
             self.ahead = self.db.scan(&from, Some(&to), self.count)?;

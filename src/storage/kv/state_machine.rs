@@ -132,6 +132,8 @@ impl StateMachine {
             }
             error => Error::damaged(&*db, format!("the member table cannot be read: {error}")),
         })?;
+        // Both sides must agree: the state record says what the sum of all values is, and the audit adds up what is
+        // there. A lost update of one key changes the sum, though every checksum that is left matches.
         let found = audit::audit(&*db)?;
         if found != state.totals {
             let (keys, counted) = (found.keys, state.totals.keys);
@@ -227,6 +229,8 @@ impl StateMachine {
     pub fn apply(&mut self, entries: Vec<Applied>, max_work: usize) -> Result<Vec<Written>, Error> {
         let mut written = Vec::with_capacity(entries.len());
         let mut entries = entries.into_iter().peekable();
+        // Entries 5 to 9 each replace a value of 1 MB, and `max_work` is 2 MB: 5 and 6 are applied, and the caller
+        // gives 7 to 9 again.
         self.work = 0;
         while entries.peek().is_some() && (self.work < max_work || written.is_empty()) {
             self.work += self.apply_batch(&mut entries, &mut written, max_work.saturating_sub(self.work))?;
@@ -260,6 +264,7 @@ impl StateMachine {
                 return Err(Error::damaged(&self.db, detail));
             }
             (state.index, state.term) = (index, term);
+            // Every entry yields one result, also an empty one: the caller pairs entries and results by position.
             let nothing = Written { index, term, clock: state.clock, outcome: CommandResult::NoOp, replayed: false };
             let mut is_last = false;
             written.push(match operation {
@@ -276,6 +281,8 @@ impl StateMachine {
                     is_last = write.command.removes_many();
                     // Read before the write is consumed.
                     let from_client = write.command.is_of_client();
+                    // A leader elected later may stamp less than what is applied; the clock then stands still until its
+                    // stamps are greater.
                     batch.state.clock = batch.state.clock.max(stamp);
                     let written = batch.write(write, &mut self.dedup)?;
                     batch.state.was_written |= from_client && written.outcome != CommandResult::Invalid;
@@ -303,6 +310,8 @@ impl StateMachine {
         // The member table is rewritten only when it changed, under the index of that entry: equal bytes on every node.
         if let Some(index) = table.changed {
             let (bytes, old) = (codec::encode(&table.members), self.members_header);
+            // The digest is a sum, so the old table is subtracted and the new one added; the other values need not be
+            // read.
             let header = chunks::put(&mut batch, Kind::Members, b"", index, &bytes, Some(old));
             totals.digest = totals.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
             (self.members, self.members_header) = (table.members, header);
@@ -360,6 +369,8 @@ impl StateMachine {
         bound: impl Into<SpoolBound>,
     ) -> Result<(Spooler, SnapshotReader), Error> {
         let spool = Arc::new(Spool::new(scratch, bound.into()));
+        // From here on each flush goes to the snapshot, too. What was buffered before is in the tree now, where the
+        // scan finds it.
         let db = self.db.begin_snapshot(EffectSender::new(spool.clone()))?;
         let bytes = db.size_on_disk();
         Ok((Spooler::new(spool.clone()), SnapshotReader::new(db, spool, bytes)))
@@ -371,6 +382,8 @@ impl StateMachine {
     /// [`Error`]: poisoned.
     pub fn end_snapshot(&mut self) -> Result<(), Error> {
         if let Some(snapshot) = self.db.end_snapshot()? {
+            // The snapshot ends where the state machine stands now, not where it began: all effects up to here were
+            // passed to it.
             let mut metadata =
                 SnapshotMetadata { index: self.state.index, term: self.state.term, ..Default::default() };
             metadata.set_conf_state(self.state.conf_state.clone());
@@ -395,6 +408,7 @@ fn stage_changes(batch: &mut Batch, touched: TouchedKeys, totals: &mut StateTota
             KeyState::Deleted => None,
             KeyState::Value(item) => Some(item),
         };
+        // The version is in the index record, so a put that keeps the expiry still replaces the record.
         let expiry = |stamp: KeyMeta| stamp.expires.map(|expires| (stamp.version, expires));
         let old_expiry = before.and_then(|(_, stamp)| expiry(stamp));
         let new_expiry = item.as_ref().and_then(|item| expiry(item.meta()));

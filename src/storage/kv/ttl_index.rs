@@ -53,6 +53,7 @@ pub(crate) fn first(db: &dyn Db) -> Result<Option<u64>, Error> {
 /// # Errors
 /// [`Error`] for damage.
 pub(crate) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
+    // Due at clock 500 are the records from `04` up to, not including, `04` + 501 as eight bytes.
     let end = clock.checked_add(1).map_or(vec![Kind::Expiry as u8 + 1], |end| {
         let mut end = chunk_key(Kind::Expiry, &end.to_be_bytes(), 0);
         // Without the key terminator, so that longer keys are included.
@@ -64,6 +65,7 @@ pub(crate) fn due(db: &dyn Db, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
     for pair in db.scan(&[Kind::Expiry as u8], Some(&end), EXPIRE_KEYS)? {
         let (_, key, version) = parse(db, &pair)?;
         bytes += key.len();
+        // The size of a value is in its first chunk, so no value is read. The index says nothing of sizes.
         if let Some((header, first)) = chunks::first(db, Kind::Data, &key)? {
             stored += item_codec::length(db, header, &first)?;
         }

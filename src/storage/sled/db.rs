@@ -59,9 +59,12 @@ impl SledDb {
         if let Some(at) = running.iter().position(|other| *other == begun) {
             running.swap_remove(at);
         }
+        // Released before a failure is translated: that may ask the file system, and the watchdog takes this lock.
         drop(running);
         match answer {
             Ok(Ok(value)) => Ok(value),
+            // Poisoned, because after a failed fdatasync the kernel may have dropped the dirty pages: a second sync
+            // could succeed without the data being on the disk.
             Ok(Err(error)) => {
                 self.poison.set(false);
                 Err(translate(error, what, &self.name, &self.dir))

@@ -80,6 +80,8 @@ impl SledEngine {
             Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: path_text }),
             Err(TryLockError::Error(error)) => return Err(system_error("locking LOCK", &dir, error)),
         }
+        // Left by a process that was killed between creating the scratch file and unlinking it. The lock is held, so it
+        // is in no use.
         match std::fs::remove_file(dir.join(SPOOL)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(system_error("removing the spool", &dir, error));
@@ -203,6 +205,8 @@ impl Engine for SledEngine {
         } else {
             self.inspect(name)?;
         }
+        // Order: sled opens, the first flush of the process proves that its sync is ours, and only then is anything
+        // relied on.
         let db = SledDb::new(self.start(name, cache_bytes)?, name, &self.dir, self.lock.clone());
         let db = Arc::new(db);
         Self::prove_flush_syncs(&db)?;
@@ -281,6 +285,7 @@ impl Engine for SledEngine {
         let path = self.dir.join(SPOOL);
         let make = || {
             let file = create_new(&path)?;
+            // Unlinked while open: the space is free again when the process ends, whatever ends it.
             std::fs::remove_file(&path)?;
             Ok(file)
         };

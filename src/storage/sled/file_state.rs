@@ -11,6 +11,7 @@ pub(crate) fn is_missing(path: &Path) -> bool {
 
 /// Whether the file at `path` is the one with the metadata `opened`.
 pub(crate) fn is_same_file(path: &Path, opened: Option<&Metadata>) -> bool {
+    // The inode, not only the name: a directory restored from a backup under a running node has all the names.
     let same = |found: &Metadata, opened: &Metadata| (found.dev(), found.ino()) == (opened.dev(), opened.ino());
     std::fs::metadata(path).is_ok_and(|found| opened.is_none_or(|opened| same(&found, opened)))
 }

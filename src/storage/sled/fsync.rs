@@ -39,6 +39,7 @@ pub unsafe extern "C" fn sync_file_range(
     _bytes: libc::off64_t,
     _flags: libc::c_uint,
 ) -> libc::c_int {
+    // Range and flags are ignored: an fdatasync of the whole file covers any range.
     CALLS.fetch_add(1, Ordering::SeqCst);
     #[cfg(test)]
     let fd = faults::file(fd);

@@ -25,6 +25,8 @@ static DISK_WAITS: AtomicUsize = AtomicUsize::new(0);
 /// prints nor aborts.
 #[must_use]
 pub fn catches_panic() -> bool {
+    // The threads of sled are named `sled-io-1` and so on. Their panics count as caught only while a database is
+    // opened; at any other time the hook ends the process.
     GUARDED_DEPTH.with(Cell::get) > 0
         || (OPENING_CALLS.load(Ordering::SeqCst) > 0
             && std::thread::current().name().is_some_and(|name| name.starts_with("sled-io")))

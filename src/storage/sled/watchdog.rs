@@ -73,6 +73,7 @@ impl Watchdog {
         drop(std::thread::Builder::new().name("storage-watch".into()).spawn(move || {
             while let Some(watchdog) = weak.upgrade() {
                 watchdog.check_once();
+                // Dropped before the sleep, or the engine would stay alive, with its lock, for up to half a second.
                 drop(watchdog);
                 std::thread::sleep(CHECK_INTERVAL);
             }
@@ -138,6 +139,7 @@ impl Watchdog {
         if !is_same_file(&self.dir.join(LOCK), self.lock.metadata().ok().as_ref()) {
             return Some(LOCK.into());
         }
+        // A new directory has no identity at first, which is no loss.
         if self.has_identity.load(Ordering::Relaxed) && is_missing(&self.dir.join(IDENTITY)) {
             return Some(IDENTITY.into());
         }

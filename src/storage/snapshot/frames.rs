@@ -37,6 +37,8 @@ pub(crate) fn decode(changes: &[u8]) -> Option<Batch> {
     while !bytes.is_empty() {
         let tag = bytes.u8()?;
         let (key, value) = (bytes.prefixed()?, bytes.prefixed()?);
+        // A peer's bytes become keys of this node's tree, so a key that huskv does not write, or one too long, ends the
+        // snapshot here.
         parse_chunk_key(key).filter(|(kind, key, _)| is_key_of(*kind, key))?;
         let value = match tag {
             // The tag tells a removal from an empty value.

@@ -56,6 +56,8 @@ impl Spooler {
                 self.scan_reported = true;
                 Spooled::Scanned
             }
+            // Only after `Effects` was empty: `Spool::work` hands out effects first, so nothing is missing in front of
+            // the end.
             Some(Work::Ended) => {
                 self.spool.seal()?;
                 Spooled::Complete
@@ -138,6 +140,8 @@ impl SnapshotReader {
             if let Some(frame) = self.try_next()? {
                 return Ok(frame);
             }
+            // Waits only behind the end of the scan. Before it there is always a next scan to do, so the reader never
+            // waits for writes.
             if self.from.is_none() {
                 self.spool.wait_for_frame();
             }
@@ -168,6 +172,7 @@ impl SnapshotReader {
     fn scan(&mut self, from: &[u8]) -> Result<(), Error> {
         self.scans += 1;
         let pairs = self.db.scan(from, None, SCAN_PAIRS)?;
+        // The first key that can come after `last` in byte order is `last` with a zero byte at its end.
         self.from = pairs.last().map(|(last, _)| [last, &[0][..]].concat());
         let kept = &mut self.frames;
         frames(pairs.into_iter().map(|(key, value)| (key, Some(value))), |frame| {

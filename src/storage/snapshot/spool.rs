@@ -129,6 +129,8 @@ impl Spool {
     /// Aborts the snapshot for all three, unless it is complete.
     pub(crate) fn fail(&self, detail: impl Into<String>) {
         let mut state = self.lock();
+        // Once all is in the file the reader needs neither state machine nor spooler, so their end does not matter to
+        // it.
         if !state.sealed {
             state.failed.get_or_insert(detail.into());
             (state.effects, state.effect_bytes) = (VecDeque::new(), 0);
@@ -172,6 +174,9 @@ impl Spool {
     /// Marks the frames that have to be sent before the next scan.
     pub(crate) fn mark_due(&self) {
         let mut state = self.lock();
+        // Scans and effects by turns. Effects 1 to 5 are written, the scan of a to f ends: due are 1 to 5. While they
+        // are sent 6 to 9 come; they wait for the next scan, or a client that writes faster than the peer reads would
+        // keep the scan from going on.
         state.due = state.written;
     }
 
@@ -254,6 +259,7 @@ impl Spool {
         let (length, checksum) = header.split_at(4);
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte));
         let length = number(length) as usize;
+        // A damaged length is refused before it is allocated.
         if length as u64 > self.lock().written - at {
             return Err(Error::snapshot("the spool does not hold what was written to it"));
         }
@@ -262,6 +268,7 @@ impl Spool {
         if crc32fast::hash(&payload) != number(checksum) {
             return Err(Error::snapshot("the spool does not hold what was written to it"));
         }
+        // Only now: while the frame is read, `append` must not take its range of the ring.
         self.lock().read += (FRAME_HEADER + length) as u64;
         Ok(Some(payload))
     }
@@ -270,6 +277,8 @@ impl Spool {
     pub(crate) fn end(&self) -> Result<Option<SnapshotMetadata>, Error> {
         let state = self.lock();
         state.check()?;
+        // Three steps in this order: the scan has ended, the state machine has ended the snapshot (`ended`), the
+        // spooler has written the last effect (`sealed`). After that the reader needs only what is in the file.
         Ok(state.ended.clone().filter(|_| state.sealed && state.read >= state.written))
     }
 

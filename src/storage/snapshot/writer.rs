@@ -44,6 +44,8 @@ impl SnapshotTarget {
                 "{announced} on the sender's disk do not fit on the receiver's: {free_space_text}"
             )));
         }
+        // A bound for a sender that never ends, not an estimate. A state of 3 GB may come as up to 7 GB: with what was
+        // written meanwhile.
         let most = announced.saturating_mul(2).saturating_add(CHANGES_ALLOWANCE);
         let db = reserved.create(cache_bytes)?;
         Ok(SnapshotWriter::new(db, reserved, most))
@@ -83,6 +85,7 @@ impl SnapshotWriter {
     /// # Errors
     /// [`Error`] as above.
     pub fn finish(self, metadata: &SnapshotMetadata) -> Result<ReceivedSnapshot, Error> {
+        // Durable before it is audited, so that a `ReceivedSnapshot` can be taken into use at once.
         self.db.sync()?;
         // The open audits every value: a snapshot that lost a frame does not add up and is refused here.
         let state_machine = StateMachine::open(self.db).map_err(|error| match error {

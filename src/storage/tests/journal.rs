@@ -63,6 +63,7 @@ fn the_journal_matches_a_model_over_all_operations() {
         let (db, mut journal) = fresh();
         let mut model = Model { base: (1, 1), entries: Vec::new(), hard_state: hard_state(1, 0, 1), snapshot: (1, 1) };
         for _ in 0..60 {
+            // Half of the steps append, often over a conflicting suffix; then compactions, installs, and restarts.
             match rng.below(12) {
                 0..6 => {
                     let keep = model.hard_state.commit - model.base.0;

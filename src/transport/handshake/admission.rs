@@ -99,10 +99,13 @@ pub fn admit(
 /// # Errors
 /// The reason, for the log.
 pub fn check_message(message: &Message, from: u64, to: u64) -> Result<(), String> {
+    // Raft believes the `from` of a message. A member that could speak for another one would acknowledge entries in its
+    // name, and a commit would count a copy that does not exist.
     if (message.from, message.to) != (from, to) {
         return Err(format!("a message from {} to {}, between {from} and {to}", message.from, message.to));
     }
     let kind = message.msg_type;
+    // Bounded before raft adds to them: `index + 1` of u64::MAX overflows.
     let points = [message.index, message.commit, message.reject_hint, message.request_snapshot];
     let terms = [message.term, message.log_term, message.commit_term];
     if points.iter().chain(&terms).any(|count| *count > MAX_COUNT) {
@@ -143,6 +146,8 @@ pub fn check_message(message: &Message, from: u64, to: u64) -> Result<(), String
 /// The reason.
 pub fn check_snapshot(message: &Message, from: u64, to: u64) -> Result<(), String> {
     let metadata = message.get_snapshot().get_metadata();
+    // The stream was opened by `from`, so a member can only offer a snapshot in its own name; `metadata.term <=
+    // message.term` as a leader has no entry of a later term than its own.
     let sound = message.msg_type == MessageType::MsgSnapshot
         && (message.from, message.to) == (from, to)
         && message.term != 0

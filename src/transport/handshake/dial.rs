@@ -140,6 +140,8 @@ impl PeerAddress {
 
     /// Returns the address of the given attempt: the newest first, and the others in turn.
     pub fn address(&self, attempt: usize) -> &str {
+        // The table says old:1 and the member itself moved:1: attempts 0, 1, 2 go to moved:1, old:1, moved:1. Once the
+        // table says new:1, that comes first.
         let (table, self_reported) = (Some(self.table.as_str()), self.self_reported.as_deref());
         let sources = if self.prefer_self_reported { [self_reported, table] } else { [table, self_reported] };
         let mut known: Vec<&str> = Vec::new();
@@ -161,10 +163,12 @@ pub async fn dial(address: &str, hello: &Hello, limit: Duration) -> Result<(TcpS
     let deadline = Instant::now() + limit;
     let sockets = timeout_at(deadline, resolve(address)).await;
     let sockets = sockets.map_err(|_| DialError::Unresolved("no answer in time".into()))??;
+    // `localhost` is ::1, where nothing listens, and 127.0.0.1, where the node refuses: its refusal is reported.
     let mut best_error = DialError::Unresolved("it has no address".into());
     for (tried, socket) in sockets.iter().enumerate() {
         // The rest of the time is shared by the addresses left, but each gets enough for a handshake on a fast network.
         let left = deadline.saturating_duration_since(Instant::now());
+        // 6 s and three addresses: 2 s for the first; if that fails at once, 3 s for the second.
         let share = left / u32::try_from(sockets.len() - tried).unwrap_or(1);
         match connect_one(*socket, hello, share.max(left.min(HANDSHAKE_LIMIT / 6))).await {
             Ok(established) => return Ok(established),

@@ -151,6 +151,7 @@ impl Reader<'_> {
                         }
                     };
                     let mut reply_guard = ReplyGuard { token, permit: Some(permit), replies: self.replies.clone() };
+                    // A deadline far away would keep the request in the loop for as long: at most one hour.
                     let deadline = deadline.min(self.registry.handle.clock().after(MAX_DEADLINE));
                     let reply = Box::new(move |result| reply_guard.answer(result));
                     let hop = if relay { Hop::Relay } else { Hop::Leader };
@@ -192,6 +193,8 @@ impl Reader<'_> {
             let detail = "the receiving node does not list the forwarding node as a member yet; try again in a moment";
             return Err(Refusal::not_applied(Code::NoLeader, detail));
         }
+        // Two bounds, both held until the reply is written: 1 024 requests of this connection, and the bytes of all
+        // forwarded writes.
         let permit = Arc::clone(&self.in_flight).try_acquire_owned();
         match (permit, self.registry.handle.reserve_forwarded(bytes)) {
             (Ok(permit), Some(bytes)) => Ok((permit, bytes)),
@@ -238,6 +241,8 @@ impl Writer<'_> {
             };
             writer.write_all(&frame.encode()?).await?;
         }
+        // Replies that the loop has given already are still sent: their requests are done, and the peer would call them
+        // unknown.
         while let Ok((token, result, _permit)) = self.replies.try_recv() {
             writer.write_all(&Frame::Reply { token, result }.encode()?).await?;
         }

@@ -3,6 +3,12 @@
 //! Why: raft messages and client requests are sent in the order of the send queue, control frames first. Replies come back on
 //! the same socket, so a broken connection tells exactly which requests are unknown.
 //!
+//! ```text
+//!   loop --> control lane --.                                         .--> Forwards (Reply) ------------> loop
+//!   loop --> bulk lane -----+--> write_loop --> socket --> read_loop -+--> PeerClock (Pong)
+//!   ping, every second -----'                                         '--> Step, Follows, Removed ------> loop
+//! ```
+//!
 //! Invariants: queued frames are coalesced, and flushed as soon as the queue is empty, never by a timer. The dialler pings every
 //! second, so either end detects a half-open connection within [`SILENCE`]. No request is sent before the first pong
 //! (`peer_clock`).
@@ -83,6 +89,7 @@ impl DialerLink<'_> {
         queue: &mut SendQueueEnd,
         peer_address: &mut watch::Receiver<PeerAddress>,
     ) -> End {
+        // Before anything is read or written: while this is held the peer cannot be accepted at another boot id.
         let _connected = self.registry.connect(self.peer, self.boot_history.current);
         let (reader, writer) = stream.into_split();
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
@@ -163,6 +170,7 @@ impl DialerLink<'_> {
         tokio::pin!(removed_from_table);
         let stopped = self.registry.stopped();
         tokio::pin!(stopped);
+        // The first ping goes ahead of the held frames: the first forwarded request waits for its pong.
         writer.write_all(&Frame::Ping.encode()?).await?;
         for frame in held {
             self.write(writer, clock, frame).await?;
@@ -176,6 +184,8 @@ impl DialerLink<'_> {
                 biased;
                 () = &mut stopped => break,
                 () = &mut removed_from_table => break,
+                // Before the queue: under load that is never empty, and without pongs the reading half would find the
+                // connection dead after 10 s.
                 _ = ping.tick() => {
                     let known = self.registry.self_reported_addresses(self.peer);
                     if !known.is_empty() {
@@ -191,6 +201,7 @@ impl DialerLink<'_> {
                 },
             }
         }
+        // What is queued for a removed member ends with the notice of its removal.
         while let Some(frame) = queue.try_recv() {
             self.write(writer, clock, frame).await?;
         }

@@ -3,6 +3,12 @@
 //! Why: the connection may break, the member may be removed, the deadline may pass, all at once and from different tasks; the
 //! client behind the loop needs exactly one answer.
 //!
+//! ```text
+//!   open --> waiting --sending--> sent --Reply--> answered
+//!               |                  '--- deadline, broken connection: unknown
+//!               '--- deadline, no connection: not_applied
+//! ```
+//!
 //! Invariants: every token accepted by [`Forwards::open`] is answered exactly once: whichever task removes it from the table
 //! answers it. `not_applied` is only used for a request that was never given to the connection; from then on it is `unknown`.
 //!
@@ -117,6 +123,7 @@ impl Forwards {
 
     /// The connection broke: answers what was sent as unknown.
     pub async fn broken(&self, reason: &str) {
+        // Requests that were not sent stay: the next connection may still send them before their deadline.
         let lost = self.table().take_all(|waiting| waiting.sent);
         let detail = format!(
             "the request was sent on to {}, and then the connection broke ({reason}); it may or may not have been done",
@@ -160,6 +167,8 @@ impl Forwards {
                 }
                 continue;
             }
+            // The lock was released since `first`: if the reply came meanwhile, its task has taken the token and
+            // answered it.
             let Some(waiting) = self.table().take(token) else { continue };
             let result = Err(if waiting.sent {
                 Refusal::unknown(

@@ -100,6 +100,7 @@ struct DialCredits {
 impl DialCredits {
     /// Takes one; false if none is left.
     fn take(&mut self, now: Instant) -> bool {
+        // 16 dials at once, then one every 30 s. The bucket is full again after 8 minutes without a dial.
         while self.left < UNVERIFIED_DIALS && now.duration_since(self.since) >= UNVERIFIED_DIAL_REFILL {
             (self.left, self.since) = (self.left + 1, self.since + UNVERIFIED_DIAL_REFILL);
         }
@@ -182,6 +183,9 @@ impl Peer {
         }
         // Attempts alternate: the newest known address first, then the others.
         let mut address = peer_address.address(self.state.attempt).to_owned();
+        // Example: any peer may claim that member 3 has moved to `h:22`. This node then dials h:22 16 times, then once
+        // in 30 s, and the address in the table otherwise. Once member 3 has answered at h:22 the address costs no
+        // credits.
         let trusted =
             address == peer_address.listed_address() || self.state.verified_address.as_ref() == Some(&address);
         if !trusted && !self.state.credits.take(Instant::now()) {
@@ -277,6 +281,7 @@ impl Peer {
         (self.state.away_since, self.state.last_reminder) = (now, now);
         // Tries the same address first again.
         self.state.attempt -= 1;
+        // A peer that welcomes and closes at once keeps the backoff growing.
         if now.duration_since(began) >= STABLE_AFTER {
             self.state.backoff.reset();
         }
@@ -301,6 +306,8 @@ impl Peer {
                         return false;
                     }
                     // It has moved or has just dialled this node: tries again soon.
+                    // Takes a credit, or a peer that claims a new address every millisecond would make this node dial
+                    // as often.
                     if self.state.credits.take(Instant::now()) {
                         self.state.backoff.reset();
                         until = until.min(Instant::now() + self.state.backoff.next_delay());

@@ -6,8 +6,9 @@
 //! Invariants: a pong carries the acceptor's clock before it was sent, so that clock is at least this far ahead when the pong is
 //! read. The greatest of the latest differences is used: a deadline may be early by the delay of that pong, and is never late.
 //!
-//! Example: local clock 5 000, pong 15 000 after 3 ms, pong 14 000 after 1 s. The offset is 10 000 - 3 at least, so a local
-//! deadline of 6 000 is sent as about 15 997.
+//! Example: the acceptor's clock is 10 000 ms ahead. A pong that carries 15 000 is read at 5 003, 3 ms late: at least 9 997 ahead.
+//! The next one carries 16 000 and is read at 7 000, because this process was stopped: at least 9 000 ahead. The greater one counts,
+//! so a local deadline of 8 000 is sent as 17 997.
 //!
 //! See also: `consensus::proposals` (how the deadline is used).
 
@@ -36,6 +37,8 @@ impl PeerClock {
 
     /// Adds a pong that carried this time.
     pub fn record_pong(&self, to_peer_time: Millis) {
+        // A lower bound: the pong took some time to get here, so the acceptor's clock is at least this far ahead by
+        // now.
         let ahead = signed(to_peer_time).saturating_sub(signed(self.local.now()));
         self.ahead.send_modify(|samples| {
             samples.truncate(SAMPLES - 1);

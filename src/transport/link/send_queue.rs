@@ -77,6 +77,8 @@ impl SendQueue {
     }
 
     fn put(&self, bytes: usize, entries: Option<Entries>, frame: impl FnOnce(QueuedBytes) -> QueuedFrame) -> bool {
+        // Bytes first, frames second: if the channel is full the closure's frame is dropped, and its `QueuedBytes`
+        // gives the bytes back.
         let held = QueuedBytes::take(&self.held, bytes, entries, self.max);
         held.is_some_and(|bytes_held| self.bulk.try_send(frame(bytes_held)).is_ok())
     }
@@ -160,6 +162,8 @@ impl Held {
 
     /// Whether the lane holds all of these entries: a leader has one entry for each index in its term.
     fn covers(&self, wanted: Entries) -> bool {
+        // The lane holds 11 to 15 and 16 to 20 of term 3. Wanted 12 to 19: the first takes `next` from 12 to 16, the
+        // second to 21, so all are held. Wanted 12 to 21: `next` stays at 21, and the message is queued.
         let mut next = wanted.first;
         for held in self.appends().iter().filter(|held| held.term == wanted.term) {
             if (held.first..=held.last).contains(&next) {
@@ -184,6 +188,7 @@ impl QueuedBytes {
         held.appends().extend(entries);
         // Releases them again when dropped over the limit.
         let guard = Self { bytes, entries, held: Arc::clone(held) };
+        // An entry of 20 MB passes an empty lane of 8 MB alone, and an empty append passes a full one.
         (before + bytes <= max || before == 0 || bytes <= SMALL_BYTES).then_some(guard)
     }
 }

@@ -269,7 +269,7 @@ async fn an_unannounced_snapshot_is_refused_before_anything_is_opened() {
                 frame => break frame,
             }
         };
-        assert_eq!(outcome, Frame::Taken(Err("a copy is taken from the present leader alone".into())));
+        assert_eq!(outcome, Frame::Taken(Err("a snapshot is taken from the present leader alone".into())));
         assert_eq!(names(), before);
     }
     // Nor is one that was not announced.

@@ -66,6 +66,7 @@ pub const ANY: FrameLimits = &{
 /// # Errors
 /// [`WireError::Unexpected`] and [`WireError::TooLong`].
 pub fn check(limits: FrameLimits, kind: u8, length: usize) -> Result<(), WireError> {
+    // A snapshot frame on a peer connection is as wrong as an unknown kind: each conversation has its own table.
     match limits.iter().find(|(allowed, _)| *allowed == kind) {
         None => Err(WireError::Unexpected("of a kind that does not belong here")),
         Some((_, most)) if length > *most => Err(WireError::TooLong(length, *most)),

@@ -112,6 +112,7 @@ pub async fn read_budgeted<R: AsyncRead + Unpin, F: Future<Output = BudgetPermit
 ) -> Result<(Frame, BudgetPermit), WireError> {
     let silent = |_| WireError::Silent(limit.as_secs());
     let (head, length) = timeout(limit, read_head(reader, limits)).await.map_err(silent)??;
+    // Not limited in time: it is this node that lacks memory, and the peer is not at fault.
     let permit = reserve(length).await;
     Ok((timeout(limit, read_body(reader, head, length)).await.map_err(silent)??, permit))
 }

@@ -166,6 +166,7 @@ impl Frame {
     /// # Errors
     /// [`WireError::TooLong`] for a payload over [`FRAME_BYTES`].
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        // The head is filled in at the end, when the length is known; the payload is encoded in place and not copied.
         let mut bytes = vec![0; HEAD_BYTES];
         match self {
             Self::Hello(hello) => bytes.extend(codec::encode(hello)),
