@@ -1,0 +1,247 @@
+//! The ways out of one life of one node: everything a driver lets out waits here until its turn is over.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use huskv::consensus::{Background, Fetched, Hop, InstallError, Listed, Outbox};
+use huskv::model::Millis;
+use huskv::model::{
+    Answer, DiskSpace, JoinAccepted, JoinOffer, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
+};
+use huskv::storage::{Db, Engine, SnapshotReader, SnapshotTarget, Spooler};
+use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
+
+use crate::checks::journal::JournalState;
+use crate::world::disk::{Fault, SimEngine};
+
+/// A node's port in the world and which of its lives is meant.
+pub type Process = (usize, u64);
+
+/// What a driver let out.
+pub enum Output {
+    Send(Box<Message>),
+    Forward {
+        token: u64,
+        to: u64,
+        hop: Hop,
+        request: Request,
+        timeout: u64,
+    },
+    Identify {
+        token: u64,
+        address: String,
+    },
+    JoinOffer {
+        token: u64,
+        address: String,
+        adopt: Box<JoinOffer>,
+    },
+    Probe {
+        token: u64,
+        address: String,
+        probe: Probe,
+    },
+    TellDigest {
+        to: u64,
+        told: StateDigest,
+    },
+    TellSpace {
+        to: u64,
+        space: DiskSpace,
+    },
+    EndJoin {
+        address: String,
+        cluster_id: u64,
+        raft_id: u64,
+    },
+    TellRemoved(u64),
+    Stream {
+        to: u64,
+        message: Box<Message>,
+        reader: Box<SnapshotReader>,
+    },
+    Publish(PeerTable),
+    Sync {
+        db: Arc<dyn Db>,
+        mark: (u64, u64),
+    },
+    Spool {
+        token: u64,
+        spooler: Box<Spooler>,
+    },
+    Discard {
+        unused: Vec<Box<dyn Send>>,
+        engine: Arc<dyn Engine>,
+        names: Vec<String>,
+    },
+    Reply(Reply),
+    /// A law was broken on the way out.
+    Violation(String),
+}
+
+impl Output {
+    /// Whether somebody will rely on it.
+    fn is_promise(&self) -> bool {
+        match self {
+            Self::Send(_) => true,
+            Self::Reply(
+                Reply::Client { result, .. }
+                | Reply::Operator { result, .. }
+                | Reply::OwnWrite { result, .. }
+                | Reply::Forwarded { result, .. },
+            ) => result.is_ok(),
+            Self::Reply(Reply::JoinAccepted { result, .. }) => result.is_ok(),
+            Self::Reply(Reply::Installed { result, .. }) => result.is_ok(),
+            _ => false,
+        }
+    }
+}
+
+/// What a reply that an input carried brought.
+pub enum Reply {
+    Client { operation: u64, result: Result<Answer, Refusal> },
+    Read { operation: u64, result: Result<Fetched, Refusal> },
+    Listed { operation: u64, result: Result<Listed, Refusal> },
+    Operator { asked: u64, result: Result<Answer, Refusal> },
+    RogueMember { result: Result<Answer, Refusal> },
+    Forwarded { origin: Process, token: u64, result: Result<Answer, Refusal> },
+    WhoAmI { origin: Process, token: u64, me: WhoAmI },
+    Probed { origin: Process, token: u64, result: Result<ProbeReply, Refusal> },
+    JoinAccepted { origin: Process, token: u64, result: Result<JoinAccepted, Refusal> },
+    Forged { adopt: Box<JoinOffer>, result: Result<JoinAccepted, Refusal> },
+    OwnWrite { raft_id: u64, key: String, result: Result<Answer, Refusal> },
+    Receive { stream: u64, reception: Box<Result<SnapshotTarget, InstallError>> },
+    Installed { stream: u64, metadata: SnapshotMetadata, result: Result<(), InstallError> },
+}
+
+/// The ways out of one life of one node.
+#[derive(Clone)]
+pub struct SimOutbox {
+    outs: Arc<Mutex<Vec<Output>>>,
+    clock: Arc<Mutex<Millis>>,
+    engine: SimEngine,
+    /// By how much its own clock moves on whenever the driver looks at it.
+    pub clock_step: Arc<AtomicU64>,
+    clock_moved: Arc<AtomicU64>,
+}
+
+impl SimOutbox {
+    pub fn new(clock: Arc<Mutex<Millis>>, engine: SimEngine) -> Self {
+        Self { outs: Arc::default(), clock, engine, clock_step: Arc::default(), clock_moved: Arc::default() }
+    }
+
+    /// Everything that was let out since.
+    pub fn take(&self) -> Vec<Output> {
+        std::mem::take(&mut *self.outs.lock().expect("one thread"))
+    }
+
+    pub fn push(&self, out: Output) {
+        let passes = self.engine.effect_passes();
+        let mut outs = self.outs.lock().expect("one thread");
+        if self.engine.fault() == Fault::Failed && out.is_promise() {
+            outs.push(Output::Violation("lets a promise out after its disk has failed".into()));
+        }
+        if passes {
+            outs.push(out);
+        }
+    }
+
+    /// A reply that reports through this outbox.
+    pub fn reply<T: 'static>(&self, reply: impl FnOnce(T) -> Reply + Send + 'static) -> Box<dyn FnOnce(T) + Send> {
+        let outbox = self.clone();
+        Box::new(move |value| outbox.push(Output::Reply(reply(value))))
+    }
+}
+
+impl Outbox for SimOutbox {
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in &messages {
+            let kept = self.engine.journal(message.from, |journal| unsynced_promise(message, journal.synced));
+            if let Some(Some(wrong)) = kept {
+                self.push(Output::Violation(wrong));
+            }
+        }
+        for message in messages {
+            self.push(Output::Send(Box::new(message)));
+        }
+    }
+    fn forward(&mut self, token: u64, to: u64, hop: Hop, request: Request, timeout: u64) {
+        self.push(Output::Forward { token, to, hop, request, timeout });
+    }
+    fn identify(&mut self, token: u64, address: &str) {
+        self.push(Output::Identify { token, address: address.to_owned() });
+    }
+    fn adopt(&mut self, token: u64, address: &str, adopt: JoinOffer) {
+        self.push(Output::JoinOffer { token, address: address.to_owned(), adopt: Box::new(adopt) });
+    }
+    fn probe(&mut self, token: u64, address: &str, probe: Probe) {
+        self.push(Output::Probe { token, address: address.to_owned(), probe });
+    }
+    fn tell_digest(&mut self, to: u64, told: StateDigest) {
+        self.push(Output::TellDigest { to, told });
+    }
+    fn tell_space(&mut self, to: u64, space: DiskSpace) {
+        self.push(Output::TellSpace { to, space });
+    }
+
+    fn end_join(&mut self, address: &str, cluster_id: u64, raft_id: u64) {
+        self.push(Output::EndJoin { address: address.to_owned(), cluster_id, raft_id });
+    }
+    fn tell_removed(&mut self, raft_id: u64) {
+        self.push(Output::TellRemoved(raft_id));
+    }
+    fn stream(&mut self, to: u64, message: Message, reader: SnapshotReader) {
+        self.push(Output::Stream { to, message: Box::new(message), reader: Box::new(reader) });
+    }
+    fn publish(&mut self, table: PeerTable) {
+        self.push(Output::Publish(table));
+    }
+}
+
+impl Background for SimOutbox {
+    fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
+        self.push(Output::Sync { db, mark });
+    }
+    fn spool(&mut self, token: u64, spooler: Spooler) {
+        self.push(Output::Spool { token, spooler: Box::new(spooler) });
+    }
+    fn discard(&mut self, unused: Vec<Box<dyn Send>>, engine: Arc<dyn Engine>, names: Vec<String>) {
+        self.push(Output::Discard { unused, engine, names });
+    }
+    fn now(&self) -> Millis {
+        let clock_moved = self.clock_moved.fetch_add(self.clock_step.load(Ordering::Relaxed), Ordering::Relaxed);
+        *self.clock.lock().expect("one thread") + clock_moved
+    }
+}
+
+/// What a message promises that the sender's disk does not hold.
+fn unsynced_promise(message: &Message, synced: JournalState) -> Option<String> {
+    let kind = message.get_msg_type();
+    let follow = (message.index + 1..).zip(message.entries.iter()).all(|(index, entry)| entry.index == index);
+    if kind == MessageType::MsgAppend && !follow {
+        return Some(format!(
+            "{kind:?} with entries that do not follow index {}: {:?}",
+            message.index, message.entries
+        ));
+    }
+    if message.term < synced.term {
+        // It was made before the term changed within one turn. A node that comes back in the later term can neither vote
+        // nor append in the earlier one again, so the promise is kept whatever its disk says of that term.
+        return None;
+    }
+    let term = match kind {
+        // Asks, or answers, about a term that nobody is in yet.
+        MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse => return None,
+        _ => message.term <= synced.term,
+    };
+    let rest = match kind {
+        MessageType::MsgRequestVote => synced.vote == message.from,
+        MessageType::MsgRequestVoteResponse => message.reject || synced.vote == message.to,
+        MessageType::MsgAppendResponse => message.reject || message.index <= synced.last,
+        _ => true,
+    };
+    (!term || !rest).then(|| {
+        let (to, term, index) = (message.to, message.term, message.index);
+        format!("{kind:?} to {to} at term {term}, index {index} leaves before the sync it promises ({synced:?})")
+    })
+}
