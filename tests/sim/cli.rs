@@ -1,4 +1,4 @@
-//! The program behind `scripts/sim.sh`.
+//! The command line of `scripts/sim.sh`: one seed with its trace, many seeds, planted bugs.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -12,14 +12,14 @@ use crate::trace::Trace;
 
 const USAGE: &str = "scripts/sim.sh [--plant NAME] SEED | scripts/sim.sh [--plant NAME] --seeds N | --plant list";
 
-/// What came of many seeds.
+/// The result of many seeds.
 #[derive(Default)]
 pub struct Stopped {
-    /// How many held.
+    /// The number of seeds without a violation.
     pub held: u64,
-    /// Virtual milliseconds of all.
+    /// The virtual milliseconds of all.
     pub simulated: u64,
-    /// The first that failed, and how.
+    /// The first seed that failed, with the violation.
     pub failed: Option<(u64, String)>,
 }
 
@@ -52,9 +52,9 @@ pub fn run_all(seeds: impl Iterator<Item = u64> + Send, plant: Option<&str>) -> 
     stopped.into_inner().expect("nothing panics here")
 }
 
-/// Does what the words ask for.
+/// Runs the command of these words.
 pub fn main(words: &[String]) -> ExitCode {
-    // A panic of a node is what is looked for, and is told as the failure of its seed.
+    // A panic of a node is the failure of its seed, and is printed as such.
     std::panic::set_hook(Box::new(|_| {}));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let (plant, rest) = match words.as_slice() {
@@ -83,6 +83,7 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
+/// Runs one seed and prints its trace.
 fn one(seed: u64) -> ExitCode {
     let ended = run::run(seed, &Trace::Stdout);
     #[allow(clippy::cast_precision_loss, reason = "minutes")]
@@ -99,6 +100,7 @@ fn one(seed: u64) -> ExitCode {
     }
 }
 
+/// Runs fresh seeds, the first of which is the time in microseconds.
 fn many(count: u64, plant: Option<&str>) -> ExitCode {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
     // Below 2^53, so that any tool can carry it.

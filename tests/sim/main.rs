@@ -1,12 +1,23 @@
-//! The simulator: real drivers, journals and machines on simulated disks, network and time.
+//! The simulator: real drivers, journals and state machines on simulated disks, network and time.
 //!
-//! Why: what a consensus store survives is decided by orders of events that no test on real machines brings about twice.
-//! Here a seed decides all of them, so whatever goes wrong once can be looked at again.
+//! Why: what a consensus store survives depends on orders of events that no test on real machines brings about twice. Here
+//! a seed decides all of them, so a failure can be replayed.
 //!
-//! Laws: one seed is one run, byte for byte; nothing in it reads a clock. A main of its own, since `scripts/sim.sh` runs
-//! the same program by hand, and what that prints is only the simulator's.
+//! | place | what |
+//! |---|---|
+//! | `run` | one seed: faults, healing, expiry |
+//! | `world/` | nodes, disks, network, clock and the event queue |
+//! | `workload/` | clients and operators |
+//! | `faults/` | nemesis, disks, copied disks, impostor, rogue member |
+//! | `checks/` | the invariants |
+//! | `scenarios/` | runs whose order of events is written down, among them the scripts in `tests/scenarios` |
+//! | `planted_bugs` | bugs that the simulator must catch |
+//! | `cli` | the program behind `scripts/sim.sh` |
 //!
-//! Not here: the real transport, the real disk and http, which `tests/cluster` runs.
+//! Invariants: one seed is one run, byte for byte; nothing reads a real clock. The main function is the simulator's own,
+//! since `scripts/sim.sh` runs the same program by hand.
+//!
+//! See also: `tests/cluster` for the real transport, the real disk and http, `docs/testing.md`.
 
 mod checks;
 mod cli;
@@ -31,10 +42,10 @@ use run::run;
 use scenarios::{bounded_turns, join_rollback, script, snapshot_over_membership};
 use trace::Trace;
 
-/// Seeds that every change runs against.
+/// The seeds that every change runs against.
 const FIXED: std::ops::Range<u64> = 1..201;
 
-/// Seeds that have shown a bug once.
+/// The seeds that have found a bug.
 const REGRESSIONS: &[u64] = &[
     1_795_575_021_115_697,
     1_795_577_598_411_366,
@@ -59,10 +70,10 @@ fn main() -> ExitCode {
         Trial::test("the_same_seed_is_the_same_run", same),
         Trial::test("a_forced_join_whose_leader_dies_gives_the_data_back", join_rollback::the_leader_dies),
         Trial::test("a_join_that_its_leader_ends_gives_the_data_back_at_once", join_rollback::the_leader_ends_it),
-        Trial::test("a_request_for_what_a_node_was_is_not_done", join_rollback::a_request_for_what_it_was),
+        Trial::test("a_request_to_a_previous_incarnation_is_refused", join_rollback::a_request_to_another_raft_id),
         Trial::test(
-            "a_copy_covers_changes_that_are_not_applied_yet",
-            snapshot_over_membership::a_change_that_a_copy_covers,
+            "a_snapshot_covers_changes_that_are_not_applied_yet",
+            snapshot_over_membership::a_change_that_a_snapshot_covers,
         ),
         Trial::test("turns_are_bounded_in_work_and_in_time", || bounded_turns::are_bounded().map_err(Failed::from)),
     ];
@@ -71,6 +82,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
+/// Runs seeds, and fails with the first one that does.
 fn holds(seeds: impl Iterator<Item = u64> + Send + 'static) -> Result<(), Failed> {
     let stopped = cli::run_all(seeds, None);
     match stopped.failed {
@@ -79,12 +91,12 @@ fn holds(seeds: impl Iterator<Item = u64> + Send + 'static) -> Result<(), Failed
     }
 }
 
-/// Byte for byte: the traces are equal.
+/// Runs seeds twice; the traces must be equal, byte for byte.
 fn same() -> Result<(), Failed> {
     let traced = |seed| {
         let lines = Arc::new(Mutex::new(String::new()));
         let ended = run(seed, &Trace::Memory(lines.clone()));
-        let lines = lines.lock().expect("nobody holds it").clone();
+        let lines = lines.lock().expect("the run has ended").clone();
         (ended.result, ended.simulated, lines)
     };
     for seed in [6, 7, 9] {

@@ -1,13 +1,13 @@
-//! Planted bugs: a harness that has never caught anything proves nothing.
+//! Planted bugs: each must be caught, or the simulator proves nothing.
 //!
-//! Laws: without the feature `plant` there is none to choose. Each is caught by the simulator.
+//! Invariants: a build without the feature `plant` has none.
 
 use huskv::plant::Plant;
 #[cfg(feature = "plant")]
 use libtest_mimic::Failed;
 use libtest_mimic::Trial;
 
-/// Lets the code of this thread have one planted bug, or none; false where there is none of that name in this build.
+/// Chooses the planted bug of this thread, or none; false where this build has none of that name.
 pub fn choose(name: Option<&str>) -> bool {
     let plant = name.and_then(Plant::named);
     #[cfg(feature = "plant")]
@@ -15,14 +15,14 @@ pub fn choose(name: Option<&str>) -> bool {
     name.is_none() || (cfg!(feature = "plant") && plant.is_some())
 }
 
-/// Prints the names, one a line, each with what catches it.
+/// Prints the names, one a line, each with the suite that catches it.
 pub fn list() {
     for (name, _) in Plant::NAMES {
         println!("{name} sim");
     }
 }
 
-/// The tests that each is caught, within seeds that are few enough for every change to run against, or by its scene.
+/// The trials that each planted bug is caught: by the first seeds, or by its scenario.
 #[cfg(feature = "plant")]
 pub fn trials() -> Vec<Trial> {
     let trial = |(name, plant): (&'static str, Plant)| {
@@ -35,7 +35,7 @@ pub fn trials() -> Vec<Trial> {
 #[cfg(feature = "plant")]
 const SEEDS: u64 = 1000;
 
-/// The bug that the nodes themselves must find, and what the one that has it says.
+/// The planted bug that the nodes must find by their own digests, and the error of the node that has it.
 #[cfg(feature = "plant")]
 const DIVERGENCE: &str = "silent-divergence";
 #[cfg(feature = "plant")]
@@ -50,16 +50,16 @@ fn by_seeds(name: &str) -> Result<(), Failed> {
     }
 }
 
-/// What seeds bring about too rarely.
+/// Runs the scenario of a bug that seeds meet too rarely.
 #[cfg(feature = "plant")]
 fn by_scenario(name: &str) -> Result<(), Failed> {
     choose(Some(name));
-    let held = crate::scenarios::snapshot_over_membership::a_change_that_a_copy_covers();
+    let held = crate::scenarios::snapshot_over_membership::a_change_that_a_snapshot_covers();
     choose(None);
     if held.is_ok() { Err(format!("{name} is not caught").into()) } else { Ok(()) }
 }
 
-/// None in a build without them.
+/// No trials in a build without planted bugs.
 #[cfg(not(feature = "plant"))]
 pub fn trials() -> Vec<Trial> {
     Vec::new()

@@ -1,11 +1,11 @@
-//! The drivers' own log lines, for the trace of one seed: message and values, without any wall clock.
+//! The trace of one seed: the events of the world and the drivers' own log lines, with virtual time.
 
 use std::fmt::Arguments;
 use std::sync::{Arc, Mutex};
 
 use slog::{Discard, Drain, KV, Key, Logger, Never, OwnedKVList, Record, Serializer, o};
 
-/// Where the lines go.
+/// Where the lines of the trace go.
 #[derive(Clone)]
 pub enum Trace {
     Off,
@@ -14,6 +14,7 @@ pub enum Trace {
 }
 
 impl Trace {
+    /// Writes one line.
     pub fn line(&self, line: &str) {
         match self {
             Self::Off => {}
@@ -27,7 +28,7 @@ impl Trace {
     }
 }
 
-/// A logger that prints lines of `node` with the virtual time.
+/// Creates the logger of a node, whose lines go into the trace.
 pub fn logger(node: usize, clock: Arc<Mutex<u64>>, trace: Trace) -> Logger {
     match trace {
         Trace::Off => Logger::root(Discard, o!()),

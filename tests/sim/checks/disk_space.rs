@@ -1,4 +1,7 @@
-//! What a leader proposes.
+//! Invariants of what a leader proposes while a voter lacks disk space.
+//!
+//! Why: before a disk is full, the leader refuses what would need more of it. Its log shows whether it does, whatever it
+//! answers.
 
 use huskv::model::{DiskSpace, Role, Status};
 use huskv::storage::Engine;
@@ -6,21 +9,27 @@ use huskv::storage::Engine;
 use crate::checks::journal::Entry;
 use crate::world::World;
 
-/// Entries that a leader has just proposed: none of a client that may make the state larger, where it knew of a voter
-/// below its reserve, and none that changes a key, an expiry neither, where it knew of one below its floor.
+/// The time for which a leader must remember the free space that a voter has told, in milliseconds.
+const COUNTS_FOR: u64 = 9_000;
+
+/// Checks an entry that a leader has just proposed against the free space that it was told of.
+///
+/// With a voter below its reserve, no write of a client that may make the state larger is proposed; with one below its
+/// floor, none that changes a key, expiry included.
 pub fn check(world: &mut World, at: usize, status: &Status, index: u64, entry: &Entry) {
     let Some(proposal) = entry.proposal.as_deref() else { return };
     let command = &proposal.write.command;
     if !command.may_change_keys() {
         return;
     }
-    // Done before, it changes nothing. A touch or a removal has no value that tells which operation it is, so a named one may be.
-    if entry.is_named() && entry.operation().is_none_or(|id| world.observed.was_applied(id)) {
+    // A repeated write changes nothing. A touch or a deletion has no value that names its operation, so with an idempotency
+    // key it may be a repeated one.
+    if entry.has_key() && entry.operation().is_none_or(|id| world.observed.was_applied(id)) {
         return;
     }
     let node = &world.nodes[at];
     let voters = status.members.iter().filter(|member| member.role == Role::Voter).map(|member| member.raft_id);
-    // The turn may have changed who votes after it had proposed.
+    // The turn may have changed the voters after it had proposed, so only those of before and after count.
     let before = node.recent_voters.get(1).map_or(&[][..], |(_, voters)| voters);
     let known = |voter: &u64| {
         if *voter == status.raft_id {
@@ -32,12 +41,9 @@ pub fn check(world: &mut World, at: usize, status: &Status, index: u64, entry: &
     let is_short = |space: DiskSpace| if command.may_grow() { space.is_nearly_full() } else { space.is_below_floor() };
     let full = voters.filter(|voter| before.contains(voter)).find(|voter| known(voter).is_some_and(is_short));
     if let Some(voter) = full {
-        let told = node.peer_space.get(&voter).map(|(_, at)| *at);
+        let since = node.peer_space.get(&voter).map(|(_, at)| *at);
         world.fail(format!(
-            "n{at} proposes {command:?} at {index}, and knows since {told:?} that the disk of {voter} is nearly full"
+            "n{at} proposes {command:?} at {index}, and knows since {since:?} that the disk of {voter} is nearly full"
         ));
     }
 }
-
-/// How long a leader may have forgotten a word, and how long it must not.
-const COUNTS_FOR: u64 = 9_000;

@@ -1,10 +1,10 @@
-//! What a journal on a simulated disk says, read piece by piece as it is written.
+//! A second reader of the journal: what the records on a simulated disk say, read chunk by chunk as they are written.
 //!
-//! Why: what a node has promised is what its disk says, not what its memory says. Reading the bytes here a second time,
-//! by their documented form, makes the simulator independent of the code that it tests.
+//! Why: what a node has promised is what its disk holds, not its memory. The bytes are read here by their documented
+//! format, so that the checks do not depend on the code that they test.
 //!
-//! Laws: term, vote and commit never move back along the records of one journal, crashes included. A record without a
-//! hard state says nothing about it.
+//! Invariants: term, vote and commit never move back along the records of one journal, crashes included. A record without
+//! a hard state says nothing about it.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,7 +14,7 @@ use huskv::model::{MemberChange, Proposal, codec};
 
 use crate::workload::registers;
 
-/// A record's format, length and checksums; then one byte, six numbers of 8 bytes, the port it follows, the count.
+/// The bytes before a record: format, length and checksums.
 const HEADER: usize = 13;
 
 /// Term, vote, commit, and the last index of the log.
@@ -26,25 +26,25 @@ pub struct JournalState {
     pub last: u64,
 }
 
-/// One entry.
+/// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub term: u64,
-    /// Of its kind and data.
+    /// The hash of its kind and data.
     pub hash: u64,
-    /// The command that it carries, with its stamp, if any.
+    /// The command that it carries with its stamp, if any.
     pub proposal: Option<Arc<Proposal>>,
-    /// What it does to the member table, if it is of a membership.
+    /// The change of the member table that it carries, if any.
     pub change: Option<MemberChange>,
 }
 
 impl Entry {
-    /// Whether its client has given the write a name, and may send it again.
-    pub fn is_named(&self) -> bool {
+    /// Whether it is a write with an idempotency key, which its client may send again.
+    pub fn has_key(&self) -> bool {
         self.proposal.as_deref().is_some_and(|proposal| proposal.write.idempotency_key.is_some())
     }
 
-    /// The client's operation that it is of, if it is one that can be told.
+    /// The number of the client's operation, if its values say so.
     pub fn operation(&self) -> Option<u64> {
         self.proposal.as_deref().and_then(|proposal| registers::operation(&proposal.write.command))
     }
@@ -53,11 +53,12 @@ impl Entry {
 /// What the records say so far.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
+    /// The record whose chunks are being written, and its length.
     record: (Vec<u8>, usize),
     pub written: JournalState,
     pub synced: JournalState,
     pub entries: BTreeMap<u64, Entry>,
-    /// The first law that a record has broken.
+    /// The first invariant that a record has broken.
     pub broken: Option<String>,
 }
 
@@ -70,7 +71,10 @@ fn length(bytes: &[u8], at: usize) -> usize {
 }
 
 impl Journal {
-    /// The journal as a crash leaves it: what was synced binds it still, whatever its records say now.
+    /// The journal after a crash, read from the chunks that are left.
+    ///
+    /// What was synced binds the node all the same: a record may be gone because compaction has removed it, but a term or
+    /// commit index that was synced once must not come back smaller.
     pub fn reread<'a>(&self, kept: impl Iterator<Item = (&'a Vec<u8>, &'a Vec<u8>)>) -> Self {
         let mut found = Self::default();
         for (key, piece) in kept {
@@ -85,12 +89,12 @@ impl Journal {
         found
     }
 
-    /// Everything written is durable now.
+    /// Everything written is durable.
     pub fn sync(&mut self) {
         self.synced = self.written;
     }
 
-    /// Takes one put in.
+    /// Reads one chunk as it is put; a record is read once its last chunk is there.
     pub fn put_chunk(&mut self, key: &[u8], piece: &[u8]) {
         if key.len() != 12 {
             return;
@@ -105,6 +109,12 @@ impl Journal {
         }
     }
 
+    /// Reads a record.
+    ///
+    /// ```text
+    /// byte 0: reset   1: term   9: vote   17: commit   65: index before its entries   81: their count   85: entries
+    /// an entry: kind (1), term (8), length (4) and data, length (4) and context
+    /// ```
     fn record(&mut self, record: &[u8]) {
         let (reset, before) = (record[0] == 1, number(record, 65));
         let (term, vote, commit) = (number(record, 1), number(record, 9), number(record, 17));
@@ -118,6 +128,8 @@ impl Journal {
             }
             self.written = JournalState { term, vote, commit, last: was.last };
         }
+        // Entries from the first index of the record on are overridden: say 1 to 6 are there and the record holds 5, then
+        // 1 to 4 stay, 5 is the new one, and 6 is gone. A reset begins the log anew, after an installed snapshot.
         if reset {
             self.entries.clear();
         } else if count > 0 {

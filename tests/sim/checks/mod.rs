@@ -1,7 +1,18 @@
-//! What must be true after every turn, at every answer, and at the end.
+//! The invariants: what must be true after every turn, at every answer, and at the end of a run.
 //!
-//! Not here: what may not leave before which sync (`outbox`), and that term, vote and commit never move back on a disk
-//! (`journal`).
+//! | when | checked in | what |
+//! |---|---|---|
+//! | a record is written | `journal` | term, vote and commit never move back on a disk |
+//! | a message leaves | `world::outbox` | it promises nothing that is not synced |
+//! | after a turn | `turn` | one leader a term, nothing moves back, equal entries and states at equal indexes |
+//! | after a turn | `changefeed` | the events lead from the previous state to the present one |
+//! | a leader proposes | `turn`, `disk_space` | no request is late, and none needs space that a voter lacks |
+//! | a peer table is published | `identity` | raft ids are used once, no member is removed or replaced without an entry |
+//! | a write is answered | `acknowledgement` | it is synced on a majority, at the index that it was applied at |
+//! | at the end | `history`, `replay` | each register is linearizable, and what was refused has not happened |
+//! | at the end | `expiry` | keys with a `ttl` are removed in time |
+//!
+//! See also: `observed` for what the checks remember of the whole cluster.
 
 pub mod acknowledgement;
 pub mod changefeed;
@@ -22,6 +33,7 @@ use huskv::model::{Item, List, Role, Status, after};
 
 use crate::world::World;
 
+/// Asks a driver something that it answers at once.
 fn query(world: &mut World, at: usize, make: impl FnOnce(Arc<Mutex<Vec<Status>>>) -> Input) -> Option<Status> {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let now = world.now + world.nodes[at].clock_offset;
@@ -30,19 +42,19 @@ fn query(world: &mut World, at: usize, make: impl FnOnce(Arc<Mutex<Vec<Status>>>
     heard.lock().expect("one thread").pop()
 }
 
-/// How a living node is.
+/// The status of a running node. To ask for it has no effect.
 pub fn status(world: &mut World, at: usize) -> Option<Status> {
     query(world, at, |heard| Input::Status {
         reply: Box::new(move |status| heard.lock().expect("one thread").push(status)),
     })
 }
 
-/// The voters that a node lists.
+/// The raft ids of the voters that a node lists.
 pub fn voters(status: &Status) -> Vec<u64> {
     status.members.iter().filter(|member| member.role == Role::Voter).map(|member| member.raft_id).collect()
 }
 
-/// All that a node holds.
+/// All keys that a node stores, with their items.
 pub fn stored(world: &World, at: usize) -> BTreeMap<Vec<u8>, Item> {
     let mut list = List { start: Vec::new(), end: None, reverse: false, limit: 1000, keys_only: false };
     let mut found = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What is known of the whole cluster.
+//! What the checks remember of the whole cluster: entries, states, leaders, identities, answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,39 +6,40 @@ use huskv::model::{MemberChange, Request, Role};
 
 use crate::checks::journal::Entry;
 
-/// What is known of the whole cluster.
+/// What all nodes together have shown so far.
 #[derive(Default)]
 pub struct Observed {
-    /// Who led which term.
+    /// The leader of each term.
     pub leaders: BTreeMap<u64, u64>,
-    /// What the store looked like at an applied index, on whichever node got there first.
+    /// The hash of the state at an applied index, from the node that got there first.
     pub states: BTreeMap<u64, u64>,
-    /// The entry that was applied at an index, and the hash of it and of all before it that are known.
+    /// The entry that was applied at an index, from the node that got there first.
     pub applied: BTreeMap<u64, Entry>,
     /// When the entry at an index was first applied.
     pub applied_at: BTreeMap<u64, u64>,
-    /// Where a client's write was applied, and when first.
+    /// The index at which a client's write was applied, and the moment when the first node did.
     pub operations: BTreeMap<u64, (u64, u64)>,
-    /// Raft ids that any node has ever known to be removed.
+    /// Raft ids that any node has ever known as removed.
     pub tombstones: BTreeSet<u64>,
-    /// Raft ids that nodes have taken on because a leader asked them to.
+    /// Raft ids with which nodes have accepted the join offer of a leader.
     pub adopted: BTreeSet<u64>,
-    /// Writes whose clients were told that they were not applied.
+    /// Writes that were refused as `not_applied`.
     pub refused: BTreeSet<u64>,
-    /// All raft ids that any node ever had.
+    /// All raft ids that any node has ever had.
     pub ids: BTreeSet<u64>,
-    /// By when each write was to be proposed: the latest that any of its clients waits.
+    /// The deadline of each write: the latest one, where it was sent more than once.
     pub deadlines: BTreeMap<u64, u64>,
-    /// When each membership entry was proposed, by index and term.
+    /// The moment when each membership entry was proposed, by index and term.
     pub changes: BTreeMap<(u64, u64), (u64, MemberChange)>,
-    /// The name of each member that there ever was.
+    /// The name of each member that there has ever been, by raft id.
     pub names: BTreeMap<u64, String>,
-    /// Membership requests that were refused as not applied.
+    /// Membership requests that were refused as `not_applied`.
     pub refused_changes: Vec<RefusedChange>,
 }
 
-/// A membership request that was refused as not applied: from the moment that it was asked to the next one about the same
-/// name no entry that is applied may have been proposed for it.
+/// A membership request that was refused as `not_applied`.
+///
+/// No entry for it may have been proposed between this request and the next one about the same name, and applied.
 pub struct RefusedChange {
     pub request: Request,
     pub name: String,
@@ -47,31 +48,31 @@ pub struct RefusedChange {
 }
 
 impl Observed {
-    /// The cluster's time, as the latest of the entries that are known to be applied say.
+    /// The cluster clock: the greatest stamp of all applied entries.
     pub fn clock(&self) -> u64 {
         let stamps = self.applied.values().filter_map(|entry| Some(entry.proposal.as_deref()?.stamp));
         stamps.max().unwrap_or(0)
     }
 
-    /// The greatest index that any node had applied at a moment, as far as that is known.
+    /// The greatest index that any node had applied at a moment.
     pub fn applied_by(&self, moment: u64) -> u64 {
         let by = self.applied_at.iter().rev().find(|(_, at)| **at <= moment);
         by.map_or(0, |(index, _)| *index)
     }
 
-    /// Whether a client's write is known to be applied.
+    /// Whether any node has applied a client's write.
     pub fn was_applied(&self, operation: u64) -> bool {
         self.operations.contains_key(&operation)
     }
 
-    /// A refusal that was not true.
+    /// Describes a refusal of a membership request that was not true.
     pub fn false_refusal(&self) -> Option<String> {
         self.refused_changes.iter().find_map(|refused| {
             let ((index, _), (at, change)) = self.changes.iter().find(|((index, term), (at, change))| {
                 let is_applied = self.applied.get(index).is_some_and(|entry| entry.term == *term);
                 let about = match change {
                     MemberChange::Set(member) if member.role == Role::Learner => Some(&member.name),
-                    // Any leader promotes any learner that has caught up.
+                    // A promotion follows from no request: any leader promotes a learner that has caught up.
                     MemberChange::Set(_) => None,
                     MemberChange::Remove { raft_id } => self.names.get(raft_id),
                 };

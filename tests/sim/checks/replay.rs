@@ -1,10 +1,9 @@
-//! What each client's write came to, by the order in which the nodes applied them.
+//! A model of the store: what each client's write comes to, in the order in which the nodes have applied them.
 //!
-//! Why: a client that hears nothing knows nothing, and many conditions of unknown outcome tangle a history beyond what can
-//! be searched. The entries are known, so a store that is as plain as can be says what came of each; and what a client
-//! was told must agree with it.
+//! Why: many conditions of unknown outcome make a history too costly to check. The entries are known, so a plain map says
+//! what came of each condition, and the clients' answers must agree with it.
 //!
-//! Not here: whether the order itself is one that clients could see (`linear`).
+//! See also: `linear`, which checks whether clients can have seen this order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,16 +12,16 @@ use huskv::model::{Command, Condition, Operation, Proposal, Test, Write};
 
 use crate::workload::registers;
 
-/// Keys with their values, versions and when they may go; and the cluster's clock.
+/// The keys with value, version and expiry, and the cluster clock.
 #[derive(Default)]
 struct Store(BTreeMap<Bytes, (Bytes, u64, Option<u64>)>, u64);
 
-/// What a plain store makes of the entries.
+/// The results of a replay.
 #[derive(Default)]
 pub struct Replayed {
-    /// Whether each write with a number did what it was to do, as far as the entries are known without a gap.
+    /// Whether the condition of each numbered write held, up to the first gap in the entries.
     pub done: BTreeMap<u64, bool>,
-    /// The versions whose time was over, each with the index of its removal.
+    /// The versions that have expired, each with the index of the entry that removed it.
     pub expired: Vec<(u64, u64)>,
 }
 
@@ -37,7 +36,7 @@ impl Store {
         }
     }
 
-    /// Whether the command did what it was to do, rather than nothing, or something else.
+    /// Applies a command; whether its condition held.
     fn apply(&mut self, index: u64, command: &Command) -> bool {
         match command {
             Command::Put { key, value, condition, ttl } if self.is(key, *condition) => {
@@ -81,18 +80,21 @@ impl Store {
     }
 }
 
-/// Replays the entries that are known, up to the first gap.
+/// Replays the entries, up to the first gap.
 pub fn replay<'a>(entries: impl Iterator<Item = (u64, Option<&'a Proposal>)>) -> Replayed {
-    // The first entry of a cluster is its founder's membership, which is on its disk from the start.
+    // Entry 1 is the membership of the founder, which is on its disk from the start and is never applied.
     let (mut store, mut found, mut last) = (Store::default(), Replayed::default(), 1);
     let mut names = BTreeSet::new();
     for (index, proposal) in entries {
+        // Behind a gap a condition could come to anything, so the replay ends there.
         if index > last + 1 {
             break;
         }
         last = index;
         let Some(Proposal { stamp, write: Write { idempotency_key: once, command } }) = proposal else { continue };
+        // The cluster clock never moves back, whatever stamp the next leader begins with.
         store.1 = store.1.max(*stamp);
+        // A repeated write has no effect, whatever it comes to.
         if once.as_ref().is_some_and(|once| !names.insert(&once.key)) {
             continue;
         }
@@ -100,6 +102,7 @@ pub fn replay<'a>(entries: impl Iterator<Item = (u64, Option<&'a Proposal>)>) ->
         found.done.extend(registers::operation(command).map(|id| (id, done)));
         if let Command::Expire { keys } = command {
             for (key, version) in keys {
+                // Only that version is removed, and only if its time is over: a later put or touch protects the key.
                 let over = |(_, is, expires): &(Bytes, u64, Option<u64>)| {
                     is == version && expires.is_some_and(|at| at <= store.1)
                 };

@@ -1,4 +1,7 @@
-//! After every turn.
+//! Invariants of a node after each of its turns, and of its log against those of all others.
+//!
+//! Why: two nodes need not be compared with each other. The first to apply an index fixes the entry and the state there
+//! (`Observed`), and every later one is compared with that.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,7 +15,7 @@ use crate::faults::nemesis;
 use crate::world::World;
 use crate::world::disk::SimEngine;
 
-/// What one node was at, at least.
+/// How far a node has come, as far as that binds it.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Progress {
     raft_id: u64,
@@ -22,12 +25,15 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Up to where it had applied.
+    /// The applied index.
     pub fn applied(&self) -> u64 {
         self.applied
     }
 
-    /// After a crash only what was synced binds the node.
+    /// Goes back to what was synced, which is all that binds a node after a crash.
+    ///
+    /// Term and commit are those of the synced journal. The applied index is that of the last sync of the state machine,
+    /// or 0 for another raft id than the one that was synced.
     pub fn after_crash(&mut self, engine: &SimEngine, durable: (u64, u64)) {
         if let Some(synced) = engine.journal(self.raft_id, |journal| journal.synced) {
             (self.term, self.commit) = (synced.term, synced.commit);
@@ -36,12 +42,13 @@ impl Progress {
     }
 }
 
-/// How many turns of a node are remembered; no entry that is committed waits longer for its own.
+/// The number of turns of a node whose voters are kept: a committed entry is applied within fewer.
 const LATEST_TURNS: usize = 512;
 
-/// One leader a term; nothing moves back; equal entries and equal state at equal index.
+/// Checks a node after a turn.
 pub fn check(world: &mut World, at: usize) {
     let Some(status) = status(world, at) else { return };
+    // A copied disk shows an old state on purpose, so nothing else can be asked of it.
     if identity::stale_disk_takes_no_part(world, at, &status) {
         return;
     }
@@ -55,22 +62,27 @@ pub fn check(world: &mut World, at: usize) {
     if let Some(Some(broken)) = world.nodes[at].engine.journal(raft_id, |journal| journal.broken.clone()) {
         world.fail(format!("n{at}: on its disk {broken}"));
     }
+    // A new incarnation begins from nothing; what bound the previous one is checked in `identity`.
     if world.nodes[at].progress.raft_id != raft_id {
         world.nodes[at].progress = Progress { raft_id, ..Progress::default() };
     }
     let before = world.nodes[at].progress;
     let is = Progress { raft_id, term: status.term, commit: status.commit_index, applied: status.applied_index };
+    // Within one incarnation nothing moves back, also not over a crash: then `before` is what was synced.
     if is.term < before.term || is.commit < before.commit || is.applied < before.applied {
         world.fail(format!("n{at} moves back: {is:?}, before {before:?}"));
     }
     world.nodes[at].progress = is;
     let latest = &mut world.nodes[at].recent_voters;
+    // Kept for `acknowledgement`, which must know who voted when an entry was committed.
     latest.truncate(LATEST_TURNS - 1);
     latest.push_front((status.commit_index, voters(&status)));
     identity::previous_incarnation(world, at, &status);
+    // What follows compares nodes of the one cluster with each other.
     if status.cluster_id != world.cluster || status.removed || status.joining {
         return;
     }
+    // raft counts votes by its own copy of the configuration, which a crash or a snapshot could leave behind.
     if !world.nodes[at].driver.as_ref().is_some_and(Driver::configuration_agrees) {
         world.fail(format!("n{at} counts votes by another configuration than the one that it has stored"));
     }
@@ -83,6 +95,7 @@ pub fn check(world: &mut World, at: usize) {
     }
     proposed(world, at, &status);
     if status.state == State::Leader {
+        // Election safety: the first node seen as the leader of a term is the only one, for ever.
         let first = *world.observed.leaders.entry(status.term).or_insert(raft_id);
         if first != raft_id {
             world.fail(format!("term {} is led by {first} and by {raft_id}", status.term));
@@ -91,16 +104,17 @@ pub fn check(world: &mut World, at: usize) {
     if is.applied != before.applied {
         applied_entries(world, at, before, is);
         changefeed::check(world, at, is.applied);
+        // State machine safety: whichever node is first at an index fixes the state of all others there.
         let state = fingerprint(world, at, &status);
         let known = *world.observed.states.entry(is.applied).or_insert(state);
-        // That bug is to be found by the nodes themselves.
+        // The nodes must find this planted bug by their own digests.
         if known != state && !plant::is(Plant::SilentDivergence) {
             world.fail(format!("n{at} differs from another node at applied index {}", is.applied));
         }
     }
 }
 
-/// What a leader has just proposed: no request whose time is over, by the clock that its client looks at.
+/// Checks the entries that a leader has just proposed: no request after its deadline, by virtual time.
 fn proposed(world: &mut World, at: usize, status: &Status) {
     let from = world.nodes[at].checked_log.min(status.last_log_index);
     world.nodes[at].checked_log = status.last_log_index;
@@ -108,6 +122,7 @@ fn proposed(world: &mut World, at: usize, status: &Status) {
         return;
     }
     let entries = world.nodes[at].engine.journal(status.raft_id, |journal| {
+        // Entries of its own term are those that it has proposed itself; the others it has inherited.
         let own = journal.entries.range(from + 1..).filter(|(_, entry)| entry.term == status.term);
         own.map(|(index, entry)| (*index, entry.clone())).collect::<Vec<_>>()
     });
@@ -123,15 +138,12 @@ fn proposed(world: &mut World, at: usize, status: &Status) {
             && let Some(deadline) = world.observed.deadlines.get(&id).copied()
             && now > deadline
         {
-            world.fail(format!(
-                "n{at} proposes op{id} as entry {index} at {now}, which nobody waits for since {deadline}"
-            ));
+            world.fail(format!("n{at} proposes op{id} as entry {index} at {now}, past its deadline, {deadline}"));
         }
     }
 }
 
-/// The entries that a node has just applied are those that every other node applied there. Equal at each index, they
-/// make equal sequences.
+/// Checks that the entries which a node has just applied are those that every other node has applied at their indexes.
 fn applied_entries(world: &mut World, at: usize, from: Progress, to: Progress) {
     let applied = world.nodes[at].engine.journal(to.raft_id, |journal| {
         let range = journal.entries.range(from.applied + 1..=to.applied);
@@ -140,18 +152,19 @@ fn applied_entries(world: &mut World, at: usize, from: Progress, to: Progress) {
     for (index, entry) in applied.unwrap_or_default() {
         let known = world.observed.applied.get(&index).cloned();
         match known {
+            // Log matching, at the moment of applying: index, term and data are the same on every node.
             Some(known) if known != entry => {
                 world.fail(format!("n{at} applies {entry:?} at {index}, another node applied {known:?} there"));
             }
             Some(_) => {}
             None => {
-                let (operation, named) = (entry.operation(), entry.is_named());
+                let (operation, has_key) = (entry.operation(), entry.has_key());
                 world.observed.applied.insert(index, entry);
                 world.observed.applied_at.insert(index, world.now);
                 let Some(id) = operation else { continue };
                 match world.observed.operations.get(&id) {
-                    // Only the first of them does anything.
-                    Some(_) if named => {}
+                    // With an idempotency key only the first one has an effect.
+                    Some(_) if has_key => {}
                     Some((other, _)) => {
                         let failure = format!("op{id} is applied at {other} and again at {index}");
                         world.fail(failure);
@@ -163,7 +176,7 @@ fn applied_entries(world: &mut World, at: usize, from: Progress, to: Progress) {
     }
 }
 
-/// Everything that has to be equal at an equal index.
+/// A hash of all that must be equal at an equal applied index.
 fn fingerprint(world: &World, at: usize, status: &Status) -> u64 {
     let mut hasher = DefaultHasher::new();
     (status.keys, status.applied_term, status.configuration_index).hash(&mut hasher);

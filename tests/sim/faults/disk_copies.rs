@@ -1,13 +1,13 @@
-//! Disks that are brought back from older copies, and copies that start beside the node that they were made of.
+//! Copied disks: restored from an older copy, or started beside the original.
 //!
-//! Why: a copy says of itself what its original says. Only the lives that others have spoken to since, and the address, tell
-//! them apart, by the rules that the real transport asks (`model::BootHistory`, `PeerTable::unconfirmed_move`, `storage::Peers`).
+//! Why: a copy shows the identity of its original. Only the boot ids that peers have recorded since, and the address, tell
+//! them apart (`world::handshake`).
 //!
-//! Laws: neither a disk that was brought back nor a copy takes part again: its log does not grow and it leads nobody. Disks
-//! are brought back one at a time, while all is well and everybody has heard of a later process: what nobody knows of cannot
-//! be missed, and a majority that was brought back together is an older cluster.
+//! Invariants: neither a restored disk nor a copy takes part again: its log does not grow, and it does not lead. Disks are
+//! restored one at a time, while the cluster is whole and all peers have recorded a later boot: a boot that no peer knows
+//! cannot be missed, and a majority restored together is an older cluster.
 //!
-//! Not here: copies of a cluster whose members are followed by their own word, which are told apart only once both speak.
+//! Not simulated: copies where `follow_moves` is set, which are told apart only once both of them speak.
 
 use huskv::model::PeerTable;
 
@@ -16,20 +16,20 @@ use crate::workload::operators;
 use crate::world::disk::SimEngine;
 use crate::world::{Event, World};
 
-/// An disk_copy of a node's disk, and who the node was then.
+/// A copy of a node's disk, and the peer table that the node had published by then.
 pub struct DiskCopy {
     engine: SimEngine,
     table: PeerTable,
 }
 
-/// A raft id that must not take part any more, and where its log ended when it came back.
+/// The raft id on a copied disk, which must not take part, and the end of its log at its first turn.
 #[derive(Clone, Copy)]
 pub struct StaleDisk {
     pub raft_id: u64,
     pub last: Option<u64>,
 }
 
-/// One fault of this kind.
+/// Copies a disk, restores one, starts a copy, or replaces copies by empty disks.
 pub fn act(world: &mut World) {
     if !world.faults {
         return;
@@ -38,7 +38,7 @@ pub fn act(world: &mut World) {
     world.after(pause, Event::DiskCopy);
     let at = usize::try_from(world.copy_rng.below(world.size as u64)).expect("small");
     match world.copy_rng.below(10) {
-        // Its configuration is one in which it is no majority.
+        // Only with a configuration of all nodes, in which one alone is no majority.
         0 if world.operators.complete && world.nodes[at].table.peers.len() + 1 == world.size => {
             let (mut rng, node) = (world.copy_rng.fork(), &mut world.nodes[at]);
             node.disk_copy = Some(DiskCopy { engine: node.engine.after_crash(&mut rng), table: node.table.clone() });
@@ -51,7 +51,7 @@ pub fn act(world: &mut World) {
     }
 }
 
-/// Nodes whose disks were brought back are given empty ones: what an operator is told to do.
+/// Gives nodes on copied disks empty ones, as their log tells an operator to do.
 pub fn replace_stale_disks(world: &mut World) {
     for at in 0..world.size {
         if world.nodes[at].stale_disk.is_some() {
@@ -60,7 +60,7 @@ pub fn replace_stale_disks(world: &mut World) {
     }
 }
 
-/// Whether all others have heard of a life of this node since its disk was copied.
+/// Whether all peers have recorded a boot of this node that is later than its copied disk.
 fn later_boot_is_known(world: &World, at: usize) -> bool {
     let node = &world.nodes[at];
     let Some(disk_copy) = &node.disk_copy else { return false };
@@ -72,21 +72,22 @@ fn later_boot_is_known(world: &World, at: usize) -> bool {
         && (0..world.size).filter(|other| *other != at).all(|other| knows(&other))
 }
 
+/// Replaces the disk of a node by its older copy.
 fn restore(world: &mut World, at: usize) {
-    world.trace(|| format!("the disk of n{at} is brought back from a copy"));
+    world.trace(|| format!("the disk of n{at} is restored from a copy"));
     let mut rng = world.copy_rng.fork();
     nemesis::lose_disk(world, at);
     let node = &mut world.nodes[at];
     if let Some(disk_copy) = &node.disk_copy {
         node.engine = disk_copy.engine.after_crash(&mut rng);
         node.stale_disk = Some(StaleDisk { raft_id: disk_copy.table.raft_id, last: None });
-        // It does not come under a new raft id.
+        // The raft id is not a new one to the checks.
         node.table = disk_copy.table.clone();
     }
     world.after(100, Event::Restart(at));
 }
 
-/// The copy starts elsewhere, and what it was made of goes on.
+/// Starts a copy at another address, while the original runs on.
 fn start_copy(world: &mut World, at: usize) {
     let mut rng = world.copy_rng.fork();
     let Some(DiskCopy { engine, table }) = &world.nodes[at].disk_copy else { return };
@@ -95,7 +96,7 @@ fn start_copy(world: &mut World, at: usize) {
     let beside = world.nodes.len();
     world.trace(|| format!("n{beside} starts on a copy of the disk of n{at}"));
     let mut node = world.node(engine, at);
-    // No node of the world is ever there.
+    // Port 0 is the address of no other node.
     (node.table, node.stale_disk, node.port) = (table, stale_disk, 0);
     world.nodes.push(node);
     world.after(1, Event::Restart(beside));

@@ -1,10 +1,8 @@
-//! How much the disks have left, and what a leader that was told so proposes.
+//! Free disk space: in a fifth of the seeds disks fall below their reserve or their floor and rise again.
 //!
-//! Why: before a disk is full, the leader refuses what would need more of it. That it does is seen in its log, whatever it
-//! answers.
+//! Invariants: what a node tells of its disk is handed in without a turn of the receiver, so that it has no other effect.
 //!
-//! Laws: in some seeds disks fall below their reserve and come back above it. What this page draws, it draws from a source
-//! of its own. A word on its way is handed in without a turn, so that it changes nothing but what it says.
+//! See also: `checks::disk_space` for what a leader that was told may propose.
 
 use std::collections::BTreeMap;
 
@@ -15,22 +13,22 @@ use crate::checks;
 use crate::world::outbox::Process;
 use crate::world::{Event, World};
 
-/// What every disk has left as long as nothing happens to it, with its reserve.
+/// The free space of a disk without a fault, with its reserve.
 pub const PLENTY: DiskSpace = DiskSpace { free_bytes: 1 << 40, reserve_bytes: 1 << 28 };
 
-/// What is left of a disk below its reserve, and of one below its floor.
+/// The free space of a disk below its reserve, and of one below its floor.
 const BELOW_RESERVE: DiskSpace = DiskSpace { free_bytes: 3 << 26, reserve_bytes: 1 << 28 };
 const BELOW_FLOOR: DiskSpace = DiskSpace { free_bytes: 1 << 26, reserve_bytes: 1 << 28 };
 
-/// What one life of a node was told: by whom, what, and when.
+/// What a process was told: the free space by raft id, and when it was told.
 pub type PeerSpace = BTreeMap<u64, (DiskSpace, u64)>;
 
-/// Whether disks fall below their reserve in this seed.
+/// Whether the free space of disks changes in this seed.
 pub fn disks_fill(seed: u64) -> bool {
     seed % 5 == 4
 }
 
-/// Something happens to a disk.
+/// Changes the free space of a disk.
 pub fn act(world: &mut World) {
     if !world.faults {
         return;
@@ -47,12 +45,12 @@ pub fn act(world: &mut World) {
     world.nodes[at].engine.set_space(space);
 }
 
-/// Every disk has enough again.
+/// Gives every disk enough free space.
 pub fn heal(world: &mut World) {
     world.nodes.iter().for_each(|node| node.engine.set_space(PLENTY));
 }
 
-/// A node tells a member what it has left.
+/// Sends a node's free space to a member.
 pub fn send(world: &mut World, process: Process, to: u64, space: DiskSpace) {
     let table = &world.nodes[process.0].table;
     let (from, cluster) = (table.raft_id, table.cluster_id);
@@ -64,11 +62,11 @@ pub fn send(world: &mut World, process: Process, to: u64, space: DiskSpace) {
     }
 }
 
-/// A node hears what a member has left.
+/// Hands a node the free space of a member.
 pub fn receive(world: &mut World, at: usize, from: u64, space: DiskSpace) {
     let now = world.now + world.nodes[at].clock_offset;
     let told_at = world.now;
-    // The word of a node that is no member yet counts for nothing.
+    // A node that is no member is not believed.
     let is_member = checks::status(world, at).is_some_and(|status| status.members.iter().any(|m| m.raft_id == from));
     let node = &mut world.nodes[at];
     if let Some(driver) = &mut node.driver {

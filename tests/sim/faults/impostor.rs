@@ -1,8 +1,8 @@
-//! Somebody who reaches the peer outbox and speaks as a member does, without being one.
+//! The impostor: a host that reaches the peer port and speaks in the name of a member.
 //!
-//! Laws: a stranger knows ids, names and addresses, and reads what passes. It says what no member says, which nobody may
-//! believe, and what a member may say that moves nothing but terms. It does not acknowledge, append or commit as a member
-//! does: who does that is one, until logins tell them apart. Nobody hears it once faults have ended.
+//! Invariants: it knows ids, names and addresses, and reads all messages. It sends what no member sends, which no node may
+//! believe, and what a member may send that changes terms alone. It does not acknowledge, append or commit as a member
+//! does, since without logins nothing tells it apart then. It is silent once faults have ended.
 
 use huskv::consensus::Input;
 use huskv::model::{Probe, StateDigest};
@@ -11,10 +11,10 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use crate::checks;
 use crate::world::World;
 
-/// How much a term is raised at most in a run: so little that two nodes of which one was down still believe each other.
+/// By how much the impostor raises a term, once in a run: so little that nodes still believe each other's terms.
 const TERM_STEP: u64 = 1 << 18;
 
-/// One word of a stranger to a node that is a member.
+/// Sends one message to a member, in the name of another.
 pub fn act(world: &mut World) {
     let count = world.size as u64;
     let at = usize::try_from(world.rng.below(count)).expect("small");
@@ -31,6 +31,7 @@ pub fn act(world: &mut World) {
         |msg_type| Message { msg_type, from, to: status.raft_id, term: status.term.max(1), ..Message::default() };
     let (index, digest) = (status.applied_index + world.rng.below(20), world.rng.next());
     let cluster_id = status.cluster_id;
+    // Each of these must be refused, verified with other voters, or without effect.
     let (what, input) = match world.rng.below(8) {
         0 => {
             let term = (1 << 62) + world.rng.below(1000);
@@ -54,7 +55,7 @@ pub fn act(world: &mut World) {
             ("a question", Input::Probe { probe, reply: Box::new(drop) })
         }
         6 => {
-            // Farther than whatever is on its way to a node that was paused.
+            // Farther ahead than any append that may still be under way to a paused node.
             let index = status.last_log_index + (1 << 20);
             let entry = Entry { index: index + 1, term: status.term, ..Entry::default() };
             let (log_term, entries) = (status.term, vec![entry].into());
@@ -71,6 +72,6 @@ pub fn act(world: &mut World) {
             ("a higher term", Input::Step(Box::new(Message { term, ..message(MessageType::MsgHeartbeat) })))
         }
     };
-    world.trace(|| format!("a stranger tells n{at} {what}, as {from}"));
+    world.trace(|| format!("the impostor sends n{at} {what}, as {from}"));
     world.input(at, input);
 }

@@ -1,4 +1,17 @@
-//! What goes wrong, drawn from the seed.
+//! The nemesis: one fault after the other, drawn from the seed.
+//!
+//! | of 16 | fault |
+//! |---|---|
+//! | 1 | a node is down for up to 8 s |
+//! | 4 | a node crashes between two of its next 40 effects |
+//! | 1 | all nodes are down for up to 2 s |
+//! | 2 | a node is paused |
+//! | 2 | a node is cut off, one way or both |
+//! | 2 | all links are whole again |
+//! | 1 | a disk fails within its next 40 writes |
+//! | 1 | a node moves to another address |
+//! | 1 | the second operator acts |
+//! | 1 | a node loses its disk |
 
 use huskv::consensus::Input;
 use huskv::model::{PeerTable, State};
@@ -10,10 +23,10 @@ use crate::workload::operators;
 use crate::world::disk::{Fault, SimEngine};
 use crate::world::{Event, World};
 
-/// How long a node that is told to stop may take, as the real one does.
+/// The time within which a node that is told to stop ends, as a real one does.
 const STOP_LIMIT: u64 = 3000;
 
-/// One fault, or the end of one.
+/// Injects one fault, or ends one.
 pub fn act(world: &mut World) {
     if !world.faults {
         return;
@@ -28,6 +41,7 @@ pub fn act(world: &mut World) {
     match world.rng.below(16) {
         0 if world.nodes[at].driver.is_some() => crash_for(world, at, 8000),
         1..=4 => {
+            // Not at once: the crash comes between two effects of a later turn, which is where recovery is hard.
             let effects = world.rng.below(40);
             world.trace(|| format!("n{at} will crash after {effects} effects"));
             world.nodes[at].engine.set_fault(Fault::CrashAfter(effects));
@@ -46,19 +60,21 @@ pub fn act(world: &mut World) {
             world.nodes[at].engine.set_fault(Fault::FailAfter(effects));
             world.nodes[at].disk_fails_until = world.now + full;
         }
+        // Without `follow_moves` an operator must record the address, so the cluster must be whole enough for that.
         13 if world.follow_moves || operators::settled(world) => {
-            // Where the members find it is found out when it is back.
+            // How its peers find it at the new address is for the node itself to bring about.
             world.nodes[at].port += 1;
             world.trace(|| format!("n{at} moves"));
             crash_for(world, at, 3000);
         }
         14 => operators::interfere(world, at),
+        // A lost disk is a lost vote, and a second one beside it would be a lost majority.
         15 if operators::settled(world) => wipe(world, at),
         _ => stop(world, at),
     }
 }
 
-/// A node is told to stop, as a signal does it: it hands over, answers whoever waits, and makes everything durable.
+/// Tells a node to stop, as a signal does: it transfers the leadership, answers waiting clients, and syncs everything.
 pub fn stop(world: &mut World, at: usize) {
     if world.nodes[at].driver.is_some() {
         world.trace(|| format!("n{at} is told to stop"));
@@ -67,14 +83,14 @@ pub fn stop(world: &mut World, at: usize) {
     }
 }
 
-/// A node does nothing for a while.
+/// Pauses a node.
 pub fn pause(world: &mut World, at: usize, span: u64) {
     let until = world.now + span;
     world.trace(|| format!("n{at} is paused until {until}"));
     world.nodes[at].paused_until = until;
 }
 
-/// A leader has proposed a change of the membership: now another operator asks for something.
+/// Lets the second operator act soon after a leader has proposed a membership change.
 pub fn on_membership_proposal(world: &mut World) {
     if world.faults && world.rng.chance(20) {
         let (at, soon) = (world.rng.below(world.size as u64), 1 + world.rng.below(30));
@@ -82,8 +98,7 @@ pub fn on_membership_proposal(world: &mut World) {
     }
 }
 
-/// Somebody asks for a change of the membership: a node falls behind now and will find it in the middle of what it has to
-/// apply.
+/// Slows a node down when a membership change is requested, so that the change is amid much that it has yet to apply.
 pub fn on_membership_request(world: &mut World) {
     if !world.faults || !world.slow || world.rng.chance(40) {
         return;
@@ -97,15 +112,16 @@ pub fn on_membership_request(world: &mut World) {
     }
 }
 
-/// A follower that has much to apply hears nobody until its leader has compacted its log beyond the follower's: then a copy of
-/// the state meets what is committed and not applied.
+/// Cuts a follower that has much to apply off until its leader has compacted the log beyond the follower's.
+///
+/// Then a snapshot arrives at a node that knows entries to be committed which it has not applied.
 pub fn fall_behind(world: &mut World, at: usize) {
     let Some(status) = checks::status(world, at).filter(|status| status.state == State::Follower) else { return };
     if !world.faults || status.applied_index + 3 > status.commit_index {
         return;
     }
     let (applied, commit) = (status.applied_index, status.commit_index);
-    world.trace(|| format!("n{at} has applied {applied} of {commit} and hears nobody"));
+    world.trace(|| format!("n{at} has applied {applied} of {commit} and is cut off"));
     for other in (0..world.size).filter(|other| *other != at) {
         world.cut_links.insert((other, at));
     }
@@ -113,7 +129,7 @@ pub fn fall_behind(world: &mut World, at: usize) {
     world.after(until, Event::HealLinks);
 }
 
-/// A node goes down for a while.
+/// Crashes a node, and starts it again after up to `at_most` ms.
 pub fn crash_for(world: &mut World, at: usize, at_most: u64) {
     if world.nodes[at].driver.is_some() {
         world.crash(at);
@@ -122,13 +138,13 @@ pub fn crash_for(world: &mut World, at: usize, at_most: u64) {
     }
 }
 
-/// All links are whole.
+/// Makes all links whole.
 pub fn heal_links(world: &mut World) {
     world.trace(|| "all links are whole".into());
     world.cut_links.clear();
 }
 
-/// A node hears nobody, is not heard, or both, to some of the others.
+/// Cuts links of a node to most of the others: outwards, inwards, or both.
 fn cut_off(world: &mut World, at: usize) {
     let (out, back) = (world.rng.chance(70), world.rng.chance(70));
     for other in 0..world.size {
@@ -141,7 +157,7 @@ fn cut_off(world: &mut World, at: usize) {
             }
         }
     }
-    // Often so short that the log still reaches whoever was away.
+    // Often so short that the leader's log still reaches back to where the node was.
     if world.rng.chance(60) {
         let short = 800 + world.rng.below(3000);
         world.after(short, Event::HealLinks);
@@ -149,7 +165,7 @@ fn cut_off(world: &mut World, at: usize) {
     world.trace(|| format!("n{at} is cut off, outwards {}, inwards {back}", out || !back));
 }
 
-/// A node loses its disk, and may come back elsewhere.
+/// Takes a node's disk away; it comes back with an empty one, in 30 of 100 cases at another address.
 pub fn wipe(world: &mut World, at: usize) {
     world.trace(|| format!("n{at} loses its disk"));
     lose_disk(world, at);
@@ -162,7 +178,7 @@ pub fn wipe(world: &mut World, at: usize) {
     world.after(down, Event::Restart(at));
 }
 
-/// What a node's disk held is gone, and with it what it had promised.
+/// Forgets what a lost disk held, and with it all that bound the node.
 pub fn lose_disk(world: &mut World, at: usize) {
     world.operators.wiped = Some(at);
     world.operators.complete = false;

@@ -1,9 +1,8 @@
-//! A member that is broken: it sends on what no client may ask for, and asks others to append what cannot be decoded.
+//! The rogue member: it forwards requests that no client may make, and replicates entries that cannot be decoded.
 //!
-//! Laws: nothing of that is done, and no node stops over it, now or at a restart. What it draws, it draws from a source of
-//! its own.
+//! Invariants: nothing of that is applied, and no node ends because of it, neither at once nor at its next start.
 //!
-//! Not here: strangers, and what a member can do that any sound one may (`SECURITY`: acknowledge, lead, vote).
+//! See also: `impostor`; `SECURITY.md` for what a rogue member can do all the same (acknowledge, lead, vote).
 
 use huskv::consensus::{Hop, Input};
 use huskv::model::{
@@ -16,10 +15,10 @@ use crate::rng::Rng;
 use crate::world::outbox::Reply;
 use crate::world::{Event, World};
 
-/// Of 100 appends, how many come in a spoiled form first.
-const SPOILED: u64 = 3;
+/// Of 100 appends, how many are preceded by a corrupt form of them.
+const CORRUPT_PERCENT: u64 = 3;
 
-/// Asks a member for something that is never done.
+/// Sends a member a request that must be refused.
 pub fn act(world: &mut World) {
     let pause = 200 + world.rogue_rng.below(1500);
     world.after(pause, Event::RogueMember);
@@ -39,11 +38,11 @@ pub fn act(world: &mut World) {
     world.input(at, Input::Request { request, deadline, hop: Hop::Leader, to, reply });
 }
 
-/// What was asked for was answered: it must be refused, and without an effect.
+/// Checks that such a request was refused as `not_applied`.
 pub fn answered(world: &mut World, at: usize, result: Result<Answer, Refusal>) {
     match result {
         Err(refusal) if refusal.outcome == Outcome::NotApplied => {}
-        other => world.fail(format!("n{at} comes to {other:?} over what no client may ask for")),
+        other => world.fail(format!("n{at} comes to {other:?} for a request that no client may make")),
     }
 }
 
@@ -51,7 +50,7 @@ fn binary(bytes: &'static str) -> Value {
     Value::binary(bytes)
 }
 
-/// A request that no client may make.
+/// Draws a request that no client may make.
 fn illegal(rng: &mut Rng) -> Request {
     let json = Value { content_type: "application/json".into(), ..binary("1,\"x\":2") };
     let put = |value| Command::Put { key: "k".into(), value, condition: Condition::Always, ttl: None };
@@ -80,8 +79,8 @@ fn illegal(rng: &mut Rng) -> Request {
     }
 }
 
-/// An entry that no node could apply, in the port of a sound one.
-fn spoil(rng: &mut Rng, entry: &mut Entry) {
+/// Makes an entry one that no node could apply.
+fn corrupt(rng: &mut Rng, entry: &mut Entry) {
     let member = Member {
         name: "n9".into(),
         raft_id: 9,
@@ -97,7 +96,7 @@ fn spoil(rng: &mut Rng, entry: &mut Entry) {
             entry.set_entry_type(EntryType::EntryConfChange);
             (entry.data, entry.context) = (Vec::new().into(), vec![9].into());
         }
-        // What it is to raft is to add the voter 0.
+        // A conf change without data: to raft it adds the voter 0.
         _ => {
             entry.set_entry_type(EntryType::EntryConfChange);
             let context = codec::encode(&MemberChange::Set(member));
@@ -106,24 +105,24 @@ fn spoil(rng: &mut Rng, entry: &mut Entry) {
     }
 }
 
-/// A spoiled form of an append, now and then.
-pub fn spoiled(world: &mut World, message: &Message) -> Option<Message> {
+/// Draws whether a corrupt form of an append is sent before it, and makes it.
+pub fn corrupt_append(world: &mut World, message: &Message) -> Option<Message> {
     let append = message.get_msg_type() == MessageType::MsgAppend && !message.entries.is_empty();
-    if !world.faults || !append || !world.rogue_rng.chance(SPOILED) {
+    if !world.faults || !append || !world.rogue_rng.chance(CORRUPT_PERCENT) {
         return None;
     }
     let mut message = message.clone();
     let last = message.entries.len() - 1;
-    spoil(&mut world.rogue_rng, &mut message.mut_entries()[last]);
+    corrupt(&mut world.rogue_rng, &mut message.mut_entries()[last]);
     Some(message)
 }
 
-/// Asks a node to propose what cannot be decoded, by a message of raft that never travels.
+/// Asks a node to propose what cannot be decoded, by a raft message that is never sent between sound nodes.
 fn propose(world: &mut World, at: usize) {
     let to = world.nodes[at].table.raft_id;
     let Some(from) = world.nodes[at].table.peers.first().map(|(id, _, _)| *id) else { return };
     let mut entry = Entry::default();
-    spoil(&mut world.rogue_rng, &mut entry);
+    corrupt(&mut world.rogue_rng, &mut entry);
     let msg_type = MessageType::MsgPropose;
     let message = Message { msg_type, from, to, entries: vec![entry].into(), ..Message::default() };
     world.input(at, Input::Step(Box::new(message)));

@@ -1,7 +1,7 @@
-//! What one turn does at most, on a node whose clock moves on whenever it is looked at.
+//! The bound of one turn, on a node whose clock moves whenever the driver reads it.
 //!
-//! Why: heartbeats leave between turns. What a turn does must be bounded by bytes on a fast machine and by time on a slow
-//! one, however much is committed at once.
+//! Why: heartbeats leave between turns. So a turn must be bounded by bytes on a fast machine and by time on a slow one,
+//! however much is committed at once.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,13 +16,13 @@ use crate::world::World;
 /// The bytes of a value.
 const VALUE: usize = 64 << 10;
 
-/// How many values one transaction reads.
+/// The number of values that a transaction reads.
 const VALUES: usize = 16;
 
-/// How many transactions are asked for at once.
+/// The number of transactions sent at once.
 const TRANSACTIONS: u64 = 32;
 
-/// Turns until all of them are applied, where each clock_step at the clock takes `clock_step` ms and a turn may read `work` bytes.
+/// Counts the turns until all are applied, where each read of the clock takes `clock_step` ms and a turn may read `work` bytes.
 fn turns(clock_step: Millis, work: usize) -> Result<u64, String> {
     let mut world = World::new(1, 1, Trace::Off);
     world.apply_work = Some(work);
@@ -48,6 +48,7 @@ fn turns(clock_step: Millis, work: usize) -> Result<u64, String> {
         world.drive(0, |_, _| Ok(()));
         turns += 1;
         let now = applied(&mut world)?;
+        // A turn ends after the entry that exceeds its budget, so it applies at least one.
         let most = (work / (VALUE * VALUES)).max(1) as u64;
         if now - last > most || turns > 10 * TRANSACTIONS {
             return Err(format!("a turn applies {} transactions, {most} are allowed; turn {turns}", now - last));
@@ -62,7 +63,7 @@ fn write(world: &mut World, command: Command) {
     world.drive(0, |_, _| Ok(()));
 }
 
-/// Hands a write in without a turn.
+/// Hands node 0 a write without a turn.
 fn offer(world: &mut World, command: Command) {
     let now = world.now + world.nodes[0].clock_offset;
     let answers = Arc::new(Mutex::new(0));
@@ -82,7 +83,7 @@ fn applied(world: &mut World) -> Result<u64, String> {
     checks::status(world, 0).map(|status| status.applied_index).ok_or_else(|| "the node is down".into())
 }
 
-/// Bounded by work where time stands still, and by time where work is cheap.
+/// Checks the bound by work while time stands still, and the bound by time while work is cheap.
 pub fn are_bounded() -> Result<(), String> {
     let all = VALUE * VALUES * TRANSACTIONS as usize;
     let (by_work, at_once, by_time) = (turns(0, all / 8)?, turns(0, all)?, turns(25, all)?);

@@ -1,4 +1,4 @@
-//! Joins that are never finished, one scene each: the node must come back as what it was, with its data.
+//! Joins that are never finished: the node must go back to its previous incarnation, with its data.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,8 +12,8 @@ use crate::trace::Trace;
 use crate::workload::standalone;
 use crate::world::World;
 
-/// Two nodes, each alone; the second holds something. The raft id under which it does.
-fn two(seed: u64) -> Result<(World, u64), Failed> {
+/// Creates two nodes, each alone. Node 1 stores a key; its raft id is returned.
+fn two_standalone_nodes(seed: u64) -> Result<(World, u64), Failed> {
     let mut world = World::new(seed, 2, Trace::Off);
     until(&mut world, 5_000, "both lead themselves", |world| {
         (0..2).all(|at| checks::status(world, at).is_some_and(|status| status.state == State::Leader))
@@ -24,6 +24,7 @@ fn two(seed: u64) -> Result<(World, u64), Failed> {
     Ok((world, raft_id))
 }
 
+/// Whether node 1 leads itself under this raft id, and holds what it has stored.
 fn holds_its_own(world: &mut World, raft_id: u64) -> bool {
     let Some(status) = checks::status(world, 1) else { return false };
     let Some(own) = world.nodes[1].own_write.clone() else { return false };
@@ -32,24 +33,23 @@ fn holds_its_own(world: &mut World, raft_id: u64) -> bool {
         && checks::stored(world, 1).contains_key(own.key.as_bytes())
 }
 
-/// A request that a peer has sent to another raft id than this node has now: it must not be done here, where it would be
-/// acknowledged, and its sender may try again.
-pub fn a_request_for_what_it_was() -> Result<(), Failed> {
-    let (mut world, raft_id) = two(2)?;
-    let heard = Arc::new(Mutex::new(Vec::new()));
+/// A request to another raft id than the node has is refused as `not_applied`, so its sender may try again.
+pub fn a_request_to_another_raft_id() -> Result<(), Failed> {
+    let (mut world, raft_id) = two_standalone_nodes(2)?;
+    let answers = Arc::new(Mutex::new(Vec::new()));
     for (to, key) in [(raft_id + 1, "other"), (raft_id, "own")] {
-        let heard = Arc::clone(&heard);
+        let answers = Arc::clone(&answers);
         let reply = Box::new(move |result: Result<Answer, Refusal>| {
-            heard.lock().expect("one thread").push(result.map_err(|refusal| (refusal.code, refusal.outcome)));
+            answers.lock().expect("one thread").push(result.map_err(|refusal| (refusal.code, refusal.outcome)));
         });
         let request = Request::Write(Command::put(key, "v").into());
         let deadline = world.now + world.nodes[1].clock_offset + 5_000;
         world.input(1, Input::Request { request, deadline, hop: Hop::Leader, to, reply });
     }
-    until(&mut world, 5_000, "both are answered", |_| heard.lock().expect("one thread").len() == 2)?;
+    until(&mut world, 5_000, "both are answered", |_| answers.lock().expect("one thread").len() == 2)?;
     let stored = checks::stored(&world, 1);
-    let heard = heard.lock().expect("one thread");
-    match heard.as_slice() {
+    let answers = answers.lock().expect("one thread");
+    match answers.as_slice() {
         [Err((Code::NoLeader, Outcome::NotApplied)), Ok(_)]
             if !stored.contains_key(&b"other"[..]) && stored.contains_key(&b"own"[..]) =>
         {
@@ -59,19 +59,20 @@ pub fn a_request_for_what_it_was() -> Result<(), Failed> {
     }
 }
 
-/// The leader dies at some moment after the flip. Without the state the node goes back; with it, it stays.
+/// The leader dies after the joiner has switched its incarnation. Without the cluster's state it goes back, with it it stays.
 pub fn the_leader_dies() -> Result<(), Failed> {
     let (mut back, mut stayed) = (0, 0);
     for seed in 1..60 {
-        let (mut world, raft_id) = two(seed)?;
+        let (mut world, raft_id) = two_standalone_nodes(seed)?;
         join(&mut world, 1, 10_000);
-        until(&mut world, 5_000, "it is adopted", |world| world.nodes[1].table.cluster_id == world.cluster)?;
+        until(&mut world, 5_000, "it accepts the offer", |world| world.nodes[1].table.cluster_id == world.cluster)?;
+        // The leader dies up to 15 events later, so the seeds cover each step of the join.
         for _ in 0..seed % 16 {
             let soon = world.now + 1_000;
             world.step(soon);
         }
         world.crash(0);
-        // A copy that is on its way may still arrive.
+        // A snapshot that is under way may still arrive.
         let soon = world.now + 600;
         until(&mut world, 1_000, "some time", |world| world.now >= soon)?;
         let status = checks::status(&mut world, 1).ok_or("it is up")?;
@@ -80,17 +81,17 @@ pub fn the_leader_dies() -> Result<(), Failed> {
             continue;
         }
         back += 1;
-        let kept = status.previous.ok_or("what is kept is in its status")?;
-        if kept.raft_id != raft_id || kept.goes_back_in_ms > world.join_wait {
-            return Err(format!("seed {seed}: it keeps {kept:?}").into());
+        let previous = status.previous.ok_or("the previous incarnation is in its status")?;
+        if previous.raft_id != raft_id || previous.goes_back_in_ms > world.join_wait {
+            return Err(format!("seed {seed}: its previous incarnation is {previous:?}").into());
         }
         if seed % 2 == 0 {
-            // The time counts anew after a restart.
+            // After a restart the node waits the whole time again.
             world.crash(1);
             world.boot(1);
-            let kept = checks::status(&mut world, 1).and_then(|status| status.previous);
-            if kept.is_none_or(|kept| kept.goes_back_in_ms + 100 < world.join_wait) {
-                return Err(format!("seed {seed}: restarted, it keeps {kept:?}").into());
+            let previous = checks::status(&mut world, 1).and_then(|status| status.previous);
+            if previous.is_none_or(|previous| previous.goes_back_in_ms + 100 < world.join_wait) {
+                return Err(format!("seed {seed}: restarted, its previous incarnation is {previous:?}").into());
             }
         }
         let abandoned = status.raft_id;
@@ -107,22 +108,22 @@ pub fn the_leader_dies() -> Result<(), Failed> {
             let joined = ids.len() == 2 && status.members.iter().all(|member| member.role == Role::Voter);
             joined && !ids.contains(&abandoned) && !ids.contains(&raft_id)
         })?;
-        until(&mut world, 5_000, "its own data is gone with that", |world| {
+        until(&mut world, 5_000, "its previous data is gone then", |world| {
             checks::stored(world, 1).is_empty() && world.nodes[1].engine.journal(raft_id, |_| ()).is_none()
         })?;
     }
     if back < 10 || stayed < 10 {
-        return Err(format!("the scene shows too little: {back} went back, {stayed} stayed").into());
+        return Err(format!("the scenario shows too little: {back} went back, {stayed} stayed").into());
     }
     Ok(())
 }
 
-/// The leader gives the join up before the node is in its table, and tells it.
+/// The leader gives the join up before the node is in its table, and tells the node so.
 pub fn the_leader_ends_it() -> Result<(), Failed> {
     let mut ended = 0;
-    // Those with which a node waits long, so that it is the leader's word that brings it back.
+    // Seeds with which a joiner waits 60 s, so that only the leader's message brings it back in time.
     for seed in (2..180).step_by(3) {
-        let (mut world, raft_id) = two(seed)?;
+        let (mut world, raft_id) = two_standalone_nodes(seed)?;
         join(&mut world, 1, 1 + seed % 9);
         let end = world.now + 2_000;
         let mut adopted = false;

@@ -1,7 +1,7 @@
 //! Scripted scenarios over the real driver: text in, text out, in `tests/scenarios`.
 //!
-//! Why: a seed shows that something holds, a script shows what happens. A line that begins with `> ` is a command, the
-//! lines under it are what it prints, and both are compared with the file. With `SCENARIO_REWRITE=1` the file is written.
+//! Why: a seed shows that something holds, a script shows what happens. A line that begins with `> ` is a command, and the
+//! lines under it are its output, which is compared. With `SCENARIO_REWRITE=1` the output is written into the file.
 //!
 //! Invariants: the world is that of the seeds, with all its checks, and without faults but those of the script.
 //!
@@ -28,10 +28,10 @@ use crate::faults::nemesis;
 use crate::trace::Trace;
 use crate::world::World;
 
-/// How long a request may take where the script says nothing of it.
+/// The time that a request may take, where the script does not say.
 const WITHIN: u64 = 10_000;
 
-/// A trial for each script.
+/// One trial for each script.
 pub fn trials() -> Vec<Trial> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -44,6 +44,7 @@ pub fn trials() -> Vec<Trial> {
         .collect()
 }
 
+/// Runs a script, and compares its output with the file.
 fn play(path: &Path) -> Result<(), Failed> {
     let script = std::fs::read_to_string(path)?;
     let (mut played, mut world) = (String::new(), None);
@@ -69,7 +70,7 @@ fn play(path: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Carries a command out; what it prints, each line with its end.
+/// Runs a command, and returns its output.
 fn run(state: &mut Option<World>, command: &str) -> Result<String, Failed> {
     let words: Vec<&str> = command.split(' ').collect();
     if let ["cluster", voters, "of", nodes] = words.as_slice() {
@@ -120,6 +121,7 @@ fn run(state: &mut Option<World>, command: &str) -> Result<String, Failed> {
     }
 }
 
+/// Injects the fault of a command.
 fn fault(world: &mut World, words: &[&str]) -> Result<(), Failed> {
     match words {
         ["crash", at] => world.crash(node(at)?),
@@ -150,7 +152,7 @@ fn node(name: &str) -> Result<usize, Failed> {
     Ok(name.strip_prefix('n').ok_or("no node has this name")?.parse()?)
 }
 
-/// The first nodes as voters, led by the first of them.
+/// Creates a cluster of the first nodes, led by node 0.
 fn cluster(voters: usize, nodes: usize) -> Result<World, Failed> {
     let mut world = World::new(2, nodes, Trace::Off);
     let alone = |world: &mut World| {
@@ -176,7 +178,7 @@ fn refused(refusal: &Refusal) -> String {
     format!("{}: {outcome}", refusal.code.as_str())
 }
 
-/// Hands a node a request and waits for the answer.
+/// Sends a node a request, and waits for the answer.
 fn ask(world: &mut World, at: usize, request: Request, within: u64) -> Result<String, Failed> {
     let heard = Arc::new(Mutex::new(None));
     let answer = Arc::clone(&heard);
@@ -224,7 +226,7 @@ fn read(world: &mut World, at: usize, key: &str) -> Result<String, Failed> {
     Ok(output.unwrap_or_default())
 }
 
-/// A line for each node: its state, whom it follows, and the members that it lists.
+/// One line for each node: its state, its leader, and the members that it lists.
 fn nodes(world: &mut World) -> String {
     let lines = (0..world.size).map(|at| {
         let Some(status) = checks::status(world, at) else { return format!("n{at} is down") };
@@ -245,7 +247,7 @@ fn nodes(world: &mut World) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Whether all that are up, and in the first node's cluster, follow one leader and have applied the same.
+/// Whether all running members follow one leader and have applied the same.
 fn agree(world: &mut World) -> bool {
     let all: Vec<Status> = (0..world.size).filter_map(|at| checks::status(world, at)).collect();
     let Some(leader) = all

@@ -1,4 +1,9 @@
-//! Clients: each does one thing after the other, on any node of the cluster, and remembers what it saw.
+//! Clients: each sends one operation after the other to any node of the cluster, and records the answer.
+//!
+//! Invariants: clients draw from a generator of their own, and each operation from one that its number seeds, so that
+//! what one client does shifts no other draw.
+//!
+//! See also: `generator` for what they ask, `history` for what they remember.
 
 use huskv::consensus::{Bounds, Consistency, Fetched, Hop, Input, Listed};
 use huskv::model::{Answer, Code, IdempotencyKey, Outcome, Refusal, Request, Write, Written};
@@ -12,19 +17,19 @@ use crate::workload::registers::{self, KEYS, Observation};
 use crate::world::outbox::Reply;
 use crate::world::{Event, World};
 
-/// How long a request may take, at least and beyond that at most. Long enough to outlive its leader, often.
+/// The time that a request may take: at least the first, and up to the second more. Often longer than its leader lives.
 const DEADLINE: (u64, u64) = (1500, 8000);
 
-/// Of 100 writes, how many have a name.
+/// Of 100 writes, how many have an idempotency key.
 const KEYED_PERCENT: u64 = 25;
 
-/// How long it is until such a write is sent again, at most.
+/// The longest time until such a write is sent again.
 const RETRY_WITHIN: u64 = 4000;
 
-/// How long a client waits for an answer before it does something else.
+/// The time that a client waits for an answer before its next operation.
 const ANSWER_WAIT: u64 = 750;
 
-/// The number of the client that asks for the keys which are looked at in expiry.
+/// The number of the client that puts the keys of `checks::expiry`.
 const EXPIRY_CLIENT: usize = 4;
 
 fn members(world: &World) -> Vec<usize> {
@@ -33,12 +38,12 @@ fn members(world: &World) -> Vec<usize> {
     (0..world.size).filter(is_member).collect()
 }
 
-/// By when a node is to answer, by its own clock.
+/// Draws the deadline of a request, by the clock of the node.
 fn deadline(world: &mut World, at: usize) -> u64 {
     world.now + world.nodes[at].clock_offset + DEADLINE.0 + world.clients.rng.below(DEADLINE.1)
 }
 
-/// Sends a write to a node.
+/// Sends a write to a node, and records the latest deadline by which it may be proposed.
 fn send(world: &mut World, id: u64, at: usize, write: Write) {
     let outbox = world.outbox(at);
     let deadline = deadline(world, at);
@@ -49,7 +54,7 @@ fn send(world: &mut World, id: u64, at: usize, write: Write) {
     world.input(at, Input::Request { request, deadline, hop: Hop::Client, to: 0, reply });
 }
 
-/// A client sends a write that has a name again.
+/// Sends a write with an idempotency key again, to any node, whether or not it was answered.
 pub fn retry(world: &mut World, id: u64) {
     let Some(keyed) = world.clients.keyed.get_mut(&id) else { return };
     keyed.left -= 1;
@@ -70,12 +75,17 @@ pub fn retry(world: &mut World, id: u64) {
     send(world, id, at, write);
 }
 
-/// What is known of a write that has a name, after one more answer; None where that is nothing new.
+/// Merges one more answer into what is known of a write with an idempotency key; `None` where that is nothing new.
+///
+/// The write counts as one operation, however often it was sent. The first result is its result, and every later one must
+/// be the same, marked as replayed. It counts as refused once the last answer is in and all were refusals; it is
+/// `not_applied` only where each of them said so.
 fn merge_answers(world: &mut World, id: u64, result: Result<Answer, Refusal>) -> Option<Result<Answer, Refusal>> {
     let Some(keyed) = world.clients.keyed.get_mut(&id) else { return Some(result) };
     keyed.under_way -= 1;
     match (result, &keyed.first) {
         (Ok(Answer::Written(written)), Some(first)) => {
+            // A repeated write comes to the same result at the same index, and all but one answer are marked as replayed.
             let same = Written { replayed: first.replayed, ..written.clone() } == *first;
             if !same || !(first.replayed || written.replayed) {
                 let failure = format!("op{id} comes to {first:?}, and again to {written:?}");
@@ -90,6 +100,7 @@ fn merge_answers(world: &mut World, id: u64, result: Result<Answer, Refusal>) ->
         (Ok(other), _) => Some(Ok(other)),
         (Err(refusal), first) => {
             keyed.maybe_applied |= refusal.outcome == Outcome::Unknown;
+            // Only after the last answer is it known that no request has succeeded.
             let last = first.is_none() && keyed.left + keyed.under_way == 0;
             let outcome = if keyed.maybe_applied { Outcome::Unknown } else { refusal.outcome };
             last.then_some(Err(Refusal { outcome, ..refusal }))
@@ -97,7 +108,7 @@ fn merge_answers(world: &mut World, id: u64, result: Result<Answer, Refusal>) ->
     }
 }
 
-/// The next thing that a client does.
+/// Begins the next operation of a client.
 pub fn act(world: &mut World, client: usize) {
     if world.clients.stopped {
         return;
@@ -110,9 +121,10 @@ pub fn act(world: &mut World, client: usize) {
     let at = *world.clients.rng.pick(&members);
     let (id, choice, which) = (world.clients.next, world.clients.rng.below(10), world.clients.rng.below(KEYS));
     let called = world.now;
-    // Of its own, so that the draws of others are the same whatever clients invocation for.
+    // Seeded by the number of the operation, so that what it draws shifts no other draw.
     let mut rng = Rng::new(id << 32 ^ called);
     let is_calm = |key| {
+        // Two conditions at once on one register are enough to test them against each other.
         let asked = |open: &&OpenOperation| open.key == key && matches!(open.seen, Seen::Cas { .. } | Seen::Delete(_));
         world.clients.open.values().filter(asked).count() < 2
     };
@@ -122,19 +134,19 @@ pub fn act(world: &mut World, client: usize) {
     world.after(if world.clients.open.contains_key(&id) { wait } else { pause }, Event::Client(client));
 }
 
-/// Puts a key on a node that is to be kept for so long.
+/// Puts a key with a `ttl` through a node.
 pub fn put_with_ttl(world: &mut World, at: usize, name: &'static str, seconds: u64) {
     let (invocation, mut rng) = (generator::put_with_ttl(world.clients.next, name, seconds), world.clients.rng.fork());
     invoke(world, EXPIRY_CLIENT, at, invocation, &mut rng);
 }
 
-/// Lets a key be kept for so long from now on.
+/// Gives a key a new `ttl` through a node.
 pub fn touch(world: &mut World, at: usize, name: &'static str, seconds: u64) {
     let mut rng = world.clients.rng.fork();
     invoke(world, EXPIRY_CLIENT, at, generator::touch(name, seconds), &mut rng);
 }
 
-/// Asks a node for a invocation, which gets the next number.
+/// Begins an operation, which gets the next number.
 fn invoke(world: &mut World, client: usize, at: usize, Invocation { key, seen, request }: Invocation, rng: &mut Rng) {
     let (id, called) = (world.clients.next, world.now);
     world.clients.next += 1;
@@ -155,7 +167,7 @@ fn invoke(world: &mut World, client: usize, at: usize, Invocation { key, seen, r
     send_request(world, id, at, request, bound, rng);
 }
 
-/// Asks a node for what the client wishes. Some writes have a name and are sent more than once.
+/// Sends an operation to a node. Some writes get an idempotency key, and are sent more than once.
 fn send_request(world: &mut World, id: u64, at: usize, request: ClientRequest, bound: Option<u64>, rng: &mut Rng) {
     let outbox = world.outbox(at);
     let bounds = Bounds { max_stale_ms: bound, ..Bounds::default() };
@@ -188,7 +200,7 @@ fn send_request(world: &mut World, id: u64, at: usize, request: ClientRequest, b
     world.input(at, input);
 }
 
-/// A write was answered.
+/// Records the answer to a write.
 pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Refusal>) {
     world.trace(|| format!("op{id} {result:?}"));
     if let Err(refusal) = &result
@@ -203,10 +215,11 @@ pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Ref
     match result {
         Ok(Answer::Written(Written { index, outcome, .. })) => {
             world.clients.acknowledged += 1;
-            // Of one that was sent more than once it is not known who answered.
+            // Which node has answered a write that was sent more than once is not known.
             if !world.clients.keyed.contains_key(&id) {
                 *world.clients.by_node.entry(open.at).or_default() += 1;
             }
+            // One entry is one version: two writes with the same version would be one lost.
             if let Some(other) = world.clients.versions.insert(index, id) {
                 world.fail(format!("op{other} and op{id} were both given version {index}"));
             }
@@ -227,7 +240,7 @@ pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Ref
     }
 }
 
-/// A read was answered.
+/// Records the answer to a read.
 pub fn read(world: &mut World, id: u64, now: u64, result: Result<Fetched, Refusal>) {
     let Some(open) = world.clients.open.remove(&id) else { return };
     world.trace(|| format!("op{id} {result:?}"));
@@ -238,11 +251,11 @@ pub fn read(world: &mut World, id: u64, now: u64, result: Result<Fetched, Refusa
     match registers::item(open.key, fetched.value.as_ref()) {
         Some(_) if open.bound.is_some() => {}
         Some(observations) => record(world, &open, now, vec![observations]),
-        None => world.fail(format!("op{id} reads {:?}, which nobody wrote", fetched.value)),
+        None => world.fail(format!("op{id} reads {:?}, which no client has written", fetched.value)),
     }
 }
 
-/// A page was answered.
+/// Records the answer to a list.
 pub fn listed(world: &mut World, id: u64, now: u64, result: Result<Listed, Refusal>) {
     let Some(open) = world.clients.open.remove(&id) else { return };
     world.trace(|| format!("op{id} {result:?}"));
@@ -250,16 +263,20 @@ pub fn listed(world: &mut World, id: u64, now: u64, result: Result<Listed, Refus
     world.digest = world.digest.rotate_left(5) ^ now ^ (id << 20) ^ listed.page.items.len() as u64;
     check_staleness(world, id, &open, listed.index);
     match registers::page(list, &listed.page, listed.index) {
-        // An old state is whole too, but it is no state of now.
+        // A stale page is one state too, but not the present one, so the checker does not see it.
         Some(_) if *stale => {}
         Some(observations) => record(world, &open, now, observations),
         None => world.fail(format!("op{id} reads a torn page: {listed:?}")),
     }
 }
 
-/// What a stale read with a bound shows was the latest state at some moment within the bound, or since it was asked for.
+/// Checks that a stale read is no older than its bound.
+///
+/// Say `max_stale` is 500 ms, the read begins at 9000 and is answered at 9300. Its state must be the latest one of some
+/// moment since 8800 (500 ms before the answer), so it has at least the index that any node had applied by then.
 fn check_staleness(world: &mut World, id: u64, open: &OpenOperation, index: u64) {
     let Some(bound) = open.bound else { return };
+    // The state must be the latest of some moment from here on.
     let moment = open.called.min(world.now.saturating_sub(bound));
     let known = world.observed.applied_by(moment);
     if index < known {
@@ -269,7 +286,7 @@ fn check_staleness(world: &mut World, id: u64, open: &OpenOperation, index: u64)
     }
 }
 
-/// Remembers what an answer said.
+/// Records what an answer says of registers.
 fn record(world: &mut World, open: &OpenOperation, now: u64, observations: Vec<Observation>) {
     let operation = |seen| Operation { client: open.client, called: open.called, returned: Some(now), seen };
     for observations in observations {

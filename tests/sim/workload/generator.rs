@@ -1,12 +1,9 @@
-//! What clients want of the store: as commands and reads of a node, and as changes of the registers that are checked.
+//! The generator of client operations: each as a request to a node, and as an operation on a register.
 //!
-//! Why: the checker looks at one register at a time. Two keys that are only ever written together are one of them, the
-//! pair, so what a transaction, a page or a removal by prefix tears apart is seen there.
+//! Invariants: every value is the number of its operation, so a condition on a version is one on the value that was written
+//! there.
 //!
-//! Laws: every value is the number of its operation, so a condition on a version is one on the value that was written
-//! there. What a wish draws, it draws from a source of its own.
-//!
-//! Not here: when and on which node clients ask (`clients`).
+//! See also: `clients` for when and to which node an operation is sent, `registers` for the keys.
 
 use bytes::Bytes;
 use huskv::model::{Check, Command, Condition, List, Operation, Test, Ttl, Txn, Value, after_prefix};
@@ -15,23 +12,24 @@ use crate::linear::Seen;
 use crate::rng::Rng;
 use crate::workload::registers::{FIRST, LatestSeen, PAIR, SECOND, TTL_KEYS, key};
 
-/// One wish.
+/// An operation before it is sent.
 pub struct Invocation {
     pub key: u64,
     pub seen: Seen,
     pub request: ClientRequest,
 }
 
-/// ClientRequest it is asked for.
+/// The request that it is sent as.
 pub enum ClientRequest {
     Write(Command),
     Read(Bytes),
     Page { list: List, stale: bool },
 }
 
-/// What a client wishes for: a change in 5 of 10 choices, a removal in 1, else a read.
-/// Where `is_calm` is not true of a register, it is put or read only: many conditions under way at once on one register, all
-/// of unknown outcome, would tangle its history beyond what can be searched.
+/// Draws an operation: a change in 5 of 10 choices, a deletion in 1, else a read.
+///
+/// A register for which `is_calm` is false is put or read only: many conditions of unknown outcome at once on one register
+/// would make its history too costly to check.
 pub fn draw(
     id: u64,
     choice: u64,
@@ -73,7 +71,7 @@ fn change(id: u64, which: u64, rng: &mut Rng, known: &LatestSeen, is_calm: impl 
     Invocation { key, seen, request }
 }
 
-/// A touch never shortens what a put has asked for.
+/// Draws a put or a touch with a `ttl`. A touch never shortens the `ttl` of a put.
 fn write_with_ttl(id: u64, rng: &mut Rng) -> Invocation {
     let (key, condition) = (Bytes::from(format!("t{}", rng.below(2))), Condition::Always);
     let seconds = |from: u64, rng: &mut Rng| ttl(from + rng.below(6));
@@ -85,14 +83,14 @@ fn write_with_ttl(id: u64, rng: &mut Rng) -> Invocation {
     Invocation { key: TTL_KEYS, seen, request: ClientRequest::Write(command) }
 }
 
-/// That a key of this name is kept for so long.
+/// A put of this key with a `ttl`.
 pub fn put_with_ttl(id: u64, name: &'static str, seconds: u64) -> Invocation {
     let (key, ttl) = (Bytes::from_static(name.as_bytes()), Some(ttl(seconds)));
     let command = Command::Put { key, value: value(id), condition: Condition::Always, ttl };
     Invocation { key: TTL_KEYS, seen: Seen::Put(id), request: ClientRequest::Write(command) }
 }
 
-/// That it is kept for so long from now on.
+/// A touch of this key.
 pub fn touch(name: &'static str, seconds: u64) -> Invocation {
     let key = Bytes::from_static(name.as_bytes());
     let command = Command::Touch { key, ttl: ttl(seconds), condition: Condition::Always };
@@ -103,7 +101,7 @@ fn ttl(seconds: u64) -> Ttl {
     Ttl(u32::try_from(seconds).expect("small"))
 }
 
-/// For request many milliseconds what a command writes is to be kept, if it says so.
+/// The `ttl` of a put, in milliseconds.
 pub fn ttl_ms(command: &Command) -> Option<u64> {
     match command {
         Command::Put { ttl: Some(ttl), .. } => Some(ttl.from(0)),
@@ -148,7 +146,7 @@ fn value(id: u64) -> Value {
     Value::binary(text(id))
 }
 
-/// Sets the pair where `test` holds of it, and reads it where not.
+/// A transaction that sets both keys of the pair where `test` holds, and reads both where not.
 fn write_pair(id: u64, test: Option<Test>) -> Command {
     let keys = [FIRST, SECOND].map(Bytes::from_static);
     let checks = test.map(|test| Check { key: keys[id as usize % 2].clone(), test });

@@ -1,4 +1,7 @@
-//! What clients have asked for and heard.
+//! The operations of all clients, and the histories that the checker looks at.
+//!
+//! An operation without an answer may have been applied at any time, or never. Many such operations would make the search
+//! for an order endless, so what the nodes know narrows them down: a put was applied at a known moment, or by no node.
 
 use std::collections::BTreeMap;
 
@@ -15,45 +18,46 @@ pub struct OpenOperation {
     pub key: u64,
     pub called: u64,
     pub seen: Seen,
-    /// The range of a page, and whether it may be an old state.
+    /// The range of a list, and whether it is a stale one.
     pub list: Option<(List, bool)>,
-    /// ClientRequest old a state at most, where it may be one.
+    /// `max_stale` in milliseconds, for a stale read.
     pub bound: Option<u64>,
 }
 
-/// A write that has a name: it is sent again, to any node, whether or not it was answered.
+/// A write with an idempotency key, which is sent more than once.
 pub struct KeyedWrite {
     pub write: Write,
-    /// ClientRequest often it is still to be sent.
+    /// The number of times that it is still to be sent.
     pub left: u64,
-    /// ClientRequest many of those that were sent are not answered.
+    /// The number of requests without an answer.
     pub under_way: u64,
-    /// Whether one of them may have been done.
+    /// Whether one of them may have been applied.
     pub maybe_applied: bool,
     /// The first result.
     pub first: Option<Written>,
 }
 
-/// All clients and their history.
+/// All clients, with their operations.
 pub struct Clients {
     pub rng: Rng,
     pub next: u64,
     pub open: BTreeMap<u64, OpenOperation>,
-    /// Writes that have a name, by operation.
+    /// Writes with an idempotency key, by operation.
     pub keyed: BTreeMap<u64, KeyedWrite>,
-    /// What is known, by key.
+    /// The operations that have ended, by register.
     pub history: BTreeMap<u64, Vec<Operation>>,
-    /// The versions that registers are known to have had at some time, to be resolved when all entries are known.
+    /// Versions that registers have had during an operation: register, version, operation. Their values are looked up at the
+    /// end, when all entries are known.
     pub had: Vec<(u64, u64, Operation)>,
     pub latest_seen: LatestSeen,
-    /// Every version that was acknowledged, with the operation.
+    /// The operation of each acknowledged version.
     pub versions: BTreeMap<u64, u64>,
-    /// Until when what each put wrote must be there, unless another write ends it.
+    /// The moment until which the value of each put with a `ttl` must stay, unless another write replaces it.
     pub kept_until: BTreeMap<u64, u64>,
     pub acknowledged: u64,
-    /// Whether they ask for nothing more.
+    /// Whether clients begin no more operations.
     pub stopped: bool,
-    /// Writes acknowledged by each node since its count was taken to 0.
+    /// Writes that each node has acknowledged since the faults ended.
     pub by_node: BTreeMap<usize, u64>,
 }
 
@@ -75,10 +79,15 @@ impl Clients {
         }
     }
 
-    /// The whole history: what is still open is of unknown outcome. Of a put the nodes know more: it was decided by the time
-    /// that the first of them applied it, or, if none has, no client can have read it. Without that the search for an
-    /// order would have no end. `written` tells what was written at an index, `done` what came of conditions; where a client
-    /// was told something else, that is the error.
+    /// The history of each register, for the checker.
+    ///
+    /// Operations under way have an unknown outcome. `applied` is the moment when the first node applied a put: there it
+    /// ends, and a put that no node has applied is left out, since no client can have read it. `written` is the operation
+    /// that was written at an index. `done` says what conditions came to.
+    ///
+    /// # Errors
+    ///
+    /// A client was told another result of a condition than `done` says.
     pub fn histories(
         &self,
         applied: impl Fn(u64) -> Option<u64>,
@@ -87,12 +96,14 @@ impl Clients {
     ) -> Result<BTreeMap<u64, Vec<Operation>>, String> {
         let mut all = self.history.clone();
         for open in self.open.values() {
+            // A read without an answer explains nothing.
             if !matches!(open.seen, Seen::Get(_)) {
                 let (client, called, seen) = (open.client, open.called, open.seen.clone());
                 all.entry(open.key).or_default().push(Operation { client, called, returned: None, seen });
             }
         }
         for (key, version, operation) in &self.had {
+            // A failed condition names the version that the register had instead; the entry there tells its value.
             let value = written(*version);
             if *version == 0 || value.is_some() {
                 all.entry(*key).or_default().push(Operation { seen: Seen::Get(value), ..operation.clone() });
@@ -100,6 +111,7 @@ impl Clients {
         }
         for history in all.values_mut() {
             history.retain_mut(|operation| match operation.seen {
+                // An unanswered put ended when the first node applied it, at the latest. If no node has, it never happened.
                 Seen::Put(id) | Seen::Cas { new: Some(id), .. } if operation.returned.is_none() => {
                     operation.returned = applied(id);
                     operation.returned.is_some()
@@ -110,9 +122,10 @@ impl Clients {
         for operation in all.values_mut().flatten() {
             if let Seen::Cas { new: Some(id), done: told, .. } = &mut operation.seen
                 && let Some(done) = done.get(id)
+                // Where the client knows no result, the replay fills it in; where it does, the two must agree.
                 && *told.get_or_insert(*done) != *done
             {
-                return Err(format!("op{id} was told otherwise, but its condition came to {done}"));
+                return Err(format!("op{id} was answered otherwise, and its condition came to {done}"));
             }
         }
         Ok(all)

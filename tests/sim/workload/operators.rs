@@ -1,7 +1,7 @@
-//! Operators: one forms the cluster and keeps every node in it, another meddles.
+//! Operators: one joins every node that is no member, the other removes members and transfers the leadership.
 //!
-//! Laws: a disk is wiped only while every node is a member and nothing is being changed: a second loss beside it would
-//! be the loss of a majority, which no store survives.
+//! Invariants: a disk is wiped only while every node is a member and no membership change is under way, since a second
+//! loss beside it would be the loss of a majority, which no store survives.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,19 +14,19 @@ use crate::faults::nemesis;
 use crate::world::outbox::Reply;
 use crate::world::{Event, World};
 
-/// How long after its question a request may still take effect.
+/// The time within which a request may still take effect.
 const EFFECT_WITHIN: u64 = 12_000;
 
 /// What the operators are doing.
 #[derive(Default)]
 pub struct Operators {
     busy_until: u64,
-    /// Whether all nodes were members at the last look.
+    /// Whether all nodes were members when the first operator looked last.
     pub complete: bool,
     /// The node whose disk was wiped, until it is a member again.
     pub wiped: Option<usize>,
     next: u64,
-    /// Nodes that have refused a join for the data they hold.
+    /// Nodes that have refused a join because they hold data; they are joined with `force`.
     data_holders: BTreeSet<usize>,
     /// Requests that may still take effect.
     open: BTreeMap<u64, Open>,
@@ -35,16 +35,16 @@ pub struct Operators {
 /// A request that may still take effect.
 struct Open {
     request: Request,
-    /// For how long.
+    /// The moment until which it may take effect.
     until: u64,
-    /// Whether the opposite was asked for at any moment of its life, so that the table may say either.
+    /// Whether the opposite was requested meanwhile, so that the table may say either.
     contested: bool,
     asked: u64,
-    /// Whether no other request about the same name was there in its life.
+    /// Whether no other request about the same name was under way meanwhile.
     alone: bool,
 }
 
-/// The member that a request is about.
+/// The name of the member that a request is about.
 fn subject(request: &Request) -> Option<&String> {
     match request {
         Request::Join { node_id, .. } | Request::Remove { node_id } => Some(node_id),
@@ -52,7 +52,7 @@ fn subject(request: &Request) -> Option<&String> {
     }
 }
 
-/// Whether one request undoes what the other does.
+/// Whether one request undoes the other.
 fn opposite(one: &Request, other: &Request) -> bool {
     match (one, other) {
         (Request::Join { node_id: joins, .. }, Request::Remove { node_id: leaves })
@@ -61,7 +61,7 @@ fn opposite(one: &Request, other: &Request) -> bool {
     }
 }
 
-/// Looks at the cluster, and asks for what is missing.
+/// Looks at the cluster, and joins one node that is no member.
 pub fn act(world: &mut World) {
     let pause = 300 + world.rng.below(300);
     world.after(pause, Event::Operator);
@@ -69,10 +69,11 @@ pub fn act(world: &mut World) {
     world.operators.open.retain(|_, open| open.until > now);
     let Some(leader) = leading(world) else { return };
     let table = &world.nodes[leader].table.peers;
+    // A node is missing if the leader does not list it, lists it elsewhere, or it is removed or in another cluster.
     let missing = (0..world.size).find(|at| {
         let node = &world.nodes[*at];
         let listed = table.iter().find(|(id, _, _)| *id == node.table.raft_id);
-        // Where its word is not enough, an operator's is.
+        // Without `follow_moves` a member's own word is not enough to record a new address: a join does it.
         let elsewhere = |address: &String| {
             !world.follow_moves && (node.table.moved || !world.faults) && *address != node.table.raft_address
         };
@@ -88,7 +89,7 @@ pub fn act(world: &mut World) {
         let raft_address = world.nodes[at].table.raft_address.clone();
         let force = world.operators.data_holders.contains(&at);
         ask(world, Request::Join { node_id: format!("n{at}"), raft_address, force });
-        // While one change is under way, another is asked for.
+        // The second operator acts while this join is under way.
         if world.faults && world.rng.chance(40) {
             let (soon, other) = (world.rng.below(700), world.rng.below(world.size as u64));
             world.after(soon, Event::Interfere(usize::try_from(other).expect("small")));
@@ -96,7 +97,7 @@ pub fn act(world: &mut World) {
     }
 }
 
-/// Asks some member for a change of membership.
+/// Sends a membership request to any member.
 fn ask(world: &mut World, request: Request) {
     let members: Vec<usize> = (0..world.size)
         .filter(|at| world.nodes[*at].driver.is_some() && world.nodes[*at].table.cluster_id == world.cluster)
@@ -119,6 +120,7 @@ fn ask(world: &mut World, request: Request) {
     for open in world.operators.open.values_mut().filter(|open| subject(&open.request) == subject(&request)) {
         (open.alone, alone) = (false, false);
     }
+    // A later request about the same name may lead to the entry that the refused one must not have led to.
     for refused in world.observed.refused_changes.iter_mut().filter(|refused| Some(&refused.name) == subject(&request))
     {
         refused.next = refused.next.min(now);
@@ -130,7 +132,7 @@ fn ask(world: &mut World, request: Request) {
     world.input(at, Input::Request { request, deadline, hop: Hop::Client, to: 0, reply });
 }
 
-/// Removes a member or moves leadership, whatever else goes on.
+/// Removes a member or transfers the leadership to it, whatever else is under way.
 pub fn interfere(world: &mut World, at: usize) {
     if world.operators.wiped.is_none() {
         let node_id = format!("n{at}");
@@ -139,13 +141,13 @@ pub fn interfere(world: &mut World, at: usize) {
     }
 }
 
-/// Whether a disk may be lost now.
+/// Whether a disk may be lost: no fault and no membership change is under way.
 pub fn settled(world: &mut World) -> bool {
     let quiet = world.cut_links.is_empty() && world.nodes.iter().all(|node| node.paused_until <= world.now);
     quiet && world.operators.open.is_empty() && world.operators.wiped.is_none() && all_agree(world)
 }
 
-/// Whether every node is up, on its own disk, and sees every node as a voter, at its present address.
+/// Whether every node is up, on its own disk, and lists every node as a voter at its present address.
 fn all_agree(world: &mut World) -> bool {
     let count = world.size;
     (0..count).all(|at| {
@@ -160,9 +162,9 @@ fn all_agree(world: &mut World) -> bool {
     })
 }
 
-/// The operator's request was answered: what it says must be so on the node that was asked.
+/// Checks the answer to a membership request against the member table of the node that gave it.
 pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer, Refusal>) {
-    world.trace(|| format!("operator hears {result:?}"));
+    world.trace(|| format!("the operator is answered {result:?}"));
     let Some(open) = world.operators.open.get(&asked) else { return };
     let (request, contested) = (open.request.clone(), open.contested);
     if matches!(request, Request::Join { .. }) {
@@ -182,7 +184,7 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
         (0..world.size).for_each(|at| move_back(world, at));
     }
     if let Err(refusal) = result {
-        // Unless it says otherwise, a refusal may come after an effect, and a change that was given up may still be in the log.
+        // Only `not_applied` rules an effect out. After any other refusal the entry may still be in a log.
         if refusal.outcome == Outcome::NotApplied
             && let Some(open) = world.operators.open.remove(&asked)
             && open.alone
@@ -198,9 +200,10 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
         return;
     }
     world.operators.open.remove(&asked);
-    // A node that hears of its own removal need not have seen the entry.
+    // A removed node may not have seen the entry that removed it.
     let Some(status) = checks::status(world, at).filter(|status| !status.removed) else { return };
     let role = |name: &str| status.members.iter().find(|member| member.node_id == name).map(|member| member.role);
+    // A success must show in the member table of the node that gave it, unless the opposite was requested too.
     let wrong = !contested
         && match &request {
             Request::Join { node_id, .. } => role(node_id) != Some(Role::Voter),
@@ -212,8 +215,9 @@ pub fn answered(world: &mut World, at: usize, asked: u64, result: Result<Answer,
     }
 }
 
-/// A removed member that reaches too few of the voters that it knew cannot learn of its removal. Once there are no faults
-/// that would let it, the operator does what its log says: its directory is moved away.
+/// Wipes a removed member that cannot learn of its removal, as its log says to do.
+///
+/// It reaches too few of the voters that it knew. Once faults have ended, nothing else would help.
 fn give_up_directory(world: &mut World, at: usize) {
     let member = leading(world).is_none_or(|leader| world.nodes[leader].table.lists(world.nodes[at].table.raft_id));
     if !world.faults && !member && world.nodes[at].table.cluster_id == world.cluster {
@@ -221,8 +225,9 @@ fn give_up_directory(world: &mut World, at: usize) {
     }
 }
 
-/// A voter that has moved, and without which there is no leader who could take note of that, starts where it was again: what
-/// its log says.
+/// Starts a moved voter at its recorded address again, as its log says to do.
+///
+/// Without it the others are no majority, so no leader can record its new address.
 fn move_back(world: &mut World, at: usize) {
     let (raft_id, moved) = (world.nodes[at].table.raft_id, world.nodes[at].table.moved);
     let recorded = world.nodes[..world.size].iter().flat_map(|node| &node.table.peers);
@@ -240,7 +245,7 @@ fn move_back(world: &mut World, at: usize) {
     }
 }
 
-/// Who leads the cluster at the highest term.
+/// The running node that leads the cluster in the greatest term.
 pub fn leading(world: &World) -> Option<usize> {
     let best = world.observed.leaders.last_key_value()?.1;
     world.nodes[..world.size].iter().position(|node| node.driver.is_some() && node.table.raft_id == *best)

@@ -1,4 +1,4 @@
-//! Writes to a node that is still alone.
+//! Writes to a node that is still alone, and that a later join must not destroy unasked.
 
 use huskv::consensus::{Hop, Input};
 use huskv::model::{Answer, Command, Refusal, Request, Written};
@@ -14,7 +14,7 @@ pub struct OwnWrite {
     pub version: u64,
 }
 
-/// Stores something in a node that belongs to no cluster yet.
+/// Writes to a node that is in no cluster yet.
 pub fn store(world: &mut World, at: usize) {
     let node = &world.nodes[at];
     if node.driver.is_none() || node.table.cluster_id == world.cluster || node.table.removed {
@@ -28,7 +28,7 @@ pub fn store(world: &mut World, at: usize) {
     world.input(at, Input::Request { request, deadline, hop: Hop::Client, to: 0, reply });
 }
 
-/// It was stored, or not.
+/// Records an acknowledged write.
 pub fn wrote(world: &mut World, at: usize, raft_id: u64, key: String, result: Result<Answer, Refusal>) {
     if let Ok(Answer::Written(Written { index, .. })) = result {
         world.trace(|| format!("n{at}, alone as {raft_id}, holds {key} of version {index}"));

@@ -1,10 +1,15 @@
-//! A disk in memory that keeps at a crash what was synced, and any prefix of what was not.
+//! A disk in memory that loses at a crash what a real one may lose.
 //!
-//! Laws: a crash is a loss of power, or of the process alone, which loses nothing yet. A prefix is what the real engine
-//! can lose down to, since it writes and syncs its buffers in order. A batch is one step of that order. Small files are
-//! replaced durably, as the seam promises. A lit fault_cell lets a number of effects (writes, syncs, sends, answers) pass and
-//! none after that: a process that crashes between two of them. A disk that is to fail lets a number of writes and syncs
-//! pass, and fails every one after that.
+//! ```text
+//!   batches written:   1   2   3 | 4   5   6         | is the last sync
+//!   killed process:    1   2   3   4   5   6         the page cache survives; 4 to 6 are still not synced
+//!   loss of power:     1   2   3  [4  [5  [6]]]      1 to 3, and any prefix of the rest
+//! ```
+//!
+//! Invariants: a batch survives as a whole or not at all, and in order, as the real engine writes and syncs its buffers in
+//! order. Small files are replaced durably, as the `Engine` trait promises. A planned crash lets a number of effects
+//! (writes, syncs, sends, answers) pass and none after that, so a process ends between any two of them. A planned disk
+//! failure lets a number of writes and syncs pass and fails every later one.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -20,17 +25,17 @@ use crate::rng::Rng;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What is to happen to the effects of a process.
+/// The fault that is planned for a process or its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
-    /// All pass.
+    /// Everything passes.
     #[default]
     None,
-    /// So many more pass, then the process is gone.
+    /// So many more effects pass, then the process is gone; at 0 it is.
     CrashAfter(u64),
-    /// So many more writes and syncs pass, then the disk fails them.
+    /// So many more writes and syncs pass, then the disk fails.
     FailAfter(u64),
-    /// The disk has failed one, and fails all.
+    /// The disk has failed, and fails every write and sync.
     Failed,
 }
 
@@ -40,11 +45,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nothing panics while it holds this lock")
 }
 
-/// Lets one write or sync happen, or not.
+/// Counts one write or sync, and fails it where the plan says so.
 fn write_passes(fault_cell: &FaultCell) -> Result<(), Error> {
     let mut fault = lock(fault_cell);
     let what = match *fault {
         Fault::None => return Ok(()),
+        // The driver sees an error and ends; whatever it does until then has no effect.
         Fault::CrashAfter(0) => "the simulated process crashed",
         Fault::CrashAfter(left) => {
             *fault = Fault::CrashAfter(left - 1);
@@ -68,8 +74,7 @@ thread_local! {
     static CLOSED_IN_LOOP: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs what the loop of a node does on its thread; with it, whether that has closed a database, which takes longer on a
-/// real disk than a loop may.
+/// Runs the loop of a node. The second value says whether that has closed a database.
 pub fn on_loop_thread<T>(run: impl FnOnce() -> T) -> (T, bool) {
     IN_LOOP.set(true);
     let result = run();
@@ -79,15 +84,19 @@ pub fn on_loop_thread<T>(run: impl FnOnce() -> T) -> (T, bool) {
 
 #[derive(Default)]
 struct Content {
+    /// What a read sees.
     now: Map,
+    /// What survives any crash.
     synced: Map,
-    /// What was written since, in order.
+    /// The batches written since the last sync, in order.
     unsynced: Vec<Batch>,
+    /// What the records of a journal say, read as they are written.
     journal: Option<Journal>,
 }
 
 impl Content {
     fn write(&mut self, batch: Batch) {
+        // The second reader sees each chunk at the moment it is written, before any check asks what the disk holds.
         if let Some(journal) = &mut self.journal {
             for (key, value) in &batch.changes {
                 if let Some(value) = value {
@@ -99,19 +108,22 @@ impl Content {
         self.unsynced.push(batch);
     }
 
-    /// The process is gone, and all it wrote is there, synced or not.
+    /// What a killed process leaves: everything it has written, synced or not.
     fn after_kill(&self) -> Self {
         let (now, synced) = (self.now.clone(), self.synced.clone());
         Self { now, synced, unsynced: self.unsynced.clone(), journal: self.journal.clone() }
     }
 
-    /// The power is gone, and any prefix of what was not synced is there.
+    /// What a loss of power leaves: what was synced, and any prefix of the rest.
     fn after_power_loss(&self, rng: &mut Rng) -> Self {
         let mut kept = self.synced.clone();
+        // The real engine appends batches to one file and syncs it in order, so a lost batch takes all later ones with it. The
+        // survivors count as synced at the next start: they are on the disk, and nothing can take them away any more.
         let survives = rng.below(self.unsynced.len() as u64 + 1);
         for batch in self.unsynced.iter().take(usize::try_from(survives).expect("a length fits")) {
             apply(&mut kept, batch);
         }
+        // The records are read again from what is left, as the next start will read them.
         let journal = self.journal.as_ref().map(|journal| journal.reread(kept.iter()));
         Self { now: kept.clone(), synced: kept, unsynced: Vec::new(), journal }
     }
@@ -130,11 +142,12 @@ fn apply(map: &mut Map, batch: &Batch) {
 #[derive(Clone)]
 struct SimDb(Arc<Mutex<Content>>, FaultCell);
 
-/// An open one.
+/// A handle to an open database.
 struct OpenDb(SimDb);
 
 impl Drop for OpenDb {
     fn drop(&mut self) {
+        // Background threads may close a database; the loop may not.
         if IN_LOOP.get() {
             CLOSED_IN_LOOP.set(true);
         }
@@ -180,6 +193,7 @@ impl Db for OpenDb {
     fn sync(&self) -> Result<(), Error> {
         write_passes(&self.0.1)?;
         let mut content = lock(&self.0.0);
+        // One sync makes all batches since the last one durable, and with them what the journal promises.
         for batch in std::mem::take(&mut content.unsynced) {
             apply(&mut content.synced, &batch);
         }
@@ -208,10 +222,11 @@ impl Default for Disk {
 pub struct SimEngine(Arc<Mutex<Disk>>);
 
 impl SimEngine {
-    /// The directory as a crash leaves it: a new one, since the old process may still hold handles to what was.
+    /// The directory after a crash: a new one, since background work of the old process may still hold handles to it.
     pub fn after_crash(&self, rng: &mut Rng) -> Self {
         let disk = lock(&self.0);
         let fault_cell = FaultCell::default();
+        // Of 100 crashes 70 are a loss of power, the others kill the process alone.
         let power = rng.chance(70);
         let crashed = |db: &SimDb| {
             let content = lock(&db.0);
@@ -224,27 +239,27 @@ impl SimEngine {
         Self(Arc::new(Mutex::new(Disk { databases, files, fault_cell: fault_cell.clone(), space })))
     }
 
-    /// What the disk has left from now on.
+    /// Sets the free space of the disk.
     pub fn set_space(&self, space: DiskSpace) {
         lock(&self.0).space = space;
     }
 
-    /// What becomes of the effects from now on.
+    /// Plans a fault.
     pub fn set_fault(&self, fault: Fault) {
         *lock(&lock(&self.0).fault_cell) = fault;
     }
 
-    /// What is to become of the effects.
+    /// The planned fault.
     pub fn fault(&self) -> Fault {
         *lock(&lock(&self.0).fault_cell)
     }
 
-    /// Whether the process is gone at this point of its effects.
+    /// Whether the planned crash has happened.
     pub fn has_crashed(&self) -> bool {
         self.fault() == Fault::CrashAfter(0)
     }
 
-    /// One effect that is no write: false where the process is gone before it.
+    /// Counts one effect that is no write; false where the process is gone before it.
     pub fn effect_passes(&self) -> bool {
         match self.fault() {
             Fault::CrashAfter(0) => false,
@@ -256,7 +271,7 @@ impl SimEngine {
         }
     }
 
-    /// What the journal of a raft id says, if it is here.
+    /// Reads the journal of a raft id, if it is on this disk.
     pub fn journal<T>(&self, raft_id: u64, look: impl FnOnce(&Journal) -> T) -> Option<T> {
         let disk = lock(&self.0);
         let db = disk.databases.get(&format!("{raft_id}/journal"))?;
@@ -281,6 +296,7 @@ impl Engine for SimEngine {
         let db = disk.databases.entry(name.to_owned()).or_insert_with(fresh).clone();
         drop(disk);
         let db = OpenDb(db);
+        // As the real engine does: what the last process wrote without a sync must not be answered for before it is synced.
         if !create {
             db.sync()?;
         }

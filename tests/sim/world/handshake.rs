@@ -1,4 +1,10 @@
-//! The handshake of two nodes.
+//! Handshakes: which boot of a peer a node speaks to.
+//!
+//! Why: a copied disk shows the identity of its original. Only boot ids and addresses tell them apart, by the rules of the
+//! real transport (`model::BootHistory`, `PeerTable::unconfirmed_move`, `storage::Peers`), which are called here.
+//!
+//! Example: node 1 has run as boots 1 and 2, and node 2 has recorded boot 2. The disk of node 1 as of boot 1 is started
+//! again. It shows a boot history that continues from boot 1, node 2 knows boot 2, and refuses it.
 
 use huskv::consensus::Input;
 use huskv::model::{BootHistory, PeerTable};
@@ -7,11 +13,11 @@ use huskv::storage::Peers;
 use crate::world::disk::{Fault, SimEngine};
 use crate::world::{Event, World};
 
-/// How often a conflict is told to a node.
-const TOLD_EVERY: u64 = 1_000;
+/// The least time between two reports of the same identity conflict to a node.
+const REPORT_EVERY: u64 = 1_000;
 
 impl World {
-    /// Lets a node dial every other that it reaches, as the real ones do all the time.
+    /// Has a node dial every peer that it reaches, as the real transport does all the time.
     pub fn dial_peers(&mut self, at: usize) {
         for other in 0..self.size {
             let reached = other != at && self.nodes[other].driver.is_some();
@@ -21,24 +27,28 @@ impl World {
         }
     }
 
-    /// Whether two nodes are of one cluster, and the table of the one lists the other.
+    /// Whether two nodes are of one cluster and the table of the first lists the second.
     pub fn is_peer(&self, at: usize, other: usize) -> bool {
         let (one, other) = (&self.nodes[at].table, &self.nodes[other].table);
         one.cluster_id == other.cluster_id && one.raft_id != other.raft_id && one.lists(other.raft_id)
     }
 
-    /// The handshake between two nodes: whether what the one sends is heard by the other.
+    /// Shakes hands: whether the acceptor takes what the dialler sends.
+    ///
+    /// Both sides show their boot history, check the other one's, and record the boot id durably before they speak.
     pub fn handshake(&mut self, from: usize, to: usize) -> bool {
         let (dialler, acceptor) = (&self.nodes[from], &self.nodes[to]);
         let (Some(known_there), Some(known_here)) = (&acceptor.peers, &dialler.peers) else { return false };
         let (here, there) = (&dialler.table, &acceptor.table);
+        // A node that reports a move is spoken to once its new address is recorded: a copied disk would report the same.
         if here.unconfirmed_move(there.raft_id, there.moved, &there.raft_address).is_some() {
             return false;
         }
-        let told =
-            |table: &PeerTable, known: &Peers, to: u64, shown| table.boot_history_for(to, known.heard(to), shown);
-        let said = told(here, known_here, there.raft_id, None);
-        if known_there.check(here.raft_id, &said).is_err() {
+        let shown =
+            |table: &PeerTable, known: &Peers, to: u64, latest| table.boot_history_for(to, known.heard(to), latest);
+        let presented = shown(here, known_here, there.raft_id, None);
+        // The acceptor knows a later boot than the dialler shows: one of them runs on a copied disk. Both are told.
+        if known_there.check(here.raft_id, &presented).is_err() {
             let (here, there) = (here.raft_id, there.raft_id);
             self.report_conflict(to, here, false);
             self.report_conflict(from, there, true);
@@ -47,21 +57,28 @@ impl World {
         if there.unconfirmed_move(here.raft_id, here.moved, &here.raft_address).is_some() {
             return false;
         }
-        if !record_boot(&acceptor.engine, known_there, here.raft_id, &said, None, there).is_some_and(|is_met| is_met) {
+        // Recorded first by the acceptor, then by the dialler. A crash between the two leaves a boot id that the next handshake
+        // confirms, since a history may always continue from what is known.
+        if !record_boot(&acceptor.engine, known_there, here.raft_id, &presented, None, there)
+            .is_some_and(|is_peer| is_peer)
+        {
             return false;
         }
-        let answered = told(there, known_there, here.raft_id, known_here.boot_id(there.raft_id));
-        let is_met = record_boot(&dialler.engine, known_here, there.raft_id, &answered, Some(here), here);
-        if is_met == Some(false) {
+        let answered = shown(there, known_there, here.raft_id, known_here.boot_id(there.raft_id));
+        let is_peer = record_boot(&dialler.engine, known_here, there.raft_id, &answered, Some(here), here);
+        if is_peer == Some(false) {
             let there = there.raft_id;
             self.report_conflict(from, there, false);
         }
-        is_met == Some(true)
+        is_peer == Some(true)
     }
 
+    /// Reports an identity conflict to a node, at most once in [`REPORT_EVERY`].
     fn report_conflict(&mut self, at: usize, raft_id: u64, of_this_node: bool) {
-        let due =
-            self.reported_conflicts.get(&(at, raft_id, of_this_node)).is_none_or(|told| self.now >= told + TOLD_EVERY);
+        let due = self
+            .reported_conflicts
+            .get(&(at, raft_id, of_this_node))
+            .is_none_or(|reported| self.now >= reported + REPORT_EVERY);
         if due {
             self.reported_conflicts.insert((at, raft_id, of_this_node), self.now);
             let detail = "copy of a disk".into();
@@ -71,7 +88,9 @@ impl World {
     }
 }
 
-/// Takes note of a peer; None where the disk does not take it, false where it is not the peer that is known.
+/// Records the boot id of a peer.
+///
+/// `None` where the disk does not take it, `false` where the history does not continue from the known boot id.
 fn record_boot(
     engine: &SimEngine,
     known: &Peers,
@@ -84,18 +103,19 @@ fn record_boot(
     if known.is_recorded(raft_id, boot_history.current, heard) {
         return Some(true);
     }
+    // A host that is no member leaves no trace on the disk: only the check is made.
     if !table.lists(raft_id) {
         return Some(known.check(raft_id, boot_history).is_ok());
     }
-    // A disk that fails here fails the connection and not the node; that is not what this simulator looks at.
+    // On a real node a disk that fails here ends the connection alone, which is not simulated: the write always passes.
     let fault = engine.fault();
     let fails = matches!(fault, Fault::FailAfter(_) | Fault::Failed);
     if fails {
         engine.set_fault(Fault::None);
     }
-    let is_met = known.record(raft_id, boot_history, heard, |known| !table.tombstones.contains(&known));
+    let is_peer = known.record(raft_id, boot_history, heard, |known| !table.tombstones.contains(&known));
     if fails {
         engine.set_fault(fault);
     }
-    is_met.ok().map(|is_met| is_met.is_ok())
+    is_peer.ok().map(|is_peer| is_peer.is_ok())
 }

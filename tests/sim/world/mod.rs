@@ -1,8 +1,21 @@
-//! The simulated world: nodes, network, clients and faults on one virtual clock.
+//! The simulated world: nodes, network, workload and faults on one virtual clock.
 //!
-//! Laws: everything that happens is an event in one queue, ordered by time and then by birth; chance comes from one
-//! seeded generator. The network does what the real transport promises (a message reaches only the incarnation that it
-//! was meant for) and nothing more: it delays, loses, repeats and reorders.
+//! ```text
+//!   workload, faults ----> Event queue <---- messages, replies, syncs, timeouts
+//!                              | the earliest event
+//!                              v
+//!                   Node: Driver::handle, Driver::turn      real consensus and storage
+//!                      |                    |
+//!                      v                    v
+//!                  SimOutbox            SimEngine           simulated network, simulated disk
+//!                      |                    |
+//!                      v                    v
+//!               World::dispatch        journal, states ---> checks
+//! ```
+//!
+//! Invariants: everything that happens is an event of one queue, ordered by time and then by sequence number. Chance
+//! comes from seeded generators only. The network promises what the real transport promises, that a message reaches only
+//! the incarnation that it was sent to, and nothing more: it delays, drops, repeats and reorders.
 
 pub mod disk;
 pub mod handshake;
@@ -33,24 +46,28 @@ use crate::world::node::Node;
 use crate::world::outbox::Process;
 use crate::world::snapshot_streams::Streams;
 
-/// Something that happens at a time.
+/// An event of the queue.
 pub enum Event {
     Tick(Process),
     Input(Process, Box<Input>),
-    /// The loop has something to do although nothing has come in.
+    /// A turn without an input: the loop has work left.
     Turn(Process),
+    /// A raft message arrives at whichever node has this raft id by then.
     ToIncarnation {
         from: Process,
         to: u64,
         cluster: u64,
         message: Box<Message>,
-        /// The process of the receiver that it was sent to.
+        /// The boot id of the receiver when the message was sent.
         boot_id: BootId,
     },
+    /// A snapshot scan of this token reads on.
     Scan(Process, u64, Box<Spooler>),
-    /// The machine of this raft id is to be synced as far as the mark.
+    /// The state machine of this raft id is synced up to the mark.
     Sync(Process, u64, Arc<dyn Db>, (u64, u64)),
+    /// All frames of a snapshot stream have arrived.
     StreamArrives(u64),
+    /// An RPC that is still pending is answered by `late`.
     RpcTimeout {
         origin: Process,
         token: u64,
@@ -58,80 +75,89 @@ pub enum Event {
     },
     StreamTimeout(u64),
     Restart(usize),
+    /// This client begins its next operation.
     Client(usize),
-    /// The client of this operation sends it again.
+    /// The client of this operation sends it again, under the same idempotency key.
     Retry(u64),
+    /// The first operator looks at the cluster.
     Operator,
     Nemesis,
-    /// A broken member does something.
     RogueMember,
-    /// A stranger offers some node to adopt it, or somebody stores something in one that is alone.
+    /// A forged join offer, or a write to a node that is still alone.
     ForgedOffer,
-    /// Something happens to the copy of a disk.
+    /// A disk is copied, restored from its copy, or its copy is started.
     DiskCopy,
-    /// A disk falls below its reserve, or has enough again.
+    /// The free space of a disk changes.
     DiskSpace,
-    /// A node is told what is left of the disk of this raft id.
+    /// A node receives the free space of the member with this raft id.
     PeerSpace(Process, u64, DiskSpace),
-    /// All links are whole again.
     HealLinks,
-    /// The second operator asks for something about this node.
+    /// The second operator removes this node or transfers the leadership to it.
     Interfere(usize),
-    /// This node hears nobody for a while, if much of what it knows to be committed is not applied yet.
+    /// This node is cut off for a while, if it has much to apply.
     FallBehind(usize),
 }
 
-/// The whole.
+/// The whole state of a run.
 pub struct World {
+    /// The generator of everything that has none of its own: network, nemesis, operators, starts.
     pub rng: Rng,
+    /// Virtual milliseconds since the start.
     pub now: u64,
     pub nodes: Vec<Node>,
-    /// How many nodes the world began with; those behind them are copies.
+    /// The number of nodes at the start; nodes from this index on run on copied disks.
     pub size: usize,
-    /// Whether members are followed to where they say they are.
+    /// The setting `follow_moves`: whether a member's own word is enough to record its new address.
     pub follow_moves: bool,
-    /// What draws the faults of copies, so that they do not shift the others.
+    /// The generator of copied disks.
     pub copy_rng: Rng,
-    /// What draws what the disks have left, likewise.
+    /// The generator of free disk space.
     pub space_rng: Rng,
-    /// When a conflict was told last: to which node, about whom, and which way.
+    /// When an identity conflict was last reported, by node, raft id, and whether it is about the node itself.
     pub reported_conflicts: BTreeMap<(usize, u64, bool), u64>,
     pub clients: Clients,
+    /// The id of the cluster that all nodes are to join: that of node 0.
     pub cluster: u64,
-    /// Directed links that are cut.
+    /// Cut links, each direction for itself: from, to.
     pub cut_links: BTreeSet<(usize, usize)>,
+    /// Whether faults are injected; false while the cluster forms and heals.
     pub faults: bool,
-    /// Whether a stranger has raised a term.
+    /// Whether the impostor has raised a term, which it does once in a run.
     pub term_raised: bool,
-    /// Entries between two cuts, and entries kept behind one.
+    /// The entries between two checkpoints, and those kept behind one.
     pub log_length: (u64, u64),
-    /// How long a joining node waits for its cluster.
+    /// How long a joining node waits for its cluster before it goes back to its previous incarnation.
     pub join_wait: u64,
-    /// What strangers draw from, so that they shift no other draw.
+    /// The generator of forged offers and of writes to nodes that are alone.
     pub offer_rng: Rng,
-    /// What a turn of a node applies from its next start on, where it is not drawn from the seed.
+    /// The bytes that a turn applies from the next start on; where it is `None`, the seed decides.
     pub apply_work: Option<usize>,
-    /// Whether nodes apply one entry a turn, and some take long for a turn, so that much of what is committed waits.
+    /// Whether nodes apply one entry a turn and some turns are long, so that committed entries wait to be applied.
     pub slow: bool,
-    pub trace: Trace,
+    pub trace_sink: Trace,
+    /// Where raft's own log lines go.
     pub raft_trace: bool,
     pub observed: Observed,
+    /// The first violation.
     pub failure: Option<String>,
     pub operators: Operators,
+    /// A digest of all answers to clients; equal runs have equal digests.
     pub digest: u64,
     pub queue: BTreeMap<(u64, u64), Event>,
+    /// The number of events and streams created so far.
     pub sequence: u64,
+    /// `now`, for loggers and outboxes.
     pub clock: Arc<Mutex<Millis>>,
-    /// Questions and forwards that are not answered yet.
+    /// RPCs without an answer, by the process and token that began them.
     pub pending_rpcs: BTreeSet<(Process, u64)>,
     pub streams: Streams,
-    /// What a broken member draws from.
+    /// The generator of the rogue member.
     pub rogue_rng: Rng,
 }
 
 pub const TICK: u64 = 50;
 
-/// How often a node tells the others whom it follows, in virtual milliseconds.
+/// The interval of a node's keepalives, in virtual milliseconds.
 const KEEPALIVE_EVERY: u64 = 1000;
 
 impl World {
@@ -139,11 +165,13 @@ impl World {
         let mut rng = Rng::new(seed);
         let clock = Arc::new(Mutex::new(0));
         let mut world = Self {
+            // The first draw of the run, so it comes before `rng` is moved.
             clients: Clients::new(rng.fork()),
             rng,
             now: 0,
             nodes: Vec::new(),
             size: nodes,
+            // Settings follow from the seed by its remainders, so a few seeds in a row cover most combinations.
             follow_moves: (seed / 2).is_multiple_of(2),
             copy_rng: Rng::new(seed ^ 0x11fe),
             space_rng: Rng::new(seed ^ 0xd15c),
@@ -158,7 +186,7 @@ impl World {
             apply_work: None,
             slow: seed % 3 == 1,
             raft_trace: !matches!(trace, Trace::Off) && std::env::var_os("SIM_RAFT").is_some(),
-            trace,
+            trace_sink: trace,
             observed: Observed::default(),
             failure: None,
             operators: Operators::default(),
@@ -168,6 +196,7 @@ impl World {
             clock: clock.clone(),
             pending_rpcs: BTreeSet::new(),
             streams: Streams::default(),
+            // Generators of their own are seeded without a draw, so that adding one shifts no other.
             rogue_rng: Rng::new(!seed),
         };
         for at in 0..nodes {
@@ -182,26 +211,30 @@ impl World {
         world
     }
 
+    /// Adds a line to the trace.
     pub fn trace(&mut self, line: impl FnOnce() -> String) {
-        if !matches!(self.trace, Trace::Off) {
-            self.trace.line(&format!("{:>8} {}", self.now, line()));
+        if !matches!(self.trace_sink, Trace::Off) {
+            self.trace_sink.line(&format!("{:>8} {}", self.now, line()));
         }
     }
 
+    /// Records a violation; the first one ends the run.
     pub fn fail(&mut self, what: String) {
         self.trace(|| format!("FAILED: {what}"));
         self.failure.get_or_insert(what);
     }
 
+    /// Puts an event into the queue, `delay` ms from the present.
     pub fn after(&mut self, delay: u64, event: Event) {
         self.sequence += 1;
         self.queue.insert((self.now + delay, self.sequence), event);
     }
 
-    /// Lets the next event happen; false where `until` comes first.
+    /// Handles the next event; false where none is due by `until`.
     pub fn step(&mut self, until: u64) -> bool {
         let Some((&(at, sequence), _)) = self.queue.first_key_value() else { return false };
         if at > until || self.failure.is_some() {
+            // Time passes all the same, so that a caller which waits does not loop for ever.
             self.now = self.now.max(until);
             return false;
         }
@@ -210,6 +243,7 @@ impl World {
         if let Some(event) = self.queue.remove(&(at, sequence)) {
             self.handle_event(event);
         }
+        // A planned crash takes effect inside a turn: from then on nothing passes. The process ends here, after the event.
         for at in 0..self.nodes.len() {
             if self.nodes[at].driver.is_some() && self.nodes[at].engine.has_crashed() {
                 self.crash(at);
@@ -220,15 +254,17 @@ impl World {
         true
     }
 
-    /// Whether what was sent to a process of a node arrives: its connection ends there, and what is still queued by the sender
-    /// goes to a later process only once the sender has met that.
+    /// Whether a message to an earlier process of a node still arrives at the present one.
+    ///
+    /// The connection ended with the earlier process. What the sender still has in its queue goes to the present process
+    /// once the two have shaken hands, so only then does the message arrive.
     fn still_reaches(&self, from: Process, to: usize, boot_id: BootId) -> bool {
         let (current, raft_id) = (self.nodes[to].table.boot_history.current, self.nodes[to].table.raft_id);
         let met = || self.nodes[from.0].peers.as_ref().and_then(|peers| peers.boot_id(raft_id)) == Some(current);
         current == boot_id || (self.alive(from) && met())
     }
 
-    /// Puts off what happens to a paused node.
+    /// Puts an event of a paused node off until its pause ends.
     fn paused(&mut self, process: Process, event: Event) -> Option<Event> {
         let until = self.nodes[process.0].paused_until;
         if self.now >= until {
@@ -238,6 +274,7 @@ impl World {
         None
     }
 
+    /// Handles one event.
     pub fn handle_event(&mut self, event: Event) {
         match event {
             Event::Tick(process)
@@ -256,6 +293,7 @@ impl World {
                 if let Some(at) = self.incarnation(to, cluster)
                     && self.still_reaches(from, at, boot_id)
                 {
+                    // To the present process, if the receiver has restarted meanwhile.
                     self.handle_event(Event::Input((at, self.nodes[at].starts), Box::new(Input::Step(message))));
                 }
             }
@@ -278,6 +316,7 @@ impl World {
         }
     }
 
+    /// Handles an event of a process that is alive and not paused.
     fn handle_process_event(&mut self, event: Event) {
         match event {
             Event::Tick(process) => {
@@ -299,6 +338,7 @@ impl World {
                 if result.is_ok() && raft_id == self.nodes[process.0].table.raft_id {
                     self.nodes[process.0].durable = (raft_id, mark.0);
                 }
+                // The planned crash may have happened inside the sync itself.
                 if !self.nodes[process.0].engine.has_crashed() {
                     self.drive(process.0, |driver, now| driver.handle(now, Input::Synced { mark, result }));
                 }

@@ -1,4 +1,6 @@
-//! One node.
+//! A simulated node: its disk, its driver while it is up, and what the checks remember of it.
+//!
+//! See also: `process` for starts, crashes and turns.
 
 use std::collections::VecDeque;
 
@@ -15,57 +17,62 @@ use crate::world::disk::SimEngine;
 use crate::world::outbox::SimOutbox;
 use crate::world::{TICK, World};
 
-/// One node, up or down.
+/// A node, up or down.
 pub struct Node {
     pub engine: SimEngine,
+    /// The driver of its process, while it is up.
     pub driver: Option<Driver>,
+    /// The number of its starts so far.
     pub starts: u64,
+    /// The peer table that it has published last.
     pub table: PeerTable,
     pub paused_until: u64,
-    /// Until when its disk fails writes again after each start.
+    /// Until when its disk fails again soon after each start.
     pub disk_fails_until: u64,
-    /// Where it is to be dialled from its next start on.
+    /// The port of its raft address from the next start on.
     pub port: u64,
-    /// How much its own clock is clock_offset, and how long its ticks are.
+    /// By how much its clock is ahead of virtual time.
     pub clock_offset: u64,
+    /// The virtual milliseconds between two of its ticks: its clock runs fast or slow.
     pub tick: u64,
+    /// The ways out of its process.
     pub outbox: SimOutbox,
-    /// The spooler of the copy whose scan is through, waiting for the loop to end it.
+    /// The spooler of a snapshot whose scan is complete, until the loop ends it.
     pub finished_spooler: Option<Box<Spooler>>,
-    /// What this process of it was told of the disks of others.
+    /// The free space of other members, as told to this process.
     pub peer_space: PeerSpace,
-    /// What was seen of it, or was durable when its last process ended: nothing may move back from there.
+    /// How far it has come, or what was durable when its last process ended; none of it may move back.
     pub progress: Progress,
-    /// What the events of its feed make of the keys.
+    /// A client that watches all keys on it.
     pub watcher: Watcher,
-    /// The raft id and applied index that its machine was synced at last.
+    /// The raft id and applied index of the last sync of its state machine.
     pub durable: (u64, u64),
-    /// What it must be able to go back to while it joins: the raft id that it had.
+    /// The raft id of its previous incarnation, which it must be able to go back to while it joins.
     pub previous: Option<u64>,
-    /// The raft id under which it was seen as one member of several.
+    /// The raft id under which it has been one member of several.
     pub member_as: Option<u64>,
-    /// What was last stored in it while it was alone.
+    /// The last write that it has acknowledged while it was alone.
     pub own_write: Option<OwnWrite>,
-    /// The voters that it knew after each of its latest turns, with what it knew to be committed then.
+    /// Its commit index and voters after each of its latest turns, the last turn first.
     pub recent_voters: VecDeque<(u64, Vec<u64>)>,
-    /// Up to where its log was looked at.
+    /// The last index of its log that was checked.
     pub checked_log: u64,
-    /// How long a turn of this process takes at least: inputs gather meanwhile, as they do while a slow disk syncs.
+    /// The least duration of a turn of this process. Inputs gather meanwhile, as they do while a slow disk syncs.
     pub turn_ms: u64,
-    /// When its next turn may be, and whether that is in the queue.
+    /// When its next turn may begin, and whether an event for it is in the queue.
     pub next_turn: (u64, bool),
-    /// Which of the nodes that the world began with it is, or is a copy of.
+    /// Its index, or for a copied disk that of the original.
     pub original: usize,
-    /// In which process it has spoken to each peer last, while it is up.
+    /// The boot ids of its peers, while it is up.
     pub peers: Option<Peers>,
     /// An older copy of its disk.
     pub disk_copy: Option<DiskCopy>,
-    /// Set while its disk is a copy, so that it must not take part.
+    /// Set while it runs on a copied disk, with which it must not take part.
     pub stale_disk: Option<StaleDisk>,
 }
 
 impl World {
-    /// A node on this disk that was not started yet.
+    /// Creates a node on this disk, not started yet.
     pub fn node(&self, engine: SimEngine, original: usize) -> Node {
         Node {
             outbox: SimOutbox::new(self.clock.clone(), engine.clone()),

@@ -1,4 +1,7 @@
-//! The ways out of one life of one node: everything a driver lets out waits here until its turn is over.
+//! The outbox of one process: the output of a turn waits here until the turn is over.
+//!
+//! Invariants: a message leaves only after the sync that it promises. That is checked as the message is pushed, against
+//! what the disk holds at that moment. Nothing that a peer or a client relies on leaves after the disk has failed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,10 +17,10 @@ use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 use crate::checks::journal::JournalState;
 use crate::world::disk::{Fault, SimEngine};
 
-/// A node's port in the world and which of its lives is meant.
+/// A process of a node: the index of the node, and the number of its starts.
 pub type Process = (usize, u64);
 
-/// What a driver let out.
+/// One output of a driver.
 pub enum Output {
     Send(Box<Message>),
     Forward {
@@ -75,12 +78,12 @@ pub enum Output {
         names: Vec<String>,
     },
     Reply(Reply),
-    /// A law was broken on the way out.
+    /// Not an output: an invariant that an output has broken.
     Violation(String),
 }
 
 impl Output {
-    /// Whether somebody will rely on it.
+    /// Whether a peer or a client relies on it.
     fn is_promise(&self) -> bool {
         match self {
             Self::Send(_) => true,
@@ -97,7 +100,7 @@ impl Output {
     }
 }
 
-/// What a reply that an input carried brought.
+/// The value of a reply that came with an input, and whose it is.
 pub enum Reply {
     Client { operation: u64, result: Result<Answer, Refusal> },
     Read { operation: u64, result: Result<Fetched, Refusal> },
@@ -114,13 +117,13 @@ pub enum Reply {
     Installed { stream: u64, metadata: SnapshotMetadata, result: Result<(), InstallError> },
 }
 
-/// The ways out of one life of one node.
+/// The outbox of one process of a node.
 #[derive(Clone)]
 pub struct SimOutbox {
     outs: Arc<Mutex<Vec<Output>>>,
     clock: Arc<Mutex<Millis>>,
     engine: SimEngine,
-    /// By how much its own clock moves on whenever the driver looks at it.
+    /// By how much the clock of the node moves whenever the driver reads it, in milliseconds.
     pub clock_step: Arc<AtomicU64>,
     clock_moved: Arc<AtomicU64>,
 }
@@ -130,14 +133,17 @@ impl SimOutbox {
         Self { outs: Arc::default(), clock, engine, clock_step: Arc::default(), clock_moved: Arc::default() }
     }
 
-    /// Everything that was let out since.
+    /// Takes what was pushed since the last call.
     pub fn take(&self) -> Vec<Output> {
         std::mem::take(&mut *self.outs.lock().expect("one thread"))
     }
 
+    /// Adds an output, if the process lives to see it: each one counts as an effect of a planned crash.
     pub fn push(&self, out: Output) {
+        // An output is one effect. Where the crash comes before it, it never leaves, and neither does any later one.
         let passes = self.engine.effect_passes();
         let mut outs = self.outs.lock().expect("one thread");
+        // After a failed write the node must not acknowledge anything: what it believes may not be on the disk.
         if self.engine.fault() == Fault::Failed && out.is_promise() {
             outs.push(Output::Violation("lets a promise out after its disk has failed".into()));
         }
@@ -146,7 +152,7 @@ impl SimOutbox {
         }
     }
 
-    /// A reply that reports through this outbox.
+    /// A reply that comes back through this outbox, as an effect like any other.
     pub fn reply<T: 'static>(&self, reply: impl FnOnce(T) -> Reply + Send + 'static) -> Box<dyn FnOnce(T) + Send> {
         let outbox = self.clone();
         Box::new(move |value| outbox.push(Output::Reply(reply(value))))
@@ -155,9 +161,10 @@ impl SimOutbox {
 
 impl Outbox for SimOutbox {
     fn send(&mut self, messages: Vec<Message>) {
+        // Before the loop below: pushing may end the process, and what follows is not sent then.
         for message in &messages {
-            let kept = self.engine.journal(message.from, |journal| unsynced_promise(message, journal.synced));
-            if let Some(Some(wrong)) = kept {
+            let violation = self.engine.journal(message.from, |journal| unsynced_promise(message, journal.synced));
+            if let Some(Some(wrong)) = violation {
                 self.push(Output::Violation(wrong));
             }
         }
@@ -214,9 +221,16 @@ impl Background for SimOutbox {
     }
 }
 
-/// What a message promises that the sender's disk does not hold.
+/// Why a message must not leave yet: it promises what the sender's disk does not hold.
+///
+/// | message | the disk must hold |
+/// |---|---|
+/// | any but a pre-vote | its term |
+/// | RequestVote, a granted vote | the vote for the candidate |
+/// | a positive append response | the log up to its index |
 fn unsynced_promise(message: &Message, synced: JournalState) -> Option<String> {
     let kind = message.get_msg_type();
+    // The receiver takes entries by position, so a gap within one append would shift all that follow.
     let follow = (message.index + 1..).zip(message.entries.iter()).all(|(index, entry)| entry.index == index);
     if kind == MessageType::MsgAppend && !follow {
         return Some(format!(
@@ -225,12 +239,12 @@ fn unsynced_promise(message: &Message, synced: JournalState) -> Option<String> {
         ));
     }
     if message.term < synced.term {
-        // It was made before the term changed within one turn. A node that comes back in the later term can neither vote
-        // nor append in the earlier one again, so the promise is kept whatever its disk says of that term.
+        // The term has changed since within the same turn. The node comes back in the later term, in which it can neither
+        // vote nor append for the earlier one, so the promise holds whatever its disk says of the earlier term.
         return None;
     }
     let term = match kind {
-        // Asks, or answers, about a term that nobody is in yet.
+        // About a term that no node is in yet.
         MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse => return None,
         _ => message.term <= synced.term,
     };

@@ -1,4 +1,15 @@
-//! The processes of a node.
+//! The processes of a node: start, turns, stop and crash.
+//!
+//! ```text
+//!          boot               drive: handle, turn, dispatch, check           crash
+//!   down -------> up (starts + 1) ----------------------------------> down -------> up ...
+//!                     |  Fault::CrashAfter(n): n more effects pass       ^
+//!                     |  Fault::FailAfter(n): n more writes pass         |
+//!                     +----- the driver ends with an error or stops -----+
+//! ```
+//!
+//! Invariants: a node ends by itself only where its disk has failed, it was told to stop, or it runs on a copied disk. Any
+//! other end is a violation.
 
 use std::sync::Arc;
 
@@ -14,18 +25,20 @@ use crate::world::outbox::{Process, SimOutbox};
 use crate::world::{Event, TICK, World};
 
 impl World {
+    /// Whether this process still runs.
     pub fn alive(&self, process: Process) -> bool {
         self.nodes[process.0].starts == process.1 && self.nodes[process.0].driver.is_some()
     }
 
     /// Opens the node's directory as it is and starts its driver.
     pub fn boot(&mut self, at: usize) {
+        // The draws come first, since `node` borrows the world below.
         let mut ids = self.rng.fork();
         let (range, nonce) = (20 + usize::try_from(self.rng.below(20)).expect("small"), self.rng.next());
         let fails = self.now < self.nodes[at].disk_fails_until;
         let effects = self.rng.below(6);
         let turn_ms = if self.slow && self.faults && self.rng.chance(50) { 50 + self.rng.below(300) } else { 0 };
-        // So little that a transaction or two fill a turn.
+        // One or two transactions fill a turn.
         let apply_work = self.apply_work.unwrap_or(if self.slow { 1 } else { 6 << 10 });
         let node = &mut self.nodes[at];
         if fails {
@@ -70,11 +83,12 @@ impl World {
             picked_raft_port: None,
             random: Box::new(move || ids.next()),
         };
-        let log = trace::logger(at, self.clock.clone(), self.trace.clone());
-        let raft_trace = if self.raft_trace { self.trace.clone() } else { Trace::Off };
+        let log = trace::logger(at, self.clock.clone(), self.trace_sink.clone());
+        let raft_trace = if self.raft_trace { self.trace_sink.clone() } else { Trace::Off };
         let quiet = trace::logger(at, self.clock.clone(), raft_trace);
         let outbox = node.outbox.clone();
         node.peers = Peers::open(Arc::new(node.engine.clone())).ok();
+        // The real recovery runs here: identity, journal and state machine are read back from what the disk has kept.
         let driver = DataDir::open(Arc::new(node.engine.clone()), boot).and_then(|(data_dir, incarnation)| {
             Driver::new(data_dir, incarnation, Box::new(outbox.clone()), Box::new(outbox), options, log, quiet)
         });
@@ -87,19 +101,19 @@ impl World {
             }
             Err(failure) => return self.fail(format!("n{at} does not start: {failure}")),
         }
-        self.trace(|| format!("n{at} starts, life {process}"));
+        self.trace(|| format!("n{at} starts, process {process}"));
         self.drive(at, |driver, now| driver.start(now));
         let offset = self.rng.below(TICK);
         self.after(offset, Event::Tick((at, process)));
     }
 
-    /// Ends a process and begins the next.
+    /// Crashes a node and starts it again.
     pub fn restart(&mut self, at: usize) {
         self.crash(at);
         self.boot(at);
     }
 
-    /// Ends a process: what was not synced may be gone.
+    /// Ends a process. Of what was not synced any prefix survives, or all of it.
     pub fn crash(&mut self, at: usize) {
         self.trace(|| format!("n{at} crashes"));
         let mut rng = self.rng.fork();
@@ -110,13 +124,16 @@ impl World {
         node.engine = node.engine.after_crash(&mut rng);
     }
 
-    /// Runs something on a driver, then a turn, and lets everything that comes out of it loose.
+    /// Runs `run` on a driver, then a turn, and dispatches what the driver has put out.
+    ///
+    /// While the last turn of a slow node still lasts, `run` only adds its input, and the turn is put off.
     pub fn drive(&mut self, at: usize, run: impl FnOnce(&mut Driver, u64) -> Result<(), Error>) {
         let now = self.now + self.nodes[at].clock_offset;
         let (next, queued) = self.nodes[at].next_turn;
         let gathers = self.now < next;
         let Some(driver) = self.nodes[at].driver.as_mut() else { return };
         let work = || run(driver, now).and_then(|()| if gathers { Ok(()) } else { driver.turn(now) });
+        // On a real disk closing a database takes longer than a loop may, so the simulated one notices it.
         let (result, closed) = on_loop_thread(work);
         if closed && self.nodes[at].engine.fault() == Fault::None {
             self.fail(format!("n{at} closes a database on the thread of its loop"));
@@ -136,7 +153,9 @@ impl World {
         for out in outs {
             self.dispatch(process, out);
         }
+        // How the turn has ended, and what had been planned for the process.
         match (result, self.nodes[at].engine.fault()) {
+            // It has crashed inside the turn; `World::step` ends it.
             (Ok(()) | Err(_), Fault::CrashAfter(0)) => {}
             (Ok(()), Fault::Failed) => self.fail(format!("n{at} goes on after its disk has failed")),
             (Ok(()), _) => {
@@ -151,16 +170,16 @@ impl World {
                 self.crash(at);
                 self.after(1000, Event::Restart(at));
             }
-            // An operator will see to it.
+            // A copied disk was refused. An operator gives the node an empty one later.
             (Err(_), _) if self.nodes[at].stale_disk.is_some() => {
-                self.trace(|| format!("n{at} ends: its disk was brought back"));
+                self.trace(|| format!("n{at} ends: its disk is a copy"));
                 self.crash(at);
             }
             (Err(failure), _) => self.fail(format!("n{at} stops: {failure}")),
         }
     }
 
-    /// Ends the process of a node that was told to stop and has nothing left to wait for. All that it had is durable then.
+    /// Ends the process of a node that was told to stop and has nothing left to do. All that it has applied is durable then.
     fn end_if_stopped(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let Some(driver) = node.driver.as_mut().filter(|driver| driver.stopped()) else { return };
@@ -183,12 +202,12 @@ impl World {
         self.after(down, Event::Restart(at));
     }
 
-    /// A outbox of a living node, for clients and operators.
+    /// The outbox of a running node, for the replies to clients and operators.
     pub fn outbox(&self, at: usize) -> SimOutbox {
         self.nodes[at].outbox.clone()
     }
 
-    /// Hands a living node an input now.
+    /// Hands a running node an input at the present moment.
     pub fn input(&mut self, at: usize, input: Input) {
         let process = (at, self.nodes[at].starts);
         self.handle_event(Event::Input(process, Box::new(input)));

@@ -1,4 +1,7 @@
-//! Requests between nodes that are answered once.
+//! RPCs between nodes: forwarded requests, identification, probes, digests and join offers.
+//!
+//! Invariants: an RPC ends in exactly one input to the process that began it: the reply, a broken connection, or the
+//! timeout, whichever event comes first.
 
 use huskv::consensus::{Hop, Input};
 use huskv::model::{Code, JoinOffer, Probe, Refusal, Request, StateDigest};
@@ -9,12 +12,13 @@ use crate::world::outbox::{Process, Reply};
 use crate::world::{Event, World};
 
 impl World {
-    /// Notes an errand that must end in exactly one input: `late` where nothing else ends it within `timeout`.
+    /// Begins an RPC, which ends in `late` unless something else ends it within `timeout`.
     fn begin_rpc(&mut self, origin: Process, token: u64, timeout: u64, late: Input) {
         self.pending_rpcs.insert((origin, token));
         self.after(timeout, Event::RpcTimeout { origin, token, late: Box::new(late) });
     }
 
+    /// Ends an RPC with this input, if it is still pending.
     pub fn rpc_ended(&mut self, origin: Process, token: u64, input: Input) {
         if self.pending_rpcs.remove(&(origin, token)) {
             self.after(1, Event::Input(origin, Box::new(input)));
@@ -32,19 +36,23 @@ impl World {
         }
         let cluster = self.nodes[process.0].table.cluster_id;
         let target = self.incarnation(to, cluster).filter(|at| self.connected(process.0, *at));
+        // Not sent at all, so the sender may say `not_applied` and the client may try again.
         let Some(at) = target.filter(|at| self.handshake(process.0, *at)) else {
             let unsent = Err(Refusal::not_applied(Code::NoLeader, "not connected"));
             return self.rpc_ended(process, token, Input::Forwarded { token, result: unsent });
         };
+        // Lost on the way: only the timeout ends the RPC, and the outcome stays unknown.
         if self.faults && self.rng.chance(3) {
             return;
         }
         let reply = self.nodes[at].outbox.reply(move |result| Reply::Forwarded { origin: process, token, result });
+        // What travels is the time that is left, so clocks need not agree.
         let deadline = self.now + self.nodes[at].clock_offset + timeout;
         let input = Input::Request { request, deadline, hop, to, reply };
         let (delay, to) = (self.delay(), (at, self.nodes[at].starts));
         self.after(delay, Event::Input(to, Box::new(input)));
         if self.faults && self.rng.chance(5) {
+            // The connection breaks while the request may be under way: unknown, whatever becomes of it.
             let broken = Err(Refusal::unknown(Code::Timeout, "the connection broke"));
             let broken = Box::new(Input::Forwarded { token, result: broken });
             let at = self.rng.below(timeout.min(500));
@@ -52,15 +60,15 @@ impl World {
         }
     }
 
-    /// Whoever can be dialled at an address now.
+    /// The node that can be dialled at an address: links both ways are whole.
     pub fn dial(&self, from: usize, address: &str) -> Option<usize> {
         self.addressed(address).filter(|at| self.connected(from, *at) && self.connected(*at, from))
     }
 
     pub fn identify(&mut self, process: Process, token: u64, address: &str) {
-        let nobody = Err(Refusal::not_applied(Code::Unreachable, format!("nothing answers at {address}")));
-        self.begin_rpc(process, token, 3000, Input::Identified { token, result: nobody });
-        // What has no cluster yet dials back to the leader that wants it.
+        let unreachable = Err(Refusal::not_applied(Code::Unreachable, format!("nothing answers at {address}")));
+        self.begin_rpc(process, token, 3000, Input::Identified { token, result: unreachable });
+        // A joiner dials back to the leader that made the offer; this is lost more often.
         let back = self.nodes[process.0].table.cluster_id != self.cluster;
         if self.faults && self.rng.chance(if back { 30 } else { 5 }) {
             return;
@@ -73,8 +81,8 @@ impl World {
     }
 
     pub fn probe(&mut self, process: Process, token: u64, address: &str, probe: Probe) {
-        let nobody = Err(Refusal::not_applied(Code::Unreachable, format!("nothing answers at {address}")));
-        self.begin_rpc(process, token, 3000, Input::Probed { token, result: nobody });
+        let unreachable = Err(Refusal::not_applied(Code::Unreachable, format!("nothing answers at {address}")));
+        self.begin_rpc(process, token, 3000, Input::Probed { token, result: unreachable });
         if let Some(at) = self.dial(process.0, address) {
             let reply = self.nodes[at].outbox.reply(move |result| Reply::Probed { origin: process, token, result });
             let (delay, to) = (self.delay(), (at, self.nodes[at].starts));
@@ -105,8 +113,10 @@ impl World {
         }
     }
 
+    /// Delivers what a node has answered: to the client, or to the process that asked.
     pub fn deliver_reply(&mut self, at: usize, reply: Reply) {
-        // A node that went back to what it was before its join answers for another cluster, as it tells its clients.
+        // A node that has rolled its join back answers for its previous cluster, and its clients see that. Such an answer
+        // says nothing of this cluster.
         let elsewhere = self.nodes[at].table.cluster_id != self.cluster;
         let gone = || Refusal::unknown(Code::Timeout, "answered by a node of another cluster");
         let now = self.now;
@@ -137,6 +147,7 @@ impl World {
                 self.rpc_ended(origin, token, Input::Probed { token, result });
             }
             Reply::JoinAccepted { origin, token, result } => {
+                // From here on a node with this raft id is no surprise to the checks.
                 if let Ok(adopted) = &result {
                     self.observed.adopted.insert(adopted.raft_id);
                 }

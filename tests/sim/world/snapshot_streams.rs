@@ -1,4 +1,14 @@
-//! Copies of the machine on their way from one node to another.
+//! Snapshot streams: copies of the state on their way from one node to another.
+//!
+//! ```text
+//!   sender's loop:   Output::Stream (reader)   Output::Spool (spooler)
+//!   Event::Scan:     the spooler reads the tree part by part; what was applied meanwhile is spooled
+//!   finish_snapshot: the loop of the sender ends the snapshot; the reader yields the last frames
+//!   StreamArrives:   the receiver accepts (Input::Receive), its storage takes the frames, Input::Install
+//!   end_stream:      Input::StreamEnded tells the sender, whatever has come of it
+//! ```
+//!
+//! Invariants: the frames are those of the real reader, and are written by the real writer.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +21,10 @@ use crate::world::disk::Fault;
 use crate::world::outbox::{Process, Reply};
 use crate::world::{Event, World};
 
-/// All of them.
+/// The streams under way, by number.
 pub type Streams = BTreeMap<u64, Stream>;
 
-/// A copy on its way.
+/// A stream under way.
 pub struct Stream {
     from: Process,
     to: u64,
@@ -25,6 +35,7 @@ pub struct Stream {
 }
 
 impl World {
+    /// Begins a stream, which fails unless it ends within 30 s.
     pub fn begin_stream(&mut self, from: Process, to: u64, message: Box<Message>, reader: Box<SnapshotReader>) {
         self.sequence += 1;
         let (id, reader, metadata) = (self.sequence, Some(reader), SnapshotMetadata::default());
@@ -32,7 +43,7 @@ impl World {
         self.after(30_000, Event::StreamTimeout(id));
     }
 
-    /// Takes one more part of the tree.
+    /// Reads one more part of the tree.
     pub fn scan(&mut self, process: Process, token: u64, mut spooler: Box<Spooler>) {
         let result = match self.scan_part(process, &mut spooler) {
             Ok(true) => {
@@ -52,8 +63,11 @@ impl World {
         }
     }
 
-    /// Spools what was applied, and reads one part of the tree with what goes before it; whether there is more of the tree.
+    /// Spools what was applied meanwhile, then reads one part of the tree; whether there is more of it.
+    ///
+    /// The order matters: a change that is applied to a part that was already read must be in a later frame.
     fn scan_part(&mut self, process: Process, spooler: &mut Spooler) -> Result<bool, Error> {
+        // First everything that was applied up to here, then the next part of the tree.
         while spooler.step()?.is_some() {}
         let Some((_, stream)) = self.streams.iter_mut().rfind(|(_, stream)| stream.from == process) else {
             return Ok(true);
@@ -73,6 +87,7 @@ impl World {
         Ok(true)
     }
 
+    /// Ends the scan on the loop of the sender, and sends the last frames.
     pub fn finish_snapshot(&mut self, at: usize, mut spooler: Spooler) {
         let process = (at, self.nodes[at].starts);
         let whole = loop {
@@ -82,9 +97,10 @@ impl World {
                 Ok(None) | Err(_) => break false,
             }
         };
+        // A node sends one stream at a time, so the latest one of this process is the one that was scanned.
         let Some((&stream, _)) = self.streams.iter().rfind(|(_, stream)| stream.from == process) else { return };
         if !whole {
-            return self.fail_streams_of(process, "the cut was given up");
+            return self.fail_streams_of(process, "the snapshot was given up");
         }
         if let Some(entry) = self.streams.get_mut(&stream)
             && let Some(mut reader) = entry.reader.take()
@@ -96,7 +112,7 @@ impl World {
                         entry.metadata = metadata;
                         break;
                     }
-                    Err(failure) => return self.fail(format!("a whole copy cannot be read: {failure}")),
+                    Err(failure) => return self.fail(format!("a complete snapshot cannot be read: {failure}")),
                 }
             }
         }
@@ -104,6 +120,7 @@ impl World {
         self.after(delay, Event::StreamArrives(stream));
     }
 
+    /// Ends all streams of a process without success.
     pub fn fail_streams_of(&mut self, process: Process, why: &str) {
         let theirs: Vec<u64> = self.streams.iter().filter(|(_, s)| s.from == process).map(|(id, _)| *id).collect();
         for stream in theirs {
@@ -111,17 +128,20 @@ impl World {
         }
     }
 
+    /// Ends a stream, and reports that to its sender.
     pub fn end_stream(&mut self, stream: u64, result: Result<SnapshotMetadata, String>) {
         if let Some(Stream { from, to, .. }) = self.streams.remove(&stream) {
             self.after(1, Event::Input(from, Box::new(Input::StreamEnded { to, result })));
         }
     }
 
+    /// Asks the receiver to accept a stream, unless the connection breaks.
     pub fn stream_arrives(&mut self, id: u64) {
         let Some(stream) = self.streams.get(&id) else { return };
         let (from, to) = (stream.from, stream.to);
         let cluster = self.nodes[from.0].table.cluster_id;
         let target = self.incarnation(to, cluster).filter(|at| self.connected(from.0, *at));
+        // A stream has a connection of its own, so it needs a handshake of its own.
         let target = target.filter(|at| self.handshake(from.0, *at));
         let Some(at) = target.filter(|_| !(self.faults && self.rng.chance(20))) else {
             return self.end_stream(id, Err("the connection broke".into()));
@@ -133,6 +153,7 @@ impl World {
         self.handle_event(Event::Input(process, Box::new(Input::Receive { from: sender, reply })));
     }
 
+    /// Writes the frames of an accepted stream, and has them installed.
     pub fn receive(&mut self, id: u64, reception: Result<SnapshotTarget, InstallError>) {
         let Some(stream) = self.streams.get(&id) else { return };
         let (to, from) = (stream.to, stream.from);
@@ -144,12 +165,13 @@ impl World {
         let Some(at) = self.incarnation(to, self.nodes[from.0].table.cluster_id) else {
             return self.end_stream(id, Err("the receiver is gone".into()));
         };
-        // A disk that fails here fails the copy and not the node; that is not what this simulator looks at.
+        // On a real node a disk that fails here ends the stream alone, which is not simulated: the writes always pass.
         let engine = self.nodes[at].engine.clone();
         let fault = engine.fault();
         if matches!(fault, Fault::FailAfter(_)) {
             engine.set_fault(Fault::None);
         }
+        // The receiver writes into a new generation of its state, which nothing names until the snapshot is installed.
         let received = reception.open(0).and_then(|mut writer| {
             stream.frames.iter().try_for_each(|frame| writer.write(frame))?;
             writer.finish(&metadata)
@@ -159,10 +181,11 @@ impl World {
         }
         let received = match received {
             Ok(received) => received,
+            // A crash or a full disk explains a refusal. Nothing else does: the sender has made the snapshot whole.
             Err(failure) if engine.has_crashed() || engine.space().is_some_and(DiskSpace::is_nearly_full) => {
                 return self.end_stream(id, Err(failure.to_string()));
             }
-            Err(failure) => return self.fail(format!("n{at} refuses a copy that was made whole: {failure}")),
+            Err(failure) => return self.fail(format!("n{at} refuses a complete snapshot: {failure}")),
         };
         let mut message = self.streams[&id].message.clone();
         message.mut_snapshot().set_metadata(metadata.clone());
