@@ -114,6 +114,7 @@ impl Snapshots {
         let Some((_, began)) = self.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         self.syncing = None;
         core.state_machine.synced();
+        debug_assert!(mark.0 <= core.applied(), "a checkpoint is at or below what is applied");
         let behind = self.keep_from(core, mark.0);
         let log = core.raw.mut_store();
         let hard_state = log.hard_state.clone();

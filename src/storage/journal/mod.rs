@@ -155,6 +155,10 @@ impl Journal {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn install(&mut self, index: u64, term: u64, generation: u64, hard_state: &HardState) -> Result<(), Error> {
+        debug_assert!(
+            hard_state.commit >= index || plant::is(Plant::CommitNotRaised),
+            "what a snapshot holds is committed"
+        );
         self.generation = generation;
         self.checkpoint = (index, term);
         self.write((index, term), true, &[], hard_state)?;
@@ -163,6 +167,7 @@ impl Journal {
 
     /// Sets the checkpoint of the state machine; written with the next record.
     pub fn record_checkpoint(&mut self, index: u64, term: u64) {
+        debug_assert!(index >= self.checkpoint.0, "a checkpoint never goes back");
         self.checkpoint = (index, term);
     }
 
