@@ -180,7 +180,12 @@ impl ChangeFeed {
     /// Takes in all events up to `applied`, in order.
     pub fn append(&self, events: Vec<Event>, applied: u64) {
         let mut ring = self.ring();
+        debug_assert!(applied >= ring.applied, "the applied index never goes back");
         for event in events {
+            debug_assert!(
+                ring.events.back().is_none_or(|last| last.after() <= event.at()),
+                "events come once and in order"
+            );
             ring.bytes += event.size();
             ring.events.push_back(Arc::new(event));
         }

@@ -119,6 +119,7 @@ impl Snapshots {
         let Some((_, began)) = self.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         self.syncing = None;
         core.state_machine.synced();
+        debug_assert!(mark.0 <= core.applied(), "a checkpoint is at or below what is applied");
         let behind = self.keep_from(core, mark.0);
         // Order: the state machine is durable up to `mark` (that is why this is called), the journal records it
         // durably, and only then may entries go. A crash in between finds the old checkpoint and the whole log.

@@ -1,32 +1,37 @@
-//! One seed: a time of faults, then a time of healing in which the cluster must become whole again, then silence.
+//! The run of one seed.
 //!
-//! Laws: the healing phase is bounded in virtual time. In it the cluster must elect, finish what is pending of
-//! membership, and acknowledge a new write on every node.
+//! ```text
+//!   forming         faults, 20 s          healing, at most 150 s                 expiry              history
+//!   all nodes  -->  nemesis, clients,  -->  no faults: one leader, all nodes -->  clients stop,  -->  is every register
+//!   join            operators               members, a write on each             keys expire         linearizable?
+//! ```
+//!
+//! Invariants: after the last fault the cluster becomes whole by itself, within a bound of virtual time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use huskv::model::State;
 
-use crate::checks;
-use crate::disks;
-use crate::narrator::Trace;
-use crate::silence;
+use crate::checks::{self, expiry, history};
+use crate::faults::{disk_copies, disk_space};
+use crate::trace::Trace;
+use crate::world::disk::Fault;
 use crate::world::{Event, World};
 
-/// How long faults happen, in virtual milliseconds.
+/// The duration of the faults, in virtual milliseconds.
 const FAULTS: u64 = 20_000;
 
-/// How long the cluster then has to become whole.
+/// The time within which the cluster must be whole again.
 const HEALING: u64 = 150_000;
 
-/// How many writes it must take then.
+/// The number of writes that it must acknowledge then.
 const NEW_WRITES: u64 = 20;
 
-/// What came of a seed.
+/// The result of a seed.
 pub struct Ended {
-    /// Of everything that clients saw, or what went wrong.
+    /// The digest of all answers to clients, or the violation.
     pub result: Result<u64, String>,
-    /// Virtual milliseconds.
+    /// The virtual milliseconds.
     pub simulated: u64,
 }
 
@@ -41,27 +46,28 @@ pub fn run(seed: u64, trace: &Trace) -> Ended {
     Ended { result, simulated }
 }
 
+/// Runs the phases of a seed one after the other.
 fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> {
     let nodes = 3 + usize::try_from(seed % 2 * 2).expect("small");
     let mut world = World::new(seed, nodes, trace.clone());
-    world.after(5, Event::Offer);
-    world.after(10, Event::Admin);
-    world.after(10, Event::Rogue);
-    // In a quarter of the runs the cluster forms under faults too.
+    world.after(5, Event::ForgedOffer);
+    world.after(10, Event::Operator);
+    world.after(10, Event::RogueMember);
+    // In a quarter of the seeds the cluster forms under faults.
     world.faults = seed % 8 >= 6;
     if world.faults {
         world.after(100, Event::Nemesis);
     } else {
-        while world.step(20_000) && !world.admin.complete {}
-        if !world.admin.complete {
+        while world.step(20_000) && !world.operators.complete {}
+        if !world.operators.complete {
             return Err(world.failure.unwrap_or_else(|| "the cluster does not form".into()));
         }
         world.faults = true;
         world.after(100, Event::Nemesis);
     }
-    world.after(200, Event::Copy);
-    if disks::fall(seed) {
-        world.after(300, Event::Disk);
+    world.after(200, Event::DiskCopy);
+    if disk_space::disks_fill(seed) {
+        world.after(300, Event::DiskSpace);
     }
     for client in 0..4 {
         world.after(client, Event::Client(usize::try_from(client).expect("small")));
@@ -75,12 +81,13 @@ fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> 
     while world.step(end) && !whole(&mut world) {
         *simulated = world.now;
     }
+    // The history is checked even where the cluster has not healed, as the first violation is the better message.
     let healed = whole(&mut world);
     if healed {
-        silence::fall(&mut world);
+        expiry::check(&mut world);
         *simulated = world.now;
     }
-    checks::history(&mut world);
+    history::check(&mut world);
     match world.failure.take() {
         Some(failure) => Err(failure),
         None if !healed => Err(format!("not whole {HEALING} ms after the last fault: {}", describe(&mut world))),
@@ -88,32 +95,33 @@ fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> 
     }
 }
 
-/// No more faults: links are whole, disks are sound, and every node is up.
+/// Ends all faults: links are whole, disks are sound, and every node is up.
 fn heal(world: &mut World) {
-    world.say(|| "faults end".into());
+    world.trace(|| "faults end".into());
     world.faults = false;
-    world.cut.clear();
-    crate::lives::replace(world);
-    disks::heal(world);
+    world.cut_links.clear();
+    disk_copies::replace_stale_disks(world);
+    disk_space::heal(world);
     for at in 0..world.size {
         world.nodes[at].paused_until = 0;
-        world.nodes[at].full_until = 0;
-        world.nodes[at].pace = 0;
+        world.nodes[at].disk_fails_until = 0;
+        world.nodes[at].turn_ms = 0;
         if world.nodes[at].driver.is_none() {
             world.after(1, Event::Restart(at));
         } else {
-            world.nodes[at].engine.set_outcome(crate::engine::Fate::Whole);
+            world.nodes[at].engine.set_fault(Fault::None);
         }
     }
-    world.admin.complete = false;
+    // Counted anew: only writes and joins after the last fault show that the cluster is whole.
+    world.operators.complete = false;
     world.clients.by_node.clear();
 }
 
-/// Whether every node is a member that follows one leader, and has acknowledged new writes.
+/// Whether every node is a member, follows the one leader, and has acknowledged new writes.
 fn whole(world: &mut World) -> bool {
     let count = world.size;
     let by_node = &world.clients.by_node;
-    if !world.admin.complete || by_node.len() < count || by_node.values().sum::<u64>() < NEW_WRITES {
+    if !world.operators.complete || by_node.len() < count || by_node.values().sum::<u64>() < NEW_WRITES {
         return false;
     }
     let all: Vec<_> = (0..count).filter_map(|at| checks::status(world, at)).collect();
@@ -124,6 +132,7 @@ fn whole(world: &mut World) -> bool {
             .all(|status| status.members.len() == count && status.leader == all[0].leader && status.leader.is_some())
 }
 
+/// Describes the nodes, for a cluster that is not whole.
 fn describe(world: &mut World) -> String {
     let nodes = (0..world.size).map(|at| {
         checks::status(world, at).map_or_else(
@@ -135,5 +144,5 @@ fn describe(world: &mut World) -> String {
         )
     });
     let nodes: Vec<String> = nodes.collect();
-    format!("complete {}, acknowledged {:?}; {}", world.admin.complete, world.clients.by_node, nodes.join("; "))
+    format!("complete {}, acknowledged {:?}; {}", world.operators.complete, world.clients.by_node, nodes.join("; "))
 }

@@ -5,7 +5,7 @@
 //!
 //! See also: `driver::ready` (when), `storage::journal` (how), `entry_codec` (what an entry holds).
 
-use raft::eraftpb::{Entry, HardState};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use slog::{error, warn};
 
 use super::Core;
@@ -20,7 +20,15 @@ const SLOW_SYNC: Millis = 500;
 impl Core {
     /// Appends one record and syncs it.
     pub fn persist(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
-        debug_assert!(hard_state.term >= self.raw.store().journal.hard_state().term, "terms never fall");
+        let recorded = self.raw.store().journal.hard_state();
+        debug_assert!(
+            hard_state.term >= recorded.term && hard_state.commit >= recorded.commit,
+            "term and commit never fall"
+        );
+        debug_assert!(
+            hard_state.term > recorded.term || recorded.vote == 0 || hard_state.vote == recorded.vote,
+            "one vote a term"
+        );
         self.records += 1;
         let journal = &mut self.raw.mut_store().journal;
         let known = journal.hard_state().term == hard_state.term;
@@ -38,10 +46,23 @@ impl Core {
         Ok(())
     }
 
+    /// Whether the journal holds what a message promises: its term, and the entries that it acknowledges.
+    pub fn holds(&self, message: &Message) -> bool {
+        let journal = &self.raw.store().journal;
+        let has_term = message.term <= journal.hard_state().term;
+        match message.get_msg_type() {
+            // About a term that no node is in yet.
+            MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse => true,
+            MessageType::MsgAppendResponse => has_term && (message.reject || message.index <= journal.last_index()),
+            _ => has_term,
+        }
+    }
+
     /// Makes it durable that what lies up to `index` is committed. Done for a membership entry before it is reported as
     /// committed: a node that was told of its removal votes no more, and of two voters the one that stays could
     /// otherwise forget at a crash that the entry was committed, and would need the vote of the other for ever.
     pub(crate) fn keep_commit(&mut self, index: u64) -> Result<(), Error> {
+        debug_assert!(index <= self.raw.raft.raft_log.committed, "what is kept is committed");
         let log = self.raw.mut_store();
         // The others may have committed what this node has not synced; they have it then.
         // Worked example: voters 1 and 2, and 1 leads and removes 2 by entry 9. Node 2 hears that 9 is committed and

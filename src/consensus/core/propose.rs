@@ -37,6 +37,10 @@ impl Core {
         raft_id: u64,
         change: &MemberChange,
     ) -> Result<Option<(u64, u64)>, Refusal> {
+        debug_assert!(
+            kind != ConfChangeType::RemoveNode || raft_id != self.raft_id(),
+            "a leader never proposes its own removal"
+        );
         validate::member_change(change)?;
         let mut single = ConfChangeSingle::default();
         single.set_change_type(kind);

@@ -126,8 +126,10 @@ impl Driver {
             self.core.persist(ready.entries(), &hard_state)?;
         }
         // Step 4: what says that entries, a term or a vote are held here: acknowledgements, votes, held appends.
+        debug_assert!(held.iter().all(|message| self.core.holds(message)), "a new term or vote is synced first");
         self.dispatch(held)?;
         let persisted = ready.take_persisted_messages();
+        debug_assert!(persisted.iter().all(|message| self.core.holds(message)), "no answer leaves before its sync");
         self.dispatch(persisted)?;
         let end = self.reads.read_states(ready.take_read_states());
         self.round_ended(end);

@@ -216,6 +216,10 @@ impl Proposals {
             group.into_iter().for_each(|waiting| self.retry_later(cx, waiting));
             return;
         }
+        debug_assert!(
+            plant::is(Plant::LateProposal) || group.iter().all(|waiting| waiting.deadline > cx.core.now),
+            "no request is proposed after its deadline"
+        );
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = cx.core.raft_id();

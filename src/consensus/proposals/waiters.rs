@@ -36,7 +36,8 @@ impl<W> Waiters<W> {
 
     /// Adds the only waiter of the entry at (term, index), until `deadline`.
     pub fn insert(&mut self, term: u64, index: u64, deadline: Millis, waiter: W) {
-        self.0.insert((index, term), (deadline, waiter));
+        let earlier = self.0.insert((index, term), (deadline, waiter));
+        debug_assert!(earlier.is_none(), "one waiter for an entry");
     }
 
     /// Takes the waiter of exactly this entry, which was applied.

@@ -157,6 +157,10 @@ impl Journal {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn install(&mut self, index: u64, term: u64, generation: u64, hard_state: &HardState) -> Result<(), Error> {
+        debug_assert!(
+            hard_state.commit >= index || plant::is(Plant::CommitNotRaised),
+            "what a snapshot holds is committed"
+        );
         self.generation = generation;
         self.checkpoint = (index, term);
         // The generation goes with the reset in one record: log and state are switched together or not at all.
@@ -166,6 +170,7 @@ impl Journal {
 
     /// Sets the checkpoint of the state machine; written with the next record.
     pub fn record_checkpoint(&mut self, index: u64, term: u64) {
+        debug_assert!(index >= self.checkpoint.0, "a checkpoint never goes back");
         self.checkpoint = (index, term);
     }
 

@@ -34,6 +34,25 @@ fn beside(node: &Node) -> Node {
     beside
 }
 
+/// A copy of a node's directory, outside of it.
+fn copied(node: &Node) -> TempDir {
+    let old = tempfile::tempdir().expect("a directory for the copy");
+    copy(node.directory(), old.path());
+    old
+}
+
+/// Kills all nodes, and starts the first of them on these copies of their directories.
+fn restore(cluster: &mut Cluster, copies: &[TempDir]) {
+    cluster.nodes.iter_mut().for_each(Node::kill9);
+    for (node, old) in cluster.nodes.iter().zip(copies) {
+        fs::remove_dir_all(node.directory()).expect("removing the directory");
+        copy(old.path(), node.directory());
+    }
+    let restored = &mut cluster.nodes[..copies.len()];
+    restored.iter_mut().for_each(Node::spawn);
+    restored.iter_mut().for_each(Node::await_up);
+}
+
 fn a_copy_of_the_whole_cluster_replaces_no_member_of_the_original() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[0].put("foo", "bar");
@@ -75,8 +94,7 @@ fn a_member_restored_from_an_old_copy_is_refused_and_rejoins_as_its_message_says
     let (leader, place) = (cluster.agreed(), cluster.followers()[0]);
     cluster.caught_up(secs(20));
     assert!(cluster.nodes[place].sigterm().success());
-    let old = tempfile::tempdir().expect("a directory for the copy");
-    copy(cluster.nodes[place].directory(), old.path());
+    let old = copied(&cluster.nodes[place]);
     cluster.nodes[place].start();
     cluster.nodes[leader].put("since", "1");
     cluster.caught_up(secs(20));
@@ -107,9 +125,8 @@ fn a_majority_restored_from_copies_of_running_nodes_is_detected_by_the_third_nod
     cluster.caught_up(secs(20));
     let old: Vec<TempDir> = (0..2)
         .map(|at| {
-            let old = tempfile::tempdir().expect("a directory for the copy");
             cluster.nodes[at].sigstop();
-            copy(cluster.nodes[at].directory(), old.path());
+            let old = copied(&cluster.nodes[at]);
             cluster.nodes[at].sigcont();
             old
         })
@@ -117,13 +134,7 @@ fn a_majority_restored_from_copies_of_running_nodes_is_detected_by_the_third_nod
     cluster.agreed();
     (0..20).for_each(|n| _ = cluster.nodes[2].put("foo", format!("new {n}")));
     cluster.caught_up(secs(20));
-    cluster.nodes.iter_mut().for_each(Node::kill9);
-    for (node, old) in cluster.nodes.iter().zip(&old) {
-        fs::remove_dir_all(node.directory()).expect("removing the directory");
-        copy(old.path(), node.directory());
-    }
-    cluster.nodes[..2].iter_mut().for_each(Node::spawn);
-    cluster.nodes[..2].iter_mut().for_each(Node::await_up);
+    restore(&mut cluster, &old);
     cluster.nodes[0].put("foo", "other");
     cluster.nodes[2].spawn();
     cluster.nodes[2].await_up();
@@ -143,14 +154,7 @@ fn a_majority_restored_from_old_copies_is_refused_by_the_third_node() {
     cluster.nodes[0].put("foo", "old");
     cluster.caught_up(secs(20));
     cluster.nodes.iter_mut().for_each(Node::kill9);
-    let old: Vec<TempDir> = cluster.nodes[..2]
-        .iter()
-        .map(|node| {
-            let old = tempfile::tempdir().expect("a directory for the copy");
-            copy(node.directory(), old.path());
-            old
-        })
-        .collect();
+    let old: Vec<TempDir> = cluster.nodes[..2].iter().map(copied).collect();
     cluster.nodes.iter_mut().for_each(Node::spawn);
     cluster.nodes.iter_mut().for_each(Node::await_up);
     cluster.agreed();
@@ -162,14 +166,8 @@ fn a_majority_restored_from_old_copies_is_refused_by_the_third_node() {
             check(log.lines().any(|line| line.contains("peer found") && line.contains(name)), &log)
         });
     }
-    cluster.nodes.iter_mut().for_each(Node::kill9);
-    for (node, old) in cluster.nodes.iter().zip(&old) {
-        fs::remove_dir_all(node.directory()).expect("removing the directory");
-        copy(old.path(), node.directory());
-    }
-    // Two that were brought back together are an older cluster, and nothing on their disks says otherwise.
-    cluster.nodes[..2].iter_mut().for_each(Node::spawn);
-    cluster.nodes[..2].iter_mut().for_each(Node::await_up);
+    // Two that are restored together are an older cluster, and nothing on their disks says otherwise.
+    restore(&mut cluster, &old);
     cluster.agreed();
     (0..5).for_each(|n| _ = cluster.nodes[0].put("foo", format!("other {n}")));
     cluster.nodes[2].spawn();
