@@ -179,18 +179,19 @@ impl Index {
         }
     }
 
-    /// Returns the oldest records that a compaction to `index` removes: at most `max_records` whose live entries are
-    /// all at or below it, never the last record. More are included while the log could not begin with the next one: a
-    /// record without live entries, unless a later reset voids it.
-    pub(crate) fn removable(&self, index: u64, max_records: usize) -> impl Iterator<Item = &LiveRecord> {
-        let mut count = 0;
+    /// Returns the oldest records that a compaction to `index` removes: those whose live entries are all at or below it,
+    /// never the last record, until they have `max_chunks` between them. More are included while the log could not begin
+    /// with the next one: a record without live entries, unless a later reset voids it.
+    pub(crate) fn removable(&self, index: u64, max_chunks: usize) -> impl Iterator<Item = &LiveRecord> {
+        let (mut count, mut chunks) = (0, 0);
         // The log may begin only with a record that has a live entry, because recovery takes its `prev` as the base. A record of
         // hard state alone says where the log ended when it was written, and that may have been overridden since.
         while self.is_removable(count, index) {
             let can_begin = self.records[count].live_to > 0 || self.records[count].seq < self.reset;
-            if count >= max_records && can_begin {
+            if chunks >= max_chunks && can_begin {
                 break;
             }
+            chunks += self.records[count].chunks as usize;
             count += 1;
         }
         self.records.iter().take(count)

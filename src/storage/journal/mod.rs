@@ -184,16 +184,17 @@ impl Journal {
         self.generation
     }
 
-    /// Removes up to `max_records` of the oldest records whose live entries are all at or below `index`, never the last
-    /// record, and a few more if the log could not begin with the next one. Returns whether more could be removed.
+    /// Removes the oldest records whose live entries are all at or below `index`, never the last record, until about
+    /// `max_chunks` chunks are removed; the record that passes the bound is the last one, or a later one with which the log
+    /// can begin. Returns whether more could be removed.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn compact(&mut self, index: u64, max_records: usize) -> Result<bool, Error> {
+    pub fn compact(&mut self, index: u64, max_chunks: usize) -> Result<bool, Error> {
         // One batch, oldest record first: after a crash the log begins at the old or at the new position.
         let mut batch = Batch::default();
         let mut count = 0;
-        for record in self.index.removable(index, max_records) {
+        for record in self.index.removable(index, max_chunks) {
             batch.changes.extend((0..record.chunks).map(|chunk| (record_key(record.seq, chunk).to_vec(), None)));
             count += 1;
         }
