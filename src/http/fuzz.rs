@@ -69,25 +69,25 @@ pub fn body(bytes: &[u8]) {
         return;
     };
     assert_eq!(&whole.bytes[..], rest, "a body is what was sent");
-    refused(store::parsed(&whole.bytes, LIMIT, LIMIT).map(drop));
-    refused(txn::parsed(&whole.bytes, options().limits()).map(drop));
-    refused(touch::parsed(&whole.bytes).map(drop));
-    refused(cluster::joining(&whole.bytes).map(drop));
+    refused(store::parse(&whole.bytes, LIMIT, LIMIT).map(drop));
+    refused(txn::parse(&whole.bytes, options().limits()).map(drop));
+    refused(touch::parse(&whole.bytes).map(drop));
+    refused(cluster::parse_join(&whole.bytes).map(drop));
     refused(body::members(&whole.bytes, []).map(drop));
 }
 
 /// A query, as that of a read of one key, of a list and of a watch.
 pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match list::asked(text, LIMIT) {
+    match list::parse(text, LIMIT) {
         Ok(asked) => assert!((1..=1000).contains(&asked.list.limit), "a page is bounded"),
         Err(problem) => refused(Err(problem)),
     }
     if let Ok([value]) = query::parameters(text, ["ttl"]) {
         refused(ttl::of_query(value.as_deref()).map(drop));
     }
-    refused(watch::asked(text, Some(text), LIMIT).map(drop));
-    refused(watch::asked("prefix=", Some(text), LIMIT).map(drop));
+    refused(watch::parse(text, Some(text), LIMIT).map(drop));
+    refused(watch::parse("prefix=", Some(text), LIMIT).map(drop));
     let [one, two, three] = query::FRESH;
     match query::parameters(text, [query::TIMEOUT, one, two, three]) {
         Ok([timeout, one, two, three]) => {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use huskv::changefeed::History;
+use huskv::changefeed::FeedLimits;
 use huskv::consensus::{Driver, Input, Options};
 use huskv::model::Millis;
 use huskv::model::{DiskSpace, Limits, PeerTable};
@@ -419,7 +419,7 @@ impl World {
             apply_work,
             limits: Limits::ALL_NODES,
             pending_requests: 1000,
-            history: History { events: 40, bytes: 1 << 20 },
+            history: FeedLimits { events: 40, bytes: 1 << 20 },
             raft_address: format!("n{}:{}", node.number, node.place),
             http_address: format!("n{}:80", node.number),
             follow_moves: self.follow_moves,

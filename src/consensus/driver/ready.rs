@@ -69,7 +69,7 @@ impl Driver {
         self.reads.release_reads(view!(self))?;
         self.proposals.answer_visible(context!(self));
         self.snapshots.run_snapshots(&mut self.core)?;
-        self.core.feed.stand(self.footing());
+        self.core.feed.set_status(self.feed_status());
         let after = self.core.marks();
         debug_assert!(after.term >= before.term && after.commit >= before.commit && after.applied >= before.applied);
         match self.core.raw.store().broken.borrow_mut().take() {

@@ -122,7 +122,7 @@ async fn accept(
     let service = service(Arc::clone(&context));
     let mut connections = JoinSet::new();
     let mut refusals = Acceptor::new(places.refused(), log.clone());
-    let no_place = last_word(&Problem::no_place());
+    let no_place = last_word(&Problem::connections_full());
     let drain = loop {
         let accepted = tokio::select! {
             drain = &mut stopped => break drain.unwrap_or_default(),
@@ -204,7 +204,7 @@ where
     let goes_on = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
     let probes_only = parts.extensions.get() == Some(&Kind::Probe) && !host_guard::is_probe(parts.uri.path());
     let mut response = match context.origins.check(&parts.headers) {
-        _ if probes_only => Problem::no_place().respond(&parts.method),
+        _ if probes_only => Problem::connections_full().respond(&parts.method),
         OriginCheck::Absent => for_host(&context, app, parts, &body).await?,
         OriginCheck::Refused(problem) => problem.respond(&parts.method),
         OriginCheck::Allowed(origin) => {
@@ -217,7 +217,7 @@ where
             response
         }
     };
-    success::complete(&mut response);
+    success::set_common_headers(&mut response);
     // What is closed without a word loses the client's next request.
     if !response.headers().contains_key(CONNECTION) && !body.read_off(waits).await {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -366,8 +366,8 @@ async fn serve<I, S>(
 
 /// The answer to a request that is not carried out, since its connection has to give way.
 fn given_way(method: &Method) -> Response {
-    let mut answer = Problem::no_place().respond(method);
-    success::complete(&mut answer);
+    let mut answer = Problem::connections_full().respond(method);
+    success::set_common_headers(&mut answer);
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
 }
@@ -380,7 +380,9 @@ async fn part<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, place: Connectio
         let asked =
             place.activity.leaves_unanswered() || matches!(stream.read(&mut [0; 1024]).now_or_never(), Some(Ok(1..)));
         drop(place);
-        if asked && matches!(timeout(LINGER, stream.write_all(&last_word(&Problem::no_place()))).await, Ok(Ok(()))) {
+        if asked
+            && matches!(timeout(LINGER, stream.write_all(&last_word(&Problem::connections_full()))).await, Ok(Ok(())))
+        {
             match places.partings.try_acquire() {
                 Ok(_parting) => linger(stream).await,
                 Err(_) => drop(stream.shutdown().await),

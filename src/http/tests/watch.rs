@@ -7,13 +7,13 @@
 use std::time::Instant;
 
 use super::*;
-use crate::changefeed::{ChangeFeed, FeedStatus, History};
+use crate::changefeed::{ChangeFeed, FeedLimits, FeedStatus};
 use crate::model::{ApplyPoint, Change, Event, Item, Value as Stored};
 
-const MOST: History = History { events: 100, bytes: 1 << 20 };
+const MOST: FeedLimits = FeedLimits { events: 100, bytes: 1 << 20 };
 
-fn footing(in_touch_until: u64, refusal: Option<Refusal>) -> FeedStatus {
-    FeedStatus { term: 3, in_touch_until, refusal }
+fn footing(contact_until: u64, refusal: Option<Refusal>) -> FeedStatus {
+    FeedStatus { term: 3, contact_until, refusal }
 }
 
 /// What the cluster has committed, which the node has not all applied.
@@ -38,7 +38,7 @@ fn node() -> (Node, Arc<ChangeFeed>) {
         }
     });
     feed.begin(10, MOST);
-    feed.stand(footing(u64::MAX, None));
+    feed.set_status(footing(u64::MAX, None));
     (Node::in_front_of(handle, options()), feed)
 }
 
@@ -219,7 +219,7 @@ async fn a_stream_ends_with_the_nodes_part_in_the_cluster_and_with_a_lag() {
     assert!(slow.rest().await.contains("event:lagged\ndata:{\"oldest_index\":21}\n\n"));
     let mut stream = Stream::open(&node, "/watch?prefix=", "").await;
     stream.until("id:20\n\n").await;
-    feed.stand(footing(u64::MAX, Some(Refusal::not_applied(Code::Removed, "removed"))));
+    feed.set_status(footing(u64::MAX, Some(Refusal::not_applied(Code::Removed, "removed"))));
     assert!(!stream.rest().await.contains("event"), "it has nothing more to say");
     node.ask("GET", "/watch?prefix=", "").await.is_problem(410, "removed");
 }
@@ -229,7 +229,7 @@ async fn a_stop_ends_a_stream_with_how_far_it_went() {
     let (node, feed) = node();
     let mut stream = Stream::open(&node, "/watch?key=k", "").await;
     stream.until("id:10\n\n").await;
-    feed.stand(footing(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
+    feed.set_status(footing(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
     let stop = tokio::spawn(node.server.stop(Duration::from_secs(60)));
     // What was promised is still applied, and told.
     happens(&feed, 11, &[put("other", 11, "text/plain", "x")]);
@@ -269,7 +269,7 @@ async fn an_event_source_is_told_as_an_event_what_passes_and_what_does_not() {
         ("/watch?prefix=", Some(Code::Stopping), 503, "stopping"),
         ("/watch?prefix=", Some(Code::Joining), 503, "joining"),
     ] {
-        feed.stand(footing(u64::MAX, refusal.map(|code| Refusal::not_applied(code, "why"))));
+        feed.set_status(footing(u64::MAX, refusal.map(|code| Refusal::not_applied(code, "why"))));
         let told = ask(target).await;
         assert_eq!((told.status, told.header("content-type")), (200, Some("text/event-stream; charset=utf-8")));
         let data = told.body.split("event:refused\ndata:").nth(1).unwrap_or_else(|| panic!("{told:?}"));
@@ -277,7 +277,7 @@ async fn an_event_source_is_told_as_an_event_what_passes_and_what_does_not() {
         assert_eq!((&problem["status"], &problem["code"]), (&status.into(), &code.into()));
         assert!(told.body.contains("retry:1000\n\n"), "{told:?}");
     }
-    feed.stand(footing(u64::MAX, None));
+    feed.set_status(footing(u64::MAX, None));
     // What is wrong with the request itself does not get better.
     ask("/watch?prefix=&form=3").await.is_problem(400, "bad_query");
 }
@@ -331,7 +331,7 @@ async fn a_stop_cuts_streams_whose_clients_do_not_read() {
     happens(&feed, 11, &[change]);
     let mut other = Stream::open(&node, "/watch?prefix=", "").await;
     other.until("id:11\n\n").await;
-    feed.stand(footing(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
+    feed.set_status(footing(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
     feed.close();
     let drain = Duration::from_secs(60);
     tokio::time::timeout(Duration::from_secs(20), node.server.stop(drain)).await.expect("nobody holds the stop up");
@@ -341,11 +341,11 @@ async fn a_stop_cuts_streams_whose_clients_do_not_read() {
 #[tokio::test]
 async fn progress_is_told_only_in_touch_with_a_leader_and_then_every_few_seconds() {
     let (node, feed) = node();
-    feed.stand(footing(0, None));
+    feed.set_status(footing(0, None));
     let mut stream = Stream::open(&node, "/watch?prefix=", "").await;
     happens(&feed, 11, &[put("k", 11, "text/plain", "x")]);
     assert!(!stream.until("id:11\n\n").await.contains("progress"), "the node has heard no leader");
-    feed.stand(footing(u64::MAX, None));
+    feed.set_status(footing(u64::MAX, None));
     for _ in 0..3 {
         let began = Instant::now();
         assert!(stream.until("id:11\n\n").await.contains("event:progress\ndata:{\"index\":11}\n"));
