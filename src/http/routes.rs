@@ -107,7 +107,7 @@ async fn watching(call: RequestContext) -> Response {
     let (method, context, events) = (call.method.clone(), Arc::clone(&call.context), watch::wants_events(&call));
     match watch::handle(call).await {
         Ok(response) => response,
-        Err(problem) => match context.seen(problem) {
+        Err(problem) => match context.joining_or(problem) {
             problem if events && problem.is_of_the_node() => watch::refused(&problem),
             problem => problem.respond(&method),
         },
@@ -133,7 +133,7 @@ where
     let context = Arc::clone(&call.context);
     match handler(call).await {
         Ok(response) => response,
-        Err(problem) => context.seen(problem).respond(&method),
+        Err(problem) => context.joining_or(problem).respond(&method),
     }
 }
 
@@ -159,6 +159,6 @@ fn unknown(
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     warp::method().and(warp::path::full()).then(move |method: Method, path: FullPath| {
         let context = Arc::clone(&context);
-        async move { context.seen(Problem::no_route(path.as_str())).respond(&method) }
+        async move { context.joining_or(Problem::no_route(path.as_str())).respond(&method) }
     })
 }

@@ -21,6 +21,7 @@ use crate::http::request::conditions;
 use crate::http::request::content;
 use crate::http::request::context::RequestContext;
 use crate::http::request::idempotency;
+use crate::http::request::media_type;
 use crate::http::request::query;
 use crate::http::request::query::{Deadline, FRESH, TIMEOUT};
 use crate::http::request::ttl;
@@ -105,7 +106,7 @@ async fn put(mut call: RequestContext, raw_key: &str) -> Result<Response, Proble
     let condition = conditions::of_write(&call)?;
     let announced = call.header(&CONTENT_TYPE)?.map(str::to_owned);
     let body = call.raw_body(deadline).await?;
-    let chosen = announced.as_deref().is_some_and(content::says_something);
+    let chosen = announced.as_deref().is_some_and(media_type::is_explicit);
     match (body.bytes.is_empty(), empty) {
         // What a script sends whose variable is not set: `-d "$VALUE"`.
         (true, false) if !chosen => {

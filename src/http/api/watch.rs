@@ -12,14 +12,13 @@
 //! Not here: how long events are kept (`changefeed`), how they are written ([`crate::http::response::event_stream`]), and connections
 //! that take too little ([`crate::http::server::write_timeout`]) or have gone ([`crate::http::server::socket`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use warp::Reply;
 use warp::http::Method;
@@ -35,8 +34,8 @@ use crate::http::response::event_stream;
 use crate::http::response::event_stream::Rest;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
-use crate::http::server::memory_budget::Source;
 use crate::http::server::socket::Fin;
+use crate::http::server::watcher_slots::WatcherSlot;
 use crate::model::{Cursor, Event};
 
 /// The header with which a client says which event it had last.
@@ -57,64 +56,11 @@ const NOTHING: &[u8] = b":\n\n";
 /// What a read asks for that is to tell an index: any key.
 const ANY_KEY: &[u8] = b"0";
 
-/// What all watchers of a node share.
-pub(crate) struct Watchers {
-    most: usize,
-    taken: Mutex<HashMap<Source, usize>>,
-    news: Notify,
-}
-
-impl Watchers {
-    /// Room for `most` of them, and for at most half of the connections.
-    pub(crate) fn new(most: usize, connections: usize) -> Self {
-        Self { most: most.min(connections / 2), taken: Mutex::default(), news: Notify::new() }
-    }
-
-    fn taken(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The place of one watcher, until it is dropped.
-struct Slot {
-    context: Arc<ServerContext>,
-    source: Source,
-}
-
-impl Slot {
-    /// A place for a watcher from `source`, who leaves an eighth to others.
-    fn take(context: &Arc<ServerContext>, source: Source) -> Option<Self> {
-        let most = context.watchers.most;
-        let mut taken = context.watchers.taken();
-        let all: usize = taken.values().sum();
-        let own = taken.entry(source).or_default();
-        let fits = all < most && *own < most - most / 8;
-        if fits {
-            *own += 1;
-        } else if *own == 0 {
-            taken.remove(&source);
-        }
-        fits.then(|| Self { context: Arc::clone(context), source })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut taken = self.context.watchers.taken();
-        if let Some(own) = taken.get_mut(&self.source) {
-            *own -= 1;
-            if *own == 0 {
-                taken.remove(&self.source);
-            }
-        }
-    }
-}
-
 /// Tells all watchers of what the loop tells only once: it must not spend time on each of them.
 pub(crate) async fn broadcast_changes(context: Arc<ServerContext>) {
     loop {
         context.feed().changed().await;
-        context.watchers.news.notify_waiters();
+        context.watchers.wake_all();
         sleep(TOGETHER).await;
     }
 }
@@ -129,7 +75,7 @@ pub(crate) async fn handle(call: RequestContext) -> Result<Response, Problem> {
     call.takes_get()?;
     let last_event_id = call.header(&LAST_EVENT_ID)?;
     let (filter, cursor) = asked(&call.query, last_event_id, call.context.options.key_bytes)?;
-    let slot = Slot::take(&call.context, call.source).ok_or_else(Problem::watchers_full)?;
+    let slot = call.context.watchers.take(call.source).ok_or_else(Problem::watchers_full)?;
     let opened = call.context.feed().open(cursor).map_err(|unopened| match unopened {
         SubscribeError::Refused(refusal) => refusal.into(),
         SubscribeError::Compacted(oldest) => Problem::compacted(oldest),
@@ -242,11 +188,11 @@ struct Watcher {
     /// What is left of the event that is being sent.
     rest: Option<Rest>,
     fin: Fin,
-    slot: Slot,
+    slot: WatcherSlot,
 }
 
 impl Watcher {
-    fn new(context: Arc<ServerContext>, filter: Filter, opened: Subscription, (slot, fin): (Slot, Fin)) -> Self {
+    fn new(context: Arc<ServerContext>, filter: Filter, opened: Subscription, (slot, fin): (WatcherSlot, Fin)) -> Self {
         Self {
             context,
             filter,
@@ -296,7 +242,7 @@ impl Watcher {
                 None => {}
             }
             // Before the feed is read, or what comes between would be slept through.
-            let news = context.watchers.news.notified();
+            let news = context.watchers.changed();
             let mut news = std::pin::pin!(news);
             news.as_mut().enable();
             match context.feed().read(self.epoch, self.cursor, &self.filter) {

@@ -9,7 +9,7 @@
 //!
 //! Not here: what surrounds it ([`super::success`]), and raw values ([`crate::http::api::store`]).
 
-use crate::http::request::content;
+use crate::http::request::media_type;
 use crate::model::validate;
 use crate::model::{Item, Value};
 
@@ -85,7 +85,7 @@ impl Form {
         // part of an answer.
         if validate::is_json(&value.content_type) && validate::json(&value.bytes).is_ok() {
             Self::Json
-        } else if content::is_text(&value.content_type) && std::str::from_utf8(&value.bytes).is_ok() {
+        } else if media_type::is_text(&value.content_type) && std::str::from_utf8(&value.bytes).is_ok() {
             Self::Text
         } else {
             Self::Binary
@@ -132,7 +132,7 @@ impl Form {
                 out.pop();
                 out.remove(before);
             }
-            Self::Binary => out.extend_from_slice(content::base64(piece).as_bytes()),
+            Self::Binary => out.extend_from_slice(media_type::base64(piece).as_bytes()),
         }
     }
 }
