@@ -109,7 +109,7 @@ where
         Ok(response) => return response,
         // Health, probes and stats describe a node outside of a cluster too, so their own problem is the right answer.
         Err(problem) if scope == Scope::AnyNode => problem,
-        Err(problem) => context.seen(problem),
+        Err(problem) => context.joining_or(problem),
     };
     if is_event_source && problem.is_server_side() { watch::refused_stream(&problem) } else { problem.respond(&method) }
 }
@@ -138,6 +138,6 @@ fn unknown(
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     warp::method().and(warp::path::full()).then(move |method: Method, path: FullPath| {
         let context = Arc::clone(&context);
-        async move { context.seen(Problem::no_route(path.as_str())).respond(&method) }
+        async move { context.joining_or(Problem::no_route(path.as_str())).respond(&method) }
     })
 }

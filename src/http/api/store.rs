@@ -20,6 +20,7 @@ use crate::http::request::conditions;
 use crate::http::request::content;
 use crate::http::request::context::RequestContext;
 use crate::http::request::idempotency;
+use crate::http::request::media_type;
 use crate::http::request::query;
 use crate::http::request::query::{Deadline, FRESH, TIMEOUT};
 use crate::http::request::ttl;
@@ -106,7 +107,7 @@ async fn put(mut request: RequestContext, raw_key: &str) -> Result<Response, Pro
     let condition = conditions::of_write(&request)?;
     let announced = request.header(&CONTENT_TYPE)?.map(str::to_owned);
     let body = request.raw_body(deadline).await?;
-    let has_type = announced.as_deref().is_some_and(content::says_something);
+    let has_type = announced.as_deref().is_some_and(media_type::is_explicit);
     match (body.bytes.is_empty(), empty) {
         // `curl -d "$VALUE"` sends an empty body where the variable is unset, which must not erase the value.
         (true, false) if !has_type => {

@@ -18,14 +18,13 @@
 //! [`crate::http::server::write_timeout`] (clients that read too slowly), [`crate::http::server::socket`] (clients that are
 //! gone).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use warp::Reply;
 use warp::http::Method;
@@ -41,8 +40,8 @@ use crate::http::response::event_stream;
 use crate::http::response::event_stream::PartialEvent;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
-use crate::http::server::memory_budget::Source;
 use crate::http::server::socket::Fin;
+use crate::http::server::watcher_slots::WatcherSlot;
 use crate::model::{Cursor, Event};
 
 /// The request header with the id of the last event that the client has received.
@@ -63,66 +62,12 @@ const EMPTY_COMMENT: &[u8] = b":\n\n";
 /// The key of a read of which only the index is used.
 const ANY_KEY: &[u8] = b"0";
 
-/// The watchers of a node: how many there are, by source address, and their common wake-up.
-pub(crate) struct Watchers {
-    max: usize,
-    counts: Mutex<HashMap<Source, usize>>,
-    changed: Notify,
-}
-
-impl Watchers {
-    /// Returns an empty registry of at most `max` watchers, and at most half of the connections.
-    pub(crate) fn new(max: usize, connections: usize) -> Self {
-        Self { max: max.min(connections / 2), counts: Mutex::default(), changed: Notify::new() }
-    }
-
-    fn counts(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The registration of one watcher, released when it is dropped.
-struct WatcherSlot {
-    context: Arc<ServerContext>,
-    source: Source,
-}
-
-impl WatcherSlot {
-    /// Registers a watcher from `source`; None if the node, or this source, has as many as it may.
-    fn take(context: &Arc<ServerContext>, source: Source) -> Option<Self> {
-        let max = context.watchers.max;
-        let mut counts = context.watchers.counts();
-        let total: usize = counts.values().sum();
-        let own = counts.entry(source).or_default();
-        // One source gets at most seven eighths, so that a single host with a leak of connections cannot lock out all others.
-        let fits = total < max && *own < max - max / 8;
-        if fits {
-            *own += 1;
-        } else if *own == 0 {
-            counts.remove(&source);
-        }
-        fits.then(|| Self { context: Arc::clone(context), source })
-    }
-}
-
-impl Drop for WatcherSlot {
-    fn drop(&mut self) {
-        let mut counts = self.context.watchers.counts();
-        if let Some(own) = counts.get_mut(&self.source) {
-            *own -= 1;
-            if *own == 0 {
-                counts.remove(&self.source);
-            }
-        }
-    }
-}
-
 /// Wakes all watchers after each change of the feed. The consensus loop wakes only this task, so the number of watchers costs
 /// it nothing.
 pub(crate) async fn broadcast_changes(context: Arc<ServerContext>) {
     loop {
         context.feed().changed().await;
-        context.watchers.changed.notify_waiters();
+        context.watchers.wake_all();
         sleep(WAKE_INTERVAL).await;
     }
 }
@@ -138,7 +83,7 @@ pub(crate) async fn handle(request: RequestContext) -> Result<Response, Problem>
     let last_event_id = request.header(&LAST_EVENT_ID)?;
     let (filter, cursor) = parse(&request.query, last_event_id, request.context.options.key_bytes)?;
     // The slot is taken before the cursor is checked, so a flood of refused requests stays within the limit too.
-    let slot = WatcherSlot::take(&request.context, request.source).ok_or_else(Problem::watchers_full)?;
+    let slot = request.context.watchers.take(request.source).ok_or_else(Problem::watchers_full)?;
     let subscription = request.context.feed().open(cursor).map_err(|error| match error {
         SubscribeError::Refused(refusal) => refusal.into(),
         SubscribeError::Compacted(oldest) => Problem::compacted(oldest),
@@ -319,7 +264,7 @@ impl Watcher {
                 None => {}
             }
             // Registered before the feed is read: a change between the read and the wait would not wake this watcher otherwise.
-            let changed = context.watchers.changed.notified();
+            let changed = context.watchers.changed();
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();
             match context.feed().read(self.epoch, self.cursor, &self.filter) {

@@ -11,7 +11,7 @@
 //!
 //! See also: [`super::success`] (the object around it), [`crate::http::api::store`] (raw values).
 
-use crate::http::request::content;
+use crate::http::request::media_type;
 use crate::model::validate;
 use crate::model::{Item, Value};
 
@@ -88,7 +88,7 @@ impl Form {
         // would forge members of the object around it.
         if validate::is_json(&value.content_type) && validate::json(&value.bytes).is_ok() {
             Self::Json
-        } else if content::is_text(&value.content_type) && std::str::from_utf8(&value.bytes).is_ok() {
+        } else if media_type::is_text(&value.content_type) && std::str::from_utf8(&value.bytes).is_ok() {
             Self::Text
         } else {
             Self::Binary
@@ -135,7 +135,7 @@ impl Form {
                 out.pop();
                 out.remove(before);
             }
-            Self::Binary => out.extend_from_slice(content::base64(chunk).as_bytes()),
+            Self::Binary => out.extend_from_slice(media_type::base64(chunk).as_bytes()),
         }
     }
 }
