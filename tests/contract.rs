@@ -89,7 +89,7 @@ fn the_document_uses_only_features_that_client_generators_support() {
 fn every_route_is_documented() {
     let routes = source("src/http/routes.rs");
     let mut routed = between(&routes, "warp::path(\"", "\")");
-    routed.extend(between(&routes, " at(\"", "\")"));
+    routed.extend(between(&routes, "below(\"", "\""));
     let document = document();
     let paths = document["paths"].as_object().expect("paths");
     let documented: BTreeSet<String> = paths

@@ -2,7 +2,7 @@
 //!
 //! See also: `config` (where they come from).
 
-use crate::changefeed::History;
+use crate::changefeed::FeedLimits;
 use crate::model::Limits;
 
 /// The options of the loop.
@@ -37,7 +37,7 @@ pub struct Options {
     /// The maximum number of waiting client requests.
     pub pending_requests: usize,
     /// How many of the latest events are kept.
-    pub history: History,
+    pub history: FeedLimits,
     /// Where this node tells its peers to dial it, `host:port`.
     pub raft_address: String,
     /// The advertised client address, `host:port`.

@@ -1,11 +1,11 @@
-//! What a client can write into a request, for fuzzers.
+//! Fuzz targets for requests.
 //!
-//! Why: a request passes hyper, warp and our own parsers, on a port without a login, and a panic in any of them ends the
-//! node.
+//! Why: a request passes hyper, warp and this module's parsers, on a port without a login, and a panic in any of them ends
+//! the node.
 //!
-//! Laws: whatever the bytes are, these functions return; what is accepted is within its limits.
+//! Invariants: these functions return for all inputs; what is accepted is within its limits.
 //!
-//! Not here: a loop that answers.
+//! See also: the list of targets ([`crate::fuzzing`]), their corpora (`fuzz/corpus`).
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,21 +17,21 @@ use tokio::runtime::{Builder, Runtime};
 use warp::http::Method;
 use warp::http::header::{HeaderMap, HeaderValue, ORIGIN};
 
-use super::Options;
 use super::api::{cluster, list, store, touch, txn, watch};
-use super::request::body::Account;
+use super::options::Options;
+use super::request::body::BodyQuota;
 use super::request::context::ServerContext;
 use super::request::{body, query, ttl};
 use super::response::problem::Problem;
 use super::server::browser_guard::{BrowserGuard, OriginCheck};
 use super::server::memory_budget::{Budget, Budgets, Source};
-use super::server::serve_once;
+use super::server::serve_connection;
 use crate::consensus::channel;
 
-/// The limits that the targets are run with, small so that short inputs reach them.
+/// The limit of keys and values, small so that short inputs reach it.
 const LIMIT: usize = 64;
 
-/// Whole requests, as they come over the connection. There is no loop behind them: what is sound is answered 503.
+/// Whole requests, as the bytes of a connection. No loop is behind them, so valid requests are answered 503.
 pub fn request(bytes: &[u8]) {
     thread_local! {
         static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -41,53 +41,55 @@ pub fn request(bytes: &[u8]) {
     handle.begin_serving();
     let context = Arc::new(ServerContext::new(handle, options()));
     let (server, mut client) = tokio::io::duplex(bytes.len().max(64 << 10));
-    let (read, asked) = (Arc::new(Mutex::new(Vec::new())), bytes.to_vec());
-    let answers = Arc::clone(&read);
+    let (received, request) = (Arc::new(Mutex::new(Vec::new())), bytes.to_vec());
+    let responses = Arc::clone(&received);
     let client = async move {
-        client.write_all(&asked).await.expect("there is room for all of it");
-        client.shutdown().await.expect("memory can be closed");
-        let mut answer = Vec::new();
-        client.read_to_end(&mut answer).await.expect("memory can be read");
-        *answers.lock().expect("nobody panics with it") = answer;
+        client.write_all(&request).await.expect("the pipe has room for all of it");
+        client.shutdown().await.expect("a pipe can be closed");
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).await.expect("a pipe can be read");
+        *responses.lock().expect("no thread panics with it") = bytes;
     };
-    RUNTIME.with(|runtime| runtime.block_on(async { tokio::join!(Box::pin(serve_once(server, context)), client) }));
-    let answers = read.lock().expect("nobody panics with it");
-    assert!(answers.is_empty() || answers.starts_with(b"HTTP/1."), "what comes back is HTTP");
-    assert!(!answers.starts_with(b"HTTP/1.1 500"), "the request is to blame, not the node");
+    RUNTIME
+        .with(|runtime| runtime.block_on(async { tokio::join!(Box::pin(serve_connection(server, context)), client) }));
+    let responses = received.lock().expect("no thread panics with it");
+    assert!(responses.is_empty() || responses.starts_with(b"HTTP/1."), "a response is HTTP");
+    assert!(!responses.starts_with(b"HTTP/1.1 500"), "no request is an internal error");
 }
 
-/// A body, by way of a stream of pieces whose size the first byte says, as each route reads it.
+/// A body in chunks, as each route parses it. The first byte is the size of the chunks, less one.
 pub fn body(bytes: &[u8]) {
-    let Some((&piece, rest)) = bytes.split_first() else { return };
-    let pieces: Vec<_> = rest.chunks(usize::from(piece) + 1).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    let limit = rest.len().max(1) - usize::from(piece == u8::MAX);
+    let Some((&chunk, rest)) = bytes.split_first() else { return };
+    let chunks: Vec<_> = rest.chunks(usize::from(chunk) + 1).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+    // With 255 the body is one byte over its limit.
+    let limit = rest.len().max(1) - usize::from(chunk == u8::MAX);
     let budget = Budget::new(8 * rest.len().max(64 << 10));
-    let account = Account { budget: &budget, source: Source::loopback(), patience: options().rate_grace };
-    let read = body::collect(Box::pin(futures_util::stream::iter(pieces)), None, limit, account).now_or_never();
-    let Ok(whole) = read.expect("bytes in memory are never waited for") else {
-        assert!(rest.len() > limit, "only what is over the limit is refused");
+    let quota = BodyQuota { budget: &budget, source: Source::loopback(), grace: options().rate_grace };
+    let read = body::collect(Box::pin(futures_util::stream::iter(chunks)), None, limit, quota).now_or_never();
+    let Ok(whole) = read.expect("bytes in memory are there at once") else {
+        assert!(rest.len() > limit, "only a body over the limit is refused");
         return;
     };
     assert_eq!(&whole.bytes[..], rest, "a body is what was sent");
-    refused(store::parsed(&whole.bytes, LIMIT, LIMIT).map(drop));
-    refused(txn::parsed(&whole.bytes, options().limits()).map(drop));
-    refused(touch::parsed(&whole.bytes).map(drop));
-    refused(cluster::joining(&whole.bytes).map(drop));
+    refused(store::parse(&whole.bytes, LIMIT, LIMIT).map(drop));
+    refused(txn::parse(&whole.bytes, options().limits()).map(drop));
+    refused(touch::parse(&whole.bytes).map(drop));
+    refused(cluster::parse_join(&whole.bytes).map(drop));
     refused(body::members(&whole.bytes, []).map(drop));
 }
 
-/// A query, as that of a read of one key, of a list and of a watch.
+/// A query, as that of a read, of a list and of a watch.
 pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match list::asked(text, LIMIT) {
+    match list::parse(text, LIMIT) {
         Ok(asked) => assert!((1..=1000).contains(&asked.list.limit), "a page is bounded"),
         Err(problem) => refused(Err(problem)),
     }
     if let Ok([value]) = query::parameters(text, ["ttl"]) {
         refused(ttl::of_query(value.as_deref()).map(drop));
     }
-    refused(watch::asked(text, Some(text), LIMIT).map(drop));
-    refused(watch::asked("prefix=", Some(text), LIMIT).map(drop));
+    refused(watch::parse(text, Some(text), LIMIT).map(drop));
+    refused(watch::parse("prefix=", Some(text), LIMIT).map(drop));
     let [one, two, three] = query::FRESH;
     match query::parameters(text, [query::TIMEOUT, one, two, three]) {
         Ok([timeout, one, two, three]) => {
@@ -118,13 +120,13 @@ pub fn origin(bytes: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
     let options = options();
     let known = ["https://ui.example.org", "http://localhost:2221", "http://127.0.0.1:2221", "http://[::1]:2221"];
-    let ours = known.iter().any(|known| value.as_bytes().eq_ignore_ascii_case(known.as_bytes()));
+    let allowed = known.iter().any(|known| value.as_bytes().eq_ignore_ascii_case(known.as_bytes()));
     let headers = HeaderMap::from_iter([(ORIGIN, value)]);
     match BrowserGuard::new(&options).check(&headers) {
-        OriginCheck::Absent => unreachable!("there is one"),
-        OriginCheck::Allowed(_) => assert!(ours, "no other origin is let in"),
+        OriginCheck::Absent => unreachable!("the request has an origin"),
+        OriginCheck::Allowed(_) => assert!(allowed, "no other origin is allowed"),
         OriginCheck::Refused(problem) => {
-            assert!(!ours, "no origin of ours is refused");
+            assert!(!allowed, "no allowed origin is refused");
             refused(Err(problem));
         }
     }
@@ -142,7 +144,7 @@ fn options() -> Options {
         rate_grace: Duration::from_secs(5),
         allowed_origins: vec!["https://ui.example.org".into()],
         allowed_hosts: Vec::new(),
-        // As on loopback for origins; of hosts more are let in elsewhere, so that requests get further.
+        // The origins are those on loopback. Off loopback more hosts are allowed, so more inputs get past the host check.
         own_hosts: vec!["127.0.0.1".into(), "localhost".into(), "::1".into()],
         loopback: false,
         port: 2221,
@@ -157,9 +159,9 @@ fn options() -> Options {
     }
 }
 
-/// A refusal can always be written out.
+/// Asserts that a refusal is a client error with a response.
 fn refused(result: Result<(), Problem>) {
     if let Err(problem) = result {
-        assert!(problem.respond(&Method::POST).status().is_client_error(), "the client is to blame");
+        assert!(problem.respond(&Method::POST).status().is_client_error(), "a refused input is a client error");
     }
 }

@@ -1,21 +1,20 @@
-//! The one page of routes.
+//! The table of routes.
 //!
-//! Why: whoever wants to know what huskv answers reads this page. Each line hands method, headers, raw query and unread
-//! body to the handler of its topic, which checks them.
+//! Why: it lists every path that huskv serves, with the handler behind it and what a node outside of a cluster answers there.
 //!
-//! Laws: warp tries the lines in their order, so the hot ones come first. No line rejects once its path fits, so a
-//! failure is never warp's plain text. A slash at the end is the same route.
+//! Invariants: warp tries the routes in this order, so the most frequent ones come first. No route rejects once its path
+//! matches, so warp's own plain-text errors are never sent. A trailing slash is the same route.
 //!
-//! Not here: connections ([`super::server`]).
+//! See also: the handlers ([`super::api`]), connections ([`super::server`]).
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::path::{FullPath, Tail};
 use warp::reply::Response;
+use warp::{Filter, Rejection};
 
 use super::api::{cluster, compat, health, openapi, probes, store, touch, txn, watch};
 use super::request::body::boxed;
@@ -24,121 +23,100 @@ use super::response::problem::Problem;
 use super::server::memory_budget::Source;
 use super::server::socket::Fin;
 
-/// Every route.
+/// How a problem of a route's handler is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// As it is: the route serves on any node.
+    AnyNode,
+    /// On a node outside of a cluster as 503 `joining`, whatever else is wrong with the request.
+    Member,
+    /// As `Member`; to an `EventSource` a problem of the node is an event, `refused`.
+    Watch,
+}
+
+/// Combines routes so that the first one whose path matches answers.
+macro_rules! first_match {
+    ($first:expr $(, $next:expr)* $(,)?) => { $first $(.or($next).unify())* };
+}
+
+/// Returns the filter that serves every route.
 pub(super) fn routes(
     context: &Arc<ServerContext>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> + 'static {
-    let call = call(Arc::clone(context));
+    use Scope::{AnyNode, Member, Watch};
+    let request = request(Arc::clone(context));
     let raft = warp::path("raft");
-    let at = |name: &'static str| raft.and(warp::path(name)).and(warp::path::end()).and(call.clone());
-
-    let data = warp::path("store").and(warp::path::tail()).and(call.clone()).then(data);
-    let txn = warp::path("txn").and(warp::path::end()).and(call.clone()).then(|call| unless_joining(call, txn::handle));
-    let touch = warp::path("touch").and(warp::path::tail()).and(call.clone()).then(touched);
-    let watch = warp::path("watch").and(warp::path::end()).and(call.clone()).then(watching);
-    let health =
-        warp::path("health").and(warp::path::end()).and(call.clone()).then(|call| always(call, health::health));
-    let readyz =
-        warp::path("readyz").and(warp::path::end()).and(call.clone()).then(|call| always(call, probes::readyz));
-    let livez = warp::path("livez").and(warp::path::end()).and(call.clone()).then(|call| always(call, probes::livez));
-    let stats = at("stats").then(|call| always(call, cluster::stats));
-    let join = at("join").then(|call| unless_joining(call, cluster::join));
-    let remove = at("remove").then(|call| unless_joining(call, cluster::remove));
-    let transfer = at("transfer").then(|call| unless_joining(call, cluster::transfer));
-    let snapshot = at("snapshot").then(|call| unless_joining(call, cluster::snapshot));
-    let keys = warp::path("keys").and(warp::path::tail()).and(call.clone()).then(keys);
-    let kv = warp::path("kv").and(warp::path::tail()).and(call.clone()).then(kv);
-    let openapi = warp::path("openapi.json")
-        .and(warp::path::end())
-        .and(call.clone())
-        .then(|call| always(call, openapi::document));
-    let unknown = unknown(Arc::clone(context));
-
-    let others = txn
-        .or(touch)
-        .unify()
-        .or(watch)
-        .unify()
-        .or(health)
-        .unify()
-        .or(readyz)
-        .unify()
-        .or(livez)
-        .unify()
-        .or(stats)
-        .unify()
-        .or(join)
-        .unify()
-        .or(remove)
-        .unify()
-        .or(transfer)
-        .unify()
-        .or(snapshot)
-        .unify()
-        .or(openapi)
-        .unify()
-        .or(keys)
-        .unify()
-        .or(kv)
-        .unify()
-        .boxed();
-    // Warp clones for each request what it may have to try next, so all but the hottest line are behind one pointer.
-    data.or(others).unify().or(unknown).unify()
+    let others = first_match!(
+        exact(warp::path("txn"), &request, Member, txn::handle),
+        below("touch", &request, Member, touch::handle),
+        exact(warp::path("watch"), &request, Watch, watch::handle),
+        exact(warp::path("health"), &request, AnyNode, health::health),
+        exact(warp::path("readyz"), &request, AnyNode, probes::readyz),
+        exact(warp::path("livez"), &request, AnyNode, probes::livez),
+        exact(raft.and(warp::path("stats")), &request, AnyNode, cluster::stats),
+        exact(raft.and(warp::path("join")), &request, Member, cluster::join),
+        exact(raft.and(warp::path("remove")), &request, Member, cluster::remove),
+        exact(raft.and(warp::path("transfer")), &request, Member, cluster::transfer),
+        exact(raft.and(warp::path("snapshot")), &request, Member, cluster::snapshot),
+        exact(warp::path("openapi.json"), &request, AnyNode, openapi::document),
+        below("keys", &request, Member, compat::keys),
+        below("kv", &request, Member, compat::kv),
+    )
+    .boxed();
+    // For each request warp clones every filter that it may still try. Boxed, all routes but the hottest are one pointer.
+    first_match!(below("store", &request, Member, store::handle), others, unknown(Arc::clone(context)))
 }
 
-async fn data(tail: Tail, call: RequestContext) -> Response {
-    unless_joining(call, |call| async move { store::handle(call, tail.as_str()).await }).await
+/// Serves exactly `path`.
+fn exact<P, F>(
+    path: P,
+    request: &BoxedFilter<(RequestContext,)>,
+    scope: Scope,
+    handler: fn(RequestContext) -> F,
+) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + use<P, F> + 'static
+where
+    P: Filter<Extract = (), Error = Rejection> + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Response, Problem>> + Send + 'static,
+{
+    path.and(warp::path::end()).and(request.clone()).then(move |request| respond(request, scope, handler))
 }
 
-async fn keys(tail: Tail, call: RequestContext) -> Response {
-    unless_joining(call, |call| async move { compat::keys(call, tail.as_str()).await }).await
+/// Serves the path segment `name` and every path below it.
+fn below<F>(
+    name: &'static str,
+    request: &BoxedFilter<(RequestContext,)>,
+    scope: Scope,
+    handler: fn(RequestContext, Tail) -> F,
+) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + use<F> + 'static
+where
+    F: Future<Output = Result<Response, Problem>> + Send + 'static,
+{
+    warp::path(name)
+        .and(warp::path::tail())
+        .and(request.clone())
+        .then(move |tail, request| respond(request, scope, move |request| handler(request, tail)))
 }
 
-async fn kv(tail: Tail, call: RequestContext) -> Response {
-    unless_joining(call, |call| async move { compat::kv(call, tail.as_str()).await }).await
-}
-
-async fn touched(tail: Tail, call: RequestContext) -> Response {
-    unless_joining(call, |call| async move { touch::handle(call, tail.as_str()).await }).await
-}
-
-/// As [`unless_joining`], in the form that whoever asks can read.
-async fn watching(call: RequestContext) -> Response {
-    let (method, context, events) = (call.method.clone(), Arc::clone(&call.context), watch::wants_events(&call));
-    match watch::handle(call).await {
-        Ok(response) => response,
-        Err(problem) => match context.seen(problem) {
-            problem if events && problem.is_of_the_node() => watch::refused(&problem),
-            problem => problem.respond(&method),
-        },
-    }
-}
-
-/// Answers on any node.
-async fn always<F>(call: RequestContext, handler: impl FnOnce(RequestContext) -> F) -> Response
+/// Runs a handler and answers its problem by the scope of the route.
+async fn respond<F>(request: RequestContext, scope: Scope, handler: impl FnOnce(RequestContext) -> F) -> Response
 where
     F: Future<Output = Result<Response, Problem>>,
 {
-    let method = call.method.clone();
-    handler(call).await.unwrap_or_else(|problem| problem.respond(&method))
+    // The handler consumes the request, so what an answer to its problem needs is taken out first.
+    let (method, context) = (request.method.clone(), Arc::clone(&request.context));
+    let is_event_source = scope == Scope::Watch && watch::accepts_only_events(&request);
+    let problem = match handler(request).await {
+        Ok(response) => return response,
+        // Health, probes and stats describe a node outside of a cluster too, so their own problem is the right answer.
+        Err(problem) if scope == Scope::AnyNode => problem,
+        Err(problem) => context.joining_or(problem),
+    };
+    if is_event_source && problem.is_server_side() { watch::refused_stream(&problem) } else { problem.respond(&method) }
 }
 
-/// Answers on a node that belongs to a cluster; on another one any failure is 503 `joining`. (The loop itself refuses
-/// what reaches it.)
-async fn unless_joining<F>(call: RequestContext, handler: impl FnOnce(RequestContext) -> F) -> Response
-where
-    F: Future<Output = Result<Response, Problem>>,
-{
-    let method = call.method.clone();
-    let context = Arc::clone(&call.context);
-    match handler(call).await {
-        Ok(response) => response,
-        Err(problem) => context.seen(problem).respond(&method),
-    }
-}
-
-/// Takes the request apart.
-fn call(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
+/// Extracts the context of a request, its body unread.
+fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
+    // `raw` rejects a request without a query.
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method()
         .and(warp::path::full())
@@ -154,11 +132,12 @@ fn call(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
         .boxed()
 }
 
+/// Answers every other path.
 fn unknown(
     context: Arc<ServerContext>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     warp::method().and(warp::path::full()).then(move |method: Method, path: FullPath| {
         let context = Arc::clone(&context);
-        async move { context.seen(Problem::no_route(path.as_str())).respond(&method) }
+        async move { context.joining_or(Problem::no_route(path.as_str())).respond(&method) }
     })
 }

@@ -6,9 +6,9 @@
 //! Invariants: pure. A history continues a known boot id only if it is the current one or names it among the previous ones. Two
 //! processes started from copies of one disk do not name each other, so the one that connects first is the member.
 //!
-//! Example: node `a` is at boot 3 and its disk is cloned. The original starts boot 4 with history [3, 2, 1], the clone starts its
-//! own boot 4 (another nonce) with the same history. Peers that have recorded the original's boot 4 refuse the clone: its history
-//! does not contain that boot id.
+//! Example: node `a` is at boot 3 and its disk is cloned. The original starts boot 4 with history [3, 2, 1], the clone
+//! starts its own boot 4 (another nonce) with the same history. Peers that have recorded the original's boot 4 refuse the
+//! clone: its history does not contain that boot id.
 //!
 //! See also: `storage::Identity` and `storage::Peers` (persistence), `transport::handshake` (exchange).
 
@@ -73,6 +73,7 @@ impl IdentityConflict {
 impl BootHistory {
     /// Starts the next boot.
     pub fn start(&mut self, nonce: u64) {
+        // Count 0 is a directory without a start: it is no boot id, so it does not enter the history.
         let before = self.current;
         self.current = BootId { count: before.count + 1, nonce };
         if before.count > 0 {
@@ -85,6 +86,8 @@ impl BootHistory {
     /// Returns the history with `boot_id` among the previous ones.
     #[must_use]
     pub fn including(mut self, boot_id: Option<BootId>) -> Self {
+        // A peer that was away for more than 16 starts would find its recorded boot id in no history. So it gets this one
+        // in addition to the latest 16, since this node knows what that peer has recorded.
         if let Some(boot_id) = boot_id
             && boot_id != self.current
             && !self.before.contains(&boot_id)
@@ -105,7 +108,8 @@ impl BootHistory {
             None => Ok(true),
             // The same process connects again.
             Some(known) if known == self.current => Ok(false),
-            // A later start of the same directory: it names the recorded boot id.
+            // A later start of the same directory: it names the recorded boot id. Two clones start at the same count, with
+            // different nonces, and neither names the other.
             Some(known) if self.current.count > known.count && self.before.contains(&known) => Ok(true),
             Some(known) => Err(IdentityConflict { known, claimed: self.current }),
         }

@@ -71,7 +71,8 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if version != VERSION {
         return Err(CodecError::Version(version));
     }
-    // A value never needs a larger limit than its encoding has bytes, so the smallest class that fits is used.
+    // A value never needs a larger limit than its encoding has bytes, so the smallest class that fits is used. Example: 13
+    // bytes that claim a key of 4 GiB are decoded within 4 KiB, and fail before anything is allocated for the key.
     let decoded = match rest.len() {
         0..=0x1000 => within::<T, 0x1000>(rest),
         0x1001..=0x1_0000 => within::<T, 0x1_0000>(rest),
@@ -106,6 +107,7 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> R
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
             let too_many = |count| Err(A::Error::invalid_length(count, &self));
+            // The length field is a claim: refuse a large one at once, and never allocate by it.
             if let Some(count) = seq.size_hint().filter(|count| *count > MAX_ELEMENTS) {
                 return too_many(count);
             }
@@ -131,6 +133,8 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_a_put() {
+        // Version 1; variant 0 (put); key, content type and value, each with its length as u64; condition variant 3
+        // (version) with 5; Some(7). All numbers are little-endian and of fixed width.
         let put = Command::Put {
             key: "k".into(),
             value: Value { content_type: "t".into(), bytes: "v".into() },
@@ -145,6 +149,7 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_a_member_change() {
+        // Version 1; variant 0 (set); name; raft id as u64; peer address; client address; role variant 1 (learner).
         let change = MemberChange::Set(Member {
             name: "a".into(),
             raft_id: 0x0102,
@@ -159,13 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn other_versions_leftovers_and_lies_about_length_are_refused() {
+    fn other_versions_trailing_bytes_and_false_lengths_are_refused() {
         let mut bytes = encode(&Command::delete("k"));
         bytes.push(0);
         assert!(matches!(decode::<Command>(&bytes), Err(CodecError::Malformed(_))));
         bytes[0] = 2;
         assert_eq!(decode::<Command>(&bytes), Err(CodecError::Version(2)));
         assert_eq!(decode::<Command>(&[]), Err(CodecError::Empty));
+        // A delete with a key of one byte, whose length field claims 16 EiB, 4 GiB, and almost the limit of an encoding.
         for length in [u64::MAX, u64::from(u32::MAX), MAX_BYTES as u64 - 100] {
             let huge = [&[VERSION, 1, 0, 0, 0][..], &length.to_le_bytes(), b"k"].concat();
             let taken = allocation_counter::measure(|| {
@@ -176,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_small_steps_is_counted_before_it_is_decoded() {
-        let steps = |count| {
+    fn a_list_of_small_elements_is_counted_before_it_is_decoded() {
+        let gets = |count| {
             let then = vec![Operation::Get { key: Bytes::new() }; count];
             encode(&Command::Txn(Txn { checks: Vec::new(), then, otherwise: Vec::new() }))
         };
-        assert!(decode::<Command>(&steps(MAX_ELEMENTS)).is_ok());
-        let many = steps(200_000);
+        assert!(decode::<Command>(&gets(MAX_ELEMENTS)).is_ok());
+        let many = gets(200_000);
         let taken = allocation_counter::measure(|| {
             assert!(matches!(decode::<Command>(&many), Err(CodecError::Malformed(_))));
         });
@@ -190,7 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn values_of_every_size_come_back() {
+    fn values_around_every_limit_class_round_trip() {
+        // Version, variant and length fields push the encoding over each class at different sizes of the value.
         for bound in [0x1000_usize, 0x1_0000, 0x10_0000] {
             for size in bound - 40..bound + 8 {
                 let put = Command::put("k", vec![7; size]);

@@ -1,7 +1,7 @@
 //! Free disk space of a node.
 //!
-//! Why: all members hold the same data, so one full disk stops the cluster's writes. Each member reports its free space, and the
-//! leader refuses growing writes before a disk is full.
+//! Why: all members hold the same data, so one full disk stops the cluster's writes. Each member reports its free space,
+//! and the leader refuses growing writes before a disk is full.
 //!
 //! ```text
 //!   free   |---- all writes ----| reserve |-- deletes, touches, expiries, checkpoints --| floor |-- reads, membership --| 0
@@ -34,6 +34,7 @@ impl DiskSpace {
     /// space before it frees any, so below the floor a node writes next to nothing.
     #[must_use]
     pub fn floor_bytes(self) -> u64 {
+        // A reserve of 256 MiB has the floor 128; one of 40 MiB has 32, since a restart needs as much; one of 8 MiB has 8.
         (self.reserve_bytes / 2).max(MIN_FLOOR_BYTES).min(self.reserve_bytes)
     }
 
@@ -52,6 +53,7 @@ impl DiskSpace {
     /// Whether the two are on different sides of the reserve or of the floor.
     #[must_use]
     pub fn level_differs(self, other: Self) -> bool {
+        // A change of level is reported to the other members at once, smaller changes with the next report.
         (self.is_nearly_full(), self.is_below_floor()) != (other.is_nearly_full(), other.is_below_floor())
     }
 
@@ -83,6 +85,7 @@ mod tests {
 
     #[test]
     fn the_floor_is_half_of_the_reserve_within_32_mib_and_the_reserve() {
+        // In MiB: no reserve, reserves below 32 (the floor is the reserve), up to 64 (the floor is 32), and above (half).
         for (reserve, floor) in [(0, 0), (8, 8), (32, 32), (40, 32), (64, 32), (67, 33), (256, 128), (1024, 512)] {
             let space = |free_bytes| DiskSpace { free_bytes, reserve_bytes: reserve << 20 };
             assert_eq!(space(0).floor_bytes() >> 20, floor, "a reserve of {reserve} MiB");
@@ -93,6 +96,8 @@ mod tests {
 
     #[test]
     fn pending_writes_count_as_used() {
+        // 70 MiB free with a reserve of 64 and a floor of 32: 7 pending MiB reach the reserve, 39 the floor, 99 exceed the
+        // disk.
         let space = DiskSpace { free_bytes: 70 << 20, reserve_bytes: 64 << 20 };
         for (pending, nearly_full, below_floor) in
             [(0, false, false), (7, true, false), (39, true, true), (99, true, true)]

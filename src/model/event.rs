@@ -3,11 +3,11 @@
 //! Why: a watcher must find its place again by the event id alone, on any node and after any failure, so the id is the position
 //! of the change in the log.
 //!
-//! Invariants: the position counts all changes of an index, whatever the watcher filters. A change that keeps the version of its
-//! key (a touch) is no event.
+//! Invariants: the position counts all changes of an index, whatever the watcher filters. A change that keeps the version
+//! of its key (a touch) is no event.
 //!
-//! Example: entry 41 is a transaction that puts two keys. Its events have the ids `41.1` and `41.2`. An entry with one change has
-//! the plain id `42`. A watcher with `Last-Event-ID: 41.1` resumes at the second change of 41.
+//! Example: entry 41 is a transaction that puts two keys. Its events have the ids `41.1` and `41.2`. An entry with one
+//! change has the plain id `42`. A watcher with `Last-Event-ID: 41.1` resumes at the second change of 41.
 //!
 //! See also: `changefeed` (retention), `http::api::watch` (server-sent events).
 
@@ -55,6 +55,7 @@ impl Event {
             Change::Put { key, item } => (key, EventKind::Put(item.clone())),
             Change::Delete { key, expired: false } => (key, EventKind::Deleted),
             Change::Delete { key, expired: true } => (key, EventKind::Expired),
+            // A touch keeps the version, so a watcher's copy stays valid; a move changes no key.
             Change::Touch { .. } | Change::Move { .. } => return None,
         };
         Some(Self { index: at.index, place: 1, of: 1, clock: at.clock, key: key.clone(), kind })
@@ -78,6 +79,7 @@ impl Event {
     /// Returns the cursor after it.
     #[must_use]
     pub fn after(&self) -> Cursor {
+        // After 41.1 of two comes 41.2; after 41.2, the last one, comes the first change of 42.
         if self.place == self.of { Cursor::after(self.index) } else { Cursor { place: self.place + 1, ..self.at() } }
     }
 
@@ -100,6 +102,7 @@ impl Event {
 }
 
 /// A cursor of a watcher: the first change it has not received.
+// The derived order compares the index first: the order of the fields is part of the meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// Its index.
@@ -124,6 +127,8 @@ impl Cursor {
     /// Returns the last completely received index; None in the middle of an entry.
     #[must_use]
     pub fn complete(self) -> Option<u64> {
+        // Cursor (42, 1) means that all of 41 was received. Cursor (41, 2) means that a part of 41 is missing, so a
+        // `progress` with 41 would make the client skip it when it resumes.
         (self.place == 1).then(|| self.index.saturating_sub(1))
     }
 }
@@ -173,6 +178,7 @@ mod tests {
 
     #[test]
     fn ids_count_all_changes_of_an_index_that_has_several() {
+        // The touch of `t` between the put and the deletes is no event, and takes no position.
         let gone = |expired| Change::Delete { key: "b".into(), expired };
         let Change::Put { key, item } = put("t", 6) else { panic!() };
         let changes = [put("a", 7), Change::Touch { key, item }, gone(false), gone(true)];
@@ -186,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_says_where_one_goes_on() {
+    fn an_id_parses_into_the_cursor_after_it() {
         let mut events: Vec<_> = ["a", "b"].iter().filter_map(|key| Event::of(&put(key, 7), AT)).collect();
         Event::number(&mut events);
         for event in &events {
@@ -198,6 +204,7 @@ mod tests {
         assert_eq!("0".parse(), Ok(Cursor::from(1)));
         assert_eq!("7.1".parse(), Ok(Cursor { index: 7, place: 2 }));
         assert_eq!(u64::MAX.to_string().parse(), Ok(Cursor::from(u64::MAX)));
+        // Places start at 1 and fit into 32 bits, indexes into 64; signs and spaces, which some parsers accept, are invalid.
         let bad = ["", ".", "7.", ".1", "7.0", "+7", "-1", "7.1.1", "7 ", "7.4294967296", "18446744073709551616", "x"];
         for bad in bad {
             assert_eq!(bad.parse::<Cursor>(), Err(ParseCursorError), "{bad}");

@@ -22,6 +22,8 @@ pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The reason, to continue a sentence.
 pub fn check(text: &str) -> Result<(), String> {
     let bytes = text.as_bytes();
+    // One pass over the bytes without a parser: the text is valid JSON, so a quote begins a string, and a digit or minus a
+    // number.
     let (mut depth, mut at) = (0_usize, 0);
     while let Some(&byte) = bytes.get(at) {
         at = match byte {
@@ -48,6 +50,7 @@ pub fn check(text: &str) -> Result<(), String> {
 /// surrogate pair. The words continue a sentence.
 #[must_use]
 pub fn hint(bytes: &[u8]) -> Option<String> {
+    // Without a mark: JSON begins with two ASCII characters, so in UTF-16 every other byte is zero.
     let utf_16 = match bytes {
         [0xff, 0xfe, ..] => Some("UTF-16 with the byte order mark FF FE"),
         [0xfe, 0xff, ..] => Some("UTF-16 with the byte order mark FE FF"),
@@ -63,7 +66,7 @@ pub fn hint(bytes: &[u8]) -> Option<String> {
     if let Some(at) = mark_between_strings(bytes) {
         return Some(format!("has a byte order mark at byte {at}, which JSON may have only within a string"));
     }
-    // What comes before a half is JSON, as far as strings are concerned.
+    // The parser stopped at the surrogate, so the text before it is valid, and `check` finds the same place.
     check(std::str::from_utf8(bytes).ok()?).err().filter(|why| why.contains("surrogate"))
 }
 
@@ -89,12 +92,16 @@ fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, String> {
             Some(b'"') => return Ok(at + 1),
             Some(b'\\') => {
                 let low = |unit: u16| (0xdc00..0xe000).contains(&unit);
+                // `\ud83d\ude00` is one character of two escapes, 12 bytes. A high half without a low one behind it, or a
+                // low half alone, is no character: serde_json accepts it in a value that is skipped, and jq and Python
+                // refuse the whole page.
                 at = match unit(bytes, at) {
                     Some(0xd800..0xdc00) if unit(bytes, at + 6).is_some_and(low) => at + 12,
                     Some(half @ 0xd800..0xe000) => {
                         return Err(format!("has the lone surrogate \\u{half:04x}, which is no character"));
                     }
                     Some(_) => at + 6,
+                    // Another escape, such as `\"`, which must not end the string.
                     None => at + 2,
                 };
             }
@@ -118,6 +125,7 @@ fn end_of_number(text: &str, at: usize) -> Result<usize, String> {
     if number.bytes().filter(u8::is_ascii_digit).count() > DIGITS {
         return Err(format!("has the number {shown} of over {DIGITS} digits; write it as a string"));
     }
+    // `1e400` is valid JSON and infinite as a double. `1e-400` is rounded to 0, as every parser does.
     match number.parse::<f64>() {
         Ok(double) if double.is_infinite() => {
             Err(format!("has the number {shown}, which is beyond the range of a double; write it as a string"))
@@ -143,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_parsers_say_in_other_words_is_named() {
+    fn a_hint_names_the_encoding_mistake() {
         for (bytes, named) in [
             (&b"\xff\xfe{\0}\0"[..], "FF FE"),
             (b"\xfe\xff\0{\0}", "FE FF"),

@@ -35,6 +35,8 @@ pub struct Page {
 /// Returns the end of the range of a prefix, None if it is unbounded: `ab` gives `ac`, `a\xff` gives `b`.
 #[must_use]
 pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    // 0xff cannot be incremented, so trailing ones are dropped and the byte before them is. A prefix of nothing else has no
+    // end.
     let last = prefix.iter().rposition(|byte| *byte != 0xFF)?;
     let mut after = prefix[..=last].to_vec();
     after[last] += 1;
@@ -44,6 +46,7 @@ pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
 /// Returns the successor of `key`.
 #[must_use]
 pub fn after(key: &[u8]) -> Vec<u8> {
+    // In byte order no key lies between `a` and `a\0`.
     [key, &[0]].concat()
 }
 

@@ -3,10 +3,10 @@
 //! Why: raft knows members only as numbers. Names and addresses are replicated data and change by log entries only, so every
 //! node that has applied the same index has the same table.
 //!
-//! Invariants: a removed raft id becomes a tombstone and is never a member again (Raft thesis, section 4.4: a server that lost its
-//! disk is a new server). A name belongs to one member at a time. The latest [`TOMBSTONES`] removed ids are kept. An older one is
-//! unknown instead of removed: it cannot vote either, only the error that its process gets is less exact. Raft ids are random, so
-//! uniqueness does not depend on the tombstones.
+//! Invariants: a removed raft id becomes a tombstone and is never a member again (Raft thesis, section 4.4: a server that
+//! lost its disk is a new server). A name belongs to one member at a time. The latest [`TOMBSTONES`] removed ids are kept.
+//! An older one is unknown instead of removed: it cannot vote either, only the error that its process gets is less exact.
+//! Raft ids are random, so uniqueness does not depend on the tombstones.
 //!
 //! See also: `consensus::membership` (liveness and changes), `raft::eraftpb::ConfState` (the voters).
 
@@ -71,15 +71,19 @@ impl Members {
     pub fn apply(&mut self, change: &MemberChange) {
         match change {
             MemberChange::Set(member) => {
-                // The proposal may carry an older address: a member that moved after the change was proposed keeps its new one.
+                // The proposal may carry an older address. Example: the leader proposes to promote `a` at x:1; before that
+                // entry comes the entry by which `a` moved to y:1. Taking the whole row would move `a` back to an address
+                // where nothing listens.
                 let row = self.members.entry(member.raft_id).or_insert_with(|| member.clone());
                 row.role = member.role;
             }
             MemberChange::Remove { raft_id } => {
                 self.members.remove(raft_id);
+                // Once is enough: a duplicate would push an older tombstone out of the table.
                 if !self.is_tombstone(*raft_id) {
                     self.tombstones.push(*raft_id);
                 }
+                // Drops the earliest beyond the limit. The order is that of the log, so all nodes drop the same ones.
                 self.tombstones.drain(..self.tombstones.len().saturating_sub(TOMBSTONES));
             }
         }
@@ -163,6 +167,7 @@ mod tests {
     fn the_latest_tombstones_are_kept_and_no_more() {
         let mut members = Members::default();
         let last = 2 * TOMBSTONES as u64;
+        // Removed from the greatest to 1, so the greatest ids are the earliest tombstones; 7 is removed twice more.
         for raft_id in (1..=last).rev().chain([7, 7]) {
             members.apply(&MemberChange::Remove { raft_id });
         }

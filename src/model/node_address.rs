@@ -12,13 +12,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::str::FromStr;
 
-/// The longest name of a node, in bytes.
+/// The maximum node name, in bytes.
 pub const NAME_BYTES: usize = 64;
-/// The longest host name, in bytes, as in DNS.
+/// The maximum host name, in bytes, as in DNS.
 const HOST_BYTES: usize = 253;
-/// The longest part of a host name between two dots, in bytes, as in DNS.
+/// The maximum label of a host name, in bytes, as in DNS.
 const LABEL_BYTES: usize = 63;
-/// The longest `host:port`, in bytes.
+/// The maximum `host:port`, in bytes.
 pub const ADDRESS_BYTES: usize = HOST_BYTES + 6;
 
 /// The name of a node: 1 to [`NAME_BYTES`] of `A-Z a-z 0-9 . _ -`, not dots alone.
@@ -85,6 +85,7 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(plain) {
         return Err("a name is 1 to 64 of A-Z a-z 0-9 . _ -");
     }
+    // The default data directory is `data/NAME`, and `..` would leave it.
     if name.bytes().all(|byte| byte == b'.') {
         return Err("dots alone are no name: they would be a directory of their own meaning");
     }
@@ -135,6 +136,7 @@ fn is_numeric(label: &str) -> bool {
 pub fn check_dialable(host: &str) -> Result<(), &'static str> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let Ok(address) = bare.parse::<IpAddr>() else { return Ok(()) };
+    // Canonical first: `::ffff:0.0.0.0` is 0.0.0.0.
     match address.to_canonical() {
         address if address.is_unspecified() => {
             Err("the host stands for every address of a machine, which no other node can dial")
@@ -175,6 +177,7 @@ pub fn check_address(address: &str) -> Result<(), &'static str> {
     check_host(host)?;
     check_dialable(host)?;
     match port.parse::<u16>() {
+        // The standard parser accepts `+1`.
         Ok(1..) if port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
         _ => Err("the port is no number from 1 to 65535"),
     }

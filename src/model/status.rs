@@ -40,13 +40,13 @@ pub struct MemberStatus {
     pub http_address: String,
     /// Voter or learner.
     pub role: Role,
-    /// Milliseconds since the reporting node last heard it; 0 for itself, None if never.
+    /// Milliseconds since its last message to the reporting node; 0 for itself, None if never.
     pub heard_ms: Option<u64>,
     /// Whether it counts as reachable.
     pub connected: bool,
     /// On the leader: its match index.
     pub match_index: Option<u64>,
-    /// On the leader: milliseconds since it was last heard; 0 for the leader itself, None if never.
+    /// On the leader: milliseconds since its last message; 0 for the leader itself, None if never.
     pub last_contact_ms: Option<u64>,
     /// Its free disk space, if reported within the last seconds.
     pub disk: Option<DiskSpace>,
@@ -69,6 +69,7 @@ impl Voters {
     pub fn among(members: &[MemberStatus]) -> Self {
         let voters = || members.iter().filter(|member| member.role == Role::Voter);
         let (count, reachable) = (voters().count(), voters().filter(|voter| voter.connected).count());
+        // Five voters, one unreachable: a majority is 3, so of the 4 reachable ones 1 may fail. Without a majority it is 0.
         let failure_tolerance = reachable.saturating_sub(count / 2 + 1);
         Self { count, unreachable: count - reachable, failure_tolerance }
     }
@@ -96,7 +97,7 @@ pub struct Status {
     pub cluster_id: u64,
     /// Its role.
     pub state: State,
-    /// Who leads, where known.
+    /// The leader, if known.
     pub leader: Option<Leader>,
     /// The present term.
     pub term: u64,
@@ -118,7 +119,7 @@ pub struct Status {
     pub last_snapshot_term: u64,
     /// The index of the last membership change that was applied.
     pub configuration_index: u64,
-    /// Milliseconds since the leader was last heard; 0 on the leader, None if never.
+    /// Milliseconds since the last message of the leader; 0 on the leader, None if never.
     pub last_contact_ms: Option<u64>,
     /// The number of keys.
     pub keys: u64,
@@ -147,7 +148,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dead_voters_are_counted_before_the_next_failure_makes_them_matter() {
+    fn unreachable_voters_lower_the_failure_tolerance() {
+        // Learners never count. With 5 voters and 2 dead ones the majority of 3 is just reached, so none more may fail.
         for (voters, dead, learners, tolerance) in [
             (1, 0, 0, 0),
             (2, 0, 0, 0),

@@ -26,6 +26,7 @@ impl FromStr for ClientDuration {
         if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(SYNTAX);
         }
+        // Seconds near the end of u64 overflow as milliseconds.
         match digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)) {
             None | Some(0) => Err(SYNTAX),
             Some(ms) => Ok(Self(Duration::from_millis(ms))),

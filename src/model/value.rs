@@ -72,6 +72,7 @@ impl Ttl {
     /// Returns the expiry of a key set or touched at `clock`.
     #[must_use]
     pub fn from(self, clock: u64) -> u64 {
+        // A clock near the end of u64 comes only from a faulty entry; the key then never expires, and apply does not panic.
         clock.saturating_add(u64::from(self.0) * 1000)
     }
 }
@@ -94,6 +95,7 @@ impl Condition {
     /// Whether it holds for this version, 0 for a missing key.
     #[must_use]
     pub fn holds(self, version: u64) -> bool {
+        // A version is never 0 for an existing key, so `Version(0)` would hold for a missing one; HTTP sends `Absent` instead.
         match self {
             Self::Always => true,
             Self::Exists => version != 0,

@@ -79,7 +79,7 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
             size(config.limits.body_bytes),
         ),
         pending_requests: size(config.limits.pending_requests),
-        history: crate::changefeed::History {
+        history: crate::changefeed::FeedLimits {
             events: size(config.limits.watch_events),
             bytes: size(match config.limits.watch_mb {
                 0 => bound.memory.history(),

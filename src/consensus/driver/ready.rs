@@ -78,7 +78,7 @@ impl Driver {
         // May step raft (the report of a stream), so it stands behind the last advance. A checkpoint begins at what
         // this turn applied.
         self.snapshots.run_snapshots(&mut self.core)?;
-        self.core.feed.stand(self.footing());
+        self.core.feed.set_status(self.feed_status());
         let after = self.core.marks();
         debug_assert!(after.term >= before.term && after.commit >= before.commit && after.applied >= before.applied);
         // The journal could not be read while raft asked for entries. Raft has seen `Unavailable` and gone on; the node

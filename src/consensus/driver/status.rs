@@ -97,10 +97,10 @@ impl Driver {
     }
 
     /// The status line of the change feed.
-    pub(crate) fn footing(&self) -> FeedStatus {
+    pub(crate) fn feed_status(&self) -> FeedStatus {
         FeedStatus {
             term: self.core.raw.raft.term,
-            in_touch_until: self.reads.fresh_as_of(view!(self)).map_or(0, |as_of| as_of + self.core.election_timeout()),
+            contact_until: self.reads.fresh_as_of(view!(self)).map_or(0, |as_of| as_of + self.core.election_timeout()),
             refusal: self.no_member(),
         }
     }

@@ -298,7 +298,7 @@ impl Membership {
         }
         let Some(mut operation) = self.current.take() else { return };
         let Request::Join { node_id, raft_address, .. } = &operation.waiting.request else { return };
-        let refusal = match result.and_then(|adopted| validate::adopted(&adopted).map(|()| adopted)) {
+        let refusal = match result.and_then(|adopted| validate::join_accepted(&adopted).map(|()| adopted)) {
             // The question alone changes nothing, even where its answer is lost.
             Err(refusal) if matches!(operation.stage, Stage::Prepared { .. }) => {
                 Refusal { outcome: Outcome::NotApplied, ..refusal }

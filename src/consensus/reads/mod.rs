@@ -193,7 +193,7 @@ impl Reads {
             return;
         }
         match &self.round {
-            None if self.queue.is_empty() && !core.feed.wants_contact() => return,
+            None if self.queue.is_empty() && !core.feed.contact_requested() => return,
             Some(round) if core.now < round.began + REPEAT_AFTER => return,
             _ => {}
         }

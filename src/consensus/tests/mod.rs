@@ -27,7 +27,7 @@ use super::outbox::Outbox;
 use super::proposals::cluster_clock::ClusterClock;
 use super::proposals::context::Context;
 use super::proposals::disk_space::VoterDiskSpace;
-use crate::changefeed::History;
+use crate::changefeed::FeedLimits;
 use crate::consensus::Background;
 use crate::model::{
     Answer, DiskSpace, JoinOffer, Limits, Member, MemberChange, Millis, PeerTable, Probe, Refusal, Request, Role,
@@ -124,7 +124,7 @@ fn options() -> Options {
         follower_bytes: 64 << 20,
         apply_work: 1 << 20,
         pending_requests: 64,
-        history: History { events: 10, bytes: 1 << 20 },
+        history: FeedLimits { events: 10, bytes: 1 << 20 },
         raft_address: "n1:1".into(),
         http_address: "n1:2".into(),
         follow_moves: false,

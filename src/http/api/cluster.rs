@@ -1,11 +1,11 @@
-//! The cluster routes: `/raft/join`, `/raft/remove`, `/raft/transfer`, `/raft/snapshot`, `/raft/stats`.
+//! Membership and status: `/raft/join`, `/raft/remove`, `/raft/transfer`, `/raft/snapshot`, `/raft/stats`.
 //!
-//! Why: an operator, or the tutorial, shapes the cluster with curl from any node.
+//! Why: an operator changes the cluster with curl, through any node.
 //!
-//! Laws: a success tells how the node that was asked is afterwards. A change that was made is never answered as a
-//! failure, even where the status cannot be had any more.
+//! Invariants: a success includes the status of the serving node after the change. A change that was made is never answered
+//! as a failure, even if the status cannot be read afterwards.
 //!
-//! Not here: what may be changed and when (`consensus::membership`).
+//! See also: `consensus::membership` (which changes are allowed), [`super::stats`] (the fields of the status).
 
 use std::time::{Duration, Instant};
 
@@ -23,17 +23,17 @@ use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
 use crate::model::{Answer, Request, check_address, check_name};
 
-/// How long a join may take where the request does not say.
+/// The default timeout of a join, which includes a snapshot for the joiner.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a removal or a transfer may take where the request does not say; both may wait for an election.
+/// The default timeout of a removal or a transfer; both may wait for an election.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the status may take after a change that was made, whatever is left of the deadline.
+/// The minimum time for reading the status after a change, whatever is left of the deadline.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a change answers.
+/// The body of the answer to a change.
 #[derive(Serialize)]
-struct Changed<'a> {
-    /// None only where the node stopped before it could tell.
+struct ChangeBody<'a> {
+    /// None only if the node stopped before its status was read.
     data: Option<Stats<'a>>,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,116 +42,124 @@ struct Changed<'a> {
     dropped: Option<String>,
 }
 
-/// `POST /raft/join`.
-pub(crate) async fn join(mut call: RequestContext) -> Result<Response, Problem> {
-    call.takes_post()?;
-    let deadline = deadline(&call, JOIN_TIMEOUT)?;
-    let body = call.body(deadline).await?;
-    let (node_id, raft_address, force) = joining(&body.bytes)?;
+/// Serves `POST /raft/join`.
+pub(crate) async fn join(mut request: RequestContext) -> Result<Response, Problem> {
+    request.takes_post()?;
+    let deadline = deadline_or(&request, JOIN_TIMEOUT)?;
+    let body = request.body(deadline).await?;
+    let (node_id, raft_address, force) = parse_join(&body.bytes)?;
     let message = format!("node {node_id} at {raft_address} joined successfully");
-    match call.context.request(Request::Join { node_id, raft_address, force }, deadline).await? {
-        Answer::Members { warning, dropped, .. } => Ok(changed(&call, deadline, message, warning, dropped).await),
+    match request.context.request(Request::Join { node_id, raft_address, force }, deadline).await? {
+        Answer::Members { warning, dropped, .. } => {
+            Ok(change_response(&request, deadline, message, warning, dropped).await)
+        }
         _ => Err(Problem::internal()),
     }
 }
 
-/// Who is to join, where it is, and whether it may lose its data.
-pub(crate) fn joining(body: &[u8]) -> Result<(String, String, bool), Problem> {
+/// Parses the body of a join: name, peer address, and whether the node may lose its data.
+pub(crate) fn parse_join(body: &[u8]) -> Result<(String, String, bool), Problem> {
     let [node_id, raft_address, force] = body::members(body, ["node_id", "raft_address", "force"])?;
-    let node_id = checked_name(body::string(node_id, "node_id")?)?;
-    let raft_address = checked_address(body::string(raft_address, "raft_address")?)?;
+    let node_id = parse_name(body::string(node_id, "node_id")?)?;
+    let raft_address = parse_address(body::string(raft_address, "raft_address")?)?;
     Ok((node_id, raft_address, body::flag(force, "force")?))
 }
 
-/// `POST /raft/remove`.
-pub(crate) async fn remove(mut call: RequestContext) -> Result<Response, Problem> {
-    call.takes_post()?;
-    let deadline = deadline(&call, CHANGE_TIMEOUT)?;
-    let body = call.body(deadline).await?;
+/// Serves `POST /raft/remove`.
+pub(crate) async fn remove(mut request: RequestContext) -> Result<Response, Problem> {
+    request.takes_post()?;
+    let deadline = deadline_or(&request, CHANGE_TIMEOUT)?;
+    let body = request.body(deadline).await?;
     let [node_id] = body::members(&body.bytes, ["node_id"])?;
-    let node_id = checked_name(body::string(node_id, "node_id")?)?;
-    match call.context.request(Request::Remove { node_id: node_id.clone() }, deadline).await? {
+    let node_id = parse_name(body::string(node_id, "node_id")?)?;
+    match request.context.request(Request::Remove { node_id: node_id.clone() }, deadline).await? {
         Answer::Members { changed: true, warning, dropped, .. } => {
             let message = format!("node {node_id} removed successfully");
-            Ok(changed(&call, deadline, message, warning, dropped).await)
+            Ok(change_response(&request, deadline, message, warning, dropped).await)
         }
+        // A repeated removal has the requested end state, so it is a success. The message keeps a misspelt name from going
+        // unnoticed.
         Answer::Members { changed: false, warning, dropped, .. } => {
             let message = format!("there is no member {node_id}, nothing changed");
-            Ok(changed(&call, deadline, message, warning, dropped).await)
+            Ok(change_response(&request, deadline, message, warning, dropped).await)
         }
         _ => Err(Problem::internal()),
     }
 }
 
-/// `POST /raft/transfer`.
-pub(crate) async fn transfer(mut call: RequestContext) -> Result<Response, Problem> {
-    call.takes_post()?;
-    let deadline = deadline(&call, CHANGE_TIMEOUT)?;
-    let body = call.body(deadline).await?;
+/// Serves `POST /raft/transfer`.
+pub(crate) async fn transfer(mut request: RequestContext) -> Result<Response, Problem> {
+    request.takes_post()?;
+    let deadline = deadline_or(&request, CHANGE_TIMEOUT)?;
+    let body = request.body(deadline).await?;
+    // `curl -X POST` without a body is the common case: the leader then chooses the most caught-up voter.
     let [node_id] = if body.is_blank() { [None] } else { body::members(&body.bytes, ["node_id"])? };
-    let node_id = node_id.map(|text| checked_name(body::string(Some(text), "node_id")?)).transpose()?;
-    match call.context.request(Request::Transfer { node_id }, deadline).await? {
+    let node_id = node_id.map(|text| parse_name(body::string(Some(text), "node_id")?)).transpose()?;
+    match request.context.request(Request::Transfer { node_id }, deadline).await? {
         Answer::Transferred { node_id } => {
-            Ok(changed(&call, deadline, format!("leadership moved to node {node_id}"), None, None).await)
+            Ok(change_response(&request, deadline, format!("leadership moved to node {node_id}"), None, None).await)
         }
         _ => Err(Problem::internal()),
     }
 }
 
-/// `POST /raft/snapshot`.
-pub(crate) async fn snapshot(mut call: RequestContext) -> Result<Response, Problem> {
-    call.takes_post()?;
-    let deadline = deadline(&call, call.context.options.request_timeout)?;
-    let body = call.body(deadline).await?;
+/// Serves `POST /raft/snapshot`.
+pub(crate) async fn snapshot(mut request: RequestContext) -> Result<Response, Problem> {
+    request.takes_post()?;
+    let deadline = deadline_or(&request, request.context.options.request_timeout)?;
+    let body = request.body(deadline).await?;
     if !body.is_blank() {
         body::members(&body.bytes, [])?;
     }
-    call.context.snapshot(deadline).await?;
-    Ok(changed(&call, deadline, "snapshot taken".to_owned(), None, None).await)
+    request.context.snapshot(deadline).await?;
+    Ok(change_response(&request, deadline, "snapshot taken".to_owned(), None, None).await)
 }
 
-/// `GET /raft/stats`.
-pub(crate) async fn stats(call: RequestContext) -> Result<Response, Problem> {
-    call.takes_get()?;
-    let deadline = deadline(&call, call.context.options.request_timeout)?;
-    let status = call.context.status(deadline).await?;
-    Ok(success::json(&Changed {
-        data: Some(Stats::new(&status, &call.context.options.join_list)),
+/// Serves `GET /raft/stats`.
+pub(crate) async fn stats(request: RequestContext) -> Result<Response, Problem> {
+    request.takes_get()?;
+    let deadline = deadline_or(&request, request.context.options.request_timeout)?;
+    let status = request.context.status(deadline).await?;
+    Ok(success::json(&ChangeBody {
+        data: Some(Stats::new(&status, &request.context.options.join_list)),
         message: "Here is the raft status".to_owned(),
         warning: None,
         dropped: None,
     }))
 }
 
-fn deadline(call: &RequestContext, default: Duration) -> Result<Deadline, Problem> {
-    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
-    if call.method == Method::POST {
-        conditions::none(call)?;
+/// Returns the deadline of a request with this default timeout; a POST with a condition in its headers is refused.
+fn deadline_or(request: &RequestContext, default: Duration) -> Result<Deadline, Problem> {
+    let [timeout] = query::parameters(&request.query, [TIMEOUT])?;
+    if request.method == Method::POST {
+        conditions::none(request)?;
     }
-    query::deadline(timeout.as_deref(), default, call.arrived)
+    query::deadline(timeout.as_deref(), default, request.arrived)
 }
 
-async fn changed(
-    call: &RequestContext,
+/// Answers a change that was made, with the status of this node after it.
+async fn change_response(
+    request: &RequestContext,
     deadline: Deadline,
     message: String,
     warning: Option<String>,
     dropped: Option<String>,
 ) -> Response {
+    // A join may use up its whole deadline and still succeed. The status is a local read, so it gets a second of its own.
     let deadline = Deadline(deadline.0.max(Instant::now() + STATUS_TIMEOUT));
-    let status = call.context.status(deadline).await.ok();
-    let data = status.as_ref().map(|status| Stats::new(status, &call.context.options.join_list));
-    success::json(&Changed { data, message, warning, dropped })
+    let status = request.context.status(deadline).await.ok();
+    let data = status.as_ref().map(|status| Stats::new(status, &request.context.options.join_list));
+    success::json(&ChangeBody { data, message, warning, dropped })
 }
 
-fn checked_name(name: String) -> Result<String, Problem> {
+fn parse_name(name: String) -> Result<String, Problem> {
     match check_name(&name) {
         Ok(()) => Ok(name),
         Err(reason) => Err(Problem::body(format!("member `node_id`: {reason}, not `{}`", clip(&name)))),
     }
 }
 
-fn checked_address(address: String) -> Result<String, Problem> {
+fn parse_address(address: String) -> Result<String, Problem> {
     match check_address(&address) {
         Ok(()) => Ok(address),
         Err(reason) => Err(Problem::body(format!(

@@ -1,18 +1,20 @@
-//! The dialects of the stores that huskv follows: `/keys/KEY/` of raft-kv, and `/kv/KEY` of distributed-raft-kv-store.
+//! Compatibility routes: `/keys/KEY/` of raft-kv and `/kv/KEY` of distributed-raft-kv-store.
 //!
-//! Why: who comes from one of them keeps the scripts. (The `/health` of the second is part of ours.)
+//! Why: scripts written for these stores keep working.
 //!
-//! Laws: one keyspace: what is written here is read at `/store`, and the other way round. A success has the form of its
-//! dialect, and so has a missing key; every other failure is a problem as on all routes. A value is a string, as theirs
-//! are, or bytes in `value_base64`.
+//! Invariants: there is one keyspace: a key written here is read at `/store`, and the other way round. A success and a missing
+//! key have the form of the other store; every other failure is a problem as on all routes. A value is a string, or bytes in
+//! `value_base64`.
 //!
-//! Not here: the store itself ([`super::store`]).
+//! See also: [`super::store`], [`super::health`] (the `/health` of the second store is part of it).
 
 use bytes::Bytes;
 use warp::http::{Method, StatusCode};
+use warp::path::Tail;
 use warp::reply::Response;
 
 use super::store::{self, Put};
+use super::{deadline, deadline_after};
 use crate::consensus::Fetched;
 use crate::http::request::body;
 use crate::http::request::body::Body;
@@ -26,112 +28,115 @@ use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
 use crate::model::{Command, CommandResult, Value, Written};
 
-/// Answers `/keys/KEY/`. A missing key has the empty value.
-pub(crate) async fn keys(mut call: RequestContext, tail: &str) -> Result<Response, Problem> {
-    match call.method {
+/// Serves `/keys/KEY/`. A missing key has the empty value, as in raft-kv.
+pub(crate) async fn keys(mut request: RequestContext, tail: Tail) -> Result<Response, Problem> {
+    match request.method {
         Method::GET | Method::HEAD => {
-            let (_, fetched) = read(&call, tail).await?;
+            let (_, fetched) = read(&request, tail.as_str()).await?;
             let mut body = br#"{"value":"#.to_vec();
             match &fetched.value {
                 Some(item) => item_json::value(&mut body, &item.value),
                 None => body.extend_from_slice(br#""""#),
             }
-            shown(&call, body, &fetched)
+            read_response(&request, body, &fetched)
         }
         Method::POST => {
-            let (_, held, value, written) = write(&mut call, tail).await?;
+            let (_, body_read, value, written) = write(&mut request, tail.as_str()).await?;
             let mut body = br#"{"value":"#.to_vec();
             item_json::value(&mut body, &value);
             body.push(b'}');
-            let share = held.into_share(body.len());
-            Ok(done(success::json_text(body, share), &written))
+            let share = body_read.into_share(body.len());
+            Ok(with_write_headers(success::json_text(body, share), &written))
         }
-        _ => Err(Problem::method(&call.method, "GET, HEAD, POST, OPTIONS")),
+        _ => Err(Problem::method(&request.method, "GET, HEAD, POST, OPTIONS")),
     }
 }
 
-/// Answers `/kv/KEY`. A missing key is 404, `{"error": "key not found"}`.
-pub(crate) async fn kv(mut call: RequestContext, tail: &str) -> Result<Response, Problem> {
-    match call.method {
+/// Serves `/kv/KEY`. A missing key is 404 with `{"error": "key not found"}`.
+pub(crate) async fn kv(mut request: RequestContext, tail: Tail) -> Result<Response, Problem> {
+    match request.method {
         Method::GET | Method::HEAD => {
-            let (key, fetched) = read(&call, tail).await?;
+            let (key, fetched) = read(&request, tail.as_str()).await?;
             let Some(item) = &fetched.value else {
-                let mut response = missing();
-                success::mark(&mut response, fetched.index, fetched.term);
+                let mut response = key_not_found();
+                success::set_raft_headers(&mut response, fetched.index, fetched.term);
                 return Ok(response);
             };
             let mut body = br#"{"key":"#.to_vec();
             item_json::string(&mut body, &key);
             body.extend_from_slice(br#","value":"#);
             item_json::value(&mut body, &item.value);
-            shown(&call, body, &fetched)
+            read_response(&request, body, &fetched)
         }
         Method::PUT => {
-            let (key, _, _, written) = write(&mut call, tail).await?;
+            let (key, _, _, written) = write(&mut request, tail.as_str()).await?;
+            // 201 for an existing key as well: this form has one status for both.
             let mut response = status(&key, "created");
             *response.status_mut() = StatusCode::CREATED;
-            Ok(done(response, &written))
+            Ok(with_write_headers(response, &written))
         }
         Method::DELETE => {
-            let (key, deadline) = named(&call, tail)?;
-            let condition = conditions::of_write(&call)?;
+            let (key, deadline) = key_and_deadline(&request, tail.as_str())?;
+            let condition = conditions::of_write(&request)?;
             let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
-            let written = store::write(&call, b"", command, deadline).await?;
+            let written = store::write(&request, b"", command, deadline).await?;
             match written.outcome {
-                CommandResult::Deleted { existed: true } => Ok(done(status(&key, "deleted"), &written)),
-                CommandResult::Deleted { existed: false } => Ok(done(missing(), &written)),
-                _ => Err(store::refused(&key, &written)),
+                CommandResult::Deleted { existed: true } => Ok(with_write_headers(status(&key, "deleted"), &written)),
+                CommandResult::Deleted { existed: false } => Ok(with_write_headers(key_not_found(), &written)),
+                _ => Err(store::no_effect(&key, &written)),
             }
         }
-        _ => Err(Problem::method(&call.method, "GET, HEAD, PUT, DELETE, OPTIONS")),
+        _ => Err(Problem::method(&request.method, "GET, HEAD, PUT, DELETE, OPTIONS")),
     }
 }
 
-/// The key in the path, and by when the request is to be answered.
-fn named(call: &RequestContext, tail: &str) -> Result<(String, Deadline), Problem> {
-    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
-    let deadline = query::deadline(timeout.as_deref(), call.context.options.request_timeout, call.arrived)?;
-    Ok((key(call, tail)?, deadline))
+/// Returns the key in the path and the deadline of the request.
+fn key_and_deadline(request: &RequestContext, tail: &str) -> Result<(String, Deadline), Problem> {
+    let deadline = deadline(request)?;
+    Ok((key(request, tail)?, deadline))
 }
 
-fn key(call: &RequestContext, tail: &str) -> Result<String, Problem> {
-    query::key_in_path(tail.strip_suffix('/').unwrap_or(tail), call.context.options.key_bytes)
+/// Parses the key in the path.
+fn key(request: &RequestContext, tail: &str) -> Result<String, Problem> {
+    query::key_in_path(tail.strip_suffix('/').unwrap_or(tail), request.context.options.key_bytes)
 }
 
-async fn read(call: &RequestContext, tail: &str) -> Result<(String, Fetched), Problem> {
+/// Reads the key in the path.
+async fn read(request: &RequestContext, tail: &str) -> Result<(String, Fetched), Problem> {
     let [one, two, three] = FRESH;
-    let [timeout, one, two, three] = query::parameters(&call.query, [TIMEOUT, one, two, three])?;
-    let deadline = query::deadline(timeout.as_deref(), call.context.options.request_timeout, call.arrived)?;
+    let [timeout, one, two, three] = query::parameters(&request.query, [TIMEOUT, one, two, three])?;
+    let deadline = deadline_after(request, timeout.as_deref())?;
     let fresh = query::freshness([one, two, three])?;
-    let key = key(call, tail)?;
-    let fetched = call.context.read(key.clone().into_bytes(), fresh, deadline).await?;
+    let key = key(request, tail)?;
+    let fetched = request.context.read(key.clone().into_bytes(), fresh, deadline).await?;
     Ok((key, fetched))
 }
 
-/// A write that changed the key; one whose condition was not true is a problem.
-async fn write(call: &mut RequestContext, tail: &str) -> Result<(String, Body, Value, Written), Problem> {
-    let (key, deadline) = named(call, tail)?;
-    let condition = conditions::of_write(call)?;
-    let body = call.body(deadline).await?;
+/// Puts the key in the path; a failed condition is a problem.
+async fn write(request: &mut RequestContext, tail: &str) -> Result<(String, Body, Value, Written), Problem> {
+    let (key, deadline) = key_and_deadline(request, tail)?;
+    let condition = conditions::of_write(request)?;
+    let body = request.body(deadline).await?;
     let [value, value_base64, content_type] = body::members(&body.bytes, ["value", "value_base64", "content_type"])?;
+    // Both stores have strings only, so a number here is more likely a mistake than a JSON value.
     if let Some(other) = value.map(|value| value.get()).filter(|text| !text.starts_with('"')) {
         return Err(Problem::body(format!("member `value` must be a string here, not {}", clip(other))));
     }
-    let value = content::from_members(value, value_base64, content_type, call.context.options.value_bytes)?;
+    let value = content::from_members(value, value_base64, content_type, request.context.options.value_bytes)?;
     let put = Put { value: value.clone(), condition, ttl: None };
-    let written = store::persist(call, &body.bytes, &key, put, deadline).await?;
+    let written = store::persist(request, &body.bytes, &key, put, deadline).await?;
     Ok((key, body, value, written))
 }
 
-/// The answer to a read, its object not ended yet.
-fn shown(call: &RequestContext, mut body: Vec<u8>, fetched: &Fetched) -> Result<Response, Problem> {
+/// Closes the JSON object in `body` and returns it as the answer to a read.
+fn read_response(request: &RequestContext, mut body: Vec<u8>, fetched: &Fetched) -> Result<Response, Problem> {
     body.push(b'}');
-    let share = call.share(body.len())?;
+    let share = request.share(body.len())?;
     let mut response = success::json_text(body, Some(share));
     if let Some(item) = &fetched.value {
-        success::tag(&mut response, item.version);
+        success::set_etag(&mut response, item.version);
     }
-    success::mark(&mut response, fetched.index, fetched.term);
+    success::set_raft_headers(&mut response, fetched.index, fetched.term);
     Ok(response)
 }
 
@@ -139,13 +144,14 @@ fn status(key: &str, status: &str) -> Response {
     success::json(&serde_json::json!({ "key": key, "status": status }))
 }
 
-fn missing() -> Response {
+fn key_not_found() -> Response {
     let mut response = success::json(&serde_json::json!({ "error": "key not found" }));
     *response.status_mut() = StatusCode::NOT_FOUND;
     response
 }
 
-fn done(mut response: Response, written: &Written) -> Response {
-    success::mark_written(&mut response, written);
+/// Adds the headers of a write.
+fn with_write_headers(mut response: Response, written: &Written) -> Response {
+    success::set_write_headers(&mut response, written);
     response
 }

@@ -1,23 +1,22 @@
-//! `/health`: flat, for people and tools that want to know whether the node lives, and how it is.
+//! `GET /health`: a flat summary of the node, for people and scripts.
 //!
-//! Why: it answers 200 while the process lives and its disk is sound; a node whose disk breaks ends.
+//! Why: it answers 200 while the process lives and its disk works; a node whose disk fails ends.
 //!
-//! Laws: it never waits for another node.
+//! Invariants: it never waits for another node.
 //!
-//! Not here: whether the node takes requests. `not_ready` says why it does not; the status is that of `/readyz`
-//! ([`super::probes`]).
+//! See also: [`super::probes`] (`/readyz`: whether the node takes requests; `not_ready` here gives the same reason).
 
 use serde::Serialize;
 use warp::reply::Response;
 
+use super::deadline;
 use super::probes::NotReady;
 use crate::http::request::context::RequestContext;
-use crate::http::request::query;
-use crate::http::request::query::TIMEOUT;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::model::Leader;
 
+/// The body of `/health`.
 #[derive(Serialize)]
 struct Health<'a> {
     status: &'static str,
@@ -30,12 +29,11 @@ struct Health<'a> {
     not_ready: Option<NotReady<'a>>,
 }
 
-/// `GET /health`.
-pub(crate) async fn health(call: RequestContext) -> Result<Response, Problem> {
-    call.takes_get()?;
-    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
-    let deadline = query::deadline(timeout.as_deref(), call.context.options.request_timeout, call.arrived)?;
-    let status = call.context.status(deadline).await?;
+/// Serves `GET /health`.
+pub(crate) async fn health(request: RequestContext) -> Result<Response, Problem> {
+    request.takes_get()?;
+    let deadline = deadline(&request)?;
+    let status = request.context.status(deadline).await?;
     Ok(success::json(&Health {
         status: "healthy",
         keys: status.keys.to_string(),

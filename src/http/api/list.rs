@@ -1,12 +1,16 @@
-//! Many keys: `GET /store`, a page of them, and `DELETE /store?prefix=P`.
+//! Range reads and deletes by prefix: `GET /store` and `DELETE /store?prefix=P`.
 //!
-//! Why: whoever keeps more than a few keys needs to find them again and to clear them away, without the node ever
-//! holding all of them in one answer or one command.
+//! Why: a client lists and clears any number of keys, while each answer and each command stays bounded.
 //!
-//! Laws: a page is one state, at the index that it names; a scan of several pages is not. A cursor is where the last
-//! page ended and in which direction, and is refused where it cannot have come from the same range.
+//! Invariants: a page is one state, at the index that it names; a scan over several pages is not. A cursor holds the last
+//! key of the page and the direction of the scan. One that does not fit the range and direction of the request is refused.
 //!
-//! Not here: how keys are found (`storage::kv::scan`), and how many a removal takes (`model::command::txn`).
+//! Example: the keys are `u/1` to `u/5`, and the request is `?prefix=u/&limit=2`. The prefix is the range `u/` to `u0`
+//! (exclusive). The first page is `u/1`, `u/2`, and its cursor is base64 of `>u/2`. With it the range is `u/2\0` to `u0`, so
+//! the next page starts at the first key after `u/2`, even if `u/2` was deleted meanwhile. With `reverse` the pages are
+//! `u/5`, `u/4` and so on: the cursor is base64 of `<u/4`, and the next range is `u/` to `u/4` (exclusive).
+//!
+//! See also: `storage::kv::scan` (execution), `model::command::txn` (limits of a delete by prefix).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,7 +18,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use warp::reply::Response;
 
-use super::store;
+use super::{deadline_after, store};
 use crate::consensus::{Bounds, Consistency, Listed};
 use crate::http::request::conditions;
 use crate::http::request::context::RequestContext;
@@ -25,19 +29,21 @@ use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
 use crate::model::{Command, CommandResult, List, after, after_prefix};
 
-/// How many keys a page has where the request does not say, and at most.
-const LIMIT: usize = 100;
-const MOST: usize = 1000;
-/// The most bytes of the items of a page as it is sent, unless the first has more: 1 MiB with what is around them.
+/// The keys of a page if the request has no `limit`.
+const DEFAULT_LIMIT: usize = 100;
+/// The maximum `limit`.
+const MAX_LIMIT: usize = 1000;
+/// The maximum bytes of the items of a page as JSON, 1 MiB with the members around them; a larger first item is sent anyway.
 const PAGE_BYTES: usize = (1 << 20) - (2 << 10);
 
-/// The first byte of a cursor.
-const UP: u8 = b'>';
-const DOWN: u8 = b'<';
+/// The first byte of a cursor of an ascending scan.
+const ASCENDING: u8 = b'>';
+/// The first byte of a cursor of a descending scan.
+const DESCENDING: u8 = b'<';
 
-/// What DELETE answers.
+/// The body of the answer to DELETE.
 #[derive(Serialize)]
-struct Sweeping {
+struct DeleteBody {
     data: PrefixDeleted,
     message: &'static str,
 }
@@ -48,32 +54,33 @@ struct PrefixDeleted {
     more: bool,
 }
 
-/// Answers `GET /store`.
-pub(crate) async fn list(call: &RequestContext) -> Result<Response, Problem> {
-    let Asked { timeout, fresh, list } = asked(&call.query, call.context.options.key_bytes)?;
-    let deadline = query::deadline(timeout.as_deref(), call.context.options.request_timeout, call.arrived)?;
+/// Serves `GET /store`.
+pub(crate) async fn list(request: &RequestContext) -> Result<Response, Problem> {
+    let ListQuery { timeout, fresh, list } = parse(&request.query, request.context.options.key_bytes)?;
+    let deadline = deadline_after(request, timeout.as_deref())?;
     let (reverse, keys_only) = (list.reverse, list.keys_only);
-    let listed = call.context.list(list, fresh, deadline).await?;
-    let body = shown(&listed, reverse, keys_only);
-    let share = call.share(body.len())?;
+    let listed = request.context.list(list, fresh, deadline).await?;
+    let body = render(&listed, reverse, keys_only);
+    let share = request.share(body.len())?;
     let mut response = success::json_text(body, Some(share));
-    success::mark(&mut response, listed.index, listed.term);
+    success::set_raft_headers(&mut response, listed.index, listed.term);
     Ok(response)
 }
 
-/// What the query of a list says.
-pub(crate) struct Asked {
+/// The parsed query of a list.
+pub(crate) struct ListQuery {
     timeout: Option<String>,
     fresh: (Consistency, Bounds),
     pub(crate) list: List,
 }
 
-/// Reads the query of a list; keys have at most `key_bytes` bytes.
-pub(crate) fn asked(query: &str, key_bytes: usize) -> Result<Asked, Problem> {
+/// Parses the query of a list; `key_bytes` is the maximum key.
+pub(crate) fn parse(query: &str, key_bytes: usize) -> Result<ListQuery, Problem> {
     let [one, two, three] = FRESH;
     let names = [TIMEOUT, one, two, three, "prefix", "start", "end", "limit", "cursor", "reverse", "keys"];
     let [timeout, one, two, three, prefix, start, end, limit, cursor, reverse, keys] = query::parameters(query, names)?;
     let fresh = query::freshness([one, two, three])?;
+    // Longer than any key: it is a mistake, and the range would be empty or equal to a shorter one.
     for (name, text) in [("prefix", &prefix), ("start", &start), ("end", &end)] {
         let bytes = text.as_ref().map_or(0, String::len);
         if bytes > key_bytes {
@@ -85,52 +92,59 @@ pub(crate) fn asked(query: &str, key_bytes: usize) -> Result<Asked, Problem> {
         start: Vec::new(),
         end: None,
         reverse: query::flag(reverse.as_deref(), "reverse")?,
-        limit: limited(limit.as_deref())?,
+        limit: parse_limit(limit.as_deref())?,
         keys_only: query::flag(keys.as_deref(), "keys")?,
     };
-    narrow(&mut list, prefix, start, end)?;
+    apply_bounds(&mut list, prefix, start, end)?;
     if let Some(cursor) = cursor {
-        go_on(&mut list, &cursor)?;
+        apply_cursor(&mut list, &cursor)?;
     }
-    Ok(Asked { timeout, fresh, list })
+    Ok(ListQuery { timeout, fresh, list })
 }
 
-/// Answers `DELETE /store`.
-pub(crate) async fn sweep(call: &RequestContext) -> Result<Response, Problem> {
-    let [timeout, prefix] = query::parameters(&call.query, [TIMEOUT, "prefix"])?;
-    let deadline = query::deadline(timeout.as_deref(), call.context.options.request_timeout, call.arrived)?;
+/// Serves `DELETE /store`.
+pub(crate) async fn delete_prefix(request: &RequestContext) -> Result<Response, Problem> {
+    let [timeout, prefix] = query::parameters(&request.query, [TIMEOUT, "prefix"])?;
+    let deadline = deadline_after(request, timeout.as_deref())?;
     let prefix = prefix.unwrap_or_default();
     if prefix.is_empty() {
         return Err(Problem::query(
             "query parameter `prefix` must be given and not be empty; all keys are never removed",
         ));
     }
-    if prefix.len() > call.context.options.key_bytes {
+    if prefix.len() > request.context.options.key_bytes {
         return Err(Problem::query("query parameter `prefix` is longer than any key"));
     }
-    conditions::none(call)?;
-    let written = store::write(call, b"", Command::DeletePrefix { prefix: prefix.into() }, deadline).await?;
+    // `If-Match` is about one key; ignoring it here would remove keys that the client meant to protect.
+    conditions::none(request)?;
+    let written = store::write(request, b"", Command::DeletePrefix { prefix: prefix.into() }, deadline).await?;
     let CommandResult::PrefixDeleted { deleted, more } = written.outcome else { return Err(Problem::internal()) };
     let data = PrefixDeleted { deleted, more };
-    let mut response = success::json(&Sweeping { data, message: "success removing data" });
-    success::mark_written(&mut response, &written);
+    let mut response = success::json(&DeleteBody { data, message: "success removing data" });
+    success::set_write_headers(&mut response, &written);
     Ok(response)
 }
 
-fn limited(text: Option<&str>) -> Result<usize, Problem> {
-    let Some(text) = text else { return Ok(LIMIT) };
+fn parse_limit(text: Option<&str>) -> Result<usize, Problem> {
+    let Some(text) = text else { return Ok(DEFAULT_LIMIT) };
     let limit = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    limit.filter(|limit| (1..=MOST).contains(limit)).ok_or_else(|| {
-        Problem::query(format!("query parameter `limit` must be from 1 to {MOST}, not `{}`", clip(text)))
+    limit.filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
+        Problem::query(format!("query parameter `limit` must be from 1 to {MAX_LIMIT}, not `{}`", clip(text)))
     })
 }
 
-/// Sets the bounds to what all parameters leave.
-fn narrow(list: &mut List, prefix: Option<String>, start: Option<String>, end: Option<String>) -> Result<(), Problem> {
+/// Intersects the ranges of `prefix`, `start` and `end`: the greatest lower bound and the least upper bound.
+fn apply_bounds(
+    list: &mut List,
+    prefix: Option<String>,
+    start: Option<String>,
+    end: Option<String>,
+) -> Result<(), Problem> {
     if end.as_deref() == Some("") {
         return Err(Problem::query("query parameter `end` must not be empty: no key is smaller"));
     }
     let prefix = prefix.unwrap_or_default().into_bytes();
+    // `prefix=b&start=a&end=bx` is `b` to `bx`: the prefix raises the start, and `end` lies below the end of the prefix, `c`.
     list.end = match (after_prefix(&prefix), end.map(String::into_bytes)) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
@@ -139,22 +153,23 @@ fn narrow(list: &mut List, prefix: Option<String>, start: Option<String>, end: O
     Ok(())
 }
 
-/// Lets the list go on where the page before it ended.
-fn go_on(list: &mut List, cursor: &str) -> Result<(), Problem> {
-    let bad = |why: &str| Problem::query(format!("query parameter `cursor` {why}; send a `next_cursor` as it came"));
-    let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad("is none"))?;
-    let direction = if list.reverse { DOWN } else { UP };
+/// Continues the list behind the last key of the previous page.
+fn apply_cursor(list: &mut List, cursor: &str) -> Result<(), Problem> {
+    let bad = |why: &str| Problem::query(format!("query parameter `cursor` {why}; send a `next_cursor` unchanged"));
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad("is invalid"))?;
+    let direction = if list.reverse { DESCENDING } else { ASCENDING };
     let key = match bytes.split_first() {
-        Some((found, key)) if std::str::from_utf8(key).is_ok() && [UP, DOWN].contains(found) => {
+        Some((found, key)) if std::str::from_utf8(key).is_ok() && [ASCENDING, DESCENDING].contains(found) => {
             if *found != direction {
-                return Err(bad("goes in the other direction"));
+                return Err(bad("is of the other direction"));
             }
             key
         }
-        _ => return Err(bad("is none")),
+        _ => return Err(bad("is invalid")),
     };
+    // The cursor is of another request: continuing would skip keys or return some twice, without any sign of it.
     if key < &list.start[..] || list.end.as_ref().is_some_and(|end| key >= &end[..]) {
-        return Err(bad("lies outside of what prefix, start and end leave"));
+        return Err(bad("is outside of the range of `prefix`, `start` and `end`"));
     }
     if list.reverse {
         list.end = Some(key.to_vec());
@@ -164,17 +179,18 @@ fn go_on(list: &mut List, cursor: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn cursor(key: &[u8], reverse: bool) -> String {
-    URL_SAFE_NO_PAD.encode([&[if reverse { DOWN } else { UP }], key].concat())
+/// Encodes the cursor of a page that ended with `key`.
+fn encode_cursor(key: &[u8], reverse: bool) -> String {
+    URL_SAFE_NO_PAD.encode([&[if reverse { DESCENDING } else { ASCENDING }], key].concat())
 }
 
-/// The whole answer. Values grow when they are written as JSON, so a page may end here before it ended in the store.
-fn shown(listed: &Listed, reverse: bool, keys_only: bool) -> Vec<u8> {
+/// Renders a page. Values grow when they are written as JSON, so a page may end earlier here than in storage.
+fn render(listed: &Listed, reverse: bool, keys_only: bool) -> Vec<u8> {
     let mut out = br#"{"data":{"items":["#.to_vec();
     let mut last: Option<&Bytes> = None;
     let mut more = listed.page.more;
     for (key, item) in &listed.page.items {
-        // No key is other than UTF-8; whatever is stored, the others of its page can be read.
+        // Every key is validated UTF-8. If a stored one is not, it must not make the rest of the page unreadable.
         let text = String::from_utf8_lossy(key);
         let before = out.len();
         if last.is_some() {
@@ -184,6 +200,8 @@ fn shown(listed: &Listed, reverse: bool, keys_only: bool) -> Vec<u8> {
             Some(item) if !keys_only => item_json::item(&mut out, &text, item, listed.clock),
             _ => item_json::string(&mut out, &text),
         }
+        // Over the limit: takes back this item, so the cursor points behind the previous one. The first item always stays, or a
+        // value larger than a page would end every scan at its key.
         if last.is_some() && out.len() > PAGE_BYTES {
             out.truncate(before);
             more = true;
@@ -191,9 +209,10 @@ fn shown(listed: &Listed, reverse: bool, keys_only: bool) -> Vec<u8> {
         }
         last = Some(key);
     }
+    // No cursor without more keys: `null` ends the client's scan.
     out.extend_from_slice(br#"],"next_cursor":"#);
     match last.filter(|_| more) {
-        Some(key) => item_json::string(&mut out, &cursor(key, reverse)),
+        Some(key) => item_json::string(&mut out, &encode_cursor(key, reverse)),
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(format!(r#","index":{}}},"message":"success fetching data"}}"#, listed.index).as_bytes());
@@ -207,7 +226,7 @@ mod tests {
     fn range(prefix: &str, start: &str, end: &str) -> (Vec<u8>, Option<Vec<u8>>) {
         let mut list = List { start: vec![], end: None, reverse: false, limit: 1, keys_only: false };
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        narrow(&mut list, given(prefix), given(start), given(end)).unwrap();
+        apply_bounds(&mut list, given(prefix), given(start), given(end)).unwrap();
         (list.start, list.end)
     }
 
@@ -217,20 +236,29 @@ mod tests {
         assert_eq!(range("b", "", ""), (b"b".to_vec(), Some(b"c".to_vec())));
         assert_eq!(range("b", "a", "bx"), (b"b".to_vec(), Some(b"bx".to_vec())));
         assert_eq!(range("b", "bb", "z"), (b"bb".to_vec(), Some(b"c".to_vec())));
+        // Start above end: the list is empty and not an error, since bounds may come from a program.
         assert_eq!(range("b", "z", ""), (b"z".to_vec(), Some(b"c".to_vec())), "an empty range");
     }
 
     #[test]
-    fn a_cursor_goes_on_behind_its_key_in_its_own_range_and_direction() {
+    fn a_cursor_continues_behind_its_key_in_its_own_range_and_direction() {
         let list = List { start: b"b".to_vec(), end: Some(b"c".to_vec()), reverse: false, limit: 1, keys_only: false };
         let down = List { reverse: true, ..list.clone() };
         let next = |list: &List, cursor: &str| {
             let mut list = list.clone();
-            go_on(&mut list, cursor).map(|()| (list.start, list.end))
+            apply_cursor(&mut list, cursor).map(|()| (list.start, list.end))
         };
-        assert_eq!(next(&list, &cursor(b"bb", false)).unwrap(), (b"bb\0".to_vec(), Some(b"c".to_vec())));
-        assert_eq!(next(&down, &cursor(b"bb", true)).unwrap(), (b"b".to_vec(), Some(b"bb".to_vec())));
-        for bad in ["", "x", "=", "PmI=", &cursor(b"bb", true), &cursor(b"a", false), &cursor(b"c", false)] {
+        assert_eq!(next(&list, &encode_cursor(b"bb", false)).unwrap(), (b"bb\0".to_vec(), Some(b"c".to_vec())));
+        assert_eq!(next(&down, &encode_cursor(b"bb", true)).unwrap(), (b"b".to_vec(), Some(b"bb".to_vec())));
+        for bad in [
+            "",
+            "x",
+            "=",
+            "PmI=",
+            &encode_cursor(b"bb", true),
+            &encode_cursor(b"a", false),
+            &encode_cursor(b"c", false),
+        ] {
             assert!(next(&list, bad).is_err(), "{bad}");
         }
         assert!(next(&list, &URL_SAFE_NO_PAD.encode(b">b\xff")).is_err());

@@ -1,4 +1,6 @@
-//! The handlers, a file for each group of routes.
+//! Request handlers, a file for each group of routes.
+//!
+//! See also: [`super::routes`] (which path leads to which handler).
 
 pub(crate) mod cluster;
 pub(crate) mod compat;
@@ -11,3 +13,19 @@ pub(crate) mod store;
 pub(crate) mod touch;
 pub(crate) mod txn;
 pub(crate) mod watch;
+
+use super::request::context::RequestContext;
+use super::request::query;
+use super::request::query::{Deadline, TIMEOUT};
+use super::response::problem::Problem;
+
+/// Returns the deadline of a request whose only query parameter is `timeout`.
+fn deadline(request: &RequestContext) -> Result<Deadline, Problem> {
+    let [timeout] = query::parameters(&request.query, [TIMEOUT])?;
+    deadline_after(request, timeout.as_deref())
+}
+
+/// Returns the deadline of a request with this value of `timeout`; without one the node's `limits.request_timeout_ms` holds.
+fn deadline_after(request: &RequestContext, timeout: Option<&str>) -> Result<Deadline, Problem> {
+    query::deadline(timeout, request.context.options.request_timeout, request.arrived)
+}

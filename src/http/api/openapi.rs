@@ -1,26 +1,22 @@
-//! `/openapi.json`: the whole contract for programs, in one file.
+//! `GET /openapi.json`: the OpenAPI document of the HTTP interface.
 //!
-//! Why: clients, tests and documentation in any language are made from it.
+//! Why: clients, tests and documentation in any language are generated from it.
 //!
-//! Laws: the file that is served is the one in the tree, `src/http/api/openapi.json`. Tests hold it equal to the routes: their
-//! paths, methods and parameters (`tests/cluster`), and every code (`tests/contract.rs`).
-//!
-//! Not here: what a route means; the document says it.
+//! Invariants: the file that is served is `src/http/api/openapi.json`. Tests compare it with the routes (paths, methods and
+//! parameters: `tests/cluster`) and with every error code (`tests/contract.rs`).
 
 use warp::reply::Response;
 
+use super::deadline;
 use crate::http::request::context::RequestContext;
-use crate::http::request::query;
-use crate::http::request::query::TIMEOUT;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 
-/// `GET /openapi.json`.
-pub(crate) async fn document(call: RequestContext) -> Result<Response, Problem> {
-    call.takes_get()?;
-    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
-    query::deadline(timeout.as_deref(), call.context.options.request_timeout, call.arrived)?;
+/// Serves `GET /openapi.json`.
+pub(crate) async fn document(request: RequestContext) -> Result<Response, Problem> {
+    request.takes_get()?;
+    deadline(&request)?;
     Ok(success::json_text(DOCUMENT.trim_end().into(), None))
 }

@@ -1,12 +1,12 @@
-//! `/readyz` and `/livez`, for load balancers and orchestrators.
+//! `/readyz` and `/livez`: readiness and liveness probes for load balancers and orchestrators.
 //!
-//! Why: an orchestrator takes traffic from a node that is not ready, and kills one that does not live. A node without a
-//! quorum, or with a slow disk, is no better after a restart, so only the first of the two speaks of it.
+//! Why: an orchestrator sends no traffic to a node that is not ready, and restarts one that is not alive. A restart repairs
+//! neither a lost quorum nor a slow disk, so those fail readiness and never liveness.
 //!
-//! Laws: neither asks the loop, nor any other node: they are answered from what the loop has published, whatever it does.
-//! A foreign host is told the status alone ([`crate::http::server::host_guard`]).
+//! Invariants: neither probe waits for the consensus loop or another node; both read the state that the loop has published.
+//! A request for a foreign host gets the status alone ([`crate::http::server::host_guard`]).
 //!
-//! Not here: why a node is not ready (`consensus::liveness::readiness`).
+//! See also: `consensus::liveness::readiness` (the reasons).
 
 use std::time::Duration;
 
@@ -14,18 +14,17 @@ use serde::Serialize;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
+use super::deadline;
 use crate::http::request::context::RequestContext;
-use crate::http::request::query;
-use crate::http::request::query::TIMEOUT;
 use crate::http::response::problem::Problem;
 use crate::model::{Code, Refusal};
 
-/// After how long without a turn of the loop the node takes no requests; a tick has at most 1 s.
+/// The maximum time since the last turn of the loop of a ready node. A tick takes at most 1 s, so two may be late.
 const READY_WITHIN: Duration = Duration::from_secs(3);
-/// After how long without one, though no disk is waited for, the loop has died or hangs.
+/// The maximum time since the last turn of a live node that is not waiting for its disk.
 const LIVE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Why a node takes no requests, as its states show it.
+/// The reason why a node takes no requests, as `/health` and `/raft/stats` show it.
 #[derive(Serialize)]
 pub(crate) struct NotReady<'a> {
     code: &'a str,
@@ -33,30 +32,33 @@ pub(crate) struct NotReady<'a> {
 }
 
 impl<'a> NotReady<'a> {
+    /// Returns the code and the detail of a refusal.
     pub(crate) fn of(refusal: &'a Refusal) -> Self {
         Self { code: refusal.code.as_str(), detail: &refusal.detail }
     }
 }
 
-/// `GET /readyz`.
-pub(crate) async fn readyz(call: RequestContext) -> Result<Response, Problem> {
-    checked(&call)?;
-    let (silence, _) = call.context.silence();
-    readiness(silence, call.context.names().not_ready.as_ref()).map_or_else(|| Ok(ok()), Err)
+/// Serves `GET /readyz`.
+pub(crate) async fn readyz(request: RequestContext) -> Result<Response, Problem> {
+    check(&request)?;
+    let (silence, _) = request.context.silence();
+    readiness(silence, request.context.names().not_ready.as_ref()).map_or_else(|| Ok(ok()), Err)
 }
 
-/// `GET /livez`.
-pub(crate) async fn livez(call: RequestContext) -> Result<Response, Problem> {
-    checked(&call)?;
-    let (silence, at_disk) = call.context.silence();
+/// Serves `GET /livez`.
+pub(crate) async fn livez(request: RequestContext) -> Result<Response, Problem> {
+    check(&request)?;
+    let (silence, at_disk) = request.context.silence();
     if is_alive(silence, at_disk) { Ok(ok()) } else { Err(Problem::stalled()) }
 }
 
-/// Why the node takes no requests, if it does not: its loop has ended its last turn `silence` ago and published `not_ready`.
+/// Returns the reason why a node takes no requests, if any. `silence` is the time since the last turn of its loop, None before
+/// the first one; `not_ready` is what that turn published.
 fn readiness(silence: Option<Duration>, not_ready: Option<&Refusal>) -> Option<Problem> {
     let Some(silence) = silence else {
         return Some(Refusal::not_applied(Code::Starting, "this node has not begun to serve yet; wait").into());
     };
+    // A published reason is more exact than `stalled`, so it is preferred, however old it is.
     match not_ready {
         Some(refusal) => Some(Problem::not_ready(refusal.clone())),
         None if silence > READY_WITHIN => Some(Problem::stalled()),
@@ -64,15 +66,15 @@ fn readiness(silence: Option<Duration>, not_ready: Option<&Refusal>) -> Option<P
     }
 }
 
-/// Whether the loop turns, or is about to: it has not begun, or is at the disk, which no restart would make faster.
+/// Whether the loop turns, has not begun, or waits for its disk, which a restart would not speed up.
 fn is_alive(silence: Option<Duration>, at_disk: bool) -> bool {
     at_disk || silence.is_none_or(|silence| silence <= LIVE_WITHIN)
 }
 
-fn checked(call: &RequestContext) -> Result<(), Problem> {
-    call.takes_get()?;
-    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
-    query::deadline(timeout.as_deref(), call.context.options.request_timeout, call.arrived).map(drop)
+/// Checks method and query. The deadline is valid but unused: nothing is waited for.
+fn check(request: &RequestContext) -> Result<(), Problem> {
+    request.takes_get()?;
+    deadline(request).map(drop)
 }
 
 fn ok() -> Response {
@@ -87,8 +89,8 @@ mod tests {
     use warp::http::Method;
 
     #[test]
-    fn a_node_is_ready_where_its_loop_turns_and_has_no_reason_against_it() {
-        let seen = |silence, code: Option<Code>| {
+    fn a_node_is_ready_if_its_loop_turns_and_publishes_no_reason() {
+        let reason = |silence, code: Option<Code>| {
             let refusal = code.map(|code| Refusal::not_applied(code, "why"));
             readiness(silence, refusal.as_ref()).map(|problem| {
                 let body: serde_json::Value = serde_json::from_slice(&problem.to_json(&Method::GET)).unwrap();
@@ -96,16 +98,16 @@ mod tests {
             })
         };
         let not = |code: &str| Some((503, code.to_owned()));
-        assert_eq!(seen(None, None), not("starting"));
-        assert_eq!(seen(Some(Duration::ZERO), None), None);
-        assert_eq!(seen(Some(READY_WITHIN * 2), None), not("stalled"));
+        assert_eq!(reason(None, None), not("starting"));
+        assert_eq!(reason(Some(Duration::ZERO), None), None);
+        assert_eq!(reason(Some(READY_WITHIN * 2), None), not("stalled"));
         for code in [Code::Joining, Code::NoLeader, Code::Lagging, Code::Stopping, Code::Removed, Code::Verifying] {
-            assert_eq!(seen(Some(Duration::ZERO), Some(code)), not(code.as_str()));
+            assert_eq!(reason(Some(Duration::ZERO), Some(code)), not(code.as_str()));
         }
     }
 
     #[test]
-    fn a_loop_that_starts_or_waits_for_its_disk_lives() {
+    fn a_loop_that_starts_or_waits_for_its_disk_is_alive() {
         let long = Some(LIVE_WITHIN * 2);
         assert!(is_alive(None, false) && is_alive(Some(READY_WITHIN * 2), false) && is_alive(long, true));
         assert!(!is_alive(long, false));

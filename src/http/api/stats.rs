@@ -1,17 +1,17 @@
-//! The status of a node as the 18 strings of hashicorp/raft's `Stats()`, and what huskv adds.
+//! The JSON form of the status: the 18 strings of hashicorp/raft's `Stats()`, and huskv's own members.
 //!
-//! Why: tutorial clients and dashboards read these names and strings; ours stand beside them as proper JSON.
+//! Why: clients of the Go tutorial and dashboards read the 18 names, which are strings there; huskv's own are typed JSON.
 //!
-//! Laws: the 18 are always there and always strings. The order of the fields is the order in which they are written.
+//! Invariants: the 18 are always present and always strings. The order of the fields here is their order in the answer.
 //!
-//! Not here: where the figures come from ([`crate::model::Status`]).
+//! See also: [`crate::model::Status`] (the source of the figures).
 
 use serde::Serialize;
 
 use super::probes::NotReady;
 use crate::model::{DiskSpace, Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
 
-/// What `/raft/stats` shows.
+/// The `data` of `/raft/stats`.
 #[derive(Serialize)]
 pub(crate) struct Stats<'a> {
     state: &'static str,
@@ -36,7 +36,7 @@ pub(crate) struct Stats<'a> {
     node_id: &'a str,
     raft_id: u64,
     leader: Option<&'a Leader>,
-    members: Vec<Row<'a>>,
+    members: Vec<MemberRow<'a>>,
     voters: usize,
     voters_unreachable: usize,
     failure_tolerance: usize,
@@ -57,8 +57,9 @@ pub(crate) struct Stats<'a> {
     not_ready: Option<NotReady<'a>>,
 }
 
+/// A member in the stats.
 #[derive(Serialize)]
-struct Row<'a> {
+struct MemberRow<'a> {
     node_id: &'a str,
     raft_id: u64,
     raft_address: &'a str,
@@ -72,7 +73,7 @@ struct Row<'a> {
     disk: Option<Disk>,
 }
 
-/// What is left of a member's disk.
+/// The free disk space of a member.
 #[derive(Serialize)]
 struct Disk {
     free_bytes: u64,
@@ -87,7 +88,7 @@ impl From<DiskSpace> for Disk {
     }
 }
 
-/// What a joining node keeps until the cluster's state has arrived.
+/// The incarnation that a joining node keeps until it has received the cluster's state.
 #[derive(Serialize)]
 struct Previous {
     cluster_id: u64,
@@ -95,7 +96,7 @@ struct Previous {
     goes_back_in_ms: u64,
 }
 
-/// What only the leader knows of a member.
+/// The replication progress of a member, which only the leader knows.
 #[derive(Serialize)]
 struct Progress {
     match_index: Option<u64>,
@@ -103,9 +104,9 @@ struct Progress {
 }
 
 impl<'a> Stats<'a> {
-    /// The status written out; `join_list` is shown where the node waits to form a cluster.
+    /// Returns the stats of a status; `join_list` is included while the node waits to form a cluster.
     pub(crate) fn new(status: &'a Status, join_list: &'a [String]) -> Self {
-        let leads = status.state == State::Leader;
+        let is_leader = status.state == State::Leader;
         let voters = Voters::among(&status.members);
         Self {
             state: status.state.as_str(),
@@ -117,16 +118,18 @@ impl<'a> Stats<'a> {
             fsm_pending: status.fsm_pending.to_string(),
             last_snapshot_index: status.last_snapshot_index.to_string(),
             last_snapshot_term: status.last_snapshot_term.to_string(),
+            // Constants of hashicorp/raft, which its clients compare with.
             protocol_version: "3",
             protocol_version_min: "0",
             protocol_version_max: "3",
             snapshot_version_min: "0",
             snapshot_version_max: "1",
-            latest_configuration: configuration(&status.members),
+            latest_configuration: format_configuration(&status.members),
             latest_configuration_index: status.configuration_index.to_string(),
-            num_peers: peers(status).to_string(),
+            num_peers: count_peers(status).to_string(),
+            // hashicorp/raft has "0" on the leader and "never" before the first contact.
             last_contact: match status.last_contact_ms {
-                _ if leads => "0".to_owned(),
+                _ if is_leader => "0".to_owned(),
                 None => "never".to_owned(),
                 Some(ms) => go_duration(ms),
             },
@@ -134,7 +137,7 @@ impl<'a> Stats<'a> {
             node_id: &status.node_id,
             raft_id: status.raft_id,
             leader: status.leader.as_ref(),
-            members: status.members.iter().map(|member| row(member, leads)).collect(),
+            members: status.members.iter().map(|member| member_row(member, is_leader)).collect(),
             voters: voters.count,
             voters_unreachable: voters.unreachable,
             failure_tolerance: voters.failure_tolerance,
@@ -154,8 +157,8 @@ impl<'a> Stats<'a> {
     }
 }
 
-fn row(member: &MemberStatus, leads: bool) -> Row<'_> {
-    Row {
+fn member_row(member: &MemberStatus, is_leader: bool) -> MemberRow<'_> {
+    MemberRow {
         node_id: &member.node_id,
         raft_id: member.raft_id,
         raft_address: &member.raft_address,
@@ -163,20 +166,20 @@ fn row(member: &MemberStatus, leads: bool) -> Row<'_> {
         role: member.role,
         heard_ms: member.heard_ms,
         connected: member.connected,
-        progress: leads
+        progress: is_leader
             .then_some(Progress { match_index: member.match_index, last_contact_ms: member.last_contact_ms }),
         disk: member.disk.map(Disk::from),
     }
 }
 
-/// The voters besides this node.
-fn peers(status: &Status) -> usize {
+/// Counts the voters besides this node.
+fn count_peers(status: &Status) -> usize {
     let voters = || status.members.iter().filter(|member| member.role == Role::Voter);
     voters().filter(|member| member.raft_id != status.raft_id).count()
 }
 
-/// The members as Go prints hashicorp/raft's list of servers.
-fn configuration(members: &[MemberStatus]) -> String {
+/// Formats the members as Go prints hashicorp/raft's list of servers.
+fn format_configuration(members: &[MemberStatus]) -> String {
     let server = |member: &MemberStatus| {
         let suffrage = match member.role {
             Role::Voter => "Voter",
@@ -187,8 +190,9 @@ fn configuration(members: &[MemberStatus]) -> String {
     format!("[{}]", members.iter().map(server).collect::<Vec<_>>().join(" "))
 }
 
-/// Milliseconds as Go prints a `time.Duration`.
+/// Formats milliseconds as Go prints a `time.Duration`.
 fn go_duration(ms: u64) -> String {
+    // Go has no unit for zero but seconds, and no fraction below one second in milliseconds.
     if ms == 0 {
         return "0s".to_owned();
     }
@@ -196,6 +200,7 @@ fn go_duration(ms: u64) -> String {
         return format!("{ms}ms");
     }
     let (hours, minutes) = (ms / 3_600_000, ms / 60_000 % 60);
+    // Go leaves out trailing zeros of the fraction, and leading units that are zero: 61 001 ms is `1m1.001s`.
     let thousandths = format!("{:03}", ms % 1000);
     let fraction = thousandths.trim_end_matches('0');
     let point = if fraction.is_empty() { "" } else { "." };
@@ -219,13 +224,13 @@ mod tests {
     use crate::model::{Code, Refusal};
     use serde_json::{Value, json};
 
-    fn shown(status: &Status) -> Value {
+    fn stats_json(status: &Status) -> Value {
         serde_json::to_value(Stats::new(status, &["a:1".to_owned(), "b:2".to_owned()])).unwrap()
     }
 
     #[test]
     fn the_eighteen_keys_are_strings_in_hashicorps_form() {
-        let stats = shown(&status());
+        let stats = stats_json(&status());
         for (key, value) in [
             ("state", "Leader"),
             ("term", "3"),
@@ -255,9 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn ours_are_json_and_the_leader_tells_what_it_knows_of_members() {
+    fn own_members_are_typed_and_the_leader_includes_replication_progress() {
         let mut status = status();
-        let stats = shown(&status);
+        let stats = stats_json(&status);
         assert_eq!(stats["cluster_id"], json!(77));
         assert_eq!(stats["leader"], json!({"node_id": "node1", "http_address": "127.0.0.1:2221"}));
         assert_eq!(
@@ -269,7 +274,7 @@ mod tests {
         );
         assert_eq!(stats["disk_syncs"], json!(7));
         status.members[0].disk = Some(DiskSpace { free_bytes: 9, reserve_bytes: 10 });
-        let disk = &shown(&status)["members"][0]["disk"];
+        let disk = &stats_json(&status)["members"][0]["disk"];
         assert_eq!(disk, &json!({"free_bytes": 9, "reserve_bytes": 10, "nearly_full": true}));
         let counts = [&stats["voters"], &stats["voters_unreachable"], &stats["failure_tolerance"]];
         assert_eq!(counts, [1, 0, 0]);
@@ -285,7 +290,7 @@ mod tests {
         status.last_contact_ms = Some(12);
         status.identity_conflicts = vec!["node2 refuses this node".into()];
         status.not_ready = Some(Refusal::not_applied(Code::Removed, "it was removed"));
-        let stats = shown(&status);
+        let stats = stats_json(&status);
         assert_eq!(stats["leader"], Value::Null);
         assert!(stats["members"][1].get("match_index").is_none());
         assert_eq!(stats["members"][0]["connected"], true, "also without a leader");
@@ -296,16 +301,16 @@ mod tests {
         assert_eq!((&stats["removed"], &stats["joining"]), (&json!(true), &json!(true)));
         assert_eq!(stats["previous"], json!({"cluster_id": 5, "raft_id": 6, "goes_back_in_ms": 59_000}));
         status.last_contact_ms = None;
-        assert_eq!(shown(&status)["last_contact"], json!("never"));
+        assert_eq!(stats_json(&status)["last_contact"], json!("never"));
     }
 
     #[test]
-    fn peers_are_the_other_voters_for_a_voter_and_all_of_them_for_a_learner() {
+    fn num_peers_is_the_other_voters_on_a_voter_and_all_voters_on_a_learner() {
         let mut status = status();
         status.members[1].role = Role::Voter;
-        assert_eq!(shown(&status)["num_peers"], json!("1"));
+        assert_eq!(stats_json(&status)["num_peers"], json!("1"));
         status.raft_id = 99;
-        assert_eq!(shown(&status)["num_peers"], json!("2"));
+        assert_eq!(stats_json(&status)["num_peers"], json!("2"));
     }
 
     #[test]

@@ -1,22 +1,25 @@
-//! `POST /touch/KEY`: keeps a key for so long from now on.
+//! `POST /touch/KEY`: a new time to live for a key.
 //!
-//! Why: whoever holds a lock has to say now and then that he lives, without becoming another version of the lock.
+//! Why: the holder of a lock renews it without changing its version.
 //!
-//! Laws: only the expiry changes; version and entity tag stay, for others rely on them as fencing tokens. Nothing may
-//! follow the key in the path, for keys may contain `/`.
+//! Invariants: only the expiry changes. Version and ETag stay, because other clients use them as fencing tokens. The key is
+//! the whole rest of the path, since keys may contain `/`.
 //!
-//! Not here: when the time is over (`consensus::proposals::cluster_clock`).
+//! Example: the lock `l` is at version 7. A touch answers version 7 again; storage that has seen token 7 still accepts it.
+//! A put with a `ttl` would make it version 9, and the holder's own token 7 would be refused from then on.
+//!
+//! See also: `consensus::proposals::cluster_clock` (when a key expires).
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
+use warp::path::Tail;
 use warp::reply::Response;
 
-use super::store;
+use super::{deadline, store};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::context::RequestContext;
 use crate::http::request::query;
-use crate::http::request::query::TIMEOUT;
 use crate::http::request::ttl;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
@@ -24,43 +27,44 @@ use crate::model::{Command, CommandResult, Ttl};
 
 const TOUCHED: &str = "success touching data";
 
-/// Answers `/touch/KEY`.
-pub(crate) async fn handle(mut call: RequestContext, tail: &str) -> Result<Response, Problem> {
-    call.takes_post()?;
-    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
-    let deadline = query::deadline(timeout.as_deref(), call.context.options.request_timeout, call.arrived)?;
-    let key = query::key_in_path(tail.strip_suffix('/').unwrap_or(tail), call.context.options.key_bytes)?;
-    let body = call.body(deadline).await?;
-    let (ttl, if_version) = parsed(&body.bytes)?;
-    let condition = conditions::of_write_or_body(&call, if_version)?;
+/// Serves `/touch/KEY`.
+pub(crate) async fn handle(mut request: RequestContext, tail: Tail) -> Result<Response, Problem> {
+    request.takes_post()?;
+    let deadline = deadline(&request)?;
+    let raw_key = tail.as_str().strip_suffix('/').unwrap_or(tail.as_str());
+    let key = query::key_in_path(raw_key, request.context.options.key_bytes)?;
+    let body = request.body(deadline).await?;
+    let (ttl, if_version) = parse(&body.bytes)?;
+    let condition = conditions::of_write_or_body(&request, if_version)?;
     let command = Command::Touch { key: Bytes::copy_from_slice(key.as_bytes()), ttl, condition };
-    let room = call.share_for_renewal(deadline).await?;
-    let written = store::write(&call, &body.bytes, command, deadline).await?;
+    // Memory for the result is reserved before the proposal, since the touched value comes back whole, however large it is.
+    let renewal_share = request.share_for_renewal(deadline).await?;
+    let written = store::write(&request, &body.bytes, command, deadline).await?;
     let mut response = match &written.outcome {
         CommandResult::Touched(item) => {
-            let body = success::item(TOUCHED, &key, item, written.clock);
-            // It is done, whether or not there is room to show a large value to a client that may take its time.
-            let mut response = match call.share(body.len()) {
+            let body = success::item_body(TOUCHED, &key, item, written.clock);
+            // The touch is applied: where no memory is left for the value, the answer is a success without it.
+            let mut response = match request.share(body.len()) {
                 Ok(share) => success::json_text(body, Some(share)),
                 Err(_) => success::truncated(TOUCHED, item.version),
             };
-            success::tag(&mut response, item.version);
+            success::set_etag(&mut response, item.version);
             response
         }
         CommandResult::Truncated { version } => {
             let mut response = success::truncated(TOUCHED, *version);
-            success::tag(&mut response, *version);
+            success::set_etag(&mut response, *version);
             response
         }
-        _ => return Err(store::refused(&key, &written)),
+        _ => return Err(store::no_effect(&key, &written)),
     };
-    success::mark_written(&mut response, &written);
-    drop(room);
+    success::set_write_headers(&mut response, &written);
+    drop(renewal_share);
     Ok(response)
 }
 
-/// The members `ttl` and `if_version` of a body.
-pub(crate) fn parsed(body: &[u8]) -> Result<(Ttl, Option<&RawValue>), Problem> {
+/// Parses the members `ttl` and `if_version` of a body.
+pub(crate) fn parse(body: &[u8]) -> Result<(Ttl, Option<&RawValue>), Problem> {
     let [ttl, if_version] = body::members(body, ["ttl", "if_version"])?;
     let ttl = ttl::of_member(Some(body::required(ttl, "ttl")?))?;
     Ok((ttl.ok_or_else(Problem::internal)?, if_version))

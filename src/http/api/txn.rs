@@ -1,11 +1,15 @@
-//! `POST /txn`: conditions on some keys, and changes of others, in one step.
+//! `POST /txn`: a transaction of conditions and operations over several keys.
 //!
-//! Why: with it clients build counters, locks, queues and indexes that hold whatever fails in between.
+//! Why: clients build counters, locks, queues and secondary indexes from it, which stay consistent through failures.
 //!
-//! Laws: the whole request is one command, so either all of it happens at one index or none of it. What is wrong with it
-//! is told with its place, such as `then[3]`.
+//! Invariants: a transaction is one command in one log entry: all of it is applied at one index, or none of it. An error
+//! names the element that is wrong, such as `then[3]`.
 //!
-//! Not here: what a transaction does ([`crate::model::Txn`]).
+//! Example: a counter `n` is at version 41. Two clients send `if n at version 41, then put n`. The first entry, 42, puts
+//! `n` at version 42; the second, 43, finds version 42, answers `"succeeded": false` and changes nothing. The version in the
+//! condition is the number in the ETag of a read of `n`.
+//!
+//! See also: `model::decide` (evaluation), [`crate::model::Txn`].
 
 use std::collections::BTreeSet;
 
@@ -13,13 +17,12 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use warp::reply::Response;
 
-use super::store;
+use super::{deadline, store};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::content;
 use crate::http::request::context::RequestContext;
 use crate::http::request::query;
-use crate::http::request::query::TIMEOUT;
 use crate::http::request::ttl;
 use crate::http::response::item_json;
 use crate::http::response::problem::{Problem, clip};
@@ -31,25 +34,28 @@ use crate::model::{
 
 const APPLIED: &str = "success applying transaction";
 
-/// Answers `/txn`.
-pub(crate) async fn handle(mut call: RequestContext) -> Result<Response, Problem> {
-    call.takes_post()?;
-    let [timeout] = query::parameters(&call.query, [TIMEOUT])?;
-    let deadline = query::deadline(timeout.as_deref(), call.context.options.request_timeout, call.arrived)?;
-    conditions::none(&call)?;
-    let body = call.body(deadline).await?;
-    let limits = call.context.options.limits();
-    let txn = parsed(&body.bytes, limits)?;
+/// Serves `POST /txn`.
+pub(crate) async fn handle(mut request: RequestContext) -> Result<Response, Problem> {
+    request.takes_post()?;
+    let deadline = deadline(&request)?;
+    // A transaction has conditions of its own: an `If-Match` would name no key, so it is refused and not ignored.
+    conditions::none(&request)?;
+    let body = request.body(deadline).await?;
+    let limits = request.context.options.limits();
+    let txn = parse(&body.bytes, limits)?;
+    // Results come back in the order of the operations and without keys, so the keys of both branches are remembered.
     let keys = [&txn.then, &txn.otherwise]
         .map(|branch| branch.iter().map(|operation| operation.key().clone()).collect::<Vec<_>>());
-    let share = call.share_for_transaction(most_read(&txn, limits), deadline).await?;
-    let written = store::write(&call, &body.bytes, Command::Txn(txn), deadline).await?;
+    // The result may be 16 MiB. Its memory is reserved before the proposal: after it, an answer without the values would
+    // leave the client with a transaction that was applied and results that are lost.
+    let share = request.share_for_transaction(max_read_bytes(&txn, limits), deadline).await?;
+    let written = store::write(&request, &body.bytes, Command::Txn(txn), deadline).await?;
     let mut response = match &written.outcome {
         CommandResult::Txn { succeeded, results } => {
             let keys = &keys[usize::from(!succeeded)];
-            let body = shown(*succeeded, keys, results, &written)?;
+            let body = render(*succeeded, keys, results, &written)?;
             let share = share.map(|mut share| {
-                // What is there already cannot be refused for its size.
+                // The result is in memory by now, so its real size is charged, even over the budget.
                 share.resize(body.len());
                 share
             });
@@ -63,48 +69,51 @@ pub(crate) async fn handle(mut call: RequestContext) -> Result<Response, Problem
         }
         _ => return Err(Problem::internal()),
     };
-    success::mark_written(&mut response, &written);
+    success::set_write_headers(&mut response, &written);
     Ok(response)
 }
 
-/// How many bytes of values it reads at most.
-fn most_read(txn: &Txn, limits: Limits) -> usize {
+/// Returns the maximum bytes of values that a transaction reads: only one of its branches runs.
+fn max_read_bytes(txn: &Txn, limits: Limits) -> usize {
     let gets = |branch: &[Operation]| branch.iter().filter(|one| matches!(one, Operation::Get { .. })).count();
     (gets(&txn.then).max(gets(&txn.otherwise)) * limits.value_bytes).min(TXN_BYTES)
 }
 
-/// The transaction that a body describes.
-pub(crate) fn parsed(body: &[u8], limits: Limits) -> Result<Txn, Problem> {
+/// Parses the body of a transaction.
+pub(crate) fn parse(body: &[u8], limits: Limits) -> Result<Txn, Problem> {
     let [checks, then, otherwise] = body::members(body, ["if", "then", "else"])?;
     let then = Some(body::required(then, "then")?);
     Ok(Txn {
-        checks: each(checks, "if", |text| check(text, limits))?,
-        then: branch(then, "then", limits)?,
-        otherwise: branch(otherwise, "else", limits)?,
+        checks: parse_list(checks, "if", |text| parse_check(text, limits))?,
+        then: parse_branch(then, "then", limits)?,
+        otherwise: parse_branch(otherwise, "else", limits)?,
     })
 }
 
-/// The elements of a list, each read by `read`; an empty list where there is none.
-fn each<T>(
+/// Parses each element of a list member; a missing member is an empty list.
+fn parse_list<T>(
     member: Option<&RawValue>,
     name: &str,
-    read: impl Fn(&RawValue) -> Result<T, Problem>,
+    parse: impl Fn(&RawValue) -> Result<T, Problem>,
 ) -> Result<Vec<T>, Problem> {
     let Some(member) = member else { return Ok(Vec::new()) };
     let elements: Vec<&RawValue> = serde_json::from_str(member.get())
         .map_err(|_| Problem::body(format!("member `{name}` must be a list, not {}", clip(member.get()))))?;
+    // Counted before any element is parsed: a body of 2 MiB holds hundreds of thousands of `{}`.
     if elements.len() > TXN_PARTS {
         let count = elements.len();
         return Err(Problem::body(format!(
             "member `{name}` has {count} elements, over the {TXN_PARTS} that it may have"
         )));
     }
+    // An error names the element: `if[2]: the key is empty`.
     let place = |at| move |problem: Problem| problem.within(&format!("`{name}[{at}]`"));
-    elements.into_iter().enumerate().map(|(at, element)| read(element).map_err(place(at))).collect()
+    elements.into_iter().enumerate().map(|(at, element)| parse(element).map_err(place(at))).collect()
 }
 
-fn branch(member: Option<&RawValue>, name: &str, limits: Limits) -> Result<Vec<Operation>, Problem> {
-    let operations = each(member, name, |text| operation(text, limits))?;
+/// Parses the operations of a branch. A branch writes a key at most once, since a second write would hide the first one.
+fn parse_branch(member: Option<&RawValue>, name: &str, limits: Limits) -> Result<Vec<Operation>, Problem> {
+    let operations = parse_list(member, name, |text| parse_operation(text, limits))?;
     let mut written = BTreeSet::new();
     for operation in &operations {
         if !matches!(operation, Operation::Get { .. }) && !written.insert(operation.key()) {
@@ -115,10 +124,11 @@ fn branch(member: Option<&RawValue>, name: &str, limits: Limits) -> Result<Vec<O
     Ok(operations)
 }
 
-fn check(text: &RawValue, limits: Limits) -> Result<Check, Problem> {
+/// Parses a condition of `if`.
+fn parse_check(text: &RawValue, limits: Limits) -> Result<Check, Problem> {
     let names = ["key", "version", "exists", "value", "value_base64", "content_type"];
     let [key, version, exists, value, value_base64, content_type] = body::members(text.get().as_bytes(), names)?;
-    let key = key_of(key, limits)?;
+    let key = parse_key(key, limits)?;
     let given = [version, exists, value, value_base64].iter().flatten().count();
     if given != 1 {
         return Err(Problem::body("exactly one of the members `version`, `exists` and `value` must be given"));
@@ -129,6 +139,7 @@ fn check(text: &RawValue, limits: Limits) -> Result<Check, Problem> {
     let test = match (version, exists) {
         (Some(version), _) => Test::Is(conditions::version_of(version, "version")?),
         (None, Some(_)) => Test::Is(if body::flag(exists, "exists")? { Condition::Exists } else { Condition::Absent }),
+        // Compares with the bytes that a put of this value would store: a JSON string is its text without quotes.
         (None, None) => {
             Test::Holds(content::from_members(value, value_base64, content_type, limits.value_bytes)?.bytes)
         }
@@ -136,11 +147,12 @@ fn check(text: &RawValue, limits: Limits) -> Result<Check, Problem> {
     Ok(Check { key, test })
 }
 
-fn operation(text: &RawValue, limits: Limits) -> Result<Operation, Problem> {
+/// Parses an operation of `then` or `else`.
+fn parse_operation(text: &RawValue, limits: Limits) -> Result<Operation, Problem> {
     let names = ["op", "key", "value", "value_base64", "content_type", "ttl"];
     let [op, key, value, value_base64, content_type, ttl] = body::members(text.get().as_bytes(), names)?;
     let op = body::string(op, "op")?;
-    let key = key_of(key, limits)?;
+    let key = parse_key(key, limits)?;
     if op == "put" {
         let value = content::from_members(value, value_base64, content_type, limits.value_bytes)?;
         let ttl = ttl::of_member(ttl)?;
@@ -160,14 +172,16 @@ fn operation(text: &RawValue, limits: Limits) -> Result<Operation, Problem> {
     }
 }
 
-fn key_of(member: Option<&RawValue>, limits: Limits) -> Result<Bytes, Problem> {
+fn parse_key(member: Option<&RawValue>, limits: Limits) -> Result<Bytes, Problem> {
     let key = body::string(member, "key")?;
     query::check_key(&key, limits.key_bytes)?;
     Ok(key.into())
 }
 
-fn shown(succeeded: bool, keys: &[Bytes], results: &[OpResult], written: &Written) -> Result<Vec<u8>, Problem> {
+/// Renders the result; `keys` are those of the operations of the branch that ran.
+fn render(succeeded: bool, keys: &[Bytes], results: &[OpResult], written: &Written) -> Result<Vec<u8>, Problem> {
     let index = written.index;
+    // Both come from one branch. A difference would attach results to the wrong keys.
     if keys.len() != results.len() {
         return Err(Problem::internal());
     }

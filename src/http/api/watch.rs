@@ -1,25 +1,30 @@
-//! `GET /watch`: what happens to a key, or to all keys with a prefix, as server-sent events.
+//! `GET /watch`: the changes of a key, or of all keys with a prefix, as server-sent events.
 //!
-//! Why: whoever waits for a change must not have to ask again and again, and must miss none over lost connections, dead
-//! nodes and new leaders. Server-sent events are what curl shows and what browsers resume by themselves.
+//! Why: a client that waits for a change should not poll, and must not miss one over lost connections, failed nodes and new
+//! leaders. curl prints server-sent events, and browsers resume them by themselves.
 //!
-//! Laws: events come in order, none is left out and none comes twice. All changes of an index come before the next
-//! `progress`, and a progress never says more than was sent. A watcher costs a cursor and a bounded piece of the text of
-//! what comes next; the events themselves are the feed's alone. So a client that does not take them falls behind, is told
-//! so, and never holds up the loop or another client. A `progress` is only sent while the node is in touch with a leader,
-//! and last before the node stops.
+//! Invariants: events are in order, without a gap or a duplicate. All changes of an index come before the next `progress`,
+//! and `progress` never names an index that was not sent completely. A watcher holds a cursor and a bounded chunk of text;
+//! the events belong to the change feed. So a client that reads slowly gets `lagged`, and never delays the consensus loop
+//! or another client. `progress` is sent only while the node is in contact with a leader, and last before the node stops.
 //!
-//! Not here: how long events are kept (`changefeed`), how they are written ([`crate::http::response::event_stream`]), and connections
-//! that take too little ([`crate::http::server::write_timeout`]) or have gone ([`crate::http::server::socket`]).
+//! Example: entry 41 is a transaction that puts `u/1` and `x`, with the events 41.1 and 41.2. A client that watches `u/`
+//! reconnects with `Last-Event-ID: 41.1`. Its cursor is the second change of 41, which the filter skips. The feed has
+//! nothing for it up to index 50, so the cursor becomes the first change of 51, and the client gets `progress` with
+//! `id:50`. If it reconnects now, on any node, it resumes at 51 and not at 41, although it has received no event in
+//! between.
+//!
+//! See also: `changefeed` (retention), [`crate::http::response::event_stream`] (text of an event),
+//! [`crate::http::server::write_timeout`] (clients that read too slowly), [`crate::http::server::socket`] (clients that are
+//! gone).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use warp::Reply;
 use warp::http::Method;
@@ -32,162 +37,115 @@ use crate::http::request::context::{RequestContext, ServerContext};
 use crate::http::request::query;
 use crate::http::request::query::Deadline;
 use crate::http::response::event_stream;
-use crate::http::response::event_stream::Rest;
+use crate::http::response::event_stream::PartialEvent;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
-use crate::http::server::memory_budget::Source;
 use crate::http::server::socket::Fin;
+use crate::http::server::watcher_slots::WatcherSlot;
 use crate::model::{Cursor, Event};
 
-/// The header with which a client says which event it had last.
+/// The request header with the id of the last event that the client has received.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Tells proxies to pass events on as they come.
+/// The response header that turns off response buffering in nginx and others.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
-/// How soon a browser whose stream has ended asks again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How often a client hears of progress; one that has heard nothing for three times as long asks another node.
-const PROGRESS: Duration = Duration::from_secs(4);
-/// How long watchers are not woken again: what happens meanwhile they hear of all at once.
-const TOGETHER: Duration = Duration::from_millis(10);
-/// How soon a progress that could not be sent is tried again.
-const RETRY: Duration = Duration::from_millis(250);
-/// A line that says nothing. A client that has gone answers it with a reset.
-const NOTHING: &[u8] = b":\n\n";
-/// What a read asks for that is to tell an index: any key.
+/// The time after which a browser reconnects when a stream has ended.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+/// The time between two `progress` events; a client without any event for three times as long uses another node.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(4);
+/// The minimum time between two wake-ups of the watchers, so that many small batches cost each of them one wake-up.
+const WAKE_INTERVAL: Duration = Duration::from_millis(10);
+/// The time after which a `progress` that was due without contact with a leader is tried again.
+const PROGRESS_RETRY: Duration = Duration::from_millis(250);
+/// An empty comment. The host of a client that is gone answers it with a TCP reset.
+const EMPTY_COMMENT: &[u8] = b":\n\n";
+/// The key of a read of which only the index is used.
 const ANY_KEY: &[u8] = b"0";
 
-/// What all watchers of a node share.
-pub(crate) struct Watchers {
-    most: usize,
-    taken: Mutex<HashMap<Source, usize>>,
-    news: Notify,
-}
-
-impl Watchers {
-    /// Room for `most` of them, and for at most half of the connections.
-    pub(crate) fn new(most: usize, connections: usize) -> Self {
-        Self { most: most.min(connections / 2), taken: Mutex::default(), news: Notify::new() }
-    }
-
-    fn taken(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The place of one watcher, until it is dropped.
-struct Slot {
-    context: Arc<ServerContext>,
-    source: Source,
-}
-
-impl Slot {
-    /// A place for a watcher from `source`, who leaves an eighth to others.
-    fn take(context: &Arc<ServerContext>, source: Source) -> Option<Self> {
-        let most = context.watchers.most;
-        let mut taken = context.watchers.taken();
-        let all: usize = taken.values().sum();
-        let own = taken.entry(source).or_default();
-        let fits = all < most && *own < most - most / 8;
-        if fits {
-            *own += 1;
-        } else if *own == 0 {
-            taken.remove(&source);
-        }
-        fits.then(|| Self { context: Arc::clone(context), source })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut taken = self.context.watchers.taken();
-        if let Some(own) = taken.get_mut(&self.source) {
-            *own -= 1;
-            if *own == 0 {
-                taken.remove(&self.source);
-            }
-        }
-    }
-}
-
-/// Tells all watchers of what the loop tells only once: it must not spend time on each of them.
+/// Wakes all watchers after each change of the feed. The consensus loop wakes only this task, so the number of watchers costs
+/// it nothing.
 pub(crate) async fn broadcast_changes(context: Arc<ServerContext>) {
     loop {
         context.feed().changed().await;
-        context.watchers.news.notify_waiters();
-        sleep(TOGETHER).await;
+        context.watchers.wake_all();
+        sleep(WAKE_INTERVAL).await;
     }
 }
 
-/// Whether an answer goes on for as long as both sides want.
+/// Whether a response is an event stream, which has no end of its own.
 pub(crate) fn is_stream(response: &Response) -> bool {
     response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == EVENT_STREAM)
 }
 
-/// Answers `GET /watch`.
-pub(crate) async fn handle(call: RequestContext) -> Result<Response, Problem> {
-    call.takes_get()?;
-    let last_event_id = call.header(&LAST_EVENT_ID)?;
-    let (filter, cursor) = asked(&call.query, last_event_id, call.context.options.key_bytes)?;
-    let slot = Slot::take(&call.context, call.source).ok_or_else(Problem::watchers_full)?;
-    let opened = call.context.feed().open(cursor).map_err(|unopened| match unopened {
+/// Serves `GET /watch`.
+pub(crate) async fn handle(request: RequestContext) -> Result<Response, Problem> {
+    request.takes_get()?;
+    let last_event_id = request.header(&LAST_EVENT_ID)?;
+    let (filter, cursor) = parse(&request.query, last_event_id, request.context.options.key_bytes)?;
+    // The slot is taken before the cursor is checked, so a flood of refused requests stays within the limit too.
+    let slot = request.context.watchers.take(request.source).ok_or_else(Problem::watchers_full)?;
+    let subscription = request.context.feed().open(cursor).map_err(|error| match error {
         SubscribeError::Refused(refusal) => refusal.into(),
         SubscribeError::Compacted(oldest) => Problem::compacted(oldest),
     })?;
-    is_committed(&call, &opened).await?;
-    let mut response = if call.method == Method::HEAD {
+    check_not_ahead(&request, &subscription).await?;
+    let mut response = if request.method == Method::HEAD {
         Response::default()
     } else {
-        let watcher = Watcher::new(call.context, filter, opened, (slot, call.fin));
+        let watcher = Watcher::new(request.context, filter, subscription, (slot, request.fin));
         warp::reply::stream(stream::unfold(watcher, Watcher::next)).into_response()
     };
-    as_stream(&mut response);
-    success::mark(&mut response, opened.applied, opened.term);
+    set_stream_headers(&mut response);
+    success::set_raft_headers(&mut response, subscription.applied, subscription.term);
     Ok(response)
 }
 
-fn as_stream(response: &mut Response) {
+fn set_stream_headers(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
 }
 
-/// That a client which is further on than this node is not further on than the cluster, which then was made anew: nothing
-/// would come for it, maybe for ever. A ReadIndex tells.
-async fn is_committed(call: &RequestContext, opened: &Subscription) -> Result<(), Problem> {
-    let cursor = opened.cursor;
+/// Checks that a cursor beyond this node's applied index is not beyond the commit index of the cluster.
+///
+/// Example: the client has seen index 900 when the cluster is replaced by a new one under the same addresses, which is at index
+/// 20. Without this check the client would wait for 880 more writes, and then miss nothing that it can notice.
+async fn check_not_ahead(request: &RequestContext, subscription: &Subscription) -> Result<(), Problem> {
+    let cursor = subscription.cursor;
+    // In the middle of an entry (41.2) the client has seen part of that index, so it must be committed as well.
     let seen = cursor.complete().unwrap_or(cursor.index);
-    if seen <= opened.applied {
+    if seen <= subscription.applied {
         return Ok(());
     }
-    let deadline = Deadline(call.arrived + call.context.options.request_timeout);
+    // A linearizable read returns an index that was committed when it began, so an existing index is at most that.
+    let deadline = Deadline(request.arrived + request.context.options.request_timeout);
     let fresh = (Consistency::Linearizable, Bounds::default());
-    let committed = call.context.read(ANY_KEY.to_vec(), fresh, deadline).await?.index;
+    let committed = request.context.read(ANY_KEY.to_vec(), fresh, deadline).await?.index;
     if seen <= committed { Ok(()) } else { Err(Problem::ahead(committed)) }
 }
 
-/// Whether the client reads events and nothing else: a browser's `EventSource` gives up for ever on any other answer.
-pub(crate) fn wants_events(call: &RequestContext) -> bool {
-    call.header(&ACCEPT).ok().flatten().is_some_and(|accept| accept.eq_ignore_ascii_case("text/event-stream"))
+/// Whether the client accepts events only. That is a browser's `EventSource`, which never reconnects after any other answer.
+pub(crate) fn accepts_only_events(request: &RequestContext) -> bool {
+    request.header(&ACCEPT).ok().flatten().is_some_and(|accept| accept.eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// The answer to such a client where nobody can be watched here, now or any more: one event that says why, and the end,
-/// after which it asks again by itself unless it closes.
-pub(crate) fn refused(problem: &Problem) -> Response {
+/// Returns a stream of one `refused` event with the problem, for an `EventSource`: after its end the browser reconnects, unless
+/// the page closes it.
+pub(crate) fn refused_stream(problem: &Problem) -> Response {
     let data = String::from_utf8(problem.to_json(&Method::GET)).expect("JSON is UTF-8");
-    let text = format!("{}event:refused\ndata:{data}\n\n", again());
+    let text = format!("{}event:refused\ndata:{data}\n\n", retry_field());
     let mut response = warp::reply::stream(stream::iter([Ok::<_, Infallible>(text)])).into_response();
-    as_stream(&mut response);
+    set_stream_headers(&mut response);
     response
 }
 
-/// Tells how soon to ask again after the end.
-fn again() -> String {
-    format!("retry:{}\n\n", ASK_AGAIN.as_millis())
+/// Returns the `retry` field, which sets the reconnection time of a browser.
+fn retry_field() -> String {
+    format!("retry:{}\n\n", RECONNECT_DELAY.as_millis())
 }
 
-/// Which keys are watched, and from where on, if that is said; keys have at most `key_bytes` bytes.
-pub(crate) fn asked(
+/// Parses the filter and the cursor, if any; `key_bytes` is the maximum key.
+pub(crate) fn parse(
     query: &str,
     last_event_id: Option<&str>,
     key_bytes: usize,
@@ -215,94 +173,106 @@ pub(crate) fn asked(
         })
     });
     let from = from.transpose()?;
-    // An empty one is what a browser remembers where it has had no event with an id.
+    // A browser that has received no event with an id sends an empty one.
     let last = last_event_id.filter(|id| !id.is_empty()).map(|id| {
         id.parse().map_err(|why| Problem::header(format!("header `Last-Event-ID` is `{}`, but {why}", clip(id))))
     });
+    // `EventSource` reconnects with the same URL, so `from` is where the first connection began and `Last-Event-ID` is newer.
     Ok((filter, last.transpose()?.or(from)))
 }
 
-/// One client that watches.
+/// The stream of one watching client.
 struct Watcher {
     context: Arc<ServerContext>,
     filter: Filter,
     epoch: u64,
-    /// The first change that has not been sent.
+    /// The first change that was not sent.
     cursor: Cursor,
-    /// What comes next, as long as the feed keeps it, and where the client is once it has all of it.
+    /// The next events, as long as the feed retains them.
     chunk: VecDeque<Weak<Event>>,
-    behind: Cursor,
-    /// When the client is to hear of progress.
-    due: Instant,
-    /// Whether it has heard how soon to ask again.
-    begun: bool,
-    /// Whether it has heard where it is since it has everything.
-    greeted: bool,
+    /// The cursor after the chunk; changes that the filter skips may lie between its last event and this.
+    chunk_end: Cursor,
+    /// When the next `progress` is due.
+    progress_due: Instant,
+    /// Whether the `retry` field was sent.
+    retry_sent: bool,
+    /// Whether a `progress` was sent since the client has received all changes.
+    caught_up_sent: bool,
     closed: bool,
-    /// What is left of the event that is being sent.
-    rest: Option<Rest>,
+    /// The rest of the event that is being sent.
+    partial: Option<PartialEvent>,
     fin: Fin,
-    slot: Slot,
+    slot: WatcherSlot,
 }
 
 impl Watcher {
-    fn new(context: Arc<ServerContext>, filter: Filter, opened: Subscription, (slot, fin): (Slot, Fin)) -> Self {
+    fn new(
+        context: Arc<ServerContext>,
+        filter: Filter,
+        subscription: Subscription,
+        (slot, fin): (WatcherSlot, Fin),
+    ) -> Self {
         Self {
             context,
             filter,
-            epoch: opened.epoch,
-            cursor: opened.cursor,
+            epoch: subscription.epoch,
+            cursor: subscription.cursor,
             chunk: VecDeque::new(),
-            behind: opened.cursor,
-            due: Instant::now() + PROGRESS,
-            begun: false,
-            greeted: false,
+            chunk_end: subscription.cursor,
+            progress_due: Instant::now() + PROGRESS_INTERVAL,
+            retry_sent: false,
+            caught_up_sent: false,
             closed: false,
-            rest: None,
+            partial: None,
             fin,
             slot,
         }
     }
 
-    /// The next piece of text, once there is one; None at the end.
+    /// Returns the next text of the stream, once there is some; None at the end.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
-        if !std::mem::replace(&mut self.begun, true) {
-            return Some((Ok(again().into()), self));
+        if !std::mem::replace(&mut self.retry_sent, true) {
+            return Some((Ok(retry_field().into()), self));
         }
-        if let Some(rest) = self.rest.take() {
-            // An event that is gone meanwhile cannot be ended: the client drops what has no end, and asks again after the
-            // event before.
-            let (piece, rest) = rest.next()?;
-            self.rest = rest;
-            return Some((Ok(piece), self));
+        if let Some(partial) = self.partial.take() {
+            // The feed may drop an event while a slow client is in the middle of it. The stream then ends without the blank
+            // line that ends an event, so the client discards what it has of it and reconnects with the id of the previous
+            // event.
+            let (text, partial) = partial.next_chunk()?;
+            self.partial = partial;
+            return Some((Ok(text), self));
         }
         self.next_event().await
     }
 
-    /// The beginning of the next event, or of what is said instead of one, once there is any; None at the end.
+    /// Returns the first text of the next event, or of `progress` or `lagged`, once there is one; None at the end.
     async fn next_event(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         let context = Arc::clone(&self.context);
         while !self.closed {
+            // Sends from the chunk first. It holds weak references: memory is bounded by the feed, whatever the number of
+            // watchers.
             match self.chunk.pop_front().map(|event| event.upgrade()) {
                 Some(Some(event)) => {
-                    self.cursor = if self.chunk.is_empty() { self.behind } else { event.after() };
-                    let (piece, rest) =
-                        event_stream::begin(&event, |bytes| context.events.take(self.slot.source, bytes));
-                    self.rest = rest;
-                    return Some((Ok(piece), self));
+                    self.cursor = if self.chunk.is_empty() { self.chunk_end } else { event.after() };
+                    let (text, partial) =
+                        event_stream::first_chunk(&event, |bytes| context.events.take(self.slot.source, bytes));
+                    self.partial = partial;
+                    return Some((Ok(text), self));
                 }
-                // The feed has dropped it, and says below from where on it has everything.
+                // The feed has dropped the event. The read below, at the cursor of that event, answers `Lagged`.
                 Some(None) => self.chunk.clear(),
                 None => {}
             }
-            // Before the feed is read, or what comes between would be slept through.
-            let news = context.watchers.news.notified();
-            let mut news = std::pin::pin!(news);
-            news.as_mut().enable();
+            // Registered before the feed is read: a change between the read and the wait would not wake this watcher otherwise.
+            let changed = context.watchers.changed();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
             match context.feed().read(self.epoch, self.cursor, &self.filter) {
                 FeedRead::Ended => break,
                 FeedRead::Stopped(cursor) => {
-                    // On another node, or on this one when it is back, the client goes on here and not further back.
+                    // The last `progress` names all that this node has applied, so the client resumes there, on another
+                    // node or on this one after its restart. In the middle of an entry there is no such index, and the last
+                    // id is enough.
                     self.closed = true;
                     if let Some(index) = cursor.complete() {
                         return Some((Ok(progress(index)), self));
@@ -313,33 +283,41 @@ impl Watcher {
                     let data = format!(r#"{{"oldest_index":{oldest}}}"#);
                     return Some((Ok(format!("event:lagged\ndata:{data}\n\n").into()), self));
                 }
-                FeedRead::Found { events, cursor, all, applied, in_touch_until } => {
+                FeedRead::Found { events, cursor, all, applied, contact_until } => {
                     let idle = all && events.is_empty();
                     if idle {
                         self.cursor = cursor;
                     }
-                    let due = Instant::now() >= self.due || (idle && !self.greeted);
+                    // `progress` is due every 4 s, also between events, and once when the client has caught up, so that it
+                    // learns at once that there is nothing more.
+                    let due = Instant::now() >= self.progress_due || (idle && !self.caught_up_sent);
+                    // A cursor from another node may be ahead of this one: `progress` must not confirm what is not applied
+                    // here.
                     let complete = self.cursor.complete().filter(|index| *index <= applied);
-                    let in_touch = context.now() < in_touch_until;
-                    if due && !in_touch {
-                        context.feed().want_contact();
+                    // On a partitioned node silence is the signal: its client counts 15 s and uses another node.
+                    let in_contact = context.now() < contact_until;
+                    if due && !in_contact {
+                        context.feed().request_contact();
                     }
-                    if due && let Some(index) = complete.filter(|_| in_touch) {
-                        self.greeted |= idle;
-                        self.due = Instant::now() + PROGRESS;
+                    if due && let Some(index) = complete.filter(|_| in_contact) {
+                        self.caught_up_sent |= idle;
+                        self.progress_due = Instant::now() + PROGRESS_INTERVAL;
                         return Some((Ok(progress(index)), self));
                     }
                     if idle {
-                        let until = if due { Instant::now() + RETRY } else { self.due };
+                        let until = if due { Instant::now() + PROGRESS_RETRY } else { self.progress_due };
                         tokio::select! {
-                            () = news => {}
+                            () = changed => {}
                             () = sleep_until(until) => {}
-                            () = self.fin.seen() => return Some((Ok(Bytes::from_static(NOTHING)), self)),
+                            // A half-closed connection may be a client that goes on reading, or one that is gone: the
+                            // empty comment shows which.
+                            () = self.fin.seen() => return Some((Ok(Bytes::from_static(EMPTY_COMMENT)), self)),
                         }
                     } else if events.is_empty() {
+                        // The filter has skipped everything that one read looks at: reads on from there.
                         self.cursor = cursor;
                     } else {
-                        self.behind = cursor;
+                        self.chunk_end = cursor;
                         self.chunk = events.iter().map(Arc::downgrade).collect();
                     }
                 }
@@ -349,7 +327,7 @@ impl Watcher {
     }
 }
 
-/// Everything up to `index` was sent.
+/// Returns the `progress` event: all changes up to `index` were sent.
 fn progress(index: u64) -> Bytes {
     format!("event:progress\ndata:{{\"index\":{index}}}\nid:{index}\n\n").into()
 }

@@ -1,13 +1,12 @@
-//! Request bodies: read up to a bound, then taken apart as one JSON object of known members.
+//! Request bodies: reading within limits, and parsing a JSON object with known members.
 //!
-//! Why: warp's own body filters refuse curl's default content type, refuse chunked bodies, or have no bound. And a
-//! member that is not understood must be refused by name: a misspelt condition must not become an unconditional write.
+//! Why: warp's own body filters refuse curl's default content type, refuse chunked bodies, or have no bound. And an unknown
+//! member must be refused by name: a misspelt condition must not become an unconditional write.
 //!
-//! Laws: no more than the limit is ever kept, whatever the length header says or does not say. The bodies of all
-//! requests under way share a budget, in which what is allocated counts. A client that sends too slowly is given up. A
-//! member keeps the very text that was sent.
+//! Invariants: at most the limit is buffered, whatever `Content-Length` says. The bodies of all requests under way share a
+//! budget, which counts allocated bytes. A client below the least rate is given up. A member keeps the text that was sent.
 //!
-//! Not here: what the members mean (the handlers).
+//! See also: what the members mean ([`crate::http::api`]), bodies that are not read ([`super::body_stream`]).
 
 use std::fmt;
 use std::pin::Pin;
@@ -26,146 +25,152 @@ use crate::http::server::memory_budget::{Budget, Share, Source};
 use crate::http::server::min_rate::MinRate;
 use crate::model::json;
 
-/// The memory that a body grows to when it is more than one chunk.
-const FIRST_BYTES: usize = 64 << 10;
+/// The first allocation for a body of more than one chunk.
+const INITIAL_BYTES: usize = 64 << 10;
 
-/// A body that has not been read yet.
-pub(crate) type Unread = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
+/// The chunks of a body that has not been read yet.
+pub(crate) type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
 
-/// A body in memory; it counts against the budget while it lives.
+/// A body in memory, with its share of the budget.
 pub(crate) struct Body {
-    /// Its bytes.
+    /// The bytes.
     pub(crate) bytes: Bytes,
     share: Option<Share>,
 }
 
 impl Body {
-    /// What it takes of the budget, for an answer of `bytes` that repeats it.
+    /// Returns the share of the budget, resized for a response of `bytes` that repeats the body.
     pub(crate) fn into_share(self, bytes: usize) -> Option<Share> {
         self.share.map(|mut share| {
-            // What is there already cannot be refused for its size.
+            // The response is in memory already, so a share that cannot grow is no reason to refuse it.
             share.resize(bytes);
             share
         })
     }
 
-    /// Counts `bytes` more: what is made of the body beside it.
+    /// Adds `bytes` to the share: for copies of the body that the caller makes.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        let whole = self.bytes.len() + bytes;
-        if self.share.as_mut().is_none_or(|share| share.resize(whole)) { Ok(()) } else { Err(Problem::bodies_full()) }
+        let total = self.bytes.len() + bytes;
+        if self.share.as_mut().is_none_or(|share| share.resize(total)) { Ok(()) } else { Err(Problem::bodies_full()) }
     }
 
-    /// Whether it holds nothing but white space.
+    /// Whether the body has nothing but white space.
     pub(crate) fn is_blank(&self) -> bool {
         self.bytes.iter().all(u8::is_ascii_whitespace)
     }
 }
 
-/// Whose body it is, and which budget it counts against.
+/// The memory and the time that a body may take.
 #[derive(Clone, Copy)]
-pub(crate) struct Account<'a> {
-    /// The budget of bodies.
+pub(crate) struct BodyQuota<'a> {
+    /// The budget that it counts against.
     pub(crate) budget: &'a Arc<Budget>,
-    /// Where the client is.
+    /// Where the client connects from.
     pub(crate) source: Source,
     /// See [`MinRate::new`].
-    pub(crate) patience: Duration,
+    pub(crate) grace: Duration,
 }
 
-impl Account<'_> {
-    /// Makes `share` hold `bytes`.
-    fn hold(self, share: &mut Option<Share>, bytes: usize) -> Result<(), Problem> {
-        let held = match share {
+impl BodyQuota<'_> {
+    /// Takes `share`, or resizes it, to `bytes`.
+    fn reserve(self, share: &mut Option<Share>, bytes: usize) -> Result<(), Problem> {
+        let fits = match share {
             Some(share) => share.resize(bytes),
             None => {
                 *share = self.budget.take(self.source, bytes);
                 share.is_some()
             }
         };
-        if held { Ok(()) } else { Err(Problem::bodies_full()) }
+        if fits { Ok(()) } else { Err(Problem::bodies_full()) }
     }
 }
 
-/// Makes one type of the stream that warp hands out.
-pub(crate) fn boxed<B: Buf>(stream: impl Stream<Item = Result<B, warp::Error>> + Send + Sync + 'static) -> Unread {
+/// Boxes the body stream that warp hands out, with each chunk as [`Bytes`].
+pub(crate) fn boxed<B: Buf>(stream: impl Stream<Item = Result<B, warp::Error>> + Send + Sync + 'static) -> BodyStream {
     Box::pin(stream.map(|chunk| chunk.map(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))))
 }
 
-/// Reads a body of at most `limit` bytes; `announced` is what its length header says, if there is one.
+/// Reads a body of at most `limit` bytes by the deadline.
 pub(crate) async fn read(
-    stream: Unread,
-    announced: Option<u64>,
+    stream: BodyStream,
+    content_length: Option<u64>,
     limit: usize,
-    account: Account<'_>,
+    quota: BodyQuota<'_>,
     deadline: Deadline,
 ) -> Result<Body, Problem> {
-    if announced.is_some_and(|bytes| bytes > limit as u64) {
+    // Refused before the first byte, and without a `100 Continue` to a client that waits for one.
+    if content_length.is_some_and(|bytes| bytes > limit as u64) {
         return Err(Problem::body_too_large(limit));
     }
-    let announced = announced.and_then(|bytes| usize::try_from(bytes).ok());
-    match tokio::time::timeout_at(deadline.0.into(), collect(stream, announced, limit, account)).await {
+    let content_length = content_length.and_then(|bytes| usize::try_from(bytes).ok());
+    match tokio::time::timeout_at(deadline.0.into(), collect(stream, content_length, limit, quota)).await {
         Ok(body) => body,
         Err(_) => Err(Problem::body_timeout()),
     }
 }
 
-/// Reads a body to its end, or until it is over `limit`. Memory is taken as bytes come, whatever was announced.
+/// Reads a body to its end, or until it is over `limit`. Memory is taken as bytes arrive, not by `content_length`.
 pub(crate) async fn collect(
-    mut stream: Unread,
-    announced: Option<usize>,
+    mut stream: BodyStream,
+    content_length: Option<usize>,
     limit: usize,
-    account: Account<'_>,
+    quota: BodyQuota<'_>,
 ) -> Result<Body, Problem> {
     let mut share: Option<Share> = None;
+    // A body is in `first` while it is one chunk, afterwards in `buffer`. Example, a chunked body of 160 KiB in chunks of
+    // 32 KiB: chunk 1 stays where hyper has put it; chunk 2 allocates 64 KiB; chunk 3 doubles that to 128, chunk 5 to 256. With
+    // `Content-Length: 163840` the last step is to 160, since no more can come. Each step is reserved before it is allocated,
+    // so a thousand clients that announce 1 MiB and send nothing hold nothing.
     let mut first = Bytes::new();
-    let mut whole = Vec::new();
-    let mut pace = MinRate::new(account.patience);
-    while let Some(chunk) = next(&mut stream, &mut pace).await? {
-        let bytes = first.len() + whole.len() + chunk.len();
+    let mut buffer = Vec::new();
+    let mut rate = MinRate::new(quota.grace);
+    while let Some(chunk) = next_chunk(&mut stream, &mut rate).await? {
+        let bytes = first.len() + buffer.len() + chunk.len();
         if bytes > limit {
             return Err(Problem::body_too_large(limit));
         }
         if bytes == chunk.len() {
-            // A small body is one chunk, which is used where it lies.
-            account.hold(&mut share, bytes)?;
+            quota.reserve(&mut share, bytes)?;
             first = chunk;
             continue;
         }
-        if bytes > whole.capacity() {
-            let room = (2 * whole.capacity()).max(FIRST_BYTES).min(announced.unwrap_or(limit)).max(bytes);
-            account.hold(&mut share, room)?;
-            whole.reserve_exact(room - whole.len());
+        if bytes > buffer.capacity() {
+            let room = (2 * buffer.capacity()).max(INITIAL_BYTES).min(content_length.unwrap_or(limit)).max(bytes);
+            quota.reserve(&mut share, room)?;
+            buffer.reserve_exact(room - buffer.len());
         }
-        whole.extend_from_slice(&std::mem::take(&mut first));
-        whole.extend_from_slice(&chunk);
+        buffer.extend_from_slice(&std::mem::take(&mut first));
+        buffer.extend_from_slice(&chunk);
     }
-    Ok(Body { bytes: if whole.is_empty() { first } else { whole.into() }, share })
+    Ok(Body { bytes: if buffer.is_empty() { first } else { buffer.into() }, share })
 }
 
-/// The next piece that is not empty; an error where the client sends too slowly.
-async fn next(stream: &mut Unread, pace: &mut MinRate) -> Result<Option<Bytes>, Problem> {
+/// Returns the next chunk that is not empty; an error where the client sends too slowly.
+async fn next_chunk(stream: &mut BodyStream, rate: &mut MinRate) -> Result<Option<Bytes>, Problem> {
     loop {
-        let mut coming = stream.next();
-        let chunk = match (&mut coming).now_or_never() {
+        let mut next = stream.next();
+        // The time that the node takes for itself does not count: a chunk that is there already costs no grace, however long
+        // this task was not scheduled.
+        let chunk = match (&mut next).now_or_never() {
             Some(chunk) => chunk,
             None => {
-                let begun = Instant::now();
-                let chunk = timeout(pace.left(), coming).await.map_err(|_| Problem::body_too_slow())?;
-                pace.waited(begun.elapsed());
+                let began = Instant::now();
+                let chunk = timeout(rate.left(), next).await.map_err(|_| Problem::body_too_slow())?;
+                rate.waited(began.elapsed());
                 chunk
             }
         };
         let Some(chunk) = chunk else { return Ok(None) };
-        let chunk = chunk.map_err(|error| Problem::body(format!("the body broke off: {error}")))?;
-        pace.moved(chunk.len());
+        let chunk = chunk.map_err(|error| Problem::body(format!("the body is incomplete: {error}")))?;
+        rate.transferred(chunk.len());
         if !chunk.is_empty() {
             return Ok(Some(chunk));
         }
     }
 }
 
-/// Takes a body apart as one JSON object that may hold the members `names`, each at most once: their texts, in the
-/// order of the names, without surrounding white space.
+/// Parses a body as one JSON object that may have the members `names`, each at most once. Returns their texts in the order of
+/// the names, without surrounding white space.
 pub(crate) fn members<'a, const N: usize>(
     body: &'a [u8],
     names: [&'static str; N],
@@ -174,8 +179,10 @@ pub(crate) fn members<'a, const N: usize>(
         return Err(Problem::body(format!("the body is empty; a JSON object with {} is expected", listed(&names))));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let object = Object { names };
-    object.deserialize(&mut json).and_then(|members| json.end().map(|()| members)).map_err(|error| {
+    let seed = MembersSeed { names };
+    seed.deserialize(&mut json).and_then(|members| json.end().map(|()| members)).map_err(|error| {
+        // serde's own messages for text that is no JSON are hard to read for two common causes: a byte order mark and a lone
+        // surrogate. `hint` looks for those first.
         let why = if error.is_data() {
             format!("cannot be used: {error}")
         } else {
@@ -185,17 +192,17 @@ pub(crate) fn members<'a, const N: usize>(
     })
 }
 
-/// The text of a member that must be there.
+/// Returns a required member.
 pub(crate) fn required<'a>(member: Option<&'a RawValue>, name: &str) -> Result<&'a RawValue, Problem> {
     member.ok_or_else(|| Problem::body(format!("member `{name}` is missing")))
 }
 
-/// A member that must be there and be a string.
+/// Parses a required member that is a string.
 pub(crate) fn string(member: Option<&RawValue>, name: &str) -> Result<String, Problem> {
     text(required(member, name)?, name)
 }
 
-/// The text of a member that must be a string.
+/// Parses a member that is a string.
 pub(crate) fn text(member: &RawValue, name: &str) -> Result<String, Problem> {
     let text = member.get();
     serde_json::from_str(text).map_err(|_| {
@@ -207,7 +214,7 @@ pub(crate) fn text(member: &RawValue, name: &str) -> Result<String, Problem> {
     })
 }
 
-/// A member that must be true or false, false where it is missing.
+/// Parses a member that is true or false; false where it is missing.
 pub(crate) fn flag(member: Option<&RawValue>, name: &str) -> Result<bool, Problem> {
     match member.map(RawValue::get) {
         None | Some("false") => Ok(false),
@@ -216,12 +223,13 @@ pub(crate) fn flag(member: Option<&RawValue>, name: &str) -> Result<bool, Proble
     }
 }
 
-/// What serde is told to look for.
-struct Object<const N: usize> {
+/// The known names of members. A serde seed instead of a derived struct: the routes have different names, and the texts must
+/// be borrowed and raw.
+struct MembersSeed<const N: usize> {
     names: [&'static str; N],
 }
 
-impl<'de, const N: usize> DeserializeSeed<'de> for Object<N> {
+impl<'de, const N: usize> DeserializeSeed<'de> for MembersSeed<N> {
     type Value = [Option<&'de RawValue>; N];
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -229,7 +237,7 @@ impl<'de, const N: usize> DeserializeSeed<'de> for Object<N> {
     }
 }
 
-impl<'de, const N: usize> Visitor<'de> for Object<N> {
+impl<'de, const N: usize> Visitor<'de> for MembersSeed<N> {
     type Value = [Option<&'de RawValue>; N];
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -239,11 +247,13 @@ impl<'de, const N: usize> Visitor<'de> for Object<N> {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
         let mut values = [None; N];
         while let Some(name) = map.next_key::<String>()? {
-            let Some(place) = self.names.iter().position(|known| *known == name) else {
+            let Some(index) = self.names.iter().position(|known| *known == name) else {
                 let known = listed(&self.names);
                 return Err(M::Error::custom(format!("unknown member `{}`; this route knows {known}", clip(&name))));
             };
-            if values[place].replace(map.next_value::<&RawValue>()?).is_some() {
+            // JSON leaves open which of two equal members counts. A proxy that checks the first one and a node that stores the
+            // second would disagree, so both are refused.
+            if values[index].replace(map.next_value::<&RawValue>()?).is_some() {
                 return Err(M::Error::custom(format!("member `{name}` is given more than once")));
             }
         }
@@ -255,7 +265,7 @@ impl<'de, const N: usize> Visitor<'de> for Object<N> {
 mod tests {
     use super::*;
 
-    fn stream(chunks: Vec<&'static str>) -> Unread {
+    fn stream(chunks: Vec<&'static str>) -> BodyStream {
         Box::pin(futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk)))))
     }
 
@@ -263,60 +273,64 @@ mod tests {
         Deadline(Instant::now() + Duration::from_secs(60))
     }
 
-    fn account(budget: &Arc<Budget>) -> Account<'_> {
-        Account { budget, source: Source::loopback(), patience: Duration::from_secs(5) }
+    fn quota(budget: &Arc<Budget>) -> BodyQuota<'_> {
+        BodyQuota { budget, source: Source::loopback(), grace: Duration::from_secs(5) }
     }
 
     #[tokio::test]
-    async fn a_body_is_put_together_from_its_chunks_and_refused_beyond_the_limit() {
+    async fn a_body_is_joined_from_its_chunks_and_refused_beyond_the_limit() {
         let budget = Budget::new(100);
         for chunks in [vec!["abcdef"], vec!["ab", "cdef"], vec!["a", "", "b", "c", "def"]] {
-            let body = read(stream(chunks), None, 6, account(&budget), soon()).await.ok().unwrap();
+            let body = read(stream(chunks), None, 6, quota(&budget), soon()).await.ok().unwrap();
             assert_eq!(&body.bytes[..], b"abcdef");
             assert_eq!(budget.free(), 94);
         }
-        assert_eq!(budget.free(), 100, "a body gives its share back");
-        assert!(read(stream(vec!["abc", "def", "g"]), None, 6, account(&budget), soon()).await.is_err());
-        assert!(read(stream(vec![]), Some(7), 6, account(&budget), soon()).await.is_err());
+        assert_eq!(budget.free(), 100, "a dropped body releases its share");
+        assert!(read(stream(vec!["abc", "def", "g"]), None, 6, quota(&budget), soon()).await.is_err());
+        assert!(read(stream(vec![]), Some(7), 6, quota(&budget), soon()).await.is_err());
     }
 
     #[tokio::test]
-    async fn what_is_allocated_counts_and_what_does_not_fit_is_refused_at_once() {
+    async fn allocated_bytes_count_and_a_body_that_does_not_fit_is_refused_at_once() {
         const KIB: usize = 1 << 10;
-        let (piece, limit) = (Bytes::from(vec![b' '; 32 * KIB]), 1024 * KIB);
+        let (chunk, limit) = (Bytes::from(vec![b' '; 32 * KIB]), 1024 * KIB);
         let budget = Budget::new(1024 * KIB);
-        let pieces = |count: usize| -> Unread {
-            Box::pin(futures_util::stream::iter(vec![piece.clone(); count].into_iter().map(Ok)))
+        let chunks = |count: usize| -> BodyStream {
+            Box::pin(futures_util::stream::iter(vec![chunk.clone(); count].into_iter().map(Ok)))
         };
-        let body = read(pieces(5), None, limit, account(&budget), soon()).await.ok().unwrap();
+        let body = read(chunks(5), None, limit, quota(&budget), soon()).await.ok().unwrap();
         assert_eq!((body.bytes.len(), budget.free()), (160 * KIB, 768 * KIB), "memory is doubled as it grows");
-        let exact = read(pieces(5), Some(160 << 10), limit, account(&budget), soon()).await.ok().unwrap();
-        assert_eq!((exact.bytes.len(), budget.free()), (160 * KIB, 608 * KIB), "what is announced is the end");
-        assert!(read(pieces(20), None, limit, account(&budget), soon()).await.is_err());
+        let exact = read(chunks(5), Some(160 << 10), limit, quota(&budget), soon()).await.ok().unwrap();
+        assert_eq!(
+            (exact.bytes.len(), budget.free()),
+            (160 * KIB, 608 * KIB),
+            "the last allocation is as long as the content length"
+        );
+        assert!(read(chunks(20), None, limit, quota(&budget), soon()).await.is_err());
         assert_eq!(budget.free(), 608 * KIB);
         drop(body);
-        assert!(read(pieces(10), Some(320 << 10), limit, account(&budget), soon()).await.is_ok());
+        assert!(read(chunks(10), Some(320 << 10), limit, quota(&budget), soon()).await.is_ok());
     }
 
     #[tokio::test]
-    async fn an_announcement_alone_takes_no_memory() {
+    async fn a_content_length_alone_takes_no_memory() {
         let budget = Budget::new(1 << 20);
-        let never: Unread = Box::pin(futures_util::stream::pending());
-        let mut stalled = Box::pin(collect(never, Some(1 << 20), 1 << 20, account(&budget)));
+        let never: BodyStream = Box::pin(futures_util::stream::pending());
+        let mut stalled = Box::pin(collect(never, Some(1 << 20), 1 << 20, quota(&budget)));
         assert!((&mut stalled).now_or_never().is_none());
         assert_eq!(budget.free(), 1 << 20);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_arrive_is_given_up_at_the_deadline_or_when_it_is_too_slow() {
+    async fn a_body_ends_in_an_error_at_the_deadline_and_below_the_least_rate() {
         let budget = Budget::new(100);
-        let never: Unread = Box::pin(futures_util::stream::pending());
+        let never: BodyStream = Box::pin(futures_util::stream::pending());
         let deadline = Deadline(Instant::now() + Duration::from_millis(10));
-        assert!(read(never, None, 10, account(&budget), deadline).await.is_err());
-        let never: Unread = Box::pin(futures_util::stream::pending());
-        let begun = tokio::time::Instant::now();
-        assert!(read(never, None, 10, account(&budget), soon()).await.is_err());
-        assert_eq!(begun.elapsed().as_secs(), 5);
+        assert!(read(never, None, 10, quota(&budget), deadline).await.is_err());
+        let never: BodyStream = Box::pin(futures_util::stream::pending());
+        let began = tokio::time::Instant::now();
+        assert!(read(never, None, 10, quota(&budget), soon()).await.is_err());
+        assert_eq!(began.elapsed().as_secs(), 5);
     }
 
     #[test]

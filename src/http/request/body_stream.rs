@@ -1,12 +1,18 @@
-//! The body of a request, between hyper and the routes.
+//! Draining of request bodies that a route has not read.
 //!
-//! Why: hyper closes a connection whose request was answered before its body was read, and says so to nobody; the
-//! client's next request on it is lost. So what a route leaves is read off, or the answer announces the close.
+//! Why: hyper closes a connection whose request was answered before its body was read, without a `Connection: close`. The
+//! client's next request on it would be lost. So the rest of a body is drained, or the response announces the close.
 //!
-//! Laws: at most [`MOST_BYTES`] are read off, for at most [`LONGEST`]. A client that waits for `100 Continue` is not told
-//! to send a body that nobody wants.
+//! ```text
+//!   POST /nowhere, 40 KiB body          -> 404, the 40 KiB are read, the connection stays
+//!   POST /nowhere, 10 MiB body          -> 404, Connection: close
+//!   POST /nowhere, Expect: 100-continue -> 404, Connection: close; no 100 Continue, so no body is sent
+//! ```
 //!
-//! Not here: reading a body that is wanted ([`super::body`]).
+//! Invariants: at most [`MAX_DRAINED_BYTES`] are drained, for at most [`DRAIN_TIMEOUT`]. A client that waits for
+//! `100 Continue` is never asked for a body that is not read.
+//!
+//! See also: bodies that a route reads ([`super::body`]).
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,28 +24,30 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
-/// The most bytes that are read off.
-const MOST_BYTES: u64 = 64 << 10;
+/// The most bytes that are drained.
+const MAX_DRAINED_BYTES: u64 = 64 << 10;
 /// How long that may take.
-const LONGEST: Duration = Duration::from_millis(200);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// A body of which the server keeps hold; None where there is nothing to read.
+/// A body with two owners, the route and the server; None where there is no body.
 #[derive(Clone)]
 pub(crate) struct RequestBody(Option<Arc<Mutex<Incoming>>>);
 
 impl RequestBody {
-    /// Keeps hold of `body`.
+    /// Wraps `body`.
     pub(crate) fn new(body: Incoming) -> Self {
         Self((!body.is_end_stream()).then(|| Arc::new(Mutex::new(body))))
     }
 
-    /// Reads off what is left; whether all of it was there and the connection can go on. `waits` is whether the client
-    /// sends the body only once it is told to.
-    pub(crate) async fn read_off(&mut self, waits: bool) -> bool {
+    /// Reads and discards the rest. True where that was all of it, so that the connection can go on. `expects_continue` is
+    /// whether the client sends the body only after a `100 Continue`.
+    pub(crate) async fn drain(&mut self, expects_continue: bool) -> bool {
         if self.is_end_stream() {
             return true;
         }
-        if waits || self.size_hint().lower() > MOST_BYTES {
+        // With `Expect: 100-continue` the first poll would make hyper send the 100 and the client its body. A body with a
+        // length over the bound cannot end within it; a chunked one has a lower bound of 0 and is tried.
+        if expects_continue || self.size_hint().lower() > MAX_DRAINED_BYTES {
             return false;
         }
         let all = async {
@@ -47,18 +55,19 @@ impl RequestBody {
             while let Some(frame) = poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await {
                 let Ok(frame) = frame else { return false };
                 bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                if bytes > MOST_BYTES {
+                if bytes > MAX_DRAINED_BYTES {
                     return false;
                 }
             }
             true
         };
-        timeout(LONGEST, all).await.unwrap_or(false)
+        timeout(DRAIN_TIMEOUT, all).await.unwrap_or(false)
     }
 
-    fn with<T>(&self, none: T, look: impl FnOnce(&mut Incoming) -> T) -> T {
+    fn with<T>(&self, none: T, apply: impl FnOnce(&mut Incoming) -> T) -> T {
         match &self.0 {
-            Some(body) => look(&mut body.lock().unwrap_or_else(PoisonError::into_inner)),
+            // Never contended: the server polls the body only after the route has returned.
+            Some(body) => apply(&mut body.lock().unwrap_or_else(PoisonError::into_inner)),
             None => none,
         }
     }

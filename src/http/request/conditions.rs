@@ -1,12 +1,19 @@
-//! Conditions: `If-Match`, `If-None-Match` and `if_version`.
+//! Conditional requests: `If-Match`, `If-None-Match` and `if_version`.
 //!
-//! Why: HTTP has had conditional requests all along, and the version of a key is its entity tag.
+//! Why: compare-and-set is what HTTP's conditional requests are for, and the version of a key is its entity tag.
 //!
-//! Laws: a condition that is not understood is refused, for ignoring it would turn a conditional write into an
-//! unconditional one. There is at most one condition in a request. Whether it is true is decided where the write is
-//! applied; only reads are judged here.
+//! | request | condition of the write |
+//! |---|---|
+//! | `If-Match: "7"`, or `"if_version": 7` | the key has version 7 |
+//! | `If-Match: *` | the key exists |
+//! | `If-None-Match: *`, or `"if_version": 0` | the key does not exist |
+//! | `If-Match: W/"7"` | never true (412): a weak tag does not match in a write |
 //!
-//! Not here: the rule itself ([`crate::model::Condition`]).
+//! Invariants: a condition that is not understood is refused, because ignoring it would make an unconditional write of a
+//! conditional one. A request has at most one condition. A write's condition is decided when its entry is applied; only
+//! that of a read is decided here.
+//!
+//! See also: the conditions themselves ([`crate::model::Condition`]).
 
 use serde_json::value::RawValue;
 use warp::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
@@ -15,20 +22,20 @@ use super::context::RequestContext;
 use crate::http::response::problem::{Problem, clip};
 use crate::model::Condition;
 
-/// Headers that say when a write may be done and that huskv could only ignore, each with what to use instead.
-const UNKNOWN: [(HeaderName, &str); 2] = [
+/// Conditions of HTTP that huskv does not support, each with what to use instead.
+const UNSUPPORTED: [(HeaderName, &str); 2] = [
     (HeaderName::from_static("if-unmodified-since"), "use If-Match"),
     (HeaderName::from_static("if-range"), "use If-Match"),
 ];
 
-/// The condition that the headers of a write name.
-pub(crate) fn of_write(call: &RequestContext) -> Result<Condition, Problem> {
-    for (name, instead) in &UNKNOWN {
-        if call.header(name)?.is_some() {
-            return Err(Problem::header(format!("header `{name}` is nothing that huskv can honour; {instead}")));
+/// Parses the condition in the headers of a write.
+pub(crate) fn of_write(request: &RequestContext) -> Result<Condition, Problem> {
+    for (name, instead) in &UNSUPPORTED {
+        if request.header(name)?.is_some() {
+            return Err(Problem::header(format!("header `{name}` is not supported; {instead}")));
         }
     }
-    match (call.header(&IF_MATCH)?, call.header(&IF_NONE_MATCH)?) {
+    match (request.header(&IF_MATCH)?, request.header(&IF_NONE_MATCH)?) {
         (None, None) => Ok(Condition::Always),
         (Some(_), Some(_)) => Err(Problem::header("headers `If-Match` and `If-None-Match` exclude each other")),
         (Some("*"), None) => Ok(Condition::Exists),
@@ -45,19 +52,20 @@ pub(crate) fn of_write(call: &RequestContext) -> Result<Condition, Problem> {
     }
 }
 
-/// That the headers of a write that knows no condition name none.
-pub(crate) fn none(call: &RequestContext) -> Result<(), Problem> {
-    match of_write(call)? {
+/// Refuses a condition in the headers, on a route that takes none.
+pub(crate) fn none(request: &RequestContext) -> Result<(), Problem> {
+    match of_write(request)? {
         Condition::Always => Ok(()),
         _ => Err(Problem::header("headers `If-Match` and `If-None-Match` go with a write of a single key")),
     }
 }
 
-/// As [`of_write`], where the body may name the condition too, in its member `if_version`.
-pub(crate) fn of_write_or_body(call: &RequestContext, if_version: Option<&RawValue>) -> Result<Condition, Problem> {
-    let of_headers = of_write(call)?;
+/// Parses the condition in the headers of a write, or in the member `if_version` of its body.
+pub(crate) fn of_write_or_body(request: &RequestContext, if_version: Option<&RawValue>) -> Result<Condition, Problem> {
+    let of_headers = of_write(request)?;
     match if_version {
         None => Ok(of_headers),
+        // Refused even where both are the same condition: which one is meant when they differ is no question to guess at.
         Some(_) if of_headers != Condition::Always => {
             Err(Problem::header("member `if_version` and a condition in the headers exclude each other"))
         }
@@ -65,9 +73,10 @@ pub(crate) fn of_write_or_body(call: &RequestContext, if_version: Option<&RawVal
     }
 }
 
-/// The condition that a member with a version names: 0 is a key that must not exist.
+/// Parses a member with a version as a condition; 0 is a key that must not exist.
 pub(crate) fn version_of(member: &RawValue, name: &str) -> Result<Condition, Problem> {
     let text = member.get();
+    // `-0`, `7.0` and `7e0` do not parse. `+7` would, but is no JSON.
     match text.parse::<u64>() {
         Ok(0) => Ok(Condition::Absent),
         Ok(version) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Condition::Version(version)),
@@ -75,23 +84,24 @@ pub(crate) fn version_of(member: &RawValue, name: &str) -> Result<Condition, Pro
     }
 }
 
-/// Whether the headers of a read name nothing but a condition that can be judged.
-pub(crate) fn of_read(call: &RequestContext) -> Result<(), Problem> {
-    if call.header(&IF_MATCH)?.is_some() {
+/// Checks that the headers of a read have no condition but `If-None-Match`.
+pub(crate) fn of_read(request: &RequestContext) -> Result<(), Problem> {
+    if request.header(&IF_MATCH)?.is_some() {
         return Err(Problem::header("header `If-Match` goes with a write; a read takes `If-None-Match`"));
     }
-    is_known(call, 0).map(drop)
+    is_known(request, 0).map(drop)
 }
 
-/// Whether a reader that sent this `If-None-Match` has the version already.
-pub(crate) fn is_known(call: &RequestContext, found: u64) -> Result<bool, Problem> {
-    let Some(tags) = call.header(&IF_NONE_MATCH)? else { return Ok(false) };
+/// Whether the `If-None-Match` of a read names the version `found`, so that the response is a 304.
+pub(crate) fn is_known(request: &RequestContext, found: u64) -> Result<bool, Problem> {
+    let Some(tags) = request.header(&IF_NONE_MATCH)? else { return Ok(false) };
     if tags == "*" {
         return Ok(true);
     }
+    // Each tag is checked even after a match: a malformed list is refused whatever the key's version is.
     let mut known = false;
     for tag in tags.split(',').map(str::trim) {
-        // A cache may have made the tag weak; for a read that makes no difference.
+        // `If-None-Match` compares weakly (RFC 9110, section 13.1.2): a cache may have made the tag weak.
         let tag = tag.strip_prefix("W/").unwrap_or(tag);
         if tag.len() < 2 || !tag.starts_with('"') || !tag.ends_with('"') {
             let tag = clip(tag);
@@ -110,7 +120,7 @@ fn is_weak(tag: &str) -> bool {
     tag.is_some_and(|tag| !tag.contains('"'))
 }
 
-/// The version that an entity tag of ours names.
+/// Parses an entity tag as huskv writes it, `"7"`; a tag of another form is that of no version.
 fn version(tag: &str) -> Option<u64> {
     let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
     let plain = !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,39 +1,38 @@
-//! From what a request carries to the value that is stored.
+//! The value of a write, from a raw body or from the members of a JSON body.
 //!
-//! Why: a value may come as a raw body, as a member of a JSON body or as base64, and the same bytes must be stored
-//! whichever way they came.
+//! Why: a value may come as a raw body, as a JSON member or as base64, and the same value must be stored as the same bytes.
 //!
-//! Laws: what is announced as JSON is JSON, so it can be shown inside JSON without being parsed again. No byte is
-//! changed: a JSON string is stored as its text, other JSON as the very text that was sent.
+//! | request | stored bytes | stored type |
+//! |---|---|---|
+//! | `PUT`, body `bar` | `bar` | `text/plain; charset=utf-8` |
+//! | `PUT`, body `{"n": 1.0}`, `Content-Type: application/json` | `{"n": 1.0}` | `application/json` |
+//! | `POST`, `{"value": "bar"}` | `bar` | `text/plain; charset=utf-8` |
+//! | `POST`, `{"value": {"n": 1.0}}` | `{"n": 1.0}` | `application/json` |
+//! | `POST`, `{"value_base64": "/w=="}` | the byte ff | `application/octet-stream` |
 //!
-//! Not here: what a content type and JSON are ([`crate::model::validate`]), and how a value is shown
+//! Invariants: a value whose type is JSON is valid JSON, so it can be shown inside JSON without being parsed again. No byte
+//! is changed: a JSON string is stored as its text, other JSON as the text that was sent.
+//!
+//! See also: the syntax of content types and JSON ([`crate::model::validate`]), how a value is shown
 //! ([`crate::http::response::item_json`]).
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::body;
+use super::media_type::{BINARY, JSON, TEXT, foreign_charset, from_base64, is_explicit};
 use crate::http::response::problem::{Problem, clip};
 use crate::model::Value;
 use crate::model::validate;
-use crate::model::validate::{essence, is_json};
+use crate::model::validate::is_json;
 
-/// The type of text that came without one.
-const TEXT: &str = "text/plain; charset=utf-8";
-/// The type of bytes that came without one and are no text.
-const BINARY: &str = "application/octet-stream";
-/// The type of JSON.
-const JSON: &str = "application/json";
-/// What curl announces where it was told nothing, so it announces nothing.
-const FORM: &str = "application/x-www-form-urlencoded";
-
-/// The value that a raw body is.
-pub(crate) fn from_body(bytes: Bytes, announced: Option<&str>, limit: usize) -> Result<Value, Problem> {
-    let announced = announced.filter(|kind| says_something(kind));
-    if let Some(kind) = announced {
+/// Makes a value of a raw body with this `Content-Type`.
+pub(crate) fn from_body(bytes: Bytes, content_type: Option<&str>, limit: usize) -> Result<Value, Problem> {
+    let content_type = content_type.filter(|kind| is_explicit(kind));
+    if let Some(kind) = content_type {
         validate::content_type(kind).map_err(|why| Problem::header(format!("header `Content-Type` {why}")))?;
+        // A charset other than UTF-8 is fine for text, whose bytes are stored as they are. JSON is checked and shown as
+        // UTF-8.
         if is_json(kind) {
             if let Some(charset) = foreign_charset(kind) {
                 return Err(Problem::media_type(format!("JSON is stored as UTF-8, not `{}`", clip(charset))));
@@ -41,10 +40,10 @@ pub(crate) fn from_body(bytes: Bytes, announced: Option<&str>, limit: usize) -> 
             validate::json(&bytes).map_err(|why| Problem::body(format!("the body, announced as {kind}, {why}")))?;
         }
     }
-    typed(bytes, announced, limit)
+    typed(bytes, content_type, limit)
 }
 
-/// The value that the members `value`, `value_base64` and `content_type` of a JSON object name.
+/// Makes a value of the members `value`, `value_base64` and `content_type` of a JSON object.
 pub(crate) fn from_members(
     value: Option<&RawValue>,
     value_base64: Option<&RawValue>,
@@ -59,57 +58,35 @@ pub(crate) fn from_members(
         (Some(json), None) => from_json(json, limit),
         (None, Some(_)) => {
             let encoded = body::string(value_base64, "value_base64")?;
-            let bytes = STANDARD
-                .decode(&encoded)
-                .map_err(|why| Problem::body(format!("member `value_base64` is no padded base64: {why}")))?;
-            let announced = content_type.map(|_| body::string(content_type, "content_type")).transpose()?;
-            if let Some(kind) = &announced {
+            let bytes = from_base64(&encoded)
+                .map_err(|why| Problem::body(format!("member `value_base64` is not padded base64: {why}")))?;
+            let content_type = content_type.map(|_| body::string(content_type, "content_type")).transpose()?;
+            if let Some(kind) = &content_type {
                 validate::content_type(kind).map_err(|why| Problem::body(format!("member `content_type` {why}")))?;
                 if is_json(kind) {
                     validate::json(&bytes).map_err(|why| Problem::body(format!("member `value_base64` {why}")))?;
                 }
             }
-            typed(bytes.into(), announced.as_deref(), limit)
+            typed(bytes.into(), content_type.as_deref(), limit)
         }
         (None, None) => Err(Problem::body("member `value` is missing")),
     }
 }
 
-/// Whether a content type was chosen by the client: curl announces a form where it was told nothing.
-pub(crate) fn says_something(content_type: &str) -> bool {
-    !content_type.is_empty() && essence(content_type) != FORM
-}
-
-/// The charset of a content type where it is another than UTF-8 or its subset US-ASCII.
-pub(crate) fn foreign_charset(content_type: &str) -> Option<&str> {
-    let parameters = content_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
-    let charsets = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
-    let mut charsets = charsets.map(|(_, value)| value.trim().trim_matches('"'));
-    charsets.find(|charset| !["utf-8", "utf8", "us-ascii"].iter().any(|ours| charset.eq_ignore_ascii_case(ours)))
-}
-
-/// Whether values of this type are shown as strings where they are UTF-8.
-pub(crate) fn is_text(content_type: &str) -> bool {
-    essence(content_type).starts_with("text/")
-}
-
-/// Bytes in the form that `value_base64` has.
-pub(crate) fn base64(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
-}
-
 fn from_json(json: &RawValue, limit: usize) -> Result<Value, Problem> {
     let text = json.get();
     if !text.starts_with('"') {
+        // Neither parsed and written again (1.10 would become 1.1) nor borrowed: a value must not keep the whole body alive.
         validate::json(text.as_bytes()).map_err(|why| Problem::body(format!("member `value` {why}")))?;
         return within(Bytes::copy_from_slice(text.as_bytes()), JSON, limit);
     }
     within(body::text(json, "value")?.into(), TEXT, limit)
 }
 
-fn typed(bytes: Bytes, announced: Option<&str>, limit: usize) -> Result<Value, Problem> {
+fn typed(bytes: Bytes, content_type: Option<&str>, limit: usize) -> Result<Value, Problem> {
+    // Only UTF-8 or not is looked at. Guessing more, such as JSON or HTML, would let stored bytes become a page in a browser.
     let guessed = if std::str::from_utf8(&bytes).is_ok() { TEXT } else { BINARY };
-    within(bytes, announced.unwrap_or(guessed), limit)
+    within(bytes, content_type.unwrap_or(guessed), limit)
 }
 
 fn within(bytes: Bytes, content_type: &str, limit: usize) -> Result<Value, Problem> {
@@ -120,33 +97,34 @@ fn within(bytes: Bytes, content_type: &str, limit: usize) -> Result<Value, Probl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::request::media_type::{FORM, base64};
     use crate::model::json::{self, BYTE_ORDER_MARK};
 
-    fn raw(bytes: &'static [u8], announced: Option<&str>) -> Option<(String, Bytes)> {
-        from_body(bytes.into(), announced, 16).ok().map(|value| (value.content_type, value.bytes))
+    fn raw(bytes: &'static [u8], content_type: Option<&str>) -> Option<(String, Bytes)> {
+        from_body(bytes.into(), content_type, 16).ok().map(|value| (value.content_type, value.bytes))
     }
 
     #[test]
-    fn a_raw_body_has_the_type_it_announces_or_the_one_it_looks_like() {
+    fn a_raw_body_has_its_content_type_or_a_default() {
         let text = Some((TEXT.to_owned(), Bytes::from("a=b")));
-        for announced in [None, Some(""), Some(FORM), Some("application/X-www-form-urlencoded; charset=utf-8")] {
-            assert_eq!(raw(b"a=b", announced), text, "{announced:?}");
+        for content_type in [None, Some(""), Some(FORM), Some("application/X-www-form-urlencoded; charset=utf-8")] {
+            assert_eq!(raw(b"a=b", content_type), text, "{content_type:?}");
         }
         assert_eq!(raw(b"\xff", None), Some((BINARY.to_owned(), Bytes::from_static(b"\xff"))));
         assert_eq!(raw(b" [1] ", Some(JSON)), Some((JSON.to_owned(), Bytes::from(" [1] "))));
-        for announced in [JSON, "application/ld+json; a=b", "Application/JSON"] {
+        for content_type in [JSON, "application/ld+json; a=b", "Application/JSON"] {
             for body in [&b"nope"[..], b"", b"1 2", b"\"\xff\""] {
-                assert_eq!(raw(body, Some(announced)), None, "{announced} {body:?}");
+                assert_eq!(raw(body, Some(content_type)), None, "{content_type} {body:?}");
             }
         }
-        for announced in ["text", "/", "a/", "/b", "a b/c", "a/b;\u{7f}", "é/x"] {
-            assert_eq!(raw(b"x", Some(announced)), None, "{announced}");
+        for content_type in ["text", "/", "a/", "/b", "a b/c", "a/b;\u{7f}", "é/x"] {
+            assert_eq!(raw(b"x", Some(content_type)), None, "{content_type}");
         }
         assert_eq!(raw(b"12345678901234567", None), None, "over the limit");
     }
 
     #[test]
-    fn json_that_many_parsers_refuse_is_refused_whichever_way_it_comes() {
+    fn json_that_is_not_interoperable_is_refused_in_every_form() {
         let marked = [BYTE_ORDER_MARK, b"1"].concat();
         assert!(from_body(marked.clone().into(), Some(JSON), 16).is_err());
         assert!(from_body(marked.into(), None, 16).is_ok(), "text is stored as it is");
@@ -158,15 +136,6 @@ mod tests {
             let [encoded, kind] = [encoded, kind].map(|text| RawValue::from_string(text).unwrap());
             assert!(from_members(None, Some(&encoded), Some(&kind), 64).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_charset_that_is_not_utf_8_is_found() {
-        for ours in ["text/plain", "a/b; charset=utf-8", "a/b;Charset=\"UTF-8\"; x=y", "a/b; charset=us-ascii"] {
-            assert_eq!(foreign_charset(ours), None, "{ours}");
-        }
-        assert_eq!(foreign_charset("application/json; charset=iso-8859-1"), Some("iso-8859-1"));
-        assert_eq!(foreign_charset("a/b; x=y; charset=\"utf-16\""), Some("utf-16"));
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! What every handler has: the way to the loop, the limits, and the request it answers.
+//! The contexts of handlers: what all of them share, and one request.
 //!
-//! Why: the loop answers at a request's deadline itself, but a loop whose disk stalls answers nothing at all. The client
-//! gets its answer all the same, shortly after the deadline, or before the process ends, and it says what is known then.
+//! Why: the consensus loop answers each request by its deadline, but a loop whose disk stalls answers nothing at all. The
+//! client gets a response all the same, shortly after the deadline or before the process ends, with what is known then.
 //!
-//! Laws: this room never asks the loop twice for one request, and for what is refused here not at all. Requests for the
-//! node's status take one place of the queue that peers use, however many clients ask.
+//! Invariants: the loop is asked at most once for a request, and not at all for one that is refused here. Status requests
+//! take one slot of the queue that peers use, however many clients ask.
 //!
-//! Not here: routes ([`crate::http::routes`]) and how an answer looks ([`crate::http::response::success`]).
+//! See also: routes ([`crate::http::routes`]), responses ([`crate::http::response::success`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,172 +18,176 @@ use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, He
 use warp::path::FullPath;
 use warp::reply::Response;
 
-use super::body::{self, Account, Body, Unread};
-use super::content;
+use super::body::{self, Body, BodyQuota, BodyStream};
+use super::media_type;
 use super::query::Deadline;
 use crate::changefeed::ChangeFeed;
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed, Names};
-use crate::http::Options;
-use crate::http::api::watch::Watchers;
+use crate::http::options::Options;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::server::browser_guard::BrowserGuard;
 use crate::http::server::host_guard::HostGuard;
 use crate::http::server::memory_budget::{Budget, Share, Source};
 use crate::http::server::socket::Fin;
+use crate::http::server::watcher_slots::WatcherSlots;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
 
-/// The header with the id of its cluster: versions and indexes of another cluster mean nothing in this one.
+/// The response header with the cluster id: versions and indexes of another cluster mean nothing in this one.
 const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");
-/// The header with the name of the node that answers.
+/// The response header with the name of the node that answers.
 const X_HUSKV_NODE: HeaderName = HeaderName::from_static("x-huskv-node");
-/// The header with the name of the leader, where one is known.
+/// The response header with the name of the leader, where one is known.
 const X_HUSKV_LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
-/// How much later than its deadline a request is given up where the loop says nothing.
-const GRACE: Duration = Duration::from_millis(250);
-/// How many times a body that is JSON may be in memory while it is taken apart, with as much again for others.
+/// How long after its deadline a request waits for the loop's own answer, which says more than a timeout here.
+const DEADLINE_GRACE: Duration = Duration::from_millis(250);
+/// The budget of bodies in units of the longest body, at least: a JSON body is in memory twice while it is parsed, and the
+/// first share of an address may leave as much for others.
 const BODY_COPIES: usize = 4;
 
-/// What the handlers share.
+/// What all handlers of a server share.
 pub(crate) struct ServerContext {
-    /// The limits and names that the server was started with.
+    /// The server's options.
     pub(crate) options: Options,
-    /// Which hosts the node answers for.
+    /// The hosts that the node answers for.
     pub(crate) hosts: HostGuard,
-    /// Which pages may use the node.
+    /// The origins whose pages may use the node.
     pub(crate) origins: BrowserGuard,
     handle: Handle,
     bodies: Arc<Budget>,
     answers: Arc<Budget>,
     transactions: Arc<Budget>,
     renewals: Arc<Budget>,
-    /// What watchers hold of the events that they are in the midst of.
+    /// The budget of events that are partly sent.
     pub(crate) events: Arc<Budget>,
-    /// What clients are told of how long their connections may be idle, unless it is less than a second.
+    /// The `Keep-Alive` header, unless the idle timeout is less than a second.
     pub(crate) keep_alive: Option<HeaderValue>,
-    /// Who watches.
-    pub(crate) watchers: Watchers,
-    /// Whether the process is about to end, so that nothing is waited for any more.
+    /// The slots of watchers.
+    pub(crate) watchers: Arc<WatcherSlots>,
+    /// Whether the process is about to end, so that no request waits for the loop any more.
     ending: signal::Sender<bool>,
 }
 
-/// Why the loop has said nothing to a request.
-enum Silence {
-    /// It had not by the deadline.
+/// Why a request has no answer from the loop.
+enum NoAnswer {
+    /// Its deadline has passed.
     Late,
     /// The process ends.
     Ending,
 }
 
-/// One request, its body not read yet.
+/// One request, whose body is not read yet.
 pub(crate) struct RequestContext {
-    /// What the handlers share.
+    /// What all handlers share.
     pub(crate) context: Arc<ServerContext>,
-    /// The method.
+    /// Its method.
     pub(crate) method: Method,
-    /// The raw path.
+    /// Its path, not decoded.
     pub(crate) path: FullPath,
-    /// The raw query, empty where there is none.
+    /// Its query, not decoded, empty where there is none.
     pub(crate) query: String,
-    /// When the head had arrived.
+    /// When its head had arrived.
     pub(crate) arrived: Instant,
-    /// Where the client is.
+    /// Where its client connects from.
     pub(crate) source: Source,
-    /// Tells that the client sends no more, or has gone.
+    /// Signals the client's FIN.
     pub(crate) fin: Fin,
     headers: HeaderMap,
-    body: Unread,
+    body: BodyStream,
 }
 
 impl ServerContext {
-    /// What handlers of a server with these options share.
+    /// Creates the context of a server with these options.
     pub(crate) fn new(handle: Handle, options: Options) -> Self {
         Self {
             hosts: HostGuard::new(&options),
             origins: BrowserGuard::new(&options),
-            // However large a body or an answer may be, one of them always fits.
+            // At least as much as one body or response of the longest kind takes, or it could never be accepted.
             bodies: Budget::new(options.budgets.bodies.max(BODY_COPIES * options.body_bytes)),
             answers: Budget::new(options.budgets.answers.max(options.body_bytes)),
             transactions: Budget::new(options.budgets.transactions.max(TXN_BYTES)),
             events: Budget::new(options.budgets.events),
             renewals: Budget::new(options.budgets.renewals.max(options.value_bytes)),
             keep_alive: keep_alive(options.idle_timeout),
-            watchers: Watchers::new(options.watchers, options.connections),
+            watchers: WatcherSlots::new(options.watchers, options.connections),
             options,
             handle,
             ending: signal::Sender::new(false),
         }
     }
 
-    /// Has the loop, or the leader, carry out `request`.
+    /// Sends `request` to the loop, which forwards it to the leader where the node is a follower.
     pub(crate) async fn request(&self, request: Request, deadline: Deadline) -> Result<Answer, Problem> {
         let code = if matches!(request, Request::Join { .. }) { Code::JoinUnfinished } else { Code::Timeout };
         let left = deadline.left();
-        let answer = self.told(left, self.handle.request(request, left)).await;
-        let silent = |silence| match silence {
-            Silence::Late => {
+        let answer = self.answer_of(left, self.handle.request(request, left)).await;
+        // The loop has the request and may still propose it, so neither case may say `not_applied`.
+        let no_answer = |reason| match reason {
+            NoAnswer::Late => {
                 Refusal::unknown(code, "the node's loop did not answer by the deadline; its disk may be slow")
             }
-            Silence::Ending => Refusal::unknown(
+            NoAnswer::Ending => Refusal::unknown(
                 Code::Stopping,
-                "the node stops, and its loop has not said what became of the request; its disk may be slow",
+                "the node stops, and its loop has not answered the request; its disk may be slow",
             ),
         };
-        Ok(answer.map_err(silent)??)
+        Ok(answer.map_err(no_answer)??)
     }
 
-    /// What the loop says by the deadline, or a little later, unless the process ends before.
-    async fn told<T>(&self, left: Duration, told: impl Future<Output = T>) -> Result<T, Silence> {
+    /// Waits for the loop's answer until [`DEADLINE_GRACE`] after the deadline, or until the process ends.
+    async fn answer_of<T>(&self, left: Duration, answer: impl Future<Output = T>) -> Result<T, NoAnswer> {
         tokio::select! {
+            // An answer that is there comes first: at the end of the process it is worth more than "unknown".
             biased;
-            told = timeout(left + GRACE, told) => told.map_err(|_| Silence::Late),
-            () = self.ending() => Err(Silence::Ending),
+            answer = timeout(left + DEADLINE_GRACE, answer) => answer.map_err(|_| NoAnswer::Late),
+            () = self.ending() => Err(NoAnswer::Ending),
         }
     }
 
-    /// Ends all waiting for the loop: whoever waits is answered with what is known, since the process is about to end.
-    pub(crate) fn give_up(&self) {
+    /// Ends all waiting for the loop, since the process is about to end: each waiting request is answered with what is known.
+    pub(crate) fn stop_waiting(&self) {
         self.ending.send_replace(true);
-        // Whatever the loop may still apply, those who watch hear of it from another node, or from this one's next start.
+        // Watchers go on from their cursor at another node, so an event that the loop still applies is not lost to them.
         self.feed().close();
     }
 
     async fn ending(&self) {
-        // The sender is here, so this is no error.
+        // An error would mean that the sender is dropped, but `self` owns it.
         drop(self.ending.subscribe().wait_for(|ending| *ending).await);
     }
 
-    /// What the node applies.
+    /// The change feed of the node.
     pub(crate) fn feed(&self) -> &ChangeFeed {
         self.handle.feed()
     }
 
-    /// The present time, as the feed means it.
+    /// The present time of the clock that the feed uses.
     pub(crate) fn now(&self) -> Millis {
         self.handle.clock().now()
     }
 
-    /// The failure of whatever is asked before the loop has ended its first turn: the node still reads its directory, which
-    /// may take as long as a client waits.
+    /// Returns the failure of all requests before the loop's first turn has ended: until then the node reads its data
+    /// directory, which may take longer than a client waits.
     pub(crate) fn starting(&self) -> Option<Problem> {
         let starts = !self.handle.is_serving();
-        let detail = "this node reads its directory and has not begun to serve yet; ask another one, or wait";
+        let detail = "this node is starting and reads its data directory; use another node, or wait";
         starts.then(|| Refusal::not_applied(Code::Starting, detail).into())
     }
 
-    /// Who this node is, who leads and who else belongs to the cluster, as far as it knows.
+    /// The names of this node, of the leader and of the members' hosts, as far as the node knows them.
     pub(crate) fn names(&self) -> Arc<Names> {
         self.handle.names()
     }
 
-    /// How long ago the loop has ended its last turn, None before the first; and whether a disk is waited for.
+    /// How long ago the loop ended its last turn, None before the first; and whether it waits for the disk.
     pub(crate) fn silence(&self) -> (Option<Duration>, bool) {
         (self.handle.silence(), self.handle.is_waiting_for_disk())
     }
 
-    /// Says in the answer which node of which cluster gives it, and who leads as far as it knows.
+    /// Adds the headers with the cluster id, the node and the leader, as far as the node knows them.
     pub(crate) fn with_node_headers(&self, mut response: Response) -> Response {
         let names = self.handle.names();
+        // 0 is a node that belongs to no cluster yet.
         if names.cluster_id != 0 {
             response.headers_mut().insert(X_HUSKV_CLUSTER, HeaderValue::from(names.cluster_id));
         }
@@ -196,7 +200,7 @@ impl ServerContext {
         response
     }
 
-    /// Reads one key.
+    /// Reads one key through the loop.
     pub(crate) async fn read(
         &self,
         key: Vec<u8>,
@@ -204,11 +208,11 @@ impl ServerContext {
         deadline: Deadline,
     ) -> Result<Fetched, Problem> {
         let left = deadline.left();
-        let fetched = self.told(left, self.handle.read(key, fresh, left)).await;
-        fetched.map_or_else(|silence| Err(silent_read(silence, fresh.0)), |fetched| Ok(fetched?))
+        let fetched = self.answer_of(left, self.handle.read(key, fresh, left)).await;
+        fetched.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |fetched| Ok(fetched?))
     }
 
-    /// Reads a page of keys.
+    /// Reads a page of keys through the loop.
     pub(crate) async fn list(
         &self,
         list: List,
@@ -216,26 +220,27 @@ impl ServerContext {
         deadline: Deadline,
     ) -> Result<Listed, Problem> {
         let left = deadline.left();
-        let listed = self.told(left, self.handle.list(list, fresh, left)).await;
-        listed.map_or_else(|silence| Err(silent_read(silence, fresh.0)), |listed| Ok(listed?))
+        let listed = self.answer_of(left, self.handle.list(list, fresh, left)).await;
+        listed.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |listed| Ok(listed?))
     }
 
-    /// Takes a durable cut of the machine.
+    /// Makes a checkpoint of the state machine.
     pub(crate) async fn snapshot(&self, deadline: Deadline) -> Result<(), Problem> {
         let left = deadline.left();
-        let taken = self.told(left, self.handle.snapshot(left)).await;
-        taken.map_or_else(|silence| Err(silence.into()), |taken| Ok(taken?))
+        let taken = self.answer_of(left, self.handle.snapshot(left)).await;
+        taken.map_or_else(|reason| Err(reason.into()), |taken| Ok(taken?))
     }
 
-    /// How the node is, by the deadline.
+    /// Returns the status of the node, by the deadline.
     pub(crate) async fn status(&self, deadline: Deadline) -> Result<Arc<Status>, Problem> {
-        let status = self.told(deadline.left(), self.handle.status()).await;
-        status.map_or_else(|silence| Err(silence.into()), |status| Ok(status?))
+        let status = self.answer_of(deadline.left(), self.handle.status()).await;
+        status.map_or_else(|reason| Err(reason.into()), |status| Ok(status?))
     }
 
-    /// The failure that the client is to see for `problem`: a node that belongs to no cluster yet says that first,
-    /// whatever else is wrong with a request.
-    pub(crate) fn seen(&self, problem: Problem) -> Problem {
+    /// Replaces `problem` by 503 `joining` where the node belongs to no cluster yet: that comes before whatever else is wrong
+    /// with a request.
+    pub(crate) fn joining_or(&self, problem: Problem) -> Problem {
+        // What the loop has refused says it already, with a reason of its own.
         if !problem.is_local() {
             return problem;
         }
@@ -247,12 +252,12 @@ impl ServerContext {
     }
 }
 
-/// The failure of what changes no key and to which the loop said nothing.
-impl From<Silence> for Problem {
-    fn from(silence: Silence) -> Self {
-        match silence {
-            Silence::Late => Self::stalled(),
-            Silence::Ending => Self::stopping(),
+/// The failure of a request that changes no key.
+impl From<NoAnswer> for Problem {
+    fn from(reason: NoAnswer) -> Self {
+        match reason {
+            NoAnswer::Late => Self::stalled(),
+            NoAnswer::Ending => Self::stopping(),
         }
     }
 }
@@ -262,55 +267,58 @@ fn keep_alive(idle: Duration) -> Option<HeaderValue> {
     (seconds > 0).then(|| HeaderValue::from_str(&format!("timeout={seconds}")).ok()).flatten()
 }
 
-/// The failure of a read to which the loop said nothing.
-fn silent_read(silence: Silence, consistency: Consistency) -> Problem {
-    match (silence, consistency) {
-        (Silence::Late, Consistency::Linearizable) => {
+/// The failure of a read without an answer from the loop.
+fn unanswered_read(reason: NoAnswer, consistency: Consistency) -> Problem {
+    match (reason, consistency) {
+        // A read that waits for its read index is late for want of a quorum, not of a disk.
+        (NoAnswer::Late, Consistency::Linearizable) => {
             Refusal::not_applied(Code::NoQuorum, "the read was not confirmed by the deadline").into()
         }
-        (silence, _) => silence.into(),
+        (reason, _) => reason.into(),
     }
 }
 
 impl RequestContext {
-    /// A request whose head has just arrived.
+    /// Creates the context of a request whose head has just arrived.
     pub(crate) fn new(
         context: Arc<ServerContext>,
         method: Method,
         (path, query): (FullPath, String),
         (source, fin): (Source, Fin),
-        (headers, body): (HeaderMap, Unread),
+        (headers, body): (HeaderMap, BodyStream),
     ) -> Self {
         Self { context, method, path, query, arrived: Instant::now(), source, fin, headers, body }
     }
 
-    /// Takes what an answer of so many bytes needs of the memory that all of them share.
+    /// Takes a share of the budget of responses for one of this size.
     pub(crate) fn share(&self, bytes: usize) -> Result<Share, Problem> {
         self.context.answers.take(self.source, bytes).ok_or_else(Problem::answers_full)
     }
 
-    /// As [`RequestContext::share`], for what a transaction may have to answer: it waits, before anything is done, until the
-    /// deadline.
+    /// Takes a share for what a transaction may return; None where that is nothing. It waits until the deadline, before the
+    /// transaction is proposed.
     pub(crate) async fn share_for_transaction(
         &self,
         bytes: usize,
         deadline: Deadline,
     ) -> Result<Option<Share>, Problem> {
+        // Unlike a read, a transaction that was applied must be answered, so the share comes before the proposal and is for
+        // the worst case: the longest value for each `get`.
         if bytes == 0 {
             return Ok(None);
         }
-        let share = self.context.transactions.take_in_time(self.source, bytes.min(TXN_BYTES));
+        let share = self.context.transactions.take_when_free(self.source, bytes.min(TXN_BYTES));
         timeout(deadline.left(), share).await.map(Some).map_err(|_| Problem::answers_full())
     }
 
-    /// As [`RequestContext::share`], for what a renewal may have to show. It is to be given back as soon as the loop has answered,
-    /// so that a renewal waits for the loop alone and for no client.
+    /// Takes a share for the value that a renewal may return. The caller drops it as soon as the loop has answered, so that
+    /// renewals wait for the loop alone and not for slow clients.
     pub(crate) async fn share_for_renewal(&self, deadline: Deadline) -> Result<Share, Problem> {
-        let share = self.context.renewals.take_in_time(self.source, self.context.options.value_bytes);
+        let share = self.context.renewals.take_when_free(self.source, self.context.options.value_bytes);
         timeout(deadline.left(), share).await.map_err(|_| Problem::answers_full())
     }
 
-    /// Whether the request is a GET or a HEAD, on a route that takes no other.
+    /// Refuses other methods than GET and HEAD.
     pub(crate) fn takes_get(&self) -> Result<(), Problem> {
         match self.method {
             Method::GET | Method::HEAD => Ok(()),
@@ -318,12 +326,12 @@ impl RequestContext {
         }
     }
 
-    /// Whether the request is a POST, on a route that takes no other.
+    /// Refuses other methods than POST.
     pub(crate) fn takes_post(&self) -> Result<(), Problem> {
         if self.method == Method::POST { Ok(()) } else { Err(Problem::method(&self.method, "POST, OPTIONS")) }
     }
 
-    /// The header of this name, without surrounding white space; it may stand there once.
+    /// Returns the header of this name, without surrounding white space; an error where it is given more than once.
     pub(crate) fn header(&self, name: &HeaderName) -> Result<Option<&str>, Problem> {
         let mut values = self.headers.get_all(name).iter();
         let Some(value) = values.next() else { return Ok(None) };
@@ -334,29 +342,32 @@ impl RequestContext {
         Ok(Some(text.trim()))
     }
 
-    /// Reads the body, which is JSON and so UTF-8, up to the limit and the deadline.
+    /// Reads a JSON body, up to the limit and by the deadline.
     pub(crate) async fn body(&mut self, deadline: Deadline) -> Result<Body, Problem> {
-        let announced = self.headers.get_all(CONTENT_TYPE).iter().filter_map(|kind| kind.to_str().ok());
-        if let Some(charset) = announced.filter_map(content::foreign_charset).next() {
+        let types = self.headers.get_all(CONTENT_TYPE).iter().filter_map(|kind| kind.to_str().ok());
+        if let Some(charset) = types.filter_map(media_type::foreign_charset).next() {
             return Err(Problem::media_type(format!("the body is JSON, which is UTF-8, not `{}`", clip(charset))));
         }
         let mut body = self.raw_body(deadline).await?;
-        // What it says is taken out of it, and may be as much.
+        // The members that are copied out of it may be as long together.
         body.grow(body.bytes.len())?;
         Ok(body)
     }
 
-    /// Reads the body, up to the limit and the deadline.
+    /// Reads a body of any type, up to the limit and by the deadline.
     pub(crate) async fn raw_body(&mut self, deadline: Deadline) -> Result<Body, Problem> {
-        let announced = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        // A hint for the allocation. hyper has refused malformed and conflicting lengths, and the limit holds for the bytes that
+        // arrive.
+        let content_length = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let stream = std::mem::replace(&mut self.body, Box::pin(futures_util::stream::empty()));
-        let account =
-            Account { budget: &self.context.bodies, source: self.source, patience: self.context.options.rate_grace };
-        let body = body::read(stream, announced, self.context.options.body_bytes, account, deadline);
+        let options = &self.context.options;
+        let quota = BodyQuota { budget: &self.context.bodies, source: self.source, grace: options.rate_grace };
+        let body = body::read(stream, content_length, options.body_bytes, quota, deadline);
         tokio::select! {
             biased;
             body = body => body,
-            () = self.context.ending() => Err(Problem::from(Silence::Ending).closing()),
+            // A client that is still sending would hold up the end of the process. Nothing was proposed yet.
+            () = self.context.ending() => Err(Problem::from(NoAnswer::Ending).closing()),
         }
     }
 }

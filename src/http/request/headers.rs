@@ -1,13 +1,13 @@
-//! Request headers that change what a request means, on every route.
+//! Request headers that change the meaning of a request, checked on every route.
 //!
-//! Why: a header that is ignored makes another request of the one that was sent. `PUT` with `Content-Range` would store
-//! the tail of a file as the whole of it, and a compressed body would be stored as text.
+//! Why: ignoring such a header would carry out another request than the one that was sent. `PUT` with `Content-Range` would
+//! store a part of a file as the whole of it, and a compressed body would be stored as text.
 //!
-//! Laws: checked before any route. What cannot be honoured is refused by name; what RFC 9110 lets a server ignore
-//! (`Range` and `If-Modified-Since` of a read, `Upgrade`) is ignored.
+//! Invariants: checked before any route. A header that is not supported is refused by name; what RFC 9110 lets a server
+//! ignore (`Range` and `If-Modified-Since` of a read, `Upgrade`) is ignored.
 //!
-//! Not here: the headers that routes understand ([`super::conditions`], [`super::idempotency`], [`super::content`]), and the ones
-//! that browsers add ([`crate::http::server::browser_guard`], [`crate::http::server::host_guard`]).
+//! See also: the headers of some routes ([`super::conditions`], [`super::idempotency`], [`super::content`]), and those that
+//! browsers add ([`crate::http::server::browser_guard`], [`crate::http::server::host_guard`]).
 
 use warp::http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
@@ -15,7 +15,7 @@ use warp::http::header::{
 
 use crate::http::response::problem::{Problem, clip};
 
-/// Headers with which some clients ask for another method than the request line does.
+/// Headers that some frameworks read as another method than that of the request line.
 const OVERRIDES: [HeaderName; 3] = [
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-http-method"),
@@ -42,7 +42,8 @@ pub(crate) fn check(headers: &HeaderMap) -> Result<(), Problem> {
         return Err(Problem::media_type(detail));
     }
     if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        // Whoever passes the request on may go by the one, and the next by the other (RFC 9112, section 6.3).
+        // Request smuggling: a proxy that goes by the length and a server that goes by the chunks disagree on where the next
+        // request begins (RFC 9112, section 6.3). hyper would let the chunks win.
         return Err(Problem::header("headers `Transfer-Encoding` and `Content-Length` exclude each other"));
     }
     if let Some(other) = other_than(headers, &EXPECT, "100-continue") {
@@ -54,12 +55,13 @@ pub(crate) fn check(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The first word of a header with a list of words that is another one than `known`.
+/// Returns the first element of a list header that is not `known`.
 fn other_than(headers: &HeaderMap, name: &HeaderName, known: &str) -> Option<String> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let values: Vec<_> = headers.get_all(name).iter().map(text).collect();
-    let mut words = values.iter().flat_map(|value| value.split(',')).map(str::trim);
-    words.find(|word| !word.is_empty() && !word.eq_ignore_ascii_case(known)).map(str::to_owned)
+    // Several lines of one list header are one list (RFC 9110, section 5.3), so `gzip` in a second line counts as well.
+    let mut elements = values.iter().flat_map(|value| value.split(',')).map(str::trim);
+    elements.find(|element| !element.is_empty() && !element.eq_ignore_ascii_case(known)).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -67,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changes_the_meaning_of_a_body_is_refused() {
+    fn headers_that_change_the_meaning_of_a_body_are_refused() {
         let status = |lines: &[(HeaderName, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in lines {

@@ -1,11 +1,18 @@
-//! `Idempotency-Key`: the client's name for a write.
+//! Idempotency keys: the key and the fingerprint of a write that its client may send again.
 //!
-//! Why: a client that lost an answer sends the same request again, and gets the first result instead of a second effect.
+//! Why: a client that has lost the response sends the same request again, and gets the first result instead of a second
+//! effect.
 //!
-//! Laws: the name stands for all that the request asks: method, path, query, conditions, content type and body. Only
-//! `timeout` may differ from one try to the next, for it says nothing of what is to be done.
+//! ```text
+//!   PUT /store/n?timeout=1s  Idempotency-Key: a  "5"  -> 504 unknown, but applied
+//!   PUT /store/n?timeout=9s  Idempotency-Key: a  "5"  -> 200, the first result, Idempotency-Replayed: true
+//!   PUT /store/n             Idempotency-Key: a  "6"  -> 422 idempotency_key_reused
+//! ```
 //!
-//! Not here: what is kept and for how long ([`crate::model::Results`]).
+//! Invariants: a fingerprint covers everything that determines the effect: method, path, query, conditions, content type and
+//! body. Only `timeout` may differ between attempts, because it does not determine the effect.
+//!
+//! See also: how long results are stored ([`crate::model::DedupTable`]).
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -17,36 +24,41 @@ use crate::http::response::problem::Problem;
 use crate::model::IdempotencyKey;
 use crate::model::validate;
 
-/// The header with the name.
+/// The header with the key.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// What keeps a write with this body from being done twice, where its client has given it a name.
-pub(crate) fn of(call: &RequestContext, body: &[u8]) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(key) = call.header(&IDEMPOTENCY_KEY)? else { return Ok(None) };
+/// Returns the key and the fingerprint of a write with this body; None where the request has no key.
+pub(crate) fn of(request: &RequestContext, body: &[u8]) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(key) = request.header(&IDEMPOTENCY_KEY)? else { return Ok(None) };
     if !validate::is_idempotency_key(key.as_bytes()) {
-        let most = validate::IDEMPOTENCY_KEY_BYTES;
-        let detail = format!("header `{IDEMPOTENCY_KEY}` must be 1 to {most} visible ASCII characters");
+        let max = validate::IDEMPOTENCY_KEY_BYTES;
+        let detail = format!("header `{IDEMPOTENCY_KEY}` must be 1 to {max} visible ASCII characters");
         return Err(Problem::header(detail));
     }
-    let mut parts = vec![call.method.as_str(), call.path.as_str()];
+    // Compared as it was sent, not by meaning: `?a=1&b=2` and `?b=2&a=1` are two requests. A client that sends a request again
+    // sends the same bytes, and the stricter comparison can only refuse too much, never replay a wrong result.
+    let mut parts = vec![request.method.as_str(), request.path.as_str()];
     let is_timeout = |part: &&str| part.split('=').next() == Some(TIMEOUT);
-    parts.extend(call.query.split('&').filter(|part| !part.is_empty() && !is_timeout(part)));
+    parts.extend(request.query.split('&').filter(|part| !part.is_empty() && !is_timeout(part)));
     for name in [&IF_MATCH, &IF_NONE_MATCH, &CONTENT_TYPE] {
-        // No part of a query has a white space in it, so none is taken for a header.
-        parts.extend([" ", call.header(name)?.unwrap_or(" ")]);
+        // A raw path or query has no space, so ` ` separates: `?x` followed by `If-Match: y` is ["x", " ", "y"], which no
+        // query makes. A missing header is ` ` as well, which no trimmed header is.
+        parts.extend([" ", request.header(name)?.unwrap_or(" ")]);
     }
     Ok(Some(IdempotencyKey { key: Bytes::copy_from_slice(key.as_bytes()), fingerprint: fingerprint(&parts, body) }))
 }
 
-/// A sum over the parts and the body that no client can make two requests have, but by will and great expense.
+/// Hashes the parts and the body. 128 bits of SHA-256: two different requests have the same value only by an attack that
+/// takes 2^64 steps.
 fn fingerprint(parts: &[&str], body: &[u8]) -> u128 {
-    let mut sum = Sha256::new();
+    // Each part after its length, or ["a", "bc"] and ["ab", "c"] would be alike.
+    let mut hash = Sha256::new();
     for part in parts.iter().map(|part| part.as_bytes()).chain([body]) {
-        sum.update((part.len() as u64).to_le_bytes());
-        sum.update(part);
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
     }
-    let sum: [u8; 32] = sum.finalize().into();
-    let (first, _) = sum.split_first_chunk().expect("a sum has more than 16 bytes");
+    let hash: [u8; 32] = hash.finalize().into();
+    let (first, _) = hash.split_first_chunk().expect("a hash has more than 16 bytes");
     u128::from_le_bytes(*first)
 }
 
@@ -55,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_tells_parts_and_their_borders_apart() {
+    fn a_fingerprint_depends_on_parts_and_their_borders() {
         let all = [
             fingerprint(&["PUT", "/store/a"], b"1"),
             fingerprint(&["PUT", "/store/a"], b"2"),
@@ -67,7 +79,7 @@ mod tests {
         for (at, one) in all.iter().enumerate() {
             assert!(!all[..at].contains(one), "{at}");
         }
-        // As Python's hashlib has it: the sum lies in logs, so it must stay the same.
+        // Computed with Python's hashlib. Fingerprints are in log entries, so they must not change between versions.
         assert_eq!(fingerprint(&["PUT"], b"1"), 0x32dd6138fceb8861309abdc2c5769ed3);
     }
 }

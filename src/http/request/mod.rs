@@ -1,4 +1,9 @@
-//! From the bytes of a request to what a handler needs.
+//! Parsing of requests: from bytes and headers to what a handler needs.
+//!
+//! ```text
+//!   context ---> body ---> query            conditions, idempotency ---> context
+//!            '-> content -> body, media_type          ttl, headers ---> response::problem
+//! ```
 
 pub(crate) mod body;
 pub(crate) mod body_stream;
@@ -7,5 +12,6 @@ pub(crate) mod content;
 pub(crate) mod context;
 pub(crate) mod headers;
 pub(crate) mod idempotency;
+pub(crate) mod media_type;
 pub(crate) mod query;
 pub(crate) mod ttl;

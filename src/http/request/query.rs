@@ -1,12 +1,11 @@
 //! Query parameters, keys in paths, and the deadline of a request.
 //!
-//! Why: a misspelt parameter must not be ignored. The caller believes that it holds, so whatever is not understood is
-//! refused by name.
+//! Why: a misspelt parameter must not be ignored while the client relies on it, so an unknown one is refused by name.
 //!
-//! Laws: the deadline counts from the arrival of the request's head; reading the body is part of it. In a query `+` is a
-//! space, as HTML forms write it, and a plus is `%2B`; in a path `+` is itself (RFC 3986).
+//! Invariants: the deadline counts from the arrival of the request's head; reading the body is part of it. In a query `+` is
+//! a space, as HTML forms write it, and a plus is `%2B`; in a path `+` is itself (RFC 3986).
 //!
-//! Not here: bodies ([`super::body`]).
+//! See also: bodies ([`super::body`]).
 
 use std::time::{Duration, Instant};
 
@@ -14,25 +13,25 @@ use percent_encoding::percent_decode_str;
 
 use crate::consensus::{Bounds, Consistency};
 use crate::http::response::problem::{Problem, clip};
-use crate::model::validate;
+use crate::model::{ClientDuration, validate};
 
-/// The parameter that every route knows.
+/// The parameter of every route but /watch.
 pub(crate) const TIMEOUT: &str = "timeout";
-/// The shortest and the longest timeout that a client may ask for, in milliseconds.
-const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1..=60_000;
+/// The longest duration of a parameter.
+const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// The moment by which a request must be answered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(pub(crate) Instant);
 
 impl Deadline {
-    /// What is left of it, zero once it has passed.
+    /// The time left, zero once the deadline has passed.
     pub(crate) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 }
 
-/// Reads a raw query that may hold the parameters `names`, each at most once; the values in the order of the names.
+/// Parses a raw query that may have the parameters `names`, each at most once. Returns the values in the order of the names.
 pub(crate) fn parameters<const N: usize>(
     query: &str,
     names: [&'static str; N],
@@ -41,10 +40,12 @@ pub(crate) fn parameters<const N: usize>(
     if query.is_empty() {
         return Ok(values);
     }
+    // Names are compared after decoding: `%74imeout=1s&timeout=2s` gives one parameter twice. An empty part, as in `a=1&&b=2`,
+    // is the parameter with the empty name, which no route knows.
     for part in query.split('&') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let name = form_decoded(name).map_err(|why| Problem::query(format!("the query {why}")))?;
-        let Some(place) = names.iter().position(|known| *known == name) else {
+        let Some(index) = names.iter().position(|known| *known == name) else {
             return Err(Problem::query(format!(
                 "unknown query parameter `{}`; this route knows {}",
                 clip(&name),
@@ -52,14 +53,14 @@ pub(crate) fn parameters<const N: usize>(
             )));
         };
         let value = form_decoded(value).map_err(|why| Problem::query(format!("query parameter `{name}` {why}")))?;
-        if values[place].replace(value).is_some() {
+        if values[index].replace(value).is_some() {
             return Err(Problem::query(format!("query parameter `{name}` is given more than once")));
         }
     }
     Ok(values)
 }
 
-/// The deadline of a request that arrived at `arrived`: as its `timeout` says, else `default`.
+/// Returns the deadline of a request that arrived at `arrived`: after its `timeout`, or after `default`.
 pub(crate) fn deadline(timeout: Option<&str>, default: Duration, arrived: Instant) -> Result<Deadline, Problem> {
     let timeout = match timeout {
         None => default,
@@ -73,10 +74,10 @@ pub(crate) fn deadline(timeout: Option<&str>, default: Duration, arrived: Instan
     Ok(Deadline(arrived + timeout))
 }
 
-/// The parameters that say how fresh a read has to be.
+/// The parameters for how fresh a read has to be.
 pub(crate) const FRESH: [&str; 3] = ["consistency", "max_stale", "min_index"];
 
-/// How fresh a read has to be, as the values of [`FRESH`] say; linearizable without them.
+/// Parses the values of [`FRESH`]; linearizable without them.
 pub(crate) fn freshness(values: [Option<String>; 3]) -> Result<(Consistency, Bounds), Problem> {
     let [consistency, max_stale, min_index] = values;
     let consistency = match consistency.as_deref() {
@@ -92,13 +93,14 @@ pub(crate) fn freshness(values: [Option<String>; 3]) -> Result<(Consistency, Bou
         return Err(Problem::query("query parameter `max_stale` goes with consistency=stale only"));
     }
     let max_stale = max_stale.map(|text| {
-        let found = duration(&text).and_then(|most| u64::try_from(most.as_millis()).ok());
-        found.ok_or_else(|| {
+        let max_stale = duration(&text).and_then(|max| u64::try_from(max.as_millis()).ok());
+        max_stale.ok_or_else(|| {
             let text = clip(&text);
             Problem::query(format!("query parameter `max_stale` must be from 1ms to 60s, such as 500ms, not `{text}`"))
         })
     });
     let min_index = min_index.map(|text| {
+        // The standard parser would accept a plus, which a query writes as `%2B7`.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| text.parse().ok()).flatten().ok_or_else(|| {
             Problem::query(format!("query parameter `min_index` must be a raft index, not `{}`", clip(&text)))
@@ -108,7 +110,7 @@ pub(crate) fn freshness(values: [Option<String>; 3]) -> Result<(Consistency, Bou
     Ok((consistency, bounds))
 }
 
-/// Whether a flag is set: `?x` or `?x=true`.
+/// Parses a flag: `?x` or `?x=true`.
 pub(crate) fn flag(text: Option<&str>, name: &str) -> Result<bool, Problem> {
     match text {
         None => Ok(false),
@@ -120,19 +122,19 @@ pub(crate) fn flag(text: Option<&str>, name: &str) -> Result<bool, Problem> {
     }
 }
 
-/// The key that a path names, of at most `limit` bytes.
+/// Decodes the key in a path, of at most `limit` bytes.
 pub(crate) fn key_in_path(raw: &str, limit: usize) -> Result<String, Problem> {
     let key = decoded(raw).map_err(|why| Problem::key(format!("the key in the path {why}")))?;
     check_key(&key, limit)?;
     Ok(key)
 }
 
-/// Whether `key` has 1 to `limit` bytes.
+/// Checks that `key` has 1 to `limit` bytes.
 pub(crate) fn check_key(key: &str, limit: usize) -> Result<(), Problem> {
     validate::key(key.as_bytes(), limit).map_err(Problem::key)
 }
 
-/// The names as a message lists them.
+/// Lists names for a message.
 pub(crate) fn listed(names: &[&str]) -> String {
     if names.is_empty() {
         return "none".to_owned();
@@ -140,26 +142,20 @@ pub(crate) fn listed(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
+/// Parses a duration from 1 ms to [`MAX_DURATION`].
 fn duration(text: &str) -> Option<Duration> {
-    let (digits, unit) = match text.strip_suffix("ms") {
-        Some(digits) => (digits, 1),
-        None => (text.strip_suffix('s')?, 1000),
-    };
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let ms = digits.parse::<u64>().ok()?.checked_mul(unit)?;
-    TIMEOUT_MS.contains(&ms).then(|| Duration::from_millis(ms))
+    text.parse::<ClientDuration>().ok().map(|parsed| parsed.0).filter(|duration| *duration <= MAX_DURATION)
 }
 
-/// Decodes a part of a query, `application/x-www-form-urlencoded`: what curl's `--data-urlencode`, browsers and the
-/// libraries of most languages send. The error continues a sentence.
+/// Decodes a part of a query as `application/x-www-form-urlencoded`, as curl's `--data-urlencode`, browsers and most
+/// languages' libraries send it. The error continues a sentence.
 fn form_decoded(raw: &str) -> Result<String, String> {
     if raw.contains('+') { decoded(&raw.replace('+', " ")) } else { decoded(raw) }
 }
 
 /// Percent-decodes strictly; the error continues a sentence.
 fn decoded(raw: &str) -> Result<String, String> {
+    // `percent_decode_str` passes malformed escapes through: `/store/50%` would be the key `50%`, as `/store/50%25` is.
     let bytes = raw.as_bytes();
     for (at, _) in raw.match_indices('%') {
         let complete = matches!(bytes.get(at + 1..at + 3), Some(pair) if pair.iter().all(u8::is_ascii_hexdigit));

@@ -1,10 +1,10 @@
-//! How long a key is kept: `ttl`, whole seconds.
+//! The time to live of a key: `ttl`, in whole seconds.
 //!
-//! Why: it is a member of three bodies and a parameter of one route, and means the same in all of them.
+//! Why: it is a member of three bodies and a parameter of one route, with the same syntax in all of them.
 //!
-//! Laws: from 1 to [`Ttl::MAX_SECONDS`], written in plain digits; anything else is refused by name.
+//! Invariants: from 1 to [`Ttl::MAX_SECONDS`], in plain digits; anything else is refused by name.
 //!
-//! Not here: when the time is over (`consensus::proposals::cluster_clock`).
+//! See also: when a key expires (`consensus::proposals::cluster_clock`).
 
 use serde_json::value::RawValue;
 
@@ -12,22 +12,24 @@ use crate::http::response::problem::{Problem, clip};
 use crate::model::Ttl;
 use crate::model::validate;
 
-/// The query parameter `ttl`.
+/// Parses the query parameter `ttl`.
 pub(crate) fn of_query(text: Option<&str>) -> Result<Option<Ttl>, Problem> {
-    text.map(|text| parse(text).ok_or_else(|| Problem::query(format!("query parameter {}", wanted(text))))).transpose()
+    text.map(|text| parse(text).ok_or_else(|| Problem::query(format!("query parameter {}", syntax(text))))).transpose()
 }
 
-/// The member `ttl`.
+/// Parses the member `ttl`.
 pub(crate) fn of_member(member: Option<&RawValue>) -> Result<Option<Ttl>, Problem> {
-    let of = |text: &str| parse(text).ok_or_else(|| Problem::body(format!("member {}", wanted(text))));
+    let of = |text: &str| parse(text).ok_or_else(|| Problem::body(format!("member {}", syntax(text))));
     member.map(|member| of(member.get())).transpose()
 }
 
-fn wanted(text: &str) -> String {
+fn syntax(text: &str) -> String {
     format!("`ttl` must be whole seconds from 1 to {}, not `{}`", Ttl::MAX_SECONDS, clip(text))
 }
 
+// Not a `ClientDuration`: a TTL is a JSON number as well, so it has no unit.
 fn parse(text: &str) -> Option<Ttl> {
+    // The text of a JSON member may be `1e3`, `-1` or `"30"`. Only digits are a number of whole seconds in both forms.
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let seconds = digits.then(|| text.parse().ok()).flatten()?;
     Some(Ttl(seconds)).filter(|ttl| validate::is_ttl(*ttl))

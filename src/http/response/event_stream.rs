@@ -1,13 +1,17 @@
-//! An event as it goes over the wire, piece by piece.
+//! Server-sent events, encoded chunk by chunk.
 //!
-//! Why: a watcher takes an event at its own speed. Were each given the whole text of its event, thousands of slow ones
-//! would hold thousands of mebibytes; and were they to share a bounded memory, all would wait for the slowest.
+//! Why: a watcher reads an event at its own speed. With the whole text of an event for each, thousands of slow watchers
+//! would hold gigabytes; with one shared bounded buffer, all would wait for the slowest.
 //!
-//! Laws: at most [`PIECE_BYTES`] of text are made at a time. Between two pieces the event is kept where its client has a
-//! share of memory for it; where there is none, nobody waits for it: the event is the feed's, and once the feed has dropped
-//! it the rest is gone. The pieces together are what [`whole`] says.
+//! Invariants: at most [`CHUNK_BYTES`] of a value are encoded at a time. Between two chunks the event is retained if the
+//! client's share of memory allows it. Otherwise only the change feed holds it, and once the feed has dropped it the rest
+//! cannot be sent. The chunks together equal [`encode`].
 //!
-//! Not here: which event comes next ([`crate::http::api::watch`]).
+//! Example: a text of 60 KiB becomes `event:put\ndata:{"key":"k","value":"` without any of the value, then three chunks of
+//! at most 24 KiB, escaped, of which the last one ends the object and adds the `id`. A client that gets less than all of
+//! them has no blank line, so it drops the event.
+//!
+//! See also: [`crate::http::api::watch`] (which event is next).
 
 use std::sync::{Arc, Weak};
 
@@ -18,45 +22,50 @@ use super::item_json::Form;
 use crate::http::server::memory_budget::Share;
 use crate::model::{Event, EventKind};
 
-/// About how many bytes are written at a time; a multiple of three, as base64 wants it.
-const PIECE_BYTES: usize = 24 << 10;
+/// The maximum bytes of a value in one chunk. A multiple of three: base64 of each chunk then has no padding but at the end.
+const CHUNK_BYTES: usize = 24 << 10;
 
-/// An event of which some has been written.
-pub(crate) struct Rest {
+/// An event of which a part was encoded.
+pub(crate) struct PartialEvent {
     event: Weak<Event>,
-    /// Keeps the event, where there is room for it.
-    _kept: Option<(Arc<Event>, Share)>,
+    /// Retains the event while the client's share of memory lasts.
+    _retained: Option<(Arc<Event>, Share)>,
     form: Form,
-    /// How much of the value has been written.
+    /// The bytes of the value that were encoded.
     at: usize,
 }
 
-/// Begins to write an event: the first piece, and the rest where there is one, kept if `share` gives room for as many
-/// bytes.
-pub(crate) fn begin(event: &Arc<Event>, share: impl FnOnce(usize) -> Option<Share>) -> (Bytes, Option<Rest>) {
-    let EventKind::Put(item) = &event.kind else { return (whole(event), None) };
-    if item.value.bytes.len() <= PIECE_BYTES {
-        return (whole(event), None);
+/// Encodes the first chunk of an event, and returns the rest, if any. It is retained if `share` grants the size of the event.
+pub(crate) fn first_chunk(
+    event: &Arc<Event>,
+    share: impl FnOnce(usize) -> Option<Share>,
+) -> (Bytes, Option<PartialEvent>) {
+    let EventKind::Put(item) = &event.kind else { return (encode(event), None) };
+    // Most values are small: their event is one chunk, without state in between.
+    if item.value.bytes.len() <= CHUNK_BYTES {
+        return (encode(event), None);
     }
+    // The form is decided on the whole value, once: a chunk alone may look like text while the next one is not UTF-8.
     let mut out = Vec::new();
     let form = Form::of(&item.value);
     out.extend_from_slice(b"event:put\ndata:");
     item_json::begin(&mut out, &String::from_utf8_lossy(&event.key));
     form.open(&mut out);
-    let kept = share(event.size()).map(|share| (Arc::clone(event), share));
-    (out.into(), Some(Rest { event: Arc::downgrade(event), _kept: kept, form, at: 0 }))
+    let retained = share(event.size()).map(|share| (Arc::clone(event), share));
+    (out.into(), Some(PartialEvent { event: Arc::downgrade(event), _retained: retained, form, at: 0 }))
 }
 
-impl Rest {
-    /// The next piece, and what is left behind it; None where the event is gone.
-    pub(crate) fn next(mut self) -> Option<(Bytes, Option<Self>)> {
+impl PartialEvent {
+    /// Encodes the next chunk, and returns the rest behind it; None if the feed has dropped the event.
+    pub(crate) fn next_chunk(mut self) -> Option<(Bytes, Option<Self>)> {
+        // The only owner may be the feed, which drops the event at its retention limit.
         let event = self.event.upgrade()?;
         let EventKind::Put(item) = &event.kind else { return None };
         let mut out = Vec::new();
-        let piece = self.form.piece(&item.value.bytes[self.at..], PIECE_BYTES);
-        self.form.write(&mut out, piece);
-        on_one_line(&mut out);
-        self.at += piece.len();
+        let chunk = self.form.chunk(&item.value.bytes[self.at..], CHUNK_BYTES);
+        self.form.write(&mut out, chunk);
+        replace_newlines(&mut out);
+        self.at += chunk.len();
         if self.at < item.value.bytes.len() {
             return Some((out.into(), Some(self)));
         }
@@ -67,10 +76,10 @@ impl Rest {
     }
 }
 
-/// All of an event.
-pub(crate) fn whole(event: &Event) -> Bytes {
+/// Encodes a whole event.
+pub(crate) fn encode(event: &Event) -> Bytes {
     let mut data = Vec::new();
-    // No key is other than UTF-8; whatever is stored, the event is text.
+    // Every key is validated UTF-8; if a stored one is not, the event is valid text all the same.
     let key = String::from_utf8_lossy(&event.key);
     let name = match &event.kind {
         EventKind::Put(item) => {
@@ -84,7 +93,7 @@ pub(crate) fn whole(event: &Event) -> Bytes {
             if event.kind == EventKind::Expired { "expire" } else { "delete" }
         }
     };
-    on_one_line(&mut data);
+    replace_newlines(&mut data);
     let mut out = Vec::with_capacity(data.len() + 64);
     out.extend_from_slice(format!("event:{name}\ndata:").as_bytes());
     out.extend_from_slice(&data);
@@ -92,8 +101,8 @@ pub(crate) fn whole(event: &Event) -> Bytes {
     out.into()
 }
 
-/// JSON that a client has stored may have several lines, between its tokens alone; an event has one.
-fn on_one_line(data: &mut [u8]) {
+/// Replaces line breaks by spaces: `data` is one line. JSON has raw line breaks only between tokens, so the value stays equal.
+fn replace_newlines(data: &mut [u8]) {
     data.iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
 }
 
@@ -109,52 +118,55 @@ mod tests {
         Arc::new(Event { index: 9, place: 2, of: 3, clock: 1000, key: "k\"é".into(), kind: EventKind::Put(item) })
     }
 
-    /// The pieces of an event, joined, and how many there were.
-    fn pieces(event: &Arc<Event>) -> (Vec<u8>, usize) {
-        let (first, mut rest) = begin(event, |_| None);
+    /// Returns the chunks of an event, joined, and their number.
+    fn chunks(event: &Arc<Event>) -> (Vec<u8>, usize) {
+        let (first, mut rest) = first_chunk(event, |_| None);
         let (mut all, mut count) = (first.to_vec(), 1);
         while let Some(left) = rest {
-            let (piece, next) = left.next().expect("the event is there");
-            assert!(piece.len() <= 6 * PIECE_BYTES + 1024, "a piece is bounded");
-            all.extend_from_slice(&piece);
+            let (chunk, next) = left.next_chunk().expect("the event is there");
+            assert!(chunk.len() <= 6 * CHUNK_BYTES + 1024, "a chunk is bounded");
+            all.extend_from_slice(&chunk);
             (rest, count) = (next, count + 1);
         }
         (all, count)
     }
 
     #[test]
-    fn the_pieces_together_are_the_whole_event() {
+    fn the_chunks_together_are_the_whole_event() {
         let text = "é\"\n\u{1}x".repeat(40_000);
         let json = format!("[1,\n{}1.10]", "1.10,\r\n".repeat(20_000));
         let binary: Vec<u8> = (0..100_001_u32).map(|at| (at % 251) as u8 | 0x80).collect();
         for (kind, bytes) in [
+            // Escapes and two-byte characters across chunk ends; line breaks between JSON tokens; base64 across chunk ends;
+            // a value of one chunk; a text type with bytes that are no text; a JSON type with bytes that are no JSON.
             ("text/plain", Bytes::from(text)),
             ("application/json", Bytes::from(json)),
             ("application/octet-stream", Bytes::from(binary)),
             ("text/plain", Bytes::from("short")),
-            ("text/plain", Bytes::from(vec![0xff; 3 * PIECE_BYTES])),
-            ("application/json", Bytes::from(vec![b'{'; PIECE_BYTES + 1])),
+            ("text/plain", Bytes::from(vec![0xff; 3 * CHUNK_BYTES])),
+            ("application/json", Bytes::from(vec![b'{'; CHUNK_BYTES + 1])),
         ] {
             let event = event(kind, bytes.clone());
-            let (all, count) = pieces(&event);
-            assert_eq!(all, whole(&event), "{kind}");
-            assert_eq!(count > 2, bytes.len() > PIECE_BYTES, "{kind}: {count} pieces of {}", bytes.len());
+            let (all, count) = chunks(&event);
+            assert_eq!(all, encode(&event), "{kind}");
+            assert_eq!(count > 2, bytes.len() > CHUNK_BYTES, "{kind}: {count} chunks of {}", bytes.len());
         }
     }
 
     #[test]
-    fn an_event_is_kept_between_two_pieces_only_where_there_is_room() {
-        for (room, whole) in [(1, false), (1 << 20, true)] {
-            let event = event("text/plain", vec![b'x'; 3 * PIECE_BYTES]);
+    fn an_event_is_retained_between_two_chunks_only_within_the_budget() {
+        for (room, retained) in [(1, false), (1 << 20, true)] {
+            let event = event("text/plain", vec![b'x'; 3 * CHUNK_BYTES]);
             let budget = Budget::new(room);
-            let (_, mut rest) = begin(&event, |bytes| budget.take(Source::loopback(), bytes));
+            let (_, mut rest) = first_chunk(&event, |bytes| budget.take(Source::loopback(), bytes));
+            // As when the feed drops it: the stream either retains the event to its end, or breaks off.
             drop(event);
-            assert_eq!(budget.free() < room, whole);
+            assert_eq!(budget.free() < room, retained);
             let mut ended = false;
             while let Some(left) = rest.take() {
-                (rest, ended) = left.next().map_or((None, false), |(_, rest)| (rest, true));
+                (rest, ended) = left.next_chunk().map_or((None, false), |(_, rest)| (rest, true));
             }
-            assert_eq!((ended, budget.free()), (whole, room));
+            assert_eq!((ended, budget.free()), (retained, room));
         }
     }
 }

@@ -1,37 +1,39 @@
-//! How an item looks inside JSON: `{"key", "value", "version", "create_version", "content_type"}`, and `"ttl"` where it
-//! expires.
+//! The JSON form of an item: `{"key", "value", "version", "create_version", "content_type"}`, and `"ttl"` if it expires.
 //!
-//! Why: one form in every answer that shows an item, whichever route it comes from.
+//! Why: every response that contains an item has the same form.
 //!
-//! Laws: JSON is copied as it is, never written anew, so numbers keep every digit. Bytes that are no JSON, whatever their
-//! type says, are never copied: whatever is stored, what is written here is one JSON value.
-//! Text that is UTF-8 is a string; everything else is `"value": null` with `value_base64` behind it.
+//! Invariants: a JSON value is copied verbatim, so numbers keep every digit. Bytes that are not JSON are never copied, whatever
+//! their content type says, so the output is one JSON value for any stored bytes. UTF-8 text is a string; everything else is
+//! `"value": null` followed by `value_base64`.
 //!
-//! Not here: what surrounds it ([`super::success`]), and raw values ([`crate::http::api::store`]).
+//! Example: `{"n": 1.10}` as `application/json` is `"value":{"n": 1.10}`; `bar` as `text/plain` is `"value":"bar"`; the byte ff
+//! is `"value":null,"value_base64":"/w=="`.
+//!
+//! See also: [`super::success`] (the object around it), [`crate::http::api::store`] (raw values).
 
-use crate::http::request::content;
+use crate::http::request::media_type;
 use crate::model::validate;
 use crate::model::{Item, Value};
 
-/// Room for the names of the members and for numbers.
-const AROUND: usize = 160;
+/// The estimated bytes of member names and numbers.
+const OVERHEAD: usize = 160;
 
-/// Writes the item of `key` behind what `out` holds, as it is at `clock`.
+/// Appends an item with its time to live at `clock`.
 pub(crate) fn item(out: &mut Vec<u8>, key: &str, item: &Item, clock: u64) {
-    out.reserve(AROUND + key.len() + item.value.bytes.len());
+    out.reserve(OVERHEAD + key.len() + item.value.bytes.len());
     begin(out, key);
     value(out, &item.value);
     end(out, item, clock);
 }
 
-/// Begins the object, up to its value.
+/// Appends the beginning of an item, up to its value.
 pub(crate) fn begin(out: &mut Vec<u8>, key: &str) {
     out.extend_from_slice(br#"{"key":"#);
     string(out, key);
     out.extend_from_slice(br#","value":"#);
 }
 
-/// Ends the object of an item behind its value.
+/// Appends the end of an item, after its value.
 pub(crate) fn end(out: &mut Vec<u8>, item: &Item, clock: u64) {
     let (version, created) = (item.version, item.create_version);
     out.extend_from_slice(format!(r#","version":{version},"create_version":{created},"content_type":"#).as_bytes());
@@ -42,20 +44,21 @@ pub(crate) fn end(out: &mut Vec<u8>, item: &Item, clock: u64) {
     out.push(b'}');
 }
 
-/// Begins the object: key, value and version. It is left open.
-pub(crate) fn stored(out: &mut Vec<u8>, key: &str, stored: &Value, version: u64) {
-    out.reserve(AROUND + key.len() + stored.bytes.len());
+/// Appends key, value and version of an object that the caller closes.
+pub(crate) fn open_item(out: &mut Vec<u8>, key: &str, value: &Value, version: u64) {
+    out.reserve(OVERHEAD + key.len() + value.bytes.len());
     begin(out, key);
-    value(out, stored);
+    self::value(out, value);
     out.extend_from_slice(format!(r#","version":{version}"#).as_bytes());
 }
 
-/// The seconds until then, rounded up. A key is there until it is removed, so while it is there it has some left.
+/// Returns the seconds until the expiry, rounded up, and at least 1: a key exists until the entry that expires it is
+/// applied, which may be after its time.
 fn seconds_left(expires: u64, clock: u64) -> u64 {
     expires.saturating_sub(clock).div_ceil(1000).max(1)
 }
 
-/// Writes a value, and where it is neither JSON nor text the member `value_base64` after it.
+/// Appends a value; for one that is neither JSON nor text `null` and the member `value_base64`.
 pub(crate) fn value(out: &mut Vec<u8>, value: &Value) {
     match (Form::of(value), std::str::from_utf8(&value.bytes)) {
         (Form::Text, Ok(text)) => string(out, text),
@@ -67,32 +70,32 @@ pub(crate) fn value(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// How a value looks inside JSON.
+/// The form of a value inside JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// As it is stored.
+    /// The stored bytes.
     Json,
     /// A string.
     Text,
-    /// Null, and `value_base64` behind it.
+    /// `null`, followed by `value_base64`.
     Binary,
 }
 
 impl Form {
-    /// The form of this value.
+    /// Chooses the form of a value.
     pub(crate) fn of(value: &Value) -> Self {
-        // What is stored as JSON was checked when it was put there; what lies on a disk is checked again before it becomes
-        // part of an answer.
+        // A put checks JSON, but the bytes come from a disk now. They are checked again, since one value such as `1,"x":2`
+        // would forge members of the object around it.
         if validate::is_json(&value.content_type) && validate::json(&value.bytes).is_ok() {
             Self::Json
-        } else if content::is_text(&value.content_type) && std::str::from_utf8(&value.bytes).is_ok() {
+        } else if media_type::is_text(&value.content_type) && std::str::from_utf8(&value.bytes).is_ok() {
             Self::Text
         } else {
             Self::Binary
         }
     }
 
-    /// What stands before it.
+    /// Appends what precedes the value.
     pub(crate) fn open(self, out: &mut Vec<u8>) {
         out.extend_from_slice(match self {
             Self::Json => b"",
@@ -101,43 +104,43 @@ impl Form {
         });
     }
 
-    /// What stands behind it.
+    /// Appends what follows the value.
     pub(crate) fn close(self, out: &mut Vec<u8>) {
         if self != Self::Json {
             out.push(b'"');
         }
     }
 
-    /// What to write next of a value of which `rest` is left: about `bytes`, a multiple of three, and at a place where it
-    /// may be cut.
-    pub(crate) fn piece(self, rest: &[u8], bytes: usize) -> &[u8] {
+    /// Returns the next chunk of a value of which `rest` is left: at most `bytes`, a multiple of three, and never a part of a
+    /// character.
+    pub(crate) fn chunk(self, rest: &[u8], bytes: usize) -> &[u8] {
         let mut end = bytes.min(rest.len());
-        // Between two characters.
+        // Moves back over continuation bytes (10xxxxxx) to the start of a character.
         while self == Self::Text && end < rest.len() && rest[end] & 0xc0 == 0x80 {
             end -= 1;
         }
         &rest[..end]
     }
 
-    /// Writes a piece of the value.
-    pub(crate) fn write(self, out: &mut Vec<u8>, piece: &[u8]) {
+    /// Appends a chunk of the value.
+    pub(crate) fn write(self, out: &mut Vec<u8>, chunk: &[u8]) {
         match self {
-            Self::Json => out.extend_from_slice(piece),
+            Self::Json => out.extend_from_slice(chunk),
             Self::Text => {
-                // The pieces are cut between characters, and all of them together are UTF-8.
-                let text = String::from_utf8_lossy(piece);
+                // Chunks end between characters, so nothing is lost here.
+                let text = String::from_utf8_lossy(chunk);
                 let before = out.len();
                 string(out, &text);
-                // Its quotes stand around all pieces.
+                // Removes the quotes: `open` and `close` write them around all chunks.
                 out.pop();
                 out.remove(before);
             }
-            Self::Binary => out.extend_from_slice(content::base64(piece).as_bytes()),
+            Self::Binary => out.extend_from_slice(media_type::base64(chunk).as_bytes()),
         }
     }
 }
 
-/// Writes a JSON string.
+/// Appends a JSON string.
 pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("writing a string to memory does not fail");
 }
@@ -147,14 +150,15 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    fn shown(content_type: &str, bytes: &'static [u8]) -> String {
+    fn rendered(content_type: &str, bytes: &'static [u8]) -> String {
         let mut out = Vec::new();
         value(&mut out, &Value { content_type: content_type.into(), bytes: bytes.into() });
         String::from_utf8(out).unwrap()
     }
 
     #[test]
-    fn seconds_are_rounded_up_and_never_none() {
+    fn seconds_left_are_rounded_up_and_at_least_one() {
+        // At clock 5 000. A key whose time is over, but whose expiry is not applied yet, has 1 s left.
         for (expires, left) in [(1, 1), (1000, 1), (5000, 1), (5001, 1), (6000, 1), (6001, 2), (35_000, 30)] {
             assert_eq!(seconds_left(expires, 5000), left, "{expires}");
         }
@@ -162,15 +166,17 @@ mod tests {
 
     #[test]
     fn json_is_inline_text_a_string_and_the_rest_base64() {
-        assert_eq!(shown("application/json", b"{\"n\": 1.10}"), "{\"n\": 1.10}");
-        assert_eq!(shown("text/html", "é\"".as_bytes()), "\"é\\\"\"");
-        assert_eq!(shown("text/plain", b"\xff"), r#"null,"value_base64":"/w==""#);
-        assert_eq!(shown("image/png", b"a"), r#"null,"value_base64":"YQ==""#);
+        assert_eq!(rendered("application/json", b"{\"n\": 1.10}"), "{\"n\": 1.10}");
+        assert_eq!(rendered("text/html", "é\"".as_bytes()), "\"é\\\"\"");
+        // The content type claims text, or the bytes look like text: in doubt base64, which loses nothing.
+        assert_eq!(rendered("text/plain", b"\xff"), r#"null,"value_base64":"/w==""#);
+        assert_eq!(rendered("image/png", b"a"), r#"null,"value_base64":"YQ==""#);
     }
 
     #[test]
-    fn whatever_is_stored_is_shown_as_one_json_value() {
+    fn any_stored_bytes_render_as_one_json_value() {
         let deep = [b'['; 200];
+        // A second member, nothing, half an object, no UTF-8, trailing bytes, and nesting beyond the limit.
         for bytes in [&b"1,\"x\":2"[..], b"", b"{", b"\xff", b"\"\xff\"", b"1}", &deep] {
             for kind in ["application/json", "a/b+json", "text/plain", "application/octet-stream", "", "\n;json"] {
                 let mut out = br#"{"value":"#.to_vec();

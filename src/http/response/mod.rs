@@ -1,4 +1,4 @@
-//! From what the loop answered to the bytes of a response.
+//! Responses: JSON bodies, problems, event streams and their headers.
 
 pub(crate) mod event_stream;
 pub(crate) mod item_json;

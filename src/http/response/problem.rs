@@ -1,50 +1,50 @@
-//! The one page of failures: every code that HTTP answers, its status, its title, and how it is written out.
+//! Problem responses (RFC 9457): the status, code and title of every failure, and their JSON form.
 //!
-//! Why: a client program relies on the status and on the word in `code`, a person on `detail`. Both sides find the
-//! whole list here, and every failure leaves through [`Problem::respond`], so none can look different.
+//! Why: programs rely on the status and on `code`, people on `detail`. The list of codes is complete, and every failure is
+//! rendered by [`Problem::respond`], so all have one form.
 //!
 //! | code | status | meaning |
 //! |---|---|---|
-//! | the words of [`Code`] | see `refusal_codes` | what the loop, or the leader, refused |
+//! | each of [`Code`] | see `refusal_codes` | refused by the consensus layer, here or on the leader |
 //! | `bad_query` | 400 | a query parameter is unknown, repeated or has a wrong value |
-//! | `bad_body` | 400 | the body is no JSON object of the members that the route knows |
+//! | `bad_body` | 400 | the body is not a JSON object with the members of the route |
 //! | `bad_key` | 400 | the key is empty, too long, or not percent-encoded UTF-8 |
-//! | `bad_header` | 400 | a header cannot be used: a condition, a content type, an idempotency key, a part of a value |
-//! | `bad_host` | 400 | the request names no host, more than one, or none that can be read |
-//! | `cross_origin` | 403 | a web page of another origin asks |
+//! | `bad_header` | 400 | a header is invalid or unsupported: a condition, a content type, an idempotency key, `Content-Range` |
+//! | `bad_host` | 400 | the request has no `Host`, more than one, or an invalid one |
+//! | `cross_origin` | 403 | the request is of a web page of another origin |
 //! | `not_found` | 404 | there is no such route |
 //! | `key_not_found` | 404 | the store has no such key |
-//! | `method_not_allowed` | 405 | the route has other methods; `Allow` names them |
-//! | `body_timeout` | 408 | the body had not arrived by the deadline, or came too slowly |
-//! | `compacted` | 410 | the node's memory of changes does not reach back so far |
-//! | `precondition_failed` | 412 | the key has another version than the condition names |
+//! | `method_not_allowed` | 405 | the route has other methods, listed in `Allow` |
+//! | `body_timeout` | 408 | the body did not arrive by the deadline, or arrived too slowly |
+//! | `compacted` | 410 | the change feed has dropped these events, or they are of an earlier cluster |
+//! | `precondition_failed` | 412 | the condition on the version of the key failed |
 //! | `too_large` | 413 | the body or the value is over its limit |
 //! | `unsupported_media_type` | 415 | the body is compressed, or in another charset than UTF-8 |
-//! | `unknown_host` | 421 | the request is for a host that this node does not answer for |
-//! | `idempotency_key_reused` | 422 | the idempotency key is that of another request |
-//! | `internal` | 500 | the loop gave an answer of the wrong kind, a bug |
-//! | `stalled` | 503 | the loop has not answered in time, most likely because its disk is slow |
+//! | `unknown_host` | 421 | the request is for a host that this node does not serve |
+//! | `idempotency_key_reused` | 422 | the idempotency key belongs to another request |
+//! | `internal` | 500 | the consensus loop returned a reply of the wrong type, a bug |
+//! | `stalled` | 503 | the consensus loop did not reply in time, most likely because its disk is slow |
 //!
-//! Laws: `outcome` is written on every failure of a request that could have changed something, and says `not_applied`
-//! only where that is certain. A 503 always carries `Retry-After`. An answer that leaves a body unread closes the
-//! connection. `OPTIONS` is answered by what the route takes, and is no failure.
+//! Invariants: every failed request with a method that may change something has an `outcome`, which is `not_applied` only
+//! if that is certain. A 503 has `Retry-After`. A response to a request whose body was not read closes the connection.
+//! `OPTIONS` is answered with the methods of the route and never fails.
 //!
-//! Not here: what hyper answers to bytes that are no HTTP request (400, 414 or 431 without a body).
+//! See also: hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
 
 use serde::Serialize;
 use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::refusal_codes::of_loop;
+use super::refusal_codes::status_and_title;
 use super::success;
 pub(crate) use crate::model::validate::clip;
 use crate::model::{Code, Leader, Outcome, Refusal, Written};
 
-/// The seconds after which a client may try again, as every 503 says.
+/// The value of `Retry-After`, in seconds.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
-/// A request that failed, ready to be written out. Boxed, so that the results which may hold one stay small.
+/// A failed request. Boxed, so that a `Result` with it stays small.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem(Box<Parts>);
 
@@ -57,20 +57,21 @@ struct Parts {
     outcome: Outcome,
     leader: Option<Leader>,
     allow: Option<&'static str>,
-    /// The version that the key has, where a condition was not true; 0 where there is no such key.
+    /// The current version of the key, after a failed condition; 0 for a missing key.
     version: Option<u64>,
-    /// The first index whose events are kept, where they do not reach back far enough.
+    /// The first retained index, if the requested events were dropped.
     oldest_index: Option<u64>,
-    /// The last index that the cluster has committed, where the client was further on.
+    /// The commit index of the cluster, if the cursor of the client is beyond it.
     newest_index: Option<u64>,
-    /// The result of the write, where it was applied and came to this.
+    /// The result of a write that was applied and failed by its condition or its idempotency key.
     written: Option<Box<Written>>,
+    /// Whether the connection closes after the response.
     close: bool,
-    /// Whether this room refused before the loop was asked.
+    /// Whether the request was refused here, before it was passed to the consensus loop.
     local: bool,
 }
 
-/// The content of a failure, in the order in which it is written.
+/// The JSON members of a problem, in their order.
 #[derive(Serialize)]
 struct Body<'a> {
     title: &'a str,
@@ -91,7 +92,7 @@ struct Body<'a> {
 }
 
 impl Problem {
-    /// A refusal by this room, before the loop was asked: nothing was applied.
+    /// Returns a problem found before the request was passed to the consensus loop: nothing was applied.
     fn local(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
         Self(Box::new(Parts {
             status,
@@ -110,57 +111,57 @@ impl Problem {
         }))
     }
 
-    /// A failure that only the loop could tell, so it is not this room's own refusal.
-    fn of_the_loop(mut self, outcome: Outcome) -> Self {
+    /// Marks the problem as found by the consensus layer, with this outcome.
+    fn by_consensus(mut self, outcome: Outcome) -> Self {
         self.0.outcome = outcome;
         self.0.local = false;
         self
     }
 
-    /// What the write came to where it was applied: nothing was changed.
+    /// Adds the result of a write that was applied without effect.
     pub(crate) fn decided(mut self, written: &Written) -> Self {
         self.0.written = Some(Box::new(written.clone()));
-        self.of_the_loop(Outcome::NotApplied)
+        self.by_consensus(Outcome::NotApplied)
     }
 
-    /// The same, of a part of what was sent.
+    /// Prefixes the detail with the part of the request that is wrong.
     pub(crate) fn within(mut self, place: &str) -> Self {
         self.0.detail = format!("{place}: {}", self.0.detail);
         self
     }
 
-    /// The connection closes behind the answer, since some of the body was not read.
+    /// Closes the connection after the response, since the rest of the body is unread.
     pub(crate) fn closing(mut self) -> Self {
         self.0.close = true;
         self
     }
 
-    /// The query cannot be read as the route's parameters.
+    /// Returns `bad_query`.
     pub(crate) fn query(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::BAD_REQUEST, "bad_query", "Bad query", detail)
     }
 
-    /// The body cannot be read as the route's members.
+    /// Returns `bad_body`.
     pub(crate) fn body(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::BAD_REQUEST, "bad_body", "Bad body", detail)
     }
 
-    /// The key is not one.
+    /// Returns `bad_key`.
     pub(crate) fn key(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::BAD_REQUEST, "bad_key", "Bad key", detail)
     }
 
-    /// A header cannot be read as what the route takes.
+    /// Returns `bad_header`.
     pub(crate) fn header(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::BAD_REQUEST, "bad_header", "Bad header", detail)
     }
 
-    /// The request names no host, more than one, or none that can be read.
+    /// Returns `bad_host`.
     pub(crate) fn host(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::BAD_REQUEST, "bad_host", "Bad host", detail)
     }
 
-    /// The request is for a host that this node does not answer for.
+    /// Returns `unknown_host`.
     pub(crate) fn unknown_host(host: &str) -> Self {
         let detail = format!(
             "this node does not answer for host `{}`; if it should, add it to http.allowed_hosts \
@@ -170,23 +171,23 @@ impl Problem {
         Self::local(StatusCode::MISDIRECTED_REQUEST, "unknown_host", "Unknown host", detail)
     }
 
-    /// The body is in a form that is not taken.
+    /// Returns `unsupported_media_type`.
     pub(crate) fn media_type(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type", detail)
     }
 
-    /// A condition with a weak entity tag, which is true of nothing (RFC 9110, section 13.1.1).
+    /// Returns the problem of `If-Match` with a weak ETag, which matches nothing (RFC 9110, section 13.1.1).
     pub(crate) fn weak_tag(tag: &str) -> Self {
         let detail = format!(
-            "header `If-Match` has the weak ETag `{}`, which matches nothing. huskv's own are strong, so something in \
-             between has changed it, most likely a proxy that compresses: switch that off for huskv, or send the \
+            "header `If-Match` has the weak ETag `{}`, which matches nothing. The ETags of huskv are strong, so it was \
+             changed on the way, most likely by a proxy that compresses: turn compression off for huskv, or send the \
              version in quotes",
             clip(tag)
         );
         Self::local(StatusCode::PRECONDITION_FAILED, "precondition_failed", "Condition not true", detail)
     }
 
-    /// The condition was not true of the key, which has this version, 0 where there is no such key.
+    /// Returns the problem of a failed condition; `version` is the current one, 0 for a missing key.
     pub(crate) fn condition(key: &str, version: u64) -> Self {
         let detail = match version {
             0 => format!("there is no key `{key}`, so the condition is not true"),
@@ -194,179 +195,180 @@ impl Problem {
         };
         let mut problem =
             Self::local(StatusCode::PRECONDITION_FAILED, "precondition_failed", "Condition not true", detail)
-                .of_the_loop(Outcome::NotApplied);
+                .by_consensus(Outcome::NotApplied);
         problem.0.version = Some(version);
         problem
     }
 
-    /// The client has given another request the same name.
+    /// Returns `idempotency_key_reused`.
     pub(crate) fn key_reused() -> Self {
         let detail = "another request had this Idempotency-Key; send each request with a key of its own, and repeat \
                       one unchanged (only `timeout` may differ)";
         Self::local(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused", detail)
     }
 
-    /// The entry of the write is none that may be applied.
+    /// Returns the problem of a command that every node refused when its entry was applied.
     pub(crate) fn invalid() -> Self {
-        let detail = "the leader has let a command pass that no node may apply; nothing was changed";
+        let detail = "the leader proposed a command that no node accepts, which is a bug; nothing was changed";
         Refusal::not_applied(Code::BadRequest, detail).into()
     }
 
-    /// A page of another origin asks.
+    /// Returns `cross_origin`.
     pub(crate) fn cross_origin(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::FORBIDDEN, "cross_origin", "Cross-origin request refused", detail)
     }
 
-    /// There is no such route.
+    /// Returns `not_found` for a path without a route.
     pub(crate) fn no_route(path: &str) -> Self {
         Self::local(StatusCode::NOT_FOUND, "not_found", "Not found", format!("there is no route {}", clip(path)))
     }
 
-    /// There is no such key.
+    /// Returns `key_not_found`.
     pub(crate) fn no_key(key: &str) -> Self {
         let detail = format!("there is no key `{key}`");
-        Self::local(StatusCode::NOT_FOUND, "key_not_found", "Key not found", detail).of_the_loop(Outcome::NotApplied)
+        Self::local(StatusCode::NOT_FOUND, "key_not_found", "Key not found", detail).by_consensus(Outcome::NotApplied)
     }
 
-    /// The route has other methods: those that `allow` lists.
+    /// Returns `method_not_allowed`; `allow` lists the methods of the route.
     pub(crate) fn method(method: &Method, allow: &'static str) -> Self {
         let detail = format!("this route does not take {}, but {allow}", clip(method.as_str()));
         let mut problem =
             Self::local(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail);
         problem.0.allow = Some(allow);
-        // Which methods a route takes does not depend on whether the node is a member.
+        // OPTIONS is answered on a node outside of a cluster too: the methods of a route do not depend on membership.
         problem.0.local = *method != Method::OPTIONS;
         problem
     }
 
-    /// The body did not arrive in time.
+    /// Returns the problem of a body that did not arrive by the deadline.
     pub(crate) fn body_timeout() -> Self {
         let detail = "the request's body had not arrived by its deadline";
         Self::local(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body too slow", detail).closing()
     }
 
-    /// The body comes too slowly to be held any longer.
+    /// Returns the problem of a body below the minimum rate.
     pub(crate) fn body_too_slow() -> Self {
         let detail = "the request's body came too slowly: a client that is waited for longer than http.rate_grace_ms must send 64 KiB/s";
         Self::local(StatusCode::REQUEST_TIMEOUT, "body_timeout", "Body too slow", detail).closing()
     }
 
-    /// The value is over its limit; the body was read.
+    /// Returns the problem of a value over its limit, in a body that was read.
     pub(crate) fn too_large(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Too large", detail)
     }
 
-    /// The body is over its limit; the rest of it was not read.
+    /// Returns the problem of a body over its limit, whose rest was not read.
     pub(crate) fn body_too_large(limit: usize) -> Self {
         Self::too_large(format!("the body is over limits.body_bytes ({limit} bytes)")).closing()
     }
 
-    /// The bodies of the requests under way fill the memory they may take.
+    /// Returns the problem of an exhausted budget of request bodies.
     pub(crate) fn bodies_full() -> Self {
         let refusal = Refusal::not_applied(
             Code::Overloaded,
-            "the requests under way, from this address or from all, hold as much memory as they may; try again in a moment",
+            "the memory for request bodies, of this address or of all, is in use; try again in a moment",
         );
         Self::from(refusal).closing()
     }
 
-    /// The values that clients have asked for and not taken fill the memory they may take.
+    /// Returns the problem of an exhausted budget of responses that clients have not read yet.
     pub(crate) fn answers_full() -> Self {
-        let detail = "the answers that clients, at this address or at all, have not taken yet hold as much memory as they may; try \
-             again in a moment";
+        let detail = "the memory for responses that clients, at this address or at all, have not read yet is in use; try again in a \
+             moment";
         Refusal::not_applied(Code::Overloaded, detail).into()
     }
 
-    /// Events that the client asks for are gone; those from `oldest` on are here.
+    /// Returns the problem of a cursor before `oldest`, the first retained index.
     pub(crate) fn compacted(oldest: u64) -> Self {
         let detail = format!(
-            "this node has no changes before index {oldest} in memory; ask another node, or list the keys again and \
+            "this node retains no changes before index {oldest}; ask another node, or list the keys again and \
              watch from the list's index + 1"
         );
         let mut problem =
-            Self::local(StatusCode::GONE, "compacted", "Changes are gone", detail).of_the_loop(Outcome::NotApplied);
+            Self::local(StatusCode::GONE, "compacted", "Changes are gone", detail).by_consensus(Outcome::NotApplied);
         problem.0.oldest_index = Some(oldest);
         problem
     }
 
-    /// The client has seen more than the cluster has committed: events of another life of it.
+    /// Returns the problem of a cursor beyond the commit index: it is of an earlier cluster under the same addresses.
     pub(crate) fn ahead(newest: u64) -> Self {
         let detail = format!(
-            "this cluster has committed nothing after index {newest}, so what was seen after it was of another cluster \
+            "this cluster has committed nothing after index {newest}, so the cursor is of another cluster \
              (see X-Huskv-Cluster); list the keys again and watch from the list's index + 1"
         );
         let mut problem =
-            Self::local(StatusCode::GONE, "compacted", "Changes are gone", detail).of_the_loop(Outcome::NotApplied);
+            Self::local(StatusCode::GONE, "compacted", "Changes are gone", detail).by_consensus(Outcome::NotApplied);
         problem.0.newest_index = Some(newest);
         problem
     }
 
-    /// As many results of named requests are kept as may be, and none is old enough to go.
+    /// Returns the problem of a full dedup table without a result that may be evicted.
     pub(crate) fn results_full(written: &Written) -> Self {
-        let detail = "the results of the latest requests with an Idempotency-Key fill their memory, and none is old enough to be \
-             forgotten; try again in a moment";
+        let detail = "the memory for results of requests with an Idempotency-Key is in use, and none is old enough to be evicted; \
+             try again in a moment";
         Self::from(Refusal::not_applied(Code::Overloaded, detail)).decided(written)
     }
 
-    /// As many clients watch as may.
+    /// Returns the problem of a node with the maximum number of watchers.
     pub(crate) fn watchers_full() -> Self {
-        let detail =
-            "as many clients watch this node as may (limits.watchers, and half of the connections); ask another";
+        let detail = "this node has the maximum number of watchers (limits.watchers, and half of the connections); use another one";
         Refusal::not_applied(Code::Overloaded, detail).into()
     }
 
-    /// As many connections are open as may be, and none of them is idle.
-    pub(crate) fn no_place() -> Self {
-        let detail = "as many clients are connected to this node as may be, and all of them are busy; ask another node, or \
-                      try again in a moment";
+    /// Returns the problem of a node with the maximum number of connections, none of them idle.
+    pub(crate) fn connections_full() -> Self {
+        let detail = "this node has the maximum number of connections, and all of them are busy; use another node, or try again in \
+             a moment";
         Refusal::not_applied(Code::Overloaded, detail).into()
     }
 
-    /// The node stops.
+    /// Returns the problem of a node that is shutting down.
     pub(crate) fn stopping() -> Self {
         Refusal::not_applied(Code::Stopping, "this node is shutting down; ask another one").into()
     }
 
-    /// The loop did not say how the node is.
+    /// Returns the problem of a consensus loop that did not reply.
     pub(crate) fn stalled() -> Self {
         let detail = "the node's loop has not answered in time; its disk is slow or its machine overloaded";
-        Self::local(StatusCode::SERVICE_UNAVAILABLE, "stalled", "Stalled", detail).of_the_loop(Outcome::Unknown)
+        Self::local(StatusCode::SERVICE_UNAVAILABLE, "stalled", "Stalled", detail).by_consensus(Outcome::Unknown)
     }
 
-    /// The node takes no requests, for this reason.
+    /// Returns the problem of `/readyz`, with the reason as code and detail.
     pub(crate) fn not_ready(refusal: Refusal) -> Self {
         let mut problem = Self::from(refusal);
-        // A probe asks whether, and 410 would be an answer to another question.
+        // On other routes `removed` is 410. A probe asks only whether the node is ready, so every reason has one status here.
         problem.0.status = StatusCode::SERVICE_UNAVAILABLE;
         problem
     }
 
-    /// The loop gave an answer of the wrong kind.
+    /// Returns the problem of a reply of the wrong type.
     pub(crate) fn internal() -> Self {
-        let detail = "the node answered something else than was asked; this is a bug";
+        let detail = "the node's loop returned a reply of the wrong type; this is a bug";
         Self::local(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
-            .of_the_loop(Outcome::Unknown)
+            .by_consensus(Outcome::Unknown)
     }
 
-    /// Whether this room refused before the loop was asked.
+    /// Whether the request was refused before it was passed to the consensus loop.
     pub(crate) fn is_local(&self) -> bool {
         self.0.local
     }
 
-    /// Whether the request itself is fine: it fails for the node's sake, or for what has become of the cluster.
-    pub(crate) fn is_of_the_node(&self) -> bool {
+    /// Whether the request is valid, and the state of the node or of the cluster is the cause.
+    pub(crate) fn is_server_side(&self) -> bool {
         self.0.status == StatusCode::GONE || self.0.status.is_server_error()
     }
 
-    /// The failure as JSON, as the answer to a request with this method.
+    /// Returns the problem as JSON, for a request with this method.
     pub(crate) fn to_json(&self, method: &Method) -> Vec<u8> {
         let parts = &*self.0;
+        // A failed read changes nothing whatever happened, so `outcome` would only raise a question.
         let could_change = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         serde_json::to_vec(&Body {
             title: parts.title,
             status: parts.status.as_u16(),
             detail: &parts.detail,
             code: parts.code,
+            // Clients of the Go tutorial read `error`.
             error: &parts.detail,
             outcome: could_change.then_some(parts.outcome),
             leader: parts.leader.as_ref(),
@@ -377,9 +379,10 @@ impl Problem {
         .expect("strings and numbers always have a JSON form")
     }
 
-    /// Writes the failure out as the answer to a request with this method.
+    /// Returns the response to a request with this method.
     pub(crate) fn respond(&self, method: &Method) -> Response {
         let parts = &*self.0;
+        // Every handler refuses OPTIONS as a method that it does not have, so this one place answers it for all routes.
         if let Some(allow) = parts.allow.filter(|_| *method == Method::OPTIONS) {
             return success::options(allow);
         }
@@ -392,17 +395,19 @@ impl Problem {
         if let Some(allow) = parts.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
+        // Version 0 is a missing key, which has no ETag.
         if let Some(version) = parts.version.filter(|version| *version != 0) {
             headers.insert(ETAG, success::etag(version));
         }
         if parts.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);
         }
+        // The rest of the body is still on the connection and would be parsed as the next request.
         if parts.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(written) = &parts.written {
-            success::mark_written(&mut response, written);
+            success::set_write_headers(&mut response, written);
         }
         response
     }
@@ -410,9 +415,9 @@ impl Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let (status, title) = of_loop(refusal.code);
+        let (status, title) = status_and_title(refusal.code);
         let mut problem =
-            Self::local(status, refusal.code.as_str(), title, refusal.detail).of_the_loop(refusal.outcome);
+            Self::local(status, refusal.code.as_str(), title, refusal.detail).by_consensus(refusal.outcome);
         problem.0.leader = refusal.leader;
         problem
     }
@@ -423,7 +428,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_503_says_when_to_try_again_and_no_other_status_does() {
+    fn only_a_503_has_retry_after() {
         for code in [Code::NoLeader, Code::NoQuorum, Code::Stopping, Code::Verifying, Code::Lagging, Code::Starting] {
             let response = Problem::from(Refusal::not_applied(code, "x")).respond(&Method::GET);
             assert_eq!((response.status().as_u16(), response.headers().contains_key(RETRY_AFTER)), (503, true));

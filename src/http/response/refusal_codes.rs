@@ -1,13 +1,13 @@
-//! What HTTP makes of the codes with which the loop, or the leader, refuses.
+//! HTTP statuses and titles of the refusal codes of the consensus layer.
 //!
-//! Not here: the failures that this room tells by itself ([`super::problem`]).
+//! See also: [`super::problem`] (the codes of HTTP itself).
 
 use warp::http::StatusCode;
 
 use crate::model::Code;
 
-/// The status and title of each code that the loop answers.
-pub(crate) fn of_loop(code: Code) -> (StatusCode, &'static str) {
+/// Returns the status and the title of a refusal code.
+pub(crate) fn status_and_title(code: Code) -> (StatusCode, &'static str) {
     use StatusCode as S;
     match code {
         Code::BadRequest => (S::BAD_REQUEST, "Bad request"),

@@ -1,10 +1,10 @@
-//! How a success looks: 200, `{"data": ..., "message": "..."}`.
+//! Successful responses: `{"data": ..., "message": "..."}`, and the headers of every response.
 //!
-//! Why: every success has one form and the same headers, whichever route it comes from.
+//! Why: every route answers a success in one form and with the same headers.
 //!
-//! Laws: the entity tag is the version and nothing else, so it can be sent back as a condition.
+//! Invariants: the ETag is the version and nothing else, so a client can send it back as a condition.
 //!
-//! Not here: failures ([`super::problem`]), and how an item looks ([`super::item_json`]).
+//! See also: [`super::problem`] (failures), [`super::item_json`] (items).
 
 use std::time::{Duration, SystemTime};
 
@@ -20,141 +20,144 @@ use super::item_json;
 use crate::http::server::memory_budget::Share;
 use crate::model::{Item, Value, Written};
 
-/// The header with the raft index that an answer of a data route is about.
+/// The header with the raft index of a read or a write.
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
-/// The header with its term.
+/// The header with the term of that index.
 const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
 
-/// The header of an answer that was given before.
+/// The header of a replayed result.
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// Keeps pages of other origins from having an answer loaded as their own image or script.
+/// Forbids pages of other origins to embed a response as an image or a script.
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-/// The ends of the years that have a date, since 1970: there the process's clock stands where the system's is beyond them.
-const ENDS: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(253_402_300_799));
-/// How many headers an answer of a data route has, and one that opens it to a page: more than a new map has room for.
+/// The range of the process's clock, 1970 to 9999, since the epoch. It stands at an end where the system's clock is beyond it.
+const CLOCK_RANGE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(253_402_300_799));
+/// The capacity for the headers of a data route with CORS. A new map has less, and would grow twice.
 const HEADERS: usize = 16;
 
-/// A 200 with this content as it is.
+/// Returns a 200 with `content` as JSON.
 pub(crate) fn json(content: &impl Serialize) -> Response {
-    json_text(serde_json::to_vec(content).expect("the answers hold nothing that has no JSON form"), None)
+    json_text(serde_json::to_vec(content).expect("bodies have string keys and numbers that JSON can hold"), None)
 }
 
-/// The answer to a write of this value: what was sent, and the version that it has now.
-pub(crate) fn stored(message: &str, key: &str, value: &Value, version: u64) -> Vec<u8> {
+/// Returns the body of a put: the value as sent, and its version.
+pub(crate) fn put_body(message: &str, key: &str, value: &Value, version: u64) -> Vec<u8> {
     let mut body = br#"{"data":"#.to_vec();
-    item_json::stored(&mut body, key, value, version);
+    item_json::open_item(&mut body, key, value, version);
     body.extend_from_slice(format!(r#"}},"message":"{message}"}}"#).as_bytes());
     body
 }
 
-/// The answer to a read of one item, as it is at `clock`.
-pub(crate) fn item(message: &str, key: &str, item: &Item, clock: u64) -> Vec<u8> {
+/// Returns the body of a read of one item, with its time to live at `clock`.
+pub(crate) fn item_body(message: &str, key: &str, item: &Item, clock: u64) -> Vec<u8> {
     let mut body = br#"{"data":"#.to_vec();
     item_json::item(&mut body, key, item, clock);
     body.extend_from_slice(format!(r#","message":"{message}"}}"#).as_bytes());
     body
 }
 
-/// A 200 with this JSON text. It keeps its `share` of the memory of answers until the client has taken it.
+/// Returns a 200 with this JSON text. The body holds `share` of the response budget until the client has read it.
 pub(crate) fn json_text(mut body: Vec<u8>, share: Option<Share>) -> Response {
-    // People look at it with curl, and their prompt comes next.
+    // With curl in a terminal the prompt follows the body.
     body.push(b'\n');
-    // A client may take its time, and what was too much room would be held as long.
+    // A slow client holds the buffer for long, so unused capacity is given back, unless it is too little to be worth a copy.
     if body.capacity() > body.len() + body.len() / 4 {
         body.shrink_to_fit();
     }
-    let mut response = Response::new(held(body.into(), share).into());
+    let mut response = Response::new(with_share(body.into(), share).into());
     let headers = response.headers_mut();
     headers.reserve(HEADERS);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// Bytes that keep their share of a budget while they live.
-pub(crate) fn held(bytes: Bytes, share: Option<Share>) -> Bytes {
+/// Returns bytes that release `share` when the last reference to them is dropped.
+pub(crate) fn with_share(bytes: Bytes, share: Option<Share>) -> Bytes {
     match share {
-        Some(share) => Bytes::from_owner(SizedBody { bytes, _share: share }),
+        Some(share) => Bytes::from_owner(BodyWithShare { bytes, _share: share }),
         None => bytes,
     }
 }
 
-struct SizedBody {
+/// A body with its share of the response budget.
+struct BodyWithShare {
     bytes: Bytes,
     _share: Share,
 }
 
-impl AsRef<[u8]> for SizedBody {
+impl AsRef<[u8]> for BodyWithShare {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// An answer without a body.
+/// Returns a response without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {
     let mut response = Response::default();
     *response.status_mut() = status;
     response
 }
 
-/// Says which version of the key the answer is about.
-pub(crate) fn tag(response: &mut Response, version: u64) {
+/// Sets the ETag to the version of the key.
+pub(crate) fn set_etag(response: &mut Response, version: u64) {
     response.headers_mut().insert(ETAG, etag(version));
 }
 
-/// The entity tag of a version.
+/// Returns the ETag of a version.
 pub(crate) fn etag(version: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{version}\"")).expect("digits in quotes are a header")
 }
 
-/// Says which raft index and term the answer is about.
-pub(crate) fn mark(response: &mut Response, index: u64, term: u64) {
+/// Sets the headers with raft index and term.
+pub(crate) fn set_raft_headers(response: &mut Response, index: u64, term: u64) {
     let headers = response.headers_mut();
     headers.insert(X_RAFT_INDEX, HeaderValue::from(index));
     headers.insert(X_RAFT_TERM, HeaderValue::from(term));
 }
 
-/// Says which entry did what the answer is about, and whether that was on an earlier request.
-pub(crate) fn mark_written(response: &mut Response, written: &Written) {
-    mark(response, written.index, written.term);
+/// Sets the headers of a write: the index and term of its entry, and whether its result is replayed.
+pub(crate) fn set_write_headers(response: &mut Response, written: &Written) {
+    set_raft_headers(response, written.index, written.term);
     if written.replayed {
         response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
 }
 
-/// The answer to a write that was done before, and of whose result only the version was kept.
+/// Returns the answer to a write whose result was too large to keep, so that only its version is left.
 pub(crate) fn truncated(message: &str, version: u64) -> Response {
     let data = serde_json::json!({ "version": version, "truncated": true });
     json(&serde_json::json!({ "data": data, "message": message }))
 }
 
-/// What OPTIONS answers: the methods that the target takes.
+/// Returns the answer to OPTIONS with the methods of a route.
 pub(crate) fn options(allow: &'static str) -> Response {
     let mut response = empty(StatusCode::NO_CONTENT);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
 }
 
-/// What every answer says: that browsers take it as the type that it has and show it to no page of another origin, what
-/// caches may do with it, and when it was given.
-pub(crate) fn complete(response: &mut Response) {
+/// Sets the headers of every response: protection against type sniffing and embedding by other origins, the date, and caching.
+pub(crate) fn set_common_headers(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     if let Some(date) = date(SystemTime::now()) {
         headers.insert(DATE, date);
     }
-    cached(response);
+    set_cache_control(response);
 }
 
-/// The time as HTTP writes it; none where the clock shows one that cannot be right (RFC 9110, section 6.6.1).
+/// Formats an HTTP date; None for an end of the clock's range. A server without a plausible clock sends no `Date` (RFC 9110,
+/// section 6.6.1).
 fn date(now: SystemTime) -> Option<HeaderValue> {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    (ENDS.0 < since && since < ENDS.1).then(|| HeaderValue::from_str(&httpdate::fmt_http_date(now)).ok()).flatten()
+    (CLOCK_RANGE.0 < since && since < CLOCK_RANGE.1)
+        .then(|| HeaderValue::from_str(&httpdate::fmt_http_date(now)).ok())
+        .flatten()
 }
 
-/// Says what caches may do with an answer: keep the value of a key, but ask each time whether it is still that one (by
-/// its entity tag), and keep nothing else.
-fn cached(response: &mut Response) {
+/// Sets `Cache-Control`: a cache may keep a response with an ETag but must revalidate it each time, and keeps nothing else.
+fn set_cache_control(response: &mut Response) {
+    // Only values of keys have an ETag that a cache can revalidate. A 404 or 412 with one must not be kept.
     let is_data = matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED);
     let how = if is_data && response.headers().contains_key(ETAG) { "no-cache" } else { "no-store" };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(how));
@@ -167,16 +170,17 @@ mod tests {
     use http_body_util::BodyExt;
 
     #[test]
-    fn a_clock_that_cannot_be_right_is_not_told() {
+    fn a_clock_outside_of_its_range_gives_no_date() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         assert_eq!(date(at(784_111_777)).unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert!(date(at(1)).is_some() && date(at(253_402_300_798)).is_some());
+        // Both ends are excluded: the clock stands there when it cannot be right.
         assert_eq!([date(at(0)), date(at(253_402_300_799)), date(at(253_402_300_800))], [None, None, None]);
         assert_eq!(date(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
     }
 
     #[tokio::test]
-    async fn an_answer_keeps_its_share_until_it_is_taken() {
+    async fn a_response_holds_its_share_until_it_is_read() {
         let all = Budget::new(100);
         let share = all.take(Source::loopback(), 40).unwrap();
         let response = json_text(b"[1]".to_vec(), Some(share));

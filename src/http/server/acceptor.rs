@@ -1,12 +1,12 @@
-//! Accepting connections, and sending away those that find no place or come during a stop.
+//! Accepting connections, and refusing those that find no slot or arrive during a shutdown.
 //!
-//! Why: a connection that is left in the system's queue hangs, and one that is in it when the port closes is reset. Both
-//! look like a broken node; a 503 says what to do.
+//! Why: a connection that is left in the listen backlog hangs, and one that is in it when the port closes is reset. Both
+//! look like a broken node; a 503 tells the client what to do.
 //!
-//! Laws: whoever is sent away costs no task and no wait ([`super::lingering_close`]). What waits when the port closes is answered
-//! before that.
+//! Invariants: a refusal costs no task and no wait ([`super::lingering_close`]). Connections in the backlog are answered
+//! before the port closes.
 //!
-//! Not here: who finds a place ([`super::connection_slots`]).
+//! See also: which connections get a slot ([`super::connection_slots`]).
 
 use std::future::{Future, pending};
 use std::io;
@@ -16,51 +16,53 @@ use slog::{Logger, debug, warn};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, sleep_until};
 
-use super::lingering_close::{LINGER, LOOK_EVERY, LingeringCloses, last_word};
+use super::lingering_close::{LINGER, LingeringCloses, POLL_INTERVAL, raw_response};
 use super::memory_budget::Source;
 use super::socket;
 use crate::http::response::problem::Problem;
 
-/// How long accepting pauses after an error, most likely no file left to open.
+/// The pause after a failed accept, most likely because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often the same trouble is logged at most.
-const LOG_EVERY: Duration = Duration::from_secs(10);
+/// The shortest time between two warnings.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the acceptor keeps of connections that have no place.
+/// The acceptor: the listener's connections, and the refused ones that linger.
 pub(crate) struct Acceptor {
-    partings: LingeringCloses,
-    look: Instant,
+    lingering: LingeringCloses,
+    next_poll: Instant,
     quiet_until: Instant,
     log: Logger,
 }
 
 impl Acceptor {
-    /// Keeps at most `most` of them for a moment.
-    pub(crate) fn new(most: usize, log: Logger) -> Self {
+    /// Creates an acceptor that lets at most `max` refused connections linger.
+    pub(crate) fn new(max: usize, log: Logger) -> Self {
         let now = Instant::now();
-        Self { partings: LingeringCloses::new(most), look: now, quiet_until: now, log }
+        Self { lingering: LingeringCloses::new(max), next_poll: now, quiet_until: now, log }
     }
 
-    /// The next connection and where it is from; None where something else was done.
+    /// Accepts the next connection, with its source; None after other work, so that the caller calls again.
     pub(crate) async fn next(&mut self, listener: &TcpListener) -> Option<(TcpStream, Source)> {
+        // `accept` is cancel safe: a connection is either returned or still in the backlog.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = sleep_until(self.look.into()), if !self.partings.is_empty() => {
-                self.partings.look();
-                self.look = Instant::now() + LOOK_EVERY;
+            () = sleep_until(self.next_poll.into()), if !self.lingering.is_empty() => {
+                self.lingering.poll();
+                self.next_poll = Instant::now() + POLL_INTERVAL;
                 return None;
             }
         };
         match accepted {
             Ok((stream, address)) => {
-                if let Err(error) = socket::prepare(&stream) {
-                    debug!(self.log, "an http connection stays as the system made it"; "error" => %error);
+                if let Err(error) = socket::configure(&stream) {
+                    debug!(self.log, "cannot set the options of an http socket"; "error" => %error);
                 }
                 Some((stream, Source::of(address.ip())))
             }
             Err(error) => {
-                // Whoever has had an answer is the first to go where files are short.
-                self.partings.close_all();
+                // Most likely EMFILE. The lingering sockets have had their response, so their descriptors are the ones to
+                // free. Without the pause this loop would spin: the connection stays in the backlog.
+                self.lingering.close_all();
                 self.warn_limited(&format!("cannot accept a connection: {error}"));
                 sleep(ACCEPT_PAUSE).await;
                 None
@@ -68,55 +70,59 @@ impl Acceptor {
         }
     }
 
-    /// Says `trouble` in the log, now and then.
-    pub(crate) fn warn_limited(&mut self, trouble: &str) {
+    /// Logs a warning, at most one every [`WARN_INTERVAL`].
+    pub(crate) fn warn_limited(&mut self, message: &str) {
         let now = Instant::now();
         if now >= self.quiet_until {
-            self.quiet_until = now + LOG_EVERY;
-            warn!(self.log, "{}", trouble);
+            self.quiet_until = now + WARN_INTERVAL;
+            warn!(self.log, "{}", message);
         }
     }
 
-    /// Sends a connection away with this answer.
-    pub(crate) fn send_away(&mut self, stream: TcpStream, word: &[u8]) {
+    /// Refuses a connection with this response.
+    pub(crate) fn refuse(&mut self, stream: TcpStream, response: &[u8]) {
         // An error means that the runtime ends.
         if let Ok(stream) = stream.into_std() {
-            self.partings.send_away(stream, word);
+            self.lingering.respond_and_close(stream, response);
         }
     }
 
-    /// Tells whoever comes that the node stops, until `drained` has ended; then whoever waits, before the port is closed.
-    /// By `end` everybody has gone.
-    pub(crate) async fn until(mut self, drained: impl Future<Output = ()>, listener: TcpListener, end: Instant) {
-        let stopping = last_word(&Problem::stopping());
-        let telling = async {
+    /// Refuses new connections with 503 `stopping` until `drained` has ended, then those in the backlog, and closes the port.
+    /// Returns by `end`, with all sockets closed.
+    pub(crate) async fn shut_down(mut self, drained: impl Future<Output = ()>, listener: TcpListener, end: Instant) {
+        let stopping = raw_response(&Problem::stopping());
+        let refusals = async {
             loop {
                 if let Some((stream, _)) = self.next(&listener).await {
-                    self.send_away(stream, &stopping);
+                    self.refuse(stream, &stopping);
                 }
             }
         };
         tokio::select! {
             () = drained => {}
-            () = telling => pending().await,
+            () = refusals => pending().await,
         }
-        self.tell_the_last(listener, &stopping);
+        // Closing a listener resets the connections in its backlog, so they are answered first, and then have a moment to read.
+        self.refuse_backlog(listener, &stopping);
         let end = end.min(Instant::now() + LINGER);
-        while !self.partings.is_empty() && Instant::now() < end {
-            sleep(LOOK_EVERY.min(end.saturating_duration_since(Instant::now()))).await;
-            self.partings.look();
+        while !self.lingering.is_empty() && Instant::now() < end {
+            sleep(POLL_INTERVAL.min(end.saturating_duration_since(Instant::now()))).await;
+            self.lingering.poll();
         }
     }
 
-    fn tell_the_last(&mut self, listener: TcpListener, word: &[u8]) {
+    /// Refuses the connections in the backlog, and closes the port.
+    fn refuse_backlog(&mut self, listener: TcpListener, response: &[u8]) {
         let Ok(listener) = listener.into_std() else { return };
-        // As many as can be waiting now; a client that asks again at once must not hold up the end.
+        // At most as many as the backlog holds: a client that reconnects at once must not hold up the end.
         for _ in 0..socket::BACKLOG {
             match listener.accept() {
-                Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => self.partings.send_away(stream, word),
+                Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
+                    self.lingering.respond_and_close(stream, response);
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Nobody waits, or no file is left to take them.
+                // The backlog is empty, or no file descriptor is free.
                 Err(_) => return,
             }
         }

@@ -1,12 +1,13 @@
-//! Which web pages may use this node.
+//! The same-origin check of requests from web pages, and CORS.
 //!
-//! Why: the node has no login, and a browser sends what any page tells it to. The page's origin is what the browser
-//! vouches for, so it decides; programs that are no browsers send none.
+//! Why: the node has no login, and a browser sends requests for any page that is open in it. The page cannot forge the
+//! `Origin` header, so the check relies on it; clients other than browsers send none.
 //!
-//! Laws: judged before anything else, on every route and method. The node's own origins come from its settings, never
-//! from the Host header, which a page of a rebound name controls. Every `Origin` header of a request must be allowed.
+//! Invariants: the check comes before everything else, on every route and method. The node's own origins come from its
+//! settings, never from the `Host` header, which a page of a rebound name controls. Every `Origin` header of a request must
+//! be allowed.
 //!
-//! Not here: pages of a rebound name, which are of this node's origin to their browser ([`super::host_guard`]).
+//! See also: DNS rebinding, where the page has this node's origin ([`super::host_guard`]).
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
@@ -19,37 +20,37 @@ use warp::http::header::{
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use crate::http::Options;
+use crate::http::options::Options;
 use crate::http::response::problem::{Problem, clip};
 
-/// With which browsers say how the page that asks and the node are related.
+/// The header with the relation between the site of the page and that of the node (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// The methods that a listed page may use.
+/// The methods that a page of an allowed origin may use.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
-/// The answer's headers that such a page may read.
+/// The response headers that such a page may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "ETag, X-Raft-Index, X-Raft-Term, X-Huskv-Node, X-Huskv-Leader, X-Huskv-Cluster, Idempotency-Replayed, \
          Retry-After, Allow",
 );
-/// The seconds for which a browser may remember a preflight.
+/// How long a browser may cache a preflight, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// The origins that may use this node, in lower case.
+/// The allowed origins, in lower case.
 #[derive(Debug)]
 pub(crate) struct BrowserGuard(BTreeSet<String>);
 
-/// What a request's `Origin` says.
+/// The result of the check.
 pub(crate) enum OriginCheck {
-    /// It has none: no browser, or no other page.
+    /// The request has no `Origin`: it is no browser's, or a same-origin GET.
     Absent,
-    /// A page that may; its origin as it was sent.
+    /// The origin is allowed; its text as it was sent.
     Allowed(HeaderValue),
-    /// A page that may not.
+    /// The origin is not allowed.
     Refused(Problem),
 }
 
 impl BrowserGuard {
-    /// The node's own origins and the listed ones.
+    /// Collects the node's own origins and the listed ones.
     pub(crate) fn new(options: &Options) -> Self {
         let local = ["localhost", "127.0.0.1", "[::1]"];
         let own = options.own_hosts.iter().map(|host| bracketed(host));
@@ -57,21 +58,23 @@ impl BrowserGuard {
         let mut origins = BTreeSet::new();
         for host in hosts {
             origins.insert(format!("http://{host}:{}", options.port).to_ascii_lowercase());
-            // Browsers leave the default port out.
+            // Browsers leave the default port out: `http://kv.example`, not `http://kv.example:80`.
             if options.port == 80 {
                 origins.insert(format!("http://{host}").to_ascii_lowercase());
             }
         }
         let listed = options.allowed_origins.iter().map(|origin| origin.trim().trim_end_matches('/'));
         origins.extend(listed.map(str::to_ascii_lowercase));
-        // What a browser sends for a page that has no origin it could name: any sandboxed frame.
+        // `Origin: null` is what a browser sends for every sandboxed frame and every file:// page. A setting of `null` would
+        // let in all of them, so it is dropped.
         origins.remove("null");
         Self(origins)
     }
 
-    /// Judges the headers of a request.
+    /// Checks the headers of a request.
     pub(crate) fn check(&self, headers: &HeaderMap) -> OriginCheck {
-        let mut verdict = OriginCheck::Absent;
+        let mut result = OriginCheck::Absent;
+        // Browsers send one `Origin`. With two of them, which one counts would depend on the reader, so both must be allowed.
         for origin in headers.get_all(ORIGIN) {
             let text = origin.to_str().unwrap_or("(not ASCII)");
             if !self.0.contains(&text.to_ascii_lowercase()) {
@@ -80,45 +83,48 @@ impl BrowserGuard {
                     clip(text)
                 )));
             }
-            verdict = OriginCheck::Allowed(origin.clone());
+            result = OriginCheck::Allowed(origin.clone());
         }
-        // A browser tells where a request without an origin comes from too: an image, a script, a link of another site.
+        // `<img src="http://node:2221/store/k">` sends no `Origin`, but `Sec-Fetch-Site: cross-site`. Same-site pages and
+        // typed addresses (`none`) pass.
         let cross_site = |site: &HeaderValue| site.as_bytes().eq_ignore_ascii_case(b"cross-site");
-        if matches!(verdict, OriginCheck::Absent) && headers.get_all(SEC_FETCH_SITE).iter().any(cross_site) {
+        if matches!(result, OriginCheck::Absent) && headers.get_all(SEC_FETCH_SITE).iter().any(cross_site) {
             let detail = "pages of other sites may not use this node (http.allowed_origins)";
             return OriginCheck::Refused(Problem::cross_origin(detail));
         }
-        verdict
+        result
     }
 }
 
-/// Whether a request is a browser's question if it may send another one.
+/// Whether a request is a CORS preflight.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The answer to a preflight of an allowed origin.
-pub(crate) fn preflight(asked: &HeaderMap) -> Response {
+/// Answers a preflight from an allowed origin.
+pub(crate) fn preflight(request: &HeaderMap) -> Response {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-    if let Some(wanted) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+    // Which headers are valid is checked with the request itself, so any is allowed here.
+    if let Some(wanted) = request.get(ACCESS_CONTROL_REQUEST_HEADERS) {
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
     }
     response
 }
 
-/// Lets the page of an allowed origin read the answer.
-pub(crate) fn open(response: &mut Response, origin: HeaderValue) {
+/// Lets a page of this origin read the response.
+pub(crate) fn allow_origin(response: &mut Response, origin: HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    // The response differs by origin, so a cache must not serve it to another one.
     headers.append(VARY, HeaderValue::from_static("Origin"));
 }
 
-/// A host as it stands in a URL.
+/// Writes a host as a URL has it, with IPv6 addresses in brackets.
 fn bracketed(host: &str) -> String {
     if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() }
 }
@@ -172,8 +178,8 @@ mod tests {
             let mut headers = HeaderMap::from_iter([(SEC_FETCH_SITE, HeaderValue::from_static(site))]);
             headers.extend(origin.map(|origin| (ORIGIN, HeaderValue::from_static(origin))));
             let options = Options { allowed_origins: vec!["https://ui.example.org".into()], ..options.clone() };
-            let verdict = BrowserGuard::new(&options).check(&headers);
-            assert_eq!(matches!(verdict, OriginCheck::Refused(_)), refused, "{site} {origin:?}");
+            let result = BrowserGuard::new(&options).check(&headers);
+            assert_eq!(matches!(result, OriginCheck::Refused(_)), refused, "{site} {origin:?}");
         }
     }
 

@@ -1,15 +1,24 @@
-//! The places that connections take.
+//! Connection slots: how many connections may be open, and which one is evicted for the next.
 //!
-//! Why: connections are bounded, and clients keep more of them open than they use. A node whose places are all taken by
-//! idle ones must not look dead to whoever probes it, nor refuse whoever has something to ask.
+//! Why: connections are bounded, and clients keep more of them open than they use. A node whose slots are all taken by idle
+//! connections must neither look dead to a health probe nor refuse a client that has a request.
 //!
-//! Laws: where few places are left, a new connection takes that of an idle one: of the address that holds the most, the
-//! one that has been idle for longest. One whose request has begun and does not end is idle too. Where none is, some
-//! places are kept: half for this machine, half for probes. There whoever has not asked yet gives way at once, so that no
-//! number of connections that only begin to ask keeps a probe out. Where all are busy, the connection is refused at once.
-//! No connection that was asked something gives way.
+//! Invariants: a connection with a request under way is never evicted ([`super::activity`]). Where the general slots are
+//! taken, a new connection takes that of an idle one: of the address with the most connections, the one idle for longest. A
+//! connection whose head does not get complete counts as idle. Where no connection is idle, some slots are reserved: half
+//! for this machine, half for health probes. From a reserved slot a connection without a complete head is evicted at once,
+//! so connections that only begin a request cannot lock probes out. Where all slots are busy, a new connection is refused
+//! at once.
 //!
-//! Not here: which request is a probe ([`super::host_guard`]), and what a refused client is told ([`crate::http::server`]).
+//! ```text
+//!   http.connections = 4096
+//!   |<------------ 4032 general -------------->|<- 32 local ->|<- 32 probe ->|
+//!     any connection; idle ones are evicted       loopback       any that may be a probe
+//!                                                 once the general ones are all busy
+//! ```
+//!
+//! See also: which request is a probe ([`super::host_guard`]), and the response to a refused connection
+//! ([`crate::http::server`]).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -19,99 +28,104 @@ use tokio::sync::Semaphore;
 
 use super::activity::Activity;
 use super::memory_budget::Source;
-use super::socket::Seen;
+use super::socket::PeekedRequest;
 
-/// The most places that are kept.
-const KEPT: usize = 64;
-/// How many connections that gave their places up are read from a little longer, and how many that never had one.
-const PARTINGS: (usize, usize) = (4, 64);
-const REFUSED: (usize, usize) = (8, 512);
-/// The part of all places that they are, as a divisor.
-const PARTINGS_PART: usize = 8;
-/// The part of all places that are kept at most, as a divisor.
-const KEPT_PART: usize = 8;
+/// The most reserved slots.
+const MAX_RESERVED: usize = 64;
+/// The share of all slots that is reserved at most, as a divisor.
+const RESERVED_DIVISOR: usize = 8;
+/// How many evicted connections, and how many refused ones, may linger at once: least and most.
+const LINGERING_EVICTED: (usize, usize) = (4, 64);
+const LINGERING_REFUSED: (usize, usize) = (8, 512);
+/// Between these bounds it is a share of all slots, as a divisor.
+const LINGERING_DIVISOR: usize = 8;
 
-/// All places of a server.
+/// All slots of a server.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlots {
-    most: usize,
-    /// Whoever has given up a place, and is read from a little longer so that the last answer arrives.
-    pub(crate) partings: Semaphore,
+    max: usize,
+    /// Connections that have given up their slots and linger, so that their last responses arrive.
+    pub(crate) lingering: Semaphore,
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     next: u64,
-    connections: HashMap<u64, (Source, Kind, Arc<Activity>)>,
+    connections: HashMap<u64, (Source, SlotKind, Arc<Activity>)>,
     by_source: HashMap<Source, usize>,
     by_kind: [usize; 3],
 }
 
-/// What a place is for.
+/// What a slot may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Anything.
-    Open,
-    /// Anything that this machine asks; it is one of those that are kept.
+pub(crate) enum SlotKind {
+    /// Any connection.
+    General,
+    /// Any connection from this machine; reserved.
     Local,
-    /// Probes; it is one of those that are kept.
+    /// Health probes; reserved.
     Probe,
 }
 
-/// The place of one connection, until it is dropped.
+/// The slot of one connection, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
-    /// All places.
-    pub(crate) places: Arc<ConnectionSlots>,
+    /// All slots.
+    pub(crate) slots: Arc<ConnectionSlots>,
     number: u64,
-    /// Whose it is.
+    /// Where the connection comes from.
     pub(crate) source: Source,
-    /// What it is for.
-    pub(crate) kind: Kind,
+    /// What the slot may be used for.
+    pub(crate) kind: SlotKind,
     /// What the connection does.
     pub(crate) activity: Arc<Activity>,
 }
 
 impl ConnectionSlots {
-    /// So many places, all free.
-    pub(crate) fn new(most: usize) -> Arc<Self> {
-        let partings = Semaphore::new((most / PARTINGS_PART).clamp(PARTINGS.0, PARTINGS.1));
-        Arc::new(Self { most, partings, taken: Mutex::default() })
+    /// Creates `max` free slots.
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        let lingering = Semaphore::new((max / LINGERING_DIVISOR).clamp(LINGERING_EVICTED.0, LINGERING_EVICTED.1));
+        Arc::new(Self { max, lingering, taken: Mutex::default() })
     }
 
-    /// How many of those for whom there is no place are read from a little longer.
-    pub(crate) fn refused(&self) -> usize {
-        (self.most / PARTINGS_PART).clamp(REFUSED.0, REFUSED.1)
+    /// How many refused connections may linger.
+    pub(crate) fn max_lingering_refused(&self) -> usize {
+        (self.max / LINGERING_DIVISOR).clamp(LINGERING_REFUSED.0, LINGERING_REFUSED.1)
     }
 
-    /// Whether only places that are kept are free: then it counts what a connection asks.
-    pub(crate) fn are_few(&self) -> bool {
-        self.taken().by_kind[Kind::Open as usize] >= self.most - self.kept()
+    /// Whether only reserved slots are free, so that [`ConnectionSlots::take`] depends on what a connection requests.
+    pub(crate) fn general_are_taken(&self) -> bool {
+        self.taken().by_kind[SlotKind::General as usize] >= self.max - self.reserved()
     }
 
-    fn kept(&self) -> usize {
-        KEPT.min(self.most / KEPT_PART)
+    fn reserved(&self) -> usize {
+        MAX_RESERVED.min(self.max / RESERVED_DIVISOR)
     }
 
-    /// A place for a connection from `source`, of whose request so much was seen; None where there is none.
-    pub(crate) fn take(self: &Arc<Self>, source: Source, seen: Seen) -> Option<ConnectionSlot> {
-        let kept = self.kept();
+    /// Takes a slot for a connection from `source`, evicting an idle one for it if need be; None where there is none.
+    /// `request` is what has been peeked of its first request.
+    pub(crate) fn take(self: &Arc<Self>, source: Source, request: PeekedRequest) -> Option<ConnectionSlot> {
+        let reserved = self.reserved();
         let mut taken = self.taken();
-        let (local, probes) = (kept / 2, kept - kept / 2);
-        let mut free = |kind: Kind, most| taken.by_kind[kind as usize] < most || taken.make_room(kind);
-        let kind = if free(Kind::Open, self.most - kept) {
-            Kind::Open
-        } else if source.is_loopback() && local > 0 && free(Kind::Local, local) {
-            Kind::Local
-        } else if probes > 0 && !seen.no_probe && free(Kind::Probe, probes) {
-            Kind::Probe
+        let (local, probes) = (reserved / 2, reserved - reserved / 2);
+        let mut is_free = |kind: SlotKind, max| taken.by_kind[kind as usize] < max || taken.evict_one(kind);
+        // The order matters: a probe must not use up a reserved slot while a general one can be had, and a local client not
+        // one for probes while it has a local one. With 32 slots (28 + 2 + 2) and all of them busy, connections 29 and 30
+        // from loopback get Local, 31 and 32 get Probe, and one from elsewhere starts with Probe.
+        let kind = if is_free(SlotKind::General, self.max - reserved) {
+            SlotKind::General
+        } else if source.is_loopback() && local > 0 && is_free(SlotKind::Local, local) {
+            SlotKind::Local
+        } else if probes > 0 && !request.is_no_probe && is_free(SlotKind::Probe, probes) {
+            // A connection whose first line has not arrived may be a probe; `answer` refuses it later if it is none.
+            SlotKind::Probe
         } else {
             return None;
         };
         let activity = Arc::<Activity>::default();
-        if seen.whole {
-            activity.asked();
+        if request.head_complete {
+            activity.head_complete();
         }
         taken.next += 1;
         let number = taken.next;
@@ -119,7 +133,7 @@ impl ConnectionSlots {
         *taken.by_source.entry(source).or_default() += 1;
         taken.by_kind[kind as usize] += 1;
         drop(taken);
-        Some(ConnectionSlot { places: Arc::clone(self), number, source, kind, activity })
+        Some(ConnectionSlot { slots: Arc::clone(self), number, source, kind, activity })
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -128,24 +142,28 @@ impl ConnectionSlots {
 }
 
 impl Taken {
-    /// Has an idle connection with a place of this kind leave, if there is one.
-    fn make_room(&mut self, of: Kind) -> bool {
-        let hurry = of != Kind::Open;
+    /// Evicts an idle connection from a slot of this kind; false where none is idle.
+    fn evict_one(&mut self, of: SlotKind) -> bool {
+        let eager = of != SlotKind::General;
         loop {
+            // The largest of (connections of its address, idle for longest, oldest). Example: 10.0.0.1 has 3 connections
+            // idle since 5 s, 10.0.0.2 has 200 idle since 1 s: one of 10.0.0.2 goes, although it is idle for a shorter time.
             let idle = self.connections.iter().filter_map(|(number, (source, kind, activity))| {
-                let since = activity.idle_since(hurry).filter(|_| *kind == of)?;
+                let since = activity.evictable_since(eager).filter(|_| *kind == of)?;
                 Some((self.by_source.get(source).copied().unwrap_or(0), Reverse(since), Reverse(*number)))
             });
             let Some((_, _, Reverse(number))) = idle.max() else { return false };
-            // It may have been asked something in this moment.
-            let leaves = self.connections.get(&number).is_some_and(|(_, _, activity)| activity.leave(hurry));
-            if leaves {
+            // Its task may have read a request since the look above; `evict` decides, and on false the search is repeated.
+            let evicted = self.connections.get(&number).is_some_and(|(_, _, activity)| activity.evict(eager));
+            if evicted {
+                // Its task still runs until it has closed the socket. The slot is free at once, or a burst would find none.
                 self.remove(number);
                 return true;
             }
         }
     }
 
+    /// Frees a slot; no effect where an eviction has freed it.
     fn remove(&mut self, number: u64) {
         let Some((source, kind, _)) = self.connections.remove(&number) else { return };
         self.by_kind[kind as usize] -= 1;
@@ -160,7 +178,7 @@ impl Taken {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.places.taken().remove(self.number);
+        self.slots.taken().remove(self.number);
     }
 }
 
@@ -174,70 +192,77 @@ mod tests {
         Source::of(IpAddr::from([10, 0, 0, last]))
     }
 
-    fn busy(places: &Arc<ConnectionSlots>, source: Source) -> Option<ConnectionSlot> {
-        let place = places.take(source, Seen::default())?;
-        assert!(place.activity.begin());
-        Some(place)
+    fn busy(slots: &Arc<ConnectionSlots>, source: Source) -> Option<ConnectionSlot> {
+        let slot = slots.take(source, PeekedRequest::default())?;
+        assert!(slot.activity.begin_request());
+        Some(slot)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_longest_idle_one_of_whoever_holds_the_most_gives_way() {
-        let places = ConnectionSlots::new(32);
-        let few = places.take(from(1), Seen::default()).unwrap();
-        let many: Vec<_> = (0..27).map(|_| places.take(from(2), Seen::default()).unwrap()).collect();
-        assert!(many[0].activity.begin());
-        assert_eq!(places.take(from(3), Seen::default()).unwrap().kind, Kind::Probe, "what they ask may be on its way");
+    async fn the_longest_idle_connection_of_the_address_with_the_most_is_evicted() {
+        let slots = ConnectionSlots::new(32);
+        let few = slots.take(from(1), PeekedRequest::default()).unwrap();
+        let many: Vec<_> = (0..27).map(|_| slots.take(from(2), PeekedRequest::default()).unwrap()).collect();
+        assert!(many[0].activity.begin_request());
+        assert_eq!(
+            slots.take(from(3), PeekedRequest::default()).unwrap().kind,
+            SlotKind::Probe,
+            "their requests may be on the way"
+        );
         tokio::time::advance(Duration::from_millis(250)).await;
-        let next = places.take(from(3), Seen::default()).unwrap();
-        assert_eq!(next.kind, Kind::Open);
-        assert!(many[1].activity.is_leaving(), "the first one is busy");
-        assert!(!few.activity.is_leaving() && !many[0].activity.is_leaving() && !many[2].activity.is_leaving());
-        assert_eq!(places.take(from(2), Seen::default()).unwrap().kind, Kind::Open, "its own next one");
-        assert!(many[2].activity.is_leaving());
+        let next = slots.take(from(3), PeekedRequest::default()).unwrap();
+        assert_eq!(next.kind, SlotKind::General);
+        assert!(many[1].activity.is_evicted(), "the first one is busy");
+        assert!(!few.activity.is_evicted() && !many[0].activity.is_evicted() && !many[2].activity.is_evicted());
+        assert_eq!(slots.take(from(2), PeekedRequest::default()).unwrap().kind, SlotKind::General, "its own next one");
+        assert!(many[2].activity.is_evicted());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_only_begins_to_ask_gives_way_and_from_the_kept_places_too() {
-        let places = ConnectionSlots::new(32);
+    async fn an_incomplete_head_is_evicted_from_reserved_slots_too() {
+        let slots = ConnectionSlots::new(32);
         let slow = |source| {
-            let place = places.take(source, Seen::default())?;
-            place.activity.heard();
-            Some(place)
+            let slot = slots.take(source, PeekedRequest::default())?;
+            slot.activity.bytes_received();
+            Some(slot)
         };
         let all: Vec<_> = (0..32).map_while(|_| slow(Source::loopback())).collect();
-        let kinds = |all: &[ConnectionSlot], kind| all.iter().filter(|place| place.kind == kind).count();
-        assert_eq!((kinds(&all, Kind::Open), kinds(&all, Kind::Local)), (28, 4));
-        assert!(all[28].activity.is_leaving() && !all[31].activity.is_leaving(), "those who are kept go at once");
-        assert!(all[..28].iter().all(|place| !place.activity.is_leaving()), "their requests may be on their way");
-        assert!(places.take(from(1), Seen { no_probe: true, whole: false }).is_none(), "no place for anything else");
-        let probe = places.take(from(1), Seen { whole: true, no_probe: false }).unwrap();
-        assert_eq!(probe.kind, Kind::Probe);
+        let kinds = |all: &[ConnectionSlot], kind| all.iter().filter(|slot| slot.kind == kind).count();
+        assert_eq!((kinds(&all, SlotKind::General), kinds(&all, SlotKind::Local)), (28, 4));
+        assert!(all[28].activity.is_evicted() && !all[31].activity.is_evicted(), "in a reserved slot at once");
+        assert!(all[..28].iter().all(|slot| !slot.activity.is_evicted()), "their requests may be on the way");
+        assert!(
+            slots.take(from(1), PeekedRequest { is_no_probe: true, head_complete: false }).is_none(),
+            "no slot for anything else"
+        );
+        let probe = slots.take(from(1), PeekedRequest { head_complete: true, is_no_probe: false }).unwrap();
+        assert_eq!(probe.kind, SlotKind::Probe);
         let others: Vec<_> = (0..50).map(|_| slow(from(1)).unwrap()).collect();
-        assert_eq!(kinds(&others, Kind::Probe), 50);
-        assert!(!probe.activity.is_leaving(), "whoever has asked is answered");
+        assert_eq!(kinds(&others, SlotKind::Probe), 50);
+        assert!(!probe.activity.is_evicted(), "a complete head is answered");
         drop((probe, others));
         tokio::time::advance(Duration::from_secs(1)).await;
-        let busy: Vec<_> = (0..30).map(|_| busy(&places, from(1)).unwrap()).collect();
-        assert_eq!((kinds(&busy, Kind::Open), kinds(&busy, Kind::Probe)), (28, 2));
+        let busy: Vec<_> = (0..30).map(|_| busy(&slots, from(1)).unwrap()).collect();
+        assert_eq!((kinds(&busy, SlotKind::General), kinds(&busy, SlotKind::Probe)), (28, 2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_none_is_idle_some_are_kept_for_this_machine_and_for_probes() {
-        let places = ConnectionSlots::new(32);
-        let all: Vec<_> = (0..28).map(|_| busy(&places, Source::loopback()).unwrap()).collect();
-        let kept: Vec<_> = (0..4).map(|_| busy(&places, Source::loopback()).unwrap()).collect();
-        let kinds: Vec<_> = kept.iter().map(|place| place.kind).collect();
-        drop(kept);
-        assert_eq!(kinds, [Kind::Local, Kind::Local, Kind::Probe, Kind::Probe]);
-        assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Probe);
-        let kept: Vec<_> = (0..2).map(|_| busy(&places, from(1)).unwrap()).collect();
-        assert!(busy(&places, from(1)).is_none(), "all are taken");
-        assert_eq!(busy(&places, Source::loopback()).unwrap().kind, Kind::Local);
-        drop(kept);
-        all[5].activity.done();
+    async fn where_none_is_idle_some_are_reserved_for_this_machine_and_for_probes() {
+        let slots = ConnectionSlots::new(32);
+        let all: Vec<_> = (0..28).map(|_| busy(&slots, Source::loopback()).unwrap()).collect();
+        let reserved: Vec<_> = (0..4).map(|_| busy(&slots, Source::loopback()).unwrap()).collect();
+        let kinds: Vec<_> = reserved.iter().map(|slot| slot.kind).collect();
+        drop(reserved);
+        assert_eq!(kinds, [SlotKind::Local, SlotKind::Local, SlotKind::Probe, SlotKind::Probe]);
+        assert_eq!(busy(&slots, from(1)).unwrap().kind, SlotKind::Probe);
+        let reserved: Vec<_> = (0..2).map(|_| busy(&slots, from(1)).unwrap()).collect();
+        assert!(busy(&slots, from(1)).is_none(), "all are taken");
+        assert_eq!(busy(&slots, Source::loopback()).unwrap().kind, SlotKind::Local);
+        drop(reserved);
+        all[5].activity.response_done();
         tokio::time::advance(Duration::from_millis(250)).await;
-        assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Open);
+        assert_eq!(busy(&slots, from(1)).unwrap().kind, SlotKind::General);
         drop(all);
-        assert_eq!(busy(&places, from(1)).unwrap().kind, Kind::Open);
+        assert_eq!(busy(&slots, from(1)).unwrap().kind, SlotKind::General);
     }
 }

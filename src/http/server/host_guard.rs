@@ -3,11 +3,11 @@
 //! Why: a page of evil.example may have its own name point to this node, and is of the same origin then, so that a
 //! browser lets it read every answer and sends no `Origin` with its GETs. But it sends `Host: evil.example`.
 //!
-//! Laws: exactly one `Host`; only HTTP/1.0 may go without. A rebinding page needs a name that somebody can register, so
-//! what no public domain can be called is let in where the node is not on loopback. What probes ask ([`PROBES`]) is
-//! answered for any host, with nothing but its status.
+//! Invariants: exactly one `Host`; only HTTP/1.0 may go without. A rebinding page needs a name that can be registered, so
+//! names that cannot be public domains are let in where the node is not on loopback. Health probes ([`PROBES`]) are
+//! answered for any host, with nothing but their status.
 //!
-//! Not here: pages that say where they come from ([`super::browser_guard`]).
+//! See also: the check of the page's origin ([`super::browser_guard`]).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,12 +16,12 @@ use warp::http::Version;
 use warp::http::header::HOST;
 use warp::http::request::Parts;
 
-use crate::http::Options;
+use crate::http::options::Options;
 use crate::http::response::problem::{Problem, clip};
 
 /// Paths that load balancers and orchestrators ask for under any name.
 const PROBES: [&str; 3] = ["/health", "/livez", "/readyz"];
-/// Domains that nobody can register (RFC 6762, RFC 8375, ICANN's reservation of `.internal`; Kubernetes' services).
+/// Domains that cannot be registered (RFC 6762, RFC 8375, ICANN's reservation of `.internal`; Kubernetes' services).
 const PRIVATE: [&str; 4] = [".local", ".internal", ".home.arpa", ".svc"];
 /// The longest name, as in DNS with its last dot.
 const HOST_BYTES: usize = 254;
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    fn judged(hosts: &HostGuard, name: &str) -> u16 {
+    fn status_of(hosts: &HostGuard, name: &str) -> u16 {
         status(hosts, "/store/k", Version::HTTP_11, &[name])
     }
 
@@ -164,17 +164,17 @@ mod tests {
         for known in
             ["localhost", "localhost:1", "LOCALHOST.:80", "kv.localhost", "127.0.0.1:2221", "127.9.9.9", "[::1]:5"]
         {
-            assert_eq!(judged(&hosts, known), 200, "{known}");
+            assert_eq!(status_of(&hosts, known), 200, "{known}");
         }
         for foreign in
             ["evil.example:2221", "kv.example", "10.0.0.1", "box", "localhost.evil.example", "127.0.0.1.evil.example"]
         {
-            assert_eq!(judged(&hosts, foreign), 421, "{foreign}");
+            assert_eq!(status_of(&hosts, foreign), 421, "{foreign}");
         }
     }
 
     #[test]
-    fn elsewhere_so_is_what_nobody_can_register_and_what_the_cluster_is_called() {
+    fn elsewhere_names_that_cannot_be_registered_and_those_of_members_are_known() {
         let hosts = HostGuard::new(&Options {
             loopback: false,
             own_hosts: vec!["0.0.0.0".into(), "KV.example".into()],
@@ -198,13 +198,13 @@ mod tests {
             "seed.example.org",
             "kv-1.example.org:2221",
         ] {
-            assert_eq!(judged(&hosts, known), 200, "{known}");
+            assert_eq!(status_of(&hosts, known), 200, "{known}");
         }
         for foreign in ["evil.example", "local.evil.example", "notlocal.com", "kv-1.example.org.evil.example"] {
-            assert_eq!(judged(&hosts, foreign), 421, "{foreign}");
+            assert_eq!(status_of(&hosts, foreign), 421, "{foreign}");
         }
         let any = HostGuard::new(&Options { allowed_hosts: vec!["*".into()], ..options() });
-        assert_eq!(judged(&any, "evil.example"), 200);
+        assert_eq!(status_of(&any, "evil.example"), 200);
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
             "[x]",
             "[::1]80",
         ] {
-            assert_eq!(judged(&hosts, broken), 400, "{broken}");
+            assert_eq!(status_of(&hosts, broken), 400, "{broken}");
         }
         assert_eq!(status(&hosts, "/", Version::HTTP_11, &[]), 400);
         assert_eq!(status(&hosts, "/", Version::HTTP_11, &["localhost", "localhost"]), 400);

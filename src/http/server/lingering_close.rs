@@ -1,14 +1,15 @@
-//! Connections that are sent away with a word, and without a place.
+//! Lingering close of refused connections: a response, a FIN, and reading until the client has it.
 //!
-//! Why: a socket that is closed with unread bytes resets the connection, and so does one that gets some later; a client
-//! whose request crosses our answer could lose it. So what has come is read off, our side is closed, and the socket is
-//! kept for a moment. A task for each would cost more than the answer.
+//! Why: a socket that is closed with unread bytes resets its connection, and so does one to which more bytes arrive later.
+//! A client whose request crosses the response could lose the response to the reset. So what has arrived is read, the write
+//! side is shut down, and the socket is kept for a moment (RFC 9112, section 9.6). A task for each would cost more than the
+//! response.
 //!
-//! Laws: the answer is written at once, whatever the client does; it fits into the system's buffer. No more than
-//! [`LingeringCloses::new`] says are kept, for at most [`LINGER`]: where there are more, the one that has been here for longest
-//! is closed first. Nothing here waits.
+//! Invariants: the response is written at once, whatever the client does: it fits into the socket's buffer. At most
+//! [`LingeringCloses::new`]'s number of sockets are kept, for at most [`LINGER`]; beyond that number the oldest is closed.
+//! Nothing here waits.
 //!
-//! Not here: who is sent away ([`super::connection_slots`]).
+//! See also: which connections are refused ([`super::connection_slots`]).
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -19,76 +20,85 @@ use warp::http::Method;
 
 use crate::http::response::problem::Problem;
 
-/// How long a connection that we end is still read from, so that the last answer is not lost to a reset.
+/// How long a connection that the node ends is still read.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
-/// How often those that are kept are to be looked at.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How many bytes are read off at once, and how often one after the other.
-const SCRAP_BYTES: usize = 16 << 10;
-const READS: usize = 8;
+/// How often the caller polls the sockets that linger.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// The bytes of one read, and the most reads of one socket in a row.
+const BUFFER_BYTES: usize = 16 << 10;
+const MAX_READS: usize = 8;
 
-/// The whole answer of a connection that is sent away because of `problem`.
-pub(crate) fn last_word(problem: &Problem) -> Vec<u8> {
+/// The bytes of a whole HTTP response with `problem`, which closes the connection.
+pub(crate) fn raw_response(problem: &Problem) -> Vec<u8> {
+    // Written by hand because hyper has not taken the connection, or has given it up. The request's method is unknown, so
+    // the body has the `outcome` that a write needs.
     let body = String::from_utf8(problem.to_json(&Method::POST)).unwrap_or_default();
     let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n\
                 Cache-Control: no-store\r\nConnection: close\r\nContent-Length";
     format!("{head}: {}\r\n\r\n{body}\n", body.len() + 1).into_bytes()
 }
 
-/// Those who are on their way out.
+/// The sockets that linger.
 pub(crate) struct LingeringCloses {
-    most: usize,
-    all: VecDeque<(Instant, TcpStream)>,
-    scrap: Box<[u8]>,
+    max: usize,
+    /// Each with its end; the earliest first.
+    sockets: VecDeque<(Instant, TcpStream)>,
+    buffer: Box<[u8]>,
 }
 
 impl LingeringCloses {
-    /// Room for `most` of them.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { most, all: VecDeque::new(), scrap: vec![0; SCRAP_BYTES].into() }
+    /// Room for `max` sockets.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, sockets: VecDeque::new(), buffer: vec![0; BUFFER_BYTES].into() }
     }
 
-    /// Closes all of them.
+    /// Closes all sockets at once.
     pub(crate) fn close_all(&mut self) {
-        self.all.clear();
+        self.sockets.clear();
     }
 
-    /// Whether nobody is kept.
+    /// Whether no socket lingers.
     pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.sockets.is_empty()
     }
 
-    /// Tells the client of `stream`, which does not block, the `word`, and keeps it for a moment.
-    pub(crate) fn send_away(&mut self, stream: TcpStream, word: &[u8]) {
-        // What is read before the answer cannot reset it.
-        let goes_on = self.read_off(&stream);
-        let told = matches!((&stream).write(word), Ok(written) if written == word.len());
-        // An error means that the client has gone; one that has closed its side sends nothing that could reset anything.
-        if !told || stream.shutdown(Shutdown::Write).is_err() || !goes_on {
+    /// Writes `response` to a non-blocking `stream`, sends a FIN, and lets the socket linger.
+    pub(crate) fn respond_and_close(&mut self, stream: TcpStream, response: &[u8]) {
+        // Without lingering, in packets, `C` the client:
+        //   C: request, first half     node: 503, close()     C: request, second half     node: RST
+        // and the RST makes C's system drop the 503 if C has not read it yet. Reading first, a FIN instead of a close, and
+        // reading on until C has seen the FIN and closed its side leaves no byte that could cause the RST.
+        let is_open = self.drain(&stream);
+        let written = matches!((&stream).write(response), Ok(written) if written == response.len());
+        // An error means that the client is gone. A client that has sent its FIN sends nothing that could cause a reset, so
+        // the plain close that follows from the drop is enough.
+        if !written || stream.shutdown(Shutdown::Write).is_err() || !is_open {
             return;
         }
-        self.all.push_back((Instant::now() + LINGER, stream));
-        while self.all.len() > self.most {
-            if let Some((_, oldest)) = self.all.pop_front() {
-                self.read_off(&oldest);
+        self.sockets.push_back((Instant::now() + LINGER, stream));
+        while self.sockets.len() > self.max {
+            if let Some((_, oldest)) = self.sockets.pop_front() {
+                // Closed before its time: at least nothing that has arrived so far is unread.
+                self.drain(&oldest);
             }
         }
     }
 
-    /// Reads off what has come, and closes those who have closed their side or were kept for long enough.
-    pub(crate) fn look(&mut self) {
+    /// Reads what has arrived, and closes the sockets whose clients have closed their side or whose time is over.
+    pub(crate) fn poll(&mut self) {
         let now = Instant::now();
-        for (until, stream) in std::mem::take(&mut self.all) {
-            if self.read_off(&stream) && now < until {
-                self.all.push_back((until, stream));
+        for (until, stream) in std::mem::take(&mut self.sockets) {
+            if self.drain(&stream) && now < until {
+                self.sockets.push_back((until, stream));
             }
         }
     }
 
-    /// Reads off what has come; false where nothing more can.
-    fn read_off(&mut self, mut stream: &TcpStream) -> bool {
-        for _ in 0..READS {
-            match stream.read(&mut self.scrap) {
+    /// Reads and discards what has arrived; false where no more can arrive.
+    fn drain(&mut self, mut stream: &TcpStream) -> bool {
+        // Bounded, or a client that sends faster than this reads would keep the acceptor here.
+        for _ in 0..MAX_READS {
+            match stream.read(&mut self.buffer) {
                 Ok(0) => return false,
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -104,51 +114,51 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// A client and its socket here.
+    /// The two ends of a connection: client, server.
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (ours, _) = listener.accept().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        (client, ours)
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        (client, server)
     }
 
     #[test]
-    fn all_are_told_and_the_last_ones_are_kept() {
-        let mut partings = LingeringCloses::new(2);
+    fn all_clients_get_the_response_and_the_latest_sockets_linger() {
+        let mut closes = LingeringCloses::new(2);
         let mut clients = Vec::new();
         for _ in 0..5 {
-            let (mut client, ours) = pair();
+            let (mut client, server) = pair();
             client.write_all(&[b'x'; 1000]).unwrap();
-            partings.send_away(ours, b"word");
+            closes.respond_and_close(server, b"response");
             clients.push(client);
         }
-        assert_eq!(partings.all.len(), 2);
+        assert_eq!(closes.sockets.len(), 2);
         for client in &mut clients {
-            let mut word = String::new();
-            client.read_to_string(&mut word).unwrap();
-            assert_eq!(word, "word");
+            let mut response = String::new();
+            client.read_to_string(&mut response).unwrap();
+            assert_eq!(response, "response");
         }
-        // Those who send on meanwhile are not reset.
+        // Clients that send on meanwhile are not reset.
         clients[4].write_all(b"more").unwrap();
-        partings.look();
-        assert_eq!(partings.all.len(), 2);
+        closes.poll();
+        assert_eq!(closes.sockets.len(), 2);
         clients[4].write_all(b"more").unwrap();
         drop(clients);
-        while !partings.is_empty() {
-            partings.look();
+        while !closes.is_empty() {
+            closes.poll();
         }
     }
 
     #[test]
-    fn a_client_that_said_all_it_has_to_say_is_told_too() {
-        let (mut client, ours) = pair();
+    fn a_client_that_has_sent_its_fin_gets_the_response_too() {
+        let (mut client, server) = pair();
         client.write_all(b"request").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        let mut partings = LingeringCloses::new(2);
-        partings.send_away(ours, b"word");
-        let mut word = String::new();
-        client.read_to_string(&mut word).unwrap();
-        assert_eq!(word, "word");
+        let mut closes = LingeringCloses::new(2);
+        closes.respond_and_close(server, b"response");
+        let mut response = String::new();
+        client.read_to_string(&mut response).unwrap();
+        assert_eq!(response, "response");
     }
 }

@@ -1,14 +1,14 @@
-//! Memory that clients hold at their own speed, divided among the addresses that they come from.
+//! Memory budgets: bytes that clients make the node hold, shared out by client address.
 //!
-//! Why: a body stays in memory until its client has sent it, an answer until its client has taken it. One budget for
-//! all, first come first served, belongs to whoever is slowest.
+//! Why: a request body stays in memory until its client has sent it, a response until its client has taken it. With one
+//! budget in order of arrival, the slowest clients would own all of it.
 //!
-//! Laws: an address takes at most as much as it leaves free, so one alone has half, two have a third each, and another
-//! one always finds some (dynamic thresholds, Choudhury and Hahne 1998). What is small has a reserve that nothing large
-//! can take. Nobody stands in line: what does not fit is refused, and who waits for room looks again at all that is given
-//! back. All loopback addresses are one.
+//! Invariants: an address holds at most as many bytes as it leaves free (dynamic thresholds, Choudhury and Hahne 1998), so
+//! one address alone gets half of a budget, two get a third each, and a new one always finds some. Small shares
+//! ([`SMALL_BYTES`]) have a reserve that large ones cannot take. There is no queue: what does not fit is refused, and a
+//! caller that waits tries again at each release. All loopback addresses are one address.
 //!
-//! Not here: how slow a client may be ([`super::min_rate`]).
+//! See also: the least rate of a client ([`super::min_rate`]).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,16 +18,18 @@ use tokio::sync::Notify;
 
 /// The largest share that may come out of the reserve, in bytes.
 pub(crate) const SMALL_BYTES: usize = 16 << 10;
-/// The part of a budget that is its reserve, as a divisor.
-const RESERVE: usize = 16;
+/// The size of the reserve as a part of the budget, as a divisor.
+const RESERVE_DIVISOR: usize = 16;
 
-/// Where a connection comes from, as far as shares are concerned.
+/// The address that a client's connections are counted under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Source(IpAddr);
 
 impl Source {
-    /// The source of connections from `address`. An IPv6 host has a network of 64 bits to itself.
+    /// Returns the source of connections from `address`: an IPv4 address, or the /64 network of an IPv6 address.
     pub(crate) fn of(address: IpAddr) -> Self {
+        // A host gets a whole /64 and may use each of its 2^64 addresses, so one address of it says nothing.
+        // ::ffff:10.0.0.1 is what a dual-stack listener makes of 10.0.0.1.
         Self(match address.to_canonical() {
             address if address.is_loopback() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(address) => {
@@ -49,26 +51,27 @@ impl Source {
     }
 }
 
-/// How many bytes clients may make a node hold, by what they are held for.
+/// The sizes of the budgets of a node, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budgets {
     /// Bodies of requests under way.
     pub bodies: usize,
-    /// Values that clients have asked for and not taken yet.
+    /// Values in responses that clients have not taken yet.
     pub answers: usize,
-    /// Events that watchers are in the midst of; one for which there is no room is sent as long as the node remembers it.
+    /// Events that are partly sent to watchers; one for which there is no room is sent as long as the change feed keeps it.
     pub events: usize,
-    /// What transactions may read. They take it beforehand, and reads must not wait for that.
+    /// What transactions may read. It is taken before they are proposed, apart from `answers`, so that reads need not wait
+    /// for it.
     pub transactions: usize,
-    /// What renewals (`/touch`) may have to show; held no longer than the loop takes.
+    /// The values that renewals (`/touch`) return; held while the loop works on them, and no longer.
     pub renewals: usize,
 }
 
-/// What all clients together may hold of one kind.
+/// One budget, shared by all clients.
 #[derive(Debug)]
 pub(crate) struct Budget {
     pools: Mutex<[Pool; 2]>,
-    freed: Notify,
+    released: Notify,
 }
 
 #[derive(Debug)]
@@ -77,11 +80,11 @@ struct Pool {
     taken: HashMap<Source, usize>,
 }
 
-/// Which of a budget's pools a share comes from.
+/// The pools of a budget; the second one is its reserve.
 const LARGE: usize = 0;
 const SMALL: usize = 1;
 
-/// What one request holds of a budget, until it is dropped.
+/// The bytes that one request holds of a budget, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
@@ -95,9 +98,13 @@ impl Pool {
         Self { free: bytes, taken: HashMap::new() }
     }
 
-    /// The first share of a source may be all that is free: one body or answer always fits, however large it may be.
+    /// Takes `bytes` for `source`; false, without effect, where that is over its threshold.
     fn take(&mut self, source: Source, bytes: usize) -> bool {
         let taken = self.taken.get(&source).copied().unwrap_or(0);
+        // An address may hold as much as stays free after it. Of 256 MiB, in shares of 1 MiB:
+        //   A takes 128 (128 held <= 128 free), its next share would make it 129 held > 127 free
+        //   B takes 64 (64 <= 64), C takes 32 (32 <= 32): a newcomer always finds half of what is left
+        // The first share of an address is exempt: one body or response always fits, whatever its size.
         let fits = self.free.checked_sub(bytes).is_some_and(|left| taken == 0 || taken + bytes <= left);
         if fits && bytes > 0 {
             self.free -= bytes;
@@ -106,7 +113,7 @@ impl Pool {
         fits
     }
 
-    fn give_back(&mut self, source: Source, bytes: usize) {
+    fn release(&mut self, source: Source, bytes: usize) {
         self.free += bytes;
         if let Some(taken) = self.taken.get_mut(&source) {
             *taken -= bytes;
@@ -118,14 +125,16 @@ impl Pool {
 }
 
 impl Budget {
-    /// All of `bytes` is free; a sixteenth of it is for what is small.
+    /// Creates a budget of `bytes`, and a reserve of a sixteenth beside it.
     pub(crate) fn new(bytes: usize) -> Arc<Self> {
-        let pools = Mutex::new([Pool::new(bytes), Pool::new((bytes / RESERVE).max(SMALL_BYTES))]);
-        Arc::new(Self { pools, freed: Notify::new() })
+        let pools = Mutex::new([Pool::new(bytes), Pool::new((bytes / RESERVE_DIVISOR).max(SMALL_BYTES))]);
+        Arc::new(Self { pools, released: Notify::new() })
     }
 
-    /// Takes `bytes` for a client from `source`, or nothing.
+    /// Takes a share of `bytes` for a client at `source`; None where it does not fit.
     pub(crate) fn take(self: &Arc<Self>, source: Source, bytes: usize) -> Option<Share> {
+        // The large pool first, so that the reserve is whole when it is needed. Example: uploads of 1 MiB have filled the large
+        // pool. The next upload is refused, but a PUT of 200 bytes still fits the reserve, which no upload can touch.
         let mut pools = self.pools();
         let pool = if pools[LARGE].take(source, bytes) {
             LARGE
@@ -137,20 +146,22 @@ impl Budget {
         Some(Share { budget: Arc::clone(self), source, pool, bytes })
     }
 
-    /// As [`Budget::take`], as soon as there is room. It never ends where there is not.
-    pub(crate) async fn take_in_time(self: &Arc<Self>, source: Source, bytes: usize) -> Share {
+    /// Waits until a share of `bytes` fits, without a bound: the caller has a deadline.
+    pub(crate) async fn take_when_free(self: &Arc<Self>, source: Source, bytes: usize) -> Share {
         loop {
-            let freed = self.freed.notified();
-            let mut freed = std::pin::pin!(freed);
-            freed.as_mut().enable();
+            // Registered before the try: a release between the two wakes this caller as well.
+            let released = self.released.notified();
+            let mut released = std::pin::pin!(released);
+            released.as_mut().enable();
+            // All waiters try again at each release, in no order: a small share is not held up by a large one before it.
             if let Some(share) = self.take(source, bytes) {
                 return share;
             }
-            freed.await;
+            released.await;
         }
     }
 
-    /// What is left besides the reserve.
+    /// The free bytes besides the reserve.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.pools()[LARGE].free
@@ -162,31 +173,33 @@ impl Budget {
 }
 
 impl Share {
-    /// Makes it `bytes`; false, and as it was, where there is no room for more.
+    /// Changes the size to `bytes`; false, without effect, where there is no room.
     pub(crate) fn resize(&mut self, bytes: usize) -> bool {
         let mut pools = self.budget.pools();
-        let now = self.bytes;
-        if bytes <= now {
-            pools[self.pool].give_back(self.source, now - bytes);
+        let before = self.bytes;
+        // Three ways to grow: from the reserve to the large pool, within a pool, and from the large pool to the reserve. The
+        // last is for a share that is still small: 8 KiB growing to 12 KiB while the large pool is full.
+        if bytes <= before {
+            pools[self.pool].release(self.source, before - bytes);
         } else if self.pool == SMALL && bytes > SMALL_BYTES {
-            // It has outgrown the reserve.
+            // Too large for the reserve: all of it has to fit the large pool before the reserve gets its part back.
             if !pools[LARGE].take(self.source, bytes) {
                 return false;
             }
-            pools[SMALL].give_back(self.source, now);
+            pools[SMALL].release(self.source, before);
             self.pool = LARGE;
-        } else if !pools[self.pool].take(self.source, bytes - now) {
+        } else if !pools[self.pool].take(self.source, bytes - before) {
             let moves = self.pool == LARGE && bytes <= SMALL_BYTES && pools[SMALL].take(self.source, bytes);
             if !moves {
                 return false;
             }
-            pools[LARGE].give_back(self.source, now);
+            pools[LARGE].release(self.source, before);
             self.pool = SMALL;
         }
         self.bytes = bytes;
         drop(pools);
-        if bytes < now {
-            self.budget.freed.notify_waiters();
+        if bytes < before {
+            self.budget.released.notify_waiters();
         }
         true
     }
@@ -194,8 +207,8 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.pools()[self.pool].give_back(self.source, self.bytes);
-        self.budget.freed.notify_waiters();
+        self.budget.pools()[self.pool].release(self.source, self.bytes);
+        self.budget.released.notify_waiters();
     }
 }
 
@@ -216,7 +229,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn an_address_takes_at_most_what_it_leaves_free() {
+    fn an_address_holds_at_most_what_it_leaves_free() {
         let budget = Budget::new(256 * MIB);
         let first = fill(&budget, from(1), MIB);
         assert_eq!(first.len(), 128);
@@ -225,11 +238,11 @@ mod tests {
         assert_eq!(fill(&budget, from(3), MIB).len(), 32);
         drop(first);
         assert_eq!(budget.free(), 192 * MIB);
-        assert_eq!(fill(&budget, from(1), MIB).len(), 96, "what is given back is there again");
+        assert_eq!(fill(&budget, from(1), MIB).len(), 96, "what is released can be taken again");
     }
 
     #[test]
-    fn what_is_small_finds_room_beside_all_that_is_large() {
+    fn small_shares_have_a_reserve_beside_large_ones() {
         let budget = Budget::new(16 * MIB);
         let large = fill(&budget, from(1), MIB);
         let rest: Vec<_> = (2..40).flat_map(|last| fill(&budget, from(last), MIB)).collect();
@@ -240,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn one_always_fits_and_a_share_grows_and_shrinks_with_what_it_stands_for() {
+    fn the_first_share_always_fits_and_a_share_can_be_resized() {
         let budget = Budget::new(8 * MIB);
         let mut share = budget.take(from(1), 8 * MIB).unwrap();
         assert!(budget.take(from(2), MIB).is_none());
@@ -254,11 +267,11 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_room_is_not_behind_who_waits_for_more() {
+    fn a_small_share_does_not_wait_behind_a_large_one() {
         let budget = Budget::new(4 * MIB);
         let held = budget.take(from(1), 4 * MIB).unwrap();
-        let mut large = Box::pin(budget.take_in_time(from(2), 4 * MIB));
-        let mut less = Box::pin(budget.take_in_time(from(3), MIB));
+        let mut large = Box::pin(budget.take_when_free(from(2), 4 * MIB));
+        let mut less = Box::pin(budget.take_when_free(from(3), MIB));
         assert!((&mut large).now_or_never().is_none() && (&mut less).now_or_never().is_none());
         let mut held = held;
         assert!(held.resize(2 * MIB));
@@ -266,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_one_source_and_so_is_a_network_of_ipv6() {
+    fn loopback_is_one_source_and_so_is_an_ipv6_network() {
         let source = |text: &str| Source::of(text.parse().unwrap());
         assert_eq!(source("127.0.0.1"), source("127.9.9.9"));
         assert_eq!(source("::1"), source("::ffff:127.0.0.1"));

@@ -1,46 +1,50 @@
-//! How slow a client may be with what the node holds for it.
+//! The least rate of a client while the node holds memory or a connection for it.
 //!
-//! Why: memory and connections are bounded, and whoever sends or takes a byte now and then would hold some for ever.
+//! Why: memory and connections are bounded, and a client that sends or takes a byte now and then would hold some for ever.
 //!
-//! Laws: only the time counts in which the node waits for the client. The client has [`MinRate::new`]'s patience, loses it
-//! while it is waited for, and gains it back by what it sends or takes: so once it is used up it must keep 64 KiB/s. Patience is
-//! never more than there is at first: what was fast once may not be slow for ever.
+//! Invariants: only the time counts in which the node waits for the client. It is taken from the client's grace, and each
+//! byte that the client sends or takes adds to it, at 64 KiB/s. So once the grace is used up, the client must keep that
+//! rate. The grace never exceeds what it was at first: a client that was fast cannot save up time for being slow.
 //!
-//! Not here: what is waited for ([`super::write_timeout`], [`crate::http::request::body`]).
+//! See also: what is measured ([`super::write_timeout`], [`crate::http::request::body`]).
 
 use std::time::Duration;
 
 /// The least rate, in bytes a second.
-pub(crate) const LEAST_RATE: u32 = 64 << 10;
+pub(crate) const MIN_RATE: u32 = 64 << 10;
 
-/// What is left of the patience with one client.
+/// A token bucket of time: the grace that one client has left.
+//
+// Example with a grace of 5 s and a client that sends 16 KiB every second: each second of waiting takes 1 s, each 16 KiB give
+// 16/64 = 0.25 s back. After 6 s it has 5 - 6 + 6 * 0.25 = 0.5 s left; during the 7th second the grace is used up. A client
+// that sends 64 KiB every second gets each second back and is served for ever.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MinRate {
     left: Duration,
-    most: Duration,
+    max: Duration,
 }
 
 impl MinRate {
-    /// With a client that has not been waited for yet.
-    pub(crate) fn new(patience: Duration) -> Self {
-        Self { left: patience, most: patience }
+    /// Starts with the whole grace.
+    pub(crate) fn new(grace: Duration) -> Self {
+        Self { left: grace, max: grace }
     }
 
-    /// How long the client may be waited for now.
+    /// How long the node may wait for the client from here on.
     pub(crate) fn left(&self) -> Duration {
         self.left
     }
 
-    /// The client was waited for.
+    /// Takes the time that the node has waited for the client.
     pub(crate) fn waited(&mut self, time: Duration) {
         self.left = self.left.saturating_sub(time);
     }
 
-    /// The client has sent or taken so much.
-    pub(crate) fn moved(&mut self, bytes: usize) {
+    /// Adds the time that this many bytes are worth, sent or taken by the client.
+    pub(crate) fn transferred(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let gained = Duration::from_secs(1).saturating_mul(bytes) / LEAST_RATE;
-        self.left = (self.left + gained).min(self.most);
+        let earned = Duration::from_secs(1).saturating_mul(bytes) / MIN_RATE;
+        self.left = (self.left + earned).min(self.max);
     }
 }
 
@@ -48,21 +52,21 @@ impl MinRate {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const GRACE: Duration = Duration::from_secs(5);
 
-    /// After how many waits of 100 ms for `bytes` each the patience is over; None for never.
+    /// After how many waits of 100 ms for `bytes` each the grace is used up; None for never.
     fn ends_after(bytes: usize) -> Option<usize> {
-        let mut pace = MinRate::new(PATIENCE);
+        let mut rate = MinRate::new(GRACE);
         (1..100_000).find(|_| {
-            pace.waited(Duration::from_millis(100));
-            let over = pace.left().is_zero();
-            pace.moved(bytes);
+            rate.waited(Duration::from_millis(100));
+            let over = rate.left().is_zero();
+            rate.transferred(bytes);
             over
         })
     }
 
     #[test]
-    fn patience_lasts_for_ever_at_the_least_rate_and_five_seconds_without_anything() {
+    fn the_grace_lasts_for_ever_at_the_least_rate_and_five_seconds_without_a_byte() {
         assert_eq!(ends_after(0), Some(50));
         assert_eq!(ends_after(3277), Some(100), "half of the rate, twice the time");
         assert!(ends_after(6000).is_some());

@@ -1,14 +1,15 @@
-//! A client's socket, of which the server keeps hold while hyper reads and writes it.
+//! A client's socket: its options, its first request before it is read, and the client's FIN while hyper writes.
 //!
-//! Why: a FIN behind a request does not cancel it, so hyper does not look for one while it answers, and a stream goes on
-//! too. A client that has gone sends the same FIN, though, and must not keep its place until something happens to be
-//! written: so something is written then, and a client that has gone answers it with a reset.
+//! Why: a FIN behind a request does not cancel the request (a half-close), so hyper does not look for one while it answers,
+//! and an event stream goes on too. But a client that is gone has sent the same FIN, and must not keep its slot until the
+//! next event happens to be written. So the stream writes something as soon as the FIN arrives: a client that is gone
+//! answers that with a reset.
 //!
-//! Laws: one owner shuts it down: a shutdown while somebody else looks at it is left to the one that comes last. A client
-//! that has vanished without a word is given up within a minute, whether or not something is on its way to it. What it
-//! has not been sent yet waits in the node, where it is counted, and not in the system's buffers.
+//! Invariants: one owner shuts the socket down: a shutdown while the other one still looks at it is left to the last owner.
+//! A client that has vanished without a FIN is given up within a minute, whether or not bytes are on their way to it. Bytes
+//! that it has not been sent wait in the node, where they count against a budget, and not in the system's buffers.
 //!
-//! Not here: clients that are there and slow ([`super::write_timeout`]).
+//! See also: clients that are there and slow ([`super::write_timeout`]).
 
 use std::future::Future;
 use std::io;
@@ -24,107 +25,117 @@ use tokio::sync::Notify;
 
 use super::host_guard;
 
-/// How long what was sent may be without any sign that it has arrived.
-const UNHEARD: Duration = Duration::from_secs(45);
-/// How long a connection is silent before its client is asked whether it is there, and how often it is asked after that.
-const SILENCE: Duration = Duration::from_secs(30);
-const ASK_EVERY: Duration = Duration::from_secs(5);
-/// How often it is asked in vain; together with the silence as long as [`UNHEARD`].
-const ASKED: u32 = 3;
-/// How many connections the system takes before they are accepted.
+/// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged.
+const USER_TIMEOUT: Duration = Duration::from_secs(45);
+/// `TCP_KEEPIDLE` and `TCP_KEEPINTVL`: after how much silence keepalive probes are sent, and how often.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// `TCP_KEEPCNT`: how many probes may stay unanswered; 30 s + 3 * 5 s is as long as [`USER_TIMEOUT`].
+const KEEPALIVE_PROBES: u32 = 3;
+/// The listen backlog.
 pub(crate) const BACKLOG: i32 = 1024;
-/// How many bytes of a request are looked at to see whether its head has come.
-const HEAD_SEEN: usize = 4 << 10;
-/// How many bytes the system keeps beyond what is on its way.
-const UNSENT_BYTES: u32 = 128 << 10;
+/// How many bytes of the first request are peeked at.
+const PEEK_BYTES: usize = 4 << 10;
+/// `TCP_NOTSENT_LOWAT`: how many unsent bytes the system buffers.
+const NOTSENT_BYTES: u32 = 128 << 10;
 
-/// Makes a client's socket lively, and bounded in what it holds.
+/// Sets the options of a client's socket.
 ///
 /// # Errors
-/// Where the system refuses; the socket can be used all the same.
-pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// Where the system refuses one; the socket can be used all the same.
+pub(crate) fn configure(stream: &TcpStream) -> io::Result<()> {
+    // Without it Nagle's algorithm holds the last segment of a response back until the client's delayed ACK, up to 40 ms.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(ASK_EVERY).with_retries(ASKED);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     {
-        socket.set_tcp_user_timeout(Some(UNHEARD))?;
-        socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        // Keepalive runs only while nothing is unacknowledged. With bytes on their way the system would retransmit for about
+        // 15 minutes (tcp_retries2), so that case needs a timeout of its own.
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        // Otherwise the send buffer grows to megabytes: a write would look taken long before the client reads it, and
+        // neither the memory budget nor the least rate would see it.
+        socket.set_tcp_notsent_lowat(NOTSENT_BYTES)?;
     }
     Ok(())
 }
 
-/// Tells that a client has sent a FIN. It may have closed its side only, or be gone: what is sent to it next shows which.
+/// Signals that a client has sent a FIN: it has closed its write side, or is gone. What is sent to it next shows which.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fin(Arc<Notify>);
 
 impl Fin {
-    /// Returns once there is one; for one caller, and once.
+    /// Waits for the FIN; returns once, to one caller.
     pub(crate) async fn seen(&self) {
         self.0.notified().await;
     }
 }
 
-/// What can be seen of a connection's first request before any of it is read.
+/// What the first bytes of a connection show of its first request, before they are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// Its whole head has come.
-    pub(crate) whole: bool,
-    /// It is no probe.
-    pub(crate) no_probe: bool,
+pub(crate) struct PeekedRequest {
+    /// Its whole head has arrived.
+    pub(crate) head_complete: bool,
+    /// Its path is known, and is not that of a health probe.
+    pub(crate) is_no_probe: bool,
 }
 
-impl Seen {
-    fn of(bytes: &[u8]) -> Self {
-        // Empty lines may stand before a request.
+impl PeekedRequest {
+    fn parse(bytes: &[u8]) -> Self {
+        // Empty lines may precede a request (RFC 9112, section 2.2).
         let begun = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
         let bytes = &bytes[begun..];
         let mut line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().split(|byte| *byte == b' ');
-        // A target that is not a path, and one that may go on, say nothing.
+        // The path is known only where a space follows it: `GET /liv` may become `GET /livez HTTP/1.1`. A target that is no
+        // path (`GET http://host/livez`) is left to hyper. Whatever is not known may be a probe.
         let path = match (line.nth(1), line.next()) {
             (Some(target), Some(_)) if target.starts_with(b"/") => std::str::from_utf8(target).ok(),
             _ => None,
         };
-        let no_probe = path.is_some_and(|target| !host_guard::is_probe(target.split('?').next().unwrap_or_default()));
-        Self { whole: bytes.windows(4).any(|end| end == b"\r\n\r\n"), no_probe }
+        let is_no_probe =
+            path.is_some_and(|target| !host_guard::is_probe(target.split('?').next().unwrap_or_default()));
+        Self { head_complete: bytes.windows(4).any(|end| end == b"\r\n\r\n"), is_no_probe }
     }
 }
 
-/// Looks at what has come to `stream`, without waiting.
+/// Peeks at the bytes that have arrived on `stream`, without waiting and without consuming them.
 ///
 /// # Errors
 /// Where the socket cannot be used.
-pub(crate) fn look(stream: TcpStream) -> io::Result<(TcpStream, Seen)> {
+pub(crate) fn peek_request(stream: TcpStream) -> io::Result<(TcpStream, PeekedRequest)> {
+    // The standard library's peek is one system call. tokio's waits for readiness, of which a new socket has none yet.
     let stream = stream.into_std()?;
-    let mut bytes = [0; HEAD_SEEN];
-    // An error is that nothing has come.
+    let mut bytes = [0; PEEK_BYTES];
+    // An error means that nothing has arrived.
     let count = stream.peek(&mut bytes).unwrap_or(0);
-    Ok((TcpStream::from_std(stream)?, Seen::of(&bytes[..count])))
+    Ok((TcpStream::from_std(stream)?, PeekedRequest::parse(&bytes[..count])))
 }
 
-/// A socket that more than one may look at.
+/// A socket with two owners: hyper's connection, and the future that watches for its end.
 pub(crate) struct Socket(Arc<TcpStream>);
 
 impl Socket {
-    /// Keeps hold of `stream`; also what returns once the connection is broken, and before that says so to `fin` where the
-    /// client has closed its side and nothing of it is left to read.
+    /// Wraps `stream`. The future beside it signals `fin` when the client's FIN is all that is left to read, and ends when
+    /// the connection is broken.
     pub(crate) fn new(stream: TcpStream, fin: Fin) -> (Self, impl Future<Output = ()> + Send) {
         let stream = Arc::new(stream);
-        let seen = Arc::clone(&stream);
+        let peeker = Arc::clone(&stream);
         let broken = async move {
-            match seen.peek(&mut [0]).await {
+            match peeker.peek(&mut [0]).await {
                 Ok(0) => fin.0.notify_one(),
-                // Whoever sends something during a stream is there; what he sends waits for the stream's end.
+                // Bytes of a next request: the client is there. They stay unread until the present response ends.
                 Ok(_) => {}
                 Err(_) => return,
             }
-            while !matches!(seen.ready(Interest::ERROR).await, Ok(ready) if ready.is_error() || ready.is_empty()) {}
+            // An RST sets the error state; other wake-ups are waited out. Readiness is empty only when tokio's driver ends.
+            while !matches!(peeker.ready(Interest::ERROR).await, Ok(ready) if ready.is_error() || ready.is_empty()) {}
         };
         (Self(stream), broken)
     }
 
-    /// Tries `attempt` whenever the socket may be written to.
+    /// Calls `attempt` when the socket is writable, again after each `WouldBlock`.
     fn when_writable<T>(
         &self,
         context: &mut Context<'_>,
@@ -133,6 +144,7 @@ impl Socket {
         loop {
             ready!(self.0.poll_write_ready(context))?;
             match attempt() {
+                // `try_write` has cleared the readiness, so the next poll registers this task.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }
@@ -174,6 +186,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // `poll_shutdown` needs exclusive access. While the other owner lives, dropping the last `Arc` closes the socket.
         match Arc::get_mut(&mut self.0) {
             Some(stream) => Pin::new(stream).poll_shutdown(context),
             None => Poll::Ready(Ok(())),
@@ -186,18 +199,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_come_of_a_request_shows_whether_it_may_be_a_probe() {
-        let seen = |text: &str| {
-            let seen = Seen::of(text.as_bytes());
-            (seen.whole, seen.no_probe)
+    fn the_first_bytes_show_whether_a_request_may_be_a_probe() {
+        let peeked = |text: &str| {
+            let request = PeekedRequest::parse(text.as_bytes());
+            (request.head_complete, request.is_no_probe)
         };
         for unknown in ["", "\r\n\r\n", "GET", "GET /sto", "GET /healt", "GET http://a/store HTTP/1.1\r\n"] {
-            assert_eq!(seen(unknown), (false, false), "{unknown:?}");
+            assert_eq!(peeked(unknown), (false, false), "{unknown:?}");
         }
-        assert_eq!(seen("\r\nGET /store/key HTTP/1.1\r\nHo"), (false, true));
-        assert_eq!(seen("GET /livez?timeout=1s HTTP/1.1\r\nHost: a\r\n\r\n"), (true, false));
-        assert_eq!(seen("HEAD /health/ HTTP/1.1\r\n\r\n"), (true, false));
-        assert_eq!(seen("POST /txn HTTP/1.1\r\n\r\n{}"), (true, true));
+        assert_eq!(peeked("\r\nGET /store/key HTTP/1.1\r\nHo"), (false, true));
+        assert_eq!(peeked("GET /livez?timeout=1s HTTP/1.1\r\nHost: a\r\n\r\n"), (true, false));
+        assert_eq!(peeked("HEAD /health/ HTTP/1.1\r\n\r\n"), (true, false));
+        assert_eq!(peeked("POST /txn HTTP/1.1\r\n\r\n{}"), (true, true));
     }
 
     #[cfg(target_os = "linux")]
@@ -206,13 +219,13 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (_client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (stream, _) = accepted.unwrap();
-        prepare(&stream).unwrap();
+        configure(&stream).unwrap();
         let socket = SockRef::from(&stream);
-        let silence = socket.tcp_keepalive_time().unwrap();
-        let asked = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
-        assert!(socket.keepalive().unwrap() && silence + asked < Duration::from_secs(60));
-        // What is on its way counts from when it was sent, and is not asked about.
-        assert!(socket.tcp_user_timeout().unwrap().is_some_and(|unheard| unheard < Duration::from_secs(60)));
-        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
+        let idle = socket.tcp_keepalive_time().unwrap();
+        let probed = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert!(socket.keepalive().unwrap() && idle + probed < Duration::from_secs(60));
+        // With bytes unacknowledged the user timeout counts instead of keepalive.
+        assert!(socket.tcp_user_timeout().unwrap().is_some_and(|timeout| timeout < Duration::from_secs(60)));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_BYTES);
     }
 }

@@ -1,11 +1,12 @@
-//! A connection on which a client may not stop taking what it asked for.
+//! A stream whose writes fail when the client takes its response too slowly.
 //!
-//! Why: an answer of a mebibyte stays in memory until the client has taken it, and its connection is one of a bounded
-//! number. A client that asks and never reads would hold both for ever, and one that reads a byte a second almost.
+//! Why: a response of a mebibyte stays in memory until the client has taken it, and its connection is one of a bounded
+//! number. A client that never reads would hold both for ever, and one that reads a byte a second for twelve days.
 //!
-//! Laws: writing fails once the client has used up its patience ([`super::min_rate`]). Each answer begins with all of it.
+//! Invariants: a write fails once the client has used up its grace ([`super::min_rate`]). Each response starts with the
+//! whole grace.
 //!
-//! Not here: waiting for requests ([`crate::http::server`]).
+//! See also: timeouts while a request is awaited ([`super::activity`]).
 
 use std::future::Future;
 use std::io;
@@ -18,19 +19,19 @@ use tokio::time::{Sleep, sleep};
 
 use super::min_rate::MinRate;
 
-/// A stream whose writing fails where it is too slow.
+/// A stream whose writes time out below the least rate.
 pub(crate) struct WriteTimeout<S> {
     stream: S,
-    patience: Duration,
-    pace: MinRate,
-    /// Since when the client takes nothing, and the end of the patience with it.
-    standstill: Option<(Instant, Pin<Box<Sleep>>)>,
+    grace: Duration,
+    rate: MinRate,
+    /// While a write is blocked: since when, and a timer for the end of the grace.
+    blocked: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl<S> WriteTimeout<S> {
-    /// Wraps `stream`; see [`MinRate::new`] for `patience`.
-    pub(crate) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, pace: MinRate::new(patience), standstill: None }
+    /// Wraps `stream`; see [`MinRate::new`] for `grace`.
+    pub(crate) fn new(stream: S, grace: Duration) -> Self {
+        Self { stream, grace, rate: MinRate::new(grace), blocked: None }
     }
 
     /// The stream itself.
@@ -38,22 +39,27 @@ impl<S> WriteTimeout<S> {
         self.stream
     }
 
-    fn bounded(&mut self, progress: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Poll::Ready(done) = progress else {
-            let left = self.pace.left();
-            let (_, end) = self.standstill.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));
-            return end.as_mut().poll(context).map(|()| {
-                let why = "the client takes its answer too slowly or not at all";
+    /// Counts the result of a write, and fails a blocked one at the end of the grace.
+    fn limit(&mut self, write: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Poll::Ready(written) = write else {
+            // The socket's buffer is full, so from here on the node waits for the client. The timer is made once a block:
+            // hyper may poll a blocked write many times.
+            let left = self.rate.left();
+            let (_, timer) = self.blocked.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));
+            return timer.as_mut().poll(context).map(|()| {
+                let why = "the client takes its response too slowly or not at all";
                 Err(io::Error::new(io::ErrorKind::TimedOut, why))
             });
         };
-        if let Some((since, _)) = self.standstill.take() {
-            self.pace.waited(since.elapsed());
+        // Example with a grace of 5 s: a write is blocked for 2 s, then the socket takes 64 KiB. 5 - 2 + 1 = 4 s are left for the
+        // next block. A response that is never blocked costs nothing.
+        if let Some((since, _)) = self.blocked.take() {
+            self.rate.waited(since.elapsed());
         }
-        if let Ok(bytes) = done {
-            self.pace.moved(bytes);
+        if let Ok(bytes) = written {
+            self.rate.transferred(bytes);
         }
-        Poll::Ready(done)
+        Poll::Ready(written)
     }
 }
 
@@ -65,9 +71,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before && self.standstill.is_none() {
-            // All that was written before has been taken.
-            self.pace = MinRate::new(self.patience);
+        if buffer.filled().len() > before && self.blocked.is_none() {
+            // A new request. The system has taken all bytes of the response before, so the next one has the whole grace.
+            self.rate = MinRate::new(self.grace);
         }
         read
     }
@@ -75,8 +81,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.bounded(progress, context)
+        let write = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.limit(write, context)
     }
 
     fn poll_write_vectored(
@@ -84,8 +90,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.bounded(progress, context)
+        let write = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.limit(write, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -108,9 +114,9 @@ mod tests {
     use tokio::time::timeout;
 
     #[tokio::test]
-    async fn a_client_that_takes_enough_is_served_and_one_that_takes_too_little_is_not() {
+    async fn a_client_above_the_least_rate_is_served_and_one_below_is_not() {
         let (server, mut client) = tokio::io::duplex(64);
-        // Patience of 200 ms is 13 KiB at the least rate.
+        // A grace of 200 ms is worth 13 KiB at the least rate.
         let mut server = WriteTimeout::new(server, Duration::from_millis(200));
         let fast = async { client.read_exact(&mut vec![0; 200 << 10]).await.map(drop) };
         let (written, taken) = tokio::join!(server.write_all(&[7; 200 << 10]), fast);
@@ -130,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn patience_begins_anew_with_the_next_request() {
+    async fn the_next_request_starts_with_the_whole_grace() {
         let (server, mut client) = tokio::io::duplex(4);
         let mut server = WriteTimeout::new(server, Duration::from_millis(400));
         for _ in 0..4 {

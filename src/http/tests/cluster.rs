@@ -1,8 +1,8 @@
-//! The cluster routes and health.
+//! Tests of the cluster routes, health, methods and unknown paths.
 //!
 //! Why: the tutorial and operators read these messages, and scripts match them.
 //!
-//! Not here: whether a change is wise (`consensus::membership`).
+//! See also: which membership changes are allowed (`consensus::membership`).
 
 use super::*;
 use serde_json::json;
@@ -12,7 +12,7 @@ fn members(changed: bool) -> Result<Answer, Refusal> {
 }
 
 #[tokio::test]
-async fn joining_says_who_is_where_now() {
+async fn a_join_answers_with_name_and_address() {
     let node = Node::answering(|request| {
         let Request::Join { node_id, raft_address, force } = request else { panic!("a join") };
         assert_eq!((node_id.as_str(), raft_address.as_str()), ("node2", "localhost:1112"));
@@ -63,7 +63,7 @@ async fn a_bad_join_never_reaches_the_loop() {
 }
 
 #[tokio::test]
-async fn removing_says_whether_there_was_somebody_to_remove() {
+async fn a_removal_says_whether_the_member_existed() {
     let node = Node::answering(|request| members(request == Request::Remove { node_id: "node3".into() }));
     let answer = node.ask("POST", "/raft/remove", r#"{"node_id": "node3"}"#).await.json();
     assert_eq!(answer["message"], "node node3 removed successfully");
@@ -119,7 +119,7 @@ async fn stats_and_health_show_the_status() {
 }
 
 #[tokio::test]
-async fn a_node_that_forms_answers_nothing_but_health_and_stats() {
+async fn a_node_that_forms_a_cluster_answers_only_health_and_stats() {
     let names = Names { in_no_cluster: true, ..Names::default() };
     let node = Node::start_as(names, options(), |input| match input {
         Input::Request { reply, .. } => reply(Err(Refusal::not_applied(Code::Joining, "joining"))),
@@ -150,7 +150,7 @@ async fn a_node_that_forms_answers_nothing_but_health_and_stats() {
 }
 
 #[tokio::test]
-async fn unknown_paths_and_wrong_methods_are_told_as_problems() {
+async fn unknown_paths_and_wrong_methods_are_problems() {
     let node = Node::working();
     for path in ["/", "/stor", "/stores", "//store", "/health/x", "/raft", "/raft/join/x", "/raft//stats", "/%73tore"] {
         let problem = node.ask("GET", path, "").await.is_problem(404, "not_found");
@@ -201,27 +201,26 @@ async fn a_change_that_was_made_is_a_success_even_without_the_status() {
 }
 
 #[tokio::test]
-async fn what_is_refused_here_costs_the_loop_nothing_and_the_status_one_request_at_a_time() {
+async fn local_refusals_do_not_reach_the_loop_and_status_requests_queue_one_at_a_time() {
     let node = Node::start(options(), |_| panic!("the loop was asked"));
     for (method, target, status) in
         [("GET", "/nowhere", 404), ("GET", "/store/k?x", 400), ("POST", "/store", 400), ("PATCH", "/store", 405)]
     {
         assert_eq!(node.ask(method, target, "").await.status, status, "{method} {target}");
     }
-    let (kept, asked) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
-    let (keep, count) = (Arc::clone(&kept), Arc::clone(&asked));
+    let (held, asked) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+    let (hold, count) = (Arc::clone(&held), Arc::clone(&asked));
     let node = Node::start(options(), move |input| {
         if let Input::Status { reply } = input {
             *count.lock().unwrap() += 1;
-            keep.lock().unwrap().push(reply);
+            hold.lock().unwrap().push(reply);
         }
     });
     let many: Vec<_> = (0..20).map(|_| node.ask("GET", "/raft/stats", "")).collect();
     let answers = futures_util::future::join_all(many);
-    let plays = async {
-        // Answers what has been asked whenever something has.
-        while Arc::strong_count(&kept) > 0 {
-            let reply = kept.lock().unwrap().pop();
+    let scripted_loop = async {
+        while Arc::strong_count(&held) > 0 {
+            let reply = held.lock().unwrap().pop();
             if let Some(reply) = reply {
                 reply(status());
             }
@@ -230,24 +229,24 @@ async fn what_is_refused_here_costs_the_loop_nothing_and_the_status_one_request_
     };
     let answers = tokio::select! {
         answers = answers => answers,
-        () = plays => unreachable!("it plays on"),
+        () = scripted_loop => unreachable!("it runs as long as the server"),
     };
     assert!(answers.iter().all(|answer| answer.status == 200));
     assert!(*asked.lock().unwrap() <= 20);
-    assert!(kept.lock().unwrap().len() <= 1, "one at a time");
+    assert!(held.lock().unwrap().len() <= 1, "one at a time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_forgotten_however_many_ask_at_once() {
+async fn every_concurrent_status_request_is_answered() {
     let (handle, mut inbox) = channel(1);
-    let plays = tokio::spawn(async move {
+    let scripted_loop = tokio::spawn(async move {
         while let Some(input) = inbox.peers.recv().await {
             if let Input::Status { reply } = input {
                 reply(status());
             }
         }
     });
-    let asks = (0..8).map(|_| {
+    let clients = (0..8).map(|_| {
         let handle = handle.clone();
         tokio::spawn(async move {
             for _ in 0..2000 {
@@ -255,8 +254,8 @@ async fn nobody_is_forgotten_however_many_ask_at_once() {
             }
         })
     });
-    for asked in futures_util::future::join_all(asks.collect::<Vec<_>>()).await {
-        asked.expect("each is answered");
+    for task in futures_util::future::join_all(clients.collect::<Vec<_>>()).await {
+        task.expect("each is answered");
     }
-    plays.abort();
+    scripted_loop.abort();
 }

@@ -1,19 +1,19 @@
-//! A node with a played loop, and a client that shows the bytes.
+//! Tests of the HTTP server through a socket, with a scripted loop behind it.
 //!
-//! Why: what http promises is what is on the wire, so these tests go through a socket; the loop behind it says what
-//! each test wants.
+//! Why: the API is bytes on a connection, so these tests send and compare bytes. The loop's answers are scripted, so each
+//! failure can be had at will.
 //!
-//! Laws: port 0, loopback, no sleeps.
+//! Invariants: port 0, loopback, no sleeps.
 //!
-//! Not here: what the real loop answers (`tests/cluster`).
+//! See also: the real loop (`tests/cluster`).
 
 mod cluster;
-mod crowds;
-mod data;
-mod many;
-mod values;
+mod connections;
+mod content;
+mod list_and_txn;
+mod overload;
+mod store;
 mod watch;
-mod wire;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,7 @@ use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Name
 use crate::model::test_store::Map;
 use crate::model::{Answer, Code, CommandResult, Leader, MemberStatus, Refusal, Request, Role, State, Status};
 
-/// Small limits, so that going beyond them is cheap.
+/// Options with small limits, so that exceeding them is cheap.
 pub(super) fn options() -> Options {
     Options {
         key_bytes: 16,
@@ -55,7 +55,7 @@ pub(super) fn options() -> Options {
     }
 }
 
-/// A leader of two.
+/// The status of a leader of two nodes.
 pub(super) fn status() -> Status {
     let member = |node_id: &str, raft_id, raft: &str, http: &str, role, match_index, contact| MemberStatus {
         node_id: node_id.into(),
@@ -106,10 +106,10 @@ fn leader() -> Leader {
     Leader { node_id: "node1".into(), http_address: "127.0.0.1:2221".into() }
 }
 
-/// What a test's loop does with what http asks of it.
+/// What a scripted loop does with each input.
 type Script = Box<dyn FnMut(Input) + Send>;
 
-/// A server in front of a played loop.
+/// A server in front of a scripted loop.
 struct Node {
     address: SocketAddr,
     server: Server,
@@ -120,7 +120,7 @@ impl Node {
         Self::start_as(Names::default(), options, script)
     }
 
-    /// One whose loop has published `names`.
+    /// Starts a node whose loop has published `names`.
     fn start_as(names: Names, options: Options, script: impl FnMut(Input) + Send + 'static) -> Self {
         let (handle, mut inbox) = channel(16);
         inbox.publish(names);
@@ -146,12 +146,12 @@ impl Node {
         Self { address, server: start(listener, handle, options, log).unwrap() }
     }
 
-    /// One that works: a map behind a loop that leads.
+    /// Starts a leader that stores keys in a map.
     fn working() -> Self {
-        Self::start(options(), store())
+        Self::start(options(), map_loop())
     }
 
-    /// One whose loop refuses everything but its status.
+    /// Starts a node whose loop refuses everything but its status.
     fn refusing(refusal: Refusal) -> Self {
         Self::start(options(), move |input| match input {
             Input::Request { reply, .. } => reply(Err(refusal.clone())),
@@ -162,7 +162,7 @@ impl Node {
         })
     }
 
-    /// One whose loop answers each request with what `answer` says.
+    /// Starts a node whose loop answers each request with the result of `answer`.
     fn answering(answer: impl Fn(Request) -> Result<Answer, Refusal> + Send + 'static) -> Self {
         Self::start(options(), move |input| match input {
             Input::Request { request, reply, .. } => reply(answer(request)),
@@ -172,13 +172,13 @@ impl Node {
         })
     }
 
-    /// Sends a request on a connection of its own.
-    async fn ask(&self, method: &str, target: &str, body: &str) -> Seen {
+    /// Sends a request on a new connection.
+    async fn ask(&self, method: &str, target: &str, body: &str) -> TestResponse {
         self.ask_with(method, target, "", body).await
     }
 
     /// As [`Node::ask`], with more header lines, each ending in CRLF.
-    async fn ask_with(&self, method: &str, target: &str, headers: &str, body: &str) -> Seen {
+    async fn ask_with(&self, method: &str, target: &str, headers: &str, body: &str) -> TestResponse {
         let length = body.len();
         self.raw(&format!(
             "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
@@ -186,18 +186,18 @@ impl Node {
         .await
     }
 
-    /// Sends these bytes and reads all that comes back.
-    async fn raw(&self, bytes: &str) -> Seen {
+    /// Sends these bytes and reads until the end of file.
+    async fn raw(&self, bytes: &str) -> TestResponse {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(bytes.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
-        Seen::parse(&answer)
+        TestResponse::parse(&answer)
     }
 }
 
-/// The script of a loop that stores.
-fn store() -> impl FnMut(Input) + Send + 'static {
+/// The script of a loop that stores keys in a map.
+fn map_loop() -> impl FnMut(Input) + Send + 'static {
     let mut map = Map::default();
     let mut index = 100;
     move |input| match input {
@@ -210,30 +210,30 @@ fn store() -> impl FnMut(Input) + Send + 'static {
         }
         Input::List { list, reply, .. } => reply(Ok(Listed { page: map.list(&list), index, term: 3, clock: 0 })),
         Input::Status { reply } => reply(status()),
-        _ => panic!("nothing else is asked of a store"),
+        _ => panic!("the map takes writes, reads, lists and status requests"),
     }
 }
 
-/// An answer as it came over the wire.
+/// A response as it was received.
 #[derive(Debug)]
-struct Seen {
+struct TestResponse {
     status: u16,
     head: String,
     body: String,
 }
 
-impl Seen {
+impl TestResponse {
     fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8(bytes.to_vec()).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {text:?}"));
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {text:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        // An answer in JSON ends its line, for the sake of the prompt that comes after curl; raw values end as they do.
-        let line = if body.starts_with('{') {
+        // JSON ends with a newline, so that the shell's prompt after curl is on a new line; raw values are sent as they are.
+        let body = if body.starts_with('{') {
             body.strip_suffix('\n').unwrap_or_else(|| panic!("no newline at the end of {body:?}"))
         } else {
             body
         };
-        Self { status, head: head.to_owned(), body: line.to_owned() }
+        Self { status, head: head.to_owned(), body: body.to_owned() }
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -247,7 +247,7 @@ impl Seen {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Asserts that this is a failure in the documented form.
+    /// Asserts that this is a problem document with this status and code, and returns it.
     #[track_caller]
     fn is_problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self:?}");
@@ -260,5 +260,5 @@ impl Seen {
     }
 }
 
-/// Keeps a reply for later.
-type Kept<T> = Arc<Mutex<Option<Reply<T>>>>;
+/// A reply that a test sends later.
+type HeldReply<T> = Arc<Mutex<Option<Reply<T>>>>;

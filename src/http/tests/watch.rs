@@ -1,25 +1,25 @@
-//! Watching: what a stream looks like, what is refused, and how it ends.
+//! Tests of watches: the text of a stream, refusals, and ends.
 //!
-//! Why: clients resume by what stands in these lines, and a proxy must not hold them back.
+//! Why: clients resume by the ids in these lines, and proxies must not buffer them.
 //!
-//! Not here: which events there are (`tests/cluster`).
+//! See also: the events of a real node (`tests/cluster`).
 
 use std::time::Instant;
 
 use super::*;
-use crate::changefeed::{ChangeFeed, FeedStatus, History};
+use crate::changefeed::{ChangeFeed, FeedLimits, FeedStatus};
 use crate::model::{ApplyPoint, Change, Event, Item, Value as Stored};
 
-const MOST: History = History { events: 100, bytes: 1 << 20 };
+const HISTORY: FeedLimits = FeedLimits { events: 100, bytes: 1 << 20 };
 
-fn footing(in_touch_until: u64, refusal: Option<Refusal>) -> FeedStatus {
-    FeedStatus { term: 3, in_touch_until, refusal }
+fn feed_status(contact_until: u64, refusal: Option<Refusal>) -> FeedStatus {
+    FeedStatus { term: 3, contact_until, refusal }
 }
 
-/// What the cluster has committed, which the node has not all applied.
+/// The commit index of the cluster, beyond what the node has applied.
 const COMMITTED: u64 = 20;
 
-/// A node that has applied up to 10 and hears a leader for ever.
+/// A node that has applied up to 10 and stays in contact with a leader.
 fn node() -> (Node, Arc<ChangeFeed>) {
     let (handle, inbox) = channel(16);
     let feed = Arc::clone(&inbox.feed);
@@ -37,8 +37,8 @@ fn node() -> (Node, Arc<ChangeFeed>) {
             }
         }
     });
-    feed.begin(10, MOST);
-    feed.stand(footing(u64::MAX, None));
+    feed.begin(10, HISTORY);
+    feed.set_status(feed_status(u64::MAX, None));
     (Node::in_front_of(handle, options()), feed)
 }
 
@@ -47,14 +47,14 @@ fn put(key: &'static str, index: u64, content_type: &str, bytes: &'static str) -
     Change::Put { key: key.into(), item: Item { value, version: index, create_version: 2, expires: None } }
 }
 
-fn happens(feed: &ChangeFeed, index: u64, changes: &[Change]) {
+fn append(feed: &ChangeFeed, index: u64, changes: &[Change]) {
     let mut events: Vec<_> =
         changes.iter().filter_map(|change| Event::of(change, ApplyPoint { index, clock: 0 })).collect();
     Event::number(&mut events);
     feed.append(events, index);
 }
 
-/// A stream as it comes.
+/// An event stream as it is received.
 struct Stream {
     stream: TcpStream,
     text: String,
@@ -67,14 +67,14 @@ impl Stream {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut stream = Self { stream, text: String::new() };
         stream.until("\r\n\r\n").await;
-        // The first piece of the body, behind its length.
+        // The first chunk of the body.
         stream.until("retry:1000\n\n\r\n").await;
         stream
     }
 
-    /// Reads until `end` has come; everything up to it that was not told yet.
+    /// Reads until `end`; returns the text up to it since the last call.
     async fn until(&mut self, end: &str) -> String {
-        let told = async {
+        let text = async {
             loop {
                 if let Some(at) = self.text.find(end) {
                     let rest = self.text.split_off(at + end.len());
@@ -86,12 +86,12 @@ impl Stream {
                 self.text += std::str::from_utf8(&buffer[..count]).unwrap();
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), told).await.expect("it comes in time")
+        tokio::time::timeout(Duration::from_secs(20), text).await.expect("the text arrives in time")
     }
 
-    /// Reads to the end of the stream, which must be a proper one.
+    /// Reads to the last chunk of the stream.
     async fn rest(mut self) -> String {
-        let told = async {
+        let text = async {
             let mut bytes = Vec::new();
             while !self.text.contains("\r\n0\r\n\r\n") {
                 let mut buffer = [0; 4096];
@@ -103,35 +103,36 @@ impl Stream {
             }
             self.text
         };
-        tokio::time::timeout(Duration::from_secs(20), told).await.expect("it ends in time")
+        tokio::time::timeout(Duration::from_secs(20), text).await.expect("the stream ends in time")
     }
 }
 
 #[tokio::test]
-async fn events_are_told_as_they_happen_each_on_three_lines() {
+async fn events_are_sent_as_they_happen_each_on_three_lines() {
     let (node, feed) = node();
     let mut stream = Stream::open(&node, "/watch?prefix=a", "").await;
     assert!(stream.until("event:progress\ndata:{\"index\":10}\nid:10\n\n").await.contains("data"));
-    happens(&feed, 11, &[put("a/1", 11, "application/json", "{\"n\":\r\n 1.10}")]);
+    append(&feed, 11, &[put("a/1", 11, "application/json", "{\"n\":\r\n 1.10}")]);
     let item =
         r#"{"key":"a/1","value":{"n":   1.10},"version":11,"create_version":2,"content_type":"application/json"}"#;
     stream.until(&format!("event:put\ndata:{item}\nid:11\n\n")).await;
+    // The key `b` does not match the prefix, but counts in the numbering: the watcher sees 12.2 and 12.3.
     let gone = |key: &'static str, expired| Change::Delete { key: key.into(), expired };
-    happens(&feed, 12, &[gone("b", false), gone("a/1", false), gone("a/2", true)]);
-    let told = stream.until("id:12.3\n\n").await;
+    append(&feed, 12, &[gone("b", false), gone("a/1", false), gone("a/2", true)]);
+    let text = stream.until("id:12.3\n\n").await;
     let data = |key: &str| format!(r#"data:{{"key":"{key}","value":null,"version":12}}"#);
-    assert!(told.contains(&format!("event:delete\n{}\nid:12.2\n\n", data("a/1"))), "{told}");
-    assert!(told.contains(&format!("event:expire\n{}\nid:12.3\n\n", data("a/2"))) && !told.contains("12.1"), "{told}");
+    assert!(text.contains(&format!("event:delete\n{}\nid:12.2\n\n", data("a/1"))), "{text}");
+    assert!(text.contains(&format!("event:expire\n{}\nid:12.3\n\n", data("a/2"))) && !text.contains("12.1"), "{text}");
 }
 
 #[tokio::test]
-async fn the_head_tells_where_now_is_and_keeps_caches_and_proxies_away() {
+async fn the_head_has_the_applied_index_and_headers_against_caches_and_proxies() {
     let (node, feed) = node();
-    happens(&feed, 11, &[put("k", 11, "text/plain", "x")]);
+    append(&feed, 11, &[put("k", 11, "text/plain", "x")]);
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream.write_all(b"GET /watch?key=k HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut stream = Stream { stream, text: String::new() };
-    let head = Seen::parse(stream.until("\r\n\r\n").await.as_bytes());
+    let head = TestResponse::parse(stream.until("\r\n\r\n").await.as_bytes());
     let expected = [
         ("content-type", "text/event-stream; charset=utf-8"),
         ("cache-control", "no-store"),
@@ -143,17 +144,19 @@ async fn the_head_tells_where_now_is_and_keeps_caches_and_proxies_away() {
     for (name, value) in expected {
         assert_eq!(head.header(name), Some(value), "{name}");
     }
-    happens(&feed, 12, &[put("kk", 12, "text/plain", "x"), put("k", 12, "text/plain", "y")]);
-    let told = stream.until("id:12.2\n\n").await;
-    assert!(!told.contains("\"x\"") && told.contains("\"y\""), "from now on, and this key alone: {told}");
+    append(&feed, 12, &[put("kk", 12, "text/plain", "x"), put("k", 12, "text/plain", "y")]);
+    let text = stream.until("id:12.2\n\n").await;
+    assert!(!text.contains("\"x\"") && text.contains("\"y\""), "from now on, and this key alone: {text}");
 }
 
 #[tokio::test]
 async fn a_resume_goes_on_after_exactly_that_change() {
     let (node, feed) = node();
     let changes = |index| [put("a", index, "text/plain", "1"), put("b", index, "text/plain", "2")];
-    happens(&feed, 11, &changes(11));
-    happens(&feed, 12, &changes(12));
+    append(&feed, 11, &changes(11));
+    append(&feed, 12, &changes(12));
+    // `11.2` is the second event of index 11, so its successor is 12.1. `11` alone, as a progress event has it, means that
+    // all of index 11 was seen. An empty id is what a browser sends that has had no event.
     for (query, id, first) in [
         ("&from=12", "", "12.1"),
         ("&from=11", "Last-Event-ID: 11.2\r\n", "12.1"),
@@ -162,20 +165,20 @@ async fn a_resume_goes_on_after_exactly_that_change() {
         ("&from=11", "Last-Event-ID: \r\n", "11.1"),
     ] {
         let mut stream = Stream::open(&node, &format!("/watch?prefix={query}"), id).await;
-        let told = stream.until("\n\n").await;
-        assert!(told.ends_with(&format!("id:{first}\n\n")), "{query} {id}: {told}");
+        let text = stream.until("\n\n").await;
+        assert!(text.ends_with(&format!("id:{first}\n\n")), "{query} {id}: {text}");
         drop(stream);
     }
     let mut ahead = Stream::open(&node, "/watch?prefix=", "Last-Event-ID: 13.1\r\n").await;
-    happens(&feed, 13, &changes(13));
-    assert!(ahead.until("\n\n").await.ends_with("id:13.2\n\n"), "what the client has had does not come again");
+    append(&feed, 13, &changes(13));
+    assert!(ahead.until("\n\n").await.ends_with("id:13.2\n\n"), "an event that the client has had is not sent again");
     node.ask("GET", "/watch?prefix=&from=10", "").await.is_problem(410, "compacted");
     let gone = node.ask_with("GET", "/watch?prefix=", "Last-Event-ID: 9.5\r\n", "").await.is_problem(410, "compacted");
     assert_eq!(gone["oldest_index"], 11);
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_named() {
+async fn bad_parameters_and_event_ids_are_refused_by_name() {
     let (node, _feed) = node();
     let long = format!("prefix={}", "x".repeat(17));
     for (query, names) in [
@@ -211,7 +214,7 @@ async fn what_is_wrong_is_named() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_with_the_nodes_part_in_the_cluster_and_with_a_lag() {
+async fn a_stream_ends_after_a_lag_and_when_the_node_is_removed() {
     let (node, feed) = node();
     let mut slow = Stream::open(&node, "/watch?prefix=", "").await;
     slow.until("id:10\n\n").await;
@@ -219,30 +222,30 @@ async fn a_stream_ends_with_the_nodes_part_in_the_cluster_and_with_a_lag() {
     assert!(slow.rest().await.contains("event:lagged\ndata:{\"oldest_index\":21}\n\n"));
     let mut stream = Stream::open(&node, "/watch?prefix=", "").await;
     stream.until("id:20\n\n").await;
-    feed.stand(footing(u64::MAX, Some(Refusal::not_applied(Code::Removed, "removed"))));
-    assert!(!stream.rest().await.contains("event"), "it has nothing more to say");
+    feed.set_status(feed_status(u64::MAX, Some(Refusal::not_applied(Code::Removed, "removed"))));
+    assert!(!stream.rest().await.contains("event"), "it ends without another event");
     node.ask("GET", "/watch?prefix=", "").await.is_problem(410, "removed");
 }
 
 #[tokio::test]
-async fn a_stop_ends_a_stream_with_how_far_it_went() {
+async fn a_shutdown_ends_a_stream_with_a_progress_event() {
     let (node, feed) = node();
     let mut stream = Stream::open(&node, "/watch?key=k", "").await;
     stream.until("id:10\n\n").await;
-    feed.stand(footing(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
+    feed.set_status(feed_status(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
     let stop = tokio::spawn(node.server.stop(Duration::from_secs(60)));
-    // What was promised is still applied, and told.
-    happens(&feed, 11, &[put("other", 11, "text/plain", "x")]);
-    happens(&feed, 12, &[put("k", 12, "text/plain", "y")]);
-    happens(&feed, 13, &[put("other", 13, "text/plain", "z")]);
+    // Entries that were committed are still applied, and their events sent.
+    append(&feed, 11, &[put("other", 11, "text/plain", "x")]);
+    append(&feed, 12, &[put("k", 12, "text/plain", "y")]);
+    append(&feed, 13, &[put("other", 13, "text/plain", "z")]);
     feed.close();
     let rest = stream.rest().await;
     assert!(rest.contains("id:12\n\n") && rest.contains("event:progress\ndata:{\"index\":13}\nid:13\n\n"), "{rest}");
-    tokio::time::timeout(Duration::from_secs(20), stop).await.expect("nobody holds the stop up").unwrap();
+    tokio::time::timeout(Duration::from_secs(20), stop).await.expect("no client delays the shutdown").unwrap();
 }
 
 #[tokio::test]
-async fn a_cursor_of_another_life_is_refused_at_once() {
+async fn a_cursor_beyond_the_commit_index_is_refused_at_once() {
     let (node, _feed) = node();
     for (query, id) in
         [("&from=22", ""), ("", "Last-Event-ID: 21\r\n"), ("", "Last-Event-ID: 21.1\r\n"), ("&from=5000", "")]
@@ -257,7 +260,7 @@ async fn a_cursor_of_another_life_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn an_event_source_is_told_as_an_event_what_passes_and_what_does_not() {
+async fn an_event_source_gets_failures_of_the_node_as_an_event() {
     let (node, feed) = node();
     let ask = async |target: &str| {
         node.ask_with("GET", target, "Accept: text/event-stream\r\nCache-Control: no-cache\r\n", "").await
@@ -269,21 +272,21 @@ async fn an_event_source_is_told_as_an_event_what_passes_and_what_does_not() {
         ("/watch?prefix=", Some(Code::Stopping), 503, "stopping"),
         ("/watch?prefix=", Some(Code::Joining), 503, "joining"),
     ] {
-        feed.stand(footing(u64::MAX, refusal.map(|code| Refusal::not_applied(code, "why"))));
-        let told = ask(target).await;
-        assert_eq!((told.status, told.header("content-type")), (200, Some("text/event-stream; charset=utf-8")));
-        let data = told.body.split("event:refused\ndata:").nth(1).unwrap_or_else(|| panic!("{told:?}"));
+        feed.set_status(feed_status(u64::MAX, refusal.map(|code| Refusal::not_applied(code, "why"))));
+        let text = ask(target).await;
+        assert_eq!((text.status, text.header("content-type")), (200, Some("text/event-stream; charset=utf-8")));
+        let data = text.body.split("event:refused\ndata:").nth(1).unwrap_or_else(|| panic!("{text:?}"));
         let problem: Value = serde_json::from_str(data.split('\n').next().unwrap()).unwrap();
         assert_eq!((&problem["status"], &problem["code"]), (&status.into(), &code.into()));
-        assert!(told.body.contains("retry:1000\n\n"), "{told:?}");
+        assert!(text.body.contains("retry:1000\n\n"), "{text:?}");
     }
-    feed.stand(footing(u64::MAX, None));
-    // What is wrong with the request itself does not get better.
+    feed.set_status(feed_status(u64::MAX, None));
+    // A bad request stays one, so the browser must not try again.
     ask("/watch?prefix=&form=3").await.is_problem(400, "bad_query");
 }
 
 #[tokio::test]
-async fn only_so_many_watch_and_a_place_is_free_again_when_one_goes() {
+async fn watchers_are_bounded_and_a_slot_is_free_again_when_one_ends() {
     let (node, _feed) = node();
     let one = Stream::open(&node, "/watch?prefix=", "").await;
     let _two = Stream::open(&node, "/watch?prefix=", "").await;
@@ -301,51 +304,53 @@ async fn only_so_many_watch_and_a_place_is_free_again_when_one_goes() {
         };
         stream.until("id:10\n\n").await
     };
-    tokio::time::timeout(Duration::from_secs(20), free).await.expect("the place is free");
+    tokio::time::timeout(Duration::from_secs(20), free).await.expect("the slot is free");
 }
 
 #[tokio::test]
-async fn a_client_that_says_that_it_sends_no_more_goes_on_watching() {
+async fn a_half_closed_connection_goes_on_watching() {
     let (node, feed) = node();
     let mut stream = Stream::open(&node, "/watch?prefix=a", "").await;
     stream.until("id:10\n\n").await;
     stream.stream.shutdown().await.unwrap();
-    // It is asked whether it is there, and it is.
+    // The FIN makes the node send a comment line; a client that is gone would answer it with a reset.
     stream.until(":\n\n").await;
     for index in 11..14 {
-        happens(&feed, index, &[put("a/1", index, "text/plain", "x")]);
+        append(&feed, index, &[put("a/1", index, "text/plain", "x")]);
         stream.until(&format!("id:{index}")).await;
     }
-    // As long as it is there, it has one of two places.
+    // It still has one of the two slots.
     let _other = Stream::open(&node, "/watch?prefix=a", "").await;
     node.ask("GET", "/watch?prefix=a", "").await.is_problem(503, "overloaded");
     drop(node);
 }
 
 #[tokio::test]
-async fn a_stop_cuts_streams_whose_clients_do_not_read() {
+async fn a_shutdown_cuts_streams_whose_clients_do_not_read() {
     let (node, feed) = node();
     let stuck = Stream::open(&node, "/watch?prefix=", "").await;
     let value = Stored { content_type: "text/plain".into(), bytes: vec![b'x'; 16 << 20].into() };
     let change = Change::Put { key: "k".into(), item: Item { value, version: 11, create_version: 11, expires: None } };
-    happens(&feed, 11, &[change]);
+    append(&feed, 11, &[change]);
     let mut other = Stream::open(&node, "/watch?prefix=", "").await;
     other.until("id:11\n\n").await;
-    feed.stand(footing(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
+    feed.set_status(feed_status(0, Some(Refusal::not_applied(Code::Stopping, "stopping"))));
     feed.close();
     let drain = Duration::from_secs(60);
-    tokio::time::timeout(Duration::from_secs(20), node.server.stop(drain)).await.expect("nobody holds the stop up");
+    tokio::time::timeout(Duration::from_secs(20), node.server.stop(drain))
+        .await
+        .expect("no client delays the shutdown");
     drop(stuck);
 }
 
 #[tokio::test]
-async fn progress_is_told_only_in_touch_with_a_leader_and_then_every_few_seconds() {
+async fn progress_is_sent_only_in_contact_with_a_leader_and_then_every_few_seconds() {
     let (node, feed) = node();
-    feed.stand(footing(0, None));
+    feed.set_status(feed_status(0, None));
     let mut stream = Stream::open(&node, "/watch?prefix=", "").await;
-    happens(&feed, 11, &[put("k", 11, "text/plain", "x")]);
-    assert!(!stream.until("id:11\n\n").await.contains("progress"), "the node has heard no leader");
-    feed.stand(footing(u64::MAX, None));
+    append(&feed, 11, &[put("k", 11, "text/plain", "x")]);
+    assert!(!stream.until("id:11\n\n").await.contains("progress"), "the node has no contact with a leader");
+    feed.set_status(feed_status(u64::MAX, None));
     for _ in 0..3 {
         let began = Instant::now();
         assert!(stream.until("id:11\n\n").await.contains("event:progress\ndata:{\"index\":11}\n"));
@@ -359,9 +364,9 @@ async fn a_watcher_survives_whatever_was_stored() {
     let mut stream = Stream::open(&node, "/watch?prefix=&from=11", "").await;
     let value = Stored { content_type: "application/json".into(), bytes: (&b"\"\xff\"\n\nevent: put\n"[..]).into() };
     let item = Item { value, version: 11, create_version: 2, expires: None };
-    happens(&feed, 11, &[Change::Put { key: (&b"k\xff"[..]).into(), item }]);
-    happens(&feed, 12, &[put("after", 12, "text/plain", "still there")]);
-    let told = stream.until("still there").await;
-    assert!(told.contains("value_base64") && told.contains("k\u{fffd}"), "{told}");
-    assert_eq!(told.matches("event: put").count() + told.matches("event:put").count(), 2, "{told}");
+    append(&feed, 11, &[Change::Put { key: (&b"k\xff"[..]).into(), item }]);
+    append(&feed, 12, &[put("after", 12, "text/plain", "still there")]);
+    let text = stream.until("still there").await;
+    assert!(text.contains("value_base64") && text.contains("k\u{fffd}"), "{text}");
+    assert_eq!(text.matches("event: put").count() + text.matches("event:put").count(), 2, "{text}");
 }

@@ -3,12 +3,14 @@
 //! Why: a client that lost the answer to a write has to send it again. The result is replicated state, stored by the entry that
 //! applied the write, so every later leader has it.
 //!
-//! Invariants: an invalid write is refused on every node alike, before the table is read. Which result is stored and which is
-//! evicted is a function of the applied entries alone. No result is evicted before [`MIN_RETENTION_MS`]; if younger results fill
-//! the table, a write with an idempotency key is refused. Work per write is bounded; the oldest results are evicted first.
+//! Invariants: an invalid write is refused on every node alike, before the table is read. Which result is stored and which
+//! is evicted is a function of the applied entries alone. No result is evicted before [`MIN_RETENTION_MS`]; if younger
+//! results fill the table, a write with an idempotency key is refused. Work per write is bounded; the oldest results are
+//! evicted first.
 //!
-//! Example: key `k1` is applied at index 7. A retry arrives as entry 9: the answer is the result of index 7 with `replayed`, and
-//! entry 9 changes nothing. Another request with key `k1` and a different fingerprint is `IdempotencyKeyReused`.
+//! Example: key `k1` is applied at index 7. A retry arrives as entry 9: the answer is the result of index 7 with
+//! `replayed`, and entry 9 changes nothing. Another request with key `k1` and a different fingerprint is
+//! `IdempotencyKeyReused`.
 //!
 //! See also: `http::request::idempotency` (key and fingerprint), `storage::kv::dedup_table` (persistence).
 
@@ -138,15 +140,15 @@ impl DedupTable {
     pub fn store(&mut self, stored: StoredResult, bytes: usize) -> Vec<StoredResult> {
         let clock = stored.written.clock;
         // An expired result of the same key is replaced: one key has one result.
-        let same_name = self.by_key.get(&stored.idempotency_key.key).copied();
-        let mut evicted: Vec<_> = same_name.and_then(|index| self.remove(index)).into_iter().collect();
+        let same_key = self.by_key.get(&stored.idempotency_key.key).copied();
+        let mut evicted: Vec<_> = same_key.and_then(|index| self.remove(index)).into_iter().collect();
         self.restore(stored, bytes);
         while let Some((&index, (first, _))) = self.results.first_key_value() {
             // Evicts for space only what has had its minimum retention, and a few expired results on the way, so that the table
             // shrinks without a scan.
-            let goes_for_it = self.bytes > DEDUP_TABLE_BYTES && is_evictable(&first.written, clock);
+            let for_space = self.bytes > DEDUP_TABLE_BYTES && is_evictable(&first.written, clock);
             let is_old = is_expired(&first.written, clock) && evicted.len() < EXPIRED_PER_STORE;
-            if !goes_for_it && !is_old {
+            if !for_space && !is_old {
                 break;
             }
             evicted.extend(self.remove(index));
@@ -203,7 +205,7 @@ mod tests {
 
     const AT: ApplyPoint = ApplyPoint { index: 7, clock: 1_000 };
 
-    fn once(key: impl Into<Bytes>, fingerprint: u128) -> IdempotencyKey {
+    fn request_key(key: impl Into<Bytes>, fingerprint: u128) -> IdempotencyKey {
         IdempotencyKey { key: key.into(), fingerprint }
     }
 
@@ -212,7 +214,7 @@ mod tests {
     }
 
     fn stored(key: impl Into<Bytes>, index: u64, clock: u64) -> StoredResult {
-        StoredResult { idempotency_key: once(key, 0), written: written(index, clock) }
+        StoredResult { idempotency_key: request_key(key, 0), written: written(index, clock) }
     }
 
     fn decided(
@@ -229,14 +231,16 @@ mod tests {
     #[test]
     fn a_write_with_an_idempotency_key_is_applied_once_and_its_result_replayed() {
         let mut results = DedupTable::default();
-        let (first, stored) = decided(&results, once("a", 5), AT);
+        let (first, stored) = decided(&results, request_key("a", 5), AT);
         assert_eq!(first, written(7, 1_000));
         results.store(stored.unwrap(), 1);
+        // Entry 9 is the retry: it answers with the result of entry 7. The same key with another fingerprint is another
+        // request.
         let later = ApplyPoint { index: 9, clock: 2_000 };
-        assert_eq!(decided(&results, once("a", 5), later), (Written { replayed: true, ..first }, None));
-        let (other, stored) = decided(&results, once("a", 6), later);
+        assert_eq!(decided(&results, request_key("a", 5), later), (Written { replayed: true, ..first }, None));
+        let (other, stored) = decided(&results, request_key("a", 6), later);
         assert_eq!((other.index, other.outcome, stored), (9, CommandResult::IdempotencyKeyReused, None));
-        assert_eq!(decided(&results, once("b", 5), later).0, written(9, 2_000));
+        assert_eq!(decided(&results, request_key("b", 5), later).0, written(9, 2_000));
     }
 
     #[test]
@@ -251,7 +255,7 @@ mod tests {
             ("b", Command::put(&b"\xff"[..], "v")),
             ("no name\n", Command::delete("k")),
         ] {
-            let write = Write { idempotency_key: Some(once(key, 0)), command };
+            let write = Write { idempotency_key: Some(request_key(key, 0)), command };
             let Ok(decided) = decide_write(write, AT, 1, &results, run);
             assert_eq!(decided, (invalid.clone(), None));
         }
@@ -266,18 +270,18 @@ mod tests {
     }
 
     #[test]
-    fn a_result_over_its_time_is_unknown_and_replaced() {
+    fn an_expired_result_is_not_replayed_and_is_replaced() {
         let mut results = DedupTable::default();
         results.store(stored("a", 7, 1_000), 1);
         let over = ApplyPoint { index: 9, clock: 1_000 + MAX_RETENTION_MS };
-        assert!(decided(&results, once("a", 0), ApplyPoint { clock: over.clock - 1, ..over }).0.replayed);
-        let (retried, new) = decided(&results, once("a", 0), over);
+        assert!(decided(&results, request_key("a", 0), ApplyPoint { clock: over.clock - 1, ..over }).0.replayed);
+        let (retried, new) = decided(&results, request_key("a", 0), over);
         assert_eq!(retried, written(9, over.clock));
         assert_eq!(results.store(new.unwrap(), 1), [stored("a", 7, 1_000)]);
         assert_eq!(results.len(), 1);
     }
 
-    /// Results at index 1 and after, all of `clock`, that leave no room.
+    /// Returns a table without room, of results from index 1 on, all at `clock`.
     fn full(clock: u64) -> DedupTable {
         let mut results = DedupTable::default();
         for index in 1..=(DEDUP_TABLE_BYTES / cost(MAX_RESULT_BYTES)) as u64 {
@@ -287,22 +291,22 @@ mod tests {
     }
 
     #[test]
-    fn a_young_result_goes_for_nothing_and_a_write_without_room_is_not_done() {
+    fn a_young_result_is_not_evicted_and_a_write_without_room_is_refused() {
         let mut results = full(5);
         let young = ApplyPoint { index: 90_000, clock: 4 + MIN_RETENTION_MS };
-        let write = Write { idempotency_key: Some(once("new", 0)), command: Command::delete("k") };
+        let write = Write { idempotency_key: Some(request_key("new", 0)), command: Command::delete("k") };
         let run = |_| -> Result<CommandResult, &str> { panic!("it is not done") };
         let (refused, none) = decide_write(write, young, 1, &results, run).unwrap();
         assert_eq!((refused.outcome, refused.replayed, none), (CommandResult::ResultsFull, false, None));
-        let first = once("n1", 0);
-        assert!(decided(&results, first.clone(), young).0.replayed, "what is kept is answered all the same");
+        let first = request_key("n1", 0);
+        assert!(decided(&results, first.clone(), young).0.replayed, "a stored result is replayed all the same");
         let unnamed = Write { idempotency_key: None, command: Command::delete("k") };
         let run = |_| Ok::<_, std::convert::Infallible>(CommandResult::Deleted { existed: true });
         let Ok((done, _)) = decide_write(unnamed, young, 1, &results, run);
         assert_eq!(done.outcome, CommandResult::Deleted { existed: true });
-        // At the very moment when the oldest are old enough, as many go as there is need for.
+        // Exactly at the minimum retention, as many are evicted as needed.
         let old = ApplyPoint { clock: 5 + MIN_RETENTION_MS, ..young };
-        let (done, new) = decided(&results, once("new", 0), old);
+        let (done, new) = decided(&results, request_key("new", 0), old);
         assert_eq!(done.outcome, CommandResult::Deleted { existed: true });
         let before = results.len();
         let evicted = results.store(new.unwrap(), MAX_RESULT_BYTES);
@@ -312,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_later_names_forget_none() {
+    fn a_hundred_thousand_later_results_evict_none() {
         let mut results = DedupTable::default();
         for index in 1..=100_000_u64 {
             let new = stored(format!("n{index}"), index, index);
@@ -320,16 +324,18 @@ mod tests {
             assert!(results.has_room(index));
             assert_eq!(results.store(new, bytes), []);
         }
-        assert!(decided(&results, once("n1", 0), ApplyPoint { index: 1 << 20, clock: 100_000 }).0.replayed);
-        // What one result takes up at most is reckoned with before it is known.
-        let largest =
-            StoredResult { idempotency_key: once(vec![b'x'; 64], u128::MAX), written: written(u64::MAX, u64::MAX) };
+        assert!(decided(&results, request_key("n1", 0), ApplyPoint { index: 1 << 20, clock: 100_000 }).0.replayed);
+        // `has_room` assumes the maximum cost, so no real result may exceed it.
+        let largest = StoredResult {
+            idempotency_key: request_key(vec![b'x'; 64], u128::MAX),
+            written: written(u64::MAX, u64::MAX),
+        };
         let beside = codec::encode(&largest).len() - codec::encode(&largest.written.outcome).len();
         assert!(cost(beside + MAX_RESULT_BYTES) <= MAX_COST);
     }
 
     #[test]
-    fn results_over_their_time_go_a_few_at_a_time() {
+    fn expired_results_are_evicted_a_few_at_a_time() {
         let mut results = DedupTable::default();
         let name = |index: u64| index.to_be_bytes().to_vec();
         for index in 1..=40 {
@@ -351,15 +357,17 @@ mod tests {
             (got(MAX_RESULT_BYTES), CommandResult::Truncated { version: 7 }),
             (CommandResult::Touched(item(MAX_RESULT_BYTES)), CommandResult::Truncated { version: 3 }),
         ] {
-            let stored = StoredResult::of(once("a", 0), &Written { outcome, ..written(7, 0) });
+            let stored = StoredResult::of(request_key("a", 0), &Written { outcome, ..written(7, 0) });
             assert_eq!(stored.written.outcome, expected);
         }
     }
 
     #[test]
     fn golden_bytes_of_a_stored_result() {
-        let stored =
-            StoredResult { idempotency_key: once("n", 0x0102), written: Written { replayed: true, ..written(7, 9) } };
+        let stored = StoredResult {
+            idempotency_key: request_key("n", 0x0102),
+            written: Written { replayed: true, ..written(7, 9) },
+        };
         let golden = [
             &b"\x01\x01\0\0\0\0\0\0\0n\x02\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..],
             b"\x07\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x01\0\0\0\x01\x01",

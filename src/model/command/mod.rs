@@ -107,7 +107,9 @@ impl Command {
     #[must_use]
     pub fn may_grow(&self) -> bool {
         match self {
+            // Also a put of a smaller value: the old one keeps its space until the engine reclaims it.
             Self::Put { .. } => true,
+            // The branch is not known before the entry is applied, so either counts.
             Self::Txn(txn) => {
                 let puts = |operation: &txn::Operation| matches!(operation, txn::Operation::Put { .. });
                 txn.then.iter().any(puts) || txn.otherwise.iter().any(puts)
@@ -206,6 +208,8 @@ impl CommandResult {
     #[must_use]
     pub fn version(&self, index: u64) -> u64 {
         match self {
+            // A touch keeps the version of the key. A failed condition and a truncated result carry the version that they
+            // are about.
             Self::Touched(item) => item.version,
             Self::ConditionFailed { version } | Self::Truncated { version } => *version,
             _ => index,

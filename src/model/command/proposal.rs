@@ -2,8 +2,8 @@
 //!
 //! Why: applying an entry reads no clock, so whatever depends on time uses the timestamp in the entry.
 //!
-//! Invariants: a leader sets the timestamp when it proposes the entry, and it is never changed. The cluster clock is the greatest
-//! timestamp applied, so it never goes back.
+//! Invariants: a leader sets the timestamp when it proposes the entry, and it is never changed. The cluster clock is the
+//! greatest timestamp applied, so it never goes back.
 //!
 //! See also: `consensus::proposals::cluster_clock` (how the leader chooses timestamps).
 
@@ -47,12 +47,15 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
+        // Version 1; stamp as u64; no idempotency key; then the command: variant 1 (delete), key of length 1, condition
+        // variant 0.
         let delete = b"\x01\0\0\0\x01\0\0\0\0\0\0\0k\0\0\0\0";
         let bytes = Proposal::encode(0x0102, &Command::delete("k").into());
         assert_eq!(bytes, [b"\x01\x02\x01\0\0\0\0\0\0\0", &delete[..]].concat());
         assert_eq!(codec::decode(&bytes), Ok(Proposal { stamp: 0x0102, write: Command::delete("k").into() }));
         let idempotency_key = Some(IdempotencyKey { key: "n".into(), fingerprint: 3 });
         let bytes = Proposal::encode(0x0102, &Write { idempotency_key, command: Command::delete("k") });
+        // With an idempotency key: 1, key of length 1, fingerprint as u128.
         let named = b"\x01\x02\x01\0\0\0\0\0\0\x01\x01\0\0\0\0\0\0\0n\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         assert_eq!(bytes, [&named[..], delete].concat());
     }

@@ -104,6 +104,7 @@ impl Txn {
     /// Estimates its size in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
+        // Keys, values and content types; the fields around them are bounded by the number of operations.
         let check =
             |check: &Check| check.key.len() + if let Test::Holds(bytes) = &check.test { bytes.len() } else { 0 };
         let operations = self.then.iter().chain(&self.otherwise);

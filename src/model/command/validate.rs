@@ -48,16 +48,16 @@ pub const EXPIRE_KEYS: usize = 128;
 /// The maximum bytes of these keys.
 pub const EXPIRE_BYTES: usize = 64 << 10;
 /// The maximum characters of an input quoted in a message.
-const SHOWN: usize = 64;
+const QUOTED_CHARS: usize = 64;
 
-/// The limits of one node, at most those of all nodes.
+/// The limits of one node, never above those of all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest key, in bytes.
+    /// The maximum key, in bytes.
     pub key_bytes: usize,
     /// The maximum value, in bytes.
     pub value_bytes: usize,
-    /// The most bytes of one command.
+    /// The maximum bytes of one command.
     pub command_bytes: usize,
 }
 
@@ -83,10 +83,11 @@ impl Limits {
 /// A refusal with the reason; nothing was applied.
 pub fn request(request: &Request, limits: &Limits) -> Result<(), Refusal> {
     match request {
-        Request::Write(asked) if !asked.command.is_of_client() => {
+        // Internal commands are decisions of the leader. A forged `Move` from the peer port would redirect a member's peers.
+        Request::Write(inner) if !inner.command.is_of_client() => {
             Err(refused("only a leader itself proposes such a command"))
         }
-        Request::Write(asked) => write(asked, limits),
+        Request::Write(inner) => write(inner, limits),
         Request::Join { node_id, raft_address, .. } => node(node_id, [raft_address.as_str()]),
         Request::Remove { node_id } | Request::Transfer { node_id: Some(node_id) } => node(node_id, []),
         Request::Transfer { node_id: None } => Ok(()),
@@ -108,6 +109,7 @@ pub fn write(Write { idempotency_key, command }: &Write, limits: &Limits) -> Res
             return Err(refused("only a client's command has an idempotency key"));
         }
     }
+    // The whole size first: it bounds the work of the checks below, such as parsing JSON values.
     if command.size() > limits.command_bytes {
         let (bytes, most) = (command.size(), limits.command_bytes);
         return Err(too_large(format!("the command has {bytes} bytes, over the {most} that one may have")));
@@ -123,7 +125,7 @@ pub fn write(Write { idempotency_key, command }: &Write, limits: &Limits) -> Res
             checked_key(key, limits)?;
             checked_ttl(*ttl)
         }
-        Command::Txn(asked) => txn(asked, limits),
+        Command::Txn(inner) => txn(inner, limits),
         Command::Move { raft_address, http_address, .. } => addresses([raft_address, http_address]),
         Command::Expire { keys } => {
             // Its keys are stored ones, and were validated when they were put.
@@ -164,6 +166,7 @@ fn condition(Check { key, test }: &Check, limits: &Limits) -> Result<(), Refusal
     checked_key(key, limits)?;
     match test {
         Test::Is(_) => Ok(()),
+        // Bytes without a content type, so there is no JSON to check.
         Test::Holds(bytes) => value_length(bytes.len(), limits.value_bytes).map_err(too_large),
     }
 }
@@ -231,6 +234,8 @@ pub fn content_type(text: &str) -> Result<(), String> {
     if text.len() > CONTENT_TYPE_BYTES {
         return Err(format!("has {} bytes, over the {CONTENT_TYPE_BYTES} that a content type may have", text.len()));
     }
+    // `text/plain; charset=utf-8` has the tokens `text` and `plain`. Parameters are only checked to be printable, since the
+    // content type is sent back as a header.
     let token = |part: &str| {
         let of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         !part.is_empty() && part.bytes().all(of_token)
@@ -313,7 +318,7 @@ pub fn who_am_i(WhoAmI { node_id, http_address, raft_address, .. }: &WhoAmI) -> 
 ///
 /// # Errors
 /// As [`request`].
-pub fn adopted(JoinAccepted { started_as, http_address, .. }: &JoinAccepted) -> Result<(), Refusal> {
+pub fn join_accepted(JoinAccepted { started_as, http_address, .. }: &JoinAccepted) -> Result<(), Refusal> {
     node(started_as, [http_address.as_str()])
 }
 
@@ -345,7 +350,8 @@ fn within(refusal: Refusal, name: &str, at: usize) -> Refusal {
 /// Shortens an input for a message.
 #[must_use]
 pub fn clip(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
+    // By characters and not by bytes, so that the cut is never inside of one.
+    match text.char_indices().nth(QUOTED_CHARS) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }

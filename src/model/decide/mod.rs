@@ -26,9 +26,13 @@ use view::{ApplyPoint, Change, View};
 pub fn decide<V: View>(command: Command, at: ApplyPoint, view: &V) -> Result<(CommandResult, Vec<Change>), V::Error> {
     Ok(match command {
         Command::Put { key, value, condition, ttl } => {
+            // Reads the metadata alone: a put never needs the old value, which may be megabytes.
             let meta = view.meta(&key)?;
             let version = meta.map_or(0, |meta| meta.version);
             if condition.holds(version) {
+                // Example: `a` is put at 3 and at 5: version 5, create_version 3. It is deleted at 6 and put at 7: both are
+                // 7, so a client tells a new key of the same name from the old one. A put without a ttl removes an earlier
+                // expiry.
                 let create_version = meta.map_or(at.index, |meta| meta.create_version);
                 let expires = ttl.map(|ttl| ttl.from(at.clock));
                 let item = Item { value, version: at.index, create_version, expires };
@@ -39,7 +43,8 @@ pub fn decide<V: View>(command: Command, at: ApplyPoint, view: &V) -> Result<(Co
         }
         Command::Delete { key, condition } => {
             let version = view.meta(&key)?.map_or(0, |meta| meta.version);
-            // Version 0 means a missing key: a condition that holds for it (absent, always) makes the delete a success without effect.
+            // Version 0 means a missing key: a condition that holds for it (absent, always) makes the delete a success
+            // without effect, so a repeated delete is a success too.
             match (condition.holds(version), version) {
                 (false, _) => (CommandResult::ConditionFailed { version }, Vec::new()),
                 (true, 0) => (CommandResult::Deleted { existed: false }, Vec::new()),
@@ -52,6 +57,7 @@ pub fn decide<V: View>(command: Command, at: ApplyPoint, view: &V) -> Result<(Co
         Command::DeletePrefix { prefix } => txn::delete_prefix(&prefix, view)?,
         Command::Txn(txn) => txn::decide_txn(txn, at, view)?,
         Command::Touch { key, ttl, condition } => touch(key, ttl, condition, at, view)?,
+        // Internal commands have no client, so they have no result either.
         Command::Expire { keys } => (CommandResult::NoOp, expire(keys, at, view)?),
         Command::Tick => (CommandResult::NoOp, Vec::new()),
     })
@@ -72,6 +78,7 @@ fn touch<V: View>(
     if !condition.holds(version) {
         return Ok((CommandResult::ConditionFailed { version }, Vec::new()));
     }
+    // Only now is the value read. The item keeps its version, unlike after a put: the version is the fencing token of a lock.
     let Some(item) = view.item(&key)? else { return Ok((CommandResult::NotFound, Vec::new())) };
     let item = Item { expires: Some(ttl.from(at.clock)), ..item };
     Ok((CommandResult::Touched(item.clone()), vec![Change::Touch { key, item }]))
@@ -85,6 +92,7 @@ fn touch<V: View>(
 fn expire<V: View>(keys: Vec<(Bytes, u64)>, at: ApplyPoint, view: &V) -> Result<Vec<Change>, V::Error> {
     let mut changes = Vec::new();
     for (key, version) in keys {
+        // Both must hold. A put after the proposal has another version; a touch keeps the version and moves the expiry.
         let due = |meta: KeyMeta| meta.version == version && meta.expires.is_some_and(|expires| expires <= at.clock);
         if view.meta(&key)?.is_some_and(due) {
             changes.push(Change::Delete { key, expired: true });
@@ -163,6 +171,7 @@ mod tests {
             let Ok(decided) = decide(command, AT, &timed(20_000));
             decided
         };
+        // 10 000 ms at apply plus 30 s; the earlier expiry of 20 000 does not matter.
         let item = Item { value: Value::binary("12345"), version: 5, create_version: 3, expires: Some(40_000) };
         let change = Change::Touch { key: "a".into(), item: item.clone() };
         assert_eq!(touch("a", Condition::Version(5)), (CommandResult::Touched(item), vec![change]));
@@ -174,6 +183,8 @@ mod tests {
     #[test]
     fn a_key_expires_only_when_due_and_only_at_the_proposed_version() {
         let gone = vec![Change::Delete { key: "a".into(), expired: true }];
+        // The cluster clock is 10 000: due exactly now, due before, not due yet, and due at a version that was not
+        // proposed. `b` is missing.
         for (expires, version, expected) in
             [(10_000, 5, gone.clone()), (9_999, 5, gone), (10_001, 5, vec![]), (10_000, 4, vec![])]
         {

@@ -10,7 +10,7 @@ use crate::model::{
     decide, decide_write,
 };
 
-/// Keys and what they hold, and the results that are kept.
+/// The keys with their items, and the dedup table.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Map(pub BTreeMap<Bytes, Item>, DedupTable);
 
@@ -39,12 +39,12 @@ impl View for Map {
 }
 
 impl Map {
-    /// Decides a command at the beginning of time and takes its effects.
+    /// Applies a command at cluster time 0.
     pub fn apply(&mut self, command: Command, index: u64) -> CommandResult {
         self.apply_at(command, ApplyPoint { index, clock: 0 })
     }
 
-    /// Decides a command and takes its effects.
+    /// Applies a command.
     pub fn apply_at(&mut self, command: Command, at: ApplyPoint) -> CommandResult {
         let Ok((outcome, changes)) = decide(command, at, self);
         for change in changes {
@@ -57,21 +57,21 @@ impl Map {
         outcome
     }
 
-    /// Decides a write at the beginning of time and takes its effects, unless it was done before.
+    /// Applies a write at cluster time 0, unless it is a duplicate.
     pub fn write(&mut self, write: Write, index: u64, term: u64) -> Written {
         let at = ApplyPoint { index, clock: 0 };
         let mut results = std::mem::take(&mut self.1);
-        let Ok((written, kept)) =
+        let Ok((written, stored)) =
             decide_write(write, at, term, &results, |command| Ok::<_, Infallible>(self.apply_at(command, at)));
-        if let Some(kept) = kept {
-            let bytes = codec::encode(&kept).len();
-            results.store(kept, bytes);
+        if let Some(stored) = stored {
+            let bytes = codec::encode(&stored).len();
+            results.store(stored, bytes);
         }
         self.1 = results;
         written
     }
 
-    /// A page, bounded by its limit alone.
+    /// Returns a page, bounded by its limit alone.
     pub fn list(&self, list: &List) -> Page {
         let inside = |key: &Bytes| key[..] >= list.start[..] && list.end.as_ref().is_none_or(|end| key[..] < end[..]);
         let mut found: Vec<_> = self.0.iter().filter(|(key, _)| inside(key)).collect();

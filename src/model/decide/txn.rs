@@ -31,6 +31,7 @@ pub(crate) fn decide_txn<V: View>(
     view: &V,
 ) -> Result<(CommandResult, Vec<Change>), V::Error> {
     let mut succeeded = true;
+    // Stops at the first check that fails. The order is part of the command, so every node reads the same keys.
     for check in &txn.checks {
         succeeded = succeeded && holds(check, view)?;
     }
@@ -72,11 +73,15 @@ struct Branch<'a, V> {
 
 impl<V: View> Branch<'_, V> {
     fn run(&mut self, operation: Operation) -> Result<(OpResult, Option<Change>), V::Error> {
-        // A key written by an earlier operation of this branch shadows the state.
+        // A key written by an earlier operation of this branch shadows the state. Example: after `delete a` the map holds
+        // `a -> None`, so `get a` is null, and a put would create it with a new create_version; a key that is not in the
+        // map is read from the state.
         let meta = match self.written.get(operation.key()) {
             Some(now) => now.as_ref().map(Item::meta),
             None => self.view.meta(operation.key())?,
         };
+        // Charged by the metadata, before a value is read. The caller refuses the transaction then, so this result is never
+        // used.
         self.bytes += meta.map_or(0, |meta| meta.bytes);
         if self.bytes > TXN_BYTES {
             return Ok((OpResult::Put, None));
@@ -91,6 +96,7 @@ impl<V: View> Branch<'_, V> {
             }
             Operation::Delete { key } => {
                 self.written.insert(key.clone(), None);
+                // A missing key has no change: watchers would get a delete of a key that they never saw.
                 (OpResult::Deleted { existed: meta.is_some() }, meta.map(|_| Change::Delete { key, expired: false }))
             }
             Operation::Get { key } => match self.written.get(&key) {
@@ -103,10 +109,13 @@ impl<V: View> Branch<'_, V> {
 
 /// Evaluates a delete by prefix: removes the first keys, up to the limits, and reports whether more follow.
 pub(crate) fn delete_prefix<V: View>(prefix: &[u8], view: &V) -> Result<(CommandResult, Vec<Change>), V::Error> {
+    // Example: 1 002 keys `p/...`. The first command removes 1 000 and reports `more`; the second removes 2. The client
+    // repeats, and each command is bounded, so none delays the others for long.
     let end = after_prefix(prefix);
     let (mut from, mut bytes, mut changes) = (prefix.to_vec(), 0, Vec::new());
     while let Some((key, meta)) = view.next(&from, end.as_deref())? {
         bytes += meta.bytes;
+        // The first key always fits, however large, or a value over the limit would make the prefix undeletable.
         if changes.len() == DELETE_PREFIX_KEYS || (!changes.is_empty() && bytes > DELETE_PREFIX_BYTES) {
             return Ok((CommandResult::PrefixDeleted { deleted: changes.len() as u64, more: true }, changes));
         }
@@ -200,6 +209,7 @@ mod tests {
     fn an_oversized_transaction_changes_nothing() {
         let half = vec![0; TXN_BYTES / 2];
         let before = Map::from_iter([("a", item(half.clone(), 3)), ("b", item(half, 4)), ("c", item("1", 5))]);
+        // `a` and `b` reach the limit exactly, so any operation on the one byte of `c` exceeds it.
         for last in [delete("c"), put("c", ""), get("c")] {
             let mut map = before.clone();
             let txn = Txn { checks: vec![], then: vec![put("a", "x"), get("b"), last], otherwise: vec![] };
@@ -225,6 +235,7 @@ mod tests {
         assert_eq!(map.apply(delete.clone(), 10), CommandResult::PrefixDeleted { deleted: 2, more: false });
         assert_eq!(map.apply(delete.clone(), 11), CommandResult::PrefixDeleted { deleted: 0, more: false });
         assert_eq!(map.0.len(), 2);
+        // One value over the limit goes alone, then two halves together, then the last byte.
         let half = DELETE_PREFIX_BYTES / 2;
         for (key, bytes) in [("p/1", DELETE_PREFIX_BYTES + 1), ("p/2", half), ("p/3", half), ("p/4", 1)] {
             map.0.insert(key.into(), item(vec![0; bytes], 3));

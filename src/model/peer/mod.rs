@@ -184,8 +184,9 @@ impl PeerTable {
     /// peers that have `shown` that they know one.
     #[must_use]
     pub fn boot_history_for(&self, raft_id: u64, heard: Option<BootId>, shown: Option<BootId>) -> BootHistory {
-        // A peer that knows a boot id of this node may prove itself with it, so the history is shown only to members and to peers
-        // that have proven to know one of its ids.
+        // A process that knows the history could claim to continue it, and take this node's place. So it goes only to
+        // listed members, and to a peer that has named one of its boot ids: a node that was off for long may not list a
+        // member that joined meanwhile.
         let boot_history = self.boot_history.clone().including(heard);
         let knows = shown.is_some_and(|shown| boot_history.continues(Some(shown)).is_ok());
         if self.lists(raft_id) || knows { boot_history } else { BootHistory::default() }
@@ -196,6 +197,8 @@ impl PeerTable {
     #[must_use]
     pub fn unconfirmed_move(&self, raft_id: u64, moved: bool, raft_address: &str) -> Option<&str> {
         let (_, _, listed) = self.peers.iter().find(|(listed, ..)| *listed == raft_id)?;
+        // Example: `a` is listed at x:1 and reports y:1. It is `a` on a new host, or a clone beside it; only an operator,
+        // or the setting `cluster.follow_moves`, can say which.
         (moved && !self.follow_moves && listed != raft_address).then_some(listed)
     }
 }

@@ -1,11 +1,12 @@
 //! Probes between voters, and state digests.
 //!
-//! Why: some messages would end a node if they were true: that it was removed, that its log is lost, that its state diverges.
-//! Before a node believes one it probes the other voters. A node without a leader probes whether an entry of its log is committed.
+//! Why: some messages would end a node if they were true: that it was removed, that its log is lost, that its state
+//! diverges. Before a node believes one it probes the other voters. A node without a leader probes whether an entry of its
+//! log is committed.
 //!
 //! Invariants: all of these are encoded by [`crate::model::codec`], so any change of them is a new wire version.
 //!
-//! See also: `consensus::verification` (how replies are judged).
+//! See also: `consensus::verification` (how replies are evaluated).
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,7 @@ pub struct StateDigest {
     pub digest: u64,
 }
 
-/// A probe: what does the other node know about this one?
+/// A question to another voter: its record of the sender, and its digest or entry at an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// The cluster of the sender.

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::changefeed::History;
+use crate::changefeed::FeedLimits;
 use crate::consensus;
 use crate::model::{BootId, Code, JoinOffer};
 use crate::storage::{DataDir, OpenOptions, SledEngine};
@@ -223,7 +223,7 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
         follower_bytes: 64 << 20,
         apply_work: 1 << 20,
         pending_requests: 64,
-        history: History { events: 10, bytes: 1 << 20 },
+        history: FeedLimits { events: 10, bytes: 1 << 20 },
         raft_address: address.clone(),
         http_address: "h:1".into(),
         follow_moves: false,

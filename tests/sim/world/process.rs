@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use huskv::changefeed::History;
+use huskv::changefeed::FeedLimits;
 use huskv::consensus::{Driver, Input, Options};
 use huskv::model::Limits;
 use huskv::storage::{DataDir, Error, OpenOptions, Peers};
@@ -66,7 +66,7 @@ impl World {
             apply_work,
             limits: Limits::ALL_NODES,
             pending_requests: 1000,
-            history: History { events: 40, bytes: 1 << 20 },
+            history: FeedLimits { events: 40, bytes: 1 << 20 },
             raft_address: format!("n{}:{}", node.original, node.port),
             http_address: format!("n{}:80", node.original),
             follow_moves: self.follow_moves,

@@ -1,8 +1,8 @@
-//! The check of commands as tables: what is let pass, what is refused, and under which code.
+//! Tests of validation as tables: accepted and refused commands, and the code of each refusal.
 //!
-//! Why: each bound protects every node at once, so each is shown at its edge, in every command that it concerns.
+//! Why: each limit protects every node at once, so each is tested at its edge, in every command that it concerns.
 //!
-//! See also: what a refused command leaves behind ([`crate::model::decide_write`]).
+//! See also: [`crate::model::decide_write`] (an invalid command changes nothing).
 
 use super::*;
 use crate::model::{Condition, NodeKind, Role};
@@ -62,6 +62,7 @@ fn keys_are_utf_8_of_bounded_length_in_every_command() {
     for key in [&b"k"[..], "\u{e9}\0/ %".as_bytes(), &[b'k'; KEY_BYTES]] {
         assert!(commands(key).into_iter().all(|command| code(command) == Ok(())), "{key:?}");
     }
+    // Empty, invalid bytes, a truncated sequence, an encoded surrogate, one byte too long, and far too long.
     for key in [&b""[..], b"\xff", b"a\xc3", b"\xed\xa0\x80", &[b'k'; KEY_BYTES + 1], &vec![b'k'; 2 << 20]] {
         for command in commands(key) {
             assert_eq!(code(command), Err(Code::BadKey));
@@ -142,7 +143,7 @@ fn ttls_and_idempotency_keys_are_within_their_ranges() {
 }
 
 #[test]
-fn a_client_sends_what_a_client_may() {
+fn a_client_cannot_send_internal_commands() {
     let moved = |raft_address: &str| Command::Move {
         raft_id: 1,
         raft_address: raft_address.into(),
@@ -193,7 +194,7 @@ fn a_setting_can_only_be_stricter() {
 }
 
 #[test]
-fn names_and_addresses_of_members_are_some() {
+fn names_and_addresses_of_members_are_valid() {
     let row = |name: &str, raft_id, http_address: &str| Member {
         name: name.into(),
         raft_id,
@@ -223,7 +224,7 @@ fn names_and_addresses_of_members_are_some() {
         http_address: http_address.into(),
         dropped: None,
     };
-    assert!(adopted(&joined("a:2")).is_ok() && adopted(&joined("a")).is_err());
+    assert!(join_accepted(&joined("a:2")).is_ok() && join_accepted(&joined("a")).is_err());
 }
 
 #[test]

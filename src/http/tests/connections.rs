@@ -1,8 +1,8 @@
-//! Connections: origins, bodies over the limit, deadlines, keep-alive, and the end.
+//! Tests of connections: origins and hosts, body limits, deadlines, keep-alive, shutdown.
 //!
-//! Why: this is where a server hangs, or loses an answer that was already written.
+//! Why: this is where a server hangs, or loses a response that was already written.
 //!
-//! Not here: what the routes answer.
+//! See also: the routes ([`super::store`], [`super::cluster`]), many connections ([`super::overload`]).
 
 use super::*;
 use tokio::sync::oneshot;
@@ -26,14 +26,14 @@ async fn pages_of_other_origins_are_refused_on_every_route_before_anything_else(
             assert_eq!(answer.header("access-control-allow-origin"), None);
         }
     }
-    // Without CORS a browser sends no origin, but says that the page is of another site.
+    // An `<img>` of a page sends no `Origin`, but Fetch Metadata.
     for target in ["/store/k", "/health", "/watch?prefix="] {
         let image = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n";
         node.ask_with("GET", target, image, "").await.is_problem(403, "cross_origin");
     }
 }
 
-/// What a browser sends for `fetch('/...')` in a page of `evil.example:2221`, whose name was made to point to this node.
+/// The request of `fetch('/...')` in a page of `evil.example:2221`, a name that was rebound to this node's address.
 fn rebound(method: &str, target: &str, body: &str) -> String {
     let origin = if method == "GET" { "" } else { "Origin: http://evil.example:2221\r\n" };
     let length = body.len();
@@ -56,7 +56,7 @@ async fn a_page_of_a_rebound_name_reads_and_writes_nothing() {
         assert!(problem["detail"].as_str().unwrap().contains("http.allowed_hosts"), "{problem}");
         assert_eq!(refused.header("x-huskv-node"), None, "{target}");
     }
-    // Its writes say where they come from, and that is refused before.
+    // Writes have an `Origin`, which is checked before the host.
     node.raw(&rebound("POST", "/store", PUT)).await.is_problem(403, "cross_origin");
     let health = node.raw(&rebound("GET", "/health", "")).await;
     assert_eq!((health.status, health.body.as_str(), health.header("x-huskv-node")), (200, "", None));
@@ -68,23 +68,23 @@ async fn a_page_of_a_rebound_name_reads_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_that_it_sends_no_more_is_answered() {
-    let (node, kept, arrived) = slow();
+async fn a_half_closed_connection_gets_its_response() {
+    let (node, held, arrived) = node_with_held_write();
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     let put = format!("POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
     stream.write_all(put.as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
     arrived.await.unwrap();
-    // Others are served meanwhile, so the FIN has long been there.
+    // By the time another connection is served the FIN has arrived.
     assert_eq!(node.ask("OPTIONS", "/store", "").await.status, 204);
-    let reply = kept.lock().unwrap().take().unwrap();
+    let reply = held.lock().unwrap().take().unwrap();
     reply(Err(Refusal::not_applied(Code::NoLeader, "none")));
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
-    Seen::parse(&answer).is_problem(503, "no_leader");
+    TestResponse::parse(&answer).is_problem(503, "no_leader");
 }
 
-/// Sends two requests on one connection, the second after the answer to the first; both answers.
+/// Sends two requests on one connection, the second after the response to the first; returns both responses.
 async fn one_after_the_other(node: &Node, first: &str, second: &str) -> String {
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream.write_all(first.as_bytes()).await.unwrap();
@@ -103,14 +103,14 @@ async fn one_after_the_other(node: &Node, first: &str, second: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_wanted_costs_no_later_request() {
+async fn an_unread_body_does_not_lose_the_next_request() {
     let node = Node::working();
     let length = PUT.len();
     let second = format!(
         "POST /store HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{PUT}"
     );
     let large = "x".repeat(100_000);
-    for (line, headers, body, goes_on) in [
+    for (line, headers, body, stays_open) in [
         ("GET /health", "", "{}", true),
         ("PUT /store/k?nonsense", "", "value", true),
         ("PUT /store/k", "Content-Range: bytes 1-2/3\r\n", "value", true),
@@ -122,13 +122,13 @@ async fn a_body_that_is_not_wanted_costs_no_later_request() {
         let first = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
         let answers = one_after_the_other(&node, &first, &second).await;
         let both = answers.matches("HTTP/1.1 ").count() == 2 && answers.contains("success persisting data");
-        assert_eq!(both, goes_on, "{line} {headers}: {answers}");
-        assert!(goes_on || !answers.contains("100 Continue"), "{answers}");
+        assert_eq!(both, stays_open, "{line} {headers}: {answers}");
+        assert!(stays_open || !answers.contains("100 Continue"), "{answers}");
     }
 }
 
 #[tokio::test]
-async fn listed_and_own_pages_may_read_the_answers_and_ask_beforehand() {
+async fn allowed_and_own_origins_may_read_responses_and_send_preflights() {
     let node = Node::working();
     for origin in ["https://ui.example.org", "http://localhost:2221", "http://[::1]:2221"] {
         let headers = format!("Origin: {origin}\r\n");
@@ -150,7 +150,7 @@ async fn listed_and_own_pages_may_read_the_answers_and_ask_beforehand() {
 }
 
 #[tokio::test]
-async fn a_target_without_a_path_is_no_route_and_harms_nobody() {
+async fn a_target_without_a_path_is_a_404() {
     let node = Node::working();
     for line in ["CONNECT localhost:1", "CONNECT [::1]:2221", "GET localhost:1"] {
         for origin in ["", "Origin: http://localhost:2221\r\n"] {
@@ -166,22 +166,22 @@ async fn a_target_without_a_path_is_no_route_and_harms_nobody() {
 #[tokio::test]
 async fn a_body_over_the_limit_is_413_however_it_is_sent() {
     let node = Node::working();
-    // Announced: refused before any of it is read, and without asking for it.
-    let announced = "POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: 257\r\nExpect: 100-continue\r\n\r\n";
-    let answer = node.raw(announced).await;
+    // With a length: refused before any of it is read, without a `100 Continue`.
+    let with_length = "POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: 257\r\nExpect: 100-continue\r\n\r\n";
+    let answer = node.raw(with_length).await;
     answer.is_problem(413, "too_large");
     assert_eq!(answer.header("connection"), Some("close"));
-    // Chunked, and far more of it than the sockets hold: the client still reads its answer.
+    // Chunked, and far more of it than the socket buffers hold: the client still reads its response.
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     stream.write_all(b"POST /store HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
     for _ in 0..64 {
-        stream.write_all(chunk.as_bytes()).await.expect("the node reads on for a while, so that no reset comes first");
+        stream.write_all(chunk.as_bytes()).await.expect("the node lingers, so no reset comes first");
     }
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
-    Seen::parse(&answer).is_problem(413, "too_large");
-    // Chunked and within it.
+    TestResponse::parse(&answer).is_problem(413, "too_large");
+    // Chunked and within the limit.
     let fits = format!(
         "POST /store HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
                         a\r\n{}\r\nb\r\n{}\r\n0\r\n\r\n",
@@ -200,17 +200,17 @@ async fn a_head_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_body_that_never_ends_is_given_up_at_the_deadline() {
+async fn a_body_that_never_ends_is_a_408_at_the_deadline() {
     let node = Node::working();
     let answer = node.raw("POST /store?timeout=20ms HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{").await;
     assert_eq!(answer.is_problem(408, "body_timeout")["outcome"], "not_applied");
 }
 
 #[tokio::test]
-async fn a_loop_that_says_nothing_is_given_up_after_the_deadline() {
+async fn a_loop_that_does_not_answer_is_a_failure_after_the_deadline() {
     let node = Node::start(options(), {
-        let mut kept = Vec::new();
-        move |input| kept.push(input)
+        let mut held = Vec::new();
+        move |input| held.push(input)
     });
     let join = r#"{"node_id":"node2","raft_address":"localhost:1112"}"#;
     for (method, target, body, status, code, outcome) in [
@@ -259,7 +259,7 @@ async fn timeouts_reach_the_loop_as_deadlines() {
 }
 
 #[tokio::test]
-async fn before_the_loop_has_begun_whatever_is_asked_is_told_so() {
+async fn before_the_first_turn_every_request_is_a_503_starting() {
     let (handle, _inbox) = channel(16);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -283,7 +283,7 @@ async fn a_full_queue_is_503_at_once() {
     let node = Node::in_front_of(handle, options());
     let mut first = TcpStream::connect(node.address).await.unwrap();
     first.write_all(b"GET /store/a HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    // Nobody takes the first one out, so from the moment it is in, everybody else is refused.
+    // The queue has one place and no reader. Once the first request is in it, others are refused.
     loop {
         let answer = node.ask("GET", "/store/b?timeout=1ms", "").await;
         let problem = answer.json();
@@ -296,7 +296,7 @@ async fn a_full_queue_is_503_at_once() {
 }
 
 #[tokio::test]
-async fn one_connection_carries_many_requests_also_sent_ahead() {
+async fn pipelined_requests_are_answered_in_order() {
     let node = Node::working();
     let length = PUT.len();
     let put = format!("POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{PUT}");
@@ -312,23 +312,23 @@ async fn one_connection_carries_many_requests_also_sent_ahead() {
     assert!(answers.trim_end().ends_with(last), "{answers}");
 }
 
-/// A node whose loop keeps the reply to a write for later; also a signal for when it has it.
-fn slow() -> (Node, Kept<Result<Answer, Refusal>>, oneshot::Receiver<()>) {
-    let kept: Kept<_> = Arc::new(Mutex::new(None));
+/// A node whose loop holds the reply to a write; the signal comes with the write.
+fn node_with_held_write() -> (Node, HeldReply<Result<Answer, Refusal>>, oneshot::Receiver<()>) {
+    let held: HeldReply<_> = Arc::new(Mutex::new(None));
     let (arrived, signal) = oneshot::channel();
-    let (keep, mut arrived) = (Arc::clone(&kept), Some(arrived));
+    let (hold, mut arrived) = (Arc::clone(&held), Some(arrived));
     let node = Node::start(options(), move |input| {
         if let Input::Request { reply, .. } = input {
-            *keep.lock().unwrap() = Some(reply);
+            *hold.lock().unwrap() = Some(reply);
             arrived.take().unwrap().send(()).unwrap();
         }
     });
-    (node, kept, signal)
+    (node, held, signal)
 }
 
 #[tokio::test]
-async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
-    let (node, kept, arrived) = slow();
+async fn a_shutdown_lets_requests_under_way_finish_and_accepts_no_more() {
+    let (node, held, arrived) = node_with_held_write();
     let mut idle = TcpStream::connect(node.address).await.unwrap();
     let mut busy = TcpStream::connect(node.address).await.unwrap();
     let put = format!("POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
@@ -342,12 +342,12 @@ async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
     late.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     late.read_to_end(&mut answer).await.unwrap();
-    let answer = Seen::parse(&answer);
+    let answer = TestResponse::parse(&answer);
     answer.is_problem(503, "stopping");
     assert_eq!(answer.header("connection"), Some("close"));
     drop(late);
     assert!(!stop.is_finished());
-    let reply = kept.lock().unwrap().take().unwrap();
+    let reply = held.lock().unwrap().take().unwrap();
     reply(Ok(Answer::Written(crate::model::Written {
         index: 7,
         term: 1,
@@ -357,15 +357,15 @@ async fn a_stop_lets_requests_under_way_finish_and_takes_no_more() {
     })));
     let mut answer = Vec::new();
     busy.read_to_end(&mut answer).await.unwrap();
-    let answer = Seen::parse(&answer);
+    let answer = TestResponse::parse(&answer);
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     stop.await.unwrap();
     assert!(TcpStream::connect(address).await.is_err());
 }
 
 #[tokio::test]
-async fn a_stop_tells_what_is_known_to_those_whose_requests_do_not_finish_in_time() {
-    let (node, kept, arrived) = slow();
+async fn a_shutdown_answers_unfinished_requests_with_an_unknown_outcome() {
+    let (node, held, arrived) = node_with_held_write();
     let mut busy = TcpStream::connect(node.address).await.unwrap();
     let put = format!("POST /store HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{PUT}", PUT.len());
     busy.write_all(put.as_bytes()).await.unwrap();
@@ -373,20 +373,20 @@ async fn a_stop_tells_what_is_known_to_those_whose_requests_do_not_finish_in_tim
     node.server.stop(Duration::from_millis(1600)).await;
     let mut answer = Vec::new();
     busy.read_to_end(&mut answer).await.unwrap();
-    let problem = Seen::parse(&answer).is_problem(503, "stopping");
+    let problem = TestResponse::parse(&answer).is_problem(503, "stopping");
     assert_eq!(problem["outcome"], "unknown", "the loop has it, and may have proposed it");
-    assert!(kept.lock().unwrap().is_some(), "the loop never answered");
+    assert!(held.lock().unwrap().is_some(), "the loop never answered");
 }
 
 #[tokio::test]
-async fn a_request_whose_client_goes_away_is_over_by_its_deadline() {
+async fn a_request_whose_client_is_gone_ends_by_its_deadline() {
     let (gone, signal) = oneshot::channel();
     let mut gone = Some(gone);
     let (handle, mut inbox) = channel(16);
     tokio::spawn(async move {
         let Some(Input::Request { reply, .. }) = inbox.clients.recv().await else { panic!("a request") };
         gone.take().unwrap().send(()).unwrap();
-        // The reply is never used: what ends the handler must be its deadline.
+        // Neither used nor dropped, which would be an answer: only the deadline can end the handler.
         std::mem::forget(reply);
         std::future::pending::<()>().await;
     });
@@ -402,12 +402,11 @@ async fn a_request_whose_client_goes_away_is_over_by_its_deadline() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_closes_when_it_was_told_to_and_one_with_a_request_does_not() {
-    let (keep, replies) =
-        (Arc::new(Mutex::new(Vec::new())), Options { idle_timeout: Duration::from_secs(1), ..options() });
-    let kept = Arc::clone(&keep);
-    let node = Node::start(replies, move |input| match input {
-        Input::Request { reply, .. } => kept.lock().unwrap().push(reply),
+async fn an_idle_connection_closes_after_its_timeout_and_a_busy_one_does_not() {
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let hold = Arc::clone(&held);
+    let node = Node::start(Options { idle_timeout: Duration::from_secs(1), ..options() }, move |input| match input {
+        Input::Request { reply, .. } => hold.lock().unwrap().push(reply),
         Input::Status { reply } => reply(status()),
         _ => {}
     });
@@ -420,18 +419,18 @@ async fn an_idle_connection_closes_when_it_was_told_to_and_one_with_a_request_do
     idle.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     idle.read_to_end(&mut answer).await.unwrap();
-    let answer = Seen::parse(&answer);
+    let answer = TestResponse::parse(&answer);
     assert_eq!(
         (answer.status, answer.header("keep-alive"), answer.header("connection")),
         (200, Some("timeout=1"), None)
     );
     assert_eq!(unused.read(&mut [0; 16]).await.unwrap(), 0);
-    // The busy one has waited for as long, and is answered.
-    let reply = keep.lock().unwrap().pop().expect("it has arrived");
+    // The busy one has waited longer than the idle timeout, and is answered.
+    let reply = held.lock().unwrap().pop().expect("it has arrived");
     reply(Err(Refusal::not_applied(Code::NoLeader, "none")));
     let mut answer = Vec::new();
     busy.read_to_end(&mut answer).await.unwrap();
-    Seen::parse(&answer).is_problem(503, "no_leader");
-    // Whoever closes anyway is told nothing of it.
+    TestResponse::parse(&answer).is_problem(503, "no_leader");
+    // With `Connection: close` there is no `Keep-Alive`.
     assert_eq!(node.ask("GET", "/health", "").await.header("keep-alive"), None);
 }

@@ -1,9 +1,9 @@
-//! Lists, removals by prefix and transactions: forms, bounds, and what is refused.
+//! Tests of lists, removals by prefix and transactions: forms, bounds, refusals.
 //!
-//! Why: a page that silently left something out, or a transaction that was read otherwise than it was meant, would be
-//! found only much later.
+//! Why: a page that silently leaves keys out, or a transaction that is parsed otherwise than its client meant, would be
+//! noticed only much later.
 //!
-//! Not here: what a transaction does ([`crate::model::Txn`]).
+//! See also: what a transaction does ([`crate::model::Txn`]).
 
 use super::*;
 
@@ -18,16 +18,16 @@ async fn filled(keys: &[&str]) -> Node {
 
 /// The keys of a page and its cursor.
 async fn page(node: &Node, query: &str) -> (Vec<String>, Option<String>) {
-    let seen = node.ask("GET", &format!("/store?{query}"), "").await;
-    assert_eq!(seen.status, 200, "{seen:?}");
-    let data = seen.json()["data"].clone();
+    let response = node.ask("GET", &format!("/store?{query}"), "").await;
+    assert_eq!(response.status, 200, "{response:?}");
+    let data = response.json()["data"].clone();
     let items = data["items"].as_array().unwrap().iter();
     let keys = items.map(|item| item["key"].as_str().or(item.as_str()).unwrap().to_owned()).collect();
     (keys, data["next_cursor"].as_str().map(str::to_owned))
 }
 
 #[tokio::test]
-async fn pages_follow_each_other_in_both_directions() {
+async fn cursors_lead_through_all_pages_in_both_directions() {
     let node = filled(&["a", "b/1", "b/2", "b/3", "c"]).await;
     let first = node.ask("GET", "/store/?limit=1&prefix=b/", "").await;
     let cursor = first.json()["data"]["next_cursor"].as_str().unwrap().to_owned();
@@ -59,10 +59,10 @@ async fn pages_follow_each_other_in_both_directions() {
 }
 
 #[tokio::test]
-async fn a_page_ends_where_its_json_would_be_too_long() {
+async fn a_page_is_bounded_in_bytes_of_json() {
     let options = Options { value_bytes: 1 << 20, body_bytes: 2 << 20, ..options() };
-    let node = Node::start(options, store());
-    // Each is twice as long in JSON, so that two of them are over the bound.
+    let node = Node::start(options, map_loop());
+    // A newline is two bytes in JSON, so each value has 600 KiB there, and two are over the bound of a page.
     let value = "\n".repeat(300 << 10);
     for key in ["a", "b", "c"] {
         assert_eq!(node.ask("PUT", &format!("/store/{key}"), &value).await.status, 200);
@@ -115,7 +115,7 @@ async fn bad_lists_and_removals_are_refused_by_name() {
 
 #[tokio::test]
 async fn a_transaction_answers_each_operation() {
-    let node = Node::start(Options { body_bytes: 1 << 20, ..options() }, store());
+    let node = Node::start(Options { body_bytes: 1 << 20, ..options() }, map_loop());
     for key in ["a", "b"] {
         assert_eq!(node.ask("PUT", &format!("/store/{key}"), key).await.status, 200);
     }
@@ -143,8 +143,8 @@ async fn a_transaction_answers_each_operation() {
 }
 
 #[tokio::test]
-async fn bad_transactions_are_refused_with_the_place() {
-    let node = Node::start(Options { body_bytes: 1 << 20, ..options() }, store());
+async fn bad_transactions_are_refused_with_the_operation() {
+    let node = Node::start(Options { body_bytes: 1 << 20, ..options() }, map_loop());
     let many = |count: usize| format!(r#"{{"then":[{}]}}"#, vec![r#"{"op":"get","key":"k"}"#; count].join(","));
     let checks = format!(r#"{{"if":[{}],"then":[]}}"#, vec![r#"{"key":"k","exists":true}"#; 129].join(","));
     assert_eq!(node.ask("POST", "/txn", &many(128)).await.status, 200);
@@ -197,11 +197,13 @@ async fn bad_transactions_are_refused_with_the_place() {
 }
 
 #[tokio::test]
-async fn whatever_is_stored_a_page_can_be_read_and_is_what_it_seems() {
+async fn a_page_is_valid_json_whatever_is_stored() {
     let item = |content_type: &str, bytes: &'static [u8]| {
         let value = crate::model::Value { content_type: content_type.into(), bytes: bytes.into() };
         crate::model::Item { value, version: 7, create_version: 7, expires: None }
     };
+    // Keys and values that no request can store, as a damaged disk might hold them. Each must be shown as base64, or it would break out
+    // of the JSON around it.
     let stored = [
         (&b"a"[..], item("application/json", b"1},{\"key\":\"forged\"")),
         (b"b\xff", item("text/plain", b"\xff")),
@@ -219,9 +221,9 @@ async fn whatever_is_stored_a_page_can_be_read_and_is_what_it_seems() {
         }
         _ => {}
     });
-    let seen = node.ask("GET", "/store", "").await;
-    assert_eq!(seen.status, 200, "{seen:?}");
-    let found = seen.json()["data"]["items"].clone();
+    let response = node.ask("GET", "/store", "").await;
+    assert_eq!(response.status, 200, "{response:?}");
+    let found = response.json()["data"]["items"].clone();
     let keys: Vec<_> = found.as_array().unwrap().iter().map(|item| item["key"].as_str().unwrap()).collect();
     assert_eq!(keys, ["a", "b\u{fffd}", "c", "d"]);
     for at in [0, 1, 2, 3] {
@@ -229,14 +231,14 @@ async fn whatever_is_stored_a_page_can_be_read_and_is_what_it_seems() {
         assert!(item["value"].is_null() && item["value_base64"].is_string() && item["version"] == 7, "{item}");
     }
     for target in ["/store/a", "/kv/a", "/keys/a/"] {
-        let seen = node.ask("GET", target, "").await;
-        assert_eq!(seen.status, 200, "{target}");
-        assert!(seen.json().to_string().contains("value_base64"), "{target}: {seen:?}");
+        let response = node.ask("GET", target, "").await;
+        assert_eq!(response.status, 200, "{target}");
+        assert!(response.json().to_string().contains("value_base64"), "{target}: {response:?}");
     }
 }
 
 #[tokio::test]
-async fn what_is_refused_where_it_is_decided_is_a_400_that_changed_nothing() {
+async fn a_write_that_is_refused_on_apply_is_a_400_that_changed_nothing() {
     let node = Node::answering(|_| {
         let outcome = CommandResult::Invalid;
         Ok(Answer::Written(crate::model::Written { index: 9, term: 1, clock: 0, outcome, replayed: false }))

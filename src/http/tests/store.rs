@@ -1,13 +1,13 @@
-//! The data routes: what goes in comes out, and what is wrong is named.
+//! Tests of the store routes: values are returned as they were sent, and errors name what is wrong.
 //!
-//! Why: a client that misspells a thing must hear which one, and nothing may be stored then.
+//! Why: a misspelt member or parameter must be named in the error, and nothing may be stored then.
 //!
-//! Not here: connections ([`super::wire`]).
+//! See also: connections ([`super::connections`]).
 
 use super::*;
 
 #[tokio::test]
-async fn what_was_put_comes_back_and_goes() {
+async fn a_key_is_put_read_and_deleted() {
     let node = Node::working();
     let put = node.ask("POST", "/store", r#"{"key": "foo", "value": "bar"}"#).await;
     assert_eq!(
@@ -34,12 +34,13 @@ async fn what_was_put_comes_back_and_goes() {
     let body = gone.is_problem(404, "key_not_found");
     assert!(body.get("outcome").is_none(), "a read has no outcome");
     assert_eq!(gone.header("x-raft-index"), Some("103"));
-    assert_eq!(gone.header("cache-control"), Some("no-store"), "there is nothing to keep");
+    assert_eq!(gone.header("cache-control"), Some("no-store"), "a 404 is not cached");
 }
 
 #[tokio::test]
-async fn values_come_back_as_they_were_sent() {
+async fn json_values_are_returned_as_they_were_sent() {
     let node = Node::working();
+    // Numbers that a parser would round, and white space and the order of members that it would lose.
     for value in ["null", "1.10", "123456789012345678901234567890", "1e300", r#"{"b":1,"a":[ 1 ]}"#, r#""é\"""#] {
         let put = node.ask("POST", "/store", &format!(r#"{{"value":  {value} , "key":"k"}}"#)).await;
         assert_eq!(put.status, 200, "{put:?}");
@@ -63,12 +64,13 @@ async fn the_content_type_does_not_matter() {
 }
 
 #[tokio::test]
-async fn a_path_names_a_key_whatever_it_is_made_of() {
+async fn a_path_can_name_any_key() {
     let node = Node::working();
     for (key, path) in [
         ("foo", "/store/foo"),
         ("foo", "/store/foo/"),
         ("a/b", "/store/a/b"),
+        // A slash at the end is the same route, so a key that ends with one needs `%2F`.
         ("a/b", "/store/a%2Fb/"),
         ("a//b", "/store/a//b"),
         ("a/", "/store/a%2f"),
@@ -141,12 +143,13 @@ async fn bad_bodies_are_refused_and_the_member_is_named() {
         assert_eq!(problem["outcome"], "not_applied", "{body}");
         assert_eq!(answer.header("cache-control"), Some("no-store"));
     }
+    // Exactly at the limits. Version 101 is the first one that the loop gives.
     let longest = format!(r#"{{"key":"{}","value":"{}"}}"#, "k".repeat(16), "v".repeat(64));
     assert_eq!(node.ask("POST", "/store", &longest).await.json()["data"]["version"], 101, "nothing was stored before");
 }
 
 #[tokio::test]
-async fn a_lone_surrogate_is_named_wherever_it_stands() {
+async fn a_lone_surrogate_is_named_on_every_route() {
     let node = Node::working();
     for (method, target, body) in [
         ("PUT", "/store/k", r#""\ud800""#),
@@ -198,7 +201,7 @@ async fn bad_keys_and_parameters_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_read_is_linearizable_unless_it_is_asked_to_be_stale() {
+async fn a_read_is_linearizable_unless_the_query_says_stale() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&asked);
     let node = Node::start(options(), move |input| {
@@ -221,6 +224,7 @@ async fn a_read_is_linearizable_unless_it_is_asked_to_be_stale() {
 
 #[tokio::test]
 async fn every_refusal_of_the_loop_has_its_status() {
+    // The whole table, so that a changed status is a changed line here.
     for (code, status) in [
         (Code::NoLeader, 503),
         (Code::NoQuorum, 503),

@@ -1,19 +1,19 @@
-//! Values as bytes, conditions, and what caches and browsers are told.
+//! Tests of raw values, content types, conditions, and headers for caches and browsers.
 //!
-//! Why: bytes must come back as they came, and a condition that is not understood must never be dropped.
+//! Why: bytes must be returned as they were sent, and a condition that is not understood must never be ignored.
 //!
-//! Not here: the rule behind conditions ([`crate::model::decide`]).
+//! See also: how conditions are decided ([`crate::model::decide`]).
 
 use super::*;
 
 const STORE_K: &str = "/store/k";
 
-async fn put(node: &Node, headers: &str, body: &str) -> Seen {
+async fn put(node: &Node, headers: &str, body: &str) -> TestResponse {
     node.ask_with("PUT", STORE_K, headers, body).await
 }
 
 #[tokio::test]
-async fn a_raw_body_comes_back_as_it_came_with_its_type() {
+async fn a_raw_body_is_returned_as_it_was_sent_with_its_type() {
     let node = Node::working();
     let stored = put(&node, "Content-Type: text/html\r\n", "<b>\u{e9}</b>\n").await;
     assert_eq!(stored.body, r#"{"data":{"key":"k","version":101},"message":"success persisting data"}"#);
@@ -60,15 +60,16 @@ async fn head_has_the_headers_of_get() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_the_version_is_told_so() {
+async fn a_read_with_the_present_etag_is_a_304() {
     let node = Node::working();
     put(&node, "", "bar").await;
+    // A read compares weakly; a tag of another form matches no version, and a list is searched.
     for (tags, status) in
         [("\"101\"", 304), ("W/\"101\"", 304), ("\"9\", \"101\"", 304), ("*", 304), ("\"102\"", 200), ("\"x\"", 200)]
     {
-        let seen = node.ask_with("GET", STORE_K, &format!("If-None-Match: {tags}\r\n"), "").await;
-        assert_eq!((seen.status, seen.header("etag")), (status, Some("\"101\"")), "{tags}");
-        assert_eq!(seen.body.is_empty(), status == 304);
+        let found = node.ask_with("GET", STORE_K, &format!("If-None-Match: {tags}\r\n"), "").await;
+        assert_eq!((found.status, found.header("etag")), (status, Some("\"101\"")), "{tags}");
+        assert_eq!(found.body.is_empty(), status == 304);
     }
     let bad = node.ask_with("GET", STORE_K, "If-None-Match: 101\r\n", "").await;
     assert!(bad.is_problem(400, "bad_header")["detail"].as_str().unwrap().contains("If-None-Match"));
@@ -77,7 +78,7 @@ async fn a_reader_that_has_the_version_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_write_whose_condition_is_not_true_is_a_412_with_the_version() {
+async fn a_write_with_a_false_condition_is_a_412_with_the_version() {
     let node = Node::working();
     let absent = put(&node, "If-Match: *\r\n", "x").await;
     let problem = absent.is_problem(412, "precondition_failed");
@@ -85,6 +86,7 @@ async fn a_write_whose_condition_is_not_true_is_a_412_with_the_version() {
     assert_eq!((absent.header("etag"), absent.header("x-raft-index")), (None, Some("101")));
     assert_eq!(put(&node, "If-None-Match: *\r\n", "x").await.status, 200);
     let body = |version: u64| format!(r#"{{"key":"k","value":1,"if_version":{version}}}"#);
+    // The key has version 102 by now, and each failed write takes an index: 103 to 108.
     let stale = [
         put(&node, "If-None-Match: *\r\n", "x").await,
         put(&node, "If-Match: \"101\"\r\n", "x").await,
@@ -142,7 +144,7 @@ async fn a_condition_that_is_not_understood_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_header_that_makes_something_else_of_the_body_is_refused_on_every_route() {
+async fn a_header_that_changes_the_meaning_of_the_body_is_refused_on_every_route() {
     let node = Node::working();
     for (headers, status, code) in [
         ("Content-Range: bytes 4-9/10\r\n", 400, "bad_header"),
@@ -167,13 +169,13 @@ async fn a_header_that_makes_something_else_of_the_body_is_refused_on_every_rout
     node.raw(coded).await.is_problem(415, "unsupported_media_type");
     node.ask("GET", STORE_K, "").await.is_problem(404, "key_not_found");
     let plain = "Content-Encoding: identity\r\nContent-Type: text/plain; charset=iso-8859-1\r\n";
-    assert_eq!(put(&node, plain, "x").await.status, 200, "bytes are stored as they are, with their type");
+    assert_eq!(put(&node, plain, "x").await.status, 200, "text in another charset is stored as its bytes");
     let part = node.ask_with("GET", "/store/k?raw", "Range: bytes=0-0\r\n", "").await;
     assert_eq!((part.status, part.header("accept-ranges")), (200, Some("none")));
 }
 
 #[tokio::test]
-async fn an_empty_value_is_one_only_where_that_is_said() {
+async fn an_empty_body_is_a_value_only_where_the_request_says_so() {
     let node = Node::working();
     for headers in ["", "Content-Type: application/x-www-form-urlencoded\r\n"] {
         let problem = put(&node, headers, "").await.is_problem(400, "bad_body");
@@ -187,7 +189,7 @@ async fn an_empty_value_is_one_only_where_that_is_said() {
 }
 
 #[tokio::test]
-async fn every_answer_names_its_type_for_good_and_belongs_to_no_other_page() {
+async fn every_response_has_the_headers_for_browsers_and_caches() {
     let node = Node::working();
     put(&node, "", "x").await;
     let foreign = "Origin: http://evil.example\r\n";

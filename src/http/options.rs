@@ -1,0 +1,49 @@
+//! Options of the HTTP server.
+
+use std::time::Duration;
+
+use super::server::memory_budget::Budgets;
+use crate::model::Limits;
+
+/// What the HTTP server is configured with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The longest key, in bytes.
+    pub key_bytes: usize,
+    /// The longest value, in bytes.
+    pub value_bytes: usize,
+    /// The longest request body, in bytes.
+    pub body_bytes: usize,
+    /// The most clients that watch at once.
+    pub watchers: usize,
+    /// The most connections at once; fewer where the process may open few files.
+    pub connections: usize,
+    /// The timeout of a request without `?timeout=`.
+    pub request_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
+    /// How long a client may keep the node waiting before it has to keep the least rate (64 KiB/s).
+    pub rate_grace: Duration,
+    /// Origins besides the node's own whose pages may use it, such as `https://ui.example.org`.
+    pub allowed_origins: Vec<String>,
+    /// Hosts besides the node's own that requests may be for; `*` is any.
+    pub allowed_hosts: Vec<String>,
+    /// The hosts that make an origin the node's own: bound and advertised host. On loopback localhost, 127.0.0.1 and
+    /// `[::1]` do as well.
+    pub own_hosts: Vec<String>,
+    /// Whether the bound host is a loopback address.
+    pub loopback: bool,
+    /// The bound HTTP port.
+    pub port: u16,
+    /// How much memory clients may hold.
+    pub budgets: Budgets,
+    /// The HUSKV_JOIN list, shown in the stats of a node that waits to form a cluster; its hosts are the node's own too.
+    pub join_list: Vec<String>,
+}
+
+impl Options {
+    /// The limits of a command.
+    pub(super) fn limits(&self) -> Limits {
+        Limits::of_settings(self.key_bytes, self.value_bytes, self.body_bytes)
+    }
+}

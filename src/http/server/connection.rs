@@ -1,0 +1,212 @@
+//! One connection: hyper, event streams, eviction, and the close.
+//!
+//! Why: hyper knows requests and keep-alive. It does not know that a slot is wanted by another connection, that an event
+//! stream's client is gone, or that a close resets a connection with unread bytes.
+//!
+//! Invariants: a request that arrives after the eviction of its connection is refused and not carried out. The slot is given
+//! back when the socket is closed, or earlier where another connection waits for it. A connection ends in a bounded time
+//! after the shutdown's begin and its last response.
+//!
+//! See also: the timeouts and the eviction ([`super::activity`]), what a request is answered ([`super::dispatch`]).
+
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use slog::{Logger, debug};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::sync::watch as signal;
+use tokio::time::{sleep, timeout};
+use warp::http::Method;
+use warp::reply::Response;
+
+use super::activity::{ReadTimeout, Timeouts, TrackedBody};
+use super::connection_slots::{ConnectionSlot, SlotKind};
+use super::lingering_close::{LINGER, raw_response};
+use super::socket::Fin;
+use super::write_timeout::WriteTimeout;
+use crate::http::api::watch;
+use crate::http::request::context::ServerContext;
+use crate::http::response::problem::Problem;
+use crate::http::response::success;
+
+/// How long the head of a request may take.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer than `Keep-Alive` says a connection may be idle: a request sent at the last moment is on its way.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
+/// The idle and head timeout of a connection in a slot for probes.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The size of a connection's head buffer; a head that does not fit is a 431.
+const HEAD_BYTES: usize = 64 * 1024;
+/// How long the end of an event stream may take once the loop has ended: its client may have stopped reading.
+const STREAM_END_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// Serves a connection until one side ends it. `broken` ends when nothing can be sent any more; `fin` signals the client's
+/// FIN.
+pub(super) async fn serve<I, S>(
+    (stream, broken): (I, impl Future<Output = ()>),
+    fin: Fin,
+    slot: ConnectionSlot,
+    context: Arc<ServerContext>,
+    service: S,
+    mut stop_signal: signal::Receiver<bool>,
+    log: Logger,
+) where
+    I: AsyncRead + AsyncWrite + Unpin,
+    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    let activity = &slot.activity;
+    let timeouts = timeouts(slot.kind, &context);
+    let stream = WriteTimeout::new(stream, context.options.rate_grace);
+    let stream = ReadTimeout::new(stream, Arc::clone(activity), timeouts);
+    let (is_streaming, stream_begins) = (AtomicBool::new(false), Notify::new());
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        let accepted = activity.begin_request();
+        request.extensions_mut().insert(slot.source);
+        request.extensions_mut().insert(slot.kind);
+        request.extensions_mut().insert(fin.clone());
+        let refused = (!accepted).then(|| request.method().clone());
+        // `dispatch::answer` is an async function: until it is polled it does nothing, so a refused request has no effect.
+        let (response, activity, is_streaming, stream_begins) =
+            (service.call(request), Arc::clone(activity), &is_streaming, &stream_begins);
+        async move {
+            let mut response = match refused {
+                Some(method) => evicted(&method),
+                None => response.await?,
+            };
+            let is_stream = watch::is_stream(&response);
+            is_streaming.store(is_stream, Ordering::Relaxed);
+            // From here on `client_gone` watches the socket, and a shutdown waits for the feed instead of the response's end.
+            if is_stream {
+                stream_begins.notify_one();
+            }
+            // One probe for each connection, so that the few slots come free soon.
+            if slot.kind == SlotKind::Probe {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response.map(|body| TrackedBody::new(body, activity)))
+        }
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // `ReadTimeout` has the head timeout: hyper's starts with the wait for a request, so it cannot differ from idle.
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES)
+        // A client may send a FIN behind its request (`nc -N`), and gets its response all the same.
+        .half_close(true)
+        // `success::set_common_headers` sets `Date`, unless the clock shows a year that cannot be written.
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // An event stream has no end of its own, and hyper reads nothing while it writes one: its client's end shows here only.
+    let mut client_gone = Box::pin(async {
+        stream_begins.notified().await;
+        broken.await;
+        // The stream may have ended meanwhile; then the connection's own future sees what is wrong.
+        if !is_streaming.load(Ordering::Relaxed) {
+            pending().await
+        }
+    });
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = &mut client_gone => Ok(()),
+        () = activity.evicted() => Ok(()),
+        () = stopped(&mut stop_signal) => {
+            // Ends an idle connection at once, a busy one after its response.
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            if is_streaming.load(Ordering::Relaxed) {
+                // The stream ends with a progress event once the loop has ended and the feed is closed. A client that has
+                // stopped reading would never take that event, so the wait for it is bounded.
+                tokio::select! {
+                    ended = &mut connection => ended,
+                    () = async { context.feed().closed().await; sleep(STREAM_END_TIMEOUT).await } => Ok(()),
+                }
+            } else {
+                (&mut connection).await
+            }
+        }
+    };
+    if let Err(error) = ended {
+        debug!(log, "an http connection failed"; "error" => %error);
+    }
+    // The socket is taken back from hyper, which would close it at once and so reset a client that still sends.
+    drop(client_gone);
+    let stream = connection.into_parts().io.into_inner().into_inner().into_inner();
+    tokio::select! {
+        () = close(stream, slot) => {}
+        // A shutdown has less time than `LINGER` for each connection.
+        () = stopped(&mut stop_signal) => {}
+    }
+}
+
+/// Answers a request that arrived after the eviction of its connection.
+fn evicted(method: &Method) -> Response {
+    let mut response = Problem::connections_full().respond(method);
+    success::set_common_headers(&mut response);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Closes a connection after its last response, and gives its slot back.
+async fn close<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, slot: ConnectionSlot) {
+    let slots = Arc::clone(&slot.slots);
+    if slot.activity.is_evicted() {
+        // A new connection has the slot already. A request that hyper has read in part, or that lies in the socket, was not
+        // carried out, and its client gets a 503. An idle client gets a plain close, as keep-alive allows at any time.
+        let is_unanswered = slot.activity.is_evicted_unanswered()
+            || matches!(stream.read(&mut [0; 1024]).now_or_never(), Some(Ok(1..)));
+        drop(slot);
+        let response = || raw_response(&Problem::connections_full());
+        if is_unanswered && matches!(timeout(LINGER, stream.write_all(&response())).await, Ok(Ok(()))) {
+            // Evicted connections no longer count against the slots, so there is a bound for those that linger.
+            match slots.lingering.try_acquire() {
+                Ok(_permit) => linger(stream).await,
+                Err(_) => drop(stream.shutdown().await),
+            }
+        }
+        return;
+    }
+    if slot.kind == SlotKind::Probe {
+        // Slots for probes are few: the next probe must not wait until this connection has lingered.
+        drop(slot);
+        if let Ok(_permit) = slots.lingering.try_acquire() {
+            linger(stream).await;
+        }
+    } else {
+        linger(stream).await;
+        drop(slot);
+    }
+}
+
+fn timeouts(kind: SlotKind, context: &ServerContext) -> Timeouts {
+    match kind {
+        SlotKind::Probe => Timeouts { idle: PROBE_TIMEOUT, head: PROBE_TIMEOUT },
+        _ => Timeouts { idle: context.options.idle_timeout + IDLE_GRACE, head: HEAD_TIMEOUT },
+    }
+}
+
+/// Waits for the shutdown.
+async fn stopped(stop_signal: &mut signal::Receiver<bool>) {
+    // An error means that the acceptor is gone, which is a shutdown too.
+    drop(stop_signal.wait_for(|stopping| *stopping).await);
+}
+
+/// Sends a FIN, then reads and discards what the client still sends, for at most [`LINGER`]. Example: a 413 is sent while the
+/// client still uploads; a close at that moment would reset the connection, and the client would see no 413.
+async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I) {
+    let mut buffer = vec![0; 16 * 1024];
+    let drained = async {
+        if stream.shutdown().await.is_ok() {
+            while matches!(stream.read(&mut buffer).await, Ok(1..)) {}
+        }
+    };
+    drop(timeout(LINGER, drained).await);
+}

@@ -1,0 +1,140 @@
+//! From a request to its response: checks that hold on every route, the routes, and the response's headers.
+//!
+//! Why: warp has filters, but the order of these checks is a matter of safety, so it is written down in one function.
+//!
+//! Invariants: the origin is checked first, then the host, then whether the node serves, then the headers; the routes see
+//! only requests that have passed all of them. A response never leaves part of a body unread without closing the
+//! connection.
+//!
+//! See also: the connection around it ([`super::connection`]), the routes ([`crate::http::routes`]).
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue};
+use hyper::service::{Service, service_fn};
+use hyper_util::service::TowerToHyperService;
+use warp::http::request::Parts;
+use warp::http::{Method, Version};
+use warp::reply::Response;
+
+use super::browser_guard::{self, OriginCheck};
+use super::connection_slots::SlotKind;
+use super::host_guard::{self, Asked};
+use crate::http::request::body_stream::RequestBody;
+use crate::http::request::context::ServerContext;
+use crate::http::request::headers;
+use crate::http::response::problem::Problem;
+use crate::http::response::success;
+use crate::http::routes::routes;
+
+/// The header with how long a connection may be idle.
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Builds the service that answers the requests of a connection.
+pub(super) fn service(
+    context: Arc<ServerContext>,
+) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+    let app = TowerToHyperService::new(warp::service(routes(&context)));
+    service_fn(move |request| answer(Arc::clone(&context), app.clone(), request))
+}
+
+/// Answers a request: checks origin, host and headers, calls the routes, and completes the response's headers.
+async fn answer<S>(
+    context: Arc<ServerContext>,
+    app: S,
+    request: hyper::Request<Incoming>,
+) -> Result<Response, Infallible>
+where
+    S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
+{
+    let (parts, body) = request.into_parts();
+    let mut body = RequestBody::new(body);
+    let expects_continue = parts.headers.contains_key(EXPECT);
+    let keeps_alive = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
+    // The slot was given away before the request's path was known.
+    let wrong_slot = parts.extensions.get() == Some(&SlotKind::Probe) && !host_guard::is_probe(parts.uri.path());
+    // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
+    // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
+    // check; the request that follows it gets one.
+    let mut response = match context.origins.check(&parts.headers) {
+        _ if wrong_slot => Problem::connections_full().respond(&parts.method),
+        OriginCheck::Absent => check_host(&context, app, parts, &body).await?,
+        OriginCheck::Refused(problem) => problem.respond(&parts.method),
+        OriginCheck::Allowed(origin) => {
+            let mut response = if browser_guard::is_preflight(&parts.method, &parts.headers) {
+                browser_guard::preflight(&parts.headers)
+            } else {
+                check_host(&context, app, parts, &body).await?
+            };
+            browser_guard::allow_origin(&mut response, origin);
+            response
+        }
+    };
+    success::set_common_headers(&mut response);
+    // A handler may have left the body unread (a 405, a 404). Either it is read here and the connection goes on, or the
+    // response announces the close. A close without `Connection: close` would lose a request that the client has pipelined.
+    if !response.headers().contains_key(CONNECTION) && !body.drain(expects_continue).await {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if keeps_alive
+        && !response.headers().contains_key(CONNECTION)
+        && let Some(seconds) = &context.keep_alive
+    {
+        response.headers_mut().insert(KEEP_ALIVE, seconds.clone());
+    }
+    Ok(response)
+}
+
+/// Whether the client wants the connection to close after the response.
+fn asks_to_close(headers: &HeaderMap) -> bool {
+    let lists = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case("close"))
+}
+
+/// Answers a request that has passed the origin check, if it is for a host of this node.
+async fn check_host<S>(
+    context: &ServerContext,
+    app: S,
+    parts: Parts,
+    body: &RequestBody,
+) -> Result<Response, Infallible>
+where
+    S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
+{
+    let host = match context.hosts.check(&parts, &context.names().hosts) {
+        Ok(host) => host,
+        Err(problem) => return Ok(problem.respond(&parts.method)),
+    };
+    // /livez and /readyz tell an orchestrator themselves that the node is starting; /health asks the loop like other routes.
+    let needs_loop = !host_guard::is_probe(parts.uri.path()) || parts.uri.path().starts_with("/health");
+    let checked = match context.starting() {
+        Some(problem) if needs_loop => Err(problem),
+        _ => headers::check(&parts.headers),
+    };
+    let response = match checked {
+        Ok(()) => route(app, hyper::Request::from_parts(parts, body.clone())).await?,
+        Err(problem) => problem.respond(&parts.method),
+    };
+    Ok(match host {
+        Asked::Known => context.with_node_headers(response),
+        // A probe under a foreign name may be a page of that name: it gets the status, and nothing that it could read.
+        Asked::Foreign => success::empty(response.status()),
+    })
+}
+
+/// Calls the routes. A target without a path (`CONNECT host:port`, `OPTIONS *`) is kept from warp, which panics at one.
+async fn route<S>(app: S, request: hyper::Request<RequestBody>) -> Result<Response, Infallible>
+where
+    S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
+{
+    if request.uri().path().starts_with('/') {
+        app.call(request).await
+    } else if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        Ok(success::options("GET, HEAD, POST, PUT, DELETE, OPTIONS"))
+    } else {
+        Ok(Problem::no_route(&request.uri().to_string()).respond(request.method()))
+    }
+}
