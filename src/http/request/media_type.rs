@@ -2,7 +2,7 @@
 //!
 //! Why: requests and responses need the same few questions answered about a `Content-Type`, so the answers are below both.
 //!
-//! Invariants: nothing here fails; the syntax of a media type is checked by [`crate::model::validate::content_type`].
+//! Invariants: no media type is refused here; its syntax is checked by [`crate::model::validate::content_type`].
 //!
 //! See also: how a value gets its type ([`super::content`]) and how it is shown ([`crate::http::response::item_json`]).
 

@@ -201,7 +201,7 @@ async fn a_change_that_was_made_is_a_success_even_without_the_status() {
 }
 
 #[tokio::test]
-async fn local_refusals_do_not_reach_the_loop_and_status_requests_are_coalesced() {
+async fn local_refusals_do_not_reach_the_loop_and_status_requests_queue_one_at_a_time() {
     let node = Node::start(options(), |_| panic!("the loop was asked"));
     for (method, target, status) in
         [("GET", "/nowhere", 404), ("GET", "/store/k?x", 400), ("POST", "/store", 400), ("PATCH", "/store", 405)]

@@ -202,7 +202,7 @@ async fn a_page_is_valid_json_whatever_is_stored() {
         let value = crate::model::Value { content_type: content_type.into(), bytes: bytes.into() };
         crate::model::Item { value, version: 7, create_version: 7, expires: None }
     };
-    // Values that no request can store, as a damaged disk might hold them. Each must be shown as base64, or it would break out
+    // Keys and values that no request can store, as a damaged disk might hold them. Each must be shown as base64, or it would break out
     // of the JSON around it.
     let stored = [
         (&b"a"[..], item("application/json", b"1},{\"key\":\"forged\"")),
