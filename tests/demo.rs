@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use huskv::client::{Direct, Response};
+use huskv::client::{NodeClient, Response};
 use serde_json::json;
 
 /// How long anything may take on a busy machine, in a debug build.
@@ -86,13 +86,13 @@ impl Drop for Demo {
     }
 }
 
-fn ask<F: Future<Output = T>, T>(request: impl FnOnce(Direct) -> F) -> T {
+fn ask<F: Future<Output = T>, T>(request: impl FnOnce(NodeClient) -> F) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(request(Direct::new(LONG)))
+    runtime.block_on(request(NodeClient::new(LONG)))
 }
 
 fn get(address: &str, path: &str) -> Response {
-    ask(async |client: Direct| client.get(address, path).await).expect("an answer")
+    ask(async |client: NodeClient| client.get(address, path).await).expect("an answer")
 }
 
 fn nothing_listens(ports: [u16; 2], limit: Duration) {
@@ -118,7 +118,10 @@ fn a_demo_joins_its_nodes_finds_its_data_again_and_leaves_no_process() {
     demo.until("follows");
     let body = json!({ "key": "foo", "value": "bar" });
     let address = demo.http(2);
-    assert_eq!(ask(async |client: Direct| client.post(&address, "/store", &body).await).expect("stored").status, 200);
+    assert_eq!(
+        ask(async |client: NodeClient| client.post(&address, "/store", &body).await).expect("stored").status,
+        200
+    );
     demo.interrupt();
     assert!(demo.child.wait().expect("ends").success());
     nothing_listens(ports, Duration::ZERO);

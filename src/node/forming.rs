@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use slog::{Logger, debug, info, warn};
 use tokio::time::{Instant, sleep};
 
-use crate::client::{Direct, Response};
+use crate::client::{NodeClient, Response};
 use crate::consensus::{Handle, Input};
 
 /// How long a look at one address may take.
@@ -93,8 +93,8 @@ enum Step {
 
 /// Asks until the node belongs to a cluster, then returns.
 pub(super) async fn form(list: List, handle: Handle, log: Logger) {
-    let looks = Direct::new(LOOK_LIMIT);
-    let joins = Direct::new(JOIN_LIMIT);
+    let looks = NodeClient::new(LOOK_LIMIT);
+    let joins = NodeClient::new(JOIN_LIMIT);
     let mut report = Instant::now() + FIRST_REPORT;
     loop {
         // A node that is stopping has no status any more.
@@ -125,7 +125,7 @@ fn pause() -> Duration {
     Duration::from_millis(PAUSE_MS + jitter)
 }
 
-async fn look(client: &Direct, list: &List) -> Vec<(String, Seen)> {
+async fn look(client: &NodeClient, list: &List) -> Vec<(String, Seen)> {
     let looks = list.addresses.iter().map(|address| async move {
         let seen = match client.get(address, "/raft/stats").await {
             Ok(response) => read(&response),
@@ -140,7 +140,7 @@ async fn look(client: &Direct, list: &List) -> Vec<(String, Seen)> {
 }
 
 /// Asks one after the other to be taken, until one agrees; otherwise the reasons of all.
-async fn ask(client: &Direct, list: &List, addresses: &[String], log: &Logger) -> Vec<String> {
+async fn ask(client: &NodeClient, list: &List, addresses: &[String], log: &Logger) -> Vec<String> {
     let mut reasons = Vec::new();
     for address in addresses {
         match client.post(address, JOIN_PATH, &list.join).await {
