@@ -22,12 +22,13 @@ impl Core {
     pub fn persist(&mut self, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
         debug_assert!(hard_state.term >= self.raw.store().journal.hard_state().term, "terms never fall");
         self.records += 1;
-        let journal = &mut self.raw.mut_store().journal;
-        let known = journal.hard_state().term == hard_state.term;
-        journal.append(entries, hard_state)?;
-        if plant::is(Plant::AckBeforeSync) && self.leads() && known {
-            return Ok(());
+        if plant::is(Plant::AckBeforeSync)
+            && self.leads()
+            && self.raw.store().journal.hard_state().term == hard_state.term
+        {
+            return self.raw.mut_store().journal.append(entries, hard_state);
         }
+        self.raw.mut_store().journal.append(entries, hard_state)?;
         let began = self.background.now();
         self.raw.mut_store().journal.sync()?;
         let took = self.background.now().saturating_sub(began);

@@ -28,9 +28,10 @@ impl Membership {
     /// One step of an operation.
     pub fn advance_stage(&mut self, cx: &mut Context<'_>, operation: &mut Operation) -> Step {
         match &operation.stage {
-            Stage::Start if !cx.core.raw.raft.apply_to_current_term() && !plant::is(Plant::DroppedChangeApplied) => {
-                Step::Keep
+            Stage::Start if plant::is(Plant::DroppedChangeApplied) => {
+                self.start_operation(cx, &operation.waiting.request.clone())
             }
+            Stage::Start if !cx.core.raw.raft.apply_to_current_term() => Step::Keep,
             Stage::Start => self.start_operation(cx, &operation.waiting.request.clone()),
             Stage::Identify(_) | Stage::Prepared { .. } | Stage::JoinOffer(_) | Stage::Lead { .. } => Step::Keep,
             Stage::Silence { old, until } => self.wait_for_silence(cx, *old, *until),
@@ -359,8 +360,7 @@ impl Membership {
     }
 
     fn propose_removal(&mut self, cx: &mut Context<'_>, operation: &mut Operation, raft_id: u64) -> Step {
-        let may = cx.core.can_change() || plant::is(Plant::DroppedChangeApplied);
-        if operation.proposed.is_some() || !may {
+        if operation.proposed.is_some() || !cx.core.can_change() {
             return Step::Keep;
         }
         if cx.core.state_machine.members().get(raft_id).is_none() {

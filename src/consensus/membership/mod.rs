@@ -197,7 +197,10 @@ impl Membership {
         let Some(operation) = self.current.as_mut() else { return };
         if operation.proposed == Some((term, index)) {
             operation.proposed = None;
-            if is_change == operation.stage.proposes_change() || plant::is(Plant::DroppedChangeApplied) {
+            if plant::is(Plant::DroppedChangeApplied) {
+                return operation.stage.entry_applied();
+            }
+            if is_change == operation.stage.proposes_change() {
                 operation.stage.entry_applied();
             }
         }

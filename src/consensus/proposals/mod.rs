@@ -29,7 +29,7 @@ use super::core::{Core, Phase};
 use super::input::Hop;
 use crate::model::Millis;
 use crate::model::validate;
-use crate::model::{Answer, Code, Outcome, Proposal, Refusal, Request};
+use crate::model::{Answer, Code, Limits, Outcome, Proposal, Refusal, Request};
 use crate::plant::{self, Plant};
 use context::Context;
 use waiters::Waiters;
@@ -95,15 +95,28 @@ fn undecided() -> Refusal {
     )
 }
 
+/// Whether a request that may have had an effect can be sent on again: a membership change finds what was done before.
+fn is_repeatable(request: &Request) -> bool {
+    if plant::is(Plant::ForwardRetried) {
+        return true;
+    }
+    !matches!(request, Request::Write(_) | Request::Transfer { .. })
+}
+
+fn check(request: &Request, limits: &Limits) -> Result<(), Refusal> {
+    if plant::is(Plant::CommandUnchecked) {
+        return Ok(());
+    }
+    validate::request(request, limits)
+}
+
 impl Proposals {
     /// Takes a request in. The node that forwarded it may have other limits, or none.
     pub fn request(&mut self, cx: &mut Context<'_>, waiting: ClientRequest, unavailable: Option<Refusal>) {
         if let Some(refusal) = unavailable {
             return cx.core.refuse(waiting, refusal);
         }
-        if !plant::is(Plant::CommandUnchecked)
-            && let Err(refusal) = validate::request(&waiting.request, &cx.core.options.limits)
-        {
+        if let Err(refusal) = check(&waiting.request, &cx.core.options.limits) {
             return cx.core.refuse(waiting, refusal);
         }
         if self.len() >= cx.core.options.pending_requests {
@@ -258,8 +271,7 @@ impl Proposals {
             Err(refusal) if waiting.hop == Hop::Relay => cx.core.refuse(waiting, refusal),
             Ok(answer) => self.answer_when_visible(cx, waiting, answer),
             Err(refusal) => {
-                let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. })
-                    || plant::is(Plant::ForwardRetried);
+                let repeatable = is_repeatable(&waiting.request);
                 let again = match refusal.outcome {
                     Outcome::NotApplied => {
                         matches!(refusal.code, Code::NoLeader | Code::Stopping | Code::Removed | Code::Joining)

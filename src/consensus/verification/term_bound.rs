@@ -62,9 +62,16 @@ impl TermBound {
         near.max(if core.phase == Phase::Joining { MOST_TERM } else { self.confirmed_term })
     }
 
+    fn is_believable(&self, core: &Core, term: u64) -> bool {
+        if plant::is(Plant::TermUnbounded) {
+            return true;
+        }
+        term <= self.believable_term(core)
+    }
+
     /// Whether raft may see the message.
     pub fn believes(&mut self, core: &mut Core, message: &Message) -> Result<Belief, Error> {
-        if message.term > self.believable_term(core) && !plant::is(Plant::TermUnbounded) {
+        if !self.is_believable(core, message.term) {
             self.ask_term(core, message.from);
             return Ok(self.disbelieve(core, message, "its term is far above this node's"));
         }
