@@ -27,12 +27,16 @@ use slog::warn;
 use super::core::client_request::{ClientRequest, late};
 use super::core::{Core, Phase};
 use super::input::Hop;
+use crate::logging::LogLimit;
 use crate::model::Millis;
 use crate::model::validate;
 use crate::model::{Answer, Code, Limits, Outcome, Proposal, Refusal, Request};
 use crate::plant::{self, Plant};
 use context::Context;
 use waiters::Waiters;
+
+/// The shortest time between two lines about requests that are refused because too many wait.
+const OVERLOADED_EVERY: Millis = 1_000;
 
 /// The most entries that one proposal carries.
 const ENTRIES_PER_PROPOSAL: usize = 1024;
@@ -61,8 +65,8 @@ pub(crate) struct Proposals {
     awaiting_visibility: Vec<(Until, ClientRequest, Answer)>,
     /// Membership requests that this node leads, on their way to `membership`.
     changes: Vec<ClientRequest>,
-    /// When a refusal for lack of room was logged last.
-    full_logged: Option<Millis>,
+    /// The rate limit of lines about requests that are refused because too many wait.
+    overloaded: LogLimit,
 }
 
 impl Proposals {
@@ -120,9 +124,7 @@ impl Proposals {
             return cx.core.refuse(waiting, refusal);
         }
         if self.len() >= cx.core.options.pending_requests {
-            let logged = self.full_logged;
-            if logged.is_none_or(|at| cx.core.now >= at + 1000) {
-                self.full_logged = Some(cx.core.now);
+            if self.overloaded.every(OVERLOADED_EVERY, cx.core.now).is_some() {
                 warn!(cx.core.log, "too many requests wait; refusing more"; "limits.pending_requests" => cx.core.options.pending_requests);
             }
             let full = Refusal::not_applied(

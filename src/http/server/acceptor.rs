@@ -20,25 +20,23 @@ use super::lingering_close::{LINGER, LOOK_EVERY, LingeringCloses, last_word};
 use super::memory_budget::Source;
 use super::socket;
 use crate::http::response::problem::Problem;
+use crate::logging::LogLimits;
 
 /// How long accepting pauses after an error, most likely no file left to open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often the same trouble is logged at most.
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// What the acceptor keeps of connections that have no place.
 pub(crate) struct Acceptor {
     partings: LingeringCloses,
     look: Instant,
-    quiet_until: Instant,
+    log_limits: LogLimits,
     log: Logger,
 }
 
 impl Acceptor {
     /// Keeps at most `most` of them for a moment.
     pub(crate) fn new(most: usize, log: Logger) -> Self {
-        let now = Instant::now();
-        Self { partings: LingeringCloses::new(most), look: now, quiet_until: now, log }
+        Self { partings: LingeringCloses::new(most), look: Instant::now(), log_limits: LogLimits::default(), log }
     }
 
     /// The next connection and where it is from; None where something else was done.
@@ -61,19 +59,17 @@ impl Acceptor {
             Err(error) => {
                 // Whoever has had an answer is the first to go where files are short.
                 self.partings.close_all();
-                self.warn_limited(&format!("cannot accept a connection: {error}"));
+                self.warn_limited("an http connection cannot be accepted", &error.to_string());
                 sleep(ACCEPT_PAUSE).await;
                 None
             }
         }
     }
 
-    /// Says `trouble` in the log, now and then.
-    pub(crate) fn warn_limited(&mut self, trouble: &str) {
-        let now = Instant::now();
-        if now >= self.quiet_until {
-            self.quiet_until = now + LOG_EVERY;
-            warn!(self.log, "{}", trouble);
+    /// Logs a rate-limited warning.
+    pub(crate) fn warn_limited(&self, reason: &'static str, detail: &str) {
+        if let Some(suppressed) = self.log_limits.due(reason) {
+            warn!(self.log, "{}", reason; "detail" => detail, "more_like_this" => suppressed);
         }
     }
 

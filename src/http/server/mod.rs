@@ -135,7 +135,7 @@ async fn accept(
         let Ok((stream, seen)) = looked else { continue };
         let place = places.take(source, seen);
         if place.as_ref().is_none_or(|place| place.kind != Kind::Open) {
-            refusals.warn_limited("the most http connections are open, and none of them is idle; new ones are refused");
+            refusals.warn_limited("too many http connections are open", "none of them is idle; new ones are refused");
         }
         let Some(place) = place else {
             refusals.send_away(stream, &no_place);
