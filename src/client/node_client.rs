@@ -104,7 +104,7 @@ impl NodeClient {
         if response.status == 200 && response.body["data"].is_object() {
             return Ok(response.body["data"].take());
         }
-        let detail = response.body["detail"].as_str().unwrap_or("and that is no huskv node").to_owned();
+        let detail = response.body["detail"].as_str().unwrap_or("not a response of a huskv node").to_owned();
         Err(NodeClientError::NoStats { address: address.to_owned(), status: response.status, detail })
     }
 
