@@ -12,15 +12,11 @@ use slog::warn;
 
 use super::{Core, Phase};
 use crate::model::{Code, Command, MemberChange, Proposal, Refusal, codec, validate};
-use crate::plant::{self, Plant};
 
 impl Core {
     /// Whether raft would take a membership change as one: this node leads, has applied its whole log, and nothing is
     /// pending.
     pub(crate) fn can_change(&self) -> bool {
-        if plant::is(Plant::DroppedChangeApplied) {
-            return self.leads();
-        }
         let raft = &self.raw.raft;
         self.leads()
             && raft.apply_to_current_term()
