@@ -1,14 +1,14 @@
-# Short names for what scripts/ does; each script says more.
+# Short names for commands and scripts; the head of each script explains it.
 .PHONY: build run stop test
 
-build: ## the binary as it is shipped, target/dist/huskv
+build: ## the release binary, target/dist/huskv
 	cargo build --profile dist --locked
 
 run: ## three nodes in containers, until make stop; Ctrl-C ends only the logs
 	scripts/docker.sh run
 
-stop: ## stops them; the data stays
+stop: ## stops them and keeps the data
 	scripts/docker.sh stop
 
-test: ## everything that must hold before a change lands
+test: ## all checks that a change must pass
 	scripts/check.sh

@@ -1,7 +1,7 @@
 //! Baseline server: warp without a store, the cost of HTTP alone.
 //!
-//! Why: the share of huskv in a request is the difference to this server under the same generator. Run it with a port,
-//! then `huskv bench --to 127.0.0.1:PORT`; it answers as a store that has every key.
+//! Why: the cost of huskv in a request is the difference to this server under the same load. Run it with a port, then
+//! `huskv bench --to 127.0.0.1:PORT`; it responds like a store that has every key.
 //!
 //! Invariants: the responses have the form and size of huskv's, with a value of 256 bytes.
 

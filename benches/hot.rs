@@ -1,6 +1,6 @@
 //! Microbenchmarks of the hot path: a journal record, a state machine batch, the entry codec, and a GET over HTTP.
 //!
-//! Why: `huskv bench` measures the whole; these show which part a change has affected.
+//! Why: `huskv bench` measures whole nodes; these benchmarks show which part a change has affected.
 //!
 //! Invariants: real disks and real sockets, on a temporary directory and loopback. Throughput is counted in entries.
 
@@ -27,7 +27,7 @@ fn put(number: u64) -> Command {
     Command::put(key, vec![b'v'; VALUE_BYTES])
 }
 
-/// A fresh node's directory, opened.
+/// Opens the data directory of a fresh node.
 fn incarnation(directory: &std::path::Path) -> (DataDir, Incarnation) {
     let engine = Arc::new(SledEngine::new(directory).expect("a temporary directory"));
     let ids = AtomicU64::new(1);
@@ -95,7 +95,7 @@ fn coding(criterion: &mut Criterion) {
     });
 }
 
-/// One keep-alive connection, one request at a time, and a loop that answers at once: what is left is routing and HTTP.
+/// One keep-alive connection, one request at a time, and a consumer that answers at once: the cost of routing and HTTP.
 fn get(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -159,8 +159,8 @@ fn main() {
     let (measured, warm) = (Duration::from_secs(3), Duration::from_secs(1));
     let criterion = Criterion::default().measurement_time(measured).warm_up_time(warm).sample_size(20);
     let mut criterion = criterion.configure_from_args();
-    for piece in [journal, state_machine, coding, get] {
-        piece(&mut criterion);
+    for group in [journal, state_machine, coding, get] {
+        group(&mut criterion);
     }
     criterion.final_summary();
 }

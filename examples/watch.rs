@@ -2,7 +2,7 @@
 //!
 //! Why: caches, routers and configuration reloads need the present state and every later change, without a gap between
 //! the two. The first page of a list names the index that it was read at, and a watch from the next index on misses
-//! nothing. Where the nodes no longer remember the changes (`compacted`, `lagged`), the mirror lists again.
+//! nothing. Where the nodes have dropped the changes (`compacted`, `lagged`), the mirror lists again.
 //!
 //! Run it beside `cargo run --release -- demo`: `cargo run --example watch`.
 

@@ -1,4 +1,4 @@
-"""Makes the table and the chart of scripts/compare.sh out of its runs.
+"""Table and chart of scripts/compare.sh.
 
 Usage: compare.py FOLDER     reads runs.jsonl and disk.json there, writes table.md and chart.svg
 """
@@ -54,7 +54,7 @@ def table(seen, disk, runs):
 
 
 def shown(number):
-    """A number as the end of an axis has it: short, and in full."""
+    """Formats a number for the end of an axis."""
     return f"{number:.0f}" if number >= 100 else f"{number:.1f}"
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The same load against huskv and against etcd, in turns on this machine: a table of medians and ratios, and a chart.
+# A benchmark of huskv beside etcd, in turns on this machine: a table of medians and ratios, and a chart.
 #
-# Why: figures shift from machine to machine and from minute to minute; ratios within one run hold better. So every round
-# runs each case against both systems one after the other, and the medians over all rounds are compared.
+# Why: absolute figures vary between machines and minutes; ratios within one run vary less. So every round runs each case
+# against both systems one after the other, and the medians over all rounds are compared.
 #
-# What it needs: cargo, python3, and `etcd` on PATH (Debian: etcd-server). Without etcd it says so and measures huskv alone.
+# What it needs: cargo, python3, and `etcd` on PATH (Debian: etcd-server). Without etcd it measures huskv alone.
 # It starts three nodes of each system on loopback ports from 14200 up, under a folder of its own, and stops exactly those.
 #
 # Usage: scripts/compare.sh [FOLDER]     results go to FOLDER (default target/compare): runs.jsonl, table.md, chart.svg
@@ -57,7 +57,7 @@ else
     echo "compare.sh: no etcd on PATH, so huskv is measured alone" >&2
 fi
 
-# The clients use the leader only, for both systems: the targets are about this case.
+# The clients use the leader only, for both systems, so that no request takes a hop between nodes.
 leader_of() {
     python3 - "$1" <<'PY'
 import json, sys, time, urllib.request

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# schemathesis against a live node: requests made from the document at /openapi.json, sound and broken ones, and every
-# answer held to it: no 5xx but the refusals 503 and 504, no status, type or body outside the schema.
+# schemathesis against a live node: valid and invalid requests generated from /openapi.json, and every response checked
+# against it: no 5xx but 503 and 504, no status, type or body outside the schema.
 #
 # What it needs: cargo, python3 with venv, and PyPI for its first run (the tool is kept under target/contract).
-# Left out: /watch, whose answer never ends, and /raft/join, whose addresses would be dialled.
+# Left out: /watch, whose response does not end, and /raft/join, whose addresses would be dialled.
 #
 # Usage: scripts/contract.sh [SEED]        HUSKV names another binary than the one that is built here
 set -euo pipefail
@@ -24,7 +24,7 @@ stop() {
     rm -rf "$work"
 }
 trap stop EXIT
-# Waiting for an index that never comes is to be short.
+# A short timeout, for reads that wait for an index that does not come.
 HUSKV_LIMITS_REQUEST_TIMEOUT_MS=300 SERVER_PORT=0 RAFT_PORT=0 RAFT_NODE_ID=node1 RAFT_VOL_DIR=$work/node1 "$huskv" 2>"$work/log" &
 node=$!
 for _ in $(seq 100); do
@@ -33,13 +33,13 @@ for _ in $(seq 100); do
 done
 url=http://$(sed 's/.*"http":"\([^"]*\)".*/\1/' "$work/node1/addresses.json")
 
-# A deadline of 1 ms, or an index that never comes, is a 504 by contract.
+# A timeout of 1 ms, or an index that does not come, is a 504 by contract.
 cat >"$work/schemathesis.toml" <<'TOML'
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
 TOML
 
-# Timeouts of up to a minute are tried by the tests; here one would be waited for with each read of an index to come.
+# Only short timeouts: a long one would be waited for at each read of an index that does not come.
 "$tool/bin/python" - "$url" "$work/openapi.json" <<'PYTHON'
 import json, sys, urllib.request
 

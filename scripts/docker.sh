@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The cluster of docker-compose.yml: starts and stops it, walks through the loss of its leader, and tests all that.
+# The cluster of docker-compose.yml: start, stop, a failover session, and a test of all that.
 #
 # Usage: scripts/docker.sh run      builds the image, starts the cluster, waits for a leader, prints curl lines and follows
 #                                   the logs; Ctrl-C leaves the cluster running
@@ -10,17 +10,17 @@
 #                                   removed afterwards. BINARY (default target/dist/huskv) is not built inside, and
 #                                   the base is what it is linked to, or the image that the variable BASE names
 #        scripts/docker.sh able [BINARY]
-#                                   whether this machine can do `test`; if not, one line says why and the exit code is 1
+#                                   whether this machine can run `test`; if not, one line has the reason, with exit code 1
 #
 # What it needs: a Docker engine, `docker compose` or `docker-compose`; session and test also curl.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# No reader of a pipe below ends before it has read everything: with pipefail that would be a failure now and then.
+# Every reader of a pipe below reads to the end: a writer that gets SIGPIPE would fail the pipe now and then (pipefail).
 
-# The longest that one call of the engine may take, in seconds: an engine that hangs must not hang the test.
+# Timeout of one call of the engine in seconds: an engine that blocks must not block the test.
 call_limit=240
-# The longest that a condition is waited for, in seconds, on a busy machine.
+# Timeout of a condition in seconds, on a busy machine.
 readonly wait_limit=90
 readonly nodes=(node_1 node_2 node_3)
 options=()
@@ -44,14 +44,14 @@ elif command -v docker-compose >/dev/null; then
 fi
 compose() { limited "${compose[@]}" ${options[@]+"${options[@]}"} "$@"; }
 
-# What stands between this machine and the engine, or nothing.
+# Prints what is missing to use the engine, or nothing.
 missing() {
     command -v docker >/dev/null || { say "no docker command"; return; }
     engine version >/dev/null 2>&1 || { say "no Docker engine answers"; return; }
     [ ${#compose[@]} -gt 0 ] || say "neither docker compose nor docker-compose"
 }
 
-# The containers by the number of their node: they keep their ids until they are removed, and compose is slow to tell.
+# The containers by the number of their node; cached, because compose is slow to list them and they keep their ids.
 ids=()
 find_containers() {
     local node
@@ -76,19 +76,19 @@ status() {
 }
 status_of_all() { status --endpoints node_1:2221,node_2:2221,node_3:2221; }
 
-# Who leads, as a node that runs knows it; nothing where it knows none.
+# Prints the leader that a running node reports, or nothing.
 leader() { { status || true; } | awk '$3 == "leads," { print $2 } $3 == "follows" { sub(",", "", $4); print $4 }'; }
 leader_is_not() {
     local leader
     leader=$(leader)
     [ -n "$leader" ] && [ "$leader" != "$1" ]
 }
-follower() { { status_of_all || true; } | awk '$3 == "follows" && !told++ { print $2 }'; }
+follower() { { status_of_all || true; } | awk '$3 == "follows" && !found++ { print $2 }'; }
 follows() { { status --endpoints "$1:2221" || true; } | grep ": $1 follows " >/dev/null; }
 all_ready() { status_of_all >/dev/null; }
 healthy() { [ "$(engine inspect -f '{{.State.Health.Status}}' "$(container "$1")")" = healthy ]; }
 
-# Waits until the rest of the arguments, a command, succeeds; the first says for what.
+# Waits until the command in the further arguments succeeds; the first argument describes it.
 await() {
     local what=$1 from=$SECONDS
     shift
@@ -98,35 +98,35 @@ await() {
             status_of_all || true
             say "--- logs"
             compose logs --tail=15 || true
-            fail "waited $wait_limit s in vain: $what"
+            fail "not within $wait_limit s: $what"
         fi
         sleep 0.3
     done
 }
 
-# Where a node answers on this machine; the engine may pick another port at every start.
+# Prints the address of a node on this machine; the engine may pick another port at every start.
 address() { engine port "$(container "$1")" 2221/tcp | sed -n 1p; }
 
-# The body of an answer of a node; fails on any status but 2xx.
+# Prints the body of a node's response; fails on any status but 2xx.
 ask() {
     local node=$1 path=$2
     shift 2
     curl --silent --show-error --fail --max-time 30 "$@" "http://$(address "$node")$path"
 }
 put() { ask "$1" "/store?timeout=20s" -d "{\"key\": \"$2\", \"value\": \"$3\"}" >/dev/null; }
-# Whether a node by itself, without asking any other, holds this value.
+# Whether a node has applied this value (a stale read).
 holds() { ask "$1" "/store/$2?consistency=stale" 2>/dev/null | grep "\"value\":\"$3\"" >/dev/null; }
-# The directory's own identity; a node whose volume was lost comes back with another.
+# Prints the raft id of a node; a node whose volume was lost has another one.
 identity() { ask "$1" /raft/stats | grep -o '"raft_id":[0-9]*' | sed -n 1p; }
-# Whether the cluster answers this value through a node.
+# Whether a linearizable read through a node returns this value.
 answers() { ask "$1" "/store/$2?timeout=20s" | grep "\"value\":\"$3\"" >/dev/null; }
 
 run() {
-    # Once for all three; it may take minutes, and its limit is the patience of who waits.
+    # Once for all three, without a timeout: a build may take minutes.
     "${compose[@]}" build node_1
     compose up -d
     find_containers
-    say "waits until all three nodes have found each other ..."
+    say "waiting until all three nodes form a cluster ..."
     await "three nodes that know their leader" all_ready
     status_of_all
     local first third
@@ -148,7 +148,7 @@ LINES
 session() {
     command -v curl >/dev/null || fail "the session needs curl"
     find_containers
-    await "a leader" leader_is_not nobody
+    await "a leader" leader_is_not none
     local old new node others=() before="before-$RANDOM$RANDOM" during="during-$RANDOM$RANDOM" from
     old=$(leader)
     say "$old leads"
@@ -157,7 +157,7 @@ session() {
 
     from=$SECONDS
     compose stop "$old" >/dev/null 2>&1
-    [ "$(engine inspect -f '{{.State.ExitCode}}' "$(container "$old")")" = 0 ] || fail "$old did not end as it should"
+    [ "$(engine inspect -f '{{.State.ExitCode}}' "$(container "$old")")" = 0 ] || fail "the container of $old did not exit with 0"
     say "stopped the container of $old within $((SECONDS - from)) s"
     from=$SECONDS
     await "a new leader" leader_is_not "$old"
@@ -181,11 +181,11 @@ session() {
     status_of_all
 }
 
-# Makes the image $base: the binary and what it is linked to, which is all that a node needs; or the binary on BASE.
+# Makes the image $base: the binary and its libraries, which is all that a node needs; or the binary on BASE.
 make_base() {
     local binary=$1 root=$work/root library
     mkdir -p "$root/usr/local/bin" "$root/etc"
-    # Without what only a debugger reads, most of it, the image is made much faster.
+    # Without debug information, most of the size, the image is made much faster.
     strip --strip-debug -o "$root/usr/local/bin/huskv" "$binary" || cp "$binary" "$root/usr/local/bin/huskv"
     if [ -n "${BASE:-}" ]; then
         printf 'FROM %s\nCOPY usr/local/bin/huskv /usr/local/bin/huskv\n' "$BASE" >"$work/Dockerfile"
@@ -200,7 +200,7 @@ make_base() {
     tar -C "$root" -c . | engine import - "$base"
 }
 
-# Names that no other run has, and a folder; all of it goes at the end.
+# Unique names, and a temporary folder; all of it is removed at the end.
 own_names() {
     work=$(mktemp -d)
     readonly work project="huskv-test-$$-$(date +%s)"
@@ -242,8 +242,8 @@ build_image() {
 
 takes_requests() { engine exec "$1" /usr/local/bin/huskv status >/dev/null 2>&1; }
 
-# Runs one node of the image under this user, with more options for the engine; it must serve, live on after a SIGHUP, and
-# end with 0 at a stop.
+# Runs one node of the image under this user, with further options for the engine; it must serve, survive a SIGHUP, and
+# exit with 0 at a stop.
 alone() {
     local user=$1 name="$project-alone" said
     shift
@@ -262,14 +262,14 @@ alone() {
 
 any_user() {
     alone 10001:0
-    # What OpenShift does; and a user of the machine, as people name theirs.
+    # A uid as OpenShift assigns them, and a plain user of the machine.
     alone 1000670000:0 --read-only --volume "$project-alone:/data"
     alone 4711:4711
     engine volume rm "$project-alone" >/dev/null
     say "a node runs under any user, also where the root is read-only, and ends with 0"
 }
 
-# Starts what does not run, without building.
+# Starts the stopped containers, without a build.
 up() {
     local said
     said=$(compose up -d --no-build 2>&1) || fail "compose up: $(tail -n 5 <<<"$said")"

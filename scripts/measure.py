@@ -3,7 +3,7 @@
 Why: every figure in the docs must be reproducible.
 
 Usage: scripts/measure.py [FOLDER] [WHAT ...]     results go to FOLDER, with a / in it (default target/measure): measure.jsonl
-WHAT is any of: reads syncs failover five growth copies soak; all of them without it, in about half an hour.
+WHAT is any of: reads syncs failover five growth snapshots soak; all of them without it, in about half an hour.
 
 What it needs: cargo, and 4 GB of disk. Nodes run on loopback ports from 14300 up, under a folder of its own, and exactly
 those are stopped. HUSKV and BARE name binaries to measure instead of building them.
@@ -30,7 +30,7 @@ BATCH = 64
 
 
 def built(variable, *cargo):
-    """The path of a binary: the one that the variable names, or a fresh one."""
+    """The path of a binary: the one that the variable names, or one that is built."""
     if variable in os.environ:
         return os.environ[variable]
     subprocess.run(["cargo", "build", "--profile", "dist", "--locked", *cargo], cwd=ROOT, check=True)
@@ -46,7 +46,7 @@ def ask(address, path, body=None, method=None, timeout=5):
 
 
 def until(seconds, what, attempt):
-    """What `attempt` returns once that is true, and after how many seconds."""
+    """Repeats `attempt` until its result is true; returns the result and the seconds that it took."""
     begun = time.monotonic()
     while time.monotonic() < begun + seconds:
         try:
@@ -94,7 +94,7 @@ class Node:
 
 
 class Cluster:
-    """So many nodes, formed; a context that stops and removes them."""
+    """A cluster of `count` nodes; a context manager that stops and removes them."""
 
     base = 14300
 
@@ -175,7 +175,7 @@ def reads(huskv, out, say):
 
 
 def syncs(huskv, out, say):
-    """Puts for one sync, as the nodes count them."""
+    """Puts per sync, by the nodes' counters."""
     with Cluster(huskv, out) as cluster:
         cluster.load(10_000)
         for clients in (1, 64, 256):
@@ -188,7 +188,7 @@ def syncs(huskv, out, say):
 
 
 def meanwhile(cluster, what, seconds, to, **options):
-    """A run of clients, and what is done to the cluster two seconds into it."""
+    """Runs clients, and calls `what` two seconds later; returns both results."""
     done = {}
 
     def later():
@@ -203,7 +203,7 @@ def meanwhile(cluster, what, seconds, to, **options):
 
 
 def failover(huskv, out, say):
-    """The longest time without a write, seen by 64 clients of the other two nodes."""
+    """The longest gap between two successful writes of 64 clients of the other two nodes."""
     with Cluster(huskv, out) as cluster:
         cluster.load(10_000)
         for how, times, back in (("kill -9", 10, signal.SIGKILL), ("SIGTERM", 5, signal.SIGTERM), ("transfer", 5, None)):
@@ -234,7 +234,7 @@ def five(huskv, out, say):
 
 
 def growth(huskv, out, say):
-    """A thousand keys and a million; then what a million cost: memory, disk, restart."""
+    """Puts with a thousand keys and with a million; memory, disk and restart time with a million."""
     with Cluster(huskv, out) as cluster:
         cluster.load(1_000)
         small = median(rate(cluster.bench("--op", "put", keys=1_000)) for _ in range(3))
@@ -252,8 +252,8 @@ def growth(huskv, out, say):
         say("seconds from a start after kill -9 to the first linearizable read, 1 000 000 keys", median=median(times), each=times)
 
 
-def copies(huskv, out, say):
-    """What a snapshot and a join cost the clients, and how long a join takes, with a million keys."""
+def snapshots(huskv, out, say):
+    """Latency during a snapshot and a join, and the duration of a join, with a million keys."""
     with Cluster(huskv, out) as cluster:
         cluster.load(MANY)
         half = int(rate(cluster.bench("--op", "put", keys=MANY)) / 2)
@@ -319,7 +319,7 @@ def soak(huskv, out, say):
 
 
 def main():
-    measures = {one.__name__: one for one in (reads, syncs, failover, five, growth, copies, soak)}
+    measures = {one.__name__: one for one in (reads, syncs, failover, five, growth, snapshots, soak)}
     words = sys.argv[1:]
     out = Path(words.pop(0) if words and "/" in words[0] else ROOT / "target" / "measure")
     if unknown := [word for word in words if word not in measures]:

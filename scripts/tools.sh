@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The tools from PyPI that some tests need, kept under target/tools: a generator of clients and a checker of Kubernetes'
-# manifests. Where they cannot be had, those tests are ignored and say so.
+# Installs the tools from PyPI that some tests need under target/tools: a client generator and a checker of Kubernetes
+# manifests. Without them those tests are ignored, with the reason.
 #
 # What it needs: python3 with venv, and PyPI for its first run.
 set -euo pipefail

@@ -1,12 +1,12 @@
-//! The fuzz targets: one function for everything that parses bytes which a stranger can send or a disk can spoil.
+//! Fuzz targets: one function for each parser of bytes from clients, peers or disks.
 //!
-//! Why: `cargo fuzz` (in `fuzz/`) and the tests of this file run the very same functions, so what the one finds the other
-//! keeps: an input that broke something becomes a file under `fuzz/corpus/`, and every `cargo test` runs it again.
+//! Why: `cargo fuzz` (in `fuzz/`) and the tests of this file run the same functions, so an input that broke a parser becomes
+//! a file under `fuzz/corpus/`, and every `cargo test` runs it again.
 //!
-//! Laws: whatever the bytes are, a target returns, soon, and takes no more memory than [`most_memory`] of what it was
-//! given. Nothing that ships is built with this file.
+//! Invariants: for any bytes a target returns in bounded time, and allocates at most [`most_memory`] of its input's size.
+//! This file is not part of a release.
 //!
-//! Not here: what each target does (`fuzz` of each room).
+//! See also: the `fuzz` file of each module, for the targets of its parsers.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -18,10 +18,10 @@ use crate::model::{
 };
 use crate::{http, storage, transport};
 
-/// A function that takes any bytes.
+/// A function that accepts any bytes.
 pub type Target = fn(&[u8]);
 
-/// Every target with its name, which is also that of its folder in the corpus.
+/// Every target with its name, which is also the name of its corpus folder.
 pub const TARGETS: &[(&str, Target)] = &[
     ("peer_stream", transport::fuzz::stream),
     ("peer_frame", transport::fuzz::frame),
@@ -45,17 +45,17 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("setting", setting),
 ];
 
-/// Runs the target of this name.
+/// Runs the target with this name.
 ///
 /// # Panics
-/// Where there is none, or the target has found something.
+/// If there is none, or the target has found a bug.
 pub fn run(name: &str, bytes: &[u8]) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target of this name");
     target(bytes);
 }
 
-/// The most memory that a target may take for `bytes` bytes: what protobuf allocates ahead for one field (10 MB), and
-/// some hundred times the input, which is what a list of empty raft entries costs in memory.
+/// The maximum memory of a target for an input of `bytes` bytes: what protobuf allocates ahead for one field (10 MB), and a
+/// few hundred times the input, which a list of empty raft entries takes in memory.
 #[must_use]
 pub fn most_memory(bytes: usize) -> u64 {
     const AHEAD: u64 = 16 << 20;
@@ -63,13 +63,13 @@ pub fn most_memory(bytes: usize) -> u64 {
     AHEAD + TIMES * bytes as u64
 }
 
-/// What an entry of the log holds, and the member table.
+/// The data of a log entry, and the member table.
 fn entry(bytes: &[u8]) {
     let sealed = [&[codec::VERSION], bytes].concat();
     for bytes in [bytes, &sealed] {
         if let Ok(proposal) = codec::decode::<Proposal>(bytes) {
             assert_eq!(codec::encode(&proposal), bytes);
-            decided(proposal.write);
+            check_decided(proposal.write);
         }
         if let Ok(change) = codec::decode::<MemberChange>(bytes) {
             let mut members = Members::default();
@@ -82,8 +82,8 @@ fn entry(bytes: &[u8]) {
     }
 }
 
-/// A write that may not be is refused and leaves nothing behind; of one that may be, what is called JSON is JSON.
-fn decided(write: Write) {
+/// Asserts that an invalid write is refused without an effect, and that a valid one of a JSON type has JSON.
+fn check_decided(write: Write) {
     let allowed = validate::write(&write, &Limits::ALL_NODES).is_ok();
     if let (true, Command::Put { value, .. }) = (allowed, &write.command)
         && validate::is_json(&value.content_type)
@@ -91,18 +91,18 @@ fn decided(write: Write) {
         assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&value.bytes).is_ok(), "JSON is JSON");
     }
     let run = |_| Ok::<_, Infallible>(CommandResult::NoOp);
-    let Ok((written, kept)) = decide_write(write, ApplyPoint { index: 1, clock: 0 }, 1, &DedupTable::default(), run);
+    let Ok((written, stored)) = decide_write(write, ApplyPoint { index: 1, clock: 0 }, 1, &DedupTable::default(), run);
     assert_eq!(written.outcome == CommandResult::Invalid, !allowed);
-    assert!(allowed || kept.is_none(), "nothing is kept of what is refused");
+    assert!(allowed || stored.is_none(), "no result is stored for a refused write");
 }
 
 /// The content of a settings file.
 fn config_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    judged(parse_file("huskv.toml", text));
+    check_loaded(parse_file("huskv.toml", text));
 }
 
-/// One setting, as a flag or, with all others, as a variable: the first byte says which.
+/// One setting, as a flag and as a variable; the first byte selects the setting.
 fn setting(bytes: &[u8]) {
     let Some((&which, text)) = bytes.split_first() else { return };
     let Ok(text) = std::str::from_utf8(text) else { return };
@@ -111,18 +111,18 @@ fn setting(bytes: &[u8]) {
     let variables = vec![(OsString::from(key.variable()), OsString::from(text))];
     let by_flag = load(&Given { flags, ..Given::default() });
     let by_variable = load(&Given { variables, ..Given::default() });
-    assert_eq!(by_flag.as_ref().ok(), by_variable.as_ref().ok(), "all sources are read alike");
-    judged(by_flag);
-    judged(by_variable);
+    assert_eq!(by_flag.as_ref().ok(), by_variable.as_ref().ok(), "all sources have one parser");
+    check_loaded(by_flag);
+    check_loaded(by_variable);
 }
 
-/// A refusal is one line, and what was taken can be advertised.
-fn judged(result: Result<Config, ConfigError>) {
+/// Asserts that an error is one line, and that a loaded address can be advertised.
+fn check_loaded(result: Result<Config, ConfigError>) {
     match result {
         Ok(config) => assert!(config.advertised(1).ends_with(":1")),
         Err(error) => {
             let line = error.to_string();
-            assert!(!line.contains(['\n', '\r', '\u{1b}']), "one line, and plain: {line:?}");
+            assert!(!line.contains(['\n', '\r', '\u{1b}']), "one line without control characters: {line:?}");
         }
     }
 }
@@ -139,8 +139,8 @@ mod tests {
 
     use super::*;
 
-    /// How long one input may take in a slow build on a busy machine.
-    const PATIENCE: Duration = Duration::from_secs(5);
+    /// The time limit of one input, in a slow build on a busy machine.
+    const TIME_LIMIT: Duration = Duration::from_secs(5);
 
     fn folder() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
@@ -151,10 +151,10 @@ mod tests {
         files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
     }
 
-    fn try_out(name: &str, target: Target, bytes: &[u8]) {
+    fn run_limited(name: &str, target: Target, bytes: &[u8]) {
         let began = Instant::now();
         let mut ended = Ok(());
-        // The counting does not survive a panic that passes through it.
+        // A panic must not unwind through the counter, which would not end its measurement.
         let counted = allocation_counter::measure(|| ended = catch_unwind(|| target(bytes)));
         if let Err(panic) = ended {
             eprintln!("{name}: {}", bytes.escape_ascii());
@@ -162,10 +162,10 @@ mod tests {
         }
         let taken = counted.bytes_max;
         assert!(taken <= most_memory(bytes.len()), "{name} takes {taken} bytes for {} bytes", bytes.len());
-        assert!(began.elapsed() < PATIENCE, "{name} takes {:?}", began.elapsed());
+        assert!(began.elapsed() < TIME_LIMIT, "{name} takes {:?}", began.elapsed());
     }
 
-    /// Any bytes, and what comes of the corpus by small damage.
+    /// Random bytes, and inputs of the corpus with small damage.
     fn inputs(corpus: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
         let damaged = (prop::sample::select(corpus), any::<prop::sample::Index>(), 0..5, any::<u64>());
         let damaged = damaged.prop_map(|(mut bytes, at, how, with)| {
@@ -188,10 +188,10 @@ mod tests {
         for &(name, target) in TARGETS {
             let corpus = corpus(name);
             assert!(!corpus.is_empty(), "{name} has no corpus");
-            corpus.iter().for_each(|bytes| try_out(name, target, bytes));
+            corpus.iter().for_each(|bytes| run_limited(name, target, bytes));
             let cases = Cases { cases: 400, failure_persistence: None, ..Cases::default() };
             let ran = TestRunner::new(cases).run(&inputs(corpus), |bytes| {
-                try_out(name, target, &bytes);
+                run_limited(name, target, &bytes);
                 Ok(())
             });
             ran.unwrap_or_else(|failure| panic!("{name}: {failure}"));
@@ -199,19 +199,19 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_lie_are_not_believed() {
-        let lies = [u32::MAX, 0x7FFF_FFFF, (32 << 20) + 1, 32 << 20].map(u32::to_le_bytes);
+    fn a_wrong_length_field_causes_no_large_allocation() {
+        let wrong = [u32::MAX, 0x7FFF_FFFF, (32 << 20) + 1, 32 << 20].map(u32::to_le_bytes);
         let huge = [u64::MAX, 1 << 62, u64::from(u32::MAX), 64 << 20].map(u64::to_le_bytes);
-        // What a request says of its length is hyper's to read, and many of them take long.
+        // The lengths of a request are parsed by hyper, and its inputs are slow.
         for &(name, target) in TARGETS.iter().filter(|(name, _)| *name != "request") {
             for bytes in corpus(name).into_iter().filter(|bytes| bytes.len() < 1024) {
                 for at in 0..=bytes.len() {
-                    let lies = lies.iter().map(|lie| &lie[..]).chain(huge.iter().map(|lie| &lie[..]));
-                    for lie in lies {
+                    let wrong = wrong.iter().map(|length| &length[..]).chain(huge.iter().map(|length| &length[..]));
+                    for length in wrong {
                         let mut bytes = bytes.clone();
-                        let end = (at + lie.len()).min(bytes.len());
-                        bytes.splice(at..end, lie.iter().copied());
-                        try_out(name, target, &bytes);
+                        let end = (at + length.len()).min(bytes.len());
+                        bytes.splice(at..end, length.iter().copied());
+                        run_limited(name, target, &bytes);
                     }
                 }
             }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn every_target_has_its_place_in_the_folder() {
+    fn every_target_has_a_binary_and_a_corpus() {
         let names: BTreeSet<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
         let manifest = std::fs::read_to_string(folder().join("Cargo.toml")).unwrap();
         let built: BTreeSet<&str> =

@@ -21,13 +21,14 @@
 //! | [`model`] | values, and the pure rule from command to result | nothing |
 //! | [`storage`] | the disk: journal, state machine, snapshots, identity; the only sled | model, plant |
 //! | [`changefeed`] | a bounded memory of the latest events, for watchers | model |
-//! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, plant |
-//! | [`transport`] | peers: frames, connections, snapshot streams | model, the snapshot types of storage, the facade of consensus |
-//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, the facade of consensus |
+//! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, logging, plant |
+//! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, the snapshot types of storage, the facade of consensus |
+//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, logging, the facade of consensus |
 //! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model |
 //! | [`config`] | settings | model |
 //! | [`node`] | composes the modules, and stops them in reverse | all of these |
-//! | [`logging`], [`cli`] | the log, the command line | config, logging, node, client |
+//! | [`cli`] | the command line | config, logging, node, client |
+//! | [`logging`] | the log on stderr, and rate limits of its lines | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
 //! | `fuzzing` | the fuzz targets; in test builds only | model, storage, transport, http, config |
 //!

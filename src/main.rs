@@ -1,11 +1,11 @@
-//! The binary: an exit code. Everything else is in the library, beginning with [`huskv::cli`].
+//! The `huskv` binary: the allocator, and the exit code of [`huskv::cli`].
 
 use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-/// Requests are allocated on one thread and freed on another, which the system's allocator pays for with a sixth of the
-/// CPU time of a put (m).
+/// Requests are allocated on one thread and freed on another, which costs the system's allocator a sixth of the CPU time
+/// of a put (measured).
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

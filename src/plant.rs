@@ -1,84 +1,84 @@
-//! Planted bugs, of which each can be let into a test build to see that the tests catch it.
+//! Planted bugs: faults that a test build can switch on, one at a time, to prove that the tests catch them.
 //!
-//! Why: a harness that has never caught anything proves nothing.
+//! Why: a test harness that has never caught a bug proves nothing.
 //!
-//! Laws: without the feature `plant` the question is constant and nothing of a bug is compiled; with it, a build without
-//! debug assertions is refused. One bug at a time: that of `HUSKV_PLANT`, or the one that a test has chosen for its
-//! thread.
+//! Invariants: without the feature `plant`, [`is`] is a constant and no bug is compiled; with it, a build without debug
+//! assertions is refused. At most one bug is active: that of `HUSKV_PLANT`, or the one that a test has chosen for its
+//! thread. A bug is an early branch in front of the code that it breaks, so that code reads as if there were no bug.
 //!
-//! Not here: the bugs themselves. Each stands where its like would be made.
+//! See also: `docs/testing.md` for what catches each bug.
 
 #[cfg(all(feature = "plant", not(debug_assertions)))]
-compile_error!("the feature `plant` lets bugs in and is for test builds only");
+compile_error!("the feature `plant` switches bugs on and is for test builds only");
 
-/// A bug that can be let in.
+/// A bug that can be switched on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
     /// A leader acknowledges writes before its journal is synced.
     AckBeforeSync,
-    /// A follower's answers leave before its journal is synced.
+    /// A follower's acknowledgements and votes leave before its journal is synced.
     AnswerBeforeSync,
-    /// A leader's messages leave before its own new term is durable: seen with one voter and a learner.
+    /// A leader's messages leave before its own new term is durable: visible with one voter and a learner.
     SendBeforeTerm,
     /// A linearizable read is served without ReadIndex.
     ReadWithoutIndex,
-    /// A read is answered before the machine has applied the index that its round confirmed.
+    /// A read is answered before the state machine has applied the read index of its round.
     ReadBeforeApplied,
-    /// The applied index is written apart from the effects.
+    /// The applied index is written in another batch than the effects.
     AppliedApart,
-    /// A copy misses the effects that are applied during its scan.
-    CopyWithoutEffects,
-    /// The commit is not raised when a copy is installed, nor at the next start.
+    /// A snapshot lacks the effects that are applied during its scan.
+    SnapshotWithoutEffects,
+    /// The commit index is not raised when a snapshot is installed, nor at the next start.
     CommitNotRaised,
-    /// A node that lost its disk comes back under the raft id that it had.
+    /// A node that lost its disk comes back under the same raft id.
     RaftIdReused,
     /// A waiter is woken by the index of its entry alone, whatever the term.
     WokenByIndex,
-    /// A record whose hard state is that of the record before says nothing of it.
+    /// A journal record lacks the hard state where it equals that of the record before.
     HardStateLeftOut,
-    /// A forwarded write whose outcome is unknown is tried again.
+    /// A forwarded write whose outcome is unknown is sent again.
     ForwardRetried,
-    /// A membership change that raft dropped is taken as applied.
+    /// A membership change that raft dropped counts as applied.
     DroppedChangeApplied,
-    /// What named requests came to is forgotten at the next start, and where a copy of the state arrives.
+    /// Stored results of idempotency keys are lost at the next start and at the install of a snapshot.
     ResultsForgotten,
-    /// What named requests came to is forgotten under the press of others, however young it is.
-    ResultsOutrun,
-    /// Watchers go on behind a copy of the state as if nothing were missing.
-    CopyUntold,
-    /// What is asked for is proposed without a look at it.
+    /// Stored results of idempotency keys are evicted before their time where there are more than eight.
+    ResultsEvictedEarly,
+    /// The change feed continues after the install of a snapshot as if no event were missing.
+    FeedNotReset,
+    /// A request is proposed without validation.
     CommandUnchecked,
-    /// A follower appends what it cannot decode.
+    /// A follower appends an entry that it cannot decode.
     AppendUnchecked,
-    /// A message is believed whatever its term.
+    /// A message of any term is stepped.
     TermUnbounded,
-    /// A node is removed where anybody says so.
+    /// A node takes itself for removed when one peer claims it.
     RemovalUnverified,
-    /// A node's log is lost where anybody says so.
+    /// A node takes its log for lost when one peer claims it.
     LogLossUnverified,
-    /// Some followers leave the effect of an entry out now and then.
+    /// Some followers skip the effect of some entries.
     SilentDivergence,
-    /// An adopted node removes what it was at once, rather than when the cluster's state has arrived.
+    /// A joiner removes its previous incarnation before the snapshot of the cluster is installed.
     OldIncarnationDropped,
-    /// A member takes the word of any offer to adopt it that its cluster has removed it.
+    /// A member believes any join offer that lists it as removed.
     TombstonesBelieved,
-    /// The old bearer of a joiner's name is removed before the joiner was asked, and what follows is refused as if nothing
-    /// had been done.
+    /// The previous member of a joiner's name is removed before the joiner was asked, and a later refusal says
+    /// `not_applied`.
     RetiredBeforeAsked,
-    /// Entries that a copy of the state covers are applied on top of it.
+    /// Entries that a snapshot covers are applied after its install.
     StaleEntriesAfterInstall,
-    /// A request is proposed however long its deadline is over.
+    /// A request is proposed after its deadline.
     LateProposal,
-    /// A stale read counts from when a message of the leader was handled.
+    /// The age of a stale read counts from when a message of the leader was handled, not from when it was sent.
     ContactWhenHandled,
-    /// A peer is spoken to whatever life it says it is in.
-    LivesIgnored,
-    /// What needs space is proposed however little a voter has left.
+    /// A peer is accepted under any boot id, as a restored copy of a disk has.
+    BootIdsIgnored,
+    /// A write that needs disk space is proposed however little a voter has left.
     SpaceIgnored,
 }
 
 impl Plant {
-    /// All of them, by the name that `HUSKV_PLANT` takes.
+    /// Every bug, by the name that `HUSKV_PLANT` takes.
     pub const NAMES: [(&'static str, Self); 30] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
@@ -86,7 +86,7 @@ impl Plant {
         ("read-without-index", Self::ReadWithoutIndex),
         ("read-before-applied", Self::ReadBeforeApplied),
         ("applied-apart", Self::AppliedApart),
-        ("copy-without-effects", Self::CopyWithoutEffects),
+        ("snapshot-without-effects", Self::SnapshotWithoutEffects),
         ("commit-not-raised", Self::CommitNotRaised),
         ("raft-id-reused", Self::RaftIdReused),
         ("woken-by-index", Self::WokenByIndex),
@@ -94,8 +94,8 @@ impl Plant {
         ("forward-retried", Self::ForwardRetried),
         ("dropped-change-applied", Self::DroppedChangeApplied),
         ("results-forgotten", Self::ResultsForgotten),
-        ("results-outrun", Self::ResultsOutrun),
-        ("copy-untold", Self::CopyUntold),
+        ("results-evicted-early", Self::ResultsEvictedEarly),
+        ("feed-not-reset", Self::FeedNotReset),
         ("command-unchecked", Self::CommandUnchecked),
         ("append-unchecked", Self::AppendUnchecked),
         ("term-unbounded", Self::TermUnbounded),
@@ -108,18 +108,18 @@ impl Plant {
         ("stale-entries-after-install", Self::StaleEntriesAfterInstall),
         ("late-proposal", Self::LateProposal),
         ("contact-when-handled", Self::ContactWhenHandled),
-        ("lives-ignored", Self::LivesIgnored),
+        ("boot-ids-ignored", Self::BootIdsIgnored),
         ("space-ignored", Self::SpaceIgnored),
     ];
 
-    /// The bug with this name.
+    /// Returns the bug with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, plant)| *plant)
     }
 }
 
-/// Whether this bug is in.
+/// Returns whether this bug is active.
 #[cfg(not(feature = "plant"))]
 #[must_use]
 pub const fn is(_: Plant) -> bool {
@@ -140,13 +140,13 @@ mod chosen {
             Cell::new(std::env::var("HUSKV_PLANT").ok().and_then(|name| Plant::named(&name)));
     }
 
-    /// Whether this bug is in.
+    /// Returns whether this bug is active.
     #[must_use]
     pub fn is(plant: Plant) -> bool {
         CHOSEN.get() == Some(plant)
     }
 
-    /// Lets one bug, or none, into what this thread runs.
+    /// Activates one bug, or none, for this thread.
     pub fn choose(plant: Option<Plant>) {
         CHOSEN.set(plant);
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long a start may take on a busy machine, in a debug build.
+/// The time limit of a start on a busy machine, in a debug build.
 const LONG: Duration = Duration::from_secs(60);
 
 /// A running node; dropped, it is killed.
@@ -42,7 +42,7 @@ impl Node {
         node
     }
 
-    /// Measures it for so long; the result.
+    /// Runs `huskv bench` against the node, and returns the report.
     fn bench(&self, duration: &str, arguments: &[&str]) -> Value {
         let always = ["bench", "--to", &self.http, "--clients", "4", "--warmup", "200ms", "--json", "--no-progress"];
         let arguments = [&always[..], &["--duration", duration], arguments].concat();

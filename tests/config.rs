@@ -79,7 +79,7 @@ fn later_sources_take_precedence() {
     let config = load(&variables, &[("raft.port", "9")]).expect("all good");
     assert_eq!((config.raft.node_id.as_str(), config.raft.tick_ms, config.raft.port), ("file", 20, 9));
     assert_eq!(config.raft.vol_dir.to_str(), Some("data/file"));
-    assert_eq!(config.join, ["a:1"]);
+    assert_eq!(config.join.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1"]);
     let config = load(&[variables[0], ("HUSKV_JOIN", "")], &[]).expect("an empty list is a list");
     assert!(config.join.is_empty());
 }

@@ -33,20 +33,20 @@ fn every_code_is_documented() {
     let documented: BTreeSet<String> =
         documented.as_array().into_iter().flatten().filter_map(|code| Some(code.as_str()?.to_owned())).collect();
     assert_eq!(documented, &of_the_loop | &of_http);
-    // The table in the source is complete: whatever is answered stands in it.
+    // The table in the source has every code that is used.
     for code in between(&errors, "Self::local(StatusCode::", ",\n").iter().flat_map(|rest| rest.split('"').nth(1)) {
         assert!(of_http.contains(code), "{code} is not in the table of src/http/response/problem.rs");
     }
 }
 
-/// Words that are reserved in a language that clients are made for, or that hide something there.
+/// Words that are reserved in a language of generated clients, or that shadow a built-in name there.
 const RESERVED: &str = "and as assert async await break case catch class const continue def default defer del delete do \
     elif else enum except export extends false final finally fn for from func function get global go goto head if impl \
     import in interface is lambda let list loop map match mod move mut new nil none nonlocal not null object or package \
     pass print private protected public pub put raise range ref return select self set static struct super switch this \
     throw trait true try type union unsafe use var virtual void volatile where while with yield";
 
-/// Everything in the document, with the way to it.
+/// Visits every value of the document, with the path to it.
 fn each<'a>(value: &'a Value, way: &str, look: &mut dyn FnMut(&str, &'a Value)) {
     look(way, value);
     match value {

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use huskv::client::{Direct, Response};
+use huskv::client::{NodeClient, Response};
 use serde_json::json;
 
-/// How long anything may take on a busy machine, in a debug build.
+/// The time limit of a step on a busy machine, in a debug build.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Two ranges of three free ports, as far as one can know.
+/// Finds two ranges of three ports that are free at this moment.
 fn free_ranges() -> [u16; 2] {
     let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     let mut found = Vec::new();
@@ -52,7 +52,7 @@ impl Demo {
         Self { child, output, ports }
     }
 
-    /// Reads what the demo says until a line holds `word`; everything up to there.
+    /// Reads the output of the demo up to the line with `word`, and returns it.
     fn until(&mut self, word: &str) -> String {
         let mut said = String::new();
         loop {
@@ -86,13 +86,13 @@ impl Drop for Demo {
     }
 }
 
-fn ask<F: Future<Output = T>, T>(request: impl FnOnce(Direct) -> F) -> T {
+fn ask<F: Future<Output = T>, T>(request: impl FnOnce(NodeClient) -> F) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(request(Direct::new(LONG)))
+    runtime.block_on(request(NodeClient::new(LONG)))
 }
 
 fn get(address: &str, path: &str) -> Response {
-    ask(async |client: Direct| client.get(address, path).await).expect("an answer")
+    ask(async |client: NodeClient| client.get(address, path).await).expect("an answer")
 }
 
 fn nothing_listens(ports: [u16; 2], limit: Duration) {
@@ -118,7 +118,10 @@ fn a_demo_joins_its_nodes_finds_its_data_again_and_leaves_no_process() {
     demo.until("follows");
     let body = json!({ "key": "foo", "value": "bar" });
     let address = demo.http(2);
-    assert_eq!(ask(async |client: Direct| client.post(&address, "/store", &body).await).expect("stored").status, 200);
+    assert_eq!(
+        ask(async |client: NodeClient| client.post(&address, "/store", &body).await).expect("stored").status,
+        200
+    );
     demo.interrupt();
     assert!(demo.child.wait().expect("ends").success());
     nothing_listens(ports, Duration::ZERO);
@@ -152,7 +155,7 @@ fn a_demo_joins_more_nodes_and_names_the_missing_ones() {
     assert!(three.child.wait().expect("ends").success());
     let mut two = Demo::start(folder.path(), ports, &["--nodes", "2"]);
     let said = two.until("Ctrl-C");
-    assert!(said.contains("has 3 members") && said.contains("--nodes 3"), "the third is not told of: {said}");
+    assert!(said.contains("has 3 members") && said.contains("--nodes 3"), "the third member is not mentioned: {said}");
     two.interrupt();
     let mut rest = String::new();
     two.output.read_to_string(&mut rest).expect("UTF-8");

@@ -2,11 +2,11 @@
 //! engine, and the Kubernetes manifests.
 //!
 //! Why: the Dockerfile, `docker-compose.yml` and `config/k8s` are promises too: no root, any uid, healthy, one cluster
-//! without curl, data that survives `down` and a removed volume, and a leader that may be stopped. The script says what it
-//! does step by step, so people can do the same.
+//! without curl, data that survives `down` and a removed volume, and a leader that may be stopped. The script prints each
+//! step, so that it can be done by hand, too.
 //!
-//! Invariants: as those of the black-box tests. Without an engine the test is counted as ignored and says what is missing, and
-//! a machine whose engine cannot run a container counts as one without.
+//! Invariants: those of the black-box tests. Without an engine, or with one that cannot run a container, the test is counted
+//! as ignored, with the reason.
 
 // clippy knows tests by their attribute, and tests with a main of their own have none.
 #![allow(clippy::unwrap_used)]
@@ -37,14 +37,14 @@ fn a_cluster_of_containers_survives_stops_and_removed_volumes() {
     println!("{said}");
 }
 
-/// What a tool prints that is given this text; it must succeed.
+/// Runs a tool with this text on stdin, and returns its stdout; it must succeed.
 #[track_caller]
 fn piped(command: &mut Command, text: &[u8]) -> Vec<u8> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(text).unwrap();
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-    let (told, complained) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-    assert!(status.success(), "{command:?}: {told}{complained}");
+    let (out, errors) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{command:?}: {out}{errors}");
     stdout
 }
 

@@ -1,6 +1,6 @@
-//! The documents as files: lengths, links, and that every command line is one that a test runs.
+//! Documents as files: lengths, links, named files, and command lines, each of which a test must run.
 //!
-//! Why: a page that nobody holds to the tree is wrong after the third change.
+//! Why: a page that no test compares with the tree is wrong after the third change.
 //!
 //! See also: `tests/cluster/docs`, which runs the pages' sessions on real nodes.
 
@@ -15,22 +15,22 @@ mod page;
 
 use page::{Piece, pages, pieces, root};
 
-/// The most lines of the README.
-const MOST_README: usize = 250;
+/// The maximum number of lines of the README.
+const MAX_README: usize = 250;
 
-/// The most lines of any other page.
-const MOST_PAGE: usize = 499;
+/// The maximum number of lines of any other page.
+const MAX_PAGE: usize = 499;
 
-/// Every page: its name from the root, and its text.
+/// Reads every page: its path from the root, and its text.
 fn read() -> Vec<(String, String)> {
     let name = |path: &Path| path.strip_prefix(root()).expect("below the root").display().to_string();
     pages().iter().map(|path| (name(path), fs::read_to_string(path).expect("UTF-8"))).collect()
 }
 
-/// What GitHub makes of a heading.
+/// Converts a heading to the anchor that GitHub gives it.
 fn anchor(heading: &str) -> String {
-    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
-    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+    let characters = heading.trim().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    characters.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
 }
 
 fn anchors(text: &str) -> BTreeSet<String> {
@@ -62,7 +62,7 @@ fn links(text: &str) -> Vec<String> {
 #[test]
 fn pages_are_short_enough_to_be_read() {
     for (name, text) in read() {
-        let most = if name == "README.md" { MOST_README } else { MOST_PAGE };
+        let most = if name == "README.md" { MAX_README } else { MAX_PAGE };
         assert!(text.lines().count() <= most, "{name}: {} lines, at most {most}", text.lines().count());
     }
 }
@@ -89,7 +89,7 @@ fn links_lead_to_files_and_headings_that_exist() {
 #[test]
 fn files_that_the_prose_names_exist() {
     for (name, text) in read() {
-        // Every second piece stands between backticks.
+        // Every second part is between backticks.
         for span in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
             let path = span.split_whitespace().next().unwrap_or_default();
             let folders = ["src/", "tests/", "scripts/", "docs/", "config/", "fuzz/", "benches/", "examples/"];
@@ -123,7 +123,7 @@ fn every_page_is_linked_from_the_readme() {
     }
 }
 
-/// All Rust code of `src` and `tests`.
+/// Reads all Rust code of `src` and `tests`.
 fn code() -> String {
     let mut open = vec![root().join("src"), root().join("tests")];
     let mut code = String::new();
@@ -137,7 +137,7 @@ fn code() -> String {
     code
 }
 
-/// What a command line names and does not exist: scripts, cargo targets, tests, planted bugs.
+/// Finds names in a command line that do not exist: scripts, cargo targets, tests, planted bugs.
 fn unknown_names(text: &str) -> Vec<String> {
     let words: Vec<&str> = text.lines().flat_map(str::split_whitespace).collect();
     let tests = text.split("test(").skip(1).filter_map(|rest| rest.split(')').next());

@@ -13,7 +13,7 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// Runs huskv in `folder` with these variables and no others of ours.
+/// Runs huskv in `folder` with these environment variables only.
 fn huskv(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_huskv"))
         .current_dir(folder)

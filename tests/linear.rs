@@ -87,7 +87,7 @@ fn a_stale_read_in_a_long_history_gives_a_short_timeline() {
     assert!(lines.len() <= 5 && timeline.contains("get: 117"), "{timeline}");
 }
 
-/// One operation as the other checker sees it: an unknown one is left out, or returns at the end.
+/// An operation for the other checker: one of unknown outcome is left out, or returns at the end.
 #[derive(Debug, Clone)]
 struct TodcOperation(Seen);
 
@@ -101,7 +101,7 @@ impl Specification for Register {
         None
     }
 
-    // Written from the meaning of the answers, not from what the checker under test does.
+    // Written from the semantics of the operations, not from the checker under test.
     fn apply(operation: &TodcOperation, state: &Self::State) -> (bool, Self::State) {
         match operation.0 {
             Seen::Put(value) => (true, Some(value)),
@@ -116,7 +116,7 @@ impl Specification for Register {
     }
 }
 
-/// What the other checker says.
+/// The result of the other checker, over all combinations of the unknown outcomes.
 fn todc_accepts(history: &[Operation]) -> bool {
     let unknown: Vec<usize> = (0..history.len()).filter(|&at| history[at].returned.is_none()).collect();
     (0..1_u32 << unknown.len()).any(|chosen| {
@@ -125,7 +125,7 @@ fn todc_accepts(history: &[Operation]) -> bool {
         let mut events = Vec::new();
         for (at, operation) in history.iter().enumerate().filter(|(at, _)| !left_out.contains(at)) {
             let end = operation.returned.unwrap_or(u64::MAX);
-            // Each operation is a process of its own: only the order in time counts.
+            // Each operation is a process of its own: only real-time order counts.
             events.push((operation.called, 0, at, Action::Call(TodcOperation(operation.seen.clone()))));
             events.push((end, 1, at, Action::Response(TodcOperation(operation.seen.clone()))));
         }
@@ -135,7 +135,7 @@ fn todc_accepts(history: &[Operation]) -> bool {
     })
 }
 
-/// A small history: operations take effect at a moment between call and return, then a few answers may be falsified.
+/// Draws a small history: operations take effect at a moment between call and return, then a few results may be falsified.
 fn draw(rng: &mut Rng) -> Vec<Operation> {
     let count = 2 + rng.below(7);
     let spread = 5 + rng.below(60);
@@ -184,7 +184,7 @@ fn draw(rng: &mut Rng) -> Vec<Operation> {
     history
 }
 
-/// Changes one answer, or a time.
+/// Falsifies one result, or moves one operation in time.
 fn corrupt(rng: &mut Rng, history: &mut [Operation]) {
     if history.is_empty() {
         return;

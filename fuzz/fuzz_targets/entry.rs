@@ -1,4 +1,4 @@
-//! See `huskv::fuzzing`.
+//! Fuzz target `entry`; `huskv::fuzzing` has its function.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| huskv::fuzzing::run("entry", bytes));

@@ -108,12 +108,19 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), ExitError> {
     Ok(out.write_all(bytes).and_then(|()| out.flush())?)
 }
 
+/// Parses a duration of 0 s to 24 h.
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text).ok();
+    span.filter(|span| *span <= MAX_DURATION)
+        .ok_or_else(|| format!("{text:?} is not a time such as 500ms or 2s, at most {}s", MAX_DURATION.as_secs()))
+}
+
 /// Parses a duration of 1 ms to 24 h.
 fn duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).ok();
-    duration
-        .filter(|duration| (Duration::from_millis(1)..=MAX_DURATION).contains(duration))
-        .ok_or_else(|| format!("{text:?} is not a time such as 500ms or 2s, at most {}s", MAX_DURATION.as_secs()))
+    match span(text)? {
+        duration if duration < Duration::from_millis(1) => Err(format!("{text:?} is less than 1ms")),
+        duration => Ok(duration),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 use clap::{Arg, ArgMatches};
 
 use super::exit::print_error;
-use crate::config::{Config, ENDPOINTS_VARIABLE, Given, hidden_ports, load};
+use crate::config::{ENDPOINTS_VARIABLE, Given, hidden_ports, load, parse_address};
 
 /// The name of the flag.
 const ENDPOINTS: &str = "endpoints";
@@ -20,7 +20,7 @@ pub(super) fn argument() -> Arg {
         .long(ENDPOINTS)
         .value_name("LIST")
         .value_delimiter(',')
-        .value_parser(|text: &str| Config::check_address(text).map(|()| text.to_owned()))
+        .value_parser(|text: &str| parse_address(text).map(|address| address.to_string()))
         .help(format!(
             "HTTP addresses (host:port) of the nodes to ask, comma-separated [variable {ENDPOINTS_VARIABLE}, default \
              the node that the same variables start]"
@@ -39,10 +39,7 @@ pub(super) fn given(matches: &ArgMatches) -> Result<Vec<String>, String> {
 }
 
 fn parse_list(list: &str) -> Result<Vec<String>, String> {
-    let addresses = list.split(',').map(|address| {
-        let address = address.trim();
-        Config::check_address(address).map(|()| address.to_owned())
-    });
+    let addresses = list.split(',').map(|address| parse_address(address.trim()).map(|address| address.to_string()));
     addresses.collect::<Result<_, _>>().map_err(|error| format!("the variable {ENDPOINTS_VARIABLE}: {error}"))
 }
 

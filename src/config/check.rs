@@ -1,29 +1,31 @@
-//! What a setting may look like, and which settings must fit each other.
+//! Parsers of single settings, and the checks between settings.
 //!
-//! Why: a wrong setting must be named before anything is created or bound, not discovered by a node that cannot be
-//! reached an hour later.
+//! Why: a wrong setting must be refused before anything is created or bound, not discovered an hour later on a node that no
+//! peer can reach.
 //!
-//! Laws: pure functions of the text; nothing is resolved or opened.
+//! Invariants: pure functions of the text; nothing is resolved or opened. An error repeats the text.
 //!
-//! Not here: which source a value came from; [`crate::config`] adds that to the message.
+//! See also: [`crate::config`], which adds the source of the value to the error.
 
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use super::Config;
 pub(super) use crate::model::is_unspecified;
-use crate::model::{check_address, check_dialable, check_host, check_name};
+use crate::model::{NodeAddress, NodeName, check_dialable, check_host};
 
-/// The most addresses that `join` may list.
-const JOIN_ENTRIES: usize = 64;
-/// What a body needs besides key and value: `{"key":"","value":}` and some air.
-const BODY_ROOM: u64 = 64;
+/// The maximum number of addresses in `join`.
+const MAX_JOIN_ADDRESSES: usize = 64;
+/// What a body needs besides key and value: `{"key":"","value":}` and white space.
+const BODY_OVERHEAD: u64 = 64;
 
-/// An IPv6 address without the brackets that people put around it; anything else as it is.
-pub(super) fn bare(host: &str) -> String {
+/// Removes the brackets of an IPv6 address.
+fn bare(host: &str) -> String {
     host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).to_owned()
 }
 
-/// A host as it stands before a `:port`: an IPv6 address gets its brackets.
+/// Formats a host for `host:port`: an IPv6 address gets brackets.
 pub(super) fn bracketed(host: &str) -> String {
     if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() }
 }
@@ -38,73 +40,90 @@ fn no_scheme_or_path(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A name or an IP address, nothing else.
-pub(super) fn host(text: &str) -> Result<(), String> {
+/// Applies `parse` to each element of a list.
+pub(super) fn each<T>(items: &[String], parse: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    items.iter().map(|item| parse(item)).collect()
+}
+
+/// Parses a host name or an IP address; IPv6 with or without brackets, which are removed.
+pub(super) fn host(text: &str) -> Result<String, String> {
     no_scheme_or_path(text)?;
+    // `::1` is a host though it has colons; `a:1` has a port.
     if bare(text).parse::<Ipv6Addr>().is_ok() {
-        return Ok(());
+        return Ok(bare(text));
     }
     if text.contains(':') {
         return Err(format!("{text:?} is not a host; the port is a setting of its own"));
     }
-    check_host(text).map_err(|reason| format!("{text:?} is not a host: {reason}"))
+    check_host(text).map(|()| text.to_owned()).map_err(|reason| format!("{text:?} is not a host: {reason}"))
 }
 
-/// A host that other nodes can dial.
-pub(super) fn advertised(text: &str) -> Result<(), String> {
-    host(text)?;
-    check_dialable(text).map_err(|reason| format!("{text:?} cannot be dialled by other nodes: {reason}"))
+/// Parses a host that other nodes can dial.
+pub(super) fn advertised(text: &str) -> Result<String, String> {
+    let host = host(text)?;
+    check_dialable(text).map(|()| host).map_err(|reason| format!("{text:?} cannot be dialled by other nodes: {reason}"))
 }
 
-/// `host:port` with a port that can be dialled.
-pub(super) fn address(text: &str) -> Result<(), String> {
-    check_address(text).map_err(|reason| format!("{text:?} is not host:port: {reason}"))
+/// Parses the `host:port` of a node.
+///
+/// # Errors
+/// The reason, with the text.
+pub fn parse_address(text: &str) -> Result<NodeAddress, String> {
+    NodeAddress::from_str(text).map_err(|reason| format!("{text:?} is not host:port: {reason}"))
 }
 
-/// A node's name.
-pub(super) fn name(text: &str) -> Result<(), String> {
-    check_name(text).map_err(|reason| format!("{text:?} is not a name: {reason}"))
+/// Parses the name of a node.
+pub(super) fn name(text: &str) -> Result<NodeName, String> {
+    NodeName::from_str(text).map_err(|reason| format!("{text:?} is not a name: {reason}"))
 }
 
-/// A path that the system can open.
-pub(super) fn directory(text: &str) -> Result<(), String> {
-    if text.contains('\0') { Err(format!("{text:?} is not a path")) } else { Ok(()) }
+/// Parses a path.
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    if text.contains('\0') { Err(format!("{text:?} is not a path")) } else { Ok(text.into()) }
 }
 
-/// A browser's origin.
-pub(super) fn origin(text: &str) -> Result<(), String> {
+/// Parses the origin of a web page (RFC 6454), in lower case.
+pub(super) fn origin(text: &str) -> Result<String, String> {
     let wrong = || format!("{text:?} is not an origin such as https://ui.example.org");
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
+    // The last colon begins a port, unless it is part of an IPv6 address: `http://[::1]` has none.
     let with_port = rest.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-    if with_port { address(rest) } else { host(rest) }.map_err(|_| wrong())
+    let checked = if with_port { parse_address(rest).map(drop) } else { host(rest).map(drop) };
+    checked.map(|()| text.to_lowercase()).map_err(|_| wrong())
 }
 
-/// A host that requests may be for, without its port, or `*`.
-pub(super) fn allowed_host(text: &str) -> Result<(), String> {
-    if text == "*" { Ok(()) } else { host(text) }
+/// Parses a host that requests may be for, without a port, or `*`; in lower case.
+pub(super) fn allowed_host(text: &str) -> Result<String, String> {
+    if text != "*" {
+        host(text)?;
+    }
+    Ok(text.to_lowercase())
 }
 
-/// A log level.
-pub(super) fn level(text: &str) -> Result<(), String> {
-    match text.to_lowercase().as_str() {
-        "critical" | "error" | "warning" | "warn" | "info" | "debug" | "trace" => Ok(()),
+/// Parses a log level, in lower case.
+pub(super) fn level(text: &str) -> Result<String, String> {
+    match text.to_lowercase() {
+        level if ["critical", "error", "warning", "warn", "info", "debug", "trace"].contains(&level.as_str()) => {
+            Ok(level)
+        }
         _ => Err(format!("{text:?} is none of critical, error, warning, info, debug, trace")),
     }
 }
 
-/// A log format.
-pub(super) fn format(text: &str) -> Result<(), String> {
-    match text.to_lowercase().as_str() {
-        "terminal" | "json" => Ok(()),
+/// Parses a log format, in lower case.
+pub(super) fn format(text: &str) -> Result<String, String> {
+    match text.to_lowercase() {
+        format if ["terminal", "json"].contains(&format.as_str()) => Ok(format),
         _ => Err(format!("{text:?} is neither terminal nor json")),
     }
 }
 
-/// What is wrong between two settings: the key to blame, the other one, and why.
+/// Finds settings that contradict each other: the key to name, the other one, and the reason.
 pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static str>, String)> {
     let limits = &config.limits;
     let raft = &config.raft;
     let wrong = |key, other, why: String| Some((key, other, why));
+    // Port 0 is picked by the system, which does not pick one port twice.
     if config.server.port != 0 && config.server.port == raft.port {
         return wrong("server.port", Some("raft.port"), format!("SERVER_PORT and RAFT_PORT are both {}", raft.port));
     }
@@ -113,13 +132,13 @@ pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static
         return wrong("raft.advertise_port", Some("server.advertise_port"), why);
     }
     if config.advertise_host.is_empty() && is_unspecified(&config.host) {
-        let why =
-            format!("with host {} HUSKV_ADVERTISE_HOST is required: say what other nodes shall dial", config.host);
+        let why = format!("with host {} HUSKV_ADVERTISE_HOST is required: the host that other nodes dial", config.host);
         return wrong("advertise_host", Some("host"), why);
     }
-    if config.join.len() > JOIN_ENTRIES {
-        return wrong("join", None, format!("more than {JOIN_ENTRIES} addresses"));
+    if config.join.len() > MAX_JOIN_ADDRESSES {
+        return wrong("join", None, format!("more than {MAX_JOIN_ADDRESSES} addresses"));
     }
+    // One lost heartbeat must not cause an election.
     if raft.election_ticks < 2 * raft.heartbeat_ticks {
         let why = format!(
             "{} election ticks are less than twice {} heartbeat ticks",
@@ -127,7 +146,7 @@ pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static
         );
         return wrong("raft.election_ticks", Some("raft.heartbeat_ticks"), why);
     }
-    let needed = limits.key_bytes + limits.value_bytes + BODY_ROOM;
+    let needed = limits.key_bytes + limits.value_bytes + BODY_OVERHEAD;
     if limits.body_bytes < needed {
         let why =
             format!("a body of {} bytes cannot hold the longest key and value, {needed} bytes", limits.body_bytes);
@@ -136,9 +155,9 @@ pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static
     None
 }
 
-/// A whole number from `min` to `max`.
+/// Parses a whole number from `min` to `max`.
 pub(super) fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
-    // The standard parser takes a leading plus; a setting does not.
+    // The standard parser accepts a leading plus.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse::<u64>() {
         Ok(value) if digits && (min..=max).contains(&value) => Ok(value),
@@ -146,7 +165,7 @@ pub(super) fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
     }
 }
 
-/// `true` or `false`.
+/// Parses `true` or `false`.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
@@ -158,7 +177,7 @@ mod tests {
     #[test]
     fn hosts() {
         for good in ["127.0.0.1", "::1", "[::1]", "0.0.0.0", "localhost", "huskv_node-1.example.org", "a1"] {
-            assert_eq!(host(good), Ok(()), "{good}");
+            assert_eq!(host(good), Ok(good.trim_matches(['[', ']']).to_owned()), "{good}");
         }
         for bad in ["http://a", "a/b", "a:1", "a..b", "1.2.3", "256.1.1.1", "a b", "[::1", &"a".repeat(254)] {
             assert!(host(bad).is_err(), "{bad}");
@@ -169,23 +188,23 @@ mod tests {
     #[test]
     fn addresses() {
         for good in ["localhost:1", "node_1:2221", "[::1]:65535", "10.0.0.1:80"] {
-            assert_eq!(address(good), Ok(()), "{good}");
+            assert_eq!(parse_address(good).unwrap().to_string(), good);
         }
         for bad in ["a", "a:", "a:0", "a:65536", "a:+1", "::1:22", "[::1]", "http://a:1", "a:1/b", ":1", "0.0.0.0:1"] {
-            assert!(address(bad).is_err(), "{bad}");
+            assert!(parse_address(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn names_and_origins() {
         for good in ["node1", "node_2", "a.b-c"] {
-            assert_eq!(name(good), Ok(()), "{good}");
+            assert_eq!(name(good).unwrap().to_string(), good);
         }
         for bad in ["..", ".", "a b", "a/b", &"a".repeat(65), "\u{e9}"] {
             assert!(name(bad).is_err(), "{bad}");
         }
         for good in ["https://a.b", "http://localhost:3000", "http://[::1]:80", "http://[::1]"] {
-            assert_eq!(origin(good), Ok(()), "{good}");
+            assert_eq!(origin(good).unwrap(), good);
         }
         for bad in ["*", "null", "a.b", "https://a.b/", "https://a:b", "ftp://a"] {
             assert!(origin(bad).is_err(), "{bad}");

@@ -1,22 +1,22 @@
-//! Variables that are nearly, but not quite, those of a setting.
+//! Misspelt short variables of settings.
 //!
-//! Why: an unknown `HUSKV_` variable is an error, but the four short ones carry no prefix of ours. Whoever writes
-//! `RAFT_NODEID` would get a second node1 and no word about it.
+//! Why: an unknown `HUSKV_` variable is an error, but the short variables of the tutorial have no prefix. Without a warning
+//! `RAFT_NODEID=node2` would start a second node1.
 //!
-//! Laws: a name that may well be somebody else's is no error, so this only finds. What the platform makes for a service is
-//! no slip.
+//! Invariants: a similar name may belong to another program, so it is no error. A variable that the platform sets for a
+//! service is not reported.
 //!
-//! Not here: saying it in the log (`cli`).
+//! See also: `cli::serve`, which logs the warning.
 
 use std::ffi::OsString;
 
 use super::keys::{KEYS, Key};
 use super::service_links::is_service_link;
 
-/// How many letters may be missing, added or wrong.
-const MOST_EDITS: usize = 2;
+/// The maximum Levenshtein distance of a misspelt name.
+const MAX_DISTANCE: usize = 2;
 
-/// The variables that are no settings but look like a slip in writing one: the name found, and the name meant.
+/// Finds variables that are no settings but are spelt nearly like one: the name found, and the name of the setting.
 #[must_use]
 pub fn near_misses(variables: &[(OsString, OsString)]) -> Vec<(String, &'static str)> {
     let ours: Vec<&'static str> = KEYS.iter().filter_map(|key: &Key| key.short).collect();
@@ -26,29 +26,15 @@ pub fn near_misses(variables: &[(OsString, OsString)]) -> Vec<(String, &'static 
         if linked || ours.contains(&name) || KEYS.iter().any(|key| key.variable() == name) {
             continue;
         }
+        // `server_port` is also a mistake: names of variables have a case.
         let upper = name.to_ascii_uppercase();
-        let near = ours.iter().map(|meant| (edits(&upper, meant), *meant)).min();
-        if let Some((_, meant)) = near.filter(|(edits, _)| *edits <= MOST_EDITS) {
+        let nearest = ours.iter().map(|meant| (strsim::levenshtein(&upper, meant), *meant)).min();
+        if let Some((_, meant)) = nearest.filter(|(distance, _)| *distance <= MAX_DISTANCE) {
             found.push((name.to_owned(), meant));
         }
     }
     found.sort();
     found
-}
-
-/// The Levenshtein distance of two names, in bytes.
-fn edits(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -60,15 +46,15 @@ mod tests {
     }
 
     #[test]
-    fn slips_are_found() {
-        for (slip, meant) in [
+    fn misspelt_names_are_found() {
+        for (misspelt, meant) in [
             ("RAFT_NODEID", "RAFT_NODE_ID"),
             ("SERVERPORT", "SERVER_PORT"),
             ("server_port", "SERVER_PORT"),
             ("RAFT_VOLDIR", "RAFT_VOL_DIR"),
             ("RAFT_PROT", "RAFT_PORT"),
         ] {
-            assert_eq!(misses(&[slip]), [(slip.to_owned(), meant)], "{slip}");
+            assert_eq!(misses(&[misspelt]), [(misspelt.to_owned(), meant)], "{misspelt}");
         }
     }
 
@@ -79,13 +65,8 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_of_a_service_is_no_slip() {
+    fn a_variable_of_a_service_is_not_reported() {
         let of = |value: &str| near_misses(&[("RAFT_0_PORT".into(), value.into())]);
         assert_eq!((of("tcp://10.0.0.1:1111"), of("1111").len()), (vec![], 1));
-    }
-
-    #[test]
-    fn distances() {
-        assert_eq!([edits("", "ab"), edits("ab", ""), edits("abc", "abc"), edits("kitten", "sitting")], [2, 2, 0, 3]);
     }
 }

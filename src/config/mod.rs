@@ -1,15 +1,15 @@
-//! Settings: defaults, then the file, then the environment, then flags; later wins.
+//! Settings of a node, from defaults, the file, environment variables and flags; later sources take precedence.
 //!
-//! Why: four variables start a node, everything else can be tuned, and whoever mistypes a setting must be told its name
-//! and where it came from before anything happens.
+//! Why: four variables start a node, and everything else can be tuned; a wrong setting must be refused with its name and
+//! its source before anything else happens.
 //!
-//! Laws: all sources go through the one table of [`keys`], so none knows a key that another does not. Unknown keys and
-//! unknown `HUSKV_` variables are errors, except what Kubernetes and Docker set for services. An empty value is an error unless the default is empty. Nothing is opened,
-//! bound or created here, except that the file is read.
+//! Invariants: all sources go through the one table of [`keys`], so all know the same keys. Unknown keys and unknown
+//! `HUSKV_` variables are errors, except what Kubernetes and Docker set for services. An empty value is an error unless
+//! the default is empty. Nothing is opened, bound or created here, except that the file is read.
 //!
-//! Not here: what the settings do. No room below [`crate::node`] imports this one; each has its own small `Options`.
-
-mod did_you_mean;
+//! Example: the file has `raft.tick_ms = 10`, `HUSKV_RAFT_TICK_MS=20` is set, and no flag is given: the tick is 20 ms.
+//!
+//! See also: [`crate::node`], the only module that uses these settings; each one below has its own small `Options`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,11 +19,15 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::model::NodeAddress;
+
 mod addresses;
 mod check;
+mod did_you_mean;
 pub mod keys;
 mod service_links;
 
+pub use check::parse_address;
 pub use did_you_mean::near_misses;
 use keys::{AUTO, KEYS, Key, Kind};
 use service_links::is_service_link;
@@ -31,26 +35,26 @@ pub use service_links::{hidden_ports, service_links};
 
 /// The variable that names the file.
 pub const CONFIG_VARIABLE: &str = "HUSKV_CONFIG";
-/// The variable that names the cluster to the client subcommands; a node leaves it alone.
+/// The variable with the endpoints of the client subcommands; a node ignores it.
 pub const ENDPOINTS_VARIABLE: &str = "HUSKV_ENDPOINTS";
 /// The flag that names the file, without the dashes.
 pub const CONFIG_FLAG: &str = "config";
-/// What every variable of ours begins with; the short ones of the tutorial do not.
+/// The prefix of all variables, except the short ones.
 const PREFIX: &str = "HUSKV_";
-/// What stands for the node's name in `raft.vol_dir`.
+/// The placeholder of the node's name in `raft.vol_dir`.
 const NAME_IN_PATH: &str = "{node_id}";
-/// The largest settings file that is read, in bytes.
-const FILE_BYTES: u64 = 1 << 20;
+/// The maximum size of a settings file in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Every setting of a node, checked. The sections are those of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// The address that both ports bind, without brackets.
     pub host: String,
-    /// What other nodes dial, without brackets; never empty once checked.
+    /// The host that other nodes dial, without brackets; never empty once checked.
     pub advertise_host: String,
     /// The HTTP addresses of the nodes that form one cluster; empty for none.
-    pub join: Vec<String>,
+    pub join: Vec<NodeAddress>,
     /// `[server]`
     pub server: Server,
     /// `[raft]`
@@ -69,112 +73,112 @@ pub struct Config {
     pub log: Log,
 }
 
-/// `[server]`: the HTTP face.
+/// `[server]`: the HTTP port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Server {
-    /// The HTTP port; 0 is picked and kept.
+    /// The HTTP port; 0: picked and stored at the first start.
     pub port: u16,
-    /// The port that clients are told instead; 0 for none.
+    /// The advertised HTTP port; 0: the bound one.
     pub advertise_port: u16,
 }
 
-/// `[raft]`: who the node is and how it keeps time.
+/// `[raft]`: name, peer port, directory and timing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Raft {
     /// The node's name.
     pub node_id: String,
-    /// The peer port; 0 is picked and kept.
+    /// The peer port; 0: picked and stored at the first start.
     pub port: u16,
-    /// The port that other nodes are told to dial instead; 0 for none.
+    /// The advertised peer port; 0: the bound one.
     pub advertise_port: u16,
-    /// The node's directory; once checked, with the name in its place.
+    /// The data directory; once checked, with the name in it.
     pub vol_dir: PathBuf,
     /// The length of a tick in milliseconds.
     pub tick_ms: u64,
     /// Ticks between two heartbeats.
     pub heartbeat_ticks: u64,
-    /// Ticks without a leader until a follower campaigns.
+    /// Ticks without contact to a leader until a follower campaigns.
     pub election_ticks: u64,
 }
 
-/// `[cluster]`: what members believe of each other.
+/// `[cluster]`: trust between members.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
-    /// Whether a member is followed to the address that it says it has now.
+    /// Whether peers dial a member at the address that it reports itself.
     pub follow_moves: bool,
 }
 
-/// `[snapshot]`: durable cuts and copies.
+/// `[snapshot]`: checkpoints and snapshot streams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Entries between two cuts.
+    /// Entries between two checkpoints.
     pub every_entries: u64,
-    /// Bytes of log between two cuts.
+    /// Bytes of log between two checkpoints.
     pub every_bytes: u64,
-    /// Entries kept behind a cut.
+    /// Entries kept behind a checkpoint.
     pub keep_entries: u64,
-    /// The most MiB that a copy may spool.
+    /// The maximum size of a spool file in MiB.
     pub spool_mb: u64,
 }
 
-/// `[storage]`: the engine.
+/// `[storage]`: cache and disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Storage {
-    /// MiB of the tree's cache; 0 for what follows from the memory.
+    /// The tree's cache in MiB; 0: derived from the memory.
     pub cache_mb: u64,
-    /// MiB of the disk that are left free; None for what suits the disk.
+    /// Disk space to leave free in MiB; None: derived from the disk.
     pub reserve_mb: Option<u64>,
 }
 
-/// `[limits]`: what clients may ask for.
+/// `[limits]`: bounds of memory and requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// MiB that the node may take; 0 for what follows from the limits of the system.
+    /// The node's memory in MiB; 0: derived from the limits of the system.
     pub memory_mb: u64,
-    /// The longest key in bytes.
+    /// The maximum size of a key in bytes.
     pub key_bytes: u64,
-    /// The longest value in bytes.
+    /// The maximum size of a value in bytes.
     pub value_bytes: u64,
-    /// The longest body in bytes.
+    /// The maximum size of a body in bytes.
     pub body_bytes: u64,
-    /// How many requests may wait.
+    /// The maximum number of pending requests.
     pub pending_requests: u64,
-    /// How many clients may watch.
+    /// The maximum number of watchers.
     pub watchers: u64,
-    /// How many events are kept for them.
+    /// The number of events in the change feed.
     pub watch_events: u64,
-    /// How many MiB of events are kept for them; 0 for what follows from the memory.
+    /// The maximum memory of the change feed in MiB; 0: derived from the memory.
     pub watch_mb: u64,
-    /// The default deadline in milliseconds.
+    /// The default timeout of requests in milliseconds.
     pub request_timeout_ms: u64,
 }
 
 /// `[http]`: browsers and connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Http {
-    /// Origins that may use the node, in lower case.
+    /// Origins whose web pages may send requests, in lower case.
     pub allowed_origins: Vec<String>,
-    /// Hosts that requests may be for, in lower case; `*` is any.
+    /// Accepted values of the Host header, in lower case; `*` is any.
     pub allowed_hosts: Vec<String>,
-    /// How long a connection may be idle, in milliseconds.
+    /// The idle timeout of a connection in milliseconds.
     pub idle_timeout_ms: u64,
-    /// How long a client may be slower than the least rate, in milliseconds.
+    /// How long a client may be slower than the minimum rate, in milliseconds.
     pub rate_grace_ms: u64,
 }
 
 /// `[log]`: the log on stderr.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Log {
-    /// The least severe level, in lower case.
+    /// The least severe level to log, in lower case.
     pub level: String,
     /// `terminal` or `json`.
     pub format: String,
 }
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody said anything.
+    /// The table of settings.
     Default,
     /// The file of this name.
     File(String),
@@ -195,19 +199,19 @@ impl fmt::Display for Source {
     }
 }
 
-/// What is wrong with the settings, in one line that names the setting and its source.
+/// A wrong setting: one line with its name and its source.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", plain(&format!("{setting}: {problem} (from {origin})")))]
 pub struct ConfigError {
-    /// The key, or what was taken for one.
+    /// The key, or the unknown name.
     pub setting: String,
-    /// Where it came from.
+    /// The source.
     pub origin: Source,
-    /// What is wrong.
+    /// The reason.
     pub problem: String,
 }
 
-/// `line` without what would end it or steer a terminal: a file can hold any character.
+/// Escapes control characters: a settings file can hold any character, and the error must stay one line.
 fn plain(line: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     line.chars().map(shown).collect()
@@ -217,24 +221,25 @@ fn error(setting: &str, origin: Source, problem: impl Into<String>) -> ConfigErr
     ConfigError { setting: setting.into(), origin, problem: problem.into() }
 }
 
-/// What was given beside the defaults.
+/// The sources besides the defaults and the file.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
-    /// Flags: the path of the key and the value.
+    /// The flags: path of the key, and value.
     pub flags: Vec<(&'static str, String)>,
-    /// The value of the flag that names the file.
+    /// The path of the file, from the flag.
     pub config: Option<String>,
-    /// The whole environment; what is not ours is left alone.
+    /// The whole environment; variables of other programs are ignored.
     pub variables: Vec<(OsString, OsString)>,
 }
 
-/// Makes the settings out of all sources and checks them.
+/// Merges all sources and checks the result.
 ///
 /// # Errors
-/// [`ConfigError`] for the first thing that is wrong; nothing has been created.
+/// [`ConfigError`] for the first wrong setting.
 pub fn load(given: &Given) -> Result<Config, ConfigError> {
     let mut merge = Merge::defaults()?;
     let variables = ours(&given.variables)?;
+    // An empty name means no file, so a flag can disable the file of the variable.
     let file = match (&given.config, variables.get(CONFIG_VARIABLE)) {
         (Some(path), _) => Some((path.clone(), Source::Flag(CONFIG_FLAG.into()))),
         (None, Some(path)) => Some((path.clone(), Source::Variable(CONFIG_VARIABLE.into()))),
@@ -246,10 +251,11 @@ pub fn load(given: &Given) -> Result<Config, ConfigError> {
     for key in KEYS {
         let long = key.variable();
         let named = |name: &str| variables.get(name).map(|value| (name.to_owned(), value));
+        // Both names of one key are an error even with equal values: one of them would silently lose after a change.
         let short = key.short.filter(|short| *short != long).and_then(named);
         let value = match (named(&long), short) {
             (Some((name, _)), Some((short, _))) => {
-                return Err(error(key.path, Source::Variable(name), format!("set twice, {short} says it too")));
+                return Err(error(key.path, Source::Variable(name), format!("set twice, also by {short}")));
             }
             (long, short) => long.or(short),
         };
@@ -264,7 +270,7 @@ pub fn load(given: &Given) -> Result<Config, ConfigError> {
     merge.finish()
 }
 
-/// The settings that `text`, the content of a file called `name`, gives beside the defaults.
+/// Parses `text`, the content of a settings file called `name`, on top of the defaults.
 ///
 /// # Errors
 /// [`ConfigError`] as for [`load`].
@@ -277,15 +283,16 @@ pub fn parse_file(name: &str, text: &str) -> Result<Config, ConfigError> {
 fn read(path: &str, origin: Source) -> Result<String, ConfigError> {
     let wrong = |problem: String| error("config", origin.clone(), format!("cannot read {path:?}: {problem}"));
     let file = std::fs::File::open(path).map_err(|source| wrong(source.to_string()))?;
+    // Bounded: the path could be a device.
     let mut text = String::new();
-    file.take(FILE_BYTES + 1).read_to_string(&mut text).map_err(|source| wrong(source.to_string()))?;
-    if text.len() as u64 > FILE_BYTES {
-        return Err(wrong(format!("more than {FILE_BYTES} bytes")));
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|source| wrong(source.to_string()))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(wrong(format!("more than {MAX_FILE_BYTES} bytes")));
     }
     Ok(text)
 }
 
-/// The variables that concern a node. Every variable with our prefix must be one that we know.
+/// Selects the variables of settings. An unknown variable with our prefix is an error.
 fn ours(variables: &[(OsString, OsString)]) -> Result<BTreeMap<String, String>, ConfigError> {
     let mut found = BTreeMap::new();
     for (name, value) in variables {
@@ -308,7 +315,7 @@ fn ours(variables: &[(OsString, OsString)]) -> Result<BTreeMap<String, String>, 
     Ok(found)
 }
 
-/// The settings while sources are laid over each other.
+/// The settings while the sources are merged, each value with its source.
 struct Merge {
     config: Config,
     sources: BTreeMap<&'static str, Source>,
@@ -323,9 +330,10 @@ impl Merge {
         Ok(merge)
     }
 
-    /// Takes a value as it stands in a variable or a flag.
+    /// Sets a key from the text of a variable or a flag.
     fn text(&mut self, key: &'static Key, text: &str, origin: Source) -> Result<(), ConfigError> {
         let text = text.trim();
+        // An empty text is an empty list, but `a:1,` has an empty element, which `set` refuses.
         let items = match key.kind {
             Kind::List { .. } if text.is_empty() => Vec::new(),
             Kind::List { .. } => text.split(',').map(|item| item.trim().to_owned()).collect(),
@@ -334,7 +342,7 @@ impl Merge {
         self.set(key, items, origin)
     }
 
-    /// Checks and stores a value: one text, or the elements of a list.
+    /// Parses and stores a value: one text, or the elements of a list.
     fn set(&mut self, key: &'static Key, items: Vec<String>, origin: Source) -> Result<(), ConfigError> {
         let wrong = |problem: String| error(key.path, origin.clone(), problem);
         let list = matches!(key.kind, Kind::List { .. });
@@ -354,22 +362,14 @@ impl Merge {
                 set(&mut self.config, u16::try_from(port).unwrap_or(u16::MAX));
             }
             Kind::Switch(set) => set(&mut self.config, check::switch(first).map_err(wrong)?),
-            Kind::Text { check, set } => {
-                if !first.is_empty() {
-                    check(first).map_err(wrong)?;
-                }
-                set(&mut self.config, first.to_owned());
-            }
-            Kind::List { check, set } => {
-                items.iter().try_for_each(|item| check(item)).map_err(wrong)?;
-                set(&mut self.config, items);
-            }
+            Kind::Text { set } => set(&mut self.config, first).map_err(wrong)?,
+            Kind::List { set } => set(&mut self.config, &items).map_err(wrong)?,
         }
         self.sources.insert(key.path, origin);
         Ok(())
     }
 
-    /// Takes every key of a file.
+    /// Sets every key of a file.
     fn file(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
         let origin = Source::File(name.into());
         let table: toml::Table = toml::from_str(text).map_err(|problem| {
@@ -383,6 +383,7 @@ impl Merge {
                     for (key, value) in section {
                         self.entry(&format!("{name}.{key}"), value, &origin)?;
                     }
+                    // An unknown key has been refused above; this refuses an unknown section without keys.
                     if !KEYS.iter().any(|key| key.path.split_once('.').is_some_and(|(section, _)| section == name)) {
                         return Err(error(&name, origin, "unknown section"));
                     }
@@ -401,6 +402,7 @@ impl Merge {
             toml::Value::String(text) => Some(text.trim().to_owned()),
             _ => None,
         };
+        // TOML has types: `port = "7"` is an error, though a variable has texts only.
         let (items, expected) = match (&key.kind, value) {
             (Kind::Number { .. } | Kind::Port(_), value) => {
                 (value.as_integer().map(|n| vec![n.to_string()]), "a number")
@@ -422,11 +424,11 @@ impl Merge {
         }
     }
 
-    /// Checks what must fit together and fills in what follows from other settings.
+    /// Checks the settings against each other, and derives those that follow from others.
     fn finish(mut self) -> Result<Config, ConfigError> {
         if let Some((path, other, why)) = check::together(&self.config) {
             let source = |path: &str| self.sources.get(path).cloned().unwrap_or(Source::Default);
-            // Whoever set only one of the two is told about that one.
+            // The error names the setting that was changed: with only the other one set, the default is not at fault.
             let (path, other) = match other {
                 Some(other) if source(path) == Source::Default => (other, Some(path)),
                 other => (path, other),
@@ -435,9 +437,11 @@ impl Merge {
             return Err(error(path, source(path), format!("{why}{other}")));
         }
         let config = &mut self.config;
+        // `check::together` has refused a wildcard host without an advertised one.
         if config.advertise_host.is_empty() {
             config.advertise_host.clone_from(&config.host);
         }
+        // Name and directory may come from different sources, so the name is inserted last.
         let directory = config.raft.vol_dir.to_string_lossy().replace(NAME_IN_PATH, &config.raft.node_id);
         config.raft.vol_dir = directory.into();
         Ok(self.config)

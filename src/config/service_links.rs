@@ -1,13 +1,13 @@
-//! The variables that Kubernetes and Docker set for services.
+//! Service link variables: what Kubernetes and Docker set in every container for a service.
 //!
 //! Why: for a Service called `huskv` Kubernetes gives every container `HUSKV_PORT=tcp://10.0.0.7:2221`,
-//! `HUSKV_SERVICE_HOST` and others, and for one called `huskv-raft` a `HUSKV_RAFT_PORT` that is the name of a setting.
-//! Nobody wrote them, so they are no mistakes in writing a setting.
+//! `HUSKV_SERVICE_HOST` and others, and for one called `huskv-raft` a `HUSKV_RAFT_PORT`, which is the name of a setting.
+//! The operator did not write them, so they are neither settings nor misspelt settings.
 //!
-//! Laws: recognized by the form of name and value that the platform gives them, and by nothing else. A port that is
-//! written as a URL is never taken for the value of a setting.
+//! Invariants: recognized by name and value in the form of the platform, and by nothing else. A port that is written as a
+//! URL is never the value of a setting.
 //!
-//! Not here: saying it in the log (`cli`).
+//! See also: `cli::serve`, which logs the warning.
 
 use std::ffi::OsString;
 
@@ -17,27 +17,30 @@ use super::{Config, ENDPOINTS_VARIABLE, PREFIX};
 /// The protocols that a service can have.
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 
-/// What stands before the name of a variable of the linked container, in the name of Docker's copy of it.
+/// The infix of variables that Docker copies from a linked container: `ALIAS_ENV_NAME`.
 const COPIED: &str = "_ENV_";
 
-/// Whether the platform made this variable for a service, seen beside all variables of the process.
+/// Whether the platform has set this variable for a service; `variables` are all of the process.
 ///
 /// Kubernetes and Docker make `X_PORT=tcp://...`, `X_PORT_2221_TCP` and the same with `_ADDR`, `_PORT` and `_PROTO`;
 /// Kubernetes also `X_SERVICE_HOST`, `X_SERVICE_PORT` and `X_SERVICE_PORT_HTTP`; Docker also `_START`, `_END`, `_PORT_START`
 /// and `_PORT_END` for a range of ports, `X_NAME=/container/x`, and `X_ENV_Y` for each variable of the linked container.
 pub(super) fn is_service_link(name: &str, value: &str, variables: &[(OsString, OsString)]) -> bool {
-    // Whoever wants to be rid of such a variable sets it to nothing, since a pod's spec cannot remove one.
+    // A pod's spec cannot remove a variable, so an operator disables one by an empty value.
     let is_port = value.is_empty() || value.parse::<u16>().is_ok();
+    // `HUSKV_SERVICE_HOST=kv1` has no address, so it is not of the platform and is reported as an unknown setting.
     if name.ends_with("_SERVICE_HOST") {
         return value.is_empty() || value.parse::<std::net::IpAddr>().is_ok();
     }
     if is_port && (name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_")) {
         return true;
     }
+    // `HUSKV_RAFT_PORT=tcp://...` is a link although it is the name of a setting; with a number it is the setting.
     (name.ends_with("_PORT") && is_url(value))
         || after(name, "_PORT_").any(|(_, rest)| is_numbered(rest))
         || is_link_name(name, value)
         || after(name, COPIED).any(|(alias, _)| {
+            // `HUSKV_ENV_LOG` alone could be a mistake: only beside `HUSKV_NAME=/web/huskv` it is Docker's.
             let linked = format!("{alias}_NAME");
             variables.iter().any(|(name, value)| {
                 name.to_str() == Some(&linked) && value.to_str().is_some_and(|value| is_link_name(&linked, value))
@@ -45,17 +48,17 @@ pub(super) fn is_service_link(name: &str, value: &str, variables: &[(OsString, O
         })
 }
 
-/// Whether a service is said to be there: `tcp://10.0.0.7:2221`.
+/// Whether the value is the URL of a service: `tcp://10.0.0.7:2221`.
 fn is_url(value: &str) -> bool {
     PROTOCOLS.iter().any(|protocol| value.strip_prefix(protocol).is_some_and(|rest| rest.starts_with("://")))
 }
 
-/// What stands before and after each `word` in `name`; a service may have a name in which it stands too.
+/// Splits `name` at every occurrence of `word`: a service may itself be called `huskv-port-2`.
 fn after<'a>(name: &'a str, word: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
     name.char_indices().filter_map(move |(at, _)| Some((&name[..at], name[at..].strip_prefix(word)?)))
 }
 
-/// Whether this follows `X_PORT_` in what is told of one port: `2221_TCP`, `2221_TCP_ADDR`.
+/// Whether this is the rest of a name after `X_PORT_` for one port: `2221_TCP`, `2221_TCP_ADDR`.
 fn is_numbered(rest: &str) -> bool {
     let mut words = rest.splitn(3, '_');
     let port = words.next().is_some_and(|port| port.parse::<u16>().is_ok());
@@ -65,27 +68,27 @@ fn is_numbered(rest: &str) -> bool {
     port && protocol && part.is_none_or(|part| known.contains(&part))
 }
 
-/// Whether this is what Docker tells of the name of a link: `HUSKV_NAME=/web/huskv`.
+/// Whether this is Docker's variable for the name of a link: `HUSKV_NAME=/web/huskv`.
 fn is_link_name(name: &str, value: &str) -> bool {
     let alias = value.strip_prefix('/').and_then(|path| path.rsplit_once('/')).map(|(_, alias)| alias);
     let prefix = name.strip_suffix("_NAME");
     alias.zip(prefix).is_some_and(|(alias, prefix)| alias.to_uppercase().replace('-', "_") == prefix)
 }
 
-/// The variables of this environment that look like settings and are the platform's, in one sentence for the log; None
-/// where there are none. It tells of [`hidden_ports`] too.
+/// Returns a sentence for the log with the service link variables that have names of settings or our prefix, and with
+/// [`hidden_ports`]; None where there are none.
 #[must_use]
 pub fn service_links(variables: &[(OsString, OsString)], config: &Config) -> Option<String> {
     let names: Vec<_> = links(variables).into_iter().map(|(name, _)| name).collect();
-    let way_out = hidden_ports(variables, config).map(|hidden| format!("; {hidden}")).unwrap_or_default();
-    (!names.is_empty()).then(|| format!("ignored, set by the platform for a service: {}{way_out}", names.join(", ")))
+    let hidden = hidden_ports(variables, config).map(|hidden| format!("; {hidden}")).unwrap_or_default();
+    (!names.is_empty()).then(|| format!("ignored, set by the platform for a service: {}{hidden}", names.join(", ")))
 }
 
-/// The settings of a port whose variable the platform has taken for a service, what they are instead, and the way out, in
-/// one sentence; None where there are none.
+/// Returns a sentence about settings of a port whose variable the platform has overwritten: the value that holds instead,
+/// and how to avoid it; None where there are none.
 ///
-/// A variable that the spec of a pod or the command of a container sets wins over the platform's of the same name. So
-/// nobody who has set the port gets to see this; whoever counts on the default, or on a variable of the image, does.
+/// A variable in the spec of a pod or the command of a container takes precedence over the platform's. So an operator who
+/// has set the port does not get this sentence; one who relies on the default, or on a variable of the image, does.
 #[must_use]
 pub fn hidden_ports(variables: &[(OsString, OsString)], config: &Config) -> Option<String> {
     let links = links(variables);
@@ -93,9 +96,10 @@ pub fn hidden_ports(variables: &[(OsString, OsString)], config: &Config) -> Opti
         let Kind::Port(_) = key.kind else { return None };
         let spellings = [key.short.map(str::to_owned), Some(key.variable())];
         let (name, value) = links.iter().find(|(name, _)| spellings.iter().flatten().any(|known| known == name))?;
+        // The name of the Service as Kubernetes has it: HUSKV_RAFT_PORT is of `huskv-raft`.
         let service = name.trim_end_matches("_PORT").to_lowercase().replace('_', "-");
         let (path, port) = (key.path, port(key, config));
-        Some(format!("{name}={value} is of a Service called {service} and sets no port, {path} is {port}"))
+        Some(format!("{name}={value} is of a Service called {service} and sets no port; {path} is {port}"))
     });
     let hidden: Vec<_> = hidden.collect();
     (!hidden.is_empty()).then(|| {
@@ -103,7 +107,7 @@ pub fn hidden_ports(variables: &[(OsString, OsString)], config: &Config) -> Opti
     })
 }
 
-/// The value of a setting that is a port.
+/// Returns the value of a setting of [`Kind::Port`].
 fn port(key: &Key, config: &Config) -> u16 {
     match key.path {
         "server.port" => config.server.port,
@@ -113,14 +117,14 @@ fn port(key: &Key, config: &Config) -> u16 {
     }
 }
 
-/// The names of ours, sorted, that the platform has made for services, and their values.
+/// Returns the service link variables with names of settings or our prefix, sorted, and their values.
 fn links(variables: &[(OsString, OsString)]) -> Vec<(&str, &str)> {
-    let ours = |name: &str| {
+    let is_ours = |name: &str| {
         name != ENDPOINTS_VARIABLE && (name.starts_with(PREFIX) || KEYS.iter().any(|key| key.short == Some(name)))
     };
     let texts = variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
     let mut links: Vec<_> =
-        texts.filter(|(name, value)| ours(name) && is_service_link(name, value, variables)).collect();
+        texts.filter(|(name, value)| is_ours(name) && is_service_link(name, value, variables)).collect();
     links.sort_unstable();
     links
 }
@@ -133,7 +137,7 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
     }
 
-    /// What Kubernetes makes of one service with these ports: name, number, protocol (`pkg/kubelet/envvars`).
+    /// The variables of Kubernetes for one service with these ports: name, number, protocol (`pkg/kubelet/envvars`).
     fn of_kubernetes(service: &str, address: &str, ports: &[(&str, u16, &str)]) -> Vec<(String, String)> {
         let upper = |text: &str| text.to_uppercase().replace('-', "_");
         let service = upper(service);
@@ -158,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_makes_of_a_service_is_told_from_settings() {
+    fn variables_of_a_kubernetes_service_are_recognized() {
         let services = [
             "huskv",
             "huskv-0",
@@ -191,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_makes_of_a_link_is_told_from_settings() {
+    fn variables_of_a_docker_link_are_recognized() {
         let made = variables(&[
             ("HUSKV_2_NAME", "/web/huskv-2"),
             ("HUSKV_2_ENV_RAFT_NODE_ID", "node2"),
@@ -213,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_slips_are_no_links() {
+    fn settings_and_misspelt_settings_are_no_links() {
         for (name, value) in [
             ("HUSKV_PORT", "2221"),
             ("HUSKV_PORT", ""),
@@ -233,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_names_the_way_out_only_where_a_setting_is_hidden() {
+    fn the_sentence_names_the_remedy_only_where_a_port_is_hidden() {
         let said = |pairs: &[(&str, &str)]| {
             let variables = variables(pairs);
             let config =

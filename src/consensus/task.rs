@@ -32,6 +32,7 @@ use super::handle::{Clock, Handle, Inbox, Names};
 use super::input::Input;
 use super::options::Options;
 use super::outbox::Outbox;
+use crate::logging::LogLimit;
 use crate::model::Millis;
 use crate::storage::{DataDir, Db, Engine, Error, Incarnation, Spooled, Spooler};
 
@@ -93,7 +94,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     })?;
     runtime.block_on(async {
         driver.start(clock.now())?;
-        let mut full = Full::default();
+        let mut queue_full = LogLimit::default();
         let mut names = driver.names(&Names::default());
         inbox.publish(names.clone());
         let mut ticks = interval(tick);
@@ -113,7 +114,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
                 Some(input) = inbox.clients.recv() => driver.handle(clock.now(), input)?,
                 () = std::future::ready(()), if driver.has_work() => {}
             }
-            drain(&mut driver, &mut inbox, &mut full, &log)?;
+            drain(&mut driver, &mut inbox, &mut queue_full, &log)?;
             driver.turn(clock.now())?;
             names = driver.names(&names);
             inbox.publish(names.clone());
@@ -124,29 +125,18 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     })
 }
 
-/// Complaints about a full queue of clients, which under overload is full at every turn.
-#[derive(Default)]
-struct Full {
-    /// How many turns have found it full since that was logged.
-    turns: u64,
-    quiet_until: Millis,
-}
-
-impl Full {
-    fn see(&mut self, now: Millis, most: usize, log: &Logger) {
-        self.turns += 1;
-        if now >= self.quiet_until {
-            warn!(log, "the client queue is full; new requests are refused"; "limits.pending_requests" => most, "turns" => self.turns);
-            *self = Self { turns: 0, quiet_until: now + WARN_EVERY };
-        }
+/// Under overload the queue of clients is full at every turn, so the line is rate-limited.
+fn warn_queue_full(limit: &mut LogLimit, now: Millis, most: usize, log: &Logger) {
+    if let Some(suppressed) = limit.every(WARN_EVERY, now) {
+        warn!(log, "the client queue is full; new requests are refused"; "limits.pending_requests" => most, "turns" => suppressed + 1);
     }
 }
 
-fn drain(driver: &mut Driver, inbox: &mut Inbox, full: &mut Full, log: &Logger) -> Result<(), Error> {
+fn drain(driver: &mut Driver, inbox: &mut Inbox, queue_full: &mut LogLimit, log: &Logger) -> Result<(), Error> {
     let clock = inbox.clock;
     drain_queue(driver, &mut inbox.peers, clock)?;
     if inbox.clients.len() == inbox.clients.max_capacity() {
-        full.see(clock.now(), inbox.clients.max_capacity(), log);
+        warn_queue_full(queue_full, clock.now(), inbox.clients.max_capacity(), log);
     }
     drain_queue(driver, &mut inbox.clients, clock)
 }
@@ -259,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_stays_full_is_told_of_now_and_then() {
+    fn a_queue_that_stays_full_is_logged_once_per_interval() {
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), o!());
-        let mut full = Full::default();
+        let mut limit = LogLimit::default();
         for now in 0..30_000 {
-            full.see(now, 7, &log);
+            warn_queue_full(&mut limit, now, 7, &log);
         }
         assert_eq!(*lines.0.lock().expect("one thread"), 3);
     }

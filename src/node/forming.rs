@@ -1,120 +1,135 @@
-//! Forming a cluster without curl: a pristine node asks the nodes of its list until one cluster takes it.
+//! Bootstrap from a join list: a pristine node polls the listed nodes until one cluster accepts it, or begins one.
 //!
-//! Why: one list given to all nodes of a deployment must make one cluster, in whatever order they start, and must never
-//! make a second one beside the first when one of them comes back with an empty disk.
+//! Why: one list given to all nodes of a deployment must make exactly one cluster, in whatever order they start, and no
+//! second one when one of them comes back with an empty disk.
 //!
-//! Laws: a node begins by itself only where every listed address answers, waits too and has the same list, and only the
-//! node behind the first address in byte order. Which address is its own it learns by asking, never by guessing. A
-//! missing node is therefore waited for, for ever, and named in the log. So are two nodes that share a name or an
-//! address: one cluster would take them for one, and acknowledge on one disk what is meant for several.
+//! Invariants: a node begins a cluster only where every listed address answers, is itself forming and has the same list,
+//! and only the node at the first address in byte order. A node finds its own address by raft id, from the responses. A
+//! missing node is waited for without a bound, and named in the log. So are two nodes with one name or one address: a
+//! cluster would count them as one voter, and acknowledge with one disk what needs two.
 //!
-//! Not here: what a join does (`consensus::membership`), and whether the node is still pristine (the loop knows).
+//! Example: `a:1`, `b:1` and `c:1` start with that list. As soon as all three answer, the node at `a:1` begins a cluster;
+//! `b:1` and `c:1` see a member at `a:1` and ask it for a join. If `a:1` is wiped later, it sees members at `b:1` and
+//! `c:1`, so it asks them and begins nothing.
+//!
+//! See also: `consensus::membership` (the join), [`crate::client::NodeStats`] (what a node reports).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use slog::{Logger, debug, info, warn};
 use tokio::time::{Instant, sleep};
 
-use crate::client::{Direct, Response};
+use crate::client::{NodeClient, NodeStats};
 use crate::consensus::{Handle, Input};
+use crate::logging::LogLimit;
+use crate::model::NodeAddress;
 
-/// How long a look at one address may take.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// The timeout of a request for stats.
+const STATS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a cluster may take to take this node; what [`JOIN_PATH`] asks for, and the way there and back.
-const JOIN_LIMIT: Duration = Duration::from_secs(65);
+/// The timeout of a join: what [`JOIN_PATH`] asks for, and the round trip.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(65);
 
-/// The request of a join, with the deadline that the server is to keep.
+/// The path of a join, with the deadline for the server.
 const JOIN_PATH: &str = "/raft/join?timeout=60s";
 
-/// The shortest pause between two rounds; up to [`JITTER_MS`] longer, so that a list of nodes does not ask in step.
+/// The shortest pause between two rounds; up to [`JITTER_MS`] longer, so that the nodes of a list do not poll in step.
 const PAUSE_MS: u64 = 400;
 
 /// See [`PAUSE_MS`].
 const JITTER_MS: u64 = 200;
 
-/// How long after the start the log says for the first time what is waited for.
+/// How long after the start the reasons for waiting are logged first.
 const FIRST_REPORT: Duration = Duration::from_secs(2);
 
-/// How often the log says it again.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// The interval of such lines, in milliseconds.
+const REPORT_EVERY: u64 = 10_000;
 
-/// Which nodes are to be one cluster, and what this one says of itself.
-pub(super) struct List {
-    addresses: BTreeSet<String>,
-    join: Value,
+/// The nodes that are to form one cluster, and the join request of this one.
+pub(super) struct JoinList {
+    addresses: BTreeSet<NodeAddress>,
+    request: Value,
 }
 
-impl List {
+impl JoinList {
     /// The list of a node called `name` that peers dial at `raft_address`.
-    pub(super) fn new(addresses: &[String], name: &str, raft_address: &str) -> Self {
+    pub(super) fn new(addresses: &[NodeAddress], name: &str, raft_address: &str) -> Self {
         Self {
             addresses: addresses.iter().cloned().collect(),
-            join: json!({ "node_id": name, "raft_address": raft_address }),
+            request: json!({ "node_id": name, "raft_address": raft_address }),
         }
     }
 }
 
-/// What one address said of itself.
+/// The state of the node at one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Seen {
-    /// Nothing, or nothing that makes sense; why.
-    Silent(String),
-    /// A node that waits, with its list and what it calls itself.
-    Waiting { raft_id: u64, list: BTreeSet<String>, card: Card },
-    /// A node that a cluster has taken and that has heard nothing from it yet.
+enum NodeState {
+    /// No response, or not that of a huskv node; why.
+    Unreachable(String),
+    /// A node that is forming a cluster, with its list.
+    Forming { raft_id: u64, list: BTreeSet<String>, identity: Advertised },
+    /// A node that a cluster has accepted and that has not caught up yet.
     Joining { raft_id: u64 },
     /// A node that was removed from its cluster.
     Removed,
-    /// A node of a cluster, maybe of one node.
+    /// A member of a cluster, which may have one node.
     Member { raft_id: u64 },
 }
 
-/// What a node would be known by.
+/// What a node would be known by in the member table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Card {
+struct Advertised {
     name: String,
     raft_address: String,
     http_address: String,
 }
 
+/// A listed address and the node that answers there.
+type Polled = (NodeAddress, NodeState);
+
 /// What to do after a round.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
-    /// Ask these, in this order, to be taken.
-    Ask(Vec<String>),
-    /// Begin as the cluster.
+enum NextStep {
+    /// Ask these members for a join, in this order.
+    Join(Vec<NodeAddress>),
+    /// Begin a cluster.
     Begin,
     /// Wait, for these reasons.
     Wait(Vec<String>),
 }
 
-/// Asks until the node belongs to a cluster, then returns.
-pub(super) async fn form(list: List, handle: Handle, log: Logger) {
-    let looks = Direct::new(LOOK_LIMIT);
-    let joins = Direct::new(JOIN_LIMIT);
-    let mut report = Instant::now() + FIRST_REPORT;
+/// Polls the list until the node belongs to a cluster, then returns.
+pub(super) async fn form(list: JoinList, handle: Handle, log: Logger) {
+    let stats_client = NodeClient::new(STATS_TIMEOUT);
+    let join_client = NodeClient::new(JOIN_TIMEOUT);
+    let begun = Instant::now();
+    let mut report = LogLimit::default();
     loop {
-        // A node that is stopping has no status any more.
+        // An error means that the node stops.
         let Ok(status) = handle.status().await else { return };
         if !status.forming && !status.joining {
             return;
         }
-        let seen = look(&looks, &list).await;
-        let reasons = match decide(status.raft_id, status.forming, &list.addresses, &seen) {
-            Step::Begin => {
-                info!(log, "every node of the list waits and this one is the first: it begins as the cluster");
+        let polled = poll(&stats_client, &list).await;
+        let reasons = match decide(status.raft_id, status.forming, &list.addresses, &polled) {
+            NextStep::Begin => {
+                info!(log, "every node of the join list is forming and this one is the first: it begins a cluster");
                 handle.deliver(Input::Begin).await;
                 Vec::new()
             }
-            Step::Ask(addresses) => ask(&joins, &list, &addresses, &log).await,
-            Step::Wait(reasons) => reasons,
+            NextStep::Join(members) => join(&join_client, &list, &members, &log).await,
+            NextStep::Wait(reasons) => reasons,
         };
-        if Instant::now() >= report && !reasons.is_empty() {
-            warn!(log, "waits to be part of a cluster: {}", reasons.join("; "));
-            report = Instant::now() + REPORT_EVERY;
+        let elapsed = begun.elapsed();
+        // At a rolling start the others are seconds late, which is no reason for a warning.
+        if elapsed >= FIRST_REPORT
+            && !reasons.is_empty()
+            && report.every(REPORT_EVERY, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)).is_some()
+        {
+            warn!(log, "waiting for a cluster: {}", reasons.join("; "));
         }
         sleep(pause()).await;
     }
@@ -125,27 +140,30 @@ fn pause() -> Duration {
     Duration::from_millis(PAUSE_MS + jitter)
 }
 
-async fn look(client: &Direct, list: &List) -> Vec<(String, Seen)> {
-    let looks = list.addresses.iter().map(|address| async move {
-        let seen = match client.get(address, "/raft/stats").await {
-            Ok(response) => read(&response),
+/// Fetches the state of every listed node, at the same time.
+async fn poll(client: &NodeClient, list: &JoinList) -> Vec<Polled> {
+    let requests = list.addresses.iter().map(|address| async move {
+        let state = match client.stats(address).await {
+            Ok(stats) => node_state(&stats),
             Err(error) => {
-                let why = error.to_string();
-                Seen::Silent(why.trim_start_matches(&format!("{address}: ")).to_owned())
+                // The reason follows the address already.
+                let reason = error.to_string();
+                NodeState::Unreachable(reason.trim_start_matches(&format!("{address}: ")).to_owned())
             }
         };
-        (address.clone(), seen)
+        (address.clone(), state)
     });
-    futures_util::future::join_all(looks).await
+    futures_util::future::join_all(requests).await
 }
 
-/// Asks one after the other to be taken, until one agrees; otherwise the reasons of all.
-async fn ask(client: &Direct, list: &List, addresses: &[String], log: &Logger) -> Vec<String> {
+/// Asks one member after the other for a join until one succeeds; otherwise returns the reasons of all.
+async fn join(client: &NodeClient, list: &JoinList, members: &[NodeAddress], log: &Logger) -> Vec<String> {
     let mut reasons = Vec::new();
-    for address in addresses {
-        match client.post(address, JOIN_PATH, &list.join).await {
+    for address in members {
+        match client.post(address, JOIN_PATH, &list.request).await {
+            // The join is under way; the status of the next round shows whether it succeeds.
             Ok(response) if response.status == 200 => {
-                debug!(log, "a join was answered"; "through" => address);
+                debug!(log, "a member has answered the join"; "member" => %address);
                 return Vec::new();
             }
             Ok(response) => {
@@ -158,73 +176,70 @@ async fn ask(client: &Direct, list: &List, addresses: &[String], log: &Logger) -
     reasons
 }
 
-/// Makes sense of the stats of a node, or does not.
-fn read(response: &Response) -> Seen {
-    let data = &response.body["data"];
-    // Numbers of 53 bits are safe in JSON, but some writers prefer texts.
-    let number = |name: &str| {
-        let value = &data[name];
-        value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()))
+/// Derives the state of a node from the `data` of its stats.
+fn node_state(stats: &Value) -> NodeState {
+    let stats = NodeStats::deserialize(stats).unwrap_or_default();
+    let Ok(raft_id) = stats.raft_id.parse() else {
+        return NodeState::Unreachable("its stats are not those of a huskv node".to_owned());
     };
-    let says = |name: &str| data[name].as_bool().unwrap_or(false) || data[name].as_str() == Some("true");
-    let Some(raft_id) = number("raft_id").filter(|_| response.status == 200) else {
-        return Seen::Silent(format!("answers {}, but not like a huskv node", response.status));
-    };
-    if let Some(list) = data["forming"].as_array() {
-        let list = list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect();
-        // A node that waits has no other member than itself.
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let row = &data["members"][0];
-        let (raft_address, http_address) = (text(&row["raft_address"]), text(&row["http_address"]));
-        return Seen::Waiting {
-            raft_id,
-            list,
-            card: Card { name: text(&data["node_id"]), raft_address, http_address },
-        };
+    if let Some(list) = stats.forming {
+        // A forming node is the only member of its own table.
+        let own = stats.members.into_iter().next().unwrap_or_default();
+        let identity =
+            Advertised { name: stats.node_id, raft_address: own.raft_address, http_address: own.http_address };
+        return NodeState::Forming { raft_id, list: list.into_iter().collect(), identity };
     }
-    if says("removed") {
-        return Seen::Removed;
+    if stats.removed {
+        return NodeState::Removed;
     }
-    if says("joining") { Seen::Joining { raft_id } } else { Seen::Member { raft_id } }
+    if stats.joining { NodeState::Joining { raft_id } } else { NodeState::Member { raft_id } }
 }
 
-/// What two nodes that wait have in common and must not, each with whether this node is one of them.
-fn clashes(own: u64, seen: &[(String, Seen)]) -> Vec<(bool, String)> {
-    let waiting = seen.iter().filter_map(|(address, seen)| match seen {
-        Seen::Waiting { raft_id, card, .. } => Some((address, *raft_id, card)),
+/// A name or an address that two forming nodes share.
+struct Conflict {
+    /// Whether this node is one of the two.
+    is_own: bool,
+    /// The two nodes, what they share, and the settings to change.
+    reason: String,
+}
+
+/// Finds names and addresses that forming nodes share and must not.
+fn conflicts(own: u64, polled: &[Polled]) -> Vec<Conflict> {
+    let forming = polled.iter().filter_map(|(address, state)| match state {
+        NodeState::Forming { raft_id, identity, .. } => Some((address, *raft_id, identity)),
         _ => None,
     });
-    let waiting: Vec<_> = waiting.collect();
+    let forming: Vec<_> = forming.collect();
     let mut found = Vec::new();
-    for (place, (address, raft_id, card)) in waiting.iter().enumerate() {
-        // Two addresses may lead to one node.
-        for (other_address, other_id, other) in waiting[place + 1..].iter().filter(|(_, other, _)| other != raft_id) {
-            let mut clash = |same: &str, others: &str, why: &str| {
-                if !same.is_empty() && same == others {
-                    let mine = [*raft_id, *other_id].contains(&own);
-                    found.push((mine, format!("{address} and {other_address} {why}")));
+    for (place, (address, raft_id, identity)) in forming.iter().enumerate() {
+        // Two addresses of one node, such as localhost and 127.0.0.1, are no conflict.
+        for (other_address, other_id, other) in forming[place + 1..].iter().filter(|(_, other, _)| other != raft_id) {
+            let mut check = |one: &str, other: &str, reason: &str| {
+                if !one.is_empty() && one == other {
+                    let is_own = [*raft_id, *other_id].contains(&own);
+                    found.push(Conflict { is_own, reason: format!("{address} and {other_address} {reason}") });
                 }
             };
-            let (name, raft, http) = (&card.name, &card.raft_address, &card.http_address);
-            clash(
+            let (name, raft, http) = (&identity.name, &identity.raft_address, &identity.http_address);
+            check(
                 name,
                 &other.name,
                 &format!("are both called {name}: give each a RAFT_NODE_ID and a RAFT_VOL_DIR of its own"),
             );
-            clash(
+            check(
                 raft,
                 &other.raft_address,
                 &format!(
-                    "both tell their peers to dial {raft}: give each its own HUSKV_ADVERTISE_HOST, RAFT_PORT or \
+                    "both advertise the raft address {raft}: give each its own HUSKV_ADVERTISE_HOST, RAFT_PORT or \
                      HUSKV_ADVERTISE_PORT"
                 ),
             );
-            clash(
+            check(
                 http,
                 &other.http_address,
                 &format!(
-                    "both tell their clients to find them at {http}: give each its own HUSKV_ADVERTISE_HOST, SERVER_PORT \
-                     or HUSKV_SERVER_ADVERTISE_PORT"
+                    "both advertise the HTTP address {http}: give each its own HUSKV_ADVERTISE_HOST, SERVER_PORT or \
+                     HUSKV_SERVER_ADVERTISE_PORT"
                 ),
             );
         }
@@ -232,56 +247,57 @@ fn clashes(own: u64, seen: &[(String, Seen)]) -> Vec<(bool, String)> {
     found
 }
 
-/// The rule. `own` is this node's raft id; `pristine` says that no cluster has taken it yet.
-fn decide(own: u64, pristine: bool, list: &BTreeSet<String>, seen: &[(String, Seen)]) -> Step {
-    let mut ask = Vec::new();
+/// Decides the next step. `own` is this node's raft id; `pristine` says that no cluster has accepted it yet.
+fn decide(own: u64, pristine: bool, list: &BTreeSet<NodeAddress>, polled: &[Polled]) -> NextStep {
+    let mut members = Vec::new();
     let mut reasons = Vec::new();
-    let mut here = None;
-    // Between two looks a cluster may have taken this node; its own answer is the later word.
-    let mut waits = pristine;
-    for (address, seen) in seen {
-        match seen {
-            Seen::Silent(why) => reasons.push(format!("{address} is missing ({why})")),
-            Seen::Waiting { raft_id, .. } if *raft_id == own => here = here.or(Some(address)),
-            Seen::Joining { raft_id } | Seen::Member { raft_id } if *raft_id == own => {
-                here = here.or(Some(address));
-                waits = false;
+    let mut own_address = None;
+    // A cluster may accept this node between the status and the poll; its own response is the newer one.
+    let mut is_forming = pristine;
+    for (address, state) in polled {
+        match state {
+            NodeState::Unreachable(reason) => reasons.push(format!("{address} is missing ({reason})")),
+            NodeState::Forming { raft_id, .. } if *raft_id == own => own_address = own_address.or(Some(address)),
+            NodeState::Joining { raft_id } | NodeState::Member { raft_id } if *raft_id == own => {
+                own_address = own_address.or(Some(address));
+                is_forming = false;
             }
-            Seen::Waiting { list: other, .. } if other != list => {
+            NodeState::Forming { list: other, .. } if !other.iter().eq(list.iter().map(|address| &**address)) => {
                 let other: Vec<&str> = other.iter().map(String::as_str).collect();
-                reasons.push(format!("{address} has another list ({})", other.join(",")));
+                reasons.push(format!("{address} has another join list ({})", other.join(",")));
             }
-            Seen::Waiting { .. } => {}
-            Seen::Joining { .. } => reasons.push(format!("{address} is being taken by a cluster")),
-            Seen::Removed => reasons.push(format!("{address} was removed from its cluster")),
-            Seen::Member { .. } => ask.push(address.clone()),
+            NodeState::Forming { .. } => {}
+            NodeState::Joining { .. } => reasons.push(format!("{address} is joining a cluster")),
+            NodeState::Removed => reasons.push(format!("{address} was removed from its cluster")),
+            NodeState::Member { .. } => members.push(address.clone()),
         }
     }
-    let clashes = clashes(own, seen);
-    let mine = clashes.iter().any(|(mine, _)| *mine);
-    reasons.extend(clashes.into_iter().map(|(_, why)| why));
-    // Whoever dials an address that two nodes have may reach the other one.
-    if mine {
-        return Step::Wait(reasons);
+    let conflicts = conflicts(own, polled);
+    let is_in_conflict = conflicts.iter().any(|conflict| conflict.is_own);
+    reasons.extend(conflicts.into_iter().map(|conflict| conflict.reason));
+    // A member that dials an address which two nodes have may reach the other one, so this node must not join.
+    if is_in_conflict {
+        return NextStep::Wait(reasons);
     }
-    if !ask.is_empty() {
-        return Step::Ask(ask);
+    // Where there is a cluster, it is joined, whatever else is missing: a second one must not begin beside it.
+    if !members.is_empty() {
+        return NextStep::Join(members);
     }
-    let Some(here) = here else {
-        reasons.push("no address of this node's own list is this node".into());
-        return Step::Wait(reasons);
+    let Some(own_address) = own_address else {
+        reasons.push("no address of this node's own join list leads to this node".into());
+        return NextStep::Wait(reasons);
     };
     if !reasons.is_empty() {
-        return Step::Wait(reasons);
+        return NextStep::Wait(reasons);
     }
-    if waits && list.first() == Some(here) {
-        return Step::Begin;
+    if is_forming && list.first() == Some(own_address) {
+        return NextStep::Begin;
     }
-    let first = list.first().map_or("nobody", String::as_str);
-    Step::Wait(vec![if waits {
-        format!("all are there, {first} is the first and is to begin")
+    let first = list.first().map_or("", |address| &**address);
+    NextStep::Wait(vec![if is_forming {
+        format!("all nodes are there; {first} is the first and is to begin")
     } else {
-        "the cluster that takes this node is not heard from".into()
+        "the cluster that has accepted this node does not answer yet".into()
     }])
 }
 
@@ -289,26 +305,30 @@ fn decide(own: u64, pristine: bool, list: &BTreeSet<String>, seen: &[(String, Se
 mod tests {
     use super::*;
 
-    fn set(addresses: &[&str]) -> BTreeSet<String> {
-        addresses.iter().map(|&address| address.to_owned()).collect()
+    fn address(text: &str) -> NodeAddress {
+        text.parse().unwrap()
     }
 
-    fn waiting(raft_id: u64, list: &[&str]) -> Seen {
-        let card = Card {
+    fn set(addresses: &[&str]) -> BTreeSet<NodeAddress> {
+        addresses.iter().map(|text| address(text)).collect()
+    }
+
+    fn forming(raft_id: u64, list: &[&str]) -> NodeState {
+        let identity = Advertised {
             name: format!("n{raft_id}"),
             raft_address: format!("raft:{raft_id}"),
             http_address: format!("http:{raft_id}"),
         };
-        Seen::Waiting { raft_id, list: set(list), card }
+        NodeState::Forming { raft_id, list: list.iter().map(|&text| text.to_owned()).collect(), identity }
     }
 
-    fn round(seen: &[(&str, Seen)]) -> Vec<(String, Seen)> {
-        seen.iter().map(|(address, seen)| ((*address).to_owned(), seen.clone())).collect()
+    fn round(states: &[(&str, NodeState)]) -> Vec<Polled> {
+        states.iter().map(|(text, state)| (address(text), state.clone())).collect()
     }
 
-    fn why(step: &Step) -> String {
+    fn reasons(step: &NextStep) -> String {
         match step {
-            Step::Wait(reasons) => reasons.join("; "),
+            NextStep::Wait(reasons) => reasons.join("; "),
             other => format!("{other:?}"),
         }
     }
@@ -316,100 +336,102 @@ mod tests {
     const ALL: &[&str] = &["a:1", "b:1"];
 
     #[test]
-    fn the_first_begins_and_only_when_all_wait_with_one_list() {
-        let both = round(&[("a:1", waiting(7, ALL)), ("b:1", waiting(8, ALL))]);
-        assert_eq!(decide(7, true, &set(ALL), &both), Step::Begin);
-        assert!(matches!(decide(8, true, &set(ALL), &both), Step::Wait(_)));
+    fn the_first_begins_and_only_when_all_are_forming_with_one_list() {
+        let both = round(&[("a:1", forming(7, ALL)), ("b:1", forming(8, ALL))]);
+        assert_eq!(decide(7, true, &set(ALL), &both), NextStep::Begin);
+        assert!(matches!(decide(8, true, &set(ALL), &both), NextStep::Wait(_)));
 
-        let missing = round(&[("a:1", waiting(7, ALL)), ("b:1", Seen::Silent("refused".into()))]);
-        assert_eq!(why(&decide(7, true, &set(ALL), &missing)), "b:1 is missing (refused)");
+        let missing = round(&[("a:1", forming(7, ALL)), ("b:1", NodeState::Unreachable("refused".into()))]);
+        assert_eq!(reasons(&decide(7, true, &set(ALL), &missing)), "b:1 is missing (refused)");
 
-        let other = round(&[("a:1", waiting(7, ALL)), ("b:1", waiting(8, &["b:1", "c:1"]))]);
-        assert_eq!(why(&decide(7, true, &set(ALL), &other)), "b:1 has another list (b:1,c:1)");
+        let other = round(&[("a:1", forming(7, ALL)), ("b:1", forming(8, &["b:1", "c:1"]))]);
+        assert_eq!(reasons(&decide(7, true, &set(ALL), &other)), "b:1 has another join list (b:1,c:1)");
     }
 
     #[test]
     fn a_wiped_first_node_asks_the_others_instead_of_beginning() {
-        let seen = round(&[("a:1", waiting(9, ALL)), ("b:1", Seen::Member { raft_id: 8 })]);
-        assert_eq!(decide(9, true, &set(ALL), &seen), Step::Ask(vec!["b:1".into()]));
-        let gone = round(&[("a:1", waiting(9, ALL)), ("b:1", Seen::Removed)]);
-        assert!(matches!(decide(9, true, &set(ALL), &gone), Step::Wait(_)));
+        let seen = round(&[("a:1", forming(9, ALL)), ("b:1", NodeState::Member { raft_id: 8 })]);
+        assert_eq!(decide(9, true, &set(ALL), &seen), NextStep::Join(vec![address("b:1")]));
+        let gone = round(&[("a:1", forming(9, ALL)), ("b:1", NodeState::Removed)]);
+        assert!(matches!(decide(9, true, &set(ALL), &gone), NextStep::Wait(_)));
     }
 
     #[test]
-    fn a_node_that_is_missing_from_its_own_list_says_so_but_may_still_be_taken() {
-        let seen = round(&[("a:1", waiting(7, ALL)), ("b:1", waiting(8, ALL))]);
-        assert!(why(&decide(9, true, &set(ALL), &seen)).contains("own list"));
-        let seen = round(&[("a:1", Seen::Member { raft_id: 7 }), ("b:1", waiting(8, ALL))]);
-        assert_eq!(decide(9, true, &set(ALL), &seen), Step::Ask(vec!["a:1".into()]));
+    fn a_node_that_is_missing_from_its_own_list_may_still_join() {
+        let seen = round(&[("a:1", forming(7, ALL)), ("b:1", forming(8, ALL))]);
+        assert!(reasons(&decide(9, true, &set(ALL), &seen)).contains("own join list"));
+        let seen = round(&[("a:1", NodeState::Member { raft_id: 7 }), ("b:1", forming(8, ALL))]);
+        assert_eq!(decide(9, true, &set(ALL), &seen), NextStep::Join(vec![address("a:1")]));
     }
 
     #[test]
-    fn a_node_that_is_being_taken_goes_on_asking_and_never_begins() {
-        let alone = round(&[("a:1", Seen::Joining { raft_id: 7 }), ("b:1", waiting(8, ALL))]);
-        assert!(matches!(decide(7, false, &set(ALL), &alone), Step::Wait(_)));
-        let seen = round(&[("a:1", Seen::Joining { raft_id: 7 }), ("b:1", Seen::Member { raft_id: 8 })]);
-        assert_eq!(decide(7, false, &set(ALL), &seen), Step::Ask(vec!["b:1".into()]));
-        let itself = round(&[("a:1", Seen::Member { raft_id: 7 }), ("b:1", waiting(8, ALL))]);
-        assert!(matches!(decide(7, true, &set(ALL), &itself), Step::Wait(_)));
+    fn a_joining_node_keeps_asking_and_never_begins() {
+        let alone = round(&[("a:1", NodeState::Joining { raft_id: 7 }), ("b:1", forming(8, ALL))]);
+        assert!(matches!(decide(7, false, &set(ALL), &alone), NextStep::Wait(_)));
+        let seen = round(&[("a:1", NodeState::Joining { raft_id: 7 }), ("b:1", NodeState::Member { raft_id: 8 })]);
+        assert_eq!(decide(7, false, &set(ALL), &seen), NextStep::Join(vec![address("b:1")]));
+        let itself = round(&[("a:1", NodeState::Member { raft_id: 7 }), ("b:1", forming(8, ALL))]);
+        assert!(matches!(decide(7, true, &set(ALL), &itself), NextStep::Wait(_)));
     }
 
     #[test]
     fn two_addresses_of_one_node_do_not_hide_that_it_is_the_first() {
         let list = &["127.0.0.1:1", "b:1", "localhost:1"];
         let seen =
-            round(&[("127.0.0.1:1", waiting(7, list)), ("b:1", waiting(8, list)), ("localhost:1", waiting(7, list))]);
-        assert_eq!(decide(7, true, &set(list), &seen), Step::Begin);
+            round(&[("127.0.0.1:1", forming(7, list)), ("b:1", forming(8, list)), ("localhost:1", forming(7, list))]);
+        assert_eq!(decide(7, true, &set(list), &seen), NextStep::Begin);
     }
 
     #[test]
-    fn nobody_begins_while_two_share_a_name_or_an_address() {
+    fn no_node_begins_while_two_share_a_name_or_an_address() {
         let all = &["a:1", "b:1", "c:1"];
-        let with = |change: fn(&mut Card)| {
-            let mut seen = round(&[("a:1", waiting(7, all)), ("b:1", waiting(8, all)), ("c:1", waiting(9, all))]);
+        let with = |change: fn(&mut Advertised)| {
+            let mut seen = round(&[("a:1", forming(7, all)), ("b:1", forming(8, all)), ("c:1", forming(9, all))]);
             for (_, seen) in &mut seen[1..] {
-                if let Seen::Waiting { card, .. } = seen {
-                    change(card);
+                if let NodeState::Forming { identity, .. } = seen {
+                    change(identity);
                 }
             }
             seen
         };
-        assert_eq!(decide(7, true, &set(all), &with(|_| {})), Step::Begin);
-        type Change = fn(&mut Card);
+        assert_eq!(decide(7, true, &set(all), &with(|_| {})), NextStep::Begin);
+        type Change = fn(&mut Advertised);
         let table: [(Change, &str); 3] = [
-            (|card| card.name = "same".into(), "RAFT_NODE_ID"),
-            (|card| card.raft_address = "same:1".into(), "HUSKV_ADVERTISE_HOST, RAFT_PORT or HUSKV_ADVERTISE_PORT"),
-            (|card| card.http_address = "same:1".into(), "SERVER_PORT"),
+            (|identity| identity.name = "same".into(), "RAFT_NODE_ID"),
+            (
+                |identity| identity.raft_address = "same:1".into(),
+                "HUSKV_ADVERTISE_HOST, RAFT_PORT or HUSKV_ADVERTISE_PORT",
+            ),
+            (|identity| identity.http_address = "same:1".into(), "SERVER_PORT"),
         ];
         for (change, setting) in table {
             for own in 7..10 {
-                let why = why(&decide(own, true, &set(all), &with(change)));
+                let why = reasons(&decide(own, true, &set(all), &with(change)));
                 assert!(why.contains("b:1 and c:1") && why.contains(setting) && why.contains("same"), "{own}: {why}");
             }
             // A cluster that is there already takes the one that shares nothing.
             let mut seen = with(change);
-            seen.push(("d:1".into(), Seen::Member { raft_id: 4 }));
-            assert_eq!(decide(7, true, &set(all), &seen), Step::Ask(vec!["d:1".into()]));
-            assert!(matches!(decide(8, true, &set(all), &seen), Step::Wait(_)));
+            seen.push((address("d:1"), NodeState::Member { raft_id: 4 }));
+            assert_eq!(decide(7, true, &set(all), &seen), NextStep::Join(vec![address("d:1")]));
+            assert!(matches!(decide(8, true, &set(all), &seen), NextStep::Wait(_)));
         }
     }
 
     #[test]
-    fn stats_are_understood_and_anything_else_is_silence() {
-        let answer = |status, data: Value| read(&Response { status, body: json!({ "data": data }) });
+    fn a_state_is_derived_from_stats_and_anything_else_is_unreachable() {
         let members = json!([{ "raft_id": 7, "raft_address": "raft:7", "http_address": "http:7" }]);
-        let waits = json!({ "node_id": "n7", "raft_id": 7, "forming": ["a:1", "b:1"], "members": members });
-        assert_eq!(answer(200, waits), waiting(7, ALL));
-        let old = Seen::Waiting { raft_id: 7, list: set(ALL), card: Card::default() };
-        assert_eq!(answer(200, json!({ "raft_id": 7, "forming": ["a:1", "b:1"] })), old);
-        assert_eq!(
-            answer(200, json!({ "raft_id": "7", "forming": null, "joining": true })),
-            Seen::Joining { raft_id: 7 }
-        );
-        assert_eq!(answer(200, json!({ "raft_id": 7, "joining": false })), Seen::Member { raft_id: 7 });
-        assert_eq!(answer(200, json!({ "raft_id": 7, "removed": true })), Seen::Removed);
-        assert!(matches!(answer(200, json!({ "colour": 7 })), Seen::Silent(_)));
-        assert!(matches!(answer(404, json!({ "raft_id": 7 })), Seen::Silent(_)));
-        assert!(matches!(read(&Response { status: 200, body: Value::Null }), Seen::Silent(_)));
+        let stats = json!({ "node_id": "n7", "raft_id": 7, "forming": ["a:1", "b:1"], "members": members });
+        assert_eq!(node_state(&stats), forming(7, ALL));
+        let NodeState::Forming { list, identity, .. } = node_state(&json!({ "raft_id": 7, "forming": ["a:1"] })) else {
+            panic!("an older version has no members while it is forming")
+        };
+        assert_eq!((list.len(), identity), (1, Advertised::default()));
+        let joining = json!({ "raft_id": "7", "forming": null, "joining": true });
+        assert_eq!(node_state(&joining), NodeState::Joining { raft_id: 7 });
+        assert_eq!(node_state(&json!({ "raft_id": 7, "joining": false })), NodeState::Member { raft_id: 7 });
+        assert_eq!(node_state(&json!({ "raft_id": 7, "removed": true })), NodeState::Removed);
+        for other in [json!({ "colour": 7 }), json!({ "raft_id": [] }), Value::Null] {
+            assert!(matches!(node_state(&other), NodeState::Unreachable(_)), "{other}");
+        }
     }
 }

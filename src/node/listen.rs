@@ -1,13 +1,13 @@
-//! The two ports: bound before anything else happens.
+//! The HTTP port and the peer port: bound before anything else is done.
 //!
-//! Why: a port that is taken is the most common mistake with several nodes on one machine; it must be named, and must
-//! leave no half-made directory behind.
+//! Why: a port in use is the most common mistake with several nodes on one machine; the error must name it, and must leave
+//! no half-made directory behind.
 //!
-//! Laws: port 0 is picked by the system once and then kept by the directory, so peers find the node again. A kept port
-//! on which nobody listens is waited for: it is the near end of a connection that has just ended (TIME_WAIT, RFC 9293
-//! 3.6.1). Addresses that resolve to several are tried in the order of the resolver.
+//! Invariants: port 0 is picked by the system once and stored in the data directory, so peers find the node again. A
+//! stored port that is in use while nothing listens on it is waited for: it is the local end of a connection in TIME_WAIT
+//! (RFC 9293 3.6.1). Of a host with several addresses the first that can be bound is taken.
 //!
-//! Not here: accepting (`transport`, `http`).
+//! See also: `transport::listener` and `http::server` (accepting).
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -20,11 +20,11 @@ use tokio::time::{Instant, sleep};
 use crate::config::{Config, keys};
 use crate::storage::Identity;
 
-/// How long a kept port is waited for; Linux holds the end of a connection for 60 s.
-const KEPT_PORT_WAIT: Duration = Duration::from_secs(65);
+/// How long a stored port is waited for; on Linux TIME_WAIT lasts 60 s.
+const STORED_PORT_WAIT: Duration = Duration::from_secs(65);
 
-/// How often it is tried.
-const KEPT_PORT_RETRY: Duration = Duration::from_millis(250);
+/// The interval of the attempts.
+const STORED_PORT_RETRY: Duration = Duration::from_millis(250);
 
 /// Why a port cannot be bound; names the port and the setting that chose it.
 #[derive(Debug, Error)]
@@ -38,10 +38,10 @@ pub enum ListenError {
         host: String,
         /// The setting.
         setting: String,
-        /// What else may be going on; empty, or beginning with a semicolon.
+        /// A further cause; empty, or beginning with a semicolon.
         hint: String,
     },
-    /// The host is not of this machine, is unknown, or the port is forbidden.
+    /// The host is unknown or of another machine, or the port needs privileges.
     #[error("cannot listen on port {port} of {host} ({setting} and {host_setting}): {source}")]
     Refused {
         /// The port.
@@ -52,7 +52,7 @@ pub enum ListenError {
         setting: String,
         /// The setting that chose the host.
         host_setting: String,
-        /// The system's answer.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -61,13 +61,13 @@ pub enum ListenError {
 pub(super) struct Port {
     /// The listener, non-blocking.
     pub listener: TcpListener,
-    /// Where it listens really, `host:port`.
+    /// The bound address, `host:port`.
     pub address: String,
-    /// The real port.
+    /// The bound port.
     pub port: u16,
-    /// The real port, where the settings left the choice to the system.
+    /// The bound port, where the system picked it.
     pub picked: Option<u16>,
-    /// Whether it can be reached from this machine only.
+    /// Whether it is bound to loopback.
     pub loopback: bool,
 }
 
@@ -79,49 +79,53 @@ pub(super) struct Ports {
     pub raft: Port,
 }
 
-/// Binds both ports as [`bind`] does, and waits for kept ones that are only the ends of old connections.
+/// Binds both ports as [`bind`] does, and waits for stored ones in TIME_WAIT.
 ///
 /// # Errors
-/// [`ListenError`] where a port cannot be had.
+/// [`ListenError`] where a port cannot be bound.
 pub(super) async fn bind_or_wait(config: &Config, seen: Option<&Identity>, log: &Logger) -> Result<Ports, ListenError> {
-    let until = Instant::now() + KEPT_PORT_WAIT;
-    let mut said = false;
+    let until = Instant::now() + STORED_PORT_WAIT;
+    let mut is_logged = false;
     loop {
         match bind(config, seen) {
             Err(ListenError::InUse { port, host, .. })
-                if is_kept(config, seen, port) && Instant::now() < until && nobody_listens(&host, port) =>
+                if is_stored(config, seen, port) && Instant::now() < until && is_closed(&host, port) =>
             {
-                if !said {
+                // A listening socket would accept the connection of `is_closed`: then another process has the port,
+                // and waiting is in vain.
+                if !is_logged {
                     info!(log, "waiting for the port that this node picked at its first start"; "port" => port);
-                    said = true;
+                    is_logged = true;
                 }
-                sleep(KEPT_PORT_RETRY).await;
+                sleep(STORED_PORT_RETRY).await;
             }
             bound => return bound,
         }
     }
 }
 
-/// Whether the settings left this port to the system, and the directory remembers it.
-fn is_kept(config: &Config, seen: Option<&Identity>, port: u16) -> bool {
+/// Whether the system picked this port at an earlier start, and the directory has it.
+fn is_stored(config: &Config, seen: Option<&Identity>, port: u16) -> bool {
     let http = config.server.port == 0 && seen.and_then(|id| id.picked_http_port) == Some(port);
     let raft = config.raft.port == 0 && seen.and_then(|id| id.picked_raft_port) == Some(port);
     http || raft
 }
 
-fn nobody_listens(host: &str, port: u16) -> bool {
+/// Whether connections to the port are refused.
+fn is_closed(host: &str, port: u16) -> bool {
     TcpStream::connect((host, port)).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Binds both ports; where the settings say 0, the one that the directory remembers, or any that is free.
+/// Binds both ports; for port 0 the one that the directory has, or any free one.
 pub(super) fn bind(config: &Config, seen: Option<&Identity>) -> Result<Ports, ListenError> {
-    let remembered = |pick: fn(&Identity) -> Option<u16>| seen.and_then(pick);
+    let stored = |pick: fn(&Identity) -> Option<u16>| seen.and_then(pick);
+    // A directory that exists belongs to an earlier start, whose process may still run.
     let hint = match seen {
         Some(_) => format!("; another huskv may already run on {}", config.raft.vol_dir.display()),
         None => String::new(),
     };
-    let http = port(config, "server.port", config.server.port, remembered(|id| id.picked_http_port), &hint)?;
-    let raft = port(config, "raft.port", config.raft.port, remembered(|id| id.picked_raft_port), &hint)?;
+    let http = port(config, "server.port", config.server.port, stored(|id| id.picked_http_port), &hint)?;
+    let raft = port(config, "raft.port", config.raft.port, stored(|id| id.picked_raft_port), &hint)?;
     Ok(Ports { http, raft })
 }
 
@@ -132,23 +136,23 @@ fn known_as(path: &str) -> String {
 fn port(
     config: &Config,
     setting: &'static str,
-    asked: u16,
-    remembered: Option<u16>,
+    configured: u16,
+    stored: Option<u16>,
     hint: &str,
 ) -> Result<Port, ListenError> {
-    let wanted = if asked == 0 { remembered.unwrap_or(0) } else { asked };
+    let wanted = if configured == 0 { stored.unwrap_or(0) } else { configured };
     let bound = TcpListener::bind((config.host.as_str(), wanted)).and_then(|listener| {
         listener.set_nonblocking(true)?;
-        let real = listener.local_addr()?;
-        Ok((listener, real))
+        let address = listener.local_addr()?;
+        Ok((listener, address))
     });
     match bound {
-        Ok((listener, real)) => Ok(Port {
+        Ok((listener, address)) => Ok(Port {
             listener,
-            address: real.to_string(),
-            port: real.port(),
-            picked: (asked == 0).then_some(real.port()),
-            loopback: real.ip().to_canonical().is_loopback(),
+            address: address.to_string(),
+            port: address.port(),
+            picked: (configured == 0).then_some(address.port()),
+            loopback: address.ip().to_canonical().is_loopback(),
         }),
         Err(source) if source.kind() == io::ErrorKind::AddrInUse => Err(ListenError::InUse {
             port: wanted,
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn picked_ports_are_used_again_and_fixed_ones_are_not_called_picked() {
+    fn picked_ports_are_used_again_and_configured_ones_are_not_called_picked() {
         let first = bind(&config([0, 0]), None).unwrap();
         let (http, raft) = (first.http.port, first.raft.port);
         assert_eq!((first.http.picked, first.raft.picked), (Some(http), Some(raft)));
@@ -209,8 +213,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kept_port_that_only_an_old_connection_holds_is_waited_for() {
-        // A connection whose near end is a port without anybody listening on it.
+    async fn a_stored_port_in_time_wait_is_waited_for() {
+        // A connection whose local port has no listener.
         let far = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(far.local_addr().unwrap()).unwrap();
         let port = near.local_addr().unwrap().port();

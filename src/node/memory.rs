@@ -1,77 +1,82 @@
-//! How much memory a node may take, and how that is divided.
+//! The memory budget of a node, and its division among clients, peers, log and tree.
 //!
-//! Why: a container that takes more than its limit is killed, and the next node inherits its clients. So what clients,
+//! Why: a container that takes more than its limit is killed, and its clients move to the next node. So what clients,
 //! peers and the tree may hold follows from one number, and what goes beyond it is refused.
 //!
-//! Laws: without a setting the number is three quarters of the least limit that is found: that of any control group the
-//! process is in, and the machine's memory. The rest is the system's: file pages and socket buffers count in a control
-//! group. No part is larger than what a node is fast with.
+//! Invariants: without a setting the number is three quarters of the lowest limit: that of each control group that the
+//! process is in, and the machine's memory. The rest is for the system: page cache and socket buffers count in a control
+//! group. Each part has an upper bound, beyond which more memory makes no node faster.
 //!
-//! Not here: who holds what (`http::server::memory_budget`, `transport::memory_budget`).
+//! Example: a container of 512 MiB gives 384: 48 for the tree's cache, 48 each for bodies and responses, 24 for pending
+//! writes, 24 for watchers' history, 48 for peers, and so on; 1 536 connections and 512 watchers.
+//!
+//! See also: `http::server::memory_budget` and `transport::memory_budget` (who holds what).
 
 use std::path::Path;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-/// What a connection may take besides its budgets: hyper's buffers and the task.
+/// The memory of a connection besides its budgets: hyper's buffers and the task.
 const CONNECTION_BYTES: u64 = 32 << 10;
-/// What a watcher may take: a connection and a few pieces of text.
+/// The memory of a watcher: a connection and a few chunks of events.
 const WATCHER_BYTES: u64 = 96 << 10;
-/// How often what was freed is given back to the system.
-const GIVE_BACK: Duration = Duration::from_secs(1);
-/// A block that the allocator keeps in no list of its own: what is freed with it goes back.
+/// The interval at which freed memory is returned to the system.
+const PURGE_EVERY: Duration = Duration::from_secs(1);
+/// The size of a block that is larger than the allocator's free lists hold: freeing one purges what is due.
 const BLOCK_BYTES: usize = 4 << 20;
-/// The least that writes need, and a queue or cache of log entries.
-const WRITES_LEAST: u64 = 20 * MIB;
-const ENTRIES_LEAST: u64 = 4 * MIB;
-/// The least that peers need: one frame of the largest kind, and some air.
-const PEERS_LEAST: u64 = 40 * MIB;
+/// The minimum for pending writes: the largest request body is 16 MiB.
+const MIN_WRITES: u64 = 20 * MIB;
+/// The minimum for a queue or cache of log entries.
+const MIN_ENTRIES: u64 = 4 * MIB;
+/// The minimum for peers: one frame of the largest kind, and room for small ones.
+const MIN_PEERS: u64 = 40 * MIB;
 
-/// What each part of a node may take.
+/// The budget of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Memory {
-    /// All of it, in bytes; none where nothing is known.
+    /// The whole, in bytes; none where no limit is known.
     pub whole: Option<u64>,
 }
 
-/// Below this the parts that have a least size outweigh the others.
-pub(super) const LEAST: u64 = 256 * MIB;
+/// Below this the minimum sizes of some parts exceed the whole.
+pub(super) const MIN_MEMORY: u64 = 256 * MIB;
 
-/// Below this huge pages cost more than they gain: each touched piece of 64 KiB takes 2 MiB.
+/// Below this huge pages cost more than they gain: each touched segment of 64 KiB takes 2 MiB.
 const SMALL: u64 = 1024 * MIB;
 
 impl Memory {
-    /// As much as the setting says; 0 is three quarters of the limit.
+    /// The budget of `limits.memory_mb`; 0 is three quarters of the lowest limit.
     pub(super) fn new(setting_mb: u64) -> Self {
         Self::under(setting_mb, Path::new("/"))
     }
 
     fn under(setting_mb: u64, root: &Path) -> Self {
-        let whole = if setting_mb > 0 { Some(setting_mb * MIB) } else { limit(root).map(|limit| limit / 4 * 3) };
+        // Divided before it is multiplied: version 1 of control groups reports 2^63 for no limit.
+        let whole = if setting_mb > 0 { Some(setting_mb * MIB) } else { lowest_limit(root).map(|limit| limit / 4 * 3) };
         Self { whole }
     }
 
-    /// Whether there is too little of it for huge pages.
+    /// Whether there is too little for huge pages.
     pub(super) fn is_small(self) -> bool {
         self.whole.is_some_and(|whole| whole < SMALL)
     }
 
-    /// One `part`th, but not more than `most` bytes.
+    /// One `part`th, at most `most` bytes.
     fn part(self, part: u64, most: u64) -> u64 {
         self.whole.map_or(most, |whole| (whole / part).min(most))
     }
 
-    /// The tree's cache; sled takes about as much again in the worst case.
+    /// The tree's cache; sled takes up to twice as much.
     pub(super) fn cache(self) -> u64 {
         self.part(8, 256 * MIB)
     }
 
-    /// The latest changes that are kept for watchers.
+    /// The history of the change feed.
     pub(super) fn history(self) -> u64 {
         self.part(16, 32 * MIB)
     }
 
-    /// What clients hold.
+    /// What clients hold, by kind.
     pub(super) fn clients(self) -> crate::http::Budgets {
         let bytes = |part, most| super::options::size(self.part(part, most));
         crate::http::Budgets {
@@ -83,50 +88,54 @@ impl Memory {
         }
     }
 
-    /// The most connections of clients.
+    /// The maximum number of client connections.
     pub(super) fn connections(self, most: usize) -> usize {
         most.min(super::options::size(self.part(8, u64::MAX) / CONNECTION_BYTES))
     }
 
-    /// The most watchers.
+    /// The maximum number of watchers.
     pub(super) fn watchers(self, most: usize) -> usize {
         most.min(super::options::size(self.part(8, u64::MAX) / WATCHER_BYTES))
     }
 
-    /// Writes that wait for their answer: of clients, and as much for what members forward.
+    /// Pending writes of clients, and as much again for those that members forward.
     pub(super) fn writes(self) -> usize {
-        super::options::size(self.part(16, 256 * MIB).max(WRITES_LEAST))
+        super::options::size(self.part(16, 256 * MIB).max(MIN_WRITES))
     }
 
-    /// Raft messages that wait to be sent to one member.
+    /// The send queue of raft messages to one member.
     pub(super) fn send_queue(self) -> usize {
-        super::options::size(self.part(32, 64 * MIB).max(ENTRIES_LEAST))
+        super::options::size(self.part(32, 64 * MIB).max(MIN_ENTRIES))
     }
 
-    /// The last entries of the log.
+    /// The cache of the latest log entries.
     pub(super) fn entry_cache(self) -> usize {
-        super::options::size(self.part(32, 32 * MIB).max(ENTRIES_LEAST))
+        super::options::size(self.part(32, 32 * MIB).max(MIN_ENTRIES))
     }
 
-    /// What members' frames on their way take.
+    /// The frames of members that are being received or handled.
     pub(super) fn peers(self) -> usize {
-        super::options::size(self.part(8, 256 * MIB).max(PEERS_LEAST))
+        super::options::size(self.part(8, 256 * MIB).max(MIN_PEERS))
     }
 }
 
-/// Gives back to the system, for as long as it runs, what was freed a second ago or earlier.
+/// Returns freed memory to the system, every second, until it is aborted.
 ///
-/// The allocator does that only where a block is freed later, so after a load nothing would go back until the next one. Here
-/// such a block is freed each second; it is never written to, so it takes no memory.
-pub(super) async fn give_back() {
+/// mimalloc purges only when a later block is freed, so after a load nothing would be returned until the next one. This
+/// task frees a large block each second; it is never written to, so it takes no memory itself.
+pub(super) async fn purge_freed() {
     loop {
-        tokio::time::sleep(GIVE_BACK).await;
+        tokio::time::sleep(PURGE_EVERY).await;
         drop(std::hint::black_box(Vec::<u8>::with_capacity(BLOCK_BYTES)));
     }
 }
 
-/// The least limit of memory, in bytes, as Linux tells it below `root`; None where nothing is told.
-fn limit(root: &Path) -> Option<u64> {
+/// Reads the lowest limit of memory from the files of Linux below `root`, in bytes; None where there is none.
+///
+/// `/proc/self/cgroup` has one line per hierarchy. `0::/kubepods/pod1/c1` is version 2: the limits are in
+/// `/sys/fs/cgroup/kubepods/pod1/c1/memory.max` and in those of `pod1`, `kubepods` and the root. `4:memory:/docker/abc` is
+/// version 1, with `memory.limit_in_bytes` below `/sys/fs/cgroup/memory`.
+fn lowest_limit(root: &Path) -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).ok();
     let groups = read("proc/self/cgroup").unwrap_or_default();
     let mut files = Vec::new();
@@ -140,16 +149,18 @@ fn limit(root: &Path) -> Option<u64> {
         } else {
             continue;
         };
-        // A group is bound by those that it is in; where a container sees its own group as the root, there are none below.
+        // The limits of all ancestors hold, too. A container may see its own group as the root: then the deeper files do not
+        // exist, and only the last one, of the root, is read.
         let mut group = path.trim_matches('/');
         loop {
             files.push(format!("{mount}/{group}/{file}"));
-            let Some((above, _)) = group.rsplit_once('/') else { break };
-            group = above;
+            let Some((parent, _)) = group.rsplit_once('/') else { break };
+            group = parent;
         }
         files.push(format!("{mount}/{file}"));
     }
-    // "max" is no number, and version 1 says a number beyond all memory.
+    // No limit is "max" in version 2, which is no number, and in version 1 a number above all memory, which the machine's
+    // memory undercuts.
     let of_groups = files.iter().filter_map(|file| read(file)?.trim().parse().ok());
     let of_machine = read("proc/meminfo").and_then(|text| {
         let kilobytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -163,7 +174,7 @@ mod tests {
     use super::*;
 
     /// A machine of 4 GiB with these files.
-    fn state_machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let memory = ("proc/meminfo", "MemTotal:        4194304 kB\nMemFree:          1 kB\n");
         for (path, text) in files.iter().chain([&memory]) {
@@ -175,17 +186,17 @@ mod tests {
     }
 
     fn found(files: &[(&str, &str)]) -> u64 {
-        Memory::under(0, state_machine(files).path()).whole.unwrap() / MIB
+        Memory::under(0, machine(files).path()).whole.unwrap() / MIB
     }
 
     #[test]
-    fn the_least_limit_counts_and_a_quarter_is_left_to_the_system() {
+    fn the_lowest_limit_counts_and_a_quarter_is_left_to_the_system() {
         let v2 = ("proc/self/cgroup", "0::/kubepods/pod1/c1\n");
         assert_eq!(found(&[]), 3072);
         assert_eq!(found(&[v2, ("sys/fs/cgroup/kubepods/pod1/c1/memory.max", "536870912\n")]), 384);
         assert_eq!(found(&[v2, ("sys/fs/cgroup/kubepods/pod1/c1/memory.max", "max\n")]), 3072);
-        let above = ("sys/fs/cgroup/kubepods/memory.max", "268435456\n");
-        assert_eq!(found(&[v2, above, ("sys/fs/cgroup/kubepods/pod1/c1/memory.max", "536870912\n")]), 192);
+        let parent = ("sys/fs/cgroup/kubepods/memory.max", "268435456\n");
+        assert_eq!(found(&[v2, parent, ("sys/fs/cgroup/kubepods/pod1/c1/memory.max", "536870912\n")]), 192);
         // A container that sees its own group as the root.
         assert_eq!(found(&[("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "536870912\n")]), 384);
         let v1 = ("proc/self/cgroup", "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n");
@@ -199,14 +210,14 @@ mod tests {
 
     #[test]
     fn a_setting_wins_and_the_parts_leave_room() {
-        assert_eq!(Memory::under(512, state_machine(&[]).path()).whole, Some(512 * MIB));
+        assert_eq!(Memory::under(512, machine(&[]).path()).whole, Some(512 * MIB));
         for megabytes in [128, 384, 512, 3072, 1 << 20] {
             let memory = Memory::under(megabytes, Path::new("/nowhere"));
             let clients = memory.clients();
             let held = clients.bodies + clients.answers + clients.events + clients.transactions + clients.renewals;
             let all = held as u64 + memory.cache() + memory.history();
             let of_log = memory.entry_cache() + 2 * memory.send_queue() + 2 * memory.writes();
-            assert!(all + of_log as u64 <= (megabytes * MIB).max(LEAST), "{megabytes}: {all} and {of_log}");
+            assert!(all + of_log as u64 <= (megabytes * MIB).max(MIN_MEMORY), "{megabytes}: {all} and {of_log}");
             assert!(all <= megabytes * MIB * 2 / 3, "{megabytes}: {all}");
         }
         let (small, large) = (Memory::under(384, Path::new("/nowhere")), Memory::under(8192, Path::new("/nowhere")));

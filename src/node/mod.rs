@@ -1,12 +1,18 @@
-//! The composition root: the only place that knows all rooms, builds them from the ground up and stops them in reverse.
+//! The composition root: builds all modules from the bottom up, and stops them from the top down.
 //!
-//! Why: no room below knows the settings or another room's life; each gets its small `Options` and its neighbour's door.
+//! Why: no module below knows the settings or owns another one; each gets its small `Options` and a handle to its
+//! neighbour.
 //!
-//! Laws: both ports are bound before anything is created, so a refused start leaves nothing behind. A stop is bounded:
-//! after `STOP_LIMIT` the process ends whatever hangs, and since every acknowledgement was durable, nothing is lost.
-//! When the loop ends by itself the process ends at once: no HTTP server outlives the node behind it.
+//! ```text
+//! start:  signals -> ports -> HTTP server (503 starting) -> data directory -> transport -> consensus thread -> bootstrap
+//! stop:   bootstrap -> HTTP server and consensus thread, together -> transport
+//! ```
 //!
-//! Not here: what a signal or an exit code is to a shell (`cli`).
+//! Invariants: both ports are bound before anything is created, so a refused start leaves nothing behind. A stop is bounded:
+//! after `STOP_LIMIT` the process ends, whatever blocks; every acknowledged write is durable, so nothing is lost. When the
+//! consensus thread ends by itself the process ends at once: no HTTP server outlives it.
+//!
+//! See also: `cli` (exit codes), `src/lib.rs` (the modules).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,75 +30,75 @@ use crate::logging::{self, Guard};
 use crate::storage::{self, DataDir, Identity, Incarnation, OpenOptions, Peers, SledEngine};
 use crate::transport;
 
-mod files;
+mod file_limit;
 mod forming;
 mod listen;
 mod memory;
+mod open_progress;
 mod options;
 pub mod panics;
 pub mod process;
 mod signals;
-mod start;
 
-use files::Files;
+use file_limit::FileLimit;
 use listen::Ports;
 use memory::Memory;
 pub use signals::Stop;
 
-/// How long the loop has to hand leadership over and to finish or answer what is pending.
-const LOOP_LIMIT: Duration = Duration::from_secs(3);
+/// How long the consensus thread has to transfer leadership and to answer pending requests.
+const CONSENSUS_LIMIT: Duration = Duration::from_secs(3);
 
-/// How long HTTP connections are drained; a little longer than the loop takes, so that its last answers get out, and those
-/// of a loop that a disk holds up are given in its place.
+/// How long HTTP connections are drained: a little longer than [`CONSENSUS_LIMIT`], so that the last answers are sent, and
+/// that the server answers by itself where a slow disk blocks the consensus thread.
 const DRAIN_LIMIT: Duration = Duration::from_millis(3_500);
 
-/// How long a stop may take altogether.
+/// How long a stop takes at most.
 const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 
-/// The file in the node's directory that says where the node listens.
+/// The file in the node's directory with the addresses that the node listens on.
 const ADDRESSES: &str = "addresses.json";
 
-/// The exit code of a node that could not start, or whose disk or log broke.
+/// The exit code of a node that could not start, or that failed.
 const FAILED: u8 = 1;
 
-/// Why a node does not run. The process ends with one line that says it.
+/// Why a node does not run; the last line of the log.
 #[derive(Debug, Error)]
 pub enum Error {
     /// A port cannot be bound.
     #[error(transparent)]
     Listen(#[from] listen::ListenError),
-    /// The disk.
+    /// The data directory cannot be opened, or a write or sync failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
     /// The system refuses something that every process needs.
     #[error("{what}: {source}")]
     System {
-        /// What.
+        /// What failed.
         what: &'static str,
-        /// The system's answer.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The system has no random numbers, without which no node id is safe.
     #[error("no random numbers: {0}")]
     Randomness(String),
-    /// The process may open so few files that clients and peers would take those of the disk.
+    /// The process may open so few files that clients and peers would take those that the disk needs.
     #[error(
         "this process may open {0} files, and a node needs {least} at least; raise the hard limit (`ulimit -Hn`, `LimitNOFILE=` of \
          systemd, `--ulimit nofile=` of Docker)",
-        least = files::LEAST
+        least = file_limit::MIN_FILES
     )]
     TooFewFiles(usize),
-    /// The loop is gone and left no reason.
-    #[error("the loop ended without saying why")]
-    LoopLost,
+    /// The consensus thread ended without an error.
+    #[error("the consensus thread ended without a reason")]
+    ConsensusLost,
 }
 
 fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::System { what, source }
 }
 
-/// Runs one node until `stop` or its own end, and returns the exit code: 0 after a stop, 1 where it could not start or
-/// broke. The reason is in the log, in one line.
+/// Runs one node until a stop condition or a failure, and returns the exit code: 0 after a stop, 1 where it could not start
+/// or failed. The last line of the log has the reason.
 #[must_use]
 pub fn run(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("async").build() {
@@ -102,13 +108,14 @@ pub fn run(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
             return FAILED;
         }
     };
-    let code = runtime.block_on(Box::pin(live(config, stop, log, guard)));
-    // Whatever still runs in the background has answered nobody and holds nothing that is not on disk.
+    // On the heap, because the future holds the start of every module.
+    let code = runtime.block_on(Box::pin(start_and_serve(config, stop, log, guard)));
+    // Tasks that still run have acknowledged nothing that is not on disk.
     runtime.shutdown_background();
     code
 }
 
-async fn live(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
+async fn start_and_serve(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
     let mut stop = match stop.listen() {
         Ok(stop) => stop,
         Err(source) => {
@@ -116,6 +123,7 @@ async fn live(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
             return FAILED;
         }
     };
+    // A start can take minutes with a large directory, and must be stoppable meanwhile.
     let mut node = tokio::select! {
         started = Node::start(config, log) => match started {
             Ok(node) => node,
@@ -125,13 +133,13 @@ async fn live(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
             }
         },
         why = stop.wait() => {
-            info!(log, "huskv stops while it starts"; "reason" => why);
+            info!(log, "huskv stops before it has started"; "reason" => why);
             return 0;
         }
     };
     let why = tokio::select! {
         ended = &mut node.ended => {
-            crit!(log, "huskv stops: {}", reason(ended).err().unwrap_or(Error::LoopLost));
+            crit!(log, "huskv stops: {}", outcome(ended).err().unwrap_or(Error::ConsensusLost));
             return FAILED;
         }
         why = stop.wait() => why,
@@ -150,19 +158,20 @@ async fn live(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
     }
 }
 
-fn reason(ended: Result<Result<(), storage::Error>, oneshot::error::RecvError>) -> Result<(), Error> {
-    Ok(ended.map_err(|_| Error::LoopLost)??)
+/// The result of the consensus thread; a panic there has left none.
+fn outcome(ended: Result<Result<(), storage::Error>, oneshot::error::RecvError>) -> Result<(), Error> {
+    Ok(ended.map_err(|_| Error::ConsensusLost)??)
 }
 
-/// Ends the process at [`STOP_LIMIT`], from a thread of its own: whatever hangs must not be able to hold this up too.
+/// Ends the process after [`STOP_LIMIT`], from a thread of its own, which no blocked task or worker can hold up.
 fn bound_the_stop(log: Logger, guard: Guard) {
     let watch = move || {
         std::thread::sleep(STOP_LIMIT);
-        crit!(log, "huskv stops without waiting any longer; what was acknowledged is on disk");
+        crit!(log, "the stop takes too long and is cut short; acknowledged writes are on disk");
         guard.flush();
         std::process::exit(0);
     };
-    // Without a thread the stop is only not bounded.
+    // If no thread can be started, the stop goes on without the bound.
     drop(std::thread::Builder::new().name("stop-limit".into()).spawn(watch));
 }
 
@@ -172,52 +181,56 @@ struct Node {
     transport: transport::Transport,
     handle: Handle,
     forming: Option<tokio::task::JoinHandle<()>>,
-    giving_back: tokio::task::JoinHandle<()>,
+    purging: tokio::task::JoinHandle<()>,
     ended: oneshot::Receiver<Result<(), storage::Error>>,
 }
 
 impl Node {
     async fn start(config: &Config, log: &Logger) -> Result<Self, Error> {
         let directory = config.raft.vol_dir.clone();
-        let files = Files::of_the_process();
+        let files = FileLimit::of_the_process();
         if let Some(all) = files.too_few() {
             return Err(Error::TooFewFiles(all));
         }
+        // Drawn before anything is created: without randomness no raft id is safe.
         let nonce = getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
-        let seen = blocking({
+        // The ports that an earlier start has picked are in the directory, which is opened only after the ports are bound.
+        let stored = blocking({
             let directory = directory.clone();
             move || storage::peek(&directory)
         })
         .await?;
-        let ports = listen::bind_or_wait(config, seen.as_ref(), log).await?;
+        let ports = listen::bind_or_wait(config, stored.as_ref(), log).await?;
         info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
             "directory" => directory.display().to_string(), "http" => &ports.http.address,
             "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
         let memory = Memory::new(config.limits.memory_mb);
         info!(log, "memory"; "limit_mb" => memory.whole.map_or(0, |bytes| bytes >> 20), "cache_mb" => options::cache_bytes(config, memory) >> 20);
-        if memory.whole.is_some_and(|bytes| bytes < memory::LEAST) {
-            warn!(log, "a node takes more than that under load, whatever limits.memory_mb says"; "least_mb" => memory::LEAST >> 20);
+        if memory.whole.is_some_and(|bytes| bytes < memory::MIN_MEMORY) {
+            warn!(log, "the memory budget is below the minimum; under load the node takes more"; "min_mb" => memory::MIN_MEMORY >> 20);
         }
         if memory.is_small() {
-            process::refuse_huge_pages(log);
+            process::disable_huge_pages(log);
         }
-        let boot = options::boot(config, &ports, memory);
+        let open_options = options::open_options(config, &ports, memory);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
         let handle = handle.bound_writes(memory.writes(), memory.writes());
-        // Whoever asks meanwhile is told that the node starts.
-        let serves = options::http(config, &ports, memory, files);
+        // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
+        // and `/livez` answers.
+        let http_options = options::http(config, &ports, memory, files);
         let Ports { http, raft } = ports;
-        let server = http::start(http.listener, handle.clone(), serves, log.clone())
+        let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
         let reserve = options::reserve(config);
-        let opened = start::told(log, blocking(move || open(&directory, reserve, boot, &addresses))).await?;
+        let opening = blocking(move || open(&directory, reserve, open_options, &addresses));
+        let opened = open_progress::logged(log, opening).await?;
         process::check_directory(&config.raft.vol_dir, log);
         let bound = Bound { server, raft: raft.listener, raft_port: raft.port, http_port: http.port, memory, files };
         Self::compose(config, bound, (handle, inbox), nonce, opened, log)
     }
 
-    /// Starts the rooms, from the ground up.
+    /// Starts transport, consensus thread and bootstrap, in this order: the consensus thread sends from its first turn on.
     fn compose(
         config: &Config,
         bound: Bound,
@@ -232,80 +245,83 @@ impl Node {
         let settings = options::transport(bound.memory, bound.files);
         let (transport, outbox) = transport::start(bound.raft, handle.clone(), peers, settings, log.clone())
             .map_err(system("cannot serve the peer port"))?;
+        // raft-rs logs every step at info, which is for its developers.
         let raft_log = logging::for_raft(log, logging::level_named(&config.log.level));
         let start = consensus::Start { data_dir, incarnation, outbox, options: loops, log: log.clone(), raft_log };
         let running =
             consensus::spawn(inbox, handle.clone(), start).map_err(system("cannot start the consensus thread"))?;
         let forming = forms.then(|| {
-            let list = forming::List::new(&config.join, &config.raft.node_id, &advertised);
+            let list = forming::JoinList::new(&config.join, &config.raft.node_id, &advertised);
             tokio::spawn(forming::form(list, handle.clone(), log.clone()))
         });
-        let giving_back = tokio::spawn(memory::give_back());
-        Ok(Self { server: bound.server, transport, handle, forming, giving_back, ended: running.ended })
+        let purging = tokio::spawn(memory::purge_freed());
+        Ok(Self { server: bound.server, transport, handle, forming, purging, ended: running.ended })
     }
 
-    /// Stops the rooms, from the top down: no new clients, then the loop answers the ones that wait, then no peers.
+    /// Stops the modules from the top down: no new clients, then answers to the pending requests, then no peers.
     async fn stop(self) -> Result<(), Error> {
         if let Some(forming) = self.forming {
             forming.abort();
         }
-        self.giving_back.abort();
+        self.purging.abort();
         let (handle, ended) = (self.handle, self.ended);
         let end = async {
-            let limit = u64::try_from(LOOP_LIMIT.as_millis()).unwrap_or(u64::MAX);
+            let limit = u64::try_from(CONSENSUS_LIMIT.as_millis()).unwrap_or(u64::MAX);
             handle.deliver(Input::Stop { deadline: handle.clock().now() + limit }).await;
-            reason(ended.await)
+            outcome(ended.await)
         };
-        // Both at once: connections that wait for the loop's last answers are drained while the loop gives them.
+        // Both at once: a connection whose request is pending can be drained only after the consensus thread has answered it.
+        // The transport is last, because a transfer of leadership and forwarded answers need the peers.
         let ((), ended) = tokio::join!(self.server.stop(DRAIN_LIMIT), end);
         self.transport.stop().await;
         ended
     }
 }
 
-/// What a node has before its directory is read.
+/// What a node has before its directory is opened.
 struct Bound {
     server: http::Server,
     raft: std::net::TcpListener,
     raft_port: u16,
     http_port: u16,
     memory: Memory,
-    files: Files,
+    files: FileLimit,
 }
 
-/// What a node's directory holds.
+/// An opened data directory.
 struct Opened {
     data_dir: DataDir,
     incarnation: Incarnation,
     peers: Arc<Peers>,
 }
 
-/// Whether the join list is for this node: a member or a removed node ignores it.
+/// Whether the node follows its join list: a member or a removed node ignores it.
 fn may_form(config: &Config, identity: &Identity) -> bool {
     !config.join.is_empty() && !identity.formed && !identity.removed
 }
 
-/// Opens the directory and writes down where the node listens.
+/// Opens the directory and writes [`ADDRESSES`].
 fn open(
     directory: &Path,
     reserve: Option<u64>,
-    boot: OpenOptions,
+    options: OpenOptions,
     addresses: &serde_json::Value,
 ) -> Result<Opened, storage::Error> {
+    // The engine locks the directory, so a second process fails here, before it reads or writes anything.
     let engine = Arc::new(SledEngine::with_reserve(directory, reserve)?);
     let peers = Arc::new(Peers::open(engine.clone())?);
-    let (data_dir, incarnation) = DataDir::open(engine, boot)?;
+    let (data_dir, incarnation) = DataDir::open(engine, options)?;
     data_dir.engine().replace_file(ADDRESSES, format!("{addresses}\n").as_bytes())?;
     Ok(Opened { data_dir, incarnation, peers })
 }
 
-/// Runs what waits for the disk off the async threads, so that a signal is heard meanwhile.
+/// Runs blocking disk I/O on a thread for that, so that signals are handled meanwhile.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, storage::Error> + Send + 'static,
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(result?),
         // A panic has ended the process already; see `panics`.
-        Err(_) => Err(Error::LoopLost),
+        Err(_) => Err(Error::ConsensusLost),
     }
 }

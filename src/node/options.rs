@@ -1,13 +1,14 @@
-//! From the settings to what each room wants to know.
+//! Conversion of the settings into the options of each module.
 //!
-//! Why: no room below knows [`Config`]; here is the only place where a setting turns into a room's own `Options`.
+//! Why: no module below the node knows [`Config`]; this is the only place where a setting becomes part of a module's own
+//! `Options`.
 //!
-//! Not here: checks; [`crate::config`] has made them.
+//! See also: [`crate::config`], which has checked the settings.
 
 use std::time::Duration;
 
 use super::Bound;
-use super::files::Files;
+use super::file_limit::FileLimit;
 use super::listen::Ports;
 use super::memory::Memory;
 use crate::config::Config;
@@ -15,31 +16,31 @@ use crate::model::Limits;
 use crate::storage::OpenOptions;
 use crate::{consensus, http, transport};
 
-/// The most connections of clients.
+/// The maximum number of client connections.
 const CONNECTIONS: usize = 4096;
 
-/// How much a turn of the loop applies; some milliseconds.
+/// The work that a turn of the consensus thread applies at most, in bytes; some milliseconds.
 const APPLY_WORK: usize = 8 << 20;
 
-/// How long a join may be without a sign of its cluster. As long as a join may take by default: then whoever asked for it
-/// knows that it is unfinished.
+/// How long a joiner waits for contact with its cluster before it gives up, in milliseconds. As long as a join takes at
+/// most by default: the client that asked for it then has its answer, `join_unfinished`.
 const JOIN_WAIT_MS: u64 = 60_000;
 
 /// One MiB in bytes.
 const MIB: u64 = 1 << 20;
 
-/// A checked setting as a size in memory.
+/// Converts a checked setting into a size in memory.
 pub(super) fn size(setting: u64) -> usize {
     usize::try_from(setting).unwrap_or(usize::MAX)
 }
 
-/// How many bytes of the disk are left free; None for what suits it.
+/// The bytes of the disk to leave free; None for a default that depends on the disk.
 pub(super) fn reserve(config: &Config) -> Option<u64> {
     config.storage.reserve_mb.map(|mb| mb * MIB)
 }
 
-/// What the directory is opened with.
-pub(super) fn boot(config: &Config, ports: &Ports, memory: Memory) -> OpenOptions {
+/// The options of the data directory.
+pub(super) fn open_options(config: &Config, ports: &Ports, memory: Memory) -> OpenOptions {
     OpenOptions {
         name: config.raft.node_id.clone(),
         raft_address: config.advertised_raft(ports.raft.port),
@@ -51,7 +52,7 @@ pub(super) fn boot(config: &Config, ports: &Ports, memory: Memory) -> OpenOption
     }
 }
 
-/// The tree's cache.
+/// The size of the tree's cache in bytes.
 pub(super) fn cache_bytes(config: &Config, memory: Memory) -> u64 {
     match config.storage.cache_mb {
         0 => memory.cache(),
@@ -59,7 +60,7 @@ pub(super) fn cache_bytes(config: &Config, memory: Memory) -> u64 {
     }
 }
 
-/// What the loop is configured with.
+/// The options of the consensus thread.
 pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: bool) -> consensus::Options {
     consensus::Options {
         tick_ms: config.raft.tick_ms,
@@ -81,6 +82,7 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
         pending_requests: size(config.limits.pending_requests),
         history: crate::changefeed::FeedLimits {
             events: size(config.limits.watch_events),
+            // 0 leaves the size to the budget, so that a small container has a small history.
             bytes: size(match config.limits.watch_mb {
                 0 => bound.memory.history(),
                 megabytes => megabytes * MIB,
@@ -95,8 +97,9 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
     }
 }
 
-/// What the HTTP server is configured with.
-pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: Files) -> http::Options {
+/// The options of the HTTP server.
+pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: FileLimit) -> http::Options {
+    // The Host header of a request has either one: clients here use the host, others the advertised one.
     let mut own_hosts = vec![config.host.clone()];
     if config.advertise_host != config.host {
         own_hosts.push(config.advertise_host.clone());
@@ -116,11 +119,11 @@ pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: Files)
         loopback: ports.http.loopback,
         port: ports.http.port,
         budgets: memory.clients(),
-        join_list: config.join.clone(),
+        join_list: config.join.iter().map(ToString::to_string).collect(),
     }
 }
 
-/// What the transport is configured with.
-pub(super) fn transport(memory: Memory, files: Files) -> transport::Options {
+/// The options of the transport.
+pub(super) fn transport(memory: Memory, files: FileLimit) -> transport::Options {
     transport::Options { max_inbound: files.inbound(), member_bytes: memory.peers(), queue_bytes: memory.send_queue() }
 }

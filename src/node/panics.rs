@@ -1,12 +1,12 @@
-//! What happens when the program itself is wrong: one line, and the process ends.
+//! The panic hook: a bug ends the process with one line in the log.
 //!
-//! Why: a thread that died alone would leave a node that answers without a loop behind it, or a loop without its
+//! Why: a thread that ended alone would leave a node that answers without a consensus thread, or that one without a
 //! transport. raft-rs panics where its log is impossible; that too must end the process, and leave a line that an
 //! operator can report.
 //!
-//! Laws: no panic is survived, except while the storage engine opens a damaged file and the storage room catches it.
+//! Invariants: no panic is survived, except while sled opens a damaged file, where the storage module catches it.
 //!
-//! Not here: errors. Those are returned.
+//! See also: `storage::sled::panic_guard`.
 
 use std::panic::PanicHookInfo;
 
@@ -18,12 +18,13 @@ use crate::storage;
 /// The exit code of an internal error, EX_SOFTWARE of `sysexits.h`.
 const INTERNAL_ERROR: i32 = 70;
 
-/// Makes every panic from now on end the process with one line in the log.
+/// Installs the hook: every panic from then on ends the process with one line in the log.
 pub fn install(log: Logger, guard: Guard) {
     std::panic::set_hook(Box::new(move |panic| {
         if storage::catches_panic() {
             return;
         }
+        // Ended here and not by unwinding: a caught panic would leave a node without one of its threads.
         crit!(log, "huskv stops: internal error {}", line(panic));
         guard.flush();
         std::process::exit(INTERNAL_ERROR);

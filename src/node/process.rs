@@ -1,11 +1,11 @@
-//! What the process asks of the system before a node starts: who may read its files, how many it may open, and the pages
-//! that it is given.
+//! Process-wide settings: file permissions, the limit of open files, huge pages.
 //!
-//! Why: the directory holds every value that clients stored, and a soft limit of 1 024 files is a few hundred clients.
+//! Why: the directory holds every value that clients stored, so no other user may read it; and a soft limit of 1 024
+//! files is a few hundred clients.
 //!
-//! Laws: nothing here can fail a start. What the system refuses is a line in the log.
+//! Invariants: nothing here fails a start. What the system refuses is a line in the log.
 //!
-//! Not here: the sockets that count against the limit (`http`, `transport`).
+//! See also: `node::file_limit` and `node::memory`, which divide the limits.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -14,13 +14,13 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use slog::{Logger, debug, warn};
 
-/// The permissions that nothing this process creates has: those of group and others, so files are 0600 and directories
-/// 0700.
+/// The umask: no permissions for group and others, so files are 0600 and directories 0700.
 const PRIVATE: Mode = Mode::RWXG.union(Mode::RWXO);
 
-/// Makes what the process creates private, and raises its soft limit of open files to the hard one.
+/// Sets the umask, and raises the soft limit of open files to the hard one.
 pub fn prepare(log: &Logger) {
     umask(PRIVATE);
+    // Only the soft limit can be raised without privileges.
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;
@@ -30,16 +30,16 @@ pub fn prepare(log: &Logger) {
     }
 }
 
-/// Has the system give this process small pages alone: a start takes 25 MB less (measured), and memory goes
-/// back in smaller pieces.
-pub(super) fn refuse_huge_pages(log: &Logger) {
+/// Disables transparent huge pages for this process: a start takes 25 MB less (measured), and freed memory is returned in
+/// smaller units.
+pub(super) fn disable_huge_pages(log: &Logger) {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        debug!(log, "huge pages cannot be switched off"; "error" => %error);
+        debug!(log, "huge pages cannot be disabled"; "error" => %error);
     }
 }
 
-/// Says in the log where others than the owner can enter the node's directory.
+/// Logs a warning where group or others have permissions on the node's directory.
 pub(super) fn check_directory(directory: &Path, log: &Logger) {
     let Ok(metadata) = std::fs::metadata(directory) else { return };
     let mode = metadata.permissions().mode() & 0o7777;

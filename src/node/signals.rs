@@ -1,28 +1,28 @@
-//! When to stop: SIGTERM, SIGINT, or the end of the process that started the node.
+//! Stop conditions: SIGTERM, SIGINT, or the end of the process that started the node.
 //!
-//! Why: the demo's nodes must not outlive it, even when it is killed outright. Its end closes their standard input, which
-//! needs no signal and works wherever there are pipes.
+//! Why: the demo's nodes must not outlive it, even when it is killed. Its end closes their standard input, which needs no
+//! signal and works wherever there are pipes.
 //!
-//! Laws: SIGHUP stops nothing: a terminal that closes, or a supervisor that means "reload", must not end a node.
+//! Invariants: SIGHUP does not stop a node: neither a terminal that closes nor a supervisor that means "reload" ends it.
 //!
-//! Not here: what a stop does ([`crate::node`]).
+//! See also: [`crate::node`] (what a stop does).
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// What makes a node stop, before it is listened for.
+/// The conditions that stop a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// SIGTERM and SIGINT.
     Signals,
-    /// These, and the end of standard input.
+    /// SIGTERM, SIGINT, and the end of standard input.
     SignalsAndStdin,
 }
 
-/// What makes a node stop, listened for.
-pub(super) struct Stopping {
+/// The installed handlers of the stop conditions.
+pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -30,13 +30,13 @@ pub(super) struct Stopping {
 }
 
 impl Stop {
-    /// Begins to listen; from then on the signals no longer end the process by themselves.
-    pub(super) fn listen(self) -> io::Result<Stopping> {
+    /// Installs the handlers; from then on the signals do not end the process by themselves.
+    pub(super) fn listen(self) -> io::Result<StopSignals> {
         let stdin = match self {
             Self::Signals => None,
             Self::SignalsAndStdin => Some(end_of_stdin()?),
         };
-        Ok(Stopping {
+        Ok(StopSignals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
@@ -45,8 +45,8 @@ impl Stop {
     }
 }
 
-impl Stopping {
-    /// Waits for any of them and says which.
+impl StopSignals {
+    /// Waits for the first of them and returns its name.
     pub(super) async fn wait(&mut self) -> &'static str {
         let stdin = async {
             match &mut self.stdin {
@@ -54,17 +54,19 @@ impl Stopping {
                 None => std::future::pending().await,
             }
         };
+        // SIGHUP has a handler only so that its default action, which ends the process, does not apply. The stream ends
+        // where the runtime can receive no signals; then the node must stop, or none could stop it.
         let hangups = async { while self.hangup.recv().await.is_some() {} };
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
             () = stdin => "standard input ended",
-            () = hangups => "signals can no longer be received",
+            () = hangups => "signals cannot be received",
         }
     }
 }
 
-/// Reads standard input on a thread of its own, since a read from a pipe cannot be given up, until it ends.
+/// Reads standard input to its end, on a thread of its own, because a blocking read from a pipe cannot be cancelled.
 fn end_of_stdin() -> io::Result<oneshot::Receiver<()>> {
     let (ended, wait) = oneshot::channel();
     std::thread::Builder::new().name("stdin".into()).spawn(move || {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use raft::eraftpb::{ConfState, HardState};
 
 use crate::model::{BootHistory, MAX_RAFT_ID, Member, MemberChange, Members, Role};
+#[cfg(feature = "plant")]
 use crate::plant::{self, Plant};
 
 use super::generations::{Reservation, Reservations, ReservedGeneration};
@@ -158,15 +159,13 @@ impl DataDir {
         let names = self.engine.list("")?;
         // The id must be new for this directory: an old folder of the same id would be taken for this incarnation.
         let raft_id = loop {
-            let mut id = random_id(&mut self.random);
-            let known = u64::from(crc32fast::hash(self.identity.started_as.as_bytes()));
-            if plant::is(Plant::RaftIdReused) && !names.contains(&known.to_string()) {
-                id = known;
-            }
+            let id = random_id(&mut self.random);
             if id != self.identity.raft_id && !names.contains(&id.to_string()) {
                 break id;
             }
         };
+        #[cfg(feature = "plant")]
+        let raft_id = self.reused_raft_id(&names).unwrap_or(raft_id);
         let nothing = (0, 0);
         let incarnation =
             self.create_incarnation(raft_id, nothing, &HardState::default(), Members::default(), ConfState::default())?;
@@ -241,6 +240,14 @@ impl DataDir {
         Ok(SnapshotTarget::new(reserved, self.cache_bytes))
     }
 
+    /// With the planted bug, the id that every incarnation of this name takes.
+    #[cfg(feature = "plant")]
+    fn reused_raft_id(&self, names: &[String]) -> Option<u64> {
+        let id = u64::from(crc32fast::hash(self.identity.started_as.as_bytes()));
+        let is_new = id != self.identity.raft_id && !names.contains(&id.to_string());
+        (plant::is(Plant::RaftIdReused) && is_new).then_some(id)
+    }
+
     /// Lists folders of unused incarnations and generations, to be removed on another thread. `generation` is the one
     /// in use.
     ///
@@ -248,8 +255,9 @@ impl DataDir {
     /// [`Error`] where the directory cannot be listed.
     pub fn garbage(&self, generation: u64) -> Result<Vec<String>, Error> {
         let own = self.identity.raft_id;
-        let kept = self.identity.previous.as_ref().filter(|_| !plant::is(Plant::OldIncarnationDropped));
-        let kept = kept.map(|previous| previous.raft_id);
+        let kept = self.identity.previous.as_ref().map(|previous| previous.raft_id);
+        #[cfg(feature = "plant")]
+        let kept = kept.filter(|_| !plant::is(Plant::OldIncarnationDropped));
         let reserved = self.reservations.lock();
         let mut garbage = Vec::new();
         for name in self.engine.list("")? {

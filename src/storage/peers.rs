@@ -132,7 +132,10 @@ impl Peers {
 }
 
 fn follow(known: Option<BootId>, boot_history: &BootHistory) -> Result<bool, IdentityConflict> {
-    if plant::is(Plant::LivesIgnored) { Ok(true) } else { boot_history.continues(known) }
+    if plant::is(Plant::BootIdsIgnored) {
+        return Ok(true);
+    }
+    boot_history.continues(known)
 }
 
 #[cfg(test)]

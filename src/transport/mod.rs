@@ -27,7 +27,6 @@ pub(crate) mod fuzz;
 mod handshake;
 mod link;
 mod listener;
-mod log_limit;
 mod memory_budget;
 mod outbox;
 mod registry;

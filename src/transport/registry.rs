@@ -16,10 +16,10 @@ use super::Options;
 use super::handshake::admission::admit;
 use super::handshake::dial::PeerAddress;
 use super::handshake::{Denial, Hello, Purpose};
-use super::log_limit::LogLimit;
 use super::memory_budget::Budget;
 use super::wire::Frame;
 use crate::consensus::{Handle, Input};
+use crate::logging::LogLimits;
 use crate::model::{BootHistory, BootId, IdentityConflict, PeerTable};
 use crate::storage::Peers;
 
@@ -47,7 +47,7 @@ pub struct Registry {
     connected: Mutex<HashMap<(u64, BootId), usize>>,
     directory: Mutex<Directory>,
     runtime: tokio::runtime::Handle,
-    log_limit: LogLimit,
+    log_limits: LogLimits,
     stopping: watch::Sender<bool>,
     tasks: watch::Sender<usize>,
 }
@@ -128,7 +128,7 @@ impl Registry {
             connected: Mutex::default(),
             directory: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
-            log_limit: LogLimit::default(),
+            log_limits: LogLimits::default(),
             stopping: watch::Sender::new(false),
             tasks: watch::Sender::new(0),
         }
@@ -294,7 +294,7 @@ impl Registry {
         let detail = conflict.to_string();
         let whose = if of_this_node { "this node is refused by" } else { "what is refused" };
         if let Some(suppressed) =
-            self.log_limit.due(if of_this_node { "identity conflict here" } else { "identity conflict there" })
+            self.log_limits.due(if of_this_node { "identity conflict here" } else { "identity conflict there" })
         {
             error!(self.log, "identity conflict"; whose => who, "raft_id" => raft_id, "detail" => &detail,
                 "more_like_this" => suppressed);
@@ -359,6 +359,6 @@ impl Registry {
 
     /// Logs a rate-limited warning about `peer`.
     pub fn warn_limited(&self, reason: &'static str, peer: &str, detail: &str) {
-        self.log_limit.warn(&self.log, reason, peer, detail);
+        self.log_limits.warn(&self.log, reason, peer, detail);
     }
 }

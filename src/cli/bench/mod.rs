@@ -31,7 +31,7 @@ use self::raw_client::RawClient;
 use self::report::Report;
 use self::system::{DiskTrial, cpu_us};
 use super::exit::{FAILED, USAGE, print_error};
-use crate::client::Direct;
+use crate::client::NodeClient;
 
 /// The name of the subcommand.
 const NAME: &str = "bench";
@@ -164,7 +164,7 @@ fn resolve_targets(plan: &Plan) -> Result<Vec<String>, BenchError> {
         }
         let first = plan.addresses.first().filter(|_| plan.leader_only && plan.api == Api::Huskv);
         let Some(first) = first else { return Ok(plan.addresses.clone()) };
-        let health = Direct::new(PROBE_TIMEOUT).get(first, "/health").await;
+        let health = NodeClient::new(PROBE_TIMEOUT).get(first, "/health").await;
         let leader = health.ok().and_then(|health| health.body["leader"]["http_address"].as_str().map(str::to_owned));
         leader.map(|leader| vec![leader]).ok_or_else(|| BenchError::NoLeader(first.clone()))
     })

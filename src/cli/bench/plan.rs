@@ -9,6 +9,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, v
 
 use super::api::Api;
 use super::workload::{Keys, MAX_KEYS};
+use crate::cli::common::span;
+use crate::config::parse_address;
 
 /// The maximum size of a value, within etcd's limit too.
 const MAX_VALUE_BYTES: u64 = 1 << 20;
@@ -100,7 +102,7 @@ pub(super) fn arguments(command: Command) -> Command {
         Arg::new("rate").long("rate").value_name("NUMBER").value_parser(value_parser!(u64).range(1..=10_000_000));
     let list = |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
     command.args([
-        list("to", "LIST").value_delimiter(',').default_value("127.0.0.1:2221").help("HTTP addresses, comma-separated"),
+        list("to", "LIST").value_delimiter(',').value_parser(address).default_value("127.0.0.1:2221").help("HTTP addresses, comma-separated"),
         choice("ask", &["all", "leader"], "Targets of the clients: all addresses in turn, or the leader only"),
         choice("api", &["huskv", "etcd"], "API of the system under test: huskv, or the JSON gateway of etcd 3"),
         choice("op", &["put", "get", "mixed"], "Operations of the clients"),
@@ -108,8 +110,8 @@ pub(super) fn arguments(command: Command) -> Command {
         switch("stale", "Stale reads, without a quorum"),
         number("clients", "64", (1, MAX_CLIENTS), "Connections, each with one operation at a time"),
         rate.help("Operations a second of an open loop; without it the loop is closed: each client sends its next operation at once"),
-        flag("duration", "SPAN", "10s", "Length of the measured window, such as 500ms or 30s").value_parser(humantime::parse_duration),
-        flag("warmup", "SPAN", "2s", "Time before the measured window").value_parser(humantime::parse_duration),
+        flag("duration", "SPAN", "10s", "Length of the measured window, such as 500ms or 30s").value_parser(span),
+        flag("warmup", "SPAN", "2s", "Time before the measured window").value_parser(span),
         number("keys", "10000", (1, MAX_KEYS), "Number of keys"),
         choice("distribution", &["uniform", "zipf"], "Distribution of keys"),
         flag("prefix", "TEXT", "bench-", "Prefix of all keys").value_parser(unescaped),
@@ -122,6 +124,10 @@ pub(super) fn arguments(command: Command) -> Command {
         switch("json", "Print the report as one JSON object"),
         switch("no-progress", "No progress line every second on stderr"),
     ])
+}
+
+fn address(text: &str) -> Result<String, String> {
+    parse_address(text.trim()).map(|address| address.to_string())
 }
 
 /// Checks that a text needs no escape in a path or in JSON.
@@ -139,7 +145,7 @@ impl Plan {
         let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or_default();
         let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
         let word = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
-        let span = |name: &str| matches.get_one::<Duration>(name).copied().unwrap_or_default();
+        let duration = |name: &str| matches.get_one::<Duration>(name).copied().unwrap_or_default();
         let key_count = number("keys");
         let distribution = word("distribution");
         // `--op put` and `--op get` are the ends of the scale of `--reads`.
@@ -150,11 +156,7 @@ impl Plan {
         };
         let rate = matches.get_one::<u64>("rate");
         let plan = Self {
-            addresses: matches
-                .get_many::<String>("to")
-                .unwrap_or_default()
-                .map(|text| text.trim().to_owned())
-                .collect(),
+            addresses: matches.get_many::<String>("to").unwrap_or_default().cloned().collect(),
             leader_only: word("ask") == "leader",
             api: if word("api") == "etcd" { Api::Etcd } else { Api::Huskv },
             clients: size("clients"),
@@ -162,8 +164,8 @@ impl Plan {
             reads,
             stale: matches.get_flag("stale"),
             model: rate.map_or(LoadModel::Closed, |rate| LoadModel::Open(*rate as f64)),
-            warmup: span("warmup"),
-            duration: span("duration"),
+            warmup: duration("warmup"),
+            duration: duration("duration"),
             key_count,
             keys: if distribution == "zipf" { Keys::zipf(key_count) } else { Keys::Uniform(key_count) },
             distribution,
@@ -182,9 +184,6 @@ impl Plan {
     fn check(&self) -> Result<(), String> {
         if self.duration.is_zero() {
             return Err("--duration is zero".into());
-        }
-        if let Some(bad) = self.addresses.iter().find(|address| address.contains('/') || !address.contains(':')) {
-            return Err(format!("--to: {bad:?} is not host:port, without a scheme"));
         }
         if self.leader_only && self.api == Api::Etcd {
             return Err("--ask leader is for huskv; give the address of etcd's leader with --to".into());
@@ -245,7 +244,7 @@ mod tests {
     #[test]
     fn an_error_names_the_wrong_flag() {
         for (arguments, word) in [
-            (&["--duration", "10"][..], "10s"),
+            (&["--duration", "10"][..], "such as 500ms"),
             (&["--duration", "0s"], "zero"),
             (&["--to", "http://a:1"], "scheme"),
             (&["--to", "a"], "host:port"),

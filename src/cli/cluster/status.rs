@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::node_summary::{NodeSummary, role};
 use crate::cli::exit::{FAILED, USAGE, exit_code, print_error};
 use crate::cli::{common, endpoints};
-use crate::client::Direct;
+use crate::client::NodeClient;
 
 /// The name of the subcommand.
 const NAME: &str = "status";
@@ -78,7 +78,7 @@ fn object(endpoint: &str, result: Result<&Value, &String>) -> String {
 
 /// Fetches the stats of each of `endpoints`; an error is one line.
 async fn fetch_stats(endpoints: &[String]) -> Vec<Result<Value, String>> {
-    let client = &Direct::new(STATS_TIMEOUT);
+    let client = &NodeClient::new(STATS_TIMEOUT);
     let requests =
         endpoints.iter().map(|endpoint| async move { client.stats(endpoint).await.map_err(|error| error.to_string()) });
     futures_util::future::join_all(requests).await

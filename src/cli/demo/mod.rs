@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use super::cluster::node_summary::{NodeSummary, join_target, role};
 use super::exit::{FAILED, print_error};
-use crate::client::Direct;
+use crate::client::NodeClient;
 use processes::{Plan, ProcessError, Processes};
 
 /// The name of the subcommand.
@@ -172,7 +172,7 @@ fn print_line(line: std::fmt::Arguments<'_>) -> io::Result<()> {
 /// Joins the nodes and prints every change of their roles; returns only on an error.
 async fn start_and_watch(processes: &mut Processes) -> Result<(), DemoError> {
     wait_until_healthy(processes).await?;
-    let client = Direct::new(STATS_TIMEOUT);
+    let client = NodeClient::new(STATS_TIMEOUT);
     let (leader, members) = join_all(processes, &client).await?;
     print_intro(processes, &leader, members)?;
     let mut last_line = String::new();
@@ -210,7 +210,7 @@ fn check_running(processes: &mut Processes) -> Result<(), DemoError> {
 }
 
 async fn wait_until_healthy(processes: &mut Processes) -> Result<(), DemoError> {
-    let client = Direct::new(STATS_TIMEOUT);
+    let client = NodeClient::new(STATS_TIMEOUT);
     let deadline = Instant::now() + START_TIMEOUT;
     for plan in processes.nodes.iter().map(|node| node.plan.clone()).collect::<Vec<_>>() {
         while !client.get(&plan.http(), "/health").await.is_ok_and(|answer| answer.status == 200) {
@@ -225,7 +225,7 @@ async fn wait_until_healthy(processes: &mut Processes) -> Result<(), DemoError> 
     Ok(())
 }
 
-async fn fetch_summaries(processes: &Processes, client: &Direct) -> Vec<Option<NodeSummary>> {
+async fn fetch_summaries(processes: &Processes, client: &NodeClient) -> Vec<Option<NodeSummary>> {
     let requests = processes.nodes.iter().map(|node| async move {
         if node.exited.is_some() {
             return None;
@@ -237,7 +237,7 @@ async fn fetch_summaries(processes: &Processes, client: &Direct) -> Vec<Option<N
 
 /// Waits for a leader and joins every node that is no member yet; returns the leader's name, and the number of voters
 /// before.
-async fn join_all(processes: &mut Processes, client: &Direct) -> Result<(String, usize), DemoError> {
+async fn join_all(processes: &mut Processes, client: &NodeClient) -> Result<(String, usize), DemoError> {
     let deadline = Instant::now() + START_TIMEOUT;
     let (target, summaries, leader) = loop {
         check_running(processes)?;
@@ -253,7 +253,7 @@ async fn join_all(processes: &mut Processes, client: &Direct) -> Result<(String,
         }
         sleep(POLL_INTERVAL).await;
     };
-    let join_client = Direct::new(JOIN_TIMEOUT);
+    let join_client = NodeClient::new(JOIN_TIMEOUT);
     let target_address = processes.nodes[target].plan.http();
     for (number, node) in processes.nodes.iter().enumerate() {
         let is_member = match (&summaries[target], &summaries[number]) {

@@ -50,7 +50,10 @@ pub(crate) fn late() -> Refusal {
 impl Core {
     /// Whether the deadline of a request has passed, so that it may have no effect from now on.
     pub(crate) fn is_late(&self, waiting: &ClientRequest) -> bool {
-        waiting.deadline <= self.now && !plant::is(Plant::LateProposal)
+        if plant::is(Plant::LateProposal) {
+            return false;
+        }
+        waiting.deadline <= self.now
     }
 
     pub(crate) fn refuse(&self, waiting: ClientRequest, mut refusal: Refusal) {

@@ -30,12 +30,13 @@ impl Core {
             "one vote a term"
         );
         self.records += 1;
-        let journal = &mut self.raw.mut_store().journal;
-        let known = journal.hard_state().term == hard_state.term;
-        journal.append(entries, hard_state)?;
-        if plant::is(Plant::AckBeforeSync) && self.leads() && known {
-            return Ok(());
+        if plant::is(Plant::AckBeforeSync)
+            && self.leads()
+            && self.raw.store().journal.hard_state().term == hard_state.term
+        {
+            return self.raw.mut_store().journal.append(entries, hard_state);
         }
+        self.raw.mut_store().journal.append(entries, hard_state)?;
         let began = self.background.now();
         self.raw.mut_store().journal.sync()?;
         let took = self.background.now().saturating_sub(began);

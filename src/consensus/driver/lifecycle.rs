@@ -181,7 +181,10 @@ impl Driver {
             let detail = format!("raft did not take the snapshot at {}: {stepped:?}", metadata.index);
             reply(if behind { Err(InstallError(detail)) } else { Ok(()) });
         }
-        if offered && !plant::is(Plant::StaleEntriesAfterInstall) {
+        if plant::is(Plant::StaleEntriesAfterInstall) {
+            return self.turn(self.core.now);
+        }
+        if offered {
             // The snapshot covers what is committed and not applied yet. Raft has the snapshot's configuration already,
             // and a change from before must not be made to that one.
             self.committed.clear();

@@ -48,6 +48,7 @@ use super::verification::commit_discovery::CommitDiscovery;
 use super::verification::digests::Digests;
 use super::verification::term_bound::TermBound;
 use crate::changefeed::ChangeFeed;
+use crate::logging::LogLimit;
 use crate::model::{List, Millis, Page};
 use crate::storage::{DataDir, Error, Incarnation, ReceivedSnapshot};
 use lend::{context, view};
@@ -73,8 +74,8 @@ pub struct Driver {
     pub(crate) seen: Seen,
     /// A membership entry that is not committed yet has at most this index.
     pub(crate) pending_change: u64,
-    /// When the refusal of a message was logged last.
-    pub(crate) append_refused: Option<Millis>,
+    /// The rate limit of lines about refused messages.
+    pub(crate) append_refused: LogLimit,
     pub(crate) term_bound: TermBound,
     pub(crate) commit_discovery: CommitDiscovery,
     pub(crate) verification: Verification,
@@ -123,7 +124,7 @@ impl Driver {
             clock: ClusterClock::default(),
             installing: None,
             pending_change: 0,
-            append_refused: None,
+            append_refused: LogLimit::default(),
             term_bound: TermBound::default(),
             commit_discovery: CommitDiscovery::default(),
             verification: Verification::default(),

@@ -28,8 +28,7 @@ impl Driver {
         if plant::is(Plant::AppendUnchecked) {
             return self.step(message);
         }
-        if self.append_refused.is_none_or(|at| self.core.now >= at + REFUSED_EVERY) {
-            self.append_refused = Some(self.core.now);
+        if self.append_refused.every(REFUSED_EVERY, self.core.now).is_some() {
             let from = self.core.name_of(message.from);
             error!(self.core.log, "a message of a member is refused; that node is broken"; "from" => from, "detail" => detail);
         }

@@ -101,8 +101,12 @@ impl Driver {
         // of why not where the Ready holds a new term or vote: a lone voter with a learner wins term 5, sends entry 9
         // of term 5 to the learner and crashes before its sync. It comes back in term 4, wins term 5 again with another
         // entry 9, and the learner, which has (9, 5) already, keeps the old one.
+        if plant::is(Plant::SendBeforeTerm) {
+            let unsynced = ready.take_messages();
+            self.dispatch(unsynced)?;
+        }
         let early = ready.take_messages();
-        let held = if promises && !plant::is(Plant::SendBeforeTerm) {
+        let held = if promises {
             early
         } else {
             self.dispatch(early)?;
@@ -216,11 +220,10 @@ impl Driver {
             });
         };
         let mut hard_state = hard_state.clone();
-        hard_state.commit = if plant::is(Plant::CommitNotRaised) {
-            self.core.raw.store().journal.hard_state().commit
-        } else {
-            hard_state.commit.max(index)
-        };
+        hard_state.commit = hard_state.commit.max(index);
+        if plant::is(Plant::CommitNotRaised) {
+            hard_state.commit = self.core.raw.store().journal.hard_state().commit;
+        }
         self.core.state_machine.abort_snapshot();
         // What was not applied yet is in the snapshot.
         self.committed.clear();
@@ -234,7 +237,7 @@ impl Driver {
         log.conf_state = state_machine.conf_state().clone();
         log.applied = state_machine.applied();
         self.core.unused.push(Box::new(std::mem::replace(&mut self.core.state_machine, state_machine)));
-        if !plant::is(Plant::CopyUntold) {
+        if !plant::is(Plant::FeedNotReset) {
             self.core.feed.skip_to(index);
         }
         self.snapshots.installed();
@@ -252,7 +255,7 @@ impl Driver {
     /// them; returns how many.
     fn apply(&mut self, entries: &[Entry], most_work: usize) -> Result<usize, Error> {
         debug_assert!(
-            follows(self.core.state_machine.applied(), entries) || plant::is(Plant::StaleEntriesAfterInstall),
+            follows(self.core.state_machine.applied(), entries),
             "entries are applied in order, none twice, and their terms never fall"
         );
         let mut batch = Vec::with_capacity(entries.len());
@@ -350,6 +353,9 @@ impl Driver {
 
 /// Whether these entries follow the entry of this (index, term) without a gap or a falling term.
 fn follows(applied: (u64, u64), entries: &[Entry]) -> bool {
+    if plant::is(Plant::StaleEntriesAfterInstall) {
+        return true;
+    }
     let marks = entries.iter().scan(applied, |last, entry| {
         let before = std::mem::replace(last, (entry.index, entry.term));
         Some(entry.index == before.0 + 1 && entry.term >= before.1)

@@ -14,6 +14,7 @@ use slog::warn;
 
 use super::Liveness;
 use crate::consensus::core::Core;
+use crate::logging::LogLimit;
 use crate::model::Millis;
 
 /// After how long without a step, while the log moves, a follower is worth a warning.
@@ -27,7 +28,7 @@ const SAY_EVERY: Millis = 60_000;
 struct FollowerProgress {
     matched: u64,
     since: Millis,
-    said: Option<Millis>,
+    warned: LogLimit,
 }
 
 /// Where all of them were, in the reign of one term.
@@ -41,16 +42,17 @@ impl StalledFollowers {
     /// Notes where a follower is; for how long it has stood still, where that is to be said now. `behind` is whether
     /// the log has anything that the follower lacks.
     fn note(&mut self, raft_id: u64, matched: u64, behind: bool, now: Millis) -> Option<Millis> {
-        let stand = self.followers.entry(raft_id).or_insert(FollowerProgress { matched, since: now, said: None });
+        let stand = self.followers.entry(raft_id).or_insert(FollowerProgress {
+            matched,
+            since: now,
+            warned: LogLimit::default(),
+        });
         if stand.matched != matched || !behind {
-            *stand = FollowerProgress { matched, since: now, said: None };
+            *stand = FollowerProgress { matched, since: now, warned: LogLimit::default() };
             return None;
         }
-        let due = now >= stand.since + STANDS_STILL && stand.said.is_none_or(|said| now >= said + SAY_EVERY);
-        due.then(|| {
-            stand.said = Some(now);
-            now - stand.since
-        })
+        let due = now >= stand.since + STANDS_STILL && stand.warned.every(SAY_EVERY, now).is_some();
+        due.then(|| now - stand.since)
     }
 }
 

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::logging::LogLimit;
 use crate::model::Millis;
 
 /// One round of one learner.
@@ -29,8 +30,8 @@ struct Round {
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
     rounds: BTreeMap<u64, Round>,
-    /// When the log said last that one is too slow.
-    pub logged: Option<Millis>,
+    /// The rate limit of lines about learners that are too slow.
+    pub slow_learner: LogLimit,
 }
 
 /// The result of [`CatchUp::look`].

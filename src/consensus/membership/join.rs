@@ -26,6 +26,7 @@ use slog::info;
 
 use super::Membership;
 use super::operation::{Effect, Operation, Stage, Step, refuse_once_settled};
+use crate::consensus::core::Core;
 use crate::consensus::proposals::context::Context;
 use crate::model::Millis;
 use crate::model::validate;
@@ -34,13 +35,22 @@ use crate::model::{
 };
 use crate::plant::{self, Plant};
 
+/// Whether raft would take the removal of a member now.
+fn can_remove(core: &Core) -> bool {
+    if plant::is(Plant::DroppedChangeApplied) {
+        return true;
+    }
+    core.can_change()
+}
+
 impl Membership {
     /// Advances an operation by one step.
     pub fn advance_stage(&mut self, cx: &mut Context<'_>, operation: &mut Operation) -> Step {
         match &operation.stage {
-            Stage::Start if !cx.core.raw.raft.apply_to_current_term() && !plant::is(Plant::DroppedChangeApplied) => {
-                Step::Keep
+            Stage::Start if plant::is(Plant::DroppedChangeApplied) => {
+                self.start_operation(cx, &operation.waiting.request.clone())
             }
+            Stage::Start if !cx.core.raw.raft.apply_to_current_term() => Step::Keep,
             Stage::Start => self.start_operation(cx, &operation.waiting.request.clone()),
             Stage::Identify(_) | Stage::Prepared { .. } | Stage::JoinOffer(_) | Stage::Lead { .. } => Step::Keep,
             Stage::Silence { old, until } => self.wait_for_silence(cx, *old, *until),
@@ -376,8 +386,7 @@ impl Membership {
     }
 
     fn propose_removal(&mut self, cx: &mut Context<'_>, operation: &mut Operation, raft_id: u64) -> Step {
-        let may = cx.core.can_change() || plant::is(Plant::DroppedChangeApplied);
-        if operation.proposed.is_some() || !may {
+        if operation.proposed.is_some() || !can_remove(cx.core) {
             return Step::Keep;
         }
         if cx.core.state_machine.members().get(raft_id).is_none() {

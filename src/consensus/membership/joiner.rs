@@ -284,7 +284,8 @@ impl Joiner {
             Ok(who) if who.raft_id != adopt.leader_id || who.cluster_id != adopt.cluster_id => {
                 Some((Code::Unreachable, format!("another node, {}, answers there", who.node_id)))
             }
-            Ok(who) if !who.offers.contains(&adopt.offer) && !plant::is(Plant::TombstonesBelieved) => {
+            Ok(_) if plant::is(Plant::TombstonesBelieved) => None,
+            Ok(who) if !who.offers.contains(&adopt.offer) => {
                 let detail = format!("{} answers there and knows nothing of this join", who.node_id);
                 Some((Code::JoinInProgress, detail))
             }

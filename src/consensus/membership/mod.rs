@@ -202,7 +202,10 @@ impl Membership {
         // done, and the stage proposes again.
         if operation.proposed == Some((term, index)) {
             operation.proposed = None;
-            if is_change == operation.stage.proposes_change() || plant::is(Plant::DroppedChangeApplied) {
+            if plant::is(Plant::DroppedChangeApplied) {
+                return operation.stage.entry_applied();
+            }
+            if is_change == operation.stage.proposes_change() {
                 operation.stage.entry_applied();
             }
         }

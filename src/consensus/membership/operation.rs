@@ -22,8 +22,11 @@ impl Operation {
     /// Notes the proposed entry of its stage, unless raft dropped it; from then on there may be an effect.
     pub fn proposed(&mut self, proposed: Option<(u64, u64)>) {
         self.proposed = proposed;
+        if plant::is(Plant::RetiredBeforeAsked) {
+            return;
+        }
         let changes = !matches!(self.stage, Stage::Confirm { .. });
-        self.waiting.maybe_applied |= proposed.is_some() && changes && !plant::is(Plant::RetiredBeforeAsked);
+        self.waiting.maybe_applied |= proposed.is_some() && changes;
     }
 
     /// Returns the answer of a completed request.
@@ -87,7 +90,10 @@ impl Stage {
 
     /// Returns the stage before the removal of the present bearer of a joiner's name.
     pub fn retire(old: u64) -> Self {
-        if plant::is(Plant::RetiredBeforeAsked) { Self::Retire { old, done: false } } else { Self::Prepare { old } }
+        if plant::is(Plant::RetiredBeforeAsked) {
+            return Self::Retire { old, done: false };
+        }
+        Self::Prepare { old }
     }
 
     /// Notes that the entry it waits for was applied with its type.

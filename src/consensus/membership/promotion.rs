@@ -64,8 +64,7 @@ impl Membership {
             Look::CaughtUp => true,
             Look::Waits => false,
             Look::TooSlow(ms) => {
-                if self.catch_up.logged.is_none_or(|at| cx.core.now >= at + SLOW_EVERY) {
-                    self.catch_up.logged = Some(cx.core.now);
+                if self.catch_up.slow_learner.every(SLOW_EVERY, cx.core.now).is_some() {
                     warn!(cx.core.log, "a learner does not catch up: writes outrun the link to it";
                         "node" => &learner.name, "round_ms" => ms, "needed_ms" => within, "entries_behind" => last - matched);
                 }

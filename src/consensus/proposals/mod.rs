@@ -27,12 +27,16 @@ use slog::warn;
 use super::core::client_request::{ClientRequest, late};
 use super::core::{Core, Phase};
 use super::input::Hop;
+use crate::logging::LogLimit;
 use crate::model::Millis;
 use crate::model::validate;
-use crate::model::{Answer, Code, Outcome, Proposal, Refusal, Request};
+use crate::model::{Answer, Code, Limits, Outcome, Proposal, Refusal, Request};
 use crate::plant::{self, Plant};
 use context::Context;
 use waiters::Waiters;
+
+/// The shortest time between two lines about requests that are refused because too many wait.
+const OVERLOADED_EVERY: Millis = 1_000;
 
 /// The most entries that one proposal carries.
 const ENTRIES_PER_PROPOSAL: usize = 1024;
@@ -61,8 +65,8 @@ pub(crate) struct Proposals {
     awaiting_visibility: Vec<(Until, ClientRequest, Answer)>,
     /// Membership requests that this node leads, on their way to `membership`.
     changes: Vec<ClientRequest>,
-    /// When a refusal for lack of room was logged last.
-    full_logged: Option<Millis>,
+    /// The rate limit of lines about requests that are refused because too many wait.
+    overloaded: LogLimit,
 }
 
 impl Proposals {
@@ -95,21 +99,32 @@ fn undecided() -> Refusal {
     )
 }
 
+/// Whether a request that may have had an effect can be sent on again: a membership change finds what was done before.
+fn is_repeatable(request: &Request) -> bool {
+    if plant::is(Plant::ForwardRetried) {
+        return true;
+    }
+    !matches!(request, Request::Write(_) | Request::Transfer { .. })
+}
+
+fn check(request: &Request, limits: &Limits) -> Result<(), Refusal> {
+    if plant::is(Plant::CommandUnchecked) {
+        return Ok(());
+    }
+    validate::request(request, limits)
+}
+
 impl Proposals {
     /// Accepts a request. The node that forwarded it may have other limits, or none.
     pub fn request(&mut self, cx: &mut Context<'_>, waiting: ClientRequest, unavailable: Option<Refusal>) {
         if let Some(refusal) = unavailable {
             return cx.core.refuse(waiting, refusal);
         }
-        if !plant::is(Plant::CommandUnchecked)
-            && let Err(refusal) = validate::request(&waiting.request, &cx.core.options.limits)
-        {
+        if let Err(refusal) = check(&waiting.request, &cx.core.options.limits) {
             return cx.core.refuse(waiting, refusal);
         }
         if self.len() >= cx.core.options.pending_requests {
-            let logged = self.full_logged;
-            if logged.is_none_or(|at| cx.core.now >= at + 1000) {
-                self.full_logged = Some(cx.core.now);
+            if self.overloaded.every(OVERLOADED_EVERY, cx.core.now).is_some() {
                 warn!(cx.core.log, "too many requests wait; refusing more"; "limits.pending_requests" => cx.core.options.pending_requests);
             }
             let full = Refusal::not_applied(
@@ -277,8 +292,7 @@ impl Proposals {
             Err(refusal) if waiting.hop == Hop::Relay => cx.core.refuse(waiting, refusal),
             Ok(answer) => self.answer_when_visible(cx, waiting, answer),
             Err(refusal) => {
-                let repeatable = !matches!(waiting.request, Request::Write(_) | Request::Transfer { .. })
-                    || plant::is(Plant::ForwardRetried);
+                let repeatable = is_repeatable(&waiting.request);
                 let again = match refusal.outcome {
                     Outcome::NotApplied => {
                         matches!(refusal.code, Code::NoLeader | Code::Stopping | Code::Removed | Code::Joining)

@@ -42,16 +42,21 @@ impl<W> Waiters<W> {
 
     /// Takes the waiter of exactly this entry, which was applied.
     pub fn applied(&mut self, term: u64, index: u64) -> Option<W> {
-        let terms = if plant::is(Plant::WokenByIndex) { 0..=u64::MAX } else { term..=term };
-        let (&at, _) = self.0.range((index, *terms.start())..=(index, *terms.end())).next()?;
-        self.0.remove(&at).map(|(_, waiter)| waiter)
+        if plant::is(Plant::WokenByIndex) {
+            let at = self.0.keys().copied().find(|(other, _)| *other == index)?;
+            return self.0.remove(&at).map(|(_, waiter)| waiter);
+        }
+        self.0.remove(&(index, term)).map(|(_, waiter)| waiter)
     }
 
     /// Takes the waiters whose entry an entry of `term` applied at `index` proves lost.
     pub fn lost(&mut self, term: u64, index: u64) -> Vec<W> {
+        if plant::is(Plant::WokenByIndex) {
+            return Vec::new();
+        }
         // Proposed in term 2 at 10 and 12; an entry of term 3 is applied at 11. Terms never fall along a log, so nothing of
         // term 2 can come at 12 or above: that one is lost. The one at 10 was applied before, or replaced before.
-        self.take(|i, t, _| i >= index && t < term && !plant::is(Plant::WokenByIndex))
+        self.take(|i, t, _| i >= index && t < term)
     }
 
     /// Takes the waiters whose outcome a snapshot up to `index` hides.

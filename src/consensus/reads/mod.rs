@@ -242,10 +242,10 @@ impl Reads {
         if self.unsent.is_full() {
             return Ok(());
         }
-        let ready = self
-            .confirmed
-            .extract_if(.., |(index, _)| *index <= applied || plant::is(Plant::ReadBeforeApplied))
-            .collect::<Vec<_>>();
+        if plant::is(Plant::ReadBeforeApplied) {
+            self.confirmed.iter_mut().for_each(|(index, _)| *index = applied.min(*index));
+        }
+        let ready = self.confirmed.extract_if(.., |(index, _)| *index <= applied).collect::<Vec<_>>();
         let (mut left, mut later) = (READ_BYTES_PER_TURN, Vec::new());
         for (index, readers) in ready {
             let mut readers = readers.into_iter();

@@ -18,6 +18,7 @@ use raft::eraftpb::{Message, MessageType};
 use slog::warn;
 
 use crate::consensus::core::{Core, Phase};
+use crate::logging::LogLimit;
 use crate::model::Millis;
 use crate::model::{Probe, ProbeReply, Refusal};
 use crate::plant::{self, Plant};
@@ -40,8 +41,7 @@ pub(crate) struct TermBound {
     /// The token of the open question about a term, and the member that was asked.
     asked: Option<(u64, u64)>,
     ask_after: Millis,
-    said: Option<Millis>,
-    unsaid: u64,
+    disbelieved: LogLimit,
 }
 
 /// Whether raft may see a message.
@@ -62,9 +62,16 @@ impl TermBound {
         near.max(if core.phase == Phase::Joining { MOST_TERM } else { self.confirmed_term })
     }
 
+    fn is_believable(&self, core: &Core, term: u64) -> bool {
+        if plant::is(Plant::TermUnbounded) {
+            return true;
+        }
+        term <= self.believable_term(core)
+    }
+
     /// Whether raft may see the message.
     pub fn believes(&mut self, core: &mut Core, message: &Message) -> Result<Belief, Error> {
-        if message.term > self.believable_term(core) && !plant::is(Plant::TermUnbounded) {
+        if !self.is_believable(core, message.term) {
             self.ask_term(core, message.from);
             return Ok(self.disbelieve(core, message, "its term is far above this node's"));
         }
@@ -108,15 +115,10 @@ impl TermBound {
 
     /// Logs it, at a limited rate.
     fn disbelieve(&mut self, core: &Core, message: &Message, because: &str) -> Belief {
-        if self.said.is_some_and(|said| core.now < said + SAY_EVERY) {
-            self.unsaid += 1;
-            return Belief::No;
-        }
-        self.said = Some(core.now);
-        let unsaid = std::mem::take(&mut self.unsaid);
+        let Some(suppressed) = self.disbelieved.every(SAY_EVERY, core.now) else { return Belief::No };
         warn!(core.log, "a message is not believed"; "because" => because, "kind" => ?message.get_msg_type(),
             "from" => core.name_of(message.from), "term" => message.term, "index" => message.index,
-            "commit" => message.commit, "more_like_this" => unsaid);
+            "commit" => message.commit, "more_like_this" => suppressed);
         Belief::No
     }
 

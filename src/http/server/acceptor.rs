@@ -20,25 +20,24 @@ use super::lingering_close::{LINGER, LingeringCloses, POLL_INTERVAL, raw_respons
 use super::memory_budget::Source;
 use super::socket;
 use crate::http::response::problem::Problem;
+use crate::logging::LogLimits;
 
 /// The pause after a failed accept, most likely because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The shortest time between two warnings.
-const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The acceptor: the listener's connections, and the refused ones that linger.
 pub(crate) struct Acceptor {
     lingering: LingeringCloses,
     next_poll: Instant,
-    quiet_until: Instant,
+    log_limits: LogLimits,
     log: Logger,
 }
 
 impl Acceptor {
     /// Creates an acceptor that lets at most `max` refused connections linger.
     pub(crate) fn new(max: usize, log: Logger) -> Self {
-        let now = Instant::now();
-        Self { lingering: LingeringCloses::new(max), next_poll: now, quiet_until: now, log }
+        let lingering = LingeringCloses::new(max);
+        Self { lingering, next_poll: Instant::now(), log_limits: LogLimits::default(), log }
     }
 
     /// Accepts the next connection, with its source; None after other work, so that the caller calls again.
@@ -63,19 +62,17 @@ impl Acceptor {
                 // Most likely EMFILE. The lingering sockets have had their response, so their descriptors are the ones to
                 // free. Without the pause this loop would spin: the connection stays in the backlog.
                 self.lingering.close_all();
-                self.warn_limited(&format!("cannot accept a connection: {error}"));
+                self.warn_limited("an http connection cannot be accepted", &error.to_string());
                 sleep(ACCEPT_PAUSE).await;
                 None
             }
         }
     }
 
-    /// Logs a warning, at most one every [`WARN_INTERVAL`].
-    pub(crate) fn warn_limited(&mut self, message: &str) {
-        let now = Instant::now();
-        if now >= self.quiet_until {
-            self.quiet_until = now + WARN_INTERVAL;
-            warn!(self.log, "{}", message);
+    /// Logs a rate-limited warning.
+    pub(crate) fn warn_limited(&self, reason: &'static str, detail: &str) {
+        if let Some(suppressed) = self.log_limits.due(reason) {
+            warn!(self.log, "{}", reason; "detail" => detail, "more_like_this" => suppressed);
         }
     }
 

@@ -124,7 +124,7 @@ async fn accept(
         let Ok((stream, request)) = peeked else { continue };
         let slot = slots.take(source, request);
         if slot.as_ref().is_none_or(|slot| slot.kind != SlotKind::General) {
-            acceptor.warn_limited("all http connections are busy and none can be evicted; new ones are refused");
+            acceptor.warn_limited("all http connections are busy", "none can be evicted; new ones are refused");
         }
         let Some(slot) = slot else {
             acceptor.refuse(stream, &no_slot);

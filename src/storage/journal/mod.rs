@@ -213,9 +213,10 @@ impl Journal {
     /// Raises the commit to the applied index. The state machine may be ahead of the recorded commit after a crash, and
     /// raft panics if applied is greater than commit.
     pub(crate) fn raise_commit_to(&mut self, applied: u64) {
-        if !plant::is(Plant::CommitNotRaised) {
-            self.hard_state.commit = self.hard_state.commit.max(applied);
+        if plant::is(Plant::CommitNotRaised) {
+            return;
         }
+        self.hard_state.commit = self.hard_state.commit.max(applied);
     }
 
     fn write(&mut self, prev: LogId, reset: bool, entries: &[Entry], hard_state: &HardState) -> Result<(), Error> {
@@ -250,8 +251,10 @@ impl Journal {
 
     /// Returns the hard state as it is recorded: all of it.
     fn recorded_hard_state(&self, hard_state: &HardState, reset: bool) -> (u64, u64, u64) {
-        let known = (hard_state.term, hard_state.vote) == (self.hard_state.term, self.hard_state.vote);
-        if plant::is(Plant::HardStateLeftOut) && known && !reset {
+        if plant::is(Plant::HardStateLeftOut)
+            && (hard_state.term, hard_state.vote) == (self.hard_state.term, self.hard_state.vote)
+            && !reset
+        {
             return (0, 0, 0);
         }
         (hard_state.term, hard_state.vote, hard_state.commit)
@@ -266,13 +269,18 @@ impl Journal {
         offsets: &[u32],
         entries: Vec<Entry>,
     ) {
-        if !(plant::is(Plant::HardStateLeftOut) && meta.hard_state.0 == 0) {
-            self.hard_state = meta.hard_state();
-        }
+        self.set_hard_state(meta);
         self.generation = meta.generation;
         self.checkpoint = meta.checkpoint;
         self.next_seq = seq + 1;
         self.index.insert(seq, chunks, meta, offsets, entries);
+    }
+
+    fn set_hard_state(&mut self, meta: &RecordMeta) {
+        if plant::is(Plant::HardStateLeftOut) && meta.hard_state.0 == 0 {
+            return;
+        }
+        self.hard_state = meta.hard_state();
     }
 
     /// Reads an entry from disk.

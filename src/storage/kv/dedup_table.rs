@@ -41,7 +41,7 @@ pub(crate) fn read(db: &dyn Db) -> Result<DedupTable, Error> {
 
 /// Stores a result, and adds the writes and evictions to `batch`.
 pub(crate) fn insert(dedup: &mut DedupTable, stored: StoredResult, batch: &mut Batch, totals: &mut StateTotals) {
-    if plant::is(Plant::ResultsOutrun) && dedup.len() >= 8 {
+    if plant::is(Plant::ResultsEvictedEarly) && dedup.len() >= 8 {
         *dedup = DedupTable::default();
     }
     let (index, bytes) = (stored.written.index, codec::encode(&stored));

@@ -157,9 +157,10 @@ impl Memtable {
         let Some(snapshot) = &buffered.snapshot else { return self.db.write(batch) };
         self.db.write(batch.clone())?;
         // Only after the write, when the tree shows all of it: the snapshot is exact because of this order.
-        if !plant::is(Plant::CopyWithoutEffects) {
-            snapshot.push(batch);
+        if plant::is(Plant::SnapshotWithoutEffects) {
+            return Ok(());
         }
+        snapshot.push(batch);
         Ok(())
     }
 

@@ -322,15 +322,13 @@ impl StateMachine {
         );
         debug_assert!(state.clock >= self.state.clock, "the cluster clock never goes back");
         // The state record is last in the batch and covers everything before it: totals, applied index, clock.
-        let effects_end = batch.changes.len();
+        if plant::is(Plant::AppliedApart) {
+            self.db.write(std::mem::take(&mut batch))?;
+            self.db.flushed()?;
+        }
         self.state_header =
             chunks::put(&mut batch, Kind::State, b"", state.index, &state.encode(), Some(self.state_header));
         self.state = state;
-        if plant::is(Plant::AppliedApart) {
-            let state = batch.changes.split_off(effects_end);
-            self.db.write(std::mem::replace(&mut batch, Batch { changes: state }))?;
-            self.db.flushed()?;
-        }
         self.db.write(batch)?;
         if expiries_changed {
             self.first_expiry = ttl_index::first(&self.db)?;

@@ -1,8 +1,8 @@
-//! What the log says while a node reads its directory.
+//! Progress lines in the log while a node opens its data directory.
 //!
-//! Why: a node with much to read is silent for seconds, and whoever waits for it must see that it goes on.
+//! Why: a large directory takes many seconds to open, and an operator must see that the start goes on.
 //!
-//! Not here: what clients are told meanwhile (`http::server`).
+//! See also: `http::server`, which answers clients with 503 `starting` meanwhile.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,14 +12,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{Error, Opened};
 
-/// How often the log says that the directory is still read.
-const SAY_EVERY: Duration = Duration::from_secs(2);
+/// The interval of progress lines.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
-/// Waits for the directory, and says in the log that it takes long and what was found.
-pub(super) async fn told(log: &Logger, opening: impl Future<Output = Result<Opened, Error>>) -> Result<Opened, Error> {
+/// Awaits `opening`, logs every two seconds that it goes on, and logs what the directory holds.
+pub(super) async fn logged(
+    log: &Logger,
+    opening: impl Future<Output = Result<Opened, Error>>,
+) -> Result<Opened, Error> {
     let begun = Instant::now();
     let mut opening = std::pin::pin!(opening);
-    let mut ticks = interval_at(begun + SAY_EVERY, SAY_EVERY);
+    let mut ticks = interval_at(begun + PROGRESS_EVERY, PROGRESS_EVERY);
+    // One line after a pause of the machine, not one for each missed interval.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {

@@ -16,7 +16,7 @@ use super::http_client::{ApiRequest, HttpClient};
 
 /// A client of single nodes; cheap to clone, and clones share their connections.
 #[derive(Debug, Clone)]
-pub struct Direct {
+pub struct NodeClient {
     http: HttpClient,
     timeout: Duration,
 }
@@ -32,7 +32,7 @@ pub struct Response {
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
-pub enum DirectError {
+pub enum NodeClientError {
     /// The address cannot be dialled, the connection broke, or what answers there does not speak JSON.
     #[error("{address}: {detail}")]
     Unreachable {
@@ -61,7 +61,7 @@ pub enum DirectError {
     },
 }
 
-impl Direct {
+impl NodeClient {
     /// A client whose requests take at most `timeout`.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
@@ -71,17 +71,17 @@ impl Direct {
     /// `GET http://address/path`.
     ///
     /// # Errors
-    /// [`DirectError`] where nothing responds in time; a response of any HTTP status is `Ok`.
-    pub async fn get(&self, address: &str, path: &str) -> Result<Response, DirectError> {
+    /// [`NodeClientError`] where nothing responds in time; a response of any HTTP status is `Ok`.
+    pub async fn get(&self, address: &str, path: &str) -> Result<Response, NodeClientError> {
         self.send(address, ApiRequest::new(Method::GET, path)).await
     }
 
     /// `POST http://address/path` with a JSON body.
     ///
     /// # Errors
-    /// [`DirectError`] where nothing responds in time; a response of any HTTP status is `Ok`. A change that was asked for may
+    /// [`NodeClientError`] where nothing responds in time; a response of any HTTP status is `Ok`. A change that was asked for may
     /// have been made all the same.
-    pub async fn post(&self, address: &str, path: &str, body: &Value) -> Result<Response, DirectError> {
+    pub async fn post(&self, address: &str, path: &str, body: &Value) -> Result<Response, NodeClientError> {
         let mut request = ApiRequest::new(Method::POST, path).body(body.to_string());
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.send(address, request).await
@@ -90,30 +90,30 @@ impl Direct {
     /// `DELETE http://address/path`.
     ///
     /// # Errors
-    /// As [`Direct::post`].
-    pub async fn delete(&self, address: &str, path: &str) -> Result<Response, DirectError> {
+    /// As [`NodeClient::post`].
+    pub async fn delete(&self, address: &str, path: &str) -> Result<Response, NodeClientError> {
         self.send(address, ApiRequest::new(Method::DELETE, path)).await
     }
 
     /// The `data` of `GET http://address/raft/stats`, to be read as [`super::NodeStats`].
     ///
     /// # Errors
-    /// As [`Direct::get`], and [`DirectError::NoStats`] where the node refuses or the response is not that of a node.
-    pub async fn stats(&self, address: &str) -> Result<Value, DirectError> {
+    /// As [`NodeClient::get`], and [`NodeClientError::NoStats`] where the node refuses or the response is not that of a node.
+    pub async fn stats(&self, address: &str) -> Result<Value, NodeClientError> {
         let mut response = self.get(address, "/raft/stats").await?;
         if response.status == 200 && response.body["data"].is_object() {
             return Ok(response.body["data"].take());
         }
-        let detail = response.body["detail"].as_str().unwrap_or("and that is no huskv node").to_owned();
-        Err(DirectError::NoStats { address: address.to_owned(), status: response.status, detail })
+        let detail = response.body["detail"].as_str().unwrap_or("not a response of a huskv node").to_owned();
+        Err(NodeClientError::NoStats { address: address.to_owned(), status: response.status, detail })
     }
 
-    async fn send(&self, address: &str, request: ApiRequest) -> Result<Response, DirectError> {
-        let unreachable = |detail| DirectError::Unreachable { address: address.to_owned(), detail };
+    async fn send(&self, address: &str, request: ApiRequest) -> Result<Response, NodeClientError> {
+        let unreachable = |detail| NodeClientError::Unreachable { address: address.to_owned(), detail };
         let answer = match self.http.exchange(address, &request, self.timeout).await {
             Ok(answer) => answer,
             Err(error) if error.timed_out => {
-                return Err(DirectError::Timeout { address: address.to_owned(), timeout: self.timeout });
+                return Err(NodeClientError::Timeout { address: address.to_owned(), timeout: self.timeout });
             }
             Err(error) => return Err(unreachable(error.detail)),
         };
@@ -153,10 +153,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_response_of_any_status_is_ok() {
-        let client = Direct::new(Duration::from_secs(30));
+        let client = NodeClient::new(Duration::from_secs(30));
         let (address, asked) = answering("HTTP/1.1 503 X\r\nContent-Length: 16\r\n\r\n{\"code\":\"joining\"");
         // A response whose body is broken JSON is an error, whatever its status.
-        assert!(matches!(client.get(&address, "/health").await, Err(DirectError::Unreachable { .. })));
+        assert!(matches!(client.get(&address, "/health").await, Err(NodeClientError::Unreachable { .. })));
         assert!(asked.join().unwrap().starts_with("GET /health HTTP/1.1\r\n"));
         let (address, asked) = answering("HTTP/1.1 404 X\r\nContent-Length: 12\r\n\r\n{\"keys\":[1]}");
         let answer = client.post(&address, "/store", &serde_json::json!({"key": "k"})).await.unwrap();
@@ -170,14 +170,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_timeout_and_an_unreachable_address_are_different_errors() {
-        let client = Direct::new(Duration::from_secs(30));
-        assert!(matches!(client.get("not an address", "/").await, Err(DirectError::Unreachable { .. })));
+        let client = NodeClient::new(Duration::from_secs(30));
+        assert!(matches!(client.get("not an address", "/").await, Err(NodeClientError::Unreachable { .. })));
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let refused = client.get(&closed, "/health").await.unwrap_err().to_string();
         assert!(refused.contains("refused"), "the error has its cause: {refused}");
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let short = Direct::new(Duration::from_millis(20));
+        let short = NodeClient::new(Duration::from_millis(20));
         let silence = short.get(&silent.local_addr().unwrap().to_string(), "/health").await;
-        assert!(matches!(silence, Err(DirectError::Timeout { .. })));
+        assert!(matches!(silence, Err(NodeClientError::Timeout { .. })));
     }
 }
