@@ -17,7 +17,6 @@ use slog::info;
 
 use super::lend::{context, view};
 use super::{Driver, Seen};
-use crate::consensus::core::Phase;
 use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
 use crate::consensus::raft_node::raft_config::COMMITTED_BYTES_PER_READY;
@@ -51,7 +50,7 @@ impl Driver {
         let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
         let mut goes_on = self.apply_committed()?;
         while left > 0
-            && self.core.phase != Phase::Removed
+            && self.core.asks_raft()
             && self.core.raw.has_ready()
             && self.core.state_machine.applied().0 < began_at + ENTRIES_PER_TURN
         {
@@ -156,9 +155,7 @@ impl Driver {
             self.core.budget.spend(self.core.state_machine.work());
             entries.drain(..done);
             entries.into_iter().rev().for_each(|entry| self.committed.push_front(entry));
-            if self.core.phase == Phase::Removed {
-                // A leader may inherit its own removal. Raft has no place for a leader outside the configuration; it is
-                // not asked anything any more.
+            if self.core.is_outside() {
                 self.committed.clear();
                 return Ok(true);
             }
