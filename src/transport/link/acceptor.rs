@@ -30,7 +30,7 @@ use crate::consensus::{Hop, Input, WritePermit};
 use crate::model::{Answer, Code, Refusal};
 use crate::transport::handshake::admission::check_message;
 use crate::transport::handshake::{Denial, Hello, Welcome};
-use crate::transport::memory_budget::ConnectionShare;
+use crate::transport::memory_budget::{BudgetPermit, ConnectionShare};
 use crate::transport::registry::Registry;
 use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::{read_budgeted, read_budgeted_in_pieces};
@@ -116,15 +116,7 @@ impl Reader<'_> {
         loop {
             // Looked up per frame: the table may change during the connection.
             let is_member = self.registry.is_listed(self.hello.from);
-            let reserve = |bytes| self.registry.budget.reserve(&self.share, is_member, bytes);
-            let limits = frame_limits::FROM_DIALLER;
-            let read = if is_member {
-                let mut signed = Instant::now();
-                read_budgeted_in_pieces(reader, limits, SILENCE, reserve, || self.sign_of_life(&mut signed)).await
-            } else {
-                read_budgeted(reader, limits, SILENCE, reserve).await
-            };
-            let (frame, permit) = match read {
+            let (frame, permit) = match self.next_frame(reader, is_member).await {
                 Ok(read) => read,
                 Err(error) => return error,
             };
@@ -192,6 +184,20 @@ impl Reader<'_> {
                 other => return WireError::Unexpected(other.kind().1),
             }
         }
+    }
+
+    async fn next_frame(
+        &self,
+        reader: &mut BufReader<OwnedReadHalf>,
+        is_member: bool,
+    ) -> Result<(Frame, BudgetPermit), WireError> {
+        let limits = frame_limits::FROM_DIALLER;
+        let reserve = |bytes| self.registry.budget.reserve(&self.share, is_member, bytes);
+        if !is_member {
+            return read_budgeted(reader, limits, SILENCE, reserve).await;
+        }
+        let mut signed = Instant::now();
+        read_budgeted_in_pieces(reader, limits, SILENCE, reserve, || self.sign_of_life(&mut signed)).await
     }
 
     /// Tells the dialler, whose pings wait behind a large frame, that this frame arrives; `signed` is when it was told last.
