@@ -211,6 +211,19 @@ impl Core {
         self.phase != Phase::Removed && self.raw.raft.state == StateRole::Leader
     }
 
+    /// Whether this node has applied its own removal.
+    pub fn is_outside(&self) -> bool {
+        self.phase == Phase::Removed && self.state_machine.members().is_tombstone(self.raft_id())
+    }
+
+    /// Whether raft is asked what there is to do. A removed node applies what it knows to be committed, up to its own
+    /// removal: nodes that were removed before it ask it for their tombstones, and after a restart its state machine
+    /// may be behind its log. A leader that was removed is asked nothing, for raft has no place for a leader outside of
+    /// the configuration.
+    pub fn asks_raft(&self) -> bool {
+        self.phase != Phase::Removed || !(self.raw.raft.state == StateRole::Leader || self.is_outside())
+    }
+
     pub fn conf_voters(&self) -> &[u64] {
         self.raw.store().conf_state.get_voters()
     }

@@ -225,7 +225,7 @@ impl Driver {
     /// Whether another turn has work even if no input comes.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        (self.core.phase != Phase::Removed && self.core.raw.has_ready())
+        (self.core.asks_raft() && self.core.raw.has_ready())
             || !self.committed.is_empty()
             || self.proposals.any_proposable(&self.core)
             || self.reads.any_read_ready(&self.core)

@@ -17,7 +17,6 @@ use slog::info;
 
 use super::lend::{context, view};
 use super::{Driver, Seen};
-use crate::consensus::core::Phase;
 use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
 use crate::consensus::raft_node::raft_config::COMMITTED_BYTES_PER_READY;
@@ -57,7 +56,7 @@ impl Driver {
         // must not wait for the state machine.
         let mut goes_on = self.apply_committed()?;
         while left > 0
-            && self.core.phase != Phase::Removed
+            && self.core.asks_raft()
             && self.core.raw.has_ready()
             && self.core.state_machine.applied().0 < began_at + ENTRIES_PER_TURN
         {
@@ -178,9 +177,7 @@ impl Driver {
             // their order.
             entries.drain(..done);
             entries.into_iter().rev().for_each(|entry| self.committed.push_front(entry));
-            if self.core.phase == Phase::Removed {
-                // A leader may inherit its own removal. Raft has no place for a leader outside the configuration; it is
-                // not asked anything any more.
+            if self.core.is_outside() {
                 self.committed.clear();
                 return Ok(true);
             }

@@ -10,7 +10,8 @@
 //! half of all voters have one and the same other digest; a follower of two voters believes its leader. A verification
 //! ends within [`LIMIT`], and the next one of its kind waits, so that a stranger cannot keep a node from serving; only
 //! a state that a voter confirms to differ is not served while that stays so. While a lost log is verified, raft sees
-//! no message and no tick. The message itself is never stepped.
+//! no message and no tick. The message itself is never stepped. A removed node goes on to answer for others, with all that
+//! it knows to be committed before its own removal.
 //!
 //! See also: when digests are compared (`digests`), what of a message is believed (`term_bound`).
 

@@ -23,8 +23,9 @@ use crate::http::response::problem::{Problem, clip};
 const PROBES: [&str; 3] = ["/health", "/livez", "/readyz"];
 /// Domains that cannot be registered (RFC 6762, RFC 8375, ICANN's reservation of `.internal`; Kubernetes' services).
 const PRIVATE: [&str; 4] = [".local", ".internal", ".home.arpa", ".svc"];
-/// The longest name, as in DNS with its last dot.
-const HOST_BYTES: usize = 254;
+/// The longest name and the longest label, as in DNS (RFC 1035, 2.3.4), without a last dot.
+const NAME_BYTES: usize = 253;
+const LABEL_BYTES: usize = 63;
 
 /// The hosts that this node answers for.
 #[derive(Debug)]
@@ -111,15 +112,24 @@ pub(crate) fn of_authority(text: &str) -> Option<String> {
         }
         None => {
             let (host, port) = text.split_once(':').unwrap_or((text, ""));
-            let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-~".contains(&byte);
-            if host.is_empty() || host.len() > HOST_BYTES || !host.bytes().all(of_name) {
-                return None;
-            }
-            (host, port)
+            is_name(host).then_some((host, port))?
         }
     };
     let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok());
     is_port.then(|| normal(host))
+}
+
+/// Whether labels of letters, digits, hyphens and underscores make up this host, none of which begins or ends with a hyphen
+/// (RFC 1123, 2.1; underscores as in the names of Docker Compose). One dot may end it.
+fn is_name(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let of_label = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_label = |label: &str| {
+        (1..=LABEL_BYTES).contains(&label.len())
+            && label.bytes().all(of_label)
+            && !(label.starts_with('-') || label.ends_with('-'))
+    };
+    name.len() <= NAME_BYTES && name.split('.').all(is_label)
 }
 
 fn normal(host: &str) -> String {
@@ -231,6 +241,54 @@ mod tests {
         assert_eq!(status(&hosts, "/", Version::HTTP_10, &["evil.example"]), 421);
         assert_eq!(status(&hosts, "http://evil.example/store/k", Version::HTTP_11, &["localhost"]), 421);
         assert_eq!(status(&hosts, "http://localhost/store/k", Version::HTTP_11, &["localhost"]), 200);
+    }
+
+    #[test]
+    fn a_name_is_made_of_labels() {
+        let hosts = HostGuard::new(&Options { loopback: false, ..options() });
+        let label = |bytes: usize| "a".repeat(bytes);
+        // The longest name: three labels of 63 bytes and one of 61, with their dots.
+        let long = |last: usize| [label(63), label(63), label(63), label(last)].join(".");
+        let svc = |first: usize| format!("{}.{}.{}.{}.svc", label(first), label(63), label(63), label(57));
+        for name in
+            ["a", "a.local", "a.local.", "my_app_1", "_a.local", "a_", "xn--bcher-kva.local", "a-b.c--d.svc", "0.local"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain([label(63), svc(63), format!("{}.", svc(63)), format!("{}:80", svc(63))])
+        {
+            assert_eq!(judged(&hosts, &name), 200, "{name}");
+        }
+        assert_eq!([svc(63).len(), long(61).len()], [253, 253]);
+        assert_eq!(judged(&hosts, &long(61)), 421, "a name, but none of this node");
+        for name in [
+            ".",
+            "..",
+            ".local",
+            "local..",
+            "localhost..",
+            "a..svc",
+            "a...local",
+            "a_b..",
+            ".a.local",
+            "-",
+            "-a",
+            "a-",
+            "-a.local",
+            "a-.svc",
+            "a.-b.local",
+            "a.b-.local",
+            "-.local",
+            "a~b",
+            "a%2eb",
+            "a.local..:80",
+            "-:80",
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([label(64), format!("{}.local", label(64)), svc(64), long(62), format!("{}.", long(62))])
+        {
+            assert_eq!(judged(&hosts, &name), 400, "{name}");
+        }
     }
 
     #[test]

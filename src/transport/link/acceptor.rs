@@ -9,7 +9,8 @@
 //!
 //! Invariants: every message is checked again, for a member can be faulty, too. Requests in flight are bounded in number and
 //! bytes, so the queue of replies never overflows and the loop never waits. A request carries its deadline by this node's clock:
-//! the time at which it is read means nothing. A peer that is not in the table gets its messages on this connection, and its
+//! the time at which it is read means nothing. A member's large frame may take long while some of it arrives within every
+//! [`SILENCE`], and the member is told so meanwhile. A peer that is not in the table gets its messages on this connection, and its
 //! requests are refused. The connection ends as soon as the table no longer has the member; a removed member is told so first.
 //!
 //! See also: `listener` (the handshake), `dialer` (the other end).
@@ -22,17 +23,17 @@ use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::dialer::{BUFFER_BYTES, DRAIN_LIMIT, SILENCE};
+use super::dialer::{BUFFER_BYTES, DRAIN_LIMIT, PING_EVERY, SILENCE};
 use crate::consensus::{Hop, Input, WritePermit};
 use crate::model::{Answer, Code, Refusal};
 use crate::transport::handshake::admission::check_message;
 use crate::transport::handshake::{Denial, Hello, Welcome};
-use crate::transport::memory_budget::ConnectionShare;
+use crate::transport::memory_budget::{BudgetPermit, ConnectionShare};
 use crate::transport::registry::Registry;
 use crate::transport::wire::frame_limits;
-use crate::transport::wire::framing::read_budgeted;
+use crate::transport::wire::framing::{read_budgeted, read_budgeted_in_pieces};
 use crate::transport::wire::{Frame, WireError};
 
 /// The maximum requests of one member in flight.
@@ -115,8 +116,7 @@ impl Reader<'_> {
         loop {
             // Looked up per frame: the table may change during the connection.
             let is_member = self.registry.is_listed(self.hello.from);
-            let reserve = |bytes| self.registry.budget.reserve(&self.share, is_member, bytes);
-            let (frame, permit) = match read_budgeted(reader, frame_limits::FROM_DIALLER, SILENCE, reserve).await {
+            let (frame, permit) = match self.next_frame(reader, is_member).await {
                 Ok(read) => read,
                 Err(error) => return error,
             };
@@ -184,6 +184,28 @@ impl Reader<'_> {
                 }
                 other => return WireError::Unexpected(other.kind().1),
             }
+        }
+    }
+
+    async fn next_frame(
+        &self,
+        reader: &mut BufReader<OwnedReadHalf>,
+        is_member: bool,
+    ) -> Result<(Frame, BudgetPermit), WireError> {
+        let limits = frame_limits::FROM_DIALLER;
+        let reserve = |bytes| self.registry.budget.reserve(&self.share, is_member, bytes);
+        if !is_member {
+            return read_budgeted(reader, limits, SILENCE, reserve).await;
+        }
+        let mut signed = Instant::now();
+        read_budgeted_in_pieces(reader, limits, SILENCE, reserve, || self.sign_of_life(&mut signed)).await
+    }
+
+    /// Tells the dialler, whose pings wait behind a large frame, that this frame arrives; `signed` is when it was told last.
+    fn sign_of_life(&self, signed: &mut Instant) {
+        if signed.elapsed() >= PING_EVERY {
+            *signed = Instant::now();
+            drop(self.control.try_send(Frame::Follows(self.registry.handle.names().follows)));
         }
     }
 

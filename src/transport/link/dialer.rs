@@ -35,17 +35,17 @@ use crate::transport::handshake::dial::PeerAddress;
 use crate::transport::memory_budget::ConnectionShare;
 use crate::transport::registry::Registry;
 use crate::transport::wire::frame_limits;
-use crate::transport::wire::framing::read_budgeted;
+use crate::transport::wire::framing::read_budgeted_in_pieces;
 use crate::transport::wire::{Frame, WireError};
 
-/// The time without input after which a connection is dead, at either end.
+/// The time without a byte of input after which a connection to a member is dead, at either end.
 pub const SILENCE: Duration = Duration::from_secs(10);
 /// The size of the write buffer.
 pub const BUFFER_BYTES: usize = 64 << 10;
 /// How long a closing connection may take to send what is queued.
 pub const DRAIN_LIMIT: Duration = Duration::from_millis(150);
 /// The interval of pings.
-const PING_EVERY: Duration = Duration::from_secs(1);
+pub const PING_EVERY: Duration = Duration::from_secs(1);
 /// How long a removed member is still sent what is queued.
 const RETIRE_DELAY: Duration = Duration::from_millis(500);
 
@@ -122,8 +122,9 @@ impl DialerLink<'_> {
         let share = ConnectionShare::new();
         loop {
             let reserve = |bytes| self.registry.budget.reserve(&share, true, bytes);
-            let (frame, permit) = match read_budgeted(&mut reader, frame_limits::FROM_ACCEPTOR, SILENCE, reserve).await
-            {
+            // The peer is pinged meanwhile, by the other half.
+            let read = read_budgeted_in_pieces(&mut reader, frame_limits::FROM_ACCEPTOR, SILENCE, reserve, || ());
+            let (frame, permit) = match read.await {
                 Ok(read) => read,
                 Err(error) => return error.to_string(),
             };

@@ -88,6 +88,30 @@ async fn read_body<R: AsyncRead + Unpin>(
     Frame::decode(head, body)
 }
 
+/// As [`read_body`], but each piece has to arrive within `limit`, and `progress` is called with each.
+async fn read_body_in_pieces<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    (head, length): ([u8; HEAD_BYTES], usize),
+    limit: Duration,
+    mut progress: impl FnMut(),
+) -> Result<Frame, WireError> {
+    let length = length + CHECKSUM_BYTES;
+    let mut body = Vec::new();
+    while body.len() < length {
+        if body.len() == body.capacity() {
+            // As many bytes again as have arrived.
+            body.reserve_exact((length - body.len()).min(AHEAD_BYTES.max(body.len())));
+        }
+        let left = (length - body.len()) as u64;
+        let count = timeout(limit, (&mut *reader).take(left).read_buf(&mut body)).await;
+        if count.map_err(|_| WireError::Silent(limit.as_secs()))?.map_err(closed)? == 0 {
+            return Err(WireError::Closed);
+        }
+        progress();
+    }
+    Frame::decode(head, body)
+}
+
 /// As [`read_frame`], within a time limit.
 ///
 /// # Errors
@@ -100,7 +124,7 @@ pub async fn read_frame_within<R: AsyncRead + Unpin>(
     timeout(limit, read_frame(reader, limits)).await.unwrap_or(Err(WireError::Silent(limit.as_secs())))
 }
 
-/// As [`read_frame_within`], but waits for a memory budget permit between head and body.
+/// As [`read_frame_within`], but waits for a memory budget permit between head and body; each has `limit`.
 ///
 /// # Errors
 /// As [`read_frame_within`].
@@ -115,6 +139,23 @@ pub async fn read_budgeted<R: AsyncRead + Unpin, F: Future<Output = BudgetPermit
     // Not limited in time: it is this node that lacks memory, and the peer is not at fault.
     let permit = reserve(length).await;
     Ok((timeout(limit, read_body(reader, head, length)).await.map_err(silent)??, permit))
+}
+
+/// As [`read_budgeted`], but the body may take as long as each piece of it arrives within `limit`. `progress` is called
+/// with each piece. For peers that may hold their permit that long.
+///
+/// # Errors
+/// As [`read_frame_within`].
+pub async fn read_budgeted_in_pieces<R: AsyncRead + Unpin, F: Future<Output = BudgetPermit>>(
+    reader: &mut R,
+    limits: FrameLimits,
+    limit: Duration,
+    reserve: impl FnOnce(usize) -> F,
+    progress: impl FnMut(),
+) -> Result<(Frame, BudgetPermit), WireError> {
+    let head = timeout(limit, read_head(reader, limits)).await.map_err(|_| WireError::Silent(limit.as_secs()))??;
+    let permit = reserve(head.1).await;
+    Ok((read_body_in_pieces(reader, head, limit, progress).await?, permit))
 }
 
 /// Writes one frame and flushes; all of it has to be taken within `limit`.
@@ -158,6 +199,7 @@ fn closed(error: io::Error) -> WireError {
 mod tests {
     use super::*;
     use crate::transport::handshake::preamble;
+    use crate::transport::memory_budget::{Budget, ConnectionShare};
     use crate::transport::wire::frame_limits::{ANY, HELLO};
 
     #[tokio::test]
@@ -187,6 +229,47 @@ mod tests {
         for end_at in [0, 3, 5, 9_000, bytes.len() - 1] {
             let mut torn = &bytes[..end_at];
             assert!(matches!(read_frame(&mut torn, ANY).await, Err(WireError::Closed)), "{end_at}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_that_arrives_slowly_is_read_as_long_as_it_goes_on() {
+        let limit = Duration::from_secs(10);
+        let frame = Frame::Changes(vec![7; 1 << 20]);
+        let bytes = frame.encode().unwrap();
+        for (pieces, pause, expected) in [(100, 9, true), (2, 9, true), (100, 11, false)] {
+            let (mut end, mut slow) = tokio::io::duplex(2 << 20);
+            let (bytes, budget, share) = (bytes.clone(), Budget::new(0), ConnectionShare::new());
+            let writer = tokio::spawn(async move {
+                for piece in bytes.chunks(bytes.len() / pieces) {
+                    slow.write_all(piece).await?;
+                    tokio::time::sleep(Duration::from_secs(pause)).await;
+                }
+                io::Result::Ok(slow)
+            });
+            let mut progress = 0;
+            let reserve = |bytes| budget.reserve(&share, true, bytes);
+            let read = read_budgeted_in_pieces(&mut end, ANY, limit, reserve, || progress += 1).await;
+            match read {
+                Ok((read, _)) => assert!(expected && read == frame && progress >= pieces, "{pieces} {pause}"),
+                Err(error) => assert!(!expected && matches!(error, WireError::Silent(10)), "{pieces} {pause}: {error}"),
+            }
+            drop(end);
+            drop(writer.await);
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_end_where_the_connection_does() {
+        let bytes = Frame::Changes(vec![7; 200_000]).encode().unwrap();
+        let (budget, limit) = (Budget::new(0), Duration::from_secs(10));
+        for end_at in [HEAD_BYTES, 9_000, bytes.len() - 1, bytes.len()] {
+            let (share, mut torn) = (ConnectionShare::new(), &bytes[..end_at]);
+            let reserve = |bytes| budget.reserve(&share, true, bytes);
+            match read_budgeted_in_pieces(&mut torn, ANY, limit, reserve, || ()).await {
+                Ok((read, _)) => assert!(end_at == bytes.len() && read == Frame::Changes(vec![7; 200_000]), "{end_at}"),
+                Err(error) => assert!(end_at < bytes.len() && matches!(error, WireError::Closed), "{end_at}: {error}"),
+            }
         }
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod fsync;
 pub(crate) mod kill_and_pause;
 pub(crate) mod link_loss;
 pub(crate) mod no_quorum;
+pub(crate) mod slow_link;
 pub(crate) mod snapshots;
 pub(crate) mod wall_clock;
 
@@ -20,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         forwarding::cases(),
         no_quorum::cases(),
         link_loss::cases(),
+        slow_link::cases(),
         wall_clock::cases(),
         snapshots::cases(),
         corruption::cases(),

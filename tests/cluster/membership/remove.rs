@@ -11,6 +11,7 @@ crate::harness::cases![
     a_removed_node_reports_its_removal_and_serves_no_data,
     a_node_removed_while_it_was_down_learns_of_its_removal_and_can_rejoin,
     a_removal_that_too_few_voters_can_confirm_is_reported_and_not_obeyed,
+    a_removed_node_that_was_killed_confirms_the_removals_before_its_own,
     removing_an_unknown_name_is_200_and_changes_nothing,
     a_wiped_directory_under_an_old_name_is_a_new_node,
 ];
@@ -146,6 +147,29 @@ fn a_removal_that_too_few_voters_can_confirm_is_reported_and_not_obeyed() {
         let stats = cluster.nodes[gone].try_stats()?;
         check(stats["removed"] == true && stats["verifying"].is_null(), stats)
     });
+}
+
+fn a_removed_node_that_was_killed_confirms_the_removals_before_its_own() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.agreed();
+    let followers = cluster.followers();
+    let (gone, other) = (followers[0], followers[1]);
+    let names: Vec<String> = cluster.nodes.iter().map(|node| node.name().to_owned()).collect();
+    cluster.nodes[gone].kill9();
+    cluster.nodes[leader].remove(&names[gone]).expect(200, "a node that is down");
+    cluster.nodes[leader].remove(&names[other]).expect(200, "another one");
+    let knows = |cluster: &Cluster, place: usize, what: &str| {
+        eventually(secs(30), what, || {
+            let stats = cluster.nodes[place].try_stats()?;
+            check(stats["removed"] == true && stats["verifying"].is_null(), stats)
+        });
+    };
+    knows(&cluster, other, "the other one knows of its own removal");
+    // Its state machine loses what it has not synced, which its log still has.
+    cluster.nodes[other].kill9();
+    cluster.nodes[other].start();
+    cluster.nodes[gone].start();
+    knows(&cluster, gone, "both voters that it knows have confirmed its removal");
 }
 
 fn removing_an_unknown_name_is_200_and_changes_nothing() {
