@@ -47,7 +47,7 @@ impl Driver {
         self.proposals.propose_writes(context!(self));
         self.drive_membership();
         self.clock.expire_keys(&mut self.core, &self.voter_disk_space)?;
-        self.reads.issue_read_index(&mut self.core);
+        self.reads.issue_read_index(&mut self.core, &self.lag);
         let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
         let mut goes_on = self.apply_committed()?;
         while left > 0
@@ -62,7 +62,7 @@ impl Driver {
             self.core.pass();
             self.drive_membership();
             self.clock.expire_keys(&mut self.core, &self.voter_disk_space)?;
-            self.reads.issue_read_index(&mut self.core);
+            self.reads.issue_read_index(&mut self.core, &self.lag);
         }
         self.core.pass();
         self.lag.note_applied(&self.core);
@@ -133,8 +133,11 @@ impl Driver {
     fn round_ended(&mut self, end: Option<RoundEnd>) {
         match end {
             None => {}
-            Some(RoundEnd::Confirmed(index)) => self.lag.told(index),
+            Some(RoundEnd::Confirmed { index, age }) => {
+                self.lag.answered(index, age.is_in_time(self.core.options.election_ticks));
+            }
             Some(RoundEnd::LeaderLacks { confirmed, applied, readers }) => {
+                self.lag.answered(confirmed, true);
                 self.verification.leader_lacks(&self.core, confirmed, applied);
                 let refusal = self.unavailable().unwrap_or_else(|| self.live.no_quorum(&self.core));
                 fail(&self.core, readers, || refusal.clone());

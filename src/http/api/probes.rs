@@ -14,14 +14,12 @@ use serde::Serialize;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use crate::http::request::context::RequestContext;
+use crate::http::request::context::{RequestContext, STALLED_AFTER};
 use crate::http::request::query;
 use crate::http::request::query::TIMEOUT;
 use crate::http::response::problem::Problem;
 use crate::model::{Code, Refusal};
 
-/// After how long without a turn of the loop the node takes no requests; a tick has at most 1 s.
-const READY_WITHIN: Duration = Duration::from_secs(3);
 /// After how long without one, though no disk is waited for, the loop has died or hangs.
 const LIVE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -59,7 +57,7 @@ fn readiness(silence: Option<Duration>, not_ready: Option<&Refusal>) -> Option<P
     };
     match not_ready {
         Some(refusal) => Some(Problem::not_ready(refusal.clone())),
-        None if silence > READY_WITHIN => Some(Problem::stalled()),
+        None if silence > STALLED_AFTER => Some(Problem::stalled()),
         None => None,
     }
 }
@@ -98,7 +96,7 @@ mod tests {
         let not = |code: &str| Some((503, code.to_owned()));
         assert_eq!(seen(None, None), not("starting"));
         assert_eq!(seen(Some(Duration::ZERO), None), None);
-        assert_eq!(seen(Some(READY_WITHIN * 2), None), not("stalled"));
+        assert_eq!(seen(Some(STALLED_AFTER * 2), None), not("stalled"));
         for code in [Code::Joining, Code::NoLeader, Code::Lagging, Code::Stopping, Code::Removed, Code::Verifying] {
             assert_eq!(seen(Some(Duration::ZERO), Some(code)), not(code.as_str()));
         }
@@ -107,7 +105,7 @@ mod tests {
     #[test]
     fn a_loop_that_starts_or_waits_for_its_disk_lives() {
         let long = Some(LIVE_WITHIN * 2);
-        assert!(is_alive(None, false) && is_alive(Some(READY_WITHIN * 2), false) && is_alive(long, true));
+        assert!(is_alive(None, false) && is_alive(Some(STALLED_AFTER * 2), false) && is_alive(long, true));
         assert!(!is_alive(long, false));
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch as signal;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use warp::http::Method;
 use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use warp::path::FullPath;
@@ -41,6 +41,8 @@ const X_HUSKV_NODE: HeaderName = HeaderName::from_static("x-huskv-node");
 const X_HUSKV_LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
 /// How much later than its deadline a request is given up where the loop says nothing.
 const GRACE: Duration = Duration::from_millis(250);
+/// After how long without a turn of the loop the node takes no requests; a tick has at most 1 s.
+pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// How many times a body that is JSON may be in memory while it is taken apart, with as much again for others.
 const BODY_COPIES: usize = 4;
 
@@ -71,6 +73,8 @@ pub(crate) struct ServerContext {
 enum Silence {
     /// It had not by the deadline.
     Late,
+    /// It makes no turns.
+    Stalled,
     /// The process ends.
     Ending,
 }
@@ -121,7 +125,7 @@ impl ServerContext {
         let left = deadline.left();
         let answer = self.told(left, self.handle.request(request, left)).await;
         let silent = |silence| match silence {
-            Silence::Late => {
+            Silence::Late | Silence::Stalled => {
                 Refusal::unknown(code, "the node's loop did not answer by the deadline; its disk may be slow")
             }
             Silence::Ending => Refusal::unknown(
@@ -138,6 +142,31 @@ impl ServerContext {
             biased;
             told = timeout(left + GRACE, told) => told.map_err(|_| Silence::Late),
             () = self.ending() => Err(Silence::Ending),
+        }
+    }
+
+    /// As [`ServerContext::told`], for a read: one that waits for a loop without turns would wait until its deadline.
+    async fn told_unless_stalled<T>(&self, left: Duration, told: impl Future<Output = T>) -> Result<T, Silence> {
+        tokio::select! {
+            biased;
+            told = self.told(left, told) => told,
+            () = self.stall() => Err(Silence::Stalled),
+        }
+    }
+
+    /// Whether the loop has begun, and has made no turn for long.
+    fn is_stalled(&self) -> bool {
+        self.handle.silence().is_some_and(|silence| silence > STALLED_AFTER)
+    }
+
+    /// Ends once the loop is stalled. A process that was stopped looks like that at first, so it is looked at twice.
+    async fn stall(&self) {
+        loop {
+            let turned = self.handle.silence().unwrap_or_default();
+            sleep(STALLED_AFTER.saturating_sub(turned) + GRACE).await;
+            if turned > STALLED_AFTER && self.is_stalled() {
+                return;
+            }
         }
     }
 
@@ -204,7 +233,7 @@ impl ServerContext {
         deadline: Deadline,
     ) -> Result<Fetched, Problem> {
         let left = deadline.left();
-        let fetched = self.told(left, self.handle.read(key, fresh, left)).await;
+        let fetched = self.told_unless_stalled(left, self.handle.read(key, fresh, left)).await;
         fetched.map_or_else(|silence| Err(silent_read(silence, fresh.0)), |fetched| Ok(fetched?))
     }
 
@@ -216,7 +245,7 @@ impl ServerContext {
         deadline: Deadline,
     ) -> Result<Listed, Problem> {
         let left = deadline.left();
-        let listed = self.told(left, self.handle.list(list, fresh, left)).await;
+        let listed = self.told_unless_stalled(left, self.handle.list(list, fresh, left)).await;
         listed.map_or_else(|silence| Err(silent_read(silence, fresh.0)), |listed| Ok(listed?))
     }
 
@@ -251,7 +280,7 @@ impl ServerContext {
 impl From<Silence> for Problem {
     fn from(silence: Silence) -> Self {
         match silence {
-            Silence::Late => Self::stalled(),
+            Silence::Late | Silence::Stalled => Self::stalled(),
             Silence::Ending => Self::stopping(),
         }
     }
