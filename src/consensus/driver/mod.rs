@@ -170,6 +170,9 @@ impl Driver {
     pub fn start(&mut self, now: Millis) -> Result<(), Error> {
         self.core.at(now);
         self.joiner.waits_since = now;
+        if self.core.phase == Phase::Member {
+            self.lag.starts();
+        }
         self.core.publish();
         self.core.discard_garbage()?;
         self.turn(now)?;
@@ -203,7 +206,8 @@ impl Driver {
         self.digests.tell_digests(&mut self.core);
         self.voter_disk_space.broadcast_space(&mut self.core);
         self.stalled_followers.warn_stalled_followers(&self.core, &self.live);
-        if self.lag.update_lag(&self.core) {
+        let is_late = self.reads.tick_round(&self.core, &self.live);
+        if self.lag.update_lag(&self.core, is_late) {
             self.reads.refuse_reads_that_lag(view!(self));
         }
         self.proposals.expire_requests(context!(self));

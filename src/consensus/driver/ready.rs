@@ -49,7 +49,7 @@ impl Driver {
         self.proposals.propose_writes(context!(self));
         self.drive_membership();
         self.clock.expire_keys(&mut self.core, &self.voter_disk_space)?;
-        self.reads.issue_read_index(&mut self.core);
+        self.reads.issue_read_index(&mut self.core, &self.lag);
         let (began_at, mut left) = (self.core.state_machine.applied().0, READIES_PER_TURN);
         // What the last turn has left is applied before a Ready adds to it, so entries keep their order. Where the
         // budget is spent with that, one Ready is taken all the same and its entries wait: its messages and its sync
@@ -67,7 +67,7 @@ impl Driver {
             self.core.pass();
             self.drive_membership();
             self.clock.expire_keys(&mut self.core, &self.voter_disk_space)?;
-            self.reads.issue_read_index(&mut self.core);
+            self.reads.issue_read_index(&mut self.core, &self.lag);
         }
         self.core.pass();
         // Behind all that applies, so a read that is answered here sees every write that was answered before it.
@@ -151,8 +151,11 @@ impl Driver {
     fn round_ended(&mut self, end: Option<RoundEnd>) {
         match end {
             None => {}
-            Some(RoundEnd::Confirmed(index)) => self.lag.told(index),
+            Some(RoundEnd::Confirmed { index, age }) => {
+                self.lag.answered(index, age.is_in_time(self.core.options.election_ticks));
+            }
             Some(RoundEnd::LeaderLacks { confirmed, applied, readers }) => {
+                self.lag.answered(confirmed, true);
                 self.verification.leader_lacks(&self.core, confirmed, applied);
                 let refusal = self.unavailable().unwrap_or_else(|| self.live.no_quorum(&self.core));
                 fail(&self.core, readers, || refusal.clone());

@@ -19,8 +19,11 @@ use crate::storage;
 impl Driver {
     /// Returns why this node takes no requests now; None if it does.
     pub(crate) fn not_ready(&self) -> Option<Refusal> {
-        let why =
-            self.unavailable().or_else(|| self.live.leaderless(&self.core)).or_else(|| self.lag.lagging(&self.core))?;
+        let why = self
+            .unavailable()
+            .or_else(|| self.live.leaderless(&self.core))
+            .or_else(|| self.lag.lagging(&self.core))
+            .or_else(|| self.lag.starting(&self.core))?;
         let leader = why.leader.clone().or_else(|| self.core.leader());
         Some(Refusal { leader, ..why })
     }

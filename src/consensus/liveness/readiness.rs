@@ -1,14 +1,19 @@
-//! Readiness: whether this node lags behind its leader.
+//! Readiness: whether this node lags behind its leader, or has not caught up with it since it started.
 //!
-//! Why: a follower that is being sent a snapshot of the state, or has a long log to apply, would let each read wait
-//! until its deadline. Clients are better off elsewhere, and load balancers and orchestrators want to know.
+//! Why: a follower that is being sent a snapshot of the state, has a long log to apply, or gets its leader's messages
+//! late would let each read wait until its deadline. Clients are better off elsewhere, and load balancers and
+//! orchestrators want to know.
 //!
 //! Invariants: a node lags from the moment that a snapshot is sent to it, or once it has not applied within an election
-//! timeout what the leader was known to have committed, and until it has applied all of that. The time is counted in
-//! ticks of the loop, so that a stall of the disk or of the state machine is not taken for it. A leader does not lag,
-//! nor does a node that knows none.
+//! timeout what the leader was known to have committed, and until it has applied all of that. It lags, too, once its
+//! leader leaves a round of ReadIndex unanswered for too long, and until one is answered in time and applied. The time is
+//! counted in ticks of the loop, so that a stall of the disk or of the state machine is not taken for it. A leader does
+//! not lag, nor does a node that knows none. A member that has started asks its leader at once, and is not ready before
+//! it has applied what the answer says; its reads wait meanwhile. A node that was adopted has not started: its join ends
+//! once it has caught up.
 //!
-//! See also: which reads are refused then (`reads`), and how it is shown (`http::api::probes`, `http::api::stats`).
+//! See also: when a round is late (`reads::round_age`), which reads are refused then (`reads`), and how it is shown
+//! (`http::api::probes`, `http::api::stats`).
 
 use slog::{info, warn};
 
@@ -26,10 +31,47 @@ pub(crate) struct Lag {
     goal: Option<(u64, usize)>,
     /// What was applied when a snapshot of the state began to arrive.
     copied_since: Option<u64>,
-    lags: bool,
+    /// Whether it has not applied what it was told.
+    is_behind: bool,
+    /// Whether the leader answers late.
+    answers_late: bool,
+    start: Start,
+}
+
+/// What a member that has started still lacks.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Nothing, or it has not started but was adopted.
+    #[default]
+    CaughtUp,
+    /// The leader's word how far it is.
+    Asks,
+    /// The entries up to this index.
+    Applies(u64),
 }
 
 impl Lag {
+    /// The process has begun as a member.
+    pub fn starts(&mut self) {
+        self.start = Start::Asks;
+    }
+
+    fn lags(&self) -> bool {
+        self.is_behind || self.answers_late
+    }
+
+    /// The leader has answered a round, within an election timeout or not: it has committed everything up to `index`. What
+    /// comes late tells how far it was then, so only the next answer shows whether that is over.
+    pub fn answered(&mut self, index: u64, in_time: bool) {
+        self.told(index);
+        if self.start == Start::Asks {
+            self.start = Start::Applies(index);
+        }
+        if in_time && std::mem::take(&mut self.answers_late) {
+            self.is_behind = true;
+        }
+    }
+
     /// The leader has committed everything up to `index`.
     pub fn told(&mut self, index: u64) {
         self.told = if std::mem::take(&mut self.is_old) { index } else { self.told.max(index) };
@@ -44,7 +86,7 @@ impl Lag {
     fn copy_begins(&mut self, applied: u64) {
         self.told = self.told.max(applied + 1);
         self.copied_since = Some(applied);
-        self.lags = true;
+        self.is_behind = true;
     }
 
     /// A tick has passed; a node that is behind for `most` of them lags.
@@ -56,13 +98,16 @@ impl Lag {
             Some((goal, ticks)) if goal > applied => Some((goal, ticks + 1)),
             _ => Some((self.told, 0)),
         };
-        self.lags |= self.goal.is_some_and(|(_, ticks)| ticks >= most);
+        self.is_behind |= self.goal.is_some_and(|(_, ticks)| ticks >= most);
     }
 
     /// Notes what is applied here.
     fn reached(&mut self, applied: u64) {
         if applied >= self.told {
-            (self.goal, self.copied_since, self.lags) = (None, None, false);
+            (self.goal, self.copied_since, self.is_behind) = (None, None, false);
+        }
+        if matches!(self.start, Start::Applies(index) if applied >= index) {
+            self.start = Start::CaughtUp;
         }
     }
 }
@@ -70,8 +115,24 @@ impl Lag {
 impl Lag {
     /// The refusal of linearizable reads while this node lags.
     pub fn lagging(&self, core: &Core) -> Option<Refusal> {
-        let lags = self.lags && !core.leads() && core.raw.raft.leader_id != 0;
-        lags.then(|| self.not_applied_yet(core, self.told))
+        let lags = self.lags() && follows(core);
+        lags.then(|| {
+            let is_behind = core.state_machine.applied().0 < self.told;
+            if is_behind { self.not_applied_yet(core, self.told) } else { unconfirmed(core) }
+        })
+    }
+
+    /// Why a member that has started is not ready yet, though its reads may wait.
+    pub fn starting(&self, core: &Core) -> Option<Refusal> {
+        let detail =
+            "this node has started and not applied yet what its leader has committed; ask another one, or wait";
+        let starts = self.start != Start::CaughtUp && follows(core);
+        starts.then(|| Refusal::not_applied(Code::Starting, detail))
+    }
+
+    /// Whether this node asks its leader how far it is, though no client does.
+    pub fn asks(&self, core: &Core) -> bool {
+        core.phase == Phase::Member && follows(core) && (self.start == Start::Asks || self.answers_late)
     }
 
     /// The refusal of a read that waited in vain for what is committed up to `index` to be applied here.
@@ -92,42 +153,62 @@ impl Lag {
         if core.phase != Phase::Member {
             return false;
         }
-        let lagged = self.lags;
+        let lagged = self.lags();
         self.copy_begins(core.state_machine.applied().0);
         self.lagging_changed(core, lagged)
     }
 
-    /// Looks once a tick how far behind this node is.
-    pub fn update_lag(&mut self, core: &Core) -> bool {
-        if core.leads() || core.raw.raft.leader_id == 0 {
+    /// Looks once a tick how far behind this node is; `is_late` where the leader leaves a round unanswered for too long.
+    pub fn update_lag(&mut self, core: &Core, is_late: bool) -> bool {
+        if core.phase != Phase::Member || !follows(core) {
             return false;
         }
-        let lagged = self.lags;
+        let lagged = self.lags();
+        self.answers_late |= is_late;
         self.tick(core.state_machine.applied().0, core.options.election_ticks);
         self.lagging_changed(core, lagged)
     }
 
     /// Looks after a turn whether this node has caught up.
     pub fn note_applied(&mut self, core: &Core) {
-        let lagged = self.lags;
+        let lagged = self.lags();
+        if core.leads() {
+            (self.answers_late, self.start) = (false, Start::CaughtUp);
+        }
         self.reached(core.state_machine.applied().0);
         self.lagging_changed(core, lagged);
     }
 
     fn lagging_changed(&self, core: &Core, lagged: bool) -> bool {
         let (applied, told) = (core.state_machine.applied().0, self.told);
-        match (lagged, self.lags) {
+        match (lagged, self.lags()) {
             (false, true) => {
                 warn!(core.log, "this node lags behind its leader and answers no linearizable reads until it has caught up";
-                    "applied_index" => applied, "leader_index" => told, "copy" => self.copied_since.is_some());
+                    "applied_index" => applied, "leader_index" => told, "copy" => self.copied_since.is_some(),
+                    "leader_answers_late" => self.answers_late);
             }
             (true, false) => {
                 info!(core.log, "this node has caught up with its leader"; "applied_index" => applied)
             }
             _ => {}
         }
-        !lagged && self.lags
+        !lagged && self.lags()
     }
+}
+
+/// Whether this node follows a leader that it knows.
+fn follows(core: &Core) -> bool {
+    !core.leads() && core.raw.raft.leader_id != 0
+}
+
+/// The refusal of a node that has applied all that it knows of, which may be old.
+fn unconfirmed(core: &Core) -> Refusal {
+    let (me, leader, ms) = (core.my_name(), core.name_of(core.raw.raft.leader_id), core.election_timeout());
+    let detail = format!(
+        "{leader} leads and has not confirmed within {ms} ms what {me} has to show: messages between them are late or \
+         lost; ask another node, or read what this one has with ?consistency=stale"
+    );
+    Refusal::not_applied(Code::Lagging, detail)
 }
 
 #[cfg(test)]
@@ -152,7 +233,7 @@ mod tests {
         ] {
             lag.told(told);
             lag.tick(applied, MOST);
-            assert_eq!(lag.lags, lags, "{applied} of {told}");
+            assert_eq!(lag.lags(), lags, "{applied} of {told}");
         }
     }
 
@@ -162,7 +243,7 @@ mod tests {
         for tick in 0..100 {
             lag.told(tick * 1000 + 2000);
             lag.tick(tick * 1000, MOST);
-            assert!(!lag.lags, "tick {tick}");
+            assert!(!lag.lags(), "tick {tick}");
         }
     }
 
@@ -171,28 +252,70 @@ mod tests {
         let mut lag = Lag::default();
         lag.told(u64::MAX);
         (0..=MOST).for_each(|_| lag.tick(5, MOST));
-        assert!(lag.lags);
+        assert!(lag.lags());
         lag.leader_changes();
         lag.tick(6, MOST);
-        assert!(lag.lags);
+        assert!(lag.lags());
         lag.told(9);
         lag.reached(8);
-        assert!(lag.lags);
+        assert!(lag.lags());
         lag.reached(9);
-        assert!(!lag.lags);
+        assert!(!lag.lags());
     }
 
     #[test]
     fn a_node_that_is_sent_a_copy_lags_at_once() {
         let mut lag = Lag::default();
         lag.copy_begins(7);
-        assert!(lag.lags);
+        assert!(lag.lags());
         lag.reached(7);
-        assert!(lag.lags, "nothing has come of it yet");
+        assert!(lag.lags(), "nothing has come of it yet");
         lag.told(90);
         lag.reached(80);
-        assert!(lag.lags);
+        assert!(lag.lags());
         lag.reached(90);
-        assert!(!lag.lags && lag.copied_since.is_none());
+        assert!(!lag.lags() && lag.copied_since.is_none());
+    }
+
+    #[test]
+    fn a_leader_that_answers_late_makes_a_node_lag_until_an_answer_in_time_is_applied() {
+        let (mut lag, mut applied) = (Lag::default(), 9);
+        // What the leader answers and whether in time, what is applied then, and whether the node lags after it.
+        for (case, answer, applies, lags) in [
+            ("what is told beside a round tells nothing of now", None, 9, true),
+            ("an answer that comes late", Some((9, false)), 9, true),
+            ("one in time, whose index is not applied", Some((12, true)), 11, true),
+            ("it is applied", None, 12, false),
+            ("a late answer to a node that does not lag", Some((12, false)), 12, false),
+        ] {
+            lag.answers_late |= applied == 9 && answer.is_none();
+            lag.told(9);
+            if let Some((index, in_time)) = answer {
+                lag.answered(index, in_time);
+            }
+            applied = applies;
+            lag.tick(applied, MOST);
+            lag.reached(applied);
+            assert_eq!(lag.lags(), lags, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_has_started_has_caught_up_once_the_answer_to_its_question_is_applied() {
+        let mut lag = Lag::default();
+        lag.starts();
+        lag.told(5);
+        lag.reached(7);
+        assert_eq!(lag.start, Start::Asks, "it was told so, and not asked for");
+        lag.answered(9, false);
+        lag.answered(20, true);
+        lag.leader_changes();
+        lag.reached(8);
+        assert_eq!(lag.start, Start::Applies(9), "what the leader had committed then");
+        lag.reached(9);
+        assert_eq!(lag.start, Start::CaughtUp);
+        lag.leader_changes();
+        lag.answered(30, true);
+        assert_eq!(lag.start, Start::CaughtUp, "for good");
     }
 }

@@ -9,12 +9,14 @@
 //! until the deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases
 //! are not used: a transfer of leadership breaks them. What a turn answers is bounded in bytes and time; the rest waits
 //! for the next. A stale read with a bound is answered at once where an earlier round proves enough ([`freshness`]),
-//! and waits for a round of its own where not. A node that lags refuses both at once (`readiness`). Watchers'
+//! and waits for a round of its own where not. A node that lags refuses both at once (`readiness`); it lags, too, where
+//! the leader leaves a round unanswered for too long ([`round_age`]), and asks on without a client then. Watchers'
 //! `progress` rests on rounds too.
 //!
 //! See also: raft's own bookkeeping of acknowledgements.
 
 pub(crate) mod freshness;
+pub(crate) mod round_age;
 pub(crate) mod unsent;
 
 use raft::ReadState;
@@ -28,6 +30,7 @@ use crate::model::{Code, List, Refusal};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
 use freshness::Freshness;
+use round_age::RoundAge;
 use unsent::UnsentResults;
 
 /// After how long an unanswered round is begun again.
@@ -74,6 +77,7 @@ struct Round {
     began: Millis,
     /// What this node had applied when it asked first.
     applied: u64,
+    age: RoundAge,
     readers: Vec<Reader>,
 }
 
@@ -104,7 +108,7 @@ pub(crate) struct View<'a> {
 /// How a round of ReadIndex ended.
 pub(crate) enum RoundEnd {
     /// The leader has committed up to this index.
-    Confirmed(u64),
+    Confirmed { index: u64, age: RoundAge },
     /// The leader has committed less than this node had applied when it asked.
     LeaderLacks { confirmed: u64, applied: u64, readers: Vec<Reader> },
 }
@@ -186,20 +190,22 @@ impl Reads {
         Ok(())
     }
 
-    /// Begins a round where reads wait and none is in flight, or the one in flight seems lost.
-    pub fn issue_read_index(&mut self, core: &mut Core) {
+    /// Begins a round where reads wait, or this node asks for itself, and none is in flight, or the one in flight seems
+    /// lost.
+    pub fn issue_read_index(&mut self, core: &mut Core, lag: &Lag) {
         let ready = core.raw.raft.leader_id != 0 && (!core.leads() || core.raw.raft.commit_to_current_term());
         if !ready {
             return;
         }
         match &self.round {
-            None if self.queue.is_empty() && !core.feed.contact_requested() => return,
+            None if self.queue.is_empty() && !core.feed.contact_requested() && !lag.asks(core) => return,
             Some(round) if core.now < round.began + REPEAT_AFTER => return,
             _ => {}
         }
         let (context, now, applied) = (self.context(), core.now, core.state_machine.applied().0);
-        let queue = &mut self.queue;
-        let begin = || Round { contexts: Vec::new(), first: now, began: now, applied, readers: std::mem::take(queue) };
+        let (queue, age) = (&mut self.queue, RoundAge::new(leader(core), now));
+        let begin =
+            || Round { contexts: Vec::new(), first: now, began: now, applied, age, readers: std::mem::take(queue) };
         let round = self.round.get_or_insert_with(begin);
         round.began = now;
         if round.contexts.len() == CONTEXTS {
@@ -213,14 +219,22 @@ impl Reads {
     pub fn repeat_read_index(&mut self, core: &Core) {
         if let Some(round) = &mut self.round {
             round.began = core.now.saturating_sub(REPEAT_AFTER);
+            round.age.ask(leader(core), core.now);
         }
+    }
+
+    /// A tick has passed: whether the leader that this node follows leaves the round in flight unanswered for too long.
+    pub fn tick_round(&mut self, core: &Core, live: &Liveness) -> bool {
+        let follows = core.raw.raft.leader_id != 0 && !core.leads();
+        let round = self.round.as_mut().filter(|_| follows);
+        round.is_some_and(|round| round.age.tick(live.leader_seen, core.options.election_ticks))
     }
 
     /// Takes the answers of raft to the round in flight.
     pub fn read_states(&mut self, states: Vec<ReadState>) -> Option<RoundEnd> {
         let round = self.round.as_ref()?;
         let state = states.into_iter().find(|state| round.contexts.contains(&state.request_ctx))?;
-        let Round { first, applied, readers, .. } = self.round.take()?;
+        let Round { first, applied, age, readers, .. } = self.round.take()?;
         // A leader that has committed in its term has all that was ever committed. One that confirms 80 to a node that had
         // applied 90 has lost ten entries, and a majority with it.
         if state.index < applied {
@@ -232,7 +246,7 @@ impl Reads {
             reader.bounds.max_stale_ms = None;
             self.confirm(state.index, reader);
         }
-        Some(RoundEnd::Confirmed(state.index))
+        Some(RoundEnd::Confirmed { index: state.index, age })
     }
 
     /// Answers confirmed reads whose index is applied.
@@ -328,8 +342,8 @@ impl Reads {
         let mut expired = self.queue.extract_if(.., late).collect::<Vec<_>>();
         if let Some(round) = &mut self.round {
             expired.extend(round.readers.extract_if(.., late));
-            // One without readers was begun for watchers.
-            if round.readers.is_empty() && now >= round.began + REPEAT_AFTER {
+            // One without readers was begun for watchers, unless this node asks for itself.
+            if round.readers.is_empty() && !view.lag.asks(view.core) && now >= round.began + REPEAT_AFTER {
                 self.round = None;
             }
         }
@@ -390,6 +404,11 @@ impl Reads {
         readers.extend(std::mem::take(&mut self.confirmed).into_iter().flat_map(|(_, readers)| readers));
         fail(core, readers, why);
     }
+}
+
+/// The leader that raft would ask, and its term.
+fn leader(core: &Core) -> (u64, u64) {
+    (core.raw.raft.leader_id, core.raw.raft.term)
 }
 
 /// Refuses reads, with the leader's address.

@@ -15,12 +15,10 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
 use super::deadline;
-use crate::http::request::context::RequestContext;
+use crate::http::request::context::{RequestContext, STALLED_AFTER};
 use crate::http::response::problem::Problem;
 use crate::model::{Code, Refusal};
 
-/// The maximum time since the last turn of the loop of a ready node. A tick takes at most 1 s, so two may be late.
-const READY_WITHIN: Duration = Duration::from_secs(3);
 /// The maximum time since the last turn of a live node that is not waiting for its disk.
 const LIVE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -61,7 +59,7 @@ fn readiness(silence: Option<Duration>, not_ready: Option<&Refusal>) -> Option<P
     // A published reason is more exact than `stalled`, so it is preferred, however old it is.
     match not_ready {
         Some(refusal) => Some(Problem::not_ready(refusal.clone())),
-        None if silence > READY_WITHIN => Some(Problem::stalled()),
+        None if silence > STALLED_AFTER => Some(Problem::stalled()),
         None => None,
     }
 }
@@ -100,7 +98,7 @@ mod tests {
         let not = |code: &str| Some((503, code.to_owned()));
         assert_eq!(reason(None, None), not("starting"));
         assert_eq!(reason(Some(Duration::ZERO), None), None);
-        assert_eq!(reason(Some(READY_WITHIN * 2), None), not("stalled"));
+        assert_eq!(reason(Some(STALLED_AFTER * 2), None), not("stalled"));
         for code in [Code::Joining, Code::NoLeader, Code::Lagging, Code::Stopping, Code::Removed, Code::Verifying] {
             assert_eq!(reason(Some(Duration::ZERO), Some(code)), not(code.as_str()));
         }
@@ -109,7 +107,7 @@ mod tests {
     #[test]
     fn a_loop_that_starts_or_waits_for_its_disk_is_alive() {
         let long = Some(LIVE_WITHIN * 2);
-        assert!(is_alive(None, false) && is_alive(Some(READY_WITHIN * 2), false) && is_alive(long, true));
+        assert!(is_alive(None, false) && is_alive(Some(STALLED_AFTER * 2), false) && is_alive(long, true));
         assert!(!is_alive(long, false));
     }
 }

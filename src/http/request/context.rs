@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch as signal;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use warp::http::Method;
 use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use warp::path::FullPath;
@@ -41,6 +41,9 @@ const X_HUSKV_NODE: HeaderName = HeaderName::from_static("x-huskv-node");
 const X_HUSKV_LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
 /// How long after its deadline a request waits for the loop's own answer, which says more than a timeout here.
 const DEADLINE_GRACE: Duration = Duration::from_millis(250);
+/// The maximum time since the last turn of the loop of a node that takes requests. A tick takes at most 1 s, so two may be
+/// late.
+pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// The budget of bodies in units of the longest body, at least: a JSON body is in memory twice while it is parsed, and the
 /// first share of an address may leave as much for others.
 const BODY_COPIES: usize = 4;
@@ -72,6 +75,8 @@ pub(crate) struct ServerContext {
 enum NoAnswer {
     /// Its deadline has passed.
     Late,
+    /// It makes no turns.
+    Stalled,
     /// The process ends.
     Ending,
 }
@@ -123,7 +128,7 @@ impl ServerContext {
         let answer = self.answer_of(left, self.handle.request(request, left)).await;
         // The loop has the request and may still propose it, so neither case may say `not_applied`.
         let no_answer = |reason| match reason {
-            NoAnswer::Late => {
+            NoAnswer::Late | NoAnswer::Stalled => {
                 Refusal::unknown(code, "the node's loop did not answer by the deadline; its disk may be slow")
             }
             NoAnswer::Ending => Refusal::unknown(
@@ -141,6 +146,32 @@ impl ServerContext {
             biased;
             answer = timeout(left + DEADLINE_GRACE, answer) => answer.map_err(|_| NoAnswer::Late),
             () = self.ending() => Err(NoAnswer::Ending),
+        }
+    }
+
+    /// Like [`ServerContext::answer_of`], for a read, which ends early if the loop stalls.
+    async fn answer_unless_stalled<T>(&self, left: Duration, answer: impl Future<Output = T>) -> Result<T, NoAnswer> {
+        tokio::select! {
+            biased;
+            answer = self.answer_of(left, answer) => answer,
+            () = self.stall() => Err(NoAnswer::Stalled),
+        }
+    }
+
+    /// Returns whether the loop has served and makes no turns.
+    fn is_stalled(&self) -> bool {
+        self.handle.silence().is_some_and(|silence| silence > STALLED_AFTER)
+    }
+
+    /// Ends once the loop is stalled.
+    async fn stall(&self) {
+        loop {
+            let silence = self.handle.silence().unwrap_or_default();
+            sleep(STALLED_AFTER.saturating_sub(silence) + DEADLINE_GRACE).await;
+            // After a SIGCONT the last turn is long ago, too, but the next one follows at once: hence the second look.
+            if silence > STALLED_AFTER && self.is_stalled() {
+                return;
+            }
         }
     }
 
@@ -208,7 +239,7 @@ impl ServerContext {
         deadline: Deadline,
     ) -> Result<Fetched, Problem> {
         let left = deadline.left();
-        let fetched = self.answer_of(left, self.handle.read(key, fresh, left)).await;
+        let fetched = self.answer_unless_stalled(left, self.handle.read(key, fresh, left)).await;
         fetched.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |fetched| Ok(fetched?))
     }
 
@@ -220,7 +251,7 @@ impl ServerContext {
         deadline: Deadline,
     ) -> Result<Listed, Problem> {
         let left = deadline.left();
-        let listed = self.answer_of(left, self.handle.list(list, fresh, left)).await;
+        let listed = self.answer_unless_stalled(left, self.handle.list(list, fresh, left)).await;
         listed.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |listed| Ok(listed?))
     }
 
@@ -256,7 +287,7 @@ impl ServerContext {
 impl From<NoAnswer> for Problem {
     fn from(reason: NoAnswer) -> Self {
         match reason {
-            NoAnswer::Late => Self::stalled(),
+            NoAnswer::Late | NoAnswer::Stalled => Self::stalled(),
             NoAnswer::Ending => Self::stopping(),
         }
     }

@@ -256,10 +256,10 @@ mod tests {
                 .into_iter()
                 .chain([label(63), svc(63), format!("{}.", svc(63)), format!("{}:80", svc(63))])
         {
-            assert_eq!(judged(&hosts, &name), 200, "{name}");
+            assert_eq!(status_of(&hosts, &name), 200, "{name}");
         }
         assert_eq!([svc(63).len(), long(61).len()], [253, 253]);
-        assert_eq!(judged(&hosts, &long(61)), 421, "a name, but none of this node");
+        assert_eq!(status_of(&hosts, &long(61)), 421, "a name, but none of this node");
         for name in [
             ".",
             "..",
@@ -287,7 +287,7 @@ mod tests {
         .into_iter()
         .chain([label(64), format!("{}.local", label(64)), svc(64), long(62), format!("{}.", long(62))])
         {
-            assert_eq!(judged(&hosts, &name), 400, "{name}");
+            assert_eq!(status_of(&hosts, &name), 400, "{name}");
         }
     }
 

@@ -15,6 +15,8 @@ crate::harness::cases![
     a_node_without_a_quorum_is_not_ready_but_live,
     a_removed_node_is_not_ready_but_live,
     a_node_that_receives_a_snapshot_reports_it_and_refuses_reads_at_once.alone(),
+    a_node_whose_leader_is_heard_late_is_not_ready_and_refuses_reads_at_once.alone(),
+    a_node_that_starts_far_behind_is_not_ready_before_it_has_caught_up.alone(),
     a_node_whose_disk_hangs_is_live_and_answers_pending_requests_before_it_stops.needs(Need::Cc),
 ];
 
@@ -139,6 +141,64 @@ fn a_node_that_receives_a_snapshot_reports_it_and_refuses_reads_at_once() {
     assert_eq!(status(&[], &["--endpoints", &behind.http]).0, Some(0));
 }
 
+/// Writes so many values of 500 kB, the last of them under the key `last`.
+fn fill_large(node: &Node, count: usize) {
+    for number in (0..count).rev() {
+        let path = if number == 0 { "/store/last".to_owned() } else { format!("/store/key-{number}") };
+        let put = Request::new("PUT", path).header("Content-Type", "text/plain").body(vec![b'x'; 500_000]);
+        node.request(put.within(secs(20))).expect(200, "a write");
+    }
+}
+
+fn a_node_whose_leader_is_heard_late_is_not_ready_and_refuses_reads_at_once() {
+    let (cluster, links, [leader, place, _]) = linked(|setup| setup.set("HUSKV_RAFT_ELECTION_TICKS", 80));
+    let (led, behind) = (cluster.nodes[leader].name(), &cluster.nodes[place]);
+    cluster.nodes[leader].put("old", "old");
+    cluster.caught_up(secs(20));
+    is_ready(behind);
+    // 160 kB/s, a value in 3 s of an election timeout of 4: the leader is heard, and its answers come behind half a minute
+    // of values.
+    links.set(leader, place, State::Narrow(400));
+    fill_large(&cluster.nodes[leader], 12);
+    for (path, most) in [("/store/old?timeout=60s", 20), ("/store?keys&timeout=60s", 5)] {
+        let refused = behind.request(Request::new("GET", path).within(secs(most))).problem(503, path);
+        assert_eq!(refused.code("lagging", path).json()["leader"]["node_id"], led);
+    }
+    let answer = behind.request(Request::new("GET", "/readyz")).problem(503, "readiness");
+    answer.code("lagging", "readiness");
+    assert_eq!(behind.get("/store/old?consistency=stale").expect(200, "a stale read").data()["value"], "old");
+    assert_eq!(behind.stats()["not_ready"]["code"], "lagging");
+    let (code, told) = status(&[], &["--endpoints", &behind.http]);
+    assert!(code == Some(1) && told.contains("lags behind"), "{told}");
+
+    links.open();
+    is_ready(behind);
+    assert_eq!(behind.get("/store/last?raw").expect(200, "the last write").body.len(), 500_000);
+    assert_eq!(status(&[], &["--endpoints", &behind.http]).0, Some(0));
+}
+
+fn a_node_that_starts_far_behind_is_not_ready_before_it_has_caught_up() {
+    let (mut cluster, links, [leader, place, _]) = linked(|setup| setup);
+    cluster.nodes[place].kill9();
+    fill_large(&cluster.nodes[leader], 20);
+    let written = cluster.nodes[leader].number("commit_index");
+    links.set(leader, place, State::Narrow(50));
+    cluster.nodes[place].start();
+    let behind = &cluster.nodes[place];
+    let mut reasons = Vec::new();
+    eventually(secs(60), "it is ready", || {
+        let answer = behind.try_request(Request::new("GET", "/readyz"))?;
+        if answer.status == 200 {
+            let applied = behind.number("applied_index");
+            assert!(applied >= written, "ready with {applied} of {written}");
+            return Ok(());
+        }
+        reasons.push(answer.word("code"));
+        Err(answer.to_string())
+    });
+    assert!(reasons.iter().any(|reason| reason == "starting"), "{reasons:?}");
+}
+
 fn a_node_whose_disk_hangs_is_live_and_answers_pending_requests_before_it_stops() {
     let trigger = tempfile::Builder::new().prefix("huskv-trigger-").tempdir().expect("a folder");
     let trigger = trigger.path().join("trigger");
@@ -155,9 +215,14 @@ fn a_node_whose_disk_hangs_is_live_and_answers_pending_requests_before_it_stops(
         Request::new("POST", "/store?timeout=60s").body(body).open(&node.http).expect("a connection")
     };
     let under_way = put("under-way");
+    let before = Request::new("GET", "/store/before?timeout=60s").open(&node.http).expect("a connection");
     is_not_ready(&node, "stalled");
     let queued = put("queued");
-    let read = Request::new("GET", "/store/before?timeout=60s").open(&node.http).expect("a connection");
+    for path in ["/store/before?timeout=60s", "/store?keys&timeout=60s", "/store/before?consistency=stale&timeout=60s"]
+    {
+        let read = node.request(Request::new("GET", path).within(secs(5))).problem(503, path);
+        read.code("stalled", path);
+    }
     let half = b"POST /store?timeout=60s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{";
     let mut upload = std::net::TcpStream::connect(&node.http).expect("a connection");
     std::io::Write::write_all(&mut upload, half).expect("half a request");
@@ -169,7 +234,8 @@ fn a_node_whose_disk_hangs_is_live_and_answers_pending_requests_before_it_stops(
         let answer = pending.answer(secs(5)).expect("an answer").problem(503, name);
         answer.code("stopping", name).outcome("unknown", name);
     }
-    read.answer(secs(5)).expect("an answer").problem(503, "a read").code("stopping", "a read");
+    let refused = before.answer(secs(5)).expect("an answer").problem(503, "a read");
+    refused.code("stalled", "a read from before the stall was known");
     let mut answered = String::new();
     std::io::Read::read_to_string(&mut upload, &mut answered).expect("an answer");
     assert!(answered.starts_with("HTTP/1.1 503 ") && answered.contains(r#""outcome":"not_applied""#), "{answered}");
