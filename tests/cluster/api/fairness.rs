@@ -55,7 +55,7 @@ fn put_large(node: &Node, key: &str) -> Answer {
 /// Whether a request was refused for the memory that its address has taken, and not because the node is slow.
 fn refused(answer: &Answer) -> Seen<()> {
     let full =
-        answer.status == 503 && answer.word("code") == "overloaded" && answer.word("detail").contains("as much memory");
+        answer.status == 503 && answer.word("code") == "overloaded" && answer.word("detail").contains("the memory for");
     check(full, answer.status)
 }
 
