@@ -4,7 +4,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::harness::{Cluster, ELECTION, Load, Node, Setup, blobs, check, eventually, millis, number, secs};
+use crate::harness::{Cluster, ELECTION, Load, Node, Request, Setup, blobs, check, eventually, millis, number, secs};
 
 crate::harness::cases![
     snapshots_are_taken_automatically_and_on_request,
@@ -64,7 +64,7 @@ fn snapshots_are_taken_automatically_and_on_request() {
     for node in &cluster.nodes {
         node.put("asked", 1);
         let applied = node.number("applied_index");
-        let answer = node.request(crate::harness::Request::new("POST", "/raft/snapshot")).expect(200, "now");
+        let answer = node.request(Request::new("POST", "/raft/snapshot")).expect(200, "now");
         let taken = number(&answer.data(), "last_snapshot_index");
         assert!(taken >= applied, "taken at {taken}, {applied} was applied before: {answer}");
     }
@@ -148,7 +148,9 @@ fn a_new_leader_restarts_the_snapshot_stream_of_a_killed_one() {
         thread::sleep(millis(delay));
         cluster.nodes[leader].kill9();
         let next = cluster.some_leader(ELECTION);
-        cluster.nodes[next].put("after", delay);
+        // The follower that is sent a snapshot is the second voter of two, so the write waits for the end of that.
+        let put = Request::new("PUT", "/store/after?timeout=60s").body(delay.to_string());
+        cluster.nodes[next].request(put.within(secs(70))).expect(200, "a write after the election");
         cluster.nodes[leader].start();
         has_everything(&cluster, &cluster.nodes[place], 120, 100_000);
         // For the next round it must be behind again.

@@ -165,7 +165,7 @@ fn nodes_that_advertise_the_same_address_form_a_cluster_only_after_a_correction(
         node.set("HUSKV_ADVERTISE_PORT", ports[0]);
         node.start();
     }
-    let shared = format!("dial 127.0.0.1:{}", ports[0]);
+    let shared = format!("raft address 127.0.0.1:{}", ports[0]);
     each_refuses_to_begin(&nodes, &[&shared, "HUSKV_ADVERTISE_HOST", "HUSKV_ADVERTISE_PORT"]);
     for (node, port) in nodes.iter_mut().zip(&ports).skip(1) {
         assert!(node.sigterm().success());
