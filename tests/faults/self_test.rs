@@ -88,7 +88,7 @@ fn stale_reads_are_detected() {
     for from in 0..world.count() {
         set(&world, from, true, State::Slow(60));
     }
-    eventually(secs(60), "the clients write", || check(clients.acknowledged() > 60, clients.acknowledged()));
+    eventually(secs(60), "the clients write", || check(clients.acknowledged() > 150, clients.acknowledged()));
     let shared = clients.finish();
     world.heal();
     let history = read_all(&shared).unwrap_or_else(|why| panic!("{why}"));

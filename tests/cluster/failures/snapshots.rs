@@ -163,7 +163,7 @@ fn a_new_leader_restarts_the_snapshot_stream_of_a_killed_one() {
     }
     cluster.nodes[place].start();
     has_everything(&cluster, &cluster.nodes[place], 120, 100_000);
-    assert_eq!(cluster.nodes[place].value("after"), 400);
+    assert_eq!(cluster.nodes[place].value("after"), "400");
 }
 
 fn large_values_in_random_order_leave_no_blob_file() {
