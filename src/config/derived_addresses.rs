@@ -7,13 +7,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Config, check};
+use super::{Config, validate};
 
 impl Config {
     /// Returns the advertised address with this port: `host:port`, IPv6 in brackets.
     #[must_use]
     pub fn advertised(&self, port: u16) -> String {
-        format!("{}:{port}", check::bracketed(&self.advertise_host))
+        format!("{}:{port}", validate::bracketed(&self.advertise_host))
     }
 
     /// Returns the address that peers dial, given the bound port.
@@ -34,9 +34,9 @@ impl Config {
         // A wildcard address can be bound but not dialled; loopback reaches it.
         let host = match self.host.parse::<IpAddr>() {
             Ok(IpAddr::V6(address)) if address.is_unspecified() => Ipv6Addr::LOCALHOST.to_string(),
-            _ if check::is_unspecified(&self.host) => Ipv4Addr::LOCALHOST.to_string(),
+            _ if validate::is_unspecified(&self.host) => Ipv4Addr::LOCALHOST.to_string(),
             _ => self.host.clone(),
         };
-        (self.server.port != 0).then(|| format!("{}:{}", check::bracketed(&host), self.server.port))
+        (self.server.port != 0).then(|| format!("{}:{}", validate::bracketed(&host), self.server.port))
     }
 }
