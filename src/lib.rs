@@ -36,14 +36,14 @@
 //!
 //! # Threads
 //!
-//! The loop (`consensus::task`) is one thread with raft, journal and state machine. Network I/O runs on tokio's workers. Removals,
+//! The loop (`consensus::thread`) is one thread with raft, journal and state machine. Network I/O runs on tokio's workers. Removals,
 //! closes, state machine syncs and snapshot scans run on threads of their own. `docs/design.md` draws them with their queues.
 //!
 //! # A PUT
 //!
 //! 1. `http::api::store` reads the body up to its limit, checks key, value and condition ([`model::validate`]), and calls
 //!    [`consensus::Handle::request`]. The queue behind it is bounded in requests and bytes; a full one is a 503 at once.
-//! 2. The loop (`consensus::task`) drains its inbox, validates each request again, and, once the writes before them are
+//! 2. The loop (`consensus::thread`) drains its inbox, validates each request again, and, once the writes before them are
 //!    committed, proposes all that have gathered, one log entry each (`consensus::proposals`). So the raft index of the entry
 //!    is the version of the key.
 //! 3. `consensus::driver::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
@@ -72,7 +72,7 @@
 //! * A change of state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix,
 //!   and whether a request with an idempotency key was done before.
 //! * What a command may be is one check, [`model::validate`]: in http, in the loop before it proposes, and where an entry is
-//!   decided, as a refusal alike on every node. No entry is appended that cannot be decoded (`consensus::raft_node::entry_codec`).
+//!   decided, as a refusal alike on every node. No entry is appended that cannot be decoded (`consensus::raft_node::entry_decode`).
 //! * Apply reads no clock: the leader stamps each entry with the cluster's time (`consensus::proposals::cluster_clock`), and a
 //!   key expires when the entry that removes it is applied.
 //! * The work and the time of a turn are bounded: inputs, reads, pages and committed entries beyond the bound wait for the
@@ -92,17 +92,17 @@
 //! * The log is compacted only behind the checkpoint, which is what the state machine has synced.
 //! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. A join begins a new
 //!   incarnation before any log entry names it. The previous one is kept, and can be rolled back to, until the cluster's
-//!   state is installed (`consensus::driver::lifecycle`).
+//!   state is installed (`consensus::driver::incarnation`).
 //! * Input at the peer port is bounded before it is decoded, and a snapshot is taken from the present leader alone. Only the
 //!   member table makes a node dial an address for long.
 //! * A message that would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim:
-//!   the node stops serving and asks the other voters (`consensus::verification`). A term is believed within a bound far below
-//!   what can be counted (`consensus::verification::term_bound`).
+//!   the node stops serving and asks the other voters (`consensus::claim_verification`). A term is believed within a bound far below
+//!   what can be counted (`consensus::claim_verification::plausibility`).
 //! * Members tell their free disk space ([`model::DiskSpace`]), less what they have yet to write. While a voter has less than
 //!   its reserve, no client's write that may make the state larger is proposed (`consensus::proposals::disk_space`), and no
 //!   snapshot takes from a reserve. Below the floor no change of a key is proposed, and checkpoints wait.
 //! * The loop closes no database and removes no directory: a background thread does.
-//! * Nodes compare their states: the leader tells its digest every second (`consensus::verification::digests`), and a node
+//! * Nodes compare their states: the leader tells its digest every second (`consensus::claim_verification::digests`), and a node
 //!   that differs ends.
 //! * Each start of a process has a boot id ([`model::BootHistory`]). A peer is spoken to only under the boot id that is known or
 //!   one that follows from it, recorded durably first ([`storage::Peers`]): a copied disk is no member.

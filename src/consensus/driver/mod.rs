@@ -8,15 +8,15 @@
 //! [`Outbox`], the [`Background`] and the replies that inputs carry. Nothing is stepped or proposed between `ready()`
 //! and its advance. `applied <= commit <= last` before and after each turn.
 //!
-//! See also: the order within a turn (`ready`), requests between components (`requests`), messages of peers (`peers`),
-//! adoption, removal and install (`lifecycle`), the thread (`task`).
+//! See also: the order within a turn (`ready`), requests between components (`request_routing`), messages of peers (`peer_messages`),
+//! adoption, removal and install (`incarnation`), the thread (`thread`).
 
-mod lend;
-mod lifecycle;
-mod peers;
+mod incarnation;
+mod node_view;
+mod peer_messages;
 mod ready;
-mod requests;
-mod status;
+mod request_routing;
+mod split_borrows;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,33 +25,33 @@ use raft::StateRole;
 use raft::eraftpb::Entry;
 use slog::Logger;
 
-use super::core::background::Background;
-use super::core::client_request::ClientRequest;
+use super::claim_verification::Verification;
+use super::claim_verification::digests::Digests;
+use super::claim_verification::plausibility::TermBound;
+use super::claim_verification::removal_commit::CommitDiscovery;
+use super::core::background_jobs::Background;
+use super::core::pending_request::ClientRequest;
 use super::core::{Core, Parts, Phase};
 use super::input::{Input, InstallError, Reply};
 use super::liveness::Liveness;
-use super::liveness::identities::Identities;
+use super::liveness::identity_conflicts::Identities;
 use super::liveness::readiness::Lag;
 use super::liveness::stalled_followers::StalledFollowers;
 use super::membership::Membership;
-use super::membership::joiner::{Joiner, phase_of_incarnation};
+use super::membership::offer_acceptance::{Joiner, phase_of_incarnation};
 use super::options::Options;
 use super::outbox::Outbox;
 use super::proposals::Proposals;
 use super::proposals::cluster_clock::ClusterClock;
 use super::proposals::disk_space::VoterDiskSpace;
-use super::reads::unsent::UnsentResults;
+use super::reads::unsent_results::UnsentResults;
 use super::reads::{Reader, Reads, Wanted};
 use super::snapshots::Snapshots;
-use super::verification::Verification;
-use super::verification::commit_discovery::CommitDiscovery;
-use super::verification::digests::Digests;
-use super::verification::term_bound::TermBound;
 use crate::changefeed::ChangeFeed;
 use crate::logging::LogLimit;
 use crate::model::{List, Millis, Page};
 use crate::storage::{DataDir, Error, Incarnation, ReceivedSnapshot};
-use lend::{context, view};
+use split_borrows::{context, view};
 
 /// One node's consensus.
 pub struct Driver {

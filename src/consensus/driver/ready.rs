@@ -8,14 +8,14 @@
 //! reported as committed, and none otherwise. Entries are applied in order, each once. What is committed but asks for
 //! much work or time waits for later turns; meanwhile raft goes on.
 //!
-//! See also: where the inputs of a turn come from (`task`), the record itself (`core::log`), what an entry holds
-//! (`entry_codec`).
+//! See also: where the inputs of a turn come from (`thread`), the record itself (`core::persist`), what an entry holds
+//! (`entry_decode`).
 
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{Ready, StateRole};
 use slog::info;
 
-use super::lend::{context, view};
+use super::split_borrows::{context, view};
 use super::{Driver, Seen};
 use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
@@ -329,7 +329,7 @@ impl Driver {
         let reason = reason(was, is, self.core.raft_id(), self.core.conf_voters().len());
         let leader = self.core.state_machine.members().get(is.leader);
         info!(self.core.log, "role";
-            "state" => crate::consensus::core::role::state(is.role).as_str(),
+            "state" => crate::consensus::core::role_name::state(is.role).as_str(),
             "term" => is.term,
             "leader" => leader.map_or("none", |member| member.name.as_str()),
             "at" => leader.map_or("-", |member| member.raft_address.as_str()),

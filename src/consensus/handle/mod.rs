@@ -9,9 +9,9 @@
 //!
 //! See also: what happens to an input (`consensus::driver`).
 
-mod clock;
+mod deadline_clock;
 mod node_state;
-mod single_flight;
+mod status_requests;
 mod write_budget;
 
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Reply};
-use super::reads::unsent::UnsentResults;
+use super::reads::unsent_results::UnsentResults;
 use crate::changefeed::ChangeFeed;
 use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
 };
 use crate::storage;
-pub use clock::Clock;
+pub use deadline_clock::Clock;
 pub use node_state::Names;
 use node_state::Published;
-use single_flight::SingleFlight;
+use status_requests::SingleFlight;
 use write_budget::WriteBudget;
 pub use write_budget::WritePermit;
 

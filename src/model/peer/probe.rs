@@ -6,7 +6,7 @@
 //!
 //! Invariants: all of these are encoded by [`crate::model::codec`], so any change of them is a new wire version.
 //!
-//! See also: `consensus::verification` (how replies are evaluated).
+//! See also: `consensus::claim_verification` (how replies are evaluated).
 
 use serde::{Deserialize, Serialize};
 

@@ -13,11 +13,11 @@
 //! no message and no tick. The message itself is never stepped. A removed node goes on to answer for others, with all that
 //! it knows to be committed before its own removal.
 //!
-//! See also: when digests are compared (`digests`), what of a message is believed (`term_bound`).
+//! See also: when digests are compared (`digests`), what of a message is believed (`plausibility`).
 
-pub(crate) mod commit_discovery;
 pub(crate) mod digests;
-pub(crate) mod term_bound;
+pub(crate) mod plausibility;
+pub(crate) mod removal_commit;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,9 +3,9 @@
 use raft::eraftpb::{Message, MessageType};
 
 use super::{NOW, Node, message};
-use crate::consensus::verification::digests::{Comparison, Digests};
-use crate::consensus::verification::term_bound::{Belief, TermBound};
-use crate::consensus::verification::{Claim, Verdict, Verification};
+use crate::consensus::claim_verification::digests::{Comparison, Digests};
+use crate::consensus::claim_verification::plausibility::{Belief, TermBound};
+use crate::consensus::claim_verification::{Claim, Verdict, Verification};
 use crate::model::{ProbeReply, Recorded, StateDigest};
 
 fn reply(raft_id: u64, asker: Recorded, acknowledged: Option<u64>) -> ProbeReply {

@@ -11,14 +11,14 @@
 //! are equal up to it (Raft 5.3), so the answer is true of this node's log, too. A process that answers in the voter's
 //! place is as little authenticated as one that sends raft messages.
 //!
-//! See also: claims that would end this node (`verification`).
+//! See also: claims that would end this node (`claim_verification`).
 
 use raft::GetEntriesContext;
 use slog::{info, warn};
 
 use crate::consensus::core::{Core, Phase};
 use crate::consensus::liveness::Liveness;
-use crate::consensus::raft_node::entry_codec::{Payload, decode};
+use crate::consensus::raft_node::entry_decode::{Payload, decode};
 use crate::model::Millis;
 use crate::model::{MemberChange, Probe, ProbeReply, Refusal};
 

@@ -7,26 +7,26 @@
 //! cluster ends the join, the node rolls back. An abandoned raft id is never used again. Before a swap every request is
 //! answered.
 //!
-//! See also: `joiner` (when a node joins, and when it rolls back), `storage::data_dir` (the folders).
+//! See also: `offer_acceptance` (when a node joins, and when it rolls back), `storage::data_dir` (the folders).
 
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 use slog::{info, warn};
 
-use super::lend::context;
+use super::split_borrows::context;
 use super::{Driver, Seen};
+use crate::consensus::claim_verification::Verification;
+use crate::consensus::claim_verification::digests::Digests;
+use crate::consensus::claim_verification::plausibility::TermBound;
 use crate::consensus::core::Phase;
-use crate::consensus::core::client_request as refusals;
+use crate::consensus::core::pending_request as refusals;
 use crate::consensus::input::{InstallError, Reply};
 use crate::consensus::liveness::Liveness;
 use crate::consensus::liveness::readiness::Lag;
-use crate::consensus::membership::joiner::{Accepted, Busy, phase_of_incarnation};
+use crate::consensus::membership::offer_acceptance::{Accepted, Busy, phase_of_incarnation};
 use crate::consensus::proposals::cluster_clock::ClusterClock;
 use crate::consensus::proposals::disk_space::VoterDiskSpace;
 use crate::consensus::snapshots::Snapshots;
-use crate::consensus::verification::Verification;
-use crate::consensus::verification::digests::Digests;
-use crate::consensus::verification::term_bound::TermBound;
 use crate::model::{Millis, NodeKind};
 use crate::plant::{self, Plant};
 use crate::storage::{Error, Incarnation, ReceivedSnapshot};

@@ -10,9 +10,9 @@
 //! The commit point is the replacement of the `identity` file, durable before the answer. A node that leads a join
 //! refuses, or two fresh nodes that join each other would both vanish.
 //!
-//! See also: what the leader does with the answer (`join`), and the change of incarnation (`driver::lifecycle`).
+//! See also: what the leader does with the answer (`change_steps`), and the change of incarnation (`driver::incarnation`).
 
-use crate::consensus::core::client_request as refusals;
+use crate::consensus::core::pending_request as refusals;
 use crate::consensus::core::{Core, Phase};
 use crate::consensus::input::Reply;
 use crate::consensus::liveness::Liveness;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use raft::eraftpb::ConfState;
 
 use super::Driver;
-use super::lend::view;
+use super::split_borrows::view;
 use crate::changefeed::FeedStatus;
 use crate::consensus::core::Phase;
-use crate::consensus::core::role::state;
+use crate::consensus::core::role_name::state;
 use crate::consensus::handle::Names;
 use crate::model::{MemberStatus, Refusal, State, Status};
 use crate::storage;

@@ -1,16 +1,16 @@
 //! Messages of peers: what is checked before raft sees one, and what follows from reports about this node.
 //!
-//! See also: `verification`, `term_bound`, `digests` (the checks), `entry_codec` (entries that could not be applied).
+//! See also: `claim_verification`, `plausibility`, `digests` (the checks), `entry_decode` (entries that could not be applied).
 
 use raft::eraftpb::{Message, MessageType};
 use slog::error;
 
 use super::Driver;
+use crate::consensus::claim_verification::digests::Comparison;
+use crate::consensus::claim_verification::plausibility::Belief;
+use crate::consensus::claim_verification::{Claim, Verdict};
 use crate::consensus::core::Phase;
-use crate::consensus::raft_node::entry_codec::check_append;
-use crate::consensus::verification::digests::Comparison;
-use crate::consensus::verification::term_bound::Belief;
-use crate::consensus::verification::{Claim, Verdict};
+use crate::consensus::raft_node::entry_decode::check_append;
 use crate::model::{Millis, ProbeReply, Refusal, StateDigest};
 use crate::plant::{self, Plant};
 use crate::storage::Error;

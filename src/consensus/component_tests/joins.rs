@@ -1,7 +1,7 @@
 //! The joiner's side: which offers a node takes, and when it goes back.
 
 use super::{ME, NOW, Node};
-use crate::consensus::membership::joiner::{Busy, Joiner};
+use crate::consensus::membership::offer_acceptance::{Busy, Joiner};
 use crate::model::{Code, JoinOffer, NodeKind};
 
 const IDLE: Busy = Busy { writes: false, join: false };

@@ -2,13 +2,13 @@
 //!
 //! See also: `tests/sim` (whole nodes on a simulated network).
 
+mod claims;
 mod joins;
 mod liveness;
 mod membership;
 mod proposals;
 mod reads;
 mod snapshots;
-mod verification;
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -18,15 +18,15 @@ use slog::{Discard, Logger, o};
 use tempfile::TempDir;
 
 use super::core::Core;
-use super::core::client_request::ClientRequest;
+use super::core::pending_request::ClientRequest;
 use super::driver::Driver;
 use super::input::Hop;
 use super::liveness::Liveness;
 use super::options::Options;
 use super::outbox::Outbox;
 use super::proposals::cluster_clock::ClusterClock;
-use super::proposals::context::Context;
 use super::proposals::disk_space::VoterDiskSpace;
+use super::proposals::shared_context::Context;
 use crate::changefeed::FeedLimits;
 use crate::consensus::Background;
 use crate::model::{

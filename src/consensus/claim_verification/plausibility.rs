@@ -11,7 +11,7 @@
 //! believed changes nothing.
 //!
 //! See also: the form of a message, which the transport checks (`transport::handshake::admission`); what follows where
-//! a message would end the node (`verification`).
+//! a message would end the node (`claim_verification`).
 
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};

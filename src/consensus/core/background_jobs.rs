@@ -1,12 +1,12 @@
 //! Work off the loop: syncs of the state machine, spooling of a snapshot, and closing and removal of databases.
 //!
-//! Why: each takes long, and the loop must not wait for it. In life each gets a thread ([`crate::consensus::task`]), in
+//! Why: each takes long, and the loop must not wait for it. In life each gets a thread ([`crate::consensus::thread`]), in
 //! a simulator they are steps of the schedule.
 //!
 //! Invariants: no method blocks; results come back as [`Input`](crate::consensus::Input)s. The clock here is the only
 //! one that the driver may ask, and only for how much time has passed within a turn.
 //!
-//! See also: the journal's own sync, which is part of every write (`core::log`).
+//! See also: the journal's own sync, which is part of every write (`core::persist`).
 
 use std::sync::Arc;
 

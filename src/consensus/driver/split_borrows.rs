@@ -18,7 +18,7 @@ pub(super) use view;
 /// Borrows what proposals and membership look at, beside them.
 macro_rules! context {
     ($driver:ident) => {
-        &mut $crate::consensus::proposals::context::Context {
+        &mut $crate::consensus::proposals::shared_context::Context {
             core: &mut $driver.core,
             live: &mut $driver.live,
             clock: &mut $driver.clock,

@@ -25,7 +25,7 @@ use slog::{Logger, error, warn};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::core::background::Background;
+use super::core::background_jobs::Background;
 use super::core::turn_budget::TURN;
 use super::driver::Driver;
 use super::handle::{Clock, Handle, Inbox, Names};

@@ -6,7 +6,7 @@
 //!
 //! Invariants: digests are compared at an equal applied index only: a follower ends a batch at the index of the
 //! leader's digest. A digest counts if it comes from the leader of the present term. A difference is a claim, which the
-//! other voters decide (`verification`); they remember theirs at the latest indexes.
+//! other voters decide (`claim_verification`); they remember theirs at the latest indexes.
 //!
 //! See also: the digest itself (`storage::StateMachine`).
 

@@ -3,13 +3,13 @@
 //! Invariants: at most one record and one sync for a Ready; one more before a membership entry is reported as
 //! committed. A membership entry that is malformed, or that raft refuses, changes nothing, on every node alike.
 //!
-//! See also: `driver::ready` (when), `storage::journal` (how), `entry_codec` (what an entry holds).
+//! See also: `driver::ready` (when), `storage::journal` (how), `entry_decode` (what an entry holds).
 
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use slog::{error, warn};
 
 use super::Core;
-use crate::consensus::raft_node::entry_codec::{self, Payload};
+use crate::consensus::raft_node::entry_decode::{self, Payload};
 use crate::model::Millis;
 use crate::plant::{self, Plant};
 use crate::storage::{Error, Operation};
@@ -83,7 +83,7 @@ impl Core {
     /// Decodes an entry into an operation. A membership change is applied to raft here; if it is malformed or raft
     /// refuses it, the entry changes nothing, on every node alike.
     pub fn operation(&mut self, entry: &Entry) -> Result<Operation, Error> {
-        let (conf_change, change) = match entry_codec::decode(entry) {
+        let (conf_change, change) = match entry_decode::decode(entry) {
             Ok(Payload::Nothing) => return Ok(Operation::Nothing),
             Ok(Payload::Command(_)) if plant::is(Plant::SilentDivergence) && self.forgets(entry) => {
                 return Ok(Operation::Nothing);
@@ -95,7 +95,7 @@ impl Core {
                 return Err(self.unreadable(entry, &detail));
             }
         };
-        let applied = entry_codec::check_membership(&conf_change, &change)
+        let applied = entry_decode::check_membership(&conf_change, &change)
             .and_then(|()| self.raw.apply_conf_change(&conf_change).map_err(|error| error.to_string()));
         match applied {
             Ok(conf_state) => Ok(Operation::Membership { change: Some(change), conf_state }),

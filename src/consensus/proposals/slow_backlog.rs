@@ -7,7 +7,7 @@
 //!
 //! See also: how many bytes of writes a node holds at all (`handle::write_budget`).
 
-use crate::consensus::core::client_request::ClientRequest;
+use crate::consensus::core::pending_request::ClientRequest;
 use crate::model::{Code, Millis, Refusal, Request};
 
 /// The largest write that the backlog never refuses.

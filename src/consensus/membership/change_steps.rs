@@ -27,7 +27,7 @@ use slog::info;
 use super::Membership;
 use super::operation::{Effect, Operation, Stage, Step, refuse_once_settled};
 use crate::consensus::core::Core;
-use crate::consensus::proposals::context::Context;
+use crate::consensus::proposals::shared_context::Context;
 use crate::model::Millis;
 use crate::model::validate;
 use crate::model::{

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use slog::warn;
 
-use crate::consensus::core::client_request::ClientRequest;
+use crate::consensus::core::pending_request::ClientRequest;
 use crate::consensus::core::{Core, Phase};
 use crate::consensus::input::Hop;
 use crate::model::Millis;
