@@ -1,6 +1,6 @@
 //! Status, names and change feed status: one consistent view of the node between two turns.
 //!
-//! See also: `http::api::stats` (how it is written out).
+//! See also: `http::api::status_json` (how it is written out).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

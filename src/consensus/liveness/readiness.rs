@@ -13,7 +13,7 @@
 //! once it has caught up.
 //!
 //! See also: when a round is late (`reads::late_round`), which reads are refused then (`reads`), and how it is shown
-//! (`http::api::probes`, `http::api::stats`).
+//! (`http::api::probes`, `http::api::status_json`).
 
 use slog::{info, warn};
 

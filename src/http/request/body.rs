@@ -6,7 +6,7 @@
 //! Invariants: at most the limit is buffered, whatever `Content-Length` says. The bodies of all requests under way share a
 //! budget, which counts allocated bytes. A client below the least rate is given up. A member keeps the text that was sent.
 //!
-//! See also: what the members mean ([`crate::http::api`]), bodies that are not read ([`super::body_stream`]).
+//! See also: what the members mean ([`crate::http::api`]), bodies that are not read ([`super::body_drain`]).
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,9 +19,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::query::{Deadline, listed};
+use super::uri::{Deadline, listed};
 use crate::http::response::problem::{Problem, clip};
-use crate::http::server::memory_budget::{Budget, Share, Source};
+use crate::http::server::fair_shares::{Budget, Share, Source};
 use crate::http::server::min_rate::MinRate;
 use crate::model::json;
 

@@ -22,9 +22,9 @@ use warp::reply::Response;
 use super::browser_guard::{self, OriginCheck};
 use super::connection_slots::SlotKind;
 use super::host_guard::{self, Asked};
-use crate::http::request::body_stream::RequestBody;
+use crate::http::request::body_drain::RequestBody;
 use crate::http::request::context::ServerContext;
-use crate::http::request::headers;
+use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::http::routes::routes;
@@ -112,7 +112,7 @@ where
     let needs_loop = !host_guard::is_probe(parts.uri.path()) || parts.uri.path().starts_with("/health");
     let checked = match context.starting() {
         Some(problem) if needs_loop => Err(problem),
-        _ => headers::check(&parts.headers),
+        _ => unsupported_headers::check(&parts.headers),
     };
     let response = match checked {
         Ok(()) => route(app, hyper::Request::from_parts(parts, body.clone())).await?,

@@ -22,8 +22,8 @@ use super::{deadline_after, store};
 use crate::consensus::{Bounds, Consistency, Listed};
 use crate::http::request::conditions;
 use crate::http::request::context::RequestContext;
-use crate::http::request::query;
-use crate::http::request::query::{FRESH, TIMEOUT};
+use crate::http::request::uri;
+use crate::http::request::uri::{FRESH, TIMEOUT};
 use crate::http::response::item_json;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
@@ -78,8 +78,8 @@ pub(crate) struct ListQuery {
 pub(crate) fn parse(query: &str, key_bytes: usize) -> Result<ListQuery, Problem> {
     let [one, two, three] = FRESH;
     let names = [TIMEOUT, one, two, three, "prefix", "start", "end", "limit", "cursor", "reverse", "keys"];
-    let [timeout, one, two, three, prefix, start, end, limit, cursor, reverse, keys] = query::parameters(query, names)?;
-    let fresh = query::freshness([one, two, three])?;
+    let [timeout, one, two, three, prefix, start, end, limit, cursor, reverse, keys] = uri::parameters(query, names)?;
+    let fresh = uri::freshness([one, two, three])?;
     // Longer than any key: it is a mistake, and the range would be empty or equal to a shorter one.
     for (name, text) in [("prefix", &prefix), ("start", &start), ("end", &end)] {
         let bytes = text.as_ref().map_or(0, String::len);
@@ -91,9 +91,9 @@ pub(crate) fn parse(query: &str, key_bytes: usize) -> Result<ListQuery, Problem>
     let mut list = List {
         start: Vec::new(),
         end: None,
-        reverse: query::flag(reverse.as_deref(), "reverse")?,
+        reverse: uri::flag(reverse.as_deref(), "reverse")?,
         limit: parse_limit(limit.as_deref())?,
-        keys_only: query::flag(keys.as_deref(), "keys")?,
+        keys_only: uri::flag(keys.as_deref(), "keys")?,
     };
     apply_bounds(&mut list, prefix, start, end)?;
     if let Some(cursor) = cursor {
@@ -104,7 +104,7 @@ pub(crate) fn parse(query: &str, key_bytes: usize) -> Result<ListQuery, Problem>
 
 /// Serves `DELETE /store`.
 pub(crate) async fn delete_prefix(request: &RequestContext) -> Result<Response, Problem> {
-    let [timeout, prefix] = query::parameters(&request.query, [TIMEOUT, "prefix"])?;
+    let [timeout, prefix] = uri::parameters(&request.query, [TIMEOUT, "prefix"])?;
     let deadline = deadline_after(request, timeout.as_deref())?;
     let prefix = prefix.unwrap_or_default();
     if prefix.is_empty() {
