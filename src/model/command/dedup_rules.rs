@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::validate;
-use super::write::{IdempotencyKey, Write, Written};
+use super::write_request::{IdempotencyKey, Write, Written};
 use super::{Command, CommandResult};
 use crate::model::codec;
 use crate::model::decide::view::ApplyPoint;
