@@ -6,7 +6,7 @@
 mod damage;
 mod data_dir;
 mod engine;
-mod joiner;
+mod join_crashes;
 mod journal;
 mod scan;
 mod snapshot;

@@ -1,14 +1,14 @@
 //! The sending side of a snapshot: the spooler and the reader.
 //!
-//! See also: [`super`] (why the stream is exact), [`super::spool`] (the queue and file between them).
+//! See also: [`super`] (why the stream is exact), [`super::effect_spool`] (the queue and file between them).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft::eraftpb::SnapshotMetadata;
 
+use super::effect_spool::{Spool, Work};
 use super::frames::frames;
-use super::spool::{Spool, Work};
 use crate::storage::layout::Kind;
 use crate::storage::{Db, Error};
 
@@ -97,7 +97,7 @@ fn reason(failure: &Error) -> String {
 /// A frame of a snapshot.
 #[derive(Debug)]
 pub enum Frame {
-    /// Changes for [`SnapshotWriter::write`](super::writer::SnapshotWriter::write); at most 1 MiB and one change.
+    /// Changes for [`SnapshotWriter::write`](super::receiver::SnapshotWriter::write); at most 1 MiB and one change.
     Changes(Vec<u8>),
     /// The end, with the metadata of the snapshot.
     End(SnapshotMetadata),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::errors::translate;
-use super::file_state::{is_missing, is_same_file};
+use super::file_identity::{is_missing, is_same_file};
 use super::panic_guard::{Poison, catch_panic};
 use crate::storage::{Batch, Db, Error, Pair};
 
