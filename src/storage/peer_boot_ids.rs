@@ -7,7 +7,7 @@
 //! whole. A peer that reports no boot id is not recorded, because it does not have this node in its table yet. Removed raft ids
 //! are dropped, so the file stays about as small as the member table.
 //!
-//! See also: `model::BootHistory` (the rule), `transport::registry` (the caller).
+//! See also: `model::BootHistory` (the rule), `transport::shared_state` (the caller).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

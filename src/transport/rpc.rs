@@ -18,7 +18,7 @@ use super::handshake::admission::{check_join_accepted, check_offer, check_who};
 use super::handshake::dial::{DialError, dial};
 use super::handshake::{Purpose, WIRE_VERSION};
 use super::memory_budget::ConnectionShare;
-use super::registry::Registry;
+use super::shared_state::Registry;
 use super::wire::frame_limits;
 use super::wire::framing::{close_gracefully, read_budgeted, read_frame_within, write_frame_within};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
