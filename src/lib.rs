@@ -7,8 +7,8 @@
 //! 1. A 2xx answer to a write means: synced to the disks of a majority, applied, and never lost again, whatever is killed
 //!    or unplugged next. An error says whether the write was `not_applied` or is `unknown`.
 //! 2. A read is linearizable on any node unless the caller asks for `stale`.
-//! 3. A membership change cannot lose the quorum by accident, cannot destroy data that was not handed over, and never
-//!    deposes a healthy leader.
+//! 3. A membership change cannot lose the quorum by accident, cannot destroy a node's own data without `force`, and
+//!    never deposes a healthy leader.
 //! 4. No manual upkeep: no defragmentation, no alarm to disarm. Space is used again, though not given back; what would fill
 //!    a disk is refused before it does.
 //! 5. A node that cannot keep these promises (disk error, corrupted file, impossible log) stops with a clear message and

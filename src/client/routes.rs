@@ -1,4 +1,4 @@
-//! The routes of huskv as methods of [`Client`].
+//! The HTTP routes of a node as methods of [`Client`].
 //!
 //! Why: a program should not build paths and headers by hand, and values must be transferred byte for byte.
 //!
@@ -242,7 +242,7 @@ impl Client {
         parse_data(&self.send(RequestKind::Local, &ApiRequest::new(Method::GET, "/raft/stats")).await?)
     }
 
-    /// Joins the node at `raft_address` as a voter called `name`. With `force` the node gives up data of its own.
+    /// Joins the node at `raft_address` as a voter called `name`. With `force` the node discards data of its own.
     ///
     /// # Errors
     /// [`Failure`]; `join_unfinished` where the same call resumes the join.

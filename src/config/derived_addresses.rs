@@ -1,4 +1,4 @@
-//! Addresses that follow from the settings: what the node advertises, and where clients on this machine reach it.
+//! Derived addresses, which follow from the settings: what the node advertises, and where clients on this machine reach it.
 //!
 //! Why: hosts and ports are separate settings, configured or picked, and a proxy or a port mapping may be in front of
 //! either port.

@@ -1,4 +1,4 @@
-//! Misspelt short variables of settings.
+//! Misspelt names of the environment variables without `HUSKV_`, such as `RAFT_NODEID`.
 //!
 //! Why: an unknown `HUSKV_` variable is an error, but the short variables of the tutorial have no prefix. Without a warning
 //! `RAFT_NODEID=node2` would start a second node1.

@@ -1,7 +1,7 @@
 //! Settings of a node, from defaults, the file, environment variables and flags; later sources take precedence.
 //!
-//! Why: four variables start a node, and everything else can be tuned; a wrong setting must be refused with its name and
-//! its source before anything else happens.
+//! Why: four variables start a node (`SERVER_PORT`, `RAFT_NODE_ID`, `RAFT_PORT`, `RAFT_VOL_DIR`), and everything else
+//! can be tuned; a wrong setting must be refused with its name and its source before anything else happens.
 //!
 //! Invariants: all sources go through the one table of [`keys`], so all know the same keys. Unknown keys and unknown
 //! `HUSKV_` variables are errors, except what Kubernetes and Docker set for services. An empty value is an error unless

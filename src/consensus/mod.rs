@@ -5,10 +5,10 @@
 //! answers through the replies that requests carry.
 //!
 //! ```text
-//! handle  task                          two bounded queues, the thread and its timer
+//! handle  thread                        two bounded queues, the thread and its timer
 //! driver                                holds the components, hands inputs down, lets one turn pass
 //! proposals  reads  membership          writes, reads, changes of the member table
-//! joiner  snapshots  verification       adoption by a cluster, checkpoints and streams, claims that would end the node
+//! joiner  snapshots  claim_verification  joining a cluster, checkpoints and streams, claims that would end the node
 //! liveness  cluster_clock  disk_space   which members are heard, the cluster's time, free space of the voters
 //! core                                  raft with its storage, state machine, data directory, outbox
 //! ```
@@ -18,8 +18,9 @@
 //!
 //! A write: `handle`, `driver::request_routing`, `proposals` (propose, forward or wait for a leader), `driver::ready`
 //! (journal, sync, send, apply), `proposals::waiters`, the reply. A read: `reads`, raft's ReadIndex, the reply. A
-//! membership change: `membership` with the steps in `change_steps` and `transfer`; the joiner's side is `offer_acceptance`, its way
-//! there and back `driver::incarnation`. A peer's message passes `plausibility` first; what would end the node,
+//! membership change: `membership` with the steps in `change_steps` and `transfer`; the joiner's side is
+//! `offer_acceptance`, its way there and back `driver::incarnation`. A peer's message passes `plausibility` first; what
+//! would end the node,
 //! `claim_verification` asks the other voters about.
 //!
 //! See also: sockets (`transport`), what is on the disk (`storage`), events of what was applied (`changefeed`).

@@ -1,4 +1,4 @@
-//! Conversion of the settings into the options of each module.
+//! The options of each module, out of the settings.
 //!
 //! Why: no module below the node knows [`Config`]; this is the only place where a setting becomes part of a module's own
 //! `Options`.

@@ -1,6 +1,6 @@
-//! Storage: everything a node keeps on its disk. The only room that uses the storage engine.
+//! Storage: everything a node keeps on its disk. The only module that uses the storage engine.
 //!
-//! Why: this room decides what an acknowledgement is worth. Raft's log and hard state are in the [`Journal`], the key-value state
+//! Why: this module decides what an acknowledgement is worth. Raft's log and hard state are in the [`Journal`], the key-value state
 //! is in the [`StateMachine`], and the [`Identity`] says which node this is. A [`DataDir`] holds them.
 //!
 //! ```text

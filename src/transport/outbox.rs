@@ -193,14 +193,14 @@ impl Outbox for PeerOutbox {
         });
     }
 
-    fn adopt(&mut self, token: u64, address: &str, offer: JoinOffer) {
+    fn offer_join(&mut self, token: u64, address: &str, offer: JoinOffer) {
         let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
         self.spawn_rpc(|refusal| async move {
             let result = match refusal {
                 Some(refusal) => Err(refusal),
                 None => rpc::offer_join(&registry, &address, offer).await,
             };
-            Input::AdoptAnswered { token, result }
+            Input::JoinOfferAnswered { token, result }
         });
     }
 

@@ -159,7 +159,7 @@ pub async fn answer_join_offer(registry: &Registry, who: &str, mut stream: TcpSt
         return finish(&mut stream, &Frame::JoinAccepted(Err(refusal))).await;
     }
     // The loop refuses, or answers once this node has switched incarnations durably (or, to a mere question, would).
-    let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.adopt(offer)).await else { return };
+    let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.receive_join_offer(offer)).await else { return };
     finish(&mut stream, &Frame::JoinAccepted(answer)).await;
 }
 

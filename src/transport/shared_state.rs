@@ -1,4 +1,4 @@
-//! The registry: the state that all transport tasks share.
+//! The state that all transport tasks share: the registry of links and addresses, the handle, the shutdown signal.
 //!
 //! Why: each connection is a task of its own; they share the loop's handle, the published table, the addresses of members, and
 //! the shutdown signal.

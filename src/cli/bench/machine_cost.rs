@@ -1,4 +1,4 @@
-//! Measurements of the machine: CPU time of processes, and the fsync latency of a disk.
+//! What a run costs the computer: CPU time of the nodes' processes, and the fsync latency of the disk.
 //!
 //! Why: throughput means little without its cost, and a durable write cannot be faster than an fsync; a disk that syncs
 //! impossibly fast does not sync.

@@ -1,4 +1,4 @@
-//! Operations as HTTP requests, for huskv and for etcd.
+//! Target systems of the benchmark, huskv and etcd: an operation as an HTTP request to each.
 //!
 //! Why: a fair comparison needs one generator for both systems: huskv's own routes, and the JSON gateway of etcd
 //! (`/v3/kv/put` and `/v3/kv/range`, keys and values in base64).

@@ -1,4 +1,4 @@
-//! Verification of claims that would end this node: the other voters are asked first.
+//! Claim verification: before this node ends on a claim (removed, log lost, state diverged), it asks the other voters.
 //!
 //! Why: any process that reaches the peer port can claim that a node was removed, that its log is lost, or that its
 //! state is wrong. Each is true at times, and then the node must end; so none is believed from the message alone. The

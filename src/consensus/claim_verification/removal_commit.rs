@@ -1,4 +1,4 @@
-//! Commit discovery: a removed voter is asked whether its removal is committed.
+//! Discovery of a committed removal: the voter that an entry removes is asked whether that entry is committed.
 //!
 //! Why: a leader may inherit its own removal from the leader before it. It learns that the entry is committed, applies
 //! it and stops, perhaps before any other node has heard of the commit. The others still count it as a voter: of two,

@@ -74,8 +74,8 @@ impl Outbox for Sent {
     fn identify(&mut self, token: u64, _: &str) {
         self.note("identify", token);
     }
-    fn adopt(&mut self, token: u64, _: &str, _: JoinOffer) {
-        self.note("adopt", token);
+    fn offer_join(&mut self, token: u64, _: &str, _: JoinOffer) {
+        self.note("offer_join", token);
     }
     fn probe(&mut self, token: u64, _: &str, _: Probe) {
         self.note("probe", token);

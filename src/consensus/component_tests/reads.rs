@@ -112,7 +112,7 @@ fn a_round_that_a_leader_leaves_unanswered_ends_the_wait_of_its_reads_and_goes_o
 fn a_member_that_has_started_asks_by_itself_and_is_not_ready_before_it_has_what_its_leader_has_committed() {
     let (node, mut lag) = (Node::follower(2), Lag::default());
     let applied = node.core.applied();
-    assert!(!lag.asks(&node.core) && lag.starting(&node.core).is_none(), "one that was adopted asks for nothing");
+    assert!(!lag.asks(&node.core) && lag.starting(&node.core).is_none(), "one that has joined asks for nothing");
     lag.starts();
     assert!(lag.asks(&node.core));
     assert_eq!(lag.starting(&node.core).unwrap().code, Code::Starting);

@@ -1,4 +1,4 @@
-//! Work off the loop: syncs of the state machine, spooling of a snapshot, and closing and removal of databases.
+//! Background jobs off the loop: syncs of the state machine, spooling of a snapshot, and closing and removal of databases.
 //!
 //! Why: each takes long, and the loop must not wait for it. In life each gets a thread ([`crate::consensus::thread`]), in
 //! a simulator they are steps of the schedule.

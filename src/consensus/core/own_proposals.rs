@@ -48,8 +48,8 @@ impl Core {
         Changer::new(self.raw.raft.prs()).simple(&[single]).map_err(|error| {
             Refusal::not_applied(Code::BadRequest, format!("raft would refuse this membership change: {error}"))
         })?;
-        // Two halves of one entry: `data` is what raft makes of it, `context` what the member table does. `entry_codec`
-        // checks that both mean the same.
+        // Two halves of one entry: `data` is what raft makes of it, `context` what the member table does.
+        // `entry_decode` checks that both mean the same.
         let mut conf_change = ConfChange::default();
         conf_change.set_change_type(kind);
         conf_change.node_id = raft_id;

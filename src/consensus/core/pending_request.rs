@@ -1,4 +1,4 @@
-//! A request of a client or peer that waits for its answer, and the refusals that several components give.
+//! A pending request of a client or peer, and the refusals that several components give.
 //!
 //! Invariants: a request is answered exactly once. One that may have had an effect is never refused as `not_applied`.
 //!

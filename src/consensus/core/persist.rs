@@ -1,4 +1,4 @@
-//! Records made durable, and entries decoded into operations of the state machine.
+//! Persistence of raft's entries and hard state in the journal, and decoding of entries into operations of the state machine.
 //!
 //! Invariants: at most one record and one sync for a Ready; one more before a membership entry is reported as
 //! committed. A membership entry that is malformed, or that raft refuses, changes nothing, on every node alike.

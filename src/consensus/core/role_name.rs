@@ -1,4 +1,4 @@
-//! Raft's role in the words of hashicorp/raft.
+//! The name of raft's role (Leader, Follower, Candidate) as hashicorp/raft has it.
 
 use raft::StateRole;
 

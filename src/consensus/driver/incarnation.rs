@@ -50,7 +50,7 @@ impl Driver {
         let standalone = self.joiner.standing(&self.core, busy) == NodeKind::Standalone;
         let dropped = standalone.then(|| format!("the {keys} keys that {} held alone", self.core.my_name()));
         if let Some(dropped) = &dropped {
-            warn!(self.core.log, "a forced join gives up data once the cluster's state has arrived"; "data" => dropped);
+            warn!(self.core.log, "a forced join discards data once the cluster's state has arrived"; "data" => dropped);
         }
         self.refuse_everything(refusals::joining);
         self.core.state_machine.abort_snapshot();

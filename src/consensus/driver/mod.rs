@@ -9,7 +9,7 @@
 //! and its advance. `applied <= commit <= last` before and after each turn.
 //!
 //! See also: the order within a turn (`ready`), requests between components (`request_routing`), messages of peers (`peer_messages`),
-//! adoption, removal and install (`incarnation`), the thread (`thread`).
+//! join, removal and install (`incarnation`), the thread (`thread`).
 
 mod incarnation;
 mod node_view;
@@ -274,10 +274,12 @@ impl Driver {
             Input::Heard { from, follows } => self.live.heard(&self.core, from, follows),
             Input::Forwarded { token, result } => self.proposals.forward_ended(context!(self), token, result),
             Input::Identified { token, result } => self.identified(token, result)?,
-            Input::AdoptAnswered { token, result } => self.membership.adopt_answered(context!(self), token, result),
-            Input::JoinOffer { adopt, reply } => {
+            Input::JoinOfferAnswered { token, result } => {
+                self.membership.join_offer_answered(context!(self), token, result)
+            }
+            Input::JoinOffer { offer, reply } => {
                 let busy = self.busy();
-                self.joiner.receive_offer(&mut self.core, &self.live, busy, adopt, reply);
+                self.joiner.receive_offer(&mut self.core, &self.live, busy, offer, reply);
             }
             Input::Removed { cluster_id, raft_id } => self.removal_claimed(cluster_id, raft_id)?,
             Input::Probe { probe, reply } => {

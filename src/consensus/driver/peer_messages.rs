@@ -42,7 +42,7 @@ impl Driver {
             return Ok(());
         }
         if message.to != self.core.raft_id() {
-            // It was meant for an incarnation that this node has given up meanwhile.
+            // It was meant for an incarnation that this node has left meanwhile.
             return Ok(());
         }
         let from = message.from;

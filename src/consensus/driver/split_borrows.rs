@@ -1,4 +1,4 @@
-//! Macros that lend the driver's fields to a component, beside the component itself.
+//! Split borrows: macros that borrow the driver's fields for a component, beside the component itself.
 //!
 //! Why: a method that borrowed these fields would borrow the whole driver, and the component with it.
 

@@ -270,8 +270,8 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refusal`] with the reason why the node does not join.
-    pub async fn adopt(&self, adopt: JoinOffer) -> Result<JoinAccepted, Refusal> {
-        self.ask(|reply| Input::JoinOffer { adopt, reply }).await?
+    pub async fn receive_join_offer(&self, offer: JoinOffer) -> Result<JoinAccepted, Refusal> {
+        self.ask(|reply| Input::JoinOffer { offer, reply }).await?
     }
 
     /// Delivers an input of a peer or a background job, waiting while the queue is full. After the loop's end it is

@@ -1,4 +1,4 @@
-//! Coalescing of status requests: concurrent callers share one answer.
+//! Status requests: concurrent callers share one answer (single flight).
 //!
 //! Why: every client may ask for the status, as often as it likes, and each answer takes time of the loop.
 //!

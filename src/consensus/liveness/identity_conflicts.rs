@@ -1,4 +1,4 @@
-//! Identity conflicts, and changed addresses of this node.
+//! Identity conflicts (two processes with one member's identity), and changed addresses of this node.
 //!
 //! Why: a clone of a member's disk has the same identity. It cannot have the member's address while the member is
 //! running, nor the boot ids that others have recorded since. So a node at another address than the recorded one waits

@@ -1,4 +1,4 @@
-//! Peer reports: which leader each member says that it follows, and for how long that is believed.
+//! Leader reports of peers: which leader each member says that it follows, and for how long that is believed.
 //!
 //! Why: a member that reaches the leader can relay a write for one that does not.
 //!

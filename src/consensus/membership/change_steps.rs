@@ -279,7 +279,7 @@ impl Membership {
             return Err(refuse_once_settled(cx, refusal));
         }
         let token = cx.core.token();
-        let adopt = JoinOffer {
+        let offer = JoinOffer {
             offer: cx.core.offer_number(token),
             cluster_id: cx.core.data_dir.identity().cluster_id,
             leader_id: cx.core.raft_id(),
@@ -292,12 +292,12 @@ impl Membership {
             tombstones: cx.core.state_machine.members().tombstones().collect(),
         };
         self.asked.insert(token, raft_address.clone());
-        cx.core.outbox.adopt(token, raft_address, adopt);
+        cx.core.outbox.offer_join(token, raft_address, offer);
         Ok(token)
     }
 
     /// Handles the answer to an offer: the joiner has switched incarnations durably, or refuses.
-    pub fn adopt_answered(&mut self, cx: &mut Context<'_>, token: u64, result: Result<JoinAccepted, Refusal>) {
+    pub fn join_offer_answered(&mut self, cx: &mut Context<'_>, token: u64, result: Result<JoinAccepted, Refusal>) {
         let address = self.asked.remove(&token).unwrap_or_default();
         let asked = |operation: &Operation| matches!(operation.stage, Stage::JoinOffer(t) | Stage::Prepared { token: t, .. } if t == token);
         if !self.current.as_ref().is_some_and(asked) {
@@ -308,7 +308,7 @@ impl Membership {
         }
         let Some(mut operation) = self.current.take() else { return };
         let Request::Join { node_id, raft_address, .. } = &operation.waiting.request else { return };
-        let refusal = match result.and_then(|adopted| validate::join_accepted(&adopted).map(|()| adopted)) {
+        let refusal = match result.and_then(|accepted| validate::join_accepted(&accepted).map(|()| accepted)) {
             // The question alone changes nothing, even where its answer is lost.
             Err(refusal) if matches!(operation.stage, Stage::Prepared { .. }) => {
                 Refusal { outcome: Outcome::NotApplied, ..refusal }
@@ -326,7 +326,7 @@ impl Membership {
                 format!("{raft_address} answered with a raft id that cannot be used"),
             ),
             Ok(accepted) => {
-                info!(cx.core.log, "a node was adopted"; "node" => node_id, "at" => raft_address, "raft_id" => accepted.raft_id);
+                info!(cx.core.log, "a node took the join offer"; "node" => node_id, "at" => raft_address, "raft_id" => accepted.raft_id);
                 if accepted.started_as != *node_id {
                     operation.warning = Some(format!(
                         "the process at {raft_address} was started as {}; as a member its name is {node_id}",

@@ -4,7 +4,7 @@
 //! The node that answers at the address tells them apart, before anything is written.
 //!
 //! Invariants: a member is known by its raft id, never by its name or address. A name or an address that belongs to a
-//! live member is not taken over. Data that was not handed over is not given up without `force`, and a member's never.
+//! live member is not taken over. A standalone node's data is not discarded without `force`, and a member's never.
 //!
 //! See also: the steps that follow (`change_steps`), and the joiner's own checks (`offer_acceptance`).
 

@@ -1,4 +1,4 @@
-//! The joiner's side of a join: when a node gives up its incarnation for another cluster.
+//! Acceptance of join offers: when a node leaves its incarnation and joins another cluster.
 //!
 //! Why: a joiner starts from nothing under a fresh raft id. A node that has something to lose must not do that by
 //! mistake, nor for a leader that it could not reach, nor because any process says so.
@@ -150,7 +150,7 @@ impl Joiner {
         if offer.leader_id == 0 || offer.leader_id == core.raft_id() || Some(offer.leader_id) == previous {
             return Err(Refusal::not_applied(
                 Code::BadRequest,
-                format!("the leader that is to adopt {me} is said to be {me} itself"),
+                format!("the leader that is to offer {me} is said to be {me} itself"),
             ));
         }
         Ok(())
@@ -275,17 +275,17 @@ impl Joiner {
     ) -> Option<Accepted> {
         let asked =
             |received: &mut ReceivedOffer| matches!(received.waits_for, LeaderProof::Leader(asked) if asked == token);
-        let ReceivedOffer { offer: adopt, reply, .. } = self.received.take_if(asked)?;
-        let (me, address, leader) = (core.my_name(), &adopt.leader_address, &adopt.leader_name);
+        let ReceivedOffer { offer, reply, .. } = self.received.take_if(asked)?;
+        let (me, address, leader) = (core.my_name(), &offer.leader_address, &offer.leader_name);
         // Three checks of what answers at the advertised address: it is another node, it is that leader, and it lists
         // this offer. Without the last one any process could make this node join in the name of a leader that never
         // asked.
         let wrong = match result {
-            Ok(who) if who.raft_id != adopt.leader_id || who.cluster_id != adopt.cluster_id => {
+            Ok(who) if who.raft_id != offer.leader_id || who.cluster_id != offer.cluster_id => {
                 Some((Code::Unreachable, format!("another node, {}, answers there", who.node_id)))
             }
             Ok(_) if plant::is(Plant::TombstonesBelieved) => None,
-            Ok(who) if !who.offers.contains(&adopt.offer) => {
+            Ok(who) if !who.offers.contains(&offer.offer) => {
                 let detail = format!("{} answers there and knows nothing of this join", who.node_id);
                 Some((Code::JoinInProgress, detail))
             }
@@ -301,15 +301,15 @@ impl Joiner {
             return None;
         }
         // Much may have happened while the leader was dialled.
-        if let Err(refusal) = self.check_offer(core, live, busy, &adopt) {
+        if let Err(refusal) = self.check_offer(core, live, busy, &offer) {
             reply(Err(refusal));
             return None;
         }
-        if adopt.prepare {
+        if offer.prepare {
             reply(Ok(self.join_accepted(core, None)));
             return None;
         }
-        Some(Accepted { offer: adopt, reply })
+        Some(Accepted { offer, reply })
     }
 
     pub fn join_accepted(&self, core: &Core, dropped: Option<String>) -> JoinAccepted {

@@ -1,4 +1,4 @@
-//! The state that proposals and membership changes use beside their own.
+//! The state that proposals and membership changes share: the core, liveness, the cluster clock, the disk space of voters.
 //!
 //! See also: `driver` (which lends it).
 

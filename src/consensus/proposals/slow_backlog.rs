@@ -1,4 +1,4 @@
-//! The backlog of a leader: large writes are refused while it moves slowly.
+//! The age of a leader's backlog: large writes are refused while entries commit slowly.
 //!
 //! Why: writes are proposed in order, so one that is taken in behind megabytes of slow writes would reach its deadline
 //! while it waits, with an outcome that its client does not learn. A refusal at once says `not_applied`.

@@ -1,4 +1,4 @@
-//! Decoding of log entries.
+//! Decoding of log entries into commands and membership changes.
 //!
 //! Why: a follower that acknowledges an entry makes it part of what is committed, and what is committed must be applied
 //! by every node, after every restart. So what cannot be decoded is refused before it is appended.

@@ -1,4 +1,4 @@
-//! Age of a round of ReadIndex: whether the leader leaves it unanswered for too long.
+//! Late rounds of ReadIndex: those that the leader leaves unanswered for too long.
 //!
 //! Why: behind a slow link everything arrives late, also what would tell how far the leader is. Each read would wait
 //! until its deadline, on a node that takes itself for ready.

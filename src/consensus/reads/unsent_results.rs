@@ -1,4 +1,4 @@
-//! Bytes of read results that http has not taken from the loop yet.
+//! Unsent results: bytes of read results that http has not taken from the loop yet.
 //!
 //! Why: the loop reads values faster than they can be written out as JSON, and whether there is memory for an answer is
 //! only asked then. Thousands of reads at once would be thousands of values in memory.

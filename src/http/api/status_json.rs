@@ -1,4 +1,5 @@
-//! The JSON form of the status: the 18 strings of hashicorp/raft's `Stats()`, and huskv's own members.
+//! The JSON form of the status: the 18 string members that hashicorp/raft's `Stats()` has (`state`,
+//! `term`, `last_contact` and others), and huskv's own.
 //!
 //! Why: clients of the Go tutorial and dashboards read the 18 names, which are strings there; huskv's own are typed JSON.
 //!

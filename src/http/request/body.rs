@@ -4,9 +4,9 @@
 //! member must be refused by name: a misspelt condition must not become an unconditional write.
 //!
 //! Invariants: at most the limit is buffered, whatever `Content-Length` says. The bodies of all requests under way share a
-//! budget, which counts allocated bytes. A client below the least rate is given up. A member keeps the text that was sent.
+//! budget, which counts allocated bytes. A client below the least rate is refused. A member keeps the text that was sent.
 //!
-//! See also: what the members mean ([`crate::http::api`]), bodies that are not read ([`super::body_drain`]).
+//! See also: what the members mean ([`crate::http::api`]), bodies that are not read ([`super::unread_body`]).
 
 use std::fmt;
 use std::pin::Pin;
@@ -149,8 +149,8 @@ pub(crate) async fn collect(
 async fn next_chunk(stream: &mut BodyStream, rate: &mut MinRate) -> Result<Option<Bytes>, Problem> {
     loop {
         let mut next = stream.next();
-        // The time that the node takes for itself does not count: a chunk that is there already costs no grace, however long
-        // this task was not scheduled.
+        // The time that the node takes for itself does not count: a chunk that is there already costs no grace period, however
+        // long this task was not scheduled.
         let chunk = match (&mut next).now_or_never() {
             Some(chunk) => chunk,
             None => {

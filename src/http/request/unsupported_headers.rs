@@ -1,4 +1,4 @@
-//! Request headers that change the meaning of a request, checked on every route.
+//! Unsupported request headers: those that would change the meaning of a request, refused on every route.
 //!
 //! Why: ignoring such a header would carry out another request than the one that was sent. `PUT` with `Content-Range` would
 //! store a part of a file as the whole of it, and a compressed body would be stored as text.

@@ -1,4 +1,4 @@
-//! Query parameters, keys in paths, and the deadline of a request.
+//! What a request's URI holds: query parameters, keys in paths, and the deadline.
 //!
 //! Why: a misspelt parameter must not be ignored while the client relies on it, so an unknown one is refused by name.
 //!

@@ -1,4 +1,4 @@
-//! Memory budgets: bytes that clients make the node hold, shared out by client address.
+//! Fair shares of a memory budget: bytes that clients make the node hold, divided among client addresses.
 //!
 //! Why: a request body stays in memory until its client has sent it, a response until its client has taken it. With one
 //! budget in order of arrival, the slowest clients would own all of it.

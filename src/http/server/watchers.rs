@@ -1,4 +1,4 @@
-//! Watcher slots: how many clients may watch, and how all of them are woken.
+//! Watchers: how many clients may watch (slots), and how all of them are woken.
 //!
 //! Why: a watcher holds a connection for as long as it likes, so watchers need a bound of their own below that of the
 //! connections. The loop announces a change once, and one task passes it on, so the loop spends no time on each watcher.

@@ -1,4 +1,4 @@
-//! The dedup table: results of writes with an idempotency key, so that a retry is answered and not applied again.
+//! Deduplication rules: the table of results of writes with an idempotency key, so that a retry is answered and not applied again.
 //!
 //! Why: a client that lost the answer to a write has to send it again. The result is replicated state, stored by the entry that
 //! applied the write, so every later leader has it.

@@ -1,4 +1,4 @@
-//! Evaluation of commands over several keys: transactions and deletes by prefix.
+//! Evaluation of multi-key commands: transactions and deletes by prefix.
 //!
 //! Why: a transaction with conditions on some keys and writes to others is enough for counters, queues, locks and secondary
 //! indexes.

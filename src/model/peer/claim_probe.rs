@@ -1,4 +1,4 @@
-//! Probes between voters, and state digests.
+//! Probes of claims between voters, and state digests.
 //!
 //! Why: some messages would end a node if they were true: that it was removed, that its log is lost, that its state
 //! diverges. Before a node believes one it probes the other voters. A node without a leader probes whether an entry of its

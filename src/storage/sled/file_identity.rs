@@ -1,4 +1,4 @@
-//! Checks whether files are still the ones that were opened.
+//! File identity: whether a path still leads to the file that was opened.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! One sled database behind the [`Db`] interface.
+//! A guarded sled database behind the [`Db`] interface: panics contained, poisoned after a failed write.
 //!
 //! Why: every call goes through one place that catches panics, remembers a failure for good, and translates sled's errors for
 //! operators.

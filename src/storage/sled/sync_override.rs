@@ -1,11 +1,11 @@
-//! fsync for sled, free disk space, and thread priority.
+//! Override of sled's sync call by a real fdatasync; free disk space, and thread priority.
 //!
 //! Why: on Linux sled 0.34 ends a flush in `sync_file_range`, which is no fsync: it writes no metadata and does not flush the
 //! disk's cache, so a power failure loses acknowledged data. This file defines that one C symbol, to which sled's call links
 //! instead of libc's, as a real `fdatasync`. So each buffer that sled writes is durable before the next one. A flush followed by
 //! our own sync was not enough: 1 of 20 simulated power failures lost entries (measured with sled 0.34.7).
 //!
-//! Invariants: with [`super::wall_clock`] the only `unsafe` in the tree. That the definition is in force is not assumed:
+//! Invariants: with [`super::wall_clock`] the only `unsafe` in the source. That the definition is in force is not assumed:
 //! [`crate::storage::SledEngine`] flushes once and refuses to start if [`syncs`] has not moved.
 
 use std::path::Path;

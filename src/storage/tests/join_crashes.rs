@@ -194,7 +194,7 @@ fn joined(disk: &Disk) -> Result<(), Error> {
     remove_garbage(&data_dir, generation)
 }
 
-/// Everything that a join which is given up does to it.
+/// Everything that an abandoned join does to it.
 fn given_up(disk: &Disk) -> Result<(), Error> {
     let (mut data_dir, _) = DataDir::open(Arc::new(disk.clone()), boot("n1"))?;
     data_dir.switch_incarnation(77, "r:1", "h:1", true)?;

@@ -152,7 +152,7 @@ fn offer() -> JoinOffer {
 }
 
 async fn accepted(node: &mut Node) -> Result<JoinAccepted, Refusal> {
-    node.wait(|input| if let Input::AdoptAnswered { token: 6, result } = input { Some(result) } else { None }).await
+    node.wait(|input| if let Input::JoinOfferAnswered { token: 6, result } = input { Some(result) } else { None }).await
 }
 
 #[tokio::test]
@@ -160,9 +160,9 @@ async fn an_offer_is_answered_by_the_joiners_loop() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     let yes = JoinAccepted { raft_id: 5, started_as: "n".into(), http_address: "h:1".into(), dropped: None };
     for answer in [Ok(yes), Err(Refusal::not_applied(Code::HasData, "it has data"))] {
-        a.post.adopt(6, &b.address, offer());
+        a.post.offer_join(6, &b.address, offer());
         let reply = b.wait(|input| match input {
-            Input::JoinOffer { adopt: received, reply } => {
+            Input::JoinOffer { offer: received, reply } => {
                 assert_eq!(received, offer());
                 Some(reply)
             }
@@ -180,7 +180,7 @@ async fn an_offer_is_answered_by_the_joiners_loop() {
             (reported_to, reported) => assert_eq!(reported_to, reported),
         }
     }
-    a.post.adopt(6, &nowhere(), offer());
+    a.post.offer_join(6, &nowhere(), offer());
     let refusal = accepted(&mut a).await.unwrap_err();
     assert_eq!((refusal.code, refusal.outcome), (Code::Unreachable, Outcome::NotApplied));
 }
@@ -201,7 +201,7 @@ async fn a_joiner_is_notified_that_its_join_has_ended() {
 async fn an_offer_without_an_answer_is_unknown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut a = Node::start(1);
-    a.post.adopt(6, &listener.local_addr().unwrap().to_string(), offer());
+    a.post.offer_join(6, &listener.local_addr().unwrap().to_string(), offer());
     let (mut joiner, _) = listener.accept().await.unwrap();
     read_preamble(&mut joiner).await.unwrap();
     read_frame(&mut joiner, ANY).await.unwrap();
