@@ -13,8 +13,9 @@ use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 use slog::{info, warn};
 
+use super::Driver;
+use super::ready::Seen;
 use super::split_borrows::context;
-use super::{Driver, Seen};
 use crate::consensus::claim_verification::Verification;
 use crate::consensus::claim_verification::digests::Digests;
 use crate::consensus::claim_verification::plausibility::TermBound;

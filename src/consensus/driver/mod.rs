@@ -8,8 +8,8 @@
 //! [`Outbox`], the [`Background`] and the replies that inputs carry. Nothing is stepped or proposed between `ready()`
 //! and its advance. `applied <= commit <= last` before and after each turn.
 //!
-//! See also: the order within a turn (`ready`), requests between components (`request_routing`), messages of peers (`peer_messages`),
-//! join, removal and install (`incarnation`), the thread (`thread`).
+//! See also: the order within a turn (`ready`), requests between components (`request_routing`), messages of peers
+//! (`peer_messages`), join, removal and install (`incarnation`), the clock (`tick`), the thread (`thread`).
 
 mod incarnation;
 mod node_view;
@@ -17,6 +17,7 @@ mod peer_messages;
 mod ready;
 mod request_routing;
 mod split_borrows;
+mod tick;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -49,8 +50,9 @@ use super::reads::{Reader, Reads, Wanted};
 use super::snapshots::Snapshots;
 use crate::changefeed::ChangeFeed;
 use crate::logging::LogLimit;
-use crate::model::{List, Millis, Page};
+use crate::model::Millis;
 use crate::storage::{DataDir, Error, Incarnation, ReceivedSnapshot};
+use ready::Seen;
 use split_borrows::{context, view};
 
 /// One node's consensus.
@@ -83,14 +85,6 @@ pub struct Driver {
     pub(crate) voter_disk_space: VoterDiskSpace,
     pub(crate) stalled_followers: StalledFollowers,
     pub(crate) lag: Lag,
-}
-
-/// Role, leader and term at a turn, to detect their changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub role: StateRole,
-    pub leader: u64,
-    pub term: u64,
 }
 
 impl Driver {
@@ -137,20 +131,6 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Returns the change feed, with the events of what this node applies from its start on.
-    #[must_use]
-    pub fn feed(&self) -> &Arc<ChangeFeed> {
-        &self.core.feed
-    }
-
-    /// Reads a page of the applied state, without ReadIndex.
-    ///
-    /// # Errors
-    /// [`Error`] for damage.
-    pub fn list(&self, list: &List) -> Result<Page, Error> {
-        self.core.state_machine.list(list)
-    }
-
     /// Counts results that http has not taken yet in `unsent`.
     pub(crate) fn set_unsent(&mut self, unsent: UnsentResults) {
         self.reads.unsent = unsent;
@@ -178,67 +158,6 @@ impl Driver {
         self.turn(now)?;
         self.core.campaign_if_alone();
         self.turn(now)
-    }
-
-    /// Lets one tick of raft's clock pass, and ends what has waited too long. A leader makes up for ticks that it has
-    /// missed, up to the next heartbeat: its followers count by clocks of their own.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
-    pub fn tick(&mut self, now: Millis) -> Result<(), Error> {
-        self.core.at(now);
-        // First of all: a node whose directory was removed neither campaigns nor sends a heartbeat any more.
-        self.core.data_dir.engine().check()?;
-        let missed = self.core.now.saturating_sub(std::mem::replace(&mut self.ticked, self.core.now))
-            / self.core.options.tick_ms;
-        let most = if self.core.leads() { self.core.options.heartbeat_ticks as u64 } else { 1 };
-        // A leader that was stopped for 3 ticks of a heartbeat every 2 makes up for 2, so the heartbeat leaves at once.
-        // A follower makes up for none: it would count ticks in which it could not have heard its leader, and campaign.
-        for _ in 0..missed.clamp(1, most.max(1)) {
-            if self.core.phase == Phase::Member && !self.verification.holds_raft() {
-                self.core.raw.tick();
-            }
-        }
-        // Before all that follows: it may say that this node was removed.
-        let verdict = self.verification.tick_verification(&mut self.core)?;
-        self.follow(verdict)?;
-        self.commit_discovery.discover_commit(&mut self.core, &self.live);
-        self.digests.tell_digests(&mut self.core);
-        self.voter_disk_space.broadcast_space(&mut self.core);
-        self.stalled_followers.warn_stalled_followers(&self.core, &self.live);
-        let is_late = self.reads.tick_round(&self.core, &self.live);
-        if self.lag.update_lag(&self.core, is_late) {
-            self.reads.refuse_reads_that_lag(view!(self));
-        }
-        self.proposals.expire_requests(context!(self));
-        self.route_changes();
-        self.reads.expire_reads(view!(self));
-        self.membership.expire_membership(context!(self));
-        let busy = self.busy();
-        self.joiner.tick_joiner(&mut self.core, &self.live, busy);
-        // Behind all that looks at the present incarnation, because it may replace that.
-        if let Some(reason) = self.joiner.goes_back(&self.core, &self.live) {
-            self.go_back(reason)?;
-        }
-        if let Some(moved) = self.identities.announce_addresses(&mut self.core)? {
-            self.request(moved);
-        }
-        Ok(())
-    }
-
-    /// Whether another turn has work even if no input comes.
-    #[must_use]
-    pub fn has_work(&self) -> bool {
-        (self.core.asks_raft() && self.core.raw.has_ready())
-            || !self.committed.is_empty()
-            || self.proposals.any_proposable(&self.core)
-            || self.reads.any_read_ready(&self.core)
-    }
-
-    /// Returns the digest of the applied state: equal on all nodes at the same applied index.
-    #[must_use]
-    pub fn digest(&self) -> u64 {
-        self.core.state_machine.digest()
     }
 
     /// Handles one input at the time `now` of the call, since the input may have waited for a disk or for a stopped

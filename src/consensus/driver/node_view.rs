@@ -1,4 +1,4 @@
-//! Status, names and change feed status: one consistent view of the node between two turns.
+//! Status, names, change feed, pages and digest: one consistent view of the node between two turns.
 //!
 //! See also: `http::api::status_json` (how it is written out).
 
@@ -9,14 +9,34 @@ use raft::eraftpb::ConfState;
 
 use super::Driver;
 use super::split_borrows::view;
-use crate::changefeed::FeedStatus;
+use crate::changefeed::{ChangeFeed, FeedStatus};
 use crate::consensus::core::Phase;
 use crate::consensus::core::role_name::state;
 use crate::consensus::handle::Names;
-use crate::model::{MemberStatus, Refusal, State, Status};
-use crate::storage;
+use crate::model::{List, MemberStatus, Page, Refusal, State, Status};
+use crate::storage::{self, Error};
 
 impl Driver {
+    /// Returns the change feed, with the events of what this node applies from its start on.
+    #[must_use]
+    pub fn feed(&self) -> &Arc<ChangeFeed> {
+        &self.core.feed
+    }
+
+    /// Reads a page of the applied state, without ReadIndex.
+    ///
+    /// # Errors
+    /// [`Error`] for damage.
+    pub fn list(&self, list: &List) -> Result<Page, Error> {
+        self.core.state_machine.list(list)
+    }
+
+    /// Returns the digest of the applied state: equal on all nodes at the same applied index.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.core.state_machine.digest()
+    }
+
     /// Returns why this node takes no requests now; None if it does.
     pub(crate) fn not_ready(&self) -> Option<Refusal> {
         let why = self
