@@ -7,8 +7,8 @@
 //! 1. A 2xx answer to a write means: synced to the disks of a majority, applied, and never lost again, whatever is killed
 //!    or unplugged next. An error says whether the write was `not_applied` or is `unknown`.
 //! 2. A read is linearizable on any node unless the caller asks for `stale`.
-//! 3. A membership change cannot lose the quorum by accident, cannot destroy data that was not handed over, and never
-//!    deposes a healthy leader.
+//! 3. A membership change cannot lose the quorum by accident, cannot destroy a node's own data without `force`, and
+//!    never deposes a healthy leader.
 //! 4. No manual upkeep: no defragmentation, no alarm to disarm. Space is used again, though not given back; what would fill
 //!    a disk is refused before it does.
 //! 5. A node that cannot keep these promises (disk error, corrupted file, impossible log) stops with a clear message and
@@ -36,14 +36,14 @@
 //!
 //! # Threads
 //!
-//! The loop (`consensus::task`) is one thread with raft, journal and state machine. Network I/O runs on tokio's workers. Removals,
+//! The loop (`consensus::thread`) is one thread with raft, journal and state machine. Network I/O runs on tokio's workers. Removals,
 //! closes, state machine syncs and snapshot scans run on threads of their own. `docs/design.md` draws them with their queues.
 //!
 //! # A PUT
 //!
 //! 1. `http::api::store` reads the body up to its limit, checks key, value and condition ([`model::validate`]), and calls
 //!    [`consensus::Handle::request`]. The queue behind it is bounded in requests and bytes; a full one is a 503 at once.
-//! 2. The loop (`consensus::task`) drains its inbox, validates each request again, and, once the writes before them are
+//! 2. The loop (`consensus::thread`) drains its inbox, validates each request again, and, once the writes before them are
 //!    committed, proposes all that have gathered, one log entry each (`consensus::proposals`). So the raft index of the entry
 //!    is the version of the key.
 //! 3. `consensus::driver::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
@@ -72,7 +72,7 @@
 //! * A change of state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix,
 //!   and whether a request with an idempotency key was done before.
 //! * What a command may be is one check, [`model::validate`]: in http, in the loop before it proposes, and where an entry is
-//!   decided, as a refusal alike on every node. No entry is appended that cannot be decoded (`consensus::raft_node::entry_codec`).
+//!   decided, as a refusal alike on every node. No entry is appended that cannot be decoded (`consensus::raft_node::entry_decode`).
 //! * Apply reads no clock: the leader stamps each entry with the cluster's time (`consensus::proposals::cluster_clock`), and a
 //!   key expires when the entry that removes it is applied.
 //! * The work and the time of a turn are bounded: inputs, reads, pages and committed entries beyond the bound wait for the
@@ -82,27 +82,27 @@
 //! * A node's state counts as fresh as of the moment when its read index round began, not when the answer came.
 //! * Reads, pages too, are answered between two batches, so each is one state.
 //! * No start and no guarantee depends on the wall clock, and libraries see it within 1970 to 9999 (`storage::sled::wall_clock`).
-//! * sled's flush is made a real fdatasync (`storage::sled::fsync`), and a node that cannot prove it does not start. Values
+//! * sled's flush is made a real fdatasync (`storage::sled::sync_override`), and a node that cannot prove it does not start. Values
 //!   are stored in chunks of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
 //! * Memory that clients hold at their own speed is bounded, shared out by address, and taken from clients below a least rate
-//!   (`http::server::memory_budget`, `http::server::min_rate`). All bounds follow from one number (`node::memory`). A refused
+//!   (`http::server::fair_shares`, `http::server::min_rate`). All bounds follow from one number (`node::memory`). A refused
 //!   request costs the loop nothing.
 //! * The loop waits for no watcher. A watcher sees every event from its cursor on once and in order, or is told that it
 //!   cannot.
 //! * The log is compacted only behind the checkpoint, which is what the state machine has synced.
 //! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. A join begins a new
 //!   incarnation before any log entry names it. The previous one is kept, and can be rolled back to, until the cluster's
-//!   state is installed (`consensus::driver::lifecycle`).
+//!   state is installed (`consensus::driver::incarnation`).
 //! * Input at the peer port is bounded before it is decoded, and a snapshot is taken from the present leader alone. Only the
 //!   member table makes a node dial an address for long.
 //! * A message that would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim:
-//!   the node stops serving and asks the other voters (`consensus::verification`). A term is believed within a bound far below
-//!   what can be counted (`consensus::verification::term_bound`).
+//!   the node stops serving and asks the other voters (`consensus::claim_verification`). A term is believed within a bound far below
+//!   what can be counted (`consensus::claim_verification::plausibility`).
 //! * Members tell their free disk space ([`model::DiskSpace`]), less what they have yet to write. While a voter has less than
 //!   its reserve, no client's write that may make the state larger is proposed (`consensus::proposals::disk_space`), and no
 //!   snapshot takes from a reserve. Below the floor no change of a key is proposed, and checkpoints wait.
 //! * The loop closes no database and removes no directory: a background thread does.
-//! * Nodes compare their states: the leader tells its digest every second (`consensus::verification::digests`), and a node
+//! * Nodes compare their states: the leader tells its digest every second (`consensus::claim_verification::digests`), and a node
 //!   that differs ends.
 //! * Each start of a process has a boot id ([`model::BootHistory`]). A peer is spoken to only under the boot id that is known or
 //!   one that follows from it, recorded durably first ([`storage::Peers`]): a copied disk is no member.

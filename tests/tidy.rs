@@ -1,4 +1,4 @@
-//! House rules that neither the compiler nor clippy can hold: imports between rooms, vendors, sizes, captions, words.
+//! House rules that neither the compiler nor clippy can hold: imports between modules, vendors, sizes, captions, words.
 //!
 //! Why: a rule that is only written down is broken by the third change. Each rule is a function from a file to its
 //! violations, and each is tested against made-up files that break it.
@@ -82,7 +82,7 @@ const RIDDLES: &[&str] = &[
     "wishes",
 ];
 
-/// Which rooms of `src` a room may import, itself aside.
+/// Which modules of `src` a module may import, itself aside.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("plant", &[]),
@@ -101,7 +101,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("lib", &[]),
 ];
 
-/// What one room may name of another where it may not name everything: room, other room, names.
+/// What one module may name of another where it may not name everything: module, other module, names.
 const FACADES: &[(&str, &str, &[&str])] = &[
     (
         "transport",
@@ -142,7 +142,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
     ("clap_complete", &["src/cli/completions.rs"]),
     ("toml", &["src/config.rs", "src/config/"]),
-    ("unsafe", &["src/storage/sled/fsync.rs", "src/storage/sled/wall_clock.rs"]),
+    ("unsafe", &["src/storage/sled/sync_override.rs", "src/storage/sled/wall_clock.rs"]),
 ];
 
 /// Marks of unfinished work.
@@ -152,36 +152,36 @@ const MARKS: &[&str] = &["TODO", "FIXME", "XXX", "HACK"];
 const EMPTY_SUFFIXES: &[&str] = &["Manager", "Helper", "Helpers", "Util", "Utils"];
 
 fn imports(file: &File) -> Vec<String> {
-    let Some(room) = file.room() else { return Vec::new() };
+    let Some(module) = file.module() else { return Vec::new() };
     let words = file.shipped();
-    let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == room) else {
-        return vec![format!("{}: the room {room} is not in the import table", file.path)];
+    let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else {
+        return vec![format!("{}: the module {module} is not in the import table", file.path)];
     };
-    let is_room = |name: &str| IMPORTS.iter().any(|(room, _)| *room == name);
+    let is_module = |name: &str| IMPORTS.iter().any(|(module, _)| *module == name);
     let mut violations = Vec::new();
     for (first, rest) in paths(&words, "crate").into_iter().chain(paths(&words, "huskv")) {
-        if is_room(&first) && first != room && !allowed.contains(&first.as_str()) {
-            violations.push(format!("{}: {room} must not import {first}", file.path));
+        if is_module(&first) && first != module && !allowed.contains(&first.as_str()) {
+            violations.push(format!("{}: {module} must not import {first}", file.path));
         }
-        let facade = FACADES.iter().find(|(from, to, _)| *from == room && *to == first);
+        let facade = FACADES.iter().find(|(from, to, _)| *from == module && *to == first);
         if let (Some((_, _, names)), Some(name)) = (facade, rest.first())
             && name != "self"
             && !names.contains(&name.as_str())
         {
-            violations.push(format!("{}: {room} must not use {name} of {first}", file.path));
+            violations.push(format!("{}: {module} must not use {name} of {first}", file.path));
         }
     }
-    // From the depth of a file that many steps lead out of its room, past the table above.
+    // From the depth of a file that many steps lead out of its module, past the table above.
     let depth = file.path.matches('/').count() - usize::from(file.path.ends_with("/mod.rs"));
     let climb = vec!["super"; depth].join("::");
     if depth > 0 && words.join("").contains(&format!("{climb}::")) {
-        violations.push(format!("{}: {climb} leaves the room; say crate::", file.path));
+        violations.push(format!("{}: {climb} leaves the module; say crate::", file.path));
     }
     violations
 }
 
 fn vendors(file: &File) -> Vec<String> {
-    if file.room().is_none() {
+    if file.module().is_none() {
         return Vec::new();
     }
     let words = file.words(false);
@@ -347,7 +347,7 @@ fn tree_of_files() -> Vec<File> {
 
 fn check(rule: fn(&File) -> Vec<String>) {
     let files = tree_of_files();
-    assert!(files.iter().filter(|file| file.room().is_some()).count() > 10, "the source was not found");
+    assert!(files.iter().filter(|file| file.module().is_some()).count() > 10, "the source was not found");
     let violations: Vec<String> = files.iter().flat_map(rule).collect();
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
@@ -359,7 +359,7 @@ fn expect(rule: fn(&File) -> Vec<String>, path: &str, text: &str, expected: usiz
 }
 
 #[test]
-fn rooms_import_only_what_the_table_allows() {
+fn modules_import_only_what_the_table_allows() {
     expect(imports, "src/model/a.rs", "use crate::storage::Db;", 1);
     expect(imports, "src/http/a.rs", "use crate::{model::X, client::Client};", 1);
     expect(imports, "src/http/a.rs", "fn f() { crate::config::load(); }", 1);

@@ -81,7 +81,7 @@ pub(super) fn run(matches: &ArgMatches) -> u8 {
         warn!(log, "{}", sentence);
     }
     // Before any thread of the node starts: limits and the panic hook are for the whole process.
-    node::process::prepare(&log);
+    node::process_settings::prepare(&log);
     node::panics::install(log.clone(), guard.clone());
     let code = node::run(&config, stop, &log, &guard);
     guard.flush();

@@ -16,9 +16,8 @@
 //! Invariants: a write of unknown outcome is sent again only with an idempotency key (`retry`). A call takes at most the
 //! client's timeout and half a second. Only the addresses that the caller gave are used (`endpoints`).
 //!
-//! See also: `api` for the routes, [`NodeClient`] for single nodes, [`NodeStats`] for `/raft/stats`.
+//! See also: `routes` for the routes, [`NodeClient`] for single nodes, [`NodeStats`] for `/raft/stats`.
 
-mod api;
 mod cluster_client;
 mod endpoints;
 mod events;
@@ -26,14 +25,15 @@ mod failure;
 mod http_client;
 mod node_client;
 mod retry;
+mod routes;
 mod stats;
 mod watch;
 
-pub use api::{Condition, MembershipChange, Page, Range, Read, Stored, Write};
 pub use cluster_client::Client;
 pub use events::{Event, EventKind};
 pub use failure::Failure;
 pub use node_client::{NodeClient, NodeClientError, Response};
+pub use routes::{Condition, MembershipChange, Page, Range, Read, Stored, Write};
 pub use stats::{DiskStats, MemberStats, NodeStats, NotReady};
 pub use watch::{Scope, Watch};
 

@@ -4,7 +4,7 @@
 //!
 //! Invariants: a missing field has its default, so the stats of an older version are readable.
 //!
-//! See also: `http::api::stats`, which writes the document.
+//! See also: `http::api::status_json`, which writes the document.
 
 use serde::{Deserialize, Deserializer};
 

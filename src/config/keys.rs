@@ -6,10 +6,10 @@
 //! Invariants: the variable and the flag follow from the path (`raft.tick_ms`, `HUSKV_RAFT_TICK_MS`, `--raft-tick-ms`); a
 //! short variable is a second name of the same key. Every default passes its own check.
 //!
-//! See also: [`crate::config`] (sources and precedence), `check` (parsers, and checks between settings).
+//! See also: [`crate::config`] (sources and precedence), `validate` (parsers, and checks between settings).
 
 use super::Config;
-use super::check;
+use super::validate;
 
 /// The type of a setting, its bounds, and the field of [`Config`] that it sets.
 pub enum Kind {
@@ -117,7 +117,7 @@ pub static KEYS: &[Key] = &[
         short: None,
         aliases: &[],
         default: "127.0.0.1",
-        kind: Kind::Text { set: |c, v| check::host(v).map(|host| c.host = host) },
+        kind: Kind::Text { set: |c, v| validate::host(v).map(|host| c.host = host) },
         help: "Address that both ports bind; loopback by default, because there is no authentication",
     },
     Key {
@@ -131,7 +131,7 @@ pub static KEYS: &[Key] = &[
                     c.advertise_host.clear();
                     Ok(())
                 }
-                _ => check::advertised(v).map(|host| c.advertise_host = host),
+                _ => validate::advertised(v).map(|host| c.advertise_host = host),
             },
         },
         help: "Host that other nodes dial, preferably a DNS name; empty: the host. Required where the host is 0.0.0.0 or ::",
@@ -141,7 +141,7 @@ pub static KEYS: &[Key] = &[
         short: None,
         aliases: &[],
         default: "",
-        kind: Kind::List { set: |c, v| check::each(v, check::parse_address).map(|list| c.join = list) },
+        kind: Kind::List { set: |c, v| validate::each(v, validate::parse_address).map(|list| c.join = list) },
         help: "HTTP addresses (host:port) of the nodes that form one cluster; a pristine node asks them until one cluster accepts it",
     },
     Key {
@@ -165,7 +165,7 @@ pub static KEYS: &[Key] = &[
         short: Some("RAFT_NODE_ID"),
         aliases: &["name"],
         default: "node1",
-        kind: Kind::Text { set: |c, v| check::name(v).map(|name| c.raft.node_id = name.to_string()) },
+        kind: Kind::Text { set: |c, v| validate::name(v).map(|name| c.raft.node_id = name.to_string()) },
         help: "The node's name, 1 to 64 of A-Z a-z 0-9 . _ -",
     },
     Key {
@@ -189,7 +189,7 @@ pub static KEYS: &[Key] = &[
         short: Some("RAFT_VOL_DIR"),
         aliases: &["directory"],
         default: "data/{node_id}",
-        kind: Kind::Text { set: |c, v| check::directory(v).map(|path| c.raft.vol_dir = path) },
+        kind: Kind::Text { set: |c, v| validate::directory(v).map(|path| c.raft.vol_dir = path) },
         help: "Data directory; {node_id} in it is replaced by the node's name",
     },
     number("raft.tick_ms", "50", (1, 1_000), |c, v| c.raft.tick_ms = v, "Length of a raft tick in milliseconds"),
@@ -321,7 +321,7 @@ pub static KEYS: &[Key] = &[
         short: None,
         aliases: &[],
         default: "",
-        kind: Kind::List { set: |c, v| check::each(v, check::origin).map(|list| c.http.allowed_origins = list) },
+        kind: Kind::List { set: |c, v| validate::each(v, validate::origin).map(|list| c.http.allowed_origins = list) },
         help: "Origins besides the node's own whose web pages may send requests, such as https://ui.example.org",
     },
     Key {
@@ -329,7 +329,9 @@ pub static KEYS: &[Key] = &[
         short: None,
         aliases: &[],
         default: "",
-        kind: Kind::List { set: |c, v| check::each(v, check::allowed_host).map(|list| c.http.allowed_hosts = list) },
+        kind: Kind::List {
+            set: |c, v| validate::each(v, validate::allowed_host).map(|list| c.http.allowed_hosts = list),
+        },
         help: "Values of the Host header that are accepted besides the node's own, such as kv.example.org; *: any",
     },
     number(
@@ -351,7 +353,7 @@ pub static KEYS: &[Key] = &[
         short: Some("HUSKV_LOG"),
         aliases: &[],
         default: "info",
-        kind: Kind::Text { set: |c, v| check::level(v).map(|level| c.log.level = level) },
+        kind: Kind::Text { set: |c, v| validate::level(v).map(|level| c.log.level = level) },
         help: "Least severe level to log: critical, error, warning, info, debug or trace",
     },
     Key {
@@ -359,7 +361,7 @@ pub static KEYS: &[Key] = &[
         short: None,
         aliases: &[],
         default: "terminal",
-        kind: Kind::Text { set: |c, v| check::format(v).map(|format| c.log.format = format) },
+        kind: Kind::Text { set: |c, v| validate::format(v).map(|format| c.log.format = format) },
         help: "terminal: text; json: one JSON object per line",
     },
 ];

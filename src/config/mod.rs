@@ -1,7 +1,7 @@
 //! Settings of a node, from defaults, the file, environment variables and flags; later sources take precedence.
 //!
-//! Why: four variables start a node, and everything else can be tuned; a wrong setting must be refused with its name and
-//! its source before anything else happens.
+//! Why: four variables start a node (`SERVER_PORT`, `RAFT_NODE_ID`, `RAFT_PORT`, `RAFT_VOL_DIR`), and everything else
+//! can be tuned; a wrong setting must be refused with its name and its source before anything else happens.
 //!
 //! Invariants: all sources go through the one table of [`keys`], so all know the same keys. Unknown keys and unknown
 //! `HUSKV_` variables are errors, except what Kubernetes and Docker set for services. An empty value is an error unless
@@ -21,17 +21,17 @@ use thiserror::Error;
 
 use crate::model::NodeAddress;
 
-mod addresses;
-mod check;
-mod did_you_mean;
+mod derived_addresses;
 pub mod keys;
+mod misspelt_variables;
 mod service_links;
+mod validate;
 
-pub use check::parse_address;
-pub use did_you_mean::near_misses;
 use keys::{AUTO, KEYS, Key, Kind};
+pub use misspelt_variables::near_misses;
 use service_links::is_service_link;
 pub use service_links::{hidden_ports, service_links};
+pub use validate::parse_address;
 
 /// The variable that names the file.
 pub const CONFIG_VARIABLE: &str = "HUSKV_CONFIG";
@@ -351,17 +351,17 @@ impl Merge {
         }
         let first = items.first().map_or("", String::as_str);
         match key.kind {
-            Kind::Number { min, max, set } => set(&mut self.config, check::number(first, min, max).map_err(wrong)?),
+            Kind::Number { min, max, set } => set(&mut self.config, validate::number(first, min, max).map_err(wrong)?),
             Kind::NumberOrAuto { set, .. } if first == AUTO => set(&mut self.config, None),
             Kind::NumberOrAuto { min, max, set } => {
-                let number = check::number(first, min, max).map_err(|problem| format!("{problem}, or {AUTO}"));
+                let number = validate::number(first, min, max).map_err(|problem| format!("{problem}, or {AUTO}"));
                 set(&mut self.config, Some(number.map_err(wrong)?));
             }
             Kind::Port(set) => {
-                let port = check::number(first, 0, u64::from(u16::MAX)).map_err(wrong)?;
+                let port = validate::number(first, 0, u64::from(u16::MAX)).map_err(wrong)?;
                 set(&mut self.config, u16::try_from(port).unwrap_or(u16::MAX));
             }
-            Kind::Switch(set) => set(&mut self.config, check::switch(first).map_err(wrong)?),
+            Kind::Switch(set) => set(&mut self.config, validate::switch(first).map_err(wrong)?),
             Kind::Text { set } => set(&mut self.config, first).map_err(wrong)?,
             Kind::List { set } => set(&mut self.config, &items).map_err(wrong)?,
         }
@@ -426,7 +426,7 @@ impl Merge {
 
     /// Checks the settings against each other, and derives those that follow from others.
     fn finish(mut self) -> Result<Config, ConfigError> {
-        if let Some((path, other, why)) = check::together(&self.config) {
+        if let Some((path, other, why)) = validate::together(&self.config) {
             let source = |path: &str| self.sources.get(path).cloned().unwrap_or(Source::Default);
             // The error names the setting that was changed: with only the other one set, the default is not at fault.
             let (path, other) = match other {
@@ -437,7 +437,7 @@ impl Merge {
             return Err(error(path, source(path), format!("{why}{other}")));
         }
         let config = &mut self.config;
-        // `check::together` has refused a wildcard host without an advertised one.
+        // `validate::together` has refused a wildcard host without an advertised one.
         if config.advertise_host.is_empty() {
             config.advertise_host.clone_from(&config.host);
         }

@@ -108,7 +108,7 @@ pub enum Input {
         deadline: Millis,
         /// The hop.
         hop: Hop,
-        /// The raft id that a peer has sent it to, which this node may have given up since; 0 for a client's.
+        /// The raft id that a peer has sent it to, whose incarnation this node may have left since; 0 for a client's.
         to: u64,
         /// The reply.
         reply: Reply<Result<Answer, Refusal>>,
@@ -192,8 +192,8 @@ pub enum Input {
         /// The node that answered, or why none did.
         result: Result<WhoAmI, Refusal>,
     },
-    /// The answer to [`crate::consensus::Outbox::adopt`].
-    AdoptAnswered {
+    /// The answer to [`crate::consensus::Outbox::offer_join`].
+    JoinOfferAnswered {
         /// Its token.
         token: u64,
         /// The joiner's answer.
@@ -207,7 +207,7 @@ pub enum Input {
     /// A leader's offer to join its cluster.
     JoinOffer {
         /// The offer.
-        adopt: JoinOffer,
+        offer: JoinOffer,
         /// The reply.
         reply: Reply<Result<JoinAccepted, Refusal>>,
     },

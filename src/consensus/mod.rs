@@ -5,10 +5,10 @@
 //! answers through the replies that requests carry.
 //!
 //! ```text
-//! handle  task                          two bounded queues, the thread and its timer
+//! handle  thread                        two bounded queues, the thread and its timer
 //! driver                                holds the components, hands inputs down, lets one turn pass
 //! proposals  reads  membership          writes, reads, changes of the member table
-//! joiner  snapshots  verification       adoption by a cluster, checkpoints and streams, claims that would end the node
+//! joiner  snapshots  claim_verification  joining a cluster, checkpoints and streams, claims that would end the node
 //! liveness  cluster_clock  disk_space   which members are heard, the cluster's time, free space of the voters
 //! core                                  raft with its storage, state machine, data directory, outbox
 //! ```
@@ -16,14 +16,18 @@
 //! Invariants: a component owns its state, takes the floors below as arguments and calls no other component. Where one
 //! needs another, it returns what happened (a verdict, an accepted offer, a list of effects), and the driver calls on.
 //!
-//! A write: `handle`, `driver::requests`, `proposals` (propose, forward or wait for a leader), `driver::ready`
+//! A write: `handle`, `driver::request_routing`, `proposals` (propose, forward or wait for a leader), `driver::ready`
 //! (journal, sync, send, apply), `proposals::waiters`, the reply. A read: `reads`, raft's ReadIndex, the reply. A
-//! membership change: `membership` with the steps in `join` and `transfer`; the joiner's side is `joiner`, its way
-//! there and back `driver::lifecycle`. A peer's message passes `term_bound` first; what would end the node,
-//! `verification` asks the other voters about.
+//! membership change: `membership` with the steps in `change_steps` and `transfer`; the joiner's side is
+//! `offer_acceptance`, its way there and back `driver::incarnation`. A peer's message passes `plausibility` first; what
+//! would end the node,
+//! `claim_verification` asks the other voters about.
 //!
 //! See also: sockets (`transport`), what is on the disk (`storage`), events of what was applied (`changefeed`).
 
+mod claim_verification;
+#[cfg(test)]
+mod component_tests;
 mod core;
 mod driver;
 mod handle;
@@ -36,15 +40,12 @@ mod proposals;
 mod raft_node;
 mod reads;
 mod snapshots;
-mod task;
-#[cfg(test)]
-mod tests;
-mod verification;
+mod thread;
 
-pub use core::background::Background;
+pub use core::background_jobs::Background;
 pub use driver::Driver;
 pub use handle::{Clock, Handle, Inbox, Names, WritePermit, channel};
 pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, Reply};
 pub use options::Options;
 pub use outbox::Outbox;
-pub use task::{Running, Start, spawn};
+pub use thread::{Running, Start, spawn};

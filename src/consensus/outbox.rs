@@ -25,8 +25,8 @@ pub trait Outbox: Send {
     fn forward(&mut self, token: u64, to: u64, hop: Hop, request: Request, timeout_ms: u64);
     /// Asks the node at `address` for its identity; ends in one [`crate::consensus::Input::Identified`], within 3 s.
     fn identify(&mut self, token: u64, address: &str);
-    /// Offers the node at `address` to join; ends in one [`crate::consensus::Input::AdoptAnswered`], within 6 s.
-    fn adopt(&mut self, token: u64, address: &str, adopt: JoinOffer);
+    /// Offers the node at `address` to join; ends in one [`crate::consensus::Input::JoinOfferAnswered`], within 6 s.
+    fn offer_join(&mut self, token: u64, address: &str, offer: JoinOffer);
     /// Probes the node at `address`; ends in one [`crate::consensus::Input::Probed`], within 3 s.
     fn probe(&mut self, token: u64, address: &str, probe: Probe);
     /// Sends a member the digest of this leader's state; may be lost.

@@ -17,14 +17,14 @@ use tokio::runtime::{Builder, Runtime};
 use warp::http::Method;
 use warp::http::header::{HeaderMap, HeaderValue, ORIGIN};
 
-use super::api::{cluster, list, store, touch, txn, watch};
+use super::api::{cluster, range, store, touch, txn, watch};
 use super::options::Options;
 use super::request::body::BodyQuota;
 use super::request::context::ServerContext;
-use super::request::{body, query, ttl};
+use super::request::{body, ttl, uri};
 use super::response::problem::Problem;
 use super::server::browser_guard::{BrowserGuard, OriginCheck};
-use super::server::memory_budget::{Budget, Budgets, Source};
+use super::server::fair_shares::{Budget, Budgets, Source};
 use super::server::serve_connection;
 use crate::consensus::channel;
 
@@ -81,25 +81,25 @@ pub fn body(bytes: &[u8]) {
 /// A query, as that of a read, of a list and of a watch.
 pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match list::parse(text, LIMIT) {
+    match range::parse(text, LIMIT) {
         Ok(asked) => assert!((1..=1000).contains(&asked.list.limit), "a page is bounded"),
         Err(problem) => refused(Err(problem)),
     }
-    if let Ok([value]) = query::parameters(text, ["ttl"]) {
+    if let Ok([value]) = uri::parameters(text, ["ttl"]) {
         refused(ttl::of_query(value.as_deref()).map(drop));
     }
     refused(watch::parse(text, Some(text), LIMIT).map(drop));
     refused(watch::parse("prefix=", Some(text), LIMIT).map(drop));
-    let [one, two, three] = query::FRESH;
-    match query::parameters(text, [query::TIMEOUT, one, two, three]) {
+    let [one, two, three] = uri::FRESH;
+    match uri::parameters(text, [uri::TIMEOUT, one, two, three]) {
         Ok([timeout, one, two, three]) => {
             let now = Instant::now();
-            let deadline = query::deadline(timeout.as_deref(), Duration::from_secs(5), now);
+            let deadline = uri::deadline(timeout.as_deref(), Duration::from_secs(5), now);
             if let Ok(deadline) = &deadline {
                 assert!(deadline.0 > now && deadline.0 <= now + Duration::from_secs(60), "a deadline is bounded");
             }
             refused(deadline.map(drop));
-            refused(query::freshness([one, two, three]).map(drop));
+            refused(uri::freshness([one, two, three]).map(drop));
         }
         Err(problem) => refused(Err(problem)),
     }
@@ -108,7 +108,7 @@ pub fn query(bytes: &[u8]) {
 /// A key in a path.
 pub fn path_key(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let key = query::key_in_path(text, LIMIT);
+    let key = uri::key_in_path(text, LIMIT);
     if let Ok(key) = &key {
         assert!((1..=LIMIT).contains(&key.len()), "a key is within its limits");
     }

@@ -33,7 +33,7 @@ use crate::consensus::Handle;
 pub use options::Options;
 use request::context::ServerContext;
 pub use server::Server;
-pub use server::memory_budget::Budgets;
+pub use server::fair_shares::Budgets;
 
 /// Serves HTTP on `listener`. Tasks run on the calling tokio runtime.
 ///

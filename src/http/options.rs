@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::server::memory_budget::Budgets;
+use super::server::fair_shares::Budgets;
 use crate::model::Limits;
 
 /// What the HTTP server is configured with.

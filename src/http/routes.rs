@@ -20,8 +20,8 @@ use super::api::{cluster, compat, health, openapi, probes, store, touch, txn, wa
 use super::request::body::boxed;
 use super::request::context::{RequestContext, ServerContext};
 use super::response::problem::Problem;
-use super::server::memory_budget::Source;
-use super::server::socket::Fin;
+use super::server::client_socket::Fin;
+use super::server::fair_shares::Source;
 
 /// How a problem of a route's handler is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

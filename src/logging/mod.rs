@@ -4,8 +4,8 @@
 //! ends; and it must never block the node, so lines go through a queue to a thread.
 //!
 //! Invariants: one event is one line: control characters in messages and values, which may come from unauthenticated
-//! peers, are escaped here for every format (`Escaped`). This is the only file that names a drain. The queue is bounded:
-//! beyond the bound lines are dropped, and their number is logged. A closed stderr does not stop the node.
+//! peers, are escaped here for every format (`Escaped`). This is the only file that names a `Drain` (slog's word for an output).
+//! The queue is bounded: beyond the bound lines are dropped, and their number is logged. A closed stderr does not stop the node.
 //!
 //! See also: [`LogLimit`] for lines that could come by the thousand.
 

@@ -20,7 +20,7 @@ mod command;
 mod decide;
 mod disk_space;
 mod event;
-pub mod json;
+pub mod json_limits;
 mod list;
 mod members;
 mod node_address;
@@ -31,14 +31,14 @@ mod time;
 mod value;
 
 pub use boot_id::{BootHistory, BootId, IdentityConflict, PREVIOUS_BOOT_IDS};
-pub use command::dedup::{
+pub use command::dedup_rules::{
     DEDUP_TABLE_BYTES, DedupTable, MAX_RESULT_BYTES, MAX_RETENTION_MS, MIN_RETENTION_MS, StoredResult, decide_write,
 };
 pub use command::proposal::Proposal;
 pub use command::txn::{Check, DELETE_PREFIX_BYTES, DELETE_PREFIX_KEYS, OpResult, Operation, TXN_BYTES, Test, Txn};
 pub use command::validate;
 pub use command::validate::Limits;
-pub use command::write::{IdempotencyKey, Write, Written};
+pub use command::write_request::{IdempotencyKey, Write, Written};
 pub use command::{Command, CommandResult};
 pub use decide::decide;
 #[cfg(test)]
@@ -52,7 +52,7 @@ pub use node_address::{
     ADDRESS_BYTES, NAME_BYTES, NodeAddress, NodeName, check_address, check_dialable, check_host, check_name,
     is_unspecified,
 };
-pub use peer::probe::{Probe, ProbeReply, Recorded, StateDigest};
+pub use peer::claim_probe::{Probe, ProbeReply, Recorded, StateDigest};
 pub use peer::{Answer, JoinAccepted, JoinOffer, NodeKind, PeerTable, Request, WhoAmI};
 pub use refusal::{Code, Leader, Outcome, Refusal};
 pub use status::{MemberStatus, PreviousStatus, State, Status, Voters};

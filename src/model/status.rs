@@ -1,6 +1,6 @@
 //! The status of a node: one consistent view, taken between two turns of the consensus loop.
 //!
-//! See also: `http::api::stats` (rendered in hashicorp/raft's field names).
+//! See also: `http::api::status_json` (rendered in hashicorp/raft's field names).
 
 use super::{DiskSpace, Leader, Refusal, Role};
 

@@ -10,7 +10,7 @@
 //! to the peer port, and 64 for the disk, the runtime and connections to members.
 //!
 //! See also: `http::server::connection_slots` and `transport::connection_slots` (which connection gets a slot),
-//! [`super::process`] (the soft limit).
+//! [`super::process_settings`] (the soft limit).
 
 use rustix::process::{Resource, getrlimit};
 
@@ -32,7 +32,7 @@ pub(super) struct FileLimit(usize);
 impl FileLimit {
     /// Reads the soft limit of the process.
     pub(super) fn of_the_process() -> Self {
-        Self(getrlimit(Resource::Nofile).current.map_or(usize::MAX, super::options::size))
+        Self(getrlimit(Resource::Nofile).current.map_or(usize::MAX, super::module_options::size))
     }
 
     /// Returns the limit where it is below [`MIN_FILES`].

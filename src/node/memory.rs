@@ -10,7 +10,7 @@
 //! Example: a container of 512 MiB gives 384: 48 for the tree's cache, 48 each for bodies and responses, 24 for pending
 //! writes, 24 for watchers' history, 48 for peers, and so on; 1 536 connections and 512 watchers.
 //!
-//! See also: `http::server::memory_budget` and `transport::memory_budget` (who holds what).
+//! See also: `http::server::fair_shares` and `transport::memory_budget` (who holds what).
 
 use std::path::Path;
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl Memory {
 
     /// What clients hold, by kind.
     pub(super) fn clients(self) -> crate::http::Budgets {
-        let bytes = |part, most| super::options::size(self.part(part, most));
+        let bytes = |part, most| super::module_options::size(self.part(part, most));
         crate::http::Budgets {
             bodies: bytes(8, 256 * MIB),
             answers: bytes(8, 256 * MIB),
@@ -90,32 +90,32 @@ impl Memory {
 
     /// The maximum number of client connections.
     pub(super) fn connections(self, most: usize) -> usize {
-        most.min(super::options::size(self.part(8, u64::MAX) / CONNECTION_BYTES))
+        most.min(super::module_options::size(self.part(8, u64::MAX) / CONNECTION_BYTES))
     }
 
     /// The maximum number of watchers.
     pub(super) fn watchers(self, most: usize) -> usize {
-        most.min(super::options::size(self.part(8, u64::MAX) / WATCHER_BYTES))
+        most.min(super::module_options::size(self.part(8, u64::MAX) / WATCHER_BYTES))
     }
 
     /// Pending writes of clients, and as much again for those that members forward.
     pub(super) fn writes(self) -> usize {
-        super::options::size(self.part(16, 256 * MIB).max(MIN_WRITES))
+        super::module_options::size(self.part(16, 256 * MIB).max(MIN_WRITES))
     }
 
     /// The send queue of raft messages to one member.
     pub(super) fn send_queue(self) -> usize {
-        super::options::size(self.part(32, 64 * MIB).max(MIN_ENTRIES))
+        super::module_options::size(self.part(32, 64 * MIB).max(MIN_ENTRIES))
     }
 
     /// The cache of the latest log entries.
     pub(super) fn entry_cache(self) -> usize {
-        super::options::size(self.part(32, 32 * MIB).max(MIN_ENTRIES))
+        super::module_options::size(self.part(32, 32 * MIB).max(MIN_ENTRIES))
     }
 
     /// The frames of members that are being received or handled.
     pub(super) fn peers(self) -> usize {
-        super::options::size(self.part(8, 256 * MIB).max(MIN_PEERS))
+        super::module_options::size(self.part(8, 256 * MIB).max(MIN_PEERS))
     }
 }
 

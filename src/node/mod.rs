@@ -34,16 +34,16 @@ mod file_limit;
 mod forming;
 mod listen;
 mod memory;
+mod module_options;
 mod open_progress;
-mod options;
 pub mod panics;
-pub mod process;
-mod signals;
+pub mod process_settings;
+mod stop_conditions;
 
 use file_limit::FileLimit;
 use listen::Ports;
 use memory::Memory;
-pub use signals::Stop;
+pub use stop_conditions::Stop;
 
 /// How long the consensus thread has to transfer leadership and to answer pending requests.
 const CONSENSUS_LIMIT: Duration = Duration::from_secs(3);
@@ -205,27 +205,27 @@ impl Node {
             "directory" => directory.display().to_string(), "http" => &ports.http.address,
             "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
         let memory = Memory::new(config.limits.memory_mb);
-        info!(log, "memory"; "limit_mb" => memory.whole.map_or(0, |bytes| bytes >> 20), "cache_mb" => options::cache_bytes(config, memory) >> 20);
+        info!(log, "memory"; "limit_mb" => memory.whole.map_or(0, |bytes| bytes >> 20), "cache_mb" => module_options::cache_bytes(config, memory) >> 20);
         if memory.whole.is_some_and(|bytes| bytes < memory::MIN_MEMORY) {
             warn!(log, "the memory budget is below the minimum; under load the node takes more"; "min_mb" => memory::MIN_MEMORY >> 20);
         }
         if memory.is_small() {
-            process::disable_huge_pages(log);
+            process_settings::disable_huge_pages(log);
         }
-        let open_options = options::open_options(config, &ports, memory);
+        let open_options = module_options::open_options(config, &ports, memory);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
-        let (handle, inbox) = consensus::channel(options::size(config.limits.pending_requests));
+        let (handle, inbox) = consensus::channel(module_options::size(config.limits.pending_requests));
         let handle = handle.bound_writes(memory.writes(), memory.writes());
         // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
         // and `/livez` answers.
-        let http_options = options::http(config, &ports, memory, files);
+        let http_options = module_options::http(config, &ports, memory, files);
         let Ports { http, raft } = ports;
         let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
-        let reserve = options::reserve(config);
+        let reserve = module_options::reserve(config);
         let opening = blocking(move || open(&directory, reserve, open_options, &addresses));
         let opened = open_progress::logged(log, opening).await?;
-        process::check_directory(&config.raft.vol_dir, log);
+        process_settings::check_directory(&config.raft.vol_dir, log);
         let bound = Bound { server, raft: raft.listener, raft_port: raft.port, http_port: http.port, memory, files };
         Self::compose(config, bound, (handle, inbox), nonce, opened, log)
     }
@@ -240,9 +240,9 @@ impl Node {
         log: &Logger,
     ) -> Result<Self, Error> {
         let forms = may_form(config, data_dir.identity());
-        let loops = options::consensus(config, &bound, nonce, forms);
+        let loops = module_options::consensus(config, &bound, nonce, forms);
         let advertised = loops.raft_address.clone();
-        let settings = options::transport(bound.memory, bound.files);
+        let settings = module_options::transport(bound.memory, bound.files);
         let (transport, outbox) = transport::start(bound.raft, handle.clone(), peers, settings, log.clone())
             .map_err(system("cannot serve the peer port"))?;
         // raft-rs logs every step at info, which is for its developers.

@@ -2,7 +2,7 @@
 //!
 //! Why: such a file decides which node this is, so a flipped byte must be detected and a newer format named.
 //!
-//! See also: [`super::identity`] and [`super::peers`] (the contents).
+//! See also: [`super::identity`] and [`super::peer_boot_ids`] (the contents).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -15,8 +15,8 @@ use super::journal::record;
 use super::kv::chunks;
 use super::kv::meta::State;
 use super::layout::{CHUNK_BYTES, FieldReader, Kind, record_key};
-use super::snapshot::spool::Spool;
-use super::{Applied, Batch, Db, Error, Journal, Operation, Pair, StateMachine, identity, peers, snapshot};
+use super::snapshot::effect_spool::Spool;
+use super::{Applied, Batch, Db, Error, Journal, Operation, Pair, StateMachine, identity, peer_boot_ids, snapshot};
 use crate::model::{Command, codec};
 
 /// A database in memory.
@@ -114,9 +114,9 @@ pub fn identity(bytes: &[u8]) {
 pub fn peers(bytes: &[u8]) {
     let with_checksum = [format!("huskv-peers 1 {:08x}\n", crc32fast::hash(bytes)).as_bytes(), bytes].concat();
     for bytes in [bytes, &with_checksum] {
-        match peers::decode(bytes, "nowhere") {
+        match peer_boot_ids::decode(bytes, "nowhere") {
             Ok(known) => {
-                let again = peers::decode(&peers::encode(&known), "nowhere");
+                let again = peer_boot_ids::decode(&peer_boot_ids::encode(&known), "nowhere");
                 assert_eq!(again.ok(), Some(known), "what is known of peers is the same after a second trip");
             }
             Err(error) => assert!(!error.to_string().contains('\n'), "one line: {error}"),

@@ -1,6 +1,6 @@
-//! Storage: everything a node keeps on its disk. The only room that uses the storage engine.
+//! Storage: everything a node keeps on its disk. The only module that uses the storage engine.
 //!
-//! Why: this room decides what an acknowledgement is worth. Raft's log and hard state are in the [`Journal`], the key-value state
+//! Why: this module decides what an acknowledgement is worth. Raft's log and hard state are in the [`Journal`], the key-value state
 //! is in the [`StateMachine`], and the [`Identity`] says which node this is. A [`DataDir`] holds them.
 //!
 //! ```text
@@ -22,12 +22,12 @@ pub mod engine;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
-mod generations;
 mod identity;
 mod journal;
 mod kv;
 mod layout;
-mod peers;
+mod peer_boot_ids;
+mod reserved_generations;
 mod sled;
 mod snapshot;
 
@@ -40,10 +40,10 @@ pub use error::Error;
 pub use identity::{Identity, PreviousIncarnation, peek};
 pub use journal::Journal;
 pub use kv::state_machine::{Applied, Operation, StateMachine};
-pub use peers::Peers;
+pub use peer_boot_ids::Peers;
 pub use sled::engine::SledEngine;
-pub use sled::fsync::{lower_thread_priority, syncs};
 pub use sled::panic_guard::{catches_panic, is_waiting_for_disk};
-pub use snapshot::reader::{Frame, SnapshotReader, Spooled, Spooler};
-pub use snapshot::spool::SpoolBound;
-pub use snapshot::writer::{ReceivedSnapshot, SnapshotTarget, SnapshotWriter};
+pub use sled::sync_override::{lower_thread_priority, syncs};
+pub use snapshot::effect_spool::SpoolBound;
+pub use snapshot::receiver::{ReceivedSnapshot, SnapshotTarget, SnapshotWriter};
+pub use snapshot::sender::{Frame, SnapshotReader, Spooled, Spooler};

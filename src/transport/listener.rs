@@ -21,7 +21,7 @@ use super::handshake::admission::check_hello;
 use super::handshake::{Denial, Hello, Purpose, WIRE_VERSION, Welcome, preamble};
 use super::link::acceptor;
 use super::link::dialer::DRAIN_LIMIT;
-use super::registry::Registry;
+use super::shared_state::Registry;
 use super::wire::frame_limits;
 use super::wire::framing::{Preamble, close_gracefully, read_frame, read_preamble};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};

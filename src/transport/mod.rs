@@ -29,8 +29,8 @@ mod link;
 mod listener;
 mod memory_budget;
 mod outbox;
-mod registry;
 mod rpc;
+mod shared_state;
 mod snapshot_stream;
 mod socket;
 #[cfg(test)]
@@ -41,7 +41,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry::Registry;
+use shared_state::Registry;
 use tokio::time::timeout;
 
 use crate::consensus::{Handle, Outbox};

@@ -21,8 +21,8 @@ use super::handshake::dial::PeerAddress;
 use super::link::forwards::Forwards;
 use super::link::send_queue::{QueuedFrame, SendQueue, is_control, send_queue};
 use super::link::{LinkState, Peer};
-use super::registry::{Directory, Registry};
 use super::rpc;
+use super::shared_state::{Directory, Registry};
 use super::snapshot_stream;
 use super::wire::Frame;
 use crate::consensus::{Hop, Input, Outbox};
@@ -193,14 +193,14 @@ impl Outbox for PeerOutbox {
         });
     }
 
-    fn adopt(&mut self, token: u64, address: &str, offer: JoinOffer) {
+    fn offer_join(&mut self, token: u64, address: &str, offer: JoinOffer) {
         let (registry, address) = (Arc::clone(&self.registry), address.to_owned());
         self.spawn_rpc(|refusal| async move {
             let result = match refusal {
                 Some(refusal) => Err(refusal),
                 None => rpc::offer_join(&registry, &address, offer).await,
             };
-            Input::AdoptAnswered { token, result }
+            Input::JoinOfferAnswered { token, result }
         });
     }
 

@@ -18,7 +18,7 @@ use super::handshake::admission::{check_join_accepted, check_offer, check_who};
 use super::handshake::dial::{DialError, dial};
 use super::handshake::{Purpose, WIRE_VERSION};
 use super::memory_budget::ConnectionShare;
-use super::registry::Registry;
+use super::shared_state::Registry;
 use super::wire::frame_limits;
 use super::wire::framing::{close_gracefully, read_budgeted, read_frame_within, write_frame_within};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
@@ -159,7 +159,7 @@ pub async fn answer_join_offer(registry: &Registry, who: &str, mut stream: TcpSt
         return finish(&mut stream, &Frame::JoinAccepted(Err(refusal))).await;
     }
     // The loop refuses, or answers once this node has switched incarnations durably (or, to a mere question, would).
-    let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.adopt(offer)).await else { return };
+    let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.receive_join_offer(offer)).await else { return };
     finish(&mut stream, &Frame::JoinAccepted(answer)).await;
 }
 

@@ -31,7 +31,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::handshake::admission::check_snapshot;
 use super::handshake::dial::dial;
 use super::handshake::{Hello, Purpose, Welcome};
-use super::registry::Registry;
+use super::shared_state::Registry;
 use super::wire::frame_limits;
 use super::wire::framing::{read_frame_within, write_frame_within};
 use super::wire::{Frame, WireError};

@@ -16,8 +16,8 @@ impl File {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
 
-    /// The room that the file belongs to: the first folder or file below `src`.
-    pub fn room(&self) -> Option<&str> {
+    /// The module that the file belongs to: the first folder or file below `src`.
+    pub fn module(&self) -> Option<&str> {
         let inside = self.path.strip_prefix("src/")?;
         Some(inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs"))
     }

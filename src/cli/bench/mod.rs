@@ -5,15 +5,15 @@
 //! Invariants: the report goes to stdout, everything else to stderr. Only keys with the given prefix are written. Exit
 //! code 1 if no operation succeeded.
 //!
-//! See also: `plan` for the flags, `load` for the generator, `recorder` for the counters, `report` for the output.
+//! See also: `plan` for the flags, `load_generator` for the generator, `recorder` for the counters, `report` for the output.
 
-mod api;
-mod load;
+mod load_generator;
+mod machine_cost;
 mod plan;
 mod raw_client;
 mod recorder;
 mod report;
-mod system;
+mod targets;
 mod workload;
 
 use std::io::{self, Write};
@@ -24,12 +24,12 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use thiserror::Error;
 
-use self::api::Api;
-use self::load::Load;
+use self::load_generator::Load;
+use self::machine_cost::{DiskTrial, cpu_us};
 use self::plan::{LoadModel, Plan};
 use self::raw_client::RawClient;
 use self::report::Report;
-use self::system::{DiskTrial, cpu_us};
+use self::targets::Api;
 use super::exit::{FAILED, USAGE, print_error};
 use crate::client::NodeClient;
 

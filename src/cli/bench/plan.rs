@@ -1,13 +1,13 @@
 //! Plan of a benchmark run: its flags, parsed and checked.
 //!
-//! See also: `load`, which carries it out.
+//! See also: `load_generator`, which carries it out.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
 
-use super::api::Api;
+use super::targets::Api;
 use super::workload::{Keys, MAX_KEYS};
 use crate::cli::common::span;
 use crate::config::parse_address;

@@ -7,13 +7,13 @@
 //!
 //! Example: window 1 000 to 2 000. Due 900, ended 1 100: throughput only. Due 1 900, ended 2 500: latency 600 only.
 //!
-//! See also: `load` for the operations, `report` for the output.
+//! See also: `load_generator` for the operations, `report` for the output.
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use super::api::{Operation, OperationResult};
+use super::targets::{Operation, OperationResult};
 
 /// The significant digits of a latency.
 const DIGITS: u8 = 3;

@@ -25,7 +25,7 @@ pub(crate) fn join_command() -> Command {
             Arg::new(FORCE)
                 .long(FORCE)
                 .action(ArgAction::SetTrue)
-                .help("Join it though it holds data of its own, which is given up"),
+                .help("Join it though it holds data of its own, which is discarded"),
         )
 }
 

@@ -1,7 +1,7 @@
 //! Child processes of the demo: nodes run by this binary.
 //!
-//! Why: the demo starts its nodes as an operator would, through the four variables, and must leave no process behind,
-//! however it ends.
+//! Why: the demo starts its nodes as an operator would, through `SERVER_PORT`, `RAFT_NODE_ID`, `RAFT_PORT` and
+//! `RAFT_VOL_DIR`, and must leave no process behind, however it ends.
 //!
 //! Invariants: each child's stdin is a pipe from the demo, and the child stops when the pipe closes, also if the demo is
 //! killed. Children have process groups of their own, so that Ctrl-C reaches only the demo, which then stops them. Ports
@@ -239,7 +239,7 @@ fn spawn(program: &Path, plan: &Plan) -> Result<Child, ProcessError> {
             command.env_remove(short);
         }
     }
-    // The four variables of the tutorial, and nothing that another node's environment could change.
+    // The variables of the tutorial, and nothing that another node's environment could change.
     command
         .env_remove(CONFIG_VARIABLE)
         .env("SERVER_PORT", plan.http_port.to_string())

@@ -6,14 +6,14 @@
 //! Invariants: the core reads no clock but [`Background::now`], opens no socket and knows no tokio. `now` never goes
 //! back.
 //!
-//! See also: `liveness` (who is heard), `driver` (the order of steps), `propose` and `client_request` (the rest of
+//! See also: `liveness` (who is heard), `driver` (the order of steps), `own_proposals` and `pending_request` (the rest of
 //! `Core`).
 
-pub(crate) mod background;
-pub(crate) mod client_request;
-mod log;
-mod propose;
-pub(crate) mod role;
+pub(crate) mod background_jobs;
+mod own_proposals;
+pub(crate) mod pending_request;
+mod persist;
+pub(crate) mod role_name;
 pub(crate) mod turn_budget;
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use super::raft_node::raft_storage::RaftStorage;
 use crate::changefeed::ChangeFeed;
 use crate::model::{DiskSpace, Leader, Millis, PeerTable};
 use crate::storage::{DataDir, Error, Incarnation, StateMachine};
-use background::Background;
+use background_jobs::Background;
 use turn_budget::TurnBudget;
 
 /// The phase of the node.

@@ -6,7 +6,7 @@
 //! Invariants: a turn applies one piece at least, or nothing would ever end. Between two pieces it looks at the work
 //! done and at the clock. One entry is the smallest piece, and the limits of the API bound that.
 //!
-//! See also: how much is read from the two queues between two turns (`task`), how many reads are answered (`reads`).
+//! See also: how much is read from the two queues between two turns (`thread`), how many reads are answered (`reads`).
 
 use crate::model::Millis;
 

@@ -8,15 +8,16 @@
 //! [`Outbox`], the [`Background`] and the replies that inputs carry. Nothing is stepped or proposed between `ready()`
 //! and its advance. `applied <= commit <= last` before and after each turn.
 //!
-//! See also: the order within a turn (`ready`), requests between components (`requests`), messages of peers (`peers`),
-//! adoption, removal and install (`lifecycle`), the thread (`task`).
+//! See also: the order within a turn (`ready`), requests between components (`request_routing`), messages of peers
+//! (`peer_messages`), join, removal and install (`incarnation`), the clock (`tick`), the thread (`thread`).
 
-mod lend;
-mod lifecycle;
-mod peers;
+mod incarnation;
+mod node_view;
+mod peer_messages;
 mod ready;
-mod requests;
-mod status;
+mod request_routing;
+mod split_borrows;
+mod tick;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,33 +26,34 @@ use raft::StateRole;
 use raft::eraftpb::Entry;
 use slog::Logger;
 
-use super::core::background::Background;
-use super::core::client_request::ClientRequest;
+use super::claim_verification::Verification;
+use super::claim_verification::digests::Digests;
+use super::claim_verification::plausibility::TermBound;
+use super::claim_verification::removal_commit::CommitDiscovery;
+use super::core::background_jobs::Background;
+use super::core::pending_request::ClientRequest;
 use super::core::{Core, Parts, Phase};
 use super::input::{Input, InstallError, Reply};
 use super::liveness::Liveness;
-use super::liveness::identities::Identities;
+use super::liveness::identity_conflicts::Identities;
 use super::liveness::readiness::Lag;
 use super::liveness::stalled_followers::StalledFollowers;
 use super::membership::Membership;
-use super::membership::joiner::{Joiner, phase_of_incarnation};
+use super::membership::offer_acceptance::{Joiner, phase_of_incarnation};
 use super::options::Options;
 use super::outbox::Outbox;
 use super::proposals::Proposals;
 use super::proposals::cluster_clock::ClusterClock;
 use super::proposals::disk_space::VoterDiskSpace;
-use super::reads::unsent::UnsentResults;
+use super::reads::unsent_results::UnsentResults;
 use super::reads::{Reader, Reads, Wanted};
 use super::snapshots::Snapshots;
-use super::verification::Verification;
-use super::verification::commit_discovery::CommitDiscovery;
-use super::verification::digests::Digests;
-use super::verification::term_bound::TermBound;
 use crate::changefeed::ChangeFeed;
 use crate::logging::LogLimit;
-use crate::model::{List, Millis, Page};
+use crate::model::Millis;
 use crate::storage::{DataDir, Error, Incarnation, ReceivedSnapshot};
-use lend::{context, view};
+use ready::Seen;
+use split_borrows::{context, view};
 
 /// One node's consensus.
 pub struct Driver {
@@ -83,14 +85,6 @@ pub struct Driver {
     pub(crate) voter_disk_space: VoterDiskSpace,
     pub(crate) stalled_followers: StalledFollowers,
     pub(crate) lag: Lag,
-}
-
-/// Role, leader and term at a turn, to detect their changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub role: StateRole,
-    pub leader: u64,
-    pub term: u64,
 }
 
 impl Driver {
@@ -137,20 +131,6 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Returns the change feed, with the events of what this node applies from its start on.
-    #[must_use]
-    pub fn feed(&self) -> &Arc<ChangeFeed> {
-        &self.core.feed
-    }
-
-    /// Reads a page of the applied state, without ReadIndex.
-    ///
-    /// # Errors
-    /// [`Error`] for damage.
-    pub fn list(&self, list: &List) -> Result<Page, Error> {
-        self.core.state_machine.list(list)
-    }
-
     /// Counts results that http has not taken yet in `unsent`.
     pub(crate) fn set_unsent(&mut self, unsent: UnsentResults) {
         self.reads.unsent = unsent;
@@ -178,67 +158,6 @@ impl Driver {
         self.turn(now)?;
         self.core.campaign_if_alone();
         self.turn(now)
-    }
-
-    /// Lets one tick of raft's clock pass, and ends what has waited too long. A leader makes up for ticks that it has
-    /// missed, up to the next heartbeat: its followers count by clocks of their own.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
-    pub fn tick(&mut self, now: Millis) -> Result<(), Error> {
-        self.core.at(now);
-        // First of all: a node whose directory was removed neither campaigns nor sends a heartbeat any more.
-        self.core.data_dir.engine().check()?;
-        let missed = self.core.now.saturating_sub(std::mem::replace(&mut self.ticked, self.core.now))
-            / self.core.options.tick_ms;
-        let most = if self.core.leads() { self.core.options.heartbeat_ticks as u64 } else { 1 };
-        // A leader that was stopped for 3 ticks of a heartbeat every 2 makes up for 2, so the heartbeat leaves at once.
-        // A follower makes up for none: it would count ticks in which it could not have heard its leader, and campaign.
-        for _ in 0..missed.clamp(1, most.max(1)) {
-            if self.core.phase == Phase::Member && !self.verification.holds_raft() {
-                self.core.raw.tick();
-            }
-        }
-        // Before all that follows: it may say that this node was removed.
-        let verdict = self.verification.tick_verification(&mut self.core)?;
-        self.follow(verdict)?;
-        self.commit_discovery.discover_commit(&mut self.core, &self.live);
-        self.digests.tell_digests(&mut self.core);
-        self.voter_disk_space.broadcast_space(&mut self.core);
-        self.stalled_followers.warn_stalled_followers(&self.core, &self.live);
-        let is_late = self.reads.tick_round(&self.core, &self.live);
-        if self.lag.update_lag(&self.core, is_late) {
-            self.reads.refuse_reads_that_lag(view!(self));
-        }
-        self.proposals.expire_requests(context!(self));
-        self.route_changes();
-        self.reads.expire_reads(view!(self));
-        self.membership.expire_membership(context!(self));
-        let busy = self.busy();
-        self.joiner.tick_joiner(&mut self.core, &self.live, busy);
-        // Behind all that looks at the present incarnation, because it may replace that.
-        if let Some(reason) = self.joiner.goes_back(&self.core, &self.live) {
-            self.go_back(reason)?;
-        }
-        if let Some(moved) = self.identities.announce_addresses(&mut self.core)? {
-            self.request(moved);
-        }
-        Ok(())
-    }
-
-    /// Whether another turn has work even if no input comes.
-    #[must_use]
-    pub fn has_work(&self) -> bool {
-        (self.core.asks_raft() && self.core.raw.has_ready())
-            || !self.committed.is_empty()
-            || self.proposals.any_proposable(&self.core)
-            || self.reads.any_read_ready(&self.core)
-    }
-
-    /// Returns the digest of the applied state: equal on all nodes at the same applied index.
-    #[must_use]
-    pub fn digest(&self) -> u64 {
-        self.core.state_machine.digest()
     }
 
     /// Handles one input at the time `now` of the call, since the input may have waited for a disk or for a stopped
@@ -274,10 +193,12 @@ impl Driver {
             Input::Heard { from, follows } => self.live.heard(&self.core, from, follows),
             Input::Forwarded { token, result } => self.proposals.forward_ended(context!(self), token, result),
             Input::Identified { token, result } => self.identified(token, result)?,
-            Input::AdoptAnswered { token, result } => self.membership.adopt_answered(context!(self), token, result),
-            Input::JoinOffer { adopt, reply } => {
+            Input::JoinOfferAnswered { token, result } => {
+                self.membership.join_offer_answered(context!(self), token, result)
+            }
+            Input::JoinOffer { offer, reply } => {
                 let busy = self.busy();
-                self.joiner.receive_offer(&mut self.core, &self.live, busy, adopt, reply);
+                self.joiner.receive_offer(&mut self.core, &self.live, busy, offer, reply);
             }
             Input::Removed { cluster_id, raft_id } => self.removal_claimed(cluster_id, raft_id)?,
             Input::Probe { probe, reply } => {

@@ -8,15 +8,15 @@
 //! reported as committed, and none otherwise. Entries are applied in order, each once. What is committed but asks for
 //! much work or time waits for later turns; meanwhile raft goes on.
 //!
-//! See also: where the inputs of a turn come from (`task`), the record itself (`core::log`), what an entry holds
-//! (`entry_codec`).
+//! See also: where the inputs of a turn come from (`thread`), the record itself (`core::persist`), what an entry holds
+//! (`entry_decode`).
 
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{Ready, StateRole};
 use slog::info;
 
-use super::lend::{context, view};
-use super::{Driver, Seen};
+use super::Driver;
+use super::split_borrows::{context, view};
 use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
 use crate::consensus::raft_node::raft_config::COMMITTED_BYTES_PER_READY;
@@ -33,7 +33,24 @@ const READIES_PER_TURN: usize = 4;
 /// The number of applied entries after which a turn takes no further Ready.
 const ENTRIES_PER_TURN: u64 = 4096;
 
+/// Role, leader and term at a turn, to detect their changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub role: StateRole,
+    pub leader: u64,
+    pub term: u64,
+}
+
 impl Driver {
+    /// Whether another turn has work even if no input comes.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        (self.core.asks_raft() && self.core.raw.has_ready())
+            || !self.committed.is_empty()
+            || self.proposals.any_proposable(&self.core)
+            || self.reads.any_read_ready(&self.core)
+    }
+
     /// Carries out what the inputs since the last turn have caused. On return everything that was acknowledged is
     /// durable.
     ///
@@ -329,7 +346,7 @@ impl Driver {
         let reason = reason(was, is, self.core.raft_id(), self.core.conf_voters().len());
         let leader = self.core.state_machine.members().get(is.leader);
         info!(self.core.log, "role";
-            "state" => crate::consensus::core::role::state(is.role).as_str(),
+            "state" => crate::consensus::core::role_name::state(is.role).as_str(),
             "term" => is.term,
             "leader" => leader.map_or("none", |member| member.name.as_str()),
             "at" => leader.map_or("-", |member| member.raft_address.as_str()),

@@ -9,9 +9,9 @@
 //!
 //! See also: what happens to an input (`consensus::driver`).
 
-mod clock;
+mod deadline_clock;
 mod node_state;
-mod single_flight;
+mod status_requests;
 mod write_budget;
 
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Reply};
-use super::reads::unsent::UnsentResults;
+use super::reads::unsent_results::UnsentResults;
 use crate::changefeed::ChangeFeed;
 use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
 };
 use crate::storage;
-pub use clock::Clock;
+pub use deadline_clock::Clock;
 pub use node_state::Names;
 use node_state::Published;
-use single_flight::SingleFlight;
+use status_requests::SingleFlight;
 use write_budget::WriteBudget;
 pub use write_budget::WritePermit;
 
@@ -270,8 +270,8 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refusal`] with the reason why the node does not join.
-    pub async fn adopt(&self, adopt: JoinOffer) -> Result<JoinAccepted, Refusal> {
-        self.ask(|reply| Input::JoinOffer { adopt, reply }).await?
+    pub async fn receive_join_offer(&self, offer: JoinOffer) -> Result<JoinAccepted, Refusal> {
+        self.ask(|reply| Input::JoinOffer { offer, reply }).await?
     }
 
     /// Delivers an input of a peer or a background job, waiting while the queue is full. After the loop's end it is

@@ -9,20 +9,20 @@
 //! has just said that it follows a leader, and only after the time in which all would have given a failed leader up.
 //! Reads are not relayed: what they would show is not applied here.
 //!
-//! See also: `peer_contact` (the reports and how long they hold), `unreachable` (error texts), `core` (below this one).
+//! See also: `leader_reports` (the reports and how long they hold), `outage_errors` (error texts), `core` (below this one).
 
-pub(crate) mod identities;
-pub(crate) mod peer_contact;
+pub(crate) mod identity_conflicts;
+pub(crate) mod leader_reports;
+mod outage_errors;
 pub(crate) mod readiness;
 pub(crate) mod stalled_followers;
-mod unreachable;
 
 use std::collections::BTreeMap;
 
 use super::core::Core;
 use super::input::Hop;
 use crate::model::{Code, Millis, Refusal, Request};
-use peer_contact::{HEARD_WITHIN, PeerContact};
+use leader_reports::{HEARD_WITHIN, PeerContact};
 
 /// When members were last heard.
 #[derive(Default)]

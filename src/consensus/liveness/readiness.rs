@@ -9,11 +9,11 @@
 //! leader leaves a round of ReadIndex unanswered for too long, and until one is answered in time and applied. The time is
 //! counted in ticks of the loop, so that a stall of the disk or of the state machine is not taken for it. A leader does
 //! not lag, nor does a node that knows none. A member that has started asks its leader at once, and is not ready before
-//! it has applied what the answer says; its reads wait meanwhile. A node that was adopted has not started: its join ends
+//! it has applied what the answer says; its reads wait meanwhile. A node that has just joined has not started: its join ends
 //! once it has caught up.
 //!
-//! See also: when a round is late (`reads::round_age`), which reads are refused then (`reads`), and how it is shown
-//! (`http::api::probes`, `http::api::stats`).
+//! See also: when a round is late (`reads::late_round`), which reads are refused then (`reads`), and how it is shown
+//! (`http::api::probes`, `http::api::status_json`).
 
 use slog::{info, warn};
 
@@ -41,7 +41,7 @@ pub(crate) struct Lag {
 /// What a member that has started still lacks.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Start {
-    /// Nothing, or it has not started but was adopted.
+    /// Nothing, or it has not started but joined.
     #[default]
     CaughtUp,
     /// The leader's word how far it is.

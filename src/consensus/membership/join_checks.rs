@@ -4,13 +4,13 @@
 //! The node that answers at the address tells them apart, before anything is written.
 //!
 //! Invariants: a member is known by its raft id, never by its name or address. A name or an address that belongs to a
-//! live member is not taken over. Data that was not handed over is not given up without `force`, and a member's never.
+//! live member is not taken over. A standalone node's data is not discarded without `force`, and a member's never.
 //!
-//! See also: the steps that follow (`join`), and the joiner's own checks (`joiner`).
+//! See also: the steps that follow (`change_steps`), and the joiner's own checks (`offer_acceptance`).
 
 use super::Membership;
 use super::operation::{Stage, Step, refuse};
-use crate::consensus::proposals::context::Context;
+use crate::consensus::proposals::shared_context::Context;
 use crate::model::Millis;
 use crate::model::{Code, NodeKind, Refusal, Request, Role, WhoAmI};
 

@@ -9,12 +9,12 @@
 //! refusal of it says `not_applied`. The live voters must be a quorum before and after. A joiner is a learner until it
 //! has caught up (`catch_up`), and any leader promotes any learner that has. A leader never proposes its own removal.
 //!
-//! See also: the joiner's side (`joiner`), transfers (`transfer`), members that moved (`identities`).
+//! See also: the joiner's side (`offer_acceptance`), transfers (`transfer`), members that moved (`identity_conflicts`).
 
 pub(crate) mod catch_up;
-pub(crate) mod join;
+pub(crate) mod change_steps;
 pub(crate) mod join_checks;
-pub(crate) mod joiner;
+pub(crate) mod offer_acceptance;
 pub(crate) mod operation;
 mod promotion;
 pub(crate) mod transfer;
@@ -23,8 +23,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use slog::info;
 
-use super::core::client_request::{ClientRequest, late};
-use crate::consensus::proposals::context::Context;
+use super::core::pending_request::{ClientRequest, late};
+use crate::consensus::proposals::shared_context::Context;
 use crate::model::Millis;
 use crate::model::{Code, Refusal, Request};
 use crate::plant::{self, Plant};

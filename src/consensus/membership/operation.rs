@@ -1,10 +1,10 @@
 //! A running membership request: its stage, the result of a step, and the effects for the driver.
 //!
-//! See also: `join` (the steps), `membership` (when they are taken).
+//! See also: `change_steps` (the steps), `membership` (when they are taken).
 
 use crate::consensus::core::Core;
-use crate::consensus::core::client_request::ClientRequest;
-use crate::consensus::proposals::context::Context;
+use crate::consensus::core::pending_request::ClientRequest;
+use crate::consensus::proposals::shared_context::Context;
 use crate::model::{Answer, Code, Member, Millis, Refusal};
 use crate::plant::{self, Plant};
 

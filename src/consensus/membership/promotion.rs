@@ -12,7 +12,7 @@ use slog::warn;
 use super::Membership;
 use super::catch_up::Look;
 use super::operation::{Operation, Step, refuse};
-use crate::consensus::proposals::context::Context;
+use crate::consensus::proposals::shared_context::Context;
 use crate::model::{Code, DiskSpace, Member, MemberChange, Millis, Role, mib};
 
 /// The shortest interval between two log lines about a slow learner.

@@ -6,13 +6,13 @@
 //! tried again and fail no request. A transfer that has not succeeded within an election timeout is given up by raft
 //! itself.
 //!
-//! See also: which requests lead to a transfer (`join`, `driver`).
+//! See also: which requests lead to a transfer (`change_steps`, `driver`).
 
 use slog::info;
 
 use super::Membership;
 use super::operation::{Effect, Operation, Stage, Step, Transfer, refuse_once_settled};
-use crate::consensus::proposals::context::Context;
+use crate::consensus::proposals::shared_context::Context;
 use crate::model::{Answer, Code, Refusal, Request};
 
 impl Membership {

@@ -13,10 +13,10 @@
 //!
 //! See also: waiters by (term, index) (`waiters`), membership requests (`membership`).
 
-mod backlog;
 pub(crate) mod cluster_clock;
-pub(crate) mod context;
 pub(crate) mod disk_space;
+pub(crate) mod shared_context;
+mod slow_backlog;
 pub(crate) mod waiters;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use raft::eraftpb::{Entry, Message, MessageType};
 use slog::warn;
 
-use super::core::client_request::{ClientRequest, late};
+use super::core::pending_request::{ClientRequest, late};
 use super::core::{Core, Phase};
 use super::input::Hop;
 use crate::logging::LogLimit;
@@ -32,7 +32,7 @@ use crate::model::Millis;
 use crate::model::validate;
 use crate::model::{Answer, Code, Limits, Outcome, Proposal, Refusal, Request};
 use crate::plant::{self, Plant};
-use context::Context;
+use shared_context::Context;
 use waiters::Waiters;
 
 /// The shortest time between two lines about requests that are refused because too many wait.
@@ -144,7 +144,7 @@ impl Proposals {
             cx.core.refuse(waiting, late());
         } else if cx.core.leads() {
             let before = self.waiters.iter().chain(&self.batch);
-            let backlog = backlog::refusal(cx.core.now, &waiting.request, before);
+            let backlog = slow_backlog::refusal(cx.core.now, &waiting.request, before);
             if let Some(refusal) = backlog.or_else(|| cx.space.lacks_space(cx.core, &waiting.request)) {
                 cx.core.refuse(waiting, refusal);
             } else if matches!(waiting.request, Request::Write(_)) {

@@ -8,16 +8,16 @@
 //! before the leader's first commit of its term and at any change of roles, so a round is repeated with a new context
 //! until the deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases
 //! are not used: a transfer of leadership breaks them. What a turn answers is bounded in bytes and time; the rest waits
-//! for the next. A stale read with a bound is answered at once where an earlier round proves enough ([`freshness`]),
+//! for the next. A stale read with a bound is answered at once where an earlier round proves enough ([`proven_freshness`]),
 //! and waits for a round of its own where not. A node that lags refuses both at once (`readiness`); it lags, too, where
-//! the leader leaves a round unanswered for too long ([`round_age`]), and asks on without a client then. Watchers'
+//! the leader leaves a round unanswered for too long ([`late_round`]), and asks on without a client then. Watchers'
 //! `progress` rests on rounds too.
 //!
 //! See also: raft's own bookkeeping of acknowledgements.
 
-pub(crate) mod freshness;
-pub(crate) mod round_age;
-pub(crate) mod unsent;
+pub(crate) mod late_round;
+pub(crate) mod proven_freshness;
+pub(crate) mod unsent_results;
 
 use raft::ReadState;
 
@@ -29,9 +29,9 @@ use crate::model::Millis;
 use crate::model::{Code, List, Refusal};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
-use freshness::Freshness;
-use round_age::RoundAge;
-use unsent::UnsentResults;
+use late_round::RoundAge;
+use proven_freshness::Freshness;
+use unsent_results::UnsentResults;
 
 /// After how long an unanswered round is begun again.
 const REPEAT_AFTER: Millis = 300;

@@ -5,7 +5,7 @@
 //! Invariants: a success includes the status of the serving node after the change. A change that was made is never answered
 //! as a failure, even if the status cannot be read afterwards.
 //!
-//! See also: `consensus::membership` (which changes are allowed), [`super::stats`] (the fields of the status).
+//! See also: `consensus::membership` (which changes are allowed), [`super::status_json`] (the fields of the status).
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ use serde::Serialize;
 use warp::http::Method;
 use warp::reply::Response;
 
-use super::stats::Stats;
+use super::status_json::Stats;
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::context::RequestContext;
-use crate::http::request::query;
-use crate::http::request::query::{Deadline, TIMEOUT};
+use crate::http::request::uri;
+use crate::http::request::uri::{Deadline, TIMEOUT};
 use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
 use crate::model::{Answer, Request, check_address, check_name};
@@ -130,11 +130,11 @@ pub(crate) async fn stats(request: RequestContext) -> Result<Response, Problem> 
 
 /// Returns the deadline of a request with this default timeout; a POST with a condition in its headers is refused.
 fn deadline_or(request: &RequestContext, default: Duration) -> Result<Deadline, Problem> {
-    let [timeout] = query::parameters(&request.query, [TIMEOUT])?;
+    let [timeout] = uri::parameters(&request.query, [TIMEOUT])?;
     if request.method == Method::POST {
         conditions::none(request)?;
     }
-    query::deadline(timeout.as_deref(), default, request.arrived)
+    uri::deadline(timeout.as_deref(), default, request.arrived)
 }
 
 /// Answers a change that was made, with the status of this node after it.

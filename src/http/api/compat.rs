@@ -21,8 +21,8 @@ use crate::http::request::body::Body;
 use crate::http::request::conditions;
 use crate::http::request::content;
 use crate::http::request::context::RequestContext;
-use crate::http::request::query;
-use crate::http::request::query::{Deadline, FRESH, TIMEOUT};
+use crate::http::request::uri;
+use crate::http::request::uri::{Deadline, FRESH, TIMEOUT};
 use crate::http::response::item_json;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
@@ -98,15 +98,15 @@ fn key_and_deadline(request: &RequestContext, tail: &str) -> Result<(String, Dea
 
 /// Parses the key in the path.
 fn key(request: &RequestContext, tail: &str) -> Result<String, Problem> {
-    query::key_in_path(tail.strip_suffix('/').unwrap_or(tail), request.context.options.key_bytes)
+    uri::key_in_path(tail.strip_suffix('/').unwrap_or(tail), request.context.options.key_bytes)
 }
 
 /// Reads the key in the path.
 async fn read(request: &RequestContext, tail: &str) -> Result<(String, Fetched), Problem> {
     let [one, two, three] = FRESH;
-    let [timeout, one, two, three] = query::parameters(&request.query, [TIMEOUT, one, two, three])?;
+    let [timeout, one, two, three] = uri::parameters(&request.query, [TIMEOUT, one, two, three])?;
     let deadline = deadline_after(request, timeout.as_deref())?;
-    let fresh = query::freshness([one, two, three])?;
+    let fresh = uri::freshness([one, two, three])?;
     let key = key(request, tail)?;
     let fetched = request.context.read(key.clone().into_bytes(), fresh, deadline).await?;
     Ok((key, fetched))

@@ -5,27 +5,27 @@
 pub(crate) mod cluster;
 pub(crate) mod compat;
 pub(crate) mod health;
-pub(crate) mod list;
 pub(crate) mod openapi;
 pub(crate) mod probes;
-pub(crate) mod stats;
+pub(crate) mod range;
+pub(crate) mod status_json;
 pub(crate) mod store;
 pub(crate) mod touch;
 pub(crate) mod txn;
 pub(crate) mod watch;
 
 use super::request::context::RequestContext;
-use super::request::query;
-use super::request::query::{Deadline, TIMEOUT};
+use super::request::uri;
+use super::request::uri::{Deadline, TIMEOUT};
 use super::response::problem::Problem;
 
 /// Returns the deadline of a request whose only query parameter is `timeout`.
 fn deadline(request: &RequestContext) -> Result<Deadline, Problem> {
-    let [timeout] = query::parameters(&request.query, [TIMEOUT])?;
+    let [timeout] = uri::parameters(&request.query, [TIMEOUT])?;
     deadline_after(request, timeout.as_deref())
 }
 
 /// Returns the deadline of a request with this value of `timeout`; without one the node's `limits.request_timeout_ms` holds.
 fn deadline_after(request: &RequestContext, timeout: Option<&str>) -> Result<Deadline, Problem> {
-    query::deadline(timeout, request.context.options.request_timeout, request.arrived)
+    uri::deadline(timeout, request.context.options.request_timeout, request.arrived)
 }

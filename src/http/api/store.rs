@@ -3,7 +3,7 @@
 //! Invariants: a key in a path may contain `/`. One trailing slash belongs to the route, so a key that ends in one is sent
 //! with `%2F`. A value is stored and returned byte for byte.
 //!
-//! See also: [`super::list`] (lists and deletes by prefix), `model::decide` (conditions), `consensus::reads` (freshness of
+//! See also: [`super::range`] (lists and deletes by prefix), `model::decide` (conditions), `consensus::reads` (freshness of
 //! reads), [`crate::http::response::item_json`] (JSON form of a value).
 
 use bytes::Bytes;
@@ -14,19 +14,19 @@ use warp::http::{Method, StatusCode};
 use warp::path::Tail;
 use warp::reply::Response;
 
-use super::{deadline, deadline_after, list};
+use super::{deadline, deadline_after, range};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::content;
 use crate::http::request::context::RequestContext;
 use crate::http::request::idempotency;
 use crate::http::request::media_type;
-use crate::http::request::query;
-use crate::http::request::query::{Deadline, FRESH, TIMEOUT};
 use crate::http::request::ttl;
+use crate::http::request::uri;
+use crate::http::request::uri::{Deadline, FRESH, TIMEOUT};
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
-use crate::http::server::memory_budget::Share;
+use crate::http::server::fair_shares::Share;
 use crate::model::{Answer, Command, CommandResult, Condition, Request, Ttl, Value, Write, Written};
 
 const PERSISTED: &str = "success persisting data";
@@ -66,8 +66,8 @@ pub(crate) async fn handle(request: RequestContext, tail: Tail) -> Result<Respon
     if key.is_empty() {
         return match request.method {
             Method::POST => post(request).await,
-            Method::GET | Method::HEAD => list::list(&request).await,
-            Method::DELETE => list::delete_prefix(&request).await,
+            Method::GET | Method::HEAD => range::list(&request).await,
+            Method::DELETE => range::delete_prefix(&request).await,
             _ => Err(Problem::method(&request.method, "GET, HEAD, POST, DELETE, OPTIONS")),
         };
     }
@@ -98,11 +98,11 @@ async fn post(mut request: RequestContext) -> Result<Response, Problem> {
 }
 
 async fn put(mut request: RequestContext, raw_key: &str) -> Result<Response, Problem> {
-    let [timeout, ttl, empty] = query::parameters(&request.query, [TIMEOUT, "ttl", "empty"])?;
-    let empty = query::flag(empty.as_deref(), "empty")?;
+    let [timeout, ttl, empty] = uri::parameters(&request.query, [TIMEOUT, "ttl", "empty"])?;
+    let empty = uri::flag(empty.as_deref(), "empty")?;
     let ttl = ttl::of_query(ttl.as_deref())?;
     let deadline = deadline_after(&request, timeout.as_deref())?;
-    let key = query::key_in_path(raw_key, request.context.options.key_bytes)?;
+    let key = uri::key_in_path(raw_key, request.context.options.key_bytes)?;
     // Key and condition are checked before the body is read, which may be megabytes.
     let condition = conditions::of_write(&request)?;
     let announced = request.header(&CONTENT_TYPE)?.map(str::to_owned);
@@ -186,11 +186,11 @@ pub(crate) fn no_effect(key: &str, written: &Written) -> Problem {
 async fn get(request: &RequestContext, raw_key: &str) -> Result<Response, Problem> {
     let [consistency, max_stale, min_index] = FRESH;
     let names = [TIMEOUT, consistency, max_stale, min_index, "raw"];
-    let [timeout, consistency, max_stale, min_index, raw] = query::parameters(&request.query, names)?;
+    let [timeout, consistency, max_stale, min_index, raw] = uri::parameters(&request.query, names)?;
     let deadline = deadline_after(request, timeout.as_deref())?;
-    let fresh = query::freshness([consistency, max_stale, min_index])?;
-    let raw = query::flag(raw.as_deref(), "raw")?;
-    let key = query::key_in_path(raw_key, request.context.options.key_bytes)?;
+    let fresh = uri::freshness([consistency, max_stale, min_index])?;
+    let raw = uri::flag(raw.as_deref(), "raw")?;
+    let key = uri::key_in_path(raw_key, request.context.options.key_bytes)?;
     conditions::of_read(request)?;
     let fetched = request.context.read(key.clone().into_bytes(), fresh, deadline).await?;
     let mut response = match &fetched.value {
@@ -230,7 +230,7 @@ fn raw_value(value: &Value, share: Share) -> Response {
 
 async fn delete(request: &RequestContext, raw_key: &str) -> Result<Response, Problem> {
     let deadline = deadline(request)?;
-    let key = query::key_in_path(raw_key, request.context.options.key_bytes)?;
+    let key = uri::key_in_path(raw_key, request.context.options.key_bytes)?;
     let condition = conditions::of_write(request)?;
     let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
     let written = write(request, b"", command, deadline).await?;
@@ -254,7 +254,7 @@ pub(crate) fn parse(body: &[u8], key_bytes: usize, value_bytes: usize) -> Result
     let names = ["key", "value", "value_base64", "content_type", "if_version", "ttl"];
     let [key, value, value_base64, content_type, if_version, ttl] = body::members(body, names)?;
     let key = body::string(key, "key")?;
-    query::check_key(&key, key_bytes)?;
+    uri::check_key(&key, key_bytes)?;
     let value = content::from_members(value, value_base64, content_type, value_bytes)?;
     Ok(PostBody { key, value, if_version, ttl: ttl::of_member(ttl)? })
 }

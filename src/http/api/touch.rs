@@ -19,8 +19,8 @@ use super::{deadline, store};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::context::RequestContext;
-use crate::http::request::query;
 use crate::http::request::ttl;
+use crate::http::request::uri;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::model::{Command, CommandResult, Ttl};
@@ -32,7 +32,7 @@ pub(crate) async fn handle(mut request: RequestContext, tail: Tail) -> Result<Re
     request.takes_post()?;
     let deadline = deadline(&request)?;
     let raw_key = tail.as_str().strip_suffix('/').unwrap_or(tail.as_str());
-    let key = query::key_in_path(raw_key, request.context.options.key_bytes)?;
+    let key = uri::key_in_path(raw_key, request.context.options.key_bytes)?;
     let body = request.body(deadline).await?;
     let (ttl, if_version) = parse(&body.bytes)?;
     let condition = conditions::of_write_or_body(&request, if_version)?;

@@ -22,8 +22,8 @@ use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::content;
 use crate::http::request::context::RequestContext;
-use crate::http::request::query;
 use crate::http::request::ttl;
+use crate::http::request::uri;
 use crate::http::response::item_json;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
@@ -174,7 +174,7 @@ fn parse_operation(text: &RawValue, limits: Limits) -> Result<Operation, Problem
 
 fn parse_key(member: Option<&RawValue>, limits: Limits) -> Result<Bytes, Problem> {
     let key = body::string(member, "key")?;
-    query::check_key(&key, limits.key_bytes)?;
+    uri::check_key(&key, limits.key_bytes)?;
     Ok(key.into())
 }
 

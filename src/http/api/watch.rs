@@ -15,7 +15,7 @@
 //! between.
 //!
 //! See also: `changefeed` (retention), [`crate::http::response::event_stream`] (text of an event),
-//! [`crate::http::server::write_timeout`] (clients that read too slowly), [`crate::http::server::socket`] (clients that are
+//! [`crate::http::server::write_timeout`] (clients that read too slowly), [`crate::http::server::client_socket`] (clients that are
 //! gone).
 
 use std::collections::VecDeque;
@@ -34,14 +34,14 @@ use warp::reply::Response;
 use crate::changefeed::{FeedRead, Filter, SubscribeError, Subscription};
 use crate::consensus::{Bounds, Consistency};
 use crate::http::request::context::{RequestContext, ServerContext};
-use crate::http::request::query;
-use crate::http::request::query::Deadline;
+use crate::http::request::uri;
+use crate::http::request::uri::Deadline;
 use crate::http::response::event_stream;
 use crate::http::response::event_stream::PartialEvent;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::response::success;
-use crate::http::server::socket::Fin;
-use crate::http::server::watcher_slots::WatcherSlot;
+use crate::http::server::client_socket::Fin;
+use crate::http::server::watchers::WatcherSlot;
 use crate::model::{Cursor, Event};
 
 /// The request header with the id of the last event that the client has received.
@@ -150,7 +150,7 @@ pub(crate) fn parse(
     last_event_id: Option<&str>,
     key_bytes: usize,
 ) -> Result<(Filter, Option<Cursor>), Problem> {
-    let [prefix, key, from] = query::parameters(query, ["prefix", "key", "from"])?;
+    let [prefix, key, from] = uri::parameters(query, ["prefix", "key", "from"])?;
     let filter = match (prefix, key) {
         (Some(prefix), None) if prefix.len() > key_bytes => {
             let detail = format!("query parameter `prefix` has {} bytes, no key has over {key_bytes}", prefix.len());
@@ -158,7 +158,7 @@ pub(crate) fn parse(
         }
         (Some(prefix), None) => Filter::Prefix(prefix.into()),
         (None, Some(key)) => {
-            query::check_key(&key, key_bytes).map_err(|problem| problem.within("query parameter `key`"))?;
+            uri::check_key(&key, key_bytes).map_err(|problem| problem.within("query parameter `key`"))?;
             Filter::Key(key.into())
         }
         _ => {

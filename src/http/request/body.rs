@@ -4,9 +4,9 @@
 //! member must be refused by name: a misspelt condition must not become an unconditional write.
 //!
 //! Invariants: at most the limit is buffered, whatever `Content-Length` says. The bodies of all requests under way share a
-//! budget, which counts allocated bytes. A client below the least rate is given up. A member keeps the text that was sent.
+//! budget, which counts allocated bytes. A client below the least rate is refused. A member keeps the text that was sent.
 //!
-//! See also: what the members mean ([`crate::http::api`]), bodies that are not read ([`super::body_stream`]).
+//! See also: what the members mean ([`crate::http::api`]), bodies that are not read ([`super::unread_body`]).
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,11 +19,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::query::{Deadline, listed};
+use super::uri::{Deadline, listed};
 use crate::http::response::problem::{Problem, clip};
-use crate::http::server::memory_budget::{Budget, Share, Source};
+use crate::http::server::fair_shares::{Budget, Share, Source};
 use crate::http::server::min_rate::MinRate;
-use crate::model::json;
+use crate::model::json_limits;
 
 /// The first allocation for a body of more than one chunk.
 const INITIAL_BYTES: usize = 64 << 10;
@@ -149,8 +149,8 @@ pub(crate) async fn collect(
 async fn next_chunk(stream: &mut BodyStream, rate: &mut MinRate) -> Result<Option<Bytes>, Problem> {
     loop {
         let mut next = stream.next();
-        // The time that the node takes for itself does not count: a chunk that is there already costs no grace, however long
-        // this task was not scheduled.
+        // The time that the node takes for itself does not count: a chunk that is there already costs no grace period, however
+        // long this task was not scheduled.
         let chunk = match (&mut next).now_or_never() {
             Some(chunk) => chunk,
             None => {
@@ -186,7 +186,7 @@ pub(crate) fn members<'a, const N: usize>(
         let why = if error.is_data() {
             format!("cannot be used: {error}")
         } else {
-            json::hint(body).unwrap_or_else(|| format!("is not JSON: {error}"))
+            json_limits::hint(body).unwrap_or_else(|| format!("is not JSON: {error}"))
         };
         Problem::body(format!("the body {why}"))
     })
@@ -206,7 +206,7 @@ pub(crate) fn string(member: Option<&RawValue>, name: &str) -> Result<String, Pr
 pub(crate) fn text(member: &RawValue, name: &str) -> Result<String, Problem> {
     let text = member.get();
     serde_json::from_str(text).map_err(|_| {
-        let why = json::hint(text.as_bytes());
+        let why = json_limits::hint(text.as_bytes());
         Problem::body(match why.filter(|_| text.starts_with('"')) {
             Some(why) => format!("member `{name}` {why}"),
             None => format!("member `{name}` must be a string of Unicode text, not {}", clip(text)),

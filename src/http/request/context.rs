@@ -20,16 +20,16 @@ use warp::reply::Response;
 
 use super::body::{self, Body, BodyQuota, BodyStream};
 use super::media_type;
-use super::query::Deadline;
+use super::uri::Deadline;
 use crate::changefeed::ChangeFeed;
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed, Names};
 use crate::http::options::Options;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::server::browser_guard::BrowserGuard;
+use crate::http::server::client_socket::Fin;
+use crate::http::server::fair_shares::{Budget, Share, Source};
 use crate::http::server::host_guard::HostGuard;
-use crate::http::server::memory_budget::{Budget, Share, Source};
-use crate::http::server::socket::Fin;
-use crate::http::server::watcher_slots::WatcherSlots;
+use crate::http::server::watchers::WatcherSlots;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
 

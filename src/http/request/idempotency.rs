@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use warp::http::header::{CONTENT_TYPE, HeaderName, IF_MATCH, IF_NONE_MATCH};
 
 use super::context::RequestContext;
-use super::query::TIMEOUT;
+use super::uri::TIMEOUT;
 use crate::http::response::problem::Problem;
 use crate::model::IdempotencyKey;
 use crate::model::validate;

@@ -6,12 +6,12 @@
 //! ```
 
 pub(crate) mod body;
-pub(crate) mod body_stream;
 pub(crate) mod conditions;
 pub(crate) mod content;
 pub(crate) mod context;
-pub(crate) mod headers;
 pub(crate) mod idempotency;
 pub(crate) mod media_type;
-pub(crate) mod query;
 pub(crate) mod ttl;
+pub(crate) mod unread_body;
+pub(crate) mod unsupported_headers;
+pub(crate) mod uri;

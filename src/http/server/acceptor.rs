@@ -16,9 +16,9 @@ use slog::{Logger, debug, warn};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, sleep_until};
 
+use super::client_socket;
+use super::fair_shares::Source;
 use super::lingering_close::{LINGER, LingeringCloses, POLL_INTERVAL, raw_response};
-use super::memory_budget::Source;
-use super::socket;
 use crate::http::response::problem::Problem;
 use crate::logging::LogLimits;
 
@@ -53,7 +53,7 @@ impl Acceptor {
         };
         match accepted {
             Ok((stream, address)) => {
-                if let Err(error) = socket::configure(&stream) {
+                if let Err(error) = client_socket::configure(&stream) {
                     debug!(self.log, "cannot set the options of an http socket"; "error" => %error);
                 }
                 Some((stream, Source::of(address.ip())))
@@ -112,7 +112,7 @@ impl Acceptor {
     fn refuse_backlog(&mut self, listener: TcpListener, response: &[u8]) {
         let Ok(listener) = listener.into_std() else { return };
         // At most as many as the backlog holds: a client that reconnects at once must not hold up the end.
-        for _ in 0..socket::BACKLOG {
+        for _ in 0..client_socket::BACKLOG {
             match listener.accept() {
                 Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
                     self.lingering.respond_and_close(stream, response);

@@ -30,9 +30,9 @@ use warp::http::Method;
 use warp::reply::Response;
 
 use super::activity::{ReadTimeout, Timeouts, TrackedBody};
+use super::client_socket::Fin;
 use super::connection_slots::{ConnectionSlot, SlotKind};
 use super::lingering_close::{LINGER, raw_response};
-use super::socket::Fin;
 use super::write_timeout::WriteTimeout;
 use crate::http::api::watch;
 use crate::http::request::context::ServerContext;

@@ -27,8 +27,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 
 use super::activity::Activity;
-use super::memory_budget::Source;
-use super::socket::PeekedRequest;
+use super::client_socket::PeekedRequest;
+use super::fair_shares::Source;
 
 /// The most reserved slots.
 const MAX_RESERVED: usize = 64;

@@ -22,9 +22,9 @@ use warp::reply::Response;
 use super::browser_guard::{self, OriginCheck};
 use super::connection_slots::SlotKind;
 use super::host_guard::{self, Asked};
-use crate::http::request::body_stream::RequestBody;
 use crate::http::request::context::ServerContext;
-use crate::http::request::headers;
+use crate::http::request::unread_body::RequestBody;
+use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::http::routes::routes;
@@ -76,7 +76,7 @@ where
     success::set_common_headers(&mut response);
     // A handler may have left the body unread (a 405, a 404). Either it is read here and the connection goes on, or the
     // response announces the close. A close without `Connection: close` would lose a request that the client has pipelined.
-    if !response.headers().contains_key(CONNECTION) && !body.drain(expects_continue).await {
+    if !response.headers().contains_key(CONNECTION) && !body.discard(expects_continue).await {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if keeps_alive
@@ -112,7 +112,7 @@ where
     let needs_loop = !host_guard::is_probe(parts.uri.path()) || parts.uri.path().starts_with("/health");
     let checked = match context.starting() {
         Some(problem) if needs_loop => Err(problem),
-        _ => headers::check(&parts.headers),
+        _ => unsupported_headers::check(&parts.headers),
     };
     let response = match checked {
         Ok(()) => route(app, hyper::Request::from_parts(parts, body.clone())).await?,

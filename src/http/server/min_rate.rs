@@ -1,10 +1,10 @@
-//! The least rate of a client while the node holds memory or a connection for it.
+//! The least rate of a client while the node holds memory or a connection for it, and the grace period for being slower.
 //!
 //! Why: memory and connections are bounded, and a client that sends or takes a byte now and then would hold some for ever.
 //!
-//! Invariants: only the time counts in which the node waits for the client. It is taken from the client's grace, and each
-//! byte that the client sends or takes adds to it, at 64 KiB/s. So once the grace is used up, the client must keep that
-//! rate. The grace never exceeds what it was at first: a client that was fast cannot save up time for being slow.
+//! Invariants: only the time counts in which the node waits for the client. It is taken from the client's grace period, and each
+//! byte that the client sends or takes adds to it, at 64 KiB/s. So once the grace period is used up, the client must keep that
+//! rate. The grace period never exceeds what it was at first: a client that was fast cannot save up time for being slow.
 //!
 //! See also: what is measured ([`super::write_timeout`], [`crate::http::request::body`]).
 
@@ -13,11 +13,11 @@ use std::time::Duration;
 /// The least rate, in bytes a second.
 pub(crate) const MIN_RATE: u32 = 64 << 10;
 
-/// A token bucket of time: the grace that one client has left.
+/// A token bucket of time: the grace period that one client has left.
 //
-// Example with a grace of 5 s and a client that sends 16 KiB every second: each second of waiting takes 1 s, each 16 KiB give
-// 16/64 = 0.25 s back. After 6 s it has 5 - 6 + 6 * 0.25 = 0.5 s left; during the 7th second the grace is used up. A client
-// that sends 64 KiB every second gets each second back and is served for ever.
+// Example with a grace period of 5 s and a client that sends 16 KiB every second: each second of waiting takes 1 s, each 16 KiB
+// give 16/64 = 0.25 s back. After 6 s it has 5 - 6 + 6 * 0.25 = 0.5 s left; during the 7th second the grace period is used up. A
+// client that sends 64 KiB every second gets each second back and is served for ever.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MinRate {
     left: Duration,
@@ -25,7 +25,7 @@ pub(crate) struct MinRate {
 }
 
 impl MinRate {
-    /// Starts with the whole grace.
+    /// Starts with the whole grace period.
     pub(crate) fn new(grace: Duration) -> Self {
         Self { left: grace, max: grace }
     }
@@ -54,7 +54,7 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(5);
 
-    /// After how many waits of 100 ms for `bytes` each the grace is used up; None for never.
+    /// After how many waits of 100 ms for `bytes` each the grace period is used up; None for never.
     fn ends_after(bytes: usize) -> Option<usize> {
         let mut rate = MinRate::new(GRACE);
         (1..100_000).find(|_| {

@@ -26,15 +26,15 @@
 pub(crate) mod acceptor;
 pub(crate) mod activity;
 pub(crate) mod browser_guard;
+pub(crate) mod client_socket;
 mod connection;
 pub(crate) mod connection_slots;
 mod dispatch;
+pub(crate) mod fair_shares;
 pub(crate) mod host_guard;
 pub(crate) mod lingering_close;
-pub(crate) mod memory_budget;
 pub(crate) mod min_rate;
-pub(crate) mod socket;
-pub(crate) mod watcher_slots;
+pub(crate) mod watchers;
 pub(crate) mod write_timeout;
 
 use std::io;
@@ -53,10 +53,10 @@ use super::api::watch;
 use super::request::context::ServerContext;
 use super::response::problem::Problem;
 use acceptor::Acceptor;
+use client_socket::{Fin, PeekedRequest, Socket};
 use connection_slots::{ConnectionSlots, SlotKind};
 use dispatch::service;
 use lingering_close::raw_response;
-use socket::{Fin, PeekedRequest, Socket};
 
 /// The part of a shutdown, as a divisor, that is left for answering requests which the loop has not answered.
 const LAST_ANSWERS_DIVISOR: u32 = 8;
@@ -72,7 +72,7 @@ pub(crate) fn start(listener: std::net::TcpListener, context: Arc<ServerContext>
     listener.set_nonblocking(true)?;
     // The standard library's backlog is 128. In a burst of more clients the system drops SYNs, which are sent again a
     // second later.
-    SockRef::from(&listener).listen(socket::BACKLOG)?;
+    SockRef::from(&listener).listen(client_socket::BACKLOG)?;
     let listener = TcpListener::from_std(listener)?;
     let connections = context.options.connections;
     info!(log, "serving http"; "address" => listener.local_addr()?, "connections_max" => connections);
@@ -116,7 +116,7 @@ async fn accept(
         let Some((stream, source)) = accepted else { continue };
         // The peek is a system call, so it is made only when the slot depends on it.
         let peeked = if slots.general_are_taken() {
-            socket::peek_request(stream)
+            client_socket::peek_request(stream)
         } else {
             Ok((stream, PeekedRequest::default()))
         };
@@ -166,7 +166,7 @@ where
     let (_stopping, stop_signal) = signal::channel(false);
     let log = Logger::root(slog::Discard, slog::o!());
     let slot = ConnectionSlots::new(context.options.connections)
-        .take(memory_budget::Source::loopback(), PeekedRequest::default())
+        .take(fair_shares::Source::loopback(), PeekedRequest::default())
         .expect("the first connection finds a slot");
     connection::serve(
         (stream, std::future::pending()),

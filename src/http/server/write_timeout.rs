@@ -3,8 +3,8 @@
 //! Why: a response of a mebibyte stays in memory until the client has taken it, and its connection is one of a bounded
 //! number. A client that never reads would hold both for ever, and one that reads a byte a second for twelve days.
 //!
-//! Invariants: a write fails once the client has used up its grace ([`super::min_rate`]). Each response starts with the
-//! whole grace.
+//! Invariants: a write fails once the client has used up its grace period ([`super::min_rate`]). Each response starts with the
+//! whole grace period.
 //!
 //! See also: timeouts while a request is awaited ([`super::activity`]).
 
@@ -24,7 +24,7 @@ pub(crate) struct WriteTimeout<S> {
     stream: S,
     grace: Duration,
     rate: MinRate,
-    /// While a write is blocked: since when, and a timer for the end of the grace.
+    /// While a write is blocked: since when, and a timer for the end of the grace period.
     blocked: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
@@ -39,7 +39,7 @@ impl<S> WriteTimeout<S> {
         self.stream
     }
 
-    /// Counts the result of a write, and fails a blocked one at the end of the grace.
+    /// Counts the result of a write, and fails a blocked one at the end of the grace period.
     fn limit(&mut self, write: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Poll::Ready(written) = write else {
             // The socket's buffer is full, so from here on the node waits for the client. The timer is made once a block:
@@ -51,8 +51,8 @@ impl<S> WriteTimeout<S> {
                 Err(io::Error::new(io::ErrorKind::TimedOut, why))
             });
         };
-        // Example with a grace of 5 s: a write is blocked for 2 s, then the socket takes 64 KiB. 5 - 2 + 1 = 4 s are left for the
-        // next block. A response that is never blocked costs nothing.
+        // Example with a grace period of 5 s: a write is blocked for 2 s, then the socket takes 64 KiB. 5 - 2 + 1 = 4 s are left
+        // for the next block. A response that is never blocked costs nothing.
         if let Some((since, _)) = self.blocked.take() {
             self.rate.waited(since.elapsed());
         }
@@ -72,7 +72,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before && self.blocked.is_none() {
-            // A new request. The system has taken all bytes of the response before, so the next one has the whole grace.
+            // A new request. The system has taken all bytes of the response before, so the next one has the whole grace period.
             self.rate = MinRate::new(self.grace);
         }
         read
@@ -116,7 +116,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_above_the_least_rate_is_served_and_one_below_is_not() {
         let (server, mut client) = tokio::io::duplex(64);
-        // A grace of 200 ms is worth 13 KiB at the least rate.
+        // A grace period of 200 ms is worth 13 KiB at the least rate.
         let mut server = WriteTimeout::new(server, Duration::from_millis(200));
         let fast = async { client.read_exact(&mut vec![0; 200 << 10]).await.map(drop) };
         let (written, taken) = tokio::join!(server.write_all(&[7; 200 << 10]), fast);

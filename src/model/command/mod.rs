@@ -5,11 +5,11 @@
 //! See also: [`decide`](crate::model::decide) (the rule from command to result), [`crate::model::MemberChange`] (membership,
 //! which raft's own entries carry).
 
-pub(crate) mod dedup;
+pub(crate) mod dedup_rules;
 pub(crate) mod proposal;
 pub(crate) mod txn;
 pub mod validate;
-pub(crate) mod write;
+pub(crate) mod write_request;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Command;
-use super::write::Write;
+use super::write_request::Write;
 use crate::model::codec;
 
 /// The encoded bytes of a proposal besides its command, roughly.

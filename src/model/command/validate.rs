@@ -23,8 +23,8 @@ use serde::de::IgnoredAny;
 
 use super::Command;
 use super::txn::{Check, Operation, Test, Txn};
-use super::write::{IdempotencyKey, Write};
-use crate::model::json;
+use super::write_request::{IdempotencyKey, Write};
+use crate::model::json_limits;
 use crate::model::members::{MAX_RAFT_ID, Member, MemberChange};
 use crate::model::node_address::{NodeAddress, NodeName};
 use crate::model::peer::{JoinAccepted, Request, WhoAmI};
@@ -260,16 +260,16 @@ pub fn is_json(content_type: &str) -> bool {
     essence == "application/json" || essence.ends_with("+json")
 }
 
-/// Validates one JSON text that can be embedded in another, as in [`json::check`].
+/// Validates one JSON text that can be embedded in another, as in [`json_limits::check`].
 ///
 /// # Errors
 /// The reason, to continue "the value".
 pub fn json(bytes: &[u8]) -> Result<(), String> {
-    let no_json = |error: String| json::hint(bytes).unwrap_or_else(|| format!("is no JSON: {error}"));
+    let no_json = |error: String| json_limits::hint(bytes).unwrap_or_else(|| format!("is no JSON: {error}"));
     // The parser skips numbers and strings without decoding them, so invalid UTF-8 would pass.
     let text = std::str::from_utf8(bytes).map_err(|error| no_json(error.to_string()))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| no_json(error.to_string()))?;
-    json::check(text)
+    json_limits::check(text)
 }
 
 /// Whether a time to live is in range.

@@ -8,9 +8,9 @@
 //!
 //! See also: [`decide_write`](crate::model::decide_write) (idempotency keys), `storage::kv::apply` (the caller).
 
+mod multi_key;
 #[cfg(test)]
 pub mod test_store;
-mod txn;
 pub(crate) mod view;
 
 use bytes::Bytes;
@@ -54,8 +54,8 @@ pub fn decide<V: View>(command: Command, at: ApplyPoint, view: &V) -> Result<(Co
         Command::Move { raft_id, raft_address, http_address } => {
             (CommandResult::Moved, vec![Change::Move { raft_id, raft_address, http_address }])
         }
-        Command::DeletePrefix { prefix } => txn::delete_prefix(&prefix, view)?,
-        Command::Txn(txn) => txn::decide_txn(txn, at, view)?,
+        Command::DeletePrefix { prefix } => multi_key::delete_prefix(&prefix, view)?,
+        Command::Txn(txn) => multi_key::decide_txn(txn, at, view)?,
         Command::Touch { key, ttl, condition } => touch(key, ttl, condition, at, view)?,
         // Internal commands have no client, so they have no result either.
         Command::Expire { keys } => (CommandResult::NoOp, expire(keys, at, view)?),

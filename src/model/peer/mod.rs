@@ -4,12 +4,12 @@
 //!
 //! See also: `transport` (frames, handshake, connections).
 
-pub(crate) mod probe;
+pub(crate) mod claim_probe;
 
 use serde::{Deserialize, Serialize};
 
 use super::boot_id::{BootHistory, BootId};
-use super::command::write::{Write, Written};
+use super::command::write_request::{Write, Written};
 
 /// A client request that the leader executes; any node accepts and forwards it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The sled engine: one directory, one sled database per name.
 //!
 //! Why: sled 0.34 has faults that a node must not inherit, and each is handled here. A flush that does not reach the disk is
-//! proven to be replaced ([`super::fsync`]). Panics on damaged files become [`Error::Damaged`]. A file in `blobs/` is refused. A
+//! proven to be replaced ([`super::sync_override`]). Panics on damaged files become [`Error::Damaged`]. A file in `blobs/` is refused. A
 //! half-written `snap.*.generating`, left by a kill or a full disk, would make the next start fail as corrupt although it was
 //! never in use; it is removed. One of sled's two write paths stores an error without waking its waiter, so the [`Watchdog`]
 //! wakes calls that take seconds. sled panics where the wall clock shows a time before 1970 ([`super::wall_clock`]).
@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::db::SledDb;
 use super::errors::{system_error, translate};
-use super::fsync;
+use super::guarded_db::SledDb;
 use super::panic_guard::{catch_panic, disk_wait};
+use super::sync_override;
 use super::watchdog::{Reserve, Watchdog};
 use crate::model::DiskSpace;
 use crate::storage::layout::{IDENTITY, LOCK, PROOF_KEY, SPOOL};
@@ -169,12 +169,12 @@ impl SledEngine {
             return Ok(());
         }
         // The counter moves only if sled's call was linked to our function.
-        let before = fsync::syncs();
+        let before = sync_override::syncs();
         // Writes another value each time: an unchanged one would leave nothing to flush.
         let last = db.get(&PROOF_KEY)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
         db.put(&PROOF_KEY, &last.unwrap_or(0).wrapping_add(1).to_be_bytes())?;
         db.sync()?;
-        if fsync::syncs() == before {
+        if sync_override::syncs() == before {
             return Err(Error::NotDurable { detail: "a flush ended without fdatasync".into() });
         }
         PROVEN.get_or_init(|| ());

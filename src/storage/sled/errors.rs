@@ -5,7 +5,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::fsync;
+use super::sync_override;
 use crate::storage::Error;
 
 /// Translates an error of sled.
@@ -38,7 +38,7 @@ pub(crate) fn system_error(what: impl Into<String>, dir: &Path, source: std::io:
 
 /// Returns the error of a full disk, or of a full quota.
 pub(crate) fn disk_full(what: impl Into<String>, dir: &Path, quota: bool) -> Error {
-    let found = fsync::file_system(dir);
+    let found = sync_override::file_system(dir);
     let hint = match found {
         _ if quota => ", but the quota of this user is used up, so more of that is needed",
         Some(found) if found.lacks_inodes => ", but the file system has no inode left, so files have to go",

@@ -12,7 +12,7 @@
 //! Invariants: the thread holds only a weak reference, so it ends with its engine. No lock is held while the disk is read for
 //! its free space.
 //!
-//! See also: [`super::db`], [`super::panic_guard`].
+//! See also: [`super::guarded_db`], [`super::panic_guard`].
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use super::db::SledDb;
-use super::file_state::{is_missing, is_same_file};
-use super::fsync;
+use super::file_identity::{is_missing, is_same_file};
+use super::guarded_db::SledDb;
+use super::sync_override;
 use crate::model::DiskSpace;
 use crate::storage::Db;
 use crate::storage::layout::{IDENTITY, LOCK};
@@ -44,7 +44,7 @@ pub(crate) struct Reserve(pub Option<u64>);
 impl Reserve {
     /// Measures the free space of the disk of `dir`; None if the system does not report it.
     pub(crate) fn space(self, dir: &Path) -> Option<DiskSpace> {
-        let fsync::FileSystem { free_bytes, all_bytes, .. } = fsync::file_system(dir)?;
+        let sync_override::FileSystem { free_bytes, all_bytes, .. } = sync_override::file_system(dir)?;
         let reserve_bytes = self.0.unwrap_or(MAX_RESERVE_BYTES.min(all_bytes / RESERVE_DIVISOR));
         Some(DiskSpace { free_bytes, reserve_bytes })
     }

@@ -8,17 +8,17 @@ use super::super::layout::chunk_key;
 use super::super::{Engine, Error, SledEngine, StateMachine};
 use super::{Rng, put, sled};
 use crate::model::Members;
-use crate::storage::sled::fsync;
+use crate::storage::sled::sync_override;
 use raft::eraftpb::ConfState;
 
 #[test]
 fn a_flush_reaches_the_disk_through_our_sync() {
     let dir = tempfile::tempdir().unwrap();
     let db = sled(dir.path()).open("x", true, 1 << 20).unwrap();
-    let before = fsync::syncs();
+    let before = sync_override::syncs();
     db.put(b"k", b"v").unwrap();
     db.sync().unwrap();
-    assert!(fsync::syncs() > before);
+    assert!(sync_override::syncs() > before);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_failing_sync_ends_in_an_error_and_poisons_the_database() {
     let dir = tempfile::tempdir().unwrap();
     let engine = sled(dir.path());
     let db = engine.open("x", true, 1 << 20).unwrap();
-    fsync::faults::fail(&fs::canonicalize(dir.path().join("x/db")).unwrap());
+    sync_override::faults::fail(&fs::canonicalize(dir.path().join("x/db")).unwrap());
     let begun = Instant::now();
     let mut failed = None;
     for round in 0..2000_u32 {

@@ -1,4 +1,4 @@
-//! Tests of the storage room, and their shared helpers.
+//! Tests of the storage module, and their shared helpers.
 //!
 //! Invariants: an in-memory database where only logic is tested, a real directory where sled's behaviour matters. Golden bytes
 //! and parsers are tested beside their code.
@@ -6,7 +6,7 @@
 mod damage;
 mod data_dir;
 mod engine;
-mod joiner;
+mod join_crashes;
 mod journal;
 mod scan;
 mod snapshot;

@@ -31,7 +31,7 @@ use crate::model::{Answer, Code, Refusal};
 use crate::transport::handshake::admission::check_message;
 use crate::transport::handshake::{Denial, Hello, Welcome};
 use crate::transport::memory_budget::{BudgetPermit, ConnectionShare};
-use crate::transport::registry::Registry;
+use crate::transport::shared_state::Registry;
 use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::{read_budgeted, read_budgeted_in_pieces};
 use crate::transport::wire::{Frame, WireError};

@@ -33,7 +33,7 @@ use crate::transport::handshake::Hello;
 use crate::transport::handshake::admission::check_message;
 use crate::transport::handshake::dial::PeerAddress;
 use crate::transport::memory_budget::ConnectionShare;
-use crate::transport::registry::Registry;
+use crate::transport::shared_state::Registry;
 use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::read_budgeted_in_pieces;
 use crate::transport::wire::{Frame, WireError};

@@ -34,7 +34,7 @@ use tokio::time::{Instant, sleep_until};
 use super::backoff::Backoff;
 use super::handshake::dial::{DialError, PeerAddress, dial};
 use super::handshake::{Denial, Hello, Purpose};
-use super::registry::Registry;
+use super::shared_state::Registry;
 use crate::consensus::Input;
 use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
 use dialer::{DialerLink, End};

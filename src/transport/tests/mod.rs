@@ -4,11 +4,11 @@
 
 mod attacks;
 mod boot_ids;
-mod disk;
+mod forwards;
 mod links;
-mod requests;
 mod snapshot_stream;
-mod unidentified;
+mod snapshot_streams;
+mod unidentified_peers;
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};

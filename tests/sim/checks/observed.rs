@@ -22,7 +22,7 @@ pub struct Observed {
     /// Raft ids that any node has ever known as removed.
     pub tombstones: BTreeSet<u64>,
     /// Raft ids with which nodes have accepted the join offer of a leader.
-    pub adopted: BTreeSet<u64>,
+    pub joined: BTreeSet<u64>,
     /// Writes that were refused as `not_applied`.
     pub refused: BTreeSet<u64>,
     /// All raft ids that any node has ever had.

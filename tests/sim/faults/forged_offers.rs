@@ -41,7 +41,7 @@ fn forge(world: &mut World, at: usize) {
     // Ids that are true, ids of another node, and ids that no node has.
     let cluster_id = *rng.pick(&[victim.cluster_id, other.cluster_id, world.cluster, 4711]);
     let leader_id = *rng.pick(&[other.raft_id, victim.raft_id, 4712]);
-    let adopt = JoinOffer {
+    let offer = JoinOffer {
         prepare: false,
         cluster_id: if itself { victim.cluster_id } else { cluster_id },
         leader_id: if itself { victim.raft_id } else { leader_id },
@@ -56,18 +56,18 @@ fn forge(world: &mut World, at: usize) {
     if world.nodes[at].driver.is_none() {
         return;
     }
-    world.trace(|| format!("a forged offer to n{at}: {adopt:?}"));
-    let sent = Box::new(adopt.clone());
-    let reply = world.outbox(at).reply(move |result| Reply::Forged { adopt: sent, result });
-    world.input(at, Input::JoinOffer { adopt, reply });
+    world.trace(|| format!("a forged offer to n{at}: {offer:?}"));
+    let sent = Box::new(offer.clone());
+    let reply = world.outbox(at).reply(move |result| Reply::Forged { offer: sent, result });
+    world.input(at, Input::JoinOffer { offer, reply });
 }
 
 /// Checks the answer to a forged offer.
-pub fn answered(world: &mut World, at: usize, adopt: &JoinOffer, result: &Result<JoinAccepted, Refusal>) {
+pub fn answered(world: &mut World, at: usize, offer: &JoinOffer, result: &Result<JoinAccepted, Refusal>) {
     match result {
         // A joining node repeats its acceptance to whatever host asks.
-        Ok(adopted) if world.observed.adopted.contains(&adopted.raft_id) => {}
-        Ok(adopted) => world.fail(format!("n{at} accepts a forged offer: {adopt:?}, {adopted:?}")),
+        Ok(accepted) if world.observed.joined.contains(&accepted.raft_id) => {}
+        Ok(accepted) => world.fail(format!("n{at} accepts a forged offer: {offer:?}, {accepted:?}")),
         Err(refusal) => world.trace(|| format!("the forged offer is refused: {}", refusal.detail)),
     }
 }

@@ -47,7 +47,7 @@ impl World {
                 self.forward(process, token, (to, hop), request, timeout)
             }
             Output::Identify { token, address } => self.identify(process, token, &address),
-            Output::JoinOffer { token, address, adopt } => self.adopt(process, token, &address, *adopt),
+            Output::JoinOffer { token, address, offer } => self.offer_join(process, token, &address, *offer),
             Output::Probe { token, address, probe } => self.probe(process, token, &address, probe),
             Output::TellDigest { to, told } => self.tell_digest(process, to, told),
             Output::TellSpace { to, space } => disk_space::send(self, process, to, space),

@@ -37,7 +37,7 @@ pub enum Output {
     JoinOffer {
         token: u64,
         address: String,
-        adopt: Box<JoinOffer>,
+        offer: Box<JoinOffer>,
     },
     Probe {
         token: u64,
@@ -111,7 +111,7 @@ pub enum Reply {
     WhoAmI { origin: Process, token: u64, me: WhoAmI },
     Probed { origin: Process, token: u64, result: Result<ProbeReply, Refusal> },
     JoinAccepted { origin: Process, token: u64, result: Result<JoinAccepted, Refusal> },
-    Forged { adopt: Box<JoinOffer>, result: Result<JoinAccepted, Refusal> },
+    Forged { offer: Box<JoinOffer>, result: Result<JoinAccepted, Refusal> },
     OwnWrite { raft_id: u64, key: String, result: Result<Answer, Refusal> },
     Receive { stream: u64, reception: Box<Result<SnapshotTarget, InstallError>> },
     Installed { stream: u64, metadata: SnapshotMetadata, result: Result<(), InstallError> },
@@ -178,8 +178,8 @@ impl Outbox for SimOutbox {
     fn identify(&mut self, token: u64, address: &str) {
         self.push(Output::Identify { token, address: address.to_owned() });
     }
-    fn adopt(&mut self, token: u64, address: &str, adopt: JoinOffer) {
-        self.push(Output::JoinOffer { token, address: address.to_owned(), adopt: Box::new(adopt) });
+    fn offer_join(&mut self, token: u64, address: &str, offer: JoinOffer) {
+        self.push(Output::JoinOffer { token, address: address.to_owned(), offer: Box::new(offer) });
     }
     fn probe(&mut self, token: u64, address: &str, probe: Probe) {
         self.push(Output::Probe { token, address: address.to_owned(), probe });

@@ -102,14 +102,14 @@ impl World {
         }
     }
 
-    pub fn adopt(&mut self, process: Process, token: u64, address: &str, adopt: JoinOffer) {
+    pub fn offer_join(&mut self, process: Process, token: u64, address: &str, offer: JoinOffer) {
         let broken = Err(Refusal::unknown(Code::Unreachable, "the connection broke"));
-        self.begin_rpc(process, token, 6000, Input::AdoptAnswered { token, result: broken });
+        self.begin_rpc(process, token, 6000, Input::JoinOfferAnswered { token, result: broken });
         if let Some(at) = self.dial(process.0, address) {
             let reply =
                 self.nodes[at].outbox.reply(move |result| Reply::JoinAccepted { origin: process, token, result });
             let to = (at, self.nodes[at].starts);
-            self.after(2, Event::Input(to, Box::new(Input::JoinOffer { adopt, reply })));
+            self.after(2, Event::Input(to, Box::new(Input::JoinOffer { offer, reply })));
         }
     }
 
@@ -148,14 +148,14 @@ impl World {
             }
             Reply::JoinAccepted { origin, token, result } => {
                 // From here on a node with this raft id is no surprise to the checks.
-                if let Ok(adopted) = &result {
-                    self.observed.adopted.insert(adopted.raft_id);
+                if let Ok(accepted) = &result {
+                    self.observed.joined.insert(accepted.raft_id);
                 }
                 if !(self.faults && self.rng.chance(10)) {
-                    self.rpc_ended(origin, token, Input::AdoptAnswered { token, result });
+                    self.rpc_ended(origin, token, Input::JoinOfferAnswered { token, result });
                 }
             }
-            Reply::Forged { adopt, result } => forged_offers::answered(self, at, &adopt, &result),
+            Reply::Forged { offer, result } => forged_offers::answered(self, at, &offer, &result),
             Reply::OwnWrite { raft_id, key, result } => standalone::wrote(self, at, raft_id, key, result),
             Reply::Receive { stream, reception } => self.receive(stream, *reception),
             Reply::Installed { stream, metadata, result } => {

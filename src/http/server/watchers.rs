@@ -1,0 +1,106 @@
+//! Watchers: how many clients may watch (slots), and how all of them are woken.
+//!
+//! Why: a watcher holds a connection for as long as it likes, so watchers need a bound of their own below that of the
+//! connections. The loop announces a change once, and one task passes it on, so the loop spends no time on each watcher.
+//!
+//! Invariants: watchers take at most half of the connections. The watchers of one address leave an eighth of the slots to
+//! other addresses.
+//!
+//! See also: what a watcher is sent ([`crate::http::api::watch`]).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::fair_shares::Source;
+
+/// The part of the slots that one address leaves to others, as a divisor.
+const OTHERS_DIVISOR: usize = 8;
+
+/// All watcher slots of a server.
+pub(crate) struct WatcherSlots {
+    max: usize,
+    taken: Mutex<HashMap<Source, usize>>,
+    changed: Notify,
+}
+
+/// The slot of one watcher, until it is dropped.
+pub(crate) struct WatcherSlot {
+    slots: Arc<WatcherSlots>,
+    /// Where the watcher comes from.
+    pub(crate) source: Source,
+}
+
+impl WatcherSlots {
+    /// Creates `max` slots, and at most half as many as there are `connections`.
+    pub(crate) fn new(max: usize, connections: usize) -> Arc<Self> {
+        Arc::new(Self { max: max.min(connections / 2), taken: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Takes a slot for a watcher from `source`; None where there is none.
+    pub(crate) fn take(self: &Arc<Self>, source: Source) -> Option<WatcherSlot> {
+        let mut taken = self.taken();
+        let all: usize = taken.values().sum();
+        let own = taken.entry(source).or_default();
+        // Of 1000 slots one address gets 875, so a host that leaks connections cannot lock out others. Below eight slots there is
+        // no eighth, and one address may get all.
+        let fits = all < self.max && *own < self.max - self.max / OTHERS_DIVISOR;
+        if fits {
+            *own += 1;
+        } else if *own == 0 {
+            // The entry was made above; without this each refused address would stay in the map.
+            taken.remove(&source);
+        }
+        fits.then(|| WatcherSlot { slots: Arc::clone(self), source })
+    }
+
+    /// Wakes all watchers that wait in [`WatcherSlots::changed`].
+    pub(crate) fn wake_all(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Waits for the next [`WatcherSlots::wake_all`], once it is enabled or polled.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        // Not an async function: the watcher enables it before it reads the feed. An event between the read and the wait then
+        // wakes it, instead of being seen only after the next one.
+        self.changed.notified()
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for WatcherSlot {
+    fn drop(&mut self) {
+        let mut taken = self.slots.taken();
+        if let Some(own) = taken.get_mut(&self.source) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.source);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    #[test]
+    fn one_address_leaves_an_eighth_to_others_and_slots_come_back() {
+        let source = |last| Source::of(IpAddr::from([10, 0, 0, last]));
+        let slots = WatcherSlots::new(100, 32);
+        let first: Vec<_> = std::iter::from_fn(|| slots.take(source(1))).collect();
+        assert_eq!(first.len(), 14, "half of the connections, less an eighth");
+        let second: Vec<_> = std::iter::from_fn(|| slots.take(source(2))).collect();
+        assert_eq!(second.len(), 2);
+        assert!(slots.take(source(3)).is_none());
+        assert_eq!(slots.taken().len(), 2, "a refused address leaves nothing behind");
+        drop((first, second));
+        assert!(slots.taken().is_empty());
+    }
+}

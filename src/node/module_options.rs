@@ -1,0 +1,129 @@
+//! The options of each module, out of the settings.
+//!
+//! Why: no module below the node knows [`Config`]; this is the only place where a setting becomes part of a module's own
+//! `Options`.
+//!
+//! See also: [`crate::config`], which has checked the settings.
+
+use std::time::Duration;
+
+use super::Bound;
+use super::file_limit::FileLimit;
+use super::listen::Ports;
+use super::memory::Memory;
+use crate::config::Config;
+use crate::model::Limits;
+use crate::storage::OpenOptions;
+use crate::{consensus, http, transport};
+
+/// The maximum number of client connections.
+const CONNECTIONS: usize = 4096;
+
+/// The work that a turn of the consensus thread applies at most, in bytes; some milliseconds.
+const APPLY_WORK: usize = 8 << 20;
+
+/// How long a joiner waits for contact with its cluster before it gives up, in milliseconds. As long as a join takes at
+/// most by default: the client that asked for it then has its answer, `join_unfinished`.
+const JOIN_WAIT_MS: u64 = 60_000;
+
+/// One MiB in bytes.
+const MIB: u64 = 1 << 20;
+
+/// Converts a checked setting into a size in memory.
+pub(super) fn size(setting: u64) -> usize {
+    usize::try_from(setting).unwrap_or(usize::MAX)
+}
+
+/// The bytes of the disk to leave free; None for a default that depends on the disk.
+pub(super) fn reserve(config: &Config) -> Option<u64> {
+    config.storage.reserve_mb.map(|mb| mb * MIB)
+}
+
+/// The options of the data directory.
+pub(super) fn open_options(config: &Config, ports: &Ports, memory: Memory) -> OpenOptions {
+    OpenOptions {
+        name: config.raft.node_id.clone(),
+        raft_address: config.advertised_raft(ports.raft.port),
+        http_address: config.advertised_http(ports.http.port),
+        cache_bytes: cache_bytes(config, memory),
+        picked_http_port: ports.http.picked,
+        picked_raft_port: ports.raft.picked,
+        random: Box::new(|| getrandom::u64().expect("the start has drawn one, and a system does not lose the ability")),
+    }
+}
+
+/// The size of the tree's cache in bytes.
+pub(super) fn cache_bytes(config: &Config, memory: Memory) -> u64 {
+    match config.storage.cache_mb {
+        0 => memory.cache(),
+        megabytes => megabytes * MIB,
+    }
+}
+
+/// The options of the consensus thread.
+pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: bool) -> consensus::Options {
+    consensus::Options {
+        tick_ms: config.raft.tick_ms,
+        heartbeat_ticks: size(config.raft.heartbeat_ticks),
+        election_ticks: size(config.raft.election_ticks),
+        election_range: None,
+        snapshot_every_entries: config.snapshot.every_entries,
+        snapshot_every_bytes: config.snapshot.every_bytes,
+        snapshot_keep_entries: config.snapshot.keep_entries,
+        snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
+        entry_cache_bytes: bound.memory.entry_cache(),
+        follower_bytes: bound.memory.send_queue(),
+        apply_work: APPLY_WORK,
+        limits: Limits::of_settings(
+            size(config.limits.key_bytes),
+            size(config.limits.value_bytes),
+            size(config.limits.body_bytes),
+        ),
+        pending_requests: size(config.limits.pending_requests),
+        history: crate::changefeed::FeedLimits {
+            events: size(config.limits.watch_events),
+            // 0 leaves the size to the budget, so that a small container has a small history.
+            bytes: size(match config.limits.watch_mb {
+                0 => bound.memory.history(),
+                megabytes => megabytes * MIB,
+            }),
+        },
+        raft_address: config.advertised_raft(bound.raft_port),
+        http_address: config.advertised_http(bound.http_port),
+        follow_moves: config.cluster.follow_moves,
+        forming,
+        join_wait_ms: JOIN_WAIT_MS,
+        nonce,
+    }
+}
+
+/// The options of the HTTP server.
+pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: FileLimit) -> http::Options {
+    // The Host header of a request has either one: clients here use the host, others the advertised one.
+    let mut own_hosts = vec![config.host.clone()];
+    if config.advertise_host != config.host {
+        own_hosts.push(config.advertise_host.clone());
+    }
+    http::Options {
+        key_bytes: size(config.limits.key_bytes),
+        value_bytes: size(config.limits.value_bytes),
+        body_bytes: size(config.limits.body_bytes),
+        watchers: memory.watchers(size(config.limits.watchers)),
+        connections: files.connections(memory.connections(CONNECTIONS)),
+        request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
+        idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
+        rate_grace: Duration::from_millis(config.http.rate_grace_ms),
+        allowed_origins: config.http.allowed_origins.clone(),
+        allowed_hosts: config.http.allowed_hosts.clone(),
+        own_hosts,
+        loopback: ports.http.loopback,
+        port: ports.http.port,
+        budgets: memory.clients(),
+        join_list: config.join.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The options of the transport.
+pub(super) fn transport(memory: Memory, files: FileLimit) -> transport::Options {
+    transport::Options { max_inbound: files.inbound(), member_bytes: memory.peers(), queue_bytes: memory.send_queue() }
+}

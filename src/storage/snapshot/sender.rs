@@ -1,0 +1,195 @@
+//! The sending side of a snapshot: the spooler and the reader.
+//!
+//! See also: [`super`] (why the stream is exact), [`super::effect_spool`] (the queue and file between them).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use raft::eraftpb::SnapshotMetadata;
+
+use super::effect_spool::{Spool, Work};
+use super::frames::frames;
+use crate::storage::layout::Kind;
+use crate::storage::{Db, Error};
+
+/// The maximum pairs of one scan, up to 1 MiB.
+const SCAN_PAIRS: usize = 256;
+
+/// The result of one step of a [`Spooler`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spooled {
+    /// Effects were appended to the spool.
+    Effects,
+    /// The scan of the tree has ended, so the state machine may end the snapshot; returned once.
+    Scanned,
+    /// The snapshot has ended, and all effects are in the spool.
+    Complete,
+}
+
+/// Moves effects from memory to the spool file. Dropped before [`Spooled::Complete`], the snapshot is aborted.
+pub struct Spooler {
+    spool: Arc<Spool>,
+    scan_reported: bool,
+}
+
+impl Spooler {
+    pub(crate) fn new(spool: Arc<Spool>) -> Self {
+        Self { spool, scan_reported: false }
+    }
+
+    /// Does the next task without waiting; None if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] if the snapshot was aborted, its reader is gone, or the spool or the disk reached its limit;
+    /// the reader fails then, too.
+    pub fn step(&mut self) -> Result<Option<Spooled>, Error> {
+        let done = match self.spool.work(self.scan_reported)? {
+            None => return Ok(None),
+            Some(Work::Effects(batches)) => {
+                for batch in batches {
+                    frames(batch.changes, |frame| self.spool.append(&frame))
+                        .inspect_err(|failure| self.spool.fail(reason(failure)))?;
+                }
+                Spooled::Effects
+            }
+            Some(Work::Scanned) => {
+                self.scan_reported = true;
+                Spooled::Scanned
+            }
+            // Only after `Effects` was empty: `Spool::work` hands out effects first, so nothing is missing in front of
+            // the end.
+            Some(Work::Ended) => {
+                self.spool.seal()?;
+                Spooled::Complete
+            }
+        };
+        Ok(Some(done))
+    }
+
+    /// As [`Spooler::step`], but waits for a task.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait(&mut self) -> Result<Spooled, Error> {
+        loop {
+            if let Some(done) = self.step()? {
+                return Ok(done);
+            }
+            self.spool.wait_for_work(self.scan_reported);
+        }
+    }
+}
+
+impl Drop for Spooler {
+    fn drop(&mut self) {
+        self.spool.fail("its spooler ended early");
+    }
+}
+
+/// Returns the reason of an abort for the other end.
+fn reason(failure: &Error) -> String {
+    match failure {
+        Error::Snapshot { detail } => detail.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A frame of a snapshot.
+#[derive(Debug)]
+pub enum Frame {
+    /// Changes for [`SnapshotWriter::write`](super::receiver::SnapshotWriter::write); at most 1 MiB and one change.
+    Changes(Vec<u8>),
+    /// The end, with the metadata of the snapshot.
+    End(SnapshotMetadata),
+}
+
+/// Reads a snapshot while it is created: scans the tree on demand, and takes spooled effects.
+pub struct SnapshotReader {
+    db: Arc<dyn Db>,
+    spool: Arc<Spool>,
+    bytes: u64,
+    /// Where the scan resumes; None at its end.
+    from: Option<Vec<u8>>,
+    /// Frames of the last scan that were not returned yet.
+    frames: VecDeque<Vec<u8>>,
+    scans: u64,
+}
+
+impl SnapshotReader {
+    pub(crate) fn new(db: Arc<dyn Db>, spool: Arc<Spool>, bytes: u64) -> Self {
+        Self { db, spool, bytes, from: Some(Kind::FIRST.to_vec()), frames: VecDeque::new(), scans: 0 }
+    }
+
+    /// Returns about the bytes of the state on this node's disk.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the number of scans so far; the simulator makes one at a time.
+    pub fn scans(&self) -> u64 {
+        self.scans
+    }
+
+    /// Waits for the next frame.
+    ///
+    /// # Errors
+    /// [`Error`] if the snapshot was aborted, or the tree or the spool cannot be read.
+    #[allow(clippy::should_implement_trait, reason = "it waits and fails, which an iterator's user does not expect")]
+    pub fn next(&mut self) -> Result<Frame, Error> {
+        loop {
+            if let Some(frame) = self.try_next()? {
+                return Ok(frame);
+            }
+            // Waits only behind the end of the scan. Before it there is always a next scan to do, so the reader never
+            // waits for writes.
+            if self.from.is_none() {
+                self.spool.wait_for_frame();
+            }
+        }
+    }
+
+    /// Returns the next frame without waiting for the state machine.
+    ///
+    /// # Errors
+    /// As [`SnapshotReader::next`].
+    pub fn try_next(&mut self) -> Result<Option<Frame>, Error> {
+        // Priority: the rest of the last scan, then spooled effects that are due, then the next scan, then the end.
+        let frame = match self.frames.pop_front() {
+            Some(frame) => Some(frame),
+            None => self.spool.next()?,
+        };
+        if let Some(frame) = frame {
+            return Ok(Some(Frame::Changes(frame)));
+        }
+        if let Some(from) = self.from.take() {
+            self.scan(&from).inspect_err(|failure| self.spool.fail(reason(failure)))?;
+            return Ok(self.frames.pop_front().map(Frame::Changes));
+        }
+        Ok(self.spool.end()?.map(Frame::End))
+    }
+
+    /// Scans one part of the tree.
+    fn scan(&mut self, from: &[u8]) -> Result<(), Error> {
+        self.scans += 1;
+        let pairs = self.db.scan(from, None, SCAN_PAIRS)?;
+        // The first key that can come after `last` in byte order is `last` with a zero byte at its end.
+        self.from = pairs.last().map(|(last, _)| [last, &[0][..]].concat());
+        let kept = &mut self.frames;
+        frames(pairs.into_iter().map(|(key, value)| (key, Some(value))), |frame| {
+            kept.push_back(frame);
+            Ok::<_, Error>(())
+        })?;
+        // Scans and effects take turns, so that neither starves the other.
+        self.spool.mark_due();
+        if self.from.is_none() {
+            self.spool.scanned();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SnapshotReader {
+    fn drop(&mut self) {
+        self.spool.reader_gone();
+    }
+}
