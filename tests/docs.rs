@@ -13,7 +13,7 @@ use std::path::Path;
 #[path = "support/page.rs"]
 mod page;
 
-use page::{Piece, pages, pieces, root};
+use page::{Section, pages, root, sections};
 
 /// The maximum number of lines of the README.
 const MAX_README: usize = 250;
@@ -173,10 +173,11 @@ fn unknown_names(text: &str) -> Vec<String> {
 fn command_lines_outside_of_a_session_name_the_test_that_runs_them() {
     let mut shown = 0;
     for (name, text) in read() {
-        let all = pieces(&text);
-        let has_session = all.iter().any(|piece| matches!(piece, Piece::Directive { name, .. } if name == "session"));
-        for piece in &all {
-            let Piece::Block { line, language, tags, text } = piece else { continue };
+        let all = sections(&text);
+        let has_session =
+            all.iter().any(|section| matches!(section, Section::Directive { name, .. } if name == "session"));
+        for section in &all {
+            let Section::Block { line, language, tags, text } = section else { continue };
             if language != "sh" {
                 continue;
             }

@@ -251,7 +251,7 @@ fn disk(world: &mut World) {
 }
 
 /// The small disk becomes full, to the last byte or to below its reserve, and gets its space back. In half of the cases a
-/// copy of the state is made meanwhile, of node1 or for it.
+/// snapshot is streamed meanwhile, by node1 or to it.
 fn fill(world: &mut World) {
     if world.small.is_none() {
         return;

@@ -9,9 +9,9 @@
 
 use std::path::{Path, PathBuf};
 
-/// A piece of a page that a test acts on.
+/// A section of a page that a test acts on.
 #[derive(Debug)]
-pub enum Piece {
+pub enum Section {
     /// A code block: the line of its fence, language, further words behind the fence, text.
     Block { line: usize, language: String, tags: Vec<String>, text: String },
     /// `<!-- name: value -->`, and its line.
@@ -33,8 +33,8 @@ pub fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The pieces of a page in order.
-pub fn pieces(page: &str) -> Vec<Piece> {
+/// The sections of a page in order.
+pub fn sections(page: &str) -> Vec<Section> {
     let mut found = Vec::new();
     let mut lines = page.lines().enumerate();
     while let Some((at, line)) = lines.next() {
@@ -43,12 +43,12 @@ pub fn pieces(page: &str) -> Vec<Piece> {
             let language = words.next().unwrap_or_default();
             let inside = lines.by_ref().map(|(_, line)| line).take_while(|line| !line.starts_with("```"));
             let text = inside.map(|line| format!("{line}\n")).collect();
-            found.push(Piece::Block { line: at + 1, language, tags: words.collect(), text });
+            found.push(Section::Block { line: at + 1, language, tags: words.collect(), text });
         } else if let Some(inside) = line.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->"))
             && let Some((name, value)) = inside.split_once(": ")
             && !name.contains(' ')
         {
-            found.push(Piece::Directive { line: at + 1, name: name.to_owned(), value: value.to_owned() });
+            found.push(Section::Directive { line: at + 1, name: name.to_owned(), value: value.to_owned() });
         }
     }
     found

@@ -122,8 +122,8 @@ mod tests {
             format!("node2 follows node1, term 3, 2 voters, applied 17{suffix}")
         );
         stats["members"][0]["connected"] = json!(true);
-        stats["not_ready"] = json!({"code": "lagging", "detail": "it is being sent a copy"});
-        let suffix = ", 2 voters, applied 17\n  not ready: it is being sent a copy";
+        stats["not_ready"] = json!({"code": "lagging", "detail": "it is receiving a snapshot"});
+        let suffix = ", 2 voters, applied 17\n  not ready: it is receiving a snapshot";
         assert_eq!(line(&NodeSummary::new(&stats)), format!("node2 lags behind node1, term 3{suffix}"));
         stats["not_ready"] = json!(null);
         stats["leader"] = json!(null);

@@ -100,12 +100,12 @@ impl Digests {
     }
 
     /// Compares the leader's digest with this node's, now or once its index is applied.
-    pub fn told(&mut self, core: &Core, told: StateDigest) -> Option<Comparison> {
-        if told.index > core.applied() {
-            self.wait_for(told);
+    pub fn compare_received(&mut self, core: &Core, received: StateDigest) -> Option<Comparison> {
+        if received.index > core.applied() {
+            self.wait_for(received);
             return None;
         }
-        self.compare(core, told)
+        self.compare(core, received)
     }
 
     /// Compares a digest that has waited for the applied index.

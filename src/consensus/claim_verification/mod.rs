@@ -74,7 +74,7 @@ impl Claim {
 /// The result of the answers so far.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ClaimOutcome {
     /// This node goes on.
     GoesOn,
     /// The voters confirm that this node was removed.
@@ -248,9 +248,14 @@ impl Verification {
     }
 
     /// Counts the answer of a voter.
-    pub fn probed(&mut self, core: &Core, token: u64, result: Result<ProbeReply, Refusal>) -> Result<Verdict, Error> {
-        let Some(open) = self.open.as_mut() else { return Ok(Verdict::GoesOn) };
-        let (Some(voter), Ok(reply)) = (open.asked.remove(&token), result) else { return Ok(Verdict::GoesOn) };
+    pub fn probed(
+        &mut self,
+        core: &Core,
+        token: u64,
+        result: Result<ProbeReply, Refusal>,
+    ) -> Result<ClaimOutcome, Error> {
+        let Some(open) = self.open.as_mut() else { return Ok(ClaimOutcome::GoesOn) };
+        let (Some(voter), Ok(reply)) = (open.asked.remove(&token), result) else { return Ok(ClaimOutcome::GoesOn) };
         match vote_of(open.claim, voter, &reply) {
             Vote::Yes => {
                 open.no.remove(&voter);
@@ -264,11 +269,11 @@ impl Verification {
     }
 
     /// Asks again, and ends a verification at its limit.
-    pub fn tick_verification(&mut self, core: &mut Core) -> Result<Verdict, Error> {
+    pub fn tick_verification(&mut self, core: &mut Core) -> Result<ClaimOutcome, Error> {
         if core.raw.raft.leader_id != 0 && core.phase == Phase::Member {
             self.untold = None;
         }
-        let Some(open) = &self.open else { return Ok(Verdict::GoesOn) };
+        let Some(open) = &self.open else { return Ok(ClaimOutcome::GoesOn) };
         if core.now >= open.ask_at {
             self.ask_voters(core);
         }
@@ -283,8 +288,8 @@ impl Verification {
     }
 
     /// Ends a verification, if the answers decide it.
-    fn conclude(&mut self, core: &Core) -> Result<Verdict, Error> {
-        let Some(open) = &self.open else { return Ok(Verdict::GoesOn) };
+    fn conclude(&mut self, core: &Core) -> Result<ClaimOutcome, Error> {
+        let Some(open) = &self.open else { return Ok(ClaimOutcome::GoesOn) };
         let (claim, others) = (open.claim, self.other_voters(core).len());
         let needed = self.needed(core, claim);
         let yes = match claim {
@@ -314,7 +319,7 @@ impl Verification {
         } else if core.now >= open.until && !stays {
             self.dismiss(core, "too few of the other voters could tell");
         }
-        Ok(Verdict::GoesOn)
+        Ok(ClaimOutcome::GoesOn)
     }
 
     /// Ends a verification without a confirmation.
@@ -348,13 +353,13 @@ impl Verification {
     }
 
     /// Carries out a confirmed claim.
-    fn borne_out(&mut self, core: &Core, claim: Claim) -> Result<Verdict, Error> {
-        let Some(open) = self.open.take() else { return Ok(Verdict::GoesOn) };
+    fn borne_out(&mut self, core: &Core, claim: Claim) -> Result<ClaimOutcome, Error> {
+        let Some(open) = self.open.take() else { return Ok(ClaimOutcome::GoesOn) };
         let witnesses = self.named(core, open.yes.keys());
         error!(core.log, "what a peer said is true"; "said" => claim.words(), "say" => &witnesses);
         let last = core.raw.raft.raft_log.last_index();
         let (what, detail) = match claim {
-            Claim::Removed => return Ok(Verdict::Removed),
+            Claim::Removed => return Ok(ClaimOutcome::Removed),
             Claim::LogLost { index } => (
                 "the log",
                 format!(

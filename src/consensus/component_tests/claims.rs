@@ -5,7 +5,7 @@ use raft::eraftpb::{Message, MessageType};
 use super::{NOW, Node, message};
 use crate::consensus::claim_verification::digests::{Comparison, Digests};
 use crate::consensus::claim_verification::plausibility::{Belief, TermBound};
-use crate::consensus::claim_verification::{Claim, Verdict, Verification};
+use crate::consensus::claim_verification::{Claim, ClaimOutcome, Verification};
 use crate::model::{ProbeReply, Recorded, StateDigest};
 
 fn reply(raft_id: u64, asker: Recorded, acknowledged: Option<u64>) -> ProbeReply {
@@ -45,10 +45,9 @@ fn a_removal_or_a_lost_log_is_true_where_most_of_the_other_voters_say_so() {
         let (mut node, mut verification) = (Node::follower(voters), Verification::default());
         verification.verify(&mut node.core, claim);
         let tokens = node.sent.tokens("probe");
-        let ended = tokens
-            .into_iter()
-            .zip(replies)
-            .any(|(token, reply)| !matches!(verification.probed(&node.core, token, Ok(reply)), Ok(Verdict::GoesOn)));
+        let ended = tokens.into_iter().zip(replies).any(|(token, reply)| {
+            !matches!(verification.probed(&node.core, token, Ok(reply)), Ok(ClaimOutcome::GoesOn))
+        });
         assert_eq!(ended, ends, "{case}");
     }
 }
@@ -59,7 +58,7 @@ fn a_claim_that_is_not_confirmed_holds_clients_up_for_five_seconds() {
     verification.verify(&mut node.core, Claim::Removed);
     for (later, refuses) in [(4_999, true), (5_000, false)] {
         node.core.at(NOW + later);
-        assert_eq!(verification.tick_verification(&mut node.core).unwrap(), Verdict::GoesOn);
+        assert_eq!(verification.tick_verification(&mut node.core).unwrap(), ClaimOutcome::GoesOn);
         assert_eq!(verification.refusal().is_some(), refuses, "{later} ms later");
     }
     verification.verify(&mut node.core, Claim::Removed);
@@ -97,7 +96,7 @@ fn digests_are_compared_at_an_equal_index_of_the_present_leader() {
     ] {
         let mut digests = Digests::default();
         let counts = digests.counts(&node.core, from, told);
-        let comparison = counts.then(|| digests.told(&node.core, told)).flatten();
+        let comparison = counts.then(|| digests.compare_received(&node.core, told)).flatten();
         assert_eq!(comparison, expected, "{case}");
     }
 }

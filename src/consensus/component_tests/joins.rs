@@ -76,7 +76,7 @@ fn a_node_alone_is_pristine_until_something_is_written() {
         (2, IDLE, NodeKind::Member),
     ] {
         let node = Node::leader(voters);
-        assert_eq!(Joiner::default().standing(&node.core, busy), kind);
+        assert_eq!(Joiner::default().kind(&node.core, busy), kind);
     }
 }
 

@@ -29,7 +29,7 @@ fn a_read_is_answered_or_refused_or_waits_by_its_consistency() {
     use Consistency::{Linearizable, Stale};
     let behind = || {
         let mut lag = Lag::default();
-        lag.told(u64::MAX);
+        lag.leader_committed(u64::MAX);
         lag
     };
     let stopping = || Refusal::not_applied(Code::Stopping, "");

@@ -49,7 +49,7 @@ impl TurnBudget {
     }
 
     /// Returns the work of the next piece, or None if the budget is used up.
-    pub fn piece(&self, measured: Millis) -> Option<usize> {
+    pub fn next_batch(&self, measured: Millis) -> Option<usize> {
         // 800 KiB of work in 8 pieces of 100 KiB: a turn stops after 8 of them, or after 4 that take 5 ms each.
         let goes_on = self.pieces == 0 || (self.work > 0 && !self.is_late(measured));
         goes_on.then_some(self.piece)
@@ -71,7 +71,7 @@ mod tests {
         let mut budget = TurnBudget::new(1_000, 5, 800);
         let mut measured = 1_000;
         let mut done = 0;
-        while budget.piece(measured).is_some() && done < 1_000 {
+        while budget.next_batch(measured).is_some() && done < 1_000 {
             budget.spend(cost);
             measured += ms;
             done += 1;

@@ -48,7 +48,7 @@ impl Driver {
         //    4 answer the leader                   as 2: if the answer is lost, the leader asks again, or the node goes back
         let (Accepted { offer, reply }, busy) = (accepted, self.busy());
         let keys = self.core.state_machine.keys();
-        let standalone = self.joiner.standing(&self.core, busy) == NodeKind::Standalone;
+        let standalone = self.joiner.kind(&self.core, busy) == NodeKind::Standalone;
         let dropped = standalone.then(|| format!("the {keys} keys that {} held alone", self.core.my_name()));
         if let Some(dropped) = &dropped {
             warn!(self.core.log, "a forced join discards data once the cluster's state has arrived"; "data" => dropped);

@@ -213,7 +213,7 @@ impl Driver {
                 self.identities.identity_conflict(&self.core, raft_id, of_this_node, detail);
             }
             Input::Receive { from, reply } => {
-                if Snapshots::receive(&mut self.core, from, reply) && self.lag.copy_arrives(&self.core) {
+                if Snapshots::receive(&mut self.core, from, reply) && self.lag.snapshot_arrives(&self.core) {
                     self.reads.refuse_reads_that_lag(view!(self));
                 }
             }

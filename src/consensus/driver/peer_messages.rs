@@ -8,7 +8,7 @@ use slog::error;
 use super::Driver;
 use crate::consensus::claim_verification::digests::Comparison;
 use crate::consensus::claim_verification::plausibility::Belief;
-use crate::consensus::claim_verification::{Claim, Verdict};
+use crate::consensus::claim_verification::{Claim, ClaimOutcome};
 use crate::consensus::core::Phase;
 use crate::consensus::raft_node::entry_decode::check_append;
 use crate::model::{Millis, ProbeReply, Refusal, StateDigest};
@@ -92,18 +92,18 @@ impl Driver {
         self.follow(verdict)
     }
 
-    pub(crate) fn follow(&mut self, verdict: Verdict) -> Result<(), Error> {
+    pub(crate) fn follow(&mut self, verdict: ClaimOutcome) -> Result<(), Error> {
         match verdict {
-            Verdict::GoesOn => Ok(()),
-            Verdict::Removed => self.become_removed(),
+            ClaimOutcome::GoesOn => Ok(()),
+            ClaimOutcome::Removed => self.become_removed(),
         }
     }
 
     /// Compares the leader's digest with this node's.
     pub(crate) fn told_digest(&mut self, from: u64, told: StateDigest) {
         if self.digests.counts(&self.core, from, told) {
-            self.lag.told(told.index);
-            let comparison = self.digests.told(&self.core, told);
+            self.lag.leader_committed(told.index);
+            let comparison = self.digests.compare_received(&self.core, told);
             self.compared(comparison);
         }
     }

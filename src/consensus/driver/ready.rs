@@ -183,7 +183,7 @@ impl Driver {
     /// Applies committed entries in pieces, within the budget of the turn; returns whether all were applied.
     fn apply_committed(&mut self) -> Result<bool, Error> {
         while let Some(first) = self.committed.front()
-            && let Some(most_work) = self.core.budget.piece(self.core.background.now())
+            && let Some(most_work) = self.core.budget.next_batch(self.core.background.now())
         {
             // A change of the membership stands alone: raft is told of it once, when it is applied.
             let plain = || self.committed.iter().take(ENTRIES_PER_PIECE).take_while(|entry| !is_change(entry)).count();

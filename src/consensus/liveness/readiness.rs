@@ -20,38 +20,38 @@ use slog::{info, warn};
 use crate::consensus::core::{Core, Phase};
 use crate::model::{Code, Refusal};
 
-/// What this node knows of how far its leader is.
+/// How far this node is behind its leader, as far as it knows.
 #[derive(Debug, Default)]
 pub(crate) struct Lag {
     /// The highest index that the leader is known to have committed.
-    told: u64,
-    /// Whether a leader from before the last change of role, term or leader told that.
+    known: u64,
+    /// Whether `known` is from before the last change of role, term or leader.
     is_old: bool,
-    /// An index that was told and is not applied here, and for how many ticks it has not been.
+    /// A known index that is not applied here, and for how many ticks it has not been.
     goal: Option<(u64, usize)>,
     /// What was applied when a snapshot of the state began to arrive.
-    copied_since: Option<u64>,
-    /// Whether it has not applied what it was told.
+    snapshot_since: Option<u64>,
+    /// Whether it has had too long to apply a known index.
     is_behind: bool,
     /// Whether the leader answers late.
     answers_late: bool,
     start: Start,
 }
 
-/// What a member that has started still lacks.
+/// What a member lacks since its start.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Start {
-    /// Nothing, or it has not started but joined.
+    /// Nothing. A node that has joined is here too: its join ends only when it has caught up.
     #[default]
     CaughtUp,
-    /// The leader's word how far it is.
+    /// The leader's commit index.
     Asks,
     /// The entries up to this index.
     Applies(u64),
 }
 
 impl Lag {
-    /// The process has begun as a member.
+    /// Notes that the process has started as a member.
     pub fn starts(&mut self) {
         self.start = Start::Asks;
     }
@@ -60,10 +60,10 @@ impl Lag {
         self.is_behind || self.answers_late
     }
 
-    /// The leader has answered a round, within an election timeout or not: it has committed everything up to `index`. What
-    /// comes late tells how far it was then, so only the next answer shows whether that is over.
+    /// Notes the leader's answer to a round: it has committed everything up to `index`. A late answer shows how far the leader
+    /// was then, so the node lags until the next one arrives in time and is applied.
     pub fn answered(&mut self, index: u64, in_time: bool) {
-        self.told(index);
+        self.leader_committed(index);
         if self.start == Start::Asks {
             self.start = Start::Applies(index);
         }
@@ -72,39 +72,40 @@ impl Lag {
         }
     }
 
-    /// The leader has committed everything up to `index`.
-    pub fn told(&mut self, index: u64) {
-        self.told = if std::mem::take(&mut self.is_old) { index } else { self.told.max(index) };
+    /// Notes that the leader has committed everything up to `index`.
+    pub fn leader_committed(&mut self, index: u64) {
+        self.known = if std::mem::take(&mut self.is_old) { index } else { self.known.max(index) };
     }
 
-    /// What was told so far is true of committed entries for ever, but was another's word: the next one counts.
+    /// Notes another leader, term or role. What is known stays true, since it was committed; but the next report of a leader
+    /// counts, also a lower one.
     pub fn leader_changes(&mut self) {
         self.is_old = true;
     }
 
-    /// A snapshot begins to arrive: the leader's log no longer reaches back to what is applied here.
-    fn copy_begins(&mut self, applied: u64) {
-        self.told = self.told.max(applied + 1);
-        self.copied_since = Some(applied);
+    /// Notes a snapshot that begins to arrive: the leader's log has been compacted beyond what is applied here.
+    fn snapshot_begins(&mut self, applied: u64) {
+        self.known = self.known.max(applied + 1);
+        self.snapshot_since = Some(applied);
         self.is_behind = true;
     }
 
-    /// A tick has passed; a node that is behind for `most` of them lags.
+    /// Counts a tick; a node that has not applied a known index for `most` of them lags.
     fn tick(&mut self, applied: u64, most: usize) {
-        if applied >= self.told {
+        if applied >= self.known {
             return self.reached(applied);
         }
         self.goal = match self.goal {
             Some((goal, ticks)) if goal > applied => Some((goal, ticks + 1)),
-            _ => Some((self.told, 0)),
+            _ => Some((self.known, 0)),
         };
         self.is_behind |= self.goal.is_some_and(|(_, ticks)| ticks >= most);
     }
 
     /// Notes what is applied here.
     fn reached(&mut self, applied: u64) {
-        if applied >= self.told {
-            (self.goal, self.copied_since, self.is_behind) = (None, None, false);
+        if applied >= self.known {
+            (self.goal, self.snapshot_since, self.is_behind) = (None, None, false);
         }
         if matches!(self.start, Start::Applies(index) if applied >= index) {
             self.start = Start::CaughtUp;
@@ -117,8 +118,8 @@ impl Lag {
     pub fn lagging(&self, core: &Core) -> Option<Refusal> {
         let lags = self.lags() && follows(core);
         lags.then(|| {
-            let is_behind = core.state_machine.applied().0 < self.told;
-            if is_behind { self.not_applied_yet(core, self.told) } else { unconfirmed(core) }
+            let is_behind = core.state_machine.applied().0 < self.known;
+            if is_behind { self.not_applied_yet(core, self.known) } else { unconfirmed(core) }
         })
     }
 
@@ -138,9 +139,9 @@ impl Lag {
     /// The refusal of a read that waited in vain for what is committed up to `index` to be applied here.
     pub fn not_applied_yet(&self, core: &Core, index: u64) -> Refusal {
         let applied = core.state_machine.applied().0;
-        let copy = if self.copied_since == Some(applied) { " and is being sent a copy of the state" } else { "" };
+        let snapshot = if self.snapshot_since == Some(applied) { " and is receiving a snapshot" } else { "" };
         let detail = format!(
-            "this node has applied up to index {applied} of at least {}{copy}; ask another one, or read what this one has \
+            "this node has applied up to index {applied} of at least {}{snapshot}; ask another one, or read what this one has \
              with ?consistency=stale",
             index.max(applied + 1)
         );
@@ -148,13 +149,13 @@ impl Lag {
     }
 
     /// A snapshot of the state begins to arrive.
-    pub fn copy_arrives(&mut self, core: &Core) -> bool {
+    pub fn snapshot_arrives(&mut self, core: &Core) -> bool {
         // One that joins has not been in touch yet, and says so.
         if core.phase != Phase::Member {
             return false;
         }
         let lagged = self.lags();
-        self.copy_begins(core.state_machine.applied().0);
+        self.snapshot_begins(core.state_machine.applied().0);
         self.lagging_changed(core, lagged)
     }
 
@@ -180,11 +181,11 @@ impl Lag {
     }
 
     fn lagging_changed(&self, core: &Core, lagged: bool) -> bool {
-        let (applied, told) = (core.state_machine.applied().0, self.told);
+        let (applied, known) = (core.state_machine.applied().0, self.known);
         match (lagged, self.lags()) {
             (false, true) => {
                 warn!(core.log, "this node lags behind its leader and answers no linearizable reads until it has caught up";
-                    "applied_index" => applied, "leader_index" => told, "copy" => self.copied_since.is_some(),
+                    "applied_index" => applied, "leader_index" => known, "snapshot" => self.snapshot_since.is_some(),
                     "leader_answers_late" => self.answers_late);
             }
             (true, false) => {
@@ -220,20 +221,20 @@ mod tests {
     #[test]
     fn a_node_lags_once_it_has_not_applied_for_long_what_it_was_told_and_until_it_has_all_of_it() {
         let mut lag = Lag::default();
-        lag.told(10);
-        for (applied, told, lags) in [
+        lag.leader_committed(10);
+        for (applied, known, lags) in [
             (5, 10, false),
             (6, 20, false),
             (7, 30, false),
             (8, 40, true),
-            // What it was told first does not do any more.
+            // The first known index is not enough: the node has to apply the latest one.
             (12, 50, true),
             (49, 50, true),
             (50, 50, false),
         ] {
-            lag.told(told);
+            lag.leader_committed(known);
             lag.tick(applied, MOST);
-            assert_eq!(lag.lags(), lags, "{applied} of {told}");
+            assert_eq!(lag.lags(), lags, "{applied} of {known}");
         }
     }
 
@@ -241,7 +242,7 @@ mod tests {
     fn a_node_that_follows_at_a_distance_does_not_lag() {
         let mut lag = Lag::default();
         for tick in 0..100 {
-            lag.told(tick * 1000 + 2000);
+            lag.leader_committed(tick * 1000 + 2000);
             lag.tick(tick * 1000, MOST);
             assert!(!lag.lags(), "tick {tick}");
         }
@@ -250,13 +251,13 @@ mod tests {
     #[test]
     fn a_leader_that_is_lost_and_found_again_ends_no_lag_and_the_word_of_another_counts_anew() {
         let mut lag = Lag::default();
-        lag.told(u64::MAX);
+        lag.leader_committed(u64::MAX);
         (0..=MOST).for_each(|_| lag.tick(5, MOST));
         assert!(lag.lags());
         lag.leader_changes();
         lag.tick(6, MOST);
         assert!(lag.lags());
-        lag.told(9);
+        lag.leader_committed(9);
         lag.reached(8);
         assert!(lag.lags());
         lag.reached(9);
@@ -264,17 +265,17 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_sent_a_copy_lags_at_once() {
+    fn a_node_that_receives_a_snapshot_lags_at_once() {
         let mut lag = Lag::default();
-        lag.copy_begins(7);
+        lag.snapshot_begins(7);
         assert!(lag.lags());
         lag.reached(7);
         assert!(lag.lags(), "nothing has come of it yet");
-        lag.told(90);
+        lag.leader_committed(90);
         lag.reached(80);
         assert!(lag.lags());
         lag.reached(90);
-        assert!(!lag.lags() && lag.copied_since.is_none());
+        assert!(!lag.lags() && lag.snapshot_since.is_none());
     }
 
     #[test]
@@ -282,14 +283,14 @@ mod tests {
         let (mut lag, mut applied) = (Lag::default(), 9);
         // What the leader answers and whether in time, what is applied then, and whether the node lags after it.
         for (case, answer, applies, lags) in [
-            ("what is told beside a round tells nothing of now", None, 9, true),
+            ("an index outside of a round proves nothing of the present", None, 9, true),
             ("an answer that comes late", Some((9, false)), 9, true),
             ("one in time, whose index is not applied", Some((12, true)), 11, true),
             ("it is applied", None, 12, false),
             ("a late answer to a node that does not lag", Some((12, false)), 12, false),
         ] {
             lag.answers_late |= applied == 9 && answer.is_none();
-            lag.told(9);
+            lag.leader_committed(9);
             if let Some((index, in_time)) = answer {
                 lag.answered(index, in_time);
             }
@@ -304,9 +305,9 @@ mod tests {
     fn a_member_that_has_started_has_caught_up_once_the_answer_to_its_question_is_applied() {
         let mut lag = Lag::default();
         lag.starts();
-        lag.told(5);
+        lag.leader_committed(5);
         lag.reached(7);
-        assert_eq!(lag.start, Start::Asks, "it was told so, and not asked for");
+        assert_eq!(lag.start, Start::Asks, "only an answer to a round counts");
         lag.answered(9, false);
         lag.answered(20, true);
         lag.leader_changes();

@@ -74,7 +74,7 @@ impl StalledFollowers {
             let because = match (heard, progress.state) {
                 (None, _) => "it was never heard: it is down, or not to be reached",
                 (Some(ms), _) if ms > core.election_timeout() => "it is not heard: it is down, or not to be reached",
-                (_, ProgressState::Snapshot) => "it waits for a copy of the state, or takes one",
+                (_, ProgressState::Snapshot) => "it waits for a snapshot, or receives one",
                 (_, ProgressState::Probe) => "it is heard, but takes no entries: look at its log",
                 (_, ProgressState::Replicate) => "it is heard, but acknowledges nothing: its disk may hang",
             };

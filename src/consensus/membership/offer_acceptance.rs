@@ -73,7 +73,7 @@ impl Joiner {
     }
 
     /// Returns what this node is to its cluster.
-    pub fn standing(&self, core: &Core, busy: Busy) -> NodeKind {
+    pub fn kind(&self, core: &Core, busy: Busy) -> NodeKind {
         match core.phase {
             Phase::Removed => NodeKind::Removed,
             Phase::Joining => NodeKind::Joining,
@@ -89,7 +89,7 @@ impl Joiner {
             raft_id: core.raft_id(),
             cluster_id: core.data_dir.identity().cluster_id,
             http_address: core.options.http_address.clone(),
-            kind: self.standing(core, busy),
+            kind: self.kind(core, busy),
             offers,
             raft_address: core.options.raft_address.clone(),
             moved: core.has_moved(),
@@ -114,7 +114,7 @@ impl Joiner {
         }
         // The offer says that this node was removed. It is a claim: a member waits until its own cluster has confirmed
         // the removal.
-        let removal = own_cluster && listed && self.standing(core, busy) == NodeKind::Member;
+        let removal = own_cluster && listed && self.kind(core, busy) == NodeKind::Member;
         let fit = if removal {
             self.check_preconditions(core, busy, &offer)
         } else {
@@ -180,7 +180,7 @@ impl Joiner {
                 format!("{me} holds {data} of its own, which a join would give up; \"force\": true does that"),
             ))
         };
-        match self.standing(core, busy) {
+        match self.kind(core, busy) {
             NodeKind::Removed => Ok(()),
             NodeKind::Joining if own_cluster => Ok(()),
             NodeKind::Joining if self.hears_its_cluster(core, live) => Err(Refusal::not_applied(

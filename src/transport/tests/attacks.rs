@@ -133,7 +133,7 @@ async fn an_unlisted_peer_is_answered_on_its_connection_and_never_dialled() {
 }
 
 #[tokio::test]
-async fn whoever_speaks_as_a_member_makes_a_node_dial_others_only_so_often() {
+async fn a_peer_that_speaks_as_a_member_makes_a_node_dial_others_only_so_often() {
     let third = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = third.local_addr().unwrap().to_string();
     let mut b = Node::start(2);

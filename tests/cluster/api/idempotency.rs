@@ -140,7 +140,7 @@ fn stored_results_survive_a_failover_a_restart_and_a_snapshot() {
     cluster.nodes[away].kill9();
     let first = cluster.nodes[leader].request(put("/store/k", "n", "1")).expect(200, "put");
     (0..200).for_each(|round| _ = cluster.nodes[leader].put("other", round));
-    // The log does not reach this one any more: it gets a copy of the state.
+    // The log does not reach this one any more: it gets a snapshot.
     cluster.nodes[away].start();
     cluster.caught_up(ELECTION);
     let transfer = json!({"node_id": cluster.nodes[away].name()}).to_string();

@@ -15,7 +15,7 @@ mod page;
 mod session;
 mod shown;
 
-use page::{Piece, pages, pieces, root};
+use page::{Section, pages, root, sections};
 use session::Session;
 
 use crate::harness::Need;
@@ -54,9 +54,9 @@ fn the_other_pages_print_what_they_say() {
 fn run(name: &str) {
     let text = fs::read_to_string(root().join(name)).unwrap();
     let mut session: Option<Session> = None;
-    for piece in pieces(&text) {
-        match piece {
-            Piece::Directive { line, name: directive, value } => match (directive.as_str(), &mut session) {
+    for section in sections(&text) {
+        match section {
+            Section::Directive { line, name: directive, value } => match (directive.as_str(), &mut session) {
                 ("session", session) => {
                     // The one before it ends first.
                     *session = None;
@@ -65,7 +65,7 @@ fn run(name: &str) {
                 ("kill", Some(session)) => session.kill(&value),
                 _ => panic!("{name}:{line}: {directive} {value}"),
             },
-            Piece::Block { line, language, tags, text } => {
+            Section::Block { line, language, tags, text } => {
                 let place = format!("{name}:{line}");
                 match (language.as_str(), &tags[..], &mut session) {
                     ("sh", [], Some(session)) => session.type_in(&place, &text),

@@ -210,11 +210,11 @@ fn shortened(text: &str) -> String {
 /// Replaces each number in `text` that is a known port.
 fn exchange(text: &str, other: impl Fn(u16) -> Option<u16>) -> String {
     let mut exchanged = String::new();
-    for piece in text.split_inclusive(|c: char| !c.is_ascii_digit()) {
-        let digits = piece.trim_end_matches(|c: char| !c.is_ascii_digit());
+    for section in text.split_inclusive(|c: char| !c.is_ascii_digit()) {
+        let digits = section.trim_end_matches(|c: char| !c.is_ascii_digit());
         match digits.parse().ok().and_then(&other) {
-            Some(port) => exchanged.push_str(&format!("{port}{}", &piece[digits.len()..])),
-            None => exchanged.push_str(piece),
+            Some(port) => exchanged.push_str(&format!("{port}{}", &section[digits.len()..])),
+            None => exchanged.push_str(section),
         }
     }
     exchanged

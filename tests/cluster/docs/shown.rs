@@ -28,13 +28,13 @@ fn same(shown: &str, printed: &str) -> bool {
 fn fills(shown: &str, printed: &str) -> bool {
     let Some((first, rest)) = shown.split_once("...") else { return shown == printed };
     let Some(mut printed) = printed.strip_prefix(first) else { return false };
-    let mut pieces = rest.split("...").peekable();
-    while let Some(piece) = pieces.next() {
-        if pieces.peek().is_none() {
-            return printed.ends_with(piece);
+    let mut sections = rest.split("...").peekable();
+    while let Some(section) = sections.next() {
+        if sections.peek().is_none() {
+            return printed.ends_with(section);
         }
-        let Some(at) = printed.find(piece) else { return false };
-        printed = &printed[at + piece.len()..];
+        let Some(at) = printed.find(section) else { return false };
+        printed = &printed[at + section.len()..];
     }
     true
 }

@@ -111,7 +111,7 @@ fn a_node_that_receives_a_snapshot_reports_it_and_refuses_reads_at_once() {
     cluster.nodes[place].start();
     let behind = &cluster.nodes[place];
     let said = is_not_ready(behind, "lagging").word("detail");
-    assert!(said.contains("copy of the state"), "{said}");
+    assert!(said.contains("receiving a snapshot"), "{said}");
 
     // With a minute to wait, an answer within seconds is one at once.
     for path in ["/store/old", "/store/key-7", "/store?keys", "/store/old?min_index=3"] {
@@ -132,7 +132,7 @@ fn a_node_that_receives_a_snapshot_reports_it_and_refuses_reads_at_once() {
     let (code, told) = status(&[], &["--endpoints", &behind.http]);
     assert_eq!(code, Some(1), "{told}");
     let line = format!("{} lags behind {led}, term ", behind.name());
-    assert!(told.contains(&line) && told.contains("not ready: ") && told.contains("copy of the state"), "{told}");
+    assert!(told.contains(&line) && told.contains("not ready: ") && told.contains("receiving a snapshot"), "{told}");
 
     links.open();
     is_ready(behind);
