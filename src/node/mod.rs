@@ -30,6 +30,7 @@ use crate::logging::{self, Guard};
 use crate::storage::{self, DataDir, Identity, Incarnation, OpenOptions, Peers, SledEngine};
 use crate::transport;
 
+mod allocator;
 mod file_limit;
 mod forming;
 mod listen;
@@ -211,6 +212,7 @@ impl Node {
         }
         if memory.is_small() {
             process_settings::disable_huge_pages(log);
+            allocator::purge_at_once();
         }
         let open_options = module_options::open_options(config, &ports, memory);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });

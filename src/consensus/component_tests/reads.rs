@@ -109,6 +109,21 @@ fn a_round_that_a_leader_leaves_unanswered_ends_the_wait_of_its_reads_and_goes_o
 }
 
 #[test]
+fn reads_that_came_while_a_node_that_lags_knew_no_leader_are_refused_once_it_knows_one() {
+    let (mut node, mut lag) = (Node::follower(2), Lag::default());
+    lag.leader_committed(u64::MAX);
+    while !lag.update_lag(&node.core, false) {}
+    let leader = std::mem::take(&mut node.core.raw.raft.leader_id);
+    let (mut reads, (reader, answer)) = (Reads::new((1, 1)), reader(Consistency::Linearizable, None));
+    reads.read(view(&node, &lag), reader, None).unwrap();
+    assert!(!lag.update_lag(&node.core, false) && answer.try_recv().is_err(), "it waits for a leader");
+    node.core.raw.raft.leader_id = leader;
+    assert!(lag.update_lag(&node.core, false));
+    reads.refuse_reads_that_lag(view(&node, &lag));
+    assert_eq!(answer.try_recv().unwrap().unwrap_err().code, Code::Lagging);
+}
+
+#[test]
 fn a_member_that_has_started_asks_by_itself_and_is_not_ready_before_it_has_what_its_leader_has_committed() {
     let (node, mut lag) = (Node::follower(2), Lag::default());
     let applied = node.core.applied();

@@ -160,6 +160,7 @@ impl Lag {
     }
 
     /// Looks once a tick how far behind this node is; `is_late` where the leader leaves a round unanswered for too long.
+    /// Returns whether it lags now, so that reads are refused which have come while it knew no leader.
     pub fn update_lag(&mut self, core: &Core, is_late: bool) -> bool {
         if core.phase != Phase::Member || !follows(core) {
             return false;
@@ -167,7 +168,8 @@ impl Lag {
         let lagged = self.lags();
         self.answers_late |= is_late;
         self.tick(core.state_machine.applied().0, core.options.election_ticks);
-        self.lagging_changed(core, lagged)
+        self.lagging_changed(core, lagged);
+        self.lags()
     }
 
     /// Looks after a turn whether this node has caught up.
