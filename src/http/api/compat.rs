@@ -13,6 +13,7 @@ use warp::http::{Method, StatusCode};
 use warp::path::Tail;
 use warp::reply::Response;
 
+use super::propose::propose;
 use super::store::{self, Put};
 use super::{deadline, deadline_after};
 use crate::consensus::Fetched;
@@ -79,7 +80,7 @@ pub(crate) async fn kv(mut request: RequestContext, tail: Tail) -> Result<Respon
             let (key, deadline) = key_and_deadline(&request, tail.as_str())?;
             let condition = conditions::of_write(&request)?;
             let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
-            let written = store::write(&request, b"", command, deadline).await?;
+            let written = propose(&request, b"", command, deadline).await?;
             match written.outcome {
                 CommandResult::Deleted { existed: true } => Ok(with_write_headers(status(&key, "deleted"), &written)),
                 CommandResult::Deleted { existed: false } => Ok(with_write_headers(key_not_found(), &written)),

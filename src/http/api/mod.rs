@@ -7,6 +7,7 @@ pub(crate) mod compat;
 pub(crate) mod health;
 pub(crate) mod openapi;
 pub(crate) mod probes;
+mod propose;
 pub(crate) mod range;
 pub(crate) mod status_json;
 pub(crate) mod store;

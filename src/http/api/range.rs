@@ -18,7 +18,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use warp::reply::Response;
 
-use super::{deadline_after, store};
+use super::deadline_after;
+use super::propose::propose;
 use crate::consensus::{Bounds, Consistency, Listed};
 use crate::http::request::conditions;
 use crate::http::request::context::RequestContext;
@@ -117,7 +118,7 @@ pub(crate) async fn delete_prefix(request: &RequestContext) -> Result<Response, 
     }
     // `If-Match` is about one key; ignoring it here would remove keys that the client meant to protect.
     conditions::none(request)?;
-    let written = store::write(request, b"", Command::DeletePrefix { prefix: prefix.into() }, deadline).await?;
+    let written = propose(request, b"", Command::DeletePrefix { prefix: prefix.into() }, deadline).await?;
     let CommandResult::PrefixDeleted { deleted, more } = written.outcome else { return Err(Problem::internal()) };
     let data = PrefixDeleted { deleted, more };
     let mut response = success::json(&DeleteBody { data, message: "success removing data" });

@@ -14,12 +14,12 @@ use warp::http::{Method, StatusCode};
 use warp::path::Tail;
 use warp::reply::Response;
 
+use super::propose::propose;
 use super::{deadline, deadline_after, range};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::content;
 use crate::http::request::context::RequestContext;
-use crate::http::request::idempotency;
 use crate::http::request::media_type;
 use crate::http::request::ttl;
 use crate::http::request::uri;
@@ -27,7 +27,7 @@ use crate::http::request::uri::{Deadline, FRESH, TIMEOUT};
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::http::server::fair_shares::Share;
-use crate::model::{Answer, Command, CommandResult, Condition, Request, Ttl, Value, Write, Written};
+use crate::model::{Command, CommandResult, Condition, Ttl, Value, Written};
 
 const PERSISTED: &str = "success persisting data";
 const FETCHED: &str = "success fetching data";
@@ -142,34 +142,10 @@ pub(crate) async fn persist(
 ) -> Result<Written, Problem> {
     let Put { value, condition, ttl } = put;
     let command = Command::Put { key: Bytes::copy_from_slice(key.as_bytes()), value, condition, ttl };
-    let written = write(request, body, command, deadline).await?;
+    let written = propose(request, body, command, deadline).await?;
     match written.outcome {
         CommandResult::Put { .. } => Ok(written),
         _ => Err(no_effect(key, &written)),
-    }
-}
-
-/// Proposes the command of a request with this body and waits for its result. With an `Idempotency-Key` it is applied once.
-pub(crate) async fn write(
-    request: &RequestContext,
-    body: &[u8],
-    command: Command,
-    deadline: Deadline,
-) -> Result<Written, Problem> {
-    let write = Write { idempotency_key: idempotency::of(request, body)?, command };
-    match request.context.request(Request::Write(write), deadline).await? {
-        // These three were committed as entries and refused when they were applied, so the problem has the index of an entry.
-        Answer::Written(written) if written.outcome == CommandResult::IdempotencyKeyReused => {
-            Err(Problem::key_reused().decided(&written))
-        }
-        Answer::Written(written) if written.outcome == CommandResult::Invalid => {
-            Err(Problem::invalid().decided(&written))
-        }
-        Answer::Written(written) if written.outcome == CommandResult::ResultsFull => {
-            Err(Problem::results_full(&written))
-        }
-        Answer::Written(written) => Ok(written),
-        _ => Err(Problem::internal()),
     }
 }
 
@@ -233,7 +209,7 @@ async fn delete(request: &RequestContext, raw_key: &str) -> Result<Response, Pro
     let key = uri::key_in_path(raw_key, request.context.options.key_bytes)?;
     let condition = conditions::of_write(request)?;
     let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
-    let written = write(request, b"", command, deadline).await?;
+    let written = propose(request, b"", command, deadline).await?;
     let CommandResult::Deleted { existed: deleted } = written.outcome else { return Err(no_effect(&key, &written)) };
     let data = Deleted { key: &key, value: (), deleted };
     let mut response = success::json(&DeleteBody { data, message: "success removing data" });

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use warp::path::Tail;
 use warp::reply::Response;
 
+use super::propose::propose;
 use super::{deadline, store};
 use crate::http::request::body;
 use crate::http::request::conditions;
@@ -39,7 +40,7 @@ pub(crate) async fn handle(mut request: RequestContext, tail: Tail) -> Result<Re
     let command = Command::Touch { key: Bytes::copy_from_slice(key.as_bytes()), ttl, condition };
     // Memory for the result is reserved before the proposal, since the touched value comes back whole, however large it is.
     let renewal_share = request.share_for_renewal(deadline).await?;
-    let written = store::write(&request, &body.bytes, command, deadline).await?;
+    let written = propose(&request, &body.bytes, command, deadline).await?;
     let mut response = match &written.outcome {
         CommandResult::Touched(item) => {
             let body = success::item_body(TOUCHED, &key, item, written.clock);

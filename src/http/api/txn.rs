@@ -17,7 +17,8 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use warp::reply::Response;
 
-use super::{deadline, store};
+use super::deadline;
+use super::propose::propose;
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::content;
@@ -49,7 +50,7 @@ pub(crate) async fn handle(mut request: RequestContext) -> Result<Response, Prob
     // The result may be 16 MiB. Its memory is reserved before the proposal: after it, an answer without the values would
     // leave the client with a transaction that was applied and results that are lost.
     let share = request.share_for_transaction(max_read_bytes(&txn, limits), deadline).await?;
-    let written = store::write(&request, &body.bytes, Command::Txn(txn), deadline).await?;
+    let written = propose(&request, &body.bytes, Command::Txn(txn), deadline).await?;
     let mut response = match &written.outcome {
         CommandResult::Txn { succeeded, results } => {
             let keys = &keys[usize::from(!succeeded)];
