@@ -126,6 +126,8 @@ fn errors_name_the_setting_and_its_source() {
         (&[("RAFT_NODE_ID", "a b")], "raft.node_id", variable("RAFT_NODE_ID"), "a b"),
         (&[("RAFT_NODE_ID", "..")], "raft.node_id", variable("RAFT_NODE_ID"), ".."),
         (&[("RAFT_VOL_DIR", "")], "raft.vol_dir", variable("RAFT_VOL_DIR"), "empty"),
+        (&[("HUSKV_HOST", "")], "host", variable("HUSKV_HOST"), "unset HUSKV_HOST for the default, 127.0.0.1,"),
+        (&[("HUSKV_PORT", "2221")], "HUSKV_PORT", variable("HUSKV_PORT"), "did you mean SERVER_PORT?"),
         (&[("HUSKV_HOST", "http://a")], "host", variable("HUSKV_HOST"), "scheme"),
         (&[("HUSKV_HOST", "0.0.0.0")], "host", variable("HUSKV_HOST"), "HUSKV_ADVERTISE_HOST is required"),
         (&[("HUSKV_HOST", "[::]")], "host", variable("HUSKV_HOST"), "HUSKV_ADVERTISE_HOST is required"),

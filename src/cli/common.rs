@@ -14,6 +14,8 @@ use super::endpoints;
 use super::exit::{EXIT_CODES, ExitError, exit_code};
 use crate::client::{Client, Read};
 
+/// The name of the argument with the key.
+pub(crate) const KEY: &str = "key";
 const TIMEOUT: &str = "timeout";
 const JSON: &str = "json";
 const STALE: &str = "stale";
@@ -37,6 +39,11 @@ pub(crate) fn command(name: &'static str, timeout: &'static str) -> Command {
 /// The flag for JSON output.
 pub(crate) fn json_argument() -> Arg {
     Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print JSON, one object a line")
+}
+
+/// The argument with the key, which must not be empty.
+pub(crate) fn key_argument() -> Arg {
+    Arg::new(KEY).value_name("KEY").value_parser(key).help("The key")
 }
 
 /// The flags for the consistency of a read.
@@ -106,6 +113,11 @@ pub(crate) fn print_line(line: impl Display) -> Result<(), ExitError> {
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), ExitError> {
     let mut out = io::stdout().lock();
     Ok(out.write_all(bytes).and_then(|()| out.flush())?)
+}
+
+/// Parses a key: without this check the paths of an empty one would be those of other routes.
+fn key(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("the key is empty") } else { Ok(text.to_owned()) }
 }
 
 /// Parses a duration of 0 s to 24 h.

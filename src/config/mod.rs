@@ -26,10 +26,10 @@ pub mod keys;
 mod misspelt_variables;
 mod service_links;
 mod validate;
+mod variables;
 
 use keys::{AUTO, KEYS, Key, Kind};
 pub use misspelt_variables::near_misses;
-use service_links::is_service_link;
 pub use service_links::{hidden_ports, service_links};
 pub use validate::parse_address;
 
@@ -238,7 +238,7 @@ pub struct Given {
 /// [`ConfigError`] for the first wrong setting.
 pub fn load(given: &Given) -> Result<Config, ConfigError> {
     let mut merge = Merge::defaults()?;
-    let variables = ours(&given.variables)?;
+    let variables = variables::select(&given.variables)?;
     // An empty name means no file, so a flag can disable the file of the variable.
     let file = match (&given.config, variables.get(CONFIG_VARIABLE)) {
         (Some(path), _) => Some((path.clone(), Source::Flag(CONFIG_FLAG.into()))),
@@ -292,27 +292,14 @@ fn read(path: &str, origin: Source) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-/// Selects the variables of settings. An unknown variable with our prefix is an error.
-fn ours(variables: &[(OsString, OsString)]) -> Result<BTreeMap<String, String>, ConfigError> {
-    let mut found = BTreeMap::new();
-    for (name, value) in variables {
-        let name = name.to_string_lossy().into_owned();
-        if name == ENDPOINTS_VARIABLE || value.to_str().is_some_and(|value| is_service_link(&name, value, variables)) {
-            continue;
-        }
-        let known = name == CONFIG_VARIABLE
-            || KEYS.iter().any(|key| key.short == Some(name.as_str()) || key.variable() == name);
-        if !known && name.starts_with(PREFIX) {
-            return Err(error(&name, Source::Variable(name.clone()), "unknown setting; huskv --help lists all"));
-        }
-        if known {
-            let Some(value) = value.to_str() else {
-                return Err(error(&name, Source::Variable(name.clone()), "not UTF-8"));
-            };
-            found.insert(name, value.to_owned());
-        }
+/// Returns what is wrong about an empty value, or an empty element of a list.
+fn empty(key: &Key, list: bool, origin: &Source) -> String {
+    match origin {
+        _ if list => "an element of the list is empty".into(),
+        // docker-compose and `env:` of a pod pass a variable that is not set on as an empty one.
+        Source::Variable(name) => format!("empty; unset {name} for the default, {}, or give it a value", key.default),
+        _ => "empty".into(),
     }
-    Ok(found)
 }
 
 /// The settings while the sources are merged, each value with its source.
@@ -347,7 +334,7 @@ impl Merge {
         let wrong = |problem: String| error(key.path, origin.clone(), problem);
         let list = matches!(key.kind, Kind::List { .. });
         if items.iter().any(String::is_empty) && (list || !key.default.is_empty()) {
-            return Err(wrong("empty".into()));
+            return Err(wrong(empty(key, list, &origin)));
         }
         let first = items.first().map_or("", String::as_str);
         match key.kind {

@@ -4,12 +4,21 @@
 //! unreadable.
 //!
 //! Invariants: at most [`DEPTH`] levels; surrogates in `\u` escapes come in pairs (RFC 8259, section 8.2); a number has at most
-//! [`DIGITS`] digits and is within the range of a double (section 6). The input is known to be JSON.
+//! [`DIGITS`] digits and is within the range of a double (section 6). The input is known to be JSON. A client's value has the
+//! stricter [`VALUE_DEPTH`] and [`EXPONENT`], too: only where its request arrives, so every node applies a log alike.
 //!
 //! See also: [`validate::json`](crate::model::validate::json).
 
-/// The maximum nesting. Common parsers stop at 128, and a response adds a few levels around a value.
+/// The maximum nesting of a value in a command. Common parsers stop at 128.
 pub const DEPTH: usize = 100;
+/// The maximum nesting of a client's value. .NET's parser stops at 64 levels and Ruby's at 100; pages and the results of
+/// transactions add [`RESPONSE_DEPTH`], which leaves 4 to an application that embeds a response.
+pub const VALUE_DEPTH: usize = 56;
+/// The levels that a response has around a value, at most: `{"data":{"items":[{"value":` of a page.
+pub const RESPONSE_DEPTH: usize = 4;
+/// The maximum exponent in a client's value, either sign: a double ends at 308, and Java's `BigDecimal` refuses 99999999999
+/// even where the number is 0.
+pub const EXPONENT: u32 = 400;
 /// The maximum digits of a number: jq and Python's `int` refuse numbers of some thousands.
 pub const DIGITS: usize = 1_000;
 
@@ -21,6 +30,18 @@ pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// # Errors
 /// The reason, to continue a sentence.
 pub fn check(text: &str) -> Result<(), String> {
+    check_bounds(text, DEPTH, None)
+}
+
+/// Checks `text`, which is the value of a client and valid JSON: as [`check`], with [`VALUE_DEPTH`] and [`EXPONENT`].
+///
+/// # Errors
+/// The reason, to continue a sentence.
+pub fn check_value(text: &str) -> Result<(), String> {
+    check_bounds(text, VALUE_DEPTH, Some(EXPONENT))
+}
+
+fn check_bounds(text: &str, max_depth: usize, max_exponent: Option<u32>) -> Result<(), String> {
     let bytes = text.as_bytes();
     // One pass over the bytes without a parser: the text is valid JSON, so a quote begins a string, and a digit or minus a
     // number.
@@ -28,11 +49,11 @@ pub fn check(text: &str) -> Result<(), String> {
     while let Some(&byte) = bytes.get(at) {
         at = match byte {
             b'"' => end_of_string(bytes, at + 1)?,
-            b'-' | b'0'..=b'9' => end_of_number(text, at)?,
+            b'-' | b'0'..=b'9' => end_of_number(text, at, max_exponent)?,
             b'[' | b'{' => {
                 depth += 1;
-                if depth > DEPTH {
-                    return Err(format!("is nested deeper than {DEPTH} levels"));
+                if depth > max_depth {
+                    return Err(format!("is nested deeper than {max_depth} levels"));
                 }
                 at + 1
             }
@@ -117,13 +138,18 @@ fn unit(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 /// Returns the end of the number that begins at `at`.
-fn end_of_number(text: &str, at: usize) -> Result<usize, String> {
+fn end_of_number(text: &str, at: usize, max_exponent: Option<u32>) -> Result<usize, String> {
     let rest = &text[at..];
     let of_number = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
     let number = &rest[..rest.bytes().position(|byte| !of_number(byte)).unwrap_or(rest.len())];
     let shown = if number.len() > 24 { format!("{}...", &number[..24]) } else { number.to_owned() };
     if number.bytes().filter(u8::is_ascii_digit).count() > DIGITS {
         return Err(format!("has the number {shown} of over {DIGITS} digits; write it as a string"));
+    }
+    if let Some(max) = max_exponent.filter(|max| !is_exponent_within(number, *max)) {
+        return Err(format!(
+            "has the number {shown}, whose exponent is not within -{max} to {max}; write it as a string"
+        ));
     }
     // `1e400` is valid JSON and infinite as a double. `1e-400` is rounded to 0, as every parser does.
     match number.parse::<f64>() {
@@ -132,6 +158,14 @@ fn end_of_number(text: &str, at: usize) -> Result<usize, String> {
         }
         _ => Ok(at + number.len()),
     }
+}
+
+/// Whether the exponent of a number, if it has one, is at most `max` in magnitude.
+fn is_exponent_within(number: &str, max: u32) -> bool {
+    let Some((_, exponent)) = number.split_once(['e', 'E']) else { return true };
+    // `e-0000000001` is 1: zeros in front do not count, and what is longer than a u32 is too large.
+    let digits = exponent.trim_start_matches(['+', '-']).trim_start_matches('0');
+    digits.is_empty() || digits.parse::<u32>().is_ok_and(|magnitude| magnitude <= max)
 }
 
 #[cfg(test)]
@@ -148,6 +182,20 @@ mod tests {
             assert!(check(text).unwrap_err().contains("number"), "{text}");
         }
         assert_eq!(check("\"1e400\""), Ok(()), "a string is no number");
+    }
+
+    #[test]
+    fn a_clients_value_has_bounds_of_its_own() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check_value(&nested(VALUE_DEPTH)), Ok(()));
+        assert!(check_value(&nested(VALUE_DEPTH + 1)).unwrap_err().contains("56 levels"));
+        for text in ["1e308", "[1E-400, 0e400, 1e+0000000000308]", "0.5e-0", "\"1e-99999999999\"", "12"] {
+            assert_eq!(check_value(text), Ok(()), "{text}");
+        }
+        for text in ["1e-401", "1e-99999999999", "0e99999999999", "[0E+401]", "{\"e\": 0.0e-4294967297}"] {
+            assert!(check_value(text).unwrap_err().contains("exponent is not within -400 to 400"), "{text}");
+            assert_eq!(check(text), Ok(()), "{text} in a command");
+        }
     }
 
     #[test]

@@ -7,18 +7,17 @@ use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 
 use super::write_flags;
-use crate::cli::common;
+use crate::cli::common::{self, KEY};
 use crate::cli::exit::ExitError;
 use crate::client::Client;
 
-const KEY: &str = "key";
 const PREFIX: &str = "prefix";
 
 /// The subcommand.
 pub(crate) fn command() -> Command {
     common::command("delete", "10s")
         .about("Delete a key, or all keys with a prefix, and print how many there were")
-        .arg(Arg::new(KEY).value_name("KEY").required_unless_present(PREFIX).help("The key"))
+        .arg(common::key_argument().required_unless_present(PREFIX))
         .arg(
             Arg::new(PREFIX)
                 .long(PREFIX)

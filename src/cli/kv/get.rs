@@ -1,18 +1,16 @@
 //! `huskv get`: prints a value, byte for byte.
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 
 use super::render;
-use crate::cli::common;
+use crate::cli::common::{self, KEY};
 use crate::cli::exit::ExitError;
-
-const KEY: &str = "key";
 
 /// The subcommand.
 pub(crate) fn command() -> Command {
     common::command("get", "10s")
         .about("Print the value of a key, byte for byte; with --json the item with its version and type")
-        .arg(Arg::new(KEY).value_name("KEY").required(true).help("The key"))
+        .arg(common::key_argument().required(true))
         .args(common::consistency_arguments())
 }
 

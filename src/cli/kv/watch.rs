@@ -10,11 +10,10 @@ use clap::{Arg, ArgGroup, ArgMatches, Command, value_parser};
 use serde_json::value::RawValue;
 
 use super::render;
-use crate::cli::common;
+use crate::cli::common::{self, KEY};
 use crate::cli::exit::{ExitError, print_error};
 use crate::client::{Client, Event, EventKind, Failure, Scope};
 
-const KEY: &str = "key";
 const PREFIX: &str = "prefix";
 const FROM: &str = "from";
 const AFTER: &str = "after";
@@ -31,7 +30,7 @@ struct Line<'a> {
 pub(crate) fn command() -> Command {
     common::command("watch", "10s")
         .about("Print a line for every change of a key, or of the keys with a prefix, until it is stopped")
-        .arg(Arg::new(KEY).value_name("KEY").help("The key"))
+        .arg(common::key_argument())
         .arg(
             Arg::new(PREFIX)
                 .long(PREFIX)

@@ -183,7 +183,11 @@ pub(crate) fn members<'a, const N: usize>(
     seed.deserialize(&mut json).and_then(|members| json.end().map(|()| members)).map_err(|error| {
         // serde's own messages for text that is no JSON are hard to read for two common causes: a byte order mark and a lone
         // surrogate. `hint` looks for those first.
-        let why = if error.is_data() {
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        let why = if error.is_data() && !is_object {
+            // serde's own message ends in "column 0", and names no member.
+            format!("must be a JSON object with {}, not {}", listed(&names), clip(&String::from_utf8_lossy(body)))
+        } else if error.is_data() {
             format!("cannot be used: {error}")
         } else {
             json_limits::hint(body).unwrap_or_else(|| format!("is not JSON: {error}"))

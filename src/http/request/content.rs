@@ -20,24 +20,32 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::body;
-use super::media_type::{BINARY, JSON, TEXT, foreign_charset, from_base64, is_explicit};
+use super::media_type::{BINARY, JSON, MULTIPART, TEXT, foreign_charset, from_base64, is_explicit};
 use crate::http::response::problem::{Problem, clip};
 use crate::model::Value;
 use crate::model::validate;
-use crate::model::validate::is_json;
+use crate::model::validate::{essence, is_json};
 
 /// Makes a value of a raw body with this `Content-Type`.
 pub(crate) fn from_body(bytes: Bytes, content_type: Option<&str>, limit: usize) -> Result<Value, Problem> {
     let content_type = content_type.filter(|kind| is_explicit(kind));
     if let Some(kind) = content_type {
         validate::content_type(kind).map_err(|why| Problem::header(format!("header `Content-Type` {why}")))?;
+        // `curl -F f=@logo.png` sends the file within an envelope of boundaries and headers, which would become the value.
+        if essence(kind) == MULTIPART {
+            return Err(Problem::media_type(format!(
+                "{MULTIPART} is an envelope around the value; send the value alone, as curl does with `--data-binary @FILE` \
+                 or `-T FILE`"
+            )));
+        }
         // A charset other than UTF-8 is fine for text, whose bytes are stored as they are. JSON is checked and shown as
         // UTF-8.
         if is_json(kind) {
             if let Some(charset) = foreign_charset(kind) {
                 return Err(Problem::media_type(format!("JSON is stored as UTF-8, not `{}`", clip(charset))));
             }
-            validate::json(&bytes).map_err(|why| Problem::body(format!("the body, announced as {kind}, {why}")))?;
+            validate::client_json(&bytes)
+                .map_err(|why| Problem::body(format!("the body, announced as {kind}, {why}")))?;
         }
     }
     typed(bytes, content_type, limit)
@@ -64,7 +72,8 @@ pub(crate) fn from_members(
             if let Some(kind) = &content_type {
                 validate::content_type(kind).map_err(|why| Problem::body(format!("member `content_type` {why}")))?;
                 if is_json(kind) {
-                    validate::json(&bytes).map_err(|why| Problem::body(format!("member `value_base64` {why}")))?;
+                    validate::client_json(&bytes)
+                        .map_err(|why| Problem::body(format!("member `value_base64` {why}")))?;
                 }
             }
             typed(bytes.into(), content_type.as_deref(), limit)
@@ -77,7 +86,7 @@ fn from_json(json: &RawValue, limit: usize) -> Result<Value, Problem> {
     let text = json.get();
     if !text.starts_with('"') {
         // Neither parsed and written again (1.10 would become 1.1) nor borrowed: a value must not keep the whole body alive.
-        validate::json(text.as_bytes()).map_err(|why| Problem::body(format!("member `value` {why}")))?;
+        validate::client_json(text.as_bytes()).map_err(|why| Problem::body(format!("member `value` {why}")))?;
         return within(Bytes::copy_from_slice(text.as_bytes()), JSON, limit);
     }
     within(body::text(json, "value")?.into(), TEXT, limit)
@@ -128,7 +137,7 @@ mod tests {
         let marked = [BYTE_ORDER_MARK, b"1"].concat();
         assert!(from_body(marked.clone().into(), Some(JSON), 16).is_err());
         assert!(from_body(marked.into(), None, 16).is_ok(), "text is stored as it is");
-        for text in [r#"{"s":"\ud800"}"#, "[1e400]", r#""\udc00""#] {
+        for text in [r#"{"s":"\ud800"}"#, "[1e400]", "0e99999999999", r#""\udc00""#] {
             assert!(from_body(text.into(), Some(JSON), 64).is_err(), "{text}");
             let member = RawValue::from_string(text.to_owned()).unwrap();
             assert!(from_members(Some(&member), None, None, 64).is_err(), "{text}");
@@ -143,10 +152,10 @@ mod tests {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         let objects = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
         for (text, sound) in [
-            (nested(json_limits::DEPTH), true),
-            (nested(json_limits::DEPTH + 1), false),
-            (objects(json_limits::DEPTH), true),
-            (objects(json_limits::DEPTH + 1), false),
+            (nested(json_limits::VALUE_DEPTH), true),
+            (nested(json_limits::VALUE_DEPTH + 1), false),
+            (objects(json_limits::VALUE_DEPTH), true),
+            (objects(json_limits::VALUE_DEPTH + 1), false),
             (format!(r#"["\"{}", "\\", []]"#, "[".repeat(200)), true),
             (format!("[{}]", vec!["[]"; 300].join(",")), true),
         ] {

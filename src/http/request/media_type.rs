@@ -20,6 +20,9 @@ pub(crate) const JSON: &str = "application/json";
 /// curl's default for `-d` and `--data-binary`, so it does not say what the client sends.
 pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 
+/// The type of HTML forms with files, and of `curl -F`.
+pub(crate) const MULTIPART: &str = "multipart/form-data";
+
 /// Whether a content type was chosen by the client, and is not curl's default.
 pub(crate) fn is_explicit(content_type: &str) -> bool {
     !content_type.is_empty() && essence(content_type) != FORM

@@ -19,7 +19,7 @@
 //! | `compacted` | 410 | the change feed has dropped these events, or they are of an earlier cluster |
 //! | `precondition_failed` | 412 | the condition on the version of the key failed |
 //! | `too_large` | 413 | the body or the value is over its limit |
-//! | `unsupported_media_type` | 415 | the body is compressed, or in another charset than UTF-8 |
+//! | `unsupported_media_type` | 415 | the body is compressed, in another charset than UTF-8, or a multipart form |
 //! | `unknown_host` | 421 | the request is for a host that this node does not serve |
 //! | `idempotency_key_reused` | 422 | the idempotency key belongs to another request |
 //! | `internal` | 500 | the consensus loop returned a reply of the wrong type, a bug |

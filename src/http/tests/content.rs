@@ -5,6 +5,7 @@
 //! See also: how conditions are decided ([`crate::model::decide`]).
 
 use super::*;
+use crate::model::json_limits::{RESPONSE_DEPTH, VALUE_DEPTH};
 
 const STORE_K: &str = "/store/k";
 
@@ -206,4 +207,45 @@ async fn every_response_has_the_headers_for_browsers_and_caches() {
         assert_eq!(answer.header("cross-origin-resource-policy"), Some("same-origin"), "{target}");
         assert!(answer.header("cache-control").is_some() && answer.header("date").is_some(), "{target}");
     }
+}
+
+#[tokio::test]
+async fn a_multipart_form_is_refused_and_the_detail_names_what_sends_the_file_alone() {
+    let node = Node::working();
+    let form = "Content-Type: Multipart/form-data; boundary=x\r\n";
+    let envelope = "--x\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\nbar\r\n--x--\r\n";
+    let problem = put(&node, form, envelope).await.is_problem(415, "unsupported_media_type");
+    for flag in ["--data-binary @FILE", "-T FILE"] {
+        assert!(problem["detail"].as_str().unwrap().contains(flag), "{problem}");
+    }
+    node.ask("GET", STORE_K, "").await.is_problem(404, "key_not_found");
+}
+
+/// Returns the deepest nesting of brackets in JSON whose strings have none.
+fn depth(json: &str) -> usize {
+    let levels = json.chars().scan(0_usize, |level, c| {
+        match c {
+            '[' | '{' => *level += 1,
+            ']' | '}' => *level -= 1,
+            _ => {}
+        }
+        Some(*level)
+    });
+    levels.max().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_value_of_the_deepest_nesting_can_be_parsed_by_common_parsers_in_every_response() {
+    let node = Node::start(Options { value_bytes: 256, body_bytes: 1024, ..options() }, map_loop());
+    let json = "Content-Type: application/json\r\n";
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let refused = put(&node, json, &nested(VALUE_DEPTH + 1)).await.is_problem(400, "bad_body");
+    assert!(refused["detail"].as_str().unwrap().contains("56 levels"), "{refused}");
+    assert_eq!(put(&node, json, &nested(VALUE_DEPTH)).await.status, 200);
+    let get = r#"{"then": [{"op": "get", "key": "k"}]}"#;
+    let answers =
+        [node.ask("GET", STORE_K, "").await, node.ask("GET", "/store", "").await, node.ask("POST", "/txn", get).await];
+    let deepest = answers.iter().map(|answer| depth(&answer.body)).max();
+    assert_eq!(deepest, Some(VALUE_DEPTH + RESPONSE_DEPTH), "{answers:?}");
+    const { assert!(VALUE_DEPTH + RESPONSE_DEPTH <= 64, "the limit of .NET") };
 }

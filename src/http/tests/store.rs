@@ -272,3 +272,13 @@ async fn every_refusal_of_the_loop_has_its_status() {
     assert_eq!(problem["outcome"], "not_applied");
     assert!(problem.get("leader").is_none());
 }
+
+#[tokio::test]
+async fn a_body_that_is_no_json_object_is_refused_with_the_members_of_the_route() {
+    let node = Node::working();
+    for body in ["[]", " \"a\"", "1", "null", "true", "[{\"key\": 1}]"] {
+        let problem = node.ask("POST", "/store", body).await.is_problem(400, "bad_body");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.starts_with("the body must be a JSON object with `key`, `value`, "), "{body}: {detail}");
+    }
+}

@@ -272,6 +272,15 @@ pub fn json(bytes: &[u8]) -> Result<(), String> {
     json_limits::check(text)
 }
 
+/// Validates the JSON value of a client where its request arrives, as in [`json_limits::check_value`].
+///
+/// # Errors
+/// The reason, to continue "the value".
+pub fn client_json(bytes: &[u8]) -> Result<(), String> {
+    json(bytes)?;
+    std::str::from_utf8(bytes).map_or(Ok(()), json_limits::check_value)
+}
+
 /// Whether a time to live is in range.
 #[must_use]
 pub fn is_ttl(ttl: Ttl) -> bool {

@@ -12,6 +12,7 @@ use crate::harness::{Cluster, Setup, binary, check, eventually, secs};
 
 crate::harness::cases![
     get_prints_values_byte_for_byte_and_exit_codes_tell_the_outcome,
+    an_empty_value_is_stored_only_where_it_is_meant,
     conditions_decide_and_exit_with_4,
     list_reads_all_pages_and_delete_removes_a_prefix,
     transactions_are_read_from_stdin_and_files,
@@ -109,8 +110,28 @@ fn get_prints_values_byte_for_byte_and_exit_codes_tell_the_outcome() {
     shell.run(&["get", "missing", "--json"]).exits(3);
     assert_eq!(shell.run(&["delete", "foo"]).exits(0).text(), "1\n");
     assert_eq!(shell.run(&["delete", "foo", "--json"]).exits(0).json(), json!({"deleted": 0}));
-    let refused = shell.run(&["put", "", "x"]).exits(1);
-    assert!(!refused.err.is_empty());
+}
+
+fn an_empty_value_is_stored_only_where_it_is_meant() {
+    let cluster = Cluster::of(1);
+    let shell = Shell::of(&cluster);
+    shell.run(&["put", "conf", "precious"]).exits(0);
+    for arguments in
+        [&["put", "conf", ""][..], &["put", "conf"], &["put", "conf", "-"], &["put", "conf", "", "--content-type", ""]]
+    {
+        let refused = shell.run(arguments).exits(2);
+        for way in ["--empty", "--content-type"] {
+            assert!(refused.err.contains(way), "{arguments:?}: {}", refused.err);
+        }
+        assert_eq!(shell.run(&["get", "conf"]).exits(0).text(), "precious", "{arguments:?}");
+    }
+    for arguments in [&["put", "conf", "", "--empty"][..], &["put", "conf", "--content-type", "text/csv"]] {
+        shell.run(&["put", "conf", "precious"]).exits(0);
+        shell.run(arguments).exits(0);
+        assert_eq!(shell.run(&["get", "conf"]).exits(0).text(), "", "{arguments:?}");
+    }
+    shell.run(&["put", "conf", "not empty", "--empty"]).exits(0);
+    assert_eq!(shell.run(&["get", "conf"]).exits(0).text(), "not empty");
 }
 
 fn conditions_decide_and_exit_with_4() {
@@ -274,7 +295,14 @@ fn wrong_flags_are_one_line_and_exit_code_2() {
         (&["delete", "k", "--prefix", "p"], "--prefix"),
         (&["list", "--limit", "0"], "--limit"),
         (&["watch"], "--prefix"),
-        (&["get", "k", "--endpoints", "http://a:1"], "--endpoints"),
+        (&["get", "k", "--endpoints", "https://a:1"], "--endpoints"),
+        (&["get", "k", "--endpoints", "a:1 a:2"], "commas"),
+        (&["get", "k", "--endpoints", "a:1;a:2"], "commas"),
+        (&["get", "k", "--endpoints", "a:1,"], "a part of the list is empty"),
+        (&["put", "", "x"], "the key is empty"),
+        (&["get", ""], "the key is empty"),
+        (&["delete", ""], "the key is empty"),
+        (&["watch", ""], "the key is empty"),
         (&["completions", "tcsh"], "tcsh"),
     ] {
         let said = shell.run(arguments).exits(2);
