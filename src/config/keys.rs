@@ -256,8 +256,8 @@ pub static KEYS: &[Key] = &[
         aliases: &[],
         default: AUTO,
         kind: Kind::NumberOrAuto { min: 0, max: MIB, set: |c, v| c.storage.reserve_mb = v },
-        help: "Disk space to leave free, in MiB: below it writes that need space are refused; auto: the smaller of 256 and \
-               a tenth of the disk, 0: none",
+        help: "Disk space to leave free, in MiB: below it writes that need space are refused; auto: a tenth of the \
+               disk, at least 64 or a quarter of it, at most 256; 0: none",
     },
     number(
         "limits.memory_mb",

@@ -1,5 +1,7 @@
 //! Clients' requests and the cluster's time.
 
+use raft::eraftpb::Entry;
+
 use super::{NOW, Node, request};
 use crate::consensus::proposals::Proposals;
 use crate::model::{Code, Command, Condition, DiskSpace, Outcome, Proposal, Refusal, Request, Ttl, Value};
@@ -57,7 +59,8 @@ fn a_leader_takes_what_it_may_propose() {
     for (case, wanted, late, space, expected) in [
         ("a write", put(), 0, None, None),
         ("a write past its deadline", put(), 10_000, None, Some(Code::Timeout)),
-        ("a put at the reserve", put(), 0, has(64), None),
+        ("a put above the reserve", put(), 0, has(65), None),
+        ("a put at the reserve", put(), 0, has(64), full),
         ("a put below the reserve", put(), 0, has(63), full),
         ("a delete below the reserve", delete(), 0, has(63), None),
         ("a delete by prefix at the floor", prefix(), 0, has(32), None),
@@ -96,6 +99,82 @@ fn a_refusal_for_want_of_space_names_the_node_and_what_goes_on() {
         assert_eq!(outcome, Outcome::NotApplied);
         for word in ["n2", "storage.reserve_mb", "free some", words] {
             assert!(detail.contains(word), "{word:?} is missing: {detail}");
+        }
+    }
+}
+
+/// Appends an entry of so many MiB to the log of a node under test.
+fn append(node: &mut Node, mib: usize) {
+    let raft = &mut node.core.raw.raft;
+    let (term, index) = (raft.term, raft.raft_log.last_index() + 1);
+    let entry = Entry { term, index, data: vec![b'x'; mib << 20].into(), ..Entry::default() };
+    let hard_state = raft.hard_state();
+    raft.mut_store().journal.append(&[entry], &hard_state).unwrap();
+}
+
+#[test]
+fn what_is_under_way_since_a_report_counts_three_times_against_the_free_space() {
+    let small = put;
+    let put = |mib: usize| Request::Write(Command::put("k", vec![b'x'; mib << 20]).into());
+    let delete = || Request::Write(Command::delete("k").into());
+    // MiB free above a reserve of 64, MiB in the log since the report, the requests, and how many of them are refused.
+    for (case, room, since, requests, refused) in [
+        ("nothing is under way", 7, 0, vec![put(2)], 0),
+        ("the write alone takes the room", 6, 0, vec![put(2)], 1),
+        ("a small write fits", 1, 0, vec![small()], 0),
+        ("the log takes the room", 30, 9, vec![put(2)], 1),
+        ("the log leaves room", 40, 9, vec![put(2)], 0),
+        ("the log leaves no room for a small write", 26, 9, vec![small()], 1),
+        ("a delete needs no room", 1, 9, vec![delete()], 0),
+        ("the room is enough for the first two", 14, 0, vec![put(2), put(2), put(2), delete()], 1),
+        ("much is free", 1 << 20, 9, vec![put(2), put(2), put(2)], 0),
+    ] {
+        let (mut node, mut proposals) = (Node::leader(3), Proposals::default());
+        let space = DiskSpace { free_bytes: (64 + room) << 20, reserve_bytes: 64 << 20 };
+        node.space.record_space(&node.core, 2, space);
+        if since > 0 {
+            append(&mut node, since);
+        }
+        let mut answers = Vec::new();
+        for wanted in requests {
+            let (waiting, answer) = request(wanted);
+            proposals.request(&mut node.context(), waiting, None);
+            answers.push(answer);
+        }
+        proposals.propose_writes(&mut node.context());
+        let refusals: Vec<_> = answers.iter().filter_map(|answer| answer.try_recv().ok()?.err()).collect();
+        assert_eq!(refusals.len(), refused, "{case}");
+        for Refusal { code, outcome, detail, .. } in refusals {
+            assert_eq!((code, outcome), (Code::DiskNearlyFull, Outcome::NotApplied), "{case}");
+            assert!(detail.contains("under way may need"), "{case}: {detail}");
+        }
+    }
+}
+
+#[test]
+fn the_log_counts_until_a_report_that_was_measured_after_it_was_written() {
+    // The second voter appends and applies 9 MiB right after its report, or nothing of it.
+    for (appends, taken_at) in [(true, Some(2_000)), (false, None)] {
+        let mut node = Node::leader(3);
+        let space = DiskSpace { free_bytes: (64 + 20) << 20, reserve_bytes: 64 << 20 };
+        node.space.record_space(&node.core, 2, space);
+        append(&mut node, 9);
+        let last = node.core.raw.raft.raft_log.last_index();
+        node.core.raw.raft.raft_log.committed = last;
+        if appends {
+            node.core.raw.raft.mut_prs().get_mut(2).unwrap().matched = last;
+        }
+        // The report after half a second is an early one; that after a second may have been measured before the append.
+        for later in [0, 500, 1_000, 2_000] {
+            node.core.at(NOW + later);
+            if later > 0 {
+                node.space.record_space(&node.core, 2, space);
+            }
+            let (waiting, answer) = request(put());
+            Proposals::default().request(&mut node.context(), waiting, None);
+            let refused = answer.try_recv().ok().map(|result| result.unwrap_err().code);
+            let expected = taken_at.is_none_or(|at| later < at).then_some(Code::DiskNearlyFull);
+            assert_eq!(refused, expected, "{later} ms later, appended: {appends}");
         }
     }
 }

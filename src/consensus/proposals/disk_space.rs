@@ -7,7 +7,13 @@
 //! last one. A report counts for [`REPORT_LIFETIME`]: a node that is down takes no space, and reports anew when it is
 //! back. While any voter is below its reserve, nothing that may make the state larger is proposed for a client; below
 //! its floor, nothing that changes a key, and no expiry. That ends by itself. A report counts what the member has yet
-//! to write.
+//! to write, and the leader what it has proposed since: a write is refused if it and the log after the report would
+//! reach the reserve.
+//!
+//! ```text
+//!   log of the leader   ... 40 | 41 ... 57 | 58 ... 63 |          the write that is asked for
+//!                       report |  3 times their bytes  |  and  3 times its bytes  must fit above the reserve
+//! ```
 //!
 //! See also: how the space is measured (`storage`), and that a snapshot of the state leaves the reserve alone.
 
@@ -26,11 +32,28 @@ const REPORT_EVERY: Millis = 1000;
 /// How long a report counts.
 const REPORT_LIFETIME: Millis = 10_000;
 
+/// How old the measurement in a report may be: the free space is read every 500 ms, and the report is on its way.
+const MEASURED_WITHIN: Millis = 750;
+
+/// File bytes per byte of a write: once in the journal, 1.8 times in the tree, rounded up.
+const FILE_BYTES_PER_BYTE: u64 = 3;
+
+/// The part of the log that the last report of a member covers.
+#[derive(Clone, Copy)]
+struct Coverage {
+    /// Entries up to this index were written or pending when the report was made.
+    index: u64,
+    /// The index that the next report covers, and since when.
+    next: (u64, Millis),
+}
+
 /// The reported free space.
 #[derive(Default)]
 pub(crate) struct VoterDiskSpace {
     /// By raft id, with the time of the report.
     reported: BTreeMap<u64, (DiskSpace, Millis)>,
+    /// By raft id, this node included.
+    covered: BTreeMap<u64, Coverage>,
     report_after: Millis,
     /// The last report of this node.
     own: Option<DiskSpace>,
@@ -73,8 +96,10 @@ impl VoterDiskSpace {
         }
         self.report_after = core.now + REPORT_EVERY;
         let me = core.raft_id();
+        self.cover(core, me);
         let members = core.state_machine.members();
         self.reported.retain(|raft_id, _| members.get(*raft_id).is_some());
+        self.covered.retain(|raft_id, _| members.get(*raft_id).is_some());
         for member in members.iter().filter(|member| member.raft_id != me) {
             core.outbox.tell_space(member.raft_id, space);
         }
@@ -84,7 +109,36 @@ impl VoterDiskSpace {
     pub fn record_space(&mut self, core: &Core, from: u64, space: DiskSpace) {
         if core.state_machine.members().get(from).is_some() {
             self.reported.insert(from, (space, core.now));
+            self.cover(core, from);
         }
+    }
+
+    /// Notes which entries a new report covers.
+    fn cover(&mut self, core: &Core, raft_id: u64) {
+        // Not what the member has written by now, since the space was measured before: what it had by the last report.
+        let (written, now) = (written_index(core, raft_id), core.now);
+        let covered = self.covered.entry(raft_id).or_insert(Coverage { index: written, next: (written, now) });
+        if now >= covered.next.1 + MEASURED_WITHIN {
+            *covered = Coverage { index: covered.next.0, next: (written, now) };
+        }
+    }
+
+    /// Returns a voter whose disk would be nearly full after so many more bytes of writes, its space, and the space that
+    /// they and the log after its last report may need.
+    fn voter_filled_by(&self, core: &Core, more: u64) -> Option<(u64, DiskSpace, u64)> {
+        let (journal, unstable) = (&core.raw.store().journal, &core.raw.raft.raft_log.unstable);
+        let more = more + unstable.entries_size as u64;
+        core.conf_voters().iter().find_map(|voter| {
+            let space = self.space_of(core, *voter)?;
+            let since = self.covered.get(voter).map_or(0, |covered| journal.bytes_after(covered.index));
+            let needed = (since + more).saturating_mul(FILE_BYTES_PER_BYTE);
+            space.after_writing(needed).is_nearly_full().then_some((*voter, space, needed))
+        })
+    }
+
+    /// Whether a voter's disk is nearly full, or would be after so many more bytes of writes.
+    pub fn is_short_for(&self, core: &Core, more: u64) -> bool {
+        self.voter_filled_by(core, more).is_some()
     }
 
     /// Returns a voter whose disk is nearly full; one below its floor comes first.
@@ -99,8 +153,9 @@ impl VoterDiskSpace {
         self.nearly_full_voter(core).filter(|(_, space)| space.is_below_floor())
     }
 
-    /// Returns why this leader does not propose a request now: it would need space that a voter does not have.
-    pub fn lacks_space(&self, core: &Core, request: &Request) -> Option<Refusal> {
+    /// Returns why this leader does not propose a request now: it would need space that a voter does not have, after so
+    /// many bytes of writes `ahead` of it that are to be proposed.
+    pub fn lacks_space(&self, core: &Core, request: &Request, ahead: u64) -> Option<Refusal> {
         if plant::is(Plant::SpaceIgnored) {
             return None;
         }
@@ -109,13 +164,17 @@ impl VoterDiskSpace {
         if !command.may_change_keys() {
             return None;
         }
-        let (voter, space) =
-            self.nearly_full_voter(core).filter(|(_, space)| command.may_grow() || space.is_below_floor())?;
+        let reported = self.nearly_full_voter(core).filter(|(_, space)| command.may_grow() || space.is_below_floor());
+        let (voter, space, needed) = match reported {
+            Some((voter, space)) => (voter, space, 0),
+            None if command.may_grow() => self.voter_filled_by(core, ahead + write.size() as u64)?,
+            None => return None,
+        };
         if write.idempotency_key.as_ref().is_some_and(|once| core.state_machine.is_duplicate(once)) {
             // It changes nothing any more, and its client is to hear what it came to.
             return None;
         }
-        Some(Refusal::not_applied(Code::DiskNearlyFull, refusal_detail(&core.name_of(voter), space)))
+        Some(Refusal::not_applied(Code::DiskNearlyFull, refusal_detail(&core.name_of(voter), space, needed)))
     }
 
     /// Logs when this leader begins and ends to refuse writes.
@@ -133,8 +192,23 @@ impl VoterDiskSpace {
     }
 }
 
-fn refusal_detail(name: &str, space: DiskSpace) -> String {
+/// Returns the index up to which a member has applied the log, as far as this node knows.
+fn written_index(core: &Core, raft_id: u64) -> u64 {
+    if raft_id == core.raft_id() {
+        return core.state_machine.applied().0;
+    }
+    let committed = core.raw.raft.raft_log.committed;
+    // A new leader knows no match index yet, and a follower none at all.
+    let progress = core.raw.raft.prs().get(raft_id).filter(|progress| core.leads() && progress.matched > 0);
+    progress.map_or(committed, |progress| progress.matched.min(committed))
+}
+
+fn refusal_detail(name: &str, space: DiskSpace, needed: u64) -> String {
     let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
+    let needed = match needed {
+        0 => String::new(),
+        bytes => format!(", of which this request and those under way may need {},", mib(bytes)),
+    };
     let refused = if space.is_below_floor() {
         let floor = mib(space.floor_bytes());
         format!("below {floor} deletes and touches are refused, too, since they take space before they free any")
@@ -143,7 +217,7 @@ fn refusal_detail(name: &str, space: DiskSpace) -> String {
     };
     let goes_on = if space.is_below_floor() { "Reads" } else { "Reads, deletes, touches" };
     format!(
-        "the disk of {name} has {free} free and is to keep {reserve} (storage.reserve_mb), so {refused}; free some on that \
+        "the disk of {name} has {free} free{needed} and is to keep {reserve} (storage.reserve_mb), so {refused}; free some on that \
          file system or make it larger, or remove {name}. {goes_on} and membership changes go on, and writes do by \
          themselves once there is space"
     )

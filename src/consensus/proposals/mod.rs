@@ -145,7 +145,7 @@ impl Proposals {
         } else if cx.core.leads() {
             let before = self.waiters.iter().chain(&self.batch);
             let backlog = slow_backlog::refusal(cx.core.now, &waiting.request, before);
-            if let Some(refusal) = backlog.or_else(|| cx.space.lacks_space(cx.core, &waiting.request)) {
+            if let Some(refusal) = backlog.or_else(|| cx.space.lacks_space(cx.core, &waiting.request, 0)) {
                 cx.core.refuse(waiting, refusal);
             } else if matches!(waiting.request, Request::Write(_)) {
                 self.batch.push_back(waiting);
@@ -209,17 +209,20 @@ impl Proposals {
         }
     }
 
-    /// Refuses queued writes that need space, if a voter has reported a nearly full disk since.
+    /// Refuses queued writes that need space, if a voter has too little for all of them.
     fn refuse_what_grows(&mut self, cx: &mut Context<'_>) {
-        if cx.space.nearly_full_voter(cx.core).is_none() {
+        let queued = self.batch.iter().map(|waiting| slow_backlog::bytes(&waiting.request) as u64).sum();
+        if !cx.space.is_short_for(cx.core, queued) {
             return;
         }
-        let batch = std::mem::take(&mut self.batch);
+        let (batch, mut ahead) = (std::mem::take(&mut self.batch), 0);
         let mut kept = VecDeque::with_capacity(batch.len());
         for waiting in batch {
-            match cx.space.lacks_space(cx.core, &waiting.request) {
-                Some(refusal) => cx.core.refuse(waiting, refusal),
-                None => kept.push_back(waiting),
+            if let Some(refusal) = cx.space.lacks_space(cx.core, &waiting.request, ahead) {
+                cx.core.refuse(waiting, refusal);
+            } else {
+                ahead += slow_backlog::bytes(&waiting.request) as u64;
+                kept.push_back(waiting);
             }
         }
         self.batch = kept;

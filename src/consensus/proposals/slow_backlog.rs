@@ -19,7 +19,8 @@ pub(super) const BACKLOG_BYTES: usize = 2 * super::BYTES_PER_PROPOSAL;
 /// How long the oldest write may have waited; a fifth of the default timeout.
 const BACKLOG_AGE: Millis = 1000;
 
-fn bytes(request: &Request) -> usize {
+/// Returns the bytes of a write, 0 for any other request.
+pub(super) fn bytes(request: &Request) -> usize {
     if let Request::Write(write) = request { write.size() } else { 0 }
 }
 

@@ -60,7 +60,8 @@ impl SledEngine {
     }
 
     /// Locks the directory for this process, and creates it durably if it does not exist. `reserve` is the disk space
-    /// to leave free, 0 for none; the default is the smaller of 256 MiB and a tenth of the file system.
+    /// to leave free, 0 for none; the default is a tenth of the file system, at least 64 MiB or a quarter of it, and at
+    /// most 256 MiB.
     ///
     /// # Errors
     /// [`Error::Busy`] where another process has it, [`Error::Full`] and [`Error::Io`] where the system refuses.

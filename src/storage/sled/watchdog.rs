@@ -32,10 +32,12 @@ const STUCK_AFTER: Duration = Duration::from_secs(2);
 /// The interval of the checks.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The default reserve: this fraction of the file system, at most [`MAX_RESERVE_BYTES`].
-const RESERVE_DIVISOR: u64 = 10;
-/// 256 MiB.
-const MAX_RESERVE_BYTES: u64 = 256 << 20;
+/// Returns the default reserve: a tenth of the file system, but at least 64 MiB or a quarter of it, and at most 256 MiB.
+fn default_reserve(all_bytes: u64) -> u64 {
+    // A start needs 20 MiB, and the writes under way some more: 45 MiB of 180, 64 MiB of 256 to 640, 100 MiB of 1 000,
+    // and 256 MiB from 2 560 on.
+    (all_bytes / 10).max((all_bytes / 4).min(64 << 20)).min(256 << 20)
+}
 
 /// The reserve: as configured, 0 for none, None for the default.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +47,7 @@ impl Reserve {
     /// Measures the free space of the disk of `dir`; None if the system does not report it.
     pub(crate) fn space(self, dir: &Path) -> Option<DiskSpace> {
         let sync_override::FileSystem { free_bytes, all_bytes, .. } = sync_override::file_system(dir)?;
-        let reserve_bytes = self.0.unwrap_or(MAX_RESERVE_BYTES.min(all_bytes / RESERVE_DIVISOR));
+        let reserve_bytes = self.0.unwrap_or_else(|| default_reserve(all_bytes));
         Some(DiskSpace { free_bytes, reserve_bytes })
     }
 }
@@ -144,5 +146,19 @@ impl Watchdog {
             return Some(IDENTITY.into());
         }
         databases.iter().find_map(|db| Some(format!("{}/{}", db.name(), db.missing()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_reserve_is_a_tenth_of_the_disk_within_64_and_256_mib_and_at_most_a_quarter() {
+        for (disk, reserve) in
+            [(0, 0), (112, 28), (180, 45), (256, 64), (640, 64), (1000, 100), (2560, 256), (9999, 256)]
+        {
+            assert_eq!(default_reserve(disk << 20) >> 20, reserve, "a disk of {disk} MiB");
+        }
     }
 }
