@@ -104,16 +104,7 @@ pub(super) async fn serve<I, S>(
             Ok::<_, Infallible>(response.map(|body| TrackedBody::new(body, activity)))
         }
     });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // `ReadTimeout` has the head timeout: hyper's starts with the wait for a request, so it cannot differ from idle.
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_BYTES)
-        // A client may send a FIN behind its request (`nc -N`), and gets its response all the same.
-        .half_close(true)
-        // `success::set_common_headers` sets `Date`, unless the clock shows a year that cannot be written.
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = http1_builder().serve_connection(TokioIo::new(stream), service);
     // An event stream has no end of its own, and hyper reads nothing while it writes one: its client's end shows here only.
     let mut client_gone = Box::pin(async {
         stream_begins.notified().await;
@@ -150,10 +141,40 @@ pub(super) async fn serve<I, S>(
     // The socket is taken back from hyper, which would close it at once and so reset a client that still sends.
     drop(client_gone);
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().into_inner().into_inner();
-    let refuses_late_request = *stop_signal.borrow() && !close_expected && !slot.activity.is_evicted();
+    let stream = parts.io.into_inner().into_inner().into_inner();
+    let unparsed = (!close_expected).then_some(&parts.read_buf[..]);
+    end((stream, unparsed), slot, stop_signal).await;
+}
+
+/// Sets hyper's options.
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // `ReadTimeout` has the head timeout: hyper's starts with the wait for a request, so it cannot differ from idle.
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES)
+        // A client may send a FIN behind its request (`nc -N`), and gets its response all the same.
+        .half_close(true)
+        // `success::set_common_headers` sets `Date`, unless the clock shows a year that cannot be written.
+        .auto_date_header(false);
+    builder
+}
+
+/// Ends a connection that hyper has given back, with what it has read of a next request; None where the client expects the
+/// close.
+async fn end<I: AsyncRead + AsyncWrite + Unpin>(
+    (mut stream, unparsed): (I, Option<&[u8]>),
+    slot: ConnectionSlot,
+    mut stop_signal: signal::Receiver<bool>,
+) {
+    let unparsed = unparsed.filter(|_| *stop_signal.borrow() && !slot.activity.is_evicted());
     let end = async {
-        if !refuses_late_request || refuse_late_request(&mut stream, &parts.read_buf).await {
+        let lingers = match unparsed {
+            Some(unparsed) => refuse_late_request(&mut stream, unparsed).await,
+            None => true,
+        };
+        if lingers {
             close(stream, slot).await;
         }
     };
