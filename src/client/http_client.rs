@@ -23,6 +23,9 @@ pub(super) const MAX_RESPONSE_BYTES: usize = 64 << 20;
 /// The idle timeout of pooled connections; shorter than a node's, so that the client closes first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The detail of a connection that the server refused before it saw the request.
+const REFUSED: &str = "refused the connection: it is at its connection limit";
+
 /// A pool of connections to any number of addresses; clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct HttpClient(legacy::Client<HttpConnector, Full<Bytes>>);
@@ -50,6 +53,8 @@ pub(super) struct ApiResponse {
 pub(super) struct ExchangeError {
     /// Whether the request may have reached a server.
     pub(super) sent: bool,
+    /// Whether the server refused the connection before it saw the request.
+    pub(super) refused: bool,
     /// Whether the timeout passed.
     pub(super) timed_out: bool,
     /// What happened, for a log or a terminal.
@@ -79,8 +84,12 @@ impl ApiRequest {
 }
 
 impl ExchangeError {
-    fn new(sent: bool, detail: String) -> Self {
-        Self { sent, timed_out: false, detail }
+    pub(super) fn new(sent: bool, detail: String) -> Self {
+        Self { sent, refused: false, timed_out: false, detail }
+    }
+
+    pub(super) fn timed_out(timeout: Duration) -> Self {
+        Self { timed_out: true, ..Self::new(true, format!("no answer within {timeout:?}")) }
     }
 }
 
@@ -106,7 +115,7 @@ impl HttpClient {
     ) -> Result<ApiResponse, ExchangeError> {
         let exchange = async { read_response(self.open(address, request).await?).await };
         let Ok(response) = tokio::time::timeout(timeout, exchange).await else {
-            return Err(ExchangeError { sent: true, timed_out: true, detail: format!("no answer within {timeout:?}") });
+            return Err(ExchangeError::timed_out(timeout));
         };
         response
     }
@@ -118,8 +127,19 @@ impl HttpClient {
         *outgoing.uri_mut() = uri.parse().map_err(|error| ExchangeError::new(false, with_causes(&error)))?;
         *outgoing.method_mut() = request.method.clone();
         *outgoing.headers_mut() = request.headers.clone();
-        self.0.request(outgoing).await.map_err(|error| ExchangeError::new(!error.is_connect(), with_causes(&error)))
+        self.0.request(outgoing).await.map_err(|error| match with_causes(&error) {
+            text if is_early_refusal(&text) => {
+                ExchangeError { refused: true, ..ExchangeError::new(false, REFUSED.into()) }
+            }
+            text => ExchangeError::new(!error.is_connect(), text),
+        })
     }
+}
+
+/// Whether an error of hyper means that the server has sent a response before the request was written: it refused the
+/// connection, which is full. hyper has no other test of it than the text.
+fn is_early_refusal(text: &str) -> bool {
+    text.contains("received unexpected message from connection")
 }
 
 /// Reads the body of a response.
@@ -139,4 +159,22 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn a_response_before_the_request_is_known_as_a_refusal() {
+        let (client, mut server) = tokio::io::duplex(1024);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();
+        server.write_all(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let request = sender.send_request(Request::new(Full::new(Bytes::new())));
+        let (_, response) = tokio::join!(connection, request);
+        let error = with_causes(&response.unwrap_err());
+        assert!(is_early_refusal(&error), "{error}");
+    }
 }

@@ -2,16 +2,17 @@
 //!
 //! Why: forming a cluster, `huskv status` and the demo are about one particular node.
 //!
-//! Invariants: a request is sent once. Its timeout covers everything, the whole response included.
+//! Invariants: a request is sent once, [`NodeClient::stats`] at most twice. Its timeout covers everything, the whole response included.
 //!
 //! See also: [`super::Client`], which chooses among endpoints and retries.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::Value;
 
+use super::cluster_client::PAUSE;
 use super::http_client::{ApiRequest, HttpClient};
 
 /// A client of single nodes; cheap to clone, and clones share their connections.
@@ -95,12 +96,17 @@ impl NodeClient {
         self.send(address, ApiRequest::new(Method::DELETE, path)).await
     }
 
-    /// The `data` of `GET http://address/raft/stats`, to be read as [`super::NodeStats`].
+    /// The `data` of `GET http://address/raft/stats`, to be read as [`super::NodeStats`]. A node that is at one of its limits
+    /// is asked a second time.
     ///
     /// # Errors
     /// As [`NodeClient::get`], and [`NodeClientError::NoStats`] where the node refuses or the response is not that of a node.
     pub async fn stats(&self, address: &str) -> Result<Value, NodeClientError> {
         let mut response = self.get(address, "/raft/stats").await?;
+        if response.status == 503 && response.body["code"] == "overloaded" {
+            tokio::time::sleep(PAUSE).await;
+            response = self.get(address, "/raft/stats").await?;
+        }
         if response.status == 200 && response.body["data"].is_object() {
             return Ok(response.body["data"].take());
         }
@@ -110,7 +116,14 @@ impl NodeClient {
 
     async fn send(&self, address: &str, request: ApiRequest) -> Result<Response, NodeClientError> {
         let unreachable = |detail| NodeClientError::Unreachable { address: address.to_owned(), detail };
-        let answer = match self.http.exchange(address, &request, self.timeout).await {
+        let deadline = Instant::now() + self.timeout;
+        let mut answer = self.http.exchange(address, &request, self.timeout).await;
+        // It was never written to the connection, so it is still sent once.
+        if matches!(&answer, Err(error) if error.refused) {
+            tokio::time::sleep(PAUSE).await;
+            answer = self.http.exchange(address, &request, deadline.saturating_duration_since(Instant::now())).await;
+        }
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) if error.timed_out => {
                 return Err(NodeClientError::Timeout { address: address.to_owned(), timeout: self.timeout });

@@ -136,7 +136,7 @@ mod tests {
             (RequestKind::Local, true),
         ] {
             assert_eq!(decide(kind, 504, timeout).retry, retry, "{kind:?}");
-            let error = || ExchangeError { sent: true, timed_out: false, detail: "the connection broke".into() };
+            let error = || ExchangeError::new(true, "the connection broke".into());
             assert_eq!(classify_error(kind, "a:1", error()).retry, retry, "{kind:?}");
             let outcome = classify_error(kind, "a:1", error()).failure.outcome;
             assert_eq!(outcome == Outcome::Unknown, kind.is_write(), "{kind:?}");
@@ -156,7 +156,7 @@ mod tests {
             let decision = decide(RequestKind::Write, 503, &body);
             assert!(decision.retry && decision.failure.outcome == Outcome::NotApplied, "{code}");
         }
-        let never_sent = ExchangeError { sent: false, timed_out: false, detail: "refused".into() };
+        let never_sent = ExchangeError::new(false, "refused".into());
         assert!(classify_error(RequestKind::Write, "a:1", never_sent).retry);
         assert!(decide(RequestKind::Write, 410, r#"{"code":"removed","outcome":"not_applied"}"#).retry);
     }

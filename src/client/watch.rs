@@ -154,8 +154,7 @@ impl Watch {
     }
 
     async fn open(&mut self, address: &str, request: &ApiRequest) -> Result<Stream, RetryDecision> {
-        let timed_out =
-            || ExchangeError { sent: true, timed_out: true, detail: format!("no answer within {ATTEMPT_TIMEOUT:?}") };
+        let timed_out = || ExchangeError::timed_out(ATTEMPT_TIMEOUT);
         let decision = |error| retry::classify_error(RequestKind::Local, address, error);
         let opened = tokio::time::timeout(ATTEMPT_TIMEOUT, self.client.http.open(address, request)).await;
         let response = opened.unwrap_or_else(|_| Err(timed_out())).map_err(decision)?;

@@ -8,7 +8,9 @@
 //!
 //! See also: what the members mean ([`crate::http::api`]), bodies that are not read ([`super::unread_body`]).
 
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -161,11 +163,25 @@ async fn next_chunk(stream: &mut BodyStream, rate: &mut MinRate) -> Result<Optio
             }
         };
         let Some(chunk) = chunk else { return Ok(None) };
-        let chunk = chunk.map_err(|error| Problem::body(format!("the body is incomplete: {error}")))?;
+        let chunk = chunk.map_err(|error| Problem::body(format!("the body {}", broken(&error))).closing())?;
         rate.transferred(chunk.len());
         if !chunk.is_empty() {
             return Ok(Some(chunk));
         }
+    }
+}
+
+/// Says what is wrong with a body that cannot be read to its end.
+fn broken(error: &warp::Error) -> String {
+    let mut cause = error.source();
+    while let Some(error) = cause.filter(|error| !error.is::<io::Error>()) {
+        cause = error.source();
+    }
+    match cause.and_then(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind) {
+        Some(io::ErrorKind::UnexpectedEof) => "ended before its length, or before its last chunk".into(),
+        // Of hyper's decoders only that of chunks returns these.
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => "has a malformed chunk".into(),
+        _ => format!("is incomplete: {error}"),
     }
 }
 

@@ -402,8 +402,9 @@ impl Problem {
         if parts.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);
         }
-        // The rest of the body is still on the connection and would be parsed as the next request.
-        if parts.close {
+        // The rest of the body is still on the connection and would be parsed as the next request. And a node that stops
+        // closes its connections soon.
+        if parts.close || parts.code == Code::Stopping.as_str() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(written) = &parts.written {

@@ -3,13 +3,14 @@
 //! Why: a connection that is left in the listen backlog hangs, and one that is in it when the port closes is reset. Both
 //! look like a broken node; a 503 tells the client what to do.
 //!
-//! Invariants: a refusal costs no task and no wait ([`super::lingering_close`]). Connections in the backlog are answered
+//! Invariants: a refusal costs no task and does not hold up the next accept ([`super::lingering_close`]). Connections in the backlog are answered
 //! before the port closes.
 //!
 //! See also: which connections get a slot ([`super::connection_slots`]).
 
 use std::future::{Future, pending};
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slog::{Logger, debug, warn};
@@ -59,8 +60,7 @@ impl Acceptor {
                 Some((stream, Source::of(address.ip())))
             }
             Err(error) => {
-                // Most likely EMFILE. The lingering sockets have had their response, so their descriptors are the ones to
-                // free. Without the pause this loop would spin: the connection stays in the backlog.
+                // Most likely EMFILE. The lingering sockets are refused ones, so their descriptors are the ones to free. Without the pause this loop would spin: the connection stays in the backlog.
                 self.lingering.close_all();
                 self.warn_limited("an http connection cannot be accepted", &error.to_string());
                 sleep(ACCEPT_PAUSE).await;
@@ -77,7 +77,7 @@ impl Acceptor {
     }
 
     /// Refuses a connection with this response.
-    pub(crate) fn refuse(&mut self, stream: TcpStream, response: &[u8]) {
+    pub(crate) fn refuse(&mut self, stream: TcpStream, response: &Arc<[u8]>) {
         // An error means that the runtime ends.
         if let Ok(stream) = stream.into_std() {
             self.lingering.respond_and_close(stream, response);
@@ -106,10 +106,11 @@ impl Acceptor {
             sleep(POLL_INTERVAL.min(end.saturating_duration_since(Instant::now()))).await;
             self.lingering.poll();
         }
+        self.lingering.close_all();
     }
 
     /// Refuses the connections in the backlog, and closes the port.
-    fn refuse_backlog(&mut self, listener: TcpListener, response: &[u8]) {
+    fn refuse_backlog(&mut self, listener: TcpListener, response: &Arc<[u8]>) {
         let Ok(listener) = listener.into_std() else { return };
         // At most as many as the backlog holds: a client that reconnects at once must not hold up the end.
         for _ in 0..client_socket::BACKLOG {

@@ -5,7 +5,7 @@
 //!
 //! Invariants: a request that arrives after the eviction of its connection is refused and not carried out. The slot is given
 //! back when the socket is closed, or earlier where another connection waits for it. A connection ends in a bounded time
-//! after the shutdown's begin and its last response.
+//! after the shutdown's begin and its last response. A request that crosses the shutdown gets a 503.
 //!
 //! See also: the timeouts and the eviction ([`super::activity`]), what a request is answered ([`super::dispatch`]).
 
@@ -47,6 +47,10 @@ const IDLE_GRACE: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The size of a connection's head buffer; a head that does not fit is a 431.
 const HEAD_BYTES: usize = 64 * 1024;
+/// How long after a shutdown's begin a connection without a request waits for one that is on its way.
+const LATE_REQUEST: Duration = Duration::from_millis(100);
+/// How long a connection lingers during a shutdown, [`LATE_REQUEST`] included.
+const STOP_LINGER: Duration = Duration::from_millis(600);
 /// How long the end of an event stream may take once the loop has ended: its client may have stopped reading.
 const STREAM_END_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -69,6 +73,8 @@ pub(super) async fn serve<I, S>(
     let stream = WriteTimeout::new(stream, context.options.rate_grace);
     let stream = ReadTimeout::new(stream, Arc::clone(activity), timeouts);
     let (is_streaming, stream_begins) = (AtomicBool::new(false), Notify::new());
+    // Whether the last response told the client not to send another request.
+    let (close_expected, stopping) = (AtomicBool::new(false), stop_signal.clone());
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let accepted = activity.begin_request();
         request.extensions_mut().insert(slot.source);
@@ -76,8 +82,9 @@ pub(super) async fn serve<I, S>(
         request.extensions_mut().insert(fin.clone());
         let refused = (!accepted).then(|| request.method().clone());
         // `dispatch::answer` is an async function: until it is polled it does nothing, so a refused request has no effect.
-        let (response, activity, is_streaming, stream_begins) =
-            (service.call(request), Arc::clone(activity), &is_streaming, &stream_begins);
+        let (response, activity) = (service.call(request), Arc::clone(activity));
+        let (is_streaming, stream_begins, close_expected, stopping) =
+            (&is_streaming, &stream_begins, &close_expected, &stopping);
         async move {
             let mut response = match refused {
                 Some(method) => evicted(&method),
@@ -89,23 +96,15 @@ pub(super) async fn serve<I, S>(
             if is_stream {
                 stream_begins.notify_one();
             }
-            // One probe for each connection, so that the few slots come free soon.
-            if slot.kind == SlotKind::Probe {
+            if *stopping.borrow() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
+            // A stream cut off in its middle cannot be followed by another response.
+            close_expected.store(is_stream || response.headers().contains_key(CONNECTION), Ordering::Relaxed);
             Ok::<_, Infallible>(response.map(|body| TrackedBody::new(body, activity)))
         }
     });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // `ReadTimeout` has the head timeout: hyper's starts with the wait for a request, so it cannot differ from idle.
-        .header_read_timeout(None)
-        .max_buf_size(HEAD_BYTES)
-        // A client may send a FIN behind its request (`nc -N`), and gets its response all the same.
-        .half_close(true)
-        // `success::set_common_headers` sets `Date`, unless the clock shows a year that cannot be written.
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = http1_builder().serve_connection(TokioIo::new(stream), service);
     // An event stream has no end of its own, and hyper reads nothing while it writes one: its client's end shows here only.
     let mut client_gone = Box::pin(async {
         stream_begins.notified().await;
@@ -120,7 +119,7 @@ pub(super) async fn serve<I, S>(
         () = &mut client_gone => Ok(()),
         () = activity.evicted() => Ok(()),
         () = stopped(&mut stop_signal) => {
-            // Ends an idle connection at once, a busy one after its response.
+            // Ends hyper's part of an idle connection at once, of a busy one after its response.
             std::pin::Pin::new(&mut connection).graceful_shutdown();
             if is_streaming.load(Ordering::Relaxed) {
                 // The stream ends with a progress event once the loop has ended and the feed is closed. A client that has
@@ -134,17 +133,74 @@ pub(super) async fn serve<I, S>(
             }
         }
     };
+    // Both kinds of end are expected by the client: its own mistake has got a response of hyper that announces the close.
+    let close_expected = close_expected.load(Ordering::Relaxed) || ended.is_err();
     if let Err(error) = ended {
         debug!(log, "an http connection failed"; "error" => %error);
     }
     // The socket is taken back from hyper, which would close it at once and so reset a client that still sends.
     drop(client_gone);
-    let stream = connection.into_parts().io.into_inner().into_inner().into_inner();
+    let parts = connection.into_parts();
+    let stream = parts.io.into_inner().into_inner().into_inner();
+    let unparsed = (!close_expected).then_some(&parts.read_buf[..]);
+    end((stream, unparsed), slot, stop_signal).await;
+}
+
+/// Sets hyper's options.
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // `ReadTimeout` has the head timeout: hyper's starts with the wait for a request, so it cannot differ from idle.
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES)
+        // A client may send a FIN behind its request (`nc -N`), and gets its response all the same.
+        .half_close(true)
+        // `success::set_common_headers` sets `Date`, unless the clock shows a year that cannot be written.
+        .auto_date_header(false);
+    builder
+}
+
+/// Ends a connection that hyper has given back, with what it has read of a next request; None where the client expects the
+/// close.
+async fn end<I: AsyncRead + AsyncWrite + Unpin>(
+    (mut stream, unparsed): (I, Option<&[u8]>),
+    slot: ConnectionSlot,
+    mut stop_signal: signal::Receiver<bool>,
+) {
+    let unparsed = unparsed.filter(|_| *stop_signal.borrow() && !slot.activity.is_evicted());
+    let end = async {
+        let lingers = match unparsed {
+            Some(unparsed) => refuse_late_request(&mut stream, unparsed).await,
+            None => true,
+        };
+        if lingers {
+            close(stream, slot).await;
+        }
+    };
     tokio::select! {
-        () = close(stream, slot) => {}
+        () = end => {}
         // A shutdown has less time than `LINGER` for each connection.
-        () = stopped(&mut stop_signal) => {}
+        () = async { stopped(&mut stop_signal).await; sleep(STOP_LINGER).await } => {}
     }
+}
+
+/// Refuses a request that crosses the shutdown of a connection whose last response did not announce the close. Hyper has read
+/// `unparsed` of it. False where there is no such request; then the client's side has nothing to wait for, and the socket is
+/// shut down.
+///
+/// Example: a client sends its next request 1 ms before the node gets SIGTERM. Hyper takes the connection for idle and ends;
+/// a close now would reset the client, which could not know whether the request was carried out.
+async fn refuse_late_request<I: AsyncRead + AsyncWrite + Unpin>(stream: &mut I, unparsed: &[u8]) -> bool {
+    let has_request =
+        !unparsed.is_empty() || matches!(timeout(LATE_REQUEST, stream.read(&mut [0; 1024])).await, Ok(Ok(1..)));
+    // An error means that the client is gone.
+    if has_request {
+        drop(stream.write_all(&raw_response(&Problem::stopping())).await);
+    } else {
+        drop(stream.shutdown().await);
+    }
+    has_request
 }
 
 /// Answers a request that arrived after the eviction of its connection.

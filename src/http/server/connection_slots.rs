@@ -7,8 +7,7 @@
 //! taken, a new connection takes that of an idle one: of the address with the most connections, the one idle for longest. A
 //! connection whose head does not get complete counts as idle. Where no connection is idle, some slots are reserved: half
 //! for this machine, half for health probes. From a reserved slot a connection without a complete head is evicted at once,
-//! so connections that only begin a request cannot lock probes out. Where all slots are busy, a new connection is refused
-//! at once.
+//! so connections that only begin a request cannot lock probes out. Where all slots are busy, a new connection is refused.
 //!
 //! ```text
 //!   http.connections = 4096

@@ -55,7 +55,8 @@ where
     let expects_continue = parts.headers.contains_key(EXPECT);
     let keeps_alive = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
     // The slot was given away before the request's path was known.
-    let wrong_slot = parts.extensions.get() == Some(&SlotKind::Probe) && !host_guard::is_probe(parts.uri.path());
+    let in_probe_slot = parts.extensions.get() == Some(&SlotKind::Probe);
+    let wrong_slot = in_probe_slot && !host_guard::is_probe(parts.uri.path());
     // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
     // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
     // check; the request that follows it gets one.
@@ -74,6 +75,11 @@ where
         }
     };
     success::set_common_headers(&mut response);
+    // One request for each connection, so that the few slots come free soon. For the same reason nothing waits for an unread
+    // body: a client that sends half of it would hold the slot for as long as the wait.
+    if in_probe_slot {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     // A handler may have left the body unread (a 405, a 404). Either it is read here and the connection goes on, or the
     // response announces the close. A close without `Connection: close` would lose a request that the client has pipelined.
     if !response.headers().contains_key(CONNECTION) && !body.discard(expects_continue).await {

@@ -13,7 +13,7 @@
 //!
 //! Invariants:
 //! * At most as many connections as the options say. Beyond that idle ones are evicted ([`connection_slots`]), and where none
-//!   is idle, new ones are refused at once ([`acceptor`]).
+//!   is idle, new ones are refused ([`acceptor`]).
 //! * A head arrives within [`connection::HEAD_TIMEOUT`]; before it, a connection may be idle for as long as the options say. A client
 //!   that takes its response too slowly is disconnected ([`min_rate`]).
 //! * During a shutdown new connections get a 503, requests under way are answered, and each connection closes after its

@@ -2,7 +2,8 @@
 //!
 //! Why: this is where a server hangs, or loses a response that was already written.
 //!
-//! See also: the routes ([`super::store`], [`super::cluster`]), many connections ([`super::overload`]).
+//! See also: the routes ([`super::store`], [`super::cluster`]), many connections ([`super::overload`]), closes that a client
+//! does not expect ([`super::announced_closes`]).
 
 use super::*;
 use tokio::sync::oneshot;
@@ -336,7 +337,7 @@ async fn a_shutdown_lets_requests_under_way_finish_and_accepts_no_more() {
     arrived.await.unwrap();
     let address = node.address;
     let stop = tokio::spawn(node.server.stop(Duration::from_secs(60)));
-    // An idle connection is closed at once.
+    // An idle connection is closed, and does not wait for the others.
     assert_eq!(idle.read(&mut [0; 16]).await.unwrap(), 0);
     let mut late = TcpStream::connect(address).await.unwrap();
     late.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();

@@ -7,6 +7,7 @@
 //!
 //! See also: the real loop (`tests/cluster`).
 
+mod announced_closes;
 mod cluster;
 mod connections;
 mod content;

@@ -47,6 +47,26 @@ async fn every_connection_of_a_burst_over_the_bound_gets_a_503() {
 }
 
 #[tokio::test]
+async fn a_stalled_upload_holds_the_slot_for_probes_only_until_its_response() {
+    let node = stalled_node();
+    let _busy = join_all((0..7).map(|_| connect(&node, GET))).await;
+    // Half of the body never comes. A wait for it takes 200 ms each time; the fastest of ten responses shows that there is none.
+    for request in ["PUT /store/key", "GET /livez"] {
+        let mut fastest = Duration::MAX;
+        for _ in 0..10 {
+            let began = std::time::Instant::now();
+            let stalled =
+                format!("{request} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{}", "x".repeat(50));
+            let response = read_response(&mut connect(&node, stalled.as_bytes()).await).await;
+            assert_eq!(response.header("connection"), Some("close"));
+            fastest = fastest.min(began.elapsed());
+        }
+        assert!(fastest < Duration::from_millis(150), "{request}: {fastest:?}");
+        assert_eq!(node.ask("GET", "/livez", "").await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn evicted_connections_get_a_503_and_probes_are_answered() {
     let node = Node::start(Options { connections: 8, ..options() }, map_loop());
     let mut all = Vec::new();
