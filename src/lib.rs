@@ -81,7 +81,7 @@
 //! * A node that lags behind its leader refuses linearizable reads at once, and says so (`consensus::liveness::readiness`).
 //! * A node's state counts as fresh as of the moment when its read index round began, not when the answer came.
 //! * Reads, pages too, are answered between two batches, so each is one state.
-//! * No start and no guarantee depends on the wall clock, and libraries see it within 1970 to 9999 (`storage::sled::wall_clock`).
+//! * No start and no guarantee depends on the wall clock, and libraries see it within 1970 to 9999 (`storage::sled::bounded_wall_clock`).
 //! * sled's flush is made a real fdatasync (`storage::sled::sync_override`), and a node that cannot prove it does not start. Values
 //!   are stored in chunks of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
 //! * Memory that clients hold at their own speed is bounded, shared out by address, and taken from clients below a least rate
@@ -92,7 +92,7 @@
 //! * The log is compacted only behind the checkpoint, which is what the state machine has synced.
 //! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. A join begins a new
 //!   incarnation before any log entry names it. The previous one is kept, and can be rolled back to, until the cluster's
-//!   state is installed (`consensus::driver::incarnation`).
+//!   state is installed (`consensus::driver::incarnation_changes`).
 //! * Input at the peer port is bounded before it is decoded, and a snapshot is taken from the present leader alone. Only the
 //!   member table makes a node dial an address for long.
 //! * A message that would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim:

@@ -142,7 +142,10 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
     ("clap_complete", &["src/cli/completions.rs"]),
     ("toml", &["src/config.rs", "src/config/"]),
-    ("unsafe", &["src/node/allocator.rs", "src/storage/sled/sync_override.rs", "src/storage/sled/wall_clock.rs"]),
+    (
+        "unsafe",
+        &["src/node/allocator.rs", "src/storage/sled/sync_override.rs", "src/storage/sled/bounded_wall_clock.rs"],
+    ),
 ];
 
 /// Marks of unfinished work.

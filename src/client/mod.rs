@@ -24,17 +24,17 @@ mod events;
 mod failure;
 mod http_client;
 mod node_client;
+mod node_stats;
 mod retry;
 mod routes;
-mod stats;
 mod watch;
 
 pub use cluster_client::Client;
 pub use events::{Event, EventKind};
 pub use failure::Failure;
 pub use node_client::{NodeClient, NodeClientError, Response};
+pub use node_stats::{DiskStats, MemberStats, NodeStats, NotReady};
 pub use routes::{Condition, MembershipChange, Page, Range, Read, Stored, Write};
-pub use stats::{DiskStats, MemberStats, NodeStats, NotReady};
 pub use watch::{Scope, Watch};
 
 pub use crate::model::{Leader, Outcome};

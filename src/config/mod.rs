@@ -23,13 +23,13 @@ use crate::model::NodeAddress;
 
 mod derived_addresses;
 pub mod keys;
-mod misspelt_variables;
+mod misspelt_unprefixed;
 mod service_links;
 mod validate;
 mod variables;
 
 use keys::{AUTO, KEYS, Key, Kind};
-pub use misspelt_variables::near_misses;
+pub use misspelt_unprefixed::near_misses;
 pub use service_links::{hidden_ports, service_links};
 pub use validate::parse_address;
 

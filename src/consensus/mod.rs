@@ -19,7 +19,7 @@
 //! A write: `handle`, `driver::request_routing`, `proposals` (propose, forward or wait for a leader), `driver::ready`
 //! (journal, sync, send, apply), `proposals::waiters`, the reply. A read: `reads`, raft's ReadIndex, the reply. A
 //! membership change: `membership` with the steps in `change_steps` and `transfer`; the joiner's side is
-//! `offer_acceptance`, its way there and back `driver::incarnation`. A peer's message passes `plausibility` first; what
+//! `offer_acceptance`, its way there and back `driver::incarnation_changes`. A peer's message passes `plausibility` first; what
 //! would end the node,
 //! `claim_verification` asks the other voters about.
 //!

@@ -31,7 +31,7 @@ use crate::storage::{self, DataDir, Identity, Incarnation, OpenOptions, Peers, S
 use crate::transport;
 
 mod allocator;
-mod file_limit;
+mod fd_budget;
 mod forming;
 mod listen;
 mod memory;
@@ -41,7 +41,7 @@ pub mod panics;
 pub mod process_settings;
 mod stop_conditions;
 
-use file_limit::FileLimit;
+use fd_budget::FileLimit;
 use listen::Ports;
 use memory::Memory;
 pub use stop_conditions::Stop;
@@ -86,7 +86,7 @@ pub enum Error {
     #[error(
         "this process may open {0} files, and a node needs {least} at least; raise the hard limit (`ulimit -Hn`, `LimitNOFILE=` of \
          systemd, `--ulimit nofile=` of Docker)",
-        least = file_limit::MIN_FILES
+        least = fd_budget::MIN_FILES
     )]
     TooFewFiles(usize),
     /// The consensus thread ended without an error.

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::Bound;
-use super::file_limit::FileLimit;
+use super::fd_budget::FileLimit;
 use super::listen::Ports;
 use super::memory::Memory;
 use crate::config::Config;

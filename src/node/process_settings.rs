@@ -5,7 +5,7 @@
 //!
 //! Invariants: nothing here fails a start. What the system refuses is a line in the log.
 //!
-//! See also: `node::file_limit` and `node::memory`, which divide the limits.
+//! See also: `node::fd_budget` and `node::memory`, which divide the limits.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

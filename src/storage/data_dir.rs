@@ -18,8 +18,8 @@ use crate::model::{BootHistory, MAX_RAFT_ID, Member, MemberChange, Members, Role
 use crate::plant::{self, Plant};
 
 use super::identity::{decode, encode};
+use super::incoming_generations::{Reservation, Reservations, ReservedGeneration};
 use super::layout::{self, IDENTITY};
-use super::reserved_generations::{Reservation, Reservations, ReservedGeneration};
 use super::{Engine, Error, Identity, Journal, PreviousIncarnation, SnapshotTarget, StateMachine};
 
 /// The journal's cache; its reads are rare and in order.

@@ -15,7 +15,7 @@ use super::journal::record;
 use super::kv::chunks;
 use super::kv::meta::State;
 use super::layout::{CHUNK_BYTES, FieldReader, Kind, record_key};
-use super::snapshot::effect_spool::Spool;
+use super::snapshot::send_spool::Spool;
 use super::{Applied, Batch, Db, Error, Journal, Operation, Pair, StateMachine, identity, peer_boot_ids, snapshot};
 use crate::model::{Command, codec};
 

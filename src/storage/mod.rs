@@ -23,11 +23,11 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod identity;
+mod incoming_generations;
 mod journal;
 mod kv;
 mod layout;
 mod peer_boot_ids;
-mod reserved_generations;
 mod sled;
 mod snapshot;
 
@@ -44,6 +44,6 @@ pub use peer_boot_ids::Peers;
 pub use sled::engine::SledEngine;
 pub use sled::panic_guard::{catches_panic, is_waiting_for_disk};
 pub use sled::sync_override::{lower_thread_priority, syncs};
-pub use snapshot::effect_spool::SpoolBound;
 pub use snapshot::receiver::{ReceivedSnapshot, SnapshotTarget, SnapshotWriter};
+pub use snapshot::send_spool::SpoolBound;
 pub use snapshot::sender::{Frame, SnapshotReader, Spooled, Spooler};

@@ -4,7 +4,7 @@
 
 use futures_util::FutureExt;
 
-use super::handshake::admission::{admit, check_message, check_snapshot};
+use super::admission::{admit, check_message, check_snapshot};
 use super::handshake::dial::PeerAddress;
 use super::handshake::{Hello, WIRE_VERSION};
 use super::wire::frame_limits;

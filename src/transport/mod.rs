@@ -20,6 +20,7 @@
 //!
 //! See also: `consensus` (what a message means). The wire has no encryption and no login.
 
+mod admission;
 mod backoff;
 mod connection_slots;
 #[cfg(any(test, feature = "fuzzing"))]

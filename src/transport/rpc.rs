@@ -14,7 +14,7 @@ use slog::debug;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::handshake::admission::{check_join_accepted, check_offer, check_who};
+use super::admission::{check_join_accepted, check_offer, check_who};
 use super::handshake::dial::{DialError, dial};
 use super::handshake::{Purpose, WIRE_VERSION};
 use super::memory_budget::ConnectionShare;

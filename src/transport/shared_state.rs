@@ -13,7 +13,7 @@ use slog::{Logger, error};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::Options;
-use super::handshake::admission::admit;
+use super::admission::admit;
 use super::handshake::dial::PeerAddress;
 use super::handshake::{Denial, Hello, Purpose};
 use super::memory_budget::Budget;

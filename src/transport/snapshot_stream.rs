@@ -28,7 +28,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::handshake::admission::check_snapshot;
+use super::admission::check_snapshot;
 use super::handshake::dial::dial;
 use super::handshake::{Hello, Purpose, Welcome};
 use super::shared_state::Registry;

@@ -11,7 +11,7 @@
 //! Example: at 1 000 operations a second a stall of 100 ms delays 100 operations; their latencies are 100, 99, 98 ... ms.
 //! A closed loop of one client would report a single latency of 100 ms.
 //!
-//! See also: `targets` and `workload` for operations, `report` for the results.
+//! See also: `systems_under_test` and `workload` for operations, `report` for the results.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use super::plan::{LoadModel, Plan};
 use super::raw_client::RawClient;
 use super::recorder::{Recorder, Window};
-use super::targets::{Operation, OperationResult};
+use super::systems_under_test::{Operation, OperationResult};
 use super::workload::{Random, Values};
 
 /// The timeout of an operation.

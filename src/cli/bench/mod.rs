@@ -8,12 +8,12 @@
 //! See also: `plan` for the flags, `load_generator` for the generator, `recorder` for the counters, `report` for the output.
 
 mod load_generator;
-mod machine_cost;
 mod plan;
 mod raw_client;
 mod recorder;
 mod report;
-mod targets;
+mod resource_usage;
+mod systems_under_test;
 mod workload;
 
 use std::io::{self, Write};
@@ -25,11 +25,11 @@ use clap::{ArgMatches, Command};
 use thiserror::Error;
 
 use self::load_generator::Load;
-use self::machine_cost::{DiskTrial, cpu_us};
 use self::plan::{LoadModel, Plan};
 use self::raw_client::RawClient;
 use self::report::Report;
-use self::targets::Api;
+use self::resource_usage::{DiskTrial, cpu_us};
+use self::systems_under_test::Api;
 use super::exit::{FAILED, USAGE, print_error};
 use crate::client::NodeClient;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
 
-use super::targets::Api;
+use super::systems_under_test::Api;
 use super::workload::{Keys, MAX_KEYS};
 use crate::cli::common::span;
 use crate::config::parse_address;

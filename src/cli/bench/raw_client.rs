@@ -6,7 +6,7 @@
 //!
 //! Invariants: after a failure the connection is closed, and the next request dials again.
 //!
-//! See also: `targets` for the requests, `load_generator` for the timeout.
+//! See also: `systems_under_test` for the requests, `load_generator` for the timeout.
 
 use std::io::{Error, ErrorKind, Result};
 

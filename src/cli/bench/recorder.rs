@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use super::targets::{Operation, OperationResult};
+use super::systems_under_test::{Operation, OperationResult};
 
 /// The significant digits of a latency.
 const DIGITS: u8 = 3;

@@ -5,7 +5,7 @@
 //!
 //! Invariants: the same seed gives the same sequence. Hot keys are spread over the whole range.
 //!
-//! See also: `targets` for the requests.
+//! See also: `systems_under_test` for the requests.
 
 /// The skew of zipf keys; the default of YCSB.
 const THETA: f64 = 0.99;

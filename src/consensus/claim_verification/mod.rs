@@ -17,7 +17,7 @@
 
 pub(crate) mod digests;
 pub(crate) mod plausibility;
-pub(crate) mod removal_commit;
+pub(crate) mod removed_voter_probe;
 
 use std::collections::{BTreeMap, BTreeSet};
 

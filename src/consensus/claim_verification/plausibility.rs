@@ -10,7 +10,7 @@
 //! member that was away for long could never be heard again; and by a joiner, which knows no member to ask. What is not
 //! believed changes nothing.
 //!
-//! See also: the form of a message, which the transport checks (`transport::handshake::admission`); what follows where
+//! See also: the form of a message, which the transport checks (`transport::admission`); what follows where
 //! a message would end the node (`claim_verification`).
 
 use raft::StateRole;

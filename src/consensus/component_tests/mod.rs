@@ -3,12 +3,12 @@
 //! See also: `tests/sim` (whole nodes on a simulated network).
 
 mod claims;
+mod compaction_and_retry;
 mod joins;
-mod liveness;
 mod membership;
 mod proposals;
+mod quorum_and_successor;
 mod reads;
-mod snapshots;
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};

@@ -97,10 +97,20 @@ fn a_refusal_for_want_of_space_names_the_node_and_what_goes_on() {
         proposals.request(&mut node.context(), waiting, None);
         let Refusal { outcome, detail, .. } = answer.try_recv().unwrap().unwrap_err();
         assert_eq!(outcome, Outcome::NotApplied);
-        for word in ["n2", "storage.reserve_mb", "free some", words] {
+        for word in ["n2", "storage.reserve_mb", "free some", "remove n2", words] {
             assert!(detail.contains(word), "{word:?} is missing: {detail}");
         }
     }
+}
+
+#[test]
+fn a_lone_voter_is_not_told_to_remove_itself() {
+    let (mut node, mut proposals) = (Node::leader_with_reserve(1, Some(u64::MAX / 2)), Proposals::default());
+    let (waiting, answer) = request(put());
+    proposals.request(&mut node.context(), waiting, None);
+    proposals.propose_writes(&mut node.context());
+    let detail = answer.try_recv().unwrap().unwrap_err().detail;
+    assert!(detail.contains("make it larger. ") && !detail.contains("remove"), "{detail}");
 }
 
 /// Appends an entry of so many MiB to the log of a node under test.

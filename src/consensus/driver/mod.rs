@@ -9,10 +9,10 @@
 //! and its advance. `applied <= commit <= last` before and after each turn.
 //!
 //! See also: the order within a turn (`ready`), requests between components (`request_routing`), messages of peers
-//! (`peer_messages`), join, removal and install (`incarnation`), the clock (`tick`), the thread (`thread`).
+//! (`peer_messages`), join, removal and install (`incarnation_changes`), the clock (`tick`), the thread (`thread`).
 
-mod incarnation;
-mod node_view;
+mod incarnation_changes;
+mod local_queries;
 mod peer_messages;
 mod ready;
 mod request_routing;
@@ -29,7 +29,7 @@ use slog::Logger;
 use super::claim_verification::Verification;
 use super::claim_verification::digests::Digests;
 use super::claim_verification::plausibility::TermBound;
-use super::claim_verification::removal_commit::CommitDiscovery;
+use super::claim_verification::removed_voter_probe::CommitDiscovery;
 use super::core::background_jobs::Background;
 use super::core::pending_request::ClientRequest;
 use super::core::{Core, Parts, Phase};
@@ -45,7 +45,7 @@ use super::outbox::Outbox;
 use super::proposals::Proposals;
 use super::proposals::cluster_clock::ClusterClock;
 use super::proposals::disk_space::VoterDiskSpace;
-use super::reads::unsent_results::UnsentResults;
+use super::reads::result_budget::UnsentResults;
 use super::reads::{Reader, Reads, Wanted};
 use super::snapshots::Snapshots;
 use crate::changefeed::ChangeFeed;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Reply};
-use super::reads::unsent_results::UnsentResults;
+use super::reads::result_budget::UnsentResults;
 use crate::changefeed::ChangeFeed;
 use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,

@@ -5,7 +5,7 @@
 //! Invariants: at most one such request is with the loop. A caller that comes meanwhile gets the same answer, which is
 //! younger than its request; the next one after it begins a new request.
 //!
-//! See also: what the status holds (`node_view`).
+//! See also: what the status holds (`local_queries`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 

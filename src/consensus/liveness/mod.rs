@@ -9,11 +9,11 @@
 //! has just said that it follows a leader, and only after the time in which all would have given a failed leader up.
 //! Reads are not relayed: what they would show is not applied here.
 //!
-//! See also: `leader_reports` (the reports and how long they hold), `outage_errors` (error texts), `core` (below this one).
+//! See also: `peers_leaders` (the reports and how long they hold), `outage_errors` (error texts), `core` (below this one).
 
 pub(crate) mod identity_conflicts;
-pub(crate) mod leader_reports;
 mod outage_errors;
+pub(crate) mod peers_leaders;
 pub(crate) mod readiness;
 pub(crate) mod stalled_followers;
 
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use super::core::Core;
 use super::input::Hop;
 use crate::model::{Code, Millis, Refusal, Request};
-use leader_reports::{HEARD_WITHIN, PeerContact};
+use peers_leaders::{HEARD_WITHIN, PeerContact};
 
 /// When members were last heard.
 #[derive(Default)]

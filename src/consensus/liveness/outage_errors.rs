@@ -3,7 +3,7 @@
 //! See also: `liveness` (what they are made from).
 
 use super::Liveness;
-use super::leader_reports::listed;
+use super::peers_leaders::listed;
 use crate::consensus::core::Core;
 use crate::model::{Code, Refusal, Request};
 

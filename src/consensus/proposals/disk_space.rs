@@ -174,7 +174,9 @@ impl VoterDiskSpace {
             // It changes nothing any more, and its client is to hear what it came to.
             return None;
         }
-        Some(Refusal::not_applied(Code::DiskNearlyFull, refusal_detail(&core.name_of(voter), space, needed)))
+        let is_only_voter = core.conf_voters().len() == 1;
+        let detail = refusal_detail(&core.name_of(voter), space, needed, is_only_voter);
+        Some(Refusal::not_applied(Code::DiskNearlyFull, detail))
     }
 
     /// Logs when this leader begins and ends to refuse writes.
@@ -203,7 +205,7 @@ fn written_index(core: &Core, raft_id: u64) -> u64 {
     progress.map_or(committed, |progress| progress.matched.min(committed))
 }
 
-fn refusal_detail(name: &str, space: DiskSpace, needed: u64) -> String {
+fn refusal_detail(name: &str, space: DiskSpace, needed: u64, is_only_voter: bool) -> String {
     let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
     let needed = match needed {
         0 => String::new(),
@@ -215,10 +217,11 @@ fn refusal_detail(name: &str, space: DiskSpace, needed: u64) -> String {
     } else {
         "nothing is written that needs space".to_owned()
     };
+    let removal = if is_only_voter { String::new() } else { format!(", or remove {name}") };
     let goes_on = if space.is_below_floor() { "Reads" } else { "Reads, deletes, touches" };
     format!(
         "the disk of {name} has {free} free{needed} and is to keep {reserve} (storage.reserve_mb), so {refused}; free some on that \
-         file system or make it larger, or remove {name}. {goes_on} and membership changes go on, and writes do by \
+         file system or make it larger{removal}. {goes_on} and membership changes go on, and writes do by \
          themselves once there is space"
     )
 }

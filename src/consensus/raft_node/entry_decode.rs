@@ -6,7 +6,7 @@
 //! Invariants: the type of an entry is checked before its data. Every appended entry can be decoded. A command that
 //! decodes and is invalid is not refused here, but where it is decided, on every node alike.
 //!
-//! See also: terms and indexes of a message (`transport::handshake::admission`), and what a command may be
+//! See also: terms and indexes of a message (`transport::admission`), and what a command may be
 //! ([`crate::model::validate`]).
 
 use protobuf::Message as _;

@@ -17,7 +17,7 @@
 
 pub(crate) mod late_round;
 pub(crate) mod proven_freshness;
-pub(crate) mod unsent_results;
+pub(crate) mod result_budget;
 
 use raft::ReadState;
 
@@ -31,7 +31,7 @@ use crate::plant::{self, Plant};
 use crate::storage::Error;
 use late_round::RoundAge;
 use proven_freshness::Freshness;
-use unsent_results::UnsentResults;
+use result_budget::UnsentResults;
 
 /// After how long an unanswered round is begun again.
 const REPEAT_AFTER: Millis = 300;

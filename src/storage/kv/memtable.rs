@@ -26,7 +26,7 @@ use crate::model::after;
 use crate::plant::{self, Plant};
 use crate::storage::engine::Pair;
 use crate::storage::layout::CHUNK_BYTES;
-use crate::storage::snapshot::effect_spool::EffectSender;
+use crate::storage::snapshot::send_spool::EffectSender;
 use crate::storage::{Batch, Db, Error};
 
 /// The maximum bytes of buffered changes.
@@ -254,7 +254,7 @@ impl Db for Memtable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::snapshot::effect_spool::{Spool, Work};
+    use crate::storage::snapshot::send_spool::{Spool, Work};
     use crate::storage::tests::{Memory, Rng};
 
     fn put(key: &str, value: &str) -> (Vec<u8>, Option<Vec<u8>>) {

@@ -31,7 +31,7 @@ use super::overlay::{KeyState, TouchedKey, TouchedKeys};
 use super::scan;
 use super::ttl_index;
 use crate::storage::layout::{Kind, STATE_VERSION};
-use crate::storage::snapshot::effect_spool::{EffectSender, Spool};
+use crate::storage::snapshot::send_spool::{EffectSender, Spool};
 use crate::storage::{Batch, Db, Error, SnapshotReader, SpoolBound, Spooler};
 
 /// The operation of a committed entry.

@@ -4,7 +4,7 @@
 //! proven to be replaced ([`super::sync_override`]). Panics on damaged files become [`Error::Damaged`]. A file in `blobs/` is refused. A
 //! half-written `snap.*.generating`, left by a kill or a full disk, would make the next start fail as corrupt although it was
 //! never in use; it is removed. One of sled's two write paths stores an error without waking its waiter, so the [`Watchdog`]
-//! wakes calls that take seconds. sled panics where the wall clock shows a time before 1970 ([`super::wall_clock`]).
+//! wakes calls that take seconds. sled panics where the wall clock shows a time before 1970 ([`super::bounded_wall_clock`]).
 //!
 //! Invariants: the directory belongs to one process (`LOCK`). After one failed write or sync a database answers only errors. What
 //! can be checked is checked before sled opens anything, because opening writes.
@@ -140,7 +140,7 @@ impl SledEngine {
 
     fn start(&self, name: &str, cache_bytes: u64) -> Result<sled::Db, Error> {
         #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-        super::wall_clock::bound();
+        super::bounded_wall_clock::bound();
         let config = sled::Config::new()
             .path(self.dir.join(name))
             .segment_size(SEGMENT_BYTES)

@@ -26,7 +26,7 @@
 //!
 //! See also: `transport::snapshot_stream` (the wire), `consensus::snapshots` (when).
 
-pub(crate) mod effect_spool;
 pub(crate) mod frames;
 pub(crate) mod receiver;
+pub(crate) mod send_spool;
 pub(crate) mod sender;

@@ -8,7 +8,7 @@ use raft::eraftpb::SnapshotMetadata;
 
 use super::frames::{decode, free_space_text};
 use crate::model::mib;
-use crate::storage::reserved_generations::ReservedGeneration;
+use crate::storage::incoming_generations::ReservedGeneration;
 use crate::storage::{Db, Error, StateMachine};
 
 /// The bytes the engine may write between two checks of the free space: some of its segments.

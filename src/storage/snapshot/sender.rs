@@ -1,14 +1,14 @@
 //! The sending side of a snapshot: the spooler and the reader.
 //!
-//! See also: [`super`] (why the stream is exact), [`super::effect_spool`] (the queue and file between them).
+//! See also: [`super`] (why the stream is exact), [`super::send_spool`] (the queue and file between them).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft::eraftpb::SnapshotMetadata;
 
-use super::effect_spool::{Spool, Work};
 use super::frames::frames;
+use super::send_spool::{Spool, Work};
 use crate::storage::layout::Kind;
 use crate::storage::{Db, Error};
 

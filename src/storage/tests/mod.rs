@@ -5,10 +5,10 @@
 
 mod damage;
 mod data_dir;
-mod engine;
 mod join_crashes;
 mod journal;
-mod scan;
+mod multi_key;
+mod sled_engine;
 mod snapshot;
 mod state_machine;
 

@@ -16,7 +16,6 @@
 //!
 //! See also: `admission` (the rules), `dial` and `listener` (the two sides).
 
-pub(crate) mod admission;
 pub(crate) mod dial;
 
 use serde::{Deserialize, Serialize};

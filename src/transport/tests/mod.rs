@@ -2,13 +2,13 @@
 //!
 //! Invariants: tests wait for conditions, never for time; a wait of [`TEST_TIMEOUT`] is a failure.
 
-mod attacks;
 mod boot_ids;
 mod forwards;
+mod impostors;
 mod links;
-mod snapshot_stream;
-mod snapshot_streams;
-mod unidentified_peers;
+mod rpc_and_unknown_peers;
+mod snapshot_end_to_end;
+mod snapshot_protocol;
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};

@@ -4,13 +4,13 @@
 //!
 //! Invariants: pure functions of the published table and of the received message.
 //!
-//! See also: `listener`, `acceptor`, `snapshot_stream` (the callers).
+//! See also: `listener`, `accepted_end`, `snapshot_stream` (the callers).
 
 use std::str::FromStr;
 
 use raft::eraftpb::{Message, MessageType};
 
-use super::{Denial, Hello};
+use super::handshake::{Denial, Hello};
 use crate::model::{IdentityConflict, JoinAccepted, JoinOffer, NodeAddress, NodeName, PeerTable, WhoAmI};
 
 /// The largest accepted term or index. No cluster ever counts that far, raft adds to both without a check, and a node

@@ -13,7 +13,7 @@
 //! second, so either end detects a half-open connection within [`SILENCE`]. No request is sent before the first pong
 //! (`peer_clock`).
 //!
-//! See also: `link` (reconnects), `acceptor` (the other end).
+//! See also: `link` (reconnects), `accepted_end` (the other end).
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ use super::peer_clock::PeerClock;
 use super::send_queue::{QueuedFrame, SendQueueEnd};
 use crate::consensus::{Hop, Input};
 use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
+use crate::transport::admission::check_message;
 use crate::transport::handshake::Hello;
-use crate::transport::handshake::admission::check_message;
 use crate::transport::handshake::dial::PeerAddress;
 use crate::transport::memory_budget::ConnectionShare;
 use crate::transport::shared_state::Registry;
