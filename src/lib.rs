@@ -72,7 +72,7 @@
 //! * A change of state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix,
 //!   and whether a request with an idempotency key was done before.
 //! * What a command may be is one check, [`model::validate`]: in http, in the loop before it proposes, and where an entry is
-//!   decided, as a refusal alike on every node. No entry is appended that cannot be decoded (`consensus::raft_node::entry_decode`).
+//!   decided, as a refusal alike on every node. No entry is appended that cannot be decoded (`consensus::raft_rs_adapter::entry_decode`).
 //! * Apply reads no clock: the leader stamps each entry with the cluster's time (`consensus::proposals::cluster_clock`), and a
 //!   key expires when the entry that removes it is applied.
 //! * The work and the time of a turn are bounded: inputs, reads, pages and committed entries beyond the bound wait for the
@@ -81,7 +81,7 @@
 //! * A node that lags behind its leader refuses linearizable reads at once, and says so (`consensus::liveness::readiness`).
 //! * A node's state counts as fresh as of the moment when its read index round began, not when the answer came.
 //! * Reads, pages too, are answered between two batches, so each is one state.
-//! * No start and no guarantee depends on the wall clock, and libraries see it within 1970 to 9999 (`storage::sled::bounded_wall_clock`).
+//! * No start and no guarantee depends on the wall clock, and libraries see it within 1970 to 9999 (`storage::sled::clamped_system_time`).
 //! * sled's flush is made a real fdatasync (`storage::sled::sync_override`), and a node that cannot prove it does not start. Values
 //!   are stored in chunks of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
 //! * Memory that clients hold at their own speed is bounded, shared out by address, and taken from clients below a least rate
@@ -92,7 +92,7 @@
 //! * The log is compacted only behind the checkpoint, which is what the state machine has synced.
 //! * A raft id is one incarnation of one directory: random, never reused, a tombstone once removed. A join begins a new
 //!   incarnation before any log entry names it. The previous one is kept, and can be rolled back to, until the cluster's
-//!   state is installed (`consensus::driver::incarnation_changes`).
+//!   state is installed (`consensus::driver::own_incarnation_switch`).
 //! * Input at the peer port is bounded before it is decoded, and a snapshot is taken from the present leader alone. Only the
 //!   member table makes a node dial an address for long.
 //! * A message that would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim:
@@ -102,7 +102,7 @@
 //!   its reserve, no client's write that may make the state larger is proposed (`consensus::proposals::disk_space`), and no
 //!   snapshot takes from a reserve. Below the floor no change of a key is proposed, and checkpoints wait.
 //! * The loop closes no database and removes no directory: a background thread does.
-//! * Nodes compare their states: the leader tells its digest every second (`consensus::claim_verification::digests`), and a node
+//! * Nodes compare their states: the leader tells its digest every second (`consensus::claim_verification::state_divergence`), and a node
 //!   that differs ends.
 //! * Each start of a process has a boot id ([`model::BootHistory`]). A peer is spoken to only under the boot id that is known or
 //!   one that follows from it, recorded durably first ([`storage::Peers`]): a copied disk is no member.

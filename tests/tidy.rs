@@ -144,7 +144,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("toml", &["src/config.rs", "src/config/"]),
     (
         "unsafe",
-        &["src/node/allocator.rs", "src/storage/sled/sync_override.rs", "src/storage/sled/bounded_wall_clock.rs"],
+        &["src/node/allocator.rs", "src/storage/sled/sync_override.rs", "src/storage/sled/clamped_system_time.rs"],
     ),
 ];
 

@@ -16,18 +16,16 @@
 //! Invariants: a component owns its state, takes the floors below as arguments and calls no other component. Where one
 //! needs another, it returns what happened (a verdict, an accepted offer, a list of effects), and the driver calls on.
 //!
-//! A write: `handle`, `driver::request_routing`, `proposals` (propose, forward or wait for a leader), `driver::ready`
+//! A write: `handle`, `driver::request_dispatch`, `proposals` (propose, forward or wait for a leader), `driver::ready`
 //! (journal, sync, send, apply), `proposals::waiters`, the reply. A read: `reads`, raft's ReadIndex, the reply. A
 //! membership change: `membership` with the steps in `change_steps` and `transfer`; the joiner's side is
-//! `offer_acceptance`, its way there and back `driver::incarnation_changes`. A peer's message passes `plausibility` first; what
+//! `offer_acceptance`, its way there and back `driver::own_incarnation_switch`. A peer's message passes `plausibility` first; what
 //! would end the node,
 //! `claim_verification` asks the other voters about.
 //!
 //! See also: sockets (`transport`), what is on the disk (`storage`), events of what was applied (`changefeed`).
 
 mod claim_verification;
-#[cfg(test)]
-mod component_tests;
 mod core;
 mod driver;
 mod handle;
@@ -37,9 +35,11 @@ mod membership;
 mod options;
 mod outbox;
 mod proposals;
-mod raft_node;
+mod raft_rs_adapter;
 mod reads;
 mod snapshots;
+#[cfg(test)]
+mod table_tests;
 mod thread;
 
 pub use core::background_jobs::Background;

@@ -15,7 +15,7 @@
 //! checkpoints, compaction and streams wait.
 //!
 //! See also: the scan (`storage::snapshot`), the stream (`transport::snapshot_stream`), the install
-//! (`driver::incarnation_changes`).
+//! (`driver::own_incarnation_switch`).
 
 use std::collections::BTreeMap;
 

@@ -7,9 +7,9 @@
 //! version.
 //!
 //! ```text
-//!   decide ---> decide::view, command (Command, Txn) ---> value, codec
+//!   decide ---> decide::state_view_and_changes, command (Command, Txn) ---> value, codec
 //!   dedup  ---> validate ---> command::write, peer, members
-//!   event  ---> decide::view
+//!   event  ---> decide::state_view_and_changes
 //! ```
 //!
 //! See also: `raft::eraftpb` (raft's own messages), `storage` and `transport` (how these values are stored and sent).
@@ -19,11 +19,11 @@ pub mod codec;
 mod command;
 mod decide;
 mod disk_space;
-mod event;
+mod event_and_cursor;
 pub mod json_limits;
 mod list;
 mod members;
-mod node_address;
+mod node_name_and_address;
 mod peer;
 mod refusal;
 mod status;
@@ -41,14 +41,14 @@ pub use command::validate::Limits;
 pub use command::write_request::{IdempotencyKey, Write, Written};
 pub use command::{Command, CommandResult};
 pub use decide::decide;
+pub use decide::state_view_and_changes::{ApplyPoint, Change, View};
 #[cfg(test)]
 pub use decide::test_store;
-pub use decide::view::{ApplyPoint, Change, View};
 pub use disk_space::{DiskSpace, mib};
-pub use event::{Cursor, Event, EventKind};
+pub use event_and_cursor::{Cursor, Event, EventKind};
 pub use list::{List, Page, after, after_prefix};
 pub use members::{MAX_RAFT_ID, Member, MemberChange, Members, Role};
-pub use node_address::{
+pub use node_name_and_address::{
     ADDRESS_BYTES, NAME_BYTES, NodeAddress, NodeName, check_address, check_dialable, check_host, check_name,
     is_unspecified,
 };

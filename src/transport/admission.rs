@@ -4,7 +4,7 @@
 //!
 //! Invariants: pure functions of the published table and of the received message.
 //!
-//! See also: `listener`, `accepted_end`, `snapshot_stream` (the callers).
+//! See also: `listener`, `accepted_connection`, `snapshot_stream` (the callers).
 
 use std::str::FromStr;
 

@@ -6,7 +6,7 @@
 //! huskv is closed at its first wrong byte, with rate-limited log lines. Another wire version is answered with this version's
 //! preamble, which every version can read.
 //!
-//! See also: `accepted_end`, `snapshot_stream`, `rpc` (what follows), `admission` (the rules).
+//! See also: `accepted_connection`, `snapshot_stream`, `rpc` (what follows), `admission` (the rules).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use tokio::time::{sleep, timeout};
 use super::admission::check_hello;
 use super::connection_slots::{ConnectionSlot, ConnectionSlots};
 use super::handshake::{Denial, Hello, Purpose, WIRE_VERSION, Welcome, preamble};
-use super::link::accepted_end;
-use super::link::dialed_end::DRAIN_LIMIT;
+use super::link::accepted_connection;
+use super::link::dialed_connection::DRAIN_LIMIT;
 use super::shared_state::Registry;
 use super::wire::frame_limits;
 use super::wire::framing::{Preamble, close_gracefully, read_frame, read_preamble};
@@ -83,7 +83,7 @@ impl Inbound {
         };
         let (registry, who) = (&self.registry, self.describe(&hello));
         match hello.purpose {
-            Purpose::Peer => accepted_end::serve(registry, stream, &hello, welcome, &who).await,
+            Purpose::Peer => accepted_connection::serve(registry, stream, &hello, welcome, &who).await,
             Purpose::Snapshot => snapshot_stream::receive(registry, stream, &hello, welcome, &who).await,
             Purpose::Identify => rpc::answer_identify(registry, stream).await,
             Purpose::JoinOffer => rpc::answer_join_offer(registry, &who, stream).await,

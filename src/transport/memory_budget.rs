@@ -5,7 +5,7 @@
 //! Invariants: a frame reserves its bytes before its body is read, and releases them once the loop has taken it. Members have a
 //! budget of their own, which other peers cannot use up. No connection exceeds its share.
 //!
-//! See also: `accepted_end` (requests in flight).
+//! See also: `accepted_connection` (requests in flight).
 
 use std::sync::Arc;
 

@@ -7,12 +7,12 @@
 //!
 //! See also: `plan` for the flags, `load_generator` for the generator, `recorder` for the counters, `report` for the output.
 
+mod cpu_and_fsync_cost;
 mod load_generator;
 mod plan;
 mod raw_client;
 mod recorder;
 mod report;
-mod resource_usage;
 mod systems_under_test;
 mod workload;
 
@@ -24,11 +24,11 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use thiserror::Error;
 
+use self::cpu_and_fsync_cost::{DiskTrial, cpu_us};
 use self::load_generator::Load;
 use self::plan::{LoadModel, Plan};
 use self::raw_client::RawClient;
 use self::report::Report;
-use self::resource_usage::{DiskTrial, cpu_us};
 use self::systems_under_test::Api;
 use super::exit::{FAILED, USAGE, print_error};
 use crate::client::NodeClient;

@@ -7,9 +7,9 @@ use std::fmt::{self, Display};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
+use super::cpu_and_fsync_cost::DiskTrial;
 use super::plan::{LoadModel, Plan};
 use super::recorder::Recorder;
-use super::resource_usage::DiskTrial;
 
 /// Above this share of its threads the generator is the bottleneck.
 const GENERATOR_BUSY: f64 = 0.9;

@@ -13,11 +13,11 @@
 //! no message and no tick. The message itself is never stepped. A removed node goes on to answer for others, with all that
 //! it knows to be committed before its own removal.
 //!
-//! See also: when digests are compared (`digests`), what of a message is believed (`plausibility`).
+//! See also: when digests are compared (`state_divergence`), what of a message is believed (`plausibility`).
 
-pub(crate) mod digests;
 pub(crate) mod plausibility;
-pub(crate) mod removed_voter_probe;
+pub(crate) mod removal_commit_probe;
+pub(crate) mod state_divergence;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -23,8 +23,8 @@ use slog::Logger;
 
 use super::options::Options;
 use super::outbox::Outbox;
-use super::raft_node::raft_config::raw_node;
-use super::raft_node::raft_storage::RaftStorage;
+use super::raft_rs_adapter::raft_storage::RaftStorage;
+use super::raft_rs_adapter::raw_node_setup::raw_node;
 use crate::changefeed::ChangeFeed;
 use crate::model::{DiskSpace, Leader, Millis, PeerTable};
 use crate::storage::{DataDir, Error, Incarnation, StateMachine};

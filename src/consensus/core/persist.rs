@@ -9,7 +9,7 @@ use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use slog::{error, warn};
 
 use super::Core;
-use crate::consensus::raft_node::entry_decode::{self, Payload};
+use crate::consensus::raft_rs_adapter::entry_decode::{self, Payload};
 use crate::model::Millis;
 use crate::plant::{self, Plant};
 use crate::storage::{Error, Operation};

@@ -8,14 +8,14 @@
 //! [`Outbox`], the [`Background`] and the replies that inputs carry. Nothing is stepped or proposed between `ready()`
 //! and its advance. `applied <= commit <= last` before and after each turn.
 //!
-//! See also: the order within a turn (`ready`), requests between components (`request_routing`), messages of peers
-//! (`peer_messages`), join, removal and install (`incarnation_changes`), the clock (`tick`), the thread (`thread`).
+//! See also: the order within a turn (`ready`), requests between components (`request_dispatch`), messages of peers
+//! (`peer_messages`), join, removal and install (`own_incarnation_switch`), the clock (`tick`), the thread (`thread`).
 
-mod incarnation_changes;
 mod local_queries;
+mod own_incarnation_switch;
 mod peer_messages;
 mod ready;
-mod request_routing;
+mod request_dispatch;
 mod split_borrows;
 mod tick;
 
@@ -27,9 +27,9 @@ use raft::eraftpb::Entry;
 use slog::Logger;
 
 use super::claim_verification::Verification;
-use super::claim_verification::digests::Digests;
 use super::claim_verification::plausibility::TermBound;
-use super::claim_verification::removed_voter_probe::CommitDiscovery;
+use super::claim_verification::removal_commit_probe::CommitDiscovery;
+use super::claim_verification::state_divergence::Digests;
 use super::core::background_jobs::Background;
 use super::core::pending_request::ClientRequest;
 use super::core::{Core, Parts, Phase};

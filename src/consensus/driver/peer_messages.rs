@@ -1,16 +1,16 @@
 //! Messages of peers: what is checked before raft sees one, and what follows from reports about this node.
 //!
-//! See also: `claim_verification`, `plausibility`, `digests` (the checks), `entry_decode` (entries that could not be applied).
+//! See also: `claim_verification`, `plausibility`, `state_divergence` (the checks), `entry_decode` (entries that could not be applied).
 
 use raft::eraftpb::{Message, MessageType};
 use slog::error;
 
 use super::Driver;
-use crate::consensus::claim_verification::digests::Comparison;
 use crate::consensus::claim_verification::plausibility::Belief;
+use crate::consensus::claim_verification::state_divergence::Comparison;
 use crate::consensus::claim_verification::{Claim, ClaimOutcome};
 use crate::consensus::core::Phase;
-use crate::consensus::raft_node::entry_decode::check_append;
+use crate::consensus::raft_rs_adapter::entry_decode::check_append;
 use crate::model::{Millis, ProbeReply, Refusal, StateDigest};
 use crate::plant::{self, Plant};
 use crate::storage::Error;

@@ -19,7 +19,7 @@ use super::Driver;
 use super::split_borrows::{context, view};
 use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
-use crate::consensus::raft_node::raft_config::COMMITTED_BYTES_PER_READY;
+use crate::consensus::raft_rs_adapter::raw_node_setup::COMMITTED_BYTES_PER_READY;
 use crate::consensus::reads::{RoundEnd, fail};
 use crate::model::Millis;
 use crate::model::{Answer, Command, MemberChange, Written};

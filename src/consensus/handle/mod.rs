@@ -9,7 +9,7 @@
 //!
 //! See also: what happens to an input (`consensus::driver`).
 
-mod deadline_clock;
+mod monotonic_clock;
 mod node_state;
 mod status_requests;
 mod write_budget;
@@ -26,7 +26,7 @@ use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
 };
 use crate::storage;
-pub use deadline_clock::Clock;
+pub use monotonic_clock::Clock;
 pub use node_state::Names;
 use node_state::Published;
 use status_requests::SingleFlight;

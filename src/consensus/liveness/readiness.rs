@@ -12,7 +12,7 @@
 //! it has applied what the answer says; its reads wait meanwhile. A node that has just joined has not started: its join ends
 //! once it has caught up.
 //!
-//! See also: when a round is late (`reads::late_round`), which reads are refused then (`reads`), and how it is shown
+//! See also: when a round is late (`reads::read_index_timeout`), which reads are refused then (`reads`), and how it is shown
 //! (`http::api::probes`, `http::api::status_json`).
 
 use slog::{info, warn};

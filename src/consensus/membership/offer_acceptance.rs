@@ -10,7 +10,7 @@
 //! The commit point is the replacement of the `identity` file, durable before the answer. A node that leads a join
 //! refuses, or two fresh nodes that join each other would both vanish.
 //!
-//! See also: what the leader does with the answer (`change_steps`), and the change of incarnation (`driver::incarnation_changes`).
+//! See also: what the leader does with the answer (`change_steps`), and the change of incarnation (`driver::own_incarnation_switch`).
 
 use crate::consensus::core::pending_request as refusals;
 use crate::consensus::core::{Core, Phase};

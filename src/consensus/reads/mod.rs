@@ -10,13 +10,13 @@
 //! are not used: a transfer of leadership breaks them. What a turn answers is bounded in bytes and time; the rest waits
 //! for the next. A stale read with a bound is answered at once where an earlier round proves enough ([`proven_freshness`]),
 //! and waits for a round of its own where not. A node that lags refuses both at once (`readiness`); it lags, too, where
-//! the leader leaves a round unanswered for too long ([`late_round`]), and asks on without a client then. Watchers'
+//! the leader leaves a round unanswered for too long ([`read_index_timeout`]), and asks on without a client then. Watchers'
 //! `progress` rests on rounds too.
 //!
 //! See also: raft's own bookkeeping of acknowledgements.
 
-pub(crate) mod late_round;
 pub(crate) mod proven_freshness;
+pub(crate) mod read_index_timeout;
 pub(crate) mod result_budget;
 
 use raft::ReadState;
@@ -29,8 +29,8 @@ use crate::model::Millis;
 use crate::model::{Code, List, Refusal};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
-use late_round::RoundAge;
 use proven_freshness::Freshness;
+use read_index_timeout::RoundAge;
 use result_budget::UnsentResults;
 
 /// After how long an unanswered round is begun again.

@@ -23,7 +23,7 @@ use super::validate;
 use super::write_request::{IdempotencyKey, Write, Written};
 use super::{Command, CommandResult};
 use crate::model::codec;
-use crate::model::decide::view::ApplyPoint;
+use crate::model::decide::state_view_and_changes::ApplyPoint;
 
 /// The maximum memory of all results: about 130 000 short ones, which is 1 000 writes per second over
 /// [`MIN_RETENTION_MS`].

@@ -26,7 +26,7 @@ use super::txn::{Check, Operation, Test, Txn};
 use super::write_request::{IdempotencyKey, Write};
 use crate::model::json_limits;
 use crate::model::members::{MAX_RAFT_ID, Member, MemberChange};
-use crate::model::node_address::{NodeAddress, NodeName};
+use crate::model::node_name_and_address::{NodeAddress, NodeName};
 use crate::model::peer::{JoinAccepted, Request, WhoAmI};
 use crate::model::refusal::{Code, Refusal};
 use crate::model::value::{Ttl, Value};

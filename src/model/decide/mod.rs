@@ -9,15 +9,15 @@
 //! See also: [`decide_write`](crate::model::decide_write) (idempotency keys), `storage::kv::apply` (the caller).
 
 mod multi_key;
+pub(crate) mod state_view_and_changes;
 #[cfg(test)]
 pub mod test_store;
-pub(crate) mod view;
 
 use bytes::Bytes;
 
 use super::command::{Command, CommandResult};
 use super::value::{Condition, Item, KeyMeta, Ttl};
-use view::{ApplyPoint, Change, View};
+use state_view_and_changes::{ApplyPoint, Change, View};
 
 /// Evaluates `command` at `at` against `view`: the result for the client, and the changes of the state in order.
 ///

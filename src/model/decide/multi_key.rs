@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::view::{ApplyPoint, Change, View};
+use super::state_view_and_changes::{ApplyPoint, Change, View};
 use crate::model::command::CommandResult;
 use crate::model::command::txn::{
     Check, DELETE_PREFIX_BYTES, DELETE_PREFIX_KEYS, OpResult, Operation, TXN_BYTES, Test, Txn,

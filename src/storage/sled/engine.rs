@@ -4,7 +4,7 @@
 //! proven to be replaced ([`super::sync_override`]). Panics on damaged files become [`Error::Damaged`]. A file in `blobs/` is refused. A
 //! half-written `snap.*.generating`, left by a kill or a full disk, would make the next start fail as corrupt although it was
 //! never in use; it is removed. One of sled's two write paths stores an error without waking its waiter, so the [`Watchdog`]
-//! wakes calls that take seconds. sled panics where the wall clock shows a time before 1970 ([`super::bounded_wall_clock`]).
+//! wakes calls that take seconds. sled panics where the wall clock shows a time before 1970 ([`super::clamped_system_time`]).
 //!
 //! Invariants: the directory belongs to one process (`LOCK`). After one failed write or sync a database answers only errors. What
 //! can be checked is checked before sled opens anything, because opening writes.
@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::disk_health::{Reserve, Watchdog};
 use super::errors::{system_error, translate};
 use super::guarded_db::SledDb;
 use super::panic_guard::{catch_panic, disk_wait};
 use super::sync_override;
-use super::watchdog::{Reserve, Watchdog};
 use crate::model::DiskSpace;
 use crate::storage::layout::{IDENTITY, LOCK, PROOF_KEY, SPOOL};
 use crate::storage::{Db, Engine, Error};
@@ -140,7 +140,7 @@ impl SledEngine {
 
     fn start(&self, name: &str, cache_bytes: u64) -> Result<sled::Db, Error> {
         #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-        super::bounded_wall_clock::bound();
+        super::clamped_system_time::bound();
         let config = sled::Config::new()
             .path(self.dir.join(name))
             .segment_size(SEGMENT_BYTES)

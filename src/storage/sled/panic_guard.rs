@@ -5,7 +5,7 @@
 //! Invariants: a panic inside [`catch_panic`] is an error, and the process's panic hook ignores it ([`catches_panic`]). A database
 //! that failed once is poisoned for good.
 //!
-//! See also: [`super::watchdog`] (calls that never return), `node::panics` (the hook).
+//! See also: [`super::disk_health`] (calls that never return), `node::panics` (the hook).
 
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;

@@ -5,7 +5,7 @@
 //! instead of libc's, as a real `fdatasync`. So each buffer that sled writes is durable before the next one. A flush followed by
 //! our own sync was not enough: 1 of 20 simulated power failures lost entries (measured with sled 0.34.7).
 //!
-//! Invariants: with [`super::bounded_wall_clock`] and `node::allocator` the only `unsafe` in the source. That the definition is in force is not assumed:
+//! Invariants: with [`super::clamped_system_time`] and `node::allocator` the only `unsafe` in the source. That the definition is in force is not assumed:
 //! [`crate::storage::SledEngine`] flushes once and refuses to start if [`syncs`] has not moved.
 
 use std::path::Path;

@@ -12,7 +12,7 @@
 //! Invariants: every token accepted by [`Forwards::open`] is answered exactly once: whichever task removes it from the table
 //! answers it. `not_applied` is only used for a request that was never given to the connection; from then on it is `unknown`.
 //!
-//! See also: `link`, `dialed_end`.
+//! See also: `link`, `dialed_connection`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};

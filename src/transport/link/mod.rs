@@ -14,10 +14,10 @@
 //! An address that is only self-reported or gossiped is worth a bounded number of dials ([`DialCredits`]) until the member has
 //! answered there, because any peer can claim any address.
 //!
-//! See also: `dialed_end` (an established connection).
+//! See also: `dialed_connection` (an established connection).
 
-pub(crate) mod accepted_end;
-pub(crate) mod dialed_end;
+pub(crate) mod accepted_connection;
+pub(crate) mod dialed_connection;
 pub(crate) mod forwards;
 pub(crate) mod peer_clock;
 pub(crate) mod send_queue;
@@ -37,7 +37,7 @@ use super::handshake::{Denial, Hello, Purpose};
 use super::shared_state::Registry;
 use crate::consensus::Input;
 use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
-use dialed_end::{DialerLink, End};
+use dialed_connection::{DialerLink, End};
 use forwards::Forwards;
 use send_queue::{QueuedFrame, SendQueueEnd};
 

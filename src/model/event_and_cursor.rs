@@ -16,7 +16,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 
-use super::decide::view::{ApplyPoint, Change};
+use super::decide::state_view_and_changes::{ApplyPoint, Change};
 use super::value::Item;
 
 /// A change of one key.

@@ -3,8 +3,8 @@
 use raft::eraftpb::{Message, MessageType};
 
 use super::{NOW, Node, message};
-use crate::consensus::claim_verification::digests::{Comparison, Digests};
 use crate::consensus::claim_verification::plausibility::{Belief, TermBound};
+use crate::consensus::claim_verification::state_divergence::{Comparison, Digests};
 use crate::consensus::claim_verification::{Claim, ClaimOutcome, Verification};
 use crate::model::{ProbeReply, Recorded, StateDigest};
 

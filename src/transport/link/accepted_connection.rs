@@ -13,7 +13,7 @@
 //! [`SILENCE`], and the member is told so meanwhile. A peer that is not in the table gets its messages on this connection, and its
 //! requests are refused. The connection ends as soon as the table no longer has the member; a removed member is told so first.
 //!
-//! See also: `listener` (the handshake), `dialed_end` (the other end).
+//! See also: `listener` (the handshake), `dialed_connection` (the other end).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
-use super::dialed_end::{BUFFER_BYTES, DRAIN_LIMIT, PING_EVERY, SILENCE};
+use super::dialed_connection::{BUFFER_BYTES, DRAIN_LIMIT, PING_EVERY, SILENCE};
 use crate::consensus::{Hop, Input, WritePermit};
 use crate::model::{Answer, Code, Refusal};
 use crate::transport::admission::check_message;

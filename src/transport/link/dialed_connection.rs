@@ -13,7 +13,7 @@
 //! second, so either end detects a half-open connection within [`SILENCE`]. No request is sent before the first pong
 //! (`peer_clock`).
 //!
-//! See also: `link` (reconnects), `accepted_end` (the other end).
+//! See also: `link` (reconnects), `accepted_connection` (the other end).
 
 use std::time::Duration;
 

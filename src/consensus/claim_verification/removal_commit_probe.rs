@@ -18,7 +18,7 @@ use slog::{info, warn};
 
 use crate::consensus::core::{Core, Phase};
 use crate::consensus::liveness::Liveness;
-use crate::consensus::raft_node::entry_decode::{Payload, decode};
+use crate::consensus::raft_rs_adapter::entry_decode::{Payload, decode};
 use crate::model::Millis;
 use crate::model::{MemberChange, Probe, ProbeReply, Refusal};
 
