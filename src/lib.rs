@@ -23,11 +23,12 @@
 //! | [`changefeed`] | a bounded memory of the latest events, for watchers | model |
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, logging, plant |
 //! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, the snapshot types of storage, the facade of consensus |
-//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, logging, the facade of consensus |
-//! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model |
+//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, logging, trust, the facade of consensus |
+//! | [`trust`] | TLS: key pairs, CA bundles, refusals in words; the only rustls | nothing |
+//! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model, trust |
 //! | [`config`] | settings | model |
 //! | [`node`] | composes the modules, and stops them in reverse | all of these |
-//! | [`cli`] | the command line | config, logging, node, client |
+//! | [`cli`] | the command line | config, logging, node, client, trust |
 //! | [`logging`] | the log on stderr, and rate limits of its lines | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
 //! | `fuzzing` | the fuzz targets; in test builds only | model, storage, transport, http, config |
@@ -129,3 +130,4 @@ pub mod node;
 pub mod plant;
 pub mod storage;
 pub mod transport;
+pub mod trust;
