@@ -90,10 +90,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("changefeed", &["model"]),
     ("consensus", &["model", "storage", "changefeed", "logging", "plant"]),
     ("transport", &["model", "storage", "consensus", "logging"]),
-    ("trust", &[]),
+    ("trust", &["logging"]),
     ("http", &["model", "changefeed", "consensus", "logging", "trust"]),
     ("client", &["model", "trust"]),
-    ("config", &["model"]),
+    ("config", &["model", "trust"]),
     ("logging", &[]),
     (
         "node",
@@ -146,6 +146,11 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
     ("clap_complete", &["src/cli/completions.rs"]),
     ("toml", &["src/config.rs", "src/config/"]),
+    ("rustls", &["src/trust/"]),
+    ("tokio_rustls", &["src/trust/"]),
+    ("rustls_pki_types", &["src/trust/"]),
+    ("x509_parser", &["src/trust/"]),
+    ("rcgen", &["src/trust/"]),
     ("unsafe", &["src/node/allocator.rs", "src/storage/sled/sync_override.rs", "src/storage/sled/wall_clock.rs"]),
 ];
 

@@ -4,17 +4,26 @@
 //! stands in one place. Everything above gets a stream and the certificate at its other end.
 //!
 //! ```text
-//!   ca.pem, node.pem, node-key.pem -> pem_files -> certificate (names, dates)
-//!                                              `-> rustls configurations (ring; TLS 1.2 and 1.3; no system roots)
+//!   ca.pem, node.pem, node-key.pem -> pem_files -> certificate (names, dates) -> expiry (warnings)
+//!                                         `-> credentials (reload) -> acceptor (ring; TLS 1.2 and 1.3; no system roots)
+//!                                                                        |-> stream, certificate of the client
+//!                                                                        `-> refusal (why, in words)
 //! ```
 //!
 //! Invariants: certificates are verified by webpki, never by code of our own. A key pair and a bundle replace the present ones
 //! together or not at all. Sessions are not resumed and there is no early data, so each handshake verifies what is trusted now.
 //!
-//! See also: `config` (the settings), `docs/security.md` (the threat model).
+//! See also: `config` (the settings), `docs/tls.md` (for operators).
 
+pub mod acceptor;
 pub mod certificate;
+pub mod credentials;
+pub mod expiry;
 pub mod pem_files;
+pub mod refusal;
+#[cfg(test)]
+#[path = "../../tests/support/test_ca.rs"]
+pub(crate) mod test_ca;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +41,30 @@ pub enum Mode {
     Accept,
     /// TLS only.
     On,
+}
+
+impl Mode {
+    /// The name, as in the settings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Accept => "accept",
+            Self::On => "on",
+        }
+    }
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// None is asked for.
+    #[default]
+    None,
+    /// One is verified where it is sent.
+    Optional,
+    /// No connection without one.
+    Required,
 }
 
 /// Why a certificate, key or bundle cannot be used.

@@ -39,6 +39,8 @@ pub struct KeyPair {
 pub struct CaBundle {
     /// The roots, as rustls takes them.
     pub roots: Arc<RootCertStore>,
+    /// The certificates themselves.
+    pub certificates: Vec<CertificateDer<'static>>,
     /// What each says.
     pub infos: Vec<CertificateInfo>,
 }
@@ -84,13 +86,14 @@ impl CaBundle {
     /// [`TrustError`], naming the file.
     pub fn read(file: &Path) -> Result<Self, TrustError> {
         let (mut roots, mut infos) = (RootCertStore::empty(), Vec::new());
-        for certificate in certificates(file)? {
-            infos.push(CertificateInfo::parse(&certificate).map_err(|reason| invalid(file, reason))?);
+        let certificates = certificates(file)?;
+        for certificate in &certificates {
+            infos.push(CertificateInfo::parse(certificate).map_err(|reason| invalid(file, reason))?);
             roots
-                .add(certificate)
+                .add(certificate.clone())
                 .map_err(|error| invalid(file, format!("a certificate of it cannot be an authority: {error}")))?;
         }
-        Ok(Self { roots: Arc::new(roots), infos })
+        Ok(Self { roots: Arc::new(roots), certificates, infos })
     }
 }
 
