@@ -97,18 +97,30 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
             "log.format" => "json",
             "cluster.follow_moves" => "true",
             "raft.node_id" | "raft.vol_dir" => "other",
+            "tls.http_client_auth" => "required",
+            "tls.http" => "accept",
             "raft.heartbeat_ticks" => "3",
             "snapshot.every_bytes" => "5000",
             "limits.body_bytes" => "3000000",
             "limits.key_bytes" | "limits.value_bytes" => "77",
             _ => "40",
         };
+        // Keys that are wrong without another one.
+        let beside: &[(&'static str, &str)] = match key.path {
+            "tls.http_cert" => &[("tls.http_key", "key")],
+            "tls.http_key" => &[("tls.http_cert", "certificate")],
+            "tls.http_client_ca" => &[("tls.dir", "tls"), ("tls.http_client_auth", "optional")],
+            "tls.http_client_auth" | "tls.http" => &[("tls.dir", "tls")],
+            _ => &[],
+        };
+        let before = load(&[], beside).unwrap_or(defaults.clone());
         let names = [Some(key.variable()), key.short.map(str::to_owned)];
         for name in names.into_iter().flatten() {
-            let config = load(&[(&name, other)], &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_ne!(config, defaults, "{name} changed nothing");
+            let config = load(&[(&name, other)], beside).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_ne!(config, before, "{name} changed nothing");
         }
-        assert_ne!(load(&[], &[(key.path, other)]).expect(key.path), defaults, "--{} changed nothing", key.flag());
+        let flags = [beside, &[(key.path, other)]].concat();
+        assert_ne!(load(&[], &flags).expect(key.path), before, "--{} changed nothing", key.flag());
     }
 }
 
@@ -160,6 +172,44 @@ fn errors_name_the_setting_and_its_source() {
             "raft.election_ticks",
             variable("HUSKV_RAFT_ELECTION_TICKS"),
             "heartbeat",
+        ),
+        (&[("HUSKV_TLS_HTTP", "yes")], "tls.http", variable("HUSKV_TLS_HTTP"), "off, accept, on"),
+        (
+            &[("HUSKV_TLS_HTTP", "on")],
+            "tls.http",
+            variable("HUSKV_TLS_HTTP"),
+            "tls.dir, or tls.http_cert and tls.http_key",
+        ),
+        (&[("HUSKV_TLS_HTTP_CERT", "a")], "tls.http_cert", variable("HUSKV_TLS_HTTP_CERT"), "tls.http_key is required"),
+        (
+            &[("HUSKV_TLS_HTTP_KEY", "a"), ("HUSKV_TLS_DIR", "b")],
+            "tls.http_key",
+            variable("HUSKV_TLS_HTTP_KEY"),
+            "tls.http_cert is required",
+        ),
+        (
+            &[("HUSKV_TLS_HTTP_CLIENT_AUTH", "maybe")],
+            "tls.http_client_auth",
+            variable("HUSKV_TLS_HTTP_CLIENT_AUTH"),
+            "optional",
+        ),
+        (
+            &[("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")],
+            "tls.http_client_auth",
+            variable("HUSKV_TLS_HTTP_CLIENT_AUTH"),
+            "no key pair",
+        ),
+        (
+            &[("HUSKV_TLS_HTTP_CERT", "a"), ("HUSKV_TLS_HTTP_KEY", "b"), ("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")],
+            "tls.http_client_auth",
+            variable("HUSKV_TLS_HTTP_CLIENT_AUTH"),
+            "tls.http_client_ca",
+        ),
+        (
+            &[("HUSKV_TLS_DIR", "a"), ("HUSKV_TLS_HTTP_CLIENT_CA", "b")],
+            "tls.http_client_ca",
+            variable("HUSKV_TLS_HTTP_CLIENT_CA"),
+            "tls.http_client_auth",
         ),
         (
             &[("HUSKV_LIMITS_BODY_BYTES", "1048576")],
