@@ -81,13 +81,15 @@ impl Refusal {
             Error::NoCertificatesPresented => {
                 Self::new("no certificate", "no certificate was sent, and one is required")
             }
+            // TLS 1.1 has no such extension, and rustls misses it before it looks at the version.
             Error::PeerIncompatible(
-                PeerIncompatible::SupportedVersionsExtensionRequired
+                PeerIncompatible::SignatureAlgorithmsExtensionRequired
+                | PeerIncompatible::SupportedVersionsExtensionRequired
                 | PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled
                 | PeerIncompatible::ServerDoesNotSupportTls12Or13
                 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
-            ) => Self::new("version", "no common TLS version: this node speaks TLS 1.2 and 1.3"),
+            ) => Self::new("version", "no common TLS version: this node speaks 1.2 and 1.3, and nothing older"),
             Error::PeerIncompatible(what) => Self::new(
                 "incompatible",
                 format!("no common parameters: {what:?}; this node uses TLS 1.2 and 1.3 with AEAD suites"),
