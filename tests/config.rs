@@ -173,44 +173,6 @@ fn errors_name_the_setting_and_its_source() {
             variable("HUSKV_RAFT_ELECTION_TICKS"),
             "heartbeat",
         ),
-        (&[("HUSKV_TLS_HTTP", "yes")], "tls.http", variable("HUSKV_TLS_HTTP"), "off, accept, on"),
-        (
-            &[("HUSKV_TLS_HTTP", "on")],
-            "tls.http",
-            variable("HUSKV_TLS_HTTP"),
-            "tls.dir, or tls.http_cert and tls.http_key",
-        ),
-        (&[("HUSKV_TLS_HTTP_CERT", "a")], "tls.http_cert", variable("HUSKV_TLS_HTTP_CERT"), "tls.http_key is required"),
-        (
-            &[("HUSKV_TLS_HTTP_KEY", "a"), ("HUSKV_TLS_DIR", "b")],
-            "tls.http_key",
-            variable("HUSKV_TLS_HTTP_KEY"),
-            "tls.http_cert is required",
-        ),
-        (
-            &[("HUSKV_TLS_HTTP_CLIENT_AUTH", "maybe")],
-            "tls.http_client_auth",
-            variable("HUSKV_TLS_HTTP_CLIENT_AUTH"),
-            "optional",
-        ),
-        (
-            &[("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")],
-            "tls.http_client_auth",
-            variable("HUSKV_TLS_HTTP_CLIENT_AUTH"),
-            "no key pair",
-        ),
-        (
-            &[("HUSKV_TLS_HTTP_CERT", "a"), ("HUSKV_TLS_HTTP_KEY", "b"), ("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")],
-            "tls.http_client_auth",
-            variable("HUSKV_TLS_HTTP_CLIENT_AUTH"),
-            "tls.http_client_ca",
-        ),
-        (
-            &[("HUSKV_TLS_DIR", "a"), ("HUSKV_TLS_HTTP_CLIENT_CA", "b")],
-            "tls.http_client_ca",
-            variable("HUSKV_TLS_HTTP_CLIENT_CA"),
-            "tls.http_client_auth",
-        ),
         (
             &[("HUSKV_LIMITS_BODY_BYTES", "1048576")],
             "limits.body_bytes",
@@ -226,6 +188,32 @@ fn errors_name_the_setting_and_its_source() {
     }
     let error = load(&[], &[("raft.port", "x")]).expect_err("not a port");
     assert_eq!(error.origin, Source::Flag("raft-port".into()));
+}
+
+#[test]
+fn settings_of_tls_that_contradict_each_other_are_refused_naming_the_keys() {
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let pair = [("HUSKV_TLS_HTTP_CERT", "a"), ("HUSKV_TLS_HTTP_KEY", "b")];
+    let table: &[Case<'_>] = &[
+        (&[("HUSKV_TLS_HTTP", "yes")], "tls.http", "off, accept, on"),
+        (&[("HUSKV_TLS_HTTP", "on")], "tls.http", "tls.dir, or tls.http_cert and tls.http_key"),
+        (&pair[..1], "tls.http_cert", "tls.http_key is required"),
+        (&[pair[1], ("HUSKV_TLS_DIR", "c")], "tls.http_key", "tls.http_cert is required"),
+        (&[("HUSKV_TLS_HTTP_CLIENT_AUTH", "maybe")], "tls.http_client_auth", "optional"),
+        (&[("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")], "tls.http_client_auth", "no key pair"),
+        (&[pair[0], pair[1], ("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")], "tls.http_client_auth", "tls.http_client_ca"),
+        (
+            &[("HUSKV_TLS_DIR", "a"), ("HUSKV_TLS_HTTP_CLIENT_CA", "b")],
+            "tls.http_client_ca",
+            "set tls.http_client_auth to optional or required",
+        ),
+    ];
+    for (variables, setting, words) in table {
+        let error = load(variables, &[]).expect_err(setting);
+        assert_eq!(error.setting.as_str(), *setting, "{variables:?}");
+        assert!(matches!(&error.origin, Source::Variable(name) if name.starts_with("HUSKV_TLS_HTTP")), "{error}");
+        assert!(error.problem.contains(words), "{error}");
+    }
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl TlsAcceptor {
             Err((error, stream)) => return Err((Refusal::explain(&error, presented.get().as_ref()), stream)),
         };
         let verified = secured.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        // webpki has parsed it, and so has this parser when it was issued; one that only webpki can read names nobody.
+        // webpki has parsed it, and so has this parser when it was issued; one that only webpki can read names no client.
         let info = verified.and_then(|certificate| CertificateInfo::parse(certificate).ok());
         Ok((secured, info))
     }
