@@ -23,11 +23,12 @@
 //! | [`changefeed`] | a bounded memory of the latest events, for watchers | model |
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, logging, plant |
 //! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, the snapshot types of storage, the facade of consensus |
-//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, logging, the facade of consensus |
-//! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model |
-//! | [`config`] | settings | model |
+//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, logging, trust, the facade of consensus |
+//! | [`trust`] | TLS: key pairs, CA bundles, handshakes, refusals in words; the only rustls | logging |
+//! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model, trust |
+//! | [`config`] | settings | model, trust |
 //! | [`node`] | composes the modules, and stops them in reverse | all of these |
-//! | [`cli`] | the command line | config, logging, node, client |
+//! | [`cli`] | the command line | config, logging, node, client, trust |
 //! | [`logging`] | the log on stderr, and rate limits of its lines | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
 //! | `fuzzing` | the fuzz targets; in test builds only | model, storage, transport, http, config |
@@ -81,7 +82,8 @@
 //! * A node that lags behind its leader refuses linearizable reads at once, and says so (`consensus::liveness::readiness`).
 //! * A node's state counts as fresh as of the moment when its read index round began, not when the answer came.
 //! * Reads, pages too, are answered between two batches, so each is one state.
-//! * No start and no guarantee depends on the wall clock, and libraries see it within 1970 to 9999 (`storage::sled::clamped_system_time`).
+//! * No start and no guarantee depends on the wall clock, the dates of certificates aside, and libraries see it within 1970 to
+//!   9999 (`storage::sled::clamped_system_time`).
 //! * sled's flush is made a real fdatasync (`storage::sled::sync_override`), and a node that cannot prove it does not start. Values
 //!   are stored in chunks of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
 //! * Memory that clients hold at their own speed is bounded, shared out by address, and taken from clients below a least rate
@@ -129,3 +131,4 @@ pub mod node;
 pub mod plant;
 pub mod storage;
 pub mod transport;
+pub mod trust;

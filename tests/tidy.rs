@@ -35,52 +35,10 @@ const PERSONIFICATIONS: &[&str] = &["hear", "hears", "heard", "tells", "told", "
 
 /// Names that a reader who knows Raft, etcd and LSM trees cannot guess, as file names or as names of items. The same
 /// word is compared without underscores and case.
-const RIDDLES: &[&str] = &[
-    "adopted",
-    "almost",
-    "behind",
-    "cells",
-    "complain",
-    "door",
-    "doubt",
-    "ears",
-    "envelope",
-    "errand",
-    "fate",
-    "footing",
-    "greeting",
-    "guest",
-    "happening",
-    "hearsay",
-    "herald",
-    "judge",
-    "judged",
-    "kept",
-    "ledger",
-    "life",
-    "lives",
-    "meddle",
-    "mouth",
-    "narrator",
-    "narrow",
-    "nearly",
-    "once",
-    "ownword",
-    "parcel",
-    "patient",
-    "piece",
-    "say",
-    "standing",
-    "tell",
-    "told",
-    "trouble",
-    "unopened",
-    "verdict",
-    "whereabouts",
-    "whomtoask",
-    "wish",
-    "wishes",
-];
+const RIDDLES: &str = "\
+    adopted almost behind cells complain door doubt ears envelope errand fate footing greeting guest happening \
+    hearsay herald judge judged kept ledger life lives meddle mouth narrator narrow nearly once ownword parcel \
+    patient piece say standing tell told trouble unopened verdict whereabouts whomtoask wish wishes";
 
 /// Which modules of `src` a module may import, itself aside.
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -90,12 +48,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("changefeed", &["model"]),
     ("consensus", &["model", "storage", "changefeed", "logging", "plant"]),
     ("transport", &["model", "storage", "consensus", "logging"]),
-    ("http", &["model", "changefeed", "consensus", "logging"]),
-    ("client", &["model"]),
-    ("config", &["model"]),
+    ("trust", &["logging"]),
+    ("http", &["model", "changefeed", "consensus", "logging", "trust"]),
+    ("client", &["model", "trust"]),
+    ("config", &["model", "trust"]),
     ("logging", &[]),
-    ("node", &["model", "storage", "changefeed", "consensus", "transport", "http", "client", "config", "logging"]),
-    ("cli", &["config", "logging", "node", "client"]),
+    (
+        "node",
+        &["model", "storage", "changefeed", "consensus", "transport", "http", "client", "config", "logging", "trust"],
+    ),
+    ("cli", &["config", "logging", "node", "client", "trust"]),
     ("fuzzing", &["model", "storage", "transport", "http", "config"]),
     ("main", &["cli"]),
     ("lib", &[]),
@@ -142,6 +104,11 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
     ("clap_complete", &["src/cli/completions.rs"]),
     ("toml", &["src/config.rs", "src/config/"]),
+    ("rustls", &["src/trust/"]),
+    ("tokio_rustls", &["src/trust/"]),
+    ("rustls_pki_types", &["src/trust/"]),
+    ("x509_parser", &["src/trust/"]),
+    ("rcgen", &["src/trust/"]),
     (
         "unsafe",
         &["src/node/allocator.rs", "src/storage/sled/sync_override.rs", "src/storage/sled/clamped_system_time.rs"],
@@ -254,7 +221,7 @@ fn vocabulary(file: &File) -> Vec<String> {
     if !file.is_rust() || file.path == "tests/tidy.rs" {
         return Vec::new();
     }
-    let is_riddle = |name: &str| RIDDLES.contains(&name.replace('_', "").to_lowercase().as_str());
+    let is_riddle = |name: &str| RIDDLES.split(' ').any(|riddle| riddle == name.replace('_', "").to_lowercase());
     let mut violations = Vec::new();
     let stem = Path::new(&file.path).file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     if is_riddle(&stem) {
