@@ -29,14 +29,12 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TrustError;
 use super::certificate::CertificateInfo;
-use super::names::{Host, Label, SHARED_LABEL};
+use super::names::{DOMAIN, Host, Label, SHARED_LABEL};
 use super::new_files::{self, NewFile};
 use super::pem_files;
 
 /// The common name of every CA that is made here.
 const CA_NAME: &str = "huskv CA";
-/// The last label of the names of nodes.
-const DOMAIN: &str = "huskv";
 /// How long a CA is valid.
 const CA_DAYS: u32 = 3650;
 /// How far back a certificate begins, for hosts whose clocks are behind.

@@ -12,6 +12,8 @@ use rustls_pki_types::DnsName;
 
 /// The label of the name `node.CLUSTER.huskv`, which every node has.
 pub const SHARED_LABEL: &str = "node";
+/// The last label of the names of nodes, `node.CLUSTER.huskv` and `NAME.CLUSTER.huskv`.
+pub const DOMAIN: &str = "huskv";
 /// The longest label of a DNS name, in bytes.
 const MAX_LABEL: usize = 63;
 
@@ -92,7 +94,11 @@ impl Host {
         if text.ends_with('.') || DnsName::try_from(text).is_err() {
             return Err("it is neither an IP address nor a DNS name such as kv1.example.org".to_owned());
         }
-        Ok(Self::Dns(text.to_ascii_lowercase()))
+        let name = text.to_ascii_lowercase();
+        if name == DOMAIN || name.ends_with(&format!(".{DOMAIN}")) {
+            return Err(format!("names in .{DOMAIN} say which node it is; NAME and the cluster make them"));
+        }
+        Ok(Self::Dns(name))
     }
 }
 
@@ -124,6 +130,7 @@ mod tests {
             ("fd00::1", ip("fd00::1")),
             ("[fd00::1]", ip("fd00::1")),
             ("KV1.Example.org", Host::Dns("kv1.example.org".into())),
+            ("kv1.huskv.example.org", Host::Dns("kv1.huskv.example.org".into())),
             ("kv_1", Host::Dns("kv_1".into())),
         ] {
             assert_eq!(Host::parse(text).unwrap(), host);
@@ -144,6 +151,9 @@ mod tests {
             "*.example.org",
             "k v",
             "10.0.0.0/8",
+            "kv2.prod.huskv",
+            "KV2.prod.HUSKV",
+            "huskv",
         ] {
             assert!(Host::parse(bad).is_err(), "{bad:?}");
         }

@@ -22,6 +22,9 @@ pub enum Need {
     /// curl and bash, which the documents' sessions need.
     #[allow(dead_code)]
     Curl,
+    /// openssl, which only the tests of TLS need.
+    #[allow(dead_code)]
+    Openssl,
     /// A generator of clients, which `scripts/tools.sh` installs.
     OpenapiClient,
     /// kubectl, and a checker of manifests, which `scripts/tools.sh` installs; only `tests/docker.rs` needs them.
@@ -46,6 +49,7 @@ impl Need {
             Self::Strace => (!*STRACE.get_or_init(can_trace)).then_some("needs strace"),
             Self::Cc => (!*CC.get_or_init(|| succeeds(Command::new("cc").arg("--version")))).then_some("needs cc"),
             Self::Curl => (tool("curl").is_none() || tool("bash").is_none()).then_some("needs curl and bash"),
+            Self::Openssl => tool("openssl").is_none().then_some("needs openssl"),
             Self::OpenapiClient => tool("openapi-python-client")
                 .is_none()
                 .then_some("needs openapi-python-client (scripts/tools.sh installs it)"),
