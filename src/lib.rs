@@ -82,7 +82,8 @@
 //! * A node that lags behind its leader refuses linearizable reads at once, and says so (`consensus::liveness::readiness`).
 //! * A node's state counts as fresh as of the moment when its read index round began, not when the answer came.
 //! * Reads, pages too, are answered between two batches, so each is one state.
-//! * No start and no guarantee depends on the wall clock, and libraries see it within 1970 to 9999 (`storage::sled::wall_clock`).
+//! * No start and no guarantee depends on the wall clock, the dates of certificates aside, and libraries see it within 1970 to
+//!   9999 (`storage::sled::wall_clock`).
 //! * sled's flush is made a real fdatasync (`storage::sled::sync_override`), and a node that cannot prove it does not start. Values
 //!   are stored in chunks of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
 //! * Memory that clients hold at their own speed is bounded, shared out by address, and taken from clients below a least rate

@@ -97,18 +97,30 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
             "log.format" => "json",
             "cluster.follow_moves" => "true",
             "raft.node_id" | "raft.vol_dir" => "other",
+            "tls.http_client_auth" => "required",
+            "tls.http" => "accept",
             "raft.heartbeat_ticks" => "3",
             "snapshot.every_bytes" => "5000",
             "limits.body_bytes" => "3000000",
             "limits.key_bytes" | "limits.value_bytes" => "77",
             _ => "40",
         };
+        // Keys that are wrong without another one.
+        let beside: &[(&'static str, &str)] = match key.path {
+            "tls.http_cert" => &[("tls.http_key", "key")],
+            "tls.http_key" => &[("tls.http_cert", "certificate")],
+            "tls.http_client_ca" => &[("tls.dir", "tls"), ("tls.http_client_auth", "optional")],
+            "tls.http_client_auth" | "tls.http" => &[("tls.dir", "tls")],
+            _ => &[],
+        };
+        let before = load(&[], beside).unwrap_or(defaults.clone());
         let names = [Some(key.variable()), key.short.map(str::to_owned)];
         for name in names.into_iter().flatten() {
-            let config = load(&[(&name, other)], &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_ne!(config, defaults, "{name} changed nothing");
+            let config = load(&[(&name, other)], beside).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_ne!(config, before, "{name} changed nothing");
         }
-        assert_ne!(load(&[], &[(key.path, other)]).expect(key.path), defaults, "--{} changed nothing", key.flag());
+        let flags = [beside, &[(key.path, other)]].concat();
+        assert_ne!(load(&[], &flags).expect(key.path), before, "--{} changed nothing", key.flag());
     }
 }
 
@@ -176,6 +188,32 @@ fn errors_name_the_setting_and_its_source() {
     }
     let error = load(&[], &[("raft.port", "x")]).expect_err("not a port");
     assert_eq!(error.origin, Source::Flag("raft-port".into()));
+}
+
+#[test]
+fn settings_of_tls_that_contradict_each_other_are_refused_naming_the_keys() {
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let pair = [("HUSKV_TLS_HTTP_CERT", "a"), ("HUSKV_TLS_HTTP_KEY", "b")];
+    let table: &[Case<'_>] = &[
+        (&[("HUSKV_TLS_HTTP", "yes")], "tls.http", "off, accept, on"),
+        (&[("HUSKV_TLS_HTTP", "on")], "tls.http", "tls.dir, or tls.http_cert and tls.http_key"),
+        (&pair[..1], "tls.http_cert", "tls.http_key is required"),
+        (&[pair[1], ("HUSKV_TLS_DIR", "c")], "tls.http_key", "tls.http_cert is required"),
+        (&[("HUSKV_TLS_HTTP_CLIENT_AUTH", "maybe")], "tls.http_client_auth", "optional"),
+        (&[("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")], "tls.http_client_auth", "no key pair"),
+        (&[pair[0], pair[1], ("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")], "tls.http_client_auth", "tls.http_client_ca"),
+        (
+            &[("HUSKV_TLS_DIR", "a"), ("HUSKV_TLS_HTTP_CLIENT_CA", "b")],
+            "tls.http_client_ca",
+            "set tls.http_client_auth to optional or required",
+        ),
+    ];
+    for (variables, setting, words) in table {
+        let error = load(variables, &[]).expect_err(setting);
+        assert_eq!(error.setting.as_str(), *setting, "{variables:?}");
+        assert!(matches!(&error.origin, Source::Variable(name) if name.starts_with("HUSKV_TLS_HTTP")), "{error}");
+        assert!(error.problem.contains(words), "{error}");
+    }
 }
 
 #[test]

@@ -35,52 +35,10 @@ const PERSONIFICATIONS: &[&str] = &["hear", "hears", "heard", "tells", "told", "
 
 /// Names that a reader who knows Raft, etcd and LSM trees cannot guess, as file names or as names of items. The same
 /// word is compared without underscores and case.
-const RIDDLES: &[&str] = &[
-    "adopted",
-    "almost",
-    "behind",
-    "cells",
-    "complain",
-    "door",
-    "doubt",
-    "ears",
-    "envelope",
-    "errand",
-    "fate",
-    "footing",
-    "greeting",
-    "guest",
-    "happening",
-    "hearsay",
-    "herald",
-    "judge",
-    "judged",
-    "kept",
-    "ledger",
-    "life",
-    "lives",
-    "meddle",
-    "mouth",
-    "narrator",
-    "narrow",
-    "nearly",
-    "once",
-    "ownword",
-    "parcel",
-    "patient",
-    "piece",
-    "say",
-    "standing",
-    "tell",
-    "told",
-    "trouble",
-    "unopened",
-    "verdict",
-    "whereabouts",
-    "whomtoask",
-    "wish",
-    "wishes",
-];
+const RIDDLES: &str = "\
+    adopted almost behind cells complain door doubt ears envelope errand fate footing greeting guest happening \
+    hearsay herald judge judged kept ledger life lives meddle mouth narrator narrow nearly once ownword parcel \
+    patient piece say standing tell told trouble unopened verdict whereabouts whomtoask wish wishes";
 
 /// Which modules of `src` a module may import, itself aside.
 const IMPORTS: &[(&str, &[&str])] = &[
@@ -260,7 +218,7 @@ fn vocabulary(file: &File) -> Vec<String> {
     if !file.is_rust() || file.path == "tests/tidy.rs" {
         return Vec::new();
     }
-    let is_riddle = |name: &str| RIDDLES.contains(&name.replace('_', "").to_lowercase().as_str());
+    let is_riddle = |name: &str| RIDDLES.split(' ').any(|riddle| riddle == name.replace('_', "").to_lowercase());
     let mut violations = Vec::new();
     let stem = Path::new(&file.path).file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     if is_riddle(&stem) {

@@ -9,7 +9,7 @@
 //! See also: [`crate::config`] (sources and precedence), `validate` (parsers, and checks between settings).
 
 use super::Config;
-use super::validate;
+use super::{tls, validate};
 
 /// The type of a setting, its bounds, and the field of [`Config`] that it sets.
 pub enum Kind {
@@ -103,6 +103,15 @@ const fn number(
     help: &'static str,
 ) -> Key {
     Key { path, short: None, aliases: &[], default, kind: Kind::Number { min, max, set }, help }
+}
+
+const fn text(
+    path: &'static str,
+    default: &'static str,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+    help: &'static str,
+) -> Key {
+    Key { path, short: None, aliases: &[], default, kind: Kind::Text { set }, help }
 }
 
 const MIB: u64 = 1 << 20;
@@ -347,6 +356,42 @@ pub static KEYS: &[Key] = &[
         (1, 3_600_000),
         |c, v| c.http.rate_grace_ms = v,
         "Time before a client must send or receive at least 64 KiB/s, in milliseconds",
+    ),
+    text(
+        "tls.dir",
+        "",
+        |c, v| validate::directory(v).map(|path| c.tls.dir = path),
+        "Directory with ca.pem, node.pem and node-key.pem, which the HTTP port uses; without client certificates",
+    ),
+    text(
+        "tls.http_cert",
+        "",
+        |c, v| validate::directory(v).map(|path| c.tls.http_cert = path),
+        "PEM file with the certificate chain of the HTTP port, instead of node.pem in tls.dir",
+    ),
+    text(
+        "tls.http_key",
+        "",
+        |c, v| validate::directory(v).map(|path| c.tls.http_key = path),
+        "PEM file with the private key of tls.http_cert, which no other user may read",
+    ),
+    text(
+        "tls.http_client_ca",
+        "",
+        |c, v| validate::directory(v).map(|path| c.tls.http_client_ca = path),
+        "PEM file with the authorities of client certificates, instead of ca.pem in tls.dir",
+    ),
+    text(
+        "tls.http_client_auth",
+        "none",
+        |c, v| tls::client_auth(v).map(|auth| c.tls.http_client_auth = auth),
+        "Client certificates over HTTPS: none, optional (verified where one is sent) or required",
+    ),
+    text(
+        "tls.http",
+        "",
+        |c, v| tls::mode(v).map(|mode| c.tls.http = mode),
+        "TLS of the HTTP port: off, accept (plain HTTP as well) or on; none: on where there is a key pair",
     ),
     Key {
         path: "log.level",

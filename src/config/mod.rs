@@ -25,12 +25,14 @@ mod derived_addresses;
 pub mod keys;
 mod misspelt_variables;
 mod service_links;
+mod tls;
 mod validate;
 mod variables;
 
 use keys::{AUTO, KEYS, Key, Kind};
 pub use misspelt_variables::near_misses;
 pub use service_links::{hidden_ports, service_links};
+pub use tls::Tls;
 pub use validate::parse_address;
 
 /// The variable that names the file.
@@ -69,6 +71,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[http]`
     pub http: Http,
+    /// `[tls]`
+    pub tls: Tls,
     /// `[log]`
     pub log: Log,
 }

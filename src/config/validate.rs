@@ -152,7 +152,7 @@ pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static
             format!("a body of {} bytes cannot hold the longest key and value, {needed} bytes", limits.body_bytes);
         return wrong("limits.body_bytes", Some("limits.value_bytes"), why);
     }
-    None
+    config.tls.contradiction()
 }
 
 /// Parses a whole number from `min` to `max`.

@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use crate::consensus::Handle;
 
-pub use options::Options;
+pub use options::{HttpTls, Options};
 use request::context::ServerContext;
 pub use server::Server;
 pub use server::fair_shares::Budgets;

@@ -1,9 +1,14 @@
 //! Options of the HTTP server.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::server::fair_shares::Budgets;
+use crate::logging::LogLimits;
 use crate::model::Limits;
+use crate::trust::Mode;
+use crate::trust::acceptor::TlsAcceptor;
 
 /// What the HTTP server is configured with.
 #[derive(Debug, Clone)]
@@ -39,9 +44,40 @@ pub struct Options {
     pub budgets: Budgets,
     /// The HUSKV_JOIN list, shown in the stats of a node that waits to form a cluster; its hosts are the node's own too.
     pub join_list: Vec<String>,
+    /// TLS; None where the port is plain.
+    pub tls: Option<Arc<HttpTls>>,
+}
+
+/// TLS of the HTTP port.
+pub struct HttpTls {
+    /// `accept` or `on`.
+    pub mode: Mode,
+    /// What makes the handshakes.
+    pub acceptor: TlsAcceptor,
+    /// The limits of the log lines about refused handshakes.
+    pub(super) refusals: LogLimits,
+}
+
+impl HttpTls {
+    /// TLS in this mode.
+    #[must_use]
+    pub fn new(mode: Mode, acceptor: TlsAcceptor) -> Self {
+        Self { mode, acceptor, refusals: LogLimits::default() }
+    }
+}
+
+impl fmt::Debug for HttpTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpTls").field("mode", &self.mode).field("acceptor", &self.acceptor).finish_non_exhaustive()
+    }
 }
 
 impl Options {
+    /// Whether the port uses TLS.
+    pub(super) fn tls_mode(&self) -> Mode {
+        self.tls.as_ref().map_or(Mode::Off, |tls| tls.mode)
+    }
+
     /// The limits of a command.
     pub(super) fn limits(&self) -> Limits {
         Limits::of_settings(self.key_bytes, self.value_bytes, self.body_bytes)

@@ -18,7 +18,7 @@ use warp::{Filter, Rejection};
 
 use super::api::{cluster, compat, health, openapi, probes, store, touch, txn, watch};
 use super::request::body::boxed;
-use super::request::context::{RequestContext, ServerContext};
+use super::request::context::{ClientCertificate, RequestContext, ServerContext};
 use super::response::problem::Problem;
 use super::server::client_socket::Fin;
 use super::server::fair_shares::Source;
@@ -123,10 +123,12 @@ fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
         .and(query)
         .and(warp::ext::optional::<Source>())
         .and(warp::ext::optional::<Fin>())
+        .and(warp::ext::optional::<ClientCertificate>())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
-        .map(move |method, path, query, source: Option<Source>, fin: Option<Fin>, headers, body| {
-            let client = (source.unwrap_or(Source::loopback()), fin.unwrap_or_default());
+        .map(move |method, path, query, source: Option<_>, fin: Option<_>, certificate: Option<_>, headers, body| {
+            let source = source.unwrap_or(Source::loopback());
+            let client = (source, fin.unwrap_or_default(), certificate.unwrap_or_default());
             RequestContext::new(Arc::clone(&context), method, (path, query), client, (headers, boxed(body)))
         })
         .boxed()

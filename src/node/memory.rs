@@ -18,6 +18,8 @@ use std::time::Duration;
 const MIB: u64 = 1 << 20;
 /// The memory of a connection besides its budgets: hyper's buffers and the task.
 const CONNECTION_BYTES: u64 = 32 << 10;
+/// The memory of one that uses TLS: the session, and a record in each direction.
+const TLS_CONNECTION_BYTES: u64 = 80 << 10;
 /// The memory of a watcher: a connection and a few chunks of events.
 const WATCHER_BYTES: u64 = 96 << 10;
 /// The interval at which freed memory is returned to the system.
@@ -88,9 +90,10 @@ impl Memory {
         }
     }
 
-    /// The maximum number of client connections.
-    pub(super) fn connections(self, most: usize) -> usize {
-        most.min(super::module_options::size(self.part(8, u64::MAX) / CONNECTION_BYTES))
+    /// The maximum number of client connections, with or without TLS.
+    pub(super) fn connections(self, most: usize, with_tls: bool) -> usize {
+        let each = if with_tls { TLS_CONNECTION_BYTES } else { CONNECTION_BYTES };
+        most.min(super::module_options::size(self.part(8, u64::MAX) / each))
     }
 
     /// The maximum number of watchers.
@@ -222,9 +225,9 @@ mod tests {
         }
         let (small, large) = (Memory::under(384, Path::new("/nowhere")), Memory::under(8192, Path::new("/nowhere")));
         assert_eq!((small.cache(), small.clients().bodies), (48 * MIB, 48 << 20));
-        assert_eq!((small.connections(4096), small.watchers(2048), small.peers()), (1536, 512, 48 << 20));
+        assert_eq!((small.connections(4096, false), small.watchers(2048), small.peers()), (1536, 512, 48 << 20));
         assert_eq!((large.cache(), large.clients().bodies), (256 * MIB, 256 << 20));
-        assert_eq!((large.connections(4096), large.watchers(2048), large.peers()), (4096, 2048, 256 << 20));
+        assert_eq!((large.connections(4096, false), large.watchers(2048), large.peers()), (4096, 2048, 256 << 20));
         assert_eq!((small.writes(), small.send_queue(), small.entry_cache()), (24 << 20, 12 << 20, 12 << 20));
         assert_eq!((large.writes(), large.send_queue(), large.entry_cache()), (256 << 20, 64 << 20, 32 << 20));
         let unknown = Memory::under(0, Path::new("/nowhere"));

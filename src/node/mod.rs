@@ -21,7 +21,8 @@ use std::time::Duration;
 use serde_json::json;
 use slog::{Logger, crit, info, warn};
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::consensus::{self, Handle, Inbox, Input};
@@ -29,6 +30,7 @@ use crate::http;
 use crate::logging::{self, Guard};
 use crate::storage::{self, DataDir, Identity, Incarnation, OpenOptions, Peers, SledEngine};
 use crate::transport;
+use crate::trust::TrustError;
 
 mod allocator;
 mod file_limit;
@@ -39,11 +41,13 @@ mod module_options;
 mod open_progress;
 pub mod panics;
 pub mod process_settings;
+mod reload;
 mod stop_conditions;
 
 use file_limit::FileLimit;
 use listen::Ports;
 use memory::Memory;
+use reload::Reloader;
 pub use stop_conditions::Stop;
 
 /// How long the consensus thread has to transfer leadership and to answer pending requests.
@@ -71,6 +75,9 @@ pub enum Error {
     /// The data directory cannot be opened, or a write or sync failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
+    /// A certificate, key or bundle cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The system refuses something that every process needs.
     #[error("{what}: {source}")]
     System {
@@ -124,9 +131,10 @@ async fn start_and_serve(config: &Config, stop: Stop, log: &Logger, guard: &Guar
             return FAILED;
         }
     };
+    let reload = Arc::clone(&stop.reload);
     // A start can take minutes with a large directory, and must be stoppable meanwhile.
     let mut node = tokio::select! {
-        started = Node::start(config, log) => match started {
+        started = Node::start(config, reload, log) => match started {
             Ok(node) => node,
             Err(error) => {
                 crit!(log, "huskv cannot start: {}", error);
@@ -182,17 +190,20 @@ struct Node {
     transport: transport::Transport,
     handle: Handle,
     forming: Option<tokio::task::JoinHandle<()>>,
-    purging: tokio::task::JoinHandle<()>,
+    /// The reload and the purge, which end with the node.
+    background: JoinSet<()>,
     ended: oneshot::Receiver<Result<(), storage::Error>>,
 }
 
 impl Node {
-    async fn start(config: &Config, log: &Logger) -> Result<Self, Error> {
+    /// Starts the node; `reload` is notified when its files are to be read again.
+    async fn start(config: &Config, reload: Arc<Notify>, log: &Logger) -> Result<Self, Error> {
         let directory = config.raft.vol_dir.clone();
         let files = FileLimit::of_the_process();
         if let Some(all) = files.too_few() {
             return Err(Error::TooFewFiles(all));
         }
+        let http_tls = module_options::http_tls(config)?;
         // Drawn before anything is created: without randomness no raft id is safe.
         let nonce = getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
         // The ports that an earlier start has picked are in the directory, which is opened only after the ports are bound.
@@ -220,7 +231,10 @@ impl Node {
         let handle = handle.bound_writes(memory.writes(), memory.writes());
         // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
         // and `/livez` answers.
-        let http_options = module_options::http(config, &ports, memory, files);
+        let http_options = module_options::http(config, &ports, (memory, files), http_tls.as_ref());
+        let mut background = JoinSet::new();
+        let credentials = http_tls.map(|(_, credentials)| credentials);
+        background.spawn(Reloader { http: credentials, log: log.clone() }.run(reload));
         let Ports { http, raft } = ports;
         let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
@@ -228,14 +242,15 @@ impl Node {
         let opening = blocking(move || open(&directory, reserve, open_options, &addresses));
         let opened = open_progress::logged(log, opening).await?;
         process_settings::check_directory(&config.raft.vol_dir, log);
-        let bound = Bound { server, raft: raft.listener, raft_port: raft.port, http_port: http.port, memory, files };
+        let (raft, raft_port, http_port) = (raft.listener, raft.port, http.port);
+        let bound = Bound { server, raft, raft_port, http_port, memory, files, background };
         Self::compose(config, bound, (handle, inbox), nonce, opened, log)
     }
 
     /// Starts transport, consensus thread and bootstrap, in this order: the consensus thread sends from its first turn on.
     fn compose(
         config: &Config,
-        bound: Bound,
+        mut bound: Bound,
         (handle, inbox): (Handle, Inbox),
         nonce: u64,
         Opened { data_dir, incarnation, peers }: Opened,
@@ -256,8 +271,9 @@ impl Node {
             let list = forming::JoinList::new(&config.join, &config.raft.node_id, &advertised);
             tokio::spawn(forming::form(list, handle.clone(), log.clone()))
         });
-        let purging = tokio::spawn(memory::purge_freed());
-        Ok(Self { server: bound.server, transport, handle, forming, purging, ended: running.ended })
+        bound.background.spawn(memory::purge_freed());
+        let (server, background) = (bound.server, bound.background);
+        Ok(Self { server, transport, handle, forming, background, ended: running.ended })
     }
 
     /// Stops the modules from the top down: no new clients, then answers to the pending requests, then no peers.
@@ -265,7 +281,7 @@ impl Node {
         if let Some(forming) = self.forming {
             forming.abort();
         }
-        self.purging.abort();
+        drop(self.background);
         let (handle, ended) = (self.handle, self.ended);
         let end = async {
             let limit = u64::try_from(CONSENSUS_LIMIT.as_millis()).unwrap_or(u64::MAX);
@@ -288,6 +304,7 @@ struct Bound {
     http_port: u16,
     memory: Memory,
     files: FileLimit,
+    background: JoinSet<()>,
 }
 
 /// An opened data directory.

@@ -5,6 +5,7 @@
 //!
 //! See also: [`crate::config`], which has checked the settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Bound;
@@ -14,6 +15,9 @@ use super::memory::Memory;
 use crate::config::Config;
 use crate::model::Limits;
 use crate::storage::OpenOptions;
+use crate::trust::acceptor::TlsAcceptor;
+use crate::trust::credentials::{CredentialFiles, CredentialStore};
+use crate::trust::{Mode, TrustError};
 use crate::{consensus, http, transport};
 
 /// The maximum number of client connections.
@@ -97,8 +101,25 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
     }
 }
 
+/// The mode of TLS on the HTTP port, and its certificates, which are read here; None where the port is plain.
+pub(super) fn http_tls(config: &Config) -> Result<Option<(Mode, Arc<CredentialStore>)>, TrustError> {
+    let (mode, tls) = (config.tls.http_mode(), &config.tls);
+    match tls.http_pair() {
+        Some((certificate, key)) if mode != Mode::Off => {
+            let credentials = CredentialStore::open(CredentialFiles { certificate, key, ca: tls.http_ca() })?;
+            Ok(Some((mode, Arc::new(credentials))))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// The options of the HTTP server.
-pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: FileLimit) -> http::Options {
+pub(super) fn http(
+    config: &Config,
+    ports: &Ports,
+    (memory, files): (Memory, FileLimit),
+    tls: Option<&(Mode, Arc<CredentialStore>)>,
+) -> http::Options {
     // The Host header of a request has either one: clients here use the host, others the advertised one.
     let mut own_hosts = vec![config.host.clone()];
     if config.advertise_host != config.host {
@@ -109,7 +130,7 @@ pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: FileLi
         value_bytes: size(config.limits.value_bytes),
         body_bytes: size(config.limits.body_bytes),
         watchers: memory.watchers(size(config.limits.watchers)),
-        connections: files.connections(memory.connections(CONNECTIONS)),
+        connections: files.connections(memory.connections(CONNECTIONS, tls.is_some())),
         request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
         idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
         rate_grace: Duration::from_millis(config.http.rate_grace_ms),
@@ -120,6 +141,10 @@ pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: FileLi
         port: ports.http.port,
         budgets: memory.clients(),
         join_list: config.join.iter().map(ToString::to_string).collect(),
+        tls: tls.map(|(mode, credentials)| {
+            let acceptor = TlsAcceptor::new(Arc::clone(credentials), config.tls.http_client_auth);
+            Arc::new(http::HttpTls::new(*mode, acceptor))
+        }),
     }
 }
 

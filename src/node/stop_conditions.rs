@@ -3,14 +3,16 @@
 //! Why: the demo's nodes must not outlive it, even when it is killed. Its end closes their standard input, which needs no
 //! signal and works wherever there are pipes.
 //!
-//! Invariants: SIGHUP does not stop a node: neither a terminal that closes nor a supervisor that means "reload" ends it.
+//! Invariants: SIGHUP does not stop a node: neither a terminal that closes nor a supervisor that means "reload" ends it. It
+//! wakes the reload.
 //!
-//! See also: [`crate::node`] (what a stop does).
+//! See also: [`crate::node`] (what a stop does), [`super::reload`].
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// The conditions that stop a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub(super) struct StopSignals {
     interrupt: Signal,
     hangup: Signal,
     stdin: Option<oneshot::Receiver<()>>,
+    /// Notified at each SIGHUP.
+    pub(super) reload: Arc<Notify>,
 }
 
 impl Stop {
@@ -41,6 +45,7 @@ impl Stop {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             stdin,
+            reload: Arc::default(),
         })
     }
 }
@@ -54,9 +59,12 @@ impl StopSignals {
                 None => std::future::pending().await,
             }
         };
-        // SIGHUP has a handler only so that its default action, which ends the process, does not apply. The stream ends
-        // where the runtime can receive no signals; then the node must stop, or none could stop it.
-        let hangups = async { while self.hangup.recv().await.is_some() {} };
+        // The stream ends where the runtime can receive no signals; then the node must stop, or none could stop it.
+        let hangups = async {
+            while self.hangup.recv().await.is_some() {
+                self.reload.notify_one();
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

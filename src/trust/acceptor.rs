@@ -15,9 +15,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -84,7 +82,7 @@ impl TlsAcceptor {
             Err((error, stream)) => return Err((Refusal::explain(&error, presented.get().as_ref()), stream)),
         };
         let verified = secured.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        // webpki has parsed it, and so has this parser when it was issued; one that only webpki can read names nobody.
+        // webpki has parsed it, and so has this parser when it was issued; one that only webpki can read names no client.
         let info = verified.and_then(|certificate| CertificateInfo::parse(certificate).ok());
         Ok((secured, info))
     }

@@ -83,7 +83,7 @@ impl fmt::Display for CertificateInfo {
     }
 }
 
-/// Escapes and shortens text that somebody else has chosen.
+/// Escapes and shortens text that another machine has chosen.
 fn shown(text: &str) -> String {
     text.chars().take(MAX_TEXT).flat_map(char::escape_debug).collect()
 }

@@ -166,7 +166,9 @@ fn check_dates(info: &CertificateInfo, now: SystemTime) -> Result<(), String> {
     }
     if info.not_before > now + CLOCK_DIFFERENCE {
         let before = humantime::format_rfc3339_seconds(info.not_before);
-        return Err(format!("the certificate is not valid before {before}; check this machine's clock, or issue a new one"));
+        return Err(format!(
+            "the certificate is not valid before {before}; check this machine's clock, or issue a new one"
+        ));
     }
     Ok(())
 }
@@ -213,12 +215,18 @@ mod tests {
         let restore = || old.iter().for_each(|(name, bytes)| fs::write(path(name), bytes).unwrap());
         let second = TestCa::new("second");
         fs::write(path("node.pem"), second.node("kv2").certificate).unwrap();
-        assert!(matches!(store.reload(&silent()), Reload::Failed(TrustError::Invalid { path: of, .. }) if of == path("node-key.pem")));
+        assert!(
+            matches!(store.reload(&silent()), Reload::Failed(TrustError::Invalid { path: of, .. }) if of == path("node-key.pem"))
+        );
         second.node("kv2").write(folder.path());
         fs::write(path("ca.pem"), "garbage").unwrap();
-        assert!(matches!(store.reload(&silent()), Reload::Failed(TrustError::Invalid { path: of, .. }) if of == path("ca.pem")));
+        assert!(
+            matches!(store.reload(&silent()), Reload::Failed(TrustError::Invalid { path: of, .. }) if of == path("ca.pem"))
+        );
         second.leaf("kv2", |leaf| leaf.days((-9, -1))).write(folder.path());
-        assert!(matches!(store.reload(&silent()), Reload::Failed(TrustError::Invalid { path: of, .. }) if of == path("node.pem")));
+        assert!(
+            matches!(store.reload(&silent()), Reload::Failed(TrustError::Invalid { path: of, .. }) if of == path("node.pem"))
+        );
         fs::remove_file(path("node.pem")).unwrap();
         assert!(matches!(store.reload(&silent()), Reload::Failed(TrustError::Io { .. })));
         assert_eq!((subject().as_str(), store.present().ca.as_ref().unwrap().infos.len()), ("CN=kv1", 1));

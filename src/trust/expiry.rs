@@ -50,9 +50,9 @@ impl ExpiryLog {
     fn due(&mut self, not_after: SystemTime, now: SystemTime) -> Option<String> {
         let warning = warning(not_after, now)?;
         // A clock that was set back must not silence the line for longer than a day.
-        let is_recent = self.last.is_some_and(|(at, of)| {
-            of == not_after && now.duration_since(at).is_ok_and(|since| since < REPEAT)
-        });
+        let is_recent = self
+            .last
+            .is_some_and(|(at, of)| of == not_after && now.duration_since(at).is_ok_and(|since| since < REPEAT));
         if is_recent {
             return None;
         }

@@ -78,21 +78,29 @@ impl Refusal {
                 };
                 Self { kind, reason, certificate: info }
             }
-            Error::NoCertificatesPresented => Self::new("no certificate", "no certificate was sent, and one is required"),
+            Error::NoCertificatesPresented => {
+                Self::new("no certificate", "no certificate was sent, and one is required")
+            }
+            // TLS 1.1 has no such extension, and rustls misses it before it looks at the version.
             Error::PeerIncompatible(
-                PeerIncompatible::SupportedVersionsExtensionRequired
+                PeerIncompatible::SignatureAlgorithmsExtensionRequired
+                | PeerIncompatible::SupportedVersionsExtensionRequired
                 | PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled
                 | PeerIncompatible::ServerDoesNotSupportTls12Or13
                 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
-            ) => Self::new("version", "no common TLS version: this node speaks TLS 1.2 and 1.3"),
-            Error::PeerIncompatible(what) => {
-                Self::new("incompatible", format!("no common parameters: {what:?}; this node uses TLS 1.2 and 1.3 with AEAD suites"))
+            ) => Self::new("version", "no common TLS version: this node speaks 1.2 and 1.3, and nothing older"),
+            Error::PeerIncompatible(what) => Self::new(
+                "incompatible",
+                format!("no common parameters: {what:?}; this node uses TLS 1.2 and 1.3 with AEAD suites"),
+            ),
+            Error::NoApplicationProtocol => {
+                Self::new("protocol", "no common protocol (ALPN): this node speaks http/1.1")
             }
-            Error::NoApplicationProtocol => Self::new("protocol", "no common protocol (ALPN): this node speaks http/1.1"),
-            Error::AlertReceived(alert) => {
-                Self::new("alert", format!("the other side refused with the alert {alert:?}: {}", explain_alert(*alert)))
-            }
+            Error::AlertReceived(alert) => Self::new(
+                "alert",
+                format!("the other side refused with the alert {alert:?}: {}", explain_alert(*alert)),
+            ),
             Error::InvalidMessage(_) | Error::PeerMisbehaved(_) | Error::InappropriateMessage { .. } => {
                 Self::new("malformed", format!("what was sent is no valid TLS handshake: {cause}"))
             }

@@ -28,6 +28,9 @@ mod harness;
 mod membership;
 mod operations;
 mod peer_port;
+mod secure_port;
+#[path = "../support/test_ca.rs"]
+mod test_ca;
 // Used in part.
 #[allow(dead_code)]
 #[path = "../faults/tcp_proxy.rs"]
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         examples::cases(),
         membership::cases(),
         peer_port::cases(),
+        secure_port::cases(),
         failures::cases(),
     ];
     let trials = cases.into_iter().flatten().map(harness::Case::trial).collect();

@@ -6,10 +6,13 @@
 //!
 //! See also: [`NodeStats`] for the fields.
 
+use std::time::SystemTime;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::client::{MemberStats, NodeStats};
+use crate::trust::expiry;
 
 /// A node's stats, with what `demo` and `status` derive from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +80,12 @@ impl NodeSummary {
             return None;
         }
         Some(format!("disk nearly full at {}: writes that need space are refused", full.join(", ")))
+    }
+
+    /// `the certificate expires on 2027-01-02T03:04:05Z, in 9 days`; none where the end is far, or where the port is plain.
+    pub(crate) fn certificate_warning(&self, now: SystemTime) -> Option<String> {
+        let not_after = humantime::parse_rfc3339(self.stats.tls_http_not_after.as_deref()?).ok()?;
+        expiry::warning(not_after, now)
     }
 
     /// Whether it refuses linearizable reads until it has caught up with its leader.

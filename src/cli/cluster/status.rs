@@ -10,7 +10,7 @@
 //! See also: `node_summary` for the meaning of the stats.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
@@ -98,8 +98,10 @@ fn line(node: &NodeSummary) -> String {
     let reason = reason.unwrap_or_default();
     let conflicts = node.stats.identity_conflict.iter();
     let conflicts: String = conflicts.map(|conflict| format!("\n  identity conflict: {conflict}")).collect();
+    let certificate = node.certificate_warning(SystemTime::now());
+    let certificate = certificate.map(|warning| format!("\n  warning: {warning}")).unwrap_or_default();
     let (term, voters, applied) = (&node.stats.term, node.voters().count(), &node.stats.applied_index);
-    format!("{state}, term {term}, {voters} voters, applied {applied}{warnings}{reason}{conflicts}")
+    format!("{state}, term {term}, {voters} voters, applied {applied}{warnings}{reason}{conflicts}{certificate}")
 }
 
 #[cfg(test)]
@@ -135,6 +137,13 @@ mod tests {
             format!("node2 knows no leader, term 3, 2 voters, applied 17{conflict}")
         );
         stats["identity_conflict"] = json!([]);
+        stats["tls_http_not_after"] = json!("2001-02-03T04:05:06Z");
+        let warning = "\n  warning: the certificate expired on 2001-02-03T04:05:06Z";
+        assert_eq!(
+            line(&NodeSummary::new(&stats)),
+            format!("node2 knows no leader, term 3, 2 voters, applied 17{warning}")
+        );
+        stats["tls_http_not_after"] = json!("2901-02-03T04:05:06Z");
         stats["removed"] = json!(true);
         assert_eq!(line(&NodeSummary::new(&stats)), "node2 is removed, term 3, 2 voters, applied 17");
     }

@@ -121,7 +121,7 @@ pub(crate) async fn stats(request: RequestContext) -> Result<Response, Problem> 
     let deadline = deadline_or(&request, request.context.options.request_timeout)?;
     let status = request.context.status(deadline).await?;
     Ok(success::json(&ChangeBody {
-        data: Some(Stats::new(&status, &request.context.options.join_list)),
+        data: Some(Stats::new(&status, (&request.context.options).into())),
         message: "Here is the raft status".to_owned(),
         warning: None,
         dropped: None,
@@ -148,7 +148,7 @@ async fn change_response(
     // A join may use up its whole deadline and still succeed. The status is a local read, so it gets a second of its own.
     let deadline = Deadline(deadline.0.max(Instant::now() + STATUS_TIMEOUT));
     let status = request.context.status(deadline).await.ok();
-    let data = status.as_ref().map(|status| Stats::new(status, &request.context.options.join_list));
+    let data = status.as_ref().map(|status| Stats::new(status, (&request.context.options).into()));
     success::json(&ChangeBody { data, message, warning, dropped })
 }
 

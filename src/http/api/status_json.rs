@@ -10,6 +10,7 @@
 use serde::Serialize;
 
 use super::probes::NotReady;
+use crate::http::options::{HttpTls, Options};
 use crate::model::{DiskSpace, Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
 
 /// The `data` of `/raft/stats`.
@@ -56,6 +57,27 @@ pub(crate) struct Stats<'a> {
     identity_conflict: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     not_ready: Option<NotReady<'a>>,
+    tls_http: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_http_not_after: Option<String>,
+}
+
+/// What the stats say of the node itself, besides its status.
+pub(crate) struct NodeFacts<'a> {
+    /// The HUSKV_JOIN list, included while the node waits to form a cluster.
+    pub(crate) join_list: &'a [String],
+    /// The mode of TLS on the HTTP port.
+    pub(crate) tls_http: &'static str,
+    /// The end of the certificate of that port.
+    pub(crate) tls_http_not_after: Option<String>,
+}
+
+impl<'a> From<&'a Options> for NodeFacts<'a> {
+    fn from(options: &'a Options) -> Self {
+        let not_after = |tls: &HttpTls| tls.acceptor.credentials().info().not_after;
+        let not_after = options.tls.as_deref().map(|tls| humantime::format_rfc3339_seconds(not_after(tls)).to_string());
+        Self { join_list: &options.join_list, tls_http: options.tls_mode().as_str(), tls_http_not_after: not_after }
+    }
 }
 
 /// A member in the stats.
@@ -105,8 +127,8 @@ struct Progress {
 }
 
 impl<'a> Stats<'a> {
-    /// Returns the stats of a status; `join_list` is included while the node waits to form a cluster.
-    pub(crate) fn new(status: &'a Status, join_list: &'a [String]) -> Self {
+    /// Returns the stats of a status.
+    pub(crate) fn new(status: &'a Status, facts: NodeFacts<'a>) -> Self {
         let is_leader = status.state == State::Leader;
         let voters = Voters::among(&status.members);
         Self {
@@ -150,10 +172,12 @@ impl<'a> Stats<'a> {
                 raft_id,
                 goes_back_in_ms,
             }),
-            forming: status.forming.then_some(join_list),
+            forming: status.forming.then_some(facts.join_list),
             verifying: status.verifying.as_deref(),
             identity_conflict: &status.identity_conflicts,
             not_ready: status.not_ready.as_ref().map(NotReady::of),
+            tls_http: facts.tls_http,
+            tls_http_not_after: facts.tls_http_not_after,
         }
     }
 }
@@ -226,7 +250,8 @@ mod tests {
     use serde_json::{Value, json};
 
     fn stats_json(status: &Status) -> Value {
-        serde_json::to_value(Stats::new(status, &["a:1".to_owned(), "b:2".to_owned()])).unwrap()
+        let options = crate::http::tests::options();
+        serde_json::to_value(Stats::new(status, NodeFacts::from(&options))).unwrap()
     }
 
     #[test]
@@ -273,13 +298,15 @@ mod tests {
                 "role": "learner", "heard_ms": null, "connected": false, "match_index": 40, "last_contact_ms": null
             })
         );
-        assert_eq!(stats["disk_syncs"], json!(7));
+        assert_eq!((&stats["disk_syncs"], &stats["tls_http"]), (&json!(7), &json!("off")));
         status.members[0].disk = Some(DiskSpace { free_bytes: 9, reserve_bytes: 10 });
         let disk = &stats_json(&status)["members"][0]["disk"];
         assert_eq!(disk, &json!({"free_bytes": 9, "reserve_bytes": 10, "nearly_full": true}));
         let counts = [&stats["voters"], &stats["voters_unreachable"], &stats["failure_tolerance"]];
         assert_eq!(counts, [1, 0, 0]);
-        for absent in ["removed", "joining", "previous", "forming", "identity_conflict", "not_ready"] {
+        for absent in
+            ["removed", "joining", "previous", "forming", "identity_conflict", "not_ready", "tls_http_not_after"]
+        {
             assert!(stats.get(absent).is_none(), "{absent}");
         }
         status.state = State::Follower;

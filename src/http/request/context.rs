@@ -32,6 +32,7 @@ use crate::http::server::host_guard::HostGuard;
 use crate::http::server::watchers::WatcherSlots;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
+use crate::trust::certificate::CertificateInfo;
 
 /// The response header with the cluster id: versions and indexes of another cluster mean nothing in this one.
 const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");
@@ -81,6 +82,11 @@ enum NoAnswer {
     Ending,
 }
 
+/// The verified certificate of a client; None where it has sent none, or has connected without TLS.
+#[derive(Debug, Clone, Default)]
+#[allow(dead_code, reason = "authorization by certificate reads it")]
+pub(crate) struct ClientCertificate(pub(crate) Option<Arc<CertificateInfo>>);
+
 /// One request, whose body is not read yet.
 pub(crate) struct RequestContext {
     /// What all handlers share.
@@ -97,6 +103,9 @@ pub(crate) struct RequestContext {
     pub(crate) source: Source,
     /// Signals the client's FIN.
     pub(crate) fin: Fin,
+    /// The client's verified certificate.
+    #[allow(dead_code, reason = "as above")]
+    pub(crate) certificate: ClientCertificate,
     headers: HeaderMap,
     body: BodyStream,
 }
@@ -315,10 +324,10 @@ impl RequestContext {
         context: Arc<ServerContext>,
         method: Method,
         (path, query): (FullPath, String),
-        (source, fin): (Source, Fin),
+        (source, fin, certificate): (Source, Fin, ClientCertificate),
         (headers, body): (HeaderMap, BodyStream),
     ) -> Self {
-        Self { context, method, path, query, arrived: Instant::now(), source, fin, headers, body }
+        Self { context, method, path, query, arrived: Instant::now(), source, fin, certificate, headers, body }
     }
 
     /// Takes a share of the budget of responses for one of this size.

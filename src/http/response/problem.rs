@@ -11,6 +11,7 @@
 //! | `bad_key` | 400 | the key is empty, too long, or not percent-encoded UTF-8 |
 //! | `bad_header` | 400 | a header is invalid or unsupported: a condition, a content type, an idempotency key, `Content-Range` |
 //! | `bad_host` | 400 | the request has no `Host`, more than one, or an invalid one |
+//! | `https_required` | 400 | the request is plain HTTP, and the port speaks HTTPS only |
 //! | `cross_origin` | 403 | the request is of a web page of another origin |
 //! | `not_found` | 404 | there is no such route |
 //! | `key_not_found` | 404 | the store has no such key |
@@ -320,6 +321,12 @@ impl Problem {
         let detail = "this node has the maximum number of connections, and all of them are busy; use another node, or try again in \
              a moment";
         Refusal::not_applied(Code::Overloaded, detail).into()
+    }
+
+    /// Returns the problem of a plain request to a port that speaks TLS only.
+    pub(crate) fn https_required() -> Self {
+        let detail = "This port speaks HTTPS; use https:// instead of http://.";
+        Self::local(StatusCode::BAD_REQUEST, "https_required", "HTTPS required", detail)
     }
 
     /// Returns the problem of a node that is shutting down.

@@ -36,8 +36,9 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     /// Creates an acceptor that lets at most `max` refused connections linger.
-    pub(crate) fn new(max: usize, log: Logger) -> Self {
-        let lingering = LingeringCloses::new(max);
+    /// `tls_only` is whether every client speaks TLS.
+    pub(crate) fn new(max: usize, tls_only: bool, log: Logger) -> Self {
+        let lingering = LingeringCloses::new(max, tls_only);
         Self { lingering, next_poll: Instant::now(), log_limits: LogLimits::default(), log }
     }
 

@@ -7,6 +7,7 @@
 //!   New ---first byte---> Head ---head parsed---> Busy ---response written and flushed---> Idle
 //!    |                     ^ |                                                             |
 //!    |                     | +-- or HeadComplete, where the acceptor has peeked all of it  |
+//!    |<-TLS handshake done-|                                                               |
 //!    |                     +-----------------------first byte------------------------------+
 //!    +--evict--> Evicted (from New, Head, HeadComplete, Idle; never from Busy)
 //! ```
@@ -161,6 +162,14 @@ impl Activity {
         }
     }
 
+    /// Marks that the TLS handshake is complete: from here on the connection is one on which nothing has arrived.
+    pub(crate) fn handshake_done(&self) {
+        let mut phase = self.phase();
+        if !matches!(*phase, Phase::Evicted(_)) {
+            *phase = Phase::New(Instant::now());
+        }
+    }
+
     fn phase(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -274,8 +283,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadTimeout<S> {
         flushed
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    /// Flushes only. The connection's end shuts the stream down ([`super::connection`]), and may have to write before it does:
+    /// after TLS has sent its close_notify, nothing more can be written.
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(context)
     }
 }
 

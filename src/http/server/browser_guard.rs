@@ -22,6 +22,7 @@ use warp::reply::Response;
 
 use crate::http::options::Options;
 use crate::http::response::problem::{Problem, clip};
+use crate::trust::Mode;
 
 /// The header with the relation between the site of the page and that of the node (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -55,12 +56,21 @@ impl BrowserGuard {
         let local = ["localhost", "127.0.0.1", "[::1]"];
         let own = options.own_hosts.iter().map(|host| bracketed(host));
         let hosts = own.chain(local.iter().filter(|_| options.loopback).map(|&host| host.to_owned()));
+        // The scheme is part of an origin: on a port with TLS a page of `http://` is not this node's, but another server's,
+        // or one that was changed on its way.
+        let schemes: &[(&str, u16)] = match options.tls_mode() {
+            Mode::Off => &[("http", 80)],
+            Mode::Accept => &[("http", 80), ("https", 443)],
+            Mode::On => &[("https", 443)],
+        };
         let mut origins = BTreeSet::new();
-        for host in hosts {
-            origins.insert(format!("http://{host}:{}", options.port).to_ascii_lowercase());
+        for (host, &(scheme, default)) in
+            hosts.flat_map(|host| schemes.iter().map(move |scheme| (host.clone(), scheme)))
+        {
+            origins.insert(format!("{scheme}://{host}:{}", options.port).to_ascii_lowercase());
             // Browsers leave the default port out: `http://kv.example`, not `http://kv.example:80`.
-            if options.port == 80 {
-                origins.insert(format!("http://{host}").to_ascii_lowercase());
+            if options.port == default {
+                origins.insert(format!("{scheme}://{host}").to_ascii_lowercase());
             }
         }
         let listed = options.allowed_origins.iter().map(|origin| origin.trim().trim_end_matches('/'));
@@ -180,6 +190,19 @@ mod tests {
             let options = Options { allowed_origins: vec!["https://ui.example.org".into()], ..options.clone() };
             let result = BrowserGuard::new(&options).check(&headers);
             assert_eq!(matches!(result, OriginCheck::Refused(_)), refused, "{site} {origin:?}");
+        }
+    }
+
+    #[test]
+    fn with_tls_the_own_origin_is_https_and_with_both_on_the_port_either() {
+        for (mode, http, https) in [(Mode::Accept, true, true), (Mode::On, false, true)] {
+            let tls = Some(crate::http::tests::tls(mode).0);
+            let options = Options { port: 443, tls, ..options() };
+            assert_eq!(allows(&options, &["http://localhost:443"]), Some(http), "{mode:?}");
+            for own in ["https://localhost:443", "https://localhost", "https://127.0.0.1"] {
+                assert_eq!(allows(&options, &[own]), Some(https), "{mode:?} {own}");
+            }
+            assert_eq!(allows(&options, &["http://localhost"]), Some(false));
         }
     }
 

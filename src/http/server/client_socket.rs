@@ -11,10 +11,11 @@
 //!
 //! See also: clients that are there and slow ([`super::write_timeout`]).
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ const KEEPALIVE_PROBES: u32 = 3;
 pub(crate) const BACKLOG: i32 = 1024;
 /// How many bytes of the first request are peeked at.
 const PEEK_BYTES: usize = 4 << 10;
+/// How many bytes are read while an event stream is written; the FIN behind more of them is not seen.
+const AHEAD_BYTES: usize = 1 << 10;
 /// `TCP_NOTSENT_LOWAT`: how many unsent bytes the system buffers.
 const NOTSENT_BYTES: u32 = 128 << 10;
 
@@ -114,25 +117,38 @@ pub(crate) fn peek_request(stream: TcpStream) -> io::Result<(TcpStream, PeekedRe
 }
 
 /// A socket with two owners: hyper's connection, and the future that watches for its end.
-pub(crate) struct Socket(Arc<TcpStream>);
+pub(crate) struct Socket {
+    stream: Arc<TcpStream>,
+    ahead: ReadAhead,
+}
+
+/// What the watching future has read before hyper asks for it.
+///
+/// Example: a client ends a TLS connection with a close_notify and a FIN. The FIN shows only to a reader that takes the
+/// close_notify out of the socket; hyper, which reads nothing while it writes an event stream, gets it later.
+type ReadAhead = Arc<Mutex<VecDeque<u8>>>;
+
+fn locked(ahead: &ReadAhead) -> MutexGuard<'_, VecDeque<u8>> {
+    ahead.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Socket {
-    /// Wraps `stream`. The future beside it signals `fin` when the client's FIN is all that is left to read, and ends when
-    /// the connection is broken.
+    /// Wraps `stream`. The future beside it signals `fin` when the client's FIN has arrived, and ends when the connection is
+    /// broken.
     pub(crate) fn new(stream: TcpStream, fin: Fin) -> (Self, impl Future<Output = ()> + Send) {
-        let stream = Arc::new(stream);
-        let peeker = Arc::clone(&stream);
+        let (stream, ahead) = (Arc::new(stream), ReadAhead::default());
+        let socket = Self { stream: Arc::clone(&stream), ahead: Arc::clone(&ahead) };
         let broken = async move {
-            match peeker.peek(&mut [0]).await {
-                Ok(0) => fin.0.notify_one(),
-                // Bytes of a next request: the client is there. They stay unread until the present response ends.
-                Ok(_) => {}
+            match read_until_fin(&stream, &ahead).await {
+                Ok(true) => fin.0.notify_one(),
+                // More bytes than fit: the client is there. The rest stays unread until the present response ends.
+                Ok(false) => {}
                 Err(_) => return,
             }
             // An RST sets the error state; other wake-ups are waited out. Readiness is empty only when tokio's driver ends.
-            while !matches!(peeker.ready(Interest::ERROR).await, Ok(ready) if ready.is_error() || ready.is_empty()) {}
+            while !matches!(stream.ready(Interest::ERROR).await, Ok(ready) if ready.is_error() || ready.is_empty()) {}
         };
-        (Self(stream), broken)
+        (socket, broken)
     }
 
     /// Calls `attempt` when the socket is writable, again after each `WouldBlock`.
@@ -142,7 +158,7 @@ impl Socket {
         mut attempt: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
-            ready!(self.0.poll_write_ready(context))?;
+            ready!(self.stream.poll_write_ready(context))?;
             match attempt() {
                 // `try_write` has cleared the readiness, so the next poll registers this task.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -154,9 +170,17 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        {
+            let mut ahead = locked(&self.ahead);
+            if !ahead.is_empty() {
+                let count = ahead.len().min(buffer.remaining());
+                ahead.drain(..count).for_each(|byte| buffer.put_slice(&[byte]));
+                return Poll::Ready(Ok(()));
+            }
+        }
         loop {
-            ready!(self.0.poll_read_ready(context))?;
-            match self.0.try_read_buf(buffer) {
+            ready!(self.stream.poll_read_ready(context))?;
+            match self.stream.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done.map(drop)),
             }
@@ -166,7 +190,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.when_writable(context, || self.0.try_write(bytes))
+        self.when_writable(context, || self.stream.try_write(bytes))
     }
 
     fn poll_write_vectored(
@@ -174,7 +198,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.when_writable(context, || self.0.try_write_vectored(parts))
+        self.when_writable(context, || self.stream.try_write_vectored(parts))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -187,9 +211,31 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // `poll_shutdown` needs exclusive access. While the other owner lives, dropping the last `Arc` closes the socket.
-        match Arc::get_mut(&mut self.0) {
+        match Arc::get_mut(&mut self.stream) {
             Some(stream) => Pin::new(stream).poll_shutdown(context),
             None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Reads ahead until the client's FIN (true), or until [`AHEAD_BYTES`] have come before it (false).
+async fn read_until_fin(stream: &TcpStream, ahead: &ReadAhead) -> io::Result<bool> {
+    loop {
+        stream.readable().await?;
+        let read = {
+            let mut chunk = [0; AHEAD_BYTES];
+            let read = stream.try_read(&mut chunk);
+            let count = *read.as_ref().unwrap_or(&0);
+            locked(ahead).extend(&chunk[..count]);
+            read
+        };
+        match read {
+            Ok(0) => return Ok(true),
+            Ok(_) if locked(ahead).len() >= AHEAD_BYTES => return Ok(false),
+            // The reader of the connection is in the same task. It may wait for these bytes, so it has to be polled again.
+            Ok(_) => tokio::task::yield_now().await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
     }
 }

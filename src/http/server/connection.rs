@@ -33,9 +33,8 @@ use super::activity::{ReadTimeout, Timeouts, TrackedBody};
 use super::client_socket::Fin;
 use super::connection_slots::{ConnectionSlot, SlotKind};
 use super::lingering_close::{LINGER, raw_response};
-use super::write_timeout::WriteTimeout;
 use crate::http::api::watch;
-use crate::http::request::context::ServerContext;
+use crate::http::request::context::{ClientCertificate, ServerContext};
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 
@@ -48,17 +47,26 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The size of a connection's head buffer; a head that does not fit is a 431.
 const HEAD_BYTES: usize = 64 * 1024;
 /// How long after a shutdown's begin a connection without a request waits for one that is on its way.
-const LATE_REQUEST: Duration = Duration::from_millis(100);
+pub(super) const LATE_REQUEST: Duration = Duration::from_millis(100);
 /// How long a connection lingers during a shutdown, [`LATE_REQUEST`] included.
-const STOP_LINGER: Duration = Duration::from_millis(600);
+pub(super) const STOP_LINGER: Duration = Duration::from_millis(600);
 /// How long the end of an event stream may take once the loop has ended: its client may have stopped reading.
 const STREAM_END_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Serves a connection until one side ends it. `broken` ends when nothing can be sent any more; `fin` signals the client's
-/// FIN.
+/// What is known of the client of a connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Client {
+    /// Signals its FIN.
+    pub(super) fin: Fin,
+    /// Its certificate.
+    pub(super) certificate: ClientCertificate,
+}
+
+/// Serves a connection until one side ends it. `stream` has a [`super::write_timeout`]; below TLS, where it is TLS. `broken`
+/// ends when nothing can be sent any more.
 pub(super) async fn serve<I, S>(
     (stream, broken): (I, impl Future<Output = ()>),
-    fin: Fin,
+    client: Client,
     slot: ConnectionSlot,
     context: Arc<ServerContext>,
     service: S,
@@ -70,7 +78,6 @@ pub(super) async fn serve<I, S>(
 {
     let activity = &slot.activity;
     let timeouts = timeouts(slot.kind, &context);
-    let stream = WriteTimeout::new(stream, context.options.rate_grace);
     let stream = ReadTimeout::new(stream, Arc::clone(activity), timeouts);
     let (is_streaming, stream_begins) = (AtomicBool::new(false), Notify::new());
     // Whether the last response told the client not to send another request.
@@ -79,7 +86,8 @@ pub(super) async fn serve<I, S>(
         let accepted = activity.begin_request();
         request.extensions_mut().insert(slot.source);
         request.extensions_mut().insert(slot.kind);
-        request.extensions_mut().insert(fin.clone());
+        request.extensions_mut().insert(client.fin.clone());
+        request.extensions_mut().insert(client.certificate.clone());
         let refused = (!accepted).then(|| request.method().clone());
         // `dispatch::answer` is an async function: until it is polled it does nothing, so a refused request has no effect.
         let (response, activity) = (service.call(request), Arc::clone(activity));
@@ -141,7 +149,7 @@ pub(super) async fn serve<I, S>(
     // The socket is taken back from hyper, which would close it at once and so reset a client that still sends.
     drop(client_gone);
     let parts = connection.into_parts();
-    let stream = parts.io.into_inner().into_inner().into_inner();
+    let stream = parts.io.into_inner().into_inner();
     let unparsed = (!close_expected).then_some(&parts.read_buf[..]);
     end((stream, unparsed), slot, stop_signal).await;
 }
@@ -225,16 +233,20 @@ async fn close<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, slot: Connectio
             // Evicted connections no longer count against the slots, so there is a bound for those that linger.
             match slots.lingering.try_acquire() {
                 Ok(_permit) => linger(stream).await,
-                Err(_) => drop(stream.shutdown().await),
+                Err(_) => drop(stream.shutdown().now_or_never()),
             }
+        } else {
+            // TLS announces its end. Nothing waits for a client that does not take it.
+            drop(stream.shutdown().now_or_never());
         }
         return;
     }
     if slot.kind == SlotKind::Probe {
         // Slots for probes are few: the next probe must not wait until this connection has lingered.
         drop(slot);
-        if let Ok(_permit) = slots.lingering.try_acquire() {
-            linger(stream).await;
+        match slots.lingering.try_acquire() {
+            Ok(_permit) => linger(stream).await,
+            Err(_) => drop(stream.shutdown().now_or_never()),
         }
     } else {
         linger(stream).await;
@@ -242,7 +254,8 @@ async fn close<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I, slot: Connectio
     }
 }
 
-fn timeouts(kind: SlotKind, context: &ServerContext) -> Timeouts {
+/// The timeouts of a connection in a slot of this kind.
+pub(super) fn timeouts(kind: SlotKind, context: &ServerContext) -> Timeouts {
     match kind {
         SlotKind::Probe => Timeouts { idle: PROBE_TIMEOUT, head: PROBE_TIMEOUT },
         _ => Timeouts { idle: context.options.idle_timeout + IDLE_GRACE, head: HEAD_TIMEOUT },
@@ -250,14 +263,14 @@ fn timeouts(kind: SlotKind, context: &ServerContext) -> Timeouts {
 }
 
 /// Waits for the shutdown.
-async fn stopped(stop_signal: &mut signal::Receiver<bool>) {
+pub(super) async fn stopped(stop_signal: &mut signal::Receiver<bool>) {
     // An error means that the acceptor is gone, which is a shutdown too.
     drop(stop_signal.wait_for(|stopping| *stopping).await);
 }
 
 /// Sends a FIN, then reads and discards what the client still sends, for at most [`LINGER`]. Example: a 413 is sent while the
 /// client still uploads; a close at that moment would reset the connection, and the client would see no 413.
-async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I) {
+pub(super) async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut stream: I) {
     let mut buffer = vec![0; 16 * 1024];
     let drained = async {
         if stream.shutdown().await.is_ok() {

@@ -18,9 +18,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use warp::http::Method;
+use warp::http::{Method, StatusCode};
 
 use crate::http::response::problem::Problem;
+use crate::trust::acceptor::HANDSHAKE_RECORD;
 
 /// How long a connection that the node ends is still read.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
@@ -37,14 +38,18 @@ pub(crate) fn raw_response(problem: &Problem) -> Arc<[u8]> {
     // Written by hand because hyper has not taken the connection, or has given it up. The request's method is unknown, so
     // the body has the `outcome` that a write needs.
     let body = String::from_utf8(problem.to_json(&Method::POST)).unwrap_or_default();
-    let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n\
-                Cache-Control: no-store\r\nConnection: close\r\nContent-Length";
-    format!("{head}: {}\r\n\r\n{body}\n", body.len() + 1).into_bytes().into()
+    let (status, length) = (problem.respond(&Method::POST).status(), body.len() + 1);
+    let retry = if status == StatusCode::SERVICE_UNAVAILABLE { "Retry-After: 1\r\n" } else { "" };
+    let head =
+        "Content-Type: application/problem+json\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length";
+    format!("HTTP/1.1 {status}\r\n{retry}{head}: {length}\r\n\r\n{body}\n").into_bytes().into()
 }
 
 /// The sockets of refused connections.
 pub(crate) struct LingeringCloses {
     max: usize,
+    /// Whether every client speaks TLS, so that one that has not sent anything gets no response.
+    tls_only: bool,
     /// The earliest first.
     sockets: VecDeque<Refused>,
     buffer: Box<[u8]>,
@@ -61,16 +66,16 @@ struct Refused {
 
 /// What a read has found.
 struct Drained {
-    /// Whether bytes had arrived.
-    some: bool,
+    /// The first byte that had arrived.
+    first: Option<u8>,
     /// Whether more can arrive.
     is_open: bool,
 }
 
 impl LingeringCloses {
     /// Room for `max` sockets.
-    pub(crate) fn new(max: usize) -> Self {
-        Self { max, sockets: VecDeque::new(), buffer: vec![0; BUFFER_BYTES].into() }
+    pub(crate) fn new(max: usize, tls_only: bool) -> Self {
+        Self { max, tls_only, sockets: VecDeque::new(), buffer: vec![0; BUFFER_BYTES].into() }
     }
 
     /// Closes all sockets at once; those without a response get it first.
@@ -113,9 +118,9 @@ impl LingeringCloses {
         // reading on until C has seen the FIN and closed its side leaves no byte that could cause the RST.
         let drained = self.drain(&socket.stream);
         let now = Instant::now();
-        let is_due = drained.some || !drained.is_open || now >= socket.until;
+        let is_due = drained.first.is_some() || !drained.is_open || now >= socket.until;
         if let Some(response) = socket.response.take_if(|_| is_due) {
-            if !respond(&socket.stream, &response) {
+            if !self.respond(&socket.stream, &response, drained.first) {
                 return;
             }
             socket.until = now + LINGER;
@@ -128,32 +133,34 @@ impl LingeringCloses {
 
     /// Closes a socket before its time: at least it has its response, and nothing that has arrived so far is unread.
     fn close(&mut self, socket: Refused) {
-        self.drain(&socket.stream);
+        let drained = self.drain(&socket.stream);
         if let Some(response) = socket.response {
-            respond(&socket.stream, &response);
+            self.respond(&socket.stream, &response, drained.first);
         }
     }
 
     /// Reads and discards what has arrived.
     fn drain(&mut self, mut stream: &TcpStream) -> Drained {
-        let mut some = false;
+        let mut first = None;
         // Bounded, or a client that sends faster than this reads would keep the acceptor here.
         for _ in 0..MAX_READS {
             match stream.read(&mut self.buffer) {
-                Ok(0) => return Drained { some, is_open: false },
-                Ok(_) => some = true,
+                Ok(0) => return Drained { first, is_open: false },
+                Ok(_) => first = first.or(self.buffer.first().copied()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Drained { some, is_open: error.kind() == ErrorKind::WouldBlock },
+                Err(error) => return Drained { first, is_open: error.kind() == ErrorKind::WouldBlock },
             }
         }
-        Drained { some, is_open: true }
+        Drained { first, is_open: true }
     }
-}
 
-/// Writes `response` and sends a FIN; false where the client is gone.
-fn respond(mut stream: &TcpStream, response: &[u8]) -> bool {
-    let written = matches!(stream.write(response), Ok(written) if written == response.len());
-    written && stream.shutdown(Shutdown::Write).is_ok()
+    /// Writes `response` and sends a FIN, or only the FIN where the client speaks TLS, to which the response would be garbage;
+    /// false where the client is gone.
+    fn respond(&self, mut stream: &TcpStream, response: &[u8], first: Option<u8>) -> bool {
+        let speaks_tls = first.map_or(self.tls_only, |first| first == HANDSHAKE_RECORD);
+        let written = speaks_tls || matches!(stream.write(response), Ok(written) if written == response.len());
+        written && stream.shutdown(Shutdown::Write).is_ok()
+    }
 }
 
 #[cfg(test)]
@@ -172,7 +179,7 @@ mod tests {
 
     #[test]
     fn all_clients_get_the_response_and_the_latest_sockets_linger() {
-        let mut closes = LingeringCloses::new(2);
+        let mut closes = LingeringCloses::new(2, false);
         let mut clients = Vec::new();
         for _ in 0..5 {
             let (mut client, server) = pair();
@@ -199,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_response_waits_for_the_request_but_not_for_ever() {
-        let mut closes = LingeringCloses::new(2);
+        let mut closes = LingeringCloses::new(2, false);
         let (mut client, server) = pair();
         closes.respond_and_close(server, &b"response"[..].into());
         client.set_nonblocking(true).unwrap();
@@ -234,11 +241,33 @@ mod tests {
     }
 
     #[test]
+    fn a_tls_client_gets_a_plain_close() {
+        for (tls_only, sent, expected) in [
+            (false, &b"\x16\x03\x01"[..], ""),
+            (true, b"\x16\x03\x01", ""),
+            (true, b"", ""),
+            (true, b"GET /", "response"),
+            (false, b"", "response"),
+        ] {
+            let mut closes = LingeringCloses::new(2, tls_only);
+            let (mut client, server) = pair();
+            client.write_all(sent).unwrap();
+            closes.respond_and_close(server, &b"response"[..].into());
+            while closes.sockets.iter().any(|socket| socket.response.is_some()) {
+                closes.poll();
+            }
+            let mut response = String::new();
+            client.read_to_string(&mut response).unwrap();
+            assert_eq!(response, expected, "{tls_only} {sent:?}");
+        }
+    }
+
+    #[test]
     fn a_client_that_has_sent_its_fin_gets_the_response_too() {
         let (mut client, server) = pair();
         client.write_all(b"request").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        let mut closes = LingeringCloses::new(2);
+        let mut closes = LingeringCloses::new(2, false);
         closes.respond_and_close(server, &b"response"[..].into());
         let mut response = String::new();
         client.read_to_string(&mut response).unwrap();

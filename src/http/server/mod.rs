@@ -7,8 +7,8 @@
 //!   accept ---> slot? --no--> 503, lingering close          (acceptor, connection_slots, lingering_close)
 //!                | yes
 //!                v  one task for each connection
-//!   TcpStream -> Socket -> WriteTimeout -> ReadTimeout -> hyper http1 -> dispatch -> warp routes
-//!                (FIN)     (least rate)    (idle, head)   (connection)   (origin, host, headers)
+//!   TcpStream -> Socket -> WriteTimeout -> [TLS] -> ReadTimeout -> hyper http1 -> dispatch -> warp routes
+//!                (FIN)     (least rate)  (handshake) (idle, head)  (connection)   (origin, host, headers)
 //! ```
 //!
 //! Invariants:
@@ -20,6 +20,7 @@
 //!   response; an event stream ends when the consensus loop has. Requests that the loop has not answered shortly before the
 //!   end get a 503 with what is known of them.
 //! * A request whose client has sent a FIN behind it is answered.
+//! * A TLS handshake is made in the connection's task, under its slot and timeouts ([`tls_handshake`]).
 //!
 //! See also: the routes ([`super::routes`]).
 
@@ -34,6 +35,7 @@ pub(crate) mod fair_shares;
 pub(crate) mod host_guard;
 pub(crate) mod lingering_close;
 pub(crate) mod min_rate;
+mod tls_handshake;
 pub(crate) mod watchers;
 pub(crate) mod write_timeout;
 
@@ -52,11 +54,14 @@ use tokio::time::timeout;
 use super::api::watch;
 use super::request::context::ServerContext;
 use super::response::problem::Problem;
+use crate::trust::Mode;
 use acceptor::Acceptor;
-use client_socket::{Fin, PeekedRequest, Socket};
+use client_socket::{PeekedRequest, Socket};
+use connection::Client;
 use connection_slots::{ConnectionSlots, SlotKind};
 use dispatch::service;
 use lingering_close::raw_response;
+use write_timeout::WriteTimeout;
 
 /// The part of a shutdown, as a divisor, that is left for answering requests which the loop has not answered.
 const LAST_ANSWERS_DIVISOR: u32 = 8;
@@ -104,7 +109,9 @@ async fn accept(
     let (stopping, stop_signal) = signal::channel(false);
     let service = service(Arc::clone(&context));
     let mut connections = JoinSet::new();
-    let mut acceptor = Acceptor::new(slots.max_lingering_refused(), log.clone());
+    let tls = context.options.tls.clone();
+    let tls_only = tls.as_ref().is_some_and(|tls| tls.mode == Mode::On);
+    let mut acceptor = Acceptor::new(slots.max_lingering_refused(), tls_only, log.clone());
     let no_slot = raw_response(&Problem::connections_full());
     let drain = loop {
         let accepted = tokio::select! {
@@ -130,10 +137,18 @@ async fn accept(
             acceptor.refuse(stream, &no_slot);
             continue;
         };
-        let fin = Fin::default();
-        let socket = Socket::new(stream, fin.clone());
         let (context, service, stop_signal) = (Arc::clone(&context), service.clone(), stop_signal.clone());
-        connections.spawn(connection::serve(socket, fin, slot, context, service, stop_signal, log.clone()));
+        if let Some(tls) = &tls {
+            let tls = Arc::clone(tls);
+            let serve = tls_handshake::serve((stream, tls), slot, context, service, stop_signal, log.clone());
+            connections.spawn(serve);
+            continue;
+        }
+        let client = Client::default();
+        let (socket, broken) = Socket::new(stream, client.fin.clone());
+        let socket = WriteTimeout::new(socket, context.options.rate_grace);
+        let serve = connection::serve((socket, broken), client, slot, context, service, stop_signal, log.clone());
+        connections.spawn(serve);
     };
     // Of a drain of 8 s: for 7 s requests end by themselves. Then the waits for the loop are given up, and their clients get
     // "unknown outcome" within the last second. What is left then is aborted.
@@ -169,8 +184,8 @@ where
         .take(fair_shares::Source::loopback(), PeekedRequest::default())
         .expect("the first connection finds a slot");
     connection::serve(
-        (stream, std::future::pending()),
-        Fin::default(),
+        (WriteTimeout::new(stream, context.options.rate_grace), std::future::pending()),
+        Client::default(),
         slot,
         Arc::clone(&context),
         service(context),

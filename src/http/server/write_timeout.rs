@@ -34,11 +34,6 @@ impl<S> WriteTimeout<S> {
         Self { stream, grace, rate: MinRate::new(grace), blocked: None }
     }
 
-    /// The stream itself.
-    pub(crate) fn into_inner(self) -> S {
-        self.stream
-    }
-
     /// Counts the result of a write, and fails a blocked one at the end of the grace period.
     fn limit(&mut self, write: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Poll::Ready(written) = write else {

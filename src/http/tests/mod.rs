@@ -14,6 +14,7 @@ mod content;
 mod list_and_txn;
 mod overload;
 mod store;
+mod tls_port;
 mod watch;
 
 use std::net::SocketAddr;
@@ -24,10 +25,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Budgets, Options, Server, start};
+use super::{Budgets, HttpTls, Options, Server, start};
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Names, Reply, channel};
 use crate::model::test_store::Map;
 use crate::model::{Answer, Code, CommandResult, Leader, MemberStatus, Refusal, Request, Role, State, Status};
+use crate::trust::acceptor::TlsAcceptor;
+use crate::trust::credentials::{CredentialFiles, CredentialStore};
+use crate::trust::test_ca::TestCa;
+use crate::trust::{ClientAuth, Mode};
 
 /// Options with small limits, so that exceeding them is cheap.
 pub(super) fn options() -> Options {
@@ -53,7 +58,18 @@ pub(super) fn options() -> Options {
             renewals: 1 << 20,
         },
         join_list: vec!["a:1".into(), "b:2".into()],
+        tls: None,
     }
+}
+
+/// TLS in this mode with a new certificate, and its authority.
+pub(super) fn tls(mode: Mode) -> (Arc<HttpTls>, TestCa) {
+    let (ca, folder) = (TestCa::new("ca"), tempfile::tempdir().unwrap());
+    ca.node("kv1").write(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    let files = CredentialFiles { certificate: path("node.pem"), key: path("node-key.pem"), ca: Some(path("ca.pem")) };
+    let credentials = Arc::new(CredentialStore::open(files).unwrap());
+    (Arc::new(HttpTls::new(mode, TlsAcceptor::new(credentials, ClientAuth::Optional))), ca)
 }
 
 /// The status of a leader of two nodes.

@@ -21,6 +21,11 @@ const COMMITTED: u64 = 20;
 
 /// A node that has applied up to 10 and stays in contact with a leader.
 fn node() -> (Node, Arc<ChangeFeed>) {
+    node_with(options())
+}
+
+/// As [`node`], with these options.
+pub(super) fn node_with(options: Options) -> (Node, Arc<ChangeFeed>) {
     let (handle, inbox) = channel(16);
     let feed = Arc::clone(&inbox.feed);
     let mut inbox = inbox;
@@ -39,7 +44,7 @@ fn node() -> (Node, Arc<ChangeFeed>) {
     });
     feed.begin(10, HISTORY);
     feed.set_status(feed_status(u64::MAX, None));
-    (Node::in_front_of(handle, options()), feed)
+    (Node::in_front_of(handle, options), feed)
 }
 
 fn put(key: &'static str, index: u64, content_type: &str, bytes: &'static str) -> Change {

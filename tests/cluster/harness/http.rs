@@ -82,6 +82,13 @@ impl Request {
         Ok(Pending { stream, sent, bodiless: self.method == "HEAD" })
     }
 
+    /// Sends it on a connection that is open, such as one of TLS, and reads the answer.
+    pub fn send_over(self, mut stream: impl Read + Write, address: &str) -> std::io::Result<Answer> {
+        stream.write_all(&self.bytes(address))?;
+        stream.flush()?;
+        read_answer(&mut BufReader::new(stream), self.method == "HEAD")
+    }
+
     /// Everything that goes out.
     fn bytes(&self, address: &str) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", self.method, self.path);

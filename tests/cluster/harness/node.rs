@@ -193,7 +193,7 @@ impl Node {
         self.await_exit(secs(15))
     }
 
-    /// SIGHUP, which nothing is to come of.
+    /// SIGHUP: the node reads its certificates again, and goes on.
     pub fn sighup(&self) {
         self.signal(Signal::HUP);
     }

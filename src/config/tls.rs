@@ -1,0 +1,139 @@
+//! `[tls]`: which certificates the HTTP port uses, and what follows from `tls.dir`.
+//!
+//! Why: one directory makes a secure node by convention, and each file can be named by itself. Half of that is a mistake that
+//! must not start a plain node.
+//!
+//! Invariants: no file is opened here. A mode without a key pair, half a pair, and client certificates without a CA are
+//! errors that name the keys.
+//!
+//! See also: `trust::credentials`, which reads the files.
+
+use std::path::PathBuf;
+
+use crate::trust::{ClientAuth, Mode};
+
+/// The files of `tls.dir`.
+const CERTIFICATE: &str = "node.pem";
+const KEY: &str = "node-key.pem";
+const CA: &str = "ca.pem";
+
+/// `[tls]`: certificates.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The directory with ca.pem, node.pem and node-key.pem; empty for none.
+    pub dir: PathBuf,
+    /// The certificate chain of the HTTP port; empty for none.
+    pub http_cert: PathBuf,
+    /// Its key; empty for none.
+    pub http_key: PathBuf,
+    /// The authorities of client certificates; empty for none.
+    pub http_client_ca: PathBuf,
+    /// Whether clients are asked for a certificate.
+    pub http_client_auth: ClientAuth,
+    /// Whether the HTTP port uses TLS; None: it does where there is a key pair.
+    pub http: Option<Mode>,
+}
+
+impl Tls {
+    /// Whether the HTTP port uses TLS.
+    #[must_use]
+    pub fn http_mode(&self) -> Mode {
+        self.http.unwrap_or(if self.http_pair().is_some() { Mode::On } else { Mode::Off })
+    }
+
+    /// The certificate chain and the key of the HTTP port.
+    #[must_use]
+    pub fn http_pair(&self) -> Option<(PathBuf, PathBuf)> {
+        if !self.http_cert.as_os_str().is_empty() {
+            return Some((self.http_cert.clone(), self.http_key.clone()));
+        }
+        let in_dir = |name| self.dir.join(name);
+        (!self.dir.as_os_str().is_empty()).then(|| (in_dir(CERTIFICATE), in_dir(KEY)))
+    }
+
+    /// The authorities of client certificates, where clients are asked for one.
+    #[must_use]
+    pub fn http_ca(&self) -> Option<PathBuf> {
+        if self.http_client_auth == ClientAuth::None {
+            return None;
+        }
+        if !self.http_client_ca.as_os_str().is_empty() {
+            return Some(self.http_client_ca.clone());
+        }
+        (!self.dir.as_os_str().is_empty()).then(|| self.dir.join(CA))
+    }
+
+    /// Finds keys that contradict each other: the key to name, the other one, and the reason.
+    pub(super) fn contradiction(&self) -> Option<(&'static str, Option<&'static str>, String)> {
+        let wrong = |key, other, why: &str| Some((key, other, why.to_owned()));
+        let is_given = |path: &PathBuf| !path.as_os_str().is_empty();
+        match (is_given(&self.http_cert), is_given(&self.http_key)) {
+            (true, false) => {
+                return wrong("tls.http_cert", Some("tls.http_key"), "half a pair: tls.http_key is required with it");
+            }
+            (false, true) => {
+                return wrong("tls.http_key", Some("tls.http_cert"), "half a pair: tls.http_cert is required with it");
+            }
+            _ => {}
+        }
+        if self.http_pair().is_none() {
+            const MISSING: &str = "there is no key pair; give tls.dir, or tls.http_cert and tls.http_key";
+            if self.http.is_some_and(|mode| mode != Mode::Off) {
+                return wrong("tls.http", None, MISSING);
+            }
+            if self.http_client_auth != ClientAuth::None {
+                return wrong("tls.http_client_auth", None, MISSING);
+            }
+        }
+        if self.http_client_auth != ClientAuth::None && self.http_ca().is_none() {
+            let why = "client certificates are verified with tls.http_client_ca, which is not given";
+            return wrong("tls.http_client_auth", Some("tls.http_client_ca"), why);
+        }
+        if self.http_client_auth == ClientAuth::None && is_given(&self.http_client_ca) {
+            let why = "no client is asked for a certificate; set tls.http_client_auth to optional or required";
+            return wrong("tls.http_client_ca", Some("tls.http_client_auth"), why);
+        }
+        None
+    }
+}
+
+/// Parses a mode, in lower case; empty: it follows from the key pair.
+pub(super) fn mode(text: &str) -> Result<Option<Mode>, String> {
+    match text.to_lowercase().as_str() {
+        "" => Ok(None),
+        "off" => Ok(Some(Mode::Off)),
+        "accept" => Ok(Some(Mode::Accept)),
+        "on" => Ok(Some(Mode::On)),
+        _ => Err(format!("{text:?} is none of off, accept, on")),
+    }
+}
+
+/// Parses whether clients are asked for a certificate.
+pub(super) fn client_auth(text: &str) -> Result<ClientAuth, String> {
+    match text.to_lowercase().as_str() {
+        "none" => Ok(ClientAuth::None),
+        "optional" => Ok(ClientAuth::Optional),
+        "required" => Ok(ClientAuth::Required),
+        _ => Err(format!("{text:?} is none of none, optional, required")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mode_follows_from_the_pair_and_the_directory_names_the_files() {
+        let none = Tls::default();
+        assert_eq!((none.http_mode(), none.http_pair(), none.http_ca()), (Mode::Off, None, None));
+        let dir = Tls { dir: "/tls".into(), ..Tls::default() };
+        assert_eq!(dir.http_mode(), Mode::On);
+        assert_eq!(dir.http_pair(), Some(("/tls/node.pem".into(), "/tls/node-key.pem".into())));
+        assert_eq!(dir.http_ca(), None, "no client certificates over HTTP");
+        let own = Tls { http_cert: "/a".into(), http_key: "/b".into(), http_client_auth: ClientAuth::Optional, ..dir };
+        assert_eq!(own.http_pair(), Some(("/a".into(), "/b".into())));
+        assert_eq!(own.http_ca(), Some("/tls/ca.pem".into()));
+        let off = Tls { http: Some(Mode::Off), ..own };
+        assert_eq!((off.http_mode(), off.contradiction()), (Mode::Off, None));
+    }
+}

@@ -1,0 +1,64 @@
+//! The reload of what can change while the node runs: every 10 s, and at SIGHUP.
+//!
+//! Why: certificates are renewed every few weeks or months, and a restart for that would cost an election.
+//!
+//! Invariants: the files are read on a thread for blocking work, one reload at a time. A failed reload changes nothing and is
+//! tried again soon, because it may have met a replacement that was half done.
+//!
+//! See also: [`crate::trust::credentials`] (what is read, and when it is used).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slog::{Logger, info};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::trust::credentials::{CredentialStore, Reload};
+use crate::trust::expiry::ExpiryLog;
+
+/// The interval of reloads.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// The interval while the files are wrong.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What is reloaded.
+pub(super) struct Reloader {
+    /// The certificates of the HTTP port, where it uses TLS.
+    pub(super) http: Option<Arc<CredentialStore>>,
+    /// Where the node logs.
+    pub(super) log: Logger,
+}
+
+impl Reloader {
+    /// Reloads at SIGHUP and in intervals, until it is aborted.
+    pub(super) async fn run(self, hangup: Arc<Notify>) {
+        let reloader = Arc::new(self);
+        let mut expiry = ExpiryLog::default();
+        let mut wait = INTERVAL;
+        loop {
+            if let Some(http) = &reloader.http {
+                expiry.check("http", &http.info(), &reloader.log);
+            }
+            let asked = timeout(wait, hangup.notified()).await.is_ok();
+            let reload = Arc::clone(&reloader);
+            // An error means that the process ends.
+            let Ok(failed) = tokio::task::spawn_blocking(move || reload.reload(asked)).await else { return };
+            wait = if failed { RETRY } else { INTERVAL };
+        }
+    }
+
+    /// Reads everything again; true where something was wrong. Where it was asked for by a signal, an unchanged state is
+    /// logged, too.
+    fn reload(&self, asked: bool) -> bool {
+        let Some(http) = &self.http else { return false };
+        match http.reload(&self.log) {
+            Reload::Failed(_) => true,
+            Reload::Unchanged if asked => {
+                info!(self.log, "SIGHUP: the certificates are unchanged");
+                false
+            }
+            Reload::Unchanged | Reload::Replaced => false,
+        }
+    }
+}
