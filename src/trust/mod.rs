@@ -16,10 +16,15 @@
 //! See also: `config` (the settings), `docs/tls.md` (for operators).
 
 pub mod acceptor;
+pub mod authority;
 pub mod certificate;
 pub mod credentials;
 pub mod expiry;
+pub mod inspect;
+pub mod names;
+mod new_files;
 pub mod pem_files;
+pub mod probe;
 pub mod refusal;
 #[cfg(test)]
 #[path = "../../tests/support/test_ca.rs"]

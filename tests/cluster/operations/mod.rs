@@ -1,5 +1,6 @@
-//! Operations: start, settings, status, probes, the tutorial.
+//! Operations: start, settings, status, probes, certificates, the tutorial.
 
+mod certs;
 mod launch;
 mod probes;
 mod settings;
@@ -11,8 +12,16 @@ use crate::harness::Case;
 
 /// The tests of this folder.
 pub fn cases() -> Vec<Case> {
-    [settings::cases(), launch::cases(), stats::cases(), status::cases(), probes::cases(), tutorial::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        settings::cases(),
+        launch::cases(),
+        stats::cases(),
+        status::cases(),
+        probes::cases(),
+        certs::cases(),
+        tutorial::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
