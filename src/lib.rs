@@ -23,11 +23,12 @@
 //! | [`changefeed`] | a bounded memory of the latest events, for watchers | model |
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, logging, plant |
 //! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, the snapshot types of storage, the facade of consensus |
-//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, logging, the facade of consensus |
+//! | [`auth`] | tokens: their file, secrets, grants, reloads | model, logging |
+//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, auth, logging, the facade of consensus |
 //! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model |
 //! | [`config`] | settings | model |
 //! | [`node`] | composes the modules, and stops them in reverse | all of these |
-//! | [`cli`] | the command line | config, logging, node, client |
+//! | [`cli`] | the command line | auth, config, logging, node, client |
 //! | [`logging`] | the log on stderr, and rate limits of its lines | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
 //! | `fuzzing` | the fuzz targets; in test builds only | model, storage, transport, http, config |
@@ -114,6 +115,7 @@
 //! a transfer of leadership breaks them. Asynchronous appends: no gain at up to 64 clients, and two more ways to diverge.
 //! TLS and logins: the ports bind loopback unless asked otherwise; put a proxy in front.
 
+pub mod auth;
 pub mod changefeed;
 pub mod cli;
 pub mod client;

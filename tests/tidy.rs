@@ -90,12 +90,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("changefeed", &["model"]),
     ("consensus", &["model", "storage", "changefeed", "logging", "plant"]),
     ("transport", &["model", "storage", "consensus", "logging"]),
-    ("http", &["model", "changefeed", "consensus", "logging"]),
+    ("auth", &["model", "logging"]),
+    ("http", &["model", "changefeed", "consensus", "auth", "logging"]),
     ("client", &["model"]),
     ("config", &["model"]),
     ("logging", &[]),
-    ("node", &["model", "storage", "changefeed", "consensus", "transport", "http", "client", "config", "logging"]),
-    ("cli", &["config", "logging", "node", "client"]),
+    (
+        "node",
+        &["model", "storage", "changefeed", "consensus", "transport", "auth", "http", "client", "config", "logging"],
+    ),
+    ("cli", &["auth", "config", "logging", "node", "client"]),
     ("fuzzing", &["model", "storage", "transport", "http", "config"]),
     ("main", &["cli"]),
     ("lib", &[]),
@@ -141,7 +145,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("slog_json", &["src/logging/mod.rs"]),
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
     ("clap_complete", &["src/cli/completions.rs"]),
-    ("toml", &["src/config.rs", "src/config/"]),
+    ("toml", &["src/auth/", "src/config.rs", "src/config/"]),
     ("unsafe", &["src/node/allocator.rs", "src/storage/sled/sync_override.rs", "src/storage/sled/wall_clock.rs"]),
 ];
 
