@@ -69,6 +69,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[http]`
     pub http: Http,
+    /// `[auth]`
+    pub auth: Auth,
     /// `[log]`
     pub log: Log,
 }
@@ -164,6 +166,13 @@ pub struct Http {
     pub idle_timeout_ms: u64,
     /// How long a client may be slower than the minimum rate, in milliseconds.
     pub rate_grace_ms: u64,
+}
+
+/// `[auth]`: what clients need.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Auth {
+    /// The token file; None where requests need no token.
+    pub tokens: Option<PathBuf>,
 }
 
 /// `[log]`: the log on stderr.

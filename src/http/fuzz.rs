@@ -156,6 +156,7 @@ fn options() -> Options {
             renewals: 1 << 20,
         },
         join_list: Vec::new(),
+        tokens: None,
     }
 }
 

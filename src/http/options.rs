@@ -1,8 +1,10 @@
 //! Options of the HTTP server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::server::fair_shares::Budgets;
+use crate::auth::TokenStore;
 use crate::model::Limits;
 
 /// What the HTTP server is configured with.
@@ -39,6 +41,8 @@ pub struct Options {
     pub budgets: Budgets,
     /// The HUSKV_JOIN list, shown in the stats of a node that waits to form a cluster; its hosts are the node's own too.
     pub join_list: Vec<String>,
+    /// The tokens that requests need; None where every client may do everything.
+    pub tokens: Option<Arc<TokenStore>>,
 }
 
 impl Options {

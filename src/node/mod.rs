@@ -23,6 +23,7 @@ use slog::{Logger, crit, info, warn};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use crate::auth::{TokenFileError, TokenStore};
 use crate::config::Config;
 use crate::consensus::{self, Handle, Inbox, Input};
 use crate::http;
@@ -40,6 +41,7 @@ mod open_progress;
 pub mod panics;
 pub mod process_settings;
 mod stop_conditions;
+mod token_reload;
 
 use file_limit::FileLimit;
 use listen::Ports;
@@ -89,6 +91,9 @@ pub enum Error {
         least = file_limit::MIN_FILES
     )]
     TooFewFiles(usize),
+    /// The token file cannot be read or is wrong.
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
     /// The consensus thread ended without an error.
     #[error("the consensus thread ended without a reason")]
     ConsensusLost,
@@ -183,6 +188,7 @@ struct Node {
     handle: Handle,
     forming: Option<tokio::task::JoinHandle<()>>,
     purging: tokio::task::JoinHandle<()>,
+    token_reload: Option<tokio::task::JoinHandle<()>>,
     ended: oneshot::Receiver<Result<(), storage::Error>>,
 }
 
@@ -193,6 +199,7 @@ impl Node {
         if let Some(all) = files.too_few() {
             return Err(Error::TooFewFiles(all));
         }
+        let tokens = config.auth.tokens.as_ref().map(|path| TokenStore::open(path, log.clone())).transpose()?;
         // Drawn before anything is created: without randomness no raft id is safe.
         let nonce = getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
         // The ports that an earlier start has picked are in the directory, which is opened only after the ports are bound.
@@ -220,7 +227,8 @@ impl Node {
         let handle = handle.bound_writes(memory.writes(), memory.writes());
         // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
         // and `/livez` answers.
-        let http_options = module_options::http(config, &ports, memory, files);
+        let token_reload = token_reload::spawn(tokens.as_ref(), ports.http.loopback, log)?;
+        let http_options = module_options::http(config, &ports, (memory, files), tokens);
         let Ports { http, raft } = ports;
         let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
@@ -228,7 +236,15 @@ impl Node {
         let opening = blocking(move || open(&directory, reserve, open_options, &addresses));
         let opened = open_progress::logged(log, opening).await?;
         process_settings::check_directory(&config.raft.vol_dir, log);
-        let bound = Bound { server, raft: raft.listener, raft_port: raft.port, http_port: http.port, memory, files };
+        let bound = Bound {
+            server,
+            raft: raft.listener,
+            raft_port: raft.port,
+            http_port: http.port,
+            memory,
+            files,
+            token_reload,
+        };
         Self::compose(config, bound, (handle, inbox), nonce, opened, log)
     }
 
@@ -257,7 +273,8 @@ impl Node {
             tokio::spawn(forming::form(list, handle.clone(), log.clone()))
         });
         let purging = tokio::spawn(memory::purge_freed());
-        Ok(Self { server: bound.server, transport, handle, forming, purging, ended: running.ended })
+        let Bound { server, token_reload, .. } = bound;
+        Ok(Self { server, transport, handle, forming, purging, token_reload, ended: running.ended })
     }
 
     /// Stops the modules from the top down: no new clients, then answers to the pending requests, then no peers.
@@ -266,6 +283,9 @@ impl Node {
             forming.abort();
         }
         self.purging.abort();
+        if let Some(token_reload) = self.token_reload {
+            token_reload.abort();
+        }
         let (handle, ended) = (self.handle, self.ended);
         let end = async {
             let limit = u64::try_from(CONSENSUS_LIMIT.as_millis()).unwrap_or(u64::MAX);
@@ -288,6 +308,7 @@ struct Bound {
     http_port: u16,
     memory: Memory,
     files: FileLimit,
+    token_reload: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// An opened data directory.

@@ -5,12 +5,14 @@
 //!
 //! See also: [`crate::config`], which has checked the settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Bound;
 use super::file_limit::FileLimit;
 use super::listen::Ports;
 use super::memory::Memory;
+use crate::auth::TokenStore;
 use crate::config::Config;
 use crate::model::Limits;
 use crate::storage::OpenOptions;
@@ -98,7 +100,12 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
 }
 
 /// The options of the HTTP server.
-pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: FileLimit) -> http::Options {
+pub(super) fn http(
+    config: &Config,
+    ports: &Ports,
+    (memory, files): (Memory, FileLimit),
+    tokens: Option<Arc<TokenStore>>,
+) -> http::Options {
     // The Host header of a request has either one: clients here use the host, others the advertised one.
     let mut own_hosts = vec![config.host.clone()];
     if config.advertise_host != config.host {
@@ -120,6 +127,7 @@ pub(super) fn http(config: &Config, ports: &Ports, memory: Memory, files: FileLi
         port: ports.http.port,
         budgets: memory.clients(),
         join_list: config.join.iter().map(ToString::to_string).collect(),
+        tokens,
     }
 }
 

@@ -10,6 +10,8 @@
 use serde::Serialize;
 
 use super::probes::NotReady;
+use crate::auth::{TokenStore, format_time};
+use crate::http::options::Options;
 use crate::model::{DiskSpace, Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
 
 /// The `data` of `/raft/stats`.
@@ -56,6 +58,75 @@ pub(crate) struct Stats<'a> {
     identity_conflict: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     not_ready: Option<NotReady<'a>>,
+    #[serde(flatten)]
+    tokens: Option<TokenStats>,
+}
+
+/// The tokens of a node that wants them. The hash of the file shows whether all nodes have the same.
+#[derive(Serialize)]
+struct TokenStats {
+    auth_tokens_sha256: String,
+    auth_tokens_reloaded_at: String,
+    auth_tokens_reloaded_ok: bool,
+}
+
+impl TokenStats {
+    fn of(tokens: &TokenStore) -> Self {
+        let last = tokens.last_reload();
+        Self {
+            auth_tokens_sha256: tokens.sha256(),
+            auth_tokens_reloaded_at: format_time(last.at),
+            auth_tokens_reloaded_ok: last.problem.is_none(),
+        }
+    }
+}
+
+/// What a node that wants tokens shows to a client without one: what nodes that form a cluster have to know of each other, by which
+/// they recognize themselves and one another (`node::forming`). Of a member that is its raft id.
+#[derive(Serialize)]
+pub(crate) struct Outline<'a> {
+    raft_id: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    removed: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    joining: bool,
+    #[serde(flatten)]
+    forming: Option<FormingNode<'a>>,
+}
+
+/// A node that waits to form a cluster.
+#[derive(Serialize)]
+struct FormingNode<'a> {
+    node_id: &'a str,
+    forming: &'a [String],
+    members: Vec<OwnAddresses<'a>>,
+}
+
+/// The row of a forming node in its own table.
+#[derive(Serialize)]
+struct OwnAddresses<'a> {
+    raft_address: &'a str,
+    http_address: &'a str,
+}
+
+impl<'a> Outline<'a> {
+    /// Returns the outline of a status; `join_list` is included while the node waits to form a cluster.
+    pub(crate) fn new(status: &'a Status, join_list: &'a [String]) -> Self {
+        let addresses = |member: &'a MemberStatus| OwnAddresses {
+            raft_address: &member.raft_address,
+            http_address: &member.http_address,
+        };
+        Self {
+            raft_id: status.raft_id,
+            removed: status.removed,
+            joining: status.joining,
+            forming: status.forming.then(|| FormingNode {
+                node_id: &status.node_id,
+                forming: join_list,
+                members: status.members.iter().map(addresses).collect(),
+            }),
+        }
+    }
 }
 
 /// A member in the stats.
@@ -105,8 +176,8 @@ struct Progress {
 }
 
 impl<'a> Stats<'a> {
-    /// Returns the stats of a status; `join_list` is included while the node waits to form a cluster.
-    pub(crate) fn new(status: &'a Status, join_list: &'a [String]) -> Self {
+    /// Returns the stats of a status; the join list is included while the node waits to form a cluster.
+    pub(crate) fn new(status: &'a Status, options: &'a Options) -> Self {
         let is_leader = status.state == State::Leader;
         let voters = Voters::among(&status.members);
         Self {
@@ -150,10 +221,11 @@ impl<'a> Stats<'a> {
                 raft_id,
                 goes_back_in_ms,
             }),
-            forming: status.forming.then_some(join_list),
+            forming: status.forming.then_some(&options.join_list),
             verifying: status.verifying.as_deref(),
             identity_conflict: &status.identity_conflicts,
             not_ready: status.not_ready.as_ref().map(NotReady::of),
+            tokens: options.tokens.as_deref().map(TokenStats::of),
         }
     }
 }
@@ -221,12 +293,12 @@ fn is_false(value: &bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::tests::status;
+    use crate::http::tests::{options, status};
     use crate::model::{Code, Refusal};
     use serde_json::{Value, json};
 
     fn stats_json(status: &Status) -> Value {
-        serde_json::to_value(Stats::new(status, &["a:1".to_owned(), "b:2".to_owned()])).unwrap()
+        serde_json::to_value(Stats::new(status, &options())).unwrap()
     }
 
     #[test]

@@ -19,6 +19,7 @@ use warp::path::FullPath;
 use warp::reply::Response;
 
 use super::body::{self, Body, BodyQuota, BodyStream};
+use super::caller::Caller;
 use super::media_type;
 use super::uri::Deadline;
 use crate::changefeed::ChangeFeed;
@@ -97,6 +98,8 @@ pub(crate) struct RequestContext {
     pub(crate) source: Source,
     /// Signals the client's FIN.
     pub(crate) fin: Fin,
+    /// Which client asks, by its token.
+    pub(crate) caller: Caller,
     headers: HeaderMap,
     body: BodyStream,
 }
@@ -318,7 +321,8 @@ impl RequestContext {
         (source, fin): (Source, Fin),
         (headers, body): (HeaderMap, BodyStream),
     ) -> Self {
-        Self { context, method, path, query, arrived: Instant::now(), source, fin, headers, body }
+        let caller = Caller::of(context.options.tokens.as_deref(), &headers);
+        Self { context, method, path, query, arrived: Instant::now(), source, fin, caller, headers, body }
     }
 
     /// Takes a share of the budget of responses for one of this size.

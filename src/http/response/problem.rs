@@ -11,6 +11,8 @@
 //! | `bad_key` | 400 | the key is empty, too long, or not percent-encoded UTF-8 |
 //! | `bad_header` | 400 | a header is invalid or unsupported: a condition, a content type, an idempotency key, `Content-Range` |
 //! | `bad_host` | 400 | the request has no `Host`, more than one, or an invalid one |
+//! | `unauthorized` | 401 | the node wants a token, and the request has none, or one that is wrong or has expired |
+//! | `forbidden` | 403 | the token lacks the right that `detail` names |
 //! | `cross_origin` | 403 | the request is of a web page of another origin |
 //! | `not_found` | 404 | there is no such route |
 //! | `key_not_found` | 404 | the store has no such key |
@@ -32,7 +34,7 @@
 //! See also: hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
 
 use serde::Serialize;
-use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER};
+use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
@@ -43,6 +45,8 @@ use crate::model::{Code, Leader, Outcome, Refusal, Written};
 
 /// The value of `Retry-After`, in seconds.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// The challenge of a 401 (RFC 6750, section 3).
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"huskv\"");
 
 /// A failed request. Boxed, so that a `Result` with it stays small.
 #[derive(Debug, Clone)]
@@ -198,6 +202,23 @@ impl Problem {
                 .by_consensus(Outcome::NotApplied);
         problem.0.version = Some(version);
         problem
+    }
+
+    /// Returns the problem of a failed condition for a client that may not read the key: its version is not told.
+    pub(crate) fn condition_unread() -> Self {
+        let detail = "the condition is not true; the token has no right to read the key, so its version is not told";
+        Self::local(StatusCode::PRECONDITION_FAILED, "precondition_failed", "Condition not true", detail)
+            .by_consensus(Outcome::NotApplied)
+    }
+
+    /// Returns `unauthorized`.
+    pub(crate) fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail)
+    }
+
+    /// Returns `forbidden`; the detail names the token and what it lacks.
+    pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail)
     }
 
     /// Returns `idempotency_key_reused`.
@@ -398,6 +419,9 @@ impl Problem {
         // Version 0 is a missing key, which has no ETag.
         if let Some(version) = parts.version.filter(|version| *version != 0) {
             headers.insert(ETAG, success::etag(version));
+        }
+        if parts.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, CHALLENGE);
         }
         if parts.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);

@@ -53,6 +53,7 @@ pub(super) fn options() -> Options {
             renewals: 1 << 20,
         },
         join_list: vec!["a:1".into(), "b:2".into()],
+        tokens: None,
     }
 }
 
