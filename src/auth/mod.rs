@@ -13,12 +13,14 @@
 //! See also: how a request carries a secret (`http::request::caller`), and what each route needs (`http::rules`).
 
 mod expiry;
+mod new_token;
 mod secret;
 mod store;
 mod token_file;
 mod token_set;
 
 pub use expiry::{format_time, parse_expiry};
+pub use new_token::{NewToken, NewTokenError};
 pub use secret::{Malformed, Secret, hash};
 pub use store::{LastReload, TokenStore};
 pub use token_file::{TokenFileError, parse};

@@ -1,5 +1,5 @@
 //! Command line: `huskv` runs a node; `get`, `put` and their like use a cluster; `members`, `join`, `remove` and
-//! `transfer` administer it; `demo` runs three nodes, `bench` measures them.
+//! `transfer` administer it; `token` makes tokens; `demo` runs three nodes, `bench` measures them.
 //!
 //! Why: one binary is all there is to install. The flags of a node are generated from the table of settings, so no list
 //! of them is kept here.
@@ -18,6 +18,7 @@ mod endpoints;
 mod exit;
 mod kv;
 mod serve;
+mod token;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -31,7 +32,7 @@ use exit::{USAGE, print_error};
 type Subcommand = (fn() -> Command, fn(&ArgMatches) -> u8);
 
 /// All subcommands, in the order of the help.
-const SUBCOMMANDS: [Subcommand; 15] = [
+const SUBCOMMANDS: [Subcommand; 16] = [
     (serve::command, serve::run),
     (kv::get::command, kv::get::run),
     (kv::put::command, kv::put::run),
@@ -44,6 +45,7 @@ const SUBCOMMANDS: [Subcommand; 15] = [
     (cluster::membership::join_command, cluster::membership::join),
     (cluster::membership::remove_command, cluster::membership::remove),
     (cluster::membership::transfer_command, cluster::membership::transfer),
+    (token::command, token::run),
     (demo::command, demo::run),
     (bench::command, bench::run),
     (completions::command, |matches| completions::run(matches, &mut command())),

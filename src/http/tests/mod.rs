@@ -14,6 +14,7 @@ mod content;
 mod list_and_txn;
 mod overload;
 mod store;
+mod tokens;
 mod watch;
 
 use std::net::SocketAddr;
