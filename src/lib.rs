@@ -113,7 +113,7 @@
 //!
 //! gRPC, other storage engines, and asynchronous replication: each would double what has to be proven. Leases for reads:
 //! a transfer of leadership breaks them. Asynchronous appends: no gain at up to 64 clients, and two more ways to diverge.
-//! TLS and logins: the ports bind loopback unless asked otherwise; put a proxy in front.
+//! Logins with passwords: a secret of 256 random bits needs no slow hash ([`auth`]).
 
 pub mod auth;
 pub mod changefeed;

@@ -145,6 +145,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("slog_json", &["src/logging/mod.rs"]),
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
     ("clap_complete", &["src/cli/completions.rs"]),
+    ("subtle", &["src/auth/"]),
     ("toml", &["src/auth/", "src/config.rs", "src/config/"]),
     ("unsafe", &["src/node/allocator.rs", "src/storage/sled/sync_override.rs", "src/storage/sled/wall_clock.rs"]),
 ];
