@@ -123,6 +123,7 @@ fn get(criterion: &mut Criterion) {
             renewals: 1 << 28,
         },
         join_list: Vec::new(),
+        tokens: None,
         watchers: 1,
     };
     let log = slog::Logger::root(slog::Discard, slog::o!());

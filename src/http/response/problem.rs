@@ -31,7 +31,7 @@
 //! if that is certain. A 503 has `Retry-After`. A response to a request whose body was not read closes the connection.
 //! `OPTIONS` is answered with the methods of the route and never fails.
 //!
-//! See also: hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
+//! See also: problems of tokens ([`super::access`]). hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
 
 use serde::Serialize;
 use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -97,7 +97,12 @@ struct Body<'a> {
 
 impl Problem {
     /// Returns a problem found before the request was passed to the consensus loop: nothing was applied.
-    fn local(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn local(
+        status: StatusCode,
+        code: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
         Self(Box::new(Parts {
             status,
             code,
@@ -116,7 +121,7 @@ impl Problem {
     }
 
     /// Marks the problem as found by the consensus layer, with this outcome.
-    fn by_consensus(mut self, outcome: Outcome) -> Self {
+    pub(super) fn by_consensus(mut self, outcome: Outcome) -> Self {
         self.0.outcome = outcome;
         self.0.local = false;
         self
@@ -202,23 +207,6 @@ impl Problem {
                 .by_consensus(Outcome::NotApplied);
         problem.0.version = Some(version);
         problem
-    }
-
-    /// Returns the problem of a failed condition for a client that may not read the key: its version is not told.
-    pub(crate) fn condition_unread() -> Self {
-        let detail = "the condition is not true; the token has no right to read the key, so its version is not told";
-        Self::local(StatusCode::PRECONDITION_FAILED, "precondition_failed", "Condition not true", detail)
-            .by_consensus(Outcome::NotApplied)
-    }
-
-    /// Returns `unauthorized`.
-    pub(crate) fn unauthorized(detail: impl Into<String>) -> Self {
-        Self::local(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail)
-    }
-
-    /// Returns `forbidden`; the detail names the token and what it lacks.
-    pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
-        Self::local(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail)
     }
 
     /// Returns `idempotency_key_reused`.
