@@ -124,6 +124,7 @@ fn get(criterion: &mut Criterion) {
         },
         join_list: Vec::new(),
         tls: None,
+        tokens: None,
         watchers: 1,
     };
     let log = slog::Logger::root(slog::Discard, slog::o!());

@@ -23,15 +23,15 @@
 //! | [`changefeed`] | a bounded memory of the latest events, for watchers | model |
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, logging, plant |
 //! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, the snapshot types of storage, the facade of consensus |
-//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, logging, trust, the facade of consensus |
 //! | [`trust`] | TLS: key pairs, CA bundles, handshakes, refusals in words; the only rustls | logging |
+//! | [`auth`] | tokens: their file, secrets, grants, reloads | model, logging |
+//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, auth, logging, trust, the facade of consensus |
 //! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model, trust |
 //! | [`config`] | settings | model, trust |
-//! | [`node`] | composes the modules, and stops them in reverse | all of these |
-//! | [`cli`] | the command line | config, logging, node, client, trust |
+//! | [`node`] | composes the modules, and stops them in reverse; `node::fuzzing`, the fuzz targets, in test builds only | all of these |
+//! | [`cli`] | the command line | auth, config, logging, node, client, trust |
 //! | [`logging`] | the log on stderr, and rate limits of its lines | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
-//! | `fuzzing` | the fuzz targets; in test builds only | model, storage, transport, http, config |
 //!
 //! `tests/tidy.rs` holds the table. No module holds a handle to one above it: a request carries its own reply.
 //!
@@ -114,16 +114,14 @@
 //!
 //! gRPC, other storage engines, and asynchronous replication: each would double what has to be proven. Leases for reads:
 //! a transfer of leadership breaks them. Asynchronous appends: no gain at up to 64 clients, and two more ways to diverge.
-//! TLS and logins: the ports bind loopback unless asked otherwise; put a proxy in front.
+//! Logins with passwords: a secret of 256 random bits needs no slow hash ([`auth`]).
 
+pub mod auth;
 pub mod changefeed;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod consensus;
-#[cfg(any(test, feature = "fuzzing"))]
-#[doc(hidden)]
-pub mod fuzzing;
 pub mod http;
 pub mod logging;
 pub mod model;
@@ -132,3 +130,7 @@ pub mod plant;
 pub mod storage;
 pub mod transport;
 pub mod trust;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use node::fuzzing;

@@ -1,5 +1,5 @@
 //! Command line: `huskv` runs a node; `get`, `put` and their like use a cluster; `members`, `join`, `remove` and
-//! `transfer` administer it; `certs` makes its certificates; `demo` runs three nodes, `bench` measures them.
+//! `transfer` administer it; `certs` and `token` make its certificates and tokens; `demo` runs three nodes, `bench` measures them.
 //!
 //! Why: one binary is all there is to install. The flags of a node are generated from the table of settings, so no list
 //! of them is kept here.
@@ -19,6 +19,7 @@ mod endpoints;
 mod exit;
 mod kv;
 mod serve;
+mod token;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ use exit::{USAGE, print_error};
 type Subcommand = (fn() -> Command, fn(&ArgMatches) -> u8);
 
 /// All subcommands, in the order of the help.
-const SUBCOMMANDS: [Subcommand; 16] = [
+const SUBCOMMANDS: [Subcommand; 17] = [
     (serve::command, serve::run),
     (kv::get::command, kv::get::run),
     (kv::put::command, kv::put::run),
@@ -46,6 +47,7 @@ const SUBCOMMANDS: [Subcommand; 16] = [
     (cluster::membership::remove_command, cluster::membership::remove),
     (cluster::membership::transfer_command, cluster::membership::transfer),
     (certs::command, certs::run),
+    (token::command, token::run),
     (demo::command, demo::run),
     (bench::command, bench::run),
     (completions::command, |matches| completions::run(matches, &mut command())),

@@ -127,7 +127,7 @@ pub static KEYS: &[Key] = &[
         aliases: &[],
         default: "127.0.0.1",
         kind: Kind::Text { set: |c, v| validate::host(v).map(|host| c.host = host) },
-        help: "Address that both ports bind; loopback by default, because there is no authentication",
+        help: "Address that both ports bind; loopback by default, because without auth.tokens there is no authentication",
     },
     Key {
         path: "advertise_host",
@@ -393,6 +393,22 @@ pub static KEYS: &[Key] = &[
         |c, v| tls::mode(v).map(|mode| c.tls.http = mode),
         "TLS of the HTTP port: off, accept (plain HTTP as well) or on; none: on where there is a key pair",
     ),
+    Key {
+        path: "auth.tokens",
+        short: None,
+        aliases: &[],
+        default: "",
+        kind: Kind::Text {
+            set: |c, v| match v {
+                "" => {
+                    c.auth.tokens = None;
+                    Ok(())
+                }
+                _ => validate::directory(v).map(|path| c.auth.tokens = Some(path)),
+            },
+        },
+        help: "File with the tokens that requests need, the same on all nodes, followed while the node runs; empty: none are needed",
+    },
     Key {
         path: "log.level",
         short: Some("HUSKV_LOG"),

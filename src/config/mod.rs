@@ -73,6 +73,8 @@ pub struct Config {
     pub http: Http,
     /// `[tls]`
     pub tls: Tls,
+    /// `[auth]`
+    pub auth: Auth,
     /// `[log]`
     pub log: Log,
 }
@@ -168,6 +170,13 @@ pub struct Http {
     pub idle_timeout_ms: u64,
     /// How long a client may be slower than the minimum rate, in milliseconds.
     pub rate_grace_ms: u64,
+}
+
+/// `[auth]`: what clients need.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Auth {
+    /// The token file; None where requests need no token.
+    pub tokens: Option<PathBuf>,
 }
 
 /// `[log]`: the log on stderr.

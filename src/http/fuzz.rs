@@ -157,6 +157,7 @@ fn options() -> Options {
         },
         join_list: Vec::new(),
         tls: None,
+        tokens: None,
     }
 }
 

@@ -21,6 +21,7 @@ mod options;
 mod request;
 mod response;
 mod routes;
+mod rules;
 mod server;
 #[cfg(test)]
 mod tests;

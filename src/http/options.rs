@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::server::fair_shares::Budgets;
+use crate::auth::TokenStore;
 use crate::logging::LogLimits;
 use crate::model::Limits;
 use crate::trust::Mode;
@@ -44,6 +45,8 @@ pub struct Options {
     pub budgets: Budgets,
     /// The HUSKV_JOIN list, shown in the stats of a node that waits to form a cluster; its hosts are the node's own too.
     pub join_list: Vec<String>,
+    /// The tokens that requests need; None where every client may do everything.
+    pub tokens: Option<Arc<TokenStore>>,
     /// TLS; None where the port is plain.
     pub tls: Option<Arc<HttpTls>>,
 }
@@ -74,7 +77,7 @@ impl fmt::Debug for HttpTls {
 
 impl Options {
     /// Whether the port uses TLS.
-    pub(super) fn tls_mode(&self) -> Mode {
+    pub(crate) fn tls_mode(&self) -> Mode {
         self.tls.as_ref().map_or(Mode::Off, |tls| tls.mode)
     }
 

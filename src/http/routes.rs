@@ -2,7 +2,7 @@
 //!
 //! Why: it lists every path that huskv serves, with the handler behind it and what a node outside of a cluster answers there.
 //!
-//! Invariants: warp tries the routes in this order, so the most frequent ones come first. No route rejects once its path
+//! Invariants: each route has a rule, which says what it needs of a token and is checked before its handler is called. warp tries the routes in this order, so the most frequent ones come first. No route rejects once its path
 //! matches, so warp's own plain-text errors are never sent. A trailing slash is the same route.
 //!
 //! See also: the handlers ([`super::api`]), connections ([`super::server`]).
@@ -18,8 +18,10 @@ use warp::{Filter, Rejection};
 
 use super::api::{cluster, compat, health, openapi, probes, store, touch, txn, watch};
 use super::request::body::boxed;
+use super::request::caller::{Caller, Identified, Need};
 use super::request::context::{ClientCertificate, RequestContext, ServerContext};
 use super::response::problem::Problem;
+use super::rules::{self, Rule};
 use super::server::client_socket::Fin;
 use super::server::fair_shares::Source;
 
@@ -44,74 +46,98 @@ pub(super) fn routes(
     context: &Arc<ServerContext>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> + 'static {
     use Scope::{AnyNode, Member, Watch};
+    use rules::Rule::{Admin, AnyToken, KeyInPath, KeysInBody, Open, Outline};
     let request = request(Arc::clone(context));
     let raft = warp::path("raft");
     let others = first_match!(
-        exact(warp::path("txn"), &request, Member, txn::handle),
-        below("touch", &request, Member, touch::handle),
-        exact(warp::path("watch"), &request, Watch, watch::handle),
-        exact(warp::path("health"), &request, AnyNode, health::health),
-        exact(warp::path("readyz"), &request, AnyNode, probes::readyz),
-        exact(warp::path("livez"), &request, AnyNode, probes::livez),
-        exact(raft.and(warp::path("stats")), &request, AnyNode, cluster::stats),
-        exact(raft.and(warp::path("join")), &request, Member, cluster::join),
-        exact(raft.and(warp::path("remove")), &request, Member, cluster::remove),
-        exact(raft.and(warp::path("transfer")), &request, Member, cluster::transfer),
-        exact(raft.and(warp::path("snapshot")), &request, Member, cluster::snapshot),
-        exact(warp::path("openapi.json"), &request, AnyNode, openapi::document),
-        below("keys", &request, Member, compat::keys),
-        below("kv", &request, Member, compat::kv),
+        exact(warp::path("txn"), &request, (KeysInBody, Member), txn::handle),
+        below("touch", &request, (KeyInPath, Member), touch::handle),
+        exact(warp::path("watch"), &request, (Rule::Watch, Watch), watch::handle),
+        exact(warp::path("health"), &request, (Open, AnyNode), health::health),
+        exact(warp::path("readyz"), &request, (Open, AnyNode), probes::readyz),
+        exact(warp::path("livez"), &request, (Open, AnyNode), probes::livez),
+        exact(raft.and(warp::path("stats")), &request, (Outline, AnyNode), cluster::stats),
+        exact(raft.and(warp::path("join")), &request, (Admin, Member), cluster::join),
+        exact(raft.and(warp::path("remove")), &request, (Admin, Member), cluster::remove),
+        exact(raft.and(warp::path("transfer")), &request, (Admin, Member), cluster::transfer),
+        exact(raft.and(warp::path("snapshot")), &request, (Admin, Member), cluster::snapshot),
+        exact(warp::path("openapi.json"), &request, (AnyToken, AnyNode), openapi::document),
+        below("keys", &request, (KeyInPath, Member), compat::keys),
+        below("kv", &request, (KeyInPath, Member), compat::kv),
     )
     .boxed();
     // For each request warp clones every filter that it may still try. Boxed, all routes but the hottest are one pointer.
-    first_match!(below("store", &request, Member, store::handle), others, unknown(Arc::clone(context)))
+    first_match!(below("store", &request, (Rule::Store, Member), store::handle), others, unknown(Arc::clone(context)))
 }
 
 /// Serves exactly `path`.
 fn exact<P, F>(
     path: P,
     request: &BoxedFilter<(RequestContext,)>,
-    scope: Scope,
+    (rule, scope): (Rule, Scope),
     handler: fn(RequestContext) -> F,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + use<P, F> + 'static
 where
     P: Filter<Extract = (), Error = Rejection> + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response, Problem>> + Send + 'static,
 {
-    path.and(warp::path::end()).and(request.clone()).then(move |request| respond(request, scope, handler))
+    path.and(warp::path::end()).and(request.clone()).then(move |request: RequestContext| {
+        let allowed = rules::check(rule, &request, "");
+        respond(request, allowed, scope, handler)
+    })
 }
 
 /// Serves the path segment `name` and every path below it.
 fn below<F>(
     name: &'static str,
     request: &BoxedFilter<(RequestContext,)>,
-    scope: Scope,
+    (rule, scope): (Rule, Scope),
     handler: fn(RequestContext, Tail) -> F,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + use<F> + 'static
 where
     F: Future<Output = Result<Response, Problem>> + Send + 'static,
 {
-    warp::path(name)
-        .and(warp::path::tail())
-        .and(request.clone())
-        .then(move |tail, request| respond(request, scope, move |request| handler(request, tail)))
+    warp::path(name).and(warp::path::tail()).and(request.clone()).then(move |tail: Tail, request: RequestContext| {
+        let allowed = rules::check(rule, &request, tail.as_str());
+        respond(request, allowed, scope, move |request| handler(request, tail))
+    })
 }
 
-/// Runs a handler and answers its problem by the scope of the route.
-async fn respond<F>(request: RequestContext, scope: Scope, handler: impl FnOnce(RequestContext) -> F) -> Response
+/// Runs the handler of a request that its rule allows, and answers a problem by the scope of the route.
+async fn respond<F>(
+    request: RequestContext,
+    allowed: Result<(), Problem>,
+    scope: Scope,
+    handler: impl FnOnce(RequestContext) -> F,
+) -> Response
 where
     F: Future<Output = Result<Response, Problem>>,
 {
     // The handler consumes the request, so what an answer to its problem needs is taken out first.
     let (method, context) = (request.method.clone(), Arc::clone(&request.context));
     let is_event_source = scope == Scope::Watch && watch::accepts_only_events(&request);
-    let problem = match handler(request).await {
-        Ok(response) => return response,
-        // Health, probes and stats describe a node outside of a cluster too, so their own problem is the right answer.
-        Err(problem) if scope == Scope::AnyNode => problem,
-        Err(problem) => context.joining_or(problem),
+    let is_identified = matches!(request.caller, Caller::Token(_));
+    let handled = match allowed {
+        Ok(()) => handler(request).await.map_err(|problem| match scope {
+            // Health, probes and stats describe a node outside of a cluster too, so their own problem is the right answer.
+            Scope::AnyNode => problem,
+            Scope::Member | Scope::Watch => context.joining_or(problem),
+        }),
+        // As it is: a client without the right learns nothing of the node.
+        Err(problem) => Err(problem),
     };
-    if is_event_source && problem.is_server_side() { watch::refused_stream(&problem) } else { problem.respond(&method) }
+    let response = match handled {
+        Ok(response) => response,
+        Err(problem) if is_event_source && problem.is_server_side() => watch::refused_stream(&problem),
+        Err(problem) => problem.respond(&method),
+    };
+    if is_identified { identified(response) } else { response }
+}
+
+/// Marks the response to a client with a valid token, which gets the headers with node, leader and cluster.
+fn identified(mut response: Response) -> Response {
+    response.extensions_mut().insert(Identified);
+    response
 }
 
 /// Extracts the context of a request, its body unread.
@@ -134,12 +160,21 @@ fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
         .boxed()
 }
 
-/// Answers every other path.
+/// Answers every other path. With tokens it needs one, so that the paths of the future need one as well.
 fn unknown(
     context: Arc<ServerContext>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    warp::method().and(warp::path::full()).then(move |method: Method, path: FullPath| {
+    let headers = warp::header::headers_cloned();
+    warp::method().and(warp::path::full()).and(headers).then(move |method: Method, path: FullPath, headers| {
         let context = Arc::clone(&context);
-        async move { context.joining_or(Problem::no_route(path.as_str())).respond(&method) }
+        async move {
+            let caller = Caller::of(context.options.tokens.as_deref(), &headers);
+            let problem = match caller.check(&Need::AnyToken) {
+                Ok(()) => context.joining_or(Problem::no_route(path.as_str())),
+                Err(problem) => problem,
+            };
+            let response = problem.respond(&method);
+            if matches!(caller, Caller::Token(_)) { identified(response) } else { response }
+        }
     })
 }

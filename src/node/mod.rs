@@ -24,6 +24,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
+use crate::auth::{TokenFileError, TokenStore};
 use crate::config::Config;
 use crate::consensus::{self, Handle, Inbox, Input};
 use crate::http;
@@ -35,6 +36,8 @@ use crate::trust::TrustError;
 mod allocator;
 mod fd_budget;
 mod forming;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod listen;
 mod memory;
 mod module_options;
@@ -96,6 +99,9 @@ pub enum Error {
         least = fd_budget::MIN_FILES
     )]
     TooFewFiles(usize),
+    /// The token file cannot be read or is wrong.
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
     /// The consensus thread ended without an error.
     #[error("the consensus thread ended without a reason")]
     ConsensusLost,
@@ -190,7 +196,7 @@ struct Node {
     transport: transport::Transport,
     handle: Handle,
     forming: Option<tokio::task::JoinHandle<()>>,
-    /// The reload and the purge, which end with the node.
+    /// The reloads and the purge, which end with the node.
     background: JoinSet<()>,
     ended: oneshot::Receiver<Result<(), storage::Error>>,
 }
@@ -204,6 +210,7 @@ impl Node {
             return Err(Error::TooFewFiles(all));
         }
         let http_tls = module_options::http_tls(config)?;
+        let tokens = config.auth.tokens.as_ref().map(|path| TokenStore::open(path, log.clone())).transpose()?;
         // Drawn before anything is created: without randomness no raft id is safe.
         let nonce = getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
         // The ports that an earlier start has picked are in the directory, which is opened only after the ports are bound.
@@ -231,10 +238,11 @@ impl Node {
         let handle = handle.bound_writes(memory.writes(), memory.writes());
         // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
         // and `/livez` answers.
-        let http_options = module_options::http(config, &ports, (memory, files), http_tls.as_ref());
+        let http_options = module_options::http(config, &ports, (memory, files), http_tls.as_ref(), tokens.as_ref());
         let mut background = JoinSet::new();
+        reload::warn_of_plain_tokens(&http_options, log);
         let credentials = http_tls.map(|(_, credentials)| credentials);
-        background.spawn(Reloader { http: credentials, log: log.clone() }.run(reload));
+        background.spawn(Reloader { http: credentials, tokens, log: log.clone() }.run(reload));
         let Ports { http, raft } = ports;
         let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;

@@ -12,6 +12,7 @@ use super::Bound;
 use super::fd_budget::FileLimit;
 use super::listen::Ports;
 use super::memory::Memory;
+use crate::auth::TokenStore;
 use crate::config::Config;
 use crate::model::Limits;
 use crate::storage::OpenOptions;
@@ -119,6 +120,7 @@ pub(super) fn http(
     ports: &Ports,
     (memory, files): (Memory, FileLimit),
     tls: Option<&(Mode, Arc<CredentialStore>)>,
+    tokens: Option<&Arc<TokenStore>>,
 ) -> http::Options {
     // The Host header of a request has either one: clients here use the host, others the advertised one.
     let mut own_hosts = vec![config.host.clone()];
@@ -145,6 +147,7 @@ pub(super) fn http(
             let acceptor = TlsAcceptor::new(Arc::clone(credentials), config.tls.http_client_auth, HTTP);
             Arc::new(http::HttpTls::new(*mode, acceptor))
         }),
+        tokens: tokens.cloned(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The reload of what can change while the node runs: every 10 s, and at SIGHUP.
 //!
-//! Why: certificates are renewed every few weeks or months, and a restart for that would cost an election.
+//! Why: certificates are renewed every few weeks or months and tokens change any day; a restart for that would cost an election.
 //!
 //! Invariants: the files are read on a thread for blocking work, one reload at a time. A failed reload changes nothing and is
 //! tried again soon, because it may have met a replacement that was half done.
@@ -10,10 +10,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use slog::{Logger, info};
+use slog::{Logger, info, warn};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::auth::TokenStore;
+use crate::http;
+use crate::trust::Mode;
 use crate::trust::credentials::{CredentialStore, Reload};
 use crate::trust::expiry::ExpiryLog;
 
@@ -26,6 +29,8 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(super) struct Reloader {
     /// The certificates of the HTTP port, where it uses TLS.
     pub(super) http: Option<Arc<CredentialStore>>,
+    /// The tokens, where requests need one.
+    pub(super) tokens: Option<Arc<TokenStore>>,
     /// Where the node logs.
     pub(super) log: Logger,
 }
@@ -51,14 +56,22 @@ impl Reloader {
     /// Reads everything again; true where something was wrong. Where it was asked for by a signal, an unchanged state is
     /// logged, too.
     fn reload(&self, asked: bool) -> bool {
-        let Some(http) = &self.http else { return false };
-        match http.reload(&self.log) {
-            Reload::Failed(_) => true,
-            Reload::Unchanged if asked => {
-                info!(self.log, "SIGHUP: the certificates are unchanged");
-                false
-            }
-            Reload::Unchanged | Reload::Replaced => false,
+        let tokens = self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.reload(asked));
+        let certificates = self.http.as_ref().map(|http| http.reload(&self.log));
+        if asked && matches!(certificates, Some(Reload::Unchanged)) {
+            info!(self.log, "SIGHUP: the certificates are unchanged");
         }
+        tokens.is_err() || matches!(certificates, Some(Reload::Failed(_)))
+    }
+}
+
+/// Warns where the secrets of tokens cross a network that may be listened to.
+pub(super) fn warn_of_plain_tokens(options: &http::Options, log: &Logger) {
+    if options.tokens.is_some() && !options.loopback && options.tls_mode() != Mode::On {
+        warn!(
+            log,
+            "tokens travel over plain HTTP beyond this machine, and a listener on the network reads them; set tls.dir and tls.http \
+            (docs/tls.md), or put a proxy with TLS before the HTTP port"
+        );
     }
 }

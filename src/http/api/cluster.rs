@@ -13,7 +13,7 @@ use serde::Serialize;
 use warp::http::Method;
 use warp::reply::Response;
 
-use super::status_json::Stats;
+use super::status_json::{Outline, Stats};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::context::RequestContext;
@@ -120,8 +120,13 @@ pub(crate) async fn stats(request: RequestContext) -> Result<Response, Problem> 
     request.takes_get()?;
     let deadline = deadline_or(&request, request.context.options.request_timeout)?;
     let status = request.context.status(deadline).await?;
+    let options = &request.context.options;
+    if !request.caller.is_known() {
+        let data = Outline::new(&status, &options.join_list);
+        return Ok(success::json(&serde_json::json!({ "data": data, "message": "Here is what needs no token" })));
+    }
     Ok(success::json(&ChangeBody {
-        data: Some(Stats::new(&status, (&request.context.options).into())),
+        data: Some(Stats::new(&status, options)),
         message: "Here is the raft status".to_owned(),
         warning: None,
         dropped: None,
@@ -148,7 +153,7 @@ async fn change_response(
     // A join may use up its whole deadline and still succeed. The status is a local read, so it gets a second of its own.
     let deadline = Deadline(deadline.0.max(Instant::now() + STATUS_TIMEOUT));
     let status = request.context.status(deadline).await.ok();
-    let data = status.as_ref().map(|status| Stats::new(status, (&request.context.options).into()));
+    let data = status.as_ref().map(|status| Stats::new(status, &request.context.options));
     success::json(&ChangeBody { data, message, warning, dropped })
 }
 

@@ -84,7 +84,7 @@ pub(crate) async fn kv(mut request: RequestContext, tail: Tail) -> Result<Respon
             match written.outcome {
                 CommandResult::Deleted { existed: true } => Ok(with_write_headers(status(&key, "deleted"), &written)),
                 CommandResult::Deleted { existed: false } => Ok(with_write_headers(key_not_found(), &written)),
-                _ => Err(store::no_effect(&key, &written)),
+                _ => Err(store::no_effect(&request, &key, &written)),
             }
         }
         _ => Err(Problem::method(&request.method, "GET, HEAD, PUT, DELETE, OPTIONS")),

@@ -4,6 +4,7 @@
 //! neither a lost quorum nor a slow disk, so those fail readiness and never liveness.
 //!
 //! Invariants: neither probe waits for the consensus loop or another node; both read the state that the loop has published.
+//! Where the node wants a token, a client without one learns whether it is ready, and not why it is not.
 //! A request for a foreign host gets the status alone ([`crate::http::server::host_guard`]).
 //!
 //! See also: `consensus::liveness::readiness` (the reasons).
@@ -11,7 +12,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::reply::Response;
 
 use super::deadline;
@@ -40,7 +41,12 @@ impl<'a> NotReady<'a> {
 pub(crate) async fn readyz(request: RequestContext) -> Result<Response, Problem> {
     check(&request)?;
     let (silence, _) = request.context.silence();
-    readiness(silence, request.context.names().not_ready.as_ref()).map_or_else(|| Ok(ok()), Err)
+    match readiness(silence, request.context.names().not_ready.as_ref()) {
+        None => Ok(ok()),
+        // Why it is not ready says something of the cluster.
+        Some(problem) if !request.caller.is_known() => Ok(without_details(&problem.respond(&request.method))),
+        Some(problem) => Err(problem),
+    }
 }
 
 /// Serves `GET /livez`.
@@ -75,8 +81,22 @@ fn check(request: &RequestContext) -> Result<(), Problem> {
     deadline(request).map(drop)
 }
 
+/// Returns the status and `Retry-After` of a response, with a body that gives no reason.
+fn without_details(full: &Response) -> Response {
+    let mut response = text("not ready\n");
+    *response.status_mut() = full.status();
+    if let Some(seconds) = full.headers().get(RETRY_AFTER) {
+        response.headers_mut().insert(RETRY_AFTER, seconds.clone());
+    }
+    response
+}
+
 fn ok() -> Response {
-    let mut response = Response::new("ok\n".into());
+    text("ok\n")
+}
+
+fn text(body: &'static str) -> Response {
+    let mut response = Response::new(body.into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }

@@ -1,5 +1,7 @@
 //! The way of a write from its handler to the loop and back.
 //!
+//! Invariants: no command of a client is proposed whose token does not allow all of it.
+//!
 //! See also: `consensus::handle` (the queue of clients), `request::idempotency` (what makes it apply once).
 
 use crate::http::request::context::RequestContext;
@@ -15,6 +17,7 @@ pub(crate) async fn propose(
     command: Command,
     deadline: Deadline,
 ) -> Result<Written, Problem> {
+    request.caller.check_command(&command)?;
     let write = Write { idempotency_key: idempotency::of(request, body)?, command };
     match request.context.request(Request::Write(write), deadline).await? {
         // These three were committed as entries and refused when they were applied, so the problem has the index of an entry.

@@ -57,7 +57,7 @@ struct PrefixDeleted {
 
 /// Serves `GET /store`.
 pub(crate) async fn list(request: &RequestContext) -> Result<Response, Problem> {
-    let ListQuery { timeout, fresh, list } = parse(&request.query, request.context.options.key_bytes)?;
+    let ListQuery { timeout, fresh, list, .. } = parse(&request.query, request.context.options.key_bytes)?;
     let deadline = deadline_after(request, timeout.as_deref())?;
     let (reverse, keys_only) = (list.reverse, list.keys_only);
     let listed = request.context.list(list, fresh, deadline).await?;
@@ -73,6 +73,8 @@ pub(crate) struct ListQuery {
     timeout: Option<String>,
     fresh: (Consistency, Bounds),
     pub(crate) list: List,
+    /// The prefix that all keys of the list have.
+    pub(crate) prefix: Vec<u8>,
 }
 
 /// Parses the query of a list; `key_bytes` is the maximum key.
@@ -96,26 +98,18 @@ pub(crate) fn parse(query: &str, key_bytes: usize) -> Result<ListQuery, Problem>
         limit: parse_limit(limit.as_deref())?,
         keys_only: uri::flag(keys.as_deref(), "keys")?,
     };
-    apply_bounds(&mut list, prefix, start, end)?;
+    let prefix = prefix.unwrap_or_default();
+    apply_bounds(&mut list, prefix.clone(), start, end)?;
     if let Some(cursor) = cursor {
         apply_cursor(&mut list, &cursor)?;
     }
-    Ok(ListQuery { timeout, fresh, list })
+    Ok(ListQuery { timeout, fresh, list, prefix: prefix.into_bytes() })
 }
 
 /// Serves `DELETE /store`.
 pub(crate) async fn delete_prefix(request: &RequestContext) -> Result<Response, Problem> {
-    let [timeout, prefix] = uri::parameters(&request.query, [TIMEOUT, "prefix"])?;
+    let (timeout, prefix) = parse_delete(&request.query, request.context.options.key_bytes)?;
     let deadline = deadline_after(request, timeout.as_deref())?;
-    let prefix = prefix.unwrap_or_default();
-    if prefix.is_empty() {
-        return Err(Problem::query(
-            "query parameter `prefix` must be given and not be empty; all keys are never removed",
-        ));
-    }
-    if prefix.len() > request.context.options.key_bytes {
-        return Err(Problem::query("query parameter `prefix` is longer than any key"));
-    }
     // `If-Match` is about one key; ignoring it here would remove keys that the client meant to protect.
     conditions::none(request)?;
     let written = propose(request, b"", Command::DeletePrefix { prefix: prefix.into() }, deadline).await?;
@@ -124,6 +118,21 @@ pub(crate) async fn delete_prefix(request: &RequestContext) -> Result<Response, 
     let mut response = success::json(&DeleteBody { data, message: "success removing data" });
     success::set_write_headers(&mut response, &written);
     Ok(response)
+}
+
+/// Parses the query of a delete by prefix: the timeout and the prefix.
+pub(crate) fn parse_delete(query: &str, key_bytes: usize) -> Result<(Option<String>, String), Problem> {
+    let [timeout, prefix] = uri::parameters(query, [TIMEOUT, "prefix"])?;
+    let prefix = prefix.unwrap_or_default();
+    if prefix.is_empty() {
+        return Err(Problem::query(
+            "query parameter `prefix` must be given and not be empty; all keys are never removed",
+        ));
+    }
+    if prefix.len() > key_bytes {
+        return Err(Problem::query("query parameter `prefix` is longer than any key"));
+    }
+    Ok((timeout, prefix))
 }
 
 fn parse_limit(text: Option<&str>) -> Result<usize, Problem> {
@@ -135,16 +144,11 @@ fn parse_limit(text: Option<&str>) -> Result<usize, Problem> {
 }
 
 /// Intersects the ranges of `prefix`, `start` and `end`: the greatest lower bound and the least upper bound.
-fn apply_bounds(
-    list: &mut List,
-    prefix: Option<String>,
-    start: Option<String>,
-    end: Option<String>,
-) -> Result<(), Problem> {
+fn apply_bounds(list: &mut List, prefix: String, start: Option<String>, end: Option<String>) -> Result<(), Problem> {
     if end.as_deref() == Some("") {
         return Err(Problem::query("query parameter `end` must not be empty: no key is smaller"));
     }
-    let prefix = prefix.unwrap_or_default().into_bytes();
+    let prefix = prefix.into_bytes();
     // `prefix=b&start=a&end=bx` is `b` to `bx`: the prefix raises the start, and `end` lies below the end of the prefix, `c`.
     list.end = match (after_prefix(&prefix), end.map(String::into_bytes)) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -227,7 +231,7 @@ mod tests {
     fn range(prefix: &str, start: &str, end: &str) -> (Vec<u8>, Option<Vec<u8>>) {
         let mut list = List { start: vec![], end: None, reverse: false, limit: 1, keys_only: false };
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        apply_bounds(&mut list, given(prefix), given(start), given(end)).unwrap();
+        apply_bounds(&mut list, prefix.to_owned(), given(start), given(end)).unwrap();
         (list.start, list.end)
     }
 

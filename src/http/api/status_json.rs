@@ -10,6 +10,7 @@
 use serde::Serialize;
 
 use super::probes::NotReady;
+use crate::auth::{TokenStore, format_time};
 use crate::http::options::{HttpTls, Options};
 use crate::model::{DiskSpace, Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
 
@@ -57,26 +58,91 @@ pub(crate) struct Stats<'a> {
     identity_conflict: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     not_ready: Option<NotReady<'a>>,
+    #[serde(flatten)]
+    tokens: Option<TokenStats>,
+    #[serde(flatten)]
+    tls: TlsStats,
+}
+
+/// TLS of the HTTP port.
+#[derive(Serialize)]
+struct TlsStats {
     tls_http: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_http_not_after: Option<String>,
 }
 
-/// What the stats say of the node itself, besides its status.
-pub(crate) struct NodeFacts<'a> {
-    /// The HUSKV_JOIN list, included while the node waits to form a cluster.
-    pub(crate) join_list: &'a [String],
-    /// The mode of TLS on the HTTP port.
-    pub(crate) tls_http: &'static str,
-    /// The end of the certificate of that port.
-    pub(crate) tls_http_not_after: Option<String>,
+impl TlsStats {
+    fn of(options: &Options) -> Self {
+        let not_after = |tls: &HttpTls| format_time(tls.acceptor.credentials().info().not_after);
+        Self { tls_http: options.tls_mode().as_str(), tls_http_not_after: options.tls.as_deref().map(not_after) }
+    }
 }
 
-impl<'a> From<&'a Options> for NodeFacts<'a> {
-    fn from(options: &'a Options) -> Self {
-        let not_after = |tls: &HttpTls| tls.acceptor.credentials().info().not_after;
-        let not_after = options.tls.as_deref().map(|tls| humantime::format_rfc3339_seconds(not_after(tls)).to_string());
-        Self { join_list: &options.join_list, tls_http: options.tls_mode().as_str(), tls_http_not_after: not_after }
+/// The tokens of a node that wants them. The hash of the file shows whether all nodes have the same.
+#[derive(Serialize)]
+struct TokenStats {
+    auth_tokens_sha256: String,
+    auth_tokens_reloaded_at: String,
+    auth_tokens_reloaded_ok: bool,
+}
+
+impl TokenStats {
+    fn of(tokens: &TokenStore) -> Self {
+        let last = tokens.last_reload();
+        Self {
+            auth_tokens_sha256: tokens.sha256(),
+            auth_tokens_reloaded_at: format_time(last.at),
+            auth_tokens_reloaded_ok: last.problem.is_none(),
+        }
+    }
+}
+
+/// What a node that wants tokens shows to a client without one: what nodes that form a cluster have to know of each other, by which
+/// they recognize themselves and one another (`node::forming`). Of a member that is its raft id.
+#[derive(Serialize)]
+pub(crate) struct Outline<'a> {
+    raft_id: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    removed: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    joining: bool,
+    #[serde(flatten)]
+    forming: Option<FormingNode<'a>>,
+}
+
+/// A node that waits to form a cluster.
+#[derive(Serialize)]
+struct FormingNode<'a> {
+    node_id: &'a str,
+    forming: &'a [String],
+    members: Vec<OwnAddresses<'a>>,
+}
+
+/// The row of a forming node in its own table.
+#[derive(Serialize)]
+struct OwnAddresses<'a> {
+    raft_address: &'a str,
+    http_address: &'a str,
+}
+
+impl<'a> Outline<'a> {
+    /// Returns the outline of a status; `join_list` is included while the node waits to form a cluster.
+    pub(crate) fn new(status: &'a Status, join_list: &'a [String]) -> Self {
+        let addresses = |member: &'a MemberStatus| OwnAddresses {
+            raft_address: &member.raft_address,
+            http_address: &member.http_address,
+        };
+        Self {
+            raft_id: status.raft_id,
+            removed: status.removed,
+            joining: status.joining,
+            forming: status.forming.then(|| FormingNode {
+                node_id: &status.node_id,
+                forming: join_list,
+                members: status.members.iter().map(addresses).collect(),
+            }),
+        }
     }
 }
 
@@ -127,8 +193,8 @@ struct Progress {
 }
 
 impl<'a> Stats<'a> {
-    /// Returns the stats of a status.
-    pub(crate) fn new(status: &'a Status, facts: NodeFacts<'a>) -> Self {
+    /// Returns the stats of a status; the join list is included while the node waits to form a cluster.
+    pub(crate) fn new(status: &'a Status, options: &'a Options) -> Self {
         let is_leader = status.state == State::Leader;
         let voters = Voters::among(&status.members);
         Self {
@@ -172,12 +238,12 @@ impl<'a> Stats<'a> {
                 raft_id,
                 goes_back_in_ms,
             }),
-            forming: status.forming.then_some(facts.join_list),
+            forming: status.forming.then_some(&options.join_list),
             verifying: status.verifying.as_deref(),
             identity_conflict: &status.identity_conflicts,
             not_ready: status.not_ready.as_ref().map(NotReady::of),
-            tls_http: facts.tls_http,
-            tls_http_not_after: facts.tls_http_not_after,
+            tokens: options.tokens.as_deref().map(TokenStats::of),
+            tls: TlsStats::of(options),
         }
     }
 }
@@ -245,13 +311,12 @@ fn is_false(value: &bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::tests::status;
+    use crate::http::tests::{options, status};
     use crate::model::{Code, Refusal};
     use serde_json::{Value, json};
 
     fn stats_json(status: &Status) -> Value {
-        let options = crate::http::tests::options();
-        serde_json::to_value(Stats::new(status, NodeFacts::from(&options))).unwrap()
+        serde_json::to_value(Stats::new(status, &options())).unwrap()
     }
 
     #[test]

@@ -145,13 +145,17 @@ pub(crate) async fn persist(
     let written = propose(request, body, command, deadline).await?;
     match written.outcome {
         CommandResult::Put { .. } => Ok(written),
-        _ => Err(no_effect(key, &written)),
+        _ => Err(no_effect(request, key, &written)),
     }
 }
 
 /// Returns the problem of a write to one key that was applied without effect.
-pub(crate) fn no_effect(key: &str, written: &Written) -> Problem {
+pub(crate) fn no_effect(request: &RequestContext, key: &str, written: &Written) -> Problem {
     match written.outcome {
+        // Neither version nor ETag: whether the key exists is for tokens that may read it.
+        CommandResult::ConditionFailed { .. } if !request.caller.may_read(key) => {
+            Problem::condition_unread().decided(written)
+        }
         CommandResult::ConditionFailed { version } => Problem::condition(key, version).decided(written),
         // Only a touch: a put creates the key, and a delete of a missing key is a success.
         CommandResult::NotFound => Problem::no_key(key).decided(written),
@@ -210,7 +214,9 @@ async fn delete(request: &RequestContext, raw_key: &str) -> Result<Response, Pro
     let condition = conditions::of_write(request)?;
     let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
     let written = propose(request, b"", command, deadline).await?;
-    let CommandResult::Deleted { existed: deleted } = written.outcome else { return Err(no_effect(&key, &written)) };
+    let CommandResult::Deleted { existed: deleted } = written.outcome else {
+        return Err(no_effect(request, &key, &written));
+    };
     let data = Deleted { key: &key, value: (), deleted };
     let mut response = success::json(&DeleteBody { data, message: "success removing data" });
     success::set_write_headers(&mut response, &written);

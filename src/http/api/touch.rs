@@ -42,6 +42,12 @@ pub(crate) async fn handle(mut request: RequestContext, tail: Tail) -> Result<Re
     let renewal_share = request.share_for_renewal(deadline).await?;
     let written = propose(&request, &body.bytes, command, deadline).await?;
     let mut response = match &written.outcome {
+        // The right to write is not one to read the value. The version is what a holder of a lock needs.
+        CommandResult::Touched(item) if !request.caller.may_read(&key) => {
+            let mut response = success::truncated(TOUCHED, item.version);
+            success::set_etag(&mut response, item.version);
+            response
+        }
         CommandResult::Touched(item) => {
             let body = success::item_body(TOUCHED, &key, item, written.clock);
             // The touch is applied: where no memory is left for the value, the answer is a success without it.
@@ -57,7 +63,7 @@ pub(crate) async fn handle(mut request: RequestContext, tail: Tail) -> Result<Re
             success::set_etag(&mut response, *version);
             response
         }
-        _ => return Err(store::no_effect(&key, &written)),
+        _ => return Err(store::no_effect(&request, &key, &written)),
     };
     success::set_write_headers(&mut response, &written);
     drop(renewal_share);

@@ -7,6 +7,7 @@
 //! and `progress` never names an index that was not sent completely. A watcher holds a cursor and a bounded chunk of text;
 //! the events belong to the change feed. So a client that reads slowly gets `lagged`, and never delays the consensus loop
 //! or another client. `progress` is sent only while the node is in contact with a leader, and last before the node stops.
+//! A stream whose token has lost its right ends with `denied`, before any further change.
 //!
 //! Example: entry 41 is a transaction that puts `u/1` and `x`, with the events 41.1 and 41.2. A client that watches `u/`
 //! reconnects with `Last-Event-ID: 41.1`. Its cursor is the second change of 41, which the filter skips. The feed has
@@ -33,6 +34,7 @@ use warp::reply::Response;
 
 use crate::changefeed::{FeedRead, Filter, SubscribeError, Subscription};
 use crate::consensus::{Bounds, Consistency};
+use crate::http::request::caller::{HeldRight, Need};
 use crate::http::request::context::{RequestContext, ServerContext};
 use crate::http::request::uri;
 use crate::http::request::uri::Deadline;
@@ -62,11 +64,23 @@ const EMPTY_COMMENT: &[u8] = b":\n\n";
 /// The key of a read of which only the index is used.
 const ANY_KEY: &[u8] = b"0";
 
-/// Wakes all watchers after each change of the feed. The consensus loop wakes only this task, so the number of watchers costs
+/// Wakes all watchers after each change of the feed or of the tokens. The consensus loop wakes only this task, so the number of watchers costs
 /// it nothing.
 pub(crate) async fn broadcast_changes(context: Arc<ServerContext>) {
+    let mut reloads = context.options.tokens.as_ref().map(|tokens| tokens.changes());
     loop {
-        context.feed().changed().await;
+        let reloaded = async {
+            match &mut reloads {
+                // An error would mean that the tokens are gone, but the context owns them.
+                Some(reloads) => drop(reloads.changed().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = context.feed().changed() => {}
+            // Each watcher looks whether it still has its right.
+            () = reloaded => {}
+        }
         context.watchers.wake_all();
         sleep(WAKE_INTERVAL).await;
     }
@@ -92,7 +106,8 @@ pub(crate) async fn handle(request: RequestContext) -> Result<Response, Problem>
     let mut response = if request.method == Method::HEAD {
         Response::default()
     } else {
-        let watcher = Watcher::new(request.context, filter, subscription, (slot, request.fin));
+        let right = HeldRight::new(request.context.options.tokens.as_ref(), &request.caller, Need::of_filter(&filter));
+        let watcher = Watcher::new((request.context, right), filter, subscription, (slot, request.fin));
         warp::reply::stream(stream::unfold(watcher, Watcher::next)).into_response()
     };
     set_stream_headers(&mut response);
@@ -132,11 +147,16 @@ pub(crate) fn accepts_only_events(request: &RequestContext) -> bool {
 /// Returns a stream of one `refused` event with the problem, for an `EventSource`: after its end the browser reconnects, unless
 /// the page closes it.
 pub(crate) fn refused_stream(problem: &Problem) -> Response {
-    let data = String::from_utf8(problem.to_json(&Method::GET)).expect("JSON is UTF-8");
-    let text = format!("{}event:refused\ndata:{data}\n\n", retry_field());
+    let text = format!("{}{}", retry_field(), problem_event("refused", problem));
     let mut response = warp::reply::stream(stream::iter([Ok::<_, Infallible>(text)])).into_response();
     set_stream_headers(&mut response);
     response
+}
+
+/// Returns the event with a problem, after which the stream ends.
+fn problem_event(name: &str, problem: &Problem) -> String {
+    let data = String::from_utf8(problem.to_json(&Method::GET)).expect("JSON is UTF-8");
+    format!("event:{name}\ndata:{data}\n\n")
 }
 
 /// Returns the `retry` field, which sets the reconnection time of a browser.
@@ -184,6 +204,7 @@ pub(crate) fn parse(
 /// The stream of one watching client.
 struct Watcher {
     context: Arc<ServerContext>,
+    right: HeldRight,
     filter: Filter,
     epoch: u64,
     /// The first change that was not sent.
@@ -207,13 +228,14 @@ struct Watcher {
 
 impl Watcher {
     fn new(
-        context: Arc<ServerContext>,
+        (context, right): (Arc<ServerContext>, HeldRight),
         filter: Filter,
         subscription: Subscription,
         (slot, fin): (WatcherSlot, Fin),
     ) -> Self {
         Self {
             context,
+            right,
             filter,
             epoch: subscription.epoch,
             cursor: subscription.cursor,
@@ -249,6 +271,16 @@ impl Watcher {
     async fn next_event(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         let context = Arc::clone(&self.context);
         while !self.closed {
+            // Registered before right and feed are looked at: a change between the look and the wait would not wake this watcher
+            // otherwise.
+            let changed = context.watchers.changed();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            // It is woken by each reload and at least every `PROGRESS_INTERVAL`, so an expiry is noticed as well.
+            if let Err(problem) = self.right.check() {
+                self.closed = true;
+                return Some((Ok(problem_event("denied", &problem).into()), self));
+            }
             // Sends from the chunk first. It holds weak references: memory is bounded by the feed, whatever the number of
             // watchers.
             match self.chunk.pop_front().map(|event| event.upgrade()) {
@@ -263,10 +295,6 @@ impl Watcher {
                 Some(None) => self.chunk.clear(),
                 None => {}
             }
-            // Registered before the feed is read: a change between the read and the wait would not wake this watcher otherwise.
-            let changed = context.watchers.changed();
-            let mut changed = std::pin::pin!(changed);
-            changed.as_mut().enable();
             match context.feed().read(self.epoch, self.cursor, &self.filter) {
                 FeedRead::Ended => break,
                 FeedRead::Stopped(cursor) => {

@@ -19,6 +19,7 @@ use warp::path::FullPath;
 use warp::reply::Response;
 
 use super::body::{self, Body, BodyQuota, BodyStream};
+use super::caller::Caller;
 use super::media_type;
 use super::uri::Deadline;
 use crate::changefeed::ChangeFeed;
@@ -106,6 +107,8 @@ pub(crate) struct RequestContext {
     /// The client's verified certificate.
     #[allow(dead_code, reason = "as above")]
     pub(crate) certificate: ClientCertificate,
+    /// Which client asks, by its token.
+    pub(crate) caller: Caller,
     headers: HeaderMap,
     body: BodyStream,
 }
@@ -327,7 +330,8 @@ impl RequestContext {
         (source, fin, certificate): (Source, Fin, ClientCertificate),
         (headers, body): (HeaderMap, BodyStream),
     ) -> Self {
-        Self { context, method, path, query, arrived: Instant::now(), source, fin, certificate, headers, body }
+        let caller = Caller::of(context.options.tokens.as_deref(), &headers);
+        Self { context, method, path, query, arrived: Instant::now(), source, fin, certificate, caller, headers, body }
     }
 
     /// Takes a share of the budget of responses for one of this size.

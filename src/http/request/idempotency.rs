@@ -12,8 +12,12 @@
 //! Invariants: a fingerprint covers everything that determines the effect: method, path, query, conditions, content type and
 //! body. Only `timeout` may differ between attempts, because it does not determine the effect.
 //!
+//! With tokens each token has keys of its own ([`of_token`]).
+//!
 //! See also: how long results are stored ([`crate::model::DedupTable`]).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use warp::http::header::{CONTENT_TYPE, HeaderName, IF_MATCH, IF_NONE_MATCH};
@@ -45,7 +49,21 @@ pub(crate) fn of(request: &RequestContext, body: &[u8]) -> Result<Option<Idempot
         // query makes. A missing header is ` ` as well, which no trimmed header is.
         parts.extend([" ", request.header(name)?.unwrap_or(" ")]);
     }
-    Ok(Some(IdempotencyKey { key: Bytes::copy_from_slice(key.as_bytes()), fingerprint: fingerprint(&parts, body) }))
+    let key = match request.caller.name() {
+        Some(token) => of_token(token, key),
+        None => Bytes::copy_from_slice(key.as_bytes()),
+    };
+    Ok(Some(IdempotencyKey { key, fingerprint: fingerprint(&parts, body) }))
+}
+
+/// Returns the key under which the cluster stores a token's result: a hash of the token's name and the client's key.
+///
+/// It has the form that every key has, visible ASCII within the bound, so entries, tables and the wire are as without tokens, and all
+/// versions read them. A key out of name and key would not fit into the bound. Base 64 of SHA-256 has 43 characters, and two pairs have
+/// one hash only by an attack that takes 2^128 steps. The name and not the secret: a token keeps its results when its secret changes.
+fn of_token(token: &str, key: &str) -> Bytes {
+    // A name has no space, so no other pair gives the same text.
+    URL_SAFE_NO_PAD.encode(Sha256::digest(format!("{token} {key}"))).into()
 }
 
 /// Hashes the parts and the body. 128 bits of SHA-256: two different requests have the same value only by an attack that
@@ -65,6 +83,16 @@ fn fingerprint(parts: &[&str], body: &[u8]) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_token_has_keys_of_its_own() {
+        let keys = [of_token("a", "k"), of_token("b", "k"), of_token("a", "k2"), of_token("a", &"x".repeat(64))];
+        for (at, key) in keys.iter().enumerate() {
+            assert!(validate::is_idempotency_key(key) && !keys[..at].contains(key), "{key:?}");
+        }
+        // Computed with Python's hashlib. These keys are in log entries, so they must not change between versions.
+        assert_eq!(keys[0], "1IRPWWPv7DAWz45J4jhAvX9_MJUi4sD-_DcyQkQ2Kj0");
+    }
 
     #[test]
     fn a_fingerprint_depends_on_parts_and_their_borders() {

@@ -6,6 +6,7 @@
 //! ```
 
 pub(crate) mod body;
+pub(crate) mod caller;
 pub(crate) mod conditions;
 pub(crate) mod content;
 pub(crate) mod context;

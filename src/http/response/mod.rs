@@ -1,5 +1,6 @@
 //! Responses: JSON bodies, problems, event streams and their headers.
 
+mod access;
 pub(crate) mod event_stream;
 pub(crate) mod item_json;
 pub(crate) mod problem;

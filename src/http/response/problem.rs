@@ -12,6 +12,8 @@
 //! | `bad_header` | 400 | a header is invalid or unsupported: a condition, a content type, an idempotency key, `Content-Range` |
 //! | `bad_host` | 400 | the request has no `Host`, more than one, or an invalid one |
 //! | `https_required` | 400 | the request is plain HTTP, and the port speaks HTTPS only |
+//! | `unauthorized` | 401 | the node wants a token, and the request has none, or one that is wrong or has expired |
+//! | `forbidden` | 403 | the token lacks the right that `detail` names |
 //! | `cross_origin` | 403 | the request is of a web page of another origin |
 //! | `not_found` | 404 | there is no such route |
 //! | `key_not_found` | 404 | the store has no such key |
@@ -30,10 +32,10 @@
 //! if that is certain. A 503 has `Retry-After`. A response to a request whose body was not read closes the connection.
 //! `OPTIONS` is answered with the methods of the route and never fails.
 //!
-//! See also: hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
+//! See also: problems of tokens ([`super::access`]). hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
 
 use serde::Serialize;
-use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER};
+use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
@@ -44,6 +46,8 @@ use crate::model::{Code, Leader, Outcome, Refusal, Written};
 
 /// The value of `Retry-After`, in seconds.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// The challenge of a 401 (RFC 6750, section 3).
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"huskv\"");
 
 /// A failed request. Boxed, so that a `Result` with it stays small.
 #[derive(Debug, Clone)]
@@ -94,7 +98,12 @@ struct Body<'a> {
 
 impl Problem {
     /// Returns a problem found before the request was passed to the consensus loop: nothing was applied.
-    fn local(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn local(
+        status: StatusCode,
+        code: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
         Self(Box::new(Parts {
             status,
             code,
@@ -113,7 +122,7 @@ impl Problem {
     }
 
     /// Marks the problem as found by the consensus layer, with this outcome.
-    fn by_consensus(mut self, outcome: Outcome) -> Self {
+    pub(super) fn by_consensus(mut self, outcome: Outcome) -> Self {
         self.0.outcome = outcome;
         self.0.local = false;
         self
@@ -405,6 +414,9 @@ impl Problem {
         // Version 0 is a missing key, which has no ETag.
         if let Some(version) = parts.version.filter(|version| *version != 0) {
             headers.insert(ETAG, success::etag(version));
+        }
+        if parts.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, CHALLENGE);
         }
         if parts.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);

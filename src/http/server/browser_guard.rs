@@ -1,6 +1,6 @@
 //! The same-origin check of requests from web pages, and CORS.
 //!
-//! Why: the node has no login, and a browser sends requests for any page that is open in it. The page cannot forge the
+//! Why: without tokens the node has no login, and a browser sends requests for any page that is open in it. The page cannot forge the
 //! `Origin` header, so the check relies on it; clients other than browsers send none.
 //!
 //! Invariants: the check comes before everything else, on every route and method. The node's own origins come from its

@@ -22,6 +22,7 @@ use warp::reply::Response;
 use super::browser_guard::{self, OriginCheck};
 use super::connection_slots::SlotKind;
 use super::host_guard::{self, Asked};
+use crate::http::request::caller::Identified;
 use crate::http::request::context::ServerContext;
 use crate::http::request::unread_body::RequestBody;
 use crate::http::request::unsupported_headers;
@@ -124,7 +125,10 @@ where
         Ok(()) => route(app, hyper::Request::from_parts(parts, body.clone())).await?,
         Err(problem) => problem.respond(&parts.method),
     };
+    // With tokens only a client that has one learns the names of cluster, node and leader.
+    let is_known = context.options.tokens.is_none() || response.extensions().get::<Identified>().is_some();
     Ok(match host {
+        Asked::Known if !is_known => response,
         Asked::Known => context.with_node_headers(response),
         // A probe under a foreign name may be a page of that name: it gets the status, and nothing that it could read.
         Asked::Foreign => success::empty(response.status()),

@@ -5,7 +5,7 @@
 //!
 //! Invariants: exactly one `Host`; only HTTP/1.0 may go without. A rebinding page needs a name that can be registered, so
 //! names that cannot be public domains are let in where the node is not on loopback. Health probes ([`PROBES`]) are
-//! answered for any host, with nothing but their status.
+//! answered for any host, with nothing but their status. Where requests need a token any host will do.
 //!
 //! See also: the check of the page's origin ([`super::browser_guard`]).
 
@@ -52,7 +52,8 @@ impl HostGuard {
         let own = options.own_hosts.iter().map(|host| normal(host));
         Self {
             loopback: options.loopback,
-            any: options.allowed_hosts.iter().any(|host| host == "*"),
+            // With tokens no right comes by itself: a page under a foreign name has no token that a browser would add.
+            any: options.tokens.is_some() || options.allowed_hosts.iter().any(|host| host == "*"),
             own: own.chain(options.join_list.iter().filter_map(|address| of_authority(address))).collect(),
             listed: options.allowed_hosts.iter().map(|host| normal(host)).collect(),
         }

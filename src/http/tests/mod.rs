@@ -15,6 +15,7 @@ mod list_and_txn;
 mod overload;
 mod store;
 mod tls_port;
+mod tokens;
 mod watch;
 
 use std::net::SocketAddr;
@@ -59,6 +60,7 @@ pub(super) fn options() -> Options {
         },
         join_list: vec!["a:1".into(), "b:2".into()],
         tls: None,
+        tokens: None,
     }
 }
 

@@ -10,6 +10,7 @@ mod http;
 mod idempotency;
 mod list_and_txn;
 mod openapi;
+mod tokens;
 mod ttl;
 mod values;
 mod watch;
@@ -31,6 +32,7 @@ pub fn cases() -> Vec<Case> {
         openapi::cases(),
         generated_client::cases(),
         ttl::cases(),
+        tokens::cases(),
         idempotency::cases(),
     ]
     .into_iter()

@@ -39,9 +39,17 @@ pub struct Watch {
 
 /// Asks for a stream, after the event with this id where one is given, and reads the head of the answer.
 pub fn ask(address: &str, query: &str, last: Option<&str>) -> std::io::Result<Unread> {
+    ask_as(None, address, query, last)
+}
+
+/// As [`ask`], with this secret.
+pub fn ask_as(secret: Option<&str>, address: &str, query: &str, last: Option<&str>) -> std::io::Result<Unread> {
     let mut request = Request::new("GET", format!("/watch?{query}"));
     if let Some(id) = last {
         request = request.header("Last-Event-ID", id);
+    }
+    if let Some(secret) = secret {
+        request = request.bearer(secret);
     }
     let mut reader = BufReader::new(request.open(address)?.into_stream());
     reader.get_ref().set_read_timeout(Some(Duration::from_secs(20)))?;

@@ -47,6 +47,22 @@ impl Request {
         self
     }
 
+    /// Adds a secret, unless there is an `Authorization`; an empty one counts and is not sent.
+    pub fn or_bearer(self, secret: &str) -> Self {
+        let has_own = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        if has_own { self } else { self.header("Authorization", &format!("Bearer {secret}")) }
+    }
+
+    /// Sends this secret.
+    pub fn bearer(self, secret: &str) -> Self {
+        self.header("Authorization", &format!("Bearer {secret}"))
+    }
+
+    /// Sends no secret, even to a node that is asked with one.
+    pub fn anonymous(self) -> Self {
+        self.header("Authorization", "")
+    }
+
     /// The body, as it is; no content type is added.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = Some(body.into());
@@ -95,7 +111,7 @@ impl Request {
         if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             head += &format!("Host: {address}\r\n");
         }
-        for (name, value) in &self.headers {
+        for (name, value) in self.headers.iter().filter(|(name, value)| name != "Authorization" || !value.is_empty()) {
             head += &format!("{name}: {value}\r\n");
         }
         let mut bytes = head.into_bytes();

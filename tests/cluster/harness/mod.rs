@@ -16,7 +16,7 @@ pub mod wire;
 pub use case::Case;
 pub(crate) use case::cases;
 pub use cluster::{Cluster, ELECTION, member, names};
-pub use events::{Event, Watch, ask};
+pub use events::{Event, Watch, ask, ask_as};
 pub use files::{blobs, blocks, content, copy, walk};
 pub use http::{Answer, Request, read_head};
 pub use load::Load;

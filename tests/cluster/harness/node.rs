@@ -247,6 +247,10 @@ impl Node {
 
     /// Sends a request.
     pub fn try_request(&self, request: Request) -> Result<Answer, String> {
+        let request = match &self.setup.secret {
+            Some(secret) => request.or_bearer(secret),
+            None => request,
+        };
         request.send(&self.http).map_err(|error| format!("{} at {}: {error}", self.name(), self.http))
     }
 

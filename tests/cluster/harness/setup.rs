@@ -18,6 +18,8 @@ pub struct Setup {
     pub arguments: Vec<String>,
     /// The command that it runs under, if any.
     pub wrapper: Vec<String>,
+    /// The secret that requests to it carry, if any.
+    pub secret: Option<String>,
 }
 
 impl Setup {
@@ -29,6 +31,7 @@ impl Setup {
             variables: BTreeMap::new(),
             arguments: Vec::new(),
             wrapper: Vec::new(),
+            secret: None,
         }
         .set("RAFT_NODE_ID", name)
         .set("SERVER_PORT", "0")
@@ -62,6 +65,12 @@ impl Setup {
     /// Runs the node under this command.
     pub fn wrapped(mut self, command: &[&str]) -> Self {
         self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Sends this secret with every request that has no `Authorization` of its own.
+    pub fn secret(mut self, secret: &str) -> Self {
+        self.secret = Some(secret.to_owned());
         self
     }
 
