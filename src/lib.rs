@@ -24,7 +24,7 @@
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, logging, plant |
 //! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, the snapshot types of storage, the facade of consensus |
 //! | [`http`] | clients: routes, errors; the only warp | model, changefeed, logging, trust, the facade of consensus |
-//! | [`trust`] | TLS: key pairs, CA bundles, handshakes, refusals in words; the only rustls | logging |
+//! | [`trust`] | TLS: key pairs, CA bundles, handshakes, refusals in words; a CA and what it issues; the only rustls | logging |
 //! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model, trust |
 //! | [`config`] | settings | model, trust |
 //! | [`node`] | composes the modules, and stops them in reverse | all of these |
