@@ -23,7 +23,7 @@
 //! | [`changefeed`] | a bounded memory of the latest events, for watchers | model |
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, logging, plant |
 //! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, the snapshot types of storage, the facade of consensus |
-//! | [`trust`] | TLS: key pairs, CA bundles, handshakes, refusals in words; the only rustls | logging |
+//! | [`trust`] | TLS: key pairs, CA bundles, handshakes, refusals in words; a CA and what it issues; the only rustls | logging |
 //! | [`auth`] | tokens: their file, secrets, grants, reloads | model, logging |
 //! | [`http`] | clients: routes, errors; the only warp | model, changefeed, auth, logging, trust, the facade of consensus |
 //! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model, trust |

@@ -15,9 +15,10 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Need, binary, secs, tool};
+use crate::harness::{Need, Setup, binary, check, eventually, secs, tool};
 
 crate::harness::cases![
     ca_node_and_client_get_their_files_whatever_the_umask,
@@ -26,6 +27,7 @@ crate::harness::cases![
     certs_show_prints_certificates_and_no_key,
     certs_show_verifies_a_server_with_the_ca_of_huskv_ca,
     certs_show_says_why_a_server_shows_none,
+    a_node_serves_with_what_certs_wrote_and_takes_its_renewal,
     openssl_accepts_what_certs_issues.needs(Need::Openssl),
     openssl_shows_the_extensions_of_ca_and_node.needs(Need::Openssl),
     openssl_tells_two_cas_of_one_name_apart.needs(Need::Openssl),
@@ -351,6 +353,29 @@ fn certs_show_says_why_a_server_shows_none() {
     plain.join().unwrap();
     // The listener is closed.
     desk.refused(1, &format!("certs show 127.0.0.1:{port}"), &["127.0.0.1:", "cannot connect"]);
+}
+
+fn a_node_serves_with_what_certs_wrote_and_takes_its_renewal() {
+    let desk = Desk::with_certificates();
+    let mut node = Setup::named("kv1").set("HUSKV_TLS_DIR", desk.path("certs/kv1").display()).spawn();
+    for renewal in ["certs show certs/kv1/node.pem", "certs node certs kv1 --host 10.0.0.1 --force"] {
+        desk.done(renewal);
+        let own = desk.done("certs show certs/kv1/node.pem");
+        let own = own.lines().last().unwrap();
+        // Files are read again every 10 s.
+        eventually(secs(40), format!("the node presents {own}"), || {
+            if let Some(status) = node.exited() {
+                panic!("it exited with {status}: {}", node.log());
+            }
+            let text =
+                fs::read_to_string(node.directory().join("addresses.json")).map_err(|error| error.to_string())?;
+            let addresses: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+            let show = format!("certs show {}", addresses["http"].as_str().unwrap_or(""));
+            let (code, out, error) = desk.run(&binary(), &show, &[("HUSKV_CA", "certs/ca.pem")]);
+            let is_verified = code == Some(0) && out.contains("\nverified for 127.0.0.1 by ");
+            check(is_verified && out.lines().any(|line| line == own), out + &error)
+        });
+    }
 }
 
 fn openssl_accepts_what_certs_issues() {
