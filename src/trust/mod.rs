@@ -17,6 +17,7 @@
 
 pub mod acceptor;
 pub mod certificate;
+pub mod connector;
 pub mod credentials;
 pub mod expiry;
 pub mod pem_files;
