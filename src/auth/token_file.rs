@@ -86,6 +86,13 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
+/// Whether this is a subject of a single common name. Subjects are compared as text, in which `O=a, CN=b` could also be an organization
+/// with a comma in its name.
+fn is_common_name(subject: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-@ ".contains(c);
+    subject.strip_prefix("CN=").is_some_and(|name| (1..=NAME_BYTES).contains(&name.len()) && name.chars().all(plain))
+}
+
 fn parse_token(value: &Value) -> Result<Token, String> {
     let table = value.as_table().ok_or("it is no table")?;
     known_keys(table, &["name", "sha256", "cert", "allow", "admin", "expires"])?;
@@ -95,8 +102,8 @@ fn parse_token(value: &Value) -> Result<Token, String> {
     }
     let credential = match (text(table, "sha256")?, text(table, "cert")?) {
         (Some(hex), None) => Credential::Sha256(parse_hash(hex)?),
-        (None, Some(subject)) if subject.contains('=') => Credential::Certificate(subject.to_owned()),
-        (None, Some(_)) => return Err("cert must be the subject of a certificate, such as CN=billing".to_owned()),
+        (None, Some(subject)) if is_common_name(subject) => Credential::Certificate(subject.to_owned()),
+        (None, Some(_)) => return Err("cert must be a subject of one common name, such as CN=billing".to_owned()),
         (None, None) => return Err("sha256 (of the secret) or cert is missing".to_owned()),
         (Some(_), Some(_)) => return Err("sha256 and cert exclude each other; use two tokens".to_owned()),
     };
@@ -200,7 +207,9 @@ mod tests {
             (format!("name = \"a\"\n{hash}"), "token \"a\": it allows nothing"),
             (format!("name = \"a\"\n{hash}\nallow = []"), "token \"a\": it allows nothing"),
             (format!("name = \"a\"\n{hash}\ncert = \"CN=a\"\n{admin}"), "exclude each other"),
-            (format!("name = \"a\"\ncert = \"a\"\n{admin}"), "subject of a certificate"),
+            (format!("name = \"a\"\ncert = \"a\"\n{admin}"), "a subject of one common name"),
+            (format!("name = \"a\"\ncert = \"O=b, CN=a\"\n{admin}"), "a subject of one common name"),
+            (format!("name = \"a\"\ncert = \"CN=a, O=b\"\n{admin}"), "a subject of one common name"),
             (format!("name = \"a\"\n{hash}\n{admin}\nexpire = \"x\""), "token \"a\": unknown key \"expire\""),
             (format!("name = \"a\"\n{hash}\n{admin}\nexpires = \"x\""), "expires: \"x\" is no RFC 3339 time"),
             (format!("name = \"a\"\n{hash}\n{admin}\nexpires = 2027-01-31"), "is no RFC 3339 time"),

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::endpoints;
+use super::access;
+use super::endpoints::{self, Target};
 use super::exit::{EXIT_CODES, ExitError, exit_code};
 use crate::client::{Client, Read};
 
@@ -33,7 +34,8 @@ pub(crate) fn command(name: &'static str, timeout: &'static str) -> Command {
         .value_parser(duration)
         .default_value(timeout)
         .help("Timeout over all attempts, such as 500ms or 2s");
-    Command::new(name).after_help(EXIT_CODES).args([endpoints::argument(), timeout, json_argument()])
+    let notes = format!("{}\n{EXIT_CODES}", access::HELP);
+    Command::new(name).after_help(notes).args([endpoints::argument(), timeout, json_argument()])
 }
 
 /// The flag for JSON output.
@@ -92,9 +94,9 @@ where
     F: Future<Output = Result<(), ExitError>>,
 {
     let timeout = matches.get_one(TIMEOUT).copied().unwrap_or(Client::TIMEOUT);
-    let result = endpoints::given(matches)
-        .map_err(ExitError::usage)
-        .and_then(|given| block_on(work(Client::new(given, timeout))).and_then(|result| result));
+    let result = endpoints::target(matches).map_err(ExitError::usage).and_then(|Target { addresses, access }| {
+        block_on(work(Client::with_access(addresses, timeout, access))).and_then(|result| result)
+    });
     exit_code(result)
 }
 

@@ -2,41 +2,84 @@
 //!
 //! Why: a shell that works with one cluster names it once, and beside a node, as in a container, no flag is needed.
 //!
-//! Invariants: an invalid address is refused before any request. An address may be a URL, `http://host:port`.
+//! Invariants: an invalid address is refused before any request. An address may be a URL, `http://host:port` or
+//! `https://host:port`, and all of a list have one scheme.
 //!
-//! See also: [`crate::client`], which sends the requests.
+//! See also: `access` (certificates and tokens), [`crate::client`], which sends the requests.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches};
 
+use super::access;
 use super::exit::print_error;
+use crate::client::Access;
 use crate::config::{ENDPOINTS_VARIABLE, Given, hidden_ports, load, parse_address};
 
 /// The name of the flag.
 const ENDPOINTS: &str = "endpoints";
+/// The variable with the directory of a secure node's certificates.
+const TLS_DIR_VARIABLE: &str = "HUSKV_TLS_DIR";
+
+/// A list of endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EndpointList {
+    /// Whether they are reached over TLS.
+    pub https: bool,
+    /// Their addresses, `host:port`.
+    pub addresses: Vec<String>,
+}
+
+/// Where a subcommand sends its requests.
+pub(super) struct Target {
+    /// The addresses, `host:port`.
+    pub addresses: Vec<String>,
+    /// How they are reached.
+    pub access: Access,
+}
 
 /// The flag for the addresses.
 pub(super) fn argument() -> Arg {
     Arg::new(ENDPOINTS).long(ENDPOINTS).value_name("LIST").value_parser(parse_list).help(format!(
-        "HTTP addresses (host:port) of the nodes to ask, comma-separated [variable {ENDPOINTS_VARIABLE}, default \
-             the node that the same variables start]"
+        "HTTP addresses (host:port, or https://host:port with TLS) of the nodes to ask, comma-separated [variable \
+             {ENDPOINTS_VARIABLE}, default the node that the same variables start]"
     ))
 }
 
-/// The addresses that the flag, the variable or the settings give.
-pub(super) fn given(matches: &ArgMatches) -> Result<Vec<String>, String> {
-    if let Some(given) = matches.get_one::<Vec<String>>(ENDPOINTS) {
+/// The endpoints that the flag, the variable or the settings give, and the access to them.
+pub(super) fn target(matches: &ArgMatches) -> Result<Target, String> {
+    let list = list(matches)?;
+    let access = access::read(&list, tls_dir().as_deref(), &|name| std::env::var_os(name))?;
+    Ok(Target { addresses: list.addresses, access })
+}
+
+fn list(matches: &ArgMatches) -> Result<EndpointList, String> {
+    if let Some(given) = matches.get_one::<EndpointList>(ENDPOINTS) {
         return Ok(given.clone());
     }
     match std::env::var_os(ENDPOINTS_VARIABLE) {
         Some(list) => {
             parse_list(&list.to_string_lossy()).map_err(|error| format!("the variable {ENDPOINTS_VARIABLE}: {error}"))
         }
-        None => Ok(vec![own_address()?]),
+        None => Ok(EndpointList { https: tls_dir().is_some(), addresses: vec![own_address()?] }),
     }
 }
 
-fn parse_list(list: &str) -> Result<Vec<String>, String> {
-    list.split(',').map(str::trim).map(endpoint).collect()
+fn parse_list(list: &str) -> Result<EndpointList, String> {
+    let parts: Vec<&str> = list.split(',').map(str::trim).collect();
+    let addresses = parts.iter().map(|part| endpoint(part)).collect::<Result<Vec<_>, _>>()?;
+    let secure = parts.iter().filter(|part| is_https(part)).count();
+    if secure != 0 && secure != parts.len() {
+        return Err(
+            "some addresses of the list have https:// and some have not; give all or none of them with it".into()
+        );
+    }
+    Ok(EndpointList { https: secure != 0, addresses })
+}
+
+fn is_https(text: &str) -> bool {
+    text.starts_with("https://")
 }
 
 fn endpoint(text: &str) -> Result<String, String> {
@@ -46,17 +89,21 @@ fn endpoint(text: &str) -> Result<String, String> {
     if text.contains(|c: char| c.is_whitespace() || c == ';') {
         return Err(format!("{text:?} is not host:port; separate addresses with commas"));
     }
-    if text.starts_with("https://") {
-        return Err(format!("{text:?} is not an address of a node, which has HTTP without TLS; give host:port"));
-    }
     // A URL as curl has it: `http://localhost:2221/`.
-    let bare = text.strip_prefix("http://").map_or(text, |url| url.strip_suffix('/').unwrap_or(url));
+    let url = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let bare = url.map_or(text, |url| url.strip_suffix('/').unwrap_or(url));
     parse_address(bare).map(|address| address.to_string())
+}
+
+/// The directory of the certificates of the node that the same variables start.
+fn tls_dir() -> Option<PathBuf> {
+    std::env::var_os(TLS_DIR_VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
 /// The address of the node that the environment of this process would start.
 fn own_address() -> Result<String, String> {
-    let given = Given { variables: std::env::vars_os().collect(), ..Given::default() };
+    let is_setting = |(name, _): &(OsString, OsString)| name.to_str() != Some(TLS_DIR_VARIABLE);
+    let given = Given { variables: std::env::vars_os().filter(is_setting).collect(), ..Given::default() };
     let config = load(&given).map_err(|error| error.to_string())?;
     if let Some(sentence) = hidden_ports(&given.variables, &config) {
         print_error(sentence);
@@ -76,15 +123,24 @@ mod tests {
 
     #[test]
     fn a_list_holds_only_addresses() {
-        assert_eq!(parse_list("a:1, [::1]:2").unwrap(), ["a:1", "[::1]:2"]);
-        assert_eq!(parse_list("http://a:1, http://b:2/,[::1]:3").unwrap(), ["a:1", "b:2", "[::1]:3"]);
+        let list = |list| {
+            let EndpointList { https, addresses } = parse_list(list).unwrap();
+            (https, addresses.join(" "))
+        };
+        assert_eq!(list("a:1, [::1]:2"), (false, "a:1 [::1]:2".to_owned()));
+        assert_eq!(list("http://a:1, http://b:2/,[::1]:3"), (false, "a:1 b:2 [::1]:3".to_owned()));
+        assert_eq!(list("https://a:1,https://[::1]:2/"), (true, "a:1 [::1]:2".to_owned()));
         for (list, named) in [
             ("", "is empty"),
             ("a:1,", "is empty"),
             ("a", "\"a\" is not host:port"),
             ("a:1 b:2", "separate addresses with commas"),
             ("a:1;b:2", "separate addresses with commas"),
-            ("https://a:1", "without TLS"),
+            ("https://a", "is not host:port"),
+            ("https://a:1,b:2", "give all or none"),
+            ("http://a:1,https://b:2", "give all or none"),
+            ("http://https://a:1", "is not host:port"),
+            ("https://user:secret@a:1", "is not host:port"),
             ("http://a:1/store", "is not host:port"),
         ] {
             let error = parse_list(list).unwrap_err();

@@ -61,8 +61,15 @@ impl From<Failure> for ExitError {
             _ if failure.outcome == Outcome::Unknown => UNKNOWN,
             _ => FAILED,
         };
+        let advice = match failure.code.as_str() {
+            "unauthorized" | "forbidden" => failure.status.map_or("", advice),
+            "certificate_refused" => {
+                "; HUSKV_CERT and HUSKV_KEY name a client certificate, which the CA of the nodes must have issued"
+            }
+            _ => "",
+        };
         let unknown = if code == UNKNOWN { "; whether the change was made is not known" } else { "" };
-        Self { code, reason: format!("{failure}{unknown}") }
+        Self { code, reason: format!("{failure}{unknown}{advice}") }
     }
 }
 
@@ -72,6 +79,18 @@ impl From<io::Error> for ExitError {
             ErrorKind::BrokenPipe => Self { code: 0, reason: String::new() },
             _ => Self::failed(format_args!("stdout: {error}")),
         }
+    }
+}
+
+/// What to do about a response with this status, as the end of a sentence; empty where the status does not tell.
+pub(crate) fn advice(status: u16) -> &'static str {
+    match status {
+        401 => {
+            "; give a token that the nodes know in HUSKV_TOKEN_FILE or HUSKV_TOKEN, or a client certificate in HUSKV_CERT \
+                and HUSKV_KEY"
+        }
+        403 => "; use a token with this right, or ask who administers the nodes' tokens for it",
+        _ => "",
     }
 }
 
@@ -115,6 +134,16 @@ mod tests {
         assert_eq!(ExitError::no_key("k").code, 3);
         let error = ExitError::from(failure("timeout", Outcome::Unknown));
         assert_eq!(error.reason, "a:1: it broke (timeout); whether the change was made is not known");
+        for (status, code, words) in [
+            (Some(401), "unauthorized", "HUSKV_TOKEN_FILE"),
+            (Some(403), "forbidden", "a token with this right"),
+            (None, "certificate_refused", "HUSKV_CERT and HUSKV_KEY"),
+        ] {
+            let error = ExitError::from(Failure { status, ..failure(code, Outcome::NotApplied) });
+            assert!(error.code == FAILED && error.reason.contains(words), "{error:?}");
+        }
+        let of_a_page = Failure { status: Some(403), ..failure("cross_origin", Outcome::NotApplied) };
+        assert_eq!(ExitError::from(of_a_page).reason, "a:1: it broke (cross_origin)");
         let closed = io::Error::from(ErrorKind::BrokenPipe);
         assert_eq!(ExitError::from(closed).code, 0);
     }

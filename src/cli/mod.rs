@@ -9,6 +9,7 @@
 //!
 //! See also: one file for each subcommand; `exit` for the exit codes.
 
+mod access;
 mod bench;
 mod certs;
 mod cluster;

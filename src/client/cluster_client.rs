@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hyper::header::{HeaderMap, HeaderName};
 use serde_json::Value;
 
+use super::access::Access;
 use super::endpoints::Endpoints;
 use super::failure::Failure;
 use super::http_client::{ApiRequest, ApiResponse, HttpClient};
@@ -44,12 +45,22 @@ impl Client {
     /// A timeout that outlasts an election.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Creates a client of the cluster whose nodes have these HTTP addresses (`host:port`). A call takes at most
-    /// `timeout`, over all its attempts.
+    /// Creates a client of the cluster whose nodes have these HTTP addresses (`host:port`), with plain HTTP. A call takes
+    /// at most `timeout`, over all its attempts.
     pub fn new<S: Into<String>>(endpoints: impl IntoIterator<Item = S>, timeout: Duration) -> Self {
+        Self::with_access(endpoints, timeout, Access::default())
+    }
+
+    /// Creates a client that reaches its endpoints with `access`: over TLS, with a token, or both. With TLS the certificate
+    /// of a node must name the host of its endpoint.
+    pub fn with_access<S: Into<String>>(
+        endpoints: impl IntoIterator<Item = S>,
+        timeout: Duration,
+        access: Access,
+    ) -> Self {
         let given = endpoints.into_iter().map(Into::into).collect();
         Self {
-            http: HttpClient::new(Some(CONNECT_TIMEOUT)),
+            http: HttpClient::new(access, Some(CONNECT_TIMEOUT)),
             timeout,
             endpoints: Arc::new(Mutex::new(Endpoints::new(given))),
         }
@@ -72,6 +83,7 @@ impl Client {
         loop {
             let order = self.endpoints(|endpoints| endpoints.order(kind != RequestKind::Local));
             let others = order.len() > 1;
+            let mut lasts = true;
             for address in order {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -87,12 +99,13 @@ impl Client {
                     return Err(failure);
                 }
                 // Attempt 1 times out (unknown), attempt 2 gets `no_leader` (not applied): the call is still unknown.
+                lasts &= retry::lasts(&failure);
                 maybe_applied |= failure.outcome == Outcome::Unknown;
                 failure.outcome = if maybe_applied { Outcome::Unknown } else { failure.outcome };
                 last = Some(failure);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left <= pause {
+            if lasts || left <= pause {
                 return Err(last.unwrap_or_else(no_endpoint));
             }
             tokio::time::sleep(pause).await;
@@ -114,7 +127,7 @@ impl Client {
         let ms = limit.min(MAX_NODE_TIMEOUT).as_millis().max(1);
         request.path = format!("{}{mark}timeout={ms}ms", request.path);
         let decision = match self.http.exchange(address, &request, limit + GRACE).await {
-            Ok(response) if (200..400).contains(&response.status) => {
+            Ok(response) if (200..300).contains(&response.status) => {
                 self.record_response(address, &response.headers);
                 return Ok(response);
             }

@@ -15,7 +15,7 @@ pub struct Failure {
     /// The HTTP status, where there was a response.
     pub status: Option<u16>,
     /// The stable code: that of the problem, or `no_answer` (no response, or not in time), `no_node` (the response is
-    /// not that of a huskv node), `bad_request` (the request cannot be sent) or `lagged` (a watch was too slow).
+    /// not that of a huskv node), `tls_failed` or `certificate_refused` (no TLS connection), `bad_request` (the request cannot be sent) or `lagged` (a watch was too slow).
     pub code: String,
     /// The cause, for a log or a terminal.
     pub detail: String,

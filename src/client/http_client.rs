@@ -3,7 +3,8 @@
 //! Why: the retry rule must know whether a request can have reached the server, so an error says whether it was sent.
 //!
 //! Invariants: a request is sent once; the connection pool resends only what was never written to a connection. A
-//! timeout covers name resolution, dialling, sending and the whole response. A response has at most 64 MiB.
+//! timeout covers name resolution, dialling, the TLS handshake, sending and the whole response. A response has at most 64
+//! MiB. No redirect is followed.
 //!
 //! See also: [`super::endpoints`] for the choice of the address, [`super::retry`] for the retry rule.
 
@@ -15,8 +16,12 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::access::Access;
+use super::dialer::Dialer;
+use super::retry::{CERTIFICATE_REFUSED, TLS_FAILED};
+use crate::trust::connector::{self, RefusedBy};
 
 /// The maximum size of a response.
 pub(super) const MAX_RESPONSE_BYTES: usize = 64 << 20;
@@ -28,7 +33,10 @@ const REFUSED: &str = "refused the connection: it is at its connection limit";
 
 /// A pool of connections to any number of addresses; clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct HttpClient(legacy::Client<HttpConnector, Full<Bytes>>);
+pub(super) struct HttpClient {
+    pool: legacy::Client<Dialer, Full<Bytes>>,
+    access: Access,
+}
 
 /// A request to a node.
 #[derive(Debug, Clone)]
@@ -57,6 +65,8 @@ pub(super) struct ExchangeError {
     pub(super) refused: bool,
     /// Whether the timeout passed.
     pub(super) timed_out: bool,
+    /// The code of a failure that lasts until files or settings change, such as a certificate that is not trusted.
+    pub(super) lasting: Option<&'static str>,
     /// What happened, for a log or a terminal.
     pub(super) detail: String,
 }
@@ -85,25 +95,37 @@ impl ApiRequest {
 
 impl ExchangeError {
     pub(super) fn new(sent: bool, detail: String) -> Self {
-        Self { sent, refused: false, timed_out: false, detail }
+        Self { sent, refused: false, timed_out: false, lasting: None, detail }
     }
 
     pub(super) fn timed_out(timeout: Duration) -> Self {
         Self { timed_out: true, ..Self::new(true, format!("no answer within {timeout:?}")) }
     }
+
+    fn of(error: &legacy::Error) -> Self {
+        if let Some(refusal) = connector::handshake_error(error) {
+            let lasting = match refusal.side {
+                RefusedBy::Client => Some(TLS_FAILED),
+                RefusedBy::Server => Some(CERTIFICATE_REFUSED),
+                RefusedBy::Network => None,
+            };
+            return Self { lasting, ..Self::new(false, refusal.reason) };
+        }
+        match with_causes(error) {
+            text if is_early_refusal(&text) => Self { refused: true, ..Self::new(false, REFUSED.into()) },
+            text => Self::new(!error.is_connect(), text),
+        }
+    }
 }
 
 impl HttpClient {
     /// Creates a pool without connections. Without `connect_timeout` only the timeout of the exchange bounds a dial.
-    pub(super) fn new(connect_timeout: Option<Duration>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(connect_timeout);
-        let http = legacy::Client::builder(TokioExecutor::new())
+    pub(super) fn new(access: Access, connect_timeout: Option<Duration>) -> Self {
+        let pool = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(connector);
-        Self(http)
+            .build(Dialer::new(access.clone(), connect_timeout));
+        Self { pool, access }
     }
 
     /// Sends `request` to `address` (`host:port`) and reads the whole response, within `timeout`.
@@ -123,16 +145,12 @@ impl HttpClient {
     /// Sends `request` and waits for the head of the response, without a timeout.
     pub(super) async fn open(&self, address: &str, request: &ApiRequest) -> Result<Response<Incoming>, ExchangeError> {
         let mut outgoing = Request::new(Full::new(request.body.clone()));
-        let uri = format!("http://{address}{}", request.path);
+        let uri = format!("{}://{address}{}", self.access.scheme(), request.path);
         *outgoing.uri_mut() = uri.parse().map_err(|error| ExchangeError::new(false, with_causes(&error)))?;
         *outgoing.method_mut() = request.method.clone();
         *outgoing.headers_mut() = request.headers.clone();
-        self.0.request(outgoing).await.map_err(|error| match with_causes(&error) {
-            text if is_early_refusal(&text) => {
-                ExchangeError { refused: true, ..ExchangeError::new(false, REFUSED.into()) }
-            }
-            text => ExchangeError::new(!error.is_connect(), text),
-        })
+        self.access.authorize(outgoing.headers_mut());
+        self.pool.request(outgoing).await.map_err(|error| ExchangeError::of(&error))
     }
 }
 

@@ -14,11 +14,14 @@
 //! ```
 //!
 //! Invariants: a write of unknown outcome is sent again only with an idempotency key (`retry`). A call takes at most the
-//! client's timeout and half a second. Only the addresses that the caller gave are used (`endpoints`).
+//! client's timeout and half a second. Only the addresses that the caller gave are used (`endpoints`), and so only
+//! they get its token (`access`).
 //!
 //! See also: `routes` for the routes, [`NodeClient`] for single nodes, [`NodeStats`] for `/raft/stats`.
 
+mod access;
 mod cluster_client;
+mod dialer;
 mod endpoints;
 mod events;
 mod failure;
@@ -29,6 +32,7 @@ mod retry;
 mod routes;
 mod watch;
 
+pub use access::{Access, InvalidToken, Token, is_loopback};
 pub use cluster_client::Client;
 pub use events::{Event, EventKind};
 pub use failure::Failure;
@@ -41,3 +45,5 @@ pub use crate::model::{Leader, Outcome};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -1,4 +1,4 @@
-//! Client of a single node: plain HTTP and JSON to the address that the caller names.
+//! Client of a single node: HTTP and JSON to the address that the caller names.
 //!
 //! Why: forming a cluster, `huskv status` and the demo are about one particular node.
 //!
@@ -12,6 +12,7 @@ use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::Value;
 
+use super::access::Access;
 use super::cluster_client::PAUSE;
 use super::http_client::{ApiRequest, HttpClient};
 
@@ -63,10 +64,16 @@ pub enum NodeClientError {
 }
 
 impl NodeClient {
-    /// A client whose requests take at most `timeout`.
+    /// A client with plain HTTP, whose requests take at most `timeout`.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
-        Self { http: HttpClient::new(None), timeout }
+        Self::with_access(timeout, Access::default())
+    }
+
+    /// The same over TLS, with a token, or both.
+    #[must_use]
+    pub fn with_access(timeout: Duration, access: Access) -> Self {
+        Self { http: HttpClient::new(access, None), timeout }
     }
 
     /// `GET http://address/path`.

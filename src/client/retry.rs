@@ -61,6 +61,10 @@ const TRANSIENT: [&str; 12] = [
 
 /// The client's own code for an address that does not respond.
 pub(super) const NO_ANSWER: &str = "no_answer";
+/// The client's own code for a TLS connection that it refuses, or that the server cannot make.
+pub(super) const TLS_FAILED: &str = "tls_failed";
+/// The client's own code for a server that refuses the client's certificate, or the lack of one.
+pub(super) const CERTIFICATE_REFUSED: &str = "certificate_refused";
 /// The client's own code for a response that no huskv node sends.
 pub(super) const NO_NODE: &str = "no_node";
 
@@ -93,7 +97,10 @@ pub(super) fn classify_response(kind: RequestKind, endpoint: &str, response: &Ap
     let outcome = problem.outcome.unwrap_or(assumed);
     let code = problem.code.unwrap_or_else(|| NO_NODE.to_owned());
     let detail = problem.detail.filter(|_| is_node);
-    let detail = detail.unwrap_or_else(|| format!("status {status} and no reason, so this is no huskv node"));
+    let detail = detail.unwrap_or_else(|| match status {
+        300..400 => format!("status {status}, a redirect, which is not followed, so this is no huskv node"),
+        _ => format!("status {status} and no reason, so this is no huskv node"),
+    });
     // Both must hold: the cause may pass, and sending again cannot apply the write twice.
     let retry = TRANSIENT.contains(&code.as_str()) && (kind.is_idempotent() || outcome == Outcome::NotApplied);
     let failure = Failure {
@@ -113,7 +120,14 @@ pub(super) fn classify_response(kind: RequestKind, endpoint: &str, response: &Ap
 pub(super) fn classify_error(kind: RequestKind, endpoint: &str, error: ExchangeError) -> RetryDecision {
     let outcome = if kind.is_write() && error.sent { Outcome::Unknown } else { Outcome::NotApplied };
     let retry = kind.is_idempotent() || outcome == Outcome::NotApplied;
-    RetryDecision { failure: Failure::local(endpoint, NO_ANSWER, error.detail, outcome), retry }
+    let code = error.lasting.unwrap_or(NO_ANSWER);
+    RetryDecision { failure: Failure::local(endpoint, code, error.detail, outcome), retry }
+}
+
+/// Whether the same endpoint fails the same way until files or settings change. Another endpoint may still succeed; where
+/// all fail so, waiting is of no use.
+pub(super) fn lasts(failure: &Failure) -> bool {
+    [TLS_FAILED, CERTIFICATE_REFUSED].contains(&failure.code.as_str())
 }
 
 #[cfg(test)]
@@ -144,6 +158,11 @@ mod tests {
         // The response of a proxy says nothing about what the node did.
         let from_proxy = decide(RequestKind::Write, 502, "<h1>Bad gateway</h1>");
         assert_eq!((from_proxy.retry, from_proxy.failure.outcome), (false, Outcome::Unknown));
+        let redirect = decide(RequestKind::Write, 307, "");
+        assert!(
+            redirect.retry && redirect.failure.detail.contains("a redirect, which is not followed"),
+            "{redirect:?}"
+        );
         assert!(decide(RequestKind::Keyed, 502, "<h1>Bad gateway</h1>").retry);
         // A problem without an outcome proves nothing.
         assert!(!decide(RequestKind::Write, 503, r#"{"code":"no_leader"}"#).retry);

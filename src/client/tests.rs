@@ -5,16 +5,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-const PUT: &str = r#"{"data":{"key":"k","version":7},"message":"success persisting data"}"#;
+pub(super) const PUT: &str = r#"{"data":{"key":"k","version":7},"message":"success persisting data"}"#;
 
 /// The scripted reaction to a request.
 #[derive(Clone)]
-enum Reply {
+pub(super) enum Reply {
     /// Reads the request and closes the connection.
     Close,
     /// Responds with status, headers and body.
@@ -23,7 +23,7 @@ enum Reply {
     Open(String),
 }
 
-fn reply(status: u16, body: &str) -> Reply {
+pub(super) fn reply(status: u16, body: &str) -> Reply {
     Reply::Respond(status, String::new(), body.to_owned())
 }
 
@@ -32,14 +32,14 @@ fn problem(status: u16, code: &str, outcome: &str) -> Reply {
 }
 
 /// A server that follows a script and repeats its last step.
-struct Server {
-    address: String,
+pub(super) struct Server {
+    pub(super) address: String,
     requests: Arc<Mutex<Vec<String>>>,
     open: Arc<tokio::sync::Mutex<Vec<TcpStream>>>,
 }
 
 impl Server {
-    async fn start(name: &'static str, script: Vec<Reply>) -> Self {
+    pub(super) async fn start(name: &'static str, script: Vec<Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -79,12 +79,12 @@ impl Server {
         }
     }
 
-    fn requests(&self) -> Vec<String> {
+    pub(super) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 }
 
-async fn read_request(stream: &mut TcpStream) -> String {
+pub(super) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).to_lowercase();
@@ -99,7 +99,7 @@ async fn read_request(stream: &mut TcpStream) -> String {
     }
 }
 
-async fn respond(stream: &mut TcpStream, status: u16, headers: &str, body: &str) {
+pub(super) async fn respond(stream: &mut (impl AsyncWrite + Unpin), status: u16, headers: &str, body: &str) {
     let text = format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}\r\n{body}");
     stream.write_all(text.as_bytes()).await.unwrap();
 }

@@ -110,6 +110,7 @@ impl Watch {
         loop {
             let mut last = None;
             let mut compacted = None;
+            let mut lasts = true;
             for address in self.client.endpoints(|endpoints| endpoints.order(false)) {
                 let failure = match self.open(&address, &request).await {
                     Ok(stream) => return Ok(stream),
@@ -117,6 +118,7 @@ impl Watch {
                     Err(RetryDecision { failure, .. }) => return Err(failure),
                 };
                 self.client.endpoints(|endpoints| endpoints.record_failure(&address));
+                lasts &= retry::lasts(&failure);
                 if failure.code == COMPACTED {
                     compacted = Some(failure);
                 } else {
@@ -126,7 +128,7 @@ impl Watch {
             if let Some(failure) = compacted {
                 return Err(failure);
             }
-            if deadline.saturating_duration_since(Instant::now()) <= pause {
+            if lasts || deadline.saturating_duration_since(Instant::now()) <= pause {
                 return Err(last.unwrap_or_else(no_endpoint));
             }
             tokio::time::sleep(pause).await;

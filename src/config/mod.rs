@@ -39,6 +39,19 @@ pub use validate::parse_address;
 pub const CONFIG_VARIABLE: &str = "HUSKV_CONFIG";
 /// The variable with the endpoints of the client subcommands; a node ignores it.
 pub const ENDPOINTS_VARIABLE: &str = "HUSKV_ENDPOINTS";
+/// The variable with the file of the CA that a client trusts.
+pub const CA_VARIABLE: &str = "HUSKV_CA";
+/// The variable with the file of a client's certificate.
+pub const CERT_VARIABLE: &str = "HUSKV_CERT";
+/// The variable with the file of its key.
+pub const KEY_VARIABLE: &str = "HUSKV_KEY";
+/// The variable with a client's token.
+pub const TOKEN_VARIABLE: &str = "HUSKV_TOKEN";
+/// The variable with the file of a client's token.
+pub const TOKEN_FILE_VARIABLE: &str = "HUSKV_TOKEN_FILE";
+/// The variables of the client subcommands; a node ignores them.
+pub const CLIENT_VARIABLES: [&str; 6] =
+    [ENDPOINTS_VARIABLE, CA_VARIABLE, CERT_VARIABLE, KEY_VARIABLE, TOKEN_VARIABLE, TOKEN_FILE_VARIABLE];
 /// The flag that names the file, without the dashes.
 pub const CONFIG_FLAG: &str = "config";
 /// The prefix of all variables, except the short ones.

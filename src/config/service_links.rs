@@ -12,7 +12,7 @@
 use std::ffi::OsString;
 
 use super::keys::{KEYS, Key, Kind};
-use super::{Config, ENDPOINTS_VARIABLE, PREFIX};
+use super::{CLIENT_VARIABLES, Config, PREFIX};
 
 /// The protocols that a service can have.
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
@@ -120,7 +120,8 @@ fn port(key: &Key, config: &Config) -> u16 {
 /// Returns the service link variables with names of settings or our prefix, sorted, and their values.
 fn links(variables: &[(OsString, OsString)]) -> Vec<(&str, &str)> {
     let is_ours = |name: &str| {
-        name != ENDPOINTS_VARIABLE && (name.starts_with(PREFIX) || KEYS.iter().any(|key| key.short == Some(name)))
+        !CLIENT_VARIABLES.contains(&name)
+            && (name.starts_with(PREFIX) || KEYS.iter().any(|key| key.short == Some(name)))
     };
     let texts = variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
     let mut links: Vec<_> =

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 
 use super::keys::{KEYS, Key};
 use super::service_links::is_service_link;
-use super::{CONFIG_VARIABLE, ConfigError, ENDPOINTS_VARIABLE, PREFIX, Source, error};
+use super::{CLIENT_VARIABLES, CONFIG_VARIABLE, ConfigError, PREFIX, Source, error};
 
 /// The maximum Levenshtein distance of a misspelt name.
 const MAX_DISTANCE: usize = 2;
@@ -20,7 +20,8 @@ pub(super) fn select(variables: &[(OsString, OsString)]) -> Result<BTreeMap<Stri
     let mut found = BTreeMap::new();
     for (name, value) in variables {
         let name = name.to_string_lossy().into_owned();
-        if name == ENDPOINTS_VARIABLE || value.to_str().is_some_and(|value| is_service_link(&name, value, variables)) {
+        let is_link = || value.to_str().is_some_and(|value| is_service_link(&name, value, variables));
+        if CLIENT_VARIABLES.contains(&name.as_str()) || is_link() {
             continue;
         }
         let known = name == CONFIG_VARIABLE
@@ -55,7 +56,7 @@ fn likely(name: &str) -> Option<String> {
     };
     let similar = || {
         let all = KEYS.iter().flat_map(|key| [Some(key.variable()), key.short.map(str::to_owned)]).flatten();
-        let all = all.chain([CONFIG_VARIABLE, ENDPOINTS_VARIABLE].map(str::to_owned));
+        let all = all.chain([CONFIG_VARIABLE.to_owned()]).chain(CLIENT_VARIABLES.map(str::to_owned));
         let nearest = all.map(|known| (strsim::levenshtein(name, &known), known)).min();
         nearest.filter(|(distance, _)| *distance <= MAX_DISTANCE).map(|(_, known)| known)
     };
@@ -76,6 +77,8 @@ mod tests {
             ("HUSKV_RAFT_VOL_DIRS", "HUSKV_RAFT_VOL_DIR"),
             ("HUSKV_JION", "HUSKV_JOIN"),
             ("HUSKV_ENDPOINT", "HUSKV_ENDPOINTS"),
+            ("HUSKV_TOKENFILE", "HUSKV_TOKEN_FILE"),
+            ("HUSKV_CERTS", "HUSKV_CERT"),
         ] {
             let error = select(&[(name.into(), "2221".into())]).unwrap_err();
             assert_eq!(
@@ -86,5 +89,11 @@ mod tests {
         }
         let error = select(&[("HUSKV_COLOUR_OF_THE_SKY".into(), "blue".into())]).unwrap_err();
         assert_eq!(error.problem, "unknown setting; huskv --help lists all");
+    }
+
+    #[test]
+    fn the_variables_of_clients_are_no_settings() {
+        let given: Vec<_> = CLIENT_VARIABLES.iter().map(|name| ((*name).into(), "x".into())).collect();
+        assert!(select(&given).unwrap().is_empty());
     }
 }

@@ -164,11 +164,13 @@ fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
 fn unknown(
     context: Arc<ServerContext>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    let headers = warp::header::headers_cloned();
-    warp::method().and(warp::path::full()).and(headers).then(move |method: Method, path: FullPath, headers| {
+    let client = warp::header::headers_cloned().and(warp::ext::optional::<ClientCertificate>());
+    let unknown = warp::method().and(warp::path::full()).and(client);
+    unknown.then(move |method: Method, path: FullPath, headers, certificate: Option<ClientCertificate>| {
+        let certificate = certificate.and_then(|certificate| certificate.0);
         let context = Arc::clone(&context);
         async move {
-            let caller = Caller::of(context.options.tokens.as_deref(), &headers);
+            let caller = Caller::of(context.options.tokens.as_deref(), &headers, certificate.as_deref());
             let problem = match caller.check(&Need::AnyToken) {
                 Ok(()) => context.joining_or(Problem::no_route(path.as_str())),
                 Err(problem) => problem,

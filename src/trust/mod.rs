@@ -18,6 +18,7 @@
 pub mod acceptor;
 pub mod authority;
 pub mod certificate;
+pub mod connector;
 pub mod credentials;
 pub mod expiry;
 pub mod inspect;

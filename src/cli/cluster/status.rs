@@ -16,9 +16,10 @@ use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::node_summary::{NodeSummary, role};
-use crate::cli::exit::{FAILED, USAGE, exit_code, print_error};
-use crate::cli::{common, endpoints};
-use crate::client::NodeClient;
+use crate::cli::endpoints::{self, Target};
+use crate::cli::exit::{FAILED, USAGE, advice, exit_code, print_error};
+use crate::cli::{access, common};
+use crate::client::{NodeClient, NodeClientError};
 
 /// The name of the subcommand.
 const NAME: &str = "status";
@@ -30,29 +31,32 @@ const STATS_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) fn command() -> Command {
     Command::new(NAME)
         .about("Print the state of nodes, a line each")
-        .after_help(
-            "Exit codes: 0 every node that was asked takes requests: it belongs to a cluster, knows its leader and does not \
+        .after_help(format!(
+            "{}\n\
+             Exit codes: 0 every node that was asked takes requests: it belongs to a cluster, knows its leader and does not \
              lag behind it; 1 otherwise, 2 wrong settings.",
-        )
+            access::HELP
+        ))
         .arg(endpoints::argument())
         .arg(common::json_argument())
 }
 
 /// Runs the subcommand and returns the exit code.
 pub(crate) fn run(matches: &ArgMatches) -> u8 {
-    let endpoints = match endpoints::given(matches) {
-        Ok(endpoints) => endpoints,
+    let target = match endpoints::target(matches) {
+        Ok(target) => target,
         Err(error) => {
             print_error(error);
             return USAGE;
         }
     };
-    let results = match common::block_on(fetch_stats(&endpoints)) {
+    let results = match common::block_on(fetch_stats(&target)) {
         Ok(results) => results,
         Err(error) => return exit_code(Err(error)),
     };
     let json = common::json(matches);
-    let lines: Vec<String> = endpoints
+    let lines: Vec<String> = target
+        .addresses
         .iter()
         .zip(&results)
         .map(|(endpoint, result)| match result {
@@ -76,12 +80,19 @@ fn object(endpoint: &str, result: Result<&Value, &String>) -> String {
     .to_string()
 }
 
-/// Fetches the stats of each of `endpoints`; an error is one line.
-async fn fetch_stats(endpoints: &[String]) -> Vec<Result<Value, String>> {
-    let client = &NodeClient::new(STATS_TIMEOUT);
-    let requests =
-        endpoints.iter().map(|endpoint| async move { client.stats(endpoint).await.map_err(|error| error.to_string()) });
+/// Fetches the stats of each endpoint of `target`; an error is one line.
+async fn fetch_stats(target: &Target) -> Vec<Result<Value, String>> {
+    let client = &NodeClient::with_access(STATS_TIMEOUT, target.access.clone());
+    let requests = target.addresses.iter().map(|endpoint| async move { client.stats(endpoint).await.map_err(explain) });
     futures_util::future::join_all(requests).await
+}
+
+fn explain(error: NodeClientError) -> String {
+    let advice = match &error {
+        NodeClientError::NoStats { status, .. } => advice(*status),
+        _ => "",
+    };
+    format!("{error}{advice}")
 }
 
 /// Formats `node2 follows node1, term 3, 3 voters, applied 17`, with warnings.

@@ -14,10 +14,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use warp::http::header::{AUTHORIZATION, HeaderMap};
 
-use crate::auth::{Action, Token, TokenStore};
+use crate::auth::{Action, Denied, Token, TokenStore};
 use crate::changefeed::Filter;
 use crate::http::response::problem::{Problem, clip};
 use crate::model::{Command, Operation};
+use crate::trust::certificate::CertificateInfo;
 
 /// Marks the response to a client whose token is valid, on a node with tokens.
 #[derive(Debug, Clone, Copy)]
@@ -50,11 +51,20 @@ pub(crate) enum Need {
 }
 
 impl Caller {
-    /// Finds the token of a request.
-    pub(crate) fn of(tokens: Option<&TokenStore>, headers: &HeaderMap) -> Self {
+    /// Finds the token of a request: by its secret, or without one by the verified certificate of the connection.
+    pub(crate) fn of(tokens: Option<&TokenStore>, headers: &HeaderMap, certificate: Option<&CertificateInfo>) -> Self {
         let Some(tokens) = tokens else { return Self::Unrestricted };
+        let now = SystemTime::now();
         let mut values = headers.get_all(AUTHORIZATION).iter();
-        let Some(value) = values.next() else { return Self::Anonymous };
+        let Some(value) = values.next() else {
+            let subject = certificate.map(|info| info.subject.as_str());
+            return match tokens.with_tokens(|tokens| tokens.authenticate_certificate(subject, now)) {
+                Ok(Some(token)) => Self::Token(token),
+                // A certificate without a token is what every client has where they are required.
+                Ok(None) | Err(Denied::Unknown) => Self::Anonymous,
+                Err(denied) => Self::Refused(denied.to_string()),
+            };
+        };
         if values.next().is_some() {
             return Self::Refused("header `Authorization` is given more than once".to_owned());
         }
@@ -64,7 +74,7 @@ impl Caller {
                 "header `Authorization` must be `Bearer SECRET`, or Basic with it as password".into(),
             );
         };
-        match tokens.with_tokens(|tokens| tokens.authenticate(&secret, SystemTime::now())) {
+        match tokens.with_tokens(|tokens| tokens.authenticate(&secret, now)) {
             Ok(token) => Self::Token(token),
             Err(denied) => Self::Refused(denied.to_string()),
         }

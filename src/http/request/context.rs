@@ -85,7 +85,6 @@ enum NoAnswer {
 
 /// The verified certificate of a client; None where it has sent none, or has connected without TLS.
 #[derive(Debug, Clone, Default)]
-#[allow(dead_code, reason = "authorization by certificate reads it")]
 pub(crate) struct ClientCertificate(pub(crate) Option<Arc<CertificateInfo>>);
 
 /// One request, whose body is not read yet.
@@ -104,9 +103,6 @@ pub(crate) struct RequestContext {
     pub(crate) source: Source,
     /// Signals the client's FIN.
     pub(crate) fin: Fin,
-    /// The client's verified certificate.
-    #[allow(dead_code, reason = "as above")]
-    pub(crate) certificate: ClientCertificate,
     /// Which client asks, by its token.
     pub(crate) caller: Caller,
     headers: HeaderMap,
@@ -330,8 +326,8 @@ impl RequestContext {
         (source, fin, certificate): (Source, Fin, ClientCertificate),
         (headers, body): (HeaderMap, BodyStream),
     ) -> Self {
-        let caller = Caller::of(context.options.tokens.as_deref(), &headers);
-        Self { context, method, path, query, arrived: Instant::now(), source, fin, certificate, caller, headers, body }
+        let caller = Caller::of(context.options.tokens.as_deref(), &headers, certificate.0.as_deref());
+        Self { context, method, path, query, arrived: Instant::now(), source, fin, caller, headers, body }
     }
 
     /// Takes a share of the budget of responses for one of this size.
