@@ -15,7 +15,7 @@ use super::memory::Memory;
 use crate::config::Config;
 use crate::model::Limits;
 use crate::storage::OpenOptions;
-use crate::trust::acceptor::TlsAcceptor;
+use crate::trust::acceptor::{HTTP, TlsAcceptor};
 use crate::trust::credentials::{CredentialFiles, CredentialStore};
 use crate::trust::{Mode, TrustError};
 use crate::{consensus, http, transport};
@@ -142,7 +142,7 @@ pub(super) fn http(
         budgets: memory.clients(),
         join_list: config.join.iter().map(ToString::to_string).collect(),
         tls: tls.map(|(mode, credentials)| {
-            let acceptor = TlsAcceptor::new(Arc::clone(credentials), config.tls.http_client_auth);
+            let acceptor = TlsAcceptor::new(Arc::clone(credentials), config.tls.http_client_auth, HTTP);
             Arc::new(http::HttpTls::new(*mode, acceptor))
         }),
     }

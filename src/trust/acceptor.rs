@@ -2,7 +2,7 @@
 //!
 //! Why: each handshake uses the key pair and the bundle that are present then, so a reload needs no open connection to end.
 //!
-//! Invariants: TLS 1.2 and 1.3, ALPN http/1.1, no session is resumed and there is no early data. A client's certificate is
+//! Invariants: TLS 1.2 and 1.3, one protocol (ALPN), no session is resumed and there is no early data. A client's certificate is
 //! verified by webpki; the verifier here hands each question on and keeps the certificate for the log.
 //!
 //! See also: [`super::credentials`] (the reload), [`super::refusal`] (failures in words).
@@ -26,6 +26,8 @@ use super::{ClientAuth, provider};
 
 /// The first byte of a TLS connection: the content type of a handshake record.
 pub const HANDSHAKE_RECORD: u8 = 0x16;
+/// The protocol of the HTTP port (ALPN).
+pub const HTTP: &[u8] = b"http/1.1";
 /// The most bytes that wait in one connection's session, in each direction.
 const BUFFER_BYTES: usize = 16 << 10;
 
@@ -39,6 +41,7 @@ pub type Accepted<S> = (SecureStream<S>, Option<CertificateInfo>);
 pub struct TlsAcceptor {
     credentials: Arc<CredentialStore>,
     client_auth: ClientAuth,
+    protocol: &'static [u8],
     provider: Arc<CryptoProvider>,
 }
 
@@ -49,11 +52,11 @@ impl fmt::Debug for TlsAcceptor {
 }
 
 impl TlsAcceptor {
-    /// An acceptor with these credentials. Without a bundle in them no client can be asked for a certificate, and every
-    /// handshake fails where one is wanted.
+    /// An acceptor with these credentials, for one protocol. Without a bundle in them no client can be asked for a
+    /// certificate, and every handshake fails where one is wanted.
     #[must_use]
-    pub fn new(credentials: Arc<CredentialStore>, client_auth: ClientAuth) -> Self {
-        Self { credentials, client_auth, provider: provider() }
+    pub fn new(credentials: Arc<CredentialStore>, client_auth: ClientAuth, protocol: &'static [u8]) -> Self {
+        Self { credentials, client_auth, protocol, provider: provider() }
     }
 
     /// The credentials of the acceptor.
@@ -99,7 +102,7 @@ impl TlsAcceptor {
         };
         let pair = SingleCertAndKey::from(Arc::clone(&credentials.pair.certified));
         let mut config = builder.with_cert_resolver(Arc::new(pair));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![self.protocol.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
@@ -199,7 +202,7 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         let files =
             CredentialFiles { certificate: path("node.pem"), key: path("node-key.pem"), ca: Some(path("ca.pem")) };
-        TlsAcceptor::new(Arc::new(CredentialStore::open(files).unwrap()), client_auth)
+        TlsAcceptor::new(Arc::new(CredentialStore::open(files).unwrap()), client_auth, HTTP)
     }
 
     /// The result of a handshake with a client that trusts `trusted` and has the certificate `own`.

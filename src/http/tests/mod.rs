@@ -29,7 +29,7 @@ use super::{Budgets, HttpTls, Options, Server, start};
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Names, Reply, channel};
 use crate::model::test_store::Map;
 use crate::model::{Answer, Code, CommandResult, Leader, MemberStatus, Refusal, Request, Role, State, Status};
-use crate::trust::acceptor::TlsAcceptor;
+use crate::trust::acceptor::{HTTP, TlsAcceptor};
 use crate::trust::credentials::{CredentialFiles, CredentialStore};
 use crate::trust::test_ca::TestCa;
 use crate::trust::{ClientAuth, Mode};
@@ -69,7 +69,7 @@ pub(super) fn tls(mode: Mode) -> (Arc<HttpTls>, TestCa) {
     let path = |name: &str| folder.path().join(name);
     let files = CredentialFiles { certificate: path("node.pem"), key: path("node-key.pem"), ca: Some(path("ca.pem")) };
     let credentials = Arc::new(CredentialStore::open(files).unwrap());
-    (Arc::new(HttpTls::new(mode, TlsAcceptor::new(credentials, ClientAuth::Optional))), ca)
+    (Arc::new(HttpTls::new(mode, TlsAcceptor::new(credentials, ClientAuth::Optional, HTTP))), ca)
 }
 
 /// The status of a leader of two nodes.
