@@ -124,7 +124,7 @@ impl TokenStore {
         self.read_again(true)
     }
 
-    /// Looks at the file every [`LOOK_EVERY`], for ever.
+    /// Looks at the file every 10 s, for ever.
     pub async fn follow(self: Arc<Self>) {
         loop {
             sleep(LOOK_EVERY).await;
