@@ -1,8 +1,8 @@
-//! Problems of requests whose token is missing, wrong, or without the right.
+//! Problems of requests that their client may not make: by its token, or by the origin of a web page.
 //!
-//! Invariants: what they say follows from the request and its token, and never from a stored key.
+//! Invariants: what they say follows from the request and its headers, and never from a stored key.
 //!
-//! See also: [`crate::http::request::caller`], which finds them.
+//! See also: what finds them ([`crate::http::request::caller`], [`crate::http::server::browser_guard`]).
 
 use warp::http::StatusCode;
 
@@ -18,6 +18,11 @@ impl Problem {
     /// Returns `forbidden`; the detail names the token and what it lacks.
     pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail)
+    }
+
+    /// Returns `cross_origin`.
+    pub(crate) fn cross_origin(detail: impl Into<String>) -> Self {
+        Self::local(StatusCode::FORBIDDEN, "cross_origin", "Cross-origin request refused", detail)
     }
 
     /// Returns the problem of a failed condition for a client that may not read the key: its version is not in it.

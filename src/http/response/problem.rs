@@ -32,7 +32,7 @@
 //! if that is certain. A 503 has `Retry-After`. A response to a request whose body was not read closes the connection.
 //! `OPTIONS` is answered with the methods of the route and never fails.
 //!
-//! See also: problems of tokens ([`super::access`]). hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
+//! See also: problems of tokens and origins ([`super::access`]). hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
 
 use serde::Serialize;
 use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -221,11 +221,6 @@ impl Problem {
     pub(crate) fn invalid() -> Self {
         let detail = "the leader proposed a command that no node accepts, which is a bug; nothing was changed";
         Refusal::not_applied(Code::BadRequest, detail).into()
-    }
-
-    /// Returns `cross_origin`.
-    pub(crate) fn cross_origin(detail: impl Into<String>) -> Self {
-        Self::local(StatusCode::FORBIDDEN, "cross_origin", "Cross-origin request refused", detail)
     }
 
     /// Returns `not_found` for a path without a route.
