@@ -61,15 +61,8 @@ impl From<Failure> for ExitError {
             _ if failure.outcome == Outcome::Unknown => UNKNOWN,
             _ => FAILED,
         };
-        let advice = match failure.code.as_str() {
-            "unauthorized" | "forbidden" => failure.status.map_or("", advice),
-            "certificate_refused" => {
-                "; HUSKV_CERT and HUSKV_KEY name a client certificate, which the CA of the nodes must have issued"
-            }
-            _ => "",
-        };
         let unknown = if code == UNKNOWN { "; whether the change was made is not known" } else { "" };
-        Self { code, reason: format!("{failure}{unknown}{advice}") }
+        Self { code, reason: format!("{}{unknown}", explain(&failure)) }
     }
 }
 
@@ -80,6 +73,18 @@ impl From<io::Error> for ExitError {
             _ => Self::failed(format_args!("stdout: {error}")),
         }
     }
+}
+
+/// A failure, and what to do about it where that is known.
+pub(crate) fn explain(failure: &Failure) -> String {
+    let advice = match failure.code.as_str() {
+        "unauthorized" | "forbidden" => failure.status.map_or("", advice),
+        "certificate_refused" => {
+            "; HUSKV_CERT and HUSKV_KEY name a client certificate, which the CA of the nodes must have issued"
+        }
+        _ => "",
+    };
+    format!("{failure}{advice}")
 }
 
 /// What to do about a response with this status, as the end of a sentence; empty where the status does not tell.

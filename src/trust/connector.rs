@@ -44,11 +44,11 @@ pub struct HandshakeError {
 /// Who refused a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusedBy {
-    /// This client: it does not trust the server, or they have no protocol in common.
+    /// This client, which does not trust the server; also where they have no protocol in common.
     Client,
     /// The server: it wants another certificate of the client, or one at all.
     Server,
-    /// Neither: the connection broke, and the next one may succeed.
+    /// Neither: the connection or the server broke, and the next one may succeed.
     Network,
 }
 
@@ -191,7 +191,13 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
 
 /// Explains an alert of the server.
 fn server_refusal(alert: AlertDescription, has_certificate: bool) -> HandshakeError {
-    let side = if is_about_certificate(alert) { RefusedBy::Server } else { RefusedBy::Client };
+    let side = match alert {
+        AlertDescription::InternalError | AlertDescription::UserCanceled | AlertDescription::CloseNotify => {
+            RefusedBy::Network
+        }
+        _ if is_about_certificate(alert) => RefusedBy::Server,
+        _ => RefusedBy::Client,
+    };
     let meaning = match alert {
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => "it requires a client certificate",
         // What a server with TLS 1.2 sends for a lack of one.

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::render;
 use crate::cli::common::{self, KEY};
-use crate::cli::exit::{ExitError, print_error};
+use crate::cli::exit::{ExitError, explain, print_error};
 use crate::client::{Client, Event, EventKind, Failure, Scope};
 
 const PREFIX: &str = "prefix";
@@ -109,7 +109,7 @@ fn advice(failure: &Failure, last: Option<&str>) -> String {
     match (failure.code.as_str(), last) {
         ("compacted", _) => format!("{failure}; no node has changes from so long ago: {relist}"),
         ("lagged", _) => format!("{failure}; {relist}"),
-        (_, Some(last)) => format!("{failure}; go on with --after {last}"),
-        (_, None) => failure.to_string(),
+        (_, Some(last)) => format!("{}; go on with --after {last}", explain(failure)),
+        (_, None) => explain(failure),
     }
 }
