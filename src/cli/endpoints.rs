@@ -16,6 +16,7 @@ use super::access;
 use super::exit::print_error;
 use crate::client::Access;
 use crate::config::{ENDPOINTS_VARIABLE, Given, hidden_ports, load, parse_address};
+use crate::trust::Mode;
 
 /// The name of the flag.
 const ENDPOINTS: &str = "endpoints";
@@ -49,21 +50,23 @@ pub(super) fn argument() -> Arg {
 
 /// The endpoints that the flag, the variable or the settings give, and the access to them.
 pub(super) fn target(matches: &ArgMatches) -> Result<Target, String> {
-    let list = list(matches)?;
-    let access = access::read(&list, tls_dir().as_deref(), &|name| std::env::var_os(name))?;
+    let (list, tls_dir) = match given(matches)? {
+        Some(list) => (list, std::env::var_os(TLS_DIR_VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from)),
+        None => own_node()?,
+    };
+    let access = access::read(&list, tls_dir.as_deref(), &|name| std::env::var_os(name))?;
     Ok(Target { addresses: list.addresses, access })
 }
 
-fn list(matches: &ArgMatches) -> Result<EndpointList, String> {
+/// The list of the flag, else of the variable.
+fn given(matches: &ArgMatches) -> Result<Option<EndpointList>, String> {
     if let Some(given) = matches.get_one::<EndpointList>(ENDPOINTS) {
-        return Ok(given.clone());
+        return Ok(Some(given.clone()));
     }
-    match std::env::var_os(ENDPOINTS_VARIABLE) {
-        Some(list) => {
-            parse_list(&list.to_string_lossy()).map_err(|error| format!("the variable {ENDPOINTS_VARIABLE}: {error}"))
-        }
-        None => Ok(EndpointList { https: tls_dir().is_some(), addresses: vec![own_address()?] }),
-    }
+    let parse = |list: OsString| {
+        parse_list(&list.to_string_lossy()).map_err(|error| format!("the variable {ENDPOINTS_VARIABLE}: {error}"))
+    };
+    std::env::var_os(ENDPOINTS_VARIABLE).map(parse).transpose()
 }
 
 fn parse_list(list: &str) -> Result<EndpointList, String> {
@@ -95,26 +98,22 @@ fn endpoint(text: &str) -> Result<String, String> {
     parse_address(bare).map(|address| address.to_string())
 }
 
-/// The directory of the certificates of the node that the same variables start.
-fn tls_dir() -> Option<PathBuf> {
-    std::env::var_os(TLS_DIR_VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from)
-}
-
-/// The address of the node that the environment of this process would start.
-fn own_address() -> Result<String, String> {
-    let is_setting = |(name, _): &(OsString, OsString)| name.to_str() != Some(TLS_DIR_VARIABLE);
-    let given = Given { variables: std::env::vars_os().filter(is_setting).collect(), ..Given::default() };
+/// The node that the environment of this process would start: its endpoint, and the directory of its certificates.
+fn own_node() -> Result<(EndpointList, Option<PathBuf>), String> {
+    let given = Given { variables: std::env::vars_os().collect(), ..Given::default() };
     let config = load(&given).map_err(|error| error.to_string())?;
     if let Some(sentence) = hidden_ports(&given.variables, &config) {
         print_error(sentence);
     }
     // Port 0 is picked at the start of the node, so the settings do not have it.
-    config.local_http().ok_or_else(|| {
+    let address = config.local_http().ok_or_else(|| {
         let directory = config.raft.vol_dir.display();
         format!(
             "SERVER_PORT is 0, so the node has picked a port; give --{ENDPOINTS}, {directory}/addresses.json has it"
         )
-    })
+    })?;
+    let dir = Some(config.tls.dir.clone()).filter(|dir| !dir.as_os_str().is_empty());
+    Ok((EndpointList { https: config.tls.http_mode() != Mode::Off, addresses: vec![address] }, dir))
 }
 
 #[cfg(test)]

@@ -13,11 +13,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
-
-use thiserror::Error;
 
 use crate::model::NodeAddress;
 
@@ -25,6 +22,7 @@ mod derived_addresses;
 pub mod keys;
 mod misspelt_unprefixed;
 mod service_links;
+mod setting_error;
 mod tls;
 mod validate;
 mod variables;
@@ -32,6 +30,7 @@ mod variables;
 use keys::{AUTO, KEYS, Key, Kind};
 pub use misspelt_unprefixed::near_misses;
 pub use service_links::{hidden_ports, service_links};
+pub use setting_error::{ConfigError, Source};
 pub use tls::Tls;
 pub use validate::parse_address;
 
@@ -199,48 +198,6 @@ pub struct Log {
     pub level: String,
     /// `terminal` or `json`.
     pub format: String,
-}
-
-/// The source of a value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The table of settings.
-    Default,
-    /// The file of this name.
-    File(String),
-    /// The variable of this name.
-    Variable(String),
-    /// The flag of this name, without the dashes.
-    Flag(String),
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("the default"),
-            Self::File(path) => write!(f, "the file {path}"),
-            Self::Variable(name) => write!(f, "the variable {name}"),
-            Self::Flag(name) => write!(f, "the flag --{name}"),
-        }
-    }
-}
-
-/// A wrong setting: one line with its name and its source.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{}", plain(&format!("{setting}: {problem} (from {origin})")))]
-pub struct ConfigError {
-    /// The key, or the unknown name.
-    pub setting: String,
-    /// The source.
-    pub origin: Source,
-    /// The reason.
-    pub problem: String,
-}
-
-/// Escapes control characters: a settings file can hold any character, and the error must stay one line.
-fn plain(line: &str) -> String {
-    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    line.chars().map(shown).collect()
 }
 
 fn error(setting: &str, origin: Source, problem: impl Into<String>) -> ConfigError {

@@ -51,6 +51,12 @@ impl Tls {
         (!self.dir.as_os_str().is_empty()).then(|| (in_dir(CERTIFICATE), in_dir(KEY)))
     }
 
+    /// The bundle of [`Tls::dir`], which has issued the certificates of all nodes.
+    #[must_use]
+    pub fn dir_ca(&self) -> Option<PathBuf> {
+        (!self.dir.as_os_str().is_empty()).then(|| self.dir.join(CA))
+    }
+
     /// The authorities of client certificates, where clients are asked for one.
     #[must_use]
     pub fn http_ca(&self) -> Option<PathBuf> {
@@ -60,7 +66,7 @@ impl Tls {
         if !self.http_client_ca.as_os_str().is_empty() {
             return Some(self.http_client_ca.clone());
         }
-        (!self.dir.as_os_str().is_empty()).then(|| self.dir.join(CA))
+        self.dir_ca()
     }
 
     /// Finds keys that contradict each other: the key to name, the other one, and the reason.

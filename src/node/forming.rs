@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use slog::{Logger, debug, info, warn};
 use tokio::time::{Instant, sleep};
 
-use crate::client::{NodeClient, NodeStats};
+use crate::client::{Access, NodeClient, NodeStats};
 use crate::consensus::{Handle, Input};
 use crate::logging::LogLimit;
 use crate::model::NodeAddress;
@@ -102,9 +102,9 @@ enum NextStep {
 }
 
 /// Polls the list until the node belongs to a cluster, then returns.
-pub(super) async fn form(list: JoinList, handle: Handle, log: Logger) {
-    let stats_client = NodeClient::new(STATS_TIMEOUT);
-    let join_client = NodeClient::new(JOIN_TIMEOUT);
+pub(super) async fn form(list: JoinList, access: Access, handle: Handle, log: Logger) {
+    let stats_client = NodeClient::with_access(STATS_TIMEOUT, access.clone());
+    let join_client = NodeClient::with_access(JOIN_TIMEOUT, access);
     let begun = Instant::now();
     let mut report = LogLimit::default();
     loop {

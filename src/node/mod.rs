@@ -275,10 +275,14 @@ impl Node {
         let start = consensus::Start { data_dir, incarnation, outbox, options: loops, log: log.clone(), raft_log };
         let running =
             consensus::spawn(inbox, handle.clone(), start).map_err(system("cannot start the consensus thread"))?;
-        let forming = forms.then(|| {
-            let list = forming::JoinList::new(&config.join, &config.raft.node_id, &advertised);
-            tokio::spawn(forming::form(list, handle.clone(), log.clone()))
-        });
+        let forming = match forms {
+            false => None,
+            true => {
+                let list = forming::JoinList::new(&config.join, &config.raft.node_id, &advertised);
+                let access = module_options::forming_access(config)?;
+                Some(tokio::spawn(forming::form(list, access, handle.clone(), log.clone())))
+            }
+        };
         bound.background.spawn(memory::purge_freed());
         let (server, background) = (bound.server, bound.background);
         Ok(Self { server, transport, handle, forming, background, ended: running.ended })

@@ -13,11 +13,14 @@ use super::fd_budget::FileLimit;
 use super::listen::Ports;
 use super::memory::Memory;
 use crate::auth::TokenStore;
+use crate::client::Access;
 use crate::config::Config;
 use crate::model::Limits;
 use crate::storage::OpenOptions;
 use crate::trust::acceptor::{HTTP, TlsAcceptor};
+use crate::trust::connector::TlsConnector;
 use crate::trust::credentials::{CredentialFiles, CredentialStore};
+use crate::trust::pem_files::{CaBundle, KeyPair};
 use crate::trust::{Mode, TrustError};
 use crate::{consensus, http, transport};
 
@@ -112,6 +115,18 @@ pub(super) fn http_tls(config: &Config) -> Result<Option<(Mode, Arc<CredentialSt
         }
         _ => Ok(None),
     }
+}
+
+/// How a node that forms a cluster reaches the HTTP ports of the others: over TLS where its own port has nothing else and its directory
+/// has the CA of all nodes. Clients may be asked for a certificate, so it has its own.
+pub(super) fn forming_access(config: &Config) -> Result<Access, TrustError> {
+    let tls = &config.tls;
+    let (Mode::On, Some(file), Some((certificate, key))) = (tls.http_mode(), tls.dir_ca(), tls.http_pair()) else {
+        return Ok(Access::default());
+    };
+    let pair = KeyPair::read(&certificate, &key)?;
+    let connector = TlsConnector::new(&CaBundle::read(&file)?, &file.display().to_string(), Some(pair));
+    Ok(Access::over_tls(connector.map_err(|reason| TrustError::Invalid { path: file, reason })?))
 }
 
 /// The options of the HTTP server.

@@ -7,8 +7,9 @@
 //!
 //! See also: `huskv certs`, which writes them.
 
+use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,7 +115,8 @@ pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TrustEr
 /// Reads a bounded regular file, and its mode.
 fn read(path: &Path) -> Result<(Vec<u8>, u32), TrustError> {
     let io = |source| TrustError::Io { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(io)?;
+    // Without the flag the open of a pipe would wait for its writer; for regular files it has no effect.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;
     if !metadata.is_file() {
         return Err(invalid(path, "it is no regular file"));
@@ -129,4 +131,29 @@ fn read(path: &Path) -> Result<(Vec<u8>, u32), TrustError> {
 
 fn invalid(path: &Path, reason: impl Into<String>) -> TrustError {
     TrustError::Invalid { path: PathBuf::from(path), reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    #[test]
+    fn only_bounded_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        mknodat(CWD, path("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::fs::write(path("long"), "#".repeat(1 + (1 << 20))).unwrap();
+        std::fs::write(path("empty"), "").unwrap();
+        for (name, reason) in [
+            ("pipe", "no regular file"),
+            (".", "no regular file"),
+            ("long", "larger than 1048576 bytes"),
+            ("empty", "no certificate in PEM form"),
+            ("none", "No such file"),
+        ] {
+            let error = certificates(&path(name)).unwrap_err().to_string();
+            assert!(error.contains(reason) && error.contains(name), "{error}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Problems of requests that their client may not make: by its token, or by the origin of a web page.
+//! Problems of requests that their client may not make: without TLS, without the right token, or from the page of another origin.
 //!
 //! Invariants: what they say follows from the request and its headers, and never from a stored key.
 //!
@@ -10,6 +10,12 @@ use super::problem::Problem;
 use crate::model::Outcome;
 
 impl Problem {
+    /// Returns the problem of a plain request to a port that speaks TLS only.
+    pub(crate) fn https_required() -> Self {
+        let detail = "This port speaks HTTPS; use https:// instead of http://.";
+        Self::local(StatusCode::BAD_REQUEST, "https_required", "HTTPS required", detail)
+    }
+
     /// Returns `unauthorized`.
     pub(crate) fn unauthorized(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail)

@@ -327,12 +327,6 @@ impl Problem {
         Refusal::not_applied(Code::Overloaded, detail).into()
     }
 
-    /// Returns the problem of a plain request to a port that speaks TLS only.
-    pub(crate) fn https_required() -> Self {
-        let detail = "This port speaks HTTPS; use https:// instead of http://.";
-        Self::local(StatusCode::BAD_REQUEST, "https_required", "HTTPS required", detail)
-    }
-
     /// Returns the problem of a node that is shutting down.
     pub(crate) fn stopping() -> Self {
         Refusal::not_applied(Code::Stopping, "this node is shutting down; ask another one").into()

@@ -4,6 +4,7 @@ mod client_certificates;
 mod https;
 mod reload;
 mod start;
+mod whole_cluster;
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +16,10 @@ use crate::test_ca::{Leaf, TestCa};
 
 /// The tests of this folder.
 pub fn cases() -> Vec<Case> {
-    [https::cases(), start::cases(), client_certificates::cases(), reload::cases()].into_iter().flatten().collect()
+    [https::cases(), start::cases(), client_certificates::cases(), reload::cases(), whole_cluster::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A node that uses the certificates in `folder`.
