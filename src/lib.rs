@@ -87,7 +87,7 @@
 //! * sled's flush is made a real fdatasync (`storage::sled::sync_override`), and a node that cannot prove it does not start. Values
 //!   are stored in chunks of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
 //! * Memory that clients hold at their own speed is bounded, shared out by address, and taken from clients below a least rate
-//!   (`http::server::fair_shares`, `http::server::min_rate`). All bounds follow from one number (`node::memory`). A refused
+//!   (`http::server::fair_memory`, `http::server::min_rate`). All bounds follow from one number (`node::memory`). A refused
 //!   request costs the loop nothing.
 //! * The loop waits for no watcher. A watcher sees every event from its cursor on once and in order, or is told that it
 //!   cannot.

@@ -17,9 +17,10 @@
 //! client's timeout and half a second. Only the addresses that the caller gave are used (`endpoints`), and so only
 //! they get its token (`access`).
 //!
-//! See also: `routes` for the routes, [`NodeClient`] for single nodes, [`NodeStats`] for `/raft/stats`.
+//! See also: `api_methods` for the routes, [`NodeClient`] for single nodes, [`NodeStats`] for `/raft/stats`.
 
 mod access;
+mod api_methods;
 mod cluster_client;
 mod dialer;
 mod endpoints;
@@ -29,16 +30,15 @@ mod http_client;
 mod node_client;
 mod node_stats;
 mod retry;
-mod routes;
 mod watch;
 
 pub use access::{Access, InvalidToken, Token, is_loopback};
+pub use api_methods::{Condition, MembershipChange, Page, Range, Read, Stored, Write};
 pub use cluster_client::Client;
 pub use events::{Event, EventKind};
 pub use failure::Failure;
 pub use node_client::{NodeClient, NodeClientError, Response};
 pub use node_stats::{DiskStats, MemberStats, NodeStats, NotReady};
-pub use routes::{Condition, MembershipChange, Page, Range, Read, Stored, Write};
 pub use watch::{Scope, Watch};
 
 pub use crate::model::{Leader, Outcome};

@@ -15,12 +15,12 @@ use hyper::Method;
 use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
 
+use super::api_methods::path;
 use super::cluster_client::{ATTEMPT_TIMEOUT, Client, MAX_PAUSE, PAUSE, no_endpoint};
 use super::events::{Event, EventKind, Parser};
 use super::failure::Failure;
 use super::http_client::{self, ApiRequest, ExchangeError};
 use super::retry::{self, NO_NODE, RequestKind, RetryDecision};
-use super::routes::path;
 use crate::model::Outcome;
 
 /// How long a connection may be idle: three times the longest pause between two events of a healthy node.

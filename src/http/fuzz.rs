@@ -17,14 +17,14 @@ use tokio::runtime::{Builder, Runtime};
 use warp::http::Method;
 use warp::http::header::{HeaderMap, HeaderValue, ORIGIN};
 
-use super::api::{cluster, range, store, touch, txn, watch};
+use super::api::{cluster, range_and_prefix_delete, store, touch, txn, watch};
 use super::options::Options;
 use super::request::body::BodyQuota;
-use super::request::context::ServerContext;
+use super::request::handler_context::ServerContext;
 use super::request::{body, ttl, uri};
 use super::response::problem::Problem;
 use super::server::browser_guard::{BrowserGuard, OriginCheck};
-use super::server::fair_shares::{Budget, Budgets, Source};
+use super::server::fair_memory::{Budget, Budgets, Source};
 use super::server::serve_connection;
 use crate::consensus::channel;
 
@@ -81,7 +81,7 @@ pub fn body(bytes: &[u8]) {
 /// A query, as that of a read, of a list and of a watch.
 pub fn query(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match range::parse(text, LIMIT) {
+    match range_and_prefix_delete::parse(text, LIMIT) {
         Ok(asked) => assert!((1..=1000).contains(&asked.list.limit), "a page is bounded"),
         Err(problem) => refused(Err(problem)),
     }

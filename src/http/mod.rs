@@ -32,9 +32,9 @@ use std::sync::Arc;
 use crate::consensus::Handle;
 
 pub use options::{HttpTls, Options};
-use request::context::ServerContext;
+use request::handler_context::ServerContext;
 pub use server::Server;
-pub use server::fair_shares::Budgets;
+pub use server::fair_memory::Budgets;
 
 /// Serves HTTP on `listener`. Tasks run on the calling tokio runtime.
 ///

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::server::fair_shares::Budgets;
+use super::server::fair_memory::Budgets;
 use crate::auth::TokenStore;
 use crate::logging::LogLimits;
 use crate::model::Limits;

@@ -19,11 +19,11 @@ use warp::{Filter, Rejection};
 use super::api::{cluster, compat, health, openapi, probes, store, touch, txn, watch};
 use super::request::body::boxed;
 use super::request::caller::{Caller, Identified, Need};
-use super::request::context::{ClientCertificate, RequestContext, ServerContext};
+use super::request::handler_context::{ClientCertificate, RequestContext, ServerContext};
 use super::response::problem::Problem;
 use super::rules::{self, Rule};
 use super::server::client_socket::Fin;
-use super::server::fair_shares::Source;
+use super::server::fair_memory::Source;
 
 /// How a problem of a route's handler is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,9 @@
 
 use warp::http::Method;
 
-use super::api::{range, watch};
+use super::api::{range_and_prefix_delete, watch};
 use super::request::caller::{Caller, Need};
-use super::request::context::RequestContext;
+use super::request::handler_context::RequestContext;
 use super::request::uri;
 use super::response::problem::Problem;
 use crate::auth::Action;
@@ -71,8 +71,12 @@ fn need(rule: Rule, request: &RequestContext, tail: &str) -> Result<Need, Proble
     let raw_key = tail.strip_suffix('/').unwrap_or(tail);
     if rule == Rule::Store && raw_key.is_empty() {
         return Ok(match request.method {
-            Method::GET | Method::HEAD => Need::Prefix(action, range::parse(&request.query, key_bytes)?.prefix),
-            Method::DELETE => Need::Prefix(action, range::parse_delete(&request.query, key_bytes)?.1.into_bytes()),
+            Method::GET | Method::HEAD => {
+                Need::Prefix(action, range_and_prefix_delete::parse(&request.query, key_bytes)?.prefix)
+            }
+            Method::DELETE => {
+                Need::Prefix(action, range_and_prefix_delete::parse_delete(&request.query, key_bytes)?.1.into_bytes())
+            }
             // A POST has its key in the body. The route takes no other method.
             _ => Need::AnyToken,
         });

@@ -2,7 +2,7 @@
 //!
 //! Invariants: keys are in byte order; a range includes its start and excludes its end.
 //!
-//! See also: `http::api::range` (cursors and parameters), `storage::kv::scan` (execution).
+//! See also: `http::api::range_and_prefix_delete` (cursors and parameters), `storage::kv::scan` (execution).
 
 use bytes::Bytes;
 

@@ -20,7 +20,7 @@ mod command;
 mod decide;
 mod disk_space;
 mod event_and_cursor;
-pub mod json_limits;
+pub mod json_interoperability;
 mod list;
 mod members;
 mod node_name_and_address;

@@ -10,7 +10,7 @@
 //! Example: a container of 512 MiB gives 384: 48 for the tree's cache, 48 each for bodies and responses, 24 for pending
 //! writes, 24 for watchers' history, 48 for peers, and so on; 1 536 connections and 512 watchers.
 //!
-//! See also: `http::server::fair_shares` and `transport::memory_budget` (who holds what).
+//! See also: `http::server::fair_memory` and `transport::memory_budget` (who holds what).
 
 use std::path::Path;
 use std::time::Duration;

@@ -45,13 +45,13 @@ mod open_progress;
 pub mod panics;
 pub mod process_settings;
 mod reload;
-mod stop_conditions;
+mod shutdown_signals;
 
 use fd_budget::FileLimit;
 use listen::Ports;
 use memory::Memory;
 use reload::Reloader;
-pub use stop_conditions::Stop;
+pub use shutdown_signals::Stop;
 
 /// How long the consensus thread has to transfer leadership and to answer pending requests.
 const CONSENSUS_LIMIT: Duration = Duration::from_secs(3);

@@ -7,7 +7,7 @@
 //! refused before anything is proposed. Writes of up to 16 KiB have a reserve that larger ones cannot take. A write
 //! that is larger than the budget fits into an empty one.
 //!
-//! See also: bodies and their division among addresses (`http::server::fair_shares`).
+//! See also: bodies and their division among addresses (`http::server::fair_memory`).
 
 use std::sync::Arc;
 

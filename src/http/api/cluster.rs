@@ -16,7 +16,7 @@ use warp::reply::Response;
 use super::status_json::{Outline, Stats};
 use crate::http::request::body;
 use crate::http::request::conditions;
-use crate::http::request::context::RequestContext;
+use crate::http::request::handler_context::RequestContext;
 use crate::http::request::uri;
 use crate::http::request::uri::{Deadline, TIMEOUT};
 use crate::http::response::problem::{Problem, clip};

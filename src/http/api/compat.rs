@@ -21,7 +21,7 @@ use crate::http::request::body;
 use crate::http::request::body::Body;
 use crate::http::request::conditions;
 use crate::http::request::content;
-use crate::http::request::context::RequestContext;
+use crate::http::request::handler_context::RequestContext;
 use crate::http::request::uri;
 use crate::http::request::uri::{Deadline, FRESH, TIMEOUT};
 use crate::http::response::item_json;

@@ -11,7 +11,7 @@ use warp::reply::Response;
 
 use super::deadline;
 use super::probes::NotReady;
-use crate::http::request::context::RequestContext;
+use crate::http::request::handler_context::RequestContext;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::model::Leader;

@@ -8,14 +8,14 @@ pub(crate) mod health;
 pub(crate) mod openapi;
 pub(crate) mod probes;
 mod propose;
-pub(crate) mod range;
+pub(crate) mod range_and_prefix_delete;
 pub(crate) mod status_json;
 pub(crate) mod store;
 pub(crate) mod touch;
 pub(crate) mod txn;
 pub(crate) mod watch;
 
-use super::request::context::RequestContext;
+use super::request::handler_context::RequestContext;
 use super::request::uri;
 use super::request::uri::{Deadline, TIMEOUT};
 use super::response::problem::Problem;

@@ -8,7 +8,7 @@
 use warp::reply::Response;
 
 use super::deadline;
-use crate::http::request::context::RequestContext;
+use crate::http::request::handler_context::RequestContext;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 

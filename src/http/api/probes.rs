@@ -16,7 +16,7 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::reply::Response;
 
 use super::deadline;
-use crate::http::request::context::{RequestContext, STALLED_AFTER};
+use crate::http::request::handler_context::{RequestContext, STALLED_AFTER};
 use crate::http::response::problem::Problem;
 use crate::model::{Code, Refusal};
 

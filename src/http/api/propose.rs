@@ -4,7 +4,7 @@
 //!
 //! See also: `consensus::handle` (the queue of clients), `request::idempotency` (what makes it apply once).
 
-use crate::http::request::context::RequestContext;
+use crate::http::request::handler_context::RequestContext;
 use crate::http::request::idempotency;
 use crate::http::request::uri::Deadline;
 use crate::http::response::problem::Problem;

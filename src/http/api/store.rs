@@ -3,7 +3,7 @@
 //! Invariants: a key in a path may contain `/`. One trailing slash belongs to the route, so a key that ends in one is sent
 //! with `%2F`. A value is stored and returned byte for byte.
 //!
-//! See also: [`super::range`] (lists and deletes by prefix), `model::decide` (conditions), `consensus::reads` (freshness of
+//! See also: [`super::range_and_prefix_delete`] (lists and deletes by prefix), `model::decide` (conditions), `consensus::reads` (freshness of
 //! reads), [`crate::http::response::item_json`] (JSON form of a value).
 
 use bytes::Bytes;
@@ -15,18 +15,18 @@ use warp::path::Tail;
 use warp::reply::Response;
 
 use super::propose::propose;
-use super::{deadline, deadline_after, range};
+use super::{deadline, deadline_after, range_and_prefix_delete};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::content;
-use crate::http::request::context::RequestContext;
+use crate::http::request::handler_context::RequestContext;
 use crate::http::request::media_type;
 use crate::http::request::ttl;
 use crate::http::request::uri;
 use crate::http::request::uri::{Deadline, FRESH, TIMEOUT};
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
-use crate::http::server::fair_shares::Share;
+use crate::http::server::fair_memory::Share;
 use crate::model::{Command, CommandResult, Condition, Ttl, Value, Written};
 
 const PERSISTED: &str = "success persisting data";
@@ -66,8 +66,8 @@ pub(crate) async fn handle(request: RequestContext, tail: Tail) -> Result<Respon
     if key.is_empty() {
         return match request.method {
             Method::POST => post(request).await,
-            Method::GET | Method::HEAD => range::list(&request).await,
-            Method::DELETE => range::delete_prefix(&request).await,
+            Method::GET | Method::HEAD => range_and_prefix_delete::list(&request).await,
+            Method::DELETE => range_and_prefix_delete::delete_prefix(&request).await,
             _ => Err(Problem::method(&request.method, "GET, HEAD, POST, DELETE, OPTIONS")),
         };
     }

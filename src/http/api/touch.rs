@@ -19,7 +19,7 @@ use super::propose::propose;
 use super::{deadline, store};
 use crate::http::request::body;
 use crate::http::request::conditions;
-use crate::http::request::context::RequestContext;
+use crate::http::request::handler_context::RequestContext;
 use crate::http::request::ttl;
 use crate::http::request::uri;
 use crate::http::response::problem::Problem;

@@ -22,7 +22,7 @@ use super::propose::propose;
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::content;
-use crate::http::request::context::RequestContext;
+use crate::http::request::handler_context::RequestContext;
 use crate::http::request::ttl;
 use crate::http::request::uri;
 use crate::http::response::item_json;

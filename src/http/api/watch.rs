@@ -35,7 +35,7 @@ use warp::reply::Response;
 use crate::changefeed::{FeedRead, Filter, SubscribeError, Subscription};
 use crate::consensus::{Bounds, Consistency};
 use crate::http::request::caller::{HeldRight, Need};
-use crate::http::request::context::{RequestContext, ServerContext};
+use crate::http::request::handler_context::{RequestContext, ServerContext};
 use crate::http::request::uri;
 use crate::http::request::uri::Deadline;
 use crate::http::response::event_stream;

@@ -23,9 +23,9 @@ use tokio::time::timeout;
 
 use super::uri::{Deadline, listed};
 use crate::http::response::problem::{Problem, clip};
-use crate::http::server::fair_shares::{Budget, Share, Source};
+use crate::http::server::fair_memory::{Budget, Share, Source};
 use crate::http::server::min_rate::MinRate;
-use crate::model::json_limits;
+use crate::model::json_interoperability;
 
 /// The first allocation for a body of more than one chunk.
 const INITIAL_BYTES: usize = 64 << 10;
@@ -206,7 +206,7 @@ pub(crate) fn members<'a, const N: usize>(
         } else if error.is_data() {
             format!("cannot be used: {error}")
         } else {
-            json_limits::hint(body).unwrap_or_else(|| format!("is not JSON: {error}"))
+            json_interoperability::hint(body).unwrap_or_else(|| format!("is not JSON: {error}"))
         };
         Problem::body(format!("the body {why}"))
     })
@@ -226,7 +226,7 @@ pub(crate) fn string(member: Option<&RawValue>, name: &str) -> Result<String, Pr
 pub(crate) fn text(member: &RawValue, name: &str) -> Result<String, Problem> {
     let text = member.get();
     serde_json::from_str(text).map_err(|_| {
-        let why = json_limits::hint(text.as_bytes());
+        let why = json_interoperability::hint(text.as_bytes());
         Problem::body(match why.filter(|_| text.starts_with('"')) {
             Some(why) => format!("member `{name}` {why}"),
             None => format!("member `{name}` must be a string of Unicode text, not {}", clip(text)),

@@ -18,7 +18,7 @@
 use serde_json::value::RawValue;
 use warp::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 
-use super::context::RequestContext;
+use super::handler_context::RequestContext;
 use crate::http::response::problem::{Problem, clip};
 use crate::model::Condition;
 

@@ -107,7 +107,7 @@ fn within(bytes: Bytes, content_type: &str, limit: usize) -> Result<Value, Probl
 mod tests {
     use super::*;
     use crate::http::request::media_type::{FORM, base64};
-    use crate::model::json_limits::{self, BYTE_ORDER_MARK};
+    use crate::model::json_interoperability::{self, BYTE_ORDER_MARK};
 
     fn raw(bytes: &'static [u8], content_type: Option<&str>) -> Option<(String, Bytes)> {
         from_body(bytes.into(), content_type, 16).ok().map(|value| (value.content_type, value.bytes))
@@ -152,10 +152,10 @@ mod tests {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         let objects = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
         for (text, sound) in [
-            (nested(json_limits::VALUE_DEPTH), true),
-            (nested(json_limits::VALUE_DEPTH + 1), false),
-            (objects(json_limits::VALUE_DEPTH), true),
-            (objects(json_limits::VALUE_DEPTH + 1), false),
+            (nested(json_interoperability::VALUE_DEPTH), true),
+            (nested(json_interoperability::VALUE_DEPTH + 1), false),
+            (objects(json_interoperability::VALUE_DEPTH), true),
+            (objects(json_interoperability::VALUE_DEPTH + 1), false),
             (format!(r#"["\"{}", "\\", []]"#, "[".repeat(200)), true),
             (format!("[{}]", vec!["[]"; 300].join(",")), true),
         ] {

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use warp::http::header::{CONTENT_TYPE, HeaderName, IF_MATCH, IF_NONE_MATCH};
 
-use super::context::RequestContext;
+use super::handler_context::RequestContext;
 use super::uri::TIMEOUT;
 use crate::http::response::problem::Problem;
 use crate::model::IdempotencyKey;

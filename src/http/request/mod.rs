@@ -9,7 +9,7 @@ pub(crate) mod body;
 pub(crate) mod caller;
 pub(crate) mod conditions;
 pub(crate) mod content;
-pub(crate) mod context;
+pub(crate) mod handler_context;
 pub(crate) mod idempotency;
 pub(crate) mod media_type;
 pub(crate) mod ttl;

@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::item_json;
 use super::item_json::Form;
-use crate::http::server::fair_shares::Share;
+use crate::http::server::fair_memory::Share;
 use crate::model::{Event, EventKind};
 
 /// The maximum bytes of a value in one chunk. A multiple of three: base64 of each chunk then has no padding but at the end.
@@ -109,7 +109,7 @@ fn replace_newlines(data: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::server::fair_shares::{Budget, Source};
+    use crate::http::server::fair_memory::{Budget, Source};
     use crate::model::{Item, Value};
 
     fn event(content_type: &str, bytes: impl Into<Bytes>) -> Arc<Event> {

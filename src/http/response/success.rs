@@ -17,7 +17,7 @@ use warp::http::header::{
 use warp::reply::Response;
 
 use super::item_json;
-use crate::http::server::fair_shares::Share;
+use crate::http::server::fair_memory::Share;
 use crate::model::{Item, Value, Written};
 
 /// The header with the raft index of a read or a write.
@@ -166,7 +166,7 @@ fn set_cache_control(response: &mut Response) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::server::fair_shares::{Budget, Source};
+    use crate::http::server::fair_memory::{Budget, Source};
     use http_body_util::BodyExt;
 
     #[test]

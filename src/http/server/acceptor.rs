@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, sleep_until};
 
 use super::client_socket;
-use super::fair_shares::Source;
+use super::fair_memory::Source;
 use super::lingering_close::{LINGER, LingeringCloses, POLL_INTERVAL, raw_response};
 use crate::http::response::problem::Problem;
 use crate::logging::LogLimits;

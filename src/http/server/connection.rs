@@ -34,7 +34,7 @@ use super::client_socket::Fin;
 use super::connection_slots::{ConnectionSlot, SlotKind};
 use super::lingering_close::{LINGER, raw_response};
 use crate::http::api::watch;
-use crate::http::request::context::{ClientCertificate, ServerContext};
+use crate::http::request::handler_context::{ClientCertificate, ServerContext};
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 

@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 
 use super::activity::Activity;
 use super::client_socket::PeekedRequest;
-use super::fair_shares::Source;
+use super::fair_memory::Source;
 
 /// The most reserved slots.
 const MAX_RESERVED: usize = 64;

@@ -23,7 +23,7 @@ use super::browser_guard::{self, OriginCheck};
 use super::connection_slots::SlotKind;
 use super::host_guard::{self, Asked};
 use crate::http::request::caller::Identified;
-use crate::http::request::context::ServerContext;
+use crate::http::request::handler_context::ServerContext;
 use crate::http::request::unread_body::RequestBody;
 use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;

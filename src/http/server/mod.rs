@@ -31,7 +31,7 @@ pub(crate) mod client_socket;
 mod connection;
 pub(crate) mod connection_slots;
 mod dispatch;
-pub(crate) mod fair_shares;
+pub(crate) mod fair_memory;
 pub(crate) mod host_guard;
 pub(crate) mod lingering_close;
 pub(crate) mod min_rate;
@@ -52,7 +52,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::api::watch;
-use super::request::context::ServerContext;
+use super::request::handler_context::ServerContext;
 use super::response::problem::Problem;
 use crate::trust::Mode;
 use acceptor::Acceptor;
@@ -181,7 +181,7 @@ where
     let (_stopping, stop_signal) = signal::channel(false);
     let log = Logger::root(slog::Discard, slog::o!());
     let slot = ConnectionSlots::new(context.options.connections)
-        .take(fair_shares::Source::loopback(), PeekedRequest::default())
+        .take(fair_memory::Source::loopback(), PeekedRequest::default())
         .expect("the first connection finds a slot");
     connection::serve(
         (WriteTimeout::new(stream, context.options.rate_grace), std::future::pending()),

@@ -33,7 +33,7 @@ use super::connection_slots::ConnectionSlot;
 use super::lingering_close::{LINGER, raw_response};
 use super::write_timeout::WriteTimeout;
 use crate::http::options::HttpTls;
-use crate::http::request::context::{ClientCertificate, ServerContext};
+use crate::http::request::handler_context::{ClientCertificate, ServerContext};
 use crate::http::response::problem::Problem;
 use crate::trust::Mode;
 use crate::trust::acceptor::HANDSHAKE_RECORD;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::fair_shares::Source;
+use super::fair_memory::Source;
 
 /// The part of the slots that one address leaves to others, as a divisor.
 const OTHERS_DIVISOR: usize = 8;

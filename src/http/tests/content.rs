@@ -5,7 +5,7 @@
 //! See also: how conditions are decided ([`crate::model::decide`]).
 
 use super::*;
-use crate::model::json_limits::{RESPONSE_DEPTH, VALUE_DEPTH};
+use crate::model::json_interoperability::{RESPONSE_DEPTH, VALUE_DEPTH};
 
 const STORE_K: &str = "/store/k";
 

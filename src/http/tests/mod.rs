@@ -12,7 +12,7 @@ mod cluster;
 mod connections;
 mod content;
 mod list_and_txn;
-mod overload;
+mod refused_connections;
 mod store;
 mod tls_port;
 mod tokens;

@@ -24,7 +24,7 @@ use serde::de::IgnoredAny;
 use super::Command;
 use super::txn::{Check, Operation, Test, Txn};
 use super::write_request::{IdempotencyKey, Write};
-use crate::model::json_limits;
+use crate::model::json_interoperability;
 use crate::model::members::{MAX_RAFT_ID, Member, MemberChange};
 use crate::model::node_name_and_address::{NodeAddress, NodeName};
 use crate::model::peer::{JoinAccepted, Request, WhoAmI};
@@ -260,25 +260,25 @@ pub fn is_json(content_type: &str) -> bool {
     essence == "application/json" || essence.ends_with("+json")
 }
 
-/// Validates one JSON text that can be embedded in another, as in [`json_limits::check`].
+/// Validates one JSON text that can be embedded in another, as in [`json_interoperability::check`].
 ///
 /// # Errors
 /// The reason, to continue "the value".
 pub fn json(bytes: &[u8]) -> Result<(), String> {
-    let no_json = |error: String| json_limits::hint(bytes).unwrap_or_else(|| format!("is no JSON: {error}"));
+    let no_json = |error: String| json_interoperability::hint(bytes).unwrap_or_else(|| format!("is no JSON: {error}"));
     // The parser skips numbers and strings without decoding them, so invalid UTF-8 would pass.
     let text = std::str::from_utf8(bytes).map_err(|error| no_json(error.to_string()))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| no_json(error.to_string()))?;
-    json_limits::check(text)
+    json_interoperability::check(text)
 }
 
-/// Validates the JSON value of a client where its request arrives, as in [`json_limits::check_value`].
+/// Validates the JSON value of a client where its request arrives, as in [`json_interoperability::check_value`].
 ///
 /// # Errors
 /// The reason, to continue "the value".
 pub fn client_json(bytes: &[u8]) -> Result<(), String> {
     json(bytes)?;
-    std::str::from_utf8(bytes).map_or(Ok(()), json_limits::check_value)
+    std::str::from_utf8(bytes).map_or(Ok(()), json_interoperability::check_value)
 }
 
 /// Whether a time to live is in range.

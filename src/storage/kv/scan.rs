@@ -5,7 +5,7 @@
 //! Invariants: a page is read between two batches by the applying thread, so it is one consistent state. It is bounded in keys and
 //! bytes, and holds at least one item if there is one.
 //!
-//! See also: `http::api::range` (cursors).
+//! See also: `http::api::range_and_prefix_delete` (cursors).
 
 use bytes::Bytes;
 

@@ -85,7 +85,7 @@ fn values_are_bounded_and_match_their_content_type() {
     for kind in ["", "text", "a/", "a b/c", "a/b\r\nx: y", "a/b;\u{7f}", "a/b\u{1b}[2J", "\u{e9}/x", &long] {
         assert_eq!(code(put("k", kind, "1")), Err(Code::BadRequest), "{kind:?}");
     }
-    let deep = "[".repeat(json_limits::DEPTH + 1) + &"]".repeat(json_limits::DEPTH + 1);
+    let deep = "[".repeat(json_interoperability::DEPTH + 1) + &"]".repeat(json_interoperability::DEPTH + 1);
     for bytes in [&b""[..], b"{", b"1,\"x\":2", b"\"\xff\"", b"1 2", b"nope", deep.as_bytes(), &[b'['; 100_000]] {
         for kind in ["application/json", "APPLICATION/JSON;x", "a/b+json"] {
             assert_eq!(code(put("k", kind, bytes.to_vec())), Err(Code::BadRequest), "{kind}");

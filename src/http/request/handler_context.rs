@@ -28,7 +28,7 @@ use crate::http::options::Options;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::server::browser_guard::BrowserGuard;
 use crate::http::server::client_socket::Fin;
-use crate::http::server::fair_shares::{Budget, Share, Source};
+use crate::http::server::fair_memory::{Budget, Share, Source};
 use crate::http::server::host_guard::HostGuard;
 use crate::http::server::watchers::WatcherSlots;
 use crate::model::Millis;

@@ -22,7 +22,7 @@ use super::deadline_after;
 use super::propose::propose;
 use crate::consensus::{Bounds, Consistency, Listed};
 use crate::http::request::conditions;
-use crate::http::request::context::RequestContext;
+use crate::http::request::handler_context::RequestContext;
 use crate::http::request::uri;
 use crate::http::request::uri::{FRESH, TIMEOUT};
 use crate::http::response::item_json;
