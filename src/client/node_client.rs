@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::access::Access;
 use super::cluster_client::PAUSE;
-use super::http_client::{ApiRequest, HttpClient};
+use super::http_client::{ApiRequest, ApiResponse, HttpClient};
 
 /// A client of single nodes; cheap to clone, and clones share their connections.
 #[derive(Debug, Clone)]
@@ -121,8 +121,28 @@ impl NodeClient {
         Err(NodeClientError::NoStats { address: address.to_owned(), status: response.status, detail })
     }
 
+    /// Whether the node takes requests, by the status of `GET http://address/readyz`, which needs no token.
+    ///
+    /// # Errors
+    /// [`NodeClientError`] where nothing responds in time.
+    pub async fn is_ready(&self, address: &str) -> Result<bool, NodeClientError> {
+        Ok(self.exchange(address, ApiRequest::new(Method::GET, "/readyz")).await?.status == 200)
+    }
+
     async fn send(&self, address: &str, request: ApiRequest) -> Result<Response, NodeClientError> {
-        let unreachable = |detail| NodeClientError::Unreachable { address: address.to_owned(), detail };
+        let answer = self.exchange(address, request).await?;
+        let status = answer.status;
+        if answer.body.is_empty() {
+            return Ok(Response { status, body: Value::Null });
+        }
+        let body = serde_json::from_slice(&answer.body).map_err(|error| NodeClientError::Unreachable {
+            address: address.to_owned(),
+            detail: format!("status {status} without JSON, so it is no huskv node: {error}"),
+        })?;
+        Ok(Response { status, body })
+    }
+
+    async fn exchange(&self, address: &str, request: ApiRequest) -> Result<ApiResponse, NodeClientError> {
         let deadline = Instant::now() + self.timeout;
         let mut answer = self.http.exchange(address, &request, self.timeout).await;
         // It was never written to the connection, so it is still sent once.
@@ -130,20 +150,13 @@ impl NodeClient {
             tokio::time::sleep(PAUSE).await;
             answer = self.http.exchange(address, &request, deadline.saturating_duration_since(Instant::now())).await;
         }
-        let answer = match answer {
-            Ok(answer) => answer,
+        match answer {
+            Ok(answer) => Ok(answer),
             Err(error) if error.timed_out => {
-                return Err(NodeClientError::Timeout { address: address.to_owned(), timeout: self.timeout });
+                Err(NodeClientError::Timeout { address: address.to_owned(), timeout: self.timeout })
             }
-            Err(error) => return Err(unreachable(error.detail)),
-        };
-        let status = answer.status;
-        if answer.body.is_empty() {
-            return Ok(Response { status, body: Value::Null });
+            Err(error) => Err(NodeClientError::Unreachable { address: address.to_owned(), detail: error.detail }),
         }
-        let body = serde_json::from_slice(&answer.body)
-            .map_err(|error| unreachable(format!("status {status} without JSON, so it is no huskv node: {error}")))?;
-        Ok(Response { status, body })
     }
 }
 

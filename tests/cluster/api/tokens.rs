@@ -70,6 +70,11 @@ fn tokens_decide_on_every_node_and_no_secret_is_logged() {
     let cluster = Cluster::with(3, |setup| file.setup(setup).set("HUSKV_LOG", "trace"));
     let hash = cluster.nodes[0].stats()["auth_tokens_sha256"].clone();
     assert!(hash.is_string(), "{hash}");
+    // A container's health check has no token.
+    let status =
+        Command::new(binary()).args(["status", "--endpoints", &cluster.nodes[0].http]).output().expect("huskv runs");
+    let text = String::from_utf8_lossy(&status.stdout);
+    assert!(status.status.success() && text.contains("is ready; with a token"), "{status:?}");
     for (place, node) in cluster.nodes.iter().enumerate() {
         let key = format!("billing/{place}");
         // Followers forward the write; the token was checked before.
