@@ -98,7 +98,7 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
             "cluster.follow_moves" => "true",
             "raft.node_id" | "raft.vol_dir" => "other",
             "tls.http_client_auth" => "required",
-            "tls.http" => "accept",
+            "tls.http" | "tls.peer" => "accept",
             "raft.heartbeat_ticks" => "3",
             "snapshot.every_bytes" => "5000",
             "limits.body_bytes" => "3000000",
@@ -110,7 +110,10 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
             "tls.http_cert" => &[("tls.http_key", "key")],
             "tls.http_key" => &[("tls.http_cert", "certificate")],
             "tls.http_client_ca" => &[("tls.dir", "tls"), ("tls.http_client_auth", "optional")],
-            "tls.http_client_auth" | "tls.http" => &[("tls.dir", "tls")],
+            "tls.http_client_auth" | "tls.http" | "tls.peer" => &[("tls.dir", "tls")],
+            "tls.peer_cert" => &[("tls.peer_key", "key"), ("tls.peer_ca", "ca")],
+            "tls.peer_key" => &[("tls.peer_cert", "certificate"), ("tls.peer_ca", "ca")],
+            "tls.peer_ca" => &[("tls.peer_cert", "certificate"), ("tls.peer_key", "key"), ("tls.dir", "tls")],
             _ => &[],
         };
         let before = load(&[], beside).unwrap_or(defaults.clone());

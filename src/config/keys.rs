@@ -8,110 +8,14 @@
 //!
 //! See also: [`crate::config`] (sources and precedence), `validate` (parsers, and checks between settings).
 
-use super::Config;
+pub use super::key::{Key, Kind};
+use super::key::{number, text};
 use super::{tls, validate};
-
-/// The type of a setting, its bounds, and the field of [`Config`] that it sets.
-pub enum Kind {
-    /// A whole number from `min` to `max`.
-    Number {
-        /// The minimum.
-        min: u64,
-        /// The maximum.
-        max: u64,
-        /// Stores it.
-        set: fn(&mut Config, u64),
-    },
-    /// A whole number from `min` to `max`, or `auto`, which the node replaces by a value that fits the machine.
-    NumberOrAuto {
-        /// The minimum.
-        min: u64,
-        /// The maximum.
-        max: u64,
-        /// Stores it; None for `auto`.
-        set: fn(&mut Config, Option<u64>),
-    },
-    /// A port, 0 to 65535; the help explains 0.
-    Port(
-        /// Stores it.
-        fn(&mut Config, u16),
-    ),
-    /// Either `true` or `false`.
-    Switch(
-        /// Stores it.
-        fn(&mut Config, bool),
-    ),
-    /// A text; an empty one is allowed only where the default is empty.
-    Text {
-        /// Parses and stores it; the error is the reason, with the text.
-        set: fn(&mut Config, &str) -> Result<(), String>,
-    },
-    /// A list: comma-separated in variables and flags, an array of strings in the file.
-    List {
-        /// Parses and stores it; the error is the reason, with the wrong element.
-        set: fn(&mut Config, &[String]) -> Result<(), String>,
-    },
-}
-
-/// One setting.
-pub struct Key {
-    /// The name in the file: `section.key`, or `key` at the top level.
-    pub path: &'static str,
-    /// A second, short variable.
-    pub short: Option<&'static str>,
-    /// Further flags besides the one made from the path, without the dashes.
-    pub aliases: &'static [&'static str],
-    /// The default, as text of a variable.
-    pub default: &'static str,
-    /// The type.
-    pub kind: Kind,
-    /// The meaning, for the help.
-    pub help: &'static str,
-}
-
-impl Key {
-    /// Returns the variable made from the path, such as `HUSKV_RAFT_TICK_MS`.
-    #[must_use]
-    pub fn variable(&self) -> String {
-        format!("HUSKV_{}", self.path.replace('.', "_").to_uppercase())
-    }
-
-    /// Returns the flag made from the path, without the dashes, such as `raft-tick-ms`.
-    #[must_use]
-    pub fn flag(&self) -> String {
-        self.path.replace(['.', '_'], "-")
-    }
-
-    /// Returns the documented name: the short variable, or the one made from the path.
-    #[must_use]
-    pub fn known_as(&self) -> String {
-        self.short.map_or_else(|| self.variable(), str::to_owned)
-    }
-}
 
 /// Returns the key with this path.
 #[must_use]
 pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
-}
-
-const fn number(
-    path: &'static str,
-    default: &'static str,
-    (min, max): (u64, u64),
-    set: fn(&mut Config, u64),
-    help: &'static str,
-) -> Key {
-    Key { path, short: None, aliases: &[], default, kind: Kind::Number { min, max, set }, help }
-}
-
-const fn text(
-    path: &'static str,
-    default: &'static str,
-    set: fn(&mut Config, &str) -> Result<(), String>,
-    help: &'static str,
-) -> Key {
-    Key { path, short: None, aliases: &[], default, kind: Kind::Text { set }, help }
 }
 
 const MIB: u64 = 1 << 20;
@@ -361,7 +265,7 @@ pub static KEYS: &[Key] = &[
         "tls.dir",
         "",
         |c, v| validate::directory(v).map(|path| c.tls.dir = path),
-        "Directory with ca.pem, node.pem and node-key.pem, which the HTTP port uses; without client certificates",
+        "Directory with ca.pem, node.pem and node-key.pem for both ports; over HTTP without client certificates",
     ),
     text(
         "tls.http_cert",
@@ -392,6 +296,30 @@ pub static KEYS: &[Key] = &[
         "",
         |c, v| tls::mode(v).map(|mode| c.tls.http = mode),
         "TLS of the HTTP port: off, accept (plain HTTP as well) or on; none: on where there is a key pair",
+    ),
+    text(
+        "tls.peer_cert",
+        "",
+        |c, v| validate::directory(v).map(|path| c.tls.peer_cert = path),
+        "PEM file with the certificate chain of the peer port, instead of node.pem in tls.dir",
+    ),
+    text(
+        "tls.peer_key",
+        "",
+        |c, v| validate::directory(v).map(|path| c.tls.peer_key = path),
+        "PEM file with the private key of tls.peer_cert, which no other user may read",
+    ),
+    text(
+        "tls.peer_ca",
+        "",
+        |c, v| validate::directory(v).map(|path| c.tls.peer_ca = path),
+        "PEM file with the authorities of the other nodes, instead of ca.pem in tls.dir",
+    ),
+    text(
+        "tls.peer",
+        "",
+        |c, v| tls::mode(v).map(|mode| c.tls.peer = mode),
+        "TLS of the peer port: off, accept (plain connections as well) or on; none: on where there is a key pair",
     ),
     Key {
         path: "auth.tokens",

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use crate::model::NodeAddress;
 
 mod derived_addresses;
+mod key;
 pub mod keys;
 mod misspelt_unprefixed;
 mod service_links;
