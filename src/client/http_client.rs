@@ -105,7 +105,7 @@ impl ExchangeError {
     fn of(error: &legacy::Error) -> Self {
         if let Some(refusal) = connector::handshake_error(error) {
             let lasting = match refusal.side {
-                RefusedBy::Client => Some(TLS_FAILED),
+                RefusedBy::Client | RefusedBy::OtherProtocol => Some(TLS_FAILED),
                 RefusedBy::Server => Some(CERTIFICATE_REFUSED),
                 RefusedBy::Network => None,
             };

@@ -28,6 +28,8 @@ use super::{ClientAuth, provider};
 pub const HANDSHAKE_RECORD: u8 = 0x16;
 /// The protocol of the HTTP port (ALPN).
 pub const HTTP: &[u8] = b"http/1.1";
+/// The protocol of the peer port.
+pub const PEER: &[u8] = b"huskv";
 /// The most bytes that wait in one connection's session, in each direction.
 const BUFFER_BYTES: usize = 16 << 10;
 

@@ -2,7 +2,7 @@
 //!
 //! Why: a client sends keys, values and a token, so it must know who gets them, and a person must learn why it refuses.
 //!
-//! Invariants: TLS 1.2 and 1.3, ALPN http/1.1, no resumption, no early data, no roots but the caller's. The certificate is
+//! Invariants: TLS 1.2 and 1.3, one protocol (ALPN), no resumption, no early data, no roots but the caller's. The certificate is
 //! verified by webpki; the verifier here hands each question on and keeps the certificate for the message.
 //!
 //! See also: [`super::acceptor`] (the server side), [`super::refusal`] (its words).
@@ -23,6 +23,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::acceptor::HTTP;
 use super::certificate::CertificateInfo;
 use super::pem_files::{CaBundle, KeyPair};
 use super::provider;
@@ -41,6 +42,14 @@ pub struct HandshakeError {
     pub side: RefusedBy,
 }
 
+impl HandshakeError {
+    /// Whether nothing of TLS came from the other side: another protocol, or a close. A server that refuses sends an alert.
+    #[must_use]
+    pub fn is_no_tls(&self) -> bool {
+        matches!(self.side, RefusedBy::OtherProtocol | RefusedBy::Network)
+    }
+}
+
 /// Who refused a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusedBy {
@@ -48,6 +57,8 @@ pub enum RefusedBy {
     Client,
     /// The server: it wants another certificate of the client, or one at all.
     Server,
+    /// This client: what answers speaks no TLS.
+    OtherProtocol,
     /// Neither: the connection or the server broke, and the next one may succeed.
     Network,
 }
@@ -60,6 +71,7 @@ pub struct TlsConnector {
     /// Where the authorities are from, for messages.
     source: Arc<str>,
     pair: Option<KeyPair>,
+    protocol: &'static [u8],
 }
 
 impl fmt::Debug for TlsConnector {
@@ -80,7 +92,13 @@ impl TlsConnector {
         let verifier =
             WebPkiServerVerifier::builder_with_provider(Arc::clone(&ca.roots), Arc::clone(&provider)).build();
         let verifier = verifier.map_err(|error| format!("{source}: {error}"))?;
-        Ok(Self { provider, verifier, source: source.into(), pair })
+        Ok(Self { provider, verifier, source: source.into(), pair, protocol: HTTP })
+    }
+
+    /// The same connector for another protocol than HTTP.
+    #[must_use]
+    pub fn for_protocol(self, protocol: &'static [u8]) -> Self {
+        Self { protocol, ..self }
     }
 
     /// Makes the handshake on `stream` with the server at `host`, a name or an address without brackets. The caller bounds
@@ -114,7 +132,7 @@ impl TlsConnector {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&pair.certified))))
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![self.protocol.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         Ok(config)
@@ -137,7 +155,9 @@ impl TlsConnector {
                 refused(format!("{reason} in {}", self.source))
             }
             Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-                refused("what answers there is no TLS; for plain HTTP use http://".to_owned())
+                let hint = if self.protocol == HTTP { "; for plain HTTP use http://" } else { "" };
+                let reason = format!("what answers there is no TLS{hint}");
+                HandshakeError { reason, side: RefusedBy::OtherProtocol }
             }
             Some(Error::PeerIncompatible(_)) => refused(
                 "the server has no TLS version or cipher suite that this client accepts: TLS 1.2 and 1.3".into(),
@@ -216,7 +236,9 @@ fn server_refusal(alert: AlertDescription, has_certificate: bool) -> HandshakeEr
         AlertDescription::CertificateRevoked => "it takes the client's certificate for revoked",
         AlertDescription::AccessDenied => "it has no access for the client's certificate",
         AlertDescription::ProtocolVersion => "it speaks no TLS version of this client, 1.2 and 1.3",
-        AlertDescription::NoApplicationProtocol => "it does not speak http/1.1",
+        AlertDescription::NoApplicationProtocol => {
+            "it speaks another protocol (ALPN); is it the other port of the node?"
+        }
         AlertDescription::UnrecognisedName => "it has no certificate for this host",
         _ => "see RFC 8446, section 6.2",
     };
@@ -353,7 +375,8 @@ mod tests {
         let expired = ca.leaf("kv1", |leaf| leaf.days((-9, -1)));
         let future = ca.leaf("kv1", |leaf| leaf.days((1, 9)));
         let foreign = other.node("kv1");
-        let names = "the name kv9 is not among DNS:localhost DNS:kv1 IP:127.0.0.1";
+        let names =
+            "the name kv9 is not among DNS:localhost DNS:kv1 DNS:node.test.huskv DNS:kv1.test.huskv IP:127.0.0.1";
         let unknown = "unknown issuer CN=other: it is not among the trusted authorities in the/ca.pem";
         for (leaf, host, words) in [
             (&good, "localhost", None),
@@ -410,7 +433,7 @@ mod tests {
     async fn plain_servers_and_broken_connections_are_told_apart() {
         let connector = connector(&TestCa::new("ca"), None);
         for (answer, words, side) in [
-            (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "no TLS; for plain HTTP use http://", RefusedBy::Client),
+            (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "no TLS; for plain HTTP use http://", RefusedBy::OtherProtocol),
             (b"", "closed during the handshake", RefusedBy::Network),
         ] {
             let (client, mut server) = tokio::io::duplex(64 << 10);

@@ -81,9 +81,13 @@ pub enum Reload {
     Failed(TrustError),
 }
 
+/// A further check of what was read; its reason is about the certificate.
+pub type Check = Box<dyn Fn(&Credentials) -> Result<(), String> + Send + Sync>;
+
 /// Credentials that can be replaced while connections use them.
 pub struct CredentialStore {
     files: CredentialFiles,
+    check: Check,
     present: ArcSwap<Credentials>,
     /// The last failure, until a reload succeeds, and the limit of its log line.
     failure: Mutex<(Option<String>, LogLimit)>,
@@ -102,8 +106,22 @@ impl CredentialStore {
     /// # Errors
     /// As [`CredentialFiles::read`].
     pub fn open(files: CredentialFiles) -> Result<Self, TrustError> {
-        let present = ArcSwap::from_pointee(files.read(SystemTime::now())?);
-        Ok(Self { files, present, failure: Mutex::default(), started: Instant::now() })
+        Self::open_checked(files, Box::new(|_| Ok(())))
+    }
+
+    /// Reads the files for the first time; what is read passes `check`, now and at each reload.
+    ///
+    /// # Errors
+    /// As [`CredentialFiles::read`], and where `check` fails.
+    pub fn open_checked(files: CredentialFiles, check: Check) -> Result<Self, TrustError> {
+        let present = ArcSwap::from_pointee(read_checked(&files, &check)?);
+        Ok(Self { files, check, present, failure: Mutex::default(), started: Instant::now() })
+    }
+
+    /// The file of the CA bundle, for messages.
+    #[must_use]
+    pub fn ca_file(&self) -> String {
+        self.files.ca.as_ref().map_or_else(String::new, |file| file.display().to_string())
     }
 
     /// The credentials in use.
@@ -120,7 +138,7 @@ impl CredentialStore {
 
     /// Reads the files again and uses what they hold, if all of it is right. Blocks on the disk.
     pub fn reload(&self, log: &Logger) -> Reload {
-        let read = match self.files.read(SystemTime::now()) {
+        let read = match read_checked(&self.files, &self.check) {
             Ok(read) => read,
             Err(error) => {
                 self.failed(&error.to_string(), log);
@@ -156,6 +174,13 @@ impl CredentialStore {
     fn failure(&self) -> std::sync::MutexGuard<'_, (Option<String>, LogLimit)> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads the files, for use now, and checks them.
+fn read_checked(files: &CredentialFiles, check: &Check) -> Result<Credentials, TrustError> {
+    let read = files.read(SystemTime::now())?;
+    check(&read).map_err(|reason| TrustError::Invalid { path: files.certificate.clone(), reason })?;
+    Ok(read)
 }
 
 /// Checks that a certificate can be used at `now`.

@@ -24,6 +24,8 @@ pub mod expiry;
 pub mod inspect;
 pub mod names;
 mod new_files;
+pub mod peer_identity;
+pub mod peer_tls;
 pub mod pem_files;
 pub mod probe;
 pub mod refusal;

@@ -95,7 +95,7 @@ impl Refusal {
                 format!("no common parameters: {what:?}; this node uses TLS 1.2 and 1.3 with AEAD suites"),
             ),
             Error::NoApplicationProtocol => {
-                Self::new("protocol", "no common protocol (ALPN); the HTTP port speaks http/1.1")
+                Self::new("protocol", "no common protocol (ALPN); the HTTP port speaks http/1.1, the peer port huskv")
             }
             Error::AlertReceived(alert) => Self::new(
                 "alert",
@@ -165,7 +165,9 @@ fn explain_alert(alert: AlertDescription) -> &'static str {
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => "it requires a certificate",
         AlertDescription::ProtocolVersion => "it speaks no TLS version of this node, 1.2 and 1.3",
         AlertDescription::HandshakeFailure => "no common cipher suite or signature scheme",
-        AlertDescription::NoApplicationProtocol => "no common protocol (ALPN); the HTTP port speaks http/1.1",
+        AlertDescription::NoApplicationProtocol => {
+            "no common protocol (ALPN); the HTTP port speaks http/1.1, the peer port huskv"
+        }
         AlertDescription::UserCanceled => "it gave up",
         _ => "see RFC 8446, section 6.2",
     }

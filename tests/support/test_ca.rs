@@ -14,14 +14,18 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, SanType,
 };
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A blocking TLS connection of a client.
 pub type TlsClient = StreamOwned<ClientConnection, TcpStream>;
+
+/// The cluster of [`TestCa::node`].
+pub const CLUSTER: &str = "test";
 
 /// A certificate authority.
 pub struct TestCa(CertifiedIssuer<'static, KeyPair>);
@@ -53,6 +57,13 @@ impl LeafParams {
         };
         self.0.not_before = at(from).into();
         self.0.not_after = at(until).into();
+        self
+    }
+
+    /// Of the node `name` of `cluster`.
+    pub fn of_node(mut self, name: &str, cluster: &str) -> Self {
+        let names = ["node", name].map(|label| format!("{label}.{cluster}.huskv").try_into().unwrap());
+        self.0.subject_alt_names.extend(names.map(SanType::DnsName));
         self
     }
 
@@ -90,9 +101,9 @@ impl TestCa {
         Leaf { certificate: certificate.pem(), key: key.serialize_pem(), ca: self.certificate() }
     }
 
-    /// A certificate of a node.
+    /// A certificate of the node `name` of the cluster [`CLUSTER`].
     pub fn node(&self, name: &str) -> Leaf {
-        self.leaf(name, |leaf| leaf)
+        self.leaf(name, |leaf| leaf.of_node(name, CLUSTER))
     }
 
     /// A certificate of a client.
@@ -116,6 +127,17 @@ impl TestCa {
                     .unwrap()
             }
         }
+    }
+
+    /// The handshake of a client on `stream` with the server called `name`.
+    pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        name: &'static str,
+        own: Option<&Leaf>,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<S>> {
+        let config = Arc::new(self.client_config(own, rustls::DEFAULT_VERSIONS));
+        tokio_rustls::TlsConnector::from(config).connect(name.try_into().unwrap(), stream).await
     }
 
     /// Connects to `address`, a blocking connection whose handshake happens with the first read or write.
