@@ -22,8 +22,8 @@
 //! | [`storage`] | the disk: journal, state machine, snapshots, identity; the only sled | model, plant |
 //! | [`changefeed`] | a bounded memory of the latest events, for watchers | model |
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, logging, plant |
-//! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, the snapshot types of storage, the facade of consensus |
-//! | [`trust`] | TLS: key pairs, CA bundles, handshakes, refusals in words; a CA and what it issues; the only rustls | logging |
+//! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, trust, the snapshot types of storage, the facade of consensus |
+//! | [`trust`] | TLS: key pairs, CA bundles, handshakes, who is at the other end, refusals in words; a CA and what it issues; the only rustls | logging |
 //! | [`auth`] | tokens: their file, secrets, grants, reloads | model, logging |
 //! | [`http`] | clients: routes, errors; the only warp | model, changefeed, auth, logging, trust, the facade of consensus |
 //! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model, trust |
@@ -97,6 +97,8 @@
 //!   state is installed (`consensus::driver::own_incarnation_switch`).
 //! * Input at the peer port is bounded before it is decoded, and a snapshot is taken from the present leader alone. Only the
 //!   member table makes a node dial an address for long.
+//! * With TLS a peer speaks for the name in its certificate alone (`transport::admission`), and a member that has spoken TLS is never
+//!   spoken to in plain again ([`storage::Peers`]).
 //! * A message that would end a node if it were true (its removal, a lost log, a state that is not the leader's) is a claim:
 //!   the node stops serving and asks the other voters (`consensus::claim_verification`). A term is believed within a bound far below
 //!   what can be counted (`consensus::claim_verification::plausibility`).

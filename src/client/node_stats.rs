@@ -54,6 +54,8 @@ pub struct NodeStats {
     pub identity_conflict: Vec<String>,
     /// The end of the certificate of its HTTP port, RFC 3339.
     pub tls_http_not_after: Option<String>,
+    /// The end of the certificate of its peer port, RFC 3339.
+    pub tls_peer_not_after: Option<String>,
 }
 
 /// A row of the member table.

@@ -157,6 +157,7 @@ fn options() -> Options {
         },
         join_list: Vec::new(),
         tls: None,
+        peer_tls: None,
         tokens: None,
     }
 }

@@ -10,6 +10,7 @@ use crate::logging::LogLimits;
 use crate::model::Limits;
 use crate::trust::Mode;
 use crate::trust::acceptor::TlsAcceptor;
+use crate::trust::peer_tls::PeerTls;
 
 /// What the HTTP server is configured with.
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ pub struct Options {
     pub tokens: Option<Arc<TokenStore>>,
     /// TLS; None where the port is plain.
     pub tls: Option<Arc<HttpTls>>,
+    /// TLS of the peer port, for the stats; None where that is plain.
+    pub peer_tls: Option<Arc<PeerTls>>,
 }
 
 /// TLS of the HTTP port.

@@ -92,6 +92,8 @@ pub enum Code {
     Starting,
     /// A disk is nearly full, and what was asked would need space on it.
     DiskNearlyFull,
+    /// Between two nodes one refuses the other's certificate, or has none.
+    TlsRefused,
 }
 
 impl Code {
@@ -129,6 +131,7 @@ impl Code {
             Self::Lagging => "lagging",
             Self::Starting => "starting",
             Self::DiskNearlyFull => "disk_nearly_full",
+            Self::TlsRefused => "tls_refused",
         }
     }
 }

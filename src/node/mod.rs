@@ -32,6 +32,7 @@ use crate::logging::{self, Guard};
 use crate::storage::{self, DataDir, Identity, Incarnation, OpenOptions, Peers, SledEngine};
 use crate::transport;
 use crate::trust::TrustError;
+use crate::trust::peer_tls::PeerTls;
 
 mod allocator;
 mod fd_budget;
@@ -210,6 +211,7 @@ impl Node {
             return Err(Error::TooFewFiles(all));
         }
         let http_tls = module_options::http_tls(config)?;
+        let peer_tls = module_options::peer_tls(config)?;
         let tokens = config.auth.tokens.as_ref().map(|path| TokenStore::open(path, log.clone())).transpose()?;
         // Drawn before anything is created: without randomness no raft id is safe.
         let nonce = getrandom::u64().map_err(|source| Error::Randomness(source.to_string()))?;
@@ -238,11 +240,19 @@ impl Node {
         let handle = handle.bound_writes(memory.writes(), memory.writes());
         // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
         // and `/livez` answers.
-        let http_options = module_options::http(config, &ports, (memory, files), http_tls.as_ref(), tokens.as_ref());
+        let http_options = module_options::http(
+            config,
+            &ports,
+            (memory, files),
+            http_tls.as_ref(),
+            tokens.as_ref(),
+            peer_tls.as_ref(),
+        );
         let mut background = JoinSet::new();
         reload::warn_of_plain_tokens(&http_options, log);
         let credentials = http_tls.map(|(_, credentials)| credentials);
-        background.spawn(Reloader { http: credentials, tokens, log: log.clone() }.run(reload));
+        let peer = peer_tls.as_ref().map(|tls| Arc::clone(tls.credentials()));
+        background.spawn(Reloader { http: credentials, peer, tokens, log: log.clone() }.run(reload));
         let Ports { http, raft } = ports;
         let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
@@ -251,7 +261,7 @@ impl Node {
         let opened = open_progress::logged(log, opening).await?;
         process_settings::check_directory(&config.raft.vol_dir, log);
         let (raft, raft_port, http_port) = (raft.listener, raft.port, http.port);
-        let bound = Bound { server, raft, raft_port, http_port, memory, files, background };
+        let bound = Bound { server, raft, raft_port, http_port, memory, files, peer_tls, background };
         Self::compose(config, bound, (handle, inbox), nonce, opened, log)
     }
 
@@ -267,7 +277,10 @@ impl Node {
         let forms = may_form(config, data_dir.identity());
         let loops = module_options::consensus(config, &bound, nonce, forms);
         let advertised = loops.raft_address.clone();
-        let settings = module_options::transport(bound.memory, bound.files);
+        if bound.peer_tls.is_none() {
+            peers.forget_tls()?;
+        }
+        let settings = module_options::transport(bound.memory, bound.files, bound.peer_tls);
         let (transport, outbox) = transport::start(bound.raft, handle.clone(), peers, settings, log.clone())
             .map_err(system("cannot serve the peer port"))?;
         // raft-rs logs every step at info, which is for its developers.
@@ -316,6 +329,7 @@ struct Bound {
     http_port: u16,
     memory: Memory,
     files: FileLimit,
+    peer_tls: Option<Arc<PeerTls>>,
     background: JoinSet<()>,
 }
 

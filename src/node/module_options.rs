@@ -20,6 +20,7 @@ use crate::storage::OpenOptions;
 use crate::trust::acceptor::{HTTP, TlsAcceptor};
 use crate::trust::connector::TlsConnector;
 use crate::trust::credentials::{CredentialFiles, CredentialStore};
+use crate::trust::peer_tls::PeerTls;
 use crate::trust::pem_files::{CaBundle, KeyPair};
 use crate::trust::{Mode, TrustError};
 use crate::{consensus, http, transport};
@@ -136,6 +137,7 @@ pub(super) fn http(
     (memory, files): (Memory, FileLimit),
     tls: Option<&(Mode, Arc<CredentialStore>)>,
     tokens: Option<&Arc<TokenStore>>,
+    peer_tls: Option<&Arc<PeerTls>>,
 ) -> http::Options {
     // The Host header of a request has either one: clients here use the host, others the advertised one.
     let mut own_hosts = vec![config.host.clone()];
@@ -163,10 +165,25 @@ pub(super) fn http(
             Arc::new(http::HttpTls::new(*mode, acceptor))
         }),
         tokens: tokens.cloned(),
+        peer_tls: peer_tls.cloned(),
     }
 }
 
+/// TLS of the peer port, with its certificates, which are read here; None where the port is plain.
+pub(super) fn peer_tls(config: &Config) -> Result<Option<Arc<PeerTls>>, TrustError> {
+    let (mode, tls) = (config.tls.peer_mode(), &config.tls);
+    let Some((certificate, key)) = tls.peer_pair().filter(|_| mode != Mode::Off) else { return Ok(None) };
+    let files = CredentialFiles { certificate, key, ca: tls.peer_ca() };
+    Ok(Some(Arc::new(PeerTls::open(files, mode, &config.raft.node_id)?)))
+}
+
 /// The options of the transport.
-pub(super) fn transport(memory: Memory, files: FileLimit) -> transport::Options {
-    transport::Options { max_inbound: files.inbound(), member_bytes: memory.peers(), queue_bytes: memory.send_queue() }
+pub(super) fn transport(memory: Memory, files: FileLimit, tls: Option<Arc<PeerTls>>) -> transport::Options {
+    transport::Options {
+        max_inbound: files.inbound(),
+        member_bytes: memory.peers(),
+        queue_bytes: memory.send_queue(),
+        tls,
+        connection_age: transport::CONNECTION_AGE,
+    }
 }

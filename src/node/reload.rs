@@ -29,6 +29,8 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(super) struct Reloader {
     /// The certificates of the HTTP port, where it uses TLS.
     pub(super) http: Option<Arc<CredentialStore>>,
+    /// The certificates of the peer port, where it uses TLS.
+    pub(super) peer: Option<Arc<CredentialStore>>,
     /// The tokens, where requests need one.
     pub(super) tokens: Option<Arc<TokenStore>>,
     /// Where the node logs.
@@ -39,11 +41,11 @@ impl Reloader {
     /// Reloads at SIGHUP and in intervals, until it is aborted.
     pub(super) async fn run(self, hangup: Arc<Notify>) {
         let reloader = Arc::new(self);
-        let mut expiry = ExpiryLog::default();
+        let mut expiry = [ExpiryLog::default(), ExpiryLog::default()];
         let mut wait = INTERVAL;
         loop {
-            if let Some(http) = &reloader.http {
-                expiry.check("http", &http.info(), &reloader.log);
+            for (log, (port, store)) in expiry.iter_mut().zip([("http", &reloader.http), ("peer", &reloader.peer)]) {
+                store.iter().for_each(|store| log.check(port, &store.info(), &reloader.log));
             }
             let asked = timeout(wait, hangup.notified()).await.is_ok();
             let reload = Arc::clone(&reloader);
@@ -57,11 +59,12 @@ impl Reloader {
     /// logged, too.
     fn reload(&self, asked: bool) -> bool {
         let tokens = self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.reload(asked));
-        let certificates = self.http.as_ref().map(|http| http.reload(&self.log));
-        if asked && matches!(certificates, Some(Reload::Unchanged)) {
+        let stores = [&self.http, &self.peer].into_iter().flatten();
+        let certificates: Vec<Reload> = stores.map(|store| store.reload(&self.log)).collect();
+        if asked && !certificates.is_empty() && certificates.iter().all(|it| matches!(it, Reload::Unchanged)) {
             info!(self.log, "SIGHUP: the certificates are unchanged");
         }
-        tokens.is_err() || matches!(certificates, Some(Reload::Failed(_)))
+        tokens.is_err() || certificates.iter().any(|it| matches!(it, Reload::Failed(_)))
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) const SPOOL: &str = "spool";
 /// The format of the identity file.
 pub(super) const IDENTITY_VERSION: u32 = 2;
 /// The format of the peers file.
-pub(super) const PEERS_VERSION: u32 = 1;
+pub(super) const PEERS_VERSION: u32 = 2;
 /// The format of a journal record, in its first byte.
 pub(super) const RECORD_VERSION: u8 = 1;
 /// The format of a chunked value, in the first byte of its first chunk.

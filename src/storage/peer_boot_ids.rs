@@ -30,6 +30,9 @@ pub(super) struct PeerRecord {
     boot_id: Option<BootId>,
     /// The last boot id of this node that the peer has seen, as far as this node knows.
     heard: Option<BootId>,
+    /// Whether it has spoken TLS; from then on nothing else is believed of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    tls: bool,
 }
 
 /// The content of the file.
@@ -77,6 +80,47 @@ impl Peers {
         self.lock().get(&raft_id)?.heard
     }
 
+    /// Whether this peer has spoken TLS.
+    pub fn spoke_tls(&self, raft_id: u64) -> bool {
+        self.lock().get(&raft_id).is_some_and(|known| known.tls)
+    }
+
+    /// Records that a peer has spoken TLS; durable on return. Records of other peers are retained as `keep` says.
+    ///
+    /// # Errors
+    /// [`Error`] if the file cannot be written; nothing is changed then.
+    pub fn record_tls(&self, raft_id: u64, keep: impl Fn(u64) -> bool) -> Result<(), Error> {
+        let mut known = self.lock();
+        if !keep(raft_id) || known.get(&raft_id).is_some_and(|known| known.tls) {
+            return Ok(());
+        }
+        let mut next = known.clone();
+        next.retain(|raft_id, _| keep(*raft_id));
+        next.entry(raft_id).or_default().tls = true;
+        self.replace(&mut known, next)
+    }
+
+    /// Forgets which peers have spoken TLS: this node does not speak it any more; durable on return.
+    ///
+    /// # Errors
+    /// [`Error`] if the file cannot be written; nothing is changed then.
+    pub fn forget_tls(&self) -> Result<(), Error> {
+        let mut known = self.lock();
+        if known.values().all(|known| !known.tls) {
+            return Ok(());
+        }
+        let mut next = known.clone();
+        next.values_mut().for_each(|known| known.tls = false);
+        self.replace(&mut known, next)
+    }
+
+    /// Writes the file before the memory is updated, so that a failed write changes nothing.
+    fn replace(&self, known: &mut PeerRecords, next: PeerRecords) -> Result<(), Error> {
+        self.engine.replace_file(PEERS, &encode(&next))?;
+        *known = next;
+        Ok(())
+    }
+
     /// Whether [`Peers::record`] would have nothing to write.
     pub fn is_recorded(&self, raft_id: u64, boot_id: BootId, heard: Option<BootId>) -> bool {
         self.lock()
@@ -111,18 +155,16 @@ impl Peers {
             return Ok(Err(conflict));
         }
         // `heard` is only known for sure after the peer has sent a frame; otherwise the older record stays.
-        let now = PeerRecord { boot_id: Some(boot_history.current), heard: heard.or(before.heard) };
+        let now = PeerRecord { boot_id: Some(boot_history.current), heard: heard.or(before.heard), tls: before.tls };
         // Of a removed raft id nothing is recorded, or the file would get its record back after the removal.
         let is_recordable = boot_history.current.count > 0 && keep(raft_id);
         if now == before || !is_recordable {
             return Ok(Ok(false));
         }
-        // Writes the file before the memory is updated, so that a failed write changes nothing.
         let mut next = known.clone();
         next.retain(|raft_id, _| keep(*raft_id));
         next.insert(raft_id, now);
-        self.engine.replace_file(PEERS, &encode(&next))?;
-        *known = next;
+        self.replace(&mut known, next)?;
         Ok(Ok(true))
     }
 
@@ -152,11 +194,36 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let boot_id = |count, nonce| Some(BootId { count, nonce });
-        let known = PeerRecords::from([(7, PeerRecord { boot_id: boot_id(2, 9), heard: None })]);
-        let golden = "huskv-peers 1 7ef3ffc9\n{\n  \"7\": {\n    \"life\": {\n      \"count\": 2,\n      \"nonce\": 9\n    },\n    \
-                      \"heard\": null\n  }\n}\n";
+        let plain = PeerRecord { boot_id: boot_id(2, 9), heard: None, tls: false };
+        let records =
+            "{\n  \"7\": {\n    \"life\": {\n      \"count\": 2,\n      \"nonce\": 9\n    },\n    \"heard\": null";
+        let golden = format!("huskv-peers 2 7ef3ffc9\n{records}\n  }}\n}}\n");
+        let known = PeerRecords::from([(7, plain.clone())]);
         assert_eq!(String::from_utf8(encode(&known)).unwrap(), golden);
         assert_eq!(decode(golden.as_bytes(), "d").unwrap(), known);
+        // Version 1, which knew no TLS.
+        let old = golden.replace("huskv-peers 2", "huskv-peers 1");
+        assert_eq!(decode(old.as_bytes(), "d").unwrap(), known);
+        let known = PeerRecords::from([(7, PeerRecord { tls: true, ..plain })]);
+        let golden = format!("huskv-peers 2 67dad55a\n{records},\n    \"tls\": true\n  }}\n}}\n");
+        assert_eq!(String::from_utf8(encode(&known)).unwrap(), golden);
+        assert_eq!(decode(golden.as_bytes(), "d").unwrap(), known);
+    }
+
+    #[test]
+    fn a_peer_that_spoke_tls_is_remembered_until_this_node_does_not_speak_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = sled(dir.path());
+        let peers = Peers::open(engine.clone()).unwrap();
+        peers.record(5, &boot_history(1), None, |_| true).unwrap().unwrap();
+        peers.record_tls(5, |_| true).unwrap();
+        peers.record_tls(6, |id| id != 6).unwrap();
+        peers.record(5, &boot_history(2), None, |_| true).unwrap().unwrap();
+        let peers = Peers::open(engine.clone()).unwrap();
+        assert!(peers.spoke_tls(5) && !peers.spoke_tls(6));
+        assert_eq!(peers.boot_id(5), Some(boot_history(2).current));
+        peers.forget_tls().unwrap();
+        assert!(!Peers::open(engine).unwrap().spoke_tls(5) && peers.boot_id(5).is_some());
     }
 
     #[test]

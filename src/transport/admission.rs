@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use raft::eraftpb::{Message, MessageType};
 
-use super::handshake::{Denial, Hello};
-use crate::model::{IdentityConflict, JoinAccepted, JoinOffer, NodeAddress, NodeName, PeerTable, WhoAmI};
+use super::handshake::{Denial, Hello, InboundPeer};
+use crate::model::{JoinAccepted, JoinOffer, NodeAddress, NodeName, PeerTable, WhoAmI};
 
 /// The largest accepted term or index. No cluster ever counts that far, raft adds to both without a check, and a node
 /// that recorded such a term could never start again.
@@ -29,6 +29,20 @@ fn check_node(name: &str, address: &str) -> Result<(), String> {
 pub fn check_hello(hello: &Hello) -> Result<(), String> {
     let starting = hello.cluster_id == 0 && hello.node_id.is_empty() && hello.raft_address.is_empty();
     if starting { Ok(()) } else { check_node(&hello.node_id, &hello.raft_address) }
+}
+
+/// Checks that a peer speaks for the node that its certificate names: in its hello, and by its raft id where `table` lists it.
+/// On a plain connection nothing is certified, and nothing is checked.
+///
+/// # Errors
+/// [`Denial::OtherNode`], to be sent back.
+pub fn check_certified(table: Option<&PeerTable>, peer: &InboundPeer) -> Result<(), Denial> {
+    let Some(certified) = &peer.certified else { return Ok(()) };
+    // A node that is still starting has no name yet, and no raft id that could be a member's.
+    let says = Some(&peer.hello.node_id).filter(|name| !name.is_empty());
+    let listed = table.and_then(|table| table.name_of(peer.hello.from));
+    let all_same = says.into_iter().chain(listed).all(|name| name == certified);
+    if all_same { Ok(()) } else { Err(Denial::OtherNode) }
 }
 
 /// Checks the names and addresses of a join offer.
@@ -57,15 +71,16 @@ pub fn check_join_accepted(accepted: &JoinAccepted) -> Result<(), String> {
     check_node(&accepted.started_as, &accepted.http_address)
 }
 
-/// Decides whether a peer is admitted by `table`; `check` compares its boot history with the recorded one. A clone of a
-/// member's disk is reported as an identity conflict whatever its address, so that check comes before the address.
+/// Decides whether a peer is admitted by `table`; `check` looks at its certificate, and compares its boot history with the recorded
+/// one. A clone of a member's disk is reported as an identity conflict whatever its address, so that check comes before the
+/// address.
 ///
 /// # Errors
 /// [`Denial`], to be sent back.
 pub fn admit(
     table: Option<&PeerTable>,
     hello: &Hello,
-    check: impl FnOnce() -> Result<(), IdentityConflict>,
+    check: impl FnOnce() -> Result<(), Denial>,
 ) -> Result<(), Denial> {
     let table = table.ok_or(Denial::Starting)?;
     if table.removed {
@@ -84,7 +99,7 @@ pub fn admit(
     if hello.to != table.raft_id {
         return Err(Denial::WrongNode { raft_id: table.raft_id });
     }
-    check().map_err(Denial::Conflict)?;
+    check()?;
     if table.lists(hello.from) && hello.boot_history.current.count == 0 {
         return Err(Denial::NoBootId);
     }
@@ -179,7 +194,7 @@ fn check_entries(message: &Message) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BootHistory, BootId};
+    use crate::model::{BootHistory, BootId, IdentityConflict};
     use crate::transport::handshake::Purpose;
     use raft::eraftpb::Entry;
 
@@ -203,6 +218,29 @@ mod tests {
         assert_eq!(admit(hello(7, 1, 3)), Err(Denial::WrongNode { raft_id: 2 }));
         assert_eq!(admit(hello(7, 2, 2)), Err(Denial::SelfDial));
         assert_eq!(admit(hello(7, 0, 2)), Err(Denial::SelfDial));
+    }
+
+    #[test]
+    fn a_certified_peer_speaks_for_its_own_name_only() {
+        let table = PeerTable { peers: vec![(1, "a".into(), "h:1".into()), (3, "b".into(), "h:3".into())], ..table() };
+        let check = |from: u64, says: &str, certified: Option<&str>| {
+            let hello = Hello { node_id: says.into(), ..hello(7, from, 2) };
+            check_certified(Some(&table), &InboundPeer { hello, certified: certified.map(str::to_owned) })
+        };
+        for (from, says, certified, verdict) in [
+            (1, "a", Some("a"), Ok(())),
+            (1, "a", None, Ok(())),
+            (1, "a", Some("b"), Err(Denial::OtherNode)),
+            (1, "b", Some("b"), Err(Denial::OtherNode)),
+            (1, "b", Some("a"), Err(Denial::OtherNode)),
+            (3, "b", Some("b"), Ok(())),
+            (9, "c", Some("c"), Ok(())),
+            (9, "a", Some("c"), Err(Denial::OtherNode)),
+            (0, "", Some("c"), Ok(())),
+            (1, "", Some("c"), Err(Denial::OtherNode)),
+        ] {
+            assert_eq!(check(from, says, certified), verdict, "{from} {says} {certified:?}");
+        }
     }
 
     #[test]
@@ -249,7 +287,10 @@ mod tests {
             IdentityConflict { known: BootId { count: 2, nonce: 1 }, claimed: BootId { count: 2, nonce: 2 } };
         for moved in [false, true] {
             let hello = Hello { moved, ..hello(7, 1, 2) };
-            assert_eq!(admit(Some(&table), &hello, || Err(conflict)), Err(Denial::Conflict(conflict)));
+            assert_eq!(
+                admit(Some(&table), &hello, || Err(Denial::Conflict(conflict))),
+                Err(Denial::Conflict(conflict))
+            );
         }
     }
 

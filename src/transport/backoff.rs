@@ -35,7 +35,7 @@ impl Backoff {
 }
 
 /// Returns a random duration between half of `delay` and all of it.
-fn jitter(delay: Duration) -> Duration {
+pub fn jitter(delay: Duration) -> Duration {
     // Without a source of randomness the full delay is used.
     let part = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
     delay.mul_f64(0.5 + part / 2.0)

@@ -4,7 +4,7 @@
 //! in all the same.
 //!
 //! Invariants: a raft id in the member table always gets a slot, which no other peer can take. There is one connection for a raft
-//! id, purpose and source address: a newer one replaces the older, so a restarted member does not wait for a timeout. If other
+//! id, purpose and source address, and the one that it replaces: older ones go, so a restarted member does not wait for a timeout. If other
 //! connections are too many, the oldest one of the source address with the most is evicted.
 //!
 //! See also: `listener` (the user).
@@ -101,10 +101,12 @@ impl ConnectionSlot {
         let mut table = self.slots.table();
         // Evicted meanwhile.
         let Some(mut occupant) = table.slots.remove(&self.number) else { return false };
-        // A restarted member dials from the same address: its dead connection goes at once, not after 10 s of silence.
         let same = |slot: &Occupant| slot.owner == Some(owner);
-        // The same raft id, purpose and source: the peer has restarted, and its old connection is dead.
-        table.slots.retain(|_, slot| !(same(slot) && slot.source == occupant.source));
+        // A connection of the same raft id, purpose and source replaces the one before, which stays until its replies
+        // are sent. What is older is dead: the peer has restarted.
+        let older = table.slots.iter().filter(|(_, slot)| same(slot) && slot.source == occupant.source);
+        let replaced = older.map(|(number, _)| *number).next_back();
+        table.slots.retain(|number, slot| !(same(slot) && slot.source == occupant.source) || Some(*number) == replaced);
         // A member competes only with connections under its own raft id, so no other peer can take its place.
         let evicted_other = if is_listed(raft_id) {
             table.make_room(SOURCES_PER_MEMBER, same)
@@ -183,19 +185,21 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_connection_of_a_raft_id_takes_the_place_of_the_older() {
+    fn the_newer_connection_of_a_raft_id_leaves_only_the_one_before() {
         let slots = ConnectionSlots::new(16);
-        let old = peer(&slots, 1, 1);
+        let oldest = peer(&slots, 1, 1);
         let elsewhere = peer(&slots, 2, 1);
         let copy = slots.acquire(from(1)).0;
         copy.assign(1, Purpose::Snapshot, |_| true);
+        let old = peer(&slots, 1, 1);
+        assert!(!is_evicted(&oldest), "its replies are still sent");
         let new = peer(&slots, 1, 1);
-        assert!(is_evicted(&old));
-        assert!(!is_evicted(&new) && !is_evicted(&elsewhere) && !is_evicted(&copy));
-        drop(old);
+        assert!(is_evicted(&oldest));
+        assert!(!is_evicted(&new) && !is_evicted(&old) && !is_evicted(&elsewhere) && !is_evicted(&copy));
+        drop(oldest);
         assert!(!is_evicted(&new), "the end of the old one is not that of the new one");
         let _others: Vec<ConnectionSlot> = (3..6).map(|source| peer(&slots, source, 1)).collect();
-        assert!(is_evicted(&elsewhere) || is_evicted(&new), "a raft id is in few places at once");
+        assert!(is_evicted(&elsewhere) || is_evicted(&new) || is_evicted(&old), "a raft id is in few places at once");
     }
 
     #[test]

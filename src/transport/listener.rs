@@ -2,7 +2,7 @@
 //!
 //! Why: anything can connect: members, joiners, a browser, a port scan.
 //!
-//! Invariants: `connection_slots` limits connections. A peer has [`HANDSHAKE_LIMIT`] to identify itself. A connection that is not
+//! Invariants: `connection_slots` limits connections. A peer has [`HANDSHAKE_LIMIT`] to identify itself, TLS included, in a task of its own. A connection that is not
 //! huskv is closed at its first wrong byte, with rate-limited log lines. Another wire version is answered with this version's
 //! preamble, which every version can read.
 //!
@@ -18,15 +18,20 @@ use tokio::time::{sleep, timeout};
 
 use super::admission::check_hello;
 use super::connection_slots::{ConnectionSlot, ConnectionSlots};
-use super::handshake::{Denial, Hello, Purpose, WIRE_VERSION, Welcome, preamble};
+use super::handshake::{Denial, Hello, InboundPeer, MAGIC, Purpose, WIRE_VERSION, Welcome, preamble};
 use super::link::accepted_connection;
 use super::link::dialed_connection::DRAIN_LIMIT;
 use super::shared_state::Registry;
+use super::socket::{self, PeerStream};
 use super::wire::frame_limits;
 use super::wire::framing::{Preamble, close_gracefully, read_frame, read_preamble};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
-use super::{rpc, snapshot_stream, socket};
+use super::{rpc, snapshot_stream};
 use crate::model::{BootHistory, PeerTable};
+use crate::trust::Mode;
+use crate::trust::acceptor::HANDSHAKE_RECORD;
+use crate::trust::peer_identity::PeerIdentity;
+use crate::trust::refusal::Refusal;
 
 /// The limit of the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
@@ -74,25 +79,62 @@ struct Inbound {
 
 impl Inbound {
     /// Serves the connection to its end.
-    async fn receive(&self, mut stream: TcpStream, slot: &ConnectionSlot) {
+    async fn receive(&self, stream: TcpStream, slot: &ConnectionSlot) {
         drop(socket::prepare(&stream));
-        let (hello, welcome) = match timeout(HANDSHAKE_LIMIT, self.handshake(&mut stream, slot)).await {
+        let handshakes = async {
+            let (mut stream, identity) = self.secure(stream).await?;
+            let (peer, welcome) = self.handshake(&mut stream, identity, slot).await?;
+            Some((stream, peer, welcome))
+        };
+        let (stream, peer, welcome) = match timeout(HANDSHAKE_LIMIT, handshakes).await {
             Ok(Some(accepted_peer)) => accepted_peer,
             Ok(None) => return,
             Err(_) => return self.warn_limited("not huskv", "the handshake timed out"),
         };
-        let (registry, who) = (&self.registry, self.describe(&hello));
-        match hello.purpose {
-            Purpose::Peer => accepted_connection::serve(registry, stream, &hello, welcome, &who).await,
-            Purpose::Snapshot => snapshot_stream::receive(registry, stream, &hello, welcome, &who).await,
+        let (registry, who) = (&self.registry, self.describe(&peer.hello));
+        match peer.hello.purpose {
+            Purpose::Peer => accepted_connection::serve(registry, stream, &peer, welcome, &who).await,
+            Purpose::Snapshot => snapshot_stream::receive(registry, stream, &peer, welcome, &who).await,
             Purpose::Identify => rpc::answer_identify(registry, stream).await,
-            Purpose::JoinOffer => rpc::answer_join_offer(registry, &who, stream).await,
+            Purpose::JoinOffer => rpc::answer_join_offer(registry, &who, peer.certified.as_deref(), stream).await,
             Purpose::Probe => rpc::answer_probe(registry, &who, stream).await,
         }
     }
 
+    /// Makes the TLS handshake where the first byte begins one; None if the connection was refused. The identity is that of
+    /// the peer's certificate, or why that names no node; None on a plain connection.
+    async fn secure(&self, stream: TcpStream) -> Option<(PeerStream, Option<Result<PeerIdentity, Refusal>>)> {
+        let Some(tls) = self.registry.tls.clone() else { return Some((PeerStream::Plain(stream), None)) };
+        let mut first = [0];
+        if !matches!(stream.peek(&mut first).await, Ok(1)) {
+            return None;
+        }
+        if first[0] != HANDSHAKE_RECORD {
+            // A plain huskv is told so after its hello, see `Registry::authenticate`.
+            if tls.mode() == Mode::On && first[0] != MAGIC[0] {
+                tls.log_refusal(&Refusal::not_tls(first[0]), &self.registry.log, &self.from);
+                return None;
+            }
+            return Some((PeerStream::Plain(stream), None));
+        }
+        match tls.accept(stream).await {
+            Ok((stream, identity)) => Some((PeerStream::Tls(Box::new(stream)), Some(identity))),
+            Err((refusal, mut stream)) => {
+                tls.log_refusal(&refusal, &self.registry.log, &self.from);
+                // With TLS 1.3 the peer may have sent its hello already: closing over it would lose the alert.
+                close_gracefully(&mut stream, HANDSHAKE_BYTES, CLOSE_LIMIT).await;
+                None
+            }
+        }
+    }
+
     /// The acceptor's side of the handshake; None if the connection was refused.
-    async fn handshake(&self, stream: &mut TcpStream, slot: &ConnectionSlot) -> Option<(Hello, Welcome)> {
+    async fn handshake(
+        &self,
+        stream: &mut PeerStream,
+        identity: Option<Result<PeerIdentity, Refusal>>,
+        slot: &ConnectionSlot,
+    ) -> Option<(InboundPeer, Welcome)> {
         // Step 1: the preamble. Another protocol is closed at its first wrong byte; another version gets ours, so that it can
         // report both numbers.
         match read_preamble(stream).await {
@@ -104,7 +146,11 @@ impl Inbound {
                 return None;
             }
             Ok(Preamble::Foreign(bytes)) => {
-                self.warn_limited("not huskv", &format!("it begins with {:?}", String::from_utf8_lossy(&bytes)));
+                let detail = match bytes[..] {
+                    [HANDSHAKE_RECORD, ..] => "it begins a TLS handshake, and tls.peer is off here".to_owned(),
+                    _ => format!("it begins with {:?}", String::from_utf8_lossy(&bytes)),
+                };
+                self.warn_limited("not huskv", &detail);
                 return None;
             }
             Ok(Preamble::Closed) => {
@@ -125,11 +171,23 @@ impl Inbound {
         if let Err(reason) = check_hello(&hello) {
             return self.malformed(&WireError::Malformed(reason));
         }
-        // Step 3: admission. Only peers and snapshot streams are checked against the table; rpcs come from nodes outside of it.
-        let admitted = match hello.purpose {
-            Purpose::Peer | Purpose::Snapshot => self.registry.admit(&hello).await,
-            Purpose::Identify | Purpose::JoinOffer | Purpose::Probe => Ok(()),
+        // Step 3: admission. Only peers and snapshot streams are checked against the table; rpcs come from nodes outside of it. What a
+        // certificate names is checked for all.
+        let certified = match &identity {
+            Some(Err(refusal)) => {
+                self.registry.tls.iter().for_each(|tls| tls.log_refusal(refusal, &self.registry.log, &self.from));
+                None
+            }
+            Some(Ok(identity)) => Some(identity.name.clone()),
+            None => None,
         };
+        let peer = InboundPeer { hello, certified };
+        let admitted = match peer.hello.purpose {
+            _ if matches!(identity, Some(Err(_))) => Err(Denial::NoNode),
+            Purpose::Peer | Purpose::Snapshot => self.registry.admit(&peer).await,
+            Purpose::Identify | Purpose::JoinOffer | Purpose::Probe => self.registry.authenticate(&peer),
+        };
+        let hello = &peer.hello;
         let verdict = admitted.map(|()| {
             let is_rpc = !matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot);
             let table = self.registry.table();
@@ -158,22 +216,37 @@ impl Inbound {
                     );
                 }
                 stream.write_all(&bytes).await.ok()?;
-                Some((hello, welcome))
+                stream.flush().await.ok()?;
+                Some((peer, welcome))
             }
             Err(denial) => {
-                self.refuse(&hello, &denial).await;
+                self.refuse(&peer, &denial).await;
                 self.close_after(stream, &bytes).await;
                 None
             }
         }
     }
 
-    async fn refuse(&self, hello: &Hello, denial: &Denial) {
-        let who = self.describe(hello);
-        if let Denial::Conflict(conflict) = denial {
-            return self.registry.conflict(hello.from, &who, false, *conflict).await;
-        }
-        self.registry.warn_limited("a peer is refused", &who, &format!("it was answered: {denial}"));
+    async fn refuse(&self, peer: &InboundPeer, denial: &Denial) {
+        let who = self.describe(&peer.hello);
+        let detail = match denial {
+            Denial::Conflict(conflict) => {
+                return self.registry.conflict(peer.hello.from, &who, false, *conflict).await;
+            }
+            // What the peer says is in `who`; what is true is added.
+            Denial::OtherNode => {
+                let certified = peer.certified.as_deref().unwrap_or("none");
+                let listed = self.registry.table().and_then(|table| table.name_of(peer.hello.from).cloned());
+                format!(
+                    "its certificate is that of {certified}; the member with its raft id is {}",
+                    listed.as_deref().unwrap_or("not in the table")
+                )
+            }
+            // The refusal has its line already.
+            Denial::NoNode => return,
+            denial => format!("it was answered: {denial}"),
+        };
+        self.registry.warn_limited("a peer is refused", &who, &detail);
     }
 
     /// Describes the peer for the log: its name is not trusted, so it is shortened and escaped.
@@ -181,8 +254,8 @@ impl Inbound {
         format!("{:?} ({})", hello.node_id.chars().take(64).collect::<String>(), self.from)
     }
 
-    async fn close_after(&self, stream: &mut TcpStream, last_bytes: &[u8]) {
-        if stream.write_all(last_bytes).await.is_ok() {
+    async fn close_after(&self, stream: &mut PeerStream, last_bytes: &[u8]) {
+        if stream.write_all(last_bytes).await.is_ok() && stream.flush().await.is_ok() {
             close_gracefully(stream, HANDSHAKE_BYTES, CLOSE_LIMIT).await;
         }
     }
@@ -197,7 +270,7 @@ impl Inbound {
         self.registry.warn_limited(reason, &self.from.to_string(), detail);
     }
 
-    fn malformed(&self, error: &WireError) -> Option<(Hello, Welcome)> {
+    fn malformed<T>(&self, error: &WireError) -> Option<T> {
         self.warn_limited("malformed handshake", &error.to_string());
         None
     }

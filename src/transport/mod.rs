@@ -18,7 +18,8 @@
 //! slot. Every queue, frame and wait is bounded, and so are all bytes in flight together. A broken connection loses only what
 //! was on it: raft repeats messages, and requests are answered as unknown.
 //!
-//! See also: `consensus` (what a message means). The wire has no encryption and no login.
+//! See also: `consensus` (what a message means), [`crate::trust::peer_tls`] (who is at the other end). Without TLS nothing is encrypted,
+//! and a peer is what it says it is.
 
 mod admission;
 mod backoff;
@@ -47,6 +48,10 @@ use tokio::time::timeout;
 
 use crate::consensus::{Handle, Outbox};
 use crate::storage::Peers;
+use crate::trust::peer_tls::PeerTls;
+
+/// The usual [`Options::connection_age`].
+pub const CONNECTION_AGE: Duration = Duration::from_hours(1);
 
 /// The limit of a shutdown.
 const STOP_LIMIT: Duration = Duration::from_millis(450);
@@ -61,6 +66,10 @@ pub struct Options {
     pub member_bytes: usize,
     /// The maximum bytes of raft messages queued for one member.
     pub queue_bytes: usize,
+    /// TLS of the peer port; None for plain connections.
+    pub tls: Option<Arc<PeerTls>>,
+    /// How long a connection between members lives at most where there is TLS: then its certificates are verified anew.
+    pub connection_age: Duration,
 }
 
 /// A started transport; dropped, its connections close.

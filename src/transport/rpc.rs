@@ -11,14 +11,14 @@
 use std::time::Duration;
 
 use slog::debug;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::admission::{check_join_accepted, check_offer, check_who};
-use super::handshake::dial::{DialError, dial};
-use super::handshake::{Purpose, WIRE_VERSION};
+use super::handshake::dial::{DialError, Established, dial};
+use super::handshake::{Denial, Purpose, WIRE_VERSION};
 use super::memory_budget::ConnectionShare;
 use super::shared_state::Registry;
+use super::socket::PeerStream;
 use super::wire::frame_limits;
 use super::wire::framing::{close_gracefully, read_budgeted, read_frame_within, write_frame_within};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
@@ -43,15 +43,24 @@ const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 pub async fn identify(registry: &Registry, address: &str) -> Result<WhoAmI, Refusal> {
     let deadline = Instant::now() + IDENTIFY_LIMIT;
     let hello = registry.hello(Purpose::Identify, 0);
-    let mut stream = match dial(address, &hello, IDENTIFY_LIMIT).await {
-        Ok((stream, _)) => stream,
+    let dialled = dial(address, &hello, &registry.target(None), IDENTIFY_LIMIT).await;
+    let Established { mut stream, certified, .. } = match dialled {
+        Ok(established) => established,
         Err(error) => return Err(dial_refusal(registry, address, &error)),
     };
     let left = deadline.saturating_duration_since(Instant::now());
     match read_frame_within(&mut stream, frame_limits::WHO, left).await {
-        Ok(Frame::Who(Ok(who))) => match check_who(&who) {
-            Ok(()) => Ok(who),
-            Err(detail) => Err(no_answer(address, &WireError::Malformed(detail))),
+        Ok(Frame::Who(Ok(who))) => match (check_who(&who), certified) {
+            (Ok(()), Some(certified)) if certified != who.node_id => Err(Refusal::not_applied(
+                Code::TlsRefused,
+                format!(
+                    "the node at {address} says that it is {}, and its certificate is that of {certified}; the name in the \
+                     certificate and RAFT_NODE_ID must be the same",
+                    who.node_id
+                ),
+            )),
+            (Ok(()), _) => Ok(who),
+            (Err(detail), _) => Err(no_answer(address, &WireError::Malformed(detail))),
         },
         Ok(Frame::Who(Err(refusal))) => Err(identify_refusal(address, refusal.code)),
         Ok(other) => Err(no_answer(address, &WireError::Unexpected(other.kind().1))),
@@ -59,7 +68,7 @@ pub async fn identify(registry: &Registry, address: &str) -> Result<WhoAmI, Refu
     }
 }
 
-/// Probes the node at `address`.
+/// Probes the node at `address`; where that is a member's, only that member may answer.
 ///
 /// # Errors
 /// [`Refusal`] naming the address and what happened there.
@@ -67,8 +76,9 @@ pub async fn probe(registry: &Registry, address: &str, probe: Probe) -> Result<P
     let deadline = Instant::now() + IDENTIFY_LIMIT;
     let left = || deadline.saturating_duration_since(Instant::now());
     let hello = registry.hello(Purpose::Probe, 0);
-    let mut stream = match dial(address, &hello, IDENTIFY_LIMIT).await {
-        Ok((stream, _)) => stream,
+    let member = registry.table().and_then(|table| table.peers.iter().find(|(.., at)| at == address).map(|it| it.0));
+    let mut stream = match dial(address, &hello, &registry.target(member), IDENTIFY_LIMIT).await {
+        Ok(established) => established.stream,
         Err(error) => return Err(dial_refusal(registry, address, &error)),
     };
     let answered = async {
@@ -89,8 +99,10 @@ pub async fn offer_join(registry: &Registry, address: &str, offer: JoinOffer) ->
     let deadline = Instant::now() + JOIN_OFFER_LIMIT;
     let left = || deadline.saturating_duration_since(Instant::now());
     let hello = registry.hello(Purpose::JoinOffer, 0);
-    let mut stream = match dial(address, &hello, JOIN_OFFER_LIMIT).await {
-        Ok((stream, _)) => stream,
+    // The joiner has said who it is, and its certificate must name the member that it becomes.
+    let target = registry.target_named(Some(offer.node_id.clone()), false);
+    let mut stream = match dial(address, &hello, &target, JOIN_OFFER_LIMIT).await {
+        Ok(established) => established.stream,
         Err(error) => return Err(dial_refusal(registry, address, &error)),
     };
     // Up to here no offer was sent, and a failure is `not_applied`.
@@ -119,18 +131,19 @@ pub async fn offer_join(registry: &Registry, address: &str, offer: JoinOffer) ->
 /// Notifies the node at `address` that its join has ended, if it can be reached.
 pub async fn end_join(registry: &Registry, address: &str, cluster_id: u64, raft_id: u64) {
     let hello = registry.hello(Purpose::JoinOffer, 0);
-    let Ok((mut stream, _)) = dial(address, &hello, JOIN_OFFER_LIMIT).await else { return };
+    let dialled = dial(address, &hello, &registry.target(None), JOIN_OFFER_LIMIT).await;
+    let Ok(Established { mut stream, .. }) = dialled else { return };
     finish(&mut stream, &Frame::Removed { cluster_id, raft_id }).await;
 }
 
 /// Answers identify.
-pub async fn answer_identify(registry: &Registry, mut stream: TcpStream) {
+pub async fn answer_identify(registry: &Registry, mut stream: PeerStream) {
     let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.who_am_i()).await else { return };
     finish(&mut stream, &Frame::Who(answer)).await;
 }
 
 /// Answers a probe.
-pub async fn answer_probe(registry: &Registry, who: &str, mut stream: TcpStream) {
+pub async fn answer_probe(registry: &Registry, who: &str, mut stream: PeerStream) {
     let probe = match read_frame_within(&mut stream, frame_limits::PROBE, OFFER_LIMIT).await {
         Ok(Frame::Probe(probe)) => probe,
         Ok(other) => return registry.warn_limited("malformed probe", who, other.kind().1),
@@ -140,8 +153,8 @@ pub async fn answer_probe(registry: &Registry, who: &str, mut stream: TcpStream)
     finish(&mut stream, &Frame::Probed(answer)).await;
 }
 
-/// Passes a join offer to the loop, and returns its answer.
-pub async fn answer_join_offer(registry: &Registry, who: &str, mut stream: TcpStream) {
+/// Passes a join offer to the loop, and returns its answer. `certified` is the name of the dialler in its certificate.
+pub async fn answer_join_offer(registry: &Registry, who: &str, certified: Option<&str>, mut stream: PeerStream) {
     let share = ConnectionShare::new();
     let reserve = |bytes| registry.budget.reserve(&share, false, bytes);
     // The permit is held until the loop has answered.
@@ -158,12 +171,25 @@ pub async fn answer_join_offer(registry: &Registry, who: &str, mut stream: TcpSt
         let refusal = Refusal::not_applied(Code::BadRequest, format!("the offer cannot be taken: {detail}"));
         return finish(&mut stream, &Frame::JoinAccepted(Err(refusal))).await;
     }
+    if certified.is_some_and(|certified| certified != offer.leader_name) {
+        registry.warn_limited(
+            "a join offer is refused",
+            who,
+            "the leader that it names is not the one of its certificate",
+        );
+        let detail = "the leader that the offer names is not the one of the certificate";
+        return finish(&mut stream, &Frame::JoinAccepted(Err(Refusal::not_applied(Code::BadRequest, detail)))).await;
+    }
+    let (leader, prepare) = (offer.leader_id, offer.prepare);
     // The loop refuses, or answers once this node has switched incarnations durably (or, to a mere question, would).
     let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.receive_join_offer(offer)).await else { return };
+    if let (Ok(_), Some(certified), false) = (&answer, certified, prepare) {
+        registry.accepted_offer_of(leader, certified);
+    }
     finish(&mut stream, &Frame::JoinAccepted(answer)).await;
 }
 
-async fn finish(stream: &mut TcpStream, answer: &Frame) {
+async fn finish(stream: &mut PeerStream, answer: &Frame) {
     // The dialler may be gone by now.
     if write_frame_within(stream, answer, OFFER_LIMIT).await.is_ok() {
         close_gracefully(stream, HANDSHAKE_BYTES, CLOSE_LIMIT).await;
@@ -193,6 +219,7 @@ fn joiner_refusal(address: &str, refusal: Refusal) -> Refusal {
         | Code::Starting
         | Code::Stopping
         | Code::DiskNearlyFull
+        | Code::TlsRefused
         | Code::Timeout => refusal.code,
         _ => Code::BadRequest,
     };
@@ -217,6 +244,9 @@ fn dial_refusal(registry: &Registry, address: &str, error: &DialError) -> Refusa
                  run the same huskv on both"
             ),
         ),
+        DialError::Tls(_) | DialError::Denied(Denial::TlsRequired | Denial::NoNode | Denial::OtherNode) => {
+            Refusal::not_applied(Code::TlsRefused, format!("there is no trusted connection to {address}: {error}"))
+        }
         error => {
             Refusal::not_applied(Code::Unreachable, format!("{address} cannot be used as a peer address: {error}"))
         }

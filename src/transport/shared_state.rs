@@ -8,20 +8,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use slog::{Logger, error};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::Options;
-use super::admission::admit;
-use super::handshake::dial::PeerAddress;
-use super::handshake::{Denial, Hello, Purpose};
+use super::admission::{admit, check_certified};
+use super::handshake::dial::{PeerAddress, Target};
+use super::handshake::{Denial, Hello, InboundPeer, Purpose};
 use super::memory_budget::Budget;
 use super::wire::Frame;
 use crate::consensus::{Handle, Input};
 use crate::logging::LogLimits;
 use crate::model::{BootHistory, BootId, IdentityConflict, PeerTable};
 use crate::storage::Peers;
+use crate::trust::Mode;
+use crate::trust::peer_tls::PeerTls;
 
 /// The shared state of the transport.
 pub struct Registry {
@@ -41,6 +44,13 @@ pub struct Registry {
     pub reception: Arc<Semaphore>,
     /// The recorded boot ids of peers.
     pub peers: Arc<Peers>,
+    /// TLS of the peer port.
+    pub tls: Option<Arc<PeerTls>>,
+    /// How long a connection between members lives at most where there is TLS.
+    pub connection_age: Duration,
+    /// The certified name of the leader whose offer this node has accepted last, under its raft id: a joiner has no table
+    /// that names it.
+    offered_by: Mutex<Option<(u64, String)>>,
     /// Notifies of changes of `peers`.
     peers_changed: watch::Sender<()>,
     /// The number of connections per peer and boot id.
@@ -124,6 +134,9 @@ impl Registry {
             receptions: watch::Sender::new(0),
             reception: Arc::new(Semaphore::new(1)),
             peers,
+            tls: options.tls.clone(),
+            connection_age: options.connection_age,
+            offered_by: Mutex::default(),
             peers_changed: watch::Sender::new(()),
             connected: Mutex::default(),
             directory: Mutex::default(),
@@ -189,14 +202,80 @@ impl Registry {
         self.table().map_or_else(BootHistory::default, |table| table.boot_history_for(to, self.peers.heard(to), shown))
     }
 
+    /// Whom a dial of the member `raft_id` means, or of any node of the cluster.
+    pub fn target(&self, raft_id: Option<u64>) -> Target {
+        let table = self.table();
+        let name = raft_id.and_then(|raft_id| table.as_deref()?.name_of(raft_id).cloned());
+        self.target_named(name, raft_id.is_some_and(|raft_id| self.peers.spoke_tls(raft_id)))
+    }
+
+    /// Whom a dial of the node called `name` means; it has or has not spoken TLS before.
+    pub fn target_named(&self, name: Option<String>, spoke_tls: bool) -> Target {
+        Target { tls: self.tls.clone(), name, spoke_tls }
+    }
+
+    /// Remembers the certified leader whose offer was accepted.
+    pub fn accepted_offer_of(&self, raft_id: u64, name: &str) {
+        *self.offered_by() = Some((raft_id, name.to_owned()));
+    }
+
+    fn offered_by(&self) -> MutexGuard<'_, Option<(u64, String)>> {
+        self.offered_by.lock().expect("no panic while the lock is held")
+    }
+
+    /// Checks that the kind of connection and the certificate allow the peer to speak as what it says it is.
+    ///
+    /// # Errors
+    /// [`Denial`], to be sent back.
+    pub fn authenticate(&self, peer: &InboundPeer) -> Result<(), Denial> {
+        let from = peer.hello.from;
+        let Some(certified) = &peer.certified else {
+            // A member that has spoken TLS speaks it for ever: a plain connection in its name is another's, or passes through one.
+            let required = self.tls.as_ref().is_some_and(|tls| tls.mode() == Mode::On || self.peers.spoke_tls(from));
+            return if required { Err(Denial::TlsRequired) } else { Ok(()) };
+        };
+        check_certified(self.table().as_deref(), peer)?;
+        match &*self.offered_by() {
+            Some((leader, name)) if *leader == from && name != certified => Err(Denial::OtherNode),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks whether a peer is admitted, and records its boot id durably.
     ///
     /// # Errors
     /// [`Denial`], to be sent back.
-    pub async fn admit(&self, hello: &Hello) -> Result<(), Denial> {
+    pub async fn admit(&self, peer: &InboundPeer) -> Result<(), Denial> {
+        let hello = &peer.hello;
         // Checked first and recorded second: a refused hello writes nothing.
-        admit(self.table().as_deref(), hello, || self.peers.check(hello.from, &hello.boot_history))?;
+        admit(self.table().as_deref(), hello, || {
+            self.authenticate(peer)?;
+            self.peers.check(hello.from, &hello.boot_history).map_err(Denial::Conflict)
+        })?;
+        if peer.certified.is_some() {
+            self.record_tls(hello.from).await?;
+        }
         self.record_peer(hello.from, &hello.boot_history, false).await
+    }
+
+    /// Records that a member has spoken TLS; durable on return.
+    ///
+    /// # Errors
+    /// [`Denial::Disk`].
+    pub async fn record_tls(&self, raft_id: u64) -> Result<(), Denial> {
+        let Some(table) = self.table().filter(|table| table.lists(raft_id)) else { return Ok(()) };
+        if self.peers.spoke_tls(raft_id) {
+            return Ok(());
+        }
+        let peers = Arc::clone(&self.peers);
+        let recorded = move || peers.record_tls(raft_id, |known| !table.tombstones.contains(&known));
+        let detail = match self.runtime.spawn_blocking(recorded).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.warn_limited("a peer cannot be recorded and is refused", &raft_id.to_string(), &detail);
+        Err(Denial::Disk)
     }
 
     /// Records the boot id of the peer `raft_id`, and that it has `heard` the current boot id of this node; durable on
@@ -274,10 +353,10 @@ impl Registry {
     }
 
     /// Waits until the table or the recorded boot id no longer admits a peer, and returns why.
-    pub async fn until_denied(&self, hello: &Hello) -> Denial {
+    pub async fn until_denied(&self, peer: &InboundPeer) -> Denial {
         let (mut table, mut peers_changed) = (self.table.subscribe(), self.peers_changed.subscribe());
         loop {
-            match self.admit(hello).await {
+            match self.admit(peer).await {
                 Ok(()) | Err(Denial::Disk) => {}
                 Err(denial) => return denial,
             }

@@ -22,16 +22,15 @@ use std::time::Duration;
 
 use raft::eraftpb::{Message, SnapshotMetadata};
 use slog::info;
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::admission::check_snapshot;
-use super::handshake::dial::dial;
-use super::handshake::{Hello, Purpose, Welcome};
+use super::handshake::dial::{Established, dial};
+use super::handshake::{Hello, InboundPeer, Purpose, Welcome};
 use super::shared_state::Registry;
+use super::socket::{PeerStream, ReadHalf};
 use super::wire::frame_limits;
 use super::wire::framing::{read_frame_within, write_frame_within};
 use super::wire::{Frame, WireError};
@@ -89,7 +88,7 @@ pub async fn send(
     result
 }
 
-async fn dial_member(registry: &Registry, to: u64) -> Result<(TcpStream, String), String> {
+async fn dial_member(registry: &Registry, to: u64) -> Result<(PeerStream, String), String> {
     let addresses = {
         let directory = registry.directory();
         let peer_address = directory.dialled.get(&to).ok_or("it is not in the member table")?.borrow();
@@ -100,8 +99,8 @@ async fn dial_member(registry: &Registry, to: u64) -> Result<(TcpStream, String)
     let hello = registry.hello(Purpose::Snapshot, to);
     let mut failures = Vec::new();
     for address in addresses {
-        match dial(&address, &hello, DIAL_LIMIT).await {
-            Ok((stream, welcome)) if welcome.raft_id == to => {
+        match dial(&address, &hello, &registry.target(Some(to)), DIAL_LIMIT).await {
+            Ok(Established { stream, welcome, .. }) if welcome.raft_id == to => {
                 match registry.record_peer(to, &welcome.boot_history, true).await {
                     Ok(()) => return Ok((stream, address)),
                     Err(denial) => failures.push(format!("{address}: {denial}")),
@@ -128,7 +127,7 @@ fn read_frames(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>,
 
 /// The sender's end of a stream; `bytes` is the size of the state on its disk.
 pub async fn stream_out(
-    stream: TcpStream,
+    stream: PeerStream,
     message: Message,
     bytes: u64,
     frames: mpsc::Receiver<ReadFrame>,
@@ -209,8 +208,8 @@ async fn read_outcome<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), String
 }
 
 /// Receives a snapshot from a member. `who` describes the member in the log.
-pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welcome: Welcome, who: &str) {
-    let began = Instant::now();
+pub async fn receive(registry: &Registry, stream: PeerStream, peer: &InboundPeer, welcome: Welcome, who: &str) {
+    let (hello, began) = (&peer.hello, Instant::now());
     info!(registry.log, "snapshot stream started"; "from" => who);
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -219,7 +218,7 @@ pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welc
     let result = {
         let receiving = receive_snapshot(registry, &mut reader, hello, welcome);
         tokio::pin!(receiving);
-        let until_denied = registry.until_denied(hello);
+        let until_denied = registry.until_denied(peer);
         tokio::pin!(until_denied);
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -240,8 +239,9 @@ pub async fn receive(registry: &Registry, stream: TcpStream, hello: &Hello, welc
     info!(registry.log, "snapshot stream ended"; "from" => who, "outcome" => outcome, "ms" => ms(began));
     // Reads on after the result: closing over unread bytes would reset the connection and lose it.
     let outcome = result.map_err(|reason| reason.chars().take(REASON_CHARS).collect());
-    if write_frame_within(&mut writer, &Frame::Taken(outcome), OUTCOME_LIMIT).await.is_ok() {
-        drop(writer);
+    if write_frame_within(&mut writer, &Frame::Taken(outcome), OUTCOME_LIMIT).await.is_ok()
+        && matches!(timeout(OUTCOME_LIMIT, writer.shutdown()).await, Ok(Ok(())))
+    {
         drop(timeout(OUTCOME_LIMIT, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
     }
 }
@@ -252,7 +252,7 @@ const STOPPING: &str = "the node is stopping";
 /// The receiver's end of a stream, from the announcement to the install.
 async fn receive_snapshot(
     registry: &Registry,
-    reader: &mut BufReader<OwnedReadHalf>,
+    reader: &mut BufReader<ReadHalf>,
     hello: &Hello,
     welcome: Welcome,
 ) -> Result<(), String> {
@@ -283,7 +283,7 @@ async fn receive_snapshot(
 /// Receives the announced snapshot into `reception`, while it holds the permit.
 async fn write_and_install(
     registry: &Registry,
-    reader: &mut BufReader<OwnedReadHalf>,
+    reader: &mut BufReader<ReadHalf>,
     (from, to): (u64, u64),
     (index, bytes): (u64, u64),
     (reception, permit): (SnapshotTarget, OwnedSemaphorePermit),

@@ -1,16 +1,88 @@
-//! The options of a peer's socket.
+//! The socket of a peer: plain or with TLS, its options, and its two halves.
 //!
-//! Why: what the system has taken cannot be overtaken any more, and by default it takes megabytes beyond what is on its way.
+//! Why: frames are the same over both. And what the system has taken cannot be overtaken any more; by default it takes megabytes beyond what
+//! is on its way.
 //!
-//! See also: `link::send_queue` (what overtakes what).
+//! See also: `link::send_queue` (what overtakes what), [`crate::trust::peer_tls`] (the handshake).
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::trust::peer_tls::TlsStream;
 
 /// The bytes that the system holds beyond those on their way.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 128 << 10;
+
+/// The reading half of a connection.
+pub type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+/// The writing half of a connection. Shut down, it ends the connection for the other side's reads.
+pub type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A connection to or from a peer.
+pub enum PeerStream {
+    /// Every host on the way may read and change it.
+    Plain(TcpStream),
+    /// Encrypted, and both ends are nodes of the cluster.
+    Tls(Box<TlsStream>),
+}
+
+impl PeerStream {
+    /// Whether the connection is encrypted.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Splits the connection.
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        match self {
+            Self::Plain(stream) => {
+                let (reader, writer) = stream.into_split();
+                (Box::new(reader), Box::new(writer))
+            }
+            Self::Tls(stream) => {
+                let (reader, writer) = tokio::io::split(stream);
+                (Box::new(reader), Box::new(writer))
+            }
+        }
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
 
 /// Sets the options; the socket can be used without them, too.
 ///

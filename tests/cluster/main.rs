@@ -28,6 +28,7 @@ mod harness;
 mod membership;
 mod operations;
 mod peer_port;
+mod secure_peers;
 mod secure_port;
 #[path = "../support/test_ca.rs"]
 mod test_ca;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         examples::cases(),
         membership::cases(),
         peer_port::cases(),
+        secure_peers::cases(),
         secure_port::cases(),
         failures::cases(),
     ];

@@ -82,10 +82,12 @@ impl NodeSummary {
         Some(format!("disk nearly full at {}: writes that need space are refused", full.join(", ")))
     }
 
-    /// `the certificate expires on 2027-01-02T03:04:05Z, in 9 days`; none where the end is far, or where the port is plain.
+    /// `the certificate expires on 2027-01-02T03:04:05Z, in 9 days`, of the one that ends first; none where the end is far, or
+    /// where both ports are plain.
     pub(crate) fn certificate_warning(&self, now: SystemTime) -> Option<String> {
-        let not_after = humantime::parse_rfc3339(self.stats.tls_http_not_after.as_deref()?).ok()?;
-        expiry::warning(not_after, now)
+        let ends = [&self.stats.tls_http_not_after, &self.stats.tls_peer_not_after].into_iter().flatten();
+        let first = ends.filter_map(|end| humantime::parse_rfc3339(end).ok()).min()?;
+        expiry::warning(first, now)
     }
 
     /// Whether it refuses linearizable reads until it has caught up with its leader.

@@ -11,8 +11,11 @@ use serde::Serialize;
 
 use super::probes::NotReady;
 use crate::auth::{TokenStore, format_time};
-use crate::http::options::{HttpTls, Options};
+use crate::http::options::Options;
 use crate::model::{DiskSpace, Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
+use crate::trust::Mode;
+use crate::trust::credentials::CredentialStore;
+use crate::trust::peer_tls::PeerTls;
 
 /// The `data` of `/raft/stats`.
 #[derive(Serialize)]
@@ -64,18 +67,26 @@ pub(crate) struct Stats<'a> {
     tls: TlsStats,
 }
 
-/// TLS of the HTTP port.
+/// TLS of both ports.
 #[derive(Serialize)]
 struct TlsStats {
     tls_http: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_http_not_after: Option<String>,
+    tls_peer: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_peer_not_after: Option<String>,
 }
 
 impl TlsStats {
     fn of(options: &Options) -> Self {
-        let not_after = |tls: &HttpTls| format_time(tls.acceptor.credentials().info().not_after);
-        Self { tls_http: options.tls_mode().as_str(), tls_http_not_after: options.tls.as_deref().map(not_after) }
+        let not_after = |credentials: &CredentialStore| format_time(credentials.info().not_after);
+        Self {
+            tls_http: options.tls_mode().as_str(),
+            tls_http_not_after: options.tls.as_deref().map(|tls| not_after(tls.acceptor.credentials())),
+            tls_peer: options.peer_tls.as_deref().map_or(Mode::Off, PeerTls::mode).as_str(),
+            tls_peer_not_after: options.peer_tls.as_deref().map(|tls| not_after(tls.credentials())),
+        }
     }
 }
 
@@ -369,9 +380,16 @@ mod tests {
         assert_eq!(disk, &json!({"free_bytes": 9, "reserve_bytes": 10, "nearly_full": true}));
         let counts = [&stats["voters"], &stats["voters_unreachable"], &stats["failure_tolerance"]];
         assert_eq!(counts, [1, 0, 0]);
-        for absent in
-            ["removed", "joining", "previous", "forming", "identity_conflict", "not_ready", "tls_http_not_after"]
-        {
+        for absent in [
+            "removed",
+            "joining",
+            "previous",
+            "forming",
+            "identity_conflict",
+            "not_ready",
+            "tls_http_not_after",
+            "tls_peer_not_after",
+        ] {
             assert!(stats.get(absent).is_none(), "{absent}");
         }
         status.state = State::Follower;

@@ -22,6 +22,7 @@ pub(crate) fn status_and_title(code: Code) -> (StatusCode, &'static str) {
         Code::VersionMismatch => (S::CONFLICT, "Another wire version"),
         Code::JoinSelf => (S::CONFLICT, "The leader cannot join itself"),
         Code::LeaderUnreachable => (S::CONFLICT, "The joiner cannot reach the leader"),
+        Code::TlsRefused => (S::CONFLICT, "No trusted connection between the nodes"),
         Code::QuorumLoss => (S::CONFLICT, "The quorum would be lost"),
         Code::LastVoter => (S::CONFLICT, "The last voter stays"),
         Code::NotAVoter => (S::CONFLICT, "Not a live voter"),

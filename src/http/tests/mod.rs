@@ -60,6 +60,7 @@ pub(super) fn options() -> Options {
         },
         join_list: vec!["a:1".into(), "b:2".into()],
         tls: None,
+        peer_tls: None,
         tokens: None,
     }
 }

@@ -179,6 +179,12 @@ impl PeerTable {
         self.peers.iter().any(|(listed, ..)| *listed == raft_id)
     }
 
+    /// The name of another member.
+    #[must_use]
+    pub fn name_of(&self, raft_id: u64) -> Option<&String> {
+        self.peers.iter().find_map(|(listed, name, _)| (*listed == raft_id).then_some(name))
+    }
+
     /// Returns the boot history for the peer `raft_id`, which last saw the boot id `heard`. Knowing a boot id allows to
     /// claim a history that continues it, so only members get it; and, since the table of a restarted node may be old,
     /// peers that have `shown` that they know one.

@@ -8,8 +8,10 @@
 //!
 //! See also: `link` (when to dial again).
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -18,9 +20,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Denial, Hello, WIRE_VERSION, Welcome, preamble};
 use crate::model::{IdentityConflict, NodeAddress};
+use crate::transport::socket::PeerStream;
 use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::{Preamble, read_frame, read_preamble};
 use crate::transport::wire::{Frame, WireError};
+use crate::trust::Mode;
+use crate::trust::connector::handshake_error;
+use crate::trust::peer_tls::PeerTls;
 
 /// The limit of a connect to one address.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -62,6 +68,39 @@ pub enum DialError {
     /// It speaks another wire version.
     #[error("it speaks wire version {0}, this node speaks {WIRE_VERSION}")]
     Version(u16),
+    /// One of the two refused the TLS handshake.
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+/// Whom a dial means, and how the connection is secured.
+#[derive(Clone)]
+pub struct Target {
+    /// TLS of this node; None for a plain connection.
+    pub tls: Option<Arc<PeerTls>>,
+    /// The name that the certificate there has to prove; None for any node of the cluster.
+    pub name: Option<String>,
+    /// Whether it has spoken TLS before: then a plain connection is out of the question.
+    pub spoke_tls: bool,
+}
+
+impl fmt::Debug for Established {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Established")
+            .field("welcome", &self.welcome)
+            .field("certified", &self.certified)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection after both handshakes.
+pub struct Established {
+    /// The connection.
+    pub stream: PeerStream,
+    /// What the acceptor says of itself.
+    pub welcome: Welcome,
+    /// Its name as its certificate proves it; None on a plain connection.
+    pub certified: Option<String>,
 }
 
 impl DialError {
@@ -73,7 +112,7 @@ impl DialError {
             Self::Address(_) => 2,
             Self::Foreign(_) | Self::Unresponsive(_) => 3,
             Self::Broken(_) => 4,
-            Self::Version(_) => 5,
+            Self::Version(_) | Self::Tls(_) => 5,
             Self::Denied(Denial::Removed { .. } | Denial::Conflict(_)) | Self::Conflict(_) => 7,
             Self::Denied(_) => 6,
         }
@@ -158,7 +197,7 @@ impl PeerAddress {
 ///
 /// # Errors
 /// [`DialError`]; of several addresses, the most specific one.
-pub async fn dial(address: &str, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
+pub async fn dial(address: &str, hello: &Hello, target: &Target, limit: Duration) -> Result<Established, DialError> {
     NodeAddress::from_str(address).map_err(DialError::Address)?;
     let deadline = Instant::now() + limit;
     let sockets = timeout_at(deadline, resolve(address)).await;
@@ -170,7 +209,7 @@ pub async fn dial(address: &str, hello: &Hello, limit: Duration) -> Result<(TcpS
         let left = deadline.saturating_duration_since(Instant::now());
         // 6 s and three addresses: 2 s for the first; if that fails at once, 3 s for the second.
         let share = left / u32::try_from(sockets.len() - tried).unwrap_or(1);
-        match connect_one(*socket, hello, share.max(left.min(HANDSHAKE_LIMIT / 6))).await {
+        match connect_one(*socket, hello, target, share.max(left.min(HANDSHAKE_LIMIT / 6))).await {
             Ok(established) => return Ok(established),
             Err(error) if error.specificity() >= best_error.specificity() => best_error = error,
             Err(_) => {}
@@ -184,11 +223,52 @@ async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
     Ok(sockets.map_err(|error| DialError::Unresolved(error.to_string()))?.take(MAX_ADDRESSES).collect())
 }
 
-/// Connects to one address and completes the handshake.
-async fn connect_one(socket: SocketAddr, hello: &Hello, limit: Duration) -> Result<(TcpStream, Welcome), DialError> {
+/// Connects to one address and completes both handshakes.
+async fn connect_one(
+    socket: SocketAddr,
+    hello: &Hello,
+    target: &Target,
+    limit: Duration,
+) -> Result<Established, DialError> {
     let deadline = Instant::now() + limit;
+    let left = || deadline.saturating_duration_since(Instant::now()).min(HANDSHAKE_LIMIT);
+    let (mut stream, certified) = secure(socket, target, deadline).await?;
+    let welcome = timeout(left(), shake_hands(&mut stream, hello)).await;
+    Ok(Established { stream, welcome: welcome.map_err(|_| DialError::Unresponsive(socket))??, certified })
+}
+
+/// Connects, and makes the TLS handshake where there is TLS. What has no TLS is spoken to in plain only where this node may do
+/// so (`tls.peer` is accept) and where the member has never spoken TLS.
+async fn secure(
+    socket: SocketAddr,
+    target: &Target,
+    deadline: Instant,
+) -> Result<(PeerStream, Option<String>), DialError> {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let stream = connect(socket, left()).await?;
+    let Some(tls) = &target.tls else { return Ok((PeerStream::Plain(stream), None)) };
+    let handshake = timeout(left().min(HANDSHAKE_LIMIT), tls.connect(stream, target.name.as_deref())).await;
+    let error = match handshake.map_err(|_| DialError::Unresponsive(socket))? {
+        Ok((stream, identity)) => return Ok((PeerStream::Tls(Box::new(stream)), Some(identity.name))),
+        Err(error) => error,
+    };
+    // A node without TLS closes at the first byte. One with TLS that refuses says so in an alert, which is no reason for plain.
+    if !error.is_no_tls() {
+        return Err(DialError::Tls(error.reason));
+    }
+    if tls.mode() == Mode::Accept && !target.spoke_tls {
+        return Ok((PeerStream::Plain(connect(socket, left()).await?), None));
+    }
+    Err(DialError::Tls(format!(
+        "{}; a node whose tls.peer is off answers so, and this one needs TLS there",
+        error.reason
+    )))
+}
+
+/// Connects to one address.
+async fn connect(socket: SocketAddr, limit: Duration) -> Result<TcpStream, DialError> {
     let connected = timeout(limit.min(CONNECT_LIMIT), TcpStream::connect(socket)).await;
-    let mut stream = connected
+    let stream = connected
         .map_err(|_| DialError::Unreachable(format!("{socket} does not answer")))?
         .map_err(|error| DialError::Unreachable(format!("{socket}: {error}")))?;
     // The kernel may pick the dialled port as the source port and connect the socket to itself.
@@ -196,18 +276,20 @@ async fn connect_one(socket: SocketAddr, hello: &Hello, limit: Duration) -> Resu
         return Err(DialError::Unreachable(format!("{socket}: nothing listens there")));
     }
     drop(crate::transport::socket::prepare(&stream));
-    let limit = deadline.saturating_duration_since(Instant::now()).min(HANDSHAKE_LIMIT);
-    let welcome = timeout(limit, shake_hands(&mut stream, hello)).await;
-    Ok((stream, welcome.map_err(|_| DialError::Unresponsive(socket))??))
+    Ok(stream)
 }
 
-async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, DialError> {
+async fn shake_hands(stream: &mut PeerStream, hello: &Hello) -> Result<Welcome, DialError> {
     use tokio::io::AsyncWriteExt;
     let broken = |error: WireError| DialError::Broken(error.to_string());
     let mut bytes = preamble(WIRE_VERSION).to_vec();
     bytes.extend(Frame::Hello(hello.clone()).encode().map_err(broken)?);
     // An acceptor may refuse and close before it has read everything, so its answer is read even if the write failed.
-    let written = stream.write_all(&bytes).await;
+    let written = async {
+        stream.write_all(&bytes).await?;
+        stream.flush().await
+    };
+    let written = written.await;
     match read_preamble(stream).await {
         Ok(Preamble::Huskv(WIRE_VERSION)) => {}
         Ok(Preamble::Huskv(version)) => return Err(DialError::Version(version)),
@@ -215,7 +297,11 @@ async fn shake_hands(stream: &mut TcpStream, hello: &Hello) -> Result<Welcome, D
             return Err(DialError::Foreign(format!("it begins with {}", bytes.escape_ascii())));
         }
         Ok(Preamble::Closed) => return Err(DialError::Foreign("it closed the connection before its preamble".into())),
-        Err(error) => return Err(DialError::Foreign(error.to_string())),
+        // With TLS 1.3 the refusal of this node's certificate arrives only now.
+        Err(error) => {
+            let refused = handshake_error(&error).map(|refusal| DialError::Tls(refusal.reason));
+            return Err(refused.unwrap_or_else(|| DialError::Foreign(error.to_string())));
+        }
     }
     written.map_err(|error| DialError::Broken(error.to_string()))?;
     match read_frame(stream, frame_limits::VERDICT).await.map_err(broken)? {

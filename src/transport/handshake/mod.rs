@@ -1,6 +1,7 @@
 //! The handshake: how two nodes identify themselves at the beginning of a connection.
 //!
 //! ```text
+//!   TLS, where both have it (`trust::peer_tls`); then, on either kind of stream:
 //!   dialler  -> acceptor:  preamble (MAGIC, version u16 LE), Hello (purpose, cluster, from, to, boot history)
 //!   acceptor -> dialler:   preamble, verdict: Welcome or Denial
 //!   then frames as the Purpose defines
@@ -134,6 +135,33 @@ pub enum Denial {
     /// The acceptor cannot record the dialler.
     #[error("the disk of the node there fails")]
     Disk,
+    /// The dialler speaks plain, and the acceptor takes TLS only, or TLS only from this member.
+    #[error(
+        "the node there takes TLS only from this one: its tls.peer is on, or this node spoke TLS before; give this node its \
+         certificate (tls.dir) and tls.peer = accept or on"
+    )]
+    TlsRequired,
+    /// The dialler's certificate is valid, and of no node of the acceptor's cluster.
+    #[error(
+        "this node's certificate names no node of the cluster there (node.CLUSTER.huskv and NAME.CLUSTER.huskv); the log of the \
+         node there has the names"
+    )]
+    NoNode,
+    /// The dialler's certificate is that of another node than it says, or than the member table has under its raft id.
+    #[error(
+        "this node's certificate names another node than the one that it speaks for; the name in it, RAFT_NODE_ID and the name \
+         in the member table must be the same"
+    )]
+    OtherNode,
+}
+
+/// A peer that has sent its hello.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundPeer {
+    /// What it says.
+    pub hello: Hello,
+    /// Its name as its certificate proves it; None on a plain connection.
+    pub certified: Option<String>,
 }
 
 /// Returns the preamble of a version.

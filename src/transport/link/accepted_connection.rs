@@ -15,23 +15,23 @@
 //!
 //! See also: `listener` (the handshake), `dialed_connection` (the other end).
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use slog::debug;
 use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::dialed_connection::{BUFFER_BYTES, DRAIN_LIMIT, PING_EVERY, SILENCE};
 use crate::consensus::{Hop, Input, WritePermit};
 use crate::model::{Answer, Code, Refusal};
 use crate::transport::admission::check_message;
-use crate::transport::handshake::{Denial, Hello, Welcome};
+use crate::transport::handshake::{Denial, Hello, InboundPeer, Welcome};
 use crate::transport::memory_budget::{BudgetPermit, ConnectionShare};
 use crate::transport::shared_state::Registry;
+use crate::transport::socket::{PeerStream, ReadHalf, WriteHalf};
 use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::{read_budgeted, read_budgeted_in_pieces};
 use crate::transport::wire::{Frame, WireError};
@@ -44,7 +44,8 @@ const MAX_CONTROL_FRAMES: usize = 64;
 const MAX_DEADLINE: Duration = Duration::from_hours(1);
 
 /// Serves the connection to its end. `who` describes the member in the log.
-pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcome: Welcome, who: &str) {
+pub async fn serve(registry: &Registry, stream: PeerStream, peer: &InboundPeer, welcome: Welcome, who: &str) {
+    let (hello, is_tls) = (&peer.hello, stream.is_tls());
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     let (replies, replies_end) = mpsc::channel(MAX_IN_FLIGHT);
@@ -55,7 +56,7 @@ pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcom
     let reader_half =
         Reader { registry, hello, welcome, who, replies, control, in_flight, share: ConnectionShare::new() };
     debug!(registry.log, "peer connected"; "peer" => who, "raft_id" => hello.from);
-    let writer_half = Writer { registry, hello, replies: replies_end, control: control_end };
+    let writer_half = Writer { registry, peer, replies: replies_end, control: control_end };
     tokio::select! {
         error = reader_half.read_loop(&mut reader) => match error {
             WireError::Closed | WireError::Io(_) | WireError::Silent(_) => {
@@ -66,6 +67,10 @@ pub async fn serve(registry: &Registry, stream: TcpStream, hello: &Hello, welcom
         _ = writer_half.write_loop(writer) => {
             // Reads and discards: closing over unread bytes would reset the connection and lose the last frames sent.
             drop(timeout(DRAIN_LIMIT, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
+        }
+        () = async { if is_tls { sleep(registry.connection_age).await } else { pending().await } } => {
+            // The dialler has had the time to open another one.
+            debug!(registry.log, "a peer's connection has reached its age"; "peer" => who);
         }
     }
 }
@@ -111,7 +116,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn read_loop(&self, reader: &mut BufReader<OwnedReadHalf>) -> WireError {
+    async fn read_loop(&self, reader: &mut BufReader<ReadHalf>) -> WireError {
         let mut heard = false;
         loop {
             // Looked up per frame: the table may change during the connection.
@@ -189,7 +194,7 @@ impl Reader<'_> {
 
     async fn next_frame(
         &self,
-        reader: &mut BufReader<OwnedReadHalf>,
+        reader: &mut BufReader<ReadHalf>,
         is_member: bool,
     ) -> Result<(Frame, BudgetPermit), WireError> {
         let limits = frame_limits::FROM_DIALLER;
@@ -231,15 +236,15 @@ impl Reader<'_> {
 /// The writing half.
 struct Writer<'a> {
     registry: &'a Registry,
-    hello: &'a Hello,
+    peer: &'a InboundPeer,
     replies: mpsc::Receiver<Reply>,
     control: mpsc::Receiver<Frame>,
 }
 
 impl Writer<'_> {
-    async fn write_loop(mut self, writer: OwnedWriteHalf) -> Result<(), WireError> {
+    async fn write_loop(mut self, writer: WriteHalf) -> Result<(), WireError> {
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
-        let until_denied = self.registry.until_denied(self.hello);
+        let until_denied = self.registry.until_denied(self.peer);
         tokio::pin!(until_denied);
         let stopped = self.registry.stopped();
         tokio::pin!(stopped);

@@ -15,25 +15,29 @@
 //!
 //! See also: `link` (reconnects), `accepted_connection` (the other end).
 
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft::eraftpb::Message;
 use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::dial_verified;
 use super::forwards::Forwards;
 use super::peer_clock::PeerClock;
 use super::send_queue::{QueuedFrame, SendQueueEnd};
 use crate::consensus::{Hop, Input};
 use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
 use crate::transport::admission::check_message;
-use crate::transport::handshake::Hello;
+use crate::transport::backoff::{Backoff, jitter};
 use crate::transport::handshake::dial::PeerAddress;
+use crate::transport::handshake::{Hello, Purpose};
 use crate::transport::memory_budget::ConnectionShare;
 use crate::transport::shared_state::Registry;
+use crate::transport::socket::{PeerStream, ReadHalf, WriteHalf};
 use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::read_budgeted_in_pieces;
 use crate::transport::wire::{Frame, WireError};
@@ -49,6 +53,12 @@ pub const PING_EVERY: Duration = Duration::from_secs(1);
 /// How long a removed member is still sent what is queued.
 const RETIRE_DELAY: Duration = Duration::from_millis(500);
 
+/// How long the replies of a connection that was replaced are waited for: shorter than [`SILENCE`], after which the other end
+/// closes it.
+const REPLACED_LIMIT: Duration = Duration::from_secs(9);
+/// The part of its life after which a connection is replaced at the latest: the rest is for further attempts.
+const REPLACED_AFTER: f64 = 0.9;
+
 /// How a connection ended.
 pub enum End {
     /// It failed; the reason is for the log.
@@ -56,6 +66,17 @@ pub enum End {
     /// It was closed by this node, for good.
     Over,
 }
+
+/// Why nothing more is sent on a connection.
+enum Stop {
+    /// It has ended.
+    Ended(End),
+    /// It has lived long enough, and this is the next one.
+    Replaced(PeerStream),
+}
+
+/// The replies that are still to come on a connection; and on the one before.
+type Replies<'a> = Pin<Box<dyn Future<Output = String> + Send + 'a>>;
 
 /// Returns why a connection ends whose peer is now recorded at another boot id.
 fn superseded_reason(conflict: &IdentityConflict) -> String {
@@ -78,46 +99,98 @@ pub struct DialerLink<'a> {
     pub forwards: &'a Forwards,
     /// The boot history of the peer.
     pub boot_history: &'a BootHistory,
+    /// The address at which it was dialled.
+    pub address: &'a str,
 }
 
 impl DialerLink<'_> {
-    /// Uses `stream` to its end: sends the `held` frames first, then the `queue`.
+    /// Uses `stream` to its end, and those that replace it: sends the `held` frames first, then the `queue`.
     pub async fn run(
         &self,
-        stream: TcpStream,
-        held: Vec<QueuedFrame>,
+        mut stream: PeerStream,
+        mut held: Vec<QueuedFrame>,
         queue: &mut SendQueueEnd,
         peer_address: &mut watch::Receiver<PeerAddress>,
     ) -> End {
         // Before anything is read or written: while this is held the peer cannot be accepted at another boot id.
         let _connected = self.registry.connect(self.peer, self.boot_history.current);
-        let (reader, writer) = stream.into_split();
-        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
-        let clock = PeerClock::new(self.registry.handle.clock());
-        let reading = self.read_loop(reader, &clock);
-        tokio::pin!(reading);
-        // Four ends: the peer closed, its boot id was superseded, the queue was closed, the transport stopped.
-        let end = tokio::select! {
-            reason = &mut reading => End::Broken(reason),
-            conflict = self.registry.until_superseded(self.peer, self.boot_history) => End::Broken(superseded_reason(&conflict)),
-            end = self.write_loop(&mut writer, &clock, held, queue, peer_address) => end.unwrap_or_else(|e| End::Broken(e.to_string())),
-            // The other end may have stopped reading.
-            () = async { self.registry.stopped().await; sleep(DRAIN_LIMIT).await } => End::Over,
-        };
-        if matches!(end, End::Over) {
-            // Reads on: closing over unread bytes would reset the connection and lose the last frames sent.
-            let closing = async {
-                if writer.shutdown().await.is_ok() {
-                    reading.await;
+        let mut replaced: Option<Replies<'_>> = None;
+        loop {
+            let (reader, writer) = stream.into_split();
+            let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
+            let clock = Arc::new(PeerClock::new(self.registry.handle.clock()));
+            let mut reading: Replies<'_> = Box::pin(self.read_loop(reader, Arc::clone(&clock)));
+            let rest = async {
+                if let Some(replies) = replaced.take() {
+                    replies.await;
                 }
+                pending().await
             };
-            drop(timeout(DRAIN_LIMIT, closing).await);
+            // Five ends: the peer closed, its boot id was superseded, the queue was closed, the connection was replaced, the
+            // transport stopped.
+            let broken = |reason| Stop::Ended(End::Broken(reason));
+            let stop = tokio::select! {
+                reason = &mut reading => broken(reason),
+                conflict = self.registry.until_superseded(self.peer, self.boot_history) => broken(superseded_reason(&conflict)),
+                stop = self.write_loop(&mut writer, &clock, held, queue, peer_address) => stop.unwrap_or_else(|e| broken(e.to_string())),
+                () = rest => unreachable!("it is pending for ever"),
+                // The other end may have stopped reading.
+                () = async { self.registry.stopped().await; sleep(DRAIN_LIMIT).await } => Stop::Ended(End::Over),
+            };
+            match stop {
+                Stop::Replaced(next) => {
+                    // Nothing more is sent on it; what was sent is still answered there.
+                    replaced = Some(Box::pin(async move {
+                        let ended = timeout(REPLACED_LIMIT, &mut reading).await;
+                        // The writing half has kept the connection open until here.
+                        drop(timeout(DRAIN_LIMIT, writer.shutdown()).await);
+                        ended.unwrap_or_default()
+                    }));
+                    (stream, held) = (next, Vec::new());
+                }
+                Stop::Ended(End::Over) => {
+                    // Reads on: closing over unread bytes would reset the connection and lose the last frames sent.
+                    let closing = async {
+                        if writer.shutdown().await.is_ok() {
+                            reading.await;
+                        }
+                    };
+                    drop(timeout(DRAIN_LIMIT, closing).await);
+                    return End::Over;
+                }
+                Stop::Ended(end) => return end,
+            }
         }
-        end
+    }
+
+    /// Opens the connection that replaces one which has lived long enough.
+    ///
+    /// # Errors
+    /// The reason, once the connection has reached its age without another.
+    async fn replacement(&self) -> Result<PeerStream, String> {
+        let Some(age) = self.registry.tls.as_ref().map(|_| self.registry.connection_age) else {
+            return pending().await;
+        };
+        let born = Instant::now();
+        // Nodes that started together do not make all their handshakes together.
+        sleep(jitter(age.mul_f64(REPLACED_AFTER))).await;
+        let mut backoff = Backoff::new();
+        loop {
+            // The hello of the connection: the boot history may have been named to the peer meanwhile.
+            let fresh = self.registry.hello(Purpose::Peer, self.peer);
+            match dial_verified(self.registry, self.address, &fresh, self.peer).await {
+                Ok((stream, boot_history)) if boot_history.current == self.boot_history.current => return Ok(stream),
+                Ok(_) => return Err("the peer has restarted".to_owned()),
+                Err(error) if born.elapsed() >= age => {
+                    return Err(format!("it has lived for {} s, and there is no other one: {error}", age.as_secs()));
+                }
+                Err(_) => sleep(backoff.next_delay()).await,
+            }
+        }
     }
 
     /// Handles incoming frames until the connection fails.
-    async fn read_loop(&self, reader: OwnedReadHalf, clock: &PeerClock) -> String {
+    async fn read_loop(&self, reader: ReadHalf, clock: Arc<PeerClock>) -> String {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
         let share = ConnectionShare::new();
         loop {
@@ -155,12 +228,12 @@ impl DialerLink<'_> {
     /// Writes queued frames until the connection is closed or fails.
     async fn write_loop(
         &self,
-        writer: &mut BufWriter<OwnedWriteHalf>,
+        writer: &mut BufWriter<WriteHalf>,
         clock: &PeerClock,
         held: Vec<QueuedFrame>,
         queue: &mut SendQueueEnd,
         peer_address: &mut watch::Receiver<PeerAddress>,
-    ) -> Result<End, WireError> {
+    ) -> Result<Stop, WireError> {
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A removed member is still sent what is queued, above all the notice of its removal.
@@ -171,6 +244,8 @@ impl DialerLink<'_> {
         tokio::pin!(removed_from_table);
         let stopped = self.registry.stopped();
         tokio::pin!(stopped);
+        let replacement = self.replacement();
+        tokio::pin!(replacement);
         // The first ping goes ahead of the held frames: the first forwarded request waits for its pong.
         writer.write_all(&Frame::Ping.encode()?).await?;
         for frame in held {
@@ -185,6 +260,11 @@ impl DialerLink<'_> {
                 biased;
                 () = &mut stopped => break,
                 () = &mut removed_from_table => break,
+                // Between two frames, so none is torn.
+                next = &mut replacement => {
+                    writer.flush().await?;
+                    return Ok(next.map_or_else(|reason| Stop::Ended(End::Broken(reason)), Stop::Replaced));
+                }
                 // Before the queue: under load that is never empty, and without pongs the reading half would find the
                 // connection dead after 10 s.
                 _ = ping.tick() => {
@@ -207,12 +287,12 @@ impl DialerLink<'_> {
             self.write(writer, clock, frame).await?;
         }
         writer.flush().await?;
-        Ok(End::Over)
+        Ok(Stop::Ended(End::Over))
     }
 
     async fn write(
         &self,
-        writer: &mut BufWriter<OwnedWriteHalf>,
+        writer: &mut BufWriter<WriteHalf>,
         clock: &PeerClock,
         frame: QueuedFrame,
     ) -> Result<(), WireError> {

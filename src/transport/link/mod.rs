@@ -27,14 +27,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slog::{Logger, info, warn};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Backoff;
-use super::handshake::dial::{DialError, PeerAddress, dial};
+use super::handshake::dial::{DialError, Established, PeerAddress, dial};
 use super::handshake::{Denial, Hello, Purpose};
 use super::shared_state::Registry;
+use super::socket::PeerStream;
 use crate::consensus::Input;
 use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
 use dialed_connection::{DialerLink, End};
@@ -134,16 +134,42 @@ impl LinkState {
 
 /// The result of a dial.
 enum Dialled {
-    Up(Box<Established>, Vec<QueuedFrame>),
+    Up(Box<Verified>, Vec<QueuedFrame>),
     Failed(String, DialError),
     Over,
 }
 
-/// A connection after a completed handshake.
-struct Established {
-    stream: TcpStream,
+/// A connection to the member itself.
+struct Verified {
+    stream: PeerStream,
     address: String,
     boot_history: BootHistory,
+}
+
+/// Dials the member `raft_id` at `address`, and checks that it is that member: by its certificate where there is TLS, by what it says, and
+/// by its boot history, which is recorded durably.
+async fn dial_verified(
+    registry: &Registry,
+    address: &str,
+    hello: &Hello,
+    raft_id: u64,
+) -> Result<(PeerStream, BootHistory), DialError> {
+    let Established { stream, welcome, certified } =
+        dial(address, hello, &registry.target(Some(raft_id)), DIAL_LIMIT).await?;
+    if (welcome.cluster_id, welcome.raft_id) != (hello.cluster_id, raft_id) {
+        return Err(DialError::Denied(Denial::WrongNode { raft_id: welcome.raft_id }));
+    }
+    let recorded = async {
+        if certified.is_some() {
+            registry.record_tls(raft_id).await?;
+        }
+        registry.record_peer(raft_id, &welcome.boot_history, true).await
+    };
+    match recorded.await {
+        Ok(()) => Ok((stream, welcome.boot_history)),
+        Err(Denial::Conflict(conflict)) => Err(DialError::Conflict(conflict)),
+        Err(denial) => Err(DialError::Broken(denial.to_string())),
+    }
 }
 
 impl Peer {
@@ -195,11 +221,10 @@ impl Peer {
         self.state.attempt += 1;
         // The hello carries boot history and address, which may have changed since the last dial.
         self.refresh_hello();
-        let (target, hello) = (address.clone(), self.hello.clone());
-        let expected = (hello.cluster_id, self.raft_id);
-        let dialling = dial(&target, &hello, DIAL_LIMIT);
-        tokio::pin!(dialling);
+        let (at, hello, member) = (address.clone(), self.hello.clone(), self.raft_id);
         let registry = Arc::clone(&self.registry);
+        let dialling = dial_verified(&registry, &at, &hello, member);
+        tokio::pin!(dialling);
         let stopped = registry.stopped();
         tokio::pin!(stopped);
         let mut held = Vec::new();
@@ -218,19 +243,9 @@ impl Peer {
             }
         };
         let error = match result {
-            Ok((stream, welcome)) if (welcome.cluster_id, welcome.raft_id) == expected => {
-                match self.registry.record_peer(self.raft_id, &welcome.boot_history, true).await {
-                    Ok(()) => {
-                        return Dialled::Up(
-                            Box::new(Established { stream, address, boot_history: welcome.boot_history }),
-                            held,
-                        );
-                    }
-                    Err(Denial::Conflict(conflict)) => DialError::Conflict(conflict),
-                    Err(denial) => DialError::Broken(denial.to_string()),
-                }
+            Ok((stream, boot_history)) => {
+                return Dialled::Up(Box::new(Verified { stream, address, boot_history }), held);
             }
-            Ok((_, welcome)) => DialError::Denied(Denial::WrongNode { raft_id: welcome.raft_id }),
             Err(error) => error,
         };
         for frame in held {
@@ -248,12 +263,12 @@ impl Peer {
     }
 
     /// Uses a connection to its end; true if the member is not to be dialled again.
-    async fn use_connection(&mut self, established: Established, held: Vec<QueuedFrame>) -> bool {
-        let Established { stream, address, boot_history } = established;
+    async fn use_connection(&mut self, established: Verified, held: Vec<QueuedFrame>) -> bool {
+        let Verified { stream, address, boot_history } = established;
         let address = address.as_str();
         let away = self.state.away_since.elapsed();
         info!(self.registry.log, "peer found"; "peer" => &self.name, "raft_id" => self.raft_id, "address" => address,
-            "away_ms" => ms(away));
+            "tls" => stream.is_tls(), "away_ms" => ms(away));
         let began = Instant::now();
         self.state.ever_up = true;
         self.state.verified_address = Some(address.to_owned());
@@ -265,6 +280,7 @@ impl Peer {
             registry: &self.registry,
             forwards: &self.forwards,
             boot_history: &boot_history,
+            address,
         };
         let end = Box::pin(dialer_link.run(stream, held, &mut self.queue, &mut self.peer_address)).await;
         // Whatever the end was, what was sent and not answered is unknown now.
@@ -358,7 +374,8 @@ impl Peer {
         }
         let log = &self.registry.log;
         let kind = discriminant(&error);
-        let answered = matches!(error, DialError::Version(_) | DialError::Denied(_) | DialError::Foreign(_));
+        let answered =
+            matches!(error, DialError::Version(_) | DialError::Denied(_) | DialError::Foreign(_) | DialError::Tls(_));
         if answered && !self.state.logged_refusals.contains(&kind) {
             warn!(log, "peer will not talk"; "peer" => &self.name, "address" => address, "reason" => %error);
             self.state.logged_refusals.push(kind);

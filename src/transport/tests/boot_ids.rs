@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::IdentityConflict;
-use crate::transport::handshake::dial::{DialError, dial};
+use crate::transport::handshake::dial::{DialError, Established, dial};
 use crate::transport::handshake::{Denial, Hello, Purpose};
 
 impl Node {
@@ -109,12 +109,13 @@ async fn an_unlisted_peer_learns_no_boot_id_and_cannot_impersonate_a_member() {
         boot_history: boot_history.clone(),
         known: None,
     };
-    let (_, welcome) = dial(&b.address, &unidentified(9, &BootHistory::default()), TEST_TIMEOUT).await.unwrap();
+    let Established { welcome, .. } =
+        dial(&b.address, &unidentified(9, &BootHistory::default()), &plain(), TEST_TIMEOUT).await.unwrap();
     assert_eq!(welcome.boot_history, BootHistory::default());
     let mut guessed = BootHistory::default();
-    assert!(dial(&b.address, &unidentified(1, &guessed), TEST_TIMEOUT).await.is_err());
+    assert!(dial(&b.address, &unidentified(1, &guessed), &plain(), TEST_TIMEOUT).await.is_err());
     (0..9).for_each(|nonce| guessed.start(nonce));
-    assert!(dial(&b.address, &unidentified(1, &guessed), TEST_TIMEOUT).await.is_err());
+    assert!(dial(&b.address, &unidentified(1, &guessed), &plain(), TEST_TIMEOUT).await.is_err());
     assert_eq!(Peers::open(b.disk.engine.clone()).unwrap().boot_id(1), Some(a.disk.boot_history.current));
 }
 
@@ -138,7 +139,8 @@ async fn a_connected_member_is_not_overtaken() {
     let real = a.disk.boot_history.current;
     let mut guessed = BootHistory::default();
     guessed.start(1);
-    let Err(DialError::Denied(Denial::Conflict(reported_to))) = dial(&b.address, &hello(&guessed), TEST_TIMEOUT).await
+    let Err(DialError::Denied(Denial::Conflict(reported_to))) =
+        dial(&b.address, &hello(&guessed), &plain(), TEST_TIMEOUT).await
     else {
         panic!("a guessed boot id is a conflict");
     };
@@ -146,7 +148,7 @@ async fn a_connected_member_is_not_overtaken() {
     for known in [reported_to.known, real] {
         let mut forged = BootHistory { current: known, before: Vec::new() };
         forged.start(4711);
-        let refused = dial(&b.address, &hello(&forged), TEST_TIMEOUT).await;
+        let refused = dial(&b.address, &hello(&forged), &plain(), TEST_TIMEOUT).await;
         let wanted = if known == real { "connected there" } else { "does not continue" };
         let error = refused.expect_err("the member is connected").to_string();
         assert!(error.contains(wanted), "{error}");

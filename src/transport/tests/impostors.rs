@@ -13,6 +13,7 @@ use crate::model::{BootId, Code, JoinOffer};
 use crate::storage::{DataDir, OpenOptions, SledEngine};
 use crate::transport::handshake::dial::dial;
 use crate::transport::handshake::{Hello, Purpose, WIRE_VERSION, preamble};
+use crate::transport::socket::PeerStream;
 use crate::transport::wire::frame_limits::ANY;
 use crate::transport::wire::framing::{read_frame, read_frame_within, write_frame_within};
 use crate::transport::wire::{Frame, HEAD_BYTES};
@@ -33,12 +34,12 @@ fn hello(from: u64, to: u64, purpose: Purpose) -> Hello {
 }
 
 /// A connection behind its handshake.
-async fn greet(address: &str, hello: &Hello) -> TcpStream {
-    dial(address, hello, TEST_TIMEOUT).await.unwrap().0
+async fn greet(address: &str, hello: &Hello) -> PeerStream {
+    dial(address, hello, &plain(), TEST_TIMEOUT).await.unwrap().stream
 }
 
 /// Waits until the node has closed the connection, without a word.
-async fn closed(mut stream: TcpStream) {
+async fn closed(mut stream: PeerStream) {
     let mut reported = Vec::new();
     drop(timeout(TEST_TIMEOUT, stream.read_to_end(&mut reported)).await.expect("the node keeps the connection"));
     assert!(reported.is_empty(), "{reported:?}");
@@ -49,14 +50,15 @@ async fn sockets_that_are_held_do_not_keep_members_out_restarts_included() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
     b.publish(&[(1, &a.address)]);
     let (address, mut held) = (b.address.clone(), Vec::new());
+    let mut greeted = Vec::new();
     for number in 0..254 {
         held.push(TcpStream::connect(&address).await.unwrap());
         let mut half = TcpStream::connect(&address).await.unwrap();
         half.write_all(&preamble(WIRE_VERSION)[..7]).await.unwrap();
         held.push(half);
         // Made-up raft ids; a raft id of a member needs its boot id, too.
-        held.push(greet(&address, &hello(1_000 + number, 2, Purpose::Peer)).await);
-        assert!(dial(&address, &hello(1, 2, Purpose::Peer), TEST_TIMEOUT).await.is_err());
+        greeted.push(greet(&address, &hello(1_000 + number, 2, Purpose::Peer)).await);
+        assert!(dial(&address, &hello(1, 2, Purpose::Peer), &plain(), TEST_TIMEOUT).await.is_err());
     }
     a.publish(&[(2, &address)]);
     a.up(2).await;
@@ -65,7 +67,7 @@ async fn sockets_that_are_held_do_not_keep_members_out_restarts_included() {
     let own = a.address.clone();
     a.transport.take().unwrap().stop().await;
     for number in 0..100 {
-        held.push(greet(&address, &hello(2_000 + number, 2, Purpose::Peer)).await);
+        greeted.push(greet(&address, &hello(2_000 + number, 2, Purpose::Peer)).await);
         held.push(TcpStream::connect(&address).await.unwrap());
     }
     let mut a = Node::start_on(a.disk, 1, &own);
@@ -166,7 +168,7 @@ async fn names_and_addresses_that_are_none_come_no_further_than_the_port() {
         let mut stream = TcpStream::connect(&b.address).await.unwrap();
         let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Hello(bad).encode().unwrap()].concat();
         stream.write_all(&bytes).await.unwrap();
-        closed(stream).await;
+        closed(PeerStream::Plain(stream)).await;
     }
     let offer = JoinOffer {
         cluster_id: CLUSTER,
@@ -235,14 +237,7 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
     let (handle, inbox) = channel(64);
     let log = slog::Logger::root(slog::Discard, o!());
     let peers = Arc::new(Peers::open(data_dir.engine()).unwrap());
-    let (transport, outbox) = start(
-        listener,
-        handle.clone(),
-        peers,
-        Options { max_inbound: 64, member_bytes: 256 << 20, queue_bytes: QUEUE_BYTES },
-        log.clone(),
-    )
-    .unwrap();
+    let (transport, outbox) = start(listener, handle.clone(), peers, super::options(), log.clone()).unwrap();
     let (raft_id, cluster_id) = (data_dir.identity().raft_id, data_dir.identity().cluster_id);
     let start = consensus::Start { data_dir, incarnation, outbox, options, log: log.clone(), raft_log: log };
     drop(consensus::spawn(inbox, handle.clone(), start).unwrap());

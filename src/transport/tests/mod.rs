@@ -9,6 +9,7 @@ mod links;
 mod rpc_and_unknown_peers;
 mod snapshot_end_to_end;
 mod snapshot_protocol;
+mod tls;
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -18,7 +19,8 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::{Options, Transport, start};
+use super::handshake::dial::Target;
+use super::{CONNECTION_AGE, Options, Transport, start};
 use crate::consensus::{Inbox, Input, Outbox, channel};
 use crate::model::{BootHistory, NodeKind, PeerTable, WhoAmI};
 use crate::storage::{Engine, Peers, SledEngine};
@@ -49,8 +51,17 @@ impl Lines {
     }
 
     async fn wait(&self, line: &str) {
+        self.wait_until(line, |it| it == line).await;
+    }
+
+    /// Waits for a line with these words.
+    async fn wait_for(&self, words: &str) {
+        self.wait_until(words, |it| it.contains(words)).await;
+    }
+
+    async fn wait_until(&self, line: &str, found: impl Fn(&str) -> bool) {
         let seen = async {
-            while self.count(line) == 0 {
+            while !self.0.lock().unwrap().iter().any(|it| found(it)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -110,7 +121,12 @@ impl Node {
     }
 
     /// The next boot on what `disk` holds.
-    fn start_on(mut disk: Disk, raft_id: u64, address: &str) -> Self {
+    fn start_on(disk: Disk, raft_id: u64, address: &str) -> Self {
+        Self::start_with(disk, raft_id, address, options())
+    }
+
+    /// The next boot on what `disk` holds, with these options.
+    fn start_with(mut disk: Disk, raft_id: u64, address: &str, options: Options) -> Self {
         disk.boot_history.start(getrandom::u64().unwrap());
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -118,14 +134,7 @@ impl Node {
         let lines = Lines::default();
         let log = slog::Logger::root(lines.clone(), slog::o!());
         let peers = Peers::open(disk.engine.clone()).unwrap();
-        let (transport, post) = start(
-            listener,
-            handle,
-            Arc::new(peers),
-            Options { max_inbound: 64, member_bytes: 256 << 20, queue_bytes: QUEUE_BYTES },
-            log,
-        )
-        .unwrap();
+        let (transport, post) = start(listener, handle, Arc::new(peers), options, log).unwrap();
         Self { raft_id, address, inbox, post, transport: Some(transport), lines, disk, follow_moves: false }
     }
 
@@ -190,6 +199,17 @@ impl Node {
         })
         .await
     }
+}
+
+/// The target of a plain dial.
+fn plain() -> Target {
+    Target { tls: None, name: None, spoke_tls: false }
+}
+
+/// Options without TLS.
+fn options() -> Options {
+    let (queue_bytes, connection_age) = (QUEUE_BYTES, CONNECTION_AGE);
+    Options { max_inbound: 64, member_bytes: 256 << 20, queue_bytes, tls: None, connection_age }
 }
 
 /// An input without the room that it takes.

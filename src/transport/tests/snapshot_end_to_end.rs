@@ -153,7 +153,8 @@ async fn an_incomplete_or_oversized_snapshot_leaves_nothing_behind() {
         known: None,
     };
     for (bytes, frame) in [(0, Some(vec![1; 1 << 20])), (0, None), (u64::MAX - 1, None)] {
-        let (mut stream, _) = crate::transport::handshake::dial::dial(&b.address, &hello, TEST_TIMEOUT).await.unwrap();
+        let mut stream =
+            crate::transport::handshake::dial::dial(&b.address, &hello, &plain(), TEST_TIMEOUT).await.unwrap().stream;
         write_frame_within(&mut stream, &Frame::Announce { index: 1, bytes }, TEST_TIMEOUT).await.unwrap();
         accept(&mut b, &mut data_dir).await;
         match frame {

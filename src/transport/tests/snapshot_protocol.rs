@@ -6,7 +6,7 @@ use super::*;
 use crate::consensus::InstallError;
 use crate::model::BootHistory;
 use crate::storage;
-use crate::transport::handshake::dial::dial;
+use crate::transport::handshake::dial::{Established, dial};
 use crate::transport::handshake::{Hello, Purpose};
 use crate::transport::snapshot_stream::stream_out;
 
@@ -33,7 +33,8 @@ fn snapshot() -> Message {
 async fn a_snapshot_that_the_loop_refuses_fails_with_its_reason() {
     let mut b = Node::start(2);
     b.publish(&[]);
-    let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), TEST_TIMEOUT).await.unwrap();
+    let Established { stream, .. } =
+        dial(&b.address, &hello(2, Purpose::Snapshot), &plain(), TEST_TIMEOUT).await.unwrap();
     // The sender is in the middle of it, and hears the reason all the same.
     let (frames, frames_end) = mpsc::channel(4);
     tokio::spawn(async move { while frames.send(Ok(storage::Frame::Changes(vec![0; 1 << 20]))).await.is_ok() {} });
@@ -48,7 +49,8 @@ async fn a_snapshot_that_the_loop_refuses_fails_with_its_reason() {
 async fn an_incomplete_snapshot_is_a_failed_stream() {
     let mut b = Node::start(2);
     b.publish(&[]);
-    let (stream, _) = dial(&b.address, &hello(2, Purpose::Snapshot), TEST_TIMEOUT).await.unwrap();
+    let Established { stream, .. } =
+        dial(&b.address, &hello(2, Purpose::Snapshot), &plain(), TEST_TIMEOUT).await.unwrap();
     let (frames, frames_end) = mpsc::channel(4);
     frames.send(Err("the cut was aborted".into())).await.unwrap();
     let result = timeout(TEST_TIMEOUT, stream_out(stream, snapshot(), 0, frames_end)).await.unwrap();
@@ -61,8 +63,8 @@ async fn an_incomplete_snapshot_is_a_failed_stream() {
 async fn a_snapshot_for_another_node_or_cluster_is_refused() {
     let mut b = Node::start(2);
     b.publish(&[]);
-    assert!(dial(&b.address, &hello(3, Purpose::Snapshot), TEST_TIMEOUT).await.is_err());
+    assert!(dial(&b.address, &hello(3, Purpose::Snapshot), &plain(), TEST_TIMEOUT).await.is_err());
     let foreign = Hello { cluster_id: 8, ..hello(2, Purpose::Snapshot) };
-    assert!(dial(&b.address, &foreign, TEST_TIMEOUT).await.is_err());
+    assert!(dial(&b.address, &foreign, &plain(), TEST_TIMEOUT).await.is_err());
     assert!(!b.was_reported());
 }

@@ -73,7 +73,13 @@ impl Rogue {
         let listener = TcpListener::bind(&address).expect("the port is free now");
         let (handle, inbox) = channel(64);
         let log = slog::Logger::root(slog::Discard, slog::o!());
-        let options = transport::Options { max_inbound: 64, member_bytes: 256 << 20, queue_bytes: 64 << 20 };
+        let options = transport::Options {
+            max_inbound: 64,
+            member_bytes: 256 << 20,
+            queue_bytes: 64 << 20,
+            tls: None,
+            connection_age: transport::CONNECTION_AGE,
+        };
         let peers = Arc::new(Peers::open(disk).expect("what the member knew of its peers"));
         let (transport, mut outbox) = transport::start(listener, handle, peers, options, log).expect("it starts");
         outbox.publish(table.clone());

@@ -22,9 +22,9 @@ pub fn cases() -> Vec<Case> {
         .collect()
 }
 
-/// A node that uses the certificates in `folder`.
+/// A node whose HTTP port uses the certificates in `folder`.
 fn with_tls(folder: &Path) -> Setup {
-    Setup::named("node1").set("HUSKV_TLS_DIR", folder.display())
+    Setup::named("node1").set("HUSKV_TLS_DIR", folder.display()).set("HUSKV_TLS_PEER", "off")
 }
 
 /// Sends a request over TLS, as a client that trusts `ca` and has the certificate `own`.
