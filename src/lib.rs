@@ -22,7 +22,7 @@
 //! | [`storage`] | the disk: journal, state machine, snapshots, identity; the only sled | model, plant |
 //! | [`changefeed`] | a bounded memory of the latest events, for watchers | model |
 //! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, logging, plant |
-//! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, trust, the snapshot types of storage, the facade of consensus |
+//! | [`transport`] | peers: frames, connections, snapshot streams | model, logging, trust, plant, the snapshot types of storage, the facade of consensus |
 //! | [`trust`] | TLS: key pairs, CA bundles, handshakes, who is at the other end, refusals in words; a CA and what it issues; the only rustls | logging |
 //! | [`auth`] | tokens: their file, secrets, grants, reloads | model, logging |
 //! | [`http`] | clients: routes, errors; the only warp | model, changefeed, auth, logging, trust, the facade of consensus |

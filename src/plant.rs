@@ -75,11 +75,13 @@ pub enum Plant {
     BootIdsIgnored,
     /// A write that needs disk space is proposed however little a voter has left.
     SpaceIgnored,
+    /// A node with any certificate of the cluster speaks as any member.
+    CertificatesIgnored,
 }
 
 impl Plant {
     /// Every bug, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 30] = [
+    pub const NAMES: [(&'static str, Self); 31] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -110,6 +112,7 @@ impl Plant {
         ("contact-when-handled", Self::ContactWhenHandled),
         ("boot-ids-ignored", Self::BootIdsIgnored),
         ("space-ignored", Self::SpaceIgnored),
+        ("certificates-ignored", Self::CertificatesIgnored),
     ];
 
     /// Returns the bug with this name.

@@ -47,7 +47,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("storage", &["model", "plant"]),
     ("changefeed", &["model"]),
     ("consensus", &["model", "storage", "changefeed", "logging", "plant"]),
-    ("transport", &["model", "storage", "consensus", "logging", "trust"]),
+    ("transport", &["model", "storage", "consensus", "logging", "trust", "plant"]),
     ("trust", &["logging"]),
     ("auth", &["model", "logging"]),
     ("http", &["model", "changefeed", "consensus", "auth", "logging", "trust"]),

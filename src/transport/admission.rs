@@ -12,6 +12,7 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::handshake::{Denial, Hello, InboundPeer};
 use crate::model::{JoinAccepted, JoinOffer, NodeAddress, NodeName, PeerTable, WhoAmI};
+use crate::plant::{self, Plant};
 
 /// The largest accepted term or index. No cluster ever counts that far, raft adds to both without a check, and a node
 /// that recorded such a term could never start again.
@@ -43,6 +44,31 @@ pub fn check_certified(table: Option<&PeerTable>, peer: &InboundPeer) -> Result<
     let listed = table.and_then(|table| table.name_of(peer.hello.from));
     let all_same = says.into_iter().chain(listed).all(|name| name == certified);
     if all_same { Ok(()) } else { Err(Denial::OtherNode) }
+}
+
+/// Whether a node whose certificate names it `certified` may speak as the member `raft_id`. The name of a member is its identity, so it
+/// may come under a new raft id. A raft id that the table does not have yet needs a member that has told of it: `is_told`.
+/// A joiner has no table: `offered_by` is the raft id and the name of the leader whose offer it has accepted, or None if it has
+/// restarted since, and then it believes every node of its cluster until the first snapshot.
+///
+/// Example: node 1 was away while kv4 joined and began to lead. It takes nothing from kv4 before kv2 or kv3, which it knows,
+/// have told it of kv4; and nothing from kv9, a node that no member knows, whatever its certificate is worth.
+#[must_use]
+pub fn is_member(
+    table: &PeerTable,
+    raft_id: u64,
+    certified: &str,
+    offered_by: Option<(u64, &str)>,
+    is_told: impl FnOnce() -> bool,
+) -> bool {
+    if plant::is(Plant::CertificatesIgnored) {
+        return true;
+    }
+    match table.name_of(raft_id) {
+        Some(name) => name == certified,
+        None if table.joining => offered_by.is_none_or(|leader| leader == (raft_id, certified)) || is_told(),
+        None => table.peers.iter().any(|(_, name, _)| name == certified) || is_told(),
+    }
 }
 
 /// Checks the names and addresses of a join offer.
@@ -241,6 +267,28 @@ mod tests {
         ] {
             assert_eq!(check(from, says, certified), verdict, "{from} {says} {certified:?}");
         }
+    }
+
+    #[test]
+    fn only_members_and_nodes_that_members_list_may_speak() {
+        let table = PeerTable { peers: vec![(1, "a".into(), "h:1".into())], ..table() };
+        for (raft_id, certified, is_told, expected) in [
+            (1, "a", false, true),
+            (1, "b", true, false),
+            (8, "a", false, true),
+            (8, "b", false, false),
+            (8, "b", true, true),
+        ] {
+            let offered_by = Some((8, "b"));
+            let found = is_member(&table, raft_id, certified, offered_by, || is_told);
+            assert_eq!(found, expected, "{raft_id} {certified}");
+        }
+        let alone = PeerTable::default();
+        assert!(!is_member(&alone, 8, "b", None, || false));
+        let joiner = PeerTable { joining: true, ..alone };
+        let joins = |offered_by, is_told| is_member(&joiner, 8, "b", offered_by, || is_told);
+        assert!(joins(None, false) && joins(Some((8, "b")), false) && joins(Some((9, "b")), true));
+        assert!(!joins(Some((8, "c")), false) && !joins(Some((9, "b")), false));
     }
 
     #[test]

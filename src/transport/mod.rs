@@ -43,6 +43,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use admission::is_member;
 use shared_state::Registry;
 use tokio::time::timeout;
 

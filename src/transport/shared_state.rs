@@ -14,7 +14,7 @@ use slog::{Logger, error};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::Options;
-use super::admission::{admit, check_certified};
+use super::admission::{admit, check_certified, is_member};
 use super::handshake::dial::{PeerAddress, Target};
 use super::handshake::{Denial, Hello, InboundPeer, Purpose};
 use super::memory_budget::Budget;
@@ -51,6 +51,8 @@ pub struct Registry {
     /// The certified name of the leader whose offer this node has accepted last, under its raft id: a joiner has no table
     /// that names it.
     offered_by: Mutex<Option<(u64, String)>>,
+    /// The members, raft id and name, that members have told this node of.
+    told_members: watch::Sender<BTreeMap<u64, Vec<(u64, String)>>>,
     /// Notifies of changes of `peers`.
     peers_changed: watch::Sender<()>,
     /// The number of connections per peer and boot id.
@@ -137,6 +139,7 @@ impl Registry {
             tls: options.tls.clone(),
             connection_age: options.connection_age,
             offered_by: Mutex::default(),
+            told_members: watch::Sender::default(),
             peers_changed: watch::Sender::new(()),
             connected: Mutex::default(),
             directory: Mutex::default(),
@@ -228,17 +231,13 @@ impl Registry {
     /// # Errors
     /// [`Denial`], to be sent back.
     pub fn authenticate(&self, peer: &InboundPeer) -> Result<(), Denial> {
-        let from = peer.hello.from;
-        let Some(certified) = &peer.certified else {
+        if peer.certified.is_none() {
+            let from = peer.hello.from;
             // A member that has spoken TLS speaks it for ever: a plain connection in its name is another's, or passes through one.
             let required = self.tls.as_ref().is_some_and(|tls| tls.mode() == Mode::On || self.peers.spoke_tls(from));
             return if required { Err(Denial::TlsRequired) } else { Ok(()) };
-        };
-        check_certified(self.table().as_deref(), peer)?;
-        match &*self.offered_by() {
-            Some((leader, name)) if *leader == from && name != certified => Err(Denial::OtherNode),
-            _ => Ok(()),
         }
+        check_certified(self.table().as_deref(), peer)
     }
 
     /// Checks whether a peer is admitted, and records its boot id durably.
@@ -248,14 +247,46 @@ impl Registry {
     pub async fn admit(&self, peer: &InboundPeer) -> Result<(), Denial> {
         let hello = &peer.hello;
         // Checked first and recorded second: a refused hello writes nothing.
-        admit(self.table().as_deref(), hello, || {
+        let table = self.table();
+        admit(table.as_deref(), hello, || {
             self.authenticate(peer)?;
+            if let (Some(certified), Some(table)) = (&peer.certified, table.as_deref()) {
+                let offered_by = self.offered_by().clone();
+                let leader = offered_by.as_ref().map(|(raft_id, name)| (*raft_id, name.as_str()));
+                if !is_member(table, hello.from, certified, leader, || self.is_told_of(table, hello.from, certified)) {
+                    return Err(Denial::Unlisted);
+                }
+            }
             self.peers.check(hello.from, &hello.boot_history).map_err(Denial::Conflict)
         })?;
         if peer.certified.is_some() {
             self.record_tls(hello.from).await?;
         }
         self.record_peer(hello.from, &hello.boot_history, false).await
+    }
+
+    /// Stores the members that the member `from` has told this node of.
+    pub fn told_members(&self, from: u64, members: Vec<(u64, String)>) {
+        let Some(table) = self.table().filter(|table| self.is_believed(table, from)) else { return };
+        self.told_members.send_if_modified(|told| {
+            told.retain(|member, _| self.is_believed(&table, *member));
+            told.insert(from, members.clone()) != Some(members)
+        });
+    }
+
+    /// Whether this node believes a peer about other members: it is one, or the leader whose offer a joiner has accepted.
+    fn is_believed(&self, table: &PeerTable, raft_id: u64) -> bool {
+        let joins = || table.joining && self.offered_by().as_ref().is_some_and(|(leader, _)| *leader == raft_id);
+        table.lists(raft_id) || joins()
+    }
+
+    /// Whether a present member has told this node of another one.
+    fn is_told_of(&self, table: &PeerTable, raft_id: u64, name: &str) -> bool {
+        let told = self.told_members.borrow();
+        told.iter().any(|(member, members)| {
+            self.is_believed(table, *member)
+                && members.iter().any(|(id, other)| (*id, other.as_str()) == (raft_id, name))
+        })
     }
 
     /// Records that a member has spoken TLS; durable on return.

@@ -53,6 +53,7 @@ fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> 
     world.after(5, Event::ForgedOffer);
     world.after(10, Event::Operator);
     world.after(10, Event::RogueMember);
+    world.after(10, Event::CertifiedStranger);
     // In a quarter of the seeds the cluster forms under faults.
     world.faults = seed % 8 >= 6;
     if world.faults {

@@ -197,6 +197,7 @@ impl Core {
                 .collect(),
             tombstones: members.tombstones().collect(),
             removed: self.phase == Phase::Removed,
+            joining: self.phase == Phase::Joining,
             boot_history: self.data_dir.identity().boot_history.clone(),
             moved: self.has_moved(),
             follow_moves: self.options.follow_moves,

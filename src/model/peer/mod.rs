@@ -164,6 +164,8 @@ pub struct PeerTable {
     pub tombstones: Vec<u64>,
     /// Whether this node was removed: it dials no peer then.
     pub removed: bool,
+    /// Whether this node joins a cluster, whose table it does not have yet.
+    pub joining: bool,
     /// The boot history of this node.
     pub boot_history: BootHistory,
     /// Whether it differs from the address recorded by the cluster.

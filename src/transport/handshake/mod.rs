@@ -153,6 +153,11 @@ pub enum Denial {
          in the member table must be the same"
     )]
     OtherNode,
+    /// The dialler's certificate is good, and no member that the acceptor knows has told it of the dialler yet.
+    #[error(
+        "no member that the node there knows lists this node under its raft id and name; it may learn of it in a moment"
+    )]
+    Unlisted,
 }
 
 /// A peer that has sent its hello.

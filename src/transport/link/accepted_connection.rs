@@ -176,6 +176,7 @@ impl Reader<'_> {
                         self.registry.gossiped(&known);
                     }
                 }
+                Frame::Members(members) => self.registry.told_members(self.hello.from, members),
                 Frame::Digest(digest) => {
                     self.registry.handle.deliver(Input::Digest { from: self.hello.from, told: digest }).await
                 }

@@ -30,7 +30,7 @@ use super::forwards::Forwards;
 use super::peer_clock::PeerClock;
 use super::send_queue::{QueuedFrame, SendQueueEnd};
 use crate::consensus::{Hop, Input};
-use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
+use crate::model::{BootHistory, Code, IdentityConflict, PeerTable, Refusal};
 use crate::transport::admission::check_message;
 use crate::transport::backoff::{Backoff, jitter};
 use crate::transport::handshake::dial::PeerAddress;
@@ -116,6 +116,7 @@ impl DialerLink<'_> {
         let _connected = self.registry.connect(self.peer, self.boot_history.current);
         let mut replaced: Option<Replies<'_>> = None;
         loop {
+            let is_tls = stream.is_tls();
             let (reader, writer) = stream.into_split();
             let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
             let clock = Arc::new(PeerClock::new(self.registry.handle.clock()));
@@ -132,7 +133,7 @@ impl DialerLink<'_> {
             let stop = tokio::select! {
                 reason = &mut reading => broken(reason),
                 conflict = self.registry.until_superseded(self.peer, self.boot_history) => broken(superseded_reason(&conflict)),
-                stop = self.write_loop(&mut writer, &clock, held, queue, peer_address) => stop.unwrap_or_else(|e| broken(e.to_string())),
+                stop = self.write_loop((&mut writer, is_tls), &clock, held, queue, peer_address) => stop.unwrap_or_else(|e| broken(e.to_string())),
                 () = rest => unreachable!("it is pending for ever"),
                 // The other end may have stopped reading.
                 () = async { self.registry.stopped().await; sleep(DRAIN_LIMIT).await } => Stop::Ended(End::Over),
@@ -228,7 +229,7 @@ impl DialerLink<'_> {
     /// Writes queued frames until the connection is closed or fails.
     async fn write_loop(
         &self,
-        writer: &mut BufWriter<WriteHalf>,
+        (writer, is_tls): (&mut BufWriter<WriteHalf>, bool),
         clock: &PeerClock,
         held: Vec<QueuedFrame>,
         queue: &mut SendQueueEnd,
@@ -246,6 +247,7 @@ impl DialerLink<'_> {
         tokio::pin!(stopped);
         let replacement = self.replacement();
         tokio::pin!(replacement);
+        let mut told: Option<Arc<PeerTable>> = None;
         // The first ping goes ahead of the held frames: the first forwarded request waits for its pong.
         writer.write_all(&Frame::Ping.encode()?).await?;
         for frame in held {
@@ -268,6 +270,13 @@ impl DialerLink<'_> {
                 // Before the queue: under load that is never empty, and without pongs the reading half would find the
                 // connection dead after 10 s.
                 _ = ping.tick() => {
+                    // A member that was away may not know the others yet, and takes nothing from those it does not know.
+                    if is_tls && let Some(table) = self.registry.table().filter(|table| told.as_ref() != Some(table)) {
+                        let members = table.peers.iter().take(frame_limits::MAX_TOLD_MEMBERS);
+                        let members = members.map(|(raft_id, name, _)| (*raft_id, name.clone())).collect();
+                        writer.write_all(&Frame::Members(members).encode()?).await?;
+                        told = Some(table);
+                    }
                     let known = self.registry.self_reported_addresses(self.peer);
                     if !known.is_empty() {
                         writer.write_all(&Frame::PeerAddresses(known).encode()?).await?;

@@ -191,6 +191,36 @@ async fn strangers_are_refused_in_words() {
 }
 
 #[tokio::test]
+async fn a_node_that_the_table_does_not_have_comes_in_once_a_member_has_told_of_it() {
+    let ca = TestCa::new("ca");
+    let (mut a, mut b, mut c) = (secure(&ca, Mode::On, 1), secure(&ca, Mode::On, 2), secure(&ca, Mode::On, 3));
+    let address = |node: &Node| node.address.clone();
+    // Node 1 was away while node 3 joined: only node 2 lists it.
+    a.publish(&[(2, &address(&b))]);
+    c.publish(&[(1, &address(&a)), (2, &address(&b))]);
+    a.lines.wait("a peer is refused").await;
+    c.post.send(vec![append(3, 1, 2, 9)]);
+    assert!(!a.was_reported(), "nothing of a node that no member knows");
+    b.publish(&[(1, &address(&a)), (3, &address(&c))]);
+    c.up(1).await;
+    let received = async {
+        loop {
+            c.post.send(vec![append(3, 1, 2, 9)]);
+            if let Ok(message) = timeout(Duration::from_millis(100), a.message()).await {
+                return message;
+            }
+        }
+    };
+    assert_eq!(timeout(TEST_TIMEOUT, received).await.unwrap().from, 3);
+    // A member under a new raft id needs no word of others: its name is its identity.
+    let tls = Some(peer_tls(&ca, Mode::On, "node2"));
+    let mut again = Node::start_with(Disk::new(BootHistory::default()), 4, "127.0.0.1:0", Options { tls, ..options() });
+    let table = PeerTable { node_id: "node2".into(), ..again.table(&[(1, &address(&a))]) };
+    again.post.publish(table);
+    again.up(1).await;
+}
+
+#[tokio::test]
 async fn a_removed_member_loses_its_connection() {
     let ca = TestCa::new("ca");
     let (mut a, mut b) = (secure(&ca, Mode::On, 1), secure(&ca, Mode::On, 2));

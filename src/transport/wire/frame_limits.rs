@@ -8,7 +8,7 @@
 //! See also: `precheck` (size in memory), `memory_budget` (frames in flight).
 
 use super::{FRAME_BYTES, WireError};
-use crate::model::ADDRESS_BYTES;
+use crate::model::{ADDRESS_BYTES, NAME_BYTES};
 
 /// The kinds of a conversation, each with its maximum payload.
 pub type FrameLimits = &'static [(u8, usize)];
@@ -17,6 +17,10 @@ pub type FrameLimits = &'static [(u8, usize)];
 const SMALL_BYTES: usize = 8 << 10;
 /// The limit of peer addresses: raft id, length and address of each.
 const PEER_ADDRESSES_BYTES: usize = 256 * (16 + ADDRESS_BYTES);
+/// The most members that a node tells another of.
+pub const MAX_TOLD_MEMBERS: usize = 256;
+/// The limit of members: raft id, length and name of each.
+const MEMBERS_BYTES: usize = MAX_TOLD_MEMBERS * (16 + NAME_BYTES);
 /// The limit of a join offer, 1 MiB: room for 100 000 removed raft ids.
 const OFFER_BYTES: usize = 1 << 20;
 /// The limit of a snapshot frame: 1 MiB and one change.
@@ -28,9 +32,18 @@ const END_BYTES: usize = 64 << 10;
 pub const HELLO: FrameLimits = &[(1, SMALL_BYTES)];
 /// Acceptor, first: a verdict.
 pub const VERDICT: FrameLimits = &[(2, SMALL_BYTES)];
-/// Peer, from the dialler: step, forward, ping, removed, peer addresses, digest, follows, space.
-pub const FROM_DIALLER: FrameLimits =
-    &[(3, FRAME_BYTES), (4, FRAME_BYTES), (6, 0), (8, 32), (15, PEER_ADDRESSES_BYTES), (18, 32), (28, 16), (29, 32)];
+/// Peer, from the dialler: step, forward, ping, removed, peer addresses, digest, follows, space, members.
+pub const FROM_DIALLER: FrameLimits = &[
+    (3, FRAME_BYTES),
+    (4, FRAME_BYTES),
+    (6, 0),
+    (8, 32),
+    (15, PEER_ADDRESSES_BYTES),
+    (18, 32),
+    (28, 16),
+    (29, 32),
+    (30, MEMBERS_BYTES),
+];
 /// Peer, from the acceptor: step, reply, pong, removed, follows.
 pub const FROM_ACCEPTOR: FrameLimits = &[(3, FRAME_BYTES), (5, FRAME_BYTES), (7, 16), (8, 32), (28, 16)];
 /// Identify, from the acceptor: who.

@@ -65,6 +65,8 @@ pub enum Frame {
     Ping,
     /// Peer, dialler: self-reported addresses of other members: raft id and address.
     PeerAddresses(Vec<(u64, String)>),
+    /// Peer, dialler, over TLS: the members in its table: raft id and name.
+    Members(Vec<(u64, String)>),
     /// Peer, acceptor: the answer to a ping, with the acceptor's clock in milliseconds.
     Pong(u64),
     /// Peer, both, with each ping and pong: the raft id of the leader that the sender follows or is, 0 for none.
@@ -152,6 +154,7 @@ impl Frame {
             Self::End(_) => (13, "end"),
             Self::Taken(_) => (14, "taken"),
             Self::PeerAddresses(_) => (15, "peer addresses"),
+            Self::Members(_) => (30, "members"),
             Self::Probe(_) => (16, "probe"),
             Self::Probed(_) => (17, "probed"),
             Self::Digest(_) => (18, "digest"),
@@ -187,7 +190,7 @@ impl Frame {
             Self::JoinAccepted(result) => bytes.extend(codec::encode(result)),
             Self::Changes(changes) => bytes.extend_from_slice(changes),
             Self::Taken(result) => bytes.extend(codec::encode(result)),
-            Self::PeerAddresses(known) => bytes.extend(codec::encode(known)),
+            Self::PeerAddresses(known) | Self::Members(known) => bytes.extend(codec::encode(known)),
             Self::Probe(probe) => bytes.extend(codec::encode(probe)),
             Self::Probed(result) => bytes.extend(codec::encode(result)),
             Self::Digest(digest) => bytes.extend(codec::encode(digest)),
@@ -252,6 +255,7 @@ impl Frame {
             }
             28 => Self::Follows(value(&body)?),
             29 => Self::Space(value(&body)?),
+            30 => Self::Members(value(&body)?),
             kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
         })
     }

@@ -38,6 +38,8 @@ pub struct Record {
     pub wrong: Vec<String>,
     /// How many writes failed or were not answered.
     pub failures: u64,
+    /// What was said of the first of them, for the failure message.
+    pub first_failure: Option<String>,
 }
 
 /// Running clients.
@@ -81,6 +83,7 @@ impl Load {
             all.counters.extend(record.counters);
             all.wrong.extend(record.wrong);
             all.failures += record.failures;
+            all.first_failure = all.first_failure.or(record.first_failure);
         }
         all
     }
@@ -135,8 +138,9 @@ impl Client {
                 self.acked.fetch_add(1, Ordering::SeqCst);
                 true
             }
-            _ => {
+            other => {
                 record.failures += 1;
+                record.first_failure.get_or_insert_with(|| format!("{address}: {other:?}"));
                 // A node that is down refuses at once; this keeps the client from spinning.
                 sleep(millis(5));
                 false

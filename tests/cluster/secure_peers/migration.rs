@@ -34,7 +34,7 @@ fn a_cluster_under_load_moves_to_tls_without_a_failed_write() {
             let back = load.acked();
             eventually(secs(20), "clients go on", || check(load.acked() > back + 50, load.acked()));
             let record = load.finish();
-            assert_eq!(record.failures, 0, "{mode}, {}", cluster.nodes[place].name());
+            assert_eq!(record.first_failure, None, "{mode}, {}", cluster.nodes[place].name());
             let last = cluster.followers()[0];
             record.verify(&cluster.nodes[last]);
         }

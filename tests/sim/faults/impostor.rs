@@ -2,7 +2,8 @@
 //!
 //! Invariants: it knows ids, names and addresses, and reads all messages. It sends what no member sends, which no node may
 //! believe, and what a member may send that changes terms alone. It does not acknowledge, append or commit as a member
-//! does, since without logins nothing tells it apart then. It is silent once faults have ended.
+//! does, since nothing tells it apart then; the certified stranger does, where nodes have certificates. It is silent once faults have
+//! ended.
 
 use huskv::consensus::Input;
 use huskv::model::{Probe, StateDigest};

@@ -9,6 +9,7 @@
 use huskv::consensus::Input;
 use huskv::model::{BootHistory, PeerTable};
 use huskv::storage::Peers;
+use huskv::transport::is_member;
 
 use crate::world::disk::{Fault, SimEngine};
 use crate::world::{Event, World};
@@ -40,6 +41,9 @@ impl World {
         let (dialler, acceptor) = (&self.nodes[from], &self.nodes[to]);
         let (Some(known_there), Some(known_here)) = (&acceptor.peers, &dialler.peers) else { return false };
         let (here, there) = (&dialler.table, &acceptor.table);
+        if !self.is_certified(from, here.raft_id, to) || !self.is_certified(to, there.raft_id, from) {
+            return false;
+        }
         // A node that reports a move is spoken to once its new address is recorded: a copied disk would report the same.
         if here.unconfirmed_move(there.raft_id, there.moved, &there.raft_address).is_some() {
             return false;
@@ -73,6 +77,36 @@ impl World {
         is_peer == Some(true)
     }
 
+    /// Whether the certificate of a node lets it speak to another one under this raft id, by the rule of the real transport.
+    fn is_certified(&self, speaker: usize, raft_id: u64, listener: usize) -> bool {
+        self.is_certified_as(&certificate_name(self.nodes[speaker].original), raft_id, listener)
+    }
+
+    /// As [`World::is_certified`], by the name in the certificate.
+    pub fn is_certified_as(&self, certified: &str, raft_id: u64, listener: usize) -> bool {
+        if !self.secure {
+            return true;
+        }
+        let (table, offered_by) = (&self.nodes[listener].table, &self.nodes[listener].offered_by);
+        let offered_by = offered_by.as_ref().map(|(leader, name)| (*leader, name.as_str()));
+        let is_believed = |member: &PeerTable| {
+            table.lists(member.raft_id)
+                || offered_by.is_some_and(|(leader, _)| table.joining && leader == member.raft_id)
+        };
+        // Members tell each other whom they list, once a second.
+        let tells = |at: usize| {
+            let member = &self.nodes[at];
+            member.driver.is_some()
+                && at != listener
+                && self.connected(at, listener)
+                && self.connected(listener, at)
+                && member.table.cluster_id == table.cluster_id
+                && is_believed(&member.table)
+                && member.table.name_of(raft_id).is_some_and(|name| name == certified)
+        };
+        is_member(table, raft_id, certified, offered_by, || (0..self.size).any(tells))
+    }
+
     /// Reports an identity conflict to a node, at most once in [`REPORT_EVERY`].
     fn report_conflict(&mut self, at: usize, raft_id: u64, of_this_node: bool) {
         let due = self
@@ -86,6 +120,11 @@ impl World {
             self.after(1, Event::Input(process, Box::new(Input::IdentityConflict { raft_id, of_this_node, detail })));
         }
     }
+}
+
+/// The name in the certificate of a node, and of a copy of its disk.
+pub fn certificate_name(at: usize) -> String {
+    format!("n{at}")
 }
 
 /// Records the boot id of a peer.

@@ -35,7 +35,7 @@ use huskv::storage::{Db, Spooler};
 use raft::eraftpb::Message;
 
 use crate::checks::observed::Observed;
-use crate::faults::{disk_copies, disk_space, forged_offers, nemesis, rogue_member};
+use crate::faults::{certified_stranger, disk_copies, disk_space, forged_offers, nemesis, rogue_member};
 use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::workload::history::Clients;
@@ -83,6 +83,8 @@ pub enum Event {
     Operator,
     Nemesis,
     RogueMember,
+    /// A node with a certificate that is no member speaks as one.
+    CertifiedStranger,
     /// A forged join offer, or a write to a node that is still alone.
     ForgedOffer,
     /// A disk is copied, restored from its copy, or its copy is started.
@@ -109,6 +111,10 @@ pub struct World {
     pub size: usize,
     /// The setting `follow_moves`: whether a member's own word is enough to record its new address.
     pub follow_moves: bool,
+    /// Whether nodes have certificates, and take raft messages and requests from members alone.
+    pub secure: bool,
+    /// The generator of the certified stranger.
+    pub stranger_rng: Rng,
     /// The generator of copied disks.
     pub copy_rng: Rng,
     /// The generator of free disk space.
@@ -173,6 +179,8 @@ impl World {
             size: nodes,
             // Settings follow from the seed by its remainders, so a few seeds in a row cover most combinations.
             follow_moves: (seed / 2).is_multiple_of(2),
+            secure: (seed / 4).is_multiple_of(2),
+            stranger_rng: Rng::new(seed ^ 0xce27),
             copy_rng: Rng::new(seed ^ 0x11fe),
             space_rng: Rng::new(seed ^ 0xd15c),
             reported_conflicts: BTreeMap::new(),
@@ -308,6 +316,7 @@ impl World {
             Event::ForgedOffer => forged_offers::act(self),
             Event::Nemesis => nemesis::act(self),
             Event::RogueMember => rogue_member::act(self),
+            Event::CertifiedStranger => certified_stranger::act(self),
             Event::DiskCopy => disk_copies::act(self),
             Event::DiskSpace => disk_space::act(self),
             Event::HealLinks => nemesis::heal_links(self),

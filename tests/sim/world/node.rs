@@ -63,6 +63,8 @@ pub struct Node {
     pub next_turn: (u64, bool),
     /// Its index, or for a copied disk that of the original.
     pub original: usize,
+    /// The raft id and the name of the leader whose offer its process has accepted last.
+    pub offered_by: Option<(u64, String)>,
     /// The boot ids of its peers, while it is up.
     pub peers: Option<Peers>,
     /// An older copy of its disk.
@@ -98,6 +100,7 @@ impl World {
             turn_ms: 0,
             next_turn: (0, false),
             original,
+            offered_by: None,
             peers: None,
             disk_copy: None,
             stale_disk: None,

@@ -8,6 +8,7 @@ use huskv::model::{Code, JoinOffer, Probe, Refusal, Request, StateDigest};
 
 use crate::faults::{forged_offers, rogue_member};
 use crate::workload::{clients, operators, standalone};
+use crate::world::handshake::certificate_name;
 use crate::world::outbox::{Process, Reply};
 use crate::world::{Event, World};
 
@@ -150,6 +151,8 @@ impl World {
                 // From here on a node with this raft id is no surprise to the checks.
                 if let Ok(accepted) = &result {
                     self.observed.joined.insert(accepted.raft_id);
+                    let leader = self.nodes[origin.0].table.raft_id;
+                    self.nodes[at].offered_by = Some((leader, certificate_name(origin.0)));
                 }
                 if !(self.faults && self.rng.chance(10)) {
                     self.rpc_ended(origin, token, Input::JoinOfferAnswered { token, result });
