@@ -13,7 +13,7 @@ FROM ${BASE} AS node
 #   tar --format=ustar --mtime=@0 --owner=10001 --group=0 --numeric-owner --mode=1777 -b1 -cf config/volume.tar data
 ADD config/volume.tar /
 # The loopback of a container cannot be reached from outside, so the node binds all addresses; HUSKV_ADVERTISE_HOST is then
-# required.
+# required, and either certificates (HUSKV_TLS_DIR) or a word that the network is trusted (HUSKV_NETWORK_INSECURE=true).
 ENV HUSKV_HOST=0.0.0.0 RAFT_VOL_DIR=/data/{node_id}
 # Any other uid works, too: OpenShift chooses one, in group 0. Nothing is written outside of /data.
 USER 10001:0

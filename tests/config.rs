@@ -89,13 +89,13 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
     let defaults = load(&[], &[]).expect("the defaults are good");
     for key in KEYS {
         let other = match key.path {
-            "host" | "advertise_host" => "10.1.1.1",
+            "host" | "advertise_host" | "raft.host" => "10.1.1.1",
             "join" => "b:2,a:1",
             "http.allowed_origins" => "https://a.b",
             "http.allowed_hosts" => "a.b",
             "log.level" => "debug",
             "log.format" => "json",
-            "cluster.follow_moves" => "true",
+            "cluster.follow_moves" | "network.insecure" => "true",
             "raft.node_id" | "raft.vol_dir" => "other",
             "tls.http_client_auth" => "required",
             "tls.http" | "tls.peer" => "accept",

@@ -16,10 +16,13 @@ impl Config {
         format!("{}:{port}", validate::bracketed(&self.advertise_host))
     }
 
-    /// Returns the address that peers dial, given the bound port.
+    /// Returns the address that peers dial, given the bound port. Where only the addresses to bind are given, that of the peer
+    /// port.
     #[must_use]
     pub fn advertised_raft(&self, bound: u16) -> String {
-        self.advertised(if self.raft.advertise_port == 0 { bound } else { self.raft.advertise_port })
+        let host = if self.advertise_host == self.host { &self.raft.host } else { &self.advertise_host };
+        let port = if self.raft.advertise_port == 0 { bound } else { self.raft.advertise_port };
+        format!("{}:{port}", validate::bracketed(host))
     }
 
     /// Returns the address that clients use, given the bound port.

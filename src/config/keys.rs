@@ -31,7 +31,7 @@ pub static KEYS: &[Key] = &[
         aliases: &[],
         default: "127.0.0.1",
         kind: Kind::Text { set: |c, v| validate::host(v).map(|host| c.host = host) },
-        help: "Address that both ports bind; loopback by default, because without auth.tokens there is no authentication",
+        help: "Address that both ports bind; beyond loopback a port needs TLS, or network.insecure",
     },
     Key {
         path: "advertise_host",
@@ -80,6 +80,22 @@ pub static KEYS: &[Key] = &[
         default: "node1",
         kind: Kind::Text { set: |c, v| validate::name(v).map(|name| c.raft.node_id = name.to_string()) },
         help: "The node's name, 1 to 64 of A-Z a-z 0-9 . _ -",
+    },
+    Key {
+        path: "raft.host",
+        short: None,
+        aliases: &[],
+        default: "",
+        kind: Kind::Text {
+            set: |c, v| match v {
+                "" => {
+                    c.raft.host.clear();
+                    Ok(())
+                }
+                _ => validate::host(v).map(|host| c.raft.host = host),
+            },
+        },
+        help: "Address that the peer port binds, where that is not the host, such as that of a private network",
     },
     Key {
         path: "raft.port",
@@ -321,6 +337,14 @@ pub static KEYS: &[Key] = &[
         |c, v| tls::mode(v).map(|mode| c.tls.peer = mode),
         "TLS of the peer port: off, accept (plain connections as well) or on; none: on where there is a key pair",
     ),
+    Key {
+        path: "network.insecure",
+        short: None,
+        aliases: &[],
+        default: "false",
+        kind: Kind::Switch(|c, v| c.network.insecure = v),
+        help: "Whether ports without TLS may be bound beyond loopback: every host that reaches one may then read and change everything",
+    },
     Key {
         path: "auth.tokens",
         short: None,

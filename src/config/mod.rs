@@ -86,6 +86,8 @@ pub struct Config {
     pub http: Http,
     /// `[tls]`
     pub tls: Tls,
+    /// `[network]`
+    pub network: Network,
     /// `[auth]`
     pub auth: Auth,
     /// `[log]`
@@ -106,6 +108,8 @@ pub struct Server {
 pub struct Raft {
     /// The node's name.
     pub node_id: String,
+    /// The address that the peer port binds, without brackets; never empty once checked.
+    pub host: String,
     /// The peer port; 0: picked and stored at the first start.
     pub port: u16,
     /// The advertised peer port; 0: the bound one.
@@ -118,6 +122,13 @@ pub struct Raft {
     pub heartbeat_ticks: u64,
     /// Ticks without contact to a leader until a follower campaigns.
     pub election_ticks: u64,
+}
+
+/// `[network]`: what is open to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Whether ports without TLS may be bound beyond loopback.
+    pub insecure: bool,
 }
 
 /// `[cluster]`: trust between members.
@@ -409,6 +420,9 @@ impl Merge {
         }
         let config = &mut self.config;
         // `validate::together` has refused a wildcard host without an advertised one.
+        if config.raft.host.is_empty() {
+            config.raft.host.clone_from(&config.host);
+        }
         if config.advertise_host.is_empty() {
             config.advertise_host.clone_from(&config.host);
         }

@@ -135,6 +135,11 @@ pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static
         let why = format!("with host {} HUSKV_ADVERTISE_HOST is required: the host that other nodes dial", config.host);
         return wrong("advertise_host", Some("host"), why);
     }
+    if config.advertise_host.is_empty() && is_unspecified(&raft.host) {
+        let why =
+            format!("with raft.host {} HUSKV_ADVERTISE_HOST is required: the host that other nodes dial", raft.host);
+        return wrong("advertise_host", Some("raft.host"), why);
+    }
     if config.join.len() > MAX_JOIN_ADDRESSES {
         return wrong("join", None, format!("more than {MAX_JOIN_ADDRESSES} addresses"));
     }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::{Config, keys};
 use crate::storage::Identity;
+use crate::trust::Mode;
 
 /// How long a stored port is waited for; on Linux TIME_WAIT lasts 60 s.
 const STORED_PORT_WAIT: Duration = Duration::from_secs(65);
@@ -54,6 +55,24 @@ pub enum ListenError {
         host_setting: String,
         /// The error of the system.
         source: io::Error,
+    },
+    /// The port would be open to the network without TLS.
+    #[error(
+        "the {port_name} port would be open to the network without TLS on {address} ({host_setting}): every host that reaches it may \
+         {harm}. Give it certificates (HUSKV_TLS_DIR and {mode_setting} = on, see docs/tls.md), bind it to loopback, or, where the \
+         network itself is trusted, set HUSKV_NETWORK_INSECURE=true (network.insecure)"
+    )]
+    Insecure {
+        /// `HTTP` or `peer`.
+        port_name: &'static str,
+        /// The address.
+        address: String,
+        /// The setting that chose the host.
+        host_setting: String,
+        /// What a stranger can do there.
+        harm: &'static str,
+        /// The setting of the mode.
+        mode_setting: &'static str,
     },
 }
 
@@ -124,9 +143,31 @@ pub(super) fn bind(config: &Config, seen: Option<&Identity>) -> Result<Ports, Li
         Some(_) => format!("; another huskv may already run on {}", config.raft.vol_dir.display()),
         None => String::new(),
     };
-    let http = port(config, "server.port", config.server.port, stored(|id| id.picked_http_port), &hint)?;
-    let raft = port(config, "raft.port", config.raft.port, stored(|id| id.picked_raft_port), &hint)?;
+    let http =
+        port(("server.port", config.server.port), ("host", &config.host), stored(|id| id.picked_http_port), &hint)?;
+    let raft_host_setting = if config.raft.host == config.host { "host" } else { "raft.host" };
+    let raft_host = (raft_host_setting, config.raft.host.as_str());
+    let raft = port(("raft.port", config.raft.port), raft_host, stored(|id| id.picked_raft_port), &hint)?;
+    if !config.network.insecure {
+        let (tls, harm) = (&config.tls, "read and change everything, and reads the tokens of others");
+        check_secure(&http, tls.http_mode(), ("HTTP", "host", harm, "tls.http"))?;
+        let harm = "speak as a member, and so make the cluster lose writes";
+        check_secure(&raft, tls.peer_mode(), ("peer", raft_host_setting, harm, "tls.peer"))?;
+    }
     Ok(Ports { http, raft })
+}
+
+/// Checks that a port is bound to loopback, or speaks TLS only.
+fn check_secure(
+    port: &Port,
+    mode: Mode,
+    (port_name, host_setting, harm, mode_setting): (&'static str, &str, &'static str, &'static str),
+) -> Result<(), ListenError> {
+    if port.loopback || mode == Mode::On {
+        return Ok(());
+    }
+    let (address, host_setting) = (port.address.clone(), known_as(host_setting));
+    Err(ListenError::Insecure { port_name, address, host_setting, harm, mode_setting })
 }
 
 fn known_as(path: &str) -> String {
@@ -134,14 +175,13 @@ fn known_as(path: &str) -> String {
 }
 
 fn port(
-    config: &Config,
-    setting: &'static str,
-    configured: u16,
+    (setting, configured): (&'static str, u16),
+    (host_setting, host): (&'static str, &str),
     stored: Option<u16>,
     hint: &str,
 ) -> Result<Port, ListenError> {
     let wanted = if configured == 0 { stored.unwrap_or(0) } else { configured };
-    let bound = TcpListener::bind((config.host.as_str(), wanted)).and_then(|listener| {
+    let bound = TcpListener::bind((host, wanted)).and_then(|listener| {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         Ok((listener, address))
@@ -156,15 +196,15 @@ fn port(
         }),
         Err(source) if source.kind() == io::ErrorKind::AddrInUse => Err(ListenError::InUse {
             port: wanted,
-            host: config.host.clone(),
+            host: host.to_owned(),
             setting: known_as(setting),
             hint: hint.to_owned(),
         }),
         Err(source) => Err(ListenError::Refused {
             port: wanted,
-            host: config.host.clone(),
+            host: host.to_owned(),
             setting: known_as(setting),
-            host_setting: known_as("host"),
+            host_setting: known_as(host_setting),
             source,
         }),
     }
@@ -210,6 +250,32 @@ mod tests {
         drop(again);
         let fixed = bind(&config([http, 0]), Some(&identity(1, raft))).unwrap();
         assert_eq!((fixed.http.port, fixed.http.picked, fixed.raft.picked), (http, None, Some(raft)));
+    }
+
+    #[test]
+    fn beyond_loopback_a_port_needs_tls_or_a_word_that_it_is_meant() {
+        let bound = |flags: &[(&'static str, &str)]| {
+            let ports = [("server.port", "0"), ("raft.port", "0"), ("advertise_host", "kv1")];
+            let flags = [&ports, flags].concat().into_iter().map(|(path, value)| (path, value.to_owned())).collect();
+            bind(&load(&Given { flags, ..Given::default() }).unwrap(), None)
+                .map(|ports| (ports.http.loopback, ports.raft.loopback))
+        };
+        let refused = |flags: &[(&'static str, &str)]| bound(flags).unwrap_err().to_string();
+        let tls = ("tls.dir", "tls");
+        assert_eq!(bound(&[]).unwrap(), (true, true));
+        assert_eq!(bound(&[("host", "0.0.0.0"), tls]).unwrap(), (false, false));
+        assert_eq!(bound(&[("host", "0.0.0.0"), ("network.insecure", "true")]).unwrap(), (false, false));
+        assert_eq!(bound(&[("raft.host", "0.0.0.0"), tls, ("tls.http", "off")]).unwrap(), (true, false));
+        let http = refused(&[("host", "0.0.0.0")]);
+        assert!(
+            http.contains("HTTP port")
+                && http.contains("HUSKV_NETWORK_INSECURE=true")
+                && http.contains("HUSKV_TLS_DIR")
+        );
+        assert!(refused(&[("host", "0.0.0.0"), tls, ("tls.http", "accept")]).contains("the HTTP port"));
+        assert!(refused(&[("host", "0.0.0.0"), tls, ("tls.peer", "off")]).contains("the peer port"));
+        let peer = refused(&[("raft.host", "0.0.0.0")]);
+        assert!(peer.contains("the peer port") && peer.contains("HUSKV_RAFT_HOST"), "{peer}");
     }
 
     #[tokio::test]

@@ -104,7 +104,9 @@ impl Inbound {
     /// Makes the TLS handshake where the first byte begins one; None if the connection was refused. The identity is that of
     /// the peer's certificate, or why that names no node; None on a plain connection.
     async fn secure(&self, stream: TcpStream) -> Option<(PeerStream, Option<Result<PeerIdentity, Refusal>>)> {
-        let Some(tls) = self.registry.tls.clone() else { return Some((PeerStream::Plain(stream), None)) };
+        let Some(tls) = self.registry.authentication.tls.clone() else {
+            return Some((PeerStream::Plain(stream), None));
+        };
         let mut first = [0];
         if !matches!(stream.peek(&mut first).await, Ok(1)) {
             return None;
@@ -175,7 +177,11 @@ impl Inbound {
         // certificate names is checked for all.
         let certified = match &identity {
             Some(Err(refusal)) => {
-                self.registry.tls.iter().for_each(|tls| tls.log_refusal(refusal, &self.registry.log, &self.from));
+                self.registry
+                    .authentication
+                    .tls
+                    .iter()
+                    .for_each(|tls| tls.log_refusal(refusal, &self.registry.log, &self.from));
                 None
             }
             Some(Ok(identity)) => Some(identity.name.clone()),

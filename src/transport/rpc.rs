@@ -100,7 +100,7 @@ pub async fn offer_join(registry: &Registry, address: &str, offer: JoinOffer) ->
     let left = || deadline.saturating_duration_since(Instant::now());
     let hello = registry.hello(Purpose::JoinOffer, 0);
     // The joiner has said who it is, and its certificate must name the member that it becomes.
-    let target = registry.target_named(Some(offer.node_id.clone()), false);
+    let target = registry.authentication.target_named(&offer.node_id);
     let mut stream = match dial(address, &hello, &target, JOIN_OFFER_LIMIT).await {
         Ok(established) => established.stream,
         Err(error) => return Err(dial_refusal(registry, address, &error)),
@@ -184,7 +184,7 @@ pub async fn answer_join_offer(registry: &Registry, who: &str, certified: Option
     // The loop refuses, or answers once this node has switched incarnations durably (or, to a mere question, would).
     let Ok(answer) = timeout(ANSWER_LIMIT, registry.handle.receive_join_offer(offer)).await else { return };
     if let (Ok(_), Some(certified), false) = (&answer, certified, prepare) {
-        registry.accepted_offer_of(leader, certified);
+        registry.authentication.accepted_offer_of(leader, certified);
     }
     finish(&mut stream, &Frame::JoinAccepted(answer)).await;
 }

@@ -14,7 +14,8 @@ use slog::{Logger, error};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::Options;
-use super::admission::{admit, check_certified, is_member};
+use super::admission::admit;
+use super::authentication::Authentication;
 use super::handshake::dial::{PeerAddress, Target};
 use super::handshake::{Denial, Hello, InboundPeer, Purpose};
 use super::memory_budget::Budget;
@@ -23,8 +24,6 @@ use crate::consensus::{Handle, Input};
 use crate::logging::LogLimits;
 use crate::model::{BootHistory, BootId, IdentityConflict, PeerTable};
 use crate::storage::Peers;
-use crate::trust::Mode;
-use crate::trust::peer_tls::PeerTls;
 
 /// The shared state of the transport.
 pub struct Registry {
@@ -44,15 +43,10 @@ pub struct Registry {
     pub reception: Arc<Semaphore>,
     /// The recorded boot ids of peers.
     pub peers: Arc<Peers>,
-    /// TLS of the peer port.
-    pub tls: Option<Arc<PeerTls>>,
+    /// Who may speak on which connection.
+    pub authentication: Authentication,
     /// How long a connection between members lives at most where there is TLS.
     pub connection_age: Duration,
-    /// The certified name of the leader whose offer this node has accepted last, under its raft id: a joiner has no table
-    /// that names it.
-    offered_by: Mutex<Option<(u64, String)>>,
-    /// The members, raft id and name, that members have told this node of.
-    told_members: watch::Sender<BTreeMap<u64, Vec<(u64, String)>>>,
     /// Notifies of changes of `peers`.
     peers_changed: watch::Sender<()>,
     /// The number of connections per peer and boot id.
@@ -135,11 +129,9 @@ impl Registry {
             queue_bytes: options.queue_bytes,
             receptions: watch::Sender::new(0),
             reception: Arc::new(Semaphore::new(1)),
-            peers,
-            tls: options.tls.clone(),
+            peers: Arc::clone(&peers),
+            authentication: Authentication::new(options.tls.clone(), Arc::clone(&peers)),
             connection_age: options.connection_age,
-            offered_by: Mutex::default(),
-            told_members: watch::Sender::default(),
             peers_changed: watch::Sender::new(()),
             connected: Mutex::default(),
             directory: Mutex::default(),
@@ -207,37 +199,15 @@ impl Registry {
 
     /// Whom a dial of the member `raft_id` means, or of any node of the cluster.
     pub fn target(&self, raft_id: Option<u64>) -> Target {
-        let table = self.table();
-        let name = raft_id.and_then(|raft_id| table.as_deref()?.name_of(raft_id).cloned());
-        self.target_named(name, raft_id.is_some_and(|raft_id| self.peers.spoke_tls(raft_id)))
+        self.authentication.target(self.table().as_deref(), raft_id)
     }
 
-    /// Whom a dial of the node called `name` means; it has or has not spoken TLS before.
-    pub fn target_named(&self, name: Option<String>, spoke_tls: bool) -> Target {
-        Target { tls: self.tls.clone(), name, spoke_tls }
-    }
-
-    /// Remembers the certified leader whose offer was accepted.
-    pub fn accepted_offer_of(&self, raft_id: u64, name: &str) {
-        *self.offered_by() = Some((raft_id, name.to_owned()));
-    }
-
-    fn offered_by(&self) -> MutexGuard<'_, Option<(u64, String)>> {
-        self.offered_by.lock().expect("no panic while the lock is held")
-    }
-
-    /// Checks that the kind of connection and the certificate allow the peer to speak as what it says it is.
+    /// Checks what the kind of connection and the certificate of a peer prove, whatever it wants.
     ///
     /// # Errors
     /// [`Denial`], to be sent back.
     pub fn authenticate(&self, peer: &InboundPeer) -> Result<(), Denial> {
-        if peer.certified.is_none() {
-            let from = peer.hello.from;
-            // A member that has spoken TLS speaks it for ever: a plain connection in its name is another's, or passes through one.
-            let required = self.tls.as_ref().is_some_and(|tls| tls.mode() == Mode::On || self.peers.spoke_tls(from));
-            return if required { Err(Denial::TlsRequired) } else { Ok(()) };
-        }
-        check_certified(self.table().as_deref(), peer)
+        self.authentication.check(self.table().as_deref(), peer)
     }
 
     /// Checks whether a peer is admitted, and records its boot id durably.
@@ -249,44 +219,13 @@ impl Registry {
         // Checked first and recorded second: a refused hello writes nothing.
         let table = self.table();
         admit(table.as_deref(), hello, || {
-            self.authenticate(peer)?;
-            if let (Some(certified), Some(table)) = (&peer.certified, table.as_deref()) {
-                let offered_by = self.offered_by().clone();
-                let leader = offered_by.as_ref().map(|(raft_id, name)| (*raft_id, name.as_str()));
-                if !is_member(table, hello.from, certified, leader, || self.is_told_of(table, hello.from, certified)) {
-                    return Err(Denial::Unlisted);
-                }
-            }
+            self.authentication.check_member(table.as_deref(), peer)?;
             self.peers.check(hello.from, &hello.boot_history).map_err(Denial::Conflict)
         })?;
         if peer.certified.is_some() {
             self.record_tls(hello.from).await?;
         }
         self.record_peer(hello.from, &hello.boot_history, false).await
-    }
-
-    /// Stores the members that the member `from` has told this node of.
-    pub fn told_members(&self, from: u64, members: Vec<(u64, String)>) {
-        let Some(table) = self.table().filter(|table| self.is_believed(table, from)) else { return };
-        self.told_members.send_if_modified(|told| {
-            told.retain(|member, _| self.is_believed(&table, *member));
-            told.insert(from, members.clone()) != Some(members)
-        });
-    }
-
-    /// Whether this node believes a peer about other members: it is one, or the leader whose offer a joiner has accepted.
-    fn is_believed(&self, table: &PeerTable, raft_id: u64) -> bool {
-        let joins = || table.joining && self.offered_by().as_ref().is_some_and(|(leader, _)| *leader == raft_id);
-        table.lists(raft_id) || joins()
-    }
-
-    /// Whether a present member has told this node of another one.
-    fn is_told_of(&self, table: &PeerTable, raft_id: u64, name: &str) -> bool {
-        let told = self.told_members.borrow();
-        told.iter().any(|(member, members)| {
-            self.is_believed(table, *member)
-                && members.iter().any(|(id, other)| (*id, other.as_str()) == (raft_id, name))
-        })
     }
 
     /// Records that a member has spoken TLS; durable on return.

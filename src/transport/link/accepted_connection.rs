@@ -176,7 +176,11 @@ impl Reader<'_> {
                         self.registry.gossiped(&known);
                     }
                 }
-                Frame::Members(members) => self.registry.told_members(self.hello.from, members),
+                Frame::Members(members) => {
+                    if let Some(table) = self.registry.table() {
+                        self.registry.authentication.told_members(&table, self.hello.from, members);
+                    }
+                }
                 Frame::Digest(digest) => {
                     self.registry.handle.deliver(Input::Digest { from: self.hello.from, told: digest }).await
                 }

@@ -169,7 +169,7 @@ impl DialerLink<'_> {
     /// # Errors
     /// The reason, once the connection has reached its age without another.
     async fn replacement(&self) -> Result<PeerStream, String> {
-        let Some(age) = self.registry.tls.as_ref().map(|_| self.registry.connection_age) else {
+        let Some(age) = self.registry.authentication.tls.as_ref().map(|_| self.registry.connection_age) else {
             return pending().await;
         };
         let born = Instant::now();

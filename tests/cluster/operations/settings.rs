@@ -108,7 +108,11 @@ fn the_shipped_file_starts_a_node() {
 }
 
 fn peers_see_the_advertised_host() {
-    let node = Setup::named("node1").set("HUSKV_HOST", "0.0.0.0").set("HUSKV_ADVERTISE_HOST", "localhost").start();
+    let node = Setup::named("node1")
+        .set("HUSKV_HOST", "0.0.0.0")
+        .set("HUSKV_ADVERTISE_HOST", "localhost")
+        .set("HUSKV_NETWORK_INSECURE", "true")
+        .start();
     let stats = node.stats();
     let raft = stats["members"][0]["raft_address"].as_str().unwrap_or("");
     assert!(raft.starts_with("localhost:"), "advertised: {stats}");

@@ -47,7 +47,12 @@ fn status_is_0_where_all_nodes_know_their_leader_and_1_without_a_quorum() {
 
 fn status_without_arguments_asks_the_node_that_the_same_variables_start() {
     let port = free_port().to_string();
-    let own = [("SERVER_PORT", port.as_str()), ("HUSKV_HOST", "0.0.0.0"), ("HUSKV_ADVERTISE_HOST", "localhost")];
+    let own = [
+        ("SERVER_PORT", port.as_str()),
+        ("HUSKV_HOST", "0.0.0.0"),
+        ("HUSKV_ADVERTISE_HOST", "localhost"),
+        ("HUSKV_NETWORK_INSECURE", "true"),
+    ];
     let (code, said) = status(&own, &[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("refused"), "{said}");
