@@ -9,85 +9,8 @@
 //! See also: [`crate::config`] (sources and precedence), `validate` (parsers, and checks between settings).
 
 use super::Config;
+pub use super::key::{Key, Kind};
 use super::{tls, validate};
-
-/// The type of a setting, its bounds, and the field of [`Config`] that it sets.
-pub enum Kind {
-    /// A whole number from `min` to `max`.
-    Number {
-        /// The minimum.
-        min: u64,
-        /// The maximum.
-        max: u64,
-        /// Stores it.
-        set: fn(&mut Config, u64),
-    },
-    /// A whole number from `min` to `max`, or `auto`, which the node replaces by a value that fits the machine.
-    NumberOrAuto {
-        /// The minimum.
-        min: u64,
-        /// The maximum.
-        max: u64,
-        /// Stores it; None for `auto`.
-        set: fn(&mut Config, Option<u64>),
-    },
-    /// A port, 0 to 65535; the help explains 0.
-    Port(
-        /// Stores it.
-        fn(&mut Config, u16),
-    ),
-    /// Either `true` or `false`.
-    Switch(
-        /// Stores it.
-        fn(&mut Config, bool),
-    ),
-    /// A text; an empty one is allowed only where the default is empty.
-    Text {
-        /// Parses and stores it; the error is the reason, with the text.
-        set: fn(&mut Config, &str) -> Result<(), String>,
-    },
-    /// A list: comma-separated in variables and flags, an array of strings in the file.
-    List {
-        /// Parses and stores it; the error is the reason, with the wrong element.
-        set: fn(&mut Config, &[String]) -> Result<(), String>,
-    },
-}
-
-/// One setting.
-pub struct Key {
-    /// The name in the file: `section.key`, or `key` at the top level.
-    pub path: &'static str,
-    /// A second, short variable.
-    pub short: Option<&'static str>,
-    /// Further flags besides the one made from the path, without the dashes.
-    pub aliases: &'static [&'static str],
-    /// The default, as text of a variable.
-    pub default: &'static str,
-    /// The type.
-    pub kind: Kind,
-    /// The meaning, for the help.
-    pub help: &'static str,
-}
-
-impl Key {
-    /// Returns the variable made from the path, such as `HUSKV_RAFT_TICK_MS`.
-    #[must_use]
-    pub fn variable(&self) -> String {
-        format!("HUSKV_{}", self.path.replace('.', "_").to_uppercase())
-    }
-
-    /// Returns the flag made from the path, without the dashes, such as `raft-tick-ms`.
-    #[must_use]
-    pub fn flag(&self) -> String {
-        self.path.replace(['.', '_'], "-")
-    }
-
-    /// Returns the documented name: the short variable, or the one made from the path.
-    #[must_use]
-    pub fn known_as(&self) -> String {
-        self.short.map_or_else(|| self.variable(), str::to_owned)
-    }
-}
 
 /// Returns the key with this path.
 #[must_use]
@@ -325,6 +248,20 @@ pub static KEYS: &[Key] = &[
         |c, v| c.limits.request_timeout_ms = v,
         "Timeout of requests without ?timeout=, in milliseconds",
     ),
+    number(
+        "limits.requests_per_second",
+        "0",
+        (0, 1_000_000),
+        |c, v| c.limits.requests_per_second = v,
+        "Requests per second of one caller: a token, or without one an address (IPv6: a network of 64 bits); more get 429; 0: no limit",
+    ),
+    number(
+        "limits.request_burst",
+        "0",
+        (0, 1_000_000),
+        |c, v| c.limits.request_burst = v,
+        "Requests that one caller may send at once after a pause; 0: limits.requests_per_second",
+    ),
     Key {
         path: "http.allowed_origins",
         short: None,
@@ -342,6 +279,14 @@ pub static KEYS: &[Key] = &[
             set: |c, v| validate::each(v, validate::allowed_host).map(|list| c.http.allowed_hosts = list),
         },
         help: "Values of the Host header that are accepted besides the node's own, such as kv.example.org; *: any",
+    },
+    Key {
+        path: "http.trusted_proxies",
+        short: None,
+        aliases: &[],
+        default: "",
+        kind: Kind::List { set: |c, v| validate::each(v, validate::network).map(|list| c.http.trusted_proxies = list) },
+        help: "Addresses or networks, such as 10.0.0.0/8, of the proxies whose X-Forwarded-For names the client's address",
     },
     number(
         "http.idle_timeout_ms",
