@@ -51,6 +51,16 @@ fn shares_an_empty_bucket(responses: &[TestResponse], since: Instant) {
     assert!(allowed as u64 <= since.elapsed().as_secs() + 1, "{allowed} of a bucket of {BURST}: {responses:?}");
 }
 
+/// Admins' tokens with these names, and the header line of each.
+fn tokens<const N: usize>(names: [&str; N]) -> (Arc<TokenStore>, [String; N]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens.toml");
+    let drawn = names.map(|name| NewToken { name: name.into(), admin: true, ..NewToken::default() }.draw().unwrap());
+    std::fs::write(&path, drawn.iter().map(|(_, table)| table.as_str()).collect::<String>()).unwrap();
+    let store = TokenStore::open(&path, slog::Logger::root(slog::Discard, slog::o!())).unwrap();
+    (store, drawn.map(|(secret, _)| format!("Authorization: Bearer {}\r\n", secret.expose())))
+}
+
 #[tokio::test]
 async fn over_the_limit_is_a_429_that_says_when_and_changes_nothing() {
     let node = Node::start(limited(), map_loop());
@@ -122,18 +132,14 @@ async fn a_proxy_names_the_client_and_a_stranger_does_not() {
 
 #[tokio::test]
 async fn wrong_tokens_use_up_the_limit_of_their_address_and_a_valid_one_has_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tokens.toml");
-    let (secret, table) = NewToken { name: "root".into(), admin: true, ..NewToken::default() }.draw().unwrap();
-    std::fs::write(&path, table).unwrap();
-    let store = TokenStore::open(&path, slog::Logger::root(slog::Discard, slog::o!())).unwrap();
+    let (store, [root]) = tokens(["root"]);
     let names = Names { node: "node1".into(), ..Names::default() };
     let since = Instant::now();
     let node = Node::start_as(names, Options { tokens: Some(store), ..limited() }, map_loop());
     let refused = over_the_limit(many(&node, "GET", "/store/k", "Authorization: Bearer guess\r\n").await, 401);
     refused.is_problem(429, "rate_limited");
     assert_eq!(refused.header("x-huskv-node"), None, "a stranger learns no names");
-    let valid = format!("Authorization: Bearer {}\r\n", secret.expose());
+    let valid = root;
     let refused = over_the_limit(many(&node, "GET", "/store/k", &valid).await, 404);
     let problem = refused.is_problem(429, "rate_limited");
     assert!(problem["detail"].as_str().unwrap().starts_with("token \"root\""), "{problem}");
@@ -171,4 +177,28 @@ async fn the_limit_and_the_proxies_are_replaced_while_the_node_runs() {
     over_the_limit(many(&node, "GET", "/nowhere", "X-Forwarded-For: 203.0.113.9\r\n").await, 404);
     // The header is not believed any more.
     shares_an_empty_bucket(&many(&node, "GET", "/nowhere", "").await, since);
+}
+
+#[tokio::test]
+async fn a_token_leaves_watchers_to_other_tokens_at_its_address() {
+    let (store, [first, second]) = tokens(["first", "second"]);
+    let (node, _feed) = watch::node_with(Options { tokens: Some(store), watchers: 16, ..options() });
+    let ask = async |token: &str| {
+        let mut stream = TcpStream::connect(node.address).await.unwrap();
+        let request = format!("GET /watch?prefix= HTTP/1.1\r\nHost: localhost\r\n{token}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut status = [0; "HTTP/1.1 200".len()];
+        stream.read_exact(&mut status).await.unwrap();
+        (String::from_utf8_lossy(&status[9..]).into_owned(), stream)
+    };
+    // An eighth of 16 is left to others.
+    let mut watching = Vec::new();
+    for (token, expected) in [(&first, 14), (&second, 2)] {
+        for _ in 0..expected {
+            let (status, stream) = ask(token).await;
+            assert_eq!(status, "200");
+            watching.push(stream);
+        }
+        assert_eq!(ask(token).await.0, "503");
+    }
 }
