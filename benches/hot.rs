@@ -126,6 +126,8 @@ fn get(criterion: &mut Criterion) {
         tls: None,
         tokens: None,
         watchers: 1,
+        limiter: Arc::new(http::RequestLimiter::new(0, 0, 1024)),
+        trusted_proxies: Arc::default(),
     };
     let log = slog::Logger::root(slog::Discard, slog::o!());
     let _running = runtime.enter();

@@ -86,9 +86,9 @@
 //!   9999 (`storage::sled::clamped_system_time`).
 //! * sled's flush is made a real fdatasync (`storage::sled::sync_override`), and a node that cannot prove it does not start. Values
 //!   are stored in chunks of at most 4 KiB, because sled never syncs what it puts into `blobs/`.
-//! * Memory that clients hold at their own speed is bounded, shared out by address, and taken from clients below a least rate
+//! * Memory that clients hold at their own speed is bounded, shared out by token or address, and taken from clients below a least rate
 //!   (`http::server::fair_memory`, `http::server::min_rate`). All bounds follow from one number (`node::memory`). A refused
-//!   request costs the loop nothing.
+//!   request costs the loop nothing, and neither does one over its caller's rate (`http::clients::rate_limit`).
 //! * The loop waits for no watcher. A watcher sees every event from its cursor on once and in order, or is told that it
 //!   cannot.
 //! * The log is compacted only behind the checkpoint, which is what the state machine has synced.

@@ -93,6 +93,7 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
             "join" => "b:2,a:1",
             "http.allowed_origins" => "https://a.b",
             "http.allowed_hosts" => "a.b",
+            "http.trusted_proxies" => "10.0.0.0/8",
             "log.level" => "debug",
             "log.format" => "json",
             "cluster.follow_moves" | "network.insecure" => "true",

@@ -86,6 +86,20 @@ fn the_document_uses_only_features_that_client_generators_support() {
 }
 
 #[test]
+fn every_operation_but_probes_documents_the_limit_of_requests() {
+    let document = document();
+    let mut limited = 0;
+    for (path, operations) in document["paths"].as_object().into_iter().flatten() {
+        for (method, operation) in operations.as_object().into_iter().flatten().filter(|(_, any)| any.is_object()) {
+            let is_limited = operation["responses"].get("429").is_some();
+            assert_eq!(is_limited, !["/health", "/livez", "/readyz"].contains(&path.as_str()), "{method} {path}");
+            limited += usize::from(is_limited);
+        }
+    }
+    assert!(limited > 15, "{limited}");
+}
+
+#[test]
 fn every_route_is_documented() {
     let routes = source("src/http/routes.rs");
     let mut routed = between(&routes, "warp::path(\"", "\")");

@@ -117,6 +117,8 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("clap_complete", &["src/cli/completions.rs"]),
     ("toml", &["src/auth/", "src/config.rs", "src/config/"]),
     ("subtle", &["src/auth/"]),
+    ("governor", &["src/http/"]),
+    ("ipnet", &["src/http/", "src/config.rs", "src/config/"]),
     ("rustls", &["src/trust/"]),
     ("tokio_rustls", &["src/trust/"]),
     ("rustls_pki_types", &["src/trust/"]),

@@ -1,6 +1,7 @@
 //! Cluster client: sends a request to one endpoint after the other until one responds for good.
 //!
-//! Invariants: the timeout of a call bounds all its attempts together. An `unknown` outcome of one attempt is not
+//! Invariants: the timeout of a call bounds all its attempts together. After a 429 no node is asked before the time that it names;
+//! where that is beyond the timeout, the call fails at once. An `unknown` outcome of one attempt is not
 //! overwritten by a later attempt that was refused.
 //!
 //! See also: `endpoints` for the order, `retry` for the rule.
@@ -84,6 +85,7 @@ impl Client {
             let order = self.endpoints(|endpoints| endpoints.order(kind != RequestKind::Local));
             let others = order.len() > 1;
             let mut lasts = true;
+            let mut limited = None;
             for address in order {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -91,10 +93,11 @@ impl Client {
                 }
                 // A plain write gets all the time that is left: after a timeout it could not be sent again anyway.
                 let limit = if others && kind.is_idempotent() { left.min(ATTEMPT_TIMEOUT) } else { left };
-                let RetryDecision { mut failure, retry } = match self.attempt(kind, &address, request, limit).await {
-                    Ok(response) => return Ok(response),
-                    Err(decision) => *decision,
-                };
+                let RetryDecision { mut failure, retry, wait } =
+                    match self.attempt(kind, &address, request, limit).await {
+                        Ok(response) => return Ok(response),
+                        Err(decision) => *decision,
+                    };
                 if !retry {
                     return Err(failure);
                 }
@@ -103,13 +106,19 @@ impl Client {
                 maybe_applied |= failure.outcome == Outcome::Unknown;
                 failure.outcome = if maybe_applied { Outcome::Unknown } else { failure.outcome };
                 last = Some(failure);
+                limited = wait;
+                if limited.is_some() {
+                    break;
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if lasts || left <= pause {
+            if lasts || left <= limited.unwrap_or(pause) {
                 return Err(last.unwrap_or_else(no_endpoint));
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+            tokio::time::sleep(limited.unwrap_or(pause)).await;
+            if limited.is_none() {
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
         }
     }
 
@@ -133,14 +142,14 @@ impl Client {
             }
             Ok(response) => {
                 let decision = retry::classify_response(kind, address, &response);
-                if !decision.retry {
+                if !decision.retry || decision.wait.is_some() {
                     self.record_response(address, &response.headers);
                 }
                 decision
             }
             Err(error) => retry::classify_error(kind, address, error),
         };
-        if decision.retry || decision.failure.status.is_none() {
+        if (decision.retry && decision.wait.is_none()) || decision.failure.status.is_none() {
             self.endpoints(|endpoints| endpoints.record_failure(address));
         }
         Err(Box::new(decision))

@@ -2,7 +2,8 @@
 //!
 //! Why: forming a cluster, `huskv status` and the demo are about one particular node.
 //!
-//! Invariants: a request is sent once, [`NodeClient::stats`] at most twice. Its timeout covers everything, the whole response included.
+//! Invariants: a request is sent once, [`NodeClient::stats`] at most twice, and again after a 429, when the time that it names has
+//! passed. Its timeout covers everything, waits and the whole response included; a wait beyond it leaves the 429 as the response.
 //!
 //! See also: [`super::Client`], which chooses among endpoints and retries.
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 use super::access::Access;
 use super::cluster_client::PAUSE;
 use super::http_client::{ApiRequest, ApiResponse, HttpClient};
+use super::retry;
 
 /// A client of single nodes; cheap to clone, and clones share their connections.
 #[derive(Debug, Clone)]
@@ -144,12 +146,21 @@ impl NodeClient {
 
     async fn exchange(&self, address: &str, request: ApiRequest) -> Result<ApiResponse, NodeClientError> {
         let deadline = Instant::now() + self.timeout;
-        let mut answer = self.http.exchange(address, &request, self.timeout).await;
-        // It was never written to the connection, so it is still sent once.
-        if matches!(&answer, Err(error) if error.refused) {
-            tokio::time::sleep(PAUSE).await;
-            answer = self.http.exchange(address, &request, deadline.saturating_duration_since(Instant::now())).await;
-        }
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let mut is_first = true;
+        let answer = loop {
+            let answer = self.http.exchange(address, &request, left()).await;
+            let wait = match &answer {
+                Ok(answer) => retry::wait_after(answer.status, &answer.headers),
+                // It was never written to the connection, so it is still sent once.
+                Err(error) => (error.refused && is_first).then_some(PAUSE),
+            };
+            match wait.filter(|wait| *wait < left()) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => break answer,
+            }
+            is_first = false;
+        };
         match answer {
             Ok(answer) => Ok(answer),
             Err(error) if error.timed_out => {

@@ -4,7 +4,8 @@
 //! applied turns every election into an error. The rule is a pure function of the request's kind and the response.
 //!
 //! Invariants: a write of unknown outcome is sent again only with an idempotency key. A request that was never sent, or
-//! was `not_applied` for a transient reason, may go to another node. A refusal such as 404 or 412 is final.
+//! was `not_applied` for a transient reason, may go to another node. A 429 is sent again after the time that it names. A refusal
+//! such as 404 or 412 is final.
 //!
 //! Example: a `PUT` without a key gets 504 `timeout`, outcome `unknown`: no retry. The same with a key: retry. A `PUT`
 //! that gets 503 `no_leader`, outcome `not_applied`: retry in both cases.
@@ -12,7 +13,10 @@
 //! See also: [`super::Client`] for the order of endpoints and the backoff.
 
 use std::num::NonZeroU64;
+use std::time::Duration;
 
+use hyper::HeaderMap;
+use hyper::header::RETRY_AFTER;
 use serde::Deserialize;
 
 use super::failure::Failure;
@@ -85,6 +89,20 @@ struct Problem {
 pub(super) struct RetryDecision {
     pub(super) failure: Failure,
     pub(super) retry: bool,
+    /// After a 429, how long to wait before the next request to any node. The endpoint itself is in order.
+    pub(super) wait: Option<Duration>,
+}
+
+/// The status of a request over a limit of requests per second.
+const TOO_MANY_REQUESTS: u16 = 429;
+/// How long to wait after a 429 that does not say it.
+const DEFAULT_WAIT: Duration = Duration::from_secs(1);
+
+/// How long to wait after a 429; none after any other response.
+pub(super) fn wait_after(status: u16, headers: &HeaderMap) -> Option<Duration> {
+    // A proxy may send a date instead; huskv sends seconds.
+    let seconds = || headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok();
+    (status == TOO_MANY_REQUESTS).then(|| seconds().map_or(DEFAULT_WAIT, Duration::from_secs))
 }
 
 /// Classifies a response that is no success.
@@ -102,7 +120,9 @@ pub(super) fn classify_response(kind: RequestKind, endpoint: &str, response: &Ap
         _ => format!("status {status} and no reason, so this is no huskv node"),
     });
     // Both must hold: the cause may pass, and sending again cannot apply the write twice.
-    let retry = TRANSIENT.contains(&code.as_str()) && (kind.is_idempotent() || outcome == Outcome::NotApplied);
+    let wait = wait_after(status, &response.headers);
+    let is_transient = wait.is_some() || TRANSIENT.contains(&code.as_str());
+    let retry = is_transient && (kind.is_idempotent() || outcome == Outcome::NotApplied);
     let failure = Failure {
         endpoint: endpoint.to_owned(),
         status: Some(status),
@@ -113,7 +133,7 @@ pub(super) fn classify_response(kind: RequestKind, endpoint: &str, response: &Ap
         oldest_index: problem.oldest_index,
         newest_index: problem.newest_index,
     };
-    RetryDecision { failure, retry }
+    RetryDecision { failure, retry, wait: wait.filter(|_| retry) }
 }
 
 /// Classifies the lack of a response.
@@ -121,7 +141,7 @@ pub(super) fn classify_error(kind: RequestKind, endpoint: &str, error: ExchangeE
     let outcome = if kind.is_write() && error.sent { Outcome::Unknown } else { Outcome::NotApplied };
     let retry = kind.is_idempotent() || outcome == Outcome::NotApplied;
     let code = error.lasting.unwrap_or(NO_ANSWER);
-    RetryDecision { failure: Failure::local(endpoint, code, error.detail, outcome), retry }
+    RetryDecision { failure: Failure::local(endpoint, code, error.detail, outcome), retry, wait: None }
 }
 
 /// Whether the same endpoint fails the same way until files or settings change. Another endpoint may still succeed; where
@@ -133,8 +153,6 @@ pub(super) fn lasts(failure: &Failure) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::HeaderMap;
-
     fn decide(kind: RequestKind, status: u16, body: &str) -> RetryDecision {
         let response = ApiResponse { status, headers: HeaderMap::new(), body: body.to_owned().into() };
         classify_response(kind, "a:1", &response)
@@ -178,6 +196,27 @@ mod tests {
         let never_sent = ExchangeError::new(false, "refused".into());
         assert!(classify_error(RequestKind::Write, "a:1", never_sent).retry);
         assert!(decide(RequestKind::Write, 410, r#"{"code":"removed","outcome":"not_applied"}"#).retry);
+    }
+
+    #[test]
+    fn a_429_is_retried_after_the_time_that_it_names() {
+        let body = r#"{"code":"rate_limited","detail":"d","outcome":"not_applied"}"#;
+        for (named, seconds) in [("3", 3), (" 7 ", 7), ("Sun, 29 Nov 2026 10:00:00 GMT", 1), ("", 1), ("-1", 1)] {
+            for (kind, body) in
+                [(RequestKind::Write, body), (RequestKind::Read, body), (RequestKind::Write, "slow down")]
+            {
+                let headers = HeaderMap::from_iter([(RETRY_AFTER, named.parse().unwrap())]);
+                let response = ApiResponse { status: 429, headers, body: body.to_owned().into() };
+                let decision = classify_response(kind, "a:1", &response);
+                assert_eq!(
+                    (decision.retry, decision.wait),
+                    (true, Some(Duration::from_secs(seconds))),
+                    "{named} {body}"
+                );
+                assert_eq!(decision.failure.outcome, Outcome::NotApplied);
+            }
+        }
+        assert!(decide(RequestKind::Write, 503, r#"{"code":"no_leader","outcome":"not_applied"}"#).wait.is_none());
     }
 
     #[test]

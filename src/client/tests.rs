@@ -248,3 +248,38 @@ async fn a_compacted_node_is_skipped_and_a_watch_ends_where_all_are_compacted() 
     let mut watch = client(&[&anew]).watch(Scope::Key("k".into()), None, Some("5000".into()));
     assert_eq!(watch.next().await.unwrap_err().newest_index.map(u64::from), Some(6));
 }
+
+/// A 429 that names so many seconds.
+fn limited(seconds: &str) -> Reply {
+    let body = r#"{"code":"rate_limited","detail":"d","outcome":"not_applied"}"#;
+    Reply::Respond(429, format!("retry-after: {seconds}\r\n"), body.to_owned())
+}
+
+#[tokio::test]
+async fn after_a_429_no_node_is_asked_before_the_time_that_it_names() {
+    let began = std::time::Instant::now();
+    let first = Server::start("n1", vec![limited("1"), reply(200, PUT)]).await;
+    let second = Server::start("n2", vec![reply(200, PUT)]).await;
+    assert_eq!(client(&[&first, &second]).put("k", "v", &Write::default()).await.unwrap(), 7);
+    assert_eq!((first.requests().len(), second.requests().len()), (2, 0), "the same node, which is in order");
+    let events = Server::start("n3", vec![limited("1"), reply(200, EVENTS)]).await;
+    let mut watch = client(&[&events, &second]).watch(Scope::Key("k".into()), Some(7), None);
+    assert_eq!(watch.next().await.unwrap().id, "7");
+    let stats = Server::start("n4", vec![limited("1"), reply(200, r#"{"data":{"keys":"1"}}"#)]).await;
+    let of_node = NodeClient::new(Duration::from_secs(20)).stats(&stats.address).await.unwrap();
+    assert_eq!((&of_node["keys"], stats.requests().len()), (&"1".into(), 2));
+    assert_eq!((events.requests().len(), second.requests().len()), (2, 0));
+    assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_429_that_names_more_than_the_timeout_fails_at_once() {
+    let node = Server::start("n1", vec![limited("3600")]).await;
+    let failure = client(&[&node]).put("k", "v", &Write::default()).await.unwrap_err();
+    assert_eq!((failure.code.as_str(), failure.outcome), ("rate_limited", Outcome::NotApplied));
+    let mut watch = client(&[&node]).watch(Scope::Key("k".into()), Some(7), None);
+    assert_eq!(watch.next().await.unwrap_err().code, "rate_limited");
+    let stats = NodeClient::new(Duration::from_secs(20)).stats(&node.address).await;
+    assert!(matches!(stats, Err(NodeClientError::NoStats { status: 429, .. })), "{stats:?}");
+    assert_eq!(node.requests().len(), 3);
+}

@@ -111,10 +111,17 @@ impl Watch {
             let mut last = None;
             let mut compacted = None;
             let mut lasts = true;
+            let mut limited = None;
             for address in self.client.endpoints(|endpoints| endpoints.order(false)) {
                 let failure = match self.open(&address, &request).await {
                     Ok(stream) => return Ok(stream),
-                    Err(RetryDecision { failure, retry }) if retry || failure.code == COMPACTED => failure,
+                    Err(RetryDecision { failure, wait: Some(wait), .. }) => {
+                        limited = Some(wait);
+                        last = Some(failure);
+                        lasts = false;
+                        break;
+                    }
+                    Err(RetryDecision { failure, retry, .. }) if retry || failure.code == COMPACTED => failure,
                     Err(RetryDecision { failure, .. }) => return Err(failure),
                 };
                 self.client.endpoints(|endpoints| endpoints.record_failure(&address));
@@ -128,10 +135,11 @@ impl Watch {
             if let Some(failure) = compacted {
                 return Err(failure);
             }
-            if lasts || deadline.saturating_duration_since(Instant::now()) <= pause {
+            let wait = limited.unwrap_or(pause);
+            if lasts || deadline.saturating_duration_since(Instant::now()) <= wait {
                 return Err(last.unwrap_or_else(no_endpoint));
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(wait).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
@@ -173,7 +181,7 @@ impl Watch {
             let Some(now) = now else {
                 let detail = "it answers a watch without its index, so it is no huskv node";
                 let failure = Failure::local(address, NO_NODE, detail, Outcome::NotApplied);
-                return Err(RetryDecision { failure, retry: true });
+                return Err(RetryDecision { failure, retry: true, wait: None });
             };
             self.from = Some(now.saturating_add(1));
         }

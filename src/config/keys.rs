@@ -245,6 +245,20 @@ pub static KEYS: &[Key] = &[
         |c, v| c.limits.request_timeout_ms = v,
         "Timeout of requests without ?timeout=, in milliseconds",
     ),
+    number(
+        "limits.requests_per_second",
+        "0",
+        (0, 1_000_000),
+        |c, v| c.limits.requests_per_second = v,
+        "Requests per second of one caller: a token, or without one an address (IPv6: a network of 64 bits); more get 429; 0: no limit",
+    ),
+    number(
+        "limits.request_burst",
+        "0",
+        (0, 1_000_000),
+        |c, v| c.limits.request_burst = v,
+        "Requests that one caller may send at once after a pause; 0: limits.requests_per_second",
+    ),
     Key {
         path: "http.allowed_origins",
         short: None,
@@ -262,6 +276,14 @@ pub static KEYS: &[Key] = &[
             set: |c, v| validate::each(v, validate::allowed_host).map(|list| c.http.allowed_hosts = list),
         },
         help: "Values of the Host header that are accepted besides the node's own, such as kv.example.org; *: any",
+    },
+    Key {
+        path: "http.trusted_proxies",
+        short: None,
+        aliases: &[],
+        default: "",
+        kind: Kind::List { set: |c, v| validate::each(v, validate::network).map(|list| c.http.trusted_proxies = list) },
+        help: "Addresses or networks, such as 10.0.0.0/8, of the proxies whose X-Forwarded-For names the client's address",
     },
     number(
         "http.idle_timeout_ms",

@@ -16,6 +16,8 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::model::NodeAddress;
 
 mod derived_addresses;
@@ -181,6 +183,10 @@ pub struct Limits {
     pub watch_mb: u64,
     /// The default timeout of requests in milliseconds.
     pub request_timeout_ms: u64,
+    /// Requests per second of one caller; 0: no limit.
+    pub requests_per_second: u64,
+    /// Requests of one caller at once; 0: as many as per second.
+    pub request_burst: u64,
 }
 
 /// `[http]`: browsers and connections.
@@ -190,6 +196,8 @@ pub struct Http {
     pub allowed_origins: Vec<String>,
     /// Accepted values of the Host header, in lower case; `*` is any.
     pub allowed_hosts: Vec<String>,
+    /// The proxies whose X-Forwarded-For is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// The idle timeout of a connection in milliseconds.
     pub idle_timeout_ms: u64,
     /// How long a client may be slower than the minimum rate, in milliseconds.

@@ -7,9 +7,11 @@
 //!
 //! See also: [`crate::config`], which adds the source of the value to the error.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net};
 
 use super::Config;
 pub(super) use crate::model::is_unspecified;
@@ -19,6 +21,8 @@ use crate::model::{NodeAddress, NodeName, check_dialable, check_host};
 const MAX_JOIN_ADDRESSES: usize = 64;
 /// What a body needs besides key and value: `{"key":"","value":}` and white space.
 const BODY_OVERHEAD: u64 = 64;
+/// The length of the prefix before an IPv4 address in IPv6, in bits.
+const IPV4_IN_IPV6_BITS: u8 = 96;
 
 /// Removes the brackets of an IPv6 address.
 fn bare(host: &str) -> String {
@@ -98,6 +102,30 @@ pub(super) fn allowed_host(text: &str) -> Result<String, String> {
         host(text)?;
     }
     Ok(text.to_lowercase())
+}
+
+/// Parses an IP address, or a network such as `10.0.0.0/8`. IPv4 in IPv6 (`::ffff:10.0.0.1`) becomes IPv4, as addresses of clients do.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let wrong = || format!("{text:?} is neither an IP address nor a network such as 10.0.0.0/8");
+    let network: IpNet = match text.parse::<IpAddr>() {
+        Ok(address) => address.into(),
+        Err(_) => text.parse().map_err(|_| wrong())?,
+    };
+    if network != network.trunc() {
+        return Err(format!("{text:?} has bits set beyond its prefix; write {}", network.trunc()));
+    }
+    let network = match network {
+        IpNet::V6(whole) => whole
+            .prefix_len()
+            .checked_sub(IPV4_IN_IPV6_BITS)
+            .and_then(|prefix| Ipv4Net::new(whole.addr().to_ipv4_mapped()?, prefix).ok())
+            .map_or(network, IpNet::V4),
+        IpNet::V4(_) => network,
+    };
+    if network.prefix_len() == 0 {
+        return Err(format!("{text:?} would let every client name its own address; list the proxies"));
+    }
+    Ok(network)
 }
 
 /// Parses a log level, in lower case.
@@ -198,6 +226,35 @@ mod tests {
         for bad in ["a", "a:", "a:0", "a:65536", "a:+1", "::1:22", "[::1]", "http://a:1", "a:1/b", ":1", "0.0.0.0:1"] {
             assert!(parse_address(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn networks() {
+        for (text, parsed) in [
+            ("10.0.0.1", "10.0.0.1/32"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("fd00::/8", "fd00::/8"),
+            ("::1", "::1/128"),
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ] {
+            assert_eq!(network(text).map(|network| network.to_string()), Ok(parsed.to_owned()), "{text}");
+        }
+        for bad in [
+            "",
+            "proxy",
+            "10.0.0",
+            "10.0.0.0/33",
+            "10.0.0.1:80",
+            "10.0.0.0/",
+            "[::1]",
+            "0.0.0.0/0",
+            "::/0",
+            "::ffff:0.0.0.0/96",
+        ] {
+            assert!(network(bad).is_err(), "{bad}");
+        }
+        assert!(network("10.0.0.1/8").unwrap_err().ends_with("write 10.0.0.0/8"));
     }
 
     #[test]

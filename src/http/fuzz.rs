@@ -18,6 +18,7 @@ use warp::http::Method;
 use warp::http::header::{HeaderMap, HeaderValue, ORIGIN};
 
 use super::api::{cluster, range_and_prefix_delete, store, touch, txn, watch};
+use super::clients::rate_limit::RequestLimiter;
 use super::options::Options;
 use super::request::body::BodyQuota;
 use super::request::handler_context::ServerContext;
@@ -64,7 +65,8 @@ pub fn body(bytes: &[u8]) {
     // With 255 the body is one byte over its limit.
     let limit = rest.len().max(1) - usize::from(chunk == u8::MAX);
     let budget = Budget::new(8 * rest.len().max(64 << 10));
-    let quota = BodyQuota { budget: &budget, source: Source::loopback(), grace: options().rate_grace };
+    let holder = Source::loopback().into();
+    let quota = BodyQuota { budget: &budget, holder: &holder, grace: options().rate_grace };
     let read = body::collect(Box::pin(futures_util::stream::iter(chunks)), None, limit, quota).now_or_never();
     let Ok(whole) = read.expect("bytes in memory are there at once") else {
         assert!(rest.len() > limit, "only a body over the limit is refused");
@@ -159,6 +161,8 @@ fn options() -> Options {
         tls: None,
         peer_tls: None,
         tokens: None,
+        limiter: Arc::new(RequestLimiter::new(0, 0, 1)),
+        trusted_proxies: Arc::default(),
     }
 }
 

@@ -5,6 +5,8 @@
 //!
 //! ```text
 //!   server (connections, guards, budgets) ---> routes ---> api (one file a topic)
+//!     |                                                      |
+//!     +-> clients (address, token, rate limit)               |
 //!                                                            |
 //!                        request (context, body, query, ...) <+-> response (success, problem, item_json)
 //! ```
@@ -15,6 +17,7 @@
 //! See also: the Rust client (`client`).
 
 mod api;
+mod clients;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod options;
@@ -31,6 +34,8 @@ use std::sync::Arc;
 
 use crate::consensus::Handle;
 
+pub use clients::rate_limit::RequestLimiter;
+pub use clients::trusted_proxies::TrustedProxies;
 pub use options::{HttpTls, Options};
 use request::handler_context::ServerContext;
 pub use server::Server;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clients::rate_limit::RequestLimiter;
+use super::clients::trusted_proxies::TrustedProxies;
 use super::server::fair_memory::Budgets;
 use crate::auth::TokenStore;
 use crate::logging::LogLimits;
@@ -48,6 +50,10 @@ pub struct Options {
     pub join_list: Vec<String>,
     /// The tokens that requests need; None where every client may do everything.
     pub tokens: Option<Arc<TokenStore>>,
+    /// How many requests a caller may send.
+    pub limiter: Arc<RequestLimiter>,
+    /// The proxies that name the addresses of clients.
+    pub trusted_proxies: Arc<TrustedProxies>,
     /// TLS; None where the port is plain.
     pub tls: Option<Arc<HttpTls>>,
     /// TLS of the peer port, for the stats; None where that is plain.

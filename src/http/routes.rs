@@ -17,13 +17,13 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use super::api::{cluster, compat, health, openapi, probes, store, touch, txn, watch};
+use super::clients::RequestClient;
 use super::request::body::boxed;
-use super::request::caller::{Caller, Identified, Need};
-use super::request::handler_context::{ClientCertificate, RequestContext, ServerContext};
+use super::request::caller::{Caller, Need};
+use super::request::handler_context::{RequestContext, ServerContext};
 use super::response::problem::Problem;
 use super::rules::{self, Rule};
 use super::server::client_socket::Fin;
-use super::server::fair_memory::Source;
 
 /// How a problem of a route's handler is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +115,7 @@ where
 {
     // The handler consumes the request, so what an answer to its problem needs is taken out first.
     let (method, context) = (request.method.clone(), Arc::clone(&request.context));
-    let is_event_source = scope == Scope::Watch && watch::accepts_only_events(&request);
-    let is_identified = matches!(request.caller, Caller::Token(_));
+    let is_event_source = scope == Scope::Watch && watch::accepts_only_events(&request.headers);
     let handled = match allowed {
         Ok(()) => handler(request).await.map_err(|problem| match scope {
             // Health, probes and stats describe a node outside of a cluster too, so their own problem is the right answer.
@@ -126,18 +125,11 @@ where
         // As it is: a client without the right learns nothing of the node.
         Err(problem) => Err(problem),
     };
-    let response = match handled {
+    match handled {
         Ok(response) => response,
         Err(problem) if is_event_source && problem.is_server_side() => watch::refused_stream(&problem),
         Err(problem) => problem.respond(&method),
-    };
-    if is_identified { identified(response) } else { response }
-}
-
-/// Marks the response to a client with a valid token, which gets the headers with node, leader and cluster.
-fn identified(mut response: Response) -> Response {
-    response.extensions_mut().insert(Identified);
-    response
+    }
 }
 
 /// Extracts the context of a request, its body unread.
@@ -147,14 +139,12 @@ fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
     warp::method()
         .and(warp::path::full())
         .and(query)
-        .and(warp::ext::optional::<Source>())
+        .and(warp::ext::get::<RequestClient>())
         .and(warp::ext::optional::<Fin>())
-        .and(warp::ext::optional::<ClientCertificate>())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
-        .map(move |method, path, query, source: Option<_>, fin: Option<_>, certificate: Option<_>, headers, body| {
-            let source = source.unwrap_or(Source::loopback());
-            let client = (source, fin.unwrap_or_default(), certificate.unwrap_or_default());
+        .map(move |method, path, query, client, fin: Option<_>, headers, body| {
+            let client = (client, fin.unwrap_or_default());
             RequestContext::new(Arc::clone(&context), method, (path, query), client, (headers, boxed(body)))
         })
         .boxed()
@@ -164,19 +154,16 @@ fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
 fn unknown(
     context: Arc<ServerContext>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    let client = warp::header::headers_cloned().and(warp::ext::optional::<ClientCertificate>());
-    let unknown = warp::method().and(warp::path::full()).and(client);
-    unknown.then(move |method: Method, path: FullPath, headers, certificate: Option<ClientCertificate>| {
-        let certificate = certificate.and_then(|certificate| certificate.0);
+    let unknown = warp::method().and(warp::path::full()).and(warp::ext::optional::<RequestClient>());
+    unknown.then(move |method: Method, path: FullPath, client: Option<RequestClient>| {
         let context = Arc::clone(&context);
         async move {
-            let caller = Caller::of(context.options.tokens.as_deref(), &headers, certificate.as_deref());
+            let caller = client.map_or(Caller::Anonymous, |client| client.caller);
             let problem = match caller.check(&Need::AnyToken) {
                 Ok(()) => context.joining_or(Problem::no_route(path.as_str())),
                 Err(problem) => problem,
             };
-            let response = problem.respond(&method);
-            if matches!(caller, Caller::Token(_)) { identified(response) } else { response }
+            problem.respond(&method)
         }
     })
 }

@@ -22,6 +22,10 @@ const CONNECTION_BYTES: u64 = 32 << 10;
 const TLS_CONNECTION_BYTES: u64 = 80 << 10;
 /// The memory of a watcher: a connection and a few chunks of events.
 const WATCHER_BYTES: u64 = 96 << 10;
+/// The memory of an address whose requests are counted: a place in a hash map that is at least half full.
+const LIMITED_ADDRESS_BYTES: u64 = 96;
+/// The minimum number of such addresses.
+const MIN_LIMITED_ADDRESSES: usize = 256;
 /// The interval at which freed memory is returned to the system.
 const PURGE_EVERY: Duration = Duration::from_secs(1);
 /// The size of a block that is larger than the allocator's free lists hold: freeing one purges what is due.
@@ -99,6 +103,11 @@ impl Memory {
     /// The maximum number of watchers.
     pub(super) fn watchers(self, most: usize) -> usize {
         most.min(super::module_options::size(self.part(8, u64::MAX) / WATCHER_BYTES))
+    }
+
+    /// The maximum number of addresses with a request limit of their own; about 43 000 from 1 GiB on.
+    pub(super) fn limited_addresses(self) -> usize {
+        super::module_options::size(self.part(256, 4 * MIB) / LIMITED_ADDRESS_BYTES).max(MIN_LIMITED_ADDRESSES)
     }
 
     /// Pending writes of clients, and as much again for those that members forward.
@@ -229,6 +238,8 @@ mod tests {
         assert_eq!((large.cache(), large.clients().bodies), (256 * MIB, 256 << 20));
         assert_eq!((large.connections(4096, false), large.watchers(2048), large.peers()), (4096, 2048, 256 << 20));
         assert_eq!((small.writes(), small.send_queue(), small.entry_cache()), (24 << 20, 12 << 20, 12 << 20));
+        assert_eq!((small.limited_addresses(), large.limited_addresses()), (16_384, 43_690));
+        assert_eq!(Memory::under(1, Path::new("/nowhere")).limited_addresses(), 256, "the minimum");
         assert_eq!((large.writes(), large.send_queue(), large.entry_cache()), (256 << 20, 64 << 20, 32 << 20));
         let unknown = Memory::under(0, Path::new("/nowhere"));
         assert_eq!((unknown.whole, unknown.cache(), unknown.watchers(2048)), (None, 256 * MIB, 2048));

@@ -43,6 +43,11 @@ pub(super) fn size(setting: u64) -> usize {
     usize::try_from(setting).unwrap_or(usize::MAX)
 }
 
+/// Converts a checked setting into a number of requests.
+pub(super) fn count(setting: u64) -> u32 {
+    u32::try_from(setting).unwrap_or(u32::MAX)
+}
+
 /// The bytes of the disk to leave free; None for a default that depends on the disk.
 pub(super) fn reserve(config: &Config) -> Option<u64> {
     config.storage.reserve_mb.map(|mb| mb * MIB)
@@ -159,6 +164,12 @@ pub(super) fn http(
         loopback: ports.http.loopback,
         port: ports.http.port,
         budgets: memory.clients(),
+        limiter: Arc::new(http::RequestLimiter::new(
+            count(config.limits.requests_per_second),
+            count(config.limits.request_burst),
+            memory.limited_addresses(),
+        )),
+        trusted_proxies: Arc::new(http::TrustedProxies::new(config.http.trusted_proxies.clone())),
         join_list: config.join.iter().map(ToString::to_string).collect(),
         tls: tls.map(|(mode, credentials)| {
             let acceptor = TlsAcceptor::new(Arc::clone(credentials), config.tls.http_client_auth, HTTP);

@@ -22,7 +22,6 @@
 //! and a peer is what it says it is.
 
 mod admission;
-mod authentication;
 mod backoff;
 mod connection_slots;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::Options;
 use super::admission::admit;
-use super::authentication::Authentication;
+use super::handshake::authentication::Authentication;
 use super::handshake::dial::{PeerAddress, Target};
 use super::handshake::{Denial, Hello, InboundPeer, Purpose};
 use super::memory_budget::Budget;

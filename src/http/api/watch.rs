@@ -29,7 +29,7 @@ use futures_util::stream;
 use tokio::time::{Instant, sleep, sleep_until};
 use warp::Reply;
 use warp::http::Method;
-use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use warp::reply::Response;
 
 use crate::changefeed::{FeedRead, Filter, SubscribeError, Subscription};
@@ -97,7 +97,7 @@ pub(crate) async fn handle(request: RequestContext) -> Result<Response, Problem>
     let last_event_id = request.header(&LAST_EVENT_ID)?;
     let (filter, cursor) = parse(&request.query, last_event_id, request.context.options.key_bytes)?;
     // The slot is taken before the cursor is checked, so a flood of refused requests stays within the limit too.
-    let slot = request.context.watchers.take(request.source).ok_or_else(Problem::watchers_full)?;
+    let slot = request.context.watchers.take(request.holder.clone()).ok_or_else(Problem::watchers_full)?;
     let subscription = request.context.feed().open(cursor).map_err(|error| match error {
         SubscribeError::Refused(refusal) => refusal.into(),
         SubscribeError::Compacted(oldest) => Problem::compacted(oldest),
@@ -140,8 +140,10 @@ async fn check_not_ahead(request: &RequestContext, subscription: &Subscription) 
 }
 
 /// Whether the client accepts events only. That is a browser's `EventSource`, which never reconnects after any other answer.
-pub(crate) fn accepts_only_events(request: &RequestContext) -> bool {
-    request.header(&ACCEPT).ok().flatten().is_some_and(|accept| accept.eq_ignore_ascii_case("text/event-stream"))
+pub(crate) fn accepts_only_events(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(ACCEPT).iter();
+    let is_only = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"text/event-stream");
+    values.next().is_some_and(is_only) && values.next().is_none()
 }
 
 /// Returns a stream of one `refused` event with the problem, for an `EventSource`: after its end the browser reconnects, unless
@@ -287,7 +289,7 @@ impl Watcher {
                 Some(Some(event)) => {
                     self.cursor = if self.chunk.is_empty() { self.chunk_end } else { event.after() };
                     let (text, partial) =
-                        event_stream::first_chunk(&event, |bytes| context.events.take(self.slot.source, bytes));
+                        event_stream::first_chunk(&event, |bytes| context.events.take(&self.slot.holder, bytes));
                     self.partial = partial;
                     return Some((Ok(text), self));
                 }

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use super::uri::{Deadline, listed};
 use crate::http::response::problem::{Problem, clip};
-use crate::http::server::fair_memory::{Budget, Share, Source};
+use crate::http::server::fair_memory::{Budget, Holder, Share};
 use crate::http::server::min_rate::MinRate;
 use crate::model::json_interoperability;
 
@@ -67,8 +67,8 @@ impl Body {
 pub(crate) struct BodyQuota<'a> {
     /// The budget that it counts against.
     pub(crate) budget: &'a Arc<Budget>,
-    /// Where the client connects from.
-    pub(crate) source: Source,
+    /// Which caller sends it.
+    pub(crate) holder: &'a Holder,
     /// See [`MinRate::new`].
     pub(crate) grace: Duration,
 }
@@ -79,7 +79,7 @@ impl BodyQuota<'_> {
         let fits = match share {
             Some(share) => share.resize(bytes),
             None => {
-                *share = self.budget.take(self.source, bytes);
+                *share = self.budget.take(self.holder, bytes);
                 share.is_some()
             }
         };
@@ -284,6 +284,8 @@ impl<'de, const N: usize> Visitor<'de> for MembersSeed<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::server::fair_memory::Source;
+    use std::sync::LazyLock;
 
     fn stream(chunks: Vec<&'static str>) -> BodyStream {
         Box::pin(futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk)))))
@@ -294,7 +296,8 @@ mod tests {
     }
 
     fn quota(budget: &Arc<Budget>) -> BodyQuota<'_> {
-        BodyQuota { budget, source: Source::loopback(), grace: Duration::from_secs(5) }
+        static HOLDER: LazyLock<Holder> = LazyLock::new(|| Source::loopback().into());
+        BodyQuota { budget, holder: &HOLDER, grace: Duration::from_secs(5) }
     }
 
     #[tokio::test]

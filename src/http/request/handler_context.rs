@@ -24,11 +24,12 @@ use super::media_type;
 use super::uri::Deadline;
 use crate::changefeed::ChangeFeed;
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed, Names};
+use crate::http::clients::RequestClient;
 use crate::http::options::Options;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::server::browser_guard::BrowserGuard;
 use crate::http::server::client_socket::Fin;
-use crate::http::server::fair_memory::{Budget, Share, Source};
+use crate::http::server::fair_memory::{Budget, Holder, Share};
 use crate::http::server::host_guard::HostGuard;
 use crate::http::server::watchers::WatcherSlots;
 use crate::model::Millis;
@@ -99,13 +100,14 @@ pub(crate) struct RequestContext {
     pub(crate) query: String,
     /// When its head had arrived.
     pub(crate) arrived: Instant,
-    /// Where its client connects from.
-    pub(crate) source: Source,
+    /// Whose shares it takes.
+    pub(crate) holder: Holder,
     /// Signals the client's FIN.
     pub(crate) fin: Fin,
     /// Which client asks, by its token.
     pub(crate) caller: Caller,
-    headers: HeaderMap,
+    /// Its headers.
+    pub(crate) headers: HeaderMap,
     body: BodyStream,
 }
 
@@ -323,16 +325,17 @@ impl RequestContext {
         context: Arc<ServerContext>,
         method: Method,
         (path, query): (FullPath, String),
-        (source, fin, certificate): (Source, Fin, ClientCertificate),
+        (client, fin): (RequestClient, Fin),
         (headers, body): (HeaderMap, BodyStream),
     ) -> Self {
-        let caller = Caller::of(context.options.tokens.as_deref(), &headers, certificate.0.as_deref());
-        Self { context, method, path, query, arrived: Instant::now(), source, fin, caller, headers, body }
+        let holder = Holder::of(&client);
+        let caller = client.caller;
+        Self { context, method, path, query, arrived: Instant::now(), holder, fin, caller, headers, body }
     }
 
     /// Takes a share of the budget of responses for one of this size.
     pub(crate) fn share(&self, bytes: usize) -> Result<Share, Problem> {
-        self.context.answers.take(self.source, bytes).ok_or_else(Problem::answers_full)
+        self.context.answers.take(&self.holder, bytes).ok_or_else(Problem::answers_full)
     }
 
     /// Takes a share for what a transaction may return; None where that is nothing. It waits until the deadline, before the
@@ -347,14 +350,14 @@ impl RequestContext {
         if bytes == 0 {
             return Ok(None);
         }
-        let share = self.context.transactions.take_when_free(self.source, bytes.min(TXN_BYTES));
+        let share = self.context.transactions.take_when_free(&self.holder, bytes.min(TXN_BYTES));
         timeout(deadline.left(), share).await.map(Some).map_err(|_| Problem::answers_full())
     }
 
     /// Takes a share for the value that a renewal may return. The caller drops it as soon as the loop has answered, so that
     /// renewals wait for the loop alone and not for slow clients.
     pub(crate) async fn share_for_renewal(&self, deadline: Deadline) -> Result<Share, Problem> {
-        let share = self.context.renewals.take_when_free(self.source, self.context.options.value_bytes);
+        let share = self.context.renewals.take_when_free(&self.holder, self.context.options.value_bytes);
         timeout(deadline.left(), share).await.map_err(|_| Problem::answers_full())
     }
 
@@ -401,7 +404,7 @@ impl RequestContext {
         let content_length = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let stream = std::mem::replace(&mut self.body, Box::pin(futures_util::stream::empty()));
         let options = &self.context.options;
-        let quota = BodyQuota { budget: &self.context.bodies, source: self.source, grace: options.rate_grace };
+        let quota = BodyQuota { budget: &self.context.bodies, holder: &self.holder, grace: options.rate_grace };
         let body = body::read(stream, content_length, options.body_bytes, quota, deadline);
         tokio::select! {
             biased;

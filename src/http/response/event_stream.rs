@@ -158,7 +158,7 @@ mod tests {
         for (room, retained) in [(1, false), (1 << 20, true)] {
             let event = event("text/plain", vec![b'x'; 3 * CHUNK_BYTES]);
             let budget = Budget::new(room);
-            let (_, mut rest) = first_chunk(&event, |bytes| budget.take(Source::loopback(), bytes));
+            let (_, mut rest) = first_chunk(&event, |bytes| budget.take(&Source::loopback().into(), bytes));
             // As when the feed drops it: the stream either retains the event to its end, or breaks off.
             drop(event);
             assert_eq!(budget.free() < room, retained);

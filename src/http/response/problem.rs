@@ -25,14 +25,15 @@
 //! | `unsupported_media_type` | 415 | the body is compressed, in another charset than UTF-8, or a multipart form |
 //! | `unknown_host` | 421 | the request is for a host that this node does not serve |
 //! | `idempotency_key_reused` | 422 | the idempotency key belongs to another request |
+//! | `rate_limited` | 429 | the caller sends more requests than `limits.requests_per_second` |
 //! | `internal` | 500 | the consensus loop returned a reply of the wrong type, a bug |
 //! | `stalled` | 503 | the consensus loop did not reply in time, most likely because its disk is slow |
 //!
 //! Invariants: every failed request with a method that may change something has an `outcome`, which is `not_applied` only
-//! if that is certain. A 503 has `Retry-After`. A response to a request whose body was not read closes the connection.
-//! `OPTIONS` is answered with the methods of the route and never fails.
+//! if that is certain. A 429 and a 503 have `Retry-After`. A response to a request whose body was not read closes the connection.
+//! `OPTIONS` is answered with the methods of the route and fails only with 429.
 //!
-//! See also: problems of tokens and origins ([`super::access`]). hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
+//! See also: problems of tokens and origins ([`super::access`]), and of limits ([`super::overload`]). hyper answers bytes that are not an HTTP request with 400, 414 or 431 and no body.
 
 use serde::Serialize;
 use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -70,6 +71,8 @@ struct Parts {
     newest_index: Option<u64>,
     /// The result of a write that was applied and failed by its condition or its idempotency key.
     written: Option<Box<Written>>,
+    /// When the request may be sent again, in seconds, where that is known.
+    retry_after: Option<u64>,
     /// Whether the connection closes after the response.
     close: bool,
     /// Whether the request was refused here, before it was passed to the consensus loop.
@@ -116,6 +119,7 @@ impl Problem {
             oldest_index: None,
             newest_index: None,
             written: None,
+            retry_after: None,
             close: false,
             local: true,
         }))
@@ -143,6 +147,12 @@ impl Problem {
     /// Closes the connection after the response, since the rest of the body is unread.
     pub(crate) fn closing(mut self) -> Self {
         self.0.close = true;
+        self
+    }
+
+    /// Adds `Retry-After`, in seconds.
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
+        self.0.retry_after = Some(seconds);
         self
     }
 
@@ -267,22 +277,6 @@ impl Problem {
         Self::too_large(format!("the body is over limits.body_bytes ({limit} bytes)")).closing()
     }
 
-    /// Returns the problem of an exhausted budget of request bodies.
-    pub(crate) fn bodies_full() -> Self {
-        let refusal = Refusal::not_applied(
-            Code::Overloaded,
-            "the memory for request bodies, of this address or of all, is in use; try again in a moment",
-        );
-        Self::from(refusal).closing()
-    }
-
-    /// Returns the problem of an exhausted budget of responses that clients have not read yet.
-    pub(crate) fn answers_full() -> Self {
-        let detail = "the memory for responses that clients, at this address or at all, have not read yet is in use; try again in a \
-             moment";
-        Refusal::not_applied(Code::Overloaded, detail).into()
-    }
-
     /// Returns the problem of a cursor before `oldest`, the first retained index.
     pub(crate) fn compacted(oldest: u64) -> Self {
         let detail = format!(
@@ -305,26 +299,6 @@ impl Problem {
             Self::local(StatusCode::GONE, "compacted", "Changes are gone", detail).by_consensus(Outcome::NotApplied);
         problem.0.newest_index = Some(newest);
         problem
-    }
-
-    /// Returns the problem of a full dedup table without a result that may be evicted.
-    pub(crate) fn results_full(written: &Written) -> Self {
-        let detail = "the memory for results of requests with an Idempotency-Key is in use, and none is old enough to be evicted; \
-             try again in a moment";
-        Self::from(Refusal::not_applied(Code::Overloaded, detail)).decided(written)
-    }
-
-    /// Returns the problem of a node with the maximum number of watchers.
-    pub(crate) fn watchers_full() -> Self {
-        let detail = "this node has the maximum number of watchers (limits.watchers, and half of the connections); use another one";
-        Refusal::not_applied(Code::Overloaded, detail).into()
-    }
-
-    /// Returns the problem of a node with the maximum number of connections, none of them idle.
-    pub(crate) fn connections_full() -> Self {
-        let detail = "this node has the maximum number of connections, and all of them are busy; use another node, or try again in \
-             a moment";
-        Refusal::not_applied(Code::Overloaded, detail).into()
     }
 
     /// Returns the problem of a node that is shutting down.
@@ -407,7 +381,9 @@ impl Problem {
         if parts.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, CHALLENGE);
         }
-        if parts.status == StatusCode::SERVICE_UNAVAILABLE {
+        if let Some(seconds) = parts.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        } else if parts.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);
         }
         // The rest of the body is still on the connection and would be parsed as the next request. And a node that stops
@@ -437,7 +413,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_503_has_retry_after() {
+    fn a_503_has_retry_after_and_a_504_has_none() {
         for code in [Code::NoLeader, Code::NoQuorum, Code::Stopping, Code::Verifying, Code::Lagging, Code::Starting] {
             let response = Problem::from(Refusal::not_applied(code, "x")).respond(&Method::GET);
             assert_eq!((response.status().as_u16(), response.headers().contains_key(RETRY_AFTER)), (503, true));

@@ -182,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn a_response_holds_its_share_until_it_is_read() {
         let all = Budget::new(100);
-        let share = all.take(Source::loopback(), 40).unwrap();
+        let share = all.take(&Source::loopback().into(), 40).unwrap();
         let response = json_text(b"[1]".to_vec(), Some(share));
         assert_eq!(all.free(), 60);
         let bytes = response.into_body().collect().await.unwrap().to_bytes();

@@ -10,6 +10,7 @@
 
 use std::future::{Future, pending};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, sleep_until};
 
 use super::client_socket;
-use super::fair_memory::Source;
 use super::lingering_close::{LINGER, LingeringCloses, POLL_INTERVAL, raw_response};
 use crate::http::response::problem::Problem;
 use crate::logging::LogLimits;
@@ -42,8 +42,8 @@ impl Acceptor {
         Self { lingering, next_poll: Instant::now(), log_limits: LogLimits::default(), log }
     }
 
-    /// Accepts the next connection, with its source; None after other work, so that the caller calls again.
-    pub(crate) async fn next(&mut self, listener: &TcpListener) -> Option<(TcpStream, Source)> {
+    /// Accepts the next connection, with its address; None after other work, so that the caller calls again.
+    pub(crate) async fn next(&mut self, listener: &TcpListener) -> Option<(TcpStream, IpAddr)> {
         // `accept` is cancel safe: a connection is either returned or still in the backlog.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -58,7 +58,7 @@ impl Acceptor {
                 if let Err(error) = client_socket::configure(&stream) {
                     debug!(self.log, "cannot set the options of an http socket"; "error" => %error);
                 }
-                Some((stream, Source::of(address.ip())))
+                Some((stream, address.ip()))
             }
             Err(error) => {
                 // Most likely EMFILE. The lingering sockets are refused ones, so their descriptors are the ones to free. Without the pause this loop would spin: the connection stays in the backlog.

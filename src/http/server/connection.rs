@@ -11,6 +11,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,6 +35,7 @@ use super::client_socket::Fin;
 use super::connection_slots::{ConnectionSlot, SlotKind};
 use super::lingering_close::{LINGER, raw_response};
 use crate::http::api::watch;
+use crate::http::clients::ConnectionAddress;
 use crate::http::request::handler_context::{ClientCertificate, ServerContext};
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
@@ -54,12 +56,21 @@ pub(super) const STOP_LINGER: Duration = Duration::from_millis(600);
 const STREAM_END_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What is known of the client of a connection.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Client {
+    /// Its address, or that of a proxy.
+    pub(super) address: IpAddr,
     /// Signals its FIN.
     pub(super) fin: Fin,
     /// Its certificate.
     pub(super) certificate: ClientCertificate,
+}
+
+impl Client {
+    /// A client without a certificate.
+    pub(super) fn at(address: IpAddr, fin: Fin) -> Self {
+        Self { address, fin, certificate: ClientCertificate::default() }
+    }
 }
 
 /// Serves a connection until one side ends it. `stream` has a [`super::write_timeout`]; below TLS, where it is TLS. `broken`
@@ -84,7 +95,7 @@ pub(super) async fn serve<I, S>(
     let (close_expected, stopping) = (AtomicBool::new(false), stop_signal.clone());
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let accepted = activity.begin_request();
-        request.extensions_mut().insert(slot.source);
+        request.extensions_mut().insert(ConnectionAddress(client.address));
         request.extensions_mut().insert(slot.kind);
         request.extensions_mut().insert(client.fin.clone());
         request.extensions_mut().insert(client.certificate.clone());

@@ -73,8 +73,6 @@ pub(crate) struct ConnectionSlot {
     /// All slots.
     pub(crate) slots: Arc<ConnectionSlots>,
     number: u64,
-    /// Where the connection comes from.
-    pub(crate) source: Source,
     /// What the slot may be used for.
     pub(crate) kind: SlotKind,
     /// What the connection does.
@@ -132,7 +130,7 @@ impl ConnectionSlots {
         *taken.by_source.entry(source).or_default() += 1;
         taken.by_kind[kind as usize] += 1;
         drop(taken);
-        Some(ConnectionSlot { slots: Arc::clone(self), number, source, kind, activity })
+        Some(ConnectionSlot { slots: Arc::clone(self), number, kind, activity })
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {

@@ -2,8 +2,9 @@
 //!
 //! Why: warp has filters, but the order of these checks is a matter of safety, so it is written down in one function.
 //!
-//! Invariants: the origin is checked first, then the host, then whether the node serves, then the headers; the routes see
-//! only requests that have passed all of them. A response never leaves part of a body unread without closing the
+//! Invariants: the origin is checked first, then the host, then the rate of the caller, then whether the node serves, then the
+//! headers; the routes see only requests that have passed all of them. A request over the rate costs no read of its body, and a
+//! probe is never over it. A response never leaves part of a body unread without closing the
 //! connection.
 //!
 //! See also: the connection around it ([`super::connection`]), the routes ([`crate::http::routes`]).
@@ -22,7 +23,8 @@ use warp::reply::Response;
 use super::browser_guard::{self, OriginCheck};
 use super::connection_slots::SlotKind;
 use super::host_guard::{self, Asked};
-use crate::http::request::caller::Identified;
+use crate::http::api::watch;
+use crate::http::clients::RequestClient;
 use crate::http::request::handler_context::ServerContext;
 use crate::http::request::unread_body::RequestBody;
 use crate::http::request::unsupported_headers;
@@ -105,7 +107,7 @@ fn asks_to_close(headers: &HeaderMap) -> bool {
 async fn check_host<S>(
     context: &ServerContext,
     app: S,
-    parts: Parts,
+    mut parts: Parts,
     body: &RequestBody,
 ) -> Result<Response, Infallible>
 where
@@ -115,8 +117,17 @@ where
         Ok(host) => host,
         Err(problem) => return Ok(problem.respond(&parts.method)),
     };
+    let client = RequestClient::of(&context.options, &parts);
+    let is_known = client.caller.is_known();
+    let is_probe = host_guard::is_probe(parts.uri.path());
+    // Before the rights of the token: a request that would be a 401 or 403 counts, too.
+    if !is_probe && let Err(problem) = context.options.limiter.check(&client) {
+        let response = over_the_limit(&problem, &parts);
+        return Ok(if is_known { context.with_node_headers(response) } else { response });
+    }
+    parts.extensions.insert(client);
     // /livez and /readyz tell an orchestrator themselves that the node is starting; /health asks the loop like other routes.
-    let needs_loop = !host_guard::is_probe(parts.uri.path()) || parts.uri.path().starts_with("/health");
+    let needs_loop = !is_probe || parts.uri.path().starts_with("/health");
     let checked = match context.starting() {
         Some(problem) if needs_loop => Err(problem),
         _ => unsupported_headers::check(&parts.headers),
@@ -126,13 +137,22 @@ where
         Err(problem) => problem.respond(&parts.method),
     };
     // With tokens only a client that has one learns the names of cluster, node and leader.
-    let is_known = context.options.tokens.is_none() || response.extensions().get::<Identified>().is_some();
     Ok(match host {
         Asked::Known if !is_known => response,
         Asked::Known => context.with_node_headers(response),
         // A probe under a foreign name may be a page of that name: it gets the status, and nothing that it could read.
         Asked::Foreign => success::empty(response.status()),
     })
+}
+
+/// Answers a request over the limit of its caller. An `EventSource` gives up for ever after a 429, so it gets an event.
+fn over_the_limit(problem: &Problem, request: &Parts) -> Response {
+    let is_watch = request.method == Method::GET && request.uri.path().trim_end_matches('/') == "/watch";
+    if is_watch && watch::accepts_only_events(&request.headers) {
+        watch::refused_stream(problem)
+    } else {
+        problem.respond(&request.method)
+    }
 }
 
 /// Calls the routes. A target without a path (`CONNECT host:port`, `OPTIONS *`) is kept from warp, which panics at one.

@@ -8,7 +8,7 @@
 //!                | yes
 //!                v  one task for each connection
 //!   TcpStream -> Socket -> WriteTimeout -> [TLS] -> ReadTimeout -> hyper http1 -> dispatch -> warp routes
-//!                (FIN)     (least rate)  (handshake) (idle, head)  (connection)   (origin, host, headers)
+//!                (FIN)     (least rate)  (handshake) (idle, head)  (connection)   (origin, host, rate, headers)
 //! ```
 //!
 //! Invariants:
@@ -56,10 +56,11 @@ use super::request::handler_context::ServerContext;
 use super::response::problem::Problem;
 use crate::trust::Mode;
 use acceptor::Acceptor;
-use client_socket::{PeekedRequest, Socket};
+use client_socket::{Fin, PeekedRequest, Socket};
 use connection::Client;
 use connection_slots::{ConnectionSlots, SlotKind};
 use dispatch::service;
+use fair_memory::Source;
 use lingering_close::raw_response;
 use write_timeout::WriteTimeout;
 
@@ -120,7 +121,7 @@ async fn accept(
             Some(_) = connections.join_next() => continue,
             accepted = acceptor.next(&listener) => accepted,
         };
-        let Some((stream, source)) = accepted else { continue };
+        let Some((stream, address)) = accepted else { continue };
         // The peek is a system call, so it is made only when the slot depends on it.
         let peeked = if slots.general_are_taken() {
             client_socket::peek_request(stream)
@@ -129,7 +130,7 @@ async fn accept(
         };
         // An error means that the runtime ends.
         let Ok((stream, request)) = peeked else { continue };
-        let slot = slots.take(source, request);
+        let slot = slots.take(Source::of(address), request);
         if slot.as_ref().is_none_or(|slot| slot.kind != SlotKind::General) {
             acceptor.warn_limited("all http connections are busy", "none can be evicted; new ones are refused");
         }
@@ -144,7 +145,7 @@ async fn accept(
             connections.spawn(serve);
             continue;
         }
-        let client = Client::default();
+        let client = Client::at(address, Fin::default());
         let (socket, broken) = Socket::new(stream, client.fin.clone());
         let socket = WriteTimeout::new(socket, context.options.rate_grace);
         let serve = connection::serve((socket, broken), client, slot, context, service, stop_signal, log.clone());
@@ -181,11 +182,11 @@ where
     let (_stopping, stop_signal) = signal::channel(false);
     let log = Logger::root(slog::Discard, slog::o!());
     let slot = ConnectionSlots::new(context.options.connections)
-        .take(fair_memory::Source::loopback(), PeekedRequest::default())
+        .take(Source::loopback(), PeekedRequest::default())
         .expect("the first connection finds a slot");
     connection::serve(
         (WriteTimeout::new(stream, context.options.rate_grace), std::future::pending()),
-        Client::default(),
+        Client::at(std::net::Ipv4Addr::LOCALHOST.into(), Fin::default()),
         slot,
         Arc::clone(&context),
         service(context),

@@ -63,7 +63,7 @@ pub(super) async fn serve<S>(
         return;
     }
     if first != HANDSHAKE_RECORD {
-        let client = Client { fin, certificate: ClientCertificate::default() };
+        let client = Client::at(address.ip(), fin);
         connection::serve((socket, broken), client, slot, context, service, stop_signal, log).await;
         return;
     }
@@ -81,7 +81,8 @@ pub(super) async fn serve<S>(
     match accepted {
         Ok((stream, info)) => {
             slot.activity.handshake_done();
-            let client = Client { fin, certificate: ClientCertificate(info.map(Arc::new)) };
+            let certificate = ClientCertificate(info.map(Arc::new));
+            let client = Client { certificate, ..Client::at(address.ip(), fin) };
             connection::serve((stream, broken), client, slot, context, service, stop_signal, log).await;
         }
         Err((refusal, socket)) => {

@@ -3,8 +3,8 @@
 //! Why: a watcher holds a connection for as long as it likes, so watchers need a bound of their own below that of the
 //! connections. The loop announces a change once, and one task passes it on, so the loop spends no time on each watcher.
 //!
-//! Invariants: watchers take at most half of the connections. The watchers of one address leave an eighth of the slots to
-//! other addresses.
+//! Invariants: watchers take at most half of the connections. The watchers of one token, or of one address without
+//! a token, leave an eighth of the slots to others.
 //!
 //! See also: what a watcher is sent ([`crate::http::api::watch`]).
 
@@ -14,23 +14,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::fair_memory::Source;
+use super::fair_memory::Holder;
 
-/// The part of the slots that one address leaves to others, as a divisor.
+/// The part of the slots that one holder leaves to others, as a divisor.
 const OTHERS_DIVISOR: usize = 8;
 
 /// All watcher slots of a server.
 pub(crate) struct WatcherSlots {
     max: usize,
-    taken: Mutex<HashMap<Source, usize>>,
+    taken: Mutex<HashMap<Holder, usize>>,
     changed: Notify,
 }
 
 /// The slot of one watcher, until it is dropped.
 pub(crate) struct WatcherSlot {
     slots: Arc<WatcherSlots>,
-    /// Where the watcher comes from.
-    pub(crate) source: Source,
+    /// Which caller watches.
+    pub(crate) holder: Holder,
 }
 
 impl WatcherSlots {
@@ -39,21 +39,21 @@ impl WatcherSlots {
         Arc::new(Self { max: max.min(connections / 2), taken: Mutex::default(), changed: Notify::new() })
     }
 
-    /// Takes a slot for a watcher from `source`; None where there is none.
-    pub(crate) fn take(self: &Arc<Self>, source: Source) -> Option<WatcherSlot> {
+    /// Takes a slot for a watcher of `holder`; None where there is none.
+    pub(crate) fn take(self: &Arc<Self>, holder: Holder) -> Option<WatcherSlot> {
         let mut taken = self.taken();
         let all: usize = taken.values().sum();
-        let own = taken.entry(source).or_default();
-        // Of 1000 slots one address gets 875, so a host that leaks connections cannot lock out others. Below eight slots there is
-        // no eighth, and one address may get all.
+        let own = taken.entry(holder.clone()).or_default();
+        // Of 1000 slots one caller gets 875, so a client that leaks connections cannot lock out others. Below eight slots there is
+        // no eighth, and one caller may get all.
         let fits = all < self.max && *own < self.max - self.max / OTHERS_DIVISOR;
         if fits {
             *own += 1;
         } else if *own == 0 {
-            // The entry was made above; without this each refused address would stay in the map.
-            taken.remove(&source);
+            // The entry was made above; without this each refused caller would stay in the map.
+            taken.remove(&holder);
         }
-        fits.then(|| WatcherSlot { slots: Arc::clone(self), source })
+        fits.then(|| WatcherSlot { slots: Arc::clone(self), holder })
     }
 
     /// Wakes all watchers that wait in [`WatcherSlots::changed`].
@@ -68,7 +68,7 @@ impl WatcherSlots {
         self.changed.notified()
     }
 
-    fn taken(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
+    fn taken(&self) -> MutexGuard<'_, HashMap<Holder, usize>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -76,10 +76,10 @@ impl WatcherSlots {
 impl Drop for WatcherSlot {
     fn drop(&mut self) {
         let mut taken = self.slots.taken();
-        if let Some(own) = taken.get_mut(&self.source) {
+        if let Some(own) = taken.get_mut(&self.holder) {
             *own -= 1;
             if *own == 0 {
-                taken.remove(&self.source);
+                taken.remove(&self.holder);
             }
         }
     }
@@ -88,11 +88,12 @@ impl Drop for WatcherSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::server::fair_memory::Source;
     use std::net::IpAddr;
 
     #[test]
     fn one_address_leaves_an_eighth_to_others_and_slots_come_back() {
-        let source = |last| Source::of(IpAddr::from([10, 0, 0, last]));
+        let source = |last| Holder::from(Source::of(IpAddr::from([10, 0, 0, last])));
         let slots = WatcherSlots::new(100, 32);
         let first: Vec<_> = std::iter::from_fn(|| slots.take(source(1))).collect();
         assert_eq!(first.len(), 14, "half of the connections, less an eighth");

@@ -11,6 +11,7 @@ mod announced_closes;
 mod cluster;
 mod connections;
 mod content;
+mod limits;
 mod list_and_txn;
 mod refused_connections;
 mod store;
@@ -26,7 +27,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Budgets, HttpTls, Options, Server, start};
+use super::{Budgets, HttpTls, Options, RequestLimiter, Server, TrustedProxies, start};
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Names, Reply, channel};
 use crate::model::test_store::Map;
 use crate::model::{Answer, Code, CommandResult, Leader, MemberStatus, Refusal, Request, Role, State, Status};
@@ -62,6 +63,8 @@ pub(super) fn options() -> Options {
         tls: None,
         peer_tls: None,
         tokens: None,
+        limiter: Arc::new(RequestLimiter::new(0, 0, 8)),
+        trusted_proxies: Arc::default(),
     }
 }
 

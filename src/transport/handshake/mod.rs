@@ -15,8 +15,9 @@
 //!
 //! Invariants: the preamble stays parseable for ever, so that any two versions can report each other's version.
 //!
-//! See also: `admission` (the rules), `dial` and `listener` (the two sides).
+//! See also: `admission` (the rules), `authentication` (what certificates prove), `dial` and `listener` (the two sides).
 
+pub(crate) mod authentication;
 pub(crate) mod dial;
 
 use serde::{Deserialize, Serialize};

@@ -18,15 +18,16 @@ crate::harness::cases![
 ];
 
 /// A token file, with the secrets of its tokens.
-struct TokenFile {
+pub struct TokenFile {
     folder: TempDir,
     tables: Vec<String>,
-    secrets: Vec<String>,
+    /// In the order of the tokens.
+    pub secrets: Vec<String>,
 }
 
 impl TokenFile {
     /// One token for each command line of `huskv token new`.
-    fn of(lines: &[&[&str]]) -> Self {
+    pub fn of(lines: &[&[&str]]) -> Self {
         let folder = tempfile::Builder::new().prefix("huskv-tokens-").tempdir().expect("a folder");
         let mut file = Self { folder, tables: Vec::new(), secrets: Vec::new() };
         for line in lines {
@@ -52,7 +53,8 @@ impl TokenFile {
         std::fs::rename(&new, self.path()).expect("replacing the tokens");
     }
 
-    fn setup(&self, setup: Setup) -> Setup {
+    /// A node with the file, asked by the harness with the first token.
+    pub fn setup(&self, setup: Setup) -> Setup {
         setup.set("HUSKV_AUTH_TOKENS", self.path().display()).secret(&self.secrets[0])
     }
 }

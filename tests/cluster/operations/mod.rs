@@ -1,8 +1,9 @@
-//! Operations: start, settings, status, probes, certificates, the tutorial.
+//! Operations: start, settings, status, probes, rate limits, certificates, the tutorial.
 
 mod certs;
 mod launch;
 mod probes;
+mod rate_limit;
 mod settings;
 mod stats;
 mod status;
@@ -19,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         status::cases(),
         probes::cases(),
         certs::cases(),
+        rate_limit::cases(),
         tutorial::cases(),
     ]
     .into_iter()

@@ -44,6 +44,9 @@ fn a_bad_setting_exits_2_with_one_line_that_names_it_and_creates_nothing() {
     refused(fresh().set("HUSKV_HOST", "0.0.0.0"), &["HUSKV_ADVERTISE_HOST"]);
     refused(fresh().set("HUSKV_HOST", "::"), &["HUSKV_ADVERTISE_HOST"]);
     refused(fresh().set("HUSKV_JOIN", "http://127.0.0.1:2221"), &["HUSKV_JOIN"]);
+    refused(fresh().set("HUSKV_LIMITS_REQUESTS_PER_SECOND", "1.5"), &["HUSKV_LIMITS_REQUESTS_PER_SECOND", "1.5"]);
+    refused(fresh().set("HUSKV_HTTP_TRUSTED_PROXIES", "10.0.0.1,proxy"), &["HUSKV_HTTP_TRUSTED_PROXIES", "proxy"]);
+    refused(fresh().set("HUSKV_HTTP_TRUSTED_PROXIES", "0.0.0.0/0"), &["HUSKV_HTTP_TRUSTED_PROXIES", "every client"]);
     refused(fresh().set("HUSKV_LOG", "loud"), &["HUSKV_LOG", "loud"]);
     refused(fresh().set("HUSKV_LOG_FORMAT", "xml"), &["HUSKV_LOG_FORMAT", "xml"]);
     let port = free_port().to_string();

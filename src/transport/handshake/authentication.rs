@@ -11,11 +11,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::admission::{check_certified, is_member};
-use super::handshake::dial::Target;
-use super::handshake::{Denial, InboundPeer};
+use super::dial::Target;
+use super::{Denial, InboundPeer};
 use crate::model::PeerTable;
 use crate::storage::Peers;
+use crate::transport::admission::{check_certified, is_member};
 use crate::trust::Mode;
 use crate::trust::peer_tls::PeerTls;
 
