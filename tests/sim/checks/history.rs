@@ -4,7 +4,11 @@
 //! answers. `replay` computes from the applied entries what each write came to. The nodes' logs say which writes were
 //! applied at all.
 
-use crate::checks::replay;
+use std::collections::BTreeMap;
+
+use huskv::model::TokenName;
+
+use crate::checks::{self, replay};
 use crate::linear;
 use crate::world::World;
 
@@ -21,10 +25,13 @@ pub fn check(world: &mut World) {
     if let Some(broken) = world.observed.false_refusal() {
         return world.fail(broken);
     }
+    let entries = world.observed.applied.iter().map(|(index, entry)| (*index, entry.proposal.as_deref()));
+    let replay::Replayed { done, expired, last, tokens } = replay::replay(entries);
+    if let Some(wrong) = wrong_tokens(world, last, &tokens) {
+        return world.fail(wrong);
+    }
     let applied = |id: u64| world.observed.operations.get(&id).map(|(_, at)| *at);
     let written = |index: u64| world.observed.applied.get(&index)?.operation();
-    let entries = world.observed.applied.iter().map(|(index, entry)| (*index, entry.proposal.as_deref()));
-    let replay::Replayed { done, expired } = replay::replay(entries);
     // A `ttl` counts from the moment of the request at the earliest: no clock, failover or pause may end it before.
     let early = expired.iter().find_map(|(version, removal)| {
         let (id, at) = (written(*version)?, *world.observed.applied_at.get(removal)?);
@@ -44,4 +51,16 @@ pub fn check(world: &mut World) {
             world.fail(format!("key k{key} is not linearizable: {timeline}"));
         }
     }
+}
+
+/// Describes a node that has applied the `last` replayed entry and holds other keys, or keys with other tokens.
+fn wrong_tokens(world: &mut World, last: u64, tokens: &BTreeMap<Vec<u8>, Option<TokenName>>) -> Option<String> {
+    (0..world.size).find_map(|at| {
+        // A node outside of the cluster has a log of its own.
+        if world.nodes[at].table.cluster_id != world.cluster || checks::status(world, at)?.applied_index != last {
+            return None;
+        }
+        let held: BTreeMap<_, _> = checks::stored(world, at).into_iter().map(|(key, item)| (key, item.by)).collect();
+        (held != *tokens).then(|| format!("n{at} at {last} holds {held:?}, and the entries make {tokens:?}"))
+    })
 }
