@@ -7,7 +7,7 @@
 //! its bytes are there, but for a small multiple of the input. A list whose elements are much larger in memory than encoded is
 //! bounded in number ([`MAX_ELEMENTS`]).
 //!
-//! A field that was added later is optional, and stands behind the same byte as an older optional field ([`Optionals`]): without
+//! A field that was added later is optional, and stands behind the same byte as an older optional field (`Optionals`): without
 //! it the bytes are those of before, so what older versions wrote is read, and equal values have equal bytes. An older version
 //! refuses the byte.
 //!
