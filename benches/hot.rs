@@ -136,7 +136,7 @@ fn get(criterion: &mut Criterion) {
         while let Some(input) = inbox.clients.blocking_recv() {
             if let Input::Read { reply, .. } = input {
                 let value = Value::binary(vec![b'v'; VALUE_BYTES]);
-                let item = Item { value, version: 7, create_version: 3, expires: None };
+                let item = Item { value, version: 7, create_version: 3, expires: None, by: None };
                 reply(Ok(Fetched { value: Some(item), index: 9, term: 2, clock: 0 }));
             }
         }

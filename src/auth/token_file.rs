@@ -21,13 +21,14 @@ use toml::{Table, Value};
 
 use super::expiry::parse_expiry;
 use super::token_set::{Credential, Grant, Token, TokenSet};
+use crate::model::TokenName;
 
 /// The maximum size of a file in bytes.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The maximum number of tokens; each request is compared with all of them.
 const MAX_TOKENS: usize = 1024;
-/// The maximum length of a name.
-const NAME_BYTES: usize = 64;
+/// The maximum length of a common name.
+const COMMON_NAME_BYTES: usize = 64;
 /// The maximum length of a prefix: no key is longer.
 const PREFIX_BYTES: usize = 1024;
 
@@ -57,7 +58,7 @@ pub fn parse(content: &[u8]) -> Result<TokenSet, TokenFileError> {
     }
     let mut tokens: Vec<Arc<Token>> = Vec::with_capacity(tables.len());
     for (place, value) in tables.iter().enumerate() {
-        let named = value.get("name").and_then(Value::as_str).filter(|name| is_name(name));
+        let named = value.get("name").and_then(Value::as_str).filter(|name| TokenName::is_valid(name));
         // Without a name that can be printed, the place has to do.
         let place = named.map_or_else(|| format!("token {}", place + 1), |name| format!("token {name:?}"));
         let token = parse_token(value).map_err(|why| wrong(format!("{place}: {why}")))?;
@@ -66,7 +67,7 @@ pub fn parse(content: &[u8]) -> Result<TokenSet, TokenFileError> {
                 return Err(wrong(format!("{place}: another token has this name")));
             }
             if other.credential == token.credential {
-                return Err(wrong(format!("{place}: token {:?} has the same sha256 or cert", other.name)));
+                return Err(wrong(format!("{place}: token \"{}\" has the same sha256 or cert", other.name)));
             }
         }
         tokens.push(Arc::new(token));
@@ -80,26 +81,19 @@ fn wrong(problem: impl Into<String>) -> TokenFileError {
     TokenFileError(problem.into().chars().map(shown).collect())
 }
 
-/// Whether this is 1 to 64 of A-Z a-z 0-9 . _ -.
-fn is_name(text: &str) -> bool {
-    (1..=NAME_BYTES).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
 /// Whether this is a subject of a single common name. Subjects are compared as text, in which `O=a, CN=b` could also be an organization
 /// with a comma in its name.
 fn is_common_name(subject: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-@ ".contains(c);
-    subject.strip_prefix("CN=").is_some_and(|name| (1..=NAME_BYTES).contains(&name.len()) && name.chars().all(plain))
+    subject
+        .strip_prefix("CN=")
+        .is_some_and(|name| (1..=COMMON_NAME_BYTES).contains(&name.len()) && name.chars().all(plain))
 }
 
 fn parse_token(value: &Value) -> Result<Token, String> {
     let table = value.as_table().ok_or("it is no table")?;
     known_keys(table, &["name", "sha256", "cert", "allow", "admin", "expires"])?;
-    let name = text(table, "name")?.ok_or("name is missing")?;
-    if !is_name(name) {
-        return Err(format!("name must be 1 to {NAME_BYTES} of A-Z a-z 0-9 . _ -"));
-    }
+    let name: TokenName = text(table, "name")?.ok_or("name is missing")?.parse()?;
     let credential = match (text(table, "sha256")?, text(table, "cert")?) {
         (Some(hex), None) => Credential::Sha256(parse_hash(hex)?),
         (None, Some(subject)) if is_common_name(subject) => Credential::Certificate(subject.to_owned()),
@@ -119,7 +113,7 @@ fn parse_token(value: &Value) -> Result<Token, String> {
     if grants.is_empty() && !admin {
         return Err("it allows nothing; give it allow = [{prefix, do}] or admin = true".to_owned());
     }
-    Ok(Token { name: name.to_owned(), credential, grants, admin, expires: expires(table)? })
+    Ok(Token { name, credential, grants, admin, expires: expires(table)? })
 }
 
 /// Parses one element of `allow`.

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use super::expiry::format_time;
 use super::secret::{self, Malformed};
+use crate::model::TokenName;
 
 /// What a grant allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub(super) enum Credential {
 /// One token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    pub(super) name: String,
+    pub(super) name: TokenName,
     pub(super) credential: Credential,
     pub(super) grants: Vec<Grant>,
     pub(super) admin: bool,
@@ -79,7 +80,7 @@ pub struct TokenSet(pub(super) Vec<Arc<Token>>);
 impl Token {
     /// The name.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &TokenName {
         &self.name
     }
 
@@ -107,7 +108,9 @@ impl Token {
 
     fn unless_expired(self: Arc<Self>, now: SystemTime) -> Result<Arc<Self>, Denied> {
         match self.expires {
-            Some(at) if self.has_expired(now) => Err(Denied::Expired { name: self.name.clone(), at: format_time(at) }),
+            Some(at) if self.has_expired(now) => {
+                Err(Denied::Expired { name: self.name.to_string(), at: format_time(at) })
+            }
             _ => Ok(self),
         }
     }
@@ -178,7 +181,7 @@ mod tests {
 
     fn token(grants: &[(&str, bool, bool)], admin: bool) -> Token {
         let grants = grants.iter().map(|&(prefix, read, write)| Grant { prefix: prefix.into(), read, write }).collect();
-        Token { name: "t".into(), credential: Credential::Sha256([0; 32]), grants, admin, expires: None }
+        Token { name: "t".parse().unwrap(), credential: Credential::Sha256([0; 32]), grants, admin, expires: None }
     }
 
     #[test]
@@ -221,7 +224,7 @@ mod tests {
         );
         let set = parse(text.as_bytes()).unwrap();
         let before = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
-        let name = |found: Result<Arc<Token>, Denied>| found.map(|token| token.name().to_owned());
+        let name = |found: Result<Arc<Token>, Denied>| found.map(|token| token.name().to_string());
         assert_eq!(name(set.authenticate(one.expose(), SystemTime::now())), Ok("one".into()));
         assert_eq!(name(set.authenticate(two.expose(), before)), Ok("two".into()));
         let expired = set.authenticate(two.expose(), SystemTime::now()).unwrap_err();
@@ -232,7 +235,7 @@ mod tests {
         assert_eq!(name(TokenSet::default().authenticate(one.expose(), before)), Err(Denied::Unknown));
 
         let subject = |subject| {
-            set.authenticate_certificate(subject, before).map(|found| found.map(|token| token.name().to_owned()))
+            set.authenticate_certificate(subject, before).map(|found| found.map(|token| token.name().to_string()))
         };
         assert_eq!(subject(None), Ok(None));
         assert_eq!(subject(Some("CN=c")), Ok(Some("three".into())));

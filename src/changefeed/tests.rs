@@ -13,7 +13,7 @@ fn index(index: u64, keys: &[String]) -> Vec<Event> {
         of: 1,
         clock: 0,
         key: Bytes::copy_from_slice(key.as_bytes()),
-        kind: EventKind::Deleted,
+        kind: EventKind::Deleted { by: None },
     };
     let mut events: Vec<_> = keys.iter().map(event).collect();
     Event::number(&mut events);

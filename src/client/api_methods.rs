@@ -155,7 +155,8 @@ impl Client {
         Ok(Some(Stored { content_type, version, bytes: response.body }))
     }
 
-    /// Reads the item of `key` as JSON: value, versions, type; none where there is no such key.
+    /// Reads the item of `key` as JSON: value, versions, type, `ttl` if it expires, `by` (the token of the last write) where
+    /// there is one; none where there is no such key.
     ///
     /// # Errors
     /// As [`Client::get`].

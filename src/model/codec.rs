@@ -7,6 +7,10 @@
 //! its bytes are there, but for a small multiple of the input. A list whose elements are much larger in memory than encoded is
 //! bounded in number ([`MAX_ELEMENTS`]).
 //!
+//! A field that was added later is optional, and stands behind the same byte as an older optional field (`Optionals`): without
+//! it the bytes are those of before, so what older versions wrote is read, and equal values have equal bytes. An older version
+//! refuses the byte.
+//!
 //! See also: `storage::journal::record` and `transport::wire` (checksums and framing).
 
 use std::fmt;
@@ -15,6 +19,7 @@ use std::marker::PhantomData;
 use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
 use bincode::error::DecodeError;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::ser::{SerializeTuple, Serializer};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -125,6 +130,55 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> R
     from.deserialize_seq(Elements(PhantomData))
 }
 
+/// Two optional fields behind one byte: bit 0 says whether the first one follows, bit 1 whether the second.
+///
+/// Without the second field this is the encoding of an `Option` of the first one, which is what versions wrote that did not
+/// have the second.
+#[derive(Debug)]
+pub(super) struct Optionals<A, B>(pub(super) A, pub(super) B);
+
+impl<A: Serialize, B: Serialize> Serialize for Optionals<&Option<A>, &Option<B>> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let (first, second) = (self.0.is_some(), self.1.is_some());
+        let mut fields = to.serialize_tuple(1 + usize::from(first) + usize::from(second))?;
+        fields.serialize_element(&(u8::from(first) | u8::from(second) << 1))?;
+        if let Some(first) = self.0 {
+            fields.serialize_element(first)?;
+        }
+        if let Some(second) = self.1 {
+            fields.serialize_element(second)?;
+        }
+        fields.end()
+    }
+}
+
+impl<'de, A: Deserialize<'de>, B: Deserialize<'de>> Deserialize<'de> for Optionals<Option<A>, Option<B>> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Fields<A, B>(PhantomData<(A, B)>);
+
+        impl<'de, A: Deserialize<'de>, B: Deserialize<'de>> Visitor<'de> for Fields<A, B> {
+            type Value = Optionals<Option<A>, Option<B>>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a byte from 0 to 3, and the fields that it announces")
+            }
+
+            fn visit_seq<Q: SeqAccess<'de>>(self, mut seq: Q) -> Result<Self::Value, Q::Error> {
+                let missing = || Q::Error::custom("an announced field is missing");
+                let announced: u8 = seq.next_element()?.ok_or_else(missing)?;
+                if announced > 3 {
+                    return Err(Q::Error::custom("a later version's field is announced"));
+                }
+                let first = if announced & 1 == 0 { None } else { Some(seq.next_element()?.ok_or_else(missing)?) };
+                let second = if announced & 2 == 0 { None } else { Some(seq.next_element()?.ok_or_else(missing)?) };
+                Ok(Optionals(first, second))
+            }
+        }
+
+        from.deserialize_tuple(3, Fields(PhantomData))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +232,25 @@ mod tests {
                 assert!(matches!(decode::<Command>(&huge), Err(CodecError::Malformed(_))));
             });
             assert!(taken.bytes_max < 0x2000, "{} bytes for a length of {length}", taken.bytes_max);
+        }
+    }
+
+    #[test]
+    fn two_optional_fields_are_an_option_while_the_second_is_missing() {
+        for (first, golden) in [(None, &b"\x01\0"[..]), (Some(7_u16), b"\x01\x01\x07\0")] {
+            assert_eq!((encode(&first), encode(&Optionals(&first, &None::<u8>))), (golden.into(), golden.into()));
+        }
+        type Both = Optionals<Option<u16>, Option<u8>>;
+        for (first, second, golden) in
+            [(None, Some(9), &b"\x01\x02\x09"[..]), (Some(7), Some(9), b"\x01\x03\x07\0\x09")]
+        {
+            assert_eq!(encode(&Optionals(&first, &second)), golden);
+            assert!(matches!(decode::<Both>(golden), Ok(Optionals(a, b)) if (a, b) == (first, second)));
+            // What a version without the second field makes of it.
+            assert!(decode::<Option<u16>>(golden).is_err());
+        }
+        for bad in [&b"\x01\x04"[..], b"\x01\xff\x07\0\x09", b"\x01\x02", b"\x01\x03\x07\0", b"\x01\x01\x07\0\x09"] {
+            assert!(decode::<Both>(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -17,7 +17,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use super::decide::state_view_and_changes::{ApplyPoint, Change};
-use super::value::Item;
+use super::value::{Item, TokenName};
 
 /// A change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,10 @@ pub enum EventKind {
     /// The key was set.
     Put(Item),
     /// A client deleted the key.
-    Deleted,
+    Deleted {
+        /// The token of that client; None where its node had no tokens.
+        by: Option<TokenName>,
+    },
     /// The key expired.
     Expired,
 }
@@ -53,8 +56,8 @@ impl Event {
     pub fn of(change: &Change, at: ApplyPoint) -> Option<Self> {
         let (key, kind) = match change {
             Change::Put { key, item } => (key, EventKind::Put(item.clone())),
-            Change::Delete { key, expired: false } => (key, EventKind::Deleted),
-            Change::Delete { key, expired: true } => (key, EventKind::Expired),
+            Change::Delete { key, expired: false, by } => (key, EventKind::Deleted { by: by.clone() }),
+            Change::Delete { key, expired: true, .. } => (key, EventKind::Expired),
             // A touch keeps the version, so a watcher's copy stays valid; a move changes no key.
             Change::Touch { .. } | Change::Move { .. } => return None,
         };
@@ -86,12 +89,12 @@ impl Event {
     /// Estimates its size in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        let value = if let EventKind::Put(item) = &self.kind {
-            item.value.content_type.len() + item.value.bytes.len()
-        } else {
-            0
+        let rest = match &self.kind {
+            EventKind::Put(item) => item.size(),
+            EventKind::Deleted { by } => by.as_deref().map_or(0, str::len),
+            EventKind::Expired => 0,
         };
-        size_of::<Self>() + self.key.len() + value
+        size_of::<Self>() + self.key.len() + rest
     }
 
     /// Returns its id: the index, and the position if the entry has several changes.
@@ -172,20 +175,20 @@ mod tests {
     const AT: ApplyPoint = ApplyPoint { index: 7, clock: 9 };
 
     fn put(key: &'static str, version: u64) -> Change {
-        let item = Item { value: Value::binary("x"), version, create_version: 1, expires: None };
+        let item = Item { value: Value::binary("x"), version, create_version: 1, expires: None, by: None };
         Change::Put { key: key.into(), item }
     }
 
     #[test]
     fn ids_count_all_changes_of_an_index_that_has_several() {
         // The touch of `t` between the put and the deletes is no event, and takes no position.
-        let gone = |expired| Change::Delete { key: "b".into(), expired };
+        let gone = |expired| Change::Delete { key: "b".into(), expired, by: None };
         let Change::Put { key, item } = put("t", 6) else { panic!() };
         let changes = [put("a", 7), Change::Touch { key, item }, gone(false), gone(true)];
         let mut events: Vec<_> = changes.iter().filter_map(|change| Event::of(change, AT)).collect();
         Event::number(&mut events);
         assert_eq!(events.iter().map(Event::id).collect::<Vec<_>>(), ["7.1", "7.2", "7.3"]);
-        assert_eq!((&events[1].kind, &events[2].kind), (&EventKind::Deleted, &EventKind::Expired));
+        assert_eq!((&events[1].kind, &events[2].kind), (&EventKind::Deleted { by: None }, &EventKind::Expired));
         let mut alone = vec![Event::of(&put("a", 7), AT).unwrap()];
         Event::number(&mut alone);
         assert_eq!(alone[0].id(), "7");

@@ -57,4 +57,4 @@ pub use peer::{Answer, JoinAccepted, JoinOffer, NodeKind, PeerTable, Request, Wh
 pub use refusal::{Code, Leader, Outcome, Refusal};
 pub use status::{MemberStatus, PreviousStatus, State, Status, Voters};
 pub use time::{ClientDuration, Millis};
-pub use value::{Condition, Item, KeyMeta, Ttl, Value};
+pub use value::{Condition, Item, KeyMeta, TokenName, Ttl, Value};

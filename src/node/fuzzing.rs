@@ -90,7 +90,7 @@ fn check_decided(write: Write) {
     {
         assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&value.bytes).is_ok(), "JSON is JSON");
     }
-    let run = |_| Ok::<_, Infallible>(CommandResult::NoOp);
+    let run = |_, _| Ok::<_, Infallible>(CommandResult::NoOp);
     let Ok((written, stored)) = decide_write(write, ApplyPoint { index: 1, clock: 0 }, 1, &DedupTable::default(), run);
     assert_eq!(written.outcome == CommandResult::Invalid, !allowed);
     assert!(allowed || stored.is_none(), "no result is stored for a refused write");

@@ -137,7 +137,7 @@ pub fn machine_pairs(bytes: &[u8]) {
 }
 
 /// A state machine over valid values with matching totals and arbitrary content: the state record, the member table,
-/// then keys and values.
+/// then keys and values. A key that begins with `E@` is an expiry, `R@` a result, `N@` an item with a token name.
 pub fn machine_values(bytes: &[u8]) {
     let mut bytes = FieldReader(bytes);
     let (Some(mut state), Some(table)) = (short_run(&mut bytes).map(<[u8]>::to_vec), short_run(&mut bytes)) else {
@@ -162,7 +162,11 @@ pub fn machine_values(bytes: &[u8]) {
             _ => (Kind::Data, *key, version(value)),
         };
         keys += u64::from(kind == Kind::Data);
-        let header = chunks::put(&mut batch, kind, name, version, value, None);
+        let header = if key.starts_with(b"N@") {
+            chunks::put_named(&mut batch, name, version, value, None)
+        } else {
+            chunks::put(&mut batch, kind, name, version, value, None)
+        };
         digest = digest.wrapping_add(header.digest());
     }
     if let Ok(mut read) = State::decode(&state) {

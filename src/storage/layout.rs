@@ -28,6 +28,9 @@ pub(super) const PEERS_VERSION: u32 = 2;
 pub(super) const RECORD_VERSION: u8 = 1;
 /// The format of a chunked value, in the first byte of its first chunk.
 pub(super) const VALUE_VERSION: u8 = 1;
+/// The format of an item with a token name. Items without one keep [`VALUE_VERSION`], so equal states have equal bytes whatever
+/// version of huskv wrote them.
+pub(super) const NAMED_ITEM_VERSION: u8 = 2;
 /// The format of the state record.
 pub(super) const STATE_VERSION: u8 = 1;
 /// The format of a snapshot frame, in its first byte.

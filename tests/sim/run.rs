@@ -85,6 +85,7 @@ fn phases(seed: u64, trace: &Trace, simulated: &mut u64) -> Result<u64, String> 
     // The history is checked even where the cluster has not healed, as the first violation is the better message.
     let healed = whole(&mut world);
     if healed {
+        history::check_tokens(&mut world);
         expiry::check(&mut world);
         *simulated = world.now;
     }

@@ -1,6 +1,7 @@
 //! The way of a write from its handler to the loop and back.
 //!
-//! Invariants: no command of a client is proposed whose token does not allow all of it.
+//! Invariants: no command of a client is proposed whose token does not allow all of it. The name in a write is that of the token that this
+//! node has authenticated, and nothing else in a request can set it.
 //!
 //! See also: `consensus::handle` (the queue of clients), `request::idempotency` (what makes it apply once).
 
@@ -18,7 +19,8 @@ pub(crate) async fn propose(
     deadline: Deadline,
 ) -> Result<Written, Problem> {
     request.caller.check_command(&command)?;
-    let write = Write { idempotency_key: idempotency::of(request, body)?, command };
+    let (idempotency_key, by) = (idempotency::of(request, body)?, request.caller.token_name().cloned());
+    let write = Write { idempotency_key, by, command };
     match request.context.request(Request::Write(write), deadline).await? {
         // These three were committed as entries and refused when they were applied, so the problem has the index of an entry.
         Answer::Written(written) if written.outcome == CommandResult::IdempotencyKeyReused => {

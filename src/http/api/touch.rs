@@ -2,7 +2,7 @@
 //!
 //! Why: the holder of a lock renews it without changing its version.
 //!
-//! Invariants: only the expiry changes. Version and ETag stay, because other clients use them as fencing tokens. The key is
+//! Invariants: only the expiry and, with tokens, the name of the last write change. Version and ETag stay, because other clients use them as fencing tokens. The key is
 //! the whole rest of the path, since keys may contain `/`.
 //!
 //! Example: the lock `l` is at version 7. A touch answers version 7 again; storage that has seen token 7 still accepts it.

@@ -19,7 +19,7 @@ use warp::http::header::{AUTHORIZATION, HeaderMap};
 use crate::auth::{Action, Denied, Token, TokenStore};
 use crate::changefeed::Filter;
 use crate::http::response::problem::{Problem, clip};
-use crate::model::{Command, Operation};
+use crate::model::{Command, Operation, TokenName};
 use crate::trust::certificate::CertificateInfo;
 
 /// The client of a request.
@@ -89,6 +89,11 @@ impl Caller {
 
     /// The name of its token.
     pub(crate) fn name(&self) -> Option<&str> {
+        self.token_name().map(|name| &**name)
+    }
+
+    /// The name of its token, as writes carry it.
+    pub(crate) fn token_name(&self) -> Option<&TokenName> {
         match self {
             Self::Token(token) => Some(token.name()),
             _ => None,

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use super::item_json;
 use super::item_json::Form;
 use crate::http::server::fair_memory::Share;
-use crate::model::{Event, EventKind};
+use crate::model::{Event, EventKind, TokenName};
 
 /// The maximum bytes of a value in one chunk. A multiple of three: base64 of each chunk then has no padding but at the end.
 const CHUNK_BYTES: usize = 24 << 10;
@@ -86,11 +86,13 @@ pub(crate) fn encode(event: &Event) -> Bytes {
             item_json::item(&mut data, &key, item, event.clock);
             "put"
         }
-        EventKind::Deleted | EventKind::Expired => {
-            data.extend_from_slice(br#"{"key":"#);
-            item_json::string(&mut data, &key);
-            data.extend_from_slice(format!(r#","value":null,"version":{}}}"#, event.index).as_bytes());
-            if event.kind == EventKind::Expired { "expire" } else { "delete" }
+        EventKind::Deleted { by } => {
+            removal(&mut data, &key, event.index, by.as_ref());
+            "delete"
+        }
+        EventKind::Expired => {
+            removal(&mut data, &key, event.index, None);
+            "expire"
         }
     };
     replace_newlines(&mut data);
@@ -99,6 +101,15 @@ pub(crate) fn encode(event: &Event) -> Bytes {
     out.extend_from_slice(&data);
     out.extend_from_slice(format!("\nid:{}\n\n", event.id()).as_bytes());
     out.into()
+}
+
+/// Appends the data of a removal.
+fn removal(out: &mut Vec<u8>, key: &str, version: u64, by: Option<&TokenName>) {
+    out.extend_from_slice(br#"{"key":"#);
+    item_json::string(out, key);
+    out.extend_from_slice(format!(r#","value":null,"version":{version}"#).as_bytes());
+    item_json::by(out, by);
+    out.push(b'}');
 }
 
 /// Replaces line breaks by spaces: `data` is one line. JSON has raw line breaks only between tokens, so the value stays equal.
@@ -114,7 +125,8 @@ mod tests {
 
     fn event(content_type: &str, bytes: impl Into<Bytes>) -> Arc<Event> {
         let value = Value { content_type: content_type.into(), bytes: bytes.into() };
-        let item = Item { value, version: 9, create_version: 2, expires: Some(5000) };
+        let by = Some("billing".parse().unwrap());
+        let item = Item { value, version: 9, create_version: 2, expires: Some(5000), by };
         Arc::new(Event { index: 9, place: 2, of: 3, clock: 1000, key: "k\"é".into(), kind: EventKind::Put(item) })
     }
 
@@ -151,6 +163,26 @@ mod tests {
             assert_eq!(all, encode(&event), "{kind}");
             assert_eq!(count > 2, bytes.len() > CHUNK_BYTES, "{kind}: {count} chunks of {}", bytes.len());
         }
+    }
+
+    #[test]
+    fn an_event_shows_the_token_of_its_write() {
+        let by: Option<TokenName> = Some("billing".parse().unwrap());
+        let data = |kind| {
+            let event = Event { index: 9, place: 1, of: 1, clock: 1000, key: "k".into(), kind };
+            let text = String::from_utf8(encode(&event).to_vec()).unwrap();
+            text.lines().find_map(|line| line.strip_prefix("data:")).unwrap().to_owned()
+        };
+        for (kind, expected) in [
+            (EventKind::Deleted { by: by.clone() }, r#"{"key":"k","value":null,"version":9,"by":"billing"}"#),
+            (EventKind::Deleted { by: None }, r#"{"key":"k","value":null,"version":9}"#),
+            (EventKind::Expired, r#"{"key":"k","value":null,"version":9}"#),
+        ] {
+            assert_eq!(data(kind), expected);
+        }
+        let EventKind::Put(item) = &event("text/plain", "x").kind else { panic!("a put") };
+        assert!(data(EventKind::Put(item.clone())).ends_with(r#","ttl":4,"by":"billing"}"#));
+        assert!(!data(EventKind::Put(Item { by: None, ..item.clone() })).contains("by"));
     }
 
     #[test]

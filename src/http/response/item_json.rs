@@ -1,4 +1,5 @@
-//! The JSON form of an item: `{"key", "value", "version", "create_version", "content_type"}`, and `"ttl"` if it expires.
+//! The JSON form of an item: `{"key", "value", "version", "create_version", "content_type"}`, `"ttl"` if it expires, and
+//! `"by"` if its last write came with a token.
 //!
 //! Why: every response that contains an item has the same form.
 //!
@@ -13,7 +14,7 @@
 
 use crate::http::request::media_type;
 use crate::model::validate;
-use crate::model::{Item, Value};
+use crate::model::{Item, TokenName, Value};
 
 /// The estimated bytes of member names and numbers.
 const OVERHEAD: usize = 160;
@@ -41,7 +42,16 @@ pub(crate) fn end(out: &mut Vec<u8>, item: &Item, clock: u64) {
     if let Some(expires) = item.expires {
         out.extend_from_slice(format!(r#","ttl":{}"#, seconds_left(expires, clock)).as_bytes());
     }
+    by(out, item.by.as_ref());
     out.push(b'}');
+}
+
+/// Appends the member with the token of a write, if there is one.
+pub(crate) fn by(out: &mut Vec<u8>, name: Option<&TokenName>) {
+    if let Some(name) = name {
+        out.extend_from_slice(br#","by":"#);
+        string(out, name);
+    }
 }
 
 /// Appends key, value and version of an object that the caller closes.

@@ -200,7 +200,7 @@ async fn bad_transactions_are_refused_with_the_operation() {
 async fn a_page_is_valid_json_whatever_is_stored() {
     let item = |content_type: &str, bytes: &'static [u8]| {
         let value = crate::model::Value { content_type: content_type.into(), bytes: bytes.into() };
-        crate::model::Item { value, version: 7, create_version: 7, expires: None }
+        crate::model::Item { value, version: 7, create_version: 7, expires: None, by: None }
     };
     // Keys and values that no request can store, as a damaged disk might hold them. Each must be shown as base64, or it would break out
     // of the JSON around it.

@@ -269,6 +269,69 @@ async fn idempotency_keys_are_each_tokens_own() {
 }
 
 #[tokio::test]
+async fn items_show_the_token_of_the_last_write_and_no_client_can_choose_it() {
+    let secure = SecureNode::start();
+    let by = async |target: &str| {
+        let answer = secure.ask(Some(&secure.reader), "GET", target, "").await;
+        let data = answer.json()["data"].clone();
+        data.get("items").map_or_else(|| data["by"].clone(), |items| items[0]["by"].clone())
+    };
+    // Each way to write a key, by each of two tokens in turn.
+    for (at, (method, target, body)) in [
+        ("POST", "/store", r#"{"key":"a/k","value":1}"#),
+        ("PUT", "/store/a/k", "1"),
+        ("POST", "/txn", r#"{"then":[{"op":"put","key":"a/k","value":1}]}"#),
+        ("POST", "/touch/a/k", r#"{"ttl":5}"#),
+        ("POST", "/keys/a/k/", r#"{"value":"1"}"#),
+        ("PUT", "/kv/a/k", r#"{"value":"1"}"#),
+    ]
+    .into_iter()
+    .cycle()
+    .take(12)
+    .enumerate()
+    {
+        let turn = (at + at / 6) % 2 == 0;
+        let (secret, name) = if turn { (&secure.writer, "writer") } else { (&secure.admin, "root") };
+        // What a client says of itself is no name.
+        let headers = format!("Authorization: Bearer {secret}\r\nX-Huskv-By: forged\r\nBy: forged\r\nFrom: forged\r\n");
+        let answer = secure.node.ask_with(method, target, &headers, body).await;
+        assert!([200, 201].contains(&answer.status), "{method} {target}: {answer:?}");
+        for shown in ["/store/a/k", "/store?prefix=a/"] {
+            assert_eq!(by(shown).await, name, "{method} {target}, {shown}");
+        }
+    }
+    for (method, target, body) in [
+        ("POST", "/store", r#"{"key":"a/k","value":1,"by":"forged"}"#),
+        ("POST", "/touch/a/k", r#"{"ttl":5,"by":"forged"}"#),
+        ("POST", "/txn", r#"{"then":[{"op":"put","key":"a/k","value":1,"by":"forged"}]}"#),
+        ("PUT", "/store/a/k?by=forged", "1"),
+    ] {
+        assert_eq!(secure.ask(Some(&secure.admin), method, target, body).await.status, 400, "{method} {target}");
+    }
+    let txn = r#"{"then":[{"op":"get","key":"a/k"},{"op":"put","key":"a/k","value":2},{"op":"get","key":"a/x"}]}"#;
+    let results = secure.ask(Some(&secure.admin), "POST", "/txn", txn).await.json()["data"]["results"].clone();
+    assert_eq!(
+        (&results[0]["by"], results[1].get("by"), results[2].get("by")),
+        (&json!("writer"), None, None),
+        "{results}"
+    );
+    let touched = secure.ask(Some(&secure.admin), "POST", "/touch/a/k", r#"{"ttl":5}"#).await.json();
+    assert_eq!((&touched["data"]["by"], &touched["data"]["ttl"]), (&json!("root"), &json!(5)), "{touched}");
+    // A token that may not read the key is not shown a name either.
+    let unread = secure.ask(Some(&secure.writer), "POST", "/touch/a/k", r#"{"ttl":5}"#).await.json();
+    assert_eq!(unread["data"].get("by"), None, "{unread}");
+
+    let open = Node::working();
+    let header = format!("Authorization: Bearer {}\r\n", secure.admin);
+    assert_eq!(open.ask_with("PUT", "/store/a/k", &header, "1").await.status, 200);
+    assert_eq!(
+        open.ask("GET", "/store/a/k", "").await.json()["data"].get("by"),
+        None,
+        "a node without tokens checks none"
+    );
+}
+
+#[tokio::test]
 async fn without_a_token_probes_and_stats_tell_as_little_as_they_can() {
     let refusal = Refusal::not_applied(Code::NoLeader, "node2 is not in contact");
     let names = Names { node: "node1".into(), not_ready: Some(refusal), ..Names::default() };

@@ -49,7 +49,7 @@ pub(super) fn node_with(options: Options) -> (Node, Arc<ChangeFeed>) {
 
 fn put(key: &'static str, index: u64, content_type: &str, bytes: &'static str) -> Change {
     let value = Stored { content_type: content_type.into(), bytes: bytes.into() };
-    Change::Put { key: key.into(), item: Item { value, version: index, create_version: 2, expires: None } }
+    Change::Put { key: key.into(), item: Item { value, version: index, create_version: 2, expires: None, by: None } }
 }
 
 fn append(feed: &ChangeFeed, index: u64, changes: &[Change]) {
@@ -122,7 +122,7 @@ async fn events_are_sent_as_they_happen_each_on_three_lines() {
         r#"{"key":"a/1","value":{"n":   1.10},"version":11,"create_version":2,"content_type":"application/json"}"#;
     stream.until(&format!("event:put\ndata:{item}\nid:11\n\n")).await;
     // The key `b` does not match the prefix, but counts in the numbering: the watcher sees 12.2 and 12.3.
-    let gone = |key: &'static str, expired| Change::Delete { key: key.into(), expired };
+    let gone = |key: &'static str, expired| Change::Delete { key: key.into(), expired, by: None };
     append(&feed, 12, &[gone("b", false), gone("a/1", false), gone("a/2", true)]);
     let text = stream.until("id:12.3\n\n").await;
     let data = |key: &str| format!(r#"data:{{"key":"{key}","value":null,"version":12}}"#);
@@ -335,7 +335,8 @@ async fn a_shutdown_cuts_streams_whose_clients_do_not_read() {
     let (node, feed) = node();
     let stuck = Stream::open(&node, "/watch?prefix=", "").await;
     let value = Stored { content_type: "text/plain".into(), bytes: vec![b'x'; 16 << 20].into() };
-    let change = Change::Put { key: "k".into(), item: Item { value, version: 11, create_version: 11, expires: None } };
+    let change =
+        Change::Put { key: "k".into(), item: Item { value, version: 11, create_version: 11, expires: None, by: None } };
     append(&feed, 11, &[change]);
     let mut other = Stream::open(&node, "/watch?prefix=", "").await;
     other.until("id:11\n\n").await;
@@ -368,7 +369,7 @@ async fn a_watcher_survives_whatever_was_stored() {
     let (node, feed) = node();
     let mut stream = Stream::open(&node, "/watch?prefix=&from=11", "").await;
     let value = Stored { content_type: "application/json".into(), bytes: (&b"\"\xff\"\n\nevent: put\n"[..]).into() };
-    let item = Item { value, version: 11, create_version: 2, expires: None };
+    let item = Item { value, version: 11, create_version: 2, expires: None, by: None };
     append(&feed, 11, &[Change::Put { key: (&b"k\xff"[..]).into(), item }]);
     append(&feed, 12, &[put("after", 12, "text/plain", "still there")]);
     let text = stream.until("still there").await;

@@ -24,6 +24,7 @@ use super::write_request::{IdempotencyKey, Write, Written};
 use super::{Command, CommandResult};
 use crate::model::codec;
 use crate::model::decide::state_view_and_changes::ApplyPoint;
+use crate::model::value::TokenName;
 
 /// The maximum memory of all results: about 130 000 short ones, which is 1 000 writes per second over
 /// [`MIN_RETENTION_MS`].
@@ -63,7 +64,7 @@ impl StoredResult {
     }
 }
 
-/// Applies a write at `at` in an entry of `term`: `run` decides its command, unless the write is invalid or a
+/// Applies a write at `at` in an entry of `term`: `run` decides its command with the token name, unless the write is invalid or a
 /// duplicate. Returns the result for the client and the result to store, if any.
 ///
 /// # Errors
@@ -73,12 +74,12 @@ pub fn decide_write<E>(
     at: ApplyPoint,
     term: u64,
     results: &DedupTable,
-    run: impl FnOnce(Command) -> Result<CommandResult, E>,
+    run: impl FnOnce(Command, Option<TokenName>) -> Result<CommandResult, E>,
 ) -> Result<(Written, Option<StoredResult>), E> {
     // Order matters: an invalid write never reads the table, a duplicate never runs, and a full table refuses before the
     // command runs, because a write whose result cannot be stored must not take effect.
     let valid = validate::write(&write, &validate::Limits::ALL_NODES).is_ok();
-    let Write { idempotency_key, command } = write;
+    let Write { idempotency_key, by, command } = write;
     let first = idempotency_key
         .as_ref()
         .and_then(|idempotency_key| Some((idempotency_key, results.live(&idempotency_key.key, at.clock)?)));
@@ -94,7 +95,7 @@ pub fn decide_write<E>(
     if idempotency_key.is_some() && !results.has_room(at.clock) {
         return Ok((here(CommandResult::ResultsFull), None));
     }
-    let written = here(run(command)?);
+    let written = here(run(command, by)?);
     let stored = idempotency_key.map(|idempotency_key| StoredResult::of(idempotency_key, &written));
     Ok((written, stored))
 }
@@ -222,8 +223,8 @@ mod tests {
         idempotency_key: IdempotencyKey,
         at: ApplyPoint,
     ) -> (Written, Option<StoredResult>) {
-        let write = Write { idempotency_key: Some(idempotency_key), command: Command::delete("k") };
-        let run = |_| Ok::<_, std::convert::Infallible>(CommandResult::Deleted { existed: true });
+        let write = Write { idempotency_key: Some(idempotency_key), by: None, command: Command::delete("k") };
+        let run = |_, _| Ok::<_, std::convert::Infallible>(CommandResult::Deleted { existed: true });
         let Ok(decided) = decide_write(write, at, 1, results, run);
         decided
     }
@@ -248,14 +249,14 @@ mod tests {
         let mut results = DedupTable::default();
         results.store(stored("a", 5, 1_000), 1);
         let invalid = Written { outcome: CommandResult::Invalid, ..written(7, 1_000) };
-        let run = |_| -> Result<CommandResult, std::convert::Infallible> { panic!("it is not done") };
+        let run = |_, _| -> Result<CommandResult, std::convert::Infallible> { panic!("it is not done") };
         for (key, command) in [
             ("a", Command::delete("")),
             ("b", Command::put(vec![b'k'; 2 << 20], "v")),
             ("b", Command::put(&b"\xff"[..], "v")),
             ("no name\n", Command::delete("k")),
         ] {
-            let write = Write { idempotency_key: Some(request_key(key, 0)), command };
+            let write = Write { idempotency_key: Some(request_key(key, 0)), by: None, command };
             let Ok(decided) = decide_write(write, AT, 1, &results, run);
             assert_eq!(decided, (invalid.clone(), None));
         }
@@ -294,14 +295,14 @@ mod tests {
     fn a_young_result_is_not_evicted_and_a_write_without_room_is_refused() {
         let mut results = full(5);
         let young = ApplyPoint { index: 90_000, clock: 4 + MIN_RETENTION_MS };
-        let write = Write { idempotency_key: Some(request_key("new", 0)), command: Command::delete("k") };
-        let run = |_| -> Result<CommandResult, &str> { panic!("it is not done") };
+        let write = Write { idempotency_key: Some(request_key("new", 0)), by: None, command: Command::delete("k") };
+        let run = |_, _| -> Result<CommandResult, &str> { panic!("it is not done") };
         let (refused, none) = decide_write(write, young, 1, &results, run).unwrap();
         assert_eq!((refused.outcome, refused.replayed, none), (CommandResult::ResultsFull, false, None));
         let first = request_key("n1", 0);
         assert!(decided(&results, first.clone(), young).0.replayed, "a stored result is replayed all the same");
-        let unnamed = Write { idempotency_key: None, command: Command::delete("k") };
-        let run = |_| Ok::<_, std::convert::Infallible>(CommandResult::Deleted { existed: true });
+        let unnamed = Write { idempotency_key: None, by: None, command: Command::delete("k") };
+        let run = |_, _| Ok::<_, std::convert::Infallible>(CommandResult::Deleted { existed: true });
         let Ok((done, _)) = decide_write(unnamed, young, 1, &results, run);
         assert_eq!(done.outcome, CommandResult::Deleted { existed: true });
         // Exactly at the minimum retention, as many are evicted as needed.
@@ -350,12 +351,15 @@ mod tests {
 
     #[test]
     fn a_large_result_is_truncated_to_its_version() {
-        let item = |bytes| Item { value: Value::binary(vec![0; bytes]), version: 3, create_version: 3, expires: None };
+        let item = |bytes| {
+            let (value, by) = (Value::binary(vec![0; bytes]), Some("t".parse().unwrap()));
+            Item { value, version: 3, create_version: 3, expires: None, by }
+        };
         let got = |bytes| CommandResult::Txn { succeeded: true, results: vec![OpResult::Got(Some(item(bytes)))] };
         for (outcome, expected) in [
             (got(10), got(10)),
             (got(MAX_RESULT_BYTES), CommandResult::Truncated { version: 7 }),
-            (CommandResult::Touched(item(MAX_RESULT_BYTES)), CommandResult::Truncated { version: 3 }),
+            (CommandResult::Touched(Box::new(item(MAX_RESULT_BYTES))), CommandResult::Truncated { version: 3 }),
         ] {
             let stored = StoredResult::of(request_key("a", 0), &Written { outcome, ..written(7, 0) });
             assert_eq!(stored.written.outcome, expected);

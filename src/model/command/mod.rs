@@ -54,7 +54,7 @@ pub enum Command {
     },
     /// Runs a transaction over several keys.
     Txn(Txn),
-    /// Changes the time to live of `key` and nothing else.
+    /// Changes the time to live of `key` and the token name of its last write, and nothing else.
     Touch {
         /// The key, 1 to [`validate::KEY_BYTES`] bytes of UTF-8.
         key: Bytes,
@@ -183,7 +183,7 @@ pub enum CommandResult {
     /// The transaction exceeds [`super::TXN_BYTES`]; nothing was changed.
     TooLarge,
     /// The expiry of the key was changed.
-    Touched(Item),
+    Touched(Box<Item>),
     /// The key to touch does not exist.
     NotFound,
     /// The member table has the new addresses.

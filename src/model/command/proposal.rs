@@ -43,20 +43,41 @@ impl From<Command> for Proposal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::IdempotencyKey;
+    use crate::model::{IdempotencyKey, TokenName};
 
     #[test]
-    fn golden_bytes() {
-        // Version 1; stamp as u64; no idempotency key; then the command: variant 1 (delete), key of length 1, condition
+    fn golden_bytes_without_a_token_name() {
+        // As they were before entries had token names. Version 1; stamp as u64; no idempotency key; then the command: variant 1 (delete), key of length 1, condition
         // variant 0.
         let delete = b"\x01\0\0\0\x01\0\0\0\0\0\0\0k\0\0\0\0";
         let bytes = Proposal::encode(0x0102, &Command::delete("k").into());
         assert_eq!(bytes, [b"\x01\x02\x01\0\0\0\0\0\0\0", &delete[..]].concat());
         assert_eq!(codec::decode(&bytes), Ok(Proposal { stamp: 0x0102, write: Command::delete("k").into() }));
         let idempotency_key = Some(IdempotencyKey { key: "n".into(), fingerprint: 3 });
-        let bytes = Proposal::encode(0x0102, &Write { idempotency_key, command: Command::delete("k") });
+        let write = Write { idempotency_key, by: None, command: Command::delete("k") };
+        let bytes = Proposal::encode(0x0102, &write);
         // With an idempotency key: 1, key of length 1, fingerprint as u128.
         let named = b"\x01\x02\x01\0\0\0\0\0\0\x01\x01\0\0\0\0\0\0\0n\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         assert_eq!(bytes, [&named[..], delete].concat());
+        assert_eq!(codec::decode(&bytes), Ok(Proposal { stamp: 0x0102, write }));
+    }
+
+    #[test]
+    fn golden_bytes_with_a_token_name() {
+        // Since entries have token names, the byte of the idempotency key is 2 with a name and 3 with both, and the name
+        // with its length follows the key.
+        let delete = b"\x01\0\0\0\x01\0\0\0\0\0\0\0k\0\0\0\0";
+        let by: Option<TokenName> = Some("ab".parse().unwrap());
+        let key = IdempotencyKey { key: "n".into(), fingerprint: 3 };
+        let both = b"\x03\x01\0\0\0\0\0\0\0n\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0ab";
+        for (idempotency_key, options) in [(None, &b"\x02\x02\0\0\0\0\0\0\0ab"[..]), (Some(key), both)] {
+            let write = Write { idempotency_key, by: by.clone(), command: Command::delete("k") };
+            let bytes = Proposal::encode(0x0102, &write);
+            assert_eq!(bytes, [b"\x01\x02\x01\0\0\0\0\0\0", options, delete].concat());
+            assert_eq!(codec::decode(&bytes), Ok(Proposal { stamp: 0x0102, write }));
+        }
+        // A name that no token has.
+        let bad = [&b"\x01\x02\x01\0\0\0\0\0\0\x02\x02\0\0\0\0\0\0\0a "[..], delete].concat();
+        assert!(codec::decode::<Proposal>(&bad).is_err());
     }
 }

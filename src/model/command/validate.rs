@@ -99,7 +99,7 @@ pub fn request(request: &Request, limits: &Limits) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// As [`request`].
-pub fn write(Write { idempotency_key, command }: &Write, limits: &Limits) -> Result<(), Refusal> {
+pub fn write(Write { idempotency_key, by, command }: &Write, limits: &Limits) -> Result<(), Refusal> {
     if let Some(IdempotencyKey { key, .. }) = idempotency_key {
         if !is_idempotency_key(key) {
             let detail = format!("an idempotency key must be 1 to {IDEMPOTENCY_KEY_BYTES} visible ASCII characters");
@@ -108,6 +108,9 @@ pub fn write(Write { idempotency_key, command }: &Write, limits: &Limits) -> Res
         if !command.is_of_client() {
             return Err(refused("only a client's command has an idempotency key"));
         }
+    }
+    if by.is_some() && !command.is_of_client() {
+        return Err(refused("only a client's command has a token name"));
     }
     // The whole size first: it bounds the work of the checks below, such as parsing JSON values.
     if command.size() > limits.command_bytes {

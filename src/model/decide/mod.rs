@@ -1,9 +1,10 @@
 //! The pure rule of the state machine: from a [`Command`] and the state before it to a [`CommandResult`] and changes.
 //!
 //! Why: replicas stay equal only if the same command at the same index has the same effect on every node. So the decision is
-//! a function of the command, its index, the cluster clock and the state before it, and of nothing else.
+//! a function of the command, the token name in its entry, its index, the cluster clock and the state before it, and of nothing else.
 //!
-//! Invariants: every key that a command writes gets the index of its log entry as version. Conditions are evaluated here,
+//! Invariants: every key that a command puts gets the index of its log entry as version, and every key that it puts or touches the
+//! token name of the entry, or none. Conditions are evaluated here,
 //! when the entry is applied, never earlier.
 //!
 //! See also: [`decide_write`](crate::model::decide_write) (idempotency keys), `storage::kv::apply` (the caller).
@@ -16,14 +17,20 @@ pub mod test_store;
 use bytes::Bytes;
 
 use super::command::{Command, CommandResult};
-use super::value::{Condition, Item, KeyMeta, Ttl};
+use super::value::{Condition, Item, KeyMeta, TokenName, Ttl};
 use state_view_and_changes::{ApplyPoint, Change, View};
 
-/// Evaluates `command` at `at` against `view`: the result for the client, and the changes of the state in order.
+/// Evaluates `command` of the client with the token `by` at `at` against `view`: the result for the client, and the changes
+/// of the state in order.
 ///
 /// # Errors
 /// Only what `view` fails with.
-pub fn decide<V: View>(command: Command, at: ApplyPoint, view: &V) -> Result<(CommandResult, Vec<Change>), V::Error> {
+pub fn decide<V: View>(
+    command: Command,
+    by: Option<TokenName>,
+    at: ApplyPoint,
+    view: &V,
+) -> Result<(CommandResult, Vec<Change>), V::Error> {
     Ok(match command {
         Command::Put { key, value, condition, ttl } => {
             // Reads the metadata alone: a put never needs the old value, which may be megabytes.
@@ -35,7 +42,7 @@ pub fn decide<V: View>(command: Command, at: ApplyPoint, view: &V) -> Result<(Co
                 // expiry.
                 let create_version = meta.map_or(at.index, |meta| meta.create_version);
                 let expires = ttl.map(|ttl| ttl.from(at.clock));
-                let item = Item { value, version: at.index, create_version, expires };
+                let item = Item { value, version: at.index, create_version, expires, by };
                 (CommandResult::Put { create_version }, vec![Change::Put { key, item }])
             } else {
                 (CommandResult::ConditionFailed { version }, Vec::new())
@@ -48,15 +55,17 @@ pub fn decide<V: View>(command: Command, at: ApplyPoint, view: &V) -> Result<(Co
             match (condition.holds(version), version) {
                 (false, _) => (CommandResult::ConditionFailed { version }, Vec::new()),
                 (true, 0) => (CommandResult::Deleted { existed: false }, Vec::new()),
-                (true, _) => (CommandResult::Deleted { existed: true }, vec![Change::Delete { key, expired: false }]),
+                (true, _) => {
+                    (CommandResult::Deleted { existed: true }, vec![Change::Delete { key, expired: false, by }])
+                }
             }
         }
         Command::Move { raft_id, raft_address, http_address } => {
             (CommandResult::Moved, vec![Change::Move { raft_id, raft_address, http_address }])
         }
-        Command::DeletePrefix { prefix } => multi_key::delete_prefix(&prefix, view)?,
-        Command::Txn(txn) => multi_key::decide_txn(txn, at, view)?,
-        Command::Touch { key, ttl, condition } => touch(key, ttl, condition, at, view)?,
+        Command::DeletePrefix { prefix } => multi_key::delete_prefix(&prefix, by, view)?,
+        Command::Txn(txn) => multi_key::decide_txn(txn, by, at, view)?,
+        Command::Touch { key, ttl, condition } => touch(key, ttl, condition, by, at, view)?,
         // Internal commands have no client, so they have no result either.
         Command::Expire { keys } => (CommandResult::NoOp, expire(keys, at, view)?),
         Command::Tick => (CommandResult::NoOp, Vec::new()),
@@ -69,6 +78,7 @@ fn touch<V: View>(
     key: Bytes,
     ttl: Ttl,
     condition: Condition,
+    by: Option<TokenName>,
     at: ApplyPoint,
     view: &V,
 ) -> Result<(CommandResult, Vec<Change>), V::Error> {
@@ -80,8 +90,9 @@ fn touch<V: View>(
     }
     // Only now is the value read. The item keeps its version, unlike after a put: the version is the fencing token of a lock.
     let Some(item) = view.item(&key)? else { return Ok((CommandResult::NotFound, Vec::new())) };
-    let item = Item { expires: Some(ttl.from(at.clock)), ..item };
-    Ok((CommandResult::Touched(item.clone()), vec![Change::Touch { key, item }]))
+    // It gets the name, since a touch is a write.
+    let item = Item { expires: Some(ttl.from(at.clock)), by, ..item };
+    Ok((CommandResult::Touched(Box::new(item.clone())), vec![Change::Touch { key, item }]))
 }
 
 /// Evaluates the removal of expired keys. The leader chose them from an older state, so a key whose version or expiry has
@@ -95,7 +106,7 @@ fn expire<V: View>(keys: Vec<(Bytes, u64)>, at: ApplyPoint, view: &V) -> Result<
         // Both must hold. A put after the proposal has another version; a touch keeps the version and moves the expiry.
         let due = |meta: KeyMeta| meta.version == version && meta.expires.is_some_and(|expires| expires <= at.clock);
         if view.meta(&key)?.is_some_and(due) {
-            changes.push(Change::Delete { key, expired: true });
+            changes.push(Change::Delete { key, expired: true, by: None });
         }
     }
     Ok(changes)
@@ -105,13 +116,13 @@ fn expire<V: View>(keys: Vec<(Bytes, u64)>, at: ApplyPoint, view: &V) -> Result<
 mod tests {
     use super::*;
     use crate::model::test_store::Map;
-    use crate::model::{Condition, Value};
+    use crate::model::{Condition, Operation, Txn, Value};
 
     const AT: ApplyPoint = ApplyPoint { index: 7, clock: 10_000 };
 
     fn map() -> Map {
         let value = Value::binary("12345");
-        Map::from_iter([("a", Item { value, version: 5, create_version: 3, expires: None })])
+        Map::from_iter([("a", Item { value, version: 5, create_version: 3, expires: None, by: None })])
     }
 
     fn value() -> Value {
@@ -119,14 +130,15 @@ mod tests {
     }
 
     fn put(key: &'static str, condition: Condition) -> (CommandResult, Vec<Change>) {
-        let Ok(decided) = decide(Command::Put { key: key.into(), value: value(), condition, ttl: None }, AT, &map());
+        let command = Command::Put { key: key.into(), value: value(), condition, ttl: None };
+        let Ok(decided) = decide(command, None, AT, &map());
         decided
     }
 
     #[test]
     fn a_put_sets_the_version_to_its_index_and_keeps_the_create_version() {
         for (key, create_version) in [("a", 3), ("b", 7)] {
-            let item = Item { value: value(), version: 7, create_version, expires: None };
+            let item = Item { value: value(), version: 7, create_version, expires: None, by: None };
             let changes = vec![Change::Put { key: key.into(), item }];
             assert_eq!(put(key, Condition::Always), (CommandResult::Put { create_version }, changes));
         }
@@ -135,10 +147,10 @@ mod tests {
     #[test]
     fn a_delete_reports_whether_the_key_existed() {
         let condition = Condition::Always;
-        let Ok(gone) = decide(Command::Delete { key: "a".into(), condition }, AT, &map());
-        let change = Change::Delete { key: "a".into(), expired: false };
+        let Ok(gone) = decide(Command::Delete { key: "a".into(), condition }, None, AT, &map());
+        let change = Change::Delete { key: "a".into(), expired: false, by: None };
         assert_eq!(gone, (CommandResult::Deleted { existed: true }, vec![change]));
-        let Ok(missing) = decide(Command::Delete { key: "b".into(), condition }, AT, &map());
+        let Ok(missing) = decide(Command::Delete { key: "b".into(), condition }, None, AT, &map());
         assert_eq!(missing, (CommandResult::Deleted { existed: false }, vec![]));
     }
 
@@ -152,7 +164,7 @@ mod tests {
         ] {
             let failed = (CommandResult::ConditionFailed { version }, vec![]);
             assert_eq!(put(key, condition), failed, "{condition:?}");
-            let Ok(delete) = decide(Command::Delete { key: key.into(), condition }, AT, &map());
+            let Ok(delete) = decide(Command::Delete { key: key.into(), condition }, None, AT, &map());
             assert_eq!(delete, failed, "{condition:?}");
         }
         assert_eq!(put("a", Condition::Version(5)).0, CommandResult::Put { create_version: 3 });
@@ -161,38 +173,71 @@ mod tests {
 
     fn timed(expires: u64) -> Map {
         let value = Value::binary("12345");
-        Map::from_iter([("a", Item { value, version: 5, create_version: 3, expires: Some(expires) })])
+        Map::from_iter([("a", Item { value, version: 5, create_version: 3, expires: Some(expires), by: None })])
     }
 
     #[test]
     fn a_touch_changes_only_the_expiry_by_the_cluster_clock() {
         let touch = |key: &'static str, condition| {
             let command = Command::Touch { key: key.into(), ttl: Ttl(30), condition };
-            let Ok(decided) = decide(command, AT, &timed(20_000));
+            let Ok(decided) = decide(command, None, AT, &timed(20_000));
             decided
         };
         // 10 000 ms at apply plus 30 s; the earlier expiry of 20 000 does not matter.
-        let item = Item { value: Value::binary("12345"), version: 5, create_version: 3, expires: Some(40_000) };
+        let (value, expires) = (Value::binary("12345"), Some(40_000));
+        let item = Item { value, version: 5, create_version: 3, expires, by: None };
         let change = Change::Touch { key: "a".into(), item: item.clone() };
-        assert_eq!(touch("a", Condition::Version(5)), (CommandResult::Touched(item), vec![change]));
+        assert_eq!(touch("a", Condition::Version(5)), (CommandResult::Touched(Box::new(item)), vec![change]));
         assert_eq!(touch("a", Condition::Version(4)), (CommandResult::ConditionFailed { version: 5 }, vec![]));
         // A client that renews a lock has lost it in both cases, so a missing key is reported before the condition.
         assert_eq!(touch("b", Condition::Version(5)), (CommandResult::NotFound, vec![]));
     }
 
     #[test]
+    fn the_token_of_the_last_write_is_in_the_item_and_in_the_change_of_a_delete() {
+        let mut map = timed(20_000);
+        let name = |name: &str| Some(name.parse::<TokenName>().unwrap());
+        let mut by = |command: Command, by: Option<TokenName>| {
+            let Ok((_, changes)) = decide(command, by, AT, &map);
+            let [change] = &changes[..] else { panic!("{changes:?}") };
+            map.change(change.clone());
+            match change {
+                Change::Put { item, .. } | Change::Touch { item, .. } => item.by.clone(),
+                Change::Delete { by, .. } => by.clone(),
+                Change::Move { .. } => panic!("a move"),
+            }
+        };
+        let touch = || Command::Touch { key: "a".into(), ttl: Ttl(1), condition: Condition::Always };
+        assert_eq!(by(Command::put("a", "1"), name("one")), name("one"));
+        assert_eq!(by(touch(), name("two")), name("two"), "a touch is a write, though no new version");
+        assert_eq!(by(touch(), None), None, "of a node without tokens");
+        let txn = |then| Command::Txn(Txn { checks: vec![], then: vec![then], otherwise: vec![] });
+        let put = Operation::Put { key: "a".into(), value: value(), ttl: Some(Ttl(1)) };
+        assert_eq!(by(txn(put.clone()), name("three")), name("three"));
+        assert_eq!(by(txn(Operation::Delete { key: "a".into() }), name("four")), name("four"));
+        for removal in [Command::delete("a"), Command::DeletePrefix { prefix: "a".into() }] {
+            by(txn(put.clone()), name("three"));
+            assert_eq!(by(removal, name("five")), name("five"));
+        }
+        by(txn(put), name("three"));
+        let later = ApplyPoint { clock: 11_000, ..AT };
+        let Ok((_, changes)) = decide(Command::Expire { keys: vec![("a".into(), 7)] }, None, later, &map);
+        assert_eq!(changes, [Change::Delete { key: "a".into(), expired: true, by: None }]);
+    }
+
+    #[test]
     fn a_key_expires_only_when_due_and_only_at_the_proposed_version() {
-        let gone = vec![Change::Delete { key: "a".into(), expired: true }];
+        let gone = vec![Change::Delete { key: "a".into(), expired: true, by: None }];
         // The cluster clock is 10 000: due exactly now, due before, not due yet, and due at a version that was not
         // proposed. `b` is missing.
         for (expires, version, expected) in
             [(10_000, 5, gone.clone()), (9_999, 5, gone), (10_001, 5, vec![]), (10_000, 4, vec![])]
         {
             let keys = vec![("a".into(), version), ("b".into(), 5)];
-            let Ok((_, changes)) = decide(Command::Expire { keys }, AT, &timed(expires));
+            let Ok((_, changes)) = decide(Command::Expire { keys }, None, AT, &timed(expires));
             assert_eq!(changes, expected, "{expires} {version}");
         }
-        let Ok((_, changes)) = decide(Command::Expire { keys: vec![("a".into(), 5)] }, AT, &map());
+        let Ok((_, changes)) = decide(Command::Expire { keys: vec![("a".into(), 5)] }, None, AT, &map());
         assert_eq!(changes, vec![], "a key without a ttl does not expire");
     }
 }

@@ -18,7 +18,7 @@ use crate::model::command::txn::{
     Check, DELETE_PREFIX_BYTES, DELETE_PREFIX_KEYS, OpResult, Operation, TXN_BYTES, Test, Txn,
 };
 use crate::model::list::{after, after_prefix};
-use crate::model::value::{Item, KeyMeta};
+use crate::model::value::{Item, KeyMeta, TokenName};
 
 /// Evaluates a transaction at `at`.
 ///
@@ -27,6 +27,7 @@ use crate::model::value::{Item, KeyMeta};
 /// the value just put.
 pub(crate) fn decide_txn<V: View>(
     txn: Txn,
+    by: Option<TokenName>,
     at: ApplyPoint,
     view: &V,
 ) -> Result<(CommandResult, Vec<Change>), V::Error> {
@@ -35,7 +36,7 @@ pub(crate) fn decide_txn<V: View>(
     for check in &txn.checks {
         succeeded = succeeded && holds(check, view)?;
     }
-    let mut branch = Branch { at, view, written: BTreeMap::new(), bytes: 0 };
+    let mut branch = Branch { by, at, view, written: BTreeMap::new(), bytes: 0 };
     let (mut results, mut changes) = (Vec::new(), Vec::new());
     for operation in if succeeded { txn.then } else { txn.otherwise } {
         let (done, change) = branch.run(operation)?;
@@ -63,6 +64,7 @@ fn holds<V: View>(check: &Check, view: &V) -> Result<bool, V::Error> {
 
 /// The running branch of a transaction.
 struct Branch<'a, V> {
+    by: Option<TokenName>,
     at: ApplyPoint,
     view: &'a V,
     /// The writes of the operations so far; None is a deletion.
@@ -90,14 +92,15 @@ impl<V: View> Branch<'_, V> {
             Operation::Put { key, value, ttl } => {
                 let create_version = meta.map_or(self.at.index, |meta: KeyMeta| meta.create_version);
                 let expires = ttl.map(|ttl| ttl.from(self.at.clock));
-                let item = Item { value, version: self.at.index, create_version, expires };
+                let item = Item { value, version: self.at.index, create_version, expires, by: self.by.clone() };
                 self.written.insert(key.clone(), Some(item.clone()));
                 (OpResult::Put, Some(Change::Put { key, item }))
             }
             Operation::Delete { key } => {
                 self.written.insert(key.clone(), None);
                 // A missing key has no change: watchers would get a delete of a key that they never saw.
-                (OpResult::Deleted { existed: meta.is_some() }, meta.map(|_| Change::Delete { key, expired: false }))
+                let change = meta.map(|_| Change::Delete { key, expired: false, by: self.by.clone() });
+                (OpResult::Deleted { existed: meta.is_some() }, change)
             }
             Operation::Get { key } => match self.written.get(&key) {
                 Some(now) => (OpResult::Got(now.clone()), None),
@@ -108,7 +111,11 @@ impl<V: View> Branch<'_, V> {
 }
 
 /// Evaluates a delete by prefix: removes the first keys, up to the limits, and reports whether more follow.
-pub(crate) fn delete_prefix<V: View>(prefix: &[u8], view: &V) -> Result<(CommandResult, Vec<Change>), V::Error> {
+pub(crate) fn delete_prefix<V: View>(
+    prefix: &[u8],
+    by: Option<TokenName>,
+    view: &V,
+) -> Result<(CommandResult, Vec<Change>), V::Error> {
     // Example: 1 002 keys `p/...`. The first command removes 1 000 and reports `more`; the second removes 2. The client
     // repeats, and each command is bounded, so none delays the others for long.
     let end = after_prefix(prefix);
@@ -120,7 +127,7 @@ pub(crate) fn delete_prefix<V: View>(prefix: &[u8], view: &V) -> Result<(Command
             return Ok((CommandResult::PrefixDeleted { deleted: changes.len() as u64, more: true }, changes));
         }
         from = after(&key);
-        changes.push(Change::Delete { key, expired: false });
+        changes.push(Change::Delete { key, expired: false, by: by.clone() });
     }
     Ok((CommandResult::PrefixDeleted { deleted: changes.len() as u64, more: false }, changes))
 }
@@ -133,7 +140,7 @@ mod tests {
     use crate::model::value::{Condition, Value};
 
     fn item(bytes: impl Into<Bytes>, version: u64) -> Item {
-        Item { value: Value::binary(bytes), version, create_version: version, expires: None }
+        Item { value: Value::binary(bytes), version, create_version: version, expires: None, by: None }
     }
 
     fn put(key: &'static str, bytes: impl Into<Bytes>) -> Operation {
@@ -169,7 +176,7 @@ mod tests {
         let mut map = Map::from_iter([("a", item("1", 3)), ("b", item("2", 4))]);
         let then = vec![get("a"), put("a", "x"), get("a"), delete("b"), get("b"), delete("c"), put("d", "y")];
         let (succeeded, results) = run(&mut map, vec![], then, vec![]);
-        let now = Item { value: Value::binary("x"), version: 9, create_version: 3, expires: None };
+        let now = Item { value: Value::binary("x"), version: 9, create_version: 3, expires: None, by: None };
         let expected = vec![
             OpResult::Got(Some(item("1", 3))),
             OpResult::Put,

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use crate::model::value::{Item, KeyMeta};
+use crate::model::value::{Item, KeyMeta, TokenName};
 
 /// The state just before a command, with the effects of earlier commands of the same batch.
 pub trait View {
@@ -56,8 +56,10 @@ pub enum Change {
         key: Bytes,
         /// Whether it expired; otherwise a client removed it.
         expired: bool,
+        /// The token of that client; None where its node had no tokens, and for an expiry.
+        by: Option<TokenName>,
     },
-    /// Changes only the expiry of the key.
+    /// Changes only the expiry and the token name of the key.
     Touch {
         /// The key.
         key: Bytes,

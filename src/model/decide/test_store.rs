@@ -6,8 +6,8 @@ use std::convert::Infallible;
 use bytes::Bytes;
 
 use crate::model::{
-    ApplyPoint, Change, Command, CommandResult, DedupTable, Item, KeyMeta, List, Page, View, Write, Written, codec,
-    decide, decide_write,
+    ApplyPoint, Change, Command, CommandResult, DedupTable, Item, KeyMeta, List, Page, TokenName, View, Write, Written,
+    codec, decide, decide_write,
 };
 
 /// The keys with their items, and the dedup table.
@@ -46,15 +46,22 @@ impl Map {
 
     /// Applies a command.
     pub fn apply_at(&mut self, command: Command, at: ApplyPoint) -> CommandResult {
-        let Ok((outcome, changes)) = decide(command, at, self);
-        for change in changes {
-            match change {
-                Change::Put { key, item } | Change::Touch { key, item } => drop(self.0.insert(key, item)),
-                Change::Delete { key, .. } => drop(self.0.remove(&key)),
-                Change::Move { .. } => {}
-            }
-        }
+        self.apply_by(command, None, at)
+    }
+
+    fn apply_by(&mut self, command: Command, by: Option<TokenName>, at: ApplyPoint) -> CommandResult {
+        let Ok((outcome, changes)) = decide(command, by, at, self);
+        changes.into_iter().for_each(|change| self.change(change));
         outcome
+    }
+
+    /// Makes a change.
+    pub fn change(&mut self, change: Change) {
+        match change {
+            Change::Put { key, item } | Change::Touch { key, item } => drop(self.0.insert(key, item)),
+            Change::Delete { key, .. } => drop(self.0.remove(&key)),
+            Change::Move { .. } => {}
+        }
     }
 
     /// Applies a write at cluster time 0, unless it is a duplicate.
@@ -62,7 +69,7 @@ impl Map {
         let at = ApplyPoint { index, clock: 0 };
         let mut results = std::mem::take(&mut self.1);
         let Ok((written, stored)) =
-            decide_write(write, at, term, &results, |command| Ok::<_, Infallible>(self.apply_at(command, at)));
+            decide_write(write, at, term, &results, |command, by| Ok::<_, Infallible>(self.apply_by(command, by, at)));
         if let Some(stored) = stored {
             let bytes = codec::encode(&stored).len();
             results.store(stored, bytes);

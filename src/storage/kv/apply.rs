@@ -10,7 +10,8 @@ use super::dedup_table;
 use super::meta::State;
 use super::overlay::{KeyState, Overlay};
 use crate::model::{
-    ApplyPoint, Change, Command, CommandResult, DedupTable, Event, Members, Write, Written, decide, decide_write,
+    ApplyPoint, Change, Command, CommandResult, DedupTable, Event, Members, TokenName, Write, Written, decide,
+    decide_write,
 };
 use crate::storage::{Batch, Db, Error};
 
@@ -63,7 +64,7 @@ impl<'a> ApplyBatch<'a> {
         let at = ApplyPoint { index, clock };
         // The result is in the table before the next entry of the batch is decided: if entries 8 and 9 are one PUT sent
         // twice under one idempotency key, 9 changes nothing and is answered with the result of 8.
-        let (written, stored) = decide_write(write, at, term, dedup, |command| self.run(command, at))?;
+        let (written, stored) = decide_write(write, at, term, dedup, |command, by| self.run(command, by, at))?;
         if let Some(stored) = stored {
             dedup_table::insert(dedup, stored, &mut self.batch, &mut self.state.totals);
         }
@@ -71,8 +72,8 @@ impl<'a> ApplyBatch<'a> {
     }
 
     /// Decides a command and applies its changes to the overlay.
-    fn run(&mut self, command: Command, at: ApplyPoint) -> Result<CommandResult, Error> {
-        let (outcome, changes) = decide(command, at, &self.overlay)?;
+    fn run(&mut self, command: Command, by: Option<TokenName>, at: ApplyPoint) -> Result<CommandResult, Error> {
+        let (outcome, changes) = decide(command, by, at, &self.overlay)?;
         // Events of one entry are numbered together: 41.1, 41.2.
         let first = self.events.len();
         for change in changes {

@@ -40,7 +40,7 @@ pub(crate) fn audit(db: &dyn Db) -> Result<StateTotals, Error> {
             // Chunk 0 begins a value and ends the one before. All chunks of a value are adjacent and in order.
             if number == 0 {
                 finish(value.take(), &mut found, db)?;
-                let (header, first) = Header::decode(chunk, db)?;
+                let (header, first) = Header::decode(kind, chunk, db)?;
                 value = Some(Partial { kind, key, header, bytes: first.to_vec(), chunks: 1 });
                 continue;
             }
@@ -71,7 +71,7 @@ struct Partial {
 
 fn finish(value: Option<Partial>, found: &mut Found, db: &dyn Db) -> Result<(), Error> {
     let Some(Partial { kind, key, header, bytes, chunks }) = value else { return Ok(()) };
-    if chunks != header.chunks() || Header::of(kind, &key, header.version, &bytes) != header {
+    if chunks != header.chunks() || !header.fits(kind, &key, &bytes) {
         return Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", describe(kind, &key))));
     }
     match kind {

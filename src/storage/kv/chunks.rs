@@ -9,7 +9,7 @@
 //! See also: [`super::audit`] (the start-up check), `layout` (the bytes of keys).
 
 use crate::model::codec::MAX_BYTES;
-use crate::storage::layout::{CHUNK_BYTES, FieldReader, Kind, VALUE_VERSION, chunk_key, length};
+use crate::storage::layout::{CHUNK_BYTES, FieldReader, Kind, NAMED_ITEM_VERSION, VALUE_VERSION, chunk_key, length};
 use crate::storage::{Batch, Db, Error};
 
 /// The bytes of the header in front of the first chunk: format, version, length, checksum.
@@ -18,6 +18,8 @@ const HEADER_BYTES: usize = 1 + 8 + 4 + 4;
 /// The header of a value, in its first chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
+    /// The format of the value.
+    format: u8,
     /// The raft index of the last change.
     pub(crate) version: u64,
     length: u32,
@@ -27,19 +29,37 @@ pub(crate) struct Header {
 impl Header {
     /// Computes the header of `value` under `key`.
     pub(crate) fn of(kind: Kind, key: &[u8], version: u64, value: &[u8]) -> Self {
+        Self::of_format(VALUE_VERSION, kind, key, version, value)
+    }
+
+    fn of_format(format: u8, kind: Kind, key: &[u8], version: u64, value: &[u8]) -> Self {
         let mut sum = crc32fast::Hasher::new();
+        // The first format is not part of its checksums. Each other one is, so a flipped byte is not read as another format.
+        if format != VALUE_VERSION {
+            sum.update(&[format]);
+        }
         sum.update(&[kind as u8]);
         sum.update(&length(key).to_le_bytes());
         sum.update(key);
         sum.update(&version.to_le_bytes());
         sum.update(value);
-        Self { version, length: length(value), checksum: sum.finalize() }
+        Self { format, version, length: length(value), checksum: sum.finalize() }
+    }
+
+    /// Whether this is the header of `value` under `key`.
+    pub(crate) fn fits(self, kind: Kind, key: &[u8], value: &[u8]) -> bool {
+        Self::of_format(self.format, kind, key, self.version, value) == self
+    }
+
+    /// Whether the value is an item with a token name.
+    pub(crate) fn is_named(self) -> bool {
+        self.format == NAMED_ITEM_VERSION
     }
 
     /// Encodes it, with capacity for `rest` more bytes.
     fn encode(self, rest: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + rest);
-        bytes.push(VALUE_VERSION);
+        bytes.push(self.format);
         bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&self.length.to_le_bytes());
         bytes.extend_from_slice(&self.checksum.to_le_bytes());
@@ -47,18 +67,20 @@ impl Header {
     }
 
     /// Decodes the header of a first chunk, and returns the bytes after it.
-    pub(crate) fn decode<'a>(chunk: &'a [u8], db: &dyn Db) -> Result<(Self, &'a [u8]), Error> {
+    pub(crate) fn decode<'a>(kind: Kind, chunk: &'a [u8], db: &dyn Db) -> Result<(Self, &'a [u8]), Error> {
+        // Items alone have a second format.
+        let newest = if kind == Kind::Data { NAMED_ITEM_VERSION } else { VALUE_VERSION };
         let mut bytes = FieldReader(chunk);
         let mut read = || Some((bytes.u8()?, bytes.u64()?, bytes.u32()?, bytes.u32()?));
         let (format, version, length, checksum) =
             read().ok_or_else(|| Error::damaged(db, "a value is too short to be one"))?;
-        if format > VALUE_VERSION {
-            return Err(Error::Newer { what: db.name().into(), found: format.into(), known: VALUE_VERSION.into() });
+        if format > newest {
+            return Err(Error::Newer { what: db.name().into(), found: format.into(), known: newest.into() });
         }
         if format < VALUE_VERSION || length as usize > MAX_BYTES {
             return Err(Error::damaged(db, "a value has an impossible header"));
         }
-        Ok((Self { version, length, checksum }, bytes.0))
+        Ok((Self { format, version, length, checksum }, bytes.0))
     }
 
     /// Returns the length of the value.
@@ -101,8 +123,17 @@ pub(crate) fn put(
     value: &[u8],
     old: Option<Header>,
 ) -> Header {
+    put_as(batch, Header::of(kind, key, version, value), kind, key, value, old)
+}
+
+/// Adds a write of an item with a token name over the `old` value to `batch`.
+pub(crate) fn put_named(batch: &mut Batch, key: &[u8], version: u64, value: &[u8], old: Option<Header>) -> Header {
+    let header = Header::of_format(NAMED_ITEM_VERSION, Kind::Data, key, version, value);
+    put_as(batch, header, Kind::Data, key, value, old)
+}
+
+fn put_as(batch: &mut Batch, header: Header, kind: Kind, key: &[u8], value: &[u8], old: Option<Header>) -> Header {
     // A value of 10 000 bytes: chunk 0 is the header (17) and 4 079 bytes, chunk 1 has 4 096, chunk 2 the last 1 825.
-    let header = Header::of(kind, key, version, value);
     let (head, mut rest) = value.split_at(value.len().min(CHUNK_BYTES - HEADER_BYTES));
     let mut first = header.encode(head.len());
     first.extend_from_slice(head);
@@ -138,17 +169,17 @@ fn remove_chunks(batch: &mut Batch, kind: Kind, key: &[u8], from: usize, old: Op
 
 /// Reads the header and the first chunk of `key`, unchecked.
 pub(crate) fn first(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header, Vec<u8>)>, Error> {
-    db.get(&chunk_key(kind, key, 0))?.map(|chunk| begin(db, &chunk)).transpose()
+    db.get(&chunk_key(kind, key, 0))?.map(|chunk| begin(db, kind, &chunk)).transpose()
 }
 
 /// Decodes a first chunk.
-pub(crate) fn begin(db: &dyn Db, chunk: &[u8]) -> Result<(Header, Vec<u8>), Error> {
-    Header::decode(chunk, db).map(|(header, first)| (header, first.to_vec()))
+pub(crate) fn begin(db: &dyn Db, kind: Kind, chunk: &[u8]) -> Result<(Header, Vec<u8>), Error> {
+    Header::decode(kind, chunk, db).map(|(header, first)| (header, first.to_vec()))
 }
 
 /// Returns the complete value if its checksum matches.
 pub(crate) fn checked(db: &dyn Db, kind: Kind, key: &[u8], header: Header, value: Vec<u8>) -> Result<Vec<u8>, Error> {
-    if Header::of(kind, key, header.version, &value) == header {
+    if header.fits(kind, key, &value) {
         return Ok(value);
     }
     Err(Error::damaged(db, format!("the checksum of the value of {} does not fit", describe(kind, key))))
@@ -157,7 +188,7 @@ pub(crate) fn checked(db: &dyn Db, kind: Kind, key: &[u8], header: Header, value
 /// Reads the value of `key` and verifies its checksum.
 pub(crate) fn read(db: &dyn Db, kind: Kind, key: &[u8]) -> Result<Option<(Header, Vec<u8>)>, Error> {
     let Some(chunk) = db.get(&chunk_key(kind, key, 0))? else { return Ok(None) };
-    let (header, first) = Header::decode(&chunk, db)?;
+    let (header, first) = Header::decode(kind, &chunk, db)?;
     let mut value = first.to_vec();
     // A missing chunk is not looked for here: the value is then too short, and its checksum does not match.
     if header.chunks() > 1 {
@@ -210,6 +241,27 @@ mod tests {
         put(&mut batch, Kind::Data, b"k", 0x0102, b"\"v\"", None);
         let golden = b"\x01\x02\x01\0\0\0\0\0\0\x03\0\0\0\xb2\xee\x74\x09\"v\"".to_vec();
         assert_eq!(batch.changes, [(b"\x10k\0\x01\0\0".to_vec(), Some(golden))]);
+    }
+
+    #[test]
+    fn golden_bytes_of_an_item_with_a_token_name() {
+        // Format 2, and a checksum that begins with the format: zlib's crc32 of 02, kind 10, length of the key, key, version, value.
+        let mut batch = Batch::default();
+        let header = put_named(&mut batch, b"k", 0x0102, b"\"v\"", None);
+        let golden = b"\x02\x02\x01\0\0\0\0\0\0\x03\0\0\0\xc1\xbb\x54\xa2\"v\"".to_vec();
+        assert_eq!(batch.changes, [(b"\x10k\0\x01\0\0".to_vec(), Some(golden.clone()))]);
+        let db = crate::storage::tests::Memory::default();
+        assert_eq!(begin(&db, Kind::Data, &golden).unwrap(), (header, b"\"v\"".to_vec()));
+        assert!(header.fits(Kind::Data, b"k", b"\"v\""));
+        // To another kind than items it is a newer format.
+        assert!(matches!(begin(&db, Kind::Result, &golden), Err(Error::Newer { found: 2, known: 1, .. })));
+        // A format that is flipped to the other one changes the checksum; one that is not known is a newer one.
+        let (flipped, value) = begin(&db, Kind::Data, &[&[1], &golden[1..]].concat()).unwrap();
+        assert!(!flipped.fits(Kind::Data, b"k", &value));
+        assert!(matches!(
+            begin(&db, Kind::Data, &[&[3], &golden[1..]].concat()),
+            Err(Error::Newer { found: 3, known: 2, .. })
+        ));
     }
 
     #[test]

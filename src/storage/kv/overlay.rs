@@ -40,7 +40,7 @@ pub(crate) struct TouchedKey {
 /// All keys that the batch has read or changed.
 pub(crate) type TouchedKeys = BTreeMap<Bytes, TouchedKey>;
 
-/// The fixed work of a key access, besides the bytes of its value.
+/// The fixed work of a key access, besides the bytes of its value: the key, its content type and its token name are bounded.
 const KEY_WORK: usize = 1 << 10;
 
 /// The state view of the entries of a batch.

@@ -118,7 +118,7 @@ fn bounds(from: &[u8], to: Option<&[u8]>) -> (Vec<u8>, Vec<u8>) {
 fn first(db: &dyn Db, (stored, chunk): Pair) -> Result<First, Error> {
     match parse_chunk_key(&stored) {
         Some((Kind::Data, key, 0)) => {
-            let (header, start) = chunks::begin(db, &chunk)?;
+            let (header, start) = chunks::begin(db, Kind::Data, &chunk)?;
             Ok((key.into(), header, start))
         }
         _ => Err(Error::damaged(db, "a value has no beginning")),

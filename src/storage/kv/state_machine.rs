@@ -175,7 +175,7 @@ impl StateMachine {
         self.dedup.contains(&idempotency_key.key, self.state.clock)
     }
 
-    /// Returns the digest of all keys, values, versions and the member table: equal on all nodes at the same applied
+    /// Returns the digest of all keys, values, versions, token names and the member table: equal on all nodes at the same applied
     /// index.
     pub fn digest(&self) -> u64 {
         self.state.totals.digest

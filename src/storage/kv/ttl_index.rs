@@ -82,6 +82,6 @@ fn parse(db: &dyn Db, (stored, chunk): &Pair) -> Result<(u64, Bytes, u64), Error
     let damaged = || Error::damaged(db, "an expiry is not what huskv writes");
     let Some((Kind::Expiry, name, 0)) = parse_chunk_key(stored) else { return Err(damaged()) };
     let (expires, key) = name.split_first_chunk().ok_or_else(damaged)?;
-    let (header, _) = chunks::begin(db, chunk)?;
+    let (header, _) = chunks::begin(db, Kind::Expiry, chunk)?;
     Ok((u64::from_be_bytes(*expires), Bytes::copy_from_slice(key), header.version))
 }

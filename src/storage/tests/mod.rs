@@ -11,6 +11,7 @@ mod multi_key;
 mod sled_engine;
 mod snapshot;
 mod state_machine;
+mod token_names;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

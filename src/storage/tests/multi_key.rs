@@ -62,7 +62,8 @@ fn write(rng: &mut Rng) -> Write {
         let key = rng.below(6).to_string().into();
         IdempotencyKey { key, fingerprint: u128::from(rng.below(2)) }
     });
-    Write { idempotency_key, command: command(rng) }
+    let by = (rng.below(2) == 0).then(|| format!("token-{}", rng.below(2)).parse().unwrap());
+    Write { idempotency_key, by, command: command(rng) }
 }
 
 fn lists(rng: &mut Rng, state_machine: &StateMachine, map: &Map) {

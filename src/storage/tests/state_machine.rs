@@ -59,7 +59,8 @@ fn the_state_machine_matches_a_model_and_survives_a_reopen() {
                 let expected = match proposal.write.command {
                     Command::Put { key, value, .. } => {
                         let create_version = model.get(&key[..]).map_or(entry.index, |item| item.create_version);
-                        model.insert(key.to_vec(), Item { value, version: entry.index, create_version, expires: None });
+                        let (version, expires, by) = (entry.index, None, None);
+                        model.insert(key.to_vec(), Item { value, version, create_version, expires, by });
                         CommandResult::Put { create_version }
                     }
                     Command::Delete { key, .. } => CommandResult::Deleted { existed: model.remove(&key[..]).is_some() },
@@ -149,14 +150,14 @@ fn events_are_returned_once_with_their_position() {
     let seen: Vec<_> =
         state_machine.take_events().into_iter().map(|event| (event.id(), event.key, event.kind)).collect();
     let put = |bytes: &'static str, version, create_version| {
-        EventKind::Put(Item { value: Value::binary(bytes), version, create_version, expires: None })
+        EventKind::Put(Item { value: Value::binary(bytes), version, create_version, expires: None, by: None })
     };
     let expected = [
         ("2", "a", put("1", 2, 2)),
         ("3", "b", put("1", 3, 3)),
-        ("6.1", "b", EventKind::Deleted),
+        ("6.1", "b", EventKind::Deleted { by: None }),
         ("6.2", "a", put("2", 6, 2)),
-        ("7", "a", EventKind::Deleted),
+        ("7", "a", EventKind::Deleted { by: None }),
     ];
     assert_eq!(seen, expected.map(|(id, key, kind)| (id.to_owned(), key.into(), kind)));
     assert_eq!(state_machine.take_events(), []);

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Answer, Cluster, ELECTION, Node, Request, Setup, ask_as, binary, check, eventually, secs};
@@ -15,6 +15,7 @@ crate::harness::cases![
     a_watch_ends_when_its_token_is_removed.alone(),
     a_wrong_token_file_ends_the_start_and_spares_a_running_node,
     nodes_form_where_tokens_are_and_an_admin_joins_the_others,
+    items_and_events_show_the_token_of_the_last_write_on_every_node,
 ];
 
 /// A token file, with the secrets of its tokens.
@@ -206,4 +207,66 @@ fn nodes_form_where_tokens_are_and_an_admin_joins_the_others() {
         let stats = other.try_stats()?;
         check(stats["voters"] == 2 && stats.get("forming").is_none(), stats)
     });
+}
+
+fn items_and_events_show_the_token_of_the_last_write_on_every_node() {
+    let file = TokenFile::of(&[ADMIN, BILLING, &["other", "--read", "", "--write", "billing/"]]);
+    let [billing, other] = [&file.secrets[1], &file.secrets[2]];
+    let mut cluster = Cluster::with(3, |setup| file.setup(setup));
+    let (leader, followers) = (cluster.agreed(), cluster.followers());
+    let (leader, follower) = (&cluster.nodes[leader], &cluster.nodes[followers[0]]);
+    let watched = &cluster.nodes[followers[1]];
+    let watch = ask_as(Some(billing), &watched.http, "prefix=billing/", None).expect("a stream").listen();
+    let watch = watch.expect("a stream");
+    let get = |node: &Node, path: &str| {
+        let answer = node.request(Request::new("GET", path).bearer(other)).expect(200, path);
+        answer.data().get("items").map_or_else(|| answer.data()["by"].clone(), |items| items[0]["by"].clone())
+    };
+    let shown = |name: &str| {
+        for node in &cluster.nodes {
+            for path in ["/store/billing/a", "/store?prefix=billing/a"] {
+                assert_eq!(get(node, path), name, "{} {path}", node.name());
+            }
+        }
+    };
+    let post = |node: &Node, secret: &str, path: &str, body: Value| {
+        node.request(Request::new("POST", path).bearer(secret).body(body.to_string())).expect(200, path)
+    };
+    // By way of a follower, which forwards it; what a client says of itself is no name.
+    let forged = Request::new("PUT", "/store/billing/a").body("1").bearer(billing).header("X-Huskv-By", "root");
+    follower.request(forged).expect(200, "a write");
+    shown("billing");
+    put(leader, other, "billing/a").expect(200, "a write of another token");
+    shown("other");
+    let touched = post(follower, billing, "/touch/billing/a", json!({"ttl": 1000}));
+    assert_eq!(touched.data()["by"], "billing", "{touched}");
+    shown("billing");
+    let then = json!([{"op": "get", "key": "billing/a"}, {"op": "put", "key": "billing/b", "value": 1}]);
+    let txn = post(follower, other, "/txn", json!({ "then": then }));
+    assert_eq!(txn.data()["results"][0]["by"], "billing", "{txn}");
+    let delete = Request::new("DELETE", "/store/billing/a").bearer(billing);
+    follower.request(delete).expect(200, "a removal");
+    for (kind, key, name) in [
+        ("put", "billing/a", "billing"),
+        ("put", "billing/a", "other"),
+        ("put", "billing/b", "other"),
+        ("delete", "billing/a", "billing"),
+    ] {
+        let event = watch.change(ELECTION).expect("an event");
+        assert_eq!((event.kind.as_str(), &event.data["key"], &event.data["by"]), (kind, &json!(key), &json!(name)));
+    }
+
+    // After a restart, and on a node that has it from a snapshot.
+    let restarted = followers[0];
+    assert_eq!(cluster.nodes[restarted].sigterm().code(), Some(0));
+    cluster.nodes[restarted].start();
+    cluster.agreed();
+    let leader = &cluster.nodes[cluster.agreed()];
+    leader.post("/raft/snapshot", &json!({})).expect(200, "a checkpoint");
+    let joiner = file.setup(Setup::named("node4")).start();
+    leader.join(&joiner).expect(200, "a join");
+    for node in [&cluster.nodes[restarted], &joiner] {
+        assert_eq!(get(node, "/store/billing/b"), "other", "{}", node.name());
+        assert_eq!(get(node, "/store/billing/b?consistency=stale"), "other", "{}", node.name());
+    }
 }

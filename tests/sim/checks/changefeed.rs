@@ -43,7 +43,7 @@ pub fn check(world: &mut World, at: usize, applied: u64) {
             last = event.after();
             let known = match &event.kind {
                 EventKind::Put(item) => watcher.items.insert(event.key.to_vec(), item.clone()),
-                EventKind::Deleted | EventKind::Expired => watcher.items.remove(&event.key[..]),
+                EventKind::Deleted { .. } | EventKind::Expired => watcher.items.remove(&event.key[..]),
             };
             // A removal of a key that is not there is no change, so it must not be an event.
             if matches!(event.kind, EventKind::Put(_)) || known.is_some() {
@@ -57,8 +57,13 @@ pub fn check(world: &mut World, at: usize, applied: u64) {
         }
     }
     let items = stored(world, at);
-    // A touch is no event, so expiries are taken from the state.
-    watcher.items.iter_mut().for_each(|(key, item)| item.expires = items.get(key).and_then(|item| item.expires));
+    // A touch is no event, so expiries are taken from the state, and the tokens of the keys that have one.
+    for (key, item) in &mut watcher.items {
+        item.expires = items.get(key).and_then(|item| item.expires);
+        if let Some(touched) = items.get(key).filter(|item| item.expires.is_some()) {
+            item.by.clone_from(&touched.by);
+        }
+    }
     if cursor.is_some() && watcher.items != items {
         let (by_events, is) = (&watcher.items, &items);
         wrong =

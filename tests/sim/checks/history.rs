@@ -4,7 +4,11 @@
 //! answers. `replay` computes from the applied entries what each write came to. The nodes' logs say which writes were
 //! applied at all.
 
-use crate::checks::replay;
+use std::collections::BTreeMap;
+
+use huskv::model::Status;
+
+use crate::checks::{self, replay};
 use crate::linear;
 use crate::world::World;
 
@@ -21,10 +25,9 @@ pub fn check(world: &mut World) {
     if let Some(broken) = world.observed.false_refusal() {
         return world.fail(broken);
     }
+    let replay::Replayed { done, expired, .. } = replayed(world);
     let applied = |id: u64| world.observed.operations.get(&id).map(|(_, at)| *at);
     let written = |index: u64| world.observed.applied.get(&index)?.operation();
-    let entries = world.observed.applied.iter().map(|(index, entry)| (*index, entry.proposal.as_deref()));
-    let replay::Replayed { done, expired } = replay::replay(entries);
     // A `ttl` counts from the moment of the request at the earliest: no clock, failover or pause may end it before.
     let early = expired.iter().find_map(|(version, removal)| {
         let (id, at) = (written(*version)?, *world.observed.applied_at.get(removal)?);
@@ -42,6 +45,28 @@ pub fn check(world: &mut World) {
     for (key, history) in histories {
         if let Err(timeline) = linear::check(&history) {
             world.fail(format!("key k{key} is not linearizable: {timeline}"));
+        }
+    }
+}
+
+fn replayed(world: &World) -> replay::Replayed {
+    replay::replay(world.observed.applied.iter().map(|(index, entry)| (*index, entry.proposal.as_deref())))
+}
+
+/// Checks the keys of the nodes that have applied the latest entry, each with the token of its last write.
+///
+/// Called while keys with a `ttl` are there: a touch changes the token without a new version, so no read of a value shows it.
+pub fn check_tokens(world: &mut World) {
+    let replay::Replayed { last, tokens, .. } = replayed(world);
+    for at in 0..world.size {
+        // A node outside of the cluster has a log of its own.
+        let is_latest = |status: Status| status.applied_index == last;
+        if world.nodes[at].table.cluster_id != world.cluster || !checks::status(world, at).is_some_and(is_latest) {
+            continue;
+        }
+        let held: BTreeMap<_, _> = checks::stored(world, at).into_iter().map(|(key, item)| (key, item.by)).collect();
+        if held != tokens {
+            world.fail(format!("n{at} at {last} holds {held:?}, and the entries make {tokens:?}"));
         }
     }
 }

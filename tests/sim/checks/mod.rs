@@ -10,6 +10,7 @@
 //! | a peer table is published | `identity` | raft ids are used once, no member is removed or replaced without an entry |
 //! | a write is answered | `acknowledgement` | it is synced on a majority, at the index that it was applied at |
 //! | at the end | `history`, `replay` | each register is linearizable, and what was refused has not happened |
+//! | before the end | `history` | each stored key has the token of its last write |
 //! | at the end | `expiry` | keys with a `ttl` are removed in time |
 //!
 //! See also: `observed` for what the checks remember of the whole cluster.

@@ -8,13 +8,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use huskv::model::{Command, Condition, Operation, Proposal, Test, Write};
+use huskv::model::{Command, Condition, Operation, Proposal, Test, TokenName, Write};
 
 use crate::workload::registers;
 
-/// The keys with value, version and expiry, and the cluster clock.
+/// The keys, and the cluster clock.
 #[derive(Default)]
-struct Store(BTreeMap<Bytes, (Bytes, u64, Option<u64>)>, u64);
+struct Store(BTreeMap<Bytes, Held>, u64);
+
+/// A key of the model.
+struct Held {
+    value: Bytes,
+    version: u64,
+    expires: Option<u64>,
+    by: Option<TokenName>,
+}
 
 /// The results of a replay.
 #[derive(Default)]
@@ -23,11 +31,15 @@ pub struct Replayed {
     pub done: BTreeMap<u64, bool>,
     /// The versions that have expired, each with the index of the entry that removed it.
     pub expired: Vec<(u64, u64)>,
+    /// The last entry before the first gap.
+    pub last: u64,
+    /// The token of the last write of each key that exists at that entry.
+    pub tokens: BTreeMap<Vec<u8>, Option<TokenName>>,
 }
 
 impl Store {
     fn is(&self, key: &Bytes, condition: Condition) -> bool {
-        let version = self.0.get(key).map(|(_, version, _)| *version);
+        let version = self.0.get(key).map(|held| held.version);
         match condition {
             Condition::Always => true,
             Condition::Exists => version.is_some(),
@@ -36,17 +48,19 @@ impl Store {
         }
     }
 
-    /// Applies a command; whether its condition held.
-    fn apply(&mut self, index: u64, command: &Command) -> bool {
+    /// Applies a command of a client with this token; whether its condition held.
+    fn apply(&mut self, index: u64, command: &Command, by: Option<&TokenName>) -> bool {
+        let by = || by.cloned();
         match command {
             Command::Put { key, value, condition, ttl } if self.is(key, *condition) => {
                 let expires = ttl.map(|ttl| ttl.from(self.1));
-                self.0.insert(key.clone(), (value.bytes.clone(), index, expires));
+                let held = Held { value: value.bytes.clone(), version: index, expires, by: by() };
+                self.0.insert(key.clone(), held);
                 true
             }
             Command::Touch { key, ttl, .. } => {
                 let expires = ttl.from(self.1);
-                self.0.get_mut(key).map(|(_, _, at)| *at = Some(expires)).is_some()
+                self.0.get_mut(key).map(|held| (held.expires, held.by) = (Some(expires), by())).is_some()
             }
             Command::Delete { key, condition } if self.is(key, *condition) => self.0.remove(key).is_some(),
             Command::DeletePrefix { prefix } => {
@@ -57,13 +71,14 @@ impl Store {
             Command::Txn(txn) => {
                 let holds = txn.checks.iter().all(|check| match &check.test {
                     Test::Is(condition) => self.is(&check.key, *condition),
-                    Test::Holds(bytes) => self.0.get(&check.key).is_some_and(|(held, ..)| held == bytes),
+                    Test::Holds(bytes) => self.0.get(&check.key).is_some_and(|held| held.value == bytes),
                 });
                 for operation in if holds { &txn.then } else { &txn.otherwise } {
                     match operation {
                         Operation::Put { key, value, ttl } => {
                             let expires = ttl.map(|ttl| ttl.from(self.1));
-                            self.0.insert(key.clone(), (value.bytes.clone(), index, expires));
+                            let held = Held { value: value.bytes.clone(), version: index, expires, by: by() };
+                            self.0.insert(key.clone(), held);
                         }
                         Operation::Delete { key } => drop(self.0.remove(key)),
                         Operation::Get { .. } => {}
@@ -91,21 +106,19 @@ pub fn replay<'a>(entries: impl Iterator<Item = (u64, Option<&'a Proposal>)>) ->
             break;
         }
         last = index;
-        let Some(Proposal { stamp, write: Write { idempotency_key: once, command } }) = proposal else { continue };
+        let Some(Proposal { stamp, write: Write { idempotency_key: once, by, command } }) = proposal else { continue };
         // The cluster clock never moves back, whatever stamp the next leader begins with.
         store.1 = store.1.max(*stamp);
         // A repeated write has no effect, whatever it comes to.
         if once.as_ref().is_some_and(|once| !names.insert(&once.key)) {
             continue;
         }
-        let done = store.apply(index, command);
+        let done = store.apply(index, command, by.as_ref());
         found.done.extend(registers::operation(command).map(|id| (id, done)));
         if let Command::Expire { keys } = command {
             for (key, version) in keys {
                 // Only that version is removed, and only if its time is over: a later put or touch protects the key.
-                let over = |(_, is, expires): &(Bytes, u64, Option<u64>)| {
-                    is == version && expires.is_some_and(|at| at <= store.1)
-                };
+                let over = |held: &Held| held.version == *version && held.expires.is_some_and(|at| at <= store.1);
                 if store.0.get(key).is_some_and(over) {
                     store.0.remove(key);
                     found.expired.push((*version, index));
@@ -113,5 +126,7 @@ pub fn replay<'a>(entries: impl Iterator<Item = (u64, Option<&'a Proposal>)>) ->
             }
         }
     }
+    found.last = last;
+    found.tokens = store.0.into_iter().map(|(key, held)| (key.to_vec(), held.by)).collect();
     found
 }

@@ -71,7 +71,7 @@ fn illegal(rng: &mut Rng) -> Request {
         Command::Move { raft_id, raft_address, http_address },
     ];
     match rng.below(16) {
-        0 => Request::Write(Write { idempotency_key: once, command: Command::put("k0", "v") }),
+        0 => Request::Write(Write { idempotency_key: once, by: None, command: Command::put("k0", "v") }),
         1 => Request::Join { node_id: "n\u{1b}[2J".into(), raft_address: "n0:1".into(), force: true },
         2 => Request::Join { node_id: "n0".into(), raft_address: "0.0.0.0:1".into(), force: true },
         3 => Request::Remove { node_id: String::new() },

@@ -6,7 +6,7 @@
 //! See also: `generator` for what they ask, `history` for what they remember.
 
 use huskv::consensus::{Bounds, Consistency, Fetched, Hop, Input, Listed};
-use huskv::model::{Answer, Code, IdempotencyKey, Outcome, Refusal, Request, Write, Written};
+use huskv::model::{Answer, Code, CommandResult, IdempotencyKey, Outcome, Refusal, Request, Write, Written};
 
 use crate::checks::acknowledgement;
 use crate::linear::{Operation, Seen};
@@ -174,14 +174,17 @@ fn send_request(world: &mut World, id: u64, at: usize, request: ClientRequest, b
     let input = match request {
         ClientRequest::Write(command) if rng.chance(KEYED_PERCENT) => {
             let once = IdempotencyKey { key: format!("op{id}").into(), fingerprint: id.into() };
-            let write = Write { idempotency_key: Some(once), command };
+            let write = Write { idempotency_key: Some(once), by: registers::token(id), command };
             let left = 1 + rng.below(2);
             let keyed = KeyedWrite { write: write.clone(), left, under_way: 1, maybe_applied: false, first: None };
             world.clients.keyed.insert(id, keyed);
             world.after(5 + rng.below(RETRY_WITHIN), Event::Retry(id));
             return send(world, id, at, write);
         }
-        ClientRequest::Write(command) => return send(world, id, at, command.into()),
+        ClientRequest::Write(command) => {
+            let write = Write { idempotency_key: None, by: registers::token(id), command };
+            return send(world, id, at, write);
+        }
         ClientRequest::Read(key) => Input::Read {
             key: key.to_vec(),
             consistency: if bound.is_some() { Consistency::Stale } else { Consistency::Linearizable },
@@ -222,6 +225,11 @@ pub fn answered(world: &mut World, id: u64, now: u64, result: Result<Answer, Ref
             // One entry is one version: two writes with the same version would be one lost.
             if let Some(other) = world.clients.versions.insert(index, id) {
                 world.fail(format!("op{other} and op{id} were both given version {index}"));
+            }
+            if let CommandResult::Touched(item) = &outcome
+                && item.by != registers::token(id)
+            {
+                world.fail(format!("op{id} touches a key, which then has the token {:?}", item.by));
             }
             if matches!(open.seen, Seen::Put(_) | Seen::Cas { new: Some(_), .. }) {
                 acknowledgement::write_answered(world, id, Some(index));

@@ -34,7 +34,14 @@ fn code(command: Command) -> Result<(), Code> {
 }
 
 fn named(key: impl Into<bytes::Bytes>, command: Command) -> Write {
-    Write { idempotency_key: Some(IdempotencyKey { key: key.into(), fingerprint: 0 }), command }
+    Write { idempotency_key: Some(IdempotencyKey { key: key.into(), fingerprint: 0 }), by: None, command }
+}
+
+#[test]
+fn only_a_clients_command_has_a_token_name() {
+    let named = |command| write(&Write { by: Some("t".parse().unwrap()), ..Write::from(command) }, &ALL).is_ok();
+    assert!(named(Command::put("k", "v")) && named(Command::DeletePrefix { prefix: "k".into() }));
+    assert!(!named(Command::Tick) && !named(Command::Expire { keys: vec![] }));
 }
 
 #[test]
