@@ -29,8 +29,8 @@ use governor::state::keyed::ShrinkableKeyedStateStore;
 use governor::{NotUntil, Quota, RateLimiter};
 
 use super::{RequestClient, network};
-use crate::http::request::caller::TokenName;
 use crate::http::response::problem::Problem;
+use crate::model::TokenName;
 
 /// How often buckets that are full again are forgotten.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,7 +103,7 @@ impl<C: Clock + Clone> RequestLimiter<C> {
             None => buckets.addresses.check_key(&network(client.address)),
         };
         checked.map_err(|not_until| {
-            let who = token.map_or_else(|| "this address".to_owned(), |token| format!("token \"{}\"", token.name()));
+            let who = token.map_or_else(|| "this address".to_owned(), |token| format!("token \"{}\"", &**token));
             Problem::rate_limited(&who, (buckets.per_second.get(), buckets.burst.get()), seconds_until(&not_until, now))
         })
     }

@@ -7,8 +7,6 @@
 //!
 //! See also: which right each route needs ([`crate::http::rules`]), the tokens ([`crate::auth`]).
 
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -34,10 +32,6 @@ pub(crate) enum Caller {
     /// The request has this token.
     Token(Arc<Token>),
 }
-
-/// A valid token, compared by its name alone, which stays when the token file is read again.
-#[derive(Clone)]
-pub(crate) struct TokenName(Arc<Token>);
 
 /// What a request needs of its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +97,7 @@ impl Caller {
     /// Its token, where it has a valid one.
     pub(crate) fn token(&self) -> Option<TokenName> {
         match self {
-            Self::Token(token) => Some(TokenName(Arc::clone(token))),
+            Self::Token(token) => Some(token.name().clone()),
             _ => None,
         }
     }
@@ -150,33 +144,6 @@ impl Caller {
             // Only the leader itself proposes these.
             Command::Move { .. } | Command::Expire { .. } | Command::Tick => self.check(&Need::Admin),
         }
-    }
-}
-
-impl TokenName {
-    /// The name.
-    pub(crate) fn name(&self) -> &str {
-        self.0.name()
-    }
-}
-
-impl PartialEq for TokenName {
-    fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name()
-    }
-}
-
-impl Eq for TokenName {}
-
-impl Hash for TokenName {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name().hash(state);
-    }
-}
-
-impl fmt::Debug for TokenName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.name().fmt(f)
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::http::clients::{RequestClient, network};
-use crate::http::request::caller::TokenName;
+use crate::model::TokenName;
 
 /// The largest share that may come out of the reserve, in bytes.
 pub(crate) const SMALL_BYTES: usize = 16 << 10;
