@@ -158,6 +158,7 @@ fn options() -> Options {
         join_list: Vec::new(),
         tls: None,
         tokens: None,
+        reloads: tokio::sync::mpsc::channel(1).0,
     }
 }
 

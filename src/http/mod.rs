@@ -18,6 +18,7 @@ mod api;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod options;
+mod reload;
 mod request;
 mod response;
 mod routes;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use crate::consensus::Handle;
 
 pub use options::{HttpTls, Options};
+pub use reload::{Control, ReloadChange, ReloadReport, ReloadRequest, ReloadRequests, Reloadable};
 use request::handler_context::ServerContext;
 pub use server::Server;
 pub use server::fair_memory::Budgets;

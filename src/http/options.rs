@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::reload::ReloadRequests;
 use super::server::fair_memory::Budgets;
 use crate::auth::TokenStore;
 use crate::logging::LogLimits;
@@ -49,6 +50,8 @@ pub struct Options {
     pub tokens: Option<Arc<TokenStore>>,
     /// TLS; None where the port is plain.
     pub tls: Option<Arc<HttpTls>>,
+    /// Where a request for a reload of the settings goes.
+    pub reloads: ReloadRequests,
 }
 
 /// TLS of the HTTP port.

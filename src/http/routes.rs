@@ -16,7 +16,7 @@ use warp::path::{FullPath, Tail};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use super::api::{cluster, compat, health, openapi, probes, store, touch, txn, watch};
+use super::api::{admin, cluster, compat, health, openapi, probes, store, touch, txn, watch};
 use super::request::body::boxed;
 use super::request::caller::{Caller, Identified, Need};
 use super::request::handler_context::{ClientCertificate, RequestContext, ServerContext};
@@ -49,6 +49,7 @@ pub(super) fn routes(
     use rules::Rule::{Admin, AnyToken, KeyInPath, KeysInBody, Open, Outline};
     let request = request(Arc::clone(context));
     let raft = warp::path("raft");
+    let admin = warp::path("admin");
     let others = first_match!(
         exact(warp::path("txn"), &request, (KeysInBody, Member), txn::handle),
         below("touch", &request, (KeyInPath, Member), touch::handle),
@@ -61,6 +62,7 @@ pub(super) fn routes(
         exact(raft.and(warp::path("remove")), &request, (Admin, Member), cluster::remove),
         exact(raft.and(warp::path("transfer")), &request, (Admin, Member), cluster::transfer),
         exact(raft.and(warp::path("snapshot")), &request, (Admin, Member), cluster::snapshot),
+        exact(admin.and(warp::path("reload")), &request, (Admin, AnyNode), admin::reload),
         exact(warp::path("openapi.json"), &request, (AnyToken, AnyNode), openapi::document),
         below("keys", &request, (KeyInPath, Member), compat::keys),
         below("kv", &request, (KeyInPath, Member), compat::kv),

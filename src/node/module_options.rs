@@ -13,6 +13,7 @@ use super::fd_budget::FileLimit;
 use super::listen::Ports;
 use super::memory::Memory;
 use crate::auth::TokenStore;
+use crate::changefeed::FeedLimits;
 use crate::client::Access;
 use crate::config::Config;
 use crate::model::Limits;
@@ -88,20 +89,35 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
             size(config.limits.body_bytes),
         ),
         pending_requests: size(config.limits.pending_requests),
-        history: crate::changefeed::FeedLimits {
-            events: size(config.limits.watch_events),
-            // 0 leaves the size to the budget, so that a small container has a small history.
-            bytes: size(match config.limits.watch_mb {
-                0 => bound.memory.history(),
-                megabytes => megabytes * MIB,
-            }),
-        },
+        history: history(config, bound.memory),
         raft_address: config.advertised_raft(bound.raft_port),
         http_address: config.advertised_http(bound.http_port),
         follow_moves: config.cluster.follow_moves,
         forming,
         join_wait_ms: JOIN_WAIT_MS,
         nonce,
+    }
+}
+
+/// The retention of the change feed.
+pub(super) fn history(config: &Config, memory: Memory) -> FeedLimits {
+    FeedLimits {
+        events: size(config.limits.watch_events),
+        // 0 leaves the size to the budget, so that a small container has a small history.
+        bytes: size(match config.limits.watch_mb {
+            0 => memory.history(),
+            megabytes => megabytes * MIB,
+        }),
+    }
+}
+
+/// The options of the HTTP server that can change while it runs.
+pub(super) fn reloadable(config: &Config, memory: Memory) -> http::Reloadable {
+    http::Reloadable {
+        watchers: memory.watchers(size(config.limits.watchers)),
+        request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
+        allowed_origins: config.http.allowed_origins.clone(),
+        allowed_hosts: config.http.allowed_hosts.clone(),
     }
 }
 
@@ -136,7 +152,9 @@ pub(super) fn http(
     (memory, files): (Memory, FileLimit),
     tls: Option<&(Mode, Arc<CredentialStore>)>,
     tokens: Option<&Arc<TokenStore>>,
+    reloads: http::ReloadRequests,
 ) -> http::Options {
+    let http::Reloadable { watchers, request_timeout, allowed_origins, allowed_hosts } = reloadable(config, memory);
     // The Host header of a request has either one: clients here use the host, others the advertised one.
     let mut own_hosts = vec![config.host.clone()];
     if config.advertise_host != config.host {
@@ -146,13 +164,13 @@ pub(super) fn http(
         key_bytes: size(config.limits.key_bytes),
         value_bytes: size(config.limits.value_bytes),
         body_bytes: size(config.limits.body_bytes),
-        watchers: memory.watchers(size(config.limits.watchers)),
+        watchers,
         connections: files.connections(memory.connections(CONNECTIONS, tls.is_some())),
-        request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
+        request_timeout,
         idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
         rate_grace: Duration::from_millis(config.http.rate_grace_ms),
-        allowed_origins: config.http.allowed_origins.clone(),
-        allowed_hosts: config.http.allowed_hosts.clone(),
+        allowed_origins,
+        allowed_hosts,
         own_hosts,
         loopback: ports.http.loopback,
         port: ports.http.port,
@@ -163,6 +181,7 @@ pub(super) fn http(
             Arc::new(http::HttpTls::new(*mode, acceptor))
         }),
         tokens: tokens.cloned(),
+        reloads,
     }
 }
 

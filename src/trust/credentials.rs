@@ -118,25 +118,39 @@ impl CredentialStore {
         self.present.load().pair.info.clone()
     }
 
+    /// Reads the files without using what they hold; None where that is in use. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`CredentialFiles::read`].
+    pub fn check(&self) -> Result<Option<Credentials>, TrustError> {
+        let read = self.files.read(SystemTime::now())?;
+        Ok((!self.present.load().equals(&read)).then_some(read))
+    }
+
+    /// Uses what [`CredentialStore::check`] has read.
+    pub fn replace(&self, new: Credentials, log: &Logger) {
+        self.failure().0.take();
+        info!(log, "new certificates are in use"; "certificate" => new.pair.info.to_string(),
+            "authorities" => new.ca.as_ref().map_or(0, |ca| ca.infos.len()));
+        self.present.store(Arc::new(new));
+    }
+
     /// Reads the files again and uses what they hold, if all of it is right. Blocks on the disk.
     pub fn reload(&self, log: &Logger) -> Reload {
-        let read = match self.files.read(SystemTime::now()) {
+        let read = match self.check() {
             Ok(read) => read,
             Err(error) => {
                 self.failed(&error.to_string(), log);
                 return Reload::Failed(error);
             }
         };
-        let failed_before = self.failure().0.take().is_some();
-        if self.present.load().equals(&read) {
-            if failed_before {
+        let Some(read) = read else {
+            if self.failure().0.take().is_some() {
                 info!(log, "the certificate files hold what is in use again");
             }
             return Reload::Unchanged;
-        }
-        info!(log, "new certificates are in use"; "certificate" => read.pair.info.to_string(),
-            "authorities" => read.ca.as_ref().map_or(0, |ca| ca.infos.len()));
-        self.present.store(Arc::new(read));
+        };
+        self.replace(read, log);
         Reload::Replaced
     }
 

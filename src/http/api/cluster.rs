@@ -13,7 +13,7 @@ use serde::Serialize;
 use warp::http::Method;
 use warp::reply::Response;
 
-use super::status_json::{Outline, Stats};
+use super::status_json::{Outline, ReloadStats, Stats};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::handler_context::RequestContext;
@@ -106,7 +106,7 @@ pub(crate) async fn transfer(mut request: RequestContext) -> Result<Response, Pr
 /// Serves `POST /raft/snapshot`.
 pub(crate) async fn snapshot(mut request: RequestContext) -> Result<Response, Problem> {
     request.takes_post()?;
-    let deadline = deadline_or(&request, request.context.options.request_timeout)?;
+    let deadline = deadline_or(&request, request.context.request_timeout())?;
     let body = request.body(deadline).await?;
     if !body.is_blank() {
         body::members(&body.bytes, [])?;
@@ -118,15 +118,17 @@ pub(crate) async fn snapshot(mut request: RequestContext) -> Result<Response, Pr
 /// Serves `GET /raft/stats`.
 pub(crate) async fn stats(request: RequestContext) -> Result<Response, Problem> {
     request.takes_get()?;
-    let deadline = deadline_or(&request, request.context.options.request_timeout)?;
+    let deadline = deadline_or(&request, request.context.request_timeout())?;
     let status = request.context.status(deadline).await?;
     let options = &request.context.options;
     if !request.caller.is_known() {
         let data = Outline::new(&status, &options.join_list);
         return Ok(success::json(&serde_json::json!({ "data": data, "message": "Here is what needs no token" })));
     }
+    let last_reload = request.context.last_reload.load_full();
+    let reload = last_reload.map(|reload| ReloadStats::of(&reload, request.caller.is_admin()));
     Ok(success::json(&ChangeBody {
-        data: Some(Stats::new(&status, options)),
+        data: Some(Stats::new(&status, options, reload)),
         message: "Here is the raft status".to_owned(),
         warning: None,
         dropped: None,
@@ -153,7 +155,7 @@ async fn change_response(
     // A join may use up its whole deadline and still succeed. The status is a local read, so it gets a second of its own.
     let deadline = Deadline(deadline.0.max(Instant::now() + STATUS_TIMEOUT));
     let status = request.context.status(deadline).await.ok();
-    let data = status.as_ref().map(|status| Stats::new(status, &request.context.options));
+    let data = status.as_ref().map(|status| Stats::new(status, &request.context.options, None));
     success::json(&ChangeBody { data, message, warning, dropped })
 }
 

@@ -61,7 +61,7 @@ where
     // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
     // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
     // check; the request that follows it gets one.
-    let mut response = match context.origins.check(&parts.headers) {
+    let mut response = match context.present().origins.check(&parts.headers) {
         _ if wrong_slot => Problem::connections_full().respond(&parts.method),
         OriginCheck::Absent => check_host(&context, app, parts, &body).await?,
         OriginCheck::Refused(problem) => problem.respond(&parts.method),
@@ -111,7 +111,7 @@ async fn check_host<S>(
 where
     S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
 {
-    let host = match context.hosts.check(&parts, &context.names().hosts) {
+    let host = match context.present().hosts.check(&parts, &context.names().hosts) {
         Ok(host) => host,
         Err(problem) => return Ok(problem.respond(&parts.method)),
     };

@@ -61,6 +61,7 @@ pub(super) fn options() -> Options {
         join_list: vec!["a:1".into(), "b:2".into()],
         tls: None,
         tokens: None,
+        reloads: tokio::sync::mpsc::channel(1).0,
     }
 }
 

@@ -3,6 +3,7 @@
 mod certs;
 mod launch;
 mod probes;
+mod reload;
 mod settings;
 mod stats;
 mod status;
@@ -18,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         stats::cases(),
         status::cases(),
         probes::cases(),
+        reload::cases(),
         certs::cases(),
         tutorial::cases(),
     ]
