@@ -30,7 +30,7 @@
 //! | [`config`] | settings | model, trust |
 //! | [`node`] | composes the modules, and stops them in reverse; `node::fuzzing`, the fuzz targets, in test builds only | all of these |
 //! | [`cli`] | the command line | auth, config, logging, node, client, trust |
-//! | [`logging`] | the log on stderr, and rate limits of its lines | nothing |
+//! | [`logging`] | the log on stderr, and rate limits of its lines; the file of the audit | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
 //!
 //! `tests/tidy.rs` holds the table. No module holds a handle to one above it: a request carries its own reply.

@@ -24,6 +24,7 @@ pub const RELOADED: &[&str] = &[
     "limits.request_timeout_ms",
     "http.allowed_origins",
     "http.allowed_hosts",
+    "audit.file",
     "log.level",
 ];
 
@@ -77,7 +78,8 @@ impl Loaded {
             .collect()
     }
 
-    /// Returns `new` with the values of this one where a running node cannot change them: what is in use after a reload.
+    /// Returns this one with the values of `new` where a running node can change them: what the next reload is compared with. Its
+    /// `config` stays that of the start.
     #[must_use]
     pub fn reloaded(&self, new: &Self) -> Self {
         let mut next = self.clone();

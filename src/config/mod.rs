@@ -89,6 +89,8 @@ pub struct Config {
     pub tls: Tls,
     /// `[auth]`
     pub auth: Auth,
+    /// `[audit]`
+    pub audit: Audit,
     /// `[log]`
     pub log: Log,
 }
@@ -191,6 +193,13 @@ pub struct Http {
 pub struct Auth {
     /// The token file; None where requests need no token.
     pub tokens: Option<PathBuf>,
+}
+
+/// `[audit]`: the record of what clients changed, or were refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// The file; empty for none.
+    pub file: PathBuf,
 }
 
 /// `[log]`: the log on stderr.

@@ -158,6 +158,7 @@ fn options() -> Options {
         join_list: Vec::new(),
         tls: None,
         tokens: None,
+        audit: super::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
         reloads: tokio::sync::mpsc::channel(1).0,
     }
 }

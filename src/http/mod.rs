@@ -15,6 +15,7 @@
 //! See also: the Rust client (`client`).
 
 mod api;
+mod audit;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod options;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 
 use crate::consensus::Handle;
 
+pub use audit::Audit;
 pub use options::{HttpTls, Options};
 pub use reload::{Control, ReloadChange, ReloadReport, ReloadRequest, ReloadRequests, Reloadable};
 use request::handler_context::ServerContext;

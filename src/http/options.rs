@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audit::Audit;
 use super::reload::ReloadRequests;
 use super::server::fair_memory::Budgets;
 use crate::auth::TokenStore;
@@ -50,6 +51,8 @@ pub struct Options {
     pub tokens: Option<Arc<TokenStore>>,
     /// TLS; None where the port is plain.
     pub tls: Option<Arc<HttpTls>>,
+    /// The audit file.
+    pub audit: Audit,
     /// Where a request for a reload of the settings goes.
     pub reloads: ReloadRequests,
 }

@@ -17,6 +17,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use super::api::{admin, cluster, compat, health, openapi, probes, store, touch, txn, watch};
+use super::audit::Trail;
 use super::request::body::boxed;
 use super::request::caller::{Caller, Identified, Need};
 use super::request::handler_context::{ClientCertificate, RequestContext, ServerContext};
@@ -152,13 +153,24 @@ fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
         .and(warp::ext::optional::<Source>())
         .and(warp::ext::optional::<Fin>())
         .and(warp::ext::optional::<ClientCertificate>())
+        .and(warp::ext::optional::<Trail>())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
-        .map(move |method, path, query, source: Option<_>, fin: Option<_>, certificate: Option<_>, headers, body| {
-            let source = source.unwrap_or(Source::loopback());
-            let client = (source, fin.unwrap_or_default(), certificate.unwrap_or_default());
-            RequestContext::new(Arc::clone(&context), method, (path, query), client, (headers, boxed(body)))
-        })
+        .map(
+            move |method,
+                  path,
+                  query,
+                  source: Option<_>,
+                  fin: Option<_>,
+                  certificate: Option<_>,
+                  trail,
+                  headers,
+                  body| {
+                let source = source.unwrap_or(Source::loopback());
+                let client = (source, fin.unwrap_or_default(), certificate.unwrap_or_default(), trail);
+                RequestContext::new(Arc::clone(&context), method, (path, query), client, (headers, boxed(body)))
+            },
+        )
         .boxed()
 }
 
@@ -167,18 +179,23 @@ fn unknown(
     context: Arc<ServerContext>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     let client = warp::header::headers_cloned().and(warp::ext::optional::<ClientCertificate>());
-    let unknown = warp::method().and(warp::path::full()).and(client);
-    unknown.then(move |method: Method, path: FullPath, headers, certificate: Option<ClientCertificate>| {
-        let certificate = certificate.and_then(|certificate| certificate.0);
-        let context = Arc::clone(&context);
-        async move {
-            let caller = Caller::of(context.options.tokens.as_deref(), &headers, certificate.as_deref());
-            let problem = match caller.check(&Need::AnyToken) {
-                Ok(()) => context.joining_or(Problem::no_route(path.as_str())),
-                Err(problem) => problem,
-            };
-            let response = problem.respond(&method);
-            if matches!(caller, Caller::Token(_)) { identified(response) } else { response }
-        }
-    })
+    let unknown = warp::method().and(warp::path::full()).and(client).and(warp::ext::optional::<Trail>());
+    unknown.then(
+        move |method: Method, path: FullPath, headers, certificate: Option<ClientCertificate>, trail: Option<Trail>| {
+            let certificate = certificate.and_then(|certificate| certificate.0);
+            let context = Arc::clone(&context);
+            async move {
+                let caller = Caller::of(context.options.tokens.as_deref(), &headers, certificate.as_deref());
+                if let Some(trail) = trail {
+                    trail.caller(&caller);
+                }
+                let problem = match caller.check(&Need::AnyToken) {
+                    Ok(()) => context.joining_or(Problem::no_route(path.as_str())),
+                    Err(problem) => problem,
+                };
+                let response = problem.respond(&method);
+                if matches!(caller, Caller::Token(_)) { identified(response) } else { response }
+            }
+        },
+    )
 }

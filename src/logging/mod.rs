@@ -7,17 +7,19 @@
 //! peers, are escaped here for every format (`Escaped`). This is the only file that names a `Drain` (slog's word for an output).
 //! The queue is bounded: beyond the bound lines are dropped, and their number is logged. A closed stderr does not stop the node.
 //!
-//! See also: [`LogLimit`] for lines that could come by the thousand.
+//! See also: [`LogLimit`] for lines that could come by the thousand, [`LineFile`] for a record besides the log.
 
+mod line_file;
 mod log_limit;
 
+pub use line_file::{LineFile, OpenedFile, Room};
 pub use log_limit::{LogLimit, LogLimits};
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use slog::{BorrowedKV, Drain, KV, Key, Level, Logger, OwnedKVList, Record, RecordStatic, Serializer, o};
@@ -63,6 +65,7 @@ pub fn level_named(name: &str) -> Level {
 pub struct Guard {
     queue: Arc<Mutex<Option<slog_async::AsyncGuard>>>,
     level: Threshold,
+    files: Arc<Mutex<Vec<LineFile>>>,
 }
 
 /// The least severe level that passes, which can change.
@@ -76,19 +79,27 @@ impl Threshold {
 }
 
 impl Guard {
-    /// Writes the queued lines, for at most a second, and ends the log: later lines are lost. Only the first call has an
-    /// effect. Safe to call from a panicking thread, and while stderr blocks.
+    /// Writes the queued lines, also those of the attached files, for at most a second, and ends the log: later lines are lost.
+    /// Only the first call has an effect. Safe to call from a panicking thread, and while stderr blocks.
     pub fn flush(&self) {
-        let Some(inner) = self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() else { return };
+        let Some(inner) = self.queue.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let (done, wait) = sync_channel(1);
         // Dropping the guard waits for stderr without a bound, so a thread does it and this one waits with a bound.
+        let files = std::mem::take(&mut *self.files.lock().unwrap_or_else(PoisonError::into_inner));
         let ending = std::thread::Builder::new().name("log-flush".into()).spawn(move || {
+            // Before the log ends, which says what they could not write.
+            files.iter().for_each(|file| file.flush(FLUSH_LIMIT / 2));
             drop(inner);
             done.send(()).ok();
         });
         if ending.is_ok() {
             wait.recv_timeout(FLUSH_LIMIT).ok();
         }
+    }
+
+    /// Flushes `file` with the log.
+    pub fn attach(&self, file: LineFile) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 
     /// Logs lines of `level` and more severe ones from now on.
@@ -135,7 +146,10 @@ fn root(drain: impl Drain + Send + 'static, level: Level) -> (Logger, Guard) {
     let threshold = level.clone();
     // The filter is in front of the queue, so that a line below the level is not copied.
     let filtered = Filtered { drain: queue, passes: move |level| threshold.passes(level) };
-    (Logger::root(filtered.ignore_res(), o!()), Guard { queue: Arc::new(Mutex::new(Some(guard))), level })
+    (
+        Logger::root(filtered.ignore_res(), o!()),
+        Guard { queue: Arc::new(Mutex::new(Some(guard))), level, files: Arc::default() },
+    )
 }
 
 /// A drain that takes the records of those levels that pass at present.
@@ -179,14 +193,17 @@ impl<D: Drain> Drain for Escaped<D> {
     }
 }
 
+/// Whether a character can forge a line or steer a terminal.
+#[must_use]
+pub fn forges(c: char) -> bool {
+    let separates = matches!(c, '\u{2028}' | '\u{2029}');
+    c.is_control()
+        || separates
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Escapes control characters, line separators and marks that change the direction of writing.
 fn escaped(text: &fmt::Arguments<'_>) -> String {
-    let forges = |c: char| {
-        let separates = matches!(c, '\u{2028}' | '\u{2029}');
-        c.is_control()
-            || separates
-            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     let text = text.to_string();
     if !text.contains(forges) {
         return text;

@@ -14,7 +14,7 @@
 //!
 //! See also: `cli` (exit codes), `src/lib.rs` (the modules).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,9 +102,20 @@ pub enum Error {
     /// The token file cannot be read or is wrong.
     #[error(transparent)]
     Tokens(#[from] TokenFileError),
+    /// The audit file cannot be used.
+    #[error(transparent)]
+    Audit(#[from] AuditFileError),
     /// The consensus thread ended without an error.
     #[error("the consensus thread ended without a reason")]
     ConsensusLost,
+}
+
+/// Why the audit file cannot be used.
+#[derive(Debug, Error)]
+#[error("audit.file: cannot open {path:?} for appending: {source}")]
+pub struct AuditFileError {
+    path: PathBuf,
+    source: std::io::Error,
 }
 
 fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
@@ -224,6 +235,9 @@ impl Node {
         info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
             "directory" => directory.display().to_string(), "http" => &ports.http.address,
             "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
+        let audit = http::Audit::new(&config.raft.node_id, log.clone());
+        audit.switch(module_options::open_audit(config)?).map_err(system("cannot start threads"))?;
+        guard.attach(audit.lines());
         let memory = Memory::new(config.limits.memory_mb);
         info!(log, "memory"; "limit_mb" => memory.whole.map_or(0, |bytes| bytes >> 20), "cache_mb" => module_options::cache_bytes(config, memory) >> 20);
         if memory.whole.is_some_and(|bytes| bytes < memory::MIN_MEMORY) {
@@ -240,8 +254,9 @@ impl Node {
         // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
         // and `/livez` answers.
         let (reloads, reload_requests) = mpsc::channel(reload::WAITING);
+        let late = (audit.clone(), reloads);
         let http_options =
-            module_options::http(config, &ports, (memory, files), http_tls.as_ref(), tokens.as_ref(), reloads);
+            module_options::http(config, &ports, (memory, files), http_tls.as_ref(), tokens.as_ref(), late);
         let mut background = JoinSet::new();
         reload::warn_of_plain_tokens(&http_options, log);
         let Ports { http, raft } = ports;
@@ -253,6 +268,7 @@ impl Node {
             tokens,
             control: server.control(),
             handle: handle.clone(),
+            audit,
             memory,
             log: log.clone(),
             guard: guard.clone(),

@@ -8,14 +8,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Bound;
 use super::fd_budget::FileLimit;
 use super::listen::Ports;
 use super::memory::Memory;
+use super::{AuditFileError, Bound};
 use crate::auth::TokenStore;
 use crate::changefeed::FeedLimits;
 use crate::client::Access;
 use crate::config::Config;
+use crate::logging::OpenedFile;
 use crate::model::Limits;
 use crate::storage::OpenOptions;
 use crate::trust::acceptor::{HTTP, TlsAcceptor};
@@ -121,6 +122,15 @@ pub(super) fn reloadable(config: &Config, memory: Memory) -> http::Reloadable {
     }
 }
 
+/// Opens the audit file; None where there is none.
+pub(super) fn open_audit(config: &Config) -> Result<Option<OpenedFile>, AuditFileError> {
+    let path = &config.audit.file;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    OpenedFile::open(path).map(Some).map_err(|source| AuditFileError { path: path.clone(), source })
+}
+
 /// The mode of TLS on the HTTP port, and its certificates, which are read here; None where the port is plain.
 pub(super) fn http_tls(config: &Config) -> Result<Option<(Mode, Arc<CredentialStore>)>, TrustError> {
     let (mode, tls) = (config.tls.http_mode(), &config.tls);
@@ -152,7 +162,7 @@ pub(super) fn http(
     (memory, files): (Memory, FileLimit),
     tls: Option<&(Mode, Arc<CredentialStore>)>,
     tokens: Option<&Arc<TokenStore>>,
-    reloads: http::ReloadRequests,
+    (audit, reloads): (http::Audit, http::ReloadRequests),
 ) -> http::Options {
     let http::Reloadable { watchers, request_timeout, allowed_origins, allowed_hosts } = reloadable(config, memory);
     // The Host header of a request has either one: clients here use the host, others the advertised one.
@@ -181,6 +191,7 @@ pub(super) fn http(
             Arc::new(http::HttpTls::new(*mode, acceptor))
         }),
         tokens: tokens.cloned(),
+        audit,
         reloads,
     }
 }

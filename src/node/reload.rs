@@ -1,5 +1,5 @@
-//! The reload of what can change while the node runs: files of certificates and tokens every 10 s; all settings at SIGHUP and by
-//! `POST /admin/reload`.
+//! The reload of what can change while the node runs: files of certificates and tokens every 10 s; at SIGHUP and by
+//! `POST /admin/reload` all settings, and the audit file, which may have been moved away.
 //!
 //! Why: certificates are renewed every few weeks or months, and tokens and limits change any day; a restart for that would cost
 //! an election.
@@ -9,10 +9,10 @@
 //! soon, because it may have met a replacement that was half done. What a running node cannot change stays as it is, and is named.
 //!
 //! See also: [`crate::config::RELOADED`] (the keys), [`crate::trust::credentials`] and [`crate::auth`] (the files),
-//! [`crate::http::reload`] (the request).
+//! `http::reload` (the request).
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use slog::{Logger, info, warn};
 use tokio::sync::{Notify, mpsc};
@@ -20,12 +20,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::memory::Memory;
-use super::module_options;
+use super::module_options::{self, open_audit};
 use crate::auth::{self, LastReload, TokenStore, format_time};
 use crate::config::{Change, Loaded, RELOADED};
 use crate::consensus::Handle;
-use crate::http::{self, ReloadChange, ReloadReport, ReloadRequest};
-use crate::logging::{self, Guard};
+use crate::http::{self, Audit, ReloadChange, ReloadReport, ReloadRequest};
+use crate::logging::{self, Guard, OpenedFile};
 use crate::trust::Mode;
 use crate::trust::certificate::CertificateInfo;
 use crate::trust::credentials::{CredentialStore, Credentials, Reload};
@@ -42,6 +42,8 @@ pub(super) const WAITING: usize = 16;
 const HTTP_CERTIFICATE: &str = "tls.http_cert";
 /// The key that names the token file.
 const TOKENS: &str = "auth.tokens";
+/// The key that names the audit file.
+const AUDIT: &str = "audit.file";
 
 /// What is reloaded, and where it is used.
 pub(super) struct Reloader {
@@ -55,6 +57,8 @@ pub(super) struct Reloader {
     pub(super) control: http::Control,
     /// The change feed is behind it.
     pub(super) handle: Handle,
+    /// The audit file.
+    pub(super) audit: Audit,
     /// The memory of the node, which is divided at the start.
     pub(super) memory: Memory,
     /// Where the node logs.
@@ -79,6 +83,7 @@ struct Read {
     changes: Vec<Change>,
     certificates: Option<Credentials>,
     tokens: Option<auth::Loaded>,
+    audit: Option<OpenedFile>,
 }
 
 impl Reloader {
@@ -113,7 +118,12 @@ impl Reloader {
             Trigger::Hangup => ("SIGHUP", None),
             Trigger::Request(reply) => ("POST /admin/reload", Some(reply)),
         };
+        let since = Instant::now();
         let result = self.reload_settings();
+        // A request has its line where it is answered.
+        if reply.is_none() {
+            self.audit.reloaded_by_signal(result.is_ok(), since.elapsed());
+        }
         match &result {
             Ok(report) => info!(self.log, "settings reloaded"; "by" => by, "applied" => listed(&report.applied),
                 "needs_restart" => listed(&report.needs_restart)),
@@ -138,7 +148,12 @@ impl Reloader {
 
     /// Reads everything again, and uses all of it or nothing.
     fn reload_settings(&mut self) -> Result<ReloadReport, String> {
-        let read = self.read()?;
+        let mut read = self.read()?;
+        if let Some(change) = read.changes.iter().find(|change| change.key == AUDIT) {
+            self.audit.close(&change.new);
+        }
+        // Only this can still fail, where no thread can be started, and then nothing has changed.
+        self.audit.switch(read.audit.take()).map_err(|error| format!("{AUDIT}: {error}"))?;
         Ok(self.apply(read))
     }
 
@@ -156,12 +171,14 @@ impl Reloader {
             Some(tokens) => tokens.check().map_err(|error| error.to_string())?,
             None => None,
         };
-        Ok(Read { settings, changes, certificates, tokens })
+        // The last one, since it may create a file. The one in use is opened again, in case it was moved.
+        let audit = open_audit(&settings.config).map_err(|error| error.to_string())?;
+        Ok(Read { settings, changes, certificates, tokens, audit })
     }
 
     /// Uses what was read, which cannot fail.
     fn apply(&mut self, read: Read) -> ReloadReport {
-        let Read { settings, changes, certificates, tokens } = read;
+        let Read { settings, changes, certificates, tokens, audit: _ } = read;
         let change = |key: &str, old: String, new: String| ReloadChange { key: key.to_owned(), old, new };
         let (applied, needs_restart): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|change| RELOADED.contains(&change.key));

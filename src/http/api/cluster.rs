@@ -48,9 +48,11 @@ pub(crate) async fn join(mut request: RequestContext) -> Result<Response, Proble
     let deadline = deadline_or(&request, JOIN_TIMEOUT)?;
     let body = request.body(deadline).await?;
     let (node_id, raft_address, force) = parse_join(&body.bytes)?;
+    note_member(&request, &node_id);
     let message = format!("node {node_id} at {raft_address} joined successfully");
     match request.context.request(Request::Join { node_id, raft_address, force }, deadline).await? {
-        Answer::Members { warning, dropped, .. } => {
+        Answer::Members { warning, dropped, index, .. } => {
+            note_index(&request, index);
             Ok(change_response(&request, deadline, message, warning, dropped).await)
         }
         _ => Err(Problem::internal()),
@@ -72,8 +74,10 @@ pub(crate) async fn remove(mut request: RequestContext) -> Result<Response, Prob
     let body = request.body(deadline).await?;
     let [node_id] = body::members(&body.bytes, ["node_id"])?;
     let node_id = parse_name(body::string(node_id, "node_id")?)?;
+    note_member(&request, &node_id);
     match request.context.request(Request::Remove { node_id: node_id.clone() }, deadline).await? {
-        Answer::Members { changed: true, warning, dropped, .. } => {
+        Answer::Members { changed: true, warning, dropped, index } => {
+            note_index(&request, index);
             let message = format!("node {node_id} removed successfully");
             Ok(change_response(&request, deadline, message, warning, dropped).await)
         }
@@ -95,8 +99,12 @@ pub(crate) async fn transfer(mut request: RequestContext) -> Result<Response, Pr
     // `curl -X POST` without a body is the common case: the leader then chooses the most caught-up voter.
     let [node_id] = if body.is_blank() { [None] } else { body::members(&body.bytes, ["node_id"])? };
     let node_id = node_id.map(|text| parse_name(body::string(Some(text), "node_id")?)).transpose()?;
+    if let Some(node_id) = &node_id {
+        note_member(&request, node_id);
+    }
     match request.context.request(Request::Transfer { node_id }, deadline).await? {
         Answer::Transferred { node_id } => {
+            note_member(&request, &node_id);
             Ok(change_response(&request, deadline, format!("leadership moved to node {node_id}"), None, None).await)
         }
         _ => Err(Problem::internal()),
@@ -133,6 +141,20 @@ pub(crate) async fn stats(request: RequestContext) -> Result<Response, Problem> 
         warning: None,
         dropped: None,
     }))
+}
+
+/// Notes the member of a change for the audit file.
+fn note_member(request: &RequestContext, name: &str) {
+    if let Some(trail) = &request.trail {
+        trail.member(name);
+    }
+}
+
+/// Notes the index of a change for the audit file.
+fn note_index(request: &RequestContext, index: u64) {
+    if let Some(trail) = &request.trail {
+        trail.index(index);
+    }
 }
 
 /// Returns the deadline of a request with this default timeout; a POST with a condition in its headers is refused.

@@ -17,6 +17,9 @@ pub(crate) async fn propose(
     command: Command,
     deadline: Deadline,
 ) -> Result<Written, Problem> {
+    if let Some(trail) = &request.trail {
+        trail.command(&command);
+    }
     request.caller.check_command(&command)?;
     let write = Write { idempotency_key: idempotency::of(request, body)?, command };
     match request.context.request(Request::Write(write), deadline).await? {

@@ -26,6 +26,7 @@ use super::uri::Deadline;
 use crate::auth::LastReload;
 use crate::changefeed::ChangeFeed;
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed, Names};
+use crate::http::audit::Trail;
 use crate::http::options::Options;
 use crate::http::reload::{Present, Reloadable};
 use crate::http::response::problem::{Problem, clip};
@@ -105,6 +106,8 @@ pub(crate) struct RequestContext {
     pub(crate) fin: Fin,
     /// Which client asks, by its token.
     pub(crate) caller: Caller,
+    /// What is noted for the audit file, where there is one.
+    pub(crate) trail: Option<Trail>,
     headers: HeaderMap,
     body: BodyStream,
 }
@@ -339,11 +342,14 @@ impl RequestContext {
         context: Arc<ServerContext>,
         method: Method,
         (path, query): (FullPath, String),
-        (source, fin, certificate): (Source, Fin, ClientCertificate),
+        (source, fin, certificate, trail): (Source, Fin, ClientCertificate, Option<Trail>),
         (headers, body): (HeaderMap, BodyStream),
     ) -> Self {
         let caller = Caller::of(context.options.tokens.as_deref(), &headers, certificate.0.as_deref());
-        Self { context, method, path, query, arrived: Instant::now(), source, fin, caller, headers, body }
+        if let Some(trail) = &trail {
+            trail.caller(&caller);
+        }
+        Self { context, method, path, query, arrived: Instant::now(), source, fin, caller, trail, headers, body }
     }
 
     /// Takes a share of the budget of responses for one of this size.

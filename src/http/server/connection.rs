@@ -34,6 +34,7 @@ use super::client_socket::Fin;
 use super::connection_slots::{ConnectionSlot, SlotKind};
 use super::lingering_close::{LINGER, raw_response};
 use crate::http::api::watch;
+use crate::http::audit::ClientAddress;
 use crate::http::request::handler_context::{ClientCertificate, ServerContext};
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
@@ -60,6 +61,8 @@ pub(super) struct Client {
     pub(super) fin: Fin,
     /// Its certificate.
     pub(super) certificate: ClientCertificate,
+    /// Its address.
+    pub(super) address: ClientAddress,
 }
 
 /// Serves a connection until one side ends it. `stream` has a [`super::write_timeout`]; below TLS, where it is TLS. `broken`
@@ -88,6 +91,7 @@ pub(super) async fn serve<I, S>(
         request.extensions_mut().insert(slot.kind);
         request.extensions_mut().insert(client.fin.clone());
         request.extensions_mut().insert(client.certificate.clone());
+        request.extensions_mut().insert(client.address);
         let refused = (!accepted).then(|| request.method().clone());
         // `dispatch::answer` is an async function: until it is polled it does nothing, so a refused request has no effect.
         let (response, activity) = (service.call(request), Arc::clone(activity));

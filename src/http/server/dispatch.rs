@@ -22,6 +22,7 @@ use warp::reply::Response;
 use super::browser_guard::{self, OriginCheck};
 use super::connection_slots::SlotKind;
 use super::host_guard::{self, Asked};
+use crate::http::audit::Entry;
 use crate::http::request::caller::Identified;
 use crate::http::request::handler_context::ServerContext;
 use crate::http::request::unread_body::RequestBody;
@@ -51,7 +52,9 @@ async fn answer<S>(
 where
     S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
 {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    // From here on: a request that ends without an answer has a line, too.
+    let entry = Entry::begin(&context.options.audit, &mut parts);
     let mut body = RequestBody::new(body);
     let expects_continue = parts.headers.contains_key(EXPECT);
     let keeps_alive = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
@@ -75,6 +78,9 @@ where
             response
         }
     };
+    if let Some(entry) = entry {
+        entry.finish(&response);
+    }
     success::set_common_headers(&mut response);
     // One request for each connection, so that the few slots come free soon. For the same reason nothing waits for an unread
     // body: a client that sends half of it would hold the slot for as long as the wait.

@@ -52,6 +52,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::api::watch;
+use super::audit::ClientAddress;
 use super::reload::Control;
 use super::request::handler_context::ServerContext;
 use super::response::problem::Problem;
@@ -153,7 +154,8 @@ async fn accept(
             connections.spawn(serve);
             continue;
         }
-        let client = Client::default();
+        let address = stream.peer_addr().map(ClientAddress::of).unwrap_or_default();
+        let client = Client { address, ..Client::default() };
         let (socket, broken) = Socket::new(stream, client.fin.clone());
         let socket = WriteTimeout::new(socket, context.options.rate_grace);
         let serve = connection::serve((socket, broken), client, slot, context, service, stop_signal, log.clone());

@@ -32,6 +32,7 @@ use super::connection::{self, Client, LATE_REQUEST, STOP_LINGER, linger, stopped
 use super::connection_slots::ConnectionSlot;
 use super::lingering_close::{LINGER, raw_response};
 use super::write_timeout::WriteTimeout;
+use crate::http::audit::ClientAddress;
 use crate::http::options::HttpTls;
 use crate::http::request::handler_context::{ClientCertificate, ServerContext};
 use crate::http::response::problem::Problem;
@@ -54,6 +55,7 @@ pub(super) async fn serve<S>(
     let Some(first) = first_byte(&stream, &slot, &context, &mut stop_signal).await else { return };
     slot.activity.bytes_received();
     let (fin, grace) = (Fin::default(), context.options.rate_grace);
+    let of_client = ClientAddress::of(address);
     let (socket, broken) = Socket::new(stream, fin.clone());
     let socket = WriteTimeout::new(socket, grace);
     if first != HANDSHAKE_RECORD && tls.mode == Mode::On {
@@ -63,7 +65,7 @@ pub(super) async fn serve<S>(
         return;
     }
     if first != HANDSHAKE_RECORD {
-        let client = Client { fin, certificate: ClientCertificate::default() };
+        let client = Client { fin, certificate: ClientCertificate::default(), address: of_client };
         connection::serve((socket, broken), client, slot, context, service, stop_signal, log).await;
         return;
     }
@@ -81,7 +83,7 @@ pub(super) async fn serve<S>(
     match accepted {
         Ok((stream, info)) => {
             slot.activity.handshake_done();
-            let client = Client { fin, certificate: ClientCertificate(info.map(Arc::new)) };
+            let client = Client { fin, certificate: ClientCertificate(info.map(Arc::new)), address: of_client };
             connection::serve((stream, broken), client, slot, context, service, stop_signal, log).await;
         }
         Err((refusal, socket)) => {

@@ -8,6 +8,7 @@
 //! See also: the real loop (`tests/cluster`).
 
 mod announced_closes;
+mod audit;
 mod cluster;
 mod connections;
 mod content;
@@ -61,6 +62,7 @@ pub(super) fn options() -> Options {
         join_list: vec!["a:1".into(), "b:2".into()],
         tls: None,
         tokens: None,
+        audit: super::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
         reloads: tokio::sync::mpsc::channel(1).0,
     }
 }

@@ -18,15 +18,17 @@ crate::harness::cases![
 ];
 
 /// A token file, with the secrets of its tokens.
-struct TokenFile {
+pub struct TokenFile {
     folder: TempDir,
-    tables: Vec<String>,
-    secrets: Vec<String>,
+    /// The tables of the tokens.
+    pub tables: Vec<String>,
+    /// The secrets, in the order of the lines.
+    pub secrets: Vec<String>,
 }
 
 impl TokenFile {
     /// One token for each command line of `huskv token new`.
-    fn of(lines: &[&[&str]]) -> Self {
+    pub fn of(lines: &[&[&str]]) -> Self {
         let folder = tempfile::Builder::new().prefix("huskv-tokens-").tempdir().expect("a folder");
         let mut file = Self { folder, tables: Vec::new(), secrets: Vec::new() };
         for line in lines {
@@ -46,13 +48,14 @@ impl TokenFile {
     }
 
     /// Replaces the file in one step.
-    fn write(&self, text: &str) {
+    pub fn write(&self, text: &str) {
         let new = self.folder.path().join("new");
         std::fs::write(&new, text).expect("writing the tokens");
         std::fs::rename(&new, self.path()).expect("replacing the tokens");
     }
 
-    fn setup(&self, setup: Setup) -> Setup {
+    /// A node with these tokens, which is asked with the first one.
+    pub fn setup(&self, setup: Setup) -> Setup {
         setup.set("HUSKV_AUTH_TOKENS", self.path().display()).secret(&self.secrets[0])
     }
 }

@@ -1,5 +1,6 @@
 //! Operations: start, settings, status, probes, certificates, the tutorial.
 
+mod audit;
 mod certs;
 mod launch;
 mod probes;
@@ -20,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         status::cases(),
         probes::cases(),
         reload::cases(),
+        audit::cases(),
         certs::cases(),
         tutorial::cases(),
     ]

@@ -9,12 +9,14 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::api::tokens::TokenFile;
 use crate::harness::{Node, Request, Setup, binary, check, eventually, secs};
 
 crate::harness::cases![
     the_route_applies_what_can_change_and_lists_what_needs_a_restart,
     a_signal_reloads_and_the_stats_say_when,
     a_wrong_file_changes_nothing_and_is_named,
+    a_wrong_token_file_keeps_the_settings_too_and_the_route_is_an_admins,
     flags_and_variables_keep_their_precedence,
     the_subcommand_prints_a_line_for_each_node,
 ];
@@ -158,6 +160,36 @@ fn a_wrong_file_changes_nothing_and_is_named() {
     settings.write(hosts);
     assert_eq!(reload(&node)["applied"], json!([change("http.allowed_hosts", "", "kv.example.org")]));
     assert_eq!((for_host(&node, "kv.example.org"), &node.stats()["reloaded_ok"]), (404, &json!(true)));
+}
+
+fn a_wrong_token_file_keeps_the_settings_too_and_the_route_is_an_admins() {
+    let (settings, tokens) = (Settings::of(""), TokenFile::of(&[&["root", "--admin"], &["billing", "--read", ""]]));
+    let node = tokens.setup(settings.setup()).start();
+    let billing = &tokens.secrets[1];
+    let old = node.stats()["auth_tokens_sha256"].clone();
+    let as_client = |method: &str, path: &str| node.request(Request::new(method, path).bearer(billing));
+    as_client("POST", "/admin/reload").problem(403, "no admin").code("forbidden", "no admin");
+    assert_eq!(node.request(Request::new("POST", "/admin/reload").anonymous()).status, 401);
+    assert!(node.stats().get("reloaded_at").is_none(), "a denied reload is none");
+
+    settings.write("[limits]\nwatchers = 0\n");
+    tokens.write("[[token]]\nname = \"x\"\n");
+    let detail = node.post("/admin/reload", &json!({})).problem(422, "tokens").word("detail");
+    assert!(detail.starts_with("auth.tokens: ") && detail.contains("token \"x\""), "{detail}");
+    assert_eq!(as_client("HEAD", "/watch?key=k").status, 200, "the limit is the old one");
+    let of_client = as_client("GET", "/raft/stats").data();
+    assert_eq!((&of_client["reloaded_ok"], of_client.get("reload_problem")), (&json!(false), None));
+    assert_eq!(node.stats()["reload_problem"], json!(detail));
+
+    tokens.write(&tokens.tables.concat().replace("\"billing\"", "\"bills\""));
+    let applied = reload(&node)["applied"].clone();
+    assert_eq!(applied[0], change("limits.watchers", "2048", "0"));
+    let new = node.stats()["auth_tokens_sha256"].clone();
+    // The look at the files, every 2 s after a failure, can come before it.
+    let by_reload = applied.get(1).is_none_or(|of| of == &json!({ "key": "auth.tokens", "old": old, "new": new }));
+    assert!(by_reload, "{applied}");
+    assert!(old != new, "{old}");
+    assert_eq!(as_client("HEAD", "/watch?key=k").status, 503);
 }
 
 fn flags_and_variables_keep_their_precedence() {
