@@ -38,7 +38,7 @@
 //! # Threads
 //!
 //! The loop (`consensus::thread`) is one thread with raft, journal and state machine. Network I/O runs on tokio's workers. Removals,
-//! closes, state machine syncs and snapshot scans run on threads of their own. `docs/design.md` draws them with their queues.
+//! closes, state machine syncs, snapshot scans, the log and the audit file have threads of their own. `docs/design.md` draws them with their queues.
 //!
 //! # A PUT
 //!
