@@ -125,6 +125,8 @@ fn get(criterion: &mut Criterion) {
         join_list: Vec::new(),
         tls: None,
         tokens: None,
+        audit: http::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
+        reloads: tokio::sync::mpsc::channel(1).0,
         watchers: 1,
         limiter: Arc::new(http::RequestLimiter::new(0, 0, 1024)),
         trusted_proxies: Arc::default(),

@@ -30,7 +30,7 @@
 //! | [`config`] | settings | model, trust |
 //! | [`node`] | composes the modules, and stops them in reverse; `node::fuzzing`, the fuzz targets, in test builds only | all of these |
 //! | [`cli`] | the command line | auth, config, logging, node, client, trust |
-//! | [`logging`] | the log on stderr, and rate limits of its lines | nothing |
+//! | [`logging`] | the log on stderr, and rate limits of its lines; the file of the audit | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
 //!
 //! `tests/tidy.rs` holds the table. No module holds a handle to one above it: a request carries its own reply.
@@ -38,7 +38,7 @@
 //! # Threads
 //!
 //! The loop (`consensus::thread`) is one thread with raft, journal and state machine. Network I/O runs on tokio's workers. Removals,
-//! closes, state machine syncs and snapshot scans run on threads of their own. `docs/design.md` draws them with their queues.
+//! closes, state machine syncs, snapshot scans, the log and the audit file have threads of their own. `docs/design.md` draws them with their queues.
 //!
 //! # A PUT
 //!

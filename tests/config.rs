@@ -320,3 +320,11 @@ fn the_env_example_has_every_variable_of_compose_at_its_default() {
         .collect();
     assert_eq!(example, read);
 }
+
+#[test]
+fn every_key_that_a_reload_applies_is_in_the_page() {
+    let page = include_str!("../docs/operations.md");
+    for key in config::RELOADED {
+        assert!(page.contains(&format!("`{key}`")), "{key} is not in docs/operations.md");
+    }
+}

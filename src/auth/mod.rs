@@ -22,6 +22,6 @@ mod token_set;
 pub use expiry::{format_time, parse_expiry};
 pub use new_token::{NewToken, NewTokenError};
 pub use secret::{Malformed, Secret, hash};
-pub use store::{LastReload, TokenStore};
+pub use store::{LastReload, Loaded, TokenStore};
 pub use token_file::{TokenFileError, parse};
 pub use token_set::{Action, Denied, Grant, Token, TokenSet};

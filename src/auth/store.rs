@@ -5,7 +5,7 @@
 //! Invariants: a reload takes all of a file or nothing of it. The content is compared and not the time of the file: Kubernetes swaps
 //! links, and an editor may keep the time. Each attempt that changes anything is one line in the log.
 //!
-//! See also: SIGHUP (`node::token_reload`).
+//! See also: SIGHUP (`node::reload`).
 
 use std::fmt;
 use std::fs::File;
@@ -27,9 +27,23 @@ use super::token_set::TokenSet;
 const READ_BY_OTHERS: u32 = 0o004;
 
 /// The tokens and what the file looked like.
-struct Loaded {
+pub struct Loaded {
     tokens: TokenSet,
     sha256: String,
+}
+
+impl Loaded {
+    /// The SHA-256 of the file, in hex.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("sha256", &self.sha256).finish_non_exhaustive()
+    }
 }
 
 /// The latest reload.
@@ -113,39 +127,48 @@ impl TokenStore {
         self.generation.subscribe()
     }
 
-    /// Reads the file again; where it was `asked` for by a signal, the result is logged though nothing has changed. It blocks for as long
-    /// as the disk does.
+    /// Reads the file without using what it holds; None where it holds the present tokens. It blocks for as long as the disk does.
+    ///
+    /// # Errors
+    /// [`TokenFileError`] where the file is wrong.
+    pub fn check(&self) -> Result<Option<Loaded>, TokenFileError> {
+        let content = read(&self.path)?;
+        let sha256 = sha256_hex(&content);
+        if sha256 == self.loaded.load().sha256 {
+            return Ok(None);
+        }
+        let tokens = parse(&content).map_err(|error| in_file(&self.path, &error.0))?;
+        Ok(Some(Loaded { tokens, sha256 }))
+    }
+
+    /// Uses what [`TokenStore::check`] has read.
+    pub fn replace(&self, loaded: Option<Loaded>) {
+        self.replace_in(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner), loaded);
+    }
+
+    fn replace_in(&self, last: &mut LastReload, loaded: Option<Loaded>) {
+        *last = LastReload { at: SystemTime::now(), problem: None };
+        let Some(loaded) = loaded else { return };
+        warn_if_public(&self.path, &self.log);
+        info!(self.log, "the tokens were reloaded"; "file" => self.path.display().to_string(),
+            "tokens" => loaded.tokens.len(), "sha256" => &loaded.sha256);
+        self.loaded.store(Arc::new(loaded));
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Reads the file again, and uses what it holds. It blocks for as long as the disk does.
     ///
     /// # Errors
     /// [`TokenFileError`] where the file is wrong; the tokens are as they were.
-    pub fn reload(&self, asked: bool) -> Result<(), TokenFileError> {
+    pub fn reload(&self) -> Result<(), TokenFileError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = self.path.display().to_string();
-        let parsed = read(&self.path).and_then(|content| {
-            let sha256 = sha256_hex(&content);
-            if sha256 == self.loaded.load().sha256 {
-                return Ok(None);
-            }
-            let tokens = parse(&content).map_err(|error| in_file(&self.path, &error.0))?;
-            Ok(Some(Loaded { tokens, sha256 }))
-        });
-        match parsed {
+        match self.check() {
             // The usual look: nothing was attempted, so the latest reload stays what it was.
-            Ok(None) if !asked && last.problem.is_none() => {}
-            Ok(None) => {
-                info!(self.log, "the tokens are those of the file already"; "file" => file);
-                *last = LastReload { at: SystemTime::now(), problem: None };
-            }
-            Ok(Some(loaded)) => {
-                warn_if_public(&self.path, &self.log);
-                info!(self.log, "the tokens were reloaded"; "file" => file, "tokens" => loaded.tokens.len(), "sha256" => &loaded.sha256);
-                self.loaded.store(Arc::new(loaded));
-                *last = LastReload { at: SystemTime::now(), problem: None };
-                self.generation.send_modify(|generation| *generation += 1);
-            }
+            Ok(None) if last.problem.is_none() => {}
+            Ok(loaded) => self.replace_in(&mut last, loaded),
             Err(error) => {
                 // A file that stays wrong is one line, not one every 10 s.
-                if asked || last.problem.as_ref() != Some(&error.0) {
+                if last.problem.as_ref() != Some(&error.0) {
                     warn!(self.log, "the token file is wrong, so the tokens stay as they were"; "reason" => &error.0);
                     *last = LastReload { at: SystemTime::now(), problem: Some(error.0.clone()) };
                 }
@@ -208,24 +231,24 @@ mod tests {
         let store = open(&path).unwrap();
         let before = store.sha256();
         let changes = store.changes();
-        assert!(store.reload(false).is_ok() && store.reload(true).is_ok());
+        assert!(store.reload().is_ok() && store.check().unwrap().is_none());
         assert_eq!((store.generation(), store.tokens().len()), (0, 1));
 
         std::fs::write(&path, format!("{}[[token]]\nname = \"b\"\n", file_of(&["a"]))).unwrap();
-        let error = store.reload(false).unwrap_err().to_string();
+        let error = store.reload().unwrap_err().to_string();
         assert!(error.contains("tokens.toml: token \"b\": ") && error.starts_with("auth.tokens: "), "{error}");
         assert_eq!((store.generation(), store.tokens().len(), store.sha256()), (0, 1, before.clone()));
         let failed = store.last_reload();
         assert_eq!(failed.problem, Some(error));
-        assert!(store.reload(false).is_err());
+        assert!(store.reload().is_err());
         assert_eq!(store.last_reload(), failed, "the same content is not tried and logged again");
 
         std::fs::write(&path, file_of(&["a"])).unwrap();
-        assert!(store.reload(false).is_ok());
+        assert!(store.reload().is_ok());
         assert_eq!((store.last_reload().problem, store.generation()), (None, 0), "the file is as it was");
 
         std::fs::write(&path, file_of(&["a", "b"])).unwrap();
-        assert!(store.reload(false).is_ok());
+        assert!(store.reload().is_ok());
         assert_eq!((store.generation(), store.tokens().len(), store.last_reload().problem), (1, 2, None));
         assert!(changes.has_changed().unwrap() && store.sha256() != before);
     }

@@ -60,6 +60,8 @@ struct Ring {
     events: VecDeque<Arc<Event>>,
     bytes: usize,
     limits: FeedLimits,
+    /// Those of [`ChangeFeed::set_limits`], which take precedence over those of the start.
+    reloaded_limits: Option<FeedLimits>,
     /// Counts the clusters that this node was in. Indexes of one mean nothing in another.
     epoch: u64,
     /// The first index whose events are all retained.
@@ -154,6 +156,7 @@ impl Default for ChangeFeed {
             events: VecDeque::new(),
             bytes: 0,
             limits: FeedLimits { events: 0, bytes: 0 },
+            reloaded_limits: None,
             epoch: 0,
             oldest: 1,
             applied: 0,
@@ -173,10 +176,21 @@ impl ChangeFeed {
     pub fn begin(&self, applied: u64, limits: FeedLimits) {
         let mut ring = self.ring();
         ring.epoch += 1;
-        ring.limits = limits;
+        ring.limits = ring.reloaded_limits.unwrap_or(limits);
         ring.skip_to(applied);
         drop(ring);
         self.changed.notify_one();
+    }
+
+    /// Changes the retention, now and for later clusters; events over it are dropped at once.
+    pub fn set_limits(&self, limits: FeedLimits) {
+        let mut ring = self.ring();
+        ring.limits = limits;
+        ring.reloaded_limits = Some(limits);
+        let dropped = ring.trim();
+        drop(ring);
+        self.changed.notify_one();
+        drop(dropped);
     }
 
     /// Continues after `applied`, the index of an installed snapshot: the changes before it are unknown.

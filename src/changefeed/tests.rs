@@ -146,3 +146,19 @@ fn a_snapshot_leaves_a_gap_and_another_cluster_ends_all_watchers() {
     assert!(matches!(found, FeedRead::Found { events, .. } if events.len() == 2), "a closed feed is read to its end");
     assert_eq!(feed.read(opened.epoch, Cursor::after(5), &every_key()), FeedRead::Stopped(Cursor::from(7)));
 }
+
+#[test]
+fn limits_can_change_and_hold_in_later_clusters() {
+    let feed = feed(LIMITS);
+    feed.append((11..31).flat_map(|number| index(number, &keys(0..1))).collect(), 30);
+    let oldest = |feed: &ChangeFeed| match feed.open(Some(Cursor::after(0))) {
+        Err(SubscribeError::Compacted(oldest)) => oldest,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(oldest(&feed), 11);
+    feed.set_limits(FeedLimits { events: 5, ..LIMITS });
+    assert_eq!(oldest(&feed), 26);
+    feed.begin(40, LIMITS);
+    feed.append((41..61).flat_map(|number| index(number, &keys(0..1))).collect(), 60);
+    assert_eq!(oldest(&feed), 56, "not those of the start");
+}

@@ -7,7 +7,7 @@ use slog::warn;
 
 use super::exit::{USAGE, print_error};
 use crate::config::keys::{KEYS, Key, Kind};
-use crate::config::{CONFIG_FLAG, CONFIG_VARIABLE, Given, load, near_misses, service_links};
+use crate::config::{CONFIG_FLAG, CONFIG_VARIABLE, Given, Loaded, near_misses, service_links};
 use crate::logging::{self, Format};
 use crate::node::{self, Stop};
 
@@ -64,26 +64,27 @@ pub(super) fn given(matches: &ArgMatches) -> Given {
 /// Runs a node until it is stopped and returns the exit code.
 pub(super) fn run(matches: &ArgMatches) -> u8 {
     let given = given(matches);
-    let config = match load(&given) {
-        Ok(config) => config,
+    let settings = match Loaded::of(given.clone()) {
+        Ok(settings) => settings,
         Err(error) => {
             print_error(error);
             return USAGE;
         }
     };
     let stop = if matches.get_flag(STOP_WITH_STDIN) { Stop::SignalsAndStdin } else { Stop::Signals };
+    let config = &settings.config;
     let level = logging::level_named(&config.log.level);
     let (log, guard) = logging::start(level, Format::named(&config.log.format));
     for (name, meant) in near_misses(&given.variables) {
         warn!(log, "the variable {} is no setting and is ignored; did you mean {}?", name, meant);
     }
-    if let Some(sentence) = service_links(&given.variables, &config) {
+    if let Some(sentence) = service_links(&given.variables, config) {
         warn!(log, "{}", sentence);
     }
     // Before any thread of the node starts: limits and the panic hook are for the whole process.
     node::process_settings::prepare(&log);
     node::panics::install(log.clone(), guard.clone());
-    let code = node::run(&config, stop, &log, &guard);
+    let code = node::run(&settings, stop, &log, &guard);
     guard.flush();
     code
 }

@@ -383,6 +383,12 @@ pub static KEYS: &[Key] = &[
         },
         help: "File with the tokens that requests need, the same on all nodes, followed while the node runs; empty: none are needed",
     },
+    text(
+        "audit.file",
+        "",
+        |c, v| validate::directory(v).map(|path| c.audit.file = path),
+        "File that gets a JSON line for each write, membership change, denial and reload of this node; empty: none",
+    ),
     Key {
         path: "log.level",
         short: Some("HUSKV_LOG"),

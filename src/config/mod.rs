@@ -23,6 +23,7 @@ use crate::model::NodeAddress;
 mod derived_addresses;
 mod key;
 pub mod keys;
+mod loaded;
 mod misspelt_unprefixed;
 mod service_links;
 mod setting_error;
@@ -31,6 +32,7 @@ mod validate;
 mod variables;
 
 use keys::{AUTO, KEYS, Key, Kind};
+pub use loaded::{Change, Loaded, RELOADED};
 pub use misspelt_unprefixed::near_misses;
 pub use service_links::{hidden_ports, service_links};
 pub use setting_error::{ConfigError, Source};
@@ -92,6 +94,8 @@ pub struct Config {
     pub network: Network,
     /// `[auth]`
     pub auth: Auth,
+    /// `[audit]`
+    pub audit: Audit,
     /// `[log]`
     pub log: Log,
 }
@@ -211,6 +215,13 @@ pub struct Auth {
     pub tokens: Option<PathBuf>,
 }
 
+/// `[audit]`: the record of what clients changed, or were refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// The file; empty for none.
+    pub file: PathBuf,
+}
+
 /// `[log]`: the log on stderr.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Log {
@@ -240,6 +251,10 @@ pub struct Given {
 /// # Errors
 /// [`ConfigError`] for the first wrong setting.
 pub fn load(given: &Given) -> Result<Config, ConfigError> {
+    merged(given)?.finish()
+}
+
+fn merged(given: &Given) -> Result<Merge, ConfigError> {
     let mut merge = Merge::defaults()?;
     let variables = variables::select(&given.variables)?;
     // An empty name means no file, so a flag can disable the file of the variable.
@@ -270,7 +285,7 @@ pub fn load(given: &Given) -> Result<Config, ConfigError> {
         let key = keys::find(path).ok_or_else(|| error(path, Source::Flag((*path).into()), "unknown setting"))?;
         merge.text(key, value, Source::Flag(key.flag()))?;
     }
-    merge.finish()
+    Ok(merge)
 }
 
 /// Parses `text`, the content of a settings file called `name`, on top of the defaults.
@@ -309,11 +324,16 @@ fn empty(key: &Key, list: bool, origin: &Source) -> String {
 struct Merge {
     config: Config,
     sources: BTreeMap<&'static str, Source>,
+    values: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl Merge {
+    fn empty() -> Self {
+        Self { config: Config::default(), sources: BTreeMap::new(), values: BTreeMap::new() }
+    }
+
     fn defaults() -> Result<Self, ConfigError> {
-        let mut merge = Self { config: Config::default(), sources: BTreeMap::new() };
+        let mut merge = Self::empty();
         for key in KEYS {
             merge.text(key, key.default, Source::Default)?;
         }
@@ -356,6 +376,7 @@ impl Merge {
             Kind::List { set } => set(&mut self.config, &items).map_err(wrong)?,
         }
         self.sources.insert(key.path, origin);
+        self.values.insert(key.path, items);
         Ok(())
     }
 

@@ -163,6 +163,8 @@ fn options() -> Options {
         tokens: None,
         limiter: Arc::new(RequestLimiter::new(0, 0, 1)),
         trusted_proxies: Arc::default(),
+        audit: super::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
+        reloads: tokio::sync::mpsc::channel(1).0,
     }
 }
 

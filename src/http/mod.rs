@@ -17,10 +17,12 @@
 //! See also: the Rust client (`client`).
 
 mod api;
+mod audit;
 mod clients;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod options;
+mod reload;
 mod request;
 mod response;
 mod routes;
@@ -34,9 +36,11 @@ use std::sync::Arc;
 
 use crate::consensus::Handle;
 
+pub use audit::Audit;
 pub use clients::rate_limit::RequestLimiter;
 pub use clients::trusted_proxies::TrustedProxies;
 pub use options::{HttpTls, Options};
+pub use reload::{Control, ReloadChange, ReloadReport, ReloadRequest, ReloadRequests, Reloadable};
 use request::handler_context::ServerContext;
 pub use server::Server;
 pub use server::fair_memory::Budgets;

@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audit::Audit;
 use super::clients::rate_limit::RequestLimiter;
 use super::clients::trusted_proxies::TrustedProxies;
+use super::reload::ReloadRequests;
 use super::server::fair_memory::Budgets;
 use crate::auth::TokenStore;
 use crate::logging::LogLimits;
@@ -58,6 +60,10 @@ pub struct Options {
     pub tls: Option<Arc<HttpTls>>,
     /// TLS of the peer port, for the stats; None where that is plain.
     pub peer_tls: Option<Arc<PeerTls>>,
+    /// The audit file.
+    pub audit: Audit,
+    /// Where a request for a reload of the settings goes.
+    pub reloads: ReloadRequests,
 }
 
 /// TLS of the HTTP port.

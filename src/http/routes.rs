@@ -16,7 +16,8 @@ use warp::path::{FullPath, Tail};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use super::api::{cluster, compat, health, openapi, probes, store, touch, txn, watch};
+use super::api::{admin, cluster, compat, health, openapi, probes, store, touch, txn, watch};
+use super::audit::Trail;
 use super::clients::RequestClient;
 use super::request::body::boxed;
 use super::request::caller::{Caller, Need};
@@ -49,6 +50,7 @@ pub(super) fn routes(
     use rules::Rule::{Admin, AnyToken, KeyInPath, KeysInBody, Open, Outline};
     let request = request(Arc::clone(context));
     let raft = warp::path("raft");
+    let admin = warp::path("admin");
     let others = first_match!(
         exact(warp::path("txn"), &request, (KeysInBody, Member), txn::handle),
         below("touch", &request, (KeyInPath, Member), touch::handle),
@@ -61,6 +63,7 @@ pub(super) fn routes(
         exact(raft.and(warp::path("remove")), &request, (Admin, Member), cluster::remove),
         exact(raft.and(warp::path("transfer")), &request, (Admin, Member), cluster::transfer),
         exact(raft.and(warp::path("snapshot")), &request, (Admin, Member), cluster::snapshot),
+        exact(admin.and(warp::path("reload")), &request, (Admin, AnyNode), admin::reload),
         exact(warp::path("openapi.json"), &request, (AnyToken, AnyNode), openapi::document),
         below("keys", &request, (KeyInPath, Member), compat::keys),
         below("kv", &request, (KeyInPath, Member), compat::kv),
@@ -141,10 +144,11 @@ fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
         .and(query)
         .and(warp::ext::get::<RequestClient>())
         .and(warp::ext::optional::<Fin>())
+        .and(warp::ext::optional::<Trail>())
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
-        .map(move |method, path, query, client, fin: Option<_>, headers, body| {
-            let client = (client, fin.unwrap_or_default());
+        .map(move |method, path, query, client, fin: Option<_>, trail, headers, body| {
+            let client = (client, fin.unwrap_or_default(), trail);
             RequestContext::new(Arc::clone(&context), method, (path, query), client, (headers, boxed(body)))
         })
         .boxed()
@@ -154,10 +158,12 @@ fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
 fn unknown(
     context: Arc<ServerContext>,
 ) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    let unknown = warp::method().and(warp::path::full()).and(warp::ext::optional::<RequestClient>());
-    unknown.then(move |method: Method, path: FullPath, client: Option<RequestClient>| {
+    let client = warp::ext::optional::<RequestClient>().and(warp::ext::optional::<Trail>());
+    let unknown = warp::method().and(warp::path::full()).and(client);
+    unknown.then(move |method: Method, path: FullPath, client: Option<RequestClient>, trail: Option<Trail>| {
         let context = Arc::clone(&context);
         async move {
+            trail.iter().for_each(Trail::routed);
             let caller = client.map_or(Caller::Anonymous, |client| client.caller);
             let problem = match caller.check(&Need::AnyToken) {
                 Ok(()) => context.joining_or(Problem::no_route(path.as_str())),

@@ -7,19 +7,22 @@
 //! peers, are escaped here for every format (`Escaped`). This is the only file that names a `Drain` (slog's word for an output).
 //! The queue is bounded: beyond the bound lines are dropped, and their number is logged. A closed stderr does not stop the node.
 //!
-//! See also: [`LogLimit`] for lines that could come by the thousand.
+//! See also: [`LogLimit`] for lines that could come by the thousand, [`LineFile`] for a record besides the log.
 
+mod line_file;
 mod log_limit;
 
+pub use line_file::{LineFile, OpenedFile, Room};
 pub use log_limit::{LogLimit, LogLimits};
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use slog::{BorrowedKV, Drain, KV, Key, Level, LevelFilter, Logger, OwnedKVList, Record, RecordStatic, Serializer, o};
+use slog::{BorrowedKV, Drain, KV, Key, Level, Logger, OwnedKVList, Record, RecordStatic, Serializer, o};
 
 /// The maximum number of lines in the queue.
 const QUEUE_LINES: usize = 4096;
@@ -57,24 +60,51 @@ pub fn level_named(name: &str) -> Level {
     }
 }
 
-/// The handle that flushes the log before the process ends; clones share it.
+/// The handle that flushes the log before the process ends, and changes its level; clones share it.
 #[derive(Clone)]
-pub struct Guard(Arc<Mutex<Option<slog_async::AsyncGuard>>>);
+pub struct Guard {
+    queue: Arc<Mutex<Option<slog_async::AsyncGuard>>>,
+    level: Threshold,
+    files: Arc<Mutex<Vec<LineFile>>>,
+}
+
+/// The least severe level that passes, which can change.
+#[derive(Clone)]
+struct Threshold(Arc<AtomicUsize>);
+
+impl Threshold {
+    fn passes(&self, level: Level) -> bool {
+        level.as_usize() <= self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl Guard {
-    /// Writes the queued lines, for at most a second, and ends the log: later lines are lost. Only the first call has an
-    /// effect. Safe to call from a panicking thread, and while stderr blocks.
+    /// Writes the queued lines, also those of the attached files, for at most a second, and ends the log: later lines are lost.
+    /// Only the first call has an effect. Safe to call from a panicking thread, and while stderr blocks.
     pub fn flush(&self) {
-        let Some(inner) = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() else { return };
+        let Some(inner) = self.queue.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let (done, wait) = sync_channel(1);
         // Dropping the guard waits for stderr without a bound, so a thread does it and this one waits with a bound.
+        let files = std::mem::take(&mut *self.files.lock().unwrap_or_else(PoisonError::into_inner));
         let ending = std::thread::Builder::new().name("log-flush".into()).spawn(move || {
+            // Before the log ends, which says what they could not write.
+            files.iter().for_each(|file| file.flush(FLUSH_LIMIT / 2));
             drop(inner);
             done.send(()).ok();
         });
         if ending.is_ok() {
             wait.recv_timeout(FLUSH_LIMIT).ok();
         }
+    }
+
+    /// Flushes `file` with the log.
+    pub fn attach(&self, file: LineFile) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+    }
+
+    /// Logs lines of `level` and more severe ones from now on.
+    pub fn set_level(&self, level: Level) {
+        self.level.0.store(level.as_usize(), Ordering::Relaxed);
     }
 }
 
@@ -96,11 +126,14 @@ fn lines<D: slog_term::Decorator>(decorator: D) -> slog_term::FullFormat<D> {
     slog_term::FullFormat::new(decorator).use_custom_timestamp(utc).use_original_order().build()
 }
 
-/// Returns the logger for raft-rs, whose info lines are for its developers: only warnings and more severe ones, unless
-/// `level`, the level of the whole log, is debug or trace.
-pub fn for_raft(log: &Logger, level: Level) -> Logger {
-    let passes = if level.as_usize() >= Level::Debug.as_usize() { level } else { Level::Warning };
-    Logger::root(LevelFilter::new(log.clone(), passes).ignore_res(), o!("from" => "raft"))
+/// Returns the logger for raft-rs, whose info lines are for its developers: only warnings and more severe ones, unless the level
+/// of the whole log is debug or trace.
+pub fn for_raft(log: &Logger, guard: &Guard) -> Logger {
+    let whole = guard.level.clone();
+    let passes = move |level: Level| {
+        if whole.passes(Level::Debug) { whole.passes(level) } else { level.is_at_least(Level::Warning) }
+    };
+    Logger::root(Filtered { drain: log.clone(), passes }.ignore_res(), o!("from" => "raft"))
 }
 
 fn root(drain: impl Drain + Send + 'static, level: Level) -> (Logger, Guard) {
@@ -109,9 +142,33 @@ fn root(drain: impl Drain + Send + 'static, level: Level) -> (Logger, Guard) {
         .overflow_strategy(slog_async::OverflowStrategy::DropAndReport)
         .thread_name("log".into())
         .build_with_guard();
+    let level = Threshold(Arc::new(AtomicUsize::new(level.as_usize())));
+    let threshold = level.clone();
     // The filter is in front of the queue, so that a line below the level is not copied.
-    let logger = Logger::root(LevelFilter::new(queue, level).ignore_res(), o!());
-    (logger, Guard(Arc::new(Mutex::new(Some(guard)))))
+    let filtered = Filtered { drain: queue, passes: move |level| threshold.passes(level) };
+    (
+        Logger::root(filtered.ignore_res(), o!()),
+        Guard { queue: Arc::new(Mutex::new(Some(guard))), level, files: Arc::default() },
+    )
+}
+
+/// A drain that takes the records of those levels that pass at present.
+struct Filtered<D, F> {
+    drain: D,
+    passes: F,
+}
+
+impl<D: Drain, F: Fn(Level) -> bool> Drain for Filtered<D, F> {
+    type Ok = Option<D::Ok>;
+    type Err = D::Err;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<Self::Ok, D::Err> {
+        if (self.passes)(record.level()) { self.drain.log(record, values).map(Some) } else { Ok(None) }
+    }
+
+    fn is_enabled(&self, level: Level) -> bool {
+        (self.passes)(level) && self.drain.is_enabled(level)
+    }
 }
 
 /// Writes the time as in RFC 3339, in UTC with milliseconds: logs of several machines are read side by side.
@@ -136,14 +193,17 @@ impl<D: Drain> Drain for Escaped<D> {
     }
 }
 
+/// Whether a character can forge a line or steer a terminal.
+#[must_use]
+pub fn forges(c: char) -> bool {
+    let separates = matches!(c, '\u{2028}' | '\u{2029}');
+    c.is_control()
+        || separates
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Escapes control characters, line separators and marks that change the direction of writing.
 fn escaped(text: &fmt::Arguments<'_>) -> String {
-    let forges = |c: char| {
-        let separates = matches!(c, '\u{2028}' | '\u{2029}');
-        c.is_control()
-            || separates
-            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     let text = text.to_string();
     if !text.contains(forges) {
         return text;
@@ -220,10 +280,10 @@ mod tests {
         }
     }
 
-    fn messages(level: Level, write: impl FnOnce(&Logger)) -> Vec<String> {
+    fn messages(level: Level, write: impl FnOnce(&Logger, &Guard)) -> Vec<String> {
         let recorded = Arc::new(Mutex::new(Vec::new()));
         let (log, guard) = root(Recorded(recorded.clone()), level);
-        write(&log);
+        write(&log, &guard);
         guard.flush();
         guard.flush();
         std::mem::take(&mut *recorded.lock().unwrap())
@@ -231,11 +291,29 @@ mod tests {
 
     #[test]
     fn a_flush_writes_what_was_logged_and_the_level_filters() {
-        let got = messages(Level::Info, |log| {
+        let got = messages(Level::Info, |log, _| {
             debug!(log, "no");
             info!(log, "yes");
         });
         assert_eq!(got, ["yes"]);
+    }
+
+    #[test]
+    fn the_level_can_change_for_the_log_and_for_raft() {
+        let got = messages(Level::Info, |log, guard| {
+            let raft = for_raft(log, guard);
+            let write = |text: &str| {
+                debug!(log, "{}", text);
+                info!(raft, "raft {}", text);
+            };
+            write("first");
+            guard.set_level(Level::Debug);
+            write("second");
+            guard.set_level(Level::Error);
+            write("third");
+            warn!(raft, "third");
+        });
+        assert_eq!(got, ["second", "raft second"]);
     }
 
     /// Bytes that a drain has written.
@@ -275,13 +353,14 @@ mod tests {
 
     #[test]
     fn raft_is_quiet_unless_asked() {
-        let write = |log: &Logger| {
+        let write = |log: &Logger, guard: &Guard| {
+            let log = for_raft(log, guard);
             info!(log, "step");
             warn!(log, "odd");
         };
-        assert_eq!(messages(Level::Info, |log| write(&for_raft(log, Level::Info))), ["odd"]);
-        assert_eq!(messages(Level::Debug, |log| write(&for_raft(log, Level::Debug))), ["step", "odd"]);
-        assert_eq!(messages(Level::Error, |log| write(&for_raft(log, Level::Error))), Vec::<String>::new());
+        assert_eq!(messages(Level::Info, write), ["odd"]);
+        assert_eq!(messages(Level::Debug, write), ["step", "odd"]);
+        assert_eq!(messages(Level::Error, write), Vec::<String>::new());
     }
 
     #[test]

@@ -14,18 +14,18 @@
 //!
 //! See also: `cli` (exit codes), `src/lib.rs` (the modules).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use slog::{Logger, crit, info, warn};
 use thiserror::Error;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::auth::{TokenFileError, TokenStore};
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::consensus::{self, Handle, Inbox, Input};
 use crate::http;
 use crate::logging::{self, Guard};
@@ -103,9 +103,20 @@ pub enum Error {
     /// The token file cannot be read or is wrong.
     #[error(transparent)]
     Tokens(#[from] TokenFileError),
+    /// The audit file cannot be used.
+    #[error(transparent)]
+    Audit(#[from] AuditFileError),
     /// The consensus thread ended without an error.
     #[error("the consensus thread ended without a reason")]
     ConsensusLost,
+}
+
+/// Why the audit file cannot be used.
+#[derive(Debug, Error)]
+#[error("audit.file: cannot open {path:?} for appending: {source}")]
+pub struct AuditFileError {
+    path: PathBuf,
+    source: std::io::Error,
 }
 
 fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
@@ -115,7 +126,7 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 /// Runs one node until a stop condition or a failure, and returns the exit code: 0 after a stop, 1 where it could not start
 /// or failed. The last line of the log has the reason.
 #[must_use]
-pub fn run(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
+pub fn run(settings: &Loaded, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("async").build() {
         Ok(runtime) => runtime,
         Err(source) => {
@@ -124,13 +135,13 @@ pub fn run(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
         }
     };
     // On the heap, because the future holds the start of every module.
-    let code = runtime.block_on(Box::pin(start_and_serve(config, stop, log, guard)));
+    let code = runtime.block_on(Box::pin(start_and_serve(settings, stop, log, guard)));
     // Tasks that still run have acknowledged nothing that is not on disk.
     runtime.shutdown_background();
     code
 }
 
-async fn start_and_serve(config: &Config, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
+async fn start_and_serve(settings: &Loaded, stop: Stop, log: &Logger, guard: &Guard) -> u8 {
     let mut stop = match stop.listen() {
         Ok(stop) => stop,
         Err(source) => {
@@ -141,7 +152,7 @@ async fn start_and_serve(config: &Config, stop: Stop, log: &Logger, guard: &Guar
     let reload = Arc::clone(&stop.reload);
     // A start can take minutes with a large directory, and must be stoppable meanwhile.
     let mut node = tokio::select! {
-        started = Node::start(config, reload, log) => match started {
+        started = Node::start(settings, reload, log, guard) => match started {
             Ok(node) => node,
             Err(error) => {
                 crit!(log, "huskv cannot start: {}", error);
@@ -203,8 +214,9 @@ struct Node {
 }
 
 impl Node {
-    /// Starts the node; `reload` is notified when its files are to be read again.
-    async fn start(config: &Config, reload: Arc<Notify>, log: &Logger) -> Result<Self, Error> {
+    /// Starts the node; `hangup` is notified when its settings are to be read again.
+    async fn start(settings: &Loaded, hangup: Arc<Notify>, log: &Logger, guard: &Guard) -> Result<Self, Error> {
+        let config = &settings.config;
         let directory = config.raft.vol_dir.clone();
         let files = FileLimit::of_the_process();
         if let Some(all) = files.too_few() {
@@ -225,6 +237,9 @@ impl Node {
         info!(log, "huskv starts"; "version" => env!("CARGO_PKG_VERSION"), "node" => &config.raft.node_id,
             "directory" => directory.display().to_string(), "http" => &ports.http.address,
             "raft" => &ports.raft.address, "advertised" => config.advertised_raft(ports.raft.port));
+        let audit = http::Audit::new(&config.raft.node_id, log.clone());
+        audit.switch(module_options::open_audit(config)?).map_err(system("cannot start threads"))?;
+        guard.attach(audit.lines());
         let memory = Memory::new(config.limits.memory_mb);
         info!(log, "memory"; "limit_mb" => memory.whole.map_or(0, |bytes| bytes >> 20), "cache_mb" => module_options::cache_bytes(config, memory) >> 20);
         if memory.whole.is_some_and(|bytes| bytes < memory::MIN_MEMORY) {
@@ -240,29 +255,34 @@ impl Node {
         let handle = handle.bound_writes(memory.writes(), memory.writes());
         // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
         // and `/livez` answers.
-        let http_options = module_options::http(
-            config,
-            &ports,
-            (memory, files),
-            http_tls.as_ref(),
-            tokens.as_ref(),
-            peer_tls.as_ref(),
-        );
+        let (reloads, reload_requests) = mpsc::channel(reload::WAITING);
+        let (secured, late) = ((http_tls.as_ref(), peer_tls.as_ref()), (audit.clone(), reloads));
+        let http_options = module_options::http(config, &ports, (memory, files), secured, tokens.as_ref(), late);
         let mut background = JoinSet::new();
         reload::warn_of_plain_tokens(&http_options, log);
-        let credentials = http_tls.map(|(_, credentials)| credentials);
-        let peer = peer_tls.as_ref().map(|tls| Arc::clone(tls.credentials()));
-        background.spawn(Reloader { http: credentials, peer, tokens, log: log.clone() }.run(reload));
         let Ports { http, raft } = ports;
         let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
+        let reloader = Reloader {
+            settings: settings.clone(),
+            http: http_tls.map(|(_, credentials)| credentials),
+            peer: peer_tls.as_ref().map(|tls| Arc::clone(tls.credentials())),
+            tokens,
+            control: server.control(),
+            handle: handle.clone(),
+            audit,
+            memory,
+            log: log.clone(),
+            guard: guard.clone(),
+        };
+        background.spawn(reloader.run(hangup, reload_requests));
         let reserve = module_options::reserve(config);
         let opening = blocking(move || open(&directory, reserve, open_options, &addresses));
         let opened = open_progress::logged(log, opening).await?;
         process_settings::check_directory(&config.raft.vol_dir, log);
         let (raft, raft_port, http_port) = (raft.listener, raft.port, http.port);
         let bound = Bound { server, raft, raft_port, http_port, memory, files, peer_tls, background };
-        Self::compose(config, bound, (handle, inbox), nonce, opened, log)
+        Self::compose(config, bound, (handle, inbox), nonce, opened, (log, guard))
     }
 
     /// Starts transport, consensus thread and bootstrap, in this order: the consensus thread sends from its first turn on.
@@ -272,7 +292,7 @@ impl Node {
         (handle, inbox): (Handle, Inbox),
         nonce: u64,
         Opened { data_dir, incarnation, peers }: Opened,
-        log: &Logger,
+        (log, guard): (&Logger, &Guard),
     ) -> Result<Self, Error> {
         let forms = may_form(config, data_dir.identity());
         let loops = module_options::consensus(config, &bound, nonce, forms);
@@ -284,7 +304,7 @@ impl Node {
         let (transport, outbox) = transport::start(bound.raft, handle.clone(), peers, settings, log.clone())
             .map_err(system("cannot serve the peer port"))?;
         // raft-rs logs every step at info, which is for its developers.
-        let raft_log = logging::for_raft(log, logging::level_named(&config.log.level));
+        let raft_log = logging::for_raft(log, guard);
         let start = consensus::Start { data_dir, incarnation, outbox, options: loops, log: log.clone(), raft_log };
         let running =
             consensus::spawn(inbox, handle.clone(), start).map_err(system("cannot start the consensus thread"))?;

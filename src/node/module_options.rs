@@ -8,13 +8,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Bound;
 use super::fd_budget::FileLimit;
 use super::listen::Ports;
 use super::memory::Memory;
+use super::{AuditFileError, Bound};
 use crate::auth::TokenStore;
+use crate::changefeed::FeedLimits;
 use crate::client::Access;
 use crate::config::Config;
+use crate::logging::OpenedFile;
 use crate::model::Limits;
 use crate::storage::OpenOptions;
 use crate::trust::acceptor::{HTTP, TlsAcceptor};
@@ -94,14 +96,7 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
             size(config.limits.body_bytes),
         ),
         pending_requests: size(config.limits.pending_requests),
-        history: crate::changefeed::FeedLimits {
-            events: size(config.limits.watch_events),
-            // 0 leaves the size to the budget, so that a small container has a small history.
-            bytes: size(match config.limits.watch_mb {
-                0 => bound.memory.history(),
-                megabytes => megabytes * MIB,
-            }),
-        },
+        history: history(config, bound.memory),
         raft_address: config.advertised_raft(bound.raft_port),
         http_address: config.advertised_http(bound.http_port),
         follow_moves: config.cluster.follow_moves,
@@ -109,6 +104,40 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
         join_wait_ms: JOIN_WAIT_MS,
         nonce,
     }
+}
+
+/// The retention of the change feed.
+pub(super) fn history(config: &Config, memory: Memory) -> FeedLimits {
+    FeedLimits {
+        events: size(config.limits.watch_events),
+        // 0 leaves the size to the budget, so that a small container has a small history.
+        bytes: size(match config.limits.watch_mb {
+            0 => memory.history(),
+            megabytes => megabytes * MIB,
+        }),
+    }
+}
+
+/// The options of the HTTP server that can change while it runs.
+pub(super) fn reloadable(config: &Config, memory: Memory) -> http::Reloadable {
+    http::Reloadable {
+        watchers: memory.watchers(size(config.limits.watchers)),
+        request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
+        allowed_origins: config.http.allowed_origins.clone(),
+        allowed_hosts: config.http.allowed_hosts.clone(),
+        requests_per_second: count(config.limits.requests_per_second),
+        request_burst: count(config.limits.request_burst),
+        trusted_proxies: config.http.trusted_proxies.clone(),
+    }
+}
+
+/// Opens the audit file; None where there is none.
+pub(super) fn open_audit(config: &Config) -> Result<Option<OpenedFile>, AuditFileError> {
+    let path = &config.audit.file;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    OpenedFile::open(path).map(Some).map_err(|source| AuditFileError { path: path.clone(), source })
 }
 
 /// The mode of TLS on the HTTP port, and its certificates, which are read here; None where the port is plain.
@@ -140,10 +169,12 @@ pub(super) fn http(
     config: &Config,
     ports: &Ports,
     (memory, files): (Memory, FileLimit),
-    tls: Option<&(Mode, Arc<CredentialStore>)>,
+    (tls, peer_tls): (Option<&(Mode, Arc<CredentialStore>)>, Option<&Arc<PeerTls>>),
     tokens: Option<&Arc<TokenStore>>,
-    peer_tls: Option<&Arc<PeerTls>>,
+    (audit, reloads): (http::Audit, http::ReloadRequests),
 ) -> http::Options {
+    let reloadable = reloadable(config, memory);
+    let http::Reloadable { watchers, request_timeout, allowed_origins, allowed_hosts, .. } = reloadable;
     // The Host header of a request has either one: clients here use the host, others the advertised one.
     let mut own_hosts = vec![config.host.clone()];
     if config.advertise_host != config.host {
@@ -153,23 +184,23 @@ pub(super) fn http(
         key_bytes: size(config.limits.key_bytes),
         value_bytes: size(config.limits.value_bytes),
         body_bytes: size(config.limits.body_bytes),
-        watchers: memory.watchers(size(config.limits.watchers)),
+        watchers,
         connections: files.connections(memory.connections(CONNECTIONS, tls.is_some())),
-        request_timeout: Duration::from_millis(config.limits.request_timeout_ms),
+        request_timeout,
         idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
         rate_grace: Duration::from_millis(config.http.rate_grace_ms),
-        allowed_origins: config.http.allowed_origins.clone(),
-        allowed_hosts: config.http.allowed_hosts.clone(),
+        allowed_origins,
+        allowed_hosts,
         own_hosts,
         loopback: ports.http.loopback,
         port: ports.http.port,
         budgets: memory.clients(),
         limiter: Arc::new(http::RequestLimiter::new(
-            count(config.limits.requests_per_second),
-            count(config.limits.request_burst),
+            reloadable.requests_per_second,
+            reloadable.request_burst,
             memory.limited_addresses(),
         )),
-        trusted_proxies: Arc::new(http::TrustedProxies::new(config.http.trusted_proxies.clone())),
+        trusted_proxies: Arc::new(http::TrustedProxies::new(reloadable.trusted_proxies)),
         join_list: config.join.iter().map(ToString::to_string).collect(),
         tls: tls.map(|(mode, credentials)| {
             let acceptor = TlsAcceptor::new(Arc::clone(credentials), config.tls.http_client_auth, HTTP);
@@ -177,6 +208,8 @@ pub(super) fn http(
         }),
         tokens: tokens.cloned(),
         peer_tls: peer_tls.cloned(),
+        audit,
+        reloads,
     }
 }
 

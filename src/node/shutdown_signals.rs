@@ -4,7 +4,7 @@
 //! signal and works wherever there are pipes.
 //!
 //! Invariants: SIGHUP does not stop a node: neither a terminal that closes nor a supervisor that means "reload" ends it. It
-//! wakes the reload.
+//! wakes the reload of the settings.
 //!
 //! See also: [`crate::node`] (what a stop does), [`super::reload`].
 

@@ -81,13 +81,13 @@ pub enum Reload {
     Failed(TrustError),
 }
 
-/// A further check of what was read; its reason is about the certificate.
-pub type Check = Box<dyn Fn(&Credentials) -> Result<(), String> + Send + Sync>;
+/// A condition on what was read; its reason is about the certificate.
+pub type Condition = Box<dyn Fn(&Credentials) -> Result<(), String> + Send + Sync>;
 
 /// Credentials that can be replaced while connections use them.
 pub struct CredentialStore {
     files: CredentialFiles,
-    check: Check,
+    condition: Condition,
     present: ArcSwap<Credentials>,
     /// The last failure, until a reload succeeds, and the limit of its log line.
     failure: Mutex<(Option<String>, LogLimit)>,
@@ -109,13 +109,13 @@ impl CredentialStore {
         Self::open_checked(files, Box::new(|_| Ok(())))
     }
 
-    /// Reads the files for the first time; what is read passes `check`, now and at each reload.
+    /// Reads the files for the first time; what is read fulfils `condition`, now and at each reload.
     ///
     /// # Errors
-    /// As [`CredentialFiles::read`], and where `check` fails.
-    pub fn open_checked(files: CredentialFiles, check: Check) -> Result<Self, TrustError> {
-        let present = ArcSwap::from_pointee(read_checked(&files, &check)?);
-        Ok(Self { files, check, present, failure: Mutex::default(), started: Instant::now() })
+    /// As [`CredentialFiles::read`], and where it does not fulfil it.
+    pub fn open_checked(files: CredentialFiles, condition: Condition) -> Result<Self, TrustError> {
+        let present = ArcSwap::from_pointee(read_checked(&files, &condition)?);
+        Ok(Self { files, condition, present, failure: Mutex::default(), started: Instant::now() })
     }
 
     /// The file of the CA bundle, for messages.
@@ -136,25 +136,39 @@ impl CredentialStore {
         self.present.load().pair.info.clone()
     }
 
+    /// Reads the files without using what they hold; None where that is in use. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`CredentialFiles::read`].
+    pub fn check(&self) -> Result<Option<Credentials>, TrustError> {
+        let read = read_checked(&self.files, &self.condition)?;
+        Ok((!self.present.load().equals(&read)).then_some(read))
+    }
+
+    /// Uses what [`CredentialStore::check`] has read.
+    pub fn replace(&self, new: Credentials, log: &Logger) {
+        self.failure().0.take();
+        info!(log, "new certificates are in use"; "certificate" => new.pair.info.to_string(),
+            "authorities" => new.ca.as_ref().map_or(0, |ca| ca.infos.len()));
+        self.present.store(Arc::new(new));
+    }
+
     /// Reads the files again and uses what they hold, if all of it is right. Blocks on the disk.
     pub fn reload(&self, log: &Logger) -> Reload {
-        let read = match read_checked(&self.files, &self.check) {
+        let read = match self.check() {
             Ok(read) => read,
             Err(error) => {
                 self.failed(&error.to_string(), log);
                 return Reload::Failed(error);
             }
         };
-        let failed_before = self.failure().0.take().is_some();
-        if self.present.load().equals(&read) {
-            if failed_before {
+        let Some(read) = read else {
+            if self.failure().0.take().is_some() {
                 info!(log, "the certificate files hold what is in use again");
             }
             return Reload::Unchanged;
-        }
-        info!(log, "new certificates are in use"; "certificate" => read.pair.info.to_string(),
-            "authorities" => read.ca.as_ref().map_or(0, |ca| ca.infos.len()));
-        self.present.store(Arc::new(read));
+        };
+        self.replace(read, log);
         Reload::Replaced
     }
 
@@ -177,9 +191,9 @@ impl CredentialStore {
 }
 
 /// Reads the files, for use now, and checks them.
-fn read_checked(files: &CredentialFiles, check: &Check) -> Result<Credentials, TrustError> {
+fn read_checked(files: &CredentialFiles, condition: &Condition) -> Result<Credentials, TrustError> {
     let read = files.read(SystemTime::now())?;
-    check(&read).map_err(|reason| TrustError::Invalid { path: files.certificate.clone(), reason })?;
+    condition(&read).map_err(|reason| TrustError::Invalid { path: files.certificate.clone(), reason })?;
     Ok(read)
 }
 

@@ -3,4 +3,5 @@
 pub(crate) mod members;
 pub(crate) mod membership;
 pub(crate) mod node_summary;
+pub(crate) mod reload;
 pub(crate) mod status;

@@ -9,6 +9,7 @@
 //!
 //! See also: `node_summary` for the meaning of the stats.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +24,9 @@ use crate::client::{NodeClient, NodeClientError};
 
 /// The name of the subcommand.
 const NAME: &str = "status";
+
+/// The characters of a hash that are enough to tell files apart.
+const SHOWN_HASH: usize = 8;
 
 /// The timeout of a request.
 const STATS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,7 +74,25 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         .collect();
     // With stdout closed the exit code is still the result.
     writeln!(io::stdout().lock(), "{}", lines.join("\n")).ok();
+    if let Some(warning) = token_warning(&results) {
+        print_error(warning);
+    }
     if results.iter().all(|stats| stats.as_ref().is_ok_and(is_ready)) { 0 } else { FAILED }
+}
+
+/// `the token files differ: node1 and node2 have 1f3870be, node3 has none`; none where all nodes that tell it have the same.
+fn token_warning(results: &[Result<Value, String>]) -> Option<String> {
+    let mut nodes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for stats in results.iter().flatten().filter(|stats| !is_outline(stats)) {
+        let hash = stats["auth_tokens_sha256"].as_str().map_or("none", |hash| hash.get(..SHOWN_HASH).unwrap_or(hash));
+        nodes.entry(hash).or_default().push(stats["node_id"].as_str().unwrap_or_default());
+    }
+    let group = |(hash, names): (&&str, &Vec<&str>)| {
+        format!("{} {} {hash}", names.join(" and "), if names.len() == 1 { "has" } else { "have" })
+    };
+    let groups: Vec<String> = nodes.iter().map(group).collect();
+    (groups.len() > 1)
+        .then(|| format!("the token files differ, so rights depend on the node that is asked: {}", groups.join(", ")))
 }
 
 /// The result of one node as a JSON object.
@@ -135,6 +157,20 @@ fn line(node: &NodeSummary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn token_files_that_differ_are_a_warning() {
+        let node =
+            |name: &str, hash: Value| Ok(json!({ "node_id": name, "state": "Leader", "auth_tokens_sha256": hash }));
+        let (one, two) = (json!("1".repeat(64)), json!("2".repeat(64)));
+        let unknown = || [Err("down".to_owned()), Ok(json!({ "raft_id": 1 }))];
+        let same = [node("a", one.clone()), node("b", one.clone())];
+        assert_eq!(token_warning(&[&same[..], &unknown()].concat()), None);
+        assert_eq!(token_warning(&[node("a", json!(null)), node("b", json!(null))]), None);
+        let other = [node("c", two), node("d", json!(null))];
+        let warning = token_warning(&[&same[..], &other, &unknown()].concat()).unwrap();
+        assert!(warning.ends_with(": a and b have 11111111, c has 22222222, d has none"), "{warning}");
+    }
 
     #[test]
     fn a_line_has_the_state_of_the_node_and_its_warnings() {

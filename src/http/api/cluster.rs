@@ -13,7 +13,7 @@ use serde::Serialize;
 use warp::http::Method;
 use warp::reply::Response;
 
-use super::status_json::{Outline, Stats};
+use super::status_json::{Outline, ReloadStats, Stats};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::handler_context::RequestContext;
@@ -48,9 +48,11 @@ pub(crate) async fn join(mut request: RequestContext) -> Result<Response, Proble
     let deadline = deadline_or(&request, JOIN_TIMEOUT)?;
     let body = request.body(deadline).await?;
     let (node_id, raft_address, force) = parse_join(&body.bytes)?;
+    note_member(&request, &node_id);
     let message = format!("node {node_id} at {raft_address} joined successfully");
     match request.context.request(Request::Join { node_id, raft_address, force }, deadline).await? {
-        Answer::Members { warning, dropped, .. } => {
+        Answer::Members { warning, dropped, index, .. } => {
+            note_index(&request, index);
             Ok(change_response(&request, deadline, message, warning, dropped).await)
         }
         _ => Err(Problem::internal()),
@@ -72,8 +74,10 @@ pub(crate) async fn remove(mut request: RequestContext) -> Result<Response, Prob
     let body = request.body(deadline).await?;
     let [node_id] = body::members(&body.bytes, ["node_id"])?;
     let node_id = parse_name(body::string(node_id, "node_id")?)?;
+    note_member(&request, &node_id);
     match request.context.request(Request::Remove { node_id: node_id.clone() }, deadline).await? {
-        Answer::Members { changed: true, warning, dropped, .. } => {
+        Answer::Members { changed: true, warning, dropped, index } => {
+            note_index(&request, index);
             let message = format!("node {node_id} removed successfully");
             Ok(change_response(&request, deadline, message, warning, dropped).await)
         }
@@ -95,8 +99,12 @@ pub(crate) async fn transfer(mut request: RequestContext) -> Result<Response, Pr
     // `curl -X POST` without a body is the common case: the leader then chooses the most caught-up voter.
     let [node_id] = if body.is_blank() { [None] } else { body::members(&body.bytes, ["node_id"])? };
     let node_id = node_id.map(|text| parse_name(body::string(Some(text), "node_id")?)).transpose()?;
+    if let Some(node_id) = &node_id {
+        note_member(&request, node_id);
+    }
     match request.context.request(Request::Transfer { node_id }, deadline).await? {
         Answer::Transferred { node_id } => {
+            note_member(&request, &node_id);
             Ok(change_response(&request, deadline, format!("leadership moved to node {node_id}"), None, None).await)
         }
         _ => Err(Problem::internal()),
@@ -106,7 +114,7 @@ pub(crate) async fn transfer(mut request: RequestContext) -> Result<Response, Pr
 /// Serves `POST /raft/snapshot`.
 pub(crate) async fn snapshot(mut request: RequestContext) -> Result<Response, Problem> {
     request.takes_post()?;
-    let deadline = deadline_or(&request, request.context.options.request_timeout)?;
+    let deadline = deadline_or(&request, request.context.request_timeout())?;
     let body = request.body(deadline).await?;
     if !body.is_blank() {
         body::members(&body.bytes, [])?;
@@ -118,19 +126,35 @@ pub(crate) async fn snapshot(mut request: RequestContext) -> Result<Response, Pr
 /// Serves `GET /raft/stats`.
 pub(crate) async fn stats(request: RequestContext) -> Result<Response, Problem> {
     request.takes_get()?;
-    let deadline = deadline_or(&request, request.context.options.request_timeout)?;
+    let deadline = deadline_or(&request, request.context.request_timeout())?;
     let status = request.context.status(deadline).await?;
     let options = &request.context.options;
     if !request.caller.is_known() {
         let data = Outline::new(&status, &options.join_list);
         return Ok(success::json(&serde_json::json!({ "data": data, "message": "Here is what needs no token" })));
     }
+    let last_reload = request.context.last_reload.load_full();
+    let reload = last_reload.map(|reload| ReloadStats::of(&reload, request.caller.is_admin()));
     Ok(success::json(&ChangeBody {
-        data: Some(Stats::new(&status, options)),
+        data: Some(Stats::new(&status, options, reload)),
         message: "Here is the raft status".to_owned(),
         warning: None,
         dropped: None,
     }))
+}
+
+/// Notes the member of a change for the audit file.
+fn note_member(request: &RequestContext, name: &str) {
+    if let Some(trail) = &request.trail {
+        trail.member(name);
+    }
+}
+
+/// Notes the index of a change for the audit file.
+fn note_index(request: &RequestContext, index: u64) {
+    if let Some(trail) = &request.trail {
+        trail.index(index);
+    }
 }
 
 /// Returns the deadline of a request with this default timeout; a POST with a condition in its headers is refused.
@@ -153,7 +177,7 @@ async fn change_response(
     // A join may use up its whole deadline and still succeed. The status is a local read, so it gets a second of its own.
     let deadline = Deadline(deadline.0.max(Instant::now() + STATUS_TIMEOUT));
     let status = request.context.status(deadline).await.ok();
-    let data = status.as_ref().map(|status| Stats::new(status, &request.context.options));
+    let data = status.as_ref().map(|status| Stats::new(status, &request.context.options, None));
     success::json(&ChangeBody { data, message, warning, dropped })
 }
 

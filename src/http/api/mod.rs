@@ -2,6 +2,7 @@
 //!
 //! See also: [`super::routes`] (which path leads to which handler).
 
+pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod compat;
 pub(crate) mod health;
@@ -28,5 +29,5 @@ fn deadline(request: &RequestContext) -> Result<Deadline, Problem> {
 
 /// Returns the deadline of a request with this value of `timeout`; without one the node's `limits.request_timeout_ms` holds.
 fn deadline_after(request: &RequestContext, timeout: Option<&str>) -> Result<Deadline, Problem> {
-    uri::deadline(timeout, request.context.options.request_timeout, request.arrived)
+    uri::deadline(timeout, request.context.request_timeout(), request.arrived)
 }

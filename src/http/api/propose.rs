@@ -18,6 +18,9 @@ pub(crate) async fn propose(
     command: Command,
     deadline: Deadline,
 ) -> Result<Written, Problem> {
+    if let Some(trail) = &request.trail {
+        trail.command(&command);
+    }
     request.caller.check_command(&command)?;
     let (idempotency_key, by) = (idempotency::of(request, body)?, request.caller.token_name().cloned());
     let write = Write { idempotency_key, by, command };

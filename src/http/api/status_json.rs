@@ -10,7 +10,7 @@
 use serde::Serialize;
 
 use super::probes::NotReady;
-use crate::auth::{TokenStore, format_time};
+use crate::auth::{LastReload, TokenStore, format_time};
 use crate::http::options::Options;
 use crate::model::{DiskSpace, Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
 use crate::trust::Mode;
@@ -65,6 +65,29 @@ pub(crate) struct Stats<'a> {
     tokens: Option<TokenStats>,
     #[serde(flatten)]
     tls: TlsStats,
+    #[serde(flatten)]
+    reload: Option<ReloadStats>,
+}
+
+/// The latest reload that was asked for.
+#[derive(Serialize)]
+pub(crate) struct ReloadStats {
+    reloaded_at: String,
+    reloaded_ok: bool,
+    /// It names files and values of settings, so it is for admins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reload_problem: Option<String>,
+}
+
+impl ReloadStats {
+    /// Returns the stats of a reload, with the problem where it `shows_problem`.
+    pub(crate) fn of(last: &LastReload, shows_problem: bool) -> Self {
+        Self {
+            reloaded_at: format_time(last.at),
+            reloaded_ok: last.problem.is_none(),
+            reload_problem: last.problem.clone().filter(|_| shows_problem),
+        }
+    }
 }
 
 /// TLS of both ports.
@@ -205,7 +228,7 @@ struct Progress {
 
 impl<'a> Stats<'a> {
     /// Returns the stats of a status; the join list is included while the node waits to form a cluster.
-    pub(crate) fn new(status: &'a Status, options: &'a Options) -> Self {
+    pub(crate) fn new(status: &'a Status, options: &'a Options, reload: Option<ReloadStats>) -> Self {
         let is_leader = status.state == State::Leader;
         let voters = Voters::among(&status.members);
         Self {
@@ -255,6 +278,7 @@ impl<'a> Stats<'a> {
             not_ready: status.not_ready.as_ref().map(NotReady::of),
             tokens: options.tokens.as_deref().map(TokenStats::of),
             tls: TlsStats::of(options),
+            reload,
         }
     }
 }
@@ -327,7 +351,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn stats_json(status: &Status) -> Value {
-        serde_json::to_value(Stats::new(status, &options())).unwrap()
+        serde_json::to_value(Stats::new(status, &options(), None)).unwrap()
     }
 
     #[test]

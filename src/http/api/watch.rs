@@ -133,7 +133,7 @@ async fn check_not_ahead(request: &RequestContext, subscription: &Subscription) 
         return Ok(());
     }
     // A linearizable read returns an index that was committed when it began, so an existing index is at most that.
-    let deadline = Deadline(request.arrived + request.context.options.request_timeout);
+    let deadline = Deadline(request.arrived + request.context.request_timeout());
     let fresh = (Consistency::Linearizable, Bounds::default());
     let committed = request.context.read(ANY_KEY.to_vec(), fresh, deadline).await?.index;
     if seen <= committed { Ok(()) } else { Err(Problem::ahead(committed)) }

@@ -103,7 +103,7 @@ impl<C: Clock + Clone> RequestLimiter<C> {
             None => buckets.addresses.check_key(&network(client.address)),
         };
         checked.map_err(|not_until| {
-            let who = token.map_or_else(|| "this address".to_owned(), |token| format!("token \"{}\"", &**token));
+            let who = token.map_or_else(|| "this address".to_owned(), |token| format!("token \"{}\"", &*token));
             Problem::rate_limited(&who, (buckets.per_second.get(), buckets.burst.get()), seconds_until(&not_until, now))
         })
     }

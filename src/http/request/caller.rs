@@ -81,6 +81,15 @@ impl Caller {
         matches!(self, Self::Unrestricted | Self::Token(_))
     }
 
+    /// Whether it may do everything.
+    pub(crate) fn is_admin(&self) -> bool {
+        match self {
+            Self::Unrestricted => true,
+            Self::Token(token) => token.is_admin(),
+            Self::Anonymous | Self::Refused(_) => false,
+        }
+    }
+
     /// The name of its token.
     pub(crate) fn name(&self) -> Option<&str> {
         self.token_name().map(|name| &**name)

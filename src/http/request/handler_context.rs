@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch as signal;
 use tokio::time::{sleep, timeout};
 use warp::http::Method;
@@ -22,15 +23,16 @@ use super::body::{self, Body, BodyQuota, BodyStream};
 use super::caller::Caller;
 use super::media_type;
 use super::uri::Deadline;
+use crate::auth::LastReload;
 use crate::changefeed::ChangeFeed;
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed, Names};
+use crate::http::audit::Trail;
 use crate::http::clients::RequestClient;
 use crate::http::options::Options;
+use crate::http::reload::{Present, Reloadable};
 use crate::http::response::problem::{Problem, clip};
-use crate::http::server::browser_guard::BrowserGuard;
 use crate::http::server::client_socket::Fin;
 use crate::http::server::fair_memory::{Budget, Holder, Share};
-use crate::http::server::host_guard::HostGuard;
 use crate::http::server::watchers::WatcherSlots;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
@@ -55,10 +57,9 @@ const BODY_COPIES: usize = 4;
 pub(crate) struct ServerContext {
     /// The server's options.
     pub(crate) options: Options,
-    /// The hosts that the node answers for.
-    pub(crate) hosts: HostGuard,
-    /// The origins whose pages may use the node.
-    pub(crate) origins: BrowserGuard,
+    present: ArcSwap<Present>,
+    /// The latest reload of the settings; None before the first.
+    pub(crate) last_reload: ArcSwapOption<LastReload>,
     handle: Handle,
     bodies: Arc<Budget>,
     answers: Arc<Budget>,
@@ -106,6 +107,8 @@ pub(crate) struct RequestContext {
     pub(crate) fin: Fin,
     /// Which client asks, by its token.
     pub(crate) caller: Caller,
+    /// What is noted for the audit file, where there is one.
+    pub(crate) trail: Option<Trail>,
     /// Its headers.
     pub(crate) headers: HeaderMap,
     body: BodyStream,
@@ -115,8 +118,8 @@ impl ServerContext {
     /// Creates the context of a server with these options.
     pub(crate) fn new(handle: Handle, options: Options) -> Self {
         Self {
-            hosts: HostGuard::new(&options),
-            origins: BrowserGuard::new(&options),
+            present: ArcSwap::from_pointee(Present::new(&options)),
+            last_reload: ArcSwapOption::empty(),
             // At least as much as one body or response of the longest kind takes, or it could never be accepted.
             bodies: Budget::new(options.budgets.bodies.max(BODY_COPIES * options.body_bytes)),
             answers: Budget::new(options.budgets.answers.max(options.body_bytes)),
@@ -129,6 +132,24 @@ impl ServerContext {
             handle,
             ending: signal::Sender::new(false),
         }
+    }
+
+    /// What requests are checked by at present.
+    pub(crate) fn present(&self) -> Arc<Present> {
+        self.present.load_full()
+    }
+
+    /// The timeout of a request without `?timeout=`.
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.present.load().request_timeout
+    }
+
+    /// Uses these options from now on.
+    pub(crate) fn apply(&self, new: Reloadable) {
+        self.watchers.set_max(new.watchers, self.options.connections);
+        self.options.limiter.set(new.requests_per_second, new.request_burst);
+        self.options.trusted_proxies.set(new.trusted_proxies.clone());
+        self.present.store(Arc::new(Present::changed(&self.options, new)));
     }
 
     /// Sends `request` to the loop, which forwards it to the leader where the node is a follower.
@@ -325,12 +346,15 @@ impl RequestContext {
         context: Arc<ServerContext>,
         method: Method,
         (path, query): (FullPath, String),
-        (client, fin): (RequestClient, Fin),
+        (client, fin, trail): (RequestClient, Fin, Option<Trail>),
         (headers, body): (HeaderMap, BodyStream),
     ) -> Self {
+        if let Some(trail) = &trail {
+            trail.routed();
+        }
         let holder = Holder::of(&client);
         let caller = client.caller;
-        Self { context, method, path, query, arrived: Instant::now(), holder, fin, caller, headers, body }
+        Self { context, method, path, query, arrived: Instant::now(), holder, fin, caller, trail, headers, body }
     }
 
     /// Takes a share of the budget of responses for one of this size.

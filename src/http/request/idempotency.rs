@@ -29,7 +29,7 @@ use crate::model::IdempotencyKey;
 use crate::model::validate;
 
 /// The header with the key.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Returns the key and the fingerprint of a write with this body; None where the request has no key.
 pub(crate) fn of(request: &RequestContext, body: &[u8]) -> Result<Option<IdempotencyKey>, Problem> {

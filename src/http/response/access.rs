@@ -1,4 +1,5 @@
-//! Problems of requests that their client may not make: without TLS, without the right token, or from the page of another origin.
+//! Problems of requests that their client may not make: without TLS, without the right token, or from the page of another origin;
+//! and of a reload, which an admin asks for.
 //!
 //! Invariants: what they say follows from the request and its headers, and never from a stored key.
 //!
@@ -29,6 +30,12 @@ impl Problem {
     /// Returns `cross_origin`.
     pub(crate) fn cross_origin(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::FORBIDDEN, "cross_origin", "Cross-origin request refused", detail)
+    }
+
+    /// Returns `reload_failed`: what was read is wrong, and nothing has changed.
+    pub(crate) fn reload_failed(reason: impl Into<String>) -> Self {
+        Self::local(StatusCode::UNPROCESSABLE_ENTITY, "reload_failed", "Reload failed", reason)
+            .by_consensus(Outcome::NotApplied)
     }
 
     /// Returns the problem of a failed condition for a client that may not read the key: its version is not in it.

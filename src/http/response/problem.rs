@@ -26,6 +26,7 @@
 //! | `unknown_host` | 421 | the request is for a host that this node does not serve |
 //! | `idempotency_key_reused` | 422 | the idempotency key belongs to another request |
 //! | `rate_limited` | 429 | the caller sends more requests than `limits.requests_per_second` |
+//! | `reload_failed` | 422 | a setting or a file that a reload has read is wrong, and nothing has changed |
 //! | `internal` | 500 | the consensus loop returned a reply of the wrong type, a bug |
 //! | `stalled` | 503 | the consensus loop did not reply in time, most likely because its disk is slow |
 //!

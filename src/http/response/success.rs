@@ -114,6 +114,11 @@ pub(crate) fn set_raft_headers(response: &mut Response, index: u64, term: u64) {
     headers.insert(X_RAFT_TERM, HeaderValue::from(term));
 }
 
+/// Returns the raft index in the headers of a response.
+pub(crate) fn raft_index(response: &Response) -> Option<u64> {
+    response.headers().get(&X_RAFT_INDEX)?.to_str().ok()?.parse().ok()
+}
+
 /// Sets the headers of a write: the index and term of its entry, and whether its result is replayed.
 pub(crate) fn set_write_headers(response: &mut Response, written: &Written) {
     set_raft_headers(response, written.index, written.term);

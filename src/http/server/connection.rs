@@ -99,6 +99,7 @@ pub(super) async fn serve<I, S>(
         request.extensions_mut().insert(slot.kind);
         request.extensions_mut().insert(client.fin.clone());
         request.extensions_mut().insert(client.certificate.clone());
+        request.extensions_mut().insert(client.address);
         let refused = (!accepted).then(|| request.method().clone());
         // `dispatch::answer` is an async function: until it is polled it does nothing, so a refused request has no effect.
         let (response, activity) = (service.call(request), Arc::clone(activity));

@@ -24,6 +24,7 @@ use super::browser_guard::{self, OriginCheck};
 use super::connection_slots::SlotKind;
 use super::host_guard::{self, Asked};
 use crate::http::api::watch;
+use crate::http::audit::{Entry, Trail};
 use crate::http::clients::RequestClient;
 use crate::http::request::handler_context::ServerContext;
 use crate::http::request::unread_body::RequestBody;
@@ -53,7 +54,9 @@ async fn answer<S>(
 where
     S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
 {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    // From here on: a request that ends without an answer has a line, too.
+    let entry = Entry::begin(&context.options.audit, &mut parts);
     let mut body = RequestBody::new(body);
     let expects_continue = parts.headers.contains_key(EXPECT);
     let keeps_alive = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
@@ -63,7 +66,7 @@ where
     // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
     // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
     // check; the request that follows it gets one.
-    let mut response = match context.origins.check(&parts.headers) {
+    let mut response = match context.present().origins.check(&parts.headers) {
         _ if wrong_slot => Problem::connections_full().respond(&parts.method),
         OriginCheck::Absent => check_host(&context, app, parts, &body).await?,
         OriginCheck::Refused(problem) => problem.respond(&parts.method),
@@ -77,6 +80,9 @@ where
             response
         }
     };
+    if let Some(entry) = entry {
+        entry.finish(&response);
+    }
     success::set_common_headers(&mut response);
     // One request for each connection, so that the few slots come free soon. For the same reason nothing waits for an unread
     // body: a client that sends half of it would hold the slot for as long as the wait.
@@ -113,11 +119,14 @@ async fn check_host<S>(
 where
     S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
 {
-    let host = match context.hosts.check(&parts, &context.names().hosts) {
+    let host = match context.present().hosts.check(&parts, &context.names().hosts) {
         Ok(host) => host,
         Err(problem) => return Ok(problem.respond(&parts.method)),
     };
     let client = RequestClient::of(&context.options, &parts);
+    if let Some(trail) = parts.extensions.get::<Trail>() {
+        trail.client(&client);
+    }
     let is_known = client.caller.is_known();
     let is_probe = host_guard::is_probe(parts.uri.path());
     // Before the rights of the token: a request that would be a 401 or 403 counts, too.

@@ -52,6 +52,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::api::watch;
+use super::reload::Control;
 use super::request::handler_context::ServerContext;
 use super::response::problem::Problem;
 use crate::trust::Mode;
@@ -69,6 +70,7 @@ const LAST_ANSWERS_DIVISOR: u32 = 8;
 
 /// A running server. Dropping it closes every connection at once.
 pub struct Server {
+    context: Arc<ServerContext>,
     stop: oneshot::Sender<Duration>,
     acceptor: JoinHandle<()>,
 }
@@ -83,11 +85,18 @@ pub(crate) fn start(listener: std::net::TcpListener, context: Arc<ServerContext>
     let connections = context.options.connections;
     info!(log, "serving http"; "address" => listener.local_addr()?, "connections_max" => connections);
     let (stop, stopped) = oneshot::channel();
-    let acceptor = tokio::spawn(accept(listener, ConnectionSlots::new(connections), context, stopped, log));
-    Ok(Server { stop, acceptor })
+    let slots = ConnectionSlots::new(connections);
+    let acceptor = tokio::spawn(accept(listener, slots, Arc::clone(&context), stopped, log));
+    Ok(Server { context, stop, acceptor })
 }
 
 impl Server {
+    /// Returns the handle that applies reloads.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control(Arc::clone(&self.context))
+    }
+
     /// Stops accepting, lets requests under way finish for at most `drain`, then closes every connection.
     pub async fn stop(self, drain: Duration) {
         // Both fail only where the acceptor has ended already, and then there is nothing left to stop.

@@ -9,6 +9,7 @@
 //! See also: what a watcher is sent ([`crate::http::api::watch`]).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -18,10 +19,12 @@ use super::fair_memory::Holder;
 
 /// The part of the slots that one holder leaves to others, as a divisor.
 const OTHERS_DIVISOR: usize = 8;
+/// The part of the connections that watchers take at most, as a divisor.
+const CONNECTIONS_DIVISOR: usize = 2;
 
 /// All watcher slots of a server.
 pub(crate) struct WatcherSlots {
-    max: usize,
+    max: AtomicUsize,
     taken: Mutex<HashMap<Holder, usize>>,
     changed: Notify,
 }
@@ -36,7 +39,13 @@ pub(crate) struct WatcherSlot {
 impl WatcherSlots {
     /// Creates `max` slots, and at most half as many as there are `connections`.
     pub(crate) fn new(max: usize, connections: usize) -> Arc<Self> {
-        Arc::new(Self { max: max.min(connections / 2), taken: Mutex::default(), changed: Notify::new() })
+        let max = AtomicUsize::new(max.min(connections / CONNECTIONS_DIVISOR));
+        Arc::new(Self { max, taken: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Changes the number of slots as in [`WatcherSlots::new`]; watchers beyond it stay.
+    pub(crate) fn set_max(&self, max: usize, connections: usize) {
+        self.max.store(max.min(connections / CONNECTIONS_DIVISOR), Ordering::Relaxed);
     }
 
     /// Takes a slot for a watcher of `holder`; None where there is none.
@@ -46,7 +55,8 @@ impl WatcherSlots {
         let own = taken.entry(holder.clone()).or_default();
         // Of 1000 slots one caller gets 875, so a client that leaks connections cannot lock out others. Below eight slots there is
         // no eighth, and one caller may get all.
-        let fits = all < self.max && *own < self.max - self.max / OTHERS_DIVISOR;
+        let max = self.max.load(Ordering::Relaxed);
+        let fits = all < max && *own < max - max / OTHERS_DIVISOR;
         if fits {
             *own += 1;
         } else if *own == 0 {
@@ -101,6 +111,10 @@ mod tests {
         assert_eq!(second.len(), 2);
         assert!(slots.take(source(3)).is_none());
         assert_eq!(slots.taken().len(), 2, "a refused address leaves nothing behind");
+        slots.set_max(100, 64);
+        assert!(slots.take(source(3)).is_some());
+        slots.set_max(1, 64);
+        assert!(slots.take(source(3)).is_none());
         drop((first, second));
         assert!(slots.taken().is_empty());
     }

@@ -259,3 +259,58 @@ async fn every_concurrent_status_request_is_answered() {
     }
     scripted_loop.abort();
 }
+
+#[tokio::test]
+async fn a_reload_is_answered_with_its_report_or_why_nothing_has_changed() {
+    use crate::auth::LastReload;
+    use crate::http::{ReloadChange, ReloadReport, ReloadRequest, Reloadable};
+    let (reloads, mut requests) = tokio::sync::mpsc::channel::<ReloadRequest>(1);
+    let node = Node::start(Options { reloads, ..options() }, map_loop());
+    let control = node.server.control();
+    let stats = async || node.ask("GET", "/raft/stats", "").await.json()["data"].clone();
+    assert!(stats().await.get("reloaded_at").is_none());
+    let change = ReloadChange { key: "limits.watchers".into(), old: "2".into(), new: "3".into() };
+    let report = ReloadReport { applied: vec![change], needs_restart: Vec::new() };
+    let (answer, ()) = tokio::join!(node.ask("POST", "/admin/reload", ""), async {
+        requests.recv().await.unwrap().send(Ok(report)).unwrap();
+    });
+    let expected = json!({ "applied": [{"key": "limits.watchers", "old": "2", "new": "3"}], "needs_restart": [] });
+    assert_eq!((answer.status, &answer.json()["data"]), (200, &expected));
+    let (answer, ()) = tokio::join!(node.ask("POST", "/admin/reload", "{}"), async {
+        requests.recv().await.unwrap().send(Err("limits.watchers: wrong".into())).unwrap();
+    });
+    let problem = answer.is_problem(422, "reload_failed");
+    assert_eq!((&problem["detail"], &problem["outcome"]), (&json!("limits.watchers: wrong"), &json!("not_applied")));
+    let at = std::time::SystemTime::UNIX_EPOCH;
+    control.record(LastReload { at, problem: Some("why".into()) });
+    let shown = stats().await;
+    let members = [&shown["reloaded_at"], &shown["reloaded_ok"], &shown["reload_problem"]];
+    assert_eq!(members, [&json!("1970-01-01T00:00:00Z"), &json!(false), &json!("why")]);
+
+    // A reload that does not end in time, a wrong request, and a node that stops.
+    let (answer, reply) = tokio::join!(node.ask("POST", "/admin/reload?timeout=5ms", ""), requests.recv());
+    answer.is_problem(504, "timeout");
+    drop(reply);
+    node.ask("GET", "/admin/reload", "").await.is_problem(405, "method_not_allowed");
+    node.ask("POST", "/admin/reload", "{\"x\":1}").await.is_problem(400, "bad_body");
+    drop(requests);
+    node.ask("POST", "/admin/reload", "").await.is_problem(503, "stopping");
+
+    // What a reload changes holds for the next request.
+    let ask = async |headers: &str| {
+        node.raw(&format!("GET /store/k HTTP/1.1\r\nConnection: close\r\n{headers}\r\n")).await.status
+    };
+    let (host, origin) = ("Host: kv.example\r\n", "Host: localhost\r\nOrigin: https://a.example\r\n");
+    assert_eq!([ask(host).await, ask(origin).await], [421, 403]);
+    control.apply(Reloadable {
+        watchers: 0,
+        request_timeout: Duration::from_secs(1),
+        allowed_origins: vec!["https://a.example".into()],
+        allowed_hosts: vec!["kv.example".into()],
+        requests_per_second: 0,
+        request_burst: 0,
+        trusted_proxies: Vec::new(),
+    });
+    assert_eq!([ask(host).await, ask(origin).await], [404, 404]);
+    node.ask("GET", "/watch?key=a", "").await.is_problem(503, "overloaded");
+}

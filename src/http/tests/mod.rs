@@ -8,6 +8,7 @@
 //! See also: the real loop (`tests/cluster`).
 
 mod announced_closes;
+mod audit;
 mod cluster;
 mod connections;
 mod content;
@@ -65,6 +66,8 @@ pub(super) fn options() -> Options {
         tokens: None,
         limiter: Arc::new(RequestLimiter::new(0, 0, 8)),
         trusted_proxies: Arc::default(),
+        audit: super::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
+        reloads: tokio::sync::mpsc::channel(1).0,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::*;
 use crate::auth::{NewToken, TokenStore};
+use crate::http::{ReloadReport, ReloadRequest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -45,7 +46,13 @@ impl SecureNode {
         let path = folder.path().join("tokens.toml");
         std::fs::write(&path, drawn.iter().map(|(_, table)| table.as_str()).collect::<String>()).unwrap();
         let store = TokenStore::open(&path, slog::Logger::root(slog::Discard, slog::o!())).unwrap();
-        let node = Node::start_as(names, Options { tokens: Some(Arc::clone(&store)), ..options() }, script);
+        let (reloads, mut requests) = tokio::sync::mpsc::channel::<ReloadRequest>(1);
+        tokio::spawn(async move {
+            while let Some(reply) = requests.recv().await {
+                reply.send(Ok(ReloadReport::default())).unwrap();
+            }
+        });
+        let node = Node::start_as(names, Options { tokens: Some(Arc::clone(&store)), reloads, ..options() }, script);
         let [admin, reader, writer, expired] = drawn.map(|(secret, _)| secret.expose().to_owned());
         Self { node, store, folder, admin, reader, writer, expired }
     }
@@ -112,6 +119,7 @@ const OPERATIONS: &[(&str, &str, &str, &str, Allowed)] = &[
     ("post", "/raft/remove", "/raft/remove", r#"{"node_id":"n"}"#, Allowed::Admin),
     ("post", "/raft/transfer", "/raft/transfer", "", Allowed::Admin),
     ("post", "/raft/snapshot", "/raft/snapshot", "", Allowed::Admin),
+    ("post", "/admin/reload", "/admin/reload", "", Allowed::Admin),
     ("get", "/openapi.json", "/openapi.json", "", Allowed::AnyToken),
 ];
 
@@ -172,7 +180,7 @@ async fn every_operation_of_the_document_answers_by_the_token() {
             }
         }
     }
-    for target in ["/nowhere", "/raft", "/admin/reload", "/"] {
+    for target in ["/nowhere", "/raft", "/admin", "/"] {
         assert_eq!(secure.ask(None, "GET", target, "").await.status, 401, "{target}");
         assert_eq!(secure.ask(Some(&secure.reader), "GET", target, "").await.status, 404, "{target}");
     }
@@ -363,7 +371,7 @@ async fn without_a_token_probes_and_stats_tell_as_little_as_they_can() {
         (&json!(secure.store.sha256()), &json!(true))
     );
     std::fs::write(secure.folder.path().join("tokens.toml"), "[[token]]").unwrap();
-    assert!(secure.store.reload(true).is_err());
+    assert!(secure.store.reload().is_err());
     let full = outline(secure.ask(Some(&secure.reader), "GET", "/raft/stats", "").await);
     assert_eq!(full["auth_tokens_reloaded_ok"], json!(false));
 }

@@ -10,7 +10,7 @@ mod http;
 mod idempotency;
 mod list_and_txn;
 mod openapi;
-pub mod tokens;
+pub(crate) mod tokens;
 mod ttl;
 mod values;
 mod watch;

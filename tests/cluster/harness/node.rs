@@ -193,7 +193,7 @@ impl Node {
         self.await_exit(secs(15))
     }
 
-    /// SIGHUP: the node reads its certificates again, and goes on.
+    /// SIGHUP: the node reads its settings, certificates and tokens again, and goes on.
     pub fn sighup(&self) {
         self.signal(Signal::HUP);
     }

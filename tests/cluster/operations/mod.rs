@@ -1,9 +1,11 @@
 //! Operations: start, settings, status, probes, rate limits, certificates, the tutorial.
 
+mod audit;
 mod certs;
 mod launch;
 mod probes;
 mod rate_limit;
+mod reload;
 mod settings;
 mod stats;
 mod status;
@@ -19,6 +21,8 @@ pub fn cases() -> Vec<Case> {
         stats::cases(),
         status::cases(),
         probes::cases(),
+        reload::cases(),
+        audit::cases(),
         certs::cases(),
         rate_limit::cases(),
         tutorial::cases(),

@@ -18,7 +18,7 @@ fn a_signal_takes_new_certificates_and_disturbs_no_request() {
     old.node("kv1").write(folder.path());
     let node = start(with_tls(folder.path()), &old, None);
     node.sighup();
-    logged(&node, &["SIGHUP: the certificates are unchanged"]);
+    logged(&node, &["settings reloaded", "SIGHUP"]);
     // A read that waits for the second write from now.
     let put = || Request::new("PUT", "/store/key").body("1");
     let version = ask(&node, &old, None, put()).unwrap().expect(200, "a write").data()["version"].as_u64().unwrap();
@@ -74,7 +74,9 @@ fn wrong_certificates_change_nothing() {
     logged(&node, &["stay in use", "node.pem", "no certificate in PEM form"]);
     is_served();
     let lines = |words: &str| node.log().lines().filter(|line| line.contains(words)).count();
-    assert_eq!(lines("expired on 20"), 1, "the same failure is logged once: {}", node.log());
+    // The look every 2 s logs the same failure once, and each reload that was asked for has a line; signals may fall together.
+    assert_eq!(lines("stay in use"), 2, "{}", node.log());
+    assert!((2..=4).contains(&lines("the reload failed and has changed nothing")), "{}", node.log());
     ca.node("kv3").write(folder.path());
     logged(&node, &["new certificates are in use", "CN=kv3"]);
     is_served();
