@@ -256,8 +256,8 @@ impl Node {
         // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
         // and `/livez` answers.
         let (reloads, reload_requests) = mpsc::channel(reload::WAITING);
-        let (secured, late) = ((http_tls.as_ref(), peer_tls.as_ref()), (audit.clone(), reloads));
-        let http_options = module_options::http(config, &ports, (memory, files), secured, tokens.as_ref(), late);
+        let (trusted, late) = ((tokens.as_ref(), peer_tls.as_ref()), (audit.clone(), reloads));
+        let http_options = module_options::http(config, &ports, (memory, files), http_tls.as_ref(), trusted, late);
         let mut background = JoinSet::new();
         reload::warn_of_plain_tokens(&http_options, log);
         let Ports { http, raft } = ports;

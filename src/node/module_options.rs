@@ -169,8 +169,8 @@ pub(super) fn http(
     config: &Config,
     ports: &Ports,
     (memory, files): (Memory, FileLimit),
-    (tls, peer_tls): (Option<&(Mode, Arc<CredentialStore>)>, Option<&Arc<PeerTls>>),
-    tokens: Option<&Arc<TokenStore>>,
+    tls: Option<&(Mode, Arc<CredentialStore>)>,
+    (tokens, peer_tls): (Option<&Arc<TokenStore>>, Option<&Arc<PeerTls>>),
     (audit, reloads): (http::Audit, http::ReloadRequests),
 ) -> http::Options {
     let reloadable = reloadable(config, memory);

@@ -137,6 +137,50 @@ impl Inbound {
         identity: Option<Result<PeerIdentity, Refusal>>,
         slot: &ConnectionSlot,
     ) -> Option<(InboundPeer, Welcome)> {
+        let hello = self.read_hello(stream).await?;
+        let (peer, admitted) = self.admit(hello, identity).await;
+        let hello = &peer.hello;
+        let verdict = admitted.map(|()| {
+            let is_rpc = !matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot);
+            let table = self.registry.table();
+            let of = |field: fn(&PeerTable) -> u64| table.as_deref().map_or(0, field);
+            Welcome {
+                cluster_id: of(|table| table.cluster_id),
+                raft_id: of(|table| table.raft_id),
+                boot_history: if is_rpc {
+                    BootHistory::default()
+                } else {
+                    self.registry.boot_history(hello.from, hello.known)
+                },
+            }
+        });
+        // A refused peer does not get the recorded random number: with it, it could claim the boot id.
+        let reported = verdict.clone().map_err(|denial| match denial {
+            Denial::Conflict(conflict) => Denial::Conflict(conflict.redacted()),
+            denial => denial,
+        });
+        let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(reported).encode().ok()?].concat();
+        match verdict {
+            Ok(welcome) => {
+                if matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot) {
+                    self.log_eviction(
+                        slot.assign(hello.from, hello.purpose, |raft_id| self.registry.is_listed(raft_id)),
+                    );
+                }
+                stream.write_all(&bytes).await.ok()?;
+                stream.flush().await.ok()?;
+                Some((peer, welcome))
+            }
+            Err(denial) => {
+                self.refuse(&peer, &denial).await;
+                self.close_after(stream, &bytes).await;
+                None
+            }
+        }
+    }
+
+    /// Reads what the dialler says of itself; None if that was refused.
+    async fn read_hello(&self, stream: &mut PeerStream) -> Option<Hello> {
         // Step 1: the preamble. Another protocol is closed at its first wrong byte; another version gets ours, so that it can
         // report both numbers.
         match read_preamble(stream).await {
@@ -173,64 +217,32 @@ impl Inbound {
         if let Err(reason) = check_hello(&hello) {
             return self.malformed(&WireError::Malformed(reason));
         }
-        // Step 3: admission. Only peers and snapshot streams are checked against the table; rpcs come from nodes outside of it. What a
-        // certificate names is checked for all.
-        let certified = match &identity {
+        Some(hello)
+    }
+
+    /// Decides whether the peer is admitted. Only peers and snapshot streams are checked against the table; rpcs come from nodes
+    /// outside of it. What a certificate names is checked for all.
+    async fn admit(
+        &self,
+        hello: Hello,
+        identity: Option<Result<PeerIdentity, Refusal>>,
+    ) -> (InboundPeer, Result<(), Denial>) {
+        let certified = match identity {
             Some(Err(refusal)) => {
-                self.registry
-                    .authentication
-                    .tls
-                    .iter()
-                    .for_each(|tls| tls.log_refusal(refusal, &self.registry.log, &self.from));
-                None
+                if let Some(tls) = &self.registry.authentication.tls {
+                    tls.log_refusal(&refusal, &self.registry.log, &self.from);
+                }
+                return (InboundPeer { hello, certified: None }, Err(Denial::NoNode));
             }
-            Some(Ok(identity)) => Some(identity.name.clone()),
+            Some(Ok(identity)) => Some(identity.name),
             None => None,
         };
         let peer = InboundPeer { hello, certified };
         let admitted = match peer.hello.purpose {
-            _ if matches!(identity, Some(Err(_))) => Err(Denial::NoNode),
             Purpose::Peer | Purpose::Snapshot => self.registry.admit(&peer).await,
             Purpose::Identify | Purpose::JoinOffer | Purpose::Probe => self.registry.authenticate(&peer),
         };
-        let hello = &peer.hello;
-        let verdict = admitted.map(|()| {
-            let is_rpc = !matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot);
-            let table = self.registry.table();
-            let of = |field: fn(&PeerTable) -> u64| table.as_deref().map_or(0, field);
-            Welcome {
-                cluster_id: of(|table| table.cluster_id),
-                raft_id: of(|table| table.raft_id),
-                boot_history: if is_rpc {
-                    BootHistory::default()
-                } else {
-                    self.registry.boot_history(hello.from, hello.known)
-                },
-            }
-        });
-        // Step 4: the verdict. A refused peer does not get the recorded random number: with it, it could claim the boot id.
-        let reported = verdict.clone().map_err(|denial| match denial {
-            Denial::Conflict(conflict) => Denial::Conflict(conflict.redacted()),
-            denial => denial,
-        });
-        let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(reported).encode().ok()?].concat();
-        match verdict {
-            Ok(welcome) => {
-                if matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot) {
-                    self.log_eviction(
-                        slot.assign(hello.from, hello.purpose, |raft_id| self.registry.is_listed(raft_id)),
-                    );
-                }
-                stream.write_all(&bytes).await.ok()?;
-                stream.flush().await.ok()?;
-                Some((peer, welcome))
-            }
-            Err(denial) => {
-                self.refuse(&peer, &denial).await;
-                self.close_after(stream, &bytes).await;
-                None
-            }
-        }
+        (peer, admitted)
     }
 
     async fn refuse(&self, peer: &InboundPeer, denial: &Denial) {

@@ -13,7 +13,8 @@ use serde::Serialize;
 use warp::http::Method;
 use warp::reply::Response;
 
-use super::status_json::{Outline, ReloadStats, Stats};
+use super::security_stats::ReloadStats;
+use super::status_json::{Outline, Stats};
 use crate::http::request::body;
 use crate::http::request::conditions;
 use crate::http::request::handler_context::RequestContext;

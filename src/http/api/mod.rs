@@ -10,6 +10,7 @@ pub(crate) mod openapi;
 pub(crate) mod probes;
 mod propose;
 pub(crate) mod range_and_prefix_delete;
+mod security_stats;
 pub(crate) mod status_json;
 pub(crate) mod store;
 pub(crate) mod touch;

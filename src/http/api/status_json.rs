@@ -10,12 +10,9 @@
 use serde::Serialize;
 
 use super::probes::NotReady;
-use crate::auth::{LastReload, TokenStore, format_time};
+use super::security_stats::{ReloadStats, TlsStats, TokenStats};
 use crate::http::options::Options;
 use crate::model::{DiskSpace, Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
-use crate::trust::Mode;
-use crate::trust::credentials::CredentialStore;
-use crate::trust::peer_tls::PeerTls;
 
 /// The `data` of `/raft/stats`.
 #[derive(Serialize)]
@@ -67,69 +64,6 @@ pub(crate) struct Stats<'a> {
     tls: TlsStats,
     #[serde(flatten)]
     reload: Option<ReloadStats>,
-}
-
-/// The latest reload that was asked for.
-#[derive(Serialize)]
-pub(crate) struct ReloadStats {
-    reloaded_at: String,
-    reloaded_ok: bool,
-    /// It names files and values of settings, so it is for admins.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reload_problem: Option<String>,
-}
-
-impl ReloadStats {
-    /// Returns the stats of a reload, with the problem where it `shows_problem`.
-    pub(crate) fn of(last: &LastReload, shows_problem: bool) -> Self {
-        Self {
-            reloaded_at: format_time(last.at),
-            reloaded_ok: last.problem.is_none(),
-            reload_problem: last.problem.clone().filter(|_| shows_problem),
-        }
-    }
-}
-
-/// TLS of both ports.
-#[derive(Serialize)]
-struct TlsStats {
-    tls_http: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_http_not_after: Option<String>,
-    tls_peer: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_peer_not_after: Option<String>,
-}
-
-impl TlsStats {
-    fn of(options: &Options) -> Self {
-        let not_after = |credentials: &CredentialStore| format_time(credentials.info().not_after);
-        Self {
-            tls_http: options.tls_mode().as_str(),
-            tls_http_not_after: options.tls.as_deref().map(|tls| not_after(tls.acceptor.credentials())),
-            tls_peer: options.peer_tls.as_deref().map_or(Mode::Off, PeerTls::mode).as_str(),
-            tls_peer_not_after: options.peer_tls.as_deref().map(|tls| not_after(tls.credentials())),
-        }
-    }
-}
-
-/// The tokens of a node that wants them. The hash of the file shows whether all nodes have the same.
-#[derive(Serialize)]
-struct TokenStats {
-    auth_tokens_sha256: String,
-    auth_tokens_reloaded_at: String,
-    auth_tokens_reloaded_ok: bool,
-}
-
-impl TokenStats {
-    fn of(tokens: &TokenStore) -> Self {
-        let last = tokens.last_reload();
-        Self {
-            auth_tokens_sha256: tokens.sha256(),
-            auth_tokens_reloaded_at: format_time(last.at),
-            auth_tokens_reloaded_ok: last.problem.is_none(),
-        }
-    }
 }
 
 /// What a node that wants tokens shows to a client without one: what nodes that form a cluster have to know of each other, by which

@@ -5,7 +5,6 @@
 use super::*;
 use crate::http::Audit;
 use crate::http::audit::{Entry, Trail};
-use crate::http::request::caller::Caller;
 use crate::logging::OpenedFile;
 use serde_json::json;
 

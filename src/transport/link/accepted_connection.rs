@@ -171,30 +171,40 @@ impl Reader<'_> {
                 }
                 // Which leader the peer follows, and a sign of life.
                 Frame::Follows(leader) => self.registry.heard_follows(self.hello.from, leader),
-                Frame::PeerAddresses(known) => {
-                    if is_member {
-                        self.registry.gossiped(&known);
+                other => {
+                    if let Err(error) = self.learn(other, is_member).await {
+                        return error;
                     }
                 }
-                Frame::Members(members) => {
-                    if let Some(table) = self.registry.table() {
-                        self.registry.authentication.told_members(&table, self.hello.from, members);
-                    }
-                }
-                Frame::Digest(digest) => {
-                    self.registry.handle.deliver(Input::Digest { from: self.hello.from, told: digest }).await
-                }
-                Frame::Space(space) => {
-                    self.registry.handle.deliver(Input::Space { from: self.hello.from, space }).await
-                }
-                Frame::Removed { cluster_id, raft_id } => {
-                    if (cluster_id, raft_id) == (self.welcome.cluster_id, self.welcome.raft_id) {
-                        self.registry.handle.deliver(Input::Removed { cluster_id, raft_id }).await;
-                    }
-                }
-                other => return WireError::Unexpected(other.kind().1),
             }
         }
+    }
+
+    /// Takes over what a member says of itself and of others.
+    async fn learn(&self, frame: Frame, is_member: bool) -> Result<(), WireError> {
+        match frame {
+            Frame::PeerAddresses(known) => {
+                if is_member {
+                    self.registry.gossiped(&known);
+                }
+            }
+            Frame::Members(members) => {
+                if let Some(table) = self.registry.table() {
+                    self.registry.authentication.told_members(&table, self.hello.from, members);
+                }
+            }
+            Frame::Digest(digest) => {
+                self.registry.handle.deliver(Input::Digest { from: self.hello.from, told: digest }).await
+            }
+            Frame::Space(space) => self.registry.handle.deliver(Input::Space { from: self.hello.from, space }).await,
+            Frame::Removed { cluster_id, raft_id } => {
+                if (cluster_id, raft_id) == (self.welcome.cluster_id, self.welcome.raft_id) {
+                    self.registry.handle.deliver(Input::Removed { cluster_id, raft_id }).await;
+                }
+            }
+            other => return Err(WireError::Unexpected(other.kind().1)),
+        }
+        Ok(())
     }
 
     async fn next_frame(

@@ -42,7 +42,7 @@ fn a_cluster_under_load_moves_to_tls_without_a_failed_write() {
         for node in &cluster.nodes {
             let log = node.log();
             let last = |name: &str| {
-                let found = log.lines().filter(|line| line.contains("peer found") && line.contains(name)).next_back();
+                let found = log.lines().rfind(|line| line.contains("peer found") && line.contains(name));
                 found.unwrap_or_else(|| panic!("{name}: {log}")).to_owned()
             };
             for other in cluster.nodes.iter().filter(|other| other.name() != node.name()) {
