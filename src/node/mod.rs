@@ -34,6 +34,7 @@ use crate::transport;
 use crate::trust::TrustError;
 use crate::trust::peer_tls::PeerTls;
 
+mod access_warnings;
 mod allocator;
 mod fd_budget;
 mod forming;
@@ -250,9 +251,12 @@ impl Node {
         );
         let mut background = JoinSet::new();
         reload::warn_of_plain_tokens(&http_options, log);
+        access_warnings::at_start(&http_options, log);
+        let asks_for_certificates = access_warnings::asks_for_certificates(&http_options);
         let credentials = http_tls.map(|(_, credentials)| credentials);
         let peer = peer_tls.as_ref().map(|tls| Arc::clone(tls.credentials()));
-        background.spawn(Reloader { http: credentials, peer, tokens, log: log.clone() }.run(reload));
+        background
+            .spawn(Reloader { http: credentials, peer, tokens, asks_for_certificates, log: log.clone() }.run(reload));
         let Ports { http, raft } = ports;
         let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;

@@ -14,6 +14,7 @@ use slog::{Logger, info, warn};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::access_warnings;
 use crate::auth::TokenStore;
 use crate::http;
 use crate::trust::Mode;
@@ -33,6 +34,8 @@ pub(super) struct Reloader {
     pub(super) peer: Option<Arc<CredentialStore>>,
     /// The tokens, where requests need one.
     pub(super) tokens: Option<Arc<TokenStore>>,
+    /// Whether the HTTP port asks clients for certificates.
+    pub(super) asks_for_certificates: bool,
     /// Where the node logs.
     pub(super) log: Logger,
 }
@@ -58,7 +61,14 @@ impl Reloader {
     /// Reads everything again; true where something was wrong. Where it was asked for by a signal, an unchanged state is
     /// logged, too.
     fn reload(&self, asked: bool) -> bool {
-        let tokens = self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.reload(asked));
+        let tokens = self.tokens.as_ref().map_or(Ok(()), |tokens| {
+            let before = tokens.generation();
+            let reloaded = tokens.reload(asked);
+            if tokens.generation() != before {
+                access_warnings::of_unusable_tokens(tokens, self.asks_for_certificates, &self.log);
+            }
+            reloaded
+        });
         let stores = [&self.http, &self.peer].into_iter().flatten();
         let certificates: Vec<Reload> = stores.map(|store| store.reload(&self.log)).collect();
         if asked && !certificates.is_empty() && certificates.iter().all(|it| matches!(it, Reload::Unchanged)) {
