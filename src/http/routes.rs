@@ -167,10 +167,10 @@ fn unknown(
     let client = warp::header::headers_cloned().and(warp::ext::optional::<ClientCertificate>());
     let unknown = warp::method().and(warp::path::full()).and(client);
     unknown.then(move |method: Method, path: FullPath, headers, certificate: Option<ClientCertificate>| {
-        let certificate = certificate.and_then(|certificate| certificate.0);
+        let certificate = certificate.unwrap_or_default();
         let context = Arc::clone(&context);
         async move {
-            let caller = Caller::of(context.options.tokens.as_deref(), &headers, certificate.as_deref());
+            let caller = Caller::of(context.options.tokens.as_deref(), &headers, certificate.info());
             let problem = match caller.check(&Need::AnyToken) {
                 Ok(()) => context.joining_or(Problem::no_route(path.as_str())),
                 Err(problem) => problem,

@@ -2,7 +2,7 @@
 //!
 //! Why: warp has filters, but the order of these checks is a matter of safety, so it is written down in one function.
 //!
-//! Invariants: the origin is checked first, then the host, then whether the node serves, then the headers; the routes see
+//! Invariants: the origin is checked first, then the host, then the certificate of the connection, then whether the node serves, then the headers; the routes see
 //! only requests that have passed all of them. A response never leaves part of a body unread without closing the
 //! connection.
 //!
@@ -23,7 +23,7 @@ use super::browser_guard::{self, OriginCheck};
 use super::connection_slots::SlotKind;
 use super::host_guard::{self, Asked};
 use crate::http::request::caller::Identified;
-use crate::http::request::handler_context::ServerContext;
+use crate::http::request::handler_context::{ClientCertificate, ServerContext};
 use crate::http::request::unread_body::RequestBody;
 use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
@@ -117,10 +117,12 @@ where
     };
     // /livez and /readyz tell an orchestrator themselves that the node is starting; /health asks the loop like other routes.
     let needs_loop = !host_guard::is_probe(parts.uri.path()) || parts.uri.path().starts_with("/health");
-    let checked = match context.starting() {
+    // Of every request, whatever it needs: a connection lives long, and its handshake has verified it as of then.
+    let certificate = parts.extensions.get::<ClientCertificate>().map_or(Ok(()), ClientCertificate::check);
+    let checked = certificate.and_then(|()| match context.starting() {
         Some(problem) if needs_loop => Err(problem),
         _ => unsupported_headers::check(&parts.headers),
-    };
+    });
     let response = match checked {
         Ok(()) => route(app, hyper::Request::from_parts(parts, body.clone())).await?,
         Err(problem) => problem.respond(&parts.method),

@@ -8,6 +8,7 @@
 //! See also: the real loop (`tests/cluster`).
 
 mod announced_closes;
+mod client_certificates;
 mod cluster;
 mod connections;
 mod content;
