@@ -124,6 +124,7 @@ fn get(criterion: &mut Criterion) {
         },
         join_list: Vec::new(),
         tls: None,
+        peer_tls: None,
         tokens: None,
         audit: http::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
         reloads: tokio::sync::mpsc::channel(1).0,

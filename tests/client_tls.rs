@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Arc, mpsc};
@@ -86,6 +87,7 @@ fn the_variables_name_ca_and_token_and_beside_a_node_its_directory_is_enough() {
     let (port, requests) = serve(&leaf);
     let (bundle, token) = (path(folder.path(), "ca.pem"), path(folder.path(), "token"));
     fs::write(&token, format!("{SECRET}\n")).expect("written");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("changed");
     let (dir, url) = (folder.path().to_str().expect("UTF-8"), format!("https://localhost:{port}"));
     let bearer = format!("authorization: bearer {SECRET}\r\n");
     for (variables, has_token) in [

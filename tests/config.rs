@@ -207,6 +207,11 @@ fn settings_of_tls_that_contradict_each_other_are_refused_naming_the_keys() {
         (&[("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")], "tls.http_client_auth", "no key pair"),
         (&[pair[0], pair[1], ("HUSKV_TLS_HTTP_CLIENT_AUTH", "required")], "tls.http_client_auth", "tls.http_client_ca"),
         (
+            &[("HUSKV_TLS_DIR", "/tls"), ("HUSKV_TLS_HTTP", "off"), ("HUSKV_TLS_HTTP_CLIENT_AUTH", "optional")],
+            "tls.http",
+            "set tls.http to on, or tls.http_client_auth to none",
+        ),
+        (
             &[("HUSKV_TLS_DIR", "a"), ("HUSKV_TLS_HTTP_CLIENT_CA", "b")],
             "tls.http_client_ca",
             "set tls.http_client_auth to optional or required",

@@ -3,7 +3,8 @@
 //! Why: a secret that has leaked must be taken back without a restart of any node.
 //!
 //! Invariants: a reload takes all of a file or nothing of it. The content is compared and not the time of the file: Kubernetes swaps
-//! links, and an editor may keep the time. Each attempt that changes anything is one line in the log.
+//! links, and an editor may keep the time. Each attempt that changes anything is one line in the log. A file that others than its owner
+//! may write is wrong: it decides what each client may do.
 //!
 //! See also: SIGHUP (`node::reload`).
 
@@ -25,6 +26,8 @@ use super::token_set::TokenSet;
 
 /// The permission bit that lets every account of the machine read a file.
 const READ_BY_OTHERS: u32 = 0o004;
+/// The bits that let others than the owner write it.
+const WRITTEN_BY_OTHERS: u32 = 0o022;
 
 /// The tokens and what the file looked like.
 pub struct Loaded {
@@ -190,8 +193,18 @@ fn read(path: &Path) -> Result<Vec<u8>, TokenFileError> {
     if !std::fs::metadata(path).map_err(wrong)?.is_file() {
         return Err(in_file(path, "it is no regular file"));
     }
+    let file = File::open(path).map_err(wrong)?;
+    // Of the file behind links, whose own modes mean nothing.
+    let mode = file.metadata().map_err(wrong)?.permissions().mode();
+    if mode & WRITTEN_BY_OTHERS != 0 {
+        let who = if mode & 0o002 == 0 { "its group" } else { "every account of this machine" };
+        return Err(in_file(
+            path,
+            &format!("{who} may write it (mode {:04o}), and so add a token; chmod go-w it", mode & 0o7777),
+        ));
+    }
     let mut content = Vec::new();
-    File::open(path).map_err(wrong)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut content).map_err(wrong)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content).map_err(wrong)?;
     if content.len() as u64 > MAX_FILE_BYTES {
         return Err(in_file(path, &format!("it has more than {MAX_FILE_BYTES} bytes")));
     }
@@ -251,6 +264,37 @@ mod tests {
         assert!(store.reload().is_ok());
         assert_eq!((store.generation(), store.tokens().len(), store.last_reload().problem), (1, 2, None));
         assert!(changes.has_changed().unwrap() && store.sha256() != before);
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_refused_at_the_start_and_at_a_reload() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("tokens.toml"), folder.path().join("link"));
+        std::fs::write(&path, file_of(&["a"])).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let chmod = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        for (mode, who) in
+            [(0o620, "its group"), (0o602, "every account"), (0o666, "every account"), (0o660, "its group")]
+        {
+            chmod(mode);
+            let error = open(&link).unwrap_err().to_string();
+            let words = format!("link: {who}");
+            assert!(error.contains(&words) && error.contains(&format!("(mode {mode:04o})")), "{error}");
+            assert!(error.ends_with("chmod go-w it"), "{error}");
+        }
+        for mode in [0o600, 0o640, 0o440, 0o644] {
+            chmod(mode);
+            assert!(open(&link).is_ok(), "{mode:o}");
+        }
+        let store = open(&link).unwrap();
+        std::fs::write(&path, file_of(&["a", "b"])).unwrap();
+        chmod(0o646);
+        assert!(store.reload().unwrap_err().to_string().contains("every account"));
+        assert_eq!((store.generation(), store.tokens().len()), (0, 1));
+        assert!(store.last_reload().problem.is_some());
+        chmod(0o600);
+        assert!(store.reload().is_ok());
+        assert_eq!((store.generation(), store.tokens().len()), (1, 2));
     }
 
     #[test]

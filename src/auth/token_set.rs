@@ -123,6 +123,12 @@ impl TokenSet {
         self.0.len()
     }
 
+    /// The number of those that a client certificate stands for.
+    #[must_use]
+    pub fn with_certificate(&self) -> usize {
+        self.0.iter().filter(|token| matches!(token.credential, Credential::Certificate(_))).count()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -11,7 +11,7 @@
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -132,8 +132,19 @@ impl TokenSource {
 fn read_file(path: &Path) -> io::Result<String> {
     // A named pipe without a writer would block the open.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::other("it is no regular file"));
+    }
+    // As with a private key. Its group may read it: that is what Kubernetes makes of a secret with `fsGroup`.
+    let mode = metadata.mode();
+    let who = match mode {
+        _ if mode & 0o004 != 0 => "other users may read it",
+        _ if mode & 0o022 != 0 => "others than its owner may write it",
+        _ => "",
+    };
+    if !who.is_empty() {
+        return Err(io::Error::other(format!("{who} (mode {:04o}), and it is a secret; chmod 600 it", mode & 0o7777)));
     }
     let mut bytes = Vec::new();
     file.take(MAX_TOKEN_FILE_BYTES + 1).read_to_end(&mut bytes)?;
@@ -149,7 +160,8 @@ fn read_file(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
     use crate::trust::test_ca::TestCa;
-    use std::fs;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     const SECRET: &str = "hkv_secret";
 
@@ -169,7 +181,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("ca.pem"), TestCa::new("ca").certificate()).unwrap();
         let file = folder.path().join("token").display().to_string();
-        let token = |text: &str| fs::write(&file, text).unwrap();
+        let token = |text: &str| {
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        };
         let (local, remote) =
             (list(false, &["localhost:1", "[::1]:2", "127.0.0.1:3"]), list(false, &["[::1]:1", "kv1:2"]));
         let secure = list(true, &["kv1:2"]);
@@ -201,6 +216,22 @@ mod tests {
             token(&text);
             let error = access(&local, None, &[(TOKEN_FILE_VARIABLE, &file)]).unwrap_err();
             assert!(error.contains(words) && error.contains(&file), "{text:?}: {error}");
+        }
+        token(SECRET);
+        for (mode, refused) in [
+            (0o600, None),
+            (0o400, None),
+            (0o440, None),
+            (0o640, None),
+            (0o644, Some("other users may read it (mode 0644), and it is a secret; chmod 600 it")),
+            (0o660, Some("others than its owner may write it (mode 0660)")),
+        ] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let result = access(&local, None, &[(TOKEN_FILE_VARIABLE, &file)]);
+            match refused {
+                None => assert!(result.is_ok(), "{mode:o}"),
+                Some(words) => assert!(result.unwrap_err().contains(words), "{mode:o}"),
+            }
         }
         assert!(
             access(&local, None, &[(TOKEN_VARIABLE, "hkv_secret two")]).unwrap_err().contains("HUSKV_TOKEN: it holds")

@@ -150,7 +150,8 @@ impl Client {
         let request = ApiRequest::new(Method::GET, path(&key_path(key), &query));
         let Some(response) = none_if_not_found(self.send(read.kind(), &request).await)? else { return Ok(None) };
         let header = |name| response.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let version = header(ETAG).trim_matches('"').parse().map_err(|_| no_node("a value without its version"))?;
+        let version =
+            header(ETAG).trim_matches('"').parse().map_err(|_| no_node(read.kind(), "a value without its version"))?;
         let content_type = header(CONTENT_TYPE).to_owned();
         Ok(Some(Stored { content_type, version, bytes: response.body }))
     }
@@ -162,7 +163,9 @@ impl Client {
     /// As [`Client::get`].
     pub async fn item(&self, key: &str, read: &Read) -> Result<Option<Box<RawValue>>, Failure> {
         let request = ApiRequest::new(Method::GET, path(&key_path(key), &read.query()));
-        none_if_not_found(self.send(read.kind(), &request).await)?.map(|response| parse_data(&response)).transpose()
+        none_if_not_found(self.send(read.kind(), &request).await)?
+            .map(|response| parse_data(read.kind(), &response))
+            .transpose()
     }
 
     /// Stores `value` and returns its version; it is then durable on a majority.
@@ -180,7 +183,7 @@ impl Client {
         if let Some(content_type) = &write.content_type {
             request = header(request, CONTENT_TYPE, content_type)?;
         }
-        let put: PutResult = parse_data(&self.send(write.kind(), &write.add_headers(request)?).await?)?;
+        let put: PutResult = parse_data(write.kind(), &self.send(write.kind(), &write.add_headers(request)?).await?)?;
         Ok(put.version)
     }
 
@@ -190,7 +193,7 @@ impl Client {
     /// As [`Client::put`].
     pub async fn delete(&self, key: &str, write: &Write) -> Result<bool, Failure> {
         let request = write.add_headers(ApiRequest::new(Method::DELETE, key_path(key)))?;
-        let deleted: DeleteResult = parse_data(&self.send(write.kind(), &request).await?)?;
+        let deleted: DeleteResult = parse_data(write.kind(), &self.send(write.kind(), &request).await?)?;
         Ok(deleted.deleted)
     }
 
@@ -200,7 +203,8 @@ impl Client {
     /// As [`Client::put`].
     pub async fn delete_prefix(&self, prefix: &str) -> Result<(u64, bool), Failure> {
         let request = ApiRequest::new(Method::DELETE, path("/store", &[("prefix", prefix.to_owned())]));
-        let result: DeletePrefixResult = parse_data(&self.send(RequestKind::Write, &request).await?)?;
+        let result: DeletePrefixResult =
+            parse_data(RequestKind::Write, &self.send(RequestKind::Write, &request).await?)?;
         Ok((result.deleted, result.more))
     }
 
@@ -221,7 +225,7 @@ impl Client {
             ("keys", range.keys.then(|| "true".to_owned())),
         ];
         query.extend(given.into_iter().filter_map(|(name, value)| Some((name, value?))));
-        parse_data(&self.send(read.kind(), &ApiRequest::new(Method::GET, path("/store", &query))).await?)
+        parse_data(read.kind(), &self.send(read.kind(), &ApiRequest::new(Method::GET, path("/store", &query))).await?)
     }
 
     /// Applies a transaction, `{"if": [...], "then": [...], "else": [...]}`; returns
@@ -232,7 +236,7 @@ impl Client {
     pub async fn txn(&self, body: Bytes, idempotency_key: Option<&str>) -> Result<Box<RawValue>, Failure> {
         let write = Write { idempotency_key: idempotency_key.map(str::to_owned), ..Write::default() };
         let request = json_body(ApiRequest::new(Method::POST, "/txn").body(body))?;
-        parse_data(&self.send(write.kind(), &write.add_headers(request)?).await?)
+        parse_data(write.kind(), &self.send(write.kind(), &write.add_headers(request)?).await?)
     }
 
     /// Reads the `data` of `/raft/stats` of any node; [`super::NodeStats`] parses it.
@@ -240,7 +244,10 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub async fn stats(&self) -> Result<Box<RawValue>, Failure> {
-        parse_data(&self.send(RequestKind::Local, &ApiRequest::new(Method::GET, "/raft/stats")).await?)
+        parse_data(
+            RequestKind::Local,
+            &self.send(RequestKind::Local, &ApiRequest::new(Method::GET, "/raft/stats")).await?,
+        )
     }
 
     /// Joins the node at `raft_address` as a voter called `name`. With `force` the node discards data of its own.
@@ -273,7 +280,7 @@ impl Client {
 
     async fn change_members(&self, route: &str, body: &Value) -> Result<MembershipChange, Failure> {
         let request = json_body(ApiRequest::new(Method::POST, route).body(body.to_string()))?;
-        parse_body(&self.send(RequestKind::Write, &request).await?)
+        parse_body(RequestKind::Write, &self.send(RequestKind::Write, &request).await?)
     }
 }
 
@@ -344,17 +351,19 @@ fn none_if_not_found(response: Result<ApiResponse, Failure>) -> Result<Option<Ap
     }
 }
 
-fn parse_data<T: DeserializeOwned>(response: &ApiResponse) -> Result<T, Failure> {
-    Ok(parse_body::<Success<T>>(response)?.data)
+fn parse_data<T: DeserializeOwned>(kind: RequestKind, response: &ApiResponse) -> Result<T, Failure> {
+    Ok(parse_body::<Success<T>>(kind, response)?.data)
 }
 
-fn parse_body<T: DeserializeOwned>(response: &ApiResponse) -> Result<T, Failure> {
-    serde_json::from_slice(&response.body).map_err(|error| no_node(&format!("a success without its data: {error}")))
+fn parse_body<T: DeserializeOwned>(kind: RequestKind, response: &ApiResponse) -> Result<T, Failure> {
+    let missing = |error| no_node(kind, &format!("a success without its data: {error}"));
+    serde_json::from_slice(&response.body).map_err(missing)
 }
 
-/// The response is a success, but not that of a huskv node, so the outcome is unknown.
-fn no_node(what: &str) -> Failure {
-    Failure::local("the endpoint", NO_NODE, format!("it answers {what}, so it is no huskv node"), Outcome::Unknown)
+/// The response is a success, but not that of a huskv node, so the outcome of a write is unknown. A read changes nothing.
+fn no_node(kind: RequestKind, what: &str) -> Failure {
+    let outcome = if kind.is_write() { Outcome::Unknown } else { Outcome::NotApplied };
+    Failure::local("the endpoint", NO_NODE, format!("it answers {what}, so it is no huskv node"), outcome)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl RequestKind {
         self != Self::Write
     }
 
-    fn is_write(self) -> bool {
+    pub(super) fn is_write(self) -> bool {
         matches!(self, Self::Write | Self::Keyed)
     }
 }

@@ -126,6 +126,19 @@ async fn a_write_of_unknown_outcome_is_sent_once_unless_it_has_an_idempotency_ke
 }
 
 #[tokio::test]
+async fn a_success_of_something_else_leaves_the_outcome_of_a_write_unknown_and_of_a_read_not() {
+    let other = Server::start("n1", vec![reply(200, "<h1>hello</h1>"); 4]).await;
+    let client = client(&[&other]);
+    let written = client.put("k", "v", &Write::default()).await.unwrap_err();
+    let read = client.get("k", &Read::default()).await.unwrap_err();
+    let item = client.item("k", &Read::default()).await.unwrap_err();
+    let stats = client.stats().await.unwrap_err();
+    assert_eq!([&written, &read, &item, &stats].map(|failure| failure.code.as_str()), ["no_node"; 4]);
+    assert_eq!(written.outcome, Outcome::Unknown);
+    assert_eq!([read, item, stats].map(|failure| failure.outcome), [Outcome::NotApplied; 3]);
+}
+
+#[tokio::test]
 async fn a_write_that_was_not_applied_goes_to_the_next_endpoint() {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     for code in ["no_leader", "overloaded", "stopping"] {

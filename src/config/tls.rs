@@ -3,8 +3,8 @@
 //! Why: one directory makes a secure node by convention, and each file can be named by itself. Half of that is a mistake that
 //! must not start a plain node.
 //!
-//! Invariants: no file is opened here. A mode without a key pair, half a pair, and client certificates without a CA are
-//! errors that name the keys.
+//! Invariants: no file is opened here. A mode without a key pair, half a pair, and client certificates without a CA or on a plain
+//! port are errors that name the keys.
 //!
 //! See also: `trust::credentials`, which reads the files.
 
@@ -144,6 +144,11 @@ impl Tls {
                 return wrong("tls.http_client_auth", None, MISSING);
             }
         }
+        if self.http_client_auth != ClientAuth::None && self.http_mode() == Mode::Off {
+            let why = "the port is plain, and no plain connection has a client certificate; set tls.http to on, or \
+                       tls.http_client_auth to none";
+            return wrong("tls.http", Some("tls.http_client_auth"), why);
+        }
         if self.http_client_auth != ClientAuth::None && self.http_ca().is_none() {
             let why = "client certificates are verified with tls.http_client_ca, which is not given";
             return wrong("tls.http_client_auth", Some("tls.http_client_ca"), why);
@@ -206,6 +211,10 @@ mod tests {
         assert_eq!(own.http_pair(), Some(("/a".into(), "/b".into())));
         assert_eq!(own.http_ca(), Some("/tls/ca.pem".into()));
         let off = Tls { http: Some(Mode::Off), ..own };
+        let (key, other, why) = off.contradiction().unwrap();
+        assert_eq!((off.http_mode(), key, other), (Mode::Off, "tls.http", Some("tls.http_client_auth")));
+        assert!(why.contains("set tls.http to on, or tls.http_client_auth to none"), "{why}");
+        let off = Tls { http_client_auth: ClientAuth::None, ..off };
         assert_eq!((off.http_mode(), off.contradiction()), (Mode::Off, None));
     }
 }

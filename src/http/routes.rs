@@ -164,7 +164,7 @@ fn unknown(
         let context = Arc::clone(&context);
         async move {
             trail.iter().for_each(Trail::routed);
-            let caller = client.map_or(Caller::Anonymous, |client| client.caller);
+            let caller = client.map_or(Caller::Anonymous(None), |client| client.caller);
             let problem = match caller.check(&Need::AnyToken) {
                 Ok(()) => context.joining_or(Problem::no_route(path.as_str())),
                 Err(problem) => problem,

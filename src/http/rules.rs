@@ -47,7 +47,7 @@ pub(super) fn check(rule: Rule, request: &RequestContext, tail: &str) -> Result<
     }
     match rule {
         Rule::Open => Ok(()),
-        Rule::Outline if matches!(caller, Caller::Anonymous) => Ok(()),
+        Rule::Outline if matches!(caller, Caller::Anonymous(_)) => Ok(()),
         Rule::Outline | Rule::AnyToken | Rule::KeysInBody => caller.check(&Need::AnyToken),
         Rule::Admin => caller.check(&Need::Admin),
         Rule::KeyInPath | Rule::Store | Rule::Watch => {

@@ -34,6 +34,7 @@ use crate::transport;
 use crate::trust::TrustError;
 use crate::trust::peer_tls::PeerTls;
 
+mod access_warnings;
 mod allocator;
 mod fd_budget;
 mod forming;
@@ -259,7 +260,8 @@ impl Node {
         let (trusted, late) = ((tokens.as_ref(), peer_tls.as_ref()), (audit.clone(), reloads));
         let http_options = module_options::http(config, &ports, (memory, files), http_tls.as_ref(), trusted, late);
         let mut background = JoinSet::new();
-        reload::warn_of_plain_tokens(&http_options, log);
+        access_warnings::at_start(&http_options, log);
+        let asks_for_certificates = access_warnings::asks_for_certificates(&http_options);
         let Ports { http, raft } = ports;
         let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
@@ -268,6 +270,7 @@ impl Node {
             http: http_tls.map(|(_, credentials)| credentials),
             peer: peer_tls.as_ref().map(|tls| Arc::clone(tls.credentials())),
             tokens,
+            asks_for_certificates,
             control: server.control(),
             handle: handle.clone(),
             audit,

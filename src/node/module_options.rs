@@ -21,7 +21,7 @@ use crate::model::Limits;
 use crate::storage::OpenOptions;
 use crate::trust::acceptor::{HTTP, TlsAcceptor};
 use crate::trust::connector::TlsConnector;
-use crate::trust::credentials::{CredentialFiles, CredentialStore};
+use crate::trust::credentials::{CredentialFiles, CredentialStore, check_server};
 use crate::trust::peer_tls::PeerTls;
 use crate::trust::pem_files::{CaBundle, KeyPair};
 use crate::trust::{Mode, TrustError};
@@ -145,7 +145,8 @@ pub(super) fn http_tls(config: &Config) -> Result<Option<(Mode, Arc<CredentialSt
     let (mode, tls) = (config.tls.http_mode(), &config.tls);
     match tls.http_pair() {
         Some((certificate, key)) if mode != Mode::Off => {
-            let credentials = CredentialStore::open(CredentialFiles { certificate, key, ca: tls.http_ca() })?;
+            let files = CredentialFiles { certificate, key, ca: tls.http_ca() };
+            let credentials = CredentialStore::open_checked(files, Box::new(check_server))?;
             Ok(Some((mode, Arc::new(credentials))))
         }
         _ => Ok(None),

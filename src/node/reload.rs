@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use super::access_warnings;
 use super::memory::Memory;
 use super::module_options::{self, open_audit};
 use crate::auth::{self, LastReload, TokenStore, format_time};
@@ -26,7 +27,6 @@ use crate::config::{Change, Loaded, RELOADED};
 use crate::consensus::Handle;
 use crate::http::{self, Audit, ReloadChange, ReloadReport, ReloadRequest};
 use crate::logging::{self, Guard, OpenedFile};
-use crate::trust::Mode;
 use crate::trust::certificate::CertificateInfo;
 use crate::trust::credentials::{CredentialStore, Credentials, Reload};
 use crate::trust::expiry::ExpiryLog;
@@ -64,6 +64,8 @@ pub(super) struct Reloader {
     pub(super) audit: Audit,
     /// The memory of the node, which is divided at the start.
     pub(super) memory: Memory,
+    /// Whether the HTTP port asks clients for certificates.
+    pub(super) asks_for_certificates: bool,
     /// Where the node logs.
     pub(super) log: Logger,
     /// What the level of the log is set with.
@@ -145,7 +147,14 @@ impl Reloader {
 
     /// Reads certificates and tokens again, each for itself; true where something was wrong.
     fn reload_files(&self) -> bool {
-        let tokens = self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.reload());
+        let tokens = self.tokens.as_ref().map_or(Ok(()), |tokens| {
+            let before = tokens.generation();
+            let reloaded = tokens.reload();
+            if tokens.generation() != before {
+                access_warnings::of_unusable_tokens(tokens, self.asks_for_certificates, &self.log);
+            }
+            reloaded
+        });
         let stores = [&self.http, &self.peer].into_iter().flatten();
         let certificates: Vec<Reload> = stores.map(|store| store.reload(&self.log)).collect();
         tokens.is_err() || certificates.iter().any(|it| matches!(it, Reload::Failed(_)))
@@ -208,6 +217,9 @@ impl Reloader {
             if let Some(new) = &tokens {
                 report.applied.push(change(TOKENS, store.sha256(), new.sha256().to_owned()));
             }
+            if tokens.is_some() {
+                access_warnings::of_unusable_tokens(store, self.asks_for_certificates, &self.log);
+            }
             store.replace(tokens);
         }
         self.settings = self.settings.reloaded(&settings);
@@ -225,15 +237,4 @@ fn listed(changes: &[ReloadChange]) -> String {
 /// Names a certificate by its subject and its end.
 fn until(info: &CertificateInfo) -> String {
     format!("{} until {}", info.subject, format_time(info.not_after))
-}
-
-/// Warns where the secrets of tokens cross a network that may be listened to.
-pub(super) fn warn_of_plain_tokens(options: &http::Options, log: &Logger) {
-    if options.tokens.is_some() && !options.loopback && options.tls_mode() != Mode::On {
-        warn!(
-            log,
-            "tokens travel over plain HTTP beyond this machine, and a listener on the network reads them; set tls.dir and tls.http \
-            (docs/tls.md), or put a proxy with TLS before the HTTP port"
-        );
-    }
 }

@@ -120,7 +120,9 @@ impl Inbound {
             return Some((PeerStream::Plain(stream), None));
         }
         match tls.accept(stream).await {
-            Ok((stream, identity)) => Some((PeerStream::Tls(Box::new(stream)), Some(identity))),
+            Ok(((stream, certificate), identity)) => {
+                Some((PeerStream::Tls(Box::new(stream), certificate), Some(identity)))
+            }
             Err((refusal, mut stream)) => {
                 tls.log_refusal(&refusal, &self.registry.log, &self.from);
                 // With TLS 1.3 the peer may have sent its hello already: closing over it would lose the alert.

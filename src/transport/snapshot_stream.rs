@@ -132,6 +132,7 @@ pub async fn stream_out(
     bytes: u64,
     frames: mpsc::Receiver<ReadFrame>,
 ) -> Result<SnapshotMetadata, String> {
+    let until_distrusted = stream.until_distrusted();
     let (mut reader, mut writer) = stream.into_split();
     let outcome = read_outcome(&mut reader);
     tokio::pin!(outcome);
@@ -140,6 +141,7 @@ pub async fn stream_out(
         biased;
         outcome = &mut outcome => return Err(outcome.err().unwrap_or_else(|| "it was accepted before its end".into())),
         sent = send_frames(&mut writer, message, bytes, frames) => sent,
+        reason = until_distrusted => return Err(reason),
     };
     match sent {
         Ok(metadata) => {
@@ -211,21 +213,23 @@ async fn read_outcome<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), String
 pub async fn receive(registry: &Registry, stream: PeerStream, peer: &InboundPeer, welcome: Welcome, who: &str) {
     let (hello, began) = (&peer.hello, Instant::now());
     info!(registry.log, "snapshot stream started"; "from" => who);
+    let until_distrusted = stream.until_distrusted();
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
-    // Three tasks in one: the snapshot, pings to the sender, which must hear something every 30 s, and the end of its
-    // admission.
+    // Four tasks in one: the snapshot, pings to the sender, which must hear something every 30 s, and the ends of its
+    // admission and of its certificate.
     let result = {
         let receiving = receive_snapshot(registry, &mut reader, hello, welcome);
         tokio::pin!(receiving);
         let until_denied = registry.until_denied(peer);
-        tokio::pin!(until_denied);
+        tokio::pin!(until_denied, until_distrusted);
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 result = &mut receiving => break result,
                 denial = &mut until_denied => break Err(denial.to_string()),
+                reason = &mut until_distrusted => break Err(reason),
                 () = registry.stopped() => break Err("the node is stopping".into()),
                 _ = ping.tick() => {
                     if let Err(error) = write_frame_within(&mut writer, &Frame::Ping, PROGRESS).await {

@@ -5,14 +5,17 @@
 //!
 //! See also: `link::send_queue` (what overtakes what), [`crate::trust::peer_tls`] (the handshake).
 
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::trust::peer_tls::TlsStream;
+use crate::trust::verified_certificate::VerifiedCertificate;
 
 /// The bytes that the system holds beyond those on their way.
 #[cfg(target_os = "linux")]
@@ -28,13 +31,30 @@ pub enum PeerStream {
     /// Every host on the way may read and change it.
     Plain(TcpStream),
     /// Encrypted, and both ends are nodes of the cluster.
-    Tls(Box<TlsStream>),
+    Tls(Box<TlsStream>, Arc<VerifiedCertificate>),
 }
 
 impl PeerStream {
     /// Whether the connection is encrypted.
     pub fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls(_))
+        matches!(self, Self::Tls(..))
+    }
+
+    /// Returns what ends once the certificate at the other end is not valid any more, with the reason; never on a plain connection.
+    pub fn until_distrusted(&self) -> impl Future<Output = String> + Send + use<> {
+        let certificate = match self {
+            Self::Plain(_) => None,
+            Self::Tls(_, certificate) => Some(Arc::clone(certificate)),
+        };
+        async move {
+            match certificate {
+                None => pending().await,
+                Some(certificate) => {
+                    let reason = certificate.until_refused().await;
+                    format!("the peer's certificate is not valid any more: {reason}")
+                }
+            }
+        }
     }
 
     /// Splits the connection.
@@ -44,7 +64,7 @@ impl PeerStream {
                 let (reader, writer) = stream.into_split();
                 (Box::new(reader), Box::new(writer))
             }
-            Self::Tls(stream) => {
+            Self::Tls(stream, _) => {
                 let (reader, writer) = tokio::io::split(stream);
                 (Box::new(reader), Box::new(writer))
             }
@@ -56,7 +76,7 @@ impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream, _) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -65,21 +85,21 @@ impl AsyncWrite for PeerStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

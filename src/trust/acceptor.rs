@@ -19,9 +19,9 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Ser
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::certificate::CertificateInfo;
 use super::credentials::{CredentialStore, Credentials};
 use super::refusal::Refusal;
+use super::verified_certificate::VerifiedCertificate;
 use super::{ClientAuth, provider};
 
 /// The first byte of a TLS connection: the content type of a handshake record.
@@ -37,7 +37,7 @@ const BUFFER_BYTES: usize = 16 << 10;
 pub type SecureStream<S> = tokio_rustls::server::TlsStream<S>;
 
 /// The result of a handshake: the connection, and the verified certificate of the client, where it has sent one.
-pub type Accepted<S> = (SecureStream<S>, Option<CertificateInfo>);
+pub type Accepted<S> = (SecureStream<S>, Option<VerifiedCertificate>);
 
 /// Makes handshakes with the credentials that are present.
 pub struct TlsAcceptor {
@@ -67,6 +67,12 @@ impl TlsAcceptor {
         &self.credentials
     }
 
+    /// Whether clients are asked for a certificate.
+    #[must_use]
+    pub fn client_auth(&self) -> ClientAuth {
+        self.client_auth
+    }
+
     /// Makes the handshake on `stream`. The caller bounds its time.
     ///
     /// # Errors
@@ -76,6 +82,8 @@ impl TlsAcceptor {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let presented = Arc::new(Presented::default());
+        // Before the credentials: a reload between the two only makes the first use verify again.
+        let generation = self.credentials.generation();
         let config = match self.config(&self.credentials.present(), &presented) {
             Ok(config) => config,
             Err(error) => return Err((Refusal::new("configuration", error), stream)),
@@ -86,10 +94,9 @@ impl TlsAcceptor {
             Ok(secured) => secured,
             Err((error, stream)) => return Err((Refusal::explain(&error, presented.get().as_ref()), stream)),
         };
-        let verified = secured.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        // webpki has parsed it, and so has this parser when it was issued; one that only webpki can read names no client.
-        let info = verified.and_then(|certificate| CertificateInfo::parse(certificate).ok());
-        Ok((secured, info))
+        let chain = secured.get_ref().1.peer_certificates().unwrap_or_default();
+        let verified = VerifiedCertificate::new(Arc::clone(&self.credentials), chain, generation);
+        Ok((secured, verified))
     }
 
     /// The configuration of one handshake; its client's certificate is kept in `presented`.
@@ -213,7 +220,7 @@ mod tests {
         trusted: &TestCa,
         own: Option<&Leaf>,
         versions: &[&'static rustls::SupportedProtocolVersion],
-    ) -> Result<Option<CertificateInfo>, Refusal> {
+    ) -> Result<Option<VerifiedCertificate>, Refusal> {
         let (client, server) = tokio::io::duplex(64 << 10);
         let config = Arc::new(trusted.client_config(own, versions));
         let client = async {
@@ -260,8 +267,9 @@ mod tests {
             for versions in [&both[..1], &both[1..]] {
                 let result = handshake(&acceptor, &ca, own, versions).await;
                 match (&result, &expected) {
-                    (Ok(info), Ok(subject)) => {
-                        assert_eq!(info.as_ref().map(|info| info.subject.as_str()), *subject);
+                    (Ok(verified), Ok(subject)) => {
+                        let info = verified.as_ref().and_then(VerifiedCertificate::info);
+                        assert_eq!(info.map(|info| info.subject.as_str()), *subject);
                     }
                     (Err(refusal), Err((words, subject))) => {
                         assert!(refusal.reason.contains(words), "{refusal:?}");

@@ -65,6 +65,8 @@ pub struct Written {
     pub info: CertificateInfo,
     /// Whether it ends sooner than asked, with its CA.
     pub ends_with_ca: bool,
+    /// The folders that other users may write, with their modes.
+    pub open_folders: Vec<(PathBuf, u32)>,
 }
 
 /// Creates the CA of `cluster` in `folder`.
@@ -89,7 +91,8 @@ fn create_at(now: SystemTime, folder: &Path, cluster: &Label, replace: bool) -> 
     let (text, key) = (certificate.pem(), key.serialize_pem());
     let files = [NewFile::public(path, &text), NewFile::secret(folder.join(CA_KEY_FILE), &key)];
     let paths = new_files::write(folder, &files, replace)?;
-    Ok(Written { files: paths, cluster: cluster.clone(), info, ends_with_ca: false })
+    let open_folders = new_files::open_to_others(&[folder]);
+    Ok(Written { files: paths, cluster: cluster.clone(), info, ends_with_ca: false, open_folders })
 }
 
 impl Authority {
@@ -100,6 +103,13 @@ impl Authority {
     pub fn read(folder: &Path) -> Result<Self, TrustError> {
         let (path, key_path) = (folder.join(CA_FILE), folder.join(CA_KEY_FILE));
         let pair = pem_files::KeyPair::read(&path, &key_path).map_err(|error| match error {
+            TrustError::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound && path == key_path => {
+                invalid(
+                    &path,
+                    "there is no such file, though ca.pem is there; certificates are signed with this key, so use the folder of \
+                     the CA, or copy the key back from where it is kept",
+                )
+            }
             TrustError::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
                 invalid(&path, "there is no such file; huskv certs ca DIR --cluster NAME makes a CA")
             }
@@ -201,7 +211,8 @@ impl Authority {
         ];
         let files = new_files::write(&folder, &files, replace)?;
         let ends_with_ca = info.not_after == self.not_after;
-        Ok(Written { files, cluster: self.cluster.clone(), info, ends_with_ca })
+        let open_folders = new_files::open_to_others(&[&self.folder, &folder]);
+        Ok(Written { files, cluster: self.cluster.clone(), info, ends_with_ca, open_folders })
     }
 }
 
@@ -365,6 +376,10 @@ mod tests {
         create_at(SystemTime::now() - days(3651), home.path(), &label("prod"), false).unwrap();
         refused("ca.pem: the CA expired on ");
         create(home.path(), &label("prod"), true).unwrap();
+        let aside = home.path().join("aside");
+        fs::rename(&key, &aside).unwrap();
+        refused("ca-key.pem: there is no such file, though ca.pem is there");
+        fs::rename(&aside, &key).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
         refused("ca-key.pem: other users may read this key");
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();

@@ -76,6 +76,32 @@ impl CertificateInfo {
     }
 }
 
+impl CertificateInfo {
+    /// Whether it has a name of a kind that is used.
+    #[must_use]
+    pub fn has_names(&self) -> bool {
+        !(self.dns_names.is_empty() && self.ip_addresses.is_empty())
+    }
+
+    /// Says that `name` is missing, such as `the name kv9 is not among DNS:kv1`.
+    #[must_use]
+    pub fn lacks(&self, name: &str) -> String {
+        if self.has_names() {
+            format!("the name {name} is not among {}", self.names())
+        } else {
+            format!("the name {name} is missing: the certificate has no names")
+        }
+    }
+}
+
+/// Whether servers may use the certificate: its extended key usage says so, or says nothing. None where it cannot be read.
+#[must_use]
+pub fn is_for_servers(certificate: &CertificateDer<'_>) -> Option<bool> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let usage = parsed.extended_key_usage().ok()?;
+    Some(usage.is_none_or(|usage| usage.value.server_auth || usage.value.any))
+}
+
 impl fmt::Display for CertificateInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let until = humantime::format_rfc3339_seconds(self.not_after);

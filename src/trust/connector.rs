@@ -140,16 +140,17 @@ impl TlsConnector {
 
     /// Explains the error of a handshake with the server at `host`, which has presented `certificate`.
     fn explain(&self, error: &io::Error, host: &str, certificate: Option<&CertificateDer<'_>>) -> HandshakeError {
-        let names = || {
-            let info = certificate.and_then(|certificate| CertificateInfo::parse(certificate).ok());
-            info.map_or_else(|| "its names, which are unreadable".to_owned(), |info| info.names())
+        let lacks = || match certificate.and_then(|certificate| CertificateInfo::parse(certificate).ok()) {
+            None => format!("the name {host} is not among its names, which are unreadable"),
+            Some(info) if info.has_names() => format!("{} of the server's certificate", info.lacks(host)),
+            Some(_) => format!("the server's certificate has no names, so {host} is not among them; issue another one"),
         };
         let refused = |reason: String| HandshakeError { reason, side: RefusedBy::Client };
         match rustls_error(error) {
             Some(Error::AlertReceived(alert)) => server_refusal(*alert, self.pair.is_some()),
             Some(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => refused(format!("the name {host} is not among {} of the server's certificate", names())),
+            )) => refused(lacks()),
             Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
                 let reason = Refusal::explain(error, certificate).reason;
                 refused(format!("{reason} in {}", self.source))
@@ -313,7 +314,7 @@ impl ServerCertVerifier for RecordingVerifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::test_ca::{Leaf, TestCa};
+    use crate::trust::test_ca::{Leaf, LeafParams, TestCa};
     use rustls::server::{ServerConfig, WebPkiClientVerifier};
     use rustls_pki_types::PrivateKeyDer;
     use rustls_pki_types::pem::PemObject;
@@ -375,6 +376,7 @@ mod tests {
         let expired = ca.leaf("kv1", |leaf| leaf.days((-9, -1)));
         let future = ca.leaf("kv1", |leaf| leaf.days((1, 9)));
         let foreign = other.node("kv1");
+        let nameless = ca.leaf("kv1", LeafParams::nameless);
         let names =
             "the name kv9 is not among DNS:localhost DNS:kv1 DNS:node.test.huskv DNS:kv1.test.huskv IP:127.0.0.1";
         let unknown = "unknown issuer CN=other: it is not among the trusted authorities in the/ca.pem";
@@ -384,6 +386,7 @@ mod tests {
             (&good, "127.0.0.1", None),
             (&good, "kv9", Some(names)),
             (&good, "127.0.0.2", Some("the name 127.0.0.2 is not among")),
+            (&nameless, "localhost", Some("the server's certificate has no names, so localhost is not among them")),
             (&good, "a b", Some("no certificate can name")),
             (&expired, "kv1", Some("the certificate expired on ")),
             (&future, "kv1", Some("is not valid before ")),

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use slog::{Logger, info, warn};
+use tokio::sync::watch;
 
 use super::TrustError;
-use super::certificate::CertificateInfo;
+use super::certificate::{CertificateInfo, is_for_servers};
 use super::pem_files::{CaBundle, KeyPair};
 use crate::logging::LogLimit;
 
@@ -84,11 +85,28 @@ pub enum Reload {
 /// A condition on what was read; its reason is about the certificate.
 pub type Condition = Box<dyn Fn(&Credentials) -> Result<(), String> + Send + Sync>;
 
+/// Checks that clients accept the certificate as that of a server.
+///
+/// # Errors
+/// The reason why they do not.
+pub fn check_server(read: &Credentials) -> Result<(), String> {
+    match read.pair.certified.cert.first().and_then(is_for_servers) {
+        Some(false) => {
+            Err("the certificate is not for servers (extended key usage), so every client would refuse it; issue one \
+                            with serverAuth, as huskv certs node does"
+                .to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Credentials that can be replaced while connections use them.
 pub struct CredentialStore {
     files: CredentialFiles,
     condition: Condition,
     present: ArcSwap<Credentials>,
+    /// The number of reloads that have replaced them.
+    generation: watch::Sender<u64>,
     /// The last failure, until a reload succeeds, and the limit of its log line.
     failure: Mutex<(Option<String>, LogLimit)>,
     started: Instant,
@@ -115,7 +133,8 @@ impl CredentialStore {
     /// As [`CredentialFiles::read`], and where it does not fulfil it.
     pub fn open_checked(files: CredentialFiles, condition: Condition) -> Result<Self, TrustError> {
         let present = ArcSwap::from_pointee(read_checked(&files, &condition)?);
-        Ok(Self { files, condition, present, failure: Mutex::default(), started: Instant::now() })
+        let generation = watch::Sender::new(0);
+        Ok(Self { files, condition, present, generation, failure: Mutex::default(), started: Instant::now() })
     }
 
     /// The file of the CA bundle, for messages.
@@ -128,6 +147,18 @@ impl CredentialStore {
     #[must_use]
     pub fn present(&self) -> Arc<Credentials> {
         self.present.load_full()
+    }
+
+    /// The number of replacements since the start.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Returns a receiver that sees each replacement.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
     }
 
     /// What the certificate in use says.
@@ -151,6 +182,7 @@ impl CredentialStore {
         info!(log, "new certificates are in use"; "certificate" => new.pair.info.to_string(),
             "authorities" => new.ca.as_ref().map_or(0, |ca| ca.infos.len()));
         self.present.store(Arc::new(new));
+        self.generation.send_modify(|generation| *generation += 1);
     }
 
     /// Reads the files again and uses what they hold, if all of it is right. Blocks on the disk.
@@ -215,7 +247,7 @@ fn check_dates(info: &CertificateInfo, now: SystemTime) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::test_ca::TestCa;
+    use crate::trust::test_ca::{LeafParams, TestCa};
     use std::fs;
 
     fn days(days: i64) -> (i64, i64) {
@@ -236,6 +268,25 @@ mod tests {
         assert!(at(info.not_before - Duration::from_secs(301)).unwrap_err().contains("not valid before"));
         assert!(at(info.not_after).is_ok());
         assert!(at(info.not_after + Duration::from_secs(1)).unwrap_err().contains("expired on"));
+    }
+
+    #[test]
+    fn a_certificate_for_clients_only_is_none_for_a_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let files = || CredentialFiles { certificate: path("node.pem"), key: path("node-key.pem"), ca: None };
+        let open = || CredentialStore::open_checked(files(), Box::new(check_server));
+        let ca = TestCa::new("ca");
+        ca.leaf("kv1", |leaf| leaf.for_clients_only()).write(folder.path());
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains("node.pem: the certificate is not for servers (extended key usage)"), "{error}");
+        for change in [LeafParams::for_servers_only, LeafParams::for_any_use] {
+            ca.leaf("kv1", change).write(folder.path());
+            assert!(open().is_ok());
+        }
+        let store = open().unwrap();
+        ca.leaf("kv1", |leaf| leaf.for_clients_only()).write(folder.path());
+        assert!(matches!(store.reload(&silent()), Reload::Failed(_)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! ```text
 //!   ca.pem, node.pem, node-key.pem -> pem_files -> certificate (names, dates) -> expiry (warnings)
 //!                                         `-> credentials (reload) -> acceptor (ring; TLS 1.2 and 1.3; no system roots)
-//!                                                                        |-> stream, certificate of the client
+//!                                                                        |-> stream, verified_certificate (again after reloads)
 //!                                                                        `-> refusal (why, in words)
 //! ```
 //!
@@ -32,6 +32,7 @@ pub mod refusal;
 #[cfg(test)]
 #[path = "../../tests/support/test_ca.rs"]
 pub(crate) mod test_ca;
+pub mod verified_certificate;
 
 use std::path::PathBuf;
 use std::sync::Arc;

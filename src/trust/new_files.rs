@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::TrustError;
@@ -18,6 +18,8 @@ use super::TrustError;
 const PUBLIC: u32 = 0o644;
 /// The mode of a key.
 const SECRET: u32 = 0o600;
+/// The bit by which users other than owner and group may write.
+const OTHERS_WRITE: u32 = 0o002;
 /// The mode of a folder.
 const FOLDER: u32 = 0o700;
 
@@ -104,6 +106,12 @@ pub(super) fn write(folder: &Path, files: &[NewFile<'_>], replace: bool) -> Resu
     Ok(files.iter().map(|file| file.path.clone()).collect())
 }
 
+/// Those of `folders` that users other than owner and group may write, with their modes: they can put other files into them.
+pub(super) fn open_to_others(folders: &[&Path]) -> Vec<(PathBuf, u32)> {
+    let modes = folders.iter().filter_map(|folder| Some((*folder, fs::metadata(folder).ok()?.mode() & 0o7777)));
+    modes.filter(|(_, mode)| mode & OTHERS_WRITE != 0).map(|(folder, mode)| (folder.to_owned(), mode)).collect()
+}
+
 fn is_absent(error: io::Error) -> io::Result<()> {
     if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
@@ -123,7 +131,7 @@ fn refuse_existing(path: &Path, replace: bool) -> Result<(), TrustError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn files<'a>(folder: &Path, text: &'a str) -> [NewFile<'a>; 2] {
         [NewFile::public(folder.join("a"), text), NewFile::secret(folder.join("b"), text)]
@@ -160,6 +168,16 @@ mod tests {
         assert_eq!(fs::read_to_string(folder.join("b")).unwrap(), "3");
         assert_eq!(fs::read_to_string(home.path().join("elsewhere")).unwrap(), "1");
         assert!(fs::symlink_metadata(folder.join("b")).unwrap().is_file());
+    }
+
+    #[test]
+    fn folders_that_others_may_write_are_told() {
+        let home = tempfile::tempdir().unwrap();
+        for (mode, is_open) in [(0o700, false), (0o770, false), (0o755, false), (0o777, true), (0o1777, true)] {
+            fs::set_permissions(home.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let expected = if is_open { vec![(home.path().to_owned(), mode)] } else { Vec::new() };
+            assert_eq!(open_to_others(&[home.path(), &home.path().join("none")]), expected, "{mode:o}");
+        }
     }
 
     #[test]

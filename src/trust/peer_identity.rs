@@ -44,9 +44,8 @@ impl PeerIdentity {
         match (clusters.next(), clusters.next()) {
             (Some(cluster), None) => Self::of(info, cluster),
             (None, _) => Err(format!(
-                "the certificate is of no node: the name {SHARED_LABEL}.CLUSTER.{DOMAIN} is not among {}; `huskv certs node` \
-                 issues such certificates",
-                info.names()
+                "the certificate is of no node: {}; `huskv certs node` issues such certificates",
+                info.lacks(&format!("{SHARED_LABEL}.CLUSTER.{DOMAIN}"))
             )),
             (Some(one), Some(other)) => {
                 Err(format!("the certificate is of two clusters, {one} and {other}; issue one for each"))
@@ -61,10 +60,7 @@ impl PeerIdentity {
     pub fn of(info: &CertificateInfo, cluster: &str) -> Result<Self, String> {
         let shared = host(SHARED_LABEL, cluster);
         if !info.dns_names.contains(&shared) {
-            return Err(format!(
-                "the name {shared}, which every node of the cluster has, is not among {}",
-                info.names()
-            ));
+            return Err(info.lacks(&format!("{shared}, which every node of the cluster has,")));
         }
         let mut names =
             info.dns_names.iter().filter_map(|name| label_of(name, cluster)).filter(|it| *it != SHARED_LABEL);

@@ -28,20 +28,23 @@ use slog::Logger;
 use tokio::net::TcpStream;
 
 use super::acceptor::{PEER, TlsAcceptor};
-use super::certificate::CertificateInfo;
 use super::connector::{HandshakeError, RefusedBy, TlsConnector};
 use super::credentials::{CredentialFiles, CredentialStore, Credentials};
 use super::names::{Label, SHARED_LABEL};
 use super::peer_identity::{PeerIdentity, host};
 use super::refusal::Refusal;
+use super::verified_certificate::VerifiedCertificate;
 use super::{ClientAuth, Mode, TrustError, provider};
 use crate::logging::LogLimits;
 
 /// A connection to or from a node after its handshake.
 pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;
 
+/// A connection, and the verified certificate at its other end.
+pub type VerifiedStream = (TlsStream, Arc<VerifiedCertificate>);
+
 /// An accepted connection, and the identity of its node; or why its verified certificate names none.
-pub type AcceptedPeer = (TlsStream, Result<PeerIdentity, Refusal>);
+pub type AcceptedPeer = (VerifiedStream, Result<PeerIdentity, Refusal>);
 
 /// TLS of the peer port.
 pub struct PeerTls {
@@ -97,16 +100,23 @@ impl PeerTls {
     /// # Errors
     /// The reason, and the stream, on which the alert has been sent.
     pub async fn accept(&self, stream: TcpStream) -> Result<AcceptedPeer, (Refusal, TcpStream)> {
-        let (stream, info) = self.acceptor.accept(stream).await?;
-        let identity = match info {
-            Some(info) => PeerIdentity::of(&info, &self.identity.cluster).map_err(|reason| Refusal {
+        let (stream, certificate) = match self.acceptor.accept(stream).await? {
+            (stream, Some(certificate)) => (stream, certificate),
+            // The acceptor requires one.
+            (stream, None) => {
+                let refusal = Refusal::new("no certificate", "no certificate was sent, and one is required");
+                return Err((refusal, stream.into_inner().0));
+            }
+        };
+        let identity = match certificate.info() {
+            Some(info) => PeerIdentity::of(info, &self.identity.cluster).map_err(|reason| Refusal {
                 kind: "no node",
                 reason,
-                certificate: Some(info),
+                certificate: Some(info.clone()),
             }),
             None => Err(Refusal::new("malformed certificate", "the certificate cannot be read")),
         };
-        Ok((stream.into(), identity))
+        Ok(((stream.into(), Arc::new(certificate)), identity))
     }
 
     /// Makes the handshake with the node that is known by `name`, or with any node of the cluster. The caller bounds its
@@ -118,22 +128,25 @@ impl PeerTls {
         &self,
         stream: TcpStream,
         name: Option<&str>,
-    ) -> Result<(TlsStream, PeerIdentity), HandshakeError> {
+    ) -> Result<(VerifiedStream, PeerIdentity), HandshakeError> {
         let refused = |reason: String| HandshakeError { reason, side: RefusedBy::Client };
+        // Before the credentials: a reload between the two only makes the first look verify again.
+        let generation = self.credentials.generation();
         let Credentials { pair, ca } = &*self.credentials.present();
         let ca = ca.as_ref().ok_or_else(|| refused("there is no CA bundle".to_owned()))?;
         let connector = TlsConnector::new(ca, &self.credentials.ca_file(), Some(pair.clone())).map_err(refused)?;
         let dialled = host(name.unwrap_or(SHARED_LABEL), &self.identity.cluster);
         let stream = connector.for_protocol(PEER).connect(&dialled, stream).await?;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let info = certificate.map(CertificateInfo::parse).transpose().map_err(refused)?;
-        let info = info.ok_or_else(|| refused("the node there has sent no certificate".to_owned()))?;
-        let identity = PeerIdentity::of(&info, &self.identity.cluster).map_err(refused)?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let certificate = VerifiedCertificate::new(Arc::clone(&self.credentials), chain, generation)
+            .ok_or_else(|| refused("the node there has sent no certificate".to_owned()))?;
+        let info = certificate.info().ok_or_else(|| refused("its certificate cannot be read".to_owned()))?;
+        let identity = PeerIdentity::of(info, &self.identity.cluster).map_err(refused)?;
         // webpki lets a wildcard stand for a name; a node is named by its name alone.
         if name.is_some_and(|name| name != identity.name) {
             return Err(refused(format!("the certificate there is of {identity}, not of {dialled}")));
         }
-        Ok((stream.into(), identity))
+        Ok(((stream.into(), Arc::new(certificate)), identity))
     }
 
     /// Logs one line about a refused handshake or identity, unless there are too many of its kind.
@@ -148,7 +161,7 @@ fn check_own(read: &Credentials, own: &PeerIdentity) -> Result<(), String> {
     let info = &read.pair.info;
     let found = PeerIdentity::of(info, &own.cluster)?;
     if found != *own {
-        return Err(format!("the name {own} of this node (RAFT_NODE_ID) is not among {}", info.names()));
+        return Err(info.lacks(&format!("{own} of this node (RAFT_NODE_ID)")));
     }
     let Some(ca) = &read.ca else { return Err("tls.peer_ca is not given: peers are verified with it".to_owned()) };
     let Some((certificate, intermediates)) = read.pair.certified.cert.split_first() else {

@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use slog::{Logger, warn};
 
@@ -64,7 +64,8 @@ impl Refusal {
         Self::of(cause, certificate)
     }
 
-    fn of(cause: &Error, certificate: Option<&CertificateDer<'_>>) -> Self {
+    /// Explains why `certificate`, or a handshake, was refused.
+    pub(super) fn of(cause: &Error, certificate: Option<&CertificateDer<'_>>) -> Self {
         match cause {
             Error::InvalidCertificate(reason) => {
                 let info = certificate.map(CertificateInfo::parse);
@@ -92,7 +93,10 @@ impl Refusal {
             ) => Self::new("version", "no common TLS version: this node speaks 1.2 and 1.3, and nothing older"),
             Error::PeerIncompatible(what) => Self::new(
                 "incompatible",
-                format!("no common parameters: {what:?}; this node uses TLS 1.2 and 1.3 with AEAD suites"),
+                format!(
+                    "no common parameters: {}; this node uses TLS 1.2 and 1.3 with AEAD suites",
+                    in_words(&format!("{what:?}"))
+                ),
             ),
             Error::NoApplicationProtocol => {
                 Self::new("protocol", "no common protocol (ALPN); the HTTP port speaks http/1.1, the peer port huskv")
@@ -101,11 +105,17 @@ impl Refusal {
                 "alert",
                 format!("the other side refused with the alert {alert:?}: {}", explain_alert(*alert)),
             ),
-            Error::InvalidMessage(_) | Error::PeerMisbehaved(_) | Error::InappropriateMessage { .. } => {
-                Self::new("malformed", format!("what was sent is no valid TLS handshake: {cause}"))
+            Error::InvalidMessage(message) => Self::malformed(&explain_message(message)),
+            Error::PeerMisbehaved(how) => Self::malformed(&in_words(&format!("{how:?}"))),
+            Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+                Self::malformed("a message came out of its order")
             }
             _ => Self::new("other", cause.to_string()),
         }
+    }
+
+    fn malformed(what: &str) -> Self {
+        Self::new("malformed", format!("what was sent is no valid TLS handshake: {what}"))
     }
 
     /// Logs one line about a refused handshake, unless there are too many of this kind.
@@ -140,17 +150,94 @@ fn explain_certificate(reason: &CertificateError, issuer: &str) -> (&'static str
         CertificateError::UnknownIssuer => {
             ("unknown issuer", format!("unknown issuer {issuer}: it is not among the trusted authorities"))
         }
-        CertificateError::BadSignature => {
-            ("signature", format!("the signature is not by the trusted authority called {issuer}"))
-        }
+        CertificateError::BadSignature => (
+            "signature",
+            format!(
+                "the signature is not by the trusted authority called {issuer}, or an RSA key has fewer than 2048 bits"
+            ),
+        ),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             ("purpose", "the certificate is not for this use (extended key usage)".to_owned())
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
-            ("name", format!("the name {} is not among {}", expected.to_str(), presented.join(" ")))
+            let name = expected.to_str();
+            ("name", match presented.is_empty() {
+                true => format!("the name {name} is missing: the certificate has no names"),
+                false => format!("the name {name} is not among {}", presented.join(" ")),
+            })
         }
-        other => ("certificate", format!("the certificate is invalid: {other}")),
+        // webpki's own errors have no text but their names.
+        CertificateError::Other(other) => explain_webpki(&other.0.to_string()),
+        CertificateError::BadEncoding => {
+            ("malformed certificate", "what was sent is a malformed certificate, or none".to_owned())
+        }
+        CertificateError::Expired => {
+            ("certificate", "the dates of the certificate are wrong: it ends before it begins".to_owned())
+        }
+        CertificateError::UnhandledCriticalExtension => {
+            ("certificate", "the certificate has a critical extension that is not supported".to_owned())
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => (
+            "algorithm",
+            "the signature algorithm of the certificate is not supported; use ECDSA P-256 or P-384, Ed25519, or RSA of \
+             2048 bits and more, with SHA-256 or better"
+                .to_owned(),
+        ),
+        other => ("certificate", format!("the certificate is invalid: {}", in_words(&format!("{other:?}")))),
     }
+}
+
+/// Explains an error of webpki by its name.
+fn explain_webpki(name: &str) -> (&'static str, String) {
+    let reason = match name {
+        "CaUsedAsEndEntity" => {
+            "the certificate is that of an authority, which stands for no client and no node; issue one with it".to_owned()
+        }
+        "EndEntityUsedAsCa" => {
+            "the certificate was issued by one that is of no authority (basic constraints), or by itself".to_owned()
+        }
+        "PathLenConstraintViolated" => {
+            "there are more authorities between the certificate and the trusted one than one of them allows (path length)"
+                .to_owned()
+        }
+        "NameConstraintViolation" => {
+            "the certificate has a name that its authority may not give (name constraints)".to_owned()
+        }
+        "UnsupportedCertVersion" => "the certificate is not of X.509 version 3; issue it anew".to_owned(),
+        "UnsupportedCriticalExtension" => {
+            "the certificate has a critical extension that is not supported".to_owned()
+        }
+        other => format!("the certificate is invalid: {}", in_words(other)),
+    };
+    ("certificate", reason)
+}
+
+/// Explains what a handshake had that none has.
+fn explain_message(message: &InvalidMessage) -> String {
+    match message {
+        InvalidMessage::HandshakePayloadTooLarge
+        | InvalidMessage::CertificatePayloadTooLarge
+        | InvalidMessage::MessageTooLarge => {
+            "it has a longer message than is read; are there too many certificates in the chain?".to_owned()
+        }
+        InvalidMessage::InvalidContentType => "it is no TLS record".to_owned(),
+        InvalidMessage::MessageTooShort | InvalidMessage::MissingData(_) => "a message is too short".to_owned(),
+        InvalidMessage::TrailingData(_) => "a message is too long for what it says".to_owned(),
+        other => in_words(&format!("{other:?}")),
+    }
+}
+
+/// Turns the name of a variant into words: `InvalidCcs(1)` is `invalid ccs`.
+fn in_words(name: &str) -> String {
+    let mut words = String::new();
+    for character in name.chars().take_while(char::is_ascii_alphanumeric) {
+        if character.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(character.to_ascii_lowercase());
+    }
+    words
 }
 
 fn explain_alert(alert: AlertDescription) -> &'static str {
@@ -169,6 +256,7 @@ fn explain_alert(alert: AlertDescription) -> &'static str {
             "no common protocol (ALPN); the HTTP port speaks http/1.1, the peer port huskv"
         }
         AlertDescription::UserCanceled => "it gave up",
+        AlertDescription::CloseNotify => "it closed the connection",
         _ => "see RFC 8446, section 6.2",
     }
 }
@@ -177,7 +265,9 @@ fn explain_alert(alert: AlertDescription) -> &'static str {
 mod tests {
     use super::*;
     use crate::trust::test_ca::TestCa;
+    use rustls::OtherError;
     use rustls_pki_types::pem::PemObject;
+    use std::sync::Arc;
 
     fn explained(cause: Error, certificate: Option<&CertificateDer<'_>>) -> Refusal {
         Refusal::explain(&io::Error::new(io::ErrorKind::InvalidData, cause), certificate)
@@ -188,6 +278,7 @@ mod tests {
         let second = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let pem = TestCa::new("other-ca").client("billing").certificate;
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let webpki = |name: &'static str| CertificateError::Other(OtherError(Arc::new(io::Error::other(name))));
         let invalid = |reason| explained(Error::InvalidCertificate(reason), Some(&certificate));
         for (reason, words) in [
             (
@@ -201,9 +292,19 @@ mod tests {
             (CertificateError::UnknownIssuer, "unknown issuer CN=other-ca"),
             (CertificateError::BadSignature, "not by the trusted authority called CN=other-ca"),
             (CertificateError::InvalidPurpose, "not for this use"),
+            (webpki("CaUsedAsEndEntity"), "the certificate is that of an authority"),
+            (webpki("EndEntityUsedAsCa"), "issued by one that is of no authority"),
+            (webpki("MaximumPathDepthExceeded"), "the certificate is invalid: maximum path depth exceeded"),
+            (CertificateError::BadEncoding, "malformed"),
+            (CertificateError::UnhandledCriticalExtension, "critical extension"),
+            (CertificateError::Revoked, "the certificate is invalid: revoked"),
+            (
+                CertificateError::NotValidForNameContext { expected: "kv1".try_into().unwrap(), presented: Vec::new() },
+                "the name kv1 is missing: the certificate has no names",
+            ),
         ] {
             let refusal = invalid(reason);
-            assert!(refusal.reason.contains(words), "{refusal:?}");
+            assert!(refusal.reason.contains(words) && !refusal.reason.contains("Other"), "{refusal:?}");
             assert_eq!(refusal.certificate.unwrap().subject, "CN=billing");
         }
         for (cause, words) in [
@@ -212,6 +313,10 @@ mod tests {
             (Error::NoApplicationProtocol, "http/1.1"),
             (Error::AlertReceived(AlertDescription::UnknownCA), "alert UnknownCA: it does not know the CA"),
             (Error::AlertReceived(AlertDescription::BadCertificate), "does not accept this node's certificate"),
+            (Error::AlertReceived(AlertDescription::CloseNotify), "it closed the connection"),
+            (Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge), "too many certificates in the chain"),
+            (Error::InvalidMessage(InvalidMessage::InvalidCcs), "no valid TLS handshake: invalid ccs"),
+            (Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon), "no cipher suites in common; this"),
         ] {
             let refusal = explained(cause, None);
             assert!(refusal.reason.contains(words), "{refusal:?}");

@@ -67,6 +67,24 @@ impl LeafParams {
         self
     }
 
+    /// Not for servers.
+    pub fn for_clients_only(mut self) -> Self {
+        self.0.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self
+    }
+
+    /// Without a word on its use.
+    pub fn for_any_use(mut self) -> Self {
+        self.0.extended_key_usages = Vec::new();
+        self
+    }
+
+    /// Without names.
+    pub fn nameless(mut self) -> Self {
+        self.0.subject_alt_names = Vec::new();
+        self
+    }
+
     /// Not for clients.
     pub fn for_servers_only(mut self) -> Self {
         self.0.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::cli::common;
-use crate::cli::exit::{ExitError, USAGE, exit_code};
+use crate::cli::exit::{ExitError, USAGE, exit_code, print_error};
 use crate::trust::authority::{self, Authority, Written};
 use crate::trust::names::{Host, Label};
 
@@ -137,6 +137,12 @@ fn print(what: &str, written: &Written) -> Result<(), ExitError> {
     for file in &written.files {
         // Writing to a String cannot fail.
         write!(text, "\n  {}", file.display()).ok();
+    }
+    for (folder, mode) in &written.open_folders {
+        print_error(format_args!(
+            "warning: other users may write the folder {} (mode {mode:04o}), and so replace what is in it; chmod go-w it",
+            folder.display()
+        ));
     }
     common::print_line(text)
 }

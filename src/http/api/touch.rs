@@ -2,7 +2,8 @@
 //!
 //! Why: the holder of a lock renews it without changing its version.
 //!
-//! Invariants: only the expiry and, with tokens, the name of the last write change. Version and ETag stay, because other clients use them as fencing tokens. The key is
+//! Invariants: only the expiry and, with tokens, the name of the last write change. A client that may not read the key learns nothing of it but that it is
+//! there. Version and ETag stay, because other clients use them as fencing tokens. The key is
 //! the whole rest of the path, since keys may contain `/`.
 //!
 //! Example: the lock `l` is at version 7. A touch answers version 7 again; storage that has seen token 7 still accepts it.
@@ -42,11 +43,10 @@ pub(crate) async fn handle(mut request: RequestContext, tail: Tail) -> Result<Re
     let renewal_share = request.share_for_renewal(deadline).await?;
     let written = propose(&request, &body.bytes, command, deadline).await?;
     let mut response = match &written.outcome {
-        // The right to write is not one to read the value. The version is what a holder of a lock needs.
-        CommandResult::Touched(item) if !request.caller.may_read(&key) => {
-            let mut response = success::truncated(TOUCHED, item.version);
-            success::set_etag(&mut response, item.version);
-            response
+        // The right to write is not one to read the value, nor the version, which is that of another's write. The holder of a lock has
+        // it from its own.
+        CommandResult::Touched(_) | CommandResult::Truncated { .. } if !request.caller.may_read(&key) => {
+            success::unread(TOUCHED)
         }
         CommandResult::Touched(item) => {
             let body = success::item_body(TOUCHED, &key, item, written.clock);

@@ -7,7 +7,8 @@
 //! and `progress` never names an index that was not sent completely. A watcher holds a cursor and a bounded chunk of text;
 //! the events belong to the change feed. So a client that reads slowly gets `lagged`, and never delays the consensus loop
 //! or another client. `progress` is sent only while the node is in contact with a leader, and last before the node stops.
-//! A stream whose token has lost its right ends with `denied`, before any further change.
+//! A stream whose token has lost its right, or whose client certificate is not valid any more, ends with `denied`, before any further
+//! change.
 //!
 //! Example: entry 41 is a transaction that puts `u/1` and `x`, with the events 41.1 and 41.2. A client that watches `u/`
 //! reconnects with `Last-Event-ID: 41.1`. Its cursor is the second change of 41, which the filter skips. The feed has
@@ -64,25 +65,29 @@ const EMPTY_COMMENT: &[u8] = b":\n\n";
 /// The key of a read of which only the index is used.
 const ANY_KEY: &[u8] = b"0";
 
-/// Wakes all watchers after each change of the feed or of the tokens. The consensus loop wakes only this task, so the number of watchers costs
+/// Wakes all watchers after each change of the feed, of the tokens or of the certificates. The consensus loop wakes only this task, so the number of watchers costs
 /// it nothing.
 pub(crate) async fn broadcast_changes(context: Arc<ServerContext>) {
-    let mut reloads = context.options.tokens.as_ref().map(|tokens| tokens.changes());
+    let mut tokens = context.options.tokens.as_ref().map(|tokens| tokens.changes());
+    let mut certificates = context.options.tls.as_ref().map(|tls| tls.acceptor.credentials().changes());
     loop {
-        let reloaded = async {
-            match &mut reloads {
-                // An error would mean that the tokens are gone, but the context owns them.
-                Some(reloads) => drop(reloads.changed().await),
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = context.feed().changed() => {}
             // Each watcher looks whether it still has its right.
-            () = reloaded => {}
+            () = reloaded(&mut tokens) => {}
+            () = reloaded(&mut certificates) => {}
         }
         context.watchers.wake_all();
         sleep(WAKE_INTERVAL).await;
+    }
+}
+
+/// Waits for the next reload; for ever where there is nothing to reload.
+async fn reloaded(changes: &mut Option<tokio::sync::watch::Receiver<u64>>) {
+    match changes {
+        // An error would mean that what is reloaded is gone, but the context owns it.
+        Some(changes) => drop(changes.changed().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -106,7 +111,7 @@ pub(crate) async fn handle(request: RequestContext) -> Result<Response, Problem>
     let mut response = if request.method == Method::HEAD {
         Response::default()
     } else {
-        let right = HeldRight::new(request.context.options.tokens.as_ref(), &request.caller, Need::of_filter(&filter));
+        let right = HeldRight::new(&request, Need::of_filter(&filter));
         let watcher = Watcher::new((request.context, right), filter, subscription, (slot, request.fin));
         warp::reply::stream(stream::unfold(watcher, Watcher::next)).into_response()
     };

@@ -29,17 +29,19 @@ pub(crate) struct RequestClient {
     pub(crate) address: IpAddr,
     /// Which client it is by its token.
     pub(crate) caller: Caller,
+    /// The certificate of its connection.
+    pub(crate) certificate: ClientCertificate,
 }
 
 impl RequestClient {
     /// Finds the client of a request. Requests without a connection, as in tests, are of this machine.
     pub(crate) fn of(options: &Options, request: &Parts) -> Self {
         let connection = request.extensions.get::<ConnectionAddress>().map_or(Ipv4Addr::LOCALHOST.into(), |at| at.0);
-        let certificate =
-            request.extensions.get::<ClientCertificate>().and_then(|certificate| certificate.0.as_deref());
+        let certificate = request.extensions.get::<ClientCertificate>().cloned().unwrap_or_default();
         Self {
             address: options.trusted_proxies.client_address(connection, &request.headers),
-            caller: Caller::of(options.tokens.as_deref(), &request.headers, certificate),
+            caller: Caller::of(options.tokens.as_deref(), &request.headers, certificate.info()),
+            certificate,
         }
     }
 }
@@ -71,6 +73,7 @@ pub(crate) fn with_tokens<const N: usize>(names: [&str; N]) -> [RequestClient; N
     drawn.map(|(secret, _)| {
         let value = format!("Bearer {}", secret.expose()).parse().unwrap();
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
-        RequestClient { address: [10, 0, 0, 1].into(), caller: Caller::of(Some(&store), &headers, None) }
+        let caller = Caller::of(Some(&store), &headers, None);
+        RequestClient { address: [10, 0, 0, 1].into(), caller, certificate: ClientCertificate::default() }
     })
 }

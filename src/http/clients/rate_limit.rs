@@ -218,6 +218,7 @@ mod tests {
     use super::*;
     use crate::http::clients::with_tokens;
     use crate::http::request::caller::Caller;
+    use crate::http::request::handler_context::ClientCertificate;
     use governor::clock::FakeRelativeClock;
     use warp::http::Method;
 
@@ -229,11 +230,19 @@ mod tests {
     }
 
     fn at(address: &str) -> RequestClient {
-        RequestClient { address: address.parse().unwrap(), caller: Caller::Anonymous }
+        RequestClient {
+            address: address.parse().unwrap(),
+            caller: Caller::Anonymous(None),
+            certificate: ClientCertificate::default(),
+        }
     }
 
     fn numbered(number: u32) -> RequestClient {
-        RequestClient { address: IpAddr::from(number.to_be_bytes()), caller: Caller::Unrestricted }
+        RequestClient {
+            address: IpAddr::from(number.to_be_bytes()),
+            caller: Caller::Unrestricted,
+            certificate: ClientCertificate::default(),
+        }
     }
 
     /// How many requests of `client` are allowed in a row, up to `most`.

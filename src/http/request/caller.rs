@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use warp::http::header::{AUTHORIZATION, HeaderMap};
 
+use super::handler_context::{ClientCertificate, RequestContext};
 use crate::auth::{Action, Denied, Token, TokenStore};
 use crate::changefeed::Filter;
 use crate::http::response::problem::{Problem, clip};
@@ -25,8 +26,8 @@ use crate::trust::certificate::CertificateInfo;
 pub(crate) enum Caller {
     /// The node has no tokens, so every client may do everything.
     Unrestricted,
-    /// The request has no token.
-    Anonymous,
+    /// The request has no token; the subject of its client certificate, where it has one.
+    Anonymous(Option<String>),
     /// The request has a token that is not valid, and why.
     Refused(String),
     /// The request has this token.
@@ -57,7 +58,7 @@ impl Caller {
             return match tokens.with_tokens(|tokens| tokens.authenticate_certificate(subject, now)) {
                 Ok(Some(token)) => Self::Token(token),
                 // A certificate without a token is what every client has where they are required.
-                Ok(None) | Err(Denied::Unknown) => Self::Anonymous,
+                Ok(None) | Err(Denied::Unknown) => Self::Anonymous(subject.map(str::to_owned)),
                 Err(denied) => Self::Refused(denied.to_string()),
             };
         };
@@ -86,7 +87,7 @@ impl Caller {
         match self {
             Self::Unrestricted => true,
             Self::Token(token) => token.is_admin(),
-            Self::Anonymous | Self::Refused(_) => false,
+            Self::Anonymous(_) | Self::Refused(_) => false,
         }
     }
 
@@ -116,7 +117,7 @@ impl Caller {
         match self {
             Self::Unrestricted => true,
             Self::Token(token) => token.allows(Action::Read, key.as_bytes()),
-            Self::Anonymous | Self::Refused(_) => false,
+            Self::Anonymous(_) | Self::Refused(_) => false,
         }
     }
 
@@ -124,7 +125,15 @@ impl Caller {
     pub(crate) fn check(&self, need: &Need) -> Result<(), Problem> {
         match self {
             Self::Unrestricted => Ok(()),
-            Self::Anonymous => Err(Problem::unauthorized("this node wants a token: `Authorization: Bearer SECRET`")),
+            Self::Anonymous(subject) => {
+                let wanted = "this node wants a token: `Authorization: Bearer SECRET`";
+                Err(Problem::unauthorized(match subject {
+                    None => wanted.to_owned(),
+                    Some(subject) => {
+                        format!("{wanted}; no token has `cert = \"{subject}\"`, the subject of the client certificate")
+                    }
+                }))
+            }
             Self::Refused(reason) => Err(Problem::unauthorized(reason.as_str())),
             Self::Token(token) => need.of(token),
         }
@@ -184,23 +193,25 @@ impl Need {
 pub(crate) struct HeldRight {
     /// None where the node has no tokens.
     held: Option<(Arc<TokenStore>, Arc<Token>)>,
+    certificate: ClientCertificate,
     need: Need,
     generation: u64,
 }
 
 impl HeldRight {
     /// The right of a request that was checked for `need`.
-    pub(crate) fn new(tokens: Option<&Arc<TokenStore>>, caller: &Caller, need: Need) -> Self {
-        let held = match (tokens, caller) {
+    pub(crate) fn new(request: &RequestContext, need: Need) -> Self {
+        let held = match (&request.context.options.tokens, &request.caller) {
             (Some(tokens), Caller::Token(token)) => Some((Arc::clone(tokens), Arc::clone(token))),
             _ => None,
         };
         // Of no generation, so the first check looks: a reload may have come since the request was checked.
-        Self { held, need, generation: u64::MAX }
+        Self { held, certificate: request.certificate.clone(), need, generation: u64::MAX }
     }
 
     /// Returns the 401 or 403 once the right is gone.
     pub(crate) fn check(&mut self) -> Result<(), Problem> {
+        self.certificate.check()?;
         let Some((tokens, token)) = &mut self.held else { return Ok(()) };
         let (generation, now) = (tokens.generation(), SystemTime::now());
         // It is asked before each event, so tokens are searched only after a change.

@@ -37,6 +37,7 @@ use crate::http::server::watchers::WatcherSlots;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
 use crate::trust::certificate::CertificateInfo;
+use crate::trust::verified_certificate::VerifiedCertificate;
 
 /// The response header with the cluster id: versions and indexes of another cluster mean nothing in this one.
 const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");
@@ -87,7 +88,20 @@ enum NoAnswer {
 
 /// The verified certificate of a client; None where it has sent none, or has connected without TLS.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ClientCertificate(pub(crate) Option<Arc<CertificateInfo>>);
+pub(crate) struct ClientCertificate(pub(crate) Option<Arc<VerifiedCertificate>>);
+
+impl ClientCertificate {
+    /// Returns the 401 of a client whose certificate was valid when the connection began and is not any more.
+    pub(crate) fn check(&self) -> Result<(), Problem> {
+        let verdict = self.0.as_ref().map_or(Ok(()), |certificate| certificate.check());
+        verdict.map_err(|reason| Problem::certificate_ended(&reason))
+    }
+
+    /// What it says.
+    pub(crate) fn info(&self) -> Option<&CertificateInfo> {
+        self.0.as_ref().and_then(|certificate| certificate.info())
+    }
+}
 
 /// One request, whose body is not read yet.
 pub(crate) struct RequestContext {
@@ -107,6 +121,8 @@ pub(crate) struct RequestContext {
     pub(crate) fin: Fin,
     /// Which client asks, by its token.
     pub(crate) caller: Caller,
+    /// The certificate of its connection.
+    pub(crate) certificate: ClientCertificate,
     /// What is noted for the audit file, where there is one.
     pub(crate) trail: Option<Trail>,
     /// Its headers.
@@ -353,8 +369,9 @@ impl RequestContext {
             trail.routed();
         }
         let holder = Holder::of(&client);
-        let caller = client.caller;
-        Self { context, method, path, query, arrived: Instant::now(), holder, fin, caller, trail, headers, body }
+        let RequestClient { caller, certificate, .. } = client;
+        let arrived = Instant::now();
+        Self { context, method, path, query, arrived, holder, fin, caller, certificate, trail, headers, body }
     }
 
     /// Takes a share of the budget of responses for one of this size.

@@ -22,6 +22,14 @@ impl Problem {
         Self::local(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail)
     }
 
+    /// Returns the problem of a request on a connection whose client certificate was valid when it began; it closes the connection.
+    pub(crate) fn certificate_ended(reason: &str) -> Self {
+        let detail = format!(
+            "the client certificate of this connection is not valid any more: {reason}; connect again with a valid one"
+        );
+        Self::unauthorized(detail).closing()
+    }
+
     /// Returns `forbidden`; the detail names the token and what it lacks.
     pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
         Self::local(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail)

@@ -145,7 +145,7 @@ impl Problem {
         self
     }
 
-    /// Closes the connection after the response, since the rest of the body is unread.
+    /// Closes the connection after the response: the rest of the body is unread, or the client has to connect again.
     pub(crate) fn closing(mut self) -> Self {
         self.0.close = true;
         self

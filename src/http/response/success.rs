@@ -133,6 +133,11 @@ pub(crate) fn truncated(message: &str, version: u64) -> Response {
     json(&serde_json::json!({ "data": data, "message": message }))
 }
 
+/// Returns the answer to a touch for a client that may not read the key.
+pub(crate) fn unread(message: &str) -> Response {
+    json(&serde_json::json!({ "data": { "truncated": true }, "message": message }))
+}
+
 /// Returns the answer to OPTIONS with the methods of a route.
 pub(crate) fn options(allow: &'static str) -> Response {
     let mut response = empty(StatusCode::NO_CONTENT);

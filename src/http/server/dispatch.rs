@@ -2,9 +2,9 @@
 //!
 //! Why: warp has filters, but the order of these checks is a matter of safety, so it is written down in one function.
 //!
-//! Invariants: the origin is checked first, then the host, then the rate of the caller, then whether the node serves, then the
-//! headers; the routes see only requests that have passed all of them. A request over the rate costs no read of its body, and a
-//! probe is never over it. A response never leaves part of a body unread without closing the
+//! Invariants: the origin is checked first, then the host, then the rate of the caller, then the certificate of the connection, then whether
+//! the node serves, then the headers; the routes see only requests that have passed all of them. A request over the rate costs no
+//! read of its body, and a probe is never over it. A response never leaves part of a body unread without closing the
 //! connection.
 //!
 //! See also: the connection around it ([`super::connection`]), the routes ([`crate::http::routes`]).
@@ -26,7 +26,7 @@ use super::host_guard::{self, Asked};
 use crate::http::api::watch;
 use crate::http::audit::{Entry, Trail};
 use crate::http::clients::RequestClient;
-use crate::http::request::handler_context::ServerContext;
+use crate::http::request::handler_context::{ClientCertificate, ServerContext};
 use crate::http::request::unread_body::RequestBody;
 use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
@@ -137,10 +137,12 @@ where
     parts.extensions.insert(client);
     // /livez and /readyz tell an orchestrator themselves that the node is starting; /health asks the loop like other routes.
     let needs_loop = !is_probe || parts.uri.path().starts_with("/health");
-    let checked = match context.starting() {
+    // Of every request, whatever it needs: a connection lives long, and its handshake has verified it as of then.
+    let certificate = parts.extensions.get::<ClientCertificate>().map_or(Ok(()), ClientCertificate::check);
+    let checked = certificate.and_then(|()| match context.starting() {
         Some(problem) if needs_loop => Err(problem),
         _ => unsupported_headers::check(&parts.headers),
-    };
+    });
     let response = match checked {
         Ok(()) => route(app, hyper::Request::from_parts(parts, body.clone())).await?,
         Err(problem) => problem.respond(&parts.method),

@@ -264,7 +264,7 @@ mod tests {
     fn a_token_is_a_holder_of_its_own_wherever_its_requests_come_from() {
         let budget = Budget::new(256 * MIB);
         let [billing, audit] = with_tokens(["billing", "audit"]);
-        let at_their_address = RequestClient { caller: Caller::Anonymous, ..billing.clone() };
+        let at_their_address = RequestClient { caller: Caller::Anonymous(None), ..billing.clone() };
         let elsewhere = RequestClient { address: [10, 9, 9, 9].into(), ..billing.clone() };
         let first = fill(&budget, Holder::of(&billing), MIB);
         assert_eq!(first.len(), 128);

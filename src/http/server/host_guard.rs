@@ -5,7 +5,8 @@
 //!
 //! Invariants: exactly one `Host`; only HTTP/1.0 may go without. A rebinding page needs a name that can be registered, so
 //! names that cannot be public domains are let in where the node is not on loopback. Health probes ([`PROBES`]) are
-//! answered for any host, with nothing but their status. Where requests need a token any host will do.
+//! answered for any host, with nothing but their status. Where requests need a token any host will do, except for a right that comes by
+//! itself: a browser sends the client certificate of its user with every connection.
 //!
 //! See also: the check of the page's origin ([`super::browser_guard`]).
 
@@ -13,10 +14,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use warp::http::Version;
-use warp::http::header::HOST;
+use warp::http::header::{AUTHORIZATION, HOST};
 use warp::http::request::Parts;
 
 use crate::http::options::Options;
+use crate::http::request::handler_context::ClientCertificate;
 use crate::http::response::problem::{Problem, clip};
 
 /// Paths that load balancers and orchestrators ask for under any name.
@@ -32,6 +34,8 @@ const LABEL_BYTES: usize = 63;
 pub(crate) struct HostGuard {
     loopback: bool,
     any: bool,
+    /// Whether requests need a token.
+    tokens: bool,
     /// Bound and advertised host, those of HUSKV_JOIN, and the listed ones.
     own: BTreeSet<String>,
     listed: BTreeSet<String>,
@@ -52,8 +56,8 @@ impl HostGuard {
         let own = options.own_hosts.iter().map(|host| normal(host));
         Self {
             loopback: options.loopback,
-            // With tokens no right comes by itself: a page under a foreign name has no token that a browser would add.
-            any: options.tokens.is_some() || options.allowed_hosts.iter().any(|host| host == "*"),
+            tokens: options.tokens.is_some(),
+            any: options.allowed_hosts.iter().any(|host| host == "*"),
             own: own.chain(options.join_list.iter().filter_map(|address| of_authority(address))).collect(),
             listed: options.allowed_hosts.iter().map(|host| normal(host)).collect(),
         }
@@ -77,7 +81,9 @@ impl HostGuard {
             let Some(host) = of_authority(&text) else {
                 return Err(Problem::host(format!("`{}` is no host, or host:port", clip(&text))));
             };
-            if !self.knows(&host, members) {
+            // A page under a foreign name has no secret that a browser would add.
+            let is_safe = self.tokens && !comes_by_itself(request);
+            if !is_safe && !self.knows(&host, members) {
                 return match is_probe(request.uri.path()) {
                     true => Ok(Asked::Foreign),
                     false => Err(Problem::unknown_host(&host)),
@@ -96,6 +102,12 @@ impl HostGuard {
             || PRIVATE.iter().any(|domain| host.ends_with(domain));
         !self.loopback && (unregistrable || self.own.contains(host) || members.contains(host))
     }
+}
+
+/// Whether a request may have its right without a word of its sender: by the client certificate of the connection. A secret beats it.
+fn comes_by_itself(request: &Parts) -> bool {
+    let certificate = request.extensions.get::<ClientCertificate>();
+    certificate.is_some_and(|certificate| certificate.0.is_some()) && !request.headers.contains_key(AUTHORIZATION)
 }
 
 /// Whether load balancers and orchestrators ask for this path.

@@ -79,9 +79,9 @@ pub(super) async fn serve<S>(
         }
     };
     match accepted {
-        Ok((stream, info)) => {
+        Ok((stream, certificate)) => {
             slot.activity.handshake_done();
-            let certificate = ClientCertificate(info.map(Arc::new));
+            let certificate = ClientCertificate(certificate.map(Arc::new));
             let client = Client { certificate, ..Client::at(address.ip(), fin) };
             connection::serve((stream, broken), client, slot, context, service, stop_signal, log).await;
         }

@@ -9,6 +9,7 @@
 
 mod announced_closes;
 mod audit;
+mod client_certificates;
 mod cluster;
 mod connections;
 mod content;

@@ -256,11 +256,36 @@ async fn answers_tell_nothing_of_a_key_that_the_token_may_not_read() {
         }
     }
     let touched = secure.ask(Some(&secure.writer), "POST", "/touch/a/there", r#"{"ttl":5}"#).await;
-    assert_eq!((touched.status, &touched.json()["data"]["truncated"]), (200, &json!(true)));
-    assert!(touched.json()["data"].get("value").is_none());
+    assert_eq!((touched.status, &touched.json()["data"]), (200, &json!({"truncated": true})));
+    assert_eq!(touched.header("etag"), None);
     let header = format!("Authorization: Bearer {}\r\nIf-Match: \"9\"\r\n", secure.admin);
     let full = secure.node.ask_with("PUT", "/store/a/there", &header, "1").await;
     assert!(full.is_problem(412, "precondition_failed")["version"].is_u64() && full.header("etag").is_some());
+}
+
+#[tokio::test]
+async fn replays_tell_nothing_of_a_key_that_the_token_may_not_read() {
+    let secure = SecureNode::start();
+    let there = secure.ask(Some(&secure.admin), "PUT", "/store/a/there", "1").await;
+    let version = there.header("etag").unwrap().to_owned();
+    for _ in 0..2 {
+        let header = format!("Authorization: Bearer {}\r\nIdempotency-Key: touch\r\n", secure.writer);
+        let answer = secure.node.ask_with("POST", "/touch/a/there", &header, r#"{"ttl":5}"#).await;
+        assert_eq!((answer.status, &answer.json()["data"]), (200, &json!({"truncated": true})));
+        assert_eq!(answer.header("etag"), None);
+        let header = format!("Authorization: Bearer {}\r\nIdempotency-Key: put\r\nIf-Match: \"9\"\r\n", secure.writer);
+        let answer = secure.node.ask_with("PUT", "/store/a/there", &header, "2").await;
+        let problem = answer.is_problem(412, "precondition_failed");
+        assert_eq!((answer.header("etag"), problem.get("version")), (None, None));
+        assert!(!answer.body.contains(&version.replace('"', "")), "{answer:?}");
+    }
+    // Its own write has its own version.
+    let own = secure.ask(Some(&secure.writer), "PUT", "/store/a/there", "2").await;
+    assert_eq!(own.status, 200);
+    assert!(own.header("etag").is_some());
+    // The reader sees it, and a touch by a token with both rights does, too.
+    let touched = secure.ask(Some(&secure.admin), "POST", "/touch/a/there", r#"{"ttl":5}"#).await;
+    assert_eq!(touched.header("etag"), own.header("etag"));
 }
 
 #[tokio::test]

@@ -249,7 +249,9 @@ async fn secure(
     let Some(tls) = &target.tls else { return Ok((PeerStream::Plain(stream), None)) };
     let handshake = timeout(left().min(HANDSHAKE_LIMIT), tls.connect(stream, target.name.as_deref())).await;
     let error = match handshake.map_err(|_| DialError::Unresponsive(socket))? {
-        Ok((stream, identity)) => return Ok((PeerStream::Tls(Box::new(stream)), Some(identity.name))),
+        Ok(((stream, certificate), identity)) => {
+            return Ok((PeerStream::Tls(Box::new(stream), certificate), Some(identity.name)));
+        }
         Err(error) => error,
     };
     // A node without TLS closes at the first byte. One with TLS that refuses says so in an alert, which is no reason for plain.

@@ -11,7 +11,8 @@
 //! bytes, so the queue of replies never overflows and the loop never waits. A request carries its deadline by this node's clock:
 //! the time at which it is read means nothing. A member's large frame may take long while some of it arrives within every
 //! [`SILENCE`], and the member is told so meanwhile. A peer that is not in the table gets its messages on this connection, and its
-//! requests are refused. The connection ends as soon as the table no longer has the member; a removed member is told so first.
+//! requests are refused. The connection ends as soon as the table no longer has the member, which is told so first where it was
+//! removed, and as soon as a reload has replaced the CA bundle by one that does not verify its certificate.
 //!
 //! See also: `listener` (the handshake), `dialed_connection` (the other end).
 
@@ -46,6 +47,7 @@ const MAX_DEADLINE: Duration = Duration::from_hours(1);
 /// Serves the connection to its end. `who` describes the member in the log.
 pub async fn serve(registry: &Registry, stream: PeerStream, peer: &InboundPeer, welcome: Welcome, who: &str) {
     let (hello, is_tls) = (&peer.hello, stream.is_tls());
+    let until_distrusted = stream.until_distrusted();
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     let (replies, replies_end) = mpsc::channel(MAX_IN_FLIGHT);
@@ -68,6 +70,8 @@ pub async fn serve(registry: &Registry, stream: PeerStream, peer: &InboundPeer, 
             // Reads and discards: closing over unread bytes would reset the connection and lose the last frames sent.
             drop(timeout(DRAIN_LIMIT, tokio::io::copy(&mut reader, &mut tokio::io::sink())).await);
         }
+        // At once: it may have been taken back because its key is in other hands.
+        reason = until_distrusted => registry.warn_limited("a peer's connection is closed", who, &reason),
         () = async { if is_tls { sleep(registry.connection_age).await } else { pending().await } } => {
             // The dialler has had the time to open another one.
             debug!(registry.log, "a peer's connection has reached its age"; "peer" => who);

@@ -116,7 +116,7 @@ impl DialerLink<'_> {
         let _connected = self.registry.connect(self.peer, self.boot_history.current);
         let mut replaced: Option<Replies<'_>> = None;
         loop {
-            let is_tls = stream.is_tls();
+            let (is_tls, until_distrusted) = (stream.is_tls(), stream.until_distrusted());
             let (reader, writer) = stream.into_split();
             let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
             let clock = Arc::new(PeerClock::new(self.registry.handle.clock()));
@@ -127,11 +127,12 @@ impl DialerLink<'_> {
                 }
                 pending().await
             };
-            // Five ends: the peer closed, its boot id was superseded, the queue was closed, the connection was replaced, the
+            // Six ends: the peer closed, its boot id was superseded, its certificate is not valid any more, the queue was closed, the connection was replaced, the
             // transport stopped.
             let broken = |reason| Stop::Ended(End::Broken(reason));
             let stop = tokio::select! {
                 reason = &mut reading => broken(reason),
+                reason = until_distrusted => broken(reason),
                 conflict = self.registry.until_superseded(self.peer, self.boot_history) => broken(superseded_reason(&conflict)),
                 stop = self.write_loop((&mut writer, is_tls), &clock, held, queue, peer_address) => stop.unwrap_or_else(|e| broken(e.to_string())),
                 () = rest => unreachable!("it is pending for ever"),

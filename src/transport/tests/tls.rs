@@ -9,7 +9,7 @@ use crate::transport::handshake::{Hello, Purpose, WIRE_VERSION, preamble};
 use crate::transport::wire::framing::{Preamble, read_frame, read_preamble};
 use crate::transport::wire::{Frame, frame_limits};
 use crate::trust::Mode;
-use crate::trust::credentials::CredentialFiles;
+use crate::trust::credentials::{CredentialFiles, Reload};
 use crate::trust::peer_tls::PeerTls;
 use crate::trust::test_ca::{Leaf, TestCa};
 
@@ -17,7 +17,11 @@ use crate::trust::test_ca::{Leaf, TestCa};
 fn peer_tls(ca: &TestCa, mode: Mode, name: &str) -> Arc<PeerTls> {
     let folder = tempfile::tempdir().unwrap();
     ca.node(name).write(folder.path());
-    let path = |file: &str| folder.path().join(file);
+    open_tls(folder.path(), mode, name)
+}
+
+fn open_tls(folder: &std::path::Path, mode: Mode, name: &str) -> Arc<PeerTls> {
+    let path = |file: &str| folder.join(file);
     let files = CredentialFiles { certificate: path("node.pem"), key: path("node-key.pem"), ca: Some(path("ca.pem")) };
     Arc::new(PeerTls::open(files, mode, name).unwrap())
 }
@@ -265,4 +269,35 @@ async fn a_connection_is_replaced_before_its_age_and_no_reply_is_lost() {
         answered += 1;
     }
     assert_eq!((a.lines.count("peer found"), a.lines.count("peer lost")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_member_whose_authority_is_no_longer_trusted_loses_its_connections_at_once() {
+    let (ca, other) = (TestCa::new("ca"), TestCa::new("other"));
+    let both = [ca.certificate(), other.certificate()].concat();
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let node = |raft_id: u64, ca: &TestCa| {
+        let (folder, name) = (folders[usize::try_from(raft_id).unwrap() - 1].path(), format!("node{raft_id}"));
+        ca.node(&name).write(folder);
+        std::fs::write(folder.join("ca.pem"), &both).unwrap();
+        let tls = open_tls(folder, Mode::On, &name);
+        let options = Options { tls: Some(Arc::clone(&tls)), ..options() };
+        (Node::start_with(Disk::new(BootHistory::default()), raft_id, "127.0.0.1:0", options), tls)
+    };
+    let ((mut a, tls), (mut b, _)) = (node(1, &ca), node(2, &other));
+    connect(&mut a, &mut b).await;
+    // Its own certificate is replaced: the peers are who they were.
+    ca.node("node1").write(folders[0].path());
+    std::fs::write(folders[0].path().join("ca.pem"), &both).unwrap();
+    let silent = slog::Logger::root(slog::Discard, slog::o!());
+    assert!(matches!(tls.credentials().reload(&silent), Reload::Replaced));
+    a.post.send(vec![append(1, 2, 2, 9)]);
+    b.message().await;
+    assert_eq!(a.lines.count("peer lost"), 0);
+
+    std::fs::write(folders[0].path().join("ca.pem"), ca.certificate()).unwrap();
+    assert!(matches!(tls.credentials().reload(&silent), Reload::Replaced));
+    // What it had dialled, and what it had accepted. Node 2 trusts both still.
+    tokio::join!(a.down(2), b.down(1));
+    a.lines.wait("a peer's connection is closed").await;
 }

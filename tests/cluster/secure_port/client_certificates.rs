@@ -1,12 +1,17 @@
 //! Client certificates: who is refused, and what the log says of it.
 
+use std::fs;
+use std::io::{Read, Write};
+use std::time::Instant;
+
 use super::{ask, logged, start, with_tls};
-use crate::harness::{Node, Request};
-use crate::test_ca::{Leaf, TestCa};
+use crate::harness::{Node, Request, secs};
+use crate::test_ca::{Leaf, TestCa, TlsClient};
 
 crate::harness::cases![
     where_certificates_are_required_each_refusal_has_its_reason_in_the_log,
     where_they_are_optional_a_client_without_one_is_served,
+    a_client_whose_authority_is_withdrawn_loses_its_connection_and_its_watch,
 ];
 
 #[track_caller]
@@ -56,4 +61,49 @@ fn where_they_are_optional_a_client_without_one_is_served() {
     let node = start(setup, &ca, None);
     is_served(&node, &ca, Some(&ca.client("billing")));
     is_refused(&node, &ca, Some(&other.client("foreign")), &["unknown issuer CN=other-ca"]);
+}
+
+/// Sends a request on a connection that stays open.
+fn send(client: &mut TlsClient, path: &str) {
+    client.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    client.flush().unwrap();
+}
+
+/// Reads until the text has `words`.
+#[track_caller]
+fn read_until(client: &mut TlsClient, words: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(words) {
+        let mut buffer = [0; 4096];
+        let count = client.read(&mut buffer).unwrap();
+        assert!(count > 0, "it ended without {words:?}: {text}");
+        text += std::str::from_utf8(&buffer[..count]).unwrap();
+    }
+    text
+}
+
+fn a_client_whose_authority_is_withdrawn_loses_its_connection_and_its_watch() {
+    let (folder, ca, next) = (tempfile::tempdir().unwrap(), TestCa::new("huskv-ca"), TestCa::new("next-ca"));
+    ca.node("kv1").write(folder.path());
+    let client = ca.client("billing");
+    let setup = with_tls(folder.path()).set("HUSKV_TLS_HTTP_CLIENT_AUTH", "required");
+    let node = start(setup, &ca, Some(&client));
+    let (mut watch, mut kept) = (ca.connect(&node.http, Some(&client)), ca.connect(&node.http, Some(&client)));
+    send(&mut watch, "/watch?prefix=");
+    read_until(&mut watch, "retry:");
+    send(&mut kept, "/livez");
+    assert!(read_until(&mut kept, "ok\n").starts_with("HTTP/1.1 200"));
+    // Without a signal: the files are looked at every 10 s.
+    let begun = Instant::now();
+    fs::write(folder.path().join("ca.pem"), next.certificate()).unwrap();
+    let denied = read_until(&mut watch, "connect again");
+    assert!(begun.elapsed() < secs(12), "{:?}", begun.elapsed());
+    assert!(denied.contains("event:denied") && denied.contains("unknown issuer CN=huskv-ca"), "{denied}");
+    send(&mut kept, "/livez");
+    let mut refused = String::new();
+    kept.read_to_string(&mut refused).unwrap();
+    assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("connect again"), "{refused}");
+    assert!(refused.to_lowercase().contains("connection: close"), "{refused}");
+    is_refused(&node, &ca, Some(&client), &["unknown issuer CN=huskv-ca"]);
+    is_served(&node, &ca, Some(&next.client("billing")));
 }

@@ -4,13 +4,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::with_tls;
+use super::{logged, start, with_tls};
 use crate::harness::{Setup, secs};
-use crate::test_ca::TestCa;
+use crate::test_ca::{LeafParams, TestCa};
 
 crate::harness::cases![
     a_wrong_pair_refuses_the_start_and_names_the_file,
     half_a_pair_is_a_wrong_setting,
+    client_certificates_on_a_plain_port_are_a_wrong_setting,
+    what_keeps_certificates_from_being_used_is_warned_of,
     a_clock_difference_of_some_minutes_is_allowed,
 ];
 
@@ -45,6 +47,18 @@ fn a_wrong_pair_refuses_the_start_and_names_the_file() {
     fs::set_permissions(path("node-key.pem"), fs::Permissions::from_mode(0o644)).unwrap();
     refused(folder.path(), &["node-key.pem", "other users may read this key (mode 0644)", "chmod 600"]);
     fs::set_permissions(path("node-key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+    for (name, mode, reason) in [
+        ("node-key.pem", 0o620, "the group may write this key (mode 0620); chmod 600 it"),
+        ("node.pem", 0o666, "other users may write this file (mode 0666), and so decide who is trusted; chmod o-w it"),
+    ] {
+        let own = fs::metadata(path(name)).unwrap().permissions();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+        refused(folder.path(), &[name, reason]);
+        fs::set_permissions(path(name), own).unwrap();
+    }
+    ca.leaf("kv1", |leaf| leaf.for_clients_only()).write(folder.path());
+    refused(folder.path(), &["node.pem", "not for servers (extended key usage)", "serverAuth"]);
+    ca.node("kv1").write(folder.path());
     write("node-key.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n");
     refused(folder.path(), &["node-key.pem", "the key is encrypted", "openssl pkey"]);
     for garbage in ["", "garbage", "-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----\n"] {
@@ -69,6 +83,38 @@ fn half_a_pair_is_a_wrong_setting() {
         assert_eq!(status.code(), Some(2), "{log}");
         assert!(log.lines().count() == 1 && log.contains(variable) && log.contains(other), "{log}");
     }
+}
+
+fn client_certificates_on_a_plain_port_are_a_wrong_setting() {
+    let mut node =
+        with_tls(Path::new("/tls")).set("HUSKV_TLS_HTTP", "off").set("HUSKV_TLS_HTTP_CLIENT_AUTH", "required").spawn();
+    let status = node.await_exit(secs(10));
+    let log = node.log();
+    assert_eq!((status.code(), log.lines().count()), (Some(2), 1), "{log}");
+    for word in ["HUSKV_TLS_HTTP", "tls.http", "tls.http_client_auth", "no plain connection has a client certificate"] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+}
+
+fn what_keeps_certificates_from_being_used_is_warned_of() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), TestCa::new("huskv-ca"));
+    ca.leaf("kv1", LeafParams::nameless).write(folder.path());
+    let setup = with_tls(folder.path()).set("HUSKV_TLS_HTTP", "accept").set("HUSKV_TLS_HTTP_CLIENT_AUTH", "optional");
+    let node = setup.start();
+    logged(&node, &["WARN", "tls.http is accept: plain connections are served without a client certificate"]);
+    logged(&node, &["WARN", "the certificate of the HTTP port has no names", "CN=kv1"]);
+
+    ca.node("kv1").write(folder.path());
+    let tokens = folder.path().join("tokens.toml");
+    let token = |name: &str| format!("[[token]]\nname = \"{name}\"\ncert = \"CN={name}\"\nadmin = true\n");
+    fs::write(&tokens, token("one")).unwrap();
+    let node = start(with_tls(folder.path()).set("HUSKV_AUTH_TOKENS", tokens.display()), &ca, None);
+    logged(&node, &["WARN", "no client can use the tokens with `cert`", "tls.http_client_auth", "tokens_with_cert: 1"]);
+    fs::write(&tokens, token("one") + &token("two")).unwrap();
+    node.sighup();
+    logged(&node, &["WARN", "no client can use the tokens with `cert`", "tokens_with_cert: 2"]);
+    let log = node.log();
+    assert!(!log.contains("has no names") && !log.contains("tls.http is accept"), "{log}");
 }
 
 fn a_clock_difference_of_some_minutes_is_allowed() {

@@ -46,7 +46,7 @@ impl World {
         }
         node.starts += 1;
         node.outbox = SimOutbox::new(self.clock.clone(), node.engine.clone());
-        node.finished_spooler = None;
+        (node.finished_spooler, node.offered_by) = (None, None);
         node.peer_space.clear();
         node.paused_until = 0;
         node.checked_log = 0;
@@ -87,7 +87,6 @@ impl World {
         let raft_trace = if self.raft_trace { self.trace_sink.clone() } else { Trace::Off };
         let quiet = trace::logger(at, self.clock.clone(), raft_trace);
         let outbox = node.outbox.clone();
-        node.offered_by = None;
         node.peers = Peers::open(Arc::new(node.engine.clone())).ok();
         // The real recovery runs here: identity, journal and state machine are read back from what the disk has kept.
         let driver = DataDir::open(Arc::new(node.engine.clone()), boot).and_then(|(data_dir, incarnation)| {
