@@ -16,7 +16,7 @@ use warp::http::request::Parts;
 
 use super::options::Options;
 use super::request::caller::Caller;
-use super::request::handler_context::ClientCertificate;
+use super::request::client_certificate::ClientCertificate;
 
 /// The address at the other end of a connection, as an extension of its requests.
 #[derive(Debug, Clone, Copy)]

@@ -218,7 +218,7 @@ mod tests {
     use super::*;
     use crate::http::clients::with_tokens;
     use crate::http::request::caller::Caller;
-    use crate::http::request::handler_context::ClientCertificate;
+    use crate::http::request::client_certificate::ClientCertificate;
     use governor::clock::FakeRelativeClock;
     use warp::http::Method;
 

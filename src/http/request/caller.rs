@@ -14,9 +14,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use warp::http::header::{AUTHORIZATION, HeaderMap};
 
-use super::handler_context::{ClientCertificate, RequestContext};
+use super::handler_context::RequestContext;
 use crate::auth::{Action, Denied, Token, TokenStore};
 use crate::changefeed::Filter;
+use crate::http::request::client_certificate::ClientCertificate;
 use crate::http::response::problem::{Problem, clip};
 use crate::model::{Command, Operation, TokenName};
 use crate::trust::certificate::CertificateInfo;

@@ -21,6 +21,7 @@ use warp::reply::Response;
 
 use super::body::{self, Body, BodyQuota, BodyStream};
 use super::caller::Caller;
+use super::client_certificate::ClientCertificate;
 use super::media_type;
 use super::uri::Deadline;
 use crate::auth::LastReload;
@@ -36,8 +37,6 @@ use crate::http::server::fair_memory::{Budget, Holder, Share};
 use crate::http::server::watchers::WatcherSlots;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
-use crate::trust::certificate::CertificateInfo;
-use crate::trust::verified_certificate::VerifiedCertificate;
 
 /// The response header with the cluster id: versions and indexes of another cluster mean nothing in this one.
 const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");
@@ -84,23 +83,6 @@ enum NoAnswer {
     Stalled,
     /// The process ends.
     Ending,
-}
-
-/// The verified certificate of a client; None where it has sent none, or has connected without TLS.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct ClientCertificate(pub(crate) Option<Arc<VerifiedCertificate>>);
-
-impl ClientCertificate {
-    /// Returns the 401 of a client whose certificate was valid when the connection began and is not any more.
-    pub(crate) fn check(&self) -> Result<(), Problem> {
-        let verdict = self.0.as_ref().map_or(Ok(()), |certificate| certificate.check());
-        verdict.map_err(|reason| Problem::certificate_ended(&reason))
-    }
-
-    /// What it says.
-    pub(crate) fn info(&self) -> Option<&CertificateInfo> {
-        self.0.as_ref().and_then(|certificate| certificate.info())
-    }
 }
 
 /// One request, whose body is not read yet.

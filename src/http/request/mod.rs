@@ -7,6 +7,7 @@
 
 pub(crate) mod body;
 pub(crate) mod caller;
+pub(crate) mod client_certificate;
 pub(crate) mod conditions;
 pub(crate) mod content;
 pub(crate) mod handler_context;

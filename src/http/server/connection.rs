@@ -36,7 +36,8 @@ use super::connection_slots::{ConnectionSlot, SlotKind};
 use super::lingering_close::{LINGER, raw_response};
 use crate::http::api::watch;
 use crate::http::clients::ConnectionAddress;
-use crate::http::request::handler_context::{ClientCertificate, ServerContext};
+use crate::http::request::client_certificate::ClientCertificate;
+use crate::http::request::handler_context::ServerContext;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 

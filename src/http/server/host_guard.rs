@@ -18,7 +18,7 @@ use warp::http::header::{AUTHORIZATION, HOST};
 use warp::http::request::Parts;
 
 use crate::http::options::Options;
-use crate::http::request::handler_context::ClientCertificate;
+use crate::http::request::client_certificate::ClientCertificate;
 use crate::http::response::problem::{Problem, clip};
 
 /// Paths that load balancers and orchestrators ask for under any name.
