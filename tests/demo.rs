@@ -1,29 +1,33 @@
-//! `huskv demo` as a process: start, restart with its data, and no process left behind.
+//! `huskv demo` as a process: start, restart with its data, TLS and tokens, and no process left behind.
 //!
 //! See also: `tests/cluster` for the nodes.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use huskv::client::{NodeClient, Response};
+use huskv::client::{Access, NodeClient, Response, Token};
+use huskv::trust::connector::TlsConnector;
+use huskv::trust::pem_files::CaBundle;
 use serde_json::json;
 
 /// The time limit of a step on a busy machine, in a debug build.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Finds two ranges of three ports that are free at this moment.
+/// Finds two ranges of four ports that are free at this moment. They are below the ephemeral range of the system: no
+/// connection of another test takes one of them while a demo is stopped.
 fn free_ranges() -> [u16; 2] {
     let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     let mut found = Vec::new();
     while found.len() < 2 {
-        let picked = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let first = picked.local_addr().expect("bound").port();
-        drop(picked);
-        let apart = found.iter().all(|other: &u16| first.abs_diff(*other) > 3);
-        if first < 65_000 && apart && (first..first + 3).all(free) {
+        // A fresh RandomState is seeded anew, which is all the randomness that is needed here.
+        let random = RandomState::new().hash_one(found.len());
+        let first = 20_000 + u16::try_from(random % 12_000).expect("below 12 000");
+        let apart = found.iter().all(|other: &u16| first.abs_diff(*other) > 4);
+        if apart && (first..first + 4).all(free) {
             found.push(first);
         }
     }
@@ -39,8 +43,14 @@ struct Demo {
 
 impl Demo {
     fn start(folder: &Path, ports: [u16; 2], arguments: &[&str]) -> Self {
+        Self::start_among(&[], folder, ports, arguments)
+    }
+
+    /// Starts one with these variables in its environment.
+    fn start_among(variables: &[(&str, &str)], folder: &Path, ports: [u16; 2], arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_huskv"))
             .current_dir(folder)
+            .envs(variables.iter().copied())
             .args(["demo", "--http-from", &ports[0].to_string(), "--raft-from", &ports[1].to_string()])
             .args(arguments)
             .stdin(Stdio::null())
@@ -87,8 +97,44 @@ impl Drop for Demo {
 }
 
 fn ask<F: Future<Output = T>, T>(request: impl FnOnce(NodeClient) -> F) -> T {
+    ask_with(Access::default(), request)
+}
+
+fn ask_with<F: Future<Output = T>, T>(access: Access, request: impl FnOnce(NodeClient) -> F) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(request(NodeClient::new(LONG)))
+    runtime.block_on(request(NodeClient::with_access(LONG, access)))
+}
+
+/// Access over TLS to the nodes of the secure demo in `folder`, without a token.
+fn over_tls(folder: &Path) -> Access {
+    let bundle = CaBundle::read(&folder.join("data/certs/ca.pem")).expect("a CA");
+    Access::over_tls(TlsConnector::new(&bundle, "the CA of the demo", None).expect("it verifies"))
+}
+
+fn secret(folder: &Path) -> String {
+    let text = std::fs::read_to_string(folder.join("data/certs/admin.secret")).expect("there is a secret");
+    text.trim().to_owned()
+}
+
+/// The same with the admin's token.
+fn as_admin(folder: &Path) -> Access {
+    over_tls(folder).with_token(Token::new(&secret(folder)).expect("a token"))
+}
+
+fn get_as(access: Access, address: &str, path: &str) -> Response {
+    ask_with(access, async |client: NodeClient| client.get(address, path).await).expect("an answer")
+}
+
+/// The commands that were printed between these two lines.
+fn commands<'a>(said: &'a str, from: &str, to: &str) -> Vec<&'a str> {
+    let lines = said.lines().skip_while(|line| !line.starts_with(from)).skip(1);
+    lines.take_while(|line| !line.starts_with(to)).map(str::trim).collect()
+}
+
+/// Runs commands as a reader pastes them, in the directory of the demo.
+fn paste(folder: &Path, commands: &[&str]) -> Output {
+    let mut shell = Command::new("sh");
+    shell.current_dir(folder).args(["-ec", &commands.join("\n")]).output().expect("sh is there")
 }
 
 fn get(address: &str, path: &str) -> Response {
@@ -98,7 +144,7 @@ fn get(address: &str, path: &str) -> Response {
 fn nothing_listens(ports: [u16; 2], limit: Duration) {
     let begun = Instant::now();
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    while !ports.iter().flat_map(|first| *first..*first + 3).all(|port| free(&port)) {
+    while !ports.iter().flat_map(|first| *first..*first + 4).all(|port| free(&port)) {
         assert!(begun.elapsed() < limit, "something is left running");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -178,4 +224,112 @@ fn a_port_in_use_is_named_before_any_node_is_started() {
     assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0);
     drop(taken);
     nothing_listens([http, raft], Duration::from_secs(1));
+}
+
+#[test]
+fn a_secure_demo_is_used_by_what_it_prints_and_refuses_strangers() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    let ports = free_ranges();
+    let mut demo = Demo::start(folder, ports, &["--secure"]);
+    let said = demo.until("Ctrl-C");
+    assert_eq!(said.matches("made ").count(), 3, "{said}");
+    assert!(!said.contains(&secret(folder)), "{said}");
+
+    let shown = paste(folder, &commands(&said, "The same with huskv", "Strangers"));
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.status.success() && text.contains("bar") && text.contains("node3"), "{shown:?}");
+    let address = demo.http(2);
+    let stats = get_as(as_admin(folder), &address, "/raft/stats").body;
+    assert_eq!((&stats["data"]["tls_http"], &stats["data"]["tls_peer"]), (&json!("on"), &json!("on")), "{stats}");
+    assert_eq!(get_as(as_admin(folder), &address, "/store/foo").body["data"]["value"], "bar");
+    let refused = get_as(over_tls(folder), &address, "/store/foo");
+    assert_eq!((refused.status, &refused.body["code"]), (401, &json!("unauthorized")));
+    let refused = get(&address, "/store/foo");
+    assert_eq!((refused.status, &refused.body["code"]), (400, &json!("https_required")));
+    // The same with curl, where there is one.
+    let leader = said.lines().find_map(|line| line.split_once(" leads;")).expect("a leader").0;
+    if Command::new("curl").arg("--version").output().is_ok() {
+        let shown = paste(folder, &commands(&said, &format!("{leader} leads"), "The same"));
+        let text = String::from_utf8_lossy(&shown.stdout);
+        assert!(shown.status.success() && text.contains(r#""value":"bar""#), "{shown:?}");
+        let refused =
+            commands(&said, "Strangers", "Ctrl-C").iter().map(|line| paste(folder, &[line])).collect::<Vec<_>>();
+        let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!refused[0].status.success() && text(&refused[0]).is_empty(), "{refused:?}");
+        assert!(text(&refused[1]).contains("unauthorized") && text(&refused[2]).contains("https_required"));
+    }
+    demo.interrupt();
+    assert!(demo.child.wait().expect("ends").success());
+    nothing_listens(ports, Duration::ZERO);
+
+    let mut again = Demo::start(folder, ports, &["--secure"]);
+    let said = again.until("Ctrl-C");
+    assert!(!said.contains("made ") && !said.contains("joined"), "{said}");
+    assert_eq!(get_as(as_admin(folder), &again.http(1), "/store/foo").body["data"]["value"], "bar");
+    drop(again);
+    nothing_listens(ports, LONG);
+
+    let before = secret(folder);
+    let mut fresh = Demo::start(folder, ports, &["--secure", "--fresh"]);
+    fresh.until("Ctrl-C");
+    assert_ne!(secret(folder), before);
+    assert_eq!(get_as(as_admin(folder), &fresh.http(1), "/store/foo").status, 404);
+}
+
+#[test]
+fn a_demo_goes_on_with_tls_and_without_whatever_its_environment_has() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    let ports = free_ranges();
+    let stray = [
+        ("HUSKV_TLS_DIR", "/nowhere"),
+        ("HUSKV_TLS_PEER_CERT", "/nowhere/a"),
+        ("HUSKV_TLS_HTTP", "accept"),
+        ("HUSKV_AUTH_TOKENS", "/nowhere/tokens.toml"),
+        ("HUSKV_RAFT_HOST", "192.0.2.1"),
+        ("HUSKV_CA", "/nowhere/ca.pem"),
+        ("HUSKV_TOKEN", "hkv_other"),
+        ("HUSKV_TOKEN_FILE", "/nowhere/secret"),
+    ];
+    let body = json!({ "key": "foo", "value": "bar" });
+    for (round, arguments) in [&[][..], &["--secure"], &[], &["--secure", "--nodes", "4"]].into_iter().enumerate() {
+        let mut demo = Demo::start_among(&stray, folder, ports, arguments);
+        let said = demo.until("Ctrl-C");
+        let access = || if arguments.is_empty() { Access::default() } else { as_admin(folder) };
+        let joined = [2, 0, 0, 1][round];
+        assert_eq!(said.matches(" joined").count(), joined, "round {round}: {said}");
+        let address = demo.http(1);
+        if round == 0 {
+            let stored = ask_with(access(), async |client: NodeClient| client.post(&address, "/store", &body).await);
+            assert_eq!(stored.expect("stored").status, 200);
+        }
+        for node in 0..3 {
+            let found = get_as(access(), &demo.http(node), "/store/foo");
+            assert_eq!(found.body["data"]["value"], "bar", "round {round}, {found:?}");
+        }
+        demo.interrupt();
+        assert!(demo.child.wait().expect("ends").success());
+        nothing_listens(ports, Duration::ZERO);
+    }
+}
+
+#[test]
+fn the_ca_of_a_real_cluster_is_named_before_anything_is_removed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let made = Command::new(env!("CARGO_BIN_EXE_huskv"))
+        .current_dir(folder.path())
+        .args(["certs", "ca", "data/certs", "--cluster", "prod"])
+        .output();
+    assert!(made.expect("huskv can be started").status.success());
+    std::fs::create_dir(folder.path().join("data/node1")).expect("new");
+    std::fs::write(folder.path().join("data/node1/identity"), "").expect("new");
+    let key = || std::fs::read(folder.path().join("data/certs/ca-key.pem")).expect("a key");
+    let before = key();
+    let mut demo = Demo::start(folder.path(), free_ranges(), &["--secure", "--fresh"]);
+    assert_eq!(demo.child.wait().expect("ends").code(), Some(1));
+    let mut complaint = String::new();
+    demo.child.stderr.take().expect("piped").read_to_string(&mut complaint).expect("UTF-8");
+    assert!(complaint.contains("the CA of the cluster prod") && complaint.lines().count() == 1, "{complaint}");
+    assert!(folder.path().join("data/node1/identity").exists() && key() == before);
 }

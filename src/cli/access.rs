@@ -129,7 +129,7 @@ impl TokenSource {
 }
 
 /// Reads a bounded regular file, without the end of its last line. What is not UTF-8 is no token, so it reads as empty.
-fn read_file(path: &Path) -> io::Result<String> {
+pub(super) fn read_file(path: &Path) -> io::Result<String> {
     // A named pipe without a writer would block the open.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;

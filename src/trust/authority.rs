@@ -23,15 +23,16 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, SanType,
 };
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::TrustError;
 use super::certificate::CertificateInfo;
 use super::names::{DOMAIN, Host, Label, SHARED_LABEL};
 use super::new_files::{self, NewFile};
-use super::pem_files;
+use super::{TrustError, pem_files, provider};
 
 /// The common name of every CA that is made here.
 const CA_NAME: &str = "huskv CA";
@@ -139,6 +140,37 @@ impl Authority {
             key.ok_or_else(|| invalid(&key_path, "it is no key in PKCS #8 form; convert it with openssl pkcs8"))?;
         let issuer = Issuer::from_ca_cert_der(certificate, key).map_err(signing(&path))?;
         Ok(Self { folder: folder.to_owned(), cluster, bundle, not_after, issuer })
+    }
+
+    /// The cluster that it is the CA of.
+    #[must_use]
+    pub fn cluster(&self) -> &Label {
+        &self.cluster
+    }
+
+    /// Whether `DIR/NAME` holds what [`Authority::node`] wrote, issued by this CA, beside its present bundle, and valid at each
+    /// of `times`.
+    #[must_use]
+    pub fn has_issued(&self, name: &Label, times: &[SystemTime]) -> bool {
+        let folder = self.folder.join(name.as_str());
+        let path = folder.join(CA_FILE);
+        // What cannot be read or verified has to be issued again, whatever the reason is.
+        let Ok(pair) = pem_files::KeyPair::read(&folder.join("node.pem"), &folder.join("node-key.pem")) else {
+            return false;
+        };
+        let Ok(bundle) = pem_files::CaBundle::read(&path) else { return false };
+        if !fs::read_to_string(path).is_ok_and(|text| text == self.bundle) {
+            return false;
+        }
+        let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(bundle.roots, provider()).build() else {
+            return false;
+        };
+        let Ok(server) = ServerName::try_from(format!("{name}.{}.{DOMAIN}", self.cluster)) else { return false };
+        let Some((leaf, intermediates)) = pair.certified.cert.split_first() else { return false };
+        times.iter().all(|time| {
+            let time = UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+            verifier.verify_server_cert(leaf, intermediates, &server, &[], time).is_ok()
+        })
     }
 
     /// Issues the certificate of a node into `DIR/NAME`. Without `hosts` it is for the host `name`.
@@ -259,12 +291,8 @@ fn invalid(path: &Path, reason: impl Into<String>) -> TrustError {
 mod tests {
     use super::*;
     use crate::trust::pem_files::CaBundle;
-    use crate::trust::provider;
     use crate::trust::test_ca::TestCa;
-    use rustls::client::WebPkiServerVerifier;
-    use rustls::client::danger::ServerCertVerifier;
     use rustls::server::WebPkiClientVerifier;
-    use rustls_pki_types::{ServerName, UnixTime};
     use std::os::unix::fs::PermissionsExt;
 
     fn label(text: &str) -> Label {
@@ -316,6 +344,29 @@ mod tests {
         assert_eq!(info.names(), "no names");
         let key = fs::read_to_string(kv1.join("node-key.pem")).unwrap();
         assert_eq!(KeyPair::from_pem(&key).unwrap().algorithm(), &PKCS_ECDSA_P256_SHA256);
+    }
+
+    #[test]
+    fn what_was_issued_is_told_from_what_expires_and_what_another_ca_issued() {
+        let home = tempfile::tempdir().unwrap();
+        create(home.path(), &label("prod"), false).unwrap();
+        let authority = Authority::read(home.path()).unwrap();
+        let (now, kv1) = (SystemTime::now(), label("kv1"));
+        assert!(!authority.has_issued(&kv1, &[now]), "there is none");
+        authority.node(&kv1, &[], 30, false).unwrap();
+        assert!(authority.has_issued(&kv1, &[now, now + days(29)]));
+        assert!(!authority.has_issued(&kv1, &[now, now + days(31)]));
+        assert!(!authority.has_issued(&kv1, &[now - days(1)]));
+        fs::rename(home.path().join("kv1"), home.path().join("kv2")).unwrap();
+        assert!(!authority.has_issued(&label("kv2"), &[now]), "it is of another node");
+        fs::rename(home.path().join("kv2"), home.path().join("kv1")).unwrap();
+        create(home.path(), &label("prod"), true).unwrap();
+        let renewed = Authority::read(home.path()).unwrap();
+        assert!(!renewed.has_issued(&kv1, &[now]), "the bundle beside it is the old one");
+        fs::copy(home.path().join(CA_FILE), home.path().join("kv1").join(CA_FILE)).unwrap();
+        assert!(!renewed.has_issued(&kv1, &[now]), "the old CA of the same name has issued it");
+        renewed.node(&kv1, &[], 30, true).unwrap();
+        assert!(renewed.has_issued(&kv1, &[now]));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub mod credentials;
 pub mod expiry;
 pub mod inspect;
 pub mod names;
-mod new_files;
+pub mod new_files;
 pub mod peer_identity;
 pub mod peer_tls;
 pub mod pem_files;

@@ -1,4 +1,4 @@
-//! Files of certificates and keys as they are created: with their final mode, all or none.
+//! Files of certificates, keys and secrets as they are created: with their final mode, all or none.
 //!
 //! Why: a key that is readable for a moment is read in it, and a key that is overwritten by mistake is gone.
 //!
@@ -25,7 +25,7 @@ const FOLDER: u32 = 0o700;
 
 /// A file to be written.
 #[derive(Debug)]
-pub(super) struct NewFile<'a> {
+pub struct NewFile<'a> {
     path: PathBuf,
     text: &'a str,
     mode: u32,
@@ -33,12 +33,14 @@ pub(super) struct NewFile<'a> {
 
 impl<'a> NewFile<'a> {
     /// A file that all users may read.
-    pub(super) fn public(path: PathBuf, text: &'a str) -> Self {
+    #[must_use]
+    pub fn public(path: PathBuf, text: &'a str) -> Self {
         Self { path, text, mode: PUBLIC }
     }
 
     /// A file that its owner alone may read.
-    pub(super) fn secret(path: PathBuf, text: &'a str) -> Self {
+    #[must_use]
+    pub fn secret(path: PathBuf, text: &'a str) -> Self {
         Self { path, text, mode: SECRET }
     }
 
@@ -73,7 +75,7 @@ impl Drop for Undo {
 /// # Errors
 /// [`TrustError`] of the first file that exists (unless `replace`) or that cannot be written. No file has been written or
 /// replaced then, unless a rename failed after others.
-pub(super) fn write(folder: &Path, files: &[NewFile<'_>], replace: bool) -> Result<Vec<PathBuf>, TrustError> {
+pub fn write(folder: &Path, files: &[NewFile<'_>], replace: bool) -> Result<Vec<PathBuf>, TrustError> {
     for file in files {
         refuse_existing(&file.path, replace)?;
     }

@@ -3,10 +3,14 @@
 //! Why: the first minute with huskv. The demo does what the tutorial does by hand, so its nodes can be inspected, killed
 //! and joined again with curl.
 //!
-//! Invariants: no process is left when it ends. Data is kept for the next run, unless `--fresh`.
+//! Invariants: no process is left when it ends. Data and credentials are kept for the next run, unless `--fresh`. With `--secure`
+//! the demo is a client like any other: it has a token, and verifies the nodes by their CA.
 //!
-//! See also: `processes` for the child processes, `node_summary` for their stats.
+//! See also: `processes` for the child processes, `credentials` for `--secure`, `intro` for the commands to try,
+//! `node_summary` for the nodes' stats.
 
+mod credentials;
+mod intro;
 pub(crate) mod processes;
 
 use std::io::{self, Write};
@@ -21,7 +25,8 @@ use tokio::time::{Instant, sleep};
 
 use super::cluster::node_summary::{NodeSummary, join_target, role};
 use super::exit::{FAILED, print_error};
-use crate::client::NodeClient;
+use crate::client::{Access, NodeClient};
+use credentials::{CredentialError, Credentials};
 use processes::{Plan, ProcessError, Processes};
 
 /// The name of the subcommand.
@@ -29,6 +34,12 @@ const NAME: &str = "demo";
 
 /// The maximum number of nodes; the two ranges of ports must not overlap.
 const MAX_NODES: i64 = 32;
+
+/// The flag that deletes earlier data.
+const FRESH: &str = "fresh";
+
+/// The flag for TLS and tokens.
+const SECURE: &str = "secure";
 
 /// The flag of the first HTTP port.
 const HTTP_FROM: &str = "http-from";
@@ -60,6 +71,9 @@ enum DemoError {
     /// The nodes cannot be started.
     #[error(transparent)]
     Processes(#[from] ProcessError),
+    /// There are no certificates or no token.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     /// A node exited during the start.
     #[error("{0} did not start; its log says why. All nodes are stopped")]
     NodeExited(String),
@@ -103,8 +117,13 @@ pub(crate) fn command() -> Command {
     };
     let http = port(HTTP_FROM, "2221", "HTTP port of the first node; the others count upwards");
     let raft = port(RAFT_FROM, "1111", "Raft port of the first node; the others count upwards");
-    let fresh =
-        Arg::new("fresh").long("fresh").action(ArgAction::SetTrue).help("Delete the data of earlier demos first");
+    let fresh = Arg::new(FRESH)
+        .long(FRESH)
+        .action(ArgAction::SetTrue)
+        .help("Delete the data of earlier demos first; with --secure, make new credentials too");
+    let secure = Arg::new(SECURE).long(SECURE).action(ArgAction::SetTrue).help(
+        "TLS on both ports, and a token; a CA, the nodes' certificates and an admin's token are made in DIRECTORY/certs",
+    );
     let directory = Arg::new("dir")
         .long("dir")
         .value_name("DIRECTORY")
@@ -113,7 +132,7 @@ pub(crate) fn command() -> Command {
         .help("Directory for the nodes' directories node1, node2, ... and their logs");
     Command::new(NAME)
         .about("Run a cluster of real nodes on this machine until Ctrl-C")
-        .args([nodes, fresh, directory, http, raft])
+        .args([nodes, secure, fresh, directory, http, raft])
 }
 
 /// Runs the demo and returns the exit code.
@@ -121,13 +140,13 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let number = |name: &str| matches.get_one::<u16>(name).copied().expect("clap has a default for it");
     let directory = matches.get_one::<PathBuf>("dir").expect("clap has a default for it");
     let plan = processes::plan(number("nodes"), [number(HTTP_FROM), number(RAFT_FROM)], directory);
-    let fresh = matches.get_flag("fresh");
+    let flags = Flags { fresh: matches.get_flag(FRESH), secure: matches.get_flag(SECURE) };
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .map_err(DemoError::from)
-        .and_then(|runtime| runtime.block_on(Box::pin(run_until_signal(plan, directory, fresh))));
+        .and_then(|runtime| runtime.block_on(Box::pin(run_until_signal(plan, directory, flags))));
     match result {
         Ok(()) => 0,
         Err(error) => {
@@ -137,19 +156,34 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     }
 }
 
-async fn run_until_signal(plan: Vec<Plan>, directory: &Path, fresh: bool) -> Result<(), DemoError> {
+/// What the flags ask for.
+#[derive(Clone, Copy)]
+struct Flags {
+    fresh: bool,
+    secure: bool,
+}
+
+async fn run_until_signal(plan: Vec<Plan>, directory: &Path, flags: Flags) -> Result<(), DemoError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     processes::check_ports(&plan)?;
-    if fresh {
+    if flags.secure {
+        // Before any data is removed.
+        credentials::check(directory)?;
+    }
+    if flags.fresh {
         for path in processes::clear(directory)? {
             print_line(format_args!("removed {}", path.display()))?;
         }
     }
-    let mut children = Processes::start(plan)?;
+    let credentials = match flags.secure {
+        true => Some(prepare_credentials(&plan, directory, flags.fresh)?),
+        false => None,
+    };
+    let mut children = Processes::start(plan, credentials.as_ref())?;
     let result = tokio::select! {
-        result = start_and_watch(&mut children) => result,
+        result = start_and_watch(&mut children, credentials.as_ref()) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         _ = hangup.recv() => Ok(()),
@@ -165,16 +199,26 @@ async fn run_until_signal(plan: Vec<Plan>, directory: &Path, fresh: bool) -> Res
     result
 }
 
+/// Makes the credentials that are missing, and says which.
+fn prepare_credentials(plan: &[Plan], directory: &Path, fresh: bool) -> Result<Credentials, DemoError> {
+    let names: Vec<&str> = plan.iter().map(|node| node.name.as_str()).collect();
+    let (credentials, made) = Credentials::prepare(directory, &names, fresh)?;
+    made.iter().try_for_each(|what| print_line(format_args!("made {what}")))?;
+    Ok(credentials)
+}
+
 fn print_line(line: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
 /// Joins the nodes and prints every change of their roles; returns only on an error.
-async fn start_and_watch(processes: &mut Processes) -> Result<(), DemoError> {
-    wait_until_healthy(processes).await?;
-    let client = NodeClient::new(STATS_TIMEOUT);
-    let (leader, members) = join_all(processes, &client).await?;
-    print_intro(processes, &leader, members)?;
+async fn start_and_watch(processes: &mut Processes, credentials: Option<&Credentials>) -> Result<(), DemoError> {
+    let access = credentials.map_or_else(|| Ok(Access::default()), Credentials::access)?;
+    let client = NodeClient::with_access(STATS_TIMEOUT, access.clone());
+    wait_until_healthy(processes, &client).await?;
+    let (leader, members) = join_all(processes, &client, access).await?;
+    let plan: Vec<&Plan> = processes.nodes.iter().map(|node| &node.plan).collect();
+    print_line(format_args!("{}", intro::text(&plan, &leader, members, credentials)))?;
     let mut last_line = String::new();
     loop {
         for node in processes.newly_exited() {
@@ -209,8 +253,7 @@ fn check_running(processes: &mut Processes) -> Result<(), DemoError> {
     exited.first().map_or(Ok(()), |node| Err(DemoError::NodeExited(node.plan.name.clone())))
 }
 
-async fn wait_until_healthy(processes: &mut Processes) -> Result<(), DemoError> {
-    let client = NodeClient::new(STATS_TIMEOUT);
+async fn wait_until_healthy(processes: &mut Processes, client: &NodeClient) -> Result<(), DemoError> {
     let deadline = Instant::now() + START_TIMEOUT;
     for plan in processes.nodes.iter().map(|node| node.plan.clone()).collect::<Vec<_>>() {
         while !client.get(&plan.http(), "/health").await.is_ok_and(|answer| answer.status == 200) {
@@ -237,7 +280,11 @@ async fn fetch_summaries(processes: &Processes, client: &NodeClient) -> Vec<Opti
 
 /// Waits for a leader and joins every node that is no member yet; returns the leader's name, and the number of voters
 /// before.
-async fn join_all(processes: &mut Processes, client: &NodeClient) -> Result<(String, usize), DemoError> {
+async fn join_all(
+    processes: &mut Processes,
+    client: &NodeClient,
+    access: Access,
+) -> Result<(String, usize), DemoError> {
     let deadline = Instant::now() + START_TIMEOUT;
     let (target, summaries, leader) = loop {
         check_running(processes)?;
@@ -253,7 +300,7 @@ async fn join_all(processes: &mut Processes, client: &NodeClient) -> Result<(Str
         }
         sleep(POLL_INTERVAL).await;
     };
-    let join_client = NodeClient::new(JOIN_TIMEOUT);
+    let join_client = NodeClient::with_access(JOIN_TIMEOUT, access);
     let target_address = processes.nodes[target].plan.http();
     for (number, node) in processes.nodes.iter().enumerate() {
         let is_member = match (&summaries[target], &summaries[number]) {
@@ -275,27 +322,6 @@ async fn join_all(processes: &mut Processes, client: &NodeClient) -> Result<(Str
     }
     let members = summaries[target].as_ref().map_or(0, |node| node.voters().count());
     Ok((leader, members))
-}
-
-fn print_intro(processes: &Processes, leader: &str, members: usize) -> io::Result<()> {
-    print_line(format_args!("\n{} nodes run:", processes.nodes.len()))?;
-    for Plan { name, directory, log, http_port, raft_port } in processes.nodes.iter().map(|node| &node.plan) {
-        let (directory, log) = (directory.display(), log.display());
-        print_line(format_args!(
-            "  {name}  http://127.0.0.1:{http_port}  raft 127.0.0.1:{raft_port}  {directory}  {log}"
-        ))?;
-    }
-    if members > processes.nodes.len() {
-        print_line(format_args!("The cluster has {members} members, demo --nodes {members} starts them all."))?;
-    }
-    let first = processes.nodes.first().map(|node| node.plan.http()).unwrap_or_default();
-    let last = processes.nodes.last().map(|node| node.plan.http()).unwrap_or_default();
-    print_line(format_args!("{leader} leads; any node takes any request. Try:"))?;
-    print_line(format_args!("  curl -X POST http://{first}/store -d '{{\"key\": \"foo\", \"value\": \"bar\"}}'"))?;
-    print_line(format_args!("  curl http://{last}/store/foo"))?;
-    print_line(format_args!("  curl -X DELETE http://{last}/store/foo"))?;
-    print_line(format_args!("  curl http://{first}/raft/stats"))?;
-    print_line(format_args!("Ctrl-C stops them all.\n"))
 }
 
 fn status_line(processes: &Processes, summaries: &[Option<NodeSummary>]) -> String {

@@ -20,13 +20,15 @@ use thiserror::Error;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout_at};
 
+use super::credentials::Credentials;
 use crate::cli::serve::STOP_WITH_STDIN;
 use crate::config::{CONFIG_VARIABLE, keys};
 
 /// The timeout for children to stop; a node stops within 5 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Settings that the demo sets for each node, whatever its environment has. Others, such as `HUSKV_LOG`, are inherited.
+/// Settings that the demo sets for each node, whatever its environment has, and all of [`TLS_SECTION`]. Others, such as
+/// `HUSKV_LOG`, are inherited.
 const OWN_SETTINGS: &[&str] = &[
     "host",
     "advertise_host",
@@ -34,10 +36,22 @@ const OWN_SETTINGS: &[&str] = &[
     "server.port",
     "server.advertise_port",
     "raft.node_id",
+    "raft.host",
     "raft.port",
     "raft.advertise_port",
     "raft.vol_dir",
+    "network.insecure",
+    TOKENS,
 ];
+
+/// The section of the certificates. One that is inherited would be the same for every node.
+const TLS_SECTION: &str = "tls.";
+
+/// The setting of a node's certificates.
+const TLS_DIR: &str = "tls.dir";
+
+/// The setting of the token file.
+const TOKENS: &str = "auth.tokens";
 
 /// The file that marks a data directory.
 const IDENTITY: &str = "identity";
@@ -183,12 +197,13 @@ pub(crate) struct Processes {
 }
 
 impl Processes {
-    /// Starts every node of the plan. If one cannot be started, the others are killed.
-    pub(crate) fn start(plan: Vec<Plan>) -> Result<Self, ProcessError> {
+    /// Starts every node of the plan, with its certificate and the tokens where there are `credentials`. If one cannot be
+    /// started, the others are killed.
+    pub(crate) fn start(plan: Vec<Plan>, credentials: Option<&Credentials>) -> Result<Self, ProcessError> {
         let program = std::env::current_exe().map_err(system("cannot find this program"))?;
         let mut processes = Self { nodes: Vec::new() };
         for plan in plan {
-            let child = spawn(&program, &plan)?;
+            let child = spawn(&program, &plan, credentials)?;
             processes.nodes.push(Node { plan, child, exited: None });
         }
         Ok(processes)
@@ -227,13 +242,13 @@ impl Processes {
     }
 }
 
-fn spawn(program: &Path, plan: &Plan) -> Result<Child, ProcessError> {
+fn spawn(program: &Path, plan: &Plan, credentials: Option<&Credentials>) -> Result<Child, ProcessError> {
     if let Some(parent) = plan.log.parent() {
         fs::create_dir_all(parent).map_err(system(format!("cannot make {}", parent.display())))?;
     }
     let log = File::create(&plan.log).map_err(system(format!("cannot write {}", plan.log.display())))?;
     let mut command = Command::new(program);
-    for key in OWN_SETTINGS.iter().filter_map(|path| keys::find(path)) {
+    for key in keys::KEYS.iter().filter(|key| is_own(key.path)) {
         command.env_remove(key.variable());
         if let Some(short) = key.short {
             command.env_remove(short);
@@ -252,12 +267,31 @@ fn spawn(program: &Path, plan: &Plan) -> Result<Child, ProcessError> {
         .stderr(log)
         .process_group(0)
         .kill_on_drop(true);
+    if let Some(credentials) = credentials {
+        let files = [(TLS_DIR, credentials.of_node(&plan.name)), (TOKENS, credentials.tokens())];
+        for (key, file) in files.into_iter().filter_map(|(path, file)| Some((keys::find(path)?, file))) {
+            command.env(key.variable(), file);
+        }
+    }
     command.spawn().map_err(system(format!("cannot start {}", plan.name)))
+}
+
+/// Whether a node takes this setting from the demo alone.
+fn is_own(path: &str) -> bool {
+    OWN_SETTINGS.contains(&path) || path.starts_with(TLS_SECTION)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_addresses_certificates_and_tokens_are_not_inherited() {
+        for path in OWN_SETTINGS.iter().chain([&TLS_DIR]) {
+            assert!(keys::find(path).is_some_and(|key| is_own(key.path)), "{path}");
+        }
+        assert!(is_own("tls.peer_key") && !is_own("log.level") && !is_own("limits.memory_mb"));
+    }
 
     #[test]
     fn ports_and_directories_count_upwards() {
