@@ -41,6 +41,7 @@ const OWN_SETTINGS: &[&str] = &[
     "raft.advertise_port",
     "raft.vol_dir",
     "network.insecure",
+    "audit.file",
     TOKENS,
 ];
 
