@@ -57,6 +57,14 @@ impl PeerStream {
         }
     }
 
+    /// The certificate at the other end; None on a plain connection.
+    pub fn certificate(&self) -> Option<&Arc<VerifiedCertificate>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(_, certificate) => Some(certificate),
+        }
+    }
+
     /// Splits the connection.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         match self {

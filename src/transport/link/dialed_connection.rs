@@ -15,7 +15,7 @@
 //!
 //! See also: `link` (reconnects), `accepted_connection` (the other end).
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,7 @@ use crate::transport::socket::{PeerStream, ReadHalf, WriteHalf};
 use crate::transport::wire::frame_limits;
 use crate::transport::wire::framing::read_budgeted_in_pieces;
 use crate::transport::wire::{Frame, WireError};
+use crate::trust::verified_certificate::VerifiedCertificate;
 
 /// The time without a byte of input after which a connection to a member is dead, at either end.
 pub const SILENCE: Duration = Duration::from_secs(10);
@@ -116,7 +117,7 @@ impl DialerLink<'_> {
         let _connected = self.registry.connect(self.peer, self.boot_history.current);
         let mut replaced: Option<Replies<'_>> = None;
         loop {
-            let (is_tls, until_distrusted) = (stream.is_tls(), stream.until_distrusted());
+            let certificate = stream.certificate().cloned();
             let (reader, writer) = stream.into_split();
             let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
             let clock = Arc::new(PeerClock::new(self.registry.handle.clock()));
@@ -127,14 +128,13 @@ impl DialerLink<'_> {
                 }
                 pending().await
             };
-            // Six ends: the peer closed, its boot id was superseded, its certificate is not valid any more, the queue was closed, the connection was replaced, the
+            // Five ends: the peer closed, its boot id was superseded, the queue was closed, the connection was replaced, the
             // transport stopped.
             let broken = |reason| Stop::Ended(End::Broken(reason));
             let stop = tokio::select! {
                 reason = &mut reading => broken(reason),
-                reason = until_distrusted => broken(reason),
                 conflict = self.registry.until_superseded(self.peer, self.boot_history) => broken(superseded_reason(&conflict)),
-                stop = self.write_loop((&mut writer, is_tls), &clock, held, queue, peer_address) => stop.unwrap_or_else(|e| broken(e.to_string())),
+                stop = self.write_loop((&mut writer, certificate), &clock, held, queue, peer_address) => stop.unwrap_or_else(|e| broken(e.to_string())),
                 () = rest => unreachable!("it is pending for ever"),
                 // The other end may have stopped reading.
                 () = async { self.registry.stopped().await; sleep(DRAIN_LIMIT).await } => Stop::Ended(End::Over),
@@ -165,17 +165,25 @@ impl DialerLink<'_> {
         }
     }
 
-    /// Opens the connection that replaces one which has lived long enough.
+    /// Opens the connection that replaces one which has lived long enough, or whose certificates are not those that this node has
+    /// by now: a new one of its own, or a bundle without the authority of the peer's.
     ///
     /// # Errors
-    /// The reason, once the connection has reached its age without another.
-    async fn replacement(&self) -> Result<PeerStream, String> {
-        let Some(age) = self.registry.authentication.tls.as_ref().map(|_| self.registry.connection_age) else {
-            return pending().await;
-        };
-        let born = Instant::now();
-        // Nodes that started together do not make all their handshakes together.
-        sleep(jitter(age.mul_f64(REPLACED_AFTER))).await;
+    /// The reason, once the connection has reached its age or the peer's certificate is not valid any more, and there is no
+    /// other connection.
+    async fn replacement(&self, certificate: Option<Arc<VerifiedCertificate>>) -> Result<PeerStream, String> {
+        let Some(tls) = &self.registry.authentication.tls else { return pending().await };
+        let (age, born) = (self.registry.connection_age, Instant::now());
+        let is_refused = || certificate.as_ref().and_then(|certificate| certificate.check().err());
+        // Subscribed first, checked second: a reload since the handshake is not missed.
+        let mut credentials = tls.credentials().changes();
+        tokio::select! {
+            () = ready(()), if is_refused().is_some() => {}
+            // Nodes that started together do not make all their handshakes together.
+            () = sleep(jitter(age.mul_f64(REPLACED_AFTER))) => {}
+            // The sender lives as long as the credentials.
+            changed = credentials.changed() => drop(changed),
+        }
         let mut backoff = Backoff::new();
         loop {
             // The hello of the connection: the boot history may have been named to the peer meanwhile.
@@ -183,6 +191,9 @@ impl DialerLink<'_> {
             match dial_verified(self.registry, self.address, &fresh, self.peer).await {
                 Ok((stream, boot_history)) if boot_history.current == self.boot_history.current => return Ok(stream),
                 Ok(_) => return Err("the peer has restarted".to_owned()),
+                Err(_) if let Some(reason) = is_refused() => {
+                    return Err(format!("the peer's certificate is not valid any more: {reason}"));
+                }
                 Err(error) if born.elapsed() >= age => {
                     return Err(format!("it has lived for {} s, and there is no other one: {error}", age.as_secs()));
                 }
@@ -230,7 +241,7 @@ impl DialerLink<'_> {
     /// Writes queued frames until the connection is closed or fails.
     async fn write_loop(
         &self,
-        (writer, is_tls): (&mut BufWriter<WriteHalf>, bool),
+        (writer, certificate): (&mut BufWriter<WriteHalf>, Option<Arc<VerifiedCertificate>>),
         clock: &PeerClock,
         held: Vec<QueuedFrame>,
         queue: &mut SendQueueEnd,
@@ -246,7 +257,8 @@ impl DialerLink<'_> {
         tokio::pin!(removed_from_table);
         let stopped = self.registry.stopped();
         tokio::pin!(stopped);
-        let replacement = self.replacement();
+        let is_tls = certificate.is_some();
+        let replacement = self.replacement(certificate);
         tokio::pin!(replacement);
         let mut told: Option<Arc<PeerTable>> = None;
         // The first ping goes ahead of the held frames: the first forwarded request waits for its pong.

@@ -68,6 +68,12 @@ fn the_authority_is_replaced_without_a_restart_or_an_election() {
     let (home, old, new) = (tempfile::tempdir().unwrap(), TestCa::new("old-ca"), TestCa::new("new-ca"));
     let cluster = secure_cluster(home.path(), &old);
     let before = cluster.reign();
+    let lost = || -> usize {
+        let lines =
+            |log: &str| log.lines().filter(|line| line.contains("peer lost") && !line.contains("node4")).count();
+        cluster.nodes.iter().map(|node| lines(&node.log())).sum()
+    };
+    let lost_before = lost();
     let load = Load::start(&cluster.addresses(), 2, "rotation");
     let both = old.certificate() + &new.certificate();
     // The three steps of docs/tls.md: the bundle with both, certificates of the new one, the bundle without the old one.
@@ -110,4 +116,6 @@ fn the_authority_is_replaced_without_a_restart_or_an_election() {
     let record = load.finish();
     assert_eq!((record.failures, cluster.reign()), (0, before), "no election, no failed request");
     record.verify(&cluster.nodes[0]);
+    // Connections were replaced before the old certificates lost their trust.
+    assert_eq!(lost(), lost_before);
 }
