@@ -52,6 +52,8 @@ pub struct NodeStats {
     pub not_ready: Option<NotReady>,
     /// Members that a copy of a data directory claims to be, and members that take this node for such a copy.
     pub identity_conflict: Vec<String>,
+    /// Its peer address, where it shows an outline only, as to a client without a token.
+    pub raft_address: String,
     /// The end of the certificate of its HTTP port, RFC 3339.
     pub tls_http_not_after: Option<String>,
     /// The end of the certificate of its peer port, RFC 3339.

@@ -316,7 +316,7 @@ impl Node {
             true => {
                 let list = forming::JoinList::new(&config.join, &config.raft.node_id, &advertised);
                 let access = module_options::forming_access(config)?;
-                Some(tokio::spawn(forming::form(list, access, handle.clone(), log.clone())))
+                Some(tokio::spawn(forming::form(list, access, transport.join_requester(), handle.clone(), log.clone())))
             }
         };
         bound.background.spawn(memory::purge_freed());

@@ -18,7 +18,11 @@ use crate::plant::{self, Plant};
 /// that recorded such a term could never start again.
 const MAX_COUNT: u64 = 1 << 62;
 
-fn check_node(name: &str, address: &str) -> Result<(), String> {
+/// Checks the name and the address of a node.
+///
+/// # Errors
+/// The reason, for the log and the peer.
+pub fn check_node(name: &str, address: &str) -> Result<(), String> {
     NodeName::from_str(name).map_err(|reason| format!("its node name: {reason}"))?;
     NodeAddress::from_str(address).map(drop).map_err(|reason| format!("its address: {reason}"))
 }

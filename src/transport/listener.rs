@@ -98,6 +98,7 @@ impl Inbound {
             Purpose::Identify => rpc::answer_identify(registry, stream).await,
             Purpose::JoinOffer => rpc::answer_join_offer(registry, &who, peer.certified.as_deref(), stream).await,
             Purpose::Probe => rpc::answer_probe(registry, &who, stream).await,
+            Purpose::JoinRequest => rpc::answer_join_request(registry, &who, peer.certified.as_deref(), stream).await,
         }
     }
 
@@ -242,7 +243,9 @@ impl Inbound {
         let peer = InboundPeer { hello, certified };
         let admitted = match peer.hello.purpose {
             Purpose::Peer | Purpose::Snapshot => self.registry.admit(&peer).await,
-            Purpose::Identify | Purpose::JoinOffer | Purpose::Probe => self.registry.authenticate(&peer),
+            Purpose::Identify | Purpose::JoinOffer | Purpose::Probe | Purpose::JoinRequest => {
+                self.registry.authenticate(&peer)
+            }
         };
         (peer, admitted)
     }

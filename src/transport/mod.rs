@@ -98,7 +98,27 @@ pub fn start(
     Ok((Transport { registry }, Box::new(outbox)))
 }
 
+/// Asks members to join this node; cheap to clone.
+#[derive(Clone)]
+pub struct JoinRequester(Arc<Registry>);
+
+impl JoinRequester {
+    /// Asks the member at the peer address `address` to join this node as `name`, at `raft_address`, within 65 s.
+    ///
+    /// # Errors
+    /// The refusal in words. The join may go on all the same.
+    pub async fn request(&self, address: &str, name: &str, raft_address: &str) -> Result<(), String> {
+        rpc::request_join(&self.0, address, name, raft_address).await.map_err(|refusal| refusal.detail)
+    }
+}
+
 impl Transport {
+    /// Asks for a join over the peer port.
+    #[must_use]
+    pub fn join_requester(&self) -> JoinRequester {
+        JoinRequester(Arc::clone(&self.registry))
+    }
+
     /// Stops accepting, sends what is queued if that is quick, and closes every connection; at most half a second.
     pub async fn stop(self) {
         self.registry.stop();

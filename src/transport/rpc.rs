@@ -1,4 +1,4 @@
-//! Single-request connections: identify, probe, join offer. Both ends.
+//! Single-request connections: identify, probe, join offer, join request. Both ends.
 //!
 //! Why: they go to addresses that an operator typed, before the node there is a member, so they have connections of their own and
 //! errors for humans.
@@ -13,7 +13,7 @@ use std::time::Duration;
 use slog::debug;
 use tokio::time::{Instant, timeout};
 
-use super::admission::{check_join_accepted, check_offer, check_who};
+use super::admission::{check_join_accepted, check_node, check_offer, check_who};
 use super::handshake::dial::{DialError, Established, dial};
 use super::handshake::{Denial, Purpose, WIRE_VERSION};
 use super::memory_budget::ConnectionShare;
@@ -23,12 +23,14 @@ use super::wire::frame_limits;
 use super::wire::framing::{close_gracefully, read_budgeted, read_frame_within, write_frame_within};
 use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use crate::consensus::Input;
-use crate::model::{Code, JoinAccepted, JoinOffer, Probe, ProbeReply, Refusal, WhoAmI};
+use crate::model::{Code, JoinAccepted, JoinOffer, Probe, ProbeReply, Refusal, Request, WhoAmI};
 
 /// The limit of identify; the loop expects 3 s.
 const IDENTIFY_LIMIT: Duration = Duration::from_millis(2_900);
 /// The limit of a join offer; the loop expects 6 s.
 const JOIN_OFFER_LIMIT: Duration = Duration::from_millis(5_900);
+/// The limit of a join that a node asks for itself.
+const JOIN_REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// The limit of sending the request, and of reading the answer.
 const OFFER_LIMIT: Duration = Duration::from_secs(3);
 /// The limit of the loop's answer; the dialler has given up long before.
@@ -126,6 +128,54 @@ pub async fn offer_join(registry: &Registry, address: &str, offer: JoinOffer) ->
         );
         Err(Refusal::unknown(code, detail))
     })
+}
+
+/// Asks the member at `address` to join the node called `name`, which members dial at `raft_address`: this node, which forms a cluster.
+///
+/// # Errors
+/// [`Refusal`] of that member, or a failure on the way. The join may go on all the same.
+pub async fn request_join(registry: &Registry, address: &str, name: &str, raft_address: &str) -> Result<(), Refusal> {
+    let hello = registry.hello(Purpose::JoinRequest, 0);
+    let mut stream = match dial(address, &hello, &registry.target(None), IDENTIFY_LIMIT).await {
+        Ok(established) => established.stream,
+        Err(error) => return Err(dial_refusal(registry, address, &error)),
+    };
+    let frame = Frame::JoinRequest(name.to_owned(), raft_address.to_owned());
+    let answered = async {
+        write_frame_within(&mut stream, &frame, OFFER_LIMIT).await?;
+        match read_frame_within(&mut stream, frame_limits::JOIN_REQUESTED, JOIN_REQUEST_LIMIT + OFFER_LIMIT).await? {
+            Frame::JoinRequested(result) => Ok(result),
+            other => Err(WireError::Unexpected(other.kind().1)),
+        }
+    };
+    answered.await.unwrap_or_else(|error| Err(Refusal::unknown(Code::Unreachable, format!("{address}: {error}"))))
+}
+
+/// Carries out the join that a node asks for. It asks for itself alone: with TLS by the name in its certificate.
+pub async fn answer_join_request(registry: &Registry, who: &str, certified: Option<&str>, mut stream: PeerStream) {
+    let (node_id, raft_address) = match read_frame_within(&mut stream, frame_limits::JOIN_REQUEST, OFFER_LIMIT).await {
+        Ok(Frame::JoinRequest(node_id, raft_address)) => (node_id, raft_address),
+        Ok(other) => return registry.warn_limited("malformed join request", who, other.kind().1),
+        Err(error) => return registry.warn_limited("malformed join request", who, &error.to_string()),
+    };
+    let refused = match check_node(&node_id, &raft_address) {
+        Err(reason) => Some(reason),
+        Ok(()) if certified.is_some_and(|certified| certified != node_id) => {
+            Some("the node that is to be joined is not the one of the certificate".to_owned())
+        }
+        Ok(()) => None,
+    };
+    let result = match refused {
+        Some(reason) => {
+            registry.warn_limited("a join request is refused", who, &reason);
+            Err(Refusal::not_applied(Code::BadRequest, reason))
+        }
+        None => {
+            let request = Request::Join { node_id, raft_address, force: false };
+            registry.handle.request(request, JOIN_REQUEST_LIMIT).await.map(drop)
+        }
+    };
+    finish(&mut stream, &Frame::JoinRequested(result)).await;
 }
 
 /// Notifies the node at `address` that its join has ended, if it can be reached.

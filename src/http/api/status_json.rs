@@ -71,6 +71,9 @@ pub(crate) struct Stats<'a> {
 #[derive(Serialize)]
 pub(crate) struct Outline<'a> {
     raft_id: u64,
+    /// Where other nodes ask for a join, which needs no token there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raft_address: Option<&'a str>,
     #[serde(skip_serializing_if = "is_false")]
     removed: bool,
     #[serde(skip_serializing_if = "is_false")]
@@ -101,8 +104,10 @@ impl<'a> Outline<'a> {
             raft_address: &member.raft_address,
             http_address: &member.http_address,
         };
+        let own = status.members.iter().find(|member| member.raft_id == status.raft_id);
         Self {
             raft_id: status.raft_id,
+            raft_address: own.map(|member| member.raft_address.as_str()),
             removed: status.removed,
             joining: status.joining,
             forming: status.forming.then(|| FormingNode {

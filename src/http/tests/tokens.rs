@@ -385,7 +385,10 @@ async fn without_a_token_probes_and_stats_tell_as_little_as_they_can() {
 
     let outline = |answer: TestResponse| answer.json()["data"].clone();
     let raft_id = status().raft_id;
-    assert_eq!(outline(secure.ask(None, "GET", "/raft/stats", "").await), json!({ "raft_id": raft_id }));
+    assert_eq!(
+        outline(secure.ask(None, "GET", "/raft/stats", "").await),
+        json!({ "raft_id": raft_id, "raft_address": "127.0.0.1:1111" })
+    );
     *forming.lock().unwrap() = true;
     let shown = outline(secure.ask(None, "GET", "/raft/stats", "").await);
     assert_eq!((&shown["forming"], &shown["node_id"]), (&json!(["a:1", "b:2"]), &json!("node1")));

@@ -43,6 +43,8 @@ pub enum Purpose {
     JoinOffer,
     /// One rpc: probe.
     Probe,
+    /// One rpc: a node that forms a cluster asks a member to be joined.
+    JoinRequest,
 }
 
 /// The identity of the dialler.

@@ -48,6 +48,10 @@ pub const FROM_DIALLER: FrameLimits = &[
 pub const FROM_ACCEPTOR: FrameLimits = &[(3, FRAME_BYTES), (5, FRAME_BYTES), (7, 16), (8, 32), (28, 16)];
 /// Identify, from the acceptor: who.
 pub const WHO: FrameLimits = &[(9, SMALL_BYTES)];
+/// Join request, from the dialler, and from the acceptor.
+pub const JOIN_REQUEST: FrameLimits = &[(31, SMALL_BYTES)];
+/// See [`JOIN_REQUEST`].
+pub const JOIN_REQUESTED: FrameLimits = &[(32, SMALL_BYTES)];
 /// Probe, from the dialler: probe.
 pub const PROBE: FrameLimits = &[(16, SMALL_BYTES)];
 /// Probe, from the acceptor: probed.
@@ -65,7 +69,7 @@ pub const TAKEN: FrameLimits = &[(6, 0), (14, SMALL_BYTES)];
 /// Any kind, for tests.
 #[cfg(any(test, feature = "fuzzing"))]
 pub const ANY: FrameLimits = &{
-    let mut all = [(0, FRAME_BYTES); 32];
+    let mut all = [(0, FRAME_BYTES); 40];
     let mut kind = 0;
     while kind < all.len() {
         all[kind].0 = kind as u8;

@@ -98,6 +98,10 @@ pub enum Frame {
     End(Box<Message>),
     /// Snapshot, acceptor: installed, or the reason why not.
     Taken(Result<(), String>),
+    /// Join request, dialler: its name, and the address at which members dial it.
+    JoinRequest(String, String),
+    /// Join request, acceptor: whether it is a member now.
+    JoinRequested(Result<(), Refusal>),
     /// Probe, dialler: the probe.
     Probe(Probe),
     /// Probe, acceptor: its answer.
@@ -155,6 +159,8 @@ impl Frame {
             Self::Taken(_) => (14, "taken"),
             Self::PeerAddresses(_) => (15, "peer addresses"),
             Self::Members(_) => (30, "members"),
+            Self::JoinRequest(..) => (31, "join request"),
+            Self::JoinRequested(_) => (32, "join requested"),
             Self::Probe(_) => (16, "probe"),
             Self::Probed(_) => (17, "probed"),
             Self::Digest(_) => (18, "digest"),
@@ -191,6 +197,8 @@ impl Frame {
             Self::Changes(changes) => bytes.extend_from_slice(changes),
             Self::Taken(result) => bytes.extend(codec::encode(result)),
             Self::PeerAddresses(known) | Self::Members(known) => bytes.extend(codec::encode(known)),
+            Self::JoinRequest(name, address) => bytes.extend(codec::encode(&(name, address))),
+            Self::JoinRequested(result) => bytes.extend(codec::encode(result)),
             Self::Probe(probe) => bytes.extend(codec::encode(probe)),
             Self::Probed(result) => bytes.extend(codec::encode(result)),
             Self::Digest(digest) => bytes.extend(codec::encode(digest)),
@@ -256,6 +264,11 @@ impl Frame {
             28 => Self::Follows(value(&body)?),
             29 => Self::Space(value(&body)?),
             30 => Self::Members(value(&body)?),
+            31 => {
+                let (name, address) = value(&body)?;
+                Self::JoinRequest(name, address)
+            }
+            32 => Self::JoinRequested(value(&body)?),
             kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
         })
     }
@@ -321,6 +334,9 @@ mod tests {
             Frame::Changes(vec![0, 1, 2]),
             Frame::End(Box::new(end)),
             Frame::Taken(Err("full".into())),
+            Frame::Members(vec![(7, "kv1".into())]),
+            Frame::JoinRequest("kv1".into(), "h:1".into()),
+            Frame::JoinRequested(Err(Refusal::not_applied(Code::NoLeader, "no"))),
             Frame::Probe(Probe { cluster_id: 7, raft_id: 1, digest: Some((5, u64::MAX)), entry: Some((4, 2)) }),
             Frame::Probed(Err(Refusal::not_applied(Code::OtherCluster, "no"))),
             Frame::Digest(StateDigest { term: 1, index: 2, digest: u64::MAX }),

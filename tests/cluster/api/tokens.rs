@@ -14,7 +14,7 @@ crate::harness::cases![
     tokens_decide_on_every_node_and_no_secret_is_logged,
     a_watch_ends_when_its_token_is_removed.alone(),
     a_wrong_token_file_ends_the_start_and_spares_a_running_node,
-    nodes_form_where_tokens_are_and_an_admin_joins_the_others,
+    nodes_form_where_tokens_are_and_need_none_of_their_own,
     items_and_events_show_the_token_of_the_last_write_on_every_node,
 ];
 
@@ -190,30 +190,23 @@ fn a_wrong_token_file_ends_the_start_and_spares_a_running_node() {
     assert!(!Path::new(&node.directory().join("addresses.json")).exists(), "nothing was created by that start");
 }
 
-fn nodes_form_where_tokens_are_and_an_admin_joins_the_others() {
+fn nodes_form_where_tokens_are_and_need_none_of_their_own() {
     let file = TokenFile::of(&[ADMIN]);
-    let ports = [crate::harness::free_port(), crate::harness::free_port()];
+    let ports = [(); 3].map(|()| crate::harness::free_port());
     let list = ports.map(|port| format!("127.0.0.1:{port}"));
-    let nodes: Vec<Node> = [1, 2]
+    let nodes: Vec<Node> = [1, 2, 3]
         .map(|n| {
             let setup = file.setup(Setup::named(&format!("node{n}")));
             setup.set("SERVER_PORT", ports[n - 1]).set("HUSKV_JOIN", list.join(",")).start()
         })
         .into();
-    // The stats that forming reads need no token, so one of them begins; a join needs an admin.
-    let first = eventually(ELECTION, "one node has begun a cluster", || {
-        nodes
-            .iter()
-            .position(|node| node.try_stats().is_ok_and(|stats| stats["state"] == "Leader"))
-            .ok_or("none has")
-            .map_err(str::to_owned)
-    });
-    let (member, other) = (&nodes[first], &nodes[1 - first]);
-    member.join(other).expect(200, "a join by the admin");
-    eventually(ELECTION, "both are members", || {
-        let stats = other.try_stats()?;
-        check(stats["voters"] == 2 && stats.get("forming").is_none(), stats)
-    });
+    // The stats that forming reads need no token, so one of them begins; the others ask it at its peer port.
+    for node in &nodes {
+        eventually(ELECTION + ELECTION, "all are members", || {
+            let stats = node.try_stats()?;
+            check(stats["voters"] == 3 && stats.get("forming").is_none(), stats)
+        });
+    }
 }
 
 fn items_and_events_show_the_token_of_the_last_write_on_every_node() {

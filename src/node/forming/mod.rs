@@ -14,27 +14,28 @@
 //!
 //! See also: `consensus::membership` (the join), [`crate::client::NodeStats`] (what a node reports).
 
+mod requests;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
-use slog::{Logger, debug, info, warn};
+use serde_json::Value;
+use slog::{Logger, info, warn};
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Access, NodeClient, NodeStats};
 use crate::consensus::{Handle, Input};
 use crate::logging::LogLimit;
 use crate::model::NodeAddress;
+use crate::transport::JoinRequester;
+use requests::{join, poll};
 
 /// The timeout of a request for stats.
 const STATS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The timeout of a join: what [`JOIN_PATH`] asks for, and the round trip.
+/// The timeout of a join: what a join's path asks for, and the round trip.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(65);
-
-/// The path of a join, with the deadline for the server.
-const JOIN_PATH: &str = "/raft/join?timeout=60s";
 
 /// The shortest pause between two rounds; up to [`JITTER_MS`] longer, so that the nodes of a list do not poll in step.
 const PAUSE_MS: u64 = 400;
@@ -51,7 +52,8 @@ const REPORT_EVERY: u64 = 10_000;
 /// The nodes that are to form one cluster, and the join request of this one.
 pub(super) struct JoinList {
     addresses: BTreeSet<NodeAddress>,
-    request: Value,
+    name: String,
+    raft_address: String,
 }
 
 impl JoinList {
@@ -59,7 +61,8 @@ impl JoinList {
     pub(super) fn new(addresses: &[NodeAddress], name: &str, raft_address: &str) -> Self {
         Self {
             addresses: addresses.iter().cloned().collect(),
-            request: json!({ "node_id": name, "raft_address": raft_address }),
+            name: name.to_owned(),
+            raft_address: raft_address.to_owned(),
         }
     }
 }
@@ -102,7 +105,7 @@ enum NextStep {
 }
 
 /// Polls the list until the node belongs to a cluster, then returns.
-pub(super) async fn form(list: JoinList, access: Access, handle: Handle, log: Logger) {
+pub(super) async fn form(list: JoinList, access: Access, peers: JoinRequester, handle: Handle, log: Logger) {
     let stats_client = NodeClient::with_access(STATS_TIMEOUT, access.clone());
     let join_client = NodeClient::with_access(JOIN_TIMEOUT, access);
     let begun = Instant::now();
@@ -120,7 +123,7 @@ pub(super) async fn form(list: JoinList, access: Access, handle: Handle, log: Lo
                 handle.deliver(Input::Begin).await;
                 Vec::new()
             }
-            NextStep::Join(members) => join(&join_client, &list, &members, &log).await,
+            NextStep::Join(members) => join((&join_client, &stats_client, &peers), &list, &members, &log).await,
             NextStep::Wait(reasons) => reasons,
         };
         let elapsed = begun.elapsed();
@@ -138,42 +141,6 @@ pub(super) async fn form(list: JoinList, access: Access, handle: Handle, log: Lo
 fn pause() -> Duration {
     let jitter = getrandom::u64().unwrap_or_default() % JITTER_MS;
     Duration::from_millis(PAUSE_MS + jitter)
-}
-
-/// Fetches the state of every listed node, at the same time.
-async fn poll(client: &NodeClient, list: &JoinList) -> Vec<Polled> {
-    let requests = list.addresses.iter().map(|address| async move {
-        let state = match client.stats(address).await {
-            Ok(stats) => node_state(&stats),
-            Err(error) => {
-                // The reason follows the address already.
-                let reason = error.to_string();
-                NodeState::Unreachable(reason.trim_start_matches(&format!("{address}: ")).to_owned())
-            }
-        };
-        (address.clone(), state)
-    });
-    futures_util::future::join_all(requests).await
-}
-
-/// Asks one member after the other for a join until one succeeds; otherwise returns the reasons of all.
-async fn join(client: &NodeClient, list: &JoinList, members: &[NodeAddress], log: &Logger) -> Vec<String> {
-    let mut reasons = Vec::new();
-    for address in members {
-        match client.post(address, JOIN_PATH, &list.request).await {
-            // The join is under way; the status of the next round shows whether it succeeds.
-            Ok(response) if response.status == 200 => {
-                debug!(log, "a member has answered the join"; "member" => %address);
-                return Vec::new();
-            }
-            Ok(response) => {
-                let detail = response.body.get("detail").and_then(Value::as_str).unwrap_or("without a reason");
-                reasons.push(format!("{address} answers {}: {detail}", response.status));
-            }
-            Err(error) => reasons.push(error.to_string()),
-        }
-    }
-    reasons
 }
 
 /// Derives the state of a node from the `data` of its stats.
@@ -304,6 +271,7 @@ fn decide(own: u64, pristine: bool, list: &BTreeSet<NodeAddress>, polled: &[Poll
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn address(text: &str) -> NodeAddress {
         text.parse().unwrap()
