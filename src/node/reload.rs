@@ -217,10 +217,11 @@ impl Reloader {
             if let Some(new) = &tokens {
                 report.applied.push(change(TOKENS, store.sha256(), new.sha256().to_owned()));
             }
-            if tokens.is_some() {
+            let is_new = tokens.is_some();
+            store.replace(tokens);
+            if is_new {
                 access_warnings::of_unusable_tokens(store, self.asks_for_certificates, &self.log);
             }
-            store.replace(tokens);
         }
         self.settings = self.settings.reloaded(&settings);
         report
