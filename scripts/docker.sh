@@ -248,7 +248,7 @@ alone() {
     local user=$1 name="$project-alone" said
     shift
     engine run -d --name "$name" --user "$user" --cap-drop ALL --security-opt no-new-privileges:true "$@" \
-        -e RAFT_NODE_ID=alone -e HUSKV_ADVERTISE_HOST=localhost "$image" >/dev/null
+        -e RAFT_NODE_ID=alone -e HUSKV_ADVERTISE_HOST=localhost -e HUSKV_NETWORK_INSECURE=true "$image" >/dev/null
     await "a node under $user" takes_requests "$name"
     said=$(engine exec "$name" /usr/local/bin/huskv put key value)
     [ -n "$said" ] || fail "a node under $user takes no write"

@@ -250,6 +250,20 @@ fn errors_in_a_file_name_the_file() {
 }
 
 #[test]
+fn peers_dial_the_advertised_host_or_the_one_that_the_peer_port_binds() {
+    for (variables, peers, clients) in [
+        (&[][..], "127.0.0.1:9", "127.0.0.1:9"),
+        (&[("HUSKV_RAFT_HOST", "10.0.0.7")], "10.0.0.7:9", "127.0.0.1:9"),
+        (&[("HUSKV_RAFT_HOST", "10.0.0.7"), ("HUSKV_ADVERTISE_HOST", "127.0.0.1")], "127.0.0.1:9", "127.0.0.1:9"),
+        (&[("HUSKV_RAFT_HOST", "0.0.0.0"), ("HUSKV_ADVERTISE_HOST", "kv1")], "kv1:9", "kv1:9"),
+    ] {
+        let config = load(variables, &[]).expect("good settings");
+        assert_eq!((config.advertised_raft(9), config.advertised_http(9)), (peers.to_owned(), clients.to_owned()));
+    }
+    assert!(load(&[("HUSKV_RAFT_HOST", "0.0.0.0")], &[]).is_err());
+}
+
+#[test]
 fn the_advertised_port_defaults_to_the_bound_one() {
     let own = load(&[], &[]).expect("the defaults are good");
     assert_eq!((own.advertised_raft(5).as_str(), own.advertised_http(6).as_str()), ("127.0.0.1:5", "127.0.0.1:6"));

@@ -20,9 +20,8 @@ impl Config {
     /// port.
     #[must_use]
     pub fn advertised_raft(&self, bound: u16) -> String {
-        let host = if self.advertise_host == self.host { &self.raft.host } else { &self.advertise_host };
         let port = if self.raft.advertise_port == 0 { bound } else { self.raft.advertise_port };
-        format!("{}:{port}", validate::bracketed(host))
+        format!("{}:{port}", validate::bracketed(&self.raft.advertise_host))
     }
 
     /// Returns the address that clients use, given the bound port.

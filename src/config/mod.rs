@@ -320,6 +320,8 @@ impl Merge {
         if config.raft.host.is_empty() {
             config.raft.host.clone_from(&config.host);
         }
+        let advertised = Some(&config.advertise_host).filter(|host| !host.is_empty());
+        config.raft.advertise_host = advertised.unwrap_or(&config.raft.host).clone();
         if config.advertise_host.is_empty() {
             config.advertise_host.clone_from(&config.host);
         }

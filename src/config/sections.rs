@@ -22,6 +22,8 @@ pub struct Raft {
     pub node_id: String,
     /// The address that the peer port binds, without brackets; never empty once checked.
     pub host: String,
+    /// The host that peers dial, without brackets: `advertise_host`, or else the address above.
+    pub advertise_host: String,
     /// The peer port; 0: picked and stored at the first start.
     pub port: u16,
     /// The advertised peer port; 0: the bound one.

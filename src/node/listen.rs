@@ -13,7 +13,7 @@ use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use slog::{Logger, info};
+use slog::{Logger, info, warn};
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
@@ -118,7 +118,12 @@ pub(super) async fn bind_or_wait(config: &Config, seen: Option<&Identity>, log: 
                 }
                 sleep(STORED_PORT_RETRY).await;
             }
-            bound => return bound,
+            bound => {
+                if let Ok(ports) = &bound {
+                    warn_of_insecure(config, ports, log);
+                }
+                return bound;
+            }
         }
     }
 }
@@ -155,6 +160,17 @@ pub(super) fn bind(config: &Config, seen: Option<&Identity>) -> Result<Ports, Li
         check_secure(&raft, tls.peer_mode(), ("peer", raft_host_setting, harm, "tls.peer"))?;
     }
     Ok(Ports { http, raft })
+}
+
+/// Warns of ports that are open to the network without TLS, as `network.insecure` allows.
+fn warn_of_insecure(config: &Config, ports: &Ports, log: &Logger) {
+    let tls = &config.tls;
+    for (port, mode, name) in [(&ports.http, tls.http_mode(), "HTTP"), (&ports.raft, tls.peer_mode(), "peer")] {
+        if !port.loopback && mode != Mode::On {
+            warn!(log, "the {} port is open to the network without TLS (network.insecure): every host that reaches it is trusted", name;
+                "address" => &port.address, "tls" => mode.as_str());
+        }
+    }
 }
 
 /// Checks that a port is bound to loopback, or speaks TLS only.

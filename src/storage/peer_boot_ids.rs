@@ -30,9 +30,27 @@ pub(super) struct PeerRecord {
     boot_id: Option<BootId>,
     /// The last boot id of this node that the peer has seen, as far as this node knows.
     heard: Option<BootId>,
-    /// Whether it has spoken TLS; from then on nothing else is believed of it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    tls: bool,
+    /// The name in its certificate, where it has spoken TLS; from then on nothing else is believed of the node of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tls: Option<String>,
+}
+
+/// The most names of former members that have spoken TLS.
+const MAX_FORMER_NAMES: usize = 1024;
+
+/// Drops the records of former members, except that a name has spoken TLS where no present member has it.
+fn prune(records: &mut PeerRecords, keep: impl Fn(u64) -> bool) {
+    let present = |records: &PeerRecords, name: &str| {
+        records.iter().any(|(raft_id, record)| keep(*raft_id) && record.tls.as_deref() == Some(name))
+    };
+    let mut former = BTreeMap::new();
+    for (raft_id, record) in records.iter().filter(|(raft_id, _)| !keep(**raft_id)) {
+        if let Some(name) = record.tls.clone().filter(|name| !present(records, name)) {
+            former.insert(name, *raft_id);
+        }
+    }
+    let former: std::collections::BTreeSet<u64> = former.into_values().take(MAX_FORMER_NAMES).collect();
+    records.retain(|raft_id, _| keep(*raft_id) || former.contains(raft_id));
 }
 
 /// The content of the file.
@@ -82,21 +100,27 @@ impl Peers {
 
     /// Whether this peer has spoken TLS.
     pub fn spoke_tls(&self, raft_id: u64) -> bool {
-        self.lock().get(&raft_id).is_some_and(|known| known.tls)
+        self.lock().get(&raft_id).is_some_and(|known| known.tls.is_some())
     }
 
-    /// Records that a peer has spoken TLS; durable on return. Records of other peers are retained as `keep` says.
+    /// Whether a member of this name has spoken TLS, under any raft id; also where it was removed since.
+    pub fn spoke_tls_as(&self, name: &str) -> bool {
+        self.lock().values().any(|known| known.tls.as_deref() == Some(name))
+    }
+
+    /// Records that a peer has spoken TLS with a certificate of this name; durable on return. Records of other peers are retained as
+    /// `keep` says.
     ///
     /// # Errors
     /// [`Error`] if the file cannot be written; nothing is changed then.
-    pub fn record_tls(&self, raft_id: u64, keep: impl Fn(u64) -> bool) -> Result<(), Error> {
+    pub fn record_tls(&self, raft_id: u64, name: &str, keep: impl Fn(u64) -> bool) -> Result<(), Error> {
         let mut known = self.lock();
-        if !keep(raft_id) || known.get(&raft_id).is_some_and(|known| known.tls) {
+        if !keep(raft_id) || known.get(&raft_id).is_some_and(|known| known.tls.is_some()) {
             return Ok(());
         }
         let mut next = known.clone();
-        next.retain(|raft_id, _| keep(*raft_id));
-        next.entry(raft_id).or_default().tls = true;
+        next.entry(raft_id).or_default().tls = Some(name.to_owned());
+        prune(&mut next, keep);
         self.replace(&mut known, next)
     }
 
@@ -106,11 +130,11 @@ impl Peers {
     /// [`Error`] if the file cannot be written; nothing is changed then.
     pub fn forget_tls(&self) -> Result<(), Error> {
         let mut known = self.lock();
-        if known.values().all(|known| !known.tls) {
+        if known.values().all(|known| known.tls.is_none()) {
             return Ok(());
         }
         let mut next = known.clone();
-        next.values_mut().for_each(|known| known.tls = false);
+        next.values_mut().for_each(|known| known.tls = None);
         self.replace(&mut known, next)
     }
 
@@ -155,15 +179,16 @@ impl Peers {
             return Ok(Err(conflict));
         }
         // `heard` is only known for sure after the peer has sent a frame; otherwise the older record stays.
-        let now = PeerRecord { boot_id: Some(boot_history.current), heard: heard.or(before.heard), tls: before.tls };
+        let tls = before.tls.clone();
+        let now = PeerRecord { boot_id: Some(boot_history.current), heard: heard.or(before.heard), tls };
         // Of a removed raft id nothing is recorded, or the file would get its record back after the removal.
         let is_recordable = boot_history.current.count > 0 && keep(raft_id);
         if now == before || !is_recordable {
             return Ok(Ok(false));
         }
         let mut next = known.clone();
-        next.retain(|raft_id, _| keep(*raft_id));
         next.insert(raft_id, now);
+        prune(&mut next, keep);
         self.replace(&mut known, next)?;
         Ok(Ok(true))
     }
@@ -194,7 +219,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let boot_id = |count, nonce| Some(BootId { count, nonce });
-        let plain = PeerRecord { boot_id: boot_id(2, 9), heard: None, tls: false };
+        let plain = PeerRecord { boot_id: boot_id(2, 9), heard: None, tls: None };
         let records =
             "{\n  \"7\": {\n    \"life\": {\n      \"count\": 2,\n      \"nonce\": 9\n    },\n    \"heard\": null";
         let golden = format!("huskv-peers 2 7ef3ffc9\n{records}\n  }}\n}}\n");
@@ -204,8 +229,8 @@ mod tests {
         // Version 1, which knew no TLS.
         let old = golden.replace("huskv-peers 2", "huskv-peers 1");
         assert_eq!(decode(old.as_bytes(), "d").unwrap(), known);
-        let known = PeerRecords::from([(7, PeerRecord { tls: true, ..plain })]);
-        let golden = format!("huskv-peers 2 67dad55a\n{records},\n    \"tls\": true\n  }}\n}}\n");
+        let known = PeerRecords::from([(7, PeerRecord { tls: Some("kv2".into()), ..plain })]);
+        let golden = format!("huskv-peers 2 0402eb38\n{records},\n    \"tls\": \"kv2\"\n  }}\n}}\n");
         assert_eq!(String::from_utf8(encode(&known)).unwrap(), golden);
         assert_eq!(decode(golden.as_bytes(), "d").unwrap(), known);
     }
@@ -216,12 +241,19 @@ mod tests {
         let engine = sled(dir.path());
         let peers = Peers::open(engine.clone()).unwrap();
         peers.record(5, &boot_history(1), None, |_| true).unwrap().unwrap();
-        peers.record_tls(5, |_| true).unwrap();
-        peers.record_tls(6, |id| id != 6).unwrap();
+        peers.record_tls(5, "kv5", |_| true).unwrap();
+        peers.record_tls(6, "kv6", |id| id != 6).unwrap();
         peers.record(5, &boot_history(2), None, |_| true).unwrap().unwrap();
         let peers = Peers::open(engine.clone()).unwrap();
         assert!(peers.spoke_tls(5) && !peers.spoke_tls(6));
+        assert!(peers.spoke_tls_as("kv5") && !peers.spoke_tls_as("kv6"));
         assert_eq!(peers.boot_id(5), Some(boot_history(2).current));
+        // Its raft id is removed, and its name is remembered until it comes again under another one.
+        peers.record(7, &boot_history(1), None, |id| id != 5).unwrap().unwrap();
+        assert!(peers.spoke_tls_as("kv5"));
+        peers.record_tls(8, "kv5", |id| id != 5).unwrap();
+        assert!(!peers.spoke_tls(5) && peers.spoke_tls(8) && peers.spoke_tls_as("kv5"));
+        peers.record(5, &boot_history(2), None, |_| true).unwrap().unwrap();
         peers.forget_tls().unwrap();
         assert!(!Peers::open(engine).unwrap().spoke_tls(5) && peers.boot_id(5).is_some());
     }

@@ -61,6 +61,16 @@ pub async fn identify(registry: &Registry, address: &str) -> Result<WhoAmI, Refu
                     who.node_id
                 ),
             )),
+            (Ok(()), certified) if registry.authentication.is_downgrade(&who.node_id, certified.as_deref()) => {
+                Err(Refusal::not_applied(
+                    Code::TlsRefused,
+                    format!(
+                        "the node at {address} says that it is {} and has no TLS, and {} has spoken TLS with this node before; \
+                         give it its certificate, or another name",
+                        who.node_id, who.node_id
+                    ),
+                ))
+            }
             (Ok(()), _) => Ok(who),
             (Err(detail), _) => Err(no_answer(address, &WireError::Malformed(detail))),
         },

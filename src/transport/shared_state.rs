@@ -222,23 +222,23 @@ impl Registry {
             self.authentication.check_member(table.as_deref(), peer)?;
             self.peers.check(hello.from, &hello.boot_history).map_err(Denial::Conflict)
         })?;
-        if peer.certified.is_some() {
-            self.record_tls(hello.from).await?;
+        if let Some(name) = &peer.certified {
+            self.record_tls(hello.from, name).await?;
         }
         self.record_peer(hello.from, &hello.boot_history, false).await
     }
 
-    /// Records that a member has spoken TLS; durable on return.
+    /// Records that a member has spoken TLS with a certificate of this name; durable on return.
     ///
     /// # Errors
     /// [`Denial::Disk`].
-    pub async fn record_tls(&self, raft_id: u64) -> Result<(), Denial> {
+    pub async fn record_tls(&self, raft_id: u64, name: &str) -> Result<(), Denial> {
         let Some(table) = self.table().filter(|table| table.lists(raft_id)) else { return Ok(()) };
         if self.peers.spoke_tls(raft_id) {
             return Ok(());
         }
-        let peers = Arc::clone(&self.peers);
-        let recorded = move || peers.record_tls(raft_id, |known| !table.tombstones.contains(&known));
+        let (peers, name) = (Arc::clone(&self.peers), name.to_owned());
+        let recorded = move || peers.record_tls(raft_id, &name, |known| !table.tombstones.contains(&known));
         let detail = match self.runtime.spawn_blocking(recorded).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error.to_string(),

@@ -109,6 +109,13 @@ impl fmt::Display for CertificateInfo {
     }
 }
 
+/// Whether a certificate may issue others (RFC 5280, 4.2.1.9).
+#[must_use]
+pub fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    matches!(parsed.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca)
+}
+
 /// Escapes and shortens text that another machine has chosen.
 fn shown(text: &str) -> String {
     text.chars().take(MAX_TEXT).flat_map(char::escape_debug).collect()

@@ -225,6 +225,7 @@ fn server_refusal(alert: AlertDescription, has_certificate: bool) -> HandshakeEr
         AlertDescription::HandshakeFailure if !has_certificate => {
             "no common cipher suite or signature scheme, or it requires a client certificate"
         }
+        AlertDescription::DecryptError => "it cannot verify a signature; it has another CA of the same name",
         AlertDescription::HandshakeFailure => "no common cipher suite or signature scheme",
         AlertDescription::UnknownCA => "it does not know the CA of the client's certificate",
         AlertDescription::CertificateExpired => "it takes the client's certificate for expired; compare the clocks",

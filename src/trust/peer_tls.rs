@@ -184,6 +184,6 @@ fn check_own(read: &Credentials, own: &PeerIdentity) -> Result<(), String> {
         Err(Error::InvalidCertificate(CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. })) => {
             Err(format!("the certificate is not for {role} (extended key usage); that of a node is for servers and clients"))
         }
-        Err(error) => Err(format!("the other nodes would refuse it: {error}")),
+        Err(error) => Err(format!("the other nodes would refuse it: {}", Refusal::of(&error, Some(certificate)).reason)),
     })
 }

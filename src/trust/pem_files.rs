@@ -20,7 +20,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::certificate::CertificateInfo;
+use super::certificate::{CertificateInfo, is_authority};
 use super::{TrustError, provider};
 
 /// The largest file, in bytes.
@@ -90,7 +90,13 @@ impl CaBundle {
         let (mut roots, mut infos) = (RootCertStore::empty(), Vec::new());
         let certificates = certificates(file)?;
         for certificate in &certificates {
-            infos.push(CertificateInfo::parse(certificate).map_err(|reason| invalid(file, reason))?);
+            let info = CertificateInfo::parse(certificate).map_err(|reason| invalid(file, reason))?;
+            // webpki takes whatever stands in a bundle for an authority, a node's own certificate too.
+            if !is_authority(certificate) {
+                let what = format!("a certificate of it cannot be an authority: {} (basic constraints)", info.subject);
+                return Err(invalid(file, what));
+            }
+            infos.push(info);
             roots
                 .add(certificate.clone())
                 .map_err(|error| invalid(file, format!("a certificate of it cannot be an authority: {error}")))?;
@@ -173,6 +179,17 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn a_bundle_holds_authorities_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, ca) = (folder.path().join("ca.pem"), TestCa::new("ca"));
+        std::fs::write(&file, ca.certificate()).unwrap();
+        assert!(CaBundle::read(&file).is_ok());
+        std::fs::write(&file, ca.certificate() + &ca.node("kv1").certificate).unwrap();
+        let error = CaBundle::read(&file).unwrap_err().to_string();
+        assert!(error.contains("cannot be an authority: CN=kv1"), "{error}");
+    }
 
     #[test]
     fn only_bounded_regular_files_are_read() {

@@ -251,6 +251,9 @@ fn explain_alert(alert: AlertDescription) -> &'static str {
         AlertDescription::CertificateRevoked => "it takes this node's certificate for revoked",
         AlertDescription::CertificateRequired | AlertDescription::NoCertificate => "it requires a certificate",
         AlertDescription::ProtocolVersion => "it speaks no TLS version of this node, 1.2 and 1.3",
+        AlertDescription::DecryptError => {
+            "it cannot verify a signature: it has another CA of the same name, as where that was made anew"
+        }
         AlertDescription::HandshakeFailure => "no common cipher suite or signature scheme",
         AlertDescription::NoApplicationProtocol => {
             "no common protocol (ALPN); the HTTP port speaks http/1.1, the peer port huskv"

@@ -128,7 +128,9 @@ where
     if let Some(trail) = parts.extensions.get::<Trail>() {
         trail.client(&client);
     }
-    let is_known = client.caller.is_known();
+    // Of every request, whatever it needs: a connection lives long, and its handshake has verified it as of then.
+    let certificate = parts.extensions.get::<ClientCertificate>().map_or(Ok(()), ClientCertificate::check);
+    let is_known = client.caller.is_known() && certificate.is_ok();
     let is_probe = host_guard::is_probe(parts.uri.path());
     // Before the rights of the token: a request that would be a 401 or 403 counts, too.
     if !is_probe && let Err(problem) = context.options.limiter.check(&client) {
@@ -138,8 +140,6 @@ where
     parts.extensions.insert(client);
     // /livez and /readyz tell an orchestrator themselves that the node is starting; /health asks the loop like other routes.
     let needs_loop = !is_probe || parts.uri.path().starts_with("/health");
-    // Of every request, whatever it needs: a connection lives long, and its handshake has verified it as of then.
-    let certificate = parts.extensions.get::<ClientCertificate>().map_or(Ok(()), ClientCertificate::check);
     let checked = certificate.and_then(|()| match context.starting() {
         Some(problem) if needs_loop => Err(problem),
         _ => unsupported_headers::check(&parts.headers),
@@ -148,7 +148,7 @@ where
         Ok(()) => route(app, hyper::Request::from_parts(parts, body.clone())).await?,
         Err(problem) => problem.respond(&parts.method),
     };
-    // With tokens only a client that has one learns the names of cluster, node and leader.
+    // With tokens only a client that has one, and whose certificate is valid still, learns the names of cluster, node and leader.
     Ok(match host {
         Asked::Known if !is_known => response,
         Asked::Known => context.with_node_headers(response),

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::dial::Target;
-use super::{Denial, InboundPeer};
+use super::{Denial, Hello, InboundPeer};
 use crate::model::PeerTable;
 use crate::storage::Peers;
 use crate::transport::admission::{check_certified, is_member};
@@ -66,13 +66,19 @@ impl Authentication {
     /// Whom a dial of the member `raft_id` means, or of any node of the cluster.
     pub fn target(&self, table: Option<&PeerTable>, raft_id: Option<u64>) -> Target {
         let name = raft_id.and_then(|raft_id| table?.name_of(raft_id).cloned());
-        let spoke_tls = raft_id.is_some_and(|raft_id| self.peers.spoke_tls(raft_id));
+        let by_name = name.as_ref().is_some_and(|name| self.peers.spoke_tls_as(name));
+        let spoke_tls = by_name || raft_id.is_some_and(|raft_id| self.peers.spoke_tls(raft_id));
         Target { tls: self.tls.clone(), name, spoke_tls }
     }
 
     /// Whom a dial of a node means that is no member yet and is called `name`.
     pub fn target_named(&self, name: &str) -> Target {
-        Target { tls: self.tls.clone(), name: Some(name.to_owned()), spoke_tls: false }
+        Target { tls: self.tls.clone(), name: Some(name.to_owned()), spoke_tls: self.peers.spoke_tls_as(name) }
+    }
+
+    /// Whether a node that has answered in plain cannot be the one of this name, because that has spoken TLS before.
+    pub fn is_downgrade(&self, name: &str, certified: Option<&str>) -> bool {
+        self.tls.is_some() && certified.is_none() && self.peers.spoke_tls_as(name)
     }
 
     /// Remembers the certified leader whose offer was accepted.
@@ -96,7 +102,8 @@ impl Authentication {
     pub fn check(&self, table: Option<&PeerTable>, peer: &InboundPeer) -> Result<(), Denial> {
         if peer.certified.is_none() {
             // A member that has spoken TLS speaks it for ever: a plain connection in its name is another's, or passes through one.
-            let spoke = || self.peers.spoke_tls(peer.hello.from);
+            let Hello { from, node_id, .. } = &peer.hello;
+            let spoke = || self.peers.spoke_tls(*from) || self.peers.spoke_tls_as(node_id);
             let required = self.tls.as_ref().is_some_and(|tls| tls.mode() == Mode::On || spoke());
             return if required { Err(Denial::TlsRequired) } else { Ok(()) };
         }

@@ -160,8 +160,8 @@ async fn dial_verified(
         return Err(DialError::Denied(Denial::WrongNode { raft_id: welcome.raft_id }));
     }
     let recorded = async {
-        if certified.is_some() {
-            registry.record_tls(raft_id).await?;
+        if let Some(name) = &certified {
+            registry.record_tls(raft_id, name).await?;
         }
         registry.record_peer(raft_id, &welcome.boot_history, true).await
     };

@@ -104,6 +104,14 @@ async fn a_member_that_spoke_tls_is_never_spoken_to_in_plain_again() {
     plain.publish(&[(1, &a.address.clone())]);
     a.lines.wait("a peer is refused").await;
     assert!(!plain.was_reported() && !a.was_reported());
+    // Nor is another node of that name, with an empty disk and without a certificate.
+    let mut again = Node::start(2);
+    again.publish(&[]);
+    let refusal = identify(&mut a, &mut again).await.unwrap_err();
+    assert!(
+        refusal.code == Code::TlsRefused && refusal.detail.contains("has spoken TLS with this node before"),
+        "{refusal:?}"
+    );
     // A node without TLS forgets; its records must not stop a later migration.
     let peers = Peers::open(a.disk.engine.clone()).unwrap();
     peers.forget_tls().unwrap();

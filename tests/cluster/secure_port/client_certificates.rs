@@ -92,7 +92,8 @@ fn a_client_whose_authority_is_withdrawn_loses_its_connection_and_its_watch() {
     send(&mut watch, "/watch?prefix=");
     read_until(&mut watch, "retry:");
     send(&mut kept, "/livez");
-    assert!(read_until(&mut kept, "ok\n").starts_with("HTTP/1.1 200"));
+    let served = read_until(&mut kept, "ok\n");
+    assert!(served.starts_with("HTTP/1.1 200") && served.contains("x-huskv-node"), "{served}");
     // Without a signal: the files are looked at every 10 s.
     let begun = Instant::now();
     fs::write(folder.path().join("ca.pem"), next.certificate()).unwrap();
@@ -104,6 +105,7 @@ fn a_client_whose_authority_is_withdrawn_loses_its_connection_and_its_watch() {
     kept.read_to_string(&mut refused).unwrap();
     assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("connect again"), "{refused}");
     assert!(refused.to_lowercase().contains("connection: close"), "{refused}");
+    assert!(!refused.contains("x-huskv-"), "it learns nothing of the cluster: {refused}");
     is_refused(&node, &ca, Some(&client), &["unknown issuer CN=huskv-ca"]);
     is_served(&node, &ca, Some(&next.client("billing")));
 }
