@@ -7,7 +7,7 @@ use crate::harness::{Cluster, Load, check, eventually, secs};
 use crate::test_ca::{Leaf, TestCa};
 
 crate::harness::cases![
-    a_cluster_under_load_moves_to_tls_without_a_failed_write,
+    a_cluster_under_load_moves_to_tls_without_a_failed_write.alone(),
     the_authority_is_replaced_without_a_restart_or_an_election,
 ];
 
