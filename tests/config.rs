@@ -17,6 +17,7 @@ fn given(variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Given {
     Given {
         flags: flags.iter().map(|(path, value)| (*path, (*value).to_owned())).collect(),
         config: None,
+        again: false,
         variables: variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect(),
     }
 }

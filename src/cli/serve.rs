@@ -58,6 +58,7 @@ pub(super) fn given(matches: &ArgMatches) -> Given {
         flags: KEYS.iter().filter_map(|key| Some((key.path, text(key.path)?))).collect(),
         config: text(CONFIG_FLAG),
         variables: std::env::vars_os().collect(),
+        ..Given::default()
     }
 }
 

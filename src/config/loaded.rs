@@ -67,7 +67,7 @@ impl Loaded {
     /// # Errors
     /// As [`Loaded::of`].
     pub fn again(&self) -> Result<Self, ConfigError> {
-        Self::of(self.given.clone())
+        Self::of(Given { again: true, ..self.given.clone() })
     }
 
     /// Returns the keys that have another value in `new`, in the order of the table.
@@ -131,7 +131,7 @@ mod tests {
         let path = folder.path().join("huskv.toml");
         std::fs::write(&path, "[limits]\nwatchers = 1\nwatch_mb = 2\n").unwrap();
         let flags = vec![("limits.watch_mb", "9".to_owned())];
-        let given = Given { flags, config: Some(path.display().to_string()), variables: Vec::new() };
+        let given = Given { flags, config: Some(path.display().to_string()), ..Given::default() };
         let old = Loaded::of(given).unwrap();
         std::fs::write(&path, "[limits]\nwatchers = 3\nwatch_mb = 4\n").unwrap();
         let new = old.again().unwrap();

@@ -112,6 +112,9 @@ pub struct Given {
     pub config: Option<String>,
     /// The whole environment; variables of other programs are ignored.
     pub variables: Vec<(OsString, OsString)>,
+    /// Whether the sources are merged again: then the file must be a regular one, for a pipe has been read to its end, and the
+    /// open of one would wait.
+    pub again: bool,
 }
 
 /// Merges all sources and checks the result.
@@ -132,7 +135,7 @@ fn merged(given: &Given) -> Result<Merge, ConfigError> {
         (None, None) => None,
     };
     if let Some((path, origin)) = file.filter(|(path, _)| !path.is_empty()) {
-        merge.file(&path, &read(&path, origin)?)?;
+        merge.file(&path, &read(&path, origin, given.again)?)?;
     }
     for key in KEYS {
         let long = key.variable();
@@ -166,8 +169,11 @@ pub fn parse_file(name: &str, text: &str) -> Result<Config, ConfigError> {
     merge.finish()
 }
 
-fn read(path: &str, origin: Source) -> Result<String, ConfigError> {
+fn read(path: &str, origin: Source, again: bool) -> Result<String, ConfigError> {
     let wrong = |problem: String| error("config", origin.clone(), format!("cannot read {path:?}: {problem}"));
+    if again && std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(wrong("it is no regular file, so it cannot be read again".to_owned()));
+    }
     let file = std::fs::File::open(path).map_err(|source| wrong(source.to_string()))?;
     // Bounded: the path could be a device.
     let mut text = String::new();

@@ -106,6 +106,15 @@ impl OpenedFile {
         }
         Ok(Self { file, path: path.to_owned(), ends_in_line: last != [b'\n'] })
     }
+
+    /// Reads its first byte; None where it is empty.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        Ok((self.file.read_at(&mut first, 0)? > 0).then_some(first[0]))
+    }
 }
 
 impl LineFile {
@@ -145,6 +154,15 @@ impl LineFile {
         Ok(())
     }
 
+    /// Opens the file in use again, which may have been moved away.
+    ///
+    /// # Errors
+    /// Where it cannot be opened; the one that is open stays in use.
+    pub fn reopen(&self) -> io::Result<()> {
+        let path = self.0.lock().file.as_ref().map(|file| file.path.clone());
+        path.map_or(Ok(()), |path| self.switch(Some(OpenedFile::open(&path)?)))
+    }
+
     /// Takes a line, without its end, or counts it where there is no room. It never waits for the disk.
     pub fn push(&self, mut line: String, room: Room) {
         line.push('\n');
@@ -162,6 +180,17 @@ impl LineFile {
         }
         drop(state);
         self.0.work.notify_all();
+    }
+
+    /// Counts a line that is not to be written; the file says how many there were.
+    pub fn leave_out(&self) {
+        let mut state = self.0.lock();
+        if state.file.is_some() {
+            state.missing += 1;
+            state.is_done = false;
+            drop(state);
+            self.0.work.notify_all();
+        }
     }
 
     /// Waits until all lines are written, for at most `limit`, and logs how many are not.

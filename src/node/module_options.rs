@@ -5,6 +5,7 @@
 //!
 //! See also: [`crate::config`], which has checked the settings.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,7 +138,16 @@ pub(super) fn open_audit(config: &Config) -> Result<Option<OpenedFile>, AuditFil
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
-    OpenedFile::open(path).map(Some).map_err(|source| AuditFileError { path: path.clone(), source })
+    let opened = || {
+        let file = OpenedFile::open(path)?;
+        // Lines that are appended to a token file or to the settings would make them unreadable.
+        if file.first_byte()?.is_some_and(|first| first != b'{') {
+            let what = "it holds something else than JSON lines; name another file";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        Ok(file)
+    };
+    opened().map(Some).map_err(|source| AuditFileError { path: path.clone(), source })
 }
 
 /// The mode of TLS on the HTTP port, and its certificates, which are read here; None where the port is plain.

@@ -133,7 +133,13 @@ impl Reloader {
         match &result {
             Ok(report) => info!(self.log, "settings reloaded"; "by" => by, "applied" => listed(&report.applied),
                 "needs_restart" => listed(&report.needs_restart)),
-            Err(reason) => warn!(self.log, "the reload failed and has changed nothing"; "by" => by, "reason" => reason),
+            Err(reason) => {
+                warn!(self.log, "the reload failed and has changed nothing"; "by" => by, "reason" => reason);
+                // The audit file in use may have been moved away, which has nothing to do with what is wrong.
+                if let Err(error) = self.audit.reopen() {
+                    warn!(self.log, "the audit file cannot be opened again"; "reason" => error.to_string());
+                }
+            }
         }
         let problem = result.as_ref().err().cloned();
         self.control.record(LastReload { at: SystemTime::now(), problem });

@@ -4,7 +4,7 @@
 //!
 //! Invariants: a line is written when the answer is known, or when the request ends without one, and a request has one line. It has
 //! names, keys and numbers, and never a value or a secret. Texts of clients are bounded, and characters that could forge a line or steer a
-//! terminal are escaped. Without `audit.file` nothing is recorded. No request waits for the disk ([`LineFile`]); denials, which a
+//! terminal are escaped. Denials beyond [`MAX_DENIALS`] a second are counted alone. Without `audit.file` nothing is recorded. No request waits for the disk ([`LineFile`]); denials, which a
 //! client can cause without a right, leave half of the queue to the others.
 //!
 //! ```text
@@ -35,6 +35,9 @@ use crate::logging::{LineFile, OpenedFile, Room, forges};
 use crate::model::Command;
 use crate::model::validate;
 
+/// The most denials written in a second: a client without any right can cause them as fast as it likes, and would fill the disk.
+const MAX_DENIALS: u32 = 50;
+
 /// How long a switch to another file waits for the lines of the old one; what is not written then goes to the new one.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
@@ -43,6 +46,9 @@ const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 pub struct Audit {
     lines: LineFile,
     node: Arc<str>,
+    /// The denials that may still be written in the present second, and which that is.
+    denials: Arc<Mutex<(u32, u64)>>,
+    started: Instant,
 }
 
 impl std::fmt::Debug for Audit {
@@ -61,6 +67,8 @@ struct Found {
     is_routed: bool,
     /// The address of its client, where that was found out.
     address: Option<IpAddr>,
+    /// The denial that was answered in another form, as an event of a stream.
+    denied: Option<StatusCode>,
     token: Option<String>,
     subject: Subject,
     index: Option<u64>,
@@ -109,7 +117,7 @@ impl Audit {
         let missing = move |lines| {
             json!({ "at": time(SystemTime::now()), "node": &name, "event": "missing", "lines": lines }).to_string()
         };
-        Self { lines: LineFile::new(log, missing), node: node.into() }
+        Self { lines: LineFile::new(log, missing), node: node.into(), denials: Arc::default(), started: Instant::now() }
     }
 
     /// The file, to be flushed at the end of the process.
@@ -124,6 +132,14 @@ impl Audit {
     /// As [`LineFile::switch`].
     pub fn switch(&self, file: Option<OpenedFile>) -> std::io::Result<()> {
         self.lines.switch(file)
+    }
+
+    /// Opens the file in use again, which may have been moved away.
+    ///
+    /// # Errors
+    /// As [`LineFile::reopen`].
+    pub fn reopen(&self) -> std::io::Result<()> {
+        self.lines.reopen()
     }
 
     /// Records that the file ends here, and which one is used `next`, and waits shortly until it is written: a record that is switched off
@@ -157,8 +173,23 @@ impl Audit {
         });
     }
 
+    /// Whether one more denial is written in this second.
+    fn takes_denial(&self) -> bool {
+        let second = self.started.elapsed().as_secs();
+        let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
+        if denials.1 != second {
+            *denials = (0, second);
+        }
+        denials.0 += 1;
+        denials.0 <= MAX_DENIALS
+    }
+
     fn write(&self, line: &Line<'_>) {
-        let room = if line.event == Event::Denial.as_str() { Room::Half } else { Room::All };
+        let is_denial = line.event == Event::Denial.as_str();
+        if is_denial && !self.takes_denial() {
+            return self.lines.leave_out();
+        }
+        let room = if is_denial { Room::Half } else { Room::All };
         let text = serde_json::to_string(line).expect("texts and numbers always have a JSON form");
         self.lines.push(escaped(text), room);
     }
@@ -194,6 +225,7 @@ impl Entry {
 
     fn write(&mut self, status: Option<StatusCode>, index: Option<u64>) {
         self.is_written = true;
+        let status = self.trail.found().denied.or(status);
         let (template, rest) = route(self.uri.path()).unzip();
         let mut found = self.trail.found();
         let is_denial =
@@ -242,6 +274,11 @@ impl Trail {
         let mut found = self.found();
         found.address = Some(client.address);
         found.token = client.caller.name().map(str::to_owned);
+    }
+
+    /// Notes that the request is over the limit of its caller, whatever form the answer has.
+    pub(crate) fn over_the_limit(&self) {
+        self.found().denied = Some(StatusCode::TOO_MANY_REQUESTS);
     }
 
     /// Notes that a route has the request.

@@ -134,6 +134,7 @@ where
     let is_probe = host_guard::is_probe(parts.uri.path());
     // Before the rights of the token: a request that would be a 401 or 403 counts, too.
     if !is_probe && let Err(problem) = context.options.limiter.check(&client) {
+        parts.extensions.get::<Trail>().into_iter().for_each(Trail::over_the_limit);
         let response = over_the_limit(&problem, &parts);
         return Ok(if is_known { context.with_node_headers(response) } else { response });
     }

@@ -44,7 +44,8 @@ impl TokenFile {
         file
     }
 
-    fn path(&self) -> PathBuf {
+    /// The file.
+    pub fn path(&self) -> PathBuf {
         self.folder.path().join("tokens.toml")
     }
 

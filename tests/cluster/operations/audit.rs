@@ -19,6 +19,7 @@ crate::harness::cases![
     a_moved_file_loses_no_line_under_load,
     a_reload_switches_the_file_on_to_another_path_and_off,
     a_file_that_cannot_be_opened_ends_the_start,
+    a_flood_of_denials_is_counted_and_does_not_fill_the_disk,
     lines_wait_for_a_full_disk.needs(Need::Tmpfs),
 ];
 
@@ -219,6 +220,32 @@ fn a_reload_switches_the_file_on_to_another_path_and_off() {
     let last = |name: &str| shape(lines_of(&path(name)).last().unwrap(), &["event", "next"]);
     assert_eq!(last("one"), json!(["closed", named("two")]));
     assert_eq!(last("two"), json!(["closed", null]));
+}
+
+fn a_flood_of_denials_is_counted_and_does_not_fill_the_disk() {
+    let (folder, tokens) = (folder(), TokenFile::of(&[&["root", "--admin"]]));
+    let path = folder.path().join("audit.log");
+    let node = tokens.setup(Setup::named("node1")).set("HUSKV_AUDIT_FILE", path.display()).start();
+    let began = std::time::Instant::now();
+    for _ in 0..400 {
+        assert_eq!(node.request(Request::new("GET", "/store/k").anonymous()).status, 401);
+    }
+    let most = 50 * usize::try_from(began.elapsed().as_secs() + 2).unwrap();
+    node.put("k", 1);
+    eventually(secs(10), "every denial is written or counted, and the write behind them is there", || {
+        let lines = lines_of(&path);
+        let of = |event: &str| lines.iter().filter(|line| line["event"] == event).cloned().collect::<Vec<Value>>();
+        let missing: u64 = of("missing").iter().filter_map(|line| line["lines"].as_u64()).sum();
+        let written = of("denial").len();
+        assert!(written <= most, "{written} of at most {most}");
+        check(written as u64 + missing == 400 && of("write").len() == 1, json!([written, missing]))
+    });
+    // A file of something else is never appended to.
+    let before = fs::read(tokens.path()).unwrap();
+    let mut other = Setup::named("node2").set("HUSKV_AUDIT_FILE", tokens.path().display()).spawn();
+    assert_eq!(other.await_exit(secs(20)).code(), Some(1));
+    assert!(other.log().contains("something else than JSON lines"), "{}", other.log());
+    assert_eq!(fs::read(tokens.path()).unwrap(), before);
 }
 
 fn a_file_that_cannot_be_opened_ends_the_start() {

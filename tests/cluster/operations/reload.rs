@@ -157,6 +157,11 @@ fn a_wrong_file_changes_nothing_and_is_named() {
     }
     fs::remove_file(settings.path()).unwrap();
     node.post("/admin/reload", &json!({})).problem(422, "no file").code("reload_failed", "no file");
+    // The open of a pipe would wait for its writer, and hold up every later look at the files.
+    assert!(Command::new("mkfifo").arg(settings.path()).status().unwrap().success());
+    let answer = node.post("/admin/reload", &json!({})).problem(422, "a pipe").code("reload_failed", "a pipe");
+    assert!(answer.word("detail").contains("no regular file"), "{answer}");
+    fs::remove_file(settings.path()).unwrap();
     settings.write(hosts);
     assert_eq!(reload(&node)["applied"], json!([change("http.allowed_hosts", "", "kv.example.org")]));
     assert_eq!((for_host(&node, "kv.example.org"), &node.stats()["reloaded_ok"]), (404, &json!(true)));
