@@ -154,7 +154,7 @@ pub(super) fn bind(config: &Config, seen: Option<&Identity>) -> Result<Ports, Li
     let raft_host = (raft_host_setting, config.raft.host.as_str());
     let raft = port(("raft.port", config.raft.port), raft_host, stored(|id| id.picked_raft_port), &hint)?;
     if !config.network.insecure {
-        let (tls, harm) = (&config.tls, "read and change everything, and reads the tokens of others");
+        let (tls, harm) = (&config.tls, "read and change everything, and read the tokens of others");
         check_secure(&http, tls.http_mode(), ("HTTP", "host", harm, "tls.http"))?;
         let harm = "speak as a member, and so make the cluster lose writes";
         check_secure(&raft, tls.peer_mode(), ("peer", raft_host_setting, harm, "tls.peer"))?;
