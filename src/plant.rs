@@ -24,8 +24,14 @@ pub enum Plant {
     ReadWithoutIndex,
     /// A read is answered before the state machine has applied the read index of its round.
     ReadBeforeApplied,
-    /// The applied index is written in another batch than the effects.
-    AppliedApart,
+    /// A flush writes the tree without a redo record.
+    RedoSkipped,
+    /// A flush removes its redo record before the tree is synced.
+    RedoRemovedEarly,
+    /// A start ignores the redo record of an interrupted flush.
+    RedoIgnored,
+    /// A read of the tree is answered though a freeze came between it and the read of the memtables.
+    EpochUnchecked,
     /// A snapshot lacks the effects that are applied during its scan.
     SnapshotWithoutEffects,
     /// The commit index is not raised when a snapshot is installed, nor at the next start.
@@ -81,13 +87,16 @@ pub enum Plant {
 
 impl Plant {
     /// Every bug, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 31] = [
+    pub const NAMES: [(&'static str, Self); 34] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
         ("read-without-index", Self::ReadWithoutIndex),
         ("read-before-applied", Self::ReadBeforeApplied),
-        ("applied-apart", Self::AppliedApart),
+        ("redo-skipped", Self::RedoSkipped),
+        ("redo-removed-early", Self::RedoRemovedEarly),
+        ("redo-ignored", Self::RedoIgnored),
+        ("epoch-unchecked", Self::EpochUnchecked),
         ("snapshot-without-effects", Self::SnapshotWithoutEffects),
         ("commit-not-raised", Self::CommitNotRaised),
         ("raft-id-reused", Self::RaftIdReused),

@@ -6,6 +6,8 @@
 //!
 //! See also: raft's own messages, which travel inside [`Input::Step`].
 
+use std::sync::Arc;
+
 use crate::model::Millis;
 use raft::eraftpb::{Message, SnapshotMetadata};
 
@@ -41,7 +43,7 @@ pub struct Bounds {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The value, or None where there is no such key.
-    pub value: Option<Item>,
+    pub value: Option<Arc<Item>>,
     /// The applied index that it was read at.
     pub index: u64,
     /// This node's term then.
@@ -286,9 +288,9 @@ pub enum Input {
         /// The metadata of the installed snapshot, or the failure.
         result: Result<SnapshotMetadata, String>,
     },
-    /// The end of a sync of the state machine.
-    Synced {
-        /// The applied (index, term) that is durable now.
+    /// The end of a flush of the state machine.
+    Flushed {
+        /// The applied (index, term) that the tree has now, durably.
         mark: (u64, u64),
         /// The result.
         result: Result<(), crate::storage::Error>,

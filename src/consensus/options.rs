@@ -25,6 +25,8 @@ pub struct Options {
     pub snapshot_keep_entries: u64,
     /// The maximum bytes of changes that a snapshot for a follower may take on disk.
     pub snapshot_spool_bytes: u64,
+    /// The maximum memory of the memtables and the encoding of a flush.
+    pub memtable_bytes: usize,
     /// The maximum bytes of the last log entries in memory.
     pub entry_cache_bytes: usize,
     /// About the maximum bytes of entries in flight to one follower, unless a single entry is larger.

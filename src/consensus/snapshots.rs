@@ -1,15 +1,16 @@
 //! Checkpoints, log compaction, and snapshot streams to followers that the log no longer reaches.
 //!
-//! Why: the tree on disk is the snapshot (Raft thesis 5.2); a checkpoint only makes it durable up to a known index, off
+//! Why: the tree on disk is the snapshot (Raft thesis 5.2); a checkpoint is a flush, which makes it durable up to a known index, off
 //! the loop, so that the log behind it can go. State is streamed only to a follower or joiner that needs it.
 //!
 //! ```text
-//!   checkpoint:  begin_checkpoint --sync thread--> machine_synced: record, sync --> compact, a little each turn
-//!   stream:      raft's offer --> begin_stream --spool thread--> scanned: the snapshot ends --> stream_ended: report to raft
+//!   checkpoint:  begin_checkpoint --flush thread--> flushed: record, sync --> compact, a little each turn
+//!   stream:      raft's offer --> begin_stream --spool thread--> scanned --> end_scanned, between two flushes
+//!                                                            --> stream_ended: report to raft
 //! ```
 //!
-//! Invariants: the log is never compacted beyond what the state machine has synced, and the checkpoint is recorded
-//! durably first. A stream begins and ends between two batches of the loop. One stream is under way at a time, and each
+//! Invariants: the log is never compacted beyond what the tree has durably, and the checkpoint is recorded
+//! durably first. A stream ends between two flushes. One stream is under way at a time, and each
 //! ends in a report to raft, or its follower is stuck for ever. Failed streams to one node are spaced 1 s, doubling to
 //! 60 s. Compaction waits for a stream under way, within a bound, and not on a disk that is nearly full. Below the floor of the disk,
 //! checkpoints, compaction and streams wait.
@@ -43,6 +44,9 @@ const PIN_AFTER: Millis = 10_000;
 /// The first and the longest pause after a failed snapshot.
 const PAUSES: (Millis, Millis) = (1000, 60_000);
 
+/// How long what is applied may wait for a flush: removed data is given back only once it has left the tree.
+const FLUSH_AFTER: Millis = 30_000;
+
 /// The shortest interval between two checkpoints that are taken only to measure the disk space.
 const MEASURES_EVERY: Millis = 1000;
 
@@ -54,6 +58,8 @@ struct Stream {
     /// The applied index when it began.
     index: u64,
     began: Millis,
+    /// Whether the tree was scanned: the snapshot ends at the next flush, or at the last one if that had all of `index`.
+    is_scanned: bool,
 }
 
 fn is_below_floor(core: &Core) -> bool {
@@ -63,8 +69,10 @@ fn is_below_floor(core: &Core) -> bool {
 /// Checkpoints and snapshot streams of this node.
 #[derive(Default)]
 pub(crate) struct Snapshots {
-    /// The mark of the running sync, and when it began.
-    syncing: Option<((u64, u64), Millis)>,
+    /// The mark of the flush under way, and when it began.
+    flushing: Option<((u64, u64), Millis)>,
+    /// Since when there is something to flush.
+    unflushed_since: Option<Millis>,
     /// Requests for a checkpoint.
     waiting: Vec<(Millis, Reply<Result<(), Refusal>>)>,
     /// The index that the log may be compacted to.
@@ -86,12 +94,11 @@ pub(crate) struct Snapshots {
 impl Snapshots {
     /// Forgets checkpoint and compaction of the old log after an install.
     pub fn installed(&mut self) {
-        self.syncing = None;
+        self.flushing = None;
+        self.unflushed_since = None;
         self.compact_to = 0;
     }
-}
 
-impl Snapshots {
     /// Requests a checkpoint.
     pub fn snapshot_now(&mut self, unavailable: Option<Refusal>, deadline: Millis, reply: Reply<Result<(), Refusal>>) {
         if let Some(refusal) = unavailable {
@@ -100,27 +107,30 @@ impl Snapshots {
         self.waiting.push((deadline, reply));
     }
 
-    fn begin_checkpoint(&mut self, core: &mut Core) -> Result<(), Error> {
-        let mark = core.state_machine.applied();
+    fn begin_checkpoint(&mut self, core: &mut Core) {
+        let Some(flush) = core.state_machine.freeze() else { return };
+        let mark = flush.mark();
         info!(core.log, "snapshot begun"; "index" => mark.0);
-        self.syncing = Some((mark, core.now));
-        let db = core.state_machine.db()?;
-        core.background.sync(db, mark);
-        Ok(())
+        self.flushing = Some((mark, core.now));
+        self.unflushed_since = None;
+        core.background.flush(flush);
     }
 
-    /// Records a checkpoint: the state machine is durable up to `mark`, and the log behind it may be compacted.
-    pub fn machine_synced(
+    /// Records a checkpoint: the tree is durable up to `mark`, and the log behind it may be compacted.
+    pub fn flushed(
         &mut self,
         core: &mut Core,
         mark: (u64, u64),
         result: Result<(), Error>,
     ) -> Result<(), Error> {
-        // A disk that fails is believed no more, whichever generation the sync was for.
+        // A disk that fails is believed no more, whichever generation the flush was for.
         result?;
-        let Some((_, began)) = self.syncing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
-        self.syncing = None;
-        core.state_machine.synced();
+        let Some((_, began)) = self.flushing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
+        self.flushing = None;
+        // Hundreds of thousands of items: they are freed on another thread.
+        if let Some(frozen) = core.state_machine.flush_ended(mark) {
+            core.discard(frozen);
+        }
         debug_assert!(mark.0 <= core.applied(), "a checkpoint is at or below what is applied");
         let behind = self.keep_from(core, mark.0);
         // Order: the state machine is durable up to `mark` (that is why this is called), the journal records it
@@ -164,12 +174,14 @@ impl Snapshots {
         let (mark, _) = core.raw.store().journal.checkpoint();
         let entries = core.state_machine.applied().0.saturating_sub(mark);
         let due = entries >= core.options.snapshot_every_entries
+            || core.state_machine.is_full()
             || (entries > 0 && core.raw.store().journal.bytes_after(mark) >= core.options.snapshot_every_bytes)
+            || (entries > 0 && self.is_old(core.now))
             || (entries > 0 && self.shows_space(core));
-        let wanted = due || !self.waiting.is_empty();
+        let wanted = self.end_scanned(core) || due || !self.waiting.is_empty();
         let waits = self.waits_for_space(core, wanted);
-        if wanted && !waits && self.syncing.is_none() && core.phase == Phase::Member {
-            self.begin_checkpoint(core)?;
+        if wanted && !waits && self.flushing.is_none() && core.phase == Phase::Member {
+            self.begin_checkpoint(core);
         }
         let now = core.now;
         for (_, reply) in self.waiting.extract_if(.., |(deadline, _)| *deadline <= now) {
@@ -180,6 +192,23 @@ impl Snapshots {
         }
         // Removing from the journal takes space before it frees any.
         if is_below_floor(core) { Ok(()) } else { self.compact(core) }
+    }
+
+    /// Whether what is applied has waited long enough for its flush.
+    fn is_old(&mut self, now: Millis) -> bool {
+        self.flushing.is_none() && now >= *self.unflushed_since.get_or_insert(now) + FLUSH_AFTER
+    }
+
+    /// Ends the snapshot that is streamed, if its tree was scanned and it can end now; returns whether it needs a flush first.
+    fn end_scanned(&mut self, core: &mut Core) -> bool {
+        let Some(stream) = self.stream.as_mut().filter(|stream| stream.is_scanned) else { return false };
+        // What raft has offered is the state at `index` or a later one.
+        let is_ready = !core.state_machine.is_flushing() && core.state_machine.flushed() >= stream.index;
+        if is_ready {
+            stream.is_scanned = false;
+            core.state_machine.end_snapshot();
+        }
+        !is_ready
     }
 
     /// Whether the disk has too little space only by the estimate of what is still to be written; a checkpoint makes it
@@ -236,16 +265,15 @@ impl Snapshots {
     pub fn begin_stream(&mut self, core: &mut Core, message: Message) -> Result<(), Error> {
         let to = message.to;
         let (token, index) = (core.token(), core.state_machine.applied().0);
-        self.stream = Some(Stream { token, to, index, began: core.now });
+        self.stream = Some(Stream { token, to, index, began: core.now, is_scanned: false });
         if is_below_floor(core) {
             self.failed_start = Some((to, "the sender's disk is almost full (storage.reserve_mb)".into()));
             return Ok(());
         }
         match core.data_dir.engine().scratch() {
             Ok(scratch) => {
-                // What fails here is a write to the tree, not the snapshot: it poisons like any other.
                 let bound = SpoolBound::on(core.data_dir.engine(), core.options.snapshot_spool_bytes);
-                let (spooler, reader) = core.state_machine.begin_snapshot(scratch, bound)?;
+                let (spooler, reader) = core.state_machine.begin_snapshot(scratch, bound);
                 info!(core.log, "snapshot stream begun"; "to" => core.name_of(to), "index" => index);
                 core.background.spool(token, spooler);
                 core.outbox.stream(to, message, reader);
@@ -255,20 +283,16 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Ends the snapshot at the applied state, once the reader has scanned the tree.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
-    pub fn scanned(&mut self, core: &mut Core, token: u64, result: Result<(), Error>) -> Result<(), Error> {
-        if self.stream.as_ref().is_none_or(|stream| stream.token != token) {
-            return Ok(());
+    /// Notes that the reader has scanned the tree.
+    pub fn scanned(&mut self, core: &mut Core, token: u64, result: Result<(), Error>) {
+        let Some(stream) = self.stream.as_mut().filter(|stream| stream.token == token) else { return };
+        match result {
+            Ok(()) => stream.is_scanned = true,
+            Err(failure) => {
+                warn!(core.log, "a snapshot stream failed"; "error" => %failure);
+                core.state_machine.abort_snapshot();
+            }
         }
-        if let Err(failure) = result {
-            warn!(core.log, "a snapshot stream failed"; "error" => %failure);
-            core.state_machine.abort_snapshot();
-            return Ok(());
-        }
-        core.state_machine.end_snapshot()
     }
 
     /// Handles the end of a stream, and reports it to raft.

@@ -6,8 +6,8 @@
 //! ```text
 //!   http workers -----> clients (limits.pending_requests) --.
 //!   transport tasks --> peers (4096 inputs) ----------------+--> consensus thread: tick, handle, turn --> Outbox --> links
-//!   sync, spool ------> peers                               |      |  '--> journal: one record, one sync
-//!   timer, every tick --------------------------------------'      '--> Background: sync, spool, discard (a thread each)
+//!   flush, spool -----> peers                               |      |  '--> journal: one record, one sync
+//!   timer, every tick --------------------------------------'      '--> Background: flush, spool, discard (a thread each)
 //! ```
 //!
 //! Invariants: inputs of peers come before those of clients, and a turn takes a bounded number of both, and of their
@@ -34,7 +34,7 @@ use super::options::Options;
 use super::outbox::Outbox;
 use crate::logging::LogLimit;
 use crate::model::Millis;
-use crate::storage::{DataDir, Db, Engine, Error, Incarnation, Spooled, Spooler};
+use crate::storage::{DataDir, Engine, Error, Flush, Incarnation, Spooled, Spooler, lower_thread_priority};
 
 /// The maximum inputs of each queue in a turn.
 const INPUTS_PER_TURN: usize = 1024;
@@ -179,10 +179,14 @@ impl Threads {
 }
 
 impl Background for Threads {
-    fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
-        let handle = self.handle.clone();
-        let job = move || handle.deliver_blocking(Input::Synced { mark, result: db.sync() });
-        self.run("sync", job, |failure| Some(Input::Synced { mark, result: Err(failure) }));
+    fn flush(&mut self, mut flush: Flush) {
+        let (handle, mark) = (self.handle.clone(), flush.mark());
+        let job = move || {
+            lower_thread_priority();
+            let result = flush.run();
+            handle.deliver_blocking(Input::Flushed { mark, result });
+        };
+        self.run("flush", job, |failure| Some(Input::Flushed { mark, result: Err(failure) }));
     }
 
     fn spool(&mut self, token: u64, mut spooler: Spooler) {
@@ -194,7 +198,6 @@ impl Background for Threads {
             let mut told = false;
             loop {
                 match spooler.wait() {
-                    Ok(Spooled::Effects) => {}
                     Ok(Spooled::Scanned) => {
                         told = true;
                         handle.deliver_blocking(Input::Scanned { token, result: Ok(()) });

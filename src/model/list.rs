@@ -4,6 +4,8 @@
 //!
 //! See also: `http::api::range_and_prefix_delete` (cursors and parameters), `storage::kv::scan` (execution).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Item;
@@ -27,7 +29,7 @@ pub struct List {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     /// The keys in the requested order; items are None if only keys were requested.
-    pub items: Vec<(Bytes, Option<Item>)>,
+    pub items: Vec<(Bytes, Option<Arc<Item>>)>,
     /// Whether the range has more keys.
     pub more: bool,
 }

@@ -88,6 +88,7 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
         snapshot_every_bytes: config.snapshot.every_bytes,
         snapshot_keep_entries: config.snapshot.keep_entries,
         snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
+        memtable_bytes: 192 << 20,
         entry_cache_bytes: bound.memory.entry_cache(),
         follower_bytes: bound.memory.send_queue(),
         apply_work: APPLY_WORK,

@@ -20,6 +20,7 @@ use crate::plant::{self, Plant};
 use super::identity::{decode, encode};
 use super::incoming_generations::{Reservation, Reservations, ReservedGeneration};
 use super::layout::{self, IDENTITY};
+use super::kv::redo::RedoFile;
 use super::{Engine, Error, Identity, Journal, PreviousIncarnation, SnapshotTarget, StateMachine};
 
 /// The journal's cache; its reads are rare and in order.
@@ -273,6 +274,10 @@ impl DataDir {
             }
         }
         for name in self.engine.list(&own.to_string())? {
+            // A redo record is of use only to its own generation.
+            if layout::redo_generation_of(&name).is_some_and(|found| found != generation) {
+                garbage.push(format!("{own}/{name}"));
+            }
             if let Some(found) = layout::generation_of(&name) {
                 // A reserved one may be taken into use next; one below the generation in use was skipped.
                 let held =
@@ -289,6 +294,10 @@ impl DataDir {
     /// The engine, for removing garbage on another thread and for scratch files.
     pub fn engine(&self) -> Arc<dyn Engine> {
         self.engine.clone()
+    }
+
+    fn redo(&self, raft_id: u64, generation: u64) -> RedoFile {
+        RedoFile::new(self.engine.clone(), layout::redo(raft_id, generation))
     }
 
     /// Creates a one-voter cluster as if a snapshot existed at index 1: a configuration at index 0, outside of the log,
@@ -316,7 +325,8 @@ impl DataDir {
         conf_state: ConfState,
     ) -> Result<Incarnation, Error> {
         let db = self.engine.open(&layout::state_machine(raft_id, FIRST_GENERATION), true, self.cache_bytes)?;
-        let state_machine = StateMachine::create(db, base, members, conf_state)?;
+        let redo = self.redo(raft_id, FIRST_GENERATION);
+        let state_machine = StateMachine::create(db, redo, base, members, conf_state)?;
         let db = self.engine.open(&layout::journal(raft_id), true, JOURNAL_CACHE_BYTES)?;
         let journal = Journal::create(db, base.0, base.1, hard_state, FIRST_GENERATION)?;
         Ok(Incarnation { journal, state_machine })
@@ -331,8 +341,9 @@ impl DataDir {
         }
         let log = layout::journal(raft_id);
         let mut journal = Journal::open(self.engine.open(&log, false, JOURNAL_CACHE_BYTES)?)?;
-        let state_machine = layout::state_machine(raft_id, journal.generation());
-        let state_machine = StateMachine::open(self.engine.open(&state_machine, false, self.cache_bytes)?)?;
+        let (generation, redo) = (journal.generation(), self.redo(raft_id, journal.generation()));
+        let db = self.engine.open(&layout::state_machine(raft_id, generation), false, self.cache_bytes)?;
+        let state_machine = StateMachine::open(db, redo)?;
         let ((applied, term), first, last) = (state_machine.applied(), journal.first_index(), journal.last_index());
         // The log may begin after the applied index only by compaction, which never passes a checkpoint. So such a gap means that
         // the state is older than the log.

@@ -22,6 +22,9 @@ pub struct Batch {
 /// A key with its value.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
+/// A change of a key: its new value, or None for a removal.
+pub type Change<'a> = (&'a [u8], Option<&'a [u8]>);
+
 /// One ordered key-value database. Writes are visible at once and durable after [`Db::sync`].
 pub trait Db: Send + Sync {
     /// Returns the value of `key`.
@@ -39,6 +42,11 @@ pub trait Db: Send + Sync {
     /// # Errors
     /// [`Error`] as for any failed write: the database is poisoned.
     fn write(&self, batch: Batch) -> Result<(), Error>;
+    /// Applies changes one by one, in order; a crash may leave any part of them. No reader waits for more than one of them.
+    ///
+    /// # Errors
+    /// [`Error`] as for any failed write: the database is poisoned.
+    fn write_each(&self, changes: &[Change<'_>]) -> Result<(), Error>;
     /// Returns up to `limit` pairs with `from <= key < to` in byte order; without `to` the range is unbounded.
     ///
     /// # Errors
@@ -72,7 +80,7 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`Error`] where it cannot be opened or is damaged.
     fn open(&self, name: &str, create: bool, cache_bytes: u64) -> Result<Arc<dyn Db>, Error>;
-    /// Removes a database or folder with everything in it; a missing one is no error.
+    /// Removes a database or folder with everything in it, or a file; a missing one is no error.
     ///
     /// # Errors
     /// [`Error`] where the system refuses.

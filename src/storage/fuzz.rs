@@ -14,9 +14,10 @@ use raft::eraftpb::{Entry, HardState};
 use super::journal::record;
 use super::kv::chunks;
 use super::kv::meta::State;
+use super::kv::redo::RedoFile;
 use super::layout::{CHUNK_BYTES, FieldReader, Kind, record_key};
 use super::snapshot::send_spool::Spool;
-use super::{Applied, Batch, Db, Error, Journal, Operation, Pair, StateMachine, identity, peer_boot_ids, snapshot};
+use super::{Applied, Batch, Change, Db, Engine, Error, Journal, Operation, Pair, StateMachine, identity, peer_boot_ids, snapshot};
 use crate::model::{Command, codec};
 
 /// A database in memory.
@@ -49,6 +50,57 @@ fn short_run<'a>(bytes: &mut FieldReader<'a>) -> Option<&'a [u8]> {
     bytes.take(usize::from(length))
 }
 
+/// A directory in memory with files alone: the place of a redo record.
+#[derive(Default)]
+struct Files(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl Files {
+    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine for Files {
+    fn open(&self, name: &str, _: bool, _: u64) -> Result<Arc<dyn Db>, Error> {
+        Err(Error::Damaged { what: name.into(), detail: "it holds no databases".into(), path: self.path() })
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        self.files().remove(name);
+        Ok(())
+    }
+
+    fn list(&self, _: &str) -> Result<Vec<String>, Error> {
+        Ok(self.files().keys().cloned().collect())
+    }
+
+    fn read_file(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.files().get(name).cloned())
+    }
+
+    fn replace_file(&self, name: &str, content: &[u8]) -> Result<(), Error> {
+        self.files().insert(name.into(), content.to_vec());
+        Ok(())
+    }
+
+    fn scratch(&self) -> Result<File, Error> {
+        Err(Error::snapshot("it has no scratch files"))
+    }
+
+    fn path(&self) -> String {
+        "nowhere".into()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Returns the place of a redo record in memory.
+pub(crate) fn redo_file() -> RedoFile {
+    RedoFile::new(Arc::new(Files::default()), "redo-1".into())
+}
+
 impl Db for Memory {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.pairs().get(key).cloned())
@@ -68,6 +120,11 @@ impl Db for Memory {
             };
         }
         Ok(())
+    }
+
+    fn write_each(&self, changes: &[Change<'_>]) -> Result<(), Error> {
+        let changes = changes.iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect();
+        self.write(Batch { changes })
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
@@ -145,7 +202,7 @@ pub fn machine_values(bytes: &[u8]) {
     };
     let table = [&[codec::VERSION], table].concat();
     let mut batch = Batch::default();
-    let mut digest = chunks::put(&mut batch, Kind::Members, b"", 1, &table, None).digest();
+    let mut digest = chunks::put(&mut batch, Kind::Members, b"", 1, &table, 0).digest();
     let mut values = BTreeMap::new();
     while let Some((key, value)) = pair(&mut bytes) {
         values.insert(key, value);
@@ -163,9 +220,9 @@ pub fn machine_values(bytes: &[u8]) {
         };
         keys += u64::from(kind == Kind::Data);
         let header = if key.starts_with(b"N@") {
-            chunks::put_named(&mut batch, name, version, value, None)
+            chunks::put_named(&mut batch, name, version, value, 0)
         } else {
-            chunks::put(&mut batch, kind, name, version, value, None)
+            chunks::put(&mut batch, kind, name, version, value, 0)
         };
         digest = digest.wrapping_add(header.digest());
     }
@@ -173,7 +230,7 @@ pub fn machine_values(bytes: &[u8]) {
         read.totals = chunks::StateTotals { keys, digest };
         state = read.encode();
     }
-    chunks::put(&mut batch, Kind::State, b"", 1, &state, None);
+    chunks::put(&mut batch, Kind::State, b"", 1, &state, 0);
     let db = Memory::default();
     db.write(batch).expect("memory takes everything");
     use_machine(Arc::new(db));
@@ -232,7 +289,7 @@ pub fn spool(bytes: &[u8]) {
 
 fn use_machine(db: Arc<Memory>) {
     let data: Vec<_> = db.pairs().keys().filter_map(|key| super::layout::parse_chunk_key(key)).collect();
-    let mut state_machine = match StateMachine::open(db) {
+    let mut state_machine = match StateMachine::open(db, redo_file()) {
         Ok(state_machine) => state_machine,
         Err(error) => return assert!(!error.to_string().contains('\n'), "one line: {error}"),
     };

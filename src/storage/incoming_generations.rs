@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::kv::redo::RedoFile;
 use super::layout;
 use super::{Db, Engine, Error};
 use crate::model::DiskSpace;
@@ -57,6 +58,11 @@ impl ReservedGeneration {
     pub(crate) fn create(&self, cache_bytes: u64) -> Result<Arc<dyn Db>, Error> {
         let name = layout::state_machine(self.this.raft_id, self.this.generation);
         self.engine.open(&name, true, cache_bytes)
+    }
+
+    /// Returns the place of its redo records.
+    pub(crate) fn redo(&self) -> RedoFile {
+        RedoFile::new(self.engine.clone(), layout::redo(self.this.raft_id, self.this.generation))
     }
 
     /// Returns the free disk space.

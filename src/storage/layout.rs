@@ -33,6 +33,8 @@ pub(super) const VALUE_VERSION: u8 = 1;
 pub(super) const NAMED_ITEM_VERSION: u8 = 2;
 /// The format of the state record.
 pub(super) const STATE_VERSION: u8 = 1;
+/// The format of a redo record, in its first byte.
+pub(super) const REDO_VERSION: u8 = 1;
 /// The format of a snapshot frame, in its first byte.
 pub(super) const CHANGES_VERSION: u8 = 1;
 
@@ -50,7 +52,7 @@ pub(super) const PROOF_KEY: [u8; 1] = [0];
 /// The kind of a key, its first byte. Gaps are left for later kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// The state record; one value, under the empty key.
     State = 0x01,
     /// The member table with its tombstones; one value, under the empty key.
@@ -82,6 +84,16 @@ pub(super) fn journal(raft_id: u64) -> String {
 /// Returns the folder of a state machine generation of `raft_id`.
 pub(super) fn state_machine(raft_id: u64, generation: u64) -> String {
     format!("{raft_id}/machine-{generation}")
+}
+
+/// Returns the file of the redo record of a state machine generation of `raft_id`.
+pub(super) fn redo(raft_id: u64, generation: u64) -> String {
+    format!("{raft_id}/redo-{generation}")
+}
+
+/// Parses the name of a redo record's file, or of the file that replaces it.
+pub(super) fn redo_generation_of(name: &str) -> Option<u64> {
+    raft_id_of(name.strip_prefix("redo-")?.trim_end_matches(".tmp"))
 }
 
 /// Parses the folder name of a raft id.

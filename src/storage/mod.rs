@@ -35,10 +35,12 @@ mod snapshot;
 mod tests;
 
 pub use data_dir::{DataDir, Incarnation, OpenOptions, RandomSource};
-pub use engine::{Batch, Db, Engine, Pair};
+pub use engine::{Batch, Change, Db, Engine, Pair};
 pub use error::Error;
 pub use identity::{Identity, PreviousIncarnation, peek};
 pub use journal::Journal;
+pub use kv::flush::Flush;
+pub use kv::layers::{ReadPoint, StateReader};
 pub use kv::state_machine::{Applied, Operation, StateMachine};
 pub use peer_boot_ids::Peers;
 pub use sled::engine::SledEngine;

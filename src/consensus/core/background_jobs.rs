@@ -1,4 +1,4 @@
-//! Background jobs off the loop: syncs of the state machine, spooling of a snapshot, and closing and removal of databases.
+//! Background jobs off the loop: flushes of the state machine, the progress of a snapshot, and closing and removal of databases.
 //!
 //! Why: each takes long, and the loop must not wait for it. In life each gets a thread ([`crate::consensus::thread`]), in
 //! a simulator they are steps of the schedule.
@@ -11,14 +11,13 @@
 use std::sync::Arc;
 
 use crate::model::Millis;
-use crate::storage::{Db, Engine, Spooler};
+use crate::storage::{Engine, Flush, Spooler};
 
 /// Work that the loop hands to other threads.
 pub trait Background: Send {
-    /// Syncs `db`, in which everything up to the applied (index, term) `mark` is written; ends in one
-    /// [`Input::Synced`](crate::consensus::Input::Synced).
-    fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64));
-    /// Spools what is applied during a snapshot. One [`Input::Scanned`](crate::consensus::Input::Scanned) follows when
+    /// Carries out a flush; ends in one [`Input::Flushed`](crate::consensus::Input::Flushed).
+    fn flush(&mut self, flush: Flush);
+    /// Follows a snapshot. One [`Input::Scanned`](crate::consensus::Input::Scanned) follows when
     /// the reader has scanned the tree, or when the snapshot has failed before.
     fn spool(&mut self, token: u64, spooler: Spooler);
     /// Drops unused databases, which closes them and may remove received snapshots; then removes the folders `names`.

@@ -219,8 +219,8 @@ impl Driver {
             }
             Input::Install { message, received, reply } => self.install(*message, received, reply)?,
             Input::StreamEnded { to, result } => self.snapshots.stream_ended(&mut self.core, to, result),
-            Input::Synced { mark, result } => self.snapshots.machine_synced(&mut self.core, mark, result)?,
-            Input::Scanned { token, result } => self.snapshots.scanned(&mut self.core, token, result)?,
+            Input::Flushed { mark, result } => self.snapshots.flushed(&mut self.core, mark, result)?,
+            Input::Scanned { token, result } => self.snapshots.scanned(&mut self.core, token, result),
         }
         Ok(())
     }

@@ -32,6 +32,9 @@ use crate::model::{Millis, NodeKind};
 use crate::plant::{self, Plant};
 use crate::storage::{Error, Incarnation, ReceivedSnapshot};
 
+/// The maximum memory of memtables that a stop flushes: some tens of milliseconds.
+const FLUSH_AT_STOP: usize = 8 << 20;
+
 impl Driver {
     /// Returns what the joiner checks of the other components.
     pub(crate) fn busy(&self) -> Busy {
@@ -225,7 +228,8 @@ impl Driver {
         self.core.state_machine.abort_snapshot();
         // The journal first: the state machine may be behind the log after a crash, but not ahead of it.
         self.core.raw.mut_store().journal.sync()?;
-        self.core.state_machine.db()?.sync()
+        // Only what is flushed quickly: the next start applies the rest from the journal.
+        if self.core.state_machine.unflushed_bytes() <= FLUSH_AT_STOP { self.core.state_machine.flush() } else { Ok(()) }
     }
 
     /// Whether the loop may end: it is stopping, and nothing is left to wait for.

@@ -46,7 +46,7 @@ impl Driver {
     #[must_use]
     pub fn has_work(&self) -> bool {
         (self.core.asks_raft() && self.core.raw.has_ready())
-            || !self.committed.is_empty()
+            || (!self.committed.is_empty() && !self.core.state_machine.stalls())
             || self.proposals.any_proposable(&self.core)
             || self.reads.any_read_ready(&self.core)
     }
@@ -182,7 +182,9 @@ impl Driver {
 
     /// Applies committed entries in pieces, within the budget of the turn; returns whether all were applied.
     fn apply_committed(&mut self) -> Result<bool, Error> {
+        // Where the memtables are full, committed entries wait for the flush under way, whose end wakes the loop.
         while let Some(first) = self.committed.front()
+            && !self.core.state_machine.stalls()
             && let Some(most_work) = self.core.budget.next_batch(self.core.background.now())
         {
             // A change of the membership stands alone: raft is told of it once, when it is applied.
@@ -247,7 +249,8 @@ impl Driver {
         // The record of the journal is the commit point. Before it a crash leaves the old state, and the received one
         // is garbage. After it the new state is in use, and the next start does what is left of the steps below
         // (`DataDir::open`).
-        let (generation, state_machine) = received.take();
+        let (generation, mut state_machine) = received.take();
+        state_machine.limit_memtables(self.core.options.memtable_bytes);
         let log = self.core.raw.mut_store();
         log.journal.install(index, term, generation, &hard_state)?;
         log.hard_state = hard_state;

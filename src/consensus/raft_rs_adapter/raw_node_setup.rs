@@ -39,8 +39,9 @@ pub(crate) fn raw_node(
     log: &Logger,
     raft_log: &Logger,
 ) -> Result<(RawNode<RaftStorage>, StateMachine), Error> {
-    let Incarnation { mut journal, state_machine } = incarnation;
+    let Incarnation { mut journal, mut state_machine } = incarnation;
     journal.limit_entry_cache(options.entry_cache_bytes);
+    state_machine.limit_memtables(options.memtable_bytes);
     let config = raft::Config {
         id: raft_id,
         election_tick: options.election_ticks,

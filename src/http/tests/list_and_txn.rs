@@ -210,7 +210,7 @@ async fn a_page_is_valid_json_whatever_is_stored() {
         (b"c", item("no type\r\nx: y", b"")),
         (b"d", item("application/json", b"\"\xff\"")),
     ];
-    let items = stored.map(|(key, item)| (key.into(), Some(item))).to_vec();
+    let items = stored.map(|(key, item)| (key.into(), Some(Arc::new(item)))).to_vec();
     let node = Node::start(options(), move |input| match input {
         Input::List { reply, .. } => {
             let page = crate::model::Page { items: items.clone(), more: true };

@@ -233,7 +233,7 @@ fn map_loop() -> impl FnMut(Input) + Send + 'static {
             reply(Ok(Answer::Written(map.write(write, index, 3))));
         }
         Input::Read { key, reply, .. } => {
-            reply(Ok(Fetched { value: map.0.get(&key[..]).cloned(), index, term: 3, clock: 0 }));
+            reply(Ok(Fetched { value: map.0.get(&key[..]).cloned().map(Arc::new), index, term: 3, clock: 0 }));
         }
         Input::List { list, reply, .. } => reply(Ok(Listed { page: map.list(&list), index, term: 3, clock: 0 })),
         Input::Status { reply } => reply(status()),

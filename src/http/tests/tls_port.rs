@@ -128,7 +128,7 @@ async fn a_client_that_does_not_take_its_response_is_disconnected() {
         if let Input::Read { reply, .. } = input {
             let value = Value { content_type: "text/plain".into(), bytes: vec![b'x'; 32 << 20].into() };
             let item = Item { value, version: 1, create_version: 1, expires: None, by: None };
-            reply(Ok(Fetched { value: Some(item), index: 1, term: 1, clock: 0 }));
+            reply(Ok(Fetched { value: Some(Arc::new(item)), index: 1, term: 1, clock: 0 }));
         }
     });
     blocking(|| {

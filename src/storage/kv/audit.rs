@@ -19,12 +19,14 @@ const STEP: usize = 256;
 #[derive(Default)]
 struct Found {
     totals: StateTotals,
+    /// The bytes of all keys and values of clients, as stored.
+    live_bytes: u64,
     /// The digests of the expiries that items require, minus those that exist.
     expiries: u64,
 }
 
-/// Reads and verifies every value and the TTL index; returns the totals.
-pub(crate) fn audit(db: &dyn Db) -> Result<StateTotals, Error> {
+/// Reads and verifies every value and the TTL index; returns the totals, and the bytes of all keys and values of clients.
+pub(crate) fn audit(db: &dyn Db) -> Result<(StateTotals, u64), Error> {
     let mut found = Found::default();
     let mut from = Kind::FIRST.to_vec();
     let mut value: Option<Partial> = None;
@@ -58,7 +60,7 @@ pub(crate) fn audit(db: &dyn Db) -> Result<StateTotals, Error> {
     if found.expiries != 0 {
         return Err(Error::damaged(db, "the times at which its keys expire do not fit the keys"));
     }
-    Ok(found.totals)
+    Ok((found.totals, found.live_bytes))
 }
 
 struct Partial {
@@ -76,6 +78,7 @@ fn finish(value: Option<Partial>, found: &mut Found, db: &dyn Db) -> Result<(), 
     }
     match kind {
         Kind::Data => {
+            found.live_bytes += (key.len() + header.total()) as u64;
             if let Some(expires) = item_codec::check(db, header, &bytes)? {
                 // What the index record of this item must be is computed and not looked up: one pass in key order,
                 // without random reads.

@@ -33,6 +33,16 @@ impl Header {
     }
 
     fn of_format(format: u8, kind: Kind, key: &[u8], version: u64, value: &[u8]) -> Self {
+        Self::of_parts(format, kind, key, version, &[value])
+    }
+
+    /// Computes the header of an item whose encoding is `parts`, one after the other, without joining them.
+    pub(crate) fn of_item(is_named: bool, key: &[u8], version: u64, parts: &[&[u8]]) -> Self {
+        let format = if is_named { NAMED_ITEM_VERSION } else { VALUE_VERSION };
+        Self::of_parts(format, Kind::Data, key, version, parts)
+    }
+
+    fn of_parts(format: u8, kind: Kind, key: &[u8], version: u64, parts: &[&[u8]]) -> Self {
         let mut sum = crc32fast::Hasher::new();
         // The first format is not part of its checksums. Each other one is, so a flipped byte is not read as another format.
         if format != VALUE_VERSION {
@@ -42,8 +52,8 @@ impl Header {
         sum.update(&length(key).to_le_bytes());
         sum.update(key);
         sum.update(&version.to_le_bytes());
-        sum.update(value);
-        Self { format, version, length: length(value), checksum: sum.finalize() }
+        parts.iter().for_each(|part| sum.update(part));
+        Self { format, version, length: parts.iter().map(|part| length(part)).sum(), checksum: sum.finalize() }
     }
 
     /// Whether this is the header of `value` under `key`.
@@ -88,7 +98,8 @@ impl Header {
         self.length as usize
     }
 
-    fn total(self) -> usize {
+    /// Returns the bytes of header and value.
+    pub(crate) fn total(self) -> usize {
         HEADER_BYTES + self.length()
     }
 
@@ -114,25 +125,25 @@ fn chunk_number(chunk: usize) -> u16 {
     u16::try_from(chunk).expect("the codec bounds a value to 64 MiB, a quarter of what piece numbers can count")
 }
 
-/// Adds a write of `value` over the `old` one to `batch`.
+/// Adds a write of `value` to `batch`; `old_chunks` is the number of chunks of the value that it replaces.
 pub(crate) fn put(
     batch: &mut Batch,
     kind: Kind,
     key: &[u8],
     version: u64,
     value: &[u8],
-    old: Option<Header>,
+    old_chunks: usize,
 ) -> Header {
-    put_as(batch, Header::of(kind, key, version, value), kind, key, value, old)
+    put_as(batch, Header::of(kind, key, version, value), kind, key, value, old_chunks)
 }
 
-/// Adds a write of an item with a token name over the `old` value to `batch`.
-pub(crate) fn put_named(batch: &mut Batch, key: &[u8], version: u64, value: &[u8], old: Option<Header>) -> Header {
+/// Adds a write of an item with a token name to `batch`.
+pub(crate) fn put_named(batch: &mut Batch, key: &[u8], version: u64, value: &[u8], old_chunks: usize) -> Header {
     let header = Header::of_format(NAMED_ITEM_VERSION, Kind::Data, key, version, value);
-    put_as(batch, header, Kind::Data, key, value, old)
+    put_as(batch, header, Kind::Data, key, value, old_chunks)
 }
 
-fn put_as(batch: &mut Batch, header: Header, kind: Kind, key: &[u8], value: &[u8], old: Option<Header>) -> Header {
+fn put_as(batch: &mut Batch, header: Header, kind: Kind, key: &[u8], value: &[u8], old_chunks: usize) -> Header {
     // A value of 10 000 bytes: chunk 0 is the header (17) and 4 079 bytes, chunk 1 has 4 096, chunk 2 the last 1 825.
     let (head, mut rest) = value.split_at(value.len().min(CHUNK_BYTES - HEADER_BYTES));
     let mut first = header.encode(head.len());
@@ -144,7 +155,7 @@ fn put_as(batch: &mut Batch, header: Header, kind: Kind, key: &[u8], value: &[u8
         rest = more;
     }
     // A shorter value leaves no chunk of the older one behind: 3 chunks over 5 remove the numbers 3 and 4.
-    remove_chunks(batch, kind, key, header.chunks(), old);
+    remove_chunks(batch, kind, key, header.chunks()..old_chunks);
     debug_assert!(
         batch
             .changes
@@ -156,13 +167,13 @@ fn put_as(batch: &mut Batch, header: Header, kind: Kind, key: &[u8], value: &[u8
     header
 }
 
-/// Adds the removal of `key` to `batch`.
-pub(crate) fn delete(batch: &mut Batch, kind: Kind, key: &[u8], old: Header) {
-    remove_chunks(batch, kind, key, 0, Some(old));
+/// Adds the removal of `key`, whose value has so many chunks, to `batch`.
+pub(crate) fn delete(batch: &mut Batch, kind: Kind, key: &[u8], old_chunks: usize) {
+    remove_chunks(batch, kind, key, 0..old_chunks);
 }
 
-fn remove_chunks(batch: &mut Batch, kind: Kind, key: &[u8], from: usize, old: Option<Header>) {
-    for chunk in from..old.map_or(0, Header::chunks) {
+fn remove_chunks(batch: &mut Batch, kind: Kind, key: &[u8], chunks: std::ops::Range<usize>) {
+    for chunk in chunks {
         batch.changes.push((chunk_key(kind, key, chunk_number(chunk)), None));
     }
 }
@@ -238,7 +249,7 @@ mod tests {
     #[test]
     fn golden_bytes_of_a_value() {
         let mut batch = Batch::default();
-        put(&mut batch, Kind::Data, b"k", 0x0102, b"\"v\"", None);
+        put(&mut batch, Kind::Data, b"k", 0x0102, b"\"v\"", 0);
         let golden = b"\x01\x02\x01\0\0\0\0\0\0\x03\0\0\0\xb2\xee\x74\x09\"v\"".to_vec();
         assert_eq!(batch.changes, [(b"\x10k\0\x01\0\0".to_vec(), Some(golden))]);
     }
@@ -247,7 +258,7 @@ mod tests {
     fn golden_bytes_of_an_item_with_a_token_name() {
         // Format 2, and a checksum that begins with the format: zlib's crc32 of 02, kind 10, length of the key, key, version, value.
         let mut batch = Batch::default();
-        let header = put_named(&mut batch, b"k", 0x0102, b"\"v\"", None);
+        let header = put_named(&mut batch, b"k", 0x0102, b"\"v\"", 0);
         let golden = b"\x02\x02\x01\0\0\0\0\0\0\x03\0\0\0\xc1\xbb\x54\xa2\"v\"".to_vec();
         assert_eq!(batch.changes, [(b"\x10k\0\x01\0\0".to_vec(), Some(golden.clone()))]);
         let db = crate::storage::tests::Memory::default();
@@ -268,14 +279,14 @@ mod tests {
     fn chunks_are_bounded_and_a_shorter_value_removes_the_rest() {
         let mut batch = Batch::default();
         let fits = vec![7; CHUNK_BYTES - HEADER_BYTES];
-        let one = put(&mut batch, Kind::Data, b"k", 1, &fits, None);
+        let one = put(&mut batch, Kind::Data, b"k", 1, &fits, 0).chunks();
         assert_eq!(batch.changes.len(), 1);
         let mut batch = Batch::default();
-        let big = put(&mut batch, Kind::Data, b"k", 2, &[fits, vec![8; CHUNK_BYTES + 1]].concat(), Some(one));
+        let big = put(&mut batch, Kind::Data, b"k", 2, &[fits, vec![8; CHUNK_BYTES + 1]].concat(), one).chunks();
         assert_eq!(batch.changes.len(), 3);
         assert!(batch.changes.iter().all(|(_, value)| value.as_ref().is_some_and(|v| v.len() <= CHUNK_BYTES)));
         let mut batch = Batch::default();
-        put(&mut batch, Kind::Data, b"k", 3, b"", Some(big));
+        put(&mut batch, Kind::Data, b"k", 3, b"", big);
         let removed: Vec<_> = batch.changes[1..].iter().map(|(key, value)| (key[key.len() - 1], value)).collect();
         assert_eq!(removed, [(1, &None), (2, &None)]);
     }

@@ -2,17 +2,18 @@
 //!
 //! Why: a retry may reach a node that was restarted, or that has its state from a snapshot.
 //!
-//! Invariants: a result is written in the same batch as the effects of its command. All results are in memory, too, read once at
+//! Invariants: a result enters the memtable with the effects of its command, and the tree with the same flush. All results are in memory, too, read once at
 //! start. They are part of the state: in snapshots and in the digest.
 //!
 //! See also: [`crate::model::DedupTable`] (which results are stored).
 
 use super::chunks;
 use super::chunks::{Header, StateTotals};
+use super::memtable::{Memtable, Record};
 use crate::model::{DedupTable, StoredResult, after, codec};
 use crate::plant::{self, Plant};
 use crate::storage::layout::{Kind, parse_chunk_key};
-use crate::storage::{Batch, Db, Error};
+use crate::storage::{Db, Error};
 
 /// Reads all results.
 ///
@@ -39,19 +40,27 @@ pub(crate) fn read(db: &dyn Db) -> Result<DedupTable, Error> {
     Ok(dedup)
 }
 
-/// Stores a result, and adds the writes and evictions to `batch`.
-pub(crate) fn insert(dedup: &mut DedupTable, stored: StoredResult, batch: &mut Batch, totals: &mut StateTotals) {
+/// Stores a result; the memtable receives it and the removal of what is evicted for it.
+pub(crate) fn insert(
+    dedup: &mut DedupTable,
+    stored: StoredResult,
+    memtable: &mut Memtable,
+    totals: &mut StateTotals,
+) {
     if plant::is(Plant::ResultsEvictedEarly) && dedup.len() >= 8 {
         *dedup = DedupTable::default();
     }
     let (index, bytes) = (stored.written.index, codec::encode(&stored));
-    totals.add(chunks::put(batch, Kind::Result, &index.to_be_bytes(), index, &bytes, None));
+    let header = |index: u64, bytes: &[u8]| Header::of(Kind::Result, &index.to_be_bytes(), index, bytes);
+    totals.add(header(index, &bytes));
+    let length = bytes.len();
+    memtable.set_result(index, Record { version: index, value: Some(bytes), chunks_below: 0 });
     // What is evicted depends on the table and on the clock of the entry alone, so every node removes the same results.
-    for evicted in dedup.store(stored, bytes.len()) {
+    for evicted in dedup.store(stored, length) {
         let index = evicted.written.index;
         // The header is computed from the same bytes as when it was stored, to subtract its digest.
-        let header = Header::of(Kind::Result, &index.to_be_bytes(), index, &codec::encode(&evicted));
-        chunks::delete(batch, Kind::Result, &index.to_be_bytes(), header);
+        let header = header(index, &codec::encode(&evicted));
         totals.remove(header);
+        memtable.set_result(index, Record { version: index, value: None, chunks_below: header.chunks() });
     }
 }

@@ -11,15 +11,33 @@
 use super::chunks;
 use super::chunks::Header;
 use crate::model::{Item, KeyMeta, TokenName, Value};
-use crate::storage::layout::{FieldReader, Kind, push_prefixed};
+use crate::storage::layout::{FieldReader, Kind, length as length_of, push_prefixed};
 use crate::storage::{Batch, Db, Error};
 
-/// Adds a write of `item` over the `old` one to `batch`.
-pub(crate) fn put(batch: &mut Batch, key: &[u8], item: &Item, old: Option<Header>) -> Header {
+/// Adds a write of `item` to `batch`; `old_chunks` is the number of chunks of the value that it replaces.
+pub(crate) fn put(batch: &mut Batch, key: &[u8], item: &Item, old_chunks: usize) -> Header {
     let bytes = encode(item);
     match item.by {
-        None => chunks::put(batch, Kind::Data, key, item.version, &bytes, old),
-        Some(_) => chunks::put_named(batch, key, item.version, &bytes, old),
+        None => chunks::put(batch, Kind::Data, key, item.version, &bytes, old_chunks),
+        Some(_) => chunks::put_named(batch, key, item.version, &bytes, old_chunks),
+    }
+}
+
+/// Computes the header that `item` has once it is encoded, without encoding it.
+pub(crate) fn header(key: &[u8], item: &Item) -> Header {
+    let Value { content_type, bytes: value } = &item.value;
+    let (created, expires) = (item.create_version.to_le_bytes(), item.expires.unwrap_or(0).to_le_bytes());
+    let type_length = length_of(content_type.as_bytes()).to_le_bytes();
+    let start: [&[u8]; 4] = [&created, &expires, &type_length, content_type.as_bytes()];
+    match &item.by {
+        None => {
+            let [a, b, c, d] = start;
+            Header::of_item(false, key, item.version, &[a, b, c, d, value])
+        }
+        Some(by) => {
+            let ([a, b, c, d], name_length) = (start, length_of(by.as_bytes()).to_le_bytes());
+            Header::of_item(true, key, item.version, &[a, b, c, d, &name_length, by.as_bytes(), value])
+        }
     }
 }
 
@@ -135,7 +153,8 @@ mod tests {
 
     fn stored(item: &Item) -> (Header, Vec<u8>) {
         let mut batch = Batch::default();
-        let header = put(&mut batch, b"k", item, None);
+        let header = put(&mut batch, b"k", item, 0);
+        assert_eq!(super::header(b"k", item), header);
         let [(_, Some(chunk))] = &batch.changes[..] else { panic!("{batch:?}") };
         let (read, bytes) = chunks::begin(&Memory::default(), Kind::Data, chunk).unwrap();
         assert_eq!(read, header);

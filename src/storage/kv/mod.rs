@@ -1,13 +1,16 @@
-//! The key-value state machine on its tree: apply, scans, memtable, and the metadata beside the values.
+//! The key-value state machine: apply, memtables over a tree, scans, flushes, and the metadata beside the values.
 
-pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod chunks;
 pub(crate) mod dedup_table;
+pub(crate) mod entry_view;
+pub(crate) mod flush;
 pub(crate) mod item_codec;
+pub(crate) mod layers;
 pub(crate) mod memtable;
+pub(crate) mod merged_scan;
 pub(crate) mod meta;
-pub(crate) mod overlay;
-pub(crate) mod scan;
+pub(crate) mod redo;
 pub(crate) mod state_machine;
+pub(crate) mod tree_scan;
 pub(crate) mod ttl_index;

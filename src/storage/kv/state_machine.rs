@@ -2,33 +2,33 @@
 //!
 //! Why: committed entries become absolute changes here, in order, once.
 //!
-//! Invariants: effects, totals and the applied index are one atomic batch, or a crash would apply an entry twice. Applying reads
-//! no clock, no randomness and no local setting, so all nodes compute the same bytes. The applied index advances by one per entry
-//! and terms never fall. Reads happen between two batches, on the applying thread, because sled inserts a batch key by key.
+//! Invariants: an entry becomes visible as a whole, with its index. Effects, totals and the applied index reach the tree by one flush, or
+//! a crash would apply an entry twice. Applying reads no clock, no randomness and no local setting, so all nodes compute the same
+//! bytes. The applied index advances by one per entry and terms never fall.
 //!
-//! See also: [`crate::model::decide`] (the rule), [`super::memtable`] (when batches reach the tree), `storage::snapshot`.
+//! See also: [`crate::model::decide`] (the rule), [`super::layers`] (readers), [`super::flush`] (the way to the tree), `storage::snapshot`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 
 use crate::model::{
-    CommandResult, DedupTable, Event, IdempotencyKey, Item, KeyMeta, List, MemberChange, Members, Page, Proposal,
-    Written, codec,
+    ApplyPoint, Change, Command, CommandResult, DedupTable, Event, IdempotencyKey, Item, List, MemberChange, Members,
+    Page, Proposal, TokenName, Write, Written, codec, decide, decide_write,
 };
-use crate::plant::{self, Plant};
 
-use super::apply::{ApplyBatch, Table};
 use super::audit;
 use super::chunks;
-use super::chunks::{Header, StateTotals};
+use super::chunks::Header;
 use super::dedup_table;
-use super::item_codec;
-use super::memtable::Memtable;
+use super::entry_view::{Counters, EntryView, SeenKeys, Staged, stage};
+use super::flush::{EffectLine, Flush};
+use super::layers::{ReadPoint, StateReader};
+use super::memtable::{FrozenMemtable, Record};
 use super::meta::{State, Unreadable};
-use super::overlay::{KeyState, TouchedKey, TouchedKeys};
-use super::scan;
+use super::redo::RedoFile;
 use super::ttl_index;
 use crate::storage::layout::{Kind, STATE_VERSION};
 use crate::storage::snapshot::send_spool::{EffectSender, Spool};
@@ -61,14 +61,33 @@ pub struct Applied {
     pub operation: Operation,
 }
 
+/// The file bytes per byte of a memtable that a flush takes: puts of 1 MB took 1.8 in the tree (deletes 0.3 to 1.1 of the removed bytes),
+/// and the redo record takes one.
+const FILE_BYTES_PER_BYTE: u64 = 3;
+
+/// The memory of the memtables until a limit is set.
+const DEFAULT_MEMTABLE_BYTES: usize = 64 << 20;
+
 /// The state machine of one incarnation.
 pub struct StateMachine {
-    db: Memtable,
+    reader: StateReader,
+    redo: RedoFile,
+    effects: EffectLine,
+    /// Set when the state machine is dropped: a flush under way has no purpose then.
+    cancelled: Arc<AtomicBool>,
     state: State,
+    /// The state record that the tree has, or has once the flush under way has ended.
+    frozen_state: State,
+    /// The state record of the last flush that has ended.
+    flushed: State,
     members: Members,
-    /// The headers of the stored member table and state record.
+    /// The header of the member table, and the number of its chunks below the active memtable.
     members_header: Header,
-    state_header: Header,
+    members_chunks: usize,
+    /// The number of chunks of the state record below the active memtable.
+    state_chunks: usize,
+    /// The bytes of all keys and values of clients, as stored.
+    live_bytes: u64,
     /// The earliest expiry.
     first_expiry: Option<u64>,
     /// The dedup table.
@@ -77,6 +96,9 @@ pub struct StateMachine {
     events: Vec<Event>,
     /// The work of the last [`StateMachine::apply`].
     work: usize,
+    /// What the entry under way has read; kept for its allocation.
+    seen: SeenKeys,
+    memtable_bytes: usize,
 }
 
 impl StateMachine {
@@ -84,36 +106,29 @@ impl StateMachine {
     /// (index, term). Durable on return.
     pub(crate) fn create(
         db: Arc<dyn Db>,
+        redo: RedoFile,
         (index, term): (u64, u64),
         members: Members,
         conf_state: ConfState,
     ) -> Result<Self, Error> {
         let mut batch = Batch::default();
-        let members_header = chunks::put(&mut batch, Kind::Members, b"", index, &codec::encode(&members), None);
+        let members_header = chunks::put(&mut batch, Kind::Members, b"", index, &codec::encode(&members), 0);
         let mut state = State { index, term, configuration_index: index, conf_state, ..State::default() };
         state.totals.digest = members_header.digest();
-        let state_header = chunks::put(&mut batch, Kind::State, b"", index, &state.encode(), None);
+        let state_header = chunks::put(&mut batch, Kind::State, b"", index, &state.encode(), 0);
         db.write(batch)?;
         db.sync()?;
-        let events = Vec::new();
-        Ok(Self {
-            db: Memtable::new(db),
-            state,
-            members,
-            members_header,
-            state_header,
-            first_expiry: None,
-            dedup: DedupTable::default(),
-            events,
-            work: 0,
-        })
+        let parts = Parts { state, state_header, members, members_header, live_bytes: 0 };
+        Ok(Self::of(db, redo, parts, None, DedupTable::default()))
     }
 
-    /// Opens a state machine and audits it: every value against its checksum, and their sum against the state record.
+    /// Opens a state machine, finishes the flush that a crash has interrupted, and audits it: every value against its checksum, and
+    /// their sum against the state record.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Newer`], and read errors.
-    pub(crate) fn open(db: Arc<dyn Db>) -> Result<Self, Error> {
+    pub(crate) fn open(db: Arc<dyn Db>, redo: RedoFile) -> Result<Self, Error> {
+        redo.recover(&*db)?;
         let Some((state_header, bytes)) = chunks::read(&*db, Kind::State, b"")? else {
             return Err(Error::damaged(&*db, "the state record is missing"));
         };
@@ -134,20 +149,62 @@ impl StateMachine {
         })?;
         // Both sides must agree: the state record says what the sum of all values is, and the audit adds up what is
         // there. A lost update of one key changes the sum, though every checksum that is left matches.
-        let found = audit::audit(&*db)?;
+        let (found, live_bytes) = audit::audit(&*db)?;
         if found != state.totals {
             let (keys, counted) = (found.keys, state.totals.keys);
             let detail = format!("its values do not add up ({keys} keys found, {counted} written)");
             return Err(Error::damaged(&*db, detail));
         }
-        let (first_expiry, dedup, events) = (ttl_index::first(&*db)?, dedup_table::read(&*db)?, Vec::new());
-        let db = Memtable::new(db);
-        Ok(Self { db, state, members, members_header, state_header, first_expiry, dedup, events, work: 0 })
+        let (first_expiry, dedup) = (ttl_index::first_in_tree(&*db)?, dedup_table::read(&*db)?);
+        let parts = Parts { state, state_header, members, members_header, live_bytes };
+        Ok(Self::of(db, redo, parts, first_expiry, dedup))
+    }
+
+    fn of(tree: Arc<dyn Db>, redo: RedoFile, parts: Parts, first_expiry: Option<u64>, dedup: DedupTable) -> Self {
+        let Parts { state, state_header, members, members_header, live_bytes } = parts;
+        let at = ReadPoint { index: state.index, term: state.term, clock: state.clock };
+        Self {
+            reader: StateReader::new(tree, at),
+            redo,
+            effects: EffectLine::default(),
+            cancelled: Arc::default(),
+            frozen_state: state.clone(),
+            flushed: state.clone(),
+            state,
+            members,
+            members_header,
+            members_chunks: members_header.chunks(),
+            state_chunks: state_header.chunks(),
+            live_bytes,
+            first_expiry,
+            dedup,
+            events: Vec::new(),
+            work: 0,
+            seen: SeenKeys::default(),
+            memtable_bytes: DEFAULT_MEMTABLE_BYTES,
+        }
+    }
+
+    /// Sets the maximum memory of the memtables and the encoding of a flush, all together.
+    pub fn limit_memtables(&mut self, bytes: usize) {
+        self.memtable_bytes = bytes;
+    }
+
+    /// Returns what any thread may read the state by.
+    #[must_use]
+    pub fn reader(&self) -> &StateReader {
+        &self.reader
     }
 
     /// Returns the (index, term) of the last applied entry.
     pub fn applied(&self) -> (u64, u64) {
         (self.state.index, self.state.term)
+    }
+
+    /// Returns the applied index of the last flush that has ended: the tree is the state there, unless a flush is under way.
+    #[must_use]
+    pub fn flushed(&self) -> u64 {
+        self.flushed.index
     }
 
     /// Returns the configuration at the applied index.
@@ -168,6 +225,12 @@ impl StateMachine {
     /// Returns the number of keys.
     pub fn keys(&self) -> u64 {
         self.state.totals.keys
+    }
+
+    /// Returns the bytes of all keys and values of clients, as they are stored.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
     }
 
     /// Whether a request with this idempotency key was applied, so that its stored result would be returned.
@@ -201,15 +264,17 @@ impl StateMachine {
     /// # Errors
     /// [`Error`] for damage.
     pub fn due(&self, clock: u64) -> Result<Vec<(Bytes, u64)>, Error> {
-        ttl_index::due(&self.db, clock)
+        // No record is before the earliest one, and the tombstones of those that were are not looked at again.
+        let Some(first) = self.first_expiry.filter(|first| *first <= clock) else { return Ok(Vec::new()) };
+        ttl_index::due(&self.reader.read(), first, clock)
     }
 
     /// Returns the item of `key`.
     ///
     /// # Errors
     /// [`Error`] for damage.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Item>, Error> {
-        item_codec::read(&self.db, key)
+    pub fn get(&self, key: &[u8]) -> Result<Option<Arc<Item>>, Error> {
+        Ok(self.reader.get(key)?.0)
     }
 
     /// Returns a page of keys.
@@ -217,23 +282,32 @@ impl StateMachine {
     /// # Errors
     /// [`Error`] for damage.
     pub fn list(&self, list: &List) -> Result<Page, Error> {
-        scan::page(&self.db, list)
+        Ok(self.reader.list(list)?.0)
     }
 
-    /// Applies committed entries in order, each batch atomically with its applied index; returns one result per applied
-    /// entry. At least one entry is applied; entries beyond `max_work` (about the bytes read, replaced and removed) are
-    /// left for the next call.
+    /// Applies committed entries in order; returns one result per applied entry. At least one entry is applied; entries beyond
+    /// `max_work` (about the bytes read, replaced and removed) are left for the next call.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn apply(&mut self, entries: Vec<Applied>, max_work: usize) -> Result<Vec<Written>, Error> {
         let mut written = Vec::with_capacity(entries.len());
-        let mut entries = entries.into_iter().peekable();
+        self.check_order(&entries)?;
         // Entries 5 to 9 each replace a value of 1 MB, and `max_work` is 2 MB: 5 and 6 are applied, and the caller
         // gives 7 to 9 again.
         self.work = 0;
-        while entries.peek().is_some() && (self.work < max_work || written.is_empty()) {
-            self.work += self.apply_batch(&mut entries, &mut written, max_work.saturating_sub(self.work))?;
+        let mut lost_first_expiry = false;
+        for entry in entries {
+            if self.work >= max_work && !written.is_empty() {
+                break;
+            }
+            let (result, staged) = self.apply_entry(entry)?;
+            self.work += staged.work;
+            lost_first_expiry |= staged.lost_first_expiry;
+            written.push(result);
+        }
+        if lost_first_expiry && let Some(first) = self.first_expiry {
+            self.first_expiry = ttl_index::first(&self.reader.read(), first)?;
         }
         Ok(written)
     }
@@ -249,190 +323,257 @@ impl StateMachine {
         std::mem::take(&mut self.events)
     }
 
-    fn apply_batch(
-        &mut self,
-        entries: &mut impl Iterator<Item = Applied>,
-        written: &mut Vec<Written>,
-        max_work: usize,
-    ) -> Result<usize, Error> {
-        let mut batch = ApplyBatch::new(self.state.clone(), self.members.clone(), &self.db);
-        for Applied { index, term, operation } in entries {
-            let state = &mut batch.state;
-            // Applied indexes are contiguous and terms never fall; anything else is a bug or damage, and the node stops.
-            if index != state.index + 1 || term < state.term {
-                let detail = format!("entry {index} cannot be applied after entry {}", state.index);
-                return Err(Error::damaged(&self.db, detail));
+    /// Checks that indexes are contiguous and terms never fall; anything else is a bug or damage, and the node stops.
+    fn check_order(&self, entries: &[Applied]) -> Result<(), Error> {
+        let (mut before, mut last_term) = self.applied();
+        for Applied { index, term, .. } in entries {
+            if *index != before + 1 || *term < last_term {
+                let detail = format!("entry {index} cannot be applied after entry {before}");
+                return Err(Error::damaged(&*self.reader.read().tree, detail));
             }
-            (state.index, state.term) = (index, term);
-            // Every entry yields one result, also an empty one: the caller pairs entries and results by position.
-            let nothing = Written { index, term, clock: state.clock, outcome: CommandResult::NoOp, replayed: false };
-            let mut is_last = false;
-            written.push(match operation {
-                Operation::Nothing => nothing,
-                Operation::Membership { change, conf_state } => {
-                    if let Some(change) = change {
-                        batch.table.change(index, |members| members.apply(&change));
-                    }
-                    batch.state.conf_state = conf_state;
-                    batch.state.configuration_index = index;
-                    nothing
-                }
-                Operation::Command(Proposal { stamp, write }) => {
-                    is_last = write.command.removes_many();
-                    // Read before the write is consumed.
-                    let from_client = write.command.is_of_client();
-                    // A leader elected later may stamp less than what is applied; the clock then stands still until its
-                    // stamps are greater.
-                    batch.state.clock = batch.state.clock.max(stamp);
-                    let written = batch.write(write, &mut self.dedup)?;
-                    batch.state.was_written |= from_client && written.outcome != CommandResult::Invalid;
-                    written
-                }
-            });
-            // A delete by prefix ends the batch: later commands would have to step over the keys it removed in the overlay.
-            if is_last || batch.overlay.work() >= max_work {
-                break;
-            }
-        }
-        let ApplyBatch { state, table, overlay, mut events, batch } = batch;
-        let work = overlay.work();
-        let touched = overlay.into_touched();
-        self.commit(batch, state, table, touched)?;
-        self.events.append(&mut events);
-        Ok(work)
-    }
-
-    fn commit(&mut self, mut batch: Batch, mut state: State, table: Table, touched: TouchedKeys) -> Result<(), Error> {
-        // One atomic batch. After a crash either all of it is there or none, and the journal repeats what is missing: entries
-        // 8 and 9 put `a`, the batch is lost, the state record still says 7, so both are applied again.
-        let expiries_changed = stage_changes(&mut batch, touched, &mut state.totals);
-        let totals = &mut state.totals;
-        // The member table is rewritten only when it changed, under the index of that entry: equal bytes on every node.
-        if let Some(index) = table.changed {
-            let (bytes, old) = (codec::encode(&table.members), self.members_header);
-            // The digest is a sum, so the old table is subtracted and the new one added; the other values need not be
-            // read.
-            let header = chunks::put(&mut batch, Kind::Members, b"", index, &bytes, Some(old));
-            totals.digest = totals.digest.wrapping_sub(old.digest()).wrapping_add(header.digest());
-            (self.members, self.members_header) = (table.members, header);
-        }
-        debug_assert!(
-            state.index >= self.state.index && state.term >= self.state.term,
-            "the applied index never goes back"
-        );
-        debug_assert!(state.clock >= self.state.clock, "the cluster clock never goes back");
-        // The state record is last in the batch and covers everything before it: totals, applied index, clock.
-        if plant::is(Plant::AppliedApart) {
-            self.db.write(std::mem::take(&mut batch))?;
-            self.db.flushed()?;
-        }
-        self.state_header =
-            chunks::put(&mut batch, Kind::State, b"", state.index, &state.encode(), Some(self.state_header));
-        self.state = state;
-        self.db.write(batch)?;
-        if expiries_changed {
-            self.first_expiry = ttl_index::first(&self.db)?;
+            (before, last_term) = (*index, *term);
         }
         Ok(())
     }
 
-    /// Returns the database after flushing the memtable: a sync of it, on any thread, makes all applied entries
-    /// durable.
+    fn apply_entry(&mut self, Applied { index, term, operation }: Applied) -> Result<(Written, Staged), Error> {
+        (self.state.index, self.state.term) = (index, term);
+        // Every entry yields one result, also an empty one: the caller pairs entries and results by position.
+        let nothing = Written { index, term, clock: self.state.clock, outcome: CommandResult::NoOp, replayed: false };
+        let (written, staged) = match operation {
+            Operation::Nothing => (nothing, Staged::default()),
+            Operation::Membership { change, conf_state } => {
+                if let Some(change) = change {
+                    self.change_members(index, |members| members.apply(&change));
+                }
+                self.state.conf_state = conf_state;
+                self.state.configuration_index = index;
+                (nothing, Staged::default())
+            }
+            Operation::Command(Proposal { stamp, write }) => {
+                // Read before the write is consumed.
+                let from_client = write.command.is_of_client();
+                // A leader elected later may stamp less than what is applied; the clock then stands still until its
+                // stamps are greater.
+                self.state.clock = self.state.clock.max(stamp);
+                let (written, staged) = self.write(write)?;
+                self.state.was_written |= from_client && written.outcome != CommandResult::Invalid;
+                (written, staged)
+            }
+        };
+        self.publish();
+        Ok((written, staged))
+    }
+
+    /// Decides a write and applies its changes, unless it is a duplicate.
+    fn write(&mut self, write: Write) -> Result<(Written, Staged), Error> {
+        let at = ApplyPoint { index: self.state.index, clock: self.state.clock };
+        let mut dedup = std::mem::take(&mut self.dedup);
+        let mut staged = Staged::default();
+        let decided = decide_write(write, at, self.state.term, &dedup, |command, by| self.run(command, by, at, &mut staged));
+        // The result is in the table before the next entry is decided: if entries 8 and 9 are one PUT sent twice under one
+        // idempotency key, 9 changes nothing and is answered with the result of 8.
+        let written = decided.map(|(written, stored)| {
+            if let Some(stored) = stored {
+                let memtable = &mut self.reader.write().active;
+                dedup_table::insert(&mut dedup, stored, memtable, &mut self.state.totals);
+            }
+            written
+        });
+        self.dedup = dedup;
+        Ok((written?, staged))
+    }
+
+    /// Decides a command and puts its changes into the active memtable.
+    fn run(
+        &mut self,
+        command: Command,
+        by: Option<TokenName>,
+        at: ApplyPoint,
+        staged: &mut Staged,
+    ) -> Result<CommandResult, Error> {
+        let (outcome, changes) = {
+            let layers = self.reader.read();
+            let view = EntryView::new(&layers, &mut self.seen);
+            let decided = decide(command, by, at, &view)?;
+            staged.work += view.work();
+            decided
+        };
+        if changes.is_empty() {
+            return Ok(outcome);
+        }
+        // Events of one entry are numbered together: 41.1, 41.2.
+        let first = self.events.len();
+        let mut keys = Vec::with_capacity(changes.len());
+        for change in changes {
+            self.events.extend(Event::of(&change, at));
+            match change {
+                Change::Put { key, item } | Change::Touch { key, item } => keys.push((key, Some(item))),
+                Change::Delete { key, .. } => keys.push((key, None)),
+                Change::Move { raft_id, raft_address, http_address } => self.change_members(at.index, |members| {
+                    members.update_addresses(raft_id, &raft_address, &http_address);
+                }),
+            }
+        }
+        Event::number(&mut self.events[first..]);
+        let (totals, live_bytes) = (&mut self.state.totals, &mut self.live_bytes);
+        let mut counters = Counters { totals, live_bytes, first_expiry: &mut self.first_expiry };
+        let mut layers = self.reader.write();
+        keys.into_iter().try_for_each(|change| stage(&mut layers, &mut self.seen, &mut counters, staged, change))?;
+        layers.at = ReadPoint { index: at.index, term: self.state.term, clock: at.clock };
+        Ok(outcome)
+    }
+
+    /// Changes the member table by the entry at `index`. Its record has that index as its version: the same on every node.
+    fn change_members(&mut self, index: u64, how: impl FnOnce(&mut Members)) {
+        let mut members = self.members.clone();
+        how(&mut members);
+        if members == self.members {
+            return;
+        }
+        // The digest is a sum, so the old table is subtracted and the new one added; the other values need not be read.
+        let bytes = codec::encode(&members);
+        let header = Header::of(Kind::Members, b"", index, &bytes);
+        self.state.totals.remove(self.members_header);
+        self.state.totals.add(header);
+        (self.members, self.members_header) = (members, header);
+        let chunks_below = self.members_chunks;
+        self.reader.write().active.members = Some(Record { version: index, value: Some(bytes), chunks_below });
+    }
+
+    /// Lets readers see the applied index.
+    fn publish(&self) {
+        let at = ReadPoint { index: self.state.index, term: self.state.term, clock: self.state.clock };
+        if self.reader.read().at != at {
+            self.reader.write().at = at;
+        }
+    }
+
+    /// Whether the active memtable should be frozen as soon as no flush is under way.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        // The whole is four parts: one for what is frozen, one for its encoding, and two for what is applied meanwhile.
+        self.reader.read().active.bytes() >= self.memtable_bytes / 4
+    }
+
+    /// Whether nothing may be applied until the flush under way has ended.
+    #[must_use]
+    pub fn stalls(&self) -> bool {
+        let layers = self.reader.read();
+        layers.frozen.is_some() && layers.active.bytes() >= self.memtable_bytes / 2
+    }
+
+    /// Whether a flush is under way.
+    #[must_use]
+    pub fn is_flushing(&self) -> bool {
+        self.reader.read().frozen.is_some()
+    }
+
+    /// Freezes the active memtable and returns its flush, which any thread may carry out; [`StateMachine::flush_ended`] follows. None
+    /// while one is under way.
+    pub fn freeze(&mut self) -> Option<Flush> {
+        let mut layers = self.reader.write();
+        if layers.frozen.is_some() {
+            return None;
+        }
+        let frozen = Arc::new(FrozenMemtable {
+            table: std::mem::take(&mut layers.active),
+            from: self.frozen_state.index,
+            state: self.state.clone(),
+            state_chunks: self.state_chunks,
+        });
+        layers.frozen = Some(frozen.clone());
+        // From here on the tree changes beyond what a reader has seen before.
+        layers.epoch += 1;
+        let tree = layers.tree.clone();
+        drop(layers);
+        self.frozen_state = self.state.clone();
+        self.members_chunks = self.members_header.chunks();
+        self.state_chunks = Header::of(Kind::State, b"", self.state.index, &self.state.encode()).chunks();
+        Some(Flush::new(tree, frozen, self.redo.clone(), self.effects.clone(), self.cancelled.clone()))
+    }
+
+    /// Notes that the flush with this mark has ended; returns what was frozen, to be dropped on another thread. None if it was not
+    /// the one under way.
+    pub fn flush_ended(&mut self, mark: (u64, u64)) -> Option<Box<dyn Send>> {
+        let mut layers = self.reader.write();
+        let frozen = layers.frozen.take_if(|frozen| (frozen.state.index, frozen.state.term) == mark)?;
+        self.flushed = frozen.state.clone();
+        Some(Box::new(frozen))
+    }
+
+    /// Flushes everything applied, on this thread; durable on return. Only while no flush is under way; otherwise nothing is done.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn db(&self) -> Result<Arc<dyn Db>, Error> {
-        self.db.flushed()
+    pub fn flush(&mut self) -> Result<(), Error> {
+        let Some(mut flush) = self.freeze() else { return Ok(()) };
+        flush.run()?;
+        drop(self.flush_ended(flush.mark()));
+        Ok(())
     }
 
-    /// Notes that a sync of what [`StateMachine::db`] returned last has ended.
-    pub fn synced(&self) {
-        self.db.synced();
+    /// Returns about the bytes of memory of what is not in the tree yet.
+    #[must_use]
+    pub fn unflushed_bytes(&self) -> usize {
+        let layers = self.reader.read();
+        layers.active.bytes() + layers.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes())
     }
 
-    /// Estimates the disk space that the applied entries still take once they are flushed and synced.
+    /// Estimates the disk space that the applied entries still take until they are flushed and synced.
     #[must_use]
     pub fn pending_bytes(&self) -> u64 {
-        self.db.pending_bytes()
+        FILE_BYTES_PER_BYTE * self.unflushed_bytes() as u64
     }
 
-    /// Starts a snapshot; at most one at a time, an earlier one is aborted. Effects applied meanwhile go through
-    /// `scratch`.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
+    /// Starts a snapshot; at most one at a time, an earlier one is aborted. What is flushed meanwhile goes through `scratch`.
     pub fn begin_snapshot(
         &mut self,
         scratch: std::fs::File,
         bound: impl Into<SpoolBound>,
-    ) -> Result<(Spooler, SnapshotReader), Error> {
+    ) -> (Spooler, SnapshotReader) {
+        self.abort_snapshot();
         let spool = Arc::new(Spool::new(scratch, bound.into()));
-        // From here on each flush goes to the snapshot, too. What was buffered before is in the tree now, where the
-        // scan finds it.
-        let db = self.db.begin_snapshot(EffectSender::new(spool.clone()))?;
-        let bytes = db.size_on_disk();
-        Ok((Spooler::new(spool.clone()), SnapshotReader::new(db, spool, bytes)))
+        // From here on each piece of a flush goes to the snapshot, too, once it is in the tree. What was in the tree before is
+        // where the scan finds it.
+        drop(self.effects.replace(Some(EffectSender::new(spool.clone()))));
+        let tree = self.reader.read().tree.clone();
+        let bytes = tree.size_on_disk();
+        (Spooler::new(spool.clone()), SnapshotReader::new(tree, spool, bytes))
     }
 
-    /// Ends the running snapshot at the applied index: it is then exactly this state.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
-    pub fn end_snapshot(&mut self) -> Result<(), Error> {
-        if let Some(snapshot) = self.db.end_snapshot()? {
-            // The snapshot ends where the state machine stands now, not where it began: all effects up to here were
-            // passed to it.
+    /// Ends the running snapshot at the last flush, whose state it is then exactly. Only while no flush is under way, and once the
+    /// tree was scanned.
+    pub fn end_snapshot(&mut self) {
+        debug_assert!(!self.is_flushing(), "the tree is the state at one index between two flushes alone");
+        if let Some(snapshot) = self.effects.replace(None) {
             let mut metadata =
-                SnapshotMetadata { index: self.state.index, term: self.state.term, ..Default::default() };
-            metadata.set_conf_state(self.state.conf_state.clone());
+                SnapshotMetadata { index: self.flushed.index, term: self.flushed.term, ..Default::default() };
+            metadata.set_conf_state(self.flushed.conf_state.clone());
             snapshot.end(metadata);
         }
-        Ok(())
     }
 
     /// Aborts the running snapshot, if any.
     pub fn abort_snapshot(&mut self) {
-        self.db.abort_snapshot();
+        if let Some(snapshot) = self.effects.replace(None) {
+            snapshot.cancel();
+        }
     }
 }
 
-/// Adds the changes of the touched keys and of the TTL index to `batch`, and updates the totals; returns whether any
-/// expiry changed.
-fn stage_changes(batch: &mut Batch, touched: TouchedKeys, totals: &mut StateTotals) -> bool {
-    let mut expiries_changed = false;
-    for (key, TouchedKey { before, state: key_state }) in touched {
-        let item = match key_state {
-            KeyState::Unchanged => continue,
-            KeyState::Deleted => None,
-            KeyState::Value(item) => Some(item),
-        };
-        // The version is in the index record, so a put that keeps the expiry still replaces the record.
-        let expiry = |stamp: KeyMeta| stamp.expires.map(|expires| (stamp.version, expires));
-        let old_expiry = before.and_then(|(_, stamp)| expiry(stamp));
-        let new_expiry = item.as_ref().and_then(|item| expiry(item.meta()));
-        // Keeps the TTL index in step: a put without ttl over a key with one removes the index record, a touch moves it.
-        if old_expiry != new_expiry {
-            expiries_changed = true;
-            if let Some((version, expires)) = old_expiry {
-                totals.remove(ttl_index::delete(batch, &key, version, expires));
-            }
-            if let Some((version, expires)) = new_expiry {
-                totals.add(ttl_index::put(batch, &key, version, expires));
-            }
-        }
-        let before = before.map(|(header, _)| header);
-        if let Some(before) = before {
-            totals.keys -= 1;
-            totals.remove(before);
-        }
-        match (item, before) {
-            (Some(item), _) => {
-                totals.keys += 1;
-                totals.add(item_codec::put(batch, &key, &item, before));
-            }
-            (None, Some(before)) => chunks::delete(batch, Kind::Data, &key, before),
-            (None, None) => {}
-        }
+impl Drop for StateMachine {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.abort_snapshot();
     }
-    expiries_changed
+}
+
+/// What a state machine is built of.
+struct Parts {
+    state: State,
+    state_header: Header,
+    members: Members,
+    members_header: Header,
+    live_bytes: u64,
 }

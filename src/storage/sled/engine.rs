@@ -227,7 +227,12 @@ impl Engine for SledEngine {
     fn remove(&self, name: &str) -> Result<(), Error> {
         let _waiting = disk_wait();
         self.watchdog.unwatch(name);
-        match std::fs::remove_dir_all(self.dir.join(name)) {
+        let path = self.dir.join(name);
+        let removed = match std::fs::symlink_metadata(&path) {
+            Ok(metadata) if !metadata.is_dir() => std::fs::remove_file(&path),
+            _ => std::fs::remove_dir_all(&path),
+        };
+        match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(self.system(format!("removing {name}"), error)),
             _ => Ok(()),
         }

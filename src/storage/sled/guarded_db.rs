@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::errors::translate;
 use super::file_identity::{is_missing, is_same_file};
 use super::panic_guard::{Poison, catch_panic};
-use crate::storage::{Batch, Db, Error, Pair};
+use crate::storage::{Batch, Change, Db, Error, Pair};
 
 /// One sled database.
 pub(crate) struct SledDb {
@@ -114,6 +114,15 @@ impl Db for SledDb {
             }
         }
         self.run("writing", |db| db.apply_batch(changes))
+    }
+
+    fn write_each(&self, changes: &[Change<'_>]) -> Result<(), Error> {
+        self.run("writing", |db| {
+            changes.iter().try_for_each(|(key, value)| match value {
+                Some(value) => db.insert(key, *value).map(drop),
+                None => db.remove(key).map(drop),
+            })
+        })
     }
 
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {

@@ -10,8 +10,8 @@ use crate::storage::layout::{CHANGES_VERSION, CHUNK_BYTES, FieldReader, is_key_o
 const FRAME_BYTES: usize = 1 << 20;
 
 /// Encodes `changes` as frames for [`decode`].
-pub(crate) fn frames<E>(
-    changes: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+pub(crate) fn frames<B: AsRef<[u8]>, E>(
+    changes: impl IntoIterator<Item = (B, Option<B>)>,
     mut take: impl FnMut(Vec<u8>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut frame = vec![CHANGES_VERSION];
@@ -21,8 +21,8 @@ pub(crate) fn frames<E>(
             take(std::mem::replace(&mut frame, vec![CHANGES_VERSION]))?;
         }
         frame.push(u8::from(value.is_some()));
-        push_prefixed(&mut frame, &key);
-        push_prefixed(&mut frame, &value.unwrap_or_default());
+        push_prefixed(&mut frame, key.as_ref());
+        push_prefixed(&mut frame, value.as_ref().map_or(&[][..], AsRef::as_ref));
     }
     if frame.len() > 1 { take(frame) } else { Ok(()) }
 }

@@ -88,7 +88,7 @@ impl SnapshotWriter {
         // Durable before it is audited, so that a `ReceivedSnapshot` can be taken into use at once.
         self.db.sync()?;
         // The open audits every value: a snapshot that lost a frame does not add up and is refused here.
-        let state_machine = StateMachine::open(self.db).map_err(|error| match error {
+        let state_machine = StateMachine::open(self.db, self.reserved.redo()).map_err(|error| match error {
             Error::Damaged { detail, .. } => Error::snapshot(format!("it did not arrive whole: {detail}")),
             Error::Newer { what, found, known } => {
                 Error::snapshot(format!("{what} has format version {found}, this huskv reads up to {known}"))

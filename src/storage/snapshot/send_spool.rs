@@ -1,34 +1,29 @@
-//! The spool of a snapshot: a queue of effects from the state machine, and a ring of frames in a scratch file for the reader.
+//! The spool of a snapshot: a ring of frames in a scratch file, from flushes to the reader.
 //!
-//! Why: the consensus loop may not wait for a slow peer, so effects that the peer has not taken are in a file. Neither file nor
-//! memory may grow without bound, so over a bound, or on a nearly full disk, the snapshot is aborted. The tree itself is never
-//! spooled: its scan waits for the reader.
+//! Why: no flush may wait for a slow peer, so effects that the peer has not taken are in a file. The file may not grow without bound, so
+//! over a bound, or on a nearly full disk, the snapshot is aborted. The tree itself is never spooled: its scan waits for the reader.
 //!
 //! ```text
-//!   state machine        spooler thread                 reader thread
-//!   EffectSender --push--> effects (<= 64 MiB) --append--> ring file (<= spool_mb) --next--> peer
-//!                          written ->                      read ->
+//!   flush thread                           reader thread
+//!   EffectSender --push--> ring file (<= spool_mb) --next--> peer
+//!                          written ->      read ->
 //! ```
 //!
-//! Invariants: one state machine, one spooler, one reader. If one of them goes away the others get an error and none waits for
+//! Invariants: one flush at a time, one spooler, one reader. If one of them goes away the others get an error and none waits for
 //! ever. `read <= written`, and `written - read` is at most the bound. Effects keep the order in which they were applied. Frames
 //! are checked against their checksum.
 //!
 //! See also: [`super`] (why the snapshot is exact).
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use raft::eraftpb::SnapshotMetadata;
 
-use super::frames::free_space_text;
+use super::frames::{frames, free_space_text};
 use crate::model::DiskSpace;
-use crate::storage::{Batch, Engine, Error};
-
-/// The maximum bytes of effects waiting for the spooler, 64 MiB.
-const PENDING_EFFECT_BYTES: usize = 64 << 20;
+use crate::storage::{Change, Engine, Error};
 
 /// The header of a frame in the file: length and checksum.
 const FRAME_HEADER: usize = 8;
@@ -63,8 +58,6 @@ pub(crate) struct Spool {
 
 #[derive(Default)]
 struct SpoolState {
-    effects: VecDeque<Batch>,
-    effect_bytes: usize,
     /// The reader has scanned the whole tree.
     scanned: bool,
     /// The metadata of the snapshot, set by the state machine; no effect comes after it.
@@ -90,11 +83,9 @@ impl SpoolState {
 
 /// The next task of the spooler.
 pub(crate) enum Work {
-    /// Effects to append to the file.
-    Effects(VecDeque<Batch>),
     /// The scan of the tree has ended.
     Scanned,
-    /// All effects were taken, and no more will come.
+    /// No more effects will come.
     Ended,
 }
 
@@ -133,7 +124,6 @@ impl Spool {
         // it.
         if !state.sealed {
             state.failed.get_or_insert(detail.into());
-            (state.effects, state.effect_bytes) = (VecDeque::new(), 0);
         }
         self.changed.notify_all();
     }
@@ -147,12 +137,8 @@ impl Spool {
 
     /// Returns the next task, if there is one; `scan_reported` says that the end of the scan was already returned.
     pub(crate) fn work(&self, scan_reported: bool) -> Result<Option<Work>, Error> {
-        let mut state = self.lock();
+        let state = self.lock();
         state.check()?;
-        if !state.effects.is_empty() {
-            state.effect_bytes = 0;
-            return Ok(Some(Work::Effects(std::mem::take(&mut state.effects))));
-        }
         Ok(match (state.scanned && !scan_reported, &state.ended) {
             (true, _) => Some(Work::Scanned),
             (false, Some(_)) => Some(Work::Ended),
@@ -162,7 +148,7 @@ impl Spool {
 
     /// Waits until [`Spool::work`] returns a task or an error.
     pub(crate) fn wait_for_work(&self, scan_reported: bool) {
-        self.wait(|state| !state.effects.is_empty() || (state.scanned && !scan_reported) || state.ended.is_some());
+        self.wait(|state| (state.scanned && !scan_reported) || state.ended.is_some());
     }
 
     /// The scan of the tree has ended.
@@ -316,37 +302,33 @@ impl EffectSender {
         Self { spool }
     }
 
-    /// Queues a batch that was just written to the tree; never waits.
-    pub(crate) fn push(&self, effects: Batch) {
-        let bytes = effects.changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + 64);
-        let bytes: usize = bytes.sum();
-        let mut state = self.spool.lock();
-        if state.failed.is_some() {
-            return;
+    /// Appends changes that were just written to the tree. What cannot be appended aborts the snapshot, and nothing else.
+    pub(crate) fn push(&self, changes: &[Change<'_>]) {
+        if let Err(failure) = frames(changes.iter().copied(), |frame| self.spool.append(&frame)) {
+            self.spool.fail(match failure {
+                Error::Snapshot { detail } => detail,
+                other => other.to_string(),
+            });
         }
-        // The loop never waits for the spooler: over the limit the snapshot is aborted instead.
-        if state.effect_bytes + bytes > PENDING_EFFECT_BYTES {
-            drop(state);
-            self.spool.fail(format!("more than {PENDING_EFFECT_BYTES} bytes of changes wait for the spooler"));
-            return;
-        }
-        state.effect_bytes += bytes;
-        state.effects.push_back(effects);
-        self.spool.changed.notify_all();
     }
 
     /// Ends the snapshot at this metadata.
-    pub(crate) fn end(self, metadata: SnapshotMetadata) {
+    pub(crate) fn end(&self, metadata: SnapshotMetadata) {
         self.spool.lock().ended = Some(metadata);
         self.spool.changed.notify_all();
+    }
+
+    /// Aborts the snapshot.
+    pub(crate) fn cancel(&self) {
+        if self.spool.lock().ended.is_none() {
+            self.spool.fail("it was cancelled");
+        }
     }
 }
 
 impl Drop for EffectSender {
     fn drop(&mut self) {
-        if self.spool.lock().ended.is_none() {
-            self.spool.fail("it was cancelled");
-        }
+        self.cancel();
     }
 }
 
@@ -436,12 +418,10 @@ mod tests {
     }
 
     #[test]
-    fn too_many_effects_abort_the_snapshot_and_not_the_state_machine() {
+    fn too_many_effects_abort_the_snapshot_and_not_the_flush() {
         let spool = Arc::new(spool(100));
         let line = EffectSender::new(spool.clone());
-        let half = Batch { changes: vec![(vec![1], Some(vec![0; PENDING_EFFECT_BYTES / 2]))] };
-        line.push(half.clone());
-        line.push(half);
+        line.push(&[(&[1], Some(&[0; 200]))]);
         assert!(matches!(spool.work(true), Err(Error::Snapshot { .. })));
         assert!(matches!(spool.next(), Err(Error::Snapshot { .. })));
     }

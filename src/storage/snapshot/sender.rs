@@ -18,15 +18,13 @@ const SCAN_PAIRS: usize = 256;
 /// The result of one step of a [`Spooler`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spooled {
-    /// Effects were appended to the spool.
-    Effects,
     /// The scan of the tree has ended, so the state machine may end the snapshot; returned once.
     Scanned,
     /// The snapshot has ended, and all effects are in the spool.
     Complete,
 }
 
-/// Moves effects from memory to the spool file. Dropped before [`Spooled::Complete`], the snapshot is aborted.
+/// Follows a snapshot to its end. Dropped before [`Spooled::Complete`], the snapshot is aborted.
 pub struct Spooler {
     spool: Arc<Spool>,
     scan_reported: bool,
@@ -37,7 +35,7 @@ impl Spooler {
         Self { spool, scan_reported: false }
     }
 
-    /// Does the next task without waiting; None if there is none.
+    /// Returns what has happened since the last call, without waiting; None if nothing has.
     ///
     /// # Errors
     /// [`Error::Snapshot`] if the snapshot was aborted, its reader is gone, or the spool or the disk reached its limit;
@@ -45,19 +43,11 @@ impl Spooler {
     pub fn step(&mut self) -> Result<Option<Spooled>, Error> {
         let done = match self.spool.work(self.scan_reported)? {
             None => return Ok(None),
-            Some(Work::Effects(batches)) => {
-                for batch in batches {
-                    frames(batch.changes, |frame| self.spool.append(&frame))
-                        .inspect_err(|failure| self.spool.fail(reason(failure)))?;
-                }
-                Spooled::Effects
-            }
             Some(Work::Scanned) => {
                 self.scan_reported = true;
                 Spooled::Scanned
             }
-            // Only after `Effects` was empty: `Spool::work` hands out effects first, so nothing is missing in front of
-            // the end.
+            // The state machine ends a snapshot between two flushes, so nothing is missing in front of the end.
             Some(Work::Ended) => {
                 self.spool.seal()?;
                 Spooled::Complete
@@ -66,7 +56,7 @@ impl Spooler {
         Ok(Some(done))
     }
 
-    /// As [`Spooler::step`], but waits for a task.
+    /// As [`Spooler::step`], but waits.
     ///
     /// # Errors
     /// As there.

@@ -49,11 +49,11 @@ fn build(dir: &Path) {
             state_machine.apply(vec![put(index, &key(index), value(index))], usize::MAX).unwrap();
             if index % 100 == 0 {
                 journal.sync().unwrap();
-                state_machine.db().unwrap().sync().unwrap();
+                state_machine.flush().unwrap();
                 journal.compact(index.saturating_sub(300), 1000).unwrap();
             }
         }
-        state_machine.db().unwrap().sync().unwrap();
+        state_machine.flush().unwrap();
         drop((journal, state_machine, data_dir));
     }
 }
@@ -91,7 +91,7 @@ fn child(dir: &Path) {
     for index in applied + 1..=last + 1 {
         state_machine.apply(vec![put(index, &key(index), value(index))], usize::MAX).unwrap();
     }
-    state_machine.db().unwrap().sync().unwrap();
+    state_machine.flush().unwrap();
     println!("RUNS from {} to {last}, applied {applied}", journal.first_index());
 }
 

@@ -45,7 +45,7 @@ fn synced_entries_survive_a_restart_and_the_commit_covers_the_applied_index() {
     journal.append(&[entry(2, 1), entry(3, 1)], &hard_state(1, 9, 1)).unwrap();
     journal.sync().unwrap();
     state_machine.apply(vec![put(2, b"k", vec![5; 70_000]), put(3, b"l", vec![6])], usize::MAX).unwrap();
-    state_machine.db().unwrap().sync().unwrap();
+    state_machine.flush().unwrap();
     let identity = data_dir.identity().clone();
     drop((data_dir, journal, state_machine));
     let (data_dir, Incarnation { journal, state_machine }) = start(dir.path(), "n1").unwrap();
@@ -71,7 +71,7 @@ fn a_log_that_does_not_reach_the_state_is_lost() {
         let (data_dir, Incarnation { mut journal, mut state_machine }) = start(dir.path(), "n1").unwrap();
         journal.append(&entries, &hard).unwrap();
         state_machine.apply((2..=applied).map(|index| put(index, b"k", vec![1])).collect(), usize::MAX).unwrap();
-        state_machine.db().unwrap().sync().unwrap();
+        state_machine.flush().unwrap();
         drop((data_dir, journal, state_machine));
         let error = start(dir.path(), "n1").err().unwrap();
         assert!(error.to_string().contains("log lost") && error.to_string().contains("/raft/join"), "{error}");
@@ -162,8 +162,9 @@ fn an_install_commits_with_the_journal_and_garbage_is_what_nothing_names() {
     let mut writer = data_dir.reserve_generation().unwrap().open(0).unwrap();
     assert_eq!(data_dir.garbage(1).unwrap(), ["7".into(), layout::state_machine(folder, 4)]);
     let (mut spooler, mut reader) =
-        state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20).unwrap();
-    state_machine.end_snapshot().unwrap();
+        state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20);
+    state_machine.flush().unwrap();
+    state_machine.end_snapshot();
     super::spool_rest(&mut spooler).unwrap();
     let metadata = loop {
         match reader.next().unwrap() {

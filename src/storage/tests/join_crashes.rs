@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use raft::eraftpb::{ConfState, HardState, SnapshotMetadata};
 
-use super::{Batch, Db, Engine, Error, Memory, Pair, boot, put, spool_rest};
+use super::{Batch, Change, Db, Engine, Error, Memory, Pair, boot, put, spool_rest};
 use crate::storage::{DataDir, Frame, Incarnation};
 
 /// What survives of a database, and what there is of it now.
@@ -75,6 +75,12 @@ impl Db for Fused {
         self.1.effect()?;
         self.0.now.write(batch)
     }
+    fn write_each(&self, changes: &[Change<'_>]) -> Result<(), Error> {
+        changes.iter().try_for_each(|change| {
+            self.1.effect()?;
+            self.0.now.write_each(&[*change])
+        })
+    }
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
         self.0.now.scan(from, to, limit)
     }
@@ -109,6 +115,7 @@ impl Engine for Disk {
     }
     fn remove(&self, name: &str) -> Result<(), Error> {
         self.effect()?;
+        self.files.lock().unwrap().remove(name);
         self.databases.lock().unwrap().retain(|known, _| known != name && !known.starts_with(&format!("{name}/")));
         Ok(())
     }
@@ -148,7 +155,7 @@ fn owner() -> (Disk, u64) {
     journal.append(&[entry], &HardState { term: 1, commit: 2, ..HardState::default() }).unwrap();
     journal.sync().unwrap();
     state_machine.apply(vec![put(2, b"own", vec![1])], usize::MAX).unwrap();
-    state_machine.db().unwrap().sync().unwrap();
+    state_machine.flush().unwrap();
     (disk, data_dir.identity().raft_id)
 }
 
@@ -158,8 +165,9 @@ fn snapshot() -> (Vec<Vec<u8>>, SnapshotMetadata) {
     let (data_dir, Incarnation { mut state_machine, .. }) = disk.start();
     state_machine.apply(vec![put(2, b"theirs", vec![2])], usize::MAX).unwrap();
     let (mut spooler, mut reader) =
-        state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20).unwrap();
-    state_machine.end_snapshot().unwrap();
+        state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20);
+    state_machine.flush().unwrap();
+    state_machine.end_snapshot();
     spool_rest(&mut spooler).unwrap();
     let mut frames = Vec::new();
     loop {

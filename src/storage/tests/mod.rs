@@ -17,10 +17,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::{
-    Applied, Batch, Db, Engine, Error, Frame, OpenOptions, Operation, Pair, SledEngine, SnapshotReader, Spooled,
-    Spooler,
+    Applied, Batch, Change, Db, Engine, Error, Frame, OpenOptions, Operation, Pair, SledEngine, SnapshotReader, Spooled,
+    Spooler, StateMachine,
 };
 use crate::model::Command;
+pub(super) use crate::storage::fuzz::redo_file;
 
 /// What a database in memory holds.
 pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -50,7 +51,7 @@ impl SteppedSnapshot {
     pub(super) fn step(&mut self) -> Result<bool, Error> {
         let mut more = true;
         while let Some(done) = self.spooler.step()? {
-            more &= done == Spooled::Effects;
+            more &= done != Spooled::Scanned;
         }
         let before = self.reader.scans();
         while self.reader.scans() == before
@@ -103,6 +104,11 @@ impl Db for Memory {
         Ok(())
     }
 
+    fn write_each(&self, changes: &[Change<'_>]) -> Result<(), Error> {
+        let changes = changes.iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect();
+        self.write(Batch { changes })
+    }
+
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error> {
         let mut pairs = Vec::new();
         let mut from = std::ops::Bound::Included(from.to_vec());
@@ -136,6 +142,11 @@ impl Db for Memory {
     fn directory(&self) -> &'static str {
         "nowhere"
     }
+}
+
+/// Opens a state machine whose last flush was not interrupted.
+pub(super) fn open(db: Arc<dyn Db>) -> Result<StateMachine, Error> {
+    StateMachine::open(db, redo_file())
 }
 
 /// Numbers that look random and are the same in every run.

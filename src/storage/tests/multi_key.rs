@@ -3,7 +3,7 @@
 use raft::eraftpb::ConfState;
 
 use super::state_machine::{batch, bytes, fresh};
-use super::{Rng, outcomes_of, put};
+use super::{Rng, open, outcomes_of, put};
 use crate::model::test_store::Map;
 use crate::model::{
     Check, Command, CommandResult, Condition, DELETE_PREFIX_BYTES, IdempotencyKey, List, Member, MemberChange,
@@ -97,15 +97,15 @@ fn many_keys_match_a_model_whatever_the_batches_are() {
             assert_eq!(written, expected, "seed {seed}");
             replayed += written.iter().filter(|written| written.replayed).count();
             if rng.below(4) == 0 {
-                state_machine.db().unwrap();
-                state_machine = StateMachine::open(db.clone()).unwrap();
+                state_machine.flush().unwrap();
+                state_machine = open(db.clone()).unwrap();
             }
             assert_eq!(state_machine.keys(), map.0.len() as u64);
             lists(&mut rng, &state_machine, &map);
         }
         let digest = state_machine.digest();
-        state_machine.db().unwrap();
-        let state_machine = StateMachine::open(db).unwrap();
+        state_machine.flush().unwrap();
+        let state_machine = open(db).unwrap();
         assert_eq!(state_machine.digest(), digest, "seed {seed}");
         lists(&mut rng, &state_machine, &map);
     }

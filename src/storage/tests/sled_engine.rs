@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::layout::Kind;
 use super::super::layout::chunk_key;
 use super::super::{Engine, Error, SledEngine, StateMachine};
-use super::{Rng, put, sled};
+use super::{Rng, open, put, redo_file, sled};
 use crate::model::Members;
 use crate::storage::sled::sync_override;
 use raft::eraftpb::ConfState;
@@ -41,7 +41,7 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let engine = sled(dir.path());
     let db = engine.open("m", true, 4 << 20).unwrap();
-    let mut state_machine = StateMachine::create(db, (1, 1), Members::default(), ConfState::default()).unwrap();
+    let mut state_machine = StateMachine::create(db.clone(), redo_file(), (1, 1), Members::default(), ConfState::default()).unwrap();
     let mut rng = Rng(7);
     // Long keys full of zeros are the longest there are once they are escaped.
     let key = |number: u64| [&vec![0; 1016][..], &Rng(number).next().to_be_bytes()].concat();
@@ -57,20 +57,17 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
         order.swap(at, usize::try_from(rng.below(at as u64 + 1)).unwrap());
     }
     for number in &order {
-        state_machine.db().unwrap().put(&chunk_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
+        db.put(&chunk_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
     }
     for number in &order {
-        state_machine
-            .db()
-            .unwrap()
-            .write(super::Batch { changes: vec![(chunk_key(Kind::Data, &key(100 + number), 0), None)] })
+        db.write(super::Batch { changes: vec![(chunk_key(Kind::Data, &key(100 + number), 0), None)] })
             .unwrap();
     }
-    state_machine.db().unwrap().sync().unwrap();
+    state_machine.flush().unwrap();
     assert_eq!(engine.list("m/blobs").unwrap(), [""; 0]);
     let (digest, keys) = (state_machine.digest(), state_machine.keys());
-    drop(state_machine);
-    let state_machine = StateMachine::open(engine.open("m", false, 4 << 20).unwrap()).unwrap();
+    drop((state_machine, db));
+    let state_machine = open(engine.open("m", false, 4 << 20).unwrap()).unwrap();
     assert_eq!((state_machine.digest(), state_machine.keys()), (digest, keys));
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::state_machine::{batch, fresh};
-use super::{Memory, Rng, SteppedSnapshot, boot, put, sled, spool_rest};
+use super::{Memory, Rng, SteppedSnapshot, boot, open, put, sled, spool_rest};
 use crate::storage::{DataDir, Error, Frame, SledEngine, SnapshotReader, Spooled, StateMachine};
 
 /// Reads the rest of a snapshot into a database in memory that has what is read of it already.
@@ -30,14 +30,13 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
         for _ in 0..40 {
             state_machine.apply(batch(&mut rng, state_machine.applied().0, 400), usize::MAX).unwrap();
         }
-        let (mut spooler, reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20).unwrap();
+        let (mut spooler, reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20);
         let received = std::thread::scope(|scope| {
             let (sender, scanned) = std::sync::mpsc::channel();
             let reading = scope.spawn(|| receive(Vec::new(), reader));
             scope.spawn(move || {
                 loop {
                     match spooler.wait().unwrap() {
-                        Spooled::Effects => std::thread::yield_now(),
                         Spooled::Scanned => sender.send(()).unwrap(),
                         Spooled::Complete => break,
                     }
@@ -47,14 +46,15 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
             while matches!(scanned.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
                 state_machine.apply(batch(&mut rng, state_machine.applied().0, 400), usize::MAX).unwrap();
                 if rng.below(2) == 0 {
-                    state_machine.db().unwrap();
+                    state_machine.flush().unwrap();
                 }
                 rounds += 1;
             }
             for _ in 0..rounds.min(rng.below(30)) {
                 state_machine.apply(batch(&mut rng, state_machine.applied().0, 400), usize::MAX).unwrap();
             }
-            state_machine.end_snapshot().unwrap();
+            state_machine.flush().unwrap();
+    state_machine.end_snapshot();
             let end = state_machine.applied().0;
             // What is applied after the end is not in the snapshot.
             let frozen = db.pairs.lock().unwrap().clone();
@@ -64,7 +64,7 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
             assert!(*snapshot.pairs.lock().unwrap() == frozen, "seed {seed}");
             snapshot
         });
-        StateMachine::open(received).unwrap();
+        open(received).unwrap();
     }
 }
 
@@ -77,16 +77,17 @@ fn stepwise_interleavings_are_exact_too() {
             state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
         }
         let mut copied =
-            SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
+            SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20));
         while copied.step().unwrap() {
             for _ in 0..rng.below(4) {
                 state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
                 if rng.below(2) == 0 {
-                    state_machine.db().unwrap();
+                    state_machine.flush().unwrap();
                 }
             }
         }
-        state_machine.end_snapshot().unwrap();
+        state_machine.flush().unwrap();
+    state_machine.end_snapshot();
         spool_rest(&mut copied.spooler).unwrap();
         let (snapshot, index) = receive(copied.frames, copied.reader).unwrap();
         assert_eq!(index, state_machine.applied().0);
@@ -103,13 +104,14 @@ fn chunks_in_the_middle_of_a_batch_are_exact_too() {
             state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
         }
         let copied =
-            SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20).unwrap());
+            SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20));
         *db.snapshot.lock().unwrap() = Some(copied);
         for _ in 0..6 {
             state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
-            state_machine.db().unwrap();
+            state_machine.flush().unwrap();
         }
-        state_machine.end_snapshot().unwrap();
+        state_machine.flush().unwrap();
+    state_machine.end_snapshot();
         let mut copied = db.snapshot.lock().unwrap().take().unwrap();
         spool_rest(&mut copied.spooler).unwrap();
         let (snapshot, _) = receive(copied.frames, copied.reader).unwrap();
@@ -121,7 +123,7 @@ fn chunks_in_the_middle_of_a_batch_are_exact_too() {
 fn if_one_end_is_dropped_the_others_fail_instead_of_waiting() {
     let begin = || {
         let (_, mut state_machine) = fresh();
-        let (spooler, reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+        let (spooler, reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 1 << 20);
         (state_machine, spooler, reader)
     };
     let (state_machine, mut spooler, mut reader) = begin();
@@ -135,7 +137,8 @@ fn if_one_end_is_dropped_the_others_fail_instead_of_waiting() {
     drop(spooler);
     assert!(matches!(reader.next(), Err(Error::Snapshot { .. })));
     state_machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
-    state_machine.end_snapshot().unwrap();
+    state_machine.flush().unwrap();
+    state_machine.end_snapshot();
 
     let (mut state_machine, mut spooler, reader) = begin();
     drop(reader);
@@ -143,16 +146,16 @@ fn if_one_end_is_dropped_the_others_fail_instead_of_waiting() {
     state_machine.apply(vec![put(2, b"x", vec![1])], usize::MAX).unwrap();
 
     let (mut state_machine, mut spooler, _reader) = begin();
-    state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+    state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 1 << 20);
     assert!(matches!(spooler.wait(), Err(Error::Snapshot { .. })), "the earlier snapshot is aborted");
 }
 
 #[test]
 fn a_full_spool_aborts_the_snapshot_with_a_clear_error() {
     let (_, mut state_machine) = fresh();
-    let (mut spooler, mut reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 50_000).unwrap();
+    let (mut spooler, mut reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 50_000);
     state_machine.apply(vec![put(2, b"x", vec![1; 100_000])], usize::MAX).unwrap();
-    state_machine.db().unwrap();
+    state_machine.flush().unwrap();
     let error = spooler.wait().unwrap_err();
     assert!(error.to_string().contains("50000 bytes"), "{error}");
     let error = reader.next().unwrap_err();
@@ -165,13 +168,15 @@ fn the_tree_waits_for_its_reader_and_is_never_spooled() {
     state_machine
         .apply((2..40).map(|index| put(index, &[index as u8], vec![1; 100_000])).collect(), usize::MAX)
         .unwrap();
+    state_machine.flush().unwrap();
     let scratch = tempfile::tempfile().unwrap();
-    let (mut spooler, reader) = state_machine.begin_snapshot(scratch.try_clone().unwrap(), 50_000).unwrap();
+    let (mut spooler, reader) = state_machine.begin_snapshot(scratch.try_clone().unwrap(), 50_000);
     assert_eq!((spooler.step().unwrap(), reader.scans()), (None, 0));
-    state_machine.end_snapshot().unwrap();
+    state_machine.flush().unwrap();
+    state_machine.end_snapshot();
     spool_rest(&mut spooler).unwrap();
     let (snapshot, _) = receive(Vec::new(), reader).unwrap();
-    assert_eq!(StateMachine::open(snapshot).unwrap().digest(), state_machine.digest());
+    assert_eq!(open(snapshot).unwrap().digest(), state_machine.digest());
     assert_eq!(scratch.metadata().unwrap().len(), 0);
 }
 
@@ -196,8 +201,9 @@ fn transfer(
     data_dir: &mut DataDir,
     change: impl Fn(&mut Vec<u8>),
 ) -> Result<(), Error> {
-    let (mut spooler, mut reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20)?;
-    state_machine.end_snapshot().unwrap();
+    let (mut spooler, mut reader) = state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20);
+    state_machine.flush().unwrap();
+    state_machine.end_snapshot();
     spool_rest(&mut spooler)?;
     let mut writer = data_dir.reserve_generation()?.open(0)?;
     loop {

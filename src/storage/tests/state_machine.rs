@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
 
-use super::{Memory, Pairs, Rng, delete, outcomes_of, put};
+use super::{Memory, Pairs, Rng, delete, open, outcomes_of, put, redo_file};
 use crate::model::{
     self, Command, CommandResult, Condition, DELETE_PREFIX_BYTES, EventKind, Item, Member, MemberChange, Members,
     Proposal, Role, Ttl, Txn, Value,
@@ -16,7 +16,7 @@ use crate::storage::{Applied, Batch, Db, Error, Operation, StateMachine};
 
 pub(crate) fn fresh() -> (Arc<Memory>, StateMachine) {
     let db = Arc::new(Memory::default());
-    let state_machine = StateMachine::create(db.clone(), (1, 1), Members::default(), ConfState::default()).unwrap();
+    let state_machine = StateMachine::create(db.clone(), redo_file(), (1, 1), Members::default(), ConfState::default()).unwrap();
     (db, state_machine)
 }
 
@@ -70,14 +70,14 @@ fn the_state_machine_matches_a_model_and_survives_a_reopen() {
             }
             if rng.below(5) == 0 {
                 let digest = state_machine.digest();
-                drop(state_machine.db().unwrap());
-                state_machine = StateMachine::open(db.clone()).unwrap();
+                state_machine.flush().unwrap();
+                state_machine = open(db.clone()).unwrap();
                 assert_eq!(state_machine.digest(), digest);
             }
             assert_eq!(state_machine.keys(), model.len() as u64);
             assert!(state_machine.was_written());
             for (key, value) in &model {
-                assert_eq!(state_machine.get(key).unwrap().as_ref(), Some(value));
+                assert_eq!(state_machine.get(key).unwrap().as_deref(), Some(value));
             }
         }
         assert!(db.pairs.lock().unwrap().values().all(|chunk| chunk.len() <= CHUNK_BYTES));
@@ -117,10 +117,10 @@ fn a_condition_sees_what_earlier_entries_of_its_batch_did() {
         outcomes_of(state_machine.apply(vec![when(9, Condition::Version(7))], usize::MAX).unwrap()),
         [CommandResult::ConditionFailed { version: 8 }]
     );
-    state_machine.db().unwrap();
+    state_machine.flush().unwrap();
     let stored = db.pairs.lock().unwrap().keys().filter(|key| key[0] == 0x10).count();
     assert_eq!((state_machine.keys(), state_machine.applied().0, stored), (1, 9, 1));
-    let item = StateMachine::open(db).unwrap().get(b"k").unwrap().unwrap();
+    let item = open(db).unwrap().get(b"k").unwrap().unwrap();
     assert_eq!((item.version, item.create_version), (8, 8));
 }
 
@@ -197,8 +197,8 @@ fn members_and_votes_change_in_the_same_batch_and_come_back() {
     ];
     let outcomes = state_machine.apply(entries, usize::MAX).unwrap();
     assert_eq!(outcomes_of(outcomes), [CommandResult::NoOp, CommandResult::NoOp, CommandResult::Moved]);
-    drop(state_machine.db().unwrap());
-    for state_machine in [&state_machine, &StateMachine::open(db.clone()).unwrap()] {
+    state_machine.flush().unwrap();
+    for state_machine in [&state_machine, &open(db.clone()).unwrap()] {
         assert_eq!((state_machine.applied(), state_machine.configuration_index()), ((4, 2), 2));
         assert_eq!(state_machine.conf_state(), &conf_state);
         assert_eq!(state_machine.members().get(6), Some(&member(6, "b:1")));
@@ -207,8 +207,8 @@ fn members_and_votes_change_in_the_same_batch_and_come_back() {
     let change = Some(MemberChange::Remove { raft_id: 6 });
     let remove = Operation::Membership { change, conf_state: ConfState { voters: vec![5], ..ConfState::default() } };
     state_machine.apply(vec![Applied { index: 5, term: 2, operation: remove }], usize::MAX).unwrap();
-    drop(state_machine.db().unwrap());
-    assert!(StateMachine::open(db).unwrap().members().is_tombstone(6));
+    state_machine.flush().unwrap();
+    assert!(open(db).unwrap().members().is_tombstone(6));
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn any_changed_value_is_detected_at_the_next_start() {
     let opened = |change: &dyn Fn(&mut Pairs)| {
         let mut pairs = complete.clone();
         change(&mut pairs);
-        StateMachine::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() })).map(drop)
+        open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() })).map(drop)
     };
     opened(&|_| {}).unwrap();
     for key in complete.keys() {
@@ -259,7 +259,7 @@ fn a_newer_format_is_named() {
     for key in keys {
         let mut pairs = db.pairs.lock().unwrap().clone();
         pairs.get_mut(&key).unwrap()[0] = 2;
-        let opened = StateMachine::open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() }) as Arc<dyn Db>);
+        let opened = open(Arc::new(Memory { pairs: pairs.into(), ..Memory::default() }) as Arc<dyn Db>);
         assert!(matches!(opened, Err(Error::Newer { found: 2, known: 1, .. })));
     }
 }
@@ -299,8 +299,8 @@ fn due_keys_come_in_order_of_expiry() {
         assert_eq!(due(&state_machine, 2_000), first);
         assert_eq!(due(&state_machine, u64::MAX).len(), 4);
         // Opened anew it is the same, and adds up.
-        state_machine.db().unwrap();
-        state_machine = StateMachine::open(db.clone()).unwrap();
+        state_machine.flush().unwrap();
+        state_machine = open(db.clone()).unwrap();
     }
     let keys = state_machine.due(5_000).unwrap();
     state_machine.apply(vec![at(11, 4_500, Command::Expire { keys })], usize::MAX).unwrap();
@@ -352,15 +352,15 @@ fn an_invalid_command_changes_only_the_applied_index() {
         (before, 0, 1 + count as u64)
     );
     assert!(!state_machine.was_written() && state_machine.take_events().is_empty());
-    drop(state_machine.db().unwrap());
-    assert_eq!(StateMachine::open(db).unwrap().digest(), before);
+    state_machine.flush().unwrap();
+    assert_eq!(open(db).unwrap().digest(), before);
 }
 
 #[test]
 fn a_snapshot_or_a_tree_with_an_invalid_key_is_refused() {
     let changes = |key: &[u8]| {
         let mut batch = Batch::default();
-        crate::storage::kv::chunks::put(&mut batch, Kind::Data, key, 1, b"v", None);
+        crate::storage::kv::chunks::put(&mut batch, Kind::Data, key, 1, b"v", 0);
         let mut frame = vec![crate::storage::layout::CHANGES_VERSION];
         for (stored, value) in &batch.changes {
             frame.push(1);
@@ -376,6 +376,6 @@ fn a_snapshot_or_a_tree_with_an_invalid_key_is_refused() {
         let (db, state_machine) = fresh();
         drop(state_machine);
         db.write(batch).unwrap();
-        assert!(matches!(StateMachine::open(db), Err(Error::Damaged { .. })));
+        assert!(matches!(open(db), Err(Error::Damaged { .. })));
     }
 }

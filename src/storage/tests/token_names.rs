@@ -2,6 +2,7 @@
 //!
 //! See also: `kv::item_codec` and `kv::chunks` (the bytes).
 
+use super::open;
 use super::state_machine::fresh;
 use crate::model::{
     Command, CommandResult, Condition, OpResult, Operation as Op, Proposal, TokenName, Ttl, Txn, Write, codec,
@@ -44,9 +45,9 @@ fn formats(db: &Memory) -> Vec<u8> {
     pairs.iter().filter(|(key, _)| key[0] == Kind::Data as u8).map(|(_, chunk)| chunk[0]).collect()
 }
 
-fn reopened(db: &std::sync::Arc<Memory>, state_machine: &StateMachine) -> StateMachine {
-    drop(state_machine.db().unwrap());
-    StateMachine::open(db.clone()).unwrap()
+fn reopened(db: &std::sync::Arc<Memory>, state_machine: &mut StateMachine) -> StateMachine {
+    state_machine.flush().unwrap();
+    open(db.clone()).unwrap()
 }
 
 #[test]
@@ -60,10 +61,10 @@ fn entries_and_items_of_before_token_names_keep_their_bytes() {
         written.extend(state_machine.apply(vec![entry(index, proposal)], usize::MAX).unwrap());
     }
     assert_eq!(state_machine.digest().wrapping_sub(empty), OLD_DIGEST);
-    let item = reopened(&db, &state_machine).get(b"k").unwrap().unwrap();
+    let item = reopened(&db, &mut state_machine).get(b"k").unwrap().unwrap();
     assert_eq!((item.version, item.expires, &item.by, formats(&db)), (2, Some(8_000), &None, vec![1]));
     let CommandResult::Txn { results, .. } = &written[1].outcome else { panic!("{written:?}") };
-    assert_eq!(results, &[OpResult::Got(Some(item))]);
+    assert_eq!(results, &[OpResult::Got(Some(std::sync::Arc::unwrap_or_clone(item)))]);
 }
 
 #[test]
@@ -72,7 +73,7 @@ fn token_names_are_stored_and_part_of_the_digest() {
     let digest = |first: Option<TokenName>, then: Option<TokenName>| {
         let (db, mut state_machine) = fresh();
         state_machine.apply(vec![write(2, first, put()), write(3, then.clone(), touch())], usize::MAX).unwrap();
-        let state_machine = reopened(&db, &state_machine);
+        let state_machine = reopened(&db, &mut state_machine);
         let item = state_machine.get(b"k").unwrap().unwrap();
         assert_eq!((item.value.bytes.len(), &item.by), (9_000, &then));
         assert_eq!(
@@ -104,7 +105,7 @@ fn a_result_is_replayed_with_the_name_that_it_had() {
     };
     state_machine.apply(vec![write(2, by("a"), Command::put("k", "v"))], usize::MAX).unwrap();
     let first = state_machine.apply(vec![keyed(3, by("reader"), get())], usize::MAX).unwrap();
-    let mut state_machine = reopened(&db, &state_machine);
+    let mut state_machine = reopened(&db, &mut state_machine);
     // Whichever token sends it again, and whatever became of the key: the first result.
     state_machine.apply(vec![write(4, by("b"), touch())], usize::MAX).unwrap();
     let again = state_machine.apply(vec![keyed(5, None, get())], usize::MAX).unwrap();

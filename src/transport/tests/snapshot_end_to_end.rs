@@ -60,7 +60,7 @@ fn stream(
 ) -> (std::thread::JoinHandle<()>, Scanned) {
     let (scanned, scan_end) = oneshot::channel();
     let scratch = data_dir.engine().scratch().unwrap();
-    let (mut spooler, reader) = state_machine.begin_snapshot(scratch, SPOOL_BYTES).unwrap();
+    let (mut spooler, reader) = state_machine.begin_snapshot(scratch, SPOOL_BYTES);
     let mut message = Message { msg_type: MessageType::MsgSnapshot, from: 1, to: 2, term: 1, ..Message::default() };
     // What raft asked for is older than what is sent in the end.
     message.mut_snapshot().set_metadata(SnapshotMetadata { index: 1, term: 1, ..Default::default() });
@@ -109,7 +109,8 @@ async fn a_snapshot_is_the_state_at_its_end() {
     // Written while the copy is made.
     fill(&mut from.state_machine, KEYS..KEYS + 100);
     scanned.await.unwrap();
-    from.state_machine.end_snapshot().unwrap();
+    from.state_machine.flush().unwrap();
+    from.state_machine.end_snapshot();
     let end = from.state_machine.applied();
     fill(&mut from.state_machine, KEYS + 100..KEYS + 200);
     let (message, received, reply) = install(&mut b).await;
@@ -119,7 +120,7 @@ async fn a_snapshot_is_the_state_at_its_end() {
     let state_machine = received.state_machine();
     assert_eq!((state_machine.applied(), state_machine.keys()), (end, KEYS + 100));
     for number in [0, 7, KEYS - 1, KEYS, KEYS + 99] {
-        let value = state_machine.get(&key(number)).unwrap().unwrap().value;
+        let value = state_machine.get(&key(number)).unwrap().unwrap().value.clone();
         assert_eq!(value.bytes, vec![b'0' + (number % 10) as u8; 1_000]);
     }
     assert!(!a.was_reported(), "not ended before it is in use there");
@@ -200,7 +201,8 @@ async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
     let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
     scanned.await.unwrap();
-    from.state_machine.end_snapshot().unwrap();
+    from.state_machine.flush().unwrap();
+    from.state_machine.end_snapshot();
     let (_, received, reply) = install(&mut b).await;
     drop(received);
     reply(Err(InstallError("too old".into())));
@@ -210,7 +212,8 @@ async fn a_stream_that_fails_ends_once_and_can_be_repeated() {
     let (making, scanned) = stream(&mut a, &volume_a, &mut from.state_machine);
     accept(&mut b, &mut volume_b).await;
     scanned.await.unwrap();
-    from.state_machine.end_snapshot().unwrap();
+    from.state_machine.flush().unwrap();
+    from.state_machine.end_snapshot();
     let (_, received, reply) = install(&mut b).await;
     assert_eq!(received.state_machine().keys(), KEYS);
     reply(Ok(()));

@@ -256,7 +256,7 @@ pub fn read(world: &mut World, id: u64, now: u64, result: Result<Fetched, Refusa
     world.digest =
         world.digest.rotate_left(5) ^ now ^ (id << 20) ^ fetched.value.as_ref().map_or(7, |item| item.version);
     check_staleness(world, id, &open, fetched.index);
-    match registers::item(open.key, fetched.value.as_ref()) {
+    match registers::item(open.key, fetched.value.as_deref()) {
         Some(_) if open.bound.is_some() => {}
         Some(observations) => record(world, &open, now, vec![observations]),
         None => world.fail(format!("op{id} reads {:?}, which no client has written", fetched.value)),

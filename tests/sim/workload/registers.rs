@@ -120,7 +120,7 @@ fn pair(first: Option<&Item>, second: Option<&Item>) -> Option<Observation> {
 /// What a page says of the registers in its range; `None` where it is not one state.
 pub fn page(list: &List, page: &Page, index: u64) -> Option<Vec<Observation>> {
     let held: BTreeMap<&[u8], &Item> =
-        page.items.iter().filter_map(|(key, item)| Some((&key[..], item.as_ref()?))).collect();
+        page.items.iter().filter_map(|(key, item)| Some((&key[..], item.as_deref()?))).collect();
     let mut order: Vec<_> = page.items.iter().map(|(key, _)| key).collect();
     if list.reverse {
         order.reverse();

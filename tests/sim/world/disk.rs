@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariants: a batch survives as a whole or not at all, and in order, as the real engine writes and syncs its buffers in
-//! order. Small files are replaced durably, as the `Engine` trait promises. A planned crash lets a number of effects
+//! order. Of changes written one by one (`write_each`) a loss of power also takes some in the middle. Small files are replaced durably, as the `Engine` trait promises. A planned crash lets a number of effects
 //! (writes, syncs, sends, answers) pass and none after that, so a process ends between any two of them. A planned disk
 //! failure lets a number of writes and syncs pass and fails every later one.
 
@@ -17,7 +17,7 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use huskv::model::DiskSpace;
-use huskv::storage::{Batch, Db, Engine, Error};
+use huskv::storage::{Batch, Change, Db, Engine, Error};
 
 use crate::checks::journal::Journal;
 use crate::faults::disk_space::PLENTY;
@@ -88,14 +88,14 @@ struct Content {
     now: Map,
     /// What survives any crash.
     synced: Map,
-    /// The batches written since the last sync, in order.
-    unsynced: Vec<Batch>,
+    /// The batches written since the last sync, in order, each with whether it is a change that a crash may lose alone.
+    unsynced: Vec<(Batch, bool)>,
     /// What the records of a journal say, read as they are written.
     journal: Option<Journal>,
 }
 
 impl Content {
-    fn write(&mut self, batch: Batch) {
+    fn write(&mut self, batch: Batch, is_alone: bool) {
         // The second reader sees each chunk at the moment it is written, before any check asks what the disk holds.
         if let Some(journal) = &mut self.journal {
             for (key, value) in &batch.changes {
@@ -105,7 +105,7 @@ impl Content {
             }
         }
         apply(&mut self.now, &batch);
-        self.unsynced.push(batch);
+        self.unsynced.push((batch, is_alone));
     }
 
     /// What a killed process leaves: everything it has written, synced or not.
@@ -120,8 +120,10 @@ impl Content {
         // The real engine appends batches to one file and syncs it in order, so a lost batch takes all later ones with it. The
         // survivors count as synced at the next start: they are on the disk, and nothing can take them away any more.
         let survives = rng.below(self.unsynced.len() as u64 + 1);
-        for batch in self.unsynced.iter().take(usize::try_from(survives).expect("a length fits")) {
-            apply(&mut kept, batch);
+        for (batch, is_alone) in self.unsynced.iter().take(usize::try_from(survives).expect("a length fits")) {
+            if !is_alone || rng.chance(80) {
+                apply(&mut kept, batch);
+            }
         }
         // The records are read again from what is left, as the next start will read them.
         let journal = self.journal.as_ref().map(|journal| journal.reread(kept.iter()));
@@ -173,7 +175,16 @@ impl Db for OpenDb {
 
     fn write(&self, batch: Batch) -> Result<(), Error> {
         write_passes(&self.0.1)?;
-        lock(&self.0.0).write(batch);
+        lock(&self.0.0).write(batch, false);
+        Ok(())
+    }
+
+    fn write_each(&self, changes: &[Change<'_>]) -> Result<(), Error> {
+        for (key, value) in changes {
+            write_passes(&self.0.1)?;
+            let changes = vec![(key.to_vec(), value.map(<[u8]>::to_vec))];
+            lock(&self.0.0).write(Batch { changes }, true);
+        }
         Ok(())
     }
 
@@ -194,7 +205,7 @@ impl Db for OpenDb {
         write_passes(&self.0.1)?;
         let mut content = lock(&self.0.0);
         // One sync makes all batches since the last one durable, and with them what the journal promises.
-        for batch in std::mem::take(&mut content.unsynced) {
+        for (batch, _) in std::mem::take(&mut content.unsynced) {
             apply(&mut content.synced, &batch);
         }
         if let Some(journal) = &mut content.journal {
@@ -305,7 +316,9 @@ impl Engine for SimEngine {
 
     fn remove(&self, name: &str) -> Result<(), Error> {
         let below = format!("{name}/");
-        lock(&self.0).databases.retain(|known, _| known != name && !known.starts_with(&below));
+        let mut disk = lock(&self.0);
+        disk.files.remove(name);
+        disk.databases.retain(|known, _| known != name && !known.starts_with(&below));
         Ok(())
     }
 

@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Driver, Input};
 use huskv::model::{BootId, DiskSpace, Millis};
-use huskv::storage::{Db, Spooler};
+use huskv::storage::{Flush, Spooler};
 use raft::eraftpb::Message;
 
 use crate::checks::observed::Observed;
@@ -63,8 +63,8 @@ pub enum Event {
     },
     /// A snapshot scan of this token reads on.
     Scan(Process, u64, Box<Spooler>),
-    /// The state machine of this raft id is synced up to the mark.
-    Sync(Process, u64, Arc<dyn Db>, (u64, u64)),
+    /// A flush of the state machine of this raft id does its next steps.
+    Flush(Process, u64, Box<Flush>),
     /// All frames of a snapshot stream have arrived.
     StreamArrives(u64),
     /// An RPC that is still pending is answered by `late`.
@@ -132,6 +132,8 @@ pub struct World {
     pub term_raised: bool,
     /// The entries between two checkpoints, and those kept behind one.
     pub log_length: (u64, u64),
+    /// The memory of a node's memtables.
+    pub memtable_bytes: usize,
     /// How long a joining node waits for its cluster before it goes back to its previous incarnation.
     pub join_wait: u64,
     /// The generator of forged offers and of writes to nodes that are alone.
@@ -188,6 +190,8 @@ impl World {
             cut_links: BTreeSet::new(),
             faults: false,
             term_raised: false,
+            // Some nodes flush every few keys, and wait for flushes.
+            memtable_bytes: if seed % 4 == 1 { 4096 } else { 1 << 20 },
             log_length: if seed.is_multiple_of(3) { (60, 40) } else { (15, 4) },
             join_wait: [1_500, 8_000, 60_000][usize::try_from(seed % 3).expect("small")],
             offer_rng: Rng::new(seed ^ 0x5741),
@@ -290,7 +294,7 @@ impl World {
             | Event::Input(process, _)
             | Event::Scan(process, ..)
             | Event::PeerSpace(process, ..)
-            | Event::Sync(process, ..) => {
+            | Event::Flush(process, ..) => {
                 if self.alive(process)
                     && let Some(event) = self.paused(process, event)
                 {
@@ -342,17 +346,33 @@ impl World {
             Event::Turn(process) => self.drive(process.0, |_, _| Ok(())),
             Event::Scan(process, token, spooler) => self.scan(process, token, spooler),
             Event::PeerSpace(process, from, space) => disk_space::receive(self, process.0, from, space),
-            Event::Sync(process, raft_id, db, mark) => {
-                let result = db.sync();
-                if result.is_ok() && raft_id == self.nodes[process.0].table.raft_id {
-                    self.nodes[process.0].durable = (raft_id, mark.0);
-                }
-                // The planned crash may have happened inside the sync itself.
-                if !self.nodes[process.0].engine.has_crashed() {
-                    self.drive(process.0, |driver, now| driver.handle(now, Input::Synced { mark, result }));
-                }
-            }
+            Event::Flush(process, raft_id, flush) => self.flush(process, raft_id, flush),
             _ => {}
         }
+    }
+
+    /// Does some steps of a flush; turns, reads and crashes come between two events of it.
+    fn flush(&mut self, process: Process, raft_id: u64, mut flush: Box<Flush>) {
+        let mut result = Ok(true);
+        for _ in 0..=self.rng.below(4) {
+            result = flush.step();
+            if !matches!(result, Ok(true)) {
+                break;
+            }
+        }
+        // The planned crash may have happened inside the step itself.
+        if self.nodes[process.0].engine.has_crashed() {
+            return;
+        }
+        if matches!(result, Ok(true)) {
+            let delay = 1 + self.rng.below(30);
+            return self.after(delay, Event::Flush(process, raft_id, flush));
+        }
+        let mark = flush.mark();
+        if result.is_ok() && raft_id == self.nodes[process.0].table.raft_id {
+            self.nodes[process.0].durable = (raft_id, mark.0);
+        }
+        let result = result.map(drop);
+        self.drive(process.0, |driver, now| driver.handle(now, Input::Flushed { mark, result }));
     }
 }

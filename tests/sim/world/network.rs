@@ -72,11 +72,11 @@ impl World {
                 identity::published(self, process.0, &table);
                 self.nodes[process.0].table = table;
             }
-            Output::Sync { db, mark } => {
+            Output::Flush(flush) => {
                 // On a real node this runs on a thread of its own, so other turns pass before it ends.
-                let delay = 1 + self.rng.below(100);
+                let delay = 1 + self.rng.below(30);
                 let raft_id = self.nodes[process.0].table.raft_id;
-                self.after(delay, Event::Sync(process, raft_id, db, mark));
+                self.after(delay, Event::Flush(process, raft_id, flush));
             }
             Output::Spool { token, spooler } => {
                 let delay = 1 + self.rng.below(60);

@@ -11,7 +11,7 @@ use huskv::model::Millis;
 use huskv::model::{
     Answer, DiskSpace, JoinAccepted, JoinOffer, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
 };
-use huskv::storage::{Db, Engine, SnapshotReader, SnapshotTarget, Spooler};
+use huskv::storage::{Engine, Flush, SnapshotReader, SnapshotTarget, Spooler};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 
 use crate::checks::journal::JournalState;
@@ -64,10 +64,7 @@ pub enum Output {
         reader: Box<SnapshotReader>,
     },
     Publish(PeerTable),
-    Sync {
-        db: Arc<dyn Db>,
-        mark: (u64, u64),
-    },
+    Flush(Box<Flush>),
     Spool {
         token: u64,
         spooler: Box<Spooler>,
@@ -206,8 +203,8 @@ impl Outbox for SimOutbox {
 }
 
 impl Background for SimOutbox {
-    fn sync(&mut self, db: Arc<dyn Db>, mark: (u64, u64)) {
-        self.push(Output::Sync { db, mark });
+    fn flush(&mut self, flush: Flush) {
+        self.push(Output::Flush(Box::new(flush)));
     }
     fn spool(&mut self, token: u64, spooler: Spooler) {
         self.push(Output::Spool { token, spooler: Box::new(spooler) });

@@ -61,6 +61,7 @@ impl World {
             snapshot_every_bytes: 1 << 30,
             snapshot_keep_entries: self.log_length.1,
             snapshot_spool_bytes: 1 << 30,
+            memtable_bytes: self.memtable_bytes,
             entry_cache_bytes: 32 << 20,
             follower_bytes: 64 << 20,
             apply_work,

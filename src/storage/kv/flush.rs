@@ -1,0 +1,185 @@
+//! A flush: writes the frozen memtable into the tree, off the loop, in steps.
+//!
+//! ```text
+//!   1 redo record    all changes, synced: from here on a crash finishes the flush at the next start
+//!   2 pieces         in key order, the state record last; each is passed to a running snapshot after it is in the tree
+//!   3 sync           the tree is durable up to the frozen index: a checkpoint
+//!   4 clean up       the redo record is removed
+//! ```
+//!
+//! Why: a batch of the engine holds off every reader while it is applied, and is written out at its end. Changes that are inserted one by one
+//! do neither; what a crash leaves of them is what the redo record is for.
+//!
+//! Invariants: one flush of a state machine at a time. The frozen memtable answers for all its keys until the flush has ended. The tree is
+//! written by flushes alone.
+//!
+//! See also: [`super::redo`] (recovery), [`super::layers`] (readers), `consensus::snapshots` (when).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::memtable::{FrozenMemtable, Record, Slot};
+use super::redo::{RedoFile, RedoRecord};
+use super::{chunks, item_codec, ttl_index};
+use crate::plant::{self, Plant};
+use crate::storage::layout::Kind;
+use crate::storage::snapshot::send_spool::EffectSender;
+use crate::storage::{Batch, Change, Db, Error};
+
+/// The running snapshot of a state machine, which receives what is flushed.
+#[derive(Clone, Default)]
+pub(crate) struct EffectLine(Arc<Mutex<Option<Arc<EffectSender>>>>);
+
+impl EffectLine {
+    /// Replaces the running snapshot; returns the one before.
+    pub(crate) fn replace(&self, sender: Option<EffectSender>) -> Option<Arc<EffectSender>> {
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut line, sender.map(Arc::new))
+    }
+
+    fn push(&self, piece: &[Change<'_>]) {
+        // Read after the piece is in the tree: a snapshot that begins in between finds it there.
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(sender) = sender
+            && !plant::is(Plant::SnapshotWithoutEffects)
+        {
+            sender.push(piece);
+        }
+    }
+}
+
+/// The next step of a flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Redo,
+    Pieces(usize),
+    Sync,
+    CleanUp,
+    Ended,
+}
+
+/// A flush under way.
+pub struct Flush {
+    tree: Arc<dyn Db>,
+    frozen: Arc<FrozenMemtable>,
+    redo: RedoFile,
+    effects: EffectLine,
+    /// Set once the state machine is gone, whose tree is garbage then.
+    cancelled: Arc<AtomicBool>,
+    record: Option<RedoRecord>,
+    step: Step,
+}
+
+impl Flush {
+    /// Prepares the flush of `frozen`; nothing is written yet.
+    pub(crate) fn new(
+        tree: Arc<dyn Db>,
+        frozen: Arc<FrozenMemtable>,
+        redo: RedoFile,
+        effects: EffectLine,
+        cancelled: Arc<AtomicBool>,
+    ) -> Self {
+        Self { tree, frozen, redo, effects, cancelled, record: None, step: Step::Redo }
+    }
+
+    /// Returns the (index, term) that the tree is the state at once the flush has ended.
+    #[must_use]
+    pub fn mark(&self) -> (u64, u64) {
+        (self.frozen.state.index, self.frozen.state.term)
+    }
+
+    /// Does the next step; returns whether there is another one. After the last one the tree is durable up to the mark, unless the
+    /// state machine was dropped meanwhile.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn step(&mut self) -> Result<bool, Error> {
+        let result = self.next_step();
+        // The folder of a dropped state machine may be gone already.
+        if self.cancelled.load(Ordering::Relaxed) { Ok(false) } else { result }
+    }
+
+    fn next_step(&mut self) -> Result<bool, Error> {
+        self.step = match self.step {
+            Step::Redo => {
+                let record = encode(&self.frozen);
+                if !plant::is(Plant::RedoSkipped) {
+                    self.redo.write(&record)?;
+                }
+                let start = record.start();
+                self.record = Some(record);
+                Step::Pieces(start)
+            }
+            Step::Pieces(mut at) => match self.record.as_ref().and_then(|record| record.piece(&mut at)).flatten() {
+                Some(piece) => {
+                    self.tree.write_each(&piece)?;
+                    self.effects.push(&piece);
+                    Step::Pieces(at)
+                }
+                None => Step::Sync,
+            },
+            Step::Sync => {
+                if plant::is(Plant::RedoRemovedEarly) {
+                    self.redo.remove()?;
+                }
+                self.tree.sync()?;
+                Step::CleanUp
+            }
+            Step::CleanUp => {
+                self.redo.remove()?;
+                self.record = None;
+                Step::Ended
+            }
+            Step::Ended => Step::Ended,
+        };
+        Ok(self.step != Step::Ended)
+    }
+
+    /// Does all steps that are left.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn run(&mut self) -> Result<(), Error> {
+        while self.step()? {}
+        Ok(())
+    }
+}
+
+/// Encodes the frozen memtable as the changes of the tree, in the order of their keys but for the state record, which is last.
+fn encode(frozen: &FrozenMemtable) -> RedoRecord {
+    let FrozenMemtable { table, from, state, state_chunks } = frozen;
+    let mut record = RedoRecord::new(*from, state.index, table.bytes());
+    let mut batch = Batch::default();
+    if let Some(members) = &table.members {
+        stage(&mut batch, Kind::Members, b"", members);
+    }
+    for ((expires, key), version) in &table.expiries {
+        match version {
+            Some(version) => drop(ttl_index::put(&mut batch, key, *version, *expires)),
+            None => ttl_index::delete(&mut batch, key, *expires),
+        }
+        record.push(&mut batch);
+    }
+    for (index, result) in &table.results {
+        stage(&mut batch, Kind::Result, &index.to_be_bytes(), result);
+        record.push(&mut batch);
+    }
+    for (key, Slot { stored, chunks_below }) in table.items() {
+        match stored {
+            Some(stored) => drop(item_codec::put(&mut batch, key, &stored.item, *chunks_below)),
+            None => chunks::delete(&mut batch, Kind::Data, key, *chunks_below),
+        }
+        record.push(&mut batch);
+    }
+    chunks::put(&mut batch, Kind::State, b"", state.index, &state.encode(), *state_chunks);
+    record.push(&mut batch);
+    record.seal();
+    record
+}
+
+fn stage(batch: &mut Batch, kind: Kind, key: &[u8], Record { version, value, chunks_below }: &Record) {
+    match value {
+        Some(value) => drop(chunks::put(batch, kind, key, *version, value, *chunks_below)),
+        None => chunks::delete(batch, kind, key, *chunks_below),
+    }
+}
