@@ -146,14 +146,14 @@ pub static KEYS: &[Key] = &[
     },
     number(
         "snapshot.every_entries",
-        "10000",
+        "200000",
         (1, 1_000_000_000),
         |c, v| c.snapshot.every_entries = v,
         "Log entries between two checkpoints of the tree",
     ),
     number(
         "snapshot.every_bytes",
-        "16777216",
+        "67108864",
         (4_096, 1 << 40),
         |c, v| c.snapshot.every_bytes = v,
         "Bytes of log between two checkpoints of the tree",
@@ -178,6 +178,13 @@ pub static KEYS: &[Key] = &[
         (0, MIB),
         |c, v| c.storage.cache_mb = v,
         "Memory of the tree's cache in MiB; 0: an eighth of limits.memory_mb, at most 256",
+    ),
+    number(
+        "storage.memtable_mb",
+        "0",
+        (0, MIB),
+        |c, v| c.storage.memtable_mb = v,
+        "Memory of the memtables in MiB; 0: a sixteenth of limits.memory_mb, 8 to 192",
     ),
     Key {
         path: "storage.reserve_mb",

@@ -70,6 +70,8 @@ pub struct Snapshot {
 pub struct Storage {
     /// The tree's cache in MiB; 0: derived from the memory.
     pub cache_mb: u64,
+    /// The memtables in MiB; 0: derived from the memory.
+    pub memtable_mb: u64,
     /// Disk space to leave free in MiB; None: derived from the disk.
     pub reserve_mb: Option<u64>,
 }

@@ -7,7 +7,7 @@
 //! process is in, and the machine's memory. The rest is for the system: page cache and socket buffers count in a control
 //! group. Each part has an upper bound, beyond which more memory makes no node faster.
 //!
-//! Example: a container of 512 MiB gives 384: 48 for the tree's cache, 48 each for bodies and responses, 24 for pending
+//! Example: a container of 512 MiB gives 384: 48 for the tree's cache, 24 for memtables, 48 each for bodies and responses, 24 for pending
 //! writes, 24 for watchers' history, 48 for peers, and so on; 1 536 connections and 512 watchers.
 //!
 //! See also: `http::server::fair_memory` and `transport::memory_budget` (who holds what).
@@ -32,6 +32,8 @@ const PURGE_EVERY: Duration = Duration::from_secs(1);
 const BLOCK_BYTES: usize = 4 << 20;
 /// The minimum for pending writes: the largest request body is 16 MiB.
 const MIN_WRITES: u64 = 20 * MIB;
+/// The minimum for the memtables: each of four parts holds a few values.
+const MIN_MEMTABLES: u64 = 8 * MIB;
 /// The minimum for a queue or cache of log entries.
 const MIN_ENTRIES: u64 = 4 * MIB;
 /// The minimum for peers: one frame of the largest kind, and room for small ones.
@@ -75,6 +77,11 @@ impl Memory {
     /// The tree's cache; sled takes up to twice as much.
     pub(super) fn cache(self) -> u64 {
         self.part(8, 256 * MIB)
+    }
+
+    /// The memtables of the state machine, and the encoding of one of them.
+    pub(super) fn memtables(self) -> usize {
+        super::module_options::size(self.part(16, 192 * MIB).max(MIN_MEMTABLES))
     }
 
     /// The history of the change feed.

@@ -77,6 +77,14 @@ pub(super) fn cache_bytes(config: &Config, memory: Memory) -> u64 {
     }
 }
 
+/// The memory of the memtables in bytes.
+fn memtable_bytes(config: &Config, memory: Memory) -> usize {
+    match config.storage.memtable_mb {
+        0 => memory.memtables(),
+        megabytes => size(megabytes * MIB),
+    }
+}
+
 /// The options of the consensus thread.
 pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: bool) -> consensus::Options {
     consensus::Options {
@@ -88,7 +96,7 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
         snapshot_every_bytes: config.snapshot.every_bytes,
         snapshot_keep_entries: config.snapshot.keep_entries,
         snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
-        memtable_bytes: 192 << 20,
+        memtable_bytes: memtable_bytes(config, bound.memory),
         entry_cache_bytes: bound.memory.entry_cache(),
         follower_bytes: bound.memory.send_queue(),
         apply_work: APPLY_WORK,

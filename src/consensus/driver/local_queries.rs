@@ -31,6 +31,12 @@ impl Driver {
         self.core.state_machine.list(list)
     }
 
+    /// Returns the applied index that the tree has durably.
+    #[must_use]
+    pub fn flushed(&self) -> u64 {
+        self.core.state_machine.flushed()
+    }
+
     /// Returns the digest of the applied state: equal on all nodes at the same applied index.
     #[must_use]
     pub fn digest(&self) -> u64 {

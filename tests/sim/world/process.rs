@@ -147,7 +147,7 @@ impl World {
         if result.is_ok()
             && let Some(spooler) = self.nodes[at].finished_spooler.take()
         {
-            self.finish_snapshot(at, *spooler);
+            self.finish_snapshot(at, spooler);
         }
         let outs = self.nodes[at].outbox.take();
         let process = (at, self.nodes[at].starts);
@@ -180,11 +180,12 @@ impl World {
         }
     }
 
-    /// Ends the process of a node that was told to stop and has nothing left to do. All that it has applied is durable then.
+    /// Ends the process of a node that was told to stop and has nothing left to do. What it has flushed is durable then.
     fn end_if_stopped(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let Some(driver) = node.driver.as_mut().filter(|driver| driver.stopped()) else { return };
         let finished = driver.finish();
+        let flushed = driver.flushed();
         let (outs, process) = (node.outbox.take(), (at, node.starts));
         for out in outs {
             self.dispatch(process, out);
@@ -193,7 +194,7 @@ impl World {
         match (finished, node.engine.fault()) {
             (Ok(()), Fault::Failed) => return self.fail(format!("n{at} stops well after its disk has failed")),
             (Ok(()), Fault::CrashAfter(0)) => {}
-            (Ok(()), _) => node.durable = (node.table.raft_id, node.progress.applied()),
+            (Ok(()), _) => node.durable = (node.table.raft_id, flushed),
             (Err(_), Fault::CrashAfter(0) | Fault::Failed) => {}
             (Err(failure), _) => return self.fail(format!("n{at} cannot stop: {failure}")),
         }

@@ -88,13 +88,18 @@ impl World {
     }
 
     /// Ends the scan on the loop of the sender, and sends the last frames.
-    pub fn finish_snapshot(&mut self, at: usize, mut spooler: Spooler) {
+    pub fn finish_snapshot(&mut self, at: usize, mut spooler: Box<Spooler>) {
         let process = (at, self.nodes[at].starts);
         let whole = loop {
             match spooler.step() {
                 Ok(Some(Spooled::Complete)) => break true,
                 Ok(Some(_)) => {}
-                Ok(None) | Err(_) => break false,
+                // It waits for a flush.
+                Ok(None) => {
+                    self.nodes[at].finished_spooler = Some(spooler);
+                    return;
+                }
+                Err(_) => break false,
             }
         };
         // A node sends one stream at a time, so the latest one of this process is the one that was scanned.
