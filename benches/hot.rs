@@ -12,10 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput};
-use huskv::consensus::{Fetched, Input, channel};
+use huskv::consensus::{Input, ReadGrant, channel};
 use huskv::http;
 use huskv::model::{Command, Item, Value, codec};
-use huskv::storage::{Applied, DataDir, Incarnation, OpenOptions, Operation, SledEngine};
+use huskv::storage::{
+    Applied, DataDir, Incarnation, OpenOptions, Operation, ReadPoint, SledEngine, StateReader,
+};
 use raft::eraftpb::{Entry, HardState};
 
 const VALUE_BYTES: usize = 256;
@@ -135,12 +137,13 @@ fn get(criterion: &mut Criterion) {
     let log = slog::Logger::root(slog::Discard, slog::o!());
     let _running = runtime.enter();
     let server = http::start(listener, handle, options, log).expect("a server");
+    let value = Value::binary(vec![b'v'; VALUE_BYTES]);
+    let item = Item { value, version: 7, create_version: 3, expires: None, by: None };
+    let state = StateReader::in_memory([("some-key".into(), item)], ReadPoint { index: 9, term: 2, clock: 0 });
     std::thread::spawn(move || {
         while let Some(input) = inbox.clients.blocking_recv() {
             if let Input::Read { reply, .. } = input {
-                let value = Value::binary(vec![b'v'; VALUE_BYTES]);
-                let item = Item { value, version: 7, create_version: 3, expires: None, by: None };
-                reply(Ok(Fetched { value: Some(item), index: 9, term: 2, clock: 0 }));
+                reply(Ok(ReadGrant { state: state.clone(), term: 2, clock: 0 }));
             }
         }
     });

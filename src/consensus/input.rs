@@ -15,7 +15,7 @@ use crate::model::{
     Answer, DiskSpace, Item, JoinAccepted, JoinOffer, List, Page, Probe, ProbeReply, Refusal, Request, StateDigest,
     Status, WhoAmI,
 };
-use crate::storage::{ReceivedSnapshot, SnapshotTarget};
+use crate::storage::{Error, ReceivedSnapshot, SnapshotTarget, StateReader};
 
 /// The reply to a request: called once, from the loop's thread, so it must not block.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -39,6 +39,37 @@ pub struct Bounds {
     pub max_stale_ms: Option<Millis>,
 }
 
+/// Leave to read this node's state, as it is now or at any later index.
+#[derive(Clone)]
+pub struct ReadGrant {
+    /// The state.
+    pub state: StateReader,
+    /// This node's term.
+    pub term: u64,
+    /// The cluster's time in milliseconds, as far as this node knows it.
+    pub clock: u64,
+}
+
+impl ReadGrant {
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// [`Error`] for damage: the node has to end.
+    pub fn fetch(&self, key: &[u8]) -> Result<Fetched, Error> {
+        let (value, at) = self.state.get(key)?;
+        Ok(Fetched { value, index: at.index, term: self.term, clock: self.clock.max(at.clock) })
+    }
+
+    /// Reads a page.
+    ///
+    /// # Errors
+    /// [`Error`] for damage: the node has to end.
+    pub fn list(&self, list: &List) -> Result<Listed, Error> {
+        let (page, at) = self.state.list(list)?;
+        Ok(Listed { page, index: at.index, term: self.term, clock: self.clock.max(at.clock) })
+    }
+}
+
 /// The result of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
@@ -50,23 +81,6 @@ pub struct Fetched {
     pub term: u64,
     /// The cluster's time then, in milliseconds, as far as this node knew it.
     pub clock: u64,
-}
-
-impl Fetched {
-    /// Returns the bytes of the value.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.value.as_ref().map_or(0, |item| item.value.bytes.len())
-    }
-}
-
-impl Listed {
-    /// Returns the bytes of the values of the page.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let values = self.page.items.iter().filter_map(|(_, item)| item.as_ref());
-        values.map(|item| item.value.bytes.len()).sum()
-    }
 }
 
 /// The result of a list.
@@ -115,10 +129,8 @@ pub enum Input {
         /// The reply.
         reply: Reply<Result<Answer, Refusal>>,
     },
-    /// A read of one key.
+    /// A read, answered once this node's state has what it asks for.
     Read {
-        /// The key.
-        key: Vec<u8>,
         /// The consistency.
         consistency: Consistency,
         /// The bounds.
@@ -126,21 +138,10 @@ pub enum Input {
         /// The deadline.
         deadline: Millis,
         /// The reply.
-        reply: Reply<Result<Fetched, Refusal>>,
+        reply: Reply<Result<ReadGrant, Refusal>>,
     },
-    /// A read of a page of keys.
-    List {
-        /// The range.
-        list: List,
-        /// The consistency.
-        consistency: Consistency,
-        /// The bounds.
-        bounds: Bounds,
-        /// The deadline.
-        deadline: Millis,
-        /// The reply.
-        reply: Reply<Result<Listed, Refusal>>,
-    },
+    /// A read by the thread of a client has failed: the disk or the tree is not what it was.
+    ReadFailed(Error),
     /// A request for a checkpoint, answered when it is durable.
     Snapshot {
         /// The deadline.
@@ -293,14 +294,14 @@ pub enum Input {
         /// The applied (index, term) that the tree has now, durably.
         mark: (u64, u64),
         /// The result.
-        result: Result<(), crate::storage::Error>,
+        result: Result<(), Error>,
     },
     /// The end of a snapshot's scan, or a failure before it.
     Scanned {
         /// Its token.
         token: u64,
         /// The result.
-        result: Result<(), crate::storage::Error>,
+        result: Result<(), Error>,
     },
 }
 

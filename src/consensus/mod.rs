@@ -45,7 +45,7 @@ mod thread;
 pub use core::background_jobs::Background;
 pub use driver::Driver;
 pub use handle::{Clock, Handle, Inbox, Names, WritePermit, channel};
-pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, Reply};
+pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, ReadGrant, Reply};
 pub use options::Options;
 pub use outbox::Outbox;
 pub use thread::{Running, Start, spawn};

@@ -86,7 +86,6 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     let mut driver = Driver::new(data_dir, incarnation, outbox, Box::new(background), options, log.clone(), raft_log)?;
     // Watchers hold the feed of the handle, so the driver takes that one over before anything is applied.
     driver.set_feed(inbox.feed.clone());
-    driver.set_unsent(inbox.unsent.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
         what: "cannot start the consensus thread".into(),
         path: "the process".into(),
@@ -118,6 +117,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
             driver.turn(clock.now())?;
             names = driver.names(&names);
             inbox.publish(names.clone());
+            inbox.publish_state(driver.direct_reads());
         }
         // Nothing more is applied, so watchers can be told up to where they have everything.
         inbox.feed.close();

@@ -134,11 +134,6 @@ impl Core {
         Ok(())
     }
 
-    /// Whether the time of the present turn is over.
-    pub fn is_late_in_turn(&self) -> bool {
-        self.budget.is_late(self.background.now())
-    }
-
     /// Returns the marks of the log, which only grow within one incarnation; asserted to be in order.
     pub fn marks(&self) -> Marks {
         let raft = &self.raw.raft;

@@ -45,8 +45,7 @@ use super::outbox::Outbox;
 use super::proposals::Proposals;
 use super::proposals::cluster_clock::ClusterClock;
 use super::proposals::disk_space::VoterDiskSpace;
-use super::reads::result_budget::UnsentResults;
-use super::reads::{Reader, Reads, Wanted};
+use super::reads::{Reader, Reads};
 use super::snapshots::Snapshots;
 use crate::changefeed::ChangeFeed;
 use crate::logging::LogLimit;
@@ -131,11 +130,6 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Counts results that http has not taken yet in `unsent`.
-    pub(crate) fn set_unsent(&mut self, unsent: UnsentResults) {
-        self.reads.unsent = unsent;
-    }
-
     /// Publishes what is applied from now on to `feed`.
     pub(crate) fn set_feed(&mut self, feed: Arc<ChangeFeed>) {
         feed.begin(self.core.state_machine.applied().0, self.core.options.history);
@@ -173,14 +167,10 @@ impl Driver {
                     ClientRequest { request, since: self.core.now, deadline, hop, maybe_applied: false, reply };
                 self.take_request(waiting, to);
             }
-            Input::Read { key, consistency, bounds, deadline, reply } => {
-                let wanted = Wanted::Key { key, reply };
-                self.read(Reader { wanted, consistency, bounds, deadline })?;
+            Input::Read { consistency, bounds, deadline, reply } => {
+                self.read(Reader { consistency, bounds, deadline, reply });
             }
-            Input::List { list, consistency, bounds, deadline, reply } => {
-                let wanted = Wanted::Page { list, reply };
-                self.read(Reader { wanted, consistency, bounds, deadline })?;
-            }
+            Input::ReadFailed(failure) => return Err(failure),
             Input::Snapshot { deadline, reply } => self.snapshots.snapshot_now(self.unavailable(), deadline, reply),
             Input::Status { reply } => reply(self.status()),
             Input::WhoAmI { reply } => reply(self.who_am_i()),

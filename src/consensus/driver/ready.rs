@@ -48,7 +48,6 @@ impl Driver {
         (self.core.asks_raft() && self.core.raw.has_ready())
             || (!self.committed.is_empty() && !self.core.state_machine.stalls())
             || self.proposals.any_proposable(&self.core)
-            || self.reads.any_read_ready(&self.core)
     }
 
     /// Carries out what the inputs since the last turn have caused. On return everything that was acknowledged is
@@ -89,7 +88,7 @@ impl Driver {
         self.core.pass();
         // Behind all that applies, so a read that is answered here sees every write that was answered before it.
         self.lag.note_applied(&self.core);
-        self.reads.release_reads(view!(self))?;
+        self.reads.release_reads(view!(self));
         self.proposals.answer_visible(context!(self));
         // May step raft (the report of a stream), so it stands behind the last advance. A checkpoint begins at what
         // this turn applied.

@@ -6,6 +6,7 @@ use slog::info;
 
 use super::Driver;
 use super::split_borrows::{context, view};
+use crate::consensus::input::ReadGrant;
 use crate::consensus::core::Phase;
 use crate::consensus::core::pending_request::{ClientRequest, removed, stopping};
 use crate::consensus::membership::operation::Effect;
@@ -122,9 +123,20 @@ impl Driver {
         Ok(())
     }
 
-    pub(crate) fn read(&mut self, reader: Reader) -> Result<(), Error> {
+    pub(crate) fn read(&mut self, reader: Reader) {
         let unavailable = self.unavailable();
-        self.reads.read(view!(self), reader, unavailable)
+        self.reads.read(view!(self), reader, unavailable);
+    }
+
+    /// Returns the state that stale reads without a bound on its age may be answered from; None where this node serves none.
+    #[must_use]
+    pub fn direct_reads(&self) -> Option<ReadGrant> {
+        let view = view!(self);
+        self.unavailable().is_none().then(|| ReadGrant {
+            state: self.core.state_machine.reader().clone(),
+            term: self.core.raw.raft.term,
+            clock: view.time,
+        })
     }
 
     pub(crate) fn who_am_i(&self) -> WhoAmI {

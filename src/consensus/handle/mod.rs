@@ -19,8 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, Reply};
-use super::reads::result_budget::UnsentResults;
+use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, ReadGrant, Reply};
 use crate::changefeed::ChangeFeed;
 use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
@@ -49,7 +48,6 @@ pub struct Inbox {
     pub clock: Clock,
     /// The change feed.
     pub feed: Arc<ChangeFeed>,
-    pub(super) unsent: UnsentResults,
     published: Published,
 }
 
@@ -57,6 +55,11 @@ impl Inbox {
     /// Publishes names to the handles.
     pub fn publish(&self, names: Names) {
         self.published.publish(names);
+    }
+
+    /// Publishes the state that stale reads may be answered from without the loop; None where none may.
+    pub fn publish_state(&self, grant: Option<ReadGrant>) {
+        self.published.publish_state(grant);
     }
 }
 
@@ -69,7 +72,6 @@ pub struct Handle {
     forwarded_writes: WriteBudget,
     clock: Clock,
     feed: Arc<ChangeFeed>,
-    unsent: UnsentResults,
     statuses: SingleFlight,
     published: Published,
 }
@@ -80,7 +82,7 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
     let (clients, clients_end) = mpsc::channel(pending_requests);
     let (peers, peers_end) = mpsc::channel(PEER_QUEUE);
     let clock = Clock::start();
-    let (published, unsent, feed) = (Published::default(), UnsentResults::default(), Arc::<ChangeFeed>::default());
+    let (published, feed) = (Published::default(), Arc::<ChangeFeed>::default());
     let handle = Handle {
         clients,
         peers,
@@ -88,11 +90,10 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
         forwarded_writes: WriteBudget::new(WRITE_BYTES),
         clock,
         feed: Arc::clone(&feed),
-        unsent: unsent.clone(),
         statuses: SingleFlight::default(),
         published: published.clone(),
     };
-    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, unsent, published })
+    (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, published })
 }
 
 fn writes_full() -> Refusal {
@@ -202,8 +203,8 @@ impl Handle {
         (consistency, bounds): (Consistency, Bounds),
         timeout: Duration,
     ) -> Result<Fetched, Refusal> {
-        let deadline = self.clock.after(timeout);
-        self.ask_state(Fetched::bytes, |reply| Input::Read { key, consistency, bounds, deadline, reply }).await
+        let grant = self.grant(consistency, bounds, timeout).await?;
+        grant.fetch(&key).map_err(|failure| self.read_failed(failure))
     }
 
     /// Reads a page of keys.
@@ -216,8 +217,8 @@ impl Handle {
         (consistency, bounds): (Consistency, Bounds),
         timeout: Duration,
     ) -> Result<Listed, Refusal> {
-        let deadline = self.clock.after(timeout);
-        self.ask_state(Listed::bytes, |reply| Input::List { list, consistency, bounds, deadline, reply }).await
+        let grant = self.grant(consistency, bounds, timeout).await?;
+        grant.list(&list).map_err(|failure| self.read_failed(failure))
     }
 
     /// Takes a checkpoint of the state machine now.
@@ -299,20 +300,34 @@ impl Handle {
         answer.await.map_err(|_| stopping())
     }
 
-    /// Asks the loop for a part of the state, in the queue of clients. The bytes of the result, by `bytes`, count as unsent
-    /// until the caller has taken it.
-    async fn ask_state<T: Send + 'static>(
+    /// Asks for leave to read. A stale read without a bound on its age needs nothing of the loop, where the state has the index
+    /// that it asks for.
+    async fn grant(
         &self,
-        bytes: fn(&T) -> usize,
-        input: impl FnOnce(Reply<Result<T, Refusal>>) -> Input,
-    ) -> Result<T, Refusal> {
+        consistency: Consistency,
+        bounds: Bounds,
+        timeout: Duration,
+    ) -> Result<ReadGrant, Refusal> {
+        if consistency == Consistency::Stale
+            && bounds.max_stale_ms.is_none()
+            && let Some(grant) = self.published.direct_reads()
+            && grant.state.point().index >= bounds.min_index
+        {
+            return Ok(ReadGrant::clone(&grant));
+        }
+        let deadline = self.clock.after(timeout);
         let (reply, answer) = oneshot::channel();
-        let unsent = self.unsent.clone();
-        self.client(input(Box::new(move |result: Result<T, Refusal>| {
-            let counted = unsent.add(result.as_ref().map_or(0, bytes));
-            drop(reply.send((result, counted)));
-        })))?;
-        answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
+        let reply = Box::new(move |result| drop(reply.send(result)));
+        self.client(Input::Read { consistency, bounds, deadline, reply })?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Hands the failure of a read to the loop, which ends with it.
+    fn read_failed(&self, failure: storage::Error) -> Refusal {
+        let detail = format!("this node cannot read its state and stops: {failure}");
+        // A full queue does not matter: the loop finds the same disk, or the next read does.
+        let _full = !self.offer(Input::ReadFailed(failure));
+        Refusal::not_applied(Code::Stopping, detail)
     }
 
     fn client(&self, input: Input) -> Result<(), Refusal> {

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
+
+use crate::consensus::input::ReadGrant;
 use crate::model::Refusal;
 
 /// The identity of this node and its leader, as of the loop's last turn.
@@ -40,6 +43,8 @@ pub(super) struct Published {
     /// The last state, and when it was put there; None before the loop's first turn.
     last: Arc<Mutex<(Arc<Names>, Option<Instant>)>>,
     serving: Arc<AtomicBool>,
+    /// The state for reads that need nothing of the loop.
+    state: Arc<ArcSwapOption<ReadGrant>>,
 }
 
 impl Published {
@@ -52,6 +57,16 @@ impl Published {
     /// The state after the loop's last turn; the default before its first.
     pub fn state(&self) -> Arc<Names> {
         Arc::clone(&self.last.lock().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// Replaces the state that stale reads may be answered from.
+    pub fn publish_state(&self, grant: Option<ReadGrant>) {
+        self.state.store(grant.map(Arc::new));
+    }
+
+    /// The state that stale reads may be answered from; None where they have to ask the loop.
+    pub fn direct_reads(&self) -> Option<Arc<ReadGrant>> {
+        self.state.load_full()
     }
 
     /// How long ago the loop published; None before its first turn.

@@ -3,12 +3,12 @@
 //! Why: a node that believes it leads may be deposed already; only a round of heartbeats proves the commit index that a
 //! read must wait for. One round serves all reads that were there when it began.
 //!
-//! Invariants: one round is in flight, the next takes everything that came meanwhile. A read is answered when the state
-//! machine has applied the index that its round confirmed. Raft drops a ReadIndex silently when there is no leader,
+//! Invariants: one round is in flight, the next takes everything that came meanwhile. A read is granted when the state
+//! machine has applied the index that its round confirmed; the thread that serves the client then reads the state itself
+//! ([`ReadGrant`]), at that index or a later one. Raft drops a ReadIndex silently when there is no leader,
 //! before the leader's first commit of its term and at any change of roles, so a round is repeated with a new context
 //! until the deadline; an answer to any context of the round counts, for all its reads came before all of them. Leases
-//! are not used: a transfer of leadership breaks them. What a turn answers is bounded in bytes and time; the rest waits
-//! for the next. A stale read with a bound is answered at once where an earlier round proves enough ([`proven_freshness`]),
+//! are not used: a transfer of leadership breaks them. A stale read with a bound is granted at once where an earlier round proves enough ([`proven_freshness`]),
 //! and waits for a round of its own where not. A node that lags refuses both at once (`readiness`); it lags, too, where
 //! the leader leaves a round unanswered for too long ([`read_index_timeout`]), and asks on without a client then. Watchers'
 //! `progress` rests on rounds too.
@@ -17,55 +17,36 @@
 
 pub(crate) mod proven_freshness;
 pub(crate) mod read_index_timeout;
-pub(crate) mod result_budget;
 
 use raft::ReadState;
 
 use super::core::Core;
-use super::input::{Bounds, Consistency, Fetched, Listed, Reply};
+use super::input::{Bounds, Consistency, ReadGrant, Reply};
 use super::liveness::Liveness;
 use super::liveness::readiness::Lag;
 use crate::model::Millis;
-use crate::model::{Code, List, Refusal};
+use crate::model::{Code, Refusal};
 use crate::plant::{self, Plant};
-use crate::storage::Error;
 use proven_freshness::Freshness;
 use read_index_timeout::RoundAge;
-use result_budget::UnsentResults;
 
 /// After how long an unanswered round is begun again.
 const REPEAT_AFTER: Millis = 300;
-
-/// The bytes of values after which a turn answers no further read. The rest is for the next turn, so that no number of
-/// large reads at once holds up heartbeats.
-const READ_BYTES_PER_TURN: usize = 4 << 20;
-
-/// What a read, and each key of a page, counts besides its value.
-const READ_COST: usize = 1 << 10;
 
 /// How many contexts of a round are remembered.
 const CONTEXTS: usize = 8;
 
 /// A client that reads.
 pub(crate) struct Reader {
-    pub wanted: Wanted,
     pub consistency: Consistency,
     pub bounds: Bounds,
     pub deadline: Millis,
-}
-
-/// What a client wants to read, and where that goes.
-pub(crate) enum Wanted {
-    Key { key: Vec<u8>, reply: Reply<Result<Fetched, Refusal>> },
-    Page { list: List, reply: Reply<Result<Listed, Refusal>> },
+    pub reply: Reply<Result<ReadGrant, Refusal>>,
 }
 
 impl Reader {
     fn refuse(self, refusal: Refusal) {
-        match self.wanted {
-            Wanted::Key { reply, .. } => reply(Err(refusal)),
-            Wanted::Page { reply, .. } => reply(Err(refusal)),
-        }
+        (self.reply)(Err(refusal));
     }
 }
 
@@ -91,8 +72,6 @@ pub(crate) struct Reads {
     /// Confirmed reads with the index they wait for, and stale ones, which need no confirmation.
     confirmed: Vec<(u64, Vec<Reader>)>,
     freshness: Freshness,
-    /// Results that http has not taken from the loop yet.
-    pub unsent: UnsentResults,
 }
 
 /// What reads look at beside their own state.
@@ -122,7 +101,6 @@ impl Reads {
             round: None,
             confirmed: Vec::new(),
             freshness: Freshness::default(),
-            unsent: UnsentResults::default(),
         }
     }
 
@@ -162,7 +140,7 @@ fn not_reached() -> Refusal {
 
 impl Reads {
     /// Takes a read in; a stale one is answered by the next turn that finds its index applied.
-    pub fn read(&mut self, view: View<'_>, reader: Reader, unavailable: Option<Refusal>) -> Result<(), Error> {
+    pub fn read(&mut self, view: View<'_>, reader: Reader, unavailable: Option<Refusal>) {
         let consistency = reader.consistency;
         if let Some(mut refusal) = unavailable {
             refusal.leader = view.core.leader();
@@ -172,7 +150,7 @@ impl Reads {
         {
             fail(view.core, vec![reader], || refusal.clone());
         } else if plant::is(Plant::ReadWithoutIndex) {
-            self.answer_read(view, reader)?;
+            self.grant(view, reader);
         } else if self.len() >= view.core.options.pending_requests {
             reader.refuse(Refusal::not_applied(
                 Code::Overloaded,
@@ -187,7 +165,6 @@ impl Reads {
         } else {
             self.queue.push(reader);
         }
-        Ok(())
     }
 
     /// Begins a round where reads wait, or this node asks for itself, and none is in flight, or the one in flight seems
@@ -249,65 +226,26 @@ impl Reads {
         Some(RoundEnd::Confirmed { index: state.index, age })
     }
 
-    /// Answers confirmed reads whose index is applied.
-    pub fn release_reads(&mut self, view: View<'_>) -> Result<(), Error> {
+    /// Grants confirmed reads whose index is applied.
+    pub fn release_reads(&mut self, view: View<'_>) {
         let applied = view.core.applied();
         self.freshness.applied(applied);
-        if self.unsent.is_full() {
-            return Ok(());
-        }
         if plant::is(Plant::ReadBeforeApplied) {
             self.confirmed.iter_mut().for_each(|(index, _)| *index = applied.min(*index));
         }
         let ready = self.confirmed.extract_if(.., |(index, _)| *index <= applied).collect::<Vec<_>>();
-        let (mut left, mut later) = (READ_BYTES_PER_TURN, Vec::new());
-        for (index, readers) in ready {
-            let mut readers = readers.into_iter();
-            while left > 0
-                && !self.unsent.is_full()
-                && (left == READ_BYTES_PER_TURN || !view.core.is_late_in_turn())
-                && let Some(reader) = readers.next()
-            {
-                left = left.saturating_sub(self.answer_read(view, reader)? + READ_COST);
-            }
-            if readers.len() > 0 {
-                later.push((index, readers.collect()));
-            }
+        for reader in ready.into_iter().flat_map(|(_, readers)| readers) {
+            self.grant(view, reader);
         }
-        self.confirmed.splice(0..0, later);
-        Ok(())
     }
 
-    /// Whether a turn would answer reads that the last one left.
-    pub fn any_read_ready(&self, core: &Core) -> bool {
-        let applied = core.state_machine.applied().0;
-        // Where it is full, the next tick looks again.
-        !self.unsent.is_full() && self.confirmed.iter().any(|(index, _)| *index <= applied)
-    }
-
-    /// Answers a read; what it cost, as [`READ_BYTES_PER_TURN`] counts.
-    fn answer_read(&self, view: View<'_>, reader: Reader) -> Result<usize, Error> {
-        let (index, term, clock) = (view.core.applied(), view.core.raw.raft.term, view.time);
+    /// Grants a read: its client's thread reads the state itself.
+    fn grant(&self, view: View<'_>, reader: Reader) {
         if !self.is_fresh_enough(view, &reader) {
-            reader.refuse(self.too_stale(view));
-            return Ok(0);
+            return reader.refuse(self.too_stale(view));
         }
-        Ok(match reader.wanted {
-            Wanted::Key { key, reply } => {
-                let value = view.core.state_machine.get(&key)?;
-                let fetched = Fetched { value, index, term, clock };
-                let cost = fetched.bytes();
-                reply(Ok(fetched));
-                cost
-            }
-            Wanted::Page { list, reply } => {
-                let page = view.core.state_machine.list(&list)?;
-                let listed = Listed { page, index, term, clock };
-                let cost = listed.page.items.len() * READ_COST + listed.bytes();
-                reply(Ok(listed));
-                cost
-            }
-        })
+        let (state, term, clock) = (view.core.state_machine.reader().clone(), view.core.raw.raft.term, view.time);
+        (reader.reply)(Ok(ReadGrant { state, term, clock }));
     }
 
     /// As of which moment this node's state is known to be the cluster's latest.

@@ -210,16 +210,10 @@ async fn a_page_is_valid_json_whatever_is_stored() {
         (b"c", item("no type\r\nx: y", b"")),
         (b"d", item("application/json", b"\"\xff\"")),
     ];
-    let items = stored.map(|(key, item)| (key.into(), Some(Arc::new(item)))).to_vec();
-    let node = Node::start(options(), move |input| match input {
-        Input::List { reply, .. } => {
-            let page = crate::model::Page { items: items.clone(), more: true };
-            reply(Ok(Listed { page, index: 9, term: 3, clock: 0 }));
+    let node = Node::start(options(), move |input| {
+        if let Input::Read { reply, .. } = input {
+            reply(Ok(grant(stored.clone().map(|(key, item)| (Bytes::from(key), item)), 9, 3)));
         }
-        Input::Read { reply, .. } => {
-            reply(Ok(Fetched { value: items[0].1.clone(), index: 9, term: 3, clock: 0 }));
-        }
-        _ => {}
     });
     let response = node.ask("GET", "/store", "").await;
     assert_eq!(response.status, 200, "{response:?}");

@@ -25,14 +25,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Budgets, HttpTls, Options, RequestLimiter, Server, TrustedProxies, start};
-use crate::consensus::{Bounds, Consistency, Fetched, Handle, Input, Listed, Names, Reply, channel};
+use crate::consensus::{Bounds, Consistency, Handle, Input, Names, ReadGrant, Reply, channel};
 use crate::model::test_store::Map;
-use crate::model::{Answer, Code, CommandResult, Leader, MemberStatus, Refusal, Request, Role, State, Status};
+use crate::model::{Answer, Code, CommandResult, Item, Leader, MemberStatus, Refusal, Request, Role, State, Status};
+use crate::storage::{ReadPoint, StateReader};
 use crate::trust::acceptor::{HTTP, TlsAcceptor};
 use crate::trust::credentials::{CredentialFiles, CredentialStore};
 use crate::trust::test_ca::TestCa;
@@ -232,13 +234,24 @@ fn map_loop() -> impl FnMut(Input) + Send + 'static {
             index += 1;
             reply(Ok(Answer::Written(map.write(write, index, 3))));
         }
-        Input::Read { key, reply, .. } => {
-            reply(Ok(Fetched { value: map.0.get(&key[..]).cloned().map(Arc::new), index, term: 3, clock: 0 }));
+        Input::Read { reply, .. } => {
+            let items = map.0.iter().map(|(key, item)| (key.clone(), item.clone()));
+            reply(Ok(grant(items, index, 3)));
         }
-        Input::List { list, reply, .. } => reply(Ok(Listed { page: map.list(&list), index, term: 3, clock: 0 })),
         Input::Status { reply } => reply(status()),
-        _ => panic!("the map takes writes, reads, lists and status requests"),
+        _ => panic!("the map takes writes, reads and status requests"),
     }
+}
+
+/// Leave to read these items.
+fn grant(items: impl IntoIterator<Item = (Bytes, Item)>, index: u64, term: u64) -> ReadGrant {
+    let state = StateReader::in_memory(items, ReadPoint { index, term, clock: 0 });
+    ReadGrant { state, term, clock: 0 }
+}
+
+/// Leave to read a state without keys.
+fn nothing(index: u64, term: u64) -> ReadGrant {
+    grant([], index, term)
 }
 
 /// A response as it was received.

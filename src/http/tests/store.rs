@@ -207,7 +207,7 @@ async fn a_read_is_linearizable_unless_the_query_says_stale() {
     let node = Node::start(options(), move |input| {
         if let Input::Read { consistency, bounds, reply, .. } = input {
             seen.lock().unwrap().push((consistency, bounds));
-            reply(Ok(Fetched { value: None, index: 1, term: 1, clock: 0 }));
+            reply(Ok(nothing(1, 1)));
         }
     });
     let bounds = |min_index, max_stale_ms| Bounds { min_index, max_stale_ms };

@@ -79,7 +79,7 @@ async fn a_half_closed_tls_client_gets_its_answer_and_a_close_notify() {
     });
     wait.await.unwrap();
     let reply = held.lock().unwrap().take().unwrap();
-    reply(Ok(Fetched { value: None, index: 1, term: 1, clock: 0 }));
+    reply(Ok(nothing(1, 1)));
     blocking(|| read_all(&mut client)).is_problem(404, "key_not_found");
 }
 
@@ -128,7 +128,7 @@ async fn a_client_that_does_not_take_its_response_is_disconnected() {
         if let Input::Read { reply, .. } = input {
             let value = Value { content_type: "text/plain".into(), bytes: vec![b'x'; 32 << 20].into() };
             let item = Item { value, version: 1, create_version: 1, expires: None, by: None };
-            reply(Ok(Fetched { value: Some(Arc::new(item)), index: 1, term: 1, clock: 0 }));
+            reply(Ok(grant([("k".into(), item)], 1, 1)));
         }
     });
     blocking(|| {
@@ -201,7 +201,7 @@ async fn a_stop_drops_handshakes_and_answers_requests_under_way() {
     let begun = Instant::now();
     let stop = tokio::spawn(node.server.stop(Duration::from_secs(60)));
     let reply = held.lock().unwrap().take().unwrap();
-    reply(Ok(Fetched { value: None, index: 1, term: 1, clock: 0 }));
+    reply(Ok(nothing(1, 1)));
     let answer = blocking(|| read_all(&mut client));
     answer.is_problem(404, "key_not_found");
     drop(client);

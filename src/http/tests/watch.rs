@@ -36,7 +36,7 @@ pub(super) fn node_with(options: Options) -> (Node, Arc<ChangeFeed>) {
                     reply(status());
                 },
                 Some(input) = inbox.clients.recv() => if let Input::Read { reply, .. } = input {
-                    reply(Ok(Fetched { value: None, index: COMMITTED, term: 3, clock: 0 }));
+                    reply(Ok(nothing(COMMITTED, 3)));
                 },
                 else => break,
             }

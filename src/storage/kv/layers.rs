@@ -24,13 +24,15 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use bytes::Bytes;
+
 use super::memtable::{FrozenMemtable, Memtable, Slot, StoredItem, StoredMeta};
 use super::merged_scan::{self, MemoryPage};
 use super::{chunks, item_codec};
 use crate::model::{Item, List, Page};
 use crate::plant::{self, Plant};
 use crate::storage::layout::Kind;
-use crate::storage::{Db, Error};
+use crate::storage::{Batch, Change, Db, Error, Pair};
 
 /// The point that a read is of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -102,6 +104,20 @@ impl StateReader {
         Self { layers: Arc::new(RwLock::new(layers)) }
     }
 
+    /// Returns the state of these items in memory, without a disk: for a loop that a test or a benchmark plays.
+    #[must_use]
+    pub fn in_memory(items: impl IntoIterator<Item = (Bytes, Item)>, at: ReadPoint) -> Self {
+        let reader = Self::new(Arc::new(NoTree), at);
+        {
+            let mut layers = reader.write();
+            for (key, item) in items {
+                let stored = StoredItem { header: item_codec::header(&key, &item), item: Arc::new(item) };
+                layers.active.set(key, Some(stored), 0);
+            }
+        }
+        reader
+    }
+
     /// Locks the layers for reading.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Layers> {
         self.layers.read().unwrap_or_else(PoisonError::into_inner)
@@ -123,13 +139,11 @@ impl StateReader {
     /// # Errors
     /// [`Error`] for damage.
     pub fn get(&self, key: &[u8]) -> Result<(Option<Arc<Item>>, ReadPoint), Error> {
-        self.of_one_epoch(
-            |layers| match layers.slot(key) {
-                Some(slot) => Found::InMemory(slot.stored.as_ref().map(|stored| stored.item.clone())),
-                None => Found::Below(()),
-            },
-            |tree, ()| Ok(item_codec::read(tree, key)?.map(Arc::new)),
-        )
+        loop {
+            if let Some(found) = self.end_get(self.begin_get(key), key)? {
+                return Ok(found);
+            }
+        }
     }
 
     /// Returns a page of keys, which is one state, and that state. Any thread may call it; it may read the disk.
@@ -137,40 +151,118 @@ impl StateReader {
     /// # Errors
     /// [`Error`] for damage.
     pub fn list(&self, list: &List) -> Result<(Page, ReadPoint), Error> {
-        self.of_one_epoch(
-            |layers| Found::Below(MemoryPage::collect(layers, list)),
-            |tree, memory: MemoryPage| merged_scan::page(memory, tree, list),
-        )
-    }
-
-    /// Reads the memtables under the lock, then the tree without it, until no freeze came between.
-    fn of_one_epoch<T, M>(
-        &self,
-        memory: impl Fn(&Layers) -> Found<T, M>,
-        below: impl Fn(&dyn Db, M) -> Result<T, Error>,
-    ) -> Result<(T, ReadPoint), Error> {
         loop {
-            let (tree, epoch, at, found) = {
-                let layers = self.read();
-                let found = match memory(&layers) {
-                    Found::InMemory(found) => return Ok((found, layers.at)),
-                    Found::Below(found) => found,
-                };
-                (layers.tree.clone(), layers.epoch, layers.at, found)
-            };
-            let read = below(&*tree, found);
-            // An error counts only in the same epoch: a value of several chunks may be replaced while it is read.
-            if self.read().epoch == epoch || plant::is(Plant::EpochUnchecked) {
-                return Ok((read?, at));
+            if let Some(found) = self.end_list(self.begin_list(list), list)? {
+                return Ok(found);
             }
         }
     }
+
+    /// Reads what the memtables say of `key`; the first half of [`StateReader::get`].
+    #[must_use]
+    pub fn begin_get(&self, key: &[u8]) -> BegunRead<KeyInMemory> {
+        let layers = self.read();
+        let memory = layers.slot(key).map(|slot| slot.stored.as_ref().map(|stored| stored.item.clone()));
+        let tree = memory.is_none().then(|| layers.tree.clone());
+        BegunRead { memory, tree, epoch: layers.epoch, at: layers.at }
+    }
+
+    /// Completes [`StateReader::begin_get`] with the tree; None where it has to begin again.
+    ///
+    /// # Errors
+    /// [`Error`] for damage.
+    pub fn end_get(
+        &self,
+        begun: BegunRead<KeyInMemory>,
+        key: &[u8],
+    ) -> Result<Option<(Option<Arc<Item>>, ReadPoint)>, Error> {
+        let BegunRead { memory, tree, epoch, at } = begun;
+        match (memory, tree) {
+            (Some(found), _) => Ok(Some((found, at))),
+            (None, Some(tree)) => self.in_epoch(epoch, item_codec::read(&*tree, key), |item| (item.map(Arc::new), at)),
+            (None, None) => Ok(Some((None, at))),
+        }
+    }
+
+    /// Reads what the memtables have of a page; the first half of [`StateReader::list`].
+    #[must_use]
+    pub fn begin_list(&self, list: &List) -> BegunRead<MemoryPage> {
+        let layers = self.read();
+        let memory = MemoryPage::collect(&layers, list);
+        BegunRead { memory, tree: Some(layers.tree.clone()), epoch: layers.epoch, at: layers.at }
+    }
+
+    /// Completes [`StateReader::begin_list`] with the tree; None where it has to begin again.
+    ///
+    /// # Errors
+    /// [`Error`] for damage.
+    pub fn end_list(&self, begun: BegunRead<MemoryPage>, list: &List) -> Result<Option<(Page, ReadPoint)>, Error> {
+        let BegunRead { memory, tree, epoch, at } = begun;
+        let Some(tree) = tree else { return Ok(None) };
+        self.in_epoch(epoch, merged_scan::page(memory, &*tree, list), |page| (page, at))
+    }
+
+    /// Takes what was read from the tree only where no freeze came since the memtables were read. An error counts no more than a
+    /// value does then: a value of several chunks may have been replaced while it was read.
+    fn in_epoch<T, R>(
+        &self,
+        epoch: u64,
+        read: Result<T, Error>,
+        of: impl FnOnce(T) -> R,
+    ) -> Result<Option<R>, Error> {
+        if self.read().epoch == epoch || plant::is(Plant::EpochUnchecked) { read.map(|read| Some(of(read))) } else { Ok(None) }
+    }
 }
 
-/// What the memtables know of a read.
-enum Found<T, M> {
-    /// All of it.
-    InMemory(T),
-    /// What is to be completed with the tree.
-    Below(M),
+/// What the memtables say of a key; None where they have no slot for it.
+pub type KeyInMemory = Option<Option<Arc<Item>>>;
+
+/// A read between its two halves: the memtables were read, the tree was not. Other threads may apply and flush meanwhile.
+pub struct BegunRead<M> {
+    memory: M,
+    /// The tree; None where the memtables answer.
+    tree: Option<Arc<dyn Db>>,
+    epoch: u64,
+    at: ReadPoint,
+}
+
+/// An empty database that takes nothing.
+struct NoTree;
+
+impl Db for NoTree {
+    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        Ok(None)
+    }
+
+    fn put(&self, _: &[u8], _: &[u8]) -> Result<(), Error> {
+        Err(Error::damaged(self, "it takes no writes"))
+    }
+
+    fn write(&self, _: Batch) -> Result<(), Error> {
+        Err(Error::damaged(self, "it takes no writes"))
+    }
+
+    fn write_each(&self, _: &[Change<'_>]) -> Result<(), Error> {
+        Err(Error::damaged(self, "it takes no writes"))
+    }
+
+    fn scan(&self, _: &[u8], _: Option<&[u8]>, _: usize) -> Result<Vec<Pair>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn last(&self, _: &[u8], _: &[u8]) -> Result<Option<Pair>, Error> {
+        Ok(None)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        "no database"
+    }
+
+    fn directory(&self) -> &'static str {
+        "memory"
+    }
 }

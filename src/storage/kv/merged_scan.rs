@@ -39,7 +39,7 @@ pub(crate) fn next(layers: &Layers, from: &[u8], to: Option<&[u8]>) -> Result<Op
 }
 
 /// The part of a page that is in the memtables: what they hold of the range, up to as many items as the page may have.
-pub(crate) struct MemoryPage {
+pub struct MemoryPage {
     slots: VecDeque<(Bytes, Option<StoredItem>)>,
 }
 

@@ -1,6 +1,7 @@
 //! The key-value state machine: apply, memtables over a tree, scans, flushes, and the metadata beside the values.
 
 pub(crate) mod audit;
+pub(crate) mod checkpoint;
 pub(crate) mod chunks;
 pub(crate) mod dedup_table;
 pub(crate) mod entry_view;

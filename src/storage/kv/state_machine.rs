@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use raft::eraftpb::{ConfState, SnapshotMetadata};
+use raft::eraftpb::ConfState;
 
 use crate::model::{
     ApplyPoint, Change, Command, CommandResult, DedupTable, Event, IdempotencyKey, Item, List, MemberChange, Members,
@@ -24,15 +24,14 @@ use super::chunks;
 use super::chunks::Header;
 use super::dedup_table;
 use super::entry_view::{Counters, EntryView, SeenKeys, Staged, stage};
-use super::flush::{EffectLine, Flush};
+use super::flush::EffectLine;
 use super::layers::{ReadPoint, StateReader};
-use super::memtable::{FrozenMemtable, Record};
+use super::memtable::Record;
 use super::meta::{State, Unreadable};
 use super::redo::RedoFile;
 use super::ttl_index;
 use crate::storage::layout::{Kind, STATE_VERSION};
-use crate::storage::snapshot::send_spool::{EffectSender, Spool};
-use crate::storage::{Batch, Db, Error, SnapshotReader, SpoolBound, Spooler};
+use crate::storage::{Batch, Db, Error};
 
 /// The operation of a committed entry.
 #[derive(Debug, Clone)]
@@ -61,31 +60,25 @@ pub struct Applied {
     pub operation: Operation,
 }
 
-/// The file bytes per byte of a memtable that a flush takes: puts of 1 MB took 1.8 in the tree (deletes 0.3 to 1.1 of the removed bytes),
-/// and the redo record takes one.
-const FILE_BYTES_PER_BYTE: u64 = 3;
-
 /// The memory of the memtables until a limit is set.
 const DEFAULT_MEMTABLE_BYTES: usize = 64 << 20;
 
 /// The state machine of one incarnation.
 pub struct StateMachine {
-    reader: StateReader,
-    redo: RedoFile,
-    effects: EffectLine,
+    pub(super) reader: StateReader,
+    pub(super) redo: RedoFile,
+    pub(super) effects: EffectLine,
     /// Set when the state machine is dropped: a flush under way has no purpose then.
-    cancelled: Arc<AtomicBool>,
-    state: State,
-    /// The state record that the tree has, or has once the flush under way has ended.
-    frozen_state: State,
+    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) state: State,
     /// The state record of the last flush that has ended.
-    flushed: State,
+    pub(super) flushed: State,
     members: Members,
     /// The header of the member table, and the number of its chunks below the active memtable.
-    members_header: Header,
-    members_chunks: usize,
+    pub(super) members_header: Header,
+    pub(super) members_chunks: usize,
     /// The number of chunks of the state record below the active memtable.
-    state_chunks: usize,
+    pub(super) state_chunks: usize,
     /// The bytes of all keys and values of clients, as stored.
     live_bytes: u64,
     /// The earliest expiry.
@@ -98,7 +91,7 @@ pub struct StateMachine {
     work: usize,
     /// What the entry under way has read; kept for its allocation.
     seen: SeenKeys,
-    memtable_bytes: usize,
+    pub(super) memtable_bytes: usize,
 }
 
 impl StateMachine {
@@ -168,7 +161,6 @@ impl StateMachine {
             redo,
             effects: EffectLine::default(),
             cancelled: Arc::default(),
-            frozen_state: state.clone(),
             flushed: state.clone(),
             state,
             members,
@@ -199,12 +191,6 @@ impl StateMachine {
     /// Returns the (index, term) of the last applied entry.
     pub fn applied(&self) -> (u64, u64) {
         (self.state.index, self.state.term)
-    }
-
-    /// Returns the applied index of the last flush that has ended: the tree is the state there, unless a flush is under way.
-    #[must_use]
-    pub fn flushed(&self) -> u64 {
-        self.flushed.index
     }
 
     /// Returns the configuration at the applied index.
@@ -446,118 +432,6 @@ impl StateMachine {
         let at = ReadPoint { index: self.state.index, term: self.state.term, clock: self.state.clock };
         if self.reader.read().at != at {
             self.reader.write().at = at;
-        }
-    }
-
-    /// Whether the active memtable should be frozen as soon as no flush is under way.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        // The whole is four parts: one for what is frozen, one for its encoding, and two for what is applied meanwhile.
-        self.reader.read().active.bytes() >= self.memtable_bytes / 4
-    }
-
-    /// Whether nothing may be applied until the flush under way has ended.
-    #[must_use]
-    pub fn stalls(&self) -> bool {
-        let layers = self.reader.read();
-        layers.frozen.is_some() && layers.active.bytes() >= self.memtable_bytes / 2
-    }
-
-    /// Whether a flush is under way.
-    #[must_use]
-    pub fn is_flushing(&self) -> bool {
-        self.reader.read().frozen.is_some()
-    }
-
-    /// Freezes the active memtable and returns its flush, which any thread may carry out; [`StateMachine::flush_ended`] follows. None
-    /// while one is under way.
-    pub fn freeze(&mut self) -> Option<Flush> {
-        let mut layers = self.reader.write();
-        if layers.frozen.is_some() {
-            return None;
-        }
-        let frozen = Arc::new(FrozenMemtable {
-            table: std::mem::take(&mut layers.active),
-            from: self.frozen_state.index,
-            state: self.state.clone(),
-            state_chunks: self.state_chunks,
-        });
-        layers.frozen = Some(frozen.clone());
-        // From here on the tree changes beyond what a reader has seen before.
-        layers.epoch += 1;
-        let tree = layers.tree.clone();
-        drop(layers);
-        self.frozen_state = self.state.clone();
-        self.members_chunks = self.members_header.chunks();
-        self.state_chunks = Header::of(Kind::State, b"", self.state.index, &self.state.encode()).chunks();
-        Some(Flush::new(tree, frozen, self.redo.clone(), self.effects.clone(), self.cancelled.clone()))
-    }
-
-    /// Notes that the flush with this mark has ended; returns what was frozen, to be dropped on another thread. None if it was not
-    /// the one under way.
-    pub fn flush_ended(&mut self, mark: (u64, u64)) -> Option<Box<dyn Send>> {
-        let mut layers = self.reader.write();
-        let frozen = layers.frozen.take_if(|frozen| (frozen.state.index, frozen.state.term) == mark)?;
-        self.flushed = frozen.state.clone();
-        Some(Box::new(frozen))
-    }
-
-    /// Flushes everything applied, on this thread; durable on return. Only while no flush is under way; otherwise nothing is done.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
-    pub fn flush(&mut self) -> Result<(), Error> {
-        let Some(mut flush) = self.freeze() else { return Ok(()) };
-        flush.run()?;
-        drop(self.flush_ended(flush.mark()));
-        Ok(())
-    }
-
-    /// Returns about the bytes of memory of what is not in the tree yet.
-    #[must_use]
-    pub fn unflushed_bytes(&self) -> usize {
-        let layers = self.reader.read();
-        layers.active.bytes() + layers.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes())
-    }
-
-    /// Estimates the disk space that the applied entries still take until they are flushed and synced.
-    #[must_use]
-    pub fn pending_bytes(&self) -> u64 {
-        FILE_BYTES_PER_BYTE * self.unflushed_bytes() as u64
-    }
-
-    /// Starts a snapshot; at most one at a time, an earlier one is aborted. What is flushed meanwhile goes through `scratch`.
-    pub fn begin_snapshot(
-        &mut self,
-        scratch: std::fs::File,
-        bound: impl Into<SpoolBound>,
-    ) -> (Spooler, SnapshotReader) {
-        self.abort_snapshot();
-        let spool = Arc::new(Spool::new(scratch, bound.into()));
-        // From here on each piece of a flush goes to the snapshot, too, once it is in the tree. What was in the tree before is
-        // where the scan finds it.
-        drop(self.effects.replace(Some(EffectSender::new(spool.clone()))));
-        let tree = self.reader.read().tree.clone();
-        let bytes = tree.size_on_disk();
-        (Spooler::new(spool.clone()), SnapshotReader::new(tree, spool, bytes))
-    }
-
-    /// Ends the running snapshot at the last flush, whose state it is then exactly. Only while no flush is under way, and once the
-    /// tree was scanned.
-    pub fn end_snapshot(&mut self) {
-        debug_assert!(!self.is_flushing(), "the tree is the state at one index between two flushes alone");
-        if let Some(snapshot) = self.effects.replace(None) {
-            let mut metadata =
-                SnapshotMetadata { index: self.flushed.index, term: self.flushed.term, ..Default::default() };
-            metadata.set_conf_state(self.flushed.conf_state.clone());
-            snapshot.end(metadata);
-        }
-    }
-
-    /// Aborts the running snapshot, if any.
-    pub fn abort_snapshot(&mut self) {
-        if let Some(snapshot) = self.effects.replace(None) {
-            snapshot.cancel();
         }
     }
 }

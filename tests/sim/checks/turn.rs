@@ -25,11 +25,6 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The applied index.
-    pub fn applied(&self) -> u64 {
-        self.applied
-    }
-
     /// Goes back to what was synced, which is all that binds a node after a crash.
     ///
     /// Term and commit are those of the synced journal. The applied index is that of the last sync of the state machine,

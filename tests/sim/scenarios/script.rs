@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Bounds, Consistency, Fetched, Hop, Input};
+use huskv::consensus::{Bounds, Consistency, Hop, Input, ReadGrant};
 use huskv::model::{Answer, Command, Condition, Outcome, Refusal, Request, Role, State, Status, Ttl, Value};
 use libtest_mimic::{Failed, Trial};
 
@@ -210,17 +210,19 @@ fn write(world: &mut World, at: &str, (key, value): (&str, &str), options: &[&st
 fn read(world: &mut World, at: usize, key: &str) -> Result<String, Failed> {
     let heard = Arc::new(Mutex::new(None));
     let answer = Arc::clone(&heard);
-    let reply = Box::new(move |result: Result<Fetched, Refusal>| {
-        *answer.lock().expect("one thread") = Some(match result {
-            Ok(fetched) => fetched
+    let key = key.as_bytes().to_vec();
+    let reply = Box::new(move |result: Result<ReadGrant, Refusal>| {
+        *answer.lock().expect("one thread") = Some(match result.map(|grant| grant.fetch(&key)) {
+            Ok(Err(failure)) => failure.to_string(),
+            Ok(Ok(fetched)) => fetched
                 .value
                 .map_or_else(|| "none".to_owned(), |item| String::from_utf8_lossy(&item.value.bytes).into_owned()),
             Err(refusal) => refused(&refusal),
         });
     });
     let deadline = world.now + world.nodes[at].clock_offset + WITHIN;
-    let (key, bounds) = (key.as_bytes().to_vec(), Bounds::default());
-    world.input(at, Input::Read { key, consistency: Consistency::Linearizable, bounds, deadline, reply });
+    let bounds = Bounds::default();
+    world.input(at, Input::Read { consistency: Consistency::Linearizable, bounds, deadline, reply });
     until(world, WITHIN + 1_000, "an answer", |_| heard.lock().expect("one thread").is_some())?;
     let output = heard.lock().expect("one thread").take();
     Ok(output.unwrap_or_default())

@@ -5,12 +5,13 @@
 //!
 //! See also: `generator` for what they ask, `history` for what they remember.
 
-use huskv::consensus::{Bounds, Consistency, Fetched, Hop, Input, Listed};
+use huskv::consensus::{Bounds, Consistency, Fetched, Hop, Input, Listed, ReadGrant};
 use huskv::model::{Answer, Code, CommandResult, IdempotencyKey, Outcome, Refusal, Request, Write, Written};
 
 use crate::checks::acknowledgement;
 use crate::linear::{Operation, Seen};
 use crate::rng::Rng;
+use crate::workload::client_reads::Query;
 use crate::workload::generator::{self, ClientRequest, Invocation};
 use crate::workload::history::{KeyedWrite, OpenOperation};
 use crate::workload::registers::{self, KEYS, Observation};
@@ -185,22 +186,26 @@ fn send_request(world: &mut World, id: u64, at: usize, request: ClientRequest, b
             let write = Write { idempotency_key: None, by: registers::token(id), command };
             return send(world, id, at, write);
         }
-        ClientRequest::Read(key) => Input::Read {
-            key: key.to_vec(),
-            consistency: if bound.is_some() { Consistency::Stale } else { Consistency::Linearizable },
-            bounds,
-            deadline: deadline(world, at),
-            reply: outbox.reply(move |result| Reply::Read { operation: id, result }),
-        },
-        ClientRequest::Page { list, stale } => Input::List {
-            list,
-            consistency: if stale { Consistency::Stale } else { Consistency::Linearizable },
-            bounds,
-            deadline: deadline(world, at),
-            reply: outbox.reply(move |result| Reply::Listed { operation: id, result }),
-        },
+        ClientRequest::Read(key) => {
+            let (is_stale, query) = (bound.is_some(), Query::Key(key.to_vec()));
+            read_input(is_stale, bounds, deadline(world, at), outbox.reply(move |result| Reply::Read { operation: id, query, result }))
+        }
+        ClientRequest::Page { list, stale } => {
+            let query = Query::Page(list);
+            read_input(stale, bounds, deadline(world, at), outbox.reply(move |result| Reply::Read { operation: id, query, result }))
+        }
     };
     world.input(at, input);
+}
+
+fn read_input(
+    is_stale: bool,
+    bounds: Bounds,
+    deadline: u64,
+    reply: huskv::consensus::Reply<Result<ReadGrant, Refusal>>,
+) -> Input {
+    let consistency = if is_stale { Consistency::Stale } else { Consistency::Linearizable };
+    Input::Read { consistency, bounds, deadline, reply }
 }
 
 /// Records the answer to a write.
@@ -256,6 +261,9 @@ pub fn read(world: &mut World, id: u64, now: u64, result: Result<Fetched, Refusa
     world.digest =
         world.digest.rotate_left(5) ^ now ^ (id << 20) ^ fetched.value.as_ref().map_or(7, |item| item.version);
     check_staleness(world, id, &open, fetched.index);
+    if fetched.value.as_ref().is_some_and(|item| item.version > fetched.index) {
+        world.fail(format!("op{id} reads at index {} what is newer: {:?}", fetched.index, fetched.value));
+    }
     match registers::item(open.key, fetched.value.as_deref()) {
         Some(_) if open.bound.is_some() => {}
         Some(observations) => record(world, &open, now, vec![observations]),

@@ -38,6 +38,7 @@ use crate::checks::observed::Observed;
 use crate::faults::{certified_stranger, disk_copies, disk_space, forged_offers, nemesis, rogue_member};
 use crate::rng::Rng;
 use crate::trace::Trace;
+use crate::workload::client_reads::{self, ReadUnderWay};
 use crate::workload::history::Clients;
 use crate::workload::operators::Operators;
 use crate::workload::{clients, operators};
@@ -65,6 +66,8 @@ pub enum Event {
     Scan(Process, u64, Box<Spooler>),
     /// A flush of the state machine of this raft id does its next steps.
     Flush(Process, u64, Box<Flush>),
+    /// A thread that serves a client goes on with a read.
+    Read(Process, Box<ReadUnderWay>),
     /// All frames of a snapshot stream have arrived.
     StreamArrives(u64),
     /// An RPC that is still pending is answered by `late`.
@@ -311,6 +314,7 @@ impl World {
             }
             Event::StreamArrives(stream) => self.stream_arrives(stream),
             Event::RpcTimeout { origin, token, late } => self.rpc_ended(origin, token, *late),
+            Event::Read(process, read) => client_reads::go_on(self, process, read),
             Event::StreamTimeout(stream) => self.end_stream(stream, Err("no progress".into())),
             Event::Restart(at) if self.nodes[at].driver.is_none() => self.boot(at),
             Event::Restart(_) => {}

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use huskv::consensus::{Background, Fetched, Hop, InstallError, Listed, Outbox};
+use huskv::consensus::{Background, Hop, InstallError, Outbox, ReadGrant};
 use huskv::model::Millis;
 use huskv::model::{
     Answer, DiskSpace, JoinAccepted, JoinOffer, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
@@ -14,6 +14,7 @@ use huskv::model::{
 use huskv::storage::{Engine, Flush, SnapshotReader, SnapshotTarget, Spooler};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 
+use crate::workload::client_reads::Query;
 use crate::checks::journal::JournalState;
 use crate::world::disk::{Fault, SimEngine};
 
@@ -100,8 +101,7 @@ impl Output {
 /// The value of a reply that came with an input, and whose it is.
 pub enum Reply {
     Client { operation: u64, result: Result<Answer, Refusal> },
-    Read { operation: u64, result: Result<Fetched, Refusal> },
-    Listed { operation: u64, result: Result<Listed, Refusal> },
+    Read { operation: u64, query: Query, result: Result<ReadGrant, Refusal> },
     Operator { asked: u64, result: Result<Answer, Refusal> },
     RogueMember { result: Result<Answer, Refusal> },
     Forwarded { origin: Process, token: u64, result: Result<Answer, Refusal> },

@@ -7,6 +7,7 @@ use huskv::consensus::{Hop, Input};
 use huskv::model::{Code, JoinOffer, Probe, Refusal, Request, StateDigest};
 
 use crate::faults::{forged_offers, rogue_member};
+use crate::workload::client_reads;
 use crate::workload::{clients, operators, standalone};
 use crate::world::handshake::certificate_name;
 use crate::world::outbox::{Process, Reply};
@@ -126,13 +127,10 @@ impl World {
                 let result = if elsewhere && result.is_ok() { Err(gone()) } else { result };
                 clients::answered(self, operation, now, result);
             }
-            Reply::Read { operation, result } => {
+            Reply::Read { operation, query, result } => {
                 let result = if elsewhere && result.is_ok() { Err(gone()) } else { result };
-                clients::read(self, operation, now, result);
-            }
-            Reply::Listed { operation, result } => {
-                let result = if elsewhere && result.is_ok() { Err(gone()) } else { result };
-                clients::listed(self, operation, now, result);
+                let process = (at, self.nodes[at].starts);
+                client_reads::granted(self, process, operation, query, result);
             }
             Reply::Operator { asked, result } => operators::answered(self, at, asked, result),
             Reply::RogueMember { result } => rogue_member::answered(self, at, result),
