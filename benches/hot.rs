@@ -15,9 +15,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use huskv::consensus::{Input, ReadGrant, channel};
 use huskv::http;
 use huskv::model::{Command, Item, Value, codec};
-use huskv::storage::{
-    Applied, DataDir, Incarnation, OpenOptions, Operation, ReadPoint, SledEngine, StateReader,
-};
+use huskv::storage::{Applied, DataDir, Incarnation, OpenOptions, Operation, ReadPoint, SledEngine, StateReader};
 use raft::eraftpb::{Entry, HardState};
 
 const VALUE_BYTES: usize = 256;

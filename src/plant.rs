@@ -30,6 +30,12 @@ pub enum Plant {
     RedoRemovedEarly,
     /// A start ignores the redo record of an interrupted flush.
     RedoIgnored,
+    /// A flush during a rewrite of the tree does not reach the new generation.
+    RewriteWithoutFlushes,
+    /// A rewritten tree is taken into use before it is synced.
+    RewriteUnsynced,
+    /// A rewritten tree is taken into use without a record in the journal.
+    RewriteUnrecorded,
     /// A read of the tree is answered though a freeze came between it and the read of the memtables.
     EpochUnchecked,
     /// A snapshot lacks the effects that are applied during its scan.
@@ -87,7 +93,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every bug, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 34] = [
+    pub const NAMES: [(&'static str, Self); 37] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -97,6 +103,9 @@ impl Plant {
         ("redo-removed-early", Self::RedoRemovedEarly),
         ("redo-ignored", Self::RedoIgnored),
         ("epoch-unchecked", Self::EpochUnchecked),
+        ("rewrite-without-flushes", Self::RewriteWithoutFlushes),
+        ("rewrite-unsynced", Self::RewriteUnsynced),
+        ("rewrite-unrecorded", Self::RewriteUnrecorded),
         ("snapshot-without-effects", Self::SnapshotWithoutEffects),
         ("commit-not-raised", Self::CommitNotRaised),
         ("raft-id-reused", Self::RaftIdReused),

@@ -15,7 +15,7 @@ use crate::model::{
     Answer, DiskSpace, Item, JoinAccepted, JoinOffer, List, Page, Probe, ProbeReply, Refusal, Request, StateDigest,
     Status, WhoAmI,
 };
-use crate::storage::{Error, ReceivedSnapshot, SnapshotTarget, StateReader};
+use crate::storage::{Error, ReceivedSnapshot, Rewrite, Sliced, SnapshotTarget, StateReader};
 
 /// The reply to a request: called once, from the loop's thread, so it must not block.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -293,8 +293,15 @@ pub enum Input {
     Flushed {
         /// The applied (index, term) that the tree has now, durably.
         mark: (u64, u64),
-        /// The result.
-        result: Result<(), Error>,
+        /// The bytes of the tree on disk, or the failure.
+        result: Result<u64, Error>,
+    },
+    /// The end of a slice of a rewrite.
+    Sliced {
+        /// The rewrite; None where it could not begin.
+        rewrite: Option<Box<Rewrite>>,
+        /// What it has come to.
+        result: Result<Sliced, Error>,
     },
     /// The end of a snapshot's scan, or a failure before it.
     Scanned {

@@ -7,7 +7,7 @@
 //!   http workers -----> clients (limits.pending_requests) --.
 //!   transport tasks --> peers (4096 inputs) ----------------+--> consensus thread: tick, handle, turn --> Outbox --> links
 //!   flush, spool -----> peers                               |      |  '--> journal: one record, one sync
-//!   timer, every tick --------------------------------------'      '--> Background: flush, spool, discard (a thread each)
+//!   timer, every tick --------------------------------------'      '--> Background: flush, slice, spool, discard (a thread each)
 //! ```
 //!
 //! Invariants: inputs of peers come before those of clients, and a turn takes a bounded number of both, and of their
@@ -34,7 +34,7 @@ use super::options::Options;
 use super::outbox::Outbox;
 use crate::logging::LogLimit;
 use crate::model::Millis;
-use crate::storage::{DataDir, Engine, Error, Flush, Incarnation, Spooled, Spooler, lower_thread_priority};
+use crate::storage::{DataDir, Engine, Error, Flush, Incarnation, Rewrite, Spooled, Spooler, lower_thread_priority};
 
 /// The maximum inputs of each queue in a turn.
 const INPUTS_PER_TURN: usize = 1024;
@@ -183,10 +183,20 @@ impl Background for Threads {
         let (handle, mark) = (self.handle.clone(), flush.mark());
         let job = move || {
             lower_thread_priority();
-            let result = flush.run();
+            let result = flush.run().map(|()| flush.tree_bytes());
             handle.deliver_blocking(Input::Flushed { mark, result });
         };
         self.run("flush", job, |failure| Some(Input::Flushed { mark, result: Err(failure) }));
+    }
+
+    fn slice(&mut self, mut rewrite: Box<Rewrite>, max_bytes: usize) {
+        let handle = self.handle.clone();
+        let job = move || {
+            lower_thread_priority();
+            let result = rewrite.slice(max_bytes);
+            handle.deliver_blocking(Input::Sliced { rewrite: Some(rewrite), result });
+        };
+        self.run("rewrite", job, |failure| Some(Input::Sliced { rewrite: None, result: Err(failure) }));
     }
 
     fn spool(&mut self, token: u64, mut spooler: Spooler) {

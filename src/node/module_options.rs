@@ -77,6 +77,9 @@ pub(super) fn cache_bytes(config: &Config, memory: Memory) -> u64 {
     }
 }
 
+/// How much larger than twice its data the tree may be on disk before it is rewritten: a small state is not rewritten for a little.
+const RECLAIM_SLACK_BYTES: u64 = 64 * MIB;
+
 /// The memory of the memtables in bytes.
 fn memtable_bytes(config: &Config, memory: Memory) -> usize {
     match config.storage.memtable_mb {
@@ -96,6 +99,7 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
         snapshot_every_bytes: config.snapshot.every_bytes,
         snapshot_keep_entries: config.snapshot.keep_entries,
         snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
+        reclaim_slack_bytes: RECLAIM_SLACK_BYTES,
         memtable_bytes: memtable_bytes(config, bound.memory),
         entry_cache_bytes: bound.memory.entry_cache(),
         follower_bytes: bound.memory.send_queue(),

@@ -19,9 +19,9 @@ use crate::plant::{self, Plant};
 
 use super::identity::{decode, encode};
 use super::incoming_generations::{Reservation, Reservations, ReservedGeneration};
+use super::kv::flush::redo::RedoFile;
 use super::layout::{self, IDENTITY};
-use super::kv::redo::RedoFile;
-use super::{Engine, Error, Identity, Journal, PreviousIncarnation, SnapshotTarget, StateMachine};
+use super::{Engine, Error, Identity, Journal, PreviousIncarnation, Rewrite, SnapshotTarget, StateMachine};
 
 /// The journal's cache; its reads are rare and in order.
 const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
@@ -227,18 +227,26 @@ impl DataDir {
     /// # Errors
     /// [`Error`] where the directory cannot be listed.
     pub fn reserve_generation(&mut self) -> Result<SnapshotTarget, Error> {
+        Ok(SnapshotTarget::new(self.reserve()?, self.cache_bytes))
+    }
+
+    /// Prepares a rewrite of this state machine's tree into a new generation; nothing of it is on disk yet.
+    ///
+    /// # Errors
+    /// [`Error`] where the directory cannot be listed.
+    pub fn rewrite(&mut self, state_machine: &StateMachine) -> Result<Rewrite, Error> {
+        Ok(state_machine.rewrite_into(self.reserve()?, self.cache_bytes))
+    }
+
+    fn reserve(&mut self) -> Result<ReservedGeneration, Error> {
         let raft_id = self.identity.raft_id;
         let names = self.engine.list(&raft_id.to_string())?;
         // Above both the folders on disk and the numbers this process has handed out, some of which may have no folder yet.
         let highest = names.iter().filter_map(|name| layout::generation_of(name)).max().unwrap_or_default();
         let generation = highest.max(self.last_generation) + 1;
         self.last_generation = generation;
-        let reserved = ReservedGeneration::new(
-            self.engine.clone(),
-            self.reservations.clone(),
-            Reservation { raft_id, generation },
-        );
-        Ok(SnapshotTarget::new(reserved, self.cache_bytes))
+        let this = Reservation { raft_id, generation };
+        Ok(ReservedGeneration::new(self.engine.clone(), self.reservations.clone(), this))
     }
 
     /// With the planted bug, the id that every incarnation of this name takes.

@@ -13,11 +13,14 @@ use raft::eraftpb::{Entry, HardState};
 
 use super::journal::record;
 use super::kv::chunks;
+use super::kv::flush::redo::RedoFile;
 use super::kv::meta::State;
-use super::kv::redo::RedoFile;
 use super::layout::{CHUNK_BYTES, FieldReader, Kind, record_key};
 use super::snapshot::send_spool::Spool;
-use super::{Applied, Batch, Change, Db, Engine, Error, Journal, Operation, Pair, StateMachine, identity, peer_boot_ids, snapshot};
+use super::{
+    Applied, Batch, Change, Db, Engine, Error, Journal, Operation, Pair, StateMachine, identity, peer_boot_ids,
+    snapshot,
+};
 use crate::model::{Command, codec};
 
 /// A database in memory.

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::kv::redo::RedoFile;
+use super::kv::flush::redo::RedoFile;
 use super::layout;
 use super::{Db, Engine, Error};
 use crate::model::DiskSpace;

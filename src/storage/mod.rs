@@ -40,6 +40,7 @@ pub use error::Error;
 pub use identity::{Identity, PreviousIncarnation, peek};
 pub use journal::Journal;
 pub use kv::flush::Flush;
+pub use kv::flush::rewrite::{Rewrite, Sliced};
 pub use kv::layers::{BegunRead, KeyInMemory, ReadPoint, StateReader};
 pub use kv::merged_scan::MemoryPage;
 pub use kv::state_machine::{Applied, Operation, StateMachine};

@@ -1,4 +1,4 @@
-//! Background jobs off the loop: flushes of the state machine, the progress of a snapshot, and closing and removal of databases.
+//! Background jobs off the loop: flushes and rewrites of the state machine, the progress of a snapshot, and closing and removal of databases.
 //!
 //! Why: each takes long, and the loop must not wait for it. In life each gets a thread ([`crate::consensus::thread`]), in
 //! a simulator they are steps of the schedule.
@@ -11,12 +11,14 @@
 use std::sync::Arc;
 
 use crate::model::Millis;
-use crate::storage::{Engine, Flush, Spooler};
+use crate::storage::{Engine, Flush, Rewrite, Spooler};
 
 /// Work that the loop hands to other threads.
 pub trait Background: Send {
     /// Carries out a flush; ends in one [`Input::Flushed`](crate::consensus::Input::Flushed).
     fn flush(&mut self, flush: Flush);
+    /// Copies a slice of a rewrite; ends in one [`Input::Sliced`](crate::consensus::Input::Sliced), which brings the rewrite back.
+    fn slice(&mut self, rewrite: Box<Rewrite>, max_bytes: usize);
     /// Follows a snapshot. One [`Input::Scanned`](crate::consensus::Input::Scanned) follows when
     /// the reader has scanned the tree, or when the snapshot has failed before.
     fn spool(&mut self, token: u64, spooler: Spooler);

@@ -210,6 +210,7 @@ impl Driver {
             Input::Install { message, received, reply } => self.install(*message, received, reply)?,
             Input::StreamEnded { to, result } => self.snapshots.stream_ended(&mut self.core, to, result),
             Input::Flushed { mark, result } => self.snapshots.flushed(&mut self.core, mark, result)?,
+            Input::Sliced { rewrite, result } => self.snapshots.reclaim.sliced(&mut self.core, rewrite, result)?,
             Input::Scanned { token, result } => self.snapshots.scanned(&mut self.core, token, result),
         }
         Ok(())

@@ -114,6 +114,7 @@ impl Driver {
         self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.core.raw.raft.term };
         self.reads.renew((self.core.raft_id(), self.core.options.nonce));
         self.lag = Lag::default();
+        self.snapshots.reclaim.abandon(&mut self.core);
         self.snapshots = Snapshots::default();
         self.clock = ClusterClock::default();
         self.term_bound = TermBound::default();
@@ -229,7 +230,11 @@ impl Driver {
         // The journal first: the state machine may be behind the log after a crash, but not ahead of it.
         self.core.raw.mut_store().journal.sync()?;
         // Only what is flushed quickly: the next start applies the rest from the journal.
-        if self.core.state_machine.unflushed_bytes() <= FLUSH_AT_STOP { self.core.state_machine.flush() } else { Ok(()) }
+        if self.core.state_machine.unflushed_bytes() <= FLUSH_AT_STOP {
+            self.core.state_machine.flush()
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether the loop may end: it is stopping, and nothing is left to wait for.

@@ -259,7 +259,7 @@ impl Driver {
         if !plant::is(Plant::FeedNotReset) {
             self.core.feed.skip_to(index);
         }
-        self.snapshots.installed();
+        self.snapshots.installed(&mut self.core);
         self.proposals.requests_hidden(context!(self), index, term);
         self.settle()?;
         info!(self.core.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.core.state_machine.keys());

@@ -6,9 +6,9 @@ use slog::info;
 
 use super::Driver;
 use super::split_borrows::{context, view};
-use crate::consensus::input::ReadGrant;
 use crate::consensus::core::Phase;
 use crate::consensus::core::pending_request::{ClientRequest, removed, stopping};
+use crate::consensus::input::ReadGrant;
 use crate::consensus::membership::operation::Effect;
 use crate::consensus::reads::Reader;
 use crate::model::{Code, Refusal, WhoAmI};

@@ -302,12 +302,7 @@ impl Handle {
 
     /// Asks for leave to read. A stale read without a bound on its age needs nothing of the loop, where the state has the index
     /// that it asks for.
-    async fn grant(
-        &self,
-        consistency: Consistency,
-        bounds: Bounds,
-        timeout: Duration,
-    ) -> Result<ReadGrant, Refusal> {
+    async fn grant(&self, consistency: Consistency, bounds: Bounds, timeout: Duration) -> Result<ReadGrant, Refusal> {
         if consistency == Consistency::Stale
             && bounds.max_stale_ms.is_none()
             && let Some(grant) = self.published.direct_reads()

@@ -45,7 +45,7 @@ fn a_snapshot_on_request_waits_for_the_sync_or_its_deadline() {
         let mark = node.core.state_machine.applied();
         node.core.at(NOW + later);
         if later == 0 {
-            snapshots.flushed(&mut node.core, mark, Ok(())).unwrap();
+            snapshots.flushed(&mut node.core, mark, Ok(0)).unwrap();
         }
         snapshots.run_snapshots(&mut node.core).unwrap();
         answer.try_recv().ok().map(|result| result.map_err(|refusal| refusal.code))

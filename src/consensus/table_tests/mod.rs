@@ -33,7 +33,7 @@ use crate::model::{
     Answer, DiskSpace, JoinOffer, Limits, Member, MemberChange, Millis, PeerTable, Probe, Refusal, Request, Role,
     StateDigest,
 };
-use crate::storage::{DataDir, Engine, Flush, OpenOptions, SledEngine, SnapshotReader, Spooler};
+use crate::storage::{DataDir, Engine, Flush, OpenOptions, Rewrite, SledEngine, SnapshotReader, Spooler};
 
 /// The raft id of the node under test, whose name is `n1`; the others are `n2` with the raft id 2 and so on.
 pub(super) const ME: u64 = 77;
@@ -103,6 +103,7 @@ struct Idle;
 
 impl Background for Idle {
     fn flush(&mut self, _: Flush) {}
+    fn slice(&mut self, _: Box<Rewrite>, _: usize) {}
     fn spool(&mut self, _: u64, _: Spooler) {}
     fn discard(&mut self, _: Vec<Box<dyn Send>>, _: Arc<dyn Engine>, _: Vec<String>) {}
     fn now(&self) -> Millis {
@@ -121,6 +122,7 @@ fn options() -> Options {
         snapshot_keep_entries: 1_000,
         snapshot_spool_bytes: 64 << 20,
         memtable_bytes: 1 << 20,
+        reclaim_slack_bytes: 64 << 20,
         entry_cache_bytes: 32 << 20,
         follower_bytes: 64 << 20,
         apply_work: 1 << 20,

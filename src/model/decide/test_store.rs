@@ -1,8 +1,8 @@
 //! An in-memory state machine for tests.
 
-use std::sync::Arc;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -88,7 +88,8 @@ impl Map {
         }
         let more = found.len() > list.limit;
         found.truncate(list.limit);
-        let items = found.into_iter().map(|(key, item)| (key.clone(), (!list.keys_only).then(|| Arc::new(item.clone()))));
+        let items =
+            found.into_iter().map(|(key, item)| (key.clone(), (!list.keys_only).then(|| Arc::new(item.clone()))));
         Page { items: items.collect(), more }
     }
 }

@@ -168,6 +168,16 @@ impl Journal {
         self.sync()
     }
 
+    /// Records another generation of the same state, durable on return: the commit point of a rewrite.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn switch_generation(&mut self, generation: u64, hard_state: &HardState) -> Result<(), Error> {
+        self.generation = generation;
+        self.append(&[], hard_state)?;
+        self.sync()
+    }
+
     /// Sets the checkpoint of the state machine; written with the next record.
     pub fn record_checkpoint(&mut self, index: u64, term: u64) {
         debug_assert!(index >= self.checkpoint.0, "a checkpoint never goes back");

@@ -126,14 +126,7 @@ fn chunk_number(chunk: usize) -> u16 {
 }
 
 /// Adds a write of `value` to `batch`; `old_chunks` is the number of chunks of the value that it replaces.
-pub(crate) fn put(
-    batch: &mut Batch,
-    kind: Kind,
-    key: &[u8],
-    version: u64,
-    value: &[u8],
-    old_chunks: usize,
-) -> Header {
+pub(crate) fn put(batch: &mut Batch, kind: Kind, key: &[u8], version: u64, value: &[u8], old_chunks: usize) -> Header {
     put_as(batch, Header::of(kind, key, version, value), kind, key, value, old_chunks)
 }
 

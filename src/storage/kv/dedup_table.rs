@@ -41,12 +41,7 @@ pub(crate) fn read(db: &dyn Db) -> Result<DedupTable, Error> {
 }
 
 /// Stores a result; the memtable receives it and the removal of what is evicted for it.
-pub(crate) fn insert(
-    dedup: &mut DedupTable,
-    stored: StoredResult,
-    memtable: &mut Memtable,
-    totals: &mut StateTotals,
-) {
+pub(crate) fn insert(dedup: &mut DedupTable, stored: StoredResult, memtable: &mut Memtable, totals: &mut StateTotals) {
     if plant::is(Plant::ResultsEvictedEarly) && dedup.len() >= 8 {
         *dedup = DedupTable::default();
     }

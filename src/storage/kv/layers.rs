@@ -204,13 +204,12 @@ impl StateReader {
 
     /// Takes what was read from the tree only where no freeze came since the memtables were read. An error counts no more than a
     /// value does then: a value of several chunks may have been replaced while it was read.
-    fn in_epoch<T, R>(
-        &self,
-        epoch: u64,
-        read: Result<T, Error>,
-        of: impl FnOnce(T) -> R,
-    ) -> Result<Option<R>, Error> {
-        if self.read().epoch == epoch || plant::is(Plant::EpochUnchecked) { read.map(|read| Some(of(read))) } else { Ok(None) }
+    fn in_epoch<T, R>(&self, epoch: u64, read: Result<T, Error>, of: impl FnOnce(T) -> R) -> Result<Option<R>, Error> {
+        if self.read().epoch == epoch || plant::is(Plant::EpochUnchecked) {
+            read.map(|read| Some(of(read)))
+        } else {
+            Ok(None)
+        }
     }
 }
 

@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::chunks::Header;
 use super::layers::Layers;
 use super::memtable::{KeyRange, Slot, StoredItem, StoredMeta};
-use super::chunks::Header;
 use super::tree_scan::{KeyScan, READ_AHEAD, TreeKey};
 use super::{chunks, item_codec};
 use crate::model::{List, Page};
@@ -98,8 +98,7 @@ fn slots<'a>(layers: &'a Layers, range: KeyRange<'a>, reverse: bool) -> impl Ite
     let is_empty = matches!(range, (Bound::Included(from), Bound::Excluded(to)) if to <= from);
     let of = move |table: &'a super::memtable::Memtable| (!is_empty).then(|| table.range(range)).into_iter().flatten();
     let mut active = directed(of(&layers.active), reverse).peekable();
-    let mut frozen =
-        directed(layers.frozen.iter().flat_map(move |frozen| of(&frozen.table)), reverse).peekable();
+    let mut frozen = directed(layers.frozen.iter().flat_map(move |frozen| of(&frozen.table)), reverse).peekable();
     std::iter::from_fn(move || {
         let order = match (active.peek(), frozen.peek()) {
             (Some((upper, _)), Some((lower, _))) => directed_cmp(upper, lower, reverse),

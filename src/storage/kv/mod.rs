@@ -1,7 +1,6 @@
 //! The key-value state machine: apply, memtables over a tree, scans, flushes, and the metadata beside the values.
 
 pub(crate) mod audit;
-pub(crate) mod checkpoint;
 pub(crate) mod chunks;
 pub(crate) mod dedup_table;
 pub(crate) mod entry_view;
@@ -11,7 +10,6 @@ pub(crate) mod layers;
 pub(crate) mod memtable;
 pub(crate) mod merged_scan;
 pub(crate) mod meta;
-pub(crate) mod redo;
 pub(crate) mod state_machine;
 pub(crate) mod tree_scan;
 pub(crate) mod ttl_index;

@@ -25,10 +25,10 @@ use super::chunks::Header;
 use super::dedup_table;
 use super::entry_view::{Counters, EntryView, SeenKeys, Staged, stage};
 use super::flush::EffectLine;
+use super::flush::redo::RedoFile;
 use super::layers::{ReadPoint, StateReader};
 use super::memtable::Record;
 use super::meta::{State, Unreadable};
-use super::redo::RedoFile;
 use super::ttl_index;
 use crate::storage::layout::{Kind, STATE_VERSION};
 use crate::storage::{Batch, Db, Error};
@@ -356,7 +356,8 @@ impl StateMachine {
         let at = ApplyPoint { index: self.state.index, clock: self.state.clock };
         let mut dedup = std::mem::take(&mut self.dedup);
         let mut staged = Staged::default();
-        let decided = decide_write(write, at, self.state.term, &dedup, |command, by| self.run(command, by, at, &mut staged));
+        let decided =
+            decide_write(write, at, self.state.term, &dedup, |command, by| self.run(command, by, at, &mut staged));
         // The result is in the table before the next entry is decided: if entries 8 and 9 are one PUT sent twice under one
         // idempotency key, 9 changes nothing and is answered with the result of 8.
         let written = decided.map(|(written, stored)| {

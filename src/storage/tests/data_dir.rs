@@ -161,8 +161,7 @@ fn an_install_commits_with_the_journal_and_garbage_is_what_nothing_names() {
     fs::create_dir_all(dir.path().join(layout::state_machine(folder, 4))).unwrap();
     let mut writer = data_dir.reserve_generation().unwrap().open(0).unwrap();
     assert_eq!(data_dir.garbage(1).unwrap(), ["7".into(), layout::state_machine(folder, 4)]);
-    let (mut spooler, mut reader) =
-        state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20);
+    let (mut spooler, mut reader) = state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20);
     state_machine.flush().unwrap();
     state_machine.end_snapshot();
     super::spool_rest(&mut spooler).unwrap();

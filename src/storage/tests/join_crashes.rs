@@ -164,8 +164,7 @@ fn snapshot() -> (Vec<Vec<u8>>, SnapshotMetadata) {
     let disk = Disk::default();
     let (data_dir, Incarnation { mut state_machine, .. }) = disk.start();
     state_machine.apply(vec![put(2, b"theirs", vec![2])], usize::MAX).unwrap();
-    let (mut spooler, mut reader) =
-        state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20);
+    let (mut spooler, mut reader) = state_machine.begin_snapshot(data_dir.engine().scratch().unwrap(), 1 << 20);
     state_machine.flush().unwrap();
     state_machine.end_snapshot();
     spool_rest(&mut spooler).unwrap();

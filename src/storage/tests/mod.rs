@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::{
-    Applied, Batch, Change, Db, Engine, Error, Frame, OpenOptions, Operation, Pair, SledEngine, SnapshotReader, Spooled,
-    Spooler, StateMachine,
+    Applied, Batch, Change, Db, Engine, Error, Frame, OpenOptions, Operation, Pair, SledEngine, SnapshotReader,
+    Spooled, Spooler, StateMachine,
 };
 use crate::model::Command;
 pub(super) use crate::storage::fuzz::redo_file;

@@ -41,7 +41,8 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let engine = sled(dir.path());
     let db = engine.open("m", true, 4 << 20).unwrap();
-    let mut state_machine = StateMachine::create(db.clone(), redo_file(), (1, 1), Members::default(), ConfState::default()).unwrap();
+    let mut state_machine =
+        StateMachine::create(db.clone(), redo_file(), (1, 1), Members::default(), ConfState::default()).unwrap();
     let mut rng = Rng(7);
     // Long keys full of zeros are the longest there are once they are escaped.
     let key = |number: u64| [&vec![0; 1016][..], &Rng(number).next().to_be_bytes()].concat();
@@ -60,8 +61,7 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
         db.put(&chunk_key(Kind::Data, &key(100 + number), 0), &[7; 4096]).unwrap();
     }
     for number in &order {
-        db.write(super::Batch { changes: vec![(chunk_key(Kind::Data, &key(100 + number), 0), None)] })
-            .unwrap();
+        db.write(super::Batch { changes: vec![(chunk_key(Kind::Data, &key(100 + number), 0), None)] }).unwrap();
     }
     state_machine.flush().unwrap();
     assert_eq!(engine.list("m/blobs").unwrap(), [""; 0]);

@@ -54,7 +54,7 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
                 state_machine.apply(batch(&mut rng, state_machine.applied().0, 400), usize::MAX).unwrap();
             }
             state_machine.flush().unwrap();
-    state_machine.end_snapshot();
+            state_machine.end_snapshot();
             let end = state_machine.applied().0;
             // What is applied after the end is not in the snapshot.
             let frozen = db.pairs.lock().unwrap().clone();
@@ -76,8 +76,7 @@ fn stepwise_interleavings_are_exact_too() {
         for _ in 0..60 {
             state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
         }
-        let mut copied =
-            SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20));
+        let mut copied = SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20));
         while copied.step().unwrap() {
             for _ in 0..rng.below(4) {
                 state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
@@ -87,7 +86,7 @@ fn stepwise_interleavings_are_exact_too() {
             }
         }
         state_machine.flush().unwrap();
-    state_machine.end_snapshot();
+        state_machine.end_snapshot();
         spool_rest(&mut copied.spooler).unwrap();
         let (snapshot, index) = receive(copied.frames, copied.reader).unwrap();
         assert_eq!(index, state_machine.applied().0);
@@ -103,15 +102,14 @@ fn chunks_in_the_middle_of_a_batch_are_exact_too() {
         for _ in 0..400 {
             state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
         }
-        let copied =
-            SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20));
+        let copied = SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20));
         *db.snapshot.lock().unwrap() = Some(copied);
         for _ in 0..6 {
             state_machine.apply(batch(&mut rng, state_machine.applied().0, 3000), usize::MAX).unwrap();
             state_machine.flush().unwrap();
         }
         state_machine.flush().unwrap();
-    state_machine.end_snapshot();
+        state_machine.end_snapshot();
         let mut copied = db.snapshot.lock().unwrap().take().unwrap();
         spool_rest(&mut copied.spooler).unwrap();
         let (snapshot, _) = receive(copied.frames, copied.reader).unwrap();
@@ -172,7 +170,6 @@ fn the_tree_waits_for_its_reader_and_is_never_spooled() {
     let scratch = tempfile::tempfile().unwrap();
     let (mut spooler, reader) = state_machine.begin_snapshot(scratch.try_clone().unwrap(), 50_000);
     assert_eq!((spooler.step().unwrap(), reader.scans()), (None, 0));
-    state_machine.flush().unwrap();
     state_machine.end_snapshot();
     spool_rest(&mut spooler).unwrap();
     let (snapshot, _) = receive(Vec::new(), reader).unwrap();

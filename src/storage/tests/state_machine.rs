@@ -16,7 +16,8 @@ use crate::storage::{Applied, Batch, Db, Error, Operation, StateMachine};
 
 pub(crate) fn fresh() -> (Arc<Memory>, StateMachine) {
     let db = Arc::new(Memory::default());
-    let state_machine = StateMachine::create(db.clone(), redo_file(), (1, 1), Members::default(), ConfState::default()).unwrap();
+    let state_machine =
+        StateMachine::create(db.clone(), redo_file(), (1, 1), Members::default(), ConfState::default()).unwrap();
     (db, state_machine)
 }
 

@@ -61,7 +61,8 @@ pub fn stored(world: &World, at: usize) -> BTreeMap<Vec<u8>, Item> {
     let mut found = BTreeMap::new();
     while let Some(page) = world.nodes[at].driver.as_ref().and_then(|driver| driver.list(&list).ok()) {
         list.start = page.items.last().map(|(key, _)| after(key)).unwrap_or_default();
-        found.extend(page.items.into_iter().filter_map(|(key, item)| Some((key.to_vec(), Arc::unwrap_or_clone(item?)))));
+        found
+            .extend(page.items.into_iter().filter_map(|(key, item)| Some((key.to_vec(), Arc::unwrap_or_clone(item?)))));
         if !page.more {
             break;
         }

@@ -188,11 +188,21 @@ fn send_request(world: &mut World, id: u64, at: usize, request: ClientRequest, b
         }
         ClientRequest::Read(key) => {
             let (is_stale, query) = (bound.is_some(), Query::Key(key.to_vec()));
-            read_input(is_stale, bounds, deadline(world, at), outbox.reply(move |result| Reply::Read { operation: id, query, result }))
+            read_input(
+                is_stale,
+                bounds,
+                deadline(world, at),
+                outbox.reply(move |result| Reply::Read { operation: id, query, result }),
+            )
         }
         ClientRequest::Page { list, stale } => {
             let query = Query::Page(list);
-            read_input(stale, bounds, deadline(world, at), outbox.reply(move |result| Reply::Read { operation: id, query, result }))
+            read_input(
+                stale,
+                bounds,
+                deadline(world, at),
+                outbox.reply(move |result| Reply::Read { operation: id, query, result }),
+            )
         }
     };
     world.input(at, input);

@@ -90,6 +90,8 @@ struct Content {
     synced: Map,
     /// The batches written since the last sync, in order, each with whether it is a change that a crash may lose alone.
     unsynced: Vec<(Batch, bool)>,
+    /// The bytes of everything written: the file never becomes shorter.
+    bytes: u64,
     /// What the records of a journal say, read as they are written.
     journal: Option<Journal>,
 }
@@ -104,6 +106,8 @@ impl Content {
                 }
             }
         }
+        let size = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| key.len() + value.as_ref().map_or(0, Vec::len);
+        self.bytes += batch.changes.iter().map(size).sum::<usize>() as u64;
         apply(&mut self.now, &batch);
         self.unsynced.push((batch, is_alone));
     }
@@ -111,7 +115,8 @@ impl Content {
     /// What a killed process leaves: everything it has written, synced or not.
     fn after_kill(&self) -> Self {
         let (now, synced) = (self.now.clone(), self.synced.clone());
-        Self { now, synced, unsynced: self.unsynced.clone(), journal: self.journal.clone() }
+        let (unsynced, journal) = (self.unsynced.clone(), self.journal.clone());
+        Self { now, synced, unsynced, bytes: self.bytes, journal }
     }
 
     /// What a loss of power leaves: what was synced, and any prefix of the rest.
@@ -127,7 +132,7 @@ impl Content {
         }
         // The records are read again from what is left, as the next start will read them.
         let journal = self.journal.as_ref().map(|journal| journal.reread(kept.iter()));
-        Self { now: kept.clone(), synced: kept, unsynced: Vec::new(), journal }
+        Self { now: kept.clone(), synced: kept, unsynced: Vec::new(), bytes: self.bytes, journal }
     }
 }
 
@@ -212,6 +217,10 @@ impl Db for OpenDb {
             journal.sync();
         }
         Ok(())
+    }
+
+    fn size_on_disk(&self) -> u64 {
+        lock(&self.0.0).bytes
     }
 }
 

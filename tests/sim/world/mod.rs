@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex};
 
 use huskv::consensus::{Driver, Input};
 use huskv::model::{BootId, DiskSpace, Millis};
-use huskv::storage::{Flush, Spooler};
+use huskv::storage::{Flush, Rewrite, Spooler};
 use raft::eraftpb::Message;
 
 use crate::checks::observed::Observed;
@@ -66,6 +66,8 @@ pub enum Event {
     Scan(Process, u64, Box<Spooler>),
     /// A flush of the state machine of this raft id does its next steps.
     Flush(Process, u64, Box<Flush>),
+    /// A slice of a rewrite is copied.
+    Slice(Process, Box<Rewrite>),
     /// A thread that serves a client goes on with a read.
     Read(Process, Box<ReadUnderWay>),
     /// All frames of a snapshot stream have arrived.
@@ -297,7 +299,8 @@ impl World {
             | Event::Input(process, _)
             | Event::Scan(process, ..)
             | Event::PeerSpace(process, ..)
-            | Event::Flush(process, ..) => {
+            | Event::Flush(process, ..)
+            | Event::Slice(process, ..) => {
                 if self.alive(process)
                     && let Some(event) = self.paused(process, event)
                 {
@@ -351,6 +354,14 @@ impl World {
             Event::Scan(process, token, spooler) => self.scan(process, token, spooler),
             Event::PeerSpace(process, from, space) => disk_space::receive(self, process.0, from, space),
             Event::Flush(process, raft_id, flush) => self.flush(process, raft_id, flush),
+            Event::Slice(process, mut rewrite) => {
+                // A few hundred bytes at a time, so that flushes and crashes come between slices.
+                let result = rewrite.slice(50 + usize::try_from(self.rng.below(2000)).expect("it is small"));
+                if !self.nodes[process.0].engine.has_crashed() {
+                    let rewrite = Some(rewrite);
+                    self.drive(process.0, |driver, now| driver.handle(now, Input::Sliced { rewrite, result }));
+                }
+            }
             _ => {}
         }
     }
@@ -376,7 +387,7 @@ impl World {
         if result.is_ok() && raft_id == self.nodes[process.0].table.raft_id {
             self.nodes[process.0].durable = (raft_id, mark.0);
         }
-        let result = result.map(drop);
+        let result = result.map(|_| flush.tree_bytes());
         self.drive(process.0, |driver, now| driver.handle(now, Input::Flushed { mark, result }));
     }
 }

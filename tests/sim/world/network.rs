@@ -78,6 +78,10 @@ impl World {
                 let raft_id = self.nodes[process.0].table.raft_id;
                 self.after(delay, Event::Flush(process, raft_id, flush));
             }
+            Output::Slice(rewrite) => {
+                let delay = 1 + self.rng.below(30);
+                self.after(delay, Event::Slice(process, rewrite));
+            }
             Output::Spool { token, spooler } => {
                 let delay = 1 + self.rng.below(60);
                 self.after(delay, Event::Scan(process, token, spooler));

@@ -11,11 +11,11 @@ use huskv::model::Millis;
 use huskv::model::{
     Answer, DiskSpace, JoinAccepted, JoinOffer, PeerTable, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
 };
-use huskv::storage::{Engine, Flush, SnapshotReader, SnapshotTarget, Spooler};
+use huskv::storage::{Engine, Flush, Rewrite, SnapshotReader, SnapshotTarget, Spooler};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 
-use crate::workload::client_reads::Query;
 use crate::checks::journal::JournalState;
+use crate::workload::client_reads::Query;
 use crate::world::disk::{Fault, SimEngine};
 
 /// A process of a node: the index of the node, and the number of its starts.
@@ -66,6 +66,7 @@ pub enum Output {
     },
     Publish(PeerTable),
     Flush(Box<Flush>),
+    Slice(Box<Rewrite>),
     Spool {
         token: u64,
         spooler: Box<Spooler>,
@@ -205,6 +206,9 @@ impl Outbox for SimOutbox {
 impl Background for SimOutbox {
     fn flush(&mut self, flush: Flush) {
         self.push(Output::Flush(Box::new(flush)));
+    }
+    fn slice(&mut self, rewrite: Box<Rewrite>, _: usize) {
+        self.push(Output::Slice(rewrite));
     }
     fn spool(&mut self, token: u64, spooler: Spooler) {
         self.push(Output::Spool { token, spooler: Box::new(spooler) });

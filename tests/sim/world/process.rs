@@ -62,6 +62,7 @@ impl World {
             snapshot_keep_entries: self.log_length.1,
             snapshot_spool_bytes: 1 << 30,
             memtable_bytes: self.memtable_bytes,
+            reclaim_slack_bytes: 4096,
             entry_cache_bytes: 32 << 20,
             follower_bytes: 64 << 20,
             apply_work,

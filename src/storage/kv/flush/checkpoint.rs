@@ -5,19 +5,22 @@
 //! Invariants: one flush is under way at a time, and one snapshot. A snapshot ends between two flushes, when the tree is the state at one
 //! index.
 //!
-//! See also: [`super::flush`] (the steps), `consensus::snapshots` (when), `storage::snapshot` (why a snapshot is exact).
+//! See also: [`super`] (the steps), `consensus::snapshots` (when), `storage::snapshot` (why a snapshot is exact).
 
 use std::sync::Arc;
 
 use raft::eraftpb::SnapshotMetadata;
 
-use super::chunks::Header;
-use super::flush::Flush;
-use super::memtable::FrozenMemtable;
-use super::state_machine::StateMachine;
+use super::Flush;
+use super::redo::RedoFile;
+use super::rewrite::Rewrite;
+use crate::storage::incoming_generations::ReservedGeneration;
+use crate::storage::kv::chunks::Header;
+use crate::storage::kv::memtable::FrozenMemtable;
+use crate::storage::kv::state_machine::StateMachine;
 use crate::storage::layout::Kind;
 use crate::storage::snapshot::send_spool::{EffectSender, Spool};
-use crate::storage::{Error, SnapshotReader, SpoolBound, Spooler};
+use crate::storage::{Db, Error, SnapshotReader, SpoolBound, Spooler};
 
 /// The file bytes per byte of a memtable that a flush takes: puts of 1 MB took 1.8 in the tree (deletes 0.3 to 1.1 of the removed bytes),
 /// and the redo record takes one.
@@ -51,8 +54,8 @@ impl StateMachine {
     }
 
     /// Freezes the active memtable and returns its flush, which any thread may carry out; [`StateMachine::flush_ended`] follows. None
-    /// while one is under way.
-    pub fn freeze(&mut self) -> Option<Flush> {
+    /// while one is under way. What `rewrite` has copied is written to its new generation, too.
+    pub fn freeze(&mut self, rewrite: Option<&Rewrite>) -> Option<Flush> {
         let mut layers = self.reader.write();
         if layers.frozen.is_some() {
             return None;
@@ -70,7 +73,14 @@ impl StateMachine {
         drop(layers);
         self.members_chunks = self.members_header.chunks();
         self.state_chunks = Header::of(Kind::State, b"", self.state.index, &self.state.encode()).chunks();
-        Some(Flush::new(tree, frozen, self.redo.clone(), self.effects.clone(), self.cancelled.clone()))
+        Some(Flush::new(
+            tree,
+            frozen,
+            self.redo.clone(),
+            self.effects.clone(),
+            self.cancelled.clone(),
+            rewrite.and_then(Rewrite::mirror),
+        ))
     }
 
     /// Notes that the flush with this mark has ended; returns what was frozen, to be dropped on another thread. None if it was not
@@ -82,12 +92,28 @@ impl StateMachine {
         Some(Box::new(frozen))
     }
 
-    /// Flushes everything applied, on this thread; durable on return. Only while no flush is under way; otherwise nothing is done.
+    /// Prepares a rewrite of the tree into a reserved generation.
+    pub(crate) fn rewrite_into(&self, reserved: ReservedGeneration, cache_bytes: u64) -> Rewrite {
+        Rewrite::new(self.reader.read().tree.clone(), reserved, cache_bytes)
+    }
+
+    /// Puts the tree of a complete rewrite in the place of the present one, which is returned to be closed on another thread. Only
+    /// while no flush and no snapshot is under way.
+    pub(crate) fn replace_tree(&mut self, tree: Arc<dyn Db>, redo: RedoFile) -> Box<dyn Send> {
+        debug_assert!(!self.is_flushing(), "the copy is the tree between two flushes");
+        let mut layers = self.reader.write();
+        layers.epoch += 1;
+        let old = std::mem::replace(&mut layers.tree, tree);
+        self.redo = redo;
+        Box::new(old)
+    }
+
+    /// Flushes everything applied, on this thread; durable on return. Only while no flush or rewrite is under way; otherwise nothing is done.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn flush(&mut self) -> Result<(), Error> {
-        let Some(mut flush) = self.freeze() else { return Ok(()) };
+        let Some(mut flush) = self.freeze(None) else { return Ok(()) };
         flush.run()?;
         drop(self.flush_ended(flush.mark()));
         Ok(())

@@ -15,13 +15,13 @@
 //! Invariants: the file is replaced as a whole, so it is never torn. A record is applied to the tree at `from`, or again to the one
 //! at `to`: changes are absolute. The state record is its last change.
 //!
-//! See also: [`super::flush`] (the steps), `layout` (the name of the file).
+//! See also: [`super`] (the steps), `layout` (the name of the file).
 
 use std::sync::Arc;
 
-use super::chunks;
-use super::meta::State;
 use crate::plant::{self, Plant};
+use crate::storage::kv::chunks;
+use crate::storage::kv::meta::State;
 use crate::storage::layout::{CHUNK_BYTES, FieldReader, Kind, REDO_VERSION, is_key_of, parse_chunk_key, push_prefixed};
 use crate::storage::{Batch, Change, Db, Engine, Error};
 
@@ -71,11 +71,7 @@ impl RedoFile {
         }
         let damaged = |detail: String| Error::Damaged { what: self.name.clone(), detail, path: self.engine.path() };
         if bytes.first().is_some_and(|version| *version > REDO_VERSION) {
-            return Err(Error::Newer {
-                what: self.name.clone(),
-                found: bytes[0].into(),
-                known: REDO_VERSION.into(),
-            });
+            return Err(Error::Newer { what: self.name.clone(), found: bytes[0].into(), known: REDO_VERSION.into() });
         }
         let record = RedoRecord::decode(bytes).ok_or_else(|| damaged("its checksum does not fit".into()))?;
         let applied = applied(tree)?;
@@ -88,7 +84,9 @@ impl RedoFile {
             return Err(damaged(format!("it leads from entry {from} to {to}, and the state has applied {applied}")));
         }
         let mut at = record.start();
-        while let Some(piece) = record.piece(&mut at).ok_or_else(|| damaged("it holds other bytes than huskv writes".into()))? {
+        while let Some(piece) =
+            record.piece(&mut at).ok_or_else(|| damaged("it holds other bytes than huskv writes".into()))?
+        {
             tree.write_each(&piece)?;
         }
         tree.sync()?;

@@ -13,18 +13,23 @@
 //! Invariants: one flush of a state machine at a time. The frozen memtable answers for all its keys until the flush has ended. The tree is
 //! written by flushes alone.
 //!
-//! See also: [`super::redo`] (recovery), [`super::layers`] (readers), `consensus::snapshots` (when).
+//! See also: [`redo`] (recovery), [`crate::storage::kv::layers`] (readers), `consensus::snapshots` (when).
+
+pub(crate) mod checkpoint;
+pub(crate) mod redo;
+pub(crate) mod rewrite;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::memtable::{FrozenMemtable, Record, Slot};
-use super::redo::{RedoFile, RedoRecord};
 use super::{chunks, item_codec, ttl_index};
 use crate::plant::{self, Plant};
+use crate::storage::kv::memtable::{FrozenMemtable, Record, Slot};
 use crate::storage::layout::Kind;
 use crate::storage::snapshot::send_spool::EffectSender;
 use crate::storage::{Batch, Change, Db, Error};
+use redo::{RedoFile, RedoRecord};
+use rewrite::Mirror;
 
 /// The running snapshot of a state machine, which receives what is flushed.
 #[derive(Clone, Default)]
@@ -66,8 +71,11 @@ pub struct Flush {
     effects: EffectLine,
     /// Set once the state machine is gone, whose tree is garbage then.
     cancelled: Arc<AtomicBool>,
+    /// The new generation that a rewrite is writing.
+    mirror: Option<Mirror>,
     record: Option<RedoRecord>,
     step: Step,
+    tree_bytes: u64,
 }
 
 impl Flush {
@@ -78,8 +86,15 @@ impl Flush {
         redo: RedoFile,
         effects: EffectLine,
         cancelled: Arc<AtomicBool>,
+        mirror: Option<Mirror>,
     ) -> Self {
-        Self { tree, frozen, redo, effects, cancelled, record: None, step: Step::Redo }
+        Self { tree, frozen, redo, effects, cancelled, mirror, record: None, step: Step::Redo, tree_bytes: 0 }
+    }
+
+    /// Returns the bytes of the tree on disk, once the flush has ended.
+    #[must_use]
+    pub fn tree_bytes(&self) -> u64 {
+        self.tree_bytes
     }
 
     /// Returns the (index, term) that the tree is the state at once the flush has ended.
@@ -113,6 +128,9 @@ impl Flush {
             Step::Pieces(mut at) => match self.record.as_ref().and_then(|record| record.piece(&mut at)).flatten() {
                 Some(piece) => {
                     self.tree.write_each(&piece)?;
+                    if let Some(mirror) = &self.mirror {
+                        mirror.write(&piece)?;
+                    }
                     self.effects.push(&piece);
                     Step::Pieces(at)
                 }
@@ -123,11 +141,15 @@ impl Flush {
                     self.redo.remove()?;
                 }
                 self.tree.sync()?;
+                if let Some(mirror) = &self.mirror {
+                    mirror.sync()?;
+                }
                 Step::CleanUp
             }
             Step::CleanUp => {
                 self.redo.remove()?;
                 self.record = None;
+                self.tree_bytes = self.tree.size_on_disk();
                 Step::Ended
             }
             Step::Ended => Step::Ended,

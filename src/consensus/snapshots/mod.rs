@@ -18,6 +18,8 @@
 //! See also: the scan (`storage::snapshot`), the stream (`transport::snapshot_stream`), the install
 //! (`driver::own_incarnation_switch`).
 
+mod reclaim;
+
 use std::collections::BTreeMap;
 
 use raft::SnapshotStatus;
@@ -29,6 +31,7 @@ use super::input::{InstallError, Reply};
 use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal, mib};
 use crate::storage::{Error, SnapshotTarget, SpoolBound};
+use reclaim::Reclaim;
 
 /// About the maximum chunks of the journal that one turn removes: 4 MiB, at least what a turn adds. sled frees nothing of
 /// what a batch replaces before the batch ends: 64 records of 1 MiB in one batch took 200 MB and stalled the loop for two
@@ -71,6 +74,8 @@ fn is_below_floor(core: &Core) -> bool {
 pub(crate) struct Snapshots {
     /// The mark of the flush under way, and when it began.
     flushing: Option<((u64, u64), Millis)>,
+    /// The rewrite of the tree.
+    pub reclaim: Reclaim,
     /// Since when there is something to flush.
     unflushed_since: Option<Millis>,
     /// Requests for a checkpoint.
@@ -92,8 +97,9 @@ pub(crate) struct Snapshots {
 }
 
 impl Snapshots {
-    /// Forgets checkpoint and compaction of the old log after an install.
-    pub fn installed(&mut self) {
+    /// Forgets checkpoint, rewrite and compaction of the old state and log after an install.
+    pub fn installed(&mut self, core: &mut Core) {
+        self.reclaim.abandon(core);
         self.flushing = None;
         self.unflushed_since = None;
         self.compact_to = 0;
@@ -108,7 +114,7 @@ impl Snapshots {
     }
 
     fn begin_checkpoint(&mut self, core: &mut Core) {
-        let Some(flush) = core.state_machine.freeze() else { return };
+        let Some(flush) = core.state_machine.freeze(self.reclaim.rewrite()) else { return };
         let mark = flush.mark();
         info!(core.log, "snapshot begun"; "index" => mark.0);
         self.flushing = Some((mark, core.now));
@@ -117,14 +123,9 @@ impl Snapshots {
     }
 
     /// Records a checkpoint: the tree is durable up to `mark`, and the log behind it may be compacted.
-    pub fn flushed(
-        &mut self,
-        core: &mut Core,
-        mark: (u64, u64),
-        result: Result<(), Error>,
-    ) -> Result<(), Error> {
+    pub fn flushed(&mut self, core: &mut Core, mark: (u64, u64), result: Result<u64, Error>) -> Result<(), Error> {
         // A disk that fails is believed no more, whichever generation the flush was for.
-        result?;
+        let tree_bytes = result?;
         let Some((_, began)) = self.flushing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         self.flushing = None;
         // Hundreds of thousands of items: they are freed on another thread.
@@ -145,7 +146,7 @@ impl Snapshots {
         for (_, reply) in std::mem::take(&mut self.waiting) {
             reply(Ok(()));
         }
-        Ok(())
+        self.reclaim.measured(core, tree_bytes)
     }
 
     /// Returns the index that the log may be compacted to after a checkpoint at `mark`. A tail is kept for slow
@@ -180,8 +181,12 @@ impl Snapshots {
             || (entries > 0 && self.shows_space(core));
         let wanted = self.end_scanned(core) || due || !self.waiting.is_empty();
         let waits = self.waits_for_space(core, wanted);
-        if wanted && !waits && self.flushing.is_none() && core.phase == Phase::Member {
-            self.begin_checkpoint(core);
+        if core.phase == Phase::Member && self.flushing.is_none() && !self.reclaim.is_slicing() {
+            if wanted && !waits {
+                self.begin_checkpoint(core);
+            } else if core.stop_by.is_none() {
+                self.reclaim.go_on(core, self.stream.is_some())?;
+            }
         }
         let now = core.now;
         for (_, reply) in self.waiting.extract_if(.., |(deadline, _)| *deadline <= now) {

@@ -1,0 +1,154 @@
+//! Reclaiming disk space: when the tree is rewritten, slice by slice, and when the copy takes its place.
+//!
+//! Why: under overwrites and removals the file of the tree grows to many times its data, and the engine never shortens it.
+//!
+//! ```text
+//!   a flush has ended, the tree is too large --> begin
+//!   a tick, no flush under way               --> slice, on another thread --> sliced
+//!   complete, no snapshot streamed           --> switch: journal record, synced; the old generation is discarded
+//! ```
+//!
+//! Invariants: one rewrite at a time, and not where the disk is short of space. Slices and flushes exclude each other. The rate of slices is
+//! bounded. The journal's record is the commit point: before it a crash leaves the old generation, after it the new one.
+//!
+//! See also: `storage::kv::rewrite` (why the copy is exact), [`super`] (flushes).
+
+use slog::info;
+
+use crate::consensus::core::Core;
+use crate::model::Millis;
+use crate::plant::{self, Plant};
+use crate::storage::{Error, Rewrite, Sliced};
+
+/// The bytes of a slice. With [`SLICE_EVERY`] that is at most 80 MB a second.
+const SLICE_BYTES: usize = 4 << 20;
+
+/// The shortest interval between two slices.
+const SLICE_EVERY: Millis = 50;
+
+/// The shortest interval between the ends of a rewrite and the begin of the next one.
+const REWRITE_EVERY: Millis = 10_000;
+
+/// The rewrite of this node's tree.
+#[derive(Default)]
+pub(crate) enum Reclaim {
+    /// None is under way; the earliest time for the next one.
+    #[default]
+    Idle,
+    /// None before this time.
+    Waiting(Millis),
+    /// Between two slices; the earliest time for the next one.
+    Between(Box<Rewrite>, Millis),
+    /// A slice is copied on another thread: its generation, and when it began.
+    Slicing(u64, Millis),
+}
+
+impl Reclaim {
+    /// Returns the rewrite that flushes have to write to as well. None while a slice is copied, when no flush may begin.
+    pub fn rewrite(&self) -> Option<&Rewrite> {
+        match self {
+            Self::Between(rewrite, _) => Some(rewrite),
+            _ => None,
+        }
+    }
+
+    /// Whether a slice is being copied.
+    pub fn is_slicing(&self) -> bool {
+        matches!(self, Self::Slicing(..))
+    }
+
+    /// A flush has ended, and the tree has so many bytes on disk: begins a rewrite where those are too many.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn measured(&mut self, core: &mut Core, tree_bytes: u64) -> Result<(), Error> {
+        let live = core.state_machine.live_bytes();
+        let is_free = match self {
+            Self::Idle => true,
+            Self::Waiting(until) => core.now >= *until,
+            Self::Between(..) | Self::Slicing(..) => false,
+        };
+        // The copy is about as large as the data; where the disk has no room for it, it stays as it is.
+        let has_room = core.own_space().is_none_or(|space| space.room() > 2 * live);
+        if !is_free || !has_room || tree_bytes <= 2 * live + core.options.reclaim_slack_bytes {
+            return Ok(());
+        }
+        let rewrite = Box::new(core.data_dir.rewrite(&core.state_machine)?);
+        info!(core.log, "the tree is rewritten to give space back"; "bytes" => tree_bytes, "live" => live, "generation" => rewrite.generation());
+        *self = Self::Between(rewrite, core.now);
+        Ok(())
+    }
+
+    /// Goes on, where no flush is under way: the next slice, or the switch to the new generation, unless the tree is `scanned` for a
+    /// snapshot.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn go_on(&mut self, core: &mut Core, scanned: bool) -> Result<(), Error> {
+        match std::mem::take(self) {
+            Self::Between(rewrite, _) if rewrite.is_complete() && !scanned => {
+                *self = Self::Waiting(core.now + REWRITE_EVERY);
+                switch(core, *rewrite)
+            }
+            Self::Between(rewrite, not_before) if !rewrite.is_complete() && core.now >= not_before => {
+                *self = Self::Slicing(rewrite.generation(), core.now);
+                core.background.slice(rewrite, SLICE_BYTES);
+                Ok(())
+            }
+            other => {
+                *self = other;
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the end of a slice.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn sliced(
+        &mut self,
+        core: &mut Core,
+        rewrite: Option<Box<Rewrite>>,
+        result: Result<Sliced, Error>,
+    ) -> Result<(), Error> {
+        let (sliced, Some(rewrite)) = (result?, rewrite) else { return Ok(()) };
+        let began = match self {
+            Self::Slicing(generation, began) if *generation == rewrite.generation() => *began,
+            // Of a state that is no longer in use.
+            _ => {
+                core.discard(rewrite);
+                return Ok(());
+            }
+        };
+        *self = if sliced == Sliced::NoSpace {
+            info!(core.log, "a rewrite of the tree is given up: the disk has no room for it");
+            core.discard(rewrite);
+            Self::Waiting(core.now + REWRITE_EVERY)
+        } else {
+            Self::Between(rewrite, began + SLICE_EVERY)
+        };
+        Ok(())
+    }
+
+    /// Gives the rewrite up: another state has taken the place of the one that it copies.
+    pub fn abandon(&mut self, core: &mut Core) {
+        if let Self::Between(rewrite, _) = std::mem::take(self) {
+            core.discard(rewrite);
+        }
+    }
+}
+
+/// Takes the copy into use.
+fn switch(core: &mut Core, rewrite: Rewrite) -> Result<(), Error> {
+    let Some((generation, tree, redo)) = rewrite.take() else { return Ok(()) };
+    let log = core.raw.mut_store();
+    let hard_state = log.hard_state.clone();
+    if !plant::is(Plant::RewriteUnrecorded) {
+        log.journal.switch_generation(generation, &hard_state)?;
+    }
+    let old = core.state_machine.replace_tree(tree, redo);
+    core.unused.push(old);
+    info!(core.log, "the tree is rewritten"; "generation" => generation);
+    core.discard_garbage()
+}
