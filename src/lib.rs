@@ -9,8 +9,8 @@
 //! 2. A read is linearizable on any node unless the caller asks for `stale`.
 //! 3. A membership change cannot lose the quorum by accident, cannot destroy a node's own data without `force`, and
 //!    never deposes a healthy leader.
-//! 4. No manual upkeep: no defragmentation, no alarm to disarm. Space is used again, though not given back; what would fill
-//!    a disk is refused before it does.
+//! 4. No manual upkeep: no defragmentation, no alarm to disarm. A directory takes at most 3 times the data plus 256 MB at rest;
+//!    what would fill a disk is refused before it does.
 //! 5. A node that cannot keep these promises (disk error, corrupted file, impossible log) stops with a clear message and
 //!    a non-zero exit code.
 //!
@@ -37,8 +37,8 @@
 //!
 //! # Threads
 //!
-//! The loop (`consensus::thread`) is one thread with raft, journal and state machine. Network I/O runs on tokio's workers. Removals,
-//! closes, state machine syncs, snapshot scans, the log and the audit file have threads of their own. `docs/design.md` draws them with their queues.
+//! The loop (`consensus::thread`) is one thread with raft, journal and state machine. Network I/O and reads of the state run on tokio's
+//! workers. Removals, closes, flushes, rewrites, snapshot scans, the log and the audit file have threads of their own. `docs/design.md` draws them with their queues.
 //!
 //! # A PUT
 //!
@@ -49,9 +49,9 @@
 //!    is the version of the key.
 //! 3. `consensus::driver::ready`: the leader's appends leave while its own [`storage::Journal`] writes one record and syncs it
 //!    once. Followers do the same and acknowledge only then.
-//! 4. Committed entries become one atomic batch of the [`storage::StateMachine`], with the applied index in it.
-//!    [`model::decide`] says what each does, and whether its condition is true. Batches gather in memory and go into the
-//!    tree many as one (`storage::kv::memtable`): the journal is the durability.
+//! 4. Committed entries are applied by the [`storage::StateMachine`], in order. [`model::decide`] says what each does, and whether
+//!    its condition is true. Its changes enter the memtable with the applied index (`storage::kv::memtable`): the journal is the
+//!    durability. A thread of its own flushes the memtable into the tree (`storage::kv::flush`).
 //! 5. `consensus::proposals::waiters` wakes the request that waits for exactly this (term, index), and http answers.
 //!
 //! On a follower, step 2 is [`consensus::Outbox::forward`]: one hop over the peer connection to the leader's loop, and
@@ -69,19 +69,20 @@
 //!
 //! * One thread owns raft, journal, state machine and waiters. Nothing is stepped between `ready()` and its advance.
 //! * No follower's answer leaves before its sync; nor does a leader's message that rests on a new term or vote.
-//! * `applied <= commit <= last`. Effects and the applied index are one batch.
+//! * `applied <= commit <= last`. Effects and the applied index become visible at once, and reach the tree by one flush, whose redo
+//!   record is durable before its first change (`storage::kv::flush::redo`).
 //! * A change of state is one entry, and is decided where it is applied: conditions, transactions, removals by prefix,
 //!   and whether a request with an idempotency key was done before.
 //! * What a command may be is one check, [`model::validate`]: in http, in the loop before it proposes, and where an entry is
 //!   decided, as a refusal alike on every node. No entry is appended that cannot be decoded (`consensus::raft_rs_adapter::entry_decode`).
 //! * Apply reads no clock: the leader stamps each entry with the cluster's time (`consensus::proposals::cluster_clock`), and a
 //!   key expires when the entry that removes it is applied.
-//! * The work and the time of a turn are bounded: inputs, reads, pages and committed entries beyond the bound wait for the
-//!   next one, and heartbeats leave between two.
+//! * The work and the time of a turn are bounded: inputs and committed entries beyond the bound wait for the next one, and
+//!   heartbeats leave between two.
 //! * No request is proposed after its deadline, and a refusal after an effect never says `not_applied`.
 //! * A node that lags behind its leader refuses linearizable reads at once, and says so (`consensus::liveness::readiness`).
 //! * A node's state counts as fresh as of the moment when its read index round began, not when the answer came.
-//! * Reads, pages too, are answered between two batches, so each is one state.
+//! * Reads are answered by the threads that serve clients, from memtables and tree, and each is one state (`storage::kv::layers`).
 //! * No start and no guarantee depends on the wall clock, the dates of certificates aside, and libraries see it within 1970 to
 //!   9999 (`storage::sled::clamped_system_time`).
 //! * sled's flush is made a real fdatasync (`storage::sled::sync_override`), and a node that cannot prove it does not start. Values
