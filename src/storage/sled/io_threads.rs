@@ -2,7 +2,7 @@
 //!
 //! Why: sled 0.34 has one pool for all databases of the process, of 7 threads that never end, and wakes all of them for each buffer
 //! that it writes. A turn of the loop writes one buffer, so six of seven wake for nothing: 11.6 context switches a journal record
-//! against 6.3 with two threads, and a fifth of its CPU time (measured).
+//! against 6.3 with two threads, and a tenth of its CPU time (measured).
 //!
 //! ```text
 //!   storage-watch thread --flush_async, polled once--> sled's pool: a thread flushes, which is nothing to do,
