@@ -34,7 +34,7 @@ use super::options::Options;
 use super::outbox::Outbox;
 use crate::logging::LogLimit;
 use crate::model::Millis;
-use crate::storage::{DataDir, Db, Engine, Error, Incarnation, Spooled, Spooler};
+use crate::storage::{self, DataDir, Db, Engine, Error, Incarnation, Spooled, Spooler};
 
 /// The maximum inputs of each queue in a turn.
 const INPUTS_PER_TURN: usize = 1024;
@@ -189,6 +189,7 @@ impl Background for Threads {
         let handle = self.handle.clone();
         let log = self.log.clone();
         let job = move || {
+            storage::lower_thread_priority();
             // After the scan the loop has its answer, and the sender of the stream sees a failure itself: it is only
             // logged.
             let mut told = false;
