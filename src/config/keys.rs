@@ -173,6 +173,13 @@ pub static KEYS: &[Key] = &[
         "Maximum size of the spool file of a snapshot stream to a slow follower, in MiB",
     ),
     number(
+        "snapshot.mb_per_second",
+        "64",
+        (0, MIB),
+        |c, v| c.snapshot.mb_per_second = v,
+        "Maximum rate of a snapshot stream from this node, in MiB a second; a quarter of it while clients write; 0: unbounded",
+    ),
+    number(
         "storage.cache_mb",
         "0",
         (0, MIB),

@@ -63,6 +63,8 @@ pub struct Snapshot {
     pub keep_entries: u64,
     /// The maximum size of a spool file in MiB.
     pub spool_mb: u64,
+    /// The maximum rate of a snapshot stream in MiB a second; 0: unbounded.
+    pub mb_per_second: u64,
 }
 
 /// `[storage]`: cache and disk.

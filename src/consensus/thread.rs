@@ -34,7 +34,7 @@ use super::options::Options;
 use super::outbox::Outbox;
 use crate::logging::LogLimit;
 use crate::model::Millis;
-use crate::storage::{DataDir, Engine, Error, Flush, Incarnation, Rewrite, Spooled, Spooler, lower_thread_priority};
+use crate::storage::{self, DataDir, Engine, Error, Flush, Incarnation, Rewrite, Spooled, Spooler};
 
 /// The maximum inputs of each queue in a turn.
 const INPUTS_PER_TURN: usize = 1024;
@@ -182,7 +182,7 @@ impl Background for Threads {
     fn flush(&mut self, mut flush: Flush) {
         let (handle, mark) = (self.handle.clone(), flush.mark());
         let job = move || {
-            lower_thread_priority();
+            storage::lower_thread_priority();
             let result = flush.run().map(|()| flush.tree_bytes());
             handle.deliver_blocking(Input::Flushed { mark, result });
         };
@@ -192,7 +192,7 @@ impl Background for Threads {
     fn slice(&mut self, mut rewrite: Box<Rewrite>, max_bytes: usize) {
         let handle = self.handle.clone();
         let job = move || {
-            lower_thread_priority();
+            storage::lower_thread_priority();
             let result = rewrite.slice(max_bytes);
             handle.deliver_blocking(Input::Sliced { rewrite: Some(rewrite), result });
         };
@@ -203,6 +203,7 @@ impl Background for Threads {
         let handle = self.handle.clone();
         let log = self.log.clone();
         let job = move || {
+            storage::lower_thread_priority();
             // After the scan the loop has its answer, and the sender of the stream sees a failure itself: it is only
             // logged.
             let mut told = false;

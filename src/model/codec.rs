@@ -61,10 +61,15 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 /// As [`encode`], with a capacity hint.
 pub fn encode_about<T: Serialize>(value: &T, size: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size);
-    bytes.push(VERSION);
-    bincode::serde::encode_into_std_write(value, &mut bytes, configuration::<MAX_BYTES>())
-        .expect("writing to memory cannot fail, and no value of the model is of unknown length or over the bound");
+    encode_into(value, &mut bytes);
     bytes
+}
+
+/// As [`encode`], behind what is in `bytes`.
+pub fn encode_into<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
+    bytes.push(VERSION);
+    bincode::serde::encode_into_std_write(value, bytes, configuration::<MAX_BYTES>())
+        .expect("writing to memory cannot fail, and no value of the model is of unknown length or over the bound");
 }
 
 /// Decodes an encoding.

@@ -246,11 +246,17 @@ pub(super) fn peer_tls(config: &Config) -> Result<Option<Arc<PeerTls>>, TrustErr
 }
 
 /// The options of the transport.
-pub(super) fn transport(memory: Memory, files: FileLimit, tls: Option<Arc<PeerTls>>) -> transport::Options {
+pub(super) fn transport(
+    config: &Config,
+    memory: Memory,
+    files: FileLimit,
+    tls: Option<Arc<PeerTls>>,
+) -> transport::Options {
     transport::Options {
         max_inbound: files.inbound(),
         member_bytes: memory.peers(),
         queue_bytes: memory.send_queue(),
+        snapshot_bytes_per_second: config.snapshot.mb_per_second * MIB,
         tls,
         connection_age: transport::CONNECTION_AGE,
     }

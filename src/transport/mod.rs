@@ -67,6 +67,8 @@ pub struct Options {
     pub member_bytes: usize,
     /// The maximum bytes of raft messages queued for one member.
     pub queue_bytes: usize,
+    /// The maximum bytes a second of a snapshot stream that this node sends; 0: unbounded.
+    pub snapshot_bytes_per_second: u64,
     /// TLS of the peer port; None for plain connections.
     pub tls: Option<Arc<PeerTls>>,
     /// How long a connection between members lives at most where there is TLS: then its certificates are verified anew.

@@ -37,6 +37,8 @@ pub struct Registry {
     pub budget: Budget,
     /// The maximum bytes of raft messages queued for one member.
     pub queue_bytes: usize,
+    /// The maximum bytes a second of a snapshot stream that this node sends; 0: unbounded.
+    pub snapshot_bytes_per_second: u64,
     /// Counts received snapshots: a newer one ends the older.
     pub receptions: watch::Sender<u64>,
     /// Held while a snapshot is written.
@@ -127,6 +129,7 @@ impl Registry {
             table: watch::Sender::new(None),
             budget: Budget::new(options.member_bytes),
             queue_bytes: options.queue_bytes,
+            snapshot_bytes_per_second: options.snapshot_bytes_per_second,
             receptions: watch::Sender::new(0),
             reception: Arc::new(Semaphore::new(1)),
             peers: Arc::clone(&peers),

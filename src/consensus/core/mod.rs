@@ -23,6 +23,7 @@ use slog::Logger;
 
 use super::options::Options;
 use super::outbox::Outbox;
+use super::raft_rs_adapter::decoded_entries::DecodedEntries;
 use super::raft_rs_adapter::raft_storage::RaftStorage;
 use super::raft_rs_adapter::raw_node_setup::raw_node;
 use crate::changefeed::ChangeFeed;
@@ -56,6 +57,8 @@ pub(crate) struct Marks {
 /// The state that all components share.
 pub(crate) struct Core {
     pub raw: RawNode<RaftStorage>,
+    /// The proposals of entries that were appended and are not applied yet.
+    pub decoded: DecodedEntries,
     pub state_machine: StateMachine,
     pub data_dir: DataDir,
     pub outbox: Box<dyn Outbox>,
@@ -101,6 +104,7 @@ impl Core {
         feed.begin(state_machine.applied().0, options.history);
         Ok(Self {
             raw,
+            decoded: DecodedEntries::default(),
             state_machine,
             data_dir,
             outbox,
@@ -126,6 +130,7 @@ impl Core {
     pub fn swap(&mut self, incarnation: Incarnation) -> Result<(), Error> {
         let raft_id = self.data_dir.identity().raft_id;
         let (raw, state_machine) = raw_node(raft_id, incarnation, &self.options, &self.log, &self.raft_log)?;
+        self.decoded = DecodedEntries::default();
         let raw = std::mem::replace(&mut self.raw, raw);
         let state_machine = std::mem::replace(&mut self.state_machine, state_machine);
         // Not dropped here: closing two databases flushes them, which takes longer than a turn may.

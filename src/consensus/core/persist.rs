@@ -83,7 +83,12 @@ impl Core {
     /// Decodes an entry into an operation. A membership change is applied to raft here; if it is malformed or raft
     /// refuses it, the entry changes nothing, on every node alike.
     pub fn operation(&mut self, entry: &Entry) -> Result<Operation, Error> {
-        let (conf_change, change) = match entry_decode::decode(entry) {
+        let decoded = self.decoded.take(entry).map(Payload::Command);
+        debug_assert!(
+            decoded.as_ref().is_none_or(|decoded| entry_decode::decode(entry).is_ok_and(|again| again == *decoded)),
+            "what is applied is what the entry holds"
+        );
+        let (conf_change, change) = match decoded.map_or_else(|| entry_decode::decode(entry), Ok) {
             Ok(Payload::Nothing) => return Ok(Operation::Nothing),
             Ok(Payload::Command(_)) if plant::is(Plant::SilentDivergence) && self.forgets(entry) => {
                 return Ok(Operation::Nothing);

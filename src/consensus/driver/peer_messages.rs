@@ -10,6 +10,7 @@ use crate::consensus::claim_verification::plausibility::Belief;
 use crate::consensus::claim_verification::state_divergence::Comparison;
 use crate::consensus::claim_verification::{Claim, ClaimOutcome};
 use crate::consensus::core::Phase;
+use crate::consensus::raft_rs_adapter::decoded_entries::Decoded;
 use crate::consensus::raft_rs_adapter::entry_decode::check_append;
 use crate::model::{Millis, ProbeReply, Refusal, StateDigest};
 use crate::plant::{self, Plant};
@@ -24,13 +25,27 @@ impl Driver {
     /// # Errors
     /// [`Error`]: poisoned.
     pub(crate) fn step_checked(&mut self, message: Message) -> Result<(), Error> {
-        let Err(detail) = check_append(&message) else { return self.step(message) };
+        let detail = match check_append(&message) {
+            Ok(decoded) => return self.step_decoded(message, decoded),
+            Err(detail) => detail,
+        };
         if plant::is(Plant::AppendUnchecked) {
             return self.step(message);
         }
         if self.append_refused.every(REFUSED_EVERY, self.core.now).is_some() {
             let from = self.core.name_of(message.from);
             error!(self.core.log, "a message of a member is refused; that node is broken"; "from" => from, "detail" => detail);
+        }
+        Ok(())
+    }
+
+    /// Steps a message, and keeps the commands of its entries if they are part of the log now.
+    fn step_decoded(&mut self, message: Message, decoded: Vec<Decoded>) -> Result<(), Error> {
+        self.step(message)?;
+        let log = &self.core.raw.raft.raft_log;
+        // Raft takes all entries of an append or none, and those of one index and term are the same on all nodes.
+        if decoded.last().is_some_and(|last| log.match_term(last.index, last.term)) {
+            decoded.into_iter().for_each(|decoded| self.core.decoded.keep(decoded));
         }
         Ok(())
     }

@@ -126,6 +126,12 @@ impl Handle {
         self.forwarded_writes.reserve(bytes)
     }
 
+    /// Whether any write of a client, here or forwarded, waits for its answer.
+    #[must_use]
+    pub fn any_write(&self) -> bool {
+        self.own_writes.is_used() || self.forwarded_writes.is_used()
+    }
+
     /// Whether the loop has ended its first turn.
     #[must_use]
     pub fn is_serving(&self) -> bool {

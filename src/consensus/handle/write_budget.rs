@@ -45,6 +45,11 @@ impl WriteBudget {
         Self { bytes, large: pool(bytes), small: pool((bytes / RESERVE).max(SMALL_BYTES)) }
     }
 
+    /// Whether any write holds bytes.
+    pub(super) fn is_used(&self) -> bool {
+        self.large.available_permits() < self.bytes / UNIT
+    }
+
     /// Reserves the bytes of a write; None without room.
     pub(super) fn reserve(&self, bytes: usize) -> Option<WritePermit> {
         let units = u32::try_from(bytes.min(self.bytes).div_ceil(UNIT)).ok()?;
@@ -68,7 +73,9 @@ mod tests {
         assert_eq!(held.len(), 4);
         let small: Vec<_> = std::iter::from_fn(|| budget.reserve(SMALL_BYTES)).collect();
         assert_eq!(small.len(), 4 * MIB / RESERVE / SMALL_BYTES);
-        drop(held);
+        assert!(budget.is_used());
+        drop((held, small));
+        assert!(!budget.is_used());
         assert!(budget.reserve(MIB).is_some() && budget.reserve(SMALL_BYTES).is_some());
     }
 

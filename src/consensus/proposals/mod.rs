@@ -21,12 +21,14 @@ pub(crate) mod waiters;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
 use slog::warn;
 
 use super::core::pending_request::{ClientRequest, late};
 use super::core::{Core, Phase};
 use super::input::Hop;
+use super::raft_rs_adapter::decoded_entries::Decoded;
 use crate::logging::LogLimit;
 use crate::model::Millis;
 use crate::model::validate;
@@ -194,6 +196,7 @@ impl Proposals {
         self.refuse_what_grows(cx);
         // One stamp for all: they become part of the log in the same moment.
         let (mut entries, mut bytes, stamp) = (Vec::new(), 0, cx.clock.stamp(cx.core));
+        let mut decoded = Vec::new();
         for waiting in &self.batch {
             if entries.len() == ENTRIES_PER_PROPOSAL || bytes >= BYTES_PER_PROPOSAL {
                 break;
@@ -201,11 +204,13 @@ impl Proposals {
             let Request::Write(write) = &waiting.request else { continue };
             let data = Proposal::encode(stamp, write);
             bytes += data.len();
-            entries.push(Entry { data: data.into(), ..Entry::default() });
+            let data = Bytes::from(data);
+            decoded.push(Proposal::of_one_key(stamp, write).map(|proposal| (data.clone(), proposal)));
+            entries.push(Entry { data, ..Entry::default() });
         }
         if !entries.is_empty() {
             let group = self.batch.drain(..entries.len()).collect();
-            self.propose(cx, group, entries);
+            self.propose(cx, group, entries, decoded);
         }
     }
 
@@ -228,7 +233,14 @@ impl Proposals {
         self.batch = kept;
     }
 
-    fn propose(&mut self, cx: &mut Context<'_>, group: Vec<ClientRequest>, entries: Vec<Entry>) {
+    /// Proposes one entry for each request of `group`, with what is in the entry where it is known.
+    fn propose(
+        &mut self,
+        cx: &mut Context<'_>,
+        group: Vec<ClientRequest>,
+        entries: Vec<Entry>,
+        decoded: Vec<Option<(Bytes, Proposal)>>,
+    ) {
         let transferring = cx.core.raw.raft.lead_transferee.is_some();
         if !cx.core.leads() || transferring {
             group.into_iter().for_each(|waiting| self.retry_later(cx, waiting));
@@ -253,8 +265,11 @@ impl Proposals {
         // Raft has appended the group at the end of its log: three entries and an end of 20 are 18, 19 and 20.
         let (term, last) = (cx.core.raw.raft.term, cx.core.raw.raft.raft_log.last_index());
         let first = last + 1 - group.len() as u64;
-        for (index, waiting) in (first..).zip(group) {
+        for ((index, waiting), decoded) in (first..).zip(group).zip(decoded) {
             self.waiters.insert(term, index, waiting.deadline, waiting);
+            if let Some((data, proposal)) = decoded {
+                cx.core.decoded.keep(Decoded { index, term, data, proposal });
+            }
         }
     }
 

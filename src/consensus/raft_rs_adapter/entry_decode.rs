@@ -12,11 +12,12 @@
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType};
 
+use super::decoded_entries::Decoded;
 use crate::model::validate;
 use crate::model::{MemberChange, Proposal, Role, codec};
 
 /// The payload of an entry.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Payload {
     /// Nothing: the first entry of a leader's term, or a membership change that raft dropped.
     Nothing,
@@ -61,11 +62,11 @@ pub(crate) fn check_membership(conf_change: &ConfChange, change: &MemberChange) 
     validate::member_change(change).map_err(|refusal| refusal.detail)
 }
 
-/// Checks that every entry of a message could be applied once it is committed.
+/// Checks that every entry of a message could be applied once it is committed; returns its commands.
 ///
 /// # Errors
 /// What is wrong with the first entry that cannot.
-pub(crate) fn check_append(message: &Message) -> Result<(), String> {
+pub(crate) fn check_append(message: &Message) -> Result<Vec<Decoded>, String> {
     match message.get_msg_type() {
         MessageType::MsgAppend => {}
         MessageType::MsgPropose => return Err("a proposal, which never travels so".to_owned()),
@@ -73,26 +74,36 @@ pub(crate) fn check_append(message: &Message) -> Result<(), String> {
         MessageType::MsgReadIndex if message.entries.len() != 1 => {
             return Err("a request for a read index without its context".to_owned());
         }
-        _ => return Ok(()),
+        _ => return Ok(Vec::new()),
     }
     // Beyond the end of a log raft takes its term for 0, and would find that it matches.
     if message.index > 0 && message.log_term == 0 {
         return Err(format!("an append behind entry {} of no term", message.index));
     }
+    let mut decoded = Vec::with_capacity(message.entries.len());
     for entry in message.entries.iter() {
         let sound = decode(entry).and_then(|payload| match payload {
             Payload::Membership(conf_change, change) => check_membership(&conf_change, &change),
-            Payload::Nothing | Payload::Command(_) => Ok(()),
+            Payload::Command(proposal) => {
+                let (index, term, data) = (entry.index, entry.term, entry.data.clone());
+                decoded.push(Decoded { index, term, data, proposal });
+                Ok(())
+            }
+            Payload::Nothing => Ok(()),
         });
         sound.map_err(|why| format!("entry {} of term {} cannot be read: {why}", entry.index, entry.term))?;
     }
-    Ok(())
+    Ok(decoded)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{Command, Member};
+
+    fn check_append(message: &Message) -> Result<(), String> {
+        super::check_append(message).map(drop)
+    }
 
     fn append(entry: Entry) -> Message {
         Message { msg_type: MessageType::MsgAppend, entries: vec![entry].into(), ..Message::default() }

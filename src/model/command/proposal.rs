@@ -7,14 +7,18 @@
 //!
 //! See also: `consensus::proposals::cluster_clock` (how the leader chooses timestamps).
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Command;
-use super::write_request::Write;
-use crate::model::codec;
+use super::write_request::{IdempotencyKey, Write};
+use crate::model::{Value, codec};
 
 /// The encoded bytes of a proposal besides its command, roughly.
 const FRAME_BYTES: usize = 64;
+
+/// Values below are copied out of the buffer of their request, which may be several times as large.
+const SHARED_BYTES: usize = 64 << 10;
 
 /// The data of a normal entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +35,31 @@ impl Proposal {
     pub fn encode(stamp: u64, write: &Write) -> Vec<u8> {
         codec::encode_about(&(stamp, write), write.size() + FRAME_BYTES)
     }
+
+    /// Returns what decoding [`Proposal::encode`] would, for a write that puts, removes or renews one key; None for others.
+    /// A large value is shared with `write`.
+    #[must_use]
+    pub fn of_one_key(stamp: u64, write: &Write) -> Option<Self> {
+        // The item and its event may be kept for long, and with them the whole buffer that they are a part of.
+        let own = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let command = match &write.command {
+            Command::Put { key, value: Value { content_type, bytes }, condition, ttl } => {
+                let bytes = if bytes.len() < SHARED_BYTES { own(bytes) } else { bytes.clone() };
+                let value = Value { content_type: content_type.clone(), bytes };
+                Command::Put { key: own(key), value, condition: *condition, ttl: *ttl }
+            }
+            Command::Delete { key, condition } => Command::Delete { key: own(key), condition: *condition },
+            Command::Touch { key, ttl, condition } => {
+                Command::Touch { key: own(key), ttl: *ttl, condition: *condition }
+            }
+            _ => return None,
+        };
+        let idempotency_key = write
+            .idempotency_key
+            .as_ref()
+            .map(|IdempotencyKey { key, fingerprint }| IdempotencyKey { key: own(key), fingerprint: *fingerprint });
+        Some(Self { stamp, write: Write { idempotency_key, by: write.by.clone(), command } })
+    }
 }
 
 impl From<Command> for Proposal {
@@ -43,7 +72,31 @@ impl From<Command> for Proposal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{IdempotencyKey, TokenName};
+    use crate::model::{Condition, TokenName, Ttl};
+
+    #[test]
+    fn the_proposal_of_a_write_is_what_its_bytes_are_decoded_to() {
+        let (condition, ttl) = (Condition::Version(4), Ttl(9));
+        let value = Value { content_type: "t".into(), bytes: vec![7; SHARED_BYTES].into() };
+        let idempotency_key = Some(IdempotencyKey { key: "n".into(), fingerprint: 3 });
+        for command in [
+            Command::put("k", "v"),
+            Command::put("k", ""),
+            Command::Put { key: "k".into(), value, condition, ttl: Some(ttl) },
+            Command::delete("k"),
+            Command::Touch { key: "k".into(), ttl, condition },
+        ] {
+            for write in [
+                Write::from(command.clone()),
+                Write { idempotency_key: idempotency_key.clone(), by: Some("ab".parse().unwrap()), command },
+            ] {
+                let proposal = Proposal::of_one_key(5, &write);
+                assert_eq!(codec::decode(&Proposal::encode(5, &write)).ok(), proposal);
+                assert!(proposal.is_some());
+            }
+        }
+        assert_eq!(Proposal::of_one_key(5, &Command::Tick.into()), None);
+    }
 
     #[test]
     fn golden_bytes_without_a_token_name() {

@@ -1,4 +1,4 @@
-//! The storage watchdog: stuck calls, missing files, free disk space.
+//! The storage watchdog: stuck calls, missing files, free disk space, surplus threads of sled.
 //!
 //! Why: sled 0.34 can wait for ever after a failed write, and a removed or unmounted directory is noticed by no write. One thread
 //! per engine looks at both every [`CHECK_INTERVAL`].
@@ -7,21 +7,23 @@
 //!   storage-watch thread --every 500 ms--> LOCK, identity, db, conf still there?   -> missing()
 //!                        ----------------> call running for 2 s and sled failed?   -> wake it by a second flush
 //!                        ----------------> statvfs                                 -> space()
+//!                        ----------------> much to flush lately, or a slow call?   -> sled's threads parked or released
 //! ```
 //!
 //! Invariants: the thread holds only a weak reference, so it ends with its engine. No lock is held while the disk is read for
 //! its free space.
 //!
-//! See also: [`super::guarded_db`], [`super::panic_guard`].
+//! See also: [`super::guarded_db`], [`super::panic_guard`], [`super::io_threads`].
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::file_identity::{is_missing, is_same_file};
 use super::guarded_db::SledDb;
+use super::io_threads;
 use super::sync_override;
 use crate::model::DiskSpace;
 use crate::storage::Db;
@@ -62,6 +64,8 @@ pub(crate) struct Watchdog {
     has_identity: AtomicBool,
     reserve: Reserve,
     space: Mutex<Option<DiskSpace>>,
+    /// The number of releases of sled's threads at the last check.
+    releases: AtomicU64,
 }
 
 impl Watchdog {
@@ -70,7 +74,9 @@ impl Watchdog {
         let (databases, missing) = (Mutex::default(), OnceLock::new());
         let space = Mutex::new(reserve.space(dir));
         let has_identity = AtomicBool::new(!is_missing(&dir.join(IDENTITY)));
-        let watchdog = Arc::new(Self { dir: dir.into(), lock, databases, missing, has_identity, reserve, space });
+        let releases = AtomicU64::new(io_threads::releases());
+        let dir = dir.into();
+        let watchdog = Arc::new(Self { dir, lock, databases, missing, has_identity, reserve, space, releases });
         let weak = Arc::downgrade(&watchdog);
         drop(std::thread::Builder::new().name("storage-watch".into()).spawn(move || {
             while let Some(watchdog) = weak.upgrade() {
@@ -129,12 +135,25 @@ impl Watchdog {
             databases
         };
         // After the lock was released: waking a call may take as long as the disk does.
-        for db in databases {
+        for db in &databases {
             db.wake_stuck_call(STUCK_AFTER);
         }
+        self.tend_io_threads(&databases);
+        drop(databases);
         // Not under the lock: a disk that hangs must not block readers of the last value.
         let space = self.reserve.space(&self.dir);
         *self.lock_space() = space;
+    }
+
+    /// Parks sled's surplus threads after a whole interval without much to flush, and releases them while a call takes long.
+    fn tend_io_threads(&self, databases: &[Arc<SledDb>]) {
+        let releases = io_threads::releases();
+        let is_quiet = self.releases.swap(releases, Ordering::Relaxed) == releases;
+        if databases.iter().any(|db| db.has_run_for(CHECK_INTERVAL)) {
+            io_threads::release();
+        } else if is_quiet && let Some(db) = databases.iter().find(|db| db.is_flushed()) {
+            io_threads::park_surplus(releases, |waker| db.begin_flush(waker));
+        }
     }
 
     fn find_missing(&self, databases: &[Arc<SledDb>]) -> Option<String> {

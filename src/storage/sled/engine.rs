@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::disk_health::{Reserve, Watchdog};
 use super::errors::{system_error, translate};
 use super::guarded_db::SledDb;
+use super::io_threads;
 use super::panic_guard::{catch_panic, disk_wait};
 use super::sync_override;
 use crate::model::DiskSpace;
@@ -146,6 +147,8 @@ impl SledEngine {
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(cache_bytes)
             .flush_every_ms(None);
+        // An open reads the heads of all segments, each as a job of its own.
+        io_threads::release();
         let begun = Instant::now();
         loop {
             match catch_panic(true, || config.open()) {

@@ -5,15 +5,19 @@
 //!
 //! Invariants: after one error every call fails and none reaches sled.
 //!
-//! See also: [`super::engine`] (how a database is checked and opened).
+//! See also: [`super::engine`] (how a database is checked and opened), [`super::io_threads`] (sled's own threads).
 
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use super::errors::translate;
 use super::file_identity::{is_missing, is_same_file};
+use super::io_threads;
 use super::panic_guard::{Poison, catch_panic};
 use crate::storage::{Batch, Change, Db, Error, Pair};
 
@@ -29,6 +33,8 @@ pub(crate) struct SledDb {
     file: Option<Metadata>,
     /// The start times of running calls.
     running: Mutex<Vec<Instant>>,
+    /// The bytes written since the last flush.
+    unflushed: AtomicU64,
     /// The directory stays locked while any of its databases is open.
     _lock: Arc<File>,
 }
@@ -44,6 +50,7 @@ impl SledDb {
             poison: Poison::default(),
             file: std::fs::metadata(dir.join(name).join("db")).ok(),
             running: Mutex::default(),
+            unflushed: AtomicU64::new(0),
             _lock: lock,
         }
     }
@@ -88,10 +95,38 @@ impl SledDb {
     /// Called by the watchdog: if a call has run for `stuck_after` and sled has stored an error meanwhile, a second
     /// flush fails at once and wakes the first call, which then fails, too.
     pub(crate) fn wake_stuck_call(&self, stuck_after: Duration) {
-        let oldest = self.running.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
         let Some(db) = &self.db else { return };
-        if oldest.is_some_and(|begun| begun.elapsed() >= stuck_after) && db.context.global_error().is_err() {
+        if self.has_run_for(stuck_after) && db.context.global_error().is_err() {
             drop(db.flush());
+        }
+    }
+
+    /// Whether a call has run for so long.
+    pub(crate) fn has_run_for(&self, time: Duration) -> bool {
+        let oldest = self.running.lock().unwrap_or_else(PoisonError::into_inner).iter().min().copied();
+        oldest.is_some_and(|begun| begun.elapsed() >= time)
+    }
+
+    /// Whether nothing was written since the last flush.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.unflushed.load(Ordering::SeqCst) == 0
+    }
+
+    /// Begins a flush on a thread of sled's that calls `waker` at its end; returns whether it will.
+    pub(crate) fn begin_flush(&self, waker: &Waker) -> bool {
+        if self.poison.check(&self.path_text).is_err() {
+            return false;
+        }
+        let Some(db) = &self.db else { return false };
+        let pending = || pin!(db.flush_async()).poll(&mut Context::from_waker(waker)).is_pending();
+        catch_panic(false, pending).unwrap_or(false)
+    }
+
+    /// Counts bytes that are about to be written.
+    fn note_write(&self, bytes: usize) {
+        let before = self.unflushed.fetch_add(bytes as u64, Ordering::SeqCst);
+        if before + bytes as u64 > io_threads::BURST_BYTES {
+            io_threads::release();
         }
     }
 }
@@ -102,17 +137,20 @@ impl Db for SledDb {
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.note_write(key.len() + value.len());
         self.run("writing", |db| db.insert(key, value).map(drop))
     }
 
     fn write(&self, batch: Batch) -> Result<(), Error> {
-        let mut changes = sled::Batch::default();
+        let (mut changes, mut bytes) = (sled::Batch::default(), 0);
         for (key, value) in batch.changes {
+            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
             match value {
                 Some(value) => changes.insert(key, value),
                 None => changes.remove(key),
             }
         }
+        self.note_write(bytes);
         self.run("writing", |db| db.apply_batch(changes))
     }
 
@@ -141,7 +179,11 @@ impl Db for SledDb {
     }
 
     fn sync(&self) -> Result<(), Error> {
-        self.run("syncing", |db| db.flush().map(drop))
+        // What is written meanwhile by another thread may not be part of this flush.
+        let unflushed = self.unflushed.load(Ordering::SeqCst);
+        self.run("syncing", |db| db.flush().map(drop))?;
+        self.unflushed.fetch_sub(unflushed, Ordering::SeqCst);
+        Ok(())
     }
 
     fn size_on_disk(&self) -> u64 {

@@ -7,5 +7,6 @@ pub(crate) mod engine;
 pub(crate) mod errors;
 pub(crate) mod file_identity;
 pub(crate) mod guarded_db;
+pub(crate) mod io_threads;
 pub(crate) mod panic_guard;
 pub(crate) mod sync_override;

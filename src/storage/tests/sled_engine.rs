@@ -8,7 +8,7 @@ use super::super::layout::chunk_key;
 use super::super::{Engine, Error, SledEngine, StateMachine};
 use super::{Rng, open, put, redo_file, sled};
 use crate::model::Members;
-use crate::storage::sled::sync_override;
+use crate::storage::sled::{io_threads, sync_override};
 use raft::eraftpb::ConfState;
 
 #[test]
@@ -19,6 +19,64 @@ fn a_flush_reaches_the_disk_through_our_sync() {
     db.put(b"k", b"v").unwrap();
     db.sync().unwrap();
     assert!(sync_override::syncs() > before);
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn surplus_threads_are_parked_while_little_is_written_and_are_back_for_a_burst() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    let (first, second) = (engine.open("a", true, 1 << 20).unwrap(), engine.open("b", true, 1 << 20).unwrap());
+    until("five are parked", || io_threads::parked() == 5);
+    // Each sync still reaches the disk, of either database, from two threads at once.
+    let before = sync_override::syncs();
+    std::thread::scope(|scope| {
+        for db in [&first, &second] {
+            scope.spawn(move || {
+                for turn in 0..100_u32 {
+                    db.put(&turn.to_be_bytes(), b"v").unwrap();
+                    db.sync().unwrap();
+                }
+            });
+        }
+    });
+    assert!(sync_override::syncs() >= before + 200);
+    until("five are parked", || io_threads::parked() == 5);
+    for chunk in 0..80_u32 {
+        first.put(&chunk.to_be_bytes(), &[7; 4096]).unwrap();
+    }
+    until("all are back", || io_threads::parked() == 0);
+    first.sync().unwrap();
+}
+
+#[test]
+fn bursts_on_several_databases_end_whatever_is_parked() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = sled(dir.path());
+    let databases = ["a", "b", "c"].map(|name| engine.open(name, true, 1 << 20).unwrap());
+    // Segments are filled, freed and cut off the file's end, with pauses in which threads are parked.
+    for round in 0..3_u32 {
+        std::thread::scope(|scope| {
+            for db in &databases {
+                scope.spawn(move || {
+                    for key in 0..3000_u32 {
+                        db.put(&key.to_be_bytes(), &[u8::try_from(round).unwrap(); 4096]).unwrap();
+                    }
+                    let changes = (0..3000_u32).map(|key| (key.to_be_bytes().to_vec(), None)).collect();
+                    db.write(super::Batch { changes }).unwrap();
+                    db.sync().unwrap();
+                });
+            }
+        });
+        std::thread::sleep(Duration::from_millis(1200));
+    }
 }
 
 #[test]

@@ -209,7 +209,8 @@ fn plain() -> Target {
 /// Options without TLS.
 fn options() -> Options {
     let (queue_bytes, connection_age) = (QUEUE_BYTES, CONNECTION_AGE);
-    Options { max_inbound: 64, member_bytes: 256 << 20, queue_bytes, tls: None, connection_age }
+    let (member_bytes, snapshot_bytes_per_second) = (256 << 20, 0);
+    Options { max_inbound: 64, member_bytes, queue_bytes, snapshot_bytes_per_second, tls: None, connection_age }
 }
 
 /// An input without the room that it takes.

@@ -138,6 +138,9 @@ pub enum WireError {
     Unexpected(&'static str),
 }
 
+/// The encoded bytes of a forwarded write besides the write itself, roughly.
+const FORWARD_BYTES: usize = 128;
+
 impl Frame {
     /// Returns its kind on the wire, and its name in messages.
     #[must_use]
@@ -178,33 +181,36 @@ impl Frame {
         // The head is filled in at the end, when the length is known; the payload is encoded in place and not copied.
         let mut bytes = vec![0; HEAD_BYTES];
         match self {
-            Self::Hello(hello) => bytes.extend(codec::encode(hello)),
-            Self::Verdict(verdict) => bytes.extend(codec::encode(verdict)),
+            Self::Hello(hello) => codec::encode_into(hello, &mut bytes),
+            Self::Verdict(verdict) => codec::encode_into(verdict, &mut bytes),
             Self::Step(message) | Self::End(message) => {
                 bytes.reserve(message.compute_size() as usize + CHECKSUM_BYTES);
                 message.write_to_vec(&mut bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
             }
             Self::Forward { token, deadline, relay, request } => {
-                bytes.extend(codec::encode(&(token, deadline, relay, request)));
+                if let Request::Write(write) = request {
+                    bytes.reserve(write.size() + FORWARD_BYTES);
+                }
+                codec::encode_into(&(token, deadline, relay, request), &mut bytes);
             }
-            Self::Reply { token, result } => bytes.extend(codec::encode(&(token, result))),
+            Self::Reply { token, result } => codec::encode_into(&(token, result), &mut bytes),
             Self::Ping => {}
-            Self::Pong(clock) => bytes.extend(codec::encode(clock)),
-            Self::Removed { cluster_id, raft_id } => bytes.extend(codec::encode(&(cluster_id, raft_id))),
-            Self::Who(result) => bytes.extend(codec::encode(result)),
-            Self::JoinOffer(offer) => bytes.extend(codec::encode(offer)),
-            Self::JoinAccepted(result) => bytes.extend(codec::encode(result)),
+            Self::Pong(clock) => codec::encode_into(clock, &mut bytes),
+            Self::Removed { cluster_id, raft_id } => codec::encode_into(&(cluster_id, raft_id), &mut bytes),
+            Self::Who(result) => codec::encode_into(result, &mut bytes),
+            Self::JoinOffer(offer) => codec::encode_into(offer, &mut bytes),
+            Self::JoinAccepted(result) => codec::encode_into(result, &mut bytes),
             Self::Changes(changes) => bytes.extend_from_slice(changes),
-            Self::Taken(result) => bytes.extend(codec::encode(result)),
-            Self::PeerAddresses(known) | Self::Members(known) => bytes.extend(codec::encode(known)),
-            Self::JoinRequest(name, address) => bytes.extend(codec::encode(&(name, address))),
-            Self::JoinRequested(result) => bytes.extend(codec::encode(result)),
-            Self::Probe(probe) => bytes.extend(codec::encode(probe)),
-            Self::Probed(result) => bytes.extend(codec::encode(result)),
-            Self::Digest(digest) => bytes.extend(codec::encode(digest)),
-            Self::Announce { index, bytes: size } => bytes.extend(codec::encode(&(index, size))),
-            Self::Follows(leader) => bytes.extend(codec::encode(leader)),
-            Self::Space(space) => bytes.extend(codec::encode(space)),
+            Self::Taken(result) => codec::encode_into(result, &mut bytes),
+            Self::PeerAddresses(known) | Self::Members(known) => codec::encode_into(known, &mut bytes),
+            Self::JoinRequest(name, address) => codec::encode_into(&(name, address), &mut bytes),
+            Self::JoinRequested(result) => codec::encode_into(result, &mut bytes),
+            Self::Probe(probe) => codec::encode_into(probe, &mut bytes),
+            Self::Probed(result) => codec::encode_into(result, &mut bytes),
+            Self::Digest(digest) => codec::encode_into(digest, &mut bytes),
+            Self::Announce { index, bytes: size } => codec::encode_into(&(index, size), &mut bytes),
+            Self::Follows(leader) => codec::encode_into(leader, &mut bytes),
+            Self::Space(space) => codec::encode_into(space, &mut bytes),
         }
         let length = bytes.len() - HEAD_BYTES;
         let field = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES);

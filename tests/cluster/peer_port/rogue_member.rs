@@ -77,6 +77,7 @@ impl Rogue {
             max_inbound: 64,
             member_bytes: 256 << 20,
             queue_bytes: 64 << 20,
+            snapshot_bytes_per_second: 0,
             tls: None,
             connection_age: transport::CONNECTION_AGE,
         };

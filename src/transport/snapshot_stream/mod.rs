@@ -10,12 +10,14 @@
 //!                         <------------  Taken (ok or reason), Ping meanwhile
 //! ```
 //!
-//! Invariants: a stream ends with one result from the receiver. Every step has to be done within [`PROGRESS`], the receiver's last
-//! one within [`FINISH`]. Disks are read and written on threads of their own. Before the receiver's loop has accepted the
+//! Invariants: a stream has a bounded rate ([`pace`]), and ends with one result from the receiver. Every step has to be done within
+//! [`PROGRESS`], the receiver's last one within [`FINISH`]. Disks are read and written on threads of their own. Before the receiver's loop has accepted the
 //! announcement nothing is opened or read. One snapshot is received at a time: a newer one ends the older. Nothing is installed
 //! before it is complete and durable, and an incomplete snapshot leaves nothing behind.
 //!
 //! See also: `storage::snapshot` (creation and verification), `consensus::snapshots` (when).
+
+pub mod pace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +38,7 @@ use super::wire::framing::{read_frame_within, write_frame_within};
 use super::wire::{Frame, WireError};
 use crate::consensus::{Input, InstallError};
 use crate::storage::{self, ReceivedSnapshot, SnapshotReader, SnapshotTarget};
+use pace::Pace;
 
 /// The limit of one step of a stream.
 const PROGRESS: Duration = Duration::from_secs(30);
@@ -77,7 +80,9 @@ pub async fn send(
         // task's memory.
         let (bytes, (frames, frames_end)) = (reader.bytes(), mpsc::channel(FRAMES_AHEAD));
         on_thread("snapshot-reader", move || read_frames(|| reader.next(), &frames))?;
-        stream_out(stream, message, bytes, frames_end).await
+        let handle = registry.handle.clone();
+        let pace = Pace::new(registry.snapshot_bytes_per_second, bytes, move || handle.any_write());
+        stream_out(stream, message, (bytes, pace), frames_end).await
     };
     let result = tokio::select! {
         result = sending => result,
@@ -125,11 +130,11 @@ fn read_frames(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>,
     }
 }
 
-/// The sender's end of a stream; `bytes` is the size of the state on its disk.
+/// The sender's end of a stream; `size` is that of the state on its disk, with the pace of its frames.
 pub async fn stream_out(
     stream: PeerStream,
     message: Message,
-    bytes: u64,
+    size: (u64, Pace),
     frames: mpsc::Receiver<ReadFrame>,
 ) -> Result<SnapshotMetadata, String> {
     let until_distrusted = stream.until_distrusted();
@@ -140,7 +145,7 @@ pub async fn stream_out(
     let sent = tokio::select! {
         biased;
         outcome = &mut outcome => return Err(outcome.err().unwrap_or_else(|| "it was accepted before its end".into())),
-        sent = send_frames(&mut writer, message, bytes, frames) => sent,
+        sent = send_frames(&mut writer, message, size, frames) => sent,
         reason = until_distrusted => return Err(reason),
     };
     match sent {
@@ -167,7 +172,7 @@ enum SendError {
 async fn send_frames<W: AsyncWrite + Unpin>(
     writer: &mut W,
     mut message: Message,
-    bytes: u64,
+    (bytes, mut pace): (u64, Pace),
     mut frames: mpsc::Receiver<ReadFrame>,
 ) -> Result<SnapshotMetadata, SendError> {
     let announce = Frame::Announce { index: message.get_snapshot().get_metadata().index, bytes };
@@ -182,6 +187,7 @@ async fn send_frames<W: AsyncWrite + Unpin>(
             Ok(None) => return Err(SendError::Snapshot("the snapshot ended early".into())),
             Ok(Some(Err(reason))) => return Err(SendError::Snapshot(reason)),
             Ok(Some(Ok(storage::Frame::Changes(changes)))) => {
+                pace.wait(changes.len()).await;
                 last = Instant::now();
                 Frame::Changes(changes)
             }
