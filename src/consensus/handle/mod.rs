@@ -11,7 +11,9 @@
 
 mod monotonic_clock;
 mod node_state;
+mod reply_slot;
 mod status_requests;
+pub(super) mod wake_batch;
 mod write_budget;
 
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::storage;
 pub use monotonic_clock::Clock;
 pub use node_state::Names;
 use node_state::Published;
+use reply_slot::slot;
 use status_requests::SingleFlight;
 use write_budget::WriteBudget;
 pub use write_budget::WritePermit;
@@ -53,7 +56,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// Publishes names to the handles.
-    pub fn publish(&self, names: Names) {
+    pub fn publish(&self, names: &Names) {
         self.published.publish(names);
     }
 
@@ -187,10 +190,10 @@ impl Handle {
             Request::Write(write) => Some(self.own_writes.reserve(write.size()).ok_or_else(writes_full)?),
             _ => None,
         };
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = slot();
         let reply = Box::new(move |result| {
             drop(room);
-            drop(reply.send(result));
+            reply.send(result);
         });
         let deadline = self.clock.after(timeout);
         self.client(Input::Request { request, deadline, hop: Hop::Client, to: 0, reply })?;
@@ -317,8 +320,8 @@ impl Handle {
             return Ok(ReadGrant::clone(&grant));
         }
         let deadline = self.clock.after(timeout);
-        let (reply, answer) = oneshot::channel();
-        let reply = Box::new(move |result| drop(reply.send(result)));
+        let (reply, answer) = slot();
+        let reply = Box::new(move |result| reply.send(result));
         self.client(Input::Read { consistency, bounds, deadline, reply })?;
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
