@@ -35,6 +35,9 @@ const KVS: u64 = 2;
 /// Field 5 of `KeyValue`.
 const VALUE: u64 = 5;
 
+/// A key and its value.
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
 /// Encodes a `PutRequest`.
 pub(super) fn put_request(key: &[u8], value: &[u8]) -> Bytes {
     message(field_len(key) + field_len(value), |out| {
@@ -96,7 +99,7 @@ pub(super) fn payload(body: &[u8]) -> Option<&[u8]> {
 
 /// The key and the value of the first pair of a `RangeResponse`, none where the key does not exist; an error where the
 /// bytes are no such message.
-pub(super) fn first_pair(response: &[u8]) -> Result<Option<(&[u8], &[u8])>, &'static str> {
+pub(super) fn first_pair(response: &[u8]) -> Result<Option<Pair<'_>>, &'static str> {
     const WRONG: &str = "the answer is no RangeResponse";
     let mut found = None;
     for_each_bytes(response, |number, bytes| {
