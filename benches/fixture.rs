@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use huskv::http;
-use huskv::model::{Command, Item, Value};
+use huskv::model::Command;
 use huskv::storage::{Applied, DataDir, Incarnation, OpenOptions, Operation, SledEngine};
 
 /// The size of values.
@@ -27,12 +27,6 @@ pub fn put(number: u64) -> Command {
 pub fn puts(first: u64, count: u64, term: u64) -> Vec<Applied> {
     let entry = |index| Applied { index, term, operation: Operation::Command(put(index).into()) };
     (first..first + count).map(entry).collect()
-}
-
-/// An item as a read finds it.
-pub fn item() -> Item {
-    let value = Value::binary(vec![b'v'; VALUE_BYTES]);
-    Item { value, version: 7, create_version: 3, expires: None, by: None }
 }
 
 /// Opens the data directory of a fresh node.

@@ -14,13 +14,13 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput};
 use huskv::consensus::{Fetched, Input, channel};
 use huskv::http;
-use huskv::model::{Command, codec};
+use huskv::model::{Command, Item, Value, codec};
 use huskv::storage::Incarnation;
 use raft::eraftpb::{Entry, HardState};
 
 mod fixture;
 
-use fixture::{incarnation, put, puts};
+use fixture::{VALUE_BYTES, incarnation, put, puts};
 
 const BATCHES: [usize; 2] = [8, 64];
 
@@ -75,6 +75,12 @@ fn coding(criterion: &mut Criterion) {
     });
 }
 
+/// An item as a read finds it.
+fn item() -> Item {
+    let value = Value::binary(vec![b'v'; VALUE_BYTES]);
+    Item { value, version: 7, create_version: 3, expires: None, by: None }
+}
+
 /// One keep-alive connection, one request at a time, and a consumer that answers at once: the cost of routing and HTTP.
 fn get(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -89,7 +95,7 @@ fn get(criterion: &mut Criterion) {
     std::thread::spawn(move || {
         while let Some(input) = inbox.clients.blocking_recv() {
             if let Input::Read { reply, .. } = input {
-                reply(Ok(Fetched { value: Some(fixture::item()), index: 9, term: 2, clock: 0 }));
+                reply(Ok(Fetched { value: Some(item()), index: 9, term: 2, clock: 0 }));
             }
         }
     });

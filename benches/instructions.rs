@@ -3,10 +3,13 @@
 //! Why: times vary with what else the machine does, by more than most changes gain; the number of instructions that
 //! callgrind counts varies by a percent. So a regression shows on a busy machine too.
 //!
-//! Invariants: only instructions of the measured thread and of this process count: neither the kernel nor sled's own threads. The set-up is not
-//! counted. Without valgrind or `gungraun-runner` the benchmarks are skipped, which a line on stderr says.
+//! Invariants: only instructions of the measured thread and of this process count: neither the kernel nor sled's own
+//! threads. The set-up is not counted. Without valgrind or `gungraun-runner` the benchmarks are skipped, which a line
+//! on stderr says.
 //!
 //! See also: `hot` for times; CONTRIBUTING.md for how to install the runner and compare with a baseline.
+
+#![allow(missing_docs, reason = "the macros make public items without any")]
 
 use std::hint::black_box;
 use std::io;
@@ -14,8 +17,7 @@ use std::net::TcpListener;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
-use gungraun::prelude::*;
-use gungraun::{LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
+use gungraun::{Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 use huskv::consensus::{Input, channel};
 use huskv::http;
 use huskv::model::{Answer, CommandResult, Item, List, Page, Proposal, Write, Written, codec};
@@ -64,7 +66,7 @@ fn machine_and_batches(count: u64) -> (Machine, Vec<Vec<Applied>>) {
     (machine, batches)
 }
 
-/// Batches over existing keys. One may leave all changes in memory; eight pay for writing most of them into the tree.
+// Batches over existing keys. One may leave all changes in memory; eight pay for writing most of them into the tree.
 #[library_benchmark(setup = machine_and_batches)]
 #[bench::one_batch_of_256(1)]
 #[bench::eight_batches_of_256(8)]
@@ -122,7 +124,7 @@ fn journal_and_entries(count: u64) -> (TempDir, DataDir, Journal, Vec<Entry>) {
     (directory, data_dir, journal, entries)
 }
 
-/// One record, encoded and handed to the database, without its sync.
+// One record, encoded and handed to the database, without its sync.
 #[library_benchmark(setup = journal_and_entries)]
 #[bench::of_64_entries(64)]
 fn journal_record(mut open: (TempDir, DataDir, Journal, Vec<Entry>)) -> (TempDir, DataDir, Journal, Vec<Entry>) {
@@ -195,7 +197,7 @@ impl Drop for Web {
     }
 }
 
-/// Parsing, dispatch and the answer, with the client's part.
+// Parsing, dispatch and the answer, with the client's part.
 #[library_benchmark(setup = web)]
 #[bench::of_64_puts("")]
 fn http_put(mut web: Web) -> Web {
@@ -221,7 +223,10 @@ fn config_or_skip() -> LibraryBenchmarkConfig {
             std::process::exit(0);
         }
     }
-    LibraryBenchmarkConfig::default()
+    let mut config = LibraryBenchmarkConfig::default();
+    // Instructions alone: simulated caches cost time, and vary with addresses.
+    config.tool(Callgrind::with_args(["--cache-sim=no"]));
+    config
 }
 
 main!(config = config_or_skip(), library_benchmark_groups = pieces);
