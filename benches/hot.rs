@@ -3,45 +3,26 @@
 //! Why: `huskv bench` measures whole nodes; these benchmarks show which part a change has affected.
 //!
 //! Invariants: real disks and real sockets, on a temporary directory and loopback. Throughput is counted in entries.
+//!
+//! See also: `instructions` for figures that a busy machine does not change.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use huskv::consensus::{Input, ReadGrant, channel};
 use huskv::http;
 use huskv::model::{Command, Item, Value, codec};
-use huskv::storage::{Applied, DataDir, Incarnation, OpenOptions, Operation, ReadPoint, SledEngine, StateReader};
+use huskv::storage::{Incarnation, ReadPoint, StateReader};
 use raft::eraftpb::{Entry, HardState};
 
-const VALUE_BYTES: usize = 256;
-const KEYS: u64 = 10_000;
+mod fixture;
+
+use fixture::{VALUE_BYTES, incarnation, put, puts};
+
 const BATCHES: [usize; 2] = [8, 64];
-
-fn put(number: u64) -> Command {
-    let key = format!("key-{:08}", number.wrapping_mul(0x9E37_79B9) % KEYS);
-    Command::put(key, vec![b'v'; VALUE_BYTES])
-}
-
-/// Opens the data directory of a fresh node.
-fn incarnation(directory: &std::path::Path) -> (DataDir, Incarnation) {
-    let engine = Arc::new(SledEngine::new(directory).expect("a temporary directory"));
-    let ids = AtomicU64::new(1);
-    let boot = OpenOptions {
-        name: "bench".into(),
-        raft_address: "127.0.0.1:1".into(),
-        http_address: "127.0.0.1:2".into(),
-        cache_bytes: 64 << 20,
-        picked_http_port: None,
-        picked_raft_port: None,
-        random: Box::new(move || ids.fetch_add(1, Ordering::Relaxed)),
-    };
-    DataDir::open(engine, boot).expect("a fresh directory opens")
-}
 
 fn journal(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("journal: append and sync");
@@ -73,8 +54,7 @@ fn state_machine(criterion: &mut Criterion) {
         group.bench_function(batch.to_string(), |bencher| {
             bencher.iter(|| {
                 let (index, term) = state_machine.applied();
-                let entry = |index| Applied { index, term, operation: Operation::Command(put(index).into()) };
-                let entries = (index + 1..=index + batch as u64).map(entry).collect();
+                let entries = puts(index + 1, batch as u64, term);
                 black_box(state_machine.apply(entries, usize::MAX).expect("it is applied"));
             });
         });
@@ -95,6 +75,12 @@ fn coding(criterion: &mut Criterion) {
     });
 }
 
+/// An item as a read finds it.
+fn item() -> Item {
+    let value = Value::binary(vec![b'v'; VALUE_BYTES]);
+    Item { value, version: 7, create_version: 3, expires: None, by: None }
+}
+
 /// One keep-alive connection, one request at a time, and a consumer that answers at once: the cost of routing and HTTP.
 fn get(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -102,42 +88,11 @@ fn get(criterion: &mut Criterion) {
     let address = listener.local_addr().expect("its address");
     let (handle, mut inbox) = channel(1024);
     handle.begin_serving();
-    let options = http::Options {
-        key_bytes: 1024,
-        value_bytes: 1 << 20,
-        body_bytes: 2 << 20,
-        connections: 4096,
-        request_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(75),
-        rate_grace: Duration::from_secs(5),
-        allowed_origins: Vec::new(),
-        allowed_hosts: Vec::new(),
-        own_hosts: Vec::new(),
-        loopback: true,
-        port: address.port(),
-        budgets: http::Budgets {
-            bodies: 1 << 28,
-            answers: 1 << 28,
-            events: 1 << 26,
-            transactions: 1 << 28,
-            renewals: 1 << 28,
-        },
-        join_list: Vec::new(),
-        tls: None,
-        peer_tls: None,
-        tokens: None,
-        audit: http::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
-        reloads: tokio::sync::mpsc::channel(1).0,
-        watchers: 1,
-        limiter: Arc::new(http::RequestLimiter::new(0, 0, 1024)),
-        trusted_proxies: Arc::default(),
-    };
+    let options = fixture::http_options(address.port());
     let log = slog::Logger::root(slog::Discard, slog::o!());
     let _running = runtime.enter();
     let server = http::start(listener, handle, options, log).expect("a server");
-    let value = Value::binary(vec![b'v'; VALUE_BYTES]);
-    let item = Item { value, version: 7, create_version: 3, expires: None, by: None };
-    let state = StateReader::in_memory([("some-key".into(), item)], ReadPoint { index: 9, term: 2, clock: 0 });
+    let state = StateReader::in_memory([("some-key".into(), item())], ReadPoint { index: 9, term: 2, clock: 0 });
     std::thread::spawn(move || {
         while let Some(input) = inbox.clients.blocking_recv() {
             if let Input::Read { reply, .. } = input {

@@ -96,6 +96,12 @@ fn the_counters_of_a_closed_loop_agree_with_the_node() {
             number(&result, "/server_cpu_us_per_op") > 0.0 && number(&result, "/generator_cores") > 0.0,
             "{result}"
         );
+        let by_thread = result["cpu_us_per_op_by_thread"].as_object().expect("CPU time by thread");
+        let sum: f64 = by_thread.values().filter_map(Value::as_f64).sum();
+        let all = number(&result, "/server_cpu_us_per_op");
+        // /proc counts each thread in ticks of 10 ms, so the sum of all threads differs a little from the process.
+        assert!(sum >= all - 1.0 && sum < 1.5 * all + 50.0, "{result}");
+        assert!(by_thread.contains_key("consensus") && by_thread.contains_key("sled-io"), "{result}");
     }
     assert!(result.get("get").is_none(), "nothing was read: {result}");
 }
@@ -107,6 +113,8 @@ fn reads_find_the_preloaded_keys_and_an_open_loop_keeps_its_rate() {
     assert!(number(&gets, "/done") > 0.0 && number(&gets, "/missing") == 0.0, "{gets}");
     let cold = node.bench("500ms", &["--op", "get", "--no-load", "--prefix", "other-", "--stale"]);
     assert_eq!(cold["missing"], cold["done"], "nothing was loaded: {cold}");
+    let pages = node.bench("500ms", &["--op", "list", "--keys", "50", "--limit", "20", "--reverse", "--stale"]);
+    assert!(number(&pages, "/list/count") > 0.0 && number(&pages, "/failed") == 0.0, "{pages}");
     let mixed = node.bench("1s", &["--op", "mixed", "--rate", "200", "--keys", "50", "--distribution", "zipf"]);
     let due = number(&mixed, "/put/count") + number(&mixed, "/get/count");
     // Every operation that was due is there, whether it was in time or not.

@@ -1,4 +1,4 @@
-//! Load generator: clients that send one operation at a time, each on a connection of its own.
+//! Load generator: clients that send one operation at a time.
 //!
 //! Why: throughput and latency need two load models. A closed loop (each client sends its next operation when the last
 //! one has ended) finds the maximum throughput. In an open loop operations are due at a fixed rate, and latency counts
@@ -6,7 +6,7 @@
 //! ("coordinated omission").
 //!
 //! Invariants: the clock is read once for one event. An operation of an open loop that was due and never sent counts
-//! with the time that it waited. A failed operation closes its connection.
+//! with the time that it waited. After a failed operation a client leaves its connection.
 //!
 //! Example: at 1 000 operations a second a stall of 100 ms delays 100 operations; their latencies are 100, 99, 98 ... ms.
 //! A closed loop of one client would report a single latency of 100 ms.
@@ -20,16 +20,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::connection::{Connection, SharedConnections};
 use super::plan::{LoadModel, Plan};
-use super::raw_client::RawClient;
 use super::recorder::{Recorder, Window};
 use super::systems_under_test::{Operation, OperationResult};
 use super::workload::{Random, Values};
-
-/// The timeout of an operation.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::cli::exit::print_error;
 
 /// The backoff of a client after a failure.
 const BACKOFF: Duration = Duration::from_millis(10);
@@ -164,9 +162,19 @@ impl Load {
     }
 
     async fn run_clients(self: Arc<Self>, thread: usize) {
-        let mine = (0..self.plan.clients).filter(|client| client % self.plan.threads == thread);
-        let clients: Vec<_> =
-            mine.map(|client| tokio::spawn(Client::new(Arc::clone(&self), client, thread).run())).collect();
+        let numbers: Vec<_> = (0..self.plan.clients).filter(|client| client % self.plan.threads == thread).collect();
+        let shared = SharedConnections::new(&self.plan, &self.addresses, numbers.len());
+        let mut clients = Vec::new();
+        for (place, number) in numbers.into_iter().enumerate() {
+            let address = &self.addresses[number % self.addresses.len()];
+            match Connection::new(self.plan.api, &shared, address, place) {
+                Ok(connection) => {
+                    let client = Client::new(Arc::clone(&self), number, thread, connection);
+                    clients.push(tokio::spawn(client.run()));
+                }
+                Err(error) => print_error(format!("{address}: {error}")),
+            }
+        }
         for client in clients {
             // The message of a panic is on stderr already.
             client.await.ok();
@@ -187,18 +195,16 @@ impl Load {
 struct Client {
     load: Arc<Load>,
     thread: usize,
-    connection: RawClient,
+    connection: Connection,
     random: Random,
     values: Values,
-    request: Vec<u8>,
 }
 
 impl Client {
-    fn new(load: Arc<Load>, number: usize, thread: usize) -> Self {
+    fn new(load: Arc<Load>, number: usize, thread: usize, connection: Connection) -> Self {
         let mut random = Random::new(load.plan.seed.wrapping_add(number as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
         let values = Values::new(load.plan.value_bytes, &mut random);
-        let connection = RawClient::new(&load.addresses[number % load.addresses.len()]);
-        Self { load, thread, connection, random, values, request: Vec::new() }
+        Self { load, thread, connection, random, values }
     }
 
     async fn run(mut self) {
@@ -246,16 +252,8 @@ impl Client {
         let plan = &self.load.plan;
         let key = format!("{}{key:010}", plan.prefix);
         match operation {
-            Operation::Put => {
-                let value = self.values.pick(&mut self.random);
-                plan.api.put(&mut self.request, self.connection.address(), &key, value);
-            }
-            Operation::Get => plan.api.get(&mut self.request, self.connection.address(), &key, plan.stale),
-        }
-        match timeout(OPERATION_TIMEOUT, self.connection.exchange(&self.request)).await {
-            Ok(Ok((status, body))) => plan.api.classify(operation, status, body),
-            Ok(Err(error)) => OperationResult::Failed(error.to_string()),
-            Err(_) => OperationResult::Failed(format!("no answer within {OPERATION_TIMEOUT:?}")),
+            Operation::Put => self.connection.put(&key, self.values.pick(&mut self.random)).await,
+            Operation::Get => self.connection.get(plan, &key).await,
         }
     }
 }

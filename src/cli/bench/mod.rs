@@ -7,12 +7,16 @@
 //!
 //! See also: `plan` for the flags, `load_generator` for the generator, `recorder` for the counters, `report` for the output.
 
+mod connection;
 mod cpu_and_fsync_cost;
+mod etcd_messages;
+mod grpc_client;
 mod load_generator;
 mod plan;
 mod raw_client;
 mod recorder;
 mod report;
+mod server_threads;
 mod systems_under_test;
 mod workload;
 
@@ -29,7 +33,8 @@ use self::load_generator::Load;
 use self::plan::{LoadModel, Plan};
 use self::raw_client::RawClient;
 use self::report::Report;
-use self::systems_under_test::Api;
+use self::server_threads::ServerThreads;
+use self::systems_under_test::{Api, HttpApi};
 use super::exit::{FAILED, USAGE, print_error};
 use crate::client::NodeClient;
 
@@ -62,6 +67,9 @@ enum BenchError {
     /// A server process does not exist.
     #[error("there is no process {0} on this machine")]
     NoProcess(String),
+    /// The system does not report CPU times of other processes.
+    #[error("--pids reads /proc, which only Linux has")]
+    NoProc,
     /// Keys could not be preloaded.
     #[error("{failed} of {all} keys could not be loaded, such as for: {reason}")]
     NotLoaded {
@@ -127,23 +135,26 @@ fn measure(plan: &Arc<Plan>) -> Result<bool, BenchError> {
     let before_servers = cpu_of_servers(plan)?;
     let load = Load::new(plan, plan.model, &addresses, [plan.warmup, plan.duration]);
     let threads = load.start().map_err(system("cannot start the generator"))?;
-    wait_until(&load, load.window().begins, false);
+    wait_until(&load, load.window().begins, false, || ());
     // Only the window counts: CPU time is read at its begin and at its end.
-    let begun = (load.now(), cpu_us("self"), cpu_of_servers(plan).ok().or(Some(before_servers)).flatten());
-    wait_until(&load, load.window().ends, plan.progress);
-    let ended = (load.now(), cpu_us("self"), cpu_of_servers(plan).ok().flatten());
+    let begun = (cpu_us("self"), cpu_of_servers(plan).ok().or(Some(before_servers)).flatten());
+    let mut server_threads = ServerThreads::new(&plan.processes);
+    wait_until(&load, load.window().ends, plan.progress, || server_threads.sample());
+    let ended = (cpu_us("self"), cpu_of_servers(plan).ok().flatten());
     join(threads);
     let (recorder, gap) = load.finish();
     let succeeded = recorder.done > 0;
     let used = |before: Option<u64>, after: Option<u64>| after?.checked_sub(before?);
+    let server_cpu = used(begun.1, ended.1);
     let report = Report {
         plan,
         addresses: &addresses,
         recorder,
         seconds: (load.window().ends - load.window().begins) as f64 / 1e6,
         gap,
-        own_cpu: used(begun.1, ended.1),
-        server_cpu: used(begun.2, ended.2),
+        own_cpu: used(begun.0, ended.0),
+        server_cpu,
+        server_threads: server_cpu.map(|total| server_threads.by_group(total)).unwrap_or_default(),
         disk: disk.as_ref(),
     };
     let text = if plan.json { format!("{}\n", report.json()) } else { report.to_string() };
@@ -162,7 +173,7 @@ fn resolve_targets(plan: &Plan) -> Result<Vec<String>, BenchError> {
             let answer = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             answer.map_err(|source| BenchError::Unreachable { address: address.clone(), source })?;
         }
-        let first = plan.addresses.first().filter(|_| plan.leader_only && plan.api == Api::Huskv);
+        let first = plan.addresses.first().filter(|_| plan.leader_only && plan.api == Api::Http(HttpApi::Huskv));
         let Some(first) = first else { return Ok(plan.addresses.clone()) };
         let health = NodeClient::new(PROBE_TIMEOUT).get(first, "/health").await;
         let leader = health.ok().and_then(|health| health.body["leader"]["http_address"].as_str().map(str::to_owned));
@@ -202,13 +213,15 @@ fn preload(plan: &Arc<Plan>, addresses: &[String]) -> Result<(), BenchError> {
 
 /// The CPU time of all given server processes; none where none was given.
 fn cpu_of_servers(plan: &Plan) -> Result<Option<u64>, BenchError> {
-    let times = plan.processes.iter().map(|pid| cpu_us(pid).ok_or_else(|| BenchError::NoProcess(pid.clone())));
+    let missing =
+        |pid: &String| if cpu_us("self").is_some() { BenchError::NoProcess(pid.clone()) } else { BenchError::NoProc };
+    let times = plan.processes.iter().map(|pid| cpu_us(pid).ok_or_else(|| missing(pid)));
     let sum = times.sum::<Result<u64, _>>()?;
     Ok((!plan.processes.is_empty()).then_some(sum))
 }
 
-/// Sleeps until a time of the run, with a progress line every second if asked.
-fn wait_until(load: &Load, until: u64, progress: bool) {
+/// Sleeps until a time of the run, with a sample every second and at the end, and a progress line if asked.
+fn wait_until(load: &Load, until: u64, progress: bool, mut sample: impl FnMut()) {
     load.sample();
     let begun = load.now();
     let mut last_line = begun;
@@ -218,6 +231,7 @@ fn wait_until(load: &Load, until: u64, progress: bool) {
             return;
         }
         thread::sleep(left.min(PROGRESS_INTERVAL));
+        sample();
         let now = load.now();
         let (recent, failed, p99) = load.sample();
         if progress && now > last_line {

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
 
-use super::systems_under_test::Api;
+use super::systems_under_test::{Api, HttpApi};
 use super::workload::{Keys, MAX_KEYS};
 use crate::cli::common::span;
 use crate::config::parse_address;
 
 /// The maximum size of a value, within etcd's limit too.
 const MAX_VALUE_BYTES: u64 = 1 << 20;
+
+/// The maximum number of keys of a page; a node may have a lower one.
+const MAX_PAGE: u64 = 100_000;
 
 /// The maximum number of clients.
 const MAX_CLIENTS: u64 = 10_000;
@@ -41,14 +44,18 @@ pub(super) struct Plan {
     pub leader_only: bool,
     /// The system under test.
     pub api: Api,
-    /// Connections, each with one operation at a time.
+    /// Clients, each with one operation at a time, and with a connection of its own except in gRPC.
     pub clients: usize,
+    /// gRPC connections that the clients of a thread share.
+    pub connections: usize,
     /// Generator threads.
     pub threads: usize,
     /// The percentage of reads.
     pub reads: u64,
     /// Whether reads may be stale.
     pub stale: bool,
+    /// The path of a page, where the reads are pages.
+    pub page: Option<String>,
     /// The load model.
     pub model: LoadModel,
     /// The time before the measured window.
@@ -104,11 +111,14 @@ pub(super) fn arguments(command: Command) -> Command {
     command.args([
         list("to", "LIST").value_delimiter(',').value_parser(address).default_value("127.0.0.1:2221").help("HTTP addresses, comma-separated"),
         choice("ask", &["all", "leader"], "Targets of the clients: all addresses in turn, or the leader only"),
-        choice("api", &["huskv", "etcd"], "API of the system under test: huskv, or the JSON gateway of etcd 3"),
-        choice("op", &["put", "get", "mixed"], "Operations of the clients"),
+        choice("api", &["huskv", "etcd", "etcd-grpc"], "API of the system under test: huskv, the JSON gateway of etcd 3, or its gRPC port (plain)"),
+        choice("op", &["put", "get", "mixed", "list"], "Operations of the clients; list reads the first page of the keys (huskv only)"),
         number("reads", "50", (0, 100), "Percentage of reads, for mixed"),
         switch("stale", "Stale reads, without a quorum"),
-        number("clients", "64", (1, MAX_CLIENTS), "Connections, each with one operation at a time"),
+        number("limit", "1000", (1, MAX_PAGE), "Keys of a page, for list"),
+        switch("reverse", "Pages in descending order, for list"),
+        number("clients", "64", (1, MAX_CLIENTS), "Clients, each with one operation at a time on a connection of its own"),
+        number("connections", "1", (1, MAX_CLIENTS), "Connections that the clients of a thread share, for etcd-grpc"),
         rate.help("Operations a second of an open loop; without it the loop is closed: each client sends its next operation at once"),
         flag("duration", "SPAN", "10s", "Length of the measured window, such as 500ms or 30s").value_parser(span),
         flag("warmup", "SPAN", "2s", "Time before the measured window").value_parser(span),
@@ -119,7 +129,7 @@ pub(super) fn arguments(command: Command) -> Command {
         switch("no-load", "Do not put every key once before reads"),
         number("threads", "1", (1, MAX_THREADS), "Generator threads"),
         number("seed", "1", (0, u64::MAX), "Seed of the random numbers"),
-        list("pids", "LIST").value_delimiter(',').value_parser(value_parser!(u32)).help("Processes on this machine whose CPU time is measured"),
+        list("pids", "LIST").value_delimiter(',').value_parser(value_parser!(u32)).help("Processes on this machine whose CPU time is measured, in all and by thread name (Linux only)"),
         list("disk", "DIRECTORY").value_parser(value_parser!(PathBuf)).help("First measure the fsync latency of the disk of this directory"),
         switch("json", "Print the report as one JSON object"),
         switch("no-progress", "No progress line every second on stderr"),
@@ -136,6 +146,13 @@ fn unescaped(text: &str) -> Result<String, String> {
     fits.then(|| text.to_owned()).ok_or_else(|| "at most 64 of A-Z a-z 0-9 . _ -".into())
 }
 
+/// The path of the first page of the keys with this prefix.
+fn page(matches: &ArgMatches, prefix: &str, limit: u64) -> String {
+    let word = |flag: &str, text: &'static str| if matches.get_flag(flag) { text } else { "" };
+    let (reverse, stale) = (word("reverse", "&reverse"), word("stale", "&consistency=stale"));
+    format!("/store?prefix={prefix}&limit={limit}{reverse}{stale}")
+}
+
 impl Plan {
     /// Parses the flags.
     ///
@@ -148,21 +165,27 @@ impl Plan {
         let duration = |name: &str| matches.get_one::<Duration>(name).copied().unwrap_or_default();
         let key_count = number("keys");
         let distribution = word("distribution");
-        // `--op put` and `--op get` are the ends of the scale of `--reads`.
+        // `--op put` and `--op get` or `list` are the ends of the scale of `--reads`.
         let reads = match word("op").as_str() {
             "put" => 0,
-            "get" => 100,
+            "get" | "list" => 100,
             _ => number("reads"),
         };
         let rate = matches.get_one::<u64>("rate");
         let plan = Self {
             addresses: matches.get_many::<String>("to").unwrap_or_default().cloned().collect(),
             leader_only: word("ask") == "leader",
-            api: if word("api") == "etcd" { Api::Etcd } else { Api::Huskv },
+            api: match word("api").as_str() {
+                "etcd-grpc" => Api::EtcdGrpc,
+                "etcd" => Api::Http(HttpApi::Etcd),
+                _ => Api::Http(HttpApi::Huskv),
+            },
             clients: size("clients"),
+            connections: size("connections"),
             threads: size("threads").min(size("clients")),
             reads,
             stale: matches.get_flag("stale"),
+            page: (word("op") == "list").then(|| page(matches, &word("prefix"), number("limit"))),
             model: rate.map_or(LoadModel::Closed, |rate| LoadModel::Open(*rate as f64)),
             warmup: duration("warmup"),
             duration: duration("duration"),
@@ -185,7 +208,10 @@ impl Plan {
         if self.duration.is_zero() {
             return Err("--duration is zero".into());
         }
-        if self.leader_only && self.api == Api::Etcd {
+        if self.page.is_some() && self.api != Api::Http(HttpApi::Huskv) {
+            return Err("--op list is for huskv".into());
+        }
+        if self.leader_only && self.api != Api::Http(HttpApi::Huskv) {
             return Err("--ask leader is for huskv; give the address of etcd's leader with --to".into());
         }
         Ok(())
@@ -195,6 +221,7 @@ impl Plan {
     pub(super) fn describe(&self) -> String {
         let operations = match self.reads {
             0 => "puts".to_owned(),
+            100 if self.page.is_some() => format!("{}pages", if self.stale { "stale " } else { "" }),
             100 if self.stale => "stale gets".to_owned(),
             100 => "gets".to_owned(),
             reads => format!("{reads} % gets, {} % puts", 100 - reads),
@@ -239,6 +266,10 @@ mod tests {
             plan(&["--clients", "2", "--threads", "8", "--duration", "1500ms", "--distribution", "zipf"]).unwrap();
         assert_eq!((few.threads, few.duration), (2, Duration::from_millis(1_500)));
         assert!(few.describe().contains("zipf"), "{}", few.describe());
+        let pages = plan(&["--op", "list", "--limit", "9", "--reverse", "--stale"]).unwrap();
+        let path = "/store?prefix=bench-&limit=9&reverse&consistency=stale";
+        assert_eq!((pages.page.as_deref(), pages.reads, pages.preload), (Some(path), 100, true));
+        assert!(pages.describe().starts_with("stale pages"), "{}", pages.describe());
     }
 
     #[test]
@@ -251,6 +282,9 @@ mod tests {
             (&["--op", "write"], "--op"),
             (&["--prefix", "a b"], "--prefix"),
             (&["--api", "etcd", "--ask", "leader"], "--to"),
+            (&["--api", "etcd-grpc", "--ask", "leader"], "--to"),
+            (&["--connections", "0"], "--connections"),
+            (&["--api", "etcd", "--op", "list"], "--op list"),
             (&["--clients", "0"], "--clients"),
         ] {
             let Err(error) = plan(arguments) else { panic!("{arguments:?} was taken") };

@@ -2,6 +2,7 @@
 //!
 //! Invariants: both are made from the same numbers. What was not measured is left out.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
 use hdrhistogram::Histogram;
@@ -10,9 +11,13 @@ use serde_json::{Map, Value, json};
 use super::cpu_and_fsync_cost::DiskTrial;
 use super::plan::{LoadModel, Plan};
 use super::recorder::Recorder;
+use super::server_threads::OTHER;
 
 /// Above this share of its threads the generator is the bottleneck.
 const GENERATOR_BUSY: f64 = 0.9;
+
+/// Below this share of the CPU time of all servers the table does not name a group of threads.
+const LEAST_SHARE: f64 = 0.01;
 
 /// The results of a run.
 pub(super) struct Report<'a> {
@@ -30,6 +35,8 @@ pub(super) struct Report<'a> {
     pub own_cpu: Option<u64>,
     /// CPU time of all servers, where their processes were given.
     pub server_cpu: Option<u64>,
+    /// The same by the names of their threads.
+    pub server_threads: BTreeMap<String, u64>,
     /// The trial of the disk.
     pub disk: Option<&'a DiskTrial>,
 }
@@ -68,6 +75,27 @@ impl Report<'_> {
         self.server_cpu.filter(|_| operations > 0).map(|cpu| cpu as f64 / operations as f64)
     }
 
+    /// The same by the names of their threads, the costliest first. Below `least` of the whole they are one group, which
+    /// is the last.
+    fn server_us_by_thread(&self, least: f64) -> Vec<(&str, f64)> {
+        let operations = (self.recorder.done + self.recorder.failed()).max(1) as f64;
+        let all = self.server_threads.values().sum::<u64>() as f64;
+        let (mut groups, mut other) = (Vec::new(), 0.0);
+        for (name, used) in &self.server_threads {
+            let used = *used as f64;
+            if name == OTHER || used < least * all {
+                other += used / operations;
+            } else {
+                groups.push((name.as_str(), used / operations));
+            }
+        }
+        groups.sort_by(|one, two| two.1.total_cmp(&one.1));
+        if other > 0.0 {
+            groups.push((OTHER, other));
+        }
+        groups
+    }
+
     /// The cores that the generator used.
     fn own_cores(&self) -> Option<f64> {
         self.own_cpu.map(|cpu| cpu as f64 / 1e6 / self.seconds)
@@ -78,7 +106,8 @@ impl Report<'_> {
     }
 
     fn kinds(&self) -> impl Iterator<Item = (&'static str, &Histogram<u64>)> {
-        [("put", &self.recorder.puts), ("get", &self.recorder.gets)].into_iter().filter(|(_, seen)| !seen.is_empty())
+        let read = if self.plan.page.is_some() { "list" } else { "get" };
+        [("put", &self.recorder.puts), (read, &self.recorder.gets)].into_iter().filter(|(_, seen)| !seen.is_empty())
     }
 
     /// The report as JSON.
@@ -101,6 +130,9 @@ impl Report<'_> {
         }
         if let Some(us) = self.server_us() {
             object["server_cpu_us_per_op"] = json!(rounded(us));
+            let by_thread =
+                self.server_us_by_thread(0.0).into_iter().map(|(name, us)| (name.to_owned(), json!(rounded(us))));
+            object["cpu_us_per_op_by_thread"] = Value::Object(by_thread.collect());
         }
         if let Some(disk) = self.disk {
             object["disk"] = json!({
@@ -136,6 +168,9 @@ impl Display for Report<'_> {
         writeln!(out, "  longest time without any success: {:.1} ms", millis(self.gap as f64))?;
         if let Some(us) = self.server_us() {
             writeln!(out, "  CPU of {} servers: {us:.1} us an operation", self.plan.processes.len())?;
+            let groups = self.server_us_by_thread(LEAST_SHARE);
+            let groups: Vec<_> = groups.iter().map(|(name, us)| format!("{name} {us:.1}")).collect();
+            writeln!(out, "    of their threads, us an operation: {}", groups.join(", "))?;
         }
         if let Some(cores) = self.own_cores() {
             let busy = if self.generator_is_busy() { "; it is the bottleneck, give it more --threads" } else { "" };

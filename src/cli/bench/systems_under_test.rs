@@ -1,17 +1,26 @@
-//! Target systems of the benchmark, huskv and etcd: an operation as an HTTP request to each.
+//! Target systems of the benchmark, huskv and etcd: an operation as an HTTP/1 request to each.
 //!
 //! Why: a fair comparison needs one generator for both systems: huskv's own routes, and the JSON gateway of etcd
-//! (`/v3/kv/put` and `/v3/kv/range`, keys and values in base64).
+//! (`/v3/kv/put` and `/v3/kv/range`, keys and values in base64). etcd's gRPC port speaks neither HTTP/1 nor JSON.
 //!
 //! Invariants: a request is written into a buffer that is reused, without an intermediate structure.
 //!
-//! See also: `raw_client`, which sends it.
+//! See also: `raw_client`, which sends it; `grpc_client` for etcd's gRPC port.
 
 use std::io::Write;
 
-/// The system under test.
+/// The API of the system under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Api {
+    /// Over HTTP/1.
+    Http(HttpApi),
+    /// The gRPC port of etcd 3.
+    EtcdGrpc,
+}
+
+/// An API over HTTP/1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HttpApi {
     /// A huskv node.
     Huskv,
     /// The JSON gateway of etcd 3.
@@ -38,7 +47,7 @@ pub(super) enum OperationResult {
     Failed(String),
 }
 
-impl Api {
+impl HttpApi {
     /// Writes a put of `value`, which has no character that JSON escapes.
     pub(super) fn put(self, out: &mut Vec<u8>, host: &str, key: &str, value: &[u8]) {
         let (path, length) = match self {
@@ -90,6 +99,11 @@ impl Api {
             _ => OperationResult::Failed(format!("{status} {}", code(body))),
         }
     }
+}
+
+/// Writes a request for a page of huskv.
+pub(super) fn page(out: &mut Vec<u8>, host: &str, path: &str) {
+    write_head(out, "GET", path, host, None);
 }
 
 fn write_head(out: &mut Vec<u8>, method: &str, path: &str, host: &str, length: Option<usize>) {
@@ -145,32 +159,35 @@ mod tests {
 
     #[test]
     fn requests_have_the_right_path_and_body() {
-        let (head, body) = written(|out| Api::Huskv.put(out, "h:1", "k1", b"vw"));
+        let (head, body) = written(|out| HttpApi::Huskv.put(out, "h:1", "k1", b"vw"));
         assert!(head.starts_with("POST /store HTTP/1.1\r\nHost: h:1\r\n"), "{head}");
         assert_eq!(body, serde_json::json!({"key": "k1", "value": "vw"}));
-        let (head, _) = written(|out| Api::Huskv.get(out, "h:1", "k1", false));
+        let (head, _) = written(|out| HttpApi::Huskv.get(out, "h:1", "k1", false));
         assert_eq!(head, "GET /store/k1 HTTP/1.1\r\nHost: h:1");
-        let (head, _) = written(|out| Api::Huskv.get(out, "h:1", "k1", true));
+        let (head, _) = written(|out| HttpApi::Huskv.get(out, "h:1", "k1", true));
         assert!(head.starts_with("GET /store/k1?consistency=stale HTTP/1.1"), "{head}");
         for value in [&b""[..], b"f", b"fo", b"foo", b"foob"] {
-            let (_, body) = written(|out| Api::Etcd.put(out, "h:1", "foobar", value));
+            let (_, body) = written(|out| HttpApi::Etcd.put(out, "h:1", "foobar", value));
             let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="][value.len()];
             assert_eq!(body, serde_json::json!({"key": "Zm9vYmFy", "value": expected}));
         }
-        let (_, body) = written(|out| Api::Etcd.get(out, "h:1", "f", true));
+        let (_, body) = written(|out| HttpApi::Etcd.get(out, "h:1", "f", true));
         assert_eq!(body, serde_json::json!({"key": "Zg==", "serializable": true}));
     }
 
     #[test]
     fn responses_are_classified() {
-        assert_eq!(Api::Huskv.classify(Operation::Get, 200, b""), OperationResult::Done);
-        assert_eq!(Api::Huskv.classify(Operation::Get, 404, b""), OperationResult::Missing);
-        assert_eq!(Api::Etcd.classify(Operation::Get, 200, br#"{"header":{}}"#), OperationResult::Missing);
-        assert_eq!(Api::Etcd.classify(Operation::Get, 200, br#"{"kvs":[{}]}"#), OperationResult::Done);
+        assert_eq!(HttpApi::Huskv.classify(Operation::Get, 200, b""), OperationResult::Done);
+        assert_eq!(HttpApi::Huskv.classify(Operation::Get, 404, b""), OperationResult::Missing);
+        assert_eq!(HttpApi::Etcd.classify(Operation::Get, 200, br#"{"header":{}}"#), OperationResult::Missing);
+        assert_eq!(HttpApi::Etcd.classify(Operation::Get, 200, br#"{"kvs":[{}]}"#), OperationResult::Done);
         let busy = br#"{"title":"t","code":"overloaded","error":"e"}"#;
-        assert_eq!(Api::Huskv.classify(Operation::Put, 503, busy), OperationResult::Failed("503 overloaded".into()));
         assert_eq!(
-            Api::Huskv.classify(Operation::Put, 404, b"none here\n"),
+            HttpApi::Huskv.classify(Operation::Put, 503, busy),
+            OperationResult::Failed("503 overloaded".into())
+        );
+        assert_eq!(
+            HttpApi::Huskv.classify(Operation::Put, 404, b"none here\n"),
             OperationResult::Failed("404 none here".into())
         );
     }
