@@ -303,7 +303,7 @@ impl Node {
         if bound.peer_tls.is_none() {
             peers.forget_tls()?;
         }
-        let settings = module_options::transport(&config, bound.memory, bound.files, bound.peer_tls);
+        let settings = module_options::transport(config, bound.memory, bound.files, bound.peer_tls);
         let (transport, outbox) = transport::start(bound.raft, handle.clone(), peers, settings, log.clone())
             .map_err(system("cannot serve the peer port"))?;
         // raft-rs logs every step at info, which is for its developers.
