@@ -28,6 +28,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::core::background_jobs::Background;
 use super::core::turn_budget::TURN;
 use super::driver::Driver;
+use super::handle::wake_batch::{self, WakeBatches};
 use super::handle::{Clock, Handle, Inbox, Names};
 use super::input::Input;
 use super::options::Options;
@@ -68,13 +69,20 @@ pub struct Start {
     pub raft_log: Logger,
 }
 
-/// Starts the loop on a thread of its own. Its background jobs report back through `handle`.
+/// Starts the loop on a thread of its own. Its background jobs report back through `handle`. Clients are woken on the calling tokio
+/// runtime, where there is one.
 ///
 /// # Errors
 /// Where the system gives no thread.
 pub fn spawn(inbox: Inbox, handle: Handle, start: Start) -> std::io::Result<Running> {
     let (end, ended) = oneshot::channel();
-    thread::Builder::new().name("consensus".into()).spawn(move || drop(end.send(run(inbox, handle, start))))?;
+    let clients_runtime = tokio::runtime::Handle::try_current().ok();
+    let body = move || {
+        // Dropped last, so that the answers of what the loop leaves behind are woken, too.
+        let _batches = WakeBatches::begin(clients_runtime);
+        drop(end.send(run(inbox, handle, start)));
+    };
+    thread::Builder::new().name("consensus".into()).spawn(body)?;
     Ok(Running { ended })
 }
 
@@ -96,7 +104,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         driver.start(clock.now())?;
         let mut queue_full = LogLimit::default();
         let mut names = driver.names(&Names::default());
-        inbox.publish(names.clone());
+        inbox.publish(&names);
         let mut ticks = interval(tick);
         // After a stall of 2 s one tick comes at once and the next one a full tick later, not twenty in a row; the
         // driver counts what was missed.
@@ -115,9 +123,11 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
                 () = std::future::ready(()), if driver.has_work() => {}
             }
             drain(&mut driver, &mut inbox, &mut queue_full, &log)?;
+            wake_batch::hand_over();
             driver.turn(clock.now())?;
+            wake_batch::hand_over();
             names = driver.names(&names);
-            inbox.publish(names.clone());
+            inbox.publish(&names);
         }
         // Nothing more is applied, so watchers can be told up to where they have everything.
         inbox.feed.close();

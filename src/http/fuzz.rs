@@ -22,6 +22,7 @@ use super::clients::rate_limit::RequestLimiter;
 use super::options::Options;
 use super::request::body::BodyQuota;
 use super::request::handler_context::ServerContext;
+use super::request::timers::Timers;
 use super::request::{body, ttl, uri};
 use super::response::problem::Problem;
 use super::server::browser_guard::{BrowserGuard, OriginCheck};
@@ -66,8 +67,9 @@ pub fn body(bytes: &[u8]) {
     let limit = rest.len().max(1) - usize::from(chunk == u8::MAX);
     let budget = Budget::new(8 * rest.len().max(64 << 10));
     let holder = Source::loopback().into();
-    let quota = BodyQuota { budget: &budget, holder: &holder, grace: options().rate_grace };
-    let read = body::collect(Box::pin(futures_util::stream::iter(chunks)), None, limit, quota).now_or_never();
+    let timers = Timers::default();
+    let quota = BodyQuota { budget: &budget, holder: &holder, grace: options().rate_grace, timers: &timers };
+    let read = body::collect(futures_util::stream::iter(chunks), None, limit, quota).now_or_never();
     let Ok(whole) = read.expect("bytes in memory are there at once") else {
         assert!(rest.len() > limit, "only a body over the limit is refused");
         return;

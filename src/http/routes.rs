@@ -2,29 +2,28 @@
 //!
 //! Why: it lists every path that huskv serves, with the handler behind it and what a node outside of a cluster answers there.
 //!
-//! Invariants: each route has a rule, which says what it needs of a token and is checked before its handler is called. warp tries the routes in this order, so the most frequent ones come first. No route rejects once its path
-//! matches, so warp's own plain-text errors are never sent. A trailing slash is the same route.
+//! Invariants: each route has a rule, which says what it needs of a token and is checked before its handler is called. No route rejects
+//! once its path matches, so warp's own plain-text errors are never sent. A trailing slash is the same route. `/store` is found without
+//! warp: almost all requests are for it, and warp's filters cost as much as the rest of its way through this module.
 //!
 //! See also: the handlers ([`super::api`]), connections ([`super::server`]).
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::service::Service;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
-use warp::path::{FullPath, Tail};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use super::api::{admin, cluster, compat, health, openapi, probes, store, touch, txn, watch};
-use super::audit::Trail;
-use super::clients::RequestClient;
-use super::request::body::boxed;
-use super::request::caller::{Caller, Need};
-use super::request::handler_context::{RequestContext, ServerContext};
+use super::request::caller::Need;
+use super::request::handler_context::RequestContext;
 use super::response::problem::Problem;
 use super::rules::{self, Rule};
-use super::server::client_socket::Fin;
 
 /// How a problem of a route's handler is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,75 +41,115 @@ macro_rules! first_match {
     ($first:expr $(, $next:expr)* $(,)?) => { $first $(.or($next).unify())* };
 }
 
-/// Returns the filter that serves every route.
-pub(super) fn routes(
-    context: &Arc<ServerContext>,
-) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> + 'static {
+/// A request on its way through warp, which lends its parts only; the route that matches takes it.
+#[derive(Clone)]
+struct Unrouted(Arc<Mutex<Option<RequestContext>>>);
+
+impl Unrouted {
+    fn take(self) -> Option<RequestContext> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Serves a request; `others` is the service of [`others`].
+pub(super) async fn serve<S>(others: &S, request: RequestContext) -> Result<Response, Infallible>
+where
+    S: Service<hyper::Request<Empty<Bytes>>, Response = Response, Error = Infallible>,
+{
+    if let Some(tail_at) = tail_below(request.path(), "/store") {
+        return Ok(respond(request.routed(tail_at), (Rule::Store, Scope::Member), store::handle).await);
+    }
+    let mut plain = hyper::Request::new(Empty::new());
+    plain.method_mut().clone_from(&request.method);
+    plain.uri_mut().clone_from(request.uri());
+    plain.extensions_mut().insert(Unrouted(Arc::new(Mutex::new(Some(request)))));
+    others.call(plain).await
+}
+
+/// Where the path goes on below `route`; None where it is another one.
+fn tail_below(path: &str, route: &str) -> Option<usize> {
+    match path.strip_prefix(route)?.as_bytes().first() {
+        None => Some(path.len()),
+        Some(b'/') => Some(route.len() + 1),
+        Some(_) => None,
+    }
+}
+
+/// Returns the filter that serves every route but `/store`.
+pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> + 'static
+{
     use Scope::{AnyNode, Member, Watch};
     use rules::Rule::{Admin, AnyToken, KeyInPath, KeysInBody, Open, Outline};
-    let request = request(Arc::clone(context));
     let raft = warp::path("raft");
     let admin = warp::path("admin");
-    let others = first_match!(
-        exact(warp::path("txn"), &request, (KeysInBody, Member), txn::handle),
-        below("touch", &request, (KeyInPath, Member), touch::handle),
-        exact(warp::path("watch"), &request, (Rule::Watch, Watch), watch::handle),
-        exact(warp::path("health"), &request, (Open, AnyNode), health::health),
-        exact(warp::path("readyz"), &request, (Open, AnyNode), probes::readyz),
-        exact(warp::path("livez"), &request, (Open, AnyNode), probes::livez),
-        exact(raft.and(warp::path("stats")), &request, (Outline, AnyNode), cluster::stats),
-        exact(raft.and(warp::path("join")), &request, (Admin, Member), cluster::join),
-        exact(raft.and(warp::path("remove")), &request, (Admin, Member), cluster::remove),
-        exact(raft.and(warp::path("transfer")), &request, (Admin, Member), cluster::transfer),
-        exact(raft.and(warp::path("snapshot")), &request, (Admin, Member), cluster::snapshot),
-        exact(admin.and(warp::path("reload")), &request, (Admin, AnyNode), admin::reload),
-        exact(warp::path("openapi.json"), &request, (AnyToken, AnyNode), openapi::document),
-        below("keys", &request, (KeyInPath, Member), compat::keys),
-        below("kv", &request, (KeyInPath, Member), compat::kv),
+    let known = first_match!(
+        exact(warp::path("txn"), (KeysInBody, Member), txn::handle),
+        below("touch", (KeyInPath, Member), touch::handle),
+        exact(warp::path("watch"), (Rule::Watch, Watch), watch::handle),
+        exact(warp::path("health"), (Open, AnyNode), health::health),
+        exact(warp::path("readyz"), (Open, AnyNode), probes::readyz),
+        exact(warp::path("livez"), (Open, AnyNode), probes::livez),
+        exact(raft.and(warp::path("stats")), (Outline, AnyNode), cluster::stats),
+        exact(raft.and(warp::path("join")), (Admin, Member), cluster::join),
+        exact(raft.and(warp::path("remove")), (Admin, Member), cluster::remove),
+        exact(raft.and(warp::path("transfer")), (Admin, Member), cluster::transfer),
+        exact(raft.and(warp::path("snapshot")), (Admin, Member), cluster::snapshot),
+        exact(admin.and(warp::path("reload")), (Admin, AnyNode), admin::reload),
+        exact(warp::path("openapi.json"), (AnyToken, AnyNode), openapi::document),
+        below("keys", (KeyInPath, Member), compat::keys),
+        below("kv", (KeyInPath, Member), compat::kv),
     )
     .boxed();
-    // For each request warp clones every filter that it may still try. Boxed, all routes but the hottest are one pointer.
-    first_match!(below("store", &request, (Rule::Store, Member), store::handle), others, unknown(Arc::clone(context)))
+    known.or(unknown()).unify()
 }
 
 /// Serves exactly `path`.
 fn exact<P, F>(
     path: P,
-    request: &BoxedFilter<(RequestContext,)>,
-    (rule, scope): (Rule, Scope),
+    rules: (Rule, Scope),
     handler: fn(RequestContext) -> F,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + use<P, F> + 'static
 where
     P: Filter<Extract = (), Error = Rejection> + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response, Problem>> + Send + 'static,
 {
-    path.and(warp::path::end()).and(request.clone()).then(move |request: RequestContext| {
-        let allowed = rules::check(rule, &request, "");
-        respond(request, allowed, scope, handler)
+    path.and(warp::path::end()).and(request()).then(move |request: Option<RequestContext>| async move {
+        match request {
+            Some(request) => {
+                let end = request.path().len();
+                respond(request.routed(end), rules, handler).await
+            }
+            None => lost(),
+        }
     })
 }
 
 /// Serves the path segment `name` and every path below it.
 fn below<F>(
     name: &'static str,
-    request: &BoxedFilter<(RequestContext,)>,
-    (rule, scope): (Rule, Scope),
-    handler: fn(RequestContext, Tail) -> F,
+    rules: (Rule, Scope),
+    handler: fn(RequestContext) -> F,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + use<F> + 'static
 where
     F: Future<Output = Result<Response, Problem>> + Send + 'static,
 {
-    warp::path(name).and(warp::path::tail()).and(request.clone()).then(move |tail: Tail, request: RequestContext| {
-        let allowed = rules::check(rule, &request, tail.as_str());
-        respond(request, allowed, scope, move |request| handler(request, tail))
-    })
+    warp::path(name).and(warp::path::tail()).and(request()).then(
+        move |tail: warp::path::Tail, request: Option<RequestContext>| async move {
+            match request {
+                Some(request) => {
+                    let tail_at = request.path().len() - tail.as_str().len();
+                    respond(request.routed(tail_at), rules, handler).await
+                }
+                None => lost(),
+            }
+        },
+    )
 }
 
 /// Runs the handler of a request that its rule allows, and answers a problem by the scope of the route.
 async fn respond<F>(
     request: RequestContext,
-    allowed: Result<(), Problem>,
-    scope: Scope,
+    (rule, scope): (Rule, Scope),
     handler: impl FnOnce(RequestContext) -> F,
 ) -> Response
 where
@@ -119,7 +158,7 @@ where
     // The handler consumes the request, so what an answer to its problem needs is taken out first.
     let (method, context) = (request.method.clone(), Arc::clone(&request.context));
     let is_event_source = scope == Scope::Watch && watch::accepts_only_events(&request.headers);
-    let handled = match allowed {
+    let handled = match rules::check(rule, &request) {
         Ok(()) => handler(request).await.map_err(|problem| match scope {
             // Health, probes and stats describe a node outside of a cluster too, so their own problem is the right answer.
             Scope::AnyNode => problem,
@@ -135,41 +174,42 @@ where
     }
 }
 
-/// Extracts the context of a request, its body unread.
-fn request(context: Arc<ServerContext>) -> BoxedFilter<(RequestContext,)> {
-    // `raw` rejects a request without a query.
-    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    warp::method()
-        .and(warp::path::full())
-        .and(query)
-        .and(warp::ext::get::<RequestClient>())
-        .and(warp::ext::optional::<Fin>())
-        .and(warp::ext::optional::<Trail>())
-        .and(warp::header::headers_cloned())
-        .and(warp::body::stream())
-        .map(move |method, path, query, client, fin: Option<_>, trail, headers, body| {
-            let client = (client, fin.unwrap_or_default(), trail);
-            RequestContext::new(Arc::clone(&context), method, (path, query), client, (headers, boxed(body)))
-        })
-        .boxed()
+/// Extracts the request.
+fn request() -> BoxedFilter<(Option<RequestContext>,)> {
+    warp::ext::optional::<Unrouted>().map(|request: Option<Unrouted>| request.and_then(Unrouted::take)).boxed()
+}
+
+/// Answers a request that another route has taken; none takes one and rejects it.
+fn lost() -> Response {
+    Problem::internal().respond(&Method::GET)
 }
 
 /// Answers every other path. With tokens it needs one, so that the paths of the future need one as well.
-fn unknown(
-    context: Arc<ServerContext>,
-) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    let client = warp::ext::optional::<RequestClient>().and(warp::ext::optional::<Trail>());
-    let unknown = warp::method().and(warp::path::full()).and(client);
-    unknown.then(move |method: Method, path: FullPath, client: Option<RequestClient>, trail: Option<Trail>| {
-        let context = Arc::clone(&context);
-        async move {
-            trail.iter().for_each(Trail::routed);
-            let caller = client.map_or(Caller::Anonymous(None), |client| client.caller);
-            let problem = match caller.check(&Need::AnyToken) {
-                Ok(()) => context.joining_or(Problem::no_route(path.as_str())),
-                Err(problem) => problem,
-            };
-            problem.respond(&method)
-        }
+fn unknown() -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    warp::ext::optional::<Unrouted>().then(|request: Option<Unrouted>| async move {
+        let Some(request) = request.and_then(Unrouted::take) else { return lost() };
+        let end = request.path().len();
+        let request = request.routed(end);
+        let problem = match request.caller.check(&Need::AnyToken) {
+            Ok(()) => request.context.joining_or(Problem::no_route(request.path())),
+            Err(problem) => problem,
+        };
+        problem.respond(&request.method)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_key_begins_behind_one_slash() {
+        let tail = |path: &'static str| tail_below(path, "/store").map(|at| &path[at..]);
+        for (path, expected) in [("/store", ""), ("/store/", ""), ("/store/k", "k"), ("/store//a/b/", "/a/b/")] {
+            assert_eq!(tail(path), Some(expected), "{path}");
+        }
+        for path in ["/", "", "/stor", "/stores", "/store%2Fk", "//store", "/Store/k"] {
+            assert_eq!(tail(path), None, "{path}");
+        }
+    }
 }

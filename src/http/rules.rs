@@ -38,8 +38,8 @@ pub(super) enum Rule {
     Watch,
 }
 
-/// Returns the 401 or 403 of a request that may not use its route; `tail` is the rest of the path where the route has one.
-pub(super) fn check(rule: Rule, request: &RequestContext, tail: &str) -> Result<(), Problem> {
+/// Returns the 401 or 403 of a request that may not use its route.
+pub(super) fn check(rule: Rule, request: &RequestContext) -> Result<(), Problem> {
     let caller = &request.caller;
     // The methods of a route are no secret, and the preflight of a browser has no token.
     if matches!(caller, Caller::Unrestricted) || request.method == Method::OPTIONS {
@@ -53,29 +53,30 @@ pub(super) fn check(rule: Rule, request: &RequestContext, tail: &str) -> Result<
         Rule::KeyInPath | Rule::Store | Rule::Watch => {
             // Before anything is parsed, so that a client without a token learns nothing of its request.
             caller.check(&Need::AnyToken)?;
-            caller.check(&need(rule, request, tail)?)
+            caller.check(&need(rule, request)?)
         }
     }
 }
 
 /// Parses what a request to a route of keys needs.
-fn need(rule: Rule, request: &RequestContext, tail: &str) -> Result<Need, Problem> {
+fn need(rule: Rule, request: &RequestContext) -> Result<Need, Problem> {
     let key_bytes = request.context.options.key_bytes;
     let action = match request.method {
         Method::GET | Method::HEAD => Action::Read,
         _ => Action::Write,
     };
     if rule == Rule::Watch {
-        return Ok(Need::of_filter(&watch::parse(&request.query, None, key_bytes)?.0));
+        return Ok(Need::of_filter(&watch::parse(request.query(), None, key_bytes)?.0));
     }
+    let tail = request.tail();
     let raw_key = tail.strip_suffix('/').unwrap_or(tail);
     if rule == Rule::Store && raw_key.is_empty() {
         return Ok(match request.method {
             Method::GET | Method::HEAD => {
-                Need::Prefix(action, range_and_prefix_delete::parse(&request.query, key_bytes)?.prefix)
+                Need::Prefix(action, range_and_prefix_delete::parse(request.query(), key_bytes)?.prefix)
             }
             Method::DELETE => {
-                Need::Prefix(action, range_and_prefix_delete::parse_delete(&request.query, key_bytes)?.1.into_bytes())
+                Need::Prefix(action, range_and_prefix_delete::parse_delete(request.query(), key_bytes)?.1.into_bytes())
             }
             // A POST has its key in the body. The route takes no other method.
             _ => Need::AnyToken,

@@ -9,6 +9,7 @@ use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use slog::{error, warn};
 
 use super::Core;
+use crate::consensus::handle::wake_batch;
 use crate::consensus::raft_rs_adapter::entry_decode::{self, Payload};
 use crate::model::Millis;
 use crate::plant::{self, Plant};
@@ -37,6 +38,8 @@ impl Core {
             return self.raw.mut_store().journal.append(entries, hard_state);
         }
         self.raw.mut_store().journal.append(entries, hard_state)?;
+        // What was answered before need not wait for the disk.
+        wake_batch::hand_over();
         let began = self.background.now();
         self.raw.mut_store().journal.sync()?;
         let took = self.background.now().saturating_sub(began);
@@ -77,6 +80,7 @@ impl Core {
         log.hard_state.commit = log.hard_state.commit.max(index);
         let hard_state = HardState { commit: index, ..log.hard_state.clone() };
         log.journal.append(&[], &hard_state)?;
+        wake_batch::hand_over();
         log.journal.sync()
     }
 

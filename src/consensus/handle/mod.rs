@@ -11,7 +11,9 @@
 
 mod monotonic_clock;
 mod node_state;
+mod reply_slot;
 mod status_requests;
+pub(super) mod wake_batch;
 mod write_budget;
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use crate::storage;
 pub use monotonic_clock::Clock;
 pub use node_state::Names;
 use node_state::Published;
+use reply_slot::slot;
 use status_requests::SingleFlight;
 use write_budget::WriteBudget;
 pub use write_budget::WritePermit;
@@ -55,7 +58,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// Publishes names to the handles.
-    pub fn publish(&self, names: Names) {
+    pub fn publish(&self, names: &Names) {
         self.published.publish(names);
     }
 }
@@ -180,10 +183,10 @@ impl Handle {
             Request::Write(write) => Some(self.own_writes.reserve(write.size()).ok_or_else(writes_full)?),
             _ => None,
         };
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = slot();
         let reply = Box::new(move |result| {
             drop(room);
-            drop(reply.send(result));
+            reply.send(result);
         });
         let deadline = self.clock.after(timeout);
         self.client(Input::Request { request, deadline, hop: Hop::Client, to: 0, reply })?;
@@ -306,11 +309,11 @@ impl Handle {
         bytes: fn(&T) -> usize,
         input: impl FnOnce(Reply<Result<T, Refusal>>) -> Input,
     ) -> Result<T, Refusal> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = slot();
         let unsent = self.unsent.clone();
         self.client(input(Box::new(move |result: Result<T, Refusal>| {
             let counted = unsent.add(result.as_ref().map_or(0, bytes));
-            drop(reply.send((result, counted)));
+            reply.send((result, counted));
         })))?;
         answer.await.map_or_else(|_| Err(stopping()), |(result, _)| result)
     }

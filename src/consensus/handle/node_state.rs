@@ -5,9 +5,11 @@
 //! once a turn where something has changed, and read without the loop.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
 
 use crate::model::Refusal;
 
@@ -36,36 +38,65 @@ pub struct Names {
 
 /// Where the loop puts it, and every handle finds it; cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Published {
-    /// The last state, and when it was put there; None before the loop's first turn.
-    last: Arc<Mutex<(Arc<Names>, Option<Instant>)>>,
-    serving: Arc<AtomicBool>,
+pub(super) struct Published(Arc<Shared>);
+
+struct Shared {
+    /// The last state that differs from the one before.
+    last: ArcSwap<Names>,
+    created: Instant,
+    /// When the loop published last, in nanoseconds since the creation; 0 before its first turn.
+    turned: AtomicU64,
+    serving: AtomicBool,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            last: ArcSwap::default(),
+            created: Instant::now(),
+            turned: AtomicU64::new(0),
+            serving: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Shared {
+    fn nanos(&self) -> u64 {
+        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Published {
     /// Replaces the state.
-    pub fn publish(&self, state: Names) {
+    pub fn publish(&self, state: &Names) {
         self.begin_serving();
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (Arc::new(state), Some(Instant::now()));
+        if **self.0.last.load() != *state {
+            self.0.last.store(Arc::new(state.clone()));
+        }
+        self.0.turned.store(self.0.nanos().max(1), Ordering::Relaxed);
     }
 
-    /// The state after the loop's last turn; the default before its first.
+    /// The state after the loop's last turn; the default before its first. It is the same `Arc` for as long as the state is the same.
     pub fn state(&self) -> Arc<Names> {
-        Arc::clone(&self.last.lock().unwrap_or_else(PoisonError::into_inner).0)
+        self.0.last.load_full()
     }
 
     /// How long ago the loop published; None before its first turn.
     pub fn age(&self) -> Option<Duration> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).1.map(|turned| turned.elapsed())
+        let turned = self.0.turned.load(Ordering::Relaxed);
+        (turned > 0).then(|| Duration::from_nanos(self.0.nanos().saturating_sub(turned)))
     }
 
-    /// Whether the loop serves; without the lock, since every request asks.
+    /// Whether the loop serves.
     pub fn is_serving(&self) -> bool {
-        self.serving.load(Ordering::Relaxed)
+        self.0.serving.load(Ordering::Relaxed)
     }
 
     /// Marks the loop as serving.
     pub fn begin_serving(&self) {
-        self.serving.store(true, Ordering::Relaxed);
+        // Written once: every request reads it, and each write would take the line from all cores.
+        if !self.is_serving() {
+            self.0.serving.store(true, Ordering::Relaxed);
+        }
     }
 }

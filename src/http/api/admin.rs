@@ -36,7 +36,7 @@ struct ReloadBody {
 /// Serves `POST /admin/reload`.
 pub(crate) async fn reload(mut request: RequestContext) -> Result<Response, Problem> {
     request.takes_post()?;
-    let [timeout_text] = uri::parameters(&request.query, [TIMEOUT])?;
+    let [timeout_text] = uri::parameters(request.query(), [TIMEOUT])?;
     conditions::none(&request)?;
     let deadline = uri::deadline(timeout_text.as_deref(), RELOAD_TIMEOUT, request.arrived)?;
     let body = request.body(deadline).await?;

@@ -160,7 +160,7 @@ fn note_index(request: &RequestContext, index: u64) {
 
 /// Returns the deadline of a request with this default timeout; a POST with a condition in its headers is refused.
 fn deadline_or(request: &RequestContext, default: Duration) -> Result<Deadline, Problem> {
-    let [timeout] = uri::parameters(&request.query, [TIMEOUT])?;
+    let [timeout] = uri::parameters(request.query(), [TIMEOUT])?;
     if request.method == Method::POST {
         conditions::none(request)?;
     }

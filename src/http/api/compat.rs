@@ -10,7 +10,6 @@
 
 use bytes::Bytes;
 use warp::http::{Method, StatusCode};
-use warp::path::Tail;
 use warp::reply::Response;
 
 use super::propose::propose;
@@ -30,10 +29,10 @@ use crate::http::response::success;
 use crate::model::{Command, CommandResult, Value, Written};
 
 /// Serves `/keys/KEY/`. A missing key has the empty value, as in raft-kv.
-pub(crate) async fn keys(mut request: RequestContext, tail: Tail) -> Result<Response, Problem> {
+pub(crate) async fn keys(mut request: RequestContext) -> Result<Response, Problem> {
     match request.method {
         Method::GET | Method::HEAD => {
-            let (_, fetched) = read(&request, tail.as_str()).await?;
+            let (_, fetched) = read(&request).await?;
             let mut body = br#"{"value":"#.to_vec();
             match &fetched.value {
                 Some(item) => item_json::value(&mut body, &item.value),
@@ -42,7 +41,7 @@ pub(crate) async fn keys(mut request: RequestContext, tail: Tail) -> Result<Resp
             read_response(&request, body, &fetched)
         }
         Method::POST => {
-            let (_, body_read, value, written) = write(&mut request, tail.as_str()).await?;
+            let (_, body_read, value, written) = write(&mut request).await?;
             let mut body = br#"{"value":"#.to_vec();
             item_json::value(&mut body, &value);
             body.push(b'}');
@@ -54,10 +53,10 @@ pub(crate) async fn keys(mut request: RequestContext, tail: Tail) -> Result<Resp
 }
 
 /// Serves `/kv/KEY`. A missing key is 404 with `{"error": "key not found"}`.
-pub(crate) async fn kv(mut request: RequestContext, tail: Tail) -> Result<Response, Problem> {
+pub(crate) async fn kv(mut request: RequestContext) -> Result<Response, Problem> {
     match request.method {
         Method::GET | Method::HEAD => {
-            let (key, fetched) = read(&request, tail.as_str()).await?;
+            let (key, fetched) = read(&request).await?;
             let Some(item) = &fetched.value else {
                 let mut response = key_not_found();
                 success::set_raft_headers(&mut response, fetched.index, fetched.term);
@@ -70,14 +69,14 @@ pub(crate) async fn kv(mut request: RequestContext, tail: Tail) -> Result<Respon
             read_response(&request, body, &fetched)
         }
         Method::PUT => {
-            let (key, _, _, written) = write(&mut request, tail.as_str()).await?;
+            let (key, _, _, written) = write(&mut request).await?;
             // 201 for an existing key as well: this form has one status for both.
             let mut response = status(&key, "created");
             *response.status_mut() = StatusCode::CREATED;
             Ok(with_write_headers(response, &written))
         }
         Method::DELETE => {
-            let (key, deadline) = key_and_deadline(&request, tail.as_str())?;
+            let (key, deadline) = key_and_deadline(&request)?;
             let condition = conditions::of_write(&request)?;
             let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
             let written = propose(&request, b"", command, deadline).await?;
@@ -92,30 +91,31 @@ pub(crate) async fn kv(mut request: RequestContext, tail: Tail) -> Result<Respon
 }
 
 /// Returns the key in the path and the deadline of the request.
-fn key_and_deadline(request: &RequestContext, tail: &str) -> Result<(String, Deadline), Problem> {
+fn key_and_deadline(request: &RequestContext) -> Result<(String, Deadline), Problem> {
     let deadline = deadline(request)?;
-    Ok((key(request, tail)?, deadline))
+    Ok((key(request)?, deadline))
 }
 
 /// Parses the key in the path.
-fn key(request: &RequestContext, tail: &str) -> Result<String, Problem> {
+fn key(request: &RequestContext) -> Result<String, Problem> {
+    let tail = request.tail();
     uri::key_in_path(tail.strip_suffix('/').unwrap_or(tail), request.context.options.key_bytes)
 }
 
 /// Reads the key in the path.
-async fn read(request: &RequestContext, tail: &str) -> Result<(String, Fetched), Problem> {
+async fn read(request: &RequestContext) -> Result<(String, Fetched), Problem> {
     let [one, two, three] = FRESH;
-    let [timeout, one, two, three] = uri::parameters(&request.query, [TIMEOUT, one, two, three])?;
+    let [timeout, one, two, three] = uri::parameters(request.query(), [TIMEOUT, one, two, three])?;
     let deadline = deadline_after(request, timeout.as_deref())?;
     let fresh = uri::freshness([one, two, three])?;
-    let key = key(request, tail)?;
+    let key = key(request)?;
     let fetched = request.context.read(key.clone().into_bytes(), fresh, deadline).await?;
     Ok((key, fetched))
 }
 
 /// Puts the key in the path; a failed condition is a problem.
-async fn write(request: &mut RequestContext, tail: &str) -> Result<(String, Body, Value, Written), Problem> {
-    let (key, deadline) = key_and_deadline(request, tail)?;
+async fn write(request: &mut RequestContext) -> Result<(String, Body, Value, Written), Problem> {
+    let (key, deadline) = key_and_deadline(request)?;
     let condition = conditions::of_write(request)?;
     let body = request.body(deadline).await?;
     let [value, value_base64, content_type] = body::members(&body.bytes, ["value", "value_base64", "content_type"])?;

@@ -16,7 +16,8 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::reply::Response;
 
 use super::deadline;
-use crate::http::request::handler_context::{RequestContext, STALLED_AFTER};
+use crate::http::request::handler_context::RequestContext;
+use crate::http::request::loop_wait::STALLED_AFTER;
 use crate::http::response::problem::Problem;
 use crate::model::{Code, Refusal};
 

@@ -57,7 +57,7 @@ struct PrefixDeleted {
 
 /// Serves `GET /store`.
 pub(crate) async fn list(request: &RequestContext) -> Result<Response, Problem> {
-    let ListQuery { timeout, fresh, list, .. } = parse(&request.query, request.context.options.key_bytes)?;
+    let ListQuery { timeout, fresh, list, .. } = parse(request.query(), request.context.options.key_bytes)?;
     let deadline = deadline_after(request, timeout.as_deref())?;
     let (reverse, keys_only) = (list.reverse, list.keys_only);
     let listed = request.context.list(list, fresh, deadline).await?;
@@ -108,7 +108,7 @@ pub(crate) fn parse(query: &str, key_bytes: usize) -> Result<ListQuery, Problem>
 
 /// Serves `DELETE /store`.
 pub(crate) async fn delete_prefix(request: &RequestContext) -> Result<Response, Problem> {
-    let (timeout, prefix) = parse_delete(&request.query, request.context.options.key_bytes)?;
+    let (timeout, prefix) = parse_delete(request.query(), request.context.options.key_bytes)?;
     let deadline = deadline_after(request, timeout.as_deref())?;
     // `If-Match` is about one key; ignoring it here would remove keys that the client meant to protect.
     conditions::none(request)?;

@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use warp::http::header::{ACCEPT_RANGES, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use warp::http::{Method, StatusCode};
-use warp::path::Tail;
 use warp::reply::Response;
 
 use super::propose::propose;
@@ -61,9 +60,8 @@ struct Persisted<'a> {
 }
 
 /// Serves `/store` (an empty tail) and `/store/KEY`.
-pub(crate) async fn handle(request: RequestContext, tail: Tail) -> Result<Response, Problem> {
-    let key = tail.as_str().strip_suffix('/').unwrap_or(tail.as_str());
-    if key.is_empty() {
+pub(crate) async fn handle(request: RequestContext) -> Result<Response, Problem> {
+    if raw_key(&request).is_empty() {
         return match request.method {
             Method::POST => post(request).await,
             Method::GET | Method::HEAD => range_and_prefix_delete::list(&request).await,
@@ -72,11 +70,17 @@ pub(crate) async fn handle(request: RequestContext, tail: Tail) -> Result<Respon
         };
     }
     match request.method {
-        Method::GET | Method::HEAD => get(&request, key).await,
-        Method::PUT => put(request, key).await,
-        Method::DELETE => delete(&request, key).await,
+        Method::GET | Method::HEAD => get(&request).await,
+        Method::PUT => put(request).await,
+        Method::DELETE => delete(&request).await,
         _ => Err(Problem::method(&request.method, "GET, HEAD, PUT, DELETE, OPTIONS")),
     }
+}
+
+/// The key in the path, not decoded; empty where there is none.
+fn raw_key(request: &RequestContext) -> &str {
+    let tail = request.tail();
+    tail.strip_suffix('/').unwrap_or(tail)
 }
 
 async fn post(mut request: RequestContext) -> Result<Response, Problem> {
@@ -97,12 +101,12 @@ async fn post(mut request: RequestContext) -> Result<Response, Problem> {
     Ok(response)
 }
 
-async fn put(mut request: RequestContext, raw_key: &str) -> Result<Response, Problem> {
-    let [timeout, ttl, empty] = uri::parameters(&request.query, [TIMEOUT, "ttl", "empty"])?;
+async fn put(mut request: RequestContext) -> Result<Response, Problem> {
+    let [timeout, ttl, empty] = uri::parameters(request.query(), [TIMEOUT, "ttl", "empty"])?;
     let empty = uri::flag(empty.as_deref(), "empty")?;
     let ttl = ttl::of_query(ttl.as_deref())?;
     let deadline = deadline_after(&request, timeout.as_deref())?;
-    let key = uri::key_in_path(raw_key, request.context.options.key_bytes)?;
+    let key = uri::key_in_path(raw_key(&request), request.context.options.key_bytes)?;
     // Key and condition are checked before the body is read, which may be megabytes.
     let condition = conditions::of_write(&request)?;
     let announced = request.header(&CONTENT_TYPE)?.map(str::to_owned);
@@ -163,14 +167,14 @@ pub(crate) fn no_effect(request: &RequestContext, key: &str, written: &Written) 
     }
 }
 
-async fn get(request: &RequestContext, raw_key: &str) -> Result<Response, Problem> {
+async fn get(request: &RequestContext) -> Result<Response, Problem> {
     let [consistency, max_stale, min_index] = FRESH;
     let names = [TIMEOUT, consistency, max_stale, min_index, "raw"];
-    let [timeout, consistency, max_stale, min_index, raw] = uri::parameters(&request.query, names)?;
+    let [timeout, consistency, max_stale, min_index, raw] = uri::parameters(request.query(), names)?;
     let deadline = deadline_after(request, timeout.as_deref())?;
     let fresh = uri::freshness([consistency, max_stale, min_index])?;
     let raw = uri::flag(raw.as_deref(), "raw")?;
-    let key = uri::key_in_path(raw_key, request.context.options.key_bytes)?;
+    let key = uri::key_in_path(raw_key(request), request.context.options.key_bytes)?;
     conditions::of_read(request)?;
     let fetched = request.context.read(key.clone().into_bytes(), fresh, deadline).await?;
     let mut response = match &fetched.value {
@@ -208,9 +212,9 @@ fn raw_value(value: &Value, share: Share) -> Response {
     response
 }
 
-async fn delete(request: &RequestContext, raw_key: &str) -> Result<Response, Problem> {
+async fn delete(request: &RequestContext) -> Result<Response, Problem> {
     let deadline = deadline(request)?;
-    let key = uri::key_in_path(raw_key, request.context.options.key_bytes)?;
+    let key = uri::key_in_path(raw_key(request), request.context.options.key_bytes)?;
     let condition = conditions::of_write(request)?;
     let command = Command::Delete { key: Bytes::copy_from_slice(key.as_bytes()), condition };
     let written = propose(request, b"", command, deadline).await?;

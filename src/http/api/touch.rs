@@ -13,7 +13,6 @@
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use warp::path::Tail;
 use warp::reply::Response;
 
 use super::propose::propose;
@@ -30,10 +29,11 @@ use crate::model::{Command, CommandResult, Ttl};
 const TOUCHED: &str = "success touching data";
 
 /// Serves `/touch/KEY`.
-pub(crate) async fn handle(mut request: RequestContext, tail: Tail) -> Result<Response, Problem> {
+pub(crate) async fn handle(mut request: RequestContext) -> Result<Response, Problem> {
     request.takes_post()?;
     let deadline = deadline(&request)?;
-    let raw_key = tail.as_str().strip_suffix('/').unwrap_or(tail.as_str());
+    let tail = request.tail();
+    let raw_key = tail.strip_suffix('/').unwrap_or(tail);
     let key = uri::key_in_path(raw_key, request.context.options.key_bytes)?;
     let body = request.body(deadline).await?;
     let (ttl, if_version) = parse(&body.bytes)?;

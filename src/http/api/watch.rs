@@ -100,7 +100,7 @@ pub(crate) fn is_stream(response: &Response) -> bool {
 pub(crate) async fn handle(request: RequestContext) -> Result<Response, Problem> {
     request.takes_get()?;
     let last_event_id = request.header(&LAST_EVENT_ID)?;
-    let (filter, cursor) = parse(&request.query, last_event_id, request.context.options.key_bytes)?;
+    let (filter, cursor) = parse(request.query(), last_event_id, request.context.options.key_bytes)?;
     // The slot is taken before the cursor is checked, so a flood of refused requests stays within the limit too.
     let slot = request.context.watchers.take(request.holder.clone()).ok_or_else(Problem::watchers_full)?;
     let subscription = request.context.feed().open(cursor).map_err(|error| match error {

@@ -8,7 +8,7 @@
 //! client can cause without a right, leave half of the queue to the others.
 //!
 //! ```text
-//!   dispatch: Entry::begin --Trail, in the request--> check_host: client --> RequestContext --> propose, membership: keys, names, index
+//!   dispatch: Entry::begin --Trail, with the request--> check_host: client --> RequestContext --> propose, membership: keys, names, index
 //!       `---- Entry::finish(response), or its drop: a line
 //! ```
 //!
@@ -28,7 +28,7 @@ use warp::reply::Response;
 
 use subject::{Event, Subject, event, route, shortened};
 
-use super::clients::{ConnectionAddress, RequestClient};
+use super::clients::RequestClient;
 use super::request::idempotency::IDEMPOTENCY_KEY;
 use super::response::success;
 use crate::logging::{LineFile, OpenedFile, Room, forges};
@@ -103,7 +103,7 @@ pub(crate) struct Entry {
     since: Instant,
     method: Method,
     uri: Uri,
-    address: Option<IpAddr>,
+    address: IpAddr,
     idempotency_key: Option<String>,
     is_written: bool,
 }
@@ -196,25 +196,28 @@ impl Audit {
 }
 
 impl Entry {
-    /// Begins the line of a request, and puts its trail into it; None where there is no audit file.
-    pub(crate) fn begin(audit: &Audit, parts: &mut Parts) -> Option<Self> {
+    /// Begins the line of a request on a connection from `address`; None where there is no audit file.
+    pub(crate) fn begin(audit: &Audit, parts: &Parts, address: IpAddr) -> Option<Self> {
         if !audit.lines.has_file() {
             return None;
         }
-        let trail = Trail(Arc::default());
-        parts.extensions.insert(trail.clone());
         let key = parts.headers.get(&IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok());
         Some(Self {
             audit: audit.clone(),
-            trail,
+            trail: Trail(Arc::default()),
             at: SystemTime::now(),
             since: Instant::now(),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
-            address: parts.extensions.get::<ConnectionAddress>().map(|address| address.0),
+            address,
             idempotency_key: key.filter(|key| validate::is_idempotency_key(key.as_bytes())).map(str::to_owned),
             is_written: false,
         })
+    }
+
+    /// What the handler of the request adds.
+    pub(crate) fn trail(&self) -> Trail {
+        self.trail.clone()
     }
 
     /// Writes the line of a request with this response, where it has one.
@@ -244,7 +247,7 @@ impl Entry {
             event: event.as_str(),
             token: found.token.as_deref(),
             // A dual-stack listener makes ::ffff:10.0.0.1 of 10.0.0.1.
-            address: found.address.or(self.address).map(|address| address.to_canonical()),
+            address: Some(found.address.unwrap_or(self.address).to_canonical()),
             method: &shortened(self.method.as_str()),
             route: template,
             subject: &found.subject,

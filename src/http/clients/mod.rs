@@ -10,17 +10,13 @@
 pub(crate) mod rate_limit;
 pub(crate) mod trusted_proxies;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use warp::http::request::Parts;
+use warp::http::header::HeaderMap;
 
 use super::options::Options;
 use super::request::caller::Caller;
 use super::request::client_certificate::ClientCertificate;
-
-/// The address at the other end of a connection, as an extension of its requests.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ConnectionAddress(pub(crate) IpAddr);
 
 /// The client of one request.
 #[derive(Debug, Clone)]
@@ -34,13 +30,15 @@ pub(crate) struct RequestClient {
 }
 
 impl RequestClient {
-    /// Finds the client of a request. Requests without a connection, as in tests, are of this machine.
-    pub(crate) fn of(options: &Options, request: &Parts) -> Self {
-        let connection = request.extensions.get::<ConnectionAddress>().map_or(Ipv4Addr::LOCALHOST.into(), |at| at.0);
-        let certificate = request.extensions.get::<ClientCertificate>().cloned().unwrap_or_default();
+    /// Finds the client of a request on a connection from this address with this certificate.
+    pub(crate) fn of(
+        options: &Options,
+        headers: &HeaderMap,
+        (connection, certificate): (IpAddr, ClientCertificate),
+    ) -> Self {
         Self {
-            address: options.trusted_proxies.client_address(connection, &request.headers),
-            caller: Caller::of(options.tokens.as_deref(), &request.headers, certificate.info()),
+            address: options.trusted_proxies.client_address(connection, headers),
+            caller: Caller::of(options.tokens.as_deref(), headers, certificate.info()),
             certificate,
         }
     }

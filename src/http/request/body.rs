@@ -10,17 +10,19 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use futures_util::{FutureExt, Stream, StreamExt};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
+use super::timers::Timers;
 use super::uri::{Deadline, listed};
 use crate::http::response::problem::{Problem, clip};
 use crate::http::server::fair_memory::{Budget, Holder, Share};
@@ -29,9 +31,6 @@ use crate::model::json_interoperability;
 
 /// The first allocation for a body of more than one chunk.
 const INITIAL_BYTES: usize = 64 << 10;
-
-/// The chunks of a body that has not been read yet.
-pub(crate) type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
 
 /// A body in memory, with its share of the budget.
 pub(crate) struct Body {
@@ -71,6 +70,8 @@ pub(crate) struct BodyQuota<'a> {
     pub(crate) holder: &'a Holder,
     /// See [`MinRate::new`].
     pub(crate) grace: Duration,
+    /// The timers of its waits.
+    pub(crate) timers: &'a Timers,
 }
 
 impl BodyQuota<'_> {
@@ -87,14 +88,9 @@ impl BodyQuota<'_> {
     }
 }
 
-/// Boxes the body stream that warp hands out, with each chunk as [`Bytes`].
-pub(crate) fn boxed<B: Buf>(stream: impl Stream<Item = Result<B, warp::Error>> + Send + Sync + 'static) -> BodyStream {
-    Box::pin(stream.map(|chunk| chunk.map(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))))
-}
-
 /// Reads a body of at most `limit` bytes by the deadline.
 pub(crate) async fn read(
-    stream: BodyStream,
+    stream: impl Stream<Item = Result<Bytes, hyper::Error>> + Unpin,
     content_length: Option<u64>,
     limit: usize,
     quota: BodyQuota<'_>,
@@ -105,7 +101,7 @@ pub(crate) async fn read(
         return Err(Problem::body_too_large(limit));
     }
     let content_length = content_length.and_then(|bytes| usize::try_from(bytes).ok());
-    match tokio::time::timeout_at(deadline.0.into(), collect(stream, content_length, limit, quota)).await {
+    match quota.timers.timeout_at(deadline.0.into(), collect(stream, content_length, limit, quota)).await {
         Ok(body) => body,
         Err(_) => Err(Problem::body_timeout()),
     }
@@ -113,7 +109,7 @@ pub(crate) async fn read(
 
 /// Reads a body to its end, or until it is over `limit`. Memory is taken as bytes arrive, not by `content_length`.
 pub(crate) async fn collect(
-    mut stream: BodyStream,
+    mut stream: impl Stream<Item = Result<Bytes, hyper::Error>> + Unpin,
     content_length: Option<usize>,
     limit: usize,
     quota: BodyQuota<'_>,
@@ -126,7 +122,7 @@ pub(crate) async fn collect(
     let mut first = Bytes::new();
     let mut buffer = Vec::new();
     let mut rate = MinRate::new(quota.grace);
-    while let Some(chunk) = next_chunk(&mut stream, &mut rate).await? {
+    while let Some(chunk) = next_chunk(&mut stream, &mut rate, quota.timers).await? {
         let bytes = first.len() + buffer.len() + chunk.len();
         if bytes > limit {
             return Err(Problem::body_too_large(limit));
@@ -148,20 +144,26 @@ pub(crate) async fn collect(
 }
 
 /// Returns the next chunk that is not empty; an error where the client sends too slowly.
-async fn next_chunk(stream: &mut BodyStream, rate: &mut MinRate) -> Result<Option<Bytes>, Problem> {
+async fn next_chunk(
+    stream: &mut (impl Stream<Item = Result<Bytes, hyper::Error>> + Unpin),
+    rate: &mut MinRate,
+    timers: &Timers,
+) -> Result<Option<Bytes>, Problem> {
     loop {
-        let mut next = stream.next();
         // The time that the node takes for itself does not count: a chunk that is there already costs no grace period, however
         // long this task was not scheduled.
-        let chunk = match (&mut next).now_or_never() {
-            Some(chunk) => chunk,
-            None => {
-                let began = Instant::now();
-                let chunk = timeout(rate.left(), next).await.map_err(|_| Problem::body_too_slow())?;
-                rate.waited(began.elapsed());
-                chunk
+        let (mut began, mut timer) = (None, timers.timer());
+        let chunk = poll_fn(|context| match stream.poll_next_unpin(context) {
+            Poll::Ready(chunk) => Poll::Ready(Ok(chunk)),
+            Poll::Pending => {
+                let until = *began.get_or_insert_with(Instant::now) + rate.left();
+                timer.poll_until(until, context).map(|()| Err(Problem::body_too_slow()))
             }
-        };
+        });
+        let chunk = chunk.await?;
+        if let Some(began) = began {
+            rate.waited(began.elapsed());
+        }
         let Some(chunk) = chunk else { return Ok(None) };
         let chunk = chunk.map_err(|error| Problem::body(format!("the body {}", broken(&error))).closing())?;
         rate.transferred(chunk.len());
@@ -172,7 +174,7 @@ async fn next_chunk(stream: &mut BodyStream, rate: &mut MinRate) -> Result<Optio
 }
 
 /// Says what is wrong with a body that cannot be read to its end.
-fn broken(error: &warp::Error) -> String {
+fn broken(error: &hyper::Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause.filter(|error| !error.is::<io::Error>()) {
         cause = error.source();
@@ -285,19 +287,25 @@ impl<'de, const N: usize> Visitor<'de> for MembersSeed<N> {
 mod tests {
     use super::*;
     use crate::http::server::fair_memory::Source;
+    use futures_util::FutureExt;
+    use std::pin::Pin;
     use std::sync::LazyLock;
+
+    type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, hyper::Error>>>>;
 
     fn stream(chunks: Vec<&'static str>) -> BodyStream {
         Box::pin(futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk)))))
     }
 
     fn soon() -> Deadline {
-        Deadline(Instant::now() + Duration::from_secs(60))
+        Deadline(std::time::Instant::now() + Duration::from_secs(60))
     }
 
     fn quota(budget: &Arc<Budget>) -> BodyQuota<'_> {
         static HOLDER: LazyLock<Holder> = LazyLock::new(|| Source::loopback().into());
-        BodyQuota { budget, holder: &HOLDER, grace: Duration::from_secs(5) }
+        // Timers belong to the runtime of one test.
+        let timers = Box::leak(Box::default());
+        BodyQuota { budget, holder: &HOLDER, grace: Duration::from_secs(5), timers }
     }
 
     #[tokio::test]
@@ -348,7 +356,7 @@ mod tests {
     async fn a_body_ends_in_an_error_at_the_deadline_and_below_the_least_rate() {
         let budget = Budget::new(100);
         let never: BodyStream = Box::pin(futures_util::stream::pending());
-        let deadline = Deadline(Instant::now() + Duration::from_millis(10));
+        let deadline = Deadline(std::time::Instant::now() + Duration::from_millis(10));
         assert!(read(never, None, 10, quota(&budget), deadline).await.is_err());
         let never: BodyStream = Box::pin(futures_util::stream::pending());
         let began = tokio::time::Instant::now();

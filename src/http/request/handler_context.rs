@@ -12,17 +12,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::watch as signal;
-use tokio::time::{sleep, timeout};
-use warp::http::Method;
+use tokio::time::timeout;
 use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use warp::path::FullPath;
+use warp::http::request::Parts;
+use warp::http::{Method, Uri};
 use warp::reply::Response;
 
-use super::body::{self, Body, BodyQuota, BodyStream};
+use super::body::{self, Body, BodyQuota};
 use super::caller::Caller;
 use super::client_certificate::ClientCertificate;
+use super::loop_wait::{Ending, NoAnswer};
 use super::media_type;
+use super::timers::Timers;
+use super::unread_body::RequestBody;
 use super::uri::Deadline;
 use crate::auth::LastReload;
 use crate::changefeed::ChangeFeed;
@@ -44,11 +46,6 @@ const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");
 const X_HUSKV_NODE: HeaderName = HeaderName::from_static("x-huskv-node");
 /// The response header with the name of the leader, where one is known.
 const X_HUSKV_LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
-/// How long after its deadline a request waits for the loop's own answer, which says more than a timeout here.
-const DEADLINE_GRACE: Duration = Duration::from_millis(250);
-/// The maximum time since the last turn of the loop of a node that takes requests. A tick takes at most 1 s, so two may be
-/// late.
-pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// The budget of bodies in units of the longest body, at least: a JSON body is in memory twice while it is parsed, and the
 /// first share of an address may leave as much for others.
 const BODY_COPIES: usize = 4;
@@ -60,7 +57,7 @@ pub(crate) struct ServerContext {
     present: ArcSwap<Present>,
     /// The latest reload of the settings; None before the first.
     pub(crate) last_reload: ArcSwapOption<LastReload>,
-    handle: Handle,
+    pub(super) handle: Handle,
     bodies: Arc<Budget>,
     answers: Arc<Budget>,
     transactions: Arc<Budget>,
@@ -71,18 +68,12 @@ pub(crate) struct ServerContext {
     pub(crate) keep_alive: Option<HeaderValue>,
     /// The slots of watchers.
     pub(crate) watchers: Arc<WatcherSlots>,
+    /// The headers of the names that the loop has published last.
+    node_headers: ArcSwap<NodeHeaders>,
+    /// The timers of requests.
+    pub(super) timers: Timers,
     /// Whether the process is about to end, so that no request waits for the loop any more.
-    ending: signal::Sender<bool>,
-}
-
-/// Why a request has no answer from the loop.
-enum NoAnswer {
-    /// Its deadline has passed.
-    Late,
-    /// It makes no turns.
-    Stalled,
-    /// The process ends.
-    Ending,
+    pub(super) ending: Ending,
 }
 
 /// One request, whose body is not read yet.
@@ -91,10 +82,10 @@ pub(crate) struct RequestContext {
     pub(crate) context: Arc<ServerContext>,
     /// Its method.
     pub(crate) method: Method,
-    /// Its path, not decoded.
-    pub(crate) path: FullPath,
-    /// Its query, not decoded, empty where there is none.
-    pub(crate) query: String,
+    /// Its target, not decoded.
+    uri: Uri,
+    /// Where the rest of the path begins that its route has not matched.
+    tail_at: usize,
     /// When its head had arrived.
     pub(crate) arrived: Instant,
     /// Whose shares it takes.
@@ -109,7 +100,7 @@ pub(crate) struct RequestContext {
     pub(crate) trail: Option<Trail>,
     /// Its headers.
     pub(crate) headers: HeaderMap,
-    body: BodyStream,
+    body: RequestBody,
 }
 
 impl ServerContext {
@@ -126,9 +117,11 @@ impl ServerContext {
             renewals: Budget::new(options.budgets.renewals.max(options.value_bytes)),
             keep_alive: keep_alive(options.idle_timeout),
             watchers: WatcherSlots::new(options.watchers, options.connections),
+            node_headers: ArcSwap::from_pointee(NodeHeaders::of(handle.names())),
             options,
             handle,
-            ending: signal::Sender::new(false),
+            timers: Timers::default(),
+            ending: Ending::default(),
         }
     }
 
@@ -168,54 +161,6 @@ impl ServerContext {
         Ok(answer.map_err(no_answer)??)
     }
 
-    /// Waits for the loop's answer until [`DEADLINE_GRACE`] after the deadline, or until the process ends.
-    async fn answer_of<T>(&self, left: Duration, answer: impl Future<Output = T>) -> Result<T, NoAnswer> {
-        tokio::select! {
-            // An answer that is there comes first: at the end of the process it is worth more than "unknown".
-            biased;
-            answer = timeout(left + DEADLINE_GRACE, answer) => answer.map_err(|_| NoAnswer::Late),
-            () = self.ending() => Err(NoAnswer::Ending),
-        }
-    }
-
-    /// Like [`ServerContext::answer_of`], for a read, which ends early if the loop stalls.
-    async fn answer_unless_stalled<T>(&self, left: Duration, answer: impl Future<Output = T>) -> Result<T, NoAnswer> {
-        tokio::select! {
-            biased;
-            answer = self.answer_of(left, answer) => answer,
-            () = self.stall() => Err(NoAnswer::Stalled),
-        }
-    }
-
-    /// Returns whether the loop has served and makes no turns.
-    fn is_stalled(&self) -> bool {
-        self.handle.silence().is_some_and(|silence| silence > STALLED_AFTER)
-    }
-
-    /// Ends once the loop is stalled.
-    async fn stall(&self) {
-        loop {
-            let silence = self.handle.silence().unwrap_or_default();
-            sleep(STALLED_AFTER.saturating_sub(silence) + DEADLINE_GRACE).await;
-            // After a SIGCONT the last turn is long ago, too, but the next one follows at once: hence the second look.
-            if silence > STALLED_AFTER && self.is_stalled() {
-                return;
-            }
-        }
-    }
-
-    /// Ends all waiting for the loop, since the process is about to end: each waiting request is answered with what is known.
-    pub(crate) fn stop_waiting(&self) {
-        self.ending.send_replace(true);
-        // Watchers go on from their cursor at another node, so an event that the loop still applies is not lost to them.
-        self.feed().close();
-    }
-
-    async fn ending(&self) {
-        // An error would mean that the sender is dropped, but `self` owns it.
-        drop(self.ending.subscribe().wait_for(|ending| *ending).await);
-    }
-
     /// The change feed of the node.
     pub(crate) fn feed(&self) -> &ChangeFeed {
         self.handle.feed()
@@ -247,15 +192,13 @@ impl ServerContext {
     /// Adds the headers with the cluster id, the node and the leader, as far as the node knows them.
     pub(crate) fn with_node_headers(&self, mut response: Response) -> Response {
         let names = self.handle.names();
-        // 0 is a node that belongs to no cluster yet.
-        if names.cluster_id != 0 {
-            response.headers_mut().insert(X_HUSKV_CLUSTER, HeaderValue::from(names.cluster_id));
+        let mut last = self.node_headers.load();
+        if !Arc::ptr_eq(&last.names, &names) {
+            self.node_headers.store(Arc::new(NodeHeaders::of(names)));
+            last = self.node_headers.load();
         }
-        for (header, name) in [(X_HUSKV_NODE, Some(&names.node)), (X_HUSKV_LEADER, names.leader.as_ref())] {
-            let name = name.filter(|name| !name.is_empty()).and_then(|name| HeaderValue::from_str(name).ok());
-            if let Some(name) = name {
-                response.headers_mut().insert(header, name);
-            }
+        for (header, value) in &last.headers {
+            response.headers_mut().insert(header, value.clone());
         }
         response
     }
@@ -312,13 +255,23 @@ impl ServerContext {
     }
 }
 
-/// The failure of a request that changes no key.
-impl From<NoAnswer> for Problem {
-    fn from(reason: NoAnswer) -> Self {
-        match reason {
-            NoAnswer::Late | NoAnswer::Stalled => Self::stalled(),
-            NoAnswer::Ending => Self::stopping(),
-        }
+/// The headers with the cluster id, the node and the leader, for all responses until one of them changes.
+struct NodeHeaders {
+    names: Arc<Names>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl NodeHeaders {
+    fn of(names: Arc<Names>) -> Self {
+        // 0 is a node that belongs to no cluster yet.
+        let cluster = (names.cluster_id != 0).then(|| (X_HUSKV_CLUSTER, HeaderValue::from(names.cluster_id)));
+        let named = [(X_HUSKV_NODE, Some(&names.node)), (X_HUSKV_LEADER, names.leader.as_ref())];
+        let named = named.into_iter().filter_map(|(header, name)| {
+            let name = name.filter(|name| !name.is_empty())?;
+            Some((header, HeaderValue::from_str(name).ok()?))
+        });
+        let headers = cluster.into_iter().chain(named).collect();
+        Self { names, headers }
     }
 }
 
@@ -342,18 +295,42 @@ impl RequestContext {
     /// Creates the context of a request whose head has just arrived.
     pub(crate) fn new(
         context: Arc<ServerContext>,
-        method: Method,
-        (path, query): (FullPath, String),
+        parts: Parts,
         (client, fin, trail): (RequestClient, Fin, Option<Trail>),
-        (headers, body): (HeaderMap, BodyStream),
+        body: RequestBody,
     ) -> Self {
-        if let Some(trail) = &trail {
-            trail.routed();
-        }
         let holder = Holder::of(&client);
         let RequestClient { caller, certificate, .. } = client;
-        let arrived = Instant::now();
-        Self { context, method, path, query, arrived, holder, fin, caller, certificate, trail, headers, body }
+        let Parts { method, uri, headers, .. } = parts;
+        let (arrived, tail_at) = (Instant::now(), uri.path().len());
+        Self { context, method, uri, tail_at, arrived, holder, fin, caller, certificate, trail, headers, body }
+    }
+
+    /// Notes that a route has it; the rest of its path begins at this byte.
+    pub(crate) fn routed(mut self, tail_at: usize) -> Self {
+        self.trail.iter().for_each(Trail::routed);
+        self.tail_at = tail_at;
+        self
+    }
+
+    /// Its target, not decoded.
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Its path, not decoded.
+    pub(crate) fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// The rest of its path that the route has not matched, not decoded.
+    pub(crate) fn tail(&self) -> &str {
+        self.path().get(self.tail_at..).unwrap_or_default()
+    }
+
+    /// Its query, not decoded, empty where there is none.
+    pub(crate) fn query(&self) -> &str {
+        self.uri.query().unwrap_or_default()
     }
 
     /// Takes a share of the budget of responses for one of this size.
@@ -425,15 +402,12 @@ impl RequestContext {
         // A hint for the allocation. hyper has refused malformed and conflicting lengths, and the limit holds for the bytes that
         // arrive.
         let content_length = self.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let stream = std::mem::replace(&mut self.body, Box::pin(futures_util::stream::empty()));
-        let options = &self.context.options;
-        let quota = BodyQuota { budget: &self.context.bodies, holder: &self.holder, grace: options.rate_grace };
-        let body = body::read(stream, content_length, options.body_bytes, quota, deadline);
-        tokio::select! {
-            biased;
-            body = body => body,
-            // A client that is still sending would hold up the end of the process. Nothing was proposed yet.
-            () = self.context.ending() => Err(Problem::from(NoAnswer::Ending).closing()),
-        }
+        let body = std::mem::take(&mut self.body);
+        let context = &self.context;
+        let (limit, grace) = (context.options.body_bytes, context.options.rate_grace);
+        let quota = BodyQuota { budget: &context.bodies, holder: &self.holder, grace, timers: &context.timers };
+        // A client that is still sending would hold up the end of the process. Nothing was proposed yet.
+        let read = context.ending.unless(body::read(body, content_length, limit, quota, deadline)).await;
+        read.unwrap_or_else(|| Err(Problem::from(NoAnswer::Ending).closing()))
     }
 }

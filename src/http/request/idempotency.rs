@@ -41,9 +41,9 @@ pub(crate) fn of(request: &RequestContext, body: &[u8]) -> Result<Option<Idempot
     }
     // Compared as it was sent, not by meaning: `?a=1&b=2` and `?b=2&a=1` are two requests. A client that sends a request again
     // sends the same bytes, and the stricter comparison can only refuse too much, never replay a wrong result.
-    let mut parts = vec![request.method.as_str(), request.path.as_str()];
+    let mut parts = vec![request.method.as_str(), request.path()];
     let is_timeout = |part: &&str| part.split('=').next() == Some(TIMEOUT);
-    parts.extend(request.query.split('&').filter(|part| !part.is_empty() && !is_timeout(part)));
+    parts.extend(request.query().split('&').filter(|part| !part.is_empty() && !is_timeout(part)));
     for name in [&IF_MATCH, &IF_NONE_MATCH, &CONTENT_TYPE] {
         // A raw path or query has no space, so ` ` separates: `?x` followed by `If-Match: y` is ["x", " ", "y"], which no
         // query makes. A missing header is ` ` as well, which no trimmed header is.

@@ -17,10 +17,11 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
@@ -30,7 +31,7 @@ const MAX_DISCARDED_BYTES: u64 = 64 << 10;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A body with two owners, the route and the server; None where there is no body.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct RequestBody(Option<Arc<Mutex<Incoming>>>);
 
 impl RequestBody {
@@ -47,7 +48,7 @@ impl RequestBody {
         }
         // With `Expect: 100-continue` the first poll would make hyper send the 100 and the client its body. A body with a
         // length over the bound cannot end within it; a chunked one has a lower bound of 0 and is tried.
-        if expects_continue || self.size_hint().lower() > MAX_DISCARDED_BYTES {
+        if expects_continue || Body::size_hint(self).lower() > MAX_DISCARDED_BYTES {
             return false;
         }
         let all = async {
@@ -87,5 +88,24 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.with(SizeHint::with_exact(0), |body| body.size_hint())
+    }
+}
+
+/// Its chunks, without trailers.
+impl Stream for RequestBody {
+    type Item = Result<Bytes, hyper::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match ready!(self.as_mut().poll_frame(context)) {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => {
+                    if let Ok(chunk) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(chunk)));
+                    }
+                }
+            }
+        }
     }
 }

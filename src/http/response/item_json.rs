@@ -12,12 +12,15 @@
 //!
 //! See also: [`super::success`] (the object around it), [`crate::http::api::store`] (raw values).
 
+use std::fmt;
+use std::io::Write;
+
 use crate::http::request::media_type;
 use crate::model::validate;
 use crate::model::{Item, TokenName, Value};
 
 /// The estimated bytes of member names and numbers.
-const OVERHEAD: usize = 160;
+pub(super) const OVERHEAD: usize = 160;
 
 /// Appends an item with its time to live at `clock`.
 pub(crate) fn item(out: &mut Vec<u8>, key: &str, item: &Item, clock: u64) {
@@ -37,13 +40,18 @@ pub(crate) fn begin(out: &mut Vec<u8>, key: &str) {
 /// Appends the end of an item, after its value.
 pub(crate) fn end(out: &mut Vec<u8>, item: &Item, clock: u64) {
     let (version, created) = (item.version, item.create_version);
-    out.extend_from_slice(format!(r#","version":{version},"create_version":{created},"content_type":"#).as_bytes());
+    append(out, format_args!(r#","version":{version},"create_version":{created},"content_type":"#));
     string(out, &item.value.content_type);
     if let Some(expires) = item.expires {
-        out.extend_from_slice(format!(r#","ttl":{}"#, seconds_left(expires, clock)).as_bytes());
+        append(out, format_args!(r#","ttl":{}"#, seconds_left(expires, clock)));
     }
     by(out, item.by.as_ref());
     out.push(b'}');
+}
+
+/// Appends formatted text.
+fn append(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("a vector takes every byte");
 }
 
 /// Appends the member with the token of a write, if there is one.
@@ -59,7 +67,7 @@ pub(crate) fn open_item(out: &mut Vec<u8>, key: &str, value: &Value, version: u6
     out.reserve(OVERHEAD + key.len() + value.bytes.len());
     begin(out, key);
     self::value(out, value);
-    out.extend_from_slice(format!(r#","version":{version}"#).as_bytes());
+    append(out, format_args!(r#","version":{version}"#));
 }
 
 /// Returns the seconds until the expiry, rounded up, and at least 1: a key exists until the entry that expires it is

@@ -6,6 +6,8 @@
 //!
 //! See also: [`super::problem`] (failures), [`super::item_json`] (items).
 
+use std::cell::RefCell;
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -31,6 +33,8 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 /// The range of the process's clock, 1970 to 9999, since the epoch. It stands at an end where the system's clock is beyond it.
 const CLOCK_RANGE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(253_402_300_799));
+/// The estimated bytes around an item.
+const ENVELOPE: usize = 48;
 /// The capacity for the headers of a data route with CORS. A new map has less, and would grow twice.
 const HEADERS: usize = 16;
 
@@ -41,18 +45,28 @@ pub(crate) fn json(content: &impl Serialize) -> Response {
 
 /// Returns the body of a put: the value as sent, and its version.
 pub(crate) fn put_body(message: &str, key: &str, value: &Value, version: u64) -> Vec<u8> {
-    let mut body = br#"{"data":"#.to_vec();
+    let mut body = Vec::with_capacity(ENVELOPE + item_json::OVERHEAD + key.len() + value.bytes.len());
+    body.extend_from_slice(br#"{"data":"#);
     item_json::open_item(&mut body, key, value, version);
-    body.extend_from_slice(format!(r#"}},"message":"{message}"}}"#).as_bytes());
+    body.push(b'}');
+    end_with(&mut body, message);
     body
 }
 
 /// Returns the body of a read of one item, with its time to live at `clock`.
 pub(crate) fn item_body(message: &str, key: &str, item: &Item, clock: u64) -> Vec<u8> {
-    let mut body = br#"{"data":"#.to_vec();
+    let mut body = Vec::with_capacity(ENVELOPE + item_json::OVERHEAD + key.len() + item.value.bytes.len());
+    body.extend_from_slice(br#"{"data":"#);
     item_json::item(&mut body, key, item, clock);
-    body.extend_from_slice(format!(r#","message":"{message}"}}"#).as_bytes());
+    end_with(&mut body, message);
     body
+}
+
+/// Appends the message, which has nothing to escape, and the end of the object.
+fn end_with(body: &mut Vec<u8>, message: &str) {
+    for part in [r#","message":""#, message, r#""}"#] {
+        body.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// Returns a 200 with this JSON text. The body holds `share` of the response budget until the client has read it.
@@ -104,7 +118,11 @@ pub(crate) fn set_etag(response: &mut Response, version: u64) {
 
 /// Returns the ETag of a version.
 pub(crate) fn etag(version: u64) -> HeaderValue {
-    HeaderValue::from_str(&format!("\"{version}\"")).expect("digits in quotes are a header")
+    let mut text = [0; 22];
+    let mut rest = &mut text[..];
+    write!(rest, "\"{version}\"").expect("20 digits in quotes have room");
+    let unused = rest.len();
+    HeaderValue::from_bytes(&text[..text.len() - unused]).expect("digits in quotes are a header")
 }
 
 /// Sets the headers with raft index and term.
@@ -150,10 +168,29 @@ pub(crate) fn set_common_headers(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
-    if let Some(date) = date(SystemTime::now()) {
+    if let Some(date) = date_of_second(SystemTime::now()) {
         headers.insert(DATE, date);
     }
     set_cache_control(response);
+}
+
+thread_local! {
+    /// The last date of this thread, and the second that it is of.
+    static LAST_DATE: RefCell<(u64, Option<HeaderValue>)> = const { RefCell::new((0, None)) };
+}
+
+/// As [`date`], which is the same for all responses of a second.
+fn date_of_second(now: SystemTime) -> Option<HeaderValue> {
+    // A time before the epoch has no date, nor has second 0 as a whole that of a clock which stands there.
+    let Some(second) = now.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs()).filter(|at| *at > 0) else {
+        return date(now);
+    };
+    LAST_DATE.with_borrow_mut(|last| {
+        if last.0 != second {
+            *last = (second, date(now));
+        }
+        last.1.clone()
+    })
 }
 
 /// Formats an HTTP date; None for an end of the clock's range. A server without a plausible clock sends no `Date` (RFC 9110,

@@ -22,6 +22,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
 use super::host_guard;
@@ -117,8 +118,13 @@ pub(crate) fn peek_request(stream: TcpStream) -> io::Result<(TcpStream, PeekedRe
 }
 
 /// A socket with two owners: hyper's connection, and the future that watches for its end.
+///
+/// It is split for one system call less a request: tokio knows that a read which leaves room in its buffer has emptied the socket, and
+/// does not try again before more has arrived. That read needs an owner of its own.
 pub(crate) struct Socket {
-    stream: Arc<TcpStream>,
+    read: OwnedReadHalf,
+    /// The writes, and what the watching future looks at.
+    shared: Arc<OwnedWriteHalf>,
     ahead: ReadAhead,
 }
 
@@ -136,10 +142,12 @@ impl Socket {
     /// Wraps `stream`. The future beside it signals `fin` when the client's FIN has arrived, and ends when the connection is
     /// broken.
     pub(crate) fn new(stream: TcpStream, fin: Fin) -> (Self, impl Future<Output = ()> + Send) {
-        let (stream, ahead) = (Arc::new(stream), ReadAhead::default());
-        let socket = Self { stream: Arc::clone(&stream), ahead: Arc::clone(&ahead) };
+        let ((read, write), ahead) = (stream.into_split(), ReadAhead::default());
+        let shared = Arc::new(write);
+        let socket = Self { read, shared: Arc::clone(&shared), ahead: Arc::clone(&ahead) };
         let broken = async move {
-            match read_until_fin(&stream, &ahead).await {
+            let stream: &TcpStream = (*shared).as_ref();
+            match read_until_fin(stream, &ahead).await {
                 Ok(true) => fin.0.notify_one(),
                 // More bytes than fit: the client is there. The rest stays unread until the present response ends.
                 Ok(false) => {}
@@ -155,11 +163,12 @@ impl Socket {
     fn when_writable<T>(
         &self,
         context: &mut Context<'_>,
-        mut attempt: impl FnMut() -> io::Result<T>,
+        mut attempt: impl FnMut(&TcpStream) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
+        let stream: &TcpStream = (*self.shared).as_ref();
         loop {
-            ready!(self.stream.poll_write_ready(context))?;
-            match attempt() {
+            ready!(stream.poll_write_ready(context))?;
+            match attempt(stream) {
                 // `try_write` has cleared the readiness, so the next poll registers this task.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
@@ -169,7 +178,11 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         {
             let mut ahead = locked(&self.ahead);
             if !ahead.is_empty() {
@@ -178,19 +191,13 @@ impl AsyncRead for Socket {
                 return Poll::Ready(Ok(()));
             }
         }
-        loop {
-            ready!(self.stream.poll_read_ready(context))?;
-            match self.stream.try_read_buf(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done.map(drop)),
-            }
-        }
+        Pin::new(&mut self.read).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.when_writable(context, || self.stream.try_write(bytes))
+        self.when_writable(context, |stream| stream.try_write(bytes))
     }
 
     fn poll_write_vectored(
@@ -198,7 +205,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.when_writable(context, || self.stream.try_write_vectored(parts))
+        self.when_writable(context, |stream| stream.try_write_vectored(parts))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -210,8 +217,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // `poll_shutdown` needs exclusive access. While the other owner lives, dropping the last `Arc` closes the socket.
-        match Arc::get_mut(&mut self.stream) {
+        // `poll_shutdown` needs exclusive access. While the other owner lives, dropping the last `Arc` shuts the socket down.
+        match Arc::get_mut(&mut self.shared) {
             Some(stream) => Pin::new(stream).poll_shutdown(context),
             None => Poll::Ready(Ok(())),
         }

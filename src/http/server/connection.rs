@@ -20,7 +20,7 @@ use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use slog::{Logger, debug};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -33,9 +33,9 @@ use warp::reply::Response;
 use super::activity::{ReadTimeout, Timeouts, TrackedBody};
 use super::client_socket::Fin;
 use super::connection_slots::{ConnectionSlot, SlotKind};
+use super::dispatch::{Dispatch, Routes};
 use super::lingering_close::{LINGER, raw_response};
 use crate::http::api::watch;
-use crate::http::clients::ConnectionAddress;
 use crate::http::request::client_certificate::ClientCertificate;
 use crate::http::request::handler_context::ServerContext;
 use crate::http::response::problem::Problem;
@@ -81,12 +81,12 @@ pub(super) async fn serve<I, S>(
     client: Client,
     slot: ConnectionSlot,
     context: Arc<ServerContext>,
-    service: S,
+    dispatch: Dispatch<S>,
     mut stop_signal: signal::Receiver<bool>,
     log: Logger,
 ) where
     I: AsyncRead + AsyncWrite + Unpin,
-    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
+    S: Routes,
 {
     let activity = &slot.activity;
     let timeouts = timeouts(slot.kind, &context);
@@ -94,16 +94,11 @@ pub(super) async fn serve<I, S>(
     let (is_streaming, stream_begins) = (AtomicBool::new(false), Notify::new());
     // Whether the last response told the client not to send another request.
     let (close_expected, stopping) = (AtomicBool::new(false), stop_signal.clone());
-    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+    let service = service_fn(|request: hyper::Request<Incoming>| {
         let accepted = activity.begin_request();
-        request.extensions_mut().insert(ConnectionAddress(client.address));
-        request.extensions_mut().insert(slot.kind);
-        request.extensions_mut().insert(client.fin.clone());
-        request.extensions_mut().insert(client.certificate.clone());
-        request.extensions_mut().insert(client.address);
         let refused = (!accepted).then(|| request.method().clone());
-        // `dispatch::answer` is an async function: until it is polled it does nothing, so a refused request has no effect.
-        let (response, activity) = (service.call(request), Arc::clone(activity));
+        // `answer` is an async function: until it is polled it does nothing, so a refused request has no effect.
+        let (response, activity) = (dispatch.answer(&client, slot.kind, request), Arc::clone(activity));
         let (is_streaming, stream_begins, close_expected, stopping) =
             (&is_streaming, &stream_begins, &close_expected, &stopping);
         async move {
@@ -150,7 +145,11 @@ pub(super) async fn serve<I, S>(
                     () = async { context.feed().closed().await; sleep(STREAM_END_TIMEOUT).await } => Ok(()),
                 }
             } else {
-                (&mut connection).await
+                tokio::select! {
+                    ended = &mut connection => ended,
+                    // The request under way finds that by itself, with this poll.
+                    () = context.ending() => (&mut connection).await,
+                }
             }
         }
     };

@@ -12,150 +12,190 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue};
-use hyper::service::{Service, service_fn};
+use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use warp::http::request::Parts;
 use warp::http::{Method, Version};
 use warp::reply::Response;
 
 use super::browser_guard::{self, OriginCheck};
+use super::client_socket::Fin;
+use super::connection::Client;
 use super::connection_slots::SlotKind;
 use super::host_guard::{self, Asked};
 use crate::http::api::watch;
 use crate::http::audit::{Entry, Trail};
 use crate::http::clients::RequestClient;
-use crate::http::request::client_certificate::ClientCertificate;
-use crate::http::request::handler_context::ServerContext;
+use crate::http::request::handler_context::{RequestContext, ServerContext};
 use crate::http::request::unread_body::RequestBody;
 use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
-use crate::http::routes::routes;
+use crate::http::routes;
 
 /// The header with how long a connection may be idle.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Builds the service that answers the requests of a connection.
-pub(super) fn service(
+/// What answers the requests of all connections; `S` is the service of the routes.
+#[derive(Clone)]
+pub(super) struct Dispatch<S> {
     context: Arc<ServerContext>,
-) -> impl Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
-{
-    let app = TowerToHyperService::new(warp::service(routes(&context)));
-    service_fn(move |request| answer(Arc::clone(&context), app.clone(), request))
+    routes: S,
 }
 
-/// Answers a request: checks origin, host and headers, calls the routes, and completes the response's headers.
-async fn answer<S>(
-    context: Arc<ServerContext>,
-    app: S,
-    request: hyper::Request<Incoming>,
-) -> Result<Response, Infallible>
-where
-    S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
+/// A service of routes.
+pub(super) trait Routes:
+    Service<hyper::Request<Empty<Bytes>>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync
 {
-    let (mut parts, body) = request.into_parts();
-    // From here on: a request that ends without an answer has a line, too.
-    let entry = Entry::begin(&context.options.audit, &mut parts);
-    let mut body = RequestBody::new(body);
-    let expects_continue = parts.headers.contains_key(EXPECT);
-    let keeps_alive = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
-    // The slot was given away before the request's path was known.
-    let in_probe_slot = parts.extensions.get() == Some(&SlotKind::Probe);
-    let wrong_slot = in_probe_slot && !host_guard::is_probe(parts.uri.path());
-    // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
-    // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
-    // check; the request that follows it gets one.
-    let mut response = match context.present().origins.check(&parts.headers) {
-        _ if wrong_slot => Problem::connections_full().respond(&parts.method),
-        OriginCheck::Absent => check_host(&context, app, parts, &body).await?,
-        OriginCheck::Refused(problem) => problem.respond(&parts.method),
-        OriginCheck::Allowed(origin) => {
-            let mut response = if browser_guard::is_preflight(&parts.method, &parts.headers) {
-                browser_guard::preflight(&parts.headers)
-            } else {
-                check_host(&context, app, parts, &body).await?
-            };
-            browser_guard::allow_origin(&mut response, origin);
-            response
+}
+
+impl<S> Routes for S where
+    S: Service<hyper::Request<Empty<Bytes>>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+{
+}
+
+/// Builds what answers the requests of connections.
+pub(super) fn dispatch(context: Arc<ServerContext>) -> Dispatch<impl Routes + 'static> {
+    Dispatch { context, routes: TowerToHyperService::new(warp::service(routes::others())) }
+}
+
+impl<S: Routes> Dispatch<S> {
+    /// Answers a request of this client: checks origin, host and headers, calls the routes, and completes the response's headers.
+    pub(super) async fn answer(
+        &self,
+        client: &Client,
+        slot: SlotKind,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Response, Infallible> {
+        let context = &self.context;
+        let (parts, body) = request.into_parts();
+        // From here on: a request that ends without an answer has a line, too.
+        let entry = Entry::begin(&context.options.audit, &parts, client.address);
+        let trail = entry.as_ref().map(Entry::trail);
+        let mut body = RequestBody::new(body);
+        let expects_continue = parts.headers.contains_key(EXPECT);
+        let keeps_alive = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
+        // The slot was given away before the request's path was known.
+        let in_probe_slot = slot == SlotKind::Probe;
+        let wrong_slot = in_probe_slot && !host_guard::is_probe(parts.uri.path());
+        // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
+        // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
+        // check; the request that follows it gets one.
+        let checked = context.present().origins.check(&parts.headers);
+        let mut response = match checked {
+            _ if wrong_slot => Problem::connections_full().respond(&parts.method),
+            OriginCheck::Absent => self.check_host(client, parts, (trail, &body)).await?,
+            OriginCheck::Refused(problem) => problem.respond(&parts.method),
+            OriginCheck::Allowed(origin) => {
+                let mut response = if browser_guard::is_preflight(&parts.method, &parts.headers) {
+                    browser_guard::preflight(&parts.headers)
+                } else {
+                    self.check_host(client, parts, (trail, &body)).await?
+                };
+                browser_guard::allow_origin(&mut response, origin);
+                response
+            }
+        };
+        if let Some(entry) = entry {
+            entry.finish(&response);
         }
-    };
-    if let Some(entry) = entry {
-        entry.finish(&response);
+        success::set_common_headers(&mut response);
+        // One request for each connection, so that the few slots come free soon. For the same reason nothing waits for an unread
+        // body: a client that sends half of it would hold the slot for as long as the wait.
+        if in_probe_slot {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        // A handler may have left the body unread (a 405, a 404). Either it is read here and the connection goes on, or the
+        // response announces the close. A close without `Connection: close` would lose a request that the client has pipelined.
+        if !response.headers().contains_key(CONNECTION) && !body.discard(expects_continue).await {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if keeps_alive
+            && !response.headers().contains_key(CONNECTION)
+            && let Some(seconds) = &context.keep_alive
+        {
+            response.headers_mut().insert(KEEP_ALIVE, seconds.clone());
+        }
+        Ok(response)
     }
-    success::set_common_headers(&mut response);
-    // One request for each connection, so that the few slots come free soon. For the same reason nothing waits for an unread
-    // body: a client that sends half of it would hold the slot for as long as the wait.
-    if in_probe_slot {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+
+    /// Answers a request that has passed the origin check, if it is for a host of this node.
+    async fn check_host(
+        &self,
+        client: &Client,
+        parts: Parts,
+        (trail, body): (Option<Trail>, &RequestBody),
+    ) -> Result<Response, Infallible> {
+        let context = &self.context;
+        let members = || Arc::clone(&context.names().hosts);
+        let checked = context.present().hosts.check(&parts, &client.certificate, members);
+        let host = match checked {
+            Ok(host) => host,
+            Err(problem) => return Ok(problem.respond(&parts.method)),
+        };
+        let connection = (client.address, client.certificate.clone());
+        let asking = RequestClient::of(&context.options, &parts.headers, connection);
+        if let Some(trail) = &trail {
+            trail.client(&asking);
+        }
+        // Of every request, whatever it needs: a connection lives long, and its handshake has verified it as of then.
+        let certificate = client.certificate.check();
+        let is_known = asking.caller.is_known() && certificate.is_ok();
+        let is_probe = host_guard::is_probe(parts.uri.path());
+        // Before the rights of the token: a request that would be a 401 or 403 counts, too.
+        if !is_probe && let Err(problem) = context.options.limiter.check(&asking) {
+            trail.iter().for_each(Trail::over_the_limit);
+            let response = over_the_limit(&problem, &parts);
+            return Ok(if is_known { context.with_node_headers(response) } else { response });
+        }
+        // /livez and /readyz tell an orchestrator themselves that the node is starting; /health asks the loop like other routes.
+        let needs_loop = !is_probe || parts.uri.path().starts_with("/health");
+        let checked = certificate.and_then(|()| match context.starting() {
+            Some(problem) if needs_loop => Err(problem),
+            _ => unsupported_headers::check(&parts.headers),
+        });
+        let response = match checked {
+            Ok(()) => self.route(parts, (asking, client.fin.clone(), trail), body).await?,
+            Err(problem) => problem.respond(&parts.method),
+        };
+        // With tokens only a client that has one, and whose certificate is valid still, learns the names of cluster, node and leader.
+        Ok(match host {
+            Asked::Known if !is_known => response,
+            Asked::Known => context.with_node_headers(response),
+            // A probe under a foreign name may be a page of that name: it gets the status, and nothing that it could read.
+            Asked::Foreign => success::empty(response.status()),
+        })
     }
-    // A handler may have left the body unread (a 405, a 404). Either it is read here and the connection goes on, or the
-    // response announces the close. A close without `Connection: close` would lose a request that the client has pipelined.
-    if !response.headers().contains_key(CONNECTION) && !body.discard(expects_continue).await {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+
+    /// Calls the routes. A target without a path (`CONNECT host:port`, `OPTIONS *`) is kept from warp, which panics at one.
+    async fn route(
+        &self,
+        parts: Parts,
+        asking: (RequestClient, Fin, Option<Trail>),
+        body: &RequestBody,
+    ) -> Result<Response, Infallible> {
+        if parts.uri.path().starts_with('/') {
+            let request = RequestContext::new(Arc::clone(&self.context), parts, asking, body.clone());
+            routes::serve(&self.routes, request).await
+        } else if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
+            Ok(success::options("GET, HEAD, POST, PUT, DELETE, OPTIONS"))
+        } else {
+            Ok(Problem::no_route(&parts.uri.to_string()).respond(&parts.method))
+        }
     }
-    if keeps_alive
-        && !response.headers().contains_key(CONNECTION)
-        && let Some(seconds) = &context.keep_alive
-    {
-        response.headers_mut().insert(KEEP_ALIVE, seconds.clone());
-    }
-    Ok(response)
 }
 
 /// Whether the client wants the connection to close after the response.
 fn asks_to_close(headers: &HeaderMap) -> bool {
     let lists = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     lists.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case("close"))
-}
-
-/// Answers a request that has passed the origin check, if it is for a host of this node.
-async fn check_host<S>(
-    context: &ServerContext,
-    app: S,
-    mut parts: Parts,
-    body: &RequestBody,
-) -> Result<Response, Infallible>
-where
-    S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
-{
-    let host = match context.present().hosts.check(&parts, &context.names().hosts) {
-        Ok(host) => host,
-        Err(problem) => return Ok(problem.respond(&parts.method)),
-    };
-    let client = RequestClient::of(&context.options, &parts);
-    if let Some(trail) = parts.extensions.get::<Trail>() {
-        trail.client(&client);
-    }
-    // Of every request, whatever it needs: a connection lives long, and its handshake has verified it as of then.
-    let certificate = parts.extensions.get::<ClientCertificate>().map_or(Ok(()), ClientCertificate::check);
-    let is_known = client.caller.is_known() && certificate.is_ok();
-    let is_probe = host_guard::is_probe(parts.uri.path());
-    // Before the rights of the token: a request that would be a 401 or 403 counts, too.
-    if !is_probe && let Err(problem) = context.options.limiter.check(&client) {
-        parts.extensions.get::<Trail>().into_iter().for_each(Trail::over_the_limit);
-        let response = over_the_limit(&problem, &parts);
-        return Ok(if is_known { context.with_node_headers(response) } else { response });
-    }
-    parts.extensions.insert(client);
-    // /livez and /readyz tell an orchestrator themselves that the node is starting; /health asks the loop like other routes.
-    let needs_loop = !is_probe || parts.uri.path().starts_with("/health");
-    let checked = certificate.and_then(|()| match context.starting() {
-        Some(problem) if needs_loop => Err(problem),
-        _ => unsupported_headers::check(&parts.headers),
-    });
-    let response = match checked {
-        Ok(()) => route(app, hyper::Request::from_parts(parts, body.clone())).await?,
-        Err(problem) => problem.respond(&parts.method),
-    };
-    // With tokens only a client that has one, and whose certificate is valid still, learns the names of cluster, node and leader.
-    Ok(match host {
-        Asked::Known if !is_known => response,
-        Asked::Known => context.with_node_headers(response),
-        // A probe under a foreign name may be a page of that name: it gets the status, and nothing that it could read.
-        Asked::Foreign => success::empty(response.status()),
-    })
 }
 
 /// Answers a request over the limit of its caller. An `EventSource` gives up for ever after a 429, so it gets an event.
@@ -165,19 +205,5 @@ fn over_the_limit(problem: &Problem, request: &Parts) -> Response {
         watch::refused_stream(problem)
     } else {
         problem.respond(&request.method)
-    }
-}
-
-/// Calls the routes. A target without a path (`CONNECT host:port`, `OPTIONS *`) is kept from warp, which panics at one.
-async fn route<S>(app: S, request: hyper::Request<RequestBody>) -> Result<Response, Infallible>
-where
-    S: Service<hyper::Request<RequestBody>, Response = Response, Error = Infallible>,
-{
-    if request.uri().path().starts_with('/') {
-        app.call(request).await
-    } else if request.method() == Method::OPTIONS && request.uri().path() == "*" {
-        Ok(success::options("GET, HEAD, POST, PUT, DELETE, OPTIONS"))
-    } else {
-        Ok(Problem::no_route(&request.uri().to_string()).respond(request.method()))
     }
 }

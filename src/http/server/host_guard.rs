@@ -11,7 +11,8 @@
 //! See also: the check of the page's origin ([`super::browser_guard`]).
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
+use std::sync::Arc;
 
 use warp::http::Version;
 use warp::http::header::{AUTHORIZATION, HOST};
@@ -63,8 +64,17 @@ impl HostGuard {
         }
     }
 
-    /// Checks the host of a request; `members` are those in the addresses of the cluster's members.
-    pub(crate) fn check(&self, request: &Parts, members: &BTreeSet<String>) -> Result<Asked, Problem> {
+    /// Checks the host of a request on a connection with this certificate; `members` are those in the addresses of the cluster's
+    /// members.
+    pub(crate) fn check(
+        &self,
+        request: &Parts,
+        certificate: &ClientCertificate,
+        members: impl Fn() -> Arc<BTreeSet<String>>,
+    ) -> Result<Asked, Problem> {
+        if self.is_known_address(request) {
+            return Ok(Asked::Known);
+        }
         let mut headers = request.headers.get_all(HOST).iter();
         let named = match (headers.next(), headers.next()) {
             (Some(_), Some(_)) => return Err(Problem::host("header `Host` is given more than once")),
@@ -82,8 +92,8 @@ impl HostGuard {
                 return Err(Problem::host(format!("`{}` is no host, or host:port", clip(&text))));
             };
             // A page under a foreign name has no secret that a browser would add.
-            let is_safe = self.tokens && !comes_by_itself(request);
-            if !is_safe && !self.knows(&host, members) {
+            let is_safe = self.tokens && !comes_by_itself(request, certificate);
+            if !is_safe && !self.knows(&host, &members()) {
                 return match is_probe(request.uri.path()) {
                     true => Ok(Asked::Foreign),
                     false => Err(Problem::unknown_host(&host)),
@@ -91,6 +101,15 @@ impl HostGuard {
             }
         }
         Ok(Asked::Known)
+    }
+
+    /// Whether the request is for an IPv4 address and a port that are known whatever else is: the form that most clients send, without
+    /// the text of the general one.
+    fn is_known_address(&self, request: &Parts) -> bool {
+        let mut headers = request.headers.get_all(HOST).iter();
+        let (Some(value), None, None) = (headers.next(), headers.next(), request.uri.authority()) else { return false };
+        let address = value.to_str().ok().and_then(|text| text.parse::<SocketAddrV4>().ok());
+        address.is_some_and(|address| !self.loopback || address.ip().is_loopback())
     }
 
     fn knows(&self, host: &str, members: &BTreeSet<String>) -> bool {
@@ -105,9 +124,8 @@ impl HostGuard {
 }
 
 /// Whether a request may have its right without a word of its sender: by the client certificate of the connection. A secret beats it.
-fn comes_by_itself(request: &Parts) -> bool {
-    let certificate = request.extensions.get::<ClientCertificate>();
-    certificate.is_some_and(|certificate| certificate.0.is_some()) && !request.headers.contains_key(AUTHORIZATION)
+fn comes_by_itself(request: &Parts, certificate: &ClientCertificate) -> bool {
+    certificate.0.is_some() && !request.headers.contains_key(AUTHORIZATION)
 }
 
 /// Whether load balancers and orchestrators ask for this path.
@@ -169,8 +187,8 @@ mod tests {
         for name in names {
             request = request.header(HOST, *name);
         }
-        let members = BTreeSet::from(["kv-1.example.org".to_owned()]);
-        match hosts.check(&request.body(()).unwrap().into_parts().0, &members) {
+        let members = || Arc::new(BTreeSet::from(["kv-1.example.org".to_owned()]));
+        match hosts.check(&request.body(()).unwrap().into_parts().0, &ClientCertificate::default(), members) {
             Ok(Asked::Known) => 200,
             Ok(Asked::Foreign) => 204,
             Err(problem) => problem.respond(&warp::http::Method::GET).status().as_u16(),

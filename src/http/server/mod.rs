@@ -60,7 +60,7 @@ use acceptor::Acceptor;
 use client_socket::{Fin, PeekedRequest, Socket};
 use connection::Client;
 use connection_slots::{ConnectionSlots, SlotKind};
-use dispatch::service;
+use dispatch::dispatch;
 use fair_memory::Source;
 use lingering_close::raw_response;
 use write_timeout::WriteTimeout;
@@ -117,7 +117,7 @@ async fn accept(
     let mut broadcast_changes = JoinSet::new();
     broadcast_changes.spawn(watch::broadcast_changes(Arc::clone(&context)));
     let (stopping, stop_signal) = signal::channel(false);
-    let service = service(Arc::clone(&context));
+    let dispatch = dispatch(Arc::clone(&context));
     let mut connections = JoinSet::new();
     let tls = context.options.tls.clone();
     let tls_only = tls.as_ref().is_some_and(|tls| tls.mode == Mode::On);
@@ -147,17 +147,17 @@ async fn accept(
             acceptor.refuse(stream, &no_slot);
             continue;
         };
-        let (context, service, stop_signal) = (Arc::clone(&context), service.clone(), stop_signal.clone());
+        let (context, dispatch, stop_signal) = (Arc::clone(&context), dispatch.clone(), stop_signal.clone());
         if let Some(tls) = &tls {
             let tls = Arc::clone(tls);
-            let serve = tls_handshake::serve((stream, tls), slot, context, service, stop_signal, log.clone());
+            let serve = tls_handshake::serve((stream, tls), slot, context, dispatch, stop_signal, log.clone());
             connections.spawn(serve);
             continue;
         }
         let client = Client::at(address, Fin::default());
         let (socket, broken) = Socket::new(stream, client.fin.clone());
         let socket = WriteTimeout::new(socket, context.options.rate_grace);
-        let serve = connection::serve((socket, broken), client, slot, context, service, stop_signal, log.clone());
+        let serve = connection::serve((socket, broken), client, slot, context, dispatch, stop_signal, log.clone());
         connections.spawn(serve);
     };
     // Of a drain of 8 s: for 7 s requests end by themselves. Then the waits for the loop are given up, and their clients get
@@ -198,7 +198,7 @@ where
         Client::at(std::net::Ipv4Addr::LOCALHOST.into(), Fin::default()),
         slot,
         Arc::clone(&context),
-        service(context),
+        dispatch(context),
         stop_signal,
         log,
     )

@@ -14,22 +14,19 @@
 //!
 //! See also: [`crate::trust::acceptor`] (the handshake itself), [`super::lingering_close`] (clients that find no slot).
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
-use hyper::service::Service;
 use slog::{Logger, debug};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch as signal;
 use tokio::time::{sleep, timeout};
-use warp::reply::Response;
 
 use super::client_socket::{Fin, Socket};
 use super::connection::{self, Client, LATE_REQUEST, STOP_LINGER, linger, stopped, timeouts};
 use super::connection_slots::ConnectionSlot;
+use super::dispatch::{Dispatch, Routes};
 use super::lingering_close::{LINGER, raw_response};
 use super::write_timeout::WriteTimeout;
 use crate::http::options::HttpTls;
@@ -45,11 +42,11 @@ pub(super) async fn serve<S>(
     (stream, tls): (TcpStream, Arc<HttpTls>),
     slot: ConnectionSlot,
     context: Arc<ServerContext>,
-    service: S,
+    dispatch: Dispatch<S>,
     mut stop_signal: signal::Receiver<bool>,
     log: Logger,
 ) where
-    S: Service<hyper::Request<Incoming>, Response = Response, Error = Infallible>,
+    S: Routes,
 {
     let Ok(address) = stream.peer_addr() else { return };
     let Some(first) = first_byte(&stream, &slot, &context, &mut stop_signal).await else { return };
@@ -65,7 +62,7 @@ pub(super) async fn serve<S>(
     }
     if first != HANDSHAKE_RECORD {
         let client = Client::at(address.ip(), fin);
-        connection::serve((socket, broken), client, slot, context, service, stop_signal, log).await;
+        connection::serve((socket, broken), client, slot, context, dispatch, stop_signal, log).await;
         return;
     }
     let accepted = tokio::select! {
@@ -84,7 +81,7 @@ pub(super) async fn serve<S>(
             slot.activity.handshake_done();
             let certificate = ClientCertificate(certificate.map(Arc::new));
             let client = Client { certificate, ..Client::at(address.ip(), fin) };
-            connection::serve((stream, broken), client, slot, context, service, stop_signal, log).await;
+            connection::serve((stream, broken), client, slot, context, dispatch, stop_signal, log).await;
         }
         Err((refusal, socket)) => {
             // Without the other owner of the socket, so that it can be shut down.

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::http::Audit;
-use crate::http::audit::{Entry, Trail};
+use crate::http::audit::Entry;
 use crate::logging::OpenedFile;
 use serde_json::json;
 
@@ -111,9 +111,10 @@ fn a_request_that_ends_without_an_answer_has_a_line_without_a_status() {
     let (options, lines) = recorded();
     let begin = |method: &str| {
         let request = warp::http::Request::builder().method(method).uri("/store/k").body(()).unwrap();
-        let mut parts = request.into_parts().0;
-        let entry = Entry::begin(&options.audit, &mut parts).unwrap();
-        (entry, parts.extensions.get::<Trail>().unwrap().clone())
+        let parts = request.into_parts().0;
+        let entry = Entry::begin(&options.audit, &parts, [127, 0, 0, 1].into()).unwrap();
+        let trail = entry.trail();
+        (entry, trail)
     };
     // No route has it, so nothing can have changed.
     drop(begin("PUT"));

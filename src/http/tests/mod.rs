@@ -150,7 +150,7 @@ impl Node {
     /// Starts a node whose loop has published `names`.
     fn start_as(names: Names, options: Options, script: impl FnMut(Input) + Send + 'static) -> Self {
         let (handle, mut inbox) = channel(16);
-        inbox.publish(names);
+        inbox.publish(&names);
         let mut script: Script = Box::new(script);
         tokio::spawn(async move {
             loop {
