@@ -182,7 +182,9 @@ thread_local! {
 /// As [`date`], which is the same for all responses of a second.
 fn date_of_second(now: SystemTime) -> Option<HeaderValue> {
     // A time before the epoch has no date, nor has second 0 as a whole that of a clock which stands there.
-    let Some(second) = now.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs()).filter(|at| *at > 0) else {
+    let Some(second) =
+        now.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs()).filter(|at| *at > 0)
+    else {
         return date(now);
     };
     LAST_DATE.with_borrow_mut(|last| {
