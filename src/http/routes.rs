@@ -56,7 +56,7 @@ pub(super) async fn serve<S>(others: &S, request: RequestContext) -> Result<Resp
 where
     S: Service<hyper::Request<Empty<Bytes>>, Response = Response, Error = Infallible>,
 {
-    if let Some(tail_at) = tail_below(request.path(), "/store") {
+    if let Some(tail_at) = tail_below("store", request.path()) {
         return Ok(respond(request.routed(tail_at), (Rule::Store, Scope::Member), store::handle).await);
     }
     let mut plain = hyper::Request::new(Empty::new());
@@ -66,11 +66,11 @@ where
     others.call(plain).await
 }
 
-/// Where the path goes on below `route`; None where it is another one.
-fn tail_below(path: &str, route: &str) -> Option<usize> {
-    match path.strip_prefix(route)?.as_bytes().first() {
+/// Where the path goes on below its first segment `name`; None where that is another one.
+fn tail_below(name: &str, path: &str) -> Option<usize> {
+    match path.strip_prefix('/')?.strip_prefix(name)?.as_bytes().first() {
         None => Some(path.len()),
-        Some(b'/') => Some(route.len() + 1),
+        Some(b'/') => Some(name.len() + 2),
         Some(_) => None,
     }
 }
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_path_of_a_key_begins_behind_one_slash() {
-        let tail = |path: &'static str| tail_below(path, "/store").map(|at| &path[at..]);
+        let tail = |path: &'static str| tail_below("store", path).map(|at| &path[at..]);
         for (path, expected) in [("/store", ""), ("/store/", ""), ("/store/k", "k"), ("/store//a/b/", "/a/b/")] {
             assert_eq!(tail(path), Some(expected), "{path}");
         }

@@ -114,3 +114,24 @@ impl Published {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_replaced_where_it_differs_and_each_turn_counts_as_a_sign_of_life() {
+        let published = Published::default();
+        assert!(published.age().is_none() && !published.is_serving());
+        let names = Names { node: "node1".into(), ..Names::default() };
+        published.publish(&names);
+        let first = published.state();
+        assert!(published.is_serving() && *first == names);
+        std::thread::sleep(Duration::from_millis(5));
+        let before = published.age().expect("it was published");
+        published.publish(&names);
+        assert!(published.age().expect("twice") < before && Arc::ptr_eq(&first, &published.state()));
+        published.publish(&Names { leader: Some("node2".into()), ..names });
+        assert_eq!(published.state().leader.as_deref(), Some("node2"));
+    }
+}

@@ -61,18 +61,19 @@ struct Persisted<'a> {
 
 /// Serves `/store` (an empty tail) and `/store/KEY`.
 pub(crate) async fn handle(request: RequestContext) -> Result<Response, Problem> {
+    // Each in a box of its own size: the future of a request is moved several times on its way to hyper, so it has to be small.
     if raw_key(&request).is_empty() {
         return match request.method {
-            Method::POST => post(request).await,
-            Method::GET | Method::HEAD => range_and_prefix_delete::list(&request).await,
-            Method::DELETE => range_and_prefix_delete::delete_prefix(&request).await,
+            Method::POST => Box::pin(post(request)).await,
+            Method::GET | Method::HEAD => Box::pin(range_and_prefix_delete::list(&request)).await,
+            Method::DELETE => Box::pin(range_and_prefix_delete::delete_prefix(&request)).await,
             _ => Err(Problem::method(&request.method, "GET, HEAD, POST, DELETE, OPTIONS")),
         };
     }
     match request.method {
-        Method::GET | Method::HEAD => get(&request).await,
-        Method::PUT => put(request).await,
-        Method::DELETE => delete(&request).await,
+        Method::GET | Method::HEAD => Box::pin(get(&request)).await,
+        Method::PUT => Box::pin(put(request)).await,
+        Method::DELETE => Box::pin(delete(&request)).await,
         _ => Err(Problem::method(&request.method, "GET, HEAD, PUT, DELETE, OPTIONS")),
     }
 }

@@ -1,7 +1,7 @@
 //! The contexts of handlers: what all of them share, and one request.
 //!
-//! Why: the consensus loop answers each request by its deadline, but a loop whose disk stalls answers nothing at all. The
-//! client gets a response all the same, shortly after the deadline or before the process ends, with what is known then.
+//! Why: the handlers of all routes need the same of the node and of their request. A request that the consensus loop does not answer
+//! gets a response all the same ([`super::loop_wait`]), with what is known then.
 //!
 //! Invariants: the loop is asked at most once for a request, and not at all for one that is refused here. Status requests
 //! take one slot of the queue that peers use, however many clients ask.
@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::time::timeout;
 use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use warp::http::request::Parts;
@@ -126,8 +126,8 @@ impl ServerContext {
     }
 
     /// What requests are checked by at present.
-    pub(crate) fn present(&self) -> Arc<Present> {
-        self.present.load_full()
+    pub(crate) fn present(&self) -> Guard<Arc<Present>> {
+        self.present.load()
     }
 
     /// The timeout of a request without `?timeout=`.

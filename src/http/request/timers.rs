@@ -54,7 +54,7 @@ impl Timers {
         .await
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<Pin<Box<Sleep>>>> {
+    fn unused(&self) -> MutexGuard<'_, Vec<Pin<Box<Sleep>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -63,8 +63,8 @@ impl Timer<'_> {
     /// Waits until `at`, which may change from one poll to the next.
     pub(crate) fn poll_until(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| {
-            let kept = self.timers.kept().pop();
-            kept.unwrap_or_else(|| Box::pin(sleep_until(at)))
+            let unused = self.timers.unused().pop();
+            unused.unwrap_or_else(|| Box::pin(sleep_until(at)))
         });
         loop {
             if at < sleep.deadline() || sleep.is_elapsed() {
@@ -81,9 +81,9 @@ impl Timer<'_> {
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
         if let Some(sleep) = self.sleep.take() {
-            let mut kept = self.timers.kept();
-            if kept.len() < MAX_KEPT {
-                kept.push(sleep);
+            let mut unused = self.timers.unused();
+            if unused.len() < MAX_KEPT {
+                unused.push(sleep);
             }
         }
     }
@@ -105,13 +105,13 @@ mod tests {
         for (at, expected) in [(5, 5), (9, 9), (7, 9), (20, 20)] {
             let at = began + at * SECOND;
             assert!(timers.timeout_at(at, pending::<()>()).await.is_err());
-            assert_eq!((began.elapsed().as_secs(), timers.kept().len()), (expected, 1));
+            assert_eq!((began.elapsed().as_secs(), timers.unused().len()), (expected, 1));
         }
         for at in [60, 25, 30] {
             let soon = tokio::time::sleep(Duration::from_millis(10));
             assert!(timers.timeout_at(began + at * SECOND, soon).await.is_ok());
         }
-        assert_eq!((began.elapsed().as_secs(), timers.kept().len()), (20, 1));
+        assert_eq!((began.elapsed().as_secs(), timers.unused().len()), (20, 1));
         assert!(timers.timeout_at(began + 40 * SECOND, pending::<()>()).await.is_err());
         assert_eq!(began.elapsed().as_secs(), 40);
     }
@@ -121,10 +121,10 @@ mod tests {
         let timers = Timers::default();
         let at = Instant::now() + SECOND;
         assert!(timers.timeout_at(at, async {}).await.is_ok());
-        assert!(timers.kept().is_empty());
+        assert!(timers.unused().is_empty());
         let (first, second) =
             tokio::join!(timers.timeout_at(at, pending::<()>()), timers.timeout_at(at + SECOND, pending::<()>()));
         assert!(first.is_err() && second.is_err());
-        assert_eq!((timers.kept().len(), at.elapsed()), (2, SECOND));
+        assert_eq!((timers.unused().len(), at.elapsed()), (2, SECOND));
     }
 }

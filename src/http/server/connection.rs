@@ -7,7 +7,7 @@
 //! back when the socket is closed, or earlier where another connection waits for it. A connection ends in a bounded time
 //! after the shutdown's begin and its last response. A request that crosses the shutdown gets a 503.
 //!
-//! See also: the timeouts and the eviction ([`super::activity`]), what a request is answered ([`super::dispatch`]).
+//! See also: the timeouts and the eviction ([`super::activity`]), what a request is answered ([`mod@super::dispatch`]).
 
 use std::convert::Infallible;
 use std::future::{Future, pending};

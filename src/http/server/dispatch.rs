@@ -88,21 +88,22 @@ impl<S: Routes> Dispatch<S> {
         // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
         // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
         // check; the request that follows it gets one.
-        let checked = context.present().origins.check(&parts.headers);
-        let mut response = match checked {
-            _ if wrong_slot => Problem::connections_full().respond(&parts.method),
-            OriginCheck::Absent => self.check_host(client, parts, (trail, &body)).await?,
-            OriginCheck::Refused(problem) => problem.respond(&parts.method),
+        let (origin, answered) = match context.present().origins.check(&parts.headers) {
+            _ if wrong_slot => (None, Some(Problem::connections_full().respond(&parts.method))),
+            OriginCheck::Absent => (None, None),
+            OriginCheck::Refused(problem) => (None, Some(problem.respond(&parts.method))),
             OriginCheck::Allowed(origin) => {
-                let mut response = if browser_guard::is_preflight(&parts.method, &parts.headers) {
-                    browser_guard::preflight(&parts.headers)
-                } else {
-                    self.check_host(client, parts, (trail, &body)).await?
-                };
-                browser_guard::allow_origin(&mut response, origin);
-                response
+                let is_preflight = browser_guard::is_preflight(&parts.method, &parts.headers);
+                (Some(origin), is_preflight.then(|| browser_guard::preflight(&parts.headers)))
             }
         };
+        let mut response = match answered {
+            Some(response) => response,
+            None => self.check_host(client, parts, (trail, &body)).await?,
+        };
+        if let Some(origin) = origin {
+            browser_guard::allow_origin(&mut response, origin);
+        }
         if let Some(entry) = entry {
             entry.finish(&response);
         }

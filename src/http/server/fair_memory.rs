@@ -117,7 +117,8 @@ impl Pool {
 
     /// Takes `bytes` for `holder`; false, without effect, where that is over its threshold.
     fn take(&mut self, holder: &Holder, bytes: usize) -> bool {
-        let taken = self.taken.get(holder).copied().unwrap_or(0);
+        let mut held = self.taken.get_mut(holder);
+        let taken = held.as_deref().copied().unwrap_or(0);
         // A holder may have as much as stays free after it. Of 256 MiB, in shares of 1 MiB:
         //   A takes 128 (128 held <= 128 free), its next share would make it 129 held > 127 free
         //   B takes 64 (64 <= 64), C takes 32 (32 <= 32): a newcomer always finds half of what is left
@@ -125,7 +126,10 @@ impl Pool {
         let fits = self.free.checked_sub(bytes).is_some_and(|left| taken == 0 || taken + bytes <= left);
         if fits && bytes > 0 {
             self.free -= bytes;
-            self.taken.insert(holder.clone(), taken + bytes);
+            match &mut held {
+                Some(taken) => **taken += bytes,
+                None => drop(self.taken.insert(holder.clone(), bytes)),
+            }
         }
         fits
     }
