@@ -60,9 +60,6 @@ pub struct Applied {
     pub operation: Operation,
 }
 
-/// The memory of the memtables until a limit is set.
-const DEFAULT_MEMTABLE_BYTES: usize = 64 << 20;
-
 /// The state machine of one incarnation.
 pub struct StateMachine {
     pub(super) reader: StateReader,
@@ -173,11 +170,11 @@ impl StateMachine {
             events: Vec::new(),
             work: 0,
             seen: SeenKeys::default(),
-            memtable_bytes: DEFAULT_MEMTABLE_BYTES,
+            memtable_bytes: usize::MAX,
         }
     }
 
-    /// Sets the maximum memory of the memtables and the encoding of a flush, all together.
+    /// Sets the maximum memory of the memtables and the encoding of a flush, all together; without a limit before.
     pub fn limit_memtables(&mut self, bytes: usize) {
         self.memtable_bytes = bytes;
     }
@@ -279,8 +276,7 @@ impl StateMachine {
     pub fn apply(&mut self, entries: Vec<Applied>, max_work: usize) -> Result<Vec<Written>, Error> {
         let mut written = Vec::with_capacity(entries.len());
         self.check_order(&entries)?;
-        // Entries 5 to 9 each replace a value of 1 MB, and `max_work` is 2 MB: 5 and 6 are applied, and the caller
-        // gives 7 to 9 again.
+        // Entries 5 to 9 each replace 1 MB, and `max_work` is 2 MB: 5 and 6 are applied, and the caller gives 7 to 9 again.
         self.work = 0;
         let mut lost_first_expiry = false;
         for entry in entries {
@@ -298,15 +294,15 @@ impl StateMachine {
         Ok(written)
     }
 
+    /// Takes the events since the last call, in order.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
     /// Returns about the bytes that the last [`StateMachine::apply`] read, replaced and removed.
     #[must_use]
     pub fn work(&self) -> usize {
         self.work
-    }
-
-    /// Takes the events since the last call, in order.
-    pub fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events)
     }
 
     /// Checks that indexes are contiguous and terms never fall; anything else is a bug or damage, and the node stops.

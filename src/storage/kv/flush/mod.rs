@@ -125,17 +125,19 @@ impl Flush {
                 self.record = Some(record);
                 Step::Pieces(start)
             }
-            Step::Pieces(mut at) => match self.record.as_ref().and_then(|record| record.piece(&mut at)).flatten() {
-                Some(piece) => {
-                    self.tree.write_each(&piece)?;
-                    if let Some(mirror) = &self.mirror {
-                        mirror.write(&piece)?;
+            Step::Pieces(mut at) => {
+                match self.record.as_ref().and_then(|record| record.next_changes(&mut at)).flatten() {
+                    Some(piece) => {
+                        self.tree.write_each(&piece)?;
+                        if let Some(mirror) = &self.mirror {
+                            mirror.write(&piece)?;
+                        }
+                        self.effects.push(&piece);
+                        Step::Pieces(at)
                     }
-                    self.effects.push(&piece);
-                    Step::Pieces(at)
+                    None => Step::Sync,
                 }
-                None => Step::Sync,
-            },
+            }
             Step::Sync => {
                 if plant::is(Plant::RedoRemovedEarly) {
                     self.redo.remove()?;

@@ -85,7 +85,7 @@ impl RedoFile {
         }
         let mut at = record.start();
         while let Some(piece) =
-            record.piece(&mut at).ok_or_else(|| damaged("it holds other bytes than huskv writes".into()))?
+            record.next_changes(&mut at).ok_or_else(|| damaged("it holds other bytes than huskv writes".into()))?
         {
             tree.write_each(&piece)?;
         }
@@ -153,7 +153,7 @@ impl RedoRecord {
     }
 
     /// Returns the next changes, in order, and moves `at` behind them; `Some(None)` at the end, None for malformed bytes.
-    pub(crate) fn piece(&self, at: &mut usize) -> Option<Option<Vec<Change<'_>>>> {
+    pub(crate) fn next_changes(&self, at: &mut usize) -> Option<Option<Vec<Change<'_>>>> {
         let content = self.bytes.get(..self.bytes.len().checked_sub(4)?)?;
         let mut rest = FieldReader(content.get(*at..)?);
         let begun = rest.0.len();
