@@ -19,7 +19,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slog::{Logger, error, warn};
 use tokio::sync::{mpsc, oneshot};
@@ -42,6 +42,12 @@ const INPUTS_PER_TURN: usize = 1024;
 
 /// The bytes of entries and commands after which a turn takes no further input.
 const BYTES_PER_TURN: usize = 8 << 20;
+
+/// The steps of a flush between two rests, each of about a hundred keys.
+const STEPS_PER_REST: usize = 8;
+
+/// The longest rest of a flush.
+const MAX_REST: Duration = Duration::from_millis(20);
 
 /// The shortest interval between two log lines about a full client queue, in milliseconds.
 const WARN_EVERY: Millis = 10_000;
@@ -166,6 +172,22 @@ fn drain_queue(driver: &mut Driver, queue: &mut mpsc::Receiver<Input>, clock: Cl
     Ok(())
 }
 
+/// Carries out a flush, and rests twice as long as it works, unless it is urgent: a thread of low priority would get nothing on a busy
+/// machine, and apply waits for the flush in the end.
+fn paced(flush: &mut Flush) -> Result<(), Error> {
+    loop {
+        let began = Instant::now();
+        for _ in 0..STEPS_PER_REST {
+            if !flush.step()? {
+                return Ok(());
+            }
+        }
+        if !flush.is_urgent() {
+            thread::sleep((began.elapsed() * 2).min(MAX_REST));
+        }
+    }
+}
+
 /// Background work on threads of its own.
 struct Threads {
     handle: Handle,
@@ -192,8 +214,7 @@ impl Background for Threads {
     fn flush(&mut self, mut flush: Flush) {
         let (handle, mark) = (self.handle.clone(), flush.mark());
         let job = move || {
-            storage::lower_thread_priority();
-            let result = flush.run().map(|()| flush.tree_bytes());
+            let result = paced(&mut flush).map(|()| flush.tree_bytes());
             handle.deliver_blocking(Input::Flushed { mark, result });
         };
         self.run("flush", job, |failure| Some(Input::Flushed { mark, result: Err(failure) }));

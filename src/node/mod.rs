@@ -248,8 +248,8 @@ impl Node {
         }
         if memory.is_small() {
             process_settings::disable_huge_pages(log);
-            allocator::purge_at_once();
         }
+        allocator::set_purge_delay(memory.is_small());
         let open_options = module_options::open_options(config, &ports, memory);
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let (handle, inbox) = consensus::channel(module_options::size(config.limits.pending_requests));

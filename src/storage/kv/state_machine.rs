@@ -9,7 +9,7 @@
 //! See also: [`crate::model::decide`] (the rule), [`super::layers`] (readers), [`super::flush`] (the way to the tree), `storage::snapshot`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
@@ -24,8 +24,8 @@ use super::chunks;
 use super::chunks::Header;
 use super::dedup_table;
 use super::entry_view::{Counters, EntryView, SeenKeys, Staged, stage};
-use super::flush::EffectLine;
 use super::flush::redo::RedoFile;
+use super::flush::{EffectLine, FlushSignals};
 use super::layers::{ReadPoint, StateReader};
 use super::memtable::Record;
 use super::meta::{State, Unreadable};
@@ -65,8 +65,7 @@ pub struct StateMachine {
     pub(super) reader: StateReader,
     pub(super) redo: RedoFile,
     pub(super) effects: EffectLine,
-    /// Set when the state machine is dropped: a flush under way has no purpose then.
-    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) signals: FlushSignals,
     pub(super) state: State,
     /// The state record of the last flush that has ended.
     pub(super) flushed: State,
@@ -157,7 +156,7 @@ impl StateMachine {
             reader: StateReader::new(tree, at),
             redo,
             effects: EffectLine::default(),
-            cancelled: Arc::default(),
+            signals: FlushSignals::default(),
             flushed: state.clone(),
             state,
             members,
@@ -287,6 +286,9 @@ impl StateMachine {
             self.work += staged.work;
             lost_first_expiry |= staged.lost_first_expiry;
             written.push(result);
+        }
+        if self.is_full() {
+            self.signals.is_urgent.store(true, Ordering::Relaxed);
         }
         if lost_first_expiry && let Some(first) = self.first_expiry {
             self.first_expiry = ttl_index::first(&self.reader.read(), first)?;
@@ -435,7 +437,7 @@ impl StateMachine {
 
 impl Drop for StateMachine {
     fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.signals.cancelled.store(true, Ordering::Relaxed);
         self.abort_snapshot();
     }
 }

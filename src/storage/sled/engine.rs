@@ -35,6 +35,9 @@ const SEGMENT_BYTES: usize = 4 << 20;
 /// The content of sled 0.34's `conf` file for these settings, before its checksum.
 const CONF: &[u8] = b"segment_size: 4194304\nuse_compression: false\nversion: 0.34\n";
 
+/// The bytes of a file that are synced at once.
+const SYNC_PART: usize = 2 << 20;
+
 /// How long an open waits for sled's threads of an earlier handle to release the file.
 const REOPEN_WAIT: Duration = Duration::from_secs(5);
 
@@ -272,7 +275,11 @@ impl Engine for SledEngine {
         let replace = || {
             // write, fsync, rename, fsync of the directory: after a crash the old or the new content is there, never a mix.
             let mut file = create_new(&fresh)?;
-            file.write_all(content)?;
+            // A large one is synced part by part: one sync of all of it would hold up the journal's on the same disk.
+            for part in content.chunks(SYNC_PART) {
+                file.write_all(part)?;
+                file.sync_data()?;
+            }
             file.sync_all()?;
             std::fs::rename(&fresh, &path)?;
             path.parent().map_or(Ok(()), sync_dir)

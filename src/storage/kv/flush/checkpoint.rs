@@ -8,6 +8,7 @@
 //! See also: [`super`] (the steps), `consensus::snapshots` (when), `storage::snapshot` (why a snapshot is exact).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use raft::eraftpb::SnapshotMetadata;
 
@@ -67,6 +68,7 @@ impl StateMachine {
             state_chunks: self.state_chunks,
         });
         layers.frozen = Some(frozen.clone());
+        self.signals.is_urgent.store(false, Ordering::Relaxed);
         // From here on the tree changes beyond what a reader has seen before.
         layers.epoch += 1;
         let tree = layers.tree.clone();
@@ -78,7 +80,7 @@ impl StateMachine {
             frozen,
             self.redo.clone(),
             self.effects.clone(),
-            self.cancelled.clone(),
+            self.signals.clone(),
             rewrite.and_then(Rewrite::mirror),
         ))
     }

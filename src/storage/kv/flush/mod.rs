@@ -31,6 +31,9 @@ use crate::storage::{Batch, Change, Db, Error};
 use redo::{RedoFile, RedoRecord};
 use rewrite::Mirror;
 
+/// The bytes between two syncs of the tree.
+const SYNC_EVERY: usize = 4 << 20;
+
 /// The running snapshot of a state machine, which receives what is flushed.
 #[derive(Clone, Default)]
 pub(crate) struct EffectLine(Arc<Mutex<Option<Arc<EffectSender>>>>);
@@ -53,6 +56,15 @@ impl EffectLine {
     }
 }
 
+/// What a state machine tells the flush under way.
+#[derive(Clone, Default)]
+pub(crate) struct FlushSignals {
+    /// The state machine is gone, and its tree is garbage.
+    pub(crate) cancelled: Arc<AtomicBool>,
+    /// The active memtable is full again.
+    pub(crate) is_urgent: Arc<AtomicBool>,
+}
+
 /// The next step of a flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -69,12 +81,13 @@ pub struct Flush {
     frozen: Arc<FrozenMemtable>,
     redo: RedoFile,
     effects: EffectLine,
-    /// Set once the state machine is gone, whose tree is garbage then.
-    cancelled: Arc<AtomicBool>,
+    signals: FlushSignals,
     /// The new generation that a rewrite is writing.
     mirror: Option<Mirror>,
     record: Option<RedoRecord>,
     step: Step,
+    /// The bytes written to the tree since its last sync.
+    unsynced: usize,
     tree_bytes: u64,
 }
 
@@ -85,10 +98,21 @@ impl Flush {
         frozen: Arc<FrozenMemtable>,
         redo: RedoFile,
         effects: EffectLine,
-        cancelled: Arc<AtomicBool>,
+        signals: FlushSignals,
         mirror: Option<Mirror>,
     ) -> Self {
-        Self { tree, frozen, redo, effects, cancelled, mirror, record: None, step: Step::Redo, tree_bytes: 0 }
+        Self {
+            tree,
+            frozen,
+            redo,
+            effects,
+            signals,
+            mirror,
+            record: None,
+            step: Step::Redo,
+            unsynced: 0,
+            tree_bytes: 0,
+        }
     }
 
     /// Returns the bytes of the tree on disk, once the flush has ended.
@@ -111,7 +135,7 @@ impl Flush {
     pub fn step(&mut self) -> Result<bool, Error> {
         let result = self.next_step();
         // The folder of a dropped state machine may be gone already.
-        if self.cancelled.load(Ordering::Relaxed) { Ok(false) } else { result }
+        if self.signals.cancelled.load(Ordering::Relaxed) { Ok(false) } else { result }
     }
 
     fn next_step(&mut self) -> Result<bool, Error> {
@@ -133,6 +157,13 @@ impl Flush {
                             mirror.write(&piece)?;
                         }
                         self.effects.push(&piece);
+                        // Little by little: one sync of everything would hold up the journal's syncs on the same disk.
+                        let size = |(key, value): &Change<'_>| key.len() + value.map_or(0, <[u8]>::len);
+                        self.unsynced += piece.iter().map(size).sum::<usize>();
+                        if self.unsynced >= SYNC_EVERY {
+                            self.unsynced = 0;
+                            self.tree.sync()?;
+                        }
                         Step::Pieces(at)
                     }
                     None => Step::Sync,
@@ -157,6 +188,12 @@ impl Flush {
             Step::Ended => Step::Ended,
         };
         Ok(self.step != Step::Ended)
+    }
+
+    /// Whether the active memtable is full again, so that apply will soon wait for this flush.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.signals.is_urgent.load(Ordering::Relaxed)
     }
 
     /// Does all steps that are left.
