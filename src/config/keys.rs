@@ -184,14 +184,14 @@ pub static KEYS: &[Key] = &[
         "0",
         (0, MIB),
         |c, v| c.storage.cache_mb = v,
-        "Memory of the tree's cache in MiB; 0: an eighth of limits.memory_mb, at most 160",
+        "Memory of the tree's cache in MiB; 0: an eighth of limits.memory_mb, at most 256",
     ),
     number(
         "storage.memtable_mb",
         "0",
         (0, MIB),
         |c, v| c.storage.memtable_mb = v,
-        "Memory of the memtables in MiB; 0: a sixteenth of limits.memory_mb, 8 to 128",
+        "Memory of the memtables in MiB; 0: a sixteenth of limits.memory_mb, 8 to 96",
     ),
     Key {
         path: "storage.reserve_mb",

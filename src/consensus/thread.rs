@@ -223,7 +223,6 @@ impl Background for Threads {
     fn slice(&mut self, mut rewrite: Box<Rewrite>, max_bytes: usize) {
         let handle = self.handle.clone();
         let job = move || {
-            storage::lower_thread_priority();
             let result = rewrite.slice(max_bytes);
             handle.deliver_blocking(Input::Sliced { rewrite: Some(rewrite), result });
         };

@@ -76,12 +76,12 @@ impl Memory {
 
     /// The tree's cache; sled takes up to twice as much.
     pub(super) fn cache(self) -> u64 {
-        self.part(8, 160 * MIB)
+        self.part(8, 256 * MIB)
     }
 
     /// The memtables of the state machine, and the encoding of one of them.
     pub(super) fn memtables(self) -> usize {
-        super::module_options::size(self.part(16, 128 * MIB).max(MIN_MEMTABLES))
+        super::module_options::size(self.part(16, 96 * MIB).max(MIN_MEMTABLES))
     }
 
     /// The history of the change feed.

@@ -60,6 +60,15 @@ impl ReservedGeneration {
         self.engine.open(&name, true, cache_bytes)
     }
 
+    /// Opens its database again, once every handle to it is dropped.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be opened.
+    pub(crate) fn reopen(&self, cache_bytes: u64) -> Result<Arc<dyn Db>, Error> {
+        let name = layout::state_machine(self.this.raft_id, self.this.generation);
+        self.engine.open(&name, false, cache_bytes)
+    }
+
     /// Returns the place of its redo records.
     pub(crate) fn redo(&self) -> RedoFile {
         RedoFile::new(self.engine.clone(), layout::redo(self.this.raft_id, self.this.generation))

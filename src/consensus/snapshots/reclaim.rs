@@ -20,8 +20,8 @@ use crate::model::Millis;
 use crate::plant::{self, Plant};
 use crate::storage::{Error, Rewrite, Sliced};
 
-/// The bytes of a slice. With [`SLICE_EVERY`] that is at most 80 MB a second.
-const SLICE_BYTES: usize = 4 << 20;
+/// The bytes of a slice. With [`SLICE_EVERY`] that is at most 20 MB a second: a small part of a core.
+const SLICE_BYTES: usize = 1 << 20;
 
 /// The shortest interval between two slices.
 const SLICE_EVERY: Millis = 50;

@@ -28,6 +28,9 @@ use crate::storage::{Change, Db, Error};
 /// The maximum pairs of one scan, up to 1 MiB.
 const SCAN_PAIRS: usize = 256;
 
+/// The cache of the new generation while it is written.
+const COPY_CACHE_BYTES: u64 = 16 << 20;
+
 /// The bytes that the engine may write between two checks of the free space.
 const SPACE_MARGIN: u64 = 32 << 20;
 
@@ -111,7 +114,7 @@ impl Rewrite {
         }
         let target = match &self.target {
             Some(target) => target.clone(),
-            None => self.target.insert(self.reserved.create(self.cache_bytes)?).clone(),
+            None => self.target.insert(self.reserved.create(COPY_CACHE_BYTES.min(self.cache_bytes))?).clone(),
         };
         let mut copied = 0;
         while let Some(from) = self.cursor.take() {
@@ -129,7 +132,14 @@ impl Rewrite {
         if !plant::is(Plant::RewriteUnsynced) {
             target.sync()?;
         }
-        Ok(if self.is_complete() { Sliced::Complete } else { Sliced::More })
+        if !self.is_complete() {
+            return Ok(Sliced::More);
+        }
+        // The copy needs no cache, and two full ones would take twice the memory; the reads that follow do.
+        drop(target);
+        self.target = None;
+        self.target = Some(self.reserved.reopen(self.cache_bytes)?);
+        Ok(Sliced::Complete)
     }
 
     /// Returns what flushes have to write to as well; None before the first slice.
