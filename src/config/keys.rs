@@ -146,14 +146,14 @@ pub static KEYS: &[Key] = &[
     },
     number(
         "snapshot.every_entries",
-        "200000",
+        "100000",
         (1, 1_000_000_000),
         |c, v| c.snapshot.every_entries = v,
         "Log entries between two checkpoints of the tree",
     ),
     number(
         "snapshot.every_bytes",
-        "67108864",
+        "16777216",
         (4_096, 1 << 40),
         |c, v| c.snapshot.every_bytes = v,
         "Bytes of log between two checkpoints of the tree",

@@ -177,6 +177,7 @@ impl Snapshots {
         let due = entries >= core.options.snapshot_every_entries
             || core.state_machine.is_full()
             || (entries > 0 && core.raw.store().journal.bytes_after(mark) >= core.options.snapshot_every_bytes)
+            || self.reclaim.wants_flush(core.now)
             || (entries > 0 && self.is_old(core.now))
             || (entries > 0 && self.shows_space(core));
         let wanted = self.end_scanned(core) || due || !self.waiting.is_empty();

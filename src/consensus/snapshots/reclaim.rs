@@ -26,16 +26,14 @@ const SLICE_BYTES: usize = 1 << 20;
 /// The shortest interval between two slices.
 const SLICE_EVERY: Millis = 50;
 
-/// The shortest interval between the ends of a rewrite and the begin of the next one.
+/// The time between the end of a rewrite, or the start of the process, and the next look at the size of the tree.
 const REWRITE_EVERY: Millis = 10_000;
 
 /// The rewrite of this node's tree.
-#[derive(Default)]
 pub(crate) enum Reclaim {
-    /// None is under way; the earliest time for the next one.
-    #[default]
+    /// None is under way; the next flush measures the tree.
     Idle,
-    /// None before this time.
+    /// None before this time. A flush is due then, also without writes, to measure the tree.
     Waiting(Millis),
     /// Between two slices; the earliest time for the next one.
     Between(Box<Rewrite>, Millis),
@@ -43,7 +41,18 @@ pub(crate) enum Reclaim {
     Slicing(u64, Millis),
 }
 
+impl Default for Reclaim {
+    fn default() -> Self {
+        Self::Waiting(REWRITE_EVERY)
+    }
+}
+
 impl Reclaim {
+    /// Whether the tree has to be measured, for which a flush is needed.
+    pub fn wants_flush(&self, now: Millis) -> bool {
+        matches!(self, Self::Waiting(until) if now >= *until)
+    }
+
     /// Returns the rewrite that flushes have to write to as well. None while a slice is copied, when no flush may begin.
     pub fn rewrite(&self) -> Option<&Rewrite> {
         match self {
@@ -63,11 +72,10 @@ impl Reclaim {
     /// [`Error`]: poisoned.
     pub fn measured(&mut self, core: &mut Core, tree_bytes: u64) -> Result<(), Error> {
         let live = core.state_machine.live_bytes();
-        let is_free = match self {
-            Self::Idle => true,
-            Self::Waiting(until) => core.now >= *until,
-            Self::Between(..) | Self::Slicing(..) => false,
-        };
+        if self.wants_flush(core.now) {
+            *self = Self::Idle;
+        }
+        let is_free = matches!(self, Self::Idle);
         // The copy is about as large as the data; where the disk has no room for it, it stays as it is.
         let has_room = core.own_space().is_none_or(|space| space.room() > 2 * live);
         if !is_free || !has_room || tree_bytes <= 2 * live + core.options.reclaim_slack_bytes {
@@ -85,7 +93,7 @@ impl Reclaim {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn go_on(&mut self, core: &mut Core, scanned: bool) -> Result<(), Error> {
-        match std::mem::take(self) {
+        match std::mem::replace(self, Self::Idle) {
             Self::Between(rewrite, _) if rewrite.is_complete() && !scanned => {
                 *self = Self::Waiting(core.now + REWRITE_EVERY);
                 switch(core, *rewrite)

@@ -142,6 +142,9 @@ pub(crate) fn stage(
         counters.totals.add(after.header);
         *counters.live_bytes += bytes(after);
     }
+    if after.is_some() {
+        layers.gap.end_at(&key);
+    }
     staged.work += KEY_WORK + before.map_or(0, |before| before.meta.bytes);
     seen.insert(key.clone(), after);
     layers.active.set(key, stored, before.map_or(0, |before| before.header.chunks()));

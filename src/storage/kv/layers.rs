@@ -29,7 +29,7 @@ use bytes::Bytes;
 use super::memtable::{FrozenMemtable, Memtable, Slot, StoredItem, StoredMeta};
 use super::merged_scan::{self, MemoryPage};
 use super::{chunks, item_codec};
-use crate::model::{Item, List, Page};
+use crate::model::{CommandResult, Item, List, Page, after, after_prefix};
 use crate::plant::{self, Plant};
 use crate::storage::layout::Kind;
 use crate::storage::{Batch, Change, Db, Error, Pair};
@@ -53,10 +53,63 @@ pub(crate) struct Layers {
     pub(crate) frozen: Option<Arc<FrozenMemtable>>,
     /// The database below.
     pub(crate) tree: Arc<dyn Db>,
+    /// A range without a key, which scans skip: the last one that removals by prefix have left. Its keys are tombstones, and without it
+    /// each removal would pass over those of all before it.
+    pub(crate) gap: Gap,
     /// What all of it is the state of.
     pub(crate) at: ReadPoint,
     /// The number of freezes and of changes of the tree's database.
     pub(crate) epoch: u64,
+}
+
+/// A range of keys, from its start to before its end, in which no key is.
+#[derive(Debug, Default)]
+pub(crate) struct Gap {
+    from: Vec<u8>,
+    to: Vec<u8>,
+}
+
+impl Gap {
+    /// Takes in that the range has no key; it is joined to the present gap where they touch.
+    pub(crate) fn add(&mut self, from: &[u8], to: Vec<u8>) {
+        let touches = *from <= self.to[..] && self.from <= to;
+        if !touches {
+            *self = Self { from: from.to_vec(), to };
+            return;
+        }
+        if *from < self.from[..] {
+            self.from = from.to_vec();
+        }
+        self.to = std::mem::take(&mut self.to).max(to);
+    }
+
+    /// Takes in a removal by prefix: no key is left from the prefix to the last one that it has removed, or to the end of the prefix.
+    pub(crate) fn add_removed(&mut self, prefix: &[u8], outcome: &CommandResult, last: Option<&Bytes>) {
+        let end = match outcome {
+            CommandResult::PrefixDeleted { more: false, .. } => after_prefix(prefix),
+            _ => None,
+        };
+        if let Some(end) = end.or_else(|| last.map(|last| after(last))) {
+            self.add(prefix, end);
+        }
+    }
+
+    /// Takes in that there is a key: the gap ends before it.
+    pub(crate) fn end_at(&mut self, key: &[u8]) {
+        if *key >= self.from[..] && *key < self.to[..] {
+            self.to = key.to_vec();
+        }
+    }
+
+    /// Returns where a scan from `from` begins.
+    pub(crate) fn skip_up<'a>(&'a self, from: &'a [u8]) -> &'a [u8] {
+        if *from >= self.from[..] && *from < self.to[..] { &self.to } else { from }
+    }
+
+    /// Returns before which key a descending scan from before `to` begins.
+    pub(crate) fn skip_down<'a>(&'a self, to: &'a [u8]) -> &'a [u8] {
+        if *to > self.from[..] && *to <= self.to[..] { &self.from } else { to }
+    }
 }
 
 impl Layers {
@@ -100,7 +153,7 @@ pub struct StateReader {
 impl StateReader {
     /// Wraps the layers over `tree`, which is the state at `at`.
     pub(crate) fn new(tree: Arc<dyn Db>, at: ReadPoint) -> Self {
-        let layers = Layers { active: Memtable::default(), frozen: None, tree, at, epoch: 0 };
+        let layers = Layers { active: Memtable::default(), frozen: None, tree, gap: Gap::default(), at, epoch: 0 };
         Self { layers: Arc::new(RwLock::new(layers)) }
     }
 
@@ -152,7 +205,7 @@ impl StateReader {
     /// [`Error`] for damage.
     pub fn list(&self, list: &List) -> Result<(Page, ReadPoint), Error> {
         loop {
-            if let Some(found) = self.end_list(self.begin_list(list), list)? {
+            if let Some(found) = self.end_list(self.begin_list(list))? {
                 return Ok(found);
             }
         }
@@ -188,7 +241,7 @@ impl StateReader {
     #[must_use]
     pub fn begin_list(&self, list: &List) -> BegunRead<MemoryPage> {
         let layers = self.read();
-        let memory = MemoryPage::collect(&layers, list);
+        let memory = MemoryPage::collect(&layers, list.clone());
         BegunRead { memory, tree: Some(layers.tree.clone()), epoch: layers.epoch, at: layers.at }
     }
 
@@ -196,10 +249,10 @@ impl StateReader {
     ///
     /// # Errors
     /// [`Error`] for damage.
-    pub fn end_list(&self, begun: BegunRead<MemoryPage>, list: &List) -> Result<Option<(Page, ReadPoint)>, Error> {
+    pub fn end_list(&self, begun: BegunRead<MemoryPage>) -> Result<Option<(Page, ReadPoint)>, Error> {
         let BegunRead { memory, tree, epoch, at } = begun;
         let Some(tree) = tree else { return Ok(None) };
-        self.in_epoch(epoch, merged_scan::page(memory, &*tree, list), |page| (page, at))
+        self.in_epoch(epoch, merged_scan::page(memory, &*tree), |page| (page, at))
     }
 
     /// Takes what was read from the tree only where no freeze came since the memtables were read. An error counts no more than a

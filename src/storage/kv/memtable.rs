@@ -82,6 +82,7 @@ pub(crate) struct Memtable {
     /// The member table, where it changed.
     pub(crate) members: Option<Record>,
     bytes: usize,
+    tombstones: usize,
 }
 
 /// A range over keys, either way.
@@ -91,6 +92,11 @@ impl Memtable {
     /// Returns about its bytes of memory.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Returns the number of keys that are removed.
+    pub(crate) fn tombstones(&self) -> usize {
+        self.tombstones
     }
 
     /// Returns the slot of `key`; None where this memtable says nothing of it.
@@ -111,10 +117,12 @@ impl Memtable {
     /// Sets a key, or removes it with None; `chunks_below` is the number of chunks that its value has in the layers below.
     pub(crate) fn set(&mut self, key: Bytes, stored: Option<StoredItem>, chunks_below: usize) {
         let size = |stored: &Option<StoredItem>| stored.as_ref().map_or(0, |stored| stored.item.size());
+        self.tombstones += usize::from(stored.is_none());
         match self.items.get_mut(&key) {
             // What lies below stays as it is, whatever is put here.
             Some(slot) => {
                 self.bytes = self.bytes + size(&stored) - size(&slot.stored);
+                self.tombstones -= usize::from(slot.stored.is_none());
                 slot.stored = stored;
             }
             None => {

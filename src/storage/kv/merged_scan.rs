@@ -32,6 +32,10 @@ const PAGE_BYTES: usize = 1 << 20;
 /// # Errors
 /// [`Error`] for damage.
 pub(crate) fn next(layers: &Layers, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, StoredMeta)>, Error> {
+    let from = layers.gap.skip_up(from);
+    if to.is_some_and(|to| to <= from) {
+        return Ok(None);
+    }
     let memory = slots(layers, bounds(from, to), false).map(|(key, slot)| (key.clone(), slot.stored.clone()));
     let tree = KeyScan::new(&*layers.tree, from.to_vec(), to.map(<[u8]>::to_vec), 1);
     let mut merged = Merged { db: &*layers.tree, memory: memory.peekable(), tree, head: None, reverse: false };
@@ -40,15 +44,22 @@ pub(crate) fn next(layers: &Layers, from: &[u8], to: Option<&[u8]>) -> Result<Op
 
 /// The part of a page that is in the memtables: what they hold of the range, up to as many items as the page may have.
 pub struct MemoryPage {
+    /// What is asked for, without a gap at its beginning.
+    list: List,
     slots: VecDeque<(Bytes, Option<StoredItem>)>,
 }
 
 impl MemoryPage {
     /// Collects it. The lock of the layers is held meanwhile, so nothing is decoded or read from the disk here.
-    pub(crate) fn collect(layers: &Layers, list: &List) -> Self {
+    pub(crate) fn collect(layers: &Layers, mut list: List) -> Self {
         let mut collected = VecDeque::new();
+        if list.reverse {
+            list.end = list.end.map(|end| layers.gap.skip_down(&end).to_vec());
+        } else {
+            list.start = layers.gap.skip_up(&list.start).to_vec();
+        }
         if list.end.as_ref().is_some_and(|end| *end <= list.start) {
-            return Self { slots: collected };
+            return Self { list, slots: collected };
         }
         // One item more than the page has shows whether there are more. Tombstones do not count: each may hide a key of the tree.
         let mut left = list.limit + 1;
@@ -59,15 +70,16 @@ impl MemoryPage {
                 break;
             }
         }
-        Self { slots: collected }
+        Self { list, slots: collected }
     }
 }
 
-/// Returns the page of `list`, of the memtables' part of it and the tree.
+/// Returns the page, of the memtables' part of it and the tree.
 ///
 /// # Errors
 /// [`Error`] for damage.
-pub(crate) fn page(memory: MemoryPage, tree: &dyn Db, list: &List) -> Result<Page, Error> {
+pub(crate) fn page(memory: MemoryPage, tree: &dyn Db) -> Result<Page, Error> {
+    let MemoryPage { list, slots } = memory;
     let mut page = Page::default();
     if list.end.as_ref().is_some_and(|end| *end <= list.start) {
         return Ok(page);
@@ -76,7 +88,7 @@ pub(crate) fn page(memory: MemoryPage, tree: &dyn Db, list: &List) -> Result<Pag
     // there.
     let scan = KeyScan::new(tree, list.start.clone(), list.end.clone(), READ_AHEAD);
     let mut merged =
-        Merged { db: tree, memory: memory.slots.into_iter().peekable(), tree: scan, head: None, reverse: list.reverse };
+        Merged { db: tree, memory: slots.into_iter().peekable(), tree: scan, head: None, reverse: list.reverse };
     let mut bytes = 0;
     while let Some(found) = merged.next()? {
         bytes += found.key().len() + if list.keys_only { 0 } else { found.value_bytes(tree)? };

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use raft::eraftpb::ConfState;
 
 use crate::model::{
-    ApplyPoint, Change, Command, CommandResult, DedupTable, Event, IdempotencyKey, Item, List, MemberChange, Members,
-    Page, Proposal, TokenName, Write, Written, codec, decide, decide_write,
+    ApplyPoint, Change, Command, CommandResult, DedupTable, Event, IdempotencyKey, Item, List, Members, Page, Proposal,
+    TokenName, Write, Written, codec, decide, decide_write,
 };
 
 use super::audit;
@@ -29,36 +29,10 @@ use super::flush::{EffectLine, FlushSignals};
 use super::layers::{ReadPoint, StateReader};
 use super::memtable::Record;
 use super::meta::{State, Unreadable};
+use super::operation::{Applied, Operation};
 use super::ttl_index;
 use crate::storage::layout::{Kind, STATE_VERSION};
 use crate::storage::{Batch, Db, Error};
-
-/// The operation of a committed entry.
-#[derive(Debug, Clone)]
-pub enum Operation {
-    /// No effect but the applied index.
-    Nothing,
-    /// A command with the leader's timestamp.
-    Command(Proposal),
-    /// A membership change, with the resulting configuration.
-    Membership {
-        /// The change of the member table; None if the entry carried nothing readable.
-        change: Option<MemberChange>,
-        /// The configuration from this index on.
-        conf_state: ConfState,
-    },
-}
-
-/// A committed entry to apply.
-#[derive(Debug, Clone)]
-pub struct Applied {
-    /// Its index; each batch continues where the last one ended.
-    pub index: u64,
-    /// Its term.
-    pub term: u64,
-    /// The operation.
-    pub operation: Operation,
-}
 
 /// The state machine of one incarnation.
 pub struct StateMachine {
@@ -377,6 +351,7 @@ impl StateMachine {
         at: ApplyPoint,
         staged: &mut Staged,
     ) -> Result<CommandResult, Error> {
+        let prefix = if let Command::DeletePrefix { prefix } = &command { Some(prefix.clone()) } else { None };
         let (outcome, changes) = {
             let layers = self.reader.read();
             let view = EntryView::new(&layers, &mut self.seen);
@@ -384,7 +359,7 @@ impl StateMachine {
             staged.work += view.work();
             decided
         };
-        if changes.is_empty() {
+        if changes.is_empty() && prefix.is_none() {
             return Ok(outcome);
         }
         // Events of one entry are numbered together: 41.1, 41.2.
@@ -404,6 +379,9 @@ impl StateMachine {
         let (totals, live_bytes) = (&mut self.state.totals, &mut self.live_bytes);
         let mut counters = Counters { totals, live_bytes, first_expiry: &mut self.first_expiry };
         let mut layers = self.reader.write();
+        if let Some(prefix) = prefix {
+            layers.gap.add_removed(&prefix, &outcome, keys.last().map(|(key, _)| key));
+        }
         keys.into_iter().try_for_each(|change| stage(&mut layers, &mut self.seen, &mut counters, staged, change))?;
         layers.at = ReadPoint { index: at.index, term: self.state.term, clock: at.clock };
         Ok(outcome)

@@ -66,7 +66,7 @@ pub fn go_on(world: &mut World, process: Process, mut read: Box<ReadUnderWay>) {
                 clients::read(world, read.operation, world.now, Ok(fetched));
             })
         }),
-        (Begun::Page(begun), Query::Page(list)) => state.end_list(begun, list).map(|found| {
+        (Begun::Page(begun), Query::Page(_)) => state.end_list(begun).map(|found| {
             found.map(|(page, at)| {
                 let listed = Listed { page, index: at.index, term, clock };
                 clients::listed(world, read.operation, world.now, Ok(listed));

@@ -27,6 +27,9 @@ use crate::storage::{Db, Error, SnapshotReader, SpoolBound, Spooler};
 /// and the redo record takes one.
 const FILE_BYTES_PER_BYTE: u64 = 3;
 
+/// The removed keys at which the active memtable is full: a scan passes over each of them, here and in the tree.
+const MAX_TOMBSTONES: usize = 20_000;
+
 impl StateMachine {
     /// Returns the applied index of the last flush that has ended: the tree is the state there, unless a flush is under way.
     #[must_use]
@@ -38,7 +41,8 @@ impl StateMachine {
     #[must_use]
     pub fn is_full(&self) -> bool {
         // The whole is four parts: one for what is frozen, one for its encoding, and two for what is applied meanwhile.
-        self.reader.read().active.bytes() >= self.memtable_bytes / 4
+        let active = &self.reader.read().active;
+        active.bytes() >= self.memtable_bytes / 4 || active.tombstones() >= MAX_TOMBSTONES
     }
 
     /// Whether nothing may be applied until the flush under way has ended.
