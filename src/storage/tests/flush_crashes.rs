@@ -278,3 +278,32 @@ fn a_flush_of_a_dropped_state_machine_ends_without_an_error() {
     *disk.db.changes_left.lock().unwrap() = Some(0);
     assert!(!flush.step().unwrap());
 }
+
+#[test]
+fn what_a_flush_removes_is_within_the_bounds_too() {
+    const VALUE: usize = 200_000;
+    let key = |number: u64| format!("{number:0500}");
+    let puts =
+        |first: u64, size: usize| (0..8).map(move |n| put(first + n, key(n).as_bytes(), vec![1; size])).collect();
+    let removals: [Vec<Applied>; 2] = [(0..8).map(|n| super::delete(10 + n, key(n).as_bytes())).collect(), puts(10, 1)];
+    for entries in removals {
+        let (disk, mut state_machine) = Disk::new();
+        state_machine.apply(puts(2, VALUE), usize::MAX).unwrap();
+        state_machine.flush().unwrap();
+        state_machine.apply(entries, usize::MAX).unwrap();
+        let (pending, memory) = (state_machine.pending_bytes(), state_machine.unflushed_bytes());
+        assert!(pending >= 8 * VALUE as u64, "the engine writes about what it removes: {pending}");
+        let mut flush = state_machine.freeze(None).unwrap();
+        flush.step().unwrap();
+        let record = disk.redo().unwrap().len();
+        assert!(record < memory, "the encoding of {record} bytes has the room of a memtable of {memory}");
+        // A put that replaces as much removes nothing.
+        state_machine.apply(puts(18, VALUE), usize::MAX).unwrap();
+        let before = state_machine.pending_bytes();
+        state_machine.apply(puts(26, VALUE), usize::MAX).unwrap();
+        assert_eq!(state_machine.pending_bytes(), before);
+        end(&mut state_machine, flush);
+        state_machine.flush().unwrap();
+        assert_eq!((state_machine.pending_bytes(), state_machine.unflushed_bytes()), (0, 0));
+    }
+}

@@ -179,7 +179,7 @@ impl Played {
 #[test]
 fn every_reader_sees_one_state_at_every_change_of_a_flush() {
     let mut flushes = 0;
-    for seed in 0..40 {
+    for seed in 0..30 {
         let mut rng = Rng(seed);
         let mut played = Played::new(seed);
         for _ in 0..30 {
@@ -201,7 +201,7 @@ fn every_reader_sees_one_state_at_every_change_of_a_flush() {
         assert_eq!((again.digest(), again.live_bytes()), (played.twin.digest(), played.twin.live_bytes()));
         assert_eq!(again.first_expiry(), played.twin.first_expiry());
     }
-    assert!(flushes > 80, "only {flushes} flushes have ended between batches");
+    assert!(flushes > 60, "only {flushes} flushes have ended between batches");
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn more_expiries_than_one_piece_of_the_tree_are_merged() {
     let mut index = 2;
     for layer in 0..3 {
         let entries: Vec<_> = match layer {
-            0 => (0..count).map(|number| put(index + number, number, 10 + number / 2)).collect(),
+            0 => (0..count).map(|number| put(index + number, number, 10 + number / 3)).collect(),
             1 => (0..count / 3).map(|number| put(index + number, number, 5 * count + number)).collect(),
             _ => {
                 let keys = state_machine.due(u64::MAX).unwrap();
@@ -250,9 +250,9 @@ fn more_expiries_than_one_piece_of_the_tree_are_merged() {
 
 #[test]
 fn a_full_memtable_is_frozen_and_nothing_is_applied_beyond_the_bound() {
-    let (_, mut state_machine) = fresh();
     const LIMIT: usize = 400_000;
     const VALUE: usize = 1_000;
+    let (_, mut state_machine) = fresh();
     state_machine.limit_memtables(LIMIT);
     let mut index = 2;
     let mut fill = |state_machine: &mut StateMachine, is_enough: &dyn Fn(&StateMachine) -> bool| {
