@@ -55,10 +55,11 @@ fn short_run<'a>(bytes: &mut FieldReader<'a>) -> Option<&'a [u8]> {
 
 /// A directory in memory with files alone: the place of a redo record.
 #[derive(Default)]
-struct Files(Mutex<BTreeMap<String, Vec<u8>>>);
+pub(crate) struct Files(Mutex<BTreeMap<String, Vec<u8>>>);
 
 impl Files {
-    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+    /// Locks the files, by name.
+    pub(crate) fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,7 +102,12 @@ impl Engine for Files {
 
 /// Returns the place of a redo record in memory.
 pub(crate) fn redo_file() -> RedoFile {
-    RedoFile::new(Arc::new(Files::default()), "redo-1".into())
+    redo_in(Arc::default())
+}
+
+/// Returns the place of a redo record, `redo-1`, in these files.
+pub(crate) fn redo_in(files: Arc<Files>) -> RedoFile {
+    RedoFile::new(files, "redo-1".into())
 }
 
 impl Db for Memory {

@@ -14,6 +14,7 @@
 //! See also: [`super::layers`] (active, frozen and tree together), [`super::flush`] (the way to the tree).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -25,6 +26,9 @@ use crate::model::{Item, KeyMeta};
 
 /// The memory of a slot besides key and item: its place in the map, the allocation of the item, the allocator's rounding.
 const SLOT_BYTES: usize = 256;
+
+/// The bytes of the removal of one chunk in the encoding of a flush, besides the key.
+const REMOVAL_BYTES: usize = 16;
 
 /// An item with the header that it has on disk.
 #[derive(Debug, Clone)]
@@ -60,6 +64,19 @@ pub(crate) struct Slot {
     pub(crate) chunks_below: usize,
 }
 
+impl Slot {
+    /// Returns the number of chunks that the flush removes from the tree.
+    fn removed_chunks(&self) -> usize {
+        self.chunks_below.saturating_sub(self.stored.as_ref().map_or(0, |stored| stored.header.chunks()))
+    }
+
+    /// Returns about its bytes, in memory or encoded, under a key of this length.
+    fn bytes(&self, key_bytes: usize) -> usize {
+        let item = self.stored.as_ref().map_or(0, |stored| stored.item.size());
+        item + self.removed_chunks() * (key_bytes + REMOVAL_BYTES)
+    }
+}
+
 /// A record of one value in the memtable: bytes and version, None for a removal.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -83,13 +100,14 @@ pub(crate) struct Memtable {
     pub(crate) members: Option<Record>,
     bytes: usize,
     tombstones: usize,
+    removed_chunks: usize,
 }
 
 /// A range over keys, either way.
 pub(crate) type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 impl Memtable {
-    /// Returns about its bytes of memory.
+    /// Returns about its bytes of memory, or of its encoding.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -97,6 +115,11 @@ impl Memtable {
     /// Returns the number of keys that are removed.
     pub(crate) fn tombstones(&self) -> usize {
         self.tombstones
+    }
+
+    /// Returns the number of chunks of values that its flush removes from the tree.
+    pub(crate) fn removed_chunks(&self) -> usize {
+        self.removed_chunks
     }
 
     /// Returns the slot of `key`; None where this memtable says nothing of it.
@@ -116,20 +139,25 @@ impl Memtable {
 
     /// Sets a key, or removes it with None; `chunks_below` is the number of chunks that its value has in the layers below.
     pub(crate) fn set(&mut self, key: Bytes, stored: Option<StoredItem>, chunks_below: usize) {
-        let size = |stored: &Option<StoredItem>| stored.as_ref().map_or(0, |stored| stored.item.size());
+        let length = key.len();
         self.tombstones += usize::from(stored.is_none());
-        match self.items.get_mut(&key) {
+        let slot = match self.items.entry(key) {
             // What lies below stays as it is, whatever is put here.
-            Some(slot) => {
-                self.bytes = self.bytes + size(&stored) - size(&slot.stored);
+            Entry::Occupied(entry) => {
+                let slot = entry.into_mut();
+                self.bytes -= slot.bytes(length);
+                self.removed_chunks -= slot.removed_chunks();
                 self.tombstones -= usize::from(slot.stored.is_none());
                 slot.stored = stored;
+                slot
             }
-            None => {
-                self.bytes += key.len() + SLOT_BYTES + size(&stored);
-                self.items.insert(key, Slot { stored, chunks_below });
+            Entry::Vacant(entry) => {
+                self.bytes += length + SLOT_BYTES;
+                entry.insert(Slot { stored, chunks_below })
             }
-        }
+        };
+        self.bytes += slot.bytes(length);
+        self.removed_chunks += slot.removed_chunks();
     }
 
     /// Sets a record of the TTL index; None removes it.

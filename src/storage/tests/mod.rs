@@ -5,9 +5,13 @@
 
 mod damage;
 mod data_dir;
+mod flush_crashes;
+mod flushes;
+mod halved_reads;
 mod join_crashes;
 mod journal;
 mod multi_key;
+mod rewrites;
 mod sled_engine;
 mod snapshot;
 mod state_machine;
@@ -21,7 +25,7 @@ use super::{
     Spooled, Spooler, StateMachine,
 };
 use crate::model::Command;
-pub(super) use crate::storage::fuzz::redo_file;
+pub(super) use crate::storage::fuzz::{redo_file, redo_in};
 
 /// What a database in memory holds.
 pub(super) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -32,6 +36,10 @@ pub(super) struct Memory {
     pub(super) pairs: Mutex<Pairs>,
     /// A snapshot that is read one scan further before and after each change that a batch brings.
     pub(super) snapshot: Mutex<Option<SteppedSnapshot>>,
+    /// Called before and after each change that a batch brings.
+    pub(super) between: Mutex<Option<Box<dyn FnMut() + Send>>>,
+    /// The changes that it takes before every write fails; None for all.
+    pub(super) changes_left: Mutex<Option<u64>>,
 }
 
 /// A running snapshot, one step at a time.
@@ -72,7 +80,20 @@ pub(super) fn spool_rest(spooler: &mut Spooler) -> Result<(), Error> {
 }
 
 impl Memory {
+    /// Returns a database that holds these pairs.
+    pub(super) fn of(pairs: Pairs) -> Arc<Self> {
+        Arc::new(Self { pairs: pairs.into(), ..Self::default() })
+    }
+
+    /// Returns a copy of what it holds.
+    pub(super) fn copied(&self) -> Pairs {
+        self.pairs.lock().unwrap().clone()
+    }
+
     fn chunk(&self) {
+        if let Some(between) = self.between.lock().unwrap().as_mut() {
+            between();
+        }
         if let Some(snapshot) = self.snapshot.lock().unwrap().as_mut() {
             snapshot.step().unwrap();
         }
@@ -92,6 +113,9 @@ impl Db for Memory {
     fn write(&self, batch: Batch) -> Result<(), Error> {
         self.chunk();
         for (key, value) in batch.changes {
+            if let Some(left) = self.changes_left.lock().unwrap().as_mut() {
+                *left = left.checked_sub(1).ok_or_else(|| Error::damaged(self, "the process has ended"))?;
+            }
             // Key by key, as sled does: a reader sees a batch half done.
             let mut pairs = self.pairs.lock().unwrap();
             match value {

@@ -12,17 +12,17 @@ use crate::model::{
 use crate::storage::layout::CHUNK_BYTES;
 use crate::storage::{Applied, Operation, StateMachine};
 
-fn key(rng: &mut Rng) -> Vec<u8> {
+pub(super) fn key(rng: &mut Rng) -> Vec<u8> {
     let parts = bytes(rng, 4).into_iter().map(|byte| ["\0", "a", "\u{10FFFF}"][usize::from(byte)]);
     parts.collect::<String>().into_bytes()
 }
 
 /// Some keys expire, at one of few times.
-fn ttl(rng: &mut Rng) -> Option<Ttl> {
+pub(super) fn ttl(rng: &mut Rng) -> Option<Ttl> {
     (rng.below(2) == 0).then(|| Ttl(1 + u32::try_from(rng.below(3)).unwrap()))
 }
 
-fn command(rng: &mut Rng) -> Command {
+pub(super) fn command(rng: &mut Rng) -> Command {
     let operation = |rng: &mut Rng| {
         let key = key(rng).into();
         match rng.below(3) {
@@ -57,7 +57,7 @@ fn command(rng: &mut Rng) -> Command {
 }
 
 /// Some have one of few names, and are now and then what had that name before.
-fn write(rng: &mut Rng) -> Write {
+pub(super) fn write(rng: &mut Rng) -> Write {
     let idempotency_key = (rng.below(3) == 0).then(|| {
         let key = rng.below(6).to_string().into();
         IdempotencyKey { key, fingerprint: u128::from(rng.below(2)) }

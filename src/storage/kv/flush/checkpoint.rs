@@ -19,12 +19,12 @@ use crate::storage::incoming_generations::ReservedGeneration;
 use crate::storage::kv::chunks::Header;
 use crate::storage::kv::memtable::FrozenMemtable;
 use crate::storage::kv::state_machine::StateMachine;
-use crate::storage::layout::Kind;
+use crate::storage::layout::{CHUNK_BYTES, Kind};
 use crate::storage::snapshot::send_spool::{EffectSender, Spool};
 use crate::storage::{Db, Error, SnapshotReader, SpoolBound, Spooler};
 
-/// The file bytes per byte of a memtable that a flush takes: puts of 1 MB took 1.8 in the tree (deletes 0.3 to 1.1 of the removed bytes),
-/// and the redo record takes one.
+/// The file bytes per byte of a memtable that a flush takes: puts of 1 MB took 1.8 in the tree, and the redo record takes one. Deletes took
+/// 0.3 to 1.1 of the removed bytes, so each removed chunk counts once, too.
 const FILE_BYTES_PER_BYTE: u64 = 3;
 
 /// The removed keys at which the active memtable is full: a scan passes over each of them, here and in the tree.
@@ -135,7 +135,12 @@ impl StateMachine {
     /// Estimates the disk space that the applied entries still take until they are flushed and synced.
     #[must_use]
     pub fn pending_bytes(&self) -> u64 {
-        FILE_BYTES_PER_BYTE * self.unflushed_bytes() as u64
+        let removed = {
+            let layers = self.reader.read();
+            let frozen = layers.frozen.as_ref().map_or(0, |frozen| frozen.table.removed_chunks());
+            layers.active.removed_chunks() + frozen
+        };
+        FILE_BYTES_PER_BYTE * self.unflushed_bytes() as u64 + (removed * CHUNK_BYTES) as u64
     }
 
     /// Starts a snapshot; at most one at a time, an earlier one is aborted. What is flushed meanwhile goes through `scratch`.

@@ -172,3 +172,99 @@ impl RedoRecord {
         Some((!piece.is_empty()).then_some(piece))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::fuzz::{Files, redo_in};
+    use crate::storage::layout::chunk_key;
+    use crate::storage::tests::Memory;
+
+    const GOLDEN: &[u8] = b"\x01\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0\
+        \x01\x06\0\0\0\x10k\0\x01\0\0\x01\0\0\0v\
+        \0\x06\0\0\0\x10l\0\x01\0\x01\0\0\0\0\
+        \x4f\x62\x62\x7d";
+
+    fn sealed(from: u64, to: u64, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> RedoRecord {
+        let mut record = RedoRecord::new(from, to, 0);
+        record.push(&mut Batch { changes });
+        record.seal();
+        record
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let changes =
+            vec![(chunk_key(Kind::Data, b"k", 0), Some(b"v".to_vec())), (chunk_key(Kind::Data, b"l", 1), None)];
+        let record = sealed(0x0102, 0x0304, changes.clone());
+        assert_eq!(record.bytes, GOLDEN);
+        let read = RedoRecord::decode(GOLDEN.to_vec()).unwrap();
+        assert_eq!((read.from, read.to), (0x0102, 0x0304));
+        let mut at = read.start();
+        let piece = read.next_changes(&mut at).unwrap().unwrap();
+        let piece: Vec<_> = piece.into_iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect();
+        assert_eq!(piece, changes);
+        assert_eq!(read.next_changes(&mut at), Some(None), "the checksum is no change");
+    }
+
+    #[test]
+    fn pieces_are_bounded_and_hold_every_change_once() {
+        let changes = |count: u64, size: usize| {
+            let key = |number: u64| chunk_key(Kind::Data, &number.to_be_bytes().map(|byte| byte & 0x7F), 0);
+            (0..count).map(|number| (key(number), Some(vec![7; size]))).collect::<Vec<_>>()
+        };
+        for (count, size, pieces) in [(0, 0, 0), (1, 9, 1), (128, 9, 1), (129, 9, 2), (300, 9, 3), (100, 4_000, 4)] {
+            let changes = changes(count, size);
+            let record = sealed(1, 2, changes.clone());
+            let (mut at, mut found, mut sizes) = (record.start(), Vec::new(), Vec::new());
+            while let Some(piece) = record.next_changes(&mut at).unwrap() {
+                sizes.push(piece.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum::<usize>());
+                assert!(piece.len() <= PIECE.0);
+                found.extend(piece.into_iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))));
+            }
+            assert_eq!((found, sizes.len()), (changes, pieces));
+            assert!(sizes.iter().all(|size| *size < PIECE.1 + CHUNK_BYTES), "{sizes:?}");
+        }
+    }
+
+    /// Encodes a record of these raw changes, with a correct checksum.
+    fn raw(changes: &[u8]) -> Vec<u8> {
+        let mut record = RedoRecord::new(1, 2, 0);
+        record.bytes.extend_from_slice(changes);
+        record.seal();
+        record.bytes
+    }
+
+    #[test]
+    fn changes_that_huskv_does_not_write_are_refused_behind_a_correct_checksum() {
+        let change = |tag: u8, key: &[u8], value: &[u8]| {
+            let mut bytes = vec![tag];
+            push_prefixed(&mut bytes, key);
+            push_prefixed(&mut bytes, value);
+            bytes
+        };
+        let key = chunk_key(Kind::Data, b"k", 0);
+        let complete = change(1, &key, b"v");
+        let malformed = [
+            change(2, &key, b"v"),
+            change(0, &key, b"v"),
+            change(1, &key, &[7; CHUNK_BYTES + 1]),
+            change(1, b"", b"v"),
+            change(1, b"\x7fk", b"v"),
+            change(1, &chunk_key(Kind::Data, b"\xff", 0), b"v"),
+            complete[..complete.len() - 1].to_vec(),
+            vec![1],
+        ];
+        for changes in malformed {
+            let db = Memory::default();
+            let mut batch = Batch::default();
+            chunks::put(&mut batch, Kind::State, b"", 1, &State { index: 1, ..State::default() }.encode(), 0);
+            db.write(batch).unwrap();
+            let (before, files) = (db.copied(), Arc::new(Files::default()));
+            files.files().insert("redo-1".into(), raw(&changes));
+            let recovered = redo_in(files.clone()).recover(&db);
+            assert!(matches!(&recovered, Err(Error::Damaged { what, .. }) if what == "redo-1"), "{changes:?}");
+            assert!(db.copied() == before && files.files().len() == 1);
+        }
+    }
+}
