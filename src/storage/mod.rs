@@ -41,7 +41,7 @@ pub use identity::{Identity, PreviousIncarnation, peek};
 pub use journal::Journal;
 pub use kv::flush::Flush;
 pub use kv::flush::rewrite::{Rewrite, Sliced};
-pub use kv::layers::{BegunRead, KeyInMemory, ReadPoint, StateReader};
+pub use kv::layers::{BegunRead, KeyAt, KeyInMemory, ReadPoint, StateReader};
 pub use kv::merged_scan::MemoryPage;
 pub use kv::operation::{Applied, Operation};
 pub use kv::state_machine::StateMachine;

@@ -191,7 +191,7 @@ impl StateReader {
     ///
     /// # Errors
     /// [`Error`] for damage.
-    pub fn get(&self, key: &[u8]) -> Result<(Option<Arc<Item>>, ReadPoint), Error> {
+    pub fn get(&self, key: &[u8]) -> Result<KeyAt, Error> {
         loop {
             if let Some(found) = self.end_get(self.begin_get(key), key)? {
                 return Ok(found);
@@ -224,11 +224,7 @@ impl StateReader {
     ///
     /// # Errors
     /// [`Error`] for damage.
-    pub fn end_get(
-        &self,
-        begun: BegunRead<KeyInMemory>,
-        key: &[u8],
-    ) -> Result<Option<(Option<Arc<Item>>, ReadPoint)>, Error> {
+    pub fn end_get(&self, begun: BegunRead<KeyInMemory>, key: &[u8]) -> Result<Option<KeyAt>, Error> {
         let BegunRead { memory, tree, epoch, at } = begun;
         match (memory, tree) {
             (Some(found), _) => Ok(Some((found, at))),
@@ -265,6 +261,9 @@ impl StateReader {
         }
     }
 }
+
+/// The item of a key, None for a missing one, and the state that it was read in.
+pub type KeyAt = (Option<Arc<Item>>, ReadPoint);
 
 /// What the memtables say of a key; None where they have no slot for it.
 pub type KeyInMemory = Option<Option<Arc<Item>>>;

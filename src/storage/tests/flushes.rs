@@ -90,7 +90,7 @@ impl Played {
         let (reader, seen) = (state_machine.reader().clone(), model.clone());
         *db.between.lock().unwrap() = Some(Box::new(move || seen.lock().unwrap().compare(&reader)));
         // Model and dedup table know time 0 alone, so half of the seeds have the one and half the other.
-        let (flush, is_timed) = (None, seed % 2 == 0);
+        let (flush, is_timed) = (None, seed.is_multiple_of(2));
         Self { db, state_machine, flush, frozen_digest: 0, flushes: 0, model, twin_db, twin, clock: 0, is_timed }
     }
 

@@ -35,11 +35,8 @@ fn it_is_exact_over_random_interleavings_with_a_writer() {
             let (sender, scanned) = std::sync::mpsc::channel();
             let reading = scope.spawn(|| receive(Vec::new(), reader));
             scope.spawn(move || {
-                loop {
-                    match spooler.wait().unwrap() {
-                        Spooled::Scanned => sender.send(()).unwrap(),
-                        Spooled::Complete => break,
-                    }
+                while spooler.wait().unwrap() == Spooled::Scanned {
+                    sender.send(()).unwrap();
                 }
             });
             let mut rounds = 0;

@@ -48,9 +48,7 @@ impl World {
         node.outbox = SimOutbox::new(self.clock.clone(), node.engine.clone());
         (node.finished_spooler, node.offered_by) = (None, None);
         node.peer_space.clear();
-        node.paused_until = 0;
-        node.checked_log = 0;
-        node.turn_ms = turn_ms;
+        (node.paused_until, node.checked_log, node.turn_ms) = (0, 0, turn_ms);
         node.next_turn = (0, false);
         let options = Options {
             tick_ms: TICK,
