@@ -46,6 +46,11 @@ impl ReservedGeneration {
         Self { engine, all, this, keep_folder: false }
     }
 
+    /// Returns raft id and generation number.
+    pub(crate) fn id(&self) -> (u64, u64) {
+        (self.this.raft_id, self.this.generation)
+    }
+
     /// Returns the generation number.
     pub(crate) fn generation(&self) -> u64 {
         self.this.generation

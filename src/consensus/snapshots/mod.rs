@@ -50,6 +50,9 @@ const PAUSES: (Millis, Millis) = (1000, 60_000);
 /// How long what is applied may wait for a flush: removed data is given back only once it has left the tree.
 const FLUSH_AFTER: Millis = 30_000;
 
+/// The space that a flush of some size may take beyond its estimate: segments that the engine begins.
+const FLUSH_MARGIN: u64 = 8 << 20;
+
 /// The shortest interval between two checkpoints that are taken only to measure the disk space.
 const MEASURES_EVERY: Millis = 1000;
 
@@ -228,12 +231,16 @@ impl Snapshots {
         shows
     }
 
-    /// Whether a checkpoint has to wait until the disk is above its floor; requested ones are refused then.
+    /// Whether a checkpoint has to wait until the disk is above its floor, and has room for the flush; requested ones are refused then.
     fn waits_for_space(&mut self, core: &Core, wanted: bool) -> bool {
-        let space = core.free_space().filter(|space| wanted && space.is_below_floor());
+        // A flush that finds no space ends the node; unflushed, the journal still has everything.
+        let pending = core.state_machine.pending_bytes();
+        let flush = if pending > FLUSH_MARGIN { pending + FLUSH_MARGIN } else { 0 };
+        let least = |space: DiskSpace| space.floor_bytes().max(flush);
+        let space = core.free_space().filter(|space| wanted && space.free_bytes < least(*space));
         let waited = std::mem::replace(&mut self.waits_for_space, space.is_some());
         let Some(space) = space else { return false };
-        let (free, floor) = (mib(space.free_bytes), mib(space.floor_bytes()));
+        let (free, floor) = (mib(space.free_bytes), mib(least(space)));
         if !waited {
             warn!(core.log, "a checkpoint waits: the disk is almost full"; "free" => &free, "floor" => &floor);
         }

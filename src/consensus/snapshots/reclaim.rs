@@ -37,8 +37,8 @@ pub(crate) enum Reclaim {
     Waiting(Millis),
     /// Between two slices; the earliest time for the next one.
     Between(Box<Rewrite>, Millis),
-    /// A slice is copied on another thread: its generation, and when it began.
-    Slicing(u64, Millis),
+    /// A slice is copied on another thread: the raft id and the generation, and when it began.
+    Slicing((u64, u64), Millis),
 }
 
 impl Default for Reclaim {
@@ -82,7 +82,7 @@ impl Reclaim {
             return Ok(());
         }
         let rewrite = Box::new(core.data_dir.rewrite(&core.state_machine)?);
-        info!(core.log, "the tree is rewritten to give space back"; "bytes" => tree_bytes, "live" => live, "generation" => rewrite.generation());
+        info!(core.log, "the tree is rewritten to give space back"; "bytes" => tree_bytes, "live" => live, "generation" => rewrite.id().1);
         *self = Self::Between(rewrite, core.now);
         Ok(())
     }
@@ -99,7 +99,7 @@ impl Reclaim {
                 switch(core, *rewrite)
             }
             Self::Between(rewrite, not_before) if !rewrite.is_complete() && core.now >= not_before => {
-                *self = Self::Slicing(rewrite.generation(), core.now);
+                *self = Self::Slicing(rewrite.id(), core.now);
                 core.background.slice(rewrite, SLICE_BYTES);
                 Ok(())
             }
@@ -122,7 +122,7 @@ impl Reclaim {
     ) -> Result<(), Error> {
         let (sliced, Some(rewrite)) = (result?, rewrite) else { return Ok(()) };
         let began = match self {
-            Self::Slicing(generation, began) if *generation == rewrite.generation() => *began,
+            Self::Slicing(id, began) if *id == rewrite.id() => *began,
             // Of a state that is no longer in use.
             _ => {
                 core.discard(rewrite);

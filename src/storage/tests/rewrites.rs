@@ -190,7 +190,7 @@ fn a_dropped_rewrite_leaves_nothing_and_a_reserved_one_is_no_garbage() {
     incarnation.state_machine.flush().unwrap();
     let mut rewrite = data_dir.rewrite(&incarnation.state_machine).unwrap();
     let folder = dir.path().join(layout::state_machine(data_dir.identity().raft_id, 2));
-    assert!(rewrite.generation() == 2 && !folder.exists());
+    assert!(rewrite.id().1 == 2 && !folder.exists());
     assert_eq!(rewrite.slice(1).unwrap(), Sliced::More);
     assert!(folder.exists() && data_dir.garbage(1).unwrap().is_empty());
     apply(&mut incarnation, 10);
@@ -198,7 +198,7 @@ fn a_dropped_rewrite_leaves_nothing_and_a_reserved_one_is_no_garbage() {
     drop(rewrite);
     assert!(!folder.exists());
     assert!(data_dir.garbage(1).unwrap().is_empty());
-    assert_eq!(data_dir.rewrite(&incarnation.state_machine).unwrap().generation(), 3, "no number is used twice");
+    assert_eq!(data_dir.rewrite(&incarnation.state_machine).unwrap().id().1, 3, "no number is used twice");
 }
 
 #[test]

@@ -92,10 +92,10 @@ impl Rewrite {
         Self { source, target: None, cursor: Some(Kind::FIRST.to_vec()), cache_bytes, reserved }
     }
 
-    /// Returns the generation that it writes.
+    /// Returns the raft id and the generation that it writes.
     #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.reserved.generation()
+    pub fn id(&self) -> (u64, u64) {
+        self.reserved.id()
     }
 
     /// Whether everything is copied.
