@@ -218,8 +218,13 @@ fn a_node_whose_disk_hangs_is_live_and_answers_pending_requests_before_it_stops(
     let before = Request::new("GET", "/store/before?timeout=60s").open(&node.http).expect("a connection");
     is_not_ready(&node, "stalled");
     let queued = put("queued");
-    for path in ["/store/before?timeout=60s", "/store?keys&timeout=60s", "/store/before?consistency=stale&timeout=60s"]
-    {
+    // What this node has applied is read without its loop.
+    node.get("/store/before?consistency=stale&timeout=60s").expect(200, "a stale read");
+    for path in [
+        "/store/before?timeout=60s",
+        "/store?keys&timeout=60s",
+        "/store/before?consistency=stale&max_stale=1s&timeout=60s",
+    ] {
         let read = node.request(Request::new("GET", path).within(secs(5))).problem(503, path);
         read.code("stalled", path);
     }
