@@ -66,8 +66,8 @@ pub fn the_leader_dies() -> Result<(), Failed> {
         let (mut world, raft_id) = two_standalone_nodes(seed)?;
         join(&mut world, 1, 10_000);
         until(&mut world, 5_000, "it accepts the offer", |world| world.nodes[1].table.cluster_id == world.cluster)?;
-        // The leader dies up to 15 events later, so the seeds cover each step of the join.
-        for _ in 0..seed % 16 {
+        // The leader dies up to 47 events later, so the seeds cover each step of the join, the flush of the snapshot too.
+        for _ in 0..seed % 48 {
             let soon = world.now + 1_000;
             world.step(soon);
         }
