@@ -9,7 +9,7 @@
 //! 2. A read is linearizable on any node unless the caller asks for `stale`.
 //! 3. A membership change cannot lose the quorum by accident, cannot destroy a node's own data without `force`, and
 //!    never deposes a healthy leader.
-//! 4. No manual upkeep: no defragmentation, no alarm to disarm. A directory takes at most 3 times the data plus 256 MB at rest;
+//! 4. No manual upkeep: no defragmentation, no alarm to disarm. The space of old values is given back;
 //!    what would fill a disk is refused before it does.
 //! 5. A node that cannot keep these promises (disk error, corrupted file, impossible log) stops with a clear message and
 //!    a non-zero exit code.
