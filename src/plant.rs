@@ -38,6 +38,8 @@ pub enum Plant {
     RewriteUnrecorded,
     /// A read of the tree is answered though a freeze came between it and the read of the memtables.
     EpochUnchecked,
+    /// A change of a key does not reach the cache of metadata.
+    MetaCacheStale,
     /// A snapshot lacks the effects that are applied during its scan.
     SnapshotWithoutEffects,
     /// The commit index is not raised when a snapshot is installed, nor at the next start.
@@ -93,7 +95,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every bug, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 37] = [
+    pub const NAMES: [(&'static str, Self); 38] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -106,6 +108,7 @@ impl Plant {
         ("rewrite-without-flushes", Self::RewriteWithoutFlushes),
         ("rewrite-unsynced", Self::RewriteUnsynced),
         ("rewrite-unrecorded", Self::RewriteUnrecorded),
+        ("meta-cache-stale", Self::MetaCacheStale),
         ("snapshot-without-effects", Self::SnapshotWithoutEffects),
         ("commit-not-raised", Self::CommitNotRaised),
         ("raft-id-reused", Self::RaftIdReused),

@@ -184,7 +184,7 @@ pub static KEYS: &[Key] = &[
         "0",
         (0, MIB),
         |c, v| c.storage.cache_mb = v,
-        "Memory of the tree's cache in MiB; 0: an eighth of limits.memory_mb, at most 256",
+        "Memory of the caches in MiB, of the tree and of the keys' metadata; 0: an eighth of limits.memory_mb, at most 256",
     ),
     number(
         "storage.memtable_mb",

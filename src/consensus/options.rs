@@ -4,6 +4,7 @@
 
 use crate::changefeed::FeedLimits;
 use crate::model::Limits;
+use crate::storage::StateMachine;
 
 /// The options of the loop.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Options {
     pub reclaim_slack_bytes: u64,
     /// The maximum memory of the memtables and the encoding of a flush.
     pub memtable_bytes: usize,
+    /// The memory of the cache of keys' metadata.
+    pub meta_cache_bytes: usize,
     /// The maximum bytes of the last log entries in memory.
     pub entry_cache_bytes: usize,
     /// About the maximum bytes of entries in flight to one follower, unless a single entry is larger.
@@ -53,6 +56,14 @@ pub struct Options {
     pub forming: bool,
     /// How long a joining node waits for its cluster before it rolls back.
     pub join_wait_ms: u64,
-    /// A random number of this process: it makes the contexts of reads unique.
+    /// A random number of this process: it makes the contexts of reads unique, and keys the hash of the metadata cache.
     pub nonce: u64,
+}
+
+impl Options {
+    /// Sets the memory of a state machine that was opened or received.
+    pub(crate) fn limit_memory(&self, state_machine: &mut StateMachine) {
+        state_machine.limit_memtables(self.memtable_bytes);
+        state_machine.cache_metas(self.meta_cache_bytes, self.nonce);
+    }
 }

@@ -43,9 +43,6 @@ const INPUTS_PER_TURN: usize = 1024;
 /// The bytes of entries and commands after which a turn takes no further input.
 const BYTES_PER_TURN: usize = 8 << 20;
 
-/// The steps of a flush between two rests, each of about a hundred keys.
-const STEPS_PER_REST: usize = 8;
-
 /// The longest rest of a flush.
 const MAX_REST: Duration = Duration::from_millis(20);
 
@@ -176,11 +173,11 @@ fn drain_queue(driver: &mut Driver, queue: &mut mpsc::Receiver<Input>, clock: Cl
 /// machine, and apply waits for the flush in the end.
 fn paced(flush: &mut Flush) -> Result<(), Error> {
     loop {
+        // A step takes about half a millisecond. A scheduler may let a thread go on for its whole slice, which is several, before others
+        // that wait for the core; so the rests are many and short.
         let began = Instant::now();
-        for _ in 0..STEPS_PER_REST {
-            if !flush.step()? {
-                return Ok(());
-            }
+        if !flush.step()? {
+            return Ok(());
         }
         if !flush.is_urgent() {
             thread::sleep((began.elapsed() * 2).min(MAX_REST));

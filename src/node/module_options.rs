@@ -62,19 +62,24 @@ pub(super) fn open_options(config: &Config, ports: &Ports, memory: Memory) -> Op
         name: config.raft.node_id.clone(),
         raft_address: config.advertised_raft(ports.raft.port),
         http_address: config.advertised_http(ports.http.port),
-        cache_bytes: cache_bytes(config, memory),
+        cache_bytes: cache_bytes(config, memory) - meta_cache_bytes(config, memory),
         picked_http_port: ports.http.picked,
         picked_raft_port: ports.raft.picked,
         random: Box::new(|| getrandom::u64().expect("the start has drawn one, and a system does not lose the ability")),
     }
 }
 
-/// The size of the tree's cache in bytes.
+/// The memory of the caches in bytes: the tree's, and that of the metadata of keys.
 pub(super) fn cache_bytes(config: &Config, memory: Memory) -> u64 {
     match config.storage.cache_mb {
         0 => memory.cache(),
         megabytes => megabytes * MIB,
     }
+}
+
+/// The part of the caches that metadata take: an entry is 56 bytes and spares a write a page of the tree.
+fn meta_cache_bytes(config: &Config, memory: Memory) -> u64 {
+    cache_bytes(config, memory) / 4
 }
 
 /// How much larger than twice its data the tree may be on disk before it is rewritten: a small state is not rewritten for a little.
@@ -101,6 +106,7 @@ pub(super) fn consensus(config: &Config, bound: &Bound, nonce: u64, forming: boo
         snapshot_spool_bytes: config.snapshot.spool_mb * MIB,
         reclaim_slack_bytes: RECLAIM_SLACK_BYTES,
         memtable_bytes: memtable_bytes(config, bound.memory),
+        meta_cache_bytes: size(meta_cache_bytes(config, bound.memory)),
         entry_cache_bytes: bound.memory.entry_cache(),
         follower_bytes: bound.memory.send_queue(),
         apply_work: APPLY_WORK,

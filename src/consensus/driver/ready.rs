@@ -249,7 +249,7 @@ impl Driver {
         // is garbage. After it the new state is in use, and the next start does what is left of the steps below
         // (`DataDir::open`).
         let (generation, mut state_machine) = received.take();
-        state_machine.limit_memtables(self.core.options.memtable_bytes);
+        self.core.options.limit_memory(&mut state_machine);
         let log = self.core.raw.mut_store();
         log.journal.install(index, term, generation, &hard_state)?;
         log.hard_state = hard_state;

@@ -41,7 +41,7 @@ pub(crate) fn raw_node(
 ) -> Result<(RawNode<RaftStorage>, StateMachine), Error> {
     let Incarnation { mut journal, mut state_machine } = incarnation;
     journal.limit_entry_cache(options.entry_cache_bytes);
-    state_machine.limit_memtables(options.memtable_bytes);
+    options.limit_memory(&mut state_machine);
     let config = raft::Config {
         id: raft_id,
         election_tick: options.election_ticks,

@@ -37,6 +37,8 @@ pub struct Journal {
     /// Records and entry locations.
     pub(crate) index: Index,
     next_seq: u64,
+    /// The chunks written since the log was opened.
+    chunks_written: usize,
     /// A torn last record, whose chunks are removed before its number is written again.
     pub(crate) torn: Option<(u64, u32)>,
     /// The payload of the record read last.
@@ -53,6 +55,7 @@ impl Journal {
             checkpoint: (0, 0),
             index: Index::default(),
             next_seq: 1,
+            chunks_written: 0,
             torn: None,
             last_payload: Mutex::new(None),
         }
@@ -215,6 +218,11 @@ impl Journal {
         Ok(self.index.remove(count, index))
     }
 
+    /// Returns the number of chunks written since the log was opened.
+    pub fn chunks_written(&self) -> usize {
+        self.chunks_written
+    }
+
     /// Returns about the bytes of the entries after `index`.
     pub fn bytes_after(&self, index: u64) -> u64 {
         self.index.bytes_after(index)
@@ -255,6 +263,7 @@ impl Journal {
             self.db.put(&record_key(seq, chunks), chunk)?;
             chunks += 1;
         }
+        self.chunks_written += chunks as usize;
         self.index_record(seq, chunks, &meta, &offsets, entries.to_vec());
         Ok(())
     }

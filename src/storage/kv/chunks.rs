@@ -19,11 +19,13 @@ const HEADER_BYTES: usize = 1 + 8 + 4 + 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     /// The format of the value.
-    format: u8,
+    pub(super) format: u8,
     /// The raft index of the last change.
     pub(crate) version: u64,
-    length: u32,
-    checksum: u32,
+    /// The length of the value.
+    pub(super) length: u32,
+    /// The checksum over value, key and version.
+    pub(super) checksum: u32,
 }
 
 impl Header {

@@ -1,26 +1,23 @@
 //! The view that an entry is decided on, and the staging of its changes.
 //!
-//! Why: each entry sees the effects of all earlier ones, and what it replaces is read once.
+//! Why: each entry sees the effects of all earlier ones, and what it replaces is mostly in the cache of metadata.
 //!
-//! Invariants: header and metadata of a key are read at most once an entry. All changes of an entry enter the active memtable under
-//! one lock.
+//! Invariants: all changes of an entry enter the active memtable under one lock, and the cache with it.
 //!
 //! See also: [`crate::model::decide`] (the reader), `state_machine` (the caller).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::layers::Layers;
 use super::memtable::{StoredItem, StoredMeta};
+use super::meta_cache::MetaCache;
 use super::{chunks::StateTotals, item_codec, merged_scan, ttl_index};
 use crate::model::{Item, KeyMeta, View};
+use crate::plant::{self, Plant};
 use crate::storage::Error;
-
-/// The keys that an entry has read, with what was stored; None for a missing one.
-pub(crate) type SeenKeys = HashMap<Bytes, Option<StoredMeta>>;
 
 /// The fixed work of a key access, besides the bytes of its value: the key, its content type and its token name are bounded.
 const KEY_WORK: usize = 1 << 10;
@@ -28,15 +25,14 @@ const KEY_WORK: usize = 1 << 10;
 /// The state that an entry is decided on.
 pub(crate) struct EntryView<'a> {
     layers: &'a Layers,
-    seen: RefCell<&'a mut SeenKeys>,
+    metas: RefCell<&'a mut MetaCache>,
     work: Cell<usize>,
 }
 
 impl<'a> EntryView<'a> {
-    /// Returns a view of `layers`; `seen` is cleared.
-    pub(crate) fn new(layers: &'a Layers, seen: &'a mut SeenKeys) -> Self {
-        seen.clear();
-        Self { layers, seen: RefCell::new(seen), work: Cell::new(0) }
+    /// Returns a view of `layers`, whose metadata `metas` has a part of.
+    pub(crate) fn new(layers: &'a Layers, metas: &'a mut MetaCache) -> Self {
+        Self { layers, metas: RefCell::new(metas), work: Cell::new(0) }
     }
 
     /// Returns the work so far: about the bytes read.
@@ -49,13 +45,8 @@ impl<'a> EntryView<'a> {
     }
 
     fn stored_meta(&self, key: &Bytes) -> Result<Option<StoredMeta>, Error> {
-        if let Some(stored) = self.seen.borrow().get(key) {
-            return Ok(*stored);
-        }
-        let stored = self.layers.stored_meta(key)?;
         self.count(0);
-        self.seen.borrow_mut().insert(key.clone(), stored);
-        Ok(stored)
+        stored_meta(self.layers, &mut self.metas.borrow_mut(), key)
     }
 }
 
@@ -74,9 +65,26 @@ impl View for EntryView<'_> {
 
     fn next(&self, from: &[u8], to: Option<&[u8]>) -> Result<Option<(Bytes, KeyMeta)>, Error> {
         let Some((key, stored)) = merged_scan::next(self.layers, from, to)? else { return Ok(None) };
-        self.seen.borrow_mut().insert(key.clone(), Some(stored));
+        self.metas.borrow_mut().set(&key, Some(stored));
         Ok(Some((key, stored.meta)))
     }
+}
+
+/// Returns header and metadata of `key` from the cache, or from the layers into it.
+///
+/// # Errors
+/// [`Error`] for damage.
+fn stored_meta(layers: &Layers, metas: &mut MetaCache, key: &Bytes) -> Result<Option<StoredMeta>, Error> {
+    if let Some(stored) = metas.get(key) {
+        debug_assert!(
+            layers.stored_meta(key).map_or(true, |read| read == stored) || plant::is(Plant::MetaCacheStale),
+            "an entry of the cache is the newest state of its key"
+        );
+        return Ok(stored);
+    }
+    let stored = layers.stored_meta(key)?;
+    metas.set(key, stored);
+    Ok(stored)
 }
 
 /// What the changes of an entry add up to.
@@ -98,21 +106,18 @@ pub(crate) struct Counters<'a> {
     pub(crate) first_expiry: &'a mut Option<u64>,
 }
 
-/// Puts `item` under `key` in the active memtable, or a tombstone; the keys in `seen` follow.
+/// Puts `item` under `key` in the active memtable, or a tombstone; its metadata go into `metas`.
 ///
 /// # Errors
 /// [`Error`] for damage.
 pub(crate) fn stage(
     layers: &mut Layers,
-    seen: &mut SeenKeys,
+    metas: &mut MetaCache,
     counters: &mut Counters<'_>,
     staged: &mut Staged,
     (key, item): (Bytes, Option<Item>),
 ) -> Result<(), Error> {
-    let before = match seen.get(&key) {
-        Some(stored) => *stored,
-        None => layers.stored_meta(&key)?,
-    };
+    let before = stored_meta(layers, metas, &key)?;
     let stored = item.map(|item| StoredItem { header: item_codec::header(&key, &item), item: Arc::new(item) });
     let after = stored.as_ref().map(StoredItem::meta);
     // The version is in the index record, so a put that keeps the expiry still replaces the record.
@@ -146,7 +151,9 @@ pub(crate) fn stage(
         layers.gap.end_at(&key);
     }
     staged.work += KEY_WORK + before.map_or(0, |before| before.meta.bytes);
-    seen.insert(key.clone(), after);
+    if !plant::is(Plant::MetaCacheStale) {
+        metas.set(&key, after);
+    }
     layers.active.set(key, stored, before.map_or(0, |before| before.header.chunks()));
     Ok(())
 }

@@ -132,11 +132,6 @@ impl Memtable {
         self.items.range::<[u8], _>(range)
     }
 
-    /// Returns all slots, in ascending order.
-    pub(crate) fn items(&self) -> impl Iterator<Item = (&Bytes, &Slot)> {
-        self.items.iter()
-    }
-
     /// Sets a key, or removes it with None; `chunks_below` is the number of chunks that its value has in the layers below.
     pub(crate) fn set(&mut self, key: Bytes, stored: Option<StoredItem>, chunks_below: usize) {
         let length = key.len();

@@ -10,6 +10,7 @@ pub(crate) mod layers;
 pub(crate) mod memtable;
 pub(crate) mod merged_scan;
 pub(crate) mod meta;
+pub(crate) mod meta_cache;
 pub(crate) mod operation;
 pub(crate) mod state_machine;
 pub(crate) mod tree_scan;

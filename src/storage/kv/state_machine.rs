@@ -23,12 +23,13 @@ use super::audit;
 use super::chunks;
 use super::chunks::Header;
 use super::dedup_table;
-use super::entry_view::{Counters, EntryView, SeenKeys, Staged, stage};
+use super::entry_view::{Counters, EntryView, Staged, stage};
 use super::flush::redo::RedoFile;
 use super::flush::{EffectLine, FlushSignals};
 use super::layers::{ReadPoint, StateReader};
 use super::memtable::Record;
 use super::meta::{State, Unreadable};
+use super::meta_cache::MetaCache;
 use super::operation::{Applied, Operation};
 use super::ttl_index;
 use crate::storage::layout::{Kind, STATE_VERSION};
@@ -59,8 +60,8 @@ pub struct StateMachine {
     events: Vec<Event>,
     /// The work of the last [`StateMachine::apply`].
     work: usize,
-    /// What the entry under way has read; kept for its allocation.
-    seen: SeenKeys,
+    /// The metadata of keys.
+    metas: MetaCache,
     pub(super) memtable_bytes: usize,
 }
 
@@ -142,7 +143,7 @@ impl StateMachine {
             dedup,
             events: Vec::new(),
             work: 0,
-            seen: SeenKeys::default(),
+            metas: MetaCache::new(0, 0),
             memtable_bytes: usize::MAX,
         }
     }
@@ -150,6 +151,11 @@ impl StateMachine {
     /// Sets the maximum memory of the memtables and the encoding of a flush, all together; without a limit before.
     pub fn limit_memtables(&mut self, bytes: usize) {
         self.memtable_bytes = bytes;
+    }
+
+    /// Sets the memory of the cache of metadata, which is empty then; it has a few entries before. `secret` keys its hash.
+    pub fn cache_metas(&mut self, bytes: usize, secret: u64) {
+        self.metas = MetaCache::new(bytes, secret);
     }
 
     /// Returns what any thread may read the state by.
@@ -354,7 +360,7 @@ impl StateMachine {
         let prefix = if let Command::DeletePrefix { prefix } = &command { Some(prefix.clone()) } else { None };
         let (outcome, changes) = {
             let layers = self.reader.read();
-            let view = EntryView::new(&layers, &mut self.seen);
+            let view = EntryView::new(&layers, &mut self.metas);
             let decided = decide(command, by, at, &view)?;
             staged.work += view.work();
             decided
@@ -382,7 +388,7 @@ impl StateMachine {
         if let Some(prefix) = prefix {
             layers.gap.add_removed(&prefix, &outcome, keys.last().map(|(key, _)| key));
         }
-        keys.into_iter().try_for_each(|change| stage(&mut layers, &mut self.seen, &mut counters, staged, change))?;
+        keys.into_iter().try_for_each(|change| stage(&mut layers, &mut self.metas, &mut counters, staged, change))?;
         layers.at = ReadPoint { index: at.index, term: self.state.term, clock: at.clock };
         Ok(outcome)
     }

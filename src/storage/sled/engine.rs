@@ -36,7 +36,7 @@ const SEGMENT_BYTES: usize = 4 << 20;
 const CONF: &[u8] = b"segment_size: 4194304\nuse_compression: false\nversion: 0.34\n";
 
 /// The bytes of a file that are synced at once.
-const SYNC_PART: usize = 2 << 20;
+const SYNC_PART: usize = 256 << 10;
 
 /// How long an open waits for sled's threads of an earlier handle to release the file.
 const REOPEN_WAIT: Duration = Duration::from_secs(5);

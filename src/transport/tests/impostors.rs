@@ -222,6 +222,7 @@ async fn alone(dir: &std::path::Path) -> (Transport, String, u64, u64) {
         snapshot_keep_entries: 1_000,
         snapshot_spool_bytes: 64 << 20,
         memtable_bytes: 1 << 20,
+        meta_cache_bytes: 1 << 20,
         reclaim_slack_bytes: 64 << 20,
         entry_cache_bytes: 32 << 20,
         follower_bytes: 64 << 20,

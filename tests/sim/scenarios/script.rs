@@ -154,7 +154,7 @@ fn node(name: &str) -> Result<usize, Failed> {
 
 /// Creates a cluster of the first nodes, led by node 0.
 fn cluster(voters: usize, nodes: usize) -> Result<World, Failed> {
-    let mut world = World::new(2, nodes, Trace::Off);
+    let mut world = World::new(5, nodes, Trace::Off);
     let alone = |world: &mut World| {
         (0..nodes).all(|at| checks::status(world, at).is_some_and(|status| status.state == State::Leader))
     };

@@ -60,6 +60,8 @@ impl World {
             snapshot_keep_entries: self.log_length.1,
             snapshot_spool_bytes: 1 << 30,
             memtable_bytes: self.memtable_bytes,
+            // Few sets, so that entries give way.
+            meta_cache_bytes: 2048,
             reclaim_slack_bytes: 4096,
             entry_cache_bytes: 32 << 20,
             follower_bytes: 64 << 20,

@@ -1,10 +1,11 @@
 //! A flush: writes the frozen memtable into the tree, off the loop, in steps.
 //!
 //! ```text
-//!   1 redo record    all changes, synced: from here on a crash finishes the flush at the next start
-//!   2 pieces         in key order, the state record last; each is passed to a running snapshot after it is in the tree
-//!   3 sync           the tree is durable up to the frozen index: a checkpoint
-//!   4 clean up       the redo record is removed
+//!   1 encoding       all changes, some at a time, in memory
+//!   2 redo record    synced: from here on a crash finishes the flush at the next start
+//!   3 pieces         in key order, the state record last; each is passed to a running snapshot after it is in the tree
+//!   4 sync           the tree is durable up to the frozen index: a checkpoint
+//!   5 clean up       the redo record is removed
 //! ```
 //!
 //! Why: a batch of the engine holds off every reader while it is applied, and is written out at its end. Changes that are inserted one by one
@@ -16,23 +17,23 @@
 //! See also: [`redo`] (recovery), [`crate::storage::kv::layers`] (readers), `consensus::snapshots` (when).
 
 pub(crate) mod checkpoint;
+mod encoder;
 pub(crate) mod redo;
 pub(crate) mod rewrite;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{chunks, item_codec, ttl_index};
 use crate::plant::{self, Plant};
-use crate::storage::kv::memtable::{FrozenMemtable, Record, Slot};
-use crate::storage::layout::Kind;
+use crate::storage::kv::memtable::FrozenMemtable;
 use crate::storage::snapshot::send_spool::EffectSender;
-use crate::storage::{Batch, Change, Db, Error};
+use crate::storage::{Change, Db, Error};
+use encoder::Encoder;
 use redo::{RedoFile, RedoRecord};
 use rewrite::Mirror;
 
 /// The bytes between two syncs of the tree.
-const SYNC_EVERY: usize = 4 << 20;
+const SYNC_EVERY: usize = 512 << 10;
 
 /// The running snapshot of a state machine, which receives what is flushed.
 #[derive(Clone, Default)]
@@ -66,10 +67,11 @@ pub(crate) struct FlushSignals {
 }
 
 /// The next step of a flush.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Redo,
-    Pieces(usize),
+    Encode(Encoder),
+    Redo(RedoRecord),
+    /// The next piece begins there.
+    Pieces(RedoRecord, usize),
     Sync,
     CleanUp,
     Ended,
@@ -84,7 +86,6 @@ pub struct Flush {
     signals: FlushSignals,
     /// The new generation that a rewrite is writing.
     mirror: Option<Mirror>,
-    record: Option<RedoRecord>,
     step: Step,
     /// The bytes written to the tree since its last sync.
     unsynced: usize,
@@ -101,18 +102,8 @@ impl Flush {
         signals: FlushSignals,
         mirror: Option<Mirror>,
     ) -> Self {
-        Self {
-            tree,
-            frozen,
-            redo,
-            effects,
-            signals,
-            mirror,
-            record: None,
-            step: Step::Redo,
-            unsynced: 0,
-            tree_bytes: 0,
-        }
+        let step = Step::Encode(Encoder::new(&frozen));
+        Self { tree, frozen, redo, effects, signals, mirror, step, unsynced: 0, tree_bytes: 0 }
     }
 
     /// Returns the bytes of the tree on disk, once the flush has ended.
@@ -139,18 +130,24 @@ impl Flush {
     }
 
     fn next_step(&mut self) -> Result<bool, Error> {
-        self.step = match self.step {
-            Step::Redo => {
-                let record = encode(&self.frozen);
+        // A step that fails is the last one: the database is poisoned.
+        self.step = match std::mem::replace(&mut self.step, Step::Ended) {
+            Step::Encode(mut encoder) => {
+                if encoder.step(&self.frozen) {
+                    Step::Encode(encoder)
+                } else {
+                    Step::Redo(encoder.into_record())
+                }
+            }
+            Step::Redo(record) => {
                 if !plant::is(Plant::RedoSkipped) {
                     self.redo.write(&record)?;
                 }
                 let start = record.start();
-                self.record = Some(record);
-                Step::Pieces(start)
+                Step::Pieces(record, start)
             }
-            Step::Pieces(mut at) => {
-                match self.record.as_ref().and_then(|record| record.next_changes(&mut at)).flatten() {
+            Step::Pieces(record, mut at) => {
+                match record.next_changes(&mut at).flatten() {
                     Some(piece) => {
                         self.tree.write_each(&piece)?;
                         if let Some(mirror) = &self.mirror {
@@ -164,7 +161,7 @@ impl Flush {
                             self.unsynced = 0;
                             self.tree.sync()?;
                         }
-                        Step::Pieces(at)
+                        Step::Pieces(record, at)
                     }
                     None => Step::Sync,
                 }
@@ -181,13 +178,12 @@ impl Flush {
             }
             Step::CleanUp => {
                 self.redo.remove()?;
-                self.record = None;
                 self.tree_bytes = self.tree.size_on_disk();
                 Step::Ended
             }
             Step::Ended => Step::Ended,
         };
-        Ok(self.step != Step::Ended)
+        Ok(!matches!(self.step, Step::Ended))
     }
 
     /// Whether the active memtable is full again, so that apply will soon wait for this flush.
@@ -203,44 +199,5 @@ impl Flush {
     pub fn run(&mut self) -> Result<(), Error> {
         while self.step()? {}
         Ok(())
-    }
-}
-
-/// Encodes the frozen memtable as the changes of the tree, in the order of their keys but for the state record, which is last.
-fn encode(frozen: &FrozenMemtable) -> RedoRecord {
-    let FrozenMemtable { table, from, state, state_chunks } = frozen;
-    let mut record = RedoRecord::new(*from, state.index, table.bytes());
-    let mut batch = Batch::default();
-    if let Some(members) = &table.members {
-        stage(&mut batch, Kind::Members, b"", members);
-    }
-    for ((expires, key), version) in &table.expiries {
-        match version {
-            Some(version) => drop(ttl_index::put(&mut batch, key, *version, *expires)),
-            None => ttl_index::delete(&mut batch, key, *expires),
-        }
-        record.push(&mut batch);
-    }
-    for (index, result) in &table.results {
-        stage(&mut batch, Kind::Result, &index.to_be_bytes(), result);
-        record.push(&mut batch);
-    }
-    for (key, Slot { stored, chunks_below }) in table.items() {
-        match stored {
-            Some(stored) => drop(item_codec::put(&mut batch, key, &stored.item, *chunks_below)),
-            None => chunks::delete(&mut batch, Kind::Data, key, *chunks_below),
-        }
-        record.push(&mut batch);
-    }
-    chunks::put(&mut batch, Kind::State, b"", state.index, &state.encode(), *state_chunks);
-    record.push(&mut batch);
-    record.seal();
-    record
-}
-
-fn stage(batch: &mut Batch, kind: Kind, key: &[u8], Record { version, value, chunks_below }: &Record) {
-    match value {
-        Some(value) => drop(chunks::put(batch, kind, key, *version, value, *chunks_below)),
-        None => chunks::delete(batch, kind, key, *chunks_below),
     }
 }
