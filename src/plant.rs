@@ -36,6 +36,10 @@ pub enum Plant {
     RewriteUnsynced,
     /// A rewritten tree is taken into use without a record in the journal.
     RewriteUnrecorded,
+    /// A rewritten journal is taken into use before it is synced.
+    JournalRewriteUnsynced,
+    /// A rewrite of the journal goes on though the log was replaced from an entry on that it has copied.
+    JournalRewriteUnmatched,
     /// A read of the tree is answered though a freeze came between it and the read of the memtables.
     EpochUnchecked,
     /// A change of a key does not reach the cache of metadata.
@@ -95,7 +99,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every bug, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 38] = [
+    pub const NAMES: [(&'static str, Self); 40] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -108,6 +112,8 @@ impl Plant {
         ("rewrite-without-flushes", Self::RewriteWithoutFlushes),
         ("rewrite-unsynced", Self::RewriteUnsynced),
         ("rewrite-unrecorded", Self::RewriteUnrecorded),
+        ("journal-rewrite-unsynced", Self::JournalRewriteUnsynced),
+        ("journal-rewrite-unmatched", Self::JournalRewriteUnmatched),
         ("meta-cache-stale", Self::MetaCacheStale),
         ("snapshot-without-effects", Self::SnapshotWithoutEffects),
         ("commit-not-raised", Self::CommitNotRaised),

@@ -241,6 +241,7 @@ mod tests {
             started_as: "node1".into(),
             cluster_id: 1,
             raft_id: 2,
+            journal: 0,
             ready: true,
             formed: false,
             removed: false,

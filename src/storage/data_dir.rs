@@ -21,7 +21,9 @@ use super::identity::{decode, encode};
 use super::incoming_generations::{Reservation, Reservations, ReservedGeneration};
 use super::kv::flush::redo::RedoFile;
 use super::layout::{self, IDENTITY};
-use super::{Engine, Error, Identity, Journal, PreviousIncarnation, Rewrite, SnapshotTarget, StateMachine};
+use super::{
+    Engine, Error, Identity, Journal, JournalRewrite, PreviousIncarnation, Rewrite, SnapshotTarget, StateMachine,
+};
 
 /// The journal's cache; its reads are rare and in order.
 const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
@@ -65,6 +67,8 @@ pub struct DataDir {
     cache_bytes: u64,
     random: RandomSource,
     reservations: Arc<Reservations>,
+    /// The journal that a rewrite is writing.
+    new_journal: Option<u64>,
     /// The last reserved generation, so that no number is used twice by one process.
     last_generation: u64,
 }
@@ -88,6 +92,7 @@ impl DataDir {
             cache_bytes: options.cache_bytes,
             random: options.random,
             reservations: Arc::default(),
+            new_journal: None,
             last_generation: FIRST_GENERATION,
         };
         // A bootstrap writes the identity first (`ready` false), then the folder, then `ready`. A folder without an
@@ -96,7 +101,7 @@ impl DataDir {
         let raft_id = data_dir.identity.raft_id;
         // `ready` is false only between the first identity and the end of the bootstrap: a crash there starts it over.
         let incarnation = if data_dir.identity.ready {
-            data_dir.open_incarnation(raft_id)?
+            data_dir.open_incarnation(raft_id, data_dir.identity.journal)?
         } else {
             data_dir.engine.remove(&raft_id.to_string())?;
             let incarnation = data_dir.bootstrap(raft_id, &options.raft_address, &options.http_address)?;
@@ -175,6 +180,7 @@ impl DataDir {
             let present = PreviousIncarnation {
                 cluster_id: identity.cluster_id,
                 raft_id: identity.raft_id,
+                journal: identity.journal,
                 formed: identity.formed,
                 removed: identity.removed,
                 raft_address: std::mem::take(&mut identity.raft_address),
@@ -184,11 +190,12 @@ impl DataDir {
             // An incarnation that never received anything is not worth keeping: if A joined B in vain and now joins C, A stays
             // the one to roll back to.
             identity.previous.get_or_insert(present);
-            (identity.cluster_id, identity.raft_id) = (cluster_id, raft_id);
+            (identity.cluster_id, identity.raft_id, identity.journal) = (cluster_id, raft_id, 0);
             (identity.formed, identity.removed) = (false, false);
             (identity.raft_address, identity.http_address) = (raft_address.into(), http_address.into());
         })?;
         self.last_generation = FIRST_GENERATION;
+        self.new_journal = None;
         Ok(incarnation)
     }
 
@@ -201,13 +208,15 @@ impl DataDir {
     pub fn roll_back(&mut self) -> Result<Option<Incarnation>, Error> {
         let Some(previous) = self.identity.previous.clone() else { return Ok(None) };
         // Opens first and renames after: if the old incarnation is damaged, the identity is unchanged.
-        let incarnation = self.open_incarnation(previous.raft_id)?;
+        let incarnation = self.open_incarnation(previous.raft_id, previous.journal)?;
         self.update(|identity| {
             identity.previous = None;
             (identity.cluster_id, identity.raft_id) = (previous.cluster_id, previous.raft_id);
+            identity.journal = previous.journal;
             (identity.formed, identity.removed) = (previous.formed, previous.removed);
             (identity.raft_address, identity.http_address) = (previous.raft_address, previous.http_address);
         })?;
+        self.new_journal = None;
         Ok(Some(incarnation))
     }
 
@@ -236,6 +245,40 @@ impl DataDir {
     /// [`Error`] where the directory cannot be listed.
     pub fn rewrite(&mut self, state_machine: &StateMachine) -> Result<Rewrite, Error> {
         Ok(state_machine.rewrite_into(self.reserve()?, self.cache_bytes))
+    }
+
+    /// Begins a rewrite of this journal into a new folder; what the copy has so far is durable on return.
+    ///
+    /// # Errors
+    /// [`Error`] where the directory cannot be listed, or poisoned.
+    pub fn rewrite_journal(&mut self, journal: &Journal, hard_state: &HardState) -> Result<JournalRewrite, Error> {
+        let raft_id = self.identity.raft_id;
+        let names = self.engine.list(&raft_id.to_string())?;
+        // Above those of earlier rewrites that are still being removed.
+        let highest = names.iter().filter_map(|name| layout::journal_number_of(name)).max().unwrap_or_default();
+        let number = highest.max(self.identity.journal) + 1;
+        let db = self.engine.open(&layout::journal(raft_id, number), true, JOURNAL_CACHE_BYTES)?;
+        let base = journal.first_index() - 1;
+        let term = journal.term(base).unwrap_or_default();
+        let copy = Journal::create(db, base, term, hard_state, journal.generation())?;
+        self.new_journal = Some(number);
+        Ok(JournalRewrite::new(copy, number))
+    }
+
+    /// Takes the copy of a complete rewrite into use, and returns it; durable on return. The old journal is garbage.
+    ///
+    /// # Errors
+    /// [`Error`]: poisoned.
+    pub fn switch_journal(&mut self, rewrite: JournalRewrite) -> Result<Journal, Error> {
+        let (number, journal) = rewrite.take();
+        self.update(|identity| identity.journal = number)?;
+        self.new_journal = None;
+        Ok(journal)
+    }
+
+    /// Gives the rewrite of the journal up: its folder is garbage.
+    pub fn abandon_journal(&mut self) {
+        self.new_journal = None;
     }
 
     fn reserve(&mut self) -> Result<ReservedGeneration, Error> {
@@ -284,6 +327,11 @@ impl DataDir {
         for name in self.engine.list(&own.to_string())? {
             // A redo record is of use only to its own generation.
             if layout::redo_generation_of(&name).is_some_and(|found| found != generation) {
+                garbage.push(format!("{own}/{name}"));
+            }
+            if layout::journal_number_of(&name)
+                .is_some_and(|found| found != self.identity.journal && Some(found) != self.new_journal)
+            {
                 garbage.push(format!("{own}/{name}"));
             }
             if let Some(found) = layout::generation_of(&name) {
@@ -335,19 +383,19 @@ impl DataDir {
         let db = self.engine.open(&layout::state_machine(raft_id, FIRST_GENERATION), true, self.cache_bytes)?;
         let redo = self.redo(raft_id, FIRST_GENERATION);
         let state_machine = StateMachine::create(db, redo, base, members, conf_state)?;
-        let db = self.engine.open(&layout::journal(raft_id), true, JOURNAL_CACHE_BYTES)?;
+        let db = self.engine.open(&layout::journal(raft_id, 0), true, JOURNAL_CACHE_BYTES)?;
         let journal = Journal::create(db, base.0, base.1, hard_state, FIRST_GENERATION)?;
         Ok(Incarnation { journal, state_machine })
     }
 
-    fn open_incarnation(&mut self, raft_id: u64) -> Result<Incarnation, Error> {
+    fn open_incarnation(&mut self, raft_id: u64, journal: u64) -> Result<Incarnation, Error> {
         let folder = raft_id.to_string();
         let names = self.engine.list(&folder)?;
         let damaged = |what: String, detail: String| Err(Error::Damaged { what, detail, path: self.engine.path() });
         if !names.iter().any(|name| layout::generation_of(name).is_some()) {
             return damaged(folder, "it holds no state machine".into());
         }
-        let log = layout::journal(raft_id);
+        let log = layout::journal(raft_id, journal);
         let mut journal = Journal::open(self.engine.open(&log, false, JOURNAL_CACHE_BYTES)?)?;
         let (generation, redo) = (journal.generation(), self.redo(raft_id, journal.generation()));
         let db = self.engine.open(&layout::state_machine(raft_id, generation), false, self.cache_bytes)?;
@@ -391,6 +439,7 @@ fn write_first_identity(engine: &dyn Engine, options: &mut OpenOptions) -> Resul
         started_as: options.name.clone(),
         cluster_id: random_id(&mut options.random),
         raft_id: random_id(&mut options.random),
+        journal: 0,
         ready: false,
         formed: false,
         removed: false,

@@ -21,7 +21,7 @@ pub(super) const LOCK: &str = "LOCK";
 pub(super) const SPOOL: &str = "spool";
 
 /// The format of the identity file.
-pub(super) const IDENTITY_VERSION: u32 = 2;
+pub(super) const IDENTITY_VERSION: u32 = 3;
 /// The format of the peers file.
 pub(super) const PEERS_VERSION: u32 = 2;
 /// The format of a journal record, in its first byte.
@@ -76,9 +76,14 @@ impl Kind {
     }
 }
 
-/// Returns the folder of the journal of `raft_id`.
-pub(super) fn journal(raft_id: u64) -> String {
-    format!("{raft_id}/journal")
+/// Returns the folder of a journal of `raft_id`: the first has number 0, each rewrite the next one.
+pub(super) fn journal(raft_id: u64, number: u64) -> String {
+    if number == 0 { format!("{raft_id}/journal") } else { format!("{raft_id}/journal-{number}") }
+}
+
+/// Parses the folder name of a journal.
+pub(super) fn journal_number_of(name: &str) -> Option<u64> {
+    if name == "journal" { Some(0) } else { raft_id_of(name.strip_prefix("journal-")?) }
 }
 
 /// Returns the folder of a state machine generation of `raft_id`.
@@ -237,7 +242,12 @@ mod tests {
         assert_eq!(chunk_key(Kind::Members, b"", 0), [2, 0, 1, 0, 0]);
         assert_eq!(chunk_key(Kind::Expiry, b"e", 0), [4, b'e', 0, 1, 0, 0]);
         assert_eq!(chunk_key(Kind::Result, b"r", 0), [5, b'r', 0, 1, 0, 0]);
-        assert_eq!((journal(7), state_machine(7, 2)), ("7/journal".into(), "7/machine-2".into()));
+        assert_eq!((journal(7, 0), state_machine(7, 2)), ("7/journal".into(), "7/machine-2".into()));
+        assert_eq!(journal(7, 3), "7/journal-3");
+        assert_eq!(
+            ["journal", "journal-3", "journal-0", "journals"].map(journal_number_of),
+            [Some(0), Some(3), None, None]
+        );
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub use engine::{Batch, Change, Db, Engine, Pair};
 pub use error::Error;
 pub use identity::{Identity, PreviousIncarnation, peek};
 pub use journal::Journal;
+pub use journal::rewrite::{Copied, JournalRewrite};
 pub use kv::flush::Flush;
 pub use kv::flush::rewrite::{Rewrite, Sliced};
 pub use kv::layers::{BegunRead, KeyAt, KeyInMemory, ReadPoint, StateReader};

@@ -115,6 +115,8 @@ impl Driver {
         self.reads.renew((self.core.raft_id(), self.core.options.nonce));
         self.lag = Lag::default();
         self.snapshots.reclaim.abandon(&mut self.core);
+        // The copy of a journal is of an incarnation that is not in use any more.
+        self.core.discard(std::mem::take(&mut self.snapshots.journal_reclaim));
         self.snapshots = Snapshots::default();
         self.clock = ClusterClock::default();
         self.term_bound = TermBound::default();

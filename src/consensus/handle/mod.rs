@@ -11,6 +11,7 @@
 
 mod monotonic_clock;
 mod node_state;
+mod page_readers;
 mod reply_slot;
 mod status_requests;
 pub(super) mod wake_batch;
@@ -30,6 +31,7 @@ use crate::storage;
 pub use monotonic_clock::Clock;
 pub use node_state::Names;
 use node_state::Published;
+use page_readers::PageReaders;
 use reply_slot::slot;
 use status_requests::SingleFlight;
 use write_budget::WriteBudget;
@@ -40,6 +42,9 @@ const PEER_QUEUE: usize = 4096;
 
 /// The default of [`Handle::bound_writes`].
 const WRITE_BYTES: usize = 256 << 20;
+
+/// The keys of a page up to which it is read where it was asked for.
+const SMALL_PAGE: usize = 32;
 
 /// The loop's ends of its two queues.
 pub struct Inbox {
@@ -76,6 +81,7 @@ pub struct Handle {
     clock: Clock,
     feed: Arc<ChangeFeed>,
     statuses: SingleFlight,
+    pages: PageReaders,
     published: Published,
 }
 
@@ -94,6 +100,7 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
         clock,
         feed: Arc::clone(&feed),
         statuses: SingleFlight::default(),
+        pages: PageReaders::default(),
         published: published.clone(),
     };
     (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, published })
@@ -216,18 +223,22 @@ impl Handle {
         grant.fetch(&key).map_err(|failure| self.read_failed(failure))
     }
 
-    /// Reads a page of keys.
+    /// Reads a page of keys, and renders it on the same thread.
     ///
     /// # Errors
     /// As [`Handle::read`].
-    pub async fn list(
+    pub async fn list<R: Send + 'static>(
         &self,
         list: List,
         (consistency, bounds): (Consistency, Bounds),
         timeout: Duration,
-    ) -> Result<Listed, Refusal> {
+        render: impl FnOnce(Listed) -> R + Send + 'static,
+    ) -> Result<R, Refusal> {
         let grant = self.grant(consistency, bounds, timeout).await?;
-        grant.list(&list).map_err(|failure| self.read_failed(failure))
+        let is_small = list.limit <= SMALL_PAGE;
+        let page = move || grant.list(&list).map(render);
+        let read = if is_small { page() } else { self.pages.read(page).await };
+        read.map_err(|failure| self.read_failed(failure))
     }
 
     /// Takes a checkpoint of the state machine now.

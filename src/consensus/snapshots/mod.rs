@@ -18,6 +18,7 @@
 //! See also: the scan (`storage::snapshot`), the stream (`transport::snapshot_stream`), the install
 //! (`driver::own_incarnation_switch`).
 
+mod journal_reclaim;
 mod reclaim;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use super::input::{InstallError, Reply};
 use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal, mib};
 use crate::storage::{Error, SnapshotTarget, SpoolBound};
+use journal_reclaim::JournalReclaim;
 use reclaim::Reclaim;
 
 /// About the chunks of the journal that one step of a compaction removes, at least and at most; in between it is twice what was
@@ -83,6 +85,8 @@ pub(crate) struct Snapshots {
     flushing: Option<((u64, u64), Millis)>,
     /// The rewrite of the tree.
     pub reclaim: Reclaim,
+    /// The rewrite of the journal.
+    pub journal_reclaim: JournalReclaim,
     /// Since when there is something to flush.
     unflushed_since: Option<Millis>,
     /// Requests for a checkpoint.
@@ -155,7 +159,8 @@ impl Snapshots {
         for (_, reply) in std::mem::take(&mut self.waiting) {
             reply(Ok(()));
         }
-        self.reclaim.measured(core, tree_bytes)
+        self.reclaim.measured(core, tree_bytes)?;
+        self.journal_reclaim.measure(core)
     }
 
     /// Returns the index that the log may be compacted to after a checkpoint at `mark`. A tail is kept for slow
@@ -206,7 +211,11 @@ impl Snapshots {
             self.pinned = None;
         }
         // Removing from the journal takes space before it frees any.
-        if is_below_floor(core) { Ok(()) } else { self.compact(core) }
+        if is_below_floor(core) {
+            return Ok(());
+        }
+        self.compact(core)?;
+        self.journal_reclaim.go_on(core)
     }
 
     /// Whether what is applied has waited long enough for its flush.

@@ -60,11 +60,11 @@ pub(crate) async fn list(request: &RequestContext) -> Result<Response, Problem> 
     let ListQuery { timeout, fresh, list, .. } = parse(request.query(), request.context.options.key_bytes)?;
     let deadline = deadline_after(request, timeout.as_deref())?;
     let (reverse, keys_only) = (list.reverse, list.keys_only);
-    let listed = request.context.list(list, fresh, deadline).await?;
-    let body = render(&listed, reverse, keys_only);
+    let render = move |listed: Listed| (render(&listed, reverse, keys_only), listed.index, listed.term);
+    let (body, index, term) = request.context.list(list, fresh, deadline, render).await?;
     let share = request.share(body.len())?;
     let mut response = success::json_text(body, Some(share));
-    success::set_raft_headers(&mut response, listed.index, listed.term);
+    success::set_raft_headers(&mut response, index, term);
     Ok(response)
 }
 

@@ -215,16 +215,17 @@ impl ServerContext {
         fetched.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |fetched| Ok(fetched?))
     }
 
-    /// Reads a page of keys through the loop.
-    pub(crate) async fn list(
+    /// Reads a page of keys, with leave of the loop, and renders it.
+    pub(crate) async fn list<R: Send + 'static>(
         &self,
         list: List,
         fresh: (Consistency, Bounds),
         deadline: Deadline,
-    ) -> Result<Listed, Problem> {
+        render: impl FnOnce(Listed) -> R + Send + 'static,
+    ) -> Result<R, Problem> {
         let left = deadline.left();
-        let listed = self.answer_unless_stalled(left, self.handle.list(list, fresh, left)).await;
-        listed.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |listed| Ok(listed?))
+        let rendered = self.answer_unless_stalled(left, self.handle.list(list, fresh, left, render)).await;
+        rendered.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |rendered| Ok(rendered?))
     }
 
     /// Makes a checkpoint of the state machine.

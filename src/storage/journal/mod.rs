@@ -14,6 +14,7 @@ pub(crate) mod entry_cache;
 pub(crate) mod index;
 pub(crate) mod record;
 pub(crate) mod recovery;
+pub(crate) mod rewrite;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -221,6 +222,16 @@ impl Journal {
     /// Returns the number of chunks written since the log was opened.
     pub fn chunks_written(&self) -> usize {
         self.chunks_written
+    }
+
+    /// Returns about the bytes of all entries.
+    pub fn live_bytes(&self) -> u64 {
+        self.bytes_after(self.first_index() - 1)
+    }
+
+    /// Returns about its bytes on disk.
+    pub fn size_on_disk(&self) -> u64 {
+        self.db.size_on_disk()
     }
 
     /// Returns about the bytes of the entries after `index`.

@@ -8,7 +8,7 @@ use super::{boot, put, sled};
 use crate::model::Role;
 use crate::storage::layout;
 use crate::storage::layout::IDENTITY;
-use crate::storage::{DataDir, Error, Incarnation, SledEngine, identity, peek};
+use crate::storage::{Copied, DataDir, Error, Incarnation, SledEngine, identity, peek};
 
 fn start(dir: &std::path::Path, name: &str) -> Result<(DataDir, Incarnation), Error> {
     DataDir::open(sled(dir), boot(name))
@@ -88,6 +88,35 @@ fn a_log_that_begins_after_the_state_is_damage() {
     drop((data_dir, journal, state_machine));
     let error = start(dir.path(), "n1").err().unwrap();
     assert!(error.to_string().contains("begins with entry 3"), "{error}");
+}
+
+#[test]
+fn a_rewritten_journal_is_in_use_once_the_identity_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut data_dir, Incarnation { mut journal, state_machine }) = start(dir.path(), "n1").unwrap();
+    let own = data_dir.identity().raft_id;
+    journal.append(&[entry(2, 1), entry(3, 1)], &hard_state(1, 0, 2)).unwrap();
+    let mut rewrite = data_dir.rewrite_journal(&journal, &hard_state(1, 0, 2)).unwrap();
+    assert_eq!(rewrite.step(&journal, &hard_state(1, 0, 2), u64::MAX).unwrap(), Copied::Complete);
+    assert!(data_dir.garbage(1).unwrap().is_empty(), "one is in use, the other is being written");
+    drop((data_dir, rewrite, journal, state_machine));
+    // A crash before the switch.
+    let (mut data_dir, Incarnation { journal, state_machine }) = start(dir.path(), "n1").unwrap();
+    assert_eq!((data_dir.identity().journal, journal.last_index()), (0, 3));
+    assert_eq!(data_dir.garbage(1).unwrap(), [format!("{own}/journal-1")]);
+    let mut rewrite = data_dir.rewrite_journal(&journal, &hard_state(1, 7, 3)).unwrap();
+    assert_eq!(rewrite.step(&journal, &hard_state(1, 7, 3), u64::MAX).unwrap(), Copied::Complete);
+    let copy = data_dir.switch_journal(rewrite).unwrap();
+    let mut garbage = data_dir.garbage(1).unwrap();
+    garbage.sort();
+    assert_eq!(garbage, ["journal", "journal-1"].map(|name| format!("{own}/{name}")));
+    drop((journal, copy, state_machine));
+    garbage.iter().for_each(|name| data_dir.engine().remove(name).unwrap());
+    drop(data_dir);
+    let (data_dir, Incarnation { journal, .. }) = start(dir.path(), "n1").unwrap();
+    assert_eq!((data_dir.identity().journal, journal.last_index()), (2, 3));
+    assert_eq!((journal.hard_state(), journal.term(2)), (hard_state(1, 7, 3), Some(1)));
+    assert!(data_dir.garbage(1).unwrap().is_empty());
 }
 
 #[test]

@@ -294,9 +294,21 @@ impl SimEngine {
     /// Reads the journal of a raft id, if it is on this disk.
     pub fn journal<T>(&self, raft_id: u64, look: impl FnOnce(&Journal) -> T) -> Option<T> {
         let disk = lock(&self.0);
-        let db = disk.databases.get(&format!("{raft_id}/journal"))?;
+        let db = disk.databases.get(&journal_of(&disk.files, raft_id))?;
         let content = lock(&db.0);
         content.journal.as_ref().map(look)
+    }
+}
+
+/// The folder of the journal that the identity file names, read by its documented format.
+fn journal_of(files: &BTreeMap<String, Vec<u8>>, raft_id: u64) -> String {
+    let json = files.get("identity").and_then(|file| file.splitn(2, |byte| *byte == b'\n').nth(1));
+    let identity: Option<serde_json::Value> = json.and_then(|json| serde_json::from_slice(json).ok());
+    let incarnations = identity.iter().flat_map(|identity| [identity, &identity["previous"]]);
+    let numbers = incarnations.filter(|of| of["raft_id"] == raft_id).filter_map(|of| of["journal"].as_u64());
+    match numbers.max() {
+        None | Some(0) => format!("{raft_id}/journal"),
+        Some(number) => format!("{raft_id}/journal-{number}"),
     }
 }
 
@@ -311,7 +323,7 @@ impl Engine for SimEngine {
             });
         }
         let fault_cell = disk.fault_cell.clone();
-        let journal = name.ends_with("/journal").then(Journal::default);
+        let journal = name.contains("/journal").then(Journal::default);
         let fresh = || SimDb(Arc::new(Mutex::new(Content { journal, ..Content::default() })), fault_cell);
         let db = disk.databases.entry(name.to_owned()).or_insert_with(fresh).clone();
         drop(disk);
