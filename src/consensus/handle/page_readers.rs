@@ -73,7 +73,7 @@ mod tests {
         let gate = Arc::new(std::sync::Barrier::new(threads + 1));
         let busy = (0..threads).map(|_| {
             let gate = Arc::clone(&gate);
-            readers.read(move || drop(gate.wait()))
+            readers.read(move || gate.wait().is_leader())
         });
         let mut busy = Box::pin(futures_util::future::join_all(busy));
         assert!(futures_util::FutureExt::now_or_never(busy.as_mut()).is_none());

@@ -118,8 +118,8 @@ mod tests {
 
     fn meta(key: &Bytes, version: u64) -> StoredMeta {
         let value = Value { content_type: "text/plain".into(), bytes: vec![7; version as usize % 300].into() };
-        let by: Option<TokenName> = (version % 3 == 0).then(|| "ci".parse().unwrap());
-        let expires = (version % 2 == 0).then_some(u64::MAX - version);
+        let by: Option<TokenName> = (version.is_multiple_of(3)).then(|| "ci".parse().unwrap());
+        let expires = (version.is_multiple_of(2)).then_some(u64::MAX - version);
         let item = Item { value, version, create_version: version / 2 + 1, expires, by };
         StoredMeta { header: item_codec::header(key, &item), meta: item.meta() }
     }
@@ -135,7 +135,7 @@ mod tests {
         for version in 1..20_000 {
             // More keys than there are entries, each changed many times.
             let key = key(version * 7919 % 3001);
-            let stored = (version % 5 != 0).then(|| meta(&key, version));
+            let stored = (!version.is_multiple_of(5)).then(|| meta(&key, version));
             cache.set(&key, stored);
             newest.insert(key, stored);
         }

@@ -24,6 +24,9 @@ use crate::world::disk::{Fault, on_loop_thread};
 use crate::world::outbox::{Process, SimOutbox};
 use crate::world::{Event, TICK, World};
 
+/// The metadata cache of a node: four sets, so that entries give way.
+const META_CACHE_BYTES: usize = 2048;
+
 impl World {
     /// Whether this process still runs.
     pub fn alive(&self, process: Process) -> bool {
@@ -60,8 +63,7 @@ impl World {
             snapshot_keep_entries: self.log_length.1,
             snapshot_spool_bytes: 1 << 30,
             memtable_bytes: self.memtable_bytes,
-            // Few sets, so that entries give way.
-            meta_cache_bytes: 2048,
+            meta_cache_bytes: META_CACHE_BYTES,
             reclaim_slack_bytes: 4096,
             entry_cache_bytes: 32 << 20,
             follower_bytes: 64 << 20,
