@@ -110,11 +110,13 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         let mut queue_full = LogLimit::default();
         let mut names = driver.names(&Names::default());
         inbox.publish(&names);
+        inbox.publish_figures(driver.figures());
         let mut ticks = interval(tick);
         // After a stall of 2 s one tick comes at once and the next one a full tick later, not twenty in a row; the
         // driver counts what was missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !driver.stopped() {
+            let mut ticked = false;
             // Group commit: one input wakes the loop, `drain` handles all that came while the last turn synced, and the
             // turn makes one record of it, with one sync.
             tokio::select! {
@@ -122,7 +124,10 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
                 // Peers before clients: an acknowledgement completes a write, a new write only makes more of them. The
                 // last arm never waits: it is for what the last turn has left over.
                 biased;
-                _ = ticks.tick() => driver.tick(clock.now())?,
+                _ = ticks.tick() => {
+                    driver.tick(clock.now())?;
+                    ticked = true;
+                }
                 Some(input) = inbox.peers.recv() => driver.handle(clock.now(), input)?,
                 Some(input) = inbox.clients.recv() => driver.handle(clock.now(), input)?,
                 () = std::future::ready(()), if driver.has_work() => {}
@@ -134,6 +139,9 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
             names = driver.names(&names);
             inbox.publish(&names);
             inbox.publish_state(driver.direct_reads());
+            if ticked {
+                inbox.publish_figures(driver.figures());
+            }
         }
         // Nothing more is applied, so watchers can be told up to where they have everything.
         inbox.feed.close();

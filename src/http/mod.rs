@@ -21,6 +21,7 @@ mod audit;
 mod clients;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod metrics;
 mod options;
 mod reload;
 mod request;

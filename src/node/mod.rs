@@ -36,6 +36,7 @@ use crate::trust::peer_tls::PeerTls;
 
 mod access_warnings;
 mod allocator;
+mod directory_size;
 mod fd_budget;
 mod forming;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -320,6 +321,8 @@ impl Node {
             }
         };
         bound.background.spawn(memory::purge_freed());
+        let metrics = Arc::clone(handle.metrics());
+        bound.background.spawn(directory_size::measure(config.raft.vol_dir.clone(), metrics));
         let (server, background) = (bound.server, bound.background);
         Ok(Self { server, transport, handle, forming, background, ended: running.ended })
     }

@@ -84,6 +84,8 @@ pub struct Driver {
     pub(crate) voter_disk_space: VoterDiskSpace,
     pub(crate) stalled_followers: StalledFollowers,
     pub(crate) lag: Lag,
+    /// How often another leader was found.
+    pub(crate) leader_changes: u64,
 }
 
 impl Driver {
@@ -125,6 +127,7 @@ impl Driver {
             voter_disk_space: VoterDiskSpace::default(),
             stalled_followers: StalledFollowers::default(),
             lag: Lag::default(),
+            leader_changes: 0,
         };
         driver.core.phase = phase_of_incarnation(&driver.core);
         Ok(driver)

@@ -345,6 +345,7 @@ impl Driver {
             return;
         }
         let was = std::mem::replace(&mut self.seen, is);
+        self.leader_changes += u64::from(is.leader != 0 && is.leader != was.leader);
         let reason = reason(was, is, self.core.raft_id(), self.core.conf_voters().len());
         let leader = self.core.state_machine.members().get(is.leader);
         info!(self.core.log, "role";

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, ReadGrant, Reply};
 use crate::changefeed::ChangeFeed;
+use crate::metrics::{Metrics, NodeState};
 use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
 };
@@ -58,6 +59,11 @@ impl Inbox {
     /// Publishes names to the handles.
     pub fn publish(&self, names: &Names) {
         self.published.publish(names);
+    }
+
+    /// Publishes the figures of a tick.
+    pub fn publish_figures(&self, state: NodeState) {
+        self.published.metrics().node.store(Arc::new(state));
     }
 
     /// Publishes the state that stale reads may be answered from without the loop; None where none may.
@@ -156,6 +162,12 @@ impl Handle {
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
         self.published.state()
+    }
+
+    /// Returns the figures of the process; all modules above the loop count into them.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.published.metrics()
     }
 
     /// Returns the time since the end of the loop's last turn; None before the first. There is a turn at least once a

@@ -37,6 +37,7 @@ use crate::http::response::problem::{Problem, clip};
 use crate::http::server::client_socket::Fin;
 use crate::http::server::fair_memory::{Budget, Holder, Share};
 use crate::http::server::watchers::WatcherSlots;
+use crate::metrics::Metrics;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
 
@@ -164,6 +165,11 @@ impl ServerContext {
     /// The change feed of the node.
     pub(crate) fn feed(&self) -> &ChangeFeed {
         self.handle.feed()
+    }
+
+    /// The figures of the process.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        self.handle.metrics()
     }
 
     /// The present time of the clock that the feed uses.

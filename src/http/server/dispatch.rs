@@ -30,6 +30,7 @@ use super::host_guard::{self, Asked};
 use crate::http::api::watch;
 use crate::http::audit::{Entry, Trail};
 use crate::http::clients::RequestClient;
+use crate::http::metrics;
 use crate::http::request::handler_context::{RequestContext, ServerContext};
 use crate::http::request::unread_body::RequestBody;
 use crate::http::request::unsupported_headers;
@@ -156,8 +157,11 @@ impl<S: Routes> Dispatch<S> {
             let response = over_the_limit(&problem, &parts);
             return Ok(if is_known { context.with_node_headers(response) } else { response });
         }
-        // /livez and /readyz tell an orchestrator themselves that the node is starting; /health asks the loop like other routes.
-        let needs_loop = !is_probe || parts.uri.path().starts_with("/health");
+        // /livez and /readyz tell an orchestrator themselves that the node is starting, and /metrics has figures of the process; /health
+        // asks the loop like other routes.
+        let path = parts.uri.path();
+        let needs_loop =
+            if is_probe { path.starts_with("/health") } else { path.trim_end_matches('/') != metrics::PATH };
         let checked = certificate.and_then(|()| match context.starting() {
             Some(problem) if needs_loop => Err(problem),
             _ => unsupported_headers::check(&parts.headers),

@@ -1,0 +1,83 @@
+//! `GET /metrics`: the figures of the node for Prometheus.
+//!
+//! Invariants: it neither waits for the consensus loop nor for the disk, so it answers while either stalls, while the node starts, and on a node
+//! outside of a cluster.
+//!
+//! See also: what is counted ([`crate::metrics`]), `docs/monitoring.md`.
+
+use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use warp::reply::Response;
+
+use super::api::deadline;
+use super::request::handler_context::RequestContext;
+use super::response::problem::Problem;
+use crate::metrics::Format;
+
+/// The path.
+pub(super) const PATH: &str = "/metrics";
+
+/// Serves `GET /metrics`.
+pub(super) async fn metrics(request: RequestContext) -> Result<Response, Problem> {
+    request.takes_get()?;
+    deadline(&request)?;
+    let format = wanted(&request.headers);
+    let mut response = Response::new(request.context.metrics().encode(format).into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    Ok(response)
+}
+
+/// Returns the format that a request prefers: OpenMetrics where its quality is at least that of text.
+fn wanted(headers: &HeaderMap) -> Format {
+    let lists = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (mut open_metrics, mut text) = (0, 0);
+    for range in lists.flat_map(|list| list.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let of = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            "application/openmetrics-text" => &mut open_metrics,
+            "text/plain" => &mut text,
+            _ => continue,
+        };
+        *of = quality(parts).max(*of);
+    }
+    if open_metrics > 0 && open_metrics >= text { Format::OpenMetrics } else { Format::Text }
+}
+
+/// Returns the quality among the parameters of a media range, in thousandths; what is malformed is ignored.
+fn quality<'a>(mut parameters: impl Iterator<Item = &'a str>) -> u32 {
+    let named = parameters.find_map(|parameter| parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q=")));
+    let Some(Ok(quality)) = named.map(str::parse::<f32>) else { return 1000 };
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to 1000")]
+    let thousandths = (quality.clamp(0.0, 1.0) * 1000.0) as u32;
+    thousandths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openmetrics_is_served_where_it_is_wanted_as_much_as_text() {
+        let format = |accept: &str| {
+            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_str(accept).unwrap())]);
+            wanted(&headers)
+        };
+        assert_eq!(wanted(&HeaderMap::new()), Format::Text);
+        for text in [
+            "*/*",
+            "text/html, */*;q=0.8",
+            "text/plain",
+            "application/openmetrics-text;q=0",
+            "application/openmetrics-text;q=0.2, text/plain;version=0.0.4;q=0.5",
+            "application/json",
+        ] {
+            assert_eq!(format(text), Format::Text, "{text}");
+        }
+        for open_metrics in [
+            "application/openmetrics-text",
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "Application/OpenMetrics-Text; version=1.0.0; q=0.5, text/plain;q=0.3",
+        ] {
+            assert_eq!(format(open_metrics), Format::OpenMetrics, "{open_metrics}");
+        }
+    }
+}

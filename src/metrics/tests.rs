@@ -1,0 +1,108 @@
+//! What a scrape holds, in both formats.
+
+use super::*;
+
+/// Every name of the documents, without what the format appends.
+const NAMES: &[(&str, &str)] = &[
+    ("huskv_build_info", "gauge"),
+    ("huskv_cluster_info", "gauge"),
+    ("huskv_server_has_leader", "gauge"),
+    ("huskv_server_is_leader", "gauge"),
+    ("huskv_server_is_learner", "gauge"),
+    ("huskv_server_leader_changes_seen", "counter"),
+    ("huskv_raft_term", "gauge"),
+    ("huskv_raft_last_index", "gauge"),
+    ("huskv_raft_committed_index", "gauge"),
+    ("huskv_raft_applied_index", "gauge"),
+    ("huskv_raft_snapshot_index", "gauge"),
+    ("huskv_raft_voters", "gauge"),
+    ("huskv_raft_failure_tolerance", "gauge"),
+    ("huskv_raft_peer_match_index", "gauge"),
+    ("huskv_raft_peer_lag_entries", "gauge"),
+    ("huskv_db_keys", "gauge"),
+    ("huskv_db_size_bytes", "gauge"),
+    ("huskv_ttl_keys", "gauge"),
+    ("huskv_disk_free_bytes", "gauge"),
+    ("huskv_disk_directory_bytes", "gauge"),
+    ("process_cpu_seconds", "counter"),
+    ("process_resident_memory_bytes", "gauge"),
+    ("process_virtual_memory_bytes", "gauge"),
+    ("process_open_fds", "gauge"),
+    ("process_max_fds", "gauge"),
+    ("process_start_time_seconds", "gauge"),
+    ("process_threads", "gauge"),
+];
+
+/// The names that have a series for each other member, and none without.
+const OF_PEERS: &[&str] = &["huskv_raft_peer_match_index", "huskv_raft_peer_lag_entries"];
+
+fn with_state(state: NodeState) -> Arc<Metrics> {
+    let metrics = Arc::new(Metrics::default());
+    metrics.node.store(Arc::new(state));
+    metrics
+}
+
+fn peer(name: &str, match_index: Option<u64>) -> PeerState {
+    PeerState { name: name.into(), match_index, lag_entries: match_index.map(|_| 2) }
+}
+
+#[test]
+fn every_name_is_there_from_the_first_scrape_on() {
+    let body = Arc::new(Metrics::default()).encode(Format::Text);
+    for (name, kind) in NAMES {
+        let shown = if *kind == "counter" { format!("{name}_total") } else { (*name).to_owned() };
+        assert!(body.contains(&format!("# TYPE {shown} {kind}\n")), "{name}: {body}");
+        assert!(body.contains(&format!("# HELP {shown} ")), "{name}");
+        let series = if *kind == "histogram" { format!("{name}_count") } else { shown };
+        let is_series = |line: &str| line.strip_prefix(&series).is_some_and(|rest| rest.starts_with([' ', '{']));
+        assert_eq!(body.lines().any(is_series), !OF_PEERS.contains(name), "{name}");
+    }
+    assert_eq!(body.matches("# TYPE ").count(), NAMES.len(), "a name is missing in this test: {body}");
+}
+
+#[test]
+fn what_only_a_leader_knows_is_nan_elsewhere() {
+    let follower = NodeState { peers: vec![peer("node2", None)], ..NodeState::default() };
+    let body = with_state(follower).encode(Format::Text);
+    for line in [
+        "huskv_raft_failure_tolerance NaN",
+        "huskv_raft_peer_match_index{peer=\"node2\"} NaN",
+        "huskv_raft_peer_lag_entries{peer=\"node2\"} NaN",
+    ] {
+        assert!(body.lines().any(|found| found == line), "{line}: {body}");
+    }
+    let peers = vec![peer("node2", Some(40)), peer("node3", Some(42))];
+    let leader = NodeState { failure_tolerance: Some(1), peers, ..NodeState::default() };
+    let body = with_state(leader).encode(Format::Text);
+    for line in ["huskv_raft_failure_tolerance 1", "huskv_raft_peer_match_index{peer=\"node3\"} 42"] {
+        assert!(body.lines().any(|found| found == line), "{line}: {body}");
+    }
+}
+
+#[test]
+fn openmetrics_ends_with_its_mark_and_names_counters_without_their_suffix() {
+    let state = NodeState { leader_changes: 3, ..NodeState::default() };
+    let metrics = with_state(state);
+    let body = metrics.encode(Format::OpenMetrics);
+    assert!(body.ends_with("# EOF\n") && body.matches("# EOF").count() == 1);
+    assert!(
+        body.contains("# TYPE huskv_server_leader_changes_seen counter\nhuskv_server_leader_changes_seen_total 3\n")
+    );
+    assert!(!metrics.encode(Format::Text).contains("# EOF"));
+}
+
+#[test]
+fn a_hostile_name_stays_one_label() {
+    let state = NodeState { node: "a\"} 7\nx{y=\"\\".into(), ..NodeState::default() };
+    let body = with_state(state).encode(Format::Text);
+    assert!(body.contains(r#"node="a\"} 7\nx{y=\"\\"} 1"#), "{body}");
+}
+
+#[test]
+fn every_name_is_documented() {
+    let page = include_str!("../../docs/monitoring.md");
+    for (name, kind) in NAMES {
+        let shown = if *kind == "counter" { format!("{name}_total") } else { (*name).to_owned() };
+        assert!(page.contains(&format!("`{shown}`")) || page.contains(&format!("`{shown}{{")), "{shown}");
+    }
+}
