@@ -20,6 +20,9 @@ const OF_DISK: &[u64] = &doubled::<15>(500_000);
 /// Round trips: 0.1 ms doubled to 3.2768 s.
 const OF_ROUND_TRIPS: &[u64] = &doubled::<16>(100_000);
 
+/// Snapshot streams: 0.1 s doubled to 409.6 s.
+const OF_STREAMS: &[u64] = &doubled::<13>(100 * MS);
+
 /// HTTP requests: 0.5 ms to 10 s.
 const OF_HTTP: &[u64] = &[
     MS / 2,
@@ -66,6 +69,12 @@ impl Histogram {
     #[must_use]
     pub fn of_disk() -> Self {
         Self::new(OF_DISK)
+    }
+
+    /// Returns a histogram for snapshot streams.
+    #[must_use]
+    pub fn of_streams() -> Self {
+        Self::new(OF_STREAMS)
     }
 
     /// Returns a histogram for round trips between nodes.
@@ -122,6 +131,7 @@ mod tests {
         };
         assert_eq!(ends(Histogram::of_disk()), (16, 0.0005, 8.192));
         assert_eq!(ends(Histogram::of_round_trips()), (17, 0.0001, 3.2768));
+        assert_eq!(ends(Histogram::of_streams()), (14, 0.1, 409.6));
         assert_eq!(ends(Histogram::of_http()), (15, 0.0005, 10.0));
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! See also: `GET /metrics` (`http::api::metrics`), `docs/monitoring.md`.
 
+mod consensus;
 mod counters;
 mod exposition;
 mod histogram;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+pub use consensus::{Failure, Loop, Proposals, Reads, Snapshots};
 pub use counters::{Counter, Gauge, Seconds};
 use exposition::Exposition;
 pub use exposition::Format;
@@ -40,6 +42,14 @@ pub struct Metrics {
     pub node: ArcSwap<NodeState>,
     /// The bytes of the data directory's files, as last measured.
     pub directory_bytes: Gauge,
+    /// Writes of clients.
+    pub proposals: Proposals,
+    /// Reads of clients.
+    pub reads: Reads,
+    /// The loop.
+    pub turns: Loop,
+    /// Checkpoints and snapshot streams.
+    pub snapshots: Snapshots,
     process: Process,
 }
 
@@ -62,6 +72,10 @@ impl Metrics {
             "Bytes of the files in the data directory.",
             self.directory_bytes.get(),
         )?;
+        self.proposals.write(to)?;
+        self.reads.write(to)?;
+        self.turns.write(to)?;
+        self.snapshots.write(to)?;
         self.process.write(to)
     }
 }

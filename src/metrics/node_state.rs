@@ -45,6 +45,14 @@ pub struct NodeState {
     pub ttl_keys: u64,
     /// The free bytes of the data directory's disk, where the system reports them.
     pub free_bytes: Option<u64>,
+    /// Requests of clients and peers that wait on this node.
+    pub pending: u64,
+    /// Bytes written to the journal since the start.
+    pub wal_write_bytes: u64,
+    /// Keys that have expired since the start.
+    pub ttl_expired: u64,
+    /// How often this node's state was another one than the leader's.
+    pub state_hash_mismatches: u64,
 }
 
 /// Another member.
@@ -68,9 +76,21 @@ impl NodeState {
         )?;
         self.write_leadership(to)?;
         self.write_raft(to)?;
+        self.write_proposals(to)?;
         to.gauge("huskv_db_keys", "Number of keys.", self.keys)?;
         to.gauge("huskv_db_size_bytes", "Bytes of all keys and values, as stored.", self.size_bytes)?;
         to.gauge("huskv_ttl_keys", "Number of keys with an expiry.", self.ttl_keys)?;
+        to.counter(
+            "huskv_ttl_expired",
+            "Keys that expired, as applied on this node since its start.",
+            self.ttl_expired,
+        )?;
+        to.counter(
+            "huskv_state_hash_mismatch",
+            "How often the state of this node was another one than the leader's at the same index.",
+            self.state_hash_mismatches,
+        )?;
+        to.counter("huskv_disk_wal_write_bytes", "Bytes written to the journal.", self.wal_write_bytes)?;
         to.gauge("huskv_disk_free_bytes", "Free bytes of the file system of the data directory.", self.free_bytes)
     }
 
@@ -82,6 +102,24 @@ impl NodeState {
             "huskv_server_leader_changes_seen",
             "Leaders found that were not the one before, since the start of the process.",
             self.leader_changes,
+        )
+    }
+
+    fn write_proposals(&self, to: &mut Exposition<'_>) -> fmt::Result {
+        to.counter(
+            "huskv_server_proposals_committed",
+            "Entries committed in the life of the cluster: the commit index as a counter.",
+            self.committed_index,
+        )?;
+        to.counter(
+            "huskv_server_proposals_applied",
+            "Entries applied in the life of the cluster: the applied index as a counter.",
+            self.applied_index,
+        )?;
+        to.gauge(
+            "huskv_server_proposals_pending",
+            "Requests that wait on this node to be proposed, committed, answered by the leader, or for a leader.",
+            self.pending,
         )
     }
 

@@ -152,6 +152,10 @@ impl Driver {
             size_bytes: state_machine.live_bytes(),
             ttl_keys: state_machine.ttl_keys(),
             free_bytes: self.core.free_space().map(|space| space.free_bytes),
+            pending: self.proposals.len() as u64,
+            wal_write_bytes: self.core.wal_write_bytes(),
+            ttl_expired: self.ttl_expired,
+            state_hash_mismatches: self.state_hash_mismatches,
         }
     }
 

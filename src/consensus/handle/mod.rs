@@ -17,7 +17,7 @@ pub(super) mod wake_batch;
 mod write_budget;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -331,11 +331,15 @@ impl Handle {
         {
             return Ok(ReadGrant::clone(&grant));
         }
-        let deadline = self.clock.after(timeout);
+        let (deadline, began) = (self.clock.after(timeout), Instant::now());
         let (reply, answer) = slot();
         let reply = Box::new(move |result| reply.send(result));
         self.client(Input::Read { consistency, bounds, deadline, reply })?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        let grant = answer.await.unwrap_or_else(|_| Err(stopping()))?;
+        if consistency == Consistency::Linearizable {
+            self.metrics().reads.read_index_duration.observe(began.elapsed());
+        }
+        Ok(grant)
     }
 
     /// Hands the failure of a read to the loop, which ends with it.

@@ -5,13 +5,16 @@
 //!
 //! See also: what is counted ([`crate::metrics`]), `docs/monitoring.md`.
 
+use std::time::Duration;
+
 use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use warp::reply::Response;
 
 use super::api::deadline;
 use super::request::handler_context::RequestContext;
 use super::response::problem::Problem;
-use crate::metrics::Format;
+use crate::metrics::{Failure, Format, Proposals};
+use crate::model::{Answer, Code, CommandResult, Outcome, Refusal};
 
 /// The path.
 pub(super) const PATH: &str = "/metrics";
@@ -49,6 +52,43 @@ fn quality<'a>(mut parameters: impl Iterator<Item = &'a str>) -> u32 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to 1000")]
     let thousandths = (quality.clamp(0.0, 1.0) * 1000.0) as u32;
     thousandths
+}
+
+/// Counts a write of a client by what came of it.
+pub(super) fn count_write(proposals: &Proposals, result: &Result<Answer, Refusal>, took: Duration) {
+    match result {
+        Ok(Answer::Written(written)) => {
+            proposals.duration.observe(took);
+            if written.replayed {
+                return proposals.idempotency_replayed.inc();
+            }
+            match &written.outcome {
+                CommandResult::ConditionFailed { .. } => proposals.preconditions_failed.inc(),
+                CommandResult::Txn { succeeded: true, .. } => proposals.txn_succeeded.inc(),
+                CommandResult::Txn { succeeded: false, .. } => proposals.txn_failed.inc(),
+                _ => {}
+            }
+        }
+        Ok(Answer::Members { .. } | Answer::Transferred { .. }) => {}
+        Err(refusal) => {
+            proposals.failed(failure(refusal.code));
+            if refusal.outcome == Outcome::Unknown {
+                proposals.unknown_outcomes.inc();
+            }
+        }
+    }
+}
+
+fn failure(code: Code) -> Failure {
+    match code {
+        Code::NoLeader | Code::NoQuorum => Failure::NoLeader,
+        Code::Timeout => Failure::Timeout,
+        Code::Overloaded => Failure::Overloaded,
+        Code::DiskNearlyFull => Failure::DiskNearlyFull,
+        Code::Starting | Code::Stopping | Code::Joining | Code::Removed | Code::Verifying => Failure::NotServing,
+        Code::BadRequest | Code::BadKey | Code::TooLarge => Failure::Invalid,
+        _ => Failure::Other,
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::changefeed::ChangeFeed;
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed, Names};
 use crate::http::audit::Trail;
 use crate::http::clients::RequestClient;
+use crate::http::metrics;
 use crate::http::options::Options;
 use crate::http::reload::{Present, Reloadable};
 use crate::http::response::problem::{Problem, clip};
@@ -148,6 +149,7 @@ impl ServerContext {
     pub(crate) async fn request(&self, request: Request, deadline: Deadline) -> Result<Answer, Problem> {
         let code = if matches!(request, Request::Join { .. }) { Code::JoinUnfinished } else { Code::Timeout };
         let left = deadline.left();
+        let (is_write, began) = (matches!(request, Request::Write(_)), Instant::now());
         let answer = self.answer_of(left, self.handle.request(request, left)).await;
         // The loop has the request and may still propose it, so neither case may say `not_applied`.
         let no_answer = |reason| match reason {
@@ -159,7 +161,11 @@ impl ServerContext {
                 "the node stops, and its loop has not answered the request; its disk may be slow",
             ),
         };
-        Ok(answer.map_err(no_answer)??)
+        let result = answer.map_err(no_answer).and_then(|result| result);
+        if is_write {
+            metrics::count_write(&self.metrics().proposals, &result, began.elapsed());
+        }
+        Ok(result?)
     }
 
     /// The change feed of the node.
@@ -218,7 +224,10 @@ impl ServerContext {
     ) -> Result<Fetched, Problem> {
         let left = deadline.left();
         let fetched = self.answer_unless_stalled(left, self.handle.read(key, fresh, left)).await;
-        fetched.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |fetched| Ok(fetched?))
+        self.counted_read(
+            fetched.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |fetched| Ok(fetched?)),
+            fresh.0,
+        )
     }
 
     /// Reads a page of keys through the loop.
@@ -230,7 +239,18 @@ impl ServerContext {
     ) -> Result<Listed, Problem> {
         let left = deadline.left();
         let listed = self.answer_unless_stalled(left, self.handle.list(list, fresh, left)).await;
-        listed.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |listed| Ok(listed?))
+        self.counted_read(
+            listed.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |listed| Ok(listed?)),
+            fresh.0,
+        )
+    }
+
+    /// Counts the failure of a linearizable read.
+    fn counted_read<T>(&self, read: Result<T, Problem>, consistency: Consistency) -> Result<T, Problem> {
+        if consistency == Consistency::Linearizable && read.is_err() {
+            self.metrics().reads.read_indexes_failed.inc();
+        }
+        read
     }
 
     /// Makes a checkpoint of the state machine.

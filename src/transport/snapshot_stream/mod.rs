@@ -79,6 +79,7 @@ pub async fn send(
         // At most 4 frames wait between the reader thread and the socket, so a slow peer stops the scan and not this
         // task's memory.
         let (bytes, (frames, frames_end)) = (reader.bytes(), mpsc::channel(FRAMES_AHEAD));
+        registry.handle.metrics().snapshots.bytes.set(bytes);
         on_thread("snapshot-reader", move || read_frames(|| reader.next(), &frames))?;
         let handle = registry.handle.clone();
         let pace = Pace::new(registry.snapshot_bytes_per_second, bytes, move || handle.any_write());
@@ -88,6 +89,11 @@ pub async fn send(
         result = sending => result,
         () = registry.stopped() => Err("this node is stopping".into()),
     };
+    let snapshots = &registry.handle.metrics().snapshots;
+    match &result {
+        Ok(_) => snapshots.send.observe(began.elapsed()),
+        Err(_) => snapshots.sends_failed.inc(),
+    }
     let outcome = result.as_ref().map_or_else(String::as_str, |_| "taken");
     info!(registry.log, "snapshot stream ended"; "to" => to, "outcome" => outcome, "ms" => ms(began));
     result
@@ -245,6 +251,11 @@ pub async fn receive(registry: &Registry, stream: PeerStream, peer: &InboundPeer
             }
         }
     };
+    let snapshots = &registry.handle.metrics().snapshots;
+    match &result {
+        Ok(()) => snapshots.install.observe(began.elapsed()),
+        Err(_) => snapshots.installs_failed.inc(),
+    }
     let outcome = result.as_ref().map_or_else(String::as_str, |()| "in use");
     info!(registry.log, "snapshot stream ended"; "from" => who, "outcome" => outcome, "ms" => ms(began));
     // Reads on after the result: closing over unread bytes would reset the connection and lose it.
@@ -267,7 +278,10 @@ async fn receive_snapshot(
     welcome: Welcome,
 ) -> Result<(), String> {
     let announced = match read_frame_within(reader, frame_limits::ANNOUNCE, ANNOUNCE_LIMIT).await {
-        Ok(Frame::Announce { index, bytes }) => (index, bytes),
+        Ok(Frame::Announce { index, bytes }) => {
+            registry.handle.metrics().snapshots.bytes.set(bytes);
+            (index, bytes)
+        }
         Ok(other) => return Err(WireError::Unexpected(other.kind().1).to_string()),
         Err(error) => return Err(error.to_string()),
     };
