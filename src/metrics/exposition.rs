@@ -16,8 +16,8 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::Metrics;
 use super::histogram::Histogram;
+use super::{Metrics, ServerState};
 
 /// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,18 +155,18 @@ impl Exposition<'_> {
 
 /// All figures, as the crate asks for them.
 #[derive(Debug)]
-struct Collected(Arc<Metrics>);
+struct Collected(Arc<Metrics>, ServerState);
 
 impl Collector for Collected {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.0.write(&mut Exposition(encoder))
+        self.0.write(&mut Exposition(encoder), &self.1)
     }
 }
 
 /// Returns all figures as text.
-pub(super) fn encode(metrics: &Arc<Metrics>, format: Format) -> String {
+pub(super) fn encode(metrics: &Arc<Metrics>, format: Format, state: ServerState) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Collected(Arc::clone(metrics))));
+    registry.register_collector(Box::new(Collected(Arc::clone(metrics), state)));
     let mut body = String::new();
     let encoded = match format {
         Format::Text => prometheus_text::encode(&mut body, &registry),

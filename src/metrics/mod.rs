@@ -9,10 +9,13 @@
 //!
 //! See also: `GET /metrics` (`http::api::metrics`), `docs/monitoring.md`.
 
+mod access;
 mod consensus;
 mod counters;
 mod exposition;
 mod histogram;
+mod http;
+mod network;
 mod node_state;
 mod process;
 
@@ -21,11 +24,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+pub use access::{Access, AccessState};
 pub use consensus::{Failure, Loop, Proposals, Reads, Snapshots};
 pub use counters::{Counter, Gauge, Seconds};
 use exposition::Exposition;
 pub use exposition::Format;
 pub use histogram::Histogram;
+pub use http::{Http, InFlight, Overload, ROUTES, Target, Verb};
+pub use network::{Network, PeerFigures};
 pub use node_state::{NodeState, PeerState};
 use process::Process;
 
@@ -50,17 +56,34 @@ pub struct Metrics {
     pub turns: Loop,
     /// Checkpoints and snapshot streams.
     pub snapshots: Snapshots,
+    /// Connections to other nodes.
+    pub network: Network,
+    /// The HTTP server.
+    pub http: Http,
+    /// TLS, tokens, limits, reloads.
+    pub access: Access,
     process: Process,
+}
+
+/// What the HTTP server knows as of a scrape.
+#[derive(Debug, Default)]
+pub struct ServerState {
+    /// The clients that watch.
+    pub watchers: u64,
+    /// The first index whose changes are kept for watchers.
+    pub watch_oldest_index: u64,
+    /// TLS and reloads.
+    pub access: AccessState,
 }
 
 impl Metrics {
     /// Returns all figures as text.
     #[must_use]
-    pub fn encode(self: &Arc<Self>, format: Format) -> String {
-        exposition::encode(self, format)
+    pub fn encode(self: &Arc<Self>, format: Format, state: ServerState) -> String {
+        exposition::encode(self, format, state)
     }
 
-    fn write(&self, to: &mut Exposition<'_>) -> fmt::Result {
+    fn write(&self, to: &mut Exposition<'_>, state: &ServerState) -> fmt::Result {
         to.gauges(
             "huskv_build_info",
             "Version and commit of the program; the value is 1.",
@@ -76,6 +99,15 @@ impl Metrics {
         self.reads.write(to)?;
         self.turns.write(to)?;
         self.snapshots.write(to)?;
+        self.network.write(to)?;
+        self.http.write(to)?;
+        to.gauge("huskv_watchers", "Clients that watch.", state.watchers)?;
+        to.gauge(
+            "huskv_watch_oldest_index",
+            "First index whose changes are kept for watchers.",
+            state.watch_oldest_index,
+        )?;
+        self.access.write(to, &state.access, self.process.started())?;
         self.process.write(to)
     }
 }

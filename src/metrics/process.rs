@@ -49,6 +49,11 @@ fn open_files() -> Option<u64> {
 }
 
 impl Process {
+    /// Returns its start in seconds since 1970.
+    pub(super) fn started(&self) -> u64 {
+        self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+
     pub(super) fn write(&self, to: &mut Exposition<'_>) -> fmt::Result {
         let status = Status::parse(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
         let cpu = std::time::Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();

@@ -48,6 +48,26 @@ const NAMES: &[(&str, &str)] = &[
     ("huskv_snapshot_install_duration_seconds", "histogram"),
     ("huskv_snapshot_bytes", "gauge"),
     ("huskv_state_hash_mismatch", "counter"),
+    ("huskv_network_active_peers", "gauge"),
+    ("huskv_network_peer_round_trip_time_seconds", "histogram"),
+    ("huskv_network_peer_sent_bytes", "counter"),
+    ("huskv_network_peer_received_bytes", "counter"),
+    ("huskv_network_peer_sent_failures", "counter"),
+    ("huskv_http_requests", "counter"),
+    ("huskv_http_request_duration_seconds", "histogram"),
+    ("huskv_http_requests_in_flight", "gauge"),
+    ("huskv_http_connections", "gauge"),
+    ("huskv_http_overloaded", "counter"),
+    ("huskv_watchers", "gauge"),
+    ("huskv_watch_oldest_index", "gauge"),
+    ("huskv_watch_events", "counter"),
+    ("huskv_watch_lagged", "counter"),
+    ("huskv_tls_certificate_not_after_timestamp_seconds", "gauge"),
+    ("huskv_tls_handshake_failures", "counter"),
+    ("huskv_auth_denied", "counter"),
+    ("huskv_rate_limited", "counter"),
+    ("huskv_config_last_reload_successful", "gauge"),
+    ("huskv_config_last_reload_success_timestamp_seconds", "gauge"),
     ("process_cpu_seconds", "counter"),
     ("process_resident_memory_bytes", "gauge"),
     ("process_virtual_memory_bytes", "gauge"),
@@ -58,7 +78,14 @@ const NAMES: &[(&str, &str)] = &[
 ];
 
 /// The names that have a series for each other member, and none without.
-const OF_PEERS: &[&str] = &["huskv_raft_peer_match_index", "huskv_raft_peer_lag_entries"];
+const OF_PEERS: &[&str] = &[
+    "huskv_raft_peer_match_index",
+    "huskv_raft_peer_lag_entries",
+    "huskv_network_peer_round_trip_time_seconds",
+    "huskv_network_peer_sent_bytes",
+    "huskv_network_peer_received_bytes",
+    "huskv_network_peer_sent_failures",
+];
 
 fn with_state(state: NodeState) -> Arc<Metrics> {
     let metrics = Arc::new(Metrics::default());
@@ -72,7 +99,7 @@ fn peer(name: &str, match_index: Option<u64>) -> PeerState {
 
 #[test]
 fn every_name_is_there_from_the_first_scrape_on() {
-    let body = Arc::new(Metrics::default()).encode(Format::Text);
+    let body = Arc::new(Metrics::default()).encode(Format::Text, ServerState::default());
     for (name, kind) in NAMES {
         let shown = if *kind == "counter" { format!("{name}_total") } else { (*name).to_owned() };
         assert!(body.contains(&format!("# TYPE {shown} {kind}\n")), "{name}: {body}");
@@ -87,7 +114,7 @@ fn every_name_is_there_from_the_first_scrape_on() {
 #[test]
 fn what_only_a_leader_knows_is_nan_elsewhere() {
     let follower = NodeState { peers: vec![peer("node2", None)], ..NodeState::default() };
-    let body = with_state(follower).encode(Format::Text);
+    let body = with_state(follower).encode(Format::Text, ServerState::default());
     for line in [
         "huskv_raft_failure_tolerance NaN",
         "huskv_raft_peer_match_index{peer=\"node2\"} NaN",
@@ -97,7 +124,7 @@ fn what_only_a_leader_knows_is_nan_elsewhere() {
     }
     let peers = vec![peer("node2", Some(40)), peer("node3", Some(42))];
     let leader = NodeState { failure_tolerance: Some(1), peers, ..NodeState::default() };
-    let body = with_state(leader).encode(Format::Text);
+    let body = with_state(leader).encode(Format::Text, ServerState::default());
     for line in ["huskv_raft_failure_tolerance 1", "huskv_raft_peer_match_index{peer=\"node3\"} 42"] {
         assert!(body.lines().any(|found| found == line), "{line}: {body}");
     }
@@ -107,18 +134,18 @@ fn what_only_a_leader_knows_is_nan_elsewhere() {
 fn openmetrics_ends_with_its_mark_and_names_counters_without_their_suffix() {
     let state = NodeState { leader_changes: 3, ..NodeState::default() };
     let metrics = with_state(state);
-    let body = metrics.encode(Format::OpenMetrics);
+    let body = metrics.encode(Format::OpenMetrics, ServerState::default());
     assert!(body.ends_with("# EOF\n") && body.matches("# EOF").count() == 1);
     assert!(
         body.contains("# TYPE huskv_server_leader_changes_seen counter\nhuskv_server_leader_changes_seen_total 3\n")
     );
-    assert!(!metrics.encode(Format::Text).contains("# EOF"));
+    assert!(!metrics.encode(Format::Text, ServerState::default()).contains("# EOF"));
 }
 
 #[test]
 fn a_hostile_name_stays_one_label() {
     let state = NodeState { node: "a\"} 7\nx{y=\"\\".into(), ..NodeState::default() };
-    let body = with_state(state).encode(Format::Text);
+    let body = with_state(state).encode(Format::Text, ServerState::default());
     assert!(body.contains(r#"node="a\"} 7\nx{y=\"\\"} 1"#), "{body}");
 }
 
@@ -128,5 +155,19 @@ fn every_name_is_documented() {
     for (name, kind) in NAMES {
         let shown = if *kind == "counter" { format!("{name}_total") } else { (*name).to_owned() };
         assert!(page.contains(&format!("`{shown}`")) || page.contains(&format!("`{shown}{{")), "{shown}");
+    }
+}
+
+#[test]
+fn five_members_have_at_most_a_thousand_series() {
+    let names = ["node2", "node3", "node4", "node5"];
+    let peers = names.iter().map(|name| peer(name, Some(1))).collect();
+    let metrics = with_state(NodeState { peers, ..NodeState::default() });
+    metrics.network.set_members((2..).zip(names));
+    let body = metrics.encode(Format::Text, ServerState::default());
+    let series = body.lines().filter(|line| !line.starts_with('#')).count();
+    assert!((500..=1000).contains(&series), "{series}");
+    for name in OF_PEERS {
+        assert!(body.contains(&format!("\n{name}")), "{name}");
     }
 }

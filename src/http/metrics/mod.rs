@@ -5,16 +5,19 @@
 //!
 //! See also: what is counted ([`crate::metrics`]), `docs/monitoring.md`.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use warp::reply::Response;
 
 use super::api::deadline;
-use super::request::handler_context::RequestContext;
-use super::response::problem::Problem;
-use crate::metrics::{Failure, Format, Proposals};
+use super::request::handler_context::{RequestContext, ServerContext};
+use super::response::problem::{Problem, Refused};
+use crate::metrics::{AccessState, Failure, Format, Metrics, Proposals, ServerState};
 use crate::model::{Answer, Code, CommandResult, Outcome, Refusal};
+use crate::trust::credentials::CredentialStore;
+use crate::trust::peer_tls::PeerTls;
 
 /// The path.
 pub(super) const PATH: &str = "/metrics";
@@ -24,9 +27,35 @@ pub(super) async fn metrics(request: RequestContext) -> Result<Response, Problem
     request.takes_get()?;
     deadline(&request)?;
     let format = wanted(&request.headers);
-    let mut response = Response::new(request.context.metrics().encode(format).into());
+    let context = &request.context;
+    let mut response = Response::new(context.metrics().encode(format, state_of(context)).into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     Ok(response)
+}
+
+/// Returns what the server knows now.
+fn state_of(context: &ServerContext) -> ServerState {
+    let options = &context.options;
+    let (http, peer) = (options.tls.as_deref(), options.peer_tls.as_deref());
+    let not_after = |credentials: &CredentialStore| seconds(credentials.info().not_after);
+    let mut refused_handshakes = BTreeMap::new();
+    let of_http = http.map(|tls| tls.refusals.totals()).unwrap_or_default();
+    for (kind, count) in of_http.into_iter().chain(peer.map(PeerTls::refused).unwrap_or_default()) {
+        *refused_handshakes.entry(kind).or_default() += count;
+    }
+    let last_reload = context.last_reload.load();
+    let access = AccessState {
+        http_not_after: http.map(|tls| not_after(tls.acceptor.credentials())),
+        peer_not_after: peer.map(|tls| not_after(tls.credentials())),
+        refused_handshakes,
+        reload_failed: last_reload.as_deref().is_some_and(|last| last.problem.is_some()),
+    };
+    ServerState { watchers: context.watchers.len() as u64, watch_oldest_index: context.feed().oldest(), access }
+}
+
+/// A time in seconds since 1970.
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Returns the format that a request prefers: OpenMetrics where its quality is at least that of text.
@@ -52,6 +81,16 @@ fn quality<'a>(mut parameters: impl Iterator<Item = &'a str>) -> u32 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to 1000")]
     let thousandths = (quality.clamp(0.0, 1.0) * 1000.0) as u32;
     thousandths
+}
+
+/// Counts a request that was refused for want of room or of a right.
+pub(super) fn count_refused(metrics: &Metrics, response: &Response) {
+    match response.extensions().get::<Refused>() {
+        None => {}
+        Some(Refused::Unauthorized) => metrics.access.unauthorized.inc(),
+        Some(Refused::Forbidden) => metrics.access.forbidden.inc(),
+        Some(Refused::Overload(why)) => metrics.http.overloaded(*why),
+    }
 }
 
 /// Counts a write of a client by what came of it.
@@ -94,6 +133,21 @@ fn failure(code: Code) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{ROUTES, Target};
+
+    #[test]
+    fn every_operation_of_the_document_has_series_of_its_own() {
+        let document: serde_json::Value = serde_json::from_str(include_str!("../api/openapi.json")).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        for (template, item) in paths {
+            for method in ["get", "put", "post", "delete"].into_iter().filter(|method| item.get(*method).is_some()) {
+                let method = method.to_uppercase();
+                let found = Target::of(&method, &template.replace("{key}", "k")).labels();
+                assert_eq!(found, (template.as_str(), method.as_str()));
+            }
+        }
+        assert_eq!(ROUTES.len(), paths.len() + 1, "and `other`");
+    }
 
     #[test]
     fn openmetrics_is_served_where_it_is_wanted_as_much_as_text() {

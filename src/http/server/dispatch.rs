@@ -11,6 +11,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -37,6 +38,7 @@ use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::http::routes;
+use crate::metrics::Target;
 
 /// The header with how long a connection may be idle.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -77,6 +79,8 @@ impl<S: Routes> Dispatch<S> {
     ) -> Result<Response, Infallible> {
         let context = &self.context;
         let (parts, body) = request.into_parts();
+        let (figures, began) = (&context.metrics().http, Instant::now());
+        let (target, _in_flight) = (Target::of(parts.method.as_str(), parts.uri.path()), figures.begin());
         // From here on: a request that ends without an answer has a line, too.
         let entry = Entry::begin(&context.options.audit, &parts, client.address);
         let trail = entry.as_ref().map(Entry::trail);
@@ -108,6 +112,8 @@ impl<S: Routes> Dispatch<S> {
         if let Some(entry) = entry {
             entry.finish(&response);
         }
+        metrics::count_refused(context.metrics(), &response);
+        figures.answered(target, response.status().as_u16(), began.elapsed());
         success::set_common_headers(&mut response);
         // One request for each connection, so that the few slots come free soon. For the same reason nothing waits for an unread
         // body: a client that sends half of it would hold the slot for as long as the wait.
@@ -154,6 +160,11 @@ impl<S: Routes> Dispatch<S> {
         // Before the rights of the token: a request that would be a 401 or 403 counts, too.
         if !is_probe && let Err(problem) = context.options.limiter.check(&asking) {
             trail.iter().for_each(Trail::over_the_limit);
+            let access = &context.metrics().access;
+            match asking.caller.token() {
+                Some(_) => access.limited_by_token.inc(),
+                None => access.limited_by_address.inc(),
+            }
             let response = over_the_limit(&problem, &parts);
             return Ok(if is_known { context.with_node_headers(response) } else { response });
         }

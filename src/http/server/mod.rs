@@ -55,6 +55,7 @@ use super::api::watch;
 use super::reload::Control;
 use super::request::handler_context::ServerContext;
 use super::response::problem::Problem;
+use crate::metrics::Overload;
 use crate::trust::Mode;
 use acceptor::Acceptor;
 use client_socket::{Fin, PeekedRequest, Socket};
@@ -123,11 +124,16 @@ async fn accept(
     let tls_only = tls.as_ref().is_some_and(|tls| tls.mode == Mode::On);
     let mut acceptor = Acceptor::new(slots.max_lingering_refused(), tls_only, log.clone());
     let no_slot = raw_response(&Problem::connections_full());
+    let metrics = Arc::clone(context.metrics());
+    let figures = &metrics.http;
     let drain = loop {
         let accepted = tokio::select! {
             drain = &mut stopped => break drain.unwrap_or_default(),
             // Removes ended connections, or the set would grow for ever.
-            Some(_) = connections.join_next() => continue,
+            Some(_) = connections.join_next() => {
+                figures.connections.set(connections.len() as u64);
+                continue;
+            }
             accepted = acceptor.next(&listener) => accepted,
         };
         let Some((stream, address)) = accepted else { continue };
@@ -144,6 +150,7 @@ async fn accept(
             acceptor.warn_limited("all http connections are busy", "none can be evicted; new ones are refused");
         }
         let Some(slot) = slot else {
+            figures.overloaded(Overload::Connections);
             acceptor.refuse(stream, &no_slot);
             continue;
         };
@@ -152,6 +159,7 @@ async fn accept(
             let tls = Arc::clone(tls);
             let serve = tls_handshake::serve((stream, tls), slot, context, dispatch, stop_signal, log.clone());
             connections.spawn(serve);
+            figures.connections.set(connections.len() as u64);
             continue;
         }
         let client = Client::at(address, Fin::default());
@@ -159,6 +167,7 @@ async fn accept(
         let socket = WriteTimeout::new(socket, context.options.rate_grace);
         let serve = connection::serve((socket, broken), client, slot, context, dispatch, stop_signal, log.clone());
         connections.spawn(serve);
+        figures.connections.set(connections.len() as u64);
     };
     // Of a drain of 8 s: for 7 s requests end by themselves. Then the waits for the loop are given up, and their clients get
     // "unknown outcome" within the last second. What is left then is aborted.

@@ -41,3 +41,60 @@ async fn openmetrics_is_served_to_a_scraper_that_asks_for_it() {
     assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
     assert!(answer.body.ends_with("# EOF\n"));
 }
+
+/// Returns the value of a series.
+#[track_caller]
+fn value(body: &str, series: &str) -> f64 {
+    let line = body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in {body}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_template_and_no_label_has_a_key() {
+    let node = Node::working();
+    node.ask("PUT", "/store/secret-key", "1").await;
+    node.ask("GET", "/store/secret-key", "").await;
+    node.ask("GET", "/store/other-secret", "").await;
+    node.ask("GET", "/store?prefix=secret", "").await;
+    node.ask_with("PUT", "/store/secret-key", "If-Match: \"1\"\r\n", "2").await.is_problem(412, "precondition_failed");
+    node.ask("GET", "/secret-path", "").await;
+    let body = node.ask("GET", "/metrics", "").await.body;
+    for (series, count) in [
+        (r#"huskv_http_requests_total{method="PUT",route="/store/{key}",status="2xx"}"#, 1.0),
+        (r#"huskv_http_requests_total{method="PUT",route="/store/{key}",status="4xx"}"#, 1.0),
+        (r#"huskv_http_requests_total{method="GET",route="/store/{key}",status="2xx"}"#, 1.0),
+        (r#"huskv_http_requests_total{method="GET",route="/store/{key}",status="4xx"}"#, 1.0),
+        (r#"huskv_http_requests_total{method="GET",route="/store",status="2xx"}"#, 1.0),
+        (r#"huskv_http_requests_total{method="other",route="other",status="4xx"}"#, 1.0),
+        (r#"huskv_http_request_duration_seconds_count{method="PUT",route="/store/{key}"}"#, 2.0),
+        ("huskv_http_requests_in_flight", 1.0),
+        ("huskv_server_proposal_duration_seconds_count", 2.0),
+        ("huskv_server_read_index_duration_seconds_count", 3.0),
+        ("huskv_preconditions_failed_total", 1.0),
+    ] {
+        let found = value(&body, series);
+        assert!((found - count).abs() < f64::EPSILON, "{series} is {found}");
+    }
+    assert!(!body.contains("secret"), "{body}");
+}
+
+#[tokio::test]
+async fn what_is_refused_is_counted_by_its_reason() {
+    let full = Refusal::not_applied(Code::Overloaded, "full");
+    let node = Node::refusing(full);
+    node.ask("PUT", "/store/a", "1").await.is_problem(503, "overloaded");
+    node.ask("GET", "/store/a", "").await.is_problem(503, "overloaded");
+    let body = node.ask("GET", "/metrics", "").await.body;
+    for series in
+        [r#"huskv_server_proposals_failed_total{reason="overloaded"}"#, "huskv_server_read_indexes_failed_total"]
+    {
+        assert!((value(&body, series) - 1.0).abs() < f64::EPSILON, "{series}");
+    }
+    assert!((value(&body, r#"huskv_http_overloaded_total{why="requests"}"#) - 2.0).abs() < f64::EPSILON);
+    let lost = Node::refusing(Refusal::unknown(Code::Timeout, "late"));
+    lost.ask("PUT", "/store/a", "1").await.is_problem(504, "timeout");
+    let body = lost.ask("GET", "/metrics", "").await.body;
+    for series in [r#"huskv_server_proposals_failed_total{reason="timeout"}"#, "huskv_server_unknown_outcomes_total"] {
+        assert!((value(&body, series) - 1.0).abs() < f64::EPSILON, "{series}");
+    }
+}

@@ -114,6 +114,7 @@ const OPERATIONS: &[(&str, &str, &str, &str, Allowed)] = &[
     ("get", "/health", "/health", "", Allowed::Open),
     ("get", "/readyz", "/readyz", "", Allowed::Open),
     ("get", "/livez", "/livez", "", Allowed::Open),
+    ("get", "/metrics", "/metrics", "", Allowed::Admin),
     ("get", "/raft/stats", "/raft/stats", "", Allowed::Outline),
     ("post", "/raft/join", "/raft/join", r#"{"node_id":"n","raft_address":"localhost:1"}"#, Allowed::Admin),
     ("post", "/raft/remove", "/raft/remove", r#"{"node_id":"n"}"#, Allowed::Admin),
