@@ -91,6 +91,7 @@
 //! * Memory that clients hold at their own speed is bounded, shared out by token or address, and taken from clients below a least rate
 //!   (`http::server::fair_memory`, `http::server::min_rate`). All bounds follow from one number (`node::memory`). A refused
 //!   request costs the loop nothing, and neither does one over its caller's rate (`http::clients::rate_limit`).
+//! * A scrape of figures asks neither the loop nor the disk, and no label of them has a key ([`metrics`]).
 //! * The loop waits for no watcher. A watcher sees every event from its cursor on once and in order, or is told that it
 //!   cannot.
 //! * The log is compacted only behind the checkpoint, which is what the state machine has synced.

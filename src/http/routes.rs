@@ -90,7 +90,7 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
         exact(warp::path("health"), (Open, AnyNode), health::health),
         exact(warp::path("readyz"), (Open, AnyNode), probes::readyz),
         exact(warp::path("livez"), (Open, AnyNode), probes::livez),
-        exact(warp::path("metrics"), (Admin, AnyNode), metrics::metrics),
+        exact(warp::path("metrics"), (Rule::Metrics, AnyNode), metrics::metrics),
         exact(raft.and(warp::path("stats")), (Outline, AnyNode), cluster::stats),
         exact(raft.and(warp::path("join")), (Admin, Member), cluster::join),
         exact(raft.and(warp::path("remove")), (Admin, Member), cluster::remove),

@@ -37,8 +37,8 @@ use process::Process;
 
 /// The commit that the program was built from, where the build says so.
 pub const COMMIT: &str = match option_env!("HUSKV_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
+    Some(commit) if !commit.is_empty() => commit,
+    _ => "unknown",
 };
 
 /// All figures of a process.

@@ -23,6 +23,7 @@ use warp::http::request::Parts;
 use warp::http::{Method, Version};
 use warp::reply::Response;
 
+use super::PortKind;
 use super::browser_guard::{self, OriginCheck};
 use super::client_socket::Fin;
 use super::connection::Client;
@@ -47,6 +48,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 #[derive(Clone)]
 pub(super) struct Dispatch<S> {
     context: Arc<ServerContext>,
+    port: PortKind,
     routes: S,
 }
 
@@ -65,8 +67,8 @@ impl<S> Routes for S where
 }
 
 /// Builds what answers the requests of connections.
-pub(super) fn dispatch(context: Arc<ServerContext>) -> Dispatch<impl Routes + 'static> {
-    Dispatch { context, routes: TowerToHyperService::new(warp::service(routes::others())) }
+pub(super) fn dispatch(context: Arc<ServerContext>, port: PortKind) -> Dispatch<impl Routes + 'static> {
+    Dispatch { context, port, routes: TowerToHyperService::new(warp::service(routes::others())) }
 }
 
 impl<S: Routes> Dispatch<S> {
@@ -89,11 +91,16 @@ impl<S: Routes> Dispatch<S> {
         let keeps_alive = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
         // The slot was given away before the request's path was known.
         let in_probe_slot = slot == SlotKind::Probe;
-        let wrong_slot = in_probe_slot && !host_guard::is_probe(parts.uri.path());
+        let wrong_slot =
+            in_probe_slot && self.port == PortKind::Clients && !host_guard::is_probe(parts.uri.path());
         // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
         // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
         // check; the request that follows it gets one.
         let (origin, answered) = match context.present().origins.check(&parts.headers) {
+            // Before any route as well: what this port must not serve does not depend on the table of routes.
+            _ if !self.port.serves(parts.uri.path()) => {
+                (None, Some(Problem::no_route(parts.uri.path()).respond(&parts.method)))
+            }
             _ if wrong_slot => (None, Some(Problem::connections_full().respond(&parts.method))),
             OriginCheck::Absent => (None, None),
             OriginCheck::Refused(problem) => (None, Some(problem.respond(&parts.method))),
@@ -158,7 +165,8 @@ impl<S: Routes> Dispatch<S> {
         let is_known = asking.caller.is_known() && certificate.is_ok();
         let is_probe = host_guard::is_probe(parts.uri.path());
         // Before the rights of the token: a request that would be a 401 or 403 counts, too.
-        if !is_probe && let Err(problem) = context.options.limiter.check(&asking) {
+        let is_limited = !is_probe && self.port == PortKind::Clients;
+        if is_limited && let Err(problem) = context.options.limiter.check(&asking) {
             trail.iter().for_each(Trail::over_the_limit);
             let access = &context.metrics().access;
             match asking.caller.token() {

@@ -98,3 +98,34 @@ async fn what_is_refused_is_counted_by_its_reason() {
         assert!((value(&body, series) - 1.0).abs() < f64::EPSILON, "{series}");
     }
 }
+
+#[tokio::test]
+async fn the_port_for_figures_serves_probes_and_nothing_else() {
+    let node = Node::working();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let server = crate::http::start_metrics(listener, &node.server.control(), log).unwrap();
+    let port = Node { address, server };
+    node.ask("PUT", "/store/a", "1").await;
+    for path in ["/metrics", "/livez", "/readyz", "/metrics/"] {
+        assert_eq!(port.ask("GET", path, "").await.status, 200, "{path}");
+    }
+    for (method, path) in [
+        ("GET", "/store/a"),
+        ("PUT", "/store/a"),
+        ("GET", "/kv/a"),
+        ("GET", "/raft/stats"),
+        ("GET", "/health"),
+        ("GET", "/"),
+    ] {
+        port.ask(method, path, "1").await.is_problem(404, "not_found");
+    }
+    let body = port.ask("GET", "/metrics", "").await.body;
+    assert!(
+        (value(&body, r#"huskv_http_requests_total{method="PUT",route="/store/{key}",status="2xx"}"#) - 1.0).abs()
+            < f64::EPSILON
+    );
+    port.server.stop(Duration::from_secs(1)).await;
+    assert_eq!(node.ask("GET", "/store/a", "").await.status, 200, "the other port goes on");
+}
