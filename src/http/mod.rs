@@ -43,8 +43,8 @@ pub use clients::trusted_proxies::TrustedProxies;
 pub use options::{HttpTls, Options};
 pub use reload::{Control, ReloadChange, ReloadReport, ReloadRequest, ReloadRequests, Reloadable};
 use request::handler_context::ServerContext;
-pub use server::Server;
 pub(crate) use server::METRICS_CONNECTIONS;
+pub use server::Server;
 pub use server::fair_memory::Budgets;
 
 /// Serves HTTP on `listener`. Tasks run on the calling tokio runtime.

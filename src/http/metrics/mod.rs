@@ -13,7 +13,8 @@ use warp::reply::Response;
 
 use super::api::deadline;
 use super::request::handler_context::{RequestContext, ServerContext};
-use super::response::problem::{Problem, Refused};
+use super::response::overload::Refused;
+use super::response::problem::Problem;
 use crate::metrics::{AccessState, Failure, Format, Metrics, Proposals, ServerState};
 use crate::model::{Answer, Code, CommandResult, Outcome, Refusal};
 use crate::trust::credentials::CredentialStore;

@@ -10,6 +10,14 @@ use super::problem::Problem;
 use crate::metrics::Overload;
 use crate::model::{Code, Refusal, Written};
 
+/// What is counted of a refused request; an extension of its response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Unauthorized,
+    Forbidden,
+    Overload(Overload),
+}
+
 impl Problem {
     /// Returns `rate_limited`, for `who` may send so many requests per second and at once. The next one is allowed in `wait` seconds.
     pub(crate) fn rate_limited(who: &str, (per_second, burst): (u32, u32), wait: u64) -> Self {

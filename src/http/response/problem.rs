@@ -41,6 +41,7 @@ use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RET
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::overload::Refused;
 use super::refusal_codes::status_and_title;
 use super::success;
 use crate::metrics::Overload;
@@ -51,14 +52,6 @@ use crate::model::{Code, Leader, Outcome, Refusal, Written};
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// The challenge of a 401 (RFC 6750, section 3).
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"huskv\"");
-
-/// What is counted of a refused request; an extension of its response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
-    Unauthorized,
-    Forbidden,
-    Overload(Overload),
-}
 
 /// A failed request. Boxed, so that a `Result` with it stays small.
 #[derive(Debug, Clone)]

@@ -91,8 +91,7 @@ impl<S: Routes> Dispatch<S> {
         let keeps_alive = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
         // The slot was given away before the request's path was known.
         let in_probe_slot = slot == SlotKind::Probe;
-        let wrong_slot =
-            in_probe_slot && self.port == PortKind::Clients && !host_guard::is_probe(parts.uri.path());
+        let wrong_slot = in_probe_slot && self.port == PortKind::Clients && !host_guard::is_probe(parts.uri.path());
         // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
         // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
         // check; the request that follows it gets one.
